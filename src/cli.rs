@@ -1,0 +1,171 @@
+//! The command line: what it accepts, and how it leads to a checked [`Config`].
+//!
+//! The flags of the keys are made from the table of keys, so that each key has one and `--help` is
+//! never behind. Their values are taken as texts here and judged together with what the environment
+//! and the file say, so that one error tells all that is wrong; clap ends the program by itself (exit
+//! code 2) only for what it cannot make sense of at all.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command as ClapCommand, FromArgMatches, Parser, Subcommand, value_parser,
+};
+
+use crate::config::{
+    CONFIG_VARIABLE, Config, Faults, Flag, Kind, Sources,
+    keys::{self, Fallback, KEYS, Key},
+};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "wp-jwt-sidecar", version, about, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve: forward everything, answer refreshes
+    #[command(after_help = AFTER_HELP)]
+    Serve(Options),
+    /// Do all that serve does before it listens, and print what was found
+    #[command(after_help = AFTER_HELP)]
+    Check(Options),
+}
+
+/// The options of `serve` and `check`: a file and a flag for each key.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// The keys that were given as flags.
+    pub flags: Vec<Flag>,
+}
+
+/// Reads flags, environment, file and defaults, and checks them together.
+///
+/// # Errors
+/// All faults of all sources at once; see [`Config::load`].
+pub fn load(options: &Options, environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, Faults> {
+    Config::load(&Sources {
+        flags: options.flags.clone(),
+        environment: environment.collect(),
+        file: options.config.clone(),
+        default_file: Some(PathBuf::from(DEFAULT_FILE)),
+    })
+}
+
+/// Read where no other file is named, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/wp-jwt-sidecar/config.toml";
+
+const LONG_ABOUT: &str = "\
+Stands in front of a WordPress site and forwards every request to it unchanged, save one: calls of the
+token refresh route of the plugin JWT Auth Pro, which it answers itself from the site's database.";
+
+const AFTER_HELP: &str = "\
+Example:
+  wp-jwt-sidecar serve --listen 127.0.0.1:8080 --upstream http://127.0.0.1:8081 \\
+      --wp-config /var/www/html/wp-config.php
+
+Configuration: a flag wins over its environment variable, that over the file, that over the default.
+  The file is --config, else $WP_JWT_SIDECAR_CONFIG, else /etc/wp-jwt-sidecar/config.toml if it exists.
+  Every key has a variable: upstream.url is $WP_JWT_SIDECAR_UPSTREAM_URL (lists: separated by commas).
+  Secrets have no flag. config.example.toml explains every key.
+
+Exit codes: 0 done, 2 wrong usage, 78 wrong configuration.";
+
+impl Args for Options {
+    fn augment_args(command: ClapCommand) -> ClapCommand {
+        let file =
+            Arg::new(CONFIG).long(CONFIG).value_name("FILE").value_parser(value_parser!(PathBuf)).help(format!(
+                "The configuration file [env: {CONFIG_VARIABLE}] [default: {DEFAULT_FILE}, if it exists]"
+            ));
+        command.arg(file).args(KEYS.iter().map(argument))
+    }
+
+    fn augment_args_for_update(command: ClapCommand) -> ClapCommand {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Options {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = KEYS.iter().flat_map(|key| {
+            let texts = matches.get_many::<String>(key.name).unwrap_or_default();
+            // SECURITY: the text of a secret goes no further than clap; the flag is refused later.
+            texts.map(move |text| Flag { key, text: (key.kind != Kind::Secret).then(|| text.clone()) })
+        });
+        Ok(Self { config: matches.get_one::<PathBuf>(CONFIG).cloned(), flags: given.collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+const CONFIG: &str = "config";
+
+fn argument(key: &'static Key) -> Arg {
+    let default = match key.default {
+        Fallback::Is(text) if !text.is_empty() => format!(" [default: {text}]"),
+        Fallback::Is(_) => String::new(),
+        Fallback::Required { .. } => " [required]".into(),
+        Fallback::Unset { means, .. } => format!(" [not set: {means}]"),
+    };
+    let repeated = matches!(key.kind, Kind::List(_));
+    Arg::new(key.name)
+        .long(key.flag())
+        .value_name(key.kind.placeholder())
+        .action(if repeated { ArgAction::Append } else { ArgAction::Set })
+        .help(format!("{}{default}{}", key.about.trim_end_matches('.'), if repeated { " (repeatable)" } else { "" }))
+        .help_heading(heading(key))
+        .hide(key.kind.is_secret())
+}
+
+/// The section as it stands in the file, which is where its keys are explained at length.
+fn heading(key: &Key) -> &'static str {
+    keys::SECTIONS.iter().map(|(section, _)| *section).find(|section| *section == key.section()).unwrap_or("Options")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn clap_finds_no_fault() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_the_options() {
+        let cli =
+            Cli::try_parse_from(["x", "serve", "--listen", "a", "--listen", "b", "--upstream", "u", "--config", "c"])
+                .unwrap();
+        let Command::Serve(options) = cli.command else { panic!("not serve") };
+        assert_eq!(options.config, Some(PathBuf::from("c")));
+        let flags: Vec<_> = options.flags.iter().map(|flag| (flag.key.name, flag.text.as_deref())).collect();
+        assert_eq!(flags, [("server.listen", Some("a")), ("server.listen", Some("b")), ("upstream.url", Some("u"))]);
+    }
+
+    #[test]
+    fn a_secret_on_the_command_line_goes_nowhere() {
+        let cli = Cli::try_parse_from(["x", "check", "--jwt-secret", "hunter2"]).unwrap();
+        assert!(!format!("{cli:?}").contains("hunter2"));
+        let Command::Check(options) = cli.command else { panic!("not check") };
+        assert_eq!(options.flags.first().and_then(|flag| flag.text.clone()), None);
+    }
+
+    #[test]
+    fn help_shows_every_flag_but_those_of_secrets() {
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("serve").map(|serve| serve.render_help().to_string()).unwrap();
+        for key in KEYS {
+            assert_eq!(help.contains(&format!("--{} <", key.flag())), !key.kind.is_secret(), "{}", key.name);
+        }
+    }
+}

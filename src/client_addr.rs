@@ -1,0 +1,141 @@
+//! Who is the client: the peer of the connection, or whom a trusted proxy in front of us names.
+//!
+//! The same answer serves the rate limit, the token rows, the forwarding fields and the log.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+/// `X-Forwarded-For`, which `http` has no constant for.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Proto`.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `X-Forwarded-Host`.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The scheme by which the client reached the site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS, ended by us or by a trusted proxy in front.
+    Https,
+}
+
+/// The client of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The address that the connection comes from.
+    pub peer: IpAddr,
+    /// The client's address: `peer`, or what a trusted proxy says.
+    pub address: IpAddr,
+    /// Whether `peer` is in `[forwarded] trusted_proxies`.
+    pub peer_is_trusted: bool,
+    /// How the client reached the site.
+    pub scheme: Scheme,
+}
+
+/// Finds the client of a request that came over a connection from `peer`.
+///
+/// SECURITY: fields that an untrusted peer sends are never looked at; a client could choose its address and with it dodge
+/// the rate limit. From a trusted one `X-Forwarded-For` is read from the right, past further trusted proxies: what
+/// stands left of the first untrusted address was written by that client itself.
+pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
+    let peer = peer.to_canonical();
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    if !is_trusted(&peer) {
+        return Client { peer, address: peer, peer_is_trusted: false, scheme: Scheme::Http };
+    }
+    let mut address = peer;
+    for entry in entries_from_the_right(headers) {
+        let Some(parsed) = parse_entry(entry) else { break };
+        address = parsed;
+        if !is_trusted(&address) {
+            break;
+        }
+    }
+    Client { peer, address, peer_is_trusted: true, scheme: forwarded_scheme(headers) }
+}
+
+fn entries_from_the_right(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines: Vec<&[u8]> = headers.get_all(&X_FORWARDED_FOR).iter().map(|value| value.as_bytes()).collect();
+    lines.into_iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','))
+}
+
+/// An entry is an address, by some proxies with a port, an IPv6 one by some in brackets.
+fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
+    let entry = std::str::from_utf8(entry).ok()?.trim();
+    let address = match entry.strip_prefix('[') {
+        Some(rest) => rest.split(']').next()?.parse().ok()?,
+        None => match entry.parse::<IpAddr>() {
+            Ok(address) => address,
+            Err(_) => entry.parse::<std::net::SocketAddrV4>().ok().map(|socket| IpAddr::V4(*socket.ip()))?,
+        },
+    };
+    Some(address.to_canonical())
+}
+
+fn forwarded_scheme(headers: &HeaderMap) -> Scheme {
+    let https = headers
+        .get(&X_FORWARDED_PROTO)
+        .and_then(|value| value.as_bytes().split(|byte| *byte == b',').next())
+        .is_some_and(|first| first.trim_ascii().eq_ignore_ascii_case(b"https"));
+    if https { Scheme::Https } else { Scheme::Http }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(peer: &str, forwarded: &[&str], proto: Option<&str>, trusted: &[&str]) -> Client {
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            headers.append(X_FORWARDED_FOR, line.parse().unwrap());
+        }
+        if let Some(proto) = proto {
+            headers.append(X_FORWARDED_PROTO, proto.parse().unwrap());
+        }
+        let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().unwrap()).collect();
+        client(peer.parse().unwrap(), &headers, &trusted)
+    }
+
+    fn address(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
+        find(peer, forwarded, None, trusted).address.to_string()
+    }
+
+    #[test]
+    fn an_untrusted_peer_is_the_client_whatever_it_says() {
+        let client = find("198.51.100.7", &["203.0.113.9"], Some("https"), &["10.0.0.0/8"]);
+        assert_eq!(client.address.to_string(), "198.51.100.7");
+        assert_eq!(client.scheme, Scheme::Http);
+        assert!(!client.peer_is_trusted);
+    }
+
+    #[test]
+    fn a_trusted_peer_names_the_client() {
+        let trusted = &["10.0.0.0/8", "fd00::/8"];
+        assert_eq!(address("10.0.0.1", &["203.0.113.9"], trusted), "203.0.113.9");
+        assert_eq!(address("10.0.0.1", &["1.2.3.4, 203.0.113.9"], trusted), "203.0.113.9");
+        assert_eq!(address("10.0.0.1", &["1.2.3.4, 203.0.113.9, 10.2.2.2"], trusted), "203.0.113.9");
+        assert_eq!(address("10.0.0.1", &["203.0.113.9", "10.2.2.2"], trusted), "203.0.113.9");
+        assert_eq!(address("10.0.0.1", &["203.0.113.9:4711"], trusted), "203.0.113.9");
+        assert_eq!(address("fd00::1", &["[2001:db8::9]:4711"], trusted), "2001:db8::9");
+        assert_eq!(address("::ffff:10.0.0.1", &["203.0.113.9"], trusted), "203.0.113.9");
+    }
+
+    #[test]
+    fn an_entry_that_is_no_address_ends_the_search() {
+        let trusted = &["10.0.0.0/8"];
+        assert_eq!(address("10.0.0.1", &["203.0.113.9, unknown, 10.2.2.2"], trusted), "10.2.2.2");
+        assert_eq!(address("10.0.0.1", &["unknown"], trusted), "10.0.0.1");
+        assert_eq!(address("10.0.0.1", &[""], trusted), "10.0.0.1");
+    }
+
+    #[test]
+    fn the_scheme_comes_from_a_trusted_peer() {
+        assert_eq!(find("10.0.0.1", &[], Some("HTTPS"), &["10.0.0.1/32"]).scheme, Scheme::Https);
+        assert_eq!(find("10.0.0.1", &[], Some("http"), &["10.0.0.1/32"]).scheme, Scheme::Http);
+        assert_eq!(find("10.0.0.1", &[], None, &["10.0.0.1/32"]).scheme, Scheme::Http);
+    }
+}

@@ -1,0 +1,194 @@
+//! From the merged values to the checked [`Config`]: what each means, and whether they agree.
+//!
+//! What a single value may be is said in the table of keys and in `value`; this file has the rules
+//! that need a second value, a file or the whole.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZero,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Algorithm, Config, Effective, Faults, Forwarded, Jwt, Log, LogFormat, Refresh, RefreshMode, ResponseFields, Server,
+    Shutdown, Upstream, UpstreamUrl, WordPress,
+    reader::Reader,
+    sources::{Merged, wrong},
+    value,
+};
+
+/// Checks every value and all of them together.
+pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
+    let Merged { said, faults, complete } = merged;
+    let mut read = Reader { said, faults, warnings: Vec::new(), complete };
+
+    let server = Server {
+        listen: listen(&mut read),
+        workers: match read.integer("server.workers") {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            workers => workers,
+        },
+        max_connections: read.integer("server.max_connections"),
+        request_header_timeout: read.duration("server.request_header_timeout"),
+    };
+    let upstream = upstream(&mut read, &server.listen);
+    let forwarded = Forwarded { trusted_proxies: trusted_proxies(&mut read) };
+    let refresh = Refresh {
+        mode: read.named("refresh.mode").unwrap_or(RefreshMode::Native),
+        response_fields: read.named("refresh.response_fields").unwrap_or(ResponseFields::All),
+        analytics: read.boolean("refresh.analytics"),
+        country_database: read.readable("refresh.country_database"),
+    };
+    let wordpress = wordpress(&mut read, refresh.mode);
+    let jwt = jwt(&mut read);
+    let shutdown = Shutdown { drain_timeout: read.duration("shutdown.drain_timeout") };
+    let log = Log {
+        format: read.named::<LogFormat>("log.format").unwrap_or(LogFormat::Text),
+        level: read.parsed("log.level", value::log_level).unwrap_or_default(),
+    };
+    read.warn_of_open_files();
+
+    match upstream {
+        Some(upstream) if read.faults.is_empty() => {
+            let effective = Effective::new(&read.said);
+            let warnings = read.warnings;
+            Ok(Config { server, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, warnings, effective })
+        }
+        _ => Err(Faults(read.faults)),
+    }
+}
+
+fn listen(read: &mut Reader) -> Vec<SocketAddr> {
+    let addresses = read.each("server.listen", value::listen_address);
+    if addresses.is_empty() && !read.is_faulty("server.listen") {
+        read.fault("server.listen", "at least one address is needed, such as \"127.0.0.1:8080\"");
+    }
+    let twice = addresses
+        .iter()
+        .enumerate()
+        .find(|(i, address)| address.port() != 0 && addresses.iter().take(*i).any(|a| a == *address));
+    if let Some((_, address)) = twice {
+        read.fault("server.listen", format!("{address} is there twice"));
+    }
+    addresses
+}
+
+fn upstream(read: &mut Reader, listen: &[SocketAddr]) -> Option<Upstream> {
+    if read.is_missing("upstream.url") {
+        read.faults.push(wrong(
+            "upstream.url",
+            "is required: the web server of the site, such as http://127.0.0.1:8081 (--upstream)",
+        ));
+    }
+    let url = read.parsed("upstream.url", value::upstream_url);
+    if let Some(own) = url.as_ref().and_then(|url| listen.iter().find(|address| is_same(url, **address))) {
+        let problem = format!(
+            "is server.listen's own {own}, so that every request would come back here; name the site's web server"
+        );
+        read.fault("upstream.url", problem);
+    }
+    let connect_timeout = read.duration("upstream.connect_timeout");
+    let response_header_timeout = read.duration("upstream.response_header_timeout");
+    let keepalive_idle = read.duration("upstream.keepalive_idle");
+    let keepalive_max_idle = read.integer("upstream.keepalive_max_idle");
+    url.map(|url| Upstream { url, connect_timeout, response_header_timeout, keepalive_idle, keepalive_max_idle })
+}
+
+/// Whether a connection to `url` surely ends at `listen`.
+fn is_same(url: &UpstreamUrl, listen: SocketAddr) -> bool {
+    let local = match url.host.parse::<IpAddr>() {
+        // Linux connects to the unspecified address as to the loopback.
+        Ok(IpAddr::V4(ip)) if ip.is_unspecified() => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        Ok(IpAddr::V6(ip)) if ip.is_unspecified() => vec![IpAddr::V6(Ipv6Addr::LOCALHOST)],
+        Ok(ip) => vec![ip.to_canonical()],
+        Err(_) if url.host.eq_ignore_ascii_case("localhost") => {
+            vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+        }
+        Err(_) => return false,
+    };
+    let own = listen.ip().to_canonical();
+    url.port == listen.port()
+        && local.iter().any(|ip| match own.is_unspecified() {
+            // A listener on [::] takes IPv4 as well, where the system does not say otherwise.
+            true => ip.is_loopback() && (own.is_ipv6() || ip.is_ipv4()),
+            false => *ip == own,
+        })
+}
+
+fn trusted_proxies(read: &mut Reader) -> Vec<IpNet> {
+    let networks = read.each("forwarded.trusted_proxies", value::network);
+    for network in &networks {
+        // SECURITY: whoever is trusted chooses the address that the rate limit counts.
+        if network.prefix_len() == 0 {
+            read.warnings.push(format!(
+                "forwarded.trusted_proxies: {network} is everyone, so that every client can choose its address"
+            ));
+        } else if network.trunc() != *network {
+            read.warnings.push(format!("forwarded.trusted_proxies: {network} is taken as {}", network.trunc()));
+        }
+    }
+    networks.iter().map(IpNet::trunc).collect()
+}
+
+fn wordpress(read: &mut Reader, mode: RefreshMode) -> WordPress {
+    let neither = read.is_missing("wordpress.config") && read.is_missing("wordpress.database_url");
+    if neither && mode == RefreshMode::Native {
+        let problem = "is required: the path of the site's wp-config.php (--wp-config); or, where that cannot be read, \
+                       wordpress.database_url; or leave the route to WordPress with refresh.mode = \"forward\"";
+        read.faults.push(wrong("wordpress.config", problem));
+    }
+    WordPress {
+        config: wp_config(read),
+        database_url: read.checked_secret("wordpress.database_url", value::database_url),
+        table_prefix: read.parsed("wordpress.table_prefix", value::table_prefix),
+        home: read.parsed("wordpress.home", value::home_url),
+        auth_key: read.secret("wordpress.auth_key"),
+        auth_salt: read.secret("wordpress.auth_salt"),
+    }
+}
+
+fn wp_config(read: &mut Reader) -> Option<PathBuf> {
+    let path = read.path("wordpress.config")?;
+    // wp-load.php looks one directory up where there is no wp-config.php beside it, and so may the one who reads it.
+    let one_up = path.parent().and_then(Path::parent).map(|directory| directory.join("wp-config.php"));
+    if path.is_dir() {
+        read.fault("wordpress.config", "is a directory; name the wp-config.php in it");
+    } else if let Err(error) = fs::File::open(&path)
+        && !(error.kind() == std::io::ErrorKind::NotFound && one_up.is_some_and(|path| path.is_file()))
+    {
+        read.fault("wordpress.config", format!("cannot be read: {error}"));
+    }
+    Some(path)
+}
+
+fn jwt(read: &mut Reader) -> Jwt {
+    let mut secret = read.secret("jwt.secret");
+    if let Some(from_file) = read.secret_file("jwt.secret_file", "the secret") {
+        if secret.is_some() {
+            let other = read.find("jwt.secret").map(|said| said.origin.to_string()).unwrap_or_default();
+            read.fault("jwt.secret_file", format!("contradicts jwt.secret ({other}); give one of the two"));
+        }
+        secret = Some(from_file);
+    }
+    let private_key = read.secret_file("jwt.private_key_file", "a private key in PEM form");
+    if private_key.as_ref().is_some_and(|key| !key.expose().contains("PRIVATE KEY-----")) {
+        read.fault("jwt.private_key_file", "has no private key in PEM form in it (-----BEGIN PRIVATE KEY-----)");
+    }
+    let algorithm = read.named::<Algorithm>("jwt.algorithm");
+    match algorithm {
+        Some(algorithm) if !algorithm.is_hmac() && read.is_missing("jwt.private_key_file") => {
+            read.fault("jwt.algorithm", format!("{algorithm} signs with a private key; give jwt.private_key_file"));
+        }
+        Some(algorithm) if algorithm.is_hmac() && private_key.is_some() => {
+            read.fault(
+                "jwt.algorithm",
+                format!("contradicts jwt.private_key_file: {algorithm} signs with the shared secret"),
+            );
+        }
+        _ => {}
+    }
+    Jwt { secret, private_key, algorithm }
+}

@@ -1,0 +1,55 @@
+//! The configuration as it is in effect, key by key, with who said it: what `check` prints.
+
+use std::fmt;
+
+use super::{
+    keys::{Fallback, KEYS},
+    sources::{Origin, Said},
+};
+
+/// One line for each key, in the order of the table: `key = value   (from …)`. Secrets are `(set)`.
+#[derive(Debug, Clone)]
+pub struct Effective(Vec<Line>);
+
+#[derive(Debug, Clone)]
+struct Line {
+    name: &'static str,
+    value: String,
+    from: String,
+}
+
+impl Effective {
+    pub(super) fn new(said: &[Said]) -> Self {
+        let line = |key: &'static super::keys::Key| {
+            let said = said.iter().find(|said| said.key.name == key.name);
+            let (value, from) = match (said, key.default) {
+                (Some(said), _) => (said.written.clone().unwrap_or_else(|| "(set)".into()), from(&said.origin)),
+                (None, Fallback::Unset { means, .. }) => (format!("(not set: {means})"), "default".into()),
+                (None, _) => ("(not set)".into(), "default".into()),
+            };
+            Line { name: key.name, value, from }
+        };
+        Self(KEYS.iter().map(line).collect())
+    }
+
+    /// Key, value and source of each line, for those who look for one.
+    pub fn lines(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
+        self.0.iter().map(|line| (line.name, line.value.as_str(), line.from.as_str()))
+    }
+}
+
+impl fmt::Display for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.0.iter().map(|line| line.name.len()).max().unwrap_or_default();
+        self.0.iter().try_for_each(|line| writeln!(f, "{:width$} = {}   ({})", line.name, line.value, line.from))
+    }
+}
+
+fn from(origin: &Origin) -> String {
+    match origin {
+        Origin::Flag(_) => format!("from flag {origin}"),
+        Origin::Variable(_) => format!("from environment {origin}"),
+        Origin::File { .. } => format!("from file {origin}"),
+        Origin::Default => "default".into(),
+    }
+}

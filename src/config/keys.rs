@@ -1,0 +1,303 @@
+//! The table of keys: the one place where a key is declared.
+//!
+//! From it follow what the file accepts, the names of environment variables and flags, the "did you
+//! mean" of a misspelt key, `--help`, `check`'s listing and `config.example.toml`. To add a key: one
+//! entry here, one field in [`super::Config`], one line where that field is filled.
+//!
+//! Every default is a text as a flag would give it, and is read as one.
+
+use std::sync::LazyLock;
+
+use super::{
+    kind::Kind,
+    names::{Algorithm, LogFormat, RefreshMode, ResponseFields},
+};
+
+/// What holds when nobody says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// This value.
+    Is(&'static str),
+    /// The program does not start without the key.
+    Required {
+        /// A typical value, for the example file.
+        example: &'static str,
+    },
+    /// The key has no value, which means something of its own.
+    Unset {
+        /// What then happens, in words that follow "not set: ".
+        means: &'static str,
+        /// A typical value, for the example file.
+        example: &'static str,
+    },
+}
+
+/// One key of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Section and key, `upstream.url`.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Its default.
+    pub default: Fallback,
+    /// One sentence: what it is for.
+    pub about: &'static str,
+    /// When an operator would change it; may be empty.
+    pub change: &'static str,
+    /// Whether a change takes effect only at the next start. So it is with every key today.
+    pub restart: bool,
+    /// The flag's name where it is not section and key joined by a dash.
+    short_flag: Option<&'static str>,
+}
+
+impl Key {
+    /// The section that it stands in: `upstream`.
+    pub fn section(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// Its name within the section: `url`.
+    pub fn leaf(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or(self.name, |(_, leaf)| leaf)
+    }
+
+    /// Its environment variable: `WP_JWT_SIDECAR_UPSTREAM_URL`.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// Its flag, without the dashes: `upstream-connect-timeout`, or a shorter one for the keys of every day.
+    pub fn flag(&'static self) -> &'static str {
+        static LONG: LazyLock<Vec<String>> =
+            LazyLock::new(|| KEYS.iter().map(|key| key.name.replace(['.', '_'], "-")).collect());
+        self.short_flag.unwrap_or_else(|| {
+            let place = KEYS.iter().position(|key| key.name == self.name);
+            place.and_then(|place| LONG.get(place)).map_or(self.name, String::as_str)
+        })
+    }
+
+    const fn flag_as(self, flag: &'static str) -> Self {
+        Self { short_flag: Some(flag), ..self }
+    }
+
+    const fn change(self, change: &'static str) -> Self {
+        Self { change, ..self }
+    }
+}
+
+/// The key of this dotted name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// What every environment variable of the program begins with.
+pub const VARIABLE_PREFIX: &str = "WP_JWT_SIDECAR_";
+
+const fn key(name: &'static str, kind: Kind, default: Fallback, about: &'static str) -> Key {
+    Key { name, kind, default, about, change: "", restart: true, short_flag: None }
+}
+
+const fn unset(means: &'static str, example: &'static str) -> Fallback {
+    Fallback::Unset { means, example }
+}
+
+/// The sections in the order of the example file, with what each is about.
+pub const SECTIONS: &[(&str, &str)] = &[
+    ("server", "The side that clients see."),
+    ("upstream", "The web server of the WordPress site, where everything goes that is not a refresh."),
+    ("forwarded", "Whom to believe about a client's address."),
+    (
+        "wordpress",
+        "Where the site's own settings and database are. `config` is enough, unless wp-config.php cannot be read.",
+    ),
+    (
+        "jwt",
+        "What access tokens are signed with. Nothing is needed here where wp-config.php defines JWT_AUTH_SECRET_KEY.",
+    ),
+    ("refresh", "The refresh route."),
+    ("shutdown", "What happens at SIGTERM and SIGINT."),
+    ("log", "What is written to standard error."),
+];
+
+/// Every key, in the order of the example file.
+pub const KEYS: &[Key] = &[
+    key(
+        "server.listen",
+        Kind::List("ADDRESS"),
+        Fallback::Is("127.0.0.1:8080"),
+        "Addresses and ports that clients connect to.",
+    )
+    .flag_as("listen")
+    .change("Give \"0.0.0.0:80\" or \"[::]:80\" to be reached from other machines; port 0 takes any free port."),
+    key(
+        "server.workers",
+        Kind::Integer { min: 0, max: 1024, unit: "threads" },
+        Fallback::Is("0"),
+        "Threads that forward requests; 0 is one for each processor core.",
+    )
+    .change("Lower it where the machine also runs PHP and the database and those should win."),
+    key(
+        "server.max_connections",
+        Kind::Integer { min: 1, max: 1_000_000, unit: "connections" },
+        Fallback::Is("4096"),
+        "Client connections open at once; further ones wait to be accepted.",
+    )
+    .change("Keep it below half the limit of open files (ulimit -n): a request in flight holds two sockets."),
+    key(
+        "server.request_header_timeout",
+        Kind::Duration { zero: false },
+        Fallback::Is("30s"),
+        "How long a client may take to send the head of a request; an idle connection is closed after it, too.",
+    ),
+    key(
+        "upstream.url",
+        Kind::Text("URL"),
+        Fallback::Required { example: "http://127.0.0.1:8081" },
+        "The web server of the site, as http://host:port without a path: requests keep the path that the client sent.",
+    )
+    .flag_as("upstream"),
+    key(
+        "upstream.connect_timeout",
+        Kind::Duration { zero: false },
+        Fallback::Is("3s"),
+        "How long a connection to the upstream may take to be made, before the client gets a 502.",
+    ),
+    key(
+        "upstream.response_header_timeout",
+        Kind::Duration { zero: false },
+        Fallback::Is("330s"),
+        "How long the upstream may take to begin an answer, before the client gets a 504.",
+    )
+    .change("The default is above Apache's own 300 s, so that the site's answer wins."),
+    key(
+        "upstream.keepalive_idle",
+        Kind::Duration { zero: true },
+        Fallback::Is("4s"),
+        "How long an idle connection to the upstream is kept for the next request; \"0s\" keeps none.",
+    )
+    .change("Stay below the upstream's own limit, or requests meet closed connections: Apache's is 5 s, nginx's 75 s."),
+    key(
+        "upstream.keepalive_max_idle",
+        Kind::Integer { min: 0, max: 65_535, unit: "connections" },
+        Fallback::Is("64"),
+        "Idle connections to the upstream that each worker keeps at most; 0 keeps none.",
+    ),
+    key(
+        "forwarded.trusted_proxies",
+        Kind::List("NETWORK"),
+        Fallback::Is(""),
+        "Addresses and networks of proxies in front of the sidecar, whose X-Forwarded-For is believed.",
+    )
+    .change("Name only machines that you run: whoever is in here can choose the address that the rate limit counts."),
+    key(
+        "wordpress.config",
+        Kind::Path,
+        unset("database_url says where the database is", "/var/www/html/wp-config.php"),
+        "The site's wp-config.php, which is read, never run.",
+    )
+    .flag_as("wp-config")
+    .change("Either this or database_url is needed, unless [refresh] mode is \"forward\"."),
+    key(
+        "wordpress.database_url",
+        Kind::Secret,
+        unset("as wp-config.php says", "mysql://USER:PASSWORD@127.0.0.1:3306/wordpress"),
+        "The site's database, as mysql://USER:PASSWORD@HOST:PORT/DATABASE (?socket=/PATH for a local socket).",
+    )
+    .change("For sites whose wp-config.php cannot be read, or a database user of the sidecar's own."),
+    key(
+        "wordpress.table_prefix",
+        Kind::Text("PREFIX"),
+        unset("as wp-config.php says", "wp_"),
+        "What the names of the site's tables begin with.",
+    ),
+    key(
+        "wordpress.home",
+        Kind::Text("URL"),
+        unset("WordPress itself is asked", "https://example.com"),
+        "The site's home URL, the issuer of every token.",
+    )
+    .change("It must be what WordPress has, to the letter: tokens with another issuer are refused by the plugin."),
+    key(
+        "wordpress.auth_key",
+        Kind::Secret,
+        unset("as wp-config.php or the database says", "the value of AUTH_KEY"),
+        "The constant AUTH_KEY.",
+    ),
+    key(
+        "wordpress.auth_salt",
+        Kind::Secret,
+        unset("as wp-config.php or the database says", "the value of AUTH_SALT"),
+        "The constant AUTH_SALT.",
+    ),
+    key(
+        "jwt.secret",
+        Kind::Secret,
+        unset("as wp-config.php says", "the value of JWT_AUTH_SECRET_KEY"),
+        "The constant JWT_AUTH_SECRET_KEY, for HS256, HS384 and HS512.",
+    ),
+    key(
+        "jwt.secret_file",
+        Kind::Path,
+        unset("as wp-config.php says", "/etc/wp-jwt-sidecar/jwt-secret"),
+        "A file that holds JWT_AUTH_SECRET_KEY, instead of `secret`; a line break at its end does not count.",
+    ),
+    key(
+        "jwt.private_key_file",
+        Kind::Path,
+        unset("the shared secret signs", "/etc/wp-jwt-sidecar/private.pem"),
+        "The private key in PEM form, for RS256, RS384, RS512, ES256, ES384 and EdDSA.",
+    )
+    .change("For sites that give the plugin a key pair by their own code."),
+    key(
+        "jwt.algorithm",
+        Kind::OneOf(Algorithm::NAMES),
+        unset("the site's setting", "HS256"),
+        "The algorithm that signs access tokens.",
+    )
+    .change("Only where the site's own code overrides the plugin's setting."),
+    key(
+        "refresh.mode",
+        Kind::OneOf(RefreshMode::NAMES),
+        Fallback::Is("native"),
+        "Who answers the refresh route: the sidecar (\"native\") or WordPress (\"forward\").",
+    )
+    .change("Set \"forward\" where the site's own PHP code hooks into the plugin's filters."),
+    key(
+        "refresh.response_fields",
+        Kind::OneOf(ResponseFields::NAMES),
+        Fallback::Is("all"),
+        "The fields of a successful answer: those of the plugin's API document, those that it sends in fact (\"oauth2\"), or all.",
+    ),
+    key(
+        "refresh.analytics",
+        Kind::Boolean,
+        Fallback::Is("true"),
+        "Whether refreshes are written to the plugin's analytics table.",
+    ),
+    key(
+        "refresh.country_database",
+        Kind::Path,
+        unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb"),
+        "A MaxMind country database for the analytics' country codes.",
+    ),
+    key(
+        "shutdown.drain_timeout",
+        Kind::Duration { zero: true },
+        Fallback::Is("30s"),
+        "How long requests in flight may take to finish; after that they are cut off.",
+    )
+    .change("Keep it below the service manager's own limit (systemd's TimeoutStopSec)."),
+    key(
+        "log.format",
+        Kind::OneOf(LogFormat::NAMES),
+        Fallback::Is("text"),
+        "Lines for people (\"text\") or one JSON object a line (\"json\").",
+    ),
+    key(
+        "log.level",
+        Kind::Text("LEVEL"),
+        Fallback::Is("info"),
+        "off, error, warn, info, debug or trace, for all or by module: \"info,wp_jwt_sidecar=debug\".",
+    ),
+];

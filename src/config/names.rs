@@ -1,0 +1,119 @@
+//! The closed sets of names that keys accept, as enums: what the rest of the program decides by.
+//!
+//! Spelling is exact, case included: `Algorithm` also reads the site's own setting, where a name
+//! that is nearly one is not one.
+
+use std::{fmt, str::FromStr};
+
+/// The text is none of the accepted names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not one of the known names")]
+pub struct UnknownName;
+
+/// A closed set of names: the enum, `NAMES`, `FromStr` and `Display` from one list.
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// The names as they are written, in the order of the variants.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(UnknownName),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $text,)+ })
+            }
+        }
+    };
+}
+
+names! {
+    /// A signing algorithm that the sidecar can sign with, by its JWT name (RFC 7518, section 3.1; RFC 8037).
+    Algorithm {
+        /// HMAC with SHA-256.
+        HS256 = "HS256",
+        /// HMAC with SHA-384.
+        HS384 = "HS384",
+        /// HMAC with SHA-512.
+        HS512 = "HS512",
+        /// RSASSA-PKCS1-v1_5 with SHA-256.
+        RS256 = "RS256",
+        /// RSASSA-PKCS1-v1_5 with SHA-384.
+        RS384 = "RS384",
+        /// RSASSA-PKCS1-v1_5 with SHA-512.
+        RS512 = "RS512",
+        /// ECDSA on P-256 with SHA-256.
+        ES256 = "ES256",
+        /// ECDSA on P-384 with SHA-384.
+        ES384 = "ES384",
+        /// Ed25519.
+        EdDSA = "EdDSA",
+    }
+}
+
+impl Algorithm {
+    /// Whether it signs with the site's shared secret; the others sign with a private key.
+    pub fn is_hmac(self) -> bool {
+        matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
+    }
+}
+
+names! {
+    /// Who answers the refresh route.
+    RefreshMode {
+        /// The sidecar, where it knows the answer for certain.
+        Native = "native",
+        /// WordPress, always.
+        Forward = "forward",
+    }
+}
+
+names! {
+    /// Which fields the body of a successful refresh has.
+    ResponseFields {
+        /// Those of the plugin's API document and those that version 0.2.1 sends.
+        All = "all",
+        /// Those of the plugin's API document.
+        Documented = "documented",
+        /// Those that version 0.2.1 sends, with the names of RFC 6749.
+        OAuth2 = "oauth2",
+    }
+}
+
+names! {
+    /// The shape of a log line.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_standards() {
+        for name in Algorithm::NAMES {
+            assert_eq!(name.parse::<Algorithm>().unwrap().to_string(), *name);
+        }
+        assert_eq!("ES256K".parse::<Algorithm>(), Err(UnknownName));
+        assert_eq!("hs256".parse::<Algorithm>(), Err(UnknownName));
+    }
+}

@@ -1,0 +1,67 @@
+//! What can go wrong in an exchange: whose fault it is, and in which phase. `respond.rs` turns each into an answer.
+
+use std::io;
+use std::time::Duration;
+
+use crate::vet::Refusal;
+
+/// Whose fault a failed exchange was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The client's: the request was wrong or broke off.
+    Client,
+    /// The upstream's: unreachable, silent or not speaking HTTP.
+    Upstream,
+    /// The database's: a rotation had begun and could not be finished.
+    Database,
+}
+
+/// Why an exchange ended without an answer of WordPress's or of the native refresh.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The request is not one that may be passed on.
+    #[error("refused the request: {0}")]
+    Refused(#[from] Refusal),
+    /// The request body broke off or was not valid HTTP.
+    #[error("could not read the request body")]
+    RequestBody(#[source] hyper::Error),
+    /// The request body of a refresh did not arrive in time.
+    #[error("the request body did not arrive within {0:?}")]
+    RequestBodyTimeout(Duration),
+    /// The upstream took no connection.
+    #[error("could not connect to the upstream")]
+    UpstreamConnect(#[source] io::Error),
+    /// The upstream took no connection in time.
+    #[error("the upstream took no connection within {0:?}")]
+    UpstreamConnectTimeout(Duration),
+    /// The upstream closed the connection or sent something that is no HTTP answer.
+    #[error("the upstream broke off before its answer")]
+    UpstreamResponse(#[source] hyper::Error),
+    /// The upstream sent no answer in time.
+    #[error("the upstream sent no answer within {0:?}")]
+    UpstreamTimeout(Duration),
+    /// The upstream sent a 101 that nobody asked for.
+    #[error("the upstream switched protocols unasked")]
+    UpstreamUnaskedUpgrade,
+    /// A rotation had begun when the database failed.
+    #[error("the database failed during a rotation")]
+    Rotation(#[source] crate::refresh::transaction::RotationError),
+    /// The task of a rotation ended without a result.
+    #[error("the rotation's task ended without a result")]
+    RotationTask(#[source] tokio::task::JoinError),
+}
+
+impl ExchangeError {
+    /// Whose fault it was.
+    pub fn fault(&self) -> Fault {
+        match self {
+            ExchangeError::Refused(_) | ExchangeError::RequestBody(_) | ExchangeError::RequestBodyTimeout(_) => Fault::Client,
+            ExchangeError::UpstreamConnect(_)
+            | ExchangeError::UpstreamConnectTimeout(_)
+            | ExchangeError::UpstreamResponse(_)
+            | ExchangeError::UpstreamTimeout(_)
+            | ExchangeError::UpstreamUnaskedUpgrade => Fault::Upstream,
+            ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => Fault::Database,
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! A reverse proxy for WordPress that answers one route itself: the token refresh of the plugin JWT Auth Pro.
+//!
+//! The way of a request, in the order of the modules:
+//!
+//! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread, one runtime, its own upstream connections.
+//! 2. [`connection`] makes HTTP/1.1 of it and calls [`exchange`] for each request.
+//! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
+//! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
+//! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
+//!    with what [`wordpress`] says about itself. Whatever is not certain there goes on to [`forward`].
+//! 6. [`respond`] makes the answers that are ours, and turns every [`error`] into one.
+//!
+//! [`config`] is read and checked before all that, [`run`] puts the parts together and [`drain`] ends them in order.
+
+pub mod cli;
+pub mod config;
+pub mod telemetry;
+
+pub mod run;
+pub mod drain;
+
+pub mod listen;
+pub mod worker;
+pub mod connection;
+pub mod exchange;
+pub mod vet;
+pub mod client_addr;
+pub mod route;
+pub mod forward;
+pub mod refresh;
+pub mod wordpress;
+pub mod respond;
+
+pub mod body;
+pub mod error;

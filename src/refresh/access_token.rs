@@ -1,0 +1,254 @@
+//! The tokens of a refresh: the access JWT, its hash, the new refresh token.
+//!
+//! The plugin's bearer check compares the claims and looks the JWT up by `wp_hash()`, so header
+//! and claims stand here as the plugin writes them, with one more at the end: a `jti`. Without it
+//! a login and a refresh within one second give the same JWT, hence the same hash, and the new
+//! token is refused as revoked.
+//!
+//! HMAC keys are prepared once. For the other algorithms the time goes into the signature itself,
+//! which jsonwebtoken makes.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{DecodingKey, EncodingKey, crypto};
+use md5::Md5;
+use serde::Serialize;
+use sha2::{Sha256, Sha384, Sha512};
+
+use crate::config::{Algorithm, Secret};
+
+/// What the key that a `jti` is made with is derived for. Part of the sidecar's promise: a `jti`
+/// must come out the same after an update, or tokens can no longer be rebuilt from their rows.
+const JTI_PURPOSE: &[u8] = b"wp-jwt-sidecar jti v1";
+
+/// An algorithm with its keys, ready to sign.
+pub struct Signer {
+    algorithm: Algorithm,
+    key: SigningKey,
+    /// `{"typ":"JWT","alg":…}` in base64url, and the dot behind it.
+    header: String,
+    jti: Hmac<Sha256>,
+}
+
+enum SigningKey {
+    Hs256(Hmac<Sha256>),
+    Hs384(Hmac<Sha384>),
+    Hs512(Hmac<Sha512>),
+    Asymmetric(EncodingKey, jsonwebtoken::Algorithm),
+}
+
+/// What an access token says.
+#[derive(Clone, Copy)]
+pub struct ClaimsInput<'a> {
+    /// The site's home URL, to the letter as WordPress compares it.
+    pub iss: &'a str,
+    /// Unix seconds.
+    pub issued_at: u64,
+    /// Unix seconds.
+    pub expires_at: u64,
+    /// The user's `ID`.
+    pub user_id: u64,
+    /// The refresh token that is handed out with it; the `jti` is derived from it.
+    pub refresh_token: &'a str,
+}
+
+/// Why there is no signature. Always the configuration's fault; no variant holds a key.
+#[derive(Debug, thiserror::Error)]
+pub enum SignerError {
+    /// HS… without a secret.
+    #[error("{0} needs a secret: JWT_AUTH_SECRET_KEY in wp-config.php, or [jwt] secret")]
+    NoSecret(Algorithm),
+    /// RS…, ES…, EdDSA without a key.
+    #[error("{0} needs a private key: [jwt] private_key_file")]
+    NoPrivateKey(Algorithm),
+    /// The PEM text is not a private key of the algorithm's kind.
+    #[error(
+        "the private key does not fit {algorithm}: {accepted} is accepted, unencrypted, in PEM \
+         (`openssl pkcs8 -topk8 -nocrypt` converts others)"
+    )]
+    UnfitKey {
+        /// What the key is wanted for.
+        algorithm: Algorithm,
+        /// The kind of key that is accepted.
+        accepted: &'static str,
+        /// What jsonwebtoken says.
+        source: jsonwebtoken::errors::Error,
+    },
+    /// A signature with the key does not verify with its own public half.
+    #[error("a signature made with the private key for {0} does not verify")]
+    Probe(Algorithm),
+    /// The signature could not be made.
+    #[error("cannot sign with {0}")]
+    Sign(Algorithm, #[source] jsonwebtoken::errors::Error),
+    /// The claims could not be written as JSON.
+    #[error("cannot write the claims")]
+    Claims(#[source] serde_json::Error),
+}
+
+impl Signer {
+    /// Prepares the keys for `algorithm`: `secret` for HS256, HS384 and HS512, `private_key_pem`
+    /// for the others. A private key is tried out.
+    ///
+    /// # Errors
+    /// The key that is needed is missing (an empty secret included) or does not fit.
+    pub fn new(
+        algorithm: Algorithm,
+        secret: Option<&Secret>,
+        private_key_pem: Option<&Secret>,
+    ) -> Result<Self, SignerError> {
+        use jsonwebtoken::Algorithm as Jwt;
+        let secret = || match secret.map(|secret| secret.expose().as_bytes()) {
+            Some(secret) if !secret.is_empty() => Ok(secret),
+            _ => Err(SignerError::NoSecret(algorithm)),
+        };
+        type ReadPem = fn(&[u8]) -> Result<EncodingKey, jsonwebtoken::errors::Error>;
+        let asymmetric = |jwt, accepted, read: ReadPem| {
+            let pem = private_key_pem.ok_or(SignerError::NoPrivateKey(algorithm))?;
+            let pem = pem.expose().as_bytes();
+            let unfit = |source| SignerError::UnfitKey { algorithm, accepted, source };
+            let key = read(pem).map_err(unfit)?;
+            probe(&key, jwt).map_err(unfit)?.then_some(()).ok_or(SignerError::Probe(algorithm))?;
+            Ok((jti_key(key.as_bytes()), SigningKey::Asymmetric(key, jwt)))
+        };
+        let rsa = |jwt| asymmetric(jwt, "an RSA key of 2048 bits or more", EncodingKey::from_rsa_pem);
+        let (jti, key) = match algorithm {
+            Algorithm::HS256 => (jti_key(secret()?), SigningKey::Hs256(hmac(secret()?))),
+            Algorithm::HS384 => (jti_key(secret()?), SigningKey::Hs384(hmac(secret()?))),
+            Algorithm::HS512 => (jti_key(secret()?), SigningKey::Hs512(hmac(secret()?))),
+            Algorithm::RS256 => rsa(Jwt::RS256)?,
+            Algorithm::RS384 => rsa(Jwt::RS384)?,
+            Algorithm::RS512 => rsa(Jwt::RS512)?,
+            Algorithm::ES256 => asymmetric(Jwt::ES256, "a P-256 key in PKCS#8", EncodingKey::from_ec_pem)?,
+            Algorithm::ES384 => asymmetric(Jwt::ES384, "a P-384 key in PKCS#8", EncodingKey::from_ec_pem)?,
+            Algorithm::EdDSA => asymmetric(Jwt::EdDSA, "an Ed25519 key in PKCS#8", EncodingKey::from_ed_pem)?,
+        };
+        let header = format!(r#"{{"typ":"JWT","alg":"{algorithm}"}}"#);
+        let header = URL_SAFE_NO_PAD.encode(header) + ".";
+        Ok(Self { algorithm, key, header, jti })
+    }
+
+    /// What it signs with.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// A signed access token with its `jti`.
+    ///
+    /// # Errors
+    /// Signing fails, which [`Signer::new`] has ruled out but for a lack of memory or randomness.
+    pub fn access_token(&self, claims: &ClaimsInput<'_>) -> Result<String, SignerError> {
+        let mut jti = self.jti.clone();
+        jti.update(claims.refresh_token.as_bytes());
+        let jti = jti.finalize().into_bytes();
+        self.signed(claims, Some(&hex(jti.get(..16).unwrap_or_default())))
+    }
+
+    fn signed(&self, claims: &ClaimsInput<'_>, jti: Option<&str>) -> Result<String, SignerError> {
+        let claims = serde_json::to_vec(&Claims {
+            iss: claims.iss,
+            iat: claims.issued_at,
+            nbf: claims.issued_at,
+            exp: claims.expires_at,
+            data: Data { user: User { id: &claims.user_id.to_string() } },
+            jti,
+        })
+        .map_err(SignerError::Claims)?;
+        let mut token = String::with_capacity(self.header.len() + claims.len() * 4 / 3 + 96);
+        token.push_str(&self.header);
+        URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+        let signature = match &self.key {
+            SigningKey::Hs256(key) => encoded_mac(key, &token),
+            SigningKey::Hs384(key) => encoded_mac(key, &token),
+            SigningKey::Hs512(key) => encoded_mac(key, &token),
+            SigningKey::Asymmetric(key, algorithm) => crypto::sign(token.as_bytes(), key, *algorithm)
+                .map_err(|source| SignerError::Sign(self.algorithm, source))?,
+        };
+        token.push('.');
+        token.push_str(&signature);
+        Ok(token)
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Signer({})", self.algorithm)
+    }
+}
+
+/// The claims in the plugin's order.
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    iat: u64,
+    nbf: u64,
+    exp: u64,
+    data: Data<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    user: User<'a>,
+}
+
+#[derive(Serialize)]
+struct User<'a> {
+    /// A string, as `$wpdb` hands it to the plugin.
+    id: &'a str,
+}
+
+/// WordPress's `wp_hash($jwt)`: what the column `hash` holds. `auth_salt` is `wp_salt('auth')`.
+pub fn wp_hash(jwt: &str, auth_salt: &Secret) -> String {
+    let mut mac: Hmac<Md5> = hmac(auth_salt.expose().as_bytes());
+    mac.update(jwt.as_bytes());
+    hex(&mac.finalize().into_bytes())
+}
+
+/// A new refresh token: 128 random bits as 32 lower-case hex digits.
+///
+/// # Errors
+/// The operating system gives no random bytes; then there must be no token.
+pub fn new_refresh_token() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(hex(&bytes))
+}
+
+/// Whether a signature with the private key verifies with the public key that belongs to it.
+fn probe(key: &EncodingKey, algorithm: jsonwebtoken::Algorithm) -> Result<bool, jsonwebtoken::errors::Error> {
+    let message = b"probe";
+    let signature = crypto::sign(message, key, algorithm)?;
+    let public = DecodingKey::from_jwk(&Jwk::from_encoding_key(key, algorithm)?)?;
+    crypto::verify(&signature, message, &public, algorithm)
+}
+
+fn jti_key(signing_key: &[u8]) -> Hmac<Sha256> {
+    let mut derived: Hmac<Sha256> = hmac(signing_key);
+    derived.update(JTI_PURPOSE);
+    hmac(&derived.finalize().into_bytes())
+}
+
+fn hmac<M: KeyInit>(key: &[u8]) -> M {
+    #[expect(clippy::expect_used, reason = "no input makes it fail")]
+    M::new_from_slice(key).expect("HMAC takes a key of any length (RFC 2104, section 2)")
+}
+
+fn encoded_mac<M: Mac + Clone>(key: &M, message: &str) -> String {
+    let mut mac = key.clone();
+    mac.update(message.as_bytes());
+    URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! The plugin's analytics rows.
+//!
+//! One for each refresh that got as far as the look-up of its token. They are written behind the answer: their foreign
+//! keys take locks that must not be in the rotation's transaction, and no client should wait for statistics. Between
+//! the two is a bounded queue; when the database is away for longer than it lasts, rows are dropped, counted and said
+//! in the log. A row is never written twice.
+
+mod writer;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+use tracing::warn;
+
+pub use writer::write_behind;
+
+use super::country::Countries;
+use crate::wordpress::text::{ColumnCharset, cut_to_column, esc_url_raw, sanitize_text_field};
+
+/// Events that may wait to be written. At some 500 bytes each 8 MB; enough for a quarter of an hour without a database
+/// at twenty refreshes a second.
+const QUEUE: usize = 16_384;
+
+/// Dropped rows are said in the log no more often than this.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// Characters that `user_agent`, `request_path` and `token_family` hold.
+const TEXT_COLUMN: usize = 255;
+
+/// What is known of a call before its outcome is.
+#[derive(Clone)]
+pub struct Event {
+    /// When the call arrived: the response time counts from here.
+    pub arrived: Instant,
+    /// The client, never shortened; the country is looked up by it.
+    pub client: IpAddr,
+    /// Whether the row holds a shortened address.
+    pub anonymize_ip: bool,
+    /// As the token row holds it.
+    pub user_agent: String,
+    /// The request's method.
+    pub method: String,
+    /// Path and query as the client sent them. A token in the query is left out of the row.
+    pub target: String,
+    /// The plugin's main file below the plugins' folder, where its country database is.
+    pub plugin: String,
+}
+
+/// Why a token was refused after it was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// `jwt_auth_invalid_refresh_token`
+    InvalidToken,
+    /// `jwt_auth_user_not_found`
+    UserNotFound,
+}
+
+/// How a call ended.
+#[derive(Clone)]
+pub enum EventResult {
+    /// The token was rotated.
+    Success {
+        /// The token's user.
+        user_id: u64,
+        /// The row of the token that was presented, not of the new one.
+        token_id: u64,
+        /// Its family.
+        token_family: Option<String>,
+    },
+    /// The token was looked up and refused.
+    Failure(Failure),
+}
+
+/// Where events go. Clones share one queue.
+#[derive(Clone)]
+pub struct Analytics {
+    queue: mpsc::Sender<Queued>,
+    dropped: Arc<Dropped>,
+}
+
+/// The other end of the queue, for [`write_behind`].
+pub struct Events {
+    queue: mpsc::Receiver<Queued>,
+    dropped: Arc<Dropped>,
+    countries: Countries,
+}
+
+/// An event as it waits: with its times, which must not depend on when it is written.
+struct Queued {
+    event: Event,
+    result: EventResult,
+    /// Unix seconds.
+    at: u64,
+    took: Duration,
+}
+
+impl Analytics {
+    /// A queue and its other end.
+    pub fn new(countries: Countries) -> (Self, Events) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let dropped = Arc::new(Dropped::default());
+        let events = Events { queue: receiver, dropped: Arc::clone(&dropped), countries };
+        (Self { queue: sender, dropped }, events)
+    }
+
+    /// Takes an event down. Never waits: when the queue is full, or closed for the shutdown, the event is dropped.
+    pub fn record(&self, event: Event, result: EventResult) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let took = event.arrived.elapsed();
+        if self.queue.try_send(Queued { event, result, at, took }).is_err() {
+            self.dropped.add(1, &"the queue is full");
+        }
+    }
+}
+
+/// Counts rows that are lost, and says so from time to time, with the reason of the last.
+#[derive(Default)]
+struct Dropped {
+    count: AtomicU64,
+    /// Unix seconds of the last warning.
+    warned: AtomicU64,
+}
+
+impl Dropped {
+    fn add(&self, rows: u64, reason: &dyn fmt::Display) {
+        self.count.fetch_add(rows, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let last = self.warned.load(Ordering::Relaxed);
+        let is_due = now.abs_diff(last) >= WARN_EVERY.as_secs();
+        if is_due && self.warned.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.warn(reason);
+        }
+    }
+
+    /// Says what has not been said yet.
+    fn warn(&self, reason: &dyn fmt::Display) {
+        let rows = self.count.swap(0, Ordering::Relaxed);
+        if rows > 0 {
+            warn!(rows, %reason, "analytics rows lost");
+        }
+    }
+}
+
+/// A row of the table, as bound to the statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Row {
+    event_status: u8,
+    failure_reason: Option<&'static str>,
+    user_id: Option<u64>,
+    token_id: Option<u64>,
+    token_family: Option<String>,
+    ip_address: String,
+    user_agent: String,
+    country_code: String,
+    request_path: String,
+    request_method: String,
+    response_time: u32,
+    /// Unix seconds.
+    event_timestamp: u64,
+}
+
+/// The row of an event. Pure but for the open country database.
+fn row(queued: Queued, countries: &Countries) -> Row {
+    let Queued { event, result, at, took } = queued;
+    let (user_id, token_id, token_family, failure_reason) = match result {
+        EventResult::Success { user_id, token_id, token_family } => (Some(user_id), Some(token_id), token_family, None),
+        // As recorded: no user, no token, and a family that is empty, not NULL.
+        EventResult::Failure(failure) => (None, None, Some(String::new()), Some(failure.reason())),
+    };
+    let is_success = failure_reason.is_none();
+    let address = if event.anonymize_ip { anonymized(event.client) } else { event.client };
+    Row {
+        event_status: if is_success { 1 } else { 2 },
+        failure_reason,
+        user_id,
+        token_id,
+        token_family: token_family.map(|family| cut(&family)),
+        ip_address: address.to_string(),
+        user_agent: cut(&event.user_agent),
+        country_code: countries.code(event.client),
+        request_path: request_path(&event.target),
+        request_method: event.method.chars().take(10).collect(),
+        response_time: if is_success { u32::try_from(took.as_millis()).unwrap_or(u32::MAX) } else { 0 },
+        event_timestamp: at,
+    }
+}
+
+impl Failure {
+    /// The plugin's error code.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::InvalidToken => "jwt_auth_invalid_refresh_token",
+            Self::UserNotFound => "jwt_auth_user_not_found",
+        }
+    }
+}
+
+/// The target as WordPress cleans it.
+fn request_path(target: &str) -> String {
+    // SECURITY: the plugin stores the whole target, a token in its query included. A stored secret is worse than a
+    // small difference.
+    let target = match target.split_once('?') {
+        Some((path, query)) if query.contains("refresh_token") => path,
+        _ => target,
+    };
+    cut(&sanitize_text_field(esc_url_raw(target).as_bytes()))
+}
+
+fn cut(text: &str) -> String {
+    cut_to_column(text, TEXT_COLUMN, ColumnCharset::Utf8mb4)
+}
+
+/// Without the last IPv4 octet, or the last 64 bits of an IPv6 address.
+fn anonymized(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !0xff).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn event(target: &str, client: &str, anonymize_ip: bool) -> Event {
+        Event {
+            arrived: Instant::now(),
+            client: client.parse().unwrap(),
+            anonymize_ip,
+            user_agent: "O\\'Neil".to_owned(),
+            method: "POST".to_owned(),
+            target: target.to_owned(),
+            plugin: "jwt-auth-pro/jwt-auth-pro.php".to_owned(),
+        }
+    }
+
+    fn shaped(event: Event, result: EventResult) -> Row {
+        let queued = Queued { event, result, at: 1_795_379_799, took: Duration::from_micros(12_900) };
+        row(queued, &Countries::new(None, None))
+    }
+
+    const TARGET: &str = "/wp-json/jwt-auth/v1/token/refresh";
+
+    #[test]
+    fn rows_as_recorded() {
+        let success = EventResult::Success { user_id: 3, token_id: 7, token_family: Some("f".to_owned()) };
+        let written = shaped(event(TARGET, "127.0.0.1", false), success);
+        let expected = Row {
+            event_status: 1,
+            failure_reason: None,
+            user_id: Some(3),
+            token_id: Some(7),
+            token_family: Some("f".to_owned()),
+            ip_address: "127.0.0.1".to_owned(),
+            user_agent: "O\\'Neil".to_owned(),
+            country_code: "--".to_owned(),
+            request_path: TARGET.to_owned(),
+            request_method: "POST".to_owned(),
+            response_time: 12,
+            event_timestamp: 1_795_379_799,
+        };
+        assert_eq!(written, expected);
+        for (failure, reason) in [
+            (Failure::InvalidToken, "jwt_auth_invalid_refresh_token"),
+            (Failure::UserNotFound, "jwt_auth_user_not_found"),
+        ] {
+            let written = shaped(event(TARGET, "127.0.0.1", false), EventResult::Failure(failure));
+            let expected = Row {
+                event_status: 2,
+                failure_reason: Some(reason),
+                user_id: None,
+                token_id: None,
+                token_family: Some(String::new()),
+                response_time: 0,
+                ..expected.clone()
+            };
+            assert_eq!(written, expected);
+        }
+    }
+
+    #[test]
+    fn paths() {
+        for (target, path) in [
+            ("/?rest_route=/jwt-auth/v1/token/refresh", "/?rest_route=/jwt-auth/v1/token/refresh"),
+            ("/wp-json/jwt-auth/v1/token/refresh/?refresh_token=0123", "/wp-json/jwt-auth/v1/token/refresh/"),
+            ("/a%20b?x=%41", "/ab?x="),
+        ] {
+            assert_eq!(request_path(target), path);
+        }
+        assert_eq!(request_path(&format!("/{}", "a".repeat(300))).len(), 255);
+    }
+
+    #[test]
+    fn addresses() {
+        for (client, row) in
+            [("203.0.113.77", "203.0.113.0"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"), ("::1", "::")]
+        {
+            let failure = EventResult::Failure(Failure::InvalidToken);
+            assert_eq!(shaped(event(TARGET, client, true), failure.clone()).ip_address, row);
+            assert_eq!(shaped(event(TARGET, client, false), failure).ip_address, client);
+        }
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts() {
+        let (analytics, events) = Analytics::new(Countries::new(None, None));
+        // The first loss is said in the log at once; the others add up to the next warning.
+        for _ in 0..QUEUE + 3 {
+            analytics.record(event(TARGET, "::1", false), EventResult::Failure(Failure::InvalidToken));
+        }
+        assert_eq!(events.queue.len(), QUEUE);
+        assert_eq!(events.dropped.count.load(Ordering::Relaxed), 2);
+        drop(events);
+        analytics.record(event(TARGET, "::1", false), EventResult::Failure(Failure::InvalidToken));
+        assert_eq!(analytics.dropped.count.load(Ordering::Relaxed), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn texts_fit_their_columns(target in ".{0,300}", agent in ".{0,300}", method in ".{0,20}") {
+            let event = Event { user_agent: agent, method, ..event(&target, "::1", true) };
+            let row = shaped(event, EventResult::Failure(Failure::InvalidToken));
+            for text in [row.user_agent, row.request_path] {
+                prop_assert!(text.chars().count() <= TEXT_COLUMN);
+            }
+            prop_assert!(row.request_method.chars().count() <= 10);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Writes what is in the queue, in batches, for as long as the sidecar runs.
+//!
+//! A batch is one transaction: all its rows or none. One bad row makes it fail, so then the rows are written one by
+//! one. While the database is away the batch waits, and behind it the queue fills.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mysql_async::Value;
+use mysql_async::prelude::Queryable;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Dropped, Events, Queued, Row, row};
+use crate::refresh::country::Countries;
+use crate::refresh::store::Store;
+use crate::wordpress::database::{DatabaseError, Session};
+
+/// Rows in a transaction. More gain little and hold their foreign keys' locks for longer.
+const BATCH: usize = 256;
+
+/// How long a row waits for others. One commit for many matters: each costs a flush to disk that rotations need, too.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// The rows of one statement: few sizes, so that few prepared statements take up a connection's cache.
+const STATEMENT_ROWS: [usize; 5] = [256, 64, 16, 4, 1];
+
+/// Pauses while the database is away: doubled with each failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A transaction that takes longer has met a lock that nobody lets go of, or a server that does not answer.
+const TRANSACTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long after `stop` a database that is away is waited for.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Writes events until `stop`, then what is left in the queue. Returns when the queue is empty or, with the database
+/// away, 5 seconds later.
+///
+/// SECURITY: `table_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
+pub async fn write_behind(events: Events, store: Arc<Store>, table_prefix: String, stop: CancellationToken) {
+    let Events { mut queue, dropped, mut countries } = events;
+    let mut writer = Writer { store, statements: Statements::new(&table_prefix), dropped, stop, flush_until: None };
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let stopped = tokio::select! {
+            biased;
+            received = queue.recv_many(&mut batch, BATCH) => received == 0,
+            () = writer.stop.cancelled() => {
+                // What is in the queue stays readable; then `recv_many` gives 0.
+                queue.close();
+                false
+            }
+        };
+        if stopped {
+            break;
+        }
+        if batch.is_empty() {
+            continue;
+        }
+        gather(&mut queue, &mut batch, &writer.stop).await;
+        let rows = rows(&mut batch, &mut countries).await;
+        writer.write(&rows).await;
+    }
+    writer.dropped.warn(&"the sidecar ends");
+}
+
+/// Waits a moment for a batch to fill.
+async fn gather(queue: &mut tokio::sync::mpsc::Receiver<Queued>, batch: &mut Vec<Queued>, stop: &CancellationToken) {
+    let until = Instant::now() + GATHER;
+    while batch.len() < BATCH && !stop.is_cancelled() {
+        tokio::select! {
+            received = timeout_at(until, queue.recv_many(batch, BATCH - batch.len())) => match received {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
+            },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn rows(batch: &mut Vec<Queued>, countries: &mut Countries) -> Vec<Row> {
+    if let Some(queued) = batch.first() {
+        countries.look(&queued.event.plugin).await;
+    }
+    batch.drain(..).map(|queued| row(queued, countries)).collect()
+}
+
+struct Writer {
+    store: Arc<Store>,
+    statements: Statements,
+    dropped: Arc<Dropped>,
+    stop: CancellationToken,
+    /// Set at the first failure after `stop`.
+    flush_until: Option<Instant>,
+}
+
+/// Why rows are not written.
+enum Refused {
+    /// A user or a token that a row names is gone.
+    ForeignKey(DatabaseError),
+    /// A row does not fit the table.
+    Row(DatabaseError),
+    /// No row will fit, or the database stayed away until the end; or the commit's answer was lost, and a second try
+    /// could write the rows twice.
+    All(DatabaseError),
+}
+
+impl Writer {
+    /// Writes rows, or drops and counts what cannot be written.
+    async fn write(&mut self, rows: &[Row]) {
+        match self.insert_patiently(rows).await {
+            Ok(()) => {}
+            Err(Refused::All(error)) => self.dropped.add(rows.len() as u64, &error),
+            Err(Refused::ForeignKey(_) | Refused::Row(_)) => {
+                for row in rows {
+                    self.write_alone(row).await;
+                }
+            }
+        }
+    }
+
+    /// Writes one row, without what it refers to if that is gone: its foreign keys are ON DELETE SET NULL, so NULL is
+    /// what would stand there had the row been written a moment earlier.
+    async fn write_alone(&mut self, row: &Row) {
+        let mut refused = None;
+        for (user_id, token_id) in
+            [(row.user_id, row.token_id), (row.user_id, None), (None, row.token_id), (None, None)]
+        {
+            let row = Row { user_id, token_id, ..row.clone() };
+            match self.insert_patiently(std::slice::from_ref(&row)).await {
+                Ok(()) => return,
+                Err(Refused::ForeignKey(error)) => refused = Some(error),
+                Err(Refused::Row(error) | Refused::All(error)) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Some(error) = refused {
+            self.dropped.add(1, &error);
+        }
+    }
+
+    /// Writes all rows or none; waits for a database that is away.
+    async fn insert_patiently(&mut self, rows: &[Row]) -> Result<(), Refused> {
+        let mut pause = FIRST_PAUSE;
+        let mut is_away = false;
+        loop {
+            let error = match self.insert(rows, is_away).await {
+                Ok(()) => {
+                    if is_away {
+                        info!("analytics rows are written again");
+                    }
+                    return Ok(());
+                }
+                Err(Interrupted::InCommit(error)) => {
+                    warn!(%error, rows = rows.len(), "whether these analytics rows were written is not known");
+                    return Err(Refused::All(error));
+                }
+                Err(Interrupted::BeforeCommit(error)) => later(error)?,
+            };
+            if self.is_at_the_end() {
+                return Err(Refused::All(error));
+            }
+            if !is_away {
+                warn!(%error, "analytics rows wait for the database");
+            }
+            is_away = true;
+            self.pause(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Whether the sidecar is to stop and has waited long enough.
+    fn is_at_the_end(&mut self) -> bool {
+        let now = Instant::now();
+        self.stop.is_cancelled() && now >= *self.flush_until.get_or_insert(now + FLUSH_LIMIT)
+    }
+
+    /// Waits before another try, less long once the sidecar is to stop.
+    async fn pause(&self, pause: Duration) {
+        if self.stop.is_cancelled() {
+            sleep(FIRST_PAUSE).await;
+        } else {
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    async fn insert(&self, rows: &[Row], is_away: bool) -> Result<(), Interrupted> {
+        let mut session =
+            if is_away { self.store.database.fresh_session().await } else { self.store.database.session().await }
+                .map_err(Interrupted::BeforeCommit)?;
+        // An error leaves by `?`: the session is closed, and the server rolls back.
+        match timeout(TRANSACTION_LIMIT, self.insert_all(&mut session, rows)).await {
+            Ok(inserted) => inserted.map_err(Interrupted::BeforeCommit)?,
+            Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
+        }
+        match timeout(TRANSACTION_LIMIT, session.conn().query_drop("COMMIT")).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error = DatabaseError::from(error);
+                // An error that the server sends means that it did not commit.
+                return Err(match error.code() {
+                    Some(_) => Interrupted::BeforeCommit(error),
+                    None => Interrupted::InCommit(error),
+                });
+            }
+            Err(_) => return Err(Interrupted::InCommit(DatabaseError::TimedOut)),
+        }
+        session.give_back();
+        Ok(())
+    }
+
+    async fn insert_all(&self, session: &mut Session<'_>, rows: &[Row]) -> Result<(), DatabaseError> {
+        session.conn().query_drop("START TRANSACTION").await?;
+        let mut rest = rows;
+        for (size, statement) in &self.statements.0 {
+            while let Some((chunk, after)) = rest.split_at_checked(*size) {
+                let values: Vec<Value> = chunk.iter().flat_map(values).collect();
+                session.conn().exec_drop(statement.as_str(), values).await?;
+                rest = after;
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Interrupted {
+    BeforeCommit(DatabaseError),
+    InCommit(DatabaseError),
+}
+
+/// The error again, if what it stands for passes; else why the rows are refused. Pure.
+fn later(error: DatabaseError) -> Result<DatabaseError, Refused> {
+    match error.code() {
+        // A foreign key without its parent.
+        Some(1216 | 1452) => Err(Refused::ForeignKey(error)),
+        // NULL, range, length, charset, CHECK.
+        Some(1048 | 1264 | 1265 | 1292 | 1366 | 1406 | 3819 | 3988 | 4025) => Err(Refused::Row(error)),
+        // Tables, columns or rights that are not there, a table that cannot be used, a column without a default.
+        Some(1044 | 1054 | 1142 | 1143 | 1146 | 1030 | 1364 | 1370 | 1932) => Err(Refused::All(error)),
+        // A connection that is lost; locks, deadlocks, a shutdown, read-only, too many connections, a cluster that is
+        // not ready.
+        None | Some(_) => Ok(error),
+    }
+}
+
+/// `INSERT` for each number of rows.
+struct Statements(Vec<(usize, String)>);
+
+impl Statements {
+    fn new(table_prefix: &str) -> Self {
+        const VALUES: &str = "('token_refresh', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, '1970-01-01' + INTERVAL ? SECOND)";
+        let insert = format!(
+            "INSERT INTO `{table_prefix}jwt_auth_analytics` (event_type, event_status, failure_reason, user_id, token_id, \
+             token_family, ip_address, user_agent, country_code, request_path, request_method, response_time, blog_id, \
+             event_timestamp) VALUES "
+        );
+        let statement = |rows| (rows, insert.clone() + &vec![VALUES; rows].join(", "));
+        Self(STATEMENT_ROWS.map(statement).to_vec())
+    }
+}
+
+/// In the statement's order.
+fn values(row: &Row) -> [Value; 12] {
+    [
+        row.event_status.into(),
+        row.failure_reason.into(),
+        row.user_id.into(),
+        row.token_id.into(),
+        row.token_family.as_deref().into(),
+        row.ip_address.as_str().into(),
+        row.user_agent.as_str().into(),
+        row.country_code.as_str().into(),
+        row.request_path.as_str().into(),
+        row.request_method.as_str().into(),
+        row.response_time.into(),
+        row.event_timestamp.into(),
+    ]
+}

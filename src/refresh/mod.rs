@@ -1,0 +1,332 @@
+//! The native answer, top to bottom: is it the route, is it certain, the rate limit, the row, the rotation, the answer.
+//!
+//! What is not certain goes to WordPress as it came. The rotation itself runs in a task on the database side: a client
+//! that leaves cuts the wait short, never the rotation.
+
+pub mod access_token;
+pub mod analytics;
+pub mod country;
+pub mod json;
+pub mod rate_limit;
+pub mod request;
+pub mod response;
+pub mod rotation;
+pub mod store;
+pub mod tokens;
+pub mod transaction;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Frame, Incoming};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::body::RequestBody;
+use crate::client_addr::Client;
+use crate::config::ResponseFields;
+use crate::error::ExchangeError;
+use crate::route::{self, Route};
+use crate::wordpress::database::DatabaseError;
+use crate::wordpress::home::Home;
+use crate::wordpress::site::{Site, Sites};
+use crate::wordpress::text;
+use analytics::{Analytics, Event, EventResult, Failure};
+use rate_limit::{RateLimiter, Window};
+use request::Parsed;
+use response::{Outcome, ReplyContext};
+use store::Store;
+use tokens::Tokens;
+use transaction::{Plan, RotationError};
+
+/// A refresh call's body is a few dozen bytes; one that takes longer than this to arrive is not coming.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// What the native refresh is made of, shared by all workers.
+pub struct Refresher {
+    /// `[refresh] response_fields`.
+    pub fields: ResponseFields,
+    /// What is known of the site.
+    pub sites: Arc<Sites>,
+    /// The token table.
+    pub store: Arc<Store>,
+    /// Which token is in which row.
+    pub tokens: Tokens,
+    /// Calls per client address.
+    pub rate_limiter: RateLimiter,
+    /// Where events go; `None` when `[refresh] analytics` is off.
+    pub analytics: Option<Analytics>,
+    /// The database side's runtime.
+    pub tasks: Handle,
+    /// Rotations in flight; a drain waits for them.
+    pub rotations: TaskTracker,
+}
+
+/// What becomes of a call that could be a refresh.
+pub enum Answer {
+    /// Ours.
+    Native(Response<Bytes>),
+    /// WordPress's, with all that was read of the body.
+    Forward(Request<RequestBody>),
+}
+
+/// Answers a call that could be a refresh, or says that WordPress should.
+///
+/// # Errors
+/// The body broke off, or a rotation began and could not be finished.
+pub async fn answer(
+    refresher: &Arc<Refresher>,
+    request: Request<Incoming>,
+    client: &Client,
+) -> Result<Answer, ExchangeError> {
+    let arrived = Instant::now();
+    let forward = |request: Request<Incoming>, why: &dyn std::fmt::Display| {
+        debug!(reason = %why, "the call goes to WordPress");
+        Ok(Answer::Forward(request.map(RequestBody::streamed)))
+    };
+    let site = match refresher.sites.current().await {
+        Ok(site) => site,
+        Err(why) => return forward(request, &why),
+    };
+    let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
+        Route::Refresh { query_token } => query_token,
+        Route::Forward(why) => return forward(request, &why),
+    };
+    let home = match refresher.sites.home(&site, client.scheme) {
+        Ok(home) => home,
+        Err(why) => return forward(request, &why),
+    };
+    if site.host_must_match && !names_host_of(&request, &home) {
+        return forward(request, &"another host than the home URL's");
+    }
+    if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {
+        return forward(request, &"a large body");
+    }
+    let (head, incoming) = request.into_parts();
+    let body = read(incoming).await?;
+    let Read::Whole(bytes, _) = &body else {
+        debug!(reason = "a large body", "the call goes to WordPress");
+        return Ok(Answer::Forward(Request::from_parts(head, body.replayed())));
+    };
+    let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
+    let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived };
+    let native = match parsed {
+        Parsed::Forward(why) => {
+            debug!(reason = %why, "the call goes to WordPress");
+            None
+        }
+        // WordPress would say it in the site's language.
+        Parsed::Invalid(_) if !site.is_english => None,
+        Parsed::Invalid(fault) => Some(call.respond(&Outcome::BadRequest(fault), None)),
+        Parsed::Token(token) => call.refresh(token).await?,
+    };
+    Ok(match native {
+        Some(answer) => Answer::Native(answer),
+        None => Answer::Forward(Request::from_parts(head, body.replayed())),
+    })
+}
+
+/// On a network every site has its own host or path; where PHP computes the home URL, it may depend on the host.
+fn names_host_of(request: &Request<Incoming>, home: &Home) -> bool {
+    let Some(host) = request.headers().get(header::HOST) else { return false };
+    let authority = home.url.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
+    host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())
+}
+
+enum Read {
+    /// The body to its end; the frames are kept for the case that it has to be forwarded.
+    Whole(Bytes, VecDeque<Frame<Bytes>>),
+    TooLarge(VecDeque<Frame<Bytes>>, Incoming),
+}
+
+impl Read {
+    fn replayed(self) -> RequestBody {
+        match self {
+            Read::Whole(_, frames) => RequestBody::replayed(frames, None),
+            Read::TooLarge(frames, rest) => RequestBody::replayed(frames, Some(rest)),
+        }
+    }
+}
+
+async fn read(mut incoming: Incoming) -> Result<Read, ExchangeError> {
+    let mut frames = VecDeque::new();
+    let mut bytes = Vec::new();
+    let whole = async {
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(ExchangeError::RequestBody)?;
+            if let Some(data) = frame.data_ref() {
+                bytes.extend_from_slice(data);
+            }
+            frames.push_back(frame);
+            if bytes.len() > request::BODY_LIMIT {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    let whole = timeout(BODY_TIME, whole).await.unwrap_or(Err(ExchangeError::RequestBodyTimeout(BODY_TIME)))?;
+    Ok(if whole { Read::Whole(bytes.into(), frames) } else { Read::TooLarge(frames, incoming) })
+}
+
+/// One call that is certain to be a refresh.
+struct Call<'a> {
+    refresher: &'a Arc<Refresher>,
+    site: &'a Arc<Site>,
+    home: &'a Home,
+    client: &'a Client,
+    head: &'a http::request::Parts,
+    arrived: Instant,
+}
+
+impl Call<'_> {
+    /// `None`: the database failed before anything happened, and WordPress may have a better answer.
+    async fn refresh(&self, token: String) -> Result<Option<Response<Bytes>>, ExchangeError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let window = self
+            .site
+            .settings
+            .rate_limit
+            .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
+        if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
+            return Ok(Some(self.respond(&Outcome::RateLimited, window)));
+        }
+        let Ok(refresh_token) = access_token::new_refresh_token() else {
+            warn!("the system gives no randomness; a refresh goes to WordPress");
+            return Ok(None);
+        };
+        let plan = self.plan(token, refresh_token, now);
+        let (refresher, event) = (Arc::clone(self.refresher), self.event(&plan));
+        // A token that is rotated must be stored and told of whether or not the client is still there.
+        let rotation = async move { refresher.rotate(plan, event).await };
+        let task = self.refresher.rotations.track_future(rotation);
+        match self.refresher.tasks.spawn(task).await {
+            Ok(Ok(outcome)) => Ok(Some(self.respond(&outcome, window))),
+            Ok(Err(RotationError::NotBegun(error))) => {
+                warn!(%error, "a refresh goes to WordPress");
+                Ok(None)
+            }
+            Ok(Err(error)) => Err(ExchangeError::Rotation(error)),
+            Err(error) => Err(ExchangeError::RotationTask(error)),
+        }
+    }
+
+    fn plan(&self, token: String, refresh_token: String, now: u64) -> Plan {
+        let columns = self.site.columns;
+        let sent = self.head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+        // As wp_magic_quotes() and sanitize_text_field() leave it (what is not UTF-8 becomes nothing). A longer one than the
+        // column holds must not lose the session, as it does with the plugin.
+        let slashed = std::str::from_utf8(sent).map(text::wp_slash).unwrap_or_default();
+        let clean = text::sanitize_text_field(slashed.as_bytes());
+        let user_agent = text::cut_to_column(&clean, columns.user_agent_length, columns.user_agent_charset);
+        Plan {
+            token,
+            refresh_token,
+            issued_at: now,
+            iss: self.home.url.clone(),
+            site: Arc::clone(self.site),
+            metadata: format!(r#"{{"user_agent":{}}}"#, text::json_ascii(&user_agent)),
+            user_agent,
+            ip_address: self.client.address.to_string(),
+        }
+    }
+
+    fn event(&self, plan: &Plan) -> Event {
+        Event {
+            arrived: self.arrived,
+            client: self.client.address,
+            anonymize_ip: self.site.settings.anonymize_ip,
+            user_agent: plan.user_agent.clone(),
+            method: self.head.method.to_string(),
+            target: self.head.uri.to_string(),
+            plugin: self.site.plugin.clone(),
+        }
+    }
+
+    fn respond(&self, outcome: &Outcome, window: Option<Window>) -> Response<Bytes> {
+        let headers = &self.head.headers;
+        let has_bearer = headers
+            .get(header::AUTHORIZATION)
+            .is_some_and(|value| value.as_bytes().windows(7).any(|part| part == b"Bearer "));
+        let context = ReplyContext {
+            rest_root: &self.home.rest_root(self.site.forms.permalinks),
+            origin: headers.get(header::ORIGIN),
+            expose_rate_limit: self.site.settings.enable_cors && has_bearer,
+            window,
+            fields: self.refresher.fields,
+        };
+        response::response(outcome, &context)
+    }
+}
+
+impl Refresher {
+    /// Finds the token's row, rotates it, and notes both.
+    async fn rotate(&self, plan: Plan, event: Event) -> Result<Outcome, RotationError> {
+        let (outcome, result) = match self.rotate_row(&plan).await? {
+            transaction::Outcome::Rotated(rotated) => {
+                if let Some(child) = rotated.child {
+                    self.tokens.remember(&plan.refresh_token, plan.site.columns.folds_case, child);
+                }
+                let result = EventResult::Success {
+                    user_id: rotated.user.id,
+                    token_id: rotated.parent,
+                    token_family: rotated.family,
+                };
+                let answer = response::Rotated {
+                    access_token: rotated.access_token,
+                    refresh_token: plan.refresh_token,
+                    expires_in: plan.site.settings.jwt_expiration,
+                    user: rotated.user,
+                };
+                (Outcome::Rotated(answer), result)
+            }
+            transaction::Outcome::UserNotFound => (Outcome::UserNotFound, EventResult::Failure(Failure::UserNotFound)),
+            transaction::Outcome::InvalidToken | transaction::Outcome::NotThisRow => {
+                (Outcome::InvalidToken, EventResult::Failure(Failure::InvalidToken))
+            }
+        };
+        if let Some(analytics) = &self.analytics {
+            analytics.record(event, result);
+        }
+        Ok(outcome)
+    }
+
+    async fn rotate_row(&self, plan: &Plan) -> Result<transaction::Outcome, RotationError> {
+        let folds_case = plan.site.columns.folds_case;
+        if let Some(row) = self.tokens.row(&plan.token, folds_case) {
+            match transaction::rotate(&self.store, plan, row).await? {
+                // The row is gone or was changed by hand: look again.
+                transaction::Outcome::NotThisRow => self.tokens.forget(&plan.token, folds_case),
+                outcome => return Ok(outcome),
+            }
+        }
+        if self.tokens.is_unknown(&plan.token, folds_case) {
+            return Ok(transaction::Outcome::InvalidToken);
+        }
+        let Some(row) = self.find(&plan.token).await.map_err(RotationError::NotBegun)? else {
+            self.tokens.remember_unknown(&plan.token, folds_case);
+            return Ok(transaction::Outcome::InvalidToken);
+        };
+        self.tokens.remember(&plan.token, folds_case, row);
+        transaction::rotate(&self.store, plan, row).await
+    }
+
+    /// A connection that idled may be dead: then once more on a fresh one.
+    async fn find(&self, token: &str) -> Result<Option<u64>, DatabaseError> {
+        let mut session = self.store.database.session().await?;
+        let found = match self.store.find(&mut session, token).await {
+            Err(error) if error.code().is_none() => {
+                session = self.store.database.fresh_session().await?;
+                self.store.find(&mut session, token).await
+            }
+            found => found,
+        }?;
+        session.give_back();
+        Ok(found)
+    }
+}

@@ -1,0 +1,244 @@
+//! The answers of the refresh route, as WordPress sends them.
+//!
+//! Status, header values, their order and the JSON members are those of recorded exchanges. The
+//! differences are deliberate: `Cache-Control: no-store` on a success (RFC 6749, section 5.1),
+//! `Retry-After` with a 429 only, `/` and non-ASCII characters in JSON as they are. This file
+//! decides nothing; what happened is its [`Outcome`].
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use super::rate_limit::Window;
+use super::request::BadRequest;
+use crate::config::ResponseFields;
+
+/// What became of a refresh call.
+pub enum Outcome {
+    /// The token was exchanged for a new pair.
+    Rotated(Rotated),
+    /// 403: unknown, used, revoked or expired.
+    InvalidToken,
+    /// 403: the token's user is gone.
+    UserNotFound,
+    /// 429: the context's window says until when.
+    RateLimited,
+    /// 400: refused by WordPress before the plugin sees it.
+    BadRequest(BadRequest),
+}
+
+/// The new pair and whose it is. Has no `Debug`: it is all secrets.
+pub struct Rotated {
+    /// The access JWT.
+    pub access_token: String,
+    /// The refresh token.
+    pub refresh_token: String,
+    /// Life time of the access token in seconds.
+    pub expires_in: u64,
+    /// Whose tokens they are.
+    pub user: User,
+}
+
+/// What a success says about the user.
+pub struct User {
+    /// `ID`
+    pub id: u64,
+    /// `user_email`
+    pub email: String,
+    /// `user_nicename`
+    pub nicename: String,
+    /// `display_name`
+    pub display_name: String,
+}
+
+/// What an answer depends on beside the outcome.
+pub struct ReplyContext<'a> {
+    /// The REST root, with its last slash: `https://example.com/wp-json/`.
+    pub rest_root: &'a str,
+    /// The request's `Origin`, which [`crate::route::decide`] found plain.
+    pub origin: Option<&'a HeaderValue>,
+    /// The plugin's CORS support is on and the request has a bearer token.
+    pub expose_rate_limit: bool,
+    /// Where the client stands; `None` where the limit is off.
+    pub window: Option<Window>,
+    /// Which members a success has.
+    pub fields: ResponseFields,
+}
+
+/// The answer to a refresh call, complete but for its framing.
+pub fn response(outcome: &Outcome, context: &ReplyContext<'_>) -> Response<Bytes> {
+    let (status, body) = status_and_body(outcome, context);
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
+
+    fixed(header::CONTENT_TYPE, "application/json; charset=UTF-8");
+    fixed(X_ROBOTS_TAG, "noindex");
+    if let Some(link) = api_link(context.rest_root) {
+        headers.append(header::LINK, link);
+    }
+    let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
+    fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    fixed(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        if context.expose_rate_limit {
+            "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+        } else {
+            "X-WP-Total, X-WP-TotalPages, Link"
+        },
+    );
+    fixed(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        "Authorization, X-WP-Nonce, Content-Disposition, Content-MD5, Content-Type",
+    );
+    // A request that WordPress itself refuses never comes to the plugin's limit.
+    if let (Some(window), false) = (context.window, matches!(outcome, Outcome::BadRequest(_))) {
+        headers.append(X_RATELIMIT_LIMIT, window.limit.into());
+        headers.append(X_RATELIMIT_REMAINING, window.remaining.into());
+        headers.append(X_RATELIMIT_RESET, window.reset.into());
+    }
+    if matches!(outcome, Outcome::RateLimited) {
+        headers.append(header::RETRY_AFTER, retry_after(context).into());
+    }
+    headers.append(header::ALLOW, HeaderValue::from_static("POST"));
+    if let Some(origin) = context.origin {
+        headers.append(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
+        fixed(header::ACCESS_CONTROL_ALLOW_METHODS, "OPTIONS, GET, POST, PUT, PATCH, DELETE");
+        fixed(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
+        fixed(header::VARY, "Origin");
+    }
+    if matches!(outcome, Outcome::Rotated(_)) {
+        headers.append(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+fn api_link(rest_root: &str) -> Option<HeaderValue> {
+    // `None` would take a control character in the site's address, which no client could reach.
+    HeaderValue::try_from(format!("<{rest_root}>; rel=\"https://api.w.org/\"")).ok()
+}
+
+fn retry_after(context: &ReplyContext<'_>) -> u64 {
+    // A client that is refused has a window that says for how long; the least it could be is 1.
+    context.window.and_then(|window| window.retry_after).unwrap_or(1)
+}
+
+fn status_and_body(outcome: &Outcome, context: &ReplyContext<'_>) -> (StatusCode, Bytes) {
+    match outcome {
+        Outcome::Rotated(rotated) => (StatusCode::OK, json(&success(rotated, context.fields))),
+        Outcome::InvalidToken => (StatusCode::FORBIDDEN, Bytes::from_static(INVALID_TOKEN)),
+        Outcome::UserNotFound => (StatusCode::FORBIDDEN, Bytes::from_static(USER_NOT_FOUND)),
+        Outcome::RateLimited => (
+            StatusCode::TOO_MANY_REQUESTS,
+            json(&Error {
+                code: "jwt_auth_rate_limited",
+                message: "Rate limit exceeded",
+                data: RateLimitData { status: 429, retry_after: retry_after(context) },
+            }),
+        ),
+        Outcome::BadRequest(bad) => (
+            StatusCode::BAD_REQUEST,
+            match bad {
+                BadRequest::MissingToken => Bytes::from_static(MISSING_TOKEN),
+                BadRequest::NotAString => Bytes::from_static(NOT_A_STRING),
+                BadRequest::InvalidJson(error) => json(&Error {
+                    code: "rest_invalid_json",
+                    message: "Invalid JSON body passed.",
+                    data: JsonErrorData {
+                        status: 400,
+                        json_error_code: error.code(),
+                        json_error_message: error.message(),
+                    },
+                }),
+            },
+        ),
+    }
+}
+
+fn success(rotated: &Rotated, fields: ResponseFields) -> Success<'_> {
+    let documented = Documented {
+        token: &rotated.access_token,
+        user_id: rotated.user.id,
+        user_email: &rotated.user.email,
+        user_nicename: &rotated.user.nicename,
+        user_display_name: &rotated.user.display_name,
+    };
+    let oauth2 = OAuth2 { access_token: &rotated.access_token, expires_in: rotated.expires_in, token_type: "Bearer" };
+    let (documented, oauth2) = match fields {
+        ResponseFields::All => (Some(documented), Some(oauth2)),
+        ResponseFields::Documented => (Some(documented), None),
+        ResponseFields::OAuth2 => (None, Some(oauth2)),
+    };
+    Success { documented, oauth2, refresh_token: &rotated.refresh_token }
+}
+
+fn json(body: &impl Serialize) -> Bytes {
+    #[expect(clippy::expect_used, reason = "no input makes it fail")]
+    let body = serde_json::to_vec(body).expect("strings and integers can be written as JSON");
+    body.into()
+}
+
+#[derive(Serialize)]
+struct Success<'a> {
+    #[serde(flatten)]
+    documented: Option<Documented<'a>>,
+    #[serde(flatten)]
+    oauth2: Option<OAuth2<'a>>,
+    refresh_token: &'a str,
+}
+
+/// What the plugin's API document gives.
+#[derive(Serialize)]
+struct Documented<'a> {
+    token: &'a str,
+    user_id: u64,
+    user_email: &'a str,
+    user_nicename: &'a str,
+    user_display_name: &'a str,
+}
+
+/// What the plugin sends (RFC 6749, section 5.1).
+#[derive(Serialize)]
+struct OAuth2<'a> {
+    access_token: &'a str,
+    expires_in: u64,
+    token_type: &'a str,
+}
+
+#[derive(Serialize)]
+struct Error<'a, Data> {
+    code: &'a str,
+    message: &'a str,
+    data: Data,
+}
+
+#[derive(Serialize)]
+struct RateLimitData {
+    status: u16,
+    retry_after: u64,
+}
+
+#[derive(Serialize)]
+struct JsonErrorData<'a> {
+    status: u16,
+    json_error_code: u8,
+    json_error_message: &'a str,
+}
+
+const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+const INVALID_TOKEN: &[u8] =
+    br#"{"code":"jwt_auth_invalid_refresh_token","message":"Invalid refresh token.","data":{"status":403}}"#;
+const USER_NOT_FOUND: &[u8] =
+    br#"{"code":"jwt_auth_user_not_found","message":"User not found.","data":{"status":403}}"#;
+const MISSING_TOKEN: &[u8] = br#"{"code":"rest_missing_callback_param","message":"Missing parameter(s): refresh_token","data":{"status":400,"params":["refresh_token"]}}"#;
+const NOT_A_STRING: &[u8] = br#"{"code":"rest_invalid_param","message":"Invalid parameter(s): refresh_token","data":{"status":400,"params":{"refresh_token":"refresh_token is not of type string."},"details":{"refresh_token":{"code":"rest_invalid_type","message":"refresh_token is not of type string.","data":{"param":"refresh_token"}}}}}"#;
+
+#[cfg(test)]
+mod tests;

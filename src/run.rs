@@ -1,0 +1,244 @@
+//! Puts the parts together, serves, and drains. `serve` and `check` share everything up to [`Sidecar::serve`].
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::client_addr::Scheme;
+use crate::config::Config;
+use crate::drain::Drain;
+use crate::listen::{self, Accepted};
+use crate::refresh::Refresher;
+use crate::refresh::analytics::{self, Analytics};
+use crate::refresh::country::Countries;
+use crate::refresh::rate_limit::RateLimiter;
+use crate::refresh::store::Store;
+use crate::refresh::tokens::Tokens;
+use crate::wordpress::database::Database;
+use crate::wordpress::home::{Home, Homes};
+use crate::wordpress::installation::Installation;
+use crate::wordpress::site::{NotNative, Site, Sites};
+use crate::worker;
+
+/// How often the site is looked at even without a request: what is known of it stays fresh, and the log tells of changes.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How long the start waits for the first look: a database that is away refuses at once, one behind a firewall may not.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// Threads of the database side. One waits for the disk while the other prepares the next statement.
+const DATABASE_THREADS: usize = 2;
+
+/// All parts, put together and not yet listening.
+pub struct Sidecar {
+    config: Config,
+    native: Option<Native>,
+}
+
+/// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
+struct Native {
+    refresher: Arc<Refresher>,
+    /// Rotations outlive the connections that asked for them, so they have a runtime of their own.
+    runtime: Runtime,
+    analytics: Option<AnalyticsWriter>,
+}
+
+struct AnalyticsWriter {
+    task: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Sidecar {
+    /// Puts the parts together. Nothing is bound, and nobody is asked yet. `installation` is `None` where the refresh
+    /// route is left to WordPress.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn assemble(config: Config, installation: Option<Installation>) -> io::Result<Self> {
+        let native = installation.map(|installation| Native::assemble(&config, installation)).transpose()?;
+        Ok(Sidecar { config, native })
+    }
+
+    /// Asks the database and WordPress, and says what was found.
+    pub fn look(&self) -> String {
+        match &self.native {
+            Some(native) => native.runtime.block_on(async { describe(&look(&native.refresher).await) }),
+            None => "leaving the refresh route to WordPress: refresh.mode is \"forward\"".to_owned(),
+        }
+    }
+
+    /// Serves on `listeners` until `shutdown`, then drains. Returns when everything has ended.
+    ///
+    /// # Errors
+    /// When the system gives no threads, or a listener fails for good.
+    pub fn serve(self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let drain = Drain::new(self.config.shutdown.drain_timeout);
+        let (senders, threads) = self.start_workers(&drain)?;
+        match &self.native {
+            Some(native) => native.runtime.block_on(async {
+                let (watching, first_look) = oneshot::channel();
+                tokio::spawn(watch(Arc::clone(&native.refresher), watching, drain.begun.clone()));
+                // Refreshes are native from the first request on, unless the site takes its time.
+                let _ = timeout(FIRST_LOOK, first_look).await;
+            }),
+            None => info!("{}", self.look()),
+        }
+        let front = Builder::new_current_thread().enable_all().build()?;
+        let served = front.block_on(accept_until(listeners, &self.config, senders, shutdown, &drain));
+        for thread in threads {
+            if thread.join().is_err() {
+                error!("a worker ended in a panic");
+            }
+        }
+        if let Some(native) = self.native {
+            native.end(&drain);
+        }
+        info!("ended");
+        served
+    }
+
+    fn start_workers(&self, drain: &Drain) -> io::Result<(Vec<UnboundedSender<Accepted>>, Vec<JoinHandle<()>>)> {
+        let refresher = self.native.as_ref().map(|native| Arc::clone(&native.refresher));
+        (0..self.config.server.workers)
+            .map(|number| worker::start(number, &self.config, refresher.clone(), drain.clone()))
+            .collect::<io::Result<Vec<_>>>()
+            .map(|workers| workers.into_iter().unzip())
+    }
+}
+
+impl Native {
+    fn assemble(config: &Config, installation: Installation) -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(DATABASE_THREADS)
+            .thread_name("database")
+            .enable_all()
+            .build()?;
+        let tasks = runtime.handle().clone();
+        let table_prefix = installation.table_prefix.clone();
+        let store = Arc::new(Store::new(Database::new(installation.database.clone()), &table_prefix));
+        let homes = Homes::new(config.upstream.clone(), tasks.clone());
+        let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
+        let sites = Sites::new(installation, config.jwt.clone(), Arc::clone(&store), homes, tasks.clone());
+        let (analytics, writer) = if config.refresh.analytics {
+            let (analytics, events) = Analytics::new(countries);
+            let stop = CancellationToken::new();
+            let task = runtime.spawn(analytics::write_behind(events, Arc::clone(&store), table_prefix, stop.clone()));
+            (Some(analytics), Some(AnalyticsWriter { task, stop }))
+        } else {
+            (None, None)
+        };
+        let refresher = Refresher {
+            fields: config.refresh.response_fields,
+            sites,
+            store,
+            tokens: Tokens::new(),
+            rate_limiter: RateLimiter::new(),
+            analytics,
+            tasks,
+            rotations: TaskTracker::new(),
+        };
+        Ok(Native { refresher: Arc::new(refresher), runtime, analytics: writer })
+    }
+
+    /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database.
+    fn end(self, drain: &Drain) {
+        let Native { refresher, runtime, analytics } = self;
+        runtime.block_on(async {
+            let deadline = drain.deadline().await;
+            refresher.rotations.close();
+            if timeout_at(deadline, refresher.rotations.wait()).await.is_err() {
+                warn!(rotations = refresher.rotations.len(), "leaving with rotations that did not end within drain_timeout");
+            }
+            if let Some(AnalyticsWriter { task, stop }) = analytics {
+                stop.cancel();
+                if timeout_at(deadline, task).await.is_err() {
+                    warn!("leaving with analytics rows that could not be written within drain_timeout");
+                }
+            }
+            refresher.store.database.close().await;
+        });
+        // Tasks that are still there wait for a database that does not answer.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+async fn accept_until(
+    listeners: Vec<TcpListener>,
+    config: &Config,
+    senders: Vec<UnboundedSender<Accepted>>,
+    shutdown: impl Future<Output = ()>,
+    drain: &Drain,
+) -> io::Result<()> {
+    let permits = Arc::new(Semaphore::new(config.server.max_connections));
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        info!(address = %listener.local_addr()?, upstream = %config.upstream.url, "listening");
+        accepting.spawn(listen::accept(listener, Arc::clone(&permits), senders.clone(), drain.begun.clone()));
+    }
+    drop(senders);
+    let served = tokio::select! {
+        () = shutdown => Ok(()),
+        Some(ended) = accepting.join_next() => ended.unwrap_or_else(|error| Err(io::Error::other(error))),
+    };
+    info!("draining: no new connections, those in flight may end");
+    drain.begin();
+    // The listeners close here: a client that connects now is refused and goes elsewhere.
+    while accepting.join_next().await.is_some() {}
+    served
+}
+
+type Found = Result<(Arc<Site>, Home), Arc<NotNative>>;
+
+async fn look(refresher: &Refresher) -> Found {
+    let site = refresher.sites.current().await?;
+    let home = refresher.sites.ask_home(&site, Scheme::Http).await?;
+    Ok((site, home))
+}
+
+fn describe(found: &Found) -> String {
+    match found {
+        Ok((site, home)) => format!(
+            "refreshing natively: home {}, algorithm {}, plugin {}",
+            home.url,
+            site.signer.algorithm(),
+            site.plugin
+        ),
+        Err(why) => format!("leaving the refresh route to WordPress: {why}"),
+    }
+}
+
+/// Looks at the site now and then, and tells the log when something changed.
+async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: CancellationToken) {
+    let mut last = String::new();
+    let mut looked = Some(looked);
+    loop {
+        let found = look(&refresher).await;
+        let now = describe(&found);
+        if now != last {
+            match found {
+                Ok(_) => info!("{now}"),
+                Err(_) => warn!("{now}"),
+            }
+            last = now;
+        }
+        if let Some(looked) = looked.take() {
+            let _ = looked.send(());
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(LOOK) => {}
+        }
+    }
+}

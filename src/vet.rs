@@ -1,0 +1,158 @@
+//! What is refused outright, before anything reaches the upstream or the database.
+//!
+//! hyper refuses much by itself (sizes that are no sizes, spaces before the colon, obs-fold, differing lengths). It
+//! passes on what stands here, and two servers that read such a request differently are what request smuggling
+//! lives on. Nothing is repaired; what is doubtful is refused.
+
+use http::{HeaderMap, Method, Request, Version, header};
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// CONNECT would make a tunnel of the connection (RFC 9110, 9.3.6).
+    #[error("CONNECT is not for a reverse proxy")]
+    Connect,
+    /// HTTP/1.1 without Host (RFC 9112, 3.2).
+    #[error("no Host field")]
+    MissingHost,
+    /// More than one Host line (RFC 9112, 3.2).
+    #[error("more than one Host field")]
+    SeveralHosts,
+    /// A Host that is no host[:port].
+    #[error("invalid Host field")]
+    InvalidHost,
+    /// An absolute target whose authority is not the Host (RFC 9112, 3.2.2).
+    #[error("the target names another host than the Host field")]
+    TargetHostMismatch,
+    /// A transfer coding other than a single `chunked` (RFC 9112, 6.1).
+    #[error("unsupported Transfer-Encoding")]
+    TransferEncoding,
+}
+
+/// Checks a request head. `Ok` says that it may be routed.
+///
+/// # Errors
+/// The first reason for which it must not.
+pub fn vet<B>(request: &Request<B>) -> Result<(), Refusal> {
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    vet_transfer_encoding(request.headers())?;
+    vet_host(request)
+}
+
+// SECURITY: `gzip, chunked`, `chunked, chunked` or two lines are read as chunked by one server and not by the next (CL.TE, TE.TE).
+fn vet_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(()),
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Refusal::TransferEncoding),
+    }
+}
+
+// SECURITY: hyper lets none and several Host lines pass; the upstream might pick another one than a cache or a filter in front did.
+fn vet_host<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let mut lines = request.headers().get_all(header::HOST).iter();
+    let host = match (lines.next(), lines.next()) {
+        (Some(_), Some(_)) => return Err(Refusal::SeveralHosts),
+        (None, _) if request.version() >= Version::HTTP_11 => return Err(Refusal::MissingHost),
+        (host, _) => host,
+    };
+    if let Some(host) = host
+        && !is_host(host.as_bytes())
+    {
+        return Err(Refusal::InvalidHost);
+    }
+    match (request.uri().authority(), host) {
+        (Some(target), Some(host)) if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+            Err(Refusal::TargetHostMismatch)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `host[:port]` of RFC 3986, 3.2.2, without userinfo. An empty value is allowed by RFC 9112, 3.2, but names no site: refused.
+fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value {
+        [b'[', rest @ ..] => match rest.iter().position(|byte| *byte == b']') {
+            Some(end) => {
+                let inside = &rest[..end];
+                let is_address = !inside.is_empty()
+                    && inside.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+                match (&rest[end + 1..], is_address) {
+                    ([], true) => return true,
+                    ([b':', port @ ..], true) => return port.iter().all(u8::is_ascii_digit),
+                    _ => return false,
+                }
+            }
+            None => return false,
+        },
+        _ => match value.iter().position(|byte| *byte == b':') {
+            Some(colon) => (&value[..colon], &value[colon + 1..]),
+            None => (value, &[][..]),
+        },
+    };
+    let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    !host.is_empty() && host.iter().all(is_name_byte) && port.iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder().method(method).uri(target);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap()
+    }
+
+    #[test]
+    fn one_valid_host_passes() {
+        for host in ["example.com", "example.com:8080", "127.0.0.1", "[::1]", "[::1]:80", "a_b.example", "example.com:"] {
+            assert_eq!(vet(&request("GET", "/", &[("host", host)])), Ok(()), "{host}");
+        }
+    }
+
+    #[test]
+    fn doubtful_hosts_are_refused() {
+        for host in ["", "a b", "a@b", "a/b", "[::1", "[]", "[::1]x", "example.com:80a", ":80", "exämple.com"] {
+            assert_eq!(vet(&request("GET", "/", &[("host", host)])), Err(Refusal::InvalidHost), "{host}");
+        }
+        assert_eq!(vet(&request("GET", "/", &[])), Err(Refusal::MissingHost));
+        assert_eq!(vet(&request("GET", "/", &[("host", "a"), ("host", "a")])), Err(Refusal::SeveralHosts));
+    }
+
+    #[test]
+    fn http_1_0_needs_no_host() {
+        let mut old = request("GET", "/", &[]);
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(vet(&old), Ok(()));
+    }
+
+    #[test]
+    fn an_absolute_target_must_name_the_host() {
+        assert_eq!(vet(&request("GET", "http://a/x", &[("host", "A")])), Ok(()));
+        assert_eq!(vet(&request("GET", "http://a/x", &[("host", "b")])), Err(Refusal::TargetHostMismatch));
+        assert_eq!(vet(&request("GET", "http://u@a/x", &[("host", "a")])), Err(Refusal::TargetHostMismatch));
+    }
+
+    #[test]
+    fn only_a_single_chunked_is_a_transfer_coding() {
+        let host = ("host", "a");
+        let te = "transfer-encoding";
+        assert_eq!(vet(&request("POST", "/", &[host, (te, "Chunked")])), Ok(()));
+        for value in ["gzip, chunked", "chunked, chunked", ",chunked", "identity", "xchunked", "chunked;a=b", ""] {
+            assert_eq!(vet(&request("POST", "/", &[host, (te, value)])), Err(Refusal::TransferEncoding), "{value}");
+        }
+        let twice = request("POST", "/", &[host, (te, "chunked"), (te, "chunked")]);
+        assert_eq!(vet(&twice), Err(Refusal::TransferEncoding));
+    }
+
+    #[test]
+    fn connect_is_refused() {
+        assert_eq!(vet(&request("CONNECT", "a:443", &[("host", "a:443")])), Err(Refusal::Connect));
+    }
+}

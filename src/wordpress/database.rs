@@ -1,0 +1,211 @@
+//! Connections to the site's database.
+//!
+//! mysql_async's own pool is not used: it takes back a connection on drop whatever state it is in, and learns of an
+//! open transaction only through its `Transaction`, whose rollback on drop comes late (its documentation says so), with
+//! the row locks held until then. Here a connection goes back only when it is given back; dropped in any other way (an
+//! error, a time limit, a cancelled task) it is closed, and the server rolls back.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder, Row};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+/// Connections at most. Two are enough to keep a database busy with rotations; the others serve what waits for a lock.
+const MAX_CONNECTIONS: usize = 16;
+
+/// A connection that idled longer is not used again: firewalls and `wait_timeout` may have ended it unseen.
+const MAX_IDLE: Duration = Duration::from_secs(30);
+
+/// How long to wait for a connection, new or free.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
+const LOCK_WAIT_SECONDS: u32 = 1;
+
+/// What can go wrong with the database. No variant holds a bound value, so no token is in any message.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// No connection within the limit.
+    #[error("no database connection within {CONNECT_LIMIT:?}")]
+    NoConnection,
+    /// The server cannot be reached or refuses us. Its text names user and host, never the password.
+    #[error("cannot connect to the database: {0}")]
+    Connect(String),
+    /// A statement took longer than the rotation may take.
+    #[error("the database did not answer in time")]
+    TimedOut,
+    /// The server or the connection failed. The server's own text is not kept: it can quote values.
+    #[error("database error {}", .0.as_ref().map_or_else(|| "(connection lost)".to_owned(), |code| code.to_string()))]
+    Failed(Option<u16>),
+    /// A column holds what it should not.
+    #[error("unexpected value in column {0}")]
+    Column(&'static str),
+}
+
+impl DatabaseError {
+    /// The server's error number, if it was the server that answered with an error.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            DatabaseError::Failed(code) => *code,
+            DatabaseError::NoConnection | DatabaseError::Connect(_) | DatabaseError::TimedOut | DatabaseError::Column(_) => None,
+        }
+    }
+}
+
+// SECURITY: "Duplicate entry '…'" and "Incorrect string value: '…'" quote values, and a value may be a token.
+impl From<mysql_async::Error> for DatabaseError {
+    fn from(error: mysql_async::Error) -> Self {
+        match error {
+            mysql_async::Error::Server(server) => DatabaseError::Failed(Some(server.code)),
+            _ => DatabaseError::Failed(None),
+        }
+    }
+}
+
+/// The site's database.
+pub struct Database {
+    opts: Opts,
+    permits: Semaphore,
+    idle: Mutex<Vec<(Conn, Instant)>>,
+}
+
+impl Database {
+    /// Connects when first asked.
+    pub fn new(opts: OptsBuilder) -> Self {
+        let opts = opts.prefer_socket(false).setup(vec![
+            // Column values are UTC, and so is all arithmetic.
+            "SET time_zone = '+00:00'".to_owned(),
+            "SET NAMES utf8mb4".to_owned(),
+            // Too long a value is an error, never a silently cut one.
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'".to_owned(),
+            format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
+        ]);
+        Database { opts: opts.into(), permits: Semaphore::new(MAX_CONNECTIONS), idle: Mutex::new(Vec::new()) }
+    }
+
+    /// A connection, one that idled or a new one.
+    ///
+    /// # Errors
+    /// The server cannot be reached, refuses, or has no connection free in time.
+    pub async fn session(&self) -> Result<Session<'_>, DatabaseError> {
+        let permit = self.permit().await?;
+        while let Some((conn, since)) = self.idle().pop() {
+            if since.elapsed() < MAX_IDLE {
+                return Ok(Session { conn, database: self, _permit: permit });
+            }
+        }
+        self.connect(permit).await
+    }
+
+    /// A new connection; those that idle are closed. For the second try after a connection was lost: the others were most
+    /// likely lost with it.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn fresh_session(&self) -> Result<Session<'_>, DatabaseError> {
+        let idle = std::mem::take(&mut *self.idle());
+        drop(idle);
+        let permit = self.permit().await?;
+        self.connect(permit).await
+    }
+
+    /// Closes what idles. Connections in use close when they are given back or dropped.
+    pub async fn close(&self) {
+        self.permits.close();
+        let idle = std::mem::take(&mut *self.idle());
+        for (conn, _) in idle {
+            // A server that is gone needs no goodbye.
+            let _ = timeout(CONNECT_LIMIT, conn.disconnect()).await;
+        }
+    }
+
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, DatabaseError> {
+        match timeout(CONNECT_LIMIT, self.permits.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(DatabaseError::NoConnection),
+        }
+    }
+
+    async fn connect<'a>(&'a self, permit: SemaphorePermit<'a>) -> Result<Session<'a>, DatabaseError> {
+        let conn = async {
+            let mut conn = Conn::new(self.opts.clone()).await?;
+            let level = isolation_level(&mut conn).await?;
+            conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}")).await?;
+            Ok::<_, mysql_async::Error>(conn)
+        };
+        let conn = timeout(CONNECT_LIMIT, conn)
+            .await
+            .map_err(|_| DatabaseError::NoConnection)?
+            .map_err(|error| DatabaseError::Connect(error.to_string()))?;
+        Ok(Session { conn, database: self, _permit: permit })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Conn, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// READ COMMITTED cannot write to a statement-based binary log (error 1665); the statements of a rotation lock the same single rows
+/// in REPEATABLE READ.
+async fn isolation_level(conn: &mut Conn) -> Result<&'static str, mysql_async::Error> {
+    let logged: Option<(Option<u8>, Option<String>)> =
+        conn.query_first("SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format").await?;
+    let by_statement = logged.is_some_and(|(log_bin, format)| {
+        log_bin == Some(1) && format.is_some_and(|format| format.eq_ignore_ascii_case("STATEMENT"))
+    });
+    Ok(if by_statement { "REPEATABLE READ" } else { "READ COMMITTED" })
+}
+
+/// A connection in use. Dropped, it is closed; [`Session::give_back`] keeps it for the next.
+pub struct Session<'a> {
+    conn: Conn,
+    database: &'a Database,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Session<'_> {
+    /// The connection.
+    pub fn conn(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+
+    /// Keeps the connection for the next. Only for one with no transaction open and no result unread.
+    pub fn give_back(self) {
+        let Session { conn, database, _permit } = self;
+        if !database.permits.is_closed() {
+            database.idle().push((conn, Instant::now()));
+        }
+    }
+}
+
+/// Reads one column of a row. (`Row::get` and the tuples of mysql_async panic on a value of another type.)
+///
+/// # Errors
+/// The column is not there or its value is not a `T`; `name` says which.
+pub fn column<T: mysql_async::prelude::FromValue>(
+    row: &mut Row,
+    index: usize,
+    name: &'static str,
+) -> Result<T, DatabaseError> {
+    row.take_opt(index).and_then(Result::ok).ok_or(DatabaseError::Column(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_text_is_not_kept() {
+        let error = mysql_async::Error::Server(mysql_async::ServerError {
+            code: 1062,
+            message: "Duplicate entry 'ec340f876883c47408780273068776d0' for key 'x'".to_owned(),
+            state: "23000".to_owned(),
+        });
+        let error = DatabaseError::from(error);
+        assert_eq!(error.to_string(), "database error 1062");
+        assert!(!format!("{error:?}").contains("ec340f"));
+    }
+}

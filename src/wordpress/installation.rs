@@ -1,0 +1,395 @@
+//! What `wp-config.php` and the configuration together say about the site: where its database is,
+//! what its tables are called, which secrets it uses.
+//!
+//! A key of the configuration wins over `wp-config.php`, and what a key says need not be known
+//! there. All that is missing is told at once, each with the constant, the line, the reason, and
+//! the key to set instead. The database is not connected to here.
+
+mod file;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::PathBuf;
+
+use mysql_async::{Opts, OptsBuilder, SslOpts};
+
+use super::db_host::{DatabaseAddress, USUAL_SOCKETS, database_address};
+use super::salts::{SALT_CONSTANTS, SaltConstants};
+use super::wp_config::{Doubt, Lookup, Scalar};
+use crate::config::{self, Fault, Faults, Secret};
+use file::ConfigFile;
+
+/// A site, as far as its configuration describes it.
+#[derive(Clone)]
+pub struct Installation {
+    /// How to reach the database.
+    pub database: OptsBuilder,
+    /// The same for logs, without the password: `user@host:port/name` or `user@/path/to.sock/name`.
+    pub database_label: String,
+    /// `[A-Za-z0-9_]*`
+    pub table_prefix: String,
+    /// What decides `wp_salt('auth')`.
+    pub salts: SaltConstants,
+    /// `[jwt] secret`, or else the constant `JWT_AUTH_SECRET_KEY`. `None` only where a private key is configured.
+    pub jwt_secret: Option<Secret>,
+    /// `[wordpress] home`
+    pub home: Option<String>,
+    /// The constants that win over the option `home`.
+    pub wp_home: WpHome,
+    /// Whether it is a network of sites; also where only PHP knows.
+    pub multisite: bool,
+    /// Whether the network's main site is the one with the id 1; `true` on a single site.
+    pub main_blog: bool,
+    /// The constant `JWT_AUTH_CORS_ENABLE`, which wins over the plugin's setting.
+    pub cors_enable: Option<bool>,
+    /// Where plugins are installed, if that directory is known and there.
+    pub plugins_dir: Option<PathBuf>,
+}
+
+/// What the constants `WP_HOME` and `WP_SITEURL` say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WpHome {
+    /// Nothing: the option `home` decides.
+    NotDefined,
+    /// `WP_HOME`, without a trailing slash.
+    Known(String),
+    /// Something that only PHP can compute, or an included file may say: ask WordPress.
+    Dynamic,
+}
+
+// SECURITY: `OptsBuilder` prints its password.
+impl fmt::Debug for Installation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Installation")
+            .field("database", &self.database_label)
+            .field("table_prefix", &self.table_prefix)
+            .field("salts", &self.salts)
+            .field("jwt_secret", &self.jwt_secret)
+            .field("home", &self.home)
+            .field("wp_home", &self.wp_home)
+            .field("multisite", &self.multisite)
+            .field("main_blog", &self.main_blog)
+            .field("cors_enable", &self.cors_enable)
+            .field("plugins_dir", &self.plugins_dir)
+            .finish()
+    }
+}
+
+/// Puts the site together. `environment` is what `getenv()` in `wp-config.php` sees.
+///
+/// # Errors
+/// Everything that is needed and missing, unknown or wrong, at once.
+pub fn installation(
+    config: &config::WordPress,
+    jwt: &config::Jwt,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Installation, Faults> {
+    let file = match &config.config {
+        Some(path) => Some(file::read(path, environment).map_err(|fault| Faults(vec![fault]))?),
+        None => None,
+    };
+    let mut assembly = Assembly { file: file.as_ref(), faults: Vec::new() };
+    let database = assembly.database(config);
+    let table_prefix = assembly.table_prefix(config);
+    let salts = assembly.salts(config);
+    let jwt_secret = assembly.jwt_secret(jwt);
+    let cors_enable = assembly.cors_enable();
+    match (database, table_prefix, salts) {
+        (Some((database, database_label)), Some(table_prefix), Some(salts)) if assembly.faults.is_empty() => Ok(Installation {
+            database,
+            database_label,
+            table_prefix,
+            salts,
+            jwt_secret,
+            home: config.home.clone(),
+            wp_home: assembly.wp_home(),
+            multisite: assembly.multisite(),
+            main_blog: assembly.main_blog(),
+            cors_enable,
+            plugins_dir: assembly.plugins_dir(),
+        }),
+        _ => Err(Faults(assembly.faults)),
+    }
+}
+
+struct Assembly<'a> {
+    file: Option<&'a ConfigFile>,
+    faults: Vec<Fault>,
+}
+
+impl Assembly<'_> {
+    fn database(&mut self, config: &config::WordPress) -> Option<(OptsBuilder, String)> {
+        if let Some(url) = &config.database_url {
+            return self.database_from_url(url);
+        }
+        let key = "wordpress.database_url";
+        let [name, user, password, host] = ["DB_NAME", "DB_USER", "DB_PASSWORD", "DB_HOST"].map(|constant| self.needed_text(constant, key));
+        let tls = self.database_tls();
+        let (name, user, password, host) = (name?, user?, password?, host?);
+        if name.expose().is_empty() {
+            self.fault("wordpress.config", "the constant DB_NAME is empty".to_owned());
+            return None;
+        }
+        let address = match database_address(host.expose(), &existing_sockets()) {
+            Ok(address) => address,
+            Err(error) => {
+                self.fault("wordpress.config", format!("the constant DB_HOST is not understood: {error}"));
+                return None;
+            }
+        };
+        // mysql_async asks a server on loopback for its socket and goes there, unless told not to; PHP does not.
+        let options = OptsBuilder::default()
+            .prefer_socket(false)
+            .user(Some(user.expose()))
+            .pass(Some(password.expose()))
+            .db_name(Some(name.expose()))
+            .ssl_opts(tls?);
+        Some(match address {
+            DatabaseAddress::Tcp(host, port) => {
+                let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                (options.ip_or_hostname(host).tcp_port(port), format!("{}@{shown}:{port}/{}", user.expose(), name.expose()))
+            }
+            DatabaseAddress::Socket(path) => {
+                let path = path.to_string_lossy().into_owned();
+                (options.socket(Some(path.as_str())), format!("{}@{path}/{}", user.expose(), name.expose()))
+            }
+        })
+    }
+
+    /// SECURITY: the URL holds the password, so its own error is not shown either.
+    fn database_from_url(&mut self, url: &Secret) -> Option<(OptsBuilder, String)> {
+        let options = Opts::from_url(url.expose()).ok().filter(|options| options.db_name().is_some_and(|name| !name.is_empty()));
+        let Some(options) = options else {
+            let form = "is not of the form mysql://user:password@host:3306/database, with % encoding for special characters";
+            self.fault("wordpress.database_url", form.to_owned());
+            return None;
+        };
+        let place = match options.socket() {
+            Some(socket) => socket.to_owned(),
+            None => format!("{}:{}", options.ip_or_hostname(), options.tcp_port()),
+        };
+        let label = format!("{}@{place}/{}", options.user().unwrap_or_default(), options.db_name().unwrap_or_default());
+        Some((OptsBuilder::from_opts(options).prefer_socket(false), label))
+    }
+
+    /// `MYSQL_CLIENT_FLAGS` with `MYSQLI_CLIENT_SSL`. mysqlnd then checks the certificate, unless
+    /// told not to by the other flag. `None` if it cannot be known.
+    fn database_tls(&mut self) -> Option<Option<SslOpts>> {
+        const SSL: i64 = 2048;
+        const DONT_VERIFY: i64 = 64;
+        let flags = match self.constant("MYSQL_CLIENT_FLAGS") {
+            Lookup::NotDefined => 0,
+            Lookup::Known(Scalar::Integer(flags), _) => *flags,
+            Lookup::Known(_, line) => {
+                self.constant_fault("MYSQL_CLIENT_FLAGS", "wordpress.database_url", &format!("line {line} gives it no number"));
+                return None;
+            }
+            Lookup::Unknown(doubt) => {
+                self.constant_fault("MYSQL_CLIENT_FLAGS", "wordpress.database_url", &doubt.to_string());
+                return None;
+            }
+        };
+        let unverified = flags & DONT_VERIFY != 0;
+        Some((flags & SSL != 0).then(|| {
+            SslOpts::default().with_danger_accept_invalid_certs(unverified).with_danger_skip_domain_validation(unverified)
+        }))
+    }
+
+    fn table_prefix(&mut self, config: &config::WordPress) -> Option<String> {
+        let key = "wordpress.table_prefix";
+        let prefix = match (&config.table_prefix, self.file) {
+            (Some(prefix), _) => prefix.clone(),
+            (None, None) => {
+                self.fault(key, "is required where there is no wordpress.config".to_owned());
+                return None;
+            }
+            (None, Some(file)) => match file.content.table_prefix() {
+                Lookup::Known(scalar, _) => String::from_utf8_lossy(&scalar.to_bytes()).into_owned(),
+                Lookup::NotDefined => {
+                    let problem = format!("$table_prefix is not set there{}; set {key} instead", self.or_elsewhere());
+                    self.fault("wordpress.config", problem);
+                    return None;
+                }
+                Lookup::Unknown(doubt) => {
+                    self.fault("wordpress.config", format!("$table_prefix cannot be known: {doubt}; set {key} instead"));
+                    return None;
+                }
+            },
+        };
+        // SECURITY: it is pasted into SQL. WordPress refuses other characters too (`wpdb::set_prefix`).
+        if !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            let key = if config.table_prefix.is_some() { key } else { "wordpress.config" };
+            self.fault(key, "the table prefix may hold letters, digits and underscores only".to_owned());
+            return None;
+        }
+        Some(prefix)
+    }
+
+    fn salts(&mut self, config: &config::WordPress) -> Option<SaltConstants> {
+        if let (Some(key), Some(salt)) = (&config.auth_key, &config.auth_salt) {
+            return Some(SaltConstants::explicit(key.clone(), salt.clone()));
+        }
+        if self.file.is_none() {
+            for (key, value) in [("wordpress.auth_key", &config.auth_key), ("wordpress.auth_salt", &config.auth_salt)] {
+                if value.is_none() {
+                    self.fault(key, "is required where there is no wordpress.config".to_owned());
+                }
+            }
+            return None;
+        }
+        let keys = "wordpress.auth_key and wordpress.auth_salt";
+        let before = self.faults.len();
+        let mut defined = HashMap::new();
+        for name in SALT_CONSTANTS {
+            match self.constant(name) {
+                Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
+                    Ok(text) => {
+                        defined.insert(name, Secret::new(text));
+                    }
+                    Err(_) => self.constant_fault(name, keys, &format!("line {line} gives it a value that is not UTF-8")),
+                },
+                // Even one that is not used itself counts: WordPress disregards what two of them share.
+                Lookup::Unknown(doubt) => self.constant_fault(name, keys, &doubt.to_string()),
+                Lookup::NotDefined => {
+                    let explicit = if name.ends_with("_KEY") { &config.auth_key } else { &config.auth_salt };
+                    let decides = name.starts_with("AUTH_") && explicit.is_none();
+                    if let Some(doubt) = self.incomplete().filter(|_| decides) {
+                        self.constant_fault(name, keys, &format!("it is not defined there, but {doubt}"));
+                    }
+                }
+            }
+        }
+        (self.faults.len() == before).then(|| SaltConstants::from_constants(&defined, config.auth_key.clone(), config.auth_salt.clone()))
+    }
+
+    fn jwt_secret(&mut self, jwt: &config::Jwt) -> Option<Secret> {
+        if jwt.secret.is_some() {
+            return jwt.secret.clone();
+        }
+        if jwt.private_key.is_some() {
+            return match self.constant("JWT_AUTH_SECRET_KEY") {
+                Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().filter(|text| !text.is_empty()).map(Secret::new),
+                Lookup::NotDefined | Lookup::Unknown(_) => None,
+            };
+        }
+        if self.file.is_none() {
+            self.fault("jwt.secret", "is required (or jwt.secret_file, jwt.private_key_file) where there is no wordpress.config".to_owned());
+            return None;
+        }
+        let secret = self.needed_text("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file")?;
+        if secret.expose().is_empty() {
+            self.constant_fault("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file", "it is empty");
+            return None;
+        }
+        Some(secret)
+    }
+
+    fn cors_enable(&mut self) -> Option<bool> {
+        match self.constant("JWT_AUTH_CORS_ENABLE") {
+            Lookup::NotDefined => None,
+            Lookup::Known(scalar, _) => Some(scalar.is_true()),
+            Lookup::Unknown(doubt) => {
+                self.fault("wordpress.config", format!("the constant JWT_AUTH_CORS_ENABLE cannot be known: {doubt}; give it a plain value there"));
+                None
+            }
+        }
+    }
+
+    fn wp_home(&self) -> WpHome {
+        if self.file.is_none() {
+            return WpHome::Dynamic;
+        }
+        match (self.constant("WP_HOME"), self.constant("WP_SITEURL")) {
+            (Lookup::Known(scalar, _), _) => String::from_utf8(scalar.to_bytes())
+                .map_or(WpHome::Dynamic, |home| WpHome::Known(home.trim_end_matches(['/', '\\']).to_owned())), // untrailingslashit()
+            (Lookup::Unknown(_), _) | (_, Lookup::Unknown(_)) => WpHome::Dynamic,
+            (Lookup::NotDefined, _) if self.incomplete().is_some() => WpHome::Dynamic,
+            (Lookup::NotDefined, _) => WpHome::NotDefined,
+        }
+    }
+
+    /// As `is_multisite()`.
+    fn multisite(&self) -> bool {
+        match self.constant("MULTISITE") {
+            Lookup::Known(scalar, _) => scalar.is_true(),
+            Lookup::Unknown(_) => true,
+            Lookup::NotDefined => ["SUBDOMAIN_INSTALL", "VHOST", "SUNRISE"].iter().any(|name| !matches!(self.constant(name), Lookup::NotDefined)),
+        }
+    }
+
+    fn main_blog(&self) -> bool {
+        let is_one = |name| match self.constant(name) {
+            Lookup::NotDefined => true,
+            Lookup::Known(scalar, _) => scalar.to_bytes() == b"1",
+            Lookup::Unknown(_) => false,
+        };
+        let unsure = matches!(self.constant("MULTISITE"), Lookup::Unknown(_));
+        is_one("BLOG_ID_CURRENT_SITE") && is_one("SITE_ID_CURRENT_SITE") && !unsure
+    }
+
+    fn plugins_dir(&self) -> Option<PathBuf> {
+        let known = |name| match self.constant(name) {
+            Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().map(PathBuf::from),
+            Lookup::NotDefined | Lookup::Unknown(_) => None,
+        };
+        let beside = self.file.and_then(|file| file.path.parent()).map(|directory| directory.join("wp-content/plugins"));
+        let candidates = [
+            known("WP_PLUGIN_DIR"),
+            known("WP_CONTENT_DIR").map(|content| content.join("plugins")),
+            known("ABSPATH").map(|root| root.join("wp-content/plugins")),
+            beside,
+        ];
+        candidates.into_iter().flatten().find(|path| path.is_absolute() && path.is_dir())
+    }
+
+    fn constant(&self, name: &str) -> Lookup<'_> {
+        self.file.map_or(Lookup::NotDefined, |file| file.content.constant(name))
+    }
+
+    fn incomplete(&self) -> Option<Doubt> {
+        self.file.and_then(|file| file.content.incomplete()).cloned()
+    }
+
+    /// A constant that must be there, as text; a fault if it is not.
+    fn needed_text(&mut self, name: &str, instead: &str) -> Option<Secret> {
+        if self.file.is_none() {
+            // One fault is enough for the four constants of the database.
+            if name == "DB_NAME" {
+                self.fault(instead, "is required where there is no wordpress.config".to_owned());
+            }
+            return None;
+        }
+        let problem = match self.constant(name) {
+            Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
+                Ok(text) => return Some(Secret::new(text)),
+                Err(_) => format!("line {line} gives it a value that is not UTF-8"),
+            },
+            Lookup::NotDefined => format!("it is not defined there{}", self.or_elsewhere()),
+            Lookup::Unknown(doubt) => doubt.to_string(),
+        };
+        self.constant_fault(name, instead, &problem);
+        None
+    }
+
+    fn or_elsewhere(&self) -> String {
+        self.incomplete().map(|doubt| format!(", but {doubt}")).unwrap_or_default()
+    }
+
+    fn constant_fault(&mut self, name: &str, instead: &str, problem: &str) {
+        self.fault("wordpress.config", format!("the constant {name} cannot be known: {problem}; set {instead} instead"));
+    }
+
+    fn fault(&mut self, key: &str, problem: String) {
+        let value = (key == "wordpress.config").then(|| self.file.map(|file| file.path.display().to_string())).flatten();
+        self.faults.push(Fault { key: key.to_owned(), value, problem, ..Fault::default() });
+    }
+}
+
+fn existing_sockets() -> Vec<PathBuf> {
+    let is_socket = |path: &PathBuf| path.metadata().is_ok_and(|file| file.file_type().is_socket());
+    USUAL_SOCKETS.iter().map(PathBuf::from).filter(is_socket).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+use std::fs;
+
+use mysql_async::Opts;
+
+use super::*;
+
+const PLAIN: &str = "<?php
+define('DB_NAME', 'site');
+define('DB_USER', 'user');
+define('DB_PASSWORD', 'p@ss');
+define('DB_HOST', 'db.example.com:3307');
+define('AUTH_KEY', 'k');
+define('AUTH_SALT', 's');
+define('JWT_AUTH_SECRET_KEY', 'signing');
+$table_prefix = 'wp_';
+";
+
+fn explicit() -> config::WordPress {
+    config::WordPress { config: None, database_url: None, table_prefix: None, home: None, auth_key: None, auth_salt: None }
+}
+
+fn no_jwt() -> config::Jwt {
+    config::Jwt { secret: None, private_key: None, algorithm: None }
+}
+
+/// With a `wp-config.php` of this content, in a directory with a `wp-content/plugins`.
+fn with(source: &str, config: config::WordPress, jwt: &config::Jwt) -> Result<Installation, Vec<String>> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wp-config.php");
+    fs::write(&path, source).unwrap();
+    fs::create_dir_all(directory.path().join("wp-content/plugins")).unwrap();
+    installation(&config::WordPress { config: Some(path), ..config }, jwt, &|_| None).map_err(problems)
+}
+
+fn problems(faults: Faults) -> Vec<String> {
+    faults.0.into_iter().map(|fault| format!("{}: {}", fault.key, fault.problem)).collect()
+}
+
+fn read(source: &str) -> Installation {
+    with(source, explicit(), &no_jwt()).unwrap()
+}
+
+fn refused(source: &str) -> Vec<String> {
+    with(source, explicit(), &no_jwt()).unwrap_err()
+}
+
+#[test]
+fn wp_config_alone_is_enough() {
+    let site = read(PLAIN);
+    let options = Opts::from(site.database.clone());
+    assert_eq!((options.ip_or_hostname(), options.tcp_port(), options.user(), options.pass(), options.db_name()), ("db.example.com", 3307, Some("user"), Some("p@ss"), Some("site")));
+    assert!(options.ssl_opts().is_none() && !options.prefer_socket() && options.socket().is_none());
+    assert_eq!(site.database_label, "user@db.example.com:3307/site");
+    assert_eq!(site.table_prefix, "wp_");
+    assert_eq!(site.salts.auth_salt(None, None).unwrap().expose(), "ks");
+    assert_eq!(site.jwt_secret.as_ref().unwrap().expose(), "signing");
+    assert_eq!((site.wp_home.clone(), site.multisite, site.main_blog, site.cors_enable), (WpHome::NotDefined, false, true, None));
+    assert!(site.plugins_dir.clone().unwrap().ends_with("wp-content/plugins"));
+    let debug = format!("{site:?}");
+    assert!(!debug.contains("p@ss") && !debug.contains("signing"), "{debug}");
+}
+
+#[test]
+fn what_else_the_constants_say() {
+    let site = read(&format!("{PLAIN}
+        define('WP_HOME', 'https://example.com/'); define('MULTISITE', true); define('BLOG_ID_CURRENT_SITE', 2); define('JWT_AUTH_CORS_ENABLE', true);
+        define('MYSQL_CLIENT_FLAGS', MYSQLI_CLIENT_SSL | MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT);"));
+    assert_eq!((site.wp_home, site.multisite, site.main_blog, site.cors_enable), (WpHome::Known("https://example.com".to_owned()), true, false, Some(true)));
+    let options = Opts::from(site.database);
+    assert!(options.ssl_opts().unwrap().accept_invalid_certs());
+    let verified = Opts::from(read(&format!("{PLAIN} define('MYSQL_CLIENT_FLAGS', MYSQLI_CLIENT_SSL);")).database);
+    assert!(!verified.ssl_opts().unwrap().accept_invalid_certs());
+    assert_eq!(read(&format!("{PLAIN} define('WP_HOME', 'https://' . $_SERVER['HTTP_HOST']);")).wp_home, WpHome::Dynamic);
+    assert_eq!(read(&format!("{PLAIN} define('WP_SITEURL', $_SERVER['x']);")).wp_home, WpHome::Dynamic);
+    assert_eq!(read(&format!("{PLAIN} require $where;")).wp_home, WpHome::Dynamic);
+}
+
+#[test]
+fn a_socket_is_labelled_as_one() {
+    let site = read(&PLAIN.replace("db.example.com:3307", "localhost:/srv/my.sock"));
+    assert_eq!(site.database_label, "user@/srv/my.sock/site");
+    assert_eq!(Opts::from(site.database).socket(), Some("/srv/my.sock"));
+    assert_eq!(read(&PLAIN.replace("db.example.com:3307", "[::1]:3307")).database_label, "user@[::1]:3307/site");
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let faults = refused("<?php\n\ndefine('DB_NAME', $_SERVER['x']);\ndefine('DB_HOST', 'a:99999');\ndefine('NONCE_KEY', f());\n$table_prefix = 'a-b';");
+    assert_eq!(
+        faults,
+        [
+            "wordpress.config: the constant DB_NAME cannot be known: line 3 depends on $_SERVER[…], which only PHP knows; set wordpress.database_url instead",
+            "wordpress.config: the constant DB_USER cannot be known: it is not defined there; set wordpress.database_url instead",
+            "wordpress.config: the constant DB_PASSWORD cannot be known: it is not defined there; set wordpress.database_url instead",
+            "wordpress.config: the table prefix may hold letters, digits and underscores only",
+            "wordpress.config: the constant NONCE_KEY cannot be known: line 5 depends on f(), which only PHP can compute; set wordpress.auth_key and wordpress.auth_salt instead",
+            "wordpress.config: the constant JWT_AUTH_SECRET_KEY cannot be known: it is not defined there; set jwt.secret or jwt.secret_file instead",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_is_not_read_is_named() {
+    let faults = refused("<?php\nrequire $where;\ndefine('DB_NAME', 'a');\n");
+    assert!(faults[0].contains("DB_USER cannot be known: it is not defined there, but line 2 includes a file whose path only PHP knows"), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.contains("AUTH_SALT")), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.contains("$table_prefix is not set there, but line 2")), "{faults:?}");
+}
+
+#[test]
+fn keys_win_over_constants() {
+    let config = config::WordPress {
+        database_url: Some(Secret::new("mysql://u:p%40@127.0.0.1:3310/d")),
+        table_prefix: Some("x_".to_owned()),
+        auth_key: Some(Secret::new("ek")),
+        auth_salt: Some(Secret::new("es")),
+        home: Some("https://example.org".to_owned()),
+        ..explicit()
+    };
+    let jwt = config::Jwt { secret: Some(Secret::new("ej")), ..no_jwt() };
+    for source in [PLAIN, "<?php define('DB_NAME', $x); define('AUTH_KEY', $x); define('JWT_AUTH_SECRET_KEY', $x);"] {
+        let site = with(source, config.clone(), &jwt).unwrap();
+        assert_eq!(site.database_label, "u@127.0.0.1:3310/d");
+        assert!(!Opts::from(site.database.clone()).prefer_socket());
+        assert_eq!((site.table_prefix.as_str(), site.home.as_deref()), ("x_", Some("https://example.org")));
+        assert_eq!(site.salts.auth_salt(None, None).unwrap().expose(), "ekes");
+        assert_eq!(site.jwt_secret.unwrap().expose(), "ej");
+    }
+    let site = installation(&config, &jwt, &|_| None).unwrap();
+    assert_eq!((site.wp_home, site.plugins_dir), (WpHome::Dynamic, None));
+}
+
+#[test]
+fn without_a_file_every_key_is_needed() {
+    let faults = problems(installation(&explicit(), &no_jwt(), &|_| None).unwrap_err());
+    let keys: Vec<&str> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
+    assert_eq!(keys, ["wordpress.database_url", "wordpress.table_prefix", "wordpress.auth_key", "wordpress.auth_salt", "jwt.secret"]);
+}
+
+#[test]
+fn a_private_key_needs_no_constant() {
+    let jwt = config::Jwt { private_key: Some(Secret::new("pem")), ..no_jwt() };
+    let without = PLAIN.replace("JWT_AUTH_SECRET_KEY", "OTHER");
+    assert!(with(&without, explicit(), &jwt).unwrap().jwt_secret.is_none());
+    assert!(with(PLAIN, explicit(), &jwt).unwrap().jwt_secret.is_some());
+    assert_eq!(refused(&PLAIN.replace("'signing'", "''")).len(), 1);
+}
+
+#[test]
+fn a_database_url_is_never_shown() {
+    for url in ["mysql://u:topsecret@h", "postgres://u:topsecret@h/d", "topsecret", "mysql://u:topsecret@h:x/d", "mysql://u:topsecret@h/d?nonsense=topsecret"] {
+        let config = config::WordPress { database_url: Some(Secret::new(url)), ..explicit() };
+        let faults = with(PLAIN, config, &no_jwt()).unwrap_err();
+        assert_eq!(faults.len(), 1, "{url}");
+        assert!(faults[0].starts_with("wordpress.database_url: is not of the form") && !faults[0].contains("topsecret"), "{faults:?}");
+    }
+}
+
+#[test]
+fn wp_config_that_is_not_there_or_no_php() {
+    let missing = config::WordPress { config: Some(PathBuf::from("/nonexistent/wp-config.php")), ..explicit() };
+    assert_eq!(problems(installation(&missing, &no_jwt(), &|_| None).unwrap_err()), ["wordpress.config: there is no such file"]);
+    assert_eq!(refused("<?php\n((("), ["wordpress.config: line 2 is not understood as PHP"]);
+}

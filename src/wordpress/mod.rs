@@ -1,0 +1,11 @@
+//! What WordPress says about itself: in `wp-config.php`, in its options, and when it is asked.
+
+pub mod database;
+pub mod db_host;
+pub mod home;
+pub mod installation;
+pub mod options;
+pub mod salts;
+pub mod site;
+pub mod text;
+pub mod wp_config;

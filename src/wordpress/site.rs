@@ -1,0 +1,406 @@
+//! All that a refresh needs to know about the site, read from its database every few seconds and shared by all workers.
+//!
+//! A plugin that is switched off or a changed setting shows within [`FRESH`]. While the database is away the last good
+//! value serves: what a refresh then does is decided by the rotation itself, which needs the database anyway.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
+use moka::future::Cache;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use super::database::{DatabaseError, Session, column};
+use super::home::{Home, Homes, Question};
+use super::installation::{Installation, WpHome};
+use super::options::{self, Settings};
+use super::text::ColumnCharset;
+use crate::client_addr::Scheme;
+use crate::config::{Algorithm, Jwt, Secret};
+use crate::refresh::access_token::Signer;
+use crate::refresh::store::Store;
+use crate::route::{Permalinks, RouteForms};
+
+/// How old what is known of the site may be.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// The options of the site that matter, in one query.
+const OPTIONS: &str = "'active_plugins', 'jwt_auth_pro_settings', 'home', 'siteurl', 'permalink_structure', 'WPLANG', \
+                       'auth_key', 'auth_salt'";
+
+/// What is known of a site that refreshes natively.
+pub struct Site {
+    /// The plugin's settings.
+    pub settings: Settings,
+    /// Which spellings of the route exist.
+    pub forms: RouteForms,
+    /// Signs access tokens as the site does.
+    pub signer: Arc<Signer>,
+    /// `wp_salt('auth')`.
+    pub auth_salt: Secret,
+    /// Whether WordPress's own messages are in English.
+    pub is_english: bool,
+    /// What the token table's columns hold.
+    pub columns: Columns,
+    /// Whether only requests with the home URL's own host are the main site's: on a network, and where PHP computes the home URL.
+    pub host_must_match: bool,
+    /// Where the plugin is, below the plugins' folder.
+    pub plugin: String,
+    home: StoredHome,
+}
+
+/// What the token table's columns hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// Characters that `user_agent` holds.
+    pub user_agent_length: usize,
+    /// Characters that `user_agent` can hold.
+    pub user_agent_charset: ColumnCharset,
+    /// Whether `refresh_token_hash` compares without regard to case.
+    pub folds_case: bool,
+}
+
+enum StoredHome {
+    /// `[wordpress] home`: used as it is.
+    Given(String),
+    /// What the option or the constant says; WordPress is asked.
+    Stored(String),
+}
+
+/// Why the route is WordPress's business at present.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotNative {
+    /// Nothing of the site was ever read.
+    #[error("the site's settings cannot be read: {0}")]
+    Unknown(String),
+    /// The plugin is not active.
+    #[error("the plugin JWT Auth Pro is not active")]
+    Inactive,
+    /// An option is not what it should be.
+    #[error("the option {0} cannot be understood: {1}")]
+    Option(&'static str, String),
+    /// The plugin's tables are not as expected.
+    #[error("the table {0}jwt_auth_tokens is not there or has no column user_agent or refresh_token_hash")]
+    Table(String),
+    /// The site signs with what we cannot.
+    #[error("tokens cannot be signed with the site's algorithm {0}: {1}")]
+    Algorithm(String, String),
+    /// `wp_salt('auth')` cannot be known.
+    #[error("the salt wp_salt('auth') is neither in wp-config.php nor in the database")]
+    Salt,
+    /// Not the first site of a network.
+    #[error("the main site of this network does not have the id 1")]
+    OtherBlog,
+    /// WordPress did not say its home URL yet.
+    #[error("WordPress has not answered {0}/wp-json/ yet")]
+    HomeUnknown(String),
+    /// WordPress does not have the route.
+    #[error("WordPress does not have the route jwt-auth/v1")]
+    RouteMissing,
+}
+
+/// A site that refreshes natively, or why it does not.
+pub type Known = Result<Arc<Site>, Arc<NotNative>>;
+
+/// Reads and keeps what is known of the site.
+pub struct Sites {
+    installation: Installation,
+    jwt: Jwt,
+    store: Arc<Store>,
+    homes: Arc<Homes>,
+    tasks: Handle,
+    cache: Cache<(), Known>,
+    last_good: Mutex<LastGood>,
+    signers: Mutex<Option<(Algorithm, Arc<Signer>)>>,
+}
+
+#[derive(Default)]
+struct LastGood {
+    site: Option<Known>,
+    database_is_away: bool,
+}
+
+impl Sites {
+    /// Reads nothing yet. Reading is done in the runtime of `tasks`.
+    pub fn new(installation: Installation, jwt: Jwt, store: Arc<Store>, homes: Arc<Homes>, tasks: Handle) -> Arc<Self> {
+        let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
+        let last_good = Mutex::default();
+        Arc::new(Sites { installation, jwt, store, homes, tasks, cache, last_good, signers: Mutex::new(None) })
+    }
+
+    /// What is known of the site, at most [`FRESH`] old, or the last good value while the database is away.
+    pub async fn current(self: &Arc<Self>) -> Known {
+        if let Some(site) = self.cache.get(&()).await {
+            return site;
+        }
+        self.cache
+            .get_with((), async {
+                // In a task of its own: where the first caller's client leaves, moka would start over with the next.
+                let sites = Arc::clone(self);
+                let read = self.tasks.spawn(async move { sites.read().await }).await;
+                read.unwrap_or_else(|_| Err(Arc::new(NotNative::Unknown("reading them failed".to_owned()))))
+            })
+            .await
+    }
+
+    /// The home URL of a request that came by `scheme`, or why it is not known.
+    pub fn home(&self, site: &Site, scheme: Scheme) -> Result<Home, NotNative> {
+        let Some(question) = question(site, scheme) else {
+            let StoredHome::Given(url) = &site.home else { return Err(NotNative::RouteMissing) };
+            return Ok(Home { url: url.clone(), route_registered: true });
+        };
+        usable(self.homes.known(&question), question)
+    }
+
+    /// As [`Sites::home`], but waits for WordPress's answer.
+    pub async fn ask_home(&self, site: &Site, scheme: Scheme) -> Result<Home, NotNative> {
+        match question(site, scheme) {
+            Some(question) => usable(self.homes.ask(&question).await, question),
+            None => self.home(site, scheme),
+        }
+    }
+
+    async fn read(&self) -> Known {
+        let read = self.read_now().await;
+        let mut last = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(site) => {
+                if std::mem::take(&mut last.database_is_away) {
+                    info!("the site's settings can be read again");
+                }
+                let site = site.map(Arc::new).map_err(Arc::new);
+                last.site = Some(site.clone());
+                site
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut last.database_is_away, true) {
+                    warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
+                }
+                last.site.clone().unwrap_or_else(|| Err(Arc::new(NotNative::Unknown(error.to_string()))))
+            }
+        }
+    }
+
+    async fn read_now(&self) -> Result<Result<Site, NotNative>, DatabaseError> {
+        // A connection that idled may be dead: one more try on a fresh one.
+        let mut session = self.store.database.session().await?;
+        let rows = match Rows::read(&mut session, &self.installation).await {
+            Ok(rows) => rows,
+            Err(error) if error.code().is_some() => return Err(error),
+            Err(_) => {
+                session = self.store.database.fresh_session().await?;
+                Rows::read(&mut session, &self.installation).await?
+            }
+        };
+        session.give_back();
+        Ok(self.site(rows))
+    }
+
+    fn site(&self, rows: Rows) -> Result<Site, NotNative> {
+        if !self.installation.main_blog {
+            return Err(NotNative::OtherBlog);
+        }
+        let understood = |option: &'static str| move |error: options::OptionError| NotNative::Option(option, error.to_string());
+        let plugin = options::plugin_active(rows.option("active_plugins"), rows.meta("active_sitewide_plugins"))
+            .map_err(understood("active_plugins"))?
+            .ok_or(NotNative::Inactive)?;
+        let mut settings =
+            options::settings(rows.option("jwt_auth_pro_settings")).map_err(understood("jwt_auth_pro_settings"))?;
+        // The constant wins over the setting.
+        settings.enable_cors = self.installation.cors_enable.unwrap_or(settings.enable_cors);
+        let columns = rows.columns.ok_or_else(|| NotNative::Table(self.installation.table_prefix.clone()))?;
+        let signer = self.signer(&settings)?;
+        let (key, salt) = if self.installation.multisite {
+            (rows.meta_text("auth_key"), rows.meta_text("auth_salt"))
+        } else {
+            (rows.text("auth_key"), rows.text("auth_salt"))
+        };
+        let auth_salt =
+            self.installation.salts.auth_salt(key.as_deref(), salt.as_deref()).ok_or(NotNative::Salt)?;
+        let home = self.stored_home(&rows);
+        let forms = RouteForms {
+            home_path: match &home {
+                StoredHome::Given(url) | StoredHome::Stored(url) => path_of(url),
+            },
+            permalinks: match rows.text("permalink_structure").unwrap_or_default() {
+                structure if structure.is_empty() => Permalinks::Plain,
+                structure if structure.starts_with("/index.php/") => Permalinks::PathInfo,
+                _ => Permalinks::Pretty,
+            },
+        };
+        let language = rows.text("WPLANG").or_else(|| rows.meta_text("WPLANG")).unwrap_or_default();
+        Ok(Site {
+            settings,
+            forms,
+            signer,
+            auth_salt,
+            is_english: language.is_empty() || language == "en" || language.starts_with("en_"),
+            columns,
+            host_must_match: self.installation.multisite || matches!(self.installation.wp_home, WpHome::Dynamic),
+            plugin,
+            home,
+        })
+    }
+
+    /// Making a signer reads a key; that is done when the algorithm changes, not every few seconds.
+    fn signer(&self, settings: &Settings) -> Result<Arc<Signer>, NotNative> {
+        let unusable = |why: String| NotNative::Algorithm(settings.signing_algorithm.clone(), why);
+        let algorithm = match self.jwt.algorithm {
+            Some(algorithm) => algorithm,
+            None => settings.signing_algorithm.parse().map_err(|_| unusable("not an algorithm that the sidecar has".into()))?,
+        };
+        let mut signers = self.signers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, signer)) = signers.as_ref()
+            && *of == algorithm
+        {
+            return Ok(Arc::clone(signer));
+        }
+        let secret = self.jwt.secret.as_ref().or(self.installation.jwt_secret.as_ref());
+        let signer = Signer::new(algorithm, secret, self.jwt.private_key.as_ref())
+            .map_err(|error| unusable(error.to_string()))?;
+        let signer = Arc::new(signer);
+        *signers = Some((algorithm, Arc::clone(&signer)));
+        Ok(signer)
+    }
+
+    /// `get_option('home')`: the constant wins, an empty option means `siteurl`.
+    fn stored_home(&self, rows: &Rows) -> StoredHome {
+        if let Some(given) = &self.installation.home {
+            return StoredHome::Given(given.trim_end_matches('/').to_owned());
+        }
+        let option = match &self.installation.wp_home {
+            WpHome::Known(url) => url.clone(),
+            WpHome::NotDefined | WpHome::Dynamic => rows
+                .text("home")
+                .filter(|home| !home.is_empty())
+                .or_else(|| rows.text("siteurl"))
+                .unwrap_or_default(),
+        };
+        StoredHome::Stored(option.trim_end_matches('/').to_owned())
+    }
+}
+
+/// What to ask WordPress; `None` where the home URL is given by configuration.
+fn question(site: &Site, scheme: Scheme) -> Option<Question> {
+    let StoredHome::Stored(stored) = &site.home else { return None };
+    // A stored https home stays https whatever the request came by: one question for both.
+    let scheme = if stored.starts_with("https:") { Scheme::Https } else { scheme };
+    Some(Question { stored_home: stored.clone(), scheme, forms: site.forms.clone(), plugin: site.plugin.clone() })
+}
+
+fn usable(home: Option<Home>, question: Question) -> Result<Home, NotNative> {
+    match home {
+        None => Err(NotNative::HomeUnknown(question.stored_home)),
+        Some(home) if !home.route_registered => Err(NotNative::RouteMissing),
+        // The route was recognized below the stored path; where WordPress sees another, it is not certain to be the route.
+        Some(home) if path_of(&home.url) != question.forms.home_path => Err(NotNative::HomeUnknown(question.stored_home)),
+        Some(home) => Ok(home),
+    }
+}
+
+fn path_of(url: &str) -> String {
+    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    after_scheme.find('/').map_or_else(String::new, |slash| after_scheme[slash..].to_owned())
+}
+
+/// The rows that a [`Site`] is made of.
+struct Rows {
+    options: Vec<(String, Vec<u8>)>,
+    meta: Vec<(String, Vec<u8>)>,
+    columns: Option<Columns>,
+}
+
+impl Rows {
+    async fn read(session: &mut Session<'_>, installation: &Installation) -> Result<Self, DatabaseError> {
+        let prefix = &installation.table_prefix;
+        let conn = session.conn();
+        let options: Vec<Row> = conn
+            .query(format!("SELECT option_name, option_value FROM `{prefix}options` WHERE option_name IN ({OPTIONS})"))
+            .await?;
+        let meta: Vec<Row> = if installation.multisite {
+            conn.query(format!(
+                "SELECT meta_key, meta_value FROM `{prefix}sitemeta` WHERE site_id = 1 AND meta_key IN \
+                 ('active_sitewide_plugins', 'auth_key', 'auth_salt', 'WPLANG')"
+            ))
+            .await?
+        } else {
+            Vec::new()
+        };
+        let columns: Vec<Row> = conn
+            .exec(
+                "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME \
+                 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? \
+                 AND COLUMN_NAME IN ('user_agent', 'refresh_token_hash')",
+                (format!("{prefix}jwt_auth_tokens"),),
+            )
+            .await?;
+        Ok(Rows { options: pairs(options)?, meta: pairs(meta)?, columns: read_columns(columns)? })
+    }
+
+    fn option(&self, name: &str) -> Option<&[u8]> {
+        find(&self.options, name)
+    }
+
+    fn meta(&self, name: &str) -> Option<&[u8]> {
+        find(&self.meta, name)
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.option(name).map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    fn meta_text(&self, name: &str) -> Option<String> {
+        self.meta(name).map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+}
+
+fn find<'a>(pairs: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
+    pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_slice())
+}
+
+fn pairs(rows: Vec<Row>) -> Result<Vec<(String, Vec<u8>)>, DatabaseError> {
+    rows.into_iter()
+        .map(|mut row| Ok((column(&mut row, 0, "option_name")?, column(&mut row, 1, "option_value")?)))
+        .collect()
+}
+
+fn read_columns(rows: Vec<Row>) -> Result<Option<Columns>, DatabaseError> {
+    let mut user_agent = None;
+    let mut folds_case = None;
+    for mut row in rows {
+        let name: String = column(&mut row, 0, "COLUMN_NAME")?;
+        let length: Option<u64> = column(&mut row, 1, "CHARACTER_MAXIMUM_LENGTH")?;
+        let charset: Option<String> = column(&mut row, 2, "CHARACTER_SET_NAME")?;
+        let collation: Option<String> = column(&mut row, 3, "COLLATION_NAME")?;
+        if name.eq_ignore_ascii_case("user_agent") {
+            let charset = match charset.as_deref() {
+                Some("utf8mb4") => ColumnCharset::Utf8mb4,
+                Some("utf8" | "utf8mb3") => ColumnCharset::Utf8mb3,
+                _ => ColumnCharset::Ascii,
+            };
+            user_agent = Some((usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX), charset));
+        } else {
+            folds_case = Some(collation.is_some_and(|collation| collation.ends_with("_ci")));
+        }
+    }
+    Ok(user_agent.zip(folds_case).map(|((user_agent_length, user_agent_charset), folds_case)| Columns {
+        user_agent_length,
+        user_agent_charset,
+        folds_case,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_home_url() {
+        assert_eq!(path_of("https://example.com"), "");
+        assert_eq!(path_of("https://example.com/blog"), "/blog");
+        assert_eq!(path_of("http://[::1]:8080/a/b"), "/a/b");
+        assert_eq!(path_of(""), "");
+    }
+}

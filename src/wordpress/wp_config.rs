@@ -1,0 +1,268 @@
+//! What `wp-config.php` defines, found without running it.
+//!
+//! The file is PHP, so the file is parsed as PHP, and walked statement by statement with the values
+//! that are plain to see: literals, concatenation, constants defined before, the environment, `if`s
+//! whose condition is known. What depends on anything else is [`Lookup::Unknown`] with the line and
+//! the reason, never a guess: **a wrong secret is worse than an error.** Nothing is executed.
+//!
+//! - The sidecar's environment stands for PHP's. A variable that is not in it has the default that
+//!   the file itself gives it (`getenv('X') ?: 'd'`, `??`, `getenv_docker('X', 'd')`); without one
+//!   the value is unknown, and so is which way an `if` goes that looks at it.
+//! - Files that are included by a path that can be known are read as well. After one that is not
+//!   read, any constant may be defined: `define()` is still believed, since a second definition is a
+//!   PHP warning that somebody would have seen, but `if (!defined(…)) define(…)` is not.
+//! - Reading ends where `wp-settings.php` is loaded; what is defined after that comes too late.
+//! - Functions and methods that the site's files declare are not followed.
+
+mod call;
+mod expression;
+mod include;
+mod literal;
+mod scope;
+mod statement;
+mod value;
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tree_sitter::{Node, ParseOptions, Parser, Tree};
+
+use scope::{Scope, Slot};
+pub use value::{Doubt, Scalar};
+use value::{Place, Value};
+
+/// Reads a configuration file. `path` is where it is, symbolic links resolved, as in `__FILE__`;
+/// `root` is WordPress's own directory, where `wp-load.php` is, if that is known.
+///
+/// # Errors
+/// If the file is too large or too tangled, or is no PHP up to the place where it loads WordPress.
+pub fn read(path: &Path, source: &[u8], root: Option<&Path>, surroundings: &Surroundings<'_>) -> Result<WpConfig, WpConfigError> {
+    let mut reader = Reader::new(surroundings);
+    if let Some(root) = root {
+        reader.preset(root);
+    }
+    reader.read_source(path, source)?;
+    Ok(WpConfig { scope: reader.scope })
+}
+
+/// The world outside of the file, as far as it may be looked at.
+pub struct Surroundings<'a> {
+    /// The value of an environment variable.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// The content of a file.
+    pub read_file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    /// The path without symbolic links; an error where there is no such file.
+    pub canonicalize: &'a dyn Fn(&Path) -> io::Result<PathBuf>,
+}
+
+/// What a configuration file defines.
+pub struct WpConfig {
+    scope: Scope,
+}
+
+impl WpConfig {
+    /// The constant's value at the end; its name is case-sensitive, as in PHP 8.
+    pub fn constant(&self, name: &str) -> Lookup<'_> {
+        self.scope.constant(name).map_or(Lookup::NotDefined, |slot| lookup(slot.line(), &slot.value))
+    }
+
+    /// `$table_prefix`
+    pub fn table_prefix(&self) -> Lookup<'_> {
+        self.scope.variable("table_prefix").map_or(Lookup::NotDefined, |value| lookup(0, value))
+    }
+
+    /// Why a constant that is not defined may be defined all the same: a file that was not read,
+    /// for instance. `None` where all is known.
+    pub fn incomplete(&self) -> Option<&Doubt> {
+        self.scope.incomplete()
+    }
+}
+
+/// What is known of a constant.
+#[derive(Debug)]
+pub enum Lookup<'a> {
+    /// Nothing defines it, in what was read.
+    NotDefined,
+    /// Its value, and the line that defines it (0 for a variable, and for what WordPress defines itself).
+    Known(&'a Scalar, usize),
+    /// It may have a value, which only PHP can compute.
+    Unknown(Doubt),
+}
+
+/// Why a configuration file cannot be read at all. The fault is the file's, or our parser's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WpConfigError {
+    /// PHP would refuse it, or the parser does not know the syntax.
+    #[error("line {line} is not understood as PHP")]
+    Syntax {
+        /// The first line that is not understood, from 1.
+        line: usize,
+    },
+    /// More than [`SIZE_LIMIT`] in all files.
+    #[error("it is larger than {} KiB, with the files it includes", SIZE_LIMIT / 1024)]
+    TooLarge,
+    /// Nested deeper than any sane file.
+    #[error("line {line} is nested too deeply")]
+    TooDeep {
+        /// Where it went too deep, from 1.
+        line: usize,
+    },
+    /// `goto`: the order of statements is not that of the lines.
+    #[error("line {line} uses goto")]
+    Goto {
+        /// Where, from 1.
+        line: usize,
+    },
+    /// The parser did not come to an end.
+    #[error("it takes too long to parse")]
+    TooSlow,
+}
+
+/// Bytes of PHP that are read at most, included files counted in.
+pub const SIZE_LIMIT: usize = 1 << 20;
+/// Nested statements and expressions; each costs stack.
+const DEPTH_LIMIT: usize = 150;
+const PARSE_TIME_LIMIT: Duration = Duration::from_secs(20);
+
+/// How a statement ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// The next one follows.
+    On,
+    /// This file ends here.
+    Return,
+    /// WordPress is loaded: nothing after this counts.
+    Loaded,
+    /// The request ends here (`exit`, `throw`).
+    Gone,
+}
+
+/// The walk through the files.
+struct Reader<'a> {
+    surroundings: &'a Surroundings<'a>,
+    scope: Scope,
+    depth: usize,
+    bytes_left: usize,
+    /// Resolved paths of the files we are in, innermost last.
+    files: Vec<PathBuf>,
+    included: HashSet<PathBuf>,
+    /// Functions that the files declare, in lower case: what they do is not followed.
+    functions: HashSet<String>,
+    /// Environment variables that `putenv` or `$_ENV['X'] =` set to what.
+    environment: Vec<(String, Option<String>)>,
+    /// `const X = …` means another constant within a namespace.
+    in_namespace: bool,
+    /// Set by an expression that ends the statement it is in.
+    flow: Flow,
+    /// Set after a `return` that may or may not have ended the included file.
+    may_have_returned: Option<Doubt>,
+    error: Option<WpConfigError>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(surroundings: &'a Surroundings<'a>) -> Self {
+        Self {
+            surroundings,
+            scope: Scope::default(),
+            depth: 0,
+            bytes_left: SIZE_LIMIT,
+            files: Vec::new(),
+            included: HashSet::new(),
+            functions: HashSet::new(),
+            environment: Vec::new(),
+            in_namespace: false,
+            flow: Flow::On,
+            may_have_returned: None,
+            error: None,
+        }
+    }
+
+    /// wp-load.php defines `ABSPATH`, from its own directory, before it includes wp-config.php.
+    fn preset(&mut self, root: &Path) {
+        if let Some(root) = root.to_str() {
+            let value = Value::Known(Scalar::text(format!("{}/", root.trim_end_matches('/'))));
+            self.scope.define("ABSPATH", Slot { value, place: Place { line: 0, file: None }, certain: true });
+        }
+    }
+
+    /// Parses and walks one file. Its constants and variables end up in the current scope.
+    fn read_source(&mut self, path: &Path, source: &[u8]) -> Result<Flow, WpConfigError> {
+        self.bytes_left = self.bytes_left.checked_sub(source.len()).ok_or(WpConfigError::TooLarge)?;
+        let tree = parse(source)?;
+        self.files.push(path.to_owned());
+        self.included.insert(path.to_owned());
+        let outer_namespace = std::mem::replace(&mut self.in_namespace, false);
+        let outer_return = self.may_have_returned.take();
+        let flow = self.run_program(tree.root_node(), source);
+        self.may_have_returned = outer_return;
+        self.in_namespace = outer_namespace;
+        self.files.pop();
+        match self.error.take() {
+            Some(error) => Err(error),
+            None => Ok(flow),
+        }
+    }
+
+    /// SECURITY: the walk recurses; this bounds it, whatever the file holds.
+    fn nested<T>(&mut self, node: Node<'_>, otherwise: T, walk: impl FnOnce(&mut Self) -> T) -> T {
+        if self.error.is_some() {
+            return otherwise;
+        }
+        if self.depth >= DEPTH_LIMIT {
+            self.error = Some(WpConfigError::TooDeep { line: line(node) });
+            return otherwise;
+        }
+        self.depth += 1;
+        let result = walk(self);
+        self.depth -= 1;
+        result
+    }
+
+    fn place(&self, node: Node<'_>) -> Place {
+        let file = if self.files.len() > 1 { self.files.last().and_then(|path| path.file_name()) } else { None };
+        Place { line: line(node), file: file.map(|name| name.to_string_lossy().into_owned()) }
+    }
+
+    fn doubt(&self, node: Node<'_>, why: impl Into<String>) -> Doubt {
+        Doubt { place: self.place(node), why: why.into() }
+    }
+
+    fn unknown(&self, node: Node<'_>, why: impl Into<String>) -> Value {
+        Value::Unknown(self.doubt(node, why))
+    }
+}
+
+fn parse(source: &[u8]) -> Result<Tree, WpConfigError> {
+    let mut parser = Parser::new();
+    // The only way to fail is a grammar of another ABI version than the library: a fault of the build.
+    parser.set_language(&tree_sitter_php::LANGUAGE_PHP.into()).map_err(|_| WpConfigError::TooSlow)?;
+    let start = Instant::now();
+    let mut too_slow = |_: &tree_sitter::ParseState| match start.elapsed() > PARSE_TIME_LIMIT {
+        true => std::ops::ControlFlow::Break(()),
+        false => std::ops::ControlFlow::Continue(()),
+    };
+    let options = ParseOptions::new().progress_callback(&mut too_slow);
+    let mut input = |offset: usize, _| source.get(offset..).unwrap_or_default();
+    parser.parse_with_options(&mut input, None, Some(options)).ok_or(WpConfigError::TooSlow)
+}
+
+/// Counted from 1.
+fn line(node: Node<'_>) -> usize {
+    node.start_position().row + 1
+}
+
+fn text<'s>(node: Node<'_>, source: &'s [u8]) -> &'s [u8] {
+    source.get(node.byte_range()).unwrap_or_default()
+}
+
+fn lookup(line: usize, value: &Value) -> Lookup<'_> {
+    match value {
+        Value::Known(scalar) => Lookup::Known(scalar, line),
+        Value::Assumed(_, doubt) | Value::Unknown(doubt) => Lookup::Unknown(doubt.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

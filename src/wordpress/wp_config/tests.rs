@@ -1,0 +1,325 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A world of a few files and variables.
+#[derive(Default)]
+struct World {
+    files: HashMap<&'static str, &'static str>,
+    environment: HashMap<&'static str, &'static str>,
+    root: Option<&'static str>,
+}
+
+impl World {
+    fn read(&self, source: &str) -> Result<WpConfig, WpConfigError> {
+        self.read_bytes(source.as_bytes())
+    }
+
+    fn read_bytes(&self, source: &[u8]) -> Result<WpConfig, WpConfigError> {
+        let there = |path: &Path| path.to_str().and_then(|path| self.files.get(path)).ok_or(io::Error::from(io::ErrorKind::NotFound));
+        read(
+            Path::new("/site/wp-config.php"),
+            source,
+            self.root.map(Path::new),
+            &Surroundings {
+                environment: &|name| self.environment.get(name).map(|&value| value.to_owned()),
+                read_file: &|path| there(path).map(|content| content.as_bytes().to_vec()),
+                canonicalize: &|path| there(path).map(|_| path.to_owned()),
+            },
+        )
+    }
+}
+
+/// The constant `X` in words: its text, `not defined`, or the reason of the doubt.
+fn x(source: &str) -> String {
+    in_world(&World::default(), source)
+}
+
+fn in_world(world: &World, source: &str) -> String {
+    words(world.read(&format!("<?php\n{source}")).unwrap().constant("X"))
+}
+
+fn words(lookup: Lookup<'_>) -> String {
+    match lookup {
+        Lookup::NotDefined => "not defined".to_owned(),
+        Lookup::Known(scalar, _) => String::from_utf8_lossy(&scalar.to_bytes()).into_owned(),
+        Lookup::Unknown(doubt) => format!("?{doubt}"),
+    }
+}
+
+fn unknown(source: &str) {
+    let words = x(source);
+    assert!(words.starts_with('?'), "{source}: {words}");
+}
+
+#[test]
+fn what_wordpress_ships_is_read() {
+    let source = "<?php\n/** c */\ndefine( 'DB_NAME', 'd' );\ndefine( 'AUTH_KEY', 'k$`\\'' );\n$table_prefix = 'wp_';\ndefine( 'WP_DEBUG', false );\n\
+        if ( ! defined( 'ABSPATH' ) ) {\n\tdefine( 'ABSPATH', __DIR__ . '/' );\n}\nrequire_once ABSPATH . 'wp-settings.php';\ndefine('LATE', 1);\n";
+    let config = World::default().read(source).unwrap();
+    assert_eq!(words(config.constant("DB_NAME")), "d");
+    assert_eq!(words(config.constant("AUTH_KEY")), "k$`'");
+    assert_eq!(words(config.constant("ABSPATH")), "/site/");
+    assert_eq!(words(config.table_prefix()), "wp_");
+    assert_eq!(words(config.constant("LATE")), "not defined");
+    assert_eq!(words(config.constant("db_name")), "not defined");
+    assert!(matches!(config.constant("DB_NAME"), Lookup::Known(_, 3)));
+    assert_eq!(config.incomplete(), None);
+}
+
+#[test]
+fn definitions_in_all_their_forms() {
+    for source in [
+        "define('X', 'v');",
+        "\\DEFINE(\"X\", 'v', false,);",
+        "const Y = 'n', X = 'v';",
+        "?> html <?php define(/* a */ 'X' /* b */, 'v') // ?> more\n<?PHP ;",
+        "@define('X', 'v');",
+        "define('X', \"\\x76\");",
+        "define('X', <<<'E'\n  v\n  E);",
+        "defined('X') or define('X', 'v');",
+        "defined('X') || define('X', 'v');",
+        "!defined('X') && define('X', 'v');",
+        "if (!defined('X')): define('X', 'v'); endif;",
+        "define('X', 'v'); define('X', 'w');",
+        "$a = 'v'; define('X', $a);",
+        "$a = ''; $a .= 'v'; define('X', $a);",
+        "define('A', 'v'); define('X', A);",
+        "define('A', 'v'); define('X', constant('A'));",
+        "const A = 1; define('X', A === 1 ? 'v' : 'w');",
+        "if (false) { define('X', 'a'); } elseif (!true) {} else { define('X', 'v'); }",
+        "if ($_SERVER['x']) { define('X', 'v'); } else { define('X', 'v'); }",
+        "if ($_SERVER['x']) { exit; } define('X', 'v');",
+        "if ($_SERVER['x']) { define('X', 'v'); } else { die('no'); }",
+        "defined('ABSPATH') || isset($q) || exit; define('X', 'v');",
+        "function f() { define('X', 'w'); } define('X', 'v');",
+        "define('X', 'v'); __halt_compiler(); ((",
+        "define('X', trim(' v '));",
+        "define('X', ('' ?: 'v'));",
+        "foreach ($_SERVER as $k) { ini_set($k, 1); } define('X', 'v');",
+    ] {
+        assert_eq!(x(source), "v", "{source}");
+    }
+}
+
+#[test]
+fn what_only_php_can_compute_is_unknown() {
+    for source in [
+        "define('X', $_SERVER['x']);",
+        "define('X', \"a$b\");",
+        "define('X', md5('a'));",
+        "define('X', 'a' . f());",
+        "define('X', 1.5);",
+        "define('X', Y);",
+        "if ($_SERVER['x']) { define('X', 'v'); }",
+        "if ($_SERVER['x']) { define('X', 'v'); } else { define('X', 'w'); }",
+        "if ($_SERVER['x']) { define('X', 'v'); } define('X', 'w');",
+        "isset($_SERVER['x']) && define('X', 'v'); defined('X') || define('X', 'w');",
+        "foreach ($a as $b) { define('X', 'v'); }",
+        "while ($a) { $v = 'b'; } define('X', $v);",
+        "$v = 'a'; for (;;) { define('X', $v); $v = 'b'; }",
+        "switch ($a) { case 1: define('X', 'v'); break; default: define('X', 'v'); }",
+        "try { define('X', 'v'); } catch (E $e) {}",
+        "$a = 'v'; $b = &$a; $b = 'w'; define('X', $a);",
+        "$a = 'v'; preg_match('/a/', 'a', $a); define('X', $a);",
+        "$a = 'v'; $$b = 'w'; define('X', $a);",
+        "$a = 'v'; extract($_SERVER); define('X', $a);",
+        "$a = 'v'; require $where; define('X', $a);",
+        "require $where; if (!defined('X')) { define('X', 'v'); }",
+        "function f() {} f(); defined('X') || define('X', 'v');",
+        "f(); function f() {} defined('X') || define('X', 'v');",
+        "A::b(); defined('X') || define('X', 'v');",
+        "$f('X'); defined('X') || define('X', 'v');",
+        "define($name, 'v'); defined('X') || define('X', 'v');",
+        "$x ??= 'v'; define('X', $x);",
+        "$a = ['v']; define('X', $a[0]);",
+        "if (getenv('STAGE')) { define('X', 'a'); } else { define('X', 'b'); }",
+        "define('X', getenv('STAGE') === 'production' ? 'a' : 'b');",
+        "define('X', getenv('KEY'));",
+        "define('X', 'a' . getenv('KEY'));",
+        "putenv('KEY=' . $a); define('X', getenv('KEY') ?: 'v');",
+    ] {
+        unknown(source);
+    }
+    // `$f('X')` may be anything; without it the same file is plain.
+    assert_eq!(x("ini_set('a', 'b'); defined('X') || define('X', 'v');"), "v");
+}
+
+#[test]
+fn doubts_name_the_line_and_the_reason() {
+    assert_eq!(x("\ndefine('X', $_SERVER['x']);"), "?line 3 depends on $_SERVER[…], which only PHP knows");
+    assert_eq!(x("define('X', getenv('KEY'));"), "?line 2 takes it from getenv(), and the environment here has no KEY");
+    assert_eq!(x("require $w;\nif (!defined('X')) define('X', 'v');"), "?line 2 includes a file whose path only PHP knows");
+    let config = World::default().read("<?php require $w; define('X', 'v');").unwrap();
+    assert_eq!(words(config.constant("X")), "v");
+    assert_eq!(config.incomplete().unwrap().to_string(), "line 1 includes a file whose path only PHP knows");
+}
+
+#[test]
+fn the_environment_stands_for_that_of_php() {
+    let world = World { environment: HashMap::from([("KEY", "v"), ("EMPTY", "")]), ..World::default() };
+    for source in [
+        "define('X', getenv('KEY'));",
+        "define('X', $_ENV['KEY']);",
+        "define('X', getenv('KEY') ?: 'd');",
+        "define('X', $_ENV['NONE'] ?? 'v');",
+        "define('X', getenv('NONE') ?: 'v');",
+        "define('X', getenv('EMPTY') ?: 'v');",
+        "define('X', getenv('NONE') !== false ? getenv('NONE') : 'v');",
+        "define('X', isset($_ENV['NONE']) ? $_ENV['NONE'] : 'v');",
+        "define('X', isset($_ENV['KEY']) ? $_ENV['KEY'] : 'd');",
+        "define('X', getenv_docker('KEY', 'd'));",
+        "define('X', getenv_docker('NONE', 'v'));",
+        "putenv('NONE=v'); define('X', getenv('NONE'));",
+        "$_ENV['NONE'] = 'v'; define('X', $_ENV['NONE']);",
+        "if (getenv('KEY') === 'v') { define('X', 'v'); }",
+    ] {
+        assert_eq!(in_world(&world, source), "v", "{source}");
+    }
+    assert_eq!(in_world(&world, "define('X', getenv_docker('EMPTY', 'd'));"), "");
+    assert!(in_world(&world, "define('X', getenv('NONE') ?? 'd');").starts_with('?'), "getenv() gives false, not null");
+}
+
+#[test]
+fn the_official_docker_file_is_read() {
+    let source = r#"<?php
+if (!function_exists('getenv_docker')) {
+	function getenv_docker($env, $default) {
+		if ($fileEnv = getenv($env . '_FILE')) {
+			return rtrim(file_get_contents($fileEnv), "\r\n");
+		}
+		else if (($val = getenv($env)) !== false) {
+			return $val;
+		}
+		else {
+			return $default;
+		}
+	}
+}
+define( 'DB_NAME', getenv_docker('WORDPRESS_DB_NAME', 'wordpress') );
+define( 'DB_PASSWORD', getenv_docker('WORDPRESS_DB_PASSWORD', 'example password') );
+define( 'AUTH_KEY', getenv_docker('WORDPRESS_AUTH_KEY', 'random') );
+$table_prefix = getenv_docker('WORDPRESS_TABLE_PREFIX', 'wp_');
+define( 'WP_DEBUG', !!getenv_docker('WORDPRESS_DEBUG', '') );
+if (isset($_SERVER['HTTP_X_FORWARDED_PROTO']) && strpos($_SERVER['HTTP_X_FORWARDED_PROTO'], 'https') !== false) {
+	$_SERVER['HTTPS'] = 'on';
+}
+if ($configExtra = getenv_docker('WORDPRESS_CONFIG_EXTRA', '')) {
+	eval($configExtra);
+}
+if ( ! defined( 'ABSPATH' ) ) {
+	define( 'ABSPATH', __DIR__ . '/' );
+}
+require_once ABSPATH . 'wp-settings.php';
+"#;
+    let world = World {
+        environment: HashMap::from([
+            ("WORDPRESS_DB_NAME", "site"),
+            ("WORDPRESS_DB_PASSWORD_FILE", "/run/secrets/db"),
+            ("WORDPRESS_CONFIG_EXTRA", "define('JWT_AUTH_SECRET_KEY', 'j');"),
+        ]),
+        files: HashMap::from([("/run/secrets/db", "pass word\r\n")]),
+        ..World::default()
+    };
+    let config = world.read(source).unwrap();
+    let known = ["DB_NAME", "DB_PASSWORD", "AUTH_KEY", "JWT_AUTH_SECRET_KEY", "ABSPATH", "WP_DEBUG"].map(|name| words(config.constant(name)));
+    assert_eq!(known, ["site", "pass word", "random", "j", "/site/", ""]);
+    assert_eq!(words(config.table_prefix()), "wp_");
+    assert_eq!(config.incomplete(), None);
+}
+
+#[test]
+fn included_files_are_read() {
+    let world = World {
+        files: HashMap::from([
+            ("/site/local.php", "<?php\ndefine('X', 'v'); $table_prefix = 'l_'; if ($_SERVER['a']) return; define('LATE', 1);"),
+            ("/site/loop.php", "<?php include __DIR__ . '/loop.php';"),
+            ("/site/broken.php", "<?php define('X', 'w'); ((("),
+            ("/site/more.php", "<?php include_once 'local.php'; return ['a'];"),
+        ]),
+        ..World::default()
+    };
+    for source in [
+        "require __DIR__ . '/local.php';",
+        "$c = include 'more.php'; include_once 'local.php';",
+        "if (file_exists(dirname(__FILE__) . '/local.php')) { require_once('/site/local.php'); } else { define('X', 'w'); }",
+        "@include __DIR__ . '/none.php'; defined('X') || define('X', 'v');",
+    ] {
+        assert_eq!(in_world(&world, source), "v", "{source}");
+    }
+    let config = world.read("<?php $table_prefix = 'wp_'; require 'local.php'; defined('Z') || define('Z', 1);").unwrap();
+    assert_eq!(words(config.table_prefix()), "l_");
+    assert!(words(config.constant("LATE")).starts_with("?line 2 of local.php depends on $_SERVER"), "{}", words(config.constant("LATE")));
+    assert_eq!(words(config.constant("Z")), "1");
+    assert!(in_world(&world, "include 'loop.php'; defined('X') || define('X', 'v');").starts_with("?line 1 of loop.php includes /site/loop.php, too many"));
+    assert!(in_world(&world, "include 'broken.php'; defined('X') || define('X', 'v');").contains("of which line 1 is not understood"));
+    assert!(in_world(&world, "require 'none.php'; defined('X') || define('X', 'v');").contains("which is not there for this user"));
+}
+
+#[test]
+fn wordpress_defines_abspath_before_its_configuration() {
+    let world = World { root: Some("/site/wp"), ..World::default() };
+    assert_eq!(in_world(&world, "defined('ABSPATH') || define('ABSPATH', '/elsewhere/'); define('X', ABSPATH);"), "/site/wp/");
+}
+
+#[test]
+fn the_table_prefix_survives_what_does_not_touch_it() {
+    let prefix = |source: &str| words(World::default().read(&format!("<?php\n{source}")).unwrap().table_prefix());
+    assert_eq!(prefix("$table_prefix = 'wp_'; require $a; f($b); while ($c) { $d = 1; }"), "wp_");
+    assert_eq!(prefix("if (!isset($table_prefix)) { $table_prefix = 'wp_'; }"), "wp_");
+    for source in ["$table_prefix = 'a_'; while ($c) { $table_prefix = 'b_'; }", "$table_prefix = $a;", "$table_prefix = 'a'; $GLOBALS['table_prefix'] = 'b';"] {
+        assert!(prefix(source).starts_with('?') || prefix(source) == "not defined", "{source}: {}", prefix(source));
+    }
+    assert_eq!(prefix("define('A', 1);"), "not defined");
+}
+
+#[test]
+fn what_is_no_php_is_an_error_with_its_line() {
+    let error = |source: &str| World::default().read(source).err().expect(source);
+    assert_eq!(error("<?php\ndefine('A', 1);\ndefine('B' 2);\n"), WpConfigError::Syntax { line: 3 });
+    assert_eq!(error("<?php\n$a = ;"), WpConfigError::Syntax { line: 2 });
+    assert_eq!(error("<?php\na: goto a;"), WpConfigError::Goto { line: 2 });
+    assert_eq!(error(&" ".repeat(SIZE_LIMIT + 1)), WpConfigError::TooLarge);
+    assert!(matches!(error(&format!("<?php $a = {}1{};", "(".repeat(5000), ")".repeat(5000))), WpConfigError::TooDeep { .. }));
+    assert!(World::default().read("").is_ok() && World::default().read("no php").is_ok());
+    assert_eq!(x("require ABSPATH . 'wp-settings.php'; ((("), "not defined");
+}
+
+#[test]
+fn hostile_files_end_soon() {
+    let start = std::time::Instant::now();
+    for source in ["define('a','b');\n".repeat(4_000), "if(a){define('a','b');}\n".repeat(4_000), "$a='x';".to_owned() + &"$a.=$a;".repeat(5_000), "'a'.".repeat(10_000)] {
+        let _ = World::default().read(&format!("<?php {source}"));
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn values_are_not_shown() {
+    assert_eq!(format!("{:?}", Scalar::text("secret")), "Text(…)");
+    let config = World::default().read("<?php define('X', 'secret');").unwrap();
+    assert!(!format!("{:?}", config.constant("X")).contains("secret"));
+}
+
+/// PHP in pieces.
+fn fragment() -> impl Strategy<Value = String> {
+    let pieces = proptest::sample::select(vec![
+        "define(", "'X'", ",", ")", ";", "if (", "{", "}", "else", "elseif(", "$a", "=", ".", "'", "\"", "?>", "<?php ", "<<<A\n", "\nA", "getenv('X')", "const ",
+        "?:", "??", "!", "defined('X')", "||", "require ", "/*", "*/", "//", "#", "\\", "\n", "foreach(", "as", ":", "endif;", "namespace ", "0x", "&", "fn", "=>", "[", "]", "${", "{$",
+    ]);
+    prop_oneof![8 => pieces.prop_map(str::to_owned), 1 => any::<char>().prop_map(String::from)]
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = World::default().read_bytes(&[b"<?php ", bytes.as_slice()].concat());
+    }
+
+    #[test]
+    fn no_php_panics(pieces in proptest::collection::vec(fragment(), 0..60)) {
+        let _ = World::default().read(&format!("<?php {}", pieces.concat()));
+    }
+}

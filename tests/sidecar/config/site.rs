@@ -1,0 +1,98 @@
+//! A place to load configurations in: a directory with a `wp-config.php`, and values for every key.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+use wp_jwt_sidecar::config::{
+    Config, Flag, Kind, Sources,
+    keys::{self, Key},
+};
+
+/// A directory with a wp-config.php, and sources that are enough to start with.
+pub struct Site {
+    pub directory: TempDir,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        let site = Self { directory: TempDir::new().unwrap() };
+        site.file("wp-config.php", "<?php\n");
+        site
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub fn wp_config(&self) -> String {
+        text(&self.directory.path().join("wp-config.php"))
+    }
+
+    pub fn sources(&self) -> Sources {
+        let flags = vec![flag("upstream.url", "http://127.0.0.1:8081"), flag("wordpress.config", &self.wp_config())];
+        Sources { flags, ..Sources::default() }
+    }
+
+    /// The required keys, in a file this time, but without this one.
+    pub fn sources_without(&self, name: &str) -> Sources {
+        let required = [("upstream.url", "http://127.0.0.1:8081".to_owned()), ("wordpress.config", self.wp_config())];
+        let lines = required.iter().filter(|(key, _)| *key != name).map(|(key, value)| format!("{key} = {value:?}\n"));
+        let file = self.file("base.toml", &lines.collect::<String>());
+        Sources { file: Some(file), ..Sources::default() }
+    }
+
+    pub fn append(&self, sources: &Sources, key: &Key, value: &str) -> PathBuf {
+        let base = fs::read_to_string(sources.file.as_ref().unwrap()).unwrap();
+        self.file("appended.toml", &format!("{base}{} = {}\n", key.name, key.kind.toml(value)))
+    }
+
+    /// Three acceptable texts for a key, as far as possible all different.
+    pub fn samples(&self, key: &Key) -> [String; 3] {
+        let three = |texts: [&str; 3]| texts.map(str::to_owned);
+        match (key.name, key.kind) {
+            ("jwt.algorithm", _) => three(["HS256", "HS384", "HS512"]),
+            (_, Kind::Boolean) => three(["false", "true", "false"]),
+            (_, Kind::Integer { .. }) => three(["5", "6", "7"]),
+            (_, Kind::Duration { .. }) => three(["5s", "600ms", "7m"]),
+            (_, Kind::OneOf(names)) => [0, 1, 2].map(|i| names[(i + 1) % names.len()].to_owned()),
+            (name, Kind::Path) => [0, 1, 2].map(|i| text(&self.file(&format!("{name}-{i}"), &format!("{PEM}{i}\n")))),
+            ("server.listen", _) => three(["127.0.0.1:1", "127.0.0.1:2,[::1]:2", "127.0.0.1:3"]),
+            ("upstream.url", _) => three(["http://a", "http://b", "http://c:81"]),
+            ("forwarded.trusted_proxies", _) => three(["10.0.0.1", "10.0.0.2,::1", "10.0.0.3"]),
+            ("wordpress.database_url", _) => three(["mysql://a@h/d", "mysql://b@h/d", "mysql://c@h/d"]),
+            ("wordpress.home", _) => three(["https://a", "https://b", "http://c/d"]),
+            ("log.level", _) => three(["warn", "error", "info,hyper=debug"]),
+            (_, Kind::Text(_) | Kind::Secret) => three(["a", "b", "c"]),
+            (name, Kind::List(_)) => panic!("{name} needs samples"),
+        }
+    }
+}
+
+/// Everything that the program will act on, secrets included; not who said it.
+pub fn facts(config: &Config) -> String {
+    let Config { server, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, .. } = config;
+    let secrets = [&wordpress.database_url, &wordpress.auth_key, &wordpress.auth_salt, &jwt.secret, &jwt.private_key];
+    let exposed = secrets.map(|secret| secret.as_ref().map(|secret| secret.expose().to_owned()));
+    format!("{server:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {shutdown:?} {log:?} {exposed:?}")
+}
+
+pub fn flag(name: &str, text: &str) -> Flag {
+    Flag { key: keys::find(name).unwrap(), text: Some(text.to_owned()) }
+}
+
+pub fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    pairs.iter().map(|(name, text)| (name.into(), text.into())).collect()
+}
+
+pub fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// The shape of a private key; what is in it is looked at later.
+pub const PEM: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";

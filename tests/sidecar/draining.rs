@@ -1,0 +1,54 @@
+//! SIGTERM and SIGINT: no new connections, what is in flight ends, exit code 0.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::raw::{Connection, Upstream};
+use crate::support::sidecar::Sidecar;
+
+#[test]
+fn what_is_in_flight_ends_and_new_connections_are_refused() {
+    for signal in ["TERM", "INT"] {
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let upstream = Upstream::with(move |connection, _| {
+            wait.lock().unwrap().recv().unwrap();
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            true
+        });
+        let mut sidecar = Sidecar::forwarding(upstream.address());
+        let mut idle = Connection::to(sidecar.address());
+        let mut client = Connection::to(sidecar.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        while upstream.requests().is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        sidecar.signal(signal);
+        sidecar.wait_for_log("draining");
+        assert!(idle.is_closed());
+        let refused = Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(sidecar.address()).is_ok() {
+            assert!(Instant::now() < refused, "it still takes connections");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        go_on.send(()).unwrap();
+        let answer = client.response();
+        assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
+        assert!(client.is_closed());
+        assert_eq!(sidecar.wait().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn the_deadline_ends_what_does_not_end() {
+    let upstream = Upstream::with(|connection, _| connection.is_closed());
+    let mut sidecar = Sidecar::forwarding_with(upstream.address(), &["--shutdown-drain-timeout", "500ms"]);
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    while upstream.requests().is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(0));
+    sidecar.wait_for_log("did not end within drain_timeout");
+}

@@ -1,0 +1,264 @@
+//! What is forwarded arrives as it was sent, both ways, save for what the README lists as changed.
+
+use std::time::{Duration, Instant};
+
+use crate::support::raw::{Connection, Upstream};
+use crate::support::sidecar::Sidecar;
+
+fn ok() -> Upstream {
+    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+}
+
+#[test]
+fn target_bytes_arrive_as_sent() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let targets = ["/", "//a//b", "/a/../b", "/%2f%zz", "/?", "/?a=b&&c[]=%00", "/{}|^\\`", "/index.php?p=1", "/caf\u{e9}"];
+    for target in targets {
+        let mut client = Connection::to(sidecar.address());
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+        assert_eq!(client.response().status(), 200, "{target}");
+    }
+    let arrived: Vec<String> = upstream.requests().iter().map(|request| request.start_line()).collect();
+    let sent: Vec<String> = targets
+        .iter()
+        .map(|target| format!("GET {target} HTTP/1.1").bytes().map(char::from).collect())
+        .collect();
+    assert_eq!(arrived, sent);
+}
+
+#[test]
+fn request_fields_keep_case_order_and_bytes() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send(b"GET / HTTP/1.1\r\nhost: Shop.Example:81\r\nX-CamelCase: \xe9\xff\r\nConnection: keep-alive, X-Mine\r\nACCEPT: */*\r\nX-Mine: 1\r\nCookie: a=b; c=d\r\nUpgrade: h2c\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    let fields = upstream.request().fields();
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(
+        fields,
+        [
+            ("host", "Shop.Example:81"),
+            ("X-CamelCase", "\u{e9}\u{ff}"),
+            ("ACCEPT", "*/*"),
+            ("Cookie", "a=b; c=d"),
+            ("X-Forwarded-For", "127.0.0.1"),
+            ("X-Forwarded-Proto", "http"),
+            ("X-Forwarded-Host", "Shop.Example:81"),
+        ]
+    );
+}
+
+#[test]
+fn answers_arrive_as_sent() {
+    let upstream = Upstream::answering(|_| {
+        b"HTTP/1.1 299 Quite Fine\r\nX-lower-Upper: \xe9\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\nETag: \"x\"\r\nContent-Length: 2\r\n\r\nok"
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = client.response();
+    assert_eq!(
+        String::from_utf8_lossy(&answer.head),
+        "HTTP/1.1 299 Quite Fine\r\nX-lower-Upper: \u{fffd}\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nETag: \"x\"\r\nContent-Length: 2\r\n\r\n"
+    );
+    assert_eq!(answer.body, b"ok");
+}
+
+#[test]
+fn answers_without_a_body_keep_the_connection() {
+    let upstream = Upstream::answering(|request| match request.start_line().split(' ').nth(1) {
+        Some("/none") => "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
+        Some("/same") => "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n".to_owned(),
+        Some("/head") => "HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n".to_owned(),
+        _ => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    for (method, target, status) in
+        [("GET", "/none", 204), ("GET", "/same", 304), ("HEAD", "/head", 200), ("GET", "/empty", 200), ("DELETE", "/none", 204)]
+    {
+        client.send(format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = client.response_to(method);
+        assert_eq!(answer.status(), status, "{target}");
+        if method == "HEAD" {
+            assert_eq!(answer.value("content-length").as_deref(), Some("12345"));
+        }
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn chunked_bodies_arrive_whatever_the_method() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    for method in ["GET", "POST", "PUT", "DELETE", "PROPFIND"] {
+        let mut client = Connection::to(sidecar.address());
+        client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"));
+        assert_eq!(client.response().status(), 200);
+        assert_eq!(upstream.requests().last().unwrap().body, b"abcde", "{method}");
+    }
+}
+
+#[test]
+fn a_length_with_a_coding_never_makes_an_empty_answer() {
+    let upstream = Upstream::answering(|_| {
+        "HTTP/1.1 200 OK\r\nContent-Length: 99\r\nTransfer-Encoding: chunked\r\nX-After: 1\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
+    assert_eq!(answer.value("content-length"), None);
+}
+
+#[test]
+fn http_1_0_works_on_both_sides() {
+    let upstream = Upstream::answering(|_| "HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nto the end");
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"to the end"[..]));
+    assert!(answer.values("transfer-encoding").is_empty());
+    let request = upstream.request();
+    assert!(request.start_line().ends_with("HTTP/1.1"));
+    assert_eq!(request.value("host"), Some(upstream.address().to_string()));
+}
+
+#[test]
+fn a_cut_answer_stays_cut() {
+    for answer in
+        ["HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
+    {
+        let upstream = Upstream::with(move |connection, _| {
+            connection.send(answer);
+            false
+        });
+        let sidecar = Sidecar::forwarding(upstream.address());
+        let mut client = Connection::to(sidecar.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let received = client.response();
+        assert!(!received.complete, "{answer:?}");
+        assert_eq!(received.body, b"abc");
+    }
+}
+
+#[test]
+fn large_bodies_stream_both_ways() {
+    const SIZE: usize = 30 << 20;
+    let upstream = Upstream::answering(|request| {
+        let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()).into_bytes();
+        answer.extend_from_slice(&request.body);
+        answer
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let body: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
+    let mut client = Connection::to(sidecar.address());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n")).send(&body);
+    assert!(client.response().body == body, "the body came back changed");
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_the_upstream() {
+    let (sent, progress) = std::sync::mpsc::channel();
+    let upstream = Upstream::with(move |connection, _| {
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let chunk = format!("{:x}\r\n{}\r\n", 65536, "x".repeat(65536));
+        connection.stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        for _ in 0..4096 {
+            use std::io::Write;
+            if connection.stream.write_all(chunk.as_bytes()).is_err() {
+                break;
+            }
+            let _ = sent.send(chunk.len());
+        }
+        false
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let total: usize = progress.iter().sum();
+    assert!(total < 64 << 20, "{total} bytes went into a client that reads nothing");
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_upstream_request() {
+    let (gone, left) = std::sync::mpsc::channel();
+    let upstream = Upstream::with(move |connection, _| {
+        let started = Instant::now();
+        assert!(connection.is_closed());
+        let _ = gone.send(started.elapsed());
+        false
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    while upstream.requests().is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(client);
+    left.recv_timeout(Duration::from_secs(5)).expect("the upstream's connection closes");
+}
+
+#[test]
+fn a_stale_connection_costs_a_get_nothing() {
+    // Answers once on each connection, then closes it as the next request arrives.
+    let upstream = Upstream::with(|connection, request| {
+        if request.start_line().contains("/first") || request.start_line().contains("/again") && connection_is_new(connection) {
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            return true;
+        }
+        false
+    });
+    fn connection_is_new(connection: &mut Connection) -> bool {
+        // Marks the connection: the second request on it finds the mark.
+        let nodelay = connection.stream.nodelay().unwrap();
+        connection.stream.set_nodelay(false).unwrap();
+        nodelay
+    }
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    client.send("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(upstream.connections(), 2);
+}
+
+#[test]
+fn an_upstream_that_is_away_is_a_502_and_then_a_200() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let sidecar = Sidecar::forwarding(address);
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = client.response();
+    assert_eq!(answer.status(), 502);
+    assert_eq!(answer.json()["code"], "wp_jwt_sidecar_upstream_unreachable");
+}
+
+#[test]
+fn a_silent_upstream_is_a_504() {
+    let upstream = Upstream::with(|connection, _| connection.is_closed());
+    let arguments = ["--upstream-response-header-timeout", "300ms"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().status(), 504);
+}
+
+#[test]
+fn a_trusted_proxy_is_believed_and_appended_to() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-trusted-proxies", "127.0.0.0/8"]);
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    let request = upstream.request();
+    assert_eq!(request.value("x-forwarded-for").as_deref(), Some("203.0.113.9, 127.0.0.1"));
+    assert_eq!(request.value("x-forwarded-proto").as_deref(), Some("https"));
+}

@@ -1,0 +1,15 @@
+//! All tests that need the program as a whole: one binary, a module for each promise.
+
+// Helpers of tests fail by panicking; clippy's own exception covers test functions only.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+mod analytics;
+mod config;
+mod draining;
+mod forwarding;
+mod json_parity;
+mod recorded;
+mod refusals;
+mod rotation;

@@ -1,0 +1,110 @@
+//! The promise of the whole project: a client cannot tell that PHP did not answer.
+//!
+//! `fixtures/recorded.json` holds exchanges with a real site: request, answer, rows. [`replay`] sends each request as it was
+//! recorded, byte for byte, and compares everything that came of it. What may differ is in one table, [`SIDECAR`]. Our own
+//! plugin is held to the same exchanges without any difference; if it did not pass, it would be no fair stand-in.
+
+mod exchange;
+mod wire;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use exchange::{Exchange, Session};
+
+use crate::support::mariadb::TestDatabase;
+use crate::support::site::{Keys, Site};
+
+/// A deliberate difference between the recorded answers and those of the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// A success also has the fields of the plugin's API document.
+    DocumentedFields,
+    /// A success has `Cache-Control: no-store`.
+    NoStore,
+    /// A success has no `Retry-After`.
+    NoRetryAfterOnSuccess,
+    /// The access token has a `jti` of 32 hex digits.
+    TokenId,
+    /// A query that holds the refresh token is cut from `request_path`.
+    QueryCut,
+    /// The window of the rate limit goes on from one exchange to the next.
+    WindowGoesOn,
+}
+
+/// The differences that a replay takes for right, each with its reason. Each is then demanded, not only allowed.
+pub struct Differences(&'static [(Difference, &'static str)]);
+
+/// The sidecar against the recordings.
+pub const SIDECAR: Differences = Differences(&[
+    (
+        Difference::DocumentedFields,
+        "clients exist for the API document and for what version 0.2.1 sends; both are served",
+    ),
+    (Difference::NoStore, "RFC 6749, section 5.1: an answer with tokens must not be stored"),
+    (Difference::NoRetryAfterOnSuccess, "nothing is to be retried after a success; only a 429 has it"),
+    (
+        Difference::TokenId,
+        "two tokens of one second were the same JWT with the same hash, and the new one refused as revoked",
+    ),
+    (Difference::QueryCut, "a token in a stored path is a stored secret"),
+    (
+        Difference::WindowGoesOn,
+        "the sidecar counts in its own memory, which the database's window reset does not reach",
+    ),
+]);
+
+/// The plugin, and so our stand-in for it, is what was recorded.
+pub const PLUGIN: Differences = Differences(&[]);
+
+impl Differences {
+    fn has(&self, difference: Difference) -> bool {
+        self.0.iter().any(|(known, _)| *known == difference)
+    }
+}
+
+/// Sends every recorded request to `base` and compares status, headers, body and rows. `database` is the one that `base`
+/// answers from; its option `home` says the site's home URL, `keys` what its tokens are made with. Panics at the end if
+/// anything differed, with everything that did.
+pub async fn replay(base: SocketAddr, database: &TestDatabase, keys: &Keys, differences: &Differences) {
+    let exchanges: Vec<Exchange> = serde_json::from_str(include_str!("../fixtures/recorded.json")).unwrap();
+    assert_eq!(exchanges.len(), 28, "fixtures/recorded.json is not what was recorded");
+
+    let mut session = Session::new(base, database, keys, differences).await;
+    let mut complaints = Vec::new();
+    for exchange in &exchanges {
+        complaints.extend(session.compare(exchange).await.into_iter().map(|said| format!("{}: {said}", exchange.name)));
+    }
+    // Rows that are written behind the answer and too many show only now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    complaints.extend(session.late_rows().await);
+    assert!(complaints.is_empty(), "{} differences:\n{}", complaints.len(), complaints.join("\n"));
+}
+
+#[tokio::test]
+async fn the_plugin_answers_as_recorded() {
+    let site = Site::shared();
+    replay(site.upstream(), &site.database(), &site.keys(), &PLUGIN).await;
+}
+
+/// A replay that lets everything pass would prove nothing: asked for the sidecar's differences, it must miss each of them
+/// in the plugin's answers.
+#[tokio::test]
+async fn the_replay_misses_what_is_not_there() {
+    let site = Site::up(&[]);
+    let (upstream, database, keys) = (site.upstream(), site.database(), site.keys());
+    let failed = tokio::spawn(async move { replay(upstream, &database, &keys, &SIDECAR).await }).await.unwrap_err();
+    let said = *failed.into_panic().downcast::<String>().unwrap();
+    for missed in [
+        "json_live: user_email\n",
+        "json_live: number of Cache-Control: no-store\n",
+        "json_live: names of headers, in order\n",
+        "json_live: jti is None",
+        "query_live: request_path\n",
+        "_live: X-RateLimit-Remaining\n",
+    ] {
+        assert!(said.contains(missed), "not missed: {missed:?} in\n{said}");
+    }
+    // What no difference is about must pass all the same.
+    assert!(!said.contains("missing_json"), "{said}");
+}

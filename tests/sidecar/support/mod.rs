@@ -1,0 +1,7 @@
+//! What the tests stand on: a real MariaDB, a real WordPress, the real binary, and HTTP by hand.
+
+pub mod mariadb;
+pub mod raw;
+pub mod rig;
+pub mod sidecar;
+pub mod site;

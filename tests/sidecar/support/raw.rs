@@ -1,0 +1,319 @@
+//! HTTP/1.1 by hand on both sides, so that a test sees the very bytes that a proxy might change.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::sidecar::PATIENCE;
+
+/// A message as it came: head and body, the body with its chunks joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Start line and fields, up to and with the empty line.
+    pub head: Vec<u8>,
+    /// The body, decoded.
+    pub body: Vec<u8>,
+    /// Whether the body came to the end that its framing announces.
+    pub complete: bool,
+}
+
+impl Message {
+    /// The first line.
+    pub fn start_line(&self) -> String {
+        self.lines().next().unwrap_or_default()
+    }
+
+    /// The status of a response.
+    pub fn status(&self) -> u16 {
+        self.start_line().split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+
+    /// The fields as (name, value), in order, names as they came.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        self.lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned())))
+            .collect()
+    }
+
+    /// All values of a field.
+    pub fn values(&self, name: &str) -> Vec<String> {
+        let fields = self.fields().into_iter();
+        fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+    }
+
+    /// The only value of a field.
+    pub fn value(&self, name: &str) -> Option<String> {
+        let mut values = self.values(name);
+        assert!(values.len() <= 1, "several {name}: {values:?}");
+        values.pop()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        // Latin-1, so that no byte is lost.
+        let head: String = self.head.iter().map(|byte| char::from(*byte)).collect();
+        let lines: Vec<String> = head.split("\r\n").map(str::to_owned).collect();
+        lines.into_iter()
+    }
+}
+
+/// One side of a connection.
+pub struct Connection {
+    /// The stream below.
+    pub stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects as a client.
+    pub fn to(address: SocketAddr) -> Connection {
+        Connection::new(TcpStream::connect(address).expect("it listens"))
+    }
+
+    /// Over an open stream.
+    pub fn new(stream: TcpStream) -> Connection {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Connection { stream, read: Vec::new() }
+    }
+
+    /// Writes bytes.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.stream.write_all(bytes.as_ref()).expect("the other side reads");
+        self
+    }
+
+    /// Ends the writing side.
+    pub fn finish(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Reads a request; `None` when the other side closed before its first byte.
+    pub fn request(&mut self) -> Option<Message> {
+        let head = self.head()?;
+        let framing = framing(&head, Framing::Length(0));
+        Some(self.body(head, framing))
+    }
+
+    /// Reads the response to a request of `method`.
+    pub fn response_to(&mut self, method: &str) -> Message {
+        let head = self.head().expect("an answer");
+        let status = Message { head: head.clone(), body: Vec::new(), complete: true }.status();
+        let framing = match status {
+            _ if method == "HEAD" => Framing::Length(0),
+            100..=199 | 204 | 304 => Framing::Length(0),
+            _ => framing(&head, Framing::ToTheEnd),
+        };
+        self.body(head, framing)
+    }
+
+    /// Reads the response to anything but HEAD.
+    pub fn response(&mut self) -> Message {
+        self.response_to("GET")
+    }
+
+    /// Whether the other side has closed. Waits for it.
+    pub fn is_closed(&mut self) -> bool {
+        self.read.is_empty() && !self.fill()
+    }
+
+    /// The head of the next message, without its body.
+    pub fn head(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(end) = find(&self.read, b"\r\n\r\n") {
+                return Some(self.read.drain(..end + 4).collect());
+            }
+            if !self.fill() {
+                assert!(self.read.is_empty(), "half a head: {:?}", String::from_utf8_lossy(&self.read));
+                return None;
+            }
+        }
+    }
+
+    /// The next `length` bytes, fewer at the end.
+    pub fn take(&mut self, length: usize) -> Vec<u8> {
+        while self.read.len() < length && self.fill() {}
+        let length = length.min(self.read.len());
+        self.read.drain(..length).collect()
+    }
+
+    fn body(&mut self, head: Vec<u8>, framing: Framing) -> Message {
+        let (body, complete) = match framing {
+            Framing::Length(length) => {
+                let body = self.take(length);
+                let complete = body.len() == length;
+                (body, complete)
+            }
+            Framing::Chunked => self.chunks(),
+            Framing::ToTheEnd => {
+                while self.fill() {}
+                (std::mem::take(&mut self.read), true)
+            }
+        };
+        Message { head, body, complete }
+    }
+
+    fn chunks(&mut self) -> (Vec<u8>, bool) {
+        let mut body = Vec::new();
+        loop {
+            let Some(size) = self.line() else { return (body, false) };
+            let size = usize::from_str_radix(size.trim(), 16).expect("a chunk size");
+            if size == 0 {
+                while self.line().is_some_and(|line| !line.is_empty()) {}
+                return (body, true);
+            }
+            let chunk = self.take(size);
+            let complete = chunk.len() == size;
+            body.extend(chunk);
+            if !complete || self.line().is_none() {
+                return (body, false);
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = find(&self.read, b"\r\n") {
+                let line: Vec<u8> = self.read.drain(..end + 2).collect();
+                return Some(String::from_utf8_lossy(&line[..end]).into_owned());
+            }
+            if !self.fill() {
+                return None;
+            }
+        }
+    }
+
+    /// Reads more; false at the end (a reset is an end, too). A test that waits too long fails here.
+    fn fill(&mut self) -> bool {
+        let mut buffer = [0; 65536];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => false,
+            Ok(count) => {
+                self.read.extend_from_slice(&buffer[..count]);
+                true
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("nothing more comes: {error}; so far {:?}", String::from_utf8_lossy(&self.read)),
+        }
+    }
+}
+
+enum Framing {
+    Length(usize),
+    Chunked,
+    ToTheEnd,
+}
+
+fn framing(head: &[u8], otherwise: Framing) -> Framing {
+    let message = Message { head: head.to_vec(), body: Vec::new(), complete: true };
+    if !message.values("transfer-encoding").is_empty() {
+        return Framing::Chunked;
+    }
+    match message.values("content-length").first() {
+        Some(length) => Framing::Length(length.parse().expect("a length")),
+        None => otherwise,
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// An upstream that does what the test says, and keeps every request that reached it.
+pub struct Upstream {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Message>>>,
+    connections: Arc<Mutex<usize>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Upstream {
+    /// Answers every request with the bytes that `answer` makes of it, on connections that stay open until the answer
+    /// has a `Connection: close` or no framing.
+    pub fn answering<A: AsRef<[u8]>>(answer: impl Fn(&Message) -> A + Send + Sync + 'static) -> Upstream {
+        Upstream::with(move |connection, request| {
+            let bytes = answer(request);
+            connection.send(bytes.as_ref());
+            let head_end = find(bytes.as_ref(), b"\r\n\r\n").map_or(0, |end| end + 4);
+            let head = Message { head: bytes.as_ref()[..head_end].to_vec(), body: Vec::new(), complete: true };
+            let closes = head.value("connection").is_some_and(|value| value == "close");
+            let has_framing = !head.values("content-length").is_empty() || !head.values("transfer-encoding").is_empty();
+            has_framing && !closes || matches!(head.status(), 204 | 304)
+        })
+    }
+
+    /// Gives each request to `serve`, which writes what it likes and says whether the connection goes on.
+    pub fn with(serve: impl Fn(&mut Connection, &Message) -> bool + Send + Sync + 'static) -> Upstream {
+        let requests: Arc<Mutex<Vec<Message>>> = Arc::default();
+        let seen = Arc::clone(&requests);
+        Upstream::raw(requests, move |mut connection| {
+            while let Some(request) = connection.request() {
+                seen.lock().unwrap().push(request.clone());
+                if !serve(&mut connection, &request) {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Gives each connection to `serve`.
+    pub fn of_connections(serve: impl Fn(Connection) + Send + Sync + 'static) -> Upstream {
+        Upstream::raw(Arc::default(), serve)
+    }
+
+    fn raw(requests: Arc<Mutex<Vec<Message>>>, serve: impl Fn(Connection) + Send + Sync + 'static) -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections: Arc<Mutex<usize>> = Arc::default();
+        let stopped: Arc<AtomicBool> = Arc::default();
+        let (count, stop, serve) = (Arc::clone(&connections), Arc::clone(&stopped), Arc::new(serve));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                *count.lock().unwrap() += 1;
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || serve(Connection::new(stream)));
+            }
+        });
+        Upstream { address, requests, connections, stopped }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<Message> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// The only request so far.
+    pub fn request(&self) -> Message {
+        let requests = self.requests();
+        assert_eq!(requests.len(), 1, "{requests:?}");
+        requests.into_iter().next().unwrap()
+    }
+
+    /// How many connections were made so far.
+    pub fn connections(&self) -> usize {
+        *self.connections.lock().unwrap()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}

@@ -1,0 +1,152 @@
+//! A sidecar with a database of its own and an upstream that plays WordPress: it names the home URL when asked, and
+//! answers everything else with 299, so that a test sees what was forwarded.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::mariadb::{Database, TestDatabase, Token, TokenState, User};
+use super::raw::{Connection, Message, Upstream};
+use super::sidecar::{PATIENCE, Sidecar};
+
+/// The secrets that every rig's site has.
+pub const SECRET: &str = "rig-secret-key-0123456789-abcdefghijklmnop-XYZ";
+pub const AUTH_KEY: &str = "rig-auth-key";
+pub const AUTH_SALT: &str = "rig-auth-salt";
+
+/// The home URL of the rig's site.
+pub const HOME: &str = "http://shop.example";
+
+/// The route's usual spelling.
+pub const ROUTE: &str = "/wp-json/jwt-auth/v1/token/refresh";
+
+/// What stands in `active_plugins`.
+pub const ACTIVE: &str = r#"a:1:{i:0;s:29:"jwt-auth-pro/jwt-auth-pro.php";}"#;
+
+pub struct Rig {
+    pub database: TestDatabase,
+    pub upstream: Upstream,
+    pub sidecar: Sidecar,
+    pub user: User,
+}
+
+impl Rig {
+    /// On the shared server.
+    pub async fn start() -> Rig {
+        Rig::start_on(Database::shared(), &[]).await
+    }
+
+    /// On `server`, with more environment for the sidecar.
+    pub async fn start_on(server: &Database, environment: &[(&str, &str)]) -> Rig {
+        let database = site(server).await;
+        let user = database.insert_user("alice").await;
+        let upstream = wordpress();
+        let sidecar = sidecar(&database, upstream.address(), environment);
+        sidecar.wait_for_log("refreshing natively");
+        Rig { database, upstream, sidecar, user }
+    }
+
+    /// A live token of the rig's user.
+    pub async fn token(&self) -> Token {
+        self.database.insert_token(TokenState::Live, self.user.id).await
+    }
+
+    /// Presents `token` on a connection of its own.
+    pub fn refresh(&self, token: &str) -> Message {
+        refresh_at(self.sidecar.address(), token)
+    }
+
+    /// How many calls of the route reached the upstream.
+    pub fn forwarded(&self) -> usize {
+        self.upstream.requests().iter().filter(|request| request.start_line().contains("token/refresh")).count()
+    }
+}
+
+/// A database with the options of a site that has the plugin, without a rate limit (a test that wants one sets it).
+pub async fn site(server: &Database) -> TestDatabase {
+    let database = server.create().await;
+    database.set_option("home", HOME).await;
+    database.set_option("siteurl", HOME).await;
+    database.set_option("permalink_structure", "/%postname%/").await;
+    database.set_option("active_plugins", ACTIVE).await;
+    database.set_option("jwt_auth_pro_settings", settings(&[("rate_limit_settings", "enabled", "b:0;")])).await;
+    database
+}
+
+/// The settings option with these values, each as PHP serializes it.
+pub fn settings(values: &[(&str, &str, &str)]) -> String {
+    let mut sections: Vec<&str> = values.iter().map(|(section, ..)| *section).collect();
+    sections.dedup();
+    let sections: Vec<String> = sections
+        .iter()
+        .map(|section| {
+            let inside: Vec<String> = values
+                .iter()
+                .filter(|(of, ..)| of == section)
+                .map(|(_, key, value)| format!("s:{}:\"{key}\";{value}", key.len()))
+                .collect();
+            format!("s:{}:\"{section}\";a:{}:{{{}}}", section.len(), inside.len(), inside.concat())
+        })
+        .collect();
+    format!("a:{}:{{{}}}", sections.len(), sections.concat())
+}
+
+/// An upstream that plays WordPress.
+pub fn wordpress() -> Upstream {
+    Upstream::answering(|request| {
+        let line = request.start_line();
+        let (status, body) = if line.contains("_fields=home,namespaces") {
+            ("200 OK", json!({"home": HOME, "namespaces": ["wp/v2", "jwt-auth/v1"]}))
+        } else {
+            ("299 Forwarded", json!({"forwarded": line}))
+        };
+        let body = body.to_string();
+        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    })
+}
+
+/// A sidecar for `database` in front of `upstream`, all of it said by the environment.
+pub fn sidecar(database: &TestDatabase, upstream: SocketAddr, environment: &[(&str, &str)]) -> Sidecar {
+    let upstream = format!("http://{upstream}");
+    let mut all = vec![
+        ("WP_JWT_SIDECAR_UPSTREAM_URL", upstream.as_str()),
+        ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
+        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", AUTH_KEY),
+        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", AUTH_SALT),
+        ("WP_JWT_SIDECAR_JWT_SECRET", SECRET),
+        ("WP_JWT_SIDECAR_LOG_LEVEL", "info,wp_jwt_sidecar=debug"),
+    ];
+    all.extend_from_slice(environment);
+    Sidecar::start_with(&[], &all)
+}
+
+/// Presents `token` at `address`.
+pub fn refresh_at(address: SocketAddr, token: &str) -> Message {
+    let mut client = Connection::to(address);
+    client.send(call(token));
+    client.response()
+}
+
+/// The bytes of a refresh call.
+pub fn call(token: &str) -> String {
+    call_with(&json!({"refresh_token": token}), "")
+}
+
+/// The bytes of a refresh call with this body and these further fields (each with its line end).
+pub fn call_with(body: &Value, fields: &str) -> String {
+    let body = body.to_string();
+    format!(
+        "POST {ROUTE} HTTP/1.1\r\nHost: shop.example\r\nContent-Type: application/json\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Waits until `holds`.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

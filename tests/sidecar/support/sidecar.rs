@@ -1,0 +1,164 @@
+//! The sidecar under test: the real binary, on a free port, ended with the test.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long anything may take that should take milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running sidecar. Dropped, it is killed.
+pub struct Sidecar {
+    child: Child,
+    log: Arc<Log>,
+    address: SocketAddr,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    changed: Condvar,
+}
+
+impl Sidecar {
+    /// Starts `serve` on a free port with `arguments`, and waits until it listens.
+    pub fn start(arguments: &[&str]) -> Sidecar {
+        Sidecar::start_with(arguments, &[])
+    }
+
+    /// As [`Sidecar::start`], with environment variables.
+    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Sidecar {
+        let mut command = command();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
+        let mut child = command
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the sidecar starts");
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().expect("a pipe");
+        std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    log.lines.lock().unwrap().push(line);
+                    log.changed.notify_all();
+                }
+            }
+        });
+        let mut sidecar = Sidecar { child, log, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let line = sidecar.wait_for_log("\"listening\"");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let address = line.pointer("/address").and_then(|address| address.as_str()).expect("an address");
+        sidecar.address = address.parse().expect("an address");
+        sidecar
+    }
+
+    /// One that only forwards, to `upstream`: its database is a socket that nobody listens on.
+    pub fn forwarding(upstream: SocketAddr) -> Sidecar {
+        Sidecar::forwarding_with(upstream, &[])
+    }
+
+    /// As [`Sidecar::forwarding`], with more arguments.
+    pub fn forwarding_with(upstream: SocketAddr, arguments: &[&str]) -> Sidecar {
+        let upstream = format!("http://{upstream}");
+        let mut all = vec!["--upstream", &upstream];
+        all.extend_from_slice(arguments);
+        Sidecar::start_with(&all, &[
+            ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", "mysql://nobody:nothing@127.0.0.1:1/none"),
+            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", "k"),
+            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", "s"),
+            ("WP_JWT_SIDECAR_JWT_SECRET", "not-a-secret-not-a-secret-not-a-secret"),
+            ("WP_JWT_SIDECAR_REFRESH_MODE", "forward"),
+        ])
+    }
+
+    /// One in front of `upstream` with a site's `wp-config.php`, once it refreshes natively.
+    pub fn of_site(upstream: SocketAddr, wp_config: &Path, arguments: &[&str]) -> Sidecar {
+        let upstream = format!("http://{upstream}");
+        let wp_config = wp_config.to_str().expect("a UTF-8 path");
+        let mut all = vec!["--upstream", &upstream, "--wp-config", wp_config];
+        all.extend_from_slice(arguments);
+        let sidecar = Sidecar::start(&all);
+        sidecar.wait_for_log("refreshing natively");
+        sidecar
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The first log line with `text`; waits for it.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        self.wait_for_log_after(0, text)
+    }
+
+    /// The first log line with `text` behind the first `skip` lines; waits for it.
+    pub fn wait_for_log_after(&self, skip: usize, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().skip(skip).find(|line| line.contains(text)) {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no log line with {text:?} in:\n{}", lines.join("\n"));
+            lines = self.log.changed.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    /// All log lines so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines.lock().unwrap().clone()
+    }
+
+    /// Sends a signal by its name, `TERM` for example.
+    pub fn signal(&self, name: &str) {
+        let killed = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(killed.expect("kill runs").success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the sidecar does not end:\n{}", self.log().join("\n"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("log of the sidecar:\n{}", self.log().join("\n"));
+        }
+    }
+}
+
+/// The binary, without the configuration of the machine that tests run on.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wp-jwt-sidecar"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WP_JWT_SIDECAR_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}

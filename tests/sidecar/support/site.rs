@@ -1,0 +1,116 @@
+//! A real WordPress site for the tests: `tests/site/up` with Debian's MariaDB, PHP-FPM, nginx and WordPress and our
+//! stand-in for the plugin. The script holds the other end of a pipe, so that the site goes with the test binary.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+use super::mariadb::TestDatabase;
+
+/// A site. Dropped, it is taken down and its files are removed.
+pub struct Site {
+    said: HashMap<String, String>,
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+/// What signs and hashes the site's access tokens, as PHP computes it.
+#[derive(Clone)]
+pub struct Keys {
+    /// `JWT_AUTH_SECRET_KEY`.
+    pub signing: String,
+    /// `wp_salt( 'auth' )`.
+    pub auth_salt: String,
+}
+
+impl Site {
+    /// The site for all tests that do not change its settings. Its home URL is nginx's own address.
+    pub fn shared() -> &'static Site {
+        static SHARED: OnceLock<Site> = OnceLock::new();
+        SHARED.get_or_init(|| Site::up(&[]))
+    }
+
+    /// A site of the caller's own, with arguments for `tests/site/up`. Takes some seconds, and blocks for them.
+    pub fn up(arguments: &[&str]) -> Site {
+        let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/site/up"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tests/site/up can be started");
+        let (input, output) = (child.stdin.take(), child.stdout.take().unwrap());
+        let mut site = Site { said: HashMap::new(), child, input };
+        for line in BufReader::new(output).lines() {
+            let line = line.unwrap();
+            if line == "READY" {
+                return site;
+            }
+            let (key, value) = line.split_once('=').expect("KEY=VALUE");
+            site.said.insert(key.to_owned(), value.to_owned());
+        }
+        panic!("tests/site/up says above why it could not bring up the site");
+    }
+
+    /// What `tests/site/up` said under this name, without the `SITE_` in front.
+    pub fn said(&self, name: &str) -> &str {
+        self.said.get(&format!("SITE_{name}")).unwrap_or_else(|| panic!("tests/site/up says no SITE_{name}"))
+    }
+
+    /// The home URL, without a trailing slash.
+    pub fn home(&self) -> &str {
+        self.said("HOME")
+    }
+
+    /// Where nginx listens.
+    pub fn upstream(&self) -> SocketAddr {
+        self.said("UPSTREAM").strip_prefix("http://").unwrap().parse().unwrap()
+    }
+
+    /// The site's `wp-config.php`.
+    pub fn wp_config(&self) -> &Path {
+        Path::new(self.said("WP_CONFIG"))
+    }
+
+    /// The site's database.
+    pub fn database(&self) -> TestDatabase {
+        let url = format!(
+            "mysql://{}:{}@localhost/{}?socket={}",
+            self.said("DB_USER"),
+            self.said("DB_PASSWORD"),
+            self.said("DB_NAME"),
+            self.said("DB_SOCKET").replace('/', "%2F")
+        );
+        TestDatabase::open(&url, "wp_")
+    }
+
+    /// Runs PHP code within WordPress and returns what it prints. Blocks.
+    pub fn php(&self, code: &str) -> String {
+        let output = Command::new(self.said("PHP")).arg(code).stdin(Stdio::null()).output().unwrap();
+        assert!(
+            output.status.success(),
+            "PHP failed with {}: {}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The keys, as the site's PHP has them.
+    pub fn keys(&self) -> Keys {
+        let printed = self.php("echo JWT_AUTH_SECRET_KEY, \"\\n\", wp_salt( 'auth' );");
+        let (signing, auth_salt) = printed.split_once('\n').unwrap();
+        Keys { signing: signing.to_owned(), auth_salt: auth_salt.to_owned() }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // Nothing can be done about a failure here; the script has said it on standard error.
+        let _ = self.child.wait();
+    }
+}

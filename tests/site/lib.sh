@@ -1,0 +1,86 @@
+# Sourced by `up` and `database`: starting and stopping daemons, and MariaDB's options. The caller has made $dir.
+# All daemons run as www-data where we are root, else as the caller.
+
+fail() { echo "${0##*/}: $*" >&2; exit 1; }
+
+declare -A pids=() # name of a daemon -> its process id
+
+mkdir "$dir/logs"
+
+# unprivileged COMMAND…: as www-data when we are root. A daemon started so gets TERM when this script is killed outright.
+if ((EUID == 0)); then
+	chown www-data:www-data "$dir" "$dir/logs"
+	# setpriv sets the death signal after it has changed the user, which would clear it.
+	privileges=(setpriv --reuid=www-data --regid=www-data --init-groups --pdeathsig TERM)
+else
+	privileges=(setpriv --pdeathsig TERM)
+fi
+unprivileged() { "${privileges[@]}" -- "$@" </dev/null; }
+
+start() { # NAME COMMAND…
+	local name=$1
+	shift
+	"${privileges[@]}" -- "$@" </dev/null >>"$dir/logs/$name.log" 2>&1 &
+	pids[$name]=$!
+}
+
+wait_for() { # NAME CONDITION…: until the condition holds, as long as the daemon lives
+	local name=$1
+	shift
+	for ((i = 0; i < 600; i++)); do
+		kill -0 "${pids[$name]}" 2>/dev/null || return 1
+		"$@" 2>/dev/null && return 0
+		sleep 0.05
+	done
+	return 1
+}
+
+stop() { # NAME [SIGNAL]: TERM, and after ten seconds KILL
+	local pid=${pids[$1]:-}
+	[[ $pid ]] || return 0
+	unset "pids[$1]"
+	kill "-${2:-TERM}" "$pid" 2>/dev/null || true
+	if [[ ${2:-TERM} == KILL ]]; then
+		wait "$pid" 2>/dev/null || true
+		return 0
+	fi
+	for ((i = 0; i < 200; i++)); do
+		kill -0 "$pid" 2>/dev/null || break
+		sleep 0.05
+	done
+	kill -KILL "$pid" 2>/dev/null || true
+	wait "$pid" 2>/dev/null || true
+}
+
+say_logs() {
+	local log
+	for log in "$dir"/logs/*; do
+		[[ -s $log ]] && { echo "--- the end of ${log##*/}:"; tail -n 20 "$log"; } >&2
+	done
+	return 0
+}
+
+install_mariadb() { # DATA_DIRECTORY
+	start mariadb-install-db mariadb-install-db --no-defaults --datadir="$1" --tmpdir="$dir/tmp" \
+		--auth-root-authentication-method=normal --skip-test-db --skip-name-resolve \
+		--innodb-log-file-size=16M --innodb-flush-log-at-trx-commit=0
+	wait "${pids[mariadb-install-db]}" || fail "mariadb-install-db failed"
+	unset "pids[mariadb-install-db]"
+}
+
+start_mariadb() { # DATA_DIRECTORY SOCKET OPTION…
+	local data=$1 socket=$2
+	shift 2
+	# sun_path holds 108 bytes, its final zero included (unix(7)).
+	((${#socket} < 108)) || fail "$socket is too long a path for a Unix socket"
+	# The time zone is none that anyone would take for UTC: what confuses the two shows.
+	start mariadbd mariadbd --no-defaults --datadir="$data" --tmpdir="$dir/tmp" --socket="$socket" \
+		--pid-file="$dir/mysql.pid" --skip-networking --skip-name-resolve --default-time-zone=+05:45 \
+		--character-set-server=utf8mb4 --max-connections=300 --performance-schema=OFF \
+		--innodb-buffer-pool-size=64M --innodb-log-file-size=16M --key-buffer-size=1M --aria-pagecache-buffer-size=1M \
+		"$@"
+	wait_for mariadbd mariadb_answers "$socket" || fail "MariaDB did not start"
+}
+
+# The socket's file is there a moment before anybody listens. A ping that is refused access is answered, too.
+mariadb_answers() { [[ -S $1 ]] && mariadb-admin --no-defaults --socket="$1" ping >/dev/null; }

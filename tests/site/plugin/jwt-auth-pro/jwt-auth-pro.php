@@ -1,0 +1,50 @@
+<?php
+/**
+ * Plugin Name: JWT Auth Pro (stand-in for tests)
+ * Description: Does what the refresh contract says of JWT Auth Pro 0.2.1. Written from that contract alone, for tests.
+ * Version: 0.2.1
+ * License: MIT
+ *
+ * The tests need a WordPress that answers the routes as the plugin does. This one is ours, so that it can be kept with
+ * the tests, and it passes the recorded exchanges when asked directly. It keeps the weaknesses that were measured on
+ * the original, since a fair stand-in must not be better than what it stands for:
+ *  - no `jti`: two tokens of one user made in one second are the same JWT with the same hash;
+ *  - revoking the old row and inserting the new one are two statements, and the second one's failure goes unnoticed;
+ *  - the look-up by refresh token has no index;
+ *  - the client chooses its address by X-Forwarded-For.
+ * It does not do licences, an admin page, clean-up jobs or revocation on changes of the user.
+ */
+
+namespace JwtAuthPro;
+
+defined( 'ABSPATH' ) || exit;
+
+const VERSION         = '0.2.1';
+const REST_NAMESPACE  = 'jwt-auth/v1';
+const SETTINGS_OPTION = 'jwt_auth_pro_settings';
+
+require_once __DIR__ . '/src/schema.php';
+require_once __DIR__ . '/src/settings.php';
+require_once __DIR__ . '/src/client.php';
+require_once __DIR__ . '/src/rate-limit.php';
+require_once __DIR__ . '/src/jwt.php';
+require_once __DIR__ . '/src/tokens.php';
+require_once __DIR__ . '/src/analytics.php';
+require_once __DIR__ . '/src/routes.php';
+require_once __DIR__ . '/src/bearer.php';
+
+register_activation_hook( __FILE__, __NAMESPACE__ . '\activate' );
+
+add_action( 'rest_api_init', __NAMESPACE__ . '\register_routes' );
+add_filter( 'rest_exposed_cors_headers', __NAMESPACE__ . '\exposed_headers' );
+// Before rest_send_allow_header (10): the recorded answers have these headers ahead of Allow.
+add_filter( 'rest_post_dispatch', __NAMESPACE__ . '\add_rate_limit_headers', 5 );
+add_filter( 'determine_current_user', __NAMESPACE__ . '\user_from_bearer', 20 );
+add_filter( 'rest_pre_dispatch', __NAMESPACE__ . '\refuse_bad_bearer', 10, 3 );
+
+/** Creates the tables and the options with their defaults; what is there already stays as it is. */
+function activate(): void {
+	create_tables();
+	add_option( SETTINGS_OPTION, default_settings() );
+	update_option( 'jwt_auth_pro_version', VERSION );
+}
