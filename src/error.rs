@@ -55,7 +55,9 @@ impl ExchangeError {
     /// Whose fault it was.
     pub fn fault(&self) -> Fault {
         match self {
-            ExchangeError::Refused(_) | ExchangeError::RequestBody(_) | ExchangeError::RequestBodyTimeout(_) => Fault::Client,
+            ExchangeError::Refused(_) | ExchangeError::RequestBody(_) | ExchangeError::RequestBodyTimeout(_) => {
+                Fault::Client
+            }
             ExchangeError::UpstreamConnect(_)
             | ExchangeError::UpstreamConnectTimeout(_)
             | ExchangeError::UpstreamResponse(_)

@@ -16,20 +16,20 @@ pub mod cli;
 pub mod config;
 pub mod telemetry;
 
-pub mod run;
 pub mod drain;
+pub mod run;
 
-pub mod listen;
-pub mod worker;
+pub mod client_addr;
 pub mod connection;
 pub mod exchange;
-pub mod vet;
-pub mod client_addr;
-pub mod route;
 pub mod forward;
+pub mod listen;
 pub mod refresh;
-pub mod wordpress;
 pub mod respond;
+pub mod route;
+pub mod vet;
+pub mod wordpress;
+pub mod worker;
 
 pub mod body;
 pub mod error;

@@ -75,7 +75,9 @@ pub async fn accept(
                     return Ok(());
                 }
             }
-            Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection was gone before it was accepted"),
+            Err(error) if is_of_one_connection(&error) => {
+                debug!(%error, "a connection was gone before it was accepted")
+            }
             Err(error) => {
                 warn!(%error, "cannot accept connections at the moment");
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;

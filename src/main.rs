@@ -72,7 +72,8 @@ fn serve(config: Config, installation: Option<Installation>) -> anyhow::Result<(
 }
 
 async fn shutdown() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         warn!("signals cannot be waited for; the program ends without draining");
         return std::future::pending().await;
     };

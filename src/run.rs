@@ -85,7 +85,7 @@ impl Sidecar {
     /// When the system gives no threads, or a listener fails for good.
     pub fn serve(self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let drain = Drain::new(self.config.shutdown.drain_timeout);
-        let (senders, threads) = self.start_workers(&drain)?;
+        let (senders, threads) = self.start_workers(&drain)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
         match &self.native {
             Some(native) => native.runtime.block_on(async {
                 let (watching, first_look) = oneshot::channel();
@@ -109,12 +109,11 @@ impl Sidecar {
         served
     }
 
-    fn start_workers(&self, drain: &Drain) -> io::Result<(Vec<UnboundedSender<Accepted>>, Vec<JoinHandle<()>>)> {
+    fn start_workers(&self, drain: &Drain) -> io::Result<Vec<(UnboundedSender<Accepted>, JoinHandle<()>)>> {
         let refresher = self.native.as_ref().map(|native| Arc::clone(&native.refresher));
         (0..self.config.server.workers)
             .map(|number| worker::start(number, &self.config, refresher.clone(), drain.clone()))
-            .collect::<io::Result<Vec<_>>>()
-            .map(|workers| workers.into_iter().unzip())
+            .collect()
     }
 }
 
@@ -159,7 +158,10 @@ impl Native {
             let deadline = drain.deadline().await;
             refresher.rotations.close();
             if timeout_at(deadline, refresher.rotations.wait()).await.is_err() {
-                warn!(rotations = refresher.rotations.len(), "leaving with rotations that did not end within drain_timeout");
+                warn!(
+                    rotations = refresher.rotations.len(),
+                    "leaving with rotations that did not end within drain_timeout"
+                );
             }
             if let Some(AnalyticsWriter { task, stop }) = analytics {
                 stop.cancel();

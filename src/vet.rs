@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn one_valid_host_passes() {
-        for host in ["example.com", "example.com:8080", "127.0.0.1", "[::1]", "[::1]:80", "a_b.example", "example.com:"] {
+        for host in ["example.com", "example.com:8080", "127.0.0.1", "[::1]", "[::1]:80", "a_b.example", "example.com:"]
+        {
             assert_eq!(vet(&request("GET", "/", &[("host", host)])), Ok(()), "{host}");
         }
     }

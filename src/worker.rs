@@ -53,14 +53,20 @@ pub fn start(
     let (sender, accepted) = unbounded_channel();
     let config = config.clone();
     let runtime_builder = move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || match runtime_builder() {
-        Ok(runtime) => runtime.block_on(work(config, refresher, accepted, drain)),
-        Err(error) => warn!(number, %error, "a worker could not start"),
-    })?;
+    let thread =
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || match runtime_builder() {
+            Ok(runtime) => runtime.block_on(work(config, refresher, accepted, drain)),
+            Err(error) => warn!(number, %error, "a worker could not start"),
+        })?;
     Ok((sender, thread))
 }
 
-async fn work(config: Config, refresher: Option<Arc<Refresher>>, mut accepted: UnboundedReceiver<Accepted>, drain: Drain) {
+async fn work(
+    config: Config,
+    refresher: Option<Arc<Refresher>>,
+    mut accepted: UnboundedReceiver<Accepted>,
+    drain: Drain,
+) {
     let worker = Rc::new(Worker {
         http: server(&config),
         upstream: Upstream::new(config.upstream),

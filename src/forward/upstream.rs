@@ -113,7 +113,8 @@ impl Upstream {
 
     /// The connection that idled least, if it may still be used.
     fn reuse(self: &Rc<Self>, is_safe: bool) -> Option<Lease> {
-        let limit = if is_safe { self.config.keepalive_idle } else { self.config.keepalive_idle.min(UNSAFE_METHOD_IDLE) };
+        let limit =
+            if is_safe { self.config.keepalive_idle } else { self.config.keepalive_idle.min(UNSAFE_METHOD_IDLE) };
         let mut idle = self.idle.borrow_mut();
         let mut at = idle.len();
         while at > 0 {

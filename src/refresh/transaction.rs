@@ -278,10 +278,7 @@ async fn resolve(
     }
 }
 
-async fn within<T>(
-    deadline: Instant,
-    work: impl Future<Output = Result<T, Interrupted>>,
-) -> Result<T, Interrupted> {
+async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, Interrupted>>) -> Result<T, Interrupted> {
     timeout_at(deadline, work).await.unwrap_or(Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)))
 }
 

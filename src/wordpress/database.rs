@@ -50,7 +50,10 @@ impl DatabaseError {
     pub fn code(&self) -> Option<u16> {
         match self {
             DatabaseError::Failed(code) => *code,
-            DatabaseError::NoConnection | DatabaseError::Connect(_) | DatabaseError::TimedOut | DatabaseError::Column(_) => None,
+            DatabaseError::NoConnection
+            | DatabaseError::Connect(_)
+            | DatabaseError::TimedOut
+            | DatabaseError::Column(_) => None,
         }
     }
 }

@@ -4,8 +4,8 @@
 //! WordPress is asked: `GET {home}/wp-json/?_fields=home,namespaces`, sent to the upstream as a client's request would
 //! arrive there. Until it has answered, refreshes are forwarded.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;

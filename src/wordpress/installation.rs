@@ -96,19 +96,21 @@ pub fn installation(
     let jwt_secret = assembly.jwt_secret(jwt);
     let cors_enable = assembly.cors_enable();
     match (database, table_prefix, salts) {
-        (Some((database, database_label)), Some(table_prefix), Some(salts)) if assembly.faults.is_empty() => Ok(Installation {
-            database,
-            database_label,
-            table_prefix,
-            salts,
-            jwt_secret,
-            home: config.home.clone(),
-            wp_home: assembly.wp_home(),
-            multisite: assembly.multisite(),
-            main_blog: assembly.main_blog(),
-            cors_enable,
-            plugins_dir: assembly.plugins_dir(),
-        }),
+        (Some((database, database_label)), Some(table_prefix), Some(salts)) if assembly.faults.is_empty() => {
+            Ok(Installation {
+                database,
+                database_label,
+                table_prefix,
+                salts,
+                jwt_secret,
+                home: config.home.clone(),
+                wp_home: assembly.wp_home(),
+                multisite: assembly.multisite(),
+                main_blog: assembly.main_blog(),
+                cors_enable,
+                plugins_dir: assembly.plugins_dir(),
+            })
+        }
         _ => Err(Faults(assembly.faults)),
     }
 }
@@ -124,7 +126,8 @@ impl Assembly<'_> {
             return self.database_from_url(url);
         }
         let key = "wordpress.database_url";
-        let [name, user, password, host] = ["DB_NAME", "DB_USER", "DB_PASSWORD", "DB_HOST"].map(|constant| self.needed_text(constant, key));
+        let [name, user, password, host] =
+            ["DB_NAME", "DB_USER", "DB_PASSWORD", "DB_HOST"].map(|constant| self.needed_text(constant, key));
         let tls = self.database_tls();
         let (name, user, password, host) = (name?, user?, password?, host?);
         if name.expose().is_empty() {
@@ -148,7 +151,10 @@ impl Assembly<'_> {
         Some(match address {
             DatabaseAddress::Tcp(host, port) => {
                 let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                (options.ip_or_hostname(host).tcp_port(port), format!("{}@{shown}:{port}/{}", user.expose(), name.expose()))
+                (
+                    options.ip_or_hostname(host).tcp_port(port),
+                    format!("{}@{shown}:{port}/{}", user.expose(), name.expose()),
+                )
             }
             DatabaseAddress::Socket(path) => {
                 let path = path.to_string_lossy().into_owned();
@@ -159,9 +165,11 @@ impl Assembly<'_> {
 
     /// SECURITY: the URL holds the password, so its own error is not shown either.
     fn database_from_url(&mut self, url: &Secret) -> Option<(OptsBuilder, String)> {
-        let options = Opts::from_url(url.expose()).ok().filter(|options| options.db_name().is_some_and(|name| !name.is_empty()));
+        let options =
+            Opts::from_url(url.expose()).ok().filter(|options| options.db_name().is_some_and(|name| !name.is_empty()));
         let Some(options) = options else {
-            let form = "is not of the form mysql://user:password@host:3306/database, with % encoding for special characters";
+            let form =
+                "is not of the form mysql://user:password@host:3306/database, with % encoding for special characters";
             self.fault("wordpress.database_url", form.to_owned());
             return None;
         };
@@ -182,7 +190,11 @@ impl Assembly<'_> {
             Lookup::NotDefined => 0,
             Lookup::Known(Scalar::Integer(flags), _) => *flags,
             Lookup::Known(_, line) => {
-                self.constant_fault("MYSQL_CLIENT_FLAGS", "wordpress.database_url", &format!("line {line} gives it no number"));
+                self.constant_fault(
+                    "MYSQL_CLIENT_FLAGS",
+                    "wordpress.database_url",
+                    &format!("line {line} gives it no number"),
+                );
                 return None;
             }
             Lookup::Unknown(doubt) => {
@@ -192,7 +204,9 @@ impl Assembly<'_> {
         };
         let unverified = flags & DONT_VERIFY != 0;
         Some((flags & SSL != 0).then(|| {
-            SslOpts::default().with_danger_accept_invalid_certs(unverified).with_danger_skip_domain_validation(unverified)
+            SslOpts::default()
+                .with_danger_accept_invalid_certs(unverified)
+                .with_danger_skip_domain_validation(unverified)
         }))
     }
 
@@ -212,7 +226,10 @@ impl Assembly<'_> {
                     return None;
                 }
                 Lookup::Unknown(doubt) => {
-                    self.fault("wordpress.config", format!("$table_prefix cannot be known: {doubt}; set {key} instead"));
+                    self.fault(
+                        "wordpress.config",
+                        format!("$table_prefix cannot be known: {doubt}; set {key} instead"),
+                    );
                     return None;
                 }
             },
@@ -247,7 +264,9 @@ impl Assembly<'_> {
                     Ok(text) => {
                         defined.insert(name, Secret::new(text));
                     }
-                    Err(_) => self.constant_fault(name, keys, &format!("line {line} gives it a value that is not UTF-8")),
+                    Err(_) => {
+                        self.constant_fault(name, keys, &format!("line {line} gives it a value that is not UTF-8"))
+                    }
                 },
                 // Even one that is not used itself counts: WordPress disregards what two of them share.
                 Lookup::Unknown(doubt) => self.constant_fault(name, keys, &doubt.to_string()),
@@ -260,7 +279,8 @@ impl Assembly<'_> {
                 }
             }
         }
-        (self.faults.len() == before).then(|| SaltConstants::from_constants(&defined, config.auth_key.clone(), config.auth_salt.clone()))
+        (self.faults.len() == before)
+            .then(|| SaltConstants::from_constants(&defined, config.auth_key.clone(), config.auth_salt.clone()))
     }
 
     fn jwt_secret(&mut self, jwt: &config::Jwt) -> Option<Secret> {
@@ -269,12 +289,17 @@ impl Assembly<'_> {
         }
         if jwt.private_key.is_some() {
             return match self.constant("JWT_AUTH_SECRET_KEY") {
-                Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().filter(|text| !text.is_empty()).map(Secret::new),
+                Lookup::Known(scalar, _) => {
+                    String::from_utf8(scalar.to_bytes()).ok().filter(|text| !text.is_empty()).map(Secret::new)
+                }
                 Lookup::NotDefined | Lookup::Unknown(_) => None,
             };
         }
         if self.file.is_none() {
-            self.fault("jwt.secret", "is required (or jwt.secret_file, jwt.private_key_file) where there is no wordpress.config".to_owned());
+            self.fault(
+                "jwt.secret",
+                "is required (or jwt.secret_file, jwt.private_key_file) where there is no wordpress.config".to_owned(),
+            );
             return None;
         }
         let secret = self.needed_text("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file")?;
@@ -290,7 +315,10 @@ impl Assembly<'_> {
             Lookup::NotDefined => None,
             Lookup::Known(scalar, _) => Some(scalar.is_true()),
             Lookup::Unknown(doubt) => {
-                self.fault("wordpress.config", format!("the constant JWT_AUTH_CORS_ENABLE cannot be known: {doubt}; give it a plain value there"));
+                self.fault(
+                    "wordpress.config",
+                    format!("the constant JWT_AUTH_CORS_ENABLE cannot be known: {doubt}; give it a plain value there"),
+                );
                 None
             }
         }
@@ -314,7 +342,9 @@ impl Assembly<'_> {
         match self.constant("MULTISITE") {
             Lookup::Known(scalar, _) => scalar.is_true(),
             Lookup::Unknown(_) => true,
-            Lookup::NotDefined => ["SUBDOMAIN_INSTALL", "VHOST", "SUNRISE"].iter().any(|name| !matches!(self.constant(name), Lookup::NotDefined)),
+            Lookup::NotDefined => ["SUBDOMAIN_INSTALL", "VHOST", "SUNRISE"]
+                .iter()
+                .any(|name| !matches!(self.constant(name), Lookup::NotDefined)),
         }
     }
 
@@ -333,7 +363,8 @@ impl Assembly<'_> {
             Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().map(PathBuf::from),
             Lookup::NotDefined | Lookup::Unknown(_) => None,
         };
-        let beside = self.file.and_then(|file| file.path.parent()).map(|directory| directory.join("wp-content/plugins"));
+        let beside =
+            self.file.and_then(|file| file.path.parent()).map(|directory| directory.join("wp-content/plugins"));
         let candidates = [
             known("WP_PLUGIN_DIR"),
             known("WP_CONTENT_DIR").map(|content| content.join("plugins")),
@@ -377,11 +408,15 @@ impl Assembly<'_> {
     }
 
     fn constant_fault(&mut self, name: &str, instead: &str, problem: &str) {
-        self.fault("wordpress.config", format!("the constant {name} cannot be known: {problem}; set {instead} instead"));
+        self.fault(
+            "wordpress.config",
+            format!("the constant {name} cannot be known: {problem}; set {instead} instead"),
+        );
     }
 
     fn fault(&mut self, key: &str, problem: String) {
-        let value = (key == "wordpress.config").then(|| self.file.map(|file| file.path.display().to_string())).flatten();
+        let value =
+            (key == "wordpress.config").then(|| self.file.map(|file| file.path.display().to_string())).flatten();
         self.faults.push(Fault { key: key.to_owned(), value, problem, ..Fault::default() });
     }
 }

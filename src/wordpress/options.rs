@@ -90,7 +90,10 @@ pub fn settings(option_value: Option<&[u8]>) -> Result<Settings, OptionError> {
 ///
 /// # Errors
 /// If one of the options is there and is no serialized array.
-pub fn plugin_active(active_plugins: Option<&[u8]>, active_sitewide: Option<&[u8]>) -> Result<Option<String>, OptionError> {
+pub fn plugin_active(
+    active_plugins: Option<&[u8]>,
+    active_sitewide: Option<&[u8]>,
+) -> Result<Option<String>, OptionError> {
     let on_network = active(active_sitewide, "active_sitewide_plugins", |(key, _)| match key {
         Key::Text(text) => Some(*text),
         Key::Number(_) => None,
@@ -122,7 +125,10 @@ fn names_the_plugin(entry: &[u8]) -> bool {
     let Some(folder) = std::str::from_utf8(entry).ok().and_then(|entry| entry.strip_suffix("/jwt-auth-pro.php")) else {
         return false;
     };
-    !folder.is_empty() && !folder.starts_with('/') && !folder.split('/').any(|part| part == "..") && !folder.contains(['\\', '\0', ':'])
+    !folder.is_empty()
+        && !folder.starts_with('/')
+        && !folder.split('/').any(|part| part == "..")
+        && !folder.contains(['\\', '\0', ':'])
 }
 
 /// A hundred years: longer ones do not fit into what MySQL and JWT libraries take for a date.
@@ -139,7 +145,9 @@ impl<'a> Section<'a> {
         match find(sections, name) {
             None => Ok(Self { name, entries: &[] }),
             Some(Value::Array(entries)) => Ok(Self { name, entries }),
-            Some(_) => Err(OptionError::Setting { option: SETTINGS, setting: name.to_owned(), problem: "not an array" }),
+            Some(_) => {
+                Err(OptionError::Setting { option: SETTINGS, setting: name.to_owned(), problem: "not an array" })
+            }
         }
     }
 
@@ -148,10 +156,12 @@ impl<'a> Section<'a> {
         let number = match find(self.entries, name) {
             None => return Ok(default),
             Some(Value::Integer(number)) => u64::try_from(*number).map_err(|_| self.fault(name, "negative"))?,
-            Some(Value::Text(digits)) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => std::str::from_utf8(digits)
-                .ok()
-                .and_then(|digits| digits.parse().ok())
-                .ok_or_else(|| self.fault(name, "too large"))?,
+            Some(Value::Text(digits)) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+                std::str::from_utf8(digits)
+                    .ok()
+                    .and_then(|digits| digits.parse().ok())
+                    .ok_or_else(|| self.fault(name, "too large"))?
+            }
             Some(_) => return Err(self.fault(name, "no whole number")),
         };
         match number {
@@ -237,7 +247,9 @@ fn read_value<'a>(parser: &mut PhpParser<'a>, depth: usize) -> Result<Value<'a>,
         PhpToken::String(text) => Ok(Value::Text(text.as_bytes())),
         PhpToken::Array { elements } => Ok(Value::Array(read_entries(parser, elements, depth)?)),
         PhpToken::Object { properties, .. } => read_entries(parser, properties, depth).map(|_| Value::Other),
-        PhpToken::Null | PhpToken::Float(_) | PhpToken::CustomObject { .. } | PhpToken::Reference { .. } => Ok(Value::Other),
+        PhpToken::Null | PhpToken::Float(_) | PhpToken::CustomObject { .. } | PhpToken::Reference { .. } => {
+            Ok(Value::Other)
+        }
         PhpToken::End => Err("an array is closed that was not opened".to_owned()),
     }
 }

@@ -40,7 +40,11 @@ impl SaltConstants {
 
     /// From the constants that are defined, by name; see [`SALT_CONSTANTS`]. An explicit half wins
     /// over its constants.
-    pub fn from_constants(defined: &HashMap<&str, Secret>, explicit_key: Option<Secret>, explicit_salt: Option<Secret>) -> Self {
+    pub fn from_constants(
+        defined: &HashMap<&str, Secret>,
+        explicit_key: Option<Secret>,
+        explicit_salt: Option<Secret>,
+    ) -> Self {
         let usable = |name: &str| {
             let value = defined.get(name)?;
             // PHP takes `0` for false.
@@ -108,11 +112,24 @@ mod tests {
     #[test]
     fn what_is_empty_a_placeholder_or_shared_does_not_count() {
         for unusable in ["", "0", "put your unique phrase here"] {
-            assert_eq!(salt(&[("AUTH_KEY", unusable), ("AUTH_SALT", "s")], OPTIONS).as_deref(), Some("oks"), "{unusable}");
+            assert_eq!(
+                salt(&[("AUTH_KEY", unusable), ("AUTH_SALT", "s")], OPTIONS).as_deref(),
+                Some("oks"),
+                "{unusable}"
+            );
         }
-        assert_eq!(salt(&[("AUTH_KEY", "same"), ("NONCE_SALT", "same"), ("AUTH_SALT", "s")], OPTIONS).as_deref(), Some("oks"));
-        assert_eq!(salt(&[("AUTH_KEY", "same"), ("AUTH_SALT", "same"), ("SECRET_KEY", "x")], OPTIONS).as_deref(), Some("xos"));
-        assert_eq!(salt(&[("SECRET_KEY", "same"), ("NONCE_KEY", "same"), ("AUTH_SALT", "s")], OPTIONS).as_deref(), Some("oks"));
+        assert_eq!(
+            salt(&[("AUTH_KEY", "same"), ("NONCE_SALT", "same"), ("AUTH_SALT", "s")], OPTIONS).as_deref(),
+            Some("oks")
+        );
+        assert_eq!(
+            salt(&[("AUTH_KEY", "same"), ("AUTH_SALT", "same"), ("SECRET_KEY", "x")], OPTIONS).as_deref(),
+            Some("xos")
+        );
+        assert_eq!(
+            salt(&[("SECRET_KEY", "same"), ("NONCE_KEY", "same"), ("AUTH_SALT", "s")], OPTIONS).as_deref(),
+            Some("oks")
+        );
     }
 
     #[test]

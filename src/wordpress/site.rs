@@ -6,9 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use moka::future::Cache;
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
-use moka::future::Cache;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -28,7 +28,7 @@ const FRESH: Duration = Duration::from_secs(3);
 
 /// The options of the site that matter, in one query.
 const OPTIONS: &str = "'active_plugins', 'jwt_auth_pro_settings', 'home', 'siteurl', 'permalink_structure', 'WPLANG', \
-                       'auth_key', 'auth_salt'";
+                       'auth_key', 'auth_salt', 'blog_charset'";
 
 /// What is known of a site that refreshes natively.
 pub struct Site {
@@ -87,6 +87,9 @@ pub enum NotNative {
     /// The site signs with what we cannot.
     #[error("tokens cannot be signed with the site's algorithm {0}: {1}")]
     Algorithm(String, String),
+    /// WordPress names its charset in each answer's Content-Type.
+    #[error("the site's charset is {0}, not UTF-8")]
+    Charset(String),
     /// `wp_salt('auth')` cannot be known.
     #[error("the salt wp_salt('auth') is neither in wp-config.php nor in the database")]
     Salt,
@@ -202,7 +205,13 @@ impl Sites {
         if !self.installation.main_blog {
             return Err(NotNative::OtherBlog);
         }
-        let understood = |option: &'static str| move |error: options::OptionError| NotNative::Option(option, error.to_string());
+        // As _canonical_charset() folds them.
+        let is_utf8 = |charset: &String| ["utf-8", "utf8"].iter().any(|name| charset.eq_ignore_ascii_case(name));
+        if let Some(charset) = rows.text("blog_charset").filter(|charset| !is_utf8(charset)) {
+            return Err(NotNative::Charset(charset));
+        }
+        let understood =
+            |option: &'static str| move |error: options::OptionError| NotNative::Option(option, error.to_string());
         let plugin = options::plugin_active(rows.option("active_plugins"), rows.meta("active_sitewide_plugins"))
             .map_err(understood("active_plugins"))?
             .ok_or(NotNative::Inactive)?;
@@ -217,8 +226,7 @@ impl Sites {
         } else {
             (rows.text("auth_key"), rows.text("auth_salt"))
         };
-        let auth_salt =
-            self.installation.salts.auth_salt(key.as_deref(), salt.as_deref()).ok_or(NotNative::Salt)?;
+        let auth_salt = self.installation.salts.auth_salt(key.as_deref(), salt.as_deref()).ok_or(NotNative::Salt)?;
         let home = self.stored_home(&rows);
         let forms = RouteForms {
             home_path: match &home {
@@ -249,7 +257,10 @@ impl Sites {
         let unusable = |why: String| NotNative::Algorithm(settings.signing_algorithm.clone(), why);
         let algorithm = match self.jwt.algorithm {
             Some(algorithm) => algorithm,
-            None => settings.signing_algorithm.parse().map_err(|_| unusable("not an algorithm that the sidecar has".into()))?,
+            None => settings
+                .signing_algorithm
+                .parse()
+                .map_err(|_| unusable("not an algorithm that the sidecar has".into()))?,
         };
         let mut signers = self.signers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, signer)) = signers.as_ref()
@@ -272,11 +283,9 @@ impl Sites {
         }
         let option = match &self.installation.wp_home {
             WpHome::Known(url) => url.clone(),
-            WpHome::NotDefined | WpHome::Dynamic => rows
-                .text("home")
-                .filter(|home| !home.is_empty())
-                .or_else(|| rows.text("siteurl"))
-                .unwrap_or_default(),
+            WpHome::NotDefined | WpHome::Dynamic => {
+                rows.text("home").filter(|home| !home.is_empty()).or_else(|| rows.text("siteurl")).unwrap_or_default()
+            }
         };
         StoredHome::Stored(option.trim_end_matches('/').to_owned())
     }
@@ -295,7 +304,9 @@ fn usable(home: Option<Home>, question: Question) -> Result<Home, NotNative> {
         None => Err(NotNative::HomeUnknown(question.stored_home)),
         Some(home) if !home.route_registered => Err(NotNative::RouteMissing),
         // The route was recognized below the stored path; where WordPress sees another, it is not certain to be the route.
-        Some(home) if path_of(&home.url) != question.forms.home_path => Err(NotNative::HomeUnknown(question.stored_home)),
+        Some(home) if path_of(&home.url) != question.forms.home_path => {
+            Err(NotNative::HomeUnknown(question.stored_home))
+        }
         Some(home) => Ok(home),
     }
 }

@@ -38,7 +38,12 @@ use value::{Place, Value};
 ///
 /// # Errors
 /// If the file is too large or too tangled, or is no PHP up to the place where it loads WordPress.
-pub fn read(path: &Path, source: &[u8], root: Option<&Path>, surroundings: &Surroundings<'_>) -> Result<WpConfig, WpConfigError> {
+pub fn read(
+    path: &Path,
+    source: &[u8],
+    root: Option<&Path>,
+    surroundings: &Surroundings<'_>,
+) -> Result<WpConfig, WpConfigError> {
     let mut reader = Reader::new(surroundings);
     if let Some(root) = root {
         reader.preset(root);

@@ -17,12 +17,34 @@ fn doubtful_requests_do_not_reach_the_upstream() {
         ("CONNECT", 405, "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".into()),
         ("a space before the colon", 400, "GET / HTTP/1.1\r\nHost: a\r\nX-A : b\r\n\r\n".into()),
         ("a folded line", 400, "GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\n c\r\n\r\n".into()),
-        ("two lengths", 400, format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx{smuggled}")),
+        (
+            "two lengths",
+            400,
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx{smuggled}"),
+        ),
         ("a signed length", 400, format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx{smuggled}")),
-        ("another last coding", 400, format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n{smuggled}")),
-        ("a coding before chunked", 501, format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n{smuggled}")),
-        ("chunked twice", 501, format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}")),
-        ("a coding in HTTP/1.0", 400, format!("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}")),
+        (
+            "another last coding",
+            400,
+            format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n{smuggled}"),
+        ),
+        (
+            "a coding before chunked",
+            501,
+            format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n{smuggled}"),
+        ),
+        (
+            "chunked twice",
+            501,
+            format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
+            ),
+        ),
+        (
+            "a coding in HTTP/1.0",
+            400,
+            format!("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"),
+        ),
     ];
     for (what, status, bytes) in cases {
         let mut client = Connection::to(sidecar.address());
@@ -63,7 +85,8 @@ fn a_bad_chunk_is_the_clients_fault() {
 
 #[test]
 fn an_unasked_switch_of_protocols_is_a_502() {
-    let upstream = Upstream::answering(|_| "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
+    let upstream =
+        Upstream::answering(|_| "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -24,7 +24,8 @@ pub(super) fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) ->
     let resolved = fs::canonicalize(&found).map_err(|error| fault(&found, unreadable(&found, &error)))?;
     // wp-load.php takes its own directory, links resolved, for WordPress's root.
     let root = wanted.parent().and_then(|directory| fs::canonicalize(directory.join("wp-load.php")).ok());
-    let surroundings = Surroundings { environment, read_file: &read_limited, canonicalize: &|path| fs::canonicalize(path) };
+    let surroundings =
+        Surroundings { environment, read_file: &read_limited, canonicalize: &|path| fs::canonicalize(path) };
     let content = wp_config::read(&resolved, &source, root.as_deref().and_then(Path::parent), &surroundings)
         .map_err(|error| fault(&found, error.to_string()))?;
     Ok(ConfigFile { path: resolved, content })
@@ -33,7 +34,9 @@ pub(super) fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) ->
 /// WordPress looks one level above its root too, unless another WordPress is there (wp-load.php).
 fn found(wanted: &Path) -> PathBuf {
     let directory = if wanted.parent() == Some(Path::new("")) { Some(Path::new(".")) } else { wanted.parent() };
-    let above = directory.and_then(|directory| fs::canonicalize(directory).ok()).and_then(|directory| directory.parent().map(Path::to_owned));
+    let above = directory
+        .and_then(|directory| fs::canonicalize(directory).ok())
+        .and_then(|directory| directory.parent().map(Path::to_owned));
     match (wanted.file_name(), above) {
         (Some(name), Some(above)) if name == "wp-config.php" && is_absent(wanted) => {
             let candidate = above.join(name);
@@ -113,7 +116,12 @@ mod tests {
     #[test]
     fn a_refusal_names_the_user_and_the_mend() {
         let problem = permission_problem(Path::new("/srv/wp-config.php"), "sidecar", Some((0, 0, 0o100_640)));
-        assert!(problem.starts_with("the user sidecar, who runs this program, may not read it (it belongs to root:root, mode 0640)"), "{problem}");
+        assert!(
+            problem.starts_with(
+                "the user sidecar, who runs this program, may not read it (it belongs to root:root, mode 0640)"
+            ),
+            "{problem}"
+        );
         assert!(problem.contains("setfacl -m u:sidecar:r /srv/wp-config.php"));
     }
 
@@ -128,7 +136,9 @@ mod tests {
         let read_it = || read(&root.join("wp-config.php"), &|_| None);
         let file = read_it().unwrap();
         assert_eq!(file.path, above.join("wp-config.php"));
-        let wp_config::Lookup::Known(abspath, _) = file.content.constant("ABSPATH") else { panic!("ABSPATH is not known") };
+        let wp_config::Lookup::Known(abspath, _) = file.content.constant("ABSPATH") else {
+            panic!("ABSPATH is not known")
+        };
         assert_eq!(abspath.to_bytes(), format!("{}/", root.display()).into_bytes());
         assert_eq!(read(&root, &|_| None).unwrap().path, file.path);
 

@@ -16,7 +16,14 @@ $table_prefix = 'wp_';
 ";
 
 fn explicit() -> config::WordPress {
-    config::WordPress { config: None, database_url: None, table_prefix: None, home: None, auth_key: None, auth_salt: None }
+    config::WordPress {
+        config: None,
+        database_url: None,
+        table_prefix: None,
+        home: None,
+        auth_key: None,
+        auth_salt: None,
+    }
 }
 
 fn no_jwt() -> config::Jwt {
@@ -48,13 +55,19 @@ fn refused(source: &str) -> Vec<String> {
 fn wp_config_alone_is_enough() {
     let site = read(PLAIN);
     let options = Opts::from(site.database.clone());
-    assert_eq!((options.ip_or_hostname(), options.tcp_port(), options.user(), options.pass(), options.db_name()), ("db.example.com", 3307, Some("user"), Some("p@ss"), Some("site")));
+    assert_eq!(
+        (options.ip_or_hostname(), options.tcp_port(), options.user(), options.pass(), options.db_name()),
+        ("db.example.com", 3307, Some("user"), Some("p@ss"), Some("site"))
+    );
     assert!(options.ssl_opts().is_none() && !options.prefer_socket() && options.socket().is_none());
     assert_eq!(site.database_label, "user@db.example.com:3307/site");
     assert_eq!(site.table_prefix, "wp_");
     assert_eq!(site.salts.auth_salt(None, None).unwrap().expose(), "ks");
     assert_eq!(site.jwt_secret.as_ref().unwrap().expose(), "signing");
-    assert_eq!((site.wp_home.clone(), site.multisite, site.main_blog, site.cors_enable), (WpHome::NotDefined, false, true, None));
+    assert_eq!(
+        (site.wp_home.clone(), site.multisite, site.main_blog, site.cors_enable),
+        (WpHome::NotDefined, false, true, None)
+    );
     assert!(site.plugins_dir.clone().unwrap().ends_with("wp-content/plugins"));
     let debug = format!("{site:?}");
     assert!(!debug.contains("p@ss") && !debug.contains("signing"), "{debug}");
@@ -65,12 +78,18 @@ fn what_else_the_constants_say() {
     let site = read(&format!("{PLAIN}
         define('WP_HOME', 'https://example.com/'); define('MULTISITE', true); define('BLOG_ID_CURRENT_SITE', 2); define('JWT_AUTH_CORS_ENABLE', true);
         define('MYSQL_CLIENT_FLAGS', MYSQLI_CLIENT_SSL | MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT);"));
-    assert_eq!((site.wp_home, site.multisite, site.main_blog, site.cors_enable), (WpHome::Known("https://example.com".to_owned()), true, false, Some(true)));
+    assert_eq!(
+        (site.wp_home, site.multisite, site.main_blog, site.cors_enable),
+        (WpHome::Known("https://example.com".to_owned()), true, false, Some(true))
+    );
     let options = Opts::from(site.database);
     assert!(options.ssl_opts().unwrap().accept_invalid_certs());
     let verified = Opts::from(read(&format!("{PLAIN} define('MYSQL_CLIENT_FLAGS', MYSQLI_CLIENT_SSL);")).database);
     assert!(!verified.ssl_opts().unwrap().accept_invalid_certs());
-    assert_eq!(read(&format!("{PLAIN} define('WP_HOME', 'https://' . $_SERVER['HTTP_HOST']);")).wp_home, WpHome::Dynamic);
+    assert_eq!(
+        read(&format!("{PLAIN} define('WP_HOME', 'https://' . $_SERVER['HTTP_HOST']);")).wp_home,
+        WpHome::Dynamic
+    );
     assert_eq!(read(&format!("{PLAIN} define('WP_SITEURL', $_SERVER['x']);")).wp_home, WpHome::Dynamic);
     assert_eq!(read(&format!("{PLAIN} require $where;")).wp_home, WpHome::Dynamic);
 }
@@ -85,7 +104,9 @@ fn a_socket_is_labelled_as_one() {
 
 #[test]
 fn all_faults_are_told_at_once() {
-    let faults = refused("<?php\n\ndefine('DB_NAME', $_SERVER['x']);\ndefine('DB_HOST', 'a:99999');\ndefine('NONCE_KEY', f());\n$table_prefix = 'a-b';");
+    let faults = refused(
+        "<?php\n\ndefine('DB_NAME', $_SERVER['x']);\ndefine('DB_HOST', 'a:99999');\ndefine('NONCE_KEY', f());\n$table_prefix = 'a-b';",
+    );
     assert_eq!(
         faults,
         [
@@ -102,7 +123,12 @@ fn all_faults_are_told_at_once() {
 #[test]
 fn a_file_that_is_not_read_is_named() {
     let faults = refused("<?php\nrequire $where;\ndefine('DB_NAME', 'a');\n");
-    assert!(faults[0].contains("DB_USER cannot be known: it is not defined there, but line 2 includes a file whose path only PHP knows"), "{faults:?}");
+    assert!(
+        faults[0].contains(
+            "DB_USER cannot be known: it is not defined there, but line 2 includes a file whose path only PHP knows"
+        ),
+        "{faults:?}"
+    );
     assert!(faults.iter().any(|fault| fault.contains("AUTH_SALT")), "{faults:?}");
     assert!(faults.iter().any(|fault| fault.contains("$table_prefix is not set there, but line 2")), "{faults:?}");
 }
@@ -134,7 +160,10 @@ fn keys_win_over_constants() {
 fn without_a_file_every_key_is_needed() {
     let faults = problems(installation(&explicit(), &no_jwt(), &|_| None).unwrap_err());
     let keys: Vec<&str> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
-    assert_eq!(keys, ["wordpress.database_url", "wordpress.table_prefix", "wordpress.auth_key", "wordpress.auth_salt", "jwt.secret"]);
+    assert_eq!(
+        keys,
+        ["wordpress.database_url", "wordpress.table_prefix", "wordpress.auth_key", "wordpress.auth_salt", "jwt.secret"]
+    );
 }
 
 #[test]
@@ -148,17 +177,29 @@ fn a_private_key_needs_no_constant() {
 
 #[test]
 fn a_database_url_is_never_shown() {
-    for url in ["mysql://u:topsecret@h", "postgres://u:topsecret@h/d", "topsecret", "mysql://u:topsecret@h:x/d", "mysql://u:topsecret@h/d?nonsense=topsecret"] {
+    for url in [
+        "mysql://u:topsecret@h",
+        "postgres://u:topsecret@h/d",
+        "topsecret",
+        "mysql://u:topsecret@h:x/d",
+        "mysql://u:topsecret@h/d?nonsense=topsecret",
+    ] {
         let config = config::WordPress { database_url: Some(Secret::new(url)), ..explicit() };
         let faults = with(PLAIN, config, &no_jwt()).unwrap_err();
         assert_eq!(faults.len(), 1, "{url}");
-        assert!(faults[0].starts_with("wordpress.database_url: is not of the form") && !faults[0].contains("topsecret"), "{faults:?}");
+        assert!(
+            faults[0].starts_with("wordpress.database_url: is not of the form") && !faults[0].contains("topsecret"),
+            "{faults:?}"
+        );
     }
 }
 
 #[test]
 fn wp_config_that_is_not_there_or_no_php() {
     let missing = config::WordPress { config: Some(PathBuf::from("/nonexistent/wp-config.php")), ..explicit() };
-    assert_eq!(problems(installation(&missing, &no_jwt(), &|_| None).unwrap_err()), ["wordpress.config: there is no such file"]);
+    assert_eq!(
+        problems(installation(&missing, &no_jwt(), &|_| None).unwrap_err()),
+        ["wordpress.config: there is no such file"]
+    );
     assert_eq!(refused("<?php\n((("), ["wordpress.config: line 2 is not understood as PHP"]);
 }

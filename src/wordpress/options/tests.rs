@@ -41,7 +41,9 @@ fn numbers_may_be_strings() {
 
 #[test]
 fn switches_are_loosely_typed() {
-    for (value, expected) in [("b:1;", true), ("i:1;", true), (r#"s:1:"1";"#, true), ("b:0;", false), ("i:0;", false), (r#"s:0:"";"#, false)] {
+    for (value, expected) in
+        [("b:1;", true), ("i:1;", true), (r#"s:1:"1";"#, true), ("b:0;", false), ("i:0;", false), (r#"s:0:"";"#, false)]
+    {
         assert_eq!(with("data_management", "anonymize_ip", value).unwrap().anonymize_ip, expected, "{value}");
         assert_eq!(with("rate_limit_settings", "enabled", value).unwrap().rate_limit.is_some(), expected, "{value}");
     }
@@ -52,7 +54,20 @@ fn switches_are_loosely_typed() {
 
 #[test]
 fn what_cannot_be_interpreted_is_an_error() {
-    for value in ["i:-1;", "i:0;", "a:0:{}", "N;", "d:3.5;", "b:1;", r#"s:3:"abc";"#, r#"s:0:"";"#, r#"s:2:"-1";"#, "i:99999999999;", r#"s:25:"9999999999999999999999999";"#, "R:1;"] {
+    for value in [
+        "i:-1;",
+        "i:0;",
+        "a:0:{}",
+        "N;",
+        "d:3.5;",
+        "b:1;",
+        r#"s:3:"abc";"#,
+        r#"s:0:"";"#,
+        r#"s:2:"-1";"#,
+        "i:99999999999;",
+        r#"s:25:"9999999999999999999999999";"#,
+        "R:1;",
+    ] {
         with("token_settings", "jwt_expiration", value).expect_err(value);
     }
     for value in ["i:2;", r#"s:3:"yes";"#, "a:0:{}", "N;"] {
@@ -65,7 +80,21 @@ fn what_cannot_be_interpreted_is_an_error() {
 #[test]
 fn what_is_no_serialized_array_is_an_error() {
     let nested = "a:1:{i:0;".repeat(100_000);
-    for text in ["", "yes", "b:0;", "i:1;", "a:1:{}", "a:0:{", "a:0:{}x", "a:1:{i:0;i:1;i:1;i:2;}", "a:4294967295:{}", r#"s:99999999999:"x";"#, "a:1:{b:1;i:1;}", "}", &nested] {
+    for text in [
+        "",
+        "yes",
+        "b:0;",
+        "i:1;",
+        "a:1:{}",
+        "a:0:{",
+        "a:0:{}x",
+        "a:1:{i:0;i:1;i:1;i:2;}",
+        "a:4294967295:{}",
+        r#"s:99999999999:"x";"#,
+        "a:1:{b:1;i:1;}",
+        "}",
+        &nested,
+    ] {
         read(text).expect_err(text.get(..40).unwrap_or(text));
     }
     for end in 0..STORED.len() {
@@ -86,11 +115,15 @@ fn the_plugin_is_found_by_its_file() {
     let list = br#"a:2:{i:0;s:19:"akismet/akismet.php";i:3;s:37:"jwt-auth-pro-premium/jwt-auth-pro.php";}"#;
     assert_eq!(plugin_active(Some(list), None).unwrap().as_deref(), Some("jwt-auth-pro-premium/jwt-auth-pro.php"));
     let network = br#"a:1:{s:29:"jwt-auth-pro/jwt-auth-pro.php";i:1700000000;}"#;
-    assert_eq!(plugin_active(Some(b"a:0:{}"), Some(network)).unwrap().as_deref(), Some("jwt-auth-pro/jwt-auth-pro.php"));
+    assert_eq!(
+        plugin_active(Some(b"a:0:{}"), Some(network)).unwrap().as_deref(),
+        Some("jwt-auth-pro/jwt-auth-pro.php")
+    );
     assert_eq!(plugin_active(None, None), Ok(None));
     assert_eq!(plugin_active(Some(b""), Some(b"a:0:{}")), Ok(None));
     assert_eq!(plugin_active(Some(br#"a:1:{i:0;s:19:"akismet/akismet.php";}"#), None), Ok(None));
-    for outside in ["../x/jwt-auth-pro.php", "/jwt-auth-pro.php", "/etc/jwt-auth-pro.php", "a/../../b/jwt-auth-pro.php"] {
+    for outside in ["../x/jwt-auth-pro.php", "/jwt-auth-pro.php", "/etc/jwt-auth-pro.php", "a/../../b/jwt-auth-pro.php"]
+    {
         let list = format!(r#"a:1:{{i:0;s:{}:"{outside}";}}"#, outside.len());
         assert_eq!(plugin_active(Some(list.as_bytes()), None), Ok(None), "{outside}");
     }

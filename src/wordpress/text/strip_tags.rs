@@ -5,7 +5,8 @@
 /// What `strip_tags($text)` returns. Only ASCII bytes begin and end what is removed, so valid
 /// UTF-8 stays valid.
 pub(super) fn strip_tags(text: &[u8]) -> Vec<u8> {
-    let mut scan = Scan { text, at: 0, out: Vec::with_capacity(text.len()), depth: 0, quote: 0, last: 0, parens: 0, xml: false };
+    let mut scan =
+        Scan { text, at: 0, out: Vec::with_capacity(text.len()), depth: 0, quote: 0, last: 0, parens: 0, xml: false };
     let mut state = State::Html;
     while let Some(&byte) = text.get(scan.at) {
         state = match state {

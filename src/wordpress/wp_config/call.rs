@@ -12,7 +12,8 @@ use super::{Flow, Reader, text};
 
 impl Reader<'_> {
     pub(super) fn evaluate_call(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let Some(name) = node.child_by_field_name("function").and_then(|function| function_name(function, source)) else {
+        let Some(name) = node.child_by_field_name("function").and_then(|function| function_name(function, source))
+        else {
             self.evaluate_children(node, source);
             return self.lose_track(node, "calls a function whose name only PHP knows");
         };
@@ -102,12 +103,19 @@ impl Reader<'_> {
             return self.unknown(node, "asks for several variables at once");
         };
         match argument.kind() {
-            "variable_name" => match variable_name(*argument, source).as_deref().map(|name| self.scope.current_variable(name)) {
+            "variable_name" => match variable_name(*argument, source)
+                .as_deref()
+                .map(|name| self.scope.current_variable(name))
+            {
                 Some(Ok(Some(value))) => value.clone().map(|scalar| Scalar::Boolean(scalar != Scalar::Null)),
-                Some(Ok(None)) if self.scope.incomplete().is_none() && text(*argument, source) == b"$table_prefix" => Value::boolean(false),
+                Some(Ok(None)) if self.scope.incomplete().is_none() && text(*argument, source) == b"$table_prefix" => {
+                    Value::boolean(false)
+                }
                 _ => self.unknown(node, "asks for a variable that only PHP knows"),
             },
-            "subscript_expression" => self.evaluate(*argument, source).map(|scalar| Scalar::Boolean(scalar != Scalar::Null)),
+            "subscript_expression" => {
+                self.evaluate(*argument, source).map(|scalar| Scalar::Boolean(scalar != Scalar::Null))
+            }
             _ => self.unknown(node, "asks for something that only PHP knows"),
         }
     }
@@ -119,13 +127,17 @@ impl Reader<'_> {
             return self.unknown(node, "takes a variable from the environment whose name only PHP knows");
         };
         match self.environment_variable(&format!("{name}_FILE")) {
-            Ok(Some(path)) if !matches!(path.as_str(), "" | "0") => match (self.surroundings.read_file)(Path::new(&path)) {
-                Ok(content) => {
-                    let end = content.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
-                    Value::Known(Scalar::Text(content.get(..end).unwrap_or_default().to_vec()))
+            Ok(Some(path)) if !matches!(path.as_str(), "" | "0") => {
+                match (self.surroundings.read_file)(Path::new(&path)) {
+                    Ok(content) => {
+                        let end =
+                            content.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
+                        Value::Known(Scalar::Text(content.get(..end).unwrap_or_default().to_vec()))
+                    }
+                    Err(error) => self
+                        .unknown(node, format!("takes it from the file that {}_FILE names: {error}", printable(name))),
                 }
-                Err(error) => self.unknown(node, format!("takes it from the file that {}_FILE names: {error}", printable(name))),
-            },
+            }
             Ok(_) => match self.environment_value(node, name, Scalar::Null, "getenv_docker()") {
                 Value::Assumed(..) => default.clone(),
                 value => value,
@@ -144,7 +156,8 @@ impl Reader<'_> {
     }
 
     fn call_dirname(&mut self, node: Node<'_>, path: &Value, levels: i64) -> Value {
-        let mut directory = path.known_text().filter(|path| path.starts_with('/') && !path.ends_with('/')).map(Path::new);
+        let mut directory =
+            path.known_text().filter(|path| path.starts_with('/') && !path.ends_with('/')).map(Path::new);
         for _ in 0..levels.clamp(0, 64) {
             directory = directory.map(|directory| directory.parent().unwrap_or(directory));
         }
@@ -191,7 +204,10 @@ impl Reader<'_> {
             // Whether PHP's user may read it, and whether it is a file, we do not know.
             Ok(_) if function == "file_exists" => Value::boolean(true),
             Ok(path) if (self.surroundings.read_file)(&path).is_ok() && function == "is_file" => Value::boolean(true),
-            _ => self.unknown(node, format!("looks for {}, which PHP may see otherwise", printable(&path.to_string_lossy()))),
+            _ => self.unknown(
+                node,
+                format!("looks for {}, which PHP may see otherwise", printable(&path.to_string_lossy())),
+            ),
         }
     }
 
@@ -204,7 +220,10 @@ impl Reader<'_> {
             if !BY_VALUE.contains(&name)
                 && let Some(variable) = variable_name(*argument, source)
             {
-                let doubt = self.doubt(node, format!("hands ${} to {}(), which may change it", printable(&variable), printable(name)));
+                let doubt = self.doubt(
+                    node,
+                    format!("hands ${} to {}(), which may change it", printable(&variable), printable(name)),
+                );
                 self.scope.assign(&variable, Value::Unknown(doubt));
             }
         }
@@ -213,14 +232,42 @@ impl Reader<'_> {
 }
 
 /// They run functions whose names they are given.
-const CALLS_BACK: [&str; 7] =
-    ["call_user_func", "call_user_func_array", "array_map", "array_walk", "array_filter", "usort", "register_shutdown_function"];
+const CALLS_BACK: [&str; 7] = [
+    "call_user_func",
+    "call_user_func_array",
+    "array_map",
+    "array_walk",
+    "array_filter",
+    "usort",
+    "register_shutdown_function",
+];
 
 /// Functions that take everything by value and are often given variables.
 const BY_VALUE: [&str; 24] = [
-    "error_reporting", "explode", "function_exists", "header", "implode", "in_array", "ini_set", "is_array", "is_string", "md5", "parse_url",
-    "print_r", "sha1", "sprintf", "str_contains", "str_replace", "str_starts_with", "stripos", "strlen", "strpos", "strtolower", "substr",
-    "var_dump", "strtoupper",
+    "error_reporting",
+    "explode",
+    "function_exists",
+    "header",
+    "implode",
+    "in_array",
+    "ini_set",
+    "is_array",
+    "is_string",
+    "md5",
+    "parse_url",
+    "print_r",
+    "sha1",
+    "sprintf",
+    "str_contains",
+    "str_replace",
+    "str_starts_with",
+    "stripos",
+    "strlen",
+    "strpos",
+    "strtolower",
+    "substr",
+    "var_dump",
+    "strtoupper",
 ];
 
 /// In lower case, without a leading backslash.
@@ -237,8 +284,11 @@ fn plain_arguments(node: Node<'_>) -> Option<Vec<Node<'_>>> {
     let mut cursor = node.walk();
     let mut arguments = Vec::new();
     for argument in node.named_children(&mut cursor).filter(|child| child.kind() != "comment") {
-        let value = operand(argument).filter(|value| argument.kind() == "argument" && value.kind() != "variadic_unpacking")?;
-        if argument.child_by_field_name("name").is_some() || argument.child_by_field_name("reference_modifier").is_some() {
+        let value =
+            operand(argument).filter(|value| argument.kind() == "argument" && value.kind() != "variadic_unpacking")?;
+        if argument.child_by_field_name("name").is_some()
+            || argument.child_by_field_name("reference_modifier").is_some()
+        {
             return None;
         }
         arguments.push(value);

@@ -5,7 +5,7 @@ use std::path::Path;
 use tree_sitter::Node;
 
 use super::value::{Doubt, Scalar, Value};
-use super::{Flow, Reader, literal, line, text};
+use super::{Flow, Reader, line, literal, text};
 
 /// Longer strings are not kept: `$a .= $a` in a row would double them without end.
 const TEXT_LIMIT: usize = 64 * 1024;
@@ -56,8 +56,13 @@ impl Reader<'_> {
                 Value::Unknown(doubt)
             }
             "function_call_expression" => self.evaluate_call(node, source),
-            "include_expression" | "include_once_expression" | "require_expression" | "require_once_expression" => self.include(node, source),
-            "member_call_expression" | "nullsafe_member_call_expression" | "scoped_call_expression" | "object_creation_expression" => {
+            "include_expression" | "include_once_expression" | "require_expression" | "require_once_expression" => {
+                self.include(node, source)
+            }
+            "member_call_expression"
+            | "nullsafe_member_call_expression"
+            | "scoped_call_expression"
+            | "object_creation_expression" => {
                 self.evaluate_children(node, source);
                 self.lose_track(node, "runs code of a class, which is not followed")
             }
@@ -106,7 +111,10 @@ impl Reader<'_> {
                 self.flow = Flow::Gone;
                 return self.unknown(node, "ends the request");
             }
-            "__line__" => return i64::try_from(line(node)).map_or_else(|_| self.unknown(node, "is far away"), |line| Value::Known(Scalar::Integer(line))),
+            "__line__" => {
+                return i64::try_from(line(node))
+                    .map_or_else(|_| self.unknown(node, "is far away"), |line| Value::Known(Scalar::Integer(line)));
+            }
             "__file__" => return self.path_value(node, |file| Some(file)),
             "__dir__" => return self.path_value(node, Path::parent),
             _ => {}
@@ -171,7 +179,9 @@ impl Reader<'_> {
                 let why = format!("takes it from {how}, and the environment here has no {}", printable(name));
                 Value::Assumed(absent, self.doubt(node, why))
             }
-            Err(()) => self.unknown(node, format!("takes {} from an environment that was changed before", printable(name))),
+            Err(()) => {
+                self.unknown(node, format!("takes {} from an environment that was changed before", printable(name)))
+            }
         }
     }
 
@@ -240,8 +250,11 @@ impl Reader<'_> {
             (Value::Known(left), Value::Known(right)) => (left, right, None),
             // Is it set at all? That may be asked of an absent variable; anything else needs its value.
             (Value::Assumed(left, doubt), Value::Known(right @ (Scalar::Boolean(false) | Scalar::Null)))
-            | (Value::Known(right @ (Scalar::Boolean(false) | Scalar::Null)), Value::Assumed(left, doubt)) => (left, right, Some(doubt)),
-            (Value::Unknown(doubt) | Value::Assumed(_, doubt), _) | (_, Value::Unknown(doubt) | Value::Assumed(_, doubt)) => {
+            | (Value::Known(right @ (Scalar::Boolean(false) | Scalar::Null)), Value::Assumed(left, doubt)) => {
+                (left, right, Some(doubt))
+            }
+            (Value::Unknown(doubt) | Value::Assumed(_, doubt), _)
+            | (_, Value::Unknown(doubt) | Value::Assumed(_, doubt)) => {
                 return Value::Unknown(doubt);
             }
         };
@@ -267,7 +280,11 @@ impl Reader<'_> {
     }
 
     fn limited(&self, node: Node<'_>, bytes: Vec<u8>) -> Value {
-        if bytes.len() > TEXT_LIMIT { self.unknown(node, "has a very long string") } else { Value::Known(Scalar::Text(bytes)) }
+        if bytes.len() > TEXT_LIMIT {
+            self.unknown(node, "has a very long string")
+        } else {
+            Value::Known(Scalar::Text(bytes))
+        }
     }
 
     fn evaluate_unary(&mut self, node: Node<'_>, source: &[u8]) -> Value {
@@ -278,7 +295,9 @@ impl Reader<'_> {
         let value = self.evaluate(argument, source);
         match (operator, value) {
             (b"!", value) => value.map(|scalar| Scalar::Boolean(!scalar.is_true())),
-            (b"-", Value::Known(Scalar::Integer(number))) if number != i64::MIN => Value::Known(Scalar::Integer(-number)),
+            (b"-", Value::Known(Scalar::Integer(number))) if number != i64::MIN => {
+                Value::Known(Scalar::Integer(-number))
+            }
             (b"+", Value::Known(Scalar::Integer(number))) => Value::Known(Scalar::Integer(number)),
             (_, Value::Unknown(doubt)) => Value::Unknown(doubt),
             _ => self.unknown(node, "has a value that only PHP can compute"),
@@ -286,7 +305,8 @@ impl Reader<'_> {
     }
 
     fn evaluate_cast(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let cast = node.child_by_field_name("type").map(|cast| text(cast, source).to_ascii_lowercase()).unwrap_or_default();
+        let cast =
+            node.child_by_field_name("type").map(|cast| text(cast, source).to_ascii_lowercase()).unwrap_or_default();
         let Some(value) = node.child_by_field_name("value") else {
             return self.unknown(node, "has a value that only PHP can compute");
         };
@@ -301,7 +321,9 @@ impl Reader<'_> {
     }
 
     fn evaluate_ternary(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let (Some(condition), Some(otherwise)) = (node.child_by_field_name("condition"), node.child_by_field_name("alternative")) else {
+        let (Some(condition), Some(otherwise)) =
+            (node.child_by_field_name("condition"), node.child_by_field_name("alternative"))
+        else {
             return self.unknown(node, "has a value that only PHP can compute");
         };
         let then = node.child_by_field_name("body");
@@ -363,7 +385,8 @@ impl Reader<'_> {
     fn assign_element(&mut self, target: Node<'_>, value: Value, source: &[u8]) {
         let (base, key) = subscript(target);
         let key = key.map(|key| self.evaluate(key, source));
-        match base.filter(|base| base.kind() == "variable_name").and_then(|base| variable_name(base, source)).as_deref() {
+        match base.filter(|base| base.kind() == "variable_name").and_then(|base| variable_name(base, source)).as_deref()
+        {
             Some("_ENV") => {
                 let value = value.known().and_then(|scalar| String::from_utf8(scalar.to_bytes()).ok());
                 let name = key.as_ref().and_then(Value::known_text).unwrap_or_default().to_owned();

@@ -36,7 +36,9 @@ impl Reader<'_> {
         let path = match (self.surroundings.canonicalize)(&path) {
             Ok(path) => path,
             // PHP warns and goes on. A `require` would end the request, so there must be more to it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && node.kind().starts_with("include") => return Value::boolean(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && node.kind().starts_with("include") => {
+                return Value::boolean(false);
+            }
             Err(_) => return self.lose_track(node, &format!("includes {shown}, which is not there for this user")),
         };
         if node.kind().ends_with("once_expression") && self.included.contains(&path) {

@@ -160,7 +160,9 @@ mod tests {
 
     #[test]
     fn integers() {
-        for (source, expected) in [("0", 0), ("12", 12), ("1_000", 1000), ("0x1F", 31), ("017", 15), ("0o17", 15), ("0b11", 3)] {
+        for (source, expected) in
+            [("0", 0), ("12", 12), ("1_000", 1000), ("0x1F", 31), ("017", 15), ("0o17", 15), ("0b11", 3)]
+        {
             assert_eq!(integer(source.as_bytes()), Some(expected), "{source}");
         }
         assert_eq!(integer(b"9223372036854775808"), None);

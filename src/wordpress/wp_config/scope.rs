@@ -121,7 +121,8 @@ impl Scope {
         let mut constants = Vec::new();
         for name in names {
             let below = self.constant(name);
-            let slots: Vec<Option<&Slot>> = branches.iter().map(|branch| branch.constants.get(name).or(below)).collect();
+            let slots: Vec<Option<&Slot>> =
+                branches.iter().map(|branch| branch.constants.get(name).or(below)).collect();
             constants.push((name.clone(), merge_slots(&slots, doubt)));
         }
         let names: BTreeSet<&String> = branches.iter().flat_map(|branch| branch.variables.keys()).collect();
@@ -180,7 +181,11 @@ impl Scope {
 fn merge_slots(slots: &[Option<&Slot>], doubt: &Doubt) -> Slot {
     let certain = slots.iter().all(|slot| slot.is_some_and(|slot| slot.certain));
     let place = slots.iter().flatten().next().map_or_else(|| doubt.place.clone(), |slot| slot.place.clone());
-    let value = if certain { merge_values(slots.iter().map(|slot| slot.map(|slot| &slot.value)), doubt) } else { Value::Unknown(doubt.clone()) };
+    let value = if certain {
+        merge_values(slots.iter().map(|slot| slot.map(|slot| &slot.value)), doubt)
+    } else {
+        Value::Unknown(doubt.clone())
+    };
     Slot { value, place, certain }
 }
 

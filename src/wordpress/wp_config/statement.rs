@@ -81,11 +81,24 @@ impl Reader<'_> {
                 self.scope.forget_variables(&doubt);
                 Flow::On
             }
-            "class_declaration" | "interface_declaration" | "trait_declaration" | "enum_declaration" | "comment" | "text"
-            | "text_interpolation" | "php_tag" | "php_end_tag" | "empty_statement" | "global_declaration" | "named_label_statement"
-            | "namespace_use_declaration" | "declare_directive" | "break_statement" | "continue_statement" => Flow::On,
-            "compound_statement" | "colon_block" | "switch_block" | "case_statement" | "default_statement" | "catch_clause"
-            | "finally_clause" | "declare_statement" => self.run_children(node, source),
+            "class_declaration"
+            | "interface_declaration"
+            | "trait_declaration"
+            | "enum_declaration"
+            | "comment"
+            | "text"
+            | "text_interpolation"
+            | "php_tag"
+            | "php_end_tag"
+            | "empty_statement"
+            | "global_declaration"
+            | "named_label_statement"
+            | "namespace_use_declaration"
+            | "declare_directive"
+            | "break_statement"
+            | "continue_statement" => Flow::On,
+            "compound_statement" | "colon_block" | "switch_block" | "case_statement" | "default_statement"
+            | "catch_clause" | "finally_clause" | "declare_statement" => self.run_children(node, source),
             _ => {
                 self.evaluate(node, source);
                 self.take_flow(Flow::On)
@@ -119,7 +132,9 @@ impl Reader<'_> {
             return flow;
         }
         let doubt = match condition {
-            Some(Value::Known(scalar)) if scalar.is_true() => return body.map_or(Flow::On, |body| self.run(body, source)),
+            Some(Value::Known(scalar)) if scalar.is_true() => {
+                return body.map_or(Flow::On, |body| self.run(body, source));
+            }
             Some(Value::Known(_)) => return self.run_alternatives(alternatives, source),
             Some(Value::Assumed(_, doubt) | Value::Unknown(doubt)) => doubt,
             None => self.doubt(node, "is an if without a condition"),

@@ -18,7 +18,9 @@ impl World {
     }
 
     fn read_bytes(&self, source: &[u8]) -> Result<WpConfig, WpConfigError> {
-        let there = |path: &Path| path.to_str().and_then(|path| self.files.get(path)).ok_or(io::Error::from(io::ErrorKind::NotFound));
+        let there = |path: &Path| {
+            path.to_str().and_then(|path| self.files.get(path)).ok_or(io::Error::from(io::ErrorKind::NotFound))
+        };
         read(
             Path::new("/site/wp-config.php"),
             source,
@@ -151,7 +153,10 @@ fn what_only_php_can_compute_is_unknown() {
 fn doubts_name_the_line_and_the_reason() {
     assert_eq!(x("\ndefine('X', $_SERVER['x']);"), "?line 3 depends on $_SERVER[…], which only PHP knows");
     assert_eq!(x("define('X', getenv('KEY'));"), "?line 2 takes it from getenv(), and the environment here has no KEY");
-    assert_eq!(x("require $w;\nif (!defined('X')) define('X', 'v');"), "?line 2 includes a file whose path only PHP knows");
+    assert_eq!(
+        x("require $w;\nif (!defined('X')) define('X', 'v');"),
+        "?line 2 includes a file whose path only PHP knows"
+    );
     let config = World::default().read("<?php require $w; define('X', 'v');").unwrap();
     assert_eq!(words(config.constant("X")), "v");
     assert_eq!(config.incomplete().unwrap().to_string(), "line 1 includes a file whose path only PHP knows");
@@ -224,7 +229,8 @@ require_once ABSPATH . 'wp-settings.php';
         ..World::default()
     };
     let config = world.read(source).unwrap();
-    let known = ["DB_NAME", "DB_PASSWORD", "AUTH_KEY", "JWT_AUTH_SECRET_KEY", "ABSPATH", "WP_DEBUG"].map(|name| words(config.constant(name)));
+    let known = ["DB_NAME", "DB_PASSWORD", "AUTH_KEY", "JWT_AUTH_SECRET_KEY", "ABSPATH", "WP_DEBUG"]
+        .map(|name| words(config.constant(name)));
     assert_eq!(known, ["site", "pass word", "random", "j", "/site/", ""]);
     assert_eq!(words(config.table_prefix()), "wp_");
     assert_eq!(config.incomplete(), None);
@@ -234,7 +240,10 @@ require_once ABSPATH . 'wp-settings.php';
 fn included_files_are_read() {
     let world = World {
         files: HashMap::from([
-            ("/site/local.php", "<?php\ndefine('X', 'v'); $table_prefix = 'l_'; if ($_SERVER['a']) return; define('LATE', 1);"),
+            (
+                "/site/local.php",
+                "<?php\ndefine('X', 'v'); $table_prefix = 'l_'; if ($_SERVER['a']) return; define('LATE', 1);",
+            ),
             ("/site/loop.php", "<?php include __DIR__ . '/loop.php';"),
             ("/site/broken.php", "<?php define('X', 'w'); ((("),
             ("/site/more.php", "<?php include_once 'local.php'; return ['a'];"),
@@ -249,19 +258,36 @@ fn included_files_are_read() {
     ] {
         assert_eq!(in_world(&world, source), "v", "{source}");
     }
-    let config = world.read("<?php $table_prefix = 'wp_'; require 'local.php'; defined('Z') || define('Z', 1);").unwrap();
+    let config =
+        world.read("<?php $table_prefix = 'wp_'; require 'local.php'; defined('Z') || define('Z', 1);").unwrap();
     assert_eq!(words(config.table_prefix()), "l_");
-    assert!(words(config.constant("LATE")).starts_with("?line 2 of local.php depends on $_SERVER"), "{}", words(config.constant("LATE")));
+    assert!(
+        words(config.constant("LATE")).starts_with("?line 2 of local.php depends on $_SERVER"),
+        "{}",
+        words(config.constant("LATE"))
+    );
     assert_eq!(words(config.constant("Z")), "1");
-    assert!(in_world(&world, "include 'loop.php'; defined('X') || define('X', 'v');").starts_with("?line 1 of loop.php includes /site/loop.php, too many"));
-    assert!(in_world(&world, "include 'broken.php'; defined('X') || define('X', 'v');").contains("of which line 1 is not understood"));
-    assert!(in_world(&world, "require 'none.php'; defined('X') || define('X', 'v');").contains("which is not there for this user"));
+    assert!(
+        in_world(&world, "include 'loop.php'; defined('X') || define('X', 'v');")
+            .starts_with("?line 1 of loop.php includes /site/loop.php, too many")
+    );
+    assert!(
+        in_world(&world, "include 'broken.php'; defined('X') || define('X', 'v');")
+            .contains("of which line 1 is not understood")
+    );
+    assert!(
+        in_world(&world, "require 'none.php'; defined('X') || define('X', 'v');")
+            .contains("which is not there for this user")
+    );
 }
 
 #[test]
 fn wordpress_defines_abspath_before_its_configuration() {
     let world = World { root: Some("/site/wp"), ..World::default() };
-    assert_eq!(in_world(&world, "defined('ABSPATH') || define('ABSPATH', '/elsewhere/'); define('X', ABSPATH);"), "/site/wp/");
+    assert_eq!(
+        in_world(&world, "defined('ABSPATH') || define('ABSPATH', '/elsewhere/'); define('X', ABSPATH);"),
+        "/site/wp/"
+    );
 }
 
 #[test]
@@ -269,7 +295,11 @@ fn the_table_prefix_survives_what_does_not_touch_it() {
     let prefix = |source: &str| words(World::default().read(&format!("<?php\n{source}")).unwrap().table_prefix());
     assert_eq!(prefix("$table_prefix = 'wp_'; require $a; f($b); while ($c) { $d = 1; }"), "wp_");
     assert_eq!(prefix("if (!isset($table_prefix)) { $table_prefix = 'wp_'; }"), "wp_");
-    for source in ["$table_prefix = 'a_'; while ($c) { $table_prefix = 'b_'; }", "$table_prefix = $a;", "$table_prefix = 'a'; $GLOBALS['table_prefix'] = 'b';"] {
+    for source in [
+        "$table_prefix = 'a_'; while ($c) { $table_prefix = 'b_'; }",
+        "$table_prefix = $a;",
+        "$table_prefix = 'a'; $GLOBALS['table_prefix'] = 'b';",
+    ] {
         assert!(prefix(source).starts_with('?') || prefix(source) == "not defined", "{source}: {}", prefix(source));
     }
     assert_eq!(prefix("define('A', 1);"), "not defined");
@@ -282,7 +312,10 @@ fn what_is_no_php_is_an_error_with_its_line() {
     assert_eq!(error("<?php\n$a = ;"), WpConfigError::Syntax { line: 2 });
     assert_eq!(error("<?php\na: goto a;"), WpConfigError::Goto { line: 2 });
     assert_eq!(error(&" ".repeat(SIZE_LIMIT + 1)), WpConfigError::TooLarge);
-    assert!(matches!(error(&format!("<?php $a = {}1{};", "(".repeat(5000), ")".repeat(5000))), WpConfigError::TooDeep { .. }));
+    assert!(matches!(
+        error(&format!("<?php $a = {}1{};", "(".repeat(5000), ")".repeat(5000))),
+        WpConfigError::TooDeep { .. }
+    ));
     assert!(World::default().read("").is_ok() && World::default().read("no php").is_ok());
     assert_eq!(x("require ABSPATH . 'wp-settings.php'; ((("), "not defined");
 }
@@ -290,7 +323,12 @@ fn what_is_no_php_is_an_error_with_its_line() {
 #[test]
 fn hostile_files_end_soon() {
     let start = std::time::Instant::now();
-    for source in ["define('a','b');\n".repeat(4_000), "if(a){define('a','b');}\n".repeat(4_000), "$a='x';".to_owned() + &"$a.=$a;".repeat(5_000), "'a'.".repeat(10_000)] {
+    for source in [
+        "define('a','b');\n".repeat(4_000),
+        "if(a){define('a','b');}\n".repeat(4_000),
+        "$a='x';".to_owned() + &"$a.=$a;".repeat(5_000),
+        "'a'.".repeat(10_000),
+    ] {
         let _ = World::default().read(&format!("<?php {source}"));
     }
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
@@ -306,8 +344,52 @@ fn values_are_not_shown() {
 /// PHP in pieces.
 fn fragment() -> impl Strategy<Value = String> {
     let pieces = proptest::sample::select(vec![
-        "define(", "'X'", ",", ")", ";", "if (", "{", "}", "else", "elseif(", "$a", "=", ".", "'", "\"", "?>", "<?php ", "<<<A\n", "\nA", "getenv('X')", "const ",
-        "?:", "??", "!", "defined('X')", "||", "require ", "/*", "*/", "//", "#", "\\", "\n", "foreach(", "as", ":", "endif;", "namespace ", "0x", "&", "fn", "=>", "[", "]", "${", "{$",
+        "define(",
+        "'X'",
+        ",",
+        ")",
+        ";",
+        "if (",
+        "{",
+        "}",
+        "else",
+        "elseif(",
+        "$a",
+        "=",
+        ".",
+        "'",
+        "\"",
+        "?>",
+        "<?php ",
+        "<<<A\n",
+        "\nA",
+        "getenv('X')",
+        "const ",
+        "?:",
+        "??",
+        "!",
+        "defined('X')",
+        "||",
+        "require ",
+        "/*",
+        "*/",
+        "//",
+        "#",
+        "\\",
+        "\n",
+        "foreach(",
+        "as",
+        ":",
+        "endif;",
+        "namespace ",
+        "0x",
+        "&",
+        "fn",
+        "=>",
+        "[",
+        "]",
+        "${",
+        "{$",
     ]);
     prop_oneof![8 => pieces.prop_map(str::to_owned), 1 => any::<char>().prop_map(String::from)]
 }

@@ -112,6 +112,7 @@ pub fn sidecar(database: &TestDatabase, upstream: SocketAddr, environment: &[(&s
     let mut all = vec![
         ("WP_JWT_SIDECAR_UPSTREAM_URL", upstream.as_str()),
         ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
+        ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
         ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", AUTH_KEY),
         ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", AUTH_SALT),
         ("WP_JWT_SIDECAR_JWT_SECRET", SECRET),
@@ -147,6 +148,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // INNODB_TRX is not read anew while it is read more often than every 0.1 s.
+        tokio::time::sleep(Duration::from_millis(120)).await;
     }
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ pub struct Sidecar {
 #[derive(Default)]
 struct Log {
     lines: Mutex<Vec<String>>,
+    ended: AtomicBool,
     changed: Condvar,
 }
 
@@ -49,6 +51,8 @@ impl Sidecar {
                     log.lines.lock().unwrap().push(line);
                     log.changed.notify_all();
                 }
+                log.ended.store(true, Ordering::SeqCst);
+                log.changed.notify_all();
             }
         });
         let mut sidecar = Sidecar { child, log, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
@@ -69,13 +73,16 @@ impl Sidecar {
         let upstream = format!("http://{upstream}");
         let mut all = vec!["--upstream", &upstream];
         all.extend_from_slice(arguments);
-        Sidecar::start_with(&all, &[
-            ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", "mysql://nobody:nothing@127.0.0.1:1/none"),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", "k"),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", "s"),
-            ("WP_JWT_SIDECAR_JWT_SECRET", "not-a-secret-not-a-secret-not-a-secret"),
-            ("WP_JWT_SIDECAR_REFRESH_MODE", "forward"),
-        ])
+        Sidecar::start_with(
+            &all,
+            &[
+                ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", "mysql://nobody:nothing@127.0.0.1:1/none"),
+                ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", "k"),
+                ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", "s"),
+                ("WP_JWT_SIDECAR_JWT_SECRET", "not-a-secret-not-a-secret-not-a-secret"),
+                ("WP_JWT_SIDECAR_REFRESH_MODE", "forward"),
+            ],
+        )
     }
 
     /// One in front of `upstream` with a site's `wp-config.php`, once it refreshes natively.
@@ -113,7 +120,10 @@ impl Sidecar {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no log line with {text:?} in:\n{}", lines.join("\n"));
+            if left.is_zero() || self.log.ended.load(Ordering::SeqCst) {
+                drop(lines);
+                panic!("no log line with {text:?} in:\n{}", self.log().join("\n"));
+            }
             lines = self.log.changed.wait_timeout(lines, left).unwrap().0;
         }
     }
