@@ -10,6 +10,7 @@ mod config;
 mod draining;
 mod forwarding;
 mod json_parity;
+mod php_parity;
 mod recorded;
 mod refusals;
 mod rotation;

@@ -5,7 +5,7 @@ use std::path::Path;
 use tree_sitter::Node;
 
 use super::value::{Doubt, Scalar, Value};
-use super::{Flow, Reader, line, literal, text};
+use super::{Flow, Reader, literal, text};
 
 /// Longer strings are not kept: `$a .= $a` in a row would double them without end.
 const TEXT_LIMIT: usize = 64 * 1024;
@@ -110,10 +110,6 @@ impl Reader<'_> {
             "exit" | "die" => {
                 self.flow = Flow::Gone;
                 return self.unknown(node, "ends the request");
-            }
-            "__line__" => {
-                return i64::try_from(line(node))
-                    .map_or_else(|_| self.unknown(node, "is far away"), |line| Value::Known(Scalar::Integer(line)));
             }
             "__file__" => return self.path_value(node, |file| Some(file)),
             "__dir__" => return self.path_value(node, Path::parent),

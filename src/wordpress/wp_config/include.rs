@@ -7,7 +7,7 @@ use tree_sitter::Node;
 
 use super::expression::{operand, printable};
 use super::value::{Scalar, Value};
-use super::{Flow, Reader, WpConfigError, text};
+use super::{Flow, Reader, WpConfigError, line, text};
 
 /// Included files within included files.
 const INCLUDE_DEPTH_LIMIT: usize = 8;
@@ -57,7 +57,9 @@ impl Reader<'_> {
     pub(super) fn evaluate_code(&mut self, node: Node<'_>, code: &Value) -> Value {
         match code {
             Value::Known(scalar @ Scalar::Text(_)) if self.files.len() <= INCLUDE_DEPTH_LIMIT => {
-                let path = self.files.last().cloned().unwrap_or_default();
+                // What `__FILE__` is there; `__DIR__` stays the same.
+                let path = self.files.last().map(|file| format!("{}({}) : eval()'d code", file.display(), line(node)));
+                let path = PathBuf::from(path.unwrap_or_default());
                 let content = [b"<?php ", scalar.to_bytes().as_slice()].concat();
                 self.run_code(node, &path, &content, "runs code")
             }

@@ -2,6 +2,7 @@
 
 use tree_sitter::Node;
 
+use super::expression::variable_name;
 use super::scope::{Layer, Slot};
 use super::value::{Doubt, Value};
 use super::{Flow, Reader, WpConfigError, line, text};
@@ -97,8 +98,15 @@ impl Reader<'_> {
             | "declare_directive"
             | "break_statement"
             | "continue_statement" => Flow::On,
+            "catch_clause" => {
+                if let Some(name) = node.child_by_field_name("name").and_then(|name| variable_name(name, source)) {
+                    let doubt = self.doubt(node, "catches what only PHP can throw");
+                    self.scope.assign(&name, Value::Unknown(doubt));
+                }
+                self.run_children(node, source)
+            }
             "compound_statement" | "colon_block" | "switch_block" | "case_statement" | "default_statement"
-            | "catch_clause" | "finally_clause" | "declare_statement" => self.run_children(node, source),
+            | "finally_clause" | "declare_statement" => self.run_children(node, source),
             _ => {
                 self.evaluate(node, source);
                 self.take_flow(Flow::On)
@@ -193,6 +201,9 @@ impl Reader<'_> {
         let mut flow = Flow::On;
         let mut cursor = node.walk();
         for child in node.named_children(&mut cursor) {
+            if node.kind() == "foreach_statement" && !is_block(child) {
+                self.assign_all_in(child, doubt, source);
+            }
             // Another case, or the catch clause, may run where the one before it ended.
             let ended = self.run(child, source);
             if ended != Flow::On && ended != Flow::Gone {
@@ -206,6 +217,19 @@ impl Reader<'_> {
             return Flow::On;
         }
         flow
+    }
+
+    /// `foreach (… as $k => [$a, $b])` assigns to what stands there.
+    fn assign_all_in(&mut self, header: Node<'_>, doubt: &Doubt, source: &[u8]) {
+        self.nested(header, (), |reader| {
+            if let Some(name) = variable_name(header, source).filter(|_| header.kind() == "variable_name") {
+                reader.scope.assign(&name, Value::Unknown(doubt.clone()));
+            }
+            let mut cursor = header.walk();
+            for child in header.named_children(&mut cursor) {
+                reader.assign_all_in(child, doubt, source);
+            }
+        });
     }
 
     fn run_const(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
@@ -240,6 +264,10 @@ impl Reader<'_> {
             flow => flow,
         }
     }
+}
+
+fn is_block(node: Node<'_>) -> bool {
+    node.kind() == "colon_block" || node.kind().ends_with("_statement")
 }
 
 /// `__halt_compiler();`: the rest of the file is data.
