@@ -89,10 +89,10 @@ fn check(config: Config, installation: Option<Installation>) -> anyhow::Result<(
         println!("warning: {warning}");
     }
     if let Some(installation) = &installation {
-        println!("\ndatabase: {}", installation.database_label);
+        println!("database: {}", installation.database_label);
         println!("tables: {}jwt_auth_tokens and others", installation.table_prefix);
     }
     let sidecar = Sidecar::assemble(config, installation).context("cannot start")?;
-    println!("\nthe sidecar would be {}", sidecar.look());
+    println!("\nfound: {}", sidecar.look());
     Ok(())
 }
