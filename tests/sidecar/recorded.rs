@@ -13,6 +13,7 @@ use std::time::Duration;
 use exchange::{Exchange, Session};
 
 use crate::support::mariadb::TestDatabase;
+use crate::support::sidecar::Sidecar;
 use crate::support::site::{Keys, Site};
 
 /// A deliberate difference between the recorded answers and those of the sidecar.
@@ -85,6 +86,13 @@ pub async fn replay(base: SocketAddr, database: &TestDatabase, keys: &Keys, diff
 async fn the_plugin_answers_as_recorded() {
     let site = Site::shared();
     replay(site.upstream(), &site.database(), &site.keys(), &PLUGIN).await;
+}
+
+#[tokio::test]
+async fn the_sidecar_answers_as_recorded() {
+    let site = Site::up(&[]);
+    let sidecar = Sidecar::of_site(site.upstream(), site.wp_config(), &[]);
+    replay(sidecar.address(), &site.database(), &site.keys(), &SIDECAR).await;
 }
 
 /// A replay that lets everything pass would prove nothing: asked for the sidecar's differences, it must miss each of them

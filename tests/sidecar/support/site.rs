@@ -7,8 +7,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use super::mariadb::TestDatabase;
+use super::mariadb::{TestDatabase, random_hex};
+use super::raw::Connection;
+use super::sidecar::PATIENCE;
 
 /// A site. Dropped, it is taken down and its files are removed.
 pub struct Site {
@@ -67,6 +70,30 @@ impl Site {
     /// Where nginx listens.
     pub fn upstream(&self) -> SocketAddr {
         self.said("UPSTREAM").strip_prefix("http://").unwrap().parse().unwrap()
+    }
+
+    /// What stands in `Host` for the site: the home URL's own host and port.
+    pub fn host(&self) -> &str {
+        let (_, rest) = self.home().split_once("://").unwrap();
+        rest.split('/').next().unwrap()
+    }
+
+    /// The requests that reached nginx so far, as `METHOD TARGET`: what the sidecar answers itself is not among them.
+    pub fn requests(&self) -> Vec<String> {
+        // nginx writes its lines when requests end, in that order: with this one, all before it are there.
+        let marker = format!("GET /wp-content/themes/plain/style.css?{}", random_hex::<8>());
+        let mut client = Connection::to(self.upstream());
+        client.send(format!("{marker} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host()));
+        client.response();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = std::fs::read_to_string(Path::new(self.said("LOGS")).join("nginx-access.log")).unwrap();
+            if let Some((before, _)) = log.split_once(&marker) {
+                return before.lines().map(str::to_owned).collect();
+            }
+            assert!(Instant::now() < deadline, "nginx did not note {marker}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The site's `wp-config.php`.
