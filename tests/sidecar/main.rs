@@ -14,3 +14,4 @@ mod php_parity;
 mod recorded;
 mod refusals;
 mod rotation;
+mod wordpress;

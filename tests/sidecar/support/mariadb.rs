@@ -15,9 +15,10 @@ use mysql_async::{Conn, Opts, OptsBuilder};
 
 const SCHEMA: &str = include_str!("../../fixtures/schema.sql");
 const USER: &str = "sidecar";
-/// Has what a URL must escape.
-const PASSWORD: &str = "p@ss:w/rd 1";
-const PASSWORD_IN_URL: &str = "p%40ss%3Aw%2Frd%201";
+/// The password of every test database's user. Has what a URL must escape.
+pub const PASSWORD: &str = "p@ss:w/rd 1";
+/// The same, escaped.
+pub const PASSWORD_IN_URL: &str = "p%40ss%3Aw%2Frd%201";
 
 /// A server. Dropped, it is stopped and its files are removed.
 pub struct Database {

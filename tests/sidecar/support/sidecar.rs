@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use super::{mariadb, rig};
+
 /// How long anything may take that should take milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running sidecar. Dropped, it is killed.
+/// A running sidecar. Dropped, it is killed; then the test fails if there is a secret in its log.
 pub struct Sidecar {
     child: Child,
     log: Arc<Log>,
@@ -158,8 +160,23 @@ impl Drop for Sidecar {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("log of the sidecar:\n{}", self.log().join("\n"));
+            return;
         }
+        let mut lines = self.log.lines.lock().unwrap();
+        while !self.log.ended.load(Ordering::SeqCst) {
+            lines = self.log.changed.wait_timeout(lines, PATIENCE).unwrap().0;
+        }
+        let told: Vec<&String> = lines.iter().filter(|line| tells_a_secret(line)).collect();
+        assert!(told.is_empty(), "secrets in the log of a sidecar: {told:#?}");
     }
+}
+
+/// Whether a text has a token, a key, a salt or a password. Refresh tokens and all secrets of [`super::site::Site`] are 32
+/// hex digits or more, which nothing else in a log is; JWTs begin with `{"`; the rest are those of rigs and databases.
+pub fn tells_a_secret(text: &str) -> bool {
+    let hex = text.split(|letter: char| !letter.is_ascii_hexdigit()).any(|run| run.len() >= 32);
+    let known = [rig::SECRET, rig::AUTH_KEY, rig::AUTH_SALT, mariadb::PASSWORD, mariadb::PASSWORD_IN_URL];
+    hex || text.contains("eyJ") || known.iter().any(|secret| text.contains(secret))
 }
 
 /// The binary, without the configuration of the machine that tests run on.
