@@ -10,6 +10,7 @@ mod config;
 mod draining;
 mod forwarding;
 mod json_parity;
+mod native;
 mod php_parity;
 mod recorded;
 mod refusals;

@@ -39,7 +39,13 @@ impl Rig {
 
     /// On `server`, with more environment for the sidecar.
     pub async fn start_on(server: &Database, environment: &[(&str, &str)]) -> Rig {
+        Rig::start_with_settings(server, &settings(&[("rate_limit_settings", "enabled", "b:0;")]), environment).await
+    }
+
+    /// On a site with these of the plugin's settings (as [`settings`] makes them).
+    pub async fn start_with_settings(server: &Database, settings: &str, environment: &[(&str, &str)]) -> Rig {
         let database = site(server).await;
+        database.set_option("jwt_auth_pro_settings", settings).await;
         let user = database.insert_user("alice").await;
         let upstream = wordpress();
         let sidecar = sidecar(&database, upstream.address(), environment);

@@ -13,8 +13,7 @@ const HOME: &str = "http://shop.example/blog";
 async fn every_form_of_the_route_is_native() {
     let site = Site::up(&["--home", HOME]);
     set(&site, "rate_limit_settings", "enabled", "false");
-    let sidecar =
-        Sidecar::of_site(site.upstream(), site.wp_config(), &["--forwarded-trusted-proxies", "127.0.0.1/32"]);
+    let sidecar = Sidecar::of_site(site.upstream(), site.wp_config(), &["--forwarded-trusted-proxies", "127.0.0.1/32"]);
     let at = |rest| Client { path: "/blog", rest, ..Client::of(&site, sidecar.address()) };
     let of_php = Client { path: "/blog", ..Client::of(&site, site.upstream()) };
     let (pretty, index, query) = (at("/wp-json"), at("/index.php/wp-json"), at("/?rest_route="));

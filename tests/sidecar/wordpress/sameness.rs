@@ -148,7 +148,8 @@ fn administration(site: &Site, ways: &Ways<'_>) {
     let cookies = format!("Cookie: {}\r\n", cookies.join("; "));
     // The first look stores things of the user's, so that the second is another page.
     ways.directly.send("GET", "/wp-admin/", &cookies, b"");
-    for target in ["/wp-admin/edit.php", "/wp-admin/users.php", "/wp-admin/load-styles.php?c=1&load%5Bchunk_0%5D=common"]
+    for target in
+        ["/wp-admin/edit.php", "/wp-admin/users.php", "/wp-admin/load-styles.php?c=1&load%5Bchunk_0%5D=common"]
     {
         let page = ways.same("GET", target, &cookies, "");
         assert_eq!(page.status(), 200, "{target}");
