@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::sidecar::PATIENCE;
 
 /// A message as it came: head and body, the body with its chunks joined.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     /// Start line and fields, up to and with the empty line.
     pub head: Vec<u8>,
@@ -61,6 +61,14 @@ impl Message {
         let head: String = self.head.iter().map(|byte| char::from(*byte)).collect();
         let lines: Vec<String> = head.split("\r\n").map(str::to_owned).collect();
         lines.into_iter()
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let body = String::from_utf8_lossy(&self.body[..self.body.len().min(2_000)]);
+        let end = if self.complete { "" } else { " (cut short)" };
+        write!(f, "{}{body} [{} bytes{end}]", String::from_utf8_lossy(&self.head), self.body.len())
     }
 }
 
