@@ -68,19 +68,18 @@ fn serve(config: Config, installation: Option<Installation>) -> anyhow::Result<(
         .map(|address| listen::bind(*address).with_context(|| format!("server.listen: cannot listen on {address}")))
         .collect::<Result<Vec<_>, _>>()?;
     let sidecar = Sidecar::assemble(config, installation).context("cannot start")?;
-    sidecar.serve(listeners, shutdown()).context("cannot go on")
+    sidecar.serve(listeners, shutdown).context("cannot go on")
 }
 
-async fn shutdown() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        warn!("signals cannot be waited for; the program ends without draining");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+/// From here on the two signals end the program in order; the future is there once one of them has come.
+fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn check(config: Config, installation: Option<Installation>) -> anyhow::Result<()> {

@@ -128,7 +128,7 @@ pub fn could_be_refresh(method: &Method, target: &Uri) -> bool {
         return false;
     }
     let path = target.path();
-    ends_with_route(path) || target.query().is_some_and(|query| query.starts_with("rest_route="))
+    ends_with_route(path) || target.query().and_then(|query| query.strip_prefix("rest_route=")).is_some_and(is_route)
 }
 
 /// Whether the sidecar may answer this request. Pure: the same head always gives the same answer.

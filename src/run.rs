@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -37,6 +38,9 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// How long the start waits for the first look: a database that is away refuses at once, one behind a firewall may not.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// What rotations and analytics rows get at the end, though the drain's deadline has passed.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// Threads of the database side. One waits for the disk while the other prepares the next statement.
 const DATABASE_THREADS: usize = 2;
@@ -79,24 +83,28 @@ impl Sidecar {
         }
     }
 
-    /// Serves on `listeners` until `shutdown`, then drains. Returns when everything has ended.
+    /// Serves on `listeners` until the future that `shutdown` makes is there, then drains. Returns when everything has
+    /// ended. `shutdown` is called inside a runtime, before anything else.
     ///
     /// # Errors
-    /// When the system gives no threads, or a listener fails for good.
-    pub fn serve(self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    /// When the system gives no threads or no signals, or a listener fails for good.
+    pub fn serve<S: Future<Output = ()>>(
+        self,
+        listeners: Vec<TcpListener>,
+        shutdown: impl FnOnce() -> io::Result<S>,
+    ) -> io::Result<()> {
         let drain = Drain::new(self.config.shutdown.drain_timeout);
-        let (senders, threads) = self.start_workers(&drain)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
-        match &self.native {
-            Some(native) => native.runtime.block_on(async {
-                let (watching, first_look) = oneshot::channel();
-                tokio::spawn(watch(Arc::clone(&native.refresher), watching, drain.begun.clone()));
-                // Refreshes are native from the first request on, unless the site takes its time.
-                let _ = timeout(FIRST_LOOK, first_look).await;
-            }),
-            None => info!("{}", self.look()),
-        }
         let front = Builder::new_current_thread().enable_all().build()?;
-        let served = front.block_on(accept_until(listeners, &self.config, senders, shutdown, &drain));
+        let shutdown = front.block_on(async { shutdown() })?;
+        let (senders, threads) = self.start_workers(&drain)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        let served = front.block_on(async {
+            let mut shutdown = pin!(shutdown);
+            tokio::select! {
+                () = self.first_look(&drain) => {}
+                () = shutdown.as_mut() => drain.begin(),
+            }
+            accept_until(listeners, &self.config, senders, shutdown, &drain).await
+        });
         for thread in threads {
             if thread.join().is_err() {
                 error!("a worker ended in a panic");
@@ -107,6 +115,15 @@ impl Sidecar {
         }
         info!("ended");
         served
+    }
+
+    /// Refreshes are native from the first request on, unless the site takes its time.
+    async fn first_look(&self, drain: &Drain) {
+        let Some(native) = &self.native else { return info!("{}", self.look()) };
+        let (looked, first_look) = oneshot::channel();
+        native.runtime.spawn(watch(Arc::clone(&native.refresher), looked, drain.begun.clone()));
+        // The sender is dropped only with the program.
+        let _ = timeout(FIRST_LOOK, first_look).await;
     }
 
     fn start_workers(&self, drain: &Drain) -> io::Result<Vec<(UnboundedSender<Accepted>, JoinHandle<()>)>> {
@@ -140,6 +157,7 @@ impl Native {
         };
         let refresher = Refresher {
             fields: config.refresh.response_fields,
+            hosts: config.wordpress.hosts.clone(),
             sites,
             store,
             tokens: Tokens::new(),
@@ -155,7 +173,8 @@ impl Native {
     fn end(self, drain: &Drain) {
         let Native { refresher, runtime, analytics } = self;
         runtime.block_on(async {
-            let deadline = drain.deadline().await;
+            // A slow download may have used the time up; what is left here takes moments, if the database answers.
+            let deadline = drain.deadline().await.max(Instant::now() + LAST_WRITES);
             refresher.rotations.close();
             if timeout_at(deadline, refresher.rotations.wait()).await.is_err() {
                 warn!(
@@ -191,6 +210,7 @@ async fn accept_until(
     }
     drop(senders);
     let served = tokio::select! {
+        () = drain.begun.cancelled() => Ok(()),
         () = shutdown => Ok(()),
         Some(ended) = accepting.join_next() => ended.unwrap_or_else(|error| Err(io::Error::other(error))),
     };

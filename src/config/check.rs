@@ -145,6 +145,7 @@ fn wordpress(read: &mut Reader, mode: RefreshMode) -> WordPress {
         database_url: read.checked_secret("wordpress.database_url", value::database_url),
         table_prefix: read.parsed("wordpress.table_prefix", value::table_prefix),
         home: read.parsed("wordpress.home", value::home_url),
+        hosts: read.each("wordpress.hosts", value::host),
         auth_key: read.secret("wordpress.auth_key"),
         auth_salt: read.secret("wordpress.auth_salt"),
     }

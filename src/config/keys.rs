@@ -219,6 +219,15 @@ pub const KEYS: &[Key] = &[
     )
     .change("It must be what WordPress has, to the letter: tokens with another issuer are refused by the plugin."),
     key(
+        "wordpress.hosts",
+        Kind::List("HOST"),
+        Fallback::Is(""),
+        "Further hosts (host or host:port) under which clients reach this site, besides that of its home URL.",
+    )
+    .change(
+        "Refreshes under any other host are left to WordPress: they may be for another site of the same web server.",
+    ),
+    key(
         "wordpress.auth_key",
         Kind::Secret,
         unset("as wp-config.php or the database says", "the value of AUTH_KEY"),

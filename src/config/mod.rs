@@ -117,6 +117,8 @@ pub struct WordPress {
     pub table_prefix: Option<String>,
     /// An `http` or `https` URL without a trailing slash.
     pub home: Option<String>,
+    /// `host` or `host:port`, in lower case.
+    pub hosts: Vec<String>,
     /// `AUTH_KEY`.
     pub auth_key: Option<Secret>,
     /// `AUTH_SALT`.

@@ -34,6 +34,15 @@ impl fmt::Display for UpstreamUrl {
 /// of more than a day is a mistake in the unit.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// `example.com` or `example.com:8080`, in lower case.
+pub fn host(text: &str) -> Result<String, String> {
+    let accepted = "accepted: a host as clients send it, such as \"www.example.com\" or \"example.com:8080\"";
+    match text.parse::<http::uri::Authority>() {
+        Ok(authority) if !text.contains('@') && !authority.host().is_empty() => Ok(text.to_ascii_lowercase()),
+        _ => Err(format!("not a host; {accepted}")),
+    }
+}
+
 /// `"500ms"`, `"30s"`, `"5m"`, `"1h"`: a whole number and its unit.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let accepted = "a whole number with its unit, such as \"500ms\", \"30s\", \"5m\" or \"1h\"";

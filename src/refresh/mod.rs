@@ -52,6 +52,8 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 pub struct Refresher {
     /// `[refresh] response_fields`.
     pub fields: ResponseFields,
+    /// `[wordpress] hosts`: what the site is called besides its home URL's host.
+    pub hosts: Vec<String>,
     /// What is known of the site.
     pub sites: Arc<Sites>,
     /// The token table.
@@ -102,7 +104,7 @@ pub async fn answer(
         Ok(home) => home,
         Err(why) => return forward(request, &why),
     };
-    if site.host_must_match && !names_host_of(&request, &home) {
+    if !names_this_site(&request, &home, &refresher.hosts) {
         return forward(request, &"another host than the home URL's");
     }
     if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {
@@ -132,11 +134,17 @@ pub async fn answer(
     })
 }
 
-/// On a network every site has its own host or path; where PHP computes the home URL, it may depend on the host.
-fn names_host_of(request: &Request<Incoming>, home: &Home) -> bool {
-    let Some(host) = request.headers().get(header::HOST) else { return false };
-    let authority = home.url.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
-    host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())
+/// Behind one web server there may be other sites, and on a network every site has its own host or path: only a call with
+/// the home URL's host is certain to be for this one. A default port is the same as none.
+fn names_this_site(request: &Request<Incoming>, home: &Home, hosts: &[String]) -> bool {
+    let Some(host) = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let (scheme, rest) = home.url.split_once("://").unwrap_or_default();
+    let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+    let without_default =
+        |authority: &str| authority.strip_suffix(default_port).unwrap_or(authority).to_ascii_lowercase();
+    let host = without_default(host);
+    let own = rest.split('/').next().unwrap_or_default();
+    host == without_default(own) || hosts.iter().any(|other| without_default(other) == host)
 }
 
 enum Read {

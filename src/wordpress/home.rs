@@ -167,10 +167,7 @@ async fn ask(upstream: &config::Upstream, question: &Question) -> Result<Home, A
     }
     let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|_| AskError::Body)?;
     let root: RestRoot = serde_json::from_slice(&body.to_bytes())?;
-    Ok(Home {
-        url: root.home.trim_end_matches('/').to_owned(),
-        route_registered: root.namespaces.iter().any(|namespace| namespace == "jwt-auth/v1"),
-    })
+    Ok(Home { url: root.home, route_registered: root.namespaces.iter().any(|namespace| namespace == "jwt-auth/v1") })
 }
 
 fn request(home: &url::Url, question: &Question) -> Result<Request<Empty<Bytes>>, http::Error> {

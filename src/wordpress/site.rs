@@ -3,32 +3,37 @@
 //! A plugin that is switched off or a changed setting shows within [`FRESH`]. While the database is away the last good
 //! value serves: what a refresh then does is decided by the rotation itself, which needs the database anyway.
 
+mod rows;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moka::future::Cache;
-use mysql_async::Row;
-use mysql_async::prelude::Queryable;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::database::{DatabaseError, Session, column};
+use super::database::DatabaseError;
 use super::home::{Home, Homes, Question};
 use super::installation::{Installation, WpHome};
 use super::options::{self, Settings};
-use super::text::ColumnCharset;
 use crate::client_addr::Scheme;
 use crate::config::{Algorithm, Jwt, Secret};
 use crate::refresh::access_token::Signer;
 use crate::refresh::store::Store;
 use crate::route::{Permalinks, RouteForms};
+pub use rows::Columns;
+use rows::Rows;
 
 /// How old what is known of the site may be.
 const FRESH: Duration = Duration::from_secs(3);
 
-/// The options of the site that matter, in one query.
-const OPTIONS: &str = "'active_plugins', 'jwt_auth_pro_settings', 'home', 'siteurl', 'permalink_structure', 'WPLANG', \
-                       'auth_key', 'auth_salt', 'blog_charset'";
+/// How long a request waits for them to be read again, before it goes on with what was known. A database that does not
+/// answer must not hold up what is forwarded.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long reading them may take: three small queries.
+const READ_LIMIT: Duration = Duration::from_secs(3);
 
 /// What is known of a site that refreshes natively.
 pub struct Site {
@@ -44,22 +49,9 @@ pub struct Site {
     pub is_english: bool,
     /// What the token table's columns hold.
     pub columns: Columns,
-    /// Whether only requests with the home URL's own host are the main site's: on a network, and where PHP computes the home URL.
-    pub host_must_match: bool,
     /// Where the plugin is, below the plugins' folder.
     pub plugin: String,
     home: StoredHome,
-}
-
-/// What the token table's columns hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Columns {
-    /// Characters that `user_agent` holds.
-    pub user_agent_length: usize,
-    /// Characters that `user_agent` can hold.
-    pub user_agent_charset: ColumnCharset,
-    /// Whether `refresh_token_hash` compares without regard to case.
-    pub folds_case: bool,
 }
 
 enum StoredHome {
@@ -81,9 +73,9 @@ pub enum NotNative {
     /// An option is not what it should be.
     #[error("the option {0} cannot be understood: {1}")]
     Option(&'static str, String),
-    /// The plugin's tables are not as expected.
-    #[error("the table {0}jwt_auth_tokens is not there or has no column user_agent or refresh_token_hash")]
-    Table(String),
+    /// The plugin's table is not as expected: a rotation would fail, or could not be rolled back.
+    #[error("the table {0} cannot be used: {1}")]
+    Table(String, String),
     /// The site signs with what we cannot.
     #[error("tokens cannot be signed with the site's algorithm {0}: {1}")]
     Algorithm(String, String),
@@ -133,19 +125,22 @@ impl Sites {
         Arc::new(Sites { installation, jwt, store, homes, tasks, cache, last_good, signers: Mutex::new(None) })
     }
 
-    /// What is known of the site, at most [`FRESH`] old, or the last good value while the database is away.
+    /// What is known of the site, at most [`FRESH`] old; the last good value while the database is away or slow.
     pub async fn current(self: &Arc<Self>) -> Known {
-        if let Some(site) = self.cache.get(&()).await {
-            return site;
+        if let Some(known) = self.cache.get(&()).await {
+            return known;
         }
-        self.cache
-            .get_with((), async {
-                // In a task of its own: where the first caller's client leaves, moka would start over with the next.
-                let sites = Arc::clone(self);
-                let read = self.tasks.spawn(async move { sites.read().await }).await;
-                read.unwrap_or_else(|_| Err(Arc::new(NotNative::Unknown("reading them failed".to_owned()))))
-            })
-            .await
+        // In a task of its own: where the first caller stops waiting, moka would start over with the next.
+        let sites = Arc::clone(self);
+        let reading = self.tasks.spawn(async move {
+            let reader = Arc::clone(&sites);
+            sites.cache.get_with((), async move { reader.read().await }).await
+        });
+        match timeout(PATIENCE, reading).await {
+            Ok(Ok(known)) => known,
+            Ok(Err(_)) => self.last_known("reading them failed"),
+            Err(_) => self.last_known("the database does not answer"),
+        }
     }
 
     /// The home URL of a request that came by `scheme`, or why it is not known.
@@ -181,24 +176,35 @@ impl Sites {
                 if !std::mem::replace(&mut last.database_is_away, true) {
                     warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
                 }
-                last.site.clone().unwrap_or_else(|| Err(Arc::new(NotNative::Unknown(error.to_string()))))
+                drop(last);
+                self.last_known(&error.to_string())
             }
         }
     }
 
+    fn last_known(&self, why: &str) -> Known {
+        let last = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
+        last.site.clone().unwrap_or_else(|| Err(Arc::new(NotNative::Unknown(why.to_owned()))))
+    }
+
     async fn read_now(&self) -> Result<Result<Site, NotNative>, DatabaseError> {
-        // A connection that idled may be dead: one more try on a fresh one.
+        let rows = timeout(READ_LIMIT, self.rows()).await.unwrap_or(Err(DatabaseError::TimedOut))?;
+        Ok(self.site(rows))
+    }
+
+    async fn rows(&self) -> Result<Rows, DatabaseError> {
         let mut session = self.store.database.session().await?;
         let rows = match Rows::read(&mut session, &self.installation).await {
-            Ok(rows) => rows,
-            Err(error) if error.code().is_some() => return Err(error),
-            Err(_) => {
+            Err(error) if error.code().is_none() => {
+                // A connection that idled may be dead: one more try on a fresh one.
+                drop(session);
                 session = self.store.database.fresh_session().await?;
-                Rows::read(&mut session, &self.installation).await?
+                Rows::read(&mut session, &self.installation).await
             }
-        };
+            rows => rows,
+        }?;
         session.give_back();
-        Ok(self.site(rows))
+        Ok(rows)
     }
 
     fn site(&self, rows: Rows) -> Result<Site, NotNative> {
@@ -219,12 +225,13 @@ impl Sites {
             options::settings(rows.option("jwt_auth_pro_settings")).map_err(understood("jwt_auth_pro_settings"))?;
         // The constant wins over the setting.
         settings.enable_cors = self.installation.cors_enable.unwrap_or(settings.enable_cors);
-        let columns = rows.columns.ok_or_else(|| NotNative::Table(self.installation.table_prefix.clone()))?;
+        let table = format!("{}jwt_auth_tokens", self.installation.table_prefix);
+        let columns = rows.columns().map_err(|why| NotNative::Table(table, why))?;
         let signer = self.signer(&settings)?;
         let (key, salt) = if self.installation.multisite {
-            (rows.meta_text("auth_key"), rows.meta_text("auth_salt"))
+            (rows.meta_secret("auth_key"), rows.meta_secret("auth_salt"))
         } else {
-            (rows.text("auth_key"), rows.text("auth_salt"))
+            (rows.secret("auth_key"), rows.secret("auth_salt"))
         };
         let auth_salt = self.installation.salts.auth_salt(key.as_deref(), salt.as_deref()).ok_or(NotNative::Salt)?;
         let home = self.stored_home(&rows);
@@ -246,7 +253,6 @@ impl Sites {
             auth_salt,
             is_english: language.is_empty() || language == "en" || language.starts_with("en_"),
             columns,
-            host_must_match: self.installation.multisite || matches!(self.installation.wp_home, WpHome::Dynamic),
             plugin,
             home,
         })
@@ -279,7 +285,7 @@ impl Sites {
     /// `get_option('home')`: the constant wins, an empty option means `siteurl`.
     fn stored_home(&self, rows: &Rows) -> StoredHome {
         if let Some(given) = &self.installation.home {
-            return StoredHome::Given(given.trim_end_matches('/').to_owned());
+            return StoredHome::Given(given.clone());
         }
         let option = match &self.installation.wp_home {
             WpHome::Known(url) => url.clone(),
@@ -314,93 +320,6 @@ fn usable(home: Option<Home>, question: Question) -> Result<Home, NotNative> {
 fn path_of(url: &str) -> String {
     let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
     after_scheme.find('/').map_or_else(String::new, |slash| after_scheme[slash..].to_owned())
-}
-
-/// The rows that a [`Site`] is made of.
-struct Rows {
-    options: Vec<(String, Vec<u8>)>,
-    meta: Vec<(String, Vec<u8>)>,
-    columns: Option<Columns>,
-}
-
-impl Rows {
-    async fn read(session: &mut Session<'_>, installation: &Installation) -> Result<Self, DatabaseError> {
-        let prefix = &installation.table_prefix;
-        let conn = session.conn();
-        let options: Vec<Row> = conn
-            .query(format!("SELECT option_name, option_value FROM `{prefix}options` WHERE option_name IN ({OPTIONS})"))
-            .await?;
-        let meta: Vec<Row> = if installation.multisite {
-            conn.query(format!(
-                "SELECT meta_key, meta_value FROM `{prefix}sitemeta` WHERE site_id = 1 AND meta_key IN \
-                 ('active_sitewide_plugins', 'auth_key', 'auth_salt', 'WPLANG')"
-            ))
-            .await?
-        } else {
-            Vec::new()
-        };
-        let columns: Vec<Row> = conn
-            .exec(
-                "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME \
-                 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? \
-                 AND COLUMN_NAME IN ('user_agent', 'refresh_token_hash')",
-                (format!("{prefix}jwt_auth_tokens"),),
-            )
-            .await?;
-        Ok(Rows { options: pairs(options)?, meta: pairs(meta)?, columns: read_columns(columns)? })
-    }
-
-    fn option(&self, name: &str) -> Option<&[u8]> {
-        find(&self.options, name)
-    }
-
-    fn meta(&self, name: &str) -> Option<&[u8]> {
-        find(&self.meta, name)
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        self.option(name).map(|value| String::from_utf8_lossy(value).into_owned())
-    }
-
-    fn meta_text(&self, name: &str) -> Option<String> {
-        self.meta(name).map(|value| String::from_utf8_lossy(value).into_owned())
-    }
-}
-
-fn find<'a>(pairs: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
-    pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_slice())
-}
-
-fn pairs(rows: Vec<Row>) -> Result<Vec<(String, Vec<u8>)>, DatabaseError> {
-    rows.into_iter()
-        .map(|mut row| Ok((column(&mut row, 0, "option_name")?, column(&mut row, 1, "option_value")?)))
-        .collect()
-}
-
-fn read_columns(rows: Vec<Row>) -> Result<Option<Columns>, DatabaseError> {
-    let mut user_agent = None;
-    let mut folds_case = None;
-    for mut row in rows {
-        let name: String = column(&mut row, 0, "COLUMN_NAME")?;
-        let length: Option<u64> = column(&mut row, 1, "CHARACTER_MAXIMUM_LENGTH")?;
-        let charset: Option<String> = column(&mut row, 2, "CHARACTER_SET_NAME")?;
-        let collation: Option<String> = column(&mut row, 3, "COLLATION_NAME")?;
-        if name.eq_ignore_ascii_case("user_agent") {
-            let charset = match charset.as_deref() {
-                Some("utf8mb4") => ColumnCharset::Utf8mb4,
-                Some("utf8" | "utf8mb3") => ColumnCharset::Utf8mb3,
-                _ => ColumnCharset::Ascii,
-            };
-            user_agent = Some((usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX), charset));
-        } else {
-            folds_case = Some(collation.is_some_and(|collation| collation.ends_with("_ci")));
-        }
-    }
-    Ok(user_agent.zip(folds_case).map(|((user_agent_length, user_agent_charset), folds_case)| Columns {
-        user_agent_length,
-        user_agent_charset,
-        folds_case,
-    }))
 }
 
 #[cfg(test)]

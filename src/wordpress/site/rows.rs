@@ -1,0 +1,230 @@
+//! What is read from the database about the site: some options, and what the token table is like.
+
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
+
+use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::installation::Installation;
+use crate::wordpress::text::ColumnCharset;
+
+/// The options of the site that matter, in one query.
+const OPTIONS: &str = "'active_plugins', 'jwt_auth_pro_settings', 'home', 'siteurl', 'permalink_structure', 'WPLANG', \
+                       'auth_key', 'auth_salt', 'blog_charset'";
+
+/// The columns of the token table that a rotation reads or writes.
+const USED: [&str; 13] = [
+    "id",
+    "hash",
+    "user_id",
+    "issued_at",
+    "expires_at",
+    "revoked_at",
+    "refresh_token_hash",
+    "refresh_token_expires_at",
+    "token_family",
+    "metadata",
+    "user_agent",
+    "ip_address",
+    "blog_id",
+];
+
+/// What the token table's columns hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// Characters that `user_agent` holds.
+    pub user_agent_length: usize,
+    /// Characters that `user_agent` can hold.
+    pub user_agent_charset: ColumnCharset,
+    /// Whether `refresh_token_hash` compares without regard to case.
+    pub folds_case: bool,
+    /// Whether there is an index that begins with `refresh_token_hash`.
+    pub indexed: bool,
+}
+
+/// The rows that a site is made of.
+pub(super) struct Rows {
+    options: Vec<(String, Vec<u8>)>,
+    meta: Vec<(String, Vec<u8>)>,
+    engine: Option<String>,
+    columns: Vec<Column>,
+}
+
+/// A column of the token table, as `information_schema` describes it.
+struct Column {
+    name: String,
+    length: Option<u64>,
+    charset: Option<String>,
+    collation: Option<String>,
+    needs_value: bool,
+    indexed: bool,
+}
+
+impl Rows {
+    pub(super) async fn read(session: &mut Session<'_>, installation: &Installation) -> Result<Self, DatabaseError> {
+        let prefix = &installation.table_prefix;
+        let table = format!("{prefix}jwt_auth_tokens");
+        let conn = session.conn();
+        let options: Vec<Row> = conn
+            .query(format!("SELECT option_name, option_value FROM `{prefix}options` WHERE option_name IN ({OPTIONS})"))
+            .await?;
+        let meta: Vec<Row> = if installation.multisite {
+            conn.query(format!(
+                "SELECT meta_key, meta_value FROM `{prefix}sitemeta` WHERE site_id = 1 AND meta_key IN \
+                 ('active_sitewide_plugins', 'auth_key', 'auth_salt', 'WPLANG')"
+            ))
+            .await?
+        } else {
+            Vec::new()
+        };
+        let engine: Option<Row> = conn
+            .exec_first(
+                "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
+                (&table,),
+            )
+            .await?;
+        let columns: Vec<Row> = conn
+            .exec(
+                "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME, \
+                 IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%' \
+                 AND EXTRA NOT LIKE '%GENERATED%', EXISTS (SELECT 1 FROM \
+                 information_schema.STATISTICS s WHERE s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME \
+                 AND s.COLUMN_NAME = c.COLUMN_NAME AND s.SEQ_IN_INDEX = 1 AND s.INDEX_TYPE = 'BTREE') \
+                 FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
+                (&table,),
+            )
+            .await?;
+        Ok(Rows {
+            options: pairs(options)?,
+            meta: pairs(meta)?,
+            engine: match engine {
+                Some(mut row) => column(&mut row, 0, "ENGINE")?,
+                None => None,
+            },
+            columns: columns.into_iter().map(described).collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(super) fn option(&self, name: &str) -> Option<&[u8]> {
+        find(&self.options, name)
+    }
+
+    pub(super) fn meta(&self, name: &str) -> Option<&[u8]> {
+        find(&self.meta, name)
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.option(name).map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    pub(super) fn meta_text(&self, name: &str) -> Option<String> {
+        self.meta(name).map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// A secret that is not UTF-8 would come out as another one: then there is none.
+    pub(super) fn secret(&self, name: &str) -> Option<String> {
+        self.option(name).and_then(|value| String::from_utf8(value.to_vec()).ok())
+    }
+
+    /// As [`Rows::secret`], from the network's options.
+    pub(super) fn meta_secret(&self, name: &str) -> Option<String> {
+        self.meta(name).and_then(|value| String::from_utf8(value.to_vec()).ok())
+    }
+
+    /// What the token table's columns hold, or why a rotation could not work with it.
+    pub(super) fn columns(&self) -> Result<Columns, String> {
+        let engine = self.engine.as_deref().ok_or("it is not there")?;
+        if !engine.eq_ignore_ascii_case("InnoDB") {
+            return Err(format!("its engine is {engine}, which has no transactions; InnoDB is needed"));
+        }
+        let named = |name: &str| self.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name));
+        if let Some(missing) = USED.iter().find(|name| named(name).is_none()) {
+            return Err(format!("it has no column {missing}"));
+        }
+        let is_used = |column: &Column| USED.iter().any(|name| column.name.eq_ignore_ascii_case(name));
+        if let Some(column) = self.columns.iter().find(|column| column.needs_value && !is_used(column)) {
+            return Err(format!("its column {} needs a value that only the plugin knows", column.name));
+        }
+        let (Some(agent), Some(token)) = (named("user_agent"), named("refresh_token_hash")) else {
+            return Err("it has no column user_agent".to_owned());
+        };
+        Ok(Columns {
+            user_agent_length: usize::try_from(agent.length.unwrap_or(0)).unwrap_or(usize::MAX),
+            user_agent_charset: match agent.charset.as_deref() {
+                Some("utf8mb4") => ColumnCharset::Utf8mb4,
+                Some("utf8" | "utf8mb3") => ColumnCharset::Utf8mb3,
+                _ => ColumnCharset::Ascii,
+            },
+            folds_case: token.collation.as_ref().is_some_and(|collation| collation.ends_with("_ci")),
+            indexed: token.indexed,
+        })
+    }
+}
+
+fn find<'a>(pairs: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
+    pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_slice())
+}
+
+fn pairs(rows: Vec<Row>) -> Result<Vec<(String, Vec<u8>)>, DatabaseError> {
+    rows.into_iter()
+        .map(|mut row| Ok((column(&mut row, 0, "option_name")?, column(&mut row, 1, "option_value")?)))
+        .collect()
+}
+
+fn described(mut row: Row) -> Result<Column, DatabaseError> {
+    Ok(Column {
+        name: column(&mut row, 0, "COLUMN_NAME")?,
+        length: column(&mut row, 1, "CHARACTER_MAXIMUM_LENGTH")?,
+        charset: column(&mut row, 2, "CHARACTER_SET_NAME")?,
+        collation: column(&mut row, 3, "COLLATION_NAME")?,
+        needs_value: column(&mut row, 4, "IS_NULLABLE")?,
+        indexed: column(&mut row, 5, "STATISTICS")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(change: impl Fn(&mut Vec<Column>)) -> Result<Columns, String> {
+        let mut columns: Vec<Column> = USED
+            .iter()
+            .map(|name| Column {
+                name: (*name).to_owned(),
+                length: Some(255),
+                charset: Some("utf8mb4".to_owned()),
+                collation: Some("utf8mb4_unicode_520_ci".to_owned()),
+                needs_value: *name == "hash",
+                indexed: false,
+            })
+            .collect();
+        change(&mut columns);
+        Rows { options: Vec::new(), meta: Vec::new(), engine: Some("InnoDB".to_owned()), columns }.columns()
+    }
+
+    #[test]
+    fn the_plugins_own_table_can_be_used() {
+        let columns = table(|_| ()).unwrap();
+        assert_eq!((columns.user_agent_length, columns.folds_case, columns.indexed), (255, true, false));
+    }
+
+    #[test]
+    fn a_table_that_a_rotation_would_fail_on_is_left_to_wordpress() {
+        assert_eq!(
+            table(|columns| columns.retain(|column| column.name != "metadata")).unwrap_err(),
+            "it has no column metadata"
+        );
+        let needed = table(|columns| {
+            columns.push(Column {
+                name: "device".to_owned(),
+                length: None,
+                charset: None,
+                collation: None,
+                needs_value: true,
+                indexed: false,
+            });
+        });
+        assert_eq!(needed.unwrap_err(), "its column device needs a value that only the plugin knows");
+        let aria = Rows { options: vec![], meta: vec![], engine: Some("Aria".to_owned()), columns: vec![] }.columns();
+        assert!(aria.unwrap_err().contains("has no transactions"));
+    }
+}
