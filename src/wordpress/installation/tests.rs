@@ -16,14 +16,7 @@ $table_prefix = 'wp_';
 ";
 
 fn explicit() -> config::WordPress {
-    config::WordPress {
-        config: None,
-        database_url: None,
-        table_prefix: None,
-        home: None,
-        auth_key: None,
-        auth_salt: None,
-    }
+    config::WordPress::default()
 }
 
 fn no_jwt() -> config::Jwt {
