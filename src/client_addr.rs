@@ -13,6 +13,8 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// `X-Forwarded-Host`.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `X-Real-IP`.
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The scheme by which the client reached the site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,19 +45,23 @@ pub struct Client {
 /// stands left of the first untrusted address was written by that client itself.
 pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     let peer = peer.to_canonical();
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
-    if !is_trusted(&peer) {
+    if !is_trusted(peer, trusted) {
         return Client { peer, address: peer, peer_is_trusted: false, scheme: Scheme::Http };
     }
     let mut address = peer;
     for entry in entries_from_the_right(headers) {
         let Some(parsed) = parse_entry(entry) else { break };
         address = parsed;
-        if !is_trusted(&address) {
+        if !is_trusted(address, trusted) {
             break;
         }
     }
     Client { peer, address, peer_is_trusted: true, scheme: forwarded_scheme(headers) }
+}
+
+/// Whether `address` is in `[forwarded] trusted_proxies`.
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&address))
 }
 
 fn entries_from_the_right(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {

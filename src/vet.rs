@@ -12,6 +12,9 @@ pub enum Refusal {
     /// CONNECT would make a tunnel of the connection (RFC 9110, 9.3.6).
     #[error("CONNECT is not for a reverse proxy")]
     Connect,
+    /// TRACE answers with the request's own fields, cookies among them (RFC 9110, 9.3.8); nginx refuses it, too.
+    #[error("TRACE is not answered")]
+    Trace,
     /// HTTP/1.1 without Host (RFC 9112, 3.2).
     #[error("no Host field")]
     MissingHost,
@@ -36,6 +39,9 @@ pub enum Refusal {
 pub fn vet<B>(request: &Request<B>) -> Result<(), Refusal> {
     if request.method() == Method::CONNECT {
         return Err(Refusal::Connect);
+    }
+    if request.method() == Method::TRACE {
+        return Err(Refusal::Trace);
     }
     vet_transfer_encoding(request.headers())?;
     vet_host(request)
@@ -153,7 +159,8 @@ mod tests {
     }
 
     #[test]
-    fn connect_is_refused() {
+    fn connect_and_trace_are_refused() {
         assert_eq!(vet(&request("CONNECT", "a:443", &[("host", "a:443")])), Err(Refusal::Connect));
+        assert_eq!(vet(&request("TRACE", "/", &[("host", "a")])), Err(Refusal::Trace));
     }
 }

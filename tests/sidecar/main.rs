@@ -15,4 +15,5 @@ mod php_parity;
 mod recorded;
 mod refusals;
 mod rotation;
+mod upgrades;
 mod wordpress;
