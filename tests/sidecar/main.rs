@@ -17,5 +17,6 @@ mod recorded;
 mod refusals;
 mod rotation;
 mod timeouts;
+mod transparency;
 mod upgrades;
 mod wordpress;
