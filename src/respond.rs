@@ -50,6 +50,9 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::Refused(Refusal::Connect | Refusal::Trace) => {
             (StatusCode::METHOD_NOT_ALLOWED, "method_refused", "This method is not allowed here.")
         }
+        ExchangeError::Refused(Refusal::Target) => {
+            (StatusCode::BAD_REQUEST, "invalid_target", "The target of the request is not valid.")
+        }
         ExchangeError::Refused(Refusal::TransferEncoding) => (
             StatusCode::NOT_IMPLEMENTED,
             "unsupported_transfer_encoding",
