@@ -1,20 +1,35 @@
 //! The two body types of an exchange: what goes up to the upstream and what comes down to the client.
 //!
-//! Frames pass through one at a time, so backpressure is hyper's own: nothing here buffers, collects or limits.
-//! The one body that is held in memory is the small one of a refresh call, and only [`RequestBody::Replayed`]
-//! can carry it on when the call turns out to be WordPress's business.
+//! Frames pass through one at a time, so backpressure is hyper's own: nothing here buffers, collects or limits the size.
+//! What is limited is silence, which hyper does not (hyper#1628). The one kind of body that is held in memory is a
+//! small one, and only [`RequestBody::Replayed`] can carry on what was read of it.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+use tracing::warn;
 
+use crate::alarm::Alarm;
+use crate::connection::watch::Exchange;
 use crate::forward::upstream::Lease;
+
+/// Why a body did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The side that sends it closed the connection, or framed it wrongly.
+    #[error("the body broke off")]
+    BrokeOff(#[source] hyper::Error),
+    /// Nothing came for so long.
+    #[error("nothing of the body came for {0:?}")]
+    Silent(Duration),
+}
 
 /// What is sent to the upstream.
 pub enum RequestBody {
@@ -30,11 +45,19 @@ pub enum RequestBody {
 pub struct Streamed {
     incoming: Incoming,
     progress: Progress,
+    silence: Option<Silence>,
 }
 
 /// When a request body last moved. The wait for the upstream's answer counts from here, so that a long upload
 /// is never mistaken for a silent upstream.
 pub type Progress = Rc<Cell<Instant>>;
+
+/// How long a body may be silent, and the timer for it.
+struct Silence {
+    limit: Duration,
+    since: Option<Instant>,
+    alarm: Alarm,
+}
 
 impl RequestBody {
     /// The client's body as it arrives.
@@ -62,27 +85,75 @@ impl RequestBody {
             }
         }
     }
+
+    /// Puts frames that were read back in front of what is still to come.
+    pub fn put_back(&mut self, mut frames: VecDeque<Frame<Bytes>>) {
+        *self = match std::mem::replace(self, RequestBody::Empty) {
+            RequestBody::Empty if frames.is_empty() => RequestBody::Empty,
+            RequestBody::Empty => RequestBody::Replayed(frames, None),
+            RequestBody::Streamed(rest) if rest.incoming.is_end_stream() => RequestBody::Replayed(frames, None),
+            RequestBody::Streamed(rest) => RequestBody::Replayed(frames, Some(rest)),
+            RequestBody::Replayed(later, rest) => {
+                frames.extend(later);
+                RequestBody::Replayed(frames, rest)
+            }
+        };
+    }
+
+    /// From now on the client may be silent for `limit`, then the body fails with [`BodyError::Silent`].
+    pub fn limit_silence(&mut self, limit: Duration) {
+        match self {
+            RequestBody::Empty | RequestBody::Replayed(_, None) => {}
+            RequestBody::Streamed(streamed) | RequestBody::Replayed(_, Some(streamed)) => {
+                streamed.silence = Some(Silence::new(limit));
+            }
+        }
+    }
 }
 
 impl Streamed {
     fn new(incoming: Incoming) -> Self {
-        Streamed { incoming, progress: Rc::new(Cell::new(Instant::now())) }
+        Streamed { incoming, progress: Rc::new(Cell::new(Instant::now())), silence: None }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        if frame.is_ready() {
-            self.progress.set(Instant::now());
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.progress.set(Instant::now());
+                if let Some(silence) = &mut self.silence {
+                    silence.is_broken();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::BrokeOff)))
+            }
+            Poll::Pending => match &mut self.silence {
+                Some(silence) => silence.poll(cx).map(|error| Some(Err(error))),
+                None => Poll::Pending,
+            },
         }
-        frame
+    }
+}
+
+impl Silence {
+    fn new(limit: Duration) -> Self {
+        Silence { limit, since: None, alarm: Alarm::default() }
+    }
+
+    fn is_broken(&mut self) {
+        self.since = None;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        ready!(self.alarm.poll_at(cx, since + self.limit));
+        Poll::Ready(BodyError::Silent(self.limit))
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Streamed(streamed) => streamed.poll_frame(cx),
@@ -119,11 +190,33 @@ impl Body for RequestBody {
 }
 
 /// What is sent to the client.
-pub enum ResponseBody {
-    /// An answer that the sidecar makes itself.
+pub struct ResponseBody {
+    content: Content,
+    /// Dropped with the body, which hyper does when the last of it has been handed over for writing.
+    exchange: Option<Exchange>,
+}
+
+enum Content {
     Whole(Option<Bytes>),
-    /// The upstream's body, and the connection that it comes by.
     Upstream(UpstreamBody),
+}
+
+impl ResponseBody {
+    /// An answer that the sidecar makes itself, or the empty one of a switch of protocols.
+    pub fn whole(bytes: Bytes) -> Self {
+        let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
+        ResponseBody { content: Content::Whole(bytes), exchange: None }
+    }
+
+    /// The upstream's body.
+    pub fn upstream(body: UpstreamBody) -> Self {
+        ResponseBody { content: Content::Upstream(body), exchange: None }
+    }
+
+    /// The exchange ends when this body does.
+    pub fn ends(&mut self, exchange: Exchange) {
+        self.exchange = Some(exchange);
+    }
 }
 
 /// A body that is still arriving from the upstream. At its end the connection goes back to the pool; dropped
@@ -131,12 +224,13 @@ pub enum ResponseBody {
 pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    silent_since: Option<Instant>,
 }
 
 impl UpstreamBody {
     /// `lease` is the connection that `incoming` is read from.
     pub fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = UpstreamBody { incoming, lease: Some(lease) };
+        let mut body = UpstreamBody { incoming, lease: Some(lease), silent_since: None };
         body.give_back_at_end();
         body
     }
@@ -148,44 +242,58 @@ impl UpstreamBody {
             lease.give_back();
         }
     }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(frame)) => frame.map_err(BodyError::BrokeOff),
+            Poll::Ready(None) => {
+                if let Some(lease) = self.lease.take() {
+                    lease.give_back();
+                }
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {
+                let Some(lease) = &mut self.lease else { return Poll::Pending };
+                let since = *self.silent_since.get_or_insert_with(Instant::now);
+                Err(BodyError::Silent(ready!(lease.poll_silent(cx, since))))
+            }
+        };
+        self.silent_since = None;
+        match &frame {
+            Ok(_) => self.give_back_at_end(),
+            // The error passes on: a cut answer must stay visibly cut (the client's connection is aborted).
+            Err(error) => {
+                let source = std::error::Error::source(error).map(ToString::to_string);
+                warn!(source, "the upstream's answer ended early: {error}");
+                self.lease = None;
+            }
+        }
+        Poll::Ready(Some(frame))
+    }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut *self {
-            ResponseBody::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            ResponseBody::Upstream(body) => {
-                let frame = Pin::new(&mut body.incoming).poll_frame(cx);
-                match &frame {
-                    // An error passes on as it is: a cut answer must stay visibly cut (the client's connection is aborted).
-                    Poll::Ready(Some(Err(_))) => body.lease = None,
-                    Poll::Ready(None) => {
-                        if let Some(lease) = body.lease.take() {
-                            lease.give_back();
-                        }
-                    }
-                    Poll::Ready(Some(Ok(_))) => body.give_back_at_end(),
-                    Poll::Pending => {}
-                }
-                frame
-            }
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.content {
+            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Upstream(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            ResponseBody::Whole(bytes) => bytes.is_none(),
-            ResponseBody::Upstream(body) => body.incoming.is_end_stream(),
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_none(),
+            Content::Upstream(body) => body.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            ResponseBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            ResponseBody::Upstream(body) => body.incoming.size_hint(),
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Upstream(body) => body.incoming.size_hint(),
         }
     }
 }

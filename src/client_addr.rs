@@ -13,6 +13,8 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// `X-Forwarded-Host`.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `X-Real-IP`.
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The scheme by which the client reached the site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,19 +45,23 @@ pub struct Client {
 /// stands left of the first untrusted address was written by that client itself.
 pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     let peer = peer.to_canonical();
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
-    if !is_trusted(&peer) {
+    if !is_trusted(peer, trusted) {
         return Client { peer, address: peer, peer_is_trusted: false, scheme: Scheme::Http };
     }
     let mut address = peer;
     for entry in entries_from_the_right(headers) {
         let Some(parsed) = parse_entry(entry) else { break };
         address = parsed;
-        if !is_trusted(&address) {
+        if !is_trusted(address, trusted) {
             break;
         }
     }
     Client { peer, address, peer_is_trusted: true, scheme: forwarded_scheme(headers) }
+}
+
+/// Whether `address` is in `[forwarded] trusted_proxies`.
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&address))
 }
 
 fn entries_from_the_right(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
@@ -87,6 +93,7 @@ fn forwarded_scheme(headers: &HeaderMap) -> Scheme {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn find(peer: &str, forwarded: &[&str], proto: Option<&str>, trusted: &[&str]) -> Client {
         let mut headers = HeaderMap::new();
@@ -130,6 +137,39 @@ mod tests {
         assert_eq!(address("10.0.0.1", &["203.0.113.9, unknown, 10.2.2.2"], trusted), "10.2.2.2");
         assert_eq!(address("10.0.0.1", &["unknown"], trusted), "10.0.0.1");
         assert_eq!(address("10.0.0.1", &[""], trusted), "10.0.0.1");
+    }
+
+    proptest! {
+        // Whatever a client writes, proxies that each append the address that they see lead to that client.
+        #[test]
+        fn what_a_client_writes_does_not_choose_its_address(
+            lies in prop::collection::vec("[ -~]{0,30}|([0-9]{1,3}\\.){3}[0-9]{1,3}(:[0-9]{1,5})?|10\\.0\\.0\\.[0-9]", 0..4),
+            client in any::<[u8; 4]>().prop_map(IpAddr::from).prop_filter("not a proxy", |a| !a.to_string().starts_with("10.")),
+            proxies in 0u8..3,
+        ) {
+            let mut written = lies.clone();
+            written.push(client.to_string());
+            written.extend((0..proxies).map(|i| format!("10.1.1.{i}")));
+            // In one line and in several.
+            let joined = [written.join(", ")];
+            for lines in [&written[..], &joined[..]] {
+                let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+                prop_assert_eq!(find("10.9.9.9", &lines, None, &["10.0.0.0/8"]).address, client);
+                let direct = client.to_string();
+                prop_assert_eq!(find(&direct, &lines, None, &["10.0.0.0/8"]).address, client);
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(value in prop::collection::vec(any::<u8>(), 0..60)) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = http::HeaderValue::from_bytes(&value) {
+                headers.append(X_FORWARDED_FOR, value.clone());
+                headers.append(X_FORWARDED_PROTO, value);
+            }
+            let trusted = ["0.0.0.0/0".parse().unwrap()];
+            client("10.0.0.1".parse().unwrap(), &headers, &trusted);
+        }
     }
 
     #[test]

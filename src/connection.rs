@@ -1,38 +1,135 @@
 //! One client connection, from accept to close: HTTP/1.1 under its timers and limits, ended gracefully when draining.
 
-use std::convert::Infallible;
-use std::pin::pin;
-use std::rc::Rc;
+pub mod watch;
 
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::HeaderMap;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tracing::debug;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tracing::{debug, info};
 
+use crate::alarm::Alarm;
+use crate::client_addr;
+use crate::error::ExchangeError;
 use crate::exchange;
 use crate::listen::Accepted;
+use crate::per_address::Place;
+use crate::respond::{self, Asked};
 use crate::worker::Worker;
+use watch::{Wait, Watch, Watched};
+
+/// How long the last words to a client that was too slow may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A client connection as its exchanges see it. It lives as long as the connection does, as a tunnel too.
+pub struct Downstream {
+    /// Where it is served.
+    pub worker: Rc<Worker>,
+    /// Where it comes from.
+    pub peer: IpAddr,
+    /// Its share of `[server] max_connections`.
+    _permit: OwnedSemaphorePermit,
+    /// Its share of `[server] max_connections_per_address`, if that is limited.
+    _place: Option<Place>,
+}
 
 /// Serves one connection to its end. All errors end here: they are of this connection only.
 pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
-    let Accepted { stream, peer, permit: _permit } = accepted;
+    let Accepted { stream, peer, permit } = accepted;
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, %peer, "a connection was gone before it was served"),
     };
-    let service = service_fn(|request| {
-        let worker = Rc::clone(&worker);
-        async move { Ok::<_, Infallible>(exchange::answer(&worker, peer.ip(), request).await) }
-    });
-    let mut connection = pin!(worker.http.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = worker.draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let peer = peer.ip().to_canonical();
+    let place = match worker.place(peer) {
+        Ok(place) => place,
+        Err(TooMany) => return debug!(%peer, "closed a connection: its address has max_connections_per_address open"),
     };
-    if let Err(error) = ended {
-        debug!(%error, %peer, "connection ended");
+    let downstream = Rc::new(Downstream { worker, peer, _permit: permit, _place: place });
+    serve_http1(stream, downstream).await;
+}
+
+/// One address has too many connections open.
+pub struct TooMany;
+
+impl Worker {
+    fn place(&self, peer: IpAddr) -> Result<Option<Place>, TooMany> {
+        // A proxy in front brings the connections of many clients.
+        match &self.per_address {
+            Some(per_address) if !client_addr::is_trusted(peer, &self.trusted_proxies) => {
+                per_address.admit(peer).map(Some).ok_or(TooMany)
+            }
+            _ => Ok(None),
+        }
     }
+}
+
+async fn serve_http1(stream: TcpStream, downstream: Rc<Downstream>) {
+    let (worker, peer) = (Rc::clone(&downstream.worker), downstream.peer);
+    let watch = Watch::new();
+    let service = service_fn(|request| {
+        let (downstream, exchange) = (Rc::clone(&downstream), watch.exchange());
+        async move {
+            let mut answer = exchange::answer(&downstream, request).await;
+            answer.body_mut().ends(exchange);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let stream = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
+    let mut connection = worker.http.serve_connection(stream, service).with_upgrades();
+    let mut draining = pin!(worker.draining.cancelled());
+    let mut is_draining = false;
+    let mut alarm = Alarm::default();
+    let ended = poll_fn(|cx| {
+        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Ok(ended));
+        }
+        match watch.waits_for(&worker.limits) {
+            Some((wait, deadline)) => alarm.poll_at(cx, deadline).map(|()| Err(wait)),
+            None => Poll::Pending,
+        }
+    });
+    match ended.await {
+        Ok(Ok(())) => {}
+        // hyper has answered 400, 414 or 431 by itself.
+        Ok(Err(error)) if error.is_parse() => info!(%peer, reason = %error, "refused a request that is not valid HTTP"),
+        Ok(Err(error)) => debug!(%error, %peer, "connection ended"),
+        Err(Wait::FirstByte) => debug!(%peer, "closed a connection: nothing came within first_byte_timeout"),
+        Err(Wait::NextRequest) => debug!(%peer, "closed a connection: it idled for keepalive_idle"),
+        Err(Wait::Reader) => info!(%peer, "closed a connection: the client read nothing for response_write_idle"),
+        Err(Wait::Head) => {
+            if let Some(parts) = connection.into_parts() {
+                say_too_late(parts.io.into_inner(), &worker, peer).await;
+            }
+        }
+    }
+}
+
+/// hyper closes without a word when a head takes too long (and so would we, were the answer not 408 everywhere else).
+async fn say_too_late(mut stream: impl AsyncWrite + Unpin, worker: &Worker, peer: IpAddr) {
+    let error = ExchangeError::RequestHeadTimeout(worker.limits.request_header);
+    let asked = Asked::new(worker.request_ids.next(), &HeaderMap::new());
+    exchange::log(&error, &asked, peer);
+    let answer = respond::written_failure(&error, &asked);
+    let said = async {
+        stream.write_all(&answer).await?;
+        stream.shutdown().await
+    };
+    let _ = timeout(LAST_WORDS, said).await;
 }

@@ -22,12 +22,18 @@ pub enum ExchangeError {
     /// The request is not one that may be passed on.
     #[error("refused the request: {0}")]
     Refused(#[from] Refusal),
+    /// The head of the request did not arrive in time.
+    #[error("the head of the request did not arrive within {0:?}")]
+    RequestHeadTimeout(Duration),
     /// The request body broke off or was not valid HTTP.
     #[error("could not read the request body")]
     RequestBody(#[source] hyper::Error),
-    /// The request body of a refresh did not arrive in time.
-    #[error("the request body did not arrive within {0:?}")]
+    /// Nothing of the request body arrived for so long.
+    #[error("nothing of the request body arrived for {0:?}")]
     RequestBodyTimeout(Duration),
+    /// All connections that may be made to the upstream were busy for so long.
+    #[error("all connections to the upstream were busy for {0:?}")]
+    UpstreamBusy(Duration),
     /// The upstream took no connection.
     #[error("could not connect to the upstream")]
     UpstreamConnect(#[source] io::Error),
@@ -40,9 +46,12 @@ pub enum ExchangeError {
     /// The upstream sent no answer in time.
     #[error("the upstream sent no answer within {0:?}")]
     UpstreamTimeout(Duration),
-    /// The upstream sent a 101 that nobody asked for.
+    /// The upstream sent a 101 that nobody asked for, or for another protocol.
     #[error("the upstream switched protocols unasked")]
     UpstreamUnaskedUpgrade,
+    /// The upstream's answer has a transfer coding that is not `chunked`.
+    #[error("the upstream's answer has an unsupported Transfer-Encoding")]
+    UpstreamTransferEncoding,
     /// A rotation had begun when the database failed.
     #[error("the database failed during a rotation")]
     Rotation(#[source] crate::refresh::transaction::RotationError),
@@ -55,14 +64,17 @@ impl ExchangeError {
     /// Whose fault it was.
     pub fn fault(&self) -> Fault {
         match self {
-            ExchangeError::Refused(_) | ExchangeError::RequestBody(_) | ExchangeError::RequestBodyTimeout(_) => {
-                Fault::Client
-            }
-            ExchangeError::UpstreamConnect(_)
+            ExchangeError::Refused(_)
+            | ExchangeError::RequestHeadTimeout(_)
+            | ExchangeError::RequestBody(_)
+            | ExchangeError::RequestBodyTimeout(_) => Fault::Client,
+            ExchangeError::UpstreamBusy(_)
+            | ExchangeError::UpstreamConnect(_)
             | ExchangeError::UpstreamConnectTimeout(_)
             | ExchangeError::UpstreamResponse(_)
             | ExchangeError::UpstreamTimeout(_)
-            | ExchangeError::UpstreamUnaskedUpgrade => Fault::Upstream,
+            | ExchangeError::UpstreamUnaskedUpgrade
+            | ExchangeError::UpstreamTransferEncoding => Fault::Upstream,
             ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => Fault::Database,
         }
     }

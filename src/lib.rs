@@ -19,12 +19,15 @@ pub mod telemetry;
 pub mod drain;
 pub mod run;
 
+pub mod alarm;
 pub mod client_addr;
 pub mod connection;
 pub mod exchange;
 pub mod forward;
 pub mod listen;
+pub mod per_address;
 pub mod refresh;
+pub mod request_id;
 pub mod respond;
 pub mod route;
 pub mod vet;

@@ -1,71 +1,212 @@
 //! Every answer that the sidecar makes itself outside the refresh route: a closed catalogue, and the one place where
 //! errors become answers.
+//!
+//! A page names the reason and the request, nothing else: what exactly went wrong is in the log, under the same name.
 
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::body::ResponseBody;
 use crate::error::ExchangeError;
+use crate::request_id::RequestId;
 use crate::vet::Refusal;
 
-/// Seconds after which a client may come again when the database failed it (RFC 9110, 10.2.3).
+/// Seconds after which a client may come again when the database or a busy upstream failed it (RFC 9110, 10.2.3).
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// The answer to a request that could not be served. Details go to the log, not to the client.
-pub fn failure(error: &ExchangeError) -> Response<ResponseBody> {
-    match error {
-        ExchangeError::Refused(Refusal::Connect) => closing(page(StatusCode::METHOD_NOT_ALLOWED, "connect_refused")),
-        ExchangeError::Refused(Refusal::TransferEncoding) => {
-            closing(page(StatusCode::NOT_IMPLEMENTED, "unsupported_transfer_encoding"))
-        }
-        ExchangeError::Refused(
-            Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch,
-        ) => closing(page(StatusCode::BAD_REQUEST, "invalid_host")),
-        ExchangeError::RequestBody(_) => closing(page(StatusCode::BAD_REQUEST, "invalid_request_body")),
-        ExchangeError::RequestBodyTimeout(_) => closing(page(StatusCode::REQUEST_TIMEOUT, "request_body_timeout")),
-        ExchangeError::UpstreamConnect(_) | ExchangeError::UpstreamConnectTimeout(_) => {
-            page(StatusCode::BAD_GATEWAY, "upstream_unreachable")
-        }
-        ExchangeError::UpstreamResponse(_) => page(StatusCode::BAD_GATEWAY, "upstream_broke_off"),
-        ExchangeError::UpstreamUnaskedUpgrade => page(StatusCode::BAD_GATEWAY, "upstream_unasked_upgrade"),
-        ExchangeError::UpstreamTimeout(_) => page(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
-        ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => {
-            let mut answer = page(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable");
-            answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
-            answer
-        }
+/// What an answer of ours has to know of the request.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// The request's name.
+    pub id: RequestId,
+    /// Whether a page for people is wanted rather than JSON.
+    pub accepts_html: bool,
+}
+
+impl Asked {
+    /// Browsers name `text/html` in `Accept`; apps, which are the other half of the callers here, do not.
+    pub fn new(id: RequestId, headers: &HeaderMap) -> Self {
+        let names_html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
+        Asked { id, accepts_html: headers.get(header::ACCEPT).is_some_and(names_html) }
     }
 }
 
-/// JSON in the shape of WordPress's own errors: the callers that meet these are apps as often as people.
-fn page(status: StatusCode, reason: &'static str) -> Response<ResponseBody> {
-    let message = status.canonical_reason().unwrap_or("Error");
-    let body = format!(
-        r#"{{"code":"wp_jwt_sidecar_{reason}","message":"{message}","data":{{"status":{}}}}}"#,
-        status.as_u16()
-    );
+/// One entry of the catalogue.
+struct Entry {
+    status: StatusCode,
+    /// Stable, for programs.
+    reason: &'static str,
+    /// For people. Must need no escaping in HTML and JSON.
+    message: &'static str,
+    // SECURITY: after a request that was not understood, what follows on the connection cannot be trusted to be a request.
+    closes: bool,
+    retry_after: bool,
+}
+
+fn entry(error: &ExchangeError) -> Entry {
+    let (status, reason, message) = match error {
+        ExchangeError::Refused(Refusal::Connect | Refusal::Trace) => {
+            (StatusCode::METHOD_NOT_ALLOWED, "method_refused", "This method is not allowed here.")
+        }
+        ExchangeError::Refused(Refusal::Target) => {
+            (StatusCode::BAD_REQUEST, "invalid_target", "The target of the request is not valid.")
+        }
+        ExchangeError::Refused(Refusal::TransferEncoding) => (
+            StatusCode::NOT_IMPLEMENTED,
+            "unsupported_transfer_encoding",
+            "The transfer encoding of the request is not supported.",
+        ),
+        ExchangeError::Refused(
+            Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch,
+        ) => (StatusCode::BAD_REQUEST, "invalid_host", "The request does not name one valid host."),
+        ExchangeError::RequestHeadTimeout(_) => {
+            (StatusCode::REQUEST_TIMEOUT, "request_head_timeout", "The request did not arrive in time.")
+        }
+        ExchangeError::RequestBody(_) => {
+            (StatusCode::BAD_REQUEST, "invalid_request_body", "The body of the request broke off or was not valid.")
+        }
+        ExchangeError::RequestBodyTimeout(_) => {
+            (StatusCode::REQUEST_TIMEOUT, "request_body_timeout", "The body of the request did not arrive in time.")
+        }
+        ExchangeError::UpstreamBusy(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "upstream_busy", "The site has too much to do at the moment.")
+        }
+        ExchangeError::UpstreamConnect(_) | ExchangeError::UpstreamConnectTimeout(_) => {
+            (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The site cannot be reached at the moment.")
+        }
+        ExchangeError::UpstreamResponse(_) => {
+            (StatusCode::BAD_GATEWAY, "upstream_broke_off", "The site broke off before its answer.")
+        }
+        ExchangeError::UpstreamUnaskedUpgrade => {
+            (StatusCode::BAD_GATEWAY, "upstream_unasked_upgrade", "The site switched protocols unasked.")
+        }
+        ExchangeError::UpstreamTransferEncoding => {
+            (StatusCode::BAD_GATEWAY, "upstream_transfer_encoding", "The answer of the site could not be read.")
+        }
+        ExchangeError::UpstreamTimeout(_) => {
+            (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The site did not answer in time.")
+        }
+        ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", "The database cannot be reached at the moment.")
+        }
+    };
+    let closes = status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
+    Entry { status, reason, message, closes, retry_after: status == StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// The status of the answer to `error`, for the log.
+pub fn status(error: &ExchangeError) -> u16 {
+    entry(error).status.as_u16()
+}
+
+/// The answer to a request that could not be served.
+pub fn failure(error: &ExchangeError, asked: &Asked) -> Response<ResponseBody> {
+    page(error, asked).map(ResponseBody::whole)
+}
+
+/// The same answer as bytes, for a client whose request never became one.
+pub fn written_failure(error: &ExchangeError, asked: &Asked) -> Vec<u8> {
+    let answer = page(error, asked);
+    let status = answer.status();
+    let mut bytes =
+        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or("Error")).into_bytes();
+    for (name, value) in answer.headers() {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", answer.body().len()).as_bytes());
+    bytes.extend_from_slice(answer.body());
+    bytes
+}
+
+fn page(error: &ExchangeError, asked: &Asked) -> Response<Bytes> {
+    let Entry { status, reason, message, closes, retry_after } = entry(error);
+    let (body, content_type) = match asked.accepts_html {
+        true => (html(status, message, asked.id), "text/html; charset=UTF-8"),
+        false => (json(status, reason, message, asked.id), "application/json; charset=UTF-8"),
+    };
     let mut answer = Response::new(Bytes::from(body));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    native(answer)
+    if retry_after {
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    if closes {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    dated(answer)
 }
 
-/// SECURITY: after a request that was not understood, what follows on the connection cannot be trusted to be a request.
-fn closing(mut answer: Response<ResponseBody>) -> Response<ResponseBody> {
-    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    answer
+/// In the shape of WordPress's own errors.
+fn json(status: StatusCode, reason: &str, message: &str, id: RequestId) -> String {
+    let status = status.as_u16();
+    format!(
+        r#"{{"code":"wp_jwt_sidecar_{reason}","message":"{message}","data":{{"status":{status},"request_id":"{id}"}}}}"#
+    )
 }
 
-/// An answer that is complete but for what the web server adds: hyper adds no `Date` (it must not to the upstream's
-/// answers), and an origin server with a clock must (RFC 9110, 6.6.1).
-pub fn native(mut answer: Response<Bytes>) -> Response<ResponseBody> {
+fn html(status: StatusCode, message: &str, id: RequestId) -> String {
+    let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or("Error"));
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
+         <h1>{title}</h1>\n<p>{message}</p>\n<p>Request <code>{id}</code></p>\n</html>\n"
+    )
+}
+
+/// An answer that is complete but for what the web server adds.
+pub fn native(answer: Response<Bytes>) -> Response<ResponseBody> {
+    dated(answer).map(ResponseBody::whole)
+}
+
+/// hyper adds no `Date` (it must not to the upstream's answers), and an origin server with a clock must (RFC 9110, 6.6.1).
+fn dated(mut answer: Response<Bytes>) -> Response<Bytes> {
     let date = httpdate::fmt_http_date(SystemTime::now());
     if let Ok(date) = HeaderValue::from_str(&date) {
         answer.headers_mut().insert(header::DATE, date);
     }
-    answer.map(|body| ResponseBody::Whole(Some(body)))
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request_id::RequestIds;
+    use std::time::Duration;
+
+    fn asked(accept: &str) -> Asked {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, accept.parse().unwrap());
+        Asked::new(RequestIds::new().next(), &headers)
+    }
+
+    #[test]
+    fn people_get_a_page_and_programs_json() {
+        let error = ExchangeError::UpstreamTimeout(Duration::from_secs(1));
+        let browser = asked("text/html,application/xhtml+xml,*/*;q=0.8");
+        let text = String::from_utf8(page(&error, &browser).into_body().to_vec()).unwrap();
+        assert!(text.contains("504 Gateway Timeout") && text.contains(&browser.id.to_string()), "{text}");
+        for accept in ["*/*", "application/json", ""] {
+            let app = asked(accept);
+            let body: serde_json::Value = serde_json::from_slice(page(&error, &app).body()).unwrap();
+            assert_eq!(body["code"], "wp_jwt_sidecar_upstream_timeout");
+            assert_eq!(body["data"]["status"], 504);
+            assert_eq!(body["data"]["request_id"], app.id.to_string());
+        }
+    }
+
+    #[test]
+    fn a_written_answer_is_framed() {
+        let error = ExchangeError::RequestHeadTimeout(Duration::from_secs(1));
+        let text = String::from_utf8(written_failure(&error, &asked("*/*"))).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{head}");
+        assert!(head.contains("connection: close"), "{head}");
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
+    }
 }

@@ -21,6 +21,7 @@ use crate::client_addr::Scheme;
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::listen::{self, Accepted};
+use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::country::Countries;
@@ -128,8 +129,10 @@ impl Sidecar {
 
     fn start_workers(&self, drain: &Drain) -> io::Result<Vec<(UnboundedSender<Accepted>, JoinHandle<()>)>> {
         let refresher = self.native.as_ref().map(|native| Arc::clone(&native.refresher));
+        let limit = self.config.server.max_connections_per_address;
+        let per_address = (limit > 0).then(|| PerAddress::new(limit));
         (0..self.config.server.workers)
-            .map(|number| worker::start(number, &self.config, refresher.clone(), drain.clone()))
+            .map(|number| worker::start(number, &self.config, refresher.clone(), per_address.clone(), drain.clone()))
             .collect()
     }
 }

@@ -12,6 +12,12 @@ pub enum Refusal {
     /// CONNECT would make a tunnel of the connection (RFC 9110, 9.3.6).
     #[error("CONNECT is not for a reverse proxy")]
     Connect,
+    /// TRACE answers with the request's own fields, cookies among them (RFC 9110, 9.3.8); nginx refuses it, too.
+    #[error("TRACE is not answered")]
+    Trace,
+    /// `*` is for OPTIONS, `host:port` for CONNECT, and an absolute target names `http` or `https` (RFC 9112, 3.2).
+    #[error("the target is not one for this method")]
+    Target,
     /// HTTP/1.1 without Host (RFC 9112, 3.2).
     #[error("no Host field")]
     MissingHost,
@@ -37,8 +43,23 @@ pub fn vet<B>(request: &Request<B>) -> Result<(), Refusal> {
     if request.method() == Method::CONNECT {
         return Err(Refusal::Connect);
     }
+    if request.method() == Method::TRACE {
+        return Err(Refusal::Trace);
+    }
+    vet_target(request)?;
     vet_transfer_encoding(request.headers())?;
     vet_host(request)
+}
+
+// SECURITY: servers disagree about what such a target names, and with it about the path that a filter sees.
+fn vet_target<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let uri = request.uri();
+    let is_valid = match (uri.scheme_str(), uri.authority()) {
+        (None, None) => uri.path() != "*" || request.method() == Method::OPTIONS,
+        (Some("http" | "https"), Some(_)) => true,
+        _ => false,
+    };
+    if is_valid { Ok(()) } else { Err(Refusal::Target) }
 }
 
 // SECURITY: `gzip, chunked`, `chunked, chunked` or two lines are read as chunked by one server and not by the next (CL.TE, TE.TE).
@@ -100,6 +121,7 @@ fn is_host(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Request<()> {
         let mut request = Request::builder().method(method).uri(target);
@@ -153,7 +175,52 @@ mod tests {
     }
 
     #[test]
-    fn connect_is_refused() {
+    fn a_target_fits_its_method() {
+        let host = [("host", "a:80")];
+        assert_eq!(vet(&request("OPTIONS", "*", &host)), Ok(()));
+        for (method, target) in [("GET", "*"), ("GET", "a:80"), ("GET", "ftp://a:80/"), ("OPTIONS", "a:80")] {
+            assert_eq!(vet(&request(method, target, &host)), Err(Refusal::Target), "{method} {target}");
+        }
+    }
+
+    proptest! {
+        // What is let through names one host in one way, and is framed in one way, whoever reads it.
+        #[test]
+        fn what_passes_is_plain(
+            target in prop_oneof![Just("/".to_owned()), "(http://)?[a-c@:0-9]{1,6}(/x)?", "[!-~]{1,12}"],
+            hosts in prop::collection::vec("[a-c.:0-9@/ ]{0,6}|[ -~]{0,8}|\\[[:a-f0-9.]{0,6}\\](:[0-9]{0,3})?", 0..3),
+            codings in prop::collection::vec("(chunked|Chunked|gzip|identity|,| )?(, ?chunked|;a|\t)?", 0..3),
+            old: bool,
+        ) {
+            let mut request = Request::builder().uri(target.as_str());
+            for host in &hosts {
+                request = request.header("host", host);
+            }
+            for coding in &codings {
+                request = request.header("transfer-encoding", coding);
+            }
+            if old {
+                request = request.version(Version::HTTP_10);
+            }
+            let Ok(request) = request.body(()) else { return Ok(()) };
+            if vet(&request).is_ok() {
+                prop_assert!(hosts.len() == 1 || old && hosts.is_empty());
+                prop_assert!(codings.is_empty() || codings.len() == 1 && codings[0].trim().eq_ignore_ascii_case("chunked"));
+                for host in &hosts {
+                    let is_host = host.parse::<http::uri::Authority>();
+                    prop_assert!(is_host.is_ok_and(|host| !host.as_str().contains('@') && !host.host().is_empty()), "{host}");
+                }
+                if let (Some(authority), [host]) = (request.uri().authority(), &hosts[..]) {
+                    prop_assert!(authority.as_str().eq_ignore_ascii_case(host));
+                }
+                prop_assert!(request.uri().path().starts_with('/'));
+            }
+        }
+    }
+
+    #[test]
+    fn connect_and_trace_are_refused() {
         assert_eq!(vet(&request("CONNECT", "a:443", &[("host", "a:443")])), Err(Refusal::Connect));
+        assert_eq!(vet(&request("TRACE", "/", &[("host", "a")])), Err(Refusal::Trace));
     }
 }

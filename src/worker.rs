@@ -5,9 +5,9 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioTimer;
 use ipnet::IpNet;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{Config, ForwardedMode};
 use crate::connection;
+use crate::connection::watch::Limits;
 use crate::drain::Drain;
 use crate::forward::upstream::Upstream;
 use crate::listen::Accepted;
+use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
-
-/// More fields than nginx (1,000) or Apache (100) would take serve nobody; fewer than these would refuse what they take.
-const MAX_REQUEST_FIELDS: usize = 256;
+use crate::request_id::RequestIds;
 
 /// What an exchange on this worker needs.
 pub struct Worker {
@@ -36,6 +36,20 @@ pub struct Worker {
     pub refresher: Option<Arc<Refresher>>,
     /// `[forwarded] trusted_proxies`.
     pub trusted_proxies: Vec<IpNet>,
+    /// `[forwarded] mode`.
+    pub forwarded: ForwardedMode,
+    /// How long client connections may be silent.
+    pub limits: Limits,
+    /// `[server] request_body_idle`.
+    pub request_body_idle: Duration,
+    /// `[server] tunnel_idle`.
+    pub tunnel_idle: Duration,
+    /// Connections for each client address; `None` where they are not limited.
+    pub per_address: Option<Arc<PerAddress>>,
+    /// Names for requests.
+    pub request_ids: RequestIds,
+    /// Connections that switched protocols.
+    pub tunnels: TaskTracker,
     /// Set when connections are to end after what is in flight.
     pub draining: CancellationToken,
 }
@@ -48,6 +62,7 @@ pub fn start(
     number: usize,
     config: &Config,
     refresher: Option<Arc<Refresher>>,
+    per_address: Option<Arc<PerAddress>>,
     drain: Drain,
 ) -> io::Result<(UnboundedSender<Accepted>, JoinHandle<()>)> {
     let (sender, accepted) = unbounded_channel();
@@ -55,7 +70,7 @@ pub fn start(
     let runtime_builder = move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let thread =
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || match runtime_builder() {
-            Ok(runtime) => runtime.block_on(work(config, refresher, accepted, drain)),
+            Ok(runtime) => runtime.block_on(work(config, refresher, per_address, accepted, drain)),
             Err(error) => warn!(number, %error, "a worker could not start"),
         })?;
     Ok((sender, thread))
@@ -64,14 +79,27 @@ pub fn start(
 async fn work(
     config: Config,
     refresher: Option<Arc<Refresher>>,
+    per_address: Option<Arc<PerAddress>>,
     mut accepted: UnboundedReceiver<Accepted>,
     drain: Drain,
 ) {
     let worker = Rc::new(Worker {
         http: server(&config),
-        upstream: Upstream::new(config.upstream),
+        upstream: Upstream::new(config.upstream, config.server.workers),
         refresher,
         trusted_proxies: config.forwarded.trusted_proxies,
+        forwarded: config.forwarded.mode,
+        limits: Limits {
+            first_byte: config.server.first_byte_timeout,
+            request_header: config.server.request_header_timeout,
+            keepalive_idle: config.server.keepalive_idle,
+            response_write_idle: config.server.response_write_idle,
+        },
+        request_body_idle: config.server.request_body_idle,
+        tunnel_idle: config.server.tunnel_idle,
+        per_address,
+        request_ids: RequestIds::new(),
+        tunnels: TaskTracker::new(),
         // A token of its own: every connection registers with it, and workers must not contend for that.
         draining: drain.begun.child_token(),
     });
@@ -80,16 +108,23 @@ async fn work(
         connections.spawn_local(connection::serve(accepted, Rc::clone(&worker)));
     }
     connections.close();
-    if timeout_at(drain.deadline().await, connections.wait()).await.is_err() {
-        warn!(connections = connections.len(), "closing connections that did not end within drain_timeout");
+    let deadline = drain.deadline().await;
+    let mut all_ended = timeout_at(deadline, connections.wait()).await.is_ok();
+    // No connection can become a tunnel any more.
+    worker.tunnels.close();
+    all_ended &= timeout_at(deadline, worker.tunnels.wait()).await.is_ok();
+    if !all_ended {
+        let (connections, tunnels) = (connections.len(), worker.tunnels.len());
+        warn!(connections, tunnels, "closing connections that did not end within drain_timeout");
     }
 }
 
 fn server(config: &Config) -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(config.server.request_header_timeout)
-        .max_headers(MAX_REQUEST_FIELDS)
+    // connection/watch.rs has the limits; hyper's own would take a timer for each request.
+    http.header_read_timeout(None)
+        .max_headers(config.server.max_header_fields)
+        .max_header_size(config.server.max_header_bytes)
         .preserve_header_case(true)
         // For the fields of answers that are our own.
         .title_case_headers(true)

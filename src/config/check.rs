@@ -13,8 +13,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Algorithm, Config, Effective, Faults, Forwarded, Jwt, Log, LogFormat, Refresh, RefreshMode, ResponseFields, Server,
-    Shutdown, Upstream, UpstreamUrl, WordPress,
+    Algorithm, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, Log, LogFormat, Refresh, RefreshMode,
+    ResponseFields, Server, Shutdown, Upstream, UpstreamUrl, WordPress,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -32,10 +32,21 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
             workers => workers,
         },
         max_connections: read.integer("server.max_connections"),
+        max_connections_per_address: read.integer("server.max_connections_per_address"),
+        first_byte_timeout: read.duration("server.first_byte_timeout"),
         request_header_timeout: read.duration("server.request_header_timeout"),
+        keepalive_idle: read.duration("server.keepalive_idle"),
+        request_body_idle: read.duration("server.request_body_idle"),
+        response_write_idle: read.duration("server.response_write_idle"),
+        tunnel_idle: read.duration("server.tunnel_idle"),
+        max_header_bytes: read.integer("server.max_header_bytes"),
+        max_header_fields: read.integer("server.max_header_fields"),
     };
     let upstream = upstream(&mut read, &server.listen);
-    let forwarded = Forwarded { trusted_proxies: trusted_proxies(&mut read) };
+    let forwarded = Forwarded {
+        trusted_proxies: trusted_proxies(&mut read),
+        mode: read.named("forwarded.mode").unwrap_or(ForwardedMode::Auto),
+    };
     let refresh = Refresh {
         mode: read.named("refresh.mode").unwrap_or(RefreshMode::Native),
         response_fields: read.named("refresh.response_fields").unwrap_or(ResponseFields::All),
@@ -92,9 +103,19 @@ fn upstream(read: &mut Reader, listen: &[SocketAddr]) -> Option<Upstream> {
     }
     let connect_timeout = read.duration("upstream.connect_timeout");
     let response_header_timeout = read.duration("upstream.response_header_timeout");
+    let response_body_idle = read.duration("upstream.response_body_idle");
+    let max_connections = read.integer("upstream.max_connections");
     let keepalive_idle = read.duration("upstream.keepalive_idle");
     let keepalive_max_idle = read.integer("upstream.keepalive_max_idle");
-    url.map(|url| Upstream { url, connect_timeout, response_header_timeout, keepalive_idle, keepalive_max_idle })
+    url.map(|url| Upstream {
+        url,
+        connect_timeout,
+        response_header_timeout,
+        response_body_idle,
+        max_connections,
+        keepalive_idle,
+        keepalive_max_idle,
+    })
 }
 
 /// Whether a connection to `url` surely ends at `listen`.

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use super::{
     kind::Kind,
-    names::{Algorithm, LogFormat, RefreshMode, ResponseFields},
+    names::{Algorithm, ForwardedMode, LogFormat, RefreshMode, ResponseFields},
 };
 
 /// What holds when nobody says anything.
@@ -145,11 +145,66 @@ pub const KEYS: &[Key] = &[
     )
     .change("Keep it below half the limit of open files (ulimit -n): a request in flight holds two sockets."),
     key(
+        "server.max_connections_per_address",
+        Kind::Integer { min: 0, max: 1_000_000, unit: "connections" },
+        Fallback::Is("0"),
+        "Client connections that one address (one /64 network of IPv6) may have open at once; further ones are closed; 0 is no limit.",
+    )
+    .change(
+        "Many clients may share an address, so leave room. Addresses in forwarded.trusted_proxies are not limited.",
+    ),
+    key(
+        "server.first_byte_timeout",
+        Kind::Duration { zero: false },
+        Fallback::Is("10s"),
+        "How long a new connection may be silent before it is closed.",
+    ),
+    key(
         "server.request_header_timeout",
         Kind::Duration { zero: false },
         Fallback::Is("30s"),
-        "How long a client may take to send the head of a request; an idle connection is closed after it, too.",
+        "How long the head of a request may take from its first byte, before the client gets a 408.",
+    )
+    .change("The one total among these times: a head is small, and slow attackers send a byte now and then."),
+    key(
+        "server.keepalive_idle",
+        Kind::Duration { zero: false },
+        Fallback::Is("75s"),
+        "How long a connection may idle between two requests before it is closed.",
+    )
+    .change("Stay above what a proxy in front keeps its connections for, or its requests meet closed ones."),
+    key(
+        "server.request_body_idle",
+        Kind::Duration { zero: false },
+        Fallback::Is("60s"),
+        "How long the body of a request may stand still before the client gets a 408; an upload may take as long as it likes.",
     ),
+    key(
+        "server.response_write_idle",
+        Kind::Duration { zero: false },
+        Fallback::Is("60s"),
+        "How long a client may read nothing of its answer before the connection is closed; a download may take as long as it likes.",
+    ),
+    key(
+        "server.tunnel_idle",
+        Kind::Duration { zero: false },
+        Fallback::Is("1h"),
+        "How long a WebSocket (or what else a connection was upgraded to) may be silent in both directions before it is closed.",
+    ),
+    key(
+        "server.max_header_bytes",
+        Kind::Integer { min: 1_024, max: 262_144, unit: "bytes" },
+        Fallback::Is("65536"),
+        "How large the head of a request may be, before the client gets a 431.",
+    )
+    .change("The default is above that of nginx (32 KiB) and Apache, so that the site's own limit decides."),
+    key(
+        "server.max_header_fields",
+        Kind::Integer { min: 16, max: 4_096, unit: "fields" },
+        Fallback::Is("256"),
+        "How many fields a request may have, before the client gets a 431.",
+    )
+    .change("The default is above Apache's 100."),
     key(
         "upstream.url",
         Kind::Text("URL"),
@@ -171,6 +226,22 @@ pub const KEYS: &[Key] = &[
     )
     .change("The default is above Apache's own 300 s, so that the site's answer wins."),
     key(
+        "upstream.response_body_idle",
+        Kind::Duration { zero: false },
+        Fallback::Is("330s"),
+        "How long the body of an answer may stand still before it is cut off.",
+    )
+    .change("The default is above Apache's own 300 s, so that the site gives up first."),
+    key(
+        "upstream.max_connections",
+        Kind::Integer { min: 0, max: 1_000_000, unit: "connections" },
+        Fallback::Is("0"),
+        "Connections to the upstream in use at once, shared evenly by the workers; 0 is no limit.",
+    )
+    .change(
+        "Requests wait for one as long as connect_timeout says, then the client gets a 503. Set it where the upstream takes fewer than server.max_connections.",
+    ),
+    key(
         "upstream.keepalive_idle",
         Kind::Duration { zero: true },
         Fallback::Is("4s"),
@@ -190,6 +261,13 @@ pub const KEYS: &[Key] = &[
         "Addresses and networks of proxies in front of the sidecar, whose X-Forwarded-For is believed.",
     )
     .change("Name only machines that you run: whoever is in here can choose the address that the rate limit counts."),
+    key(
+        "forwarded.mode",
+        Kind::OneOf(ForwardedMode::NAMES),
+        Fallback::Is("auto"),
+        "X-Forwarded-For, -Proto and -Host, X-Real-IP and Forwarded: \"auto\" replaces what an untrusted peer sent and appends to what a trusted one did; \"preserve\" passes them as they came and adds nothing.",
+    )
+    .change("With \"preserve\" a client can tell WordPress any address, unless a proxy in front prevents it."),
     key(
         "wordpress.config",
         Kind::Path,

@@ -26,7 +26,7 @@ use ipnet::IpNet;
 pub use effective::Effective;
 pub use fault::{Fault, Faults};
 pub use kind::Kind;
-pub use names::{Algorithm, LogFormat, RefreshMode, ResponseFields, UnknownName};
+pub use names::{Algorithm, ForwardedMode, LogFormat, RefreshMode, ResponseFields, UnknownName};
 pub use secret::Secret;
 pub use sources::{CONFIG_VARIABLE, Flag, Sources};
 pub use value::UpstreamUrl;
@@ -80,8 +80,24 @@ pub struct Server {
     pub workers: usize,
     /// Client connections open at once, at least 1.
     pub max_connections: usize,
-    /// For the head of a request, and for an idle connection. Not zero.
+    /// Client connections of one address open at once. Zero: not limited.
+    pub max_connections_per_address: usize,
+    /// For the first byte of a connection. Not zero.
+    pub first_byte_timeout: Duration,
+    /// For the head of a request, from its first byte. Not zero.
     pub request_header_timeout: Duration,
+    /// Between two requests. Not zero.
+    pub keepalive_idle: Duration,
+    /// Within a request body. Not zero.
+    pub request_body_idle: Duration,
+    /// Within an answer that the client does not read. Not zero.
+    pub response_write_idle: Duration,
+    /// Within a tunnel. Not zero.
+    pub tunnel_idle: Duration,
+    /// Bytes of the head of a request.
+    pub max_header_bytes: usize,
+    /// Fields of a request.
+    pub max_header_fields: usize,
 }
 
 /// `[upstream]`
@@ -93,6 +109,10 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// Not zero.
     pub response_header_timeout: Duration,
+    /// Within the body of an answer. Not zero.
+    pub response_body_idle: Duration,
+    /// In use at once, by all workers together. Zero: not limited.
+    pub max_connections: usize,
     /// Zero: keep no idle connection.
     pub keepalive_idle: Duration,
     /// For each worker. Zero: keep no idle connection.
@@ -104,6 +124,8 @@ pub struct Upstream {
 pub struct Forwarded {
     /// Networks of proxies whose `X-Forwarded-For` is believed; host bits are zero.
     pub trusted_proxies: Vec<IpNet>,
+    /// What becomes of the fields that tell the upstream who the client is.
+    pub mode: ForwardedMode,
 }
 
 /// `[wordpress]`

@@ -73,6 +73,16 @@ impl Algorithm {
 }
 
 names! {
+    /// What becomes of the fields that tell the upstream who the client is.
+    ForwardedMode {
+        /// An untrusted peer's are replaced, a trusted one's appended to.
+        Auto = "auto",
+        /// They pass as they came, and nothing is added.
+        Preserve = "preserve",
+    }
+}
+
+names! {
     /// Who answers the refresh route.
     RefreshMode {
         /// The sidecar, where it knows the answer for certain.

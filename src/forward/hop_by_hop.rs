@@ -1,66 +1,95 @@
 //! Which fields end at this hop (RFC 9110, 7.6.1), and how they are taken out.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::header::{self, GetAll};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// Takes out all fields that end at this hop. The others keep their order.
+/// Takes out all fields that end at this hop, and those for which `also` holds. The others keep their order.
 ///
 /// `Transfer-Encoding` goes too: framing belongs to a hop, and the caller (or hyper) frames anew.
 /// `TE: trailers` stays: it is the one member of `TE` that is meant for the whole way here, since we pass trailers on.
-pub fn remove(headers: &mut HeaderMap) {
+/// `switches` leaves `Connection` and `Upgrade` where they are, for the caller to set.
+pub fn remove(headers: &mut HeaderMap, switches: bool, also: impl Fn(&HeaderName) -> bool) {
     let named = named_by_connection(headers);
-    let ends_here = |name: &HeaderName| is_hop_by_hop(name) || named.contains(name);
-    if !headers.keys().any(ends_here) {
-        return;
-    }
-    let accepts_trailers = accepts_trailers(headers);
+    let accepts_trailers = headers.contains_key(header::TE) && accepts_trailers(headers);
+    let ends_here = |name: &HeaderName| match Hop::of(name) {
+        Hop::Switch => !switches,
+        Hop::Trailers => !accepts_trailers,
+        Hop::Ends => true,
+        Hop::Passes => named.contains(name) || also(name),
+    };
     remove_in_order(headers, ends_here);
     if accepts_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 
-/// Takes out every field for which `is_unwanted` holds and keeps the order of the others. (`HeaderMap::remove` swaps
-/// the last field into the gap.)
-pub fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let old = std::mem::take(headers);
-    headers.reserve(old.keys_len());
-    let mut current = None;
-    for (name, value) in old {
-        if let Some(name) = name {
-            current = (!is_unwanted(&name)).then_some(name);
-        }
-        if let Some(name) = &current {
-            headers.append(name.clone(), value);
+/// What becomes of a field at this hop.
+enum Hop {
+    Switch,
+    Trailers,
+    Ends,
+    Passes,
+}
+
+impl Hop {
+    fn of(name: &HeaderName) -> Hop {
+        match name.as_str() {
+            "connection" | "upgrade" => Hop::Switch,
+            "te" => Hop::Trailers,
+            "transfer-encoding"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "http2-settings" => Hop::Ends,
+            _ => Hop::Passes,
         }
     }
 }
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [
-        header::CONNECTION,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        HTTP2_SETTINGS,
-    ]
-    .contains(name)
+/// Takes out every field for which `is_unwanted` holds and keeps the order of the others. `HeaderMap::remove` swaps the
+/// last field into the gap: good enough for what stands at the end, else the fields are put in anew.
+fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let Some(first) = headers.keys().position(&is_unwanted) else { return };
+    if headers.keys().skip(first).all(&is_unwanted) {
+        let last: Vec<HeaderName> = headers.keys().skip(first).cloned().collect();
+        for name in last.iter().rev() {
+            headers.remove(name);
+        }
+        return;
+    }
+    // Draining keeps what the map has allocated.
+    let fields: Vec<_> = headers.drain().collect();
+    let mut current = None;
+    for (name, value) in fields {
+        if let Some(name) = name {
+            current = (!is_unwanted(&name)).then_some(name);
+        }
+        if let Some(name) = &current {
+            headers.append(name, value);
+        }
+    }
+}
+
+/// The members of a list field, over all its lines (RFC 9110, 5.6.1), without the empty ones.
+pub fn tokens(lines: GetAll<'_, HeaderValue>) -> impl Iterator<Item = &[u8]> {
+    lines
+        .into_iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
 }
 
 /// The fields named by any of the `Connection` lines (there may be several).
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+    let is_option = |token: &&[u8]| {
+        token.eq_ignore_ascii_case(b"keep-alive")
+            || token.eq_ignore_ascii_case(b"close")
+            || token.eq_ignore_ascii_case(b"upgrade")
+    };
+    tokens(headers.get_all(header::CONNECTION))
+        .filter(|token| !is_option(token))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(may_be_named)
         .collect()
 }
@@ -69,12 +98,11 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 // that a filter behind us relies on. Only names that are not defined as end-to-end may be named.
 fn may_be_named(name: &HeaderName) -> bool {
     let text = name.as_str();
-    let is_option_of_the_connection = matches!(text, "close" | "keep-alive");
     let speaks_of_the_client = text.starts_with("x-forwarded-") || matches!(text, "forwarded" | "x-real-ip");
-    !is_option_of_the_connection && !speaks_of_the_client && !PROTECTED.contains(name)
+    !speaks_of_the_client && !PROTECTED.contains(name)
 }
 
-const PROTECTED: [HeaderName; 20] = [
+const PROTECTED: [HeaderName; 22] = [
     header::HOST,
     header::AUTHORIZATION,
     header::COOKIE,
@@ -95,26 +123,31 @@ const PROTECTED: [HeaderName; 20] = [
     header::WWW_AUTHENTICATE,
     header::STRICT_TRANSPORT_SECURITY,
     header::CONTENT_SECURITY_POLICY,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    HeaderName::from_static("x-wp-nonce"),
 ];
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::TE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    tokens(headers.get_all(header::TE)).any(|member| member.eq_ignore_ascii_case(b"trailers"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    fn left(fields: &[(&str, &str)]) -> Vec<(String, String)> {
+    fn map(fields: &[(String, String)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
-        remove(&mut headers);
+        headers
+    }
+
+    fn left(fields: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned: Vec<_> = fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let mut headers = map(&owned);
+        remove(&mut headers, false, |_| false);
         headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_string())).collect()
     }
 
@@ -133,6 +166,8 @@ mod tests {
             ("x-last", "d"),
         ];
         assert_eq!(names(&fields), ["host", "accept", "cookie", "x-last"]);
+        let at_the_end = [("host", "a"), ("accept", "b"), ("keep-alive", "5"), ("connection", "c"), ("upgrade", "d")];
+        assert_eq!(names(&at_the_end), ["host", "accept"]);
     }
 
     #[test]
@@ -164,5 +199,62 @@ mod tests {
     fn repeated_fields_stay_repeated() {
         let fields = [("set-cookie", "a"), ("connection", "close"), ("set-cookie", "b")];
         assert_eq!(left(&fields).len(), 2);
+    }
+
+    #[test]
+    fn a_switch_keeps_its_two_fields_in_place() {
+        let mut headers = map(&[
+            ("connection".into(), "keep-alive, Upgrade, x-a".into()),
+            ("x-a".into(), "1".into()),
+            ("upgrade".into(), "websocket".into()),
+            ("accept".into(), "b".into()),
+        ]);
+        remove(&mut headers, true, |_| false);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["connection", "upgrade", "accept"]);
+    }
+
+    fn fields() -> impl Strategy<Value = Vec<(String, String)>> {
+        let name = prop_oneof![
+            "(connection|keep-alive|te|upgrade|transfer-encoding|proxy-[a-z]{1,4}|http2-settings)",
+            "(host|cookie|authorization|set-cookie|content-length|x-forwarded-for|accept|x-[abc])",
+        ];
+        let value = "[a-z, ]{0,6}(, )?(x-a|X-B|cookie|authorization|trailers|close|upgrade)?[,; ]{0,2}";
+        prop::collection::vec((name, value), 0..12)
+    }
+
+    proptest! {
+        // Written anew without the order-keeping machinery: what must be gone is gone, what must stay has stayed as it was.
+        #[test]
+        fn what_ends_here_goes_and_the_rest_stays_as_it_was(fields in fields(), switches: bool) {
+            let before = map(&fields);
+            let mut after = before.clone();
+            remove(&mut after, switches, |name| name == "x-c");
+            let list = before.get_all("connection").iter().map(|v| v.to_str().unwrap().to_lowercase());
+            let options: Vec<String> = list.flat_map(|line| line.split(',').map(|t| t.trim().to_owned()).collect::<Vec<_>>()).collect();
+            let may_go = |name: &str| matches!(name, "x-a" | "x-b" | "accept");
+            let expected: Vec<(&str, Vec<u8>)> = before.keys().filter(|name| match name.as_str() {
+                "connection" | "upgrade" => switches,
+                "transfer-encoding" | "keep-alive" | "http2-settings" | "proxy-connection" | "x-c" => false,
+                "te" => before.get_all("te").iter().any(|v| v.to_str().unwrap().split(',').any(|t| t.trim() == "trailers")),
+                name => !(may_go(name) && options.iter().any(|option| option == name)),
+            }).flat_map(|name| {
+                let values: Vec<_> = match name.as_str() {
+                    "te" => vec![b"trailers".to_vec()],
+                    _ => before.get_all(name).iter().map(|value| value.as_bytes().to_vec()).collect(),
+                };
+                values.into_iter().map(|value| (name.as_str(), value)).collect::<Vec<_>>()
+            }).collect();
+            let found: Vec<(&str, Vec<u8>)> = after.iter().map(|(name, value)| (name.as_str(), value.as_bytes().to_vec())).collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn no_value_of_connection_panics_or_takes_a_protected_field(value in prop::collection::vec(any::<u8>(), 0..40)) {
+            let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
+            let mut headers = map(&[("host".into(), "a".into()), ("cookie".into(), "b".into())]);
+            headers.append("connection", value);
+            remove(&mut headers, false, |_| false);
+            prop_assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["host", "cookie"]);
+        }
     }
 }

@@ -1,30 +1,41 @@
 //! The forwarding path, top to bottom: make the request fit for the next hop, send it by a connection of the pool,
 //! make the answer fit for the client.
 
+pub mod folded;
 pub mod hop_by_hop;
 pub mod request;
 pub mod response;
+pub mod tunnel;
+pub mod upgrade;
+pub mod upload;
 pub mod upstream;
 
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::Client;
+use crate::connection::Downstream;
 use crate::error::ExchangeError;
-use upstream::Upstream;
+use upgrade::Upgrade;
 
 /// Sends `request` to the upstream and returns its answer as soon as its head is there; the body follows as it arrives.
 ///
 /// # Errors
 /// When there is no answer to pass on: the client's or the upstream's fault, see [`ExchangeError`].
 pub async fn forward(
-    upstream: &Rc<Upstream>,
+    downstream: &Rc<Downstream>,
     mut request: Request<RequestBody>,
     client: &Client,
 ) -> Result<Response<ResponseBody>, ExchangeError> {
-    request::prepare(&mut request, client, upstream.authority());
-    let (answer, lease) = upstream.send(request).await?;
+    let worker = &downstream.worker;
+    let upgrade = Upgrade::asked_for(&mut request);
+    request::prepare(&mut request, client, worker.forwarded, worker.upstream.authority(), upgrade.as_ref());
+    upload::read_start(&mut request, worker.request_body_idle).await?;
+    let (answer, lease) = worker.upstream.send(request).await?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return tunnel::open(answer, lease, upgrade, downstream);
+    }
     response::prepare(answer, lease)
 }

@@ -2,30 +2,56 @@
 
 use std::net::IpAddr;
 
+use http::header::{self, GetAll};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 use hyper::body::Body as _;
 
-use super::hop_by_hop;
+use super::upgrade::Upgrade;
+use super::{folded, hop_by_hop};
 use crate::body::RequestBody;
-use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
+use crate::config::ForwardedMode;
 
 /// Changes `request` in place, so that what travels in its extensions (the case of field names) goes along.
 /// `authority` is the upstream's `host:port`, for HTTP/1.0 clients that sent no Host.
-pub fn prepare(request: &mut Request<RequestBody>, client: &Client, authority: &HeaderValue) {
+pub fn prepare(
+    request: &mut Request<RequestBody>,
+    client: &Client,
+    mode: ForwardedMode,
+    authority: &HeaderValue,
+    upgrade: Option<&Upgrade>,
+) {
     to_origin_form(request.uri_mut());
     let was_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    hop_by_hop::remove(request.headers_mut());
+    let is_replaced = mode == ForwardedMode::Auto && !client.peer_is_trusted;
+    hop_by_hop::remove(request.headers_mut(), upgrade.is_some(), |name| {
+        (is_replaced && is_only_a_claim(name)) || is_twin(name)
+    });
     if was_chunked && !request.body().is_end_stream() {
         // hyper's client drops the body of a GET or HEAD that has neither length nor coding (hyper#1925).
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    if let Some(upgrade) = upgrade {
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        request.headers_mut().insert(header::UPGRADE, upgrade.field.clone());
+    }
     if !request.headers().contains_key(header::HOST) {
         request.headers_mut().insert(header::HOST, authority.clone());
     }
-    set_forwarding_fields(request.headers_mut(), client);
+    if mode == ForwardedMode::Auto {
+        set_forwarding_fields(request.headers_mut(), client);
+    }
     // A copied HTTP/1.0 would leave hyper's client no way to frame a body or to keep the connection.
     *request.version_mut() = Version::HTTP_11;
+}
+
+fn is_twin(name: &HeaderName) -> bool {
+    let is_twin = folded::is_twin(name);
+    if is_twin {
+        folded::dropped(name);
+    }
+    is_twin
 }
 
 /// The bytes of the path and query stay as they are; only an absolute-form target (RFC 9112, 3.2.2) loses scheme and authority.
@@ -37,46 +63,88 @@ fn to_origin_form(uri: &mut Uri) {
     *uri = Uri::from(path);
 }
 
-/// SECURITY: what an untrusted peer says about who and where it is must not reach a WordPress that believes its proxy.
-/// A trusted peer's word is kept, and its address is added to the end of the one `X-Forwarded-For` line.
+/// SECURITY: what an untrusted peer says about who and where it is must not reach a WordPress that believes its proxy:
+/// it is replaced, where it stands. A trusted peer's word is kept, and its address is added to the end of the chain.
 fn set_forwarding_fields(headers: &mut HeaderMap, client: &Client) {
-    if !client.peer_is_trusted && headers.keys().any(speaks_of_the_client) {
-        hop_by_hop::remove_in_order(headers, speaks_of_the_client);
-    }
-    let chain = forwarded_for(headers, client.peer);
+    let host = headers.get(header::HOST).cloned();
+    let said = client.peer_is_trusted;
+    let chain = forwarded_for(said.then(|| headers.get_all(&X_FORWARDED_FOR)), client.peer);
     headers.insert(X_FORWARDED_FOR, chain);
-    if !headers.contains_key(&X_FORWARDED_PROTO) {
-        let proto = match client.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    if !(said && headers.contains_key(&X_FORWARDED_PROTO)) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(client.scheme)));
     }
-    if !headers.contains_key(&X_FORWARDED_HOST)
-        && let Some(host) = headers.get(header::HOST).cloned()
+    if let Some(host) = &host
+        && !(said && headers.contains_key(&X_FORWARDED_HOST))
     {
-        headers.insert(X_FORWARDED_HOST, host);
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+    if headers.contains_key(&X_REAL_IP) && !said {
+        headers.insert(X_REAL_IP, address(client.address));
+    }
+    if headers.contains_key(header::FORWARDED) {
+        let before = said.then(|| headers.get_all(header::FORWARDED));
+        let element = forwarded(before, client, host.as_ref());
+        headers.insert(header::FORWARDED, element);
     }
 }
 
-fn speaks_of_the_client(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+/// What an untrusted peer may not say and we have nothing to put in its place.
+fn is_only_a_claim(name: &HeaderName) -> bool {
+    name.as_str().strip_prefix("x-forwarded-").is_some_and(|rest| !matches!(rest, "for" | "proto" | "host"))
+}
+
+fn proto(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    }
+}
+
+fn address(address: IpAddr) -> HeaderValue {
+    field(address.to_string().into_bytes())
+}
+
+/// The bytes are of fields that were valid, an address and ASCII of ours, so they are a valid field.
+fn field(bytes: Vec<u8>) -> HeaderValue {
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(bytes)).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+fn list<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<u8> {
+    let mut list = Vec::new();
+    for line in lines {
+        let line = line.as_bytes().trim_ascii();
+        if !line.is_empty() {
+            list.extend_from_slice(line);
+            list.extend_from_slice(b", ");
+        }
+    }
+    list
+}
+
+/// RFC 7239. An IPv6 address is quoted and in brackets, and so is a host that is more than a token (section 4).
+fn forwarded(before: Option<GetAll<'_, HeaderValue>>, client: &Client, host: Option<&HeaderValue>) -> HeaderValue {
+    let mut bytes = before.map(list).unwrap_or_default();
+    match client.peer {
+        IpAddr::V4(peer) => bytes.extend_from_slice(format!("for={peer}").as_bytes()),
+        IpAddr::V6(peer) => bytes.extend_from_slice(format!("for=\"[{peer}]\"").as_bytes()),
+    }
+    if !client.peer_is_trusted {
+        if let Some(host) = host {
+            // A Host that passed `vet` has neither quotes nor backslashes.
+            bytes.extend_from_slice(b";host=\"");
+            bytes.extend_from_slice(host.as_bytes());
+            bytes.extend_from_slice(b"\"");
+        }
+        bytes.extend_from_slice(format!(";proto={}", proto(client.scheme)).as_bytes());
+    }
+    field(bytes)
 }
 
 /// One line: some applications read only the first of several.
-fn forwarded_for(headers: &HeaderMap, peer: IpAddr) -> HeaderValue {
-    let mut chain = Vec::new();
-    for line in headers.get_all(&X_FORWARDED_FOR) {
-        let line = line.as_bytes().trim_ascii();
-        if !line.is_empty() {
-            chain.extend_from_slice(line);
-            chain.extend_from_slice(b", ");
-        }
-    }
+fn forwarded_for(before: Option<GetAll<'_, HeaderValue>>, peer: IpAddr) -> HeaderValue {
+    let mut chain = before.map(list).unwrap_or_default();
     chain.extend_from_slice(peer.to_string().as_bytes());
-    // Bytes that were valid in a field are valid in a field; an address is ASCII.
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    field(chain)
 }
 
 #[cfg(test)]
@@ -84,6 +152,10 @@ mod tests {
     use super::*;
 
     fn prepared(target: &str, fields: &[(&str, &str)], trusted: bool) -> Request<RequestBody> {
+        prepared_in(ForwardedMode::Auto, target, fields, trusted)
+    }
+
+    fn prepared_in(mode: ForwardedMode, target: &str, fields: &[(&str, &str)], trusted: bool) -> Request<RequestBody> {
         let mut request = Request::builder().uri(target);
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -91,7 +163,7 @@ mod tests {
         let mut request = request.body(RequestBody::Empty).unwrap();
         let peer = "198.51.100.7".parse().unwrap();
         let client = Client { peer, address: peer, peer_is_trusted: trusted, scheme: Scheme::Http };
-        prepare(&mut request, &client, &HeaderValue::from_static("127.0.0.1:8081"));
+        prepare(&mut request, &client, mode, &HeaderValue::from_static("127.0.0.1:8081"), None);
         request
     }
 
@@ -113,8 +185,36 @@ mod tests {
         assert_eq!(field(&request, "x-forwarded-for"), ["198.51.100.7"]);
         assert_eq!(field(&request, "x-forwarded-proto"), ["http"]);
         assert_eq!(field(&request, "x-forwarded-host"), ["shop.example"]);
-        for gone in ["x-forwarded-port", "forwarded", "x-real-ip"] {
-            assert!(field(&request, gone).is_empty(), "{gone}");
+        assert_eq!(field(&request, "x-real-ip"), ["198.51.100.7"]);
+        assert_eq!(field(&request, "forwarded"), ["for=198.51.100.7;host=\"shop.example\";proto=http"]);
+        assert!(field(&request, "x-forwarded-port").is_empty());
+        let plain = prepared("/", &[("host", "a")], false);
+        assert!(field(&plain, "x-real-ip").is_empty() && field(&plain, "forwarded").is_empty());
+    }
+
+    #[test]
+    fn what_is_replaced_stays_where_it_was() {
+        let fields = [("x-real-ip", "1.1.1.1"), ("x-forwarded-for", "1.1.1.1"), ("host", "a"), ("x-last", "b")];
+        let request = prepared("/", &fields, false);
+        let names: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names[..4], ["x-real-ip", "x-forwarded-for", "host", "x-last"]);
+    }
+
+    #[test]
+    fn preserve_adds_and_replaces_nothing() {
+        let fields = [("host", "a"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-port", "1"), ("forwarded", "for=b")];
+        let request = prepared_in(ForwardedMode::Preserve, "/", &fields, false);
+        let found: Vec<_> = request.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+        assert_eq!(found, fields);
+    }
+
+    #[test]
+    fn twins_of_our_fields_are_dropped() {
+        let fields = [("host", "a"), ("x_forwarded_for", "1.1.1.1"), ("x.real.ip", "1"), ("x_other", "2")];
+        for trusted in [false, true] {
+            let request = prepared("/", &fields, trusted);
+            assert!(field(&request, "x_forwarded_for").is_empty() && field(&request, "x.real.ip").is_empty());
+            assert_eq!(field(&request, "x_other"), ["2"]);
         }
     }
 
@@ -126,8 +226,12 @@ mod tests {
             ("x-forwarded-for", "2.2.2.2"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "www.example"),
+            ("forwarded", "for=1.1.1.1"),
+            ("x-real-ip", "1.1.1.1"),
         ];
         let request = prepared("/", &fields, true);
+        assert_eq!(field(&request, "forwarded"), ["for=1.1.1.1, for=198.51.100.7"]);
+        assert_eq!(field(&request, "x-real-ip"), ["1.1.1.1"]);
         assert_eq!(field(&request, "x-forwarded-for"), ["1.1.1.1, 2.2.2.2, 198.51.100.7"]);
         assert_eq!(field(&request, "x-forwarded-proto"), ["https"]);
         assert_eq!(field(&request, "x-forwarded-host"), ["www.example"]);

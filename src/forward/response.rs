@@ -1,7 +1,7 @@
 //! An upstream's answer made fit for the client. It is changed in place: its extensions carry the reason phrase and
 //! the case of the field names.
 
-use http::{Response, StatusCode, Version, header};
+use http::{HeaderMap, Response, Version, header};
 use hyper::body::Incoming;
 
 use super::hop_by_hop;
@@ -12,18 +12,24 @@ use crate::error::ExchangeError;
 /// Makes `answer`, read from `lease`, fit for the client.
 ///
 /// # Errors
-/// A 101 that nobody asked for: the client would take what follows for another protocol.
+/// A transfer coding that hyper has not taken off: without its name the client could not read the body.
 pub fn prepare(mut answer: Response<Incoming>, lease: Lease) -> Result<Response<ResponseBody>, ExchangeError> {
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(ExchangeError::UpstreamUnaskedUpgrade);
-    }
     let headers = answer.headers_mut();
-    // With both, hyper's server gives up and the client gets an empty reply; the coding wins (RFC 9112, 6.3).
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-        hop_by_hop::remove_in_order(headers, |name| name == header::CONTENT_LENGTH);
+    let is_coded = headers.contains_key(header::TRANSFER_ENCODING);
+    if is_coded && !is_chunked_only(headers) {
+        return Err(ExchangeError::UpstreamTransferEncoding);
     }
-    hop_by_hop::remove(headers);
+    // With both, hyper's server gives up and the client gets an empty reply; the coding wins (RFC 9112, 6.3).
+    hop_by_hop::remove(headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
     // A copied HTTP/1.0 would make hyper answer in 1.0 and close; a 1.0 client still gets what it can read.
     *answer.version_mut() = Version::HTTP_11;
-    Ok(answer.map(|body| ResponseBody::Upstream(UpstreamBody::new(body, lease))))
+    Ok(answer.map(|body| ResponseBody::upstream(UpstreamBody::new(body, lease))))
+}
+
+fn is_chunked_only(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lines.next(), lines.next()) {
+        (Some(only), None) => only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    }
 }

@@ -4,21 +4,26 @@
 //! not say how long a connection idled. Here each worker has its own, and nothing crosses threads.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::error::Error as _;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
-use crate::body::{Progress, RequestBody};
+use crate::alarm::Alarm;
+use crate::body::{BodyError, RequestBody};
 use crate::config;
 use crate::error::ExchangeError;
 
@@ -35,17 +40,19 @@ pub struct Upstream {
     authority: HeaderValue,
     client: http1::Builder,
     idle: RefCell<Vec<Idle>>,
+    /// This worker's share of `[upstream] max_connections`. Whoever uses a connection holds one; idle ones make room.
+    slots: Option<Arc<Semaphore>>,
 }
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    link: Link,
     since: Instant,
 }
 
 impl Upstream {
     /// Connects when first asked. Must be called inside the worker's runtime, where it also starts the task that closes
-    /// connections that idled too long (they each hold a worker process of an Apache prefork).
-    pub fn new(config: config::Upstream) -> Rc<Self> {
+    /// connections that idled too long (they each hold a worker process of an Apache prefork). `workers` share the limit.
+    pub fn new(config: config::Upstream, workers: usize) -> Rc<Self> {
         let authority = HeaderValue::from_str(config.url.to_string().trim_start_matches("http://"))
             .unwrap_or_else(|_| HeaderValue::from_static("localhost"));
         let mut client = http1::Builder::new();
@@ -54,7 +61,11 @@ impl Upstream {
             // For the fields that we add.
             .title_case_headers(true)
             .max_headers(MAX_ANSWER_FIELDS);
-        let upstream = Rc::new(Upstream { config, authority, client, idle: RefCell::new(Vec::new()) });
+        let slots = (config.max_connections > 0).then(|| {
+            let share = config.max_connections.div_ceil(workers.max(1)).min(Semaphore::MAX_PERMITS);
+            Arc::new(Semaphore::new(share))
+        });
+        let upstream = Rc::new(Upstream { config, authority, client, idle: RefCell::new(Vec::new()), slots });
         spawn_local(close_idle(Rc::downgrade(&upstream)));
         upstream
     }
@@ -76,22 +87,25 @@ impl Upstream {
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease), ExchangeError> {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        let Some(lease) = self.reuse(is_safe) else {
-            let lease = self.connect().await?;
-            return self.exchange(lease, request).await;
+        let slot = self.slot().await?;
+        let Some(link) = self.reuse(is_safe) else {
+            let lease = self.lease(self.connect().await?, slot);
+            return self.exchange(lease, request).await.map_err(|(error, _)| error);
         };
+        let lease = self.lease(link, slot);
         if !(is_safe && request.body().is_end_stream()) {
-            return self.exchange(lease, request).await;
+            return self.exchange(lease, request).await.map_err(|(error, _)| error);
         }
         let (head, body) = request.into_parts();
         let again = head.clone();
         match self.exchange(lease, Request::from_parts(head, body)).await {
-            Err(ExchangeError::UpstreamResponse(error)) if !error.is_parse() => {
+            Err((ExchangeError::UpstreamResponse(error), lease)) if !error.is_parse() => {
                 debug!(%error, "a reused upstream connection died, trying a fresh one");
-                let lease = self.connect().await?;
-                self.exchange(lease, Request::from_parts(again, RequestBody::Empty)).await
+                let lease = self.lease(self.connect().await?, lease.into_slot());
+                let request = Request::from_parts(again, RequestBody::Empty);
+                self.exchange(lease, request).await.map_err(|(error, _)| error)
             }
-            outcome => outcome,
+            outcome => outcome.map_err(|(error, _)| error),
         }
     }
 
@@ -99,20 +113,43 @@ impl Upstream {
         &self,
         mut lease: Lease,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Lease), ExchangeError> {
+    ) -> Result<(Response<Incoming>, Lease), (ExchangeError, Lease)> {
+        let limit = self.config.response_header_timeout;
         let progress = request.body().progress();
-        let answer = lease.sender.send_request(request);
-        match within(self.config.response_header_timeout, progress, answer).await {
+        let begun = Instant::now();
+        let mut answer = pin!(lease.link.sender.send_request(request));
+        let alarm = &mut lease.link.alarm;
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            // The wait counts from the last sign of life of the request's body.
+            let since = progress.as_ref().map_or(begun, |progress| progress.get());
+            alarm.poll_at(cx, since + limit).map(|()| None)
+        });
+        match outcome.await {
             Some(Ok(answer)) => Ok((answer, lease)),
-            // hyper's word for "the body that you gave me failed": the client's request broke off or was not valid.
-            Some(Err(error)) if error.is_user() => Err(ExchangeError::RequestBody(error)),
-            Some(Err(error)) => Err(ExchangeError::UpstreamResponse(error)),
-            None => Err(ExchangeError::UpstreamTimeout(self.config.response_header_timeout)),
+            Some(Err(error)) => Err((of_request_or_answer(error), lease)),
+            None => Err((ExchangeError::UpstreamTimeout(limit), lease)),
         }
     }
 
+    /// Waits for a share of `[upstream] max_connections`.
+    async fn slot(&self) -> Result<Option<OwnedSemaphorePermit>, ExchangeError> {
+        let Some(slots) = &self.slots else { return Ok(None) };
+        let limit = self.config.connect_timeout;
+        match timeout(limit, Arc::clone(slots).acquire_owned()).await {
+            Ok(slot) => Ok(slot.ok()),
+            Err(_) => Err(ExchangeError::UpstreamBusy(limit)),
+        }
+    }
+
+    fn lease(self: &Rc<Self>, link: Link, slot: Option<OwnedSemaphorePermit>) -> Lease {
+        Lease { link, upstream: Rc::downgrade(self), slot }
+    }
+
     /// The connection that idled least, if it may still be used.
-    fn reuse(self: &Rc<Self>, is_safe: bool) -> Option<Lease> {
+    fn reuse(&self, is_safe: bool) -> Option<Link> {
         let limit =
             if is_safe { self.config.keepalive_idle } else { self.config.keepalive_idle.min(UNSAFE_METHOD_IDLE) };
         let mut idle = self.idle.borrow_mut();
@@ -124,18 +161,18 @@ impl Upstream {
                 // Those below idled longer still.
                 return None;
             }
-            if candidate.sender.is_closed() {
+            if candidate.link.sender.is_closed() {
                 idle.remove(at);
-            } else if candidate.sender.is_ready() {
-                let sender = idle.remove(at).sender;
-                return Some(Lease { sender, upstream: Rc::downgrade(self) });
+            } else if candidate.link.sender.is_ready() {
+                return Some(idle.remove(at).link);
             }
             // Else it is still busy with the end of its last exchange.
         }
         None
     }
 
-    async fn connect(self: &Rc<Self>) -> Result<Lease, ExchangeError> {
+    async fn connect(&self) -> Result<Link, ExchangeError> {
+        self.make_room();
         let limit = self.config.connect_timeout;
         let stream = timeout(limit, TcpStream::connect((self.config.url.host.as_str(), self.config.url.port)))
             .await
@@ -144,19 +181,54 @@ impl Upstream {
         stream.set_nodelay(true).map_err(ExchangeError::UpstreamConnect)?;
         let (sender, connection) =
             self.client.handshake(TokioIo::new(stream)).await.map_err(ExchangeError::UpstreamResponse)?;
-        spawn_local(async move {
-            if let Err(error) = connection.await {
+        let task = spawn_local(async move {
+            if let Err(error) = connection.with_upgrades().await {
                 debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Lease { sender, upstream: Rc::downgrade(self) })
+        Ok(Link { sender, task: task.abort_handle(), alarm: Alarm::default() })
+    }
+
+    /// Closes idle connections that a new one would be too many with.
+    fn make_room(&self) {
+        let Some(slots) = &self.slots else { return };
+        let free = slots.available_permits();
+        let mut idle = self.idle.borrow_mut();
+        let too_many = idle.len().saturating_sub(free);
+        idle.drain(..too_many);
+    }
+}
+
+/// hyper's word for "the body that you gave me failed": the client's request broke off, was not valid or stood still.
+fn of_request_or_answer(error: hyper::Error) -> ExchangeError {
+    if !error.is_user() {
+        return ExchangeError::UpstreamResponse(error);
+    }
+    match error.source().and_then(|source| source.downcast_ref()) {
+        Some(BodyError::Silent(limit)) => ExchangeError::RequestBodyTimeout(*limit),
+        Some(BodyError::BrokeOff(_)) | None => ExchangeError::RequestBody(error),
+    }
+}
+
+/// A connection. Dropped, it is closed at once, whatever its task waits for: an upstream that answered in full and
+/// stopped reading would hold it for ever (hyper#4176).
+struct Link {
+    sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+    alarm: Alarm,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
 /// A connection in use. Dropped, it is closed.
 pub struct Lease {
-    sender: SendRequest<RequestBody>,
+    link: Link,
     upstream: Weak<Upstream>,
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
@@ -164,26 +236,21 @@ impl Lease {
     pub fn give_back(self) {
         let Some(upstream) = self.upstream.upgrade() else { return };
         let mut idle = upstream.idle.borrow_mut();
-        if !self.sender.is_closed() && idle.len() < upstream.config.keepalive_max_idle {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+        if !self.link.sender.is_closed() && idle.len() < upstream.config.keepalive_max_idle {
+            idle.push(Idle { link: self.link, since: Instant::now() });
         }
     }
-}
 
-/// Waits for `answer`, at most `limit` after the last sign of life of the request's body.
-async fn within<F: Future>(limit: Duration, progress: Option<Progress>, answer: F) -> Option<F::Output> {
-    let Some(progress) = progress else { return timeout(limit, answer).await.ok() };
-    let mut answer = pin!(answer);
-    loop {
-        let deadline = progress.get() + limit;
-        tokio::select! {
-            answer = &mut answer => return Some(answer),
-            () = sleep_until(deadline.into()) => {
-                if progress.get() + limit <= deadline {
-                    return None;
-                }
-            }
-        }
+    /// Ready with `[upstream] response_body_idle` when that has passed since `since`.
+    pub fn poll_silent(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<Duration> {
+        let Some(upstream) = self.upstream.upgrade() else { return Poll::Pending };
+        let limit = upstream.config.response_body_idle;
+        ready!(self.link.alarm.poll_at(cx, since + limit));
+        Poll::Ready(limit)
+    }
+
+    fn into_slot(self) -> Option<OwnedSemaphorePermit> {
+        self.slot
     }
 }
 
@@ -194,6 +261,6 @@ async fn close_idle(upstream: Weak<Upstream>) {
         tick.tick().await;
         let Some(upstream) = upstream.upgrade() else { return };
         let limit = upstream.config.keepalive_idle;
-        upstream.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < limit);
+        upstream.idle.borrow_mut().retain(|idle| !idle.link.sender.is_closed() && idle.since.elapsed() < limit);
     }
 }

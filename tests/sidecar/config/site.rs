@@ -58,7 +58,7 @@ impl Site {
         match (key.name, key.kind) {
             ("jwt.algorithm", _) => three(["HS256", "HS384", "HS512"]),
             (_, Kind::Boolean) => three(["false", "true", "false"]),
-            (_, Kind::Integer { .. }) => three(["5", "6", "7"]),
+            (_, Kind::Integer { min, .. }) => [5, 6, 7].map(|more| (min + more).to_string()),
             (_, Kind::Duration { .. }) => three(["5s", "600ms", "7m"]),
             (_, Kind::OneOf(names)) => [0, 1, 2].map(|i| names[(i + 1) % names.len()].to_owned()),
             (name, Kind::Path) => [0, 1, 2].map(|i| text(&self.file(&format!("{name}-{i}"), &format!("{PEM}{i}\n")))),

@@ -1,0 +1,143 @@
+//! A connection that has switched protocols: bytes in both directions, each closed on its own, ended when both are
+//! or when nothing passed for `[server] tunnel_idle`.
+//!
+//! The worker counts tunnels and waits for them when draining: hyper's graceful shutdown knows nothing of them.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::hop_by_hop;
+use super::upgrade::{self, Upgrade};
+use super::upstream::Lease;
+use crate::alarm::Alarm;
+use crate::body::ResponseBody;
+use crate::connection::Downstream;
+use crate::error::ExchangeError;
+
+/// How long both sides may take to let go of their connections once the 101 is there. The client's does so when it has
+/// taken the 101; one side that never does must not keep the other's.
+const SWITCH_TIME: Duration = Duration::from_secs(10);
+
+/// Answers a 101 of the upstream with the client's own, and joins the two connections behind it.
+///
+/// # Errors
+/// Nobody asked, or for another protocol: the client would take what follows for something else.
+pub fn open(
+    mut answer: Response<Incoming>,
+    lease: Lease,
+    upgrade: Option<Upgrade>,
+    downstream: &Rc<Downstream>,
+) -> Result<Response<ResponseBody>, ExchangeError> {
+    let Some(Upgrade { protocols, client, .. }) = upgrade else {
+        return Err(ExchangeError::UpstreamUnaskedUpgrade);
+    };
+    if !upgrade::is_agreed(&protocols, answer.headers()) {
+        return Err(ExchangeError::UpstreamUnaskedUpgrade);
+    }
+    let upstream = hyper::upgrade::on(&mut answer);
+    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease };
+    downstream.worker.tunnels.spawn_local(tunnel.run(client, upstream));
+    hop_by_hop::remove(answer.headers_mut(), true, |name| name == header::CONTENT_LENGTH);
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    Ok(answer.map(|_| ResponseBody::whole(Bytes::new())))
+}
+
+/// What a tunnel holds besides its two streams: the client's place among the connections and the upstream's slot.
+struct Tunnel {
+    downstream: Rc<Downstream>,
+    lease: Lease,
+}
+
+impl Tunnel {
+    async fn run(self, client: OnUpgrade, upstream: OnUpgrade) {
+        let peer = self.downstream.peer;
+        let (client, upstream) = match timeout(SWITCH_TIME, async { tokio::try_join!(client, upstream) }).await {
+            Ok(Ok(both)) => both,
+            Ok(Err(error)) => return debug!(%error, %peer, "a switch of protocols broke off"),
+            Err(_) => return debug!(%peer, "a switch of protocols did not come to its end"),
+        };
+        match join(client, upstream, self.downstream.worker.tunnel_idle).await {
+            Ended::Closed(up, down) => debug!(%peer, up, down, "a tunnel ended"),
+            Ended::Broken(error) => debug!(%peer, %error, "a tunnel broke"),
+            Ended::Silent => debug!(%peer, "a tunnel was closed: nothing passed within tunnel_idle"),
+        }
+        drop(self.lease);
+    }
+}
+
+enum Ended {
+    Closed(u64, u64),
+    Broken(io::Error),
+    Silent,
+}
+
+async fn join(client: Upgraded, upstream: Upgraded, idle: Duration) -> Ended {
+    let moved = Cell::new(true);
+    // Whatever passes either way passes here.
+    let mut client = Noted { stream: TokioIo::new(client), moved: &moved };
+    let mut upstream = TokioIo::new(upstream);
+    let mut copying = pin!(copy_bidirectional(&mut client, &mut upstream));
+    let mut alarm = Alarm::default();
+    let mut since = Instant::now();
+    poll_fn(|cx| {
+        if let Poll::Ready(copied) = copying.as_mut().poll(cx) {
+            return Poll::Ready(match copied {
+                Ok((up, down)) => Ended::Closed(up, down),
+                Err(error) => Ended::Broken(error),
+            });
+        }
+        if moved.take() {
+            since = Instant::now();
+        }
+        alarm.poll_at(cx, since + idle).map(|()| Ended::Silent)
+    })
+    .await
+}
+
+/// A stream that notes when bytes pass.
+struct Noted<'a, S> {
+    stream: S,
+    moved: &'a Cell<bool>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Noted<'_, S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.moved.set(true);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<'_, S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.moved.set(true);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

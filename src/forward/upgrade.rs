@@ -1,0 +1,114 @@
+//! Which switches of protocol (RFC 9110, 7.8) are passed on: WebSocket and whatever else the upstream accepts, but
+//! never `h2c`, by which a client would speak past every rule here, and only what was asked for.
+
+use http::header::{self, GetAll, HeaderMap, HeaderValue};
+use http::{Request, Version};
+use hyper::body::Body as _;
+use hyper::upgrade::OnUpgrade;
+
+use super::hop_by_hop::tokens;
+use crate::body::RequestBody;
+
+/// A client's wish to switch to another protocol.
+pub struct Upgrade {
+    /// The protocols asked for, without `h2c`; at least one.
+    pub protocols: Vec<String>,
+    /// The value of `Upgrade` for the upstream: the client's own, unless `h2c` had to go.
+    pub field: HeaderValue,
+    /// The client's connection, once hyper has let go of it.
+    pub client: OnUpgrade,
+}
+
+impl Upgrade {
+    /// `None` where nothing is asked for that may be passed on; then `Upgrade` is an ordinary hop-by-hop field.
+    pub fn asked_for(request: &mut Request<RequestBody>) -> Option<Upgrade> {
+        let protocols = protocols_asked_for(request)?;
+        let field = field(request.headers().get_all(header::UPGRADE), &protocols)?;
+        Some(Upgrade { protocols, field, client: hyper::upgrade::on(request) })
+    }
+}
+
+fn protocols_asked_for(request: &Request<RequestBody>) -> Option<Vec<String>> {
+    let headers = request.headers();
+    // With a body it would not be clear where the new protocol begins.
+    let can_switch = headers.contains_key(header::UPGRADE)
+        && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && names(headers, &header::CONNECTION, "upgrade");
+    if !can_switch {
+        return None;
+    }
+    let is_passed = |protocol: &&[u8]| !protocol.eq_ignore_ascii_case(b"h2c");
+    let protocols: Vec<String> = tokens(headers.get_all(header::UPGRADE))
+        .filter(is_passed)
+        .map(|protocol| String::from_utf8_lossy(protocol).into_owned())
+        .collect();
+    (!protocols.is_empty()).then_some(protocols)
+}
+
+fn field(lines: GetAll<'_, HeaderValue>, passed: &[String]) -> Option<HeaderValue> {
+    let mut each = lines.iter();
+    match (each.next(), each.next()) {
+        (Some(only), None) if tokens(lines).count() == passed.len() => Some(only.clone()),
+        _ => HeaderValue::from_str(&passed.join(", ")).ok(),
+    }
+}
+
+/// Whether the upstream switches to what was asked for: each protocol that it names, and at least one.
+pub fn is_agreed(asked: &[String], answer: &HeaderMap) -> bool {
+    let was_asked = |protocol: &[u8]| asked.iter().any(|asked| asked.as_bytes().eq_ignore_ascii_case(protocol));
+    let mut named = tokens(answer.get_all(header::UPGRADE)).peekable();
+    named.peek().is_some() && named.all(was_asked)
+}
+
+fn names(headers: &HeaderMap, field: &header::HeaderName, option: &str) -> bool {
+    tokens(headers.get_all(field)).any(|token| token.eq_ignore_ascii_case(option.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(fields: &[(&str, &str)]) -> Option<(Vec<String>, String)> {
+        let mut request = Request::builder().uri("/");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let upgrade = Upgrade::asked_for(&mut request.body(RequestBody::Empty).unwrap())?;
+        Some((upgrade.protocols, upgrade.field.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_in_many_spellings() {
+        for (connection, upgrade) in [("Upgrade", "websocket"), ("keep-alive, UPGRADE", "WebSocket")] {
+            let found = asked(&[("connection", connection), ("upgrade", upgrade)]);
+            assert_eq!(found, Some((vec![upgrade.to_owned()], upgrade.to_owned())));
+        }
+        let two_lines = [("connection", "keep-alive"), ("connection", "upgrade"), ("upgrade", "a/1"), ("upgrade", "b")];
+        assert_eq!(asked(&two_lines), Some((vec!["a/1".into(), "b".into()], "a/1, b".into())));
+    }
+
+    #[test]
+    fn h2c_and_half_a_wish_are_nothing() {
+        assert_eq!(asked(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]), None);
+        assert_eq!(asked(&[("connection", "Upgrade"), ("upgrade", "H2C")]), None);
+        assert_eq!(asked(&[("connection", "close"), ("upgrade", "websocket")]), None);
+        assert_eq!(asked(&[("upgrade", "websocket")]), None);
+        assert_eq!(asked(&[("connection", "upgrade")]), None);
+        let mixed = [("connection", "upgrade"), ("upgrade", "h2c, websocket")];
+        assert_eq!(asked(&mixed), Some((vec!["websocket".into()], "websocket".into())));
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_agreed() {
+        let asked = ["WebSocket".to_owned(), "x".to_owned()];
+        for (named, agreed) in
+            [("websocket", true), ("X, WEBSOCKET", true), ("y", false), ("x, y", false), ("", false), (",", false)]
+        {
+            let mut answer = HeaderMap::new();
+            answer.insert(header::UPGRADE, named.parse().unwrap());
+            assert_eq!(is_agreed(&asked, &answer), agreed, "{named}");
+        }
+        assert!(!is_agreed(&asked, &HeaderMap::new()));
+    }
+}

@@ -1,0 +1,47 @@
+//! The start of a request body is read before a connection to the upstream is taken: a client that sends slowly, by
+//! nature or by intent, must not hold one of the upstream's workers while it does (Apache's prefork has 150 of them).
+//!
+//! Only bodies that announce their length: a client that does sends it without waiting for us, whereas a chunked one may
+//! be half of a conversation and streams from its first byte. Small bodies are whole before they go on, so that what
+//! is wrong with them is answered before the upstream has seen anything.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use http::{Request, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
+
+use crate::body::{BodyError, RequestBody};
+use crate::error::ExchangeError;
+
+/// How much of a body is waited for. Logins, comments and API calls fit; of an upload it is what a few reads bring.
+const START: usize = 64 << 10;
+
+/// Reads the start of the body of `request`, as far as that is to be waited for. The client may be silent for `idle`
+/// here and in the rest of the body.
+///
+/// # Errors
+/// The client's: the body broke off, was not valid or stood still.
+pub async fn read_start(request: &mut Request<RequestBody>, idle: Duration) -> Result<(), ExchangeError> {
+    request.body_mut().limit_silence(idle);
+    if !matches!(request.body(), RequestBody::Streamed(_)) || !request.headers().contains_key(header::CONTENT_LENGTH) {
+        return Ok(());
+    }
+    let body = request.body_mut();
+    let mut frames = VecDeque::new();
+    let mut length = 0;
+    while length < START && !body.is_end_stream() {
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                length += frame.data_ref().map_or(0, |data| data.len());
+                frames.push_back(frame);
+            }
+            Some(Err(BodyError::BrokeOff(error))) => return Err(ExchangeError::RequestBody(error)),
+            Some(Err(BodyError::Silent(limit))) => return Err(ExchangeError::RequestBodyTimeout(limit)),
+            None => break,
+        }
+    }
+    body.put_back(frames);
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! What goes wrong gets the status of whose fault it was, with a short answer that names the reason and the request.
+
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use crate::support::raw::{Connection, Message, Upstream};
+use crate::support::sidecar::Sidecar;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn closed_port() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn ask(sidecar: &Sidecar, request: impl AsRef<[u8]>) -> Message {
+    let mut client = Connection::to(sidecar.address());
+    client.send(request);
+    client.response()
+}
+
+#[test]
+fn browsers_get_a_page_and_programs_json_both_with_the_request_id_of_the_log() {
+    let sidecar = Sidecar::forwarding(closed_port());
+    let html = ask(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html,*/*;q=0.8\r\n\r\n");
+    assert_eq!(html.status(), 502);
+    assert_eq!(html.value("content-type").as_deref(), Some("text/html; charset=UTF-8"));
+    assert_eq!(html.value("cache-control").as_deref(), Some("no-store"));
+    let text = String::from_utf8(html.body).unwrap();
+    assert!(text.contains("<h1>502 Bad Gateway</h1>") && text.contains("cannot be reached"), "{text}");
+    let id = text.split("<code>").nth(1).and_then(|rest| rest.split("</code>").next()).unwrap();
+    assert!(sidecar.wait_for_log(id).contains("could not connect to the upstream"));
+
+    let json = ask(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n\r\n");
+    assert_eq!(json.json()["code"], "wp_jwt_sidecar_upstream_unreachable");
+    let id = json.json()["data"]["request_id"].as_str().unwrap().to_owned();
+    let line = sidecar.wait_for_log(&id);
+    assert!(line.contains("\"status\":502") && line.contains("refused"), "{line}");
+
+    let mut client = Connection::to(sidecar.address());
+    client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response_to("HEAD").status(), 502);
+    assert_eq!(client.response().status(), 502);
+}
+
+#[test]
+fn a_body_that_is_the_clients_fault_is_never_the_upstreams() {
+    let (told, heard) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
+        while !connection.take(1).is_empty() {}
+        let _ = told.send(());
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    for chunk in [
+        "zz\r\nabc\r\n",
+        "-1\r\n",
+        "+3\r\nabc\r\n",
+        "0x3\r\nabc\r\n",
+        "1_0\r\nabc\r\n",
+        " 3\r\nabc\r\n",
+        "ffffffffffffffffff\r\nabc\r\n",
+        "3\r\nabcXX2\r\nde\r\n0\r\n\r\n",
+        "3;a=\nb\r\nabc\r\n0\r\n\r\n",
+        "\r\nabc\r\n",
+    ] {
+        let answer = ask(&sidecar, format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"));
+        assert_eq!(answer.status(), 400, "{chunk:?}");
+        assert_eq!(answer.json()["code"], "wp_jwt_sidecar_invalid_request_body", "{chunk:?}");
+        // The upstream has seen a request without an end, and its connection closes.
+        heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+    assert!(sidecar.log().iter().all(|line| !line.contains("WARN")), "{:?}", sidecar.log());
+}
+
+#[test]
+fn what_is_no_answer_is_a_502() {
+    for answer in [
+        "",
+        "HTTP/1.1 200",
+        "SSH-2.0-OpenSSH_9.2p1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nBroken : header\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+    ] {
+        let upstream = Upstream::with(move |connection, _| {
+            connection.send(answer);
+            false
+        });
+        let sidecar = Sidecar::forwarding(upstream.address());
+        let received = ask(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(received.status(), 502, "{answer:?}");
+        assert!(sidecar.wait_for_log("\"status\":502").contains("WARN"), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_is_a_499_in_the_log_and_ends_the_upstream_request() {
+    let (told, heard) = channel();
+    let upstream = Upstream::with(move |connection, _| {
+        told.send(connection.is_closed()).unwrap();
+        false
+    });
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--log-level", "debug"]);
+    for (before, body) in ["Content-Length: 0\r\n\r\n", "Content-Length: 3\r\n\r\nabc"].iter().enumerate() {
+        let mut client = Connection::to(sidecar.address());
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while upstream.requests().len() == before && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let lines = sidecar.log().len();
+        drop(client);
+        assert!(heard.recv_timeout(Duration::from_secs(10)).unwrap());
+        assert!(sidecar.wait_for_log_after(lines, "\"status\":499").contains("request_id"));
+    }
+}
+
+#[test]
+fn a_client_that_leaves_in_a_download_ends_it() {
+    let (told, heard) = channel();
+    let upstream = Upstream::with(move |connection, _| {
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        told.send(connection.is_closed()).unwrap();
+        false
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.head().unwrap();
+    drop(client);
+    assert!(heard.recv_timeout(Duration::from_secs(10)).unwrap());
+}
+
+#[test]
+fn what_has_side_effects_is_sent_once_and_not_on_a_connection_that_idled() {
+    // The upstream closes the second request of each connection unanswered.
+    let upstream = Upstream::of_connections(|mut connection| {
+        if connection.request().is_some() {
+            connection.send(OK);
+            connection.request();
+        }
+    });
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
+    let mut client = Connection::to(sidecar.address());
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+    let with_body = "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+    for request in [post, with_body, "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        client.send(get);
+        assert_eq!(client.response().status(), 200);
+        let before = upstream.connections();
+        client.send(request);
+        assert_eq!(client.response().status(), 502, "{request}");
+        assert_eq!(upstream.connections(), before, "{request}: sent twice");
+    }
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        client.send(get);
+        assert_eq!(client.response().status(), 200);
+        client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(client.response_to(method).status(), 200, "{method}");
+        // That one's connection is used up, too: the next GET is tried twice as well.
+    }
+    client.send(get);
+    assert_eq!(client.response().status(), 200);
+    std::thread::sleep(Duration::from_millis(1100));
+    client.send(post);
+    assert_eq!(client.response().status(), 200, "a POST meets a connection that idled for more than a second");
+}
+
+#[test]
+fn bytes_behind_an_answer_are_not_the_next_one() {
+    let upstream = Upstream::answering(
+        |_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+    );
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
+    for _ in 0..5 {
+        assert_eq!(ask(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").body, b"ok");
+    }
+}
+
+#[test]
+fn an_upstream_that_stops_reading_an_upload_is_let_go() {
+    let (told, heard) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
+        connection.head().unwrap();
+        connection.send("HTTP/1.1 413 Payload Too Large\r\nContent-Length: 4\r\n\r\nbig!");
+        // Reads nothing more, and does not close either: the sidecar has to.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            use std::io::Write as _;
+            if connection.stream.write(b"x").is_err() {
+                told.send(()).unwrap();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n");
+    client.send(vec![b'x'; 100_000]);
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.body.as_slice()), (413, &b"big!"[..]));
+    drop(client);
+    heard.recv_timeout(Duration::from_secs(15)).expect("the upstream's connection is closed");
+}
+
+#[test]
+fn what_hyper_refuses_is_logged_with_a_reason() {
+    let upstream = Upstream::answering(|_| OK);
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-header-bytes", "2048"]);
+    let fields = |count: usize, value: &str| (0..count).map(|i| format!("X-{i}: {value}\r\n")).collect::<String>();
+    for (request, status, reason) in [
+        ("GET /?a=<b> HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "URI"),
+        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(), 400, "version"),
+        ("GET /\r\n\r\n".to_owned(), 400, "invalid"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(260, "")), 431, "too large"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(30, &"y".repeat(100))), 431, "too large"),
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(3000)), 431, "too large"),
+    ] {
+        let lines = sidecar.log().len();
+        let mut client = Connection::to(sidecar.address());
+        client.send(&request);
+        assert_eq!(client.response().status(), status, "{request:.60}");
+        let line = sidecar.wait_for_log_after(lines, "refused a request that is not valid HTTP");
+        assert!(line.contains(reason) && line.contains("INFO"), "{line}");
+    }
+    assert!(upstream.requests().is_empty());
+}

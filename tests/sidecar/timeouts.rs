@@ -1,0 +1,291 @@
+//! Every wait has its own limit, and each is of silence: what goes on slowly goes on (the head of a request excepted).
+
+use std::net::TcpStream;
+use std::sync::mpsc::channel;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::raw::{Connection, Upstream};
+use crate::support::sidecar::Sidecar;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Longer than every limit that is set here, and much shorter than the defaults.
+const STEP: Duration = Duration::from_millis(200);
+
+fn ok() -> Upstream {
+    Upstream::answering(|_| OK)
+}
+
+/// A sidecar in front of `upstream` with one limit set to 500 ms.
+fn with_limit(upstream: &Upstream, key: &str) -> Sidecar {
+    Sidecar::forwarding_with(upstream.address(), &[&format!("--{key}"), "500ms"])
+}
+
+#[test]
+fn a_connection_without_a_byte_is_closed() {
+    let upstream = ok();
+    let sidecar = with_limit(&upstream, "server-first-byte-timeout");
+    let begun = Instant::now();
+    let mut silent = Connection::to(sidecar.address());
+    assert!(silent.is_closed());
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    // The limit is for the first byte only.
+    let mut client = Connection::to(sidecar.address());
+    for _ in 0..2 {
+        client.send("GET / HT");
+        sleep(STEP * 3);
+        client.send("TP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().status(), 200);
+        sleep(STEP * 3);
+    }
+}
+
+#[test]
+fn a_head_that_does_not_end_is_a_408_even_if_it_drips() {
+    let upstream = ok();
+    let sidecar = with_limit(&upstream, "server-request-header-timeout");
+    let mut client = Connection::to(sidecar.address());
+    client.send(GET);
+    assert_eq!(client.response().status(), 200);
+    let begun = Instant::now();
+    client.send("GET /slow HTTP/1.1\r\n");
+    client.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    while begun.elapsed() < Duration::from_millis(400) {
+        client.send("X: y\r\n");
+        sleep(Duration::from_millis(50));
+    }
+    client.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let answer = client.response();
+    assert_eq!(answer.status(), 408);
+    assert_eq!(answer.json()["code"], "wp_jwt_sidecar_request_head_timeout");
+    assert!(client.is_closed());
+    assert_eq!(upstream.requests().len(), 1);
+    let id = answer.json()["data"]["request_id"].as_str().unwrap().to_owned();
+    assert!(sidecar.wait_for_log("head of the request did not arrive").contains(&id));
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let upstream = ok();
+    let sidecar = with_limit(&upstream, "server-keepalive-idle");
+    let mut client = Connection::to(sidecar.address());
+    for _ in 0..4 {
+        client.send(GET);
+        assert_eq!(client.response().status(), 200);
+        sleep(STEP);
+    }
+    let begun = Instant::now();
+    assert!(client.is_closed());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
+    let upstream = ok();
+    let sidecar = with_limit(&upstream, "server-request-body-idle");
+    for framing in ["Content-Length: 5", "Content-Length: 500000", "Transfer-Encoding: chunked"] {
+        let mut client = Connection::to(sidecar.address());
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n2\r\n"));
+        let answer = client.response();
+        assert_eq!(answer.status(), 408, "{framing}");
+        assert_eq!(answer.json()["code"], "wp_jwt_sidecar_request_body_timeout");
+        assert!(client.is_closed());
+    }
+    assert!(upstream.requests().iter().all(|request| !request.complete));
+    let done = upstream.requests().len();
+    for framing in ["Content-Length: 6", "Transfer-Encoding: chunked"] {
+        let chunked = framing.starts_with('T');
+        let mut client = Connection::to(sidecar.address());
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
+        for part in ["ab", "cd", "ef"] {
+            sleep(STEP);
+            client.send(if chunked { format!("2\r\n{part}\r\n") } else { part.to_owned() });
+        }
+        if chunked {
+            client.send("0\r\n\r\n");
+        }
+        assert_eq!(client.response().status(), 200, "{framing}");
+    }
+    let bodies: Vec<_> = upstream.requests().split_off(done).into_iter().map(|request| request.body).collect();
+    assert_eq!(bodies, [b"abcdef", b"abcdef"]);
+}
+
+#[test]
+fn a_slow_body_holds_no_upstream_connection() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut slow: Vec<Connection> = (0..50)
+        .map(|_| {
+            let mut client = Connection::to(sidecar.address());
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab");
+            client
+        })
+        .collect();
+    let mut client = Connection::to(sidecar.address());
+    client.send(GET);
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(upstream.connections(), 1);
+    slow[7].send("cd");
+    assert_eq!(slow[7].response().status(), 200);
+    assert_eq!(upstream.requests().last().unwrap().body, b"abcd");
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut_off_and_a_slow_one_is_not() {
+    const SIZE: usize = 40 << 20;
+    let (told, heard) = channel();
+    let upstream = Upstream::with(move |connection, _| {
+        use std::io::Write as _;
+        connection.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
+        let written = connection.stream.write_all(&vec![b'x'; SIZE]);
+        let _ = told.send(written.is_ok());
+        written.is_ok()
+    });
+    let sidecar = with_limit(&upstream, "server-response-write-idle");
+    let mut stuck = Connection::to(sidecar.address());
+    stuck.send(GET);
+    assert!(!heard.recv_timeout(Duration::from_secs(15)).unwrap(), "the upstream's connection is closed");
+    sidecar.wait_for_log("read nothing for response_write_idle");
+
+    let mut slow = Connection::to(sidecar.address());
+    slow.send(GET);
+    slow.head().unwrap();
+    let mut read = 0;
+    for _ in 0..8 {
+        sleep(STEP);
+        read += slow.take(4 << 20).len();
+    }
+    read += slow.take(SIZE - read).len();
+    assert_eq!(read, SIZE);
+}
+
+#[test]
+fn an_answer_that_stands_still_is_cut_and_the_log_says_why() {
+    let upstream = Upstream::with(|connection, _| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+        sleep(STEP);
+        connection.send("def");
+        connection.is_closed()
+    });
+    let sidecar = with_limit(&upstream, "upstream-response-body-idle");
+    let mut client = Connection::to(sidecar.address());
+    client.send(GET);
+    let answer = client.response();
+    assert_eq!((answer.complete, answer.body.as_slice()), (false, &b"abcdef"[..]));
+    assert!(sidecar.wait_for_log("answer ended early").contains("500ms"));
+}
+
+#[test]
+fn an_upload_may_take_longer_than_the_wait_for_an_answer() {
+    let upstream = ok();
+    let sidecar = with_limit(&upstream, "upstream-response-header-timeout");
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..6 {
+        sleep(STEP);
+        client.send("1\r\nx\r\n");
+    }
+    client.send("0\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn an_address_has_no_more_connections_than_it_may() {
+    let upstream = ok();
+    let two = ["--server-max-connections-per-address", "2"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &two);
+    let mut clients: Vec<Connection> = (0..2).map(|_| Connection::to(sidecar.address())).collect();
+    for client in &mut clients {
+        client.send(GET);
+        assert_eq!(client.response().status(), 200);
+    }
+    assert!(Connection::to(sidecar.address()).is_closed());
+    clients.pop();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut client = Connection::to(sidecar.address());
+        client.send(GET);
+        if client.head().is_some() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the place of a closed connection stays taken");
+    }
+    // A trusted proxy has as many as it likes.
+    let trusted = [two[0], two[1], "--forwarded-trusted-proxies", "127.0.0.1"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &trusted);
+    let mut clients: Vec<Connection> = (0..5).map(|_| Connection::to(sidecar.address())).collect();
+    for client in &mut clients {
+        client.send(GET);
+        assert_eq!(client.response().status(), 200);
+    }
+}
+
+#[test]
+fn the_upstream_gets_no_more_connections_than_it_may() {
+    let (go_on, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::with(move |connection, request| {
+        if request.start_line().contains("/slow") {
+            wait.lock().unwrap().recv().unwrap();
+        }
+        connection.send(OK);
+        true
+    });
+    let limits = ["--server-workers", "1", "--upstream-max-connections", "2", "--upstream-connect-timeout", "1s"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
+    let slow: Vec<Connection> = (0..2)
+        .map(|_| {
+            let mut client = Connection::to(sidecar.address());
+            client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+            client
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while upstream.requests().len() < 2 {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(5));
+    }
+    let mut third = Connection::to(sidecar.address());
+    third.send(GET);
+    let answer = third.response();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.value("retry-after").as_deref(), Some("1"));
+    assert_eq!(answer.json()["code"], "wp_jwt_sidecar_upstream_busy");
+    // One that becomes free in time is used; the client's connection goes on after a 503.
+    third.send(GET);
+    sleep(STEP);
+    go_on.send(()).unwrap();
+    assert_eq!(third.response().status(), 200);
+    go_on.send(()).unwrap();
+    for mut client in slow {
+        assert_eq!(client.response().status(), 200);
+    }
+    // POST does not go out on connections that idled; those make room instead of adding to the number.
+    sleep(Duration::from_millis(1100));
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(upstream.connections(), 3);
+}
+
+#[test]
+fn silent_clients_do_not_stop_others() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(sidecar.address()).unwrap()).collect();
+    let halves: Vec<Connection> = (0..300)
+        .map(|_| {
+            let mut client = Connection::to(sidecar.address());
+            client.send("GET / HTTP/1.1\r\nX-");
+            client
+        })
+        .collect();
+    for _ in 0..20 {
+        let mut client = Connection::to(sidecar.address());
+        client.send(GET);
+        assert_eq!(client.response().status(), 200);
+    }
+    drop((silent, halves));
+}

@@ -1,0 +1,301 @@
+//! What passes unchanged though it is unusual, and the short list of what does not. The counterpart of the README's
+//! section on what is changed.
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use crate::support::raw::{Connection, Upstream};
+use crate::support::sidecar::Sidecar;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn ok() -> Upstream {
+    Upstream::answering(|_| OK)
+}
+
+fn exchange(sidecar: &Sidecar, request: impl AsRef<[u8]>) -> crate::support::raw::Message {
+    let mut client = Connection::to(sidecar.address());
+    client.send(request);
+    client.response()
+}
+
+/// The very bytes of a request and an answer: what is added is here, and nothing else is.
+#[test]
+fn the_bytes_of_a_plain_exchange() {
+    let upstream = Upstream::answering(
+        |_| "HTTP/1.1 200 Sure\r\nserver: x\r\nETag: W/\"1\"\r\nSet-Cookie: a=1; Path=/\r\nVary: Accept\r\nContent-Length: 2\r\nX-PHP: yes\r\n\r\nok",
+    );
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let answer = exchange(&sidecar, "GET /a?b HTTP/1.1\r\nuser-AGENT: me\r\nHost: shop.example\r\naccept: */*\r\n\r\n");
+    assert_eq!(
+        String::from_utf8_lossy(&upstream.request().head),
+        "GET /a?b HTTP/1.1\r\nuser-AGENT: me\r\nHost: shop.example\r\naccept: */*\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: shop.example\r\n\r\n"
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&answer.head),
+        "HTTP/1.1 200 Sure\r\nserver: x\r\nETag: W/\"1\"\r\nSet-Cookie: a=1; Path=/\r\nVary: Accept\r\nContent-Length: 2\r\nX-PHP: yes\r\n\r\n"
+    );
+}
+
+#[test]
+fn preserve_adds_nothing_at_all() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-mode", "preserve"]);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Port: 81\r\nForwarded: for=b\r\nX-Real-IP: 1.2.3.4\r\n\r\n";
+    exchange(&sidecar, request);
+    assert_eq!(String::from_utf8_lossy(&upstream.request().head), request);
+}
+
+#[test]
+fn an_untrusted_peer_is_replaced_where_it_speaks_of_itself() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--log-level", "debug"]);
+    exchange(
+        &sidecar,
+        "GET / HTTP/1.1\r\nX-Real-IP: 1.2.3.4\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 1.2.3.5\r\nHost: a:81\r\nForwarded: for=1.2.3.4;by=x\r\nX-Forwarded-Port: 81\r\nX_Forwarded_For: 1.2.3.4\r\nX.Real.IP: 1.2.3.4\r\nContent_Length: 3\r\nX_Mine: 1\r\nX.Mine: 2\r\n\r\n",
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&upstream.request().head),
+        "GET / HTTP/1.1\r\nX-Real-IP: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\nHost: a:81\r\nForwarded: for=127.0.0.1;host=\"a:81\";proto=http\r\nX_Mine: 1\r\nX.Mine: 2\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a:81\r\n\r\n"
+    );
+    assert!(sidecar.wait_for_log("content_length").contains("\"total\":3"));
+}
+
+#[test]
+fn options_of_the_server_itself() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    assert_eq!(exchange(&sidecar, "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
+    assert_eq!(upstream.request().start_line(), "OPTIONS * HTTP/1.1");
+}
+
+#[test]
+fn an_absolute_target_of_the_same_host_becomes_a_path() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    assert_eq!(exchange(&sidecar, "GET http://A.example/b?c HTTP/1.1\r\nHost: a.example\r\n\r\n").status(), 200);
+    assert_eq!(exchange(&sidecar, "GET http://a.example HTTP/1.1\r\nHost: a.example\r\n\r\n").status(), 200);
+    let lines: Vec<_> = upstream.requests().iter().map(|request| request.start_line()).collect();
+    assert_eq!(lines, ["GET /b?c HTTP/1.1", "GET / HTTP/1.1"]);
+}
+
+#[test]
+fn unusual_methods_pass() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    for method in ["PROPFIND", "PURGE", "M-SEARCH", "PATCH", "X"] {
+        assert_eq!(exchange(&sidecar, format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).status(), 200);
+        assert_eq!(upstream.requests().last().unwrap().start_line(), format!("{method} / HTTP/1.1"));
+    }
+}
+
+#[test]
+fn answers_with_a_thousand_fields_pass() {
+    let fields = |count: usize| (0..count).map(|i| format!("X-Field-{i}: {i}\r\n")).collect::<String>();
+    let upstream =
+        Upstream::answering(move |_| format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", fields(999)));
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let answer = exchange(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let names: Vec<String> = answer.fields().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), 1000);
+    assert!((0..999).all(|i| names[i] == format!("X-Field-{i}")));
+}
+
+#[test]
+fn many_cookies_and_long_fields_pass() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let cookie = format!("session={}", "c".repeat(40_000));
+    let more: String = (0..200).map(|i| format!("X-{i}: \"{i}\"\r\n")).collect();
+    let answer = exchange(&sidecar, format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n{more}\r\n"));
+    assert_eq!(answer.status(), 200);
+    assert_eq!(upstream.request().value("cookie"), Some(cookie));
+    assert_eq!(upstream.request().value("x-199").as_deref(), Some("\"199\""));
+}
+
+#[test]
+fn repeated_fields_keep_their_order_among_themselves() {
+    let upstream = Upstream::answering(
+        |_| "HTTP/1.1 200 OK\r\nLink: <a>\r\nSet-Cookie: a=1\r\nX-Between: 1\r\nLINK: <b>\r\nset-cookie: b=2\r\nContent-Length: 0\r\n\r\n",
+    );
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let answer =
+        exchange(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nCookie: a=1\r\nx-a: 2\r\nCookie: b=2\r\n\r\n");
+    // hyper groups the lines of one name; each keeps its own spelling.
+    assert_eq!(
+        String::from_utf8_lossy(&answer.head),
+        "HTTP/1.1 200 OK\r\nLink: <a>\r\nLINK: <b>\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-Between: 1\r\nContent-Length: 0\r\n\r\n"
+    );
+    assert_eq!(upstream.request().values("x-a"), ["1", "2"]);
+    assert_eq!(upstream.request().values("cookie"), ["a=1", "b=2"]);
+}
+
+#[test]
+fn hop_by_hop_fields_end_here_in_both_directions() {
+    let upstream = Upstream::answering(
+        |_| "HTTP/1.1 200 OK\r\nX-First: 1\r\nConnection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\nProxy-Authenticate: Basic\r\nUpgrade: h2\r\nConnection: Set-Cookie\r\nSet-Cookie: a=1\r\nX-Last: 2\r\nContent-Length: 0\r\n\r\n",
+    );
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let answer = exchange(
+        &sidecar,
+        "GET / HTTP/1.1\r\nX-First: 1\r\nConnection: X-Hop\r\nHost: a\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\nX-Hop: 2\r\nAuthorization: Bearer t\r\nKeep-Alive: 5\r\nConnection: authorization, cookie, host, x-forwarded-for, X-Wp-Nonce\r\nCookie: a=1\r\nX-WP-Nonce: n\r\nProxy-Authorization: Basic x\r\n\r\n",
+    );
+    let names =
+        |message: &crate::support::raw::Message| message.fields().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(&answer), ["X-First", "Set-Cookie", "X-Last", "Content-Length"]);
+    let request = upstream.request();
+    assert_eq!(names(&request)[..5], ["X-First", "Host", "Authorization", "Cookie", "X-WP-Nonce"]);
+    assert_eq!(names(&request).len(), 8);
+}
+
+#[test]
+fn a_clients_close_is_not_the_upstreams_nor_the_other_way_round() {
+    let upstream = Upstream::answering(|request| match request.start_line().contains("/close") {
+        true => "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        false => OK,
+    });
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
+    for _ in 0..3 {
+        let mut client = Connection::to(sidecar.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert_eq!(client.response().status(), 200);
+        assert!(client.is_closed());
+    }
+    assert_eq!(upstream.connections(), 1);
+    let mut client = Connection::to(sidecar.address());
+    for _ in 0..3 {
+        client.send("GET /close HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = client.response();
+        assert_eq!((answer.status(), answer.values("connection").len()), (200, 0));
+    }
+    assert_eq!(upstream.connections(), 3);
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    let upstream = Upstream::of_connections(|mut connection| {
+        let head = connection.head().unwrap();
+        let rest = connection.take("3\r\nabc\r\n0\r\nX-Sum: 42\r\n\r\n".len());
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.contains("trailer: x-sum") && head.contains("te: trailers"), "{head}");
+        let rest = String::from_utf8(rest).unwrap();
+        connection.send(format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Got, Grpc-Status\r\n\r\n2\r\nok\r\n0\r\nX-Got: {}\r\nGrpc-Status: 0\r\n\r\n",
+            rest.to_lowercase().contains("\r\nx-sum: 42\r\n")
+        ));
+        connection.is_closed();
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 42\r\n\r\n");
+    let head = String::from_utf8(client.head().unwrap()).unwrap();
+    assert!(head.contains("Trailer: X-Got, Grpc-Status"), "{head}");
+    let body = b"2\r\nok\r\n0\r\nx-got: true\r\ngrpc-status: 0\r\n\r\n";
+    let received = client.take(body.len());
+    assert_eq!(String::from_utf8(received).unwrap().to_lowercase(), String::from_utf8_lossy(body));
+}
+
+#[test]
+fn answers_stream_as_they_come() {
+    let (go_on, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::with(move |connection, _| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for event in ["5\r\ndata1\r\n", "5\r\ndata2\r\n", "0\r\n\r\n"] {
+            wait.lock().unwrap().recv_timeout(Duration::from_secs(10)).unwrap();
+            connection.send(event);
+        }
+        true
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.head().unwrap();
+    for event in ["5\r\ndata1\r\n", "5\r\ndata2\r\n", "0\r\n\r\n"] {
+        go_on.send(()).unwrap();
+        assert_eq!(client.take(event.len()), event.as_bytes());
+    }
+}
+
+#[test]
+fn chunked_requests_stream_as_they_come() {
+    let upstream = Upstream::of_connections(|mut connection| {
+        connection.head().unwrap();
+        for chunk in ["1\r\na\r\n", "1\r\nb\r\n", "0\r\n\r\n"] {
+            assert_eq!(connection.take(chunk.len()), chunk.as_bytes());
+            if chunk.starts_with('1') {
+                connection.send("HTTP/1.1 100 Continue\r\n\r\n");
+            }
+        }
+        connection.send(OK);
+        connection.is_closed();
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for chunk in ["1\r\na\r\n", "1\r\nb\r\n", "0\r\n\r\n"] {
+        client.send(chunk);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn expectations_are_met_once() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    assert_eq!(client.response().status(), 100);
+    client.send("abc");
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(upstream.request().body, b"abc");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let upstream = Upstream::answering(|request| {
+        let line = request.start_line();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{line}", line.len())
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    let get = |i: usize| format!("GET /{i} HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.send((0..20).map(get).collect::<String>());
+    for i in 0..20 {
+        assert_eq!(client.response().body, format!("GET /{i} HTTP/1.1").as_bytes());
+    }
+}
+
+#[test]
+fn a_close_delimited_answer_is_whole() {
+    let body = "x".repeat(300_000);
+    let answer = format!("HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n{body}");
+    let upstream = Upstream::with(move |connection, _| {
+        connection.send(&answer);
+        false
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = client.response();
+        assert!(answer.complete && answer.body == body.as_bytes());
+    }
+}
+
+#[test]
+fn an_upstream_that_sends_a_body_with_head_or_304_disturbs_nobody() {
+    let upstream = Upstream::with(|connection, request| {
+        let status = if request.start_line().starts_with("HEAD") { "200 OK" } else { "304 Not Modified" };
+        connection.send(format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\nevil"));
+        true
+    });
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
+    let mut client = Connection::to(sidecar.address());
+    for (method, status) in [("HEAD", 200), ("GET", 304), ("HEAD", 200), ("GET", 304)] {
+        client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = client.response_to(method);
+        assert_eq!((answer.status(), answer.body.len()), (status, 0));
+    }
+}
