@@ -65,6 +65,7 @@ impl Site {
             ("server.listen", _) => three(["127.0.0.1:1", "127.0.0.1:2,[::1]:2", "127.0.0.1:3"]),
             ("upstream.url", _) => three(["http://a", "http://b", "http://c:81"]),
             ("forwarded.trusted_proxies", _) => three(["10.0.0.1", "10.0.0.2,::1", "10.0.0.3"]),
+            ("wordpress.hosts", _) => three(["a.example", "b.example:81,c.example", "d.example"]),
             ("wordpress.database_url", _) => three(["mysql://a@h/d", "mysql://b@h/d", "mysql://c@h/d"]),
             ("wordpress.home", _) => three(["https://a", "https://b", "http://c/d"]),
             ("log.level", _) => three(["warn", "error", "info,hyper=debug"]),
