@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
@@ -24,6 +24,7 @@ use crate::alarm::Alarm;
 use crate::client_addr;
 use crate::error::ExchangeError;
 use crate::exchange;
+use crate::forward::request;
 use crate::listen::Accepted;
 use crate::per_address::Place;
 use crate::respond::{self, Asked};
@@ -39,6 +40,8 @@ pub struct Downstream {
     pub worker: Rc<Worker>,
     /// Where it comes from.
     pub peer: IpAddr,
+    /// `peer`, for `X-Forwarded-For`.
+    pub peer_field: HeaderValue,
     /// Its share of `[server] max_connections`.
     _permit: OwnedSemaphorePermit,
     /// Its share of `[server] max_connections_per_address`, if that is limited.
@@ -57,7 +60,8 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
         Ok(place) => place,
         Err(TooMany) => return debug!(%peer, "closed a connection: its address has max_connections_per_address open"),
     };
-    let downstream = Rc::new(Downstream { worker, peer, _permit: permit, _place: place });
+    let peer_field = request::address(peer);
+    let downstream = Rc::new(Downstream { worker, peer, peer_field, _permit: permit, _place: place });
     serve_http1(stream, downstream).await;
 }
 

@@ -45,8 +45,8 @@ pub enum Wait {
 
 /// What happened on one connection. Times are milliseconds since it was accepted, plus one; zero is never.
 ///
-/// Atomics, because hyper wants a stream that could be sent across threads where upgrades are served (it never is); a
-/// relaxed access costs what a plain one does.
+/// Atomics, because hyper wants a stream that could be sent across threads where upgrades are served. It never is, so
+/// relaxed loads and stores do, which cost what plain ones do.
 pub struct Watch {
     accepted: Instant,
     exchanges: AtomicU32,
@@ -69,7 +69,7 @@ impl Watch {
 
     /// A request arrived. What is returned is dropped when its answer has been handed over for writing.
     pub fn exchange(self: &Arc<Self>) -> Exchange {
-        self.exchanges.fetch_add(1, Relaxed);
+        self.exchanges.store(self.exchanges.load(Relaxed) + 1, Relaxed);
         self.head_since.store(0, Relaxed);
         Exchange(Arc::clone(self))
     }
@@ -121,7 +121,9 @@ pub struct Exchange(Arc<Watch>);
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.0.exchanges.fetch_sub(1, Relaxed) == 1 {
+        let left = self.0.exchanges.load(Relaxed).saturating_sub(1);
+        self.0.exchanges.store(left, Relaxed);
+        if left == 0 {
             self.0.idle_since.store(self.0.now(), Relaxed);
         }
     }

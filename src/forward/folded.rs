@@ -23,10 +23,12 @@ pub fn is_twin(name: &HeaderName) -> bool {
     folded.starts_with("x-forwarded-") || MATTERS.contains(&folded.as_str())
 }
 
-/// Counts a field that is dropped, and tells the log.
-pub fn dropped(name: &HeaderName) {
-    let total = DROPPED.fetch_add(1, Relaxed) + 1;
-    debug!(%name, total, "dropped a field whose name PHP reads as another's");
+/// Counts the fields that were dropped, and tells the log.
+pub fn dropped(names: &[HeaderName]) {
+    for name in names {
+        let total = DROPPED.fetch_add(1, Relaxed) + 1;
+        debug!(%name, total, "dropped a field whose name PHP reads as another's");
+    }
 }
 
 /// Who the client is, how the message is framed, for whom it is, and what it may do.

@@ -18,6 +18,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::Client;
 use crate::connection::Downstream;
 use crate::error::ExchangeError;
+use request::Hop;
 use upgrade::Upgrade;
 
 /// Sends `request` to the upstream and returns its answer as soon as its head is there; the body follows as it arrives.
@@ -31,7 +32,9 @@ pub async fn forward(
 ) -> Result<Response<ResponseBody>, ExchangeError> {
     let worker = &downstream.worker;
     let upgrade = Upgrade::asked_for(&mut request);
-    request::prepare(&mut request, client, worker.forwarded, worker.upstream.authority(), upgrade.as_ref());
+    let authority = worker.upstream.authority();
+    let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded };
+    request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request, worker.request_body_idle).await?;
     let (answer, lease) = worker.upstream.send(request).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -1,5 +1,6 @@
 //! A client's request made fit for the upstream: hop-by-hop fields out, forwarding fields in, framing of its own.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 use http::header::{self, GetAll};
@@ -13,21 +14,28 @@ use crate::body::RequestBody;
 use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
 use crate::config::ForwardedMode;
 
+/// Between whom a request passes.
+pub struct Hop<'a> {
+    /// The client.
+    pub client: &'a Client,
+    /// The peer's address as a value, made once for each connection.
+    pub peer: &'a HeaderValue,
+    /// The upstream's `host:port`, for HTTP/1.0 clients that sent no Host.
+    pub authority: &'a HeaderValue,
+    /// `[forwarded] mode`.
+    pub mode: ForwardedMode,
+}
+
 /// Changes `request` in place, so that what travels in its extensions (the case of field names) goes along.
-/// `authority` is the upstream's `host:port`, for HTTP/1.0 clients that sent no Host.
-pub fn prepare(
-    request: &mut Request<RequestBody>,
-    client: &Client,
-    mode: ForwardedMode,
-    authority: &HeaderValue,
-    upgrade: Option<&Upgrade>,
-) {
+pub fn prepare(request: &mut Request<RequestBody>, hop: &Hop<'_>, upgrade: Option<&Upgrade>) {
     to_origin_form(request.uri_mut());
     let was_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let is_replaced = mode == ForwardedMode::Auto && !client.peer_is_trusted;
+    let is_replaced = hop.mode == ForwardedMode::Auto && !hop.client.peer_is_trusted;
+    let twins = RefCell::default();
     hop_by_hop::remove(request.headers_mut(), upgrade.is_some(), |name| {
-        (is_replaced && is_only_a_claim(name)) || is_twin(name)
+        (is_replaced && is_only_a_claim(name)) || is_twin(name, &twins)
     });
+    folded::dropped(&twins.into_inner());
     if was_chunked && !request.body().is_end_stream() {
         // hyper's client drops the body of a GET or HEAD that has neither length nor coding (hyper#1925).
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -37,19 +45,19 @@ pub fn prepare(
         request.headers_mut().insert(header::UPGRADE, upgrade.field.clone());
     }
     if !request.headers().contains_key(header::HOST) {
-        request.headers_mut().insert(header::HOST, authority.clone());
+        request.headers_mut().insert(header::HOST, hop.authority.clone());
     }
-    if mode == ForwardedMode::Auto {
-        set_forwarding_fields(request.headers_mut(), client);
+    if hop.mode == ForwardedMode::Auto {
+        set_forwarding_fields(request.headers_mut(), hop.client, hop.peer);
     }
     // A copied HTTP/1.0 would leave hyper's client no way to frame a body or to keep the connection.
     *request.version_mut() = Version::HTTP_11;
 }
 
-fn is_twin(name: &HeaderName) -> bool {
+fn is_twin(name: &HeaderName, found: &RefCell<Vec<HeaderName>>) -> bool {
     let is_twin = folded::is_twin(name);
-    if is_twin {
-        folded::dropped(name);
+    if is_twin && !found.borrow().contains(name) {
+        found.borrow_mut().push(name.clone());
     }
     is_twin
 }
@@ -65,25 +73,27 @@ fn to_origin_form(uri: &mut Uri) {
 
 /// SECURITY: what an untrusted peer says about who and where it is must not reach a WordPress that believes its proxy:
 /// it is replaced, where it stands. A trusted peer's word is kept, and its address is added to the end of the chain.
-fn set_forwarding_fields(headers: &mut HeaderMap, client: &Client) {
-    let host = headers.get(header::HOST).cloned();
+fn set_forwarding_fields(headers: &mut HeaderMap, client: &Client, peer: &HeaderValue) {
     let said = client.peer_is_trusted;
-    let chain = forwarded_for(said.then(|| headers.get_all(&X_FORWARDED_FOR)), client.peer);
+    let chain = match said && headers.contains_key(&X_FORWARDED_FOR) {
+        true => forwarded_for(headers.get_all(&X_FORWARDED_FOR), peer),
+        false => peer.clone(),
+    };
     headers.insert(X_FORWARDED_FOR, chain);
     if !(said && headers.contains_key(&X_FORWARDED_PROTO)) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(client.scheme)));
     }
-    if let Some(host) = &host
-        && !(said && headers.contains_key(&X_FORWARDED_HOST))
+    if !(said && headers.contains_key(&X_FORWARDED_HOST))
+        && let Some(host) = headers.get(header::HOST).cloned()
     {
-        headers.insert(X_FORWARDED_HOST, host.clone());
+        headers.insert(X_FORWARDED_HOST, host);
     }
     if headers.contains_key(&X_REAL_IP) && !said {
         headers.insert(X_REAL_IP, address(client.address));
     }
     if headers.contains_key(header::FORWARDED) {
         let before = said.then(|| headers.get_all(header::FORWARDED));
-        let element = forwarded(before, client, host.as_ref());
+        let element = forwarded(before, client, headers.get(header::HOST));
         headers.insert(header::FORWARDED, element);
     }
 }
@@ -100,7 +110,8 @@ fn proto(scheme: Scheme) -> &'static str {
     }
 }
 
-fn address(address: IpAddr) -> HeaderValue {
+/// An address as the value of a field.
+pub fn address(address: IpAddr) -> HeaderValue {
     field(address.to_string().into_bytes())
 }
 
@@ -141,15 +152,16 @@ fn forwarded(before: Option<GetAll<'_, HeaderValue>>, client: &Client, host: Opt
 }
 
 /// One line: some applications read only the first of several.
-fn forwarded_for(before: Option<GetAll<'_, HeaderValue>>, peer: IpAddr) -> HeaderValue {
-    let mut chain = before.map(list).unwrap_or_default();
-    chain.extend_from_slice(peer.to_string().as_bytes());
+fn forwarded_for(before: GetAll<'_, HeaderValue>, peer: &HeaderValue) -> HeaderValue {
+    let mut chain = list(before);
+    chain.extend_from_slice(peer.as_bytes());
     field(chain)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn prepared(target: &str, fields: &[(&str, &str)], trusted: bool) -> Request<RequestBody> {
         prepared_in(ForwardedMode::Auto, target, fields, trusted)
@@ -163,7 +175,9 @@ mod tests {
         let mut request = request.body(RequestBody::Empty).unwrap();
         let peer = "198.51.100.7".parse().unwrap();
         let client = Client { peer, address: peer, peer_is_trusted: trusted, scheme: Scheme::Http };
-        prepare(&mut request, &client, mode, &HeaderValue::from_static("127.0.0.1:8081"), None);
+        let authority = HeaderValue::from_static("127.0.0.1:8081");
+        let hop = Hop { client: &client, peer: &address(client.peer), authority: &authority, mode };
+        prepare(&mut request, &hop, None);
         request
     }
 
@@ -235,6 +249,25 @@ mod tests {
         assert_eq!(field(&request, "x-forwarded-for"), ["1.1.1.1, 2.2.2.2, 198.51.100.7"]);
         assert_eq!(field(&request, "x-forwarded-proto"), ["https"]);
         assert_eq!(field(&request, "x-forwarded-host"), ["www.example"]);
+    }
+
+    proptest! {
+        // Whatever came, the upstream finds one line that ends with the peer, and nothing of an untrusted peer's before it.
+        #[test]
+        fn the_chain_ends_with_the_peer(
+            lines in prop::collection::vec("[ -~\\t]{0,30}", 0..4),
+            trusted: bool,
+        ) {
+            let fields: Vec<(&str, &str)> = lines.iter().map(|line| ("x-forwarded-for", line.as_str())).collect();
+            let request = prepared("/", &fields, trusted);
+            let found = field(&request, "x-forwarded-for");
+            prop_assert_eq!(found.len(), 1);
+            let said: Vec<&str> = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
+            match trusted {
+                true => prop_assert_eq!(&found[0], &[&said[..], &["198.51.100.7"]].concat().join(", ")),
+                false => prop_assert_eq!(&found[0], "198.51.100.7"),
+            }
+        }
     }
 
     #[test]

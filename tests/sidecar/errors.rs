@@ -199,8 +199,10 @@ fn an_upstream_that_stops_reading_an_upload_is_let_go() {
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n");
-    client.send(vec![b'x'; 100_000]);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n");
+    // Until every buffer on the way is full: the sidecar waits in a write to the upstream.
+    client.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while std::io::Write::write(&mut client.stream, &[b'x'; 1 << 16]).is_ok() {}
     let answer = client.response();
     assert_eq!((answer.status(), answer.body.as_slice()), (413, &b"big!"[..]));
     drop(client);

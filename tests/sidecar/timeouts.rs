@@ -1,6 +1,8 @@
 //! Every wait has its own limit, and each is of silence: what goes on slowly goes on (the head of a request excepted).
 
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -262,12 +264,39 @@ fn the_upstream_gets_no_more_connections_than_it_may() {
     for mut client in slow {
         assert_eq!(client.response().status(), 200);
     }
-    // POST does not go out on connections that idled; those make room instead of adding to the number.
-    sleep(Duration::from_millis(1100));
+}
+
+#[test]
+fn idle_upstream_connections_make_room() {
+    let open: Arc<AtomicUsize> = Arc::default();
+    let most: Arc<AtomicUsize> = Arc::default();
+    let upstream = Upstream::of_connections({
+        let (open, most) = (Arc::clone(&open), Arc::clone(&most));
+        move |mut connection| {
+            most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+            while connection.request().is_some() {
+                sleep(STEP);
+                connection.send(OK);
+            }
+            open.fetch_sub(1, SeqCst);
+        }
+    });
+    let limits = ["--server-workers", "1", "--upstream-max-connections", "2"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
+    let two_at_once = |request: &str| {
+        let mut clients = [Connection::to(sidecar.address()), Connection::to(sidecar.address())];
+        clients.iter_mut().for_each(|client| _ = client.send(request));
+        clients.iter_mut().for_each(|client| assert_eq!(client.response().status(), 200));
+    };
+    two_at_once(GET);
+    assert_eq!(open.load(SeqCst), 2);
+    // A POST does not go out on a connection that idled for over a second.
+    sleep(Duration::from_millis(1200));
     let mut client = Connection::to(sidecar.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(client.response().status(), 200);
-    assert_eq!(upstream.connections(), 3);
+    assert_eq!((upstream.connections(), open.load(SeqCst)), (3, 2));
+    assert!(most.load(SeqCst) <= 3, "the old one may still be closing when the new one opens");
 }
 
 #[test]

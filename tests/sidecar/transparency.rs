@@ -58,7 +58,9 @@ fn an_untrusted_peer_is_replaced_where_it_speaks_of_itself() {
         String::from_utf8_lossy(&upstream.request().head),
         "GET / HTTP/1.1\r\nX-Real-IP: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\nHost: a:81\r\nForwarded: for=127.0.0.1;host=\"a:81\";proto=http\r\nX_Mine: 1\r\nX.Mine: 2\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a:81\r\n\r\n"
     );
-    assert!(sidecar.wait_for_log("content_length").contains("\"total\":3"));
+    sidecar.wait_for_log("\"total\":3");
+    exchange(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\nX_Real_IP: 1\r\n\r\n");
+    assert!(sidecar.wait_for_log("x_real_ip").contains("\"total\":4"));
 }
 
 #[test]
