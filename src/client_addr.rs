@@ -2,7 +2,8 @@
 //!
 //! The same answer serves the rate limit, the token rows, the forwarding fields and the log.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
@@ -25,6 +26,28 @@ pub enum Scheme {
     Https,
 }
 
+/// The other end of a connection, as far as the connection itself tells. Displayed as its IP address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it comes from; never an IPv4 address in IPv6 form.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS with us.
+    pub scheme: Scheme,
+}
+
+impl Peer {
+    /// The peer at `address`.
+    pub fn new(address: SocketAddr, scheme: Scheme) -> Self {
+        Peer { address: SocketAddr::new(address.ip().to_canonical(), address.port()), scheme }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.ip().fmt(f)
+    }
+}
+
 /// The client of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
@@ -43,10 +66,11 @@ pub struct Client {
 /// SECURITY: fields that an untrusted peer sends are never looked at; a client could choose its address and with it dodge
 /// the rate limit. From a trusted one `X-Forwarded-For` is read from the right, past further trusted proxies: what
 /// stands left of the first untrusted address was written by that client itself.
-pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
-    let peer = peer.to_canonical();
+pub fn client(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
+    let Peer { address, scheme } = peer;
+    let peer = address.ip();
     if !is_trusted(peer, trusted) {
-        return Client { peer, address: peer, peer_is_trusted: false, scheme: Scheme::Http };
+        return Client { peer, address: peer, peer_is_trusted: false, scheme };
     }
     let mut address = peer;
     for entry in entries_from_the_right(headers) {
@@ -56,7 +80,7 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
             break;
         }
     }
-    Client { peer, address, peer_is_trusted: true, scheme: forwarded_scheme(headers) }
+    Client { peer, address, peer_is_trusted: true, scheme: forwarded_scheme(headers).unwrap_or(scheme) }
 }
 
 /// Whether `address` is in `[forwarded] trusted_proxies`.
@@ -82,12 +106,9 @@ fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-fn forwarded_scheme(headers: &HeaderMap) -> Scheme {
-    let https = headers
-        .get(&X_FORWARDED_PROTO)
-        .and_then(|value| value.as_bytes().split(|byte| *byte == b',').next())
-        .is_some_and(|first| first.trim_ascii().eq_ignore_ascii_case(b"https"));
-    if https { Scheme::Https } else { Scheme::Http }
+fn forwarded_scheme(headers: &HeaderMap) -> Option<Scheme> {
+    let first = headers.get(&X_FORWARDED_PROTO)?.as_bytes().split(|byte| *byte == b',').next()?;
+    Some(if first.trim_ascii().eq_ignore_ascii_case(b"https") { Scheme::Https } else { Scheme::Http })
 }
 
 #[cfg(test)]
@@ -104,7 +125,8 @@ mod tests {
             headers.append(X_FORWARDED_PROTO, proto.parse().unwrap());
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().unwrap()).collect();
-        client(peer.parse().unwrap(), &headers, &trusted)
+        let address = SocketAddr::new(peer.parse().unwrap(), 4711);
+        client(Peer::new(address, Scheme::Http), &headers, &trusted)
     }
 
     fn address(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
@@ -168,7 +190,7 @@ mod tests {
                 headers.append(X_FORWARDED_PROTO, value);
             }
             let trusted = ["0.0.0.0/0".parse().unwrap()];
-            client("10.0.0.1".parse().unwrap(), &headers, &trusted);
+            client(Peer::new("10.0.0.1:1".parse().unwrap(), Scheme::Http), &headers, &trusted);
         }
     }
 
@@ -177,5 +199,17 @@ mod tests {
         assert_eq!(find("10.0.0.1", &[], Some("HTTPS"), &["10.0.0.1/32"]).scheme, Scheme::Https);
         assert_eq!(find("10.0.0.1", &[], Some("http"), &["10.0.0.1/32"]).scheme, Scheme::Http);
         assert_eq!(find("10.0.0.1", &[], None, &["10.0.0.1/32"]).scheme, Scheme::Http);
+    }
+
+    #[test]
+    fn tls_of_our_own_is_https_unless_a_trusted_peer_says_otherwise() {
+        let scheme = |proto: Option<&'static str>, trusted: &str| {
+            let headers = proto.map(|proto| (X_FORWARDED_PROTO, http::HeaderValue::from_static(proto)));
+            let peer = Peer::new("10.0.0.1:4711".parse().unwrap(), Scheme::Https);
+            client(peer, &headers.into_iter().collect(), &[trusted.parse().unwrap()]).scheme
+        };
+        assert_eq!(scheme(None, "10.0.0.1/32"), Scheme::Https);
+        assert_eq!(scheme(Some("http"), "10.0.0.1/32"), Scheme::Http);
+        assert_eq!(scheme(Some("http"), "10.0.0.2/32"), Scheme::Https);
     }
 }

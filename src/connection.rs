@@ -1,10 +1,10 @@
-//! One client connection, from accept to close: HTTP/1.1 under its timers and limits, ended gracefully when draining.
+//! One client connection, from accept to close: TLS or not, HTTP/1.1 or HTTP/2, under its timers and limits, ended
+//! gracefully when draining.
 
 pub mod watch;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,21 +14,22 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::alarm::Alarm;
-use crate::client_addr;
+use crate::client_addr::{self, Peer, Scheme};
 use crate::error::ExchangeError;
-use crate::exchange;
 use crate::forward::request;
 use crate::listen::Accepted;
 use crate::per_address::Place;
 use crate::respond::{self, Asked};
+use crate::stream::Stream;
+use crate::tls::Acceptor;
 use crate::worker::Worker;
+use crate::{exchange, http2, tls};
 use watch::{Wait, Watch, Watched};
 
 /// How long the last words to a client that was too slow may take.
@@ -39,8 +40,8 @@ pub struct Downstream {
     /// Where it is served.
     pub worker: Rc<Worker>,
     /// Where it comes from.
-    pub peer: IpAddr,
-    /// `peer`, for `X-Forwarded-For`.
+    pub peer: Peer,
+    /// The peer's address, for `X-Forwarded-For`.
     pub peer_field: HeaderValue,
     /// Its share of `[server] max_connections`.
     _permit: OwnedSemaphorePermit,
@@ -50,27 +51,52 @@ pub struct Downstream {
 
 /// Serves one connection to its end. All errors end here: they are of this connection only.
 pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
-    let Accepted { stream, peer, permit } = accepted;
-    let stream = match TcpStream::from_std(stream) {
+    let Accepted { stream, peer, tls, permit } = accepted;
+    let stream = match stream.register() {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, %peer, "a connection was gone before it was served"),
     };
-    let peer = peer.ip().to_canonical();
+    let peer = Peer::new(peer, if tls.is_some() { Scheme::Https } else { Scheme::Http });
     let place = match worker.place(peer) {
         Ok(place) => place,
         Err(TooMany) => return debug!(%peer, "closed a connection: its address has max_connections_per_address open"),
     };
-    let peer_field = request::address(peer);
+    let peer_field = request::address(peer.address.ip());
     let downstream = Rc::new(Downstream { worker, peer, peer_field, _permit: permit, _place: place });
-    serve_http1(stream, downstream).await;
+    match tls {
+        Some(acceptor) => serve_tls(stream, &acceptor, downstream).await,
+        None => serve_http1(stream, downstream).await,
+    }
+}
+
+/// ALPN decides between the two versions; hyper-util's sniffing has no time limit (hyper#3756).
+async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstream>) {
+    let peer = downstream.peer;
+    let handshake = tokio::select! {
+        handshake = acceptor.accept(stream) => handshake,
+        () = downstream.worker.draining.cancelled() => return,
+    };
+    match handshake {
+        Ok(stream) if tls::chose_http2(&stream) => {
+            if let Err(error) = http2::serve(stream, downstream).await {
+                debug!(%error, %peer, "connection ended");
+            }
+        }
+        Ok(stream) => serve_http1(stream, downstream).await,
+        Err(error) => {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            debug!(%peer, source, "{error}");
+        }
+    }
 }
 
 /// One address has too many connections open.
 pub struct TooMany;
 
 impl Worker {
-    fn place(&self, peer: IpAddr) -> Result<Option<Place>, TooMany> {
+    fn place(&self, peer: Peer) -> Result<Option<Place>, TooMany> {
         // A proxy in front brings the connections of many clients.
+        let peer = peer.address.ip();
         match &self.per_address {
             Some(per_address) if !client_addr::is_trusted(peer, &self.trusted_proxies) => {
                 per_address.admit(peer).map(Some).ok_or(TooMany)
@@ -80,7 +106,10 @@ impl Worker {
     }
 }
 
-async fn serve_http1(stream: TcpStream, downstream: Rc<Downstream>) {
+async fn serve_http1<I>(stream: I, downstream: Rc<Downstream>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (worker, peer) = (Rc::clone(&downstream.worker), downstream.peer);
     let watch = Watch::new();
     let service = service_fn(|request| {
@@ -126,7 +155,7 @@ async fn serve_http1(stream: TcpStream, downstream: Rc<Downstream>) {
 }
 
 /// hyper closes without a word when a head takes too long (and so would we, were the answer not 408 everywhere else).
-async fn say_too_late(mut stream: impl AsyncWrite + Unpin, worker: &Worker, peer: IpAddr) {
+async fn say_too_late(mut stream: impl AsyncWrite + Unpin, worker: &Worker, peer: Peer) {
     let error = ExchangeError::RequestHeadTimeout(worker.limits.request_header);
     let asked = Asked::new(worker.request_ids.next(), &HeaderMap::new());
     exchange::log(&error, &asked, peer);

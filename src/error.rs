@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::forward::dial::DialError;
 use crate::vet::Refusal;
 
 /// Whose fault a failed exchange was.
@@ -40,6 +41,9 @@ pub enum ExchangeError {
     /// The upstream took no connection in time.
     #[error("the upstream took no connection within {0:?}")]
     UpstreamConnectTimeout(Duration),
+    /// The upstream's certificate is not trusted, or it does not speak TLS.
+    #[error("could not agree on TLS with the upstream")]
+    UpstreamTls(#[source] io::Error),
     /// The upstream closed the connection or sent something that is no HTTP answer.
     #[error("the upstream broke off before its answer")]
     UpstreamResponse(#[source] hyper::Error),
@@ -71,11 +75,22 @@ impl ExchangeError {
             ExchangeError::UpstreamBusy(_)
             | ExchangeError::UpstreamConnect(_)
             | ExchangeError::UpstreamConnectTimeout(_)
+            | ExchangeError::UpstreamTls(_)
             | ExchangeError::UpstreamResponse(_)
             | ExchangeError::UpstreamTimeout(_)
             | ExchangeError::UpstreamUnaskedUpgrade
             | ExchangeError::UpstreamTransferEncoding => Fault::Upstream,
             ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => Fault::Database,
+        }
+    }
+}
+
+impl From<DialError> for ExchangeError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Connect(error) => ExchangeError::UpstreamConnect(error),
+            DialError::Tls(error) => ExchangeError::UpstreamTls(error),
+            DialError::TimedOut(limit) => ExchangeError::UpstreamConnectTimeout(limit),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! One request and its answer: vet, decide, forward or refresh, respond. The only file that knows both paths.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use http::{Request, Response};
@@ -8,7 +7,7 @@ use hyper::body::Incoming;
 use tracing::{debug, info, warn};
 
 use crate::body::{RequestBody, ResponseBody};
-use crate::client_addr;
+use crate::client_addr::{self, Peer};
 use crate::connection::Downstream;
 use crate::error::{ExchangeError, Fault};
 use crate::refresh::{self, Answer};
@@ -48,7 +47,7 @@ async fn exchange(
 }
 
 /// Tells the log why a request was not served, under the name that the client was told.
-pub fn log(error: &ExchangeError, asked: &Asked, peer: IpAddr) {
+pub fn log(error: &ExchangeError, asked: &Asked, peer: Peer) {
     let (request_id, status) = (asked.id, respond::status(error));
     let source = std::error::Error::source(error).map(chain);
     match error.fault() {
@@ -70,7 +69,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 /// Tells the log of a client that left before its answer, with the status that nginx gave to that.
 struct Unanswered {
     asked: Asked,
-    peer: IpAddr,
+    peer: Peer,
     is_answered: bool,
 }
 

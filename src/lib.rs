@@ -3,7 +3,7 @@
 //! The way of a request, in the order of the modules:
 //!
 //! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread, one runtime, its own upstream connections.
-//! 2. [`connection`] makes HTTP/1.1 of it and calls [`exchange`] for each request.
+//! 2. [`connection`] makes HTTP of it, with [`tls`] HTTP/1.1 or [`http2`], and calls [`exchange`] for each request.
 //! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
 //! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
@@ -24,12 +24,15 @@ pub mod client_addr;
 pub mod connection;
 pub mod exchange;
 pub mod forward;
+pub mod http2;
 pub mod listen;
 pub mod per_address;
 pub mod refresh;
 pub mod request_id;
 pub mod respond;
 pub mod route;
+pub mod stream;
+pub mod tls;
 pub mod vet;
 pub mod wordpress;
 pub mod worker;

@@ -7,9 +7,11 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 use wp_jwt_sidecar::cli::{self, Cli, Command};
-use wp_jwt_sidecar::config::{Config, Faults, RefreshMode};
-use wp_jwt_sidecar::run::Sidecar;
-use wp_jwt_sidecar::wordpress::installation::{self, Installation};
+use wp_jwt_sidecar::config::{Faults, RefreshMode};
+use wp_jwt_sidecar::forward::dial::Dialer;
+use wp_jwt_sidecar::run::{Parts, Sidecar};
+use wp_jwt_sidecar::tls::Tls;
+use wp_jwt_sidecar::wordpress::installation;
 use wp_jwt_sidecar::{listen, telemetry};
 
 /// Measured ahead of the system's allocator on the forwarding path, where every exchange allocates its fields.
@@ -24,16 +26,16 @@ fn main() -> ExitCode {
     let options = match &command {
         Command::Serve(options) | Command::Check(options) => options,
     };
-    let (config, installation) = match load(options) {
-        Ok(loaded) => loaded,
+    let parts = match load(options) {
+        Ok(parts) => parts,
         Err(faults) => {
             eprintln!("wp-jwt-sidecar: {faults}");
             return ExitCode::from(WRONG_CONFIGURATION);
         }
     };
     let done = match command {
-        Command::Serve(_) => serve(config, installation),
-        Command::Check(_) => check(config, installation),
+        Command::Serve(_) => serve(parts),
+        Command::Check(_) => check(parts),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,30 +46,43 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(options: &cli::Options) -> Result<(Config, Option<Installation>), Faults> {
+fn load(options: &cli::Options) -> Result<Parts, Faults> {
     let config = cli::load(options, std::env::vars_os())?;
+    let dialer = Dialer::new(&config.upstream);
+    let tls = Tls::load(&config.tls);
     let installation = match config.refresh.mode {
         RefreshMode::Native => {
             let environment = |name: &str| std::env::var(name).ok();
-            Some(installation::installation(&config.wordpress, &config.jwt, &environment)?)
+            installation::installation(&config.wordpress, &config.jwt, &environment).map(Some)
         }
-        RefreshMode::Forward => None,
+        RefreshMode::Forward => Ok(None),
     };
-    Ok((config, installation))
+    match (dialer, tls, installation) {
+        (Ok(dialer), Ok(tls), Ok(installation)) => Ok(Parts { config, dialer, tls, installation }),
+        (dialer, tls, installation) => {
+            let faults = [dialer.err(), tls.err(), installation.err()];
+            Err(Faults(faults.into_iter().flatten().flat_map(|Faults(faults)| faults).collect()))
+        }
+    }
 }
 
-fn serve(config: Config, installation: Option<Installation>) -> anyhow::Result<()> {
+fn serve(parts: Parts) -> anyhow::Result<()> {
+    let config = &parts.config;
     telemetry::start(&config.log)?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let listeners = config
-        .server
-        .listen
-        .iter()
-        .map(|address| listen::bind(*address).with_context(|| format!("server.listen: cannot listen on {address}")))
+    let acceptor = parts.tls.as_ref().map(|tls| tls.acceptor());
+    let plain = config.server.listen.iter().map(|address| ("server.listen", address, None));
+    let tls = config.tls.listen.iter().map(|address| ("tls.listen", address, acceptor.clone()));
+    let listeners = plain
+        .chain(tls)
+        .map(|(key, address, acceptor)| {
+            listen::bind(address, acceptor, &config.server.unix)
+                .with_context(|| format!("{key}: cannot listen on {address}"))
+        })
         .collect::<Result<Vec<_>, _>>()?;
-    let sidecar = Sidecar::assemble(config, installation).context("cannot start")?;
+    let sidecar = Sidecar::assemble(parts).context("cannot start")?;
     sidecar.serve(listeners, shutdown).context("cannot go on")
 }
 
@@ -82,16 +97,19 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-fn check(config: Config, installation: Option<Installation>) -> anyhow::Result<()> {
-    println!("configuration:\n{}", config.effective());
-    for warning in &config.warnings {
+fn check(parts: Parts) -> anyhow::Result<()> {
+    println!("configuration:\n{}", parts.config.effective());
+    for warning in &parts.config.warnings {
         println!("warning: {warning}");
     }
-    if let Some(installation) = &installation {
+    if let Some(tls) = &parts.tls {
+        println!("certificates: {}", tls.describe());
+    }
+    if let Some(installation) = &parts.installation {
         println!("database: {}", installation.database_label);
         println!("tables: {}jwt_auth_tokens and others", installation.table_prefix);
     }
-    let sidecar = Sidecar::assemble(config, installation).context("cannot start")?;
+    let sidecar = Sidecar::assemble(parts).context("cannot start")?;
     println!("\nfound: {}", sidecar.look());
     Ok(())
 }

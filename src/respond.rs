@@ -76,6 +76,9 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::UpstreamConnect(_) | ExchangeError::UpstreamConnectTimeout(_) => {
             (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The site cannot be reached at the moment.")
         }
+        ExchangeError::UpstreamTls(_) => {
+            (StatusCode::BAD_GATEWAY, "upstream_tls", "No secure connection to the site is possible at the moment.")
+        }
         ExchangeError::UpstreamResponse(_) => {
             (StatusCode::BAD_GATEWAY, "upstream_broke_off", "The site broke off before its answer.")
         }

@@ -1,7 +1,6 @@
 //! Puts the parts together, serves, and drains. `serve` and `check` share everything up to [`Sidecar::serve`].
 
 use std::io;
-use std::net::TcpListener;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,7 +19,8 @@ use tracing::{error, info, warn};
 use crate::client_addr::Scheme;
 use crate::config::Config;
 use crate::drain::Drain;
-use crate::listen::{self, Accepted};
+use crate::forward::dial::Dialer;
+use crate::listen::{self, Accepted, Listener};
 use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
@@ -28,6 +28,7 @@ use crate::refresh::country::Countries;
 use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
+use crate::tls::{self, Tls};
 use crate::wordpress::database::Database;
 use crate::wordpress::home::{Home, Homes};
 use crate::wordpress::installation::Installation;
@@ -46,9 +47,23 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 /// Threads of the database side. One waits for the disk while the other prepares the next statement.
 const DATABASE_THREADS: usize = 2;
 
+/// What was read before the start, all of it found good.
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// The way to the upstream.
+    pub dialer: Dialer,
+    /// The certificates; `None` where nothing listens with TLS.
+    pub tls: Option<Arc<Tls>>,
+    /// What wp-config.php says; `None` where the refresh route is left to WordPress.
+    pub installation: Option<Installation>,
+}
+
 /// All parts, put together and not yet listening.
 pub struct Sidecar {
     config: Config,
+    dialer: Dialer,
+    tls: Option<Arc<Tls>>,
     native: Option<Native>,
 }
 
@@ -66,14 +81,15 @@ struct AnalyticsWriter {
 }
 
 impl Sidecar {
-    /// Puts the parts together. Nothing is bound, and nobody is asked yet. `installation` is `None` where the refresh
-    /// route is left to WordPress.
+    /// Puts the parts together. Nothing is bound, and nobody is asked yet.
     ///
     /// # Errors
     /// When the system gives no threads.
-    pub fn assemble(config: Config, installation: Option<Installation>) -> io::Result<Self> {
-        let native = installation.map(|installation| Native::assemble(&config, installation)).transpose()?;
-        Ok(Sidecar { config, native })
+    pub fn assemble(parts: Parts) -> io::Result<Self> {
+        let Parts { config, dialer, tls, installation } = parts;
+        let native =
+            installation.map(|installation| Native::assemble(&config, dialer.clone(), installation)).transpose()?;
+        Ok(Sidecar { config, dialer, tls, native })
     }
 
     /// Asks the database and WordPress, and says what was found.
@@ -91,7 +107,7 @@ impl Sidecar {
     /// When the system gives no threads or no signals, or a listener fails for good.
     pub fn serve<S: Future<Output = ()>>(
         self,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listener>,
         shutdown: impl FnOnce() -> io::Result<S>,
     ) -> io::Result<()> {
         let drain = Drain::new(self.config.shutdown.drain_timeout);
@@ -104,7 +120,7 @@ impl Sidecar {
                 () = self.first_look(&drain) => {}
                 () = shutdown.as_mut() => drain.begin(),
             }
-            accept_until(listeners, &self.config, senders, shutdown, &drain).await
+            accept_until(listeners, &self.config, self.tls.clone(), senders, shutdown, &drain).await
         });
         for thread in threads {
             if thread.join().is_err() {
@@ -132,13 +148,16 @@ impl Sidecar {
         let limit = self.config.server.max_connections_per_address;
         let per_address = (limit > 0).then(|| PerAddress::new(limit));
         (0..self.config.server.workers)
-            .map(|number| worker::start(number, &self.config, refresher.clone(), per_address.clone(), drain.clone()))
+            .map(|number| {
+                let (dialer, refresher) = (self.dialer.clone(), refresher.clone());
+                worker::start(number, &self.config, dialer, refresher, per_address.clone(), drain.clone())
+            })
             .collect()
     }
 }
 
 impl Native {
-    fn assemble(config: &Config, installation: Installation) -> io::Result<Self> {
+    fn assemble(config: &Config, dialer: Dialer, installation: Installation) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(DATABASE_THREADS)
             .thread_name("database")
@@ -147,7 +166,7 @@ impl Native {
         let tasks = runtime.handle().clone();
         let table_prefix = installation.table_prefix.clone();
         let store = Arc::new(Store::new(Database::new(installation.database.clone()), &table_prefix));
-        let homes = Homes::new(config.upstream.clone(), tasks.clone());
+        let homes = Homes::new(dialer, tasks.clone());
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
         let sites = Sites::new(installation, config.jwt.clone(), Arc::clone(&store), homes, tasks.clone());
         let (analytics, writer) = if config.refresh.analytics {
@@ -199,16 +218,21 @@ impl Native {
 }
 
 async fn accept_until(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     config: &Config,
+    tls: Option<Arc<Tls>>,
     senders: Vec<UnboundedSender<Accepted>>,
     shutdown: impl Future<Output = ()>,
     drain: &Drain,
 ) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(config.server.max_connections));
     let mut accepting = JoinSet::new();
+    if let Some(tls) = tls {
+        info!(certificates = tls.describe(), "certificates are in effect");
+        accepting.spawn(tls::reload_when_changed(tls, drain.begun.clone()));
+    }
     for listener in listeners {
-        info!(address = %listener.local_addr()?, upstream = %config.upstream.url, "listening");
+        info!(address = %listener.address, tls = listener.tls.is_some(), upstream = %config.upstream.url, "listening");
         accepting.spawn(listen::accept(listener, Arc::clone(&permits), senders.clone(), drain.begun.clone()));
     }
     drop(senders);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use ipnet::IpNet;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -20,7 +20,9 @@ use crate::config::{Config, ForwardedMode};
 use crate::connection;
 use crate::connection::watch::Limits;
 use crate::drain::Drain;
+use crate::forward::dial::Dialer;
 use crate::forward::upstream::Upstream;
+use crate::http2::OnThisThread;
 use crate::listen::Accepted;
 use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
@@ -28,8 +30,10 @@ use crate::request_id::RequestIds;
 
 /// What an exchange on this worker needs.
 pub struct Worker {
-    /// Makes a server of a connection.
+    /// Makes a server of a connection that speaks HTTP/1.1.
     pub http: http1::Builder,
+    /// Makes a server of a connection that speaks HTTP/2.
+    pub http2: http2::Builder<OnThisThread>,
     /// This worker's connections to the upstream.
     pub upstream: Rc<Upstream>,
     /// The native refresh, shared by all workers; `None` where `[refresh] mode` is `forward`.
@@ -61,6 +65,7 @@ pub struct Worker {
 pub fn start(
     number: usize,
     config: &Config,
+    dialer: Dialer,
     refresher: Option<Arc<Refresher>>,
     per_address: Option<Arc<PerAddress>>,
     drain: Drain,
@@ -70,7 +75,7 @@ pub fn start(
     let runtime_builder = move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let thread =
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || match runtime_builder() {
-            Ok(runtime) => runtime.block_on(work(config, refresher, per_address, accepted, drain)),
+            Ok(runtime) => runtime.block_on(work(config, dialer, refresher, per_address, accepted, drain)),
             Err(error) => warn!(number, %error, "a worker could not start"),
         })?;
     Ok((sender, thread))
@@ -78,6 +83,7 @@ pub fn start(
 
 async fn work(
     config: Config,
+    dialer: Dialer,
     refresher: Option<Arc<Refresher>>,
     per_address: Option<Arc<PerAddress>>,
     mut accepted: UnboundedReceiver<Accepted>,
@@ -85,7 +91,8 @@ async fn work(
 ) {
     let worker = Rc::new(Worker {
         http: server(&config),
-        upstream: Upstream::new(config.upstream, config.server.workers),
+        http2: crate::http2::server(&config),
+        upstream: Upstream::new(config.upstream, dialer, config.server.workers),
         refresher,
         trusted_proxies: config.forwarded.trusted_proxies,
         forwarded: config.forwarded.mode,

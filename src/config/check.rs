@@ -13,8 +13,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Algorithm, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, Log, LogFormat, Refresh, RefreshMode,
-    ResponseFields, Server, Shutdown, Upstream, UpstreamUrl, WordPress,
+    Algorithm, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat, Refresh,
+    RefreshMode, ResponseFields, Server, Shutdown, Tls, UnixSockets, Upstream, UpstreamUrl, WordPress, address,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -27,6 +27,11 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
 
     let server = Server {
         listen: listen(&mut read),
+        unix: UnixSockets {
+            mode: read.parsed("server.unix_mode", value::octal_mode).unwrap_or_default(),
+            owner: read.parsed("server.unix_owner", value::user),
+            group: read.parsed("server.unix_group", value::group),
+        },
         workers: match read.integer("server.workers") {
             0 => std::thread::available_parallelism().map_or(1, NonZero::get),
             workers => workers,
@@ -42,7 +47,8 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         max_header_bytes: read.integer("server.max_header_bytes"),
         max_header_fields: read.integer("server.max_header_fields"),
     };
-    let upstream = upstream(&mut read, &server.listen);
+    let tls = tls(&mut read, &server.listen);
+    let upstream = upstream(&mut read, &server.listen, &tls.listen);
     let forwarded = Forwarded {
         trusted_proxies: trusted_proxies(&mut read),
         mode: read.named("forwarded.mode").unwrap_or(ForwardedMode::Auto),
@@ -66,40 +72,64 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         Some(upstream) if read.faults.is_empty() => {
             let effective = Effective::new(&read.said);
             let warnings = read.warnings;
-            Ok(Config { server, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, warnings, effective })
+            Ok(Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, warnings, effective })
         }
         _ => Err(Faults(read.faults)),
     }
 }
 
-fn listen(read: &mut Reader) -> Vec<SocketAddr> {
-    let addresses = read.each("server.listen", value::listen_address);
-    if addresses.is_empty() && !read.is_faulty("server.listen") {
+fn listen(read: &mut Reader) -> Vec<ListenAddress> {
+    let addresses = read.each("server.listen", address::listen_address);
+    if addresses.is_empty() && !read.is_faulty("server.listen") && !read.has_entries("tls.listen") {
         read.fault("server.listen", "at least one address is needed, such as \"127.0.0.1:8080\"");
     }
-    let twice = addresses
-        .iter()
-        .enumerate()
-        .find(|(i, address)| address.port() != 0 && addresses.iter().take(*i).any(|a| a == *address));
-    if let Some((_, address)) = twice {
-        read.fault("server.listen", format!("{address} is there twice"));
-    }
+    refuse_twice(read, "server.listen", &addresses, &[]);
     addresses
 }
 
-fn upstream(read: &mut Reader, listen: &[SocketAddr]) -> Option<Upstream> {
+fn tls(read: &mut Reader, plain: &[ListenAddress]) -> Tls {
+    let listen = read.each("tls.listen", address::listen_address);
+    refuse_twice(read, "tls.listen", &listen, plain);
+    let certificates = read.each("tls.certificates", address::certificate);
+    if certificates.is_empty() && !listen.is_empty() && !read.is_faulty("tls.certificates") {
+        read.faults.push(wrong("tls.certificates", "is required where tls.listen is set, as CHAIN:KEY"));
+    }
+    if !certificates.is_empty() && listen.is_empty() && !read.is_faulty("tls.listen") {
+        read.warnings.push("tls.certificates has no use where tls.listen is empty".into());
+    }
+    Tls { listen, certificates, handshake_timeout: read.duration("tls.handshake_timeout") }
+}
+
+/// Two listeners cannot share an address, unless the system picks the port.
+fn refuse_twice(read: &mut Reader, key: &str, addresses: &[ListenAddress], others: &[ListenAddress]) {
+    let takes_any_port =
+        |address: &ListenAddress| matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
+    let twice = addresses.iter().enumerate().find(|(i, address)| {
+        !takes_any_port(address) && addresses.iter().take(*i).chain(others).any(|a| a == *address)
+    });
+    if let Some((_, address)) = twice {
+        read.fault(key, format!("{address} is there twice"));
+    }
+}
+
+fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -> Option<Upstream> {
     if read.is_missing("upstream.url") {
         read.faults.push(wrong(
             "upstream.url",
             "is required: the web server of the site, such as http://127.0.0.1:8081 (--upstream)",
         ));
     }
-    let url = read.parsed("upstream.url", value::upstream_url);
-    if let Some(own) = url.as_ref().and_then(|url| listen.iter().find(|address| is_same(url, **address))) {
-        let problem = format!(
-            "is server.listen's own {own}, so that every request would come back here; name the site's web server"
-        );
+    let url = read.parsed("upstream.url", address::upstream_url);
+    let own = url.as_ref().and_then(|url| plain.iter().chain(tls).find(|address| is_same(url, address)));
+    if let Some(own) = own {
+        let key = if plain.contains(own) { "server.listen" } else { "tls.listen" };
+        let problem =
+            format!("is {key}'s own {own}, so that every request would come back here; name the site's web server");
         read.fault("upstream.url", problem);
+    }
+    let ca_file = read.readable("upstream.ca_file");
+    if ca_file.is_some() && matches!(url, Some(UpstreamUrl::Http(..) | UpstreamUrl::Unix(_))) {
+        read.warnings.push("upstream.ca_file has no use where upstream.url is not https".into());
     }
     let connect_timeout = read.duration("upstream.connect_timeout");
     let response_header_timeout = read.duration("upstream.response_header_timeout");
@@ -109,6 +139,7 @@ fn upstream(read: &mut Reader, listen: &[SocketAddr]) -> Option<Upstream> {
     let keepalive_max_idle = read.integer("upstream.keepalive_max_idle");
     url.map(|url| Upstream {
         url,
+        ca_file,
         connect_timeout,
         response_header_timeout,
         response_body_idle,
@@ -119,24 +150,34 @@ fn upstream(read: &mut Reader, listen: &[SocketAddr]) -> Option<Upstream> {
 }
 
 /// Whether a connection to `url` surely ends at `listen`.
-fn is_same(url: &UpstreamUrl, listen: SocketAddr) -> bool {
-    let local = match url.host.parse::<IpAddr>() {
+fn is_same(url: &UpstreamUrl, listen: &ListenAddress) -> bool {
+    match (url, listen) {
+        (UpstreamUrl::Http(host, port) | UpstreamUrl::Https(host, port), ListenAddress::Tcp(listen)) => {
+            *port == listen.port() && is_local(host, listen)
+        }
+        (UpstreamUrl::Unix(path), ListenAddress::Unix(listen)) => path == listen,
+        _ => false,
+    }
+}
+
+/// Whether `host` is this machine, as far as `listen` takes connections to it.
+fn is_local(host: &str, listen: &SocketAddr) -> bool {
+    let local = match host.parse::<IpAddr>() {
         // Linux connects to the unspecified address as to the loopback.
         Ok(IpAddr::V4(ip)) if ip.is_unspecified() => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         Ok(IpAddr::V6(ip)) if ip.is_unspecified() => vec![IpAddr::V6(Ipv6Addr::LOCALHOST)],
         Ok(ip) => vec![ip.to_canonical()],
-        Err(_) if url.host.eq_ignore_ascii_case("localhost") => {
+        Err(_) if host.eq_ignore_ascii_case("localhost") => {
             vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
         }
         Err(_) => return false,
     };
     let own = listen.ip().to_canonical();
-    url.port == listen.port()
-        && local.iter().any(|ip| match own.is_unspecified() {
-            // A listener on [::] takes IPv4 as well, where the system does not say otherwise.
-            true => ip.is_loopback() && (own.is_ipv6() || ip.is_ipv4()),
-            false => *ip == own,
-        })
+    local.iter().any(|ip| match own.is_unspecified() {
+        // A listener on [::] takes IPv4 as well, where the system does not say otherwise.
+        true => ip.is_loopback() && (own.is_ipv6() || ip.is_ipv4()),
+        false => *ip == own,
+    })
 }
 
 fn trusted_proxies(read: &mut Reader) -> Vec<IpNet> {

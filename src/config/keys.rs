@@ -105,6 +105,7 @@ const fn unset(means: &'static str, example: &'static str) -> Fallback {
 /// The sections in the order of the example file, with what each is about.
 pub const SECTIONS: &[(&str, &str)] = &[
     ("server", "The side that clients see."),
+    ("tls", "TLS (https) with clients: HTTP/1.1 and HTTP/2, TLS 1.2 and 1.3."),
     ("upstream", "The web server of the WordPress site, where everything goes that is not a refresh."),
     ("forwarded", "Whom to believe about a client's address."),
     (
@@ -126,10 +127,34 @@ pub const KEYS: &[Key] = &[
         "server.listen",
         Kind::List("ADDRESS"),
         Fallback::Is("127.0.0.1:8080"),
-        "Addresses and ports that clients connect to.",
+        "Addresses and ports that clients connect to, or unix sockets as unix:/PATH.",
     )
     .flag_as("listen")
-    .change("Give \"0.0.0.0:80\" or \"[::]:80\" to be reached from other machines; port 0 takes any free port."),
+    .change(
+        "Give \"0.0.0.0:80\" or \"[::]:80\" to be reached from other machines; port 0 takes any free port. Whoever \
+             connects by a unix socket counts as 127.0.0.1.",
+    ),
+    key(
+        "server.unix_mode",
+        Kind::Text("MODE"),
+        Fallback::Is("0660"),
+        "The file mode of unix sockets that are listened on.",
+    )
+    .change("Who may write to the file may connect: its owner and its group by default."),
+    key(
+        "server.unix_owner",
+        Kind::Text("USER"),
+        unset("the user that the program runs as", "www-data"),
+        "The user, by name or number, whom those sockets belong to.",
+    )
+    .change("Only root can give them to another user."),
+    key(
+        "server.unix_group",
+        Kind::Text("GROUP"),
+        unset("the group that the program runs as", "www-data"),
+        "The group, by name or number, whom those sockets belong to.",
+    )
+    .change("Set it to the group of the web server in front."),
     key(
         "server.workers",
         Kind::Integer { min: 0, max: 1024, unit: "threads" },
@@ -206,12 +231,44 @@ pub const KEYS: &[Key] = &[
     )
     .change("The default is above Apache's 100."),
     key(
+        "tls.listen",
+        Kind::List("ADDRESS"),
+        Fallback::Is(""),
+        "Addresses and ports, or unix sockets, that clients connect to with TLS.",
+    )
+    .change("Set \"0.0.0.0:443\" or \"[::]:443\" where nothing in front of the sidecar does TLS. server.listen may be empty then."),
+    key(
+        "tls.certificates",
+        Kind::List("CHAIN:KEY"),
+        Fallback::Is(""),
+        "Certificates with their private keys, each as CHAIN:KEY, two files in PEM form; or one file with both.",
+    )
+    .change(
+        "Each client gets the one with the name that it asks for, names without wildcard first, and the first in the list \
+         where none has it. The files are read anew when they change and on SIGHUP; open connections stay.",
+    ),
+    key(
+        "tls.handshake_timeout",
+        Kind::Duration { zero: false },
+        Fallback::Is("10s"),
+        "How long a client may take for the TLS handshake.",
+    ),
+    key(
         "upstream.url",
         Kind::Text("URL"),
         Fallback::Required { example: "http://127.0.0.1:8081" },
-        "The web server of the site, as http://host:port without a path: requests keep the path that the client sent.",
+        "The web server of the site, as http://HOST:PORT, https://HOST:PORT or unix:/PATH, without a path of the site: \
+         requests keep the path that the client sent.",
     )
-    .flag_as("upstream"),
+    .flag_as("upstream")
+    .change("By https its certificate must be valid for HOST."),
+    key(
+        "upstream.ca_file",
+        Kind::Path,
+        unset("those that the system trusts", "/etc/wp-jwt-sidecar/upstream-ca.pem"),
+        "Certificates, in PEM form, of the authorities that may have signed the upstream's certificate.",
+    )
+    .change("For an https upstream with a certificate of your own authority; then only that one is trusted."),
     key(
         "upstream.connect_timeout",
         Kind::Duration { zero: false },

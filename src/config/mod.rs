@@ -7,6 +7,7 @@
 //! Keys are declared in [`keys`], and nowhere else. This module does not read `wp-config.php`, does
 //! not connect anywhere and does not look into keys further than to see that they are there.
 
+mod address;
 mod check;
 mod effective;
 mod fault;
@@ -19,23 +20,25 @@ mod secret;
 mod sources;
 mod value;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
+pub use address::{CertificateFiles, ListenAddress, UpstreamUrl};
 pub use effective::Effective;
 pub use fault::{Fault, Faults};
 pub use kind::Kind;
 pub use names::{Algorithm, ForwardedMode, LogFormat, RefreshMode, ResponseFields, UnknownName};
 pub use secret::Secret;
 pub use sources::{CONFIG_VARIABLE, Flag, Sources};
-pub use value::UpstreamUrl;
 
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The side that clients see.
     pub server: Server,
+    /// TLS with clients.
+    pub tls: Tls,
     /// The web server of the site.
     pub upstream: Upstream,
     /// Whom to believe about a client's address.
@@ -74,8 +77,10 @@ impl Config {
 /// `[server]`
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// Addresses to listen on, at least one, no two alike (port 0 aside).
-    pub listen: Vec<SocketAddr>,
+    /// Addresses to listen on without TLS. With those of `tls`, there is at least one, and no two are alike (port 0 aside).
+    pub listen: Vec<ListenAddress>,
+    /// What the files of unix sockets are like.
+    pub unix: UnixSockets,
     /// Threads that forward, at least 1 (a configured 0 is resolved to the number of cores).
     pub workers: usize,
     /// Client connections open at once, at least 1.
@@ -100,11 +105,35 @@ pub struct Server {
     pub max_header_fields: usize,
 }
 
+/// What the files of unix sockets to listen on are like.
+#[derive(Debug, Clone, Copy)]
+pub struct UnixSockets {
+    /// Permission bits. To connect to a socket takes the right to write to it.
+    pub mode: u32,
+    /// The user's id. `None`: whoever runs the program.
+    pub owner: Option<u32>,
+    /// The group's id. `None`: the group of whoever runs the program.
+    pub group: Option<u32>,
+}
+
+/// `[tls]`
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Addresses to listen on with TLS.
+    pub listen: Vec<ListenAddress>,
+    /// At least one where there are addresses; the first is for clients that ask for no name that is known. Not yet read.
+    pub certificates: Vec<CertificateFiles>,
+    /// Not zero.
+    pub handshake_timeout: Duration,
+}
+
 /// `[upstream]`
 #[derive(Debug, Clone)]
 pub struct Upstream {
     /// Where requests go.
     pub url: UpstreamUrl,
+    /// Certificates, in PEM form, of those who may sign the upstream's. `None`: those that the system trusts.
+    pub ca_file: Option<PathBuf>,
     /// Not zero.
     pub connect_timeout: Duration,
     /// Not zero.

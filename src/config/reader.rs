@@ -116,6 +116,11 @@ impl Reader {
         good
     }
 
+    /// Whether a list has anything in it, right or wrong.
+    pub fn has_entries(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|said| matches!(&said.value, Value::List(texts) if !texts.is_empty()))
+    }
+
     pub fn checked_secret(&mut self, name: &str, check: impl Fn(&str) -> Result<(), String>) -> Option<Secret> {
         let secret = self.secret(name)?;
         check(secret.expose()).map_err(|problem| self.fault(name, problem)).ok()?;

@@ -1,34 +1,12 @@
-//! What single texts mean: durations, addresses, URLs, log directives.
+//! What single texts mean: durations, URLs, networks, log directives. Addresses of sockets are in `address`.
 //!
 //! Each reader is a pure function from text to value, or to a sentence that says what is wrong and
 //! what is accepted. The sentence never repeats the text: it is shown beside it, or is a secret.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
-use url::{Host, Url};
-
-/// Where requests go: a host and a port reached over plain HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamUrl {
-    /// A name or an IP address, without brackets.
-    pub host: String,
-    /// The TCP port, never 0.
-    pub port: u16,
-}
-
-impl fmt::Display for UpstreamUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "http://[{}]:{}", self.host, self.port),
-            false => write!(f, "http://{}:{}", self.host, self.port),
-        }
-    }
-}
+use url::Url;
 
 /// The longest wait that can be configured. `Instant + Duration` panics when it overflows, and a wait
 /// of more than a day is a mistake in the unit.
@@ -64,79 +42,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     match number.checked_mul(milliseconds).map(Duration::from_millis) {
         Some(duration) if duration <= LONGEST => Ok(duration),
         _ => Err("too long; at most \"24h\"".into()),
-    }
-}
-
-/// An address to listen on: `IP:port`. A name is refused, since what it resolves to can change between two starts.
-pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    let accepted = "an IP address with a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    if text.starts_with("unix:") || text.starts_with('/') {
-        return Err(format!("unix sockets are not supported yet; accepted: {accepted}"));
-    }
-    if text.contains("://") {
-        return Err(format!("is a URL; accepted: {accepted}"));
-    }
-    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        return Err(format!("the port is missing; write \"{}\"", SocketAddr::new(ip, 8080)));
-    }
-    if let Ok(port) = text.parse::<u16>() {
-        return Err(format!(
-            "the address is missing; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for every interface"
-        ));
-    }
-    match text.rsplit_once(':') {
-        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
-            Err(format!("for every interface write \"0.0.0.0:{port}\" or \"[::]:{port}\""))
-        }
-        Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
-            Err(format!("is a name; write \"127.0.0.1:{port}\" or \"[::1]:{port}\""))
-        }
-        Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_err() => {
-            Err("the port must be a number from 0 to 65535 (0: any free port)".into())
-        }
-        _ => Err(format!("not an address; accepted: {accepted}")),
-    }
-}
-
-/// The upstream: `http://host` or `http://host:port`.
-pub fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
-    let accepted = "http://HOST or http://HOST:PORT";
-    if text.starts_with("unix:") || text.starts_with('/') {
-        return Err(format!("unix sockets are not supported yet; accepted: {accepted}"));
-    }
-    let url = match absolute_url(text) {
-        Ok(url) => url,
-        Err(_) if !text.contains("://") && absolute_url(&format!("http://{text}")).is_ok() => {
-            return Err(format!("the scheme is missing; accepted: {accepted}"));
-        }
-        Err(problem) => return Err(format!("{problem}; accepted: {accepted}")),
-    };
-    match url.scheme() {
-        "http" => {}
-        "https" => {
-            return Err(format!("https to the upstream is not supported yet; accepted: {accepted}"));
-        }
-        _ => return Err(format!("not an http URL; accepted: {accepted}")),
-    }
-    if has_userinfo(&url) {
-        return Err(format!("a user name or password has no use here, requests carry their own; accepted: {accepted}"));
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(format!(
-            "has a path or query, but every request keeps the path that the client sent, so it would never be used; accepted: {accepted}"
-        ));
-    }
-    let host = match url.host() {
-        Some(Host::Ipv6(ip)) => ip.to_string(),
-        Some(host) => host.to_string(),
-        None => return Err(format!("the host is missing; accepted: {accepted}")),
-    };
-    match url.port_or_known_default() {
-        Some(0) | None => Err("port 0 cannot be connected to; accepted: 1 to 65535".into()),
-        Some(port) => Ok(UpstreamUrl { host, port }),
     }
 }
 
@@ -185,6 +90,40 @@ pub fn network(text: &str) -> Result<IpNet, String> {
     net.map_err(|_| "not an address or network; accepted: \"10.0.0.1\", \"10.0.0.0/8\", \"2001:db8::/32\"".into())
 }
 
+/// The mode of a file in octal digits: `0660`.
+pub fn octal_mode(text: &str) -> Result<u32, String> {
+    let accepted = "three octal digits with or without a 0 in front, such as \"0660\"";
+    let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3).unwrap_or(text);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit()) => Ok(mode),
+        _ => Err(format!("not a file mode; accepted: {accepted}")),
+    }
+}
+
+/// The id of a user of this machine, from the name or the number.
+pub fn user(text: &str) -> Result<u32, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("there is no such user on this machine".into()),
+        Err(error) => Err(format!("the user cannot be looked up: {error}")),
+    }
+}
+
+/// The id of a group of this machine, from the name or the number.
+pub fn group(text: &str) -> Result<u32, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    match nix::unistd::Group::from_name(text) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err("there is no such group on this machine".into()),
+        Err(error) => Err(format!("the group cannot be looked up: {error}")),
+    }
+}
+
 /// A table prefix that WordPress itself accepts.
 // SECURITY: the prefix becomes part of SQL statements, so nothing that could end an identifier may pass.
 pub fn table_prefix(text: &str) -> Result<String, String> {
@@ -218,7 +157,7 @@ pub fn log_level(text: &str) -> Result<String, String> {
 }
 
 /// The URL parser drops tabs and line breaks and trims spaces; here they are mistakes.
-fn absolute_url(text: &str) -> Result<Url, &'static str> {
+pub fn absolute_url(text: &str) -> Result<Url, &'static str> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("has white space in it");
     }
@@ -232,7 +171,7 @@ fn absolute_url(text: &str) -> Result<Url, &'static str> {
     }
 }
 
-fn has_userinfo(url: &Url) -> bool {
+pub fn has_userinfo(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
 }
 
@@ -259,60 +198,6 @@ mod tests {
             ("٣s", "not a duration"),
         ] {
             assert!(duration(text).unwrap_err().starts_with(problem), "{text}: {:?}", duration(text));
-        }
-    }
-
-    #[test]
-    fn listen_addresses() {
-        assert_eq!(listen_address("[::1]:0").unwrap().to_string(), "[::1]:0");
-        for (text, hint) in [
-            ("127.0.0.1", "the port is missing; write \"127.0.0.1:8080\""),
-            ("::1", "the port is missing; write \"[::1]:8080\""),
-            ("[::]", "the port is missing; write \"[::]:8080\""),
-            ("8080", "the address is missing; write \"127.0.0.1:8080\""),
-            (":80", "for every interface write \"0.0.0.0:80\""),
-            ("*:80", "for every interface write \"0.0.0.0:80\""),
-            ("localhost:80", "is a name; write \"127.0.0.1:80\""),
-            ("127.0.0.1:65536", "the port must be a number from 0 to 65535"),
-            ("http://127.0.0.1:80", "is a URL; accepted: an IP address with a port"),
-            ("unix:/run/x.sock", "unix sockets are not supported yet"),
-            ("example.com:80", "not an address; accepted:"),
-            ("", "not an address; accepted:"),
-        ] {
-            assert!(listen_address(text).unwrap_err().starts_with(hint), "{text}: {:?}", listen_address(text));
-        }
-    }
-
-    #[test]
-    fn upstream_urls() {
-        for (text, display) in [
-            ("http://127.0.0.1:8081", "http://127.0.0.1:8081"),
-            ("http://wordpress", "http://wordpress:80"),
-            ("HTTP://WordPress:80/", "http://wordpress:80"),
-            ("http://[::1]:8081", "http://[::1]:8081"),
-        ] {
-            assert_eq!(upstream_url(text).unwrap().to_string(), display);
-        }
-        assert_eq!(upstream_url("http://[::1]").unwrap().host, "::1");
-        for (text, hint) in [
-            ("https://x", "https to the upstream is not supported yet"),
-            ("127.0.0.1:8081", "the scheme is missing"),
-            ("wordpress", "the scheme is missing"),
-            ("ftp://x", "not an http URL"),
-            ("http://x/blog", "has a path or query"),
-            ("http://x?a", "has a path or query"),
-            ("http://x/#a", "has a path or query"),
-            ("http://user:pass@x", "a user name or password has no use here"),
-            ("http://x:0", "port 0 cannot be connected to"),
-            ("http://x:99999", "not a URL"),
-            ("http:///x", "not a URL"),
-            ("http://", "not a URL"),
-            ("http://a b", "has white space in it"),
-            (" http://a", "has white space in it"),
-            ("http:\\\\a", "has a backslash in it"),
-            ("unix:/run/x.sock", "unix sockets are not supported yet"),
-        ] {
-            assert!(upstream_url(text).unwrap_err().starts_with(hint), "{text}: {:?}", upstream_url(text));
         }
     }
 
@@ -351,6 +236,17 @@ mod tests {
     }
 
     #[test]
+    fn modes_owners_and_groups() {
+        assert_eq!([octal_mode("0660"), octal_mode("660"), octal_mode("000")], [Ok(0o660), Ok(0o660), Ok(0)]);
+        for text in ["", "66", "0668", "01777", "+66", "rw-", "0o660"] {
+            assert!(octal_mode(text).is_err(), "{text}");
+        }
+        assert_eq!((user("root"), user("12345"), group("root")), (Ok(0), Ok(12345), Ok(0)));
+        assert!(user("no-such-user").unwrap_err().starts_with("there is no such user"));
+        assert!(group("no-such-group").unwrap_err().starts_with("there is no such group"));
+    }
+
+    #[test]
     fn log_levels() {
         for text in
             ["info", "DEBUG", "off", "info,wp_jwt_sidecar=debug", "warn, hyper=trace", "wp_jwt_sidecar[x]=debug"]
@@ -366,14 +262,10 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics(text in ".{0,40}|[a-z0-9.:/@\\[\\]=,-]{0,40}|(http|mysql)://[a-z0-9.:/@\\[\\]?=%]{0,30}") {
-            let _ = (duration(&text), listen_address(&text), network(&text), log_level(&text));
-            let _ = (upstream_url(&text), home_url(&text), database_url(&text));
+            let _ = (duration(&text), network(&text), log_level(&text), octal_mode(&text));
+            let _ = (home_url(&text), database_url(&text));
             if let Ok(prefix) = table_prefix(&text) {
                 prop_assert!(prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
-            }
-            // What is accepted can be written back.
-            if let Ok(url) = upstream_url(&text) {
-                prop_assert_eq!(upstream_url(&url.to_string()), Ok(url));
             }
         }
     }

@@ -29,15 +29,16 @@ pub struct Hop<'a> {
 /// Changes `request` in place, so that what travels in its extensions (the case of field names) goes along.
 pub fn prepare(request: &mut Request<RequestBody>, hop: &Hop<'_>, upgrade: Option<&Upgrade>) {
     to_origin_form(request.uri_mut());
-    let was_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let had_coding = request.headers().contains_key(header::TRANSFER_ENCODING);
     let is_replaced = hop.mode == ForwardedMode::Auto && !hop.client.peer_is_trusted;
     let twins = RefCell::default();
     hop_by_hop::remove(request.headers_mut(), upgrade.is_some(), |name| {
         (is_replaced && is_only_a_claim(name)) || is_twin(name, &twins)
     });
     folded::dropped(&twins.into_inner());
-    if was_chunked && !request.body().is_end_stream() {
-        // hyper's client drops the body of a GET or HEAD that has neither length nor coding (hyper#1925).
+    let has_length = !had_coding && request.headers().contains_key(header::CONTENT_LENGTH);
+    if !has_length && !request.body().is_end_stream() {
+        // hyper's client drops the body of a GET or HEAD that has neither length nor coding (hyper#1925). HTTP/2 has no codings.
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if let Some(upgrade) = upgrade {

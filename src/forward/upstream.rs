@@ -16,12 +16,12 @@ use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
+use super::dial::Dialer;
 use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
@@ -37,6 +37,7 @@ const MAX_ANSWER_FIELDS: usize = 1000;
 /// The upstream as one worker sees it.
 pub struct Upstream {
     config: config::Upstream,
+    dialer: Dialer,
     authority: HeaderValue,
     client: http1::Builder,
     idle: RefCell<Vec<Idle>>,
@@ -52,9 +53,9 @@ struct Idle {
 impl Upstream {
     /// Connects when first asked. Must be called inside the worker's runtime, where it also starts the task that closes
     /// connections that idled too long (they each hold a worker process of an Apache prefork). `workers` share the limit.
-    pub fn new(config: config::Upstream, workers: usize) -> Rc<Self> {
-        let authority = HeaderValue::from_str(config.url.to_string().trim_start_matches("http://"))
-            .unwrap_or_else(|_| HeaderValue::from_static("localhost"));
+    pub fn new(config: config::Upstream, dialer: Dialer, workers: usize) -> Rc<Self> {
+        let authority =
+            HeaderValue::from_str(&config.url.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
         let mut client = http1::Builder::new();
         client
             .preserve_header_case(true)
@@ -65,7 +66,7 @@ impl Upstream {
             let share = config.max_connections.div_ceil(workers.max(1)).min(Semaphore::MAX_PERMITS);
             Arc::new(Semaphore::new(share))
         });
-        let upstream = Rc::new(Upstream { config, authority, client, idle: RefCell::new(Vec::new()), slots });
+        let upstream = Rc::new(Upstream { config, dialer, authority, client, idle: RefCell::new(Vec::new()), slots });
         spawn_local(close_idle(Rc::downgrade(&upstream)));
         upstream
     }
@@ -173,12 +174,7 @@ impl Upstream {
 
     async fn connect(&self) -> Result<Link, ExchangeError> {
         self.make_room();
-        let limit = self.config.connect_timeout;
-        let stream = timeout(limit, TcpStream::connect((self.config.url.host.as_str(), self.config.url.port)))
-            .await
-            .map_err(|_| ExchangeError::UpstreamConnectTimeout(limit))?
-            .map_err(ExchangeError::UpstreamConnect)?;
-        stream.set_nodelay(true).map_err(ExchangeError::UpstreamConnect)?;
+        let stream = self.dialer.dial().await?;
         let (sender, connection) =
             self.client.handshake(TokioIo::new(stream)).await.map_err(ExchangeError::UpstreamResponse)?;
         let task = spawn_local(async move {

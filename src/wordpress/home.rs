@@ -15,13 +15,12 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
 use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use crate::config;
+use crate::forward::dial::{DialError, Dialer};
 use crate::route::{Permalinks, RouteForms};
 
 /// An answer older than this is asked for again, in the background.
@@ -72,7 +71,7 @@ impl Home {
 
 /// Asks, and remembers.
 pub struct Homes {
-    upstream: config::Upstream,
+    upstream: Dialer,
     tasks: Handle,
     answers: Cache<Question, Arc<Answer>>,
 }
@@ -88,8 +87,8 @@ struct Answer {
 enum AskError {
     #[error("no answer within {LIMIT:?}")]
     TimedOut,
-    #[error("cannot connect")]
-    Connect(#[from] std::io::Error),
+    #[error(transparent)]
+    Connect(#[from] DialError),
     #[error("the connection failed")]
     Http(#[from] hyper::Error),
     #[error("the request cannot be built")]
@@ -106,7 +105,7 @@ enum AskError {
 
 impl Homes {
     /// Asks nobody yet. Questions are asked in the runtime of `tasks`.
-    pub fn new(upstream: config::Upstream, tasks: Handle) -> Arc<Self> {
+    pub fn new(upstream: Dialer, tasks: Handle) -> Arc<Self> {
         // Two schemes of one site; a few more while the site is being changed.
         Arc::new(Homes { upstream, tasks, answers: Cache::new(16) })
     }
@@ -156,9 +155,9 @@ impl Answer {
     }
 }
 
-async fn ask(upstream: &config::Upstream, question: &Question) -> Result<Home, AskError> {
+async fn ask(upstream: &Dialer, question: &Question) -> Result<Home, AskError> {
     let home = url::Url::parse(&question.stored_home).map_err(|_| AskError::Url(question.stored_home.clone()))?;
-    let stream = TcpStream::connect((upstream.url.host.as_str(), upstream.url.port)).await?;
+    let stream = upstream.dial().await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let answer = sender.send_request(request(&home, question)?).await?;

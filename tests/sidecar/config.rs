@@ -111,7 +111,20 @@ fn slips_get_a_line_that_helps() {
     let (public, private, empty) = (text(&public), text(&private), text(&empty));
     let cases: &[(Set, &str, &str)] = &[
         (&[("upstream.url", "")], "upstream.url", "is empty"),
-        (&[("upstream.url", "https://127.0.0.1")], "upstream.url", "https to the upstream is not supported yet"),
+        (&[("upstream.url", "ftp://127.0.0.1")], "upstream.url", "not an http or https URL"),
+        (
+            &[("upstream.url", "unix:/x"), ("server.listen", "unix:/x")],
+            "upstream.url",
+            "is server.listen's own unix:/x",
+        ),
+        (&[("server.listen", "unix:/x,unix:/x")], "server.listen", "unix:/x is there twice"),
+        (&[("tls.listen", "127.0.0.1:4"), ("tls.certificates", "a:b:c")], "tls.certificates", "not two files"),
+        (&[("tls.listen", "127.0.0.1:4")], "tls.certificates", "is required where tls.listen is set"),
+        (&[("tls.listen", "127.0.0.1:8080"), ("tls.certificates", "a")], "tls.listen", "127.0.0.1:8080 is there twice"),
+        (&[("tls.listen", "127.0.0.1:8081"), ("tls.certificates", "a")], "upstream.url", "is tls.listen's own"),
+        (&[("server.unix_mode", "rw")], "server.unix_mode", "not a file mode"),
+        (&[("server.unix_owner", "no-such-user")], "server.unix_owner", "there is no such user"),
+        (&[("upstream.ca_file", "/does/not/exist")], "upstream.ca_file", "cannot be read: No such file"),
         (&[("upstream.url", "http://127.0.0.1:8080")], "upstream.url", "is server.listen's own 127.0.0.1:8080"),
         (&[("upstream.url", "http://localhost:8080")], "upstream.url", "is server.listen's own 127.0.0.1:8080"),
         (&[("upstream.url", "http://0.0.0.0:8080")], "upstream.url", "is server.listen's own 127.0.0.1:8080"),
@@ -165,6 +178,7 @@ fn what_is_no_slip_is_accepted() {
     let cases: &[Set] = &[
         &[("server.listen", "127.0.0.1:0, 127.0.0.1:0, [::]:80")],
         &[("server.listen", "127.0.0.2:8081")],
+        &[("server.listen", ""), ("tls.listen", "127.0.0.1:4"), ("tls.certificates", "a:b")],
         &[("server.listen", "0.0.0.0:8081"), ("upstream.url", "http://[::1]:8081")],
         &[("upstream.keepalive_idle", "0s"), ("upstream.keepalive_max_idle", "0"), ("shutdown.drain_timeout", "0s")],
         &[("forwarded.trusted_proxies", "")],
@@ -210,7 +224,7 @@ fn values_come_out_as_what_they_mean() {
     ]);
     sources.environment.push(("WP_JWT_SIDECAR_JWT_SECRET_FILE".into(), site.file("secret", " s\u{fc}\n\r\n").into()));
     let config = Config::load(&sources).unwrap();
-    assert_eq!(format!("{:?}", config.server.listen), "[127.0.0.1:1, [::1]:2]");
+    assert_eq!(format!("{:?}", config.server.listen), "[Tcp(127.0.0.1:1), Tcp([::1]:2)]");
     assert_eq!(config.upstream.connect_timeout.as_millis(), 1500);
     assert_eq!(format!("{:?}", config.forwarded.trusted_proxies), "[10.0.0.0/8, ::1/128]");
     assert_eq!(config.wordpress.home.as_deref(), Some("https://example.com/blog"));
@@ -288,7 +302,7 @@ fn the_program_ends_with_78_and_tells_all() {
     for command in ["serve", "check"] {
         let output = Command::new(env!("CARGO_BIN_EXE_wp-jwt-sidecar"))
             .env_clear()
-            .args([command, "--config", "/does/not/exist.toml", "--upstream", "https://x", "--log-level", "loud"])
+            .args([command, "--config", "/does/not/exist.toml", "--upstream", "ftp://x", "--log-level", "loud"])
             .args(["--jwt-secret", "hunter2"])
             .output()
             .unwrap();

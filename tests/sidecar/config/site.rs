@@ -43,7 +43,9 @@ impl Site {
     pub fn sources_without(&self, name: &str) -> Sources {
         let required = [("upstream.url", "http://127.0.0.1:8081".to_owned()), ("wordpress.config", self.wp_config())];
         let lines = required.iter().filter(|(key, _)| *key != name).map(|(key, value)| format!("{key} = {value:?}\n"));
-        let file = self.file("base.toml", &lines.collect::<String>());
+        // tls.listen is a fault without a certificate; that alone does nothing.
+        let certificate = if name == "tls.certificates" { "" } else { "tls.certificates = [\"/a:/b\"]\n" };
+        let file = self.file("base.toml", &(lines.collect::<String>() + certificate));
         Sources { file: Some(file), ..Sources::default() }
     }
 
@@ -62,8 +64,12 @@ impl Site {
             (_, Kind::Duration { .. }) => three(["5s", "600ms", "7m"]),
             (_, Kind::OneOf(names)) => [0, 1, 2].map(|i| names[(i + 1) % names.len()].to_owned()),
             (name, Kind::Path) => [0, 1, 2].map(|i| text(&self.file(&format!("{name}-{i}"), &format!("{PEM}{i}\n")))),
-            ("server.listen", _) => three(["127.0.0.1:1", "127.0.0.1:2,[::1]:2", "127.0.0.1:3"]),
-            ("upstream.url", _) => three(["http://a", "http://b", "http://c:81"]),
+            ("server.listen", _) => three(["127.0.0.1:1", "127.0.0.1:2,[::1]:2", "unix:/run/x.sock"]),
+            ("tls.listen", _) => three(["", "127.0.0.1:4", "unix:/run/y.sock"]),
+            ("tls.certificates", _) => three(["/a:/b", "/c", "/d:/e,/f"]),
+            ("upstream.url", _) => three(["http://a", "https://b", "unix:/c"]),
+            ("server.unix_mode", _) => three(["0600", "0660", "666"]),
+            ("server.unix_owner" | "server.unix_group", _) => three(["0", "1", "2"]),
             ("forwarded.trusted_proxies", _) => three(["10.0.0.1", "10.0.0.2,::1", "10.0.0.3"]),
             ("wordpress.hosts", _) => three(["a.example", "b.example:81,c.example", "d.example"]),
             ("wordpress.database_url", _) => three(["mysql://a@h/d", "mysql://b@h/d", "mysql://c@h/d"]),
@@ -77,10 +83,12 @@ impl Site {
 
 /// Everything that the program will act on, secrets included; not who said it.
 pub fn facts(config: &Config) -> String {
-    let Config { server, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, .. } = config;
+    let Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, .. } = config;
     let secrets = [&wordpress.database_url, &wordpress.auth_key, &wordpress.auth_salt, &jwt.secret, &jwt.private_key];
     let exposed = secrets.map(|secret| secret.as_ref().map(|secret| secret.expose().to_owned()));
-    format!("{server:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {shutdown:?} {log:?} {exposed:?}")
+    format!(
+        "{server:?} {tls:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {shutdown:?} {log:?} {exposed:?}"
+    )
 }
 
 pub fn flag(name: &str, text: &str) -> Flag {

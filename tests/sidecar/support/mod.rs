@@ -7,3 +7,4 @@ pub mod raw;
 pub mod rig;
 pub mod sidecar;
 pub mod site;
+pub mod tls;

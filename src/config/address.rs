@@ -1,0 +1,270 @@
+//! Where the sidecar listens and what it connects to: TCP addresses, unix sockets, the upstream's URL; and where the
+//! files of a certificate are.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use url::Host;
+
+use super::value::{absolute_url, has_userinfo};
+
+/// Where clients connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An IP address and a port; port 0 takes any free one.
+    Tcp(SocketAddr),
+    /// The absolute path of a unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// Where requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamUrl {
+    /// A host (a name or an IP address, without brackets) and a port (never 0), by plain HTTP.
+    Http(String, u16),
+    /// The same by HTTP over TLS.
+    Https(String, u16),
+    /// The absolute path of a unix socket, by plain HTTP.
+    Unix(PathBuf),
+}
+
+impl UpstreamUrl {
+    /// `host:port`, as a `Host` field has it. A unix socket is nameless; nginx says `localhost` there, too.
+    pub fn authority(&self) -> String {
+        match self {
+            Self::Http(host, port) | Self::Https(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+            Self::Http(host, port) | Self::Https(host, port) => format!("{host}:{port}"),
+            Self::Unix(_) => "localhost".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(..) => write!(f, "http://{}", self.authority()),
+            Self::Https(..) => write!(f, "https://{}", self.authority()),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// The two files of a certificate, in PEM form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, and behind it those of the authorities between it and one that clients trust.
+    pub chain: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl fmt::Display for CertificateFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.chain.display(), self.key.display())
+    }
+}
+
+const UNIX: &str = "unix:";
+
+/// `sun_path` of `unix(7)` has 108 bytes, the last of them a zero.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// An address to listen on: `IP:port` or `unix:/path`. A name is refused, since what it resolves to can change between
+/// two starts.
+pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    let accepted = "an IP address with a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\", or \"unix:/PATH\"";
+    if let Ok(address) = text.parse() {
+        return Ok(ListenAddress::Tcp(address));
+    }
+    if let Some(path) = socket_path(text) {
+        return path.map(ListenAddress::Unix);
+    }
+    if text.contains("://") {
+        return Err(format!("is a URL; accepted: {accepted}"));
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Err(format!("the port is missing; write \"{}\"", SocketAddr::new(ip, 8080)));
+    }
+    if let Ok(port) = text.parse::<u16>() {
+        return Err(format!(
+            "the address is missing; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for every interface"
+        ));
+    }
+    match text.rsplit_once(':') {
+        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
+            Err(format!("for every interface write \"0.0.0.0:{port}\" or \"[::]:{port}\""))
+        }
+        Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
+            Err(format!("is a name; write \"127.0.0.1:{port}\" or \"[::1]:{port}\""))
+        }
+        Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_err() => {
+            Err("the port must be a number from 0 to 65535 (0: any free port)".into())
+        }
+        _ => Err(format!("not an address; accepted: {accepted}")),
+    }
+}
+
+/// The upstream: `http://host`, `https://host`, each with or without a port, or `unix:/path`.
+pub fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
+    let accepted = "http://HOST, http://HOST:PORT, the same with https, or unix:/PATH";
+    if let Some(path) = socket_path(text) {
+        return path.map(UpstreamUrl::Unix);
+    }
+    let url = match absolute_url(text) {
+        Ok(url) => url,
+        Err(_) if !text.contains("://") && absolute_url(&format!("http://{text}")).is_ok() => {
+            return Err(format!("the scheme is missing; accepted: {accepted}"));
+        }
+        Err(problem) => return Err(format!("{problem}; accepted: {accepted}")),
+    };
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("not an http or https URL; accepted: {accepted}"));
+    }
+    if has_userinfo(&url) {
+        return Err(format!("a user name or password has no use here, requests carry their own; accepted: {accepted}"));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(format!(
+            "has a path or query, but every request keeps the path that the client sent, so it would never be used; accepted: {accepted}"
+        ));
+    }
+    let host = match url.host() {
+        Some(Host::Ipv6(ip)) => ip.to_string(),
+        Some(host) => host.to_string(),
+        None => return Err(format!("the host is missing; accepted: {accepted}")),
+    };
+    match url.port_or_known_default() {
+        Some(0) | None => Err("port 0 cannot be connected to; accepted: 1 to 65535".into()),
+        Some(port) if url.scheme() == "https" => Ok(UpstreamUrl::Https(host, port)),
+        Some(port) => Ok(UpstreamUrl::Http(host, port)),
+    }
+}
+
+/// `CHAIN:KEY`, or one file that has both.
+pub fn certificate(text: &str) -> Result<CertificateFiles, String> {
+    let (chain, key) = text.split_once(':').unwrap_or((text, text));
+    match chain.is_empty() || key.is_empty() || key.contains(':') {
+        true => Err("not two files; accepted: CHAIN:KEY, such as \"/etc/ssl/shop.pem:/etc/ssl/shop.key\"".into()),
+        false => Ok(CertificateFiles { chain: PathBuf::from(chain), key: PathBuf::from(key) }),
+    }
+}
+
+/// The path of `unix:/path`; `None` for what is not meant to be a unix socket.
+fn socket_path(text: &str) -> Option<Result<PathBuf, String>> {
+    if text.starts_with('/') {
+        return Some(Err(format!("the path of a unix socket is written \"{UNIX}{text}\"")));
+    }
+    let path = text.strip_prefix(UNIX)?;
+    Some(match path.len() {
+        _ if path.starts_with("//") || !path.starts_with('/') => {
+            Err(format!("a unix socket has an absolute path, such as \"{UNIX}/run/wp-jwt-sidecar/http.sock\""))
+        }
+        _ if path.ends_with('/') || path.contains('\0') => Err("is not the path of a socket".into()),
+        length if length > LONGEST_SOCKET_PATH => {
+            Err(format!("the path of a unix socket has at most {LONGEST_SOCKET_PATH} bytes"))
+        }
+        _ => Ok(PathBuf::from(path)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn listen_addresses() {
+        for text in ["[::1]:0", "127.0.0.1:80", "unix:/run/a b.sock"] {
+            assert_eq!(listen_address(text).unwrap().to_string(), text);
+        }
+        let too_long = format!("unix:/{}", "x".repeat(107));
+        for (text, hint) in [
+            ("127.0.0.1", "the port is missing; write \"127.0.0.1:8080\""),
+            ("::1", "the port is missing; write \"[::1]:8080\""),
+            ("[::]", "the port is missing; write \"[::]:8080\""),
+            ("8080", "the address is missing; write \"127.0.0.1:8080\""),
+            (":80", "for every interface write \"0.0.0.0:80\""),
+            ("*:80", "for every interface write \"0.0.0.0:80\""),
+            ("localhost:80", "is a name; write \"127.0.0.1:80\""),
+            ("127.0.0.1:65536", "the port must be a number from 0 to 65535"),
+            ("http://127.0.0.1:80", "is a URL; accepted: an IP address with a port"),
+            ("/run/x.sock", "the path of a unix socket is written \"unix:/run/x.sock\""),
+            ("unix:x.sock", "a unix socket has an absolute path"),
+            ("unix:///run/x.sock", "a unix socket has an absolute path"),
+            ("unix:/run/", "is not the path of a socket"),
+            (&too_long, "the path of a unix socket has at most 107 bytes"),
+            ("example.com:80", "not an address; accepted:"),
+            ("", "not an address; accepted:"),
+        ] {
+            assert!(listen_address(text).unwrap_err().starts_with(hint), "{text}: {:?}", listen_address(text));
+        }
+    }
+
+    #[test]
+    fn upstream_urls() {
+        for (text, display, authority) in [
+            ("http://127.0.0.1:8081", "http://127.0.0.1:8081", "127.0.0.1:8081"),
+            ("http://wordpress", "http://wordpress:80", "wordpress:80"),
+            ("HTTP://WordPress:80/", "http://wordpress:80", "wordpress:80"),
+            ("http://[::1]:8081", "http://[::1]:8081", "[::1]:8081"),
+            ("https://wordpress", "https://wordpress:443", "wordpress:443"),
+            ("unix:/run/php/web.sock", "unix:/run/php/web.sock", "localhost"),
+        ] {
+            let url = upstream_url(text).unwrap();
+            assert_eq!((url.to_string().as_str(), url.authority().as_str()), (display, authority));
+        }
+        assert_eq!(upstream_url("http://[::1]"), Ok(UpstreamUrl::Http("::1".into(), 80)));
+        for (text, hint) in [
+            ("127.0.0.1:8081", "the scheme is missing"),
+            ("wordpress", "the scheme is missing"),
+            ("ftp://x", "not an http or https URL"),
+            ("http://x/blog", "has a path or query"),
+            ("http://x?a", "has a path or query"),
+            ("http://x/#a", "has a path or query"),
+            ("http://user:pass@x", "a user name or password has no use here"),
+            ("http://x:0", "port 0 cannot be connected to"),
+            ("http://x:99999", "not a URL"),
+            ("http:///x", "not a URL"),
+            ("http://", "not a URL"),
+            ("http://a b", "has white space in it"),
+            (" http://a", "has white space in it"),
+            ("http:\\\\a", "has a backslash in it"),
+            ("unix:run/x.sock", "a unix socket has an absolute path"),
+        ] {
+            assert!(upstream_url(text).unwrap_err().starts_with(hint), "{text}: {:?}", upstream_url(text));
+        }
+    }
+
+    #[test]
+    fn certificates() {
+        assert_eq!(certificate("/a.pem:/a.key").unwrap().to_string(), "/a.pem:/a.key");
+        assert_eq!(certificate("both.pem").unwrap().to_string(), "both.pem:both.pem");
+        for text in ["", ":", "a:", ":a", "a:b:c"] {
+            assert!(certificate(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_can_be_written_back(text in ".{0,40}|(https?://|unix:)?[a-z0-9.:/@\\[\\]=,?-]{0,40}") {
+            if let Ok(url) = upstream_url(&text) {
+                prop_assert_eq!(upstream_url(&url.to_string()), Ok(url));
+            }
+            if let Ok(address) = listen_address(&text) {
+                prop_assert_eq!(listen_address(&address.to_string()), Ok(address));
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! HTTP/2 with clients, over TLS only. What a client sends is turned into what HTTP/1.1 would have carried, and from
+//! there on takes the same way as everything else.
+//!
+//! hyper refuses malformed fields (`Connection` and its kind, upper case) and extended CONNECT by itself. HTTP/2
+//! without TLS (h2c) and server push are not there: no browser has either.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use crate::body::{BodyError, ResponseBody};
+use crate::config::Config;
+use crate::connection::Downstream;
+use crate::connection::watch::Limits;
+use crate::exchange;
+
+/// Requests in flight on one connection; RFC 9113, 6.5.2, recommends at least 100, and nginx has 128.
+const MAX_CONCURRENT_STREAMS: u32 = 128;
+
+/// A client whose network went away sends nothing, not even a close. Browsers answer a ping at once.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After GOAWAY a client may still send what it has begun (RFC 9113, 6.8): a second is several round trips.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Runs what hyper spawns on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub struct OnThisThread;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
+    fn execute(&self, future: F) {
+        spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// Makes a server of a connection. The limits against resets in floods are hyper's and h2's own defaults.
+pub fn server(config: &Config) -> http2::Builder<OnThisThread> {
+    // hyper's own 16 KiB make a 431 of a few large cookies (hyper#3686).
+    let max_header_list_size = u32::try_from(config.server.max_header_bytes).unwrap_or(u32::MAX);
+    let mut http = http2::Builder::new(OnThisThread);
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(max_header_list_size)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        // The upstream's answers pass unchanged; respond.rs dates ours.
+        .auto_date_header(false);
+    http
+}
+
+/// Serves one connection to its end.
+///
+/// # Errors
+/// What hyper says. It is of this connection only.
+pub async fn serve<I>(io: I, downstream: Rc<Downstream>) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let worker = &downstream.worker;
+    let activity = Rc::new(Activity::new());
+    let service = service_fn(|mut request| {
+        let (downstream, in_flight) = (Rc::clone(&downstream), InFlight::new(&activity));
+        async move {
+            as_http1(&mut request);
+            let answer = exchange::answer(&downstream, request).await;
+            Ok::<_, Infallible>(answer.map(|body| Counted { body, _in_flight: in_flight }))
+        }
+    });
+    let mut connection = pin!(worker.http2.serve_connection(TokioIo::new(io), service));
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = worker.draining.cancelled() => {}
+        () = activity.idle(&worker.limits) => debug!(peer = %downstream.peer, "closing an idle HTTP/2 connection"),
+    }
+    connection.as_mut().graceful_shutdown();
+    activity.touch();
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        // A client that does not answer to GOAWAY, or has not even begun to speak.
+        () = activity.quiet_for(GOODBYE) => Ok(()),
+    }
+}
+
+/// A request as HTTP/1.1 would have brought it: a `Host`, one `Cookie` line, a target without scheme and authority.
+///
+/// Where `Host` and `:authority` disagree, the target stays as it is, for `vet` to refuse it.
+fn as_http1<B>(request: &mut Request<B>) {
+    join_cookies(request.headers_mut());
+    if request.method() == Method::CONNECT {
+        return;
+    }
+    let Some(authority) = request.uri().authority() else { return };
+    let authority = HeaderValue::from_str(authority.as_str());
+    let agrees = match (&authority, request.headers().get(header::HOST)) {
+        (Ok(authority), Some(host)) => authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()),
+        (_, None) => true,
+        (Err(_), Some(_)) => false,
+    };
+    if !agrees {
+        return;
+    }
+    if let (Ok(authority), false) = (authority, request.headers().contains_key(header::HOST)) {
+        request.headers_mut().insert(header::HOST, authority);
+    }
+    let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(target);
+}
+
+/// HTTP/2 clients send each cookie as a field of its own, to compress it better; in HTTP/1.1 there must be one line
+/// (RFC 9113, 8.2.3). PHP would see only one of them, and users would be logged out.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    // Bytes that were valid in a field are valid in a field.
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Whether anything is going on on a connection.
+struct Activity {
+    has_begun: Cell<bool>,
+    in_flight: Cell<usize>,
+    last: Cell<Instant>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Activity { has_begun: Cell::new(false), in_flight: Cell::new(0), last: Cell::new(Instant::now()) }
+    }
+
+    fn touch(&self) {
+        self.last.set(Instant::now());
+    }
+
+    /// Waits until the connection is to be closed for its silence. Pings are silence, too.
+    async fn idle(&self, limits: &Limits) {
+        self.quiet_for(limits.request_header).await;
+        if self.has_begun.get() {
+            self.quiet_for(limits.keepalive_idle).await;
+        }
+    }
+
+    /// Waits until nothing has been in flight for `limit`.
+    async fn quiet_for(&self, limit: Duration) {
+        loop {
+            let now = Instant::now();
+            let quiet_since = if self.in_flight.get() == 0 { self.last.get() } else { now };
+            if quiet_since + limit <= now {
+                return;
+            }
+            sleep_until(quiet_since + limit).await;
+        }
+    }
+}
+
+/// An exchange, until its answer was sent to the end.
+struct InFlight(Rc<Activity>);
+
+impl InFlight {
+    fn new(activity: &Rc<Activity>) -> Self {
+        activity.has_begun.set(true);
+        activity.in_flight.set(activity.in_flight.get() + 1);
+        InFlight(Rc::clone(activity))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+        self.0.touch();
+    }
+}
+
+/// A body that counts as activity.
+struct Counted {
+    body: ResponseBody,
+    _in_flight: InFlight,
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vet::{Refusal, vet};
+
+    fn adapted(uri: &str, fields: &[(&str, &[u8])]) -> Request<()> {
+        let mut request = Request::builder().version(http::Version::HTTP_2).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(()).unwrap();
+        as_http1(&mut request);
+        request
+    }
+
+    #[test]
+    fn the_authority_becomes_the_host() {
+        let request = adapted("https://Shop.example:8443/a?b", &[]);
+        assert_eq!(request.headers().get("host").unwrap(), "Shop.example:8443");
+        assert_eq!(request.uri().to_string(), "/a?b");
+        assert_eq!(vet(&request), Ok(()));
+        let request = adapted("https://shop.example/", &[("host", b"SHOP.example")]);
+        assert_eq!((request.uri().to_string().as_str(), vet(&request)), ("/", Ok(())));
+    }
+
+    #[test]
+    fn what_has_no_one_host_is_refused() {
+        let other = adapted("https://shop.example/", &[("host", b"other.example")]);
+        assert_eq!(vet(&other), Err(Refusal::TargetHostMismatch));
+        let twice = adapted("https://shop.example/", &[("host", b"shop.example"), ("host", b"shop.example")]);
+        assert_eq!(vet(&twice), Err(Refusal::SeveralHosts));
+        assert_eq!(vet(&adapted("https://u@shop.example/", &[])), Err(Refusal::InvalidHost));
+        assert_eq!(vet(&adapted("/", &[])), Err(Refusal::MissingHost));
+    }
+
+    #[test]
+    fn cookies_are_joined_in_their_place() {
+        let request =
+            adapted("/", &[("a", b"1"), ("cookie", b"a=1"), ("b", b"2"), ("cookie", b"\xe9=2; c"), ("cookie", b"d")]);
+        let fields: Vec<(&str, &[u8])> =
+            request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(fields, [("a", &b"1"[..]), ("cookie", b"a=1; \xe9=2; c; d"), ("b", b"2")]);
+    }
+}

@@ -1,0 +1,137 @@
+//! TLS with clients: which certificate each gets, how long a handshake may take, and new certificates without a
+//! connection lost.
+//!
+//! rustls with the provider aws-lc-rs, TLS 1.2 and 1.3. There is no choice of ciphers: what rustls offers is what
+//! Mozilla's "intermediate" configuration recommends. Clients are not asked for certificates.
+
+mod certificates;
+mod reload;
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::config::{self, CertificateFiles, Fault, Faults};
+use crate::stream::Stream;
+use certificates::Certificates;
+pub use reload::reload_when_changed;
+
+/// The protocols above TLS, the preferred one first.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The certificates in effect and where they come from.
+pub struct Tls {
+    files: Vec<CertificateFiles>,
+    current: Arc<Current>,
+    acceptor: Acceptor,
+}
+
+/// Makes TLS of a connection. Cheap to clone; always presents the certificates that are in effect.
+#[derive(Clone)]
+pub struct Acceptor {
+    tls: TlsAcceptor,
+    limit: Duration,
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The client spoke no TLS, or none that we do, or left.
+    #[error("the TLS handshake failed")]
+    Failed(#[source] io::Error),
+    /// `[tls] handshake_timeout`.
+    #[error("the TLS handshake took longer than {0:?}")]
+    TimedOut(Duration),
+}
+
+impl Tls {
+    /// Reads the certificates. `None` where nothing listens with TLS.
+    ///
+    /// # Errors
+    /// Every pair that cannot be used: a file that cannot be read, a key of another certificate, a certificate out of date.
+    pub fn load(config: &config::Tls) -> Result<Option<Arc<Self>>, Faults> {
+        if config.listen.is_empty() {
+            return Ok(None);
+        }
+        let certificates = Certificates::read(&config.certificates).map_err(|problems| {
+            Faults(problems.into_iter().map(|(files, problem)| fault(Some(&files), problem)).collect())
+        })?;
+        let current = Arc::new(Current(RwLock::new(Arc::new(certificates))));
+        let server = server_config(Arc::clone(&current))
+            .map_err(|error| Faults(vec![fault(None, format!("TLS cannot be set up: {error}"))]))?;
+        let acceptor = Acceptor { tls: TlsAcceptor::from(Arc::new(server)), limit: config.handshake_timeout };
+        Ok(Some(Arc::new(Tls { files: config.certificates.clone(), current, acceptor })))
+    }
+
+    /// For the listeners.
+    pub fn acceptor(&self) -> Acceptor {
+        self.acceptor.clone()
+    }
+
+    /// What is in effect: one line for each certificate, with its names and its end.
+    pub fn describe(&self) -> String {
+        self.current.get().describe()
+    }
+}
+
+impl Acceptor {
+    /// Does the handshake, within `[tls] handshake_timeout`.
+    ///
+    /// # Errors
+    /// No agreement, or not in time.
+    pub async fn accept(&self, stream: Stream) -> Result<TlsStream<Stream>, HandshakeError> {
+        match timeout(self.limit, self.tls.accept(stream)).await {
+            Ok(done) => done.map_err(HandshakeError::Failed),
+            Err(_) => Err(HandshakeError::TimedOut(self.limit)),
+        }
+    }
+}
+
+/// Whether the client chose HTTP/2 in the handshake (RFC 7301; RFC 9113, 3.2).
+pub fn chose_http2(stream: &TlsStream<Stream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
+}
+
+/// The certificates that new handshakes get.
+#[derive(Debug)]
+struct Current(RwLock<Arc<Certificates>>);
+
+impl Current {
+    fn get(&self) -> Arc<Certificates> {
+        // Nothing that holds the lock can leave it half-changed.
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, certificates: Certificates) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificates);
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.get().of(hello.server_name())
+    }
+}
+
+fn server_config(current: Arc<Current>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(current);
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    // Tickets let a client that comes back skip most of the handshake, without memory on our side.
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(config)
+}
+
+fn fault(files: Option<&CertificateFiles>, problem: String) -> Fault {
+    Fault { key: "tls.certificates".into(), place: None, value: files.map(|files| format!("\"{files}\"")), problem }
+}

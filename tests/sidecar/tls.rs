@@ -1,0 +1,339 @@
+//! TLS on both sides: which certificate, which versions, new certificates without a connection lost, and an upstream
+//! whose certificate is checked.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::support::raw::{Connection, Upstream};
+use crate::support::sidecar::{self, Sidecar};
+use crate::support::tls::{Authority, Pair, TlsConnection, tls_address};
+
+const GET: &str = "GET /x?y HTTP/1.1\r\nHost: shop.example\r\n\r\n";
+
+fn ok() -> Upstream {
+    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+}
+
+/// A sidecar that listens with TLS, too.
+fn serving(upstream: &Upstream, pairs: &[&Pair], more: &[&str]) -> (Sidecar, SocketAddr) {
+    let pairs: Vec<String> = pairs.iter().map(|pair| pair.argument()).collect();
+    let mut arguments = vec!["--tls-listen", "127.0.0.1:0"];
+    for pair in &pairs {
+        arguments.extend(["--tls-certificates", pair]);
+    }
+    arguments.extend_from_slice(more);
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let address = tls_address(&sidecar);
+    (sidecar, address)
+}
+
+#[test]
+fn tls_1_2_and_1_3_are_https_to_the_site() {
+    let authority = Authority::new();
+    let pair = authority.issue("shop", &["shop.example"]);
+    let upstream = ok();
+    let (_sidecar, address) = serving(&upstream, &[&pair], &[]);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for protocols in [&["http/1.1"][..], &[]] {
+            let config = authority.client_of(&[version], protocols);
+            let mut client = TlsConnection::to(address, "shop.example", config).unwrap();
+            assert_eq!(client.stream.conn.protocol_version(), Some(version.version));
+            assert_eq!(client.stream.conn.alpn_protocol(), protocols.first().map(|name| name.as_bytes()));
+            for _ in 0..2 {
+                let answer = client.exchange(GET, "ok");
+                assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        }
+    }
+    let requests = upstream.requests();
+    assert_eq!(requests.len(), 8);
+    for request in requests {
+        assert_eq!(request.start_line(), "GET /x?y HTTP/1.1");
+        assert_eq!(request.value("x-forwarded-proto").as_deref(), Some("https"));
+        assert_eq!(request.value("host").as_deref(), Some("shop.example"));
+    }
+}
+
+#[test]
+fn each_name_gets_its_certificate() {
+    let authority = Authority::new();
+    let first = authority.issue("first", &["first.example", "other.test"]);
+    let wildcard = authority.issue("wildcard", &["*.shop.example"]);
+    let exact = authority.issue("exact", &["www.shop.example"]);
+    let upstream = ok();
+    let (_sidecar, address) = serving(&upstream, &[&first, &wildcard, &exact], &[]);
+    for (name, expected) in
+        [("first.example", &first), ("other.test", &first), ("a.shop.example", &wildcard), ("WWW.shop.example", &exact)]
+    {
+        let client = TlsConnection::to(address, name, authority.client(&[])).unwrap();
+        assert_eq!(client.certificate(), expected.der(), "{name}");
+    }
+    // Nobody has this name: the client sees the first certificate and refuses it.
+    let error = TlsConnection::to(address, "unknown.example", authority.client(&[])).err().unwrap();
+    assert!(error.to_string().contains("not valid for name"), "{error}");
+}
+
+#[test]
+fn keys_of_every_usual_form_are_read() {
+    let authority = Authority::new();
+    let directory = authority.directory.path().to_owned();
+    let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).output().expect("openssl is there");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    openssl(&["genrsa", "-traditional", "-out", &file("pkcs1.key"), "2048"]);
+    openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &file("sec1.key")]);
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", &file("pkcs8.key")]);
+    for (kind, label) in [("pkcs1", "RSA PRIVATE KEY"), ("sec1", "EC PRIVATE KEY"), ("pkcs8", "PRIVATE KEY")] {
+        let key = std::fs::read_to_string(file(&format!("{kind}.key"))).unwrap();
+        assert!(key.starts_with(&format!("-----BEGIN {label}-----")), "{key}");
+        let (key_file, pem) = (file(&format!("{kind}.key")), file(&format!("{kind}.pem")));
+        let names = format!("subjectAltName=DNS:{kind}.example");
+        openssl(&["req", "-x509", "-key", &key_file, "-subj", "/CN=x", "-addext", &names, "-days", "30", "-out", &pem]);
+    }
+    // And one file with both.
+    let both = std::fs::read_to_string(file("sec1.key")).unwrap() + &std::fs::read_to_string(file("sec1.pem")).unwrap();
+    std::fs::write(file("both.pem"), both).unwrap();
+    let pair = |kind: &str| format!("{}:{}", file(&format!("{kind}.pem")), file(&format!("{kind}.key")));
+    let checked = sidecar::command()
+        .args(["check", "--upstream", "http://127.0.0.1:1", "--refresh-mode", "forward", "--tls-listen", "127.0.0.1:0"])
+        .args(["--tls-certificates", &pair("pkcs1"), "--tls-certificates", &pair("sec1")])
+        .args(["--tls-certificates", &pair("pkcs8"), "--tls-certificates", &file("both.pem")])
+        .output()
+        .unwrap();
+    let (out, error) = (String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+    assert!(checked.status.success(), "{error}");
+    for name in ["pkcs1.example until ", "sec1.example until ", "pkcs8.example until "] {
+        assert!(out.contains(name), "{out}");
+    }
+}
+
+#[test]
+fn a_pair_that_cannot_be_used_is_a_fault_at_the_start() {
+    let authority = Authority::new();
+    let good = authority.issue("good", &["good.example"]);
+    let old = authority.issue_until("old", &["old.example"], 2020);
+    let mixed = format!("{}:{}", good.chain.display(), old.key.display());
+    for command in ["serve", "check"] {
+        let output = sidecar::command()
+            .args([command, "--upstream", "http://127.0.0.1:1", "--refresh-mode", "forward"])
+            .args(["--tls-listen", "127.0.0.1:0", "--tls-certificates", &mixed])
+            .args(["--tls-certificates", &old.argument(), "--tls-certificates", "/does/not/exist"])
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{error}");
+        assert_eq!(error.matches("tls.certificates = \"").count(), 3, "{error}");
+        for part in ["old.key is not the key of the certificate in ", "no longer valid since", "exist: cannot be read"]
+        {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}
+
+#[test]
+fn new_certificates_take_effect_and_no_connection_is_lost() {
+    let authority = Authority::new();
+    let first = authority.issue("shop", &["shop.example"]);
+    let first_der = first.der();
+    let upstream = ok();
+    let (sidecar, address) = serving(&upstream, &[&first], &[]);
+    let presented = || TlsConnection::to(address, "shop.example", authority.client(&[])).unwrap().certificate();
+    let mut open = TlsConnection::to(address, "shop.example", authority.client(&[])).unwrap();
+    assert_eq!(open.certificate(), first_der);
+
+    // Noticed without a signal.
+    let second = authority.issue("shop", &["shop.example"]);
+    sidecar.wait_for_log("new certificates are in effect");
+    assert_eq!(presented(), second.der());
+    assert!(open.exchange(GET, "ok").starts_with("HTTP/1.1 200 OK"));
+
+    // A bad pair: one line, and the certificate before stays.
+    std::fs::write(&second.key, "no key").unwrap();
+    let second_der = second.der();
+    let line = sidecar.wait_for_log("those before stay in effect");
+    assert!(line.contains("shop.key: has no private key"), "{line}");
+    assert_eq!(presented(), second_der);
+
+    // On SIGHUP: a try again, which fails, and one more after it was mended.
+    let before = sidecar.log().len();
+    sidecar.signal("HUP");
+    sidecar.wait_for_log_after(before, "those before stay in effect");
+    let third = authority.issue("shop", &["shop.example"]);
+    let before = sidecar.log().len();
+    sidecar.signal("HUP");
+    sidecar.wait_for_log_after(before, "new certificates are in effect");
+    assert_eq!(presented(), third.der());
+    assert!(open.exchange(GET, "ok").starts_with("HTTP/1.1 200 OK"));
+    let failures = sidecar.log().iter().filter(|line| line.contains("those before stay in effect")).count();
+    assert_eq!(failures, 2, "one line for the change and one for the signal");
+}
+
+#[test]
+fn who_does_not_finish_the_handshake_is_closed() {
+    let authority = Authority::new();
+    let pair = authority.issue("shop", &["shop.example"]);
+    let upstream = ok();
+    let (_sidecar, address) = serving(&upstream, &[&pair], &["--tls-handshake-timeout", "300ms"]);
+    let mut silent = Connection::to(address);
+    assert!(silent.is_closed());
+    let mut half = Connection::to(address);
+    half.send(b"\x16\x03\x01\x02\x00\x01");
+    assert!(half.is_closed());
+    let mut plain = Connection::to(address);
+    plain.send(GET);
+    let alert = plain.take(1024);
+    assert!(alert.is_empty() || alert.starts_with(b"\x15\x03"), "{alert:?}");
+    assert!(upstream.requests().is_empty());
+    let mut client = TlsConnection::to(address, "shop.example", authority.client(&["http/1.1"])).unwrap();
+    assert!(client.exchange(GET, "ok").starts_with("HTTP/1.1 200 OK"));
+    let error = TlsConnection::to(address, "shop.example", authority.client(&["spdy/3"])).err().unwrap();
+    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+}
+
+#[test]
+fn draining_closes_what_is_still_in_the_handshake() {
+    let authority = Authority::new();
+    let pair = authority.issue("shop", &["shop.example"]);
+    let upstream = ok();
+    let (mut sidecar, address) = serving(&upstream, &[&pair], &["--tls-handshake-timeout", "1h"]);
+    let mut silent = Connection::to(address);
+    let mut idle = TlsConnection::to(address, "shop.example", authority.client(&[])).unwrap();
+    assert!(idle.exchange(GET, "ok").starts_with("HTTP/1.1 200 OK"));
+    sidecar.signal("TERM");
+    assert!(silent.is_closed());
+    // With a close_notify: without one, this is an error.
+    assert_eq!(idle.stream.read(&mut [0; 16]).unwrap(), 0);
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
+
+/// An upstream that speaks TLS, and what it was asked.
+struct TlsUpstream {
+    port: u16,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+/// The name that was asked for, and the request's head.
+type Asked = (Option<String>, String);
+
+fn tls_upstream(pair: &Pair, protocols: &[&str]) -> TlsUpstream {
+    let chain = vec![CertificateDer::from_pem_file(&pair.chain).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked: Arc<Mutex<Vec<_>>> = Arc::default();
+    let seen = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let (config, seen) = (Arc::clone(&config), Arc::clone(&seen));
+            std::thread::spawn(move || {
+                let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
+                let mut read = Vec::new();
+                let mut buffer = [0; 4096];
+                while let Ok(count) = stream.read(&mut buffer) {
+                    if count == 0 {
+                        return;
+                    }
+                    read.extend_from_slice(&buffer[..count]);
+                    if read.ends_with(b"\r\n\r\n") {
+                        let name = stream.conn.server_name().map(str::to_owned);
+                        let head = String::from_utf8(std::mem::take(&mut read)).unwrap();
+                        seen.lock().unwrap().push((name, head));
+                        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+                    }
+                }
+            });
+        }
+    });
+    TlsUpstream { port, asked }
+}
+
+fn to_tls_upstream(url: &str, arguments: &[&str]) -> Sidecar {
+    let mut all = vec!["--upstream", url];
+    all.extend_from_slice(arguments);
+    Sidecar::start_with(&all, &[("WP_JWT_SIDECAR_REFRESH_MODE", "forward")])
+}
+
+#[test]
+fn an_https_upstream_is_asked_by_its_name_for_the_clients_host() {
+    let authority = Authority::new();
+    let pair = authority.issue("upstream", &["localhost"]);
+    // It would speak HTTP/2, too; that must not be chosen.
+    let upstream = tls_upstream(&pair, &["h2", "http/1.1"]);
+    let url = format!("https://localhost:{}", upstream.port);
+    let sidecar = to_tls_upstream(&url, &["--upstream-ca-file", &authority.file()]);
+    let mut client = Connection::to(sidecar.address());
+    for _ in 0..2 {
+        client.send("GET /x HTTP/1.1\r\nHost: Shop.Example\r\n\r\n");
+        assert_eq!(client.response().body, b"ok");
+    }
+    let asked = upstream.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 2);
+    for (name, head) in asked {
+        assert_eq!(name.as_deref(), Some("localhost"));
+        assert!(head.starts_with("GET /x HTTP/1.1\r\nHost: Shop.Example\r\n"), "{head}");
+        assert!(head.contains("X-Forwarded-Proto: http\r\n"), "{head}");
+    }
+}
+
+#[test]
+fn an_upstream_without_a_trusted_certificate_is_a_502_with_a_reason() {
+    let authority = Authority::new();
+    let pair = authority.issue("upstream", &["localhost"]);
+    let old = authority.issue_until("old", &["localhost"], 2020);
+    let upstream = tls_upstream(&pair, &[]);
+    let expired = tls_upstream(&old, &[]);
+    let plain = Upstream::of_connections(|mut connection| {
+        connection.send("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+    });
+    let own = authority.file();
+    let other_authority = Authority::new();
+    let other = other_authority.file();
+    let localhost = format!("https://localhost:{}", upstream.port);
+    let by_address = format!("https://127.0.0.1:{}", upstream.port);
+    let expired = format!("https://localhost:{}", expired.port);
+    let not_tls = format!("https://localhost:{}", plain.address().port());
+    for (url, ca_file, reason) in [
+        (&localhost, Some(&other), "UnknownIssuer"),
+        (&by_address, Some(&own), "not valid for name"),
+        (&expired, Some(&own), "expired"),
+        (&not_tls, Some(&own), "corrupt message"),
+        // The system's own authorities did not sign it.
+        (&localhost, None, "UnknownIssuer"),
+    ] {
+        let arguments = ca_file.map_or(Vec::new(), |file| vec!["--upstream-ca-file", file]);
+        let sidecar = to_tls_upstream(url, &arguments);
+        let mut client = Connection::to(sidecar.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().status(), 502, "{url}");
+        let line = sidecar.wait_for_log("could not agree on TLS with the upstream");
+        assert!(line.contains(reason), "{line}");
+    }
+    assert!(upstream.asked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_ca_file_without_a_certificate_is_a_fault_at_the_start() {
+    let authority = Authority::new();
+    let pair = authority.issue("upstream", &["localhost"]);
+    let output = sidecar::command()
+        .args(["check", "--upstream", "https://localhost:1", "--refresh-mode", "forward", "--upstream-ca-file"])
+        .arg(&pair.key)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{error}");
+    assert!(error.contains("upstream.ca_file: ") && error.contains("has no certificate in PEM form"), "{error}");
+}
