@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::alarm::Alarm;
 use crate::client_addr::{self, Peer, Scheme};
@@ -29,7 +29,7 @@ use crate::respond::{self, Asked};
 use crate::stream::Stream;
 use crate::tls::Acceptor;
 use crate::worker::Worker;
-use crate::{exchange, http2, tls};
+use crate::{exchange, http2, proxy_protocol, tls};
 use watch::{Wait, Watch, Watched};
 
 /// How long the last words to a client that was too slow may take.
@@ -52,9 +52,21 @@ pub struct Downstream {
 /// Serves one connection to its end. All errors end here: they are of this connection only.
 pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
     let Accepted { stream, peer, tls, permit } = accepted;
-    let stream = match stream.register() {
+    let mut stream = match stream.register() {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, %peer, "a connection was gone before it was served"),
+    };
+    let client = tokio::select! {
+        client = proxy_protocol::client_of(&mut stream, peer, worker.proxy_protocol, &worker.trusted_proxies) => client,
+        () = worker.draining.cancelled() => return,
+    };
+    let peer = match client {
+        Ok(client) => client,
+        // A wrong configuration on either side shows in the first connection; strangers must not fill the log.
+        Err(reason) if !worker.has_warned_of_header.replace(true) => {
+            return warn!(%reason, %peer, "closed a connection; further ones are logged at the level debug");
+        }
+        Err(reason) => return debug!(%reason, %peer, "closed a connection"),
     };
     let peer = Peer::new(peer, if tls.is_some() { Scheme::Https } else { Scheme::Http });
     let place = match worker.place(peer) {

@@ -27,6 +27,7 @@ pub mod forward;
 pub mod http2;
 pub mod listen;
 pub mod per_address;
+pub mod proxy_protocol;
 pub mod refresh;
 pub mod request_id;
 pub mod respond;

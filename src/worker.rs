@@ -1,6 +1,7 @@
 //! A worker: one thread, one runtime, its own connections to the upstream. What happens to a connection between
 //! accept and close happens on one of these, so nothing on the way is shared, locked or sent across threads.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::config::{Config, ForwardedMode};
+use crate::config::{Config, ForwardedMode, ProxyProtocol};
 use crate::connection;
 use crate::connection::watch::Limits;
 use crate::drain::Drain;
@@ -40,6 +41,10 @@ pub struct Worker {
     pub refresher: Option<Arc<Refresher>>,
     /// `[forwarded] trusted_proxies`.
     pub trusted_proxies: Vec<IpNet>,
+    /// `[server] proxy_protocol`.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether the log was told of a connection with a bad PROXY header; the next ones are for those who look closer.
+    pub has_warned_of_header: Cell<bool>,
     /// `[forwarded] mode`.
     pub forwarded: ForwardedMode,
     /// How long client connections may be silent.
@@ -95,6 +100,8 @@ async fn work(
         upstream: Upstream::new(config.upstream, dialer, config.server.workers),
         refresher,
         trusted_proxies: config.forwarded.trusted_proxies,
+        proxy_protocol: config.server.proxy_protocol,
+        has_warned_of_header: Cell::new(false),
         forwarded: config.forwarded.mode,
         limits: Limits {
             first_byte: config.server.first_byte_timeout,

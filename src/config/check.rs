@@ -13,8 +13,9 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Algorithm, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat, Refresh,
-    RefreshMode, ResponseFields, Server, Shutdown, Tls, UnixSockets, Upstream, UpstreamUrl, WordPress, address,
+    Algorithm, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat, ProxyProtocol,
+    Refresh, RefreshMode, ResponseFields, Server, Shutdown, Tls, UnixSockets, Upstream, UpstreamProxyProtocol,
+    UpstreamUrl, WordPress, address,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -32,6 +33,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
             owner: read.parsed("server.unix_owner", value::user),
             group: read.parsed("server.unix_group", value::group),
         },
+        proxy_protocol: read.named("server.proxy_protocol").unwrap_or(ProxyProtocol::Off),
         workers: match read.integer("server.workers") {
             0 => std::thread::available_parallelism().map_or(1, NonZero::get),
             workers => workers,
@@ -53,6 +55,14 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         trusted_proxies: trusted_proxies(&mut read),
         mode: read.named("forwarded.mode").unwrap_or(ForwardedMode::Auto),
     };
+    if server.proxy_protocol != ProxyProtocol::Off
+        && forwarded.trusted_proxies.is_empty()
+        && !read.is_faulty("forwarded.trusted_proxies")
+    {
+        let problem = "needs forwarded.trusted_proxies: the header is taken from those only, and every other connection \
+                       is refused";
+        read.fault("server.proxy_protocol", problem);
+    }
     let refresh = Refresh {
         mode: read.named("refresh.mode").unwrap_or(RefreshMode::Native),
         response_fields: read.named("refresh.response_fields").unwrap_or(ResponseFields::All),
@@ -131,6 +141,7 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
     if ca_file.is_some() && matches!(url, Some(UpstreamUrl::Http(..) | UpstreamUrl::Unix(_))) {
         read.warnings.push("upstream.ca_file has no use where upstream.url is not https".into());
     }
+    let proxy_protocol = read.named("upstream.proxy_protocol").unwrap_or(UpstreamProxyProtocol::Off);
     let connect_timeout = read.duration("upstream.connect_timeout");
     let response_header_timeout = read.duration("upstream.response_header_timeout");
     let response_body_idle = read.duration("upstream.response_body_idle");
@@ -140,6 +151,7 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
     url.map(|url| Upstream {
         url,
         ca_file,
+        proxy_protocol,
         connect_timeout,
         response_header_timeout,
         response_body_idle,

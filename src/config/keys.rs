@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use super::{
     kind::Kind,
-    names::{Algorithm, ForwardedMode, LogFormat, RefreshMode, ResponseFields},
+    names::{Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, ResponseFields, UpstreamProxyProtocol},
 };
 
 /// What holds when nobody says anything.
@@ -231,6 +231,16 @@ pub const KEYS: &[Key] = &[
     )
     .change("The default is above Apache's 100."),
     key(
+        "server.proxy_protocol",
+        Kind::OneOf(ProxyProtocol::NAMES),
+        Fallback::Is("off"),
+        "Whether every connection begins with a PROXY header that names the client, and of which version; with TLS, too.",
+    )
+    .change(
+        "For a load balancer in front that passes connections on without reading them. It must be in \
+         forwarded.trusted_proxies; connections from elsewhere, or without the header, are closed.",
+    ),
+    key(
         "tls.listen",
         Kind::List("ADDRESS"),
         Fallback::Is(""),
@@ -269,6 +279,13 @@ pub const KEYS: &[Key] = &[
         "Certificates, in PEM form, of the authorities that may have signed the upstream's certificate.",
     )
     .change("For an https upstream with a certificate of your own authority; then only that one is trusted."),
+    key(
+        "upstream.proxy_protocol",
+        Kind::OneOf(UpstreamProxyProtocol::NAMES),
+        Fallback::Is("off"),
+        "Whether connections to the upstream begin with a PROXY header of version 2 that names the client.",
+    )
+    .change("Only where the upstream expects it. Each request takes a new connection then, since the header is for all that follows."),
     key(
         "upstream.connect_timeout",
         Kind::Duration { zero: false },

@@ -28,7 +28,9 @@ pub use address::{CertificateFiles, ListenAddress, UpstreamUrl};
 pub use effective::Effective;
 pub use fault::{Fault, Faults};
 pub use kind::Kind;
-pub use names::{Algorithm, ForwardedMode, LogFormat, RefreshMode, ResponseFields, UnknownName};
+pub use names::{
+    Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, ResponseFields, UnknownName, UpstreamProxyProtocol,
+};
 pub use secret::Secret;
 pub use sources::{CONFIG_VARIABLE, Flag, Sources};
 
@@ -81,6 +83,8 @@ pub struct Server {
     pub listen: Vec<ListenAddress>,
     /// What the files of unix sockets are like.
     pub unix: UnixSockets,
+    /// Whether connections begin with a PROXY header; then `forwarded.trusted_proxies` names somebody.
+    pub proxy_protocol: ProxyProtocol,
     /// Threads that forward, at least 1 (a configured 0 is resolved to the number of cores).
     pub workers: usize,
     /// Client connections open at once, at least 1.
@@ -134,6 +138,8 @@ pub struct Upstream {
     pub url: UpstreamUrl,
     /// Certificates, in PEM form, of those who may sign the upstream's. `None`: those that the system trusts.
     pub ca_file: Option<PathBuf>,
+    /// Whether connections begin with a PROXY header. Each request has a connection of its own then.
+    pub proxy_protocol: UpstreamProxyProtocol,
     /// Not zero.
     pub connect_timeout: Duration,
     /// Not zero.

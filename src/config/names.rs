@@ -73,6 +73,30 @@ impl Algorithm {
 }
 
 names! {
+    /// Whether clients' connections begin with a PROXY header.
+    ProxyProtocol {
+        /// They do not.
+        Off = "off",
+        /// Each with one of version 1, a line of text.
+        V1 = "v1",
+        /// Each with one of version 2, binary.
+        V2 = "v2",
+        /// Each with one of either version.
+        Any = "any",
+    }
+}
+
+names! {
+    /// Whether connections to the upstream begin with a PROXY header.
+    UpstreamProxyProtocol {
+        /// They do not.
+        Off = "off",
+        /// Each with one of version 2.
+        V2 = "v2",
+    }
+}
+
+names! {
     /// What becomes of the fields that tell the upstream who the client is.
     ForwardedMode {
         /// An untrusted peer's are replaced, a trusted one's appended to.

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,15 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use crate::config::{self, Fault, Faults, UpstreamUrl};
+use crate::config::{self, Fault, Faults, UpstreamProxyProtocol, UpstreamUrl};
+use crate::proxy_protocol::introduction;
 use crate::stream::Stream;
 
 /// A connection to the upstream.
@@ -27,6 +30,7 @@ pub type UpstreamStream = Either<Stream, TlsStream<TcpStream>>;
 #[derive(Clone)]
 pub struct Dialer {
     way: Way,
+    introduces: bool,
     limit: Duration,
 }
 
@@ -68,29 +72,51 @@ impl Dialer {
                 connector: TlsConnector::from(Arc::new(client_config(config.ca_file.as_deref())?)),
             },
         };
-        Ok(Dialer { way, limit: config.connect_timeout })
+        let introduces = config.proxy_protocol == UpstreamProxyProtocol::V2;
+        Ok(Dialer { way, introduces, limit: config.connect_timeout })
     }
 
-    /// Connects, within `[upstream] connect_timeout` in all.
+    /// Connects, within `[upstream] connect_timeout` in all. `client` is whom the connection is for, `None` where it is for
+    /// the sidecar itself; the upstream is told where `[upstream] proxy_protocol` says so.
     ///
     /// # Errors
     /// Nobody there, not in time, or a certificate that is not trusted.
-    pub async fn dial(&self) -> Result<UpstreamStream, DialError> {
-        timeout(self.limit, self.connect()).await.unwrap_or(Err(DialError::TimedOut(self.limit)))
+    pub async fn dial(&self, client: Option<IpAddr>) -> Result<UpstreamStream, DialError> {
+        timeout(self.limit, self.connect(client)).await.unwrap_or(Err(DialError::TimedOut(self.limit)))
     }
 
-    async fn connect(&self) -> Result<UpstreamStream, DialError> {
+    /// Whether every connection is for one client only.
+    pub fn introduces(&self) -> bool {
+        self.introduces
+    }
+
+    async fn connect(&self, client: Option<IpAddr>) -> Result<UpstreamStream, DialError> {
         match &self.way {
-            Way::Tcp(host, port) => Ok(Either::Left(Either::Left(tcp(host, *port).await?))),
+            Way::Tcp(host, port) => {
+                let mut stream = tcp(host, *port).await?;
+                self.introduce(&mut stream, client).await?;
+                Ok(Either::Left(Either::Left(stream)))
+            }
             Way::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(DialError::Connect)?;
+                let mut stream = UnixStream::connect(path).await.map_err(DialError::Connect)?;
+                self.introduce(&mut stream, client).await?;
                 Ok(Either::Left(Either::Right(stream)))
             }
             Way::Tls { host, port, name, connector } => {
-                let stream = tcp(host, *port).await?;
+                let mut stream = tcp(host, *port).await?;
+                self.introduce(&mut stream, client).await?;
                 let stream = connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
                 Ok(Either::Right(stream))
             }
+        }
+    }
+}
+
+impl Dialer {
+    async fn introduce(&self, stream: &mut (impl AsyncWrite + Unpin), client: Option<IpAddr>) -> Result<(), DialError> {
+        match self.introduces {
+            true => stream.write_all(&introduction(client)).await.map_err(DialError::Connect),
+            false => Ok(()),
         }
     }
 }

@@ -37,7 +37,7 @@ pub async fn forward(
     let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded };
     request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request, worker.request_body_idle).await?;
-    let (answer, lease) = worker.upstream.send(request).await?;
+    let (answer, lease) = worker.upstream.send(request, client.address).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return tunnel::open(answer, lease, upgrade, downstream);
     }

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::error::Error as _;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -76,7 +77,7 @@ impl Upstream {
         &self.authority
     }
 
-    /// Sends `request` and waits for the head of the answer. The lease is the connection that its body comes by.
+    /// Sends `request` of `client` and waits for the head of the answer. The lease is the connection that its body comes by.
     ///
     /// A request without a body and side effects is sent once more, on a fresh connection, when a reused one died before
     /// an answer: the upstream had closed it while it was idle (RFC 9112, 9.3.1).
@@ -86,11 +87,12 @@ impl Upstream {
     pub async fn send(
         self: &Rc<Self>,
         request: Request<RequestBody>,
+        client: IpAddr,
     ) -> Result<(Response<Incoming>, Lease), ExchangeError> {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let slot = self.slot().await?;
         let Some(link) = self.reuse(is_safe) else {
-            let lease = self.lease(self.connect().await?, slot);
+            let lease = self.lease(self.connect(client).await?, slot);
             return self.exchange(lease, request).await.map_err(|(error, _)| error);
         };
         let lease = self.lease(link, slot);
@@ -102,7 +104,7 @@ impl Upstream {
         match self.exchange(lease, Request::from_parts(head, body)).await {
             Err((ExchangeError::UpstreamResponse(error), lease)) if !error.is_parse() => {
                 debug!(%error, "a reused upstream connection died, trying a fresh one");
-                let lease = self.lease(self.connect().await?, lease.into_slot());
+                let lease = self.lease(self.connect(client).await?, lease.into_slot());
                 let request = Request::from_parts(again, RequestBody::Empty);
                 self.exchange(lease, request).await.map_err(|(error, _)| error)
             }
@@ -172,9 +174,9 @@ impl Upstream {
         None
     }
 
-    async fn connect(&self) -> Result<Link, ExchangeError> {
+    async fn connect(&self, client: IpAddr) -> Result<Link, ExchangeError> {
         self.make_room();
-        let stream = self.dialer.dial().await?;
+        let stream = self.dialer.dial(Some(client)).await?;
         let (sender, connection) =
             self.client.handshake(TokioIo::new(stream)).await.map_err(ExchangeError::UpstreamResponse)?;
         let task = spawn_local(async move {
@@ -231,6 +233,10 @@ impl Lease {
     /// Back into the pool: the answer was read to its end.
     pub fn give_back(self) {
         let Some(upstream) = self.upstream.upgrade() else { return };
+        // SECURITY: a connection that was introduced as one client's must not carry another's requests.
+        if upstream.dialer.introduces() {
+            return;
+        }
         let mut idle = upstream.idle.borrow_mut();
         if !self.link.sender.is_closed() && idle.len() < upstream.config.keepalive_max_idle {
             idle.push(Idle { link: self.link, since: Instant::now() });

@@ -122,6 +122,7 @@ fn slips_get_a_line_that_helps() {
         (&[("tls.listen", "127.0.0.1:4")], "tls.certificates", "is required where tls.listen is set"),
         (&[("tls.listen", "127.0.0.1:8080"), ("tls.certificates", "a")], "tls.listen", "127.0.0.1:8080 is there twice"),
         (&[("tls.listen", "127.0.0.1:8081"), ("tls.certificates", "a")], "upstream.url", "is tls.listen's own"),
+        (&[("server.proxy_protocol", "any")], "server.proxy_protocol", "needs forwarded.trusted_proxies"),
         (&[("server.unix_mode", "rw")], "server.unix_mode", "not a file mode"),
         (&[("server.unix_owner", "no-such-user")], "server.unix_owner", "there is no such user"),
         (&[("upstream.ca_file", "/does/not/exist")], "upstream.ca_file", "cannot be read: No such file"),

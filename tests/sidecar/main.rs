@@ -14,6 +14,7 @@ mod http2;
 mod json_parity;
 mod native;
 mod php_parity;
+mod proxy_protocol;
 mod recorded;
 mod refusals;
 mod rotation;

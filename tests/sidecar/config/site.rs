@@ -45,7 +45,10 @@ impl Site {
         let lines = required.iter().filter(|(key, _)| *key != name).map(|(key, value)| format!("{key} = {value:?}\n"));
         // tls.listen is a fault without a certificate; that alone does nothing.
         let certificate = if name == "tls.certificates" { "" } else { "tls.certificates = [\"/a:/b\"]\n" };
-        let file = self.file("base.toml", &(lines.collect::<String>() + certificate));
+        // As is server.proxy_protocol without a trusted proxy.
+        let proxy =
+            if name == "forwarded.trusted_proxies" { "" } else { "forwarded.trusted_proxies = [\"10.9.9.9\"]\n" };
+        let file = self.file("base.toml", &(lines.collect::<String>() + certificate + proxy));
         Sources { file: Some(file), ..Sources::default() }
     }
 

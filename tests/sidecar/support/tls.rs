@@ -112,7 +112,14 @@ impl TlsConnection {
     /// # Errors
     /// The handshake's.
     pub fn to(address: SocketAddr, name: &str, config: ClientConfig) -> std::io::Result<TlsConnection> {
-        let mut socket = TcpStream::connect(address)?;
+        TlsConnection::over(TcpStream::connect(address)?, name, config)
+    }
+
+    /// As [`TlsConnection::to`], over an open connection.
+    ///
+    /// # Errors
+    /// The handshake's.
+    pub fn over(mut socket: TcpStream, name: &str, config: ClientConfig) -> std::io::Result<TlsConnection> {
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         let name = ServerName::try_from(name.to_owned()).expect("a name");

@@ -1,0 +1,149 @@
+//! The PROXY protocol on both sides: from trusted peers only, required where it is on, and never one client's
+//! connection for another's requests.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::mpsc;
+
+use crate::support::raw::{Connection, Upstream};
+use crate::support::sidecar::{PATIENCE, Sidecar};
+use crate::support::tls::{Authority, TlsConnection, tls_address};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n";
+const V1: &str = "PROXY TCP4 203.0.113.9 192.0.2.1 4711 80\r\n";
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+fn ok() -> Upstream {
+    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+}
+
+fn v2() -> Vec<u8> {
+    [&SIGNATURE[..], b"\x21\x11\0\x0c\xcb\0\x71\x09\xc0\0\x02\x01\x12\x67\0\x50"].concat()
+}
+
+#[test]
+fn the_header_names_the_client_of_every_request_on_the_connection() {
+    let upstream = ok();
+    let arguments = ["--server-proxy-protocol", "any", "--forwarded-trusted-proxies", "127.0.0.1"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let local = [&SIGNATURE[..], b"\x20\0\0\0"].concat();
+    for (header, client) in [
+        (V1.as_bytes(), "203.0.113.9"),
+        (&v2(), "203.0.113.9"),
+        (b"PROXY TCP6 2001:db8::9 ::1 1 2\r\n", "2001:db8::9"),
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+        (&local, "127.0.0.1"),
+    ] {
+        let before = upstream.requests().len();
+        let mut connection = Connection::to(sidecar.address());
+        connection.send([header, GET.as_bytes()].concat());
+        assert_eq!(connection.response().status(), 200);
+        // Not a trusted proxy itself: what the client says about itself is not believed.
+        connection.send(GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"));
+        assert_eq!(connection.response().status(), 200);
+        let requests = upstream.requests();
+        let seen: Vec<_> =
+            requests.iter().skip(before).filter_map(|request| request.value("x-forwarded-for")).collect();
+        let second = if client == "127.0.0.1" { "1.2.3.4, 127.0.0.1" } else { client };
+        assert_eq!(seen, [client, second]);
+    }
+}
+
+#[test]
+fn the_header_comes_before_tls() {
+    let authority = Authority::new();
+    let pair = authority.issue("shop", &["shop.example"]).argument();
+    let upstream = ok();
+    let arguments = ["--server-proxy-protocol", "v1", "--forwarded-trusted-proxies", "127.0.0.1"];
+    let tls = ["--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &[&arguments[..], &tls].concat());
+    let mut socket = TcpStream::connect(tls_address(&sidecar)).unwrap();
+    socket.write_all(V1.as_bytes()).unwrap();
+    let mut client = TlsConnection::over(socket, "shop.example", authority.client(&["http/1.1"])).unwrap();
+    client.exchange(GET, "ok");
+    let request = upstream.request();
+    assert_eq!(request.value("x-forwarded-for").as_deref(), Some("203.0.113.9"));
+    assert_eq!(request.value("x-forwarded-proto").as_deref(), Some("https"));
+}
+
+#[test]
+fn without_a_header_that_may_be_believed_the_connection_is_closed() {
+    let upstream = ok();
+    let start = |version: &str, trusted: &str| {
+        let arguments =
+            ["--server-proxy-protocol", version, "--forwarded-trusted-proxies", trusted, "--server-workers", "1"];
+        Sidecar::forwarding_with(upstream.address(), &arguments)
+    };
+    for (version, trusted, header, reason) in [
+        ("any", "127.0.0.1", &b""[..], "there is no PROXY header"),
+        ("v1", "127.0.0.1", &v2(), "there is no PROXY header"),
+        ("v2", "127.0.0.1", V1.as_bytes(), "there is no PROXY header"),
+        ("any", "127.0.0.1", b"PROXY TCP4 203.0.113.9 192.0.2.1 +4711 80\r\n", "is not valid"),
+        ("any", "10.0.0.0/8", V1.as_bytes(), "from forwarded.trusted_proxies only"),
+    ] {
+        let sidecar = start(version, trusted);
+        let mut connection = Connection::to(sidecar.address());
+        connection.send([header, GET.as_bytes()].concat());
+        assert!(connection.is_closed(), "{reason}");
+        let line = sidecar.wait_for_log("closed a connection");
+        assert!(line.contains(reason) && line.contains("WARN"), "{line}");
+        // The next one does not fill the log.
+        Connection::to(sidecar.address()).send(GET.repeat(2)).is_closed();
+        assert_eq!(sidecar.log().iter().filter(|line| line.contains("closed a connection")).count(), 1);
+    }
+    assert!(upstream.requests().is_empty());
+    // Half a header.
+    let sidecar = start("any", "127.0.0.1");
+    let mut connection = Connection::to(sidecar.address());
+    connection.send("PROXY TC");
+    assert!(connection.is_closed());
+    assert!(sidecar.wait_for_log("closed a connection").contains("did not come within"));
+}
+
+#[test]
+fn the_upstream_is_told_the_client_of_each_connection() {
+    let (headers, seen) = mpsc::channel();
+    let headers = Mutex::new(headers);
+    let upstream = Upstream::of_connections(move |mut connection| {
+        let mut header = connection.take(16);
+        let length = u16::from_be_bytes([header[14], header[15]]);
+        header.extend(connection.take(length.into()));
+        while let Some(request) = connection.request() {
+            headers.lock().unwrap().send((header.clone(), request.start_line())).unwrap();
+            connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let arguments =
+        ["--upstream-proxy-protocol", "v2", "--forwarded-trusted-proxies", "127.0.0.1", "--server-workers", "1"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let mut client = Connection::to(sidecar.address());
+    for (path, forwarded_for, family, address) in [
+        ("/a", "203.0.113.9", 0x11, &[203, 0, 113, 9][..]),
+        ("/b", "203.0.113.10", 0x11, &[203, 0, 113, 10]),
+        ("/c", "2001:db8::9", 0x21, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]),
+    ] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {forwarded_for}\r\n\r\n"));
+        assert_eq!(client.response().body, b"ok");
+        let (header, line) = seen.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(line, format!("GET {path} HTTP/1.1"));
+        assert_eq!((&header[..12], &header[12..14]), (&SIGNATURE[..], &[0x21, family][..]));
+        assert!(header[16..].starts_with(address), "{header:?}");
+    }
+    assert_eq!(upstream.connections(), 3, "one for each request");
+}
+
+#[test]
+fn draining_closes_what_has_sent_no_header() {
+    let upstream = ok();
+    let arguments = ["--server-proxy-protocol", "any", "--forwarded-trusted-proxies", "127.0.0.1"];
+    let mut sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let mut silent = TcpStream::connect(sidecar.address()).unwrap();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut open = Connection::to(sidecar.address());
+    open.send([V1, GET].concat());
+    assert_eq!(open.response().status(), 200);
+    sidecar.signal("TERM");
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
