@@ -76,7 +76,8 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
     let peer_field = request::address(peer.address.ip());
     let downstream = Rc::new(Downstream { worker, peer, peer_field, _permit: permit, _place: place });
     match tls {
-        Some(acceptor) => serve_tls(stream, &acceptor, downstream).await,
+        // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
+        Some(acceptor) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,
         None => serve_http1(stream, downstream).await,
     }
 }
@@ -126,11 +127,12 @@ where
     let watch = Watch::new();
     let service = service_fn(|request| {
         let (downstream, exchange) = (Rc::clone(&downstream), watch.exchange());
-        async move {
+        // Boxed, so that an idle connection does not carry the space of an exchange, which is 4 KB.
+        Box::pin(async move {
             let mut answer = exchange::answer(&downstream, request).await;
             answer.body_mut().ends(exchange);
             Ok::<_, Infallible>(answer)
-        }
+        })
     });
     let stream = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
     let mut connection = worker.http.serve_connection(stream, service).with_upgrades();
@@ -160,7 +162,7 @@ where
         Err(Wait::Reader) => info!(%peer, "closed a connection: the client read nothing for response_write_idle"),
         Err(Wait::Head) => {
             if let Some(parts) = connection.into_parts() {
-                say_too_late(parts.io.into_inner(), &worker, peer).await;
+                Box::pin(say_too_late(parts.io.into_inner(), &worker, peer)).await;
             }
         }
     }

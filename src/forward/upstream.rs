@@ -35,6 +35,10 @@ const UNSAFE_METHOD_IDLE: Duration = Duration::from_secs(1);
 /// WordPress and its plugins may send many `Set-Cookie` and `Link` lines; hyper's own limit of 100 would make a 502 of them.
 const MAX_ANSWER_FIELDS: usize = 1000;
 
+/// The longest head of an answer, and the most of a body that is read at once: hyper's own 400 KB for each of hundreds of
+/// downloads is memory for nothing.
+const ANSWER_BUFFER: usize = 128 * 1024;
+
 /// The upstream as one worker sees it.
 pub struct Upstream {
     config: config::Upstream,
@@ -62,6 +66,7 @@ impl Upstream {
             .preserve_header_case(true)
             // For the fields that we add.
             .title_case_headers(true)
+            .max_buf_size(ANSWER_BUFFER)
             .max_headers(MAX_ANSWER_FIELDS);
         let slots = (config.max_connections > 0).then(|| {
             let share = config.max_connections.div_ceil(workers.max(1)).min(Semaphore::MAX_PERMITS);
