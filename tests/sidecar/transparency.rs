@@ -270,6 +270,22 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
+fn old_clients_that_ask_for_it_keep_their_connection() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    for _ in 0..3 {
+        client.send("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+        let answer = client.response();
+        assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
+        assert!(answer.value("connection").is_some_and(|value| value.eq_ignore_ascii_case("keep-alive")));
+    }
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    assert!(client.is_closed());
+}
+
+#[test]
 fn a_close_delimited_answer_is_whole() {
     let body = "x".repeat(300_000);
     let answer = format!("HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n{body}");
