@@ -22,7 +22,11 @@ use crate::drain::Drain;
 use crate::listen::{self, Accepted};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
+use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
+use crate::refresh::group::Groups;
+use crate::refresh::lookup::LookUps;
+use crate::refresh::map::Map;
 use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
@@ -90,6 +94,10 @@ impl Sidecar {
             Some(native) => native.runtime.block_on(async {
                 let (watching, first_look) = oneshot::channel();
                 tokio::spawn(watch(Arc::clone(&native.refresher), watching, drain.begun.clone()));
+                let refresher = Arc::clone(&native.refresher);
+                tokio::spawn(
+                    drain.begun.clone().run_until_cancelled_owned(async move { refresher.keep_map_filled().await }),
+                );
                 // Refreshes are native from the first request on, unless the site takes its time.
                 let _ = timeout(FIRST_LOOK, first_look).await;
             }),
@@ -138,11 +146,20 @@ impl Native {
         } else {
             (None, None)
         };
+        let counters = Arc::new(Counters::default());
+        let tokens = Arc::new(Tokens::new(config.refresh.known_tokens));
+        let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), Some(0)));
+        let within = runtime.enter();
+        let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::clone(&counters));
+        let groups = Groups::start(Arc::clone(&store), Arc::clone(&counters));
+        drop(within);
         let refresher = Refresher {
             fields: config.refresh.response_fields,
             sites,
             store,
-            tokens: Tokens::new(),
+            look_ups,
+            groups,
+            counters,
             rate_limiter: RateLimiter::new(),
             analytics,
             tasks,

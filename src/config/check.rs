@@ -40,6 +40,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         mode: read.named("refresh.mode").unwrap_or(RefreshMode::Native),
         response_fields: read.named("refresh.response_fields").unwrap_or(ResponseFields::All),
         analytics: read.boolean("refresh.analytics"),
+        known_tokens: read.integer("refresh.known_tokens"),
         country_database: read.readable("refresh.country_database"),
     };
     let wordpress = wordpress(&mut read, refresh.mode);

@@ -276,6 +276,16 @@ pub const KEYS: &[Key] = &[
         "Whether refreshes are written to the plugin's analytics table.",
     ),
     key(
+        "refresh.known_tokens",
+        Kind::Integer { min: 1, max: 100_000_000, unit: "tokens" },
+        Fallback::Is("1000000"),
+        "Tokens whose rows are remembered, at some 200 bytes each.",
+    )
+    .change(
+        "Where the table has no index on refresh_token_hash (see `wp-jwt-sidecar index`), keep it above the number of live \
+         sessions, with room for a day of new ones: the sidecar then never has to read the whole table for one token.",
+    ),
+    key(
         "refresh.country_database",
         Kind::Path,
         unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb"),

@@ -143,6 +143,8 @@ pub struct Refresh {
     pub response_fields: ResponseFields,
     /// Whether refreshes are written to the plugin's analytics table.
     pub analytics: bool,
+    /// Tokens whose rows are remembered, at least 1.
+    pub known_tokens: usize,
     /// A MaxMind database. `None`: the one in the plugin's folder.
     pub country_database: Option<PathBuf>,
 }

@@ -60,6 +60,8 @@ pub struct Columns {
     pub user_agent_charset: ColumnCharset,
     /// Whether `refresh_token_hash` compares without regard to case.
     pub folds_case: bool,
+    /// Whether there is an index that begins with `refresh_token_hash`.
+    pub indexed: bool,
 }
 
 enum StoredHome {
@@ -341,8 +343,10 @@ impl Rows {
         };
         let columns: Vec<Row> = conn
             .exec(
-                "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME \
-                 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? \
+                "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME, EXISTS (SELECT 1 FROM \
+                 information_schema.STATISTICS s WHERE s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME \
+                 AND s.COLUMN_NAME = c.COLUMN_NAME AND s.SEQ_IN_INDEX = 1 AND s.INDEX_TYPE = 'BTREE') \
+                 FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? \
                  AND COLUMN_NAME IN ('user_agent', 'refresh_token_hash')",
                 (format!("{prefix}jwt_auth_tokens"),),
             )
@@ -379,7 +383,7 @@ fn pairs(rows: Vec<Row>) -> Result<Vec<(String, Vec<u8>)>, DatabaseError> {
 
 fn read_columns(rows: Vec<Row>) -> Result<Option<Columns>, DatabaseError> {
     let mut user_agent = None;
-    let mut folds_case = None;
+    let mut token = None;
     for mut row in rows {
         let name: String = column(&mut row, 0, "COLUMN_NAME")?;
         let length: Option<u64> = column(&mut row, 1, "CHARACTER_MAXIMUM_LENGTH")?;
@@ -393,13 +397,15 @@ fn read_columns(rows: Vec<Row>) -> Result<Option<Columns>, DatabaseError> {
             };
             user_agent = Some((usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX), charset));
         } else {
-            folds_case = Some(collation.is_some_and(|collation| collation.ends_with("_ci")));
+            let folds_case = collation.is_some_and(|collation| collation.ends_with("_ci"));
+            token = Some((folds_case, column::<bool>(&mut row, 4, "STATISTICS")?));
         }
     }
-    Ok(user_agent.zip(folds_case).map(|((user_agent_length, user_agent_charset), folds_case)| Columns {
+    Ok(user_agent.zip(token).map(|((user_agent_length, user_agent_charset), (folds_case, indexed))| Columns {
         user_agent_length,
         user_agent_charset,
         folds_case,
+        indexed,
     }))
 }
 
