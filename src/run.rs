@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::client_addr::Scheme;
-use crate::config::Config;
+use crate::config::{Config, ReuseDetection};
 use crate::drain::Drain;
 use crate::listen::{self, Accepted};
 use crate::refresh::Refresher;
@@ -28,6 +28,7 @@ use crate::refresh::group::Groups;
 use crate::refresh::lookup::LookUps;
 use crate::refresh::map::Map;
 use crate::refresh::rate_limit::RateLimiter;
+use crate::refresh::replay::Reuse;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
 use crate::wordpress::database::Database;
@@ -146,9 +147,13 @@ impl Native {
         } else {
             (None, None)
         };
+        let reuse = Reuse {
+            interval: config.refresh.reuse_interval,
+            revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
+        };
         let counters = Arc::new(Counters::default());
         let tokens = Arc::new(Tokens::new(config.refresh.known_tokens));
-        let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), Some(0)));
+        let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), reuse.told_for()));
         let within = runtime.enter();
         let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::clone(&counters));
         let groups = Groups::start(Arc::clone(&store), Arc::clone(&counters));
@@ -159,6 +164,7 @@ impl Native {
             store,
             look_ups,
             groups,
+            reuse,
             counters,
             rate_limiter: RateLimiter::new(),
             analytics,

@@ -13,8 +13,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Algorithm, Config, Effective, Faults, Forwarded, Jwt, Log, LogFormat, Refresh, RefreshMode, ResponseFields, Server,
-    Shutdown, Upstream, UpstreamUrl, WordPress,
+    Algorithm, Config, Effective, Faults, Forwarded, Jwt, Log, LogFormat, Refresh, RefreshMode, ResponseFields,
+    ReuseDetection, Server, Shutdown, Upstream, UpstreamUrl, WordPress,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -40,6 +40,8 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         mode: read.named("refresh.mode").unwrap_or(RefreshMode::Native),
         response_fields: read.named("refresh.response_fields").unwrap_or(ResponseFields::All),
         analytics: read.boolean("refresh.analytics"),
+        reuse_interval: read.duration("refresh.reuse_interval"),
+        reuse_detection: read.named("refresh.reuse_detection").unwrap_or(ReuseDetection::Off),
         known_tokens: read.integer("refresh.known_tokens"),
         country_database: read.readable("refresh.country_database"),
     };

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use super::{
     kind::Kind,
-    names::{Algorithm, LogFormat, RefreshMode, ResponseFields},
+    names::{Algorithm, LogFormat, RefreshMode, ResponseFields, ReuseDetection},
 };
 
 /// What holds when nobody says anything.
@@ -274,6 +274,29 @@ pub const KEYS: &[Key] = &[
         Kind::Boolean,
         Fallback::Is("true"),
         "Whether refreshes are written to the plugin's analytics table.",
+    ),
+    key(
+        "refresh.reuse_interval",
+        Kind::Duration { zero: true },
+        Fallback::Is("0s"),
+        "How long a used refresh token gets its successor's pair again; \"0s\": never, as with the plugin.",
+    )
+    .change(
+        "Recommended: \"30s\". A client that lost the answer on its way (a phone between two cells, a process that was killed) \
+         then comes again and goes on, instead of being logged out. Nothing new is made, and nothing is given after a logout, a \
+         revocation or a password change. Not possible with ES256 and ES384, whose signatures cannot be made again.",
+    ),
+    key(
+        "refresh.reuse_detection",
+        Kind::OneOf(ReuseDetection::NAMES),
+        Fallback::Is("off"),
+        "What happens when a used refresh token comes back after reuse_interval: it is refused (\"off\"), or its family's live \
+         tokens are revoked, too (\"revoke_family\").",
+    )
+    .change(
+        "Recommended with a reuse_interval: \"revoke_family\" (RFC 9700, section 4.14.2). A used token that comes back late was \
+         copied by somebody, and nobody can tell who of the two is honest. Without a reuse_interval it logs out every client that \
+         sends a call twice.",
     ),
     key(
         "refresh.known_tokens",

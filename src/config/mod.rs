@@ -26,7 +26,7 @@ use ipnet::IpNet;
 pub use effective::Effective;
 pub use fault::{Fault, Faults};
 pub use kind::Kind;
-pub use names::{Algorithm, LogFormat, RefreshMode, ResponseFields, UnknownName};
+pub use names::{Algorithm, LogFormat, RefreshMode, ResponseFields, ReuseDetection, UnknownName};
 pub use secret::Secret;
 pub use sources::{CONFIG_VARIABLE, Flag, Sources};
 pub use value::UpstreamUrl;
@@ -143,6 +143,10 @@ pub struct Refresh {
     pub response_fields: ResponseFields,
     /// Whether refreshes are written to the plugin's analytics table.
     pub analytics: bool,
+    /// Zero: a used token is refused.
+    pub reuse_interval: Duration,
+    /// What happens when a used token comes back later.
+    pub reuse_detection: ReuseDetection,
     /// Tokens whose rows are remembered, at least 1.
     pub known_tokens: usize,
     /// A MaxMind database. `None`: the one in the plugin's folder.

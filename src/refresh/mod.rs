@@ -14,6 +14,7 @@ pub mod json;
 pub mod lookup;
 pub mod map;
 pub mod rate_limit;
+pub mod replay;
 pub mod request;
 pub mod response;
 pub mod rotation;
@@ -47,6 +48,7 @@ use counters::Counters;
 use group::{Groups, RotationError};
 use lookup::LookUps;
 use rate_limit::{RateLimiter, Window};
+use replay::{Reuse, Reused};
 use request::Parsed;
 use response::{Outcome, ReplyContext};
 use store::Store;
@@ -70,6 +72,8 @@ pub struct Refresher {
     pub look_ups: LookUps,
     /// Rotations wait here for their transaction.
     pub groups: Groups,
+    /// What is done about used tokens.
+    pub reuse: Reuse,
     /// What happens is counted.
     pub counters: Arc<Counters>,
     /// Calls per client address.
@@ -282,19 +286,22 @@ impl Refresher {
     /// Finds the token's row, rotates it, and notes both.
     async fn rotate(&self, plan: Plan, event: Event) -> Result<Outcome, RotationError> {
         let plan = Arc::new(plan);
-        let outcome = match self.rotate_row(&plan).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                let counter = match error {
-                    RotationError::NotBegun(_) => &self.counters.not_begun,
-                    RotationError::Failed(_) | RotationError::Sign(_) => &self.counters.failed,
-                };
-                counter.add();
-                return Err(error);
+        let ended = self.rotate_row(&plan).await.inspect_err(|error| self.count_failure(error))?;
+        if let Some(transaction::Outcome::Used(used)) = &ended {
+            let reused = replay::reuse(&self.store, &self.reuse, &plan, used).await;
+            match reused.inspect_err(|error| self.count_failure(error))? {
+                // Nothing has happened, so there is no event either.
+                Reused::Replayed(pair, row) => {
+                    self.counters.replayed.add();
+                    self.look_ups.tokens.remember(&pair.refresh_token, plan.site.columns.folds_case, row);
+                    return Ok(Outcome::Rotated(pair));
+                }
+                Reused::Refused(0) => {}
+                Reused::Refused(_) => self.counters.families_revoked.add(),
             }
-        };
+        }
         let invalid = (Outcome::InvalidToken, EventResult::Failure(Failure::InvalidToken));
-        let (counter, (outcome, result)) = match outcome {
+        let (counter, (outcome, result)) = match ended {
             Some(transaction::Outcome::Rotated(rotated)) => (&self.counters.rotated, self.rotated(&plan, rotated)),
             Some(transaction::Outcome::UserNotFound) => {
                 let failure = EventResult::Failure(Failure::UserNotFound);
@@ -309,6 +316,13 @@ impl Refresher {
             analytics.record(event, result);
         }
         Ok(outcome)
+    }
+
+    fn count_failure(&self, error: &RotationError) {
+        match error {
+            RotationError::NotBegun(_) => self.counters.not_begun.add(),
+            RotationError::Failed(_) | RotationError::Sign(_) => self.counters.failed.add(),
+        }
     }
 
     fn rotated(&self, plan: &Plan, rotated: transaction::Rotated) -> (Outcome, EventResult) {

@@ -220,6 +220,20 @@ impl Store {
         Ok(ids)
     }
 
+    /// Revokes those of the rows `ids` (ascending, at most [`LARGEST_GROUP`]) that are not. Returns their number.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn revoke(&self, session: &mut Session<'_>, ids: &[u64]) -> Result<usize, DatabaseError> {
+        let live: Vec<u64> =
+            self.lock(session, ids, false).await?.into_iter().filter(|row| !row.revoked).map(|row| row.id).collect();
+        if !live.is_empty() {
+            let (statement, ids) = self.revoke.padded(&live);
+            session.conn().exec_drop(statement, ids).await?;
+        }
+        Ok(live.len())
+    }
+
     /// Ends the transaction.
     ///
     /// # Errors

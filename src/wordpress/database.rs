@@ -150,6 +150,14 @@ impl Database {
         self.fresh(Mode::Transactions).await
     }
 
+    /// As [`Database::transactions`]; a new one after a failure.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn fresh_transactions_after(&self, failure: bool) -> Result<Session<'_>, DatabaseError> {
+        if failure { self.fresh_transactions().await } else { self.transactions().await }
+    }
+
     async fn of_mode(&self, mode: Mode) -> Result<Session<'_>, DatabaseError> {
         let permit = self.permit().await?;
         while let Some(Idle { conn, since, mode, abilities }) = self.pop(mode) {

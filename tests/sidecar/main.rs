@@ -14,4 +14,5 @@ mod json_parity;
 mod lookup;
 mod recorded;
 mod refusals;
+mod replays;
 mod rotation;
