@@ -8,7 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 use wp_jwt_sidecar::cli::{self, Cli, Command};
 use wp_jwt_sidecar::config::{Config, Faults, RefreshMode};
+use wp_jwt_sidecar::index::{self, Action};
 use wp_jwt_sidecar::run::Sidecar;
+use wp_jwt_sidecar::wordpress::database::Database;
 use wp_jwt_sidecar::wordpress::installation::{self, Installation};
 use wp_jwt_sidecar::{listen, telemetry};
 
@@ -22,7 +24,7 @@ const WRONG_CONFIGURATION: u8 = 78;
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     let options = match &command {
-        Command::Serve(options) | Command::Check(options) => options,
+        Command::Serve(options) | Command::Check(options) | Command::Index { options, .. } => options,
     };
     let (config, installation) = match load(options) {
         Ok(loaded) => loaded,
@@ -34,6 +36,9 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Serve(_) => serve(config, installation),
         Command::Check(_) => check(config, installation),
+        Command::Index { apply: true, .. } => index(installation, Action::Apply),
+        Command::Index { drop: true, .. } => index(installation, Action::Drop),
+        Command::Index { .. } => index(installation, Action::Show),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -95,4 +100,16 @@ fn check(config: Config, installation: Option<Installation>) -> anyhow::Result<(
     let sidecar = Sidecar::assemble(config, installation).context("cannot start")?;
     println!("\nthe sidecar would be {}", sidecar.look());
     Ok(())
+}
+
+fn index(installation: Option<Installation>, action: Action) -> anyhow::Result<()> {
+    let installation =
+        installation.context("refresh.mode is \"forward\": the sidecar does not use the site's database")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let database = Database::new(installation.database);
+        let done = index::run(&database, &installation.table_prefix, action, &mut std::io::stdout()).await;
+        database.close().await;
+        Ok(done?)
+    })
 }

@@ -55,7 +55,7 @@ impl Reuse {
 
     /// Seconds for which a used token must be told from an unknown one; `None`: as long as it has not expired.
     pub fn told_for(&self) -> Option<u64> {
-        (!self.revoke_family).then(|| self.interval.as_secs())
+        (!self.revoke_family).then_some(self.interval.as_secs())
     }
 }
 

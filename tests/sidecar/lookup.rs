@@ -201,6 +201,53 @@ async fn with_an_index_the_index_is_used() {
     assert!(scanned < 30_000, "{scanned} rows scanned");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_is_shown_added_and_removed() {
+    let database = rig::site(Database::shared()).await;
+    database.fill_tokens(1_000).await;
+    let user = database.insert_user("alice").await;
+    database.insert_token(TokenState::Live, user.id).await;
+    let database = &database;
+    let index = async |arguments: &[&str]| {
+        let mut command = crate::support::sidecar::command();
+        command
+            .args(["index", "--upstream", "http://127.0.0.1:9"])
+            .args(arguments)
+            .env("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url())
+            .env("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix())
+            .env("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY)
+            .env("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT)
+            .env("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let is_there = !database
+            .rows("SHOW INDEX FROM wp_jwt_auth_tokens WHERE Column_name = 'refresh_token_hash'")
+            .await
+            .is_empty();
+        (said, is_there)
+    };
+    let (said, is_there) = index(&[]).await;
+    assert!(
+        said.contains("1001 rows, 1 of them live") && said.contains("none") && said.contains("LOCK=NONE"),
+        "{said}"
+    );
+    assert!(!is_there);
+    let (said, is_there) = index(&["--apply"]).await;
+    assert!(said.contains("done in") && is_there, "{said}");
+    assert!(index(&["--apply"]).await.0.contains("nothing to do"));
+    assert!(index(&[]).await.0.contains("index on refresh_token_hash: wp_jwt_sidecar_refresh_token"));
+    // A prefix of the column is enough for the look-ups.
+    let plan = database.rows("EXPLAIN SELECT id FROM wp_jwt_auth_tokens WHERE refresh_token_hash IN ('a', 'b')").await;
+    assert_eq!(plan[0].get("key"), Some("wp_jwt_sidecar_refresh_token"));
+    let (said, is_there) = index(&["--drop"]).await;
+    assert!(said.contains("done in") && !is_there, "{said}");
+    assert!(index(&["--drop"]).await.0.contains("nothing to do"));
+    add_index(database).await;
+    let (said, is_there) = index(&["--drop"]).await;
+    assert!(said.contains("not this program's") && is_there, "{said}");
+}
+
 async fn add_index(database: &TestDatabase) {
     database.execute("ALTER TABLE wp_jwt_auth_tokens ADD INDEX some_name (refresh_token_hash)").await;
 }
