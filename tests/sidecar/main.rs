@@ -16,3 +16,4 @@ mod recorded;
 mod refusals;
 mod replays;
 mod rotation;
+mod trouble;
