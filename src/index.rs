@@ -147,7 +147,10 @@ async fn show(conn: &mut Conn, table: &str, indexes: &[String], out: &mut impl W
 
 /// Runs `statement` and shows how far it is.
 async fn alter(database: &Database, conn: &mut Conn, statement: &str, out: &mut impl Write) -> Result<(), IndexError> {
-    conn.query_drop(format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")).await?;
+    conn.query_drop(format!(
+        "SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}, innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"
+    ))
+    .await?;
     let connection = conn.id();
     let began = Instant::now();
     let mut altering = std::pin::pin!(conn.query_drop(statement));

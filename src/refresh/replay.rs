@@ -199,13 +199,17 @@ async fn revoke(store: &Store, family: &str, user_id: u64) -> Result<usize, Data
                 if failures == REVOKE_TRIES {
                     return Err(error);
                 }
+                tokio::time::sleep(REVOKE_PAUSE * failures).await;
             }
         }
     }
 }
 
 /// Tries to revoke a family, before the call is answered with 503 and the client comes again.
-const REVOKE_TRIES: usize = 3;
+const REVOKE_TRIES: u32 = 10;
+
+/// Before the second try; longer each time.
+const REVOKE_PAUSE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,8 @@
 //! The SQL of a rotation, one function per intent, with explicit commit and rollback.
 //!
 //! Locks are taken by primary key only, in ascending order. By `refresh_token_hash`, which has no index, a locking read or an
-//! update locks every row it reads past and stops every login. Every statement works on a group of rows; a rotation that is
+//! update locks every row it reads past and stops every login. Only the first statement of a transaction waits for a lock, where
+//! the server can do that; a later one, which meets for instance the plugin revoking all tokens of a user, fails at once. Every statement works on a group of rows; a rotation that is
 //! alone is a group of one. All values are bound, so texts differ only in their number of rows, of which there are few.
 
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 
 use super::response::User;
-use crate::wordpress::database::{Database, DatabaseError, Session, column};
+use crate::wordpress::database::{Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
 /// Rotations in one transaction at most. Larger groups gained nothing when measured, and hold their locks for longer.
 pub const LARGEST_GROUP: usize = 64;
@@ -29,12 +30,14 @@ pub struct Store {
     /// The token table's name, quoted.
     pub tokens: String,
     lock: Statements,
+    lock_waiting: Statements,
     lock_free: Statements,
     users: Statements,
     insert: Statements,
     revoke: Statements,
     holds: String,
     look: String,
+    look_waiting: String,
     child: String,
 }
 
@@ -114,6 +117,7 @@ impl Store {
         );
         Store {
             lock: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE"),
+            lock_waiting: Statements::new(&ID_COUNTS, &lock, "?", &format!(") FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
             lock_free: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE SKIP LOCKED"),
             // Not joined to the statement above: FOR UPDATE would lock the user's row, and with it a password change, too.
             users: Statements::new(
@@ -143,6 +147,9 @@ impl Store {
             ),
             holds: format!("SELECT COALESCE(refresh_token_hash = ?, 0) FROM {tokens} WHERE id = ?"),
             look: format!("SELECT revoked_at IS NOT NULL FROM {tokens} WHERE id = ? FOR UPDATE"),
+            look_waiting: format!(
+                "SELECT revoked_at IS NOT NULL FROM {tokens} WHERE id = ? FOR UPDATE WAIT {LOCK_WAIT_SECONDS}"
+            ),
             child: format!("SELECT id FROM {tokens} WHERE user_id = ? AND refresh_token_hash = ?"),
             database,
             tokens,
@@ -161,7 +168,11 @@ impl Store {
         ids: &[u64],
         skip_locked: bool,
     ) -> Result<Vec<LockedRow>, DatabaseError> {
-        let statements = if skip_locked { &self.lock_free } else { &self.lock };
+        let statements = match (skip_locked, session.abilities().no_wait) {
+            (true, _) => &self.lock_free,
+            (false, true) => &self.lock_waiting,
+            (false, false) => &self.lock,
+        };
         let (statement, ids) = statements.padded(ids);
         let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
         rows.into_iter().map(locked_row).collect()
@@ -262,11 +273,12 @@ impl Store {
         lost: u32,
         traces: &[Trace],
     ) -> Result<Resolution, DatabaseError> {
+        let look = if session.abilities().no_wait { &self.look_waiting } else { &self.look };
         let conn = session.conn();
         conn.query_drop("START TRANSACTION").await?;
         let mut resolution = Resolution::NotCommitted;
         for trace in traces {
-            let row = match conn.exec_first::<Row, _, _>(&self.look, (trace.parent,)).await {
+            let row = match conn.exec_first::<Row, _, _>(look, (trace.parent,)).await {
                 Ok(row) => row,
                 Err(error) => {
                     // Its own threads a user may always kill. 1094: it has ended by itself.

@@ -23,7 +23,7 @@ const MAX_IDLE: Duration = Duration::from_secs(30);
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
-const LOCK_WAIT_SECONDS: u32 = 1;
+pub const LOCK_WAIT_SECONDS: u32 = 1;
 
 /// What can go wrong with the database. No variant holds a bound value, so no token is in any message.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -83,6 +83,10 @@ pub struct Database {
 pub struct Abilities {
     /// `FOR UPDATE SKIP LOCKED`: MariaDB from 10.6, MySQL from 8.0.1.
     pub skip_locked: bool,
+    /// `innodb_lock_wait_timeout` can be 0, and `FOR UPDATE WAIT n` says where to wait after all: MariaDB from 10.6. Then
+    /// nothing of the sidecar's waits while it holds a lock, so that it has no part in any deadlock. That matters to the site:
+    /// the server would rather undo the plugin's "revoke all tokens" than a rotation that has written already.
+    pub no_wait: bool,
     /// The rows of one `INSERT … VALUES` get ids that follow each other without a gap. InnoDB promises that for inserts whose
     /// number of rows is known, in every `innodb_autoinc_lock_mode`, as long as ids grow by one (a Galera cluster's do not).
     pub consecutive_ids: bool,
@@ -203,6 +207,9 @@ impl Database {
             let mut conn = Conn::new(self.opts.clone()).await?;
             let (level, abilities) = server(&mut conn).await?;
             conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}")).await?;
+            if abilities.no_wait {
+                conn.query_drop("SET SESSION innodb_lock_wait_timeout = 0").await?;
+            }
             if mode == Mode::Transactions {
                 conn.query_drop("SET autocommit = 0").await?;
             }
@@ -233,7 +240,8 @@ async fn server(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_asyn
     let by_statement = log_bin == Some(1) && format.is_some_and(|format| format.eq_ignore_ascii_case("STATEMENT"));
     let level = if by_statement { "REPEATABLE READ" } else { "READ COMMITTED" };
     let abilities = Abilities {
-        skip_locked: version.is_some_and(|version| has_skip_locked(&version)),
+        skip_locked: version.as_deref().is_some_and(has_skip_locked),
+        no_wait: version.is_some_and(|version| version.contains("MariaDB") && has_skip_locked(&version)),
         consecutive_ids: increment == Some(1),
     };
     Ok((level, abilities))

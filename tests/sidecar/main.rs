@@ -11,6 +11,7 @@ mod draining;
 mod forwarding;
 mod groups;
 mod json_parity;
+mod locks;
 mod lookup;
 mod recorded;
 mod refusals;
