@@ -17,11 +17,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::client_addr::Scheme;
-use crate::config::{Config, ReuseDetection};
+use crate::config::{self, Config, ReuseDetection};
 use crate::drain::Drain;
 use crate::listen::{self, Accepted};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
+use crate::refresh::cleanup::{self, Cleanup};
 use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
 use crate::refresh::group::Groups;
@@ -58,6 +59,18 @@ struct Native {
     /// Rotations outlive the connections that asked for them, so they have a runtime of their own.
     runtime: Runtime,
     analytics: Option<AnalyticsWriter>,
+    table_prefix: String,
+}
+
+/// What the cleanup is to delete, as the configuration and the site's settings say.
+fn wanted(configured: &config::Cleanup, site: Option<&Site>) -> Cleanup {
+    let days = u32::try_from(configured.tokens_after_days).unwrap_or(u32::MAX);
+    Cleanup {
+        tokens_after_days: (days > 0).then_some(days),
+        analytics_after_days: site
+            .filter(|_| configured.analytics)
+            .and_then(|site| site.settings.analytics_retention_days),
+    }
 }
 
 struct AnalyticsWriter {
@@ -95,6 +108,15 @@ impl Sidecar {
             Some(native) => native.runtime.block_on(async {
                 let (watching, first_look) = oneshot::channel();
                 tokio::spawn(watch(Arc::clone(&native.refresher), watching, drain.begun.clone()));
+                if self.config.cleanup.tokens_after_days > 0 || self.config.cleanup.analytics {
+                    let (refresher, configured) = (Arc::clone(&native.refresher), self.config.cleanup.clone());
+                    let wanted = move || {
+                        let (refresher, configured) = (Arc::clone(&refresher), configured.clone());
+                        async move { wanted(&configured, refresher.sites.current().await.ok().as_deref()) }
+                    };
+                    let cleaning = cleanup::clean(Arc::clone(&native.refresher), native.table_prefix.clone(), wanted);
+                    tokio::spawn(drain.begun.clone().run_until_cancelled_owned(cleaning));
+                }
                 let refresher = Arc::clone(&native.refresher);
                 tokio::spawn(
                     drain.begun.clone().run_until_cancelled_owned(async move { refresher.keep_map_filled().await }),
@@ -142,7 +164,8 @@ impl Native {
         let (analytics, writer) = if config.refresh.analytics {
             let (analytics, events) = Analytics::new(countries);
             let stop = CancellationToken::new();
-            let task = runtime.spawn(analytics::write_behind(events, Arc::clone(&store), table_prefix, stop.clone()));
+            let task =
+                runtime.spawn(analytics::write_behind(events, Arc::clone(&store), table_prefix.clone(), stop.clone()));
             (Some(analytics), Some(AnalyticsWriter { task, stop }))
         } else {
             (None, None)
@@ -171,12 +194,12 @@ impl Native {
             tasks,
             rotations: TaskTracker::new(),
         };
-        Ok(Native { refresher: Arc::new(refresher), runtime, analytics: writer })
+        Ok(Native { refresher: Arc::new(refresher), runtime, analytics: writer, table_prefix })
     }
 
     /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database.
     fn end(self, drain: &Drain) {
-        let Native { refresher, runtime, analytics } = self;
+        let Native { refresher, runtime, analytics, .. } = self;
         runtime.block_on(async {
             let deadline = drain.deadline().await;
             refresher.rotations.close();

@@ -13,8 +13,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Algorithm, Config, Effective, Faults, Forwarded, Jwt, Log, LogFormat, Refresh, RefreshMode, ResponseFields,
-    ReuseDetection, Server, Shutdown, Upstream, UpstreamUrl, WordPress,
+    Algorithm, Cleanup, Config, Effective, Faults, Forwarded, Jwt, Log, LogFormat, Refresh, RefreshMode,
+    ResponseFields, ReuseDetection, Server, Shutdown, Upstream, UpstreamUrl, WordPress,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -47,6 +47,10 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
     };
     let wordpress = wordpress(&mut read, refresh.mode);
     let jwt = jwt(&mut read);
+    let cleanup = Cleanup {
+        tokens_after_days: read.integer("cleanup.tokens_after_days"),
+        analytics: read.boolean("cleanup.analytics"),
+    };
     let shutdown = Shutdown { drain_timeout: read.duration("shutdown.drain_timeout") };
     let log = Log {
         format: read.named::<LogFormat>("log.format").unwrap_or(LogFormat::Text),
@@ -58,7 +62,19 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         Some(upstream) if read.faults.is_empty() => {
             let effective = Effective::new(&read.said);
             let warnings = read.warnings;
-            Ok(Config { server, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, warnings, effective })
+            Ok(Config {
+                server,
+                upstream,
+                forwarded,
+                wordpress,
+                jwt,
+                refresh,
+                cleanup,
+                shutdown,
+                log,
+                warnings,
+                effective,
+            })
         }
         _ => Err(Faults(read.faults)),
     }

@@ -116,6 +116,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "What access tokens are signed with. Nothing is needed here where wp-config.php defines JWT_AUTH_SECRET_KEY.",
     ),
     ("refresh", "The refresh route."),
+    ("cleanup", "Old rows of the plugin's tables, which nobody else deletes. Off."),
     ("shutdown", "What happens at SIGTERM and SIGINT."),
     ("log", "What is written to standard error."),
 ];
@@ -313,6 +314,19 @@ pub const KEYS: &[Key] = &[
         Kind::Path,
         unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb"),
         "A MaxMind country database for the analytics' country codes.",
+    ),
+    key(
+        "cleanup.tokens_after_days",
+        Kind::Integer { min: 0, max: 36_500, unit: "days" },
+        Fallback::Is("0"),
+        "Token rows that were revoked or expired so long ago are deleted, a few at a time; 0 deletes none.",
+    )
+    .change("With rotation every refresh leaves a row behind; 30 days keeps a month of history. A family's newest row stays."),
+    key(
+        "cleanup.analytics",
+        Kind::Boolean,
+        Fallback::Is("false"),
+        "Whether analytics rows older than the plugin's own setting (analytics_retention_days) are deleted.",
     ),
     key(
         "shutdown.drain_timeout",

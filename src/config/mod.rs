@@ -46,6 +46,8 @@ pub struct Config {
     pub jwt: Jwt,
     /// The refresh route.
     pub refresh: Refresh,
+    /// Old rows.
+    pub cleanup: Cleanup,
     /// What happens at the end.
     pub shutdown: Shutdown,
     /// What is written to standard error.
@@ -151,6 +153,15 @@ pub struct Refresh {
     pub known_tokens: usize,
     /// A MaxMind database. `None`: the one in the plugin's folder.
     pub country_database: Option<PathBuf>,
+}
+
+/// `[cleanup]`
+#[derive(Debug, Clone)]
+pub struct Cleanup {
+    /// Zero: tokens are not deleted.
+    pub tokens_after_days: usize,
+    /// Whether analytics are deleted as the plugin's setting says.
+    pub analytics: bool,
 }
 
 /// `[shutdown]`

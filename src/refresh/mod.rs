@@ -6,6 +6,7 @@
 pub mod access_token;
 pub mod alone;
 pub mod analytics;
+pub mod cleanup;
 pub mod counters;
 pub mod country;
 pub mod frontier;

@@ -6,6 +6,7 @@
 mod support;
 
 mod analytics;
+mod cleanup;
 mod config;
 mod draining;
 mod forwarding;
