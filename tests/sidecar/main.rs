@@ -14,6 +14,7 @@ mod groups;
 mod json_parity;
 mod locks;
 mod lookup;
+mod model;
 mod recorded;
 mod refusals;
 mod replays;
