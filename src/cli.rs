@@ -34,9 +34,22 @@ pub enum Command {
     /// Do all that serve does before it listens, and print what was found
     #[command(after_help = AFTER_HELP)]
     Check(Options),
+    /// Show what an index on the refresh tokens would do for the site's own look-ups; add it or remove it
+    #[command(after_help = AFTER_HELP)]
+    Index {
+        /// Add it, while the table stays in use
+        #[arg(long, conflicts_with = "drop")]
+        apply: bool,
+        /// Remove it, if it is the one that --apply added
+        #[arg(long)]
+        drop: bool,
+        /// Where the database is.
+        #[command(flatten)]
+        options: Options,
+    },
 }
 
-/// The options of `serve` and `check`: a file and a flag for each key.
+/// The options of every command: a file and a flag for each key.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `--config`.

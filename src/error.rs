@@ -58,7 +58,7 @@ pub enum ExchangeError {
     UpstreamTransferEncoding,
     /// A rotation had begun when the database failed.
     #[error("the database failed during a rotation")]
-    Rotation(#[source] crate::refresh::transaction::RotationError),
+    Rotation(#[source] crate::refresh::group::RotationError),
     /// The task of a rotation ended without a result.
     #[error("the rotation's task ended without a result")]
     RotationTask(#[source] tokio::task::JoinError),

@@ -14,6 +14,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod index;
 pub mod telemetry;
 
 pub mod drain;

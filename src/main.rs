@@ -9,9 +9,11 @@ use tracing::warn;
 use wp_jwt_sidecar::cli::{self, Cli, Command};
 use wp_jwt_sidecar::config::{Faults, RefreshMode};
 use wp_jwt_sidecar::forward::dial::Dialer;
+use wp_jwt_sidecar::index::{self, Action};
 use wp_jwt_sidecar::run::{Parts, Sidecar};
 use wp_jwt_sidecar::tls::Tls;
-use wp_jwt_sidecar::wordpress::installation;
+use wp_jwt_sidecar::wordpress::database::Database;
+use wp_jwt_sidecar::wordpress::installation::{self, Installation};
 use wp_jwt_sidecar::{listen, telemetry};
 
 /// Measured ahead of the system's allocator on the forwarding path, where every exchange allocates its fields.
@@ -24,7 +26,7 @@ const WRONG_CONFIGURATION: u8 = 78;
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     let options = match &command {
-        Command::Serve(options) | Command::Check(options) => options,
+        Command::Serve(options) | Command::Check(options) | Command::Index { options, .. } => options,
     };
     let parts = match load(options) {
         Ok(parts) => parts,
@@ -36,6 +38,9 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Serve(_) => serve(parts),
         Command::Check(_) => check(parts),
+        Command::Index { apply: true, .. } => index(parts.installation, Action::Apply),
+        Command::Index { drop: true, .. } => index(parts.installation, Action::Drop),
+        Command::Index { .. } => index(parts.installation, Action::Show),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -112,4 +117,16 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
     println!("\nfound: {}", sidecar.look());
     Ok(())
+}
+
+fn index(installation: Option<Installation>, action: Action) -> anyhow::Result<()> {
+    let installation =
+        installation.context("refresh.mode is \"forward\": the sidecar does not use the site's database")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let database = Database::new(installation.database);
+        let done = index::run(&database, &installation.table_prefix, action, &mut std::io::stdout()).await;
+        database.close().await;
+        Ok(done?)
+    })
 }

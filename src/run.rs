@@ -17,15 +17,21 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::client_addr::Scheme;
-use crate::config::Config;
+use crate::config::{self, Config, ReuseDetection};
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
 use crate::listen::{self, Accepted, Listener};
 use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
+use crate::refresh::cleanup::{self, Cleanup};
+use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
+use crate::refresh::group::Groups;
+use crate::refresh::lookup::LookUps;
+use crate::refresh::map::Map;
 use crate::refresh::rate_limit::RateLimiter;
+use crate::refresh::replay::Reuse;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
 use crate::tls::{self, Tls};
@@ -73,6 +79,18 @@ struct Native {
     /// Rotations outlive the connections that asked for them, so they have a runtime of their own.
     runtime: Runtime,
     analytics: Option<AnalyticsWriter>,
+    table_prefix: String,
+}
+
+/// What the cleanup is to delete, as the configuration and the site's settings say.
+fn wanted(configured: &config::Cleanup, site: Option<&Site>) -> Cleanup {
+    let days = u32::try_from(configured.tokens_after_days).unwrap_or(u32::MAX);
+    Cleanup {
+        tokens_after_days: (days > 0).then_some(days),
+        analytics_after_days: site
+            .filter(|_| configured.analytics)
+            .and_then(|site| site.settings.analytics_retention_days),
+    }
 }
 
 struct AnalyticsWriter {
@@ -139,6 +157,18 @@ impl Sidecar {
         let Some(native) = &self.native else { return info!("{}", self.look()) };
         let (looked, first_look) = oneshot::channel();
         native.runtime.spawn(watch(Arc::clone(&native.refresher), looked, drain.begun.clone()));
+        let filling = Arc::clone(&native.refresher);
+        let filling = async move { filling.keep_map_filled().await };
+        native.runtime.spawn(drain.begun.clone().run_until_cancelled_owned(filling));
+        if self.config.cleanup.tokens_after_days > 0 || self.config.cleanup.analytics {
+            let (refresher, configured) = (Arc::clone(&native.refresher), self.config.cleanup.clone());
+            let wanted = move || {
+                let (refresher, configured) = (Arc::clone(&refresher), configured.clone());
+                async move { wanted(&configured, refresher.sites.current().await.ok().as_deref()) }
+            };
+            let cleaning = cleanup::clean(Arc::clone(&native.refresher), native.table_prefix.clone(), wanted);
+            native.runtime.spawn(drain.begun.clone().run_until_cancelled_owned(cleaning));
+        }
         // The sender is dropped only with the program.
         let _ = timeout(FIRST_LOOK, first_look).await;
     }
@@ -172,28 +202,43 @@ impl Native {
         let (analytics, writer) = if config.refresh.analytics {
             let (analytics, events) = Analytics::new(countries);
             let stop = CancellationToken::new();
-            let task = runtime.spawn(analytics::write_behind(events, Arc::clone(&store), table_prefix, stop.clone()));
+            let task =
+                runtime.spawn(analytics::write_behind(events, Arc::clone(&store), table_prefix.clone(), stop.clone()));
             (Some(analytics), Some(AnalyticsWriter { task, stop }))
         } else {
             (None, None)
         };
+        let reuse = Reuse {
+            interval: config.refresh.reuse_interval,
+            revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
+        };
+        let counters = Arc::new(Counters::default());
+        let tokens = Arc::new(Tokens::new(config.refresh.known_tokens));
+        let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), reuse.told_for()));
+        let within = runtime.enter();
+        let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::clone(&counters));
+        let groups = Groups::start(Arc::clone(&store), Arc::clone(&counters));
+        drop(within);
         let refresher = Refresher {
             fields: config.refresh.response_fields,
             hosts: config.wordpress.hosts.clone(),
             sites,
             store,
-            tokens: Tokens::new(),
+            look_ups,
+            groups,
+            reuse,
+            counters,
             rate_limiter: RateLimiter::new(),
             analytics,
             tasks,
             rotations: TaskTracker::new(),
         };
-        Ok(Native { refresher: Arc::new(refresher), runtime, analytics: writer })
+        Ok(Native { refresher: Arc::new(refresher), runtime, analytics: writer, table_prefix })
     }
 
     /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database.
     fn end(self, drain: &Drain) {
-        let Native { refresher, runtime, analytics } = self;
+        let Native { refresher, runtime, analytics, .. } = self;
         runtime.block_on(async {
             // A slow download may have used the time up; what is left here takes moments, if the database answers.
             let deadline = drain.deadline().await.max(Instant::now() + LAST_WRITES);

@@ -13,9 +13,9 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Algorithm, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat, ProxyProtocol,
-    Refresh, RefreshMode, ResponseFields, Server, Shutdown, Tls, UnixSockets, Upstream, UpstreamProxyProtocol,
-    UpstreamUrl, WordPress, address,
+    Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
+    ProxyProtocol, Refresh, RefreshMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls, UnixSockets, Upstream,
+    UpstreamProxyProtocol, UpstreamUrl, WordPress, address,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -67,10 +67,17 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         mode: read.named("refresh.mode").unwrap_or(RefreshMode::Native),
         response_fields: read.named("refresh.response_fields").unwrap_or(ResponseFields::All),
         analytics: read.boolean("refresh.analytics"),
+        reuse_interval: read.duration("refresh.reuse_interval"),
+        reuse_detection: read.named("refresh.reuse_detection").unwrap_or(ReuseDetection::Off),
+        known_tokens: read.integer("refresh.known_tokens"),
         country_database: read.readable("refresh.country_database"),
     };
     let wordpress = wordpress(&mut read, refresh.mode);
     let jwt = jwt(&mut read);
+    let cleanup = Cleanup {
+        tokens_after_days: read.integer("cleanup.tokens_after_days"),
+        analytics: read.boolean("cleanup.analytics"),
+    };
     let shutdown = Shutdown { drain_timeout: read.duration("shutdown.drain_timeout") };
     let log = Log {
         format: read.named::<LogFormat>("log.format").unwrap_or(LogFormat::Text),
@@ -82,7 +89,20 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         Some(upstream) if read.faults.is_empty() => {
             let effective = Effective::new(&read.said);
             let warnings = read.warnings;
-            Ok(Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, warnings, effective })
+            Ok(Config {
+                server,
+                tls,
+                upstream,
+                forwarded,
+                wordpress,
+                jwt,
+                refresh,
+                cleanup,
+                shutdown,
+                log,
+                warnings,
+                effective,
+            })
         }
         _ => Err(Faults(read.faults)),
     }

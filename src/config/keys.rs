@@ -10,7 +10,10 @@ use std::sync::LazyLock;
 
 use super::{
     kind::Kind,
-    names::{Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, ResponseFields, UpstreamProxyProtocol},
+    names::{
+        Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, ResponseFields, ReuseDetection,
+        UpstreamProxyProtocol,
+    },
 };
 
 /// What holds when nobody says anything.
@@ -117,6 +120,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "What access tokens are signed with. Nothing is needed here where wp-config.php defines JWT_AUTH_SECRET_KEY.",
     ),
     ("refresh", "The refresh route."),
+    ("cleanup", "Old rows of the plugin's tables, which nobody else deletes. Off."),
     ("shutdown", "What happens at SIGTERM and SIGINT."),
     ("log", "What is written to standard error."),
 ];
@@ -437,10 +441,56 @@ pub const KEYS: &[Key] = &[
         "Whether refreshes are written to the plugin's analytics table.",
     ),
     key(
+        "refresh.reuse_interval",
+        Kind::Duration { zero: true },
+        Fallback::Is("0s"),
+        "How long a used refresh token gets its successor's pair again; \"0s\": never, as with the plugin.",
+    )
+    .change(
+        "Recommended: \"30s\". A client that lost the answer on its way (a phone between two cells, a process that was killed) \
+         then comes again and goes on, instead of being logged out. Nothing new is made, and nothing is given after a logout, a \
+         revocation or a password change. Not possible with ES256 and ES384, whose signatures cannot be made again.",
+    ),
+    key(
+        "refresh.reuse_detection",
+        Kind::OneOf(ReuseDetection::NAMES),
+        Fallback::Is("off"),
+        "What happens when a used refresh token comes back after reuse_interval: it is refused (\"off\"), or its family's live \
+         tokens are revoked, too (\"revoke_family\").",
+    )
+    .change(
+        "Recommended with a reuse_interval: \"revoke_family\" (RFC 9700, section 4.14.2). A used token that comes back late was \
+         copied by somebody, and nobody can tell who of the two is honest. Without a reuse_interval it logs out every client that \
+         sends a call twice.",
+    ),
+    key(
+        "refresh.known_tokens",
+        Kind::Integer { min: 1, max: 100_000_000, unit: "tokens" },
+        Fallback::Is("1000000"),
+        "Tokens whose rows are remembered, at some 200 bytes each.",
+    )
+    .change(
+        "Where the table has no index on refresh_token_hash (see `wp-jwt-sidecar index`), keep it above the number of live \
+         sessions, with room for a day of new ones: the sidecar then never has to read the whole table for one token.",
+    ),
+    key(
         "refresh.country_database",
         Kind::Path,
         unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb"),
         "A MaxMind country database for the analytics' country codes.",
+    ),
+    key(
+        "cleanup.tokens_after_days",
+        Kind::Integer { min: 0, max: 36_500, unit: "days" },
+        Fallback::Is("0"),
+        "Token rows that were revoked or expired so long ago are deleted, a few at a time; 0 deletes none.",
+    )
+    .change("With rotation every refresh leaves a row behind; 30 days keeps a month of history. A family's newest row stays."),
+    key(
+        "cleanup.analytics",
+        Kind::Boolean,
+        Fallback::Is("false"),
+        "Whether analytics rows older than the plugin's own setting (analytics_retention_days) are deleted.",
     ),
     key(
         "shutdown.drain_timeout",

@@ -29,7 +29,8 @@ pub use effective::Effective;
 pub use fault::{Fault, Faults};
 pub use kind::Kind;
 pub use names::{
-    Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, ResponseFields, UnknownName, UpstreamProxyProtocol,
+    Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, ResponseFields, ReuseDetection, UnknownName,
+    UpstreamProxyProtocol,
 };
 pub use secret::Secret;
 pub use sources::{CONFIG_VARIABLE, Flag, Sources};
@@ -51,6 +52,8 @@ pub struct Config {
     pub jwt: Jwt,
     /// The refresh route.
     pub refresh: Refresh,
+    /// Old rows.
+    pub cleanup: Cleanup,
     /// What happens at the end.
     pub shutdown: Shutdown,
     /// What is written to standard error.
@@ -202,8 +205,23 @@ pub struct Refresh {
     pub response_fields: ResponseFields,
     /// Whether refreshes are written to the plugin's analytics table.
     pub analytics: bool,
+    /// Zero: a used token is refused.
+    pub reuse_interval: Duration,
+    /// What happens when a used token comes back later.
+    pub reuse_detection: ReuseDetection,
+    /// Tokens whose rows are remembered, at least 1.
+    pub known_tokens: usize,
     /// A MaxMind database. `None`: the one in the plugin's folder.
     pub country_database: Option<PathBuf>,
+}
+
+/// `[cleanup]`
+#[derive(Debug, Clone)]
+pub struct Cleanup {
+    /// Zero: tokens are not deleted.
+    pub tokens_after_days: usize,
+    /// Whether analytics are deleted as the plugin's setting says.
+    pub analytics: bool,
 }
 
 /// `[shutdown]`

@@ -117,6 +117,16 @@ names! {
 }
 
 names! {
+    /// What happens when a used refresh token comes back.
+    ReuseDetection {
+        /// It is refused.
+        Off = "off",
+        /// Its family is revoked, too.
+        RevokeFamily = "revoke_family",
+    }
+}
+
+names! {
     /// Which fields the body of a successful refresh has.
     ResponseFields {
         /// Those of the plugin's API document and those that version 0.2.1 sends.

@@ -141,10 +141,33 @@ impl Signer {
     /// # Errors
     /// Signing fails, which [`Signer::new`] has ruled out but for a lack of memory or randomness.
     pub fn access_token(&self, claims: &ClaimsInput<'_>) -> Result<String, SignerError> {
+        self.signed(claims, Some(&self.jti(claims.refresh_token)))
+    }
+
+    /// The access token that was once made of `claims` and stored as `hash`; without a `jti` where PHP made it. `None` where
+    /// neither has this hash: the signature is random, or the claims were others.
+    ///
+    /// # Errors
+    /// As for [`Signer::access_token`].
+    pub fn access_token_again(
+        &self,
+        claims: &ClaimsInput<'_>,
+        hash: &str,
+        auth_salt: &Secret,
+    ) -> Result<Option<String>, SignerError> {
+        for jti in [Some(self.jti(claims.refresh_token)), None] {
+            let token = self.signed(claims, jti.as_deref())?;
+            if wp_hash(&token, auth_salt) == hash {
+                return Ok(Some(token));
+            }
+        }
+        Ok(None)
+    }
+
+    fn jti(&self, refresh_token: &str) -> String {
         let mut jti = self.jti.clone();
-        jti.update(claims.refresh_token.as_bytes());
-        let jti = jti.finalize().into_bytes();
-        self.signed(claims, Some(&hex(jti.get(..16).unwrap_or_default())))
+        jti.update(refresh_token.as_bytes());
+        hex(jti.finalize().into_bytes().get(..16).unwrap_or_default())
     }
 
     fn signed(&self, claims: &ClaimsInput<'_>, jti: Option<&str>) -> Result<String, SignerError> {

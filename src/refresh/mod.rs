@@ -4,10 +4,18 @@
 //! that leaves cuts the wait short, never the rotation.
 
 pub mod access_token;
+pub mod alone;
 pub mod analytics;
+pub mod cleanup;
+pub mod counters;
 pub mod country;
+pub mod frontier;
+pub mod group;
 pub mod json;
+pub mod lookup;
+pub mod map;
 pub mod rate_limit;
+pub mod replay;
 pub mod request;
 pub mod response;
 pub mod rotation;
@@ -33,20 +41,25 @@ use crate::client_addr::Client;
 use crate::config::ResponseFields;
 use crate::error::ExchangeError;
 use crate::route::{self, Route};
-use crate::wordpress::database::DatabaseError;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{Site, Sites};
 use crate::wordpress::text;
 use analytics::{Analytics, Event, EventResult, Failure};
+use counters::Counters;
+use group::{Groups, RotationError};
+use lookup::LookUps;
 use rate_limit::{RateLimiter, Window};
+use replay::{Reuse, Reused};
 use request::Parsed;
 use response::{Outcome, ReplyContext};
 use store::Store;
-use tokens::Tokens;
-use transaction::{Plan, RotationError};
+use transaction::Plan;
 
 /// A refresh call's body is a few dozen bytes; one that takes longer than this to arrive is not coming.
 const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether the map of tokens is needed and filled.
+const MAP_LOOK: Duration = Duration::from_secs(1);
 
 /// What the native refresh is made of, shared by all workers.
 pub struct Refresher {
@@ -59,7 +72,13 @@ pub struct Refresher {
     /// The token table.
     pub store: Arc<Store>,
     /// Which token is in which row.
-    pub tokens: Tokens,
+    pub look_ups: LookUps,
+    /// Rotations wait here for their transaction.
+    pub groups: Groups,
+    /// What is done about used tokens.
+    pub reuse: Reuse,
+    /// What happens is counted.
+    pub counters: Arc<Counters>,
     /// Calls per client address.
     pub rate_limiter: RateLimiter,
     /// Where events go; `None` when `[refresh] analytics` is off.
@@ -275,66 +294,92 @@ impl Call<'_> {
 impl Refresher {
     /// Finds the token's row, rotates it, and notes both.
     async fn rotate(&self, plan: Plan, event: Event) -> Result<Outcome, RotationError> {
-        let (outcome, result) = match self.rotate_row(&plan).await? {
-            transaction::Outcome::Rotated(rotated) => {
-                if let Some(child) = rotated.child {
-                    self.tokens.remember(&plan.refresh_token, plan.site.columns.folds_case, child);
+        let plan = Arc::new(plan);
+        let ended = self.rotate_row(&plan).await.inspect_err(|error| self.count_failure(error))?;
+        if let Some(transaction::Outcome::Used(used)) = &ended {
+            let reused = replay::reuse(&self.store, &self.reuse, &plan, used).await;
+            match reused.inspect_err(|error| self.count_failure(error))? {
+                // Nothing has happened, so there is no event either.
+                Reused::Replayed(pair, row) => {
+                    self.counters.replayed.add();
+                    self.look_ups.tokens.remember(&pair.refresh_token, plan.site.columns.folds_case, row);
+                    return Ok(Outcome::Rotated(pair));
                 }
-                let result = EventResult::Success {
-                    user_id: rotated.user.id,
-                    token_id: rotated.parent,
-                    token_family: rotated.family,
-                };
-                let answer = response::Rotated {
-                    access_token: rotated.access_token,
-                    refresh_token: plan.refresh_token,
-                    expires_in: plan.site.settings.jwt_expiration,
-                    user: rotated.user,
-                };
-                (Outcome::Rotated(answer), result)
+                Reused::Refused(0) => {}
+                Reused::Refused(_) => self.counters.families_revoked.add(),
             }
-            transaction::Outcome::UserNotFound => (Outcome::UserNotFound, EventResult::Failure(Failure::UserNotFound)),
-            transaction::Outcome::InvalidToken | transaction::Outcome::NotThisRow => {
-                (Outcome::InvalidToken, EventResult::Failure(Failure::InvalidToken))
+        }
+        let invalid = (Outcome::InvalidToken, EventResult::Failure(Failure::InvalidToken));
+        let (counter, (outcome, result)) = match ended {
+            Some(transaction::Outcome::Rotated(rotated)) => (&self.counters.rotated, self.rotated(&plan, rotated)),
+            Some(transaction::Outcome::UserNotFound) => {
+                let failure = EventResult::Failure(Failure::UserNotFound);
+                (&self.counters.user_not_found, (Outcome::UserNotFound, failure))
             }
+            Some(transaction::Outcome::Used(_)) => (&self.counters.used, invalid),
+            Some(transaction::Outcome::Expired) => (&self.counters.expired, invalid),
+            Some(transaction::Outcome::NotThisRow) | None => (&self.counters.unknown, invalid),
         };
+        counter.add();
         if let Some(analytics) = &self.analytics {
             analytics.record(event, result);
         }
         Ok(outcome)
     }
 
-    async fn rotate_row(&self, plan: &Plan) -> Result<transaction::Outcome, RotationError> {
-        let folds_case = plan.site.columns.folds_case;
-        if let Some(row) = self.tokens.row(&plan.token, folds_case) {
-            match transaction::rotate(&self.store, plan, row).await? {
-                // The row is gone or was changed by hand: look again.
-                transaction::Outcome::NotThisRow => self.tokens.forget(&plan.token, folds_case),
-                outcome => return Ok(outcome),
-            }
+    fn count_failure(&self, error: &RotationError) {
+        match error {
+            RotationError::NotBegun(_) => self.counters.not_begun.add(),
+            RotationError::Failed(_) | RotationError::Sign(_) => self.counters.failed.add(),
         }
-        if self.tokens.is_unknown(&plan.token, folds_case) {
-            return Ok(transaction::Outcome::InvalidToken);
-        }
-        let Some(row) = self.find(&plan.token).await.map_err(RotationError::NotBegun)? else {
-            self.tokens.remember_unknown(&plan.token, folds_case);
-            return Ok(transaction::Outcome::InvalidToken);
-        };
-        self.tokens.remember(&plan.token, folds_case, row);
-        transaction::rotate(&self.store, plan, row).await
     }
 
-    /// A connection that idled may be dead: then once more on a fresh one.
-    async fn find(&self, token: &str) -> Result<Option<u64>, DatabaseError> {
-        let mut session = self.store.database.session().await?;
-        let found = match self.store.find(&mut session, token).await {
-            Err(error) if error.code().is_none() => {
-                session = self.store.database.fresh_session().await?;
-                self.store.find(&mut session, token).await
+    fn rotated(&self, plan: &Plan, rotated: transaction::Rotated) -> (Outcome, EventResult) {
+        if let Some(child) = rotated.child {
+            self.look_ups.tokens.remember(&plan.refresh_token, plan.site.columns.folds_case, child);
+            self.look_ups.map.note(child);
+        }
+        let result =
+            EventResult::Success { user_id: rotated.user.id, token_id: rotated.parent, token_family: rotated.family };
+        let answer = response::Rotated {
+            access_token: rotated.access_token,
+            refresh_token: plan.refresh_token.clone(),
+            expires_in: plan.site.settings.jwt_expiration,
+            user: rotated.user,
+        };
+        (Outcome::Rotated(answer), result)
+    }
+
+    /// `None`: the token is in no row.
+    async fn rotate_row(&self, plan: &Arc<Plan>) -> Result<Option<transaction::Outcome>, RotationError> {
+        let columns = plan.site.columns;
+        if let Some(row) = self.look_ups.cached(&plan.token, columns) {
+            match self.groups.rotate(plan, row).await? {
+                // The row is gone or was changed by hand: look again.
+                transaction::Outcome::NotThisRow => self.look_ups.tokens.forget(&plan.token, columns.folds_case),
+                outcome => return Ok(Some(outcome)),
             }
-            found => found,
-        }?;
-        session.give_back();
-        Ok(found)
+        }
+        match self.look_ups.find(&plan.token, columns).await? {
+            Some(row) => self.groups.rotate(plan, row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps the map of tokens filled while the table has no index on them. Never returns.
+    pub async fn keep_map_filled(&self) {
+        loop {
+            if let Ok(site) = self.sites.current().await {
+                let map = &self.look_ups.map;
+                if site.columns.indexed {
+                    map.empty();
+                } else if !map.is_filled()
+                    && let Err(error) = map.fill(site.columns).await
+                {
+                    debug!(%error, "the tokens of the table could not be read; once more in a moment");
+                }
+            }
+            tokio::time::sleep(MAP_LOOK).await;
+        }
     }
 }

@@ -41,6 +41,7 @@ pub struct Rotated {
 }
 
 /// What a success says about the user.
+#[derive(Clone)]
 pub struct User {
     /// `ID`
     pub id: u64,

@@ -22,21 +22,25 @@ pub struct RowSnapshot {
 pub enum Decision {
     /// Insert its successor and revoke it.
     Rotate,
-    /// 403; the row, if there is one, stays as it is. Used, revoked, expired and unknown tokens
-    /// look the same to a client.
-    InvalidToken,
+    /// The row is another token's; the one presented may be in another row.
+    NotThisRow,
+    /// 403, unless it is replayed; the row stays as it is. Used, revoked, expired and unknown tokens look the same to a client.
+    Used,
+    /// 403; the row stays as it is.
+    Expired,
     /// 403; the row stays as it is.
     UserNotFound,
 }
 
-/// Decides about a token, given the row it was found in, if any.
-pub fn decide(row: Option<&RowSnapshot>) -> Decision {
+/// Decides about a token, given the row it was found in.
+pub fn decide(row: &RowSnapshot) -> Decision {
     match row {
-        Some(RowSnapshot { token_matches: true, revoked: false, expired: false, user_exists }) => {
-            // The plugin looks for the user only once the token is known to be good.
-            if *user_exists { Decision::Rotate } else { Decision::UserNotFound }
-        }
-        _ => Decision::InvalidToken,
+        RowSnapshot { token_matches: false, .. } => Decision::NotThisRow,
+        RowSnapshot { revoked: true, .. } => Decision::Used,
+        RowSnapshot { expired: true, .. } => Decision::Expired,
+        // The plugin looks for the user only once the token is known to be good.
+        RowSnapshot { user_exists: false, .. } => Decision::UserNotFound,
+        RowSnapshot { .. } => Decision::Rotate,
     }
 }
 
@@ -50,13 +54,14 @@ mod tests {
         for bits in 0..16_u8 {
             let bit = |place: u8| bits >> place & 1 == 1;
             let row = RowSnapshot { token_matches: bit(0), revoked: bit(1), expired: bit(2), user_exists: bit(3) };
-            let decision = decide(Some(&row));
+            let decision = decide(&row);
             let live = bit(0) && !bit(1) && !bit(2);
-            assert_eq!(decision == Decision::InvalidToken, !live, "{row:?}");
+            assert_eq!(matches!(decision, Decision::Rotate | Decision::UserNotFound), live, "{row:?}");
             assert_eq!(decision == Decision::UserNotFound, live && !bit(3), "{row:?}");
+            assert_eq!(decision == Decision::NotThisRow, !bit(0), "{row:?}");
+            assert_eq!(decision == Decision::Used, bit(0) && bit(1), "{row:?}");
             rotations += u8::from(decision == Decision::Rotate);
         }
         assert_eq!(rotations, 1);
-        assert_eq!(decide(None), Decision::InvalidToken);
     }
 }

@@ -1,44 +1,70 @@
 //! The SQL of a rotation, one function per intent, with explicit commit and rollback.
 //!
-//! Locks are taken by primary key only. By `refresh_token_hash`, which has no index, a locking read or an update locks
-//! every row it reads past and stops every login.
+//! Locks are taken by primary key only, in ascending order. By `refresh_token_hash`, which has no index, a locking read or an
+//! update locks every row it reads past and stops every login. Only the first statement of a transaction waits for a lock, where
+//! the server can do that; a later one, which meets for instance the plugin revoking all tokens of a user, fails at once. Every statement works on a group of rows; a rotation that is
+//! alone is a group of one. All values are bound, so texts differ only in their number of rows, of which there are few.
+
+use std::collections::HashMap;
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row, Value};
+use mysql_async::{Row, Value};
 
 use super::response::User;
-use super::rotation::RowSnapshot;
-use crate::wordpress::database::{Database, DatabaseError, Session, column};
+use crate::wordpress::database::{Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
+
+/// Rotations in one transaction at most. Larger groups gained nothing when measured, and hold their locks for longer.
+pub const LARGEST_GROUP: usize = 64;
+
+/// How many ids a statement takes. Fewer are padded with the last: a row that is named twice is one row.
+const ID_COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 32, LARGEST_GROUP];
+
+/// How many rows an INSERT has. These cannot be padded; with these sizes any group takes three statements at most, nearly all one
+/// or two.
+const ROW_COUNTS: [usize; 12] = [LARGEST_GROUP, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1];
 
 /// The statements for one site's tables, and the database they go to.
 pub struct Store {
     /// Where the tables are.
     pub database: Database,
-    find: String,
-    lock: String,
-    user: String,
-    insert: String,
-    revoke: String,
+    /// The token table's name, quoted.
+    pub tokens: String,
+    lock: Statements,
+    lock_waiting: Statements,
+    lock_free: Statements,
+    users: Statements,
+    insert: Statements,
+    revoke: Statements,
+    holds: String,
     look: String,
+    look_waiting: String,
     child: String,
 }
 
-/// The parent row under its lock.
-pub struct Parent {
-    /// What the rules decide on.
-    pub snapshot: RowSnapshot,
+/// A row of the token table under its lock.
+pub struct LockedRow {
+    /// `id`.
+    pub id: u64,
+    /// `refresh_token_hash`: the token itself.
+    pub token: Option<Vec<u8>>,
+    /// `revoked_at` is set.
+    pub revoked: bool,
+    /// Seconds since `revoked_at`, by the database's clock.
+    pub revoked_for: Option<i64>,
+    /// `refresh_token_expires_at` is not in the future, or not set.
+    pub expired: bool,
     /// `user_id`.
     pub user_id: u64,
     /// `token_family`, NULL as `None`.
     pub family: Option<String>,
-    /// The user, when there is one.
-    pub user: Option<User>,
 }
 
 /// The row that a rotation adds. All strings fit their columns.
 pub struct Child<'a> {
+    /// The row that it succeeds.
+    pub parent: u64,
     /// `wp_hash` of the access token.
-    pub hash: &'a str,
+    pub hash: String,
     /// The parent's user.
     pub user_id: u64,
     /// Unix seconds; `iat` of the access token.
@@ -59,14 +85,23 @@ pub struct Child<'a> {
     pub ip_address: &'a str,
 }
 
+/// By what a rotation is recognized whose commit's answer was lost.
+pub struct Trace {
+    /// The row that it revokes.
+    pub parent: u64,
+    /// Its user.
+    pub user_id: u64,
+    /// The refresh token that it adds.
+    pub refresh_token: String,
+}
+
 /// What became of a commit whose answer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
-    /// Our child is there: it was committed.
+    /// It was stored.
     Committed,
-    /// The parent is as it was: it was not.
+    /// Nothing of it was.
     NotCommitted,
-    /// The parent is revoked and our child is not there: someone else came first.
-    Superseded,
 }
 
 impl Store {
@@ -74,109 +109,140 @@ impl Store {
     pub fn new(database: Database, table_prefix: &str) -> Self {
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
         let users = format!("`{table_prefix}users`");
+        // Without the hint a small table is scanned, and locked whole.
+        let lock = format!(
+            "SELECT id, refresh_token_hash, revoked_at IS NOT NULL, TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \
+             COALESCE(refresh_token_expires_at <= UTC_TIMESTAMP(), 1), user_id, token_family \
+             FROM {tokens} FORCE INDEX (PRIMARY) WHERE id IN ("
+        );
         Store {
-            database,
-            // A live row before others: tokens of old plugin versions may not be unique.
-            find: format!(
-                "SELECT id FROM {tokens} WHERE refresh_token_hash = ? ORDER BY revoked_at IS NULL DESC, id DESC LIMIT 1"
-            ),
-            // The column's own collation compares, as for the plugin; the database's clock decides.
-            lock: format!(
-                "SELECT COALESCE(refresh_token_hash = ?, 0), revoked_at IS NOT NULL, \
-                 COALESCE(refresh_token_expires_at <= UTC_TIMESTAMP(), 1), user_id, token_family \
-                 FROM {tokens} WHERE id = ? FOR UPDATE"
-            ),
+            lock: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE"),
+            lock_waiting: Statements::new(&ID_COUNTS, &lock, "?", &format!(") FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
+            lock_free: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE SKIP LOCKED"),
             // Not joined to the statement above: FOR UPDATE would lock the user's row, and with it a password change, too.
-            user: format!("SELECT user_email, user_nicename, display_name FROM {users} WHERE ID = ?"),
+            users: Statements::new(
+                &ID_COUNTS,
+                &format!("SELECT ID, user_email, user_nicename, display_name FROM {users} WHERE ID IN ("),
+                "?",
+                ")",
+            ),
             // FROM_UNIXTIME ends in 2038 on older servers; the sum does not.
-            insert: format!(
-                "INSERT INTO {tokens} (hash, user_id, issued_at, expires_at, refresh_token_hash, \
-                 refresh_token_expires_at, token_family, metadata, user_agent, ip_address, blog_id) VALUES \
-                 (?, ?, '1970-01-01' + INTERVAL ? SECOND, '1970-01-01' + INTERVAL ? SECOND, ?, \
-                 UTC_TIMESTAMP() + INTERVAL ? SECOND, ?, ?, ?, ?, 1)"
+            insert: Statements::new(
+                &ROW_COUNTS,
+                &format!(
+                    "INSERT INTO {tokens} (hash, user_id, issued_at, expires_at, refresh_token_hash, \
+                     refresh_token_expires_at, token_family, metadata, user_agent, ip_address, blog_id) VALUES "
+                ),
+                "(?, ?, '1970-01-01' + INTERVAL ? SECOND, '1970-01-01' + INTERVAL ? SECOND, ?, \
+                 UTC_TIMESTAMP() + INTERVAL ? SECOND, ?, ?, ?, ?, 1)",
+                "",
             ),
             // Without "AND revoked_at IS NULL": the optimizer would go through revoked_at_idx, secondary index before primary,
-            // and deadlock with the plugin's own statements. The row is locked, and its state known.
-            revoke: format!("UPDATE {tokens} SET revoked_at = UTC_TIMESTAMP() WHERE id = ?"),
+            // and deadlock with the plugin's own statements. The rows are locked, and their state known.
+            revoke: Statements::new(
+                &ID_COUNTS,
+                &format!("UPDATE {tokens} FORCE INDEX (PRIMARY) SET revoked_at = UTC_TIMESTAMP() WHERE id IN ("),
+                "?",
+                ")",
+            ),
+            holds: format!("SELECT COALESCE(refresh_token_hash = ?, 0) FROM {tokens} WHERE id = ?"),
             look: format!("SELECT revoked_at IS NOT NULL FROM {tokens} WHERE id = ? FOR UPDATE"),
+            look_waiting: format!(
+                "SELECT revoked_at IS NOT NULL FROM {tokens} WHERE id = ? FOR UPDATE WAIT {LOCK_WAIT_SECONDS}"
+            ),
             child: format!("SELECT id FROM {tokens} WHERE user_id = ? AND refresh_token_hash = ?"),
+            database,
+            tokens,
         }
     }
 
-    /// The id of the row that holds `token`, outside any transaction.
+    /// Locks the rows `ids` (ascending, none twice, at most [`LARGEST_GROUP`]) and reads them. Rows that are not there (any
+    /// more) are left out; with `skip_locked` (see [`crate::wordpress::database::Abilities`]) so are those that another
+    /// transaction holds, which are waited for without.
     ///
     /// # Errors
     /// The database's.
-    pub async fn find(&self, session: &mut Session<'_>, token: &str) -> Result<Option<u64>, DatabaseError> {
-        let row: Option<Row> = session.conn().exec_first(&self.find, (token,)).await?;
-        row.map(|mut row| column(&mut row, 0, "id")).transpose()
-    }
-
-    /// Opens the transaction.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn begin(&self, session: &mut Session<'_>) -> Result<(), DatabaseError> {
-        Ok(session.conn().query_drop("START TRANSACTION").await?)
-    }
-
-    /// Locks row `id` and reads it and its user. `None`: there is no such row (any more).
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn lock(&self, session: &mut Session<'_>, id: u64, token: &str) -> Result<Option<Parent>, DatabaseError> {
-        let conn = session.conn();
-        let Some(mut row) = conn.exec_first::<Row, _, _>(&self.lock, (token, id)).await? else { return Ok(None) };
-        let user_id = column(&mut row, 3, "user_id")?;
-        let family: Option<Vec<u8>> = column(&mut row, 4, "token_family")?;
-        let user = self.user(conn, user_id).await?;
-        let snapshot = RowSnapshot {
-            token_matches: column(&mut row, 0, "refresh_token_hash")?,
-            revoked: column(&mut row, 1, "revoked_at")?,
-            expired: column(&mut row, 2, "refresh_token_expires_at")?,
-            user_exists: user.is_some(),
+    pub async fn lock(
+        &self,
+        session: &mut Session<'_>,
+        ids: &[u64],
+        skip_locked: bool,
+    ) -> Result<Vec<LockedRow>, DatabaseError> {
+        let statements = match (skip_locked, session.abilities().no_wait) {
+            (true, _) => &self.lock_free,
+            (false, true) => &self.lock_waiting,
+            (false, false) => &self.lock,
         };
-        Ok(Some(Parent { snapshot, user_id, family: family.map(|family| text(&family)), user }))
+        let (statement, ids) = statements.padded(ids);
+        let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
+        rows.into_iter().map(locked_row).collect()
     }
 
-    async fn user(&self, conn: &mut Conn, user_id: u64) -> Result<Option<User>, DatabaseError> {
-        let Some(mut row) = conn.exec_first::<Row, _, _>(&self.user, (user_id,)).await? else { return Ok(None) };
-        let mut field = |index, name| column::<Vec<u8>>(&mut row, index, name).map(|bytes| text(&bytes));
-        Ok(Some(User {
-            id: user_id,
-            email: field(0, "user_email")?,
-            nicename: field(1, "user_nicename")?,
-            display_name: field(2, "display_name")?,
-        }))
+    /// Whether row `id` holds `token`, as the column's collation compares.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn holds(&self, session: &mut Session<'_>, id: u64, token: &str) -> Result<bool, DatabaseError> {
+        let row: Option<Row> = session.conn().exec_first(&self.holds, (token, id)).await?;
+        row.map_or(Ok(false), |mut row| column(&mut row, 0, "refresh_token_hash"))
     }
 
-    /// Adds `child` and revokes row `parent`, in the transaction that [`Store::begin`] opened. Returns the child's id.
+    /// Those of the users `ids` that exist (at most [`LARGEST_GROUP`]).
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn users(&self, session: &mut Session<'_>, ids: &[u64]) -> Result<HashMap<u64, User>, DatabaseError> {
+        let (statement, ids) = self.users.padded(ids);
+        let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
+        rows.into_iter().map(user).collect()
+    }
+
+    /// Adds `children` and revokes their parents. Returns the children's ids, where they are known for certain.
     ///
     /// # Errors
     /// The database's.
     pub async fn rotate(
         &self,
         session: &mut Session<'_>,
-        parent: u64,
-        child: &Child<'_>,
-    ) -> Result<Option<u64>, DatabaseError> {
+        children: &[Child<'_>],
+    ) -> Result<Vec<Option<u64>>, DatabaseError> {
+        let consecutive = session.abilities().consecutive_ids;
         let conn = session.conn();
-        let values: Vec<Value> = vec![
-            child.hash.into(),
-            child.user_id.into(),
-            child.issued_at.into(),
-            child.expires_at.into(),
-            child.refresh_token.into(),
-            child.refresh_token_lifetime.into(),
-            child.family.into(),
-            child.metadata.into(),
-            child.user_agent.into(),
-            child.ip_address.into(),
-        ];
-        conn.exec_drop(&self.insert, values).await?;
-        let id = conn.last_insert_id();
-        conn.exec_drop(&self.revoke, (parent,)).await?;
-        Ok(id)
+        let mut ids = Vec::with_capacity(children.len());
+        let mut rest = children;
+        for (size, statement) in &self.insert.0 {
+            while let Some((chunk, after)) = rest.split_at_checked(*size) {
+                let values: Vec<Value> = chunk.iter().flat_map(values).collect();
+                conn.exec_drop(statement.as_str(), values).await?;
+                // The id of the statement's first row.
+                let first = conn.last_insert_id();
+                ids.extend((0..*size).map(|place| match place {
+                    0 => first,
+                    _ if consecutive => first.and_then(|first| first.checked_add(place as u64)),
+                    _ => None,
+                }));
+                rest = after;
+            }
+        }
+        let mut parents: Vec<u64> = children.iter().map(|child| child.parent).collect();
+        parents.sort_unstable();
+        let (statement, parents) = self.revoke.padded(&parents);
+        conn.exec_drop(statement, parents).await?;
+        Ok(ids)
+    }
+
+    /// Revokes those of the rows `ids` (ascending, at most [`LARGEST_GROUP`]) that are not. Returns their number.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn revoke(&self, session: &mut Session<'_>, ids: &[u64]) -> Result<usize, DatabaseError> {
+        let live: Vec<u64> =
+            self.lock(session, ids, false).await?.into_iter().filter(|row| !row.revoked).map(|row| row.id).collect();
+        if !live.is_empty() {
+            let (statement, ids) = self.revoke.padded(&live);
+            session.conn().exec_drop(statement, ids).await?;
+        }
+        Ok(live.len())
     }
 
     /// Ends the transaction.
@@ -195,8 +261,9 @@ impl Store {
         Ok(session.conn().query_drop("ROLLBACK").await?)
     }
 
-    /// Finds out what became of a commit whose answer was lost with connection `lost`. Locking the parent waits for the
-    /// transaction of the old connection; where that does not let go, it is killed.
+    /// Finds out what became of a commit of `traces` whose answer was lost with connection `lost`. Locking a parent waits for
+    /// the transaction of the old connection; where that does not let go, it is killed. A transaction is stored whole or not at
+    /// all, so that the first rotation that tells anything tells it for all.
     ///
     /// # Errors
     /// The database's; 1205 when the old connection still held the row, which is then killed and worth another try.
@@ -204,33 +271,124 @@ impl Store {
         &self,
         session: &mut Session<'_>,
         lost: u32,
-        parent: u64,
-        user_id: u64,
-        refresh_token: &str,
+        traces: &[Trace],
     ) -> Result<Resolution, DatabaseError> {
+        let look = if session.abilities().no_wait { &self.look_waiting } else { &self.look };
         let conn = session.conn();
         conn.query_drop("START TRANSACTION").await?;
-        let row = match conn.exec_first::<Row, _, _>(&self.look, (parent,)).await {
-            Ok(row) => row,
-            Err(error) => {
-                // Its own threads a user may always kill. 1094: it has ended by itself.
-                conn.query_drop("ROLLBACK").await?;
-                let _ = conn.query_drop(format!("KILL {lost}")).await;
-                return Err(error.into());
+        let mut resolution = Resolution::NotCommitted;
+        for trace in traces {
+            let row = match conn.exec_first::<Row, _, _>(look, (trace.parent,)).await {
+                Ok(row) => row,
+                Err(error) => {
+                    // Its own threads a user may always kill. 1094: it has ended by itself.
+                    conn.query_drop("ROLLBACK").await?;
+                    let _ = conn.query_drop(format!("KILL {lost}")).await;
+                    return Err(error.into());
+                }
+            };
+            let revoked = row.map(|mut row| column::<bool>(&mut row, 0, "revoked_at")).transpose()?;
+            if revoked == Some(false) {
+                break;
             }
-        };
-        let revoked = row.map(|mut row| column::<bool>(&mut row, 0, "revoked_at")).transpose()?;
-        let child: Option<Row> = conn.exec_first(&self.child, (user_id, refresh_token)).await?;
+            let child: Option<Row> = conn.exec_first(&self.child, (trace.user_id, &trace.refresh_token)).await?;
+            if child.is_some() {
+                resolution = Resolution::Committed;
+                break;
+            }
+            // Neither: someone else revoked or deleted this row first. The others may tell.
+        }
         conn.query_drop("ROLLBACK").await?;
-        Ok(match (child, revoked) {
-            (Some(_), _) => Resolution::Committed,
-            (None, Some(false)) => Resolution::NotCommitted,
-            (None, _) => Resolution::Superseded,
-        })
+        Ok(resolution)
     }
+}
+
+/// One statement for each of a few numbers of rows.
+struct Statements(Vec<(usize, String)>);
+
+impl Statements {
+    fn new(counts: &[usize], head: &str, item: &str, tail: &str) -> Self {
+        Statements(
+            counts.iter().map(|count| (*count, format!("{head}{}{tail}", vec![item; *count].join(", ")))).collect(),
+        )
+    }
+
+    /// The smallest statement that takes `ids`, and as many values as it takes.
+    fn padded(&self, ids: &[u64]) -> (&str, Vec<Value>) {
+        let fitting = self.0.iter().find(|(count, _)| *count >= ids.len()).or(self.0.last());
+        let (count, statement) = fitting.map_or((0, ""), |(count, statement)| (*count, statement.as_str()));
+        let mut values: Vec<Value> = ids.iter().map(|id| Value::from(*id)).collect();
+        values.resize(count, ids.last().map_or(Value::NULL, |id| Value::from(*id)));
+        (statement, values)
+    }
+}
+
+/// In the statement's order.
+fn values(child: &Child<'_>) -> [Value; 10] {
+    [
+        child.hash.as_str().into(),
+        child.user_id.into(),
+        child.issued_at.into(),
+        child.expires_at.into(),
+        child.refresh_token.into(),
+        child.refresh_token_lifetime.into(),
+        child.family.into(),
+        child.metadata.into(),
+        child.user_agent.into(),
+        child.ip_address.into(),
+    ]
+}
+
+fn locked_row(mut row: Row) -> Result<LockedRow, DatabaseError> {
+    let family: Option<Vec<u8>> = column(&mut row, 6, "token_family")?;
+    Ok(LockedRow {
+        id: column(&mut row, 0, "id")?,
+        token: column(&mut row, 1, "refresh_token_hash")?,
+        revoked: column(&mut row, 2, "revoked_at")?,
+        revoked_for: column(&mut row, 3, "revoked_at")?,
+        expired: column(&mut row, 4, "refresh_token_expires_at")?,
+        user_id: column(&mut row, 5, "user_id")?,
+        family: family.map(|family| text(&family)),
+    })
+}
+
+fn user(mut row: Row) -> Result<(u64, User), DatabaseError> {
+    let id = column(&mut row, 0, "ID")?;
+    let mut field = |index, name| column::<Vec<u8>>(&mut row, index, name).map(|bytes| text(&bytes));
+    let user = User {
+        id,
+        email: field(1, "user_email")?,
+        nicename: field(2, "user_nicename")?,
+        display_name: field(3, "display_name")?,
+    };
+    Ok((id, user))
 }
 
 /// The connection speaks utf8mb4, so this loses nothing; should a server do otherwise, it must not cost the session.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_group_fits_few_statements() {
+        let ids = Statements::new(&ID_COUNTS, "(", "?", ")");
+        for count in 1..=LARGEST_GROUP {
+            let group: Vec<u64> = (1..=count as u64).collect();
+            let (statement, values) = ids.padded(&group);
+            assert_eq!(statement.matches('?').count(), values.len());
+            assert!(values.len() >= count && values.len() < 2 * count.max(2), "{count}");
+            assert_eq!(values.last(), Some(&Value::from(count as u64)));
+            let mut rest = count;
+            let mut statements = 0;
+            for size in ROW_COUNTS {
+                statements += rest / size;
+                rest %= size;
+            }
+            assert!(rest == 0 && statements <= 3, "{count}: {statements}");
+        }
+    }
 }

@@ -3,12 +3,13 @@
 //! Both only spare look-ups; the row itself is always asked under its lock. What stands here cannot turn wrong (a row
 //! keeps its token) or may be a few seconds old (an unknown token that WordPress has only just made is not with any client yet).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-
-/// Rows remembered. Each costs about 150 bytes; a site with more sessions than this finds the others by a look-up.
-const ROWS: u64 = 200_000;
 
 /// Unknown tokens remembered: what one look-up said of a token that is guessed or was deleted is not asked again at once.
 const UNKNOWN: u64 = 100_000;
@@ -21,20 +22,27 @@ const COLUMN_LENGTH: usize = 255;
 pub struct Tokens {
     rows: Cache<Box<str>, u64>,
     unknown: Cache<Box<str>, ()>,
-}
-
-impl Default for Tokens {
-    fn default() -> Self {
-        Tokens::new()
-    }
+    overflowed: Arc<AtomicBool>,
 }
 
 impl Tokens {
-    /// Empty.
-    pub fn new() -> Self {
+    /// Empty; room for `capacity` rows.
+    pub fn new(capacity: usize) -> Self {
+        let overflowed = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&overflowed);
         Tokens {
-            rows: Cache::new(ROWS),
+            rows: Cache::builder()
+                .max_capacity(capacity as u64)
+                // The newest row is the one whose token comes back.
+                .eviction_policy(EvictionPolicy::lru())
+                .eviction_listener(move |_, _, cause| {
+                    if cause == RemovalCause::Size {
+                        flag.store(true, Ordering::Relaxed);
+                    }
+                })
+                .build(),
             unknown: Cache::builder().max_capacity(UNKNOWN).time_to_live(UNKNOWN_FOR).build(),
+            overflowed,
         }
     }
 
@@ -62,10 +70,22 @@ impl Tokens {
     pub fn remember_unknown(&self, token: &str, folds_case: bool) {
         self.unknown.insert(key(token, folds_case), ());
     }
+
+    /// Does now what the cache does with delay, so that [`Tokens::has_overflowed`] knows of everything.
+    pub fn settle(&self) {
+        self.rows.run_pending_tasks();
+    }
+
+    /// Whether a row ever had to make room for another.
+    pub fn has_overflowed(&self) -> bool {
+        self.overflowed.load(Ordering::Relaxed)
+    }
 }
 
-/// Tokens that reach this point are ASCII letters and digits only.
-fn key(token: &str, folds_case: bool) -> Box<str> {
+/// A token as the column compares it. Those of clients are ASCII letters and digits when they come this far, those of rows
+/// whatever somebody wrote there; trailing spaces do not count in a column (PAD SPACE).
+pub fn key(token: &str, folds_case: bool) -> Box<str> {
+    let token = token.trim_end_matches(' ');
     if folds_case { token.to_ascii_lowercase().into() } else { token.into() }
 }
 
@@ -75,7 +95,7 @@ mod tests {
 
     #[test]
     fn case_is_folded_as_the_column_does() {
-        let tokens = Tokens::new();
+        let tokens = Tokens::new(10);
         tokens.remember("abc", true, 7);
         assert_eq!(tokens.row("ABC", true), Some(7));
         assert_eq!(tokens.row("ABC", false), None);
@@ -86,9 +106,23 @@ mod tests {
 
     #[test]
     fn what_fits_no_row_is_unknown() {
-        let tokens = Tokens::new();
+        let tokens = Tokens::new(10);
         assert!(tokens.is_unknown("", true));
         assert!(tokens.is_unknown(&"a".repeat(256), true));
         assert!(!tokens.is_unknown(&"a".repeat(255), true));
+    }
+
+    #[test]
+    fn too_many_rows_are_noticed() {
+        let tokens = Tokens::new(10);
+        for id in 0..10 {
+            tokens.remember(&id.to_string(), true, id);
+        }
+        tokens.settle();
+        assert!(!tokens.has_overflowed());
+        tokens.remember("one more", true, 10);
+        tokens.settle();
+        assert!(tokens.has_overflowed());
+        assert_eq!(tokens.row("one more", true), Some(10));
     }
 }

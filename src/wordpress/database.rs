@@ -23,10 +23,10 @@ const MAX_IDLE: Duration = Duration::from_secs(30);
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
-const LOCK_WAIT_SECONDS: u32 = 1;
+pub const LOCK_WAIT_SECONDS: u32 = 1;
 
 /// What can go wrong with the database. No variant holds a bound value, so no token is in any message.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum DatabaseError {
     /// No connection within the limit.
     #[error("no database connection within {CONNECT_LIMIT:?}")]
@@ -68,17 +68,49 @@ impl From<mysql_async::Error> for DatabaseError {
     }
 }
 
+/// Prepared statements kept for each connection: all that rotations of every group size use, and then some.
+const STATEMENTS: usize = 96;
+
 /// The site's database.
 pub struct Database {
     opts: Opts,
     permits: Semaphore,
-    idle: Mutex<Vec<(Conn, Instant)>>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// What the server on the other end can do, and how it is set; read with each new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// `FOR UPDATE SKIP LOCKED`: MariaDB from 10.6, MySQL from 8.0.1.
+    pub skip_locked: bool,
+    /// `innodb_lock_wait_timeout` can be 0, and `FOR UPDATE WAIT n` says where to wait after all: MariaDB from 10.6. Then
+    /// nothing of the sidecar's waits while it holds a lock, so that it has no part in any deadlock. That matters to the site:
+    /// the server would rather undo the plugin's "revoke all tokens" than a rotation that has written already.
+    pub no_wait: bool,
+    /// The rows of one `INSERT … VALUES` get ids that follow each other without a gap. InnoDB promises that for inserts whose
+    /// number of rows is known, in every `innodb_autoinc_lock_mode`, as long as ids grow by one (a Galera cluster's do not).
+    pub consecutive_ids: bool,
+}
+
+/// Whether each statement is a transaction of its own, or the first after a COMMIT or ROLLBACK opens one. The second spares
+/// a rotation the round trip of a START TRANSACTION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Autocommit,
+    Transactions,
+}
+
+struct Idle {
+    conn: Conn,
+    since: Instant,
+    mode: Mode,
+    abilities: Abilities,
 }
 
 impl Database {
     /// Connects when first asked.
     pub fn new(opts: OptsBuilder) -> Self {
-        let opts = opts.prefer_socket(false).setup(vec![
+        let opts = opts.prefer_socket(false).stmt_cache_size(STATEMENTS).setup(vec![
             // Column values are UTC, and so is all arithmetic.
             "SET time_zone = '+00:00'".to_owned(),
             "SET NAMES utf8mb4".to_owned(),
@@ -89,37 +121,75 @@ impl Database {
         Database { opts: opts.into(), permits: Semaphore::new(MAX_CONNECTIONS), idle: Mutex::new(Vec::new()) }
     }
 
-    /// A connection, one that idled or a new one.
+    /// A connection in autocommit mode, one that idled or a new one.
     ///
     /// # Errors
     /// The server cannot be reached, refuses, or has no connection free in time.
     pub async fn session(&self) -> Result<Session<'_>, DatabaseError> {
-        let permit = self.permit().await?;
-        while let Some((conn, since)) = self.idle().pop() {
-            if since.elapsed() < MAX_IDLE {
-                return Ok(Session { conn, database: self, _permit: permit });
-            }
-        }
-        self.connect(permit).await
+        self.of_mode(Mode::Autocommit).await
     }
 
-    /// A new connection; those that idle are closed. For the second try after a connection was lost: the others were most
-    /// likely lost with it.
+    /// A connection where the first statement opens a transaction, one that idled or a new one.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn transactions(&self) -> Result<Session<'_>, DatabaseError> {
+        self.of_mode(Mode::Transactions).await
+    }
+
+    /// As [`Database::session`], but new; those that idle are closed. For the second try after a connection was lost: the
+    /// others were most likely lost with it.
     ///
     /// # Errors
     /// As for [`Database::session`].
     pub async fn fresh_session(&self) -> Result<Session<'_>, DatabaseError> {
+        self.fresh(Mode::Autocommit).await
+    }
+
+    /// As [`Database::transactions`], but new; those that idle are closed.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn fresh_transactions(&self) -> Result<Session<'_>, DatabaseError> {
+        self.fresh(Mode::Transactions).await
+    }
+
+    /// As [`Database::transactions`]; a new one after a failure.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn fresh_transactions_after(&self, failure: bool) -> Result<Session<'_>, DatabaseError> {
+        if failure { self.fresh_transactions().await } else { self.transactions().await }
+    }
+
+    async fn of_mode(&self, mode: Mode) -> Result<Session<'_>, DatabaseError> {
+        let permit = self.permit().await?;
+        while let Some(Idle { conn, since, mode, abilities }) = self.pop(mode) {
+            if since.elapsed() < MAX_IDLE {
+                return Ok(Session { conn, database: self, since, mode, abilities, _permit: permit });
+            }
+        }
+        self.connect(permit, mode).await
+    }
+
+    async fn fresh(&self, mode: Mode) -> Result<Session<'_>, DatabaseError> {
         let idle = std::mem::take(&mut *self.idle());
         drop(idle);
         let permit = self.permit().await?;
-        self.connect(permit).await
+        self.connect(permit, mode).await
+    }
+
+    fn pop(&self, mode: Mode) -> Option<Idle> {
+        let mut idle = self.idle();
+        let place = idle.iter().rposition(|idle| idle.mode == mode)?;
+        Some(idle.remove(place))
     }
 
     /// Closes what idles. Connections in use close when they are given back or dropped.
     pub async fn close(&self) {
         self.permits.close();
         let idle = std::mem::take(&mut *self.idle());
-        for (conn, _) in idle {
+        for Idle { conn, .. } in idle {
             // A server that is gone needs no goodbye.
             let _ = timeout(CONNECT_LIMIT, conn.disconnect()).await;
         }
@@ -132,40 +202,71 @@ impl Database {
         }
     }
 
-    async fn connect<'a>(&'a self, permit: SemaphorePermit<'a>) -> Result<Session<'a>, DatabaseError> {
+    async fn connect<'a>(&'a self, permit: SemaphorePermit<'a>, mode: Mode) -> Result<Session<'a>, DatabaseError> {
         let conn = async {
             let mut conn = Conn::new(self.opts.clone()).await?;
-            let level = isolation_level(&mut conn).await?;
+            let (level, abilities) = server(&mut conn).await?;
             conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}")).await?;
-            Ok::<_, mysql_async::Error>(conn)
+            if abilities.no_wait {
+                conn.query_drop("SET SESSION innodb_lock_wait_timeout = 0").await?;
+            }
+            if mode == Mode::Transactions {
+                conn.query_drop("SET autocommit = 0").await?;
+            }
+            Ok::<_, mysql_async::Error>((conn, abilities))
         };
-        let conn = timeout(CONNECT_LIMIT, conn)
+        let (conn, abilities) = timeout(CONNECT_LIMIT, conn)
             .await
             .map_err(|_| DatabaseError::NoConnection)?
             .map_err(|error| DatabaseError::Connect(error.to_string()))?;
-        Ok(Session { conn, database: self, _permit: permit })
+        Ok(Session { conn, database: self, since: Instant::now(), mode, abilities, _permit: permit })
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<(Conn, Instant)>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// READ COMMITTED cannot write to a statement-based binary log (error 1665); the statements of a rotation lock the same single rows
-/// in REPEATABLE READ.
-async fn isolation_level(conn: &mut Conn) -> Result<&'static str, mysql_async::Error> {
-    let logged: Option<(Option<u8>, Option<String>)> =
-        conn.query_first("SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format").await?;
-    let by_statement = logged.is_some_and(|(log_bin, format)| {
-        log_bin == Some(1) && format.is_some_and(|format| format.eq_ignore_ascii_case("STATEMENT"))
-    });
-    Ok(if by_statement { "REPEATABLE READ" } else { "READ COMMITTED" })
+/// The isolation level to use, and what the server can do.
+///
+/// READ COMMITTED cannot write to a statement-based binary log (error 1665); the statements of a rotation lock the same
+/// single rows in REPEATABLE READ.
+async fn server(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_async::Error> {
+    type Answer = (Option<u8>, Option<String>, Option<String>, Option<u64>);
+    let answer: Option<Answer> = conn
+        .query_first("SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format, VERSION(), @@SESSION.auto_increment_increment")
+        .await?;
+    let (log_bin, format, version, increment) = answer.unwrap_or_default();
+    let by_statement = log_bin == Some(1) && format.is_some_and(|format| format.eq_ignore_ascii_case("STATEMENT"));
+    let level = if by_statement { "REPEATABLE READ" } else { "READ COMMITTED" };
+    let abilities = Abilities {
+        skip_locked: version.as_deref().is_some_and(has_skip_locked),
+        no_wait: version.is_some_and(|version| version.contains("MariaDB") && has_skip_locked(&version)),
+        consecutive_ids: increment == Some(1),
+    };
+    Ok((level, abilities))
+}
+
+/// Whether a server of this `VERSION()` knows `SKIP LOCKED`. Where that cannot be told, it is taken not to.
+fn has_skip_locked(version: &str) -> bool {
+    let mut numbers = version.split(|character: char| !character.is_ascii_digit()).map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok);
+    let (Some(major), Some(minor)) = (next(), next()) else { return false };
+    if version.contains("MariaDB") {
+        (major, minor) >= (10, 6)
+    } else {
+        // 8.0.0 was never released for production.
+        major >= 8
+    }
 }
 
 /// A connection in use. Dropped, it is closed; [`Session::give_back`] keeps it for the next.
 pub struct Session<'a> {
     conn: Conn,
     database: &'a Database,
+    since: Instant,
+    mode: Mode,
+    abilities: Abilities,
     _permit: SemaphorePermit<'a>,
 }
 
@@ -175,11 +276,26 @@ impl Session<'_> {
         &mut self.conn
     }
 
+    /// What the server can do.
+    pub fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    /// Says that the connection has just worked.
+    pub fn worked(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Whether it idled for so long that it is not to be used again.
+    pub fn is_stale(&self) -> bool {
+        self.since.elapsed() >= MAX_IDLE
+    }
+
     /// Keeps the connection for the next. Only for one with no transaction open and no result unread.
     pub fn give_back(self) {
-        let Session { conn, database, _permit } = self;
+        let Session { conn, database, mode, abilities, .. } = self;
         if !database.permits.is_closed() {
-            database.idle().push((conn, Instant::now()));
+            database.idle().push(Idle { conn, since: Instant::now(), mode, abilities });
         }
     }
 }
@@ -199,6 +315,16 @@ pub fn column<T: mysql_async::prelude::FromValue>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn which_servers_can_skip_locked_rows() {
+        for version in ["10.6.0-MariaDB", "10.11.19-MariaDB-0+deb12u1", "11.4.2-MariaDB", "8.0.36", "8.4.0", "9.1.0"] {
+            assert!(has_skip_locked(version), "{version}");
+        }
+        for version in ["10.5.9-MariaDB-log", "5.7.44", "5.5.5-10.11.2-maxscale", "", "MariaDB"] {
+            assert!(!has_skip_locked(version), "{version}");
+        }
+    }
 
     #[test]
     fn a_servers_text_is_not_kept() {

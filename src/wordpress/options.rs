@@ -21,6 +21,9 @@ pub struct Settings {
     pub rate_limit: Option<RateLimit>,
     /// Whether analytics rows hold shortened addresses.
     pub anonymize_ip: bool,
+    /// Days after which the plugin deletes its analytics; `None` where the value is none that we understand, and nothing but the
+    /// cleanup asks for it.
+    pub analytics_retention_days: Option<u32>,
 }
 
 /// How many requests a client address may make.
@@ -81,6 +84,7 @@ pub fn settings(option_value: Option<&[u8]>) -> Result<Settings, OptionError> {
             None
         },
         anonymize_ip: data.switch("anonymize_ip", false)?,
+        analytics_retention_days: data.count("analytics_retention_days", 90).ok(),
     })
 }
 

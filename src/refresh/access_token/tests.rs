@@ -180,3 +180,24 @@ fn keys_that_do_not_fit_are_refused() {
     assert!(pkcs1.expose().contains("BEGIN RSA PRIVATE KEY"));
     Signer::new(Algorithm::RS384, None, Some(&pkcs1)).unwrap();
 }
+
+#[test]
+fn tokens_are_made_again_where_signatures_are_not_random() {
+    let salt = Secret::new("salt".to_owned());
+    let p256 = key(&["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let ed25519 = key(&["-algorithm", "ED25519"]);
+    for (signer, can) in [
+        (Signer::new(Algorithm::HS256, Some(&secret()), None).unwrap(), true),
+        (Signer::new(Algorithm::EdDSA, None, Some(&ed25519)).unwrap(), true),
+        (Signer::new(Algorithm::ES256, None, Some(&p256)).unwrap(), false),
+    ] {
+        let ours = signer.access_token(&claims("abc")).unwrap();
+        let of_php = signer.signed(&claims("abc"), None).unwrap();
+        for token in [ours, of_php] {
+            let again = signer.access_token_again(&claims("abc"), &wp_hash(&token, &salt), &salt).unwrap();
+            assert_eq!(again, can.then_some(token), "{signer:?}");
+        }
+        let other = wp_hash(&signer.access_token(&claims("abd")).unwrap(), &salt);
+        assert_eq!(signer.access_token_again(&claims("abc"), &other, &salt).unwrap(), None);
+    }
+}

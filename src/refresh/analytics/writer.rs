@@ -165,10 +165,12 @@ impl Writer {
             if self.is_at_the_end() {
                 return Err(Refused::All(error));
             }
-            if !is_away {
+            // A user's or a token's row that another transaction holds for a moment: nothing to tell anybody, nor to reconnect for.
+            let is_held = matches!(error.code(), Some(1205 | 1213));
+            if !is_away && !is_held {
                 warn!(%error, "analytics rows wait for the database");
             }
-            is_away = true;
+            is_away |= !is_held;
             self.pause(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

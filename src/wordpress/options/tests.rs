@@ -12,6 +12,7 @@ fn defaults() -> Settings {
         enable_cors: false,
         rate_limit: Some(RateLimit { max_requests: 60, window_minutes: 1 }),
         anonymize_ip: false,
+        analytics_retention_days: Some(90),
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "the tests that use the rest are on their way")]
 
+pub mod apps;
+pub mod faults;
 pub mod mariadb;
 pub mod raw;
 pub mod rig;

@@ -1,0 +1,260 @@
+//! Rotations in trouble, each in a transaction of its own: the retries, and the commit whose answer was lost.
+//!
+//! A rotation that began ends in one of two ways: it is stored, or it is not and nothing of it remains.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::warn;
+
+use super::counters::Counters;
+use super::group::{self, LIMIT, RotationError, Waiting};
+use super::store::{Resolution, Store};
+use super::transaction::{self, Interrupted, Outcome, Plan, UnknownCommit, Verdict};
+use crate::wordpress::database::{DatabaseError, Session};
+
+/// The first pause before a retry; doubled with each, with jitter, so that two that collided do not collide again.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Rotations that may be in trouble at once: each may wait for a row, and holds a connection meanwhile. The groups, the
+/// look-ups and the site's settings must have theirs.
+const AT_ONCE: usize = 8;
+
+/// What rotations in trouble need.
+pub struct Alone {
+    /// The statements, and where they go.
+    pub store: Arc<Store>,
+    /// What happens is counted.
+    pub counters: Arc<Counters>,
+    permits: Semaphore,
+}
+
+/// What one attempt came to.
+enum Attempt {
+    Ended(Result<Outcome, RotationError>),
+    Failed(DatabaseError),
+}
+
+impl Alone {
+    /// Nothing is in trouble yet.
+    pub fn new(store: Arc<Store>, counters: Arc<Counters>) -> Self {
+        Alone { store, counters, permits: Semaphore::new(AT_ONCE) }
+    }
+
+    /// Rotates with patience: a row that is held is waited for.
+    pub async fn rotate(self: Arc<Self>, waiting: Waiting) {
+        let result = self.try_and_try(&waiting.plan, waiting.row, waiting.deadline, None).await;
+        waiting.end(result);
+    }
+
+    /// Goes on with a rotation whose attempt failed with `error`, alone or (`in_group`) with others.
+    pub async fn after(self: Arc<Self>, waiting: Waiting, error: DatabaseError, in_group: bool) {
+        // A group fails with any of its items; which one it was shows when each is alone.
+        let result = if in_group || is_worth_another_try(&error) {
+            self.try_and_try(&waiting.plan, waiting.row, waiting.deadline, Some(error)).await
+        } else {
+            Err(RotationError::Failed(error))
+        };
+        waiting.end(result);
+    }
+
+    /// Finds out whether a group was stored, and goes on accordingly.
+    pub async fn resolve(self: Arc<Self>, group: Vec<Waiting>, unknown: UnknownCommit) {
+        let deadline = group.iter().map(|waiting| waiting.deadline).min().unwrap_or_else(Instant::now);
+        match self.look(&unknown, deadline).await {
+            Ok(Resolution::Committed) => group::end(&self, group, unknown.verdicts),
+            Ok(Resolution::NotCommitted) => {
+                for waiting in group {
+                    self.counters.retry(None);
+                    tokio::spawn(Arc::clone(&self).after(waiting, DatabaseError::Failed(None), true));
+                }
+            }
+            Err(error) => {
+                for waiting in group {
+                    waiting.end(Err(RotationError::Failed(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// Ends the transaction after an error. The connection is kept only if it says that this worked.
+    pub async fn rolled_back<'a>(
+        &self,
+        mut session: Session<'a>,
+        why: &DatabaseError,
+        deadline: Instant,
+    ) -> Option<Session<'a>> {
+        let answered = why.code().is_some_and(|code| !LOST.contains(&code)) || matches!(why, DatabaseError::Column(_));
+        let is_back = answered && matches!(timeout_at(deadline, self.store.rollback(&mut session)).await, Ok(Ok(())));
+        is_back.then_some(session)
+    }
+
+    /// `error`: that of an attempt in a group. Without, nothing has begun.
+    async fn try_and_try(
+        &self,
+        plan: &Plan,
+        row: u64,
+        deadline: Instant,
+        error: Option<DatabaseError>,
+    ) -> Result<Outcome, RotationError> {
+        let mut begun = error.is_some();
+        // After an error others are about to try again, too.
+        let mut pause = if begun { jitter(FIRST_PAUSE) } else { Duration::ZERO };
+        loop {
+            sleep(pause).await;
+            let error = match self.once(plan, row, deadline, &mut begun).await {
+                Attempt::Ended(result) => return result,
+                Attempt::Failed(error) => error,
+            };
+            if !begun && matches!(error, DatabaseError::Connect(_) | DatabaseError::NoConnection) {
+                return Err(RotationError::NotBegun(error));
+            }
+            pause = jitter((pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE));
+            if !is_worth_another_try(&error) || Instant::now() + pause >= deadline {
+                return Err(if begun { RotationError::Failed(error) } else { RotationError::NotBegun(error) });
+            }
+            self.counters.retry(error.code());
+        }
+    }
+
+    async fn once(&self, plan: &Plan, row: u64, deadline: Instant, begun: &mut bool) -> Attempt {
+        let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
+            // Everything else that is in trouble is begun: a row of its own is held.
+            *begun = true;
+            return Attempt::Failed(DatabaseError::TimedOut);
+        };
+        let opened = timeout_at(deadline, self.store.database.transactions()).await;
+        let mut session = match opened.unwrap_or(Err(DatabaseError::NoConnection)) {
+            Ok(session) => session,
+            Err(error) => return Attempt::Failed(error),
+        };
+        let items = [(plan, row)];
+        let mut attempted = transaction::attempt(&self.store, &mut session, &items, true, deadline).await;
+        if let Err(Interrupted::AtOnce(_)) = attempted {
+            drop(session);
+            let opened = timeout_at(deadline, self.store.database.fresh_transactions()).await;
+            session = match opened.unwrap_or(Err(DatabaseError::NoConnection)) {
+                Ok(session) => session,
+                Err(error) => return Attempt::Failed(error),
+            };
+            attempted = transaction::attempt(&self.store, &mut session, &items, true, deadline).await;
+        }
+        *begun = true;
+        match attempted {
+            Ok(verdicts) => {
+                session.give_back();
+                only(verdicts)
+            }
+            Err(Interrupted::AtOnce(error) | Interrupted::BeforeCommit(error)) => {
+                if let Some(session) = self.rolled_back(session, &error, deadline).await {
+                    session.give_back();
+                }
+                Attempt::Failed(error)
+            }
+            Err(Interrupted::InCommit(unknown)) => {
+                drop(session);
+                match self.look(&unknown, deadline).await {
+                    Ok(Resolution::Committed) => only(unknown.verdicts),
+                    Ok(Resolution::NotCommitted) => Attempt::Failed(DatabaseError::Failed(None)),
+                    Err(error) => Attempt::Ended(Err(RotationError::Failed(error))),
+                }
+            }
+        }
+    }
+
+    /// Looks, on a new connection, whether a commit was stored.
+    async fn look(&self, unknown: &UnknownCommit, deadline: Instant) -> Result<Resolution, DatabaseError> {
+        warn!(rotations = unknown.traces.len(), "the answer to a commit was lost; looking whether it was stored");
+        self.counters.ambiguous.add();
+        // A commit that was lost at the deadline is still looked for: the client must not be refused for ever by a row that it
+        // never got.
+        let deadline = deadline.max(Instant::now() + LIMIT / 2);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let look = async {
+                let mut session = self.store.database.fresh_session().await?;
+                let resolution = self.store.resolve(&mut session, unknown.connection, &unknown.traces).await?;
+                session.give_back();
+                Ok::<_, DatabaseError>(resolution)
+            };
+            let error = match timeout_at(deadline, look).await {
+                Ok(Ok(resolution)) => {
+                    match resolution {
+                        Resolution::Committed => self.counters.resolved_committed.add(),
+                        Resolution::NotCommitted => self.counters.resolved_not_committed.add(),
+                    }
+                    return Ok(resolution);
+                }
+                Ok(Err(error)) => error,
+                Err(_) => DatabaseError::TimedOut,
+            };
+            if Instant::now() + pause >= deadline {
+                self.counters.unresolved.add();
+                return Err(error);
+            }
+            sleep(jitter(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// The verdict of a transaction over one item.
+fn only(verdicts: Vec<Verdict>) -> Attempt {
+    match verdicts.into_iter().next() {
+        Some(Verdict::Ended(outcome)) => Attempt::Ended(Ok(outcome)),
+        Some(Verdict::Unsigned(error)) => Attempt::Ended(Err(error.into())),
+        Some(Verdict::Alone) | None => Attempt::Failed(DatabaseError::TimedOut),
+    }
+}
+
+/// Errors after which the connection is of no more use: shutdown (1053), read-only (1290, 1792, 1836), killed (1317, 1927), not in
+/// the cluster (1047).
+const LOST: [u16; 7] = [1047, 1053, 1290, 1317, 1792, 1836, 1927];
+
+/// Deadlock (1213), lock wait (1205), a changed record (1020), an error during commit (1180), group replication's conflict (3101).
+const TRANSIENT: [u16; 5] = [1020, 1180, 1205, 1213, 3101];
+
+fn is_worth_another_try(error: &DatabaseError) -> bool {
+    match error {
+        DatabaseError::Failed(Some(code)) => TRANSIENT.contains(code) || LOST.contains(code),
+        DatabaseError::Failed(None)
+        | DatabaseError::NoConnection
+        | DatabaseError::Connect(_)
+        | DatabaseError::TimedOut => true,
+        DatabaseError::Column(_) => false,
+    }
+}
+
+/// Half of `pause` to one and a half.
+fn jitter(pause: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_try_can_mend() {
+        for code in [1213, 1205, 1020, 3101, 1290, 1053] {
+            assert!(is_worth_another_try(&DatabaseError::Failed(Some(code))), "{code}");
+        }
+        assert!(is_worth_another_try(&DatabaseError::Failed(None)));
+        // Data too long, a CHECK that fails, no such column: the same every time.
+        for code in [1406, 4025, 1054] {
+            assert!(!is_worth_another_try(&DatabaseError::Failed(Some(code))), "{code}");
+        }
+    }
+
+    #[test]
+    fn jitter_stays_around_the_pause() {
+        for _ in 0..1000 {
+            let pause = jitter(Duration::from_millis(10));
+            assert!((Duration::from_millis(5)..=Duration::from_millis(15)).contains(&pause), "{pause:?}");
+        }
+    }
+}

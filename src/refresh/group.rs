@@ -1,0 +1,200 @@
+//! Gathers waiting rotations into one transaction.
+//!
+//! A few workers, each with a connection of its own, take what waits, at most [`LARGEST_GROUP`], and never wait for more: a
+//! lone call is a group of one. While a worker waits for its commit, the next group gathers, so that groups grow with the
+//! load. Few workers form large groups.
+//!
+//! A worker meets no trouble itself: what another transaction holds, what failed and what may or may not be stored goes on in
+//! [`alone`](super::alone), in a task for each, and the worker takes the next group.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::access_token::SignerError;
+use super::alone::Alone;
+use super::counters::Counters;
+use super::store::{LARGEST_GROUP, Store};
+use super::transaction::{self, Interrupted, Outcome, Plan, Verdict};
+use crate::wordpress::database::{DatabaseError, Session};
+
+/// All attempts of a rotation together, with its wait in the queue; a client that waits longer gives up.
+pub const LIMIT: Duration = Duration::from_secs(3);
+
+/// Groups in work at once. One waits for the disk while another is prepared; more made groups smaller and the whole slower.
+const WORKERS: usize = 2;
+
+/// Rotations that may wait. At a thousand a second, the slowest disk, more would not be served within [`LIMIT`].
+const QUEUE: usize = 4096;
+
+/// Why a rotation could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum RotationError {
+    /// The database failed before the first statement: nothing has happened, WordPress may answer.
+    #[error("{0} before the rotation began")]
+    NotBegun(#[source] DatabaseError),
+    /// The database failed later, and again until the time was up; or there was no time left.
+    #[error("{0} during the rotation")]
+    Failed(#[source] DatabaseError),
+    /// The access token could not be signed.
+    #[error("cannot sign the access token")]
+    Sign(#[from] SignerError),
+}
+
+/// Where rotations are handed in. The workers end with it.
+pub struct Groups {
+    queue: mpsc::Sender<Waiting>,
+    counters: Arc<Counters>,
+}
+
+/// A rotation that waits for its end.
+pub struct Waiting {
+    /// What is to be stored.
+    pub plan: Arc<Plan>,
+    /// The row that the token is in.
+    pub row: u64,
+    /// When it must have ended.
+    pub deadline: Instant,
+    answer: oneshot::Sender<Result<Outcome, RotationError>>,
+}
+
+impl Waiting {
+    /// Ends it. That nobody waits any more is no fault.
+    pub fn end(self, result: Result<Outcome, RotationError>) {
+        let _ = self.answer.send(result);
+    }
+}
+
+impl Groups {
+    /// Starts the workers in the runtime that this is called in.
+    pub fn start(store: Arc<Store>, counters: Arc<Counters>) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let queue = Arc::new(Mutex::new(receiver));
+        let alone = Arc::new(Alone::new(store, Arc::clone(&counters)));
+        for _ in 0..WORKERS {
+            tokio::spawn(work(Arc::clone(&alone), Arc::clone(&queue)));
+        }
+        Groups { queue: sender, counters }
+    }
+
+    /// Rotates the token in row `row` as planned.
+    ///
+    /// # Errors
+    /// See [`RotationError`].
+    pub async fn rotate(&self, plan: &Arc<Plan>, row: u64) -> Result<Outcome, RotationError> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + LIMIT;
+        let waiting = Waiting { plan: Arc::clone(plan), row, deadline, answer };
+        self.counters.queued.add();
+        if !matches!(timeout_at(deadline, self.queue.send(waiting)).await, Ok(Ok(()))) {
+            self.counters.queued.subtract(1);
+            return Err(RotationError::Failed(DatabaseError::TimedOut));
+        }
+        // Dropped unanswered only by a worker that ended.
+        answered.await.unwrap_or(Err(RotationError::Failed(DatabaseError::TimedOut)))
+    }
+}
+
+async fn work(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
+    let store = Arc::clone(&alone.store);
+    let mut session: Option<Session<'_>> = None;
+    let mut group = Vec::with_capacity(LARGEST_GROUP);
+    loop {
+        let received = queue.lock().await.recv_many(&mut group, LARGEST_GROUP).await;
+        if received == 0 {
+            if let Some(session) = session {
+                session.give_back();
+            }
+            return;
+        }
+        alone.counters.group(received);
+        session = session.filter(|session| !session.is_stale());
+        session = rotate(&alone, &store, session, std::mem::take(&mut group)).await;
+    }
+}
+
+/// One group. Returns the session where it is fit for the next.
+async fn rotate<'a>(
+    alone: &Arc<Alone>,
+    store: &'a Store,
+    kept: Option<Session<'a>>,
+    group: Vec<Waiting>,
+) -> Option<Session<'a>> {
+    let now = Instant::now();
+    let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.deadline > now);
+    for waiting in late {
+        waiting.end(Err(RotationError::Failed(DatabaseError::TimedOut)));
+    }
+    let deadline = group.iter().map(|waiting| waiting.deadline).min()?;
+    let mut session = match kept {
+        Some(session) => session,
+        None => match open(store.database.transactions(), deadline).await {
+            Ok(session) => session,
+            Err(error) => return not_begun(group, &error),
+        },
+    };
+    let items: Vec<(&Plan, u64)> = group.iter().map(|waiting| (&*waiting.plan, waiting.row)).collect();
+    let mut attempted = transaction::attempt(store, &mut session, &items, false, deadline).await;
+    if let Err(Interrupted::AtOnce(_)) = attempted {
+        // A connection that idled may be dead: then a fresh one, at once.
+        drop(session);
+        session = match open(store.database.fresh_transactions(), deadline).await {
+            Ok(session) => session,
+            Err(error) => return not_begun(group, &error),
+        };
+        attempted = transaction::attempt(store, &mut session, &items, false, deadline).await;
+    }
+    match attempted {
+        Ok(verdicts) => {
+            session.worked();
+            end(alone, group, verdicts);
+            Some(session)
+        }
+        Err(Interrupted::InCommit(unknown)) => {
+            tokio::spawn(Arc::clone(alone).resolve(group, *unknown));
+            None
+        }
+        Err(Interrupted::AtOnce(error) | Interrupted::BeforeCommit(error)) => {
+            let session = alone.rolled_back(session, &error, deadline).await;
+            let in_group = group.len() > 1;
+            if in_group {
+                alone.counters.taken_apart.add();
+            }
+            for waiting in group {
+                alone.counters.retry(error.code());
+                tokio::spawn(Arc::clone(alone).after(waiting, error.clone(), in_group));
+            }
+            session
+        }
+    }
+}
+
+async fn open<'a>(
+    session: impl Future<Output = Result<Session<'a>, DatabaseError>>,
+    deadline: Instant,
+) -> Result<Session<'a>, DatabaseError> {
+    timeout_at(deadline, session).await.unwrap_or(Err(DatabaseError::NoConnection))
+}
+
+fn not_begun<'a>(group: Vec<Waiting>, error: &DatabaseError) -> Option<Session<'a>> {
+    for waiting in group {
+        waiting.end(Err(RotationError::NotBegun(error.clone())));
+    }
+    None
+}
+
+/// Hands out what a transaction said. Also for one whose commit was found to be stored.
+pub(super) fn end(alone: &Arc<Alone>, group: Vec<Waiting>, verdicts: Vec<Verdict>) {
+    for (waiting, verdict) in group.into_iter().zip(verdicts) {
+        match verdict {
+            Verdict::Ended(outcome) => waiting.end(Ok(outcome)),
+            Verdict::Unsigned(error) => waiting.end(Err(error.into())),
+            Verdict::Alone => {
+                alone.counters.held.add();
+                drop(tokio::spawn(Arc::clone(alone).rotate(waiting)));
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The map of tokens to rows, for a table without an index on its tokens: filled once in the background, by pages over the
+//! primary key, and extended by the rows that are new.
+//!
+//! Once it is complete, a token that is not in it is in no row, and nobody has to read the table to say so. It is not taken to
+//! be complete where rows had to make room for others, where ids do not grow by one (a cluster's nodes number their rows
+//! independently), or when rows that were seen are gone (the table was emptied and may be numbered anew): then it is filled again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Params, Row, Value};
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use super::frontier::Frontier;
+use super::store::Store;
+use super::tokens::Tokens;
+use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::site::Columns;
+
+/// Rows in a page. Read in a few milliseconds, so that a connection is never held for long.
+const PAGE: u64 = 2_000;
+
+/// A row that was inserted and not committed when the filling began has one of the last so many ids.
+const IN_FLIGHT: u64 = 1_000;
+
+/// Between two looks at the new rows, when many ask for them.
+const SPACING: Duration = Duration::from_millis(5);
+
+/// Gaps in one statement.
+const GAPS: usize = 16;
+
+/// How far the map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Empty,
+    /// Every row was read; `complete` where they all had room.
+    Filled {
+        complete: bool,
+    },
+}
+
+/// The map. The tokens themselves are in [`Tokens`].
+pub struct Map {
+    store: Arc<Store>,
+    tokens: Arc<Tokens>,
+    /// Seconds for which used tokens are told from unknown ones: see [`Map::new`].
+    used_for: Option<u64>,
+    state: Mutex<(State, Frontier)>,
+    asked: AtomicU64,
+    /// The last question that was answered, and when that was begun.
+    extending: tokio::sync::Mutex<(u64, Option<Instant>)>,
+    page: String,
+    tail: String,
+    gaps: String,
+}
+
+impl Map {
+    /// Empty. Live tokens are put into it, and used ones where they are told from unknown ones: those of the last `used_for`
+    /// seconds, or all that have not expired (`None`).
+    pub fn new(store: Arc<Store>, tokens: Arc<Tokens>, used_for: Option<u64>) -> Self {
+        let table = &store.tokens;
+        let range = vec!["id BETWEEN ? AND ?"; GAPS].join(" OR ");
+        let columns = "id, refresh_token_hash";
+        Map {
+            // A row that does not count is read without its token, so that every page has its rows and its end.
+            page: format!(
+                "SELECT id, IF(refresh_token_expires_at > UTC_TIMESTAMP() AND (revoked_at IS NULL OR \
+                 revoked_at >= UTC_TIMESTAMP() - INTERVAL ? SECOND), refresh_token_hash, NULL) \
+                 FROM {table} FORCE INDEX (PRIMARY) WHERE id > ? ORDER BY id LIMIT {PAGE}"
+            ),
+            tail: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE id >= ? ORDER BY id LIMIT {PAGE}"),
+            gaps: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE {range}"),
+            state: Mutex::new((State::Empty, Frontier::at(0))),
+            asked: AtomicU64::new(0),
+            extending: tokio::sync::Mutex::default(),
+            store,
+            tokens,
+            used_for,
+        }
+    }
+
+    /// Whether every row was read once.
+    pub fn is_filled(&self) -> bool {
+        self.state().0 != State::Empty
+    }
+
+    /// Whether a token that is not in it is in no row.
+    pub fn is_complete(&self) -> bool {
+        self.state().0 == State::Filled { complete: true } && !self.tokens.has_overflowed()
+    }
+
+    /// The sidecar itself has inserted and committed row `id`, and remembers its token.
+    pub fn note(&self, id: u64) {
+        let mut state = self.state();
+        if state.0 != State::Empty {
+            state.1.seen(id, id, Instant::now());
+        }
+    }
+
+    /// What was read does not count any more.
+    pub fn empty(&self) {
+        self.state().0 = State::Empty;
+    }
+
+    /// Reads the whole table, page by page, resting as long as each page took.
+    ///
+    /// # Errors
+    /// The database's; the map is then as empty as before.
+    pub async fn fill(&self, columns: Columns) -> Result<(), DatabaseError> {
+        let began = Instant::now();
+        let (first, numbered_by_one) = self.newest().await?;
+        let mut frontier = Frontier::at(first.saturating_sub(IN_FLIGHT).max(1));
+        let (mut last, mut rows) = (0, 0_u64);
+        loop {
+            let page_began = Instant::now();
+            let used_for = self.used_for.unwrap_or(u64::from(u32::MAX));
+            let mut session = self.store.database.session().await?;
+            let page: Vec<Row> = session.conn().exec(self.page.as_str(), (used_for, last)).await?;
+            session.give_back();
+            let count = page.len() as u64;
+            for row in page {
+                last = self.take(row, columns, &mut frontier)?;
+            }
+            rows += count;
+            if count < PAGE {
+                break;
+            }
+            sleep(page_began.elapsed()).await;
+        }
+        self.tokens.settle();
+        let complete = numbered_by_one && !self.tokens.has_overflowed();
+        *self.state() = (State::Filled { complete }, frontier);
+        info!(rows, complete, took = ?began.elapsed(), "the tokens of the table are known");
+        Ok(())
+    }
+
+    /// Reads the rows that are new. Returns after a look that began after the call.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn extend(&self, columns: Columns) -> Result<(), DatabaseError> {
+        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut extending = self.extending.lock().await;
+        if extending.0 >= ticket {
+            return Ok(());
+        }
+        if let Some(before) = extending.1 {
+            sleep(SPACING.saturating_sub(before.elapsed())).await;
+        }
+        extending.1 = Some(Instant::now());
+        // Whoever asks from here on may know of a row that this look does not see.
+        let answered = self.asked.load(Ordering::SeqCst);
+        let mut session = self.store.database.session().await?;
+        if let Err(error) = self.look(&mut session, columns).await {
+            if error.code().is_some() {
+                return Err(error);
+            }
+            // A connection that idled may be dead.
+            session = self.store.database.fresh_session().await?;
+            self.look(&mut session, columns).await?;
+        }
+        session.give_back();
+        extending.0 = answered;
+        Ok(())
+    }
+
+    async fn look(&self, session: &mut Session<'_>, columns: Columns) -> Result<(), DatabaseError> {
+        let gaps = self.state().1.gaps(Instant::now());
+        for chunk in gaps.chunks(GAPS) {
+            let mut values: Vec<Value> =
+                chunk.iter().flat_map(|(first, last)| [(*first).into(), (*last).into()]).collect();
+            // No row has the id 0.
+            values.resize(2 * GAPS, Value::from(0));
+            let rows: Vec<Row> = session.conn().exec(self.gaps.as_str(), Params::Positional(values)).await?;
+            self.take_all(rows, columns)?;
+        }
+        let mut next = self.state().1.next();
+        // The last row that was seen is read again: where it is gone, the table may have been emptied.
+        let mut is_first = true;
+        loop {
+            let from = if is_first { next.saturating_sub(1) } else { next };
+            let rows: Vec<Row> = session.conn().exec(self.tail.as_str(), (from,)).await?;
+            let count = rows.len() as u64;
+            let (lowest, highest) = self.take_all(rows, columns)?;
+            if is_first && next > 1 && lowest != Some(from) {
+                debug!("the newest token row is gone; the table is read again");
+                self.empty();
+                return Ok(());
+            }
+            is_first = false;
+            next = highest.map_or(next, |highest| highest.saturating_add(1));
+            if count < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The lowest and the highest id.
+    fn take_all(&self, rows: Vec<Row>, columns: Columns) -> Result<(Option<u64>, Option<u64>), DatabaseError> {
+        let mut ids = (None, None);
+        for row in rows {
+            let id = self.take(row, columns, &mut self.state().1)?;
+            ids = (ids.0.min(Some(id)).or(Some(id)), ids.1.max(Some(id)));
+        }
+        Ok(ids)
+    }
+
+    fn take(&self, mut row: Row, columns: Columns, frontier: &mut Frontier) -> Result<u64, DatabaseError> {
+        let id: u64 = column(&mut row, 0, "id")?;
+        let token: Option<Vec<u8>> = column(&mut row, 1, "refresh_token_hash")?;
+        if let Some(token) = token.filter(|token| !token.is_empty()) {
+            self.tokens.remember(&String::from_utf8_lossy(&token), columns.folds_case, id);
+        }
+        frontier.seen(id, id, Instant::now());
+        Ok(id)
+    }
+
+    /// The greatest id, and whether ids grow by one.
+    async fn newest(&self) -> Result<(u64, bool), DatabaseError> {
+        // A connection that idled may be dead; filling is rare enough for a new one.
+        let mut session = self.store.database.fresh_session().await?;
+        let newest: Option<Row> =
+            session.conn().query_first(format!("SELECT COALESCE(MAX(id), 0) FROM {}", self.store.tokens)).await?;
+        let newest = newest.map_or(Ok(0), |mut row| column(&mut row, 0, "id"))?;
+        let numbered_by_one = session.abilities().consecutive_ids;
+        session.give_back();
+        Ok((newest, numbered_by_one))
+    }
+
+    fn state(&self) -> MutexGuard<'_, (State, Frontier)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

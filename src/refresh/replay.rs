@@ -1,0 +1,236 @@
+//! A used token that comes again: the same pair once more, or a family that is revoked. Both off unless configured.
+//!
+//! A client that never got the answer to its refresh presents the old token again. Within `reuse_interval` it gets the pair of
+//! its family's only live row, rebuilt from the table alone, so that it works after a crash and at another sidecar, too. A replay
+//! makes no token, writes nothing and moves no window. Where the access token cannot be rebuilt to the row's `hash` (a signature
+//! that is random, as with ES256; another issuer), nothing is replayed.
+
+use std::time::Duration;
+
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
+use tracing::warn;
+
+use super::access_token::ClaimsInput;
+use super::group::RotationError;
+use super::response;
+use super::store::{LARGEST_GROUP, Store};
+use super::transaction::{Plan, Used};
+use crate::wordpress::database::{DatabaseError, Session, column};
+
+/// What is done about used tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reuse {
+    /// `reuse_interval`; zero: nothing is replayed.
+    pub interval: Duration,
+    /// `reuse_detection = "revoke_family"`.
+    pub revoke_family: bool,
+}
+
+/// What a used token comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Its family's live pair again, if there is one.
+    Replay,
+    /// 403, and its family is revoked if it lives.
+    RevokeFamily,
+    /// 403.
+    Refuse,
+}
+
+impl Reuse {
+    /// What becomes of a token that was revoked so many seconds ago, by the database's clock. Pure.
+    pub fn decide(&self, revoked_for: Option<i64>) -> Decision {
+        // Whole seconds, as the column has them, so that the interval is at most one longer. PHP stamps with its own clock, which
+        // may be ahead.
+        let is_recent = revoked_for.is_some_and(|seconds| seconds.unsigned_abs() <= self.interval.as_secs());
+        if is_recent && !self.interval.is_zero() {
+            Decision::Replay
+        } else if self.revoke_family {
+            Decision::RevokeFamily
+        } else {
+            Decision::Refuse
+        }
+    }
+
+    /// Seconds for which a used token must be told from an unknown one; `None`: as long as it has not expired.
+    pub fn told_for(&self) -> Option<u64> {
+        (!self.revoke_family).then_some(self.interval.as_secs())
+    }
+}
+
+/// What was done about a used token.
+pub enum Reused {
+    /// The same pair again, and the row that it is in.
+    Replayed(response::Rotated, u64),
+    /// Refused; so many rows of its family were revoked.
+    Refused(usize),
+}
+
+/// Does what is to be done about a used token.
+///
+/// # Errors
+/// The database's: then it is not known whether the client is to be logged out, and it must not be.
+pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Result<Reused, RotationError> {
+    let family = used.family.as_deref().filter(|family| !family.is_empty());
+    let (decision, Some(family)) = (reuse.decide(used.revoked_for), family) else { return Ok(Reused::Refused(0)) };
+    match decision {
+        Decision::Refuse => Ok(Reused::Refused(0)),
+        Decision::RevokeFamily => {
+            let revoked = revoke(store, family, used.user_id).await.map_err(RotationError::Failed)?;
+            if revoked > 0 {
+                warn!(user = used.user_id, rows = revoked, "a used refresh token came back; its family is revoked");
+            }
+            Ok(Reused::Refused(revoked))
+        }
+        Decision::Replay => {
+            let mut session = store.database.session().await.map_err(RotationError::Failed)?;
+            let found = match live(store, &mut session, family, used).await {
+                // A connection that idled may be dead.
+                Err(error) if error.code().is_none() => {
+                    session = store.database.fresh_session().await.map_err(RotationError::Failed)?;
+                    live(store, &mut session, family, used).await
+                }
+                found => found,
+            }
+            .map_err(RotationError::Failed)?;
+            session.give_back();
+            let Some((row, user)) = found else { return Ok(Reused::Refused(0)) };
+            Ok(match pair(plan, &row, user)? {
+                Some(pair) => Reused::Replayed(pair, row.id),
+                None => Reused::Refused(0),
+            })
+        }
+    }
+}
+
+/// A family's live row.
+struct LiveRow {
+    id: u64,
+    hash: String,
+    issued_at: u64,
+    expires_at: u64,
+    expires_in: u64,
+    refresh_token: String,
+}
+
+/// The family's only live row, and its user. A password change leaves none; two, which PHP can make of one, are one too many.
+async fn live(
+    store: &Store,
+    session: &mut Session<'_>,
+    family: &str,
+    used: &Used,
+) -> Result<Option<(LiveRow, response::User)>, DatabaseError> {
+    let statement = format!(
+        "SELECT id, hash, TIMESTAMPDIFF(SECOND, '1970-01-01', issued_at), TIMESTAMPDIFF(SECOND, '1970-01-01', expires_at), \
+         GREATEST(TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), expires_at), 0), refresh_token_hash, \
+         COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0) \
+         FROM {} WHERE token_family = ? AND user_id = ? AND revoked_at IS NULL LIMIT 2",
+        store.tokens
+    );
+    let mut rows: Vec<Row> = session.conn().exec(statement, (family, used.user_id)).await?;
+    let (Some(mut row), None) = (rows.pop(), rows.pop()) else { return Ok(None) };
+    let is_live: bool = column(&mut row, 6, "refresh_token_expires_at")?;
+    let id: u64 = column(&mut row, 0, "id")?;
+    let refresh_token: Option<String> = column(&mut row, 5, "refresh_token_hash")?;
+    // A successor is younger than what it succeeds. An older row that lives is of no exchange of this token.
+    let (true, true, Some(refresh_token)) = (is_live, id > used.id, refresh_token) else { return Ok(None) };
+    let row = LiveRow {
+        id,
+        hash: column(&mut row, 1, "hash")?,
+        issued_at: column(&mut row, 2, "issued_at")?,
+        expires_at: column(&mut row, 3, "expires_at")?,
+        expires_in: column(&mut row, 4, "expires_at")?,
+        refresh_token,
+    };
+    let user = store.users(session, &[used.user_id]).await?.remove(&used.user_id);
+    Ok(user.map(|user| (row, user)))
+}
+
+/// The pair of a row, if its access token can be made again.
+fn pair(plan: &Plan, row: &LiveRow, user: response::User) -> Result<Option<response::Rotated>, RotationError> {
+    let claims = ClaimsInput {
+        iss: &plan.iss,
+        issued_at: row.issued_at,
+        expires_at: row.expires_at,
+        user_id: user.id,
+        refresh_token: &row.refresh_token,
+    };
+    let access_token = plan.site.signer.access_token_again(&claims, &row.hash, &plan.site.auth_salt)?;
+    Ok(access_token.map(|access_token| response::Rotated {
+        access_token,
+        refresh_token: row.refresh_token.clone(),
+        expires_in: row.expires_in,
+        user,
+    }))
+}
+
+/// Revokes what lives of a family, by primary keys in ascending order, until none is left: a rotation that was under way adds a row
+/// after the first look. Returns the number of rows.
+async fn revoke(store: &Store, family: &str, user_id: u64) -> Result<usize, DatabaseError> {
+    let statement = format!(
+        "SELECT id FROM {} WHERE token_family = ? AND user_id = ? AND revoked_at IS NULL ORDER BY id LIMIT {LARGEST_GROUP}",
+        store.tokens
+    );
+    let mut revoked = 0;
+    let mut failures = 0;
+    loop {
+        let mut session = store.database.fresh_transactions_after(failures > 0).await?;
+        let once = async {
+            let ids: Vec<Row> = session.conn().exec(statement.as_str(), (family, user_id)).await?;
+            let ids: Vec<u64> =
+                ids.into_iter().map(|mut row| column(&mut row, 0, "id")).collect::<Result<_, DatabaseError>>()?;
+            let count = if ids.is_empty() { 0 } else { store.revoke(&mut session, &ids).await? };
+            store.commit(&mut session).await?;
+            Ok::<_, DatabaseError>((ids.is_empty(), count))
+        };
+        match once.await {
+            Ok((true, _)) => {
+                session.give_back();
+                return Ok(revoked);
+            }
+            Ok((false, count)) => {
+                session.give_back();
+                revoked += count;
+            }
+            // Revoking twice is revoking once: any failure may be tried again. The session is dropped, its transaction with it.
+            Err(error) => {
+                failures += 1;
+                if failures == REVOKE_TRIES {
+                    return Err(error);
+                }
+                tokio::time::sleep(REVOKE_PAUSE * failures).await;
+            }
+        }
+    }
+}
+
+/// Tries to revoke a family, before the call is answered with 503 and the client comes again.
+const REVOKE_TRIES: u32 = 10;
+
+/// Before the second try; longer each time.
+const REVOKE_PAUSE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_a_used_token() {
+        let with = |seconds, revoke_family| Reuse { interval: Duration::from_secs(seconds), revoke_family };
+        for (reuse, revoked_for, decision) in [
+            (with(0, false), Some(0), Decision::Refuse),
+            (with(0, true), Some(0), Decision::RevokeFamily),
+            (with(10, false), Some(0), Decision::Replay),
+            (with(10, false), Some(10), Decision::Replay),
+            (with(10, false), Some(11), Decision::Refuse),
+            (with(10, true), Some(11), Decision::RevokeFamily),
+            (with(10, true), Some(10), Decision::Replay),
+            (with(10, true), Some(-3), Decision::Replay),
+            (with(10, false), Some(-11), Decision::Refuse),
+            (with(10, false), None, Decision::Refuse),
+        ] {
+            assert_eq!(reuse.decide(revoked_for), decision, "{reuse:?} {revoked_for:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What a rotation locks: its own rows, by their primary keys, and nothing of anybody else's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder};
+use wp_jwt_sidecar::refresh::store::{Child, Store};
+use wp_jwt_sidecar::wordpress::database::Database as Pool;
+
+use crate::support::apps::Apps;
+use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
+use crate::support::rig::{self, Rig};
+
+/// Rows locked by the transaction on `connection`, as the server counts them.
+async fn locked(root: &mut Conn, connection: u32) -> u64 {
+    // INNODB_TRX is not read anew while it is read more often than every 0.1 s.
+    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    let statement =
+        format!("SELECT trx_rows_locked FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id = {connection}");
+    root.query_first(statement).await.unwrap().unwrap_or(0)
+}
+
+/// How many rows of `table` nobody else has locked.
+async fn free(database: &TestDatabase, table: &str) -> u64 {
+    let mut other = database.connect().await;
+    other.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await.unwrap();
+    other.query_drop("START TRANSACTION").await.unwrap();
+    let rows: Vec<u64> = other.query(format!("SELECT id FROM {table} FOR UPDATE SKIP LOCKED")).await.unwrap();
+    other.query_drop("ROLLBACK").await.unwrap();
+    rows.len() as u64
+}
+
+async fn footprint(rows: u32) {
+    let server = Database::private();
+    let database = server.create().await;
+    let user = database.insert_user("alice").await;
+    database.fill_tokens(rows).await;
+    let opts = mysql_async::Opts::from_url(database.url()).unwrap();
+    let store = Store::new(Pool::new(OptsBuilder::from_opts(opts)), database.prefix());
+    let mut root = server.root().await;
+    root.query_drop("SET GLOBAL log_output = 'TABLE'").await.unwrap();
+    root.query_drop("SET GLOBAL general_log = 1").await.unwrap();
+    for size in [1, 2, 3, 5, 9] {
+        for skip_locked in [false, true] {
+            let mut ids = Vec::new();
+            for _ in 0..size {
+                ids.push(database.insert_token(TokenState::Live, user.id).await.id);
+            }
+            // Not neighbours, and not the newest.
+            let stranger = database.insert_token(TokenState::Live, user.id).await;
+            let total = free(&database, "wp_jwt_auth_tokens").await;
+            let mut session = store.database.transactions().await.unwrap();
+            let connection = session.conn().id();
+            let found = store.lock(&mut session, &ids, skip_locked).await.unwrap();
+            assert_eq!(found.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
+            let count = size as u64;
+            assert_eq!(locked(&mut root, connection).await, count, "{size} of {total} rows");
+            assert_eq!(free(&database, "wp_jwt_auth_tokens").await, total - count);
+            assert_eq!(store.users(&mut session, &[user.id]).await.unwrap().len(), 1);
+            assert_eq!(free(&database, "wp_users").await, 1, "a password change must not wait");
+            let tokens: Vec<String> = ids.iter().map(|_| random_hex::<16>()).collect();
+            let children: Vec<Child> = ids
+                .iter()
+                .zip(&tokens)
+                .map(|(id, token)| Child {
+                    parent: *id,
+                    hash: random_hex::<16>(),
+                    user_id: user.id,
+                    issued_at: 1_800_000_000,
+                    expires_at: 1_800_000_600,
+                    refresh_token: token,
+                    refresh_token_lifetime: 600,
+                    family: Some("f"),
+                    metadata: "{}",
+                    user_agent: "",
+                    ip_address: "::1",
+                })
+                .collect();
+            store.rotate(&mut session, &children).await.unwrap();
+            assert!(locked(&mut root, connection).await <= 3 * count, "{size} of {total} rows");
+            assert_eq!(free(&database, "wp_jwt_auth_tokens").await, total - count, "only the parents");
+            // The plugin's own statements go on beside it.
+            let mut plugin = database.connect().await;
+            plugin.query_drop("SET SESSION innodb_lock_wait_timeout = 1").await.unwrap();
+            database.insert_token(TokenState::Live, user.id).await;
+            plugin
+                .query_drop(format!(
+                    "UPDATE wp_jwt_auth_tokens SET last_used_at = UTC_TIMESTAMP() WHERE hash = '{}'",
+                    stranger.hash
+                ))
+                .await
+                .unwrap();
+            plugin.query_drop("UPDATE wp_users SET user_pass = 'x'").await.unwrap();
+            store.commit(&mut session).await.unwrap();
+            session.give_back();
+        }
+    }
+    root.query_drop("SET GLOBAL general_log = 0").await.unwrap();
+    every_statement_uses_the_primary_key(&mut root, &database, rows).await;
+}
+
+/// The statements as the server had them, with their values.
+async fn every_statement_uses_the_primary_key(root: &mut Conn, database: &TestDatabase, rows: u32) {
+    let said: Vec<String> = root
+        .query(
+            "SELECT CONVERT(argument USING utf8mb4) FROM mysql.general_log WHERE command_type = 'Execute' AND \
+             (argument LIKE 'SELECT id, refresh%FOR UPDATE%' OR argument LIKE 'UPDATE `wp_jwt%SET revoked_at%')",
+        )
+        .await
+        .unwrap();
+    assert_eq!(said.len(), 20, "{said:#?}");
+    for statement in said {
+        let plan = database.rows(&format!("EXPLAIN {statement}")).await;
+        assert_eq!(plan.len(), 1, "{statement}");
+        assert_eq!(plan[0].get("key"), Some("PRIMARY"), "{rows} rows: {statement}: {plan:?}");
+        assert!(matches!(plan[0].get("type"), Some("const" | "range")), "{rows} rows: {statement}: {plan:?}");
+        let read: u64 = plan[0].get("rows").unwrap().parse().unwrap();
+        assert!(read <= 16, "{rows} rows: {statement}: {plan:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_tables_rows() {
+    footprint(10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_tables_rows() {
+    footprint(100_000).await;
+}
+
+/// The statements by which the plugin logs out a user everywhere, deletes a session and adds one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plugins_own_writes_meet_no_deadlock() {
+    let rig = Rig::start_on(Database::shared(), &[("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s")]).await;
+    let apps = Apps::start(16, &rig.database, rig.user.id, rig.sidecar.address()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writes = Arc::new(AtomicUsize::new(0));
+    let mut storm = Vec::new();
+    for kind in 0..6 {
+        let mut connection = rig.database.connect().await;
+        let user = rig.database.insert_user("bob").await.id;
+        let (stop, writes) = (Arc::clone(&stop), Arc::clone(&writes));
+        let address = rig.sidecar.address();
+        storm.push(tokio::spawn(async move {
+            while !stop.load(Ordering::SeqCst) {
+                let (token, family) = (random_hex::<16>(), random_hex::<16>());
+                let login = "INSERT INTO wp_jwt_auth_tokens (hash, user_id, issued_at, expires_at, refresh_token_hash, \
+                             refresh_token_expires_at, token_family) VALUES (?, ?, UTC_TIMESTAMP(), UTC_TIMESTAMP(), ?, \
+                             UTC_TIMESTAMP() + INTERVAL 1 DAY, ?)";
+                connection.exec_drop(login, (&token, user, &token, &family)).await.expect("a login");
+                // The same user's token is being refreshed when everything of the user is revoked or the family deleted.
+                let refresh = tokio::task::spawn_blocking(move || rig::refresh_at(address, &token).status());
+                let done = if kind % 2 == 0 {
+                    let all = "UPDATE wp_jwt_auth_tokens SET revoked_at = UTC_TIMESTAMP() WHERE user_id = ? AND revoked_at IS NULL";
+                    connection.exec_drop(all, (user,)).await
+                } else {
+                    connection.exec_drop("DELETE FROM wp_jwt_auth_tokens WHERE token_family = ?", (&family,)).await
+                };
+                done.unwrap_or_else(|error| panic!("the plugin's statement failed: {error}"));
+                let status = refresh.await.unwrap();
+                assert!(matches!(status, 200 | 403), "{status}");
+                writes.fetch_add(2, Ordering::SeqCst);
+            }
+        }));
+    }
+    tokio::task::block_in_place(|| apps.go_on(1_000));
+    stop.store(true, Ordering::SeqCst);
+    for task in storm {
+        task.await.unwrap();
+    }
+    let report = apps.end();
+    println!("{} writes beside {report:?}", writes.load(Ordering::SeqCst));
+    assert!(report.lost.is_empty() && report.lost_unanswered == 0, "{report:?}");
+    assert!(writes.load(Ordering::SeqCst) > 100);
+}

@@ -1,0 +1,253 @@
+//! A token's row is found without reading the table: by the index, or by a map of all live tokens.
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
+use crate::support::raw::Connection;
+use crate::support::rig::{self, Rig, call, eventually};
+
+const FILLED: &str = "the tokens of the table are known";
+
+/// Rows that the server read by scanning a table of this name's server.
+async fn rows_scanned(root: &mut Conn) -> u64 {
+    let status: Option<(String, u64)> =
+        root.query_first("SHOW GLOBAL STATUS LIKE 'Handler_read_rnd_next'").await.unwrap();
+    status.unwrap().1
+}
+
+/// How often the whole table was asked for a token, as the server's log has it; the log begins anew.
+async fn look_ups(root: &mut Conn) -> Vec<String> {
+    root.query(
+        "SELECT CONVERT(argument USING utf8mb4) FROM mysql.general_log \
+         WHERE command_type = 'Execute' AND argument LIKE '%WHERE refresh\\_token\\_hash IN%'",
+    )
+    .await
+    .unwrap()
+}
+
+async fn log_statements(root: &mut Conn) {
+    for statement in [
+        "SET GLOBAL general_log = 0",
+        "SET GLOBAL log_output = 'TABLE'",
+        "TRUNCATE mysql.general_log",
+        "SET GLOBAL general_log = 1",
+    ] {
+        root.query_drop(statement).await.unwrap();
+    }
+}
+
+/// A sidecar on a server of its own, before which the table had `rows` rows.
+async fn rig(server: &Database, rows: u32, environment: &[(&str, &str)]) -> Rig {
+    let database = rig::site(server).await;
+    database.fill_tokens(rows).await;
+    let user = database.insert_user("alice").await;
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), environment);
+    sidecar.wait_for_log("refreshing natively");
+    Rig { database, upstream, sidecar, user }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_map_no_token_costs_a_scan() {
+    let server = Database::private();
+    let database = rig::site(&server).await;
+    database.fill_tokens(30_000).await;
+    let user = database.insert_user("alice").await;
+    let before = database.insert_token(TokenState::Live, user.id).await;
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), &[]);
+    sidecar.wait_for_log(FILLED);
+    let mut root = server.root().await;
+    log_statements(&mut root).await;
+    let scanned = rows_scanned(&mut root).await;
+    assert_eq!(rig::refresh_at(sidecar.address(), &before.refresh_token).status(), 200, "there at the start");
+    let after = database.insert_token(TokenState::Live, user.id).await;
+    assert_eq!(rig::refresh_at(sidecar.address(), &after.refresh_token.to_uppercase()).status(), 200, "a new login");
+    for _ in 0..20 {
+        assert_eq!(rig::refresh_at(sidecar.address(), &random_hex::<16>()).status(), 403);
+    }
+    assert_eq!(look_ups(&mut root).await, Vec::<String>::new());
+    let scanned = rows_scanned(&mut root).await - scanned;
+    assert!(scanned < 30_000, "{scanned} rows scanned");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_are_committed_out_of_order_are_found() {
+    let server = Database::private();
+    let rig = rig(&server, 100, &[]).await;
+    rig.sidecar.wait_for_log(FILLED);
+    let mut root = server.root().await;
+    log_statements(&mut root).await;
+    // The lower id stays uncommitted while the higher is committed, presented and rotated.
+    let mut slow = rig.database.connect().await;
+    slow.query_drop("START TRANSACTION").await.unwrap();
+    let (low, low_id) = insert(&mut slow, rig.user.id).await;
+    let high = rig.token().await;
+    assert!(low_id < high.id);
+    let answer = rig.refresh(&high.refresh_token);
+    assert_eq!(answer.status(), 200);
+    let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+    // A miss reads the new rows again, and the gap with them.
+    assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
+    assert_eq!(rig.refresh(&next).status(), 200);
+    slow.query_drop("COMMIT").await.unwrap();
+    assert_eq!(rig.refresh(&low).status(), 200);
+    assert_eq!(look_ups(&mut root).await, Vec::<String>::new(), "without a scan");
+}
+
+async fn insert(connection: &mut Conn, user: u64) -> (String, u64) {
+    let token = random_hex::<16>();
+    connection
+        .exec_drop(
+            "INSERT INTO wp_jwt_auth_tokens (hash, user_id, issued_at, expires_at, refresh_token_hash, \
+             refresh_token_expires_at, token_family) VALUES (?, ?, UTC_TIMESTAMP(), UTC_TIMESTAMP(), ?, \
+             UTC_TIMESTAMP() + INTERVAL 1 DAY, ?)",
+            (random_hex::<16>(), user, &token, random_hex::<16>()),
+        )
+        .await
+        .unwrap();
+    (token, connection.last_insert_id().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_emptied_is_read_again() {
+    let server = Database::private();
+    let rig = rig(&server, 5_000, &[]).await;
+    rig.sidecar.wait_for_log(FILLED);
+    rig.database.execute("SET FOREIGN_KEY_CHECKS = 0").await;
+    let mut connection = rig.database.connect().await;
+    for statement in ["SET FOREIGN_KEY_CHECKS = 0", "TRUNCATE wp_jwt_auth_tokens"] {
+        connection.query_drop(statement).await.unwrap();
+    }
+    let token = rig.token().await;
+    assert!(token.id < 10, "numbered anew");
+    assert_eq!(rig.refresh(&token.refresh_token).status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_without_room_refuses_nobody() {
+    let server = Database::private();
+    let database = rig::site(&server).await;
+    let user = database.insert_user("alice").await;
+    let mut tokens = Vec::new();
+    for _ in 0..40 {
+        tokens.push(database.insert_token(TokenState::Live, user.id).await);
+    }
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), &[("WP_JWT_SIDECAR_REFRESH_KNOWN_TOKENS", "10")]);
+    sidecar.wait_for_log("refreshing natively");
+    sidecar.wait_for_log(FILLED);
+    for token in tokens {
+        assert_eq!(rig::refresh_at(sidecar.address(), &token.refresh_token).status(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_look_for_many_and_none_twice() {
+    let server = Database::private();
+    let database = rig::site(&server).await;
+    database.fill_tokens(20_000).await;
+    database.execute("UPDATE wp_jwt_auth_tokens SET refresh_token_expires_at = UTC_TIMESTAMP() + INTERVAL 1 DAY").await;
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), &[("WP_JWT_SIDECAR_REFRESH_KNOWN_TOKENS", "10")]);
+    sidecar.wait_for_log("refreshing natively");
+    sidecar.wait_for_log(FILLED);
+    let mut root = server.root().await;
+    log_statements(&mut root).await;
+    let unknown: Vec<String> = (0..40).map(|_| random_hex::<16>()).collect();
+    for _ in 0..2 {
+        let calls: Vec<_> = unknown
+            .iter()
+            .map(|token| {
+                let mut client = Connection::to(sidecar.address());
+                client.send(call(token));
+                client
+            })
+            .collect();
+        for mut call in calls {
+            assert_eq!(call.response().status(), 403);
+        }
+    }
+    let look_ups = look_ups(&mut root).await;
+    assert!(look_ups.len() < 20, "{} times the whole table", look_ups.len());
+    for token in unknown {
+        // Padded statements name their last token more than once.
+        assert_eq!(look_ups.iter().filter(|said| said.contains(&token)).count(), 1, "never twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_index_the_index_is_used() {
+    let server = Database::private();
+    let rig = rig(&server, 30_000, &[]).await;
+    rig.sidecar.wait_for_log(FILLED);
+    let mut root = server.root().await;
+    add_index(&rig.database).await;
+    // The columns are read with the site's settings, every few seconds; until then the map serves.
+    log_statements(&mut root).await;
+    eventually("a look-up by the index", || async {
+        assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
+        !look_ups(&mut server.root().await).await.is_empty()
+    })
+    .await;
+    let scanned = rows_scanned(&mut root).await;
+    for _ in 0..20 {
+        let token = rig.token().await;
+        assert_eq!(rig.refresh(&token.refresh_token.to_uppercase()).status(), 200);
+        assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
+    }
+    let scanned = rows_scanned(&mut root).await - scanned;
+    assert!(scanned < 30_000, "{scanned} rows scanned");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_is_shown_added_and_removed() {
+    let database = rig::site(Database::shared()).await;
+    database.fill_tokens(1_000).await;
+    let user = database.insert_user("alice").await;
+    database.insert_token(TokenState::Live, user.id).await;
+    let database = &database;
+    let index = async |arguments: &[&str]| {
+        let mut command = crate::support::sidecar::command();
+        command
+            .args(["index", "--upstream", "http://127.0.0.1:9"])
+            .args(arguments)
+            .env("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url())
+            .env("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix())
+            .env("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY)
+            .env("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT)
+            .env("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let is_there = !database
+            .rows("SHOW INDEX FROM wp_jwt_auth_tokens WHERE Column_name = 'refresh_token_hash'")
+            .await
+            .is_empty();
+        (said, is_there)
+    };
+    let (said, is_there) = index(&[]).await;
+    assert!(
+        said.contains("1001 rows, 1 of them live") && said.contains("none") && said.contains("LOCK=NONE"),
+        "{said}"
+    );
+    assert!(!is_there);
+    let (said, is_there) = index(&["--apply"]).await;
+    assert!(said.contains("done in") && is_there, "{said}");
+    assert!(index(&["--apply"]).await.0.contains("nothing to do"));
+    assert!(index(&[]).await.0.contains("index on refresh_token_hash: wp_jwt_sidecar_refresh_token"));
+    // A prefix of the column is enough for the look-ups.
+    let plan = database.rows("EXPLAIN SELECT id FROM wp_jwt_auth_tokens WHERE refresh_token_hash IN ('a', 'b')").await;
+    assert_eq!(plan[0].get("key"), Some("wp_jwt_sidecar_refresh_token"));
+    let (said, is_there) = index(&["--drop"]).await;
+    assert!(said.contains("done in") && !is_there, "{said}");
+    assert!(index(&["--drop"]).await.0.contains("nothing to do"));
+    add_index(database).await;
+    let (said, is_there) = index(&["--drop"]).await;
+    assert!(said.contains("not this program's") && is_there, "{said}");
+}
+
+async fn add_index(database: &TestDatabase) {
+    database.execute("ALTER TABLE wp_jwt_auth_tokens ADD INDEX some_name (refresh_token_hash)").await;
+}

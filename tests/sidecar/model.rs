@@ -1,0 +1,246 @@
+//! Whatever happens to a family of tokens and in whatever order: the sidecar answers as a simple model says, and the table is what the
+//! model has.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio::runtime::Handle;
+
+use crate::support::mariadb::{Database, Row, TokenState, random_hex};
+use crate::support::rig::{self, Rig};
+
+/// `reuse_interval`. Between two steps of [`Op::Advance`]; what passes in truth meanwhile is a few seconds.
+const INTERVAL: i64 = 60;
+const ENVIRONMENT: [(&str, &str); 2] =
+    [("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s"), ("WP_JWT_SIDECAR_REFRESH_REUSE_DETECTION", "revoke_family")];
+const DAY: i64 = 86_400;
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// A token that was issued at any time; in capitals, too.
+    Present(usize, bool),
+    /// One that never was.
+    Guess,
+    LogIn,
+    Advance(i64),
+    /// The plugin notes that the access token was used.
+    Use(usize),
+    LogOut(usize),
+    RevokeAll,
+    RotateAsPhp(usize),
+    Kill,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        12 => (any::<usize>(), any::<bool>()).prop_map(|(token, capitals)| Op::Present(token, capitals)),
+        1 => Just(Op::Guess),
+        1 => Just(Op::LogIn),
+        2 => prop_oneof![Just(35), Just(100), Just(40 * DAY)].prop_map(Op::Advance),
+        1 => any::<usize>().prop_map(Op::Use),
+        1 => any::<usize>().prop_map(Op::LogOut),
+        1 => Just(Op::RevokeAll),
+        2 => any::<usize>().prop_map(Op::RotateAsPhp),
+        1 => Just(Op::Kill),
+    ];
+    proptest::collection::vec(op, 1..40)
+}
+
+/// What the model knows of a row.
+#[derive(Clone, Debug)]
+struct Token {
+    text: String,
+    family: String,
+    /// Seconds since.
+    revoked: Option<i64>,
+    /// Seconds until.
+    expires: i64,
+    /// Made by the sidecar, so that its access token can be made again.
+    ours: bool,
+}
+
+struct World<'a> {
+    rig: &'a mut Rig,
+    user: u64,
+    tokens: Vec<Token>,
+}
+
+impl World<'_> {
+    async fn log_in(&mut self) {
+        let token = self.rig.database.insert_token(TokenState::Live, self.user).await;
+        self.tokens.push(Token {
+            text: token.refresh_token,
+            family: token.token_family,
+            revoked: None,
+            expires: 30 * DAY,
+            ours: false,
+        });
+    }
+
+    async fn step(&mut self, op: Op) {
+        let place = |token: usize| token % self.tokens.len();
+        match op {
+            Op::Present(token, capitals) => {
+                let token = place(token);
+                self.present(token, capitals).await;
+            }
+            Op::Guess => assert_eq!(self.rig.refresh(&random_hex::<16>()).status(), 403),
+            Op::LogIn => self.log_in().await,
+            Op::Advance(seconds) => {
+                self.execute(&format!(
+                    "revoked_at = revoked_at - INTERVAL {seconds} SECOND, \
+                     refresh_token_expires_at = refresh_token_expires_at - INTERVAL {seconds} SECOND"
+                ))
+                .await;
+                for token in &mut self.tokens {
+                    token.expires -= seconds;
+                    token.revoked = token.revoked.map(|age| age + seconds);
+                }
+            }
+            Op::Use(token) => {
+                let family = self.tokens[place(token)].family.clone();
+                self.execute(&format!("last_used_at = IF(token_family = '{family}', UTC_TIMESTAMP(), last_used_at)"))
+                    .await;
+            }
+            Op::LogOut(token) => {
+                let token = place(token);
+                self.revoke(|other| other == token).await;
+            }
+            Op::RevokeAll => self.revoke(|_| true).await,
+            Op::RotateAsPhp(token) => {
+                let token = place(token);
+                let parent = self.tokens[token].clone();
+                if parent.revoked.is_none() && parent.expires > 0 {
+                    self.revoke(|other| other == token).await;
+                    let state = TokenState::Live;
+                    let child = self.rig.database.insert_token_of_family(state, self.user, &parent.family).await;
+                    self.tokens.push(Token {
+                        text: child.refresh_token,
+                        revoked: None,
+                        expires: 30 * DAY,
+                        ours: false,
+                        ..parent
+                    });
+                }
+            }
+            Op::Kill => {
+                self.rig.sidecar.signal("KILL");
+                self.rig.sidecar.wait();
+                self.rig.sidecar = rig::sidecar(&self.rig.database, self.rig.upstream.address(), &ENVIRONMENT);
+                self.rig.sidecar.wait_for_log("refreshing natively");
+            }
+        }
+    }
+
+    async fn present(&mut self, place: usize, capitals: bool) {
+        let token = self.tokens[place].clone();
+        let before = self.rows().await;
+        let text = if capitals { token.text.to_uppercase() } else { token.text.clone() };
+        let answer = self.rig.refresh(&text);
+        let given = (answer.status() == 200).then(|| answer.json()["refresh_token"].as_str().unwrap().to_owned());
+        assert!(matches!(answer.status(), 200 | 403), "{}", answer.status());
+        let live: Vec<usize> = (0..self.tokens.len())
+            .filter(|at| self.tokens[*at].family == token.family && self.tokens[*at].revoked.is_none())
+            .collect();
+        match token.revoked {
+            None if token.expires > 0 => {
+                let text = given.expect("a live token is never refused");
+                self.tokens[place].revoked = Some(0);
+                self.tokens.push(Token { text, revoked: None, expires: 30 * DAY, ours: true, ..token });
+            }
+            None => assert_eq!(given, None, "expired"),
+            Some(age) if age <= INTERVAL => {
+                let expected = match live[..] {
+                    [only] if only > place && self.tokens[only].expires > 0 && self.tokens[only].ours => {
+                        Some(&self.tokens[only].text)
+                    }
+                    _ => None,
+                };
+                assert_eq!(given.as_ref(), expected, "the family's live pair or nothing");
+                assert_eq!(self.rows().await, before, "a replay writes nothing");
+            }
+            Some(_) => {
+                assert_eq!(given, None, "used long ago");
+                for other in live {
+                    // Without an index a token that has expired is not known any more after a start.
+                    if token.expires > 0 {
+                        self.tokens[other].revoked = Some(0);
+                    } else {
+                        let text = self.tokens[other].text.clone();
+                        let is_revoked = self.row(&text).await.get("revoked_at").is_some();
+                        self.tokens[other].revoked = is_revoked.then_some(0);
+                    }
+                }
+            }
+        }
+        self.compare().await;
+    }
+
+    /// The table is what the model has; no family has two live rows.
+    async fn compare(&self) {
+        let rows = self.rows().await;
+        assert_eq!(rows.len(), self.tokens.len());
+        for (row, token) in rows.iter().zip(&self.tokens) {
+            assert_eq!(row.get("refresh_token_hash"), Some(token.text.as_str()));
+            assert_eq!(row.get("revoked_at").is_some(), token.revoked.is_some(), "{token:?}");
+            let live = self.tokens.iter().filter(|other| other.family == token.family && other.revoked.is_none());
+            assert!(live.count() <= 1);
+        }
+    }
+
+    async fn revoke(&mut self, which: impl Fn(usize) -> bool) {
+        for place in (0..self.tokens.len()).filter(|place| which(*place)) {
+            let token = &mut self.tokens[place];
+            if token.revoked.is_none() {
+                token.revoked = Some(0);
+                let row = format!("refresh_token_hash = '{}'", token.text);
+                let revoke = format!("UPDATE wp_jwt_auth_tokens SET revoked_at = UTC_TIMESTAMP() WHERE {row}");
+                self.rig.database.execute(&revoke).await;
+            }
+        }
+    }
+
+    async fn execute(&self, change: &str) {
+        self.rig
+            .database
+            .execute(&format!("UPDATE wp_jwt_auth_tokens SET {change} WHERE user_id = {}", self.user))
+            .await;
+    }
+
+    async fn rows(&self) -> Vec<Row> {
+        let rows = format!("SELECT * FROM wp_jwt_auth_tokens WHERE user_id = {} ORDER BY id", self.user);
+        self.rig.database.rows(&rows).await
+    }
+
+    async fn row(&self, token: &str) -> Row {
+        let row = format!("SELECT * FROM wp_jwt_auth_tokens WHERE refresh_token_hash = '{token}'");
+        self.rig.database.rows(&row).await.remove(0)
+    }
+}
+
+/// Cases; `SIDECAR_TEST_ROUNDS` sets another number.
+fn cases() -> u32 {
+    std::env::var("SIDECAR_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(12)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sidecar_does_what_the_model_does() {
+    let mut rig = Rig::start_on(Database::shared(), &ENVIRONMENT).await;
+    let handle = Handle::current();
+    tokio::task::block_in_place(|| {
+        let config = Config { cases: cases(), failure_persistence: None, max_shrink_iters: 50, ..Config::default() };
+        let rig = std::cell::RefCell::new(&mut rig);
+        TestRunner::new(config).run(&ops(), |ops| {
+            let rig: &mut Rig = &mut rig.borrow_mut();
+            handle.block_on(async {
+                let user = rig.database.insert_user("carol").await.id;
+                let mut world = World { rig, user, tokens: Vec::new() };
+                world.log_in().await;
+                for op in ops {
+                    world.step(op).await;
+                }
+            });
+            Ok(())
+        })
+    })
+    .unwrap();
+}

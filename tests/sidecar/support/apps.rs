@@ -1,0 +1,171 @@
+//! Clients that live from refresh to refresh as a mobile app does: what is not answered is tried again with the same token.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::mariadb::{TestDatabase, TokenState};
+use super::rig::call;
+use super::sidecar::PATIENCE;
+
+/// Between an attempt that was not answered and the next.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What came of one call.
+#[derive(Debug)]
+enum Answer {
+    /// 200 with this refresh token.
+    Pair(String),
+    /// 403: to an app, the end of its session.
+    Refused,
+    /// Anything else, or nothing at all.
+    Later,
+}
+
+/// The apps, at work until they are told to stop.
+pub struct Apps {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    address: Mutex<SocketAddr>,
+    stop: AtomicBool,
+    rotations: AtomicUsize,
+    /// Sessions that ended although the app had an answer.
+    lost: Mutex<Vec<String>>,
+    /// Sessions that ended after a call that was not answered.
+    lost_unanswered: AtomicUsize,
+    /// Tokens of users who log in anew.
+    spare: Mutex<Vec<String>>,
+}
+
+/// What the apps went through.
+#[derive(Debug)]
+pub struct Report {
+    pub rotations: usize,
+    pub lost: Vec<String>,
+    pub lost_unanswered: usize,
+}
+
+impl Apps {
+    /// So many apps, each with a session of its own.
+    pub async fn start(count: usize, database: &TestDatabase, user: u64, address: SocketAddr) -> Apps {
+        let mut tokens = Vec::new();
+        for _ in 0..count * 20 {
+            tokens.push(database.insert_token(TokenState::Live, user).await.refresh_token);
+        }
+        let spare = Mutex::new(tokens.split_off(count));
+        let shared = Arc::new(Shared {
+            address: Mutex::new(address),
+            stop: AtomicBool::new(false),
+            rotations: AtomicUsize::new(0),
+            lost: Mutex::default(),
+            lost_unanswered: AtomicUsize::new(0),
+            spare,
+        });
+        let threads = tokens
+            .into_iter()
+            .map(|token| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || shared.live(token))
+            })
+            .collect();
+        Apps { shared, threads }
+    }
+
+    /// The sidecar is somewhere else now.
+    pub fn moved(&self, address: SocketAddr) {
+        *self.shared.address.lock().unwrap() = address;
+    }
+
+    /// Waits for so many rotations more.
+    pub fn go_on(&self, rotations: usize) {
+        let goal = self.shared.rotations.load(Ordering::SeqCst) + rotations;
+        let deadline = Instant::now() + PATIENCE;
+        while self.shared.rotations.load(Ordering::SeqCst) < goal {
+            assert!(Instant::now() < deadline, "the apps are stuck");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends the apps, each after one more refresh that must succeed.
+    pub fn end(self) -> Report {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        Report {
+            rotations: self.shared.rotations.load(Ordering::SeqCst),
+            lost: std::mem::take(&mut self.shared.lost.lock().unwrap()),
+            lost_unanswered: self.shared.lost_unanswered.load(Ordering::SeqCst),
+        }
+    }
+}
+
+impl Shared {
+    fn live(&self, mut token: String) {
+        let mut unanswered = false;
+        let mut last = None;
+        loop {
+            if self.stop.load(Ordering::SeqCst) && last.is_none() {
+                last = Some(Instant::now() + PATIENCE);
+            }
+            let address = *self.address.lock().unwrap();
+            match present(address, &token) {
+                Answer::Pair(next) => {
+                    token = next;
+                    unanswered = false;
+                    self.rotations.fetch_add(1, Ordering::SeqCst);
+                    if last.is_some() {
+                        return;
+                    }
+                }
+                Answer::Refused => {
+                    if unanswered {
+                        self.lost_unanswered.fetch_add(1, Ordering::SeqCst);
+                    } else {
+                        self.lost.lock().unwrap().push(token);
+                    }
+                    unanswered = false;
+                    token = self.spare.lock().unwrap().pop().expect("not that many logins");
+                }
+                Answer::Later => {
+                    unanswered = true;
+                    std::thread::sleep(PAUSE);
+                }
+            }
+            if last.is_some_and(|last| Instant::now() > last) {
+                self.lost.lock().unwrap().push(format!("{token}: no answer any more"));
+                return;
+            }
+        }
+    }
+}
+
+fn present(address: SocketAddr, token: &str) -> Answer {
+    let exchange = || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let call = call(token).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        stream.write_all(call.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    let Ok(answer) = exchange() else { return Answer::Later };
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    match head.split(' ').nth(1) {
+        Some("200") => match serde_json::from_str::<serde_json::Value>(body) {
+            Ok(body) => Answer::Pair(body["refresh_token"].as_str().unwrap().to_owned()),
+            // Broken off on the way.
+            Err(_) => Answer::Later,
+        },
+        Some("403") => Answer::Refused,
+        _ => Answer::Later,
+    }
+}

@@ -1,0 +1,141 @@
+//! No session is lost, whatever breaks and whenever: 16 apps refresh without a pause while it does.
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+
+use crate::support::apps::{Apps, Report};
+use crate::support::faults::{Fault, Relay};
+use crate::support::mariadb::{Database, TestDatabase};
+use crate::support::rig::{self, Rig};
+
+const APPS: usize = 16;
+const INTERVAL: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s");
+const NO_ANALYTICS: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_ANALYTICS", "false");
+
+/// Rounds of each trouble; `SIDECAR_TEST_ROUNDS` sets another number.
+fn rounds(usually: usize) -> usize {
+    std::env::var("SIDECAR_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usually)
+}
+
+/// No family has two live rows, and none that was never logged out has none.
+async fn families_are_whole(database: &TestDatabase) {
+    let broken = database
+        .rows(
+            "SELECT token_family, COUNT(*) AS n, SUM(revoked_at IS NULL) AS live FROM wp_jwt_auth_tokens \
+             GROUP BY token_family HAVING live <> 1",
+        )
+        .await;
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
+async fn struck(fault: Fault, usually: usize, environment: &[(&str, &str)]) -> Report {
+    let server = Database::shared();
+    let database = rig::site(server).await;
+    let user = database.insert_user("alice").await;
+    let relay = Relay::to(server.socket());
+    let url = relay.url(database.url());
+    let upstream = rig::wordpress();
+    let mut all = vec![NO_ANALYTICS, ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", url.as_str())];
+    all.extend_from_slice(environment);
+    let sidecar = rig::sidecar(&database, upstream.address(), &all);
+    sidecar.wait_for_log("refreshing natively");
+    let apps = Apps::start(APPS, &database, user.id, sidecar.address()).await;
+    for _ in 0..rounds(usually) {
+        apps.go_on(2 * APPS);
+        tokio::task::block_in_place(|| relay.strike(fault));
+        families_are_whole(&database).await;
+    }
+    apps.go_on(2 * APPS);
+    let report = apps.end();
+    families_are_whole(&database).await;
+    println!("{fault:?}: {report:?}");
+    assert!(report.lost.is_empty(), "{fault:?}: {report:?}");
+    if environment.contains(&INTERVAL) {
+        assert_eq!(report.lost_unanswered, 0, "{fault:?}: {report:?}");
+    }
+    report
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_break_around_a_commit() {
+    for fault in [Fault::CutBefore, Fault::CutDuring, Fault::CutAfter] {
+        let without = struck(fault, 12, &[]).await;
+        // What became of the commit is found out in time, so that even without replays nobody is lost.
+        assert_eq!(without.lost_unanswered, 0, "{without:?}");
+        struck(fault, 12, &[INTERVAL]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_in_the_place_of_a_commit() {
+    for code in [1213, 1205, 1020, 3101, 1290] {
+        let without = struck(Fault::Error(code), 6, &[]).await;
+        assert_eq!(without.lost_unanswered, 0, "{without:?}");
+        struck(Fault::Error(code), 6, &[INTERVAL]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_and_answers_that_come_too_late() {
+    for fault in [Fault::Late(Duration::from_millis(4500)), Fault::LateAnswer(Duration::from_millis(4500))] {
+        struck(fault, 2, &[]).await;
+        struck(fault, 2, &[INTERVAL]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_that_are_killed() {
+    let mut rig = Rig::start_on(Database::shared(), &[INTERVAL]).await;
+    let apps = Apps::start(APPS, &rig.database, rig.user.id, rig.sidecar.address()).await;
+    for _ in 0..rounds(6) {
+        apps.go_on(3 * APPS);
+        rig.sidecar.signal("KILL");
+        rig.sidecar.wait();
+        families_are_whole(&rig.database).await;
+        rig.sidecar = rig::sidecar(&rig.database, rig.upstream.address(), &[INTERVAL]);
+        apps.moved(rig.sidecar.address());
+    }
+    let report = apps.end();
+    families_are_whole(&rig.database).await;
+    assert!(report.lost.is_empty() && report.lost_unanswered == 0, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_that_are_killed() {
+    for environment in [&[][..], &[INTERVAL][..]] {
+        let server = Database::private();
+        let rig = Rig::start_on(&server, environment).await;
+        let apps = Apps::start(APPS, &rig.database, rig.user.id, rig.sidecar.address()).await;
+        for _ in 0..rounds(4) {
+            apps.go_on(3 * APPS);
+            server.kill().await;
+            server.start().await;
+            families_are_whole(&rig.database).await;
+        }
+        let report = apps.end();
+        families_are_whole(&rig.database).await;
+        println!("{report:?}");
+        assert!(report.lost.is_empty(), "{report:?}");
+        if !environment.is_empty() {
+            assert_eq!(report.lost_unanswered, 0, "{report:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_read_only_for_a_while() {
+    let server = Database::private();
+    let rig = Rig::start_on(&server, &[]).await;
+    let token = rig.token().await;
+    let mut root = server.root().await;
+    root.query_drop("SET GLOBAL read_only = 1").await.unwrap();
+    let answer = rig.refresh(&token.refresh_token);
+    assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")));
+    let address = rig.sidecar.address();
+    let call = token.refresh_token.clone();
+    let waiting = std::thread::spawn(move || rig::refresh_at(address, &call).status());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    root.query_drop("SET GLOBAL read_only = 0").await.unwrap();
+    assert_eq!(waiting.join().unwrap(), 200);
+}
