@@ -18,6 +18,7 @@ use tracing::warn;
 
 use crate::alarm::Alarm;
 use crate::connection::watch::Exchange;
+use crate::forward::request;
 use crate::forward::upstream::Lease;
 
 /// Why a body did not come to its end.
@@ -118,7 +119,12 @@ impl Streamed {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(frame) => {
+            Poll::Ready(mut frame) => {
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    request::prepare_trailers(trailers);
+                }
                 self.progress.set(Instant::now());
                 if let Some(silence) = &mut self.silence {
                     silence.is_broken();

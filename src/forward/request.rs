@@ -55,6 +55,14 @@ pub fn prepare(request: &mut Request<RequestBody>, hop: &Hop<'_>, upgrade: Optio
     *request.version_mut() = Version::HTTP_11;
 }
 
+/// SECURITY: some servers merge trailers into the fields (Apache's `MergeTrailers`), where these would overrule ours.
+pub fn prepare_trailers(trailers: &mut HeaderMap) {
+    hop_by_hop::remove(trailers, false, |name| {
+        let text = name.as_str();
+        text.starts_with("x-forwarded-") || matches!(text, "forwarded" | "x-real-ip") || folded::is_twin(name)
+    });
+}
+
 fn is_twin(name: &HeaderName, found: &RefCell<Vec<HeaderName>>) -> bool {
     let is_twin = folded::is_twin(name);
     if is_twin && !found.borrow().contains(name) {

@@ -198,6 +198,22 @@ fn trailers_pass_both_ways() {
 }
 
 #[test]
+fn trailers_do_not_say_who_the_client_is() {
+    let (told, heard) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
+        connection.head().unwrap();
+        told.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
+        connection.send(OK);
+        connection.is_closed();
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nTrailer: X-Forwarded-For, X-Sum, X_Real_IP, Forwarded\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Forwarded-For: 1.2.3.4\r\nX_Real_IP: 1.2.3.4\r\nX-Sum: 42\r\nForwarded: for=1.2.3.4\r\n\r\n";
+    assert_eq!(exchange(&sidecar, request).status(), 200);
+    let body = String::from_utf8(heard.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap();
+    assert_eq!(body.to_lowercase(), "1\r\na\r\n0\r\nx-sum: 42\r\n\r\n");
+}
+
+#[test]
 fn answers_stream_as_they_come() {
     let (go_on, wait) = channel::<()>();
     let wait = std::sync::Mutex::new(wait);
