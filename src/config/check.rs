@@ -4,7 +4,6 @@
 //! that need a second value, a file or the whole.
 
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZero,
     path::{Path, PathBuf},
@@ -14,7 +13,7 @@ use ipnet::IpNet;
 
 use super::{
     Algorithm, Config, Effective, Faults, Forwarded, Jwt, Log, LogFormat, Refresh, RefreshMode, ResponseFields, Server,
-    Shutdown, Upstream, UpstreamUrl, WordPress,
+    Shutdown, Upstream, UpstreamUrl, WordPress, file,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -156,7 +155,7 @@ fn wp_config(read: &mut Reader) -> Option<PathBuf> {
     let one_up = path.parent().and_then(Path::parent).map(|directory| directory.join("wp-config.php"));
     if path.is_dir() {
         read.fault("wordpress.config", "is a directory; name the wp-config.php in it");
-    } else if let Err(error) = fs::File::open(&path)
+    } else if let Err(error) = file::open(&path)
         && !(error.kind() == std::io::ErrorKind::NotFound && one_up.is_some_and(|path| path.is_file()))
     {
         read.fault("wordpress.config", format!("cannot be read: {error}"));
