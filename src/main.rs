@@ -112,7 +112,10 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     }
     if let Some(installation) = &parts.installation {
         println!("database: {}", installation.database_label);
-        println!("tables: {}jwt_auth_tokens and others", installation.table_prefix);
+        println!("tables: {}jwt_auth_tokens and {}", installation.table_prefix, installation.users_table);
+        for assumption in &installation.assumed {
+            println!("assumed: {assumption}");
+        }
     }
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
     println!("\nfound: {}", sidecar.look());

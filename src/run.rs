@@ -195,7 +195,11 @@ impl Native {
             .build()?;
         let tasks = runtime.handle().clone();
         let table_prefix = installation.table_prefix.clone();
-        let store = Arc::new(Store::new(Database::new(installation.database.clone()), &table_prefix));
+        let store = Arc::new(Store::new(
+            Database::new(installation.database.clone()),
+            &table_prefix,
+            &installation.users_table,
+        ));
         let homes = Homes::new(dialer, tasks.clone());
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
         let sites = Sites::new(installation, config.jwt.clone(), Arc::clone(&store), homes, tasks.clone());

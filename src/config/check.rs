@@ -4,7 +4,6 @@
 //! that need a second value, a file or the whole.
 
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZero,
     path::{Path, PathBuf},
@@ -15,7 +14,7 @@ use ipnet::IpNet;
 use super::{
     Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
     ProxyProtocol, Refresh, RefreshMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls, UnixSockets, Upstream,
-    UpstreamProxyProtocol, UpstreamUrl, WordPress, address,
+    UpstreamProxyProtocol, UpstreamUrl, WordPress, address, file,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -251,7 +250,7 @@ fn wp_config(read: &mut Reader) -> Option<PathBuf> {
     let one_up = path.parent().and_then(Path::parent).map(|directory| directory.join("wp-config.php"));
     if path.is_dir() {
         read.fault("wordpress.config", "is a directory; name the wp-config.php in it");
-    } else if let Err(error) = fs::File::open(&path)
+    } else if let Err(error) = file::open(&path)
         && !(error.kind() == std::io::ErrorKind::NotFound && one_up.is_some_and(|path| path.is_file()))
     {
         read.fault("wordpress.config", format!("cannot be read: {error}"));

@@ -4,7 +4,12 @@
 //! hand over the parser's own tree, which keeps positions. Unknown keys are refused: a misspelt key
 //! that is silently ignored is a setting that does not hold.
 
-use std::{fs, io::Read as _, path::Path};
+use std::os::unix::fs::FileTypeExt as _;
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use toml::de::{DeTable, DeValue};
 
@@ -20,7 +25,7 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
     // A path such as /dev/zero must not fill the memory.
     const LIMIT: u64 = 1024 * 1024;
     let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes));
+    let read = open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > LIMIT {
         return Err("is larger than 1 MiB".into());
@@ -29,6 +34,14 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
         let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count() + 1;
         format!("is not UTF-8 text (line {line})")
     })
+}
+
+/// SECURITY: to open a FIFO that nobody writes to would wait for ever, so it is asked about first.
+pub(super) fn open(path: &Path) -> io::Result<fs::File> {
+    if fs::metadata(path)?.file_type().is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a FIFO, not a file"));
+    }
+    fs::File::open(path)
 }
 
 /// What a file says, and what is wrong with it.
@@ -198,5 +211,13 @@ mod tests {
     fn a_file_without_end_is_refused() {
         assert_eq!(read(Path::new("/dev/zero")), Err("is larger than 1 MiB".into()));
         assert!(read(Path::new("/")).unwrap_err().starts_with("cannot be read: "));
+    }
+
+    #[test]
+    fn a_fifo_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(read(&fifo), Err("cannot be read: it is a FIFO, not a file".into()));
     }
 }

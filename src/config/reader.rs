@@ -130,7 +130,7 @@ impl Reader {
     /// The path of a file that can be opened.
     pub fn readable(&mut self, name: &str) -> Option<PathBuf> {
         let path = self.path(name)?;
-        let opened = fs::File::open(&path).and_then(|file| file.metadata());
+        let opened = file::open(&path).and_then(|file| file.metadata());
         match opened {
             Ok(metadata) if metadata.is_dir() => self.fault(name, "is a directory; name the file in it"),
             Ok(_) => {}

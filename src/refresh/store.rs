@@ -105,10 +105,10 @@ pub enum Resolution {
 }
 
 impl Store {
-    /// SECURITY: `table_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
-    pub fn new(database: Database, table_prefix: &str) -> Self {
+    /// SECURITY: `table_prefix` and `users_table` are pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
+    pub fn new(database: Database, table_prefix: &str, users_table: &str) -> Self {
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
-        let users = format!("`{table_prefix}users`");
+        let users = format!("`{users_table}`");
         // Without the hint a small table is scanned, and locked whole.
         let lock = format!(
             "SELECT id, refresh_token_hash, revoked_at IS NOT NULL, TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \

@@ -5,18 +5,18 @@
 //! there. All that is missing is told at once, each with the constant, the line, the reason, and
 //! the key to set instead. The database is not connected to here.
 
+mod database;
 mod file;
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 
-use mysql_async::{Opts, OptsBuilder, SslOpts};
+use mysql_async::OptsBuilder;
 
-use super::db_host::{DatabaseAddress, USUAL_SOCKETS, database_address};
 use super::salts::{SALT_CONSTANTS, SaltConstants};
-use super::wp_config::{Doubt, Lookup, Scalar};
+use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
 use file::ConfigFile;
 
@@ -29,6 +29,8 @@ pub struct Installation {
     pub database_label: String,
     /// `[A-Za-z0-9_]*`
     pub table_prefix: String,
+    /// The table of users, `[A-Za-z0-9_]+`: the constant `CUSTOM_USER_TABLE`, or else `users` with the prefix.
+    pub users_table: String,
     /// What decides `wp_salt('auth')`.
     pub salts: SaltConstants,
     /// `[jwt] secret`, or else the constant `JWT_AUTH_SECRET_KEY`. `None` only where a private key is configured.
@@ -45,6 +47,10 @@ pub struct Installation {
     pub cors_enable: Option<bool>,
     /// Where plugins are installed, if that directory is known and there.
     pub plugins_dir: Option<PathBuf>,
+    /// The constant `WPLANG`, if it is known.
+    pub language: Option<String>,
+    /// What was taken for granted about PHP's environment, in sentences without values.
+    pub assumed: Vec<String>,
 }
 
 /// What the constants `WP_HOME` and `WP_SITEURL` say.
@@ -72,6 +78,9 @@ impl fmt::Debug for Installation {
             .field("main_blog", &self.main_blog)
             .field("cors_enable", &self.cors_enable)
             .field("plugins_dir", &self.plugins_dir)
+            .field("users_table", &self.users_table)
+            .field("language", &self.language)
+            .field("assumed", &self.assumed)
             .finish()
     }
 }
@@ -89,18 +98,22 @@ pub fn installation(
         Some(path) => Some(file::read(path, environment).map_err(|fault| Faults(vec![fault]))?),
         None => None,
     };
-    let mut assembly = Assembly { file: file.as_ref(), faults: Vec::new() };
+    let mut assembly = Assembly { file: file.as_ref(), faults: Vec::new(), asked: RefCell::default() };
     let database = assembly.database(config);
     let table_prefix = assembly.table_prefix(config);
+    let users_table = assembly.users_table(table_prefix.as_deref());
     let salts = assembly.salts(config);
     let jwt_secret = assembly.jwt_secret(jwt);
     let cors_enable = assembly.cors_enable();
-    match (database, table_prefix, salts) {
-        (Some((database, database_label)), Some(table_prefix), Some(salts)) if assembly.faults.is_empty() => {
+    match (database, table_prefix, users_table, salts) {
+        (Some((database, database_label)), Some(table_prefix), Some(users_table), Some(salts))
+            if assembly.faults.is_empty() =>
+        {
             Ok(Installation {
                 database,
                 database_label,
                 table_prefix,
+                users_table,
                 salts,
                 jwt_secret,
                 home: config.home.clone(),
@@ -109,6 +122,8 @@ pub fn installation(
                 main_blog: assembly.main_blog(),
                 cors_enable,
                 plugins_dir: assembly.plugins_dir(),
+                language: assembly.language(),
+                assumed: assembly.assumed(config),
             })
         }
         _ => Err(Faults(assembly.faults)),
@@ -118,98 +133,11 @@ pub fn installation(
 struct Assembly<'a> {
     file: Option<&'a ConfigFile>,
     faults: Vec<Fault>,
+    /// The constants that were looked at.
+    asked: RefCell<BTreeSet<String>>,
 }
 
 impl Assembly<'_> {
-    fn database(&mut self, config: &config::WordPress) -> Option<(OptsBuilder, String)> {
-        if let Some(url) = &config.database_url {
-            return self.database_from_url(url);
-        }
-        let key = "wordpress.database_url";
-        let [name, user, password, host] =
-            ["DB_NAME", "DB_USER", "DB_PASSWORD", "DB_HOST"].map(|constant| self.needed_text(constant, key));
-        let tls = self.database_tls();
-        let (name, user, password, host) = (name?, user?, password?, host?);
-        if name.expose().is_empty() {
-            self.fault("wordpress.config", "the constant DB_NAME is empty".to_owned());
-            return None;
-        }
-        let address = match database_address(host.expose(), &existing_sockets()) {
-            Ok(address) => address,
-            Err(error) => {
-                self.fault("wordpress.config", format!("the constant DB_HOST is not understood: {error}"));
-                return None;
-            }
-        };
-        // mysql_async asks a server on loopback for its socket and goes there, unless told not to; PHP does not.
-        let options = OptsBuilder::default()
-            .prefer_socket(false)
-            .user(Some(user.expose()))
-            .pass(Some(password.expose()))
-            .db_name(Some(name.expose()))
-            .ssl_opts(tls?);
-        Some(match address {
-            DatabaseAddress::Tcp(host, port) => {
-                let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                (
-                    options.ip_or_hostname(host).tcp_port(port),
-                    format!("{}@{shown}:{port}/{}", user.expose(), name.expose()),
-                )
-            }
-            DatabaseAddress::Socket(path) => {
-                let path = path.to_string_lossy().into_owned();
-                (options.socket(Some(path.as_str())), format!("{}@{path}/{}", user.expose(), name.expose()))
-            }
-        })
-    }
-
-    /// SECURITY: the URL holds the password, so its own error is not shown either.
-    fn database_from_url(&mut self, url: &Secret) -> Option<(OptsBuilder, String)> {
-        let options =
-            Opts::from_url(url.expose()).ok().filter(|options| options.db_name().is_some_and(|name| !name.is_empty()));
-        let Some(options) = options else {
-            let form =
-                "is not of the form mysql://user:password@host:3306/database, with % encoding for special characters";
-            self.fault("wordpress.database_url", form.to_owned());
-            return None;
-        };
-        let place = match options.socket() {
-            Some(socket) => socket.to_owned(),
-            None => format!("{}:{}", options.ip_or_hostname(), options.tcp_port()),
-        };
-        let label = format!("{}@{place}/{}", options.user().unwrap_or_default(), options.db_name().unwrap_or_default());
-        Some((OptsBuilder::from_opts(options).prefer_socket(false), label))
-    }
-
-    /// `MYSQL_CLIENT_FLAGS` with `MYSQLI_CLIENT_SSL`. mysqlnd then checks the certificate, unless
-    /// told not to by the other flag. `None` if it cannot be known.
-    fn database_tls(&mut self) -> Option<Option<SslOpts>> {
-        const SSL: i64 = 2048;
-        const DONT_VERIFY: i64 = 64;
-        let flags = match self.constant("MYSQL_CLIENT_FLAGS") {
-            Lookup::NotDefined => 0,
-            Lookup::Known(Scalar::Integer(flags), _) => *flags,
-            Lookup::Known(_, line) => {
-                self.constant_fault(
-                    "MYSQL_CLIENT_FLAGS",
-                    "wordpress.database_url",
-                    &format!("line {line} gives it no number"),
-                );
-                return None;
-            }
-            Lookup::Unknown(doubt) => {
-                self.constant_fault("MYSQL_CLIENT_FLAGS", "wordpress.database_url", &doubt.to_string());
-                return None;
-            }
-        };
-        let unverified = flags & DONT_VERIFY != 0;
-        Some((flags & SSL != 0).then(|| {
-            SslOpts::default()
-                .with_danger_accept_invalid_certs(unverified)
-                .with_danger_skip_domain_validation(unverified)
-        }))
-    }
-
     fn table_prefix(&mut self, config: &config::WordPress) -> Option<String> {
         let key = "wordpress.table_prefix";
         let prefix = match (&config.table_prefix, self.file) {
@@ -235,12 +163,30 @@ impl Assembly<'_> {
             },
         };
         // SECURITY: it is pasted into SQL. WordPress refuses other characters too (`wpdb::set_prefix`).
-        if !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        if !is_plain(&prefix) {
             let key = if config.table_prefix.is_some() { key } else { "wordpress.config" };
             self.fault(key, "the table prefix may hold letters, digits and underscores only".to_owned());
             return None;
         }
         Some(prefix)
+    }
+
+    /// `wpdb::tables()` puts `CUSTOM_USER_TABLE` in the place of `users`, prefix and all.
+    fn users_table(&mut self, prefix: Option<&str>) -> Option<String> {
+        const NAME: &str = "CUSTOM_USER_TABLE";
+        let problem = match self.constant(NAME) {
+            Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
+                // SECURITY: it is pasted into SQL.
+                Ok(table) if !table.is_empty() && is_plain(&table) => return Some(table),
+                _ => format!("line {line} gives it more than letters, digits and underscores, or nothing"),
+            },
+            Lookup::Unknown(doubt) => doubt.to_string(),
+            // Code that is not followed could define it, but hardly a site shares its users: told by `check`, not refused.
+            Lookup::NotDefined => return prefix.map(|prefix| format!("{prefix}users")),
+        };
+        let mend = "define it there as a plain text";
+        self.fault("wordpress.config", format!("the constant {NAME} cannot be known: {problem}; {mend}"));
+        None
     }
 
     fn salts(&mut self, config: &config::WordPress) -> Option<SaltConstants> {
@@ -374,7 +320,28 @@ impl Assembly<'_> {
         candidates.into_iter().flatten().find(|path| path.is_absolute() && path.is_dir())
     }
 
+    fn language(&self) -> Option<String> {
+        match self.constant("WPLANG") {
+            Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok(),
+            Lookup::NotDefined | Lookup::Unknown(_) => None,
+        }
+    }
+
+    /// About all that was looked at, and about the file's own conditions.
+    fn assumed(&self, config: &config::WordPress) -> Vec<String> {
+        let Some(file) = self.file else { return Vec::new() };
+        let asked = self.asked.borrow();
+        let prefix = config.table_prefix.is_none().then_some("$table_prefix");
+        let names = asked.iter().map(String::as_str).chain(prefix).chain([""]);
+        let users = match (file.content.constant("CUSTOM_USER_TABLE"), self.incomplete()) {
+            (Lookup::NotDefined, Some(doubt)) => Some(format!("CUSTOM_USER_TABLE: taken as not defined, but {doubt}")),
+            _ => None,
+        };
+        names.flat_map(|name| file.content.assumed(name)).chain(users).collect()
+    }
+
     fn constant(&self, name: &str) -> Lookup<'_> {
+        self.asked.borrow_mut().insert(name.to_owned());
         self.file.map_or(Lookup::NotDefined, |file| file.content.constant(name))
     }
 
@@ -421,9 +388,8 @@ impl Assembly<'_> {
     }
 }
 
-fn existing_sockets() -> Vec<PathBuf> {
-    let is_socket = |path: &PathBuf| path.metadata().is_ok_and(|file| file.file_type().is_socket());
-    USUAL_SOCKETS.iter().map(PathBuf::from).filter(is_socket).collect()
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 #[cfg(test)]

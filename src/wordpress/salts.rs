@@ -58,11 +58,6 @@ impl SaltConstants {
         }
     }
 
-    /// Whether [`SaltConstants::auth_salt`] looks at the options at all.
-    pub fn needs_options(&self) -> bool {
-        self.key.is_none() || self.salt.is_none()
-    }
-
     /// `wp_salt('auth')`: the key followed by the salt. The options are those of the site, or of
     /// the network on a multisite. `None` where an option is needed that is missing or empty:
     /// WordPress then makes one up and stores it, so the caller should let it.
@@ -98,7 +93,6 @@ mod tests {
     fn the_auth_constants_come_first() {
         let defined = [("AUTH_KEY", "k"), ("AUTH_SALT", "s"), ("SECRET_KEY", "x"), ("SECRET_SALT", "y")];
         assert_eq!(salt(&defined, OPTIONS).as_deref(), Some("ks"));
-        assert!(!constants(&defined).needs_options());
     }
 
     #[test]
@@ -106,7 +100,6 @@ mod tests {
         assert_eq!(salt(&[("SECRET_KEY", "x"), ("AUTH_SALT", "s")], OPTIONS).as_deref(), Some("xs"));
         assert_eq!(salt(&[("SECRET_SALT", "y")], OPTIONS).as_deref(), Some("oky"));
         assert_eq!(salt(&[], OPTIONS).as_deref(), Some("okos"));
-        assert!(constants(&[("AUTH_KEY", "k")]).needs_options());
     }
 
     #[test]

@@ -10,14 +10,21 @@
 //!   the value is unknown, and so is which way an `if` goes that looks at it.
 //! - Files that are included by a path that can be known are read as well. After one that is not
 //!   read, any constant may be defined: `define()` is still believed, since a second definition is a
-//!   PHP warning that somebody would have seen, but `if (!defined(…)) define(…)` is not.
+//!   PHP warning that somebody would have seen, but `if (!defined(…)) define(…)` is not, nor is
+//!   `@define()`. Variables and the environment may have been changed as well.
 //! - Reading ends where `wp-settings.php` is loaded; what is defined after that comes too late.
-//! - Functions and methods that the site's files declare are not followed.
+//! - Functions and methods that the site's files declare are not followed, nor is any function of
+//!   PHP of which it is not certain that it runs no code of the site.
 
+mod assignment;
+mod assumptions;
 mod call;
+mod environment;
 mod expression;
+mod function;
 mod include;
 mod literal;
+mod operator;
 mod scope;
 mod statement;
 mod value;
@@ -29,7 +36,8 @@ use std::time::{Duration, Instant};
 
 use tree_sitter::{Node, ParseOptions, Parser, Tree};
 
-use scope::{Scope, Slot};
+use assumptions::Assumptions;
+use scope::{Kind, Scope, Slot};
 pub use value::{Doubt, Scalar};
 use value::{Place, Value};
 
@@ -49,7 +57,7 @@ pub fn read(
         reader.preset(root);
     }
     reader.read_source(path, source)?;
-    Ok(WpConfig { scope: reader.scope })
+    Ok(WpConfig { scope: reader.scope, assumptions: reader.assumptions })
 }
 
 /// The world outside of the file, as far as it may be looked at.
@@ -65,6 +73,7 @@ pub struct Surroundings<'a> {
 /// What a configuration file defines.
 pub struct WpConfig {
     scope: Scope,
+    assumptions: Assumptions,
 }
 
 impl WpConfig {
@@ -75,7 +84,13 @@ impl WpConfig {
 
     /// `$table_prefix`
     pub fn table_prefix(&self) -> Lookup<'_> {
-        self.scope.variable("table_prefix").map_or(Lookup::NotDefined, |value| lookup(0, value))
+        self.scope.last(Kind::Variables, "table_prefix").map_or(Lookup::NotDefined, |value| lookup(0, value))
+    }
+
+    /// Which defaults of the file a value follows from, in sentences: of a constant by its name, of
+    /// `$table_prefix`, and with an empty name of the file's own conditions.
+    pub fn assumed<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
+        self.assumptions.sentences(name)
     }
 
     /// Why a constant that is not defined may be defined all the same: a file that was not read,
@@ -152,13 +167,15 @@ struct Reader<'a> {
     bytes_left: usize,
     /// Resolved paths of the files we are in, innermost last.
     files: Vec<PathBuf>,
-    included: HashSet<PathBuf>,
     /// Functions that the files declare, in lower case: what they do is not followed.
     functions: HashSet<String>,
-    /// Environment variables that `putenv` or `$_ENV['X'] =` set to what.
-    environment: Vec<(String, Option<String>)>,
+    /// Constants of namespaces, without the namespace's name.
+    namespaced: HashSet<String>,
+    assumptions: Assumptions,
     /// `const X = …` means another constant within a namespace.
     in_namespace: bool,
+    /// How many `@` we are within.
+    silent: usize,
     /// Set by an expression that ends the statement it is in.
     flow: Flow,
     /// Set after a `return` that may or may not have ended the included file.
@@ -174,10 +191,11 @@ impl<'a> Reader<'a> {
             depth: 0,
             bytes_left: SIZE_LIMIT,
             files: Vec::new(),
-            included: HashSet::new(),
             functions: HashSet::new(),
-            environment: Vec::new(),
+            namespaced: HashSet::new(),
+            assumptions: Assumptions::default(),
             in_namespace: false,
+            silent: 0,
             flow: Flow::On,
             may_have_returned: None,
             error: None,
@@ -197,10 +215,14 @@ impl<'a> Reader<'a> {
         self.bytes_left = self.bytes_left.checked_sub(source.len()).ok_or(WpConfigError::TooLarge)?;
         let tree = parse(source)?;
         self.files.push(path.to_owned());
-        self.included.insert(path.to_owned());
+        self.scope.bind(Kind::Files, &path.to_string_lossy(), Value::boolean(true));
         let outer_namespace = std::mem::replace(&mut self.in_namespace, false);
-        let outer_return = self.may_have_returned.take();
-        let flow = self.run_program(tree.root_node(), source);
+        // If the including file may have returned already, nothing in here is sure either.
+        let outer_return = self.may_have_returned.clone();
+        let mut flow = self.run_program(tree.root_node(), source);
+        if flow == Flow::Gone && self.may_have_returned.is_some() {
+            flow = Flow::Return; // The request goes on where the file returned before.
+        }
         self.may_have_returned = outer_return;
         self.in_namespace = outer_namespace;
         self.files.pop();
@@ -264,8 +286,8 @@ fn text<'s>(node: Node<'_>, source: &'s [u8]) -> &'s [u8] {
 
 fn lookup(line: usize, value: &Value) -> Lookup<'_> {
     match value {
-        Value::Known(scalar) => Lookup::Known(scalar, line),
-        Value::Assumed(_, doubt) | Value::Unknown(doubt) => Lookup::Unknown(doubt.clone()),
+        Value::Known(scalar) | Value::FromEnv(scalar, _) => Lookup::Known(scalar, line),
+        Value::Assumed(value::Assumed { doubt, .. }) | Value::Unknown(doubt) => Lookup::Unknown(doubt.clone()),
     }
 }
 

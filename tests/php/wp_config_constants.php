@@ -1,6 +1,7 @@
 <?php
 // Runs configuration files, each as WordPress would include it, and tells what they define.
-// Standard input: a JSON list of {"source": hex, "environment": {name: value}}. Output: a JSON list
+// Standard input: a JSON list of {"source": hex, "files": {name: hex}, "environment": {name: value},
+// "array": whether $_ENV holds it as well, as variables_order may say}. Output: a JSON list
 // of {"constants": {name: [type, hex]}, "prefix": [type, hex] or null}. Every file runs in a
 // process of its own (a fork), as constants cannot be undefined.
 // Argument 1: an empty directory to put the files in.
@@ -21,9 +22,14 @@ $answers   = array();
 foreach ( json_decode( stream_get_contents( STDIN ), true ) as $case ) {
 	$path = "$directory/wp-config.php";
 	file_put_contents( $path, hex2bin( $case['source'] ) );
+	foreach ( $case['files'] as $name => $content ) {
+		file_put_contents( "$directory/$name", hex2bin( $content ) );
+	}
 	foreach ( $case['environment'] as $name => $value ) {
 		putenv( "$name=$value" );
-		$_ENV[ $name ] = $value;
+		if ( $case['array'] ) {
+			$_ENV[ $name ] = $value;
+		}
 	}
 	$child = pcntl_fork();
 	if ( 0 === $child ) {

@@ -26,7 +26,7 @@ struct Writing {
 impl Writing {
     fn to(database: &TestDatabase) -> Writing {
         let opts = mysql_async::Opts::from_url(database.url()).unwrap();
-        let store = Arc::new(Store::new(Pool::new(OptsBuilder::from_opts(opts)), database.prefix()));
+        let store = Arc::new(Store::new(Pool::new(OptsBuilder::from_opts(opts)), database.prefix(), "wp_users"));
         let (analytics, events) = Analytics::new(Countries::new(None, None));
         let stop = CancellationToken::new();
         let writer = tokio::spawn(write_behind(events, store, database.prefix().to_owned(), stop.clone()));

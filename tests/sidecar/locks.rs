@@ -37,7 +37,7 @@ async fn footprint(rows: u32) {
     let user = database.insert_user("alice").await;
     database.fill_tokens(rows).await;
     let opts = mysql_async::Opts::from_url(database.url()).unwrap();
-    let store = Store::new(Pool::new(OptsBuilder::from_opts(opts)), database.prefix());
+    let store = Store::new(Pool::new(OptsBuilder::from_opts(opts)), database.prefix(), "wp_users");
     let mut root = server.root().await;
     root.query_drop("SET GLOBAL log_output = 'TABLE'").await.unwrap();
     root.query_drop("SET GLOBAL general_log = 1").await.unwrap();

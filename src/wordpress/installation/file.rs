@@ -52,11 +52,11 @@ fn is_absent(path: &Path) -> bool {
 
 /// One byte more than the limit, so that the reader sees it is too large.
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
-    // SECURITY: a FIFO or a device named in a configuration would block or never end.
-    let file = File::open(path).and_then(|file| match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-    })?;
+    // SECURITY: a FIFO or a device named in a configuration would block (even in open) or never end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let file = File::open(path)?;
     let mut content = Vec::new();
     file.take(SIZE_LIMIT as u64 + 1).read_to_end(&mut content)?;
     Ok(content)
@@ -156,5 +156,8 @@ mod tests {
         fs::create_dir(&path).unwrap();
         fs::create_dir(path.join("wp-config.php")).unwrap();
         assert!(read(&path, &|_| None).is_err());
+        let fifo = directory.path().join("fifo.php");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(read(&fifo, &|_| None).err().unwrap().problem, "not a regular file");
     }
 }

@@ -84,7 +84,10 @@ fn what_else_the_constants_say() {
         WpHome::Dynamic
     );
     assert_eq!(read(&format!("{PLAIN} define('WP_SITEURL', $_SERVER['x']);")).wp_home, WpHome::Dynamic);
-    assert_eq!(read(&format!("{PLAIN} require $where;")).wp_home, WpHome::Dynamic);
+    assert_eq!(
+        read(&format!("{PLAIN} define('CUSTOM_USER_TABLE', 'wp_users'); require $where;")).wp_home,
+        WpHome::Dynamic
+    );
 }
 
 #[test]
@@ -98,7 +101,7 @@ fn a_socket_is_labelled_as_one() {
 #[test]
 fn all_faults_are_told_at_once() {
     let faults = refused(
-        "<?php\n\ndefine('DB_NAME', $_SERVER['x']);\ndefine('DB_HOST', 'a:99999');\ndefine('NONCE_KEY', f());\n$table_prefix = 'a-b';",
+        "<?php\n\ndefine('DB_NAME', $_SERVER['x']);\ndefine('DB_HOST', 'a:99999');\ndefine('NONCE_KEY', md5('a'));\n$table_prefix = 'a-b';",
     );
     assert_eq!(
         faults,
@@ -106,8 +109,9 @@ fn all_faults_are_told_at_once() {
             "wordpress.config: the constant DB_NAME cannot be known: line 3 depends on $_SERVER[…], which only PHP knows; set wordpress.database_url instead",
             "wordpress.config: the constant DB_USER cannot be known: it is not defined there; set wordpress.database_url instead",
             "wordpress.config: the constant DB_PASSWORD cannot be known: it is not defined there; set wordpress.database_url instead",
+            "wordpress.config: the constant DB_HOST is not understood: a port is at most 65535",
             "wordpress.config: the table prefix may hold letters, digits and underscores only",
-            "wordpress.config: the constant NONCE_KEY cannot be known: line 5 depends on f(), which only PHP can compute; set wordpress.auth_key and wordpress.auth_salt instead",
+            "wordpress.config: the constant NONCE_KEY cannot be known: line 5 depends on md5(), which only PHP can compute; set wordpress.auth_key and wordpress.auth_salt instead",
             "wordpress.config: the constant JWT_AUTH_SECRET_KEY cannot be known: it is not defined there; set jwt.secret or jwt.secret_file instead",
         ]
     );
@@ -195,4 +199,28 @@ fn wp_config_that_is_not_there_or_no_php() {
         ["wordpress.config: there is no such file"]
     );
     assert_eq!(refused("<?php\n((("), ["wordpress.config: line 2 is not understood as PHP"]);
+}
+
+#[test]
+fn users_may_have_a_table_of_their_own() {
+    assert_eq!(read(PLAIN).users_table, "wp_users");
+    assert_eq!(read(&format!("{PLAIN} define('CUSTOM_USER_TABLE', 'shared_users');")).users_table, "shared_users");
+    assert_eq!(read(&format!("{PLAIN} require $x;")).users_table, "wp_users");
+    for more in ["define('CUSTOM_USER_TABLE', 'a`b');", "define('CUSTOM_USER_TABLE', $x);"] {
+        let faults = refused(&format!("{PLAIN} {more}"));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains("CUSTOM_USER_TABLE cannot be known"), "{faults:?}");
+    }
+}
+
+#[test]
+fn what_is_assumed_is_told() {
+    let source = PLAIN.replace("'k'", "getenv('KEY_OF_SITE') ?: 'k'");
+    let site = read(&format!("{source} define('WP_DEBUG', getenv('DEBUG') ?: false); define('WPLANG', 'de_DE');"));
+    assert_eq!(
+        site.assumed,
+        ["AUTH_KEY: the default in line 6, since KEY_OF_SITE is not in the sidecar's environment"]
+    );
+    assert_eq!(site.language.as_deref(), Some("de_DE"));
+    assert_eq!((read(PLAIN).assumed, read(PLAIN).language), (Vec::new(), None));
 }

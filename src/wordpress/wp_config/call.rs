@@ -7,6 +7,8 @@ use std::path::Path;
 use tree_sitter::Node;
 
 use super::expression::{operand, printable, variable_name};
+use super::function;
+use super::scope::Kind;
 use super::value::{Scalar, Value};
 use super::{Flow, Reader, text};
 
@@ -21,6 +23,10 @@ impl Reader<'_> {
             self.evaluate_children(node, source);
             return self.lose_track(node, "calls a function with arguments that only PHP knows");
         };
+        if let Some(why) = self.other_function(node, &name, source) {
+            self.evaluate_children(node, source);
+            return self.lose_track(node, &why);
+        }
         match name.as_str() {
             "isset" => return self.call_isset(node, &arguments, source),
             "define" => return self.call_define(node, &arguments, source),
@@ -36,12 +42,9 @@ impl Reader<'_> {
                 Some(name) => self.constant_value(node, &name),
                 None => self.unknown(node, "uses a constant whose name only PHP knows"),
             },
-            ("getenv", [name] | [name, _]) => match name.known_text() {
-                Some(name) => self.environment_value(node, name, Scalar::Boolean(false), "getenv()"),
-                None => self.unknown(node, "takes a variable from the environment whose name only PHP knows"),
-            },
+            ("getenv", [name] | [name, _]) => self.call_getenv(node, name),
             ("getenv_docker", [name, default]) => self.call_getenv_docker(node, name, default),
-            ("putenv", [assignment]) => self.call_putenv(assignment),
+            ("putenv", [assignment]) => self.call_putenv(node, assignment),
             ("eval", [code]) => self.evaluate_code(node, code),
             ("exit" | "die", _) => {
                 self.flow = Flow::Gone;
@@ -54,12 +57,28 @@ impl Reader<'_> {
             ("rtrim" | "chop", [value]) => self.call_trim(node, value, false),
             ("file_get_contents", [path]) => self.call_file_get_contents(node, path),
             ("file_exists" | "is_file" | "is_readable", [path]) => self.call_file_exists(node, path, &name),
-            ("extract" | "parse_str" | "compact", _) => {
+            ("extract" | "parse_str", _) => {
                 let doubt = self.doubt(node, "changes variables in a way that is not followed");
-                self.scope.forget_variables(&doubt);
+                self.forget_assigned(&doubt);
                 Value::Unknown(doubt)
             }
             _ => self.call_other(node, &name, &arguments, source),
+        }
+    }
+
+    /// Why the name may not mean PHP's own function.
+    fn other_function(&self, node: Node<'_>, name: &str, source: &[u8]) -> Option<String> {
+        if CONSTRUCTS.contains(&name) {
+            return None;
+        }
+        let shown = printable(name);
+        let of_namespace = self.in_namespace && !text(node, source).starts_with(b"\\");
+        if self.functions.contains(name) || name.contains('\\') {
+            Some(format!("calls {shown}(), which is not followed"))
+        } else if self.scope.incomplete().is_some() && (of_namespace || name == "getenv_docker") {
+            Some(format!("calls {shown}(), which may be that of a file that is not read"))
+        } else {
+            None
         }
     }
 
@@ -90,7 +109,7 @@ impl Reader<'_> {
             (Some(slot), _) if slot.certain => Value::boolean(true),
             (Some(slot), _) => match &slot.value {
                 Value::Unknown(doubt) => Value::Unknown(doubt.clone()),
-                Value::Known(_) | Value::Assumed(..) => self.unknown(node, "asks for a constant that may be defined"),
+                _ => self.unknown(node, "asks for a constant that may be defined"),
             },
             (None, Some(doubt)) => Value::Unknown(doubt.clone()),
             (None, None) => Value::boolean(false),
@@ -102,10 +121,11 @@ impl Reader<'_> {
         let [argument] = arguments else {
             return self.unknown(node, "asks for several variables at once");
         };
+        self.assumptions.uses(&shown(text(*argument, source)));
         match argument.kind() {
             "variable_name" => match variable_name(*argument, source)
                 .as_deref()
-                .map(|name| self.scope.current_variable(name))
+                .map(|name| self.scope.current(Kind::Variables, name))
             {
                 Some(Ok(Some(value))) => value.clone().map(|scalar| Scalar::Boolean(scalar != Scalar::Null)),
                 Some(Ok(None)) if self.scope.incomplete().is_none() && text(*argument, source) == b"$table_prefix" => {
@@ -120,52 +140,16 @@ impl Reader<'_> {
         }
     }
 
-    /// The function of the official Docker image: `X_FILE` names a file with the value, else `X`, else
-    /// the default.
-    fn call_getenv_docker(&mut self, node: Node<'_>, name: &Value, default: &Value) -> Value {
-        let Some(name) = name.known_text() else {
-            return self.unknown(node, "takes a variable from the environment whose name only PHP knows");
-        };
-        match self.environment_variable(&format!("{name}_FILE")) {
-            Ok(Some(path)) if !matches!(path.as_str(), "" | "0") => {
-                match (self.surroundings.read_file)(Path::new(&path)) {
-                    Ok(content) => {
-                        let end =
-                            content.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
-                        Value::Known(Scalar::Text(content.get(..end).unwrap_or_default().to_vec()))
-                    }
-                    Err(error) => self
-                        .unknown(node, format!("takes it from the file that {}_FILE names: {error}", printable(name))),
-                }
-            }
-            Ok(_) => match self.environment_value(node, name, Scalar::Null, "getenv_docker()") {
-                Value::Assumed(..) => default.clone(),
-                value => value,
-            },
-            Err(()) => self.unknown(node, "takes it from an environment that was changed before"),
-        }
-    }
-
-    fn call_putenv(&mut self, assignment: &Value) -> Value {
-        let change = match assignment.known_text().and_then(|assignment| assignment.split_once('=')) {
-            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-            None => (String::new(), None), // any of them
-        };
-        self.environment.push(change);
-        Value::boolean(true)
-    }
-
     fn call_dirname(&mut self, node: Node<'_>, path: &Value, levels: i64) -> Value {
-        let mut directory =
-            path.known_text().filter(|path| path.starts_with('/') && !path.ends_with('/')).map(Path::new);
+        let mut directory = path.known_text().filter(|path| path.starts_with('/'));
         for _ in 0..levels.clamp(0, 64) {
-            directory = directory.map(|directory| directory.parent().unwrap_or(directory));
+            directory = directory.map(parent);
         }
-        match directory.and_then(Path::to_str) {
+        match directory {
             Some(directory) if levels > 0 => Value::Known(Scalar::text(directory)),
-            _ => match path.clone().settled() {
-                Value::Unknown(doubt) => Value::Unknown(doubt),
-                _ => self.unknown(node, "uses dirname() in a way that is not read"),
+            _ => match path.decided() {
+                Err(doubt) => Value::Unknown(doubt.clone()),
+                Ok(_) => self.unknown(node, "uses dirname() in a way that is not read"),
             },
         }
     }
@@ -178,8 +162,10 @@ impl Reader<'_> {
                 let start = if both { text.iter().position(|byte| !space(byte)).unwrap_or(0) } else { 0 };
                 Value::Known(Scalar::Text(text.get(start..end).unwrap_or_default().to_vec()))
             }
-            Value::Unknown(doubt) | Value::Assumed(_, doubt) => Value::Unknown(doubt.clone()),
-            Value::Known(_) => self.unknown(node, "trims what is no string"),
+            value => match value.decided() {
+                Err(doubt) => Value::Unknown(doubt.clone()),
+                Ok(_) => self.unknown(node, "trims what is no string"),
+            },
         }
     }
 
@@ -211,64 +197,42 @@ impl Reader<'_> {
         }
     }
 
+    /// SECURITY: a function may run another one that it is handed (a closure, a name, a handler for
+    /// later), which may define anything. So only those are passed over that surely run none.
     fn call_other(&mut self, node: Node<'_>, name: &str, arguments: &[Node<'_>], source: &[u8]) -> Value {
-        if self.functions.contains(name) || name.contains('\\') || CALLS_BACK.contains(&name) {
-            return self.lose_track(node, &format!("calls {}(), which is not followed", printable(name)));
+        let why = format!("depends on {}(), which only PHP can compute", printable(name));
+        if function::has_no_effect(name) {
+            return self.unknown(node, why);
         }
-        // What a function takes by reference it may change.
-        for argument in arguments.iter().filter(|argument| argument.kind() == "variable_name") {
-            if !BY_VALUE.contains(&name)
-                && let Some(variable) = variable_name(*argument, source)
-            {
-                let doubt = self.doubt(
-                    node,
-                    format!("hands ${} to {}(), which may change it", printable(&variable), printable(name)),
-                );
-                self.scope.assign(&variable, Value::Unknown(doubt));
+        let lost = (!function::changes_arguments_only(name)).then(|| self.lose_track(node, &why));
+        for argument in arguments {
+            let handed = text(*argument, source);
+            let why = format!("hands {} to {}(), which may change it", shown(handed), printable(name));
+            let value = self.unknown(node, why);
+            match argument.kind() {
+                "variable_name" | "subscript_expression" => self.assign(*argument, value, source),
+                _ => {}
             }
         }
-        self.unknown(node, format!("depends on {}(), which only PHP can compute", printable(name)))
+        lost.unwrap_or_else(|| self.unknown(node, why))
     }
 }
 
-/// They run functions whose names they are given.
-const CALLS_BACK: [&str; 7] = [
-    "call_user_func",
-    "call_user_func_array",
-    "array_map",
-    "array_walk",
-    "array_filter",
-    "usort",
-    "register_shutdown_function",
-];
+/// Names that are part of the language: nothing else can have them.
+const CONSTRUCTS: [&str; 5] = ["isset", "empty", "eval", "exit", "die"];
 
-/// Functions that take everything by value and are often given variables.
-const BY_VALUE: [&str; 24] = [
-    "error_reporting",
-    "explode",
-    "function_exists",
-    "header",
-    "implode",
-    "in_array",
-    "ini_set",
-    "is_array",
-    "is_string",
-    "md5",
-    "parse_url",
-    "print_r",
-    "sha1",
-    "sprintf",
-    "str_contains",
-    "str_replace",
-    "str_starts_with",
-    "stripos",
-    "strlen",
-    "strpos",
-    "strtolower",
-    "substr",
-    "var_dump",
-    "strtoupper",
-];
+/// PHP's `dirname()`, of an absolute path.
+fn parent(path: &str) -> &str {
+    let (parent, _) = path.trim_end_matches('/').rsplit_once('/').unwrap_or_default();
+    match parent.trim_end_matches('/') {
+        "" => "/",
+        parent => parent,
+    }
+}
+
+fn shown(source: &[u8]) -> String {
+    printable(&String::from_utf8_lossy(source))
+}
 
 /// In lower case, without a leading backslash.
 fn function_name(node: Node<'_>, source: &[u8]) -> Option<String> {

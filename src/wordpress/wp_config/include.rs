@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tree_sitter::Node;
 
 use super::expression::{operand, printable};
+use super::scope::Kind;
 use super::value::{Scalar, Value};
 use super::{Flow, Reader, WpConfigError, line, text};
 
@@ -29,6 +30,7 @@ impl Reader<'_> {
             self.flow = Flow::Loaded;
             return self.unknown(node, "loads WordPress");
         }
+        self.assumptions.decide();
         let Some(path) = value.known_text().and_then(|path| self.included_path(path)) else {
             return self.lose_track(node, "includes a file whose path only PHP knows");
         };
@@ -41,8 +43,12 @@ impl Reader<'_> {
             }
             Err(_) => return self.lose_track(node, &format!("includes {shown}, which is not there for this user")),
         };
-        if node.kind().ends_with("once_expression") && self.included.contains(&path) {
-            return Value::boolean(true);
+        if node.kind().ends_with("once_expression") {
+            match self.scope.last(Kind::Files, &path.to_string_lossy()) {
+                Some(Value::Known(_)) => return Value::boolean(true),
+                Some(_) => return self.lose_track(node, &format!("includes {shown}, unless it was included before")),
+                None => {}
+            }
         }
         if self.files.len() > INCLUDE_DEPTH_LIMIT {
             return self.lose_track(node, &format!("includes {shown}, too many files deep"));
@@ -55,6 +61,7 @@ impl Reader<'_> {
 
     /// `eval()` of a text that is known: with Docker's image, `WORDPRESS_CONFIG_EXTRA`.
     pub(super) fn evaluate_code(&mut self, node: Node<'_>, code: &Value) -> Value {
+        self.assumptions.decide();
         match code {
             Value::Known(scalar @ Scalar::Text(_)) if self.files.len() <= INCLUDE_DEPTH_LIMIT => {
                 // What `__FILE__` is there; `__DIR__` stays the same.

@@ -1,4 +1,4 @@
-//! Constants and variables, in layers: a branch that may or may not be taken writes into a layer of
+//! Constants, variables and the environment, in layers: a branch that may or may not be taken writes into a layer of
 //! its own, and its end merges the layers. So a merge costs what the branch wrote, not what is known.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,15 +20,53 @@ impl Slot {
     }
 }
 
+/// Values by name, as one layer has them.
+#[derive(Debug, Default)]
+pub(super) struct Bindings {
+    values: BTreeMap<String, Value>,
+    /// Why those of the layers below cannot be known any more.
+    forgotten: Option<Doubt>,
+    /// Why they are not known within this layer: it may run after itself.
+    hidden: Option<Doubt>,
+}
+
 /// What a branch has written.
 #[derive(Debug, Default)]
 pub(super) struct Layer {
     constants: BTreeMap<String, Slot>,
-    variables: BTreeMap<String, Value>,
-    /// Why the variables of the layers below cannot be known any more.
-    forgotten: Option<Doubt>,
-    /// Why they are not known within this layer: it may run after itself.
-    hidden: Option<Doubt>,
+    kinds: [Bindings; 3],
+}
+
+/// What is bound by name, besides constants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Variables,
+    /// Environment variables that the file itself has set.
+    Environment,
+    /// Files that were included, by their resolved path.
+    Files,
+}
+
+const KINDS: [Kind; 3] = [Kind::Variables, Kind::Environment, Kind::Files];
+
+impl Layer {
+    fn of(&self, kind: Kind) -> &Bindings {
+        let [variables, environment, files] = &self.kinds;
+        match kind {
+            Kind::Variables => variables,
+            Kind::Environment => environment,
+            Kind::Files => files,
+        }
+    }
+
+    fn of_mut(&mut self, kind: Kind) -> &mut Bindings {
+        let [variables, environment, files] = &mut self.kinds;
+        match kind {
+            Kind::Variables => variables,
+            Kind::Environment => environment,
+            Kind::Files => files,
+        }
+    }
 }
 
 /// All layers, the innermost branch last; the first is that of the file.
@@ -44,18 +82,18 @@ impl Scope {
         self.layers().find_map(|layer| layer.constants.get(name))
     }
 
-    /// `None` for a variable that nothing has set.
-    pub(super) fn variable(&self, name: &str) -> Option<&Value> {
-        self.layers().find_map(|layer| layer.variables.get(name))
+    /// What was bound last, even if it may have changed since. `None` where nothing was.
+    pub(super) fn last(&self, kind: Kind, name: &str) -> Option<&Value> {
+        self.layers().find_map(|layer| layer.of(kind).values.get(name))
     }
 
-    /// As [`Scope::variable`], but aware of forgotten ones: `Err` says why nothing is known.
-    pub(super) fn current_variable(&self, name: &str) -> Result<Option<&Value>, &Doubt> {
-        for layer in self.layers() {
-            if let Some(value) = layer.variables.get(name) {
+    /// What is bound now: `Err` says why nothing is known.
+    pub(super) fn current(&self, kind: Kind, name: &str) -> Result<Option<&Value>, &Doubt> {
+        for bindings in self.layers().map(|layer| layer.of(kind)) {
+            if let Some(value) = bindings.values.get(name) {
                 return Ok(Some(value));
             }
-            if let Some(doubt) = layer.forgotten.as_ref().or(layer.hidden.as_ref()) {
+            if let Some(doubt) = bindings.forgotten.as_ref().or(bindings.hidden.as_ref()) {
                 return Err(doubt);
             }
         }
@@ -73,19 +111,23 @@ impl Scope {
         first
     }
 
-    pub(super) fn assign(&mut self, name: &str, value: Value) {
-        self.top().variables.insert(name.to_owned(), value);
+    pub(super) fn bind(&mut self, kind: Kind, name: &str, value: Value) {
+        self.top().of_mut(kind).values.insert(name.to_owned(), value);
     }
 
-    /// From here on no variable is known. `$table_prefix` stays where it is: a site whose included
-    /// files change it would find no tables with what we know, and an error is all that comes of it.
-    pub(super) fn forget_variables(&mut self, doubt: &Doubt) {
-        let prefix = self.current_variable("table_prefix").ok().flatten().cloned();
-        let top = self.top();
-        top.variables.clear();
+    /// From here on none of this kind is known. `$table_prefix` stays where it is: a site whose
+    /// included files change it would find no tables with what we know, and an error is all that
+    /// comes of it.
+    pub(super) fn forget(&mut self, kind: Kind, doubt: &Doubt) {
+        let prefix = match kind {
+            Kind::Variables => self.current(kind, "table_prefix").ok().flatten().cloned(),
+            Kind::Environment | Kind::Files => None,
+        };
+        let top = self.top().of_mut(kind);
+        top.values.clear();
         top.forgotten = Some(doubt.clone());
         if let Some(prefix) = prefix {
-            top.variables.insert("table_prefix".to_owned(), prefix);
+            top.values.insert("table_prefix".to_owned(), prefix);
         }
     }
 
@@ -102,9 +144,10 @@ impl Scope {
         self.branches.push(Layer::default());
     }
 
-    /// A branch that may run many times: what a variable was before it says nothing.
+    /// A branch that may run many times: what there was before it says nothing.
     pub(super) fn enter_loop(&mut self, doubt: &Doubt) {
-        self.branches.push(Layer { hidden: Some(doubt.clone()), ..Layer::default() });
+        let hidden = || Bindings { hidden: Some(doubt.clone()), ..Bindings::default() };
+        self.branches.push(Layer { kinds: KINDS.map(|_| hidden()), ..Layer::default() });
     }
 
     pub(super) fn leave_branch(&mut self) -> Layer {
@@ -125,48 +168,57 @@ impl Scope {
                 branches.iter().map(|branch| branch.constants.get(name).or(below)).collect();
             constants.push((name.clone(), merge_slots(&slots, doubt)));
         }
-        let names: BTreeSet<&String> = branches.iter().flat_map(|branch| branch.variables.keys()).collect();
-        let mut variables = Vec::new();
+        self.top().constants.extend(constants);
+        for kind in KINDS {
+            let bindings: Vec<&Bindings> = branches.iter().map(|branch| branch.of(kind)).collect();
+            self.merge_bindings(kind, &bindings, doubt);
+        }
+    }
+
+    fn merge_bindings(&mut self, kind: Kind, branches: &[&Bindings], doubt: &Doubt) {
+        let names: BTreeSet<&String> = branches.iter().flat_map(|branch| branch.values.keys()).collect();
+        let mut merged = Vec::new();
         for name in names {
-            let below = self.current_variable(name).ok().flatten();
-            let values = branches.iter().map(|branch| match (branch.variables.get(name), &branch.forgotten) {
+            let below = self.current(kind, name).ok().flatten();
+            let values = branches.iter().map(|branch| match (branch.values.get(name), &branch.forgotten) {
                 (Some(value), _) => Some(value),
                 (None, Some(_)) => None,
                 (None, None) => below,
             });
-            variables.push((name.clone(), merge_values(values, doubt)));
+            merged.push((name.clone(), merge_values(values, doubt)));
         }
         if let Some(forgotten) = branches.iter().find_map(|branch| branch.forgotten.as_ref()) {
-            self.forget_variables(forgotten);
+            self.forget(kind, forgotten);
         }
-        let top = self.top();
-        top.constants.extend(constants);
-        top.variables.extend(variables);
+        self.top().of_mut(kind).values.extend(merged);
     }
 
     /// The branch was taken in part, or not at all, or many times: nothing it wrote is sure.
     pub(super) fn merge_perhaps(&mut self, branch: Layer, doubt: &Doubt) {
         let unknown = Value::Unknown(doubt.clone());
-        if let Some(forgotten) = &branch.forgotten {
-            self.forget_variables(forgotten);
-        }
-        let top = self.top();
         for (name, slot) in branch.constants {
-            top.constants.insert(name, Slot { value: unknown.clone(), place: slot.place, certain: false });
+            let slot = Slot { value: unknown.clone(), place: slot.place, certain: false };
+            self.top().constants.insert(name, slot);
         }
-        for name in branch.variables.into_keys() {
-            top.variables.insert(name, unknown.clone());
+        for (kind, bindings) in KINDS.into_iter().zip(branch.kinds) {
+            if let Some(forgotten) = &bindings.forgotten {
+                self.forget(kind, forgotten);
+            }
+            let names = bindings.values.into_keys().map(|name| (name, unknown.clone()));
+            self.top().of_mut(kind).values.extend(names);
         }
     }
 
     /// The branch was taken.
     pub(super) fn apply(&mut self, branch: &Layer) {
-        if let Some(forgotten) = &branch.forgotten {
-            self.forget_variables(forgotten);
+        self.top().constants.extend(branch.constants.clone());
+        for kind in KINDS {
+            let bindings = branch.of(kind);
+            if let Some(forgotten) = &bindings.forgotten {
+                self.forget(kind, forgotten);
+            }
+            self.top().of_mut(kind).values.extend(bindings.values.clone());
         }
-        let top = self.top();
-        top.constants.extend(branch.constants.clone());
-        top.variables.extend(branch.variables.clone());
     }
 
     fn layers(&self) -> impl Iterator<Item = &Layer> {

@@ -2,8 +2,9 @@
 
 use tree_sitter::Node;
 
+use super::environment::is_official_getenv_docker;
 use super::expression::variable_name;
-use super::scope::{Layer, Slot};
+use super::scope::{Kind, Layer, Slot};
 use super::value::{Doubt, Value};
 use super::{Flow, Reader, WpConfigError, line, text};
 
@@ -14,12 +15,7 @@ impl Reader<'_> {
             self.error = Some(WpConfigError::Syntax { line: first_error(program) });
             return Flow::On;
         }
-        let mut cursor = program.walk();
-        for statement in program.children(&mut cursor) {
-            if statement.kind() == "function_definition" {
-                self.run(statement, source); // Functions may be called before they are declared.
-            }
-        }
+        self.declare_functions(program, source);
         let mut cursor = program.walk();
         for statement in program.children(&mut cursor) {
             // What follows the loading of WordPress, or `__halt_compiler();`, need not be PHP.
@@ -38,11 +34,50 @@ impl Reader<'_> {
         Flow::On
     }
 
+    /// All functions of a file, as they may be called before they are declared; wherever they stand,
+    /// as namespaces and conditions only ever hide them.
+    fn declare_functions(&mut self, program: Node<'_>, source: &[u8]) {
+        let mut cursor = program.walk();
+        loop {
+            self.declare(cursor.node(), source);
+            if cursor.goto_first_child() {
+                continue;
+            }
+            while !cursor.goto_next_sibling() {
+                if !cursor.goto_parent() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn declare(&mut self, node: Node<'_>, source: &[u8]) {
+        match node.kind() {
+            "function_definition" if !is_official_getenv_docker(node, source) => {
+                if let Some(name) = node.child_by_field_name("name") {
+                    self.functions.insert(String::from_utf8_lossy(text(name, source)).to_ascii_lowercase());
+                }
+            }
+            // `use function a\b as trim;`, `use const a\B;`: every word of it may mean something else from here on.
+            "namespace_use_declaration" => {
+                let words = String::from_utf8_lossy(text(node, source)).into_owned();
+                let of_classes = !words.contains("function") && !words.contains("const");
+                let words = if of_classes { "" } else { words.as_str() };
+                for word in words.split(|character: char| !character.is_alphanumeric() && character != '_') {
+                    self.functions.insert(word.to_ascii_lowercase());
+                    self.namespaced.insert(word.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn run(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
         self.nested(node, Flow::On, |reader| reader.run_statement(node, source))
     }
 
     fn run_statement(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
+        self.assumptions.begin();
         match node.kind() {
             "if_statement" => self.run_if(node, source),
             "while_statement" | "do_statement" | "for_statement" | "foreach_statement" | "switch_statement" => {
@@ -71,18 +106,14 @@ impl Reader<'_> {
                 self.in_namespace = node.child_by_field_name("name").is_some();
                 node.child_by_field_name("body").map_or(Flow::On, |body| self.run(body, source))
             }
-            "function_definition" => {
-                if let Some(name) = node.child_by_field_name("name") {
-                    self.functions.insert(String::from_utf8_lossy(text(name, source)).to_ascii_lowercase());
-                }
-                Flow::On
-            }
             "unset_statement" | "function_static_declaration" => {
                 let doubt = self.doubt(node, "changes variables in a way that is not followed");
-                self.scope.forget_variables(&doubt);
+                self.scope.forget(Kind::Variables, &doubt);
+                self.scope.forget(Kind::Environment, &doubt); // `unset($_ENV['X'])`
                 Flow::On
             }
-            "class_declaration"
+            "function_definition"
+            | "class_declaration"
             | "interface_declaration"
             | "trait_declaration"
             | "enum_declaration"
@@ -101,7 +132,7 @@ impl Reader<'_> {
             "catch_clause" => {
                 if let Some(name) = node.child_by_field_name("name").and_then(|name| variable_name(name, source)) {
                     let doubt = self.doubt(node, "catches what only PHP can throw");
-                    self.scope.assign(&name, Value::Unknown(doubt));
+                    self.assign_variable(&name, Value::Unknown(doubt));
                 }
                 self.run_children(node, source)
             }
@@ -139,12 +170,13 @@ impl Reader<'_> {
         if flow != Flow::On {
             return flow;
         }
-        let doubt = match condition {
-            Some(Value::Known(scalar)) if scalar.is_true() => {
-                return body.map_or(Flow::On, |body| self.run(body, source));
-            }
-            Some(Value::Known(_)) => return self.run_alternatives(alternatives, source),
-            Some(Value::Assumed(_, doubt) | Value::Unknown(doubt)) => doubt,
+        if condition.as_ref().is_some_and(|condition| condition.decided().is_ok()) {
+            self.assumptions.decide();
+        }
+        let doubt = match condition.as_ref().map(Value::decided) {
+            Some(Ok(scalar)) if scalar.is_true() => return body.map_or(Flow::On, |body| self.run(body, source)),
+            Some(Ok(_)) => return self.run_alternatives(alternatives, source),
+            Some(Err(doubt)) => doubt.clone(),
             None => self.doubt(node, "is an if without a condition"),
         };
         let taken = self.branch(|reader| body.map_or(Flow::On, |body| reader.run(body, source)));
@@ -223,7 +255,7 @@ impl Reader<'_> {
     fn assign_all_in(&mut self, header: Node<'_>, doubt: &Doubt, source: &[u8]) {
         self.nested(header, (), |reader| {
             if let Some(name) = variable_name(header, source).filter(|_| header.kind() == "variable_name") {
-                reader.scope.assign(&name, Value::Unknown(doubt.clone()));
+                reader.assign_variable(&name, Value::Unknown(doubt.clone()));
             }
             let mut cursor = header.walk();
             for child in header.named_children(&mut cursor) {
@@ -239,8 +271,10 @@ impl Reader<'_> {
             let mut parts = element.named_children(&mut children).filter(|child| child.kind() != "comment");
             if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
                 let value = self.evaluate(value, source);
-                if !self.in_namespace {
-                    let name = String::from_utf8_lossy(text(name, source)).into_owned();
+                let name = String::from_utf8_lossy(text(name, source)).into_owned();
+                if self.in_namespace {
+                    self.namespaced.insert(name);
+                } else {
                     self.define(node, &name, value);
                 }
             }
@@ -249,10 +283,18 @@ impl Reader<'_> {
     }
 
     pub(super) fn define(&mut self, node: Node<'_>, name: &str, value: Value) -> Option<bool> {
+        if let Some((_, name)) = name.rsplit_once('\\') {
+            self.namespaced.insert(name.to_owned());
+        }
+        self.assumptions.bind(name);
         let place = self.place(node);
-        let slot = match &self.may_have_returned {
-            Some(doubt) => Slot { value: Value::Unknown(doubt.clone()), place, certain: false },
-            None => Slot { value: value.settled(), place, certain: true },
+        let slot = match (&self.may_have_returned, self.scope.incomplete()) {
+            (Some(doubt), _) => Slot { value: Value::Unknown(doubt.clone()), place, certain: false },
+            // `@define()`: nobody would have seen that it is the second definition.
+            (None, Some(doubt)) if self.silent > 0 => {
+                Slot { value: Value::Unknown(doubt.clone()), place, certain: true }
+            }
+            (None, _) => Slot { value: value.settled(), place, certain: true },
         };
         self.scope.define(name, slot)
     }

@@ -62,16 +62,12 @@ pub struct Doubt {
 
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}", self.place.line)?;
-        if let Some(file) = &self.place.file {
-            write!(f, " of {file}")?;
-        }
-        write!(f, " {}", self.why)
+        write!(f, "{} {}", self.place, self.why)
     }
 }
 
 /// Where something stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     /// From 1; 0 for what is there before the first line.
     pub(super) line: usize,
@@ -79,26 +75,43 @@ pub(super) struct Place {
     pub(super) file: Option<String>,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}", self.line)?;
+        match &self.file {
+            Some(file) => write!(f, " of {file}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A value in the walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     Known(Scalar),
-    /// What an environment variable that we do not have is in PHP (false or null), and what
-    /// follows from that: good for choosing a default, and for nothing else.
-    Assumed(Scalar, Doubt),
+    /// What follows from an environment variable that we do not have: good for choosing the
+    /// default that the file gives it, and for nothing else.
+    Assumed(Assumed),
+    /// What `$_ENV` holds if PHP fills it at all (`variables_order`; Debian's php.ini does not).
+    /// The site can work with no other value, but nothing may be decided by it.
+    FromEnv(Scalar, Doubt),
     Unknown(Doubt),
+}
+
+/// An environment variable that is not there, or what was made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Assumed {
+    /// What PHP has where the variable is not set.
+    pub(super) scalar: Scalar,
+    pub(super) variable: String,
+    /// The variable as it is, and not an answer about it.
+    pub(super) itself: bool,
+    pub(super) doubt: Doubt,
 }
 
 impl Value {
     pub(super) fn boolean(boolean: bool) -> Self {
         Self::Known(Scalar::Boolean(boolean))
-    }
-
-    pub(super) fn known(&self) -> Option<&Scalar> {
-        match self {
-            Self::Known(scalar) => Some(scalar),
-            Self::Assumed(..) | Self::Unknown(_) => None,
-        }
     }
 
     /// The text of a known string.
@@ -109,20 +122,41 @@ impl Value {
         }
     }
 
-    /// The value, if it was known or assumed, as `apply` makes it.
-    pub(super) fn map(self, apply: impl FnOnce(Scalar) -> Scalar) -> Self {
+    /// What can be decided by it, or why nothing can.
+    pub(super) fn decided(&self) -> Result<&Scalar, &Doubt> {
         match self {
-            Self::Known(scalar) => Self::Known(apply(scalar)),
-            Self::Assumed(scalar, doubt) => Self::Assumed(apply(scalar), doubt),
-            Self::Unknown(doubt) => Self::Unknown(doubt),
+            Self::Known(scalar) => Ok(scalar),
+            Self::Assumed(Assumed { doubt, .. }) | Self::FromEnv(_, doubt) | Self::Unknown(doubt) => Err(doubt),
         }
     }
 
-    /// What is left once the value is kept: an assumption is no value.
+    /// The answer that `apply` gives about it, if it was known or assumed.
+    pub(super) fn map(self, apply: impl FnOnce(Scalar) -> Scalar) -> Self {
+        match self {
+            Self::Known(scalar) => Self::Known(apply(scalar)),
+            Self::Assumed(assumed) => {
+                Self::Assumed(Assumed { scalar: apply(assumed.scalar), itself: false, ..assumed })
+            }
+            Self::FromEnv(_, doubt) | Self::Unknown(doubt) => Self::Unknown(doubt),
+        }
+    }
+
+    /// What is left once the value is kept for good: an assumption is no value.
     pub(super) fn settled(self) -> Self {
         match self {
-            Self::Assumed(_, doubt) => Self::Unknown(doubt),
+            Self::Assumed(assumed) => Self::Unknown(assumed.doubt),
             other => other,
+        }
+    }
+
+    /// The one value that both are, whichever of them it is.
+    pub(super) fn common(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (Self::FromEnv(one, doubt), Self::FromEnv(two, _)) => (one == two).then_some(Self::FromEnv(one, doubt)),
+            (Self::Known(one) | Self::FromEnv(one, _), Self::Known(two) | Self::FromEnv(two, _)) => {
+                (one == two).then_some(Self::Known(one))
+            }
+            _ => None,
         }
     }
 }

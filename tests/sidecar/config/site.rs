@@ -86,11 +86,11 @@ impl Site {
 
 /// Everything that the program will act on, secrets included; not who said it.
 pub fn facts(config: &Config) -> String {
-    let Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, shutdown, log, .. } = config;
+    let Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, cleanup, shutdown, log, .. } = config;
     let secrets = [&wordpress.database_url, &wordpress.auth_key, &wordpress.auth_salt, &jwt.secret, &jwt.private_key];
     let exposed = secrets.map(|secret| secret.as_ref().map(|secret| secret.expose().to_owned()));
     format!(
-        "{server:?} {tls:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {shutdown:?} {log:?} {exposed:?}"
+        "{server:?} {tls:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {cleanup:?} {shutdown:?} {log:?} {exposed:?}"
     )
 }
 
