@@ -189,7 +189,9 @@ fn same_errors_and_same_tokens_as_php() {
             None => {
                 let lower = shown.to_ascii_lowercase();
                 let in_capitals = |word: &str| lower.match_indices(word).any(|(at, _)| !shown[at..].starts_with(word));
-                let out_of_range = lower.contains("1e999") || lower.contains("e+");
+                // PHP reads these as INF; serde_json refuses them.
+                let is_infinite = |number: &str| number.parse::<f64>().is_ok_and(f64::is_infinite);
+                let out_of_range = lower.split(|letter| !"0123456789.+-e".contains(letter)).any(is_infinite);
                 let odd = out_of_range || ["true", "false", "null"].into_iter().any(in_capitals);
                 assert!(answer.starts_with("2 ") || odd, "{shown:?} {answer}");
                 "forwarded".to_owned()

@@ -121,6 +121,7 @@ fn set(site: &Site, section: &str, key: &str, value: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_is_refreshed_natively_and_wordpress_takes_the_new_token() {
     let site = Site::up(&[]);
+    set(&site, "rate_limit_settings", "enabled", "false");
     let sidecar = Sidecar::of_site(site.upstream(), site.wp_config(), &[]);
     let client = Client::of(&site, sidecar.address());
     let database = site.database();
@@ -186,7 +187,6 @@ fn within_one_second(site: &Site, client: &Client<'_>) {
 }
 
 async fn what_the_site_changes_shows(site: &Site, client: &Client<'_>, database: &TestDatabase) {
-    set(site, "rate_limit_settings", "enabled", "false");
     set(site, "token_settings", "jwt_expiration", "1234");
     set(site, "token_settings", "refresh_token_expiration", "99999");
     let mut token = client.log_in_to(site).refresh_token;

@@ -61,8 +61,9 @@ say_logs() {
 }
 
 install_mariadb() { # DATA_DIRECTORY
+	# Forced: it would refuse a machine that cannot look up its own name.
 	start mariadb-install-db mariadb-install-db --no-defaults --datadir="$1" --tmpdir="$dir/tmp" \
-		--auth-root-authentication-method=normal --skip-test-db --skip-name-resolve \
+		--auth-root-authentication-method=normal --skip-test-db --skip-name-resolve --force \
 		--innodb-log-file-size=16M --innodb-flush-log-at-trx-commit=0
 	wait "${pids[mariadb-install-db]}" || fail "mariadb-install-db failed"
 	unset "pids[mariadb-install-db]"

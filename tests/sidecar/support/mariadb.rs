@@ -95,12 +95,6 @@ impl Database {
         self.order("start").await;
     }
 
-    /// Stops the server and starts it again.
-    pub async fn restart(&self) {
-        self.stop().await;
-        self.start().await;
-    }
-
     async fn order(&self, command: &'static str) {
         let script = Arc::clone(&self.script);
         // Waiting for the script would stop what else the test runs on its thread.
