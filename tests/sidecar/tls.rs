@@ -220,8 +220,8 @@ struct TlsUpstream {
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
-/// The name that was asked for, and the request's head.
-type Asked = (Option<String>, String);
+/// The name that was asked for, what the two agreed on to speak, and the request's head.
+type Asked = (Option<String>, Option<Vec<u8>>, String);
 
 fn tls_upstream(pair: &Pair, protocols: &[&str]) -> TlsUpstream {
     let chain = vec![CertificateDer::from_pem_file(&pair.chain).unwrap()];
@@ -250,7 +250,8 @@ fn tls_upstream(pair: &Pair, protocols: &[&str]) -> TlsUpstream {
                     if read.ends_with(b"\r\n\r\n") {
                         let name = stream.conn.server_name().map(str::to_owned);
                         let head = String::from_utf8(std::mem::take(&mut read)).unwrap();
-                        seen.lock().unwrap().push((name, head));
+                        let protocol = stream.conn.alpn_protocol().map(<[u8]>::to_vec);
+                        seen.lock().unwrap().push((name, protocol, head));
                         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
                     }
                 }
@@ -281,7 +282,8 @@ fn an_https_upstream_is_asked_by_its_name_for_the_clients_host() {
     }
     let asked = upstream.asked.lock().unwrap().clone();
     assert_eq!(asked.len(), 2);
-    for (name, head) in asked {
+    for (name, protocol, head) in asked {
+        assert_eq!(protocol.as_deref(), Some(&b"http/1.1"[..]));
         assert_eq!(name.as_deref(), Some("localhost"));
         assert!(head.starts_with("GET /x HTTP/1.1\r\nHost: Shop.Example\r\n"), "{head}");
         assert!(head.contains("X-Forwarded-Proto: http\r\n"), "{head}");
