@@ -83,13 +83,11 @@ struct Native {
 }
 
 /// What the cleanup is to delete, as the configuration and the site's settings say.
-fn wanted(configured: &config::Cleanup, site: Option<&Site>) -> Cleanup {
+fn wanted(configured: &config::Cleanup, site: &Site) -> Cleanup {
     let days = u32::try_from(configured.tokens_after_days).unwrap_or(u32::MAX);
     Cleanup {
         tokens_after_days: (days > 0).then_some(days),
-        analytics_after_days: site
-            .filter(|_| configured.analytics)
-            .and_then(|site| site.settings.analytics_retention_days),
+        analytics_after_days: site.settings.analytics_retention_days.filter(|_| configured.analytics),
     }
 }
 
@@ -164,7 +162,7 @@ impl Sidecar {
             let (refresher, configured) = (Arc::clone(&native.refresher), self.config.cleanup.clone());
             let wanted = move || {
                 let (refresher, configured) = (Arc::clone(&refresher), configured.clone());
-                async move { wanted(&configured, refresher.sites.current().await.ok().as_deref()) }
+                async move { refresher.sites.current().await.ok().map(|site| wanted(&configured, &site)) }
             };
             let cleaning = cleanup::clean(Arc::clone(&native.refresher), native.table_prefix.clone(), wanted);
             native.runtime.spawn(drain.begun.clone().run_until_cancelled_owned(cleaning));

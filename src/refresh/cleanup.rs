@@ -26,6 +26,9 @@ const REST: Duration = Duration::from_millis(50);
 /// Between two passes over the table.
 const EVERY: Duration = Duration::from_secs(3600);
 
+/// Before it is asked again what to delete, where the site's settings cannot be read.
+const UNKNOWN: Duration = Duration::from_secs(5);
+
 /// Failures in a row after which a pass is given up until the next.
 const PATIENCE: u32 = 5;
 
@@ -38,8 +41,8 @@ pub struct Cleanup {
     pub analytics_after_days: Option<u32>,
 }
 
-/// Cleans up, now and every hour. `cleanup` says what, each time anew. Never returns.
-pub async fn clean<F: Future<Output = Cleanup> + Send>(
+/// Cleans up, now and every hour. `cleanup` says what, each time anew, and `None` while that is not known. Never returns.
+pub async fn clean<F: Future<Output = Option<Cleanup>> + Send>(
     refresher: Arc<Refresher>,
     table_prefix: String,
     cleanup: impl Fn() -> F + Send,
@@ -47,7 +50,10 @@ pub async fn clean<F: Future<Output = Cleanup> + Send>(
     let (store, counters) = (&refresher.store, &refresher.counters);
     let analytics = format!("`{table_prefix}jwt_auth_analytics`");
     loop {
-        let Cleanup { tokens_after_days, analytics_after_days } = cleanup().await;
+        let Some(Cleanup { tokens_after_days, analytics_after_days }) = cleanup().await else {
+            sleep(UNKNOWN).await;
+            continue;
+        };
         if let Some(days) = tokens_after_days {
             pass(store, counters, &store.tokens, &old_tokens(&store.tokens), days).await;
         }
