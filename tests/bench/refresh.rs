@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[allow(dead_code, reason = "a benchmark needs only a part of what the tests stand on")]
 #[path = "../sidecar/support/mod.rs"]
 mod support;
 
