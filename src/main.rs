@@ -94,6 +94,8 @@ fn serve(parts: Parts) -> anyhow::Result<()> {
 /// From here on the two signals end the program in order; the future is there once one of them has come.
 fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Once waited for, it no longer ends the process: a reload where nothing can be reloaded must not stop a site.
+    let _ = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}

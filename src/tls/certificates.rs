@@ -229,7 +229,7 @@ mod tests {
             (with(&good.chain, &absent), "absent: cannot be read: No such file"),
             (with(&good.key, &good.key), "good.example-2020.key: has no certificate in PEM form in it"),
             (with(&good.chain, &good.chain), "good.example-2020.pem: has no private key in PEM form in it"),
-            (with(&good.chain, &garbage), "garbage: has no private key in PEM form in it"),
+            (with(&good.chain, &garbage), "garbage: the key cannot be used"),
             (with(Path::new("/dev/zero"), &good.key), "/dev/zero: cannot be read: is larger than 1 MiB"),
         ];
         let pairs: Vec<CertificateFiles> = cases.iter().map(|(files, _)| files.clone()).chain([good]).collect();

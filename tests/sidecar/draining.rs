@@ -40,6 +40,20 @@ fn what_is_in_flight_ends_and_new_connections_are_refused() {
 }
 
 #[test]
+fn a_hangup_ends_nothing() {
+    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().status(), 200);
+        sidecar.signal("HUP");
+    }
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
 fn the_deadline_ends_what_does_not_end() {
     let upstream = Upstream::with(|connection, _| connection.is_closed());
     let mut sidecar = Sidecar::forwarding_with(upstream.address(), &["--shutdown-drain-timeout", "500ms"]);

@@ -196,6 +196,39 @@ async fn the_database_is_away_and_comes_back() {
     }
 }
 
+/// Not away but silent: connections stay open, and nothing is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_database_holds_up_nothing_else() {
+    let server = Database::private();
+    let rig = Rig::start_on(&server, &[]).await;
+    let known = rig.token().await;
+    let known = rig.refresh(&known.refresh_token).json()["refresh_token"].as_str().unwrap().to_owned();
+    let unseen = rig.token().await.refresh_token;
+    let file: String = server.root().await.query_first("SELECT @@pid_file").await.unwrap().unwrap();
+    let pid = std::fs::read_to_string(file).unwrap().trim().to_owned();
+    let signal = |name: &str| {
+        assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    signal("-STOP");
+    // What is known of the site has to be read again by now.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for target in ["/page", "/?rest_route=/wp/v2/posts", "/wp-json/wp/v2/posts"] {
+        let started = std::time::Instant::now();
+        let mut client = Connection::to(rig.sidecar.address());
+        client.send(format!("POST {target} HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(client.response().status(), 299, "{target}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{target} waited for the database");
+    }
+    for token in [&known, &unseen] {
+        let status = rig.refresh(token).status();
+        assert!(matches!(status, 299 | 503), "{status}");
+    }
+    signal("-CONT");
+    for token in [&known, &unseen] {
+        eventually("refreshes go on", || async { rig.refresh(token).status() == 200 }).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_is_away_at_the_start() {
     let server = Database::private();

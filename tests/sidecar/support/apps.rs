@@ -46,7 +46,6 @@ struct Shared {
 /// What the apps went through.
 #[derive(Debug)]
 pub struct Report {
-    pub rotations: usize,
     pub lost: Vec<String>,
     pub lost_unanswered: usize,
 }
@@ -99,7 +98,6 @@ impl Apps {
             thread.join().unwrap();
         }
         Report {
-            rotations: self.shared.rotations.load(Ordering::SeqCst),
             lost: std::mem::take(&mut self.shared.lost.lock().unwrap()),
             lost_unanswered: self.shared.lost_unanswered.load(Ordering::SeqCst),
         }
