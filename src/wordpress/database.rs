@@ -232,11 +232,22 @@ impl Database {
 /// READ COMMITTED cannot write to a statement-based binary log (error 1665); the statements of a rotation lock the same
 /// single rows in REPEATABLE READ.
 async fn server(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_async::Error> {
-    type Answer = (Option<u8>, Option<String>, Option<String>, Option<u64>);
-    let answer: Option<Answer> = conn
-        .query_first("SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format, VERSION(), @@SESSION.auto_increment_increment")
-        .await?;
-    let (log_bin, format, version, increment) = answer.unwrap_or_default();
+    let asked = "SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format, VERSION(), @@SESSION.auto_increment_increment";
+    let row = match conn.query_first::<Row, _>(asked).await {
+        Ok(row) => row,
+        // A server, or a proxy in front of one, that does not have them all: the usual, and nothing beyond.
+        Err(mysql_async::Error::Server(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let (log_bin, format, version, increment) = match row {
+        Some(mut row) => (
+            known::<u8>(&mut row, 0),
+            known::<String>(&mut row, 1),
+            known::<String>(&mut row, 2),
+            known::<u64>(&mut row, 3),
+        ),
+        None => (None, None, None, None),
+    };
     let by_statement = log_bin == Some(1) && format.is_some_and(|format| format.eq_ignore_ascii_case("STATEMENT"));
     let level = if by_statement { "REPEATABLE READ" } else { "READ COMMITTED" };
     let abilities = Abilities {
@@ -245,6 +256,11 @@ async fn server(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_asyn
         consecutive_ids: increment == Some(1),
     };
     Ok((level, abilities))
+}
+
+/// A variable's value, where it is one of the type that is expected.
+fn known<T: mysql_async::prelude::FromValue>(row: &mut Row, index: usize) -> Option<T> {
+    row.take_opt::<Option<T>, _>(index).and_then(Result::ok).flatten()
 }
 
 /// Whether a server of this `VERSION()` knows `SKIP LOCKED`. Where that cannot be told, it is taken not to.

@@ -238,6 +238,10 @@ enum Interrupted {
     InCommit(DatabaseError),
 }
 
+/// Server errors that pass by themselves: a changed record, too many connections, a cluster that is not ready, a shutdown, a
+/// failed commit, lock waits and deadlocks, a quota for the hour, read-only, interrupted or killed, group replication.
+const PASSES: [u16; 14] = [1020, 1040, 1047, 1053, 1180, 1203, 1205, 1213, 1226, 1290, 1317, 1836, 1927, 3101];
+
 /// The error again, if what it stands for passes; else why the rows are refused. Pure.
 fn later(error: DatabaseError) -> Result<DatabaseError, Refused> {
     match error.code() {
@@ -245,11 +249,11 @@ fn later(error: DatabaseError) -> Result<DatabaseError, Refused> {
         Some(1216 | 1452) => Err(Refused::ForeignKey(error)),
         // NULL, range, length, charset, CHECK.
         Some(1048 | 1264 | 1265 | 1292 | 1366 | 1406 | 3819 | 3988 | 4025) => Err(Refused::Row(error)),
-        // Tables, columns or rights that are not there, a table that cannot be used, a column without a default.
-        Some(1044 | 1054 | 1142 | 1143 | 1146 | 1030 | 1364 | 1370 | 1932) => Err(Refused::All(error)),
-        // A connection that is lost; locks, deadlocks, a shutdown, read-only, too many connections, a cluster that is
-        // not ready.
-        None | Some(_) => Ok(error),
+        // A connection that is lost.
+        None => Ok(error),
+        Some(code) if PASSES.contains(&code) => Ok(error),
+        // Tables, columns or rights that are not there, a full disk, a trigger that refuses: the next row shall not wait for it.
+        Some(_) => Err(Refused::All(error)),
     }
 }
 
