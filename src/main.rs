@@ -16,7 +16,7 @@ use wp_jwt_sidecar::wordpress::database::Database;
 use wp_jwt_sidecar::wordpress::installation::{self, Installation};
 use wp_jwt_sidecar::{listen, telemetry};
 
-/// Measured ahead of the system's allocator on the forwarding path, where every exchange allocates its fields.
+/// Every exchange allocates its fields: many small blocks that live for a moment, on each worker's own thread.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -23,7 +23,7 @@ use crate::wordpress::database::{DatabaseError, Session};
 /// All attempts of a rotation together, with its wait in the queue; a client that waits longer gives up.
 pub const LIMIT: Duration = Duration::from_secs(3);
 
-/// Groups in work at once. One waits for the disk while another is prepared; more made groups smaller and the whole slower.
+/// Groups in work at once. One waits for the disk while another is prepared; more would make groups smaller.
 const WORKERS: usize = 2;
 
 /// Rotations that may wait. At a thousand a second, the slowest disk, more would not be served within [`LIMIT`].

@@ -13,7 +13,7 @@ use mysql_async::{Row, Value};
 use super::response::User;
 use crate::wordpress::database::{Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
-/// Rotations in one transaction at most. Larger groups gained nothing when measured, and hold their locks for longer.
+/// Rotations in one transaction at most. Larger ones would hold their locks for longer, and spare little more.
 pub const LARGEST_GROUP: usize = 64;
 
 /// How many ids a statement takes. Fewer are padded with the last: a row that is named twice is one row.
