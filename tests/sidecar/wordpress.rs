@@ -187,8 +187,9 @@ fn within_one_second(site: &Site, client: &Client<'_>) {
 }
 
 async fn what_the_site_changes_shows(site: &Site, client: &Client<'_>, database: &TestDatabase) {
-    set(site, "token_settings", "jwt_expiration", "1234");
+    // The one that is waited for comes last: settings are read at any moment.
     set(site, "token_settings", "refresh_token_expiration", "99999");
+    set(site, "token_settings", "jwt_expiration", "1234");
     let mut token = client.log_in_to(site).refresh_token;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
