@@ -245,7 +245,12 @@ impl Sites {
                 _ => Permalinks::Pretty,
             },
         };
-        let language = rows.text("WPLANG").or_else(|| rows.meta_text("WPLANG")).unwrap_or_default();
+        // As get_locale(): the option wins over the constant, even when it is empty.
+        let language = rows
+            .text("WPLANG")
+            .or_else(|| rows.meta_text("WPLANG"))
+            .or_else(|| self.installation.language.clone())
+            .unwrap_or_default();
         Ok(Site {
             settings,
             forms,
