@@ -271,7 +271,9 @@ impl UpstreamBody {
             Err(error) => {
                 let source = std::error::Error::source(error).map(ToString::to_string);
                 warn!(source, "the upstream's answer ended early: {error}");
-                self.lease = None;
+                if let Some(lease) = self.lease.take() {
+                    lease.cut(error);
+                }
             }
         }
         Poll::Ready(Some(frame))

@@ -24,6 +24,7 @@ use crate::client_addr::{self, Peer, Scheme};
 use crate::error::ExchangeError;
 use crate::forward::request;
 use crate::listen::Accepted;
+use crate::metrics::{Event, Level, Open};
 use crate::per_address::Place;
 use crate::respond::{self, Asked};
 use crate::stream::Stream;
@@ -43,6 +44,8 @@ pub struct Downstream {
     pub peer: Peer,
     /// The peer's address, for `X-Forwarded-For`.
     pub peer_field: HeaderValue,
+    /// It is counted among the open ones.
+    _open: Open,
     /// Its share of `[server] max_connections`.
     _permit: OwnedSemaphorePermit,
     /// Its share of `[server] max_connections_per_address`, if that is limited.
@@ -62,19 +65,26 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
     };
     let peer = match client {
         Ok(client) => client,
-        // A wrong configuration on either side shows in the first connection; strangers must not fill the log.
-        Err(reason) if !worker.has_warned_of_header.replace(true) => {
-            return warn!(%reason, %peer, "closed a connection; further ones are logged at the level debug");
+        Err(reason) => {
+            worker.metrics.add(Event::RefusedProxyHeader);
+            // A wrong configuration on either side shows in the first connection; strangers must not fill the log.
+            return match worker.has_warned_of_header.replace(true) {
+                false => warn!(%reason, %peer, "closed a connection; further ones are logged at the level debug"),
+                true => debug!(%reason, %peer, "closed a connection"),
+            };
         }
-        Err(reason) => return debug!(%reason, %peer, "closed a connection"),
     };
     let peer = Peer::new(peer, if tls.is_some() { Scheme::Https } else { Scheme::Http });
     let place = match worker.place(peer) {
         Ok(place) => place,
-        Err(TooMany) => return debug!(%peer, "closed a connection: its address has max_connections_per_address open"),
+        Err(TooMany) => {
+            worker.metrics.add(Event::RefusedPerAddress);
+            return debug!(%peer, "closed a connection: its address has max_connections_per_address open");
+        }
     };
     let peer_field = request::address(peer.address.ip());
-    let downstream = Rc::new(Downstream { worker, peer, peer_field, _permit: permit, _place: place });
+    let open = worker.metrics.open(Level::Connections);
+    let downstream = Rc::new(Downstream { worker, peer, peer_field, _open: open, _permit: permit, _place: place });
     match tls {
         // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
         Some(acceptor) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,
@@ -84,19 +94,24 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
 
 /// ALPN decides between the two versions; hyper-util's sniffing has no time limit (hyper#3756).
 async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstream>) {
-    let peer = downstream.peer;
+    let (peer, metrics) = (downstream.peer, Arc::clone(&downstream.worker.metrics));
     let handshake = tokio::select! {
         handshake = acceptor.accept(stream) => handshake,
         () = downstream.worker.draining.cancelled() => return,
     };
     match handshake {
         Ok(stream) if tls::chose_http2(&stream) => {
+            metrics.add(Event::HandshakeHttp2);
             if let Err(error) = http2::serve(stream, downstream).await {
                 debug!(%error, %peer, "connection ended");
             }
         }
-        Ok(stream) => serve_http1(stream, downstream).await,
+        Ok(stream) => {
+            metrics.add(Event::HandshakeHttp1);
+            serve_http1(stream, downstream).await;
+        }
         Err(error) => {
+            metrics.add(error.event());
             let source = std::error::Error::source(&error).map(ToString::to_string);
             debug!(%peer, source, "{error}");
         }
@@ -155,11 +170,17 @@ where
     match ended.await {
         Ok(Ok(())) => {}
         // hyper has answered 400, 414 or 431 by itself.
-        Ok(Err(error)) if error.is_parse() => info!(%peer, reason = %error, "refused a request that is not valid HTTP"),
+        Ok(Err(error)) if error.is_parse() => refused_by_hyper(&error, &worker, peer),
         Ok(Err(error)) => debug!(%error, %peer, "connection ended"),
-        Err(Wait::FirstByte) => debug!(%peer, "closed a connection: nothing came within first_byte_timeout"),
+        Err(Wait::FirstByte) => {
+            worker.metrics.add(Event::SilentFirstByte);
+            debug!(%peer, "closed a connection: nothing came within first_byte_timeout");
+        }
         Err(Wait::NextRequest) => debug!(%peer, "closed a connection: it idled for keepalive_idle"),
-        Err(Wait::Reader) => info!(%peer, "closed a connection: the client read nothing for response_write_idle"),
+        Err(Wait::Reader) => {
+            worker.metrics.add(Event::SilentReader);
+            info!(%peer, "closed a connection: the client read nothing for response_write_idle");
+        }
         Err(Wait::Head) => {
             if let Some(parts) = connection.into_parts() {
                 Box::pin(say_too_late(parts.io.into_inner(), &worker, peer)).await;
@@ -168,11 +189,28 @@ where
     }
 }
 
+/// A request that hyper could not read and has answered with a bare 400, 414 or 431. Its type keeps the last two together
+/// (`is_parse_too_large`), so they are told apart by its words; should those change, both are a head too large.
+fn refused_by_hyper(error: &hyper::Error, worker: &Worker, peer: Peer) {
+    let (event, status) = match error.is_parse_too_large() {
+        true if error.to_string().contains("URI") => (Event::UriTooLong, 414),
+        true => (Event::HeadTooLarge, 431),
+        false => (Event::Malformed, 400),
+    };
+    // It never became a request that had begun.
+    worker.metrics.add(Event::Begun);
+    worker.metrics.add(Event::Error4xx);
+    worker.metrics.add(event);
+    let request_id = worker.request_ids.next();
+    info!(%peer, %request_id, status, reason = %error, "refused a request that is not valid HTTP");
+}
+
 /// hyper closes without a word when a head takes too long (and so would we, were the answer not 408 everywhere else).
 async fn say_too_late(mut stream: impl AsyncWrite + Unpin, worker: &Worker, peer: Peer) {
     let error = ExchangeError::RequestHeadTimeout(worker.limits.request_header);
     let asked = Asked::new(worker.request_ids.next(), &HeaderMap::new());
-    exchange::log(&error, &asked, peer);
+    worker.metrics.add(Event::Begun);
+    exchange::tell(&error, &asked, peer, &worker.metrics);
     let answer = respond::written_failure(&error, &asked);
     let said = async {
         stream.write_all(&answer).await?;

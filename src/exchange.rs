@@ -1,6 +1,7 @@
 //! One request and its answer: vet, decide, forward or refresh, respond. The only file that knows both paths.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -10,6 +11,8 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::{self, Peer};
 use crate::connection::Downstream;
 use crate::error::{ExchangeError, Fault};
+use crate::forward::Forwarded;
+use crate::metrics::{Event, Shard, Timing};
 use crate::refresh::{self, Answer};
 use crate::respond::Asked;
 use crate::{forward, respond, route, vet};
@@ -17,38 +20,60 @@ use crate::{forward, respond, route, vet};
 /// Answers one request. There is always an answer: an error would close the connection without a word (hyper#3659).
 /// Dropped before its end when the client closes the connection: the upstream's request ends with it.
 pub async fn answer(downstream: &Rc<Downstream>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let metrics = &downstream.worker.metrics;
+    metrics.add(Event::Begun);
+    let begun = Instant::now();
     let asked = Asked::new(downstream.worker.request_ids.next(), request.headers());
-    let mut unanswered = Unanswered { asked, peer: downstream.peer, is_answered: false };
+    let mut unanswered = Unanswered { asked, downstream, is_answered: false };
     let outcome = exchange(downstream, request).await;
     unanswered.is_answered = true;
-    outcome.unwrap_or_else(|error| {
-        log(&error, &asked, downstream.peer);
-        respond::failure(&error, &asked)
-    })
+    match outcome {
+        Ok(Answered::Forwarded(Forwarded { answer, sent })) => {
+            let now = Instant::now();
+            metrics.add(Event::forwarded(answer.status()));
+            metrics.observe(Timing::Forward, now - begun);
+            metrics.observe(Timing::Upstream, now - sent);
+            answer
+        }
+        Ok(Answered::Natively(answer)) => {
+            metrics.add(Event::refreshed(answer.status()));
+            metrics.observe(Timing::Refresh, begun.elapsed());
+            answer
+        }
+        Err(error) => {
+            tell(&error, &asked, downstream.peer, metrics);
+            respond::failure(&error, &asked)
+        }
+    }
 }
 
-async fn exchange(
-    downstream: &Rc<Downstream>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, ExchangeError> {
+/// Who answered.
+enum Answered {
+    Natively(Response<ResponseBody>),
+    Forwarded(Forwarded),
+}
+
+async fn exchange(downstream: &Rc<Downstream>, request: Request<Incoming>) -> Result<Answered, ExchangeError> {
     let worker = &downstream.worker;
     vet::vet(&request)?;
     let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
     let request = match &worker.refresher {
         Some(refresher) if route::could_be_refresh(request.method(), request.uri()) => {
             match refresh::answer(refresher, request, &client).await? {
-                Answer::Native(answer) => return Ok(respond::native(answer)),
+                Answer::Native(answer) => return Ok(Answered::Natively(respond::native(answer))),
                 Answer::Forward(request) => request,
             }
         }
         _ => request.map(RequestBody::streamed),
     };
-    forward::forward(downstream, request, &client).await
+    forward::forward(downstream, request, &client).await.map(Answered::Forwarded)
 }
 
-/// Tells the log why a request was not served, under the name that the client was told.
-pub fn log(error: &ExchangeError, asked: &Asked, peer: Peer) {
+/// Counts a request that was not served, and tells the log why, under the name that the client was told.
+pub fn tell(error: &ExchangeError, asked: &Asked, peer: Peer, metrics: &Shard) {
     let (request_id, status) = (asked.id, respond::status(error));
+    metrics.add(Event::failed(status));
+    metrics.add(Event::reason(error));
     let source = std::error::Error::source(error).map(chain);
     match error.fault() {
         Fault::Client => info!(%peer, %request_id, status, source, "{error}"),
@@ -66,18 +91,24 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Tells the log of a client that left before its answer, with the status that nginx gave to that.
-struct Unanswered {
+/// The status that nginx gave to a client that left before its answer.
+const CLIENT_CLOSED: u16 = 499;
+
+/// Counts a client that left before its answer, and tells the log.
+struct Unanswered<'a> {
     asked: Asked,
-    peer: Peer,
+    downstream: &'a Downstream,
     is_answered: bool,
 }
 
-impl Drop for Unanswered {
+impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
-            let (peer, request_id) = (self.peer, self.asked.id);
-            debug!(%peer, %request_id, status = 499, "the client closed the connection before its answer");
+            let (peer, request_id) = (self.downstream.peer, self.asked.id);
+            let metrics = &self.downstream.worker.metrics;
+            metrics.add(Event::failed(CLIENT_CLOSED));
+            metrics.add(Event::ClientClosed);
+            debug!(%peer, %request_id, status = CLIENT_CLOSED, "the client closed the connection before its answer");
         }
     }
 }

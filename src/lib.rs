@@ -27,6 +27,7 @@ pub mod exchange;
 pub mod forward;
 pub mod http2;
 pub mod listen;
+pub mod metrics;
 pub mod per_address;
 pub mod proxy_protocol;
 pub mod refresh;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::config::{ListenAddress, UnixSockets};
+use crate::metrics::{Event, Shard};
 use crate::stream::Unregistered;
 use crate::tls::Acceptor;
 use unix_socket::SocketFile;
@@ -91,6 +92,7 @@ pub async fn accept(
     listener: Listener,
     permits: Arc<Semaphore>,
     workers: Vec<UnboundedSender<Accepted>>,
+    metrics: Arc<Shard>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let Listener { tls, socket, address: _ } = listener;
@@ -108,6 +110,7 @@ pub async fn accept(
         let (Some(permit), Some(worker)) = (permit, turn.next()) else { return Ok(()) };
         match accepted.map(|(stream, peer)| Accepted { stream, peer, tls: tls.clone(), permit }) {
             Ok(accepted) => {
+                metrics.add(Event::Accepted);
                 if worker.send(accepted).is_err() {
                     return Ok(());
                 }
@@ -116,6 +119,7 @@ pub async fn accept(
                 debug!(%error, "a connection was gone before it was accepted")
             }
             Err(error) => {
+                metrics.add(Event::AcceptError);
                 warn!(%error, "cannot accept connections at the moment");
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }

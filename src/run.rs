@@ -21,11 +21,11 @@ use crate::config::{self, Config, ReuseDetection};
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
 use crate::listen::{self, Accepted, Listener};
+use crate::metrics::Metrics;
 use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::cleanup::{self, Cleanup};
-use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
 use crate::refresh::group::Groups;
 use crate::refresh::lookup::LookUps;
@@ -71,6 +71,7 @@ pub struct Sidecar {
     dialer: Dialer,
     tls: Option<Arc<Tls>>,
     native: Option<Native>,
+    metrics: Arc<Metrics>,
 }
 
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
@@ -103,9 +104,18 @@ impl Sidecar {
     /// When the system gives no threads.
     pub fn assemble(parts: Parts) -> io::Result<Self> {
         let Parts { config, dialer, tls, installation } = parts;
+        let metrics = Metrics::new();
         let native =
-            installation.map(|installation| Native::assemble(&config, dialer.clone(), installation)).transpose()?;
-        Ok(Sidecar { config, dialer, tls, native })
+            installation.map(|found| Native::assemble(&config, dialer.clone(), found, &metrics)).transpose()?;
+        if let Some(tls) = &tls {
+            metrics.observe_tls(tls);
+        }
+        Ok(Sidecar { config, dialer, tls, native, metrics })
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Asks the database and WordPress, and says what was found.
@@ -136,7 +146,7 @@ impl Sidecar {
                 () = self.first_look(&drain) => {}
                 () = shutdown.as_mut() => drain.begin(),
             }
-            accept_until(listeners, &self.config, self.tls.clone(), senders, shutdown, &drain).await
+            accept_until(listeners, &self, senders, shutdown, &drain).await
         });
         for thread in threads {
             if thread.join().is_err() {
@@ -178,14 +188,15 @@ impl Sidecar {
         (0..self.config.server.workers)
             .map(|number| {
                 let (dialer, refresher) = (self.dialer.clone(), refresher.clone());
-                worker::start(number, &self.config, dialer, refresher, per_address.clone(), drain.clone())
+                let metrics = self.metrics.shard();
+                worker::start(number, &self.config, dialer, refresher, per_address.clone(), metrics, drain.clone())
             })
             .collect()
     }
 }
 
 impl Native {
-    fn assemble(config: &Config, dialer: Dialer, installation: Installation) -> io::Result<Self> {
+    fn assemble(config: &Config, dialer: Dialer, installation: Installation, metrics: &Metrics) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(DATABASE_THREADS)
             .thread_name("database")
@@ -214,7 +225,7 @@ impl Native {
             interval: config.refresh.reuse_interval,
             revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
         };
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::clone(&metrics.refresh);
         let tokens = Arc::new(Tokens::new(config.refresh.known_tokens));
         let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), reuse.told_for()));
         let within = runtime.enter();
@@ -235,7 +246,9 @@ impl Native {
             tasks,
             rotations: TaskTracker::new(),
         };
-        Ok(Native { refresher: Arc::new(refresher), runtime, analytics: writer, table_prefix })
+        let refresher = Arc::new(refresher);
+        metrics.observe_refresher(&refresher);
+        Ok(Native { refresher, runtime, analytics: writer, table_prefix })
     }
 
     /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database.
@@ -266,21 +279,23 @@ impl Native {
 
 async fn accept_until(
     listeners: Vec<Listener>,
-    config: &Config,
-    tls: Option<Arc<Tls>>,
+    sidecar: &Sidecar,
     senders: Vec<UnboundedSender<Accepted>>,
     shutdown: impl Future<Output = ()>,
     drain: &Drain,
 ) -> io::Result<()> {
+    let Sidecar { config, tls, metrics, .. } = sidecar;
     let permits = Arc::new(Semaphore::new(config.server.max_connections));
     let mut accepting = JoinSet::new();
+    let metrics = metrics.shard();
     if let Some(tls) = tls {
         info!(certificates = tls.describe(), "certificates are in effect");
-        accepting.spawn(tls::reload_when_changed(tls, drain.begun.clone()));
+        accepting.spawn(tls::reload_when_changed(Arc::clone(tls), Arc::clone(&metrics), drain.begun.clone()));
     }
     for listener in listeners {
         info!(address = %listener.address, tls = listener.tls.is_some(), upstream = %config.upstream.url, "listening");
-        accepting.spawn(listen::accept(listener, Arc::clone(&permits), senders.clone(), drain.begun.clone()));
+        let (permits, metrics) = (Arc::clone(&permits), Arc::clone(&metrics));
+        accepting.spawn(listen::accept(listener, permits, senders.clone(), metrics, drain.begun.clone()));
     }
     drop(senders);
     let served = tokio::select! {

@@ -9,7 +9,7 @@ mod reload;
 
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::{self, CertificateFiles, Fault, Faults};
+use crate::metrics::Event;
 use crate::stream::Stream;
 use certificates::Certificates;
 pub use reload::reload_when_changed;
@@ -52,6 +53,24 @@ pub enum HandshakeError {
     TimedOut(Duration),
 }
 
+impl HandshakeError {
+    /// What it counts as.
+    pub fn event(&self) -> Event {
+        let error = match self {
+            HandshakeError::TimedOut(_) => return Event::HandshakeTimeout,
+            HandshakeError::Failed(error) => error,
+        };
+        match error.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(rustls::Error::InvalidMessage(_)) => Event::HandshakeNotTls,
+            Some(rustls::Error::PeerIncompatible(_)) => Event::HandshakeIncompatible,
+            Some(rustls::Error::AlertReceived(_)) => Event::HandshakeAlert,
+            Some(_) => Event::HandshakeOther,
+            // Nothing but the connection's own end.
+            None => Event::HandshakeClosed,
+        }
+    }
+}
+
 impl Tls {
     /// Reads the certificates. `None` where nothing listens with TLS.
     ///
@@ -74,6 +93,11 @@ impl Tls {
     /// For the listeners.
     pub fn acceptor(&self) -> Acceptor {
         self.acceptor.clone()
+    }
+
+    /// The certificates in effect: the first name of each, and until when it is valid.
+    pub fn ends(&self) -> Vec<(String, SystemTime)> {
+        self.current.get().ends()
     }
 
     /// What is in effect: one line for each certificate, with its names and its end.

@@ -25,6 +25,7 @@ use crate::forward::dial::Dialer;
 use crate::forward::upstream::Upstream;
 use crate::http2::OnThisThread;
 use crate::listen::Accepted;
+use crate::metrics::Shard;
 use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::request_id::RequestIds;
@@ -55,6 +56,8 @@ pub struct Worker {
     pub tunnel_idle: Duration,
     /// Connections for each client address; `None` where they are not limited.
     pub per_address: Option<Arc<PerAddress>>,
+    /// What happens here is counted.
+    pub metrics: Arc<Shard>,
     /// Names for requests.
     pub request_ids: RequestIds,
     /// Connections that switched protocols.
@@ -73,6 +76,7 @@ pub fn start(
     dialer: Dialer,
     refresher: Option<Arc<Refresher>>,
     per_address: Option<Arc<PerAddress>>,
+    metrics: Arc<Shard>,
     drain: Drain,
 ) -> io::Result<(UnboundedSender<Accepted>, JoinHandle<()>)> {
     let (sender, accepted) = unbounded_channel();
@@ -80,7 +84,7 @@ pub fn start(
     let runtime_builder = move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let thread =
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || match runtime_builder() {
-            Ok(runtime) => runtime.block_on(work(config, dialer, refresher, per_address, accepted, drain)),
+            Ok(runtime) => runtime.block_on(work(config, dialer, refresher, per_address, metrics, accepted, drain)),
             Err(error) => warn!(number, %error, "a worker could not start"),
         })?;
     Ok((sender, thread))
@@ -91,13 +95,14 @@ async fn work(
     dialer: Dialer,
     refresher: Option<Arc<Refresher>>,
     per_address: Option<Arc<PerAddress>>,
+    metrics: Arc<Shard>,
     mut accepted: UnboundedReceiver<Accepted>,
     drain: Drain,
 ) {
     let worker = Rc::new(Worker {
         http: server(&config),
         http2: crate::http2::server(&config),
-        upstream: Upstream::new(config.upstream, dialer, config.server.workers),
+        upstream: Upstream::new(config.upstream, dialer, config.server.workers, Arc::clone(&metrics)),
         refresher,
         trusted_proxies: config.forwarded.trusted_proxies,
         proxy_protocol: config.server.proxy_protocol,
@@ -112,6 +117,7 @@ async fn work(
         request_body_idle: config.server.request_body_idle,
         tunnel_idle: config.server.tunnel_idle,
         per_address,
+        metrics,
         request_ids: RequestIds::new(),
         tunnels: TaskTracker::new(),
         // A token of its own: every connection registers with it, and workers must not contend for that.

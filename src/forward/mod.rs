@@ -12,6 +12,7 @@ pub mod upload;
 pub mod upstream;
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::{Request, Response, StatusCode};
 
@@ -22,6 +23,14 @@ use crate::error::ExchangeError;
 use request::Hop;
 use upgrade::Upgrade;
 
+/// An answer of the upstream.
+pub struct Forwarded {
+    /// What the client gets.
+    pub answer: Response<ResponseBody>,
+    /// When the request went out, by a connection that was there.
+    pub sent: Instant,
+}
+
 /// Sends `request` to the upstream and returns its answer as soon as its head is there; the body follows as it arrives.
 ///
 /// # Errors
@@ -30,7 +39,7 @@ pub async fn forward(
     downstream: &Rc<Downstream>,
     mut request: Request<RequestBody>,
     client: &Client,
-) -> Result<Response<ResponseBody>, ExchangeError> {
+) -> Result<Forwarded, ExchangeError> {
     let worker = &downstream.worker;
     let upgrade = Upgrade::asked_for(&mut request);
     let authority = worker.upstream.authority();
@@ -38,8 +47,10 @@ pub async fn forward(
     request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request, worker.request_body_idle).await?;
     let (answer, lease) = worker.upstream.send(request, client.address).await?;
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return tunnel::open(answer, lease, upgrade, downstream);
-    }
-    response::prepare(answer, lease)
+    let sent = lease.sent();
+    let answer = match answer.status() {
+        StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, downstream),
+        _ => response::prepare(answer, lease),
+    }?;
+    Ok(Forwarded { answer, sent })
 }

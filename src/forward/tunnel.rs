@@ -27,6 +27,7 @@ use crate::alarm::Alarm;
 use crate::body::ResponseBody;
 use crate::connection::Downstream;
 use crate::error::ExchangeError;
+use crate::metrics::{Level, Open};
 
 /// How long both sides may take to let go of their connections once the 101 is there. The client's does so when it has
 /// taken the 101; one side that never does must not keep the other's.
@@ -49,7 +50,8 @@ pub fn open(
         return Err(ExchangeError::UpstreamUnaskedUpgrade);
     }
     let upstream = hyper::upgrade::on(&mut answer);
-    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease };
+    let open = downstream.worker.metrics.open(Level::Tunnels);
+    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease, _open: open };
     downstream.worker.tunnels.spawn_local(tunnel.run(client, upstream));
     hop_by_hop::remove(answer.headers_mut(), true, |name| name == header::CONTENT_LENGTH);
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -60,6 +62,7 @@ pub fn open(
 struct Tunnel {
     downstream: Rc<Downstream>,
     lease: Lease,
+    _open: Open,
 }
 
 impl Tunnel {

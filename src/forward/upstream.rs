@@ -27,6 +27,7 @@ use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
 use crate::error::ExchangeError;
+use crate::metrics::{Event, Level, Open, Shard};
 
 /// A request with side effects never goes out on a connection that idled longer: the upstream may be closing it at
 /// this moment, and such a request cannot be sent twice.
@@ -43,6 +44,7 @@ const ANSWER_BUFFER: usize = 128 * 1024;
 pub struct Upstream {
     config: config::Upstream,
     dialer: Dialer,
+    metrics: Arc<Shard>,
     authority: HeaderValue,
     client: http1::Builder,
     idle: RefCell<Vec<Idle>>,
@@ -58,7 +60,7 @@ struct Idle {
 impl Upstream {
     /// Connects when first asked. Must be called inside the worker's runtime, where it also starts the task that closes
     /// connections that idled too long (they each hold a worker process of an Apache prefork). `workers` share the limit.
-    pub fn new(config: config::Upstream, dialer: Dialer, workers: usize) -> Rc<Self> {
+    pub fn new(config: config::Upstream, dialer: Dialer, workers: usize, metrics: Arc<Shard>) -> Rc<Self> {
         let authority =
             HeaderValue::from_str(&config.url.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
         let mut client = http1::Builder::new();
@@ -72,7 +74,8 @@ impl Upstream {
             let share = config.max_connections.div_ceil(workers.max(1)).min(Semaphore::MAX_PERMITS);
             Arc::new(Semaphore::new(share))
         });
-        let upstream = Rc::new(Upstream { config, dialer, authority, client, idle: RefCell::new(Vec::new()), slots });
+        let idle = RefCell::new(Vec::new());
+        let upstream = Rc::new(Upstream { config, dialer, metrics, authority, client, idle, slots });
         spawn_local(close_idle(Rc::downgrade(&upstream)));
         upstream
     }
@@ -100,6 +103,7 @@ impl Upstream {
             let lease = self.lease(self.connect(client).await?, slot);
             return self.exchange(lease, request).await.map_err(|(error, _)| error);
         };
+        self.metrics.add(Event::UpstreamReused);
         let lease = self.lease(link, slot);
         if !(is_safe && request.body().is_end_stream()) {
             return self.exchange(lease, request).await.map_err(|(error, _)| error);
@@ -108,6 +112,7 @@ impl Upstream {
         let again = head.clone();
         match self.exchange(lease, Request::from_parts(head, body)).await {
             Err((ExchangeError::UpstreamResponse(error), lease)) if !error.is_parse() => {
+                self.metrics.add(Event::UpstreamRetried);
                 debug!(%error, "a reused upstream connection died, trying a fresh one");
                 let lease = self.lease(self.connect(client).await?, lease.into_slot());
                 let request = Request::from_parts(again, RequestBody::Empty);
@@ -125,6 +130,7 @@ impl Upstream {
         let limit = self.config.response_header_timeout;
         let progress = request.body().progress();
         let begun = Instant::now();
+        lease.sent = begun;
         let mut answer = pin!(lease.link.sender.send_request(request));
         let alarm = &mut lease.link.alarm;
         let outcome = poll_fn(|cx| {
@@ -153,7 +159,7 @@ impl Upstream {
     }
 
     fn lease(self: &Rc<Self>, link: Link, slot: Option<OwnedSemaphorePermit>) -> Lease {
-        Lease { link, upstream: Rc::downgrade(self), slot }
+        Lease { sent: link.made, link, upstream: Rc::downgrade(self), slot }
     }
 
     /// The connection that idled least, if it may still be used.
@@ -172,7 +178,9 @@ impl Upstream {
             if candidate.link.sender.is_closed() {
                 idle.remove(at);
             } else if candidate.link.sender.is_ready() {
-                return Some(idle.remove(at).link);
+                let link = idle.remove(at).link;
+                self.metrics.set(Level::UpstreamIdle, idle.len());
+                return Some(link);
             }
             // Else it is still busy with the end of its last exchange.
         }
@@ -189,7 +197,9 @@ impl Upstream {
                 debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Link { sender, task: task.abort_handle(), alarm: Alarm::default() })
+        self.metrics.add(Event::UpstreamOpened);
+        let open = self.metrics.open(Level::Upstream);
+        Ok(Link { sender, task: task.abort_handle(), alarm: Alarm::default(), made: Instant::now(), _open: open })
     }
 
     /// Closes idle connections that a new one would be too many with.
@@ -199,6 +209,7 @@ impl Upstream {
         let mut idle = self.idle.borrow_mut();
         let too_many = idle.len().saturating_sub(free);
         idle.drain(..too_many);
+        self.metrics.set(Level::UpstreamIdle, idle.len());
     }
 }
 
@@ -219,6 +230,8 @@ struct Link {
     sender: SendRequest<RequestBody>,
     task: AbortHandle,
     alarm: Alarm,
+    made: Instant,
+    _open: Open,
 }
 
 impl Drop for Link {
@@ -230,11 +243,17 @@ impl Drop for Link {
 /// A connection in use. Dropped, it is closed.
 pub struct Lease {
     link: Link,
+    sent: Instant,
     upstream: Weak<Upstream>,
     slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
+    /// When the request went out by it.
+    pub fn sent(&self) -> std::time::Instant {
+        self.sent.into_std()
+    }
+
     /// Back into the pool: the answer was read to its end.
     pub fn give_back(self) {
         let Some(upstream) = self.upstream.upgrade() else { return };
@@ -245,7 +264,17 @@ impl Lease {
         let mut idle = upstream.idle.borrow_mut();
         if !self.link.sender.is_closed() && idle.len() < upstream.config.keepalive_max_idle {
             idle.push(Idle { link: self.link, since: Instant::now() });
+            upstream.metrics.set(Level::UpstreamIdle, idle.len());
         }
+    }
+
+    /// The answer that came by it ended early.
+    pub fn cut(&self, error: &BodyError) {
+        let Some(upstream) = self.upstream.upgrade() else { return };
+        upstream.metrics.add(match error {
+            BodyError::BrokeOff(_) => Event::AnswerBrokeOff,
+            BodyError::Silent(_) => Event::AnswerSilent,
+        });
     }
 
     /// Ready with `[upstream] response_body_idle` when that has passed since `since`.
@@ -268,6 +297,8 @@ async fn close_idle(upstream: Weak<Upstream>) {
         tick.tick().await;
         let Some(upstream) = upstream.upgrade() else { return };
         let limit = upstream.config.keepalive_idle;
-        upstream.idle.borrow_mut().retain(|idle| !idle.link.sender.is_closed() && idle.since.elapsed() < limit);
+        let mut idle = upstream.idle.borrow_mut();
+        idle.retain(|idle| !idle.link.sender.is_closed() && idle.since.elapsed() < limit);
+        upstream.metrics.set(Level::UpstreamIdle, idle.len());
     }
 }

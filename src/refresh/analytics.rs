@@ -18,6 +18,7 @@ use tracing::warn;
 
 pub use writer::write_behind;
 
+use super::counters::Counter;
 use super::country::Countries;
 use crate::wordpress::text::{ColumnCharset, cut_to_column, esc_url_raw, sanitize_text_field};
 
@@ -115,11 +116,23 @@ impl Analytics {
             self.dropped.add(1, &"the queue is full");
         }
     }
+
+    /// Events that wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// Rows that were lost since the start.
+    pub fn lost(&self) -> u64 {
+        self.dropped.total.value()
+    }
 }
 
 /// Counts rows that are lost, and says so from time to time, with the reason of the last.
 #[derive(Default)]
 struct Dropped {
+    total: Counter,
+    /// Not yet said.
     count: AtomicU64,
     /// Unix seconds of the last warning.
     warned: AtomicU64,
@@ -127,6 +140,7 @@ struct Dropped {
 
 impl Dropped {
     fn add(&self, rows: u64, reason: &dyn fmt::Display) {
+        self.total.add_many(usize::try_from(rows).unwrap_or(usize::MAX));
         self.count.fetch_add(rows, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let last = self.warned.load(Ordering::Relaxed);
@@ -318,6 +332,7 @@ mod tests {
         drop(events);
         analytics.record(event(TARGET, "::1", false), EventResult::Failure(Failure::InvalidToken));
         assert_eq!(analytics.dropped.count.load(Ordering::Relaxed), 3);
+        assert_eq!((analytics.lost(), analytics.waiting()), (4, 0));
     }
 
     proptest! {

@@ -1,33 +1,7 @@
 //! What the native refresh counts about itself. Plain numbers that only grow (but for the queue's depth); who wants to see them
 //! reads them here.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// One number.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// One more.
-    pub fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// That many more.
-    pub fn add_many(&self, count: usize) {
-        self.0.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    /// One less; for what is a depth rather than a count.
-    pub fn subtract(&self, count: usize) {
-        self.0.fetch_sub(count as u64, Ordering::Relaxed);
-    }
-
-    /// The number now.
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+pub use crate::metrics::{Counter, Histogram};
 
 /// All numbers.
 #[derive(Debug, Default)]
@@ -50,6 +24,17 @@ pub struct Counters {
     pub not_begun: Counter,
     /// 503: begun and not finished.
     pub failed: Counter,
+    /// 429: the plugin's rate limit.
+    pub rate_limited: Counter,
+    /// 400: no token, or none that is one.
+    pub invalid: Counter,
+
+    /// Left to WordPress: the site's settings, its home URL or its language are not known or not what is needed.
+    pub left_for_settings: Counter,
+    /// Left to WordPress: for another host than the home URL's.
+    pub left_for_host: Counter,
+    /// Left to WordPress: an unusual request.
+    pub left_for_request: Counter,
 
     /// Groups taken apart after an error.
     pub taken_apart: Counter,
@@ -77,6 +62,10 @@ pub struct Counters {
 
     /// Groups by size: 1, 2, 3–4, 5–8, 9–16, 17–32, 33–64.
     pub groups: [Counter; 7],
+    /// Rotations in all groups.
+    pub grouped: Counter,
+    /// One transaction of a group, from its first statement to the answer to its last.
+    pub transactions: Histogram,
     /// Rotations that wait for a group.
     pub queued: Counter,
 
@@ -99,6 +88,7 @@ impl Counters {
     /// A group of `size` was taken from the queue.
     pub fn group(&self, size: usize) {
         self.queued.subtract(size);
+        self.grouped.add_many(size);
         let bucket = size.max(1).next_power_of_two().trailing_zeros() as usize;
         if let Some(counter) = self.groups.get(bucket).or(self.groups.last()) {
             counter.add();
@@ -129,6 +119,7 @@ mod tests {
             counters.group(size);
         }
         assert_eq!(counters.groups.each_ref().map(Counter::value), [1, 1, 2, 1, 0, 0, 2]);
+        assert_eq!(counters.grouped.value(), 112);
         assert_eq!(counters.queued.value(), 0);
     }
 }

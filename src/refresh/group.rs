@@ -136,6 +136,7 @@ async fn rotate<'a>(
         },
     };
     let items: Vec<(&Plan, u64)> = group.iter().map(|waiting| (&*waiting.plan, waiting.row)).collect();
+    let begun = Instant::now();
     let mut attempted = transaction::attempt(store, &mut session, &items, false, deadline).await;
     if let Err(Interrupted::AtOnce(_)) = attempted {
         // A connection that idled may be dead: then a fresh one, at once.
@@ -146,6 +147,7 @@ async fn rotate<'a>(
         };
         attempted = transaction::attempt(store, &mut session, &items, false, deadline).await;
     }
+    alone.counters.transactions.observe(begun.elapsed());
     match attempted {
         Ok(verdicts) => {
             session.worked();

@@ -40,12 +40,12 @@ use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::config::ResponseFields;
 use crate::error::ExchangeError;
-use crate::route::{self, Route};
+use crate::route::{self, ForwardReason, Route};
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{Site, Sites};
 use crate::wordpress::text;
 use analytics::{Analytics, Event, EventResult, Failure};
-use counters::Counters;
+use counters::{Counter, Counters};
 use group::{Groups, RotationError};
 use lookup::LookUps;
 use rate_limit::{RateLimiter, Window};
@@ -107,31 +107,37 @@ pub async fn answer(
     client: &Client,
 ) -> Result<Answer, ExchangeError> {
     let arrived = Instant::now();
-    let forward = |request: Request<Incoming>, why: &dyn std::fmt::Display| {
+    let counters = &refresher.counters;
+    let forward = |request: Request<Incoming>, counter: &Counter, why: &dyn std::fmt::Display| {
+        counter.add();
         debug!(reason = %why, "the call goes to WordPress");
         Ok(Answer::Forward(request.map(RequestBody::streamed)))
     };
     let site = match refresher.sites.current().await {
         Ok(site) => site,
-        Err(why) => return forward(request, &why),
+        Err(why) => return forward(request, &counters.left_for_settings, &why),
     };
     let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
         Route::Refresh { query_token } => query_token,
-        Route::Forward(why) => return forward(request, &why),
+        Route::Forward(ForwardReason::NotRefresh) => {
+            return Ok(Answer::Forward(request.map(RequestBody::streamed)));
+        }
+        Route::Forward(why) => return forward(request, &counters.left_for_request, &why),
     };
     let home = match refresher.sites.home(&site, client.scheme) {
         Ok(home) => home,
-        Err(why) => return forward(request, &why),
+        Err(why) => return forward(request, &counters.left_for_settings, &why),
     };
     if !names_this_site(&request, &home, &refresher.hosts) {
-        return forward(request, &"another host than the home URL's");
+        return forward(request, &counters.left_for_host, &"another host than the home URL's");
     }
     if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {
-        return forward(request, &"a large body");
+        return forward(request, &counters.left_for_request, &"a large body");
     }
     let (head, incoming) = request.into_parts();
     let body = read(incoming).await?;
     let Read::Whole(bytes, _) = &body else {
+        counters.left_for_request.add();
         debug!(reason = "a large body", "the call goes to WordPress");
         return Ok(Answer::Forward(Request::from_parts(head, body.replayed())));
     };
@@ -139,12 +145,19 @@ pub async fn answer(
     let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived };
     let native = match parsed {
         Parsed::Forward(why) => {
+            counters.left_for_request.add();
             debug!(reason = %why, "the call goes to WordPress");
             None
         }
         // WordPress would say it in the site's language.
-        Parsed::Invalid(_) if !site.is_english => None,
-        Parsed::Invalid(fault) => Some(call.respond(&Outcome::BadRequest(fault), None)),
+        Parsed::Invalid(_) if !site.is_english => {
+            counters.left_for_settings.add();
+            None
+        }
+        Parsed::Invalid(fault) => {
+            counters.invalid.add();
+            Some(call.respond(&Outcome::BadRequest(fault), None))
+        }
         Parsed::Token(token) => call.refresh(token).await?,
     };
     Ok(match native {
@@ -221,6 +234,7 @@ impl Call<'_> {
             .rate_limit
             .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
         if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
+            self.refresher.counters.rate_limited.add();
             return Ok(Some(self.respond(&Outcome::RateLimited, window)));
         }
         let Ok(refresh_token) = access_token::new_refresh_token() else {

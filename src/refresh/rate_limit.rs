@@ -51,6 +51,11 @@ impl RateLimiter {
         Self { windows: Cache::new(MAX_ADDRESSES) }
     }
 
+    /// How many addresses are remembered, a moment old.
+    pub fn addresses(&self) -> u64 {
+        self.windows.entry_count()
+    }
+
     /// Counts a request of `client` at `now_unix` (Unix seconds) and says whether it is refused.
     ///
     /// The limit is the site's of this moment: when it is lowered or raised, that holds for

@@ -71,6 +71,11 @@ impl Tokens {
         self.unknown.insert(key(token, folds_case), ());
     }
 
+    /// How many tokens are remembered with their rows, and how many as unknown; both a moment old.
+    pub fn sizes(&self) -> (u64, u64) {
+        (self.rows.entry_count(), self.unknown.entry_count())
+    }
+
     /// Does now what the cache does with delay, so that [`Tokens::has_overflowed`] knows of everything.
     pub fn settle(&self) {
         self.rows.run_pending_tasks();

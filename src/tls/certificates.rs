@@ -74,6 +74,13 @@ impl Certificates {
         named.or(self.all.first().map(|first| &first.key)).cloned()
     }
 
+    /// Each certificate's first name and its end.
+    pub fn ends(&self) -> Vec<(String, SystemTime)> {
+        let end =
+            |certificate: &Certificate| (certificate.names.first().cloned().unwrap_or_default(), certificate.not_after);
+        self.all.iter().map(end).collect()
+    }
+
     /// Names and ends, for the log.
     pub fn describe(&self) -> String {
         let lines = self.all.iter().map(|certificate| {

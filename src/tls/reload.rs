@@ -16,6 +16,7 @@ use tracing::{error, info};
 use super::Tls;
 use super::certificates::Certificates;
 use crate::config::CertificateFiles;
+use crate::metrics::{Event, Shard};
 
 /// How often the files are looked at. A look costs a system call a file; a renewed certificate is in no hurry, but who
 /// has just replaced one wants to see it.
@@ -29,7 +30,7 @@ type Seen = Result<(u64, u64, u64, i64, i64), io::ErrorKind>;
 ///
 /// # Errors
 /// When SIGHUP cannot be waited for.
-pub async fn reload_when_changed(tls: Arc<Tls>, stop: CancellationToken) -> io::Result<()> {
+pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, stop: CancellationToken) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -47,23 +48,29 @@ pub async fn reload_when_changed(tls: Arc<Tls>, stop: CancellationToken) -> io::
         last.clone_from(&now);
         if asked || (has_settled && now != in_effect) {
             in_effect = now;
-            reload(&tls).await;
+            metrics.add(if reload(&tls).await { Event::ReloadWorked } else { Event::ReloadFailed });
         }
     }
 }
 
-async fn reload(tls: &Tls) {
+/// Whether the certificates are new ones now.
+async fn reload(tls: &Tls) -> bool {
     let files = tls.files.clone();
     match tokio::task::spawn_blocking(move || Certificates::read(&files)).await {
         Ok(Ok(certificates)) => {
             tls.current.set(certificates);
             info!(certificates = tls.describe(), "new certificates are in effect");
+            true
         }
         Ok(Err(problems)) => {
             let problems: Vec<String> = problems.into_iter().map(|(_, problem)| problem).collect();
             error!(problems = problems.join("; "), "tls.certificates cannot be used, those before stay in effect");
+            false
         }
-        Err(error) => error!(%error, "the certificates could not be read anew, those before stay in effect"),
+        Err(error) => {
+            error!(%error, "the certificates could not be read anew, those before stay in effect");
+            false
+        }
     }
 }
 

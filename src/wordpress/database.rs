@@ -13,6 +13,8 @@ use mysql_async::{Conn, Opts, OptsBuilder, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use crate::metrics::Counter;
+
 /// Connections at most. Two are enough to keep a database busy with rotations; the others serve what waits for a lock.
 const MAX_CONNECTIONS: usize = 16;
 
@@ -76,6 +78,21 @@ pub struct Database {
     opts: Opts,
     permits: Semaphore,
     idle: Mutex<Vec<Idle>>,
+    /// Connections made.
+    pub connected: Counter,
+    /// Connections that could not be made, or were not free, in time.
+    pub not_connected: Counter,
+}
+
+/// How many connections there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// In use.
+    pub busy: usize,
+    /// Waiting for use.
+    pub idle: usize,
+    /// In use at most.
+    pub limit: usize,
 }
 
 /// What the server on the other end can do, and how it is set; read with each new connection.
@@ -118,7 +135,19 @@ impl Database {
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'".to_owned(),
             format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
         ]);
-        Database { opts: opts.into(), permits: Semaphore::new(MAX_CONNECTIONS), idle: Mutex::new(Vec::new()) }
+        Database {
+            opts: opts.into(),
+            permits: Semaphore::new(MAX_CONNECTIONS),
+            idle: Mutex::new(Vec::new()),
+            connected: Counter::default(),
+            not_connected: Counter::default(),
+        }
+    }
+
+    /// How many connections there are at this moment.
+    pub fn pool(&self) -> Pool {
+        let busy = MAX_CONNECTIONS - self.permits.available_permits().min(MAX_CONNECTIONS);
+        Pool { busy, idle: self.idle().len(), limit: MAX_CONNECTIONS }
     }
 
     /// A connection in autocommit mode, one that idled or a new one.
@@ -198,7 +227,10 @@ impl Database {
     async fn permit(&self) -> Result<SemaphorePermit<'_>, DatabaseError> {
         match timeout(CONNECT_LIMIT, self.permits.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(DatabaseError::NoConnection),
+            _ => {
+                self.not_connected.add();
+                Err(DatabaseError::NoConnection)
+            }
         }
     }
 
@@ -215,10 +247,12 @@ impl Database {
             }
             Ok::<_, mysql_async::Error>((conn, abilities))
         };
-        let (conn, abilities) = timeout(CONNECT_LIMIT, conn)
+        let connected = timeout(CONNECT_LIMIT, conn)
             .await
-            .map_err(|_| DatabaseError::NoConnection)?
-            .map_err(|error| DatabaseError::Connect(error.to_string()))?;
+            .map_err(|_| DatabaseError::NoConnection)
+            .and_then(|connected| connected.map_err(|error| DatabaseError::Connect(error.to_string())));
+        let (conn, abilities) = connected.inspect_err(|_| self.not_connected.add())?;
+        self.connected.add();
         Ok(Session { conn, database: self, since: Instant::now(), mode, abilities, _permit: permit })
     }
 

@@ -1,0 +1,371 @@
+//! All numbers as OpenMetrics text, which Prometheus and everything that speaks its language reads.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::process::Process;
+use super::table::Series;
+use super::{Counter, Distribution, Event, Level, Metrics, Timing};
+use crate::forward::folded;
+use crate::refresh::Refresher;
+use crate::refresh::counters::Counters;
+
+/// What `/metrics` says about the form of its text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What every name of ours begins with; those of the process are the same for all programs.
+const PREFIX: &str = "wp_jwt_sidecar";
+
+/// The version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that it was built from, where whoever built it said so.
+pub const COMMIT: &str = match option_env!("WP_JWT_SIDECAR_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// What does the cryptography of TLS, and signs.
+pub const TLS_PROVIDER: &str = "aws-lc-rs";
+
+impl Metrics {
+    /// Every number, as text of [`CONTENT_TYPE`].
+    ///
+    /// # Errors
+    /// Never: there is always room in a string.
+    pub fn encode(self: &Arc<Self>) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(OfProcess(self.started)));
+        registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Own(Arc::clone(self))));
+        let mut text = String::with_capacity(32 << 10);
+        text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+#[derive(Debug)]
+struct OfProcess(SystemTime);
+
+impl Collector for OfProcess {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut write = Writer(&mut encoder);
+        let process = Process::read();
+        write.gauge("process_start_time_seconds", "When the program started, in Unix time.", unix(self.0))?;
+        if let Some(seconds) = process.cpu_seconds {
+            write.family("process_cpu_seconds", "Processor time used.", MetricType::Counter, |encoder| {
+                ConstCounter::new(seconds).encode(encoder)
+            })?;
+        }
+        let gauges = [
+            ("process_resident_memory_bytes", "Memory in use.", process.resident_bytes),
+            ("process_open_fds", "Files, sockets and pipes open.", process.open_files),
+            ("process_max_fds", "How many of them may be.", process.max_open_files),
+        ];
+        for (name, help, value) in gauges {
+            if let Some(value) = value {
+                write.gauge(name, help, value as f64)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Own(Arc<Metrics>);
+
+impl Collector for Own {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (metrics, mut write) = (&self.0, Writer(&mut encoder));
+        let build = [("version", VERSION), ("commit", COMMIT), ("tls_provider", TLS_PROVIDER)];
+        write.family("build", "What is running.", MetricType::Info, |mut encoder| encoder.encode_info(&build))?;
+        write.table(Event::ALL.iter().map(|event| (event.series(), metrics.count(*event))), MetricType::Counter)?;
+        write.table(Level::ALL.iter().map(|level| (level.series(), metrics.level(*level))), MetricType::Gauge)?;
+        let in_flight = [(NONE, metrics.in_flight())];
+        write.samples("requests_in_flight", "Requests that wait for their answer.", MetricType::Gauge, &in_flight)?;
+        for timing in Timing::ALL {
+            let Series { family, help, .. } = timing.series();
+            write.durations(family, help, &metrics.timing(*timing))?;
+        }
+        write.samples(
+            "header_names_dropped",
+            "Request fields dropped because PHP would have taken their names for another's.",
+            MetricType::Counter,
+            &[(NONE, folded::total())],
+        )?;
+        refresh(&mut write, &metrics.refresh)?;
+        let (refresher, tls) = {
+            let sources = metrics.sources();
+            (sources.refresher.upgrade(), sources.tls.upgrade())
+        };
+        if let Some(refresher) = refresher {
+            caches_and_queues(&mut write, &refresher)?;
+        }
+        if let Some(tls) = tls {
+            let help = "Until when each certificate is valid, in Unix time.";
+            write.family("tls_certificate_not_after_timestamp_seconds", help, MetricType::Gauge, |mut encoder| {
+                for (name, end) in tls.ends() {
+                    ConstGauge::new(unix(end)).encode(encoder.encode_family(&[("name", name.as_str())])?)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
+    let c = counters;
+    let labelled: [(&str, &str, &str, &[(&str, &Counter)]); 6] = [
+        (
+            "refreshes",
+            "Refresh calls that were decided here, by outcome.",
+            "outcome",
+            &[
+                ("rotated", &c.rotated),
+                ("replayed", &c.replayed),
+                ("unknown", &c.unknown),
+                ("used", &c.used),
+                ("expired", &c.expired),
+                ("user_not_found", &c.user_not_found),
+                ("invalid", &c.invalid),
+                ("rate_limited", &c.rate_limited),
+                ("failed", &c.failed),
+            ],
+        ),
+        (
+            "refreshes_left",
+            "Refresh calls that were left to WordPress, by reason.",
+            "reason",
+            &[
+                ("settings", &c.left_for_settings),
+                ("host", &c.left_for_host),
+                ("request", &c.left_for_request),
+                ("database", &c.not_begun),
+            ],
+        ),
+        (
+            "rotation_retries",
+            "Rotations tried again, by what went wrong before.",
+            "cause",
+            &[
+                ("deadlock", &c.retried_deadlock),
+                ("lock_wait", &c.retried_lock_wait),
+                ("conflict", &c.retried_conflict),
+                ("connection", &c.retried_connection),
+                ("other", &c.retried_other),
+            ],
+        ),
+        ("ambiguous_commits", "Commits whose answer was lost.", "", &[("", &c.ambiguous)]),
+        (
+            "ambiguous_commits_resolved",
+            "What was found out about commits whose answer was lost.",
+            "result",
+            &[
+                ("committed", &c.resolved_committed),
+                ("not_committed", &c.resolved_not_committed),
+                ("unknown", &c.unresolved),
+            ],
+        ),
+        (
+            "token_lookups",
+            "Tokens looked for, by what told their row.",
+            "by",
+            &[
+                ("cache", &c.found_in_cache),
+                ("negative_cache", &c.known_unknown),
+                ("index", &c.looked_by_index),
+                ("new_rows", &c.looked_in_tail),
+                ("table", &c.looked_by_scan),
+            ],
+        ),
+    ];
+    for (family, help, label, samples) in labelled {
+        let labels: Vec<_> = samples.iter().map(|(value, _)| [(label, *value)]).collect();
+        let samples: Vec<(&[(&str, &str)], u64)> = labels
+            .iter()
+            .zip(samples)
+            .map(|(labels, (_, counter))| (if label.is_empty() { NONE } else { labels }, counter.value()))
+            .collect();
+        write.samples(family, help, MetricType::Counter, &samples)?;
+    }
+    let plain = [
+        ("families_revoked", "Token families revoked because a used token came back.", &c.families_revoked),
+        ("groups_taken_apart", "Transactions of several rotations that failed and were taken apart.", &c.taken_apart),
+        ("rows_held", "Rotations that met a row that another transaction held.", &c.held),
+        ("rows_cleaned", "Old rows deleted.", &c.cleaned),
+    ];
+    for (family, help, counter) in plain {
+        write.samples(family, help, MetricType::Counter, &[(NONE, counter.value())])?;
+    }
+    write.samples(
+        "rotations_waiting",
+        "Rotations that wait for a transaction.",
+        MetricType::Gauge,
+        &[(NONE, c.queued.value())],
+    )?;
+    write.durations("database_duration_seconds", "Time of a transaction of rotations.", &c.transactions.read())?;
+    let sizes: Vec<(f64, u64)> =
+        c.groups.iter().zip(0..).map(|(group, power)| (f64::from(1 << power), group.value())).collect();
+    write.family("group_size", "Rotations in one transaction.", MetricType::Histogram, |mut encoder| {
+        let count = sizes.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(c.grouped.value() as f64, count, &with_infinity(&sizes), None)
+    })
+}
+
+fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::Result {
+    let (known, unknown) = refresher.look_ups.tokens.sizes();
+    write.samples(
+        "cache_entries",
+        "What is remembered, by cache.",
+        MetricType::Gauge,
+        &[
+            (&[("cache", "tokens")], known),
+            (&[("cache", "unknown_tokens")], unknown),
+            (&[("cache", "rate_limited_addresses")], refresher.rate_limiter.addresses()),
+        ],
+    )?;
+    let map = u64::from(refresher.look_ups.map.is_complete());
+    let help = "Whether every live token's row is known, for a table without an index (1) or not (0).";
+    write.samples("token_map_complete", help, MetricType::Gauge, &[(NONE, map)])?;
+    if let Some(analytics) = &refresher.analytics {
+        let waiting = analytics.waiting() as u64;
+        let help = "Analytics rows that wait to be written.";
+        write.samples("analytics_rows_waiting", help, MetricType::Gauge, &[(NONE, waiting)])?;
+        let help = "Analytics rows that could not be written.";
+        write.samples("analytics_rows_lost", help, MetricType::Counter, &[(NONE, analytics.lost())])?;
+    }
+    let database = &refresher.store.database;
+    let pool = database.pool();
+    write.samples(
+        "database_connections",
+        "Connections to the database, by what they do.",
+        MetricType::Gauge,
+        &[(&[("state", "busy")], pool.busy as u64), (&[("state", "idle")], pool.idle as u64)],
+    )?;
+    let help = "Connections to the database in use at most.";
+    write.samples("database_connections_limit", help, MetricType::Gauge, &[(NONE, pool.limit as u64)])?;
+    let opened = [(NONE, database.connected.value())];
+    write.samples("database_connections_opened", "Connections made to the database.", MetricType::Counter, &opened)?;
+    let failed = [(NONE, database.not_connected.value())];
+    let help = "Times that no connection to the database could be had.";
+    write.samples("database_connection_failures", help, MetricType::Counter, &failed)
+}
+
+const NONE: &[(&str, &str)] = &[];
+
+/// Writes families.
+struct Writer<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Writer<'_, '_> {
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl FnOnce(MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        samples(self.0.encode_descriptor(name, help, None, kind)?)
+    }
+
+    fn samples(&mut self, name: &str, help: &str, kind: MetricType, samples: &[(&[(&str, &str)], u64)]) -> fmt::Result {
+        self.family(name, help, kind, |mut encoder| {
+            for (labels, value) in samples {
+                if labels.is_empty() {
+                    return number(kind, *value, encoder);
+                }
+                number(kind, *value, encoder.encode_family(labels)?)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, |encoder| ConstGauge::new(value).encode(encoder))
+    }
+
+    /// Series of one family follow each other.
+    fn table(&mut self, all: impl Iterator<Item = (Series, u64)>, kind: MetricType) -> fmt::Result {
+        let all: Vec<(Series, u64)> = all.collect();
+        for family in all.chunk_by(|(one, _), (next, _)| one.family == next.family) {
+            let samples: Vec<(&[(&str, &str)], u64)> =
+                family.iter().map(|(series, value)| (series.labels, *value)).collect();
+            if let Some((series, _)) = family.first() {
+                self.samples(series.family, series.help, kind, &samples)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn durations(&mut self, name: &str, help: &str, read: &Distribution) -> fmt::Result {
+        let bounds: Vec<f64> = read.cumulated().map(|(bound, _)| bound).collect();
+        let buckets: Vec<(f64, u64)> = bounds.into_iter().zip(read.buckets).collect();
+        self.family(name, help, MetricType::Histogram, |mut encoder| {
+            encoder.encode_histogram::<NoLabelSet>(read.seconds, read.count(), &buckets, None)
+        })
+    }
+}
+
+fn number(kind: MetricType, value: u64, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match kind {
+        MetricType::Counter => ConstCounter::new(value).encode(encoder),
+        _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder),
+    }
+}
+
+fn with_infinity(buckets: &[(f64, u64)]) -> Vec<(f64, u64)> {
+    buckets.iter().copied().chain([(f64::INFINITY, 0)]).collect()
+}
+
+fn unix(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn numbers_come_out_as_they_went_in() {
+        let metrics = Metrics::new();
+        let shard = metrics.shard();
+        shard.add(Event::Begun);
+        shard.add(Event::Begun);
+        shard.add(Event::Forward2xx);
+        shard.observe(Timing::Forward, Duration::from_millis(3));
+        shard.observe(Timing::Forward, Duration::from_millis(7));
+        metrics.refresh.rotated.add_many(5);
+        metrics.refresh.queued.add_many(3);
+        metrics.refresh.group(3);
+        let text = metrics.encode().unwrap();
+        for line in [
+            "# TYPE wp_jwt_sidecar_requests counter",
+            "wp_jwt_sidecar_requests_total{kind=\"forward\",class=\"2xx\"} 1",
+            "wp_jwt_sidecar_requests_total{kind=\"forward\",class=\"5xx\"} 0",
+            "wp_jwt_sidecar_requests_in_flight 1",
+            "wp_jwt_sidecar_forward_duration_seconds_bucket{le=\"0.005\"} 1",
+            "wp_jwt_sidecar_forward_duration_seconds_bucket{le=\"+Inf\"} 2",
+            "wp_jwt_sidecar_forward_duration_seconds_sum 0.01",
+            "wp_jwt_sidecar_forward_duration_seconds_count 2",
+            "wp_jwt_sidecar_refreshes_total{outcome=\"rotated\"} 5",
+            "wp_jwt_sidecar_group_size_bucket{le=\"2.0\"} 0",
+            "wp_jwt_sidecar_group_size_bucket{le=\"4.0\"} 1",
+            "wp_jwt_sidecar_group_size_sum 3.0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(
+            text.contains("wp_jwt_sidecar_build_info{version=\"") && text.contains("\nprocess_open_fds "),
+            "{text}"
+        );
+    }
+}
