@@ -84,21 +84,29 @@ struct Answer {
 
 /// Why there is no answer yet.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+pub enum AskError {
+    /// Nothing came.
     #[error("no answer within {LIMIT:?}")]
     TimedOut,
+    /// The upstream cannot be reached.
     #[error(transparent)]
     Connect(#[from] DialError),
+    /// The upstream broke off, or does not speak HTTP.
     #[error("the connection failed")]
     Http(#[from] hyper::Error),
+    /// The home URL names a host that cannot be one.
     #[error("the request cannot be built")]
     Request(#[from] http::Error),
+    /// Something else than an answer of the REST API.
     #[error("status {0}")]
     Status(u16),
+    /// It broke off or is far too large.
     #[error("the body cannot be read")]
     Body,
+    /// A page, or another JSON.
     #[error("the body is not the expected JSON")]
     Json(#[from] serde_json::Error),
+    /// The option `home` is not understood.
     #[error("{0} is no URL")]
     Url(String),
 }
@@ -128,8 +136,13 @@ impl Homes {
         self.renew(question, None).await
     }
 
+    /// The last answer to `question`, if there is one. Asks nobody.
+    pub fn last(&self, question: &Question) -> Option<Home> {
+        self.answers.get(question).and_then(|answer| answer.home.clone())
+    }
+
     async fn renew(&self, question: &Question, last: Option<Home>) -> Option<Home> {
-        let home = match timeout(LIMIT, ask(&self.upstream, question)).await.unwrap_or(Err(AskError::TimedOut)) {
+        let home = match ask(&self.upstream, question).await {
             Ok(home) => Some(home),
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -155,7 +168,15 @@ impl Answer {
     }
 }
 
-async fn ask(upstream: &Dialer, question: &Question) -> Result<Home, AskError> {
+/// Asks WordPress, on a connection of its own.
+///
+/// # Errors
+/// See [`AskError`].
+pub async fn ask(upstream: &Dialer, question: &Question) -> Result<Home, AskError> {
+    timeout(LIMIT, ask_patiently(upstream, question)).await.unwrap_or(Err(AskError::TimedOut))
+}
+
+async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Home, AskError> {
     let home = url::Url::parse(&question.stored_home).map_err(|_| AskError::Url(question.stored_home.clone()))?;
     let stream = upstream.dial(None).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

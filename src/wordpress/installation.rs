@@ -45,6 +45,8 @@ pub struct Installation {
     pub main_blog: bool,
     /// The constant `JWT_AUTH_CORS_ENABLE`, which wins over the plugin's setting.
     pub cors_enable: Option<bool>,
+    /// The `wp-config.php` that was read, symbolic links resolved.
+    pub config_file: Option<PathBuf>,
     /// Where plugins are installed, if that directory is known and there.
     pub plugins_dir: Option<PathBuf>,
     /// The constant `WPLANG`, if it is known.
@@ -77,6 +79,7 @@ impl fmt::Debug for Installation {
             .field("multisite", &self.multisite)
             .field("main_blog", &self.main_blog)
             .field("cors_enable", &self.cors_enable)
+            .field("config_file", &self.config_file)
             .field("plugins_dir", &self.plugins_dir)
             .field("users_table", &self.users_table)
             .field("language", &self.language)
@@ -121,6 +124,7 @@ pub fn installation(
                 multisite: assembly.multisite(),
                 main_blog: assembly.main_blog(),
                 cors_enable,
+                config_file: assembly.file.map(|file| file.path.clone()),
                 plugins_dir: assembly.plugins_dir(),
                 language: assembly.language(),
                 assumed: assembly.assumed(config),

@@ -98,29 +98,44 @@ pub fn plugin_active(
     active_plugins: Option<&[u8]>,
     active_sitewide: Option<&[u8]>,
 ) -> Result<Option<String>, OptionError> {
-    let on_network = active(active_sitewide, "active_sitewide_plugins", |(key, _)| match key {
+    let found = entries(active_plugins, active_sitewide)?.into_iter().find(|entry| names_the_plugin(entry));
+    Ok(found.map(|entry| String::from_utf8_lossy(&entry).into_owned()))
+}
+
+/// All active plugins, as `folder/file.php`: those of the network first.
+///
+/// # Errors
+/// As for [`plugin_active`].
+pub fn active_plugins(
+    active_plugins: Option<&[u8]>,
+    active_sitewide: Option<&[u8]>,
+) -> Result<Vec<String>, OptionError> {
+    let entries = entries(active_plugins, active_sitewide)?;
+    Ok(entries.into_iter().map(|entry| String::from_utf8_lossy(&entry).into_owned()).collect())
+}
+
+fn entries(active_plugins: Option<&[u8]>, active_sitewide: Option<&[u8]>) -> Result<Vec<Vec<u8>>, OptionError> {
+    let mut entries = active(active_sitewide, "active_sitewide_plugins", |(key, _)| match key {
         Key::Text(text) => Some(*text),
         Key::Number(_) => None,
     })?;
-    let on_site = active(active_plugins, "active_plugins", |(_, value)| match value {
+    entries.extend(active(active_plugins, "active_plugins", |(_, value)| match value {
         Value::Text(text) => Some(*text),
         _ => None,
-    })?;
-    Ok(on_network.or(on_site))
+    })?);
+    Ok(entries)
 }
 
 fn active<'a>(
     option_value: Option<&'a [u8]>,
     option: &'static str,
     entry: fn(&(Key<'a>, Value<'a>)) -> Option<&'a [u8]>,
-) -> Result<Option<String>, OptionError> {
+) -> Result<Vec<Vec<u8>>, OptionError> {
     // WordPress casts the empty string to an array without a plugin.
     let Some(value) = option_value.filter(|value| !value.is_empty()) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
-    let entries = read_array(option, value)?;
-    let found = entries.iter().filter_map(entry).find(|entry| names_the_plugin(entry));
-    Ok(found.map(|entry| String::from_utf8_lossy(entry).into_owned()))
+    Ok(read_array(option, value)?.iter().filter_map(entry).map(<[u8]>::to_vec).collect())
 }
 
 // SECURITY: the folder is looked into later (country database). WordPress refuses entries that

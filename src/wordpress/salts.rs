@@ -58,6 +58,11 @@ impl SaltConstants {
         }
     }
 
+    /// Whether the constants, or the configuration, say both halves, so that the options do not matter.
+    pub fn are_complete(&self) -> bool {
+        self.key.is_some() && self.salt.is_some()
+    }
+
     /// `wp_salt('auth')`: the key followed by the salt. The options are those of the site, or of
     /// the network on a multisite. `None` where an option is needed that is missing or empty:
     /// WordPress then makes one up and stores it, so the caller should let it.

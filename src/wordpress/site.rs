@@ -96,6 +96,20 @@ pub enum NotNative {
     RouteMissing,
 }
 
+/// What a closer look at the site's rows shows: see [`Sites::examine`].
+pub struct Examined {
+    /// All that stands against a native refresh.
+    pub obstacles: Vec<NotNative>,
+    /// The plugin's file, if it is active.
+    pub plugin: Option<String>,
+    /// The option `jwt_auth_pro_version`.
+    pub plugin_version: Option<String>,
+    /// All active plugins, as `folder/file.php`.
+    pub active_plugins: Vec<String>,
+    /// The plugin's settings, if they can be understood.
+    pub settings: Option<Settings>,
+}
+
 /// A site that refreshes natively, or why it does not.
 pub type Known = Result<Arc<Site>, Arc<NotNative>>;
 
@@ -160,6 +174,54 @@ impl Sites {
         }
     }
 
+    /// Where the site is.
+    pub fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    /// What was last read of the site; `None` before the first time. Reads nothing itself.
+    pub fn last_read(&self) -> Option<Known> {
+        self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site.clone()
+    }
+
+    /// Whether the database was away when it was last asked.
+    pub fn is_database_away(&self) -> bool {
+        self.last_good.lock().unwrap_or_else(PoisonError::into_inner).database_is_away
+    }
+
+    /// Why WordPress's home URL is not known, as far as it was asked; asks nobody.
+    pub fn home_obstacle(&self, site: &Site) -> Option<NotNative> {
+        [Scheme::Http, Scheme::Https].into_iter().find_map(|scheme| {
+            let question = question(site, scheme)?;
+            usable(Some(self.homes.last(&question)?), question).err()
+        })
+    }
+
+    /// Reads the site anew and says all that stands against a native refresh, and what plugins are active.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn examine(&self) -> Result<Examined, DatabaseError> {
+        let rows = timeout(READ_LIMIT, self.rows()).await.unwrap_or(Err(DatabaseError::TimedOut))?;
+        let active_plugins =
+            options::active_plugins(rows.option("active_plugins"), rows.meta("active_sitewide_plugins"));
+        let plugin_version = rows.text("jwt_auth_pro_version");
+        let obstacles = self.obstacles(&rows);
+        Ok(Examined {
+            plugin: plugin(&rows).ok(),
+            // What cannot be read is among the obstacles.
+            active_plugins: active_plugins.unwrap_or_default(),
+            plugin_version,
+            settings: self.settings(&rows).ok(),
+            obstacles,
+        })
+    }
+
+    /// What WordPress is asked about its home URL for requests by `scheme`; `None` where the configuration says it.
+    pub fn question(&self, site: &Site, scheme: Scheme) -> Option<Question> {
+        question(site, scheme)
+    }
+
     async fn read(&self) -> Known {
         let read = self.read_now().await;
         let mut last = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
@@ -208,32 +270,13 @@ impl Sites {
     }
 
     fn site(&self, rows: Rows) -> Result<Site, NotNative> {
-        if !self.installation.main_blog {
-            return Err(NotNative::OtherBlog);
-        }
-        // As _canonical_charset() folds them.
-        let is_utf8 = |charset: &String| ["utf-8", "utf8"].iter().any(|name| charset.eq_ignore_ascii_case(name));
-        if let Some(charset) = rows.text("blog_charset").filter(|charset| !is_utf8(charset)) {
-            return Err(NotNative::Charset(charset));
-        }
-        let understood =
-            |option: &'static str| move |error: options::OptionError| NotNative::Option(option, error.to_string());
-        let plugin = options::plugin_active(rows.option("active_plugins"), rows.meta("active_sitewide_plugins"))
-            .map_err(understood("active_plugins"))?
-            .ok_or(NotNative::Inactive)?;
-        let mut settings =
-            options::settings(rows.option("jwt_auth_pro_settings")).map_err(understood("jwt_auth_pro_settings"))?;
-        // The constant wins over the setting.
-        settings.enable_cors = self.installation.cors_enable.unwrap_or(settings.enable_cors);
-        let table = format!("{}jwt_auth_tokens", self.installation.table_prefix);
-        let columns = rows.columns().map_err(|why| NotNative::Table(table, why))?;
+        self.main_blog()?;
+        charset(&rows)?;
+        let plugin = plugin(&rows)?;
+        let settings = self.settings(&rows)?;
+        let columns = self.columns(&rows)?;
         let signer = self.signer(&settings)?;
-        let (key, salt) = if self.installation.multisite {
-            (rows.meta_secret("auth_key"), rows.meta_secret("auth_salt"))
-        } else {
-            (rows.secret("auth_key"), rows.secret("auth_salt"))
-        };
-        let auth_salt = self.installation.salts.auth_salt(key.as_deref(), salt.as_deref()).ok_or(NotNative::Salt)?;
+        let auth_salt = self.auth_salt(&rows)?;
         let home = self.stored_home(&rows);
         let forms = RouteForms {
             home_path: match &home {
@@ -261,6 +304,50 @@ impl Sites {
             plugin,
             home,
         })
+    }
+
+    /// What stands against a native refresh: all of it, where [`Sites::current`] ends at the first.
+    fn obstacles(&self, rows: &Rows) -> Vec<NotNative> {
+        let settings = self.settings(rows);
+        let signer = settings.as_ref().ok().map(|settings| self.signer(settings));
+        [
+            self.main_blog().err(),
+            charset(rows).err(),
+            plugin(rows).err(),
+            settings.err(),
+            self.columns(rows).err(),
+            signer.and_then(Result::err),
+            self.auth_salt(rows).err(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn main_blog(&self) -> Result<(), NotNative> {
+        if self.installation.main_blog { Ok(()) } else { Err(NotNative::OtherBlog) }
+    }
+
+    fn settings(&self, rows: &Rows) -> Result<Settings, NotNative> {
+        let mut settings =
+            options::settings(rows.option("jwt_auth_pro_settings")).map_err(understood("jwt_auth_pro_settings"))?;
+        // The constant wins over the setting.
+        settings.enable_cors = self.installation.cors_enable.unwrap_or(settings.enable_cors);
+        Ok(settings)
+    }
+
+    fn columns(&self, rows: &Rows) -> Result<Columns, NotNative> {
+        let table = format!("{}jwt_auth_tokens", self.installation.table_prefix);
+        rows.columns().map_err(|why| NotNative::Table(table, why))
+    }
+
+    fn auth_salt(&self, rows: &Rows) -> Result<Secret, NotNative> {
+        let (key, salt) = if self.installation.multisite {
+            (rows.meta_secret("auth_key"), rows.meta_secret("auth_salt"))
+        } else {
+            (rows.secret("auth_key"), rows.secret("auth_salt"))
+        };
+        self.installation.salts.auth_salt(key.as_deref(), salt.as_deref()).ok_or(NotNative::Salt)
     }
 
     /// Making a signer reads a key; that is done when the algorithm changes, not every few seconds.
@@ -300,6 +387,24 @@ impl Sites {
         };
         StoredHome::Stored(option.trim_end_matches('/').to_owned())
     }
+}
+
+fn charset(rows: &Rows) -> Result<(), NotNative> {
+    // As _canonical_charset() folds them.
+    let is_utf8 = |charset: &String| ["utf-8", "utf8"].iter().any(|name| charset.eq_ignore_ascii_case(name));
+    rows.text("blog_charset")
+        .filter(|charset| !is_utf8(charset))
+        .map_or(Ok(()), |charset| Err(NotNative::Charset(charset)))
+}
+
+fn plugin(rows: &Rows) -> Result<String, NotNative> {
+    options::plugin_active(rows.option("active_plugins"), rows.meta("active_sitewide_plugins"))
+        .map_err(understood("active_plugins"))?
+        .ok_or(NotNative::Inactive)
+}
+
+fn understood(option: &'static str) -> impl Fn(options::OptionError) -> NotNative {
+    move |error| NotNative::Option(option, error.to_string())
 }
 
 /// What to ask WordPress; `None` where the home URL is given by configuration.

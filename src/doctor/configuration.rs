@@ -1,0 +1,89 @@
+//! The configuration as it was read: faults, warnings, and what was taken for granted.
+
+use super::finding::{Area, Finding};
+use crate::config::{Config, Faults, ForwardedMode, ListenAddress, RefreshMode};
+use crate::wordpress::installation::Installation;
+
+/// Everything that is wrong, each a finding of its own.
+pub fn faults(faults: &Faults) -> Vec<Finding> {
+    faults
+        .0
+        .iter()
+        .map(|fault| {
+            let (area, id) = match fault.key.as_str() {
+                "wordpress.config" => (Area::WpConfig, "wp_config.fault"),
+                _ => (Area::Configuration, "configuration.fault"),
+            };
+            let mend = "Change it where it was said; config.example.toml explains every key.";
+            Finding::problem(area, id, fault.to_string(), mend)
+        })
+        .collect()
+}
+
+/// What an operator should look at, though it keeps nothing from working.
+pub fn warnings(config: &Config) -> Vec<Finding> {
+    let id = "configuration.warning";
+    let mut findings: Vec<Finding> = config
+        .warnings
+        .iter()
+        .map(|warning| {
+            Finding::warning(Area::Configuration, id, warning.clone(), "Change the key, or leave it if it is meant so.")
+        })
+        .collect();
+    if config.refresh.mode == RefreshMode::Forward {
+        findings.push(Finding::warning(
+            Area::Configuration,
+            "configuration.mode",
+            "refresh.mode is \"forward\": all refreshes are left to WordPress",
+            "Remove it, or set \"native\", for the sidecar to answer refreshes itself.",
+        ));
+    }
+    if config.forwarded.mode == ForwardedMode::Preserve {
+        findings.push(Finding::warning(
+            Area::ClientAddress,
+            "client_address.preserve",
+            "forwarded.mode is \"preserve\": X-Forwarded-For reaches WordPress as the client sent it, and the plugin believes \
+             it, so that every client can dodge the rate limit",
+            "Set forwarded.mode to \"auto\", unless a proxy in front replaces that field.",
+        ));
+    }
+    findings.extend(nobody_trusted(config));
+    findings
+}
+
+/// Behind a proxy on this machine every client has that proxy's address, unless it is trusted to tell.
+fn nobody_trusted(config: &Config) -> Option<Finding> {
+    let all = config.server.listen.iter().chain(&config.tls.listen);
+    let is_behind_a_proxy = |address: &ListenAddress| match address {
+        ListenAddress::Tcp(address) => address.ip().is_loopback(),
+        ListenAddress::Unix(_) => true,
+    };
+    let only_local = all.into_iter().all(is_behind_a_proxy);
+    (only_local && config.forwarded.trusted_proxies.is_empty()).then(|| {
+        Finding::warning(
+            Area::ClientAddress,
+            "client_address.trusted_proxies",
+            "the sidecar listens on this machine only, so a proxy must stand in front of it, but forwarded.trusted_proxies \
+             is empty: all clients have one address and share one rate limit",
+            "Name the proxy's address, and have it set X-Forwarded-For.",
+        )
+        .with_lines(["[forwarded]", "trusted_proxies = [\"127.0.0.1\", \"::1\"]"])
+    })
+}
+
+/// What was taken for granted about PHP's environment.
+pub fn assumed(installation: &Installation) -> Vec<Finding> {
+    installation
+        .assumed
+        .iter()
+        .map(|assumption| {
+            Finding::warning(
+                Area::WpConfig,
+                "wp_config.assumed",
+                format!("assumed of wp-config.php, which is read and not run: {assumption}"),
+                "Give the sidecar the same environment variables as PHP, or set the key that this is about; nothing has to be \
+                 done if the assumption is right.",
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,48 @@
+//! What the doctor would say of a running sidecar, as far as that knows by itself: nobody is asked, nothing is read.
+
+use super::configuration;
+use super::finding::{Area, Finding};
+use super::{keys, site};
+use crate::config::Config;
+use crate::wordpress::installation::Installation;
+use crate::wordpress::site::{Known, Sites};
+
+/// The warnings and problems that can be known without asking anybody; cheap enough for every look at a status page.
+/// `sites` is `None` where `[refresh] mode` is `forward`.
+pub fn findings(config: &Config, sites: Option<&Sites>) -> Vec<Finding> {
+    let mut findings = configuration::warnings(config);
+    if let Some(sites) = sites {
+        let home_obstacle = match sites.last_read() {
+            Some(Ok(site)) => sites.home_obstacle(&site),
+            _ => None,
+        };
+        if sites.is_database_away() {
+            findings.push(Finding::problem(
+                Area::Database,
+                "database.reachable",
+                "the database could not be read when it was last asked; what was known of the site serves meanwhile",
+                "`wp-jwt-sidecar doctor` says why; the sidecar keeps trying.",
+            ));
+        }
+        findings.extend(home_obstacle.as_ref().map(site::obstacle));
+        findings.extend(of_site(config, sites.installation(), sites.last_read()));
+    }
+    findings.retain(|finding| finding.level != super::finding::Level::Ok);
+    findings.sort_by_key(|finding| (finding.area, std::cmp::Reverse(finding.level)));
+    findings
+}
+
+fn of_site(config: &Config, installation: &Installation, known: Option<Known>) -> Vec<Finding> {
+    let mut findings = configuration::assumed(installation);
+    let algorithm = match &known {
+        Some(Ok(site)) => Some(site.signer.algorithm()),
+        _ => config.jwt.algorithm,
+    };
+    let secret = config.jwt.secret.as_ref().or(installation.jwt_secret.as_ref());
+    findings.push(keys::signing_key(algorithm, secret, config.jwt.private_key.is_some()));
+    findings.push(keys::salts(installation));
+    if let Some(Err(obstacle)) = known {
+        findings.push(site::obstacle(&obstacle));
+    }
+    findings
+}
