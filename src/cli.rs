@@ -15,10 +15,11 @@ use crate::config::{
     CONFIG_VARIABLE, Config, Faults, Flag, Kind, Sources,
     keys::{self, Fallback, KEYS, Key},
 };
+use crate::version;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "wp-jwt-sidecar", version, about, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = "wp-jwt-sidecar", version = version::VERSION, long_version = version::LONG, about, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

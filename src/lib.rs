@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod index;
 pub mod telemetry;
+pub mod version;
 
 pub mod drain;
 pub mod run;

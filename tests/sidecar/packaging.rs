@@ -1,0 +1,3 @@
+//! What packagers rely on: the program tells what it was built from.
+
+mod build;
