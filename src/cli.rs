@@ -15,10 +15,14 @@ use crate::config::{
     CONFIG_VARIABLE, Config, Faults, Flag, Kind, Sources,
     keys::{self, Fallback, KEYS, Key},
 };
+use crate::version;
+
+pub mod completions;
+pub mod man;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "wp-jwt-sidecar", version, about, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = NAME, version = version::VERSION, long_version = version::LONG, about, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -47,6 +51,14 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Print what makes a shell complete commands and flags
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell
+        shell: completions::Shell,
+    },
+    /// Print the manual page: wp-jwt-sidecar man | man -l -
+    Man,
 }
 
 /// The options of every command: a file and a flag for each key.
@@ -71,6 +83,9 @@ pub fn load(options: &Options, environment: impl Iterator<Item = (OsString, OsSt
     })
 }
 
+/// What the program is called.
+pub const NAME: &str = "wp-jwt-sidecar";
+
 /// Read where no other file is named, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/wp-jwt-sidecar/config.toml";
 
@@ -83,12 +98,20 @@ Example:
   wp-jwt-sidecar serve --listen 127.0.0.1:8080 --upstream http://127.0.0.1:8081 \\
       --wp-config /var/www/html/wp-config.php
 
-Configuration: a flag wins over its environment variable, that over the file, that over the default.
+Configuration:
+  A flag wins over its environment variable, that over the file, that over the default.
   The file is --config, else $WP_JWT_SIDECAR_CONFIG, else /etc/wp-jwt-sidecar/config.toml if it exists.
   Every key has a variable: upstream.url is $WP_JWT_SIDECAR_UPSTREAM_URL (lists: separated by commas).
   Secrets have no flag. config.example.toml explains every key.
 
-Exit codes: 0 done, 2 wrong usage, 78 wrong configuration.";
+Exit codes:
+  0 done, 2 wrong usage, 78 wrong configuration.";
+
+const COMPLETIONS_HELP: &str = "\
+The Debian package installs them. Else, where each shell looks for them:
+  bash  wp-jwt-sidecar completions bash > /usr/share/bash-completion/completions/wp-jwt-sidecar
+  zsh   wp-jwt-sidecar completions zsh  > /usr/local/share/zsh/site-functions/_wp-jwt-sidecar
+  fish  wp-jwt-sidecar completions fish > /usr/share/fish/vendor_completions.d/wp-jwt-sidecar.fish";
 
 impl Args for Options {
     fn augment_args(command: ClapCommand) -> ClapCommand {

@@ -17,6 +17,7 @@ pub mod config;
 pub mod doctor;
 pub mod index;
 pub mod telemetry;
+pub mod version;
 
 pub mod drain;
 pub mod run;

@@ -24,25 +24,34 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WRONG_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let options = match &command {
-        Command::Serve(options) | Command::Check(options) | Command::Index { options, .. } => options,
-    };
-    let parts = match load(options) {
-        Ok(parts) => parts,
+    match Cli::parse().command {
+        Command::Serve(options) => configured(&options, serve),
+        Command::Check(options) => configured(&options, check),
+        Command::Index { apply, drop, options } => {
+            let action = match (apply, drop) {
+                (true, _) => Action::Apply,
+                (_, true) => Action::Drop,
+                _ => Action::Show,
+            };
+            configured(&options, |parts| index(parts.installation, action))
+        }
+        Command::Completions { shell } => ended(cli::completions::write(shell, &mut std::io::stdout())),
+        Command::Man => ended(cli::man::write(&mut std::io::stdout())),
+    }
+}
+
+fn configured(options: &cli::Options, run: impl FnOnce(Parts) -> anyhow::Result<()>) -> ExitCode {
+    match load(options) {
+        Ok(parts) => ended(run(parts)),
         Err(faults) => {
             eprintln!("wp-jwt-sidecar: {faults}");
-            return ExitCode::from(WRONG_CONFIGURATION);
+            ExitCode::from(WRONG_CONFIGURATION)
         }
-    };
-    let done = match command {
-        Command::Serve(_) => serve(parts),
-        Command::Check(_) => check(parts),
-        Command::Index { apply: true, .. } => index(parts.installation, Action::Apply),
-        Command::Index { drop: true, .. } => index(parts.installation, Action::Drop),
-        Command::Index { .. } => index(parts.installation, Action::Show),
-    };
-    match done {
+    }
+}
+
+fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
+    match result.map_err(Into::into) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("wp-jwt-sidecar: {error:#}");

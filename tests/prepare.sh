@@ -3,8 +3,8 @@
 
 export PATH=$PATH:$HOME/.cargo/bin
 
-prepare() {
-	local packages=()
+prepare() { # PACKAGE…: those that the caller needs besides
+	local packages=("$@")
 	command -v cc >/dev/null || packages+=(gcc libc6-dev)
 	if ! command -v cargo >/dev/null; then
 		# Debian's own cargo is older than what the project needs; rustup brings one that is not. Debian 12 has no rustup.

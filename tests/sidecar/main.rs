@@ -18,6 +18,7 @@ mod locks;
 mod lookup;
 mod model;
 mod native;
+mod packaging;
 mod php_parity;
 mod proxy_protocol;
 mod recorded;
