@@ -1,35 +1,37 @@
 //! The two body types of an exchange: what goes up to the upstream and what comes down to the client.
 //!
-//! Frames pass through one at a time, so backpressure is hyper's own: nothing here buffers, collects or limits the size.
-//! What is limited is silence, which hyper does not (hyper#1628). The one kind of body that is held in memory is a
+//! Frames pass through one at a time and are read when they are asked for: nothing here buffers, collects or limits the
+//! size. What is limited is silence. The one kind of body that is held in memory is a
 //! small one, and only [`RequestBody::Replayed`] can carry on what was read of it.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::alarm::Alarm;
-use crate::connection::watch::Exchange;
 use crate::forward::request;
+use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
+use crate::http1;
 
 /// Why a body did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The side that sends it closed the connection, or framed it wrongly.
     #[error("the body broke off")]
-    BrokeOff(#[source] hyper::Error),
+    BrokeOff(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Nothing came for so long.
     #[error("nothing of the body came for {0:?}")]
     Silent(Duration),
+    /// It ended before its announced length.
+    #[error("the body is shorter than its Content-Length")]
+    TooShort,
 }
 
 /// What is sent to the upstream.
@@ -45,13 +47,14 @@ pub enum RequestBody {
 /// A body that is still arriving, and the time of its last frame.
 pub struct Streamed {
     incoming: Incoming,
-    progress: Progress,
+    progress: Instant,
     silence: Option<Silence>,
 }
 
-/// When a request body last moved. The wait for the upstream's answer counts from here, so that a long upload
-/// is never mistaken for a silent upstream.
-pub type Progress = Rc<Cell<Instant>>;
+enum Incoming {
+    Http1(http1::incoming::Incoming),
+    Http2(hyper::body::Incoming),
+}
 
 /// How long a body may be silent, and the timer for it.
 struct Silence {
@@ -61,29 +64,29 @@ struct Silence {
 }
 
 impl RequestBody {
-    /// The client's body as it arrives.
-    pub fn streamed(incoming: Incoming) -> Self {
+    /// The body of an HTTP/1.x request as it arrives.
+    pub fn http1(incoming: http1::incoming::Incoming) -> Self {
+        RequestBody::streamed(Incoming::Http1(incoming))
+    }
+
+    /// The body of an HTTP/2 request as it arrives.
+    pub fn http2(incoming: hyper::body::Incoming) -> Self {
+        RequestBody::streamed(Incoming::Http2(incoming))
+    }
+
+    fn streamed(incoming: Incoming) -> Self {
         if incoming.is_end_stream() {
             return RequestBody::Empty;
         }
-        RequestBody::Streamed(Streamed::new(incoming))
+        RequestBody::Streamed(Streamed { incoming, progress: Instant::now(), silence: None })
     }
 
-    /// Frames already read, then the rest. `rest` is `None` when the body was read to its end.
-    pub fn replayed(frames: VecDeque<Frame<Bytes>>, rest: Option<Incoming>) -> Self {
-        if frames.is_empty() && rest.is_none() {
-            return RequestBody::Empty;
-        }
-        RequestBody::Replayed(frames, rest.map(Streamed::new))
-    }
-
-    /// The clock of this body's progress; `None` when nothing of it is still to come from the client.
-    pub fn progress(&self) -> Option<Progress> {
+    /// When this body last moved; `None` when nothing of it is still to come from the client. The wait for the upstream's
+    /// answer counts from here, so that a long upload is never mistaken for a silent upstream.
+    pub fn progress(&self) -> Option<Instant> {
         match self {
             RequestBody::Empty | RequestBody::Replayed(_, None) => None,
-            RequestBody::Streamed(streamed) | RequestBody::Replayed(_, Some(streamed)) => {
-                Some(Rc::clone(&streamed.progress))
-            }
+            RequestBody::Streamed(streamed) | RequestBody::Replayed(_, Some(streamed)) => Some(streamed.progress),
         }
     }
 
@@ -112,24 +115,46 @@ impl RequestBody {
     }
 }
 
-impl Streamed {
-    fn new(incoming: Incoming) -> Self {
-        Streamed { incoming, progress: Rc::new(Cell::new(Instant::now())), silence: None }
+impl Incoming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self {
+            Incoming::Http1(incoming) => ready!(incoming.poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+            Incoming::Http2(incoming) => {
+                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
+            }
+        };
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::BrokeOff)))
     }
 
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Incoming::Http1(incoming) => incoming.is_end_stream(),
+            Incoming::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Incoming::Http1(incoming) => incoming.size_hint(),
+            Incoming::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl Streamed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        match self.incoming.poll_frame(cx) {
             Poll::Ready(mut frame) => {
                 if let Some(Ok(frame)) = &mut frame
                     && let Some(trailers) = frame.trailers_mut()
                 {
                     request::prepare_trailers(trailers);
                 }
-                self.progress.set(Instant::now());
+                self.progress = Instant::now();
                 if let Some(silence) = &mut self.silence {
                     silence.is_broken();
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::BrokeOff)))
+                Poll::Ready(frame)
             }
             Poll::Pending => match &mut self.silence {
                 Some(silence) => silence.poll(cx).map(|error| Some(Err(error))),
@@ -181,7 +206,7 @@ impl Body for RequestBody {
         }
     }
 
-    // Without an exact hint hyper would turn a body of known length into a chunked one.
+    // Without an exact hint a body of known length would be sent in chunks.
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
@@ -196,70 +221,70 @@ impl Body for RequestBody {
 }
 
 /// What is sent to the client.
-pub struct ResponseBody {
-    content: Content,
-    /// Dropped with the body, which hyper does when the last of it has been handed over for writing.
-    exchange: Option<Exchange>,
-}
+pub struct ResponseBody(Content);
 
 enum Content {
     Whole(Option<Bytes>),
     Upstream(UpstreamBody),
+    Switch(Tunnel),
 }
 
 impl ResponseBody {
-    /// An answer that the sidecar makes itself, or the empty one of a switch of protocols.
+    /// An answer that the sidecar makes itself.
     pub fn whole(bytes: Bytes) -> Self {
-        let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
-        ResponseBody { content: Content::Whole(bytes), exchange: None }
+        ResponseBody(Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
     }
 
     /// The upstream's body.
     pub fn upstream(body: UpstreamBody) -> Self {
-        ResponseBody { content: Content::Upstream(body), exchange: None }
+        ResponseBody(Content::Upstream(body))
     }
 
-    /// The exchange ends when this body does.
-    pub fn ends(&mut self, exchange: Exchange) {
-        self.exchange = Some(exchange);
+    /// No body: behind this answer the connection becomes another.
+    pub fn switch(tunnel: Tunnel) -> Self {
+        ResponseBody(Content::Switch(tunnel))
+    }
+
+    /// What the connection becomes behind this answer.
+    pub fn into_tunnel(self) -> Option<Tunnel> {
+        match self.0 {
+            Content::Switch(tunnel) => Some(tunnel),
+            Content::Whole(_) | Content::Upstream(_) => None,
+        }
     }
 }
 
 /// A body that is still arriving from the upstream. At its end the connection goes back to the pool; dropped
 /// before its end, the connection is closed with it, since what is left unread on it cannot be told from the next answer.
 pub struct UpstreamBody {
-    incoming: Incoming,
+    /// `None` once the body was read.
     lease: Option<Lease>,
     silent_since: Option<Instant>,
 }
 
 impl UpstreamBody {
-    /// `lease` is the connection that `incoming` is read from.
-    pub fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = UpstreamBody { incoming, lease: Some(lease), silent_since: None };
+    /// The body that comes by `lease`.
+    pub fn new(lease: Lease) -> Self {
+        let mut body = UpstreamBody { lease: Some(lease), silent_since: None };
         body.give_back_at_end();
         body
     }
 
     fn give_back_at_end(&mut self) {
-        if self.incoming.is_end_stream()
-            && let Some(lease) = self.lease.take()
-        {
+        if let Some(lease) = self.lease.take_if(|lease| lease.is_answered()) {
             lease.give_back();
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(frame)) => frame.map_err(BodyError::BrokeOff),
+        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
+        let frame = match lease.poll_frame(cx) {
+            Poll::Ready(Some(frame)) => frame,
             Poll::Ready(None) => {
-                if let Some(lease) = self.lease.take() {
-                    lease.give_back();
-                }
+                self.give_back_at_end();
                 return Poll::Ready(None);
             }
             Poll::Pending => {
-                let Some(lease) = &mut self.lease else { return Poll::Pending };
                 let since = *self.silent_since.get_or_insert_with(Instant::now);
                 Err(BodyError::Silent(ready!(lease.poll_silent(cx, since))))
             }
@@ -285,23 +310,27 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.content {
+        match &mut self.0 {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => body.poll_frame(cx),
+            Content::Switch(_) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
+        match &self.0 {
             Content::Whole(bytes) => bytes.is_none(),
-            Content::Upstream(body) => body.incoming.is_end_stream(),
+            Content::Upstream(body) => body.lease.is_none(),
+            Content::Switch(_) => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Content::Upstream(body) => body.incoming.size_hint(),
-        }
+        let length = match &self.0 {
+            Content::Whole(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Upstream(body) => body.lease.as_ref().map_or(Some(0), Lease::left),
+            Content::Switch(_) => Some(0),
+        };
+        length.map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }

@@ -3,38 +3,29 @@
 
 pub mod watch;
 
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use http::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
-use crate::alarm::Alarm;
 use crate::client_addr::{self, Peer, Scheme};
-use crate::error::ExchangeError;
 use crate::forward::request;
+use crate::http1::server::ConnectionError;
 use crate::listen::Accepted;
 use crate::metrics::{Event, Level, Open};
 use crate::per_address::Place;
-use crate::respond::{self, Asked};
 use crate::stream::Stream;
 use crate::tls::Acceptor;
 use crate::worker::Worker;
-use crate::{exchange, http2, proxy_protocol, tls};
-use watch::{Wait, Watch, Watched};
+use crate::{http1, http2, proxy_protocol, tls};
+use watch::Wait;
 
-/// How long the last words to a client that was too slow may take.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// A client's connection with HTTP/1.x on it. TLS is boxed, so that a plain one does not carry its space.
+pub type ClientStream = Either<Stream, Box<TlsStream<Stream>>>;
 
 /// A client connection as its exchanges see it. It lives as long as the connection does, as a tunnel too.
 pub struct Downstream {
@@ -88,7 +79,7 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
     match tls {
         // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
         Some(acceptor) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,
-        None => serve_http1(stream, downstream).await,
+        None => serve_http1(Either::Left(stream), downstream).await,
     }
 }
 
@@ -108,7 +99,7 @@ async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstrea
         }
         Ok(stream) => {
             metrics.add(Event::HandshakeHttp1);
-            serve_http1(stream, downstream).await;
+            serve_http1(Either::Right(Box::new(stream)), downstream).await;
         }
         Err(error) => {
             metrics.add(error.event());
@@ -134,87 +125,25 @@ impl Worker {
     }
 }
 
-async fn serve_http1<I>(stream: I, downstream: Rc<Downstream>)
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_http1(stream: ClientStream, downstream: Rc<Downstream>) {
     let (worker, peer) = (Rc::clone(&downstream.worker), downstream.peer);
-    let watch = Watch::new();
-    let service = service_fn(|request| {
-        let (downstream, exchange) = (Rc::clone(&downstream), watch.exchange());
-        // Boxed, so that an idle connection does not carry the space of an exchange, which is 4 KB.
-        Box::pin(async move {
-            let mut answer = exchange::answer(&downstream, request).await;
-            answer.body_mut().ends(exchange);
-            Ok::<_, Infallible>(answer)
-        })
-    });
-    let stream = TokioIo::new(Watched::new(stream, Arc::clone(&watch)));
-    let mut connection = worker.http.serve_connection(stream, service).with_upgrades();
-    let mut draining = pin!(worker.draining.cancelled());
-    let mut is_draining = false;
-    let mut alarm = Alarm::default();
-    let ended = poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Ok(ended));
-        }
-        match watch.waits_for(&worker.limits) {
-            Some((wait, deadline)) => alarm.poll_at(cx, deadline).map(|()| Err(wait)),
-            None => Poll::Pending,
-        }
-    });
-    match ended.await {
-        Ok(Ok(())) => {}
-        // hyper has answered 400, 414 or 431 by itself.
-        Ok(Err(error)) if error.is_parse() => refused_by_hyper(&error, &worker, peer),
-        Ok(Err(error)) => debug!(%error, %peer, "connection ended"),
-        Err(Wait::FirstByte) => {
+    let connection = http1::server::Connection::new(stream, downstream);
+    match connection.serve(worker.draining.cancelled()).await {
+        Ok(()) => {}
+        Err(ConnectionError::TooLong(Wait::FirstByte)) => {
             worker.metrics.add(Event::SilentFirstByte);
             debug!(%peer, "closed a connection: nothing came within first_byte_timeout");
         }
-        Err(Wait::NextRequest) => debug!(%peer, "closed a connection: it idled for keepalive_idle"),
-        Err(Wait::Reader) => {
+        Err(ConnectionError::TooLong(Wait::Head | Wait::NextRequest)) => {
+            debug!(%peer, "closed a connection: it idled for keepalive_idle");
+        }
+        Err(ConnectionError::TooLong(Wait::Reader)) => {
             worker.metrics.add(Event::SilentReader);
             info!(%peer, "closed a connection: the client read nothing for response_write_idle");
         }
-        Err(Wait::Head) => {
-            if let Some(parts) = connection.into_parts() {
-                Box::pin(say_too_late(parts.io.into_inner(), &worker, peer)).await;
-            }
+        Err(error) => {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            debug!(%error, source, %peer, "connection ended");
         }
     }
-}
-
-/// A request that hyper could not read and has answered with a bare 400, 414 or 431. Its type keeps the last two together
-/// (`is_parse_too_large`), so they are told apart by its words; should those change, both are a head too large.
-fn refused_by_hyper(error: &hyper::Error, worker: &Worker, peer: Peer) {
-    let (event, status) = match error.is_parse_too_large() {
-        true if error.to_string().contains("URI") => (Event::UriTooLong, 414),
-        true => (Event::HeadTooLarge, 431),
-        false => (Event::Malformed, 400),
-    };
-    // It never became a request that had begun.
-    worker.metrics.add(Event::Begun);
-    worker.metrics.add(Event::Error4xx);
-    worker.metrics.add(event);
-    let request_id = worker.request_ids.next();
-    info!(%peer, %request_id, status, reason = %error, "refused a request that is not valid HTTP");
-}
-
-/// hyper closes without a word when a head takes too long (and so would we, were the answer not 408 everywhere else).
-async fn say_too_late(mut stream: impl AsyncWrite + Unpin, worker: &Worker, peer: Peer) {
-    let error = ExchangeError::RequestHeadTimeout(worker.limits.request_header);
-    let asked = Asked::new(worker.request_ids.next(), &HeaderMap::new());
-    worker.metrics.add(Event::Begun);
-    exchange::tell(&error, &asked, peer, &worker.metrics);
-    let answer = respond::written_failure(&error, &asked);
-    let said = async {
-        stream.write_all(&answer).await?;
-        stream.shutdown().await
-    };
-    let _ = timeout(LAST_WORDS, said).await;
 }

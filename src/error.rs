@@ -3,7 +3,10 @@
 use std::io;
 use std::time::Duration;
 
+use crate::body::BodyError;
 use crate::forward::dial::DialError;
+use crate::http1::client::AnswerError;
+use crate::http1::head::HeadError;
 use crate::vet::Refusal;
 
 /// Whose fault a failed exchange was.
@@ -23,12 +26,15 @@ pub enum ExchangeError {
     /// The request is not one that may be passed on.
     #[error("refused the request: {0}")]
     Refused(#[from] Refusal),
+    /// The head of the request is not one.
+    #[error("refused a request that is not valid HTTP")]
+    RequestHead(#[from] HeadError),
     /// The head of the request did not arrive in time.
     #[error("the head of the request did not arrive within {0:?}")]
     RequestHeadTimeout(Duration),
     /// The request body broke off or was not valid HTTP.
     #[error("could not read the request body")]
-    RequestBody(#[source] hyper::Error),
+    RequestBody(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Nothing of the request body arrived for so long.
     #[error("nothing of the request body arrived for {0:?}")]
     RequestBodyTimeout(Duration),
@@ -46,7 +52,7 @@ pub enum ExchangeError {
     UpstreamTls(#[source] io::Error),
     /// The upstream closed the connection or sent something that is no HTTP answer.
     #[error("the upstream broke off before its answer")]
-    UpstreamResponse(#[source] hyper::Error),
+    UpstreamResponse(#[from] AnswerError),
     /// The upstream sent no answer in time.
     #[error("the upstream sent no answer within {0:?}")]
     UpstreamTimeout(Duration),
@@ -69,6 +75,7 @@ impl ExchangeError {
     pub fn fault(&self) -> Fault {
         match self {
             ExchangeError::Refused(_)
+            | ExchangeError::RequestHead(_)
             | ExchangeError::RequestHeadTimeout(_)
             | ExchangeError::RequestBody(_)
             | ExchangeError::RequestBodyTimeout(_) => Fault::Client,
@@ -81,6 +88,17 @@ impl ExchangeError {
             | ExchangeError::UpstreamUnaskedUpgrade
             | ExchangeError::UpstreamTransferEncoding => Fault::Upstream,
             ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => Fault::Database,
+        }
+    }
+}
+
+impl From<BodyError> for ExchangeError {
+    /// What failed is the request's body.
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::BrokeOff(error) => ExchangeError::RequestBody(error),
+            BodyError::Silent(limit) => ExchangeError::RequestBodyTimeout(limit),
+            BodyError::TooShort => ExchangeError::RequestBody(error.into()),
         }
     }
 }

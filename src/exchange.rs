@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tracing::{debug, info, warn};
 
 use crate::body::{RequestBody, ResponseBody};
@@ -17,9 +16,9 @@ use crate::refresh::{self, Answer};
 use crate::respond::Asked;
 use crate::{forward, respond, route, vet};
 
-/// Answers one request. There is always an answer: an error would close the connection without a word (hyper#3659).
+/// Answers one request. There is always an answer.
 /// Dropped before its end when the client closes the connection: the upstream's request ends with it.
-pub async fn answer(downstream: &Rc<Downstream>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn answer(downstream: &Rc<Downstream>, request: Request<RequestBody>) -> Response<ResponseBody> {
     let metrics = &downstream.worker.metrics;
     metrics.add(Event::Begun);
     let begun = Instant::now();
@@ -53,7 +52,7 @@ enum Answered {
     Forwarded(Forwarded),
 }
 
-async fn exchange(downstream: &Rc<Downstream>, request: Request<Incoming>) -> Result<Answered, ExchangeError> {
+async fn exchange(downstream: &Rc<Downstream>, request: Request<RequestBody>) -> Result<Answered, ExchangeError> {
     let worker = &downstream.worker;
     vet::vet(&request)?;
     let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
@@ -61,10 +60,10 @@ async fn exchange(downstream: &Rc<Downstream>, request: Request<Incoming>) -> Re
         Some(refresher) if route::could_be_refresh(request.method(), request.uri()) => {
             match refresh::answer(refresher, request, &client).await? {
                 Answer::Native(answer) => return Ok(Answered::Natively(respond::native(answer))),
-                Answer::Forward(request) => request,
+                Answer::Forward(request) => *request,
             }
         }
-        _ => request.map(RequestBody::streamed),
+        _ => request,
     };
     forward::forward(downstream, request, &client).await.map(Answered::Forwarded)
 }

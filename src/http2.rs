@@ -23,7 +23,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use crate::body::{BodyError, ResponseBody};
+use crate::body::{BodyError, RequestBody, ResponseBody};
 use crate::config::Config;
 use crate::connection::Downstream;
 use crate::connection::watch::Limits;
@@ -80,7 +80,7 @@ where
         let (downstream, in_flight) = (Rc::clone(&downstream), InFlight::new(&activity));
         async move {
             as_http1(&mut request);
-            let answer = exchange::answer(&downstream, request).await;
+            let answer = exchange::answer(&downstream, request.map(RequestBody::http2)).await;
             Ok::<_, Infallible>(answer.map(|body| Counted { body, _in_flight: in_flight }))
         }
     });

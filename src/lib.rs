@@ -3,7 +3,7 @@
 //! The way of a request, in the order of the modules:
 //!
 //! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread, one runtime, its own upstream connections.
-//! 2. [`connection`] makes HTTP of it, with [`tls`] HTTP/1.1 or [`http2`], and calls [`exchange`] for each request.
+//! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also [`http2`], and calls [`exchange`] for each request.
 //! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
 //! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
@@ -27,6 +27,7 @@ pub mod client_addr;
 pub mod connection;
 pub mod exchange;
 pub mod forward;
+pub mod http1;
 pub mod http2;
 pub mod listen;
 pub mod metrics;

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::body::ResponseBody;
 use crate::error::ExchangeError;
+use crate::http1::head::HeadError;
 use crate::request_id::RequestId;
 use crate::vet::Refusal;
 
@@ -61,6 +62,15 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::Refused(
             Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch,
         ) => (StatusCode::BAD_REQUEST, "invalid_host", "The request does not name one valid host."),
+        ExchangeError::RequestHead(HeadError::TooLarge) => (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "request_head_too_large",
+            "The head of the request is too large.",
+        ),
+        ExchangeError::RequestHead(HeadError::TargetTooLong) => {
+            (StatusCode::URI_TOO_LONG, "target_too_long", "The target of the request is too long.")
+        }
+        ExchangeError::RequestHead(_) => (StatusCode::BAD_REQUEST, "invalid_request", "The request is not valid HTTP."),
         ExchangeError::RequestHeadTimeout(_) => {
             (StatusCode::REQUEST_TIMEOUT, "request_head_timeout", "The request did not arrive in time.")
         }
@@ -109,23 +119,6 @@ pub fn failure(error: &ExchangeError, asked: &Asked) -> Response<ResponseBody> {
     page(error, asked).map(ResponseBody::whole)
 }
 
-/// The same answer as bytes, for a client whose request never became one.
-pub fn written_failure(error: &ExchangeError, asked: &Asked) -> Vec<u8> {
-    let answer = page(error, asked);
-    let status = answer.status();
-    let mut bytes =
-        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or("Error")).into_bytes();
-    for (name, value) in answer.headers() {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", answer.body().len()).as_bytes());
-    bytes.extend_from_slice(answer.body());
-    bytes
-}
-
 fn page(error: &ExchangeError, asked: &Asked) -> Response<Bytes> {
     let Entry { status, reason, message, closes, retry_after } = entry(error);
     let (body, content_type) = match asked.accepts_html {
@@ -167,7 +160,7 @@ pub fn native(answer: Response<Bytes>) -> Response<ResponseBody> {
     dated(answer).map(ResponseBody::whole)
 }
 
-/// hyper adds no `Date` (it must not to the upstream's answers), and an origin server with a clock must (RFC 9110, 6.6.1).
+/// The upstream's answers have theirs or none, but an origin server with a clock must (RFC 9110, 6.6.1).
 fn dated(mut answer: Response<Bytes>) -> Response<Bytes> {
     let date = httpdate::fmt_http_date(SystemTime::now());
     if let Ok(date) = HeaderValue::from_str(&date) {
@@ -201,15 +194,5 @@ mod tests {
             assert_eq!(body["data"]["status"], 504);
             assert_eq!(body["data"]["request_id"], app.id.to_string());
         }
-    }
-
-    #[test]
-    fn a_written_answer_is_framed() {
-        let error = ExchangeError::RequestHeadTimeout(Duration::from_secs(1));
-        let text = String::from_utf8(written_failure(&error, &asked("*/*"))).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{head}");
-        assert!(head.contains("connection: close"), "{head}");
-        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
     }
 }

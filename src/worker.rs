@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use ipnet::IpNet;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -23,6 +23,7 @@ use crate::connection::watch::Limits;
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
 use crate::forward::upstream::Upstream;
+use crate::http1::server::HeadLimits;
 use crate::http2::OnThisThread;
 use crate::listen::Accepted;
 use crate::metrics::Shard;
@@ -32,8 +33,8 @@ use crate::request_id::RequestIds;
 
 /// What an exchange on this worker needs.
 pub struct Worker {
-    /// Makes a server of a connection that speaks HTTP/1.1.
-    pub http: http1::Builder,
+    /// How large the head of a request may be.
+    pub head_limits: HeadLimits,
     /// Makes a server of a connection that speaks HTTP/2.
     pub http2: http2::Builder<OnThisThread>,
     /// This worker's connections to the upstream.
@@ -100,7 +101,7 @@ async fn work(
     drain: Drain,
 ) {
     let worker = Rc::new(Worker {
-        http: server(&config),
+        head_limits: HeadLimits { bytes: config.server.max_header_bytes, fields: config.server.max_header_fields },
         http2: crate::http2::server(&config),
         upstream: Upstream::new(config.upstream, dialer, config.server.workers, Arc::clone(&metrics)),
         refresher,
@@ -137,18 +138,4 @@ async fn work(
         let (connections, tunnels) = (connections.len(), worker.tunnels.len());
         warn!(connections, tunnels, "closing connections that did not end within drain_timeout");
     }
-}
-
-fn server(config: &Config) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    // connection/watch.rs has the limits; hyper's own would take a timer for each request.
-    http.header_read_timeout(None)
-        .max_headers(config.server.max_header_fields)
-        .max_header_size(config.server.max_header_bytes)
-        .preserve_header_case(true)
-        // For the fields of answers that are our own.
-        .title_case_headers(true)
-        // The upstream's answers pass unchanged; respond.rs dates ours.
-        .auto_date_header(false);
-    http
 }

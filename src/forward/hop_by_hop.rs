@@ -3,9 +3,11 @@
 use http::header::{self, GetAll};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::http1::head;
+
 /// Takes out all fields that end at this hop, and those for which `also` holds. The others keep their order.
 ///
-/// `Transfer-Encoding` goes too: framing belongs to a hop, and the caller (or hyper) frames anew.
+/// `Transfer-Encoding` goes too: framing belongs to a hop, and `http1::write` frames anew.
 /// `TE: trailers` stays: it is the one member of `TE` that is meant for the whole way here, since we pass trailers on.
 /// `switches` leaves `Connection` and `Upgrade` where they are, for the caller to set.
 pub fn remove(headers: &mut HeaderMap, switches: bool, also: impl Fn(&HeaderName) -> bool) {
@@ -49,7 +51,7 @@ impl Hop {
 
 /// Takes out every field for which `is_unwanted` holds and keeps the order of the others. `HeaderMap::remove` swaps the
 /// last field into the gap: good enough for what stands at the end, else the fields are put in anew.
-fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+pub fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
     let Some(first) = headers.keys().position(&is_unwanted) else { return };
     if headers.keys().skip(first).all(&is_unwanted) {
         let last: Vec<HeaderName> = headers.keys().skip(first).cloned().collect();
@@ -73,11 +75,7 @@ fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) ->
 
 /// The members of a list field, over all its lines (RFC 9110, 5.6.1), without the empty ones.
 pub fn tokens(lines: GetAll<'_, HeaderValue>) -> impl Iterator<Item = &[u8]> {
-    lines
-        .into_iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|token| !token.is_empty())
+    lines.into_iter().flat_map(|line| head::tokens(line.as_bytes()))
 }
 
 /// The fields named by any of the `Connection` lines (there may be several).

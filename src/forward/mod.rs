@@ -41,7 +41,7 @@ pub async fn forward(
     client: &Client,
 ) -> Result<Forwarded, ExchangeError> {
     let worker = &downstream.worker;
-    let upgrade = Upgrade::asked_for(&mut request);
+    let upgrade = Upgrade::asked_for(&request);
     let authority = worker.upstream.authority();
     let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded };
     request::prepare(&mut request, &hop, upgrade.as_ref());

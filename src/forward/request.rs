@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{self, GetAll};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use hyper::body::Body as _;
 
 use super::upgrade::Upgrade;
@@ -26,7 +26,7 @@ pub struct Hop<'a> {
     pub mode: ForwardedMode,
 }
 
-/// Changes `request` in place, so that what travels in its extensions (the case of field names) goes along.
+/// Changes `request` in place, so that what travels in its extensions (the spelling of field names) goes along.
 pub fn prepare(request: &mut Request<RequestBody>, hop: &Hop<'_>, upgrade: Option<&Upgrade>) {
     to_origin_form(request.uri_mut());
     let had_coding = request.headers().contains_key(header::TRANSFER_ENCODING);
@@ -38,7 +38,7 @@ pub fn prepare(request: &mut Request<RequestBody>, hop: &Hop<'_>, upgrade: Optio
     folded::dropped(&twins.into_inner());
     let has_length = !had_coding && request.headers().contains_key(header::CONTENT_LENGTH);
     if !has_length && !request.body().is_end_stream() {
-        // hyper's client drops the body of a GET or HEAD that has neither length nor coding (hyper#1925). HTTP/2 has no codings.
+        // HTTP/2 has no codings, and one of ours ended at this hop.
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if let Some(upgrade) = upgrade {
@@ -51,8 +51,6 @@ pub fn prepare(request: &mut Request<RequestBody>, hop: &Hop<'_>, upgrade: Optio
     if hop.mode == ForwardedMode::Auto {
         set_forwarding_fields(request.headers_mut(), hop.client, hop.peer);
     }
-    // A copied HTTP/1.0 would leave hyper's client no way to frame a body or to keep the connection.
-    *request.version_mut() = Version::HTTP_11;
 }
 
 /// SECURITY: some servers merge trailers into the fields (Apache's `MergeTrailers`), where these would overrule ours.

@@ -1,8 +1,7 @@
 //! An upstream's answer made fit for the client. It is changed in place: its extensions carry the reason phrase and
-//! the case of the field names.
+//! the spelling of the field names.
 
-use http::{HeaderMap, Response, Version, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, Response, header};
 
 use super::hop_by_hop;
 use super::upstream::Lease;
@@ -12,18 +11,16 @@ use crate::error::ExchangeError;
 /// Makes `answer`, read from `lease`, fit for the client.
 ///
 /// # Errors
-/// A transfer coding that hyper has not taken off: without its name the client could not read the body.
-pub fn prepare(mut answer: Response<Incoming>, lease: Lease) -> Result<Response<ResponseBody>, ExchangeError> {
+/// A transfer coding other than `chunked`: without its name the client could not read the body.
+pub fn prepare(mut answer: Response<()>, lease: Lease) -> Result<Response<ResponseBody>, ExchangeError> {
     let headers = answer.headers_mut();
     let is_coded = headers.contains_key(header::TRANSFER_ENCODING);
     if is_coded && !is_chunked_only(headers) {
         return Err(ExchangeError::UpstreamTransferEncoding);
     }
-    // With both, hyper's server gives up and the client gets an empty reply; the coding wins (RFC 9112, 6.3).
+    // With both, the coding wins (RFC 9112, 6.3).
     hop_by_hop::remove(headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
-    // A copied HTTP/1.0 would make hyper answer in 1.0 and close; a 1.0 client still gets what it can read.
-    *answer.version_mut() = Version::HTTP_11;
-    Ok(answer.map(|body| ResponseBody::upstream(UpstreamBody::new(body, lease))))
+    Ok(answer.map(|()| ResponseBody::upstream(UpstreamBody::new(lease))))
 }
 
 fn is_chunked_only(headers: &HeaderMap) -> bool {

@@ -1,7 +1,7 @@
 //! A connection that has switched protocols: bytes in both directions, each closed on its own, ended when both are
 //! or when nothing passed for `[server] tunnel_idle`.
 //!
-//! The worker counts tunnels and waits for them when draining: hyper's graceful shutdown knows nothing of them.
+//! The worker counts tunnels and waits for them when draining.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -11,74 +11,69 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Response, header};
-use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::debug;
 
+use super::dial::UpstreamStream;
 use super::hop_by_hop;
 use super::upgrade::{self, Upgrade};
 use super::upstream::Lease;
 use crate::alarm::Alarm;
 use crate::body::ResponseBody;
-use crate::connection::Downstream;
+use crate::connection::{ClientStream, Downstream};
 use crate::error::ExchangeError;
+use crate::http1::rewound::Rewound;
 use crate::metrics::{Level, Open};
 
-/// How long both sides may take to let go of their connections once the 101 is there. The client's does so when it has
-/// taken the 101; one side that never does must not keep the other's.
-const SWITCH_TIME: Duration = Duration::from_secs(10);
-
-/// Answers a 101 of the upstream with the client's own, and joins the two connections behind it.
+/// Answers a 101 of the upstream with the client's own; behind it the two connections are joined.
 ///
 /// # Errors
 /// Nobody asked, or for another protocol: the client would take what follows for something else.
 pub fn open(
-    mut answer: Response<Incoming>,
+    mut answer: Response<()>,
     lease: Lease,
     upgrade: Option<Upgrade>,
     downstream: &Rc<Downstream>,
 ) -> Result<Response<ResponseBody>, ExchangeError> {
-    let Some(Upgrade { protocols, client, .. }) = upgrade else {
+    let Some(Upgrade { protocols, .. }) = upgrade else {
         return Err(ExchangeError::UpstreamUnaskedUpgrade);
     };
     if !upgrade::is_agreed(&protocols, answer.headers()) {
         return Err(ExchangeError::UpstreamUnaskedUpgrade);
     }
-    let upstream = hyper::upgrade::on(&mut answer);
-    let open = downstream.worker.metrics.open(Level::Tunnels);
-    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease, _open: open };
-    downstream.worker.tunnels.spawn_local(tunnel.run(client, upstream));
     hop_by_hop::remove(answer.headers_mut(), true, |name| name == header::CONTENT_LENGTH);
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    Ok(answer.map(|_| ResponseBody::whole(Bytes::new())))
+    let open = downstream.worker.metrics.open(Level::Tunnels);
+    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease, open };
+    Ok(answer.map(|()| ResponseBody::switch(tunnel)))
 }
 
-/// What a tunnel holds besides its two streams: the client's place among the connections and the upstream's slot.
-struct Tunnel {
+/// The upstream's half of a tunnel. It holds the client's place among the connections and the upstream's slot.
+pub struct Tunnel {
     downstream: Rc<Downstream>,
     lease: Lease,
-    _open: Open,
+    open: Open,
 }
 
 impl Tunnel {
-    async fn run(self, client: OnUpgrade, upstream: OnUpgrade) {
-        let peer = self.downstream.peer;
-        let (client, upstream) = match timeout(SWITCH_TIME, async { tokio::try_join!(client, upstream) }).await {
-            Ok(Ok(both)) => both,
-            Ok(Err(error)) => return debug!(%error, %peer, "a switch of protocols broke off"),
-            Err(_) => return debug!(%peer, "a switch of protocols did not come to its end"),
-        };
-        match join(client, upstream, self.downstream.worker.tunnel_idle).await {
+    /// Joins it with the client's half, in a task of its own.
+    pub fn join(self, client: Rewound<ClientStream>) {
+        let tunnels = self.downstream.worker.tunnels.clone();
+        tunnels.spawn_local(self.run(client));
+    }
+
+    async fn run(self, client: Rewound<ClientStream>) {
+        let Tunnel { downstream, lease, open } = self;
+        let peer = downstream.peer;
+        let (upstream, slot) = lease.into_stream();
+        match join(client, upstream, downstream.worker.tunnel_idle).await {
             Ended::Closed(up, down) => debug!(%peer, up, down, "a tunnel ended"),
             Ended::Broken(error) => debug!(%peer, %error, "a tunnel broke"),
             Ended::Silent => debug!(%peer, "a tunnel was closed: nothing passed within tunnel_idle"),
         }
-        drop(self.lease);
+        drop((slot, open));
     }
 }
 
@@ -88,11 +83,10 @@ enum Ended {
     Silent,
 }
 
-async fn join(client: Upgraded, upstream: Upgraded, idle: Duration) -> Ended {
+async fn join(client: Rewound<ClientStream>, mut upstream: Rewound<UpstreamStream>, idle: Duration) -> Ended {
     let moved = Cell::new(true);
     // Whatever passes either way passes here.
-    let mut client = Noted { stream: TokioIo::new(client), moved: &moved };
-    let mut upstream = TokioIo::new(upstream);
+    let mut client = Noted { stream: client, moved: &moved };
     let mut copying = pin!(copy_bidirectional(&mut client, &mut upstream));
     let mut alarm = Alarm::default();
     let mut since = Instant::now();

@@ -4,7 +4,6 @@
 use http::header::{self, GetAll, HeaderMap, HeaderValue};
 use http::{Request, Version};
 use hyper::body::Body as _;
-use hyper::upgrade::OnUpgrade;
 
 use super::hop_by_hop::tokens;
 use crate::body::RequestBody;
@@ -15,16 +14,14 @@ pub struct Upgrade {
     pub protocols: Vec<String>,
     /// The value of `Upgrade` for the upstream: the client's own, unless `h2c` had to go.
     pub field: HeaderValue,
-    /// The client's connection, once hyper has let go of it.
-    pub client: OnUpgrade,
 }
 
 impl Upgrade {
     /// `None` where nothing is asked for that may be passed on; then `Upgrade` is an ordinary hop-by-hop field.
-    pub fn asked_for(request: &mut Request<RequestBody>) -> Option<Upgrade> {
+    pub fn asked_for(request: &Request<RequestBody>) -> Option<Upgrade> {
         let protocols = protocols_asked_for(request)?;
         let field = field(request.headers().get_all(header::UPGRADE), &protocols)?;
-        Some(Upgrade { protocols, field, client: hyper::upgrade::on(request) })
+        Some(Upgrade { protocols, field })
     }
 }
 
@@ -74,7 +71,7 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let upgrade = Upgrade::asked_for(&mut request.body(RequestBody::Empty).unwrap())?;
+        let upgrade = Upgrade::asked_for(&request.body(RequestBody::Empty).unwrap())?;
         Some((upgrade.protocols, upgrade.field.to_str().unwrap().to_owned()))
     }
 

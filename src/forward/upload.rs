@@ -12,7 +12,7 @@ use http::{Request, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 
-use crate::body::{BodyError, RequestBody};
+use crate::body::RequestBody;
 use crate::error::ExchangeError;
 
 /// How much of a body is waited for. Logins, comments and API calls fit; of an upload it is what a few reads bring.
@@ -37,8 +37,7 @@ pub async fn read_start(request: &mut Request<RequestBody>, idle: Duration) -> R
                 length += frame.data_ref().map_or(0, |data| data.len());
                 frames.push_back(frame);
             }
-            Some(Err(BodyError::BrokeOff(error))) => return Err(ExchangeError::RequestBody(error)),
-            Some(Err(BodyError::Silent(limit))) => return Err(ExchangeError::RequestBodyTimeout(limit)),
+            Some(Err(error)) => return Err(error.into()),
             None => break,
         }
     }

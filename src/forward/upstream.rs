@@ -1,44 +1,36 @@
 //! One worker's connections to the upstream: last used first, given back when the body of the answer ends.
 //!
-//! hyper-util's client is not used: its pool is shared by all threads behind a lock, boxes what it carries, and does
-//! not say how long a connection idled. Here each worker has its own, and nothing crosses threads.
+//! Each worker has its own, nothing crosses threads, and an exchange on one is driven by the task that waits for it.
+//! Nobody looks after an idle connection but the one who takes it again and a slow tick.
 
 use std::cell::RefCell;
-use std::error::Error as _;
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response};
-use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, request};
+use hyper::body::{Body as _, Frame};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
-use super::dial::Dialer;
+use super::dial::{Dialer, UpstreamStream};
 use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
 use crate::error::ExchangeError;
+use crate::http1::client::{AnswerError, Connection};
+use crate::http1::rewound::Rewound;
 use crate::metrics::{Event, Level, Open, Shard};
 
 /// A request with side effects never goes out on a connection that idled longer: the upstream may be closing it at
 /// this moment, and such a request cannot be sent twice.
 const UNSAFE_METHOD_IDLE: Duration = Duration::from_secs(1);
-
-/// WordPress and its plugins may send many `Set-Cookie` and `Link` lines; hyper's own limit of 100 would make a 502 of them.
-const MAX_ANSWER_FIELDS: usize = 1000;
-
-/// The longest head of an answer, and the most of a body that is read at once: hyper's own 400 KB for each of hundreds of
-/// downloads is memory for nothing.
-const ANSWER_BUFFER: usize = 128 * 1024;
 
 /// The upstream as one worker sees it.
 pub struct Upstream {
@@ -46,14 +38,13 @@ pub struct Upstream {
     dialer: Dialer,
     metrics: Arc<Shard>,
     authority: HeaderValue,
-    client: http1::Builder,
     idle: RefCell<Vec<Idle>>,
     /// This worker's share of `[upstream] max_connections`. Whoever uses a connection holds one; idle ones make room.
     slots: Option<Arc<Semaphore>>,
 }
 
 struct Idle {
-    link: Link,
+    link: Box<Link>,
     since: Instant,
 }
 
@@ -63,19 +54,12 @@ impl Upstream {
     pub fn new(config: config::Upstream, dialer: Dialer, workers: usize, metrics: Arc<Shard>) -> Rc<Self> {
         let authority =
             HeaderValue::from_str(&config.url.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        let mut client = http1::Builder::new();
-        client
-            .preserve_header_case(true)
-            // For the fields that we add.
-            .title_case_headers(true)
-            .max_buf_size(ANSWER_BUFFER)
-            .max_headers(MAX_ANSWER_FIELDS);
         let slots = (config.max_connections > 0).then(|| {
             let share = config.max_connections.div_ceil(workers.max(1)).min(Semaphore::MAX_PERMITS);
             Arc::new(Semaphore::new(share))
         });
         let idle = RefCell::new(Vec::new());
-        let upstream = Rc::new(Upstream { config, dialer, metrics, authority, client, idle, slots });
+        let upstream = Rc::new(Upstream { config, dialer, metrics, authority, idle, slots });
         spawn_local(close_idle(Rc::downgrade(&upstream)));
         upstream
     }
@@ -96,56 +80,47 @@ impl Upstream {
         self: &Rc<Self>,
         request: Request<RequestBody>,
         client: IpAddr,
-    ) -> Result<(Response<Incoming>, Lease), ExchangeError> {
+    ) -> Result<(Response<()>, Lease), ExchangeError> {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let slot = self.slot().await?;
-        let Some(link) = self.reuse(is_safe) else {
-            let lease = self.lease(self.connect(client).await?, slot);
-            return self.exchange(lease, request).await.map_err(|(error, _)| error);
-        };
-        self.metrics.add(Event::UpstreamReused);
-        let lease = self.lease(link, slot);
-        if !(is_safe && request.body().is_end_stream()) {
-            return self.exchange(lease, request).await.map_err(|(error, _)| error);
-        }
         let (head, body) = request.into_parts();
-        let again = head.clone();
-        match self.exchange(lease, Request::from_parts(head, body)).await {
-            Err((ExchangeError::UpstreamResponse(error), lease)) if !error.is_parse() => {
+        let can_repeat = is_safe && body.is_end_stream();
+        let (link, is_reused) = match self.reuse(is_safe) {
+            Some(link) => (link, true),
+            None => (self.connect(client).await?, false),
+        };
+        let mut lease = Lease { link, sent: Instant::now(), upstream: Rc::downgrade(self), slot };
+        lease.link.upload = body;
+        match self.exchange(&mut lease, &head).await {
+            Err(ExchangeError::UpstreamResponse(AnswerError::Closed(error))) if is_reused && can_repeat => {
                 self.metrics.add(Event::UpstreamRetried);
-                debug!(%error, "a reused upstream connection died, trying a fresh one");
-                let lease = self.lease(self.connect(client).await?, lease.into_slot());
-                let request = Request::from_parts(again, RequestBody::Empty);
-                self.exchange(lease, request).await.map_err(|(error, _)| error)
+                let error = error.map(tracing::field::display);
+                debug!(error, "a reused upstream connection died, trying a fresh one");
+                lease.link = self.connect(client).await?;
+                Ok((self.exchange(&mut lease, &head).await?, lease))
             }
-            outcome => outcome.map_err(|(error, _)| error),
+            outcome => Ok((outcome?, lease)),
         }
     }
 
-    async fn exchange(
-        &self,
-        mut lease: Lease,
-        request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Lease), (ExchangeError, Lease)> {
+    async fn exchange(&self, lease: &mut Lease, head: &request::Parts) -> Result<Response<()>, ExchangeError> {
         let limit = self.config.response_header_timeout;
-        let progress = request.body().progress();
-        let begun = Instant::now();
-        lease.sent = begun;
-        let mut answer = pin!(lease.link.sender.send_request(request));
-        let alarm = &mut lease.link.alarm;
-        let outcome = poll_fn(|cx| {
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Some(answer));
+        lease.sent = Instant::now();
+        let Lease { link, sent, .. } = lease;
+        let Link { connection, upload, alarm, .. } = &mut **link;
+        connection.begin(head, upload);
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(error)) = connection.poll_send(cx, upload) {
+                return Poll::Ready(Err(error.into()));
+            }
+            if let Poll::Ready(answer) = connection.poll_answer(cx) {
+                return Poll::Ready(answer.map_err(Into::into));
             }
             // The wait counts from the last sign of life of the request's body.
-            let since = progress.as_ref().map_or(begun, |progress| progress.get());
-            alarm.poll_at(cx, since + limit).map(|()| None)
-        });
-        match outcome.await {
-            Some(Ok(answer)) => Ok((answer, lease)),
-            Some(Err(error)) => Err((of_request_or_answer(error), lease)),
-            None => Err((ExchangeError::UpstreamTimeout(limit), lease)),
-        }
+            let since = upload.progress().map_or(*sent, |progress| progress.max(*sent));
+            alarm.poll_at(cx, since + limit).map(|()| Err(ExchangeError::UpstreamTimeout(limit)))
+        })
+        .await
     }
 
     /// Waits for a share of `[upstream] max_connections`.
@@ -158,48 +133,30 @@ impl Upstream {
         }
     }
 
-    fn lease(self: &Rc<Self>, link: Link, slot: Option<OwnedSemaphorePermit>) -> Lease {
-        Lease { sent: link.made, link, upstream: Rc::downgrade(self), slot }
-    }
-
     /// The connection that idled least, if it may still be used.
-    fn reuse(&self, is_safe: bool) -> Option<Link> {
+    fn reuse(&self, is_safe: bool) -> Option<Box<Link>> {
         let limit =
             if is_safe { self.config.keepalive_idle } else { self.config.keepalive_idle.min(UNSAFE_METHOD_IDLE) };
         let mut idle = self.idle.borrow_mut();
-        let mut at = idle.len();
-        while at > 0 {
-            at -= 1;
-            let candidate = idle.get(at)?;
-            if candidate.since.elapsed() >= limit {
-                // Those below idled longer still.
-                return None;
-            }
-            if candidate.link.sender.is_closed() {
-                idle.remove(at);
-            } else if candidate.link.sender.is_ready() {
-                let link = idle.remove(at).link;
+        while let Some(mut last) = idle.pop_if(|last| last.since.elapsed() < limit) {
+            if last.link.connection.is_good() {
+                self.metrics.add(Event::UpstreamReused);
                 self.metrics.set(Level::UpstreamIdle, idle.len());
-                return Some(link);
+                return Some(last.link);
             }
-            // Else it is still busy with the end of its last exchange.
         }
+        // Those below idled longer still.
+        self.metrics.set(Level::UpstreamIdle, idle.len());
         None
     }
 
-    async fn connect(&self, client: IpAddr) -> Result<Link, ExchangeError> {
+    async fn connect(&self, client: IpAddr) -> Result<Box<Link>, ExchangeError> {
         self.make_room();
         let stream = self.dialer.dial(Some(client)).await?;
-        let (sender, connection) =
-            self.client.handshake(TokioIo::new(stream)).await.map_err(ExchangeError::UpstreamResponse)?;
-        let task = spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%error, "upstream connection ended");
-            }
-        });
-        self.metrics.add(Event::UpstreamOpened);
         let open = self.metrics.open(Level::Upstream);
-        Ok(Link { sender, task: task.abort_handle(), alarm: Alarm::default(), made: Instant::now(), _open: open })
+        self.metrics.add(Event::UpstreamOpened);
+        let connection = Connection::new(stream);
+        Ok(Box::new(Link { connection, upload: RequestBody::Empty, alarm: Alarm::default(), _open: open }))
     }
 
     /// Closes idle connections that a new one would be too many with.
@@ -213,36 +170,18 @@ impl Upstream {
     }
 }
 
-/// hyper's word for "the body that you gave me failed": the client's request broke off, was not valid or stood still.
-fn of_request_or_answer(error: hyper::Error) -> ExchangeError {
-    if !error.is_user() {
-        return ExchangeError::UpstreamResponse(error);
-    }
-    match error.source().and_then(|source| source.downcast_ref()) {
-        Some(BodyError::Silent(limit)) => ExchangeError::RequestBodyTimeout(*limit),
-        Some(BodyError::BrokeOff(_)) | None => ExchangeError::RequestBody(error),
-    }
-}
-
-/// A connection. Dropped, it is closed at once, whatever its task waits for: an upstream that answered in full and
-/// stopped reading would hold it for ever (hyper#4176).
+/// A connection and what an exchange on it needs. Dropped, it is closed.
 struct Link {
-    sender: SendRequest<RequestBody>,
-    task: AbortHandle,
+    connection: Connection,
+    /// What is left to be sent of the request.
+    upload: RequestBody,
     alarm: Alarm,
-    made: Instant,
     _open: Open,
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// A connection in use. Dropped, it is closed.
 pub struct Lease {
-    link: Link,
+    link: Box<Link>,
     sent: Instant,
     upstream: Weak<Upstream>,
     slot: Option<OwnedSemaphorePermit>,
@@ -254,16 +193,39 @@ impl Lease {
         self.sent.into_std()
     }
 
+    /// The next part of the answer's body; the rest of the request's is sent meanwhile.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Link { connection, upload, .. } = &mut *self.link;
+        if let Poll::Ready(Err(error)) = connection.poll_send(cx, upload) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = ready!(connection.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::BrokeOff(error.into()))))
+    }
+
+    /// Whether the answer's body was read to its end.
+    pub fn is_answered(&self) -> bool {
+        self.link.connection.is_answered()
+    }
+
+    /// How much of the answer's body is left, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.link.connection.left()
+    }
+
     /// Back into the pool: the answer was read to its end.
     pub fn give_back(self) {
         let Some(upstream) = self.upstream.upgrade() else { return };
         // SECURITY: a connection that was introduced as one client's must not carry another's requests.
-        if upstream.dialer.introduces() {
+        if upstream.dialer.introduces() || !self.link.connection.can_be_reused() {
             return;
         }
+        let mut link = self.link;
+        // It holds the client's connection.
+        link.upload = RequestBody::Empty;
         let mut idle = upstream.idle.borrow_mut();
-        if !self.link.sender.is_closed() && idle.len() < upstream.config.keepalive_max_idle {
-            idle.push(Idle { link: self.link, since: Instant::now() });
+        if idle.len() < upstream.config.keepalive_max_idle {
+            idle.push(Idle { link, since: Instant::now() });
             upstream.metrics.set(Level::UpstreamIdle, idle.len());
         }
     }
@@ -272,7 +234,7 @@ impl Lease {
     pub fn cut(&self, error: &BodyError) {
         let Some(upstream) = self.upstream.upgrade() else { return };
         upstream.metrics.add(match error {
-            BodyError::BrokeOff(_) => Event::AnswerBrokeOff,
+            BodyError::BrokeOff(_) | BodyError::TooShort => Event::AnswerBrokeOff,
             BodyError::Silent(_) => Event::AnswerSilent,
         });
     }
@@ -285,8 +247,10 @@ impl Lease {
         Poll::Ready(limit)
     }
 
-    fn into_slot(self) -> Option<OwnedSemaphorePermit> {
-        self.slot
+    /// The stream behind a switch of protocols, and the slot that it goes on to hold.
+    pub fn into_stream(self) -> (Rewound<UpstreamStream>, Option<OwnedSemaphorePermit>) {
+        let (stream, read) = self.link.connection.into_stream();
+        (Rewound::new(stream, read), self.slot)
     }
 }
 
@@ -298,7 +262,7 @@ async fn close_idle(upstream: Weak<Upstream>) {
         let Some(upstream) = upstream.upgrade() else { return };
         let limit = upstream.config.keepalive_idle;
         let mut idle = upstream.idle.borrow_mut();
-        idle.retain(|idle| !idle.link.sender.is_closed() && idle.since.elapsed() < limit);
+        idle.retain_mut(|idle| idle.since.elapsed() < limit && idle.link.connection.is_good());
         upstream.metrics.set(Level::UpstreamIdle, idle.len());
     }
 }

@@ -6,6 +6,7 @@
 use http::StatusCode;
 
 use crate::error::ExchangeError;
+use crate::http1::head::HeadError;
 use crate::vet::Refusal;
 
 /// One line of the exposition, without its value.
@@ -177,6 +178,9 @@ impl Event {
                 }
                 Refusal::TransferEncoding => Event::UnsupportedTransferEncoding,
             },
+            ExchangeError::RequestHead(HeadError::TooLarge) => Event::HeadTooLarge,
+            ExchangeError::RequestHead(HeadError::TargetTooLong) => Event::UriTooLong,
+            ExchangeError::RequestHead(_) => Event::Malformed,
             ExchangeError::RequestHeadTimeout(_) => Event::RequestHeadTimeout,
             ExchangeError::RequestBody(_) => Event::InvalidRequestBody,
             ExchangeError::RequestBodyTimeout(_) => Event::RequestBodyTimeout,

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::body::Body as _;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -94,7 +94,7 @@ pub enum Answer {
     /// Ours.
     Native(Response<Bytes>),
     /// WordPress's, with all that was read of the body.
-    Forward(Request<RequestBody>),
+    Forward(Box<Request<RequestBody>>),
 }
 
 /// Answers a call that could be a refresh, or says that WordPress should.
@@ -103,15 +103,15 @@ pub enum Answer {
 /// The body broke off, or a rotation began and could not be finished.
 pub async fn answer(
     refresher: &Arc<Refresher>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     client: &Client,
 ) -> Result<Answer, ExchangeError> {
     let arrived = Instant::now();
     let counters = &refresher.counters;
-    let forward = |request: Request<Incoming>, counter: &Counter, why: &dyn std::fmt::Display| {
+    let forward = |request: Request<RequestBody>, counter: &Counter, why: &dyn std::fmt::Display| {
         counter.add();
         debug!(reason = %why, "the call goes to WordPress");
-        Ok(Answer::Forward(request.map(RequestBody::streamed)))
+        Ok(Answer::Forward(Box::new(request)))
     };
     let site = match refresher.sites.current().await {
         Ok(site) => site,
@@ -120,7 +120,7 @@ pub async fn answer(
     let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
         Route::Refresh { query_token } => query_token,
         Route::Forward(ForwardReason::NotRefresh) => {
-            return Ok(Answer::Forward(request.map(RequestBody::streamed)));
+            return Ok(Answer::Forward(Box::new(request)));
         }
         Route::Forward(why) => return forward(request, &counters.left_for_request, &why),
     };
@@ -139,7 +139,7 @@ pub async fn answer(
     let Read::Whole(bytes, _) = &body else {
         counters.left_for_request.add();
         debug!(reason = "a large body", "the call goes to WordPress");
-        return Ok(Answer::Forward(Request::from_parts(head, body.replayed())));
+        return Ok(Answer::Forward(Box::new(Request::from_parts(head, body.replayed()))));
     };
     let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
     let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived };
@@ -162,13 +162,13 @@ pub async fn answer(
     };
     Ok(match native {
         Some(answer) => Answer::Native(answer),
-        None => Answer::Forward(Request::from_parts(head, body.replayed())),
+        None => Answer::Forward(Box::new(Request::from_parts(head, body.replayed()))),
     })
 }
 
 /// Behind one web server there may be other sites, and on a network every site has its own host or path: only a call with
 /// the home URL's host is certain to be for this one. A default port is the same as none.
-fn names_this_site(request: &Request<Incoming>, home: &Home, hosts: &[String]) -> bool {
+fn names_this_site(request: &Request<RequestBody>, home: &Home, hosts: &[String]) -> bool {
     let Some(host) = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
     let (scheme, rest) = home.url.split_once("://").unwrap_or_default();
     let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
@@ -180,26 +180,25 @@ fn names_this_site(request: &Request<Incoming>, home: &Home, hosts: &[String]) -
 }
 
 enum Read {
-    /// The body to its end; the frames are kept for the case that it has to be forwarded.
-    Whole(Bytes, VecDeque<Frame<Bytes>>),
-    TooLarge(VecDeque<Frame<Bytes>>, Incoming),
+    /// The body to its end; what was read is in the other, for the case that it has to be forwarded.
+    Whole(Bytes, RequestBody),
+    TooLarge(RequestBody),
 }
 
 impl Read {
     fn replayed(self) -> RequestBody {
         match self {
-            Read::Whole(_, frames) => RequestBody::replayed(frames, None),
-            Read::TooLarge(frames, rest) => RequestBody::replayed(frames, Some(rest)),
+            Read::Whole(_, body) | Read::TooLarge(body) => body,
         }
     }
 }
 
-async fn read(mut incoming: Incoming) -> Result<Read, ExchangeError> {
+async fn read(mut body: RequestBody) -> Result<Read, ExchangeError> {
     let mut frames = VecDeque::new();
     let mut bytes = Vec::new();
     let whole = async {
-        while let Some(frame) = incoming.frame().await {
-            let frame = frame.map_err(ExchangeError::RequestBody)?;
+        while let Some(frame) = body.frame().await {
+            let frame = frame?;
             if let Some(data) = frame.data_ref() {
                 bytes.extend_from_slice(data);
             }
@@ -208,10 +207,11 @@ async fn read(mut incoming: Incoming) -> Result<Read, ExchangeError> {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok::<_, ExchangeError>(true)
     };
     let whole = timeout(BODY_TIME, whole).await.unwrap_or(Err(ExchangeError::RequestBodyTimeout(BODY_TIME)))?;
-    Ok(if whole { Read::Whole(bytes.into(), frames) } else { Read::TooLarge(frames, incoming) })
+    body.put_back(frames);
+    Ok(if whole { Read::Whole(bytes.into(), body) } else { Read::TooLarge(body) })
 }
 
 /// One call that is certain to be a refresh.

@@ -1,0 +1,205 @@
+//! One connection to the upstream, which carries one exchange after another. Whoever polls it drives it: the task of the
+//! client's connection, so that an answer is written to the client by the same task that read it.
+//!
+//! An upstream may answer before it has read the request's body, and stop reading then: what is left of the body is sent
+//! while the answer is read, and a write that fails does not hide an answer (hyper#2384).
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http::{Method, Response, request};
+use hyper::body::{Body as _, Frame};
+
+use super::decoder::{Decoded, Decoder, ReadError};
+use super::encoder::Encoder;
+use super::head::{self, HeadError};
+use super::input::Input;
+use super::output::Output;
+use super::write;
+use crate::body::{BodyError, RequestBody};
+use crate::forward::dial::UpstreamStream;
+
+/// WordPress and its plugins may send many `Set-Cookie` and `Link` lines.
+const MAX_FIELDS: usize = 1000;
+
+/// The longest head of an answer.
+const MAX_HEAD: usize = 128 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Closed before the first byte of an answer.
+    #[error("the connection was closed before an answer")]
+    Closed(#[source] Option<io::Error>),
+    /// Closed in its head.
+    #[error("the connection was closed in the head of the answer")]
+    Cut(#[source] Option<io::Error>),
+    /// What came is not HTTP.
+    #[error("what came is no HTTP answer")]
+    Head(#[from] HeadError),
+}
+
+/// A connection.
+pub struct Connection {
+    stream: UpstreamStream,
+    input: Input,
+    output: Output,
+    /// Of the answer's body.
+    decoder: Decoder,
+    /// Of the request's body, until that is sent.
+    encoder: Option<Encoder>,
+    method: Method,
+    head_looked_at: usize,
+    has_answer_begun: bool,
+    /// Whether another exchange may follow.
+    keeps: bool,
+}
+
+impl Connection {
+    /// A connection without an exchange yet.
+    pub fn new(stream: UpstreamStream) -> Self {
+        Connection {
+            stream,
+            input: Input::new(),
+            output: Output::default(),
+            decoder: Decoder::none(),
+            encoder: None,
+            method: Method::GET,
+            head_looked_at: 0,
+            has_answer_begun: false,
+            keeps: true,
+        }
+    }
+
+    /// Whether an idle connection is still good: neither closed, nor did anything come that nobody asked for.
+    pub fn is_good(&mut self) -> bool {
+        let mut nobody = Context::from_waker(Waker::noop());
+        self.input.poll_read(&mut self.stream, &mut nobody).is_pending()
+    }
+
+    /// Begins an exchange: nothing is written before the connection is polled.
+    pub fn begin(&mut self, head: &request::Parts, body: &RequestBody) {
+        let encoder = write::request(self.output.gathered(), head, body);
+        self.encoder = Some(encoder);
+        self.method = head.method.clone();
+        self.head_looked_at = 0;
+        self.has_answer_begun = false;
+        self.keeps = true;
+    }
+
+    /// Sends the request as far as the upstream takes it. Ready when it was sent, or the upstream takes no more.
+    ///
+    /// # Errors
+    /// The body's: the client's fault.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), BodyError>> {
+        while let Some(encoder) = &mut self.encoder {
+            let mut waits_for_body = false;
+            while !encoder.is_complete() && self.output.has_room() && !waits_for_body {
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => encoder.push(frame, &mut self.output),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Ready(None) => match std::mem::replace(encoder, Encoder::none()).end(&mut self.output) {
+                        Ok(()) => break,
+                        Err(_) => return Poll::Ready(Err(BodyError::TooShort)),
+                    },
+                    Poll::Pending => waits_for_body = true,
+                }
+            }
+            match self.output.poll_flush(&mut self.stream, cx) {
+                Poll::Ready(Ok(())) if waits_for_body => return Poll::Pending,
+                Poll::Ready(Ok(())) if encoder.is_complete() => {
+                    self.encoder = None;
+                    self.output.release();
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => return Poll::Pending,
+                // It may have answered before it stopped to read.
+                Poll::Ready(Err(_)) => {
+                    self.encoder = None;
+                    self.keeps = false;
+                    *body = RequestBody::Empty;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads the head of the answer.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, AnswerError>> {
+        loop {
+            let length = self.input.buffer.len();
+            if self.head_looked_at == 0 || head::may_end(&self.input.buffer, self.head_looked_at) {
+                if let Some(head) = head::answer(&mut self.input.buffer, &self.method, MAX_FIELDS)? {
+                    self.decoder = head.body;
+                    self.keeps &= head.keeps;
+                    return Poll::Ready(Ok(head.answer));
+                }
+                // Heads that only announce one may have been taken off.
+                self.head_looked_at = self.input.buffer.len();
+            } else {
+                self.head_looked_at = length;
+            }
+            if self.input.buffer.len() >= MAX_HEAD {
+                return Poll::Ready(Err(HeadError::TooLarge.into()));
+            }
+            let closed = match ready!(self.input.poll_read_on(&mut self.stream, cx)) {
+                Ok(0) => None,
+                Ok(_) => {
+                    self.has_answer_begun = true;
+                    continue;
+                }
+                Err(error) => Some(error),
+            };
+            let has_begun = self.has_answer_begun;
+            return Poll::Ready(Err(if has_begun { AnswerError::Cut(closed) } else { AnswerError::Closed(closed) }));
+        }
+    }
+
+    /// The next part of the answer's body.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
+        loop {
+            match self.decoder.decode(&mut self.input.buffer) {
+                Ok(Decoded::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::More) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+            match ready!(self.input.poll_read_on(&mut self.stream, cx)) {
+                Ok(0) => {
+                    self.keeps = false;
+                    if let Err(error) = self.decoder.close() {
+                        return Poll::Ready(Some(Err(error.into())));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+    }
+
+    /// Whether the answer's body was read to its end.
+    pub fn is_answered(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    /// How much of the answer's body is left, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.decoder.left()
+    }
+
+    /// Whether the connection may carry another exchange.
+    pub fn can_be_reused(&self) -> bool {
+        // SECURITY: what came behind an answer would be taken for the next one, which is another client's.
+        self.keeps && self.decoder.is_done() && self.encoder.is_none() && self.input.buffer.is_empty()
+    }
+
+    /// The stream, and what came by it behind the last head.
+    pub fn into_stream(self) -> (UpstreamStream, Bytes) {
+        (self.stream, self.input.buffer.freeze())
+    }
+}

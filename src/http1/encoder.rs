@@ -1,0 +1,127 @@
+//! A body on its way out, framed as its head says.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header};
+use hyper::body::Frame;
+
+use super::head::tokens;
+use super::output::Output;
+use super::write;
+
+/// How a body is framed.
+pub struct Encoder(State);
+
+enum State {
+    /// So many bytes are still to come.
+    Length(u64),
+    /// The names that the head announces in `Trailer`: no others may follow the body.
+    Chunked(Vec<HeaderName>),
+    UntilClose,
+}
+
+/// The body was shorter than its head said.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the body is shorter than its Content-Length")]
+pub struct TooShort;
+
+impl Encoder {
+    /// No body.
+    pub fn none() -> Self {
+        Encoder(State::Length(0))
+    }
+
+    /// So many bytes.
+    pub fn length(length: u64) -> Self {
+        Encoder(State::Length(length))
+    }
+
+    /// Chunks, with the trailers that `headers` announce, where the other side `accepts_trailers`.
+    pub fn chunked(headers: &HeaderMap, accepts_trailers: bool) -> Self {
+        let lines = headers.get_all(header::TRAILER).iter().filter(|_| accepts_trailers);
+        let names = lines.flat_map(|line| tokens(line.as_bytes())).filter_map(|name| HeaderName::from_bytes(name).ok());
+        Encoder(State::Chunked(names.filter(may_be_trailer).collect()))
+    }
+
+    /// Ended by the connection.
+    pub fn until_close() -> Self {
+        Encoder(State::UntilClose)
+    }
+
+    /// Whether the connection's end is the body's.
+    pub fn is_until_close(&self) -> bool {
+        matches!(self.0, State::UntilClose)
+    }
+
+    /// Whether nothing of the body can follow.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.0, State::Length(0))
+    }
+
+    /// A part of the body. Only while `output` [has room](Output::has_room). What is more than the length is cut off: it
+    /// would be read as the next message.
+    pub fn push(&mut self, frame: Frame<Bytes>, output: &mut Output) {
+        let frame = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => return self.push_trailers(frame.into_trailers().unwrap_or_default(), output),
+        };
+        match &mut self.0 {
+            State::Length(left) => {
+                let fits = usize::try_from(*left).map_or(frame.len(), |left| left.min(frame.len()));
+                *left -= fits as u64;
+                output.push(frame.slice(..fits), b"");
+            }
+            State::Chunked(_) if frame.is_empty() => {}
+            State::Chunked(_) => {
+                write::chunk_size(output.gathered(), frame.len());
+                output.push(frame, b"\r\n");
+            }
+            State::UntilClose => output.push(frame, b""),
+        }
+    }
+
+    /// The body is at its end. Only while `output` has room.
+    ///
+    /// # Errors
+    /// It is shorter than its head said: only closing the connection tells so.
+    pub fn end(self, output: &mut Output) -> Result<(), TooShort> {
+        match self.0 {
+            State::Length(0) | State::UntilClose => Ok(()),
+            State::Length(_) => Err(TooShort),
+            State::Chunked(_) => {
+                output.gathered().extend_from_slice(b"0\r\n\r\n");
+                Ok(())
+            }
+        }
+    }
+
+    fn push_trailers(&mut self, mut trailers: HeaderMap, output: &mut Output) {
+        let State::Chunked(announced) = &self.0 else { return };
+        let unannounced: Vec<HeaderName> = trailers.keys().filter(|name| !announced.contains(name)).cloned().collect();
+        for name in unannounced {
+            trailers.remove(name);
+        }
+        output.gathered().extend_from_slice(b"0\r\n");
+        write::fields(output.gathered(), &trailers, None, |_| true);
+        output.gathered().extend_from_slice(b"\r\n");
+        self.0 = State::Length(0);
+    }
+}
+
+/// SECURITY: a field that frames, routes or authorizes must be known before the body (RFC 9110, 6.5.1).
+fn may_be_trailer(name: &HeaderName) -> bool {
+    !matches!(
+        *name,
+        header::AUTHORIZATION
+            | header::CACHE_CONTROL
+            | header::CONTENT_ENCODING
+            | header::CONTENT_LENGTH
+            | header::CONTENT_RANGE
+            | header::CONTENT_TYPE
+            | header::HOST
+            | header::MAX_FORWARDS
+            | header::SET_COOKIE
+            | header::TE
+            | header::TRAILER
+            | header::TRANSFER_ENCODING
+    )
+}

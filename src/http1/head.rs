@@ -1,0 +1,417 @@
+//! Heads of requests and answers, from bytes to what they mean. Nothing is repaired: what two servers could read
+//! differently is refused.
+//!
+//! Names keep the spelling that they came with, in [`Original`]: `HeaderMap` has them in lower case, and some clients
+//! and sites compare them to the letter.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use httparse::{ParserConfig, Status};
+
+use super::decoder::Decoder;
+use super::server::HeadLimits;
+use crate::forward::hop_by_hop;
+
+/// Room for the fields of nearly every head, on the stack. Larger heads are parsed once more, with more room.
+const USUAL_FIELDS: usize = 64;
+
+/// The longest target: what a [`Uri`] can hold.
+const MAX_TARGET: usize = u16::MAX as usize - 1;
+
+/// Why a head is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Longer or of more fields than is allowed.
+    #[error("the head is too large")]
+    TooLarge,
+    /// A method that is no token.
+    #[error("invalid method")]
+    Method,
+    /// A target with bytes that may not be in one, among them `"`, `<`, `>` in the query and what is not UTF-8.
+    #[error("invalid URI")]
+    Target,
+    /// A target of 64 KiB and more.
+    #[error("the URI is too long")]
+    TargetTooLong,
+    /// Neither HTTP/1.1 nor HTTP/1.0.
+    #[error("invalid HTTP version")]
+    Version,
+    /// A status that is none.
+    #[error("invalid status")]
+    Status,
+    /// A line that is no field, or anything else that is not HTTP.
+    #[error("invalid line: {0}")]
+    Line(httparse::Error),
+    /// A field whose name or value is not valid.
+    #[error("invalid field")]
+    Field,
+    /// No number, or several that differ.
+    #[error("invalid Content-Length")]
+    Length,
+    /// Not `chunked` at last, or in HTTP/1.0.
+    #[error("invalid Transfer-Encoding")]
+    TransferEncoding,
+}
+
+/// A request's head.
+pub struct RequestHead {
+    /// Without its body. [`Original`] is in its extensions.
+    pub request: Request<()>,
+    /// How its body is framed.
+    pub body: Decoder,
+    /// Whether the client will send another request after this one.
+    pub keeps: bool,
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub awaits_continue: bool,
+}
+
+/// An answer's head.
+pub struct AnswerHead {
+    /// Without its body. [`Original`] is in its extensions.
+    pub answer: Response<()>,
+    /// How its body is framed.
+    pub body: Decoder,
+    /// Whether the connection can carry another exchange after this one.
+    pub keeps: bool,
+}
+
+/// A head as it came: how its names were written, and the reason phrase.
+#[derive(Clone)]
+pub struct Original {
+    head: Bytes,
+    lines: Vec<Line>,
+    reason: (u32, u32),
+}
+
+#[derive(Clone, Copy)]
+struct Line {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+impl Original {
+    /// The bytes after an answer's status.
+    pub fn reason(&self) -> &[u8] {
+        slice(&self.head, self.reason)
+    }
+
+    /// The name of the line at `at`, as it was written.
+    pub fn name(&self, at: usize) -> Option<&[u8]> {
+        self.lines.get(at).map(|line| slice(&self.head, line.name))
+    }
+}
+
+/// Takes a request's head off `buffer`; `None` where it is not all there yet.
+///
+/// # Errors
+/// It is not HTTP, not safe to pass on, or too large.
+pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
+    let max_fields = limits.fields;
+    let mut usual = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let room = usual.get_mut(..max_fields.min(USUAL_FIELDS)).unwrap_or_default();
+    let mut status = parsed.parse_with_uninit_headers(buffer, room);
+    let mut more = Vec::new();
+    if status == Err(httparse::Error::TooManyHeaders) && max_fields > USUAL_FIELDS {
+        more.resize_with(max_fields, MaybeUninit::uninit);
+        parsed = httparse::Request::new(&mut []);
+        status = parsed.parse_with_uninit_headers(buffer, &mut more);
+    }
+    let length = match status {
+        Ok(Status::Complete(length)) if length > limits.bytes => return Err(HeadError::TooLarge),
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
+        // Before the method is known it is the method, else the target.
+        Err(httparse::Error::Token) if parsed.method.is_none() => return Err(HeadError::Method),
+        Err(httparse::Error::Token) => return Err(HeadError::Target),
+        Err(error) => return Err(of_parser(error)),
+    };
+    let target = parsed.path.unwrap_or_default();
+    if target.len() > MAX_TARGET {
+        return Err(HeadError::TargetTooLong);
+    }
+    let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| HeadError::Method)?;
+    let target = range(buffer, target.as_bytes());
+    let version = version(parsed.version);
+    let lines = lines(buffer, parsed.headers);
+
+    let head = buffer.split_to(length).freeze();
+    let target = Uri::from_maybe_shared(part(&head, target)).map_err(|_| HeadError::Target)?;
+    let mut fields = Fields::read(&head, &lines)?;
+    let body = match (fields.codings, fields.length) {
+        (_, Length::Invalid) => return Err(HeadError::Length),
+        (Some(_), _) if version < Version::HTTP_11 => return Err(HeadError::TransferEncoding),
+        (Some(Coding::Chunked), _) => Decoder::chunked(),
+        // SECURITY: its end cannot be known (RFC 9112, 6.3).
+        (Some(Coding::Other), _) => return Err(HeadError::TransferEncoding),
+        (None, Length::Is(length) | Length::Repeated(length)) => Decoder::length(length),
+        (None, Length::None) => Decoder::none(),
+        (None, Length::List(_)) => return Err(HeadError::Length),
+    };
+    // SECURITY: with both, somebody in front may have seen another end of this request: the coding holds, and the
+    // connection ends with it (RFC 9112, 6.3).
+    let is_doubtful = fields.codings.is_some() && fields.length != Length::None;
+    if is_doubtful {
+        hop_by_hop::remove_in_order(&mut fields.headers, |name| name == header::CONTENT_LENGTH);
+    }
+    let keeps = fields.keeps(version) && !is_doubtful;
+    let awaits_continue = fields.awaits_continue && version == Version::HTTP_11;
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = target;
+    *request.version_mut() = version;
+    *request.headers_mut() = fields.headers;
+    request.extensions_mut().insert(Original { head, lines, reason: (0, 0) });
+    Ok(Some(RequestHead { request, body, keeps, awaits_continue }))
+}
+
+/// Takes the head of the answer to a request of `method` off `buffer`, past heads that only announce one (100, 103);
+/// `None` where it is not all there yet.
+///
+/// # Errors
+/// It is not HTTP, not safe to pass on, or has more fields than `max_fields`.
+pub fn answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Result<Option<AnswerHead>, HeadError> {
+    loop {
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        let Some(head) = any_answer(buffer, method, max_fields)? else { return Ok(None) };
+        let status = head.answer.status();
+        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Some(head));
+        }
+    }
+}
+
+fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Result<Option<AnswerHead>, HeadError> {
+    let config = ParserConfig::default();
+    let mut usual = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let mut status = config.parse_response_with_uninit_headers(&mut parsed, buffer, &mut usual);
+    let mut more = Vec::new();
+    if status == Err(httparse::Error::TooManyHeaders) {
+        more.resize_with(max_fields, MaybeUninit::uninit);
+        parsed = httparse::Response::new(&mut []);
+        status = config.parse_response_with_uninit_headers(&mut parsed, buffer, &mut more);
+    }
+    let length = match status {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
+        Err(error) => return Err(of_parser(error)),
+    };
+    let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| HeadError::Status)?;
+    let reason = range(buffer, parsed.reason.unwrap_or_default().as_bytes());
+    let version = version(parsed.version);
+    let lines = lines(buffer, parsed.headers);
+
+    let head = buffer.split_to(length).freeze();
+    let mut fields = Fields::read(&head, &lines)?;
+    if let Length::List(length) = fields.length {
+        fields.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    let is_bodiless = method == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let body = match (fields.codings, fields.length) {
+        (_, Length::Invalid) => return Err(HeadError::Length),
+        _ if is_bodiless => Decoder::none(),
+        (Some(_), _) if version < Version::HTTP_11 => return Err(HeadError::TransferEncoding),
+        (Some(Coding::Chunked), _) => Decoder::chunked(),
+        (None, Length::Is(length) | Length::Repeated(length) | Length::List(length)) => Decoder::length(length),
+        (Some(Coding::Other), _) | (None, Length::None) => Decoder::until_close(),
+    };
+    let keeps = fields.keeps(version);
+    let mut answer = Response::new(());
+    *answer.status_mut() = status;
+    *answer.version_mut() = version;
+    *answer.headers_mut() = fields.headers;
+    answer.extensions_mut().insert(Original { head, lines, reason });
+    Ok(Some(AnswerHead { answer, body, keeps }))
+}
+
+/// The members of a list (RFC 9110, 5.6.1), without the empty ones.
+pub fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Whether the end of a head may be in `bytes`, from `from` on. Spares a slow head to be parsed anew with each of its bytes.
+pub fn may_end(bytes: &[u8], from: usize) -> bool {
+    let new = bytes.get(from.saturating_sub(3)..).unwrap_or_default();
+    new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    Other,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Length {
+    None,
+    Is(u64),
+    /// The same number on several lines.
+    Repeated(u64),
+    /// The same number several times on one line.
+    List(u64),
+    Invalid,
+}
+
+/// What the fields of a head say, and what of it concerns the connection that it came by.
+struct Fields {
+    headers: HeaderMap,
+    codings: Option<Coding>,
+    length: Length,
+    closes: bool,
+    keeps_alive: bool,
+    awaits_continue: bool,
+}
+
+impl Fields {
+    fn read(head: &Bytes, lines: &[Line]) -> Result<Fields, HeadError> {
+        let mut fields = Fields {
+            headers: HeaderMap::with_capacity(lines.len() + ADDED_FIELDS),
+            codings: None,
+            length: Length::None,
+            closes: false,
+            keeps_alive: false,
+            awaits_continue: false,
+        };
+        for line in lines {
+            let name = slice(head, line.name);
+            let value = slice(head, line.value);
+            if name.len() == CONNECTION.len() && fields.is_of_this_connection(name, value) {
+                continue;
+            }
+            let name = HeaderName::from_bytes(name).map_err(|_| HeadError::Field)?;
+            match name {
+                header::TRANSFER_ENCODING => {
+                    let is_chunked = value.rsplit(|byte| *byte == b',').next().is_some_and(is_chunked);
+                    fields.codings = Some(if is_chunked { Coding::Chunked } else { Coding::Other });
+                }
+                header::CONTENT_LENGTH => {
+                    let is_first = fields.length == Length::None;
+                    fields.length = fields.length.and(value);
+                    if !is_first {
+                        continue;
+                    }
+                }
+                header::EXPECT => fields.awaits_continue = value.eq_ignore_ascii_case(b"100-continue"),
+                _ => {}
+            }
+            let value = HeaderValue::from_maybe_shared(part(head, line.value)).map_err(|_| HeadError::Field)?;
+            fields.headers.append(name, value);
+        }
+        Ok(fields)
+    }
+
+    /// `Connection` with nothing but `close` and `keep-alive` speaks of this connection and of nothing else, and so does
+    /// `Keep-Alive`: taken off here, they need not be searched for and cut out of a map later.
+    fn is_of_this_connection(&mut self, name: &[u8], value: &[u8]) -> bool {
+        if name.eq_ignore_ascii_case(KEEP_ALIVE) {
+            return true;
+        }
+        if !name.eq_ignore_ascii_case(CONNECTION) {
+            return false;
+        }
+        let mut names_more = false;
+        for token in tokens(value) {
+            if token.eq_ignore_ascii_case(KEEP_ALIVE) {
+                self.keeps_alive = true;
+            } else if token.eq_ignore_ascii_case(b"close") {
+                self.closes = true;
+            } else {
+                names_more = true;
+            }
+        }
+        !names_more
+    }
+
+    fn keeps(&self, version: Version) -> bool {
+        !self.closes && (version == Version::HTTP_11 || self.keeps_alive)
+    }
+}
+
+impl Length {
+    /// With another `Content-Length` line, of one number or a list of them (RFC 9110, 8.6).
+    fn and(self, value: &[u8]) -> Length {
+        let mut numbers = value.split(|byte| *byte == b',').map(|number| digits(number.trim_ascii()));
+        let Some(number) = numbers.next().flatten() else { return Length::Invalid };
+        let mut is_list = matches!(self, Length::List(_));
+        for other in numbers {
+            if other != Some(number) {
+                return Length::Invalid;
+            }
+            is_list = true;
+        }
+        match self {
+            Length::Is(before) | Length::Repeated(before) | Length::List(before) if before != number => Length::Invalid,
+            Length::Invalid => Length::Invalid,
+            _ if is_list => Length::List(number),
+            Length::None => Length::Is(number),
+            _ => Length::Repeated(number),
+        }
+    }
+}
+
+/// Only digits: `u64::from_str` takes a sign.
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+fn is_chunked(coding: &[u8]) -> bool {
+    coding.trim_ascii().eq_ignore_ascii_case(b"chunked")
+}
+
+const CONNECTION: &[u8] = b"connection";
+const KEEP_ALIVE: &[u8] = b"keep-alive";
+
+/// Room for what a proxy adds to a head.
+const ADDED_FIELDS: usize = 3;
+
+fn of_parser(error: httparse::Error) -> HeadError {
+    match error {
+        httparse::Error::TooManyHeaders => HeadError::TooLarge,
+        httparse::Error::Version => HeadError::Version,
+        httparse::Error::Status => HeadError::Status,
+        error => HeadError::Line(error),
+    }
+}
+
+/// httparse knows no others.
+fn version(minor: Option<u8>) -> Version {
+    if minor == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 }
+}
+
+fn lines(head: &[u8], fields: &[httparse::Header<'_>]) -> Vec<Line> {
+    fields
+        .iter()
+        .map(|field| Line { name: range(head, field.name.as_bytes()), value: range(head, field.value) })
+        .collect()
+}
+
+/// Where `part` is in `whole`, which it was cut from. A head's length fits: buffers are limited.
+fn range(whole: &[u8], part: &[u8]) -> (u32, u32) {
+    if part.is_empty() {
+        // It may be from elsewhere.
+        return (0, 0);
+    }
+    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize) as u32;
+    (start, start + part.len() as u32)
+}
+
+fn slice(head: &Bytes, (start, end): (u32, u32)) -> &[u8] {
+    head.get(start as usize..end as usize).unwrap_or_default()
+}
+
+fn part(head: &Bytes, (start, end): (u32, u32)) -> Bytes {
+    head.slice(start as usize..end as usize)
+}

@@ -1,0 +1,21 @@
+//! HTTP/1.x as bytes, on both sides of the proxy: heads, bodies, and the connections that carry them.
+//!
+//! hyper does this well for one side at a time. Between its server and its client a proxy pays for what neither alone
+//! needs: a second map for the case of names on each side, a task for each upstream connection with two channels
+//! to it, room for a thousand fields for every head. Here one task reads, forwards and answers, and what was
+//! understood of a head once is kept.
+//!
+//! [`server`] serves a client's connection, [`client`] speaks to the upstream on one. Both stand on [`head`], which reads
+//! heads by httparse and refuses whatever two servers could read differently, [`write`], [`decoder`], [`encoder`], and
+//! the two buffers [`input`] and [`output`]. HTTP/2 is hyper's (`crate::http2`).
+
+pub mod client;
+pub mod decoder;
+pub mod encoder;
+pub mod head;
+pub mod incoming;
+pub mod input;
+pub mod output;
+pub mod rewound;
+pub mod server;
+pub mod write;

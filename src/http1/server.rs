@@ -1,0 +1,442 @@
+//! A client's connection: one request after another, each answered before the next is looked at.
+//!
+//! What is read behind a request waits in the buffer. While an answer is awaited or written, the connection is listened
+//! on, to see the client leave: its exchange ends with it.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header};
+use hyper::body::{Body as _, Frame};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use super::decoder::{Decoded, Decoder, ReadError};
+use super::encoder::Encoder;
+use super::head::{self, HeadError, RequestHead, tokens};
+use super::incoming::Incoming;
+use super::input::Input;
+use super::output::Output;
+use super::rewound::Rewound;
+use super::write::{self, Asked};
+use crate::body::{RequestBody, ResponseBody};
+use crate::connection::watch::{Wait, Watch};
+use crate::connection::{ClientStream, Downstream};
+use crate::error::ExchangeError;
+use crate::forward::tunnel::Tunnel;
+use crate::metrics::Event;
+use crate::{exchange, respond};
+
+/// A client that still sends when we close gets a reset, which takes our last answer away from it. So we read on for a
+/// moment; nginx does for 5 s.
+const LINGER: Duration = Duration::from_secs(2);
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// Reading or writing failed.
+    #[error("the connection failed")]
+    Io(#[from] io::Error),
+    /// The client closed it in the middle of a request or its answer.
+    #[error("the client closed the connection")]
+    Gone,
+    /// An answer could not be brought to its end, and the client must see that.
+    #[error("the answer was cut")]
+    Cut,
+    /// Nothing happened for too long.
+    #[error("waited too long")]
+    TooLong(Wait),
+}
+
+/// A connection, until it is closed or switches protocols.
+pub struct Connection {
+    downstream: Rc<Downstream>,
+    inbound: Rc<RefCell<Inbound>>,
+    output: Output,
+    watch: Watch,
+    is_draining: bool,
+}
+
+impl Connection {
+    /// A connection that was accepted just now.
+    pub fn new(stream: ClientStream, downstream: Rc<Downstream>) -> Self {
+        let watch = Watch::new(downstream.worker.limits);
+        let inbound = Rc::new(RefCell::new(Inbound::new(stream)));
+        Connection { downstream, inbound, output: Output::default(), watch, is_draining: false }
+    }
+
+    /// Serves requests until one of them is the last, or `draining`.
+    ///
+    /// # Errors
+    /// The connection failed, or had to be cut. What was wrong with a request is answered.
+    pub async fn serve(mut self, draining: impl Future<Output = ()>) -> Result<(), ConnectionError> {
+        let mut draining = pin!(draining);
+        loop {
+            let head = poll_fn(|cx| {
+                self.is_draining = self.is_draining || draining.as_mut().poll(cx).is_ready();
+                self.poll_head(cx)
+            });
+            let (request, asked) = match head.await? {
+                Next::Closed => return self.close().await,
+                Next::Refused(error) => return self.refuse(&error).await,
+                Next::Request(head) => self.accept(*head),
+            };
+            let answer = {
+                let mut answering = pin!(exchange::answer(&self.downstream, request));
+                let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
+                    Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                    Poll::Pending => {
+                        self.is_draining = self.is_draining || draining.as_mut().poll(cx).is_ready();
+                        self.inbound.borrow_mut().poll_gone(cx).map(Err)
+                    }
+                });
+                answer.await?
+            };
+            let asked = Asked { keeps: asked.keeps && !self.is_draining, ..asked };
+            let (closes, tunnel) = self.write(answer, &asked).await?;
+            if let Some(tunnel) = tunnel {
+                let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Err(ConnectionError::Gone) };
+                tunnel.join(inbound.into_inner().into_stream());
+                return Ok(());
+            }
+            if closes || !self.inbound.borrow_mut().is_at_next_request() {
+                return self.close().await;
+            }
+            self.watch.answered();
+            self.output.release();
+        }
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, ConnectionError>> {
+        let server = &self.downstream.worker.head_limits;
+        let mut inbound = self.inbound.borrow_mut();
+        loop {
+            match inbound.head(server) {
+                Ok(Some(head)) => return Poll::Ready(Ok(Next::Request(Box::new(head)))),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Ok(Next::Refused(error.into()))),
+            }
+            if self.is_draining && inbound.input.buffer.is_empty() {
+                return Poll::Ready(Ok(Next::Closed));
+            }
+            match inbound.poll_read(cx)? {
+                // Some clients end a request with an empty line too many.
+                Poll::Ready(0) if inbound.input.buffer.iter().all(|byte| b"\r\n".contains(byte)) => {
+                    return Poll::Ready(Ok(Next::Closed));
+                }
+                Poll::Ready(0) => return Poll::Ready(Err(ConnectionError::Gone)),
+                Poll::Ready(_) => {}
+                Poll::Pending => break,
+            }
+        }
+        if !inbound.input.buffer.is_empty() {
+            self.watch.head_began();
+        }
+        match ready!(self.watch.poll_head(cx)) {
+            Wait::Head => {
+                let limit = self.downstream.worker.limits.request_header;
+                Poll::Ready(Ok(Next::Refused(ExchangeError::RequestHeadTimeout(limit))))
+            }
+            wait => Poll::Ready(Err(ConnectionError::TooLong(wait))),
+        }
+    }
+
+    fn accept(&mut self, head: RequestHead) -> (Request<RequestBody>, Asked) {
+        let RequestHead { request, body, keeps, awaits_continue } = head;
+        self.watch.head_ended();
+        let te = request.headers().get_all(header::TE);
+        let asked = Asked {
+            is_head: request.method() == Method::HEAD,
+            version: request.version(),
+            accepts_trailers: te.iter().flat_map(|line| tokens(line.as_bytes())).any(is_trailers),
+            keeps,
+        };
+        let body = if body.is_done() {
+            RequestBody::Empty
+        } else {
+            self.inbound.borrow_mut().begin_body(body, awaits_continue);
+            RequestBody::http1(Incoming::new(Rc::clone(&self.inbound)))
+        };
+        (request.map(|()| body), asked)
+    }
+
+    /// Writes an answer to its end. Says whether the connection ends with it, or what it becomes instead.
+    async fn write(
+        &mut self,
+        answer: Response<ResponseBody>,
+        asked: &Asked,
+    ) -> Result<(bool, Option<Tunnel>), ConnectionError> {
+        self.inbound.borrow_mut().end_interim(self.output.gathered());
+        let (head, body) = answer.into_parts();
+        let (encoder, closes) = write::answer(self.output.gathered(), &head, &body, asked);
+        drop(head);
+        let mut encoder = Some(encoder);
+        let mut body = Some(body);
+        let mut tunnel = None;
+        poll_fn(|cx| {
+            loop {
+                let waits = self.encode(&mut encoder, &mut body, &mut tunnel, cx)?;
+                let mut inbound = self.inbound.borrow_mut();
+                match self.output.poll_flush(&mut inbound.stream, cx)? {
+                    Poll::Ready(()) => {
+                        self.watch.was_written();
+                        if encoder.is_none() {
+                            return Poll::Ready(Ok(()));
+                        }
+                        if waits {
+                            return inbound.poll_gone(cx).map(Err);
+                        }
+                    }
+                    Poll::Pending => {
+                        if self.output.has_moved() {
+                            self.watch.was_written();
+                        }
+                        if let Poll::Ready(gone) = inbound.poll_gone(cx) {
+                            return Poll::Ready(Err(gone));
+                        }
+                        let waited = ready!(self.watch.poll_reader(cx));
+                        return Poll::Ready(Err(ConnectionError::TooLong(waited)));
+                    }
+                }
+            }
+        })
+        .await?;
+        Ok((closes, tunnel))
+    }
+
+    /// Takes what there is of a body for writing; `true` when it has to be waited for. At its end the body is dropped,
+    /// and what it holds is free for others while its last bytes are on their way.
+    fn encode(
+        &mut self,
+        encoding: &mut Option<Encoder>,
+        body: &mut Option<ResponseBody>,
+        tunnel: &mut Option<Tunnel>,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, ConnectionError> {
+        while let (Some(encoder), Some(rest)) = (encoding.as_mut(), body.as_mut()) {
+            if encoder.is_complete() {
+                *tunnel = body.take().and_then(ResponseBody::into_tunnel);
+                *encoding = None;
+                break;
+            }
+            if !self.output.has_room() {
+                return Ok(false);
+            }
+            match Pin::new(rest).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => encoder.push(frame, &mut self.output),
+                Poll::Ready(None) => {
+                    let ended = encoding.take().map_or(Ok(()), |encoder| encoder.end(&mut self.output));
+                    *body = None;
+                    ended.map_err(|_| self.cut(cx))?;
+                }
+                Poll::Ready(Some(Err(_))) => return Err(self.cut(cx)),
+                Poll::Pending => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// What there is of a cut answer still goes out.
+    fn cut(&mut self, cx: &mut Context<'_>) -> ConnectionError {
+        let _ = self.output.poll_flush(&mut self.inbound.borrow_mut().stream, cx);
+        ConnectionError::Cut
+    }
+
+    /// Answers what is no request. What follows on the connection cannot be trusted to be one either.
+    async fn refuse(mut self, error: &ExchangeError) -> Result<(), ConnectionError> {
+        let asked = respond::Asked::new(self.downstream.worker.request_ids.next(), &HeaderMap::new());
+        let metrics = &self.downstream.worker.metrics;
+        // It never became a request that had begun.
+        metrics.add(Event::Begun);
+        exchange::tell(error, &asked, self.downstream.peer, metrics);
+        self.write(respond::failure(error, &asked), &Asked::unknown()).await?;
+        self.inbound.borrow_mut().is_cut_off = true;
+        self.close().await
+    }
+
+    async fn close(self) -> Result<(), ConnectionError> {
+        let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Ok(()) };
+        let Inbound { mut stream, input, body, is_cut_off, .. } = inbound.into_inner();
+        let may_send_more = is_cut_off || !body.is_done() || !input.buffer.is_empty();
+        let goodbye = async {
+            stream.shutdown().await?;
+            let mut ignored = [0; 1024];
+            while may_send_more && stream.read(&mut ignored).await? > 0 {}
+            Ok(())
+        };
+        timeout(LINGER, goodbye).await.unwrap_or(Ok(()))
+    }
+}
+
+enum Next {
+    Request(Box<RequestHead>),
+    Refused(ExchangeError),
+    Closed,
+}
+
+/// How large a head may be.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadLimits {
+    /// `[server] max_header_bytes`.
+    pub bytes: usize,
+    /// `[server] max_header_fields`.
+    pub fields: usize,
+}
+
+/// What arrives on a connection. Shared with the body of its request.
+pub struct Inbound {
+    stream: ClientStream,
+    input: Input,
+    /// How much of a head was looked at in vain.
+    looked_at: usize,
+    body: Decoder,
+    awaits_continue: bool,
+    /// What is left to be written of a `100 Continue` that was begun.
+    interim: &'static [u8],
+    /// Whether there is more that nobody will read.
+    is_cut_off: bool,
+}
+
+impl Inbound {
+    fn new(stream: ClientStream) -> Self {
+        Inbound {
+            stream,
+            input: Input::new(),
+            looked_at: 0,
+            body: Decoder::none(),
+            awaits_continue: false,
+            interim: b"",
+            is_cut_off: false,
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.input.poll_read(&mut self.stream, cx)
+    }
+
+    fn head(&mut self, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
+        let buffer = &mut self.input.buffer;
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        let may_be_whole = self.looked_at == 0 || head::may_end(buffer, self.looked_at);
+        if may_be_whole && let Some(head) = head::request(buffer, limits)? {
+            self.looked_at = 0;
+            self.input.release();
+            return Ok(Some(head));
+        }
+        self.looked_at = buffer.len();
+        if buffer.len() >= limits.bytes { Err(HeadError::TooLarge) } else { Ok(None) }
+    }
+
+    fn begin_body(&mut self, body: Decoder, awaits_continue: bool) {
+        self.body = body;
+        self.awaits_continue = awaits_continue;
+    }
+
+    /// The next part of the request's body. Whoever asks first lets the client send it.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, ReadError>> {
+        if std::mem::take(&mut self.awaits_continue) {
+            self.interim = CONTINUE;
+        }
+        ready!(self.poll_interim(cx))?;
+        loop {
+            match self.body.decode(&mut self.input.buffer)? {
+                Decoded::Frame(frame) => return Poll::Ready(Ok(Some(frame))),
+                Decoded::End => {
+                    self.input.release();
+                    return Poll::Ready(Ok(None));
+                }
+                Decoded::More => {}
+            }
+            if ready!(self.input.poll_read_on(&mut self.stream, cx))? == 0 {
+                self.is_cut_off = true;
+                self.body.close()?;
+            }
+        }
+    }
+
+    /// Whether all of the request's body was read.
+    pub fn is_body_read(&self) -> bool {
+        self.body.is_done()
+    }
+
+    /// How much of the request's body is left, where that is known.
+    pub fn body_left(&self) -> Option<u64> {
+        self.body.left()
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim = self.interim.get(written..).unwrap_or_default();
+            // What TLS holds goes out with the answer at the latest.
+            let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// An answer begins: nobody is told to go on any more, but a half-written word is ended.
+    fn end_interim(&mut self, out: &mut Vec<u8>) {
+        self.awaits_continue = false;
+        let rest = std::mem::take(&mut self.interim);
+        if rest.len() < CONTINUE.len() {
+            out.extend_from_slice(rest);
+        }
+    }
+
+    /// Ready when the client has left. What it sends ahead is kept, as far as one read brings it.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+        if !self.body.is_done() || !self.input.buffer.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_read(cx)) {
+            Ok(0) => Poll::Ready(ConnectionError::Gone),
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(error.into()),
+        }
+    }
+
+    /// Whether the next bytes are a request's. A body that nobody read is thrown away if it is there already.
+    fn is_at_next_request(&mut self) -> bool {
+        let mut has_read = self.body.is_done();
+        loop {
+            match self.body.decode(&mut self.input.buffer) {
+                Ok(Decoded::Frame(_)) => {}
+                Ok(Decoded::End) => break,
+                Ok(Decoded::More) if has_read => return false,
+                Ok(Decoded::More) => {
+                    has_read = true;
+                    let mut nobody = Context::from_waker(Waker::noop());
+                    let read = self.input.poll_read_on(&mut self.stream, &mut nobody);
+                    if !matches!(read, Poll::Ready(Ok(1..))) {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+        self.input.release();
+        !self.is_cut_off
+    }
+
+    /// The stream, as if nothing behind the last head had been read.
+    fn into_stream(self) -> Rewound<ClientStream> {
+        Rewound::new(self.stream, self.input.buffer.freeze())
+    }
+}
+
+fn is_trailers(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"trailers")
+}

@@ -1,0 +1,184 @@
+//! Heads as bytes. Fields are written in their order, their names as they came; those that were added are
+//! written `Like-This`.
+
+use std::io::Write as _;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request, response};
+use hyper::body::Body as _;
+
+use super::encoder::Encoder;
+use super::head::{Original, tokens};
+use crate::body::{RequestBody, ResponseBody};
+
+/// What an answer has to know of its request.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// HEAD is answered without a body.
+    pub is_head: bool,
+    /// HTTP/1.0 knows no chunks.
+    pub version: Version,
+    /// Whether the client said that it reads trailers.
+    pub accepts_trailers: bool,
+    /// Whether the connection may go on after the answer.
+    pub keeps: bool,
+}
+
+impl Asked {
+    /// A request that was not understood: it is answered as any other, and then the connection ends.
+    pub fn unknown() -> Self {
+        Asked { is_head: false, version: Version::HTTP_11, accepts_trailers: false, keeps: false }
+    }
+}
+
+/// Writes the head of a request to the upstream and says how its body is to be framed.
+pub fn request(out: &mut Vec<u8>, head: &request::Parts, body: &RequestBody) -> Encoder {
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    if !target.starts_with(['/', '*']) {
+        // `http://host?query` has no path.
+        out.push(b'/');
+    }
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let has_body = !body.is_end_stream();
+    fields(out, &head.headers, head.extensions.get(), |name| has_body || *name != header::TRANSFER_ENCODING);
+    out.extend_from_slice(b"\r\n");
+    match body.size_hint().exact() {
+        _ if !has_body => Encoder::none(),
+        _ if head.headers.contains_key(header::TRANSFER_ENCODING) => Encoder::chunked(&head.headers, true),
+        Some(length) => Encoder::length(length),
+        // Not without a coding: what has no length gets one.
+        None => Encoder::none(),
+    }
+}
+
+/// Writes the head of an answer and says how its body is to be framed, and whether the connection ends with it.
+pub fn answer(out: &mut Vec<u8>, head: &response::Parts, body: &ResponseBody, asked: &Asked) -> (Encoder, bool) {
+    let status = head.status;
+    let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
+    // These two cannot have one, whatever they say (RFC 9110, 15.3.5 and 15.4.5).
+    let never_has_body =
+        status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
+    let length = body.size_hint().exact();
+    let ends_with_close = length.is_none() && !never_has_body && !asked.is_head && asked.version < Version::HTTP_11;
+    let says_close = head.headers.get(header::CONNECTION).is_some_and(is_close);
+    let closes = !is_switch && (!asked.keeps || says_close || ends_with_close);
+
+    let original = head.extensions.get::<Original>();
+    out.extend_from_slice(if asked.version < Version::HTTP_11 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    match original {
+        Some(original) => out.extend_from_slice(original.reason()),
+        None => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
+    }
+    out.extend_from_slice(b"\r\n");
+    fields(out, &head.headers, original, |name| match *name {
+        header::CONTENT_LENGTH => !never_has_body,
+        header::TRANSFER_ENCODING => false,
+        _ => true,
+    });
+    match length {
+        Some(length) if !has_length && !never_has_body && (length > 0 || !asked.is_head) => {
+            let _ = write!(out, "Content-Length: {length}\r\n");
+        }
+        None if !ends_with_close && !never_has_body && !asked.is_head => {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        _ => {}
+    }
+    if closes && !says_close && asked.version == Version::HTTP_11 {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if !closes && !is_switch && asked.version < Version::HTTP_11 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+
+    let encoder = match length {
+        _ if never_has_body || asked.is_head => Encoder::none(),
+        Some(length) => Encoder::length(length),
+        None if ends_with_close => Encoder::until_close(),
+        None => Encoder::chunked(&head.headers, asked.accepts_trailers),
+    };
+    (encoder, closes)
+}
+
+/// Writes those of `headers` that are `wanted`.
+pub fn fields(
+    out: &mut Vec<u8>,
+    headers: &HeaderMap,
+    original: Option<&Original>,
+    wanted: impl Fn(&HeaderName) -> bool,
+) {
+    let mut names = Names { original, first: 0, last: 0 };
+    let mut previous = None;
+    for (name, value) in headers {
+        let is_repeated = previous == Some(name);
+        previous = Some(name);
+        if !wanted(name) {
+            continue;
+        }
+        match names.spelling(name, is_repeated) {
+            Some(spelling) => out.extend_from_slice(spelling),
+            None => title_case(out, name),
+        }
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Writes the line before a chunk.
+pub fn chunk_size(out: &mut Vec<u8>, size: usize) {
+    let _ = write!(out, "{size:x}\r\n");
+}
+
+/// Finds the spelling of names. A map has them in the order of their first lines, with all lines of one name together,
+/// so the next is nearly always right behind the last.
+struct Names<'a> {
+    original: Option<&'a Original>,
+    /// Behind the first line of the last name, and behind its last one so far.
+    first: usize,
+    last: usize,
+}
+
+impl<'a> Names<'a> {
+    fn spelling(&mut self, name: &HeaderName, is_repeated: bool) -> Option<&'a [u8]> {
+        let original = self.original?;
+        let wanted = name.as_str().as_bytes();
+        let find = |from: usize, to: usize| {
+            let mut at = from;
+            while let Some(spelling) = original.name(at).filter(|_| at < to) {
+                at += 1;
+                if spelling.eq_ignore_ascii_case(wanted) {
+                    return Some((at, spelling));
+                }
+            }
+            None
+        };
+        let (behind, spelling) = match is_repeated {
+            true => find(self.last, usize::MAX)?,
+            // What was put in again later may stand before.
+            false => find(self.first, usize::MAX).or_else(|| find(0, self.first))?,
+        };
+        self.last = behind;
+        if !is_repeated {
+            self.first = behind;
+        }
+        Some(spelling)
+    }
+}
+
+fn title_case(out: &mut Vec<u8>, name: &HeaderName) {
+    let mut starts_word = true;
+    for byte in name.as_str().bytes() {
+        out.push(if starts_word { byte.to_ascii_uppercase() } else { byte });
+        starts_word = byte == b'-';
+    }
+}
+
+fn is_close(value: &HeaderValue) -> bool {
+    tokens(value.as_bytes()).any(|token| token.eq_ignore_ascii_case(b"close"))
+}
