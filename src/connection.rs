@@ -128,7 +128,7 @@ impl Worker {
 async fn serve_http1(stream: ClientStream, downstream: Rc<Downstream>) {
     let (worker, peer) = (Rc::clone(&downstream.worker), downstream.peer);
     let connection = http1::server::Connection::new(stream, downstream);
-    match connection.serve(worker.draining.cancelled()).await {
+    match connection.serve().await {
         Ok(()) => {}
         Err(ConnectionError::TooLong(Wait::FirstByte)) => {
             worker.metrics.add(Event::SilentFirstByte);

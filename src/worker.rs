@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,7 +11,10 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use ipnet::IpNet;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::spawn_local;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,6 +68,35 @@ pub struct Worker {
     pub tunnels: TaskTracker,
     /// Set when connections are to end after what is in flight.
     pub draining: CancellationToken,
+    /// The same for those who look often.
+    pub ending: Ending,
+}
+
+/// Whether connections are to end. Looking costs nothing, where the token takes locks.
+#[derive(Default)]
+pub struct Ending {
+    has_begun: Cell<bool>,
+    told: Notify,
+}
+
+impl Ending {
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.get()
+    }
+
+    /// Wakes whoever has polled this when it begins.
+    pub fn told(&self) -> Notified<'_> {
+        self.told.notified()
+    }
+
+    async fn follow(worker: Weak<Worker>, draining: CancellationToken) {
+        draining.cancelled().await;
+        if let Some(worker) = worker.upgrade() {
+            worker.ending.has_begun.set(true);
+            worker.ending.told.notify_waiters();
+        }
+    }
 }
 
 /// Starts a worker's thread. It ends when the sender is dropped and its connections are closed, or at the drain's deadline.
@@ -123,7 +155,9 @@ async fn work(
         tunnels: TaskTracker::new(),
         // A token of its own: every connection registers with it, and workers must not contend for that.
         draining: drain.begun.child_token(),
+        ending: Ending::default(),
     });
+    spawn_local(Ending::follow(Rc::downgrade(&worker), worker.draining.clone()));
     let connections = TaskTracker::new();
     while let Some(accepted) = accepted.recv().await {
         connections.spawn_local(connection::serve(accepted, Rc::clone(&worker)));

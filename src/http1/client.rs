@@ -12,6 +12,8 @@ use bytes::Bytes;
 use http::{Method, Response, request};
 use hyper::body::{Body as _, Frame};
 
+use tokio_util::either::Either;
+
 use super::decoder::{Decoded, Decoder, ReadError};
 use super::encoder::Encoder;
 use super::head::{self, HeadError};
@@ -75,8 +77,17 @@ impl Connection {
 
     /// Whether an idle connection is still good: neither closed, nor did anything come that nobody asked for.
     pub fn is_good(&mut self) -> bool {
-        let mut nobody = Context::from_waker(Waker::noop());
-        self.input.poll_read(&mut self.stream, &mut nobody).is_pending()
+        let mut byte = [0];
+        let read = match &self.stream {
+            Either::Left(Either::Left(stream)) => stream.try_read(&mut byte),
+            Either::Left(Either::Right(stream)) => stream.try_read(&mut byte),
+            // It may have something to say that is TLS's own.
+            Either::Right(_) => {
+                let mut nobody = Context::from_waker(Waker::noop());
+                return self.input.poll_read(&mut self.stream, &mut nobody).is_pending();
+            }
+        };
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Begins an exchange: nothing is written before the connection is polled.

@@ -81,10 +81,11 @@ pub struct AnswerHead {
 #[derive(Clone)]
 pub struct Original {
     head: Bytes,
-    lines: Vec<Line>,
+    names: Vec<(HeaderName, (u32, u32))>,
     reason: (u32, u32),
 }
 
+/// Where a line's name and value are in a head.
 #[derive(Clone, Copy)]
 struct Line {
     name: (u32, u32),
@@ -97,9 +98,12 @@ impl Original {
         slice(&self.head, self.reason)
     }
 
-    /// The name of the line at `at`, as it was written.
-    pub fn name(&self, at: usize) -> Option<&[u8]> {
-        self.lines.get(at).map(|line| slice(&self.head, line.name))
+    /// Finds the next line of `name` from the line at `from` on: where it is, and the name as it was written.
+    pub fn find(&self, name: &HeaderName, from: usize) -> Option<(usize, &[u8])> {
+        let rest = self.names.get(from..)?;
+        let at = rest.iter().position(|(other, _)| other == name)?;
+        let (_, spelling) = rest.get(at)?;
+        Some((from + at, slice(&self.head, *spelling)))
     }
 }
 
@@ -163,7 +167,7 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
     *request.uri_mut() = target;
     *request.version_mut() = version;
     *request.headers_mut() = fields.headers;
-    request.extensions_mut().insert(Original { head, lines, reason: (0, 0) });
+    request.extensions_mut().insert(Original { head, names: fields.names, reason: (0, 0) });
     Ok(Some(RequestHead { request, body, keeps, awaits_continue }))
 }
 
@@ -227,7 +231,7 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
     *answer.status_mut() = status;
     *answer.version_mut() = version;
     *answer.headers_mut() = fields.headers;
-    answer.extensions_mut().insert(Original { head, lines, reason });
+    answer.extensions_mut().insert(Original { head, names: fields.names, reason });
     Ok(Some(AnswerHead { answer, body, keeps }))
 }
 
@@ -262,6 +266,7 @@ enum Length {
 /// What the fields of a head say, and what of it concerns the connection that it came by.
 struct Fields {
     headers: HeaderMap,
+    names: Vec<(HeaderName, (u32, u32))>,
     codings: Option<Coding>,
     length: Length,
     closes: bool,
@@ -273,6 +278,7 @@ impl Fields {
     fn read(head: &Bytes, lines: &[Line]) -> Result<Fields, HeadError> {
         let mut fields = Fields {
             headers: HeaderMap::with_capacity(lines.len() + ADDED_FIELDS),
+            names: Vec::with_capacity(lines.len()),
             codings: None,
             length: Length::None,
             closes: false,
@@ -302,6 +308,7 @@ impl Fields {
                 _ => {}
             }
             let value = HeaderValue::from_maybe_shared(part(head, line.value)).map_err(|_| HeadError::Field)?;
+            fields.names.push((name.clone(), line.name));
             fields.headers.append(name, value);
         }
         Ok(fields)
@@ -414,4 +421,145 @@ fn slice(head: &Bytes, (start, end): (u32, u32)) -> &[u8] {
 
 fn part(head: &Bytes, (start, end): (u32, u32)) -> Bytes {
     head.slice(start as usize..end as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 100 };
+
+    fn read(bytes: &str) -> Result<Option<RequestHead>, HeadError> {
+        request(&mut BytesMut::from(bytes), &LIMITS)
+    }
+
+    fn framing(fields: &str) -> Result<(Option<u64>, bool), HeadError> {
+        let head = read(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))?.unwrap();
+        Ok((head.body.left(), head.keeps))
+    }
+
+    fn answered(method: Method, head: &str) -> Result<(Option<u64>, bool), HeadError> {
+        let head = answer(&mut BytesMut::from(head), &method, 200)?.unwrap();
+        Ok((head.body.left(), head.keeps))
+    }
+
+    #[test]
+    fn a_request_is_taken_off_and_what_follows_stays() {
+        let mut buffer = BytesMut::from("\r\nGET /a?b HTTP/1.1\r\nhOst: a\r\nX-\u{e9}: b\r\n\r\nGET /");
+        assert_eq!(request(&mut buffer, &LIMITS).err(), Some(HeadError::Line(httparse::Error::HeaderName)));
+        let mut buffer = BytesMut::from("\r\nGET /a?b HTTP/1.1\r\nhOst: \u{e9} \r\nX: b\r\n\r\nGET /");
+        let head = request(&mut buffer, &LIMITS).unwrap().unwrap();
+        assert_eq!((head.request.method(), head.request.uri().to_string().as_str()), (&Method::GET, "/a?b"));
+        assert_eq!(head.request.headers().get("host").unwrap().as_bytes(), "\u{e9}".as_bytes());
+        let original = head.request.extensions().get::<Original>().unwrap();
+        assert_eq!(original.find(&header::HOST, 0), Some((0, &b"hOst"[..])));
+        assert_eq!(original.find(&header::HOST, 1), None);
+        assert_eq!((&buffer[..], head.body.left(), head.keeps), (&b"GET /"[..], Some(0), true));
+    }
+
+    #[test]
+    fn half_a_head_is_none_and_too_much_is_too_large() {
+        let whole = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for length in 0..whole.len() {
+            assert!(read(&whole[..length]).unwrap().is_none(), "{length}");
+        }
+        let fields = |count: usize| (1..count).map(|_| "a: b\r\n").collect::<String>();
+        for (count, fits) in [(100, true), (101, false)] {
+            let found = read(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(count)));
+            assert_eq!(found.err(), (!fits).then_some(HeadError::TooLarge));
+        }
+        assert_eq!(read(&format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(4096))).err(), Some(HeadError::TooLarge));
+    }
+
+    #[test]
+    fn a_body_is_framed_in_one_way_only() {
+        assert_eq!(framing(""), Ok((Some(0), true)));
+        assert_eq!(framing("Content-Length: 5\r\n"), Ok((Some(5), true)));
+        assert_eq!(framing("Content-Length: 5\r\nContent-Length: 05\r\n"), Ok((Some(5), true)));
+        assert_eq!(framing("Transfer-Encoding: gzip, Chunked\r\n"), Ok((None, true)));
+        assert_eq!(framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Ok((None, false)));
+        for length in ["", "+5", "-5", "0x5", "5 5", "5,5", "5,6", "18446744073709551616", "5\r\nContent-Length: 6"] {
+            assert_eq!(framing(&format!("Content-Length: {length}\r\n")), Err(HeadError::Length), "{length:?}");
+        }
+        for coding in ["", "gzip", "chunked, gzip", "chunked;a=b", "xchunked", "identity"] {
+            let found = framing(&format!("Transfer-Encoding: {coding}\r\n"));
+            assert_eq!(found, Err(HeadError::TransferEncoding), "{coding:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_goes_and_the_order_stays() {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX: b\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let head = read(head).unwrap().unwrap();
+        let names: Vec<&str> = head.request.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["host", "x", "transfer-encoding"]);
+    }
+
+    #[test]
+    fn who_closes_says_so() {
+        for (version, connection, keeps) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: Close\r\n", false),
+            ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+            ("1.1", "Connection: close, keep-alive\r\n", false),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+        ] {
+            let head = format!("GET / HTTP/{version}\r\nHost: a\r\n{connection}Keep-Alive: 5\r\nX: y\r\n\r\n");
+            let head = read(&head).unwrap().unwrap();
+            assert_eq!(head.keeps, keeps, "{version} {connection}");
+            assert_eq!(head.request.headers().len(), 2, "what speaks of this connection only is taken off");
+        }
+        let head = "GET / HTTP/1.1\r\nConnection: keep-alive, X-Hop\r\nHost: a\r\n\r\n";
+        assert!(read(head).unwrap().unwrap().request.headers().contains_key("connection"), "what names others is not");
+    }
+
+    #[test]
+    fn an_answer_ends_where_its_head_and_request_say() {
+        let ok = "HTTP/1.1 200 OK\r\n";
+        let get = Method::GET;
+        assert_eq!(answered(get.clone(), &format!("{ok}Content-Length: 5\r\n\r\n")), Ok((Some(5), true)));
+        assert_eq!(answered(get.clone(), &format!("{ok}Content-Length: 5, 5\r\n\r\n")), Ok((Some(5), true)));
+        assert_eq!(answered(get.clone(), &format!("{ok}\r\n")), Ok((None, true)));
+        assert_eq!(answered(Method::HEAD, &format!("{ok}Content-Length: 5\r\n\r\n")), Ok((Some(0), true)));
+        assert_eq!(
+            answered(get.clone(), "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+            Ok((Some(0), true))
+        );
+        assert_eq!(answered(get.clone(), "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"), Ok((Some(5), false)));
+        let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";
+        assert_eq!(answered(get.clone(), &format!("{early}{ok}Content-Length: 5\r\n\r\n")), Ok((Some(5), true)));
+        assert_eq!(answer(&mut BytesMut::from(early), &get, 200).map(|head| head.is_none()), Ok(true));
+        for (head, error) in [
+            (format!("{ok}Content-Length: 5\r\nContent-Length: 6\r\n\r\n"), HeadError::Length),
+            (format!("{ok}Content-Length: a\r\n\r\n"), HeadError::Length),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".into(), HeadError::TransferEncoding),
+            (format!("{ok}{}\r\n", "a: b\r\n".repeat(201)), HeadError::TooLarge),
+        ] {
+            assert_eq!(answered(get.clone(), &head), Err(error), "{head}");
+        }
+    }
+
+    proptest! {
+        // A slow head is looked at again exactly when its end may have come.
+        #[test]
+        fn the_end_of_a_head_is_seen(lines in "(([a-z]: [a-z]{0,3}\r?\n){0,3}\r?\n)?[a-z]{0,4}", cut in 0usize..20) {
+            let bytes = format!("GET / HTTP/1.1\r\nhost: a\r\n{lines}");
+            let from = bytes.len().saturating_sub(cut);
+            let ends_in_new = read(&bytes).unwrap().is_some() && read(&bytes[..from]).unwrap().is_none();
+            prop_assert!(!ends_in_new || may_end(bytes.as_bytes(), from));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), spoilt in 0usize..60, by: u8) {
+            let _ = request(&mut BytesMut::from(&bytes[..]), &LIMITS);
+            let _ = answer(&mut BytesMut::from(&bytes[..]), &Method::GET, 10);
+            let mut head = b"POST /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX: y\r\n\r\n".to_vec();
+            if let Some(byte) = head.get_mut(spoilt) {
+                *byte = by;
+            }
+            let _ = request(&mut BytesMut::from(&head[..]), &LIMITS);
+        }
+    }
 }

@@ -62,7 +62,6 @@ pub struct Connection {
     inbound: Rc<RefCell<Inbound>>,
     output: Output,
     watch: Watch,
-    is_draining: bool,
 }
 
 impl Connection {
@@ -70,20 +69,20 @@ impl Connection {
     pub fn new(stream: ClientStream, downstream: Rc<Downstream>) -> Self {
         let watch = Watch::new(downstream.worker.limits);
         let inbound = Rc::new(RefCell::new(Inbound::new(stream)));
-        Connection { downstream, inbound, output: Output::default(), watch, is_draining: false }
+        Connection { downstream, inbound, output: Output::default(), watch }
     }
 
-    /// Serves requests until one of them is the last, or `draining`.
+    /// Serves requests until one of them is the last, or all connections are to end.
     ///
     /// # Errors
     /// The connection failed, or had to be cut. What was wrong with a request is answered.
-    pub async fn serve(mut self, draining: impl Future<Output = ()>) -> Result<(), ConnectionError> {
-        let mut draining = pin!(draining);
+    pub async fn serve(mut self) -> Result<(), ConnectionError> {
+        let worker = Rc::clone(&self.downstream.worker);
+        let mut told_to_end = pin!(worker.ending.told());
+        // Once: it wakes this task and no other.
+        poll_fn(|cx| Poll::Ready(told_to_end.as_mut().poll(cx).is_ready())).await;
         loop {
-            let head = poll_fn(|cx| {
-                self.is_draining = self.is_draining || draining.as_mut().poll(cx).is_ready();
-                self.poll_head(cx)
-            });
+            let head = poll_fn(|cx| self.poll_head(cx));
             let (request, asked) = match head.await? {
                 Next::Closed => return self.close().await,
                 Next::Refused(error) => return self.refuse(&error).await,
@@ -93,14 +92,11 @@ impl Connection {
                 let mut answering = pin!(exchange::answer(&self.downstream, request));
                 let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-                    Poll::Pending => {
-                        self.is_draining = self.is_draining || draining.as_mut().poll(cx).is_ready();
-                        self.inbound.borrow_mut().poll_gone(cx).map(Err)
-                    }
+                    Poll::Pending => self.inbound.borrow_mut().poll_gone(cx).map(Err),
                 });
                 answer.await?
             };
-            let asked = Asked { keeps: asked.keeps && !self.is_draining, ..asked };
+            let asked = Asked { keeps: asked.keeps && !worker.ending.has_begun(), ..asked };
             let (closes, tunnel) = self.write(answer, &asked).await?;
             if let Some(tunnel) = tunnel {
                 let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Err(ConnectionError::Gone) };
@@ -124,7 +120,7 @@ impl Connection {
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Ok(Next::Refused(error.into()))),
             }
-            if self.is_draining && inbound.input.buffer.is_empty() {
+            if self.downstream.worker.ending.has_begun() && inbound.input.buffer.is_empty() {
                 return Poll::Ready(Ok(Next::Closed));
             }
             match inbound.poll_read(cx)? {

@@ -147,25 +147,14 @@ struct Names<'a> {
 impl<'a> Names<'a> {
     fn spelling(&mut self, name: &HeaderName, is_repeated: bool) -> Option<&'a [u8]> {
         let original = self.original?;
-        let wanted = name.as_str().as_bytes();
-        let find = |from: usize, to: usize| {
-            let mut at = from;
-            while let Some(spelling) = original.name(at).filter(|_| at < to) {
-                at += 1;
-                if spelling.eq_ignore_ascii_case(wanted) {
-                    return Some((at, spelling));
-                }
-            }
-            None
+        let (at, spelling) = match is_repeated {
+            true => original.find(name, self.last)?,
+            // What was put in again later may have stood before.
+            false => original.find(name, self.first).or_else(|| original.find(name, 0))?,
         };
-        let (behind, spelling) = match is_repeated {
-            true => find(self.last, usize::MAX)?,
-            // What was put in again later may stand before.
-            false => find(self.first, usize::MAX).or_else(|| find(0, self.first))?,
-        };
-        self.last = behind;
+        self.last = at + 1;
         if !is_repeated {
-            self.first = behind;
+            self.first = at + 1;
         }
         Some(spelling)
     }
@@ -173,12 +162,91 @@ impl<'a> Names<'a> {
 
 fn title_case(out: &mut Vec<u8>, name: &HeaderName) {
     let mut starts_word = true;
-    for byte in name.as_str().bytes() {
-        out.push(if starts_word { byte.to_ascii_uppercase() } else { byte });
-        starts_word = byte == b'-';
-    }
+    out.extend(name.as_str().bytes().map(|byte| {
+        let starts = std::mem::replace(&mut starts_word, byte == b'-');
+        if starts { byte.to_ascii_uppercase() } else { byte }
+    }));
 }
 
 fn is_close(value: &HeaderValue) -> bool {
     tokens(value.as_bytes()).any(|token| token.eq_ignore_ascii_case(b"close"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::head;
+    use crate::http1::server::HeadLimits;
+    use bytes::{Bytes, BytesMut};
+    use http::Response;
+
+    fn answered(response: Response<Bytes>, asked: &Asked) -> (String, bool) {
+        let (head, body) = response.map(ResponseBody::whole).into_parts();
+        let mut out = Vec::new();
+        let (_, closes) = answer(&mut out, &head, &body, asked);
+        (String::from_utf8(out).unwrap(), closes)
+    }
+
+    fn plain() -> Asked {
+        Asked { keeps: true, ..Asked::unknown() }
+    }
+
+    #[test]
+    fn an_answer_of_ours_is_framed() {
+        let response =
+            || Response::builder().status(404).header("x-a-bc", "d").body(Bytes::from_static(b"ab")).unwrap();
+        let head = "404 Not Found\r\nX-A-Bc: d\r\nContent-Length: 2\r\n";
+        let keeps = (format!("HTTP/1.1 {head}\r\n"), false);
+        assert_eq!(answered(response(), &plain()), keeps);
+        assert_eq!(answered(response(), &Asked { is_head: true, ..plain() }), keeps);
+        let closes = format!("HTTP/1.1 {head}Connection: close\r\n\r\n");
+        assert_eq!(answered(response(), &Asked::unknown()), (closes, true));
+        let old = Asked { version: Version::HTTP_10, ..plain() };
+        assert_eq!(answered(response(), &old), (format!("HTTP/1.0 {head}Connection: keep-alive\r\n\r\n"), false));
+        assert_eq!(answered(response(), &Asked { keeps: false, ..old }), (format!("HTTP/1.0 {head}\r\n"), true));
+    }
+
+    #[test]
+    fn what_cannot_have_a_body_says_nothing_of_one() {
+        for status in [204, 304] {
+            let response = Response::builder().status(status).header("content-length", "5").body(Bytes::new()).unwrap();
+            let (head, closes) = answered(response, &plain());
+            assert!(!head.contains("ength") && !head.contains("ncoding") && !closes, "{head}");
+        }
+    }
+
+    #[test]
+    fn names_are_spelt_as_they_came_wherever_they_stand() {
+        let head = "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nX-B: 2\r\nx-A: 3\r\nX-b: 4\r\nX-C: 5\r\n\r\n";
+        let limits = HeadLimits { bytes: 1024, fields: 100 };
+        let head = head::request(&mut BytesMut::from(head), &limits).unwrap().unwrap();
+        let (mut head, ()) = head.request.into_parts();
+        let written = |head: &request::Parts| {
+            let mut out = Vec::new();
+            request(&mut out, head, &RequestBody::Empty);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            written(&head),
+            "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nx-A: 3\r\nX-B: 2\r\nX-b: 4\r\nX-C: 5\r\n\r\n"
+        );
+        // Swaps the last field into the gap.
+        head.headers.remove(header::HOST);
+        head.headers.insert("x-forwarded-for", HeaderValue::from_static("6"));
+        assert_eq!(
+            written(&head),
+            "GET / HTTP/1.1\r\nX-C: 5\r\nX-a: 1\r\nx-A: 3\r\nX-B: 2\r\nX-b: 4\r\nX-Forwarded-For: 6\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_target_without_a_path_gets_one() {
+        for (target, line) in [("http://a?b", "GET /?b HTTP"), ("*", "GET * HTTP"), ("/?", "GET /? HTTP")] {
+            let (mut head, ()) = http::Request::builder().uri(target).body(()).unwrap().into_parts();
+            head.uri = head.uri.path_and_query().cloned().unwrap().into();
+            let mut out = Vec::new();
+            request(&mut out, &head, &RequestBody::Empty);
+            assert!(out.starts_with(line.as_bytes()), "{}", String::from_utf8_lossy(&out));
+        }
+    }
 }
