@@ -130,6 +130,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     }
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
     println!("\nfound: {}", sidecar.look());
+    if let Some(host) = sidecar.database_host() {
+        println!("database in use: {host}");
+    }
     Ok(())
 }
 

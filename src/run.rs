@@ -126,6 +126,11 @@ impl Sidecar {
         }
     }
 
+    /// The host that the database is used at, as far as [`Sidecar::look`] found one; `None` where there is only one.
+    pub fn database_host(&self) -> Option<String> {
+        self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
+    }
+
     /// Serves on `listeners` until the future that `shutdown` makes is there, then drains. Returns when everything has
     /// ended. `shutdown` is called inside a runtime, before anything else.
     ///
@@ -168,6 +173,11 @@ impl Sidecar {
         let filling = Arc::clone(&native.refresher);
         let filling = async move { filling.keep_map_filled().await };
         native.runtime.spawn(drain.begun.clone().run_until_cancelled_owned(filling));
+        if native.refresher.store.database.host_in_use().is_some() {
+            let refresher = Arc::clone(&native.refresher);
+            let returning = async move { refresher.store.database.return_to_earlier_hosts().await };
+            native.runtime.spawn(drain.begun.clone().run_until_cancelled_owned(returning));
+        }
         if self.config.cleanup.tokens_after_days > 0 || self.config.cleanup.analytics {
             let (refresher, configured) = (Arc::clone(&native.refresher), self.config.cleanup.clone());
             let wanted = move || {

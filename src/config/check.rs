@@ -233,9 +233,18 @@ fn wordpress(read: &mut Reader, mode: RefreshMode) -> WordPress {
                        wordpress.database_url; or leave the route to WordPress with refresh.mode = \"forward\"";
         read.faults.push(wrong("wordpress.config", problem));
     }
+    let database_hosts = read.each("wordpress.database_hosts", value::database_host);
+    if let Some((twice, _)) = database_hosts
+        .iter()
+        .enumerate()
+        .find_map(|(i, host)| database_hosts.iter().take(i).any(|other| other == host).then_some((host.clone(), i)))
+    {
+        read.fault("wordpress.database_hosts", format!("{twice} is there twice"));
+    }
     WordPress {
         config: wp_config(read),
         database_url: read.checked_secret("wordpress.database_url", value::database_url),
+        database_hosts,
         table_prefix: read.parsed("wordpress.table_prefix", value::table_prefix),
         home: read.parsed("wordpress.home", value::home_url),
         hosts: read.each("wordpress.hosts", value::host),

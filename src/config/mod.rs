@@ -173,6 +173,8 @@ pub struct WordPress {
     pub config: Option<PathBuf>,
     /// `mysql://…`, which `mysql_async::Opts::from_url` accepts, with a database's name.
     pub database_url: Option<Secret>,
+    /// Each as `DB_HOST` may be. Empty: what the others say.
+    pub database_hosts: Vec<String>,
     /// Letters, digits and underscores only; not empty.
     pub table_prefix: Option<String>,
     /// An `http` or `https` URL without a trailing slash.

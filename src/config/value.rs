@@ -8,6 +8,8 @@ use std::{net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use url::Url;
 
+use crate::wordpress::db_host::database_address;
+
 /// The longest wait that can be configured. `Instant + Duration` panics when it overflows, and a wait
 /// of more than a day is a mistake in the unit.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -78,6 +80,17 @@ pub fn database_url(text: &str) -> Result<(), String> {
     match options.db_name() {
         Some(name) if !name.is_empty() => Ok(()),
         _ => Err(format!("the database's name is missing; accepted: {accepted}")),
+    }
+}
+
+/// A host of the database in any of the forms that WordPress takes for `DB_HOST`.
+pub fn database_host(text: &str) -> Result<String, String> {
+    let accepted =
+        "as DB_HOST may be, such as \"10.0.0.5\", \"db2.example.com:3307\" or \"localhost:/run/mysqld/mysqld.sock\"";
+    match database_address(text, &[]) {
+        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
+        Ok(_) => Err(format!("is empty; accepted: {accepted}")),
+        Err(error) => Err(format!("{error}; accepted: {accepted}")),
     }
 }
 

@@ -87,6 +87,7 @@ impl Alone {
         why: &DatabaseError,
         deadline: Instant,
     ) -> Option<Session<'a>> {
+        self.store.database.heed(why);
         let answered = why.code().is_some_and(|code| !LOST.contains(&code)) || matches!(why, DatabaseError::Column(_));
         let is_back = answered && matches!(timeout_at(deadline, self.store.rollback(&mut session)).await, Ok(Ok(())));
         is_back.then_some(session)
@@ -114,7 +115,9 @@ impl Alone {
             }
             pause = jitter((pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE));
             if !is_worth_another_try(&error) || Instant::now() + pause >= deadline {
-                return Err(if begun { RotationError::Failed(error) } else { RotationError::NotBegun(error) });
+                // Where the database takes no writes, WordPress could not do better.
+                let failed = begun || matches!(error, DatabaseError::ReadOnly);
+                return Err(if failed { RotationError::Failed(error) } else { RotationError::NotBegun(error) });
             }
             self.counters.retry(error.code());
         }
@@ -167,7 +170,7 @@ impl Alone {
 
     /// Looks, on a new connection, whether a commit was stored.
     async fn look(&self, unknown: &UnknownCommit, deadline: Instant) -> Result<Resolution, DatabaseError> {
-        warn!(rotations = unknown.traces.len(), "the answer to a commit was lost; looking whether it was stored");
+        warn!(rotations = unknown.traces.len(), "it is not known whether a commit was stored; looking");
         self.counters.ambiguous.add();
         // A commit that was lost at the deadline is still looked for: the client must not be refused for ever by a row that it
         // never got.
@@ -176,7 +179,7 @@ impl Alone {
         loop {
             let look = async {
                 let mut session = self.store.database.fresh_session().await?;
-                let resolution = self.store.resolve(&mut session, unknown.connection, &unknown.traces).await?;
+                let resolution = self.store.resolve(&mut session, &unknown.connection, &unknown.traces).await?;
                 session.give_back();
                 Ok::<_, DatabaseError>(resolution)
             };
@@ -223,6 +226,7 @@ fn is_worth_another_try(error: &DatabaseError) -> bool {
         DatabaseError::Failed(None)
         | DatabaseError::NoConnection
         | DatabaseError::Connect(_)
+        | DatabaseError::ReadOnly
         | DatabaseError::TimedOut => true,
         DatabaseError::Column(_) => false,
     }

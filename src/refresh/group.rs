@@ -132,7 +132,7 @@ async fn rotate<'a>(
         Some(session) => session,
         None => match open(store.database.transactions(), deadline).await {
             Ok(session) => session,
-            Err(error) => return not_begun(group, &error),
+            Err(error) => return without_database(alone, group, &error),
         },
     };
     let items: Vec<(&Plan, u64)> = group.iter().map(|waiting| (&*waiting.plan, waiting.row)).collect();
@@ -143,7 +143,7 @@ async fn rotate<'a>(
         drop(session);
         session = match open(store.database.fresh_transactions(), deadline).await {
             Ok(session) => session,
-            Err(error) => return not_begun(group, &error),
+            Err(error) => return without_database(alone, group, &error),
         };
         attempted = transaction::attempt(store, &mut session, &items, false, deadline).await;
     }
@@ -180,9 +180,13 @@ async fn open<'a>(
     timeout_at(deadline, session).await.unwrap_or(Err(DatabaseError::NoConnection))
 }
 
-fn not_begun<'a>(group: Vec<Waiting>, error: &DatabaseError) -> Option<Session<'a>> {
+fn without_database<'a>(alone: &Arc<Alone>, group: Vec<Waiting>, error: &DatabaseError) -> Option<Session<'a>> {
     for waiting in group {
-        waiting.end(Err(RotationError::NotBegun(error.clone())));
+        match error {
+            // In the middle of a failover: one of the hosts is about to take writes.
+            DatabaseError::ReadOnly => drop(tokio::spawn(Arc::clone(alone).rotate(waiting))),
+            _ => waiting.end(Err(RotationError::NotBegun(error.clone()))),
+        }
     }
     None
 }

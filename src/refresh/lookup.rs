@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
@@ -27,6 +28,9 @@ const WORKERS: usize = 2;
 /// Tokens in one statement.
 const LARGEST: usize = 64;
 
+/// How often a look-up is begun anew because the database moved to another server meanwhile.
+const SERVERS: usize = 3;
+
 /// Look-ups that may wait.
 const QUEUE: usize = 4096;
 
@@ -40,7 +44,10 @@ pub struct LookUps {
     /// The map of all live tokens, for tables without an index.
     pub map: Arc<Map>,
     queue: mpsc::Sender<Question>,
+    store: Arc<Store>,
     counters: Arc<Counters>,
+    /// That of the database when what is known was learnt: see [`LookUps::forget_another_servers`].
+    epoch: AtomicU64,
 }
 
 struct Question {
@@ -58,7 +65,8 @@ impl LookUps {
             let looker = Looker::new(Arc::clone(&store), Arc::clone(&tokens), Arc::clone(&counters));
             tokio::spawn(looker.work(Arc::clone(&queue)));
         }
-        LookUps { tokens, map, queue: sender, counters }
+        let epoch = AtomicU64::new(store.database.epoch());
+        LookUps { tokens, map, queue: sender, store, counters, epoch }
     }
 
     /// The row that `token` was last seen in.
@@ -75,6 +83,29 @@ impl LookUps {
     /// # Errors
     /// The database's; nothing has begun.
     pub async fn find(&self, token: &str, columns: Columns) -> Result<Option<u64>, RotationError> {
+        // What one server does not have another may.
+        for _ in 0..SERVERS {
+            let epoch = self.forget_another_servers();
+            let found = self.find_at(token, columns).await?;
+            if found.is_some() || self.store.database.epoch() == epoch {
+                return Ok(found);
+            }
+        }
+        Err(RotationError::Failed(DatabaseError::NoConnection))
+    }
+
+    /// What a server said of tokens that it does not have does not hold for the next one. Which row a token is in may be kept:
+    /// that is always asked.
+    fn forget_another_servers(&self) -> u64 {
+        let epoch = self.store.database.epoch();
+        if self.epoch.load(Ordering::Acquire) != epoch && self.epoch.swap(epoch, Ordering::AcqRel) != epoch {
+            self.tokens.forget_unknown();
+            self.map.empty();
+        }
+        epoch
+    }
+
+    async fn find_at(&self, token: &str, columns: Columns) -> Result<Option<u64>, RotationError> {
         if self.tokens.is_unknown(token, columns.folds_case) {
             self.counters.known_unknown.add();
             return Ok(None);
@@ -86,6 +117,7 @@ impl LookUps {
                 return Ok(Some(row));
             }
             // Asked only now: reading the new rows may have shown that the map is not what it was.
+            self.forget_another_servers();
             if self.map.is_complete() {
                 self.tokens.remember_unknown(token, columns.folds_case);
                 return Ok(None);
@@ -147,7 +179,9 @@ impl Looker {
                 tokens.push(token);
             }
         }
+        let epoch = self.store.database.epoch();
         let found = self.look(&tokens, columns).await;
+        let is_same_server = self.store.database.epoch() == epoch;
         for question in questions {
             let answer = match &found {
                 Ok(rows) => Ok(rows
@@ -158,8 +192,8 @@ impl Looker {
             };
             match answer {
                 Ok(Some(row)) => self.tokens.remember(&question.token, columns.folds_case, row),
-                Ok(None) => self.tokens.remember_unknown(&question.token, columns.folds_case),
-                Err(_) => {}
+                Ok(None) if is_same_server => self.tokens.remember_unknown(&question.token, columns.folds_case),
+                Ok(None) | Err(_) => {}
             }
             let _ = question.answer.send(answer);
         }
@@ -172,15 +206,23 @@ impl Looker {
         }
         let counter = if columns.indexed { &self.counters.looked_by_index } else { &self.counters.looked_by_scan };
         counter.add_many(tokens.len());
-        // A connection that idled may be dead: then once more on a fresh one.
-        let mut session = self.store.database.session().await?;
-        let found = match self.ask(&mut session, tokens, columns.folds_case).await {
-            Err(error) if error.code().is_none() => {
-                session = self.store.database.fresh_session().await?;
-                self.ask(&mut session, tokens, columns.folds_case).await
+        let database = &self.store.database;
+        let mut session = database.session().await?;
+        let mut found = self.ask(&mut session, tokens, columns.folds_case).await;
+        let is_dead = match &found {
+            // A connection that idled.
+            Err(error) => error.code().is_none(),
+            Ok(found) if found.len() < tokens.len() && session.turned_read_only().await? => {
+                database.distrust();
+                true
             }
-            found => found,
-        }?;
+            Ok(_) => false,
+        };
+        if is_dead {
+            session = database.fresh_session().await?;
+            found = self.ask(&mut session, tokens, columns.folds_case).await;
+        }
+        let found = found.inspect_err(|error| database.heed(error))?;
         session.give_back();
         Ok(found)
     }

@@ -112,6 +112,8 @@ impl Map {
     pub async fn fill(&self, columns: Columns) -> Result<(), DatabaseError> {
         let began = Instant::now();
         let (first, numbered_by_one) = self.newest().await?;
+        // Of the connection that was just made.
+        let epoch = self.store.database.epoch();
         let mut frontier = Frontier::at(first.saturating_sub(IN_FLIGHT).max(1));
         let (mut last, mut rows) = (0, 0_u64);
         loop {
@@ -131,6 +133,10 @@ impl Map {
             sleep(page_began.elapsed()).await;
         }
         self.tokens.settle();
+        if self.store.database.epoch() != epoch {
+            debug!("the database is at another server than it was; the table is read again");
+            return Ok(());
+        }
         let complete = numbered_by_one && !self.tokens.has_overflowed();
         *self.state() = (State::Filled { complete }, frontier);
         info!(rows, complete, took = ?began.elapsed(), "the tokens of the table are known");
@@ -154,14 +160,24 @@ impl Map {
         // Whoever asks from here on may know of a row that this look does not see.
         let answered = self.asked.load(Ordering::SeqCst);
         let mut session = self.store.database.session().await?;
-        if let Err(error) = self.look(&mut session, columns).await {
-            if error.code().is_some() {
-                return Err(error);
+        let looked = self.look(&mut session, columns).await;
+        let is_dead = match &looked {
+            // A connection that idled.
+            Err(error) => error.code().is_none(),
+            // The newest rows may be at another server by now.
+            Ok(()) if session.turned_read_only().await? => {
+                self.store.database.distrust();
+                true
             }
-            // A connection that idled may be dead.
+            Ok(()) => false,
+        };
+        let looked = if is_dead {
             session = self.store.database.fresh_session().await?;
-            self.look(&mut session, columns).await?;
-        }
+            self.look(&mut session, columns).await
+        } else {
+            looked
+        };
+        looked.inspect_err(|error| self.store.database.heed(error))?;
         session.give_back();
         extending.0 = answered;
         Ok(())

@@ -9,9 +9,10 @@ use std::collections::HashMap;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
+use tracing::debug;
 
 use super::response::User;
-use crate::wordpress::database::{Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
+use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
 /// Rotations in one transaction at most. Larger ones would hold their locks for longer, and spare little more.
 pub const LARGEST_GROUP: usize = 64;
@@ -248,7 +249,8 @@ impl Store {
     /// Ends the transaction.
     ///
     /// # Errors
-    /// The database's. Without the server's word (a lost connection, a time limit) the outcome is unknown: see [`Store::resolve`].
+    /// The database's. Unless it [says that nothing was stored](DatabaseError::says_rolled_back), the outcome is unknown: see
+    /// [`Store::resolve`].
     pub async fn commit(&self, session: &mut Session<'_>) -> Result<(), DatabaseError> {
         Ok(session.conn().query_drop("COMMIT").await?)
     }
@@ -266,39 +268,44 @@ impl Store {
     /// all, so that the first rotation that tells anything tells it for all.
     ///
     /// # Errors
-    /// The database's; 1205 when the old connection still held the row, which is then killed and worth another try.
+    /// The database's; 1205 when the old connection still held the row, which is then killed and worth another try. The session
+    /// is not to be used again.
     pub async fn resolve(
         &self,
         session: &mut Session<'_>,
-        lost: u32,
+        lost: &ConnectionName,
         traces: &[Trace],
     ) -> Result<Resolution, DatabaseError> {
         let look = if session.abilities().no_wait { &self.look_waiting } else { &self.look };
-        let conn = session.conn();
-        conn.query_drop("START TRANSACTION").await?;
+        session.conn().query_drop("START TRANSACTION").await?;
         let mut resolution = Resolution::NotCommitted;
         for trace in traces {
-            let row = match conn.exec_first::<Row, _, _>(look, (trace.parent,)).await {
+            let row = match session.conn().exec_first::<Row, _, _>(look, (trace.parent,)).await {
                 Ok(row) => row,
                 Err(error) => {
-                    // Its own threads a user may always kill. 1094: it has ended by itself.
-                    conn.query_drop("ROLLBACK").await?;
-                    let _ = conn.query_drop(format!("KILL {lost}")).await;
-                    return Err(error.into());
+                    let error = DatabaseError::from(error);
+                    // Whether it was there to be killed shows when the row is asked for again.
+                    if error.code() == Some(1205)
+                        && let Err(error) = session.kill(lost).await
+                    {
+                        debug!(%error, "a connection that holds on to its rows could not be ended");
+                    }
+                    return Err(error);
                 }
             };
             let revoked = row.map(|mut row| column::<bool>(&mut row, 0, "revoked_at")).transpose()?;
             if revoked == Some(false) {
                 break;
             }
-            let child: Option<Row> = conn.exec_first(&self.child, (trace.user_id, &trace.refresh_token)).await?;
+            let child: Option<Row> =
+                session.conn().exec_first(&self.child, (trace.user_id, &trace.refresh_token)).await?;
             if child.is_some() {
                 resolution = Resolution::Committed;
                 break;
             }
             // Neither: someone else revoked or deleted this row first. The others may tell.
         }
-        conn.query_drop("ROLLBACK").await?;
+        session.conn().query_drop("ROLLBACK").await?;
         Ok(resolution)
     }
 }

@@ -76,6 +76,11 @@ impl Tokens {
         (self.rows.entry_count(), self.unknown.entry_count())
     }
 
+    /// No token is known to be in no row any more.
+    pub fn forget_unknown(&self) {
+        self.unknown.invalidate_all();
+    }
+
     /// Does now what the cache does with delay, so that [`Tokens::has_overflowed`] knows of everything.
     pub fn settle(&self) {
         self.rows.run_pending_tasks();
@@ -107,6 +112,9 @@ mod tests {
         tokens.remember_unknown("Xyz", false);
         assert!(tokens.is_unknown("Xyz", false));
         assert!(!tokens.is_unknown("xyz", false));
+        tokens.forget_unknown();
+        assert!(!tokens.is_unknown("Xyz", false));
+        assert_eq!(tokens.row("abc", true), Some(7), "which row a token is in is kept");
     }
 
     #[test]

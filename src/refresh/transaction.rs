@@ -13,7 +13,7 @@ use super::access_token::{ClaimsInput, SignerError, wp_hash};
 use super::response::User;
 use super::rotation::{self, Decision, RowSnapshot};
 use super::store::{Child, LockedRow, Store, Trace};
-use crate::wordpress::database::{DatabaseError, Session};
+use crate::wordpress::database::{ConnectionName, DatabaseError, Session};
 use crate::wordpress::site::Site;
 
 /// What is to be stored, save what only the row tells.
@@ -94,14 +94,14 @@ pub enum Interrupted {
     AtOnce(DatabaseError),
     /// Nothing is stored: the transaction is to be rolled back, or its connection closed.
     BeforeCommit(DatabaseError),
-    /// COMMIT was sent and the server's word did not come.
+    /// COMMIT was sent, and the server's word did not come or does not tell.
     InCommit(Box<UnknownCommit>),
 }
 
 /// A commit whose outcome is not known.
 pub struct UnknownCommit {
-    /// The id of the connection that it was sent by.
-    pub connection: u32,
+    /// The connection that it was sent by.
+    pub connection: ConnectionName,
     /// By what its rotations are recognized.
     pub traces: Vec<Trace>,
     /// What holds, item by item, if it was stored.
@@ -144,11 +144,10 @@ pub async fn attempt(
             Err(_) => Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
         };
     }
-    let connection = session.conn().id();
+    let connection = session.name();
     match timeout_at(deadline, store.commit(session)).await {
         Ok(Ok(())) => Ok(prepared.verdicts),
-        // The server itself says that it did not commit.
-        Ok(Err(error)) if error.code().is_some() => Err(Interrupted::BeforeCommit(error)),
+        Ok(Err(error)) if error.says_rolled_back() => Err(Interrupted::BeforeCommit(error)),
         Ok(Err(_)) | Err(_) => {
             let Prepared { verdicts, traces } = prepared;
             Err(Interrupted::InCommit(Box::new(UnknownCommit { connection, traces, verdicts })))

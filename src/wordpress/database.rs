@@ -4,14 +4,27 @@
 //! open transaction only through its `Transaction`, whose rollback on drop comes late (its documentation says so), with
 //! the row locks held until then. Here a connection goes back only when it is given back; dropped in any other way (an
 //! error, a time limit, a cancelled task) it is closed, and the server rolls back.
+//!
+//! Where the database may be at several hosts, all connections are to one of them: see [`hosts`].
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod error;
+mod hosts;
+mod server;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mysql_async::prelude::Queryable;
+use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+pub use error::DatabaseError;
+pub use hosts::Hosts;
+pub use server::Abilities;
+use server::{Connection, Mode};
 
 use crate::metrics::Counter;
 
@@ -24,60 +37,30 @@ const MAX_IDLE: Duration = Duration::from_secs(30);
 /// How long to wait for a connection, new or free.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long one of several hosts may take to be connected to, so that a rotation has time left for the next.
+const HOST_LIMIT: Duration = Duration::from_secs(1);
+
+/// Where no host takes writes, the next look at them is after this pause, however many ask.
+const HOSTS_REST: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether an earlier host is back, and how often in a row it must be.
+const RECOVERY_LOOK: Duration = Duration::from_secs(2);
+const RECOVERY_LOOKS: u32 = 5;
+
 /// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
 pub const LOCK_WAIT_SECONDS: u32 = 1;
-
-/// What can go wrong with the database. No variant holds a bound value, so no token is in any message.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum DatabaseError {
-    /// No connection within the limit.
-    #[error("no database connection within {CONNECT_LIMIT:?}")]
-    NoConnection,
-    /// The server cannot be reached or refuses us. Its text names user and host, never the password.
-    #[error("cannot connect to the database: {0}")]
-    Connect(String),
-    /// A statement took longer than the rotation may take.
-    #[error("the database did not answer in time")]
-    TimedOut,
-    /// The server or the connection failed. The server's own text is not kept: it can quote values.
-    #[error("database error {}", .0.as_ref().map_or_else(|| "(connection lost)".to_owned(), |code| code.to_string()))]
-    Failed(Option<u16>),
-    /// A column holds what it should not.
-    #[error("unexpected value in column {0}")]
-    Column(&'static str),
-}
-
-impl DatabaseError {
-    /// The server's error number, if it was the server that answered with an error.
-    pub fn code(&self) -> Option<u16> {
-        match self {
-            DatabaseError::Failed(code) => *code,
-            DatabaseError::NoConnection
-            | DatabaseError::Connect(_)
-            | DatabaseError::TimedOut
-            | DatabaseError::Column(_) => None,
-        }
-    }
-}
-
-// SECURITY: "Duplicate entry '…'" and "Incorrect string value: '…'" quote values, and a value may be a token.
-impl From<mysql_async::Error> for DatabaseError {
-    fn from(error: mysql_async::Error) -> Self {
-        match error {
-            mysql_async::Error::Server(server) => DatabaseError::Failed(Some(server.code)),
-            _ => DatabaseError::Failed(None),
-        }
-    }
-}
 
 /// Prepared statements kept for each connection: all that rotations of every group size use, and then some.
 const STATEMENTS: usize = 96;
 
 /// The site's database.
 pub struct Database {
-    opts: Opts,
+    hosts: Vec<Opts>,
+    at: Mutex<At>,
+    generation: AtomicU64,
+    epoch: AtomicU64,
     permits: Semaphore,
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<Vec<Connection>>,
     /// Connections made.
     pub connected: Counter,
     /// Connections that could not be made, or were not free, in time.
@@ -95,48 +78,26 @@ pub struct Pool {
     pub limit: usize,
 }
 
-/// What the server on the other end can do, and how it is set; read with each new connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Abilities {
-    /// `FOR UPDATE SKIP LOCKED`: MariaDB from 10.6, MySQL from 8.0.1.
-    pub skip_locked: bool,
-    /// `innodb_lock_wait_timeout` can be 0, and `FOR UPDATE WAIT n` says where to wait after all: MariaDB from 10.6. Then
-    /// nothing of the sidecar's waits while it holds a lock, so that it has no part in any deadlock. That matters to the site:
-    /// the server would rather undo the plugin's "revoke all tokens" than a rotation that has written already.
-    pub no_wait: bool,
-    /// The rows of one `INSERT … VALUES` get ids that follow each other without a gap. InnoDB promises that for inserts whose
-    /// number of rows is known, in every `innodb_autoinc_lock_mode`, as long as ids grow by one (a Galera cluster's do not).
-    pub consecutive_ids: bool,
-}
-
-/// Whether each statement is a transaction of its own, or the first after a COMMIT or ROLLBACK opens one. The second spares
-/// a rotation the round trip of a START TRANSACTION.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Autocommit,
-    Transactions,
-}
-
-struct Idle {
-    conn: Conn,
-    since: Instant,
-    mode: Mode,
-    abilities: Abilities,
+/// Where the database is.
+#[derive(Default)]
+struct At {
+    /// The place of the host in use.
+    place: usize,
+    /// The server that the last connection was made to.
+    server: Option<Arc<str>>,
+    /// When no host was of use, and why.
+    failed: Option<(Instant, DatabaseError)>,
 }
 
 impl Database {
     /// Connects when first asked.
-    pub fn new(opts: OptsBuilder) -> Self {
-        let opts = opts.prefer_socket(false).stmt_cache_size(STATEMENTS).setup(vec![
-            // Column values are UTC, and so is all arithmetic.
-            "SET time_zone = '+00:00'".to_owned(),
-            "SET NAMES utf8mb4".to_owned(),
-            // Too long a value is an error, never a silently cut one.
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'".to_owned(),
-            format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
-        ]);
+    pub fn new(hosts: impl Into<Hosts>) -> Self {
+        let hosts: Hosts = hosts.into();
         Database {
-            opts: opts.into(),
+            hosts: hosts.opts().iter().cloned().map(with_setup).collect(),
+            at: Mutex::default(),
+            generation: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             permits: Semaphore::new(MAX_CONNECTIONS),
             idle: Mutex::new(Vec::new()),
             connected: Counter::default(),
@@ -153,7 +114,7 @@ impl Database {
     /// A connection in autocommit mode, one that idled or a new one.
     ///
     /// # Errors
-    /// The server cannot be reached, refuses, or has no connection free in time.
+    /// The server cannot be reached, refuses, or has no connection free in time; or none of several takes writes.
     pub async fn session(&self) -> Result<Session<'_>, DatabaseError> {
         self.of_mode(Mode::Autocommit).await
     }
@@ -191,34 +152,88 @@ impl Database {
         if failure { self.fresh_transactions().await } else { self.transactions().await }
     }
 
+    /// Changes whenever connections begin to go to another server: what an earlier one said of the rows it does not have may not
+    /// hold at this one, which may have been behind.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The host in use, without the password; `None` where there is only one.
+    pub fn host_in_use(&self) -> Option<String> {
+        (self.hosts.len() > 1).then(|| self.label(self.at().place))
+    }
+
+    /// After an error that says so, connections to the host in use are not used again, those in use included, and the next one
+    /// looks for a host that takes writes.
+    pub fn heed(&self, error: &DatabaseError) {
+        if error.says_unfit() {
+            self.distrust();
+        }
+    }
+
+    /// No connection that was made before is used again.
+    pub fn distrust(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.close_idle();
+    }
+
+    /// Goes back to an earlier host once that has taken writes for a while. Never returns.
+    pub async fn return_to_earlier_hosts(&self) {
+        let mut recovery = hosts::Recovery::default();
+        loop {
+            sleep(RECOVERY_LOOK).await;
+            let mut found = None;
+            let in_use = self.at().place;
+            for place in 0..in_use {
+                if matches!(self.connection(place, Mode::Autocommit).await, Ok(connection) if connection.writable) {
+                    found = Some(place);
+                    break;
+                }
+            }
+            if let Some(place) = recovery.saw(found, RECOVERY_LOOKS) {
+                self.at().place = place;
+                self.distrust();
+                self.epoch.fetch_add(1, Ordering::AcqRel);
+                info!(
+                    host = self.label(place),
+                    "the database's earlier host takes writes again and is used from now on"
+                );
+            }
+        }
+    }
+
     async fn of_mode(&self, mode: Mode) -> Result<Session<'_>, DatabaseError> {
         let permit = self.permit().await?;
-        while let Some(Idle { conn, since, mode, abilities }) = self.pop(mode) {
-            if since.elapsed() < MAX_IDLE {
-                return Ok(Session { conn, database: self, since, mode, abilities, _permit: permit });
+        while let Some(connection) = self.pop(mode) {
+            if connection.since.elapsed() < MAX_IDLE && connection.generation == self.generation() {
+                return Ok(Session { connection, database: self, _permit: permit });
             }
         }
         self.connect(permit, mode).await
     }
 
     async fn fresh(&self, mode: Mode) -> Result<Session<'_>, DatabaseError> {
-        let idle = std::mem::take(&mut *self.idle());
-        drop(idle);
+        self.close_idle();
         let permit = self.permit().await?;
         self.connect(permit, mode).await
     }
 
-    fn pop(&self, mode: Mode) -> Option<Idle> {
+    fn pop(&self, mode: Mode) -> Option<Connection> {
         let mut idle = self.idle();
         let place = idle.iter().rposition(|idle| idle.mode == mode)?;
         Some(idle.remove(place))
+    }
+
+    fn close_idle(&self) {
+        let idle = std::mem::take(&mut *self.idle());
+        drop(idle);
     }
 
     /// Closes what idles. Connections in use close when they are given back or dropped.
     pub async fn close(&self) {
         self.permits.close();
         let idle = std::mem::take(&mut *self.idle());
-        for Idle { conn, .. } in idle {
+        for Connection { conn, .. } in idle {
             // A server that is gone needs no goodbye.
             let _ = timeout(CONNECT_LIMIT, conn.disconnect()).await;
         }
@@ -235,117 +250,195 @@ impl Database {
     }
 
     async fn connect<'a>(&'a self, permit: SemaphorePermit<'a>, mode: Mode) -> Result<Session<'a>, DatabaseError> {
-        let conn = async {
-            let mut conn = Conn::new(self.opts.clone()).await?;
-            let (level, abilities) = server(&mut conn).await?;
-            conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}")).await?;
-            if abilities.no_wait {
-                conn.query_drop("SET SESSION innodb_lock_wait_timeout = 0").await?;
-            }
-            if mode == Mode::Transactions {
-                conn.query_drop("SET autocommit = 0").await?;
-            }
-            Ok::<_, mysql_async::Error>((conn, abilities))
+        let connection = match self.hosts.len() {
+            0 | 1 => self.connection(0, mode).await,
+            _ => self.of_several(mode).await,
         };
-        let connected = timeout(CONNECT_LIMIT, conn)
-            .await
-            .map_err(|_| DatabaseError::NoConnection)
-            .and_then(|connected| connected.map_err(|error| DatabaseError::Connect(error.to_string())));
-        let (conn, abilities) = connected.inspect_err(|_| self.not_connected.add())?;
+        let connection = connection.inspect_err(|_| self.not_connected.add())?;
         self.connected.add();
-        Ok(Session { conn, database: self, since: Instant::now(), mode, abilities, _permit: permit })
+        self.note_server(&connection.server);
+        Ok(Session { connection, database: self, _permit: permit })
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+    /// The same address can lead to another server than before, too.
+    fn note_server(&self, server: &Arc<str>) {
+        let mut at = self.at();
+        if at.server.as_ref() != Some(server) {
+            let is_first = at.server.replace(Arc::clone(server)).is_none();
+            if !is_first {
+                self.epoch.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// At the host in use, or at the first other that takes writes.
+    async fn of_several(&self, mode: Mode) -> Result<Connection, DatabaseError> {
+        let place = {
+            let at = self.at();
+            match &at.failed {
+                Some((when, error)) if when.elapsed() < HOSTS_REST => return Err(error.clone()),
+                _ => at.place,
+            }
+        };
+        let mut unreachable = Vec::new();
+        let mut is_read_only = false;
+        for place in hosts::order(place, self.hosts.len()) {
+            match self.connection(place, mode).await {
+                Ok(connection) if connection.writable => {
+                    self.go_on_at(place);
+                    // Only now: it is of the generation that begins with it.
+                    return Ok(Connection { generation: self.generation(), ..connection });
+                }
+                Ok(_) => is_read_only = true,
+                Err(DatabaseError::NoConnection) => {
+                    unreachable.push(format!("{}: no answer within {HOST_LIMIT:?}", self.label(place)));
+                }
+                Err(error) => unreachable.push(format!("{}: {error}", self.label(place))),
+            }
+        }
+        // One that is read-only may be on its way to take writes.
+        let error = if is_read_only { DatabaseError::ReadOnly } else { DatabaseError::Connect(unreachable.join("; ")) };
+        self.at().failed = Some((Instant::now(), error.clone()));
+        Err(error)
+    }
+
+    fn go_on_at(&self, place: usize) {
+        let before = std::mem::replace(&mut self.at().place, place);
+        if before != place {
+            self.distrust();
+            let (host, before) = (self.label(place), self.label(before));
+            warn!(
+                host,
+                before, "the database's host takes no writes or cannot be reached; another one is used from now on"
+            );
+        }
+    }
+
+    /// One connection to the host at `place`.
+    async fn connection(&self, place: usize, mode: Mode) -> Result<Connection, DatabaseError> {
+        let Some(opts) = self.hosts.get(place) else { return Err(DatabaseError::NoConnection) };
+        let limit = if self.hosts.len() > 1 { HOST_LIMIT } else { CONNECT_LIMIT };
+        let connection = timeout(limit, server::open(opts.clone(), mode, self.generation()))
+            .await
+            .map_err(|_| DatabaseError::NoConnection)?
+            .map_err(|error| DatabaseError::Connect(error.to_string()))?;
+        Ok(connection)
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn label(&self, place: usize) -> String {
+        self.hosts.get(place).map(hosts::label).unwrap_or_default()
+    }
+
+    fn at(&self) -> MutexGuard<'_, At> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The isolation level to use, and what the server can do.
-///
-/// READ COMMITTED cannot write to a statement-based binary log (error 1665); the statements of a rotation lock the same
-/// single rows in REPEATABLE READ.
-async fn server(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_async::Error> {
-    let asked = "SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format, VERSION(), @@SESSION.auto_increment_increment";
-    let row = match conn.query_first::<Row, _>(asked).await {
-        Ok(row) => row,
-        // A server, or a proxy in front of one, that does not have them all: the usual, and nothing beyond.
-        Err(mysql_async::Error::Server(_)) => None,
-        Err(error) => return Err(error),
-    };
-    let (log_bin, format, version, increment) = match row {
-        Some(mut row) => (
-            known::<u8>(&mut row, 0),
-            known::<String>(&mut row, 1),
-            known::<String>(&mut row, 2),
-            known::<u64>(&mut row, 3),
-        ),
-        None => (None, None, None, None),
-    };
-    let by_statement = log_bin == Some(1) && format.is_some_and(|format| format.eq_ignore_ascii_case("STATEMENT"));
-    let level = if by_statement { "REPEATABLE READ" } else { "READ COMMITTED" };
-    let abilities = Abilities {
-        skip_locked: version.as_deref().is_some_and(has_skip_locked),
-        no_wait: version.is_some_and(|version| version.contains("MariaDB") && has_skip_locked(&version)),
-        consecutive_ids: increment == Some(1),
-    };
-    Ok((level, abilities))
+fn with_setup(opts: Opts) -> Opts {
+    OptsBuilder::from_opts(opts)
+        .prefer_socket(false)
+        .stmt_cache_size(STATEMENTS)
+        .setup(vec![
+            // Column values are UTC, and so is all arithmetic.
+            "SET time_zone = '+00:00'".to_owned(),
+            "SET NAMES utf8mb4".to_owned(),
+            // Too long a value is an error, never a silently cut one.
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'".to_owned(),
+            format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
+        ])
+        .into()
 }
 
-/// A variable's value, where it is one of the type that is expected.
-fn known<T: mysql_async::prelude::FromValue>(row: &mut Row, index: usize) -> Option<T> {
-    row.take_opt::<Option<T>, _>(index).and_then(Result::ok).flatten()
+/// Which connection of which server.
+#[derive(Debug, Clone)]
+pub struct ConnectionName {
+    id: u32,
+    server: Arc<str>,
+    opened: Instant,
 }
 
-/// Whether a server of this `VERSION()` knows `SKIP LOCKED`. Where that cannot be told, it is taken not to.
-fn has_skip_locked(version: &str) -> bool {
-    let mut numbers = version.split(|character: char| !character.is_ascii_digit()).map(str::parse::<u32>);
-    let mut next = || numbers.next().and_then(Result::ok);
-    let (Some(major), Some(minor)) = (next(), next()) else { return false };
-    if version.contains("MariaDB") {
-        (major, minor) >= (10, 6)
-    } else {
-        // 8.0.0 was never released for production.
-        major >= 8
+impl ConnectionName {
+    /// The server's number for it.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 }
 
 /// A connection in use. Dropped, it is closed; [`Session::give_back`] keeps it for the next.
 pub struct Session<'a> {
-    conn: Conn,
+    connection: Connection,
     database: &'a Database,
-    since: Instant,
-    mode: Mode,
-    abilities: Abilities,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Session<'_> {
     /// The connection.
     pub fn conn(&mut self) -> &mut Conn {
-        &mut self.conn
+        &mut self.connection.conn
     }
 
     /// What the server can do.
     pub fn abilities(&self) -> Abilities {
-        self.abilities
+        self.connection.abilities
+    }
+
+    /// By what it is known should it be lost.
+    pub fn name(&self) -> ConnectionName {
+        let Connection { conn, server, opened, .. } = &self.connection;
+        ConnectionName { id: conn.id(), server: Arc::clone(server), opened: *opened }
+    }
+
+    /// Whether the server took writes when the connection was made and does not any more. WordPress then writes to another, and
+    /// a row that is not found here may be there.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn turned_read_only(&mut self) -> Result<bool, DatabaseError> {
+        Ok(self.connection.writable && !server::is_writable(&mut self.connection.conn).await?)
+    }
+
+    /// Ends the connection `lost`, and with it its transaction. Only if this is still the server that it was made to, and not
+    /// started anew since: a server numbers its connections from 1 again, and the number may be a stranger's by now. Returns
+    /// whether it was asked to.
+    ///
+    /// # Errors
+    /// The database's; 1094 where it has ended by itself.
+    pub async fn kill(&mut self, lost: &ConnectionName) -> Result<bool, DatabaseError> {
+        let Connection { conn, server, .. } = &mut self.connection;
+        let uptime = server::uptime(conn).await?;
+        // Both are whole seconds, each rounded by its own clock.
+        let ran_before = uptime.is_some_and(|uptime| uptime > lost.opened.elapsed().as_secs() + 1);
+        let is_same_life = *server == lost.server && ran_before && conn.id() > lost.id;
+        if is_same_life {
+            // Its own connections a user may always kill.
+            conn.query_drop(format!("KILL {}", lost.id)).await?;
+        }
+        Ok(is_same_life)
     }
 
     /// Says that the connection has just worked.
     pub fn worked(&mut self) {
-        self.since = Instant::now();
+        self.connection.since = Instant::now();
     }
 
-    /// Whether it idled for so long that it is not to be used again.
+    /// Whether it is not to be used again: it idled for too long, or the database is elsewhere by now.
     pub fn is_stale(&self) -> bool {
-        self.since.elapsed() >= MAX_IDLE
+        self.connection.since.elapsed() >= MAX_IDLE || self.connection.generation != self.database.generation()
     }
 
     /// Keeps the connection for the next. Only for one with no transaction open and no result unread.
     pub fn give_back(self) {
-        let Session { conn, database, mode, abilities, .. } = self;
-        if !database.permits.is_closed() {
-            database.idle().push(Idle { conn, since: Instant::now(), mode, abilities });
+        let Session { connection, database, .. } = self;
+        if !database.permits.is_closed() && connection.generation == database.generation() {
+            database.idle().push(Connection { since: Instant::now(), ..connection });
         }
     }
 }
@@ -354,37 +447,6 @@ impl Session<'_> {
 ///
 /// # Errors
 /// The column is not there or its value is not a `T`; `name` says which.
-pub fn column<T: mysql_async::prelude::FromValue>(
-    row: &mut Row,
-    index: usize,
-    name: &'static str,
-) -> Result<T, DatabaseError> {
+pub fn column<T: FromValue>(row: &mut Row, index: usize, name: &'static str) -> Result<T, DatabaseError> {
     row.take_opt(index).and_then(Result::ok).ok_or(DatabaseError::Column(name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn which_servers_can_skip_locked_rows() {
-        for version in ["10.6.0-MariaDB", "10.11.19-MariaDB-0+deb12u1", "11.4.2-MariaDB", "8.0.36", "8.4.0", "9.1.0"] {
-            assert!(has_skip_locked(version), "{version}");
-        }
-        for version in ["10.5.9-MariaDB-log", "5.7.44", "5.5.5-10.11.2-maxscale", "", "MariaDB"] {
-            assert!(!has_skip_locked(version), "{version}");
-        }
-    }
-
-    #[test]
-    fn a_servers_text_is_not_kept() {
-        let error = mysql_async::Error::Server(mysql_async::ServerError {
-            code: 1062,
-            message: "Duplicate entry 'ec340f876883c47408780273068776d0' for key 'x'".to_owned(),
-            state: "23000".to_owned(),
-        });
-        let error = DatabaseError::from(error);
-        assert_eq!(error.to_string(), "database error 1062");
-        assert!(!format!("{error:?}").contains("ec340f"));
-    }
 }

@@ -13,8 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 
-use mysql_async::OptsBuilder;
-
+use super::database::Hosts;
 use super::salts::{SALT_CONSTANTS, SaltConstants};
 use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
@@ -24,8 +23,8 @@ use file::ConfigFile;
 #[derive(Clone)]
 pub struct Installation {
     /// How to reach the database.
-    pub database: OptsBuilder,
-    /// The same for logs, without the password: `user@host:port/name` or `user@/path/to.sock/name`.
+    pub database: Hosts,
+    /// The same for logs, without the password: `user@host:port/name` or `user@/path/to.sock/name`; several with commas.
     pub database_label: String,
     /// `[A-Za-z0-9_]*`
     pub table_prefix: String,
@@ -109,12 +108,10 @@ pub fn installation(
     let jwt_secret = assembly.jwt_secret(jwt);
     let cors_enable = assembly.cors_enable();
     match (database, table_prefix, users_table, salts) {
-        (Some((database, database_label)), Some(table_prefix), Some(users_table), Some(salts))
-            if assembly.faults.is_empty() =>
-        {
+        (Some(database), Some(table_prefix), Some(users_table), Some(salts)) if assembly.faults.is_empty() => {
             Ok(Installation {
+                database_label: database.labels().join(", "),
                 database,
-                database_label,
                 table_prefix,
                 users_table,
                 salts,

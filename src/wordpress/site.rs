@@ -264,7 +264,8 @@ impl Sites {
                 Rows::read(&mut session, &self.installation).await
             }
             rows => rows,
-        }?;
+        }
+        .inspect_err(|error| self.store.database.heed(error))?;
         session.give_back();
         Ok(rows)
     }

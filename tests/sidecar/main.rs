@@ -10,6 +10,7 @@ mod cleanup;
 mod config;
 mod draining;
 mod errors;
+mod failover;
 mod forwarding;
 mod groups;
 mod http2;

@@ -264,6 +264,18 @@ pub const KEYS: &[Key] = &[
     )
     .change("For sites whose wp-config.php cannot be read, or a database user of the sidecar's own."),
     key(
+        "wordpress.database_hosts",
+        Kind::List("HOST"),
+        Fallback::Is(""),
+        "Hosts of the database in place of DB_HOST (and of the one in database_url), each in a form that DB_HOST may \
+         have: the primary, then the replicas that may become primary, with the same user and password.",
+    )
+    .change(
+        "Where the first cannot be reached or is read-only, the next is used that takes writes; an earlier one is gone \
+         back to when it has taken writes for ten seconds. Never let two of them take writes, unless they are one \
+         cluster. Leave it empty where one address leads to the primary always.",
+    ),
+    key(
         "wordpress.table_prefix",
         Kind::Text("PREFIX"),
         unset("as wp-config.php says", "wp_"),

@@ -162,6 +162,7 @@ impl Writer {
                 }
                 Err(Interrupted::BeforeCommit(error)) => later(error)?,
             };
+            self.store.database.heed(&error);
             if self.is_at_the_end() {
                 return Err(Refused::All(error));
             }
@@ -207,10 +208,10 @@ impl Writer {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let error = DatabaseError::from(error);
-                // An error that the server sends means that it did not commit.
-                return Err(match error.code() {
-                    Some(_) => Interrupted::BeforeCommit(error),
-                    None => Interrupted::InCommit(error),
+                return Err(if error.says_rolled_back() {
+                    Interrupted::BeforeCommit(error)
+                } else {
+                    Interrupted::InCommit(error)
                 });
             }
             Err(_) => return Err(Interrupted::InCommit(DatabaseError::TimedOut)),

@@ -1,4 +1,5 @@
-//! How to reach the site's database: by `[wordpress] database_url`, or else by the constants.
+//! How to reach the site's database: by `[wordpress] database_url`, or else by the constants; at
+//! `database_hosts` where that is set, whatever the other two say about the host.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
@@ -7,25 +8,41 @@ use mysql_async::{Opts, OptsBuilder, SslOpts};
 
 use super::Assembly;
 use crate::config::{self, Secret};
+use crate::wordpress::database::Hosts;
 use crate::wordpress::db_host::{DatabaseAddress, USUAL_SOCKETS, database_address};
 use crate::wordpress::wp_config::{Lookup, Scalar};
 
 impl Assembly<'_> {
-    pub(super) fn database(&mut self, config: &config::WordPress) -> Option<(OptsBuilder, String)> {
-        if let Some(url) = &config.database_url {
-            return self.database_from_url(url);
+    pub(super) fn database(&mut self, config: &config::WordPress) -> Option<Hosts> {
+        let options = match &config.database_url {
+            Some(url) => self.database_from_url(url)?,
+            None => self.database_from_constants(config)?,
+        };
+        if config.database_hosts.is_empty() {
+            return Some(Hosts::from(options));
         }
-        let key = "wordpress.database_url";
-        let [name, user, password, host] =
-            ["DB_NAME", "DB_USER", "DB_PASSWORD", "DB_HOST"].map(|constant| self.needed_text(constant, key));
-        let tls = self.database_tls();
-        let address = host.and_then(|host| match database_address(host.expose(), &existing_sockets()) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                self.fault("wordpress.config", format!("the constant DB_HOST is not understood: {error}"));
-                None
+        let sockets = existing_sockets();
+        let mut hosts: Vec<Opts> = Vec::new();
+        for host in &config.database_hosts {
+            match database_address(host, &sockets) {
+                Ok(address) => hosts.push(at(options.clone(), address).into()),
+                // Found before, when the key was read.
+                Err(error) => self.fault("wordpress.database_hosts", format!("{host}: {error}")),
             }
-        });
+        }
+        Some(Hosts::new(hosts))
+    }
+
+    fn database_from_constants(&mut self, config: &config::WordPress) -> Option<OptsBuilder> {
+        let key = "wordpress.database_url";
+        let [name, user, password] =
+            ["DB_NAME", "DB_USER", "DB_PASSWORD"].map(|constant| self.needed_text(constant, key));
+        // Not needed where other hosts take its place.
+        let address = match config.database_hosts.is_empty() {
+            true => self.db_host(key).map(Some),
+            false => Some(None),
+        };
+        let tls = self.database_tls();
         if name.as_ref().is_some_and(|name| name.expose().is_empty()) {
             self.fault("wordpress.config", "the constant DB_NAME is empty".to_owned());
             return None;
@@ -39,22 +56,24 @@ impl Assembly<'_> {
             .db_name(Some(name.expose()))
             .ssl_opts(tls?);
         Some(match address {
-            DatabaseAddress::Tcp(host, port) => {
-                let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                (
-                    options.ip_or_hostname(host).tcp_port(port),
-                    format!("{}@{shown}:{port}/{}", user.expose(), name.expose()),
-                )
-            }
-            DatabaseAddress::Socket(path) => {
-                let path = path.to_string_lossy().into_owned();
-                (options.socket(Some(path.as_str())), format!("{}@{path}/{}", user.expose(), name.expose()))
-            }
+            Some(address) => at(options, address),
+            None => options,
         })
     }
 
+    fn db_host(&mut self, key: &str) -> Option<DatabaseAddress> {
+        let host = self.needed_text("DB_HOST", key)?;
+        match database_address(host.expose(), &existing_sockets()) {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.fault("wordpress.config", format!("the constant DB_HOST is not understood: {error}"));
+                None
+            }
+        }
+    }
+
     /// SECURITY: the URL holds the password, so its own error is not shown either.
-    fn database_from_url(&mut self, url: &Secret) -> Option<(OptsBuilder, String)> {
+    fn database_from_url(&mut self, url: &Secret) -> Option<OptsBuilder> {
         let options =
             Opts::from_url(url.expose()).ok().filter(|options| options.db_name().is_some_and(|name| !name.is_empty()));
         let Some(options) = options else {
@@ -63,12 +82,7 @@ impl Assembly<'_> {
             self.fault("wordpress.database_url", form.to_owned());
             return None;
         };
-        let place = match options.socket() {
-            Some(socket) => socket.to_owned(),
-            None => format!("{}:{}", options.ip_or_hostname(), options.tcp_port()),
-        };
-        let label = format!("{}@{place}/{}", options.user().unwrap_or_default(), options.db_name().unwrap_or_default());
-        Some((OptsBuilder::from_opts(options).prefer_socket(false), label))
+        Some(OptsBuilder::from_opts(options).prefer_socket(false))
     }
 
     /// `MYSQL_CLIENT_FLAGS` with `MYSQLI_CLIENT_SSL`. mysqlnd then checks the certificate, unless
@@ -98,6 +112,14 @@ impl Assembly<'_> {
                 .with_danger_accept_invalid_certs(unverified)
                 .with_danger_skip_domain_validation(unverified)
         }))
+    }
+}
+
+/// The same database at another address.
+fn at(options: OptsBuilder, address: DatabaseAddress) -> OptsBuilder {
+    match address {
+        DatabaseAddress::Tcp(host, port) => options.socket(None::<String>).ip_or_hostname(host).tcp_port(port),
+        DatabaseAddress::Socket(path) => options.socket(Some(path.to_string_lossy().into_owned())),
     }
 }
 

@@ -44,10 +44,14 @@ fn refused(source: &str) -> Vec<String> {
     with(source, explicit(), &no_jwt()).unwrap_err()
 }
 
+fn first(site: &Installation) -> Opts {
+    site.database.opts()[0].clone()
+}
+
 #[test]
 fn wp_config_alone_is_enough() {
     let site = read(PLAIN);
-    let options = Opts::from(site.database.clone());
+    let options = first(&site);
     assert_eq!(
         (options.ip_or_hostname(), options.tcp_port(), options.user(), options.pass(), options.db_name()),
         ("db.example.com", 3307, Some("user"), Some("p@ss"), Some("site"))
@@ -72,12 +76,12 @@ fn what_else_the_constants_say() {
         define('WP_HOME', 'https://example.com/'); define('MULTISITE', true); define('BLOG_ID_CURRENT_SITE', 2); define('JWT_AUTH_CORS_ENABLE', true);
         define('MYSQL_CLIENT_FLAGS', MYSQLI_CLIENT_SSL | MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT);"));
     assert_eq!(
-        (site.wp_home, site.multisite, site.main_blog, site.cors_enable),
+        (site.wp_home.clone(), site.multisite, site.main_blog, site.cors_enable),
         (WpHome::Known("https://example.com".to_owned()), true, false, Some(true))
     );
-    let options = Opts::from(site.database);
+    let options = first(&site);
     assert!(options.ssl_opts().unwrap().accept_invalid_certs());
-    let verified = Opts::from(read(&format!("{PLAIN} define('MYSQL_CLIENT_FLAGS', MYSQLI_CLIENT_SSL);")).database);
+    let verified = first(&read(&format!("{PLAIN} define('MYSQL_CLIENT_FLAGS', MYSQLI_CLIENT_SSL);")));
     assert!(!verified.ssl_opts().unwrap().accept_invalid_certs());
     assert_eq!(
         read(&format!("{PLAIN} define('WP_HOME', 'https://' . $_SERVER['HTTP_HOST']);")).wp_home,
@@ -94,8 +98,26 @@ fn what_else_the_constants_say() {
 fn a_socket_is_labelled_as_one() {
     let site = read(&PLAIN.replace("db.example.com:3307", "localhost:/srv/my.sock"));
     assert_eq!(site.database_label, "user@/srv/my.sock/site");
-    assert_eq!(Opts::from(site.database).socket(), Some("/srv/my.sock"));
+    assert_eq!(first(&site).socket(), Some("/srv/my.sock"));
     assert_eq!(read(&PLAIN.replace("db.example.com:3307", "[::1]:3307")).database_label, "user@[::1]:3307/site");
+}
+
+#[test]
+fn hosts_take_the_place_of_the_one() {
+    let hosts = ["10.0.0.1", "db2:3307", "localhost:/srv/my.sock"].map(str::to_owned).to_vec();
+    let config = config::WordPress { database_hosts: hosts, ..explicit() };
+    let labels = ["user@10.0.0.1:3306/site", "user@db2:3307/site", "user@/srv/my.sock/site"];
+    // A DB_HOST that only PHP knows does not matter then.
+    for source in [PLAIN.to_owned(), PLAIN.replace("'db.example.com:3307'", "$_SERVER['x']")] {
+        let site = with(&source, config.clone(), &no_jwt()).unwrap();
+        assert_eq!(site.database.labels(), labels);
+        assert_eq!(site.database_label, labels.join(", "));
+        assert!(site.database.opts().iter().all(|opts| opts.pass() == Some("p@ss") && !opts.prefer_socket()));
+        assert_eq!(first(&site).socket(), None);
+    }
+    let url = Some(Secret::new("mysql://u:p%40@h:3310/d?socket=%2Fsrv%2Fother.sock"));
+    let site = with(PLAIN, config::WordPress { database_url: url, ..config }, &no_jwt()).unwrap();
+    assert_eq!(site.database.labels(), labels.map(|label| label.replace("user@", "u@").replace("/site", "/d")));
 }
 
 #[test]
@@ -144,7 +166,7 @@ fn keys_win_over_constants() {
     for source in [PLAIN, "<?php define('DB_NAME', $x); define('AUTH_KEY', $x); define('JWT_AUTH_SECRET_KEY', $x);"] {
         let site = with(source, config.clone(), &jwt).unwrap();
         assert_eq!(site.database_label, "u@127.0.0.1:3310/d");
-        assert!(!Opts::from(site.database.clone()).prefer_socket());
+        assert!(!first(&site).prefer_socket());
         assert_eq!((site.table_prefix.as_str(), site.home.as_deref()), ("x_", Some("https://example.org")));
         assert_eq!(site.salts.auth_salt(None, None).unwrap().expose(), "ekes");
         assert_eq!(site.jwt_secret.unwrap().expose(), "ej");

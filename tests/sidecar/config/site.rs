@@ -75,6 +75,7 @@ impl Site {
             ("server.unix_owner" | "server.unix_group", _) => three(["0", "1", "2"]),
             ("forwarded.trusted_proxies", _) => three(["10.0.0.1", "10.0.0.2,::1", "10.0.0.3"]),
             ("wordpress.hosts", _) => three(["a.example", "b.example:81,c.example", "d.example"]),
+            ("wordpress.database_hosts", _) => three(["a", "b:3307,[::1]:3306", "localhost:/run/x.sock"]),
             ("wordpress.database_url", _) => three(["mysql://a@h/d", "mysql://b@h/d", "mysql://c@h/d"]),
             ("wordpress.home", _) => three(["https://a", "https://b", "http://c/d"]),
             ("log.level", _) => three(["warn", "error", "info,hyper=debug"]),

@@ -28,6 +28,8 @@ pub enum Fault {
     LateAnswer(Duration),
     /// The server answers with this error and does nothing.
     Error(u16),
+    /// The server does it, and answers with this error instead of OK.
+    ErrorThough(u16),
 }
 
 /// The relay. It ends with the test's process; connections end with their sides.
@@ -99,8 +101,10 @@ impl Pair {
     fn relay(mut self) {
         // Answers are held back from when this is set until it has passed.
         let held: Arc<Mutex<Option<Instant>>> = Arc::default();
+        // Takes the place of the next answer. The client waits for that, and COMMIT's is one packet.
+        let replaced: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
         let mut back = (self.server.try_clone().unwrap(), self.client.try_clone().unwrap());
-        let hold = Arc::clone(&held);
+        let (hold, replace) = (Arc::clone(&held), Arc::clone(&replaced));
         std::thread::spawn(move || {
             let mut buffer = [0; 65536];
             while let Ok(count @ 1..) = back.0.read(&mut buffer) {
@@ -108,7 +112,8 @@ impl Pair {
                 if let Some(until) = until {
                     std::thread::sleep(until.saturating_duration_since(Instant::now()));
                 }
-                if back.1.write_all(&buffer[..count]).is_err() {
+                let other = replace.lock().unwrap().take();
+                if back.1.write_all(other.as_deref().unwrap_or(&buffer[..count])).is_err() {
                     break;
                 }
             }
@@ -143,6 +148,11 @@ impl Pair {
                 }
                 Some(Fault::LateAnswer(time)) => {
                     *held.lock().unwrap() = Some(Instant::now() + time);
+                    self.hit();
+                    true
+                }
+                Some(Fault::ErrorThough(code)) => {
+                    *replaced.lock().unwrap() = Some(error(code, packet[3].wrapping_add(1)));
                     self.hit();
                     true
                 }

@@ -30,12 +30,17 @@ impl Database {
     /// The server that all tests share. Nobody may stop it.
     pub fn shared() -> &'static Database {
         static SHARED: OnceLock<Database> = OnceLock::new();
-        SHARED.get_or_init(|| Database::launch(None))
+        SHARED.get_or_init(|| Database::launch(None, &[]))
     }
 
     /// A server of the caller's own, which it may stop, start and kill.
     pub fn private() -> Database {
-        Database::launch(Some(&Database::shared().dir.join("template")))
+        Database::private_with(&[])
+    }
+
+    /// The same with these options of mariadbd.
+    pub fn private_with(options: &[&str]) -> Database {
+        Database::launch(Some(&Database::shared().dir.join("template")), options)
     }
 
     /// A new database with the tables of `fixtures/schema.sql`, all empty, under the prefix `wp_`.
@@ -101,10 +106,10 @@ impl Database {
         tokio::task::spawn_blocking(move || script.lock().unwrap().order(command)).await.unwrap();
     }
 
-    fn launch(template: Option<&Path>) -> Database {
+    fn launch(template: Option<&Path>, options: &[&str]) -> Database {
         let dir = std::env::temp_dir().join(format!("wp-jwt-sidecar.{}", random_hex::<8>()));
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/site/database"));
-        command.arg(&dir).args(template).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(&dir).args(template).args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("tests/site/database can be started");
         let mut script =
             Script { input: child.stdin.take(), output: BufReader::new(child.stdout.take().unwrap()), child };

@@ -4,6 +4,7 @@ pub mod apps;
 pub mod faults;
 pub mod mariadb;
 pub mod raw;
+pub mod replication;
 pub mod rig;
 pub mod sidecar;
 pub mod site;

@@ -1,0 +1,99 @@
+//! What can go wrong with the database, and what the server's numbers say about it.
+
+use super::CONNECT_LIMIT;
+
+/// What can go wrong with the database. No variant holds a bound value, so no token is in any message.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DatabaseError {
+    /// No connection within the limit.
+    #[error("no database connection within {CONNECT_LIMIT:?}")]
+    NoConnection,
+    /// The server cannot be reached or refuses us. Its text names user and host, never the password.
+    #[error("cannot connect to the database: {0}")]
+    Connect(String),
+    /// Of several hosts those that can be reached are read-only.
+    #[error("no host of the database takes writes")]
+    ReadOnly,
+    /// A statement took longer than the rotation may take.
+    #[error("the database did not answer in time")]
+    TimedOut,
+    /// The server or the connection failed. The server's own text is not kept: it can quote values.
+    #[error("database error {}", .0.as_ref().map_or_else(|| "(connection lost)".to_owned(), |code| code.to_string()))]
+    Failed(Option<u16>),
+    /// A column holds what it should not.
+    #[error("unexpected value in column {0}")]
+    Column(&'static str),
+}
+
+/// Answers to COMMIT by which the server says that it has rolled back: the lock that a commit needs was not had in time (1205;
+/// a backup holds it), a cluster's conflict (1213), read-only (1290), group replication's conflict (3101). In each of them the
+/// server's own code (`ha_commit_trans`, and Galera's certification) rolls back before it answers. Any other says less than that.
+/// A server that is told to stop (1053), a connection that is killed (1317, 1927) or out of time (1969, 3024) may be interrupted
+/// when the commit is done but for its answer; 1180 may come from the engine when the binary log has the transaction already, and
+/// on a cluster when the node lost the others while they got it; 1047 when the node left the cluster; a proxy has numbers of its own.
+const ROLLED_BACK: [u16; 4] = [1205, 1213, 1290, 3101];
+
+/// A server that does not take writes any more (1290, 1836) or takes nothing, being no part of its cluster (1047).
+const UNFIT: [u16; 3] = [1047, 1290, 1836];
+
+impl DatabaseError {
+    /// The server's error number, if it was the server that answered with an error.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            DatabaseError::Failed(code) => *code,
+            DatabaseError::NoConnection
+            | DatabaseError::Connect(_)
+            | DatabaseError::ReadOnly
+            | DatabaseError::TimedOut
+            | DatabaseError::Column(_) => None,
+        }
+    }
+
+    /// As the answer to a COMMIT: whether it says that nothing was stored. Else that has to be looked up.
+    pub fn says_rolled_back(&self) -> bool {
+        self.code().is_some_and(|code| ROLLED_BACK.contains(&code))
+    }
+
+    /// Whether it says that the server is not the one to use (any more).
+    pub(super) fn says_unfit(&self) -> bool {
+        self.code().is_some_and(|code| UNFIT.contains(&code))
+    }
+}
+
+// SECURITY: "Duplicate entry '…'" and "Incorrect string value: '…'" quote values, and a value may be a token.
+impl From<mysql_async::Error> for DatabaseError {
+    fn from(error: mysql_async::Error) -> Self {
+        match error {
+            mysql_async::Error::Server(server) => DatabaseError::Failed(Some(server.code)),
+            _ => DatabaseError::Failed(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_text_is_not_kept() {
+        let error = mysql_async::Error::Server(mysql_async::ServerError {
+            code: 1062,
+            message: "Duplicate entry 'ec340f876883c47408780273068776d0' for key 'x'".to_owned(),
+            state: "23000".to_owned(),
+        });
+        let error = DatabaseError::from(error);
+        assert_eq!(error.to_string(), "database error 1062");
+        assert!(!format!("{error:?}").contains("ec340f"));
+    }
+
+    #[test]
+    fn which_answers_to_a_commit_are_certain() {
+        for code in [1205, 1213, 1290, 3101] {
+            assert!(DatabaseError::Failed(Some(code)).says_rolled_back(), "{code}");
+        }
+        for code in [1020, 1047, 1053, 1158, 1161, 1180, 1317, 1836, 1927, 1969, 3024, 9001] {
+            assert!(!DatabaseError::Failed(Some(code)).says_rolled_back(), "{code}");
+        }
+        assert!(!DatabaseError::Failed(None).says_rolled_back());
+    }
+}

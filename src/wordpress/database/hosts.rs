@@ -1,0 +1,121 @@
+//! The hosts that the site's database may be at, and in which order they are tried.
+//!
+//! Only one is used at a time: that which takes writes. A replica is never read from, since it may not know yet of a token
+//! that a client has already.
+
+use std::fmt;
+
+use mysql_async::{Opts, OptsBuilder};
+
+/// Where the database may be, the usual place first. All are the same database: its primary, and servers that may become it.
+#[derive(Clone)]
+pub struct Hosts(Vec<Opts>);
+
+impl Hosts {
+    /// In the order in which they are tried.
+    pub fn new(hosts: Vec<Opts>) -> Self {
+        Hosts(hosts)
+    }
+
+    /// How to connect to each.
+    pub fn opts(&self) -> &[Opts] {
+        &self.0
+    }
+
+    /// Where they are, for people: [`label`] of each.
+    pub fn labels(&self) -> Vec<String> {
+        self.0.iter().map(label).collect()
+    }
+}
+
+impl From<OptsBuilder> for Hosts {
+    fn from(opts: OptsBuilder) -> Self {
+        Hosts(vec![opts.into()])
+    }
+}
+
+// SECURITY: `Opts` prints its password.
+impl fmt::Debug for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.labels()).finish()
+    }
+}
+
+/// `user@host:port/name` or `user@/path/to.sock/name`, for logs: without the password.
+pub fn label(opts: &Opts) -> String {
+    let (host, port) = (opts.ip_or_hostname(), opts.tcp_port());
+    let place = match opts.socket() {
+        Some(socket) => socket.to_owned(),
+        None if host.contains(':') => format!("[{host}]:{port}"),
+        None => format!("{host}:{port}"),
+    };
+    format!("{}@{place}/{}", opts.user().unwrap_or_default(), opts.db_name().unwrap_or_default())
+}
+
+/// The places of `count` hosts as a connection tries them: the one in use, then the others in their order. Pure.
+pub(super) fn order(in_use: usize, count: usize) -> impl Iterator<Item = usize> {
+    std::iter::once(in_use).chain((0..count).filter(move |place| *place != in_use)).take(count)
+}
+
+/// Counts how often in a row a host that comes before the one in use was found to take writes, so that one that comes and goes
+/// is not gone back to. Pure.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    place: usize,
+    looks: u32,
+}
+
+impl Recovery {
+    /// The first of the earlier hosts that takes writes was `found`. Returns the host to go back to, if it is time.
+    pub(super) fn saw(&mut self, found: Option<usize>, looks: u32) -> Option<usize> {
+        let Some(place) = found else {
+            self.looks = 0;
+            return None;
+        };
+        self.looks = if place == self.place { self.looks + 1 } else { 1 };
+        self.place = place;
+        if self.looks < looks {
+            return None;
+        }
+        self.looks = 0;
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_in_use_comes_first_and_each_comes_once() {
+        let order = |in_use, count| super::order(in_use, count).collect::<Vec<_>>();
+        assert_eq!(order(0, 1), [0]);
+        assert_eq!(order(0, 3), [0, 1, 2]);
+        assert_eq!(order(2, 3), [2, 0, 1]);
+        assert_eq!(order(1, 3), [1, 0, 2]);
+        assert_eq!(order(0, 0), [0; 0]);
+    }
+
+    #[test]
+    fn a_host_that_comes_and_goes_is_not_gone_back_to() {
+        let mut recovery = Recovery::default();
+        for found in [Some(0), Some(0), None, Some(0), Some(1), Some(0), Some(0)] {
+            assert_eq!(recovery.saw(found, 3), None);
+        }
+        assert_eq!(recovery.saw(Some(0), 3), Some(0));
+        assert_eq!(recovery.saw(Some(0), 3), None, "counted anew");
+    }
+
+    #[test]
+    fn labels_hold_no_password() {
+        for (url, shown) in [
+            ("mysql://u:secret@db:3307/d", "u@db:3307/d"),
+            ("mysql://u:secret@[::1]/d", "u@[::1]:3306/d"),
+            ("mysql://u:secret@localhost/d?socket=%2Frun%2Fx.sock", "u@/run/x.sock/d"),
+        ] {
+            let hosts = Hosts::new(vec![Opts::from_url(url).unwrap()]);
+            assert_eq!(hosts.labels(), [shown]);
+            assert_eq!(format!("{hosts:?}"), format!("[{shown:?}]"));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The database moves to another host, planned or not, and no session is lost.
+
+use std::time::{Duration, Instant};
+
+use mysql_async::OptsBuilder;
+use mysql_async::prelude::Queryable;
+use wp_jwt_sidecar::wordpress::database::Database as Pool;
+
+use crate::support::apps::Apps;
+use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
+use crate::support::raw::Upstream;
+use crate::support::replication::Pair;
+use crate::support::rig::{self, eventually};
+use crate::support::sidecar::{Sidecar, command};
+use crate::trouble::families_are_whole;
+
+const APPS: usize = 16;
+const HOSTS: &str = "WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS";
+const MOVED: &str = "another one is used from now on";
+const RETURNED: &str = "takes writes again and is used from now on";
+
+struct Moving {
+    pair: Pair,
+    database: TestDatabase,
+    user: u64,
+    sidecar: Sidecar,
+    upstream: Upstream,
+}
+
+async fn moving(environment: &[(&str, &str)]) -> Moving {
+    let pair = Pair::start().await;
+    let database = rig::site(&pair.first.server).await;
+    let user = database.insert_user("alice").await.id;
+    let upstream = rig::wordpress();
+    let hosts = pair.hosts();
+    let mut all = vec![(HOSTS, hosts.as_str())];
+    all.extend_from_slice(environment);
+    let sidecar = rig::sidecar(&database, upstream.address(), &all);
+    sidecar.wait_for_log("refreshing natively");
+    Moving { pair, database, user, sidecar, upstream }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_that_change_under_load() {
+    let Moving { pair, database, user, sidecar, .. } = moving(&[]).await;
+    let apps = Apps::start(APPS, &database, user, sidecar.address()).await;
+    apps.go_on(3 * APPS);
+    for _ in 0..2 {
+        pair.first.hand_over_to(&pair.second).await;
+        apps.go_on(3 * APPS);
+        families_are_whole(&pair.second.same(&database)).await;
+        pair.second.hand_over_to(&pair.first).await;
+        apps.go_on(3 * APPS);
+        families_are_whole(&database).await;
+    }
+    let report = apps.end();
+    println!("{report:?}");
+    assert!(report.lost.is_empty() && report.lost_unanswered == 0, "{report:?}");
+    families_are_whole(&database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_killed_under_load() {
+    let Moving { pair, database, user, sidecar, upstream } = moving(&[]).await;
+    let token = database.insert_token(TokenState::Live, user).await;
+    let apps = Apps::start(APPS, &database, user, sidecar.address()).await;
+    apps.go_on(3 * APPS);
+    pair.first.server.kill().await;
+    // The replica is not the primary yet, and must not be read from nor written to.
+    let answer = rig::refresh_at(sidecar.address(), &token.refresh_token);
+    assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")));
+    let answer = rig::refresh_at(sidecar.address(), &random_hex::<16>());
+    assert!(matches!(answer.status(), 299 | 503), "nobody can say that it is unknown: {}", answer.status());
+    pair.second.take_over().await;
+    apps.go_on(3 * APPS);
+    let report = apps.end();
+    println!("{report:?}");
+    assert!(report.lost.is_empty() && report.lost_unanswered == 0, "{report:?}");
+    families_are_whole(&pair.second.same(&database)).await;
+    assert_eq!(rig::refresh_at(sidecar.address(), &token.refresh_token).status(), 200);
+    assert_eq!(sidecar.log().iter().filter(|line| line.contains(MOVED)).count(), 1);
+    drop(upstream);
+}
+
+/// The new primary lacks the last rows and gives their ids to other tokens; the earlier one is gone back to once it takes writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_known_of_another_server_does_not_count() {
+    let Moving { pair, database, user, sidecar, upstream } = moving(&[]).await;
+    let (address, second) = (sidecar.address(), pair.second.same(&database));
+    let refresh = |token: &str| rig::refresh_at(address, token).status();
+    sidecar.wait_for_log("the tokens of the table are known");
+    let early = database.insert_token(TokenState::Live, user).await;
+    // Both have it.
+    pair.first.order(&["SET GLOBAL rpl_semi_sync_master_enabled = 0"]).await;
+    pair.second.take_over().await;
+    pair.second.order(&["SET GLOBAL read_only = 1"]).await;
+    let late = database.insert_token(TokenState::Live, user).await;
+    let elsewhere = random_hex::<16>();
+    assert_eq!((refresh(&late.refresh_token), refresh(&elsewhere)), (200, 403));
+    pair.first.server.stop().await;
+    pair.second.order(&["SET GLOBAL read_only = 0"]).await;
+
+    let other = second.insert_token(TokenState::Live, user).await;
+    assert_eq!(other.id, late.id, "a row that the sidecar has seen, with another token");
+    second
+        .execute(&format!("UPDATE wp_jwt_auth_tokens SET refresh_token_hash = '{elsewhere}' WHERE id = {}", other.id))
+        .await;
+    assert_eq!(refresh(&early.refresh_token), 200);
+    assert_eq!(refresh(&elsewhere), 200, "refused a moment ago by the other server");
+    let said = check(&database, &upstream, &pair.hosts());
+    let second_host = pair.second.server.socket().display().to_string();
+    let in_use = said.lines().find(|line| line.starts_with("database in use: ")).unwrap();
+    assert!(in_use.contains(&second_host), "{said}");
+
+    pair.first.server.start().await;
+    let mut asked = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !sidecar.log().iter().any(|line| line.contains(RETURNED)) {
+        assert!(Instant::now() < deadline, "the earlier host is not gone back to");
+        let token = random_hex::<16>();
+        assert_eq!(refresh(&token), 403);
+        asked.push(token);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // The last may have been asked of the earlier host already.
+    let back = &asked[asked.len() - 3];
+    let last = database.insert_token(TokenState::Live, user).await;
+    database
+        .execute(&format!("UPDATE wp_jwt_auth_tokens SET refresh_token_hash = '{back}' WHERE id = {}", last.id))
+        .await;
+    assert_eq!(refresh(back), 200, "refused a moment ago by the other server");
+    let said = check(&database, &upstream, &pair.hosts());
+    assert!(!said.lines().find(|line| line.starts_with("database in use: ")).unwrap().contains(&second_host), "{said}");
+}
+
+fn check(database: &TestDatabase, upstream: &Upstream, hosts: &str) -> String {
+    let output = command()
+        .arg("check")
+        .envs([
+            ("WP_JWT_SIDECAR_UPSTREAM_URL", format!("http://{}", upstream.address()).as_str()),
+            ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
+            (HOSTS, hosts),
+            ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
+            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
+            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
+            ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A lost connection is ended by its number, which after a restart is somebody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_connection_is_not_ended() {
+    let server = Database::private();
+    let database = server.create().await;
+    let pool = || {
+        let opts = mysql_async::Opts::from_url(database.url()).unwrap();
+        Pool::new(OptsBuilder::from_opts(opts))
+    };
+    let before = pool();
+    let lost = before.session().await.unwrap().name();
+    server.kill().await;
+    server.start().await;
+    // Others connect, until one has the number and one a greater.
+    let mut strangers = Vec::new();
+    loop {
+        let stranger = database.connect().await;
+        let id = stranger.id();
+        strangers.push(stranger);
+        if id > lost.id() {
+            break;
+        }
+    }
+    let namesake = strangers.iter_mut().find(|stranger| stranger.id() == lost.id()).expect("numbered from 1 again");
+    let after = pool();
+    let mut session = after.fresh_session().await.unwrap();
+    assert!(!session.kill(&lost).await.unwrap());
+    namesake.query_drop("DO 0").await.expect("it lives");
+
+    // Within the same life it is ended, where the server has surely run before the connection was made.
+    eventually("the server has run for a while", || async {
+        let status: (String, u64) =
+            server.root().await.query_first("SHOW GLOBAL STATUS LIKE 'Uptime'").await.unwrap().unwrap();
+        status.1 > 2
+    })
+    .await;
+    let mut held = after.session().await.unwrap();
+    let lost = held.name();
+    let mut session = after.fresh_session().await.unwrap();
+    assert!(session.kill(&lost).await.unwrap());
+    held.conn().query_drop("DO 0").await.expect_err("it is ended");
+}
