@@ -1,0 +1,158 @@
+//! What refreshes do to the plugin's own writes. A storm of them (log-ins, "log out everywhere", sessions that an admin deletes) runs
+//! by itself, beside refreshes of the same users' tokens, and beside as many refreshes in another database of the same server: the
+//! last shows what the processor costs, so that the difference of the two is what locks cost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mysql_async::prelude::Queryable;
+
+use crate::measure::WARM_UP;
+use crate::support::mariadb::{Database, TestDatabase, random_hex};
+use crate::support::raw::Upstream;
+use crate::support::rig;
+use crate::support::sidecar::Sidecar;
+
+/// Connections of the storm.
+const CONNECTIONS: usize = 4;
+/// Users whose tokens both sides are at.
+const USERS: usize = 20;
+/// Refreshes a second: more than PHP can give on this machine, and what a site with 90,000 clients of 15 minutes each has.
+const REFRESHES: u32 = 100;
+
+/// What is beside the storm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    Nothing,
+    Refreshes,
+    RefreshesElsewhere,
+}
+
+struct Site {
+    database: TestDatabase,
+    users: Vec<u64>,
+    sidecar: Sidecar,
+    _upstream: Upstream,
+}
+
+/// Two databases on one server, a sidecar for each.
+pub struct Storm {
+    here: Site,
+    elsewhere: Site,
+    _server: Database,
+}
+
+/// What one run came to.
+#[derive(Default)]
+pub struct Report {
+    /// Statements of the storm a second.
+    pub rate: f64,
+    /// Statements that the server refused, whatever for.
+    pub refused: u64,
+    /// Refreshes a second, with 403s for what the storm had revoked.
+    pub refreshes: f64,
+}
+
+impl Storm {
+    pub async fn start() -> Storm {
+        let server = Database::private();
+        Storm { here: site(&server).await, elsewhere: site(&server).await, _server: server }
+    }
+
+    pub async fn run(&self, beside: Beside, length: Duration) -> Report {
+        let from = Instant::now() + WARM_UP;
+        let until = from + length;
+        let (done, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mut tasks = Vec::new();
+        for at in 0..CONNECTIONS {
+            let mut connection = self.here.database.connect().await;
+            let users = self.here.users.clone();
+            let (done, refused) = (Arc::clone(&done), Arc::clone(&refused));
+            tasks.push(tokio::spawn(async move {
+                let mut turn = at;
+                while Instant::now() < until {
+                    let (user, family) = (users[turn % users.len()], random_hex::<16>());
+                    let token = random_hex::<16>();
+                    let statements: [(&str, mysql_async::Params); 2] = [
+                        (LOG_IN, (&token, user, &token, &family).into()),
+                        if turn % 4 == 0 { (REVOKE_ALL, (user,).into()) } else { (DELETE, (&family,).into()) },
+                    ];
+                    for (statement, values) in statements {
+                        let counted = match connection.exec_drop(statement, values).await {
+                            Ok(()) => &done,
+                            Err(_) => &refused,
+                        };
+                        if Instant::now() >= from {
+                            counted.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    turn += CONNECTIONS;
+                }
+            }));
+        }
+        let refreshes = match beside {
+            Beside::Nothing => 0,
+            Beside::Refreshes => self.here.refresh(from, until).await,
+            Beside::RefreshesElsewhere => self.elsewhere.refresh(from, until).await,
+        };
+        for task in tasks {
+            task.await.unwrap();
+        }
+        Report {
+            rate: done.load(Ordering::Relaxed) as f64 / length.as_secs_f64(),
+            refused: refused.load(Ordering::Relaxed),
+            refreshes: refreshes as f64 / length.as_secs_f64(),
+        }
+    }
+}
+
+const LOG_IN: &str = "INSERT INTO wp_jwt_auth_tokens (hash, user_id, issued_at, expires_at, refresh_token_hash, \
+                      refresh_token_expires_at, token_family) VALUES (?, ?, UTC_TIMESTAMP(), UTC_TIMESTAMP(), ?, \
+                      UTC_TIMESTAMP() + INTERVAL 1 DAY, ?)";
+const REVOKE_ALL: &str =
+    "UPDATE wp_jwt_auth_tokens SET revoked_at = UTC_TIMESTAMP() WHERE user_id = ? AND revoked_at IS NULL";
+const DELETE: &str = "DELETE FROM wp_jwt_auth_tokens WHERE token_family = ?";
+
+impl Site {
+    /// At an even pace; who is refused logs in again. Both sides log in now and then, so that they do the same.
+    async fn refresh(&self, from: Instant, until: Instant) -> u64 {
+        let mut connection = self.database.connect().await;
+        let mut tokens = vec![String::new(); USERS];
+        let mut due = Instant::now();
+        let mut done = 0;
+        let mut turn = 0;
+        while Instant::now() < until {
+            tokio::time::sleep_until(due.into()).await;
+            due += Duration::from_secs(1) / REFRESHES;
+            let place = turn % USERS;
+            turn += 1;
+            if tokens[place].is_empty() || turn % (4 * USERS) < USERS {
+                tokens[place] = random_hex::<16>();
+                let (token, family) = (&tokens[place], random_hex::<16>());
+                connection.exec_drop(LOG_IN, (token, self.users[place], token, &family)).await.unwrap();
+            }
+            let (address, token) = (self.sidecar.address(), tokens[place].clone());
+            let answer = tokio::task::spawn_blocking(move || rig::refresh_at(address, &token)).await.unwrap();
+            tokens[place] = match answer.status() {
+                200 => answer.json()["refresh_token"].as_str().unwrap().to_owned(),
+                403 => String::new(),
+                status => panic!("{status}"),
+            };
+            done += u64::from(Instant::now() >= from);
+        }
+        done
+    }
+}
+
+async fn site(server: &Database) -> Site {
+    let database = rig::site(server).await;
+    let mut users = Vec::new();
+    for _ in 0..USERS {
+        users.push(database.insert_user("storm").await.id);
+    }
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), &[("WP_JWT_SIDECAR_LOG_LEVEL", "info")]);
+    sidecar.wait_for_log("refreshing natively");
+    Site { database, users, sidecar, _upstream: upstream }
+}
