@@ -256,7 +256,9 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
     write.samples("database_connections_opened", "Connections made to the database.", MetricType::Counter, &opened)?;
     let failed = [(NONE, database.not_connected.value())];
     let help = "Times that no connection to the database could be had.";
-    write.samples("database_connection_failures", help, MetricType::Counter, &failed)
+    write.samples("database_connection_failures", help, MetricType::Counter, &failed)?;
+    let help = "Times that connections began to go to another server of the database.";
+    write.samples("database_server_changes", help, MetricType::Counter, &[(NONE, database.epoch())])
 }
 
 const NONE: &[(&str, &str)] = &[];

@@ -161,7 +161,8 @@ impl Outcome {
     pub fn note(&mut self, began: Instant, span: Span) {
         self.all += 1;
         let now = Instant::now();
-        if began >= span.from && now <= span.until {
+        // A rate is what ends within the span, however long it took.
+        if (span.from..span.until).contains(&now) {
             self.latencies.push(u32::try_from((now - began).as_micros()).unwrap());
         }
     }
