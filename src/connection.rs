@@ -35,6 +35,8 @@ pub struct Downstream {
     pub peer: Peer,
     /// The peer's address, for `X-Forwarded-For`.
     pub peer_field: HeaderValue,
+    /// Whether the peer is in `[forwarded] trusted_proxies`.
+    pub peer_is_trusted: bool,
     /// It is counted among the open ones.
     _open: Open,
     /// Its share of `[server] max_connections`.
@@ -75,7 +77,9 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
     };
     let peer_field = request::address(peer.address.ip());
     let open = worker.metrics.open(Level::Connections);
-    let downstream = Rc::new(Downstream { worker, peer, peer_field, _open: open, _permit: permit, _place: place });
+    let peer_is_trusted = client_addr::is_trusted(peer.address.ip(), &worker.trusted_proxies);
+    let downstream =
+        Rc::new(Downstream { peer_is_trusted, worker, peer, peer_field, _open: open, _permit: permit, _place: place });
     match tls {
         // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
         Some(acceptor) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,

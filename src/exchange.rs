@@ -13,6 +13,7 @@ use crate::error::{ExchangeError, Fault};
 use crate::forward::Forwarded;
 use crate::metrics::{Event, Shard, Timing};
 use crate::refresh::{self, Answer};
+use crate::request_id::RequestId;
 use crate::respond::Asked;
 use crate::{forward, respond, route, vet};
 
@@ -22,9 +23,10 @@ pub async fn answer(downstream: &Rc<Downstream>, request: Request<RequestBody>) 
     let metrics = &downstream.worker.metrics;
     metrics.add(Event::Begun);
     let begun = Instant::now();
-    let asked = Asked::new(downstream.worker.request_ids.next(), request.headers());
+    let id = downstream.worker.request_ids.of(request.headers(), downstream.peer_is_trusted);
+    let asked = Asked::new(id, request.headers());
     let mut unanswered = Unanswered { asked, downstream, is_answered: false };
-    let outcome = exchange(downstream, request).await;
+    let outcome = exchange(downstream, request, &unanswered.asked.id).await;
     unanswered.is_answered = true;
     match outcome {
         Ok(Answered::Forwarded(Forwarded { answer, sent })) => {
@@ -40,8 +42,8 @@ pub async fn answer(downstream: &Rc<Downstream>, request: Request<RequestBody>) 
             answer
         }
         Err(error) => {
-            tell(&error, &asked, downstream.peer, metrics);
-            respond::failure(&error, &asked)
+            tell(&error, &unanswered.asked, downstream.peer, metrics);
+            respond::failure(&error, &unanswered.asked)
         }
     }
 }
@@ -52,25 +54,29 @@ enum Answered {
     Forwarded(Forwarded),
 }
 
-async fn exchange(downstream: &Rc<Downstream>, request: Request<RequestBody>) -> Result<Answered, ExchangeError> {
+async fn exchange(
+    downstream: &Rc<Downstream>,
+    request: Request<RequestBody>,
+    id: &RequestId,
+) -> Result<Answered, ExchangeError> {
     let worker = &downstream.worker;
     vet::vet(&request)?;
     let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
     let request = match &worker.refresher {
         Some(refresher) if route::could_be_refresh(request.method(), request.uri()) => {
             match refresh::answer(refresher, request, &client).await? {
-                Answer::Native(answer) => return Ok(Answered::Natively(respond::native(answer))),
+                Answer::Native(answer) => return Ok(Answered::Natively(respond::native(answer, id))),
                 Answer::Forward(request) => *request,
             }
         }
         _ => request,
     };
-    forward::forward(downstream, request, &client).await.map(Answered::Forwarded)
+    forward::forward(downstream, request, &client, id).await.map(Answered::Forwarded)
 }
 
 /// Counts a request that was not served, and tells the log why, under the name that the client was told.
 pub fn tell(error: &ExchangeError, asked: &Asked, peer: Peer, metrics: &Shard) {
-    let (request_id, status) = (asked.id, respond::status(error));
+    let (request_id, status) = (&asked.id, respond::status(error));
     metrics.add(Event::failed(status));
     metrics.add(Event::reason(error));
     let source = std::error::Error::source(error).map(chain);
@@ -103,7 +109,7 @@ struct Unanswered<'a> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
-            let (peer, request_id) = (self.downstream.peer, self.asked.id);
+            let (peer, request_id) = (self.downstream.peer, &self.asked.id);
             let metrics = &self.downstream.worker.metrics;
             metrics.add(Event::failed(CLIENT_CLOSED));
             metrics.add(Event::ClientClosed);

@@ -1,14 +1,28 @@
-//! A name for each request, shown to the client when something goes wrong and written to the log with the reason.
+//! A name for each request: shown to the client when something goes wrong, sent to the site, and written to every line
+//! of the log that is about it.
 
 use std::cell::Cell;
 use std::fmt;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// `X-Request-Id`, as nginx, HAProxy, Envoy and most load balancers call it.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest name that is taken from a proxy. A UUID has 36 characters, the longest ones in use about 100.
+const LONGEST: usize = 128;
+
 /// The name of one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestId(u64);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestId {
+    /// Ours, and for free until it is shown.
+    Own(u64),
+    /// What a trusted proxy called it: visible ASCII that needs no escaping anywhere.
+    Given(HeaderValue),
+}
 
 /// One worker's source of names. The upper half is random for each worker and start, the lower half counts: unique
-/// enough to be found in a log, and for free until it is shown.
+/// enough to be found in a log.
 pub struct RequestIds {
     next: Cell<u64>,
 }
@@ -20,11 +34,21 @@ impl RequestIds {
         RequestIds { next: Cell::new(u64::from(start) << 32) }
     }
 
-    /// The next name.
+    /// The next name of ours.
     pub fn next(&self) -> RequestId {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
-        RequestId(id)
+        RequestId::Own(id)
+    }
+
+    /// The name of a request with these fields: the one that its peer gave it, if that is trusted and gave just one, else
+    /// the next of ours.
+    // SECURITY: a stranger could give many requests one name, or another's, and so hide what it does among them.
+    pub fn of(&self, headers: &HeaderMap, peer_is_trusted: bool) -> RequestId {
+        match peer_is_trusted.then(|| given(headers)).flatten() {
+            Some(given) => RequestId::Given(given),
+            None => self.next(),
+        }
     }
 }
 
@@ -34,10 +58,42 @@ impl Default for RequestIds {
     }
 }
 
+impl RequestId {
+    /// The name as a field's value.
+    pub fn field(&self) -> HeaderValue {
+        match self {
+            RequestId::Given(value) => value.clone(),
+            // Hex digits are valid in a field.
+            RequestId::Own(id) => {
+                HeaderValue::from_bytes(&hex(*id)).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+            }
+        }
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        match self {
+            RequestId::Own(id) => write!(f, "{id:016x}"),
+            RequestId::Given(value) => f.write_str(value.to_str().unwrap_or("unknown")),
+        }
     }
+}
+
+fn given(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(&X_REQUEST_ID).iter();
+    let (Some(value), None) = (lines.next(), lines.next()) else { return None };
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte);
+    let is_sane = (1..=LONGEST).contains(&value.len()) && value.as_bytes().iter().all(is_plain);
+    is_sane.then(|| value.clone())
+}
+
+/// Without the formatting machinery: each forwarded request needs it.
+fn hex(id: u64) -> [u8; 16] {
+    std::array::from_fn(|place| match (id >> (60 - 4 * place)) as u8 & 15 {
+        digit @ 0..10 => b'0' + digit,
+        digit => b'a' + digit - 10,
+    })
 }
 
 #[cfg(test)]
@@ -50,5 +106,27 @@ mod tests {
         let (first, second) = (ids.next(), ids.next());
         assert_ne!(first, second);
         assert_eq!(first.to_string().len(), 16);
+        for id in [first, second, RequestId::Own(u64::MAX), RequestId::Own(0x0123_4567_89ab_cdef)] {
+            assert_eq!(id.field().to_str().unwrap(), id.to_string());
+        }
+    }
+
+    #[test]
+    fn only_a_trusted_peers_sane_name_is_taken() {
+        let headers = |lines: &[&str]| -> HeaderMap {
+            lines.iter().map(|line| (X_REQUEST_ID, HeaderValue::from_bytes(line.as_bytes()).unwrap())).collect()
+        };
+        let (ids, longest) = (RequestIds::new(), "a".repeat(LONGEST));
+        for name in ["a", "5f3c-1:2.3_4=+/@", &longest] {
+            let headers = headers(&[name]);
+            assert_eq!(ids.of(&headers, true).to_string(), name);
+            assert!(matches!(ids.of(&headers, false), RequestId::Own(_)), "{name}");
+        }
+        let too_long = format!("{longest}a");
+        for lines in
+            [&[""][..], &["a b"], &["a\""], &["<a>"], &["ä"], &["a,b"], &[&too_long], &["a", "b"], &["a", "a"], &[]]
+        {
+            assert!(matches!(ids.of(&headers(lines), true), RequestId::Own(_)), "{lines:?}");
+        }
     }
 }

@@ -11,14 +11,14 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use crate::body::ResponseBody;
 use crate::error::ExchangeError;
 use crate::http1::head::HeadError;
-use crate::request_id::RequestId;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::vet::Refusal;
 
 /// Seconds after which a client may come again when the database or a busy upstream failed it (RFC 9110, 10.2.3).
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// What an answer of ours has to know of the request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Asked {
     /// The request's name.
     pub id: RequestId,
@@ -122,14 +122,15 @@ pub fn failure(error: &ExchangeError, asked: &Asked) -> Response<ResponseBody> {
 fn page(error: &ExchangeError, asked: &Asked) -> Response<Bytes> {
     let Entry { status, reason, message, closes, retry_after } = entry(error);
     let (body, content_type) = match asked.accepts_html {
-        true => (html(status, message, asked.id), "text/html; charset=UTF-8"),
-        false => (json(status, reason, message, asked.id), "application/json; charset=UTF-8"),
+        true => (html(status, message, &asked.id), "text/html; charset=UTF-8"),
+        false => (json(status, reason, message, &asked.id), "application/json; charset=UTF-8"),
     };
     let mut answer = Response::new(Bytes::from(body));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_REQUEST_ID, asked.id.field());
     if retry_after {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
@@ -140,14 +141,14 @@ fn page(error: &ExchangeError, asked: &Asked) -> Response<Bytes> {
 }
 
 /// In the shape of WordPress's own errors.
-fn json(status: StatusCode, reason: &str, message: &str, id: RequestId) -> String {
+fn json(status: StatusCode, reason: &str, message: &str, id: &RequestId) -> String {
     let status = status.as_u16();
     format!(
         r#"{{"code":"wp_jwt_sidecar_{reason}","message":"{message}","data":{{"status":{status},"request_id":"{id}"}}}}"#
     )
 }
 
-fn html(status: StatusCode, message: &str, id: RequestId) -> String {
+fn html(status: StatusCode, message: &str, id: &RequestId) -> String {
     let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or("Error"));
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
@@ -155,8 +156,12 @@ fn html(status: StatusCode, message: &str, id: RequestId) -> String {
     )
 }
 
-/// An answer that is complete but for what the web server adds.
-pub fn native(answer: Response<Bytes>) -> Response<ResponseBody> {
+/// An answer that is complete but for what the web server adds. A proxy that gave the request a name finds it here; to everybody
+/// else the answer is like WordPress's own, which has none.
+pub fn native(mut answer: Response<Bytes>, id: &RequestId) -> Response<ResponseBody> {
+    if let RequestId::Given(name) = id {
+        answer.headers_mut().insert(X_REQUEST_ID, name.clone());
+    }
     dated(answer).map(ResponseBody::whole)
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::config::{Config, ForwardedMode, ProxyProtocol};
+use crate::config::{Config, ForwardedMode, ProxyProtocol, RequestIdMode};
 use crate::connection;
 use crate::connection::watch::Limits;
 use crate::drain::Drain;
@@ -52,6 +52,8 @@ pub struct Worker {
     pub has_warned_of_header: Cell<bool>,
     /// `[forwarded] mode`.
     pub forwarded: ForwardedMode,
+    /// `[forwarded] request_id`: whether the upstream is told what a request is called.
+    pub sets_request_id: bool,
     /// How long client connections may be silent.
     pub limits: Limits,
     /// `[server] request_body_idle`.
@@ -141,6 +143,9 @@ async fn work(
         proxy_protocol: config.server.proxy_protocol,
         has_warned_of_header: Cell::new(false),
         forwarded: config.forwarded.mode,
+        // Whoever wants the head as it came wants nothing added to it.
+        sets_request_id: config.forwarded.request_id == RequestIdMode::Auto
+            && config.forwarded.mode == ForwardedMode::Auto,
         limits: Limits {
             first_byte: config.server.first_byte_timeout,
             request_header: config.server.request_header_timeout,

@@ -13,8 +13,8 @@ use ipnet::IpNet;
 
 use super::{
     Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
-    ProxyProtocol, Refresh, RefreshMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls, UnixSockets, Upstream,
-    UpstreamProxyProtocol, UpstreamUrl, WordPress, address, file,
+    ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls,
+    UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress, address, file,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -53,6 +53,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
     let forwarded = Forwarded {
         trusted_proxies: trusted_proxies(&mut read),
         mode: read.named("forwarded.mode").unwrap_or(ForwardedMode::Auto),
+        request_id: read.named("forwarded.request_id").unwrap_or(RequestIdMode::Auto),
     };
     if server.proxy_protocol != ProxyProtocol::Off
         && forwarded.trusted_proxies.is_empty()

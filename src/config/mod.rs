@@ -29,8 +29,8 @@ pub use effective::Effective;
 pub use fault::{Fault, Faults};
 pub use kind::Kind;
 pub use names::{
-    Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, ResponseFields, ReuseDetection, UnknownName,
-    UpstreamProxyProtocol,
+    Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection,
+    UnknownName, UpstreamProxyProtocol,
 };
 pub use secret::Secret;
 pub use sources::{CONFIG_VARIABLE, Flag, Sources};
@@ -164,6 +164,8 @@ pub struct Forwarded {
     pub trusted_proxies: Vec<IpNet>,
     /// What becomes of the fields that tell the upstream who the client is.
     pub mode: ForwardedMode,
+    /// What becomes of `X-Request-Id`.
+    pub request_id: RequestIdMode,
 }
 
 /// `[wordpress]`

@@ -107,6 +107,16 @@ names! {
 }
 
 names! {
+    /// What becomes of `X-Request-Id` on the way to the upstream.
+    RequestIdMode {
+        /// A trusted peer's passes, any other gives way to the sidecar's own.
+        Auto = "auto",
+        /// It passes as it came, and none is added.
+        Preserve = "preserve",
+    }
+}
+
+names! {
     /// Who answers the refresh route.
     RefreshMode {
         /// The sidecar, where it knows the answer for certain.

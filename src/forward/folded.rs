@@ -37,7 +37,7 @@ pub fn dropped(names: &[HeaderName]) {
 }
 
 /// Who the client is, how the message is framed, for whom it is, and what it may do.
-const MATTERS: [&str; 15] = [
+const MATTERS: [&str; 16] = [
     "authorization",
     "connection",
     "content-encoding",
@@ -53,6 +53,7 @@ const MATTERS: [&str; 15] = [
     "upgrade",
     "x-http-method-override",
     "x-real-ip",
+    "x-request-id",
 ];
 
 #[cfg(test)]

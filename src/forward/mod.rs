@@ -20,6 +20,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::Client;
 use crate::connection::Downstream;
 use crate::error::ExchangeError;
+use crate::request_id::RequestId;
 use request::Hop;
 use upgrade::Upgrade;
 
@@ -39,11 +40,13 @@ pub async fn forward(
     downstream: &Rc<Downstream>,
     mut request: Request<RequestBody>,
     client: &Client,
+    id: &RequestId,
 ) -> Result<Forwarded, ExchangeError> {
     let worker = &downstream.worker;
     let upgrade = Upgrade::asked_for(&request);
     let authority = worker.upstream.authority();
-    let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded };
+    let id = worker.sets_request_id.then_some(id);
+    let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id };
     request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request, worker.request_body_idle).await?;
     let (answer, lease) = worker.upstream.send(request, client.address).await?;

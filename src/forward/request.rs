@@ -13,6 +13,7 @@ use super::{folded, hop_by_hop};
 use crate::body::RequestBody;
 use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
 use crate::config::ForwardedMode;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 
 /// Between whom a request passes.
 pub struct Hop<'a> {
@@ -24,6 +25,8 @@ pub struct Hop<'a> {
     pub authority: &'a HeaderValue,
     /// `[forwarded] mode`.
     pub mode: ForwardedMode,
+    /// What the request is called; `None` where the upstream is not to be told.
+    pub id: Option<&'a RequestId>,
 }
 
 /// Changes `request` in place, so that what travels in its extensions (the spelling of field names) goes along.
@@ -50,6 +53,10 @@ pub fn prepare(request: &mut Request<RequestBody>, hop: &Hop<'_>, upgrade: Optio
     }
     if hop.mode == ForwardedMode::Auto {
         set_forwarding_fields(request.headers_mut(), hop.client, hop.peer);
+    }
+    // One that a trusted peer gave stands there already.
+    if let Some(id @ RequestId::Own(_)) = hop.id {
+        request.headers_mut().insert(X_REQUEST_ID, id.field());
     }
 }
 
@@ -183,7 +190,7 @@ mod tests {
         let peer = "198.51.100.7".parse().unwrap();
         let client = Client { peer, address: peer, peer_is_trusted: trusted, scheme: Scheme::Http };
         let authority = HeaderValue::from_static("127.0.0.1:8081");
-        let hop = Hop { client: &client, peer: &address(client.peer), authority: &authority, mode };
+        let hop = Hop { client: &client, peer: &address(client.peer), authority: &authority, mode, id: None };
         prepare(&mut request, &hop, None);
         request
     }
@@ -227,6 +234,29 @@ mod tests {
         let request = prepared_in(ForwardedMode::Preserve, "/", &fields, false);
         let found: Vec<_> = request.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         assert_eq!(found, fields);
+    }
+
+    #[test]
+    fn a_name_of_ours_takes_the_place_of_a_strangers() {
+        let fields = [("host", "a"), ("x-request-id", "1"), ("x-request-id", "2"), ("x-last", "b")];
+        let named = |id: Option<&RequestId>| {
+            let mut request = Request::builder().uri("/");
+            for (name, value) in fields {
+                request = request.header(name, value);
+            }
+            let mut request = request.body(RequestBody::Empty).unwrap();
+            let peer = "198.51.100.7".parse().unwrap();
+            let client = Client { peer, address: peer, peer_is_trusted: false, scheme: Scheme::Http };
+            let authority = HeaderValue::from_static("a");
+            let mode = ForwardedMode::Preserve;
+            prepare(&mut request, &Hop { client: &client, peer: &authority, authority: &authority, mode, id }, None);
+            let names: Vec<String> = request.headers().keys().map(ToString::to_string).collect();
+            assert_eq!(names, ["host", "x-request-id", "x-last"]);
+            field(&request, "x-request-id")
+        };
+        assert_eq!(named(Some(&RequestId::Own(255))), ["00000000000000ff"]);
+        assert_eq!(named(Some(&RequestId::Given(HeaderValue::from_static("x")))), ["1", "2"]);
+        assert_eq!(named(None), ["1", "2"]);
     }
 
     #[test]

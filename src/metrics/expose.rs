@@ -121,10 +121,13 @@ impl Collector for Own {
     }
 }
 
+/// A family, its help, its label, and a counter for each of the label's values.
+struct Labelled<'a>(&'static str, &'static str, &'static str, &'a [(&'static str, &'a Counter)]);
+
 fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
     let c = counters;
-    let labelled: [(&str, &str, &str, &[(&str, &Counter)]); 6] = [
-        (
+    let labelled: [Labelled<'_>; 6] = [
+        Labelled(
             "refreshes",
             "Refresh calls that were decided here, by outcome.",
             "outcome",
@@ -140,7 +143,7 @@ fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
                 ("failed", &c.failed),
             ],
         ),
-        (
+        Labelled(
             "refreshes_left",
             "Refresh calls that were left to WordPress, by reason.",
             "reason",
@@ -151,7 +154,7 @@ fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
                 ("database", &c.not_begun),
             ],
         ),
-        (
+        Labelled(
             "rotation_retries",
             "Rotations tried again, by what went wrong before.",
             "cause",
@@ -163,8 +166,8 @@ fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
                 ("other", &c.retried_other),
             ],
         ),
-        ("ambiguous_commits", "Commits whose answer was lost.", "", &[("", &c.ambiguous)]),
-        (
+        Labelled("ambiguous_commits", "Commits whose answer was lost.", "", &[("", &c.ambiguous)]),
+        Labelled(
             "ambiguous_commits_resolved",
             "What was found out about commits whose answer was lost.",
             "result",
@@ -174,7 +177,7 @@ fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
                 ("unknown", &c.unresolved),
             ],
         ),
-        (
+        Labelled(
             "token_lookups",
             "Tokens looked for, by what told their row.",
             "by",
@@ -187,7 +190,7 @@ fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
             ],
         ),
     ];
-    for (family, help, label, samples) in labelled {
+    for Labelled(family, help, label, samples) in labelled {
         let labels: Vec<_> = samples.iter().map(|(value, _)| [(label, *value)]).collect();
         let samples: Vec<(&[(&str, &str)], u64)> = labels
             .iter()

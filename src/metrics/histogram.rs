@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(cumulated.get(10), Some(&(1.0, 4)));
         assert_eq!(cumulated.get(14), Some(&(30.0, 5)));
         assert_eq!(cumulated.last(), Some(&(f64::INFINITY, 7)));
-        assert!((read.seconds - 3661.001_002).abs() < 1e-6, "{}", read.seconds);
+        assert!((read.seconds - 3_661.001_002).abs() < 1e-6, "{}", read.seconds);
     }
 
     #[test]

@@ -33,6 +33,7 @@ fn request_fields_keep_case_order_and_bytes() {
     let mut client = Connection::to(sidecar.address());
     client.send(b"GET / HTTP/1.1\r\nhost: Shop.Example:81\r\nX-CamelCase: \xe9\xff\r\nConnection: keep-alive, X-Mine\r\nACCEPT: */*\r\nX-Mine: 1\r\nCookie: a=b; c=d\r\nUpgrade: h2c\r\n\r\n");
     assert_eq!(client.response().status(), 200);
+    let id = upstream.request().value("x-request-id").unwrap();
     let fields = upstream.request().fields();
     let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
@@ -45,6 +46,7 @@ fn request_fields_keep_case_order_and_bytes() {
             ("X-Forwarded-For", "127.0.0.1"),
             ("X-Forwarded-Proto", "http"),
             ("X-Forwarded-Host", "Shop.Example:81"),
+            ("X-Request-Id", id.as_str()),
         ]
     );
 }

@@ -114,6 +114,7 @@ async fn a_request_arrives_as_http_1_1_would_have_brought_it() {
     assert_eq!(client.send(empty(request)).await.status(), StatusCode::OK);
     let request = upstream.request();
     assert_eq!(request.start_line(), "GET //a/%2f?x=%zz&& HTTP/1.1");
+    let id = request.value("x-request-id").unwrap();
     let mut fields = request.fields();
     fields.sort();
     let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -128,6 +129,7 @@ async fn a_request_arrives_as_http_1_1_would_have_brought_it() {
             ("X-Forwarded-Host", "shop.example"),
             ("X-Forwarded-Proto", "https"),
             ("X-Last", "\u{c3}\u{a9}"),
+            ("X-Request-Id", id.as_str()),
         ]
     );
 }

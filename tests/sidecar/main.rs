@@ -25,6 +25,7 @@ mod proxy_protocol;
 mod recorded;
 mod refusals;
 mod replays;
+mod request_ids;
 mod rotation;
 mod timeouts;
 mod tls;

@@ -19,6 +19,13 @@ fn exchange(sidecar: &Sidecar, request: impl AsRef<[u8]>) -> crate::support::raw
     client.response()
 }
 
+/// The name that the sidecar gave to a request.
+fn own_id(request: &crate::support::raw::Message) -> String {
+    let id = request.value("x-request-id").unwrap();
+    assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    id
+}
+
 /// The very bytes of a request and an answer: what is added is here, and nothing else is.
 #[test]
 fn the_bytes_of_a_plain_exchange() {
@@ -29,7 +36,10 @@ fn the_bytes_of_a_plain_exchange() {
     let answer = exchange(&sidecar, "GET /a?b HTTP/1.1\r\nuser-AGENT: me\r\nHost: shop.example\r\naccept: */*\r\n\r\n");
     assert_eq!(
         String::from_utf8_lossy(&upstream.request().head),
-        "GET /a?b HTTP/1.1\r\nuser-AGENT: me\r\nHost: shop.example\r\naccept: */*\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: shop.example\r\n\r\n"
+        format!(
+            "GET /a?b HTTP/1.1\r\nuser-AGENT: me\r\nHost: shop.example\r\naccept: */*\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: shop.example\r\nX-Request-Id: {}\r\n\r\n",
+            own_id(&upstream.request())
+        )
     );
     assert_eq!(
         String::from_utf8_lossy(&answer.head),
@@ -41,9 +51,23 @@ fn the_bytes_of_a_plain_exchange() {
 fn preserve_adds_nothing_at_all() {
     let upstream = ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-mode", "preserve"]);
-    let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Port: 81\r\nForwarded: for=b\r\nX-Real-IP: 1.2.3.4\r\n\r\n";
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Port: 81\r\nForwarded: for=b\r\nX-Real-IP: 1.2.3.4\r\nX-Request-Id: mine\r\n\r\n";
     exchange(&sidecar, request);
     assert_eq!(String::from_utf8_lossy(&upstream.request().head), request);
+    exchange(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(upstream.requests().last().unwrap().head, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+}
+
+#[test]
+fn trace_context_passes_untouched() {
+    let upstream = ok();
+    let context = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nTraceState: a=1,b=2\r\ntracestate: c=3\r\nbaggage: k=v\r\n";
+    for mode in ["auto", "preserve"] {
+        let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-mode", mode]);
+        exchange(&sidecar, format!("GET / HTTP/1.1\r\nHost: a\r\n{context}\r\n"));
+        let head = String::from_utf8(upstream.requests().last().unwrap().head.clone()).unwrap();
+        assert!(head.contains(&format!("Host: a\r\n{context}")), "{head}");
+    }
 }
 
 #[test]
@@ -56,7 +80,10 @@ fn an_untrusted_peer_is_replaced_where_it_speaks_of_itself() {
     );
     assert_eq!(
         String::from_utf8_lossy(&upstream.request().head),
-        "GET / HTTP/1.1\r\nX-Real-IP: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\nHost: a:81\r\nForwarded: for=127.0.0.1;host=\"a:81\";proto=http\r\nX_Mine: 1\r\nX.Mine: 2\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a:81\r\n\r\n"
+        format!(
+            "GET / HTTP/1.1\r\nX-Real-IP: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\nHost: a:81\r\nForwarded: for=127.0.0.1;host=\"a:81\";proto=http\r\nX_Mine: 1\r\nX.Mine: 2\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a:81\r\nX-Request-Id: {}\r\n\r\n",
+            own_id(&upstream.request())
+        )
     );
     sidecar.wait_for_log("\"total\":3");
     exchange(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\nX_Real_IP: 1\r\n\r\n");
@@ -147,7 +174,7 @@ fn hop_by_hop_fields_end_here_in_both_directions() {
     assert_eq!(names(&answer), ["X-First", "Set-Cookie", "X-Last", "Content-Length"]);
     let request = upstream.request();
     assert_eq!(names(&request)[..5], ["X-First", "Host", "Authorization", "Cookie", "X-WP-Nonce"]);
-    assert_eq!(names(&request).len(), 8);
+    assert_eq!(names(&request)[5..], ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Request-Id"]);
 }
 
 #[test]

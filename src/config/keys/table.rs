@@ -3,7 +3,7 @@
 use super::{Fallback, Key, key, unset};
 use crate::config::kind::Kind;
 use crate::config::names::{
-    Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, ResponseFields, ReuseDetection,
+    Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection,
     UpstreamProxyProtocol,
 };
 
@@ -248,6 +248,13 @@ pub const KEYS: &[Key] = &[
         "X-Forwarded-For, -Proto and -Host, X-Real-IP and Forwarded: \"auto\" replaces what an untrusted peer sent and appends to what a trusted one did; \"preserve\" passes them as they came and adds nothing.",
     )
     .change("With \"preserve\" a client can tell WordPress any address, unless a proxy in front prevents it."),
+    key(
+        "forwarded.request_id",
+        Kind::OneOf(RequestIdMode::NAMES),
+        Fallback::Is("auto"),
+        "X-Request-Id, the name of a request in the sidecar's log: with \"auto\" the upstream gets it, a trusted peer's as it came and the sidecar's own in place of any other; \"preserve\" passes what came and adds nothing.",
+    )
+    .change("Set \"preserve\" where clients send one that the site reads. So it is with mode = \"preserve\", too."),
     key(
         "wordpress.config",
         Kind::Path,
