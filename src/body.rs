@@ -15,10 +15,12 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::alarm::Alarm;
+use crate::exchange::record::Access;
 use crate::forward::request;
 use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
 use crate::http1;
+use crate::request_id::RequestId;
 
 /// Why a body did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -221,7 +223,11 @@ impl Body for RequestBody {
 }
 
 /// What is sent to the client.
-pub struct ResponseBody(Content);
+pub struct ResponseBody {
+    content: Content,
+    /// The line of the log that this answer becomes, where there is to be one.
+    access: Option<Box<Access>>,
+}
 
 enum Content {
     Whole(Option<Bytes>),
@@ -232,25 +238,46 @@ enum Content {
 impl ResponseBody {
     /// An answer that the sidecar makes itself.
     pub fn whole(bytes: Bytes) -> Self {
-        ResponseBody(Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
+        ResponseBody::from(Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
     }
 
     /// The upstream's body.
     pub fn upstream(body: UpstreamBody) -> Self {
-        ResponseBody(Content::Upstream(body))
+        ResponseBody::from(Content::Upstream(body))
     }
 
     /// No body: behind this answer the connection becomes another.
     pub fn switch(tunnel: Tunnel) -> Self {
-        ResponseBody(Content::Switch(tunnel))
+        ResponseBody::from(Content::Switch(tunnel))
     }
 
     /// What the connection becomes behind this answer.
     pub fn into_tunnel(self) -> Option<Tunnel> {
-        match self.0 {
+        match self.content {
             Content::Switch(tunnel) => Some(tunnel),
             Content::Whole(_) | Content::Upstream(_) => None,
         }
+    }
+
+    /// The log gets its line when this body ends.
+    pub fn accompany(&mut self, mut access: Access) {
+        access.sent.is_complete = self.is_end_stream();
+        self.access = Some(Box::new(access));
+    }
+
+    fn sent(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+        let is_complete = !matches!(frame, Some(Err(_))) && self.is_end_stream();
+        let Some(Access { sent, .. }) = self.access.as_deref_mut() else { return };
+        sent.is_complete = is_complete;
+        if let Some(Ok(frame)) = frame {
+            sent.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+    }
+}
+
+impl From<Content> for ResponseBody {
+    fn from(content: Content) -> Self {
+        ResponseBody { content, access: None }
     }
 }
 
@@ -260,12 +287,13 @@ pub struct UpstreamBody {
     /// `None` once the body was read.
     lease: Option<Lease>,
     silent_since: Option<Instant>,
+    id: RequestId,
 }
 
 impl UpstreamBody {
-    /// The body that comes by `lease`.
-    pub fn new(lease: Lease) -> Self {
-        let mut body = UpstreamBody { lease: Some(lease), silent_since: None };
+    /// The body that comes by `lease`, for the request `id`.
+    pub fn new(lease: Lease, id: RequestId) -> Self {
+        let mut body = UpstreamBody { lease: Some(lease), silent_since: None, id };
         body.give_back_at_end();
         body
     }
@@ -295,7 +323,8 @@ impl UpstreamBody {
             // The error passes on: a cut answer must stay visibly cut (the client's connection is aborted).
             Err(error) => {
                 let source = std::error::Error::source(error).map(ToString::to_string);
-                warn!(source, "the upstream's answer ended early: {error}");
+                let request_id = &self.id;
+                warn!(%request_id, source, "the upstream's answer ended early: {error}");
                 if let Some(lease) = self.lease.take() {
                     lease.cut(error);
                 }
@@ -310,15 +339,21 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.0 {
+        let frame = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => body.poll_frame(cx),
             Content::Switch(_) => Poll::Ready(None),
+        };
+        if self.access.is_some()
+            && let Poll::Ready(frame) = &frame
+        {
+            self.sent(frame.as_ref());
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.content {
             Content::Whole(bytes) => bytes.is_none(),
             Content::Upstream(body) => body.lease.is_none(),
             Content::Switch(_) => true,
@@ -326,7 +361,7 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let length = match &self.0 {
+        let length = match &self.content {
             Content::Whole(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Upstream(body) => body.lease.as_ref().map_or(Some(0), Lease::left),
             Content::Switch(_) => Some(0),

@@ -1,50 +1,31 @@
 //! One request and its answer: vet, decide, forward or refresh, respond. The only file that knows both paths.
 
+pub mod record;
+
 use std::rc::Rc;
-use std::time::Instant;
 
 use http::{Request, Response};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::{self, Peer};
 use crate::connection::Downstream;
 use crate::error::{ExchangeError, Fault};
 use crate::forward::Forwarded;
-use crate::metrics::{Event, Shard, Timing};
-use crate::refresh::{self, Answer};
-use crate::request_id::RequestId;
+use crate::metrics::{Event, Shard};
+use crate::refresh::{self, Answer, Told};
 use crate::respond::Asked;
 use crate::{forward, respond, route, vet};
+use record::Record;
 
 /// Answers one request. There is always an answer.
 /// Dropped before its end when the client closes the connection: the upstream's request ends with it.
 pub async fn answer(downstream: &Rc<Downstream>, request: Request<RequestBody>) -> Response<ResponseBody> {
-    let metrics = &downstream.worker.metrics;
-    metrics.add(Event::Begun);
-    let begun = Instant::now();
-    let id = downstream.worker.request_ids.of(request.headers(), downstream.peer_is_trusted);
-    let asked = Asked::new(id, request.headers());
-    let mut unanswered = Unanswered { asked, downstream, is_answered: false };
-    let outcome = exchange(downstream, request, &unanswered.asked.id).await;
-    unanswered.is_answered = true;
-    match outcome {
-        Ok(Answered::Forwarded(Forwarded { answer, sent })) => {
-            let now = Instant::now();
-            metrics.add(Event::forwarded(answer.status()));
-            metrics.observe(Timing::Forward, now - begun);
-            metrics.observe(Timing::Upstream, now - sent);
-            answer
-        }
-        Ok(Answered::Natively(answer)) => {
-            metrics.add(Event::refreshed(answer.status()));
-            metrics.observe(Timing::Refresh, begun.elapsed());
-            answer
-        }
-        Err(error) => {
-            tell(&error, &unanswered.asked, downstream.peer, metrics);
-            respond::failure(&error, &unanswered.asked)
-        }
+    let mut record = Record::begin(downstream, &request);
+    match exchange(downstream, request, &mut record).await {
+        Ok(Answered::Forwarded(forwarded)) => record.forwarded(forwarded),
+        Ok(Answered::Natively(answer)) => record.refreshed(answer),
+        Err(error) => record.failed(&error),
     }
 }
 
@@ -57,21 +38,29 @@ enum Answered {
 async fn exchange(
     downstream: &Rc<Downstream>,
     request: Request<RequestBody>,
-    id: &RequestId,
+    record: &mut Record<'_>,
 ) -> Result<Answered, ExchangeError> {
     let worker = &downstream.worker;
     vet::vet(&request)?;
     let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
+    record.client = client.address;
     let request = match &worker.refresher {
         Some(refresher) if route::could_be_refresh(request.method(), request.uri()) => {
-            match refresh::answer(refresher, request, &client).await? {
-                Answer::Native(answer) => return Ok(Answered::Natively(respond::native(answer, id))),
-                Answer::Forward(request) => *request,
+            record.refresh = Some(Told::of("failed"));
+            match refresh::answer(refresher, request, &client, &record.asked.id).await? {
+                Answer::Native(answer, told) => {
+                    record.refresh = Some(told);
+                    return Ok(Answered::Natively(respond::native(answer, &record.asked.id)));
+                }
+                Answer::Forward(request, told) => {
+                    record.refresh = told;
+                    *request
+                }
             }
         }
         _ => request,
     };
-    forward::forward(downstream, request, &client, id).await.map(Answered::Forwarded)
+    forward::forward(downstream, request, &client, &record.asked.id).await.map(Answered::Forwarded)
 }
 
 /// Counts a request that was not served, and tells the log why, under the name that the client was told.
@@ -94,26 +83,4 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = error.source();
     }
     text
-}
-
-/// The status that nginx gave to a client that left before its answer.
-const CLIENT_CLOSED: u16 = 499;
-
-/// Counts a client that left before its answer, and tells the log.
-struct Unanswered<'a> {
-    asked: Asked,
-    downstream: &'a Downstream,
-    is_answered: bool,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            let (peer, request_id) = (self.downstream.peer, &self.asked.id);
-            let metrics = &self.downstream.worker.metrics;
-            metrics.add(Event::failed(CLIENT_CLOSED));
-            metrics.add(Event::ClientClosed);
-            debug!(%peer, %request_id, status = CLIENT_CLOSED, "the client closed the connection before its answer");
-        }
-    }
 }

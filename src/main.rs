@@ -82,7 +82,7 @@ fn load(options: &cli::Options) -> Result<Parts, Faults> {
 
 fn serve(parts: Parts) -> anyhow::Result<()> {
     let config = &parts.config;
-    telemetry::start(&config.log)?;
+    let _telemetry = telemetry::start(&config.log)?;
     for warning in &config.warnings {
         warn!("{warning}");
     }

@@ -54,6 +54,10 @@ pub struct Worker {
     pub forwarded: ForwardedMode,
     /// `[forwarded] request_id`: whether the upstream is told what a request is called.
     pub sets_request_id: bool,
+    /// `[log] refreshes`.
+    pub logs_refreshes: bool,
+    /// `[log] access`.
+    pub logs_access: bool,
     /// How long client connections may be silent.
     pub limits: Limits,
     /// `[server] request_body_idle`.
@@ -146,6 +150,8 @@ async fn work(
         // Whoever wants the head as it came wants nothing added to it.
         sets_request_id: config.forwarded.request_id == RequestIdMode::Auto
             && config.forwarded.mode == ForwardedMode::Auto,
+        logs_refreshes: config.log.refreshes,
+        logs_access: config.log.access,
         limits: Limits {
             first_byte: config.server.first_byte_timeout,
             request_header: config.server.request_header_timeout,

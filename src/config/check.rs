@@ -80,8 +80,10 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
     };
     let shutdown = Shutdown { drain_timeout: read.duration("shutdown.drain_timeout") };
     let log = Log {
-        format: read.named::<LogFormat>("log.format").unwrap_or(LogFormat::Text),
+        format: read.named::<LogFormat>("log.format").unwrap_or(LogFormat::Auto),
         level: read.parsed("log.level", value::log_level).unwrap_or_default(),
+        refreshes: read.boolean("log.refreshes"),
+        access: read.boolean("log.access"),
     };
     read.warn_of_open_files();
 

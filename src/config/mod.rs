@@ -242,4 +242,8 @@ pub struct Log {
     pub format: LogFormat,
     /// Directives that tracing-subscriber's `EnvFilter` accepts.
     pub level: String,
+    /// Whether each refresh is a line.
+    pub refreshes: bool,
+    /// Whether each forwarded request is a line.
+    pub access: bool,
 }

@@ -151,10 +151,14 @@ names! {
 names! {
     /// The shape of a log line.
     LogFormat {
+        /// To journald where standard error leads there, else for people.
+        Auto = "auto",
         /// For people.
         Text = "text",
         /// One JSON object a line.
         Json = "json",
+        /// Datagrams with fields, to journald.
+        Journald = "journald",
     }
 }
 

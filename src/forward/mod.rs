@@ -45,15 +45,15 @@ pub async fn forward(
     let worker = &downstream.worker;
     let upgrade = Upgrade::asked_for(&request);
     let authority = worker.upstream.authority();
-    let id = worker.sets_request_id.then_some(id);
-    let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id };
+    let told = worker.sets_request_id.then_some(id);
+    let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id: told };
     request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request, worker.request_body_idle).await?;
     let (answer, lease) = worker.upstream.send(request, client.address).await?;
     let sent = lease.sent();
     let answer = match answer.status() {
-        StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, downstream),
-        _ => response::prepare(answer, lease),
+        StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, downstream, id),
+        _ => response::prepare(answer, lease, id),
     }?;
     Ok(Forwarded { answer, sent })
 }

@@ -7,12 +7,17 @@ use super::hop_by_hop;
 use super::upstream::Lease;
 use crate::body::{ResponseBody, UpstreamBody};
 use crate::error::ExchangeError;
+use crate::request_id::RequestId;
 
-/// Makes `answer`, read from `lease`, fit for the client.
+/// Makes `answer` to the request `id`, read from `lease`, fit for the client.
 ///
 /// # Errors
 /// A transfer coding other than `chunked`: without its name the client could not read the body.
-pub fn prepare(mut answer: Response<()>, lease: Lease) -> Result<Response<ResponseBody>, ExchangeError> {
+pub fn prepare(
+    mut answer: Response<()>,
+    lease: Lease,
+    id: &RequestId,
+) -> Result<Response<ResponseBody>, ExchangeError> {
     let headers = answer.headers_mut();
     let is_coded = headers.contains_key(header::TRANSFER_ENCODING);
     if is_coded && !is_chunked_only(headers) {
@@ -20,7 +25,7 @@ pub fn prepare(mut answer: Response<()>, lease: Lease) -> Result<Response<Respon
     }
     // With both, the coding wins (RFC 9112, 6.3).
     hop_by_hop::remove(headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
-    Ok(answer.map(|()| ResponseBody::upstream(UpstreamBody::new(lease))))
+    Ok(answer.map(|()| ResponseBody::upstream(UpstreamBody::new(lease, id.clone()))))
 }
 
 fn is_chunked_only(headers: &HeaderMap) -> bool {

@@ -26,6 +26,7 @@ use crate::connection::{ClientStream, Downstream};
 use crate::error::ExchangeError;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Level, Open};
+use crate::request_id::RequestId;
 
 /// Answers a 101 of the upstream with the client's own; behind it the two connections are joined.
 ///
@@ -36,6 +37,7 @@ pub fn open(
     lease: Lease,
     upgrade: Option<Upgrade>,
     downstream: &Rc<Downstream>,
+    id: &RequestId,
 ) -> Result<Response<ResponseBody>, ExchangeError> {
     let Some(Upgrade { protocols, .. }) = upgrade else {
         return Err(ExchangeError::UpstreamUnaskedUpgrade);
@@ -46,7 +48,7 @@ pub fn open(
     hop_by_hop::remove(answer.headers_mut(), true, |name| name == header::CONTENT_LENGTH);
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     let open = downstream.worker.metrics.open(Level::Tunnels);
-    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease, open };
+    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease, id: id.clone(), open };
     Ok(answer.map(|()| ResponseBody::switch(tunnel)))
 }
 
@@ -54,6 +56,7 @@ pub fn open(
 pub struct Tunnel {
     downstream: Rc<Downstream>,
     lease: Lease,
+    id: RequestId,
     open: Open,
 }
 
@@ -65,13 +68,13 @@ impl Tunnel {
     }
 
     async fn run(self, client: Rewound<ClientStream>) {
-        let Tunnel { downstream, lease, open } = self;
-        let peer = downstream.peer;
+        let Tunnel { downstream, lease, id, open } = self;
+        let (peer, request_id) = (downstream.peer, id);
         let (upstream, slot) = lease.into_stream();
         match join(client, upstream, downstream.worker.tunnel_idle).await {
-            Ended::Closed(up, down) => debug!(%peer, up, down, "a tunnel ended"),
-            Ended::Broken(error) => debug!(%peer, %error, "a tunnel broke"),
-            Ended::Silent => debug!(%peer, "a tunnel was closed: nothing passed within tunnel_idle"),
+            Ended::Closed(up, down) => debug!(%peer, %request_id, up, down, "a tunnel ended"),
+            Ended::Broken(error) => debug!(%peer, %request_id, %error, "a tunnel broke"),
+            Ended::Silent => debug!(%peer, %request_id, "a tunnel was closed: nothing passed within tunnel_idle"),
         }
         drop((slot, open));
     }

@@ -17,24 +17,13 @@ use super::{Counter, Distribution, Event, Level, Metrics, Timing};
 use crate::forward::folded;
 use crate::refresh::Refresher;
 use crate::refresh::counters::Counters;
+pub use crate::version::{COMMIT, TLS as TLS_PROVIDER, VERSION};
 
 /// What `/metrics` says about the form of its text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What every name of ours begins with; those of the process are the same for all programs.
 const PREFIX: &str = "wp_jwt_sidecar";
-
-/// The version of the program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The commit that it was built from, where whoever built it said so.
-pub const COMMIT: &str = match option_env!("WP_JWT_SIDECAR_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
-
-/// What does the cryptography of TLS, and signs.
-pub const TLS_PROVIDER: &str = "aws-lc-rs";
 
 impl Metrics {
     /// Every number, as text of [`CONTENT_TYPE`].

@@ -40,6 +40,7 @@ use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::config::ResponseFields;
 use crate::error::ExchangeError;
+use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{Site, Sites};
@@ -92,9 +93,34 @@ pub struct Refresher {
 /// What becomes of a call that could be a refresh.
 pub enum Answer {
     /// Ours.
-    Native(Response<Bytes>),
-    /// WordPress's, with all that was read of the body.
-    Forward(Box<Request<RequestBody>>),
+    Native(Response<Bytes>, Told),
+    /// WordPress's, with all that was read of the body. `None`: it is no call of the route.
+    Forward(Box<Request<RequestBody>>, Option<Told>),
+}
+
+/// What the log says of a call.
+// SECURITY: no token, no hash of one, no key.
+#[derive(Debug)]
+pub struct Told {
+    /// One word.
+    pub outcome: &'static str,
+    /// The token's user, where it is known.
+    pub user: Option<u64>,
+    /// The token's family, where it is known.
+    pub family: Option<String>,
+    /// Why it was left to WordPress.
+    pub reason: Option<String>,
+}
+
+impl Told {
+    /// Nothing but an outcome.
+    pub fn of(outcome: &'static str) -> Self {
+        Told { outcome, user: None, family: None, reason: None }
+    }
+
+    fn left(reason: &dyn std::fmt::Display) -> Option<Self> {
+        Some(Told { reason: Some(reason.to_string()), ..Told::of("left_to_wordpress") })
+    }
 }
 
 /// Answers a call that could be a refresh, or says that WordPress should.
@@ -105,13 +131,14 @@ pub async fn answer(
     refresher: &Arc<Refresher>,
     request: Request<RequestBody>,
     client: &Client,
+    id: &RequestId,
 ) -> Result<Answer, ExchangeError> {
     let arrived = Instant::now();
     let counters = &refresher.counters;
     let forward = |request: Request<RequestBody>, counter: &Counter, why: &dyn std::fmt::Display| {
         counter.add();
-        debug!(reason = %why, "the call goes to WordPress");
-        Ok(Answer::Forward(Box::new(request)))
+        debug!(reason = %why, request_id = %id, "the call goes to WordPress");
+        Ok(Answer::Forward(Box::new(request), Told::left(why)))
     };
     let site = match refresher.sites.current().await {
         Ok(site) => site,
@@ -120,7 +147,7 @@ pub async fn answer(
     let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
         Route::Refresh { query_token } => query_token,
         Route::Forward(ForwardReason::NotRefresh) => {
-            return Ok(Answer::Forward(Box::new(request)));
+            return Ok(Answer::Forward(Box::new(request), None));
         }
         Route::Forward(why) => return forward(request, &counters.left_for_request, &why),
     };
@@ -138,32 +165,43 @@ pub async fn answer(
     let body = read(incoming).await?;
     let Read::Whole(bytes, _) = &body else {
         counters.left_for_request.add();
-        debug!(reason = "a large body", "the call goes to WordPress");
-        return Ok(Answer::Forward(Box::new(Request::from_parts(head, body.replayed()))));
+        debug!(reason = "a large body", request_id = %id, "the call goes to WordPress");
+        let request = Request::from_parts(head, body.replayed());
+        return Ok(Answer::Forward(Box::new(request), Told::left(&"a large body")));
     };
     let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
-    let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived };
-    let native = match parsed {
+    let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived, id };
+    let decided = match parsed {
         Parsed::Forward(why) => {
             counters.left_for_request.add();
-            debug!(reason = %why, "the call goes to WordPress");
-            None
+            Decided::Left(why.to_string())
         }
         // WordPress would say it in the site's language.
         Parsed::Invalid(_) if !site.is_english => {
             counters.left_for_settings.add();
-            None
+            Decided::Left("a fault to be told in the site's language".to_owned())
         }
         Parsed::Invalid(fault) => {
             counters.invalid.add();
-            Some(call.respond(&Outcome::BadRequest(fault), None))
+            Decided::Answered(call.respond(&Outcome::BadRequest(fault), None), Told::of("invalid"))
         }
         Parsed::Token(token) => call.refresh(token).await?,
     };
-    Ok(match native {
-        Some(answer) => Answer::Native(answer),
-        None => Answer::Forward(Box::new(Request::from_parts(head, body.replayed()))),
+    Ok(match decided {
+        Decided::Answered(answer, told) => Answer::Native(answer, told),
+        Decided::Left(reason) => {
+            debug!(reason, request_id = %id, "the call goes to WordPress");
+            let request = Request::from_parts(head, body.replayed());
+            Answer::Forward(Box::new(request), Told::left(&reason))
+        }
     })
+}
+
+/// What becomes of a call whose body was read.
+enum Decided {
+    Answered(Response<Bytes>, Told),
+    /// WordPress may have a better answer, and nothing has happened yet.
+    Left(String),
 }
 
 /// Behind one web server there may be other sites, and on a network every site has its own host or path: only a call with
@@ -222,11 +260,11 @@ struct Call<'a> {
     client: &'a Client,
     head: &'a http::request::Parts,
     arrived: Instant,
+    id: &'a RequestId,
 }
 
 impl Call<'_> {
-    /// `None`: the database failed before anything happened, and WordPress may have a better answer.
-    async fn refresh(&self, token: String) -> Result<Option<Response<Bytes>>, ExchangeError> {
+    async fn refresh(&self, token: String) -> Result<Decided, ExchangeError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let window = self
             .site
@@ -235,11 +273,11 @@ impl Call<'_> {
             .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
         if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
             self.refresher.counters.rate_limited.add();
-            return Ok(Some(self.respond(&Outcome::RateLimited, window)));
+            return Ok(Decided::Answered(self.respond(&Outcome::RateLimited, window), Told::of("rate_limited")));
         }
         let Ok(refresh_token) = access_token::new_refresh_token() else {
-            warn!("the system gives no randomness; a refresh goes to WordPress");
-            return Ok(None);
+            warn!(request_id = %self.id, "the system gives no randomness; a refresh goes to WordPress");
+            return Ok(Decided::Left("the system gives no randomness".to_owned()));
         };
         let plan = self.plan(token, refresh_token, now);
         let (refresher, event) = (Arc::clone(self.refresher), self.event(&plan));
@@ -247,10 +285,10 @@ impl Call<'_> {
         let rotation = async move { refresher.rotate(plan, event).await };
         let task = self.refresher.rotations.track_future(rotation);
         match self.refresher.tasks.spawn(task).await {
-            Ok(Ok(outcome)) => Ok(Some(self.respond(&outcome, window))),
+            Ok(Ok((outcome, told))) => Ok(Decided::Answered(self.respond(&outcome, window), told)),
             Ok(Err(RotationError::NotBegun(error))) => {
-                warn!(%error, "a refresh goes to WordPress");
-                Ok(None)
+                warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
+                Ok(Decided::Left(error.to_string()))
             }
             Ok(Err(error)) => Err(ExchangeError::Rotation(error)),
             Err(error) => Err(ExchangeError::RotationTask(error)),
@@ -307,9 +345,10 @@ impl Call<'_> {
 
 impl Refresher {
     /// Finds the token's row, rotates it, and notes both.
-    async fn rotate(&self, plan: Plan, event: Event) -> Result<Outcome, RotationError> {
+    async fn rotate(&self, plan: Plan, event: Event) -> Result<(Outcome, Told), RotationError> {
         let plan = Arc::new(plan);
         let ended = self.rotate_row(&plan).await.inspect_err(|error| self.count_failure(error))?;
+        let mut told = told(ended.as_ref());
         if let Some(transaction::Outcome::Used(used)) = &ended {
             let reused = replay::reuse(&self.store, &self.reuse, &plan, used).await;
             match reused.inspect_err(|error| self.count_failure(error))? {
@@ -317,10 +356,13 @@ impl Refresher {
                 Reused::Replayed(pair, row) => {
                     self.counters.replayed.add();
                     self.look_ups.tokens.remember(&pair.refresh_token, plan.site.columns.folds_case, row);
-                    return Ok(Outcome::Rotated(pair));
+                    return Ok((Outcome::Rotated(pair), Told { outcome: "replayed", ..told }));
                 }
                 Reused::Refused(0) => {}
-                Reused::Refused(_) => self.counters.families_revoked.add(),
+                Reused::Refused(_) => {
+                    told.outcome = "family_revoked";
+                    self.counters.families_revoked.add();
+                }
             }
         }
         let invalid = (Outcome::InvalidToken, EventResult::Failure(Failure::InvalidToken));
@@ -338,7 +380,7 @@ impl Refresher {
         if let Some(analytics) = &self.analytics {
             analytics.record(event, result);
         }
-        Ok(outcome)
+        Ok((outcome, told))
     }
 
     fn count_failure(&self, error: &RotationError) {
@@ -396,4 +438,15 @@ impl Refresher {
             tokio::time::sleep(MAP_LOOK).await;
         }
     }
+}
+
+fn told(ended: Option<&transaction::Outcome>) -> Told {
+    let (outcome, user, family) = match ended {
+        Some(transaction::Outcome::Rotated(rotated)) => ("rotated", Some(rotated.user.id), rotated.family.clone()),
+        Some(transaction::Outcome::Used(used)) => ("used", Some(used.user_id), used.family.clone()),
+        Some(transaction::Outcome::Expired) => ("expired", None, None),
+        Some(transaction::Outcome::UserNotFound) => ("user_not_found", None, None),
+        Some(transaction::Outcome::NotThisRow) | None => ("unknown", None, None),
+    };
+    Told { outcome, user, family, reason: None }
 }

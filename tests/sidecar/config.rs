@@ -5,7 +5,7 @@
 
 mod arbitrary;
 mod example;
-mod site;
+pub mod site;
 
 use std::{
     ffi::OsString,

@@ -423,13 +423,27 @@ pub const KEYS: &[Key] = &[
     key(
         "log.format",
         Kind::OneOf(LogFormat::NAMES),
-        Fallback::Is("text"),
-        "Lines for people (\"text\") or one JSON object a line (\"json\").",
-    ),
+        Fallback::Is("auto"),
+        "Lines for people (\"text\"), one JSON object a line (\"json\"), or systemd's journal with every field by itself (\"journald\"); \"auto\" is the journal where standard error leads there, else text.",
+    )
+    .change("In the journal, `journalctl -u wp-jwt-sidecar REQUEST_ID=…` finds all lines about one request. Of the same warning at most 100 lines are written in a minute, then how many more there were."),
     key(
         "log.level",
         Kind::Text("LEVEL"),
         Fallback::Is("info"),
         "off, error, warn, info, debug or trace, for all or by module: \"info,wp_jwt_sidecar=debug\".",
     ),
+    key(
+        "log.refreshes",
+        Kind::Boolean,
+        Fallback::Is("true"),
+        "Whether every call of the refresh route is a line (level info): outcome, user, the first 8 characters of the token's family, status, duration, client, request id.",
+    ),
+    key(
+        "log.access",
+        Kind::Boolean,
+        Fallback::Is("false"),
+        "Whether every forwarded request is a line when its answer has ended: method, path, status, bytes, durations, client, request id, user agent.",
+    )
+    .change("The path is written without its query, since queries carry secrets. It does not depend on log.level."),
 ];

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
 
+use super::secrets;
+
 const SCHEMA: &str = include_str!("../../fixtures/schema.sql");
 const USER: &str = "sidecar";
 /// The password of every test database's user. Has what a URL must escape.
@@ -282,6 +284,8 @@ impl TestDatabase {
             token_family: token_family.to_owned(),
             hash: random_hex::<16>(),
         };
+        secrets::register(&token.refresh_token);
+        secrets::register(&token.hash);
         let revoked = match state {
             TokenState::Used | TokenState::Revoked => "UTC_TIMESTAMP() - INTERVAL 2 HOUR",
             TokenState::Live | TokenState::Expired | TokenState::Orphan => "NULL",

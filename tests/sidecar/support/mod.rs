@@ -6,6 +6,7 @@ pub mod mariadb;
 pub mod raw;
 pub mod replication;
 pub mod rig;
+pub mod secrets;
 pub mod sidecar;
 pub mod site;
 pub mod tls;

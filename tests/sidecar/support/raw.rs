@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::secrets;
 use super::sidecar::PATIENCE;
 
 /// A message as it came: head and body, the body with its chunks joined.
@@ -166,6 +167,7 @@ impl Connection {
                 (std::mem::take(&mut self.read), true)
             }
         };
+        secrets::register_tokens(&body);
         Message { head, body, complete }
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{mariadb, rig};
+use super::{mariadb, rig, secrets};
 
 /// How long anything may take that should take milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,6 +35,11 @@ impl Sidecar {
 
     /// As [`Sidecar::start`], with environment variables.
     pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Sidecar {
+        for (name, value) in environment {
+            if ["SECRET", "PASSWORD", "AUTH_KEY", "AUTH_SALT"].iter().any(|kind| name.contains(kind)) {
+                secrets::register(value);
+            }
+        }
         let mut command = command();
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
         let mut child = command
@@ -50,6 +55,7 @@ impl Sidecar {
             let log = Arc::clone(&log);
             move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    secrets::keep(&line);
                     log.lines.lock().unwrap().push(line);
                     log.changed.notify_all();
                 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::mariadb::{TestDatabase, random_hex};
 use super::raw::Connection;
+use super::secrets;
 use super::sidecar::PATIENCE;
 
 /// A site. Dropped, it is taken down and its files are removed.
@@ -49,9 +50,13 @@ impl Site {
         for line in BufReader::new(output).lines() {
             let line = line.unwrap();
             if line == "READY" {
+                secrets::register_wp_config(&std::fs::read_to_string(site.wp_config()).unwrap());
                 return site;
             }
             let (key, value) = line.split_once('=').expect("KEY=VALUE");
+            if key.contains("PASSWORD") {
+                secrets::register(value);
+            }
             site.said.insert(key.to_owned(), value.to_owned());
         }
         panic!("tests/site/up says above why it could not bring up the site");

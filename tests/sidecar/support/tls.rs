@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use tempfile::TempDir;
 
+use super::secrets;
 use super::sidecar::{PATIENCE, Sidecar};
 
 /// An authority of the test's own, and a directory for what it issues.
@@ -70,6 +71,9 @@ impl Authority {
         let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
         let path = |kind: &str| self.directory.path().join(format!("{file}.{kind}"));
         std::fs::write(path("pem"), certificate.pem()).unwrap();
+        for line in key.serialize_pem().lines().filter(|line| !line.starts_with('-')) {
+            secrets::register(line);
+        }
         std::fs::write(path("key"), key.serialize_pem()).unwrap();
         Pair { chain: path("pem"), key: path("key") }
     }

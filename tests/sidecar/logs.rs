@@ -1,0 +1,213 @@
+//! What the log says of each refresh and of each forwarded request, and how much of a flood.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::mariadb::{Database, TokenState};
+use crate::support::raw::{Connection, Upstream};
+use crate::support::rig::{ROUTE, Rig, call, call_with, refresh_at};
+use crate::support::sidecar::{self, Sidecar};
+
+const TRUSTING: (&str, &str) = ("WP_JWT_SIDECAR_FORWARDED_TRUSTED_PROXIES", "127.0.0.1");
+
+/// The line about the request of this name in a part of the log.
+fn line(sidecar: &Sidecar, target: &str, id: &str) -> Value {
+    let is_it = |line: &Value| line["target"] == target && line["request_id"] == id;
+    let deadline = std::time::Instant::now() + sidecar::PATIENCE;
+    loop {
+        let lines = sidecar.log();
+        let mut parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        if let Some(line) = parsed.find(is_it) {
+            return line;
+        }
+        assert!(std::time::Instant::now() < deadline, "no line of {target} about {id} in {lines:#?}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+fn ask(address: std::net::SocketAddr, id: &str, call: &str) -> u16 {
+    let mut client = Connection::to(address);
+    let fields = format!("\r\nX-Request-Id: {id}\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
+    client.send(call.replacen("\r\n\r\n", &fields, 1));
+    client.response().status()
+}
+
+#[tokio::test]
+async fn every_refresh_is_a_line() {
+    let environment = [TRUSTING, ("WP_JWT_SIDECAR_LOG_LEVEL", "info")];
+    let rig = Rig::start_on(Database::shared(), &environment).await;
+    let at = rig.sidecar.address();
+    let live = rig.token().await;
+    let used = rig.database.insert_token(TokenState::Used, rig.user.id).await;
+    let expired = rig.database.insert_token(TokenState::Expired, rig.user.id).await;
+    let with_fields = call(&live.refresh_token).replacen(ROUTE, &format!("{ROUTE}?_fields=a"), 1);
+    for (id, call, status, outcome, of) in [
+        ("rotated", call(&live.refresh_token), 200, "rotated", Some(&live)),
+        ("used", call(&used.refresh_token), 403, "used", Some(&used)),
+        ("expired", call(&expired.refresh_token), 403, "expired", None),
+        ("unknown", call("0123456789abcdef"), 403, "unknown", None),
+        ("invalid", call_with(&json!({}), ""), 400, "invalid", None),
+        ("left", with_fields, 299, "left_to_wordpress", None),
+    ] {
+        assert_eq!(ask(at, id, &call), status, "{id}");
+        let line = line(&rig.sidecar, "wp_jwt_sidecar::refreshes", id);
+        assert_eq!((&line["outcome"], &line["status"]), (&json!(outcome), &json!(status)), "{line}");
+        assert_eq!((&line["level"], &line["client"]), (&json!("INFO"), &json!("203.0.113.9")), "{line}");
+        assert!(line["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{line}");
+        match of {
+            Some(token) => {
+                assert_eq!(line["user"], json!(rig.user.id), "{line}");
+                assert_eq!(line["family"], json!(&token.token_family[..8]), "{line}");
+            }
+            None => assert!(line.get("user").is_none() && line.get("family").is_none(), "{line}"),
+        }
+    }
+    let left = line(&rig.sidecar, "wp_jwt_sidecar::refreshes", "left");
+    assert_eq!(left["reason"], "an unusual query");
+    assert_eq!(rig.sidecar.log().iter().filter(|line| line.contains("sidecar::refreshes")).count(), 6);
+    assert!(rig.sidecar.log().iter().all(|line| !line.contains("sidecar::access")));
+}
+
+#[tokio::test]
+async fn refreshes_can_be_left_out() {
+    let environment = [TRUSTING, ("WP_JWT_SIDECAR_LOG_REFRESHES", "false")];
+    let rig = Rig::start_on(Database::shared(), &environment).await;
+    assert_eq!(refresh_at(rig.sidecar.address(), &rig.token().await.refresh_token).status(), 200);
+    // Its line would have been written before its answer.
+    assert!(rig.sidecar.log().iter().all(|line| !line.contains("sidecar::refreshes")));
+}
+
+#[test]
+fn every_forwarded_request_can_be_a_line_without_its_query() {
+    let upstream = Upstream::answering(|request| match request.start_line().contains("/gone") {
+        true => "HTTP/1.1 410 Gone\r\nContent-Length: 5\r\n\r\n12345",
+        false => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n",
+    });
+    // Whatever the level: it was asked for by name.
+    let level = "error,wp_jwt_sidecar::run=info";
+    let arguments = ["--log-access", "true", "--log-level", level, "--forwarded-trusted-proxies", "127.0.0.1"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    for (id, method, target, status, bytes) in [
+        ("a", "GET", "/shop/?key=value&pass=word", 200, 7),
+        ("b", "POST", "/gone", 410, 5),
+        ("c", "HEAD", "/gone?", 410, 0),
+    ] {
+        let mut client = Connection::to(sidecar.address());
+        client.send(format!(
+            "{method} {target} HTTP/1.1\r\nHost: a\r\nX-Request-Id: {id}\r\nX-Forwarded-For: 203.0.113.9\r\nUser-Agent: me \"too\"\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert_eq!(client.response_to(method).status(), status);
+        let line = line(&sidecar, "wp_jwt_sidecar::access", id);
+        let path = target.split('?').next().unwrap();
+        for (name, value) in [
+            ("method", json!(method)),
+            ("path", json!(path)),
+            ("status", json!(status)),
+            ("bytes", json!(bytes)),
+            ("complete", json!(true)),
+            ("client", json!("203.0.113.9")),
+            ("user_agent", json!("me \"too\"")),
+            ("protocol", json!("HTTP/1.1")),
+        ] {
+            assert_eq!(line[name], value, "{name} in {line}");
+        }
+        let (whole, waited) = (line["duration_ms"].as_f64().unwrap(), line["upstream_ms"].as_f64().unwrap());
+        assert!(whole >= waited && waited > 0.0, "{line}");
+    }
+    // Refused: there is no upstream's time.
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET /?a HTTP/1.1\r\nHost: a\r\nHost: b\r\nX-Request-Id: d\r\n\r\n");
+    assert_eq!(client.response().status(), 400);
+    let line = line(&sidecar, "wp_jwt_sidecar::access", "d");
+    assert!(line["status"] == 400 && line.get("upstream_ms").is_none() && line["path"] == "/", "{line}");
+    let is_other = |line: &&String| !line.contains("sidecar::access") && !line.contains("sidecar::run");
+    assert_eq!(sidecar.log().iter().find(is_other), None);
+}
+
+#[test]
+fn an_answer_that_does_not_arrive_whole_is_told_so() {
+    let upstream = Upstream::with(|connection, _| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
+        false
+    });
+    let arguments = ["--log-access", "true", "--forwarded-trusted-proxies", "127.0.0.1"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: cut-off\r\n\r\n");
+    assert!(!client.response().complete);
+    let line = line(&sidecar, "wp_jwt_sidecar::access", "cut-off");
+    assert_eq!((&line["complete"], &line["bytes"]), (&json!(false), &json!(3)), "{line}");
+    assert!(sidecar.wait_for_log("ended early").contains("cut-off"));
+}
+
+#[test]
+fn what_is_no_http_has_a_name_and_a_status_too() {
+    let nobody = ([127, 0, 0, 1], 1).into();
+    // hyper's own limit for a target is some bytes below the default for a head.
+    let sidecar = Sidecar::forwarding_with(nobody, &["--server-max-header-bytes", "131072"]);
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nBad Header: 1\r\n\r\n".to_owned(), 400),
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(66_000)), 414),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(300)), 431),
+    ] {
+        let mut client = Connection::to(sidecar.address());
+        client.send(request);
+        assert_eq!(client.response().status(), status);
+        let line: Value = serde_json::from_str(&sidecar.wait_for_log(&format!("\"status\":{status}"))).unwrap();
+        assert_eq!(line["message"], "refused a request that is not valid HTTP");
+        assert_eq!(line["request_id"].as_str().map(str::len), Some(16), "{line}");
+    }
+}
+
+#[test]
+fn a_flood_of_one_warning_is_a_hundred_lines_and_a_count() {
+    let mut sidecar = Sidecar::forwarding(([127, 0, 0, 1], 1).into());
+    for _ in 0..130 {
+        let mut client = Connection::to(sidecar.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().status(), 502);
+    }
+    let mut client = Connection::to(sidecar.address());
+    client.send("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().status(), 405);
+    // Another kind of line has its own hundred.
+    sidecar.wait_for_log("TRACE is not answered");
+    sidecar.signal("TERM");
+    assert!(sidecar.wait().success());
+    let more = sidecar.wait_for_log("… and 30 more: could not connect to the upstream");
+    assert!(more.contains("\"level\":\"WARN\"") && more.contains("\"count\":30"), "{more}");
+    let same = |line: &&String| line.contains("could not connect to the upstream") && !line.contains("more:");
+    assert_eq!(sidecar.log().iter().filter(same).count(), 100);
+}
+
+#[test]
+fn without_a_choice_it_is_the_journal_or_text() {
+    let journald_is_here = Path::new("/run/systemd/journal/socket").exists();
+    // Names another file than the pipe that it gets: redirected since, so text.
+    let mut child = sidecar::command()
+        .args(["serve", "--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:1", "--refresh-mode", "forward"])
+        .env("JOURNAL_STREAM", "1:1")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let line = lines.find(|line| line.contains("listening")).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.contains(" INFO wp_jwt_sidecar::run: listening address=127.0.0.1:"), "{line}");
+    if journald_is_here {
+        return;
+    }
+    let output = sidecar::command()
+        .args(["serve", "--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:1", "--refresh-mode", "forward"])
+        .args(["--log-format", "journald"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("log.format is \"journald\", but journald cannot be reached"), "{said}");
+}

@@ -1,0 +1,90 @@
+//! Every secret that the tests use, and every line that the sidecars of the tests wrote: none of the first may be in the second.
+//!
+//! Both are kept in files, in the directory that `tests/run` names (which looks through them at its end) or else in cargo's own.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{LazyLock, Mutex};
+
+/// What is shorter is in many an innocent line.
+const SHORTEST: usize = 12;
+
+struct Kept {
+    directory: PathBuf,
+    secrets: Mutex<File>,
+    logs: Mutex<File>,
+    planted: Mutex<File>,
+}
+
+static KEPT: LazyLock<Kept> = LazyLock::new(|| {
+    let of_the_run = std::env::var_os("SIDECAR_TESTS_KEPT").map(PathBuf::from);
+    let directory = of_the_run.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kept"));
+    fs::create_dir_all(&directory).unwrap();
+    let open = |name: &str| {
+        let path = directory.join(name);
+        if of_the_run.is_none() {
+            let _ = fs::remove_file(&path);
+        }
+        Mutex::new(OpenOptions::new().create(true).append(true).open(path).unwrap())
+    };
+    Kept { secrets: open("secrets"), logs: open("logs"), planted: open("planted"), directory }
+});
+
+fn append(file: &Mutex<File>, text: &str) {
+    // An empty line would be found in every line.
+    let lines: String = text.lines().filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect();
+    file.lock().unwrap().write_all(lines.as_bytes()).unwrap();
+}
+
+/// From now on this must not be in any log.
+pub fn register(secret: &str) {
+    if secret.len() >= SHORTEST {
+        append(&KEPT.secrets, secret);
+    }
+}
+
+/// The tokens in the body of an answer, whoever gave it.
+pub fn register_tokens(body: &[u8]) {
+    let Ok(serde_json::Value::Object(body)) = serde_json::from_slice(body) else { return };
+    for name in ["token", "access_token", "refresh_token"] {
+        if let Some(token) = body.get(name).and_then(|token| token.as_str()) {
+            register(token);
+        }
+    }
+}
+
+/// The keys, salts and passwords of a `wp-config.php`.
+pub fn register_wp_config(text: &str) {
+    for line in text.lines() {
+        let parts: Vec<&str> = line.split('\'').collect();
+        if let [_, name, _, value, ..] = &parts[..]
+            && ["KEY", "SALT", "PASSWORD"].iter().any(|kind| name.contains(kind))
+        {
+            register(value);
+        }
+    }
+}
+
+/// A secret that will be in a log, for the search to find.
+pub fn plant(secret: &str) {
+    append(&KEPT.planted, secret);
+    register(secret);
+}
+
+/// What a sidecar said: a line of its log, its metrics, a page.
+pub fn keep(text: &str) {
+    append(&KEPT.logs, text);
+}
+
+/// The lines that have a secret in them.
+pub fn told() -> Vec<String> {
+    let Kept { directory, .. } = &*KEPT;
+    let (secrets, logs) = (directory.join("secrets"), directory.join("logs"));
+    let output =
+        Command::new("grep").env("LC_ALL", "C").args(["-a", "-F", "-f"]).arg(secrets).arg(logs).output().unwrap();
+    // 0: found, 1: not found.
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
