@@ -10,6 +10,8 @@
 //!    with what [`wordpress`] says about itself. Whatever is not certain there goes on to [`forward`].
 //! 6. [`respond`] makes the answers that are ours, and turns every [`error`] into one.
 //!
+//! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it.
+//!
 //! [`config`] is read and checked before all that, [`run`] puts the parts together and [`drain`] ends them in order.
 
 pub mod cli;

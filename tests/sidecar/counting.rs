@@ -11,10 +11,12 @@ use wp_jwt_sidecar::forward::dial::Dialer;
 use wp_jwt_sidecar::listen;
 use wp_jwt_sidecar::metrics::{Event, Level, Metrics, Timing};
 use wp_jwt_sidecar::run::{Parts, Sidecar};
+use wp_jwt_sidecar::tls::Tls;
 
 use crate::config::site::flag;
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::sidecar::PATIENCE;
+use crate::support::tls::{Authority, TlsConnection};
 
 /// A sidecar in this process, with one worker. Dropped, it is drained.
 struct Inside {
@@ -35,10 +37,12 @@ impl Inside {
         ];
         let flags = always.iter().chain(more).map(|(key, value)| flag(key, value)).collect();
         let config = Config::load(&Sources { flags, ..Sources::default() }).unwrap();
-        let listener = listen::bind(&config.server.listen[0], None, &config.server.unix).unwrap();
+        let tls = Tls::load(&config.tls).unwrap();
+        let address = config.tls.listen.first().unwrap_or(&config.server.listen[0]);
+        let listener = listen::bind(address, tls.as_ref().map(|tls| tls.acceptor()), &config.server.unix).unwrap();
         let ListenAddress::Tcp(address) = listener.address else { panic!("a port") };
         let dialer = Dialer::new(&config.upstream).unwrap();
-        let sidecar = Sidecar::assemble(Parts { config, dialer, tls: None, installation: None }).unwrap();
+        let sidecar = Sidecar::assemble(Parts { config, dialer, tls, installation: None }).unwrap();
         let metrics = Arc::clone(sidecar.metrics());
         let (stop, stopped) = oneshot::channel();
         let shutdown = move || Ok(async move { drop(stopped.await) });
@@ -194,6 +198,7 @@ fn trouble_with_the_site() {
     sidecar.expect_level(Level::Tunnels, 1);
     client.send("x");
     assert!(client.is_closed());
+    drop(client);
     sidecar.expect_level(Level::Tunnels, 0);
     sidecar.expect_level(Level::Upstream, 0);
 }
@@ -220,4 +225,31 @@ fn clients_that_leave_or_are_refused() {
     assert_eq!(sidecar.metrics.in_flight(), 0);
     assert!(Connection::to(sidecar.address).is_closed());
     sidecar.expect(Event::SilentFirstByte, 1);
+}
+
+#[test]
+fn handshakes_and_certificates() {
+    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let authority = Authority::new();
+    let pair = authority.issue_until("shop", &["shop.example"], 2090).argument();
+    let settings = [("tls.listen", "127.0.0.1:0"), ("tls.certificates", &pair), ("tls.handshake_timeout", "2s")];
+    let sidecar = Inside::of(upstream.address(), &settings);
+    let of = |name: &str, config| TlsConnection::to(sidecar.address, name, config);
+    assert!(of("shop.example", authority.client(&["http/1.1"])).is_ok());
+    sidecar.expect(Event::HandshakeHttp1, 1);
+    assert!(of("shop.example", authority.client(&["h2"])).is_ok());
+    sidecar.expect(Event::HandshakeHttp2, 1);
+    // Says why it leaves.
+    assert!(of("shop.example", Authority::new().client(&["h2"])).is_err());
+    sidecar.expect(Event::HandshakeAlert, 1);
+    let mut plain = Connection::to(sidecar.address);
+    plain.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    sidecar.expect(Event::HandshakeNotTls, 1);
+    drop(Connection::to(sidecar.address));
+    sidecar.expect(Event::HandshakeClosed, 1);
+    let _silent = Connection::to(sidecar.address);
+    sidecar.expect(Event::HandshakeTimeout, 1);
+    let text = sidecar.metrics.encode().unwrap();
+    let end = "wp_jwt_sidecar_tls_certificate_not_after_timestamp_seconds{name=\"shop.example\"} 3786912000.0";
+    assert!(text.lines().any(|line| line == end), "{text}");
 }
