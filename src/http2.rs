@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,7 +81,7 @@ where
         async move {
             as_http1(&mut request);
             let answer = exchange::answer(&downstream, request.map(RequestBody::http2)).await;
-            Ok::<_, Infallible>(answer.map(|body| Counted { body, _in_flight: in_flight }))
+            Ok::<_, Infallible>(answer.map(|body| Counted { body, broke_off: None, _in_flight: in_flight }))
         }
     });
     let mut connection = pin!(worker.http2.serve_connection(TokioIo::new(io), service));
@@ -195,9 +195,11 @@ impl Drop for InFlight {
     }
 }
 
-/// A body that counts as activity.
+/// A body that counts as activity. When it breaks off, that is held back for one turn: h2 throws away what it has queued
+/// of a stream that is reset, and what came before the break should reach the client, the head above all.
 struct Counted {
     body: ResponseBody,
+    broke_off: Option<BodyError>,
     _in_flight: InFlight,
 }
 
@@ -206,11 +208,21 @@ impl Body for Counted {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if let Some(error) = self.broke_off.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Err(error)) => {
+                self.broke_off = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => Poll::Ready(frame),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.broke_off.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,7 +1,7 @@
 //! What is refused outright, before anything reaches the upstream or the database.
 //!
-//! hyper refuses much by itself (sizes that are no sizes, spaces before the colon, obs-fold, differing lengths). It
-//! passes on what stands here, and two servers that read such a request differently are what request smuggling
+//! `http1::head` refuses much by itself (sizes that are no sizes, spaces before the colon, obs-fold, differing lengths), and
+//! hyper does in HTTP/2. Both pass on what stands here, and two servers that read such a request differently are what request smuggling
 //! lives on. Nothing is repaired; what is doubtful is refused.
 
 use http::{HeaderMap, Method, Request, Version, header};
@@ -72,7 +72,7 @@ fn vet_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-// SECURITY: hyper lets none and several Host lines pass; the upstream might pick another one than a cache or a filter in front did.
+// SECURITY: of no and of several Host lines the upstream might pick another one than a cache or a filter in front did.
 fn vet_host<B>(request: &Request<B>) -> Result<(), Refusal> {
     let mut lines = request.headers().get_all(header::HOST).iter();
     let host = match (lines.next(), lines.next()) {

@@ -11,6 +11,10 @@ use crate::http1::head;
 /// `TE: trailers` stays: it is the one member of `TE` that is meant for the whole way here, since we pass trailers on.
 /// `switches` leaves `Connection` and `Upgrade` where they are, for the caller to set.
 pub fn remove(headers: &mut HeaderMap, switches: bool, also: impl Fn(&HeaderName) -> bool) {
+    // Nearly always there is nothing to do.
+    if headers.keys().all(|name| matches!(Hop::of(name), Hop::Passes) && !also(name)) {
+        return;
+    }
     let named = named_by_connection(headers);
     let accepts_trailers = headers.contains_key(header::TE) && accepts_trailers(headers);
     let ends_here = |name: &HeaderName| match Hop::of(name) {

@@ -25,6 +25,7 @@ use crate::body::{BodyError, RequestBody};
 use crate::config;
 use crate::error::ExchangeError;
 use crate::http1::client::{AnswerError, Connection};
+use crate::http1::head;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Event, Level, Open, Shard};
 
@@ -91,16 +92,18 @@ impl Upstream {
         };
         let mut lease = Lease { link, sent: Instant::now(), upstream: Rc::downgrade(self), slot };
         lease.link.upload = body;
-        match self.exchange(&mut lease, &head).await {
+        let outcome = match self.exchange(&mut lease, &head).await {
             Err(ExchangeError::UpstreamResponse(AnswerError::Closed(error))) if is_reused && can_repeat => {
                 self.metrics.add(Event::UpstreamRetried);
                 let error = error.map(tracing::field::display);
                 debug!(error, "a reused upstream connection died, trying a fresh one");
                 lease.link = self.connect(client).await?;
-                Ok((self.exchange(&mut lease, &head).await?, lease))
+                self.exchange(&mut lease, &head).await
             }
-            outcome => Ok((outcome?, lease)),
-        }
+            outcome => outcome,
+        };
+        head::recycle(head.headers, head.extensions);
+        Ok((outcome?, lease))
     }
 
     async fn exchange(&self, lease: &mut Lease, head: &request::Parts) -> Result<Response<()>, ExchangeError> {

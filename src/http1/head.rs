@@ -4,10 +4,13 @@
 //! Names keep the spelling that they came with, in [`Original`]: `HeaderMap` has them in lower case, and some clients
 //! and sites compare them to the letter.
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+};
 use httparse::{ParserConfig, Status};
 
 use super::decoder::Decoder;
@@ -167,6 +170,7 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
     *request.uri_mut() = target;
     *request.version_mut() = version;
     *request.headers_mut() = fields.headers;
+    *request.extensions_mut() = fields.extensions;
     request.extensions_mut().insert(Original { head, names: fields.names, reason: (0, 0) });
     Ok(Some(RequestHead { request, body, keeps, awaits_continue }))
 }
@@ -231,9 +235,39 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
     *answer.status_mut() = status;
     *answer.version_mut() = version;
     *answer.headers_mut() = fields.headers;
+    *answer.extensions_mut() = fields.extensions;
     answer.extensions_mut().insert(Original { head, names: fields.names, reason });
     Ok(Some(AnswerHead { answer, body, keeps }))
 }
+
+/// Keeps the memory of a head that was written for the next one that is read: two maps, which are a good part of what a
+/// small exchange allocates.
+pub fn recycle(mut headers: HeaderMap, mut extensions: Extensions) {
+    if headers.capacity() > MOST_SPARE_FIELDS {
+        return;
+    }
+    // SECURITY: nothing of one exchange may be seen in another.
+    headers.clear();
+    extensions.clear();
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < MOST_SPARE {
+            spare.push((headers, extensions));
+        }
+    });
+}
+
+fn spare(fields: usize) -> (HeaderMap, Extensions) {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| (HeaderMap::with_capacity(fields), Extensions::new()))
+}
+
+thread_local! {
+    /// This worker's empty heads.
+    static SPARE: RefCell<Vec<(HeaderMap, Extensions)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many heads are kept, of how many fields at most: hardly more are used at once than messages are under way.
+const MOST_SPARE: usize = 64;
+const MOST_SPARE_FIELDS: usize = 64;
 
 /// The members of a list (RFC 9110, 5.6.1), without the empty ones.
 pub fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -266,6 +300,7 @@ enum Length {
 /// What the fields of a head say, and what of it concerns the connection that it came by.
 struct Fields {
     headers: HeaderMap,
+    extensions: Extensions,
     names: Vec<(HeaderName, (u32, u32))>,
     codings: Option<Coding>,
     length: Length,
@@ -276,8 +311,10 @@ struct Fields {
 
 impl Fields {
     fn read(head: &Bytes, lines: &[Line]) -> Result<Fields, HeadError> {
+        let (headers, extensions) = spare(lines.len() + ADDED_FIELDS);
         let mut fields = Fields {
-            headers: HeaderMap::with_capacity(lines.len() + ADDED_FIELDS),
+            headers,
+            extensions,
             names: Vec::with_capacity(lines.len()),
             codings: None,
             length: Length::None,

@@ -173,7 +173,7 @@ impl Connection {
         self.inbound.borrow_mut().end_interim(self.output.gathered());
         let (head, body) = answer.into_parts();
         let (encoder, closes) = write::answer(self.output.gathered(), &head, &body, asked);
-        drop(head);
+        head::recycle(head.headers, head.extensions);
         let mut encoder = Some(encoder);
         let mut body = Some(body);
         let mut tunnel = None;

@@ -180,6 +180,43 @@ fn bytes_behind_an_answer_are_not_the_next_one() {
     }
 }
 
+/// The write of the upload fails, and the answer was there before (hyper#2384).
+#[test]
+fn an_answer_before_the_end_of_an_upload_is_not_lost() {
+    let upstream = Upstream::of_connections(|mut connection| {
+        connection.head().unwrap();
+        connection.send("HTTP/1.1 413 Payload Too Large\r\nContent-Length: 4\r\n\r\nbig!");
+        // With the upload unread: a reset.
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let body = vec![b'x'; 300_000];
+    for round in 0..20 {
+        let mut client = Connection::to(sidecar.address());
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()));
+        // The client's own write may fail, too.
+        let _ = std::io::Write::write_all(&mut client.stream, &body);
+        let answer = client.response();
+        assert_eq!((answer.status(), answer.body.as_slice()), (413, &b"big!"[..]), "round {round}");
+    }
+}
+
+/// Closing with its bytes unread would be a reset, which takes the answer away from it.
+#[test]
+fn a_client_that_goes_on_sending_gets_its_last_answer() {
+    let upstream = Upstream::answering(|_| OK);
+    let sidecar = Sidecar::forwarding(upstream.address());
+    for _ in 0..10 {
+        let mut client = Connection::to(sidecar.address());
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nBroken : b\r\n\r\n");
+        for _ in 0..50 {
+            client.send(vec![b'x'; 1 << 14]);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(client.response().status(), 400);
+        assert!(client.is_closed());
+    }
+}
+
 #[test]
 fn an_upstream_that_stops_reading_an_upload_is_let_go() {
     let (told, heard) = channel();
@@ -210,7 +247,7 @@ fn an_upstream_that_stops_reading_an_upload_is_let_go() {
 }
 
 #[test]
-fn what_hyper_refuses_is_logged_with_a_reason() {
+fn what_is_no_request_is_answered_and_logged_with_a_reason() {
     let upstream = Upstream::answering(|_| OK);
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-header-bytes", "2048"]);
     let fields = |count: usize, value: &str| (0..count).map(|i| format!("X-{i}: {value}\r\n")).collect::<String>();
@@ -225,9 +262,12 @@ fn what_hyper_refuses_is_logged_with_a_reason() {
         let lines = sidecar.log().len();
         let mut client = Connection::to(sidecar.address());
         client.send(&request);
-        assert_eq!(client.response().status(), status, "{request:.60}");
+        let answer = client.response();
+        assert_eq!(answer.status(), status, "{request:.60}");
+        assert!(client.is_closed());
         let line = sidecar.wait_for_log_after(lines, "refused a request that is not valid HTTP");
         assert!(line.contains(reason) && line.contains("INFO"), "{line}");
+        assert!(line.contains(answer.json()["data"]["request_id"].as_str().unwrap()), "{line}");
     }
     assert!(upstream.requests().is_empty());
 }

@@ -150,7 +150,7 @@ fn repeated_fields_keep_their_order_among_themselves() {
     let sidecar = Sidecar::forwarding(upstream.address());
     let answer =
         exchange(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nCookie: a=1\r\nx-a: 2\r\nCookie: b=2\r\n\r\n");
-    // hyper groups the lines of one name; each keeps its own spelling.
+    // The lines of one name come together; each keeps its own spelling.
     assert_eq!(
         String::from_utf8_lossy(&answer.head),
         "HTTP/1.1 200 OK\r\nLink: <a>\r\nLINK: <b>\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-Between: 1\r\nContent-Length: 0\r\n\r\n"

@@ -231,8 +231,13 @@ pub const KEYS: &[Key] = &[
     key(
         "upstream.keepalive_max_idle",
         Kind::Integer { min: 0, max: 65_535, unit: "connections" },
-        Fallback::Is("64"),
+        Fallback::Is("512"),
         "Idle connections to the upstream that each worker keeps at most; 0 keeps none.",
+    )
+    .change(
+        "There are never more than were in use at once within keepalive_idle. Fewer than the clients that are busy at once \
+         make a new connection of every other request; lower it only where other programs need the upstream's workers, \
+         which idle connections hold (Apache's prefork has 150).",
     ),
     key(
         "forwarded.trusted_proxies",
