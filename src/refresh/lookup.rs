@@ -78,6 +78,17 @@ impl LookUps {
         row
     }
 
+    /// Whether a look-up of the last seconds found `token` in no row.
+    pub fn is_known_unknown(&self, token: &str, columns: Columns) -> bool {
+        self.forget_another_servers();
+        let unknown =
+            self.tokens.is_unknown(token, columns.folds_case) && self.tokens.row(token, columns.folds_case).is_none();
+        if unknown {
+            self.counters.known_unknown.add();
+        }
+        unknown
+    }
+
     /// The row that `token` is in, if it is in any.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Value};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
@@ -50,8 +51,10 @@ pub struct Map {
     used_for: Option<u64>,
     state: Mutex<(State, Frontier)>,
     asked: AtomicU64,
-    /// The last question that was answered, and when that was begun.
-    extending: tokio::sync::Mutex<(u64, Option<Instant>)>,
+    /// The last question that was answered.
+    answered: watch::Sender<u64>,
+    /// Held by who looks; when the last look began.
+    extending: tokio::sync::Mutex<Option<Instant>>,
     page: String,
     tail: String,
     gaps: String,
@@ -75,6 +78,7 @@ impl Map {
             gaps: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE {range}"),
             state: Mutex::new((State::Empty, Frontier::at(0))),
             asked: AtomicU64::new(0),
+            answered: watch::Sender::new(0),
             extending: tokio::sync::Mutex::default(),
             store,
             tokens,
@@ -149,16 +153,22 @@ impl Map {
     /// The database's.
     pub async fn extend(&self, columns: Columns) -> Result<(), DatabaseError> {
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut extending = self.extending.lock().await;
-        if extending.0 >= ticket {
+        let mut answered = self.answered.subscribe();
+        // Who is answered by somebody else's look must not wait for a turn.
+        let mut last_look = tokio::select! {
+            biased;
+            Ok(_) = answered.wait_for(|answered| *answered >= ticket) => return Ok(()),
+            last_look = self.extending.lock() => last_look,
+        };
+        if *answered.borrow() >= ticket {
             return Ok(());
         }
-        if let Some(before) = extending.1 {
+        if let Some(before) = *last_look {
             sleep(SPACING.saturating_sub(before.elapsed())).await;
         }
-        extending.1 = Some(Instant::now());
+        *last_look = Some(Instant::now());
         // Whoever asks from here on may know of a row that this look does not see.
-        let answered = self.asked.load(Ordering::SeqCst);
+        let upto = self.asked.load(Ordering::SeqCst);
         let mut session = self.store.database.session().await?;
         let looked = self.look(&mut session, columns).await;
         let is_dead = match &looked {
@@ -179,7 +189,7 @@ impl Map {
         };
         looked.inspect_err(|error| self.store.database.heed(error))?;
         session.give_back();
-        extending.0 = answered;
+        self.answered.send_replace(upto);
         Ok(())
     }
 

@@ -275,12 +275,18 @@ impl Call<'_> {
             self.refresher.counters.rate_limited.add();
             return Ok(Decided::Answered(self.respond(&Outcome::RateLimited, window), Told::of("rate_limited")));
         }
+        let user_agent = self.user_agent();
+        if self.refresher.look_ups.is_known_unknown(&token, self.site.columns) {
+            // Nothing is to be looked for or stored, so that a flood of them costs the database side nothing.
+            let outcome = self.refresher.refuse_unknown(self.event(user_agent));
+            return Ok(Some(self.respond(&outcome, window)));
+        }
         let Ok(refresh_token) = access_token::new_refresh_token() else {
             warn!(request_id = %self.id, "the system gives no randomness; a refresh goes to WordPress");
             return Ok(Decided::Left("the system gives no randomness".to_owned()));
         };
-        let plan = self.plan(token, refresh_token, now);
-        let (refresher, event) = (Arc::clone(self.refresher), self.event(&plan));
+        let (refresher, event) = (Arc::clone(self.refresher), self.event(user_agent.clone()));
+        let plan = self.plan(token, refresh_token, user_agent, now);
         // A token that is rotated must be stored and told of whether or not the client is still there.
         let rotation = async move { refresher.rotate(plan, event).await };
         let task = self.refresher.rotations.track_future(rotation);
@@ -295,14 +301,17 @@ impl Call<'_> {
         }
     }
 
-    fn plan(&self, token: String, refresh_token: String, now: u64) -> Plan {
+    /// As wp_magic_quotes() and sanitize_text_field() leave it (what is not UTF-8 becomes nothing). A longer one than the column
+    /// holds must not lose the session, as it does with the plugin.
+    fn user_agent(&self) -> String {
         let columns = self.site.columns;
         let sent = self.head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
-        // As wp_magic_quotes() and sanitize_text_field() leave it (what is not UTF-8 becomes nothing). A longer one than the
-        // column holds must not lose the session, as it does with the plugin.
         let slashed = std::str::from_utf8(sent).map(text::wp_slash).unwrap_or_default();
         let clean = text::sanitize_text_field(slashed.as_bytes());
-        let user_agent = text::cut_to_column(&clean, columns.user_agent_length, columns.user_agent_charset);
+        text::cut_to_column(&clean, columns.user_agent_length, columns.user_agent_charset)
+    }
+
+    fn plan(&self, token: String, refresh_token: String, user_agent: String, now: u64) -> Plan {
         Plan {
             token,
             refresh_token,
@@ -315,12 +324,12 @@ impl Call<'_> {
         }
     }
 
-    fn event(&self, plan: &Plan) -> Event {
+    fn event(&self, user_agent: String) -> Event {
         Event {
             arrived: self.arrived,
             client: self.client.address,
             anonymize_ip: self.site.settings.anonymize_ip,
-            user_agent: plan.user_agent.clone(),
+            user_agent,
             method: self.head.method.to_string(),
             target: self.head.uri.to_string(),
             plugin: self.site.plugin.clone(),
@@ -381,6 +390,15 @@ impl Refresher {
             analytics.record(event, result);
         }
         Ok((outcome, told))
+    }
+
+    /// A token that was found in no row a moment ago.
+    fn refuse_unknown(&self, event: Event) -> Outcome {
+        self.counters.unknown.add();
+        if let Some(analytics) = &self.analytics {
+            analytics.record(event, EventResult::Failure(Failure::InvalidToken));
+        }
+        Outcome::InvalidToken
     }
 
     fn count_failure(&self, error: &RotationError) {
