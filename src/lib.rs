@@ -10,7 +10,7 @@
 //!    with what [`wordpress`] says about itself. Whatever is not certain there goes on to [`forward`].
 //! 6. [`respond`] makes the answers that are ours, and turns every [`error`] into one.
 //!
-//! [`config`] is read and checked before all that, [`run`] puts the parts together and [`drain`] ends them in order.
+//! [`metrics`] counts all that, and [`admin`] tells operators. [`config`] is read and checked before all that, [`run`] puts the parts together and [`drain`] ends them in order.
 
 pub mod cli;
 pub mod config;
@@ -22,6 +22,7 @@ pub mod version;
 pub mod drain;
 pub mod run;
 
+pub mod admin;
 pub mod alarm;
 pub mod client_addr;
 pub mod connection;
@@ -37,6 +38,7 @@ pub mod refresh;
 pub mod request_id;
 pub mod respond;
 pub mod route;
+pub mod sighting;
 pub mod stream;
 pub mod tls;
 pub mod vet;

@@ -38,6 +38,8 @@ impl Sidecar {
         let mut command = command();
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
         let mut child = command
+            // Many run at once, and its default is one port.
+            .env("WP_JWT_SIDECAR_ADMIN_LISTEN", "off")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
