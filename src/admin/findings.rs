@@ -64,11 +64,11 @@ fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
     let database = status.database.as_ref().and_then(current_trouble).map(|error| {
         let mend = "Refreshes are WordPress's meanwhile. Is the server up, and do address, user and password hold? \
                     `wp-jwt-sidecar doctor` tries them.";
-        Finding::new(Level::Problem, "Database", format!("The database cannot be read: {error}."), mend)
+        Finding::new(Level::Problem, "Database", format!("The database cannot be read: {error}"), mend)
     });
     let upstream = current_trouble(&status.upstream).map(|error| {
         let mend = "Clients get a 502 until it can. Is it up, and does it listen where upstream.url says?";
-        let what = format!("The site's web server cannot be reached: {error}.");
+        let what = format!("The site's web server cannot be reached: {error}");
         Finding::new(Level::Problem, "Web server of the site", what, mend)
     });
     database.into_iter().chain(upstream)

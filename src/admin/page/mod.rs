@@ -162,7 +162,7 @@ fn attention(status: &Status) -> Markup {
                         li.(if finding.level == Level::Problem { "problem" } else { "warning" }) {
                             p.what {
                                 span.area { (if finding.level == Level::Problem { "Problem" } else { "Warning" }) " · " (finding.area) }
-                                (finding.what)
+                                (sentence(&finding.what))
                             }
                             @if let Some(mend) = &finding.mend { p.mend { (in_code(mend)) } }
                             @if !finding.lines.is_empty() { pre tabindex="0" { (finding.lines.join("\n")) } }
@@ -172,6 +172,18 @@ fn attention(status: &Status) -> Markup {
             }
         }
     }
+}
+
+/// With a capital and a full stop, unless it begins with the name of a key.
+fn sentence(text: &str) -> String {
+    let begins_with_key = text.split_whitespace().next().is_some_and(|word| word.contains('.'));
+    let mut letters = text.chars();
+    let first: String = match letters.next() {
+        Some(first) if !begins_with_key => first.to_uppercase().collect(),
+        first => first.into_iter().collect(),
+    };
+    let end = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    format!("{first}{}{end}", letters.as_str())
 }
 
 /// What stands between backquotes is typed as it is.
