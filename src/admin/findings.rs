@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Subject;
-use super::page::units::span;
+use super::page::units::{count, span};
 use super::status::{Certificate, Dependency, Refused, Status};
 use crate::doctor::{Level, running};
 
@@ -47,6 +47,7 @@ pub fn of(subject: &Subject, status: &Status) -> Vec<Finding> {
         .chain(status.certificates.iter().filter_map(certificate))
         .chain(errors(&status.refusals))
         .chain(open_files(status))
+        .chain(lost_analytics(status))
         // What is wrong with the database is said above, with the reason.
         .chain(known.filter(|finding| finding.id != DATABASE_AWAY).map(|finding| Finding {
             level: finding.level,
@@ -108,6 +109,13 @@ fn open_files(status: &Status) -> Option<Finding> {
         let mend = "Raise the limit (LimitNOFILE in the unit), or lower server.max_connections.";
         Finding::new(Level::Warning, "Process", format!("{open} of {limit} files and sockets are open."), mend)
     })
+}
+
+fn lost_analytics(status: &Status) -> Option<Finding> {
+    let lost = status.site.as_ref().map(|site| site.lost_analytics).filter(|lost| *lost > 0)?;
+    let mend = "Refreshes are not touched by that. The log says why; `refresh.analytics = false` writes none.";
+    let what = format!("{} rows of the plugin's analytics could not be written since the start.", count(lost));
+    Some(Finding::new(Level::Warning, "Analytics", what, mend))
 }
 
 fn current_trouble(dependency: &Dependency) -> Option<&str> {

@@ -10,11 +10,12 @@ use super::status::{
     Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
 };
 use crate::client_addr::Scheme;
-use crate::metrics::expose::{COMMIT, TLS_PROVIDER, VERSION};
 use crate::metrics::process::Process;
 use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
+use crate::refresh::analytics::Analytics;
 use crate::sighting::Sight;
+use crate::version;
 use crate::wordpress::site::NotNative;
 
 /// Latencies are those of the last five minutes: long enough for a small site to have some, short enough to be "now".
@@ -81,7 +82,7 @@ impl Status {
             program: program(metrics.started, subject.drain.begun.is_cancelled()),
             readiness,
             findings: Vec::new(),
-            site: refresher.map(site),
+            site: refresher.map(|refresher| site(refresher, database.as_ref().is_some_and(|database| database.well))),
             database,
             upstream,
             traffic: traffic(&reading, &hour),
@@ -120,9 +121,9 @@ pub fn answers_of_upstream(subject: &Subject) -> u64 {
 fn program(started: SystemTime, draining: bool) -> Program {
     let now = SystemTime::now();
     Program {
-        version: VERSION,
-        commit: COMMIT,
-        tls: TLS_PROVIDER,
+        version: version::VERSION,
+        commit: version::COMMIT,
+        tls: version::TLS,
         pid: std::process::id(),
         draining,
         started_unix_seconds: unix_seconds(started),
@@ -131,7 +132,7 @@ fn program(started: SystemTime, draining: bool) -> Program {
     }
 }
 
-fn site(refresher: &Refresher) -> Site {
+fn site(refresher: &Refresher, sees_database: bool) -> Site {
     let sites = &refresher.sites;
     let (site, home) = match sites.last_read() {
         Some(Ok(site)) => {
@@ -141,15 +142,18 @@ fn site(refresher: &Refresher) -> Site {
         Some(Err(why)) => (None, Err(why.to_string())),
         None => (None, Err(NotNative::Unknown("not looked at yet".to_owned()).to_string())),
     };
+    let away = || "the database is away".to_owned();
     Site {
-        native: home.is_ok(),
-        obstacle: home.as_ref().err().cloned(),
+        native: home.is_ok() && sees_database,
+        obstacle: home.as_ref().err().cloned().or_else(|| (!sees_database).then(away)),
         home: home.ok(),
         plugin: site.as_ref().map(|site| site.plugin.clone()),
         algorithm: site.as_ref().map(|site| site.signer.algorithm().to_string()),
         table_prefix: sites.installation().table_prefix.clone(),
         indexed: site.as_ref().map(|site| site.columns.indexed),
         map_filled: refresher.look_ups.map.is_filled(),
+        known_tokens: refresher.look_ups.tokens.sizes().0,
+        lost_analytics: refresher.analytics.as_ref().map_or(0, Analytics::lost),
     }
 }
 
@@ -192,8 +196,8 @@ fn traffic(now: &Reading, hour: &Hour) -> Vec<Flow> {
 
 fn latencies(now: &Reading, hour: &Hour) -> Vec<Latency> {
     let earlier = hour.since(now, RECENT);
-    let latency = |name, timing| {
-        let measured = earlier.map_or_else(Distribution::default, |earlier| now.timing_since(earlier, timing));
+    let latency = |name, measured: &dyn Fn(&Reading) -> Distribution| {
+        let measured = earlier.map_or_else(Distribution::default, measured);
         Latency {
             name,
             count: measured.count(),
@@ -203,9 +207,10 @@ fn latencies(now: &Reading, hour: &Hour) -> Vec<Latency> {
         }
     };
     vec![
-        latency("refresh", Timing::Refresh),
-        latency("forward", Timing::Forward),
-        latency("upstream", Timing::Upstream),
+        latency("refresh", &|earlier| now.timing_since(earlier, Timing::Refresh)),
+        latency("database", &|earlier| now.transactions_since(earlier)),
+        latency("forward", &|earlier| now.timing_since(earlier, Timing::Forward)),
+        latency("upstream", &|earlier| now.timing_since(earlier, Timing::Upstream)),
     ]
 }
 

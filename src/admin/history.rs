@@ -22,6 +22,7 @@ pub struct Reading {
     events: [u64; Event::ALL.len()],
     refusals: [u64; Refusal::ALL.len()],
     timings: [Distribution; Timing::ALL.len()],
+    transactions: Distribution,
 }
 
 /// Why a refresh was refused, in the order of the page.
@@ -75,6 +76,7 @@ impl Reading {
         Reading {
             at,
             events: std::array::from_fn(|place| Event::ALL.get(place).map_or(0, |event| metrics.count(*event))),
+            transactions: refresh.transactions.read(),
             refusals: Refusal::ALL.map(|refusal| match refusal {
                 Refusal::Unknown => refresh.unknown.value(),
                 Refusal::Used => refresh.used.value(),
@@ -105,6 +107,11 @@ impl Reading {
             (Some(now), Some(then)) => now.since(then),
             _ => Distribution::default(),
         }
+    }
+
+    /// How long the database took for a group's transaction, since `earlier`.
+    pub fn transactions_since(&self, earlier: &Reading) -> Distribution {
+        self.transactions.since(&earlier.transactions)
     }
 
     /// How much time lies between the two.

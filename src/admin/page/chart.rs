@@ -61,7 +61,7 @@ impl Chart<'_> {
                         }
                         path.base d=(format!("M0 {HEIGHT}H{WIDTH}")) {}
                     }
-                    span.top aria-hidden="true" { @if highest > 0.0 { ((self.unit)(top)) } }
+                    span.top aria-hidden="true" { @if highest > 0.0 { (rounded((self.unit)(top))) } }
                     @if highest == 0.0 {
                         span.empty aria-hidden="true" { (self.nothing()) }
                     }
@@ -128,6 +128,16 @@ fn path(values: &[Option<f64>], top: f64, closed: bool) -> String {
     path
 }
 
+/// `2/s` for `2.00/s`.
+fn rounded(text: String) -> String {
+    let end = text.find(|letter: char| !letter.is_ascii_digit() && !".,".contains(letter)).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    match number.contains('.') {
+        true => format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.')),
+        false => text,
+    }
+}
+
 /// The next of 1, 2, 5, 10, 20, …; 1 for zero, which is drawn at the bottom then.
 fn rounded_up(value: f64) -> f64 {
     if value <= 0.0 || !value.is_finite() {
@@ -156,6 +166,14 @@ mod tests {
             (1000.0, 1000.0),
         ] {
             assert!((rounded_up(value) - top).abs() < top * 1e-9, "{value}: {}", rounded_up(value));
+        }
+    }
+
+    #[test]
+    fn labels_are_short() {
+        for (text, short) in [("2.00/s", "2/s"), ("1.20/min", "1.2/min"), ("1,000/s", "1,000/s"), ("500 µs", "500 µs")]
+        {
+            assert_eq!(rounded(text.to_owned()), short);
         }
     }
 

@@ -143,6 +143,7 @@ fn site(status: &Status) -> Markup {
                         (Some(false), false) => "none; the map in memory is being filled",
                         (None, _) => NOTHING,
                     }) }
+                    dt { "Tokens known" } dd { (count(site.known_tokens)) }
                 } @else {
                     dt { "Refreshes" } dd { "go to WordPress, as refresh.mode says" }
                 }
@@ -159,6 +160,7 @@ fn process(status: &Status) -> Markup {
             h3 { "Program" }
             dl.facts {
                 dt { "Version" } dd.long { (program.version) @if program.commit != "unknown" { " (" (program.commit) ")" } }
+                dt { "TLS" } dd.long { (program.tls) }
                 dt { "Process" } dd { (program.pid) }
                 dt { "Memory" } dd { (known(process.resident_bytes, bytes)) }
                 dt { "Processor" } dd { (process.cpu_seconds.map_or_else(|| NOTHING.to_owned(), |used| format!("{} used", seconds(used)))) }

@@ -22,14 +22,15 @@
   }
 
   function show(next) {
-    // After an upgrade style and script may be others, too.
-    if (next.documentElement.dataset.build !== document.documentElement.dataset.build) return location.reload();
-    for (const old of document.querySelectorAll("[data-live]")) {
-      const fresh = next.getElementById(old.id);
-      if (fresh && !fresh.isEqualNode(old)) old.replaceWith(document.adoptNode(fresh));
+    const ids = (page) => [...page.querySelectorAll("[data-live]")].map((element) => element.id);
+    const build = (page) => page.documentElement.dataset.build;
+    // After an upgrade style and script may be others, too; and what is new, a first certificate for instance, has no place
+    // here yet.
+    if (build(next) !== build(document) || ids(next).join() !== ids(document).join()) return location.reload();
+    for (const id of ids(document)) {
+      const [old, fresh] = [document.getElementById(id), next.getElementById(id)];
+      if (!fresh.isEqualNode(old)) old.replaceWith(document.adoptNode(fresh));
     }
-    // What came or went, a first certificate for instance, has no place to be put into.
-    if (next.querySelectorAll("[data-live]").length > document.querySelectorAll("[data-live]").length) location.reload();
     document.title = next.title;
   }
 

@@ -113,13 +113,15 @@ impl Browser {
         entries.as_array().into_iter().flatten().map(Value::to_string).collect()
     }
 
-    /// The URLs that were asked for since the last time.
+    /// The URLs that were asked for since the last time, but for the browser's own page at its start.
     pub fn requested(&self) -> Vec<String> {
         let entries = self.of_session("se/log", &json!({"type": "performance"}));
         let messages = entries.as_array().into_iter().flatten().filter_map(|entry| entry["message"].as_str());
         let messages = messages.filter_map(|text| serde_json::from_str::<Value>(text).ok());
         let sent = messages.filter(|message| message["message"]["method"] == "Network.requestWillBeSent");
-        sent.filter_map(|message| message.pointer("/message/params/request/url")?.as_str().map(str::to_owned)).collect()
+        let asked =
+            sent.filter_map(|message| message.pointer("/message/params/request/url")?.as_str().map(str::to_owned));
+        asked.filter(|asked| !asked.starts_with("chrome://")).collect()
     }
 
     fn of_session(&self, command: &str, body: &Value) -> Value {
