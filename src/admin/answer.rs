@@ -80,7 +80,7 @@ impl Answers {
     }
 
     fn metrics(&self) -> Response<Bytes> {
-        match self.subject.metrics.encode() {
+        match self.subject.metrics.encode_with(super::gather::known(&self.subject)) {
             Ok(written) => typed(StatusCode::OK, crate::metrics::expose::CONTENT_TYPE, written),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics cannot be written: {error}\n")),
         }

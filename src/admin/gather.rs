@@ -113,6 +113,22 @@ pub fn readiness(subject: &Subject) -> Readiness {
     Readiness::judge(&seen, Instant::now())
 }
 
+/// What is so or not, for `/metrics`: name, help and whether.
+pub fn known(subject: &Subject) -> Vec<(&'static str, &'static str, bool)> {
+    let now = Instant::now();
+    let mut known = vec![
+        ("ready", "Whether database and upstream were seen lately and no shutdown has begun.", readiness(subject).ready),
+        ("upstream_up", "Whether the site's web server was seen lately.", subject.upstream.look().is_well(now, LATELY)),
+    ];
+    if let Some(refresher) = &subject.refresher {
+        let sees_database = refresher.sites.database().is_well(now, LATELY);
+        known.push(("database_up", "Whether the site's database was seen lately.", sees_database));
+        let native = site(refresher, sees_database).native;
+        known.push(("native", "Whether refreshes are answered here, and not left to WordPress.", native));
+    }
+    known
+}
+
 /// How many answers the site gave, to see whether it still does.
 pub fn answers_of_upstream(subject: &Subject) -> u64 {
     FORWARDED.iter().map(|event| subject.metrics.count(*event)).sum()

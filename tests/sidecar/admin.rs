@@ -1,5 +1,6 @@
 //! The listener for operators: what it answers, whom it does not, and that the site never suffers from it.
 
+mod exposition;
 mod page;
 
 use std::io::{Read as _, Write as _};
