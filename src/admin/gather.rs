@@ -117,7 +117,11 @@ pub fn readiness(subject: &Subject) -> Readiness {
 pub fn known(subject: &Subject) -> Vec<(&'static str, &'static str, bool)> {
     let now = Instant::now();
     let mut known = vec![
-        ("ready", "Whether database and upstream were seen lately and no shutdown has begun.", readiness(subject).ready),
+        (
+            "ready",
+            "Whether database and upstream were seen lately and no shutdown has begun.",
+            readiness(subject).ready,
+        ),
         ("upstream_up", "Whether the site's web server was seen lately.", subject.upstream.look().is_well(now, LATELY)),
     ];
     if let Some(refresher) = &subject.refresher {
@@ -168,7 +172,6 @@ fn site(refresher: &Refresher, sees_database: bool) -> Site {
         table_prefix: sites.installation().table_prefix.clone(),
         indexed: site.as_ref().map(|site| site.columns.indexed),
         map_filled: refresher.look_ups.map.is_filled(),
-        known_tokens: refresher.look_ups.tokens.sizes().0,
         lost_analytics: refresher.analytics.as_ref().map_or(0, Analytics::lost),
     }
 }

@@ -82,8 +82,6 @@ pub struct Site {
     pub indexed: Option<bool>,
     /// Whether the map that stands in for the index is filled.
     pub map_filled: bool,
-    /// Tokens whose rows are remembered.
-    pub known_tokens: u64,
     /// Analytics rows that could not be written since the start.
     pub lost_analytics: u64,
 }

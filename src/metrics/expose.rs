@@ -49,10 +49,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Never.
-    pub fn encode_with(
-        self: &Arc<Self>,
-        known: Vec<(&'static str, &'static str, bool)>,
-    ) -> Result<String, fmt::Error> {
+    pub fn encode_with(self: &Arc<Self>, known: Vec<(&'static str, &'static str, bool)>) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Known(known)));
         registry.register_collector(Box::new(OfProcess(self.started)));

@@ -143,7 +143,6 @@ fn site(status: &Status) -> Markup {
                         (Some(false), false) => "none; the map in memory is being filled",
                         (None, _) => NOTHING,
                     }) }
-                    dt { "Tokens known" } dd { (count(site.known_tokens)) }
                 } @else {
                     dt { "Refreshes" } dd { "go to WordPress, as refresh.mode says" }
                 }
