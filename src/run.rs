@@ -174,15 +174,14 @@ impl Sidecar {
     }
 
     fn start_admin(&self, listener: Listener, drain: &Drain, accepting: &Handle) -> io::Result<Admin> {
-        let subject = admin::Subject::new(
-            self.config.clone(),
-            Arc::clone(&self.metrics),
-            self.native.as_ref().map(|native| Arc::clone(&native.refresher)),
-            self.tls.clone(),
-            drain.clone(),
-            accepting.clone(),
-        );
-        admin::start(listener, subject, self.dialer.clone())
+        let in_force = admin::InForce {
+            config: Arc::new(self.config.clone()),
+            dialer: self.dialer.clone(),
+            refresher: self.native.as_ref().map(|native| Arc::clone(&native.refresher)),
+            tls: self.tls.clone(),
+        };
+        let subject = admin::Subject::new(in_force, Arc::clone(&self.metrics), drain.clone(), accepting.clone());
+        admin::start(listener, subject)
     }
 
     /// Refreshes are native from the first request on, unless the site takes its time.

@@ -42,7 +42,8 @@ impl Answers {
 
     /// The answer to the request with this head.
     pub async fn answer(&self, head: &request::Parts, by_unix_socket: bool) -> Response<Full<Bytes>> {
-        let hosts = &self.subject.config.admin.hosts;
+        let in_force = self.subject.in_force();
+        let hosts = &in_force.config.admin.hosts;
         let answer = match guard::admit(&head.method, &head.headers, hosts, by_unix_socket) {
             Ok(()) => self.of_path(head.uri.path()).await,
             Err(denial) => {

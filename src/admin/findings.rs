@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Subject;
+use super::InForce;
 use super::page::units::{count, span};
 use super::status::{Certificate, Dependency, Refused, Status};
 use crate::doctor::{Level, running};
@@ -40,9 +40,9 @@ impl Finding {
 }
 
 /// All of them, the worst first.
-pub fn of(subject: &Subject, status: &Status) -> Vec<Finding> {
-    let sites = subject.refresher.as_ref().map(|refresher| &*refresher.sites);
-    let known = running::findings(&subject.config, sites).into_iter();
+pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
+    let sites = in_force.refresher.as_ref().map(|refresher| &*refresher.sites);
+    let known = running::findings(&in_force.config, sites).into_iter();
     let mut findings: Vec<Finding> = dependencies(status)
         .chain(status.certificates.iter().filter_map(certificate))
         .chain(errors(&status.refusals))

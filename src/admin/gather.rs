@@ -10,6 +10,7 @@ use super::status::{
     Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
 };
 use crate::client_addr::Scheme;
+use crate::config::Config;
 use crate::metrics::process::Process;
 use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
@@ -53,7 +54,8 @@ impl Status {
         let now = Instant::now();
         let reading = Reading::take(&subject.metrics, now);
         let hour = subject.history.hour();
-        let refresher = subject.refresher.as_deref();
+        let in_force = subject.in_force();
+        let (config, refresher) = (&in_force.config, in_force.refresher.as_deref());
         let database_sight = refresher.map(|refresher| refresher.sites.database());
         let upstream_sight = subject.upstream.look();
         let seen = Seen {
@@ -71,12 +73,12 @@ impl Status {
             ..dependency(refresher.sites.installation().database_label.clone(), &sight, now)
         });
         let (made, idle) = (metrics.level(Level::Upstream), metrics.level(Level::UpstreamIdle));
-        let max_upstream = subject.config.upstream.max_connections as u64;
+        let max_upstream = config.upstream.max_connections as u64;
         let upstream = Dependency {
             busy: made.saturating_sub(idle),
             idle,
             limit: (max_upstream > 0).then_some(max_upstream),
-            ..dependency(subject.config.upstream.url.to_string(), &upstream_sight, now)
+            ..dependency(config.upstream.url.to_string(), &upstream_sight, now)
         };
         let mut status = Status {
             program: program(metrics.started, subject.drain.begun.is_cancelled()),
@@ -90,24 +92,25 @@ impl Status {
             refusals: refusals(&reading, &hour),
             open: Open {
                 connections: metrics.level(Level::Connections),
-                max_connections: subject.config.server.max_connections as u64,
+                max_connections: config.server.max_connections as u64,
                 accepted: metrics.count(Event::Accepted),
                 requests: metrics.in_flight(),
                 tunnels: metrics.level(Level::Tunnels),
             },
-            certificates: subject.tls.as_ref().map(|tls| certificates(tls.ends())).unwrap_or_default(),
+            certificates: in_force.tls.as_ref().map(|tls| certificates(tls.ends())).unwrap_or_default(),
             process: process(),
             history: steps(&hour),
-            configuration: configuration(subject),
+            configuration: configuration(config),
         };
-        status.findings = findings::of(subject, &status);
+        status.findings = findings::of(&in_force, &status);
         status
     }
 }
 
 /// Whether requests can be served, for those who ask often.
 pub fn readiness(subject: &Subject) -> Readiness {
-    let database = subject.refresher.as_ref().map(|refresher| refresher.sites.database());
+    let in_force = subject.in_force();
+    let database = in_force.refresher.as_ref().map(|refresher| refresher.sites.database());
     let is_draining = subject.drain.begun.is_cancelled();
     let seen = Seen { is_draining, database: database.as_ref(), upstream: &subject.upstream.look() };
     Readiness::judge(&seen, Instant::now())
@@ -124,7 +127,7 @@ pub fn known(subject: &Subject) -> Vec<(&'static str, &'static str, bool)> {
         ),
         ("upstream_up", "Whether the site's web server was seen lately.", subject.upstream.look().is_well(now, LATELY)),
     ];
-    if let Some(refresher) = &subject.refresher {
+    if let Some(refresher) = &subject.in_force().refresher {
         let sees_database = refresher.sites.database().is_well(now, LATELY);
         known.push(("database_up", "Whether the site's database was seen lately.", sees_database));
         let native = site(refresher, sees_database).native;
@@ -286,8 +289,8 @@ fn steps(hour: &Hour) -> Steps {
     }
 }
 
-fn configuration(subject: &Subject) -> Vec<Setting> {
-    let lines = subject.config.effective().lines();
+fn configuration(config: &Config) -> Vec<Setting> {
+    let lines = config.effective().lines();
     lines.map(|(key, value, from)| Setting { key, value: value.to_owned(), from: from.to_owned() }).collect()
 }
 

@@ -76,9 +76,14 @@ pub async fn turns(accepting: &Handle) -> bool {
 
 /// Looks for the upstream every few seconds, and not where `is_heard_from` says that it answers clients anyway.
 /// A look is a connection that is closed again: web servers do not log those.
-pub async fn watch_upstream(dialer: Dialer, sightings: &Sightings, mut is_heard_from: impl FnMut() -> bool) {
+/// `dialer` is the one in force.
+pub async fn watch_upstream(
+    dialer: impl Fn() -> Dialer,
+    sightings: &Sightings,
+    mut is_heard_from: impl FnMut() -> bool,
+) {
     loop {
-        let found = if is_heard_from() { Ok(()) } else { dialer.dial(None).await.map(drop) };
+        let found = if is_heard_from() { Ok(()) } else { dialer().dial(None).await.map(drop) };
         match found {
             Ok(()) if sightings.seen() => info!("the upstream can be reached again"),
             Ok(()) => {}

@@ -14,7 +14,7 @@ mod server;
 mod status;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -36,35 +36,38 @@ use history::{History, Reading, STEP};
 
 /// What the answers tell of.
 pub struct Subject {
-    /// The configuration in force.
-    pub config: Config,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The native refresh; `None` where `[refresh] mode` is `forward`.
-    pub refresher: Option<Arc<Refresher>>,
-    /// The certificates; `None` where nothing listens with TLS.
-    pub tls: Option<Arc<Tls>>,
     /// The end of the program.
     pub drain: Drain,
     /// The runtime of the accept loop.
     pub accepting: Handle,
-    /// The web server of the site.
-    pub upstream: Sightings,
+    in_force: Mutex<Arc<InForce>>,
+    upstream: Sightings,
     history: History,
+}
+
+/// What a reload may change.
+pub struct InForce {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The way to the upstream.
+    pub dialer: Dialer,
+    /// The native refresh; `None` where `[refresh] mode` is `forward`.
+    pub refresher: Option<Arc<Refresher>>,
+    /// The certificates; `None` where nothing listens with TLS.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Subject {
     /// Nothing was seen yet.
-    pub fn new(
-        config: Config,
-        metrics: Arc<Metrics>,
-        refresher: Option<Arc<Refresher>>,
-        tls: Option<Arc<Tls>>,
-        drain: Drain,
-        accepting: Handle,
-    ) -> Self {
+    pub fn new(in_force: InForce, metrics: Arc<Metrics>, drain: Drain, accepting: Handle) -> Self {
         let (upstream, history) = (Sightings::default(), History::default());
-        Subject { config, metrics, refresher, tls, drain, accepting, upstream, history }
+        Subject { metrics, drain, accepting, in_force: Mutex::new(Arc::new(in_force)), upstream, history }
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -90,6 +93,7 @@ pub fn bind(config: &config::Admin, unix: &UnixSockets) -> io::Result<Option<Lis
 
 /// The thread that answers. Ends with [`Admin::end`].
 pub struct Admin {
+    subject: Arc<Subject>,
     stop: CancellationToken,
     thread: JoinHandle<()>,
 }
@@ -98,17 +102,23 @@ pub struct Admin {
 ///
 /// # Errors
 /// When the system gives no thread or no runtime.
-pub fn start(listener: Listener, subject: Subject, dialer: Dialer) -> io::Result<Admin> {
+pub fn start(listener: Listener, subject: Subject) -> io::Result<Admin> {
+    let subject = Arc::new(subject);
     let stop = CancellationToken::new();
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let stopped = stop.clone();
+    let (stopped, told) = (stop.clone(), Arc::clone(&subject));
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
-        runtime.block_on(stopped.clone().run_until_cancelled_owned(work(listener, Arc::new(subject), dialer, stopped)));
+        runtime.block_on(stopped.clone().run_until_cancelled_owned(work(listener, told, stopped)));
     })?;
-    Ok(Admin { stop, thread })
+    Ok(Admin { subject, stop, thread })
 }
 
 impl Admin {
+    /// After a reload: from now on the answers tell of this.
+    pub fn change(&self, in_force: InForce) {
+        *self.subject.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
+    }
+
     /// Closes the listener and what is open.
     pub fn end(self) {
         self.stop.cancel();
@@ -118,7 +128,7 @@ impl Admin {
     }
 }
 
-async fn work(listener: Listener, subject: Arc<Subject>, dialer: Dialer, stop: CancellationToken) {
+async fn work(listener: Listener, subject: Arc<Subject>, stop: CancellationToken) {
     info!(address = %listener.address, "status page and metrics");
     let answers = Arc::new(Answers::new(Arc::clone(&subject)));
     let mut answered = gather::answers_of_upstream(&subject);
@@ -129,7 +139,7 @@ async fn work(listener: Listener, subject: Arc<Subject>, dialer: Dialer, stop: C
     tokio::join!(
         server::serve(listener, answers, stop),
         sample(&subject),
-        health::watch_upstream(dialer, &subject.upstream, is_heard_from),
+        health::watch_upstream(|| subject.in_force().dialer.clone(), &subject.upstream, is_heard_from),
     );
 }
 
