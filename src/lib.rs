@@ -10,7 +10,8 @@
 //!    with what [`wordpress`] says about itself. Whatever is not certain there goes on to [`forward`].
 //! 6. [`respond`] makes the answers that are ours, and turns every [`error`] into one.
 //!
-//! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it.
+//! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
+//! [`admin`] shows it to operators.
 //!
 //! [`config`] is read and checked before all that, [`run`] puts the parts together and [`drain`] ends them in order.
 
@@ -24,6 +25,7 @@ pub mod version;
 pub mod drain;
 pub mod run;
 
+pub mod admin;
 pub mod alarm;
 pub mod client_addr;
 pub mod connection;
@@ -39,6 +41,7 @@ pub mod refresh;
 pub mod request_id;
 pub mod respond;
 pub mod route;
+pub mod sighting;
 pub mod stream;
 pub mod tls;
 pub mod vet;

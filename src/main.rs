@@ -14,7 +14,7 @@ use wp_jwt_sidecar::run::{Parts, Sidecar};
 use wp_jwt_sidecar::tls::Tls;
 use wp_jwt_sidecar::wordpress::database::Database;
 use wp_jwt_sidecar::wordpress::installation::{self, Installation};
-use wp_jwt_sidecar::{listen, telemetry};
+use wp_jwt_sidecar::{admin, listen, telemetry};
 
 /// Every exchange allocates its fields: many small blocks that live for a moment, on each worker's own thread.
 #[global_allocator]
@@ -96,8 +96,12 @@ fn serve(parts: Parts) -> anyhow::Result<()> {
                 .with_context(|| format!("{key}: cannot listen on {address}"))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let admin = admin::bind(&config.admin, &config.server.unix).with_context(|| match &config.admin.listen {
+        Some(address) => format!("admin.listen: cannot listen on {address}"),
+        None => "admin.listen".to_owned(),
+    })?;
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
-    sidecar.serve(listeners, shutdown).context("cannot go on")
+    sidecar.serve(listeners, admin, shutdown).context("cannot go on")
 }
 
 /// From here on the two signals end the program in order; the future is there once one of them has come.

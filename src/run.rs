@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::admin::{self, Admin};
 use crate::client_addr::Scheme;
 use crate::config::{self, Config, ReuseDetection};
 use crate::drain::Drain;
@@ -131,7 +132,8 @@ impl Sidecar {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
     }
 
-    /// Serves on `listeners` until the future that `shutdown` makes is there, then drains. Returns when everything has
+    /// Serves on `listeners`, and what operators want to know on `admin`, until the future that `shutdown` makes is there,
+    /// then drains. Returns when everything has
     /// ended. `shutdown` is called inside a runtime, before anything else.
     ///
     /// # Errors
@@ -139,11 +141,13 @@ impl Sidecar {
     pub fn serve<S: Future<Output = ()>>(
         self,
         listeners: Vec<Listener>,
+        admin: Option<Listener>,
         shutdown: impl FnOnce() -> io::Result<S>,
     ) -> io::Result<()> {
         let drain = Drain::new(self.config.shutdown.drain_timeout);
         let front = Builder::new_current_thread().enable_all().build()?;
         let shutdown = front.block_on(async { shutdown() })?;
+        let admin = admin.map(|listener| self.start_admin(listener, &drain, front.handle())).transpose()?;
         let (senders, threads) = self.start_workers(&drain)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
         let served = front.block_on(async {
             let mut shutdown = pin!(shutdown);
@@ -161,8 +165,23 @@ impl Sidecar {
         if let Some(native) = self.native {
             native.end(&drain);
         }
+        // Until here it says what is waited for.
+        if let Some(admin) = admin {
+            admin.end();
+        }
         info!("ended");
         served
+    }
+
+    fn start_admin(&self, listener: Listener, drain: &Drain, accepting: &Handle) -> io::Result<Admin> {
+        let in_force = admin::InForce {
+            config: Arc::new(self.config.clone()),
+            dialer: self.dialer.clone(),
+            refresher: self.native.as_ref().map(|native| Arc::clone(&native.refresher)),
+            tls: self.tls.clone(),
+        };
+        let subject = admin::Subject::new(in_force, Arc::clone(&self.metrics), drain.clone(), accepting.clone());
+        admin::start(listener, subject)
     }
 
     /// Refreshes are native from the first request on, unless the site takes its time.

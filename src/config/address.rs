@@ -116,6 +116,14 @@ pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
     }
 }
 
+/// As [`listen_address`], or `off`, which is `None`.
+pub fn optional_listen_address(text: &str) -> Result<Option<ListenAddress>, String> {
+    match text {
+        "off" => Ok(None),
+        text => listen_address(text).map(Some).map_err(|problem| format!("{problem}; or \"off\"")),
+    }
+}
+
 /// The upstream: `http://host`, `https://host`, each with or without a port, or `unix:/path`.
 pub fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
     let accepted = "http://HOST, http://HOST:PORT, the same with https, or unix:/PATH";

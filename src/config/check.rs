@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
+    Admin, Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
     ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls,
     UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress, address, file,
     reader::Reader,
@@ -78,6 +78,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         tokens_after_days: read.integer("cleanup.tokens_after_days"),
         analytics: read.boolean("cleanup.analytics"),
     };
+    let admin = admin(&mut read, &server.listen, &tls.listen);
     let shutdown = Shutdown { drain_timeout: read.duration("shutdown.drain_timeout") };
     let log = Log {
         format: read.named::<LogFormat>("log.format").unwrap_or(LogFormat::Auto),
@@ -100,6 +101,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
                 jwt,
                 refresh,
                 cleanup,
+                admin,
                 shutdown,
                 log,
                 warnings,
@@ -181,6 +183,25 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
         keepalive_idle,
         keepalive_max_idle,
     })
+}
+
+fn admin(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -> Admin {
+    let listen = read.parsed("admin.listen", address::optional_listen_address).flatten();
+    let listen_is_given = read.is_given("admin.listen");
+    if let Some(address) = &listen
+        && listen_is_given
+    {
+        refuse_twice(read, "admin.listen", std::slice::from_ref(address), &[plain, tls].concat());
+    }
+    if let Some(ListenAddress::Tcp(address)) = &listen
+        && !address.ip().to_canonical().is_loopback()
+    {
+        read.warnings.push(format!(
+            "admin.listen: {address} can be reached from other machines; everybody who can connect can read the status \
+             page and the metrics"
+        ));
+    }
+    Admin { listen, listen_is_given, hosts: read.each("admin.hosts", value::host) }
 }
 
 /// Whether a connection to `url` surely ends at `listen`.

@@ -54,6 +54,8 @@ pub struct Config {
     pub refresh: Refresh,
     /// Old rows.
     pub cleanup: Cleanup,
+    /// The listener for operators.
+    pub admin: Admin,
     /// What happens at the end.
     pub shutdown: Shutdown,
     /// What is written to standard error.
@@ -226,6 +228,17 @@ pub struct Cleanup {
     pub tokens_after_days: usize,
     /// Whether analytics are deleted as the plugin's setting says.
     pub analytics: bool,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where it listens. `None`: nowhere.
+    pub listen: Option<ListenAddress>,
+    /// Whether somebody said so. A default that cannot be had must not stop the site's front door.
+    pub listen_is_given: bool,
+    /// `host` or `host:port`, in lower case.
+    pub hosts: Vec<String>,
 }
 
 /// `[shutdown]`

@@ -47,6 +47,11 @@ impl Reader {
         self.complete && self.find(name).is_none() && !self.is_faulty(name)
     }
 
+    /// Whether somebody said it, be it the default's own value.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|said| said.origin != Origin::Default)
+    }
+
     /// The value of a key. A name that the table does not have is a slip in this file, and told as a fault.
     fn value(&mut self, name: &str) -> Option<Value> {
         if keys::find(name).is_none() {

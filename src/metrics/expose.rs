@@ -31,12 +31,31 @@ impl Metrics {
     /// # Errors
     /// Never: there is always room in a string.
     pub fn encode(self: &Arc<Self>) -> Result<String, fmt::Error> {
+        self.encode_with(Vec::new())
+    }
+
+    /// As [`Metrics::encode`], with what others know to be so or not: name, help and whether.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn encode_with(self: &Arc<Self>, known: Vec<(&'static str, &'static str, bool)>) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
+        registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Known(known)));
         registry.register_collector(Box::new(OfProcess(self.started)));
         registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Own(Arc::clone(self))));
         let mut text = String::with_capacity(32 << 10);
         text::encode(&mut text, &registry)?;
         Ok(text)
+    }
+}
+
+#[derive(Debug)]
+struct Known(Vec<(&'static str, &'static str, bool)>);
+
+impl Collector for Known {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut write = Writer(&mut encoder);
+        self.0.iter().try_for_each(|(name, help, is_so)| write.gauge(name, help, f64::from(u8::from(*is_so))))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::config::{Algorithm, Jwt, Secret};
 use crate::refresh::access_token::Signer;
 use crate::refresh::store::Store;
 use crate::route::{Permalinks, RouteForms};
+use crate::sighting::{Sight, Sightings};
 pub use rows::Columns;
 use rows::Rows;
 
@@ -122,6 +123,7 @@ pub struct Sites {
     tasks: Handle,
     cache: Cache<(), Known>,
     last_good: Mutex<LastGood>,
+    sightings: Sightings,
     signers: Mutex<Option<(Algorithm, Arc<Signer>)>>,
 }
 
@@ -135,8 +137,8 @@ impl Sites {
     /// Reads nothing yet. Reading is done in the runtime of `tasks`.
     pub fn new(installation: Installation, jwt: Jwt, store: Arc<Store>, homes: Arc<Homes>, tasks: Handle) -> Arc<Self> {
         let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
-        let last_good = Mutex::default();
-        Arc::new(Sites { installation, jwt, store, homes, tasks, cache, last_good, signers: Mutex::new(None) })
+        let (last_good, sightings, signers) = (Mutex::default(), Sightings::default(), Mutex::new(None));
+        Arc::new(Sites { installation, jwt, store, homes, tasks, cache, last_good, sightings, signers })
     }
 
     /// What is known of the site, at most [`FRESH`] old; the last good value while the database is away or slow.
@@ -222,11 +224,17 @@ impl Sites {
         question(site, scheme)
     }
 
+    /// How reading the site went, which is how the database is.
+    pub fn database(&self) -> Sight {
+        self.sightings.look()
+    }
+
     async fn read(&self) -> Known {
         let read = self.read_now().await;
         let mut last = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Ok(site) => {
+                self.sightings.seen();
                 if std::mem::take(&mut last.database_is_away) {
                     info!("the site's settings can be read again");
                 }
@@ -235,6 +243,7 @@ impl Sites {
                 site
             }
             Err(error) => {
+                self.sightings.failed(error.to_string());
                 if !std::mem::replace(&mut last.database_is_away, true) {
                     warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
                 }

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod admin;
 mod analytics;
 mod cleanup;
 mod config;

@@ -23,6 +23,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ),
     ("refresh", "The refresh route."),
     ("cleanup", "Old rows of the plugin's tables, which nobody else deletes. Off."),
+    (
+        "admin",
+        "For operators: a status page at /, /status.json, /metrics for Prometheus, /healthz and /readyz. No secrets, and nothing to change.",
+    ),
     ("shutdown", "What happens at SIGTERM and SIGINT."),
     ("log", "What is written to standard error."),
 ];
@@ -417,6 +421,26 @@ pub const KEYS: &[Key] = &[
         Kind::Boolean,
         Fallback::Is("false"),
         "Whether analytics rows older than the plugin's own setting (analytics_retention_days) are deleted.",
+    ),
+    key(
+        "admin.listen",
+        Kind::Text("ADDRESS"),
+        Fallback::Is("127.0.0.1:9151"),
+        "Where the status page and the metrics are: an address and port, or unix:/PATH (with server.unix_mode, -owner and -group), or \"off\".",
+    )
+    .change(
+        "Whoever can connect can read it, so keep it from the internet. Several sidecars on one machine need a port each: where the \
+         default one is taken the sidecar warns and serves without; one that is set here and taken is an error.",
+    ),
+    key(
+        "admin.hosts",
+        Kind::List("HOST"),
+        Fallback::Is(""),
+        "Host names, with or without a port, by which the status page may be opened, besides IP addresses and \"localhost\".",
+    )
+    .change(
+        "Needed where it is reached by a name, through a proxy or over a private network. Other names are refused, so that a web \
+         page cannot have its own name point here and read along.",
     ),
     key(
         "shutdown.drain_timeout",

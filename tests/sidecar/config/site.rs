@@ -71,6 +71,8 @@ impl Site {
             ("tls.listen", _) => three(["", "127.0.0.1:4", "unix:/run/y.sock"]),
             ("tls.certificates", _) => three(["/a:/b", "/c", "/d:/e,/f"]),
             ("upstream.url", _) => three(["http://a", "https://b", "unix:/c"]),
+            ("admin.listen", _) => three(["127.0.0.1:9", "off", "unix:/run/z.sock"]),
+            ("admin.hosts", _) => three(["a.example", "b.example:81,c.example", "d.example"]),
             ("server.unix_mode", _) => three(["0600", "0660", "666"]),
             ("server.unix_owner" | "server.unix_group", _) => three(["0", "1", "2"]),
             ("forwarded.trusted_proxies", _) => three(["10.0.0.1", "10.0.0.2,::1", "10.0.0.3"]),
@@ -87,11 +89,13 @@ impl Site {
 
 /// Everything that the program will act on, secrets included; not who said it.
 pub fn facts(config: &Config) -> String {
-    let Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, cleanup, shutdown, log, .. } = config;
+    let Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, cleanup, admin, shutdown, log, .. } =
+        config;
+    let admin = (&admin.listen, &admin.hosts);
     let secrets = [&wordpress.database_url, &wordpress.auth_key, &wordpress.auth_salt, &jwt.secret, &jwt.private_key];
     let exposed = secrets.map(|secret| secret.as_ref().map(|secret| secret.expose().to_owned()));
     format!(
-        "{server:?} {tls:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {cleanup:?} {shutdown:?} {log:?} {exposed:?}"
+        "{server:?} {tls:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {cleanup:?} {admin:?} {shutdown:?} {log:?} {exposed:?}"
     )
 }
 

@@ -1,6 +1,7 @@
 //! What the tests stand on: a real MariaDB, a real WordPress, the real binary, and HTTP by hand.
 
 pub mod apps;
+pub mod browser;
 pub mod faults;
 pub mod mariadb;
 pub mod raw;

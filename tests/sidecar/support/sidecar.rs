@@ -42,8 +42,14 @@ impl Sidecar {
         }
         let mut command = command();
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
+        // Many run at once, and its default is one port.
+        command.env("WP_JWT_SIDECAR_ADMIN_LISTEN", "off").envs(environment.iter().copied());
+        Sidecar::start_command(&mut command)
+    }
+
+    /// Starts a whole command that serves and logs as JSON.
+    pub fn start_command(command: &mut Command) -> Sidecar {
         let mut child = command
-            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -1,0 +1,123 @@
+//! What an operator should look at: what can be seen from the running program, each with its mend.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::InForce;
+use super::page::units::{count, span};
+use super::status::{Certificate, Dependency, Refused, Status};
+use crate::doctor::{Level, running};
+
+/// A certificate that ends sooner should have been renewed: Let's Encrypt's clients do that 30 days before the end.
+const CERTIFICATE_LEFT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// The doctor's own word for what is said here with more.
+const DATABASE_AWAY: &str = "database.reachable";
+
+/// Open files of those that may be, in percent, above which there is little room for a burst.
+const MANY_FILES_PERCENT: u64 = 80;
+
+/// One thing to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What it is about.
+    pub area: &'static str,
+    /// What was found.
+    pub what: String,
+    /// What to do about it.
+    pub mend: Option<String>,
+    /// Lines to be copied as they are.
+    pub lines: Vec<String>,
+}
+
+impl Finding {
+    fn new(level: Level, area: &'static str, what: String, mend: &str) -> Self {
+        Finding { level, area, what, mend: Some(mend.to_owned()), lines: Vec::new() }
+    }
+}
+
+/// All of them, the worst first.
+pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
+    let sites = in_force.refresher.as_ref().map(|refresher| &*refresher.sites);
+    let known = running::findings(&in_force.config, sites).into_iter();
+    let mut findings: Vec<Finding> = dependencies(status)
+        .chain(status.certificates.iter().filter_map(certificate))
+        .chain(errors(&status.refusals))
+        .chain(open_files(status))
+        .chain(lost_analytics(status))
+        // What is wrong with the database is said above, with the reason.
+        .chain(known.filter(|finding| finding.id != DATABASE_AWAY).map(|finding| Finding {
+            level: finding.level,
+            area: finding.area.title(),
+            what: finding.what,
+            mend: finding.mend,
+            lines: finding.lines,
+        }))
+        .collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    findings
+}
+
+fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
+    let database = status.database.as_ref().and_then(current_trouble).map(|error| {
+        let mend = "Refreshes are WordPress's meanwhile. Is the server up, and do address, user and password hold? \
+                    `wp-jwt-sidecar doctor` tries them.";
+        Finding::new(Level::Problem, "Database", format!("The database cannot be read: {error}"), mend)
+    });
+    let upstream = current_trouble(&status.upstream).map(|error| {
+        let mend = "Clients get a 502 until it can. Is it up, and does it listen where upstream.url says?";
+        let what = format!("The site's web server cannot be reached: {error}");
+        Finding::new(Level::Problem, "Web server of the site", what, mend)
+    });
+    database.into_iter().chain(upstream)
+}
+
+fn certificate(certificate: &Certificate) -> Option<Finding> {
+    let left = Duration::from_secs(certificate.left_seconds);
+    let name = &certificate.name;
+    let (level, what) = match left {
+        Duration::ZERO => {
+            (Level::Problem, format!("The certificate of {name} is no longer valid: browsers refuse it."))
+        }
+        left if left < CERTIFICATE_LEFT => {
+            (Level::Warning, format!("The certificate of {name} ends in {}.", span(left)))
+        }
+        _ => return None,
+    };
+    let mend = "Renew it; new files take effect within seconds, without a restart.";
+    Some(Finding::new(level, "TLS", what, mend))
+}
+
+fn errors(refusals: &[Refused]) -> Option<Finding> {
+    let failed = refusals
+        .iter()
+        .filter(|refused| refused.last_hour > 0 && refused.status.is_some_and(|status| status.starts_with('5')));
+    let each: Vec<String> =
+        failed.map(|refused| format!("{} × {}", refused.last_hour, refused.reason.replace('_', " "))).collect();
+    let what = format!("In the last hour the sidecar itself answered with errors: {}.", each.join(", "));
+    (!each.is_empty()).then(|| {
+        Finding::new(Level::Warning, "Requests", what, "The log says why, with the id that the error page shows.")
+    })
+}
+
+fn open_files(status: &Status) -> Option<Finding> {
+    let (open, limit) = status.process.open_files.zip(status.process.max_open_files)?;
+    (open * 100 > limit * MANY_FILES_PERCENT).then(|| {
+        let mend = "Raise the limit (LimitNOFILE in the unit), or lower server.max_connections.";
+        Finding::new(Level::Warning, "Process", format!("{open} of {limit} files and sockets are open."), mend)
+    })
+}
+
+fn lost_analytics(status: &Status) -> Option<Finding> {
+    let lost = status.site.as_ref().map(|site| site.lost_analytics).filter(|lost| *lost > 0)?;
+    let mend = "Refreshes are not touched by that. The log says why; `refresh.analytics = false` writes none.";
+    let what = format!("{} rows of the plugin's analytics could not be written since the start.", count(lost));
+    Some(Finding::new(Level::Warning, "Analytics", what, mend))
+}
+
+fn current_trouble(dependency: &Dependency) -> Option<&str> {
+    dependency.trouble.as_ref().filter(|trouble| trouble.current).map(|trouble| trouble.error.as_str())
+}

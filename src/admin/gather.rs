@@ -1,0 +1,299 @@
+//! Where the numbers of a [`Status`] come from.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Subject;
+use super::findings;
+use super::health::{LATELY, Readiness, Seen};
+use super::history::{Hour, Reading, Refusal, STEP};
+use super::status::{
+    Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
+};
+use crate::client_addr::Scheme;
+use crate::config::Config;
+use crate::metrics::process::Process;
+use crate::metrics::{Distribution, Event, Level, Timing};
+use crate::refresh::Refresher;
+use crate::refresh::analytics::Analytics;
+use crate::sighting::Sight;
+use crate::version;
+use crate::wordpress::site::NotNative;
+
+/// Latencies are those of the last five minutes: long enough for a small site to have some, short enough to be "now".
+const RECENT: Duration = Duration::from_secs(300);
+
+/// What "the last hour" is.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Answers of the site, whatever their status.
+const FORWARDED: &[Event] = &[
+    Event::Forward1xx,
+    Event::Forward2xx,
+    Event::Forward3xx,
+    Event::Forward4xx,
+    Event::Forward5xx,
+    Event::ForwardOther,
+    Event::Upgrade,
+];
+
+/// Refreshes with a new pair of tokens.
+const REFRESHED: &[Event] = &[Event::Refresh2xx];
+
+/// Refreshes refused.
+const REFUSED: &[Event] = &[Event::Refresh4xx];
+
+/// Errors that the site answered.
+const SITE_ERRORS: &[Event] = &[Event::Forward5xx];
+
+/// Errors that the sidecar answered.
+const OWN_ERRORS: &[Event] = &[Event::Error5xx, Event::Refresh5xx];
+
+impl Status {
+    /// Gathers it. Nobody is asked but the system about this process.
+    pub fn gather(subject: &Subject) -> Self {
+        let now = Instant::now();
+        let reading = Reading::take(&subject.metrics, now);
+        let hour = subject.history.hour();
+        let in_force = subject.in_force();
+        let (config, refresher) = (&in_force.config, in_force.refresher.as_deref());
+        let database_sight = refresher.map(|refresher| refresher.sites.database());
+        let upstream_sight = subject.upstream.look();
+        let seen = Seen {
+            is_draining: subject.drain.begun.is_cancelled(),
+            database: database_sight.as_ref(),
+            upstream: &upstream_sight,
+        };
+        let readiness = Readiness::judge(&seen, now);
+        let metrics = &subject.metrics;
+        let pool = refresher.map(|refresher| refresher.store.database.pool());
+        let database = refresher.zip(database_sight).zip(pool).map(|((refresher, sight), pool)| Dependency {
+            busy: pool.busy as u64,
+            idle: pool.idle as u64,
+            limit: Some(pool.limit as u64),
+            ..dependency(refresher.sites.installation().database_label.clone(), &sight, now)
+        });
+        let (made, idle) = (metrics.level(Level::Upstream), metrics.level(Level::UpstreamIdle));
+        let max_upstream = config.upstream.max_connections as u64;
+        let upstream = Dependency {
+            busy: made.saturating_sub(idle),
+            idle,
+            limit: (max_upstream > 0).then_some(max_upstream),
+            ..dependency(config.upstream.url.to_string(), &upstream_sight, now)
+        };
+        let mut status = Status {
+            program: program(metrics.started, subject.drain.begun.is_cancelled()),
+            readiness,
+            findings: Vec::new(),
+            site: refresher.map(|refresher| site(refresher, database.as_ref().is_some_and(|database| database.well))),
+            database,
+            upstream,
+            traffic: traffic(&reading, &hour),
+            latencies: latencies(&reading, &hour),
+            refusals: refusals(&reading, &hour),
+            open: Open {
+                connections: metrics.level(Level::Connections),
+                max_connections: config.server.max_connections as u64,
+                accepted: metrics.count(Event::Accepted),
+                requests: metrics.in_flight(),
+                tunnels: metrics.level(Level::Tunnels),
+            },
+            certificates: in_force.tls.as_ref().map(|tls| certificates(tls.ends())).unwrap_or_default(),
+            process: process(),
+            history: steps(&hour),
+            configuration: configuration(config),
+        };
+        status.findings = findings::of(&in_force, &status);
+        status
+    }
+}
+
+/// Whether requests can be served, for those who ask often.
+pub fn readiness(subject: &Subject) -> Readiness {
+    let in_force = subject.in_force();
+    let database = in_force.refresher.as_ref().map(|refresher| refresher.sites.database());
+    let is_draining = subject.drain.begun.is_cancelled();
+    let seen = Seen { is_draining, database: database.as_ref(), upstream: &subject.upstream.look() };
+    Readiness::judge(&seen, Instant::now())
+}
+
+/// What is so or not, for `/metrics`: name, help and whether.
+pub fn known(subject: &Subject) -> Vec<(&'static str, &'static str, bool)> {
+    let now = Instant::now();
+    let mut known = vec![
+        (
+            "ready",
+            "Whether database and upstream were seen lately and no shutdown has begun.",
+            readiness(subject).ready,
+        ),
+        ("upstream_up", "Whether the site's web server was seen lately.", subject.upstream.look().is_well(now, LATELY)),
+    ];
+    if let Some(refresher) = &subject.in_force().refresher {
+        let sees_database = refresher.sites.database().is_well(now, LATELY);
+        known.push(("database_up", "Whether the site's database was seen lately.", sees_database));
+        let native = site(refresher, sees_database).native;
+        known.push(("native", "Whether refreshes are answered here, and not left to WordPress.", native));
+    }
+    known
+}
+
+/// How many answers the site gave, to see whether it still does.
+pub fn answers_of_upstream(subject: &Subject) -> u64 {
+    FORWARDED.iter().map(|event| subject.metrics.count(*event)).sum()
+}
+
+fn program(started: SystemTime, draining: bool) -> Program {
+    let now = SystemTime::now();
+    Program {
+        version: version::VERSION,
+        commit: version::COMMIT,
+        tls: version::TLS,
+        pid: std::process::id(),
+        draining,
+        started_unix_seconds: unix_seconds(started),
+        uptime_seconds: now.duration_since(started).unwrap_or_default().as_secs(),
+        now_unix_seconds: unix_seconds(now),
+    }
+}
+
+fn site(refresher: &Refresher, sees_database: bool) -> Site {
+    let sites = &refresher.sites;
+    let (site, home) = match sites.last_read() {
+        Some(Ok(site)) => {
+            let home = sites.home(&site, Scheme::Http).map(|home| home.url).map_err(|why| why.to_string());
+            (Some(site), home)
+        }
+        Some(Err(why)) => (None, Err(why.to_string())),
+        None => (None, Err(NotNative::Unknown("not looked at yet".to_owned()).to_string())),
+    };
+    let away = || "the database is away".to_owned();
+    Site {
+        native: home.is_ok() && sees_database,
+        obstacle: home.as_ref().err().cloned().or_else(|| (!sees_database).then(away)),
+        home: home.ok(),
+        plugin: site.as_ref().map(|site| site.plugin.clone()),
+        algorithm: site.as_ref().map(|site| site.signer.algorithm().to_string()),
+        table_prefix: sites.installation().table_prefix.clone(),
+        indexed: site.as_ref().map(|site| site.columns.indexed),
+        map_filled: refresher.look_ups.map.is_filled(),
+        lost_analytics: refresher.analytics.as_ref().map_or(0, Analytics::lost),
+    }
+}
+
+fn dependency(address: String, sight: &Sight, now: Instant) -> Dependency {
+    let ago = |then: Instant| now.saturating_duration_since(then).as_secs_f64();
+    let trouble = sight.trouble.as_ref().map(|trouble| Trouble {
+        current: sight.current_trouble().is_some(),
+        began_seconds_ago: ago(trouble.since),
+        found_seconds_ago: ago(trouble.last),
+        error: trouble.error.clone(),
+    });
+    Dependency {
+        address,
+        well: sight.is_well(now, LATELY),
+        seen_seconds_ago: sight.seen.map(ago),
+        trouble,
+        busy: 0,
+        idle: 0,
+        limit: None,
+    }
+}
+
+fn traffic(now: &Reading, hour: &Hour) -> Vec<Flow> {
+    let lately = hour.lately(now);
+    let begun = hour.since(now, HOUR);
+    let flow = |name, events: &[Event]| Flow {
+        name,
+        per_second: lately.and_then(|earlier| now.rate_since(earlier, events)),
+        last_hour: now.count(events).saturating_sub(begun.map_or(0, |earlier| earlier.count(events))),
+        total: now.count(events),
+    };
+    vec![
+        flow("forwarded", FORWARDED),
+        flow("refreshed", REFRESHED),
+        flow("refused", REFUSED),
+        flow("site_errors", SITE_ERRORS),
+        flow("own_errors", OWN_ERRORS),
+    ]
+}
+
+fn latencies(now: &Reading, hour: &Hour) -> Vec<Latency> {
+    let earlier = hour.since(now, RECENT);
+    let latency = |name, measured: &dyn Fn(&Reading) -> Distribution| {
+        let measured = earlier.map_or_else(Distribution::default, measured);
+        Latency {
+            name,
+            count: measured.count(),
+            p50_seconds: measured.quantile(0.50),
+            p95_seconds: measured.quantile(0.95),
+            p99_seconds: measured.quantile(0.99),
+        }
+    };
+    vec![
+        latency("refresh", &|earlier| now.timing_since(earlier, Timing::Refresh)),
+        latency("database", &|earlier| now.transactions_since(earlier)),
+        latency("forward", &|earlier| now.timing_since(earlier, Timing::Forward)),
+        latency("upstream", &|earlier| now.timing_since(earlier, Timing::Upstream)),
+    ]
+}
+
+fn refusals(now: &Reading, hour: &Hour) -> Vec<Refused> {
+    let begun = hour.since(now, HOUR);
+    let refreshes = Refusal::ALL.map(|refusal| {
+        let total = now.refused(refusal);
+        let last_hour = total.saturating_sub(begun.map_or(0, |earlier| earlier.refused(refusal)));
+        Refused { what: "refresh", reason: refusal.name(), status: Some(refusal.status()), last_hour, total }
+    });
+    let counted = Event::ALL.iter().filter_map(|event| {
+        let series = event.series();
+        let what = match series.family {
+            "errors" => "request",
+            "connections_refused" | "connections_closed_silent" | "tls_handshake_failures" => "connection",
+            _ => return None,
+        };
+        let label = |name: &str| series.labels.iter().find(|(label, _)| *label == name).map(|(_, value)| *value);
+        let reason = label("reason").or(label("waited_for"))?;
+        let total = now.count(&[*event]);
+        let last_hour = total.saturating_sub(begun.map_or(0, |earlier| earlier.count(&[*event])));
+        Some(Refused { what, reason, status: label("status"), last_hour, total })
+    });
+    refreshes.into_iter().chain(counted).collect()
+}
+
+fn certificates(ends: Vec<(String, SystemTime)>) -> Vec<Certificate> {
+    let now = SystemTime::now();
+    let certificate = |(name, end): (String, SystemTime)| Certificate {
+        name,
+        ends_unix_seconds: unix_seconds(end),
+        left_seconds: end.duration_since(now).unwrap_or_default().as_secs(),
+    };
+    ends.into_iter().map(certificate).collect()
+}
+
+fn process() -> Machine {
+    let Process { resident_bytes, open_files, max_open_files, cpu_seconds } = Process::read();
+    Machine { resident_bytes, open_files, max_open_files, cpu_seconds }
+}
+
+fn steps(hour: &Hour) -> Steps {
+    let rate = |events: &'static [Event]| hour.steps(move |earlier, later| later.rate_since(earlier, events));
+    let p95 = |timing| hour.steps(move |earlier, later| later.timing_since(earlier, timing).quantile(0.95));
+    Steps {
+        step_seconds: STEP.as_secs(),
+        forwarded: rate(FORWARDED),
+        refreshed: rate(REFRESHED),
+        refused: rate(REFUSED),
+        site_errors: rate(SITE_ERRORS),
+        own_errors: rate(OWN_ERRORS),
+        forward_p95: p95(Timing::Forward),
+        refresh_p95: p95(Timing::Refresh),
+    }
+}
+
+fn configuration(config: &Config) -> Vec<Setting> {
+    let lines = config.effective().lines();
+    lines.map(|(key, value, from)| Setting { key, value: value.to_owned(), from: from.to_owned() }).collect()
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}

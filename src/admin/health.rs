@@ -1,0 +1,160 @@
+//! Whether the sidecar is alive, and whether it is ready: what `/healthz` and `/readyz` say.
+//!
+//! Alive is a sidecar whose accept loop turns. Ready is one that has seen the database and the upstream lately and is
+//! not about to end. Neither says that the site itself is well: a sidecar in front of a WordPress that answers 500 is
+//! both.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::forward::dial::{DialError, Dialer};
+use crate::sighting::{Sight, Sightings};
+
+/// How often the upstream is looked for.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// "Lately". A look that fails is known at once; this is for one that never comes. The database is looked at every 5 s, and
+/// up to 13 s later while WordPress is slow.
+pub const LATELY: Duration = Duration::from_secs(30);
+
+/// A turn of the accept loop takes microseconds. One that takes this long is none.
+const TURN: Duration = Duration::from_secs(1);
+
+/// What is known about being ready.
+#[derive(Debug, Clone, Serialize)]
+pub struct Readiness {
+    /// Whether nothing below keeps it from being so.
+    pub ready: bool,
+    /// In words, what does; empty where nothing does.
+    pub reasons: Vec<String>,
+}
+
+/// What readiness depends on.
+pub struct Seen<'a> {
+    /// Whether the drain has begun.
+    pub is_draining: bool,
+    /// The database; `None` where it is not used.
+    pub database: Option<&'a Sight>,
+    /// The web server of the site.
+    pub upstream: &'a Sight,
+}
+
+impl Readiness {
+    /// Judges.
+    pub fn judge(seen: &Seen<'_>, now: Instant) -> Self {
+        let mut reasons = Vec::new();
+        if seen.is_draining {
+            reasons.push("shutting down: requests in flight may end, new connections are refused".to_owned());
+        }
+        reasons.extend(seen.database.and_then(|sight| absence("the database", sight, now)));
+        reasons.extend(absence("the upstream", seen.upstream, now));
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+}
+
+fn absence(what: &str, sight: &Sight, now: Instant) -> Option<String> {
+    if sight.is_well(now, LATELY) {
+        return None;
+    }
+    let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
+    Some(match (sight.current_trouble(), sight.seen) {
+        (Some(trouble), Some(seen)) => format!("{what} was last seen {} s ago: {}", seconds(seen), trouble.error),
+        (Some(trouble), None) => format!("{what} was never seen: {}", trouble.error),
+        (None, Some(seen)) => format!("{what} was last seen {} s ago", seconds(seen)),
+        (None, None) => format!("{what} was not looked for yet"),
+    })
+}
+
+/// Whether the thread that accepts connections answers. `accepting` is its runtime.
+pub async fn turns(accepting: &Handle) -> bool {
+    matches!(timeout(TURN, accepting.spawn(async {})).await, Ok(Ok(())))
+}
+
+/// Looks for the upstream every few seconds, and not where `is_heard_from` says that it answers clients anyway.
+/// A look is a connection that is closed again: web servers do not log those.
+/// `dialer` is the one in force.
+pub async fn watch_upstream(
+    dialer: impl Fn() -> Dialer,
+    sightings: &Sightings,
+    mut is_heard_from: impl FnMut() -> bool,
+) {
+    loop {
+        let found = if is_heard_from() { Ok(()) } else { dialer().dial(None).await.map(drop) };
+        match found {
+            Ok(()) if sightings.seen() => info!("the upstream can be reached again"),
+            Ok(()) => {}
+            Err(error) => {
+                let error = in_full(&error);
+                if sightings.failed(error.clone()) {
+                    warn!(error, "the upstream cannot be reached; clients get a 502 until it can");
+                }
+            }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn in_full(error: &DialError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn well() -> Sight {
+        let sightings = Sightings::default();
+        sightings.seen();
+        sightings.look()
+    }
+
+    fn judged(is_draining: bool, database: Option<&Sight>, upstream: &Sight, now: Instant) -> (bool, String) {
+        let Readiness { ready, reasons } = Readiness::judge(&Seen { is_draining, database, upstream }, now);
+        (ready, reasons.join(" / "))
+    }
+
+    #[test]
+    fn ready_is_who_has_seen_both_lately_and_is_not_ending() {
+        let (well, now) = (well(), Instant::now());
+        assert_eq!(judged(false, Some(&well), &well, now), (true, String::new()));
+        assert_eq!(judged(false, None, &well, now), (true, String::new()));
+        let (ready, reasons) = judged(true, Some(&well), &well, now);
+        assert!(!ready && reasons.starts_with("shutting down"), "{reasons}");
+        let later = now + Duration::from_secs(35);
+        let (ready, reasons) = judged(false, Some(&well), &well, later);
+        assert!(!ready);
+        assert_eq!(reasons, "the database was last seen 35 s ago / the upstream was last seen 35 s ago");
+        let (ready, reasons) = judged(false, None, &Sight::default(), now);
+        assert!(!ready && reasons == "the upstream was not looked for yet", "{reasons}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let sightings = Sightings::default();
+        sightings.failed("nobody there".into());
+        let now = Instant::now();
+        assert_eq!(
+            judged(false, None, &sightings.look(), now),
+            (false, "the upstream was never seen: nobody there".into())
+        );
+        sightings.seen();
+        sightings.failed("nobody there".into());
+        let (ready, reasons) = judged(false, None, &sightings.look(), now);
+        assert_eq!((ready, reasons.as_str()), (false, "the upstream was last seen 0 s ago: nobody there"));
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_does_not_turn_is_not_alive() {
+        let standing = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert!(!turns(standing.handle()).await);
+        assert!(turns(&Handle::current()).await);
+        tokio::task::spawn_blocking(move || drop(standing)).await.unwrap();
+    }
+}

@@ -1,0 +1,154 @@
+//! The listener for operators: a status page, the same as JSON, metrics, and two health checks.
+//!
+//! It has a thread of its own, few connections and short times, so that nothing that happens here reaches the site's
+//! front door. It refuses to change anything, to say a secret, and to talk to web pages that are not its own.
+
+mod answer;
+mod findings;
+mod gather;
+mod guard;
+mod health;
+mod history;
+mod page;
+mod server;
+mod status;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{self, Config, UnixSockets};
+use crate::drain::Drain;
+use crate::forward::dial::Dialer;
+use crate::listen::{self, Listener};
+use crate::metrics::Metrics;
+use crate::refresh::Refresher;
+use crate::sighting::Sightings;
+use crate::tls::Tls;
+use answer::Answers;
+use history::{History, Reading, STEP};
+
+/// What the answers tell of.
+pub struct Subject {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The end of the program.
+    pub drain: Drain,
+    /// The runtime of the accept loop.
+    pub accepting: Handle,
+    in_force: Mutex<Arc<InForce>>,
+    upstream: Sightings,
+    history: History,
+}
+
+/// What a reload may change.
+pub struct InForce {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The way to the upstream.
+    pub dialer: Dialer,
+    /// The native refresh; `None` where `[refresh] mode` is `forward`.
+    pub refresher: Option<Arc<Refresher>>,
+    /// The certificates; `None` where nothing listens with TLS.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl Subject {
+    /// Nothing was seen yet.
+    pub fn new(in_force: InForce, metrics: Arc<Metrics>, drain: Drain, accepting: Handle) -> Self {
+        let (upstream, history) = (Sightings::default(), History::default());
+        Subject { metrics, drain, accepting, in_force: Mutex::new(Arc::new(in_force)), upstream, history }
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Opens the listener; `None` where there is to be none, or where nobody asked for it and its address is taken.
+///
+/// # Errors
+/// What the system says, where `[admin] listen` was given.
+pub fn bind(config: &config::Admin, unix: &UnixSockets) -> io::Result<Option<Listener>> {
+    let Some(address) = &config.listen else { return Ok(None) };
+    match listen::bind(address, None, unix) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if config.listen_is_given => Err(error),
+        Err(error) => {
+            warn!(
+                %address, %error,
+                "no status page and no metrics: the default address cannot be had, perhaps by another sidecar; set \
+                 admin.listen to another one, or to \"off\""
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// The thread that answers. Ends with [`Admin::end`].
+pub struct Admin {
+    subject: Arc<Subject>,
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+/// Answers on `listener`.
+///
+/// # Errors
+/// When the system gives no thread or no runtime.
+pub fn start(listener: Listener, subject: Subject) -> io::Result<Admin> {
+    let subject = Arc::new(subject);
+    let stop = CancellationToken::new();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (stopped, told) = (stop.clone(), Arc::clone(&subject));
+    let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
+        runtime.block_on(stopped.clone().run_until_cancelled_owned(work(listener, told, stopped)));
+    })?;
+    Ok(Admin { subject, stop, thread })
+}
+
+impl Admin {
+    /// After a reload: from now on the answers tell of this.
+    pub fn change(&self, in_force: InForce) {
+        *self.subject.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
+    }
+
+    /// Closes the listener and what is open.
+    pub fn end(self) {
+        self.stop.cancel();
+        if self.thread.join().is_err() {
+            error!("the admin listener ended in a panic");
+        }
+    }
+}
+
+async fn work(listener: Listener, subject: Arc<Subject>, stop: CancellationToken) {
+    info!(address = %listener.address, "status page and metrics");
+    let answers = Arc::new(Answers::new(Arc::clone(&subject)));
+    let mut answered = gather::answers_of_upstream(&subject);
+    let is_heard_from = || {
+        let before = std::mem::replace(&mut answered, gather::answers_of_upstream(&subject));
+        answered > before
+    };
+    tokio::join!(
+        server::serve(listener, answers, stop),
+        sample(&subject),
+        health::watch_upstream(|| subject.in_force().dialer.clone(), &subject.upstream, is_heard_from),
+    );
+}
+
+/// Writes the history.
+async fn sample(subject: &Subject) {
+    let mut steps = interval(STEP);
+    steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let at = steps.tick().await;
+        subject.history.push(Reading::take(&subject.metrics, Instant::from(at)));
+    }
+}

@@ -1,0 +1,220 @@
+//! The lower half of the page: tables and lists of facts.
+
+use std::time::{Duration, SystemTime};
+
+use maud::{Markup, html};
+
+use super::units::{NOTHING, bytes, count, seconds, span};
+use crate::admin::status::{Dependency, Latency, Refused, Setting, Status};
+
+/// How long things took lately.
+pub fn latencies(status: &Status) -> Markup {
+    let name = |latency: &Latency| match latency.name {
+        "refresh" => "Refresh, answered here",
+        "forward" => "Forwarded, in all",
+        "database" => "Database, one transaction",
+        _ => "Forwarded, the site's part",
+    };
+    let value = |value: Option<f64>| value.map_or_else(|| NOTHING.to_owned(), seconds);
+    html! {
+        section aria-labelledby="latencies-title" {
+            h2 #latencies-title { "How long it takes" }
+            table #latencies data-live .card {
+                caption { "To the head of the answer, in the last 5 minutes" }
+                thead { tr {
+                    th scope="col" { "What" }
+                    th.number scope="col" { "50 %" } th.number scope="col" { "95 %" } th.number scope="col" { "99 %" }
+                    th.number.wide scope="col" { "Number" }
+                } }
+                tbody {
+                    @for latency in &status.latencies { tr {
+                        th scope="row" { (name(latency)) }
+                        td.number { (value(latency.p50_seconds)) }
+                        td.number { (value(latency.p95_seconds)) }
+                        td.number { (value(latency.p99_seconds)) }
+                        td.number.wide { (count(latency.count)) }
+                    } }
+                }
+            }
+        }
+    }
+}
+
+/// What was refused since the start, and why.
+pub fn refusals(status: &Status) -> Markup {
+    let seen: Vec<&Refused> = status.refusals.iter().filter(|refused| refused.total > 0).collect();
+    html! {
+        section aria-labelledby="refusals-title" {
+            h2 #refusals-title { "What was refused" }
+            table #refusals data-live .card {
+                caption { "By the sidecar itself; what the site refused is the site's" }
+                thead { tr {
+                    th scope="col" { "Reason" } th.number scope="col" { "Status" }
+                    th.number scope="col" { "Last hour" } th.number scope="col" { "In all" }
+                } }
+                tbody {
+                    @if seen.is_empty() { tr { td.none colspan="4" { "Nothing since the start." } } }
+                    @for refused in seen { tr {
+                        th scope="row" { (reason(refused)) }
+                        td.number { (refused.status.unwrap_or(NOTHING)) }
+                        td.number { (count(refused.last_hour)) }
+                        td.number { (count(refused.total)) }
+                    } }
+                }
+            }
+        }
+    }
+}
+
+fn reason(refused: &Refused) -> String {
+    let what = match refused.what {
+        "refresh" => "Refresh",
+        "connection" => "Connection",
+        _ => "Request",
+    };
+    format!("{what}: {}", refused.reason.replace('_', " "))
+}
+
+/// One card for each thing that can be well or not.
+pub fn health(status: &Status) -> Markup {
+    html! {
+        section aria-labelledby="health-title" {
+            h2 #health-title { "What it stands on" }
+            div.cards {
+                @if let Some(database) = &status.database {
+                    (dependency("database", "Database", database))
+                }
+                (dependency("upstream", "Web server of the site", &status.upstream))
+                (site(status))
+                (process(status))
+                @if !status.certificates.is_empty() { (certificates(status)) }
+            }
+        }
+    }
+}
+
+fn dependency(id: &str, title: &str, dependency: &Dependency) -> Markup {
+    let ago = |seconds: f64| format!("{} ago", span(Duration::from_secs_f64(seconds.clamp(0.0, 1e9))));
+    let current = dependency.trouble.as_ref().filter(|trouble| trouble.current);
+    let state = match (dependency.well, current) {
+        (true, _) => ("well", "well"),
+        (false, Some(_)) => ("problem", "away"),
+        (false, None) => ("warning", "not seen lately"),
+    };
+    html! {
+        div.card id=(id) data-live {
+            h3 { (title) " " span.pill.small.(state.0) { span.dot {} (state.1) } }
+            dl.facts {
+                dt { "Address" } dd.long { (dependency.address) }
+                dt { "Last seen" } dd { (dependency.seen_seconds_ago.map_or_else(|| "never".to_owned(), ago)) }
+                @if let Some(trouble) = &dependency.trouble {
+                    dt { @if trouble.current { "Away for" } @else { "Last trouble" } }
+                    dd { @if trouble.current { (ago(trouble.began_seconds_ago).trim_end_matches(" ago")) } @else { (ago(trouble.found_seconds_ago)) } }
+                    dt { "Reason" } dd.long { (trouble.error) }
+                }
+                dt { "Connections" }
+                dd { (count(dependency.busy)) " in use, " (count(dependency.idle)) " idle"
+                    @if let Some(limit) = dependency.limit { ", at most " (count(limit)) } }
+            }
+        }
+    }
+}
+
+fn site(status: &Status) -> Markup {
+    let unknown = || NOTHING.to_owned();
+    html! {
+        div.card #site data-live {
+            h3 { "Site " @match &status.site {
+                Some(site) if site.native => span.pill.small.well { span.dot {} "refreshed here" },
+                Some(_) => span.pill.small.warning { span.dot {} "left to WordPress" },
+                None => span.pill.small.plain { span.dot {} "forwarding only" },
+            } }
+            dl.facts {
+                @if let Some(site) = &status.site {
+                    @if let Some(obstacle) = &site.obstacle { dt { "Why" } dd.long { (obstacle) } }
+                    dt { "Home URL" } dd.long { (site.home.clone().unwrap_or_else(unknown)) }
+                    dt { "Plugin" } dd.long { (site.plugin.clone().unwrap_or_else(unknown)) }
+                    dt { "Signs with" } dd { (site.algorithm.clone().unwrap_or_else(unknown)) }
+                    dt { "Table prefix" } dd { (site.table_prefix) }
+                    dt { "Token index" }
+                    dd { (match (site.indexed, site.map_filled) {
+                        (Some(true), _) => "in the table",
+                        (Some(false), true) => "none; the map in memory is filled",
+                        (Some(false), false) => "none; the map in memory is being filled",
+                        (None, _) => NOTHING,
+                    }) }
+                } @else {
+                    dt { "Refreshes" } dd { "go to WordPress, as refresh.mode says" }
+                }
+            }
+        }
+    }
+}
+
+fn process(status: &Status) -> Markup {
+    let (program, process, open) = (&status.program, &status.process, &status.open);
+    let known = |value: Option<u64>, written: fn(u64) -> String| value.map_or_else(|| NOTHING.to_owned(), written);
+    html! {
+        div.card #process data-live {
+            h3 { "Program" }
+            dl.facts {
+                dt { "Version" } dd.long { (program.version) @if program.commit != "unknown" { " (" (program.commit) ")" } }
+                dt { "TLS" } dd.long { (program.tls) }
+                dt { "Process" } dd { (program.pid) }
+                dt { "Memory" } dd { (known(process.resident_bytes, bytes)) }
+                dt { "Processor" } dd { (process.cpu_seconds.map_or_else(|| NOTHING.to_owned(), |used| format!("{} used", seconds(used)))) }
+                dt { "Open files" } dd { (known(process.open_files, count)) " of " (known(process.max_open_files, count)) }
+                dt { "Clients" } dd { (count(open.connections)) " of " (count(open.max_connections)) ", " (count(open.accepted)) " since the start" }
+            }
+        }
+    }
+}
+
+fn certificates(status: &Status) -> Markup {
+    html! {
+        div.card #certificates data-live {
+            h3 { "Certificates" }
+            dl.facts {
+                @for certificate in &status.certificates {
+                    @let end = SystemTime::UNIX_EPOCH + Duration::from_secs(certificate.ends_unix_seconds);
+                    dt.long { (certificate.name) }
+                    dd title=(httpdate::fmt_http_date(end)) {
+                        @if certificate.left_seconds == 0 { "ended" } @else { (span(Duration::from_secs(certificate.left_seconds))) " left" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What is set, and, folded away, every key.
+pub fn configuration(status: &Status) -> Markup {
+    let (default, set): (Vec<&Setting>, Vec<&Setting>) =
+        status.configuration.iter().partition(|setting| setting.from == "default");
+    html! {
+        section aria-labelledby="configuration-title" {
+            h2 #configuration-title { "Configuration in force" }
+            div #configuration data-live .card { (settings(&set, "What somebody has set")) }
+            details.card {
+                summary { "Defaults: " (default.len()) " more keys" }
+                (settings(&default, "What nobody has set"))
+            }
+        }
+    }
+}
+
+fn settings(settings: &[&Setting], caption: &str) -> Markup {
+    html! {
+        table.settings {
+            caption.hidden { (caption) }
+            thead { tr { th scope="col" { "Key" } th scope="col" { "Value" } th.wide scope="col" { "Said by" } } }
+            tbody {
+                @for setting in settings { tr {
+                    th scope="row" { code { (setting.key) } }
+                    td { code.long { (setting.value) } }
+                    td.wide.quiet { (setting.from) }
+                } }
+            }
+        }
+    }
+}

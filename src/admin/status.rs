@@ -1,0 +1,233 @@
+//! Everything that the status page shows, gathered at one moment: the page is one way to write it down, `/status.json`
+//! the other.
+//!
+//! Times are in seconds, sizes in bytes. SECURITY: no field may hold a token, a key, a salt or a password; what comes from
+//! the configuration is shown as `check` shows it.
+
+use serde::Serialize;
+
+use super::findings::Finding;
+use super::health::Readiness;
+
+/// The whole.
+#[derive(Serialize)]
+pub struct Status {
+    /// The program.
+    pub program: Program,
+    /// As `/readyz` says it.
+    pub readiness: Readiness,
+    /// What an operator should look at, the worst first.
+    pub findings: Vec<Finding>,
+    /// What is known of the site; `None` where the refresh route is left to WordPress.
+    pub site: Option<Site>,
+    /// The site's database; `None` likewise.
+    pub database: Option<Dependency>,
+    /// The site's web server.
+    pub upstream: Dependency,
+    /// What goes through.
+    pub traffic: Vec<Flow>,
+    /// How long it takes.
+    pub latencies: Vec<Latency>,
+    /// What is refused, and why.
+    pub refusals: Vec<Refused>,
+    /// What is open, and what was.
+    pub open: Open,
+    /// In the order of the configuration.
+    pub certificates: Vec<Certificate>,
+    /// What the system says of the process.
+    pub process: Machine,
+    /// The last hour in steps.
+    pub history: Steps,
+    /// Every key, secrets as `(set)`.
+    pub configuration: Vec<Setting>,
+}
+
+/// The program.
+#[derive(Serialize)]
+pub struct Program {
+    /// Its version.
+    pub version: &'static str,
+    /// The commit it was built from.
+    pub commit: &'static str,
+    /// The TLS library in it.
+    pub tls: &'static str,
+    /// Its process id.
+    pub pid: u32,
+    /// Whether it is ending.
+    pub draining: bool,
+    /// When it began, in seconds since 1970.
+    pub started_unix_seconds: u64,
+    /// How long ago that was.
+    pub uptime_seconds: u64,
+    /// When all this was gathered, in seconds since 1970.
+    pub now_unix_seconds: u64,
+}
+
+/// What is known of the site.
+#[derive(Serialize)]
+pub struct Site {
+    /// Whether refreshes are answered here.
+    pub native: bool,
+    /// Why not.
+    pub obstacle: Option<String>,
+    /// The home URL as WordPress says it.
+    pub home: Option<String>,
+    /// Where the plugin is, below the plugins' folder.
+    pub plugin: Option<String>,
+    /// What tokens are signed with.
+    pub algorithm: Option<String>,
+    /// What the tables' names begin with.
+    pub table_prefix: String,
+    /// Whether the token table has an index on the tokens.
+    pub indexed: Option<bool>,
+    /// Whether the map that stands in for the index is filled.
+    pub map_filled: bool,
+    /// Analytics rows that could not be written since the start.
+    pub lost_analytics: u64,
+}
+
+/// Something that the sidecar cannot do without.
+#[derive(Serialize)]
+pub struct Dependency {
+    /// Where it is.
+    pub address: String,
+    /// Whether it was seen lately, and nothing wrong since.
+    pub well: bool,
+    /// How long ago it was last seen well.
+    pub seen_seconds_ago: Option<f64>,
+    /// What was wrong last, even if it is well again.
+    pub trouble: Option<Trouble>,
+    /// Connections in use.
+    pub busy: u64,
+    /// Connections that wait for use.
+    pub idle: u64,
+    /// Connections that may be in use.
+    pub limit: Option<u64>,
+}
+
+/// What was wrong with it.
+#[derive(Serialize)]
+pub struct Trouble {
+    /// Whether it still is.
+    pub current: bool,
+    /// When it began.
+    pub began_seconds_ago: f64,
+    /// When it was last found.
+    pub found_seconds_ago: f64,
+    /// What it was.
+    pub error: String,
+}
+
+/// One kind of what goes through.
+#[derive(Serialize)]
+pub struct Flow {
+    /// `forwarded`, for instance.
+    pub name: &'static str,
+    /// How many a second now; `None` in the first seconds.
+    pub per_second: Option<f64>,
+    /// How many in the last hour.
+    pub last_hour: u64,
+    /// How many since the start.
+    pub total: u64,
+}
+
+/// How long one kind of thing takes.
+#[derive(Serialize)]
+pub struct Latency {
+    /// `refresh`, for instance.
+    pub name: &'static str,
+    /// How many were measured in the last five minutes.
+    pub count: u64,
+    /// Half of them took at most this.
+    pub p50_seconds: Option<f64>,
+    /// 95 of 100 did.
+    pub p95_seconds: Option<f64>,
+    /// 99 of 100 did.
+    pub p99_seconds: Option<f64>,
+}
+
+/// One reason for not doing what was asked.
+#[derive(Serialize)]
+pub struct Refused {
+    /// `refresh`, `request` or `connection`.
+    pub what: &'static str,
+    /// Why, as in the metrics.
+    pub reason: &'static str,
+    /// The status of the answer, where there is one.
+    pub status: Option<&'static str>,
+    /// How many in the last hour.
+    pub last_hour: u64,
+    /// How many since the start.
+    pub total: u64,
+}
+
+/// What is open, and what was.
+#[derive(Serialize)]
+pub struct Open {
+    /// Client connections.
+    pub connections: u64,
+    /// How many there may be.
+    pub max_connections: u64,
+    /// Accepted since the start.
+    pub accepted: u64,
+    /// Requests being answered.
+    pub requests: u64,
+    /// Connections that switched protocols, WebSockets for example.
+    pub tunnels: u64,
+}
+
+/// A certificate that clients get.
+#[derive(Serialize)]
+pub struct Certificate {
+    /// Its first name.
+    pub name: String,
+    /// Until when it is valid, in seconds since 1970.
+    pub ends_unix_seconds: u64,
+    /// How long that is; 0 when it is over.
+    pub left_seconds: u64,
+}
+
+/// The process, as the system sees it.
+#[derive(Serialize)]
+pub struct Machine {
+    /// Memory in use.
+    pub resident_bytes: Option<u64>,
+    /// Files and sockets open.
+    pub open_files: Option<u64>,
+    /// How many may be.
+    pub max_open_files: Option<u64>,
+    /// Processor time used.
+    pub cpu_seconds: Option<f64>,
+}
+
+/// The last hour in steps, the oldest first; `null` where nothing is known.
+#[derive(Serialize)]
+pub struct Steps {
+    /// The length of a step.
+    pub step_seconds: u64,
+    /// Forwarded, a second.
+    pub forwarded: Vec<Option<f64>>,
+    /// Refreshed here, a second.
+    pub refreshed: Vec<Option<f64>>,
+    /// Refreshes refused, a second.
+    pub refused: Vec<Option<f64>>,
+    /// Errors of the site, a second.
+    pub site_errors: Vec<Option<f64>>,
+    /// Errors of the sidecar, a second.
+    pub own_errors: Vec<Option<f64>>,
+    /// 95 of 100 forwarded requests had their answer's head in so many seconds.
+    pub forward_p95: Vec<Option<f64>>,
+    /// 95 of 100 refreshes were answered in so many seconds.
+    pub refresh_p95: Vec<Option<f64>>,
+}
+
+/// One key of the configuration.
+#[derive(Serialize)]
+pub struct Setting {
+    /// Its name.
+    pub key: &'static str,
+    /// Its value, as it would stand in the file.
+    pub value: String,
+    /// Who said so.
+    pub from: String,
+}

@@ -1,0 +1,309 @@
+//! The listener for operators: what it answers, whom it does not, and that the site never suffers from it.
+
+mod exposition;
+mod page;
+
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::mariadb::Database;
+use crate::support::raw::{Connection, Message, Upstream};
+use crate::support::rig::Rig;
+use crate::support::sidecar::{PATIENCE, Sidecar, tells_a_secret};
+
+/// Any free port.
+const LISTEN: (&str, &str) = ("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0");
+
+fn ok() -> Upstream {
+    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+}
+
+/// Where the listener is.
+fn admin(sidecar: &Sidecar) -> SocketAddr {
+    let line: Value = serde_json::from_str(&sidecar.wait_for_log("status page and metrics")).unwrap();
+    line["address"].as_str().and_then(|address| address.parse().ok()).expect("an address")
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, fields: &str) -> Message {
+    let mut client = Connection::to(address);
+    client.send(format!("{method} {path} HTTP/1.1\r\n{fields}\r\n"));
+    let answer = client.response_to(method);
+    assert!(client.is_closed(), "one request a connection");
+    answer
+}
+
+fn get(address: SocketAddr, path: &str) -> Message {
+    ask(address, "GET", path, &format!("Host: {address}\r\n"))
+}
+
+/// The answer of `/readyz`, once it has this status.
+fn readiness(address: SocketAddr, status: u16) -> Value {
+    let deadline = Instant::now() + 3 * PATIENCE;
+    loop {
+        let answer = get(address, "/readyz");
+        if answer.status() == status {
+            return answer.json();
+        }
+        assert!(Instant::now() < deadline, "not {status} in time: {answer:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn every_route_answers_and_nothing_else_does() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
+    let address = admin(&sidecar);
+    readiness(address, 200);
+    for (path, status, content_type) in [
+        ("/", 200, "text/html; charset=UTF-8"),
+        ("/?x=1", 200, "text/html; charset=UTF-8"),
+        ("/status.json", 200, "application/json; charset=UTF-8"),
+        ("/metrics", 200, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        ("/healthz", 200, "text/plain; charset=UTF-8"),
+        ("/readyz", 200, "application/json; charset=UTF-8"),
+        ("/nothing", 404, "text/plain; charset=UTF-8"),
+        ("/metrics/", 404, "text/plain; charset=UTF-8"),
+        ("//", 404, "text/plain; charset=UTF-8"),
+    ] {
+        let answer = get(address, path);
+        assert_eq!(answer.status(), status, "{path}");
+        assert_eq!(answer.value("content-type").as_deref(), Some(content_type), "{path}");
+        assert_eq!(answer.value("cache-control").as_deref(), Some("no-store"), "{path}");
+        assert_eq!(answer.value("x-content-type-options").as_deref(), Some("nosniff"), "{path}");
+        assert_eq!(answer.value("cross-origin-resource-policy").as_deref(), Some("same-origin"), "{path}");
+        assert_eq!(answer.value("access-control-allow-origin"), None, "{path}");
+        assert!(answer.value("date").is_some() && answer.complete, "{path}");
+        let head = ask(address, "HEAD", path, &format!("Host: {address}\r\n"));
+        assert_eq!((head.status(), head.body.len()), (status, 0), "{path}");
+        assert!(head.value("content-length").is_some_and(|length| length != "0"), "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"] {
+        let answer = ask(address, method, "/", &format!("Host: {address}\r\nContent-Length: 0\r\n"));
+        assert_eq!((answer.status(), answer.value("allow").as_deref()), (405, Some("GET, HEAD")), "{method}");
+    }
+    let policy = get(address, "/").value("content-security-policy").unwrap();
+    for directive in ["default-src 'none'", "frame-ancestors 'none'", "script-src 'sha256-", "connect-src 'self'"] {
+        assert!(policy.contains(directive), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert_eq!(String::from_utf8(get(address, "/healthz").body).unwrap(), "alive\n");
+    assert!(upstream.requests().is_empty(), "nothing of this reaches the site");
+}
+
+#[test]
+fn names_of_others_are_refused() {
+    let upstream = ok();
+    let arguments = ["--admin-listen", "127.0.0.1:0", "--admin-hosts", "status.example"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let address = admin(&sidecar);
+    for (host, status) in [
+        ("127.0.0.1", 200),
+        ("localhost:9151", 200),
+        ("[::1]:9151", 200),
+        ("status.example", 200),
+        ("Status.example:8443", 200),
+        ("evil.example", 421),
+        (&format!("evil.example:{}", address.port()), 421),
+        ("a b", 400),
+        ("", 400),
+    ] {
+        let answer = ask(address, "GET", "/status.json", &format!("Host: {host}\r\n"));
+        assert_eq!(answer.status(), status, "{host}");
+        assert_eq!(String::from_utf8_lossy(&answer.body).contains("uptime_seconds"), status == 200, "{host}");
+    }
+    assert_eq!(ask(address, "GET", "/", "").status(), 400, "no host");
+    assert_eq!(ask(address, "GET", "/", "Host: 127.0.0.1\r\nHost: 127.0.0.1\r\n").status(), 400, "two hosts");
+    let answer = ask(address, "GET", "/", "Host: evil.example\r\n");
+    assert!(String::from_utf8_lossy(&answer.body).contains("[admin]"), "{answer:?}");
+}
+
+#[test]
+fn a_unix_socket_has_the_mode_of_the_others_and_takes_any_name() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("admin.sock");
+    let listen = format!("unix:{}", socket.display());
+    let upstream = ok();
+    let arguments = ["--admin-listen", &listen, "--server-unix-mode", "0600"];
+    let mut sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    sidecar.wait_for_log("status page and metrics");
+    assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"GET /healthz HTTP/1.1\r\nHost: whatever\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("alive\n"), "{answer}");
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(0));
+    assert!(!socket.exists(), "the file is still there");
+}
+
+#[test]
+fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
+    let upstream = ok();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = crate::support::sidecar::command()
+        .args(["serve", "--listen", "127.0.0.1:0", "--refresh-mode", "forward", "--admin-listen", &address])
+        .args(["--upstream", &format!("http://{}", upstream.address())])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&format!("admin.listen: cannot listen on {address}")), "{told}");
+
+    // The default's own port, whoever has it: another sidecar of this machine, or this test.
+    let _taken = std::net::TcpListener::bind("127.0.0.1:9151");
+    let mut command = crate::support::sidecar::command();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--refresh-mode", "forward", "--log-format", "json"]);
+    let sidecar = Sidecar::start_command(command.args(["--upstream", &format!("http://{}", upstream.address())]));
+    let warning = sidecar.wait_for_log("no status page and no metrics");
+    assert!(warning.contains("127.0.0.1:9151") && warning.contains("admin.listen"), "{warning}");
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn nobody_can_keep_it_busy() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
+    let address = admin(&sidecar);
+    // More than it takes at once, all silent or half said. They are closed after a while, and then others are served.
+    let mut silent: Vec<Connection> = (0..40).map(|_| Connection::to(address)).collect();
+    for client in silent.iter_mut().step_by(2) {
+        client.send("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n");
+    }
+    let mut patient = Connection::to(address);
+    patient.stream.set_read_timeout(Some(4 * PATIENCE)).unwrap();
+    patient.send("GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    assert_eq!(patient.response().status(), 200);
+    // Meanwhile the site was served as ever.
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn a_head_that_is_too_large_is_refused() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
+    let field = format!("X-Long: {}\r\n", "x".repeat(64 * 1024));
+    assert_eq!(ask_once(admin(&sidecar), &field), 431);
+}
+
+/// The status of an answer that may be followed by a reset, since not all of the request was read.
+fn ask_once(address: SocketAddr, fields: &str) -> u16 {
+    let mut client = Connection::to(address);
+    client.send(format!("GET / HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n"));
+    let head = client.head().expect("an answer");
+    Message { head, body: Vec::new(), complete: true }.status()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_is_who_sees_database_and_upstream() {
+    let server = Database::private();
+    let mut rig = Rig::start_on(&server, &[LISTEN]).await;
+    let address = admin(&rig.sidecar);
+    assert_eq!(readiness(address, 200), serde_json::json!({"ready": true, "reasons": []}));
+
+    server.kill().await;
+    let told = readiness(address, 503)["reasons"].to_string();
+    assert!(told.contains("the database was last seen ") && told.contains("cannot connect to the database"), "{told}");
+    assert!(!told.contains("the upstream"), "{told}");
+    let page = String::from_utf8(get(address, "/").body).unwrap();
+    assert!(page.contains("The database cannot be read"), "{page}");
+    assert_eq!(get(address, "/healthz").status(), 200, "alive all the same");
+    server.start().await;
+    readiness(address, 200);
+    let status = get(address, "/status.json").json();
+    assert_eq!(status["database"]["well"], true);
+    assert_eq!(status["database"]["trouble"]["current"], false, "what was wrong is still told");
+
+    drop(std::mem::replace(&mut rig.upstream, ok()));
+    let told = readiness(address, 503)["reasons"].to_string();
+    assert!(told.contains("the upstream was last seen ") && told.contains("could not connect"), "{told}");
+    let page = String::from_utf8(get(address, "/").body).unwrap();
+    assert!(page.contains("web server cannot be reached"), "{page}");
+}
+
+#[test]
+fn a_sidecar_that_is_ending_is_alive_and_not_ready() {
+    let slow = Upstream::with(|connection, _| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n12");
+        // Until the client leaves.
+        connection.is_closed();
+        false
+    });
+    let mut sidecar = Sidecar::forwarding_with(slow.address(), &["--admin-listen", "127.0.0.1:0"]);
+    let address = admin(&sidecar);
+    readiness(address, 200);
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    client.head();
+    sidecar.signal("TERM");
+    sidecar.wait_for_log("draining");
+    let told = readiness(address, 503);
+    assert!(told["reasons"][0].as_str().is_some_and(|reason| reason.starts_with("shutting down")), "{told}");
+    assert_eq!(get(address, "/healthz").status(), 200);
+    assert!(String::from_utf8(get(address, "/").body).unwrap().contains("Shutting down"));
+    drop(client);
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_tells_the_truth_and_no_secret() {
+    let rig = Rig::start_on(Database::shared(), &[LISTEN]).await;
+    let address = admin(&rig.sidecar);
+    let token = rig.token().await;
+    assert_eq!(rig.refresh(&token.refresh_token).status(), 200);
+    assert_eq!(rig.refresh(&token.refresh_token).status(), 403);
+    for _ in 0..3 {
+        let mut client = Connection::to(rig.sidecar.address());
+        client.send("GET /shop HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        assert_eq!(client.response().status(), 299);
+    }
+    let status = get(address, "/status.json").json();
+    let total = |name: &str| {
+        let flows = status["traffic"].as_array().unwrap();
+        flows.iter().find(|flow| flow["name"] == name).map(|flow| flow["total"].clone()).unwrap()
+    };
+    assert_eq!((total("forwarded"), total("refreshed"), total("refused")), (3.into(), 1.into(), 1.into()));
+    let used = status["refusals"].as_array().unwrap().iter().find(|refused| refused["reason"] == "used_token").unwrap();
+    assert_eq!((&used["total"], &used["status"]), (&1.into(), &"403".into()));
+    assert_eq!(status["site"]["native"], true, "{}", status["site"]);
+    assert_eq!(status["site"]["home"], "http://shop.example");
+    assert_eq!(status["site"]["table_prefix"], rig.database.prefix());
+    assert_eq!(status["database"]["well"], true);
+    assert_eq!(status["history"]["forwarded"].as_array().unwrap().len(), 240);
+    let upstream = format!("\"http://{}\"", rig.upstream.address());
+    let settings = status["configuration"].as_array().unwrap();
+    let setting = |key: &str| settings.iter().find(|setting| setting["key"] == key).unwrap();
+    assert_eq!(setting("upstream.url")["value"], upstream);
+    assert_eq!(setting("wordpress.database_url")["value"], "(set)");
+    assert_eq!(setting("jwt.secret")["from"], "from environment WP_JWT_SIDECAR_JWT_SECRET");
+    for path in ["/", "/status.json", "/metrics", "/readyz"] {
+        let text = String::from_utf8(get(address, path).body).unwrap();
+        assert!(!tells_a_secret(&text), "{path}: {text}");
+    }
+    let page = String::from_utf8(get(address, "/").body).unwrap();
+    assert!(page.contains("shop.example") && page.contains("Refresh: used token"), "{page}");
+}
+
+#[test]
+fn what_comes_from_outside_is_escaped() {
+    let upstream = ok();
+    let directory = TempDir::new().unwrap();
+    let socket = format!("unix:{}", directory.path().join("a\"><script>x<.sock").display());
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0", "--listen", &socket]);
+    let page = String::from_utf8(get(admin(&sidecar), "/").body).unwrap();
+    assert!(page.contains("&quot;&gt;&lt;script&gt;x&lt;.sock"), "{page}");
+    assert_eq!(page.matches("<script").count(), 1, "{page}");
+}

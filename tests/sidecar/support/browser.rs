@@ -1,0 +1,157 @@
+//! A real browser: headless Chromium, driven through chromedriver (WebDriver, which is JSON over HTTP).
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::raw::Connection;
+
+/// A browser that starts on a machine with other work takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A browser with a profile of its own. Dropped, it is closed.
+pub struct Browser {
+    driver: Child,
+    address: SocketAddr,
+    session: String,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// Starts one.
+    pub fn start() -> Browser {
+        let profile = TempDir::new().expect("a directory");
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver starts (Debian: chromium-driver)");
+        let said = BufReader::new(driver.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        let port = said
+            .filter_map(|line| {
+                line.split_once("successfully on port ").map(|(_, port)| port.trim_end_matches('.').to_owned())
+            })
+            .find_map(|port| port.parse().ok())
+            .expect("chromedriver says its port");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut browser = Browser { driver, address, session: String::new(), _profile: profile };
+        let profile = format!("--user-data-dir={}", browser._profile.path().display());
+        let arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            profile.as_str(),
+        ];
+        let capabilities = json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome",
+            "goog:chromeOptions": {"args": arguments},
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }}});
+        let session = browser.ask("POST", "/session", &capabilities);
+        browser.session = session["sessionId"].as_str().expect("a session").to_owned();
+        browser
+    }
+
+    /// Opens a page and waits for it to be loaded.
+    pub fn open(&self, url: &str) {
+        self.of_session("url", &json!({"url": url}));
+    }
+
+    /// What the body of this function returns.
+    pub fn run(&self, script: &str) -> Value {
+        self.of_session("execute/sync", &json!({"script": script, "args": []}))
+    }
+
+    /// A command of the DevTools protocol.
+    pub fn devtools(&self, command: &str, parameters: &Value) -> Value {
+        self.of_session("goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
+    }
+
+    /// The size of the window's inside, in CSS pixels.
+    pub fn resize(&self, width: u32, height: u32) {
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
+    }
+
+    /// What the person at the screen prefers: `light` or `dark`.
+    pub fn prefer(&self, scheme: &str) {
+        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.devtools("Emulation.setEmulatedMedia", &features);
+    }
+
+    /// Switches the scripts of pages on or off.
+    pub fn allow_scripts(&self, allowed: bool) {
+        self.devtools("Emulation.setScriptExecutionDisabled", &json!({"value": !allowed}));
+    }
+
+    /// The whole page as a PNG in this file.
+    pub fn photograph(&self, file: &Path) {
+        let taken = self.devtools("Page.captureScreenshot", &json!({"format": "png", "captureBeyondViewport": true}));
+        let png = BASE64_STANDARD.decode(taken["data"].as_str().expect("a picture")).expect("base64");
+        std::fs::write(file, png).expect("it can be written");
+    }
+
+    /// What the console has got since the last time: errors of scripts, of the network, of the security policy.
+    pub fn console(&self) -> Vec<String> {
+        let entries = self.of_session("se/log", &json!({"type": "browser"}));
+        entries.as_array().into_iter().flatten().map(Value::to_string).collect()
+    }
+
+    /// The URLs that were asked for since the last time, but for the browser's own page at its start.
+    pub fn requested(&self) -> Vec<String> {
+        let entries = self.of_session("se/log", &json!({"type": "performance"}));
+        let messages = entries.as_array().into_iter().flatten().filter_map(|entry| entry["message"].as_str());
+        let messages = messages.filter_map(|text| serde_json::from_str::<Value>(text).ok());
+        let sent = messages.filter(|message| message["message"]["method"] == "Network.requestWillBeSent");
+        let asked =
+            sent.filter_map(|message| message.pointer("/message/params/request/url")?.as_str().map(str::to_owned));
+        asked.filter(|asked| !asked.starts_with("chrome://")).collect()
+    }
+
+    fn of_session(&self, command: &str, body: &Value) -> Value {
+        self.ask("POST", &format!("/session/{}/{command}", self.session), body)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let body = body.to_string();
+        let mut connection = Connection::to(self.address);
+        connection.stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        connection.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            self.address,
+            body.len()
+        ));
+        let answer = connection.response();
+        let value = answer.json()["value"].clone();
+        assert_eq!(answer.status(), 200, "{path}: {value}");
+        value
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !self.session.is_empty() && !std::thread::panicking() {
+            self.ask("DELETE", &format!("/session/{}", self.session), &json!({}));
+        }
+        // It takes its browser with it.
+        let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
+        let _ = self.driver.wait();
+    }
+}
