@@ -6,5 +6,6 @@ mod blocks;
 mod commands;
 mod front;
 mod nginx;
+mod warnings;
 
 use blocks::block;
