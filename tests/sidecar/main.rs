@@ -25,6 +25,7 @@ mod native;
 mod packaging;
 mod php_parity;
 mod proxy_protocol;
+mod readme;
 mod recorded;
 mod refusals;
 mod replays;

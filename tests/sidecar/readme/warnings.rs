@@ -1,0 +1,78 @@
+//! What the program warns of is explained in the README.
+
+use std::path::{Path, PathBuf};
+
+use super::blocks::read;
+
+#[test]
+fn every_warning_is_explained() {
+    let readme = read("README.md");
+    let (_, section) = readme.split_once("\n## What the log says\n").expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("the next section");
+    let mut found = 0;
+    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for warning in warnings(&text).into_iter().chain(errors(&file, &text)) {
+            // What follows a value cannot be told beforehand.
+            let words = warning.split('{').next().unwrap().trim_end_matches([' ', ':', '"']);
+            assert!(
+                section.contains(words),
+                "{}: a row of README.md's table \"What the log says\" should explain: {warning}",
+                file.display()
+            );
+            found += usize::from(!words.is_empty());
+        }
+    }
+    assert!(found > 25, "only {found} warnings were found: does this test still read the sources?");
+}
+
+/// The messages of `warn!` and `error!`: the last text that stands in each.
+fn warnings(text: &str) -> Vec<String> {
+    let starts = ["warn!(", "error!("]
+        .into_iter()
+        .flat_map(|name| text.match_indices(name).map(move |(at, _)| (at, at + name.len())));
+    starts
+        .filter(|(at, _)| !text[..*at].ends_with(|letter: char| letter.is_ascii_alphanumeric() || letter == '_'))
+        .filter_map(|(_, from)| texts(&text[from..]).pop())
+        .collect()
+}
+
+/// The errors of requests that are the site's or our own fault, which are logged as warnings.
+fn errors(file: &Path, text: &str) -> Vec<String> {
+    if !file.ends_with("src/error.rs") {
+        return Vec::new();
+    }
+    let all = text.split("#[error(").skip(1).filter_map(|rest| texts(rest).into_iter().next());
+    all.filter(|message| ["upstream", "database", "task"].iter().any(|word| message.contains(word))).collect()
+}
+
+/// The string literals up to the parenthesis that closes what is open here.
+fn texts(rest: &str) -> Vec<String> {
+    let (mut found, mut depth, mut letters) = (Vec::new(), 1, rest.chars());
+    while let Some(letter) = letters.next() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            '"' => {
+                let mut text = String::new();
+                while let Some(letter) = letters.next().filter(|letter| *letter != '"') {
+                    text.push(if letter == '\\' { letters.next().unwrap_or('\\') } else { letter });
+                }
+                found.push(text);
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    found
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs"))
+        .collect()
+}
