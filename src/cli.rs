@@ -44,6 +44,9 @@ pub enum Command {
         /// Print JSON for programs in place of text
         #[arg(long)]
         json: bool,
+        /// Do not run the site's own PHP code, and so do not see what it changes
+        #[arg(long)]
+        no_php: bool,
         /// As for serve.
         #[command(flatten)]
         options: Options,
@@ -127,9 +130,10 @@ const DOCTOR_HELP: &str = "\
 Run it with the options of serve, as the user that the sidecar runs as:
   sudo -u wp-jwt-sidecar wp-jwt-sidecar doctor
 
-It changes nothing and takes up to some twenty seconds. It asks the database, the web server, WordPress and, where there is
-one, PHP's command line, and sends refused refreshes to WordPress to compare its answers; two of them show in the plugin's
-statistics.
+It changes nothing and takes some ten seconds, longer where something hangs. It asks the database and the web server, sends
+refused refreshes to WordPress to compare its answers (two of them show in the plugin's statistics), and, where there is a PHP
+command line, starts WordPress with a read-only database to see which code of the site's own hooks into the plugin: as whom
+the site's files belong to, if run by root, else as whoever runs it.
 
 Exit codes: 0 all well, 1 warnings, 2 problems (a wrong configuration is one).";
 

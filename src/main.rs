@@ -1,5 +1,6 @@
 //! Parse, load, bind, announce, run, exit code.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => configured(&options, serve),
         Command::Check(options) => configured(&options, check),
-        Command::Doctor { json, options } => doctor(&options, json),
+        Command::Doctor { json, no_php, options } => doctor(&options, json, !no_php),
         Command::Index { apply, drop, options } => {
             let action = match (apply, drop) {
                 (true, _) => Action::Apply,
@@ -64,8 +65,11 @@ fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
 }
 
 /// The exit code says how bad the worst is.
-fn doctor(options: &cli::Options, json: bool) -> ExitCode {
-    let shown = doctor::examine(options, std::env::vars_os().collect()).and_then(|findings| {
+fn doctor(options: &cli::Options, json: bool, runs_php: bool) -> ExitCode {
+    if std::io::stdout().is_terminal() {
+        eprintln!("looking; this takes some ten seconds …");
+    }
+    let shown = doctor::examine(options, std::env::vars_os().collect(), runs_php).and_then(|findings| {
         let mut out = std::io::stdout().lock();
         match json {
             true => report::json(&findings, &mut out)?,

@@ -53,17 +53,17 @@ const DATABASE_LIMIT: Duration = Duration::from_secs(8);
 /// For a step that asks the web server or PHP, each of which has a time limit of its own for each answer.
 const SITE_LIMIT: Duration = Duration::from_secs(14);
 
-/// Looks at everything. The findings stand in the order of their areas.
+/// Looks at everything; with `runs_php`, by running the site's own code too. The findings stand in the order of their areas.
 ///
 /// # Errors
 /// When the system gives no threads.
-pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>) -> io::Result<Vec<Finding>> {
+pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, runs_php: bool) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     match cli::load(options, environment.into_iter()) {
         Err(faults) => findings.extend(configuration::faults(&faults)),
         Ok(config) => {
             findings.extend(configuration::warnings(&config));
-            look(config, &mut findings)?;
+            look(config, runs_php, &mut findings)?;
         }
     }
     if !findings.iter().any(|finding| finding.area == Area::Configuration && finding.level == Level::Problem) {
@@ -78,7 +78,7 @@ pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>) -> io:
 }
 
 /// What `serve` reads before it listens; then whatever of it can be asked.
-fn look(mut config: Config, findings: &mut Vec<Finding>) -> io::Result<()> {
+fn look(mut config: Config, runs_php: bool, findings: &mut Vec<Finding>) -> io::Result<()> {
     let environment = |name: &str| std::env::var(name).ok();
     let dialer = Dialer::new(&config.upstream).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
     let tls = Tls::load(&config.tls).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
@@ -107,7 +107,7 @@ fn look(mut config: Config, findings: &mut Vec<Finding>) -> io::Result<()> {
     config.refresh.analytics = false;
     let parts = Parts { config, dialer: dialer.clone(), tls: tls.flatten(), installation: Some(installation.clone()) };
     let Some((refresher, runtime)) = Sidecar::assemble(parts)?.into_native() else { return Ok(()) };
-    let patient = Patient { config: original, installation, dialer, refresher };
+    let patient = Patient { config: original, installation, dialer, refresher, runs_php };
     findings.extend(runtime.block_on(patient.look()));
     // A name that is looked up in vain must not hold up the end.
     runtime.shutdown_background();
@@ -120,6 +120,7 @@ struct Patient {
     installation: Installation,
     dialer: Dialer,
     refresher: Arc<Refresher>,
+    runs_php: bool,
 }
 
 impl Patient {
@@ -131,6 +132,9 @@ impl Patient {
         findings.push(keys::signing_key(algorithm, secret, self.config.jwt.private_key.is_some()));
         let php = async {
             let (Some(site), Some(place)) = (&site, site.as_deref().and_then(Place::of)) else { return Vec::new() };
+            if !self.runs_php {
+                return vec![php::not_run()];
+            }
             let look = php::look(&self.installation, site, &place, secret);
             within(Area::Customized, "customized.php", SITE_LIMIT, look).await
         };
@@ -176,7 +180,7 @@ impl Patient {
     /// The web server, WordPress behind it, and, where both sides can answer, their answers.
     async fn web(&self, site: Option<&Site>) -> Vec<Finding> {
         let mut findings = vec![upstream::reachable(&self.dialer, &self.config).await];
-        let Some(place) = site.and_then(Place::of) else { return findings };
+        let (Some(site), Some(place)) = (site, site.and_then(Place::of)) else { return findings };
         if verdict(&findings) == Level::Problem {
             return findings;
         }
@@ -189,15 +193,23 @@ impl Patient {
             vec![keep_alive, body_limit]
         };
         let limits = within(Area::Upstream, "upstream.keepalive", SITE_LIMIT, limits);
-        let wordpress = within(Area::Upstream, "upstream.rest", SITE_LIMIT, self.wordpress(site, &place));
+        let wordpress = async {
+            let mut findings = within(Area::Upstream, "upstream.rest", SITE_LIMIT, self.wordpress(site, &place)).await;
+            // Without WordPress's word about its home URL nothing is answered natively.
+            if self.refresher.sites.home(site, place.scheme).is_ok() {
+                let prefix = &self.installation.table_prefix;
+                let parity = parity::look(&self.refresher, &self.dialer, site, &place, prefix);
+                findings.extend(within(Area::Parity, "parity.answers", SITE_LIMIT, parity).await);
+            }
+            findings
+        };
         let (limits, wordpress) = tokio::join!(limits, wordpress);
         findings.extend(limits);
         findings.extend(wordpress);
         findings
     }
 
-    async fn wordpress(&self, site: Option<&Site>, place: &Place) -> Vec<Finding> {
-        let Some(site) = site else { return Vec::new() };
+    async fn wordpress(&self, site: &Site, place: &Place) -> Vec<Finding> {
         let mut findings = Vec::new();
         if let Some(question) = site.question(place.scheme) {
             let (finding, home) = upstream::rest_root(&self.dialer, &question).await;
@@ -210,11 +222,7 @@ impl Patient {
         // The native path knows what WordPress says from here on.
         if let Err(obstacle) = self.refresher.sites.ask_home(site, place.scheme).await {
             findings.push(site::obstacle(&obstacle));
-            return findings;
         }
-        let prefix = &self.installation.table_prefix;
-        let parity = parity::look(&self.refresher, &self.dialer, site, place, prefix);
-        findings.extend(within(Area::Parity, "parity.answers", SITE_LIMIT, parity).await);
         findings
     }
 }

@@ -62,11 +62,17 @@ struct Hook {
 
 /// Why PHP said nothing.
 enum Silent {
+    Unwanted,
     NoPhp,
     NoWordPress,
     NoUser,
     Failed(String),
     TimedOut,
+}
+
+/// Where it was not to be asked.
+pub fn not_run() -> Finding {
+    silent(&Silent::Unwanted)
 }
 
 /// Asks PHP.
@@ -144,6 +150,11 @@ fn silent(why: &Silent) -> Finding {
     let by_hand = "To see it by hand, look for add_filter( 'jwt_auth…' ) in the site's themes, plugins and mu-plugins: what \
                    they change, the sidecar does not.";
     match why {
+        Silent::Unwanted => {
+            let what =
+                "the site's own code was not run (--no-php): whether it changes what the plugin answers is not known";
+            Finding::ok(Area::Customized, id, what).with_hint(by_hand)
+        }
         Silent::NoPhp => {
             let what = "there is no PHP command line here (php in $PATH): whether code of the site's own changes what the \
                         plugin answers is not known";

@@ -8,6 +8,7 @@ mod support;
 mod analytics;
 mod cleanup;
 mod config;
+mod doctor;
 mod draining;
 mod errors;
 mod failover;
