@@ -106,14 +106,14 @@ pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Findin
     let text = error.to_string();
     let mend = match error {
         // 1045: wrong user or password. 1698: a user that only the system's own may be.
-        DatabaseError::Connect(said) if said.contains("(1045)") || said.contains("(1698)") => {
+        DatabaseError::Connect(said) if is_one_of(said, &[1045, 1698]) => {
             "User or password is not what the server has: compare DB_USER and DB_PASSWORD in wp-config.php (or \
              wordpress.database_url) with the server's account; the part behind the @ counts too."
         }
-        DatabaseError::Connect(said) if said.contains("(1044)") || said.contains("(1049)") => {
+        DatabaseError::Connect(said) if is_one_of(said, &[1044, 1049]) => {
             "The database is not there, or its user may not use it: compare DB_NAME in wp-config.php with the server's."
         }
-        DatabaseError::Connect(said) if said.contains("(1040)") || said.contains("(1203)") => {
+        DatabaseError::Connect(said) if is_one_of(said, &[1040, 1203]) => {
             "The server has no connection free: raise max_connections there; the sidecar takes at most 16."
         }
         DatabaseError::NoConnection | DatabaseError::TimedOut => {
@@ -126,6 +126,11 @@ pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Findin
     };
     let what = format!("the database {} cannot be used: {text}", installation.database_label);
     Finding::problem(Area::Database, "database.reachable", what, mend)
+}
+
+/// `ERROR 1045 (28000): Access denied …`
+fn is_one_of(said: &str, codes: &[u16]) -> bool {
+    codes.iter().any(|code| said.contains(&format!("ERROR {code} ")))
 }
 
 /// Pure.
