@@ -7,12 +7,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
-use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use crate::forward::dial::{DialError, Dialer};
+use crate::forward::dial::{DialError, Dialer, UpstreamStream};
 use crate::route::{Permalinks, RouteForms};
 use crate::wordpress::site::Site;
 
@@ -54,6 +53,9 @@ pub enum ClientError {
     /// A request that cannot be one: the home URL's host is not valid.
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
+    /// The sidecar itself could not answer.
+    #[error("the sidecar could not answer: {0}")]
+    Native(String),
     /// It broke off or is far too large.
     #[error("the body of the answer broke off or is too large")]
     Body,
@@ -125,17 +127,13 @@ pub async fn ask(
 ) -> Result<Answer, ClientError> {
     let exchange = async {
         let stream = dialer.dial(client).await?;
-        exchange(TokioIo::new(stream), request).await
+        exchange(stream, request).await
     };
     timeout(LIMIT, exchange).await.unwrap_or(Err(ClientError::TimedOut(LIMIT)))
 }
 
-/// Sends `request` over `stream` and reads the whole answer. Without a time limit.
-///
-/// # Errors
-/// See [`ClientError`].
-pub async fn exchange(stream: impl Read + Write + Unpin, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
-    let (mut sender, connection) = http1::handshake(stream).await?;
+async fn exchange(stream: UpstreamStream, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let talk = async {
         let sent = SystemTime::now();
         let answer = sender.send_request(request).await?;

@@ -5,23 +5,21 @@
 
 mod compare;
 
-use std::cell::Cell;
-use std::convert::Infallible;
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper::body::Frame;
 use tokio::time::timeout;
 
 use super::address;
 use super::client::{self, Answer, ClientError, Place};
 use super::finding::{Area, Finding};
+use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::forward::dial::Dialer;
 use crate::refresh::{self, Refresher};
@@ -33,9 +31,6 @@ const LEAST_LIMIT: u32 = 4;
 
 /// No site has this origin (RFC 2606).
 const ORIGIN: &str = "https://wp-jwt-sidecar.invalid";
-
-/// Bytes between the two halves of a conversation in memory.
-const DUPLEX: usize = 64 * 1024;
 
 /// One refused refresh.
 struct Case {
@@ -132,7 +127,7 @@ async fn ask_both(
     chain: &str,
     agent: &str,
 ) -> Result<(Answer, Option<Answer>), ClientError> {
-    let request = || -> Result<Request<Full<Bytes>>, http::Error> {
+    let request = || -> Result<Request<Bytes>, http::Error> {
         let target = place.rest("/jwt-auth/v1/token/refresh");
         let mut request = place.request(&target, chain)?.method(Method::POST);
         if case.has_origin {
@@ -141,46 +136,37 @@ async fn ask_both(
         request
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, agent)
-            .body(Full::new(Bytes::from(case.body.clone())))
+            .header(header::CONTENT_LENGTH, case.body.len())
+            .body(Bytes::from(case.body.clone()))
     };
     let told: Option<IpAddr> = address::CLIENT.parse().ok();
-    let wordpress = client::ask(dialer, told, request()?).await?;
+    let wordpress = client::ask(dialer, told, request()?.map(Full::new)).await?;
     let native = timeout(client::LIMIT, native(refresher, place, request()?))
         .await
         .unwrap_or(Err(ClientError::TimedOut(client::LIMIT)))?;
     Ok((wordpress, native))
 }
 
-/// The way of a request through the sidecar, but for the listener: a connection in memory. `None`: it would be forwarded.
+/// What the sidecar would answer, by the code that answers a listener's requests. `None`: it would be forwarded.
 async fn native(
     refresher: &Arc<Refresher>,
     place: &Place,
-    request: Request<Full<Bytes>>,
+    request: Request<Bytes>,
 ) -> Result<Option<Answer>, ClientError> {
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let client = Client { peer, address: peer, peer_is_trusted: false, scheme: place.scheme };
-    let is_native = Cell::new(false);
-    let (here, there) = tokio::io::duplex(DUPLEX);
-    let server = http1::Builder::new().serve_connection(
-        TokioIo::new(there),
-        service_fn(async |request: Request<Incoming>| {
-            let answer = match refresh::answer(refresher, request, &client).await {
-                Ok(refresh::Answer::Native(answer)) => {
-                    is_native.set(true);
-                    answer.map(Full::new)
-                }
-                Ok(refresh::Answer::Forward(_)) | Err(_) => Response::new(Full::new(Bytes::new())),
-            };
-            Ok::<_, Infallible>(answer)
-        }),
-    );
-    let mut server = std::pin::pin!(server);
-    let mut asked = std::pin::pin!(client::exchange(TokioIo::new(here), request));
-    let answer = tokio::select! {
-        answer = &mut asked => answer,
-        _ = &mut server => asked.await,
-    }?;
-    Ok(is_native.get().then_some(answer))
+    let request = request.map(|body| RequestBody::Replayed(VecDeque::from([Frame::data(body)]), None));
+    let sent = SystemTime::now();
+    match refresh::answer(refresher, request, &client).await {
+        Ok(refresh::Answer::Native(answer)) => {
+            let (head, body) = answer.into_parts();
+            let received = SystemTime::now();
+            Ok(Some(Answer { status: head.status.as_u16(), headers: head.headers, body, sent, received }))
+        }
+        // An unknown token that cannot be looked for is 503 there, and so is not what WordPress says.
+        Ok(refresh::Answer::Forward(_)) => Ok(None),
+        Err(error) => Err(ClientError::Native(error.to_string())),
+    }
 }
 
 fn random_hex() -> Result<String, getrandom::Error> {
