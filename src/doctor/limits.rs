@@ -72,7 +72,8 @@ fn judge_keep_alive(idle: Idle, reused_for: Duration) -> Finding {
         Idle::ClosedAfter(time) if time < reused_for => {
             let what = format!(
                 "the web server closes idle connections after {:.1} s, while the sidecar reuses them for {:.1} s: requests meet \
-                 connections that are being closed, and those with side effects fail with a 502",
+                 connections that are being closed and have to be sent once more; with less than 1 s, those with side effects, \
+                 which are never sent twice, fail with a 502",
                 time.as_secs_f64(),
                 reused_for.as_secs_f64()
             );

@@ -11,7 +11,7 @@ use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::installation::Installation;
 
 /// From here on a look-up without an index is felt: PHP reads the whole table for each refresh that it answers, and so does
-/// the sidecar in the first moments after its start. (A million rows take 0.36 s.)
+/// the sidecar in the first moments after its start.
 const LARGE: u64 = 50_000;
 
 /// The columns that events are written to.
