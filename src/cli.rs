@@ -38,6 +38,19 @@ pub enum Command {
     /// Do all that serve does before it listens, and print what was found
     #[command(after_help = AFTER_HELP)]
     Check(Options),
+    /// Walk through the whole installation and say what is good, what is not, and how to mend it
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor {
+        /// Print JSON for programs in place of text
+        #[arg(long)]
+        json: bool,
+        /// Do not run the site's own PHP code, and so do not see what it changes
+        #[arg(long)]
+        no_php: bool,
+        /// As for serve.
+        #[command(flatten)]
+        options: Options,
+    },
     /// Show what an index on the refresh tokens would do for the site's own look-ups; add it or remove it
     #[command(after_help = AFTER_HELP)]
     Index {
@@ -112,6 +125,17 @@ The Debian package installs them. Else, where each shell looks for them:
   bash  wp-jwt-sidecar completions bash > /usr/share/bash-completion/completions/wp-jwt-sidecar
   zsh   wp-jwt-sidecar completions zsh  > /usr/local/share/zsh/site-functions/_wp-jwt-sidecar
   fish  wp-jwt-sidecar completions fish > /usr/share/fish/vendor_completions.d/wp-jwt-sidecar.fish";
+
+const DOCTOR_HELP: &str = "\
+Run it with the options of serve, as the user that the sidecar runs as:
+  sudo -u wp-jwt-sidecar wp-jwt-sidecar doctor
+
+It changes nothing and takes some ten seconds, longer where something hangs. It asks the database and the web server, sends
+refused refreshes to WordPress to compare its answers (two of them show in the plugin's statistics), and, where there is a PHP
+command line, starts WordPress with a read-only database to see which code of the site's own hooks into the plugin: as whom
+the site's files belong to, if run by root, else as whoever runs it.
+
+Exit codes: 0 all well, 1 warnings, 2 problems (a wrong configuration is one).";
 
 impl Args for Options {
     fn augment_args(command: ClapCommand) -> ClapCommand {

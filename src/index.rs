@@ -95,8 +95,11 @@ fn add(table: &str) -> String {
     format!("ALTER TABLE `{table}` ADD INDEX {NAME} (refresh_token_hash({CHARACTERS})), ALGORITHM=INPLACE, LOCK=NONE")
 }
 
-/// Names of the indexes that begin with the tokens.
-async fn indexes(conn: &mut Conn, table: &str) -> Result<Vec<String>, IndexError> {
+/// Names of the indexes of the token table `table` that begin with the tokens.
+///
+/// # Errors
+/// The database's.
+pub async fn indexes(conn: &mut Conn, table: &str) -> Result<Vec<String>, IndexError> {
     let rows: Vec<Row> = conn
         .exec(
             "SELECT INDEX_NAME FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? \

@@ -1,5 +1,6 @@
 //! Parse, load, bind, announce, run, exit code.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -8,6 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 use wp_jwt_sidecar::cli::{self, Cli, Command};
 use wp_jwt_sidecar::config::{Faults, RefreshMode};
+use wp_jwt_sidecar::doctor::report::{self, Style};
+use wp_jwt_sidecar::doctor::{self, Level, verdict};
 use wp_jwt_sidecar::forward::dial::Dialer;
 use wp_jwt_sidecar::index::{self, Action};
 use wp_jwt_sidecar::run::{Parts, Sidecar};
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => configured(&options, serve),
         Command::Check(options) => configured(&options, check),
+        Command::Doctor { json, no_php, options } => doctor(&options, json, !no_php),
         Command::Index { apply, drop, options } => {
             let action = match (apply, drop) {
                 (true, _) => Action::Apply,
@@ -56,6 +60,30 @@ fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
         Err(error) => {
             eprintln!("wp-jwt-sidecar: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// The exit code says how bad the worst is.
+fn doctor(options: &cli::Options, json: bool, runs_php: bool) -> ExitCode {
+    if std::io::stdout().is_terminal() {
+        eprintln!("looking; this takes some ten seconds …");
+    }
+    let shown = doctor::examine(options, std::env::vars_os().collect(), runs_php).and_then(|findings| {
+        let mut out = std::io::stdout().lock();
+        match json {
+            true => report::json(&findings, &mut out)?,
+            false => report::text(&findings, Style::of_stdout(), &mut out)?,
+        }
+        Ok(verdict(&findings))
+    });
+    match shown {
+        Ok(Level::Ok) => ExitCode::SUCCESS,
+        Ok(Level::Warning) => ExitCode::from(1),
+        Ok(Level::Problem) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("wp-jwt-sidecar: {error}");
+            ExitCode::from(2)
         }
     }
 }

@@ -132,6 +132,12 @@ impl Sidecar {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
     }
 
+    /// What answers refreshes, and the runtime that it lives in, for those who look at a site without serving it. `None`
+    /// where `[refresh] mode` is `forward`.
+    pub fn into_native(self) -> Option<(Arc<Refresher>, Runtime)> {
+        self.native.map(|native| (native.refresher, native.runtime))
+    }
+
     /// Serves on `listeners`, and what operators want to know on `admin`, until the future that `shutdown` makes is there,
     /// then drains. Returns when everything has
     /// ended. `shutdown` is called inside a runtime, before anything else.

@@ -1,11 +1,242 @@
 //! `wp-jwt-sidecar doctor`: walks through the whole installation and says what is good, what is to be looked at and what is
 //! a problem, each with its mend.
+//!
+//! It changes nothing. What it asks of the site is a dozen small requests; the plugin notes two refused refreshes of an
+//! address that no client has. What cannot be looked at for want of something else is left out: its lack is told. Every step
+//! has a time limit, and one that is reached is a finding.
+//!
+//! One file for each area; in each, judging is apart from asking. [`running`] is for a sidecar that shows its own state.
 
-pub mod configuration;
+mod address;
+mod client;
+mod configuration;
+mod database;
 pub mod finding;
-pub mod keys;
+mod keys;
+mod limits;
+mod parity;
+mod php;
+mod plugin;
 pub mod report;
+mod rights;
 pub mod running;
-pub mod site;
+mod site;
+mod tables;
+mod upstream;
+mod wp_config;
 
-pub use finding::{Area, Finding, Level};
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+
+pub use finding::{Area, Finding, Level, verdict};
+
+use crate::cli::{self, Options};
+use crate::config::{Config, RefreshMode};
+use crate::forward::dial::Dialer;
+use crate::refresh::Refresher;
+use crate::refresh::store::Store;
+use crate::run::{Parts, Sidecar};
+use crate::tls::Tls;
+use crate::wordpress::database::Database;
+use crate::wordpress::installation::{Installation, installation};
+use crate::wordpress::site::{Examined, Site};
+use client::Place;
+
+/// For a step that asks the database.
+const DATABASE_LIMIT: Duration = Duration::from_secs(8);
+
+/// For a step that asks the web server or PHP, each of which has a time limit of its own for each answer.
+const SITE_LIMIT: Duration = Duration::from_secs(14);
+
+/// Looks at everything; with `runs_php`, by running the site's own code too. The findings stand in the order of their areas.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, runs_php: bool) -> io::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    match cli::load(options, environment.into_iter()) {
+        Err(faults) => findings.extend(configuration::faults(&faults)),
+        Ok(config) => {
+            findings.extend(configuration::warnings(&config));
+            look(config, runs_php, &mut findings)?;
+        }
+    }
+    if !findings.iter().any(|finding| finding.area == Area::Configuration && finding.level == Level::Problem) {
+        findings.push(Finding::ok(
+            Area::Configuration,
+            "configuration.read",
+            "all that is configured can be understood",
+        ));
+    }
+    findings.sort_by_key(|finding| (finding.area, std::cmp::Reverse(finding.level)));
+    Ok(findings)
+}
+
+/// What `serve` reads before it listens; then whatever of it can be asked.
+fn look(mut config: Config, runs_php: bool, findings: &mut Vec<Finding>) -> io::Result<()> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let dialer = Dialer::new(&config.upstream).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
+    let tls = Tls::load(&config.tls).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
+    let installation = match config.refresh.mode {
+        RefreshMode::Forward => None,
+        RefreshMode::Native => installation(&config.wordpress, &config.jwt, &environment)
+            .map_err(|faults| findings.extend(configuration::faults(&faults)))
+            .ok(),
+    };
+    if let Some(installation) = &installation {
+        findings.extend(configuration::assumed(installation));
+        findings.extend(installation.config_file.as_deref().map(wp_config::look).into_iter().flatten());
+        findings.push(keys::salts(installation));
+    }
+    let (Some(dialer), Some(installation)) = (dialer.clone(), installation) else {
+        // Without the one or the other there is nothing to ask but the web server.
+        if let Some(dialer) = dialer {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            findings.push(runtime.block_on(upstream::reachable(&dialer, &config)));
+            runtime.shutdown_background();
+        }
+        return Ok(());
+    };
+    let original = config.clone();
+    // The doctor's own calls are no refreshes to be counted.
+    config.refresh.analytics = false;
+    let parts = Parts { config, dialer: dialer.clone(), tls: tls.flatten(), installation: Some(installation.clone()) };
+    let Some((refresher, runtime)) = Sidecar::assemble(parts)?.into_native() else { return Ok(()) };
+    let patient = Patient { config: original, installation, dialer, refresher, runs_php };
+    findings.extend(runtime.block_on(patient.look()));
+    // A name that is looked up in vain must not hold up the end.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// An installation that can be asked.
+struct Patient {
+    config: Config,
+    installation: Installation,
+    dialer: Dialer,
+    refresher: Arc<Refresher>,
+    runs_php: bool,
+}
+
+impl Patient {
+    async fn look(&self) -> Vec<Finding> {
+        let (mut findings, examined) = self.rows().await;
+        let site = examined.and_then(|examined| examined.site);
+        let secret = self.config.jwt.secret.as_ref().or(self.installation.jwt_secret.as_ref());
+        let algorithm = site.as_ref().map(|site| site.signer.algorithm()).or(self.config.jwt.algorithm);
+        findings.push(keys::signing_key(algorithm, secret, self.config.jwt.private_key.is_some()));
+        let php = async {
+            let (Some(site), Some(place)) = (&site, site.as_deref().and_then(Place::of)) else { return Vec::new() };
+            if !self.runs_php {
+                return vec![php::not_run()];
+            }
+            let look = php::look(&self.installation, site, &place, secret);
+            within(Area::Customized, "customized.php", SITE_LIMIT, look).await
+        };
+        let database = within(Area::Database, "database.reachable", DATABASE_LIMIT, self.database());
+        let (database, web, php) = tokio::join!(database, self.web(site.as_deref()), php);
+        findings.extend([database, web, php].into_iter().flatten());
+        self.refresher.store.database.close().await;
+        findings
+    }
+
+    /// What the site's rows say. `None` where they cannot be read.
+    async fn rows(&self) -> (Vec<Finding>, Option<Examined>) {
+        match timeout(DATABASE_LIMIT, self.refresher.sites.examine()).await {
+            Ok(Ok(examined)) => (plugin::findings(&examined), Some(examined)),
+            // What keeps it from being read, the look at the database says.
+            Ok(Err(_)) | Err(_) => (Vec::new(), None),
+        }
+    }
+
+    async fn database(&self) -> Vec<Finding> {
+        let database = Database::new(self.installation.database.clone());
+        let looked = async {
+            let mut session = database.session().await?;
+            let server = database::server(&mut session).await?;
+            let mut findings = server.findings(&self.installation);
+            let store = Store::new(
+                Database::new(self.installation.database.clone()),
+                &self.installation.table_prefix,
+                &self.installation.users_table,
+            );
+            let needs = rights::needs(&self.config, &self.installation, &store, server.is_mariadb());
+            findings.extend(rights::look(&mut session, &server, &needs).await?);
+            let writes_events = self.config.refresh.analytics;
+            findings.extend(tables::look(&mut session, &server, &self.installation, writes_events).await?);
+            session.give_back();
+            Ok(findings)
+        };
+        let findings = looked.await.unwrap_or_else(|error| vec![database::unreachable(&error, &self.installation)]);
+        database.close().await;
+        findings
+    }
+
+    /// The web server, WordPress behind it, and, where both sides can answer, their answers.
+    async fn web(&self, site: Option<&Site>) -> Vec<Finding> {
+        let mut findings = vec![upstream::reachable(&self.dialer, &self.config).await];
+        let (Some(site), Some(place)) = (site, site.and_then(Place::of)) else { return findings };
+        if verdict(&findings) == Level::Problem {
+            return findings;
+        }
+        let limits = async {
+            let reused_for = self.config.upstream.keepalive_idle;
+            let (keep_alive, body_limit) = tokio::join!(
+                limits::keep_alive(&self.dialer, &place, reused_for),
+                limits::body_limit(&self.dialer, &place)
+            );
+            vec![keep_alive, body_limit]
+        };
+        let limits = within(Area::Upstream, "upstream.keepalive", SITE_LIMIT, limits);
+        let wordpress = async {
+            let mut findings = within(Area::Upstream, "upstream.rest", SITE_LIMIT, self.wordpress(site, &place)).await;
+            // Without WordPress's word about its home URL nothing is answered natively.
+            if self.refresher.sites.home(site, place.scheme).is_ok() {
+                let prefix = &self.installation.table_prefix;
+                let parity = parity::look(&self.refresher, &self.dialer, site, &place, prefix);
+                findings.extend(within(Area::Parity, "parity.answers", SITE_LIMIT, parity).await);
+            }
+            findings
+        };
+        let (limits, wordpress) = tokio::join!(limits, wordpress);
+        findings.extend(limits);
+        findings.extend(wordpress);
+        findings
+    }
+
+    async fn wordpress(&self, site: &Site, place: &Place) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if let Some(question) = site.question(place.scheme) {
+            let (finding, home) = upstream::rest_root(&self.dialer, &question).await;
+            findings.push(finding);
+            if home.is_none() {
+                return findings;
+            }
+        }
+        findings.extend(upstream::route(&self.dialer, place).await);
+        // The native path knows what WordPress says from here on.
+        if let Err(obstacle) = self.refresher.sites.ask_home(site, place.scheme).await {
+            findings.push(site::obstacle(&obstacle));
+        }
+        findings
+    }
+}
+
+/// A step that takes too long is given up, and told of.
+async fn within(
+    area: Area,
+    id: &'static str,
+    limit: Duration,
+    step: impl Future<Output = Vec<Finding>>,
+) -> Vec<Finding> {
+    timeout(limit, step).await.unwrap_or_else(|_| {
+        let what = format!("looking took longer than {limit:?} and was given up; what would have been seen is not known");
+        let mend = "Something does not answer, or is very slow: look at the load of the database and of PHP, and run it again.";
+        vec![Finding::problem(area, id, what, mend)]
+    })
+}

@@ -46,3 +46,38 @@ fn of_site(config: &Config, installation: &Installation, known: Option<Known>) -
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Faults, Sources};
+    use crate::doctor::finding::Level;
+    use crate::wordpress::installation::installation;
+    use crate::wordpress::site::NotNative;
+
+    #[test]
+    fn what_can_be_known_by_itself_is_told() -> Result<(), Faults> {
+        let directory = tempfile::tempdir().unwrap();
+        let wp_config = directory.path().join("wp-config.php");
+        std::fs::write(
+            &wp_config,
+            "<?php define('DB_NAME','w'); define('DB_USER','w'); define('DB_PASSWORD','w'); define('DB_HOST','db'); \
+             define('JWT_AUTH_SECRET_KEY','k4Jd-92'); $table_prefix = 'wp_';",
+        )
+        .unwrap();
+        let file = directory.path().join("config.toml");
+        let text = format!("upstream.url = \"http://127.0.0.1:8081\"\nwordpress.config = {wp_config:?}\n");
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(&Sources { file: Some(file), ..Sources::default() })?;
+        let installation = installation(&config.wordpress, &config.jwt, &|_| None)?;
+
+        let told = of_site(&config, &installation, Some(Err(NotNative::Inactive.into())));
+        let told: Vec<_> = told.iter().map(|finding| (finding.level, finding.id)).collect();
+        let expected =
+            [(Level::Warning, "keys.signing"), (Level::Warning, "keys.salts"), (Level::Problem, "plugin.active")];
+        assert_eq!(told, expected);
+        let told = findings(&config, None);
+        assert_eq!(told.iter().map(|finding| finding.id).collect::<Vec<_>>(), ["client_address.trusted_proxies"]);
+        Ok(())
+    }
+}

@@ -43,7 +43,7 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
         ),
         NotNative::Salt => (
             Area::Keys,
-            "keys.salts",
+            "keys.salt_unknown",
             "Open the site once, for WordPress to make the salt; or set AUTH_KEY and AUTH_SALT in wp-config.php.".to_owned(),
         ),
         NotNative::OtherBlog => (

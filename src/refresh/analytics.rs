@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-pub use writer::write_behind;
+pub use writer::{insert, write_behind};
 
 use super::counters::Counter;
 use super::country::Countries;

@@ -65,7 +65,7 @@ pub async fn clean<F: Future<Output = Option<Cleanup>> + Send>(
 }
 
 /// The next rows from an id on, each with whether it is to be deleted. SECURITY: names of tables are pasted; see [`Store::new`].
-fn old_tokens(table: &str) -> String {
+pub fn old_tokens(table: &str) -> String {
     format!(
         "SELECT t.id, COALESCE(LEAST(COALESCE(t.revoked_at, '9999-12-31'), COALESCE(t.refresh_token_expires_at, t.expires_at)) \
          < UTC_TIMESTAMP() - INTERVAL ? DAY, 0) AND (COALESCE(t.token_family, '') = '' OR EXISTS (SELECT 1 FROM {table} n \
@@ -74,15 +74,21 @@ fn old_tokens(table: &str) -> String {
     )
 }
 
-fn old_analytics(table: &str) -> String {
+/// As [`old_tokens`], for analytics. `table` is quoted.
+pub fn old_analytics(table: &str) -> String {
     format!(
         "SELECT id, event_timestamp < UTC_TIMESTAMP() - INTERVAL ? DAY \
          FROM {table} FORCE INDEX (PRIMARY) WHERE id > ? ORDER BY id LIMIT {LOOKED_AT}"
     )
 }
 
+/// What deletes rows of `table` (quoted) by their ids.
+pub fn delete(table: &str) -> String {
+    format!("DELETE FROM {table} WHERE id IN ({})", vec!["?"; DELETED].join(", "))
+}
+
 async fn pass(store: &Store, counters: &Counters, table: &str, look: &str, days: u32) {
-    let delete = format!("DELETE FROM {table} WHERE id IN ({})", vec!["?"; DELETED].join(", "));
+    let delete = delete(table);
     let (mut last, mut deleted, mut failures) = (0, 0, 0);
     loop {
         match step(store, look, &delete, days, last).await {

@@ -42,6 +42,18 @@ pub struct Store {
     child: String,
 }
 
+/// See [`Store::statements`].
+pub struct StatementsOfRotation<'a> {
+    /// Reads and locks a token's row.
+    pub lock: &'a str,
+    /// Reads the user.
+    pub users: &'a str,
+    /// Adds the new token.
+    pub insert: &'a str,
+    /// Revokes the old one.
+    pub revoke: &'a str,
+}
+
 /// A row of the token table under its lock.
 pub struct LockedRow {
     /// `id`.
@@ -154,6 +166,17 @@ impl Store {
             child: format!("SELECT id FROM {tokens} WHERE user_id = ? AND refresh_token_hash = ?"),
             database,
             tokens,
+        }
+    }
+
+    /// The statements that a rotation cannot do without, each in its smallest form. A server that prepares them all lets them
+    /// be run: rights are looked at then, and nothing happens.
+    pub fn statements(&self) -> StatementsOfRotation<'_> {
+        StatementsOfRotation {
+            lock: self.lock.smallest(),
+            users: self.users.smallest(),
+            insert: self.insert.smallest(),
+            revoke: self.revoke.smallest(),
         }
     }
 
@@ -318,6 +341,10 @@ impl Statements {
         Statements(
             counts.iter().map(|count| (*count, format!("{head}{}{tail}", vec![item; *count].join(", ")))).collect(),
         )
+    }
+
+    fn smallest(&self) -> &str {
+        self.0.iter().min_by_key(|(rows, _)| *rows).map_or("", |(_, text)| text.as_str())
     }
 
     /// The smallest statement that takes `ids`, and as many values as it takes.

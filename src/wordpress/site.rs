@@ -55,6 +55,23 @@ pub struct Site {
     home: StoredHome,
 }
 
+impl Site {
+    /// The home URL as far as configuration, constants and options say it, without a trailing slash.
+    pub fn stored_home(&self) -> &str {
+        match &self.home {
+            StoredHome::Given(url) | StoredHome::Stored(url) => url,
+        }
+    }
+
+    /// What WordPress is asked about its home URL for requests that came by `scheme`; `None` where the configuration says it.
+    pub fn question(&self, scheme: Scheme) -> Option<Question> {
+        let StoredHome::Stored(stored) = &self.home else { return None };
+        // A stored https home stays https whatever the request came by: one question for both.
+        let scheme = if stored.starts_with("https:") { Scheme::Https } else { scheme };
+        Some(Question { stored_home: stored.clone(), scheme, forms: self.forms.clone(), plugin: self.plugin.clone() })
+    }
+}
+
 enum StoredHome {
     /// `[wordpress] home`: used as it is.
     Given(String),
@@ -99,6 +116,8 @@ pub enum NotNative {
 
 /// What a closer look at the site's rows shows: see [`Sites::examine`].
 pub struct Examined {
+    /// The site, if nothing stands against it.
+    pub site: Option<Arc<Site>>,
     /// All that stands against a native refresh.
     pub obstacles: Vec<NotNative>,
     /// The plugin's file, if it is active.
@@ -161,7 +180,7 @@ impl Sites {
 
     /// The home URL of a request that came by `scheme`, or why it is not known.
     pub fn home(&self, site: &Site, scheme: Scheme) -> Result<Home, NotNative> {
-        let Some(question) = question(site, scheme) else {
+        let Some(question) = site.question(scheme) else {
             let StoredHome::Given(url) = &site.home else { return Err(NotNative::RouteMissing) };
             return Ok(Home { url: url.clone(), route_registered: true });
         };
@@ -170,7 +189,7 @@ impl Sites {
 
     /// As [`Sites::home`], but waits for WordPress's answer.
     pub async fn ask_home(&self, site: &Site, scheme: Scheme) -> Result<Home, NotNative> {
-        match question(site, scheme) {
+        match site.question(scheme) {
             Some(question) => usable(self.homes.ask(&question).await, question),
             None => self.home(site, scheme),
         }
@@ -194,34 +213,32 @@ impl Sites {
     /// Why WordPress's home URL is not known, as far as it was asked; asks nobody.
     pub fn home_obstacle(&self, site: &Site) -> Option<NotNative> {
         [Scheme::Http, Scheme::Https].into_iter().find_map(|scheme| {
-            let question = question(site, scheme)?;
+            let question = site.question(scheme)?;
             usable(Some(self.homes.last(&question)?), question).err()
         })
     }
 
-    /// Reads the site anew and says all that stands against a native refresh, and what plugins are active.
+    /// Reads the site anew and says all that stands against a native refresh, and what plugins are active. What was read
+    /// is what [`Sites::current`] knows from then on.
     ///
     /// # Errors
     /// The database's.
     pub async fn examine(&self) -> Result<Examined, DatabaseError> {
         let rows = timeout(READ_LIMIT, self.rows()).await.unwrap_or(Err(DatabaseError::TimedOut))?;
+        let known = self.site(&rows).map(Arc::new).map_err(Arc::new);
+        self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site = Some(known.clone());
+        self.cache.insert((), known.clone()).await;
         let active_plugins =
             options::active_plugins(rows.option("active_plugins"), rows.meta("active_sitewide_plugins"));
-        let plugin_version = rows.text("jwt_auth_pro_version");
-        let obstacles = self.obstacles(&rows);
         Ok(Examined {
+            site: known.ok(),
+            obstacles: self.obstacles(&rows),
             plugin: plugin(&rows).ok(),
+            plugin_version: rows.text("jwt_auth_pro_version"),
             // What cannot be read is among the obstacles.
             active_plugins: active_plugins.unwrap_or_default(),
-            plugin_version,
             settings: self.settings(&rows).ok(),
-            obstacles,
         })
-    }
-
-    /// What WordPress is asked about its home URL for requests by `scheme`; `None` where the configuration says it.
-    pub fn question(&self, site: &Site, scheme: Scheme) -> Option<Question> {
-        question(site, scheme)
     }
 
     /// How reading the site went, which is how the database is.
@@ -260,7 +277,7 @@ impl Sites {
 
     async fn read_now(&self) -> Result<Result<Site, NotNative>, DatabaseError> {
         let rows = timeout(READ_LIMIT, self.rows()).await.unwrap_or(Err(DatabaseError::TimedOut))?;
-        Ok(self.site(rows))
+        Ok(self.site(&rows))
     }
 
     async fn rows(&self) -> Result<Rows, DatabaseError> {
@@ -279,15 +296,15 @@ impl Sites {
         Ok(rows)
     }
 
-    fn site(&self, rows: Rows) -> Result<Site, NotNative> {
+    fn site(&self, rows: &Rows) -> Result<Site, NotNative> {
         self.main_blog()?;
-        charset(&rows)?;
-        let plugin = plugin(&rows)?;
-        let settings = self.settings(&rows)?;
-        let columns = self.columns(&rows)?;
+        charset(rows)?;
+        let plugin = plugin(rows)?;
+        let settings = self.settings(rows)?;
+        let columns = self.columns(rows)?;
         let signer = self.signer(&settings)?;
-        let auth_salt = self.auth_salt(&rows)?;
-        let home = self.stored_home(&rows);
+        let auth_salt = self.auth_salt(rows)?;
+        let home = self.stored_home(rows);
         let forms = RouteForms {
             home_path: match &home {
                 StoredHome::Given(url) | StoredHome::Stored(url) => path_of(url),
@@ -415,14 +432,6 @@ fn plugin(rows: &Rows) -> Result<String, NotNative> {
 
 fn understood(option: &'static str) -> impl Fn(options::OptionError) -> NotNative {
     move |error| NotNative::Option(option, error.to_string())
-}
-
-/// What to ask WordPress; `None` where the home URL is given by configuration.
-fn question(site: &Site, scheme: Scheme) -> Option<Question> {
-    let StoredHome::Stored(stored) = &site.home else { return None };
-    // A stored https home stays https whatever the request came by: one question for both.
-    let scheme = if stored.starts_with("https:") { Scheme::Https } else { scheme };
-    Some(Question { stored_home: stored.clone(), scheme, forms: site.forms.clone(), plugin: site.plugin.clone() })
 }
 
 fn usable(home: Option<Home>, question: Question) -> Result<Home, NotNative> {

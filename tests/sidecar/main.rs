@@ -10,6 +10,7 @@ mod analytics;
 mod cleanup;
 mod config;
 mod counting;
+mod doctor;
 mod draining;
 mod errors;
 mod failover;

@@ -261,6 +261,12 @@ fn later(error: DatabaseError) -> Result<DatabaseError, Refused> {
 /// `INSERT` for each number of rows.
 struct Statements(Vec<(usize, String)>);
 
+/// What adds one row.
+pub fn insert(table_prefix: &str) -> String {
+    let smallest = Statements::new(table_prefix).0.into_iter().min_by_key(|(rows, _)| *rows);
+    smallest.map(|(_, statement)| statement).unwrap_or_default()
+}
+
 impl Statements {
     fn new(table_prefix: &str) -> Self {
         const VALUES: &str = "('token_refresh', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, '1970-01-01' + INTERVAL ? SECOND)";

@@ -1,0 +1,318 @@
+//! What only PHP knows: which code of the site's own changes what the plugin answers, and whether the keys that were read out
+//! of `wp-config.php` are those that PHP has. Asked by PHP's command line, where there is one; see `probe.php`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use nix::unistd::{Uid, User};
+use serde::Deserialize;
+use sha2::Sha256;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::client::Place;
+use super::finding::{Area, Finding};
+use crate::client_addr::Scheme;
+use crate::config::Secret;
+use crate::wordpress::installation::Installation;
+use crate::wordpress::site::Site;
+
+/// WordPress with all its plugins has this long to start.
+const LIMIT: Duration = Duration::from_secs(10);
+
+const PROBE: &str = include_str!("probe.php");
+
+/// Whom web servers run PHP as, where the files belong to root.
+const USUAL_USERS: [&str; 4] = ["www-data", "apache", "nginx", "http"];
+
+/// What the probe prints.
+#[derive(Deserialize)]
+struct Said {
+    php: String,
+    wordpress: String,
+    handlers: Vec<Handler>,
+    hooks: Vec<Hook>,
+    salt: String,
+    key: Option<String>,
+}
+
+/// What answers the refresh route.
+#[derive(Deserialize)]
+struct Handler {
+    name: String,
+    file: String,
+    line: u64,
+    /// Whether it is of the plugin itself.
+    own: bool,
+}
+
+/// A callback of the site's own.
+#[derive(Deserialize)]
+struct Hook {
+    hook: String,
+    priority: serde_json::Value,
+    name: String,
+    file: String,
+    line: u64,
+    /// Whether the filter is the plugin's, and not one of WordPress's.
+    of_plugin: bool,
+}
+
+/// Why PHP said nothing.
+enum Silent {
+    Unwanted,
+    NoPhp,
+    NoWordPress,
+    NoUser,
+    Failed(String),
+    TimedOut,
+}
+
+/// Where it was not to be asked.
+pub fn not_run() -> Finding {
+    silent(&Silent::Unwanted)
+}
+
+/// Asks PHP.
+pub async fn look(installation: &Installation, site: &Site, place: &Place, secret: Option<&Secret>) -> Vec<Finding> {
+    let mut bytes = [0; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        return vec![silent(&Silent::Failed("the system gives no randomness".to_owned()))];
+    }
+    let nonce: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    match timeout(LIMIT, ask(installation, site, place, &nonce)).await.unwrap_or(Err(Silent::TimedOut)) {
+        Ok(said) => judge(&said, &nonce, &site.auth_salt, secret),
+        Err(why) => vec![silent(&why)],
+    }
+}
+
+async fn ask(installation: &Installation, site: &Site, place: &Place, nonce: &str) -> Result<Said, Silent> {
+    let load = wordpress(installation).ok_or(Silent::NoWordPress)?;
+    let scheme = if place.scheme == Scheme::Https { "https" } else { "http" };
+    let mut php = Command::new("php");
+    // SECURITY: wp-config.php may ask for variables, but the sidecar's own hold secrets.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WP_JWT_SIDECAR_") {
+            php.env_remove(name);
+        }
+    }
+    if Uid::effective().is_root() {
+        // SECURITY: the site's code is not to run as root.
+        let user = runner(&load).ok_or(Silent::NoUser)?;
+        php.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    php.args(["-d", "memory_limit=512M", "-d", "sendmail_path=/bin/true", "-r", PROBE, "--"])
+        .arg(&load)
+        .args([place.host.as_str(), scheme, site.plugin.as_str(), nonce])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // SECURITY: PHP's messages can quote passwords.
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let output = php.output().await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Silent::NoPhp,
+        _ => Silent::Failed(error.to_string()),
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let said = text.lines().rev().find_map(|line| line.strip_prefix(nonce));
+    said.and_then(|said| serde_json::from_str(said).ok())
+        .ok_or_else(|| Silent::Failed(format!("it ended with {} and without an answer", output.status)))
+}
+
+/// `wp-load.php`: beside the plugins' folder, or beside `wp-config.php`.
+fn wordpress(installation: &Installation) -> Option<PathBuf> {
+    let below_plugins = installation.plugins_dir.as_deref().and_then(|plugins| plugins.parent()?.parent());
+    let beside_config = installation.config_file.as_deref().and_then(Path::parent);
+    [beside_config, below_plugins]
+        .into_iter()
+        .flatten()
+        .map(|root| root.join("wp-load.php"))
+        .find(|load| load.is_file())
+}
+
+/// To whom the site belongs, if that is not root; else whom the web server usually is.
+fn runner(load: &Path) -> Option<User> {
+    use std::os::unix::fs::MetadataExt as _;
+    let root = load.parent()?;
+    let places = [load.to_owned(), root.to_owned(), root.join("wp-content"), root.join("wp-content/uploads")];
+    let owner = places.iter().filter_map(|place| place.metadata().ok()).map(|file| file.uid()).find(|uid| *uid != 0);
+    match owner {
+        Some(uid) => User::from_uid(Uid::from_raw(uid)).ok().flatten(),
+        None => USUAL_USERS.iter().find_map(|name| User::from_name(name).ok().flatten()),
+    }
+}
+
+fn silent(why: &Silent) -> Finding {
+    let id = "customized.php";
+    let by_hand = "To see it by hand, look for add_filter( 'jwt_auth…' ) in the site's themes, plugins and mu-plugins: what \
+                   they change, the sidecar does not.";
+    match why {
+        Silent::Unwanted => {
+            let what =
+                "the site's own code was not run (--no-php): whether it changes what the plugin answers is not known";
+            Finding::ok(Area::Customized, id, what).with_hint(by_hand)
+        }
+        Silent::NoPhp => {
+            let what = "there is no PHP command line here (php in $PATH): whether code of the site's own changes what the \
+                        plugin answers is not known";
+            Finding::ok(Area::Customized, id, what).with_hint(format!("Install it (Debian: php-cli). {by_hand}"))
+        }
+        Silent::NoWordPress => {
+            let what = "WordPress's files are not beside wp-config.php on this machine: whether code of the site's own changes \
+                        what the plugin answers is not known";
+            Finding::ok(Area::Customized, id, what).with_hint(by_hand)
+        }
+        Silent::NoUser => {
+            let what = "the site's files belong to root, and there is none of the usual users of a web server: the site's code \
+                        was not run, for it must not run as root";
+            Finding::ok(Area::Customized, id, what)
+                .with_hint("Run the doctor as the user that PHP runs as: `sudo -u USER wp-jwt-sidecar doctor`.")
+        }
+        Silent::Failed(why) => {
+            let what = format!("WordPress could not be started by PHP's command line: {why}");
+            let mend = format!(
+                "Try `php wp-load.php` as PHP's user; the command line may miss extensions that the web server's PHP has. {by_hand}"
+            );
+            Finding::warning(Area::Customized, id, what, mend)
+        }
+        Silent::TimedOut => {
+            let what = format!("WordPress was not started by PHP's command line within {LIMIT:?}");
+            Finding::warning(
+                Area::Customized,
+                id,
+                what,
+                format!("Something in it waits: a cache server, a remote file. {by_hand}"),
+            )
+        }
+    }
+}
+
+/// Pure.
+fn judge(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Vec<Finding> {
+    let versions = format!("PHP {}, WordPress {}", said.php, said.wordpress);
+    let mut findings = Vec::new();
+    let changes: Vec<&Hook> = said.hooks.iter().filter(|hook| hook.of_plugin).collect();
+    if changes.is_empty() {
+        let mut finding = Finding::ok(
+            Area::Customized,
+            "customized.filters",
+            format!("no code of the site's own hooks into the plugin's filters ({versions})"),
+        );
+        let others: Vec<&Hook> = said.hooks.iter().filter(|hook| !hook.of_plugin).collect();
+        if !others.is_empty() {
+            finding = finding
+                .with_hint(
+                    "These hook into every answer of the REST API and do not run for answers of the sidecar; whether that \
+                     makes a difference is seen below, where answers are compared:",
+                )
+                .with_lines(others.iter().map(|hook| hook.line_of_text()));
+        }
+        findings.push(finding);
+    } else {
+        let what = format!(
+            "code of the site's own hooks into the plugin's filters ({versions}); it does not run for refreshes that the \
+             sidecar answers"
+        );
+        let mend = "If what it changes matters to clients (claims, answers, refusals), set refresh.mode to \"forward\". A private \
+                    key that it supplies goes into jwt.private_key_file.";
+        findings.push(
+            Finding::warning(Area::Customized, "customized.filters", what, mend)
+                .with_lines(said.hooks.iter().map(Hook::line_of_text)),
+        );
+    }
+    findings.extend(rivals(&said.handlers));
+    findings.extend(keys(said, nonce, salt, secret));
+    findings
+}
+
+impl Hook {
+    fn line_of_text(&self) -> String {
+        format!("{} (priority {}): {} in {}:{}", self.hook, self.priority, self.name, self.file, self.line)
+    }
+}
+
+fn rivals(handlers: &[Handler]) -> Option<Finding> {
+    if handlers.iter().all(|handler| handler.own) {
+        return None;
+    }
+    let what = "the refresh route is registered by other code than the plugin's";
+    let mend = "Deactivate the plugin that it belongs to, or, if it is meant so, set refresh.mode to \"forward\".";
+    let lines = handlers.iter().map(|handler| {
+        let own = if handler.own { " (the plugin's own)" } else { "" };
+        format!("{} in {}:{}{own}", handler.name, handler.file, handler.line)
+    });
+    Some(Finding::problem(Area::Plugin, "plugin.rival", what, mend).with_lines(lines))
+}
+
+/// Whether PHP has the same salt and the same key. Only their HMACs are compared.
+fn keys(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Vec<Finding> {
+    let id = "keys.same";
+    let is_same = |ours: &Secret, theirs: &str| hmac(nonce, ours).as_deref() == Some(theirs);
+    let mend = "Is this the site's own wp-config.php, and does the sidecar have PHP's environment variables? A filter `salt` in \
+                the site's code changes it as well. Set wordpress.auth_key and wordpress.auth_salt, or jwt.secret_file.";
+    let mut findings = Vec::new();
+    if !is_same(salt, &said.salt) {
+        let what =
+            "wp_salt( 'auth' ) is another in PHP than the sidecar has: WordPress takes its access tokens for revoked";
+        findings.push(Finding::problem(Area::Keys, id, what, mend));
+    }
+    if let (Some(secret), Some(key)) = (secret, &said.key)
+        && !is_same(secret, key)
+    {
+        let what = "JWT_AUTH_SECRET_KEY is another in PHP than the key that the sidecar signs with: WordPress refuses its tokens";
+        findings.push(Finding::problem(Area::Keys, id, what, mend));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(Area::Keys, id, "PHP has the same salt and signing key as the sidecar"));
+    }
+    findings
+}
+
+fn hmac(nonce: &str, secret: &Secret) -> Option<String> {
+    let mut hmac = Hmac::<Sha256>::new_from_slice(nonce.as_bytes()).ok()?;
+    hmac.update(secret.expose().as_bytes());
+    Some(hmac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Level;
+
+    fn said(hooks: Vec<Hook>, handlers: Vec<Handler>) -> Said {
+        let of = |text: &str| hmac("nonce", &Secret::new(text)).unwrap();
+        let (php, wordpress) = ("8.2".to_owned(), "6.8".to_owned());
+        Said { php, wordpress, handlers, hooks, salt: of("the salt"), key: Some(of("the key")) }
+    }
+
+    fn levels(said: &Said, salt: &str, key: &str) -> Vec<(&'static str, Level)> {
+        let findings = judge(said, "nonce", &Secret::new(salt), Some(&Secret::new(key)));
+        findings.iter().map(|finding| (finding.id, finding.level)).collect()
+    }
+
+    fn hook(of_plugin: bool) -> Hook {
+        Hook {
+            hook: "jwt_auth_x".to_owned(),
+            priority: serde_json::json!(10),
+            name: "shop_claims".to_owned(),
+            file: "/srv/mu.php".to_owned(),
+            line: 3,
+            of_plugin,
+        }
+    }
+
+    #[test]
+    fn code_of_the_sites_own_and_other_keys_are_told() {
+        let good = [("customized.filters", Level::Ok), ("keys.same", Level::Ok)];
+        assert_eq!(levels(&said(vec![], vec![]), "the salt", "the key"), good);
+        assert_eq!(levels(&said(vec![hook(false)], vec![]), "the salt", "the key"), good);
+        let warned = [("customized.filters", Level::Warning), ("keys.same", Level::Ok)];
+        assert_eq!(levels(&said(vec![hook(true)], vec![]), "the salt", "the key"), warned);
+        let other = levels(&said(vec![], vec![]), "another salt", "another key");
+        assert_eq!(other.iter().filter(|finding| **finding == ("keys.same", Level::Problem)).count(), 2);
+        assert_eq!(hook(true).line_of_text(), "jwt_auth_x (priority 10): shop_claims in /srv/mu.php:3");
+    }
+}

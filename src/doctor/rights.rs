@@ -1,0 +1,239 @@
+//! What the database user may do: too little, and refreshes fail; too much, and a hole in the sidecar is one in the database.
+//!
+//! Whether it may do what it must is not read out of SHOW GRANTS, which leaves roles, wildcards and columns to be understood
+//! as the server does: the server is asked to prepare the very statements that a refresh runs. It looks at the rights then,
+//! and runs nothing. SHOW GRANTS is read for what goes beyond.
+
+use mysql_async::Row;
+use mysql_async::prelude::Queryable as _;
+
+use super::database::Server;
+use super::finding::{Area, Finding};
+use crate::config::Config;
+use crate::refresh::store::Store;
+use crate::refresh::{analytics, cleanup};
+use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::installation::Installation;
+
+/// The user that is proposed.
+const PROPOSED_USER: &str = "wp_jwt_sidecar";
+
+/// Stands where the operator's own password is to be; nothing real is ever shown.
+const PASSWORD_HERE: &str = "A-LONG-RANDOM-PASSWORD";
+
+/// Table, column: access denied. The statement named would have run otherwise.
+const DENIED: [u16; 4] = [1044, 1142, 1143, 1227];
+
+/// Something that the sidecar does with a table.
+pub struct Need {
+    /// As it stands in a GRANT: `SELECT`, `UPDATE (revoked_at)`.
+    privileges: Vec<String>,
+    /// Without quotes.
+    table: String,
+    /// What fails without it.
+    what_for: &'static str,
+    /// Whether refreshes fail without it.
+    is_vital: bool,
+    statements: Vec<String>,
+}
+
+/// All that the sidecar does with the site's tables, as it is configured. The statements are its own.
+pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mariadb: bool) -> Vec<Need> {
+    let prefix = &installation.table_prefix;
+    let table = |name: &str| format!("{prefix}{name}");
+    let quoted = |name: &str| format!("`{prefix}{name}`");
+    let rotation = store.statements();
+    let select_options = format!("SELECT option_name, option_value FROM {} WHERE option_name = ''", quoted("options"));
+    // A MySQL wants the right to update the table, not only a column, for FOR UPDATE (its manual; not tried).
+    let update = if is_mariadb { "UPDATE (revoked_at)" } else { "UPDATE" };
+    let mut tokens = Need {
+        privileges: vec!["SELECT".to_owned(), "INSERT".to_owned(), update.to_owned()],
+        table: table("jwt_auth_tokens"),
+        what_for: "refreshes",
+        is_vital: true,
+        statements: [rotation.lock, rotation.insert, rotation.revoke].map(str::to_owned).to_vec(),
+    };
+    let mut events = Need {
+        privileges: Vec::new(),
+        table: table("jwt_auth_analytics"),
+        what_for: "the plugin's statistics",
+        is_vital: false,
+        statements: Vec::new(),
+    };
+    if config.cleanup.tokens_after_days > 0 {
+        tokens.privileges.push("DELETE".to_owned());
+        let tokens_table = quoted("jwt_auth_tokens");
+        tokens.statements.extend([cleanup::old_tokens(&tokens_table), cleanup::delete(&tokens_table)]);
+    }
+    if config.cleanup.analytics {
+        let events_table = quoted("jwt_auth_analytics");
+        events.privileges.extend(["SELECT".to_owned(), "DELETE".to_owned()]);
+        events.statements.extend([cleanup::old_analytics(&events_table), cleanup::delete(&events_table)]);
+    }
+    if config.refresh.analytics {
+        events.privileges.push("INSERT".to_owned());
+        events.statements.push(analytics::insert(prefix));
+    }
+    let mut needs = vec![
+        Need {
+            privileges: vec!["SELECT (option_name, option_value)".to_owned()],
+            table: table("options"),
+            what_for: "the site's settings",
+            is_vital: true,
+            statements: vec![select_options],
+        },
+        Need {
+            // SECURITY: not user_pass.
+            privileges: vec!["SELECT (ID, user_email, user_nicename, display_name)".to_owned()],
+            table: installation.users_table.clone(),
+            what_for: "refreshes",
+            is_vital: true,
+            statements: vec![rotation.users.to_owned()],
+        },
+        tokens,
+    ];
+    if !events.privileges.is_empty() {
+        needs.push(events);
+    }
+    if installation.multisite {
+        needs.push(Need {
+            privileges: vec!["SELECT (site_id, meta_key, meta_value)".to_owned()],
+            table: table("sitemeta"),
+            what_for: "the network's settings",
+            is_vital: true,
+            statements: vec![format!("SELECT meta_key, meta_value FROM {} WHERE site_id = 1", quoted("sitemeta"))],
+        });
+    }
+    needs
+}
+
+/// Has the server look at all of `needs`, and at what goes beyond.
+///
+/// # Errors
+/// The database's, but for a refusal, which is a finding.
+pub async fn look(session: &mut Session<'_>, server: &Server, needs: &[Need]) -> Result<Vec<Finding>, DatabaseError> {
+    let mut missing = Vec::new();
+    for need in needs {
+        if is_denied(session, need).await? {
+            missing.push(need);
+        }
+    }
+    // SECURITY: MariaDB's lines hold the hash of the password; nothing of them is shown but the names of rights.
+    let grants: Vec<Row> = match session.conn().query("SHOW GRANTS").await {
+        Ok(grants) => grants,
+        // A proxy in front of the server may not know the statement; what goes beyond is then not seen.
+        Err(mysql_async::Error::Server(_)) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let grants: Vec<String> =
+        grants.into_iter().map(|mut row| column(&mut row, 0, "Grants")).collect::<Result<_, _>>()?;
+    Ok(judge(server, needs, &missing, &everywhere(&grants)))
+}
+
+async fn is_denied(session: &mut Session<'_>, need: &Need) -> Result<bool, DatabaseError> {
+    for statement in &need.statements {
+        match session.conn().prep(statement.as_str()).await {
+            Ok(prepared) => session.conn().close(prepared).await?,
+            Err(mysql_async::Error::Server(error)) if DENIED.contains(&error.code) => return Ok(true),
+            // A table or a column that is not there is told elsewhere.
+            Err(mysql_async::Error::Server(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+fn judge(server: &Server, needs: &[Need], missing: &[&Need], everywhere: &[String]) -> Vec<Finding> {
+    let account = account(&server.account);
+    let mut findings: Vec<Finding> = missing
+        .iter()
+        .map(|need| {
+            let what = format!(
+                "the database user {} may not do all that {} need with the table {}",
+                server.account, need.what_for, need.table
+            );
+            let mend = "Grant the rights, as an administrator of the database:";
+            let finding = if need.is_vital { Finding::problem } else { Finding::warning };
+            finding(Area::Rights, "rights.missing", what, mend).with_lines([grant(server, need, &account)])
+        })
+        .collect();
+    let may = format!("{} may do all that the sidecar does", server.account);
+    let own_user = "A user of the sidecar's own needs no more than this (then put mysql://…@…/… into wordpress.database_url, by \
+                    the configuration file or $WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL):";
+    if !everywhere.is_empty() {
+        let what = format!("{} has rights on every database of the server: {}", server.account, everywhere.join(", "));
+        findings.push(
+            Finding::warning(Area::Rights, "rights.everywhere", what, own_user).with_lines(proposal(server, needs)),
+        );
+    }
+    if missing.is_empty() {
+        let mut enough = Finding::ok(Area::Rights, "rights.enough", may);
+        if everywhere.is_empty() && !server.account.starts_with(PROPOSED_USER) {
+            enough = enough.with_hint(own_user).with_lines(proposal(server, needs));
+        }
+        findings.insert(0, enough);
+    }
+    findings
+}
+
+/// The statements that make a user who may do what `needs` says, and nothing else.
+pub fn proposal(server: &Server, needs: &[Need]) -> Vec<String> {
+    let host = server.account.rsplit_once('@').map_or("localhost", |(_, host)| host);
+    let account = format!("`{PROPOSED_USER}`@`{}`", host.replace('`', "``"));
+    let create = format!("CREATE USER {account} IDENTIFIED BY '{PASSWORD_HERE}';");
+    std::iter::once(create).chain(needs.iter().map(|need| grant(server, need, &account))).collect()
+}
+
+/// What `wp-jwt-sidecar index` needs on top, for the time that it runs.
+pub fn grant_for_index(server: &Server, table_prefix: &str) -> String {
+    // What a MySQL wants is its manual's word; not tried.
+    let privileges = if server.is_mariadb() { "ALTER" } else { "ALTER, CREATE, INSERT" };
+    let (database, account) = (server.database.replace('`', "``"), account(&server.account));
+    format!("GRANT {privileges} ON `{database}`.`{table_prefix}jwt_auth_tokens` TO {account};")
+}
+
+fn grant(server: &Server, need: &Need, account: &str) -> String {
+    let database = server.database.replace('`', "``");
+    format!("GRANT {} ON `{database}`.`{}` TO {account};", need.privileges.join(", "), need.table)
+}
+
+/// `CURRENT_USER()`, quoted.
+fn account(current_user: &str) -> String {
+    let (user, host) = current_user.rsplit_once('@').unwrap_or((current_user, "%"));
+    format!("`{}`@`{}`", user.replace('`', "``"), host.replace('`', "``"))
+}
+
+/// The rights that hold on all databases: those of `GRANT … ON *.* TO`, but for USAGE, which is none.
+fn everywhere(grants: &[String]) -> Vec<String> {
+    grants
+        .iter()
+        .filter_map(|grant| grant.strip_prefix("GRANT ")?.split_once(" ON *.* TO ").map(|(privileges, _)| privileges))
+        .flat_map(|privileges| privileges.split(", "))
+        .filter(|privilege| *privilege != "USAGE")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_on_everything_are_seen() {
+        let grants = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        assert!(
+            everywhere(&grants(&["GRANT USAGE ON *.* TO `a`@`%`", "GRANT SELECT ON `w`.`t` TO `a`@`%`"])).is_empty()
+        );
+        assert!(everywhere(&grants(&["GRANT `role` TO `a`@`%`", "x"])).is_empty());
+        let all = ["GRANT ALL PRIVILEGES ON *.* TO `a`@`localhost` IDENTIFIED BY PASSWORD '*24' WITH GRANT OPTION"];
+        assert_eq!(everywhere(&grants(&all)), ["ALL PRIVILEGES"]);
+        assert_eq!(everywhere(&grants(&["GRANT SELECT, FILE ON *.* TO `a`@`%`"])), ["SELECT", "FILE"]);
+        assert!(everywhere(&grants(&["GRANT ALL PRIVILEGES ON `wordpress`.* TO `a`@`localhost`"])).is_empty());
+    }
+
+    #[test]
+    fn accounts_are_quoted() {
+        assert_eq!(account("wordpress@localhost"), "`wordpress`@`localhost`");
+        assert_eq!(account("o`dd@x@10.0.0.%"), "`o``dd@x`@`10.0.0.%`");
+    }
+}

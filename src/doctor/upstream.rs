@@ -1,0 +1,241 @@
+//! The site's web server: does it answer, is WordPress there with its REST API and the plugin's route, does its clock agree.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{Method, header};
+use http_body_util::Full;
+use serde::Deserialize;
+use std::collections::HashMap;
+
+use super::client::{self, Answer, ClientError, Place};
+use super::finding::{Area, Finding};
+use crate::config::{Config, UpstreamUrl};
+use crate::forward::dial::{DialError, Dialer};
+use crate::wordpress::home::{self, AskError, Home, Question};
+
+/// A new access token is refused for as long as PHP's clock is behind ours: it is not valid yet.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// A clock of PHP's that is ahead makes tokens end earlier by as much.
+const BEHIND: Duration = Duration::from_secs(30);
+
+/// The plugin's namespace, and the route in it.
+const NAMESPACE: &str = "/jwt-auth/v1";
+const ROUTE: &str = "/jwt-auth/v1/token/refresh";
+
+/// Whether the upstream takes a connection.
+pub async fn reachable(dialer: &Dialer, config: &Config) -> Finding {
+    let id = "upstream.reachable";
+    let url = &config.upstream.url;
+    let error = match dialer.dial(None).await {
+        Ok(_) => return Finding::ok(Area::Upstream, id, format!("{url} takes connections")),
+        Err(error) => error,
+    };
+    let mend = match (&error, url) {
+        (DialError::Connect(source), UpstreamUrl::Unix(_)) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            "The sidecar's user may not write to the socket: add it to the socket's group."
+        }
+        (DialError::Connect(_), _) => {
+            "Is the web server running, and does it listen there? `ss -ltnx` shows who listens on what."
+        }
+        (DialError::Tls(_), _) => {
+            "Its certificate must be valid for the host in upstream.url and signed by an authority that the system, or \
+             upstream.ca_file, knows."
+        }
+        (DialError::TimedOut(_), _) => "Something drops the connection without a word: look for a firewall in between.",
+    };
+    let what = format!("{url} cannot be reached: {}", ClientError::from(error));
+    Finding::problem(Area::Upstream, id, what, mend)
+}
+
+/// What WordPress says of itself at the REST root.
+pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option<Home>) {
+    let id = "upstream.rest";
+    let stored = &question.stored_home;
+    match home::ask(dialer, question).await {
+        Ok(home) if home.url == *stored => {
+            (Finding::ok(Area::Upstream, id, format!("WordPress answers; its home URL is {stored}")), Some(home))
+        }
+        Ok(home) => {
+            let what = format!(
+                "WordPress answers; its home URL is {}, though the database says {stored} (its own code changes it); the \
+                 sidecar goes by what WordPress says",
+                home.url
+            );
+            (Finding::ok(Area::Upstream, id, what), Some(home))
+        }
+        Err(error) => {
+            let mend = match &error {
+                AskError::Status(401 | 403) => {
+                    "Something protects the REST API: a security plugin, a password, or the web server. Let \
+                     GET …/wp-json/ through for the sidecar (it comes with User-Agent wp-jwt-sidecar), or set wordpress.home."
+                }
+                AskError::Status(301 | 302 | 307 | 308) => {
+                    "WordPress redirects: it does not take the request for one to its own home URL. Most often it is not told \
+                     of HTTPS: have the web server pass X-Forwarded-Proto on to PHP as HTTPS=on."
+                }
+                AskError::Status(404) => {
+                    "Is the upstream the web server of this site, and does it answer for this host name? Save the permalinks \
+                     once more in WordPress, and see that the web server hands unknown paths to index.php."
+                }
+                AskError::Status(500..=599) => "PHP fails: its error log, or the web server's, says why.",
+                AskError::Json(_) | AskError::Body => {
+                    "A page came in the place of JSON: another site, a maintenance page, or a security plugin."
+                }
+                AskError::TimedOut => "PHP takes too long: look at the site's load, and at PHP's slow log.",
+                _ => "See what is said of the web server.",
+            };
+            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            let what = format!("{stored}/wp-json/ was asked by the web server and gave no answer: {error}{source}");
+            (Finding::problem(Area::Upstream, id, what, mend), None)
+        }
+    }
+}
+
+/// The route as WordPress describes it, and PHP's clock.
+pub async fn route(dialer: &Dialer, place: &Place) -> Vec<Finding> {
+    let asked = async {
+        let request = place
+            .request(&place.rest(NAMESPACE), "127.0.0.1")?
+            .method(Method::GET)
+            .header(header::USER_AGENT, client::USER_AGENT)
+            .header(header::CONNECTION, "close")
+            .body(Full::new(Bytes::new()))?;
+        client::ask(dialer, None, request).await
+    };
+    match asked.await {
+        Ok(answer) => [Some(registered(&answer)), clock_of(&answer)].into_iter().flatten().collect(),
+        Err(error) => {
+            let mend = "See what is said of the web server, and look into PHP's error log.";
+            vec![Finding::problem(
+                Area::Upstream,
+                "upstream.route",
+                format!("the plugin's routes were asked for: {error}"),
+                mend,
+            )]
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    routes: HashMap<String, RouteDescription>,
+}
+
+#[derive(Deserialize)]
+struct RouteDescription {
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    #[serde(default)]
+    methods: Vec<String>,
+}
+
+/// Pure.
+fn registered(answer: &Answer) -> Finding {
+    let id = "upstream.route";
+    let missing = |what: String| {
+        let mend = "Is the plugin active, and its licence valid? PHP's error log may say more. Until then refreshes fail, with \
+                    the sidecar and without.";
+        Finding::problem(Area::Upstream, id, what, mend)
+    };
+    if answer.status != 200 {
+        return missing(format!("WordPress does not describe the plugin's routes: status {}", answer.status));
+    }
+    let Ok(namespace) = serde_json::from_slice::<Namespace>(&answer.body) else {
+        return missing("what WordPress says of the plugin's routes is not the JSON that it should be".to_owned());
+    };
+    let Some(route) = namespace.routes.get(ROUTE) else {
+        return missing(format!("WordPress has no route {ROUTE}"));
+    };
+    let takers =
+        route.endpoints.iter().filter(|endpoint| endpoint.methods.iter().any(|method| method == "POST")).count();
+    match takers {
+        1 => Finding::ok(Area::Upstream, id, format!("WordPress has the route {ROUTE}")),
+        0 => missing(format!("the route {ROUTE} takes no POST")),
+        _ => Finding::problem(
+            Area::Plugin,
+            "plugin.rival",
+            format!("{takers} plugins have registered the route {ROUTE}: the first of them answers"),
+            "Deactivate the other one. Where PHP's command line can be run here, it is named below.",
+        ),
+    }
+}
+
+fn clock_of(answer: &Answer) -> Option<Finding> {
+    let date = answer.headers.get(header::DATE)?.to_str().ok()?;
+    Some(clock(httpdate::parse_http_date(date).ok()?, answer.sent, answer.received))
+}
+
+/// `date` has whole seconds: it stands for any moment of its second, and was written between `sent` and `received`. Pure.
+fn clock(date: SystemTime, sent: SystemTime, received: SystemTime) -> Finding {
+    let id = "upstream.clock";
+    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let behind_us = since(sent).saturating_sub(since(date) + Duration::from_secs(1));
+    let ahead_of_us = since(date).saturating_sub(since(received));
+    let mend = "Have both machines set their clocks by NTP (chrony or systemd-timesyncd): `timedatectl` shows whether they do.";
+    if behind_us >= AHEAD {
+        let what = format!(
+            "the web server's clock is {} s or more behind this machine's: PHP refuses new access tokens for as long, since \
+             they are not valid yet",
+            behind_us.as_secs()
+        );
+        return Finding::problem(Area::Upstream, id, what, mend);
+    }
+    if ahead_of_us >= BEHIND {
+        let what = format!(
+            "the web server's clock is {} s or more ahead of this machine's: tokens end earlier by as much",
+            ahead_of_us.as_secs()
+        );
+        return Finding::warning(Area::Upstream, id, what, mend);
+    }
+    Finding::ok(Area::Upstream, id, "the web server's clock agrees with this machine's")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Level;
+
+    fn at(seconds: f64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs_f64(1_000_000.0 + seconds)
+    }
+
+    #[test]
+    fn clocks_are_judged_by_what_is_certain() {
+        for (date, sent, received, level) in [
+            (0.0, 0.2, 0.3, Level::Ok),
+            (0.0, 1.9, 2.0, Level::Ok),
+            (0.0, 2.1, 2.2, Level::Problem),
+            (20.0, 0.0, 0.1, Level::Ok),
+            (31.0, 0.0, 0.9, Level::Warning),
+            // A slow answer: it may have been written at any moment.
+            (0.0, 0.9, 9.0, Level::Ok),
+        ] {
+            assert_eq!(clock(at(date), at(sent), at(received)).level, level, "{date} {sent} {received}");
+        }
+    }
+
+    fn described(status: u16, body: &str) -> Finding {
+        let headers = http::HeaderMap::new();
+        registered(&Answer { status, headers, body: Bytes::from(body.to_owned()), sent: at(0.0), received: at(0.0) })
+    }
+
+    #[test]
+    fn a_route_has_one_owner() {
+        let endpoint = r#"{"methods":["POST"],"args":{}}"#;
+        let body =
+            |endpoints: &str| format!(r#"{{"routes":{{"/jwt-auth/v1/token/refresh":{{"endpoints":[{endpoints}]}}}}}}"#);
+        assert_eq!(described(200, &body(endpoint)).level, Level::Ok);
+        let two = described(200, &body(&format!("{endpoint},{endpoint}")));
+        assert_eq!((two.level, two.id), (Level::Problem, "plugin.rival"));
+        assert_eq!(described(200, &body("")).level, Level::Problem);
+        assert_eq!(described(200, r#"{"routes":{}}"#).level, Level::Problem);
+        assert_eq!(described(200, "<html>").level, Level::Problem);
+        assert_eq!(described(404, "").level, Level::Problem);
+    }
+}

@@ -1,0 +1,217 @@
+//! One fault at a time, made on a real site, each undone before the next.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Report, lines, text};
+use crate::support::mariadb::PASSWORD_IN_URL;
+use crate::support::raw::Upstream;
+use crate::support::site::Site;
+
+/// Spares the watch over an idle connection.
+const QUICKLY: [&str; 2] = ["--upstream-keepalive-idle", "0s"];
+
+/// A file that is gone when this is.
+struct Placed(PathBuf);
+
+impl Placed {
+    fn at(path: PathBuf, content: &str) -> Placed {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        Placed(path)
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn each_fault_of_a_site_is_named() {
+    let site = Site::up(&[]);
+    what_the_code_of_the_site_changes(&site);
+    what_the_plugins_settings_leave_out(&site);
+    another_plugin_on_the_route(&site);
+    other_keys_than_phps(&site);
+    a_database_that_refuses(&site);
+    an_upstream_that_is_away_or_silent(&site);
+    without_php(&site);
+    the_plugin_is_off(&site);
+}
+
+fn what_the_code_of_the_site_changes(site: &Site) {
+    // A new name each time: PHP looks only every two seconds whether a file is still the same.
+    let mu_plugins = Path::new(site.said("ROOT")).join("wp-content/mu-plugins");
+    let mu_plugin = mu_plugins.join("claims.php");
+    let claims = Placed::at(
+        mu_plugin.clone(),
+        "<?php\nfunction shop_claims( $claims ) {\n\treturn $claims;\n}\nadd_filter( 'jwt_auth_pro_token_claims', 'shop_claims' );\n",
+    );
+    let report = Report::of(site, &QUICKLY, &[]);
+    let finding = report.the("warning", "customized.filters");
+    let place = fs::canonicalize(&mu_plugin).unwrap();
+    let line = format!("jwt_auth_pro_token_claims (priority 10): shop_claims in {}:2", place.display());
+    assert_eq!(lines(finding), [line]);
+    assert!(text(&finding["mend"]).contains("refresh.mode"), "{finding}");
+    report.the("ok", "parity.answers");
+    drop(claims);
+
+    let answers = Placed::at(
+        mu_plugins.join("answers.php"),
+        "<?php\nadd_filter( 'rest_post_dispatch', function ( $response ) {\n\
+         \tif ( 403 === $response->get_status() ) { $response->set_status( 401 ); }\n\
+         \t$response->header( 'X-Shop', 'yes' );\n\treturn $response;\n} );\n",
+    );
+    let report = Report::of(site, &QUICKLY, &[]);
+    let finding = report.the("problem", "parity.answers");
+    assert_eq!(
+        lines(finding),
+        [
+            "status: WordPress 401, the sidecar 403 (unknown token; unknown token, with Origin)",
+            "x-shop: yes — only from WordPress (all 8)"
+        ],
+        "{finding:#}"
+    );
+    let finding = report.the("ok", "customized.filters");
+    assert!(lines(finding)[0].starts_with("rest_post_dispatch (priority 10): {closure}"), "{finding:#}");
+    drop(answers);
+
+    let leaves = Placed::at(mu_plugins.join("leaves.php"), "<?php if ( 'cli' === PHP_SAPI ) { exit( 3 ); }");
+    let report = Report::of(site, &QUICKLY, &[]);
+    let finding = report.the("warning", "customized.php");
+    assert!(text(&finding["what"]).contains("exit status: 3"), "{finding}");
+    let report = Report::of(site, &[QUICKLY.as_slice(), &["--no-php"]].concat(), &[]);
+    assert!(text(&report.the("ok", "customized.php")["what"]).contains("--no-php"));
+    drop(leaves);
+
+    let _hangs = Placed::at(mu_plugins.join("hangs.php"), "<?php if ( 'cli' === PHP_SAPI ) { sleep( 600 ); }");
+    let report = Report::of(site, &QUICKLY, &[]);
+    assert!(text(&report.the("warning", "customized.php")["what"]).contains("was not started"), "{:#}", report.json);
+}
+
+fn what_the_plugins_settings_leave_out(site: &Site) {
+    let set = |limit: u32| {
+        site.php(&format!(
+            "$s = get_option( 'jwt_auth_pro_settings' ); $s['rate_limit_settings']['max_requests'] = {limit}; \
+             update_option( 'jwt_auth_pro_settings', $s );"
+        ));
+    };
+    set(3);
+    let report = Report::of(site, &QUICKLY, &[]);
+    assert!(text(&report.the("ok", "parity.rate_limit")["what"]).contains("lets 3 requests through"));
+    assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("6 refused refreshes"));
+    set(60);
+    // update_option() takes languages that are installed only.
+    site.php("global $wpdb; $wpdb->replace( $wpdb->options, array( 'option_name' => 'WPLANG', 'option_value' => 'de_DE' ) );");
+    let report = Report::of(site, &QUICKLY, &[]);
+    assert!(text(&report.the("ok", "parity.forwarded")["what"]).contains("broken JSON, with Origin"));
+    assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("2 refused refreshes"));
+    site.php("update_option( 'WPLANG', '' ); update_option( 'jwt_auth_pro_version', '0.3.0' );");
+    let report = Report::of(site, &QUICKLY, &[]);
+    assert!(text(&report.the("warning", "plugin.version")["what"]).contains("version 0.3.0"));
+    site.php("update_option( 'jwt_auth_pro_version', '0.2.1' );");
+}
+
+fn another_plugin_on_the_route(site: &Site) {
+    let _file = Placed::at(
+        Path::new(site.said("ROOT")).join("wp-content/plugins/other-login/other-login.php"),
+        "<?php\n/* Plugin Name: Other login */\nadd_action( 'rest_api_init', function () {\n\
+         \tregister_rest_route( 'jwt-auth/v1', '/token/refresh', array(\n\t\t'methods' => 'POST',\n\
+         \t\t'callback' => 'other_refresh',\n\t\t'permission_callback' => '__return_true',\n\t) );\n} );\n\
+         function other_refresh() { return array( 'other' => true ); }\n",
+    );
+    let plugins = "require_once ABSPATH . 'wp-admin/includes/plugin.php';";
+    site.php(&format!("{plugins} activate_plugin( 'other-login/other-login.php' );"));
+    let report = Report::of(site, &QUICKLY, &[]);
+    let rivals = report.all("plugin.rival");
+    assert_eq!(rivals.len(), 2, "seen from outside and by PHP: {:#}", report.json);
+    assert!(rivals.iter().all(|rival| rival["level"] == "problem"));
+    let named: Vec<String> = rivals.iter().flat_map(|rival| lines(rival)).collect();
+    assert!(
+        named.iter().any(|line| line.contains("other_refresh in") && line.contains("other-login.php:")),
+        "{named:?}"
+    );
+    assert!(named.iter().any(|line| line.ends_with("(the plugin's own)")), "{named:?}");
+    site.php(&format!("{plugins} deactivate_plugins( 'other-login/other-login.php' );"));
+}
+
+fn other_keys_than_phps(site: &Site) {
+    let own = fs::read_to_string(site.wp_config()).unwrap();
+    let with = |constant: &str, value: &str| {
+        let start = own.find(&format!("define( '{constant}', '")).unwrap() + constant.len() + 13;
+        let end = start + own[start..].find('\'').unwrap();
+        let changed = format!("{}{value}{}", &own[..start], &own[end..]);
+        Placed::at(site.wp_config().with_file_name("wp-config-other.php"), &changed)
+    };
+    let examine = |file: &Placed| Report::of_config(&file.0, site.said("UPSTREAM"), &QUICKLY, &[]);
+
+    let report = examine(&with("AUTH_KEY", "put your unique phrase here"));
+    let salts = report.the("warning", "keys.salts");
+    assert!(text(&salts["mend"]).contains("wp config shuffle-salts"), "{salts}");
+    assert!(text(&report.the("problem", "keys.salt_unknown")["mend"]).starts_with("Open the site once"));
+
+    let report = examine(&with("AUTH_SALT", "another salt, of another site"));
+    assert!(text(&report.the("problem", "keys.same")["what"]).contains("wp_salt( 'auth' ) is another in PHP"));
+
+    let report = examine(&with("JWT_AUTH_SECRET_KEY", "your-top-secret-key"));
+    assert!(text(&report.the("problem", "keys.signing")["what"]).contains("placeholder"));
+    assert!(text(&report.the("problem", "keys.same")["what"]).contains("JWT_AUTH_SECRET_KEY is another in PHP"));
+
+    let report = examine(&with("JWT_AUTH_SECRET_KEY", "k4Jd-92"));
+    assert!(text(&report.the("warning", "keys.signing")["what"]).contains("has 7 bytes"));
+}
+
+fn a_database_that_refuses(site: &Site) {
+    let socket = site.said("DB_SOCKET").replace('/', "%2F");
+    let url = format!("mysql://wordpress:{PASSWORD_IN_URL}@localhost/wordpress?socket={socket}");
+    let report = Report::of(site, &QUICKLY, &[("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", &url)]);
+    let finding = report.the("problem", "database.reachable");
+    assert!(text(&finding["what"]).contains("ERROR 1045"), "{finding}");
+    assert!(text(&finding["mend"]).starts_with("User or password"), "{finding}");
+    report.the("ok", "upstream.reachable");
+
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("mysql://wordpress:x@{free}/wordpress");
+    let report = Report::of(site, &QUICKLY, &[("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", &url)]);
+    assert!(text(&report.the("problem", "database.reachable")["mend"]).starts_with("Is the server running"));
+}
+
+fn an_upstream_that_is_away_or_silent(site: &Site) {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let report = Report::of_config(site.wp_config(), &format!("http://{free}"), &[], &[]);
+    let finding = report.the("problem", "upstream.reachable");
+    assert!(text(&finding["mend"]).starts_with("Is the web server running"), "{finding}");
+    report.the("ok", "database.reachable");
+
+    let silent = Upstream::of_connections(|mut connection| while connection.request().is_some() {});
+    let began = Instant::now();
+    let report = Report::of_config(site.wp_config(), &format!("http://{}", silent.address()), &[], &[]);
+    assert!(text(&report.the("problem", "upstream.rest")["what"]).contains("no answer within"), "{:#}", report.json);
+    assert!(report.the("warning", "upstream.keepalive")["what"].as_str().unwrap().contains("no answer within"));
+    assert!(began.elapsed() < Duration::from_secs(60), "it hangs with the upstream");
+
+    // Something else listens there.
+    let page = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>");
+    let report = Report::of_config(site.wp_config(), &format!("http://{}", page.address()), &QUICKLY, &[]);
+    assert!(text(&report.the("problem", "upstream.rest")["mend"]).starts_with("A page came"), "{:#}", report.json);
+}
+
+fn without_php(site: &Site) {
+    let report = Report::of(site, &QUICKLY, &[("PATH", "/does/not/exist")]);
+    let finding = report.the("ok", "customized.php");
+    assert!(text(&finding["what"]).starts_with("there is no PHP command line"), "{finding}");
+    assert!(text(&finding["mend"]).contains("add_filter"), "{finding}");
+}
+
+fn the_plugin_is_off(site: &Site) {
+    let plugins = "require_once ABSPATH . 'wp-admin/includes/plugin.php';";
+    site.php(&format!("{plugins} deactivate_plugins( 'jwt-auth-pro/jwt-auth-pro.php' );"));
+    let report = Report::of(site, &QUICKLY, &[]);
+    let finding = report.the("problem", "plugin.active");
+    assert!(text(&finding["what"]).contains("is not active"), "{finding}");
+    assert!(text(&finding["mend"]).contains("wp plugin activate"), "{finding}");
+}
