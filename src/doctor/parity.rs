@@ -23,6 +23,7 @@ use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::forward::dial::Dialer;
 use crate::refresh::{self, Refresher};
+use crate::request_id::RequestIds;
 use crate::wordpress::site::Site;
 use compare::Differences;
 
@@ -156,15 +157,15 @@ async fn native(
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let client = Client { peer, address: peer, peer_is_trusted: false, scheme: place.scheme };
     let request = request.map(|body| RequestBody::Replayed(VecDeque::from([Frame::data(body)]), None));
-    let sent = SystemTime::now();
-    match refresh::answer(refresher, request, &client).await {
-        Ok(refresh::Answer::Native(answer)) => {
+    let (sent, id) = (SystemTime::now(), RequestIds::new().next());
+    match refresh::answer(refresher, request, &client, &id).await {
+        Ok(refresh::Answer::Native(answer, _)) => {
             let (head, body) = answer.into_parts();
             let received = SystemTime::now();
             Ok(Some(Answer { status: head.status.as_u16(), headers: head.headers, body, sent, received }))
         }
         // An unknown token that cannot be looked for is 503 there, and so is not what WordPress says.
-        Ok(refresh::Answer::Forward(_)) => Ok(None),
+        Ok(refresh::Answer::Forward(..)) => Ok(None),
         Err(error) => Err(ClientError::Native(error.to_string())),
     }
 }

@@ -279,7 +279,7 @@ impl Call<'_> {
         if self.refresher.look_ups.is_known_unknown(&token, self.site.columns) {
             // Nothing is to be looked for or stored, so that a flood of them costs the database side nothing.
             let outcome = self.refresher.refuse_unknown(self.event(user_agent));
-            return Ok(Some(self.respond(&outcome, window)));
+            return Ok(Decided::Answered(self.respond(&outcome, window), Told::of("unknown")));
         }
         let Ok(refresh_token) = access_token::new_refresh_token() else {
             warn!(request_id = %self.id, "the system gives no randomness; a refresh goes to WordPress");

@@ -46,7 +46,7 @@ impl Inside {
         let metrics = Arc::clone(sidecar.metrics());
         let (stop, stopped) = oneshot::channel();
         let shutdown = move || Ok(async move { drop(stopped.await) });
-        let thread = std::thread::spawn(move || sidecar.serve(vec![listener], shutdown).unwrap());
+        let thread = std::thread::spawn(move || sidecar.serve(vec![listener], None, shutdown).unwrap());
         Inside { metrics, address, stop: Some(stop), thread: Some(thread) }
     }
 
