@@ -1,25 +1,24 @@
 //! The two body types of an exchange: what goes up to the upstream and what comes down to the client.
 //!
-//! Frames pass through one at a time and are read when they are asked for: nothing here buffers, collects or limits the
-//! size. What is limited is silence. The one kind of body that is held in memory is a
+//! Frames pass through one at a time and are read when they are asked for: nothing here buffers or collects. What is
+//! limited is silence and, where it is configured, the size of requests. The one kind of body that is held in memory is a
 //! small one, and only [`RequestBody::Replayed`] can carry on what was read of it.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::alarm::Alarm;
 use crate::exchange::record::Access;
 use crate::forward::request;
 use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
 use crate::http1;
+use crate::pace::{Pace, Patience, TooSlow};
 use crate::request_id::RequestId;
 
 /// Why a body did not come to its end.
@@ -28,9 +27,12 @@ pub enum BodyError {
     /// The side that sends it closed the connection, or framed it wrongly.
     #[error("the body broke off")]
     BrokeOff(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Nothing came for so long.
-    #[error("nothing of the body came for {0:?}")]
-    Silent(Duration),
+    /// It stood still, or came too slowly.
+    #[error("the body did not come in time: {0}")]
+    TooSlow(TooSlow),
+    /// It is larger than `[server] max_request_body`, which this is.
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(u64),
     /// It ended before its announced length.
     #[error("the body is shorter than its Content-Length")]
     TooShort,
@@ -50,19 +52,19 @@ pub enum RequestBody {
 pub struct Streamed {
     incoming: Incoming,
     progress: Instant,
-    silence: Option<Silence>,
+    allowance: Option<Box<Allowance>>,
+}
+
+/// How slowly a body may come, and how much of it.
+struct Allowance {
+    patience: Patience,
+    size: u64,
+    left: u64,
 }
 
 enum Incoming {
     Http1(http1::incoming::Incoming),
     Http2(hyper::body::Incoming),
-}
-
-/// How long a body may be silent, and the timer for it.
-struct Silence {
-    limit: Duration,
-    since: Option<Instant>,
-    alarm: Alarm,
 }
 
 impl RequestBody {
@@ -80,7 +82,7 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return RequestBody::Empty;
         }
-        RequestBody::Streamed(Streamed { incoming, progress: Instant::now(), silence: None })
+        RequestBody::Streamed(Streamed { incoming, progress: Instant::now(), allowance: None })
     }
 
     /// When this body last moved; `None` when nothing of it is still to come from the client. The wait for the upstream's
@@ -106,12 +108,12 @@ impl RequestBody {
         };
     }
 
-    /// From now on the client may be silent for `limit`, then the body fails with [`BodyError::Silent`].
-    pub fn limit_silence(&mut self, limit: Duration) {
+    /// From now on the body fails when the client falls behind `pace`, or when more than `size` bytes of it come.
+    pub fn limit(&mut self, pace: Pace, size: u64) {
         match self {
             RequestBody::Empty | RequestBody::Replayed(_, None) => {}
             RequestBody::Streamed(streamed) | RequestBody::Replayed(_, Some(streamed)) => {
-                streamed.silence = Some(Silence::new(limit));
+                streamed.allowance = Some(Box::new(Allowance { patience: Patience::new(pace), size, left: size }));
             }
         }
     }
@@ -147,38 +149,34 @@ impl Streamed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.incoming.poll_frame(cx) {
             Poll::Ready(mut frame) => {
-                if let Some(Ok(frame)) = &mut frame
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    request::prepare_trailers(trailers);
+                let mut bytes = 0;
+                if let Some(Ok(frame)) = &mut frame {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        request::prepare_trailers(trailers);
+                    }
+                    bytes = frame.data_ref().map_or(0, Bytes::len);
                 }
                 self.progress = Instant::now();
-                if let Some(silence) = &mut self.silence {
-                    silence.is_broken();
+                if let Some(allowance) = &mut self.allowance
+                    && let Err(error) = allowance.take(bytes, self.progress)
+                {
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Ready(frame)
             }
-            Poll::Pending => match &mut self.silence {
-                Some(silence) => silence.poll(cx).map(|error| Some(Err(error))),
+            Poll::Pending => match &mut self.allowance {
+                Some(allowance) => allowance.patience.poll_over(cx).map(|why| Some(Err(BodyError::TooSlow(why)))),
                 None => Poll::Pending,
             },
         }
     }
 }
 
-impl Silence {
-    fn new(limit: Duration) -> Self {
-        Silence { limit, since: None, alarm: Alarm::default() }
-    }
-
-    fn is_broken(&mut self) {
-        self.since = None;
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        ready!(self.alarm.poll_at(cx, since + self.limit));
-        Poll::Ready(BodyError::Silent(self.limit))
+impl Allowance {
+    fn take(&mut self, bytes: usize, now: Instant) -> Result<(), BodyError> {
+        self.patience.moved(bytes, now);
+        self.left = self.left.checked_sub(bytes as u64).ok_or(BodyError::TooLarge(self.size))?;
+        Ok(())
     }
 }
 
@@ -314,7 +312,7 @@ impl UpstreamBody {
             }
             Poll::Pending => {
                 let since = *self.silent_since.get_or_insert_with(Instant::now);
-                Err(BodyError::Silent(ready!(lease.poll_silent(cx, since))))
+                Err(BodyError::TooSlow(TooSlow::Silent(ready!(lease.poll_silent(cx, since)))))
             }
         };
         self.silent_since = None;

@@ -52,12 +52,12 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, %peer, "a connection was gone before it was served"),
     };
-    let client = tokio::select! {
-        client = proxy_protocol::client_of(&mut stream, peer, worker.proxy_protocol, &worker.trusted_proxies) => client,
+    let introduced = tokio::select! {
+        introduced = proxy_protocol::client_of(&mut stream, peer, worker.proxy_protocol, &worker.trusted_proxies) => introduced,
         () = worker.draining.cancelled() => return,
     };
-    let peer = match client {
-        Ok(client) => client,
+    let introduced = match introduced {
+        Ok(introduced) => introduced,
         Err(reason) => {
             worker.metrics.add(Event::RefusedProxyHeader);
             // A wrong configuration on either side shows in the first connection; strangers must not fill the log.
@@ -67,7 +67,8 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
             };
         }
     };
-    let peer = Peer::new(peer, if tls.is_some() { Scheme::Https } else { Scheme::Http });
+    let scheme = if tls.is_some() || introduced.by_tls { Scheme::Https } else { Scheme::Http };
+    let peer = Peer::new(introduced.address.unwrap_or(peer), scheme);
     let place = match worker.place(peer) {
         Ok(place) => place,
         Err(TooMany) => {
@@ -141,9 +142,9 @@ async fn serve_http1(stream: ClientStream, downstream: Rc<Downstream>) {
         Err(ConnectionError::TooLong(Wait::Head | Wait::NextRequest)) => {
             debug!(%peer, "closed a connection: it idled for keepalive_idle");
         }
-        Err(ConnectionError::TooLong(Wait::Reader)) => {
+        Err(ConnectionError::TooLong(Wait::Reader(why))) => {
             worker.metrics.add(Event::SilentReader);
-            info!(%peer, "closed a connection: the client read nothing for response_write_idle");
+            info!(%peer, reason = %why, "closed a connection: the client does not read its answer");
         }
         Err(error) => {
             let source = std::error::Error::source(&error).map(ToString::to_string);

@@ -7,6 +7,7 @@ use crate::body::BodyError;
 use crate::forward::dial::DialError;
 use crate::http1::client::AnswerError;
 use crate::http1::head::HeadError;
+use crate::pace::TooSlow;
 use crate::vet::Refusal;
 
 /// Whose fault a failed exchange was.
@@ -35,9 +36,12 @@ pub enum ExchangeError {
     /// The request body broke off or was not valid HTTP.
     #[error("could not read the request body")]
     RequestBody(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Nothing of the request body arrived for so long.
-    #[error("nothing of the request body arrived for {0:?}")]
-    RequestBodyTimeout(Duration),
+    /// The request body stood still or came too slowly.
+    #[error("the request body did not arrive in time")]
+    RequestBodyTooSlow(#[source] TooSlow),
+    /// The request body is larger than `[server] max_request_body`, which this is.
+    #[error("the request body is larger than server.max_request_body, {0} bytes")]
+    RequestTooLarge(u64),
     /// All connections that may be made to the upstream were busy for so long.
     #[error("all connections to the upstream were busy for {0:?}")]
     UpstreamBusy(Duration),
@@ -78,7 +82,8 @@ impl ExchangeError {
             | ExchangeError::RequestHead(_)
             | ExchangeError::RequestHeadTimeout(_)
             | ExchangeError::RequestBody(_)
-            | ExchangeError::RequestBodyTimeout(_) => Fault::Client,
+            | ExchangeError::RequestBodyTooSlow(_)
+            | ExchangeError::RequestTooLarge(_) => Fault::Client,
             ExchangeError::UpstreamBusy(_)
             | ExchangeError::UpstreamConnect(_)
             | ExchangeError::UpstreamConnectTimeout(_)
@@ -97,7 +102,8 @@ impl From<BodyError> for ExchangeError {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::BrokeOff(error) => ExchangeError::RequestBody(error),
-            BodyError::Silent(limit) => ExchangeError::RequestBodyTimeout(limit),
+            BodyError::TooSlow(why) => ExchangeError::RequestBodyTooSlow(why),
+            BodyError::TooLarge(limit) => ExchangeError::RequestTooLarge(limit),
             BodyError::TooShort => ExchangeError::RequestBody(error.into()),
         }
     }

@@ -5,6 +5,7 @@ pub mod record;
 use std::rc::Rc;
 
 use http::{Request, Response};
+use hyper::body::Body as _;
 use tracing::{info, warn};
 
 use crate::body::{RequestBody, ResponseBody};
@@ -15,6 +16,7 @@ use crate::forward::Forwarded;
 use crate::metrics::{Event, Shard};
 use crate::refresh::{self, Answer, Told};
 use crate::respond::Asked;
+use crate::vet::Refusal;
 use crate::{forward, respond, route, vet};
 use record::Record;
 
@@ -37,11 +39,20 @@ enum Answered {
 
 async fn exchange(
     downstream: &Rc<Downstream>,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
     record: &mut Record<'_>,
 ) -> Result<Answered, ExchangeError> {
     let worker = &downstream.worker;
     vet::vet(&request)?;
+    // Of HTTP/1 they were counted before. Cookies count as the one line that they are by now.
+    if request.headers().len() > worker.head_limits.fields {
+        return Err(Refusal::TooManyFields.into());
+    }
+    // What the length announces; a body without one is counted as it arrives.
+    if request.body().size_hint().lower() > worker.max_request_body {
+        return Err(ExchangeError::RequestTooLarge(worker.max_request_body));
+    }
+    request.body_mut().limit(worker.request_pace, worker.max_request_body);
     let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
     record.client = client.address;
     let request = match &worker.refresher {

@@ -4,30 +4,32 @@
 //! hyper refuses malformed fields (`Connection` and its kind, upper case) and extended CONNECT by itself. HTTP/2
 //! without TLS (h2c) and server push are not there: no browser has either.
 
+mod stream;
+
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
-use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::spawn_local;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use crate::body::{BodyError, RequestBody, ResponseBody};
+use crate::body::RequestBody;
 use crate::config::Config;
 use crate::connection::Downstream;
 use crate::connection::watch::Limits;
 use crate::exchange;
+use stream::Answer;
+pub use stream::Streams;
 
 /// Requests in flight on one connection; RFC 9113, 6.5.2, recommends at least 100, and nginx has 128.
 const MAX_CONCURRENT_STREAMS: u32 = 128;
@@ -39,23 +41,12 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// After GOAWAY a client may still send what it has begun (RFC 9113, 6.8): a second is several round trips.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Runs what hyper spawns on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct OnThisThread;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
-    fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
-    }
-}
-
-/// Makes a server of a connection. The limits against resets in floods are hyper's and h2's own defaults.
-pub fn server(config: &Config) -> http2::Builder<OnThisThread> {
+/// Makes a server of a connection. The limits against floods are hyper's and h2's own: of resets by either side, of
+/// CONTINUATION and of small DATA frames; PING and SETTINGS are answered one at a time, before anything more is read.
+pub fn server(config: &Config) -> http2::Builder<Streams> {
     // hyper's own 16 KiB make a 431 of a few large cookies (hyper#3686).
     let max_header_list_size = u32::try_from(config.server.max_header_bytes).unwrap_or(u32::MAX);
-    let mut http = http2::Builder::new(OnThisThread);
+    let mut http = http2::Builder::new(Streams { pace: config.server.response_pace() });
     http.timer(TokioTimer::new())
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(max_header_list_size)
@@ -75,13 +66,14 @@ where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let worker = &downstream.worker;
-    let activity = Rc::new(Activity::new());
+    let activity = Rc::new(Activity::new(worker.max_requests_per_connection));
     let service = service_fn(|mut request| {
         let (downstream, in_flight) = (Rc::clone(&downstream), InFlight::new(&activity));
         async move {
             as_http1(&mut request);
+            let peer = downstream.peer;
             let answer = exchange::answer(&downstream, request.map(RequestBody::http2)).await;
-            Ok::<_, Infallible>(answer.map(|body| Counted { body, broke_off: None, _in_flight: in_flight }))
+            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight, peer)))
         }
     });
     let mut connection = pin!(worker.http2.serve_connection(TokioIo::new(io), service));
@@ -89,6 +81,7 @@ where
         ended = connection.as_mut() => return ended,
         () = worker.draining.cancelled() => {}
         () = activity.idle(&worker.limits) => debug!(peer = %downstream.peer, "closing an idle HTTP/2 connection"),
+        () = activity.enough.notified() => debug!(peer = %downstream.peer, "closing an HTTP/2 connection that served max_requests_per_connection"),
     }
     connection.as_mut().graceful_shutdown();
     activity.touch();
@@ -142,14 +135,19 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Whether anything is going on on a connection.
 struct Activity {
-    has_begun: Cell<bool>,
+    begun: Cell<usize>,
     in_flight: Cell<usize>,
     last: Cell<Instant>,
+    most: usize,
+    /// Told when `most` requests have begun.
+    enough: Notify,
 }
 
 impl Activity {
-    fn new() -> Self {
-        Activity { has_begun: Cell::new(false), in_flight: Cell::new(0), last: Cell::new(Instant::now()) }
+    /// Zero is any number of requests.
+    fn new(most: usize) -> Self {
+        let (begun, in_flight, last) = (Cell::new(0), Cell::new(0), Cell::new(Instant::now()));
+        Activity { begun, in_flight, last, most, enough: Notify::new() }
     }
 
     fn touch(&self) {
@@ -159,7 +157,7 @@ impl Activity {
     /// Waits until the connection is to be closed for its silence. Pings are silence, too.
     async fn idle(&self, limits: &Limits) {
         self.quiet_for(limits.request_header).await;
-        if self.has_begun.get() {
+        if self.begun.get() > 0 {
             self.quiet_for(limits.keepalive_idle).await;
         }
     }
@@ -182,7 +180,10 @@ struct InFlight(Rc<Activity>);
 
 impl InFlight {
     fn new(activity: &Rc<Activity>) -> Self {
-        activity.has_begun.set(true);
+        activity.begun.set(activity.begun.get() + 1);
+        if activity.begun.get() == activity.most {
+            activity.enough.notify_one();
+        }
         activity.in_flight.set(activity.in_flight.get() + 1);
         InFlight(Rc::clone(activity))
     }
@@ -192,41 +193,6 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
         self.0.touch();
-    }
-}
-
-/// A body that counts as activity. When it breaks off, that is held back for one turn: h2 throws away what it has queued
-/// of a stream that is reset, and what came before the break should reach the client, the head above all.
-struct Counted {
-    body: ResponseBody,
-    broke_off: Option<BodyError>,
-    _in_flight: InFlight,
-}
-
-impl Body for Counted {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(error) = self.broke_off.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            Some(Err(error)) => {
-                self.broke_off = Some(error);
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            frame => Poll::Ready(frame),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.broke_off.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -35,6 +35,7 @@ pub mod http1;
 pub mod http2;
 pub mod listen;
 pub mod metrics;
+pub mod pace;
 pub mod per_address;
 pub mod proxy_protocol;
 pub mod refresh;

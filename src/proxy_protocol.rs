@@ -2,7 +2,8 @@
 //! it is for, and we may say so to the upstream.
 //!
 //! A parser of our own: it is a hundred lines, must read not one byte too many (TLS or HTTP follows at once), and must be
-//! strict (the crate ppp takes `+80` for a port). Addresses only: what a v2 header says besides is skipped.
+//! strict (the crate ppp takes `+80` for a port). Of what a v2 header says behind the addresses, the checksum and
+//! whether the client came by TLS are read; the rest is skipped.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -48,8 +49,21 @@ pub enum HeaderError {
     Io(#[from] io::Error),
 }
 
-/// Whom a connection from `from` is for: reads the header off `stream`, and nothing else. Headers that name nobody (health
-/// checks of the proxy itself, protocols that it does not know) leave it at `from`.
+/// Whom a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Introduced {
+    /// Where the client is; `None` where the header names nobody (health checks of the proxy itself, protocols that it does
+    /// not know).
+    pub address: Option<SocketAddr>,
+    /// Whether the client reached the proxy by TLS.
+    pub by_tls: bool,
+}
+
+impl Introduced {
+    const NOBODY: Introduced = Introduced { address: None, by_tls: false };
+}
+
+/// Whom a connection from `from` is for: reads the header off `stream`, and nothing else.
 ///
 /// # Errors
 /// No header that may be believed.
@@ -58,22 +72,18 @@ pub async fn client_of(
     from: SocketAddr,
     accepted: ProxyProtocol,
     trusted: &[IpNet],
-) -> Result<SocketAddr, HeaderError> {
+) -> Result<Introduced, HeaderError> {
     if accepted == ProxyProtocol::Off {
-        return Ok(from);
+        return Ok(Introduced::NOBODY);
     }
     // SECURITY: whoever writes this header chooses the address that the rate limit counts and the log shows.
     if !is_trusted(from.ip().to_canonical(), trusted) {
         return Err(HeaderError::Untrusted);
     }
-    let said = timeout(LIMIT, read(stream, accepted)).await.map_err(|_| HeaderError::TimedOut)??;
-    Ok(said.unwrap_or(from))
+    timeout(LIMIT, read(stream, accepted)).await.map_err(|_| HeaderError::TimedOut)?
 }
 
-async fn read(
-    stream: &mut (impl AsyncRead + Unpin),
-    accepted: ProxyProtocol,
-) -> Result<Option<SocketAddr>, HeaderError> {
+async fn read(stream: &mut (impl AsyncRead + Unpin), accepted: ProxyProtocol) -> Result<Introduced, HeaderError> {
     let takes = |version| accepted == version || accepted == ProxyProtocol::Any;
     // The shortest header of all is `PROXY UNKNOWN` with CR and LF, 15 bytes.
     let mut start = [0; 12];
@@ -88,9 +98,11 @@ async fn read(
         if length > LONGEST_V2 {
             return Err(HeaderError::Malformed);
         }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).await?;
-        return parse_v2(version_and_command, family, &body).ok_or(HeaderError::Malformed);
+        let head = start.len() + 4;
+        let mut header = [&start[..], &[version_and_command, family, high, low]].concat();
+        header.resize(head + length, 0);
+        stream.read_exact(header.get_mut(head..).unwrap_or_default()).await?;
+        return parse_v2(&header).ok_or(HeaderError::Malformed);
     }
     if start.starts_with(PREFIX_V1) && takes(ProxyProtocol::V1) {
         let mut line = start.to_vec();
@@ -101,7 +113,8 @@ async fn read(
             }
             line.push(stream.read_u8().await?);
         }
-        return parse_v1(&line).ok_or(HeaderError::Malformed);
+        let address = parse_v1(&line).ok_or(HeaderError::Malformed)?;
+        return Ok(Introduced { address, by_tls: false });
     }
     Err(HeaderError::Absent)
 }
@@ -136,30 +149,74 @@ fn parse_port(text: &str) -> Option<u16> {
     is_plain.then(|| text.parse().ok()).flatten()
 }
 
-/// As [`parse_v1`], of the parts of a binary header.
-fn parse_v2(version_and_command: u8, family: u8, body: &[u8]) -> Option<Option<SocketAddr>> {
-    match version_and_command {
-        0x20 => return Some(None),
-        0x21 => {}
-        _ => return None,
+/// Whom a whole binary header is for; `None` if it is not valid.
+fn parse_v2(header: &[u8]) -> Option<Introduced> {
+    let (head, body) = header.split_first_chunk::<16>()?;
+    let [.., version_and_command, family, _, _] = *head;
+    // A proxy that speaks for itself may send anything behind it.
+    if version_and_command == 0x20 {
+        return Some(Introduced::NOBODY);
     }
-    match family {
+    if version_and_command != 0x21 {
+        return None;
+    }
+    let (address, extensions) = match family {
         0x11 => {
-            let [a, b, c, d, _, _, _, _, high, low, _, _] = *body.first_chunk::<12>()?;
-            Some(Some(SocketAddr::new(Ipv4Addr::new(a, b, c, d).into(), u16::from_be_bytes([high, low]))))
+            let ([a, b, c, d, _, _, _, _, high, low, _, _], rest) = body.split_first_chunk::<12>()?;
+            let port = u16::from_be_bytes([*high, *low]);
+            (Some(SocketAddr::new(Ipv4Addr::new(*a, *b, *c, *d).into(), port)), rest)
         }
         0x21 => {
-            body.first_chunk::<36>()?;
-            let (source, rest) = body.split_first_chunk::<16>()?;
-            let (_, ports) = rest.split_first_chunk::<16>()?;
-            let (port, _) = ports.split_first_chunk::<2>()?;
-            Some(Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes(*port))))
+            let (addresses, rest) = body.split_first_chunk::<36>()?;
+            let source = addresses.first_chunk::<16>()?;
+            let [.., high, low, _, _] = *addresses;
+            (Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes([high, low]))), rest)
         }
-        // A protocol that the proxy does not name, and a client on the proxy's own machine.
-        0x00 => Some(None),
-        0x31 => body.first_chunk::<216>().map(|_| None),
-        _ => None,
+        // A protocol that the proxy does not name; what follows is to be ignored.
+        0x00 => return Some(Introduced::NOBODY),
+        // A client on the proxy's own machine.
+        0x31 => (None, body.split_first_chunk::<216>()?.1),
+        _ => return None,
+    };
+    let by_tls = parse_extensions(header, extensions)?;
+    Some(Introduced { address, by_tls })
+}
+
+const CHECKSUM: u8 = 0x03;
+const TLS: u8 = 0x20;
+
+/// In the first byte of [`TLS`]: the client speaks TLS with the proxy.
+const CLIENT_SPEAKS_TLS: u8 = 0x01;
+
+/// What stands behind the addresses (section 2.2): a type, a length in two bytes and so many bytes, again and again. Whether
+/// the client came by TLS; `None` if it is not valid, or does not agree with its checksum.
+fn parse_extensions(header: &[u8], mut rest: &[u8]) -> Option<bool> {
+    let mut by_tls = false;
+    while let Some(([kind, high, low], behind)) = rest.split_first_chunk::<3>() {
+        let (value, behind) = behind.split_at_checked(u16::from_be_bytes([*high, *low]).into())?;
+        match *kind {
+            CHECKSUM => {
+                let at = header.len() - behind.len() - value.len();
+                let said = u32::from_be_bytes(value.try_into().ok()?);
+                // Reckoned with zeros in its own place.
+                let mut plain = header.to_vec();
+                plain.get_mut(at..at + value.len())?.fill(0);
+                if crc32c(&plain) != said {
+                    return None;
+                }
+            }
+            TLS => by_tls |= value.first()? & CLIENT_SPEAKS_TLS != 0,
+            _ => {}
+        }
+        rest = behind;
     }
+    rest.is_empty().then_some(by_tls)
+}
+
+/// RFC 3720, appendix B.4: the polynomial 0x1EDC6F41, reflected. Bit by bit: a header has a hundred bytes and comes once.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _: u32| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
 /// A header of version 2 for the upstream. Without a client it says that the connection is the sidecar's own.
@@ -197,7 +254,21 @@ mod tests {
         let mut stream = bytes;
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let found = runtime.block_on(client_of(&mut stream, FROM.parse().unwrap(), accepted, &trusted));
-        (found.map(|address| address.to_string()), stream.to_vec())
+        let text = |found: Introduced| {
+            let address = found.address.map_or("nobody".to_owned(), |address| address.to_string());
+            if found.by_tls { format!("{address} by TLS") } else { address }
+        };
+        (found.map(text), stream.to_vec())
+    }
+
+    /// With a checksum in its place.
+    fn checked(mut header: Vec<u8>) -> Vec<u8> {
+        let length = u16::from_be_bytes([header[14], header[15]]) + 7;
+        header[14..16].copy_from_slice(&length.to_be_bytes());
+        header.extend([CHECKSUM, 0, 4, 0, 0, 0, 0]);
+        let (crc, at) = (crc32c(&header), header.len() - 4);
+        header[at..].copy_from_slice(&crc.to_be_bytes());
+        header
     }
 
     fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
@@ -209,20 +280,30 @@ mod tests {
     fn both_versions_name_the_client_and_nothing_behind_is_read() {
         let v4 = [203, 0, 113, 9, 192, 0, 2, 1, 0x12, 0x67, 0, 80];
         let v6 = [[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9], [0; 16]].concat();
-        let with_tags = [&v4[..], &[4, 0, 1, 7]].concat();
+        let with = |extensions: &[u8]| [&v4[..], extensions].concat();
+        let (noop, tls, no_tls) = ([4, 0, 1, 7], [0x20, 0, 5, 1, 0, 0, 0, 0], [0x20, 0, 5, 0, 0, 0, 0, 1]);
         for (header, expected) in [
             (b"PROXY TCP4 203.0.113.9 192.0.2.1 4711 80\r\n".to_vec(), "203.0.113.9:4711"),
             (b"PROXY TCP6 2001:db8::9 ::1 0 65535\r\n".to_vec(), "[2001:db8::9]:0"),
             (b"PROXY UNKNOWN\r\n".to_vec(), FROM),
             (b"PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n".to_vec(), FROM),
             (v2(0x21, 0x11, &v4), "203.0.113.9:4711"),
-            (v2(0x21, 0x11, &with_tags), "203.0.113.9:4711"),
+            (v2(0x21, 0x11, &with(&noop)), "203.0.113.9:4711"),
+            (v2(0x21, 0x11, &with(&[0xea, 0, 0])), "203.0.113.9:4711"),
+            (v2(0x21, 0x11, &with(&no_tls)), "203.0.113.9:4711"),
+            (v2(0x21, 0x11, &with(&[&noop[..], &tls].concat())), "203.0.113.9:4711 by TLS"),
+            (checked(v2(0x21, 0x11, &with(&tls))), "203.0.113.9:4711 by TLS"),
+            (checked(v2(0x21, 0x21, &[&v6[..], &[0, 7, 0, 80]].concat())), "[2001:db8::9]:7"),
+            (v2(0x21, 0x31, &[&[0; 216][..], &tls].concat()), "nobody by TLS"),
+            (v2(0x20, 0x11, &[0xff; 3]), FROM),
+            (v2(0x21, 0x00, &[0xff; 3]), FROM),
             (v2(0x21, 0x21, &[&v6[..], &[0, 7, 0, 80]].concat()), "[2001:db8::9]:7"),
             (v2(0x20, 0x11, &v4), FROM),
             (v2(0x20, 0x00, b""), FROM),
             (v2(0x21, 0x00, b""), FROM),
             (v2(0x21, 0x31, &[0; 216]), FROM),
         ] {
+            let expected = if expected == FROM { "nobody" } else { expected };
             let (found, left) = client(&[&header, &b"GET /"[..]].concat(), ProxyProtocol::Any);
             assert_eq!((found.unwrap().as_str(), left.as_slice()), (expected, &b"GET /"[..]), "{header:?}");
         }
@@ -248,9 +329,17 @@ mod tests {
         }
         let endless = format!("PROXY UNKNOWN {}", "x".repeat(200));
         assert!(matches!(client(endless.as_bytes(), ProxyProtocol::Any).0, Err(HeaderError::Malformed)));
-        let too_short = v2(0x21, 0x11, &[0; 11]);
+        let mut one_bit = checked(v2(0x21, 0x11, &[0; 12]));
+        one_bit[16] = 1;
         for header in [
-            too_short,
+            one_bit,
+            v2(0x21, 0x11, &[0; 11]),
+            // Extensions that are cut off, longer than the header, of a checksum without four bytes, of TLS without a word.
+            v2(0x21, 0x11, &[&[0; 12][..], &[4]].concat()),
+            v2(0x21, 0x11, &[&[0; 12][..], &[4, 0]].concat()),
+            v2(0x21, 0x11, &[&[0; 12][..], &[4, 0, 2, 7]].concat()),
+            v2(0x21, 0x11, &[&[0; 12][..], &[3, 0, 3, 0, 0, 0]].concat()),
+            v2(0x21, 0x11, &[&[0; 12][..], &[0x20, 0, 0]].concat()),
             v2(0x21, 0x21, &[0; 35]),
             v2(0x21, 0x12, &[0; 12]),
             v2(0x22, 0x11, &[0; 12]),
@@ -264,13 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn the_checksum_is_the_usual_one() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
     fn the_version_and_the_peer_have_to_be_the_right_ones() {
         let v1 = b"PROXY TCP4 203.0.113.9 192.0.2.1 4711 80\r\n";
         let v2 = v2(0x20, 0, b"");
         assert!(matches!(client(v1, ProxyProtocol::V2).0, Err(HeaderError::Absent)));
         assert!(matches!(client(&v2, ProxyProtocol::V1).0, Err(HeaderError::Absent)));
         assert!(matches!(client(b"GET / HTTP/1.1\r\n", ProxyProtocol::Any).0, Err(HeaderError::Absent)));
-        assert_eq!(client(v1, ProxyProtocol::Off), (Ok(FROM.to_owned()), v1.to_vec()));
+        assert_eq!(client(v1, ProxyProtocol::Off), (Ok("nobody".to_owned()), v1.to_vec()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let from = "198.51.100.7:1".parse().unwrap();
         let refused = runtime.block_on(client_of(&mut &v1[..], from, ProxyProtocol::Any, &[]));
@@ -289,7 +383,43 @@ mod tests {
             let (found, left) = super::tests::client(&introduction(Some(client)), ProxyProtocol::V2);
             prop_assert_eq!(found, Ok(SocketAddr::new(client, 0).to_string()));
             prop_assert!(left.is_empty());
-            prop_assert_eq!(super::tests::client(&introduction(None), ProxyProtocol::V2).0, Ok(FROM.to_owned()));
+            prop_assert_eq!(super::tests::client(&introduction(None), ProxyProtocol::V2).0, Ok("nobody".to_owned()));
+        }
+
+        // Any header that the specification allows, however it is put together, names its client and ends where it ends; and
+        // one with a bit changed on the way is not valid.
+        #[test]
+        fn valid_headers_are_understood_and_changed_ones_are_not(
+            client: SocketAddr,
+            extensions in prop::collection::vec((prop_oneof![4 => any::<u8>(), 1 => Just(TLS)], prop::collection::vec(any::<u8>(), 0..40)), 0..6),
+            rest in prop::collection::vec(any::<u8>(), 0..20),
+            bit in any::<prop::sample::Index>(),
+        ) {
+            let mut body = match client.ip() {
+                IpAddr::V4(ip) => [&ip.octets()[..], &[0; 4]].concat(),
+                IpAddr::V6(ip) => [&ip.octets()[..], &[0; 16]].concat(),
+            };
+            body.extend([client.port().to_be_bytes(), [0, 80]].concat());
+            let mut by_tls = false;
+            for (kind, value) in &extensions {
+                // The checksum comes once and is right; TLS has at least its flags.
+                let kind = if *kind == CHECKSUM { 4 } else { *kind };
+                let value: &[u8] = if kind == TLS && value.is_empty() { &[0] } else { value };
+                by_tls |= kind == TLS && value[0] & 1 == 1;
+                body.push(kind);
+                body.extend(u16::try_from(value.len()).unwrap().to_be_bytes());
+                body.extend(value);
+            }
+            let header = checked(v2(0x21, if client.is_ipv4() { 0x11 } else { 0x21 }, &body));
+            let (found, left) = super::tests::client(&[&header[..], &rest].concat(), ProxyProtocol::Any);
+            let client = SocketAddr::new(client.ip(), client.port());
+            prop_assert_eq!(found, Ok(format!("{client}{}", if by_tls { " by TLS" } else { "" })));
+            prop_assert_eq!(left, rest);
+            let mut changed = header.clone();
+            // Of the addresses: a changed length may make something else of what follows.
+            let bit = bit.index(if client.is_ipv4() { 12 * 8 } else { 36 * 8 });
+            changed[16 + bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(super::tests::client(&changed, ProxyProtocol::Any).0.is_err());
         }
 
         #[test]

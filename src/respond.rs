@@ -32,6 +32,11 @@ impl Asked {
         let names_html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
         Asked { id, accepts_html: headers.get(header::ACCEPT).is_some_and(names_html) }
     }
+
+    /// As [`Asked::new`], of a head that could not be read, as far as it came.
+    pub fn of_head(id: RequestId, head: &[u8]) -> Self {
+        Asked { id, accepts_html: head.windows(9).any(|part| part == b"text/html") }
+    }
 }
 
 /// One entry of the catalogue.
@@ -62,10 +67,10 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::Refused(
             Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch,
         ) => (StatusCode::BAD_REQUEST, "invalid_host", "The request does not name one valid host."),
-        ExchangeError::RequestHead(HeadError::TooLarge) => (
+        ExchangeError::RequestHead(HeadError::TooLarge) | ExchangeError::Refused(Refusal::TooManyFields) => (
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "request_head_too_large",
-            "The head of the request is too large.",
+            "The head of the request is too large. Perhaps this site has set too many cookies.",
         ),
         ExchangeError::RequestHead(HeadError::TargetTooLong) => {
             (StatusCode::URI_TOO_LONG, "target_too_long", "The target of the request is too long.")
@@ -77,7 +82,10 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::RequestBody(_) => {
             (StatusCode::BAD_REQUEST, "invalid_request_body", "The body of the request broke off or was not valid.")
         }
-        ExchangeError::RequestBodyTimeout(_) => {
+        ExchangeError::RequestTooLarge(_) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", "The body of the request is larger than allowed.")
+        }
+        ExchangeError::RequestBodyTooSlow(_) => {
             (StatusCode::REQUEST_TIMEOUT, "request_body_timeout", "The body of the request did not arrive in time.")
         }
         ExchangeError::UpstreamBusy(_) => {

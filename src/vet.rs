@@ -33,6 +33,9 @@ pub enum Refusal {
     /// A transfer coding other than a single `chunked` (RFC 9112, 6.1).
     #[error("unsupported Transfer-Encoding")]
     TransferEncoding,
+    /// `[server] max_header_fields` (RFC 6585, 5); found where the fields are counted, not here.
+    #[error("more fields than server.max_header_fields")]
+    TooManyFields,
 }
 
 /// Checks a request head. `Ok` says that it may be routed.

@@ -27,9 +27,10 @@ use crate::drain::Drain;
 use crate::forward::dial::Dialer;
 use crate::forward::upstream::Upstream;
 use crate::http1::server::HeadLimits;
-use crate::http2::OnThisThread;
+use crate::http2::Streams;
 use crate::listen::Accepted;
 use crate::metrics::Shard;
+use crate::pace::Pace;
 use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::request_id::RequestIds;
@@ -39,7 +40,7 @@ pub struct Worker {
     /// How large the head of a request may be.
     pub head_limits: HeadLimits,
     /// Makes a server of a connection that speaks HTTP/2.
-    pub http2: http2::Builder<OnThisThread>,
+    pub http2: http2::Builder<Streams>,
     /// This worker's connections to the upstream.
     pub upstream: Rc<Upstream>,
     /// The native refresh, shared by all workers; `None` where `[refresh] mode` is `forward`.
@@ -60,8 +61,12 @@ pub struct Worker {
     pub logs_access: bool,
     /// How long client connections may be silent.
     pub limits: Limits,
-    /// `[server] request_body_idle`.
-    pub request_body_idle: Duration,
+    /// `[server] request_body_idle` and `min_rate`.
+    pub request_pace: Pace,
+    /// `[server] max_request_body`, in bytes; what no body reaches where the upstream decides.
+    pub max_request_body: u64,
+    /// `[server] max_requests_per_connection`; zero is any number.
+    pub max_requests_per_connection: usize,
     /// `[server] tunnel_idle`.
     pub tunnel_idle: Duration,
     /// Connections for each client address; `None` where they are not limited.
@@ -156,9 +161,14 @@ async fn work(
             first_byte: config.server.first_byte_timeout,
             request_header: config.server.request_header_timeout,
             keepalive_idle: config.server.keepalive_idle,
-            response_write_idle: config.server.response_write_idle,
+            response: config.server.response_pace(),
         },
-        request_body_idle: config.server.request_body_idle,
+        request_pace: config.server.request_pace(),
+        max_request_body: match config.server.max_request_body {
+            0 => u64::MAX,
+            limit => limit as u64,
+        },
+        max_requests_per_connection: config.server.max_requests_per_connection,
         tunnel_idle: config.server.tunnel_idle,
         per_address,
         metrics,

@@ -44,9 +44,12 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         keepalive_idle: read.duration("server.keepalive_idle"),
         request_body_idle: read.duration("server.request_body_idle"),
         response_write_idle: read.duration("server.response_write_idle"),
+        min_rate: read.integer("server.min_rate"),
         tunnel_idle: read.duration("server.tunnel_idle"),
         max_header_bytes: read.integer("server.max_header_bytes"),
         max_header_fields: read.integer("server.max_header_fields"),
+        max_request_body: read.integer("server.max_request_body"),
+        max_requests_per_connection: read.integer("server.max_requests_per_connection"),
     };
     let tls = tls(&mut read, &server.listen);
     let upstream = upstream(&mut read, &server.listen, &tls.listen);

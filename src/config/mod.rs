@@ -24,6 +24,8 @@ use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
+use crate::pace::Pace;
+
 pub use address::{CertificateFiles, ListenAddress, UpstreamUrl};
 pub use effective::Effective;
 pub use fault::{Fault, Faults};
@@ -106,12 +108,30 @@ pub struct Server {
     pub request_body_idle: Duration,
     /// Within an answer that the client does not read. Not zero.
     pub response_write_idle: Duration,
+    /// Bytes a second that a client has to send of a body, or to read of an answer. Zero: any.
+    pub min_rate: usize,
     /// Within a tunnel. Not zero.
     pub tunnel_idle: Duration,
     /// Bytes of the head of a request.
     pub max_header_bytes: usize,
     /// Fields of a request.
     pub max_header_fields: usize,
+    /// Bytes of the body of a request. Zero: the upstream decides.
+    pub max_request_body: usize,
+    /// Requests that a connection serves. Zero: any number.
+    pub max_requests_per_connection: usize,
+}
+
+impl Server {
+    /// How fast the body of a request has to come.
+    pub fn request_pace(&self) -> Pace {
+        Pace { silence: self.request_body_idle, min_rate: self.min_rate as u64 }
+    }
+
+    /// How fast an answer has to be read.
+    pub fn response_pace(&self) -> Pace {
+        Pace { silence: self.response_write_idle, min_rate: self.min_rate as u64 }
+    }
 }
 
 /// What the files of unix sockets to listen on are like.

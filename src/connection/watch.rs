@@ -2,12 +2,13 @@
 //!
 //! While an exchange waits for the upstream nothing is waited for here; bodies have limits of their own.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
+use crate::pace::{Pace, Patience, TooSlow};
 
 /// The limits of a client connection.
 #[derive(Debug, Clone, Copy)]
@@ -18,8 +19,8 @@ pub struct Limits {
     pub request_header: Duration,
     /// `[server] keepalive_idle`.
     pub keepalive_idle: Duration,
-    /// `[server] response_write_idle`.
-    pub response_write_idle: Duration,
+    /// `[server] response_write_idle` and `min_rate`.
+    pub response: Pace,
 }
 
 /// What is waited for.
@@ -32,7 +33,7 @@ pub enum Wait {
     /// The next request.
     NextRequest,
     /// Room for what is to be written.
-    Reader,
+    Reader(TooSlow),
 }
 
 /// What happened on one connection, and the timer that it is held against.
@@ -41,7 +42,7 @@ pub struct Watch {
     accepted: Instant,
     head_since: Option<Instant>,
     idle_since: Option<Instant>,
-    blocked_since: Option<Instant>,
+    reader: Patience,
     alarm: Alarm,
 }
 
@@ -53,7 +54,7 @@ impl Watch {
             accepted: Instant::now(),
             head_since: None,
             idle_since: None,
-            blocked_since: None,
+            reader: Patience::new(limits.response),
             alarm: Alarm::default(),
         }
     }
@@ -85,16 +86,19 @@ impl Watch {
         self.alarm.poll_at(cx, deadline).map(|()| wait)
     }
 
-    /// The client took something.
-    pub fn was_written(&mut self) {
-        self.blocked_since = None;
+    /// The client took some of what is to be written.
+    pub fn was_written(&mut self, bytes: usize) {
+        self.reader.moved(bytes, Instant::now());
     }
 
-    /// Ready when the client has taken nothing of what is to be written for too long.
+    /// The client took all of it.
+    pub fn was_flushed(&mut self) {
+        self.reader.caught_up();
+    }
+
+    /// Ready when the client has taken nothing of what is to be written, or too little, for too long.
     pub fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
-        let since = *self.blocked_since.get_or_insert_with(Instant::now);
-        ready!(self.alarm.poll_at(cx, since + self.limits.response_write_idle));
-        Poll::Ready(Wait::Reader)
+        self.reader.poll_over(cx).map(Wait::Reader)
     }
 }
 
@@ -108,7 +112,7 @@ mod tests {
         first_byte: Duration::from_secs(10),
         request_header: Duration::from_secs(30),
         keepalive_idle: Duration::from_secs(75),
-        response_write_idle: Duration::from_secs(60),
+        response: Pace { silence: Duration::from_secs(60), min_rate: 1 },
     };
 
     /// How many seconds it goes on from now.
@@ -142,8 +146,24 @@ mod tests {
         for _ in 0..3 {
             assert!(poll_fn(|cx| Poll::Ready(watch.poll_reader(cx).is_pending())).await);
             advance(Duration::from_secs(40)).await;
-            watch.was_written();
+            watch.was_written(40);
         }
-        assert_eq!(left(|cx| watch.poll_reader(cx)).await, (Wait::Reader, 60));
+        assert_eq!(
+            left(|cx| watch.poll_reader(cx)).await,
+            (Wait::Reader(TooSlow::Silent(LIMITS.response.silence)), 60)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_a_byte_now_and_then_falls_behind() {
+        let mut watch = Watch::new(LIMITS);
+        for _ in 0..3 {
+            assert!(poll_fn(|cx| Poll::Ready(watch.poll_reader(cx).is_pending())).await);
+            advance(Duration::from_secs(16)).await;
+            watch.was_written(1);
+        }
+        assert_eq!(left(|cx| watch.poll_reader(cx)).await, (Wait::Reader(TooSlow::BelowRate(1)), 15));
+        watch.was_flushed();
+        assert_eq!(left(|cx| watch.poll_reader(cx)).await.1, 60);
     }
 }

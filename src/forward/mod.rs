@@ -48,7 +48,7 @@ pub async fn forward(
     let told = worker.sets_request_id.then_some(id);
     let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id: told };
     request::prepare(&mut request, &hop, upgrade.as_ref());
-    upload::read_start(&mut request, worker.request_body_idle).await?;
+    upload::read_start(&mut request).await?;
     let (answer, lease) = worker.upstream.send(request, client.address).await?;
     let sent = lease.sent();
     let answer = match answer.status() {

@@ -6,7 +6,6 @@
 //! is wrong with them is answered before the upstream has seen anything.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use http::{Request, header};
 use http_body_util::BodyExt as _;
@@ -18,13 +17,11 @@ use crate::error::ExchangeError;
 /// How much of a body is waited for. Logins, comments and API calls fit; of an upload it is what a few reads bring.
 const START: usize = 64 << 10;
 
-/// Reads the start of the body of `request`, as far as that is to be waited for. The client may be silent for `idle`
-/// here and in the rest of the body.
+/// Reads the start of the body of `request`, as far as that is to be waited for.
 ///
 /// # Errors
-/// The client's: the body broke off, was not valid or stood still.
-pub async fn read_start(request: &mut Request<RequestBody>, idle: Duration) -> Result<(), ExchangeError> {
-    request.body_mut().limit_silence(idle);
+/// The client's: the body broke off, was not valid, came too slowly or was too large.
+pub async fn read_start(request: &mut Request<RequestBody>) -> Result<(), ExchangeError> {
     if !matches!(request.body(), RequestBody::Streamed(_)) || !request.headers().contains_key(header::CONTENT_LENGTH) {
         return Ok(());
     }

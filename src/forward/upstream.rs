@@ -238,7 +238,8 @@ impl Lease {
         let Some(upstream) = self.upstream.upgrade() else { return };
         upstream.metrics.add(match error {
             BodyError::BrokeOff(_) | BodyError::TooShort => Event::AnswerBrokeOff,
-            BodyError::Silent(_) => Event::AnswerSilent,
+            // No answer is too large.
+            BodyError::TooSlow(_) | BodyError::TooLarge(_) => Event::AnswerSilent,
         });
     }
 

@@ -27,7 +27,7 @@ const MAX_TARGET: usize = u16::MAX as usize - 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     /// Longer or of more fields than is allowed.
-    #[error("the head is too large")]
+    #[error("the head is too large: over server.max_header_bytes or max_header_fields")]
     TooLarge,
     /// A method that is no token.
     #[error("invalid method")]

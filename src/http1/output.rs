@@ -35,7 +35,7 @@ pub struct Output {
     written: usize,
     frame: Bytes,
     tail: &'static [u8],
-    has_moved: bool,
+    moved: usize,
 }
 
 impl Output {
@@ -87,9 +87,9 @@ impl Output {
         Pin::new(stream).poll_flush(cx)
     }
 
-    /// Whether anything was written since this was last asked.
-    pub fn has_moved(&mut self) -> bool {
-        std::mem::take(&mut self.has_moved)
+    /// How many bytes were written since this was last asked.
+    pub fn moved(&mut self) -> usize {
+        std::mem::take(&mut self.moved)
     }
 
     /// Gives back the memory, if nothing is in it.
@@ -105,7 +105,7 @@ impl Output {
     }
 
     fn advance(&mut self, written: usize) {
-        self.has_moved = true;
+        self.moved += written;
         let of_gathered = written.min(self.gathered.len() - self.written);
         self.written += of_gathered;
         if self.written == self.gathered.len() {

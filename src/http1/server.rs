@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{Method, Request, Response, header};
 use hyper::body::{Body as _, Frame};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -34,8 +34,8 @@ use crate::metrics::Event;
 use crate::{exchange, respond};
 
 /// A client that still sends when we close gets a reset, which takes our last answer away from it. So we read on for a
-/// moment; nginx does for 5 s.
-const LINGER: Duration = Duration::from_secs(2);
+/// moment; nginx does as long (lingering_timeout).
+const LINGER: Duration = Duration::from_secs(5);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -62,6 +62,8 @@ pub struct Connection {
     inbound: Rc<RefCell<Inbound>>,
     output: Output,
     watch: Watch,
+    /// Requests so far.
+    requests: usize,
 }
 
 impl Connection {
@@ -69,7 +71,7 @@ impl Connection {
     pub fn new(stream: ClientStream, downstream: Rc<Downstream>) -> Self {
         let watch = Watch::new(downstream.worker.limits);
         let inbound = Rc::new(RefCell::new(Inbound::new(stream)));
-        Connection { downstream, inbound, output: Output::default(), watch }
+        Connection { downstream, inbound, output: Output::default(), watch, requests: 0 }
     }
 
     /// Serves requests until one of them is the last, or all connections are to end.
@@ -148,12 +150,13 @@ impl Connection {
     fn accept(&mut self, head: RequestHead) -> (Request<RequestBody>, Asked) {
         let RequestHead { request, body, keeps, awaits_continue } = head;
         self.watch.head_ended();
+        self.requests = self.requests.saturating_add(1);
         let te = request.headers().get_all(header::TE);
         let asked = Asked {
             is_head: request.method() == Method::HEAD,
             version: request.version(),
             accepts_trailers: te.iter().flat_map(|line| tokens(line.as_bytes())).any(is_trailers),
-            keeps,
+            keeps: keeps && self.requests != self.downstream.worker.max_requests_per_connection,
         };
         let body = if body.is_done() {
             RequestBody::Empty
@@ -183,7 +186,8 @@ impl Connection {
                 let mut inbound = self.inbound.borrow_mut();
                 match self.output.poll_flush(&mut inbound.stream, cx)? {
                     Poll::Ready(()) => {
-                        self.watch.was_written();
+                        self.watch.was_flushed();
+                        self.output.moved();
                         if encoder.is_none() {
                             return Poll::Ready(Ok(()));
                         }
@@ -192,8 +196,9 @@ impl Connection {
                         }
                     }
                     Poll::Pending => {
-                        if self.output.has_moved() {
-                            self.watch.was_written();
+                        match self.output.moved() {
+                            0 => {}
+                            bytes => self.watch.was_written(bytes),
                         }
                         if let Poll::Ready(gone) = inbound.poll_gone(cx) {
                             return Poll::Ready(Err(gone));
@@ -248,7 +253,8 @@ impl Connection {
 
     /// Answers what is no request. What follows on the connection cannot be trusted to be one either.
     async fn refuse(mut self, error: &ExchangeError) -> Result<(), ConnectionError> {
-        let asked = respond::Asked::new(self.downstream.worker.request_ids.next(), &HeaderMap::new());
+        let id = self.downstream.worker.request_ids.next();
+        let asked = respond::Asked::of_head(id, &self.inbound.borrow().input.buffer);
         let metrics = &self.downstream.worker.metrics;
         // It never became a request that had begun.
         metrics.add(Event::Begun);

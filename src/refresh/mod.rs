@@ -40,6 +40,7 @@ use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::config::ResponseFields;
 use crate::error::ExchangeError;
+use crate::pace::TooSlow;
 use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
 use crate::wordpress::home::Home;
@@ -247,7 +248,9 @@ async fn read(mut body: RequestBody) -> Result<Read, ExchangeError> {
         }
         Ok::<_, ExchangeError>(true)
     };
-    let whole = timeout(BODY_TIME, whole).await.unwrap_or(Err(ExchangeError::RequestBodyTimeout(BODY_TIME)))?;
+    let whole = timeout(BODY_TIME, whole)
+        .await
+        .unwrap_or(Err(ExchangeError::RequestBodyTooSlow(TooSlow::Unfinished(BODY_TIME))))?;
     body.put_back(frames);
     Ok(if whole { Read::Whole(bytes.into(), body) } else { Read::TooLarge(body) })
 }

@@ -247,27 +247,71 @@ fn an_upstream_that_stops_reading_an_upload_is_let_go() {
 }
 
 #[test]
-fn what_is_no_request_is_answered_and_logged_with_a_reason() {
+fn what_is_no_http_gets_a_page_and_the_log_has_the_reason() {
     let upstream = Upstream::answering(|_| OK);
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-header-bytes", "2048"]);
     let fields = |count: usize, value: &str| (0..count).map(|i| format!("X-{i}: {value}\r\n")).collect::<String>();
-    for (request, status, reason) in [
-        ("GET /?a=<b> HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "URI"),
-        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(), 400, "version"),
-        ("GET /\r\n\r\n".to_owned(), 400, "invalid"),
-        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(260, "")), 431, "too large"),
-        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(30, &"y".repeat(100))), 431, "too large"),
-        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(3000)), 431, "too large"),
+    for (request, status, code, reason) in [
+        ("GET /?a=<b> HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "invalid_request", "URI"),
+        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(), 400, "invalid_request", "version"),
+        ("GET /\r\n\r\n".to_owned(), 400, "invalid_request", "invalid"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(260, "")), 431, "request_head_too_large", "too large"),
+        (
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(30, &"y".repeat(100))),
+            431,
+            "request_head_too_large",
+            "too large",
+        ),
+        (
+            format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(3000)),
+            431,
+            "request_head_too_large",
+            "server.max_header_bytes",
+        ),
     ] {
-        let lines = sidecar.log().len();
-        let mut client = Connection::to(sidecar.address());
-        client.send(&request);
-        let answer = client.response();
-        assert_eq!(answer.status(), status, "{request:.60}");
-        assert!(client.is_closed());
-        let line = sidecar.wait_for_log_after(lines, "refused a request that is not valid HTTP");
-        assert!(line.contains(reason) && line.contains("INFO"), "{line}");
-        assert!(line.contains(answer.json()["data"]["request_id"].as_str().unwrap()), "{line}");
+        // As the first request, and behind others with answers that look the same.
+        for before in [0, 3] {
+            let mut client = Connection::to(sidecar.address());
+            for _ in 0..before {
+                client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                assert_eq!(client.response().body, b"ok");
+            }
+            client.send(&request);
+            let answer = client.response();
+            assert_eq!(answer.status(), status, "{request:.60}");
+            assert_eq!(answer.json()["code"], format!("wp_jwt_sidecar_{code}"));
+            assert!(client.is_closed());
+            let id = answer.json()["data"]["request_id"].as_str().unwrap().to_owned();
+            let line = sidecar.wait_for_log(&id);
+            assert!(line.contains(reason) && line.contains("INFO"), "{line}");
+        }
     }
-    assert!(upstream.requests().is_empty());
+    // A browser gets a page, where the head came far enough to tell.
+    let accept = "GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html,*/*\r\n";
+    for (rest, title) in
+        [("X-A : b\r\n\r\n", "400 Bad"), (&format!("Cookie: {}\r\n\r\n", "c".repeat(3000)), "431 Request")]
+    {
+        let html = ask(&sidecar, format!("{accept}{rest}"));
+        assert!(String::from_utf8(html.body).unwrap().contains(&format!("<h1>{title}")));
+    }
+    assert_eq!(upstream.requests().len(), 18);
+}
+
+#[test]
+fn a_bare_refusal_of_the_upstreams_passes_as_it_is() {
+    let upstream = Upstream::answering(|request| match request.start_line().contains("/431") {
+        true => "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n",
+        false => "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n",
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    for (target, status) in [("/431", 431), ("/", 400), ("/431", 431)] {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = client.response();
+        assert_eq!((answer.status(), answer.body.as_slice()), (status, &b""[..]));
+    }
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20));
+    for _ in 0..20 {
+        assert_eq!(client.response().body, b"");
+    }
 }

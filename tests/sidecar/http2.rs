@@ -1,6 +1,7 @@
 //! HTTP/2 with clients: what reaches the upstream is what HTTP/1.1 would have brought, and what comes back is the
 //! upstream's answer; floods, silence and a drain end in order.
 
+mod limits;
 mod raw;
 
 use std::net::SocketAddr;

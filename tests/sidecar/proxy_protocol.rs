@@ -68,6 +68,25 @@ fn the_header_comes_before_tls() {
 }
 
 #[test]
+fn a_proxy_that_ends_tls_says_so() {
+    let upstream = ok();
+    let arguments = ["--server-proxy-protocol", "v2", "--forwarded-trusted-proxies", "127.0.0.1"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let addresses = [203, 0, 113, 9, 192, 0, 2, 1, 0x12, 0x67, 1, 0xbb];
+    for (by_tls, scheme) in [(1, "https"), (0, "http")] {
+        let before = upstream.requests().len();
+        let extension = [0x20, 0, 5, by_tls, 0, 0, 0, 0];
+        let length = u8::try_from(addresses.len() + extension.len()).unwrap();
+        let mut client = Connection::to(sidecar.address());
+        client.send([&SIGNATURE[..], &[0x21, 0x11, 0, length], &addresses, &extension, GET.as_bytes()].concat());
+        assert_eq!(client.response().status(), 200);
+        let request = &upstream.requests()[before];
+        assert_eq!(request.value("x-forwarded-proto").as_deref(), Some(scheme));
+        assert_eq!(request.value("x-forwarded-for").as_deref(), Some("203.0.113.9"));
+    }
+}
+
+#[test]
 fn without_a_header_that_may_be_believed_the_connection_is_closed() {
     let upstream = ok();
     let start = |version: &str, trusted: &str| {

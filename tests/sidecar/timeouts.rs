@@ -86,7 +86,9 @@ fn an_idle_connection_is_closed_without_a_word() {
 #[test]
 fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
     let upstream = ok();
-    let sidecar = with_limit(&upstream, "server-request-body-idle");
+    // What comes here in a second is a few bytes.
+    let limits = ["--server-request-body-idle", "500ms", "--server-min-rate", "0"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
     for framing in ["Content-Length: 5", "Content-Length: 500000", "Transfer-Encoding: chunked"] {
         let mut client = Connection::to(sidecar.address());
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n2\r\n"));
@@ -112,6 +114,31 @@ fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
     }
     let bodies: Vec<_> = upstream.requests().split_off(done).into_iter().map(|request| request.body).collect();
     assert_eq!(bodies, [b"abcdef", b"abcdef"]);
+}
+
+#[test]
+fn a_request_body_that_trickles_is_a_408() {
+    let upstream = ok();
+    let sidecar = with_limit(&upstream, "server-request-body-idle");
+    for framing in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        let mut client = Connection::to(sidecar.address());
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
+        let begun = Instant::now();
+        client.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        // 20 bytes a second, and never 500 ms of silence.
+        let mut peeked = [0; 1];
+        while client.stream.peek(&mut peeked).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(15), "{framing}: it goes on and on");
+            client.send("1\r\nx\r\n".get(..if framing.starts_with('T') { 6 } else { 1 }).unwrap());
+        }
+        client.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let answer = client.response();
+        assert_eq!(answer.status(), 408, "{framing}");
+        let id = answer.json()["data"]["request_id"].as_str().unwrap().to_owned();
+        let line = sidecar.wait_for_log(&id);
+        assert!(line.contains("slower than 240 bytes a second (server.min_rate)"), "{line}");
+    }
+    assert!(upstream.requests().iter().all(|request| !request.complete));
 }
 
 #[test]
@@ -149,7 +176,7 @@ fn a_client_that_reads_nothing_is_cut_off_and_a_slow_one_is_not() {
     let mut stuck = Connection::to(sidecar.address());
     stuck.send(GET);
     assert!(!heard.recv_timeout(Duration::from_secs(15)).unwrap(), "the upstream's connection is closed");
-    sidecar.wait_for_log("read nothing for response_write_idle");
+    assert!(sidecar.wait_for_log("the client does not read its answer").contains("nothing moved for 500ms"));
 
     let mut slow = Connection::to(sidecar.address());
     slow.send(GET);

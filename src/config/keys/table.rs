@@ -121,6 +121,16 @@ pub const KEYS: &[Key] = &[
         "How long a client may read nothing of its answer before the connection is closed; a download may take as long as it likes.",
     ),
     key(
+        "server.min_rate",
+        Kind::Integer { min: 0, max: 1_000_000, unit: "bytes a second" },
+        Fallback::Is("240"),
+        "How fast a client has to send the body of a request, and to read its answer, while it is waited for; 0 is any rate.",
+    )
+    .change(
+        "So that one byte a minute does not hold a connection for ever: a client that falls behind by request_body_idle or \
+         response_write_idle is closed. No phone is so slow. Set 0 where requests are open for hours with little in them.",
+    ),
+    key(
         "server.tunnel_idle",
         Kind::Duration { zero: false },
         Fallback::Is("1h"),
@@ -140,6 +150,20 @@ pub const KEYS: &[Key] = &[
         "How many fields a request may have, before the client gets a 431.",
     )
     .change("The default is above Apache's 100."),
+    key(
+        "server.max_request_body",
+        Kind::Integer { min: 0, max: 1_099_511_627_776, unit: "bytes" },
+        Fallback::Is("0"),
+        "How large the body of a request may be, before the client gets a 413; 0: the site decides.",
+    )
+    .change("Uploads are refused here, before the site sees them. PHP and the web server have limits of their own."),
+    key(
+        "server.max_requests_per_connection",
+        Kind::Integer { min: 0, max: 1_000_000_000, unit: "requests" },
+        Fallback::Is("1000"),
+        "How many requests a connection serves before it is closed, in order and without a loss; 0 is any number.",
+    )
+    .change("As nginx's keepalive_requests: clients come back to whatever stands behind a load balancer by then."),
     key(
         "server.proxy_protocol",
         Kind::OneOf(ProxyProtocol::NAMES),

@@ -5,11 +5,17 @@ use std::net::SocketAddr;
 
 use crate::support::tls::{Authority, TlsConnection};
 
+pub const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+/// RFC 9113, 7: the stream is not wanted any more.
+pub const CANCEL: u32 = 8;
 /// RFC 9113, 7: the other side does too much.
 pub const ENHANCE_YOUR_CALM: u32 = 0xb;
 
@@ -39,8 +45,45 @@ impl RawHttp2 {
 
     /// The preface and empty settings.
     pub fn hello(&mut self) {
+        self.hello_with(&[]);
+    }
+
+    /// The preface and settings.
+    pub fn hello_with(&mut self, settings: &[u8]) {
         self.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        self.frame(SETTINGS, 0, 0, &[]);
+        self.frame(SETTINGS, 0, 0, settings);
+    }
+
+    /// A write that takes longer fails.
+    pub fn limit_writes(&mut self, limit: std::time::Duration) {
+        self.connection.stream.sock.set_write_timeout(Some(limit)).unwrap();
+    }
+
+    /// Whether a write has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The error that `stream` is reset with; waits for it.
+    pub fn reset_of(&mut self, stream: u32) -> u32 {
+        loop {
+            let frame = self.receive().expect("a reset");
+            if frame.kind == RST_STREAM && frame.stream == stream {
+                return u32::from_be_bytes(frame.payload[..4].try_into().unwrap());
+            }
+        }
+    }
+
+    /// How many bytes came on `stream`; waits until it is `length`.
+    pub fn data_of(&mut self, stream: u32, length: usize) -> usize {
+        let mut received = 0;
+        while received < length {
+            let frame = self.receive().expect("more data");
+            if frame.kind == DATA && frame.stream == stream {
+                received += frame.payload.len();
+            }
+        }
+        received
     }
 
     /// A request head.

@@ -1,0 +1,105 @@
+//! How much a request and a connection may take: sizes of bodies, numbers of requests, and how a connection ends on
+//! which something is still coming.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use crate::support::raw::{Connection, Message, Upstream};
+use crate::support::sidecar::Sidecar;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn ok() -> Upstream {
+    Upstream::answering(|_| OK)
+}
+
+fn post(sidecar: &Sidecar, fields: &str, body: &[u8]) -> Message {
+    let mut client = Connection::to(sidecar.address());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"));
+    // It may be refused before all of it is written.
+    let _ = client.stream.write_all(body);
+    client.response()
+}
+
+fn chunked(length: usize) -> Vec<u8> {
+    format!("{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length)).into_bytes()
+}
+
+#[test]
+fn a_body_over_the_limit_is_a_413_and_one_of_its_size_passes() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-request-body", "1000"]);
+    assert_eq!(post(&sidecar, "Content-Length: 1000", &[b'x'; 1000]).status(), 200);
+    assert_eq!(post(&sidecar, "Transfer-Encoding: chunked", &chunked(1000)).status(), 200);
+    assert_eq!(upstream.requests().len(), 2);
+    // What is announced is refused before anybody reads it, also where the client asks first.
+    for fields in ["Content-Length: 1001", "Expect: 100-continue\r\nContent-Length: 99999999999"] {
+        let answer = post(&sidecar, fields, b"");
+        assert_eq!(answer.status(), 413, "{fields}");
+        assert_eq!(answer.json()["code"], "wp_jwt_sidecar_request_too_large");
+        assert!(sidecar.wait_for_log("\"status\":413").contains("server.max_request_body, 1000 bytes"));
+    }
+    let html = post(&sidecar, "Accept: text/html\r\nContent-Length: 1001", b"");
+    assert!(html.value("content-type").is_some_and(|kind| kind.starts_with("text/html")));
+    assert_eq!(upstream.requests().len(), 2);
+    // What is not announced is noticed as it comes.
+    for length in [1001, 200_000] {
+        assert_eq!(post(&sidecar, "Transfer-Encoding: chunked", &chunked(length)).status(), 413, "{length}");
+    }
+    assert!(upstream.requests().iter().skip(2).all(|request| !request.complete));
+}
+
+#[test]
+fn who_is_refused_in_the_middle_of_an_upload_sees_why() {
+    const SIZE: usize = 10 << 20;
+    let upstream = Upstream::of_connections(|mut connection| {
+        connection.head().unwrap();
+        connection.send("HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno");
+        // As web servers do: what still comes is read for a while.
+        while !connection.take(1 << 16).is_empty() {}
+    });
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-request-body", "15000000"]);
+    for (status, length) in [(413, 2 * SIZE), (403, SIZE)] {
+        for _ in 0..5 {
+            let mut client = Connection::to(sidecar.address());
+            client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
+            // A client that writes it all before it reads, as most do.
+            let body = vec![b'x'; SIZE];
+            // A reset would end this, and on other systems than Linux lose the answer, too.
+            client.stream.write_all(&body).expect("what still comes is taken");
+            assert_eq!(client.response().status(), status);
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_closed_in_order_after_so_many_requests() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-requests-per-connection", "3"]);
+    let mut client = Connection::to(sidecar.address());
+    for last in [false, false, true] {
+        client.send(GET);
+        let answer = client.response();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.value("connection"), last.then(|| "close".to_owned()));
+    }
+    assert!(client.is_closed());
+    // Of requests sent in advance those over the limit are not begun.
+    let before = upstream.requests().len();
+    let mut client = Connection::to(sidecar.address());
+    client.send(GET.repeat(5));
+    for _ in 0..3 {
+        assert_eq!(client.response().body, b"ok");
+    }
+    assert!(client.is_closed());
+    assert_eq!(upstream.requests().len() - before, 3);
+    // Any number.
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-requests-per-connection", "0"]);
+    let mut client = Connection::to(sidecar.address());
+    client.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    for _ in 0..1100 {
+        client.send(GET);
+        assert_eq!(client.response().values("connection").len(), 0);
+    }
+}
