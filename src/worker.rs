@@ -26,7 +26,7 @@ use crate::connection::watch::Limits;
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
 use crate::forward::upstream::Upstream;
-use crate::http1::server::HeadLimits;
+use crate::http1::head::HeadLimits;
 use crate::http2::Streams;
 use crate::listen::Accepted;
 use crate::metrics::Shard;

@@ -25,7 +25,7 @@ use crate::body::{BodyError, RequestBody};
 use crate::config;
 use crate::error::ExchangeError;
 use crate::http1::client::{AnswerError, Connection};
-use crate::http1::head;
+use crate::http1::fields;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Event, Level, Open, Shard};
 
@@ -102,7 +102,7 @@ impl Upstream {
             }
             outcome => outcome,
         };
-        head::recycle(head.headers, head.extensions);
+        fields::recycle(head.headers, head.extensions);
         Ok((outcome?, lease))
     }
 

@@ -4,17 +4,14 @@
 //! Names keep the spelling that they came with, in [`Original`]: `HeaderMap` has them in lower case, and some clients
 //! and sites compare them to the letter.
 
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
-use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
-};
+use bytes::BytesMut;
+use http::{Method, Request, Response, StatusCode, Uri, Version, header};
 use httparse::{ParserConfig, Status};
 
 use super::decoder::Decoder;
-use super::server::HeadLimits;
+use super::fields::{Coding, Fields, Length, Original, lines, part, range};
 use crate::forward::hop_by_hop;
 
 /// Room for the fields of nearly every head, on the stack. Larger heads are parsed once more, with more room.
@@ -58,6 +55,15 @@ pub enum HeadError {
     TransferEncoding,
 }
 
+/// How large a head may be.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadLimits {
+    /// `[server] max_header_bytes`.
+    pub bytes: usize,
+    /// `[server] max_header_fields`.
+    pub fields: usize,
+}
+
 /// A request's head.
 pub struct RequestHead {
     /// Without its body. [`Original`] is in its extensions.
@@ -78,36 +84,6 @@ pub struct AnswerHead {
     pub body: Decoder,
     /// Whether the connection can carry another exchange after this one.
     pub keeps: bool,
-}
-
-/// A head as it came: how its names were written, and the reason phrase.
-#[derive(Clone)]
-pub struct Original {
-    head: Bytes,
-    names: Vec<(HeaderName, (u32, u32))>,
-    reason: (u32, u32),
-}
-
-/// Where a line's name and value are in a head.
-#[derive(Clone, Copy)]
-struct Line {
-    name: (u32, u32),
-    value: (u32, u32),
-}
-
-impl Original {
-    /// The bytes after an answer's status.
-    pub fn reason(&self) -> &[u8] {
-        slice(&self.head, self.reason)
-    }
-
-    /// Finds the next line of `name` from the line at `from` on: where it is, and the name as it was written.
-    pub fn find(&self, name: &HeaderName, from: usize) -> Option<(usize, &[u8])> {
-        let rest = self.names.get(from..)?;
-        let at = rest.iter().position(|(other, _)| other == name)?;
-        let (_, spelling) = rest.get(at)?;
-        Some((from + at, slice(&self.head, *spelling)))
-    }
 }
 
 /// Takes a request's head off `buffer`; `None` where it is not all there yet.
@@ -240,35 +216,6 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
     Ok(Some(AnswerHead { answer, body, keeps }))
 }
 
-/// Keeps the memory of a head that was written for the next one that is read: two maps, which are a good part of what a
-/// small exchange allocates.
-pub fn recycle(mut headers: HeaderMap, mut extensions: Extensions) {
-    if headers.capacity() > MOST_SPARE_FIELDS {
-        return;
-    }
-    // SECURITY: nothing of one exchange may be seen in another.
-    headers.clear();
-    extensions.clear();
-    SPARE.with_borrow_mut(|spare| {
-        if spare.len() < MOST_SPARE {
-            spare.push((headers, extensions));
-        }
-    });
-}
-
-fn spare(fields: usize) -> (HeaderMap, Extensions) {
-    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| (HeaderMap::with_capacity(fields), Extensions::new()))
-}
-
-thread_local! {
-    /// This worker's empty heads.
-    static SPARE: RefCell<Vec<(HeaderMap, Extensions)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// How many heads are kept, of how many fields at most: hardly more are used at once than messages are under way.
-const MOST_SPARE: usize = 64;
-const MOST_SPARE_FIELDS: usize = 64;
-
 /// The members of a list (RFC 9110, 5.6.1), without the empty ones.
 pub fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
@@ -279,147 +226,6 @@ pub fn may_end(bytes: &[u8], from: usize) -> bool {
     let new = bytes.get(from.saturating_sub(3)..).unwrap_or_default();
     new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
 }
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Chunked,
-    Other,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Length {
-    None,
-    Is(u64),
-    /// The same number on several lines.
-    Repeated(u64),
-    /// The same number several times on one line.
-    List(u64),
-    Invalid,
-}
-
-/// What the fields of a head say, and what of it concerns the connection that it came by.
-struct Fields {
-    headers: HeaderMap,
-    extensions: Extensions,
-    names: Vec<(HeaderName, (u32, u32))>,
-    codings: Option<Coding>,
-    length: Length,
-    closes: bool,
-    keeps_alive: bool,
-    awaits_continue: bool,
-}
-
-impl Fields {
-    fn read(head: &Bytes, lines: &[Line]) -> Result<Fields, HeadError> {
-        let (headers, extensions) = spare(lines.len() + ADDED_FIELDS);
-        let mut fields = Fields {
-            headers,
-            extensions,
-            names: Vec::with_capacity(lines.len()),
-            codings: None,
-            length: Length::None,
-            closes: false,
-            keeps_alive: false,
-            awaits_continue: false,
-        };
-        for line in lines {
-            let name = slice(head, line.name);
-            let value = slice(head, line.value);
-            if name.len() == CONNECTION.len() && fields.is_of_this_connection(name, value) {
-                continue;
-            }
-            let name = HeaderName::from_bytes(name).map_err(|_| HeadError::Field)?;
-            match name {
-                header::TRANSFER_ENCODING => {
-                    let is_chunked = value.rsplit(|byte| *byte == b',').next().is_some_and(is_chunked);
-                    fields.codings = Some(if is_chunked { Coding::Chunked } else { Coding::Other });
-                }
-                header::CONTENT_LENGTH => {
-                    let is_first = fields.length == Length::None;
-                    fields.length = fields.length.and(value);
-                    if !is_first {
-                        continue;
-                    }
-                }
-                header::EXPECT => fields.awaits_continue = value.eq_ignore_ascii_case(b"100-continue"),
-                _ => {}
-            }
-            let value = HeaderValue::from_maybe_shared(part(head, line.value)).map_err(|_| HeadError::Field)?;
-            fields.names.push((name.clone(), line.name));
-            fields.headers.append(name, value);
-        }
-        Ok(fields)
-    }
-
-    /// `Connection` with nothing but `close` and `keep-alive` speaks of this connection and of nothing else, and so does
-    /// `Keep-Alive`: taken off here, they need not be searched for and cut out of a map later.
-    fn is_of_this_connection(&mut self, name: &[u8], value: &[u8]) -> bool {
-        if name.eq_ignore_ascii_case(KEEP_ALIVE) {
-            return true;
-        }
-        if !name.eq_ignore_ascii_case(CONNECTION) {
-            return false;
-        }
-        let mut names_more = false;
-        for token in tokens(value) {
-            if token.eq_ignore_ascii_case(KEEP_ALIVE) {
-                self.keeps_alive = true;
-            } else if token.eq_ignore_ascii_case(b"close") {
-                self.closes = true;
-            } else {
-                names_more = true;
-            }
-        }
-        !names_more
-    }
-
-    fn keeps(&self, version: Version) -> bool {
-        !self.closes && (version == Version::HTTP_11 || self.keeps_alive)
-    }
-}
-
-impl Length {
-    /// With another `Content-Length` line, of one number or a list of them (RFC 9110, 8.6).
-    fn and(self, value: &[u8]) -> Length {
-        let mut numbers = value.split(|byte| *byte == b',').map(|number| digits(number.trim_ascii()));
-        let Some(number) = numbers.next().flatten() else { return Length::Invalid };
-        let mut is_list = matches!(self, Length::List(_));
-        for other in numbers {
-            if other != Some(number) {
-                return Length::Invalid;
-            }
-            is_list = true;
-        }
-        match self {
-            Length::Is(before) | Length::Repeated(before) | Length::List(before) if before != number => Length::Invalid,
-            Length::Invalid => Length::Invalid,
-            _ if is_list => Length::List(number),
-            Length::None => Length::Is(number),
-            _ => Length::Repeated(number),
-        }
-    }
-}
-
-/// Only digits: `u64::from_str` takes a sign.
-fn digits(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0u64, |number, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
-}
-
-fn is_chunked(coding: &[u8]) -> bool {
-    coding.trim_ascii().eq_ignore_ascii_case(b"chunked")
-}
-
-const CONNECTION: &[u8] = b"connection";
-const KEEP_ALIVE: &[u8] = b"keep-alive";
-
-/// Room for what a proxy adds to a head.
-const ADDED_FIELDS: usize = 3;
 
 fn of_parser(error: httparse::Error) -> HeadError {
     match error {
@@ -435,34 +241,10 @@ fn version(minor: Option<u8>) -> Version {
     if minor == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 }
 }
 
-fn lines(head: &[u8], fields: &[httparse::Header<'_>]) -> Vec<Line> {
-    fields
-        .iter()
-        .map(|field| Line { name: range(head, field.name.as_bytes()), value: range(head, field.value) })
-        .collect()
-}
-
-/// Where `part` is in `whole`, which it was cut from. A head's length fits: buffers are limited.
-fn range(whole: &[u8], part: &[u8]) -> (u32, u32) {
-    if part.is_empty() {
-        // It may be from elsewhere.
-        return (0, 0);
-    }
-    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize) as u32;
-    (start, start + part.len() as u32)
-}
-
-fn slice(head: &Bytes, (start, end): (u32, u32)) -> &[u8] {
-    head.get(start as usize..end as usize).unwrap_or_default()
-}
-
-fn part(head: &Bytes, (start, end): (u32, u32)) -> Bytes {
-    head.slice(start as usize..end as usize)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderName;
     use proptest::prelude::*;
 
     const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 100 };

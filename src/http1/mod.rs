@@ -12,6 +12,7 @@
 pub mod client;
 pub mod decoder;
 pub mod encoder;
+pub mod fields;
 pub mod head;
 pub mod incoming;
 pub mod input;

@@ -19,7 +19,8 @@ use tokio::time::timeout;
 
 use super::decoder::{Decoded, Decoder, ReadError};
 use super::encoder::Encoder;
-use super::head::{self, HeadError, RequestHead, tokens};
+use super::fields;
+use super::head::{self, HeadError, HeadLimits, RequestHead, tokens};
 use super::incoming::Incoming;
 use super::input::Input;
 use super::output::Output;
@@ -176,7 +177,7 @@ impl Connection {
         self.inbound.borrow_mut().end_interim(self.output.gathered());
         let (head, body) = answer.into_parts();
         let (encoder, closes) = write::answer(self.output.gathered(), &head, &body, asked);
-        head::recycle(head.headers, head.extensions);
+        fields::recycle(head.headers, head.extensions);
         let mut encoder = Some(encoder);
         let mut body = Some(body);
         let mut tunnel = None;
@@ -282,15 +283,6 @@ enum Next {
     Request(Box<RequestHead>),
     Refused(ExchangeError),
     Closed,
-}
-
-/// How large a head may be.
-#[derive(Debug, Clone, Copy)]
-pub struct HeadLimits {
-    /// `[server] max_header_bytes`.
-    pub bytes: usize,
-    /// `[server] max_header_fields`.
-    pub fields: usize,
 }
 
 /// What arrives on a connection. Shared with the body of its request.

@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, requ
 use hyper::body::Body as _;
 
 use super::encoder::Encoder;
-use super::head::{Original, tokens};
+use super::fields::Original;
+use super::head::tokens;
 use crate::body::{RequestBody, ResponseBody};
 
 /// What an answer has to know of its request.
@@ -175,8 +176,7 @@ fn is_close(value: &HeaderValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::head;
-    use crate::http1::server::HeadLimits;
+    use crate::http1::head::{self, HeadLimits};
     use bytes::{Bytes, BytesMut};
     use http::Response;
 
