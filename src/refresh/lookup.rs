@@ -12,7 +12,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::counters::Counters;
 use super::group::RotationError;
@@ -30,6 +30,10 @@ const LARGEST: usize = 64;
 
 /// How often a look-up is begun anew because the database moved to another server meanwhile.
 const SERVERS: usize = 3;
+
+/// A worker rests so long after a statement that found nothing: a flood of unknown tokens then comes in few statements, and a good
+/// one among them hardly waits.
+const REST: Duration = Duration::from_millis(4);
 
 /// Look-ups that may wait.
 const QUEUE: usize = 4096;
@@ -172,13 +176,16 @@ impl Looker {
     async fn work(self, queue: Arc<Mutex<mpsc::Receiver<Question>>>) {
         let mut questions = Vec::with_capacity(LARGEST);
         while queue.lock().await.recv_many(&mut questions, LARGEST).await > 0 {
-            self.answer(std::mem::take(&mut questions)).await;
+            if !self.answer(std::mem::take(&mut questions)).await {
+                sleep(REST).await;
+            }
         }
     }
 
-    async fn answer(&self, questions: Vec<Question>) {
+    /// Whether any was found.
+    async fn answer(&self, questions: Vec<Question>) -> bool {
         // What waits together was asked of one site; should its columns change in between, the next look-up knows.
-        let Some(columns) = questions.first().map(|question| question.columns) else { return };
+        let Some(columns) = questions.first().map(|question| question.columns) else { return false };
         let fold = |token: &str| key(token, columns.folds_case);
         let mut tokens: Vec<Box<str>> = Vec::new();
         for question in &questions {
@@ -208,6 +215,7 @@ impl Looker {
             }
             let _ = question.answer.send(answer);
         }
+        found.is_ok_and(|found| !found.is_empty())
     }
 
     /// The rows of those of `tokens` that are in one.

@@ -43,6 +43,10 @@ const HOST_LIMIT: Duration = Duration::from_secs(1);
 /// Where no host takes writes, the next look at them is after this pause, however many ask.
 const HOSTS_REST: Duration = Duration::from_millis(50);
 
+/// How long a server that took writes is taken to do so where only a look-up depends on it: no client has a token that
+/// WordPress made so short a time ago at another server.
+const WRITABLE_FOR: Duration = Duration::from_millis(50);
+
 /// How often it is looked whether an earlier host is back, and how often in a row it must be.
 const RECOVERY_LOOK: Duration = Duration::from_secs(2);
 const RECOVERY_LOOKS: u32 = 5;
@@ -402,7 +406,12 @@ impl Session<'_> {
     /// # Errors
     /// The connection's.
     pub async fn turned_read_only(&mut self) -> Result<bool, DatabaseError> {
-        Ok(self.connection.writable && !server::is_writable(&mut self.connection.conn).await?)
+        if !self.connection.writable || self.connection.asked_writable.elapsed() < WRITABLE_FOR {
+            return Ok(false);
+        }
+        let is_writable = server::is_writable(&mut self.connection.conn).await?;
+        self.connection.asked_writable = Instant::now();
+        Ok(!is_writable)
     }
 
     /// Ends the connection `lost`, and with it its transaction. Only if this is still the server that it was made to, and not

@@ -37,6 +37,8 @@ pub(super) struct Connection {
     pub(super) server: Arc<str>,
     /// The server took writes when the connection was made, or does not say whether it does.
     pub(super) writable: bool,
+    /// When that was last asked.
+    pub(super) asked_writable: Instant,
     pub(super) opened: Instant,
     /// When it last worked.
     pub(super) since: Instant,
@@ -58,7 +60,8 @@ pub(super) async fn open(opts: Opts, mode: Mode, generation: u64) -> Result<Conn
     if mode == Mode::Transactions {
         conn.query_drop("SET autocommit = 0").await?;
     }
-    Ok(Connection { conn, mode, abilities, server, writable, opened, since: Instant::now(), generation })
+    let now = Instant::now();
+    Ok(Connection { conn, mode, abilities, server, writable, asked_writable: now, opened, since: now, generation })
 }
 
 /// Whether the server takes writes. One that does not know the variables is taken to.
