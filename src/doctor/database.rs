@@ -6,7 +6,7 @@ use mysql_async::Row;
 use mysql_async::prelude::Queryable as _;
 
 use super::finding::{Area, Finding};
-use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::database::{Database, DatabaseError, Hosts, Session, column};
 use crate::wordpress::installation::Installation;
 
 /// Clocks that differ by less are taken to agree: columns have whole seconds.
@@ -50,9 +50,9 @@ impl Server {
         self.version.contains("MariaDB")
     }
 
-    /// What is to be said of it.
-    pub fn findings(&self, installation: &Installation) -> Vec<Finding> {
-        let reached = format!("{}: {} answers as {}", installation.database_label, self.version, self.account);
+    /// What is to be said of it. `label` says where it is.
+    pub fn findings(&self, label: &str) -> Vec<Finding> {
+        let reached = format!("{label}: {} answers as {}", self.version, self.account);
         let mut reached = Finding::ok(Area::Database, "database.reachable", reached);
         if !self.is_mariadb() {
             reached = reached.with_hint("It is no MariaDB; the sidecar is tested with MariaDB only.");
@@ -101,6 +101,36 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
+/// Each of several hosts by itself: one that cannot be used will be missed when the others are gone.
+pub async fn hosts(installation: &Installation) -> Vec<Finding> {
+    let id = "database.hosts";
+    let hosts = installation.database.opts();
+    let mut findings = Vec::new();
+    for (opts, label) in hosts.iter().zip(installation.database.labels()).filter(|_| hosts.len() > 1) {
+        let database = Database::new(Hosts::new(vec![opts.clone()]));
+        let asked = async {
+            let mut session = database.session().await?;
+            let server = server(&mut session).await?;
+            session.give_back();
+            Ok::<_, DatabaseError>(server)
+        };
+        findings.push(match asked.await {
+            Ok(server) if server.read_only => {
+                Finding::ok(Area::Database, id, format!("{label} is read-only: it is used once it takes writes"))
+            }
+            Ok(_) => Finding::ok(Area::Database, id, format!("{label} takes writes")),
+            Err(error) => Finding::warning(
+                Area::Database,
+                id,
+                format!("{label} cannot be used: {error}"),
+                "Is it running, and does it know the user? While it is away there is one host less to go to.",
+            ),
+        });
+        database.close().await;
+    }
+    findings
+}
+
 /// Why it cannot be reached, and what to look at.
 pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Finding {
     let text = error.to_string();
@@ -115,6 +145,10 @@ pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Findin
         }
         DatabaseError::Connect(said) if is_one_of(said, &[1040, 1203]) => {
             "The server has no connection free: raise max_connections there; the sidecar takes at most 16."
+        }
+        DatabaseError::ReadOnly => {
+            "All that can be reached are replicas: is a failover under way? Promote one, or start the primary; the sidecar \
+             takes the first that takes writes."
         }
         DatabaseError::NoConnection | DatabaseError::TimedOut => {
             "Something drops the connection without a word: look for a firewall, and at DB_HOST (or wordpress.database_url)."

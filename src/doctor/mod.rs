@@ -139,8 +139,9 @@ impl Patient {
             within(Area::Customized, "customized.php", SITE_LIMIT, look).await
         };
         let database = within(Area::Database, "database.reachable", DATABASE_LIMIT, self.database());
-        let (database, web, php) = tokio::join!(database, self.web(site.as_deref()), php);
-        findings.extend([database, web, php].into_iter().flatten());
+        let hosts = within(Area::Database, "database.hosts", SITE_LIMIT, database::hosts(&self.installation));
+        let (database, hosts, web, php) = tokio::join!(database, hosts, self.web(site.as_deref()), php);
+        findings.extend([database, hosts, web, php].into_iter().flatten());
         self.refresher.store.database.close().await;
         findings
     }
@@ -159,7 +160,8 @@ impl Patient {
         let looked = async {
             let mut session = database.session().await?;
             let server = database::server(&mut session).await?;
-            let mut findings = server.findings(&self.installation);
+            let label = database.host_in_use().unwrap_or_else(|| self.installation.database_label.clone());
+            let mut findings = server.findings(&label);
             let store = Store::new(
                 Database::new(self.installation.database.clone()),
                 &self.installation.table_prefix,

@@ -42,11 +42,11 @@ struct Case {
     is_counted: bool,
 }
 
-/// The answers to one case. `native` is `None` where the sidecar leaves it to WordPress.
+/// The answers to one case. `native` is the reason where the sidecar leaves it to WordPress.
 struct Pair {
     name: String,
     wordpress: Answer,
-    native: Option<Answer>,
+    native: Result<Answer, String>,
 }
 
 /// Sends, compares, and sees on the way whom WordPress takes for the client.
@@ -127,7 +127,7 @@ async fn ask_both(
     case: &Case,
     chain: &str,
     agent: &str,
-) -> Result<(Answer, Option<Answer>), ClientError> {
+) -> Result<(Answer, Result<Answer, String>), ClientError> {
     let request = || -> Result<Request<Bytes>, http::Error> {
         let target = place.rest("/jwt-auth/v1/token/refresh");
         let mut request = place.request(&target, chain)?.method(Method::POST);
@@ -148,24 +148,25 @@ async fn ask_both(
     Ok((wordpress, native))
 }
 
-/// What the sidecar would answer, by the code that answers a listener's requests. `None`: it would be forwarded.
+/// What the sidecar would answer, by the code that answers a listener's requests; or why it would leave it to WordPress.
 async fn native(
     refresher: &Arc<Refresher>,
     place: &Place,
     request: Request<Bytes>,
-) -> Result<Option<Answer>, ClientError> {
+) -> Result<Result<Answer, String>, ClientError> {
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let client = Client { peer, address: peer, peer_is_trusted: false, scheme: place.scheme };
     let request = request.map(|body| RequestBody::Replayed(VecDeque::from([Frame::data(body)]), None));
-    let (sent, id) = (SystemTime::now(), RequestIds::new().next());
-    match refresh::answer(refresher, request, &client, &id).await {
+    let sent = SystemTime::now();
+    match refresh::answer(refresher, request, &client, &RequestIds::new().next()).await {
         Ok(refresh::Answer::Native(answer, _)) => {
             let (head, body) = answer.into_parts();
             let received = SystemTime::now();
-            Ok(Some(Answer { status: head.status.as_u16(), headers: head.headers, body, sent, received }))
+            Ok(Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, sent, received }))
         }
-        // An unknown token that cannot be looked for is 503 there, and so is not what WordPress says.
-        Ok(refresh::Answer::Forward(..)) => Ok(None),
+        Ok(refresh::Answer::Forward(_, told)) => {
+            Ok(Err(told.and_then(|told| told.reason).unwrap_or_else(|| "not the refresh route".to_owned())))
+        }
         Err(error) => Err(ClientError::Native(error.to_string())),
     }
 }
@@ -186,15 +187,15 @@ fn judge(pairs: &[Pair], is_english: bool) -> Vec<Finding> {
     let mut forwarded = Vec::new();
     for pair in pairs {
         match &pair.native {
-            Some(native) => {
+            Ok(native) => {
                 compared += 1;
                 differences.add(&pair.name, &pair.wordpress, native);
             }
-            None => forwarded.push(pair.name.as_str()),
+            Err(why) => forwarded.push(format!("{}: {why}", pair.name)),
         }
     }
     if !forwarded.is_empty() {
-        findings.push(left_to_wordpress(&forwarded, is_english));
+        findings.push(left_to_wordpress(forwarded, is_english));
     }
     if compared == 0 {
         return findings;
@@ -251,17 +252,17 @@ fn refused_otherwise(answer: &Answer) -> Option<Finding> {
     }
 }
 
-fn left_to_wordpress(names: &[&str], is_english: bool) -> Finding {
-    let names = names.join("; ");
+fn left_to_wordpress(forwarded: Vec<String>, is_english: bool) -> Finding {
+    let id = "parity.forwarded";
     if !is_english {
-        let what = format!("left to WordPress, whose messages are in the site's language: {names}");
-        return Finding::ok(Area::Parity, "parity.forwarded", what);
+        let what = "refusals are left to WordPress, whose messages are in the site's language";
+        return Finding::ok(Area::Parity, id, what).with_lines(forwarded);
     }
     Finding::warning(
         Area::Parity,
-        "parity.forwarded",
-        format!("the sidecar leaves to WordPress what it should answer itself: {names}"),
-        "See what is said of the database, of the plugin and of the web server; `--log-level debug` of a running sidecar gives \
-         the reason for each call.",
+        id,
+        "the sidecar leaves to WordPress what it should answer itself",
+        "See what is said of the database, of the plugin and of the web server.",
     )
+    .with_lines(forwarded)
 }

@@ -112,6 +112,7 @@ mod tests {
         let path = directory.path().join("wp-config.php");
         fs::write(&path, "<?php").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(readers(&path).level, Level::Ok, "the folder is closed");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let open_above = directory.path().ancestors().skip(1).all(lets_others_in);
