@@ -139,8 +139,7 @@ impl Sidecar {
     }
 
     /// Serves on `listeners`, and what operators want to know on `admin`, until the future that `shutdown` makes is there,
-    /// then drains. Returns when everything has
-    /// ended. `shutdown` is called inside a runtime, before anything else.
+    /// then drains. Returns when everything has ended. `shutdown` is called inside a runtime, before anything else.
     ///
     /// # Errors
     /// When the system gives no threads or no signals, or a listener fails for good.

@@ -121,3 +121,30 @@ fn lost_analytics(status: &Status) -> Option<Finding> {
 fn current_trouble(dependency: &Dependency) -> Option<&str> {
     dependency.trouble.as_ref().filter(|trouble| trouble.current).map(|trouble| trouble.error.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_days(days: u64) -> Option<(Level, String)> {
+        let left_seconds = days * 86_400;
+        let one = Certificate { name: "shop.example".into(), ends_unix_seconds: left_seconds, left_seconds };
+        certificate(&one).map(|finding| (finding.level, finding.what))
+    }
+
+    #[test]
+    fn certificates_that_end_soon_are_told() {
+        assert_eq!(of_days(14), None);
+        assert_eq!(of_days(13), Some((Level::Warning, "The certificate of shop.example ends in 13 d 0 h.".into())));
+        assert_eq!(of_days(0).map(|(level, _)| level), Some(Level::Problem));
+    }
+
+    #[test]
+    fn errors_of_the_last_hour_are_told_and_no_others() {
+        let refused = |reason, status, last_hour| Refused { what: "request", reason, status, last_hour, total: 9 };
+        let quiet = [refused("client_closed", Some("499"), 5), refused("upstream_timeout", Some("504"), 0)];
+        assert_eq!(errors(&quiet), None);
+        let told = errors(&[refused("upstream_timeout", Some("504"), 2), refused("not_tls", None, 3)]).unwrap();
+        assert!(told.what.ends_with("with errors: 2 × upstream timeout."), "{}", told.what);
+    }
+}

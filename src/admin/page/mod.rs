@@ -285,3 +285,33 @@ fn clock(unix_seconds: u64) -> String {
     let second = unix_seconds % 86_400;
     format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_sentences() {
+        for (text, written) in [
+            ("the site is away", "The site is away."),
+            ("refresh.mode is \"forward\"", "refresh.mode is \"forward\"."),
+            ("Done!", "Done!"),
+            ("", "."),
+        ] {
+            assert_eq!(sentence(text), written);
+        }
+    }
+
+    #[test]
+    fn commands_are_typed_as_they_are_and_nothing_gets_out_of_them() {
+        assert_eq!(in_code("try `a <b>` now").into_string(), "try <code>a &lt;b&gt;</code> now");
+    }
+
+    #[test]
+    fn clocks() {
+        assert_eq!(
+            (clock(0), clock(86_399), clock(1_795_419_561)),
+            ("00:00:00".into(), "23:59:59".into(), "07:39:21".into())
+        );
+    }
+}
