@@ -13,11 +13,12 @@ const RUN_HERE: &[&str] = &[
     "nginx-refreshes-only",
     "out",
     "own-tls",
+    "prometheus",
     "quick-start",
 ];
 
 /// Blocks that `tests/package` runs, which takes them by these names.
-const RUN_BY_PACKAGE: &[&str] = &["check", "install", "remove", "try", "upgrade"];
+const RUN_BY_PACKAGE: &[&str] = &["check", "doctor", "install", "journal", "look", "remove", "try", "upgrade"];
 
 #[test]
 fn every_block_has_its_test() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::json;
-use wp_jwt_sidecar::config::keys::{KEYS, SECTIONS};
+use wp_jwt_sidecar::config::keys::{Fallback, KEYS, Key, SECTIONS};
 
 use super::block;
 use super::blocks::read;
@@ -85,6 +85,32 @@ async fn out_again() {
     assert_eq!(answer.json(), json!({"forwarded": format!("POST {ROUTE} HTTP/1.1")}));
 }
 
+/// Prometheus takes what is told to be put into its configuration, together with the rules that are shipped.
+#[test]
+fn prometheus() {
+    let text = block("prometheus");
+    let rules = "/etc/prometheus/wp-jwt-sidecar-alerts.yml";
+    assert!(text.contains(rules) && text.contains(KEYS.iter().find_map(default_of_admin).unwrap()), "{text}");
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/alerts.yml");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text.replace(rules, shipped.to_str().unwrap())).unwrap();
+    let output = std::process::Command::new("promtool").args(["check", "config"]).arg(file.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("rules found"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(std::fs::read_to_string(shipped).unwrap().contains("job=\"wp-jwt-sidecar\""));
+}
+
+fn default_of_admin(key: &Key) -> Option<&'static str> {
+    match key.default {
+        Fallback::Is(address) if key.name == "admin.listen" => Some(address),
+        _ => None,
+    }
+}
+
 /// A sidecar that only forwards, with this file besides, and its upstream.
 fn forwarding(config: &str) -> (Sidecar, Upstream) {
     let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nupstream");
@@ -112,7 +138,10 @@ fn the_text_names_what_there_is() {
         let words = span.split([' ', '=', ',']);
         for flag in words.filter_map(|word| word.strip_prefix("--")).filter(|_| span.contains("wp-jwt-sidecar")) {
             let known = KEYS.iter().any(|key| key.flag() == flag);
-            assert!(known || ["apply", "drop", "json", "config"].contains(&flag), "no flag --{flag}: `{span}`");
+            assert!(
+                known || ["apply", "drop", "json", "config", "no-php"].contains(&flag),
+                "no flag --{flag}: `{span}`"
+            );
         }
         if let Some(section) = span.strip_prefix('[').and_then(|rest| rest.split(']').next())
             && section.chars().all(|letter| letter.is_ascii_lowercase())
