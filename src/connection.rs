@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tracing::{debug, info, warn};
@@ -20,9 +21,9 @@ use crate::metrics::{Event, Level, Open};
 use crate::per_address::Place;
 use crate::stream::Stream;
 use crate::tls::Acceptor;
-use crate::worker::Worker;
+use crate::worker::{Current, Worker};
 use crate::{http1, http2, proxy_protocol, tls};
-use watch::Wait;
+use watch::{LAST_REQUEST, Wait};
 
 /// A client's connection with HTTP/1.x on it. TLS is boxed, so that a plain one does not carry its space.
 pub type ClientStream = Either<Stream, Box<TlsStream<Stream>>>;
@@ -37,6 +38,12 @@ pub struct Downstream {
     pub peer_field: HeaderValue,
     /// Whether the peer is in `[forwarded] trusted_proxies`.
     pub peer_is_trusted: bool,
+    current: Rc<Current>,
+    admission: Rc<Admission>,
+}
+
+/// What a connection takes from others.
+struct Admission {
     /// It is counted among the open ones.
     _open: Open,
     /// Its share of `[server] max_connections`.
@@ -45,16 +52,36 @@ pub struct Downstream {
     _place: Option<Place>,
 }
 
+impl Downstream {
+    /// The same connection by the settings that are in effect, if those are others.
+    pub fn changed(&self) -> Option<Rc<Downstream>> {
+        if self.current.is(&self.worker) {
+            return None;
+        }
+        let worker = self.current.worker();
+        Some(Rc::new(Downstream {
+            peer_is_trusted: client_addr::is_trusted(self.peer.address.ip(), &worker.trusted_proxies),
+            worker,
+            peer: self.peer,
+            peer_field: self.peer_field.clone(),
+            current: Rc::clone(&self.current),
+            admission: Rc::clone(&self.admission),
+        }))
+    }
+}
+
 /// Serves one connection to its end. All errors end here: they are of this connection only.
-pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
+pub async fn serve(accepted: Accepted, current: Rc<Current>) {
     let Accepted { stream, peer, tls, permit } = accepted;
+    let worker = current.worker();
     let mut stream = match stream.register() {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, %peer, "a connection was gone before it was served"),
     };
     let introduced = tokio::select! {
+        biased;
         introduced = proxy_protocol::client_of(&mut stream, peer, worker.proxy_protocol, &worker.trusted_proxies) => introduced,
-        () = worker.draining.cancelled() => return,
+        () = worker.last_request() => return,
     };
     let introduced = match introduced {
         Ok(introduced) => introduced,
@@ -67,7 +94,7 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
             };
         }
     };
-    let scheme = if tls.is_some() || introduced.by_tls { Scheme::Https } else { Scheme::Http };
+    let scheme = if tls || introduced.by_tls { Scheme::Https } else { Scheme::Http };
     let peer = Peer::new(introduced.address.unwrap_or(peer), scheme);
     let place = match worker.place(peer) {
         Ok(place) => place,
@@ -78,13 +105,15 @@ pub async fn serve(accepted: Accepted, worker: Rc<Worker>) {
     };
     let peer_field = request::address(peer.address.ip());
     let open = worker.metrics.open(Level::Connections);
+    let admission = Rc::new(Admission { _open: open, _permit: permit, _place: place });
+    let acceptor = worker.acceptor.clone().filter(|_| tls);
     let peer_is_trusted = client_addr::is_trusted(peer.address.ip(), &worker.trusted_proxies);
-    let downstream =
-        Rc::new(Downstream { peer_is_trusted, worker, peer, peer_field, _open: open, _permit: permit, _place: place });
-    match tls {
+    let downstream = Rc::new(Downstream { worker, peer, peer_field, peer_is_trusted, current, admission });
+    match (tls, acceptor) {
         // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
-        Some(acceptor) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,
-        None => serve_http1(Either::Left(stream), downstream).await,
+        (true, Some(acceptor)) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,
+        (true, None) => debug!(%peer, "closed a connection: a reload has just ended TLS"),
+        (false, _) => serve_http1(Either::Left(stream), downstream).await,
     }
 }
 
@@ -93,7 +122,7 @@ async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstrea
     let (peer, metrics) = (downstream.peer, Arc::clone(&downstream.worker.metrics));
     let handshake = tokio::select! {
         handshake = acceptor.accept(stream) => handshake,
-        () = downstream.worker.draining.cancelled() => return,
+        () = downstream.worker.last_request() => return,
     };
     match handshake {
         Ok(stream) if tls::chose_http2(&stream) => {
@@ -118,6 +147,12 @@ async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstrea
 pub struct TooMany;
 
 impl Worker {
+    /// Waits until draining has begun and the last requests have come.
+    async fn last_request(&self) {
+        self.draining.cancelled().await;
+        sleep(LAST_REQUEST).await;
+    }
+
     fn place(&self, peer: Peer) -> Result<Option<Place>, TooMany> {
         // A proxy in front brings the connections of many clients.
         let peer = peer.address.ip();
@@ -131,19 +166,19 @@ impl Worker {
 }
 
 async fn serve_http1(stream: ClientStream, downstream: Rc<Downstream>) {
-    let (worker, peer) = (Rc::clone(&downstream.worker), downstream.peer);
+    let (metrics, peer) = (Arc::clone(&downstream.worker.metrics), downstream.peer);
     let connection = http1::server::Connection::new(stream, downstream);
     match connection.serve().await {
         Ok(()) => {}
         Err(ConnectionError::TooLong(Wait::FirstByte)) => {
-            worker.metrics.add(Event::SilentFirstByte);
+            metrics.add(Event::SilentFirstByte);
             debug!(%peer, "closed a connection: nothing came within first_byte_timeout");
         }
         Err(ConnectionError::TooLong(Wait::Head | Wait::NextRequest)) => {
             debug!(%peer, "closed a connection: it idled for keepalive_idle");
         }
         Err(ConnectionError::TooLong(Wait::Reader(why))) => {
-            worker.metrics.add(Event::SilentReader);
+            metrics.add(Event::SilentReader);
             info!(%peer, reason = %why, "closed a connection: the client does not read its answer");
         }
         Err(error) => {

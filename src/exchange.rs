@@ -55,10 +55,11 @@ async fn exchange(
     request.body_mut().limit(worker.request_pace, worker.max_request_body);
     let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
     record.client = client.address;
-    let request = match &worker.refresher {
-        Some(refresher) if route::could_be_refresh(request.method(), request.uri()) => {
+    let could_be_refresh = route::could_be_refresh(request.method(), request.uri());
+    let request = match could_be_refresh.then(|| worker.refresher()).flatten() {
+        Some(refresher) => {
             record.refresh = Some(Told::of("failed"));
-            match refresh::answer(refresher, request, &client, &record.asked.id).await? {
+            match refresh::answer(&refresher, request, &client, &record.asked.id).await? {
                 Answer::Native(answer, told) => {
                     record.refresh = Some(told);
                     return Ok(Answered::Natively(respond::native(answer, &record.asked.id)));
@@ -69,7 +70,7 @@ async fn exchange(
                 }
             }
         }
-        _ => request,
+        None => request,
     };
     forward::forward(downstream, request, &client, &record.asked.id).await.map(Answered::Forwarded)
 }

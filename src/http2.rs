@@ -6,7 +6,7 @@
 
 mod stream;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
@@ -67,8 +67,9 @@ where
 {
     let worker = &downstream.worker;
     let activity = Rc::new(Activity::new(worker.max_requests_per_connection));
+    let latest = RefCell::new(Rc::clone(&downstream));
     let service = service_fn(|mut request| {
-        let (downstream, in_flight) = (Rc::clone(&downstream), InFlight::new(&activity));
+        let (downstream, in_flight) = (latest_of(&latest), InFlight::new(&activity));
         async move {
             as_http1(&mut request);
             let peer = downstream.peer;
@@ -90,6 +91,15 @@ where
         // A client that does not answer to GOAWAY, or has not even begun to speak.
         () = activity.quiet_for(GOODBYE) => Ok(()),
     }
+}
+
+/// The connection by the settings that are in effect.
+fn latest_of(latest: &RefCell<Rc<Downstream>>) -> Rc<Downstream> {
+    let mut latest = latest.borrow_mut();
+    if let Some(changed) = latest.changed() {
+        *latest = changed;
+    }
+    Rc::clone(&latest)
 }
 
 /// A request as HTTP/1.1 would have brought it: a `Host`, one `Cookie` line, a target without scheme and authority.

@@ -13,7 +13,8 @@
 //! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
 //! [`admin`] shows it to operators.
 //!
-//! [`config`] is read and checked before all that, [`run`] puts the parts together and [`drain`] ends them in order.
+//! [`config`] is read and checked before all that, [`run`] puts the parts together, [`serving`] takes signals, reloads
+//! and tells the service manager ([`notify`], [`pulse`]), and [`drain`] ends everything in order.
 
 pub mod cli;
 pub mod config;
@@ -23,7 +24,10 @@ pub mod telemetry;
 pub mod version;
 
 pub mod drain;
+pub mod notify;
+pub mod pulse;
 pub mod run;
+pub mod serving;
 
 pub mod admin;
 pub mod alarm;

@@ -1,24 +1,28 @@
 //! Taking connections in: a permit first, then accept, then over to a worker. Nothing slow happens here.
 
+pub mod inherited;
+pub mod listeners;
 mod unix_socket;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::mpsc::{Receiver, UnboundedSender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::config::{ListenAddress, UnixSockets};
 use crate::metrics::{Event, Shard};
 use crate::stream::Unregistered;
-use crate::tls::Acceptor;
+use crate::worker::Work;
+use inherited::InheritedSocket;
 use unix_socket::SocketFile;
 
 /// A restart or a burst must not meet a full queue; the kernel caps this at `net.core.somaxconn`.
@@ -34,14 +38,15 @@ const UNIX_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0
 pub struct Listener {
     /// As it is in effect: with the port that the system chose.
     pub address: ListenAddress,
-    /// Where clients speak TLS: what makes it of a connection.
-    pub tls: Option<Acceptor>,
+    /// Whether the service manager keeps it open when this program closes it.
+    pub kept_open: bool,
     socket: ListeningSocket,
 }
 
 enum ListeningSocket {
     Tcp(StdTcpListener),
-    Unix(StdUnixListener, SocketFile),
+    /// Where the file is our own, it goes with the socket.
+    Unix(StdUnixListener, Option<SocketFile>),
 }
 
 /// A connection on its way to a worker. The permit counts it until it is closed.
@@ -50,52 +55,104 @@ pub struct Accepted {
     pub stream: Unregistered,
     /// Where it comes from; for a unix socket the loopback address with port 0.
     pub peer: SocketAddr,
-    /// Where the client speaks TLS: what makes it of the connection.
-    pub tls: Option<Acceptor>,
+    /// Whether the client speaks TLS.
+    pub tls: bool,
     /// Its share of `[server] max_connections`.
     pub permit: OwnedSemaphorePermit,
 }
 
-/// Opens a listening socket, with TLS where there is an acceptor. `unix` says what the file of a unix socket is like.
+/// Something that an accept loop is asked for.
+pub enum Order {
+    /// Whether it still runs.
+    Answer(oneshot::Sender<()>),
+    /// To let a second socket of this process listen where this one does, for the moment in which they change places.
+    Share(oneshot::Sender<io::Result<()>>),
+}
+
+/// Opens a listening socket. `unix` says what the file of a unix socket is like.
 ///
 /// # Errors
-/// What the system says: address in use, not this machine's, port below 1024 without the right.
-pub fn bind(address: &ListenAddress, tls: Option<Acceptor>, unix: &UnixSockets) -> io::Result<Listener> {
+/// What the system says: address in use, not this machine's, port below 1024 without the right. A name of systemd's
+/// cannot be opened; see [`inherited`].
+pub fn bind(address: &ListenAddress, unix: &UnixSockets) -> io::Result<Listener> {
     Ok(match address {
-        ListenAddress::Tcp(address) => {
-            let socket = bind_tcp(*address)?;
-            Listener { address: ListenAddress::Tcp(socket.local_addr()?), tls, socket: ListeningSocket::Tcp(socket) }
-        }
+        ListenAddress::Tcp(address) => of_tcp(bind_tcp(*address, false)?, false)?,
         ListenAddress::Unix(path) => {
             let (socket, file) = unix_socket::bind(path, unix)?;
-            Listener { address: address.clone(), tls, socket: ListeningSocket::Unix(socket, file) }
+            Listener { address: address.clone(), kept_open: false, socket: ListeningSocket::Unix(socket, Some(file)) }
         }
+        ListenAddress::Systemd(_) => return Err(io::Error::other("systemd passes sockets at the start only")),
     })
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
+/// Opens a listening socket beside one of this process's own that has agreed to it by [`Order::Share`].
+///
+/// # Errors
+/// What the system says.
+fn bind_beside(address: SocketAddr) -> io::Result<Listener> {
+    of_tcp(bind_tcp(address, true)?, false)
+}
+
+fn of_tcp(socket: StdTcpListener, kept_open: bool) -> io::Result<Listener> {
+    let address = ListenAddress::Tcp(socket.local_addr()?);
+    Ok(Listener { address, kept_open, socket: ListeningSocket::Tcp(socket) })
+}
+
+impl Listener {
+    /// Listens on what the service manager passed.
+    ///
+    /// # Errors
+    /// When the socket does not tell its address.
+    pub fn inherited(socket: InheritedSocket) -> io::Result<Self> {
+        match socket {
+            InheritedSocket::Tcp(socket) => of_tcp(socket, true),
+            InheritedSocket::Unix(socket) => {
+                let path = socket.local_addr()?.as_pathname().map(std::path::Path::to_owned).unwrap_or_default();
+                let address = ListenAddress::Unix(path);
+                Ok(Listener { address, kept_open: true, socket: ListeningSocket::Unix(socket, None) })
+            }
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr, beside: bool) -> io::Result<StdTcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if beside {
+        socket.set_reuse_port(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Accepts on `listener` until `stop`, and hands the connections to the workers in turn.
+/// What an accept loop stands on besides its socket.
+pub struct Loop {
+    /// Whether clients speak TLS. A reload may change it.
+    pub tls: Arc<AtomicBool>,
+    /// The free shares of `[server] max_connections`.
+    pub permits: Arc<Semaphore>,
+    /// Who serves the connections.
+    pub workers: Vec<UnboundedSender<Work>>,
+    /// What happens is counted.
+    pub metrics: Arc<Shard>,
+    /// What it is asked for.
+    pub orders: Receiver<Order>,
+    /// Set when it is to end.
+    pub stop: CancellationToken,
+}
+
+/// Accepts on `listener` until it is told to stop, and hands the connections to the workers in turn. What has
+/// connected by then is still taken, unless the service manager keeps the socket: there it can wait for a successor.
 ///
 /// Must be called inside a runtime.
 ///
 /// # Errors
-/// When the listener cannot be registered with the runtime.
-pub async fn accept(
-    listener: Listener,
-    permits: Arc<Semaphore>,
-    workers: Vec<UnboundedSender<Accepted>>,
-    metrics: Arc<Shard>,
-    stop: CancellationToken,
-) -> io::Result<()> {
-    let Listener { tls, socket, address: _ } = listener;
+/// When the listener cannot be registered with the runtime, or a worker is gone.
+pub async fn accept(listener: Listener, around: Loop) -> io::Result<()> {
+    let Loop { tls, permits, workers, metrics, mut orders, stop } = around;
+    let Listener { socket, kept_open, address: _ } = listener;
     let socket = socket.register()?;
     let mut turn = workers.iter().cycle();
     loop {
@@ -104,15 +161,22 @@ pub async fn accept(
             (permit, socket.accept().await)
         };
         let (permit, accepted) = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            biased;
+            () = stop.cancelled() => break,
+            Some(order) = orders.recv() => {
+                socket.obey(order);
+                continue;
+            }
             next = next => next,
         };
-        let (Some(permit), Some(worker)) = (permit, turn.next()) else { return Ok(()) };
-        match accepted.map(|(stream, peer)| Accepted { stream, peer, tls: tls.clone(), permit }) {
+        let (Some(permit), Some(worker)) = (permit, turn.next()) else {
+            return Err(io::Error::other("there is nobody to serve connections"));
+        };
+        match accepted.map(|(stream, peer)| Accepted { stream, peer, tls: tls.load(Ordering::Relaxed), permit }) {
             Ok(accepted) => {
                 metrics.add(Event::Accepted);
-                if worker.send(accepted).is_err() {
-                    return Ok(());
+                if worker.send(Work::Serve(accepted)).is_err() {
+                    return Err(io::Error::other("a worker has ended"));
                 }
             }
             Err(error) if is_of_one_connection(&error) => {
@@ -125,12 +189,29 @@ pub async fn accept(
             }
         }
     }
+    if kept_open {
+        return Ok(());
+    }
+    loop {
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { return Ok(()) };
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            () = std::future::ready(()) => return Ok(()),
+        };
+        let (Ok((stream, peer)), Some(worker)) = (accepted, turn.next()) else { return Ok(()) };
+        metrics.add(Event::Accepted);
+        let accepted = Accepted { stream, peer, tls: tls.load(Ordering::Relaxed), permit };
+        if worker.send(Work::Serve(accepted)).is_err() {
+            return Err(io::Error::other("a worker has ended"));
+        }
+    }
 }
 
 enum Registered {
     Tcp(TcpListener),
     /// The file goes when the socket does.
-    Unix(UnixListener, #[expect(dead_code, reason = "kept for its drop")] SocketFile),
+    Unix(UnixListener, #[expect(dead_code, reason = "kept for its drop")] Option<SocketFile>),
 }
 
 impl ListeningSocket {
@@ -143,6 +224,17 @@ impl ListeningSocket {
 }
 
 impl Registered {
+    fn obey(&self, order: Order) {
+        // Who asked may be gone by now.
+        match order {
+            Order::Answer(answer) => drop(answer.send(())),
+            Order::Share(answer) => drop(answer.send(match self {
+                Registered::Tcp(socket) => SockRef::from(socket).set_reuse_port(true),
+                Registered::Unix(..) => Ok(()),
+            })),
+        }
+    }
+
     async fn accept(&self) -> io::Result<(Unregistered, SocketAddr)> {
         match self {
             Registered::Tcp(socket) => {

@@ -1,7 +1,9 @@
 //! Parse, load, bind, announce, run, exit code.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -13,11 +15,14 @@ use wp_jwt_sidecar::doctor::report::{self, Style};
 use wp_jwt_sidecar::doctor::{self, Level, verdict};
 use wp_jwt_sidecar::forward::dial::Dialer;
 use wp_jwt_sidecar::index::{self, Action};
+use wp_jwt_sidecar::listen::inherited::Inherited;
+use wp_jwt_sidecar::listen::listeners;
 use wp_jwt_sidecar::run::{Parts, Sidecar};
+use wp_jwt_sidecar::serving::{self, Load};
 use wp_jwt_sidecar::tls::Tls;
 use wp_jwt_sidecar::wordpress::database::Database;
 use wp_jwt_sidecar::wordpress::installation::{self, Installation};
-use wp_jwt_sidecar::{admin, listen, telemetry};
+use wp_jwt_sidecar::{admin, telemetry};
 
 /// Every exchange allocates its fields: many small blocks that live for a moment, on each worker's own thread.
 #[global_allocator]
@@ -28,8 +33,8 @@ const WRONG_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(options) => configured(&options, serve),
-        Command::Check(options) => configured(&options, check),
+        Command::Serve(options) => configured(&options, |parts| serve(parts, options.clone())),
+        Command::Check(options) => checked(&options),
         Command::Doctor { json, no_php, options } => doctor(&options, json, !no_php),
         Command::Index { apply, drop, options } => {
             let action = match (apply, drop) {
@@ -54,12 +59,27 @@ fn configured(options: &cli::Options, run: impl FnOnce(Parts) -> anyhow::Result<
     }
 }
 
+/// In `ExecReload=` what is wrong fails the reload, but what cannot be looked at there does not.
+fn checked(options: &cli::Options) -> ExitCode {
+    // $MAINPID is there in what systemd runs beside a service that is up.
+    let credentials = std::env::var_os("MAINPID").and_then(|_| std::env::var_os("CREDENTIALS_DIRECTORY"));
+    match (load(options), credentials) {
+        (Err(faults), Some(directory)) if faults.are_hidden_credentials(Path::new(&directory)) => {
+            eprintln!(
+                "wp-jwt-sidecar: systemd shows the service's credentials to the service only, which checks them itself"
+            );
+            ExitCode::SUCCESS
+        }
+        _ => configured(options, check),
+    }
+}
+
 fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
     match result.map_err(Into::into) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("wp-jwt-sidecar: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Faults>() { ExitCode::from(WRONG_CONFIGURATION) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -108,35 +128,27 @@ fn load(options: &cli::Options) -> Result<Parts, Faults> {
     }
 }
 
-fn serve(parts: Parts) -> anyhow::Result<()> {
+fn serve(parts: Parts, options: cli::Options) -> anyhow::Result<()> {
     let config = &parts.config;
+    let inherited = Inherited::from_environment()?;
+    inherited.check(config)?;
     let _telemetry = telemetry::start(&config.log)?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let acceptor = parts.tls.as_ref().map(|tls| tls.acceptor());
-    let plain = config.server.listen.iter().map(|address| ("server.listen", address, None));
-    let tls = config.tls.listen.iter().map(|address| ("tls.listen", address, acceptor.clone()));
-    let listeners = plain
-        .chain(tls)
-        .map(|(key, address, acceptor)| {
-            listen::bind(address, acceptor, &config.server.unix)
-                .with_context(|| format!("{key}: cannot listen on {address}"))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let bound = listeners::open(config, inherited).map_err(|faults| anyhow::anyhow!(faults.one_line()))?;
     let admin = admin::bind(&config.admin, &config.server.unix).with_context(|| match &config.admin.listen {
         Some(address) => format!("admin.listen: cannot listen on {address}"),
         None => "admin.listen".to_owned(),
     })?;
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
-    sidecar.serve(listeners, admin, shutdown).context("cannot go on")
+    let load: Load = Arc::new(move || load(&options));
+    serving::serve(sidecar, bound, admin, load, shutdown).context("cannot go on")
 }
 
 /// From here on the two signals end the program in order; the future is there once one of them has come.
 fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    // Once waited for, it no longer ends the process: a reload where nothing can be reloaded must not stop a site.
-    let _ = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -9,13 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The count, shared by all workers. Touched when a connection opens and when it closes.
 pub struct PerAddress {
     limit: usize,
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 impl PerAddress {
     /// At most `limit` for each address.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(PerAddress { limit, open: Mutex::default() })
+        Arc::new(PerAddress { limit, open: Arc::default() })
+    }
+
+    /// The same count with another limit. Who has more open keeps it.
+    pub fn with_limit(&self, limit: usize) -> Arc<Self> {
+        Arc::new(PerAddress { limit, open: Arc::clone(&self.open) })
     }
 
     /// A place for a connection from `address`; `None` when it has `limit` open.

@@ -1,29 +1,22 @@
-//! Puts the parts together, serves, and drains. `serve` and `check` share everything up to [`Sidecar::serve`].
+//! Puts the parts together. `serve` and `check` share everything up to [`serving`](crate::serving); a reload makes
+//! what it changes here, too.
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::admin::{self, Admin};
 use crate::client_addr::Scheme;
 use crate::config::{self, Config, ReuseDetection};
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
-use crate::listen::{self, Accepted, Listener};
 use crate::metrics::Metrics;
-use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::cleanup::{self, Cleanup};
@@ -35,12 +28,11 @@ use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::replay::Reuse;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
-use crate::tls::{self, Tls};
+use crate::tls::Tls;
 use crate::wordpress::database::Database;
 use crate::wordpress::home::{Home, Homes};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::{NotNative, Site, Sites};
-use crate::worker;
 
 /// How often the site is looked at even without a request: what is known of it stays fresh, and the log tells of changes.
 const LOOK: Duration = Duration::from_secs(5);
@@ -49,7 +41,16 @@ const LOOK: Duration = Duration::from_secs(5);
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// What rotations and analytics rows get at the end, though the drain's deadline has passed.
-const LAST_WRITES: Duration = Duration::from_secs(5);
+pub const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// How long calls that began before a reload may take: the time for a body, and for a rotation that is tried again.
+const LAST_CALLS: Duration = Duration::from_secs(60);
+
+/// How soon a look that found nothing is repeated, where something waits for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether they have ended.
+const RETIRED_LOOK: Duration = Duration::from_millis(50);
 
 /// Threads of the database side. One waits for the disk while the other prepares the next statement.
 const DATABASE_THREADS: usize = 2;
@@ -68,20 +69,52 @@ pub struct Parts {
 
 /// All parts, put together and not yet listening.
 pub struct Sidecar {
-    config: Config,
-    dialer: Dialer,
-    tls: Option<Arc<Tls>>,
-    native: Option<Native>,
-    metrics: Arc<Metrics>,
+    pub(crate) config: Config,
+    pub(crate) dialer: Dialer,
+    pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) native: Option<Native>,
+    pub(crate) lasting: Lasting,
+}
+
+/// What a reload does not begin anew.
+#[derive(Clone)]
+pub struct Lasting {
+    pub(crate) metrics: Arc<Metrics>,
+    rate_limiter: RateLimiter,
 }
 
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
-struct Native {
-    refresher: Arc<Refresher>,
+pub struct Native {
+    pub(crate) refresher: Arc<Refresher>,
+    made_of: MadeOf,
     /// Rotations outlive the connections that asked for them, so they have a runtime of their own.
-    runtime: Runtime,
+    runtime: OwnRuntime,
     analytics: Option<AnalyticsWriter>,
     table_prefix: String,
+    /// Ends what looks at the site now and then.
+    stop: CancellationToken,
+}
+
+/// A native refresh that is made of the same is the same.
+#[derive(PartialEq)]
+struct MadeOf {
+    wordpress: config::WordPress,
+    jwt: config::Jwt,
+    refresh: config::Refresh,
+    cleanup: config::Cleanup,
+    dialer: Dialer,
+    installation: Installation,
+}
+
+/// Where it is dropped without having been ended, nobody waits for its tasks: a runtime must not wait inside another.
+struct OwnRuntime(Option<Runtime>);
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What the cleanup is to delete, as the configuration and the site's settings say.
@@ -105,25 +138,24 @@ impl Sidecar {
     /// When the system gives no threads.
     pub fn assemble(parts: Parts) -> io::Result<Self> {
         let Parts { config, dialer, tls, installation } = parts;
-        let metrics = Metrics::new();
-        let native =
-            installation.map(|found| Native::assemble(&config, dialer.clone(), found, &metrics)).transpose()?;
-        if let Some(tls) = &tls {
-            metrics.observe_tls(tls);
-        }
-        Ok(Sidecar { config, dialer, tls, native, metrics })
+        let lasting = Lasting { metrics: Metrics::new(), rate_limiter: RateLimiter::new() };
+        let native = installation
+            .map(|installation| Native::assemble(&config, dialer.clone(), installation, &lasting))
+            .transpose()?;
+        lasting.observe(native.as_ref(), tls.as_ref());
+        Ok(Sidecar { config, dialer, tls, native, lasting })
     }
 
     /// What it counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.lasting.metrics
     }
 
     /// Asks the database and WordPress, and says what was found.
     pub fn look(&self) -> String {
-        match &self.native {
-            Some(native) => native.runtime.block_on(async { describe(&look(&native.refresher).await) }),
-            None => "leaving the refresh route to WordPress: refresh.mode is \"forward\"".to_owned(),
+        match self.native.as_ref().and_then(|native| Some((native, native.runtime.0.as_ref()?))) {
+            Some((native, runtime)) => runtime.block_on(async { describe(&look(&native.refresher).await) }),
+            None => LEFT_TO_WORDPRESS.to_owned(),
         }
     }
 
@@ -135,102 +167,38 @@ impl Sidecar {
     /// What answers refreshes, and the runtime that it lives in, for those who look at a site without serving it. `None`
     /// where `[refresh] mode` is `forward`.
     pub fn into_native(self) -> Option<(Arc<Refresher>, Runtime)> {
-        self.native.map(|native| (native.refresher, native.runtime))
-    }
-
-    /// Serves on `listeners`, and what operators want to know on `admin`, until the future that `shutdown` makes is there,
-    /// then drains. Returns when everything has ended. `shutdown` is called inside a runtime, before anything else.
-    ///
-    /// # Errors
-    /// When the system gives no threads or no signals, or a listener fails for good.
-    pub fn serve<S: Future<Output = ()>>(
-        self,
-        listeners: Vec<Listener>,
-        admin: Option<Listener>,
-        shutdown: impl FnOnce() -> io::Result<S>,
-    ) -> io::Result<()> {
-        let drain = Drain::new(self.config.shutdown.drain_timeout);
-        let front = Builder::new_current_thread().enable_all().build()?;
-        let shutdown = front.block_on(async { shutdown() })?;
-        let admin = admin.map(|listener| self.start_admin(listener, &drain, front.handle())).transpose()?;
-        let (senders, threads) = self.start_workers(&drain)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
-        let served = front.block_on(async {
-            let mut shutdown = pin!(shutdown);
-            tokio::select! {
-                () = self.first_look(&drain) => {}
-                () = shutdown.as_mut() => drain.begin(),
-            }
-            accept_until(listeners, &self, senders, shutdown, &drain).await
-        });
-        for thread in threads {
-            if thread.join().is_err() {
-                error!("a worker ended in a panic");
-            }
-        }
-        if let Some(native) = self.native {
-            native.end(&drain);
-        }
-        // Until here it says what is waited for.
-        if let Some(admin) = admin {
-            admin.end();
-        }
-        info!("ended");
-        served
-    }
-
-    fn start_admin(&self, listener: Listener, drain: &Drain, accepting: &Handle) -> io::Result<Admin> {
-        let in_force = admin::InForce {
-            config: Arc::new(self.config.clone()),
-            dialer: self.dialer.clone(),
-            refresher: self.native.as_ref().map(|native| Arc::clone(&native.refresher)),
-            tls: self.tls.clone(),
-        };
-        let subject = admin::Subject::new(in_force, Arc::clone(&self.metrics), drain.clone(), accepting.clone());
-        admin::start(listener, subject)
-    }
-
-    /// Refreshes are native from the first request on, unless the site takes its time.
-    async fn first_look(&self, drain: &Drain) {
-        let Some(native) = &self.native else { return info!("{}", self.look()) };
-        let (looked, first_look) = oneshot::channel();
-        native.runtime.spawn(watch(Arc::clone(&native.refresher), looked, drain.begun.clone()));
-        let filling = Arc::clone(&native.refresher);
-        let filling = async move { filling.keep_map_filled().await };
-        native.runtime.spawn(drain.begun.clone().run_until_cancelled_owned(filling));
-        if native.refresher.store.database.host_in_use().is_some() {
-            let refresher = Arc::clone(&native.refresher);
-            let returning = async move { refresher.store.database.return_to_earlier_hosts().await };
-            native.runtime.spawn(drain.begun.clone().run_until_cancelled_owned(returning));
-        }
-        if self.config.cleanup.tokens_after_days > 0 || self.config.cleanup.analytics {
-            let (refresher, configured) = (Arc::clone(&native.refresher), self.config.cleanup.clone());
-            let wanted = move || {
-                let (refresher, configured) = (Arc::clone(&refresher), configured.clone());
-                async move { refresher.sites.current().await.ok().map(|site| wanted(&configured, &site)) }
-            };
-            let cleaning = cleanup::clean(Arc::clone(&native.refresher), native.table_prefix.clone(), wanted);
-            native.runtime.spawn(drain.begun.clone().run_until_cancelled_owned(cleaning));
-        }
-        // The sender is dropped only with the program.
-        let _ = timeout(FIRST_LOOK, first_look).await;
-    }
-
-    fn start_workers(&self, drain: &Drain) -> io::Result<Vec<(UnboundedSender<Accepted>, JoinHandle<()>)>> {
-        let refresher = self.native.as_ref().map(|native| Arc::clone(&native.refresher));
-        let limit = self.config.server.max_connections_per_address;
-        let per_address = (limit > 0).then(|| PerAddress::new(limit));
-        (0..self.config.server.workers)
-            .map(|number| {
-                let (dialer, refresher) = (self.dialer.clone(), refresher.clone());
-                let metrics = self.metrics.shard();
-                worker::start(number, &self.config, dialer, refresher, per_address.clone(), metrics, drain.clone())
-            })
-            .collect()
+        let Native { refresher, mut runtime, .. } = self.native?;
+        Some((refresher, runtime.0.take()?))
     }
 }
 
+impl Lasting {
+    /// Counts what is in effect from now on.
+    pub fn observe(&self, native: Option<&Native>, tls: Option<&Arc<Tls>>) {
+        if let Some(native) = native {
+            self.metrics.observe_refresher(&native.refresher);
+        }
+        if let Some(tls) = tls {
+            self.metrics.observe_tls(tls);
+        }
+    }
+}
+
+/// What the log says where there is no native refresh.
+pub const LEFT_TO_WORDPRESS: &str = "leaving the refresh route to WordPress: refresh.mode is \"forward\"";
+
 impl Native {
-    fn assemble(config: &Config, dialer: Dialer, installation: Installation, metrics: &Metrics) -> io::Result<Self> {
+    /// Connects to nobody yet.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn assemble(
+        config: &Config,
+        dialer: Dialer,
+        installation: Installation,
+        lasting: &Lasting,
+    ) -> io::Result<Self> {
+        let made_of = MadeOf::of(config, &dialer, &installation);
         let runtime = Builder::new_multi_thread()
             .worker_threads(DATABASE_THREADS)
             .thread_name("database")
@@ -259,7 +227,7 @@ impl Native {
             interval: config.refresh.reuse_interval,
             revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
         };
-        let counters = Arc::clone(&metrics.refresh);
+        let counters = Arc::clone(&lasting.metrics.refresh);
         let tokens = Arc::new(Tokens::new(config.refresh.known_tokens));
         let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), reuse.told_for()));
         let within = runtime.enter();
@@ -275,22 +243,89 @@ impl Native {
             groups,
             reuse,
             counters,
-            rate_limiter: RateLimiter::new(),
+            rate_limiter: lasting.rate_limiter.clone(),
             analytics,
             tasks,
             rotations: TaskTracker::new(),
         };
-        let refresher = Arc::new(refresher);
-        metrics.observe_refresher(&refresher);
-        Ok(Native { refresher, runtime, analytics: writer, table_prefix })
+        Ok(Native {
+            refresher: Arc::new(refresher),
+            made_of,
+            runtime: OwnRuntime(Some(runtime)),
+            analytics: writer,
+            table_prefix,
+            stop: CancellationToken::new(),
+        })
     }
 
-    /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database.
-    fn end(self, drain: &Drain) {
-        let Native { refresher, runtime, analytics, .. } = self;
+    /// Whether one that is made of these is the same.
+    pub fn is_made_of(&self, config: &Config, dialer: &Dialer, installation: &Installation) -> bool {
+        self.made_of == MadeOf::of(config, dialer, installation)
+    }
+
+    /// Begins to look at the site, and waits for the first look: refreshes are native from the first request on, unless
+    /// the site takes its time.
+    pub async fn first_look(&self) {
+        let tasks = &self.refresher.tasks;
+        let (looked, first_look) = oneshot::channel();
+        tasks.spawn(watch(Arc::clone(&self.refresher), looked, self.stop.clone()));
+        let filling = Arc::clone(&self.refresher);
+        let filling = async move { filling.keep_map_filled().await };
+        tasks.spawn(self.stop.clone().run_until_cancelled_owned(filling));
+        if self.refresher.store.database.host_in_use().is_some() {
+            let refresher = Arc::clone(&self.refresher);
+            let returning = async move { refresher.store.database.return_to_earlier_hosts().await };
+            tasks.spawn(self.stop.clone().run_until_cancelled_owned(returning));
+        }
+        let configured = self.made_of.cleanup.clone();
+        if configured.tokens_after_days > 0 || configured.analytics {
+            let refresher = Arc::clone(&self.refresher);
+            let wanted = move || {
+                let (refresher, configured) = (Arc::clone(&refresher), configured.clone());
+                async move { refresher.sites.current().await.ok().map(|site| wanted(&configured, &site)) }
+            };
+            let cleaning = cleanup::clean(Arc::clone(&self.refresher), self.table_prefix.clone(), wanted);
+            tasks.spawn(self.stop.clone().run_until_cancelled_owned(cleaning));
+        }
+        // The sender is dropped only with the program.
+        let _ = timeout(FIRST_LOOK, first_look).await;
+    }
+
+    /// Waits a while until refreshes are native: one that takes the place of another must not do worse for a moment.
+    pub async fn ready(&self) {
+        let refresher = Arc::clone(&self.refresher);
+        let ready = async move {
+            while look(&refresher).await.is_err() {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        let ready = self.refresher.tasks.spawn(self.stop.clone().run_until_cancelled_owned(ready));
+        let _ = timeout(FIRST_LOOK, ready).await;
+    }
+
+    /// Stops looking at the site.
+    pub fn stop_looking(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends one that a reload has replaced, once the calls that came to it are answered. Blocks.
+    pub fn retire(self, drain: &Drain) {
+        self.stop.cancel();
+        let latest = Instant::now() + LAST_CALLS;
+        while Arc::strong_count(&self.refresher) > 1 && Instant::now() < latest && !drain.begun.is_cancelled() {
+            std::thread::sleep(RETIRED_LOOK);
+        }
+        self.end(Instant::now() + LAST_WRITES);
+    }
+
+    /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database. Blocks.
+    pub fn end(self, deadline: Instant) {
+        let Native { refresher, mut runtime, analytics, stop, .. } = self;
+        stop.cancel();
+        let Some(runtime) = runtime.0.take() else { return };
         runtime.block_on(async {
             // A slow download may have used the time up; what is left here takes moments, if the database answers.
-            let deadline = drain.deadline().await.max(Instant::now() + LAST_WRITES);
+            let deadline = deadline.max(Instant::now() + LAST_WRITES);
             refresher.rotations.close();
             if timeout_at(deadline, refresher.rotations.wait()).await.is_err() {
                 warn!(
@@ -311,37 +346,17 @@ impl Native {
     }
 }
 
-async fn accept_until(
-    listeners: Vec<Listener>,
-    sidecar: &Sidecar,
-    senders: Vec<UnboundedSender<Accepted>>,
-    shutdown: impl Future<Output = ()>,
-    drain: &Drain,
-) -> io::Result<()> {
-    let Sidecar { config, tls, metrics, .. } = sidecar;
-    let permits = Arc::new(Semaphore::new(config.server.max_connections));
-    let mut accepting = JoinSet::new();
-    let metrics = metrics.shard();
-    if let Some(tls) = tls {
-        info!(certificates = tls.describe(), "certificates are in effect");
-        accepting.spawn(tls::reload_when_changed(Arc::clone(tls), Arc::clone(&metrics), drain.begun.clone()));
+impl MadeOf {
+    fn of(config: &Config, dialer: &Dialer, installation: &Installation) -> Self {
+        MadeOf {
+            wordpress: config.wordpress.clone(),
+            jwt: config.jwt.clone(),
+            refresh: config.refresh.clone(),
+            cleanup: config.cleanup.clone(),
+            dialer: dialer.clone(),
+            installation: installation.clone(),
+        }
     }
-    for listener in listeners {
-        info!(address = %listener.address, tls = listener.tls.is_some(), upstream = %config.upstream.url, "listening");
-        let (permits, metrics) = (Arc::clone(&permits), Arc::clone(&metrics));
-        accepting.spawn(listen::accept(listener, permits, senders.clone(), metrics, drain.begun.clone()));
-    }
-    drop(senders);
-    let served = tokio::select! {
-        () = drain.begun.cancelled() => Ok(()),
-        () = shutdown => Ok(()),
-        Some(ended) = accepting.join_next() => ended.unwrap_or_else(|error| Err(io::Error::other(error))),
-    };
-    info!("draining: no new connections, those in flight may end");
-    drain.begin();
-    // The listeners close here: a client that connects now is refused and goes elsewhere.
-    while accepting.join_next().await.is_some() {}
-    served
 }
 
 type Found = Result<(Arc<Site>, Home), Arc<NotNative>>;

@@ -77,7 +77,7 @@ impl Subject {
 /// What the system says, where `[admin] listen` was given.
 pub fn bind(config: &config::Admin, unix: &UnixSockets) -> io::Result<Option<Listener>> {
     let Some(address) = &config.listen else { return Ok(None) };
-    match listen::bind(address, None, unix) {
+    match listen::bind(address, unix) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if config.listen_is_given => Err(error),
         Err(error) => {

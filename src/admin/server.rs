@@ -14,14 +14,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, channel, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::answer::Answers;
-use crate::listen::{self, Accepted, Listener};
+use crate::listen::{self, Accepted, Listener, Loop};
+use crate::worker::Work;
 
 /// Connections at once: a few scrapers and a few open pages, each with a connection per request. Further ones wait.
 const MAX_CONNECTIONS: usize = 16;
@@ -39,7 +40,10 @@ pub async fn serve(listener: Listener, answers: Arc<Answers>, stop: Cancellation
     let (sender, accepted) = unbounded_channel();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // These are no clients of the site, so they count in a shard of their own, which nobody reads.
-    let accepting = listen::accept(listener, permits, vec![sender], Arc::default(), stop.clone());
+    let (_nobody_asks, orders) = channel(1);
+    let (tls, metrics) = (Arc::default(), Arc::default());
+    let around = Loop { tls, permits, workers: vec![sender], metrics, orders, stop: stop.clone() };
+    let accepting = listen::accept(listener, around);
     tokio::select! {
         ended = accepting => if let Err(error) = ended {
             warn!(%error, "the admin listener cannot be used");
@@ -48,12 +52,13 @@ pub async fn serve(listener: Listener, answers: Arc<Answers>, stop: Cancellation
     }
 }
 
-async fn answer(mut accepted: UnboundedReceiver<Accepted>, answers: Arc<Answers>, by_unix_socket: bool) {
+async fn answer(mut accepted: UnboundedReceiver<Work>, answers: Arc<Answers>, by_unix_socket: bool) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             next = accepted.recv() => match next {
-                Some(next) => { connections.spawn(connection(next, Arc::clone(&answers), by_unix_socket)); }
+                Some(Work::Change(_) | Work::Answer(_)) => {}
+                Some(Work::Serve(next)) => { connections.spawn(connection(next, Arc::clone(&answers), by_unix_socket)); }
                 None => return,
             },
             Some(_) = connections.join_next() => {}

@@ -1,14 +1,15 @@
-//! Where the sidecar listens and what it connects to: TCP addresses, unix sockets, the upstream's URL; and where the
-//! files of a certificate are.
+//! Where the sidecar listens and what it connects to: TCP addresses, unix sockets, sockets that systemd passes, the
+//! upstream's URL; and where the files of a certificate are.
 
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use url::Host;
 
+use super::credential;
 use super::value::{absolute_url, has_userinfo};
 
 /// Where clients connect to.
@@ -18,6 +19,8 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// The absolute path of a unix socket.
     Unix(PathBuf),
+    /// The sockets that systemd passes under this name, at least one.
+    Systemd(String),
 }
 
 impl fmt::Display for ListenAddress {
@@ -25,6 +28,7 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+            Self::Systemd(name) => write!(f, "{SYSTEMD}{name}"),
         }
     }
 }
@@ -77,19 +81,23 @@ impl fmt::Display for CertificateFiles {
 }
 
 const UNIX: &str = "unix:";
+const SYSTEMD: &str = "systemd:";
 
 /// `sun_path` of `unix(7)` has 108 bytes, the last of them a zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// An address to listen on: `IP:port` or `unix:/path`. A name is refused, since what it resolves to can change between
-/// two starts.
+/// An address to listen on: `IP:port`, `unix:/path` or `systemd:name`. A host's name is refused, since what it resolves
+/// to can change between two starts.
 pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
-    let accepted = "an IP address with a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\", or \"unix:/PATH\"";
+    let accepted = "an IP address with a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\", or \"unix:/PATH\", or \"systemd:NAME\"";
     if let Ok(address) = text.parse() {
         return Ok(ListenAddress::Tcp(address));
     }
     if let Some(path) = socket_path(text) {
         return path.map(ListenAddress::Unix);
+    }
+    if let Some(name) = text.strip_prefix(SYSTEMD) {
+        return socket_name(name).map(ListenAddress::Systemd);
     }
     if text.contains("://") {
         return Err(format!("is a URL; accepted: {accepted}"));
@@ -160,8 +168,13 @@ pub fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
     }
 }
 
-/// `CHAIN:KEY`, or one file that has both.
-pub fn certificate(text: &str) -> Result<CertificateFiles, String> {
+/// `CHAIN:KEY`, or one file that has both; with `credential:` in front, the same by names in `credentials`.
+pub fn certificate(text: &str, credentials: Option<&Path>) -> Result<CertificateFiles, String> {
+    if let Some(names) = text.strip_prefix(credential::CREDENTIAL) {
+        let (chain, key) = names.split_once(':').unwrap_or((names, names));
+        let [chain, key] = [chain, key].map(|name| credential::of_name(name, credentials));
+        return Ok(CertificateFiles { chain: chain?, key: key? });
+    }
     let (chain, key) = text.split_once(':').unwrap_or((text, text));
     match chain.is_empty() || key.is_empty() || key.contains(':') {
         true => Err("not two files; accepted: CHAIN:KEY, such as \"/etc/ssl/shop.pem:/etc/ssl/shop.key\"".into()),
@@ -187,6 +200,18 @@ fn socket_path(text: &str) -> Option<Result<PathBuf, String>> {
     })
 }
 
+/// A `FileDescriptorName=` as systemd takes it (systemd.socket(5)): no colon, printable ASCII, at most 255 bytes.
+fn socket_name(name: &str) -> Result<String, String> {
+    let is_good = |b: u8| (b.is_ascii_graphic() || b == b' ') && b != b':';
+    match !name.is_empty() && name.len() <= 255 && name.bytes().all(is_good) {
+        true => Ok(name.to_owned()),
+        false => {
+            Err("behind systemd: stands what FileDescriptorName= of the socket unit says, such as \"systemd:http\""
+                .into())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +219,7 @@ mod tests {
 
     #[test]
     fn listen_addresses() {
-        for text in ["[::1]:0", "127.0.0.1:80", "unix:/run/a b.sock"] {
+        for text in ["[::1]:0", "127.0.0.1:80", "unix:/run/a b.sock", "systemd:http"] {
             assert_eq!(listen_address(text).unwrap().to_string(), text);
         }
         let too_long = format!("unix:/{}", "x".repeat(107));
@@ -213,6 +238,8 @@ mod tests {
             ("unix:///run/x.sock", "a unix socket has an absolute path"),
             ("unix:/run/", "is not the path of a socket"),
             (&too_long, "the path of a unix socket has at most 107 bytes"),
+            ("systemd:", "behind systemd: stands what FileDescriptorName="),
+            ("systemd:http:80", "behind systemd: stands what FileDescriptorName="),
             ("example.com:80", "not an address; accepted:"),
             ("", "not an address; accepted:"),
         ] {
@@ -257,9 +284,12 @@ mod tests {
 
     #[test]
     fn certificates() {
+        let certificate = |text| certificate(text, Some(Path::new("/c")));
         assert_eq!(certificate("/a.pem:/a.key").unwrap().to_string(), "/a.pem:/a.key");
         assert_eq!(certificate("both.pem").unwrap().to_string(), "both.pem:both.pem");
-        for text in ["", ":", "a:", ":a", "a:b:c"] {
+        assert_eq!(certificate("credential:a.pem:a.key").unwrap().to_string(), "/c/a.pem:/c/a.key");
+        assert_eq!(certificate("credential:both.pem").unwrap().to_string(), "/c/both.pem:/c/both.pem");
+        for text in ["", ":", "a:", ":a", "a:b:c", "credential:", "credential:a:b:c", "credential:a:/b"] {
             assert!(certificate(text).is_err(), "{text}");
         }
     }

@@ -22,8 +22,8 @@ use super::{
 
 /// Checks every value and all of them together.
 pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
-    let Merged { said, faults, complete } = merged;
-    let mut read = Reader { said, faults, warnings: Vec::new(), complete };
+    let Merged { said, faults, complete, credentials } = merged;
+    let mut read = Reader { said, faults, warnings: Vec::new(), complete, credentials };
 
     let server = Server {
         listen: listen(&mut read),
@@ -127,7 +127,8 @@ fn listen(read: &mut Reader) -> Vec<ListenAddress> {
 fn tls(read: &mut Reader, plain: &[ListenAddress]) -> Tls {
     let listen = read.each("tls.listen", address::listen_address);
     refuse_twice(read, "tls.listen", &listen, plain);
-    let certificates = read.each("tls.certificates", address::certificate);
+    let credentials = read.credentials.clone();
+    let certificates = read.each("tls.certificates", |text| address::certificate(text, credentials.as_deref()));
     if certificates.is_empty() && !listen.is_empty() && !read.is_faulty("tls.certificates") {
         read.faults.push(wrong("tls.certificates", "is required where tls.listen is set, as CHAIN:KEY"));
     }

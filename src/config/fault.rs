@@ -5,6 +5,13 @@
 //! value of a key that is not known, since that may be a misspelt secret.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
+
+use super::credential::CREDENTIAL;
+
+/// `EACCES`
+const PERMISSION_DENIED: i32 = 13;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +51,24 @@ impl fmt::Display for Faults {
             n => write!(f, "the configuration has {n} faults:")?,
         }
         self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl Faults {
+    /// Whether nothing is wrong but that the credentials of the service cannot be opened. So it is in `ExecReload=`, where
+    /// systemd 252 says where they are and lets nobody in.
+    pub fn are_hidden_credentials(&self, directory: &Path) -> bool {
+        let is_hidden = |fault: &Fault| {
+            let text = fault.to_string();
+            let names_one = text.contains(CREDENTIAL) || text.contains(&*directory.to_string_lossy());
+            names_one && text.contains(&io::Error::from_raw_os_error(PERMISSION_DENIED).to_string())
+        };
+        !self.0.is_empty() && self.0.iter().all(is_hidden)
+    }
+
+    /// All of them for one line of the log.
+    pub fn one_line(&self) -> String {
+        self.0.iter().map(Fault::to_string).collect::<Vec<_>>().join("; ")
     }
 }
 

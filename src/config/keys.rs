@@ -45,8 +45,6 @@ pub struct Key {
     pub about: &'static str,
     /// When an operator would change it; may be empty.
     pub change: &'static str,
-    /// Whether a change takes effect only at the next start. So it is with every key today.
-    pub restart: bool,
     /// The flag's name where it is not section and key joined by a dash.
     short_flag: Option<&'static str>,
 }
@@ -60,6 +58,11 @@ impl Key {
     /// Its name within the section: `url`.
     pub fn leaf(&self) -> &'static str {
         self.name.rsplit_once('.').map_or(self.name, |(_, leaf)| leaf)
+    }
+
+    /// Whether a change takes effect only at the next start, and not on SIGHUP.
+    pub fn takes_a_restart(&self) -> bool {
+        !RELOADED.contains(&self.section()) || AT_START.contains(&self.name)
     }
 
     /// Its environment variable: `WP_JWT_SIDECAR_UPSTREAM_URL`.
@@ -91,11 +94,18 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// The sections of which a reload makes everything anew.
+const RELOADED: &[&str] =
+    &["server", "tls", "upstream", "forwarded", "wordpress", "jwt", "refresh", "cleanup", "shutdown", "admin", "log"];
+
+/// The keys of those that it leaves as they are: threads, the operators' listener and the log are started once.
+const AT_START: &[&str] = &["server.workers", "admin.listen", "log.format", "log.level"];
+
 /// What every environment variable of the program begins with.
 pub const VARIABLE_PREFIX: &str = "WP_JWT_SIDECAR_";
 
 const fn key(name: &'static str, kind: Kind, default: Fallback, about: &'static str) -> Key {
-    Key { name, kind, default, about, change: "", restart: true, short_flag: None }
+    Key { name, kind, default, about, change: "", short_flag: None }
 }
 
 const fn unset(means: &'static str, example: &'static str) -> Fallback {

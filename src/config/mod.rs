@@ -9,6 +9,7 @@
 
 mod address;
 mod check;
+mod credential;
 mod effective;
 mod fault;
 mod file;
@@ -135,7 +136,7 @@ impl Server {
 }
 
 /// What the files of unix sockets to listen on are like.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnixSockets {
     /// Permission bits. To connect to a socket takes the right to write to it.
     pub mode: u32,
@@ -157,7 +158,7 @@ pub struct Tls {
 }
 
 /// `[upstream]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// Where requests go.
     pub url: UpstreamUrl,
@@ -191,7 +192,7 @@ pub struct Forwarded {
 }
 
 /// `[wordpress]`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WordPress {
     /// `wp-config.php`. There is this or `database_url`, unless the route is left to WordPress.
     pub config: Option<PathBuf>,
@@ -212,7 +213,7 @@ pub struct WordPress {
 }
 
 /// `[jwt]`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Jwt {
     /// `jwt.secret`, or what is in `jwt.secret_file`.
     pub secret: Option<Secret>,
@@ -223,7 +224,7 @@ pub struct Jwt {
 }
 
 /// `[refresh]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refresh {
     /// Who answers the route.
     pub mode: RefreshMode,
@@ -242,7 +243,7 @@ pub struct Refresh {
 }
 
 /// `[cleanup]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cleanup {
     /// Zero: tokens are not deleted.
     pub tokens_after_days: usize,

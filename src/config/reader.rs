@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Fault, Secret, file, keys,
+    Fault, Secret, credential, file, keys,
     kind::Value,
     sources::{Origin, Said, wrong},
 };
@@ -23,6 +23,7 @@ pub(super) struct Reader {
     pub faults: Vec<Fault>,
     pub warnings: Vec<String>,
     pub complete: bool,
+    pub credentials: Option<PathBuf>,
 }
 
 impl Reader {
@@ -93,7 +94,9 @@ impl Reader {
     }
 
     pub fn path(&mut self, name: &str) -> Option<PathBuf> {
-        self.text(name).map(PathBuf::from)
+        let text = self.text(name)?;
+        let path = credential::resolve(&text, self.credentials.as_deref());
+        path.map_err(|problem| self.fault(name, problem)).ok()
     }
 
     pub fn named<T: FromStr>(&mut self, name: &str) -> Option<T> {

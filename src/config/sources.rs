@@ -7,7 +7,7 @@
 use std::{ffi::OsString, fmt, path::PathBuf};
 
 use super::{
-    Fault,
+    Fault, credential,
     fault::nearest,
     file,
     keys::{Fallback, KEYS, Key, VARIABLE_PREFIX},
@@ -109,11 +109,15 @@ pub(super) struct Merged {
     pub faults: Vec<Fault>,
     /// False where the file could not be read or parsed, so that "missing" would be a guess.
     pub complete: bool,
+    /// Where systemd has put the service's credentials.
+    pub credentials: Option<PathBuf>,
 }
 
 /// Asks all sources and lets the stronger win.
 pub(super) fn merge(sources: &Sources) -> Merged {
-    let mut merged = Merged { said: Vec::new(), faults: Vec::new(), complete: true };
+    let credentials = sources.environment.iter().find(|(name, _)| name.to_str() == Some(credential::DIRECTORY));
+    let credentials = credentials.map(|(_, directory)| PathBuf::from(directory));
+    let mut merged = Merged { said: Vec::new(), faults: Vec::new(), complete: true, credentials };
     for key in KEYS {
         if let Fallback::Is(text) = key.default {
             merged.take(Said::from_text(key, Origin::Default, text));

@@ -23,6 +23,10 @@ pub struct Limits {
     pub response: Pace,
 }
 
+/// How long a drain waits on a connection for a request that may be on its way: a second is several round trips. Closed
+/// at once, a client that has just connected, or just sent its next request, would get no answer.
+pub const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
@@ -59,6 +63,11 @@ impl Watch {
         }
     }
 
+    /// A reload has brought other limits.
+    pub fn change(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// A part of a head is there. Later parts do not move its limit.
     pub fn head_began(&mut self) {
         self.head_since.get_or_insert_with(Instant::now);
@@ -84,6 +93,12 @@ impl Watch {
             (None, None) => (Wait::FirstByte, self.accepted + limits.first_byte),
         };
         self.alarm.poll_at(cx, deadline).map(|()| wait)
+    }
+
+    /// Ready when no further request is to be waited for, since all connections are to end since `begun`.
+    pub fn poll_last_request(&mut self, cx: &mut Context<'_>, begun: Instant) -> Poll<()> {
+        let since = self.idle_since.unwrap_or(self.accepted).max(begun);
+        self.alarm.poll_at(cx, since + LAST_REQUEST)
     }
 
     /// The client took some of what is to be written.
@@ -138,6 +153,19 @@ mod tests {
         watch.answered();
         advance(Duration::from_secs(5)).await;
         assert_eq!(left(|cx| watch.poll_head(cx)).await, (Wait::NextRequest, 70));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_drain_a_request_may_still_come() {
+        let mut watch = Watch::new(LIMITS);
+        let begun = Instant::now();
+        assert!(poll_fn(|cx| Poll::Ready(watch.poll_head(cx).is_pending())).await);
+        poll_fn(|cx| watch.poll_last_request(cx, begun)).await;
+        assert_eq!(begun.elapsed(), LAST_REQUEST);
+        // One that was accepted, or promised another request, in the meantime.
+        watch.answered();
+        poll_fn(|cx| watch.poll_last_request(cx, begun)).await;
+        assert_eq!(begun.elapsed(), 2 * LAST_REQUEST);
     }
 
     #[tokio::test(start_paused = true)]

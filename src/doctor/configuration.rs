@@ -57,6 +57,8 @@ fn nobody_trusted(config: &Config) -> Option<Finding> {
     let is_behind_a_proxy = |address: &ListenAddress| match address {
         ListenAddress::Tcp(address) => address.ip().is_loopback(),
         ListenAddress::Unix(_) => true,
+        // Only the socket unit knows.
+        ListenAddress::Systemd(_) => false,
     };
     let only_local = all.into_iter().all(is_behind_a_proxy);
     (only_local && config.forwarded.trusted_proxies.is_empty()).then(|| {

@@ -27,18 +27,31 @@ use crate::stream::Stream;
 pub type UpstreamStream = Either<Stream, TlsStream<TcpStream>>;
 
 /// Knows the way to the upstream. Shared by the workers and those who ask WordPress on the sidecar's own behalf.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Dialer {
     way: Way,
     introduces: bool,
     limit: Duration,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 enum Way {
     Tcp(String, u16),
     Unix(Arc<Path>),
-    Tls { host: String, port: u16, name: ServerName<'static>, connector: TlsConnector },
+    Tls { host: String, port: u16, name: ServerName<'static>, trust: Trust },
+}
+
+/// Whom an upstream's certificate may be signed by.
+#[derive(Clone)]
+struct Trust {
+    roots: Arc<RootCertStore>,
+    connector: TlsConnector,
+}
+
+impl PartialEq for Trust {
+    fn eq(&self, other: &Self) -> bool {
+        self.roots.roots == other.roots.roots
+    }
 }
 
 /// Why there is no connection.
@@ -69,7 +82,7 @@ impl Dialer {
                 port: *port,
                 name: ServerName::try_from(host.clone())
                     .map_err(|_| fault("upstream.url", "no certificate can be valid for this host name"))?,
-                connector: TlsConnector::from(Arc::new(client_config(config.ca_file.as_deref())?)),
+                trust: Trust::read(config.ca_file.as_deref())?,
             },
         };
         let introduces = config.proxy_protocol == UpstreamProxyProtocol::V2;
@@ -102,10 +115,10 @@ impl Dialer {
                 self.introduce(&mut stream, client).await?;
                 Ok(Either::Left(Either::Right(stream)))
             }
-            Way::Tls { host, port, name, connector } => {
+            Way::Tls { host, port, name, trust } => {
                 let mut stream = tcp(host, *port).await?;
                 self.introduce(&mut stream, client).await?;
-                let stream = connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
+                let stream = trust.connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
                 Ok(Either::Right(stream))
             }
         }
@@ -127,19 +140,22 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
     Ok(stream)
 }
 
-fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, Faults> {
-    let roots = match ca_file {
-        Some(path) => roots_of(path).map_err(|problem| fault("upstream.ca_file", problem))?,
-        None => system_roots().map_err(|problem| fault("upstream.url", problem))?,
-    };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| fault("upstream.url", format!("TLS cannot be set up: {error}")))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+impl Trust {
+    fn read(ca_file: Option<&Path>) -> Result<Self, Faults> {
+        let roots = match ca_file {
+            Some(path) => roots_of(path).map_err(|problem| fault("upstream.ca_file", problem))?,
+            None => system_roots().map_err(|problem| fault("upstream.url", problem))?,
+        };
+        let roots = Arc::new(roots);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| fault("upstream.url", format!("TLS cannot be set up: {error}")))?
+            .with_root_certificates(Arc::clone(&roots))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Trust { roots, connector: TlsConnector::from(Arc::new(config)) })
+    }
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, String> {

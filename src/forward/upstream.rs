@@ -65,6 +65,11 @@ impl Upstream {
         upstream
     }
 
+    /// Whether a new one would be the same.
+    pub fn is_to(&self, config: &config::Upstream, dialer: &Dialer) -> bool {
+        self.config == *config && self.dialer == *dialer
+    }
+
     /// `host:port`, for requests that name no host.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority

@@ -80,8 +80,8 @@ impl Connection {
     /// # Errors
     /// The connection failed, or had to be cut. What was wrong with a request is answered.
     pub async fn serve(mut self) -> Result<(), ConnectionError> {
-        let worker = Rc::clone(&self.downstream.worker);
-        let mut told_to_end = pin!(worker.ending.told());
+        let ending = Rc::clone(&self.downstream.worker.ending);
+        let mut told_to_end = pin!(ending.told());
         // Once: it wakes this task and no other.
         poll_fn(|cx| Poll::Ready(told_to_end.as_mut().poll(cx).is_ready())).await;
         loop {
@@ -99,7 +99,7 @@ impl Connection {
                 });
                 answer.await?
             };
-            let asked = Asked { keeps: asked.keeps && !worker.ending.has_begun(), ..asked };
+            let asked = Asked { keeps: asked.keeps && ending.begun().is_none(), ..asked };
             let (closes, tunnel) = self.write(answer, &asked).await?;
             if let Some(tunnel) = tunnel {
                 let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Err(ConnectionError::Gone) };
@@ -115,16 +115,18 @@ impl Connection {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, ConnectionError>> {
-        let server = &self.downstream.worker.head_limits;
+        if let Some(changed) = self.downstream.changed() {
+            self.watch.change(changed.worker.limits);
+            self.downstream = changed;
+        }
+        let worker = &self.downstream.worker;
+        let server = &worker.head_limits;
         let mut inbound = self.inbound.borrow_mut();
         loop {
             match inbound.head(server) {
                 Ok(Some(head)) => return Poll::Ready(Ok(Next::Request(Box::new(head)))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Ok(Next::Refused(error.into()))),
-            }
-            if self.downstream.worker.ending.has_begun() && inbound.input.buffer.is_empty() {
-                return Poll::Ready(Ok(Next::Closed));
             }
             match inbound.poll_read(cx)? {
                 // Some clients end a request with an empty line too many.
@@ -138,10 +140,14 @@ impl Connection {
         }
         if !inbound.input.buffer.is_empty() {
             self.watch.head_began();
+        } else if let Some(begun) = worker.ending.begun()
+            && self.watch.poll_last_request(cx, begun).is_ready()
+        {
+            return Poll::Ready(Ok(Next::Closed));
         }
         match ready!(self.watch.poll_head(cx)) {
             Wait::Head => {
-                let limit = self.downstream.worker.limits.request_header;
+                let limit = worker.limits.request_header;
                 Poll::Ready(Ok(Next::Refused(ExchangeError::RequestHeadTimeout(limit))))
             }
             wait => Poll::Ready(Err(ConnectionError::TooLong(wait))),

@@ -30,13 +30,22 @@ pub fn bind(path: &Path, like: &UnixSockets) -> io::Result<(UnixListener, Socket
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile { path: path.to_owned(), id: id(path)? };
     // SECURITY: until `listen`, connections are refused, so nobody gets in by the mode that the file was made with.
+    make_like(path, like)?;
+    socket.listen(BACKLOG)?;
+    Ok((socket.into(), file))
+}
+
+/// Gives the file of a socket its mode, owner and group.
+///
+/// # Errors
+/// When it is gone, or when this user may not.
+pub fn make_like(path: &Path, like: &UnixSockets) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(like.mode))?;
     if like.owner.is_some() || like.group.is_some() {
         std::os::unix::fs::chown(path, like.owner, like.group)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot set its owner and group: {error}")))?;
     }
-    socket.listen(BACKLOG)?;
-    Ok((socket.into(), file))
+    Ok(())
 }
 
 impl Drop for SocketFile {

@@ -111,6 +111,10 @@ series! {
             ReloadWorked { result = "success" },
             ReloadFailed { result = "failure" },
         }
+        "reloads" "Times that the configuration was read anew (SIGHUP), by result; at a failure the one before stays in effect." {
+            ConfigurationReloaded { result = "success" },
+            ConfigurationRefused { result = "failure" },
+        }
         "upstream_connections_opened" "Connections made to the site's web server." { UpstreamOpened }
         "upstream_connections_reused" "Requests sent on a connection to the site's web server that had been used before." { UpstreamReused }
         "upstream_retries" "Requests sent once more because a reused connection had died." { UpstreamRetried }

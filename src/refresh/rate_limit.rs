@@ -19,8 +19,8 @@ use crate::wordpress::options::RateLimit;
 /// How many addresses are remembered; at some 200 bytes each the limit costs about 13 MB.
 pub const MAX_ADDRESSES: u64 = 65_536;
 
-/// Counts requests for each client address. Shared by all workers.
-#[derive(Debug)]
+/// Counts requests for each client address. Shared by all workers; a clone is the same count.
+#[derive(Debug, Clone)]
 pub struct RateLimiter {
     windows: Cache<IpAddr, Arc<Mutex<OpenWindow>>>,
 }

@@ -1,4 +1,4 @@
-//! New certificates without a restart: when a file changes, and on SIGHUP. Connections that are open keep what they
+//! New certificates without a restart and without a signal: when a file changes. Connections that are open keep what they
 //! have; new handshakes get the new certificates, all of them or, where one cannot be used, none.
 
 use std::fs;
@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -27,26 +26,21 @@ const LOOK: Duration = Duration::from_secs(2);
 type Seen = Result<(u64, u64, u64, i64, i64), io::ErrorKind>;
 
 /// Reloads until `stop`.
-///
-/// # Errors
-/// When SIGHUP cannot be waited for.
-pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, stop: CancellationToken) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, stop: CancellationToken) {
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut in_effect = look(&tls.files);
     let mut last = in_effect.clone();
     loop {
-        let asked = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = hangup.recv() => true,
-            _ = tick.tick() => false,
-        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
         let now = look(&tls.files);
         // Certificate and key are two files and change one after the other: once nothing moves any more, both are there.
         let has_settled = now == last;
         last.clone_from(&now);
-        if asked || (has_settled && now != in_effect) {
+        if has_settled && now != in_effect {
             in_effect = now;
             metrics.add(if reload(&tls).await { Event::ReloadWorked } else { Event::ReloadFailed });
         }

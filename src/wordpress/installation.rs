@@ -20,7 +20,7 @@ use crate::config::{self, Fault, Faults, Secret};
 use file::ConfigFile;
 
 /// A site, as far as its configuration describes it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Installation {
     /// How to reach the database.
     pub database: Hosts,

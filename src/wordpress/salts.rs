@@ -24,7 +24,7 @@ pub const SALT_CONSTANTS: [&str; 10] = [
 ];
 
 /// What the constants say about the two halves of `wp_salt('auth')`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SaltConstants {
     /// `None`: the option `auth_key` decides.
     key: Option<Secret>,

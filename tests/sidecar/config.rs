@@ -345,3 +345,19 @@ fn last_line(sources: &Sources) -> String {
     let path = sources.file.as_ref().unwrap();
     format!("{}:{}", path.display(), fs::read_to_string(path).unwrap().lines().count())
 }
+
+#[test]
+fn credentials_of_systemd_stand_where_files_could() {
+    let site = Site::new();
+    site.file("secret", "not-a-secret\n");
+    let flags = ["wordpress.config", "jwt.secret_file"].map(|key| (key, "credential:secret"));
+    let mut sources = Sources::default();
+    sources.flags = vec![flag("upstream.url", "http://127.0.0.1:8081")];
+    sources.flags.extend(flags.map(|(key, text)| flag(key, text)));
+    let faults = Config::load(&sources).unwrap_err().to_string();
+    assert_eq!(faults.matches("add LoadCredential=secret:/PATH to [Service] of the unit").count(), 2, "{faults}");
+    sources.environment = variables(&[("CREDENTIALS_DIRECTORY", &text(site.directory.path()))]);
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.wordpress.config, Some(site.directory.path().join("secret")));
+    assert_eq!(config.jwt.secret.unwrap().expose(), "not-a-secret");
+}

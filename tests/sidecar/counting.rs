@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wp_jwt_sidecar::config::{Config, ListenAddress, Sources};
 use wp_jwt_sidecar::forward::dial::Dialer;
-use wp_jwt_sidecar::listen;
+use wp_jwt_sidecar::listen::inherited::Inherited;
+use wp_jwt_sidecar::listen::listeners;
 use wp_jwt_sidecar::metrics::{Event, Level, Metrics, Timing};
 use wp_jwt_sidecar::run::{Parts, Sidecar};
+use wp_jwt_sidecar::serving::{self, Load};
 use wp_jwt_sidecar::tls::Tls;
 
 use crate::config::site::flag;
@@ -38,15 +40,16 @@ impl Inside {
         let flags = always.iter().chain(more).map(|(key, value)| flag(key, value)).collect();
         let config = Config::load(&Sources { flags, ..Sources::default() }).unwrap();
         let tls = Tls::load(&config.tls).unwrap();
-        let address = config.tls.listen.first().unwrap_or(&config.server.listen[0]);
-        let listener = listen::bind(address, tls.as_ref().map(|tls| tls.acceptor()), &config.server.unix).unwrap();
-        let ListenAddress::Tcp(address) = listener.address else { panic!("a port") };
+        let bound = listeners::open(&config, Inherited::from_environment().unwrap()).unwrap();
+        // Where there is one with TLS, it is the last one.
+        let ListenAddress::Tcp(address) = *bound.last().unwrap().address() else { panic!("a port") };
         let dialer = Dialer::new(&config.upstream).unwrap();
         let sidecar = Sidecar::assemble(Parts { config, dialer, tls, installation: None }).unwrap();
         let metrics = Arc::clone(sidecar.metrics());
+        let load: Load = Arc::new(|| unreachable!("nobody sends SIGHUP"));
         let (stop, stopped) = oneshot::channel();
         let shutdown = move || Ok(async move { drop(stopped.await) });
-        let thread = std::thread::spawn(move || sidecar.serve(vec![listener], None, shutdown).unwrap());
+        let thread = std::thread::spawn(move || serving::serve(sidecar, bound, None, load, shutdown).unwrap());
         Inside { metrics, address, stop: Some(stop), thread: Some(thread) }
     }
 

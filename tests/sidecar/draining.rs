@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT: no new connections, what is in flight ends, exit code 0.
 
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -65,4 +66,36 @@ fn the_deadline_ends_what_does_not_end() {
     sidecar.signal("TERM");
     assert_eq!(sidecar.wait().code(), Some(0));
     sidecar.wait_for_log("did not end within drain_timeout");
+}
+
+#[test]
+fn a_request_that_crosses_the_signal_is_answered() {
+    /// What a drain waits for such a request.
+    const WAIT: Duration = Duration::from_secs(1);
+    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    for attempt in 1.. {
+        let mut sidecar = Sidecar::forwarding(upstream.address());
+        let mut used = Connection::to(sidecar.address());
+        used.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(used.response().status(), 200);
+        let fresh = Connection::to(sidecar.address());
+        let before = Instant::now();
+        sidecar.signal("TERM");
+        sidecar.wait_for_log("draining");
+        let mut clients = [used, fresh];
+        for client in &mut clients {
+            let _ = client.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        // On a machine that is busy it may be too late; then once more.
+        if before.elapsed() > WAIT && attempt < 10 {
+            continue;
+        }
+        for mut client in clients {
+            let answer = client.response();
+            assert_eq!((answer.status(), answer.value("connection").as_deref()), (200, Some("close")));
+            assert!(client.is_closed());
+        }
+        assert_eq!(sidecar.wait().code(), Some(0));
+        return;
+    }
 }

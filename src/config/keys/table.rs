@@ -37,12 +37,13 @@ pub const KEYS: &[Key] = &[
         "server.listen",
         Kind::List("ADDRESS"),
         Fallback::Is("127.0.0.1:8080"),
-        "Addresses and ports that clients connect to, or unix sockets as unix:/PATH.",
+        "Addresses and ports that clients connect to, or unix sockets as unix:/PATH, or sockets that systemd passes as \
+         systemd:NAME.",
     )
     .flag_as("listen")
     .change(
         "Give \"0.0.0.0:80\" or \"[::]:80\" to be reached from other machines; port 0 takes any free port. Whoever \
-             connects by a unix socket counts as 127.0.0.1.",
+             connects by a unix socket counts as 127.0.0.1. NAME is the FileDescriptorName= of the socket unit.",
     ),
     key(
         "server.unix_mode",
@@ -178,7 +179,7 @@ pub const KEYS: &[Key] = &[
         "tls.listen",
         Kind::List("ADDRESS"),
         Fallback::Is(""),
-        "Addresses and ports, or unix sockets, that clients connect to with TLS.",
+        "Addresses and ports, or unix sockets, or sockets that systemd passes, that clients connect to with TLS.",
     )
     .change("Set \"0.0.0.0:443\" or \"[::]:443\" where nothing in front of the sidecar does TLS. server.listen may be empty then."),
     key(
@@ -189,7 +190,8 @@ pub const KEYS: &[Key] = &[
     )
     .change(
         "Each client gets the one with the name that it asks for, names without wildcard first, and the first in the list \
-         where none has it. The files are read anew when they change and on SIGHUP; open connections stay.",
+         where none has it. The files are read anew when they change and on SIGHUP; open connections stay. \
+         credential:CHAIN:KEY takes them from LoadCredential= of the systemd unit, which copies them at each start.",
     ),
     key(
         "tls.handshake_timeout",
@@ -295,7 +297,10 @@ pub const KEYS: &[Key] = &[
         "The site's wp-config.php, which is read, never run.",
     )
     .flag_as("wp-config")
-    .change("Either this or database_url is needed, unless [refresh] mode is \"forward\"."),
+    .change(
+        "Either this or database_url is needed, unless [refresh] mode is \"forward\". Here and wherever a file is named, \
+         credential:NAME is what LoadCredential=NAME:/PATH of the systemd unit hands over, copied at each start.",
+    ),
     key(
         "wordpress.database_url",
         Kind::Secret,

@@ -8,7 +8,7 @@ use std::fmt;
 use mysql_async::{Opts, OptsBuilder};
 
 /// Where the database may be, the usual place first. All are the same database: its primary, and servers that may become it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Hosts(Vec<Opts>);
 
 impl Hosts {

@@ -67,7 +67,7 @@ impl Site {
             (_, Kind::Duration { .. }) => three(["5s", "600ms", "7m"]),
             (_, Kind::OneOf(names)) => [0, 1, 2].map(|i| names[(i + 1) % names.len()].to_owned()),
             (name, Kind::Path) => [0, 1, 2].map(|i| text(&self.file(&format!("{name}-{i}"), &format!("{PEM}{i}\n")))),
-            ("server.listen", _) => three(["127.0.0.1:1", "127.0.0.1:2,[::1]:2", "unix:/run/x.sock"]),
+            ("server.listen", _) => three(["127.0.0.1:1", "127.0.0.1:2,[::1]:2", "unix:/run/x.sock,systemd:http"]),
             ("tls.listen", _) => three(["", "127.0.0.1:4", "unix:/run/y.sock"]),
             ("tls.certificates", _) => three(["/a:/b", "/c", "/d:/e,/f"]),
             ("upstream.url", _) => three(["http://a", "https://b", "unix:/c"]),

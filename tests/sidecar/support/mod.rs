@@ -10,4 +10,5 @@ pub mod rig;
 pub mod secrets;
 pub mod sidecar;
 pub mod site;
+pub mod systemd;
 pub mod tls;

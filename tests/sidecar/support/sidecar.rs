@@ -44,17 +44,14 @@ impl Sidecar {
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
         // Many run at once, and its default is one port.
         command.env("WP_JWT_SIDECAR_ADMIN_LISTEN", "off").envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         Sidecar::start_command(&mut command)
     }
 
-    /// Starts a whole command that serves and logs as JSON.
+    /// Starts a whole command that serves and logs as JSON, and waits until it listens. Its standard input and output are
+    /// its own business.
     pub fn start_command(command: &mut Command) -> Sidecar {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the sidecar starts");
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the sidecar starts");
         let log = Arc::new(Log::default());
         let stderr = child.stderr.take().expect("a pipe");
         std::thread::spawn({
@@ -71,9 +68,7 @@ impl Sidecar {
         });
         let mut sidecar = Sidecar { child, log, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
         let line = sidecar.wait_for_log("\"listening\"");
-        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let address = line.pointer("/address").and_then(|address| address.as_str()).expect("an address");
-        sidecar.address = address.parse().expect("an address");
+        sidecar.address = listens_on(&line);
         sidecar
     }
 
@@ -181,6 +176,13 @@ impl Drop for Sidecar {
         let told: Vec<&String> = lines.iter().filter(|line| tells_a_secret(line)).collect();
         assert!(told.is_empty(), "secrets in the log of a sidecar: {told:#?}");
     }
+}
+
+/// The address in a log line of a listener.
+pub fn listens_on(line: &str) -> SocketAddr {
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let address = line.pointer("/address").and_then(|address| address.as_str()).expect("an address");
+    address.parse().expect("an address")
 }
 
 /// Whether a text has a token, a key, a salt or a password. Refresh tokens and all secrets of [`super::site::Site`] are 32

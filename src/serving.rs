@@ -1,0 +1,335 @@
+//! The program while it serves: signals come, a reload changes what it can change, the service manager is told, and in
+//! the end everything is drained.
+//!
+//! All of this runs on one thread, the front's, beside the accept loops. Who answers requests are the workers.
+
+mod reload;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Admin, InForce, Subject};
+use crate::config::{Config, Effective, Faults};
+use crate::drain::Drain;
+use crate::forward::dial::Dialer;
+use crate::listen::Listener;
+use crate::listen::listeners::{Bound, Listeners};
+use crate::metrics::{Level, Shard};
+use crate::notify;
+use crate::per_address::PerAddress;
+use crate::pulse::Pulse;
+use crate::run::{LAST_WRITES, LEFT_TO_WORDPRESS, Lasting, Native, Parts, Sidecar};
+use crate::tls::{self, Tls};
+use crate::worker::{self, Settings, Work};
+
+/// How often the service manager is told how many connections there are.
+const STATUS: Duration = Duration::from_secs(10);
+
+/// The same, and that it needs more time, in a drain.
+const DRAINING_STATUS: Duration = Duration::from_secs(1);
+
+/// Of a drain's time, what is left for those who came while it went on: their requests are short, or they may be cut off.
+const LAST_COMERS: Duration = Duration::from_secs(5);
+
+/// Reads everything anew, as it was read at the start.
+pub type Load = Arc<dyn Fn() -> Result<Parts, Faults> + Send + Sync>;
+
+/// Serves on `bound`, and what operators want to know on `admin`, until the future that `shutdown` makes is there, then
+/// drains. Returns when everything has ended. `shutdown` is called inside a runtime, before anything else. On SIGHUP `load`
+/// is asked for what to go on with.
+///
+/// # Errors
+/// When the system gives no threads or no signals, or a listener fails for good.
+pub fn serve<S: Future<Output = ()> + 'static>(
+    sidecar: Sidecar,
+    bound: Vec<Bound>,
+    admin: Option<Listener>,
+    load: Load,
+    shutdown: impl FnOnce() -> io::Result<S>,
+) -> io::Result<()> {
+    let drain = Drain::new(sidecar.config.shutdown.drain_timeout);
+    let front = Builder::new_current_thread().enable_all().build()?;
+    let admin = admin.map(|listener| start_admin(&sidecar, listener, &drain, front.handle())).transpose()?;
+    let (native, retired, admin, served) = front.block_on(async {
+        // Once waited for, signals do not end the process by themselves.
+        let mut signals = Signals { end: Box::pin(shutdown()?), hangup: signal(SignalKind::hangup())? };
+        let mut serving = Serving::start(sidecar, bound, admin, load, drain.clone(), &mut signals).await?;
+        let served = match drain.begun.is_cancelled() {
+            true => Ok(()),
+            false => serving.until_the_end(&mut signals).await,
+        };
+        let (native, retired, admin) = serving.drain().await;
+        io::Result::Ok((native, retired, admin, served))
+    })?;
+    if let Some(native) = native {
+        native.end(drain.end());
+    }
+    for thread in retired {
+        if thread.join().is_err() {
+            error!("what a reload has replaced ended in a panic");
+        }
+    }
+    // Until here it says what is waited for.
+    if let Some(admin) = admin {
+        admin.end();
+    }
+    info!("ended");
+    served
+}
+
+fn start_admin(sidecar: &Sidecar, listener: Listener, drain: &Drain, accepting: &Handle) -> io::Result<Admin> {
+    let in_force = InForce {
+        config: Arc::new(sidecar.config.clone()),
+        dialer: sidecar.dialer.clone(),
+        refresher: sidecar.native.as_ref().map(|native| Arc::clone(&native.refresher)),
+        tls: sidecar.tls.clone(),
+    };
+    let subject = Subject::new(in_force, Arc::clone(sidecar.metrics()), drain.clone(), accepting.clone());
+    admin::start(listener, subject)
+}
+
+struct Signals {
+    end: Pin<Box<dyn Future<Output = ()>>>,
+    hangup: Signal,
+}
+
+struct Serving {
+    config: Arc<Config>,
+    /// The configuration as it was at the start: some keys take effect only then.
+    started: Effective,
+    dialer: Dialer,
+    tls: Option<Arc<Tls>>,
+    native: Option<Native>,
+    lasting: Lasting,
+    admin: Option<Admin>,
+    /// What happens on this thread is counted.
+    metrics: Arc<Shard>,
+    per_address: Arc<PerAddress>,
+    permits: Permits,
+    workers: Vec<UnboundedSender<Work>>,
+    threads: Vec<JoinHandle<()>>,
+    listeners: Listeners,
+    pulse: Arc<Pulse>,
+    /// Ends what watches the files of the certificates.
+    watching: CancellationToken,
+    retired: Vec<JoinHandle<()>>,
+    load: Load,
+    drain: Drain,
+}
+
+impl Serving {
+    async fn start(
+        sidecar: Sidecar,
+        bound: Vec<Bound>,
+        admin: Option<Admin>,
+        load: Load,
+        drain: Drain,
+        signals: &mut Signals,
+    ) -> io::Result<Self> {
+        let Sidecar { config, dialer, tls, native, lasting } = sidecar;
+        match &native {
+            Some(native) => tokio::select! {
+                () = native.first_look() => {}
+                () = &mut signals.end => drain.begin(),
+            },
+            None => info!("{LEFT_TO_WORDPRESS}"),
+        }
+        let config = Arc::new(config);
+        let per_address = PerAddress::new(config.server.max_connections_per_address);
+        let settings = settings(&config, &dialer, tls.as_deref(), native.as_ref(), &per_address);
+        let (workers, threads) = (0..config.server.workers)
+            .map(|number| worker::start(number, settings.clone(), lasting.metrics.shard(), drain.clone()))
+            .collect::<io::Result<(Vec<_>, Vec<_>)>>()?;
+        let metrics = lasting.metrics.shard();
+        let permits = Permits::new(config.server.max_connections);
+        let listeners = Listeners::start(bound, &config, permits.semaphore(), workers.clone(), Arc::clone(&metrics));
+        let pulse = Arc::new(Pulse::new(listeners.orders(), &workers));
+        let serving = Serving {
+            started: config.effective().clone(),
+            config,
+            dialer,
+            watching: watch_certificates(tls.as_ref(), &metrics, "certificates are in effect"),
+            metrics,
+            tls,
+            native,
+            lasting,
+            admin,
+            per_address,
+            permits,
+            workers,
+            threads,
+            listeners,
+            pulse,
+            retired: Vec::new(),
+            load,
+            drain,
+        };
+        if let Some(interval) = notify::watchdog() {
+            let pulse = Arc::clone(&serving.pulse);
+            let begun = serving.drain.begun.clone();
+            tokio::spawn(async move { begun.run_until_cancelled(keep_alive(pulse, interval)).await });
+        }
+        notify::ready(&serving.status());
+        Ok(serving)
+    }
+
+    async fn until_the_end(&mut self, signals: &mut Signals) -> io::Result<()> {
+        let mut status = interval(STATUS);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut signals.end => return Ok(()),
+                error = self.listeners.failed() => return Err(error),
+                _ = signals.hangup.recv() => tokio::select! {
+                    () = self.reload() => {}
+                    () = &mut signals.end => return Ok(()),
+                },
+                _ = status.tick(), if notify::is_wanted() => notify::status(&self.status()),
+            }
+        }
+    }
+
+    async fn drain(self) -> (Option<Native>, Vec<JoinHandle<()>>, Option<Admin>) {
+        info!("draining: no new connections, those in flight may end");
+        notify::stopping();
+        self.drain.begin();
+        let Serving { mut listeners, admin, drain, native, lasting, workers, threads, retired, watching, .. } = self;
+        watching.cancel();
+        if let Some(native) = &native {
+            native.stop_looking();
+        }
+        let end = drain.end();
+        let ended = async {
+            listeners.close_own();
+            if !listeners.is_empty() {
+                drain.earlier.close();
+                let limit = end.saturating_duration_since(Instant::now());
+                tokio::select! {
+                    () = drain.earlier.wait() => {}
+                    () = sleep_until(end - LAST_COMERS.min(limit / 2)) => {}
+                }
+            }
+            listeners.close().await;
+            drop(workers);
+            join(threads).await;
+        };
+        let telling = async {
+            loop {
+                let left = end.saturating_duration_since(Instant::now());
+                let status = format!("draining: {} connections, at most {left:.0?} more", open(&lasting));
+                notify::draining(left + 2 * LAST_WRITES, &status);
+                sleep(DRAINING_STATUS).await;
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = telling => {}
+        }
+        notify::draining(2 * LAST_WRITES, "ending: what is written to the database");
+        (native, retired, admin)
+    }
+
+    fn status(&self) -> String {
+        let (addresses, upstream) = (self.listeners.describe(), &self.config.upstream.url);
+        format!("serving {upstream} on {addresses}: {} connections", open(&self.lasting))
+    }
+}
+
+fn open(lasting: &Lasting) -> u64 {
+    lasting.metrics.level(Level::Connections)
+}
+
+fn settings(
+    config: &Arc<Config>,
+    dialer: &Dialer,
+    tls: Option<&Tls>,
+    native: Option<&Native>,
+    per_address: &PerAddress,
+) -> Settings {
+    let limit = config.server.max_connections_per_address;
+    Settings {
+        config: Arc::clone(config),
+        dialer: dialer.clone(),
+        acceptor: tls.map(Tls::acceptor),
+        refresher: native.map(|native| Arc::clone(&native.refresher)),
+        per_address: (limit > 0).then(|| per_address.with_limit(limit)),
+    }
+}
+
+/// Until the token that is returned is cancelled.
+fn watch_certificates(tls: Option<&Arc<Tls>>, metrics: &Arc<Shard>, message: &str) -> CancellationToken {
+    let stop = CancellationToken::new();
+    if let Some(tls) = tls {
+        info!(certificates = tls.describe(), "{message}");
+        tokio::spawn(tls::reload_when_changed(Arc::clone(tls), Arc::clone(metrics), stop.clone()));
+    }
+    stop
+}
+
+/// Tells the service manager twice in each of its intervals that the program is alive, if it is.
+async fn keep_alive(pulse: Arc<Pulse>, interval: Duration) {
+    let limit = interval / 4;
+    loop {
+        match pulse.beats(limit).await {
+            Ok(()) => notify::alive(),
+            Err(silent) => warn!(%silent, "the self-check failed, and the watchdog is not told that all is well"),
+        }
+        sleep(interval / 2).await;
+    }
+}
+
+async fn join(threads: Vec<JoinHandle<()>>) {
+    let joined = tokio::task::spawn_blocking(move || {
+        for thread in threads {
+            if thread.join().is_err() {
+                error!("a worker ended in a panic");
+            }
+        }
+    });
+    if let Err(error) = joined.await {
+        error!(%error, "the workers could not be waited for");
+    }
+}
+
+/// `[server] max_connections`.
+struct Permits {
+    free: Arc<Semaphore>,
+    limit: usize,
+}
+
+impl Permits {
+    fn new(limit: usize) -> Self {
+        Permits { free: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    fn semaphore(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.free)
+    }
+
+    /// A lower limit holds for new connections; those that are open stay.
+    fn change(&mut self, limit: usize) {
+        if let Some(more) = limit.checked_sub(self.limit) {
+            self.free.add_permits(more);
+        } else {
+            let fewer = u32::try_from(self.limit - limit).unwrap_or(u32::MAX);
+            let free = Arc::clone(&self.free);
+            tokio::spawn(async move {
+                if let Ok(permits) = free.acquire_many_owned(fewer).await {
+                    permits.forget();
+                }
+            });
+        }
+        self.limit = limit;
+    }
+}

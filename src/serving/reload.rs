@@ -1,0 +1,128 @@
+//! A new configuration without a restart. It is read and checked as a whole; only when nothing is wrong with it does
+//! anything change, and then everything at once. What is in flight goes on by what it began with.
+
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use super::{Serving, settings, watch_certificates};
+use crate::admin::InForce;
+use crate::config::keys::{self, Key};
+use crate::config::{Config, Effective, Fault, Faults};
+use crate::metrics::Event;
+use crate::notify;
+use crate::run::{LEFT_TO_WORDPRESS, Native, Parts};
+use crate::worker::Work;
+
+impl Serving {
+    /// Reads everything anew and goes on with that, or, where anything is wrong with it, with what there is. Where it is
+    /// dropped before its end, nothing has changed.
+    pub(super) async fn reload(&mut self) {
+        notify::reloading();
+        match self.try_reload().await {
+            Ok(changed) => {
+                self.metrics.add(Event::ConfigurationReloaded);
+                info!(changed = changed.join(", "), "reloaded");
+            }
+            Err(faults) => {
+                self.metrics.add(Event::ConfigurationRefused);
+                error!(faults = faults.one_line(), "the new configuration has faults, the one before stays in effect");
+            }
+        }
+        notify::ready(&self.status());
+    }
+
+    /// The keys that changed.
+    async fn try_reload(&mut self) -> Result<Vec<&'static str>, Faults> {
+        let load = Arc::clone(&self.load);
+        let loaded = tokio::task::spawn_blocking(move || load()).await;
+        let Parts { mut config, dialer, tls, installation } = loaded.map_err(|error| fault(&error))??;
+        let bound = self.listeners.prepare(&config).await?;
+        // None: as it is.
+        let native = match (installation, &self.native) {
+            (Some(installation), Some(native)) if native.is_made_of(&config, &dialer, &installation) => None,
+            (Some(installation), _) => {
+                let native = Native::assemble(&config, dialer.clone(), installation, &self.lasting);
+                let native = native.map_err(|error| fault(&error))?;
+                native.first_look().await;
+                if self.native.is_some() {
+                    native.ready().await;
+                }
+                Some(Some(native))
+            }
+            (None, Some(_)) => Some(None),
+            (None, None) => None,
+        };
+
+        // Nothing fails from here on, and nothing waits.
+        let changed = differences(self.config.effective(), config.effective());
+        warn_of_restart(&self.started, &config);
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        config.server.workers = self.workers.len();
+        if let Some(native) = native {
+            if native.is_none() {
+                info!("{LEFT_TO_WORDPRESS}");
+            }
+            self.replace_native(native);
+        }
+        self.lasting.observe(self.native.as_ref(), tls.as_ref());
+        self.permits.change(config.server.max_connections);
+        self.drain.change_limit(config.shutdown.drain_timeout);
+        self.config = Arc::new(config);
+        self.dialer = dialer;
+        self.tls = tls;
+        let settings =
+            settings(&self.config, &self.dialer, self.tls.as_deref(), self.native.as_ref(), &self.per_address);
+        if let Some(admin) = &self.admin {
+            admin.change(InForce {
+                config: Arc::clone(&self.config),
+                dialer: self.dialer.clone(),
+                refresher: settings.refresher.clone(),
+                tls: self.tls.clone(),
+            });
+        }
+        for worker in &self.workers {
+            // A worker that is gone has panicked, and the self-check tells of that.
+            let _ = worker.send(Work::Change(Box::new(settings.clone())));
+        }
+        // After the workers: what connects to a new listener is served by the settings that opened it.
+        self.listeners.change(bound, &self.config);
+        self.pulse.change(self.listeners.orders());
+        self.watching.cancel();
+        self.watching = watch_certificates(self.tls.as_ref(), &self.metrics, "new certificates are in effect");
+        Ok(changed)
+    }
+
+    /// The one before ends in its own time, on a thread of its own, since its calls and rotations may still be on their way.
+    fn replace_native(&mut self, native: Option<Native>) {
+        let Some(before) = std::mem::replace(&mut self.native, native) else { return };
+        before.stop_looking();
+        let drain = self.drain.clone();
+        self.retired.retain(|thread| !thread.is_finished());
+        let thread = std::thread::Builder::new().name("retired".into()).spawn(move || before.retire(&drain));
+        match thread {
+            Ok(thread) => self.retired.push(thread),
+            Err(error) => warn!(%error, "what was replaced could not be ended in order"),
+        }
+    }
+}
+
+fn differences(before: &Effective, now: &Effective) -> Vec<&'static str> {
+    let pairs = before.lines().zip(now.lines());
+    pairs.filter(|((_, before, _), (_, now, _))| before != now).map(|((key, ..), _)| key).collect()
+}
+
+fn warn_of_restart(started: &Effective, config: &Config) {
+    let at_restart = |name: &&str| keys::find(name).is_some_and(Key::takes_a_restart);
+    let keys: Vec<_> = differences(started, config.effective()).into_iter().filter(at_restart).collect();
+    if !keys.is_empty() {
+        warn!(keys = keys.join(", "), "these keys have changed and take effect at the next start only");
+    }
+}
+
+/// What has nothing to do with the configuration, but keeps it from taking effect.
+fn fault(error: &dyn std::fmt::Display) -> Faults {
+    Faults(vec![Fault { key: "reload".into(), problem: error.to_string(), ..Fault::default() }])
+}

@@ -1,0 +1,501 @@
+//! SIGHUP: a new configuration takes effect as a whole or not at all, and what is in flight goes on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use wp_jwt_sidecar::config::keys::KEYS;
+
+use crate::config::site::Site;
+use crate::support::mariadb::{Database, TokenState};
+use crate::support::raw::{Connection, Message, Upstream};
+use crate::support::rig::{self, refresh_at};
+use crate::support::sidecar::{self, PATIENCE, Sidecar};
+use crate::support::tls::{Authority, TlsConnection};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A sidecar that reads everything from a file, which a test changes.
+struct Configured {
+    sidecar: Sidecar,
+    file: PathBuf,
+    _directory: TempDir,
+}
+
+impl Configured {
+    fn start(keys: &[(&str, &str)]) -> Configured {
+        Configured::start_with(keys, &[])
+    }
+
+    fn start_with(keys: &[(&str, &str)], environment: &[(&str, &str)]) -> Configured {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("config.toml");
+        fs::write(&file, toml(keys)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut command = sidecar::command();
+        command.arg("serve").arg("--config").arg(&file).envs(environment.iter().copied());
+        let sidecar = Sidecar::start_command(command.stdin(Stdio::null()).stdout(Stdio::null()));
+        Configured { sidecar, file, _directory: directory }
+    }
+
+    /// Reloads with these keys, and says what the log says then.
+    fn change(&self, keys: &[(&str, &str)]) -> String {
+        self.change_text(&toml(keys))
+    }
+
+    fn change_text(&self, text: &str) -> String {
+        fs::write(&self.file, text).unwrap();
+        let before = self.sidecar.log().len();
+        self.sidecar.signal("HUP");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let told = self
+                .sidecar
+                .log()
+                .into_iter()
+                .skip(before)
+                .find(|line| line.contains("\"reloaded\"") || line.contains("the one before stays in effect"));
+            if let Some(line) = told {
+                return line;
+            }
+            assert!(Instant::now() < deadline, "no reload:\n{}", self.sidecar.log().join("\n"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Values as they stand in TOML. What every test has comes first, and can be said otherwise.
+fn toml(keys: &[(&str, &str)]) -> String {
+    let usual = [
+        ("server.listen", "[\"127.0.0.1:0\"]"),
+        ("log.format", "\"json\""),
+        ("admin.listen", "\"off\""),
+        ("refresh.mode", "\"forward\""),
+        ("upstream.url", "\"http://127.0.0.1:1\""),
+    ];
+    let all: BTreeMap<&str, &str> = usual.into_iter().chain(keys.iter().copied()).collect();
+    all.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+}
+
+fn url(upstream: &Upstream) -> String {
+    format!("\"http://{}\"", upstream.address())
+}
+
+/// Answers with this name, at once, or for `/slow` when `go_on` says so; echoes what comes on a WebSocket.
+fn named(name: &'static str, go_on: Arc<AtomicBool>) -> Upstream {
+    Upstream::with(move |connection, request| {
+        if request.start_line().contains("/socket") {
+            connection.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+            loop {
+                let bytes = connection.take(1);
+                if bytes.is_empty() {
+                    return false;
+                }
+                connection.send(bytes);
+            }
+        }
+        connection.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", name.len()));
+        connection.send(&name[..1]);
+        while request.start_line().contains("/slow") && !go_on.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        connection.send(&name[1..]);
+        true
+    })
+}
+
+fn get(client: &mut Connection) -> Message {
+    client.send(GET);
+    client.response()
+}
+
+#[test]
+fn what_is_in_flight_goes_on_and_what_comes_takes_the_new_way() {
+    let go_on: Arc<AtomicBool> = Arc::default();
+    let (first, second) = (named("first", Arc::clone(&go_on)), named("second", Arc::clone(&go_on)));
+    let configured = Configured::start(&[("upstream.url", &url(&first))]);
+    let address = configured.sidecar.address();
+    let mut kept = Connection::to(address);
+    assert_eq!(get(&mut kept).body, b"first");
+    let mut socket = Connection::to(address);
+    socket.send("GET /socket HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(socket.response().status(), 101);
+    let mut download = Connection::to(address);
+    download.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    download.head().unwrap();
+    assert_eq!(download.take(1), b"f");
+
+    let line = configured.change(&[("upstream.url", &url(&second))]);
+    assert!(line.contains("\"changed\":\"upstream.url\""), "{line}");
+    assert_eq!(get(&mut kept).body, b"second", "the next request on an open connection");
+    assert_eq!(get(&mut Connection::to(address)).body, b"second");
+    socket.send("still there");
+    assert_eq!(socket.take(11), b"still there");
+    go_on.store(true, Ordering::SeqCst);
+    assert_eq!(download.take(4), b"irst");
+    assert_eq!(get(&mut download).body, b"second");
+    assert_eq!(first.requests().len(), 3);
+}
+
+#[test]
+fn a_configuration_with_faults_changes_nothing() {
+    let go_on: Arc<AtomicBool> = Arc::default();
+    let (first, second) = (named("first", Arc::clone(&go_on)), named("second", Arc::clone(&go_on)));
+    let configured = Configured::start(&[("upstream.url", &url(&first))]);
+    let address = configured.sidecar.address();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = format!("[\"127.0.0.1:0\", \"{}\"]", taken.local_addr().unwrap());
+    let passed = "[\"127.0.0.1:0\", \"systemd:http\"]";
+    for (keys, parts) in [
+        (
+            vec![("server.workers", "-1"), ("log.level", "\"inof\"")],
+            vec!["server.workers = -1", "; log.level = ", "no such level, perhaps "],
+        ),
+        (vec![("server.listen", busy.as_str())], vec!["server.listen: cannot listen on ", "in use"]),
+        (vec![("server.listen", passed)], vec!["systemd passes sockets at the start only"]),
+        (vec![("refresh.mode", "\"native\""), ("wordpress.config", "\"/none.php\"")], vec!["wordpress.config"]),
+    ] {
+        let new = url(&second);
+        let mut keys = keys;
+        keys.push(("upstream.url", &new));
+        let before = configured.sidecar.log().len();
+        let line = configured.change(&keys);
+        assert!(line.contains("\"ERROR\"") && parts.iter().all(|part| line.contains(part)), "{line}");
+        assert_eq!(configured.sidecar.log().len(), before + 1, "one line: {:#?}", &configured.sidecar.log()[before..]);
+        assert_eq!(get(&mut Connection::to(address)).body, b"first");
+    }
+    let line = configured.change_text("[server");
+    assert!(line.contains("not TOML"), "{line}");
+    assert!(configured.change(&[("upstream.url", &url(&second))]).contains("\"reloaded\""));
+    assert_eq!(get(&mut Connection::to(address)).body, b"second");
+}
+
+#[test]
+fn listeners_come_stay_and_go() {
+    let upstream = named("name", Arc::default());
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let two = format!("[\"127.0.0.1:0\", \"{free}\"]");
+    let all = format!("[\"127.0.0.1:0\", \"0.0.0.0:{}\"]", free.port());
+    let url = url(&upstream);
+    let configured = Configured::start(&[("upstream.url", &url)]);
+    let stays = configured.sidecar.address();
+    let mut kept = Connection::to(stays);
+    assert!(TcpStream::connect(free).is_err());
+
+    configured.change(&[("upstream.url", &url), ("server.listen", &two)]);
+    let mut on_new = Connection::to(free);
+    assert_eq!((get(&mut on_new).status(), get(&mut kept).status()), (200, 200));
+
+    // The same port on more addresses: at no moment is there nobody.
+    let stop: Arc<AtomicBool> = Arc::default();
+    let stopped = Arc::clone(&stop);
+    let knocking = std::thread::spawn(move || {
+        let mut answered = 0;
+        while !stopped.load(Ordering::SeqCst) || answered == 0 {
+            assert_eq!(get(&mut Connection::to(free)).status(), 200);
+            answered += 1;
+        }
+    });
+    configured.change(&[("upstream.url", &url), ("server.listen", &all)]);
+    configured.sidecar.wait_for_log("no longer listening");
+    configured.change(&[("upstream.url", &url), ("server.listen", &two)]);
+    stop.store(true, Ordering::SeqCst);
+    knocking.join().unwrap();
+    assert_eq!((get(&mut on_new).status(), get(&mut kept).status()), (200, 200));
+
+    configured.change(&[("upstream.url", &url)]);
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(free).is_ok() {
+        assert!(Instant::now() < deadline, "it still takes connections");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!((get(&mut on_new).status(), get(&mut kept).status()), (200, 200), "open connections go on");
+    assert_eq!(get(&mut Connection::to(stays)).status(), 200, "the same port, though the system chose it");
+}
+
+#[test]
+fn certificates_and_tls_itself_may_change() {
+    let authority = Authority::new();
+    let [first, second] = ["first", "second"].map(|file| authority.issue(file, &["shop.example"]));
+    let upstream = named("name", Arc::default());
+    let url = url(&upstream);
+    let listen = ("tls.listen", "[\"127.0.0.1:0\"]");
+    let none = ("server.listen", "[]");
+    let [one, two] = [&first, &second].map(|pair| format!("[\"{}\"]", pair.argument()));
+    let configured = Configured::start(&[("upstream.url", &url), none, listen, ("tls.certificates", &one)]);
+    let address = configured.sidecar.address();
+    let connect = || TlsConnection::to(address, "shop.example", authority.client(&["http/1.1"]));
+    let mut open = connect().unwrap();
+    assert_eq!(open.certificate(), first.der());
+    configured.change(&[("upstream.url", &url), none, listen, ("tls.certificates", &two)]);
+    assert_eq!(connect().unwrap().certificate(), second.der());
+    assert!(open.exchange(GET, "name").starts_with("HTTP/1.1 200 OK"));
+
+    // The same socket, without TLS, and with it again.
+    let plain = ("server.listen", "[\"127.0.0.1:0\"]");
+    configured.change(&[("upstream.url", &url), plain]);
+    assert_eq!(get(&mut Connection::to(address)).status(), 200);
+    assert!(open.exchange(GET, "name").starts_with("HTTP/1.1 200 OK"));
+    configured.change(&[("upstream.url", &url), none, listen, ("tls.certificates", &one)]);
+    assert_eq!(connect().unwrap().certificate(), first.der());
+}
+
+#[test]
+fn a_reload_under_load_loses_no_request() {
+    let upstreams = [named("first", Arc::default()), named("second", Arc::default())];
+    let urls = [0, 1].map(|i| url(&upstreams[i]));
+    let configured = Configured::start(&[("upstream.url", &urls[0])]);
+    let address = configured.sidecar.address();
+    let stop: Arc<AtomicBool> = Arc::default();
+    let clients: Vec<_> = (0..8)
+        .map(|client| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let mut answered = 0;
+                let mut kept = Connection::to(address);
+                while !stop.load(Ordering::SeqCst) {
+                    // Half of them with a connection for each request. A lost one panics.
+                    let answer = if client % 2 == 0 { get(&mut kept) } else { get(&mut Connection::to(address)) };
+                    assert!(answer.status() == 200 && answer.complete, "{answer:?}");
+                    answered += 1;
+                    std::thread::sleep(Duration::from_millis(8));
+                }
+                answered
+            })
+        })
+        .collect();
+    for round in 1..=10 {
+        let line = configured.change(&[("upstream.url", &urls[round % 2])]);
+        assert!(line.contains("\"reloaded\""), "{line}");
+        let before = upstreams[round % 2].requests().len();
+        let deadline = Instant::now() + PATIENCE;
+        while upstreams[round % 2].requests().len() < before + 20 {
+            assert!(Instant::now() < deadline, "no requests any more");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    let answered: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    println!("{answered} requests, ten reloads");
+}
+
+/// What takes effect, seen from outside: keys, and what holds with them and not without them.
+#[test]
+fn keys_take_effect() {
+    let upstream = named("name", Arc::default());
+    let url = url(&upstream);
+    let configured = Configured::start(&[("upstream.url", &url)]);
+    let address = configured.sidecar.address();
+    let mut kept = Connection::to(address);
+    let told = |client: &mut Connection| {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
+        client.response();
+        upstream.requests().last().unwrap().value("x-forwarded-for").unwrap()
+    };
+    let large = |client: &mut Connection| {
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(2_000)));
+        client.response().status()
+    };
+    assert_eq!((told(&mut kept).as_str(), large(&mut kept)), ("127.0.0.1", 200));
+
+    configured.change(&[("upstream.url", &url), ("forwarded.trusted_proxies", "[\"127.0.0.1\"]")]);
+    assert_eq!(told(&mut kept), "203.0.113.9, 127.0.0.1", "on an open connection, too");
+    configured.change(&[("upstream.url", &url), ("forwarded.mode", "\"preserve\"")]);
+    assert_eq!(told(&mut kept), "203.0.113.9");
+
+    configured.change(&[("upstream.url", &url), ("server.max_header_bytes", "1024")]);
+    assert_eq!((large(&mut Connection::to(address)), large(&mut kept)), (431, 431), "on an open connection, too");
+
+    configured.change(&[("upstream.url", &url), ("server.first_byte_timeout", "\"100ms\"")]);
+    assert!(Connection::to(address).is_closed());
+    configured.change(&[("upstream.url", &url), ("server.max_connections_per_address", "1")]);
+    let mut first = Connection::to(address);
+    assert_eq!(get(&mut first).status(), 200);
+    assert!(Connection::to(address).is_closed(), "one too many");
+    drop(first);
+    configured.change(&[
+        ("upstream.url", &url),
+        ("server.proxy_protocol", "\"v1\""),
+        ("forwarded.trusted_proxies", "[\"127.0.0.1\"]"),
+    ]);
+    let mut introduced = Connection::to(address);
+    introduced.send("PROXY TCP4 203.0.113.7 127.0.0.1 1 2\r\n");
+    assert_eq!(get(&mut introduced).status(), 200);
+
+    // As many as there are: the rest waits. The accept loop's own place is one of them.
+    configured.change(&[("upstream.url", &url), ("server.max_connections", "3")]);
+    let mut open: Vec<Connection> = (0..6).map(|_| Connection::to(address)).collect();
+    let waiting = open.iter_mut().skip(3).map(|client| {
+        client.send(GET);
+        client.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        client.stream.peek(&mut [0]).is_err()
+    });
+    assert!(waiting.last().unwrap(), "more than max_connections are served");
+    configured.change(&[
+        ("upstream.url", &url),
+        ("server.max_connections", "30"),
+        ("shutdown.drain_timeout", "\"200ms\""),
+    ]);
+    let last = open.last_mut().unwrap();
+    last.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(last.response().status(), 200);
+
+    let mut slow = Connection::to(address);
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    slow.head().unwrap();
+    let Configured { mut sidecar, .. } = configured;
+    sidecar.signal("TERM");
+    let begun = Instant::now();
+    assert_eq!(sidecar.wait().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(25), "drain_timeout was 30 s before");
+}
+
+#[test]
+fn every_key_takes_effect_or_is_said_to_need_a_restart() {
+    let site = Site::new();
+    let base: BTreeMap<&str, String> = [
+        ("wordpress.database_url", "\"mysql://nobody:nothing@127.0.0.1:1/none\""),
+        ("wordpress.table_prefix", "\"wp_\""),
+        ("wordpress.auth_key", "\"k\""),
+        ("wordpress.auth_salt", "\"s\""),
+        ("forwarded.trusted_proxies", "[\"10.9.9.9\"]"),
+    ]
+    .map(|(key, value)| (key, value.to_owned()))
+    .into();
+    let authority = Authority::new();
+    let pairs = ["one", "two"].map(|file| authority.issue(file, &["shop.example"]).argument());
+    let text = |changed: &[(&str, String)]| {
+        let all: BTreeMap<&str, String> = base.clone().into_iter().chain(changed.iter().cloned()).collect();
+        toml(&all.iter().map(|(key, value)| (*key, value.as_str())).collect::<Vec<_>>())
+    };
+    let start = text(&[]);
+    let configured = Configured::start(&[]);
+    configured.change_text(&start);
+    let certificates = |pair: usize| ("tls.certificates", format!("[\"{}\"]", pairs[pair]));
+    let tls = ("tls.listen", "[\"127.0.0.1:0\"]".to_owned());
+    let mut at_restart = Vec::new();
+    for key in KEYS {
+        let [_, sample, other] = site.samples(key);
+        let value = |text: &str| (key.name, key.kind.toml(text));
+        // Some need another to go with them, or a place of their own.
+        let changed = match key.name {
+            "server.listen" => vec![value("127.0.0.1:0,127.0.0.1:0")],
+            "tls.listen" => vec![tls.clone(), certificates(0)],
+            "tls.certificates" => vec![tls.clone(), certificates(1)],
+            "log.format" => continue,
+            "admin.listen" => vec![value("unix:/run/z.sock")],
+            "refresh.mode" => {
+                vec![value("native"), ("jwt.secret", "\"not-a-secret-not-a-secret-not-a-secret\"".into())]
+            }
+            "upstream.ca_file" => vec![value(&authority.file())],
+            "jwt.algorithm" => vec![value("HS384")],
+            _ if configured_default(key) == sample => vec![value(&other)],
+            _ => vec![value(&sample)],
+        };
+        let before = configured.sidecar.log().len();
+        let line = configured.change_text(&text(&changed));
+        assert!(
+            line.contains("\"reloaded\"") && line.contains(key.name) || key.kind.is_secret(),
+            "{}: {line}",
+            key.name
+        );
+        let warned = configured.sidecar.log().into_iter().skip(before).any(|line| {
+            line.contains("take effect at the next start only") && line.contains(&format!("\"keys\":\"{}\"", key.name))
+        });
+        assert_eq!(warned, key.takes_a_restart(), "{}", key.name);
+        if warned {
+            at_restart.push(key.name);
+        }
+        // The next one takes it back: more reloads than this and the log would gather their lines.
+    }
+    let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml")).unwrap();
+    assert_eq!(example.matches("Takes a restart.").count(), at_restart.len() + 1, "{at_restart:?} and log.format");
+}
+
+fn configured_default(key: &wp_jwt_sidecar::config::keys::Key) -> &'static str {
+    match key.default {
+        wp_jwt_sidecar::config::keys::Fallback::Is(text) => text,
+        _ => "",
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refreshes_go_on_natively_by_the_new_settings() {
+    let database = rig::site(Database::shared()).await;
+    let user = database.insert_user("alice").await;
+    let upstream = rig::wordpress();
+    let usual = [("upstream.url", url(&upstream)), ("refresh.mode", "\"native\"".to_owned())];
+    let keys = |more: &[(&'static str, &str)]| {
+        let all = usual.iter().map(|(key, value)| (*key, value.as_str()));
+        toml(&all.chain(more.iter().copied()).collect::<Vec<_>>())
+    };
+    let environment = [
+        ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
+        ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
+        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
+        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
+        ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
+    ];
+    let configured = Configured::start_with(&[("upstream.url", &usual[0].1)], &environment);
+    let address = configured.sidecar.address();
+    // From forwarding to native.
+    assert!(configured.change_text(&keys(&[])).contains("\"reloaded\""));
+    configured.sidecar.wait_for_log("refreshing natively");
+    let token = database.insert_token(TokenState::Live, user.id).await;
+    assert_eq!(refresh_at(address, &token.refresh_token).status(), 200);
+    assert_eq!(refresh_at(address, &token.refresh_token).status(), 403, "a used token");
+
+    // Each client refreshes its own chain, over all the reloads; an answer that were lost would end it.
+    let stop: Arc<AtomicBool> = Arc::default();
+    let answered: Arc<Mutex<usize>> = Arc::default();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let first = database.insert_token(TokenState::Live, user.id).await;
+        let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+        clients.push(std::thread::spawn(move || {
+            let mut token = first.refresh_token;
+            while !stop.load(Ordering::SeqCst) {
+                let answer = refresh_at(address, &token);
+                assert_eq!(answer.status(), 200, "{answer:?}");
+                token = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+                *answered.lock().unwrap() += 1;
+            }
+        }));
+    }
+    for round in 0..4 {
+        let interval = if round % 2 == 0 { "\"30s\"" } else { "\"0s\"" };
+        let line = configured.change_text(&keys(&[("refresh.reuse_interval", interval)]));
+        assert!(line.contains("\"reloaded\""), "{line}");
+        let before = *answered.lock().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while *answered.lock().unwrap() < before + 8 {
+            assert!(Instant::now() < deadline, "no refreshes any more");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let token = database.insert_token(TokenState::Live, user.id).await;
+        assert_eq!(refresh_at(address, &token.refresh_token).status(), 200);
+        let again = refresh_at(address, &token.refresh_token).status();
+        assert_eq!(again, if round % 2 == 0 { 200 } else { 403 });
+    }
+    stop.store(true, Ordering::SeqCst);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+
+    // Nothing of it changed: nothing of it begins anew.
+    let before = configured.sidecar.log().len();
+    configured.change_text(&keys(&[("refresh.reuse_interval", "\"0s\""), ("server.tunnel_idle", "\"2h\"")]));
+    assert!(!configured.sidecar.log().iter().skip(before).any(|line| line.contains("refreshing natively")));
+
+    configured.change(&[("upstream.url", &usual[0].1)]);
+    let token = database.insert_token(TokenState::Live, user.id).await;
+    assert_eq!(refresh_at(address, &token.refresh_token).status(), 299, "it goes to WordPress");
+    let Configured { mut sidecar, .. } = configured;
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(0));
+}

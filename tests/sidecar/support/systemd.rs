@@ -1,0 +1,110 @@
+//! Systemd's side of a service: it passes sockets, hears what the service says, and asks for signs of life.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use super::sidecar::{self, PATIENCE, Sidecar};
+
+/// What may wait in a socket, as in the socket unit.
+const BACKLOG: i32 = 4096;
+
+/// What a service said, in order.
+pub struct Notices {
+    directory: TempDir,
+    heard: Arc<(Mutex<Vec<String>>, Condvar)>,
+}
+
+impl Notices {
+    pub fn new() -> Notices {
+        let directory = TempDir::new().unwrap();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        let heard: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::default();
+        let hears = Arc::clone(&heard);
+        // It ends with the test's process, or with the socket's file.
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let path = directory.path().to_owned();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while path.exists() {
+                let Ok(count) = socket.recv(&mut buffer) else { continue };
+                hears.0.lock().unwrap().push(String::from_utf8(buffer[..count].to_vec()).unwrap());
+                hears.1.notify_all();
+            }
+        });
+        Notices { directory, heard }
+    }
+
+    /// For $NOTIFY_SOCKET.
+    pub fn socket(&self) -> String {
+        self.directory.path().join("notify").to_str().unwrap().to_owned()
+    }
+
+    /// All so far.
+    pub fn all(&self) -> Vec<String> {
+        self.heard.0.lock().unwrap().clone()
+    }
+
+    /// The first notice with `text` behind the first `skip`, and how many there are with it and before. Waits for it.
+    pub fn wait_for(&self, skip: usize, text: &str) -> (usize, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut heard = self.heard.0.lock().unwrap();
+        loop {
+            let found = heard.iter().enumerate().skip(skip).find(|(_, notice)| notice.contains(text));
+            if let Some((place, notice)) = found {
+                return (place + 1, notice.clone());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no notice {text:?} in {heard:#?}");
+            heard = self.heard.1.wait_timeout(heard, left).unwrap().0;
+        }
+    }
+
+    /// How many say so.
+    pub fn count(&self, text: &str) -> usize {
+        self.all().iter().filter(|notice| notice.contains(text)).count()
+    }
+}
+
+/// A socket as systemd would hold it, on a free port of the loopback.
+pub fn socket() -> (TcpListener, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(BACKLOG).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// The command of a service that is passed `sockets` (at most two) under their names. Where `for_another` is set, the
+/// variables say that they are for another process.
+pub fn command(sockets: Vec<(&str, OwnedFd)>, for_another: bool) -> Command {
+    let binary = sidecar::command();
+    let mut command = Command::new("sh");
+    let (count, names) = (sockets.len(), sockets.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(":"));
+    let mut passed = sockets.into_iter().map(|(_, socket)| Stdio::from(socket));
+    command.stdin(passed.next().unwrap_or(Stdio::null())).stdout(passed.next().unwrap_or(Stdio::null()));
+    // A shell, since only what is to become the program itself knows its process id.
+    let pid = if for_another { "1" } else { "$$" };
+    let script = format!("export LISTEN_PID={pid}; exec \"$0\" \"$@\" 3<&0 4<&1 0</dev/null 1>/dev/null");
+    command.args(["-c", &script]).arg(binary.get_program());
+    command.env("WP_JWT_SIDECAR_ADMIN_LISTEN", "off").env("LISTEN_FDS", count.to_string()).env("LISTEN_FDNAMES", names);
+    for (name, _) in binary.get_envs() {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A service that only forwards, to `upstream`, on `listener` under the name `http`.
+pub fn service(listener: &TcpListener, upstream: SocketAddr, environment: &[(&str, &str)]) -> Sidecar {
+    let mut command = command(vec![("http", listener.try_clone().unwrap().into())], false);
+    command.args(["serve", "--listen", "systemd:http", "--log-format", "json", "--refresh-mode", "forward"]);
+    command.args(["--upstream", &format!("http://{upstream}")]).envs(environment.iter().copied());
+    Sidecar::start_command(&mut command)
+}
