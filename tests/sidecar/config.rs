@@ -351,9 +351,9 @@ fn credentials_of_systemd_stand_where_files_could() {
     let site = Site::new();
     site.file("secret", "not-a-secret\n");
     let flags = ["wordpress.config", "jwt.secret_file"].map(|key| (key, "credential:secret"));
-    let mut sources = Sources::default();
-    sources.flags = vec![flag("upstream.url", "http://127.0.0.1:8081")];
-    sources.flags.extend(flags.map(|(key, text)| flag(key, text)));
+    let flags = [("upstream.url", "http://127.0.0.1:8081")].into_iter().chain(flags);
+    let flags = flags.map(|(key, text)| flag(key, text)).collect();
+    let mut sources = Sources { flags, ..Sources::default() };
     let faults = Config::load(&sources).unwrap_err().to_string();
     assert_eq!(faults.matches("add LoadCredential=secret:/PATH to [Service] of the unit").count(), 2, "{faults}");
     sources.environment = variables(&[("CREDENTIALS_DIRECTORY", &text(site.directory.path()))]);
