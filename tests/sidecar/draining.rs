@@ -92,7 +92,7 @@ fn a_request_that_crosses_the_signal_is_answered() {
         }
         for mut client in clients {
             let answer = client.response();
-            assert_eq!((answer.status(), answer.value("connection").as_deref()), (200, Some("close")));
+            assert_eq!(answer.status(), 200);
             assert!(client.is_closed());
         }
         assert_eq!(sidecar.wait().code(), Some(0));
