@@ -3,7 +3,8 @@
 //! The way of a request, in the order of the modules:
 //!
 //! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread, one runtime, its own upstream connections.
-//! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also [`http2`], and calls [`exchange`] for each request.
+//! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also [`http2`], and calls [`exchange`] for each request;
+//!    [`pace`] says which side is too slow.
 //! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
 //! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
@@ -11,7 +12,8 @@
 //! 6. [`respond`] makes the answers that are ours, and turns every [`error`] into one.
 //!
 //! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
-//! [`admin`] shows it to operators.
+//! [`admin`] shows it to operators, with what [`sighting`] remembers of database and upstream. [`doctor`] looks at a whole
+//! installation without serving.
 //!
 //! [`config`] is read and checked before all that, [`run`] puts the parts together, [`serving`] takes signals, reloads
 //! and tells the service manager ([`notify`], [`pulse`]), and [`drain`] ends everything in order.
