@@ -7,15 +7,22 @@
 
 use std::collections::VecDeque;
 
+use bytes::{Bytes, BytesMut};
 use http::{Request, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame};
 
 use crate::body::RequestBody;
 use crate::error::ExchangeError;
 
 /// How much of a body is waited for. Logins, comments and API calls fit; of an upload it is what a few reads bring.
 const START: usize = 64 << 10;
+
+/// Smaller frames are joined.
+///
+/// SECURITY: each holds the buffer that it was read to, and a client can send a body byte by byte: 64 KiB of it
+/// would hold half a gigabyte.
+const SMALL: usize = 4 << 10;
 
 /// Reads the start of the body of `request`, as far as that is to be waited for.
 ///
@@ -27,17 +34,33 @@ pub async fn read_start(request: &mut Request<RequestBody>) -> Result<(), Exchan
     }
     let body = request.body_mut();
     let mut frames = VecDeque::new();
+    let mut small = BytesMut::new();
     let mut length = 0;
     while length < START && !body.is_end_stream() {
         match body.frame().await {
             Some(Ok(frame)) => {
-                length += frame.data_ref().map_or(0, |data| data.len());
-                frames.push_back(frame);
+                let size = frame.data_ref().map_or(0, |data| data.len());
+                length += size;
+                match frame.into_data() {
+                    // Most bodies are one frame.
+                    Ok(data) if size < SMALL && !frames.is_empty() => small.extend_from_slice(&data),
+                    data_or_trailers => {
+                        join(&mut frames, &mut small);
+                        frames.push_back(data_or_trailers.map_or_else(|trailers| trailers, Frame::data));
+                    }
+                }
             }
             Some(Err(error)) => return Err(error.into()),
             None => break,
         }
     }
+    join(&mut frames, &mut small);
     body.put_back(frames);
     Ok(())
+}
+
+fn join(frames: &mut VecDeque<Frame<Bytes>>, small: &mut BytesMut) {
+    if !small.is_empty() {
+        frames.push_back(Frame::data(small.split().freeze()));
+    }
 }

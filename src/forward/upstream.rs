@@ -248,10 +248,13 @@ impl Lease {
         });
     }
 
-    /// Ready with `[upstream] response_body_idle` when that has passed since `since`.
+    /// Ready with `[upstream] response_body_idle` when that has passed since `since`, and since the request's body
+    /// last moved.
     pub fn poll_silent(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<Duration> {
         let Some(upstream) = self.upstream.upgrade() else { return Poll::Pending };
         let limit = upstream.config.response_body_idle;
+        // Who answers early may still read the request before it goes on.
+        let since = self.link.upload.progress().map_or(since, |progress| progress.max(since));
         ready!(self.link.alarm.poll_at(cx, since + limit));
         Poll::Ready(limit)
     }

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Frame;
 
@@ -188,7 +188,7 @@ fn decode_chunked(at: &mut At, extensions: &mut usize, buffer: &mut BytesMut) ->
         }
         let Some(byte) = buffer.first().copied() else { return Ok(Decoded::More) };
         *at = step(*at, byte, extensions)?;
-        let _ = buffer.split_to(1);
+        buffer.advance(1);
     }
 }
 
@@ -227,11 +227,11 @@ fn step(at: At, byte: u8, extensions: &mut usize) -> Result<At, FramingError> {
 fn trailers(buffer: &mut BytesMut) -> Result<Decoded, FramingError> {
     match &buffer[..] {
         [b'\r', b'\n', ..] => {
-            let _ = buffer.split_to(2);
+            buffer.advance(2);
             return Ok(Decoded::End);
         }
         [] | [b'\r'] => return Ok(Decoded::More),
-        [b'\r', ..] => return Err(FramingError::Trailers),
+        [b'\r' | b'\n', ..] => return Err(FramingError::Trailers),
         _ => {}
     }
     let Some(end) = buffer.windows(4).position(|end| end == b"\r\n\r\n") else {
@@ -317,6 +317,7 @@ mod tests {
             ("1\r\na\n", FramingError::ChunkEnd),
             ("1\r\na\rb", FramingError::ChunkEnd),
             ("0\r\n\rA", FramingError::Trailers),
+            ("0\r\n\n", FramingError::Trailers),
             ("0\r\nA: b\n\nGET / HTTP/1.1\r\n\r\n", FramingError::Trailers),
             ("0\r\nA : b\r\n\r\n", FramingError::Trailers),
             ("0\r\nA\r\n\r\n", FramingError::Trailers),

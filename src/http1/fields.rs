@@ -173,10 +173,12 @@ fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
-    text.iter().try_fold(0u64, |number, byte| {
+    let number = text.iter().try_fold(0u64, |number, byte| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
-    })
+    })?;
+    // SECURITY: most servers count in signed numbers (off_t), and one that overflows sees another end.
+    i64::try_from(number).is_ok().then_some(number)
 }
 
 fn is_chunked(coding: &[u8]) -> bool {

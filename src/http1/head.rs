@@ -124,14 +124,13 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
     let target = Uri::from_maybe_shared(part(&head, target)).map_err(|_| HeadError::Target)?;
     let mut fields = Fields::read(&head, &lines)?;
     let body = match (fields.codings, fields.length) {
-        (_, Length::Invalid) => return Err(HeadError::Length),
+        (_, Length::Invalid | Length::List(_)) => return Err(HeadError::Length),
         (Some(_), _) if version < Version::HTTP_11 => return Err(HeadError::TransferEncoding),
         (Some(Coding::Chunked), _) => Decoder::chunked(),
         // SECURITY: its end cannot be known (RFC 9112, 6.3).
         (Some(Coding::Other), _) => return Err(HeadError::TransferEncoding),
         (None, Length::Is(length) | Length::Repeated(length)) => Decoder::length(length),
         (None, Length::None) => Decoder::none(),
-        (None, Length::List(_)) => return Err(HeadError::Length),
     };
     // SECURITY: with both, somebody in front may have seen another end of this request: the coding holds, and the
     // connection ends with it (RFC 9112, 6.3).
@@ -206,7 +205,9 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
         (None, Length::Is(length) | Length::Repeated(length) | Length::List(length)) => Decoder::length(length),
         (Some(Coding::Other), _) | (None, Length::None) => Decoder::until_close(),
     };
-    let keeps = fields.keeps(version);
+    // SECURITY: with both, another end may have been meant, and what follows it would be the next client's answer.
+    let is_doubtful = fields.codings.is_some() && fields.length != Length::None;
+    let keeps = fields.keeps(version) && !is_doubtful;
     let mut answer = Response::new(());
     *answer.status_mut() = status;
     *answer.version_mut() = version;
@@ -298,7 +299,19 @@ mod tests {
         assert_eq!(framing("Content-Length: 5\r\nContent-Length: 05\r\n"), Ok((Some(5), true)));
         assert_eq!(framing("Transfer-Encoding: gzip, Chunked\r\n"), Ok((None, true)));
         assert_eq!(framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Ok((None, false)));
-        for length in ["", "+5", "-5", "0x5", "5 5", "5,5", "5,6", "18446744073709551616", "5\r\nContent-Length: 6"] {
+        for length in [
+            "",
+            "+5",
+            "-5",
+            "0x5",
+            "5 5",
+            "5,5",
+            "5,6",
+            "9223372036854775808",
+            "18446744073709551616",
+            "5\r\nContent-Length: 6",
+            "5,5\r\nTransfer-Encoding: chunked",
+        ] {
             assert_eq!(framing(&format!("Content-Length: {length}\r\n")), Err(HeadError::Length), "{length:?}");
         }
         for coding in ["", "gzip", "chunked, gzip", "chunked;a=b", "xchunked", "identity"] {

@@ -20,3 +20,6 @@ pub mod output;
 pub mod rewound;
 pub mod server;
 pub mod write;
+
+#[cfg(test)]
+mod against_hyper;

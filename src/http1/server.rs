@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::{Method, Request, Response, header};
 use hyper::body::{Body as _, Frame};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
@@ -129,10 +129,7 @@ impl Connection {
                 Err(error) => return Poll::Ready(Ok(Next::Refused(error.into()))),
             }
             match inbound.poll_read(cx)? {
-                // Some clients end a request with an empty line too many.
-                Poll::Ready(0) if inbound.input.buffer.iter().all(|byte| b"\r\n".contains(byte)) => {
-                    return Poll::Ready(Ok(Next::Closed));
-                }
+                Poll::Ready(0) if inbound.input.buffer.is_empty() => return Poll::Ready(Ok(Next::Closed)),
                 Poll::Ready(0) => return Poll::Ready(Err(ConnectionError::Gone)),
                 Poll::Ready(_) => {}
                 Poll::Pending => break,
@@ -324,7 +321,15 @@ impl Inbound {
 
     fn head(&mut self, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
         let buffer = &mut self.input.buffer;
+        // Some clients end a request with an empty line too many (RFC 9112, 2.2): no other has begun by that.
+        // SECURITY: kept, endless ones would be read anew with each that comes.
+        while let [b'\n', ..] | [b'\r', b'\n', ..] = buffer[..] {
+            let length = if buffer.starts_with(b"\n") { 1 } else { 2 };
+            buffer.advance(length);
+            self.looked_at = 0;
+        }
         if buffer.is_empty() {
+            self.input.release();
             return Ok(None);
         }
         let may_be_whole = self.looked_at == 0 || head::may_end(buffer, self.looked_at);

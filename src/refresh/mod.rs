@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -238,10 +238,11 @@ async fn read(mut body: RequestBody) -> Result<Read, ExchangeError> {
     let whole = async {
         while let Some(frame) = body.frame().await {
             let frame = frame?;
-            if let Some(data) = frame.data_ref() {
-                bytes.extend_from_slice(data);
+            match frame.into_data() {
+                // SECURITY: joined, since each part holds the buffer that it was read to, and it may be a byte.
+                Ok(data) => bytes.extend_from_slice(&data),
+                Err(trailers) => frames.push_back(trailers),
             }
-            frames.push_back(frame);
             if bytes.len() > request::BODY_LIMIT {
                 return Ok(false);
             }
@@ -251,8 +252,12 @@ async fn read(mut body: RequestBody) -> Result<Read, ExchangeError> {
     let whole = timeout(BODY_TIME, whole)
         .await
         .unwrap_or(Err(ExchangeError::RequestBodyTooSlow(TooSlow::Unfinished(BODY_TIME))))?;
+    let bytes = Bytes::from(bytes);
+    if !bytes.is_empty() {
+        frames.push_front(Frame::data(bytes.clone()));
+    }
     body.put_back(frames);
-    Ok(if whole { Read::Whole(bytes.into(), body) } else { Read::TooLarge(body) })
+    Ok(if whole { Read::Whole(bytes, body) } else { Read::TooLarge(body) })
 }
 
 /// One call that is certain to be a refresh.

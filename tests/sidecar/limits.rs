@@ -103,3 +103,33 @@ fn a_connection_is_closed_in_order_after_so_many_requests() {
         assert_eq!(client.response().values("connection").len(), 0);
     }
 }
+
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
+}
+
+/// What is read of a body before it goes on is small, and so is the memory that it takes, however it was cut into packets.
+#[test]
+fn a_body_that_comes_byte_by_byte_takes_no_more_memory_than_it_has_bytes() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
+    let mut client = Connection::to(sidecar.address());
+    client.send(GET);
+    assert_eq!(client.response().status(), 200);
+    let before = resident(sidecar.pid());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n");
+    for byte in 0..20_000u32 {
+        client.send("x");
+        // So that each is read by itself.
+        if byte.is_multiple_of(2) {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+    let grown = resident(sidecar.pid()).saturating_sub(before);
+    client.send("x".repeat(40_000));
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(upstream.requests().last().unwrap().body.len(), 60_000);
+    assert!(grown < 8, "{grown} MiB more for 20,000 bytes");
+}

@@ -83,6 +83,25 @@ fn an_idle_connection_is_closed_without_a_word() {
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
+/// Some clients end a request with an empty line too many (RFC 9112, 2.2).
+#[test]
+fn empty_lines_are_no_request_that_has_begun() {
+    let upstream = ok();
+    let sidecar = with_limit(&upstream, "server-request-header-timeout");
+    let mut client = Connection::to(sidecar.address());
+    for ending in ["\r\n", "\n", "\r\n\r\n"] {
+        client.send(GET).send(ending);
+        assert_eq!(client.response().status(), 200, "{ending:?}");
+        sleep(STEP * 4);
+    }
+    client.send("\n").send(GET);
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(upstream.requests().len(), 4);
+    client.send("\r\n");
+    sidecar.signal("TERM");
+    assert!(client.is_closed());
+}
+
 #[test]
 fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
     let upstream = ok();
@@ -218,6 +237,32 @@ fn an_upload_may_take_longer_than_the_wait_for_an_answer() {
     }
     client.send("0\r\n\r\n");
     assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn an_answer_that_began_early_waits_for_the_upload() {
+    let upstream = Upstream::of_connections(|mut connection| {
+        connection.head().unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
+        let mut upload = Vec::new();
+        while !upload.ends_with(b"0\r\n\r\n") {
+            match connection.take(1) {
+                part if part.is_empty() => return,
+                part => upload.extend(part),
+            }
+        }
+        connection.send("ok");
+    });
+    let sidecar = with_limit(&upstream, "upstream-response-body-idle");
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..6 {
+        sleep(STEP);
+        client.send("1\r\nx\r\n");
+    }
+    client.send("0\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.complete), (200, true));
 }
 
 #[test]
