@@ -87,7 +87,7 @@ fn every_forwarded_request_can_be_a_line_without_its_query() {
         false => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n",
     });
     // Whatever the level: it was asked for by name.
-    let level = "error,wp_jwt_sidecar::run=info";
+    let level = "error,wp_jwt_sidecar::listen=info";
     let arguments = ["--log-access", "true", "--log-level", level, "--forwarded-trusted-proxies", "127.0.0.1"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
     for (id, method, target, status, bytes) in [
@@ -123,7 +123,7 @@ fn every_forwarded_request_can_be_a_line_without_its_query() {
     assert_eq!(client.response().status(), 400);
     let line = line(&sidecar, "wp_jwt_sidecar::access", "d");
     assert!(line["status"] == 400 && line.get("upstream_ms").is_none() && line["path"] == "/", "{line}");
-    let is_other = |line: &&String| !line.contains("sidecar::access") && !line.contains("sidecar::run");
+    let is_other = |line: &&String| !line.contains("sidecar::access") && !line.contains("sidecar::listen");
     assert_eq!(sidecar.log().iter().find(is_other), None);
 }
 
@@ -198,7 +198,7 @@ fn without_a_choice_it_is_the_journal_or_text() {
     let line = lines.find(|line| line.contains("listening")).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(line.contains(" INFO wp_jwt_sidecar::run: listening address=127.0.0.1:"), "{line}");
+    assert!(line.contains(" INFO wp_jwt_sidecar::listen::listeners: listening address=127.0.0.1:"), "{line}");
     if journald_is_here {
         return;
     }
