@@ -44,6 +44,8 @@ impl fmt::Debug for Hosts {
 /// `user@host:port/name` or `user@/path/to.sock/name`, for logs: without the password.
 pub fn label(opts: &Opts) -> String {
     let (host, port) = (opts.ip_or_hostname(), opts.tcp_port());
+    // A URL has the brackets of an IPv6 address, wp-config.php's host has not.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     let place = match opts.socket() {
         Some(socket) => socket.to_owned(),
         None if host.contains(':') => format!("[{host}]:{port}"),
