@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::{Receiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -192,14 +192,15 @@ pub async fn accept(listener: Listener, around: Loop) -> io::Result<()> {
     if kept_open {
         return Ok(());
     }
+    let socket = socket.last_calls()?;
     loop {
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { return Ok(()) };
-        let accepted = tokio::select! {
-            biased;
-            accepted = socket.accept() => accepted,
-            () = std::future::ready(()) => return Ok(()),
+        let (stream, peer) = match socket.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(_) => return Ok(()),
         };
-        let (Ok((stream, peer)), Some(worker)) = (accepted, turn.next()) else { return Ok(()) };
+        let Some(worker) = turn.next() else { return Ok(()) };
         metrics.add(Event::Accepted);
         let accepted = Accepted { stream, peer, tls: tls.load(Ordering::Relaxed), permit };
         if worker.send(Work::Serve(accepted)).is_err() {
@@ -208,10 +209,49 @@ pub async fn accept(listener: Listener, around: Loop) -> io::Result<()> {
     }
 }
 
+/// A socket that is about to be closed. The system itself is asked what has connected: the runtime knows only of what it
+/// was told at its last turn, and what waits in a queue that is closed is reset.
+enum Closing {
+    Tcp(StdTcpListener),
+    Unix(StdUnixListener, #[expect(dead_code, reason = "kept for its drop")] Option<SocketFile>),
+}
+
+impl Closing {
+    /// The next of those that have connected; never waits.
+    fn accept(&self) -> io::Result<(Unregistered, SocketAddr)> {
+        Ok(match self {
+            Closing::Tcp(socket) => {
+                let (stream, peer) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                (Unregistered::Tcp(stream), peer)
+            }
+            Closing::Unix(socket, _) => {
+                let (stream, _) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                (Unregistered::Unix(stream), UNIX_PEER)
+            }
+        })
+    }
+}
+
+/// Lets everything pass but the first packet of a new connection: SYN without ACK, in the byte of the flags (RFC 9293,
+/// section 3.1). Connections inherit the filter, and nothing else of theirs has such a packet.
+fn no_new_connections() -> [SockFilter; 5] {
+    // In the words of classic BPF (bpf(4)): load the byte at 13; with the bits 0x12 of it; SYN alone is 0x02; drop; pass.
+    [
+        SockFilter::new(0x30, 0, 0, 13),
+        SockFilter::new(0x54, 0, 0, 0x12),
+        SockFilter::new(0x15, 0, 1, 0x02),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ]
+}
+
 enum Registered {
     Tcp(TcpListener),
     /// The file goes when the socket does.
-    Unix(UnixListener, #[expect(dead_code, reason = "kept for its drop")] Option<SocketFile>),
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 impl ListeningSocket {
@@ -233,6 +273,20 @@ impl Registered {
                 Registered::Unix(..) => Ok(()),
             })),
         }
+    }
+
+    /// No more connections but those that are there already. Whoever tries meanwhile tries again within a second or so
+    /// (RFC 6298), and meets who then listens, or nobody.
+    fn last_calls(self) -> io::Result<Closing> {
+        Ok(match self {
+            Registered::Tcp(socket) => {
+                if let Err(error) = SockRef::from(&socket).attach_filter(&no_new_connections()) {
+                    debug!(%error, "a connection made at the moment in which a listener is closed may be reset");
+                }
+                Closing::Tcp(socket.into_std()?)
+            }
+            Registered::Unix(socket, file) => Closing::Unix(socket.into_std()?, file),
+        })
     }
 
     async fn accept(&self) -> io::Result<(Unregistered, SocketAddr)> {
