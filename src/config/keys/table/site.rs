@@ -1,0 +1,170 @@
+//! The keys of the site itself: its settings, its signature, its tokens.
+
+use super::super::{Fallback, Key, key, unset};
+use crate::config::kind::Kind;
+use crate::config::names::{Algorithm, RefreshMode, ResponseFields, ReuseDetection};
+
+/// `[wordpress]`, `[jwt]`, `[refresh]`, `[cleanup]`.
+pub const KEYS: &[Key] = &[
+    key(
+        "wordpress.config",
+        Kind::Path,
+        unset("database_url says where the database is", "/var/www/html/wp-config.php"),
+        "The site's wp-config.php, which is read, never run.",
+    )
+    .flag_as("wp-config")
+    .change(
+        "Either this or database_url is needed, unless [refresh] mode is \"forward\". Here and wherever a file is named, \
+         credential:NAME is what LoadCredential=NAME:/PATH of the systemd unit hands over, copied at each start.",
+    ),
+    key(
+        "wordpress.database_url",
+        Kind::Secret,
+        unset("as wp-config.php says", "mysql://USER:PASSWORD@127.0.0.1:3306/wordpress"),
+        "The site's database, as mysql://USER:PASSWORD@HOST:PORT/DATABASE (?socket=/PATH for a local socket).",
+    )
+    .change("For sites whose wp-config.php cannot be read, or a database user of the sidecar's own."),
+    key(
+        "wordpress.database_hosts",
+        Kind::List("HOST"),
+        Fallback::Is(""),
+        "Hosts of the database in place of DB_HOST (and of the one in database_url), each in a form that DB_HOST may \
+         have: the primary, then the replicas that may become primary, with the same user and password.",
+    )
+    .change(
+        "Where the first cannot be reached or is read-only, the next is used that takes writes; an earlier one is gone \
+         back to when it has taken writes for ten seconds. Never let two of them take writes, unless they are one \
+         cluster. Leave it empty where one address leads to the primary always.",
+    ),
+    key(
+        "wordpress.table_prefix",
+        Kind::Text("PREFIX"),
+        unset("as wp-config.php says", "wp_"),
+        "What the names of the site's tables begin with.",
+    ),
+    key(
+        "wordpress.home",
+        Kind::Text("URL"),
+        unset("WordPress itself is asked", "https://example.com"),
+        "The site's home URL, the issuer of every token.",
+    )
+    .change("It must be what WordPress has, to the letter: tokens with another issuer are refused by the plugin."),
+    key(
+        "wordpress.hosts",
+        Kind::List("HOST"),
+        Fallback::Is(""),
+        "Further hosts (host or host:port) under which clients reach this site, besides that of its home URL.",
+    )
+    .change(
+        "Refreshes under any other host are left to WordPress: they may be for another site of the same web server.",
+    ),
+    key(
+        "wordpress.auth_key",
+        Kind::Secret,
+        unset("as wp-config.php or the database says", "the value of AUTH_KEY"),
+        "The constant AUTH_KEY.",
+    ),
+    key(
+        "wordpress.auth_salt",
+        Kind::Secret,
+        unset("as wp-config.php or the database says", "the value of AUTH_SALT"),
+        "The constant AUTH_SALT.",
+    ),
+    key(
+        "jwt.secret",
+        Kind::Secret,
+        unset("as wp-config.php says", "the value of JWT_AUTH_SECRET_KEY"),
+        "The constant JWT_AUTH_SECRET_KEY, for HS256, HS384 and HS512.",
+    ),
+    key(
+        "jwt.secret_file",
+        Kind::Path,
+        unset("as wp-config.php says", "/etc/wp-jwt-sidecar/jwt-secret"),
+        "A file that holds JWT_AUTH_SECRET_KEY, instead of `secret`; a line break at its end does not count.",
+    ),
+    key(
+        "jwt.private_key_file",
+        Kind::Path,
+        unset("the shared secret signs", "/etc/wp-jwt-sidecar/private.pem"),
+        "The private key in PEM form, for RS256, RS384, RS512, ES256, ES384 and EdDSA.",
+    )
+    .change("For sites that give the plugin a key pair by their own code."),
+    key(
+        "jwt.algorithm",
+        Kind::OneOf(Algorithm::NAMES),
+        unset("the site's setting", "HS256"),
+        "The algorithm that signs access tokens.",
+    )
+    .change("Only where the site's own code overrides the plugin's setting."),
+    key(
+        "refresh.mode",
+        Kind::OneOf(RefreshMode::NAMES),
+        Fallback::Is("native"),
+        "Who answers the refresh route: the sidecar (\"native\") or WordPress (\"forward\").",
+    )
+    .change("Set \"forward\" where the site's own PHP code hooks into the plugin's filters."),
+    key(
+        "refresh.response_fields",
+        Kind::OneOf(ResponseFields::NAMES),
+        Fallback::Is("all"),
+        "The fields of a successful answer: those of the plugin's API document, those that it sends in fact (\"oauth2\"), or all.",
+    ),
+    key(
+        "refresh.analytics",
+        Kind::Boolean,
+        Fallback::Is("true"),
+        "Whether refreshes are written to the plugin's analytics table.",
+    ),
+    key(
+        "refresh.reuse_interval",
+        Kind::Duration { zero: true },
+        Fallback::Is("0s"),
+        "How long a used refresh token gets its successor's pair again; \"0s\": never, as with the plugin.",
+    )
+    .change(
+        "Recommended: \"30s\". A client that lost the answer on its way (a phone between two cells, a process that was killed) \
+         then comes again and goes on, instead of being logged out. Nothing new is made, and nothing is given after a logout, a \
+         revocation or a password change. Not possible with ES256 and ES384, whose signatures cannot be made again.",
+    ),
+    key(
+        "refresh.reuse_detection",
+        Kind::OneOf(ReuseDetection::NAMES),
+        Fallback::Is("off"),
+        "What happens when a used refresh token comes back after reuse_interval: it is refused (\"off\"), or its family's live \
+         tokens are revoked, too (\"revoke_family\").",
+    )
+    .change(
+        "Recommended with a reuse_interval: \"revoke_family\" (RFC 9700, section 4.14.2). A used token that comes back late was \
+         copied by somebody, and nobody can tell who of the two is honest. Without a reuse_interval it logs out every client that \
+         sends a call twice.",
+    ),
+    key(
+        "refresh.known_tokens",
+        Kind::Integer { min: 1, max: 100_000_000, unit: "tokens" },
+        Fallback::Is("1000000"),
+        "Tokens whose rows are remembered, at some 200 bytes each.",
+    )
+    .change(
+        "Where the table has no index on refresh_token_hash (see `wp-jwt-sidecar index`), keep it above the number of live \
+         sessions, with room for a day of new ones: the sidecar then never has to read the whole table for one token.",
+    ),
+    key(
+        "refresh.country_database",
+        Kind::Path,
+        unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb"),
+        "A MaxMind country database for the analytics' country codes.",
+    ),
+    key(
+        "cleanup.tokens_after_days",
+        Kind::Integer { min: 0, max: 36_500, unit: "days" },
+        Fallback::Is("0"),
+        "Token rows that were revoked or expired so long ago are deleted, a few at a time; 0 deletes none.",
+    )
+    .change("With rotation every refresh leaves a row behind; 30 days keeps a month of history. A family's newest row stays."),
+    key(
+        "cleanup.analytics",
+        Kind::Boolean,
+        Fallback::Is("false"),
+        "Whether analytics rows older than the plugin's own setting (analytics_retention_days) are deleted.",
+    ),
+];

@@ -1,0 +1,100 @@
+//! The keys of the way to the site's web server.
+
+use super::super::{Fallback, Key, key, unset};
+use crate::config::kind::Kind;
+use crate::config::names::{ForwardedMode, RequestIdMode, UpstreamProxyProtocol};
+
+/// `[upstream]`, `[forwarded]`.
+pub const KEYS: &[Key] = &[
+    key(
+        "upstream.url",
+        Kind::Text("URL"),
+        Fallback::Required { example: "http://127.0.0.1:8081" },
+        "The web server of the site, as http://HOST:PORT, https://HOST:PORT or unix:/PATH, without a path of the site: \
+         requests keep the path that the client sent.",
+    )
+    .flag_as("upstream")
+    .change("By https its certificate must be valid for HOST."),
+    key(
+        "upstream.ca_file",
+        Kind::Path,
+        unset("those that the system trusts", "/etc/wp-jwt-sidecar/upstream-ca.pem"),
+        "Certificates, in PEM form, of the authorities that may have signed the upstream's certificate.",
+    )
+    .change("For an https upstream with a certificate of your own authority; then only that one is trusted."),
+    key(
+        "upstream.proxy_protocol",
+        Kind::OneOf(UpstreamProxyProtocol::NAMES),
+        Fallback::Is("off"),
+        "Whether connections to the upstream begin with a PROXY header of version 2 that names the client.",
+    )
+    .change("Only where the upstream expects it. Each request takes a new connection then, since the header is for all that follows."),
+    key(
+        "upstream.connect_timeout",
+        Kind::Duration { zero: false },
+        Fallback::Is("3s"),
+        "How long a connection to the upstream may take to be made, before the client gets a 502.",
+    ),
+    key(
+        "upstream.response_header_timeout",
+        Kind::Duration { zero: false },
+        Fallback::Is("330s"),
+        "How long the upstream may take to begin an answer, before the client gets a 504.",
+    )
+    .change("The default is above Apache's own 300 s, so that the site's answer wins."),
+    key(
+        "upstream.response_body_idle",
+        Kind::Duration { zero: false },
+        Fallback::Is("330s"),
+        "How long the body of an answer may stand still before it is cut off.",
+    )
+    .change("The default is above Apache's own 300 s, so that the site gives up first."),
+    key(
+        "upstream.max_connections",
+        Kind::Integer { min: 0, max: 1_000_000, unit: "connections" },
+        Fallback::Is("0"),
+        "Connections to the upstream in use at once, shared evenly by the workers; 0 is no limit.",
+    )
+    .change(
+        "Requests wait for one as long as connect_timeout says, then the client gets a 503. Set it where the upstream takes fewer than server.max_connections.",
+    ),
+    key(
+        "upstream.keepalive_idle",
+        Kind::Duration { zero: true },
+        Fallback::Is("4s"),
+        "How long an idle connection to the upstream is kept for the next request; \"0s\" keeps none.",
+    )
+    .change("Stay below the upstream's own limit, or requests meet closed connections: Apache's is 5 s, nginx's 75 s."),
+    key(
+        "upstream.keepalive_max_idle",
+        Kind::Integer { min: 0, max: 65_535, unit: "connections" },
+        Fallback::Is("512"),
+        "Idle connections to the upstream that each worker keeps at most; 0 keeps none.",
+    )
+    .change(
+        "There are never more than were in use at once within keepalive_idle. Fewer than the clients that are busy at once \
+         make a new connection of every other request; lower it only where other programs need the upstream's workers, \
+         which idle connections hold (Apache's prefork has 150).",
+    ),
+    key(
+        "forwarded.trusted_proxies",
+        Kind::List("NETWORK"),
+        Fallback::Is(""),
+        "Addresses and networks of proxies in front of the sidecar, whose X-Forwarded-For is believed.",
+    )
+    .change("Name only machines that you run: whoever is in here can choose the address that the rate limit counts."),
+    key(
+        "forwarded.mode",
+        Kind::OneOf(ForwardedMode::NAMES),
+        Fallback::Is("auto"),
+        "X-Forwarded-For, -Proto and -Host, X-Real-IP and Forwarded: \"auto\" replaces what an untrusted peer sent and appends to what a trusted one did; \"preserve\" passes them as they came and adds nothing.",
+    )
+    .change("With \"preserve\" a client can tell WordPress any address, unless a proxy in front prevents it."),
+    key(
+        "forwarded.request_id",
+        Kind::OneOf(RequestIdMode::NAMES),
+        Fallback::Is("auto"),
+        "X-Request-Id, the name of a request in the sidecar's log: with \"auto\" the upstream gets it, a trusted peer's as it came and the sidecar's own in place of any other; \"preserve\" passes what came and adds nothing.",
+    )
+    .change("Set \"preserve\" where clients send one that the site reads. So it is with mode = \"preserve\", too."),
+];
