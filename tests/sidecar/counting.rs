@@ -16,6 +16,7 @@ use wp_jwt_sidecar::serving::{self, Load};
 use wp_jwt_sidecar::tls::Tls;
 
 use crate::config::site::flag;
+use crate::support::port::Port;
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::sidecar::PATIENCE;
 use crate::support::tls::{Authority, TlsConnection};
@@ -157,8 +158,8 @@ fn requests_by_what_became_of_them() {
 
 #[test]
 fn trouble_with_the_site() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let sidecar = Inside::of(closed, &[]);
+    let closed = Port::reserve();
+    let sidecar = Inside::of(closed.address(), &[]);
     assert_eq!(sidecar.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 502);
     sidecar.expect(Event::UpstreamUnreachable, 1);
     sidecar.expect(Event::Error5xx, 1);

@@ -3,14 +3,11 @@
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use crate::support::port::Port;
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::sidecar::Sidecar;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-fn closed_port() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 fn ask(sidecar: &Sidecar, request: impl AsRef<[u8]>) -> Message {
     let mut client = Connection::to(sidecar.address());
@@ -20,7 +17,8 @@ fn ask(sidecar: &Sidecar, request: impl AsRef<[u8]>) -> Message {
 
 #[test]
 fn browsers_get_a_page_and_programs_json_both_with_the_request_id_of_the_log() {
-    let sidecar = Sidecar::forwarding(closed_port());
+    let closed = Port::reserve();
+    let sidecar = Sidecar::forwarding(closed.address());
     let html = ask(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html,*/*;q=0.8\r\n\r\n");
     assert_eq!(html.status(), 502);
     assert_eq!(html.value("content-type").as_deref(), Some("text/html; charset=UTF-8"));

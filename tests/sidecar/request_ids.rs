@@ -1,6 +1,7 @@
 //! A request has one name everywhere: at the proxy in front, in the sidecar's log, at the site and on an error page.
 
 use crate::support::mariadb::Database;
+use crate::support::port::Port;
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::rig::{ROUTE, Rig, refresh_at};
 use crate::support::sidecar::Sidecar;
@@ -11,10 +12,6 @@ fn ask(sidecar: &Sidecar, fields: &str) -> Message {
     let mut client = Connection::to(sidecar.address());
     client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
     client.response()
-}
-
-fn closed_port() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn ids_that_arrive(arguments: &[&str], fields: &str) -> Vec<String> {
@@ -33,7 +30,8 @@ fn is_own(id: &str) -> bool {
 fn a_trusted_proxys_name_is_everywhere() {
     let fields = "X-Request-ID: b3f1:2.5_x=/+@\r\n";
     assert_eq!(ids_that_arrive(TRUSTING, fields), ["b3f1:2.5_x=/+@"]);
-    let sidecar = Sidecar::forwarding_with(closed_port(), TRUSTING);
+    let closed = Port::reserve();
+    let sidecar = Sidecar::forwarding_with(closed.address(), TRUSTING);
     let answer = ask(&sidecar, fields);
     assert_eq!(answer.status(), 502);
     assert_eq!(answer.value("x-request-id").as_deref(), Some("b3f1:2.5_x=/+@"));
@@ -53,7 +51,8 @@ fn a_strangers_name_gives_way_to_our_own() {
         let ids = ids_that_arrive(arguments, fields);
         assert!(matches!(&ids[..], [id] if is_own(id)), "{arguments:?} {fields:?}: {ids:?}");
     }
-    let sidecar = Sidecar::forwarding(closed_port());
+    let closed = Port::reserve();
+    let sidecar = Sidecar::forwarding(closed.address());
     let id = ask(&sidecar, "X-Request-Id: mine\r\n").value("x-request-id").unwrap();
     assert!(is_own(&id), "{id}");
     assert!(sidecar.wait_for_log(&id).contains("502"));

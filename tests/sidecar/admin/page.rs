@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use super::{LISTEN, admin, readiness};
 use crate::support::browser::Browser;
 use crate::support::mariadb::Database;
+use crate::support::port::Port;
 use crate::support::raw::{Connection, Upstream};
 use crate::support::rig::{Rig, settings};
+use crate::support::secrets;
 use crate::support::sidecar::{PATIENCE, Sidecar};
 
 const WIDTHS: [u32; 3] = [360, 800, 1600];
@@ -43,6 +45,8 @@ fn look(browser: &Browser, address: SocketAddr, name: &str) {
     );
     let expected = serde_json::json!({"headings": 1, "landmarks": true, "named": true, "drawn": true, "captions": true, "twice": []});
     assert_eq!(structure, expected, "{name}");
+    let whole = browser.run("return document.documentElement.outerHTML");
+    secrets::keep(whole.as_str().expect("a page"));
     assert_eq!(browser.console(), Vec::<String>::new(), "{name}: the console has errors");
     let elsewhere: Vec<String> = browser
         .requested()
@@ -74,7 +78,7 @@ const CONTRAST: &str = "
 fn wait(browser: &Browser, what: &str, script: &str) {
     let deadline = Instant::now() + 3 * PATIENCE;
     while browser.run(script) != true {
-        assert!(Instant::now() < deadline, "not in time: {what}; {:?}", browser.console());
+        assert!(Instant::now() < deadline, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -152,12 +156,15 @@ async fn a_site_at_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_in_trouble() {
     let server = Database::private();
-    let mut rig = Rig::start_with_settings(&server, &settings(&[]), &[LISTEN]).await;
+    // Nobody else's when the sidecar is gone.
+    let port = Port::reserve();
+    let listen = port.address().to_string();
+    let mut rig = Rig::start_with_settings(&server, &settings(&[]), &[(LISTEN.0, &listen)]).await;
     let address = admin(&rig.sidecar);
     readiness(address, 200);
     forward(rig.sidecar.address(), "/", 10);
     server.kill().await;
-    drop(std::mem::replace(&mut rig.upstream, Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")));
+    rig.upstream.stop();
     forward(rig.sidecar.address(), "/", 3);
     readiness(address, 503);
     let browser = Browser::start();

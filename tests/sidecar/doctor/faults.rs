@@ -1,12 +1,12 @@
 //! One fault at a time, made on a real site, each undone before the next.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Report, lines, text};
 use crate::support::mariadb::PASSWORD_IN_URL;
+use crate::support::port::Port;
 use crate::support::raw::Upstream;
 use crate::support::site::Site;
 
@@ -175,7 +175,8 @@ fn a_database_that_refuses(site: &Site) {
     assert!(text(&finding["mend"]).starts_with("User or password"), "{finding}");
     report.the("ok", "upstream.reachable");
 
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = Port::reserve();
+    let free = closed.address();
     let hosts = format!("{free},localhost:{}", site.said("DB_SOCKET"));
     let report = Report::of(site, &QUICKLY, &[("WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS", &hosts)]);
     let hosts: Vec<&str> = report.all("database.hosts").iter().map(|host| host["level"].as_str().unwrap()).collect();
@@ -187,7 +188,8 @@ fn a_database_that_refuses(site: &Site) {
 }
 
 fn an_upstream_that_is_away_or_silent(site: &Site) {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = Port::reserve();
+    let free = closed.address();
     let report = Report::of_config(site.wp_config(), &format!("http://{free}"), &[], &[]);
     let finding = report.the("problem", "upstream.reachable");
     assert!(text(&finding["mend"]).starts_with("Is the web server running"), "{finding}");

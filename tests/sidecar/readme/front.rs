@@ -1,6 +1,6 @@
 //! A web server as the README sets it up: the real one, public with TLS, the site behind it for the sidecar only.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::block;
+use crate::support::port::Port;
 use crate::support::rig::ROUTE;
 use crate::support::sidecar::{PATIENCE, Sidecar};
 use crate::support::site::Site;
@@ -22,9 +23,9 @@ pub struct Front {
     pub site: Site,
     pub sidecar: Sidecar,
     /// Where the public server's port 443 is here.
-    public: u16,
+    public: Port,
     /// Where port 8081 is here.
-    inner: u16,
+    inner: Port,
     authority: Authority,
     /// For the web server's files.
     pub directory: TempDir,
@@ -63,10 +64,10 @@ impl Front {
             r#"<?php echo json_encode( [ $_SERVER['REMOTE_ADDR'], $_SERVER['HTTPS'] ?? '', $_SERVER['HTTP_HOST'] ] );"#;
         std::fs::write(Path::new(site.said("ROOT")).join("who.php"), who).unwrap();
         let directory = TempDir::new().unwrap();
-        let (public, inner) = (free_port(), free_port());
+        let (public, inner) = (Port::reserve(), Port::reserve());
         let config = directory.path().join("config.toml");
         let text = block("config")
-            .replace("127.0.0.1:8081", &format!("127.0.0.1:{inner}"))
+            .replace("127.0.0.1:8081", &inner.address().to_string())
             .replace("/var/www/html/wp-config.php", site.said("WP_CONFIG"));
         std::fs::write(&config, text).unwrap();
         let sidecar = Sidecar::start(&["--config", config.to_str().unwrap()]);
@@ -79,10 +80,10 @@ impl Front {
     pub fn here(&self, snippet: &str) -> String {
         let certificates = self.authority.directory.path().display().to_string();
         let replaced = [
-            ("listen 443 ssl", format!("listen 127.0.0.1:{} ssl", self.public)),
-            ("<VirtualHost *:443>", format!("<VirtualHost *:{}>", self.public)),
+            ("listen 443 ssl", format!("listen {} ssl", self.public.address())),
+            ("<VirtualHost *:443>", format!("<VirtualHost *:{}>", self.public.number())),
             ("127.0.0.1:8080", self.sidecar.address().to_string()),
-            ("127.0.0.1:8081", format!("127.0.0.1:{}", self.inner)),
+            ("127.0.0.1:8081", self.inner.address().to_string()),
             ("/etc/ssl", certificates),
             ("/var/www/html", self.site.said("ROOT").to_owned()),
             ("/run/php/php-fpm.sock", self.site.said("PHP_SOCKET").to_owned()),
@@ -92,7 +93,7 @@ impl Front {
 
     /// Where the public server listens.
     pub fn public(&self) -> u16 {
-        self.public
+        self.public.number()
     }
 
     /// Starts a web server, and waits until it listens and the sidecar has found WordPress behind it.
@@ -101,8 +102,8 @@ impl Front {
         let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let server = self.server.insert(child);
         let deadline = Instant::now() + PATIENCE;
-        for port in [self.public, self.inner] {
-            while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        for port in [&self.public, &self.inner] {
+            while TcpStream::connect(port.address()).is_err() {
                 let ended = server.try_wait().unwrap();
                 assert!(ended.is_none() && Instant::now() < deadline, "{}", log_of(self.directory.path()));
                 std::thread::sleep(Duration::from_millis(20));
@@ -129,7 +130,7 @@ impl Front {
                 "--cacert",
                 &self.authority.file(),
             ])
-            .args(["--connect-to", &format!("example.com:443:127.0.0.1:{}", self.public)])
+            .args(["--connect-to", &format!("example.com:443:{}", self.public.address())])
             .args(arguments)
             .arg(format!("https://example.com{path}"))
             .output()
@@ -197,10 +198,6 @@ fn log_of(directory: &Path) -> String {
     logs.filter(|path| path.extension().is_some_and(|extension| extension == "log"))
         .map(|path| std::fs::read_to_string(path).unwrap_or_default())
         .collect()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A daemon that ends with the tests, even if they are killed.

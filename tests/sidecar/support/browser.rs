@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,20 +17,44 @@ use super::raw::Connection;
 /// A browser that starts on a machine with other work takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A browser with a profile of its own. Dropped, it is closed.
+/// What chromedriver notes, and how much of its end a failure tells, in bytes.
+const LOG: &str = "chromedriver.log";
+const TOLD: usize = 8_000;
+
+/// A start that fails says nothing about a page: without memory or processor for some seconds, Chromium gives up.
+const STARTS: usize = 3;
+
+/// Each is half a dozen processes and hundreds of megabytes, which a small machine has once.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A browser with a profile of its own. Dropped, it is closed; if the test fails, it says what it shows.
 pub struct Browser {
     driver: Child,
     address: SocketAddr,
     session: String,
-    _profile: TempDir,
+    profile: TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Browser {
-    /// Starts one.
+    /// Starts one, when no other test has one.
     pub fn start() -> Browser {
+        for _ in 1..STARTS {
+            match Browser::try_start() {
+                Ok(browser) => return browser,
+                Err(why) => eprintln!("the browser is started once more: {why}"),
+            }
+        }
+        Browser::try_start().unwrap_or_else(|why| panic!("no browser: {why}"))
+    }
+
+    fn try_start() -> Result<Browser, String> {
+        // A test that failed with it has closed its own.
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let profile = TempDir::new().expect("a directory");
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
+            .arg(format!("--log-path={}", profile.path().join(LOG).display()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -43,8 +68,8 @@ impl Browser {
             .find_map(|port| port.parse().ok())
             .expect("chromedriver says its port");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut browser = Browser { driver, address, session: String::new(), _profile: profile };
-        let profile = format!("--user-data-dir={}", browser._profile.path().display());
+        let mut browser = Browser { driver, address, session: String::new(), profile, _turn: turn };
+        let profile = format!("--user-data-dir={}", browser.profile.path().join("profile").display());
         let arguments = [
             "--headless",
             "--no-sandbox",
@@ -55,6 +80,10 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            // A page is live whatever else the machine does.
+            "--disable-background-timer-throttling",
+            "--disable-backgrounding-occluded-windows",
+            "--disable-renderer-backgrounding",
             "--hide-scrollbars",
             profile.as_str(),
         ];
@@ -63,9 +92,9 @@ impl Browser {
             "goog:chromeOptions": {"args": arguments},
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         }}});
-        let session = browser.ask("POST", "/session", &capabilities);
+        let session = browser.ask("POST", "/session", &capabilities).map_err(|why| browser.with_log(&why))?;
         browser.session = session["sessionId"].as_str().expect("a session").to_owned();
-        browser
+        Ok(browser)
     }
 
     /// Opens a page and waits for it to be loaded.
@@ -125,10 +154,14 @@ impl Browser {
     }
 
     fn of_session(&self, command: &str, body: &Value) -> Value {
+        self.try_of_session(command, body).unwrap_or_else(|why| panic!("{}", self.with_log(&why)))
+    }
+
+    fn try_of_session(&self, command: &str, body: &Value) -> Result<Value, String> {
         self.ask("POST", &format!("/session/{}/{command}", self.session), body)
     }
 
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let body = body.to_string();
         let mut connection = Connection::to(self.address);
         connection.stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
@@ -140,17 +173,34 @@ impl Browser {
         ));
         let answer = connection.response();
         let value = answer.json()["value"].clone();
-        assert_eq!(answer.status(), 200, "{path}: {value}");
-        value
+        if answer.status() == 200 { Ok(value) } else { Err(format!("{path} of {body}: {value}")) }
+    }
+
+    /// With the last of what chromedriver noted.
+    fn with_log(&self, why: &str) -> String {
+        let log = std::fs::read(self.profile.path().join(LOG)).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log[log.len().saturating_sub(TOLD)..]).into_owned();
+        format!("{why}\nthe end of chromedriver's log:\n{log}")
+    }
+
+    /// What is to be seen, for a test that fails.
+    fn tell(&self) {
+        let script = json!({"script": "return [location.href, document.title, document.body.innerText]", "args": []});
+        let shown = self.try_of_session("execute/sync", &script);
+        let console = self.try_of_session("se/log", &json!({"type": "browser"}));
+        eprintln!("the browser shows {shown:#?}\nits console has {console:#?}");
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !self.session.is_empty() && !std::thread::panicking() {
-            self.ask("DELETE", &format!("/session/{}", self.session), &json!({}));
+        if !self.session.is_empty() {
+            if std::thread::panicking() {
+                self.tell();
+            }
+            // It takes its browser with it when it is killed, too.
+            let _ = self.ask("DELETE", &format!("/session/{}", self.session), &json!({}));
         }
-        // It takes its browser with it.
         let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
         let _ = self.driver.wait();
     }

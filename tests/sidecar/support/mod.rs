@@ -4,6 +4,7 @@ pub mod apps;
 pub mod browser;
 pub mod faults;
 pub mod mariadb;
+pub mod port;
 pub mod raw;
 pub mod replication;
 pub mod rig;

@@ -1,10 +1,12 @@
 //! HTTP/1.1 by hand on both sides, so that a test sees the very bytes that a proxy might change.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
+use super::port::Port;
 use super::secrets;
 use super::sidecar::PATIENCE;
 
@@ -237,12 +239,13 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// An upstream that does what the test says, and keeps every request that reached it.
+/// An upstream that does what the test says, and keeps every request that reached it. Dropped, it is gone, and its port anybody's.
 pub struct Upstream {
-    address: SocketAddr,
+    port: Port,
     requests: Arc<Mutex<Vec<Message>>>,
     connections: Arc<Mutex<usize>>,
     stopped: Arc<AtomicBool>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Upstream {
@@ -263,9 +266,13 @@ impl Upstream {
     /// Gives each request to `serve`, which writes what it likes and says whether the connection goes on.
     pub fn with(serve: impl Fn(&mut Connection, &Message) -> bool + Send + Sync + 'static) -> Upstream {
         let requests: Arc<Mutex<Vec<Message>>> = Arc::default();
-        let seen = Arc::clone(&requests);
-        Upstream::raw(requests, move |mut connection| {
+        let (seen, stopped) = (Arc::clone(&requests), Arc::<AtomicBool>::default());
+        let stop = Arc::clone(&stopped);
+        Upstream::raw(requests, stopped, move |mut connection| {
             while let Some(request) = connection.request() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
                 seen.lock().unwrap().push(request.clone());
                 if !serve(&mut connection, &request) {
                     return;
@@ -276,16 +283,19 @@ impl Upstream {
 
     /// Gives each connection to `serve`.
     pub fn of_connections(serve: impl Fn(Connection) + Send + Sync + 'static) -> Upstream {
-        Upstream::raw(Arc::default(), serve)
+        Upstream::raw(Arc::default(), Arc::default(), serve)
     }
 
-    fn raw(requests: Arc<Mutex<Vec<Message>>>, serve: impl Fn(Connection) + Send + Sync + 'static) -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+    fn raw(
+        requests: Arc<Mutex<Vec<Message>>>,
+        stopped: Arc<AtomicBool>,
+        serve: impl Fn(Connection) + Send + Sync + 'static,
+    ) -> Upstream {
+        let port = Port::reserve();
+        let listener = port.listen();
         let connections: Arc<Mutex<usize>> = Arc::default();
-        let stopped: Arc<AtomicBool> = Arc::default();
         let (count, stop, serve) = (Arc::clone(&connections), Arc::clone(&stopped), Arc::new(serve));
-        std::thread::spawn(move || {
+        let accepting = std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if stop.load(Ordering::SeqCst) {
                     return;
@@ -295,12 +305,21 @@ impl Upstream {
                 std::thread::spawn(move || serve(Connection::new(stream)));
             }
         });
-        Upstream { address, requests, connections, stopped }
+        Upstream { port, requests, connections, stopped, accepting: Mutex::new(Some(accepting)) }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
+    }
+
+    /// From now on nothing is answered on connections that are open, and new ones are refused for as long as this lives.
+    pub fn stop(&self) {
+        let Some(accepting) = self.accepting.lock().unwrap().take() else { return };
+        self.stopped.store(true, Ordering::SeqCst);
+        // For it to see that.
+        let _ = TcpStream::connect(self.address());
+        accepting.join().unwrap();
     }
 
     /// The requests so far.
@@ -323,7 +342,6 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
+        self.stop();
     }
 }

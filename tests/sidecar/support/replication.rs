@@ -1,12 +1,12 @@
 //! Two real MariaDB servers, one the replica of the other, and what an operator does when the first is to go or is gone.
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 
 use super::mariadb::{Database, TestDatabase};
+use super::port::Port;
 use super::sidecar::PATIENCE;
 
 const REPLICATOR: &str = "replicator";
@@ -14,7 +14,7 @@ const REPLICATOR: &str = "replicator";
 /// One server that can be primary and replica.
 pub struct Node {
     pub server: Database,
-    port: u16,
+    port: Port,
 }
 
 /// A primary and its replica. A commit is answered when the replica has it (semi-synchronous), so that nothing that anybody was
@@ -43,11 +43,11 @@ impl Pair {
 
 impl Node {
     fn start(id: u32) -> Node {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = Port::reserve();
         let options = [
             "--skip-networking=0",
             "--bind-address=127.0.0.1",
-            &format!("--port={port}"),
+            &format!("--port={}", port.number()),
             &format!("--server-id={id}"),
             "--log-bin=binary",
             "--log-slave-updates",
@@ -83,7 +83,7 @@ impl Node {
         let change = format!(
             "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = '{REPLICATOR}', \
              MASTER_PASSWORD = 'r', MASTER_USE_GTID = slave_pos",
-            primary.port
+            primary.port.number()
         );
         self.order(&["SET GLOBAL read_only = 1", &change, "START SLAVE"]).await;
         self.until("it follows", "SHOW SLAVE STATUS", |row| {

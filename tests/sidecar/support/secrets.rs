@@ -1,9 +1,11 @@
 //! Every secret that the tests use, and every line that the sidecars of the tests wrote: none of the first may be in the second.
 //!
-//! Both are kept in files, in the directory that `tests/run` names (which looks through them at its end) or else in cargo's own.
+//! Both are kept in files: in the directory that `tests/run` names, which looks through them at its end, or else without a
+//! name, so that two runs at the same time are not in each other's way.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
@@ -12,7 +14,6 @@ use std::sync::{LazyLock, Mutex};
 const SHORTEST: usize = 12;
 
 struct Kept {
-    directory: PathBuf,
     secrets: Mutex<File>,
     logs: Mutex<File>,
     planted: Mutex<File>,
@@ -20,16 +21,13 @@ struct Kept {
 
 static KEPT: LazyLock<Kept> = LazyLock::new(|| {
     let of_the_run = std::env::var_os("SIDECAR_TESTS_KEPT").map(PathBuf::from);
-    let directory = of_the_run.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kept"));
-    fs::create_dir_all(&directory).unwrap();
     let open = |name: &str| {
-        let path = directory.join(name);
-        if of_the_run.is_none() {
-            let _ = fs::remove_file(&path);
-        }
-        Mutex::new(OpenOptions::new().create(true).append(true).open(path).unwrap())
+        Mutex::new(match &of_the_run {
+            Some(directory) => OpenOptions::new().create(true).append(true).open(directory.join(name)).unwrap(),
+            None => tempfile::tempfile().unwrap(),
+        })
     };
-    Kept { secrets: open("secrets"), logs: open("logs"), planted: open("planted"), directory }
+    Kept { secrets: open("secrets"), logs: open("logs"), planted: open("planted") }
 });
 
 fn append(file: &Mutex<File>, text: &str) {
@@ -80,8 +78,8 @@ pub fn keep(text: &str) {
 
 /// The lines that have a secret in them.
 pub fn told() -> Vec<String> {
-    let Kept { directory, .. } = &*KEPT;
-    let (secrets, logs) = (directory.join("secrets"), directory.join("logs"));
+    let path = |file: &Mutex<File>| format!("/proc/{}/fd/{}", std::process::id(), file.lock().unwrap().as_raw_fd());
+    let (secrets, logs) = (path(&KEPT.secrets), path(&KEPT.logs));
     let output =
         Command::new("grep").env("LC_ALL", "C").args(["-a", "-F", "-f"]).arg(secrets).arg(logs).output().unwrap();
     // 0: found, 1: not found.
