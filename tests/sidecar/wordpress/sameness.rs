@@ -1,7 +1,9 @@
 //! All the rest of a site through the sidecar is what it is without it: status, fields, body.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -19,6 +21,9 @@ const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 
 const UPLOAD: usize = 30 * 1024 * 1024;
 
+/// In seconds.
+const YEAR: u64 = 31_536_000;
+
 /// The same site by both ways.
 struct Ways<'a> {
     directly: Client<'a>,
@@ -33,10 +38,34 @@ impl<'a> Ways<'a> {
     /// Sends a request by both ways, demands the same answer, and returns it.
     fn same(&self, method: &str, target: &str, fields: &str, body: &str) -> Message {
         let send = |client: &Client<'_>| client.send(method, target, fields, body.as_bytes());
+        // PHP's clock is some milliseconds behind.
+        let begun = unix_seconds() - 1;
         let (directly, through) = (send(&self.directly), send(&self.through));
-        assert_same(&format!("{method} {target}"), &directly, &through);
+        let [one, other] = [&directly, &through].map(|message| without_now(message, begun..=unix_seconds()));
+        assert_same(&format!("{method} {target}"), &one, &other);
         through
     }
+}
+
+/// A message without the times of `now`, which WordPress puts into the cookies of a user's settings and into the pages that
+/// set them: two answers were made at two times.
+fn without_now(message: &Message, now: RangeInclusive<u64>) -> Message {
+    let mut head = String::from_utf8(message.head.clone()).unwrap();
+    let mut body = message.body.clone();
+    let is_page = message.value("content-type").is_some_and(|kind| kind.starts_with("text/html"));
+    for second in now {
+        let expires = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second + YEAR));
+        head = head.replace(&format!("={second}; expires={expires}; Max-Age={YEAR};"), "=now; for a year;");
+        let time = format!("\"time\":\"{second}\"").into_bytes();
+        if is_page && let Some(at) = body.windows(time.len()).position(|window| window == time) {
+            body.splice(at..at + time.len(), *b"now");
+        }
+    }
+    Message { head: head.into_bytes(), body, complete: message.complete }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 fn assert_same(what: &str, directly: &Message, through: &Message) {
