@@ -6,8 +6,10 @@ use mysql_async::prelude::Queryable;
 
 use crate::support::apps::{Apps, Report};
 use crate::support::faults::{Fault, Relay};
-use crate::support::mariadb::{Database, TestDatabase, TokenState};
+use crate::support::mariadb::{Database, TestDatabase, TokenState, User};
+use crate::support::raw::Upstream;
 use crate::support::rig::{self, Rig};
+use crate::support::sidecar::Sidecar;
 
 const APPS: usize = 16;
 const INTERVAL: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s");
@@ -29,7 +31,16 @@ pub(crate) async fn families_are_whole(database: &TestDatabase) {
     assert!(broken.is_empty(), "{broken:?}");
 }
 
-async fn struck(fault: Fault, usually: usize, environment: &[(&str, &str)]) -> Report {
+/// A sidecar that reaches its database by way of a relay.
+struct Relayed {
+    database: TestDatabase,
+    user: User,
+    relay: Relay,
+    sidecar: Sidecar,
+    _upstream: Upstream,
+}
+
+async fn relayed(environment: &[(&str, &str)]) -> Relayed {
     let server = Database::shared();
     let database = rig::site(server).await;
     let user = database.insert_user("alice").await;
@@ -40,6 +51,11 @@ async fn struck(fault: Fault, usually: usize, environment: &[(&str, &str)]) -> R
     all.extend_from_slice(environment);
     let sidecar = rig::sidecar(&database, upstream.address(), &all);
     sidecar.wait_for_log("refreshing natively");
+    Relayed { database, user, relay, sidecar, _upstream: upstream }
+}
+
+async fn struck(fault: Fault, usually: usize, environment: &[(&str, &str)]) -> Report {
+    let Relayed { database, user, relay, sidecar, _upstream } = relayed(environment).await;
     let apps = Apps::start(APPS, &database, user.id, sidecar.address()).await;
     for _ in 0..rounds(usually) {
         apps.go_on(2 * APPS);
@@ -91,18 +107,7 @@ async fn errors_in_the_place_of_a_commit_that_tell_nothing() {
 /// With COMMIT done and its answer lost in one of those, the client gets the pair that was stored and no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_was_stored_and_answered_with_an_error_is_answered() {
-    let server = Database::shared();
-    let database = rig::site(server).await;
-    let user = database.insert_user("alice").await;
-    let relay = Relay::to(server.socket());
-    let url = relay.url(database.url());
-    let upstream = rig::wordpress();
-    let sidecar = rig::sidecar(
-        &database,
-        upstream.address(),
-        &[NO_ANALYTICS, ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", url.as_str())],
-    );
-    sidecar.wait_for_log("refreshing natively");
+    let Relayed { database, user, relay, sidecar, _upstream } = relayed(&[]).await;
     let token = database.insert_token(TokenState::Live, user.id).await;
     let address = sidecar.address();
     let call = token.refresh_token.clone();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 
 use crate::support::mariadb::random_hex;
 use crate::support::rig::ROUTE;
@@ -45,27 +45,25 @@ pub fn chains(target: &Target, span: Span, tokens: Vec<String>) -> Outcome {
     alone(async {
         let tasks: Vec<_> =
             tokens.into_iter().map(|token| tokio::task::spawn_local(chain(target.clone(), span, token))).collect();
-        let mut outcome = Outcome::default();
-        for task in tasks {
-            let one = task.await.unwrap();
-            outcome.all += one.all;
-            outcome.latencies.extend(one.latencies);
-        }
-        outcome
+        together(tasks).await
     })
+}
+
+async fn together(tasks: Vec<JoinHandle<Outcome>>) -> Outcome {
+    let mut outcome = Outcome::default();
+    for task in tasks {
+        let one = task.await.unwrap();
+        outcome.all += one.all;
+        outcome.latencies.extend(one.latencies);
+    }
+    outcome
 }
 
 /// One token that no row has, again and again on each of so many connections.
 pub fn refusals(target: &Target, span: Span, connections: usize) -> Outcome {
     alone(async {
         let tasks: Vec<_> = (0..connections).map(|_| tokio::task::spawn_local(refused(target.clone(), span))).collect();
-        let mut outcome = Outcome::default();
-        for task in tasks {
-            let one = task.await.unwrap();
-            outcome.all += one.all;
-            outcome.latencies.extend(one.latencies);
-        }
-        outcome
+        together(tasks).await
     })
 }
 
