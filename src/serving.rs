@@ -91,6 +91,7 @@ pub fn serve<S: Future<Output = ()> + 'static>(
 fn start_admin(sidecar: &Sidecar, listener: Listener, drain: &Drain, accepting: &Handle) -> io::Result<Admin> {
     let in_force = InForce {
         config: Arc::new(sidecar.config.clone()),
+        effective: sidecar.config.effective().clone(),
         dialer: sidecar.dialer.clone(),
         refresher: sidecar.native.as_ref().map(|native| Arc::clone(&native.refresher)),
         tls: sidecar.tls.clone(),

@@ -9,10 +9,11 @@ mod one_line;
 mod repeats;
 
 use std::io::{self, IsTerminal as _};
+use std::sync::OnceLock;
 
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, fmt};
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{self, LogFormat};
 use journald::Journald;
@@ -58,16 +59,42 @@ impl Drop for Telemetry {
     }
 }
 
+/// There is one log in a process, and so one level.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// What is logged, read and not yet in force.
+#[derive(Debug)]
+pub struct Level(EnvFilter);
+
+impl Level {
+    /// Of `[log] level` and `access`.
+    ///
+    /// # Errors
+    /// A level that cannot be read.
+    pub fn of(log: &config::Log) -> Result<Self, TelemetryError> {
+        let mut level = EnvFilter::builder().parse(&log.level)?;
+        if log.access {
+            // Asked for by name, so that a level for everything else does not take it away.
+            level = level.add_directive(format!("{ACCESS}=info").parse()?);
+        }
+        Ok(Level(level))
+    }
+
+    /// Puts it in force, where logging has started.
+    ///
+    /// # Errors
+    /// What logs is gone.
+    pub fn apply(self) -> Result<(), reload::Error> {
+        LEVEL.get().map_or(Ok(()), |level| level.reload(self.0))
+    }
+}
+
 /// Starts logging for the whole process.
 ///
 /// # Errors
 /// [`TelemetryError`]: a level that cannot be read, no journald where there should be one, or logging that runs already.
 pub fn start(log: &config::Log) -> Result<Telemetry, TelemetryError> {
-    let mut level = EnvFilter::builder().parse(&log.level)?;
-    if log.access {
-        // Asked for by name, so that a level for everything else does not take it away.
-        level = level.add_directive(format!("{ACCESS}=info").parse()?);
-    }
+    let (level, changing) = reload::Layer::new(Level::of(log)?.0);
     let repeats = Repeats::start().map_err(TelemetryError::Thread)?;
     let registry = Registry::default().with(level);
     match format(log.format)? {
@@ -84,6 +111,7 @@ pub fn start(log: &config::Log) -> Result<Telemetry, TelemetryError> {
             registry.with(lines.log_internal_errors(false).with_filter(repeats.filter())).try_init()?;
         }
     }
+    let _ = LEVEL.set(changing);
     Ok(Telemetry { repeats })
 }
 

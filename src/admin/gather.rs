@@ -10,7 +10,7 @@ use super::status::{
     Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
 };
 use crate::client_addr::Scheme;
-use crate::config::Config;
+use crate::config::Effective;
 use crate::metrics::process::Process;
 use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
@@ -100,7 +100,7 @@ impl Status {
             certificates: in_force.tls.as_ref().map(|tls| certificates(tls.ends())).unwrap_or_default(),
             process: process(),
             history: steps(&hour),
-            configuration: configuration(config),
+            configuration: configuration(&in_force.effective),
         };
         status.findings = findings::of(&in_force, &status);
         status
@@ -289,8 +289,8 @@ fn steps(hour: &Hour) -> Steps {
     }
 }
 
-fn configuration(config: &Config) -> Vec<Setting> {
-    let lines = config.effective().lines();
+fn configuration(effective: &Effective) -> Vec<Setting> {
+    let lines = effective.lines();
     lines.map(|(key, value, from)| Setting { key, value: value.to_owned(), from: from.to_owned() }).collect()
 }
 

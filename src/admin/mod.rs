@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config, UnixSockets};
+use crate::config::{self, Config, Effective, UnixSockets};
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
 use crate::listen::{self, Listener};
@@ -51,6 +51,8 @@ pub struct Subject {
 pub struct InForce {
     /// The configuration.
     pub config: Arc<Config>,
+    /// The same for people, with what takes a restart as it was at the start.
+    pub effective: Effective,
     /// The way to the upstream.
     pub dialer: Dialer,
     /// The native refresh; `None` where `[refresh] mode` is `forward`.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    keys::{Fallback, KEYS},
+    keys::{self, Fallback, KEYS, Key},
     sources::{Origin, Said},
 };
 
@@ -30,6 +30,16 @@ impl Effective {
             Line { name: key.name, value, from }
         };
         Self(KEYS.iter().map(line).collect())
+    }
+
+    /// What is in force after a reload to this: keys that take a restart are as they were at the start.
+    #[must_use]
+    pub fn since(&self, started: &Effective) -> Self {
+        let lines = self.0.iter().zip(&started.0).map(|(now, at_start)| {
+            let stays = keys::find(now.name).is_some_and(Key::takes_a_restart);
+            if stays { at_start.clone() } else { now.clone() }
+        });
+        Self(lines.collect())
     }
 
     /// Key, value and source of each line, for those who look for one.

@@ -2,7 +2,7 @@
 //!
 //! From it follow what the file accepts, the names of environment variables and flags, the "did you
 //! mean" of a misspelt key, `--help`, `check`'s listing and `config.example.toml`. To add a key: one
-//! entry in `keys/table.rs`, one field in [`super::Config`], one line where that field is filled.
+//! entry below `keys/table/`, one field in [`super::Config`], one line where that field is filled.
 //!
 //! Every default is a text as a flag would give it, and is read as one.
 
@@ -98,8 +98,8 @@ pub fn find(name: &str) -> Option<&'static Key> {
 const RELOADED: &[&str] =
     &["server", "tls", "upstream", "forwarded", "wordpress", "jwt", "refresh", "cleanup", "shutdown", "admin", "log"];
 
-/// The keys of those that it leaves as they are: threads, the operators' listener and the log are started once.
-const AT_START: &[&str] = &["server.workers", "admin.listen", "log.format", "log.level"];
+/// The keys of those that it leaves as they are: threads, the operators' listener and the log's form are made once.
+const AT_START: &[&str] = &["server.workers", "admin.listen", "log.format"];
 
 /// What every environment variable of the program begins with.
 pub const VARIABLE_PREFIX: &str = "WP_JWT_SIDECAR_";

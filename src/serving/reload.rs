@@ -12,6 +12,7 @@ use crate::config::{Config, Effective, Fault, Faults};
 use crate::metrics::Event;
 use crate::notify;
 use crate::run::{LEFT_TO_WORDPRESS, Native, Parts};
+use crate::telemetry;
 use crate::worker::Work;
 
 impl Serving {
@@ -20,9 +21,16 @@ impl Serving {
     pub(super) async fn reload(&mut self) {
         notify::reloading();
         match self.try_reload().await {
-            Ok(changed) => {
+            Ok((changed, level)) => {
                 self.metrics.add(Event::ConfigurationReloaded);
-                info!(changed = changed.join(", "), "reloaded");
+                // Said by the more talkative of the two levels, so that a change of the level shows either way.
+                if tracing::enabled!(tracing::Level::INFO) {
+                    info!(changed = changed.join(", "), "reloaded");
+                    put_in_force(level);
+                } else {
+                    put_in_force(level);
+                    info!(changed = changed.join(", "), "reloaded");
+                }
             }
             Err(faults) => {
                 self.metrics.add(Event::ConfigurationRefused);
@@ -32,11 +40,12 @@ impl Serving {
         notify::ready(&self.status());
     }
 
-    /// The keys that changed.
-    async fn try_reload(&mut self) -> Result<Vec<&'static str>, Faults> {
+    /// The keys that changed, and the log's level, which is not in force yet.
+    async fn try_reload(&mut self) -> Result<(Vec<&'static str>, telemetry::Level), Faults> {
         let load = Arc::clone(&self.load);
         let loaded = tokio::task::spawn_blocking(move || load()).await;
         let Parts { mut config, dialer, tls, installation } = loaded.map_err(|error| fault(&error))??;
+        let level = telemetry::Level::of(&config.log).map_err(|error| fault(&error))?;
         let bound = self.listeners.prepare(&config).await?;
         // None: as it is.
         let native = match (installation, &self.native) {
@@ -78,6 +87,7 @@ impl Serving {
         if let Some(admin) = &self.admin {
             admin.change(InForce {
                 config: Arc::clone(&self.config),
+                effective: self.config.effective().since(&self.started),
                 dialer: self.dialer.clone(),
                 refresher: settings.refresher.clone(),
                 tls: self.tls.clone(),
@@ -92,7 +102,7 @@ impl Serving {
         self.pulse.change(self.listeners.orders());
         self.watching.cancel();
         self.watching = watch_certificates(self.tls.as_ref(), &self.metrics, "new certificates are in effect");
-        Ok(changed)
+        Ok((changed, level))
     }
 
     /// The one before ends in its own time, on a thread of its own, since its calls and rotations may still be on their way.
@@ -106,6 +116,12 @@ impl Serving {
             Ok(thread) => self.retired.push(thread),
             Err(error) => warn!(%error, "what was replaced could not be ended in order"),
         }
+    }
+}
+
+fn put_in_force(level: telemetry::Level) {
+    if let Err(error) = level.apply() {
+        error!(%error, "log.level stays as it was");
     }
 }
 

@@ -1,5 +1,7 @@
 //! SIGHUP: a new configuration takes effect as a whole or not at all, and what is in flight goes on.
 
+mod keys;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -11,14 +13,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use wp_jwt_sidecar::config::keys::KEYS;
 
-use crate::config::site::Site;
 use crate::support::mariadb::{Database, TokenState};
+use crate::support::port::Port;
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::rig::{self, refresh_at};
 use crate::support::sidecar::{self, PATIENCE, Sidecar};
 use crate::support::tls::{Authority, TlsConnection};
+
+/// How often listeners change places: what goes wrong there does so in a moment.
+const CHANGES: usize = 20;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -180,7 +184,8 @@ fn a_configuration_with_faults_changes_nothing() {
 #[test]
 fn listeners_come_stay_and_go() {
     let upstream = named("name", Arc::default());
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = Port::reserve();
+    let free = port.address();
     let two = format!("[\"127.0.0.1:0\", \"{free}\"]");
     let all = format!("[\"127.0.0.1:0\", \"0.0.0.0:{}\"]", free.port());
     let url = url(&upstream);
@@ -203,9 +208,11 @@ fn listeners_come_stay_and_go() {
             answered += 1;
         }
     });
-    configured.change(&[("upstream.url", &url), ("server.listen", &all)]);
-    configured.sidecar.wait_for_log("no longer listening");
-    configured.change(&[("upstream.url", &url), ("server.listen", &two)]);
+    for _ in 0..CHANGES {
+        configured.change(&[("upstream.url", &url), ("server.listen", &all)]);
+        configured.change(&[("upstream.url", &url), ("server.listen", &two)]);
+    }
+    assert!(configured.sidecar.log().iter().any(|line| line.contains("no longer listening")));
     stop.store(true, Ordering::SeqCst);
     knocking.join().unwrap();
     assert_eq!((get(&mut on_new).status(), get(&mut kept).status()), (200, 200));
@@ -284,146 +291,6 @@ fn a_reload_under_load_loses_no_request() {
     stop.store(true, Ordering::SeqCst);
     let answered: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
     println!("{answered} requests, ten reloads");
-}
-
-/// What takes effect, seen from outside: keys, and what holds with them and not without them.
-#[test]
-fn keys_take_effect() {
-    let upstream = named("name", Arc::default());
-    let url = url(&upstream);
-    let configured = Configured::start(&[("upstream.url", &url)]);
-    let address = configured.sidecar.address();
-    let mut kept = Connection::to(address);
-    let told = |client: &mut Connection| {
-        client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
-        client.response();
-        upstream.requests().last().unwrap().value("x-forwarded-for").unwrap()
-    };
-    let large = |client: &mut Connection| {
-        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(2_000)));
-        client.response().status()
-    };
-    assert_eq!((told(&mut kept).as_str(), large(&mut kept)), ("127.0.0.1", 200));
-
-    configured.change(&[("upstream.url", &url), ("forwarded.trusted_proxies", "[\"127.0.0.1\"]")]);
-    assert_eq!(told(&mut kept), "203.0.113.9, 127.0.0.1", "on an open connection, too");
-    configured.change(&[("upstream.url", &url), ("forwarded.mode", "\"preserve\"")]);
-    assert_eq!(told(&mut kept), "203.0.113.9");
-
-    configured.change(&[("upstream.url", &url), ("server.max_header_bytes", "1024")]);
-    assert_eq!((large(&mut Connection::to(address)), large(&mut kept)), (431, 431), "on an open connection, too");
-
-    configured.change(&[("upstream.url", &url), ("server.first_byte_timeout", "\"100ms\"")]);
-    assert!(Connection::to(address).is_closed());
-    configured.change(&[("upstream.url", &url), ("server.max_connections_per_address", "1")]);
-    let mut first = Connection::to(address);
-    assert_eq!(get(&mut first).status(), 200);
-    assert!(Connection::to(address).is_closed(), "one too many");
-    drop(first);
-    configured.change(&[
-        ("upstream.url", &url),
-        ("server.proxy_protocol", "\"v1\""),
-        ("forwarded.trusted_proxies", "[\"127.0.0.1\"]"),
-    ]);
-    let mut introduced = Connection::to(address);
-    introduced.send("PROXY TCP4 203.0.113.7 127.0.0.1 1 2\r\n");
-    assert_eq!(get(&mut introduced).status(), 200);
-
-    // As many as there are: the rest waits. The accept loop's own place is one of them.
-    configured.change(&[("upstream.url", &url), ("server.max_connections", "3")]);
-    let mut open: Vec<Connection> = (0..6).map(|_| Connection::to(address)).collect();
-    let waiting = open.iter_mut().skip(3).map(|client| {
-        client.send(GET);
-        client.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        client.stream.peek(&mut [0]).is_err()
-    });
-    assert!(waiting.last().unwrap(), "more than max_connections are served");
-    configured.change(&[
-        ("upstream.url", &url),
-        ("server.max_connections", "30"),
-        ("shutdown.drain_timeout", "\"200ms\""),
-    ]);
-    let last = open.last_mut().unwrap();
-    last.stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(last.response().status(), 200);
-
-    let mut slow = Connection::to(address);
-    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    slow.head().unwrap();
-    let Configured { mut sidecar, .. } = configured;
-    sidecar.signal("TERM");
-    let begun = Instant::now();
-    assert_eq!(sidecar.wait().code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(25), "drain_timeout was 30 s before");
-}
-
-#[test]
-fn every_key_takes_effect_or_is_said_to_need_a_restart() {
-    let site = Site::new();
-    let base: BTreeMap<&str, String> = [
-        ("wordpress.database_url", "\"mysql://nobody:nothing@127.0.0.1:1/none\""),
-        ("wordpress.table_prefix", "\"wp_\""),
-        ("wordpress.auth_key", "\"k\""),
-        ("wordpress.auth_salt", "\"s\""),
-        ("forwarded.trusted_proxies", "[\"10.9.9.9\"]"),
-    ]
-    .map(|(key, value)| (key, value.to_owned()))
-    .into();
-    let authority = Authority::new();
-    let pairs = ["one", "two"].map(|file| authority.issue(file, &["shop.example"]).argument());
-    let text = |changed: &[(&str, String)]| {
-        let all: BTreeMap<&str, String> = base.clone().into_iter().chain(changed.iter().cloned()).collect();
-        toml(&all.iter().map(|(key, value)| (*key, value.as_str())).collect::<Vec<_>>())
-    };
-    let start = text(&[]);
-    let configured = Configured::start(&[]);
-    configured.change_text(&start);
-    let certificates = |pair: usize| ("tls.certificates", format!("[\"{}\"]", pairs[pair]));
-    let tls = ("tls.listen", "[\"127.0.0.1:0\"]".to_owned());
-    let mut at_restart = Vec::new();
-    for key in KEYS {
-        let [_, sample, other] = site.samples(key);
-        let value = |text: &str| (key.name, key.kind.toml(text));
-        // Some need another to go with them, or a place of their own.
-        let changed = match key.name {
-            "server.listen" => vec![value("127.0.0.1:0,127.0.0.1:0")],
-            "tls.listen" => vec![tls.clone(), certificates(0)],
-            "tls.certificates" => vec![tls.clone(), certificates(1)],
-            "log.format" => continue,
-            "admin.listen" => vec![value("unix:/run/z.sock")],
-            "refresh.mode" => {
-                vec![value("native"), ("jwt.secret", "\"not-a-secret-not-a-secret-not-a-secret\"".into())]
-            }
-            "upstream.ca_file" => vec![value(&authority.file())],
-            "jwt.algorithm" => vec![value("HS384")],
-            _ if configured_default(key) == sample => vec![value(&other)],
-            _ => vec![value(&sample)],
-        };
-        let before = configured.sidecar.log().len();
-        let line = configured.change_text(&text(&changed));
-        assert!(
-            line.contains("\"reloaded\"") && line.contains(key.name) || key.kind.is_secret(),
-            "{}: {line}",
-            key.name
-        );
-        let warned = configured.sidecar.log().into_iter().skip(before).any(|line| {
-            line.contains("take effect at the next start only") && line.contains(&format!("\"keys\":\"{}\"", key.name))
-        });
-        assert_eq!(warned, key.takes_a_restart(), "{}", key.name);
-        if warned {
-            at_restart.push(key.name);
-        }
-        // The next one takes it back: more reloads than this and the log would gather their lines.
-    }
-    let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml")).unwrap();
-    assert_eq!(example.matches("Takes a restart.").count(), at_restart.len() + 1, "{at_restart:?} and log.format");
-}
-
-fn configured_default(key: &wp_jwt_sidecar::config::keys::Key) -> &'static str {
-    match key.default {
-        wp_jwt_sidecar::config::keys::Fallback::Is(text) => text,
-        _ => "",
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
