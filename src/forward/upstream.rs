@@ -3,7 +3,7 @@
 //! Each worker has its own, nothing crosses threads, and an exchange on one is driven by the task that waits for it.
 //! Nobody looks after an idle connection but the one who takes it again and a slow tick.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
@@ -40,6 +40,8 @@ pub struct Upstream {
     metrics: Arc<Shard>,
     authority: HeaderValue,
     idle: RefCell<Vec<Idle>>,
+    /// How many of those the metrics know of.
+    told_idle: Cell<usize>,
     /// This worker's share of `[upstream] max_connections`. Whoever uses a connection holds one; idle ones make room.
     slots: Option<Arc<Semaphore>>,
 }
@@ -60,7 +62,7 @@ impl Upstream {
             Arc::new(Semaphore::new(share))
         });
         let idle = RefCell::new(Vec::new());
-        let upstream = Rc::new(Upstream { config, dialer, metrics, authority, idle, slots });
+        let upstream = Rc::new(Upstream { config, dialer, metrics, authority, idle, told_idle: Cell::new(0), slots });
         spawn_local(close_idle(Rc::downgrade(&upstream)));
         upstream
     }
@@ -149,12 +151,12 @@ impl Upstream {
         while let Some(mut last) = idle.pop_if(|last| last.since.elapsed() < limit) {
             if last.link.connection.is_good() {
                 self.metrics.add(Event::UpstreamReused);
-                self.metrics.set(Level::UpstreamIdle, idle.len());
+                self.tell_idle(idle.len());
                 return Some(last.link);
             }
         }
         // Those below idled longer still.
-        self.metrics.set(Level::UpstreamIdle, idle.len());
+        self.tell_idle(idle.len());
         None
     }
 
@@ -174,7 +176,18 @@ impl Upstream {
         let mut idle = self.idle.borrow_mut();
         let too_many = idle.len().saturating_sub(free);
         idle.drain(..too_many);
-        self.metrics.set(Level::UpstreamIdle, idle.len());
+        self.tell_idle(idle.len());
+    }
+
+    /// After a reload there may be another of these beside this one: each counts its own.
+    fn tell_idle(&self, idle: usize) {
+        self.metrics.replace(Level::UpstreamIdle, self.told_idle.replace(idle), idle);
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.tell_idle(0);
     }
 }
 
@@ -234,7 +247,7 @@ impl Lease {
         let mut idle = upstream.idle.borrow_mut();
         if idle.len() < upstream.config.keepalive_max_idle {
             idle.push(Idle { link, since: Instant::now() });
-            upstream.metrics.set(Level::UpstreamIdle, idle.len());
+            upstream.tell_idle(idle.len());
         }
     }
 
@@ -275,6 +288,6 @@ async fn close_idle(upstream: Weak<Upstream>) {
         let limit = upstream.config.keepalive_idle;
         let mut idle = upstream.idle.borrow_mut();
         idle.retain_mut(|idle| idle.since.elapsed() < limit && idle.link.connection.is_good());
-        upstream.metrics.set(Level::UpstreamIdle, idle.len());
+        upstream.tell_idle(idle.len());
     }
 }

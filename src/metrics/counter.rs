@@ -22,9 +22,10 @@ impl Counter {
         self.0.fetch_sub(count as u64, Ordering::Relaxed);
     }
 
-    /// This many, whatever it was; for a level that its one owner knows.
-    pub fn set(&self, value: usize) {
-        self.0.store(value as u64, Ordering::Relaxed);
+    /// An owner's part of it was `before` and is `now`. For levels that only one thread writes.
+    pub fn replace(&self, before: usize, now: usize) {
+        let rest = self.value().wrapping_sub(before as u64);
+        self.0.store(rest.wrapping_add(now as u64), Ordering::Relaxed);
     }
 
     /// The number now.

@@ -150,10 +150,10 @@ impl Shard {
         }
     }
 
-    /// So many are open on this thread.
-    pub fn set(&self, level: Level, open: usize) {
+    /// Of this level one owner had `before` and has `now`. All owners of a shard are on its thread.
+    pub fn replace(&self, level: Level, before: usize, now: usize) {
         if let Some(counter) = self.levels.get(level as usize) {
-            counter.set(open);
+            counter.replace(before, now);
         }
     }
 
@@ -199,8 +199,11 @@ mod tests {
         assert_eq!(metrics.timing(Timing::Forward).count(), 2);
         let open = one.open(Level::Tunnels);
         let second = other.open(Level::Tunnels);
-        one.set(Level::UpstreamIdle, 7);
-        assert_eq!((metrics.level(Level::Tunnels), metrics.level(Level::UpstreamIdle)), (2, 7));
+        one.replace(Level::UpstreamIdle, 0, 7);
+        one.replace(Level::UpstreamIdle, 0, 2);
+        assert_eq!((metrics.level(Level::Tunnels), metrics.level(Level::UpstreamIdle)), (2, 9), "both owners'");
+        one.replace(Level::UpstreamIdle, 7, 0);
+        assert_eq!(metrics.level(Level::UpstreamIdle), 2);
         drop((open, second));
         assert_eq!(metrics.level(Level::Tunnels), 0);
     }
