@@ -12,7 +12,7 @@ use crate::support::raw::Upstream;
 use crate::support::replication::Pair;
 use crate::support::rig::{self, eventually};
 use crate::support::sidecar::{Sidecar, command};
-use crate::trouble::families_are_whole;
+use crate::trouble::{INTERVAL, families_are_whole};
 
 const APPS: usize = 16;
 const HOSTS: &str = "WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS";
@@ -61,10 +61,21 @@ async fn roles_that_change_under_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_under_load() {
-    let Moving { pair, database, user, sidecar, upstream } = moving(&[]).await;
+    killed_under_load(&[]).await;
+}
+
+/// However long it takes until another one is the primary.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_killed_under_load_with_replays() {
+    killed_under_load(&[INTERVAL]).await;
+}
+
+async fn killed_under_load(environment: &[(&str, &str)]) {
+    let Moving { pair, database, user, sidecar, upstream } = moving(environment).await;
     let token = database.insert_token(TokenState::Live, user).await;
     let apps = Apps::start(APPS, &database, user, sidecar.address()).await;
     apps.go_on(3 * APPS);
+    let killed = Instant::now();
     pair.first.server.kill().await;
     // The replica is not the primary yet, and must not be read from nor written to.
     let answer = rig::refresh_at(sidecar.address(), &token.refresh_token);
@@ -72,14 +83,26 @@ async fn a_primary_that_is_killed_under_load() {
     let answer = rig::refresh_at(sidecar.address(), &random_hex::<16>());
     assert!(matches!(answer.status(), 299 | 503), "nobody can say that it is unknown: {}", answer.status());
     pair.second.take_over().await;
+    let took = killed.elapsed();
     apps.go_on(3 * APPS);
     let report = apps.end();
-    println!("{report:?}");
-    assert!(report.lost.is_empty() && report.lost_unanswered == 0, "{report:?}");
+    println!("{report:?}, taken over after {took:?}");
+    assert!(report.lost.is_empty(), "{report:?}");
+    // Who got no answer may have been rotated by the last commits of the first server, for which the sidecar looks as long as
+    // a rotation may take.
+    let is_found = !environment.is_empty() || took < Duration::from_secs(1);
+    assert!(report.lost_unanswered <= if is_found { 0 } else { in_doubt(&sidecar) }, "{report:?}, {took:?}");
     families_are_whole(&pair.second.same(&database)).await;
     assert_eq!(rig::refresh_at(sidecar.address(), &token.refresh_token).status(), 200);
     assert_eq!(sidecar.log().iter().filter(|line| line.contains(MOVED)).count(), 1);
     drop(upstream);
+}
+
+/// Of how many rotations the sidecar did not know whether they were stored.
+fn in_doubt(sidecar: &Sidecar) -> usize {
+    let lines = sidecar.log().into_iter().filter(|line| line.contains("it is not known whether a commit was stored"));
+    let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap());
+    lines.map(|line| usize::try_from(line["rotations"].as_u64().unwrap()).unwrap()).sum()
 }
 
 /// The new primary lacks the last rows and gives their ids to other tokens; the earlier one is gone back to once it takes writes.

@@ -12,7 +12,7 @@ use crate::support::rig::{self, Rig};
 use crate::support::sidecar::Sidecar;
 
 const APPS: usize = 16;
-const INTERVAL: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s");
+pub(crate) const INTERVAL: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s");
 const NO_ANALYTICS: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_ANALYTICS", "false");
 
 /// Rounds of each trouble; `SIDECAR_TEST_ROUNDS` sets another number.
