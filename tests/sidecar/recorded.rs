@@ -84,7 +84,7 @@ pub async fn replay(base: SocketAddr, database: &TestDatabase, keys: &Keys, diff
 
 #[tokio::test]
 async fn the_plugin_answers_as_recorded() {
-    let site = Site::shared();
+    let site = Site::up(&[]);
     replay(site.upstream(), &site.database(), &site.keys(), &PLUGIN).await;
 }
 

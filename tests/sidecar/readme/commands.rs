@@ -16,7 +16,7 @@ use crate::support::tls::{Authority, TlsConnection, tls_address};
 
 #[test]
 fn quick_start() {
-    let site = Site::shared();
+    let site = Site::up(&[]);
     let text = block("quick-start");
     let [build, serve] = text.lines().collect::<Vec<_>>()[..] else { panic!("not two commands: {text}") };
     assert_eq!(build, "cargo build --release", "tests/demo and packaging/deb run this");

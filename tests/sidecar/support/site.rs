@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::mariadb::{TestDatabase, random_hex};
@@ -31,12 +30,6 @@ pub struct Keys {
 }
 
 impl Site {
-    /// The site for all tests that do not change its settings. Its home URL is nginx's own address.
-    pub fn shared() -> &'static Site {
-        static SHARED: OnceLock<Site> = OnceLock::new();
-        SHARED.get_or_init(|| Site::up(&[]))
-    }
-
     /// A site of the caller's own, with arguments for `tests/site/up`. Takes some seconds, and blocks for them.
     pub fn up(arguments: &[&str]) -> Site {
         let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/site/up"))
