@@ -200,5 +200,5 @@ async fn the_end_does_not_wait_for_ever() {
     let begun = Instant::now();
     writing.end().await;
     let took = begun.elapsed();
-    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(10), "{took:?}");
+    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(30), "{took:?}");
 }

@@ -173,18 +173,18 @@ fn what_was_not_asked_for_is_a_502() {
 #[test]
 fn a_silent_tunnel_is_closed_and_a_busy_one_is_not() {
     let upstream = echo();
-    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-tunnel-idle", "600ms"]);
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-tunnel-idle", "2s"]);
     let mut silent = switched(&sidecar);
     let mut busy = switched(&sidecar);
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(1500) {
+    while begun.elapsed() < Duration::from_secs(5) {
         busy.send("x");
         assert_eq!(busy.take(1), b"X");
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(silent.is_closed());
     // Not because the upstream's own patience was over.
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(begun.elapsed() < Duration::from_secs(20));
     busy.send("y");
     assert_eq!(busy.take(1), b"Y");
 }

@@ -27,7 +27,7 @@ start() { # NAME COMMAND…
 wait_for() { # NAME CONDITION…: until the condition holds, as long as the daemon lives
 	local name=$1
 	shift
-	for ((i = 0; i < 600; i++)); do
+	for ((i = 0; i < 2400; i++)); do
 		kill -0 "${pids[$name]}" 2>/dev/null || return 1
 		"$@" 2>/dev/null && return 0
 		sleep 0.05
@@ -35,7 +35,7 @@ wait_for() { # NAME CONDITION…: until the condition holds, as long as the daem
 	return 1
 }
 
-stop() { # NAME [SIGNAL]: TERM, and after ten seconds KILL
+stop() { # NAME [SIGNAL]: TERM, and after a minute KILL
 	local pid=${pids[$1]:-}
 	[[ $pid ]] || return 0
 	unset "pids[$1]"
@@ -44,7 +44,7 @@ stop() { # NAME [SIGNAL]: TERM, and after ten seconds KILL
 		wait "$pid" 2>/dev/null || true
 		return 0
 	fi
-	for ((i = 0; i < 200; i++)); do
+	for ((i = 0; i < 1200; i++)); do
 		kill -0 "$pid" 2>/dev/null || break
 		sleep 0.05
 	done

@@ -84,7 +84,7 @@ impl Apps {
     /// Waits for so many rotations more.
     pub fn go_on(&self, rotations: usize) {
         let goal = self.shared.rotations.load(Ordering::SeqCst) + rotations;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + 3 * PATIENCE;
         while self.shared.rotations.load(Ordering::SeqCst) < goal {
             assert!(Instant::now() < deadline, "the apps are stuck");
             std::thread::sleep(Duration::from_millis(5));
@@ -110,7 +110,7 @@ impl Shared {
         let mut last = None;
         loop {
             if self.stop.load(Ordering::SeqCst) && last.is_none() {
-                last = Some(Instant::now() + PATIENCE);
+                last = Some(Instant::now() + 3 * PATIENCE);
             }
             let address = *self.address.lock().unwrap();
             match present(address, &token) {
@@ -147,7 +147,7 @@ impl Shared {
 fn present(address: SocketAddr, token: &str) -> Answer {
     let exchange = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let call = call(token).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
         stream.write_all(call.as_bytes())?;
         let mut answer = Vec::new();

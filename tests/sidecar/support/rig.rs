@@ -151,7 +151,7 @@ pub fn call_with(body: &Value, fields: &str) -> String {
 
 /// Waits until `holds`.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + 3 * PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
         // INNODB_TRX is not read anew while it is read more often than every 0.1 s.

@@ -122,7 +122,8 @@ impl Sidecar {
 
     /// The first log line with `text` behind the first `skip` lines; waits for it.
     pub fn wait_for_log_after(&self, skip: usize, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        // Some wait for whole sites and databases.
+        let deadline = Instant::now() + 3 * PATIENCE;
         let mut lines = self.log.lines.lock().unwrap();
         loop {
             if let Some(line) = lines.iter().skip(skip).find(|line| line.contains(text)) {
