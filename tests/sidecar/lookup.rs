@@ -141,8 +141,34 @@ async fn a_row_that_has_another_id_than_it_had_is_found() {
         let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
         let other = format!("UPDATE wp_jwt_auth_tokens SET id = id + 1000 WHERE refresh_token_hash = '{next}'");
         rig.database.execute(&other).await;
-        assert_eq!(rig.refresh(&next).status(), 200, "indexed: {indexed}");
+        let answer = rig.refresh(&next);
+        assert_eq!(answer.status(), 200, "indexed: {indexed}");
+
+        // And one that holds another token now is that token's.
+        let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+        let other = random_hex::<16>();
+        let change = format!("refresh_token_hash = '{other}' WHERE refresh_token_hash = '{next}'");
+        rig.database.execute(&format!("UPDATE wp_jwt_auth_tokens SET {change}")).await;
+        assert_eq!(rig.refresh(&next).status(), 403, "indexed: {indexed}");
+        assert_eq!(rig.refresh(&other).status(), 200, "indexed: {indexed}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_under_way_when_the_map_is_filled_is_found() {
+    let server = Database::private();
+    let database = rig::site(&server).await;
+    let user = database.insert_user("alice").await.id;
+    let mut slow = database.connect().await;
+    slow.query_drop("START TRANSACTION").await.unwrap();
+    let (token, id) = insert(&mut slow, user).await;
+    assert!(id < database.insert_token(TokenState::Live, user).await.id);
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), &[]);
+    sidecar.wait_for_log("refreshing natively");
+    sidecar.wait_for_log(FILLED);
+    slow.query_drop("COMMIT").await.unwrap();
+    assert_eq!(rig::refresh_at(sidecar.address(), &token).status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
