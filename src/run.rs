@@ -274,7 +274,8 @@ impl Native {
         tasks.spawn(self.stop.clone().run_until_cancelled_owned(filling));
         if self.refresher.store.database.host_in_use().is_some() {
             let refresher = Arc::clone(&self.refresher);
-            let returning = async move { refresher.store.database.return_to_earlier_hosts().await };
+            let returning =
+                async move { refresher.store.database.return_to_earlier_hosts(&refresher.store.tokens).await };
             tasks.spawn(self.stop.clone().run_until_cancelled_owned(returning));
         }
         let configured = self.made_of.cleanup.clone();

@@ -88,6 +88,10 @@ impl Alone {
         deadline: Instant,
     ) -> Option<Session<'a>> {
         self.store.database.heed(why);
+        if matches!(why, DatabaseError::TimedOut) && session.is_silent() {
+            // Frozen, it may be: a connection that idles would cost the next its time, too.
+            self.store.database.distrust();
+        }
         let answered = why.code().is_some_and(|code| !LOST.contains(&code)) || matches!(why, DatabaseError::Column(_));
         let is_back = answered && matches!(timeout_at(deadline, self.store.rollback(&mut session)).await, Ok(Ok(())));
         is_back.then_some(session)

@@ -26,6 +26,9 @@ const REST: Duration = Duration::from_millis(50);
 /// Between two passes over the table.
 const EVERY: Duration = Duration::from_secs(3600);
 
+/// A step that takes longer has met a server that does not answer.
+const STEP_LIMIT: Duration = Duration::from_secs(30);
+
 /// Before it is asked again what to delete, where the site's settings cannot be read.
 const UNKNOWN: Duration = Duration::from_secs(5);
 
@@ -91,7 +94,7 @@ async fn pass(store: &Store, counters: &Counters, table: &str, look: &str, days:
     let delete = delete(table);
     let (mut last, mut deleted, mut failures) = (0, 0, 0);
     loop {
-        match step(store, look, &delete, days, last).await {
+        match store.database.within(STEP_LIMIT, step(store, look, &delete, days, last)).await {
             Ok((count, Some(next))) => {
                 counters.cleaned.add_many(count);
                 (last, deleted, failures) = (next, deleted + count, 0);

@@ -39,7 +39,10 @@ const REST: Duration = Duration::from_millis(4);
 const QUEUE: usize = 4096;
 
 /// How long a look-up may take, with its wait: a table of ten million rows is read in some four seconds.
-const LIMIT: Duration = Duration::from_secs(10);
+const SCAN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The same, where the table is not read.
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// Looks tokens up.
 pub struct LookUps {
@@ -53,6 +56,9 @@ pub struct LookUps {
     /// That of the database when what is known was learnt: see [`LookUps::forget_another_servers`].
     epoch: AtomicU64,
 }
+
+/// The error of a wait for a lock that took too long.
+const LOCK_WAIT: u16 = 1205;
 
 struct Question {
     token: String,
@@ -127,7 +133,10 @@ impl LookUps {
         }
         if !columns.indexed && self.map.is_filled() {
             self.counters.looked_in_tail.add();
-            self.map.extend(columns).await.map_err(RotationError::NotBegun)?;
+            match timeout(LIMIT, self.map.extend(columns)).await {
+                Ok(extended) => extended.map_err(failed)?,
+                Err(_) => return Err(RotationError::Failed(DatabaseError::TimedOut)),
+            }
             if let Some(row) = self.tokens.row(token, columns.folds_case) {
                 return Ok(Some(row));
             }
@@ -144,11 +153,21 @@ impl LookUps {
             self.queue.send(question).await.ok()?;
             answered.await.ok()
         };
-        match timeout(LIMIT, asked).await {
-            Ok(Some(found)) => found.map_err(RotationError::NotBegun),
+        let limit = if columns.indexed { LIMIT } else { SCAN_LIMIT };
+        match timeout(limit, asked).await {
+            Ok(Some(found)) => found.map_err(failed),
             // A flood of unknown tokens must not go on to WordPress, which would read the table for each of them.
             Ok(None) | Err(_) => Err(RotationError::Failed(DatabaseError::TimedOut)),
         }
+    }
+}
+
+/// WordPress may have a better answer, but not of a database that is silent or of a table that is locked: there its processes would
+/// wait, too, one for each call.
+fn failed(error: DatabaseError) -> RotationError {
+    match error {
+        DatabaseError::TimedOut | DatabaseError::Failed(Some(LOCK_WAIT)) => RotationError::Failed(error),
+        _ => RotationError::NotBegun(error),
     }
 }
 
@@ -227,7 +246,8 @@ impl Looker {
         counter.add_many(tokens.len());
         let database = &self.store.database;
         let mut session = database.session().await?;
-        let mut found = self.ask(&mut session, tokens, columns.folds_case).await;
+        // Not given up for being slow: it would go on in the server, and the next beside it.
+        let mut found = database.while_it_answers(self.ask(&mut session, tokens, columns.folds_case)).await;
         let is_dead = match &found {
             // A connection that idled.
             Err(error) => error.code().is_none(),
@@ -239,7 +259,7 @@ impl Looker {
         };
         if is_dead {
             session = database.fresh_session().await?;
-            found = self.ask(&mut session, tokens, columns.folds_case).await;
+            found = database.while_it_answers(self.ask(&mut session, tokens, columns.folds_case)).await;
         }
         let found = found.inspect_err(|error| database.heed(error))?;
         session.give_back();

@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use super::frontier::Frontier;
 use super::store::Store;
 use super::tokens::Tokens;
-use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 use crate::wordpress::site::Columns;
 
 /// Rows in a page. Read in a few milliseconds, so that a connection is never held for long.
@@ -26,6 +26,9 @@ const PAGE: u64 = 2_000;
 
 /// A row that was inserted and not committed when the filling began has one of the last so many ids.
 const IN_FLIGHT: u64 = 1_000;
+
+/// How long a page may take on a busy disk. Longer, and the server is frozen.
+const PAGE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Between two looks at the new rows, when many ask for them.
 const SPACING: Duration = Duration::from_millis(5);
@@ -124,7 +127,8 @@ impl Map {
             let page_began = Instant::now();
             let used_for = self.used_for.unwrap_or(u64::from(u32::MAX));
             let mut session = self.store.database.session().await?;
-            let page: Vec<Row> = session.conn().exec(self.page.as_str(), (used_for, last)).await?;
+            let page = async { Ok(session.conn().exec(self.page.as_str(), (used_for, last)).await?) };
+            let page: Vec<Row> = self.store.database.within(PAGE_LIMIT, page).await?;
             session.give_back();
             let count = page.len() as u64;
             for row in page {
@@ -169,25 +173,26 @@ impl Map {
         *last_look = Some(Instant::now());
         // Whoever asks from here on may know of a row that this look does not see.
         let upto = self.asked.load(Ordering::SeqCst);
-        let mut session = self.store.database.session().await?;
-        let looked = self.look(&mut session, columns).await;
+        let database = &self.store.database;
+        let mut session = database.session().await?;
+        let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns)).await;
         let is_dead = match &looked {
             // A connection that idled.
             Err(error) => error.code().is_none(),
             // The newest rows may be at another server by now.
             Ok(()) if session.turned_read_only().await? => {
-                self.store.database.distrust();
+                database.distrust();
                 true
             }
             Ok(()) => false,
         };
         let looked = if is_dead {
-            session = self.store.database.fresh_session().await?;
-            self.look(&mut session, columns).await
+            session = database.fresh_session().await?;
+            database.within(ANSWER_LIMIT, self.look(&mut session, columns)).await
         } else {
             looked
         };
-        looked.inspect_err(|error| self.store.database.heed(error))?;
+        looked.inspect_err(|error| database.heed(error))?;
         session.give_back();
         self.answered.send_replace(upto);
         Ok(())

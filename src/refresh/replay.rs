@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::access_token::ClaimsInput;
-use super::group::RotationError;
+use super::group::{LIMIT, RotationError};
 use super::response;
 use super::store::{LARGEST_GROUP, Store};
 use super::transaction::{Plan, Used};
-use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 
 /// What is done about used tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,19 +78,21 @@ pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Re
     match decision {
         Decision::Refuse => Ok(Reused::Refused(0)),
         Decision::RevokeFamily => {
-            let revoked = revoke(store, family, used.user_id).await.map_err(RotationError::Failed)?;
+            let revoked = timeout(LIMIT, revoke(store, family, used.user_id)).await;
+            let revoked = revoked.unwrap_or(Err(DatabaseError::TimedOut)).map_err(RotationError::Failed)?;
             if revoked > 0 {
                 warn!(user = used.user_id, rows = revoked, "a used refresh token came back; its family is revoked");
             }
             Ok(Reused::Refused(revoked))
         }
         Decision::Replay => {
-            let mut session = store.database.session().await.map_err(RotationError::Failed)?;
-            let found = match live(store, &mut session, family, used).await {
+            let database = &store.database;
+            let mut session = database.session().await.map_err(RotationError::Failed)?;
+            let found = match database.within(ANSWER_LIMIT, live(store, &mut session, family, used)).await {
                 // A connection that idled may be dead.
                 Err(error) if error.code().is_none() => {
-                    session = store.database.fresh_session().await.map_err(RotationError::Failed)?;
-                    live(store, &mut session, family, used).await
+                    session = database.fresh_session().await.map_err(RotationError::Failed)?;
+                    database.within(ANSWER_LIMIT, live(store, &mut session, family, used)).await
                 }
                 found => found,
             }
@@ -184,7 +187,7 @@ async fn revoke(store: &Store, family: &str, user_id: u64) -> Result<usize, Data
             store.commit(&mut session).await?;
             Ok::<_, DatabaseError>((ids.is_empty(), count))
         };
-        match once.await {
+        match store.database.within(ANSWER_LIMIT, once).await {
             Ok((true, _)) => {
                 session.give_back();
                 return Ok(revoked);

@@ -9,8 +9,10 @@
 
 mod error;
 mod hosts;
+mod recovery;
 mod server;
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +20,8 @@ use std::time::{Duration, Instant};
 use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tokio::time::timeout;
+use tracing::warn;
 
 pub use error::DatabaseError;
 pub use hosts::Hosts;
@@ -47,9 +49,9 @@ const HOSTS_REST: Duration = Duration::from_millis(50);
 /// WordPress made so short a time ago at another server.
 const WRITABLE_FOR: Duration = Duration::from_millis(50);
 
-/// How often it is looked whether an earlier host is back, and how often in a row it must be.
-const RECOVERY_LOOK: Duration = Duration::from_secs(2);
-const RECOVERY_LOOKS: u32 = 5;
+/// How long a server may take over a statement that reads a few rows and waits for no lock. One that takes longer is taken to
+/// be frozen; a refresh, which may take a second longer, has time left for another host.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
 pub const LOCK_WAIT_SECONDS: u32 = 1;
@@ -181,27 +183,40 @@ impl Database {
         self.close_idle();
     }
 
-    /// Goes back to an earlier host once that has taken writes for a while. Never returns.
-    pub async fn return_to_earlier_hosts(&self) {
-        let mut recovery = hosts::Recovery::default();
+    /// What `asked` comes to, if it does within `limit`. A server that lets the time pass may be frozen: its connections stay
+    /// open, and nothing comes by them. So no connection that was made before is used again.
+    ///
+    /// # Errors
+    /// Those of `asked`; [`DatabaseError::TimedOut`].
+    pub async fn within<T>(
+        &self,
+        limit: Duration,
+        asked: impl Future<Output = Result<T, DatabaseError>>,
+    ) -> Result<T, DatabaseError> {
+        let Ok(answer) = timeout(limit, asked).await else {
+            self.distrust();
+            return Err(DatabaseError::TimedOut);
+        };
+        answer
+    }
+
+    /// What `asked` comes to, however long it takes, as long as the server answers others meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Database::within`].
+    pub async fn while_it_answers<T>(
+        &self,
+        asked: impl Future<Output = Result<T, DatabaseError>>,
+    ) -> Result<T, DatabaseError> {
+        let mut asked = pin!(asked);
         loop {
-            sleep(RECOVERY_LOOK).await;
-            let mut found = None;
-            let in_use = self.at().place;
-            for place in 0..in_use {
-                if matches!(self.connection(place, Mode::Autocommit).await, Ok(connection) if connection.writable) {
-                    found = Some(place);
-                    break;
-                }
+            if let Ok(answer) = timeout(ANSWER_LIMIT, &mut asked).await {
+                return answer;
             }
-            if let Some(place) = recovery.saw(found, RECOVERY_LOOKS) {
-                self.at().place = place;
+            let place = self.at().place;
+            if self.connection(place, Mode::Autocommit).await.is_err() {
                 self.distrust();
-                self.epoch.fetch_add(1, Ordering::AcqRel);
-                info!(
-                    host = self.label(place),
-                    "the database's earlier host takes writes again and is used from now on"
-                );
+                return Err(DatabaseError::TimedOut);
             }
         }
     }
@@ -270,9 +285,13 @@ impl Database {
         if at.server.as_ref() != Some(server) {
             let is_first = at.server.replace(Arc::clone(server)).is_none();
             if !is_first {
-                self.epoch.fetch_add(1, Ordering::AcqRel);
+                self.another_server();
             }
         }
+    }
+
+    fn another_server(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
     /// At the host in use, or at the first other that takes writes.
@@ -357,6 +376,9 @@ fn with_setup(opts: Opts) -> Opts {
             // Too long a value is an error, never a silently cut one.
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'".to_owned(),
             format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
+            // A table that somebody alters or locks: the server would let each statement wait for a day, and its connection
+            // with it, whether or not anybody is there any more.
+            format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
         ])
         .into()
 }
@@ -441,6 +463,12 @@ impl Session<'_> {
     /// Whether it is not to be used again: it idled for too long, or the database is elsewhere by now.
     pub fn is_stale(&self) -> bool {
         self.connection.since.elapsed() >= MAX_IDLE || self.connection.generation != self.database.generation()
+    }
+
+    /// Whether the server has not answered by this connection for as long as a lock may be waited for: where a statement is
+    /// not answered either, that is no lock.
+    pub fn is_silent(&self) -> bool {
+        self.connection.since.elapsed() > Duration::from_secs(u64::from(LOCK_WAIT_SECONDS))
     }
 
     /// Keeps the connection for the next. Only for one with no transaction open and no result unread.

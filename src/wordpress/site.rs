@@ -224,7 +224,7 @@ impl Sites {
     /// # Errors
     /// The database's.
     pub async fn examine(&self) -> Result<Examined, DatabaseError> {
-        let rows = timeout(READ_LIMIT, self.rows()).await.unwrap_or(Err(DatabaseError::TimedOut))?;
+        let rows = self.store.database.within(READ_LIMIT, self.rows()).await?;
         let known = self.site(&rows).map(Arc::new).map_err(Arc::new);
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site = Some(known.clone());
         self.cache.insert((), known.clone()).await;
@@ -276,7 +276,7 @@ impl Sites {
     }
 
     async fn read_now(&self) -> Result<Result<Site, NotNative>, DatabaseError> {
-        let rows = timeout(READ_LIMIT, self.rows()).await.unwrap_or(Err(DatabaseError::TimedOut))?;
+        let rows = self.store.database.within(READ_LIMIT, self.rows()).await?;
         Ok(self.site(&rows))
     }
 

@@ -11,12 +11,13 @@ use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
 use crate::support::raw::Upstream;
 use crate::support::replication::Pair;
 use crate::support::rig::{self, eventually};
-use crate::support::sidecar::{Sidecar, command};
+use crate::support::sidecar::{PATIENCE, Sidecar, command};
 use crate::trouble::{INTERVAL, families_are_whole};
 
 const APPS: usize = 16;
 const HOSTS: &str = "WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS";
 const MOVED: &str = "another one is used from now on";
+const ANOTHER: &str = "it lacks what the one in use has";
 const RETURNED: &str = "takes writes again and is used from now on";
 
 struct Moving {
@@ -105,7 +106,8 @@ fn in_doubt(sidecar: &Sidecar) -> usize {
     lines.map(|line| usize::try_from(line["rotations"].as_u64().unwrap()).unwrap()).sum()
 }
 
-/// The new primary lacks the last rows and gives their ids to other tokens; the earlier one is gone back to once it takes writes.
+/// The new primary lacks the last rows and gives their ids to other tokens. The earlier one, which comes back as if nothing had
+/// happened, is not gone back to.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_known_of_another_server_does_not_count() {
     let Moving { pair, database, user, sidecar, upstream } = moving(&[]).await;
@@ -135,13 +137,36 @@ async fn what_was_known_of_another_server_does_not_count() {
     let in_use = said.lines().find(|line| line.starts_with("database in use: ")).unwrap();
     assert!(in_use.contains(&second_host), "{said}");
 
+    // What the first lacks, clients have; and it has what the second lacks.
     pair.first.server.start().await;
+    sidecar.wait_for_log(ANOTHER);
+    assert!(!sidecar.log().iter().any(|line| line.contains(RETURNED)));
+    assert_eq!(refresh(&random_hex::<16>()), 403);
+}
+
+/// One that has all is gone back to, as with the nodes of a cluster, which take writes all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_host_that_takes_writes_again_is_gone_back_to() {
+    let Moving { pair, database, user, sidecar, upstream } = moving(&[]).await;
+    let address = sidecar.address();
+    let refresh = |token: &str| rig::refresh_at(address, token);
+    sidecar.wait_for_log("the tokens of the table are known");
+    let token = database.insert_token(TokenState::Live, user).await;
+    let second_host = pair.second.server.socket().display().to_string();
+    pair.first.hand_over_to(&pair.second).await;
+    let answer = refresh(&token.refresh_token);
+    assert_eq!(answer.status(), 200);
+    let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+    let said = check(&database, &upstream, &pair.hosts());
+    assert!(said.lines().find(|line| line.starts_with("database in use: ")).unwrap().contains(&second_host), "{said}");
+
+    pair.first.order(&["SET GLOBAL read_only = 0"]).await;
     let mut asked = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !sidecar.log().iter().any(|line| line.contains(RETURNED)) {
         assert!(Instant::now() < deadline, "the earlier host is not gone back to");
         let token = random_hex::<16>();
-        assert_eq!(refresh(&token), 403);
+        assert_eq!(refresh(&token).status(), 403);
         asked.push(token);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -151,7 +176,8 @@ async fn what_was_known_of_another_server_does_not_count() {
     database
         .execute(&format!("UPDATE wp_jwt_auth_tokens SET refresh_token_hash = '{back}' WHERE id = {}", last.id))
         .await;
-    assert_eq!(refresh(back), 200, "refused a moment ago by the other server");
+    assert_eq!(refresh(back).status(), 200, "refused a moment ago by the other server");
+    assert_eq!(refresh(&next).status(), 200, "made at the second");
     let said = check(&database, &upstream, &pair.hosts());
     assert!(!said.lines().find(|line| line.starts_with("database in use: ")).unwrap().contains(&second_host), "{said}");
 }
@@ -215,4 +241,118 @@ async fn a_strangers_connection_is_not_ended() {
     let mut session = after.fresh_session().await.unwrap();
     assert!(session.kill(&lost).await.unwrap());
     held.conn().query_drop("DO 0").await.expect_err("it is ended");
+}
+
+/// A refresh may take 3 s, and finding out what became of its commit half as long again; the rest is for a machine that does
+/// other things, too.
+const SOON: Duration = Duration::from_secs(8);
+
+/// Tokens that the sidecar has to look up, presented at once: more than it has connections.
+const UNSEEN: usize = 24;
+
+/// The primary lives, its connections stay open, and it answers nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_frozen_under_load_and_replaced() {
+    for environment in [&[][..], &[INTERVAL][..]] {
+        let moving = moving(environment).await;
+        let Moving { pair, database, user, sidecar, .. } = &moving;
+        let apps = Apps::start(APPS, database, *user, sidecar.address()).await;
+        apps.go_on(3 * APPS);
+        // Whose rows nobody has looked up.
+        let unseen = moving.log_in(UNSEEN).await;
+        pair.first.server.freeze().await;
+        // Nobody takes writes.
+        let statuses = moving.present(&unseen).await;
+        assert!(statuses.iter().all(|status| matches!(status, 503 | 299)), "{statuses:?}");
+        pair.second.take_over().await;
+        apps.go_on(3 * APPS);
+        let second = pair.second.same(database);
+        families_are_whole(&second).await;
+        for token in &unseen {
+            assert_eq!(moving.settled(token).await, 200);
+        }
+
+        // It wakes with what was on its way to it, and believes that it is the primary still.
+        pair.first.server.thaw().await;
+        sidecar.wait_for_log(ANOTHER);
+        apps.go_on(3 * APPS);
+        let report = apps.end();
+        println!("{report:?}");
+        assert!(report.lost.is_empty(), "{report:?}");
+        if !environment.is_empty() {
+            assert_eq!(report.lost_unanswered, 0, "{report:?}");
+        }
+        assert!(report.slowest < SOON, "{report:?}");
+        families_are_whole(&second).await;
+        families_are_whole(database).await;
+        assert!(!sidecar.log().iter().any(|line| line.contains(RETURNED)), "the first lacks what clients have");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_frozen_under_load_and_wakes() {
+    let moving = moving(&[INTERVAL]).await;
+    let Moving { pair, database, user, sidecar, .. } = &moving;
+    let apps = Apps::start(APPS, database, *user, sidecar.address()).await;
+    for _ in 0..3 {
+        apps.go_on(3 * APPS);
+        let unseen = moving.log_in(UNSEEN).await;
+        pair.first.server.freeze().await;
+        let statuses = moving.present(&unseen).await;
+        assert!(statuses.iter().all(|status| matches!(status, 503 | 299)), "{statuses:?}");
+        pair.first.server.thaw().await;
+        apps.go_on(3 * APPS);
+        for token in &unseen {
+            assert_eq!(moving.settled(token).await, 200);
+        }
+        families_are_whole(database).await;
+    }
+    let report = apps.end();
+    println!("{report:?}");
+    assert!(report.lost.is_empty() && report.lost_unanswered == 0 && report.slowest < SOON, "{report:?}");
+    families_are_whole(database).await;
+}
+
+impl Moving {
+    /// So many sessions that the sidecar does not know of.
+    async fn log_in(&self, count: usize) -> Vec<String> {
+        let mut tokens = Vec::new();
+        for _ in 0..count {
+            tokens.push(self.database.insert_token(TokenState::Live, self.user).await.refresh_token);
+        }
+        tokens
+    }
+
+    /// What a client gets that comes again as long as it is told to.
+    async fn settled(&self, token: &str) -> u16 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = rig::refresh_at(self.sidecar.address(), token).status();
+            if !matches!(status, 503 | 299) || Instant::now() > deadline {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Presents all at once. None waits for long.
+    async fn present(&self, tokens: &[String]) -> Vec<u16> {
+        let calls: Vec<_> = tokens
+            .iter()
+            .map(|token| {
+                let (address, token) = (self.sidecar.address(), token.clone());
+                tokio::task::spawn_blocking(move || {
+                    let began = Instant::now();
+                    let status = rig::refresh_at(address, &token).status();
+                    assert!(began.elapsed() < SOON, "{status} after {:?}", began.elapsed());
+                    status
+                })
+            })
+            .collect();
+        let mut statuses = Vec::new();
+        for call in calls {
+            statuses.push(call.await.unwrap());
+        }
+        statuses
+    }
 }

@@ -143,6 +143,19 @@ async fn independent_on(server: Database) {
     assert_eq!(looked, None);
 }
 
+/// What is there twice in a group is used by its first, and that a moment ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_there_twice_is_replayed_within_the_interval() {
+    let rig = Rig::start_on(Database::shared(), &[("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "30s")]).await;
+    let tokens = rig.tokens(8, TokenState::Live).await;
+    let four_times: Vec<String> =
+        texts(&tokens).flat_map(|token| [token.clone(), token.clone(), token.clone(), token]).collect();
+    assert_eq!(gather(&rig, &four_times).await, [200; 32]);
+    for token in &tokens {
+        assert_eq!(rig.live_rows(token).await, (2, 1));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_that_fails_fails_alone() {
     let rig = Rig::start().await;

@@ -1,5 +1,6 @@
 //! What a rotation locks: its own rows, by their primary keys, and nothing of anybody else's.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -9,7 +10,8 @@ use wp_jwt_sidecar::refresh::store::{Child, Store};
 use wp_jwt_sidecar::wordpress::database::Database as Pool;
 
 use crate::support::apps::Apps;
-use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
+use crate::support::faults::{Fault, Relay};
+use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, random_hex};
 use crate::support::rig::{self, Rig};
 
 /// Rows locked by the transaction on `connection`, as the server counts them.
@@ -128,6 +130,123 @@ async fn a_small_tables_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_tables_rows() {
     footprint(100_000).await;
+}
+
+/// All that a sidecar does to rows on its own account: rotations, replays, families that are revoked, commits that are looked for,
+/// and the clean-up. Whatever locks goes by the primary key, and whatever reads does not read the whole table.
+async fn every_statement(rows: u32) {
+    let server = Database::private();
+    let database = rig::site(&server).await;
+    database.fill_tokens(rows).await;
+    let user = database.insert_user("alice").await.id;
+    let old = database.insert_token(TokenState::Live, user).await;
+    database.insert_token_of_family(TokenState::Live, user, &old.token_family).await;
+    let age =
+        "revoked_at = UTC_TIMESTAMP() - INTERVAL 90 DAY, refresh_token_expires_at = UTC_TIMESTAMP() - INTERVAL 90 DAY";
+    database.execute(&format!("UPDATE wp_jwt_auth_tokens SET {age} WHERE id = {}", old.id)).await;
+    let mut root = server.root().await;
+    database.execute("ANALYZE TABLE wp_jwt_auth_tokens").await;
+    let relay = Relay::to(server.socket());
+    let url = relay.url(database.url());
+    let upstream = rig::wordpress();
+    root.query_drop("SET GLOBAL log_output = 'TABLE'").await.unwrap();
+    root.query_drop("SET GLOBAL general_log = 1").await.unwrap();
+    let environment = [
+        ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", url.as_str()),
+        ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s"),
+        ("WP_JWT_SIDECAR_REFRESH_REUSE_DETECTION", "revoke_family"),
+        ("WP_JWT_SIDECAR_CLEANUP_TOKENS_AFTER_DAYS", "30"),
+    ];
+    let sidecar = rig::sidecar(&database, upstream.address(), &environment);
+    sidecar.wait_for_log("refreshing natively");
+    sidecar.wait_for_log("the tokens of the table are known");
+    sidecar.wait_for_log("old rows deleted");
+    let address = sidecar.address();
+    let token = database.insert_token(TokenState::Live, user).await;
+    let call = token.refresh_token.clone();
+    let waiting = std::thread::spawn(move || rig::refresh_at(address, &call));
+    tokio::task::block_in_place(|| relay.strike(Fault::CutAfter));
+    let next = waiting.join().unwrap().json()["refresh_token"].as_str().unwrap().to_owned();
+    assert_eq!(rig::refresh_at(address, &next).status(), 200);
+    assert_eq!(rig::refresh_at(address, &token.refresh_token).status(), 200, "a replay");
+    let late =
+        format!("UPDATE wp_jwt_auth_tokens SET revoked_at = revoked_at - INTERVAL 90 SECOND WHERE id = {}", token.id);
+    database.execute(&late).await;
+    assert_eq!(rig::refresh_at(address, &token.refresh_token).status(), 403);
+    sidecar.wait_for_log("its family is revoked");
+    root.query_drop("SET GLOBAL general_log = 0").await.unwrap();
+
+    let said: Vec<String> = root
+        .query(
+            "SELECT CONVERT(argument USING utf8mb4) FROM mysql.general_log WHERE command_type = 'Execute' AND \
+             argument LIKE '%`wp_jwt_auth_tokens`%' AND argument NOT LIKE 'INSERT%'",
+        )
+        .await
+        .unwrap();
+    let mut seen = HashSet::new();
+    for statement in said {
+        let plan = database.rows(&format!("EXPLAIN {statement}")).await;
+        let (key, read) = (plan[0].get("key"), rows_read(&plan[0]));
+        let kind = KINDS.iter().find(|(kind, _)| statement.starts_with(kind) || statement.contains(kind));
+        let (kind, reads) = kind.unwrap_or_else(|| panic!("what is this? {statement}"));
+        seen.insert(*kind);
+        let said = format!("{rows} rows: {statement}: {plan:?}");
+        match reads {
+            Reads::AndLocks => assert!(plan.len() == 1 && key == Some("PRIMARY") && read <= 128, "{said}"),
+            Reads::Few if rows > 1_000 => assert!(key.is_some() && read <= 128, "{said}"),
+            Reads::Pages => assert!(plan.iter().all(|table| table.get("key").is_some()), "{said}"),
+            Reads::Few => {}
+        }
+    }
+    let missing: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).filter(|kind| !seen.contains(kind)).collect();
+    assert!(missing.is_empty() || missing == [GAPS], "{missing:?}");
+}
+
+/// As EXPLAIN has it: with a filter it is "3 (0%)".
+fn rows_read(table: &Row) -> u64 {
+    let rows = table.get("rows").and_then(|rows| rows.split(' ').next());
+    rows.map_or(0, |rows| rows.parse().unwrap())
+}
+
+#[derive(PartialEq)]
+enum Reads {
+    /// Rows that it locks.
+    AndLocks,
+    /// By an index, where the table is large enough for the server to use one.
+    Few,
+    /// In the order of an index, at most so many at a time.
+    Pages,
+}
+
+/// Looked at again only where ids are missing.
+const GAPS: &str = "id BETWEEN ";
+
+/// The statements by what they have in them. The first that fits counts.
+const KINDS: [(&str, Reads); 11] = [
+    ("DELETE FROM", Reads::AndLocks),
+    ("UPDATE `", Reads::AndLocks),
+    ("FOR UPDATE SKIP LOCKED", Reads::AndLocks),
+    // A family that is revoked, and the parent of a commit that is looked for.
+    ("SELECT id, refresh_token_hash, revoked_at IS NOT NULL", Reads::AndLocks),
+    ("SELECT revoked_at IS NOT NULL", Reads::AndLocks),
+    // The child of such a commit, and a family's live rows.
+    ("WHERE user_id = ", Reads::Few),
+    ("WHERE token_family = ", Reads::Few),
+    // The clean-up, the map, its newest rows and its gaps.
+    ("SELECT t.id", Reads::Pages),
+    ("SELECT id, IF(", Reads::Pages),
+    ("WHERE id >= ", Reads::Pages),
+    (GAPS, Reads::Pages),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_statement_of_a_small_table() {
+    every_statement(10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_statement_of_a_large_table() {
+    every_statement(100_000).await;
 }
 
 /// Without an index on the family, the plugin's own statements meet a deadlock among themselves now and then. None of ours

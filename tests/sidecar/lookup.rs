@@ -57,6 +57,7 @@ async fn with_the_map_no_token_costs_a_scan() {
     let before = database.insert_token(TokenState::Live, user.id).await;
     let upstream = rig::wordpress();
     let sidecar = rig::sidecar(&database, upstream.address(), &[]);
+    sidecar.wait_for_log("refreshing natively");
     sidecar.wait_for_log(FILLED);
     let mut root = server.root().await;
     log_statements(&mut root).await;
@@ -125,6 +126,51 @@ async fn a_table_that_was_emptied_is_read_again() {
     assert_eq!(rig.refresh(&token.refresh_token).status(), 200);
 }
 
+/// As when a table is copied or restored from a backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_has_another_id_than_it_had_is_found() {
+    for indexed in [false, true] {
+        let server = Database::private();
+        let rig = rig(&server, 100, &[]).await;
+        rig.sidecar.wait_for_log(FILLED);
+        if indexed {
+            add_index(&rig.database).await;
+        }
+        let answer = rig.refresh(&rig.token().await.refresh_token);
+        assert_eq!(answer.status(), 200);
+        let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+        let other = format!("UPDATE wp_jwt_auth_tokens SET id = id + 1000 WHERE refresh_token_hash = '{next}'");
+        rig.database.execute(&other).await;
+        let answer = rig.refresh(&next);
+        assert_eq!(answer.status(), 200, "indexed: {indexed}");
+
+        // And one that holds another token now is that token's.
+        let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+        let other = random_hex::<16>();
+        let change = format!("refresh_token_hash = '{other}' WHERE refresh_token_hash = '{next}'");
+        rig.database.execute(&format!("UPDATE wp_jwt_auth_tokens SET {change}")).await;
+        assert_eq!(rig.refresh(&next).status(), 403, "indexed: {indexed}");
+        assert_eq!(rig.refresh(&other).status(), 200, "indexed: {indexed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_under_way_when_the_map_is_filled_is_found() {
+    let server = Database::private();
+    let database = rig::site(&server).await;
+    let user = database.insert_user("alice").await.id;
+    let mut slow = database.connect().await;
+    slow.query_drop("START TRANSACTION").await.unwrap();
+    let (token, id) = insert(&mut slow, user).await;
+    assert!(id < database.insert_token(TokenState::Live, user).await.id);
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), &[]);
+    sidecar.wait_for_log("refreshing natively");
+    sidecar.wait_for_log(FILLED);
+    slow.query_drop("COMMIT").await.unwrap();
+    assert_eq!(rig::refresh_at(sidecar.address(), &token).status(), 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_map_without_room_refuses_nobody() {
     let server = Database::private();
@@ -174,6 +220,68 @@ async fn one_look_for_many_and_none_twice() {
     for token in unknown {
         // Padded statements name their last token more than once.
         assert_eq!(look_ups.iter().filter(|said| said.contains(&token)).count(), 1, "never twice");
+    }
+}
+
+/// Without an index each reads the whole table; the workers are the same with one.
+#[tokio::test(flavor = "multi_thread")]
+async fn never_more_than_two_looks_at_a_time() {
+    let server = Database::private();
+    let database = rig::site(&server).await;
+    add_index(&database).await;
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), &[]);
+    sidecar.wait_for_log("refreshing natively");
+    let mut root = server.root().await;
+    let mut gate = database.connect().await;
+    gate.query_drop("LOCK TABLES wp_jwt_auth_tokens WRITE").await.unwrap();
+    let mut calls = Vec::new();
+    let mut most = 0;
+    for _ in 0..40 {
+        for _ in 0..8 {
+            let mut client = Connection::to(sidecar.address());
+            client.send(call(&random_hex::<16>()));
+            calls.push(client);
+        }
+        let statement = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
+                         WHERE INFO LIKE 'SELECT id, refresh\\_token\\_hash, revoked%'";
+        let looking: Option<u64> = root.query_first(statement).await.unwrap();
+        most = most.max(looking.unwrap());
+    }
+    gate.query_drop("UNLOCK TABLES").await.unwrap();
+    for mut call in calls {
+        assert!(matches!(call.response().status(), 403 | 503));
+    }
+    assert_eq!(most, 2);
+}
+
+/// WordPress would wait for it as well, with a process for each call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_is_not_waited_for_at_wordpress() {
+    for indexed in [false, true] {
+        let server = Database::private();
+        let database = rig::site(&server).await;
+        let user = database.insert_user("alice").await.id;
+        if indexed {
+            add_index(&database).await;
+        }
+        let upstream = rig::wordpress();
+        let sidecar = rig::sidecar(&database, upstream.address(), &[]);
+        sidecar.wait_for_log("refreshing natively");
+        sidecar.wait_for_log(if indexed { "listening" } else { FILLED });
+        let token = database.insert_token(TokenState::Live, user).await.refresh_token;
+        let mut gate = database.connect().await;
+        gate.query_drop("LOCK TABLES wp_jwt_auth_tokens WRITE").await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(rig::refresh_at(sidecar.address(), &token).status(), 503, "indexed: {indexed}");
+        }
+        eventually("nothing waits for the table in the server any more", || async {
+            let statement = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE 'Waiting for table%'";
+            server.root().await.query_first::<u64, _>(statement).await.unwrap() == Some(0)
+        })
+        .await;
+        gate.query_drop("UNLOCK TABLES").await.unwrap();
+        assert_eq!(rig::refresh_at(sidecar.address(), &token).status(), 200);
     }
 }
 

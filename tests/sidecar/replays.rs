@@ -112,7 +112,7 @@ async fn never_after_the_end_of_a_session() {
     let (first, ..) = chain(&rig).await;
     rig.database.insert_token_of_family(TokenState::Live, rig.user.id, &first.token_family).await;
     assert_eq!(rig.refresh(&first.refresh_token).status(), 403, "two live rows");
-    let older = rig.token().await;
+    let (older, ..) = chain(&rig).await;
     let revoked = rig.database.insert_token_of_family(TokenState::Live, rig.user.id, &older.token_family).await;
     rig.database.revoke(revoked.id).await;
     assert_eq!(rig.refresh(&revoked.refresh_token).status(), 403, "the live row is no successor");
@@ -159,6 +159,20 @@ async fn a_used_token_that_comes_back_late_revokes_its_family() {
     }
     rig.sidecar.wait_for_log("its family is revoked");
     assert_eq!(rig.refresh(&bystander.refresh_token).status(), 200, "only its own family");
+}
+
+/// More than one statement takes, and more than PHP would ever make.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_family_is_revoked_to_its_last_row() {
+    let rig = Rig::start_on(Database::shared(), &[DETECTION]).await;
+    let (first, ..) = chain(&rig).await;
+    for _ in 0..150 {
+        rig.database.insert_token_of_family(TokenState::Live, rig.user.id, &first.token_family).await;
+    }
+    assert_eq!(rig.refresh(&first.refresh_token).status(), 403);
+    let rows = rig.database.family_rows(&first.token_family).await;
+    let live = rows.iter().filter(|row| row.get("revoked_at").is_none()).count();
+    assert_eq!((rows.len(), live), (153, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -172,6 +172,18 @@ async fn a_token_in_another_case_finds_its_row() {
     assert_eq!(rig.refresh(&token.refresh_token).status(), 403);
 }
 
+/// As with the plugin, whose `refresh_token_expires_at > now` does not hold then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_never_expires_is_refused() {
+    let rig = Rig::start().await;
+    let token = rig.token().await;
+    rig.database
+        .execute(&format!("UPDATE wp_jwt_auth_tokens SET refresh_token_expires_at = NULL WHERE id = {}", token.id))
+        .await;
+    assert_eq!(rig.refresh(&token.refresh_token).status(), 403);
+    assert_eq!(rig.database.family_rows(&token.token_family).await.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_is_away_and_comes_back() {
     let server = Database::private();
@@ -204,12 +216,7 @@ async fn a_silent_database_holds_up_nothing_else() {
     let known = rig.token().await;
     let known = rig.refresh(&known.refresh_token).json()["refresh_token"].as_str().unwrap().to_owned();
     let unseen = rig.token().await.refresh_token;
-    let file: String = server.root().await.query_first("SELECT @@pid_file").await.unwrap().unwrap();
-    let pid = std::fs::read_to_string(file).unwrap().trim().to_owned();
-    let signal = |name: &str| {
-        assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
-    };
-    signal("-STOP");
+    server.freeze().await;
     // What is known of the site has to be read again by now.
     tokio::time::sleep(Duration::from_secs(4)).await;
     for target in ["/page", "/?rest_route=/wp/v2/posts", "/wp-json/wp/v2/posts"] {
@@ -223,7 +230,7 @@ async fn a_silent_database_holds_up_nothing_else() {
         let status = rig.refresh(token).status();
         assert!(matches!(status, 299 | 503), "{status}");
     }
-    signal("-CONT");
+    server.thaw().await;
     for token in [&known, &unseen] {
         eventually("refreshes go on", || async { rig.refresh(token).status() == 200 }).await;
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use crate::measure::WARM_UP;
 use crate::support::mariadb::{Database, TestDatabase, random_hex};
-use crate::support::raw::Upstream;
+use crate::support::raw::{Connection, Upstream};
 use crate::support::rig;
 use crate::support::sidecar::Sidecar;
 
@@ -18,15 +19,19 @@ use crate::support::sidecar::Sidecar;
 const CONNECTIONS: usize = 4;
 /// Users whose tokens both sides are at.
 const USERS: usize = 20;
-/// Refreshes a second: more than PHP can give on this machine, and what a site with 90,000 clients of 15 minutes each has.
-const REFRESHES: u32 = 100;
+/// Connections that refreshes come by.
+const CLIENTS: usize = 4;
+/// Refreshes a second. The first is more than PHP can give on this machine, and what a site with 90,000 clients of 15 minutes each
+/// has; the second is that of a site twice as large; the third more than any rotation allows, so that they are as many as there is room
+/// for beside the storm.
+pub const RATES: [u32; 3] = [100, 200, 100_000];
 
-/// What is beside the storm.
+/// What is beside the storm, at which rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
     Nothing,
-    Refreshes,
-    RefreshesElsewhere,
+    Refreshes(u32),
+    RefreshesElsewhere(u32),
 }
 
 struct Site {
@@ -93,8 +98,8 @@ impl Storm {
         }
         let refreshes = match beside {
             Beside::Nothing => 0,
-            Beside::Refreshes => self.here.refresh(from, until).await,
-            Beside::RefreshesElsewhere => self.elsewhere.refresh(from, until).await,
+            Beside::Refreshes(rate) => self.here.refresh(from, until, rate).await,
+            Beside::RefreshesElsewhere(rate) => self.elsewhere.refresh(from, until, rate).await,
         };
         for task in tasks {
             task.await.unwrap();
@@ -115,34 +120,62 @@ const REVOKE_ALL: &str =
 const DELETE: &str = "DELETE FROM wp_jwt_auth_tokens WHERE token_family = ?";
 
 impl Site {
-    /// At an even pace; who is refused logs in again. Both sides log in now and then, so that they do the same.
-    async fn refresh(&self, from: Instant, until: Instant) -> u64 {
-        let mut connection = self.database.connect().await;
-        let mut tokens = vec![String::new(); USERS];
-        let mut due = Instant::now();
+    /// Refreshes at an even pace, by connections that stay open. Returns how many.
+    async fn refresh(&self, from: Instant, until: Instant, rate: u32) -> u64 {
+        let mut clients = Vec::new();
+        for users in self.users.chunks(USERS / CLIENTS) {
+            let database = self.database.connect().await;
+            let client = Connection::to(self.sidecar.address());
+            let pace = Duration::from_secs(1) * u32::try_from(CLIENTS).unwrap() / rate;
+            clients.push(tokio::spawn(refresh(database, client, users.to_vec(), pace, (from, until))));
+        }
         let mut done = 0;
-        let mut turn = 0;
-        while Instant::now() < until {
-            tokio::time::sleep_until(due.into()).await;
-            due += Duration::from_secs(1) / REFRESHES;
-            let place = turn % USERS;
-            turn += 1;
-            if tokens[place].is_empty() || turn % (4 * USERS) < USERS {
-                tokens[place] = random_hex::<16>();
-                let (token, family) = (&tokens[place], random_hex::<16>());
-                connection.exec_drop(LOG_IN, (token, self.users[place], token, &family)).await.unwrap();
-            }
-            let (address, token) = (self.sidecar.address(), tokens[place].clone());
-            let answer = tokio::task::spawn_blocking(move || rig::refresh_at(address, &token)).await.unwrap();
-            tokens[place] = match answer.status() {
-                200 => answer.json()["refresh_token"].as_str().unwrap().to_owned(),
-                403 => String::new(),
-                status => panic!("{status}"),
-            };
-            done += u64::from(Instant::now() >= from);
+        for client in clients {
+            done += client.await.unwrap();
         }
         done
     }
+}
+
+/// Who is refused logs in again. Both sides log in now and then, so that they do the same.
+async fn refresh(
+    mut database: Conn,
+    mut client: Connection,
+    users: Vec<u64>,
+    pace: Duration,
+    (from, until): (Instant, Instant),
+) -> u64 {
+    let mut tokens = vec![String::new(); users.len()];
+    let mut due = Instant::now();
+    let mut done = 0;
+    let mut turn = 0;
+    while Instant::now() < until {
+        tokio::time::sleep_until(due.into()).await;
+        due += pace;
+        let place = turn % users.len();
+        turn += 1;
+        if tokens[place].is_empty() || turn % (4 * users.len()) < users.len() {
+            tokens[place] = random_hex::<16>();
+            let (token, family) = (&tokens[place], random_hex::<16>());
+            database.exec_drop(LOG_IN, (token, users[place], token, &family)).await.unwrap();
+        }
+        let call = rig::call(&tokens[place]);
+        let answer;
+        (client, answer) = tokio::task::spawn_blocking(move || {
+            client.send(call);
+            let answer = client.response();
+            (client, answer)
+        })
+        .await
+        .unwrap();
+        tokens[place] = match answer.status() {
+            200 => answer.json()["refresh_token"].as_str().unwrap().to_owned(),
+            403 => String::new(),
+            status => panic!("{status}"),
+        };
+        done += u64::from(Instant::now() >= from);
+    }
+    done
 }
 
 async fn site(server: &Database) -> Site {

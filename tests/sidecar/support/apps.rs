@@ -39,6 +39,8 @@ struct Shared {
     lost: Mutex<Vec<String>>,
     /// Sessions that ended after a call that was not answered.
     lost_unanswered: AtomicUsize,
+    /// The longest that a call waited for its answer.
+    slowest: Mutex<Duration>,
     /// Tokens of users who log in anew.
     spare: Mutex<Vec<String>>,
 }
@@ -48,6 +50,7 @@ struct Shared {
 pub struct Report {
     pub lost: Vec<String>,
     pub lost_unanswered: usize,
+    pub slowest: Duration,
 }
 
 impl Apps {
@@ -64,6 +67,7 @@ impl Apps {
             rotations: AtomicUsize::new(0),
             lost: Mutex::default(),
             lost_unanswered: AtomicUsize::new(0),
+            slowest: Mutex::default(),
             spare,
         });
         let threads = tokens
@@ -100,6 +104,7 @@ impl Apps {
         Report {
             lost: std::mem::take(&mut self.shared.lost.lock().unwrap()),
             lost_unanswered: self.shared.lost_unanswered.load(Ordering::SeqCst),
+            slowest: *self.shared.slowest.lock().unwrap(),
         }
     }
 }
@@ -113,7 +118,13 @@ impl Shared {
                 last = Some(Instant::now() + 3 * PATIENCE);
             }
             let address = *self.address.lock().unwrap();
-            match present(address, &token) {
+            let called = Instant::now();
+            let answer = present(address, &token);
+            {
+                let mut slowest = self.slowest.lock().unwrap();
+                *slowest = called.elapsed().max(*slowest);
+            }
+            match answer {
                 Answer::Pair(next) => {
                     token = next;
                     unanswered = false;

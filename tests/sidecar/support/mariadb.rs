@@ -102,6 +102,16 @@ impl Database {
         self.order("start").await;
     }
 
+    /// Stops the server's process where it is: connections stay open and can be made, and nothing is answered.
+    pub async fn freeze(&self) {
+        self.order("freeze").await;
+    }
+
+    /// Lets a frozen server go on where it was.
+    pub async fn thaw(&self) {
+        self.order("thaw").await;
+    }
+
     async fn order(&self, command: &'static str) {
         let script = Arc::clone(&self.script);
         // Waiting for the script would stop what else the test runs on its thread.

@@ -33,8 +33,8 @@ pub const KEYS: &[Key] = &[
     )
     .change(
         "Where the first cannot be reached or is read-only, the next is used that takes writes; an earlier one is gone \
-         back to when it has taken writes for ten seconds. Never let two of them take writes, unless they are one \
-         cluster. Leave it empty where one address leads to the primary always.",
+         back to when it has taken writes for ten seconds and has what the other has. Never let two of them take \
+         writes, unless they are one cluster. Leave it empty where one address leads to the primary always.",
     ),
     key(
         "wordpress.table_prefix",

@@ -1,0 +1,102 @@
+//! Back to an earlier host, once that takes writes again and has what the one in use has.
+//!
+//! The second matters as much as the first: a primary that hung while another took its place wakes up in the belief that it is
+//! the primary still. To go back to it would log out everybody whose token it lacks. The nodes of a cluster have the same rows.
+
+use std::time::Duration;
+
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::hosts::Recovery;
+use super::server::Mode;
+use super::{Database, DatabaseError, HOST_LIMIT, column};
+
+/// How often it is looked whether an earlier host is back, and how often in a row it must be.
+const LOOK: Duration = Duration::from_secs(2);
+const LOOKS: u32 = 5;
+
+/// The newest row of the token table: its id, and `hash`, which never changes.
+type Newest = Option<(u64, Vec<u8>)>;
+
+/// What is found when the earlier hosts are looked at.
+#[derive(Default)]
+struct Found {
+    /// The first that takes writes and has what the one in use has.
+    whole: Option<usize>,
+    /// The first that takes writes and lacks it.
+    lacking: Option<usize>,
+}
+
+impl Database {
+    /// Goes back to an earlier host once that has taken writes for a while, and has the rows of the table `tokens` (quoted).
+    /// Never returns.
+    pub async fn return_to_earlier_hosts(&self, tokens: &str) {
+        let mut recovery = Recovery::default();
+        let mut newest = None;
+        let mut told = None;
+        loop {
+            sleep(LOOK).await;
+            let in_use = self.at().place;
+            // Of the look before: it has had time to get about.
+            let Found { whole, lacking } = match &newest {
+                Some(newest) => self.earlier_hosts(in_use, tokens, newest).await,
+                None => Found::default(),
+            };
+            if let Some(place) = lacking.filter(|_| lacking != told) {
+                let host = self.label(place);
+                warn!(host, "an earlier host of the database takes writes, but it lacks what the one in use has");
+            }
+            told = lacking;
+            if let Some(place) = recovery.saw(whole, LOOKS) {
+                self.at().place = place;
+                self.distrust();
+                self.another_server();
+                info!(
+                    host = self.label(place),
+                    "the database's earlier host takes writes again and is used from now on"
+                );
+            }
+            let in_use = self.at().place;
+            newest = match in_use {
+                0 => None,
+                _ => timeout(HOST_LIMIT, self.newest(tokens)).await.ok().and_then(Result::ok),
+            };
+        }
+    }
+
+    async fn earlier_hosts(&self, in_use: usize, tokens: &str, newest: &Newest) -> Found {
+        let mut found = Found::default();
+        for place in 0..in_use {
+            match timeout(HOST_LIMIT, self.has(place, tokens, newest)).await {
+                Ok(Ok(Some(true))) if found.whole.is_none() => found.whole = Some(place),
+                Ok(Ok(Some(false))) if found.lacking.is_none() => found.lacking = Some(place),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    async fn newest(&self, tokens: &str) -> Result<Newest, DatabaseError> {
+        let mut session = self.session().await?;
+        let asked = format!("SELECT id, hash FROM {tokens} ORDER BY id DESC LIMIT 1");
+        let row: Option<Row> = session.conn().query_first(asked).await?;
+        session.give_back();
+        row.map(|mut row| Ok((column(&mut row, 0, "id")?, column(&mut row, 1, "hash")?))).transpose()
+    }
+
+    /// Whether the host at `place` has the row `newest`; `None` where it takes no writes.
+    async fn has(&self, place: usize, tokens: &str, newest: &Newest) -> Result<Option<bool>, DatabaseError> {
+        let mut connection = self.connection(place, Mode::Autocommit).await?;
+        if !connection.writable {
+            return Ok(None);
+        }
+        let Some((id, hash)) = newest else { return Ok(Some(true)) };
+        let row: Option<Row> =
+            connection.conn.query_first(format!("SELECT hash FROM {tokens} WHERE id = {id}")).await?;
+        let has = row.map(|mut row| column::<Vec<u8>>(&mut row, 0, "hash")).transpose()?;
+        Ok(Some(has.as_ref() == Some(hash)))
+    }
+}
