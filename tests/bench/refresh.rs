@@ -10,6 +10,8 @@ mod bare;
 mod load;
 #[path = "rotation/measure.rs"]
 mod measure;
+#[path = "rotation/program.rs"]
+mod program;
 #[path = "rotation/storm.rs"]
 mod storm;
 #[allow(dead_code, reason = "a benchmark needs only a part of what the tests stand on")]
@@ -27,10 +29,10 @@ use tokio::task::spawn_blocking;
 
 use load::{Outcome, Target};
 use measure::{Line, Measure};
+use program::Program;
 use storm::{Beside, Storm};
 use support::mariadb::{TestDatabase, TokenState};
 use support::rig::settings;
-use support::sidecar::Sidecar;
 use support::site::Site;
 
 /// Unknown tokens a second, none twice, and the connections that they come by.
@@ -39,6 +41,9 @@ const FLOOD_CONNECTIONS: usize = 256;
 
 /// How long the analytics rows of a line may take to be in the table.
 const ANALYTICS_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the map of a large table may take to be filled.
+const MAP_LIMIT: Duration = Duration::from_secs(120);
 
 struct Bench {
     site: Site,
@@ -149,11 +154,7 @@ impl Bench {
         for flooded in [false, true] {
             let sidecar = self.sidecar(&[]);
             if has_map {
-                let deadline = Instant::now() + Duration::from_secs(120);
-                while !sidecar.log().iter().any(|line| line.contains("the tokens of the table are known")) {
-                    assert!(Instant::now() < deadline, "the map is not filled");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                sidecar.wait_for("the tokens of the table are known", MAP_LIMIT);
             }
             if flooded {
                 self.flood(what, sidecar.address()).await;
@@ -192,8 +193,8 @@ impl Bench {
         }
     }
 
-    fn sidecar(&self, arguments: &[&str]) -> Sidecar {
-        Sidecar::of_site(self.site.upstream(), self.site.wp_config(), arguments)
+    fn sidecar(&self, arguments: &[&str]) -> Program {
+        Program::of_site(self.site.upstream(), self.site.wp_config(), arguments)
     }
 
     fn target(&self, address: SocketAddr) -> Target {
