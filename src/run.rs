@@ -363,7 +363,7 @@ impl MadeOf {
 type Found = Result<(Arc<Site>, Home), Arc<NotNative>>;
 
 async fn look(refresher: &Refresher) -> Found {
-    let site = refresher.sites.current().await?;
+    let site = refresher.sites.read_or_known().await?;
     let home = refresher.sites.ask_home(&site, Scheme::Http).await?;
     Ok((site, home))
 }

@@ -165,17 +165,20 @@ impl Sites {
         if let Some(known) = self.cache.get(&()).await {
             return known;
         }
+        timeout(PATIENCE, self.read_or_known())
+            .await
+            .unwrap_or_else(|_| self.last_known("the database does not answer"))
+    }
+
+    /// As [`Sites::current`], where no request waits: for as long as reading may take.
+    pub async fn read_or_known(self: &Arc<Self>) -> Known {
         // In a task of its own: where the first caller stops waiting, moka would start over with the next.
         let sites = Arc::clone(self);
         let reading = self.tasks.spawn(async move {
             let reader = Arc::clone(&sites);
             sites.cache.get_with((), async move { reader.read().await }).await
         });
-        match timeout(PATIENCE, reading).await {
-            Ok(Ok(known)) => known,
-            Ok(Err(_)) => self.last_known("reading them failed"),
-            Err(_) => self.last_known("the database does not answer"),
-        }
+        reading.await.unwrap_or_else(|_| self.last_known("reading them failed"))
     }
 
     /// The home URL of a request that came by `scheme`, or why it is not known.
