@@ -69,9 +69,9 @@ pub enum ExchangeError {
     /// A rotation had begun when the database failed.
     #[error("the database failed during a rotation")]
     Rotation(#[source] crate::refresh::group::RotationError),
-    /// The task of a rotation ended without a result.
-    #[error("the rotation's task ended without a result")]
-    RotationTask(#[source] tokio::task::JoinError),
+    /// A rotation was dropped without a result: the program's own fault.
+    #[error("the rotation ended without a result")]
+    RotationDropped(#[source] tokio::sync::oneshot::error::RecvError),
 }
 
 impl ExchangeError {
@@ -92,7 +92,7 @@ impl ExchangeError {
             | ExchangeError::UpstreamTimeout(_)
             | ExchangeError::UpstreamUnaskedUpgrade
             | ExchangeError::UpstreamTransferEncoding => Fault::Upstream,
-            ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => Fault::Database,
+            ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => Fault::Database,
         }
     }
 }

@@ -109,7 +109,7 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::UpstreamTimeout(_) => {
             (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The site did not answer in time.")
         }
-        ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => {
+        ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", "The database cannot be reached at the moment.")
         }
     };

@@ -198,7 +198,7 @@ impl Event {
             ExchangeError::UpstreamTimeout(_) => Event::UpstreamTimeout,
             ExchangeError::UpstreamUnaskedUpgrade => Event::UpstreamUnaskedUpgrade,
             ExchangeError::UpstreamTransferEncoding => Event::UpstreamTransferEncoding,
-            ExchangeError::Rotation(_) | ExchangeError::RotationTask(_) => Event::DatabaseUnavailable,
+            ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => Event::DatabaseUnavailable,
         }
     }
 }

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::counters::Counters;
 use super::group::{self, LIMIT, RotationError, Waiting};
 use super::store::{Resolution, Store};
-use super::transaction::{self, Interrupted, Outcome, Plan, UnknownCommit, Verdict};
+use super::transaction::{self, Interrupted, Outcome, Patience, Plan, UnknownCommit, Verdict};
 use crate::wordpress::database::{DatabaseError, Session};
 
 /// The first pause before a retry; doubled with each, with jitter, so that two that collided do not collide again.
@@ -139,7 +139,7 @@ impl Alone {
             Err(error) => return Attempt::Failed(error),
         };
         let items = [(plan, row)];
-        let mut attempted = transaction::attempt(&self.store, &mut session, &items, true, deadline).await;
+        let mut attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, deadline).await;
         if let Err(Interrupted::AtOnce(_)) = attempted {
             drop(session);
             let opened = timeout_at(deadline, self.store.database.fresh_transactions()).await;
@@ -147,7 +147,7 @@ impl Alone {
                 Ok(session) => session,
                 Err(error) => return Attempt::Failed(error),
             };
-            attempted = transaction::attempt(&self.store, &mut session, &items, true, deadline).await;
+            attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, deadline).await;
         }
         *begun = true;
         match attempted {

@@ -1,8 +1,8 @@
 //! Gathers waiting rotations into one transaction.
 //!
 //! A few workers, each with a connection of its own, take what waits, at most [`LARGEST_GROUP`], and never wait for more: a
-//! lone call is a group of one. While a worker waits for its commit, the next group gathers, so that groups grow with the
-//! load. Few workers form large groups.
+//! lone call is a group of one. They take turns: until one has sent its commit, the next group gathers, so that groups grow with
+//! the load; while one waits for the disk, the next does its statements.
 //!
 //! A worker meets no trouble itself: what another transaction holds, what failed and what may or may not be stored goes on in
 //! [`alone`](super::alone), in a task for each, and the worker takes the next group.
@@ -10,14 +10,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio::time::{Instant, timeout_at};
+use tracing::error;
 
 use super::access_token::SignerError;
 use super::alone::Alone;
 use super::counters::Counters;
 use super::store::{LARGEST_GROUP, Store};
-use super::transaction::{self, Interrupted, Outcome, Plan, Verdict};
+use super::transaction::{self, Interrupted, Outcome, Patience, Plan, Verdict};
 use crate::wordpress::database::{DatabaseError, Session};
 
 /// All attempts of a rotation together, with its wait in the queue; a client that waits longer gives up.
@@ -47,7 +50,11 @@ pub enum RotationError {
 pub struct Groups {
     queue: mpsc::Sender<Waiting>,
     counters: Arc<Counters>,
+    tasks: Handle,
 }
+
+/// What is done with a rotation's end. It must not take long: the others of its group wait.
+pub type Then = Box<dyn FnOnce(Result<Outcome, RotationError>) + Send>;
 
 /// A rotation that waits for its end.
 pub struct Waiting {
@@ -57,13 +64,16 @@ pub struct Waiting {
     pub row: u64,
     /// When it must have ended.
     pub deadline: Instant,
-    answer: oneshot::Sender<Result<Outcome, RotationError>>,
+    then: Then,
 }
 
+/// Held by the worker whose turn it is: nobody else takes from the queue.
+pub type Turn<'a> = MutexGuard<'a, mpsc::Receiver<Waiting>>;
+
 impl Waiting {
-    /// Ends it. That nobody waits any more is no fault.
+    /// Ends it.
     pub fn end(self, result: Result<Outcome, RotationError>) {
-        let _ = self.answer.send(result);
+        (self.then)(result);
     }
 }
 
@@ -74,26 +84,35 @@ impl Groups {
         let queue = Arc::new(Mutex::new(receiver));
         let alone = Arc::new(Alone::new(store, Arc::clone(&counters)));
         for _ in 0..WORKERS {
-            tokio::spawn(work(Arc::clone(&alone), Arc::clone(&queue)));
+            tokio::spawn(keep_working(Arc::clone(&alone), Arc::clone(&queue)));
         }
-        Groups { queue: sender, counters }
+        Groups { queue: sender, counters, tasks: Handle::current() }
     }
 
-    /// Rotates the token in row `row` as planned.
-    ///
-    /// # Errors
-    /// See [`RotationError`].
-    pub async fn rotate(&self, plan: &Arc<Plan>, row: u64) -> Result<Outcome, RotationError> {
-        let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + LIMIT;
-        let waiting = Waiting { plan: Arc::clone(plan), row, deadline, answer };
+    /// Rotates the token in row `row` as planned, from whatever thread, and then does `then` on the database side. Dropped undone
+    /// only with the workers.
+    pub fn hand_in(&self, plan: Arc<Plan>, row: u64, then: Then) {
+        let waiting = Waiting { plan, row, deadline: Instant::now() + LIMIT, then };
         self.counters.queued.add();
-        if !matches!(timeout_at(deadline, self.queue.send(waiting)).await, Ok(Ok(()))) {
-            self.counters.queued.subtract(1);
-            return Err(RotationError::Failed(DatabaseError::TimedOut));
-        }
-        // Dropped unanswered only by a worker that ended.
-        answered.await.unwrap_or(Err(RotationError::Failed(DatabaseError::TimedOut)))
+        let Err(rejected) = self.queue.try_send(waiting) else { return };
+        let (TrySendError::Full(waiting) | TrySendError::Closed(waiting)) = rejected;
+        let (queue, counters) = (self.queue.clone(), Arc::clone(&self.counters));
+        self.tasks.spawn(async move {
+            match timeout_at(waiting.deadline, queue.reserve()).await {
+                Ok(Ok(place)) => place.send(waiting),
+                _ => {
+                    counters.queued.subtract(1);
+                    waiting.end(Err(RotationError::Failed(DatabaseError::TimedOut)));
+                }
+            }
+        });
+    }
+}
+
+/// A fault of the program costs the group that it was met in, never all rotations after it.
+async fn keep_working(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
+    while let Err(error) = tokio::spawn(work(Arc::clone(&alone), Arc::clone(&queue))).await {
+        error!(%error, "a worker for rotations failed and is started again");
     }
 }
 
@@ -102,7 +121,8 @@ async fn work(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
     let mut session: Option<Session<'_>> = None;
     let mut group = Vec::with_capacity(LARGEST_GROUP);
     loop {
-        let received = queue.lock().await.recv_many(&mut group, LARGEST_GROUP).await;
+        let mut turn = queue.lock().await;
+        let received = turn.recv_many(&mut group, LARGEST_GROUP).await;
         if received == 0 {
             if let Some(session) = session {
                 session.give_back();
@@ -111,7 +131,9 @@ async fn work(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
         }
         alone.counters.group(received);
         session = session.filter(|session| !session.is_stale());
-        session = rotate(&alone, &store, session, std::mem::take(&mut group)).await;
+        // Nobody waits for a connection that is yet to be made.
+        let turn = session.is_some().then_some(turn);
+        session = rotate(&alone, &store, session, std::mem::take(&mut group), turn).await;
     }
 }
 
@@ -121,6 +143,7 @@ async fn rotate<'a>(
     store: &'a Store,
     kept: Option<Session<'a>>,
     group: Vec<Waiting>,
+    turn: Option<Turn<'_>>,
 ) -> Option<Session<'a>> {
     let now = Instant::now();
     let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.deadline > now);
@@ -137,7 +160,7 @@ async fn rotate<'a>(
     };
     let items: Vec<(&Plan, u64)> = group.iter().map(|waiting| (&*waiting.plan, waiting.row)).collect();
     let begun = Instant::now();
-    let mut attempted = transaction::attempt(store, &mut session, &items, false, deadline).await;
+    let mut attempted = transaction::attempt(store, &mut session, &items, Patience::None(turn), deadline).await;
     if let Err(Interrupted::AtOnce(_)) = attempted {
         // A connection that idled may be dead: then a fresh one, at once.
         drop(session);
@@ -145,7 +168,7 @@ async fn rotate<'a>(
             Ok(session) => session,
             Err(error) => return without_database(alone, group, &error),
         };
-        attempted = transaction::attempt(store, &mut session, &items, false, deadline).await;
+        attempted = transaction::attempt(store, &mut session, &items, Patience::None(None), deadline).await;
     }
     alone.counters.transactions.observe(begun.elapsed());
     match attempted {

@@ -1,7 +1,7 @@
 //! The native answer, top to bottom: is it the route, is it certain, the rate limit, the row, the rotation, the answer.
 //!
-//! What is not certain goes to WordPress as it came. The rotation itself runs in a task on the database side: a client
-//! that leaves cuts the wait short, never the rotation.
+//! What is not certain goes to WordPress as it came. The rotation itself runs on the database side: a client that leaves cuts
+//! the wait short, never the rotation.
 
 pub mod access_token;
 pub mod alone;
@@ -11,6 +11,7 @@ pub mod counters;
 pub mod country;
 pub mod frontier;
 pub mod group;
+pub mod in_flight;
 pub mod json;
 pub mod lookup;
 pub mod map;
@@ -49,9 +50,10 @@ use crate::wordpress::text;
 use analytics::{Analytics, Event, EventResult, Failure};
 use counters::{Counter, Counters};
 use group::{Groups, RotationError};
+use in_flight::InFlight;
 use lookup::LookUps;
 use rate_limit::{RateLimiter, Window};
-use replay::{Reuse, Reused};
+use replay::Reuse;
 use request::Parsed;
 use response::{Outcome, ReplyContext};
 use store::Store;
@@ -286,26 +288,24 @@ impl Call<'_> {
         let user_agent = self.user_agent();
         if self.refresher.look_ups.is_known_unknown(&token, self.site.columns) {
             // Nothing is to be looked for or stored, so that a flood of them costs the database side nothing.
-            let outcome = self.refresher.refuse_unknown(self.event(user_agent));
-            return Ok(Decided::Answered(self.respond(&outcome, window), Told::of("unknown")));
+            self.refresher.counters.unknown.add();
+            self.refresher.record(self.event(&user_agent), EventResult::Failure(Failure::InvalidToken));
+            return Ok(Decided::Answered(self.respond(&Outcome::InvalidToken, window), Told::of("unknown")));
         }
         let Ok(refresh_token) = access_token::new_refresh_token() else {
             warn!(request_id = %self.id, "the system gives no randomness; a refresh goes to WordPress");
             return Ok(Decided::Left("the system gives no randomness".to_owned()));
         };
-        let (refresher, event) = (Arc::clone(self.refresher), self.event(user_agent.clone()));
+        let event = self.event(&user_agent);
         let plan = self.plan(token, refresh_token, user_agent, now);
-        // A token that is rotated must be stored and told of whether or not the client is still there.
-        let rotation = async move { refresher.rotate(plan, event).await };
-        let task = self.refresher.rotations.track_future(rotation);
-        match self.refresher.tasks.spawn(task).await {
+        match InFlight::begin(self.refresher, plan, event).await {
             Ok(Ok((outcome, told))) => Ok(Decided::Answered(self.respond(&outcome, window), told)),
             Ok(Err(RotationError::NotBegun(error))) => {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
                 Ok(Decided::Left(error.to_string()))
             }
             Ok(Err(error)) => Err(ExchangeError::Rotation(error)),
-            Err(error) => Err(ExchangeError::RotationTask(error)),
+            Err(error) => Err(ExchangeError::RotationDropped(error)),
         }
     }
 
@@ -332,16 +332,17 @@ impl Call<'_> {
         }
     }
 
-    fn event(&self, user_agent: String) -> Event {
-        Event {
+    /// `None` where nobody writes it down.
+    fn event(&self, user_agent: &str) -> Option<Event> {
+        self.refresher.analytics.is_some().then(|| Event {
             arrived: self.arrived,
             client: self.client.address,
             anonymize_ip: self.site.settings.anonymize_ip,
-            user_agent,
+            user_agent: user_agent.to_owned(),
             method: self.head.method.to_string(),
             target: self.head.uri.to_string(),
             plugin: self.site.plugin.clone(),
-        }
+        })
     }
 
     fn respond(&self, outcome: &Outcome, window: Option<Window>) -> Response<Bytes> {
@@ -361,90 +362,10 @@ impl Call<'_> {
 }
 
 impl Refresher {
-    /// Finds the token's row, rotates it, and notes both.
-    async fn rotate(&self, plan: Plan, event: Event) -> Result<(Outcome, Told), RotationError> {
-        let plan = Arc::new(plan);
-        let ended = self.rotate_row(&plan).await.inspect_err(|error| self.count_failure(error))?;
-        let mut told = told(ended.as_ref());
-        if let Some(transaction::Outcome::Used(used)) = &ended {
-            let reused = replay::reuse(&self.store, &self.reuse, &plan, used).await;
-            match reused.inspect_err(|error| self.count_failure(error))? {
-                // Nothing has happened, so there is no event either.
-                Reused::Replayed(pair, row) => {
-                    self.counters.replayed.add();
-                    self.look_ups.tokens.remember(&pair.refresh_token, plan.site.columns.folds_case, row);
-                    return Ok((Outcome::Rotated(pair), Told { outcome: "replayed", ..told }));
-                }
-                Reused::Refused(0) => {}
-                Reused::Refused(_) => {
-                    told.outcome = "family_revoked";
-                    self.counters.families_revoked.add();
-                }
-            }
-        }
-        let invalid = (Outcome::InvalidToken, EventResult::Failure(Failure::InvalidToken));
-        let (counter, (outcome, result)) = match ended {
-            Some(transaction::Outcome::Rotated(rotated)) => (&self.counters.rotated, self.rotated(&plan, rotated)),
-            Some(transaction::Outcome::UserNotFound) => {
-                let failure = EventResult::Failure(Failure::UserNotFound);
-                (&self.counters.user_not_found, (Outcome::UserNotFound, failure))
-            }
-            Some(transaction::Outcome::Used(_)) => (&self.counters.used, invalid),
-            Some(transaction::Outcome::Expired) => (&self.counters.expired, invalid),
-            Some(transaction::Outcome::NotThisRow) | None => (&self.counters.unknown, invalid),
-        };
-        counter.add();
-        if let Some(analytics) = &self.analytics {
+    /// Puts down how a call ended, where that is asked for.
+    fn record(&self, event: Option<Event>, result: EventResult) {
+        if let Some((analytics, event)) = self.analytics.as_ref().zip(event) {
             analytics.record(event, result);
-        }
-        Ok((outcome, told))
-    }
-
-    /// A token that was found in no row a moment ago.
-    fn refuse_unknown(&self, event: Event) -> Outcome {
-        self.counters.unknown.add();
-        if let Some(analytics) = &self.analytics {
-            analytics.record(event, EventResult::Failure(Failure::InvalidToken));
-        }
-        Outcome::InvalidToken
-    }
-
-    fn count_failure(&self, error: &RotationError) {
-        match error {
-            RotationError::NotBegun(_) => self.counters.not_begun.add(),
-            RotationError::Failed(_) | RotationError::Sign(_) => self.counters.failed.add(),
-        }
-    }
-
-    fn rotated(&self, plan: &Plan, rotated: transaction::Rotated) -> (Outcome, EventResult) {
-        if let Some(child) = rotated.child {
-            self.look_ups.tokens.remember(&plan.refresh_token, plan.site.columns.folds_case, child);
-            self.look_ups.map.note(child);
-        }
-        let result =
-            EventResult::Success { user_id: rotated.user.id, token_id: rotated.parent, token_family: rotated.family };
-        let answer = response::Rotated {
-            access_token: rotated.access_token,
-            refresh_token: plan.refresh_token.clone(),
-            expires_in: plan.site.settings.jwt_expiration,
-            user: rotated.user,
-        };
-        (Outcome::Rotated(answer), result)
-    }
-
-    /// `None`: the token is in no row.
-    async fn rotate_row(&self, plan: &Arc<Plan>) -> Result<Option<transaction::Outcome>, RotationError> {
-        let columns = plan.site.columns;
-        if let Some(row) = self.look_ups.cached(&plan.token, columns) {
-            match self.groups.rotate(plan, row).await? {
-                // The row is gone or was changed by hand: look again.
-                transaction::Outcome::NotThisRow => self.look_ups.tokens.forget(&plan.token, columns.folds_case),
-                outcome => return Ok(Some(outcome)),
-            }
-        }
-        match self.look_ups.find(&plan.token, columns).await? {
-            Some(row) => self.groups.rotate(plan, row).await.map(Some),
-            None => Ok(None),
         }
     }
 
@@ -464,15 +385,4 @@ impl Refresher {
             tokio::time::sleep(MAP_LOOK).await;
         }
     }
-}
-
-fn told(ended: Option<&transaction::Outcome>) -> Told {
-    let (outcome, user, family) = match ended {
-        Some(transaction::Outcome::Rotated(rotated)) => ("rotated", Some(rotated.user.id), rotated.family.clone()),
-        Some(transaction::Outcome::Used(used)) => ("used", Some(used.user_id), used.family.clone()),
-        Some(transaction::Outcome::Expired) => ("expired", None, None),
-        Some(transaction::Outcome::UserNotFound) => ("user_not_found", None, None),
-        Some(transaction::Outcome::NotThisRow) | None => ("unknown", None, None),
-    };
-    Told { outcome, user, family, reason: None }
 }

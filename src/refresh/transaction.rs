@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 use super::access_token::{ClaimsInput, SignerError, wp_hash};
+use super::group::Turn;
 use super::response::User;
 use super::rotation::{self, Decision, RowSnapshot};
 use super::store::{Child, LockedRow, Store, Trace};
@@ -108,10 +109,16 @@ pub struct UnknownCommit {
     pub verdicts: Vec<Verdict>,
 }
 
+/// What is done about a row that another transaction holds.
+pub enum Patience<'a> {
+    /// It is waited for.
+    Waits,
+    /// It is left alone, where the server can do that. The next worker's turn begins when this transaction's commit is sent.
+    None(Option<Turn<'a>>),
+}
+
 /// One transaction over `items`, each a plan and the row that its token is in; at most
 /// [`super::store::LARGEST_GROUP`]. The verdicts come in the order of the items.
-///
-/// With `patient`, a row that another transaction holds is waited for; else it is left alone, where the server can do that.
 ///
 /// # Errors
 /// See [`Interrupted`]. The session then has a transaction open.
@@ -119,10 +126,15 @@ pub async fn attempt(
     store: &Store,
     session: &mut Session<'_>,
     items: &[(&Plan, u64)],
-    patient: bool,
+    patience: Patience<'_>,
     deadline: Instant,
 ) -> Result<Vec<Verdict>, Interrupted> {
-    let skip_locked = !patient && session.abilities().skip_locked;
+    let can_skip = session.abilities().skip_locked;
+    let (skip_locked, turn) = match patience {
+        Patience::None(turn) if can_skip => (true, turn),
+        // What has to wait for a row must not keep the others from theirs.
+        Patience::None(_) | Patience::Waits => (false, None),
+    };
     let mut ids: Vec<u64> = items.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -136,6 +148,7 @@ pub async fn attempt(
         Ok(prepared) => prepared.map_err(Interrupted::BeforeCommit)?,
         Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
     };
+    drop(turn);
     if prepared.traces.is_empty() {
         // Refusals are certain; whether the locks go with a ROLLBACK or with the connection is all the same.
         return match timeout_at(deadline, store.rollback(session)).await {

@@ -1,0 +1,162 @@
+//! A rotation on its way: from its token's row through the groups to what is said of it, whoever still waits for that.
+//!
+//! Most rows are known, and most of their tokens live. Such a rotation goes from the thread of the client's connection straight
+//! into the queue of the groups, and from the commit straight back: what a transaction says is put down where it is said, without
+//! a task of its own. What has to look, or to ask about a used token, goes on in a task on the database side.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::analytics::{Event, EventResult, Failure};
+use super::counters::Counter;
+use super::group::RotationError;
+use super::replay::{self, Reused};
+use super::response::{self, Outcome};
+use super::transaction::{self, Plan, Used};
+use super::{Refresher, Told};
+
+/// What is answered, and what the log says of it.
+pub type Ended = Result<(Outcome, Told), RotationError>;
+
+/// One rotation. It ends, is stored and is told of whether or not its client is still there.
+pub struct InFlight {
+    refresher: Arc<Refresher>,
+    plan: Arc<Plan>,
+    /// `None` where nobody writes it down.
+    event: Option<Event>,
+    /// The token was looked for, and not only remembered.
+    is_looked_up: bool,
+    answer: oneshot::Sender<Ended>,
+    /// A drain waits for it.
+    _tracked: TaskTrackerToken,
+}
+
+impl InFlight {
+    /// Finds the token's row and rotates it.
+    pub fn begin(refresher: &Arc<Refresher>, plan: Plan, event: Option<Event>) -> oneshot::Receiver<Ended> {
+        let (answer, answered) = oneshot::channel();
+        let row = refresher.look_ups.cached(&plan.token, plan.site.columns);
+        let rotation = InFlight {
+            refresher: Arc::clone(refresher),
+            plan: Arc::new(plan),
+            event,
+            is_looked_up: false,
+            answer,
+            _tracked: refresher.rotations.token(),
+        };
+        match row {
+            Some(row) => rotation.rotate(row),
+            None => rotation.look_up(),
+        }
+        answered
+    }
+
+    fn rotate(self, row: u64) {
+        let (refresher, plan) = (Arc::clone(&self.refresher), Arc::clone(&self.plan));
+        refresher.groups.hand_in(plan, row, Box::new(move |result| self.ended(result)));
+    }
+
+    fn look_up(mut self) {
+        self.is_looked_up = true;
+        let tasks = self.refresher.tasks.clone();
+        tasks.spawn(async move {
+            match self.refresher.look_ups.find(&self.plan.token, self.plan.site.columns).await {
+                Ok(Some(row)) => self.rotate(row),
+                Ok(None) => self.unknown(),
+                Err(error) => self.fail(error),
+            }
+        });
+    }
+
+    /// What the transaction said.
+    fn ended(self, result: Result<transaction::Outcome, RotationError>) {
+        let counters = &self.refresher.counters;
+        match result {
+            Ok(transaction::Outcome::Rotated(rotated)) => self.rotated(rotated),
+            Ok(transaction::Outcome::Used(used)) => {
+                let tasks = self.refresher.tasks.clone();
+                tasks.spawn(self.used(used));
+            }
+            Ok(transaction::Outcome::Expired) => {
+                counters.expired.add();
+                self.refuse(Outcome::InvalidToken, Failure::InvalidToken, Told::of("expired"));
+            }
+            Ok(transaction::Outcome::UserNotFound) => {
+                counters.user_not_found.add();
+                self.refuse(Outcome::UserNotFound, Failure::UserNotFound, Told::of("user_not_found"));
+            }
+            Ok(transaction::Outcome::NotThisRow) if self.is_looked_up => self.unknown(),
+            // The row is gone or was changed by hand: look again.
+            Ok(transaction::Outcome::NotThisRow) => {
+                self.refresher.look_ups.tokens.forget(&self.plan.token, self.plan.site.columns.folds_case);
+                self.look_up();
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn rotated(self, rotated: transaction::Rotated) {
+        let InFlight { refresher, plan, event, answer, .. } = self;
+        if let Some(child) = rotated.child {
+            // Before the answer: the client may be back at once.
+            refresher.look_ups.tokens.remember(&plan.refresh_token, plan.site.columns.folds_case, child);
+            refresher.look_ups.map.note(child);
+        }
+        refresher.counters.rotated.add();
+        let (user_id, token_family) = (rotated.user.id, rotated.family.clone());
+        refresher.record(event, EventResult::Success { user_id, token_id: rotated.parent, token_family });
+        let pair = response::Rotated {
+            access_token: rotated.access_token,
+            refresh_token: plan.refresh_token.clone(),
+            expires_in: plan.site.settings.jwt_expiration,
+            user: rotated.user,
+        };
+        let told = Told { user: Some(user_id), family: rotated.family, ..Told::of("rotated") };
+        // Where the client has left, nobody waits.
+        let _ = answer.send(Ok((Outcome::Rotated(pair), told)));
+    }
+
+    async fn used(self, used: Used) {
+        let Refresher { store, reuse, counters, look_ups, .. } = &*self.refresher;
+        let mut told = Told { user: Some(used.user_id), family: used.family.clone(), ..Told::of("used") };
+        match replay::reuse(store, reuse, &self.plan, &used).await {
+            // Nothing has happened, so there is no event either.
+            Ok(Reused::Replayed(pair, row)) => {
+                counters.replayed.add();
+                look_ups.tokens.remember(&pair.refresh_token, self.plan.site.columns.folds_case, row);
+                told.outcome = "replayed";
+                let _ = self.answer.send(Ok((Outcome::Rotated(pair), told)));
+                return;
+            }
+            Ok(Reused::Refused(0)) => {}
+            Ok(Reused::Refused(_)) => {
+                counters.families_revoked.add();
+                told.outcome = "family_revoked";
+            }
+            Err(error) => return self.fail(error),
+        }
+        counters.used.add();
+        self.refuse(Outcome::InvalidToken, Failure::InvalidToken, told);
+    }
+
+    fn unknown(self) {
+        self.refresher.counters.unknown.add();
+        self.refuse(Outcome::InvalidToken, Failure::InvalidToken, Told::of("unknown"));
+    }
+
+    fn refuse(self, outcome: Outcome, failure: Failure, told: Told) {
+        self.refresher.record(self.event, EventResult::Failure(failure));
+        let _ = self.answer.send(Ok((outcome, told)));
+    }
+
+    fn fail(self, error: RotationError) {
+        let failed: &Counter = match error {
+            RotationError::NotBegun(_) => &self.refresher.counters.not_begun,
+            RotationError::Failed(_) | RotationError::Sign(_) => &self.refresher.counters.failed,
+        };
+        failed.add();
+        let _ = self.answer.send(Err(error));
+    }
+}
