@@ -1,8 +1,8 @@
 //! Gathers waiting rotations into one transaction.
 //!
 //! A few workers, each with a connection of its own, take what waits, at most [`LARGEST_GROUP`], and never wait for more: a
-//! lone call is a group of one. They take turns: until one has sent its commit, the next group gathers, so that groups grow with
-//! the load; while one waits for the disk, the next does its statements.
+//! lone call is a group of one. They take turns: until one has locked its rows, the next group gathers, so that groups grow with
+//! the load; while one writes and waits for the disk, the next begins.
 //!
 //! A worker meets no trouble itself: what another transaction holds, what failed and what may or may not be stored goes on in
 //! [`alone`](super::alone), in a task for each, and the worker takes the next group.
