@@ -88,7 +88,7 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
             table: installation.users_table.clone(),
             what_for: "refreshes",
             is_vital: true,
-            statements: vec![rotation.users.to_owned()],
+            statements: vec![rotation.user.to_owned()],
         },
         tokens,
     ];

@@ -146,7 +146,7 @@ async fn live(
         expires_in: column(&mut row, 4, "expires_at")?,
         refresh_token,
     };
-    let user = store.users(session, &[used.user_id]).await?.remove(&used.user_id);
+    let user = store.user(session, used.user_id).await?;
     Ok(user.map(|user| (row, user)))
 }
 

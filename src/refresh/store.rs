@@ -5,8 +5,6 @@
 //! the server can do that; a later one, which meets for instance the plugin revoking all tokens of a user, fails at once. Every statement works on a group of rows; a rotation that is
 //! alone is a group of one. All values are bound, so texts differ only in their number of rows, of which there are few.
 
-use std::collections::HashMap;
-
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 use tracing::debug;
@@ -18,11 +16,13 @@ use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_W
 pub const LARGEST_GROUP: usize = 64;
 
 /// How many ids a statement takes. Fewer are padded with the last: a row that is named twice is one row.
-const ID_COUNTS: [usize; 7] = [1, 2, 4, 8, 16, 32, LARGEST_GROUP];
+const ID_COUNTS: [usize; 13] = [1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, LARGEST_GROUP];
 
-/// How many rows an INSERT has. These cannot be padded; with these sizes any group takes three statements at most, nearly all one
-/// or two.
-const ROW_COUNTS: [usize; 12] = [LARGEST_GROUP, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1];
+/// How many rows an INSERT has. These cannot be padded; with these sizes the groups of a usual load take one statement, and no
+/// group more than two. Each is 7 KB of the server's memory for a row, once it was used, so that all of them come to 4 MB for a
+/// connection.
+const ROW_COUNTS: [usize; 27] =
+    [LARGEST_GROUP, 48, 40, 32, 28, 24, 22, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
 
 /// The statements for one site's tables, and the database they go to.
 pub struct Store {
@@ -33,7 +33,8 @@ pub struct Store {
     lock: Statements,
     lock_waiting: Statements,
     lock_free: Statements,
-    users: Statements,
+    lock_free_now: Statements,
+    user: String,
     insert: Statements,
     revoke: Statements,
     holds: String,
@@ -44,10 +45,10 @@ pub struct Store {
 
 /// See [`Store::statements`].
 pub struct StatementsOfRotation<'a> {
-    /// Reads and locks a token's row.
+    /// Reads and locks a token's row, and reads its user.
     pub lock: &'a str,
     /// Reads the user.
-    pub users: &'a str,
+    pub user: &'a str,
     /// Adds the new token.
     pub insert: &'a str,
     /// Revokes the old one.
@@ -70,6 +71,8 @@ pub struct LockedRow {
     pub user_id: u64,
     /// `token_family`, NULL as `None`.
     pub family: Option<String>,
+    /// The user, if there is one (any more).
+    pub user: Option<User>,
 }
 
 /// The row that a rotation adds. All strings fit their columns.
@@ -122,23 +125,30 @@ impl Store {
     pub fn new(database: Database, table_prefix: &str, users_table: &str) -> Self {
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
         let users = format!("`{users_table}`");
-        // Without the hint a small table is scanned, and locked whole.
+        let user = format!("SELECT ID, user_email, user_nicename, display_name FROM {users}");
+        // Without the hints a small table is scanned, and locked whole. The users are in a query of their own for FOR UPDATE to
+        // leave them alone: a locked user would make a password change wait.
         let lock = format!(
-            "SELECT id, refresh_token_hash, revoked_at IS NOT NULL, TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \
-             COALESCE(refresh_token_expires_at <= UTC_TIMESTAMP(), 1), user_id, token_family \
-             FROM {tokens} FORCE INDEX (PRIMARY) WHERE id IN ("
+            "SELECT t.id, refresh_token_hash, revoked_at IS NOT NULL, \
+             TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \
+             COALESCE(refresh_token_expires_at <= UTC_TIMESTAMP(), 1), user_id, token_family, \
+             u.ID, user_email, user_nicename, display_name \
+             FROM {tokens} t FORCE INDEX (PRIMARY) LEFT JOIN ({user} FORCE INDEX (PRIMARY)) u ON u.ID = user_id \
+             WHERE t.id IN ("
         );
         Store {
             lock: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE"),
             lock_waiting: Statements::new(&ID_COUNTS, &lock, "?", &format!(") FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
             lock_free: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE SKIP LOCKED"),
-            // Not joined to the statement above: FOR UPDATE would lock the user's row, and with it a password change, too.
-            users: Statements::new(
+            // With a lock wait of 0, MariaDB (10.11.19) skips a row, but takes that for an error at the statement's end and rolls
+            // the transaction back (1180). The statement never waits.
+            lock_free_now: Statements::new(
                 &ID_COUNTS,
-                &format!("SELECT ID, user_email, user_nicename, display_name FROM {users} WHERE ID IN ("),
+                &format!("SET STATEMENT innodb_lock_wait_timeout = 1 FOR {lock}"),
                 "?",
-                ")",
+                ") FOR UPDATE SKIP LOCKED",
             ),
+            user: format!("{user} WHERE ID = ?"),
             // FROM_UNIXTIME ends in 2038 on older servers; the sum does not.
             insert: Statements::new(
                 &ROW_COUNTS,
@@ -174,13 +184,13 @@ impl Store {
     pub fn statements(&self) -> StatementsOfRotation<'_> {
         StatementsOfRotation {
             lock: self.lock.smallest(),
-            users: self.users.smallest(),
+            user: &self.user,
             insert: self.insert.smallest(),
             revoke: self.revoke.smallest(),
         }
     }
 
-    /// Locks the rows `ids` (ascending, none twice, at most [`LARGEST_GROUP`]) and reads them. Rows that are not there (any
+    /// Locks the rows `ids` (ascending, none twice, at most [`LARGEST_GROUP`]) and reads them with their users. Rows that are not there (any
     /// more) are left out; with `skip_locked` (see [`crate::wordpress::database::Abilities`]) so are those that another
     /// transaction holds, which are waited for without.
     ///
@@ -193,7 +203,8 @@ impl Store {
         skip_locked: bool,
     ) -> Result<Vec<LockedRow>, DatabaseError> {
         let statements = match (skip_locked, session.abilities().no_wait) {
-            (true, _) => &self.lock_free,
+            (true, false) => &self.lock_free,
+            (true, true) => &self.lock_free_now,
             (false, true) => &self.lock_waiting,
             (false, false) => &self.lock,
         };
@@ -211,14 +222,13 @@ impl Store {
         row.map_or(Ok(false), |mut row| column(&mut row, 0, "refresh_token_hash"))
     }
 
-    /// Those of the users `ids` that exist (at most [`LARGEST_GROUP`]).
+    /// The user `id`, if there is one.
     ///
     /// # Errors
     /// The database's.
-    pub async fn users(&self, session: &mut Session<'_>, ids: &[u64]) -> Result<HashMap<u64, User>, DatabaseError> {
-        let (statement, ids) = self.users.padded(ids);
-        let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
-        rows.into_iter().map(user).collect()
+    pub async fn user(&self, session: &mut Session<'_>, id: u64) -> Result<Option<User>, DatabaseError> {
+        let row: Option<Row> = session.conn().exec_first(&self.user, (id,)).await?;
+        row.map_or(Ok(None), |mut row| user(&mut row, 0))
     }
 
     /// Adds `children` and revokes their parents. Returns the children's ids, where they are known for certain.
@@ -383,19 +393,20 @@ fn locked_row(mut row: Row) -> Result<LockedRow, DatabaseError> {
         expired: column(&mut row, 4, "refresh_token_expires_at")?,
         user_id: column(&mut row, 5, "user_id")?,
         family: family.map(|family| text(&family)),
+        user: user(&mut row, 7)?,
     })
 }
 
-fn user(mut row: Row) -> Result<(u64, User), DatabaseError> {
-    let id = column(&mut row, 0, "ID")?;
-    let mut field = |index, name| column::<Vec<u8>>(&mut row, index, name).map(|bytes| text(&bytes));
-    let user = User {
+/// From the columns that begin with `first`; `None` where they are NULL.
+fn user(row: &mut Row, first: usize) -> Result<Option<User>, DatabaseError> {
+    let Some(id) = column(row, first, "ID")? else { return Ok(None) };
+    let mut field = |place, name| column::<Vec<u8>>(row, first + place, name).map(|bytes| text(&bytes));
+    Ok(Some(User {
         id,
         email: field(1, "user_email")?,
         nicename: field(2, "user_nicename")?,
         display_name: field(3, "display_name")?,
-    };
-    Ok((id, user))
+    }))
 }
 
 /// The connection speaks utf8mb4, so this loses nothing; should a server do otherwise, it must not cost the session.
@@ -422,7 +433,7 @@ mod tests {
                 statements += rest / size;
                 rest %= size;
             }
-            assert!(rest == 0 && statements <= 3, "{count}: {statements}");
+            assert!(rest == 0 && statements <= 2, "{count}: {statements}");
         }
     }
 }

@@ -183,11 +183,6 @@ async fn prepare(
     turn: Option<Turn<'_>>,
 ) -> Result<Prepared, DatabaseError> {
     let row_of = |id: u64| locked.iter().find(|row| row.id == id);
-    let mut users: Vec<u64> = locked.iter().filter(|row| !row.revoked && !row.expired).map(|row| row.user_id).collect();
-    users.sort_unstable();
-    users.dedup();
-    let users = if users.is_empty() { Default::default() } else { store.users(session, &users).await? };
-
     let mut verdicts = Vec::with_capacity(items.len());
     let mut children = Vec::new();
     let mut places = Vec::new();
@@ -204,9 +199,9 @@ async fn prepare(
             // A token that is there twice in a group is used by its first.
             revoked: row.revoked || rotating.contains(id),
             expired: row.expired,
-            user_exists: users.contains_key(&row.user_id),
+            user_exists: row.user.is_some(),
         };
-        let outcome = match (rotation::decide(&snapshot), users.get(&row.user_id)) {
+        let outcome = match (rotation::decide(&snapshot), &row.user) {
             (Decision::Rotate, Some(user)) => match child(plan, row) {
                 Ok((access_token, child)) => {
                     rotating.insert(*id);

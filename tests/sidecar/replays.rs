@@ -1,12 +1,16 @@
 //! A used token within `reuse_interval` gets the same pair again, from the table alone, and never after a logout; one that comes
 //! back later revokes its family, where that is asked for.
 
+use std::time::Duration;
+
 use mysql_async::prelude::Queryable;
 use serde_json::Value;
 
+use crate::support::faults::Fault;
 use crate::support::mariadb::{Database, Row, Token, TokenState};
 use crate::support::raw::{Connection, Message};
 use crate::support::rig::{self, Rig, call, eventually, refresh_at};
+use crate::trouble::{Relayed, relayed};
 
 const INTERVAL: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "30s");
 const DETECTION: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_DETECTION", "revoke_family");
@@ -124,12 +128,16 @@ async fn never_after_the_end_of_a_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_away_logs_nobody_out() {
     let server = Database::private();
-    let rig = Rig::start_on(&server, &[INTERVAL]).await;
-    let (first, ..) = chain(&rig).await;
-    let mut other = rig.database.connect().await;
-    other.query_drop("LOCK TABLES wp_users WRITE").await.unwrap();
-    let mut client = Connection::to(rig.sidecar.address());
+    let rig = relayed(&server, &[INTERVAL]).await;
+    let Relayed { database, user, relay, sidecar, .. } = &rig;
+    let first = database.insert_token(TokenState::Live, user.id).await;
+    assert_eq!(refresh_at(sidecar.address(), &first.refresh_token).status(), 200);
+    let mut other = database.connect().await;
+    let mut client = Connection::to(sidecar.address());
     client.send(call(&first.refresh_token));
+    // Between the transaction that finds the token used and the reading of the live pair.
+    tokio::task::block_in_place(|| relay.strike_rollback(Fault::Late(Duration::from_millis(300))));
+    other.query_drop("LOCK TABLES wp_users WRITE").await.unwrap();
     eventually("the replay waits", || async {
         let waiting = "SELECT 1 FROM information_schema.PROCESSLIST WHERE STATE LIKE 'Waiting for table%'";
         server.root().await.query_first::<u8, _>(waiting).await.unwrap().is_some()
@@ -138,7 +146,7 @@ async fn a_database_that_is_away_logs_nobody_out() {
     server.kill().await;
     assert_eq!(client.response().status(), 503);
     server.start().await;
-    assert_eq!(rig.refresh(&first.refresh_token).status(), 200);
+    assert_eq!(refresh_at(sidecar.address(), &first.refresh_token).status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,16 +32,15 @@ pub(crate) async fn families_are_whole(database: &TestDatabase) {
 }
 
 /// A sidecar that reaches its database by way of a relay.
-struct Relayed {
-    database: TestDatabase,
-    user: User,
-    relay: Relay,
-    sidecar: Sidecar,
+pub(crate) struct Relayed {
+    pub(crate) database: TestDatabase,
+    pub(crate) user: User,
+    pub(crate) relay: Relay,
+    pub(crate) sidecar: Sidecar,
     _upstream: Upstream,
 }
 
-async fn relayed(environment: &[(&str, &str)]) -> Relayed {
-    let server = Database::shared();
+pub(crate) async fn relayed(server: &Database, environment: &[(&str, &str)]) -> Relayed {
     let database = rig::site(server).await;
     let user = database.insert_user("alice").await;
     let relay = Relay::to(server.socket());
@@ -55,7 +54,7 @@ async fn relayed(environment: &[(&str, &str)]) -> Relayed {
 }
 
 async fn struck(fault: Fault, usually: usize, environment: &[(&str, &str)]) -> Report {
-    let Relayed { database, user, relay, sidecar, _upstream } = relayed(environment).await;
+    let Relayed { database, user, relay, sidecar, _upstream } = relayed(Database::shared(), environment).await;
     let apps = Apps::start(APPS, &database, user.id, sidecar.address()).await;
     for _ in 0..rounds(usually) {
         apps.go_on(2 * APPS);
@@ -107,7 +106,7 @@ async fn errors_in_the_place_of_a_commit_that_tell_nothing() {
 /// With COMMIT done and its answer lost in one of those, the client gets the pair that was stored and no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_was_stored_and_answered_with_an_error_is_answered() {
-    let Relayed { database, user, relay, sidecar, _upstream } = relayed(&[]).await;
+    let Relayed { database, user, relay, sidecar, _upstream } = relayed(Database::shared(), &[]).await;
     let token = database.insert_token(TokenState::Live, user.id).await;
     let address = sidecar.address();
     let call = token.refresh_token.clone();

@@ -1,4 +1,4 @@
-//! A relay between the sidecar and MariaDB that does to COMMIT what networks and servers do at the worst moment.
+//! A relay between the sidecar and MariaDB that does to the end of a transaction what networks and servers do at the worst moment.
 //!
 //! It knows the packets of the MySQL protocol, so that a fault hits a statement and not a byte: TCP on the sidecar's side, the
 //! server's Unix socket on the other.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::sidecar::PATIENCE;
 
-/// What happens to one COMMIT.
+/// What happens to one COMMIT, or to one ROLLBACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The connection breaks, and the server never sees it.
@@ -32,10 +32,13 @@ pub enum Fault {
     ErrorThough(u16),
 }
 
+/// What waits for which statement.
+type Armed = (&'static [u8], Fault);
+
 /// The relay. It ends with the test's process; connections end with their sides.
 pub struct Relay {
     address: SocketAddr,
-    armed: Arc<Mutex<Option<Fault>>>,
+    armed: Arc<Mutex<Option<Armed>>>,
     hits: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
 }
@@ -70,11 +73,20 @@ impl Relay {
 
     /// The next COMMIT meets `fault`. Waits until one has.
     pub fn strike(&self, fault: Fault) {
+        self.strike_at(COMMIT, fault);
+    }
+
+    /// The same with the next ROLLBACK.
+    pub fn strike_rollback(&self, fault: Fault) {
+        self.strike_at(ROLLBACK, fault);
+    }
+
+    fn strike_at(&self, statement: &'static [u8], fault: Fault) {
         let before = self.hits.load(Ordering::SeqCst);
-        *self.armed.lock().unwrap() = Some(fault);
+        *self.armed.lock().unwrap() = Some((statement, fault));
         let deadline = Instant::now() + PATIENCE;
         while self.hits.load(Ordering::SeqCst) == before {
-            assert!(Instant::now() < deadline, "no COMMIT came by");
+            assert!(Instant::now() < deadline, "neither COMMIT nor ROLLBACK came by");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -90,12 +102,13 @@ impl Drop for Relay {
 struct Pair {
     client: TcpStream,
     server: UnixStream,
-    armed: Arc<Mutex<Option<Fault>>>,
+    armed: Arc<Mutex<Option<Armed>>>,
     hits: Arc<AtomicUsize>,
 }
 
-/// COM_QUERY with the text COMMIT.
+/// COM_QUERY with these texts.
 const COMMIT: &[u8] = b"\x03COMMIT";
+const ROLLBACK: &[u8] = b"\x03ROLLBACK";
 
 impl Pair {
     fn relay(mut self) {
@@ -120,7 +133,8 @@ impl Pair {
             let _ = (back.0.shutdown(Shutdown::Both), back.1.shutdown(Shutdown::Both));
         });
         while let Some(packet) = self.packet() {
-            let fault = if packet[4..] == *COMMIT { self.armed.lock().unwrap().take() } else { None };
+            let fault = self.armed.lock().unwrap().take_if(|(statement, _)| packet[4..] == **statement);
+            let fault = fault.map(|(_, fault)| fault);
             let forward = match fault {
                 None => true,
                 Some(Fault::CutBefore) => {
