@@ -48,6 +48,7 @@ fn a_body_that_is_the_clients_fault_is_never_the_upstreams() {
         let _ = told.send(());
     });
     let sidecar = Sidecar::forwarding(upstream.address());
+    let more_than_is_waited_for = format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000));
     for chunk in [
         "zz\r\nabc\r\n",
         "-1\r\n",
@@ -60,11 +61,18 @@ fn a_body_that_is_the_clients_fault_is_never_the_upstreams() {
         "3;a=\nb\r\nabc\r\n0\r\n\r\n",
         "\r\nabc\r\n",
     ] {
-        let answer = ask(&sidecar, format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"));
-        assert_eq!(answer.status(), 400, "{chunk:?}");
-        assert_eq!(answer.json()["code"], "wp_jwt_sidecar_invalid_request_body", "{chunk:?}");
-        // The upstream has seen a request without an end, and its connection closes.
-        heard.recv_timeout(Duration::from_secs(10)).unwrap();
+        for start in ["", &more_than_is_waited_for] {
+            let before = upstream.connections();
+            let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let answer = ask(&sidecar, format!("{head}{start}{chunk}"));
+            assert_eq!(answer.status(), 400, "{chunk:?}");
+            assert_eq!(answer.json()["code"], "wp_jwt_sidecar_invalid_request_body", "{chunk:?}");
+            match start {
+                "" => assert_eq!(upstream.connections(), before, "{chunk:?}"),
+                // The upstream has seen a request without an end, and its connection closes.
+                _ => heard.recv_timeout(Duration::from_secs(10)).unwrap(),
+            }
+        }
     }
     assert!(sidecar.log().iter().all(|line| !line.contains("WARN")), "{:?}", sidecar.log());
 }

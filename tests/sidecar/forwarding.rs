@@ -140,6 +140,29 @@ fn http_1_0_works_on_both_sides() {
 }
 
 #[test]
+fn a_slow_body_holds_no_upstream_connection() {
+    for (framing, rest, arrived) in
+        [("Content-Length: 3", "yz", 3), ("Transfer-Encoding: chunked", "2\r\nyz\r\n0\r\n\r\n", 3)]
+    {
+        let upstream = ok();
+        let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
+        let mut slow = Connection::to(sidecar.address());
+        slow.send(format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"));
+        // It is being read.
+        assert!(slow.head().unwrap().starts_with(b"HTTP/1.1 100 "));
+        slow.send(if framing.ends_with("chunked") { "1\r\nx\r\n" } else { "x" });
+        let mut other = Connection::to(sidecar.address());
+        other.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(other.response().status(), 200);
+        assert_eq!(upstream.connections(), 1, "{framing}");
+        slow.send(rest);
+        assert_eq!(slow.response().status(), 200);
+        let bodies: Vec<usize> = upstream.requests().iter().map(|request| request.body.len()).collect();
+        assert_eq!(bodies, [0, arrived], "{framing}");
+    }
+}
+
+#[test]
 fn a_cut_answer_stays_cut() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",

@@ -230,17 +230,23 @@ fn an_answer_that_stands_still_is_cut_and_the_log_says_why() {
     assert!(sidecar.wait_for_log("answer ended early").contains(LIMIT_TEXT));
 }
 
-#[test]
-fn an_upload_may_take_longer_than_the_wait_for_an_answer() {
-    let upstream = ok();
-    let sidecar = with_limit(&upstream, "upstream-response-header-timeout");
-    let mut client = Connection::to(sidecar.address());
+/// More than is waited for before the upstream is asked, then a little at a time.
+fn upload_slowly(client: &mut Connection) {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.send(format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000)));
     for _ in 0..6 {
         sleep(STEP);
         client.send("1\r\nx\r\n");
     }
     client.send("0\r\n\r\n");
+}
+
+#[test]
+fn an_upload_may_take_longer_than_the_wait_for_an_answer() {
+    let upstream = ok();
+    let sidecar = with_limit(&upstream, "upstream-response-header-timeout");
+    let mut client = Connection::to(sidecar.address());
+    upload_slowly(&mut client);
     assert_eq!(client.response().status(), 200);
 }
 
@@ -260,12 +266,7 @@ fn an_answer_that_began_early_waits_for_the_upload() {
     });
     let sidecar = with_limit(&upstream, "upstream-response-body-idle");
     let mut client = Connection::to(sidecar.address());
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    for _ in 0..6 {
-        sleep(STEP);
-        client.send("1\r\nx\r\n");
-    }
-    client.send("0\r\n\r\n");
+    upload_slowly(&mut client);
     let answer = client.response();
     assert_eq!((answer.status(), answer.complete), (200, true));
 }

@@ -262,12 +262,18 @@ fn answers_stream_as_they_come() {
     }
 }
 
+/// Behind their start, which is waited for.
 #[test]
 fn chunked_requests_stream_as_they_come() {
-    let upstream = Upstream::of_connections(|mut connection| {
+    let start = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let chunks = [start.as_str(), "1\r\na\r\n", "1\r\nb\r\n", "0\r\n\r\n"].map(str::to_owned);
+    let expected = chunks.clone();
+    let (go_on, wait) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
-        for chunk in ["1\r\na\r\n", "1\r\nb\r\n", "0\r\n\r\n"] {
+        for chunk in &expected {
             assert_eq!(connection.take(chunk.len()), chunk.as_bytes());
+            go_on.send(()).unwrap();
             if chunk.starts_with('1') {
                 connection.send("HTTP/1.1 100 Continue\r\n\r\n");
             }
@@ -278,9 +284,9 @@ fn chunked_requests_stream_as_they_come() {
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    for chunk in ["1\r\na\r\n", "1\r\nb\r\n", "0\r\n\r\n"] {
+    for chunk in chunks {
         client.send(chunk);
-        std::thread::sleep(Duration::from_millis(50));
+        wait.recv_timeout(Duration::from_secs(10)).unwrap();
     }
     assert_eq!(client.response().status(), 200);
 }
