@@ -5,8 +5,10 @@ pub mod watch;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
+use socket2::SockRef;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
@@ -27,6 +29,20 @@ use watch::{LAST_REQUEST, Wait};
 
 /// A client's connection with HTTP/1.x on it. TLS is boxed, so that a plain one does not carry its space.
 pub type ClientStream = Either<Stream, Box<TlsStream<Stream>>>;
+
+/// Whether the client sees a reset when the connection is closed from now on, instead of an orderly end. A unix socket
+/// knows no such thing.
+pub fn reset_at_close(stream: &ClientStream, resets: bool) {
+    let below = match stream {
+        Either::Left(stream) => stream,
+        Either::Right(tls) => tls.get_ref().0,
+    };
+    if let Stream::Left(tcp) = below
+        && let Err(error) = SockRef::from(tcp).set_linger(resets.then_some(Duration::ZERO))
+    {
+        debug!(%error, "a connection was gone before its answer was sent");
+    }
+}
 
 /// A client connection as its exchanges see it. It lives as long as the connection does, as a tunnel too.
 pub struct Downstream {

@@ -28,7 +28,7 @@ use super::rewound::Rewound;
 use super::write::{self, Asked};
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::watch::{Wait, Watch};
-use crate::connection::{ClientStream, Downstream};
+use crate::connection::{self, ClientStream, Downstream};
 use crate::error::ExchangeError;
 use crate::forward::tunnel::Tunnel;
 use crate::metrics::Event;
@@ -181,6 +181,12 @@ impl Connection {
         let (head, body) = answer.into_parts();
         let (encoder, closes) = write::answer(self.output.gathered(), &head, &body, asked);
         fields::recycle(head.headers, head.extensions);
+        // SECURITY: an orderly end is all that tells the client that such an answer is whole. Until it is, whatever ends
+        // this connection resets it.
+        let ends_with_close = encoder.is_until_close();
+        if ends_with_close {
+            connection::reset_at_close(&self.inbound.borrow().stream, true);
+        }
         let mut encoder = Some(encoder);
         let mut body = Some(body);
         let mut tunnel = None;
@@ -214,6 +220,9 @@ impl Connection {
             }
         })
         .await?;
+        if ends_with_close {
+            connection::reset_at_close(&self.inbound.borrow().stream, false);
+        }
         Ok((closes, tunnel))
     }
 

@@ -1,9 +1,12 @@
 //! What is forwarded arrives as it was sent, both ways, save for what the README lists as changed.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::raw::{Connection, Upstream};
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{PATIENCE, Sidecar};
+use crate::support::tls::{Authority, TlsConnection, tls_address};
 
 fn ok() -> Upstream {
     Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -160,6 +163,44 @@ fn a_slow_body_holds_no_upstream_connection() {
         let bodies: Vec<usize> = upstream.requests().iter().map(|request| request.body.len()).collect();
         assert_eq!(bodies, [0, arrived], "{framing}");
     }
+}
+
+/// HTTP/1.0 has no chunks, so the end of such an answer is the connection's, and only a reset tells a cut one.
+#[test]
+fn a_cut_answer_to_an_http_1_0_client_ends_with_a_reset() {
+    for (end, is_cut) in [("0\r\n\r\n", false), ("", true), ("zz\r\n", true)] {
+        let upstream = Upstream::with(move |connection, _| {
+            connection.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n{end}"));
+            false
+        });
+        let authority = Authority::new();
+        let pair = authority.issue("a", &["a.example"]);
+        let arguments = ["--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair.argument()];
+        let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+        let plain = TcpStream::connect(sidecar.address()).unwrap();
+        plain.set_read_timeout(Some(PATIENCE)).unwrap();
+        let tls = TlsConnection::to(tls_address(&sidecar), "a.example", authority.client(&["http/1.1"])).unwrap();
+        let (plain, tls) = (answer_of(plain), answer_of(tls.stream));
+        match is_cut {
+            false => {
+                for whole in [plain, tls] {
+                    assert!(whole.unwrap().ends_with(b"\r\n\r\nabc"));
+                }
+            }
+            true => {
+                assert_eq!(plain.unwrap_err().kind(), ErrorKind::ConnectionReset, "{end:?}");
+                let kind = tls.unwrap_err().kind();
+                assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof), "{end:?}: {kind}");
+            }
+        }
+    }
+}
+
+fn answer_of(mut client: impl Read + Write) -> std::io::Result<Vec<u8>> {
+    client.write_all(b"GET / HTTP/1.0\r\nHost: a.example\r\n\r\n")?;
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer)?;
+    Ok(answer)
 }
 
 #[test]
