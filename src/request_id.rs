@@ -88,8 +88,8 @@ fn given(headers: &HeaderMap) -> Option<HeaderValue> {
     is_sane.then(|| value.clone())
 }
 
-/// Without the formatting machinery: each forwarded request needs it.
-fn hex(id: u64) -> [u8; 16] {
+/// An id of ours as it is shown, without the formatting machinery: each forwarded request needs it.
+pub fn hex(id: u64) -> [u8; 16] {
     std::array::from_fn(|place| match (id >> (60 - 4 * place)) as u8 & 15 {
         digit @ 0..10 => b'0' + digit,
         digit => b'a' + digit - 10,

@@ -47,9 +47,9 @@ pub async fn forward(
     let authority = worker.upstream.authority();
     let told = worker.sets_request_id.then_some(id);
     let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id: told };
-    request::prepare(&mut request, &hop, upgrade.as_ref());
+    let added = request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request).await?;
-    let (answer, lease) = worker.upstream.send(request, client.address).await?;
+    let (answer, lease) = worker.upstream.send(request, &added, client.address).await?;
     let sent = lease.sent();
     let answer = match answer.status() {
         StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, downstream, id),

@@ -13,7 +13,8 @@ use super::{folded, hop_by_hop};
 use crate::body::RequestBody;
 use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
 use crate::config::ForwardedMode;
-use crate::request_id::{RequestId, X_REQUEST_ID};
+use crate::http1::encoder::Encoder;
+use crate::request_id::{self, RequestId, X_REQUEST_ID};
 
 /// Between whom a request passes.
 pub struct Hop<'a> {
@@ -29,34 +30,119 @@ pub struct Hop<'a> {
     pub id: Option<&'a RequestId>,
 }
 
-/// Changes `request` in place, so that what travels in its extensions (the spelling of field names) goes along.
-pub fn prepare(request: &mut Request<RequestBody>, hop: &Hop<'_>, upgrade: Option<&Upgrade>) {
+/// Fields that stand behind those of the client. They are written from here: each that is put into a map first costs as
+/// much as all else that is done to a usual head.
+#[derive(Default)]
+pub struct Added<'a> {
+    /// The length of the body. Without one it is sent in chunks, and `Transfer-Encoding` says so.
+    length: Option<u64>,
+    forwarded_for: Option<&'a HeaderValue>,
+    forwarded_proto: Option<&'static str>,
+    forwarded_host: Option<HeaderValue>,
+    id: Option<&'a RequestId>,
+}
+
+impl Added<'_> {
+    /// Nothing, to a request with a body of this length.
+    pub fn of_length(length: Option<u64>) -> Self {
+        Added { length, ..Added::default() }
+    }
+
+    /// How the body is framed.
+    pub fn encoder(&self, headers: &HeaderMap) -> Encoder {
+        self.length.map_or_else(|| Encoder::chunked(headers, true), Encoder::length)
+    }
+
+    /// Writes them as lines.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut line = |name: &[u8], value: &[u8]| {
+            out.extend_from_slice(name);
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        };
+        if self.length.is_none() {
+            line(b"Transfer-Encoding: ", b"chunked");
+        }
+        if let Some(peer) = self.forwarded_for {
+            line(b"X-Forwarded-For: ", peer.as_bytes());
+        }
+        if let Some(proto) = self.forwarded_proto {
+            line(b"X-Forwarded-Proto: ", proto.as_bytes());
+        }
+        if let Some(host) = &self.forwarded_host {
+            line(b"X-Forwarded-Host: ", host.as_bytes());
+        }
+        if let Some(RequestId::Own(id)) = self.id {
+            line(b"X-Request-Id: ", &request_id::hex(*id));
+        }
+    }
+}
+
+/// Changes `request` in place, so that what travels in its extensions (the spelling of field names) goes along, and says
+/// what is to be added to it.
+pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: Option<&Upgrade>) -> Added<'a> {
     to_origin_form(request.uri_mut());
-    let had_coding = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
+    let headers = request.headers_mut();
     let is_replaced = hop.mode == ForwardedMode::Auto && !hop.client.peer_is_trusted;
     let twins = RefCell::default();
-    hop_by_hop::remove(request.headers_mut(), upgrade.is_some(), |name| {
+    hop_by_hop::remove(headers, upgrade.is_some(), |name| {
         (is_replaced && is_only_a_claim(name)) || is_twin(name, &twins)
     });
     folded::dropped(&twins.into_inner());
-    let has_length = !had_coding && request.headers().contains_key(header::CONTENT_LENGTH);
-    if !has_length && !request.body().is_end_stream() {
-        // HTTP/2 has no codings, and one of ours ended at this hop.
-        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
     if let Some(upgrade) = upgrade {
-        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        request.headers_mut().insert(header::UPGRADE, upgrade.field.clone());
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, upgrade.field.clone());
     }
-    if !request.headers().contains_key(header::HOST) {
-        request.headers_mut().insert(header::HOST, hop.authority.clone());
+    let there = There::of(headers);
+    if !there.host {
+        headers.insert(header::HOST, hop.authority.clone());
     }
+    let length = length.filter(|length| *length == 0 || there.content_length);
+    let mut added = Added::of_length(length);
     if hop.mode == ForwardedMode::Auto {
-        set_forwarding_fields(request.headers_mut(), hop.client, hop.peer);
+        set_forwarding_fields(headers, hop, &there, &mut added);
     }
     // One that a trusted peer gave stands there already.
     if let Some(id @ RequestId::Own(_)) = hop.id {
-        request.headers_mut().insert(X_REQUEST_ID, id.field());
+        match there.request_id {
+            true => drop(headers.insert(X_REQUEST_ID, id.field())),
+            false => added.id = Some(id),
+        }
+    }
+    added
+}
+
+/// Which fields the client sent of those that matter here: looked for at once, since each look into the map costs more.
+#[derive(Default)]
+struct There {
+    host: bool,
+    content_length: bool,
+    forwarded_for: bool,
+    forwarded_proto: bool,
+    forwarded_host: bool,
+    real_ip: bool,
+    forwarded: bool,
+    request_id: bool,
+}
+
+impl There {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut there = There::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "host" => there.host = true,
+                "content-length" => there.content_length = true,
+                "x-forwarded-for" => there.forwarded_for = true,
+                "x-forwarded-proto" => there.forwarded_proto = true,
+                "x-forwarded-host" => there.forwarded_host = true,
+                "x-real-ip" => there.real_ip = true,
+                "forwarded" => there.forwarded = true,
+                "x-request-id" => there.request_id = true,
+                _ => {}
+            }
+        }
+        there
     }
 }
 
@@ -87,25 +173,28 @@ fn to_origin_form(uri: &mut Uri) {
 
 /// SECURITY: what an untrusted peer says about who and where it is must not reach a WordPress that believes its proxy:
 /// it is replaced, where it stands. A trusted peer's word is kept, and its address is added to the end of the chain.
-fn set_forwarding_fields(headers: &mut HeaderMap, client: &Client, peer: &HeaderValue) {
+fn set_forwarding_fields<'a>(headers: &mut HeaderMap, hop: &Hop<'a>, there: &There, added: &mut Added<'a>) {
+    let (client, peer) = (hop.client, hop.peer);
     let said = client.peer_is_trusted;
-    let chain = match said && headers.contains_key(&X_FORWARDED_FOR) {
-        true => forwarded_for(headers.get_all(&X_FORWARDED_FOR), peer),
-        false => peer.clone(),
-    };
-    headers.insert(X_FORWARDED_FOR, chain);
-    if !(said && headers.contains_key(&X_FORWARDED_PROTO)) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(client.scheme)));
+    match (there.forwarded_for, said) {
+        (false, _) => added.forwarded_for = Some(peer),
+        (true, true) => drop(headers.insert(X_FORWARDED_FOR, forwarded_for(headers.get_all(&X_FORWARDED_FOR), peer))),
+        (true, false) => drop(headers.insert(X_FORWARDED_FOR, peer.clone())),
     }
-    if !(said && headers.contains_key(&X_FORWARDED_HOST))
-        && let Some(host) = headers.get(header::HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
+    match (there.forwarded_proto, said) {
+        (false, _) => added.forwarded_proto = Some(proto(client.scheme)),
+        (true, true) => {}
+        (true, false) => drop(headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(client.scheme)))),
     }
-    if headers.contains_key(&X_REAL_IP) && !said {
+    match (there.forwarded_host, said, headers.get(header::HOST)) {
+        (false, _, host) => added.forwarded_host = host.cloned(),
+        (true, false, Some(host)) => drop(headers.insert(X_FORWARDED_HOST, host.clone())),
+        (true, ..) => {}
+    }
+    if there.real_ip && !said {
         headers.insert(X_REAL_IP, address(client.address));
     }
-    if headers.contains_key(header::FORWARDED) {
+    if there.forwarded {
         let before = said.then(|| headers.get_all(header::FORWARDED));
         let element = forwarded(before, client, headers.get(header::HOST));
         headers.insert(header::FORWARDED, element);
@@ -191,8 +280,21 @@ mod tests {
         let client = Client { peer, address: peer, peer_is_trusted: trusted, scheme: Scheme::Http };
         let authority = HeaderValue::from_static("127.0.0.1:8081");
         let hop = Hop { client: &client, peer: &address(client.peer), authority: &authority, mode, id: None };
-        prepare(&mut request, &hop, None);
+        prepare(&mut request, &hop, None).put_into(&mut request);
         request
+    }
+
+    impl Added<'_> {
+        /// As the upstream finds them.
+        fn put_into(&self, request: &mut Request<RequestBody>) {
+            let mut lines = Vec::new();
+            self.write(&mut lines);
+            for line in String::from_utf8(lines).unwrap().lines() {
+                let (name, value) = line.split_once(": ").unwrap();
+                let name = name.to_ascii_lowercase().parse::<HeaderName>().unwrap();
+                request.headers_mut().append(name, value.parse().unwrap());
+            }
+        }
     }
 
     fn field(request: &Request<RequestBody>, name: &str) -> Vec<String> {

@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use super::dial::{Dialer, UpstreamStream};
+use super::request::Added;
 use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
@@ -77,7 +78,8 @@ impl Upstream {
         &self.authority
     }
 
-    /// Sends `request` of `client` and waits for the head of the answer. The lease is the connection that its body comes by.
+    /// Sends `request` of `client`, with what is `added` to its fields, and waits for the head of the answer. The lease is
+    /// the connection that its body comes by.
     ///
     /// A request without a body and side effects is sent once more, on a fresh connection, when a reused one died before
     /// an answer: the upstream had closed it while it was idle (RFC 9112, 9.3.1).
@@ -87,6 +89,7 @@ impl Upstream {
     pub async fn send(
         self: &Rc<Self>,
         request: Request<RequestBody>,
+        added: &Added<'_>,
         client: IpAddr,
     ) -> Result<(Response<()>, Lease), ExchangeError> {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
@@ -99,13 +102,13 @@ impl Upstream {
         };
         let mut lease = Lease { link, sent: Instant::now(), upstream: Rc::downgrade(self), slot };
         lease.link.upload = body;
-        let outcome = match self.exchange(&mut lease, &head).await {
+        let outcome = match self.exchange(&mut lease, &head, added).await {
             Err(ExchangeError::UpstreamResponse(AnswerError::Closed(error))) if is_reused && can_repeat => {
                 self.metrics.add(Event::UpstreamRetried);
                 let error = error.map(tracing::field::display);
                 debug!(error, "a reused upstream connection died, trying a fresh one");
                 lease.link = self.connect(client).await?;
-                self.exchange(&mut lease, &head).await
+                self.exchange(&mut lease, &head, added).await
             }
             outcome => outcome,
         };
@@ -113,12 +116,17 @@ impl Upstream {
         Ok((outcome?, lease))
     }
 
-    async fn exchange(&self, lease: &mut Lease, head: &request::Parts) -> Result<Response<()>, ExchangeError> {
+    async fn exchange(
+        &self,
+        lease: &mut Lease,
+        head: &request::Parts,
+        added: &Added<'_>,
+    ) -> Result<Response<()>, ExchangeError> {
         let limit = self.config.response_header_timeout;
         lease.sent = Instant::now();
         let Lease { link, sent, .. } = lease;
         let Link { connection, upload, alarm, .. } = &mut **link;
-        connection.begin(head, upload);
+        connection.begin(head, added);
         poll_fn(|cx| {
             if let Poll::Ready(Err(error)) = connection.poll_send(cx, upload) {
                 return Poll::Ready(Err(error.into()));

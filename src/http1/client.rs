@@ -22,6 +22,7 @@ use super::output::Output;
 use super::write;
 use crate::body::{BodyError, RequestBody};
 use crate::forward::dial::UpstreamStream;
+use crate::forward::request::Added;
 
 /// WordPress and its plugins may send many `Set-Cookie` and `Link` lines.
 const MAX_FIELDS: usize = 1000;
@@ -91,8 +92,8 @@ impl Connection {
     }
 
     /// Begins an exchange: nothing is written before the connection is polled.
-    pub fn begin(&mut self, head: &request::Parts, body: &RequestBody) {
-        let encoder = write::request(self.output.gathered(), head, body);
+    pub fn begin(&mut self, head: &request::Parts, added: &Added<'_>) {
+        let encoder = write::request(self.output.gathered(), head, added);
         self.encoder = Some(encoder);
         self.method = head.method.clone();
         self.head_looked_at = 0;

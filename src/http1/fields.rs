@@ -11,7 +11,7 @@ use super::head::{HeadError, tokens};
 #[derive(Clone)]
 pub struct Original {
     pub(super) head: Bytes,
-    pub(super) names: Vec<(HeaderName, Place)>,
+    pub(super) lines: Vec<Line>,
     pub(super) reason: Place,
 }
 
@@ -23,10 +23,35 @@ impl Original {
 
     /// Finds the next line of `name` from the line at `from` on: where it is, and the name as it was written.
     pub fn find(&self, name: &HeaderName, from: usize) -> Option<(usize, &[u8])> {
-        let rest = self.names.get(from..)?;
-        let at = rest.iter().position(|(other, _)| other == name)?;
-        let (_, spelling) = rest.get(at)?;
-        Some((from + at, slice(&self.head, *spelling)))
+        let name = name.as_str().as_bytes();
+        let spelling = |line: &Line| slice(&self.head, line.name);
+        let rest = self.lines.get(from..)?;
+        let at = rest.iter().position(|line| spelling(line).eq_ignore_ascii_case(name))?;
+        Some((from + at, spelling(rest.get(at)?)))
+    }
+
+    /// Where the line at `at` is in the head, if it is the one that this field was read from and is written as we would
+    /// write it.
+    ///
+    /// A field is known by where its value lies, since comparing names costs as much as all else here. The one value that
+    /// is ever put under a second name is Host's, and that name is longer.
+    pub fn untouched(&self, at: usize, field: &HeaderName, value: &HeaderValue) -> Option<Place> {
+        let Line { name, value: place } = *self.lines.get(at)?;
+        let (value, before) = (value.as_bytes(), place.0 as usize);
+        let is_it = value.as_ptr() as usize == self.head.as_ptr() as usize + before
+            && value.len() == (place.1 - place.0) as usize
+            && !value.is_empty()
+            && field.as_str().len() == (name.1 - name.0) as usize;
+        debug_assert!(!is_it || slice(&self.head, name).eq_ignore_ascii_case(field.as_str().as_bytes()));
+        let is_plain = is_it
+            && slice(&self.head, (name.1, place.0)) == b": "
+            && slice(&self.head, (place.1, place.1 + 2)) == b"\r\n";
+        is_plain.then_some((name.0, place.1 + 2))
+    }
+
+    /// The bytes at a place.
+    pub fn bytes(&self, place: Place) -> &[u8] {
+        slice(&self.head, place)
     }
 }
 
@@ -60,8 +85,8 @@ pub struct Fields {
     pub headers: HeaderMap,
     /// Empty, for what belongs to the head besides.
     pub extensions: Extensions,
-    /// The names of all that is in `headers`, and where they stand as they were written.
-    pub names: Vec<(HeaderName, Place)>,
+    /// Where all that is in `headers` stands.
+    pub lines: Vec<Line>,
     /// `Transfer-Encoding`.
     pub codings: Option<Coding>,
     /// `Content-Length`.
@@ -70,6 +95,8 @@ pub struct Fields {
     keeps_alive: bool,
     /// `Expect: 100-continue`.
     pub awaits_continue: bool,
+    /// `TE: trailers`.
+    pub accepts_trailers: bool,
 }
 
 impl Fields {
@@ -77,19 +104,22 @@ impl Fields {
     ///
     /// # Errors
     /// One of them is not valid.
-    pub fn read(head: &Bytes, lines: &[Line]) -> Result<Fields, HeadError> {
+    pub fn read(head: &Bytes, lines: Vec<Line>) -> Result<Fields, HeadError> {
         let (headers, extensions) = spare(lines.len() + ADDED_FIELDS);
         let mut fields = Fields {
             headers,
             extensions,
-            names: Vec::with_capacity(lines.len()),
+            lines,
             codings: None,
             length: Length::None,
             closes: false,
             keeps_alive: false,
             awaits_continue: false,
+            accepts_trailers: false,
         };
-        for line in lines {
+        let mut kept = 0;
+        for at in 0..fields.lines.len() {
+            let Some(line) = fields.lines.get(at).copied() else { break };
             let name = slice(head, line.name);
             let value = slice(head, line.value);
             if name.len() == CONNECTION.len() && fields.is_of_this_connection(name, value) {
@@ -108,13 +138,18 @@ impl Fields {
                         continue;
                     }
                 }
+                header::TE => fields.accepts_trailers |= tokens(value).any(is_trailers),
                 header::EXPECT => fields.awaits_continue = value.eq_ignore_ascii_case(b"100-continue"),
                 _ => {}
             }
             let value = HeaderValue::from_maybe_shared(part(head, line.value)).map_err(|_| HeadError::Field)?;
-            fields.names.push((name.clone(), line.name));
             fields.headers.append(name, value);
+            if let Some(place) = fields.lines.get_mut(kept) {
+                *place = line;
+                kept += 1;
+            }
         }
+        fields.lines.truncate(kept);
         Ok(fields)
     }
 
@@ -183,6 +218,10 @@ fn digits(text: &[u8]) -> Option<u64> {
 
 fn is_chunked(coding: &[u8]) -> bool {
     coding.trim_ascii().eq_ignore_ascii_case(b"chunked")
+}
+
+fn is_trailers(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"trailers")
 }
 
 const CONNECTION: &[u8] = b"connection";

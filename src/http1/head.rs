@@ -74,6 +74,8 @@ pub struct RequestHead {
     pub keeps: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub awaits_continue: bool,
+    /// Whether the client said that it reads trailers.
+    pub accepts_trailers: bool,
 }
 
 /// An answer's head.
@@ -122,7 +124,7 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
 
     let head = buffer.split_to(length).freeze();
     let target = Uri::from_maybe_shared(part(&head, target)).map_err(|_| HeadError::Target)?;
-    let mut fields = Fields::read(&head, &lines)?;
+    let mut fields = Fields::read(&head, lines)?;
     let body = match (fields.codings, fields.length) {
         (_, Length::Invalid | Length::List(_)) => return Err(HeadError::Length),
         (Some(_), _) if version < Version::HTTP_11 => return Err(HeadError::TransferEncoding),
@@ -140,14 +142,15 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
     }
     let keeps = fields.keeps(version) && !is_doubtful;
     let awaits_continue = fields.awaits_continue && version == Version::HTTP_11;
+    let accepts_trailers = fields.accepts_trailers;
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = target;
     *request.version_mut() = version;
     *request.headers_mut() = fields.headers;
     *request.extensions_mut() = fields.extensions;
-    request.extensions_mut().insert(Original { head, names: fields.names, reason: (0, 0) });
-    Ok(Some(RequestHead { request, body, keeps, awaits_continue }))
+    request.extensions_mut().insert(Original { head, lines: fields.lines, reason: (0, 0) });
+    Ok(Some(RequestHead { request, body, keeps, awaits_continue, accepts_trailers }))
 }
 
 /// Takes the head of the answer to a request of `method` off `buffer`, past heads that only announce one (100, 103);
@@ -190,7 +193,7 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
     let lines = lines(buffer, parsed.headers);
 
     let head = buffer.split_to(length).freeze();
-    let mut fields = Fields::read(&head, &lines)?;
+    let mut fields = Fields::read(&head, lines)?;
     if let Length::List(length) = fields.length {
         fields.headers.insert(header::CONTENT_LENGTH, length.into());
     }
@@ -213,7 +216,7 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
     *answer.version_mut() = version;
     *answer.headers_mut() = fields.headers;
     *answer.extensions_mut() = fields.extensions;
-    answer.extensions_mut().insert(Original { head, names: fields.names, reason });
+    answer.extensions_mut().insert(Original { head, lines: fields.lines, reason });
     Ok(Some(AnswerHead { answer, body, keeps }))
 }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response};
 use hyper::body::{Body as _, Frame};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::decoder::{Decoded, Decoder, ReadError};
 use super::encoder::Encoder;
 use super::fields;
-use super::head::{self, HeadError, HeadLimits, RequestHead, tokens};
+use super::head::{self, HeadError, HeadLimits, RequestHead};
 use super::incoming::Incoming;
 use super::input::Input;
 use super::output::Output;
@@ -152,14 +152,13 @@ impl Connection {
     }
 
     fn accept(&mut self, head: RequestHead) -> (Request<RequestBody>, Asked) {
-        let RequestHead { request, body, keeps, awaits_continue } = head;
+        let RequestHead { request, body, keeps, awaits_continue, accepts_trailers } = head;
         self.watch.head_ended();
         self.requests = self.requests.saturating_add(1);
-        let te = request.headers().get_all(header::TE);
         let asked = Asked {
             is_head: request.method() == Method::HEAD,
             version: request.version(),
-            accepts_trailers: te.iter().flat_map(|line| tokens(line.as_bytes())).any(is_trailers),
+            accepts_trailers,
             keeps: keeps && self.requests != self.downstream.worker.max_requests_per_connection,
         };
         let body = if body.is_done() {
@@ -449,8 +448,4 @@ impl Inbound {
     fn into_stream(self) -> Rewound<ClientStream> {
         Rewound::new(self.stream, self.input.buffer.freeze())
     }
-}
-
-fn is_trailers(token: &[u8]) -> bool {
-    token.eq_ignore_ascii_case(b"trailers")
 }

@@ -1,15 +1,17 @@
 //! Heads as bytes. Fields are written in their order, their names as they came; those that were added are
 //! written `Like-This`.
 
+use std::cell::Cell;
 use std::io::Write as _;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request, response};
 use hyper::body::Body as _;
 
 use super::encoder::Encoder;
-use super::fields::Original;
+use super::fields::{Original, Place};
 use super::head::tokens;
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::ResponseBody;
+use crate::forward::request::Added;
 
 /// What an answer has to know of its request.
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +33,8 @@ impl Asked {
     }
 }
 
-/// Writes the head of a request to the upstream and says how its body is to be framed.
-pub fn request(out: &mut Vec<u8>, head: &request::Parts, body: &RequestBody) -> Encoder {
+/// Writes the head of a request to the upstream, with what is `added` to it, and says how its body is to be framed.
+pub fn request(out: &mut Vec<u8>, head: &request::Parts, added: &Added<'_>) -> Encoder {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -42,16 +44,13 @@ pub fn request(out: &mut Vec<u8>, head: &request::Parts, body: &RequestBody) -> 
     }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let has_body = !body.is_end_stream();
-    fields(out, &head.headers, head.extensions.get(), |name| has_body || *name != header::TRANSFER_ENCODING);
+    // SECURITY: with both, the upstream might see another end of this request.
+    let encoder = added.encoder(&head.headers);
+    let is_chunked = encoder.is_chunked();
+    fields(out, &head.headers, head.extensions.get(), |name| !(is_chunked && *name == header::CONTENT_LENGTH));
+    added.write(out);
     out.extend_from_slice(b"\r\n");
-    match body.size_hint().exact() {
-        _ if !has_body => Encoder::none(),
-        _ if head.headers.contains_key(header::TRANSFER_ENCODING) => Encoder::chunked(&head.headers, true),
-        Some(length) => Encoder::length(length),
-        // Not without a coding: what has no length gets one.
-        None => Encoder::none(),
-    }
+    encoder
 }
 
 /// Writes the head of an answer and says how its body is to be framed, and whether the connection ends with it.
@@ -61,11 +60,8 @@ pub fn answer(out: &mut Vec<u8>, head: &response::Parts, body: &ResponseBody, as
     // These two cannot have one, whatever they say (RFC 9110, 15.3.5 and 15.4.5).
     let never_has_body =
         status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
     let length = body.size_hint().exact();
     let ends_with_close = length.is_none() && !never_has_body && !asked.is_head && asked.version < Version::HTTP_11;
-    let says_close = head.headers.get(header::CONNECTION).is_some_and(is_close);
-    let closes = !is_switch && (!asked.keeps || says_close || ends_with_close);
 
     let original = head.extensions.get::<Original>();
     out.extend_from_slice(if asked.version < Version::HTTP_11 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
@@ -76,11 +72,21 @@ pub fn answer(out: &mut Vec<u8>, head: &response::Parts, body: &ResponseBody, as
         None => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
     }
     out.extend_from_slice(b"\r\n");
+    let (has_length, says_close) = (Cell::new(false), Cell::new(false));
     fields(out, &head.headers, original, |name| match *name {
-        header::CONTENT_LENGTH => !never_has_body,
+        header::CONTENT_LENGTH => {
+            has_length.set(true);
+            !never_has_body
+        }
+        header::CONNECTION => {
+            says_close.set(head.headers.get(header::CONNECTION).is_some_and(is_close));
+            true
+        }
         header::TRANSFER_ENCODING => false,
         _ => true,
     });
+    let (has_length, says_close) = (has_length.get(), says_close.get());
+    let closes = !is_switch && (!asked.keeps || says_close || ends_with_close);
     match length {
         Some(length) if !has_length && !never_has_body && (length > 0 || !asked.is_head) => {
             let _ = write!(out, "Content-Length: {length}\r\n");
@@ -106,7 +112,8 @@ pub fn answer(out: &mut Vec<u8>, head: &response::Parts, body: &ResponseBody, as
     (encoder, closes)
 }
 
-/// Writes those of `headers` that are `wanted`.
+/// Writes those of `headers` that are `wanted`. Lines that nobody has touched are written as they came, all that follow
+/// each other at once.
 pub fn fields(
     out: &mut Vec<u8>,
     headers: &HeaderMap,
@@ -114,6 +121,7 @@ pub fn fields(
     wanted: impl Fn(&HeaderName) -> bool,
 ) {
     let mut names = Names { original, first: 0, last: 0 };
+    let mut untouched = Untouched { original, place: (0, 0) };
     let mut previous = None;
     for (name, value) in headers {
         let is_repeated = previous == Some(name);
@@ -121,6 +129,11 @@ pub fn fields(
         if !wanted(name) {
             continue;
         }
+        if let Some(place) = names.untouched(name, value, is_repeated) {
+            untouched.take(out, place);
+            continue;
+        }
+        untouched.write(out);
         match names.spelling(name, is_repeated) {
             Some(spelling) => out.extend_from_slice(spelling),
             None => title_case(out, name),
@@ -129,6 +142,7 @@ pub fn fields(
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
+    untouched.write(out);
 }
 
 /// Writes the line before a chunk.
@@ -136,7 +150,7 @@ pub fn chunk_size(out: &mut Vec<u8>, size: usize) {
     let _ = write!(out, "{size:x}\r\n");
 }
 
-/// Finds the spelling of names. A map has them in the order of their first lines, with all lines of one name together,
+/// Finds the lines of fields. A map has them in the order of their first lines, with all lines of one name together,
 /// so the next is nearly always right behind the last.
 struct Names<'a> {
     original: Option<&'a Original>,
@@ -146,6 +160,15 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
+    /// Where the next line is, if this field is the one that was read from it.
+    fn untouched(&mut self, name: &HeaderName, value: &HeaderValue, is_repeated: bool) -> Option<Place> {
+        let at = if is_repeated { self.last } else { self.first };
+        let place = self.original?.untouched(at, name, value)?;
+        self.found(at, is_repeated);
+        Some(place)
+    }
+
+    /// How a name was written on its next line.
     fn spelling(&mut self, name: &HeaderName, is_repeated: bool) -> Option<&'a [u8]> {
         let original = self.original?;
         let (at, spelling) = match is_repeated {
@@ -153,11 +176,38 @@ impl<'a> Names<'a> {
             // What was put in again later may have stood before.
             false => original.find(name, self.first).or_else(|| original.find(name, 0))?,
         };
+        self.found(at, is_repeated);
+        Some(spelling)
+    }
+
+    fn found(&mut self, at: usize, is_repeated: bool) {
         self.last = at + 1;
         if !is_repeated {
             self.first = at + 1;
         }
-        Some(spelling)
+    }
+}
+
+/// Lines that follow each other in the original and were not written yet.
+struct Untouched<'a> {
+    original: Option<&'a Original>,
+    place: Place,
+}
+
+impl Untouched<'_> {
+    fn take(&mut self, out: &mut Vec<u8>, (start, end): Place) {
+        if start != self.place.1 {
+            self.write(out);
+            self.place.0 = start;
+        }
+        self.place.1 = end;
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>) {
+        let place = std::mem::take(&mut self.place);
+        if let Some(original) = self.original {
+            out.extend_from_slice(original.bytes(place));
+        }
     }
 }
 
@@ -223,7 +273,7 @@ mod tests {
         let (mut head, ()) = head.request.into_parts();
         let written = |head: &request::Parts| {
             let mut out = Vec::new();
-            request(&mut out, head, &RequestBody::Empty);
+            request(&mut out, head, &Added::of_length(Some(0)));
             String::from_utf8(out).unwrap()
         };
         assert_eq!(
@@ -245,7 +295,7 @@ mod tests {
             let (mut head, ()) = http::Request::builder().uri(target).body(()).unwrap().into_parts();
             head.uri = head.uri.path_and_query().cloned().unwrap().into();
             let mut out = Vec::new();
-            request(&mut out, &head, &RequestBody::Empty);
+            request(&mut out, &head, &Added::of_length(Some(0)));
             assert!(out.starts_with(line.as_bytes()), "{}", String::from_utf8_lossy(&out));
         }
     }

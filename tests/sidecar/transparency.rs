@@ -292,6 +292,16 @@ fn chunked_requests_stream_as_they_come() {
 }
 
 #[test]
+fn an_empty_chunked_request_stays_chunked() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    exchange(&sidecar, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    let request = upstream.request();
+    assert_eq!(request.value("transfer-encoding").as_deref(), Some("chunked"));
+    assert!(request.body.is_empty());
+}
+
+#[test]
 fn expectations_are_met_once() {
     let upstream = ok();
     let sidecar = Sidecar::forwarding(upstream.address());
