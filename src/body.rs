@@ -257,6 +257,13 @@ impl ResponseBody {
         }
     }
 
+    /// The client takes no more for now. What was read ahead for it must not keep more memory than its own.
+    pub fn settle(&mut self) {
+        if let Content::Upstream(UpstreamBody { lease: Some(lease), .. }) = &mut self.content {
+            lease.settle();
+        }
+    }
+
     /// The log gets its line when this body ends.
     pub fn accompany(&mut self, mut access: Access) {
         access.sent.is_complete = self.is_end_stream();

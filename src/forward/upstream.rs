@@ -232,6 +232,11 @@ impl Lease {
         Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::BrokeOff(error.into()))))
     }
 
+    /// What was read of the answer cannot be taken yet: its reader is slow.
+    pub fn settle(&mut self) {
+        self.link.connection.settle();
+    }
+
     /// Whether the answer's body was read to its end.
     pub fn is_answered(&self) -> bool {
         self.link.connection.is_answered()

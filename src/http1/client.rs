@@ -177,7 +177,10 @@ impl Connection {
         loop {
             match self.decoder.decode(&mut self.input.buffer) {
                 Ok(Decoded::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
-                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::End) => {
+                    self.input.release();
+                    return Poll::Ready(None);
+                }
                 Ok(Decoded::More) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
@@ -192,6 +195,11 @@ impl Connection {
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
+    }
+
+    /// What was read of the answer cannot be taken yet: its reader is slow.
+    pub fn settle(&mut self) {
+        self.input.settle();
     }
 
     /// Whether the answer's body was read to its end.
@@ -212,6 +220,6 @@ impl Connection {
 
     /// The stream, and what came by it behind the last head.
     pub fn into_stream(self) -> (UpstreamStream, Bytes) {
-        (self.stream, self.input.buffer.freeze())
+        (self.stream, self.input.into_bytes())
     }
 }

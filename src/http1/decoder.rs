@@ -131,7 +131,7 @@ impl Decoder {
                 }
                 Ok(Decoded::Frame(Frame::data(data)))
             }
-            State::UntilClose => Ok(Decoded::Frame(Frame::data(buffer.split().freeze()))),
+            State::UntilClose => Ok(Decoded::Frame(Frame::data(std::mem::take(buffer).freeze()))),
             State::Chunked { at, extensions } => {
                 let decoded = decode_chunked(at, extensions, buffer)?;
                 let is_end = match &decoded {
@@ -162,10 +162,11 @@ impl Decoder {
     }
 }
 
+/// All that there is takes the memory with it: it is free for the next read as soon as nobody needs these bytes.
 fn take(buffer: &mut BytesMut, left: u64) -> Bytes {
     match usize::try_from(left) {
         Ok(left) if left < buffer.len() => buffer.split_to(left).freeze(),
-        _ => buffer.split().freeze(),
+        _ => std::mem::take(buffer).freeze(),
     }
 }
 

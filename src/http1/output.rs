@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
@@ -34,6 +34,8 @@ pub struct Output {
     gathered: Vec<u8>,
     written: usize,
     frame: Bytes,
+    /// Whether the frame lies in memory of its own size.
+    is_settled: bool,
     tail: &'static [u8],
     moved: usize,
 }
@@ -65,6 +67,7 @@ impl Output {
             gathered.extend_from_slice(tail);
         } else {
             self.frame = frame;
+            self.is_settled = false;
             self.tail = tail;
         }
     }
@@ -74,15 +77,19 @@ impl Output {
         while !self.is_empty() {
             let head = self.gathered.get(self.written..).unwrap_or_default();
             let written = if self.frame.is_empty() && self.tail.is_empty() {
-                ready!(Pin::new(&mut *stream).poll_write(cx, head))?
+                Pin::new(&mut *stream).poll_write(cx, head)
             } else {
                 let parts = [IoSlice::new(head), IoSlice::new(&self.frame), IoSlice::new(self.tail)];
-                ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &parts))?
+                Pin::new(&mut *stream).poll_write_vectored(cx, &parts)
             };
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            match written? {
+                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(written) => self.advance(written),
+                Poll::Pending => {
+                    self.settle();
+                    return Poll::Pending;
+                }
             }
-            self.advance(written);
         }
         Pin::new(stream).poll_flush(cx)
     }
@@ -101,6 +108,13 @@ impl Output {
                     spare.push(buffer);
                 }
             });
+        }
+    }
+
+    /// Takes what cannot be written yet out of the buffer that it was read to, which all connections share.
+    fn settle(&mut self) {
+        if !self.frame.is_empty() && !std::mem::replace(&mut self.is_settled, true) {
+            self.frame = Bytes::copy_from_slice(&self.frame);
         }
     }
 

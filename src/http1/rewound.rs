@@ -28,6 +28,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
         let fits = self.read.len().min(buffer.remaining());
         buffer.put_slice(self.read.get(..fits).unwrap_or_default());
         self.read.advance(fits);
+        if self.read.is_empty() {
+            // A tunnel may live for days.
+            self.read = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -205,6 +205,9 @@ impl Connection {
                         }
                     }
                     Poll::Pending => {
+                        if let Some(body) = &mut body {
+                            body.settle();
+                        }
                         match self.output.moved() {
                             0 => {}
                             bytes => self.watch.was_written(bytes),
@@ -446,6 +449,6 @@ impl Inbound {
 
     /// The stream, as if nothing behind the last head had been read.
     fn into_stream(self) -> Rewound<ClientStream> {
-        Rewound::new(self.stream, self.input.buffer.freeze())
+        Rewound::new(self.stream, self.input.into_bytes())
     }
 }
