@@ -21,8 +21,11 @@ const PROPOSED_USER: &str = "wp_jwt_sidecar";
 /// Stands where the operator's own password is to be; nothing real is ever shown.
 const PASSWORD_HERE: &str = "A-LONG-RANDOM-PASSWORD";
 
-/// Table, column: access denied. The statement named would have run otherwise.
-const DENIED: [u16; 4] = [1044, 1142, 1143, 1227];
+const TABLE_DENIED: u16 = 1142;
+const COLUMN_DENIED: u16 = 1143;
+
+/// Access denied. The statement named would have run otherwise.
+const DENIED: [u16; 4] = [1044, TABLE_DENIED, COLUMN_DENIED, 1227];
 
 /// Something that the sidecar does with a table.
 pub struct Need {
@@ -134,13 +137,24 @@ async fn is_denied(session: &mut Session<'_>, need: &Need) -> Result<bool, Datab
     for statement in &need.statements {
         match session.conn().prep(statement.as_str()).await {
             Ok(prepared) => session.conn().close(prepared).await?,
-            Err(mysql_async::Error::Server(error)) if DENIED.contains(&error.code) => return Ok(true),
+            Err(mysql_async::Error::Server(error)) if DENIED.contains(&error.code) => {
+                if !is_of_another_table(&error, &need.table) {
+                    return Ok(true);
+                }
+            }
             // A table or a column that is not there is told elsewhere.
             Err(mysql_async::Error::Server(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(false)
+}
+
+/// Rows are locked and users read by one statement; each table has a need of its own.
+fn is_of_another_table(error: &mysql_async::ServerError, table: &str) -> bool {
+    let names_one = matches!(error.code, TABLE_DENIED | COLUMN_DENIED);
+    // The message ends with the name, in quotes of one kind or the other.
+    names_one && ![format!("`{table}`"), format!("'{table}'")].iter().any(|name| error.message.ends_with(name))
 }
 
 fn judge(server: &Server, needs: &[Need], missing: &[&Need], everywhere: &[String]) -> Vec<Finding> {
