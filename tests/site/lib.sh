@@ -83,5 +83,27 @@ start_mariadb() { # DATA_DIRECTORY SOCKET OPTION…
 	wait_for mariadbd mariadb_answers "$socket" || fail "MariaDB did not start"
 }
 
+# A MySQL in a tree that no system was made of (tests/mysql), with its own libraries.
+mysqld=()
+if [[ ${SIDECAR_TESTS_MYSQL:-} ]]; then
+	mysqld=("$SIDECAR_TESTS_MYSQL/usr/lib64/ld-linux-x86-64.so.2" --library-path "$SIDECAR_TESTS_MYSQL/usr/lib/x86_64-linux-gnu"
+		"$SIDECAR_TESTS_MYSQL/usr/sbin/mysqld" --no-defaults --lc-messages-dir="$SIDECAR_TESTS_MYSQL/usr/share/mysql")
+fi
+
+install_mysql() { # DATA_DIRECTORY
+	start mysqld "${mysqld[@]}" --initialize-insecure --datadir="$1" --tmpdir="$dir/tmp" --innodb-redo-log-capacity=16M
+	wait "${pids[mysqld]}" || fail "mysqld --initialize failed"
+	unset "pids[mysqld]"
+}
+
+start_mysql() { # DATA_DIRECTORY SOCKET OPTION…
+	local data=$1 socket=$2
+	shift 2
+	start mysqld "${mysqld[@]}" --datadir="$data" --tmpdir="$dir/tmp" --socket="$socket" --pid-file="$dir/mysql.pid" \
+		--skip-networking --mysqlx=OFF --skip-name-resolve --default-time-zone=+05:45 --max-connections=300 \
+		--performance-schema=OFF --innodb-buffer-pool-size=64M --innodb-redo-log-capacity=16M "$@"
+	wait_for mysqld mariadb_answers "$socket" || fail "MySQL did not start"
+}
+
 # The socket's file is there a moment before anybody listens. A ping that is refused access is answered, too.
 mariadb_answers() { [[ -S $1 ]] && mariadb-admin --no-defaults --socket="$1" ping >/dev/null; }

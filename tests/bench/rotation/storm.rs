@@ -2,6 +2,7 @@
 //! by itself, beside refreshes of the same users' tokens, and beside as many refreshes in another database of the same server: the
 //! last shows what the processor costs, so that the difference of the two is what locks cost.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -120,14 +121,14 @@ const REVOKE_ALL: &str =
 const DELETE: &str = "DELETE FROM wp_jwt_auth_tokens WHERE token_family = ?";
 
 impl Site {
-    /// Refreshes at an even pace, by connections that stay open. Returns how many.
+    /// Refreshes at an even pace, by connections that stay open as long as they may. Returns how many.
     async fn refresh(&self, from: Instant, until: Instant, rate: u32) -> u64 {
         let mut clients = Vec::new();
         for users in self.users.chunks(USERS / CLIENTS) {
             let database = self.database.connect().await;
-            let client = Connection::to(self.sidecar.address());
+            let address = self.sidecar.address();
             let pace = Duration::from_secs(1) * u32::try_from(CLIENTS).unwrap() / rate;
-            clients.push(tokio::spawn(refresh(database, client, users.to_vec(), pace, (from, until))));
+            clients.push(tokio::spawn(refresh(database, address, users.to_vec(), pace, (from, until))));
         }
         let mut done = 0;
         for client in clients {
@@ -140,12 +141,13 @@ impl Site {
 /// Who is refused logs in again. Both sides log in now and then, so that they do the same.
 async fn refresh(
     mut database: Conn,
-    mut client: Connection,
+    address: SocketAddr,
     users: Vec<u64>,
     pace: Duration,
     (from, until): (Instant, Instant),
 ) -> u64 {
     let mut tokens = vec![String::new(); users.len()];
+    let mut client = Connection::to(address);
     let mut due = Instant::now();
     let mut done = 0;
     let mut turn = 0;
@@ -164,7 +166,8 @@ async fn refresh(
         (client, answer) = tokio::task::spawn_blocking(move || {
             client.send(call);
             let answer = client.response();
-            (client, answer)
+            let is_last = answer.value("connection").as_deref() == Some("close");
+            (if is_last { Connection::to(address) } else { client }, answer)
         })
         .await
         .unwrap();
