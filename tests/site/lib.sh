@@ -87,7 +87,7 @@ start_mariadb() { # DATA_DIRECTORY SOCKET OPTION…
 mysqld=()
 if [[ ${SIDECAR_TESTS_MYSQL:-} ]]; then
 	mysqld=("$SIDECAR_TESTS_MYSQL/usr/lib64/ld-linux-x86-64.so.2" --library-path "$SIDECAR_TESTS_MYSQL/usr/lib/x86_64-linux-gnu"
-		"$SIDECAR_TESTS_MYSQL/usr/sbin/mysqld" --no-defaults --lc-messages-dir="$SIDECAR_TESTS_MYSQL/usr/share/mysql")
+		"$SIDECAR_TESTS_MYSQL/usr/sbin/mysqld" --no-defaults --lc-messages-dir="$SIDECAR_TESTS_MYSQL/usr/share/mysql" --secure-file-priv=NULL)
 fi
 
 install_mysql() { # DATA_DIRECTORY
@@ -96,12 +96,14 @@ install_mysql() { # DATA_DIRECTORY
 	unset "pids[mysqld]"
 }
 
+# The mode is MariaDB's: WordPress's tables have dates of zeros.
 start_mysql() { # DATA_DIRECTORY SOCKET OPTION…
 	local data=$1 socket=$2
 	shift 2
 	start mysqld "${mysqld[@]}" --datadir="$data" --tmpdir="$dir/tmp" --socket="$socket" --pid-file="$dir/mysql.pid" \
 		--skip-networking --mysqlx=OFF --skip-name-resolve --default-time-zone=+05:45 --max-connections=300 \
-		--performance-schema=OFF --innodb-buffer-pool-size=64M --innodb-redo-log-capacity=16M "$@"
+		--performance-schema=OFF --innodb-buffer-pool-size=64M --innodb-redo-log-capacity=16M \
+		--sql-mode=STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION "$@"
 	wait_for mysqld mariadb_answers "$socket" || fail "MySQL did not start"
 }
 
