@@ -90,7 +90,7 @@ impl Groups {
     }
 
     /// Rotates the token in row `row` as planned, from whatever thread, and then does `then` on the database side. Dropped undone
-    /// only with the workers.
+    /// only where a worker fails or the runtime ends.
     pub fn hand_in(&self, plan: Arc<Plan>, row: u64, then: Then) {
         let waiting = Waiting { plan, row, deadline: Instant::now() + LIMIT, then };
         self.counters.queued.add();
@@ -160,7 +160,7 @@ async fn rotate<'a>(
     };
     let items: Vec<(&Plan, u64)> = group.iter().map(|waiting| (&*waiting.plan, waiting.row)).collect();
     let begun = Instant::now();
-    let mut attempted = transaction::attempt(store, &mut session, &items, Patience::None(turn), deadline).await;
+    let mut attempted = transaction::attempt(store, &mut session, &items, Patience::Skips(turn), deadline).await;
     if let Err(Interrupted::AtOnce(_)) = attempted {
         // A connection that idled may be dead: then a fresh one, at once.
         drop(session);
@@ -168,7 +168,7 @@ async fn rotate<'a>(
             Ok(session) => session,
             Err(error) => return without_database(alone, group, &error),
         };
-        attempted = transaction::attempt(store, &mut session, &items, Patience::None(None), deadline).await;
+        attempted = transaction::attempt(store, &mut session, &items, Patience::Skips(None), deadline).await;
     }
     alone.counters.transactions.observe(begun.elapsed());
     match attempted {

@@ -44,6 +44,9 @@ const SCAN_LIMIT: Duration = Duration::from_secs(10);
 /// The same, where the table is not read.
 const LIMIT: Duration = Duration::from_secs(3);
 
+/// The error of a wait for a lock that took too long.
+const LOCK_WAIT: u16 = 1205;
+
 /// Looks tokens up.
 pub struct LookUps {
     /// What is known already.
@@ -56,9 +59,6 @@ pub struct LookUps {
     /// That of the database when what is known was learnt: see [`LookUps::forget_another_servers`].
     epoch: AtomicU64,
 }
-
-/// The error of a wait for a lock that took too long.
-const LOCK_WAIT: u16 = 1205;
 
 struct Question {
     token: String,

@@ -2,8 +2,9 @@
 //!
 //! Locks are taken by primary key only, in ascending order. By `refresh_token_hash`, which has no index, a locking read or an
 //! update locks every row it reads past and stops every login. Only the first statement of a transaction waits for a lock, where
-//! the server can do that; a later one, which meets for instance the plugin revoking all tokens of a user, fails at once. Every statement works on a group of rows; a rotation that is
-//! alone is a group of one. All values are bound, so texts differ only in their number of rows, of which there are few.
+//! the server can do that; a later one, which meets for instance the plugin revoking all tokens of a user, fails at once. Every
+//! statement works on a group of rows; a rotation that is alone is a group of one. All values are bound, so texts differ only in
+//! their number of rows, of which there are few.
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
@@ -33,7 +34,7 @@ pub struct Store {
     lock: Statements,
     lock_waiting: Statements,
     lock_free: Statements,
-    lock_free_now: Statements,
+    lock_free_mariadb: Statements,
     user: String,
     insert: Statements,
     revoke: Statements,
@@ -142,7 +143,7 @@ impl Store {
             lock_free: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE SKIP LOCKED"),
             // With a lock wait of 0, MariaDB (10.11.19) skips a row, but takes that for an error at the statement's end and rolls
             // the transaction back (1180). The statement never waits.
-            lock_free_now: Statements::new(
+            lock_free_mariadb: Statements::new(
                 &ID_COUNTS,
                 &format!("SET STATEMENT innodb_lock_wait_timeout = 1 FOR {lock}"),
                 "?",
@@ -204,7 +205,7 @@ impl Store {
     ) -> Result<Vec<LockedRow>, DatabaseError> {
         let statements = match (skip_locked, session.abilities().no_wait) {
             (true, false) => &self.lock_free,
-            (true, true) => &self.lock_free_now,
+            (true, true) => &self.lock_free_mariadb,
             (false, true) => &self.lock_waiting,
             (false, false) => &self.lock,
         };

@@ -113,9 +113,9 @@ pub struct UnknownCommit {
 pub enum Patience<'a> {
     /// It is waited for.
     Waits,
-    /// It is left alone, where the server can do that. The next worker's turn begins when this transaction has all its rows locked
+    /// It is skipped, where the server can do that. The next worker's turn begins when this transaction has all its rows locked
     /// and is to write.
-    None(Option<Turn<'a>>),
+    Skips(Option<Turn<'a>>),
 }
 
 /// One transaction over `items`, each a plan and the row that its token is in; at most
@@ -132,9 +132,9 @@ pub async fn attempt(
 ) -> Result<Vec<Verdict>, Interrupted> {
     let can_skip = session.abilities().skip_locked;
     let (skip_locked, turn) = match patience {
-        Patience::None(turn) if can_skip => (true, turn),
+        Patience::Skips(turn) if can_skip => (true, turn),
         // What has to wait for a row must not keep the others from theirs.
-        Patience::None(_) | Patience::Waits => (false, None),
+        Patience::Skips(_) | Patience::Waits => (false, None),
     };
     let mut ids: Vec<u64> = items.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
