@@ -6,6 +6,7 @@
 
 mod journald;
 mod one_line;
+mod outlet;
 mod repeats;
 
 use std::io::{self, IsTerminal as _};
@@ -18,6 +19,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 use crate::config::{self, LogFormat};
 use journald::Journald;
 use one_line::OneLine;
+use outlet::{Outlet, Sink};
 use repeats::Repeats;
 
 /// Where the one line per refresh comes from; a module of its own in `log.level`, and never too many.
@@ -39,23 +41,25 @@ pub enum TelemetryError {
     )]
     Journald(#[source] io::Error),
     /// The system gives no thread.
-    #[error("the thread that counts repeated events cannot be started")]
+    #[error("the threads that write the log cannot be started")]
     Thread(#[source] io::Error),
     /// Something in the process started logging before.
     #[error("logging was started twice")]
     Started(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Logging, at work. Dropped, it says what it has counted and not said.
+/// Logging, at work. Dropped, it says what it has counted and not said, and waits until everything is written.
 #[must_use]
 #[derive(Debug)]
 pub struct Telemetry {
     repeats: Repeats,
+    outlet: Outlet,
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
         self.repeats.tell();
+        self.outlet.flush();
     }
 }
 
@@ -96,42 +100,45 @@ impl Level {
 pub fn start(log: &config::Log) -> Result<Telemetry, TelemetryError> {
     let (level, changing) = reload::Layer::new(Level::of(log)?.0);
     let repeats = Repeats::start().map_err(TelemetryError::Thread)?;
+    let (form, sink) = form(log.format)?;
+    let outlet = Outlet::start(sink).map_err(TelemetryError::Thread)?;
     let registry = Registry::default().with(level);
-    match format(log.format)? {
-        Format::Journald(journald) => registry.with(journald.with_filter(repeats.filter())).try_init()?,
-        // A line that cannot be written is dropped: complaining about it on the same closed stream would panic.
-        Format::Json => {
-            let lines = fmt::layer().json().flatten_event(true).with_current_span(false);
-            let lines = lines.with_writer(|| OneLine::new(false)).log_internal_errors(false);
-            registry.with(lines.with_filter(repeats.filter())).try_init()?;
+    let lines = outlet.clone();
+    match form {
+        Form::Journald => registry.with(Journald(lines).with_filter(repeats.filter())).try_init()?,
+        Form::Json => {
+            let layer = fmt::layer().json().flatten_event(true).with_current_span(false).log_internal_errors(false);
+            let layer = layer.with_writer(move || OneLine::new(&lines, false));
+            registry.with(layer.with_filter(repeats.filter())).try_init()?;
         }
-        Format::Text => {
+        Form::Text => {
             let colours = colours();
-            let lines = fmt::layer().with_ansi(colours).with_writer(move || OneLine::new(colours));
-            registry.with(lines.log_internal_errors(false).with_filter(repeats.filter())).try_init()?;
+            let layer = fmt::layer().with_ansi(colours).log_internal_errors(false);
+            let layer = layer.with_writer(move || OneLine::new(&lines, colours));
+            registry.with(layer.with_filter(repeats.filter())).try_init()?;
         }
     }
     let _ = LEVEL.set(changing);
-    Ok(Telemetry { repeats })
+    Ok(Telemetry { repeats, outlet })
 }
 
-enum Format {
+enum Form {
     Text,
     Json,
-    Journald(Journald),
+    Journald,
 }
 
-fn format(configured: LogFormat) -> Result<Format, TelemetryError> {
+fn form(configured: LogFormat) -> Result<(Form, Sink), TelemetryError> {
     Ok(match configured {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-        LogFormat::Journald => Format::Journald(Journald::open().map_err(TelemetryError::Journald)?),
-        LogFormat::Auto if journald::is_our_stderr() => match Journald::open() {
-            Ok(journald) => Format::Journald(journald),
+        LogFormat::Text => (Form::Text, Sink::Stderr),
+        LogFormat::Json => (Form::Json, Sink::Stderr),
+        LogFormat::Journald => (Form::Journald, Sink::Journal(journald::open().map_err(TelemetryError::Journald)?)),
+        LogFormat::Auto if journald::is_our_stderr() => match journald::open() {
+            Ok(socket) => (Form::Journald, Sink::Journal(socket)),
             // Standard error leads there, too, if only as text.
-            Err(_) => Format::Text,
+            Err(_) => (Form::Text, Sink::Stderr),
         },
-        LogFormat::Auto => Format::Text,
+        LogFormat::Auto => (Form::Text, Sink::Stderr),
     })
 }
 

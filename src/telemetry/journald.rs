@@ -16,6 +16,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
 use super::one_line::one_line;
+use super::outlet::Outlet;
 
 /// Where journald listens.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
@@ -43,32 +44,27 @@ fn is_named(stream: &str, device: u64, inode: u64) -> bool {
     })
 }
 
-/// A layer that sends each event to journald.
+/// A connection to journald.
+///
+/// # Errors
+/// There is none, or it may not be written to.
+pub fn open() -> io::Result<UnixDatagram> {
+    at(Path::new(SOCKET))
+}
+
+fn at(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    Ok(socket)
+}
+
+/// A layer that puts each event as journald takes it.
 #[derive(Debug)]
-pub struct Journald {
-    socket: UnixDatagram,
-}
-
-impl Journald {
-    /// Connects to journald.
-    ///
-    /// # Errors
-    /// There is none, or it may not be written to.
-    pub fn open() -> io::Result<Self> {
-        Self::at(Path::new(SOCKET))
-    }
-
-    fn at(path: &Path) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
-        Ok(Journald { socket })
-    }
-}
+pub struct Journald(pub Outlet);
 
 impl<S: Subscriber> Layer<S> for Journald {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        // What cannot be logged is dropped, as a line is that standard error does not take.
-        let _ = self.socket.send(&datagram(event));
+        self.0.put(&datagram(event));
     }
 }
 
@@ -163,6 +159,7 @@ fn put(datagram: &mut Vec<u8>, name: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::outlet::Sink;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     #[test]
@@ -170,7 +167,8 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("socket");
         let journal = UnixDatagram::bind(&path).unwrap();
-        let subscriber = tracing_subscriber::registry().with(Journald::at(&path).unwrap());
+        let outlet = Outlet::start(Sink::Journal(at(&path).unwrap())).unwrap();
+        let subscriber = tracing_subscriber::registry().with(Journald(outlet));
         let (id, agent) = ("5f-1", "me\nPRIORITY=0\x1b[31m");
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(request_id = %id, status = 502, agent, absent = None::<u64>, "could not {}", "connect");
@@ -215,6 +213,6 @@ mod tests {
 
     #[test]
     fn where_nobody_listens_it_is_an_error() {
-        assert!(Journald::at(Path::new("/nonexistent/socket")).is_err());
+        assert!(at(Path::new("/nonexistent/socket")).is_err());
     }
 }

@@ -3,27 +3,29 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-/// Standard error, to which tracing-subscriber gives each event in one piece.
+use super::outlet::Outlet;
+
+/// What tracing-subscriber gives each event to, in one piece.
 pub struct OneLine {
-    stderr: io::Stderr,
+    outlet: Outlet,
     colours: bool,
 }
 
 impl OneLine {
     /// `colours`: whether lines begin with them.
-    pub fn new(colours: bool) -> Self {
-        OneLine { stderr: io::stderr(), colours }
+    pub fn new(outlet: &Outlet, colours: bool) -> Self {
+        OneLine { outlet: outlet.clone(), colours }
     }
 }
 
 impl Write for OneLine {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.stderr.write_all(one_line(&String::from_utf8_lossy(event), self.colours).as_bytes())?;
+        self.outlet.put(one_line(&String::from_utf8_lossy(event), self.colours).as_bytes());
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stderr.flush()
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
@@ -185,6 +185,45 @@ fn a_flood_of_one_warning_is_a_hundred_lines_and_a_count() {
     assert!(more.contains("\"level\":\"WARN\"") && more.contains("\"count\":30"), "{more}");
     let same = |line: &&String| line.contains("could not connect to the upstream") && !line.contains("more:");
     assert_eq!(sidecar.log().iter().filter(same).count(), 100);
+}
+
+#[test]
+fn nobody_waits_for_a_log_that_is_not_read() {
+    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let child = sidecar::command()
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--refresh-mode", "forward"])
+        .arg(format!("--upstream=http://{}", upstream.address()))
+        .args(["--log-format", "json", "--log-access", "true"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = Killed(child);
+    let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let address = sidecar::listens_on(&lines.find(|line| line.contains("\"listening\"")).unwrap());
+    // Some 5.6 MB: what the pipe takes and what may wait are less. A connection is ended after a thousand requests.
+    let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(6000));
+    let mut client = Connection::to(address);
+    for _ in 0..900 {
+        client.send(&request);
+        assert_eq!(client.response().status(), 200);
+    }
+    let lost = lines.find(|line| line.contains("lines were lost")).unwrap();
+    client.send("GET /afterwards HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    assert!(lines.any(|line| line.contains("\"path\":\"/afterwards\"")), "{lost}");
+    let lost: Value = serde_json::from_str(&lost).unwrap();
+    assert!(lost["lines"].as_u64().is_some_and(|lines| (50..800).contains(&lines)), "{lost}");
+}
+
+/// A process that ends with its test, whatever becomes of that.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -13,6 +13,9 @@ use super::{mariadb, rig, secrets};
 /// How long anything may take that should take milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The sidecar writes its log in one piece a hundred times a second, and a busy machine may be late.
+const LOG_REST: Duration = Duration::from_millis(50);
+
 /// A running sidecar. Dropped, it is killed; then the test fails if there is a secret in its log.
 pub struct Sidecar {
     child: Child,
@@ -140,6 +143,8 @@ impl Sidecar {
 
     /// All log lines so far.
     pub fn log(&self) -> Vec<String> {
+        // What was said a moment ago is written in a moment.
+        std::thread::sleep(LOG_REST);
         self.log.lines.lock().unwrap().clone()
     }
 

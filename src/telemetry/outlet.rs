@@ -1,0 +1,214 @@
+//! Writes the log, so that nobody who has something to say waits for who reads it.
+//!
+//! A thread of its own takes what is there in one piece: under load a hundred times a second, else each line at once. Where
+//! nobody takes the lines (a pipe whose reader hangs, a journal that is stuck), what comes is lost once the room for it is full,
+//! and counted; no request waits for its line.
+
+use std::io::{self, Write as _};
+use std::mem;
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+/// Bytes that may wait: some 20,000 lines.
+const ROOM: usize = 4 << 20;
+
+/// Between two writes, when there is much to say. What a killed process has not written is of this time.
+const REST: Duration = Duration::from_millis(10);
+
+/// How long the end of the program waits for what is not written yet.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Where the log goes.
+#[derive(Debug)]
+pub enum Sink {
+    /// To standard error, many lines in one piece.
+    Stderr,
+    /// To journald, each event in a datagram.
+    Journal(UnixDatagram),
+}
+
+/// The way to a [`Sink`]. Clones lead to the same.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// There is something to write, or somebody who waits for its being written.
+    filled: Condvar,
+    /// Everything is written.
+    emptied: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: Events,
+    /// Events for which there was no room.
+    lost: u64,
+    /// The thread has taken what was there before.
+    is_writing: bool,
+    /// Somebody waits for the last line.
+    is_urgent: bool,
+}
+
+/// Events, one behind the other.
+#[derive(Debug, Default)]
+struct Events {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Outlet {
+    /// Starts the thread that writes.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(sink: Sink) -> io::Result<Self> {
+        let outlet = Outlet { shared: Arc::default() };
+        let writer = outlet.clone();
+        std::thread::Builder::new().name("log".into()).spawn(move || writer.keep_writing(&sink))?;
+        Ok(outlet)
+    }
+
+    /// Takes an event. Never waits for its being written.
+    pub fn put(&self, event: &[u8]) {
+        let mut waiting = self.waiting();
+        if waiting.events.bytes.len() + event.len() > ROOM {
+            waiting.lost += 1;
+            return;
+        }
+        waiting.events.push(event);
+        let sleeps = waiting.events.ends.len() == 1 && !waiting.is_writing;
+        drop(waiting);
+        if sleeps {
+            self.shared.filled.notify_one();
+        }
+    }
+
+    /// Waits until everything is written, a second at most.
+    pub fn flush(&self) {
+        let until = Instant::now() + LAST;
+        let mut waiting = self.waiting();
+        waiting.is_urgent = true;
+        self.shared.filled.notify_one();
+        while waiting.is_writing || !waiting.events.ends.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            waiting = self.shared.emptied.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn keep_writing(&self, sink: &Sink) {
+        let mut events = Events::default();
+        loop {
+            let mut waiting = self.waiting();
+            while waiting.events.ends.is_empty() {
+                (waiting.is_writing, waiting.is_urgent) = (false, false);
+                self.shared.emptied.notify_all();
+                waiting = self.shared.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            waiting.is_writing = true;
+            mem::swap(&mut waiting.events, &mut events);
+            let lost = mem::take(&mut waiting.lost);
+            drop(waiting);
+            sink.write(&events);
+            events.clear();
+            if lost > 0 {
+                warn!(lines = lost, "the log was not taken in time, and lines were lost");
+            }
+            let resting = self.waiting();
+            let rested = self.shared.filled.wait_timeout_while(resting, REST, |waiting| !waiting.is_urgent);
+            drop(rested);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Events {
+    fn push(&mut self, event: &[u8]) {
+        self.bytes.extend_from_slice(event);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Empty, and without the room that only a burst needs.
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.bytes.shrink_to(ROOM / 16);
+        self.ends.shrink_to(ROOM / 1024);
+    }
+}
+
+impl Sink {
+    /// What cannot be written is dropped: to complain about it would lead here again.
+    fn write(&self, events: &Events) {
+        match self {
+            Sink::Stderr => drop(io::stderr().write_all(&events.bytes)),
+            Sink::Journal(socket) => {
+                let mut begin = 0;
+                for end in &events.ends {
+                    let _ = socket.send(events.bytes.get(begin..*end).unwrap_or_default());
+                    begin = *end;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outlet() -> (Outlet, UnixDatagram) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        (Outlet::start(Sink::Journal(ours)).unwrap(), theirs)
+    }
+
+    fn received(socket: &UnixDatagram) -> String {
+        let mut datagram = [0; 1024];
+        let length = socket.recv(&mut datagram).unwrap();
+        String::from_utf8(datagram[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn every_event_comes_in_its_order() {
+        let (outlet, socket) = outlet();
+        let reader = std::thread::spawn(move || (0..1000).map(|_| received(&socket)).collect::<Vec<_>>());
+        for number in 0..1000 {
+            outlet.put(number.to_string().as_bytes());
+        }
+        outlet.flush();
+        let expected: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+        assert_eq!(reader.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn what_nobody_takes_keeps_nobody() {
+        let (outlet, socket) = outlet();
+        let event = [b'x'; 1000];
+        // The socket has room for some hundred datagrams, and these are twice what may wait.
+        for _ in 0..2 * ROOM / event.len() {
+            outlet.put(&event);
+        }
+        let lost = outlet.waiting().lost;
+        assert!(lost > 0);
+        assert!(outlet.waiting().events.bytes.len() <= ROOM);
+        socket.set_nonblocking(false).unwrap();
+        let taken = 2 * ROOM / event.len() - usize::try_from(lost).unwrap();
+        for _ in 0..taken {
+            assert_eq!(received(&socket).len(), event.len());
+        }
+        outlet.put(b"again");
+        assert_eq!(received(&socket), "again");
+    }
+}
