@@ -3,7 +3,8 @@
 //!
 //! A page names the reason and the request, nothing else: what exactly went wrong is in the log, under the same name.
 
-use std::time::SystemTime;
+use std::cell::RefCell;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -175,11 +176,24 @@ pub fn native(mut answer: Response<Bytes>, id: &RequestId) -> Response<ResponseB
 
 /// The upstream's answers have theirs or none, but an origin server with a clock must (RFC 9110, 6.6.1).
 fn dated(mut answer: Response<Bytes>) -> Response<Bytes> {
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    if let Ok(date) = HeaderValue::from_str(&date) {
+    if let Some(date) = date(SystemTime::now()) {
         answer.headers_mut().insert(header::DATE, date);
     }
     answer
+}
+
+/// The same for a second.
+fn date(now: SystemTime) -> Option<HeaderValue> {
+    thread_local! {
+        static LAST: RefCell<(u64, Option<HeaderValue>)> = const { RefCell::new((0, None)) };
+    }
+    let second = now.duration_since(UNIX_EPOCH).ok()?.as_secs();
+    LAST.with_borrow_mut(|(last, date)| {
+        if *last != second || date.is_none() {
+            (*last, *date) = (second, HeaderValue::from_str(&httpdate::fmt_http_date(now)).ok());
+        }
+        date.clone()
+    })
 }
 
 #[cfg(test)]

@@ -360,7 +360,7 @@ impl MadeOf {
     }
 }
 
-type Found = Result<(Arc<Site>, Home), Arc<NotNative>>;
+type Found = Result<(Arc<Site>, Arc<Home>), Arc<NotNative>>;
 
 async fn look(refresher: &Refresher) -> Found {
     let site = refresher.sites.read_or_known().await?;

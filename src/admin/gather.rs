@@ -159,7 +159,7 @@ fn site(refresher: &Refresher, sees_database: bool) -> Site {
     let sites = &refresher.sites;
     let (site, home) = match sites.last_read() {
         Some(Ok(site)) => {
-            let home = sites.home(&site, Scheme::Http).map(|home| home.url).map_err(|why| why.to_string());
+            let home = sites.home(&site, Scheme::Http).map(|home| home.url.clone()).map_err(|why| why.to_string());
             (Some(site), home)
         }
         Some(Err(why)) => (None, Err(why.to_string())),
@@ -170,7 +170,7 @@ fn site(refresher: &Refresher, sees_database: bool) -> Site {
         native: home.is_ok() && sees_database,
         obstacle: home.as_ref().err().cloned().or_else(|| (!sees_database).then(away)),
         home: home.ok(),
-        plugin: site.as_ref().map(|site| site.plugin.clone()),
+        plugin: site.as_ref().map(|site| site.plugin.to_string()),
         algorithm: site.as_ref().map(|site| site.signer.algorithm().to_string()),
         table_prefix: sites.installation().table_prefix.clone(),
         indexed: site.as_ref().map(|site| site.columns.indexed),

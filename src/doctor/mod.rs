@@ -214,7 +214,7 @@ impl Patient {
     async fn wordpress(&self, site: &Site, place: &Place) -> Vec<Finding> {
         let mut findings = Vec::new();
         if let Some(question) = site.question(place.scheme) {
-            let (finding, home) = upstream::rest_root(&self.dialer, &question).await;
+            let (finding, home) = upstream::rest_root(&self.dialer, question).await;
             findings.push(finding);
             if home.is_none() {
                 return findings;

@@ -105,7 +105,7 @@ async fn ask(installation: &Installation, site: &Site, place: &Place, nonce: &st
     }
     php.args(["-d", "memory_limit=512M", "-d", "sendmail_path=/bin/true", "-r", PROBE, "--"])
         .arg(&load)
-        .args([place.host.as_str(), scheme, site.plugin.as_str(), nonce])
+        .args([place.host.as_str(), scheme, &*site.plugin, nonce])
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

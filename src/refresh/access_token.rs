@@ -8,6 +8,7 @@
 //! HMAC keys are prepared once. For the other algorithms the time goes into the signature itself,
 //! which jsonwebtoken makes.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use base64::Engine as _;
@@ -237,9 +238,19 @@ pub fn wp_hash(jwt: &str, auth_salt: &Secret) -> String {
 /// # Errors
 /// The operating system gives no random bytes; then there must be no token.
 pub fn new_refresh_token() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    Ok(hex(&bytes))
+    thread_local! {
+        static STOCK: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
+    }
+    // One call of the system for many: also a flood of tokens that are in no row comes by here.
+    STOCK.with_borrow_mut(|stock| {
+        if stock.is_empty() {
+            let mut fresh = [[0; 16]; 64];
+            getrandom::fill(fresh.as_flattened_mut())?;
+            stock.extend_from_slice(&fresh);
+        }
+        // SECURITY: taken out, so that none is given twice. There is no fork that could copy the stock.
+        stock.pop().map(|bytes| hex(&bytes)).ok_or(getrandom::Error::UNEXPECTED)
+    })
 }
 
 /// Whether a signature with the private key verifies with the public key that belongs to it.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use http::Method;
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -44,11 +45,11 @@ pub struct Event {
     /// As the token row holds it.
     pub user_agent: String,
     /// The request's method.
-    pub method: String,
+    pub method: Method,
     /// Path and query as the client sent them. A token in the query is left out of the row.
-    pub target: String,
+    pub target: Arc<str>,
     /// The plugin's main file below the plugins' folder, where its country database is.
-    pub plugin: String,
+    pub plugin: Arc<str>,
 }
 
 /// Why a token was refused after it was looked up.
@@ -88,6 +89,7 @@ pub struct Events {
     queue: mpsc::Receiver<Queued>,
     dropped: Arc<Dropped>,
     countries: Countries,
+    paths: Paths,
 }
 
 /// An event as it waits: with its times, which must not depend on when it is written.
@@ -104,7 +106,7 @@ impl Analytics {
     pub fn new(countries: Countries) -> (Self, Events) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let dropped = Arc::new(Dropped::default());
-        let events = Events { queue: receiver, dropped: Arc::clone(&dropped), countries };
+        let events = Events { queue: receiver, dropped: Arc::clone(&dropped), countries, paths: Paths::default() };
         (Self { queue: sender, dropped }, events)
     }
 
@@ -178,7 +180,7 @@ struct Row {
 }
 
 /// The row of an event. Pure but for the open country database.
-fn row(queued: Queued, countries: &Countries) -> Row {
+fn row(queued: Queued, countries: &Countries, paths: &mut Paths) -> Row {
     let Queued { event, result, at, took } = queued;
     let (user_id, token_id, token_family, failure_reason) = match result {
         EventResult::Success { user_id, token_id, token_family } => (Some(user_id), Some(token_id), token_family, None),
@@ -196,8 +198,8 @@ fn row(queued: Queued, countries: &Countries) -> Row {
         ip_address: address.to_string(),
         user_agent: cut(&event.user_agent),
         country_code: countries.code(event.client),
-        request_path: request_path(&event.target),
-        request_method: event.method.chars().take(10).collect(),
+        request_path: paths.of(event.target),
+        request_method: event.method.as_str().chars().take(10).collect(),
         response_time: if is_success { u32::try_from(took.as_millis()).unwrap_or(u32::MAX) } else { 0 },
         event_timestamp: at,
     }
@@ -209,6 +211,23 @@ impl Failure {
         match self {
             Self::InvalidToken => "jwt_auth_invalid_refresh_token",
             Self::UserNotFound => "jwt_auth_user_not_found",
+        }
+    }
+}
+
+/// The last target and what became of it: nearly all have the same.
+#[derive(Default)]
+struct Paths(Option<(Arc<str>, String)>);
+
+impl Paths {
+    fn of(&mut self, target: Arc<str>) -> String {
+        match &self.0 {
+            Some((last, path)) if *last == target => path.clone(),
+            _ => {
+                let path = request_path(&target);
+                self.0 = Some((target, path.clone()));
+                path
+            }
         }
     }
 }
@@ -247,15 +266,15 @@ mod tests {
             client: client.parse().unwrap(),
             anonymize_ip,
             user_agent: "O\\'Neil".to_owned(),
-            method: "POST".to_owned(),
-            target: target.to_owned(),
-            plugin: "jwt-auth-pro/jwt-auth-pro.php".to_owned(),
+            method: Method::POST,
+            target: target.into(),
+            plugin: "jwt-auth-pro/jwt-auth-pro.php".into(),
         }
     }
 
     fn shaped(event: Event, result: EventResult) -> Row {
         let queued = Queued { event, result, at: 1_795_379_799, took: Duration::from_micros(12_900) };
-        row(queued, &Countries::new(None, None))
+        row(queued, &Countries::new(None, None), &mut Paths::default())
     }
 
     const TARGET: &str = "/wp-json/jwt-auth/v1/token/refresh";
@@ -310,6 +329,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_that_of_its_own_target() {
+        let mut paths = Paths::default();
+        for target in [TARGET, TARGET, "/a?refresh_token=1", "/b", TARGET] {
+            assert_eq!(paths.of(target.into()), request_path(target));
+        }
+    }
+
+    #[test]
     fn addresses() {
         for (client, row) in
             [("203.0.113.77", "203.0.113.0"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"), ("::1", "::")]
@@ -337,8 +364,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn texts_fit_their_columns(target in ".{0,300}", agent in ".{0,300}", method in ".{0,20}") {
-            let event = Event { user_agent: agent, method, ..event(&target, "::1", true) };
+        fn texts_fit_their_columns(target in ".{0,300}", agent in ".{0,300}", method in "[A-Z]{1,20}") {
+            let event = Event { user_agent: agent, method: method.parse().unwrap(), ..event(&target, "::1", true) };
             let row = shaped(event, EventResult::Failure(Failure::InvalidToken));
             for text in [row.user_agent, row.request_path] {
                 prop_assert!(text.chars().count() <= TEXT_COLUMN);

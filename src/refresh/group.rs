@@ -14,11 +14,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio::time::{Instant, timeout_at};
-use tracing::error;
 
 use super::access_token::SignerError;
 use super::alone::Alone;
 use super::counters::Counters;
+use super::steady::keep_working;
 use super::store::{LARGEST_GROUP, Store};
 use super::transaction::{self, Interrupted, Outcome, Patience, Plan, Verdict};
 use crate::wordpress::database::{DatabaseError, Session};
@@ -84,7 +84,8 @@ impl Groups {
         let queue = Arc::new(Mutex::new(receiver));
         let alone = Arc::new(Alone::new(store, Arc::clone(&counters)));
         for _ in 0..WORKERS {
-            tokio::spawn(keep_working(Arc::clone(&alone), Arc::clone(&queue)));
+            let (alone, queue) = (Arc::clone(&alone), Arc::clone(&queue));
+            tokio::spawn(keep_working("rotations", move || work(Arc::clone(&alone), Arc::clone(&queue))));
         }
         Groups { queue: sender, counters, tasks: Handle::current() }
     }
@@ -106,13 +107,6 @@ impl Groups {
                 }
             }
         });
-    }
-}
-
-/// A fault of the program costs the group that it was met in, never all rotations after it.
-async fn keep_working(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
-    while let Err(error) = tokio::spawn(work(Arc::clone(&alone), Arc::clone(&queue))).await {
-        error!(%error, "a worker for rotations failed and is started again");
     }
 }
 

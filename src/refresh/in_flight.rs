@@ -2,7 +2,7 @@
 //!
 //! Most rows are known, and most of their tokens live. Such a rotation goes from the thread of the client's connection straight
 //! into the queue of the groups, and from the commit straight back: what a transaction says is put down where it is said, without
-//! a task of its own. What has to look, or to ask about a used token, goes on in a task on the database side.
+//! a task of its own, and so is what a look-up says. Only what has to ask about a used token goes on in a task.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::counters::Counter;
 use super::group::RotationError;
 use super::replay::{self, Reused};
 use super::response::{self, Outcome};
+use super::tokens::Key;
 use super::transaction::{self, Plan, Used};
 use super::{Refresher, Told};
 
@@ -23,6 +24,7 @@ pub type Ended = Result<(Outcome, Told), RotationError>;
 /// One rotation. It ends, is stored and is told of whether or not its client is still there.
 pub struct InFlight {
     refresher: Arc<Refresher>,
+    token: Key,
     plan: Arc<Plan>,
     /// `None` where nobody writes it down.
     event: Option<Event>,
@@ -35,11 +37,12 @@ pub struct InFlight {
 
 impl InFlight {
     /// Finds the token's row and rotates it.
-    pub fn begin(refresher: &Arc<Refresher>, plan: Plan, event: Option<Event>) -> oneshot::Receiver<Ended> {
+    pub fn begin(refresher: &Arc<Refresher>, token: Key, plan: Plan, event: Option<Event>) -> oneshot::Receiver<Ended> {
         let (answer, answered) = oneshot::channel();
-        let row = refresher.look_ups.cached(&plan.token, plan.site.columns);
+        let row = refresher.look_ups.cached(&token);
         let rotation = InFlight {
             refresher: Arc::clone(refresher),
+            token,
             plan: Arc::new(plan),
             event,
             is_looked_up: false,
@@ -60,14 +63,14 @@ impl InFlight {
 
     fn look_up(mut self) {
         self.is_looked_up = true;
-        let tasks = self.refresher.tasks.clone();
-        tasks.spawn(async move {
-            match self.refresher.look_ups.find(&self.plan.token, self.plan.site.columns).await {
-                Ok(Some(row)) => self.rotate(row),
-                Ok(None) => self.unknown(),
-                Err(error) => self.fail(error),
-            }
-        });
+        let (look_ups, token) = (Arc::clone(&self.refresher.look_ups), self.token.clone());
+        let site = Arc::clone(&self.plan.site);
+        let then = move |found| match found {
+            Ok(Some(row)) => self.rotate(row),
+            Ok(None) => self.unknown(),
+            Err(error) => self.fail(error),
+        };
+        look_ups.find(token, site, Box::new(then));
     }
 
     /// What the transaction said.
@@ -90,7 +93,7 @@ impl InFlight {
             Ok(transaction::Outcome::NotThisRow) if self.is_looked_up => self.unknown(),
             // The row is gone or was changed by hand: look again.
             Ok(transaction::Outcome::NotThisRow) => {
-                self.refresher.look_ups.tokens.forget(&self.plan.token, self.plan.site.columns.folds_case);
+                self.refresher.look_ups.tokens.forget(&self.token);
                 self.look_up();
             }
             Err(error) => self.fail(error),
@@ -101,7 +104,8 @@ impl InFlight {
         let InFlight { refresher, plan, event, answer, .. } = self;
         if let Some(child) = rotated.child {
             // Before the answer: the client may be back at once.
-            refresher.look_ups.tokens.remember(&plan.refresh_token, plan.site.columns.folds_case, child);
+            let token = Key::of(&plan.refresh_token, plan.site.columns.folds_case);
+            refresher.look_ups.tokens.remember(token, child);
             refresher.look_ups.map.note(child);
         }
         refresher.counters.rotated.add();
@@ -125,7 +129,8 @@ impl InFlight {
             // Nothing has happened, so there is no event either.
             Ok(Reused::Replayed(pair, row)) => {
                 counters.replayed.add();
-                look_ups.tokens.remember(&pair.refresh_token, self.plan.site.columns.folds_case, row);
+                let token = Key::of(&pair.refresh_token, self.plan.site.columns.folds_case);
+                look_ups.tokens.remember(token, row);
                 told.outcome = "replayed";
                 let _ = self.answer.send(Ok((Outcome::Rotated(pair), told)));
                 return;

@@ -1,42 +1,43 @@
 //! Finds the row that a token is in, outside any transaction: the cache, the map, the index, and only then the whole table.
 //!
-//! What has to be asked waits as rotations do: two workers take what is there, up to [`LARGEST`], into one statement. Without an
-//! index one such statement reads the whole table, so that there are never more than two of those at a time, whatever the
-//! number of tokens that are looked for.
+//! What has to be asked waits as rotations do, in the queue for a look at the rows that are new, in that for the index, or in that
+//! for the whole table. Who works there takes what waits into one look, so that a flood of unknown tokens comes to few statements.
+//! The table is read by two at a time at most, whatever the number of tokens that are looked for.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+mod looker;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Row, Value};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::counters::Counters;
 use super::group::RotationError;
 use super::map::Map;
+use super::steady::keep_working;
 use super::store::Store;
-use super::tokens::{Tokens, key};
-use crate::wordpress::database::{DatabaseError, Session, column};
-use crate::wordpress::site::Columns;
+use super::tokens::{Key, Tokens};
+use crate::wordpress::database::DatabaseError;
+use crate::wordpress::site::Site;
 
-/// Statements at a time.
-const WORKERS: usize = 2;
+/// Statements at a time, by the index and of the whole table.
+const LOOKERS: usize = 2;
 
-/// Tokens in one statement.
-const LARGEST: usize = 64;
+/// Look-ups that may wait in each queue.
+const QUEUE: usize = 4096;
+
+/// Tokens that one look at the new rows is for.
+const TOGETHER: usize = 256;
+
+/// Between the beginnings of two looks at the new rows.
+const SPACING: Duration = Duration::from_millis(5);
 
 /// How often a look-up is begun anew because the database moved to another server meanwhile.
 const SERVERS: usize = 3;
-
-/// A worker rests so long after a statement that found nothing: a flood of unknown tokens then comes in few statements, and a good
-/// one among them hardly waits.
-const REST: Duration = Duration::from_millis(4);
-
-/// Look-ups that may wait.
-const QUEUE: usize = 4096;
 
 /// How long a look-up may take, with its wait: a table of ten million rows is read in some four seconds.
 const SCAN_LIMIT: Duration = Duration::from_secs(10);
@@ -47,72 +48,160 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// The error of a wait for a lock that took too long.
 const LOCK_WAIT: u16 = 1205;
 
+/// What is done with a look-up's result: the row that the token is in, if it is in any. An error says that nothing has begun.
+pub type Then = Box<dyn FnOnce(Result<Option<u64>, RotationError>) + Send>;
+
+type Queue = Arc<Mutex<mpsc::Receiver<Sought>>>;
+
 /// Looks tokens up.
 pub struct LookUps {
     /// What is known already.
     pub tokens: Arc<Tokens>,
     /// The map of all live tokens, for tables without an index.
     pub map: Arc<Map>,
-    queue: mpsc::Sender<Question>,
+    in_new_rows: mpsc::Sender<Sought>,
+    by_index: mpsc::Sender<Sought>,
+    by_scan: mpsc::Sender<Sought>,
+    tasks: Handle,
     store: Arc<Store>,
     counters: Arc<Counters>,
     /// That of the database when what is known was learnt: see [`LookUps::forget_another_servers`].
     epoch: AtomicU64,
 }
 
-struct Question {
-    token: String,
-    columns: Columns,
-    answer: oneshot::Sender<Result<Option<u64>, DatabaseError>>,
+/// A token that is looked for.
+struct Sought {
+    token: Key,
+    site: Arc<Site>,
+    since: Instant,
+    /// That of the database when it was asked for.
+    epoch: u64,
+    /// How many servers may be asked, this one included.
+    servers: usize,
+    then: Then,
 }
 
 impl LookUps {
     /// Starts the workers in the runtime that this is called in.
-    pub fn start(store: Arc<Store>, tokens: Arc<Tokens>, map: Arc<Map>, counters: Arc<Counters>) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let queue = Arc::new(Mutex::new(receiver));
-        for _ in 0..WORKERS {
-            let looker = Looker::new(Arc::clone(&store), Arc::clone(&tokens), Arc::clone(&counters));
-            tokio::spawn(looker.work(Arc::clone(&queue)));
-        }
+    pub fn start(store: Arc<Store>, tokens: Arc<Tokens>, map: Arc<Map>, counters: Arc<Counters>) -> Arc<Self> {
+        let queue = || {
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            (sender, Arc::new(Mutex::new(receiver)))
+        };
+        let ((in_new_rows, new_rows), (by_index, index), (by_scan, scan)) = (queue(), queue(), queue());
         let epoch = AtomicU64::new(store.database.epoch());
-        LookUps { tokens, map, queue: sender, store, counters, epoch }
+        let tasks = Handle::current();
+        let look_ups = Arc::new(LookUps { tokens, map, in_new_rows, by_index, by_scan, tasks, store, counters, epoch });
+        // The workers end when nobody is left who asks.
+        let weak = Arc::downgrade(&look_ups);
+        for queue in [index, scan] {
+            for _ in 0..LOOKERS {
+                let (look_ups, queue) = (Weak::clone(&weak), Arc::clone(&queue));
+                let work = move || looker::work(Weak::clone(&look_ups), Arc::clone(&queue));
+                tokio::spawn(keep_working("look-ups", work));
+            }
+        }
+        tokio::spawn(keep_working("look-ups", move || work_at_new_rows(Weak::clone(&weak), Arc::clone(&new_rows))));
+        look_ups
     }
 
-    /// The row that `token` was last seen in.
-    pub fn cached(&self, token: &str, columns: Columns) -> Option<u64> {
-        let row = self.tokens.row(token, columns.folds_case);
+    /// The row that the token was last seen in.
+    pub fn cached(&self, token: &Key) -> Option<u64> {
+        let row = self.tokens.row(token);
         if row.is_some() {
             self.counters.found_in_cache.add();
         }
         row
     }
 
-    /// Whether a look-up of the last seconds found `token` in no row.
-    pub fn is_known_unknown(&self, token: &str, columns: Columns) -> bool {
+    /// Whether a look-up of the last seconds found the token in no row.
+    pub fn is_known_unknown(&self, token: &Key) -> bool {
         self.forget_another_servers();
-        let unknown =
-            self.tokens.is_unknown(token, columns.folds_case) && self.tokens.row(token, columns.folds_case).is_none();
+        let unknown = self.tokens.is_unknown(token) && self.tokens.row(token).is_none();
         if unknown {
             self.counters.known_unknown.add();
         }
         unknown
     }
 
-    /// The row that `token` is in, if it is in any.
-    ///
-    /// # Errors
-    /// The database's; nothing has begun.
-    pub async fn find(&self, token: &str, columns: Columns) -> Result<Option<u64>, RotationError> {
-        // What one server does not have another may.
-        for _ in 0..SERVERS {
-            let epoch = self.forget_another_servers();
-            let found = self.find_at(token, columns).await?;
-            if found.is_some() || self.store.database.epoch() == epoch {
-                return Ok(found);
+    /// Finds the row that the token is in, from whatever thread, and then does `then` on the database side. Dropped undone only
+    /// where a worker fails or the runtime ends.
+    pub fn find(self: &Arc<Self>, token: Key, site: Arc<Site>, then: Then) {
+        self.find_at(SERVERS, token, site, then);
+    }
+
+    /// What one server does not have another may: so many are asked.
+    fn find_at(self: &Arc<Self>, servers: usize, token: Key, site: Arc<Site>, then: Then) {
+        let epoch = self.forget_another_servers();
+        let columns = site.columns;
+        let sought = Sought { token, site, since: Instant::now(), epoch, servers, then };
+        if columns.indexed {
+            self.hand_in(&self.by_index, sought);
+        } else if self.map.is_filled() {
+            self.hand_in(&self.in_new_rows, sought);
+        } else {
+            self.scan(sought);
+        }
+    }
+
+    fn end(self: &Arc<Self>, sought: Sought, found: Result<Option<u64>, DatabaseError>) {
+        let Sought { token, site, epoch, servers, then, .. } = sought;
+        match found {
+            Ok(None) if self.store.database.epoch() != epoch => match servers {
+                0 | 1 => then(Err(RotationError::Failed(DatabaseError::NoConnection))),
+                _ => self.find_at(servers - 1, token, site, then),
+            },
+            found => then(found.map_err(failed)),
+        }
+    }
+
+    fn hand_in(self: &Arc<Self>, queue: &mpsc::Sender<Sought>, sought: Sought) {
+        let Err(TrySendError::Full(sought) | TrySendError::Closed(sought)) = queue.try_send(sought) else { return };
+        let (queue, look_ups) = (queue.clone(), Arc::clone(self));
+        self.tasks.spawn(async move {
+            match timeout_at(sought.since + LIMIT, queue.reserve()).await {
+                Ok(Ok(place)) => place.send(sought),
+                _ => look_ups.end(sought, Err(DatabaseError::TimedOut)),
+            }
+        });
+    }
+
+    /// Looks through the whole table. That goes on where the time is over that anybody waits for it.
+    fn scan(&self, sought: Sought) {
+        let queue = self.by_scan.clone();
+        self.tasks.spawn(async move {
+            let (answer, answered) = oneshot::channel();
+            let Sought { then, .. } = sought;
+            let sought = Sought { then: Box::new(|found| drop(answer.send(found))), ..sought };
+            let found = async {
+                queue.send(sought).await.ok()?;
+                answered.await.ok()
+            };
+            let found = timeout(SCAN_LIMIT, found).await.ok().flatten();
+            // A flood of unknown tokens must not go on to WordPress, which would read the table for each of them.
+            then(found.unwrap_or(Err(RotationError::Failed(DatabaseError::TimedOut))));
+        });
+    }
+
+    async fn look_at_new_rows(self: &Arc<Self>, sought: Vec<Sought>) {
+        self.counters.looked_in_tail.add_many(sought.len());
+        let Some(Sought { site, since, .. }) = sought.first() else { return };
+        let looked = timeout_at(*since + LIMIT, self.map.extend(site.columns)).await;
+        let looked = looked.unwrap_or(Err(DatabaseError::TimedOut));
+        // Asked only now: reading the new rows may have shown that the map is not what it was.
+        self.forget_another_servers();
+        let is_complete = self.map.is_complete();
+        for one in sought {
+            match (&looked, self.tokens.row(&one.token)) {
+                (Err(error), _) => self.end(one, Err(error.clone())),
+                (Ok(()), Some(row)) => self.end(one, Ok(Some(row))),
+                (Ok(()), None) if is_complete => {
+                    self.tokens.remember_unknown(one.token.clone());
+                    self.end(one, Ok(None));
+                }
+                (Ok(()), None) => self.scan(one),
             }
         }
-        Err(RotationError::Failed(DatabaseError::NoConnection))
     }
 
     /// What a server said of tokens that it does not have does not hold for the next one. Which row a token is in may be kept:
@@ -125,40 +214,16 @@ impl LookUps {
         }
         epoch
     }
+}
 
-    async fn find_at(&self, token: &str, columns: Columns) -> Result<Option<u64>, RotationError> {
-        if self.tokens.is_unknown(token, columns.folds_case) {
-            self.counters.known_unknown.add();
-            return Ok(None);
-        }
-        if !columns.indexed && self.map.is_filled() {
-            self.counters.looked_in_tail.add();
-            match timeout(LIMIT, self.map.extend(columns)).await {
-                Ok(extended) => extended.map_err(failed)?,
-                Err(_) => return Err(RotationError::Failed(DatabaseError::TimedOut)),
-            }
-            if let Some(row) = self.tokens.row(token, columns.folds_case) {
-                return Ok(Some(row));
-            }
-            // Asked only now: reading the new rows may have shown that the map is not what it was.
-            self.forget_another_servers();
-            if self.map.is_complete() {
-                self.tokens.remember_unknown(token, columns.folds_case);
-                return Ok(None);
-            }
-        }
-        let (answer, answered) = oneshot::channel();
-        let asked = async {
-            let question = Question { token: token.to_owned(), columns, answer };
-            self.queue.send(question).await.ok()?;
-            answered.await.ok()
-        };
-        let limit = if columns.indexed { LIMIT } else { SCAN_LIMIT };
-        match timeout(limit, asked).await {
-            Ok(Some(found)) => found.map_err(failed),
-            // A flood of unknown tokens must not go on to WordPress, which would read the table for each of them.
-            Ok(None) | Err(_) => Err(RotationError::Failed(DatabaseError::TimedOut)),
-        }
+async fn work_at_new_rows(look_ups: Weak<LookUps>, queue: Queue) {
+    let mut sought = Vec::with_capacity(TOGETHER);
+    while queue.lock().await.recv_many(&mut sought, TOGETHER).await > 0 {
+        let next = Instant::now() + SPACING;
+        let Some(look_ups) = look_ups.upgrade() else { return };
+        look_ups.look_at_new_rows(std::mem::take(&mut sought)).await;
+        drop(look_ups);
+        sleep_until(next).await;
     }
 }
 
@@ -168,129 +233,5 @@ fn failed(error: DatabaseError) -> RotationError {
     match error {
         DatabaseError::TimedOut | DatabaseError::Failed(Some(LOCK_WAIT)) => RotationError::Failed(error),
         _ => RotationError::NotBegun(error),
-    }
-}
-
-struct Looker {
-    store: Arc<Store>,
-    tokens: Arc<Tokens>,
-    counters: Arc<Counters>,
-    statements: [(usize, String); 4],
-}
-
-impl Looker {
-    fn new(store: Arc<Store>, tokens: Arc<Tokens>, counters: Arc<Counters>) -> Self {
-        let statement = |count: usize| {
-            let places = vec!["?"; count].join(", ");
-            let table = &store.tokens;
-            let text = format!(
-                "SELECT id, refresh_token_hash, revoked_at IS NULL FROM {table} WHERE refresh_token_hash IN ({places})"
-            );
-            (count, text)
-        };
-        let statements = [1, 4, 16, LARGEST].map(statement);
-        Looker { store, tokens, counters, statements }
-    }
-
-    async fn work(self, queue: Arc<Mutex<mpsc::Receiver<Question>>>) {
-        let mut questions = Vec::with_capacity(LARGEST);
-        while queue.lock().await.recv_many(&mut questions, LARGEST).await > 0 {
-            if !self.answer(std::mem::take(&mut questions)).await {
-                sleep(REST).await;
-            }
-        }
-    }
-
-    /// Whether any was found.
-    async fn answer(&self, questions: Vec<Question>) -> bool {
-        // What waits together was asked of one site; should its columns change in between, the next look-up knows.
-        let Some(columns) = questions.first().map(|question| question.columns) else { return false };
-        let fold = |token: &str| key(token, columns.folds_case);
-        let mut tokens: Vec<Box<str>> = Vec::new();
-        for question in &questions {
-            let token = fold(&question.token);
-            // Another look-up may have told meanwhile.
-            let told = self.tokens.is_unknown(&token, columns.folds_case)
-                || self.tokens.row(&token, columns.folds_case).is_some();
-            if !told && !tokens.contains(&token) {
-                tokens.push(token);
-            }
-        }
-        let epoch = self.store.database.epoch();
-        let found = self.look(&tokens, columns).await;
-        let is_same_server = self.store.database.epoch() == epoch;
-        for question in questions {
-            let answer = match &found {
-                Ok(rows) => Ok(rows
-                    .get(&fold(&question.token))
-                    .copied()
-                    .or_else(|| self.tokens.row(&question.token, columns.folds_case))),
-                Err(error) => Err(error.clone()),
-            };
-            match answer {
-                Ok(Some(row)) => self.tokens.remember(&question.token, columns.folds_case, row),
-                Ok(None) if is_same_server => self.tokens.remember_unknown(&question.token, columns.folds_case),
-                Ok(None) | Err(_) => {}
-            }
-            let _ = question.answer.send(answer);
-        }
-        found.is_ok_and(|found| !found.is_empty())
-    }
-
-    /// The rows of those of `tokens` that are in one.
-    async fn look(&self, tokens: &[Box<str>], columns: Columns) -> Result<HashMap<Box<str>, u64>, DatabaseError> {
-        if tokens.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let counter = if columns.indexed { &self.counters.looked_by_index } else { &self.counters.looked_by_scan };
-        counter.add_many(tokens.len());
-        let database = &self.store.database;
-        let mut session = database.session().await?;
-        // Not given up for being slow: it would go on in the server, and the next beside it.
-        let mut found = database.while_it_answers(self.ask(&mut session, tokens, columns.folds_case)).await;
-        let is_dead = match &found {
-            // A connection that idled.
-            Err(error) => error.code().is_none(),
-            Ok(found) if found.len() < tokens.len() && session.turned_read_only().await? => {
-                database.distrust();
-                true
-            }
-            Ok(_) => false,
-        };
-        if is_dead {
-            session = database.fresh_session().await?;
-            found = database.while_it_answers(self.ask(&mut session, tokens, columns.folds_case)).await;
-        }
-        let found = found.inspect_err(|error| database.heed(error))?;
-        session.give_back();
-        Ok(found)
-    }
-
-    async fn ask(
-        &self,
-        session: &mut Session<'_>,
-        tokens: &[Box<str>],
-        folds_case: bool,
-    ) -> Result<HashMap<Box<str>, u64>, DatabaseError> {
-        let mut best: HashMap<Box<str>, (bool, u64)> = HashMap::new();
-        let fitting = self.statements.iter().find(|(count, _)| *count >= tokens.len());
-        let Some((count, statement)) = fitting.or(self.statements.last()) else { return Ok(HashMap::new()) };
-        let mut values: Vec<Value> = tokens.iter().map(|token| Value::from(&**token)).collect();
-        values.resize(*count, tokens.last().map_or(Value::NULL, |token| Value::from(&**token)));
-        let rows: Vec<Row> = session.conn().exec(statement.as_str(), values).await?;
-        for mut row in rows {
-            let id: u64 = column(&mut row, 0, "id")?;
-            let token: Vec<u8> = column(&mut row, 1, "refresh_token_hash")?;
-            let is_live: bool = column(&mut row, 2, "revoked_at")?;
-            let token = match tokens {
-                // The column's collation has compared.
-                [only] => only.clone(),
-                _ => key(&String::from_utf8_lossy(&token), folds_case),
-            };
-            // A live row before others: tokens of old plugin versions may not be unique.
-            let entry = best.entry(token).or_insert((is_live, id));
-            *entry = (*entry).max((is_live, id));
-        }
-        Ok(best.into_iter().map(|(token, (_, id))| (token, id)).collect())
     }
 }

@@ -5,19 +5,17 @@
 //! be complete where rows had to make room for others, where ids do not grow by one (a cluster's nodes number their rows
 //! independently), or when rows that were seen are gone (the table was emptied and may be numbered anew): then it is filled again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Value};
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::frontier::Frontier;
 use super::store::Store;
-use super::tokens::Tokens;
+use super::tokens::{Key, Tokens};
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 use crate::wordpress::site::Columns;
 
@@ -29,9 +27,6 @@ const IN_FLIGHT: u64 = 1_000;
 
 /// How long a page may take on a busy disk. Longer, and the server is frozen.
 const PAGE_LIMIT: Duration = Duration::from_secs(10);
-
-/// Between two looks at the new rows, when many ask for them.
-const SPACING: Duration = Duration::from_millis(5);
 
 /// Gaps in one statement.
 const GAPS: usize = 16;
@@ -53,11 +48,6 @@ pub struct Map {
     /// Seconds for which used tokens are told from unknown ones: see [`Map::new`].
     used_for: Option<u64>,
     state: Mutex<(State, Frontier)>,
-    asked: AtomicU64,
-    /// The last question that was answered.
-    answered: watch::Sender<u64>,
-    /// Held by who looks; when the last look began.
-    extending: tokio::sync::Mutex<Option<Instant>>,
     page: String,
     tail: String,
     gaps: String,
@@ -80,9 +70,6 @@ impl Map {
             tail: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE id >= ? ORDER BY id LIMIT {PAGE}"),
             gaps: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE {range}"),
             state: Mutex::new((State::Empty, Frontier::at(0))),
-            asked: AtomicU64::new(0),
-            answered: watch::Sender::new(0),
-            extending: tokio::sync::Mutex::default(),
             store,
             tokens,
             used_for,
@@ -151,28 +138,11 @@ impl Map {
         Ok(())
     }
 
-    /// Reads the rows that are new. Returns after a look that began after the call.
+    /// Reads the rows that are new.
     ///
     /// # Errors
     /// The database's.
     pub async fn extend(&self, columns: Columns) -> Result<(), DatabaseError> {
-        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut answered = self.answered.subscribe();
-        // Who is answered by somebody else's look must not wait for a turn.
-        let mut last_look = tokio::select! {
-            biased;
-            Ok(_) = answered.wait_for(|answered| *answered >= ticket) => return Ok(()),
-            last_look = self.extending.lock() => last_look,
-        };
-        if *answered.borrow() >= ticket {
-            return Ok(());
-        }
-        if let Some(before) = *last_look {
-            sleep(SPACING.saturating_sub(before.elapsed())).await;
-        }
-        *last_look = Some(Instant::now());
-        // Whoever asks from here on may know of a row that this look does not see.
-        let upto = self.asked.load(Ordering::SeqCst);
         let database = &self.store.database;
         let mut session = database.session().await?;
         let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns)).await;
@@ -194,12 +164,15 @@ impl Map {
         };
         looked.inspect_err(|error| database.heed(error))?;
         session.give_back();
-        self.answered.send_replace(upto);
         Ok(())
     }
 
     async fn look(&self, session: &mut Session<'_>, columns: Columns) -> Result<(), DatabaseError> {
-        let gaps = self.state().1.gaps(Instant::now());
+        // Both of one moment: a rotation that is noted meanwhile moves the end, and leaves a gap that is not among these.
+        let (gaps, mut next) = {
+            let frontier = &mut self.state().1;
+            (frontier.gaps(Instant::now()), frontier.next())
+        };
         for chunk in gaps.chunks(GAPS) {
             let mut values: Vec<Value> =
                 chunk.iter().flat_map(|(first, last)| [(*first).into(), (*last).into()]).collect();
@@ -208,7 +181,6 @@ impl Map {
             let rows: Vec<Row> = session.conn().exec(self.gaps.as_str(), Params::Positional(values)).await?;
             self.take_all(rows, columns)?;
         }
-        let mut next = self.state().1.next();
         // The last row that was seen is read again: where it is gone, the table may have been emptied.
         let mut is_first = true;
         loop {
@@ -243,7 +215,7 @@ impl Map {
         let id: u64 = column(&mut row, 0, "id")?;
         let token: Option<Vec<u8>> = column(&mut row, 1, "refresh_token_hash")?;
         if let Some(token) = token.filter(|token| !token.is_empty()) {
-            self.tokens.remember(&String::from_utf8_lossy(&token), columns.folds_case, id);
+            self.tokens.remember(Key::of(&String::from_utf8_lossy(&token), columns.folds_case), id);
         }
         frontier.seen(id, id, Instant::now());
         Ok(id)

@@ -20,16 +20,19 @@ pub mod replay;
 pub mod request;
 pub mod response;
 pub mod rotation;
+pub mod steady;
 pub mod store;
 pub mod tokens;
 pub mod transaction;
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame};
 use tokio::runtime::Handle;
@@ -57,6 +60,7 @@ use replay::Reuse;
 use request::Parsed;
 use response::{Outcome, ReplyContext};
 use store::Store;
+use tokens::Key;
 use transaction::Plan;
 
 /// A refresh call's body is a few dozen bytes; one that takes longer than this to arrive is not coming.
@@ -76,7 +80,7 @@ pub struct Refresher {
     /// The token table.
     pub store: Arc<Store>,
     /// Which token is in which row.
-    pub look_ups: LookUps,
+    pub look_ups: Arc<LookUps>,
     /// Rotations wait here for their transaction.
     pub groups: Groups,
     /// What is done about used tokens.
@@ -266,7 +270,7 @@ async fn read(mut body: RequestBody) -> Result<Read, ExchangeError> {
 struct Call<'a> {
     refresher: &'a Arc<Refresher>,
     site: &'a Arc<Site>,
-    home: &'a Home,
+    home: &'a Arc<Home>,
     client: &'a Client,
     head: &'a http::request::Parts,
     arrived: Instant,
@@ -286,7 +290,8 @@ impl Call<'_> {
             return Ok(Decided::Answered(self.respond(&Outcome::RateLimited, window), Told::of("rate_limited")));
         }
         let user_agent = self.user_agent();
-        if self.refresher.look_ups.is_known_unknown(&token, self.site.columns) {
+        let key = Key::of(&token, self.site.columns.folds_case);
+        if self.refresher.look_ups.is_known_unknown(&key) {
             // Nothing is to be looked for or stored, so that a flood of them costs the database side nothing.
             self.refresher.counters.unknown.add();
             self.refresher.record(self.event(&user_agent), EventResult::Failure(Failure::InvalidToken));
@@ -298,7 +303,7 @@ impl Call<'_> {
         };
         let event = self.event(&user_agent);
         let plan = self.plan(token, refresh_token, user_agent, now);
-        match InFlight::begin(self.refresher, plan, event).await {
+        match InFlight::begin(self.refresher, key, plan, event).await {
             Ok(Ok((outcome, told))) => Ok(Decided::Answered(self.respond(&outcome, window), told)),
             Ok(Err(RotationError::NotBegun(error))) => {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
@@ -324,11 +329,10 @@ impl Call<'_> {
             token,
             refresh_token,
             issued_at: now,
-            iss: self.home.url.clone(),
+            home: Arc::clone(self.home),
             site: Arc::clone(self.site),
-            metadata: format!(r#"{{"user_agent":{}}}"#, text::json_ascii(&user_agent)),
             user_agent,
-            ip_address: self.client.address.to_string(),
+            client: self.client.address,
         }
     }
 
@@ -339,9 +343,9 @@ impl Call<'_> {
             client: self.client.address,
             anonymize_ip: self.site.settings.anonymize_ip,
             user_agent: user_agent.to_owned(),
-            method: self.head.method.to_string(),
-            target: self.head.uri.to_string(),
-            plugin: self.site.plugin.clone(),
+            method: self.head.method.clone(),
+            target: shared(&self.head.uri),
+            plugin: Arc::clone(&self.site.plugin),
         })
     }
 
@@ -351,7 +355,7 @@ impl Call<'_> {
             .get(header::AUTHORIZATION)
             .is_some_and(|value| value.as_bytes().windows(7).any(|part| part == b"Bearer "));
         let context = ReplyContext {
-            rest_root: &self.home.rest_root(self.site.forms.permalinks),
+            api_link: self.home.api_link.as_ref(),
             origin: headers.get(header::ORIGIN),
             expose_rate_limit: self.site.settings.enable_cors && has_bearer,
             window,
@@ -359,6 +363,23 @@ impl Call<'_> {
         };
         response::response(outcome, &context)
     }
+}
+
+/// The target. Nearly all calls have the same, and what is made on one thread and dropped on another is dear.
+fn shared(uri: &Uri) -> Arc<str> {
+    thread_local! {
+        static LAST: RefCell<Arc<str>> = RefCell::new(Arc::from(""));
+    }
+    let written: Cow<'_, str> = match (uri.authority(), uri.path_and_query()) {
+        (None, Some(target)) => target.as_str().into(),
+        _ => uri.to_string().into(),
+    };
+    LAST.with_borrow_mut(|last| {
+        if **last != *written {
+            *last = Arc::from(&*written);
+        }
+        Arc::clone(last)
+    })
 }
 
 impl Refresher {

@@ -153,7 +153,7 @@ async fn live(
 /// The pair of a row, if its access token can be made again.
 fn pair(plan: &Plan, row: &LiveRow, user: response::User) -> Result<Option<response::Rotated>, RotationError> {
     let claims = ClaimsInput {
-        iss: &plan.iss,
+        iss: &plan.home.url,
         issued_at: row.issued_at,
         expires_at: row.expires_at,
         user_id: user.id,

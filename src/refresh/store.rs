@@ -95,11 +95,11 @@ pub struct Child<'a> {
     /// The parent's family.
     pub family: Option<&'a str>,
     /// `{"user_agent":"…"}`.
-    pub metadata: &'a str,
+    pub metadata: String,
     /// As WordPress would store it.
     pub user_agent: &'a str,
     /// The client's address.
-    pub ip_address: &'a str,
+    pub ip_address: String,
 }
 
 /// By what a rotation is recognized whose commit's answer was lost.
@@ -203,11 +203,12 @@ impl Store {
         ids: &[u64],
         skip_locked: bool,
     ) -> Result<Vec<LockedRow>, DatabaseError> {
-        let statements = match (skip_locked, session.abilities().no_wait) {
-            (true, false) => &self.lock_free,
-            (true, true) => &self.lock_free_mariadb,
-            (false, true) => &self.lock_waiting,
-            (false, false) => &self.lock,
+        let abilities = session.abilities();
+        let statements = match skip_locked {
+            true if abilities.set_statement => &self.lock_free_mariadb,
+            true => &self.lock_free,
+            false if abilities.no_wait => &self.lock_waiting,
+            false => &self.lock,
         };
         let (statement, ids) = statements.padded(ids);
         let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
@@ -378,9 +379,9 @@ fn values(child: &Child<'_>) -> [Value; 10] {
         child.refresh_token.into(),
         child.refresh_token_lifetime.into(),
         child.family.into(),
-        child.metadata.into(),
+        child.metadata.as_str().into(),
         child.user_agent.into(),
-        child.ip_address.into(),
+        child.ip_address.as_str().into(),
     ]
 }
 

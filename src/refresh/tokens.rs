@@ -3,25 +3,53 @@
 //! Both only spare look-ups; the row itself is always asked under its lock. What stands here cannot turn wrong (a row
 //! keeps its token) or may be a few seconds old (an unknown token that WordPress has only just made is not with any client yet).
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 /// Unknown tokens remembered: what one look-up said of a token that is guessed or was deleted is not asked again at once.
-const UNKNOWN: u64 = 100_000;
+const UNKNOWN: usize = 100_000;
+
+/// How long, at least, while there is room; twice as long at most.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// The longest token that the column holds; a longer one is in no row.
 const COLUMN_LENGTH: usize = 255;
 
+/// A token as the column compares it. Those of clients are ASCII letters and digits when they come this far, those of rows
+/// whatever somebody wrote there; trailing spaces do not count in a column (PAD SPACE).
+// SECURITY: no Debug. It is the token.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Box<str>);
+
+impl Key {
+    /// Of `token`. `folds_case`: the column compares without regard to case.
+    pub fn of(token: &str, folds_case: bool) -> Self {
+        let token = token.trim_end_matches(' ');
+        Key(if folds_case { token.to_ascii_lowercase().into() } else { token.into() })
+    }
+
+    /// As it is looked for.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Too long for the column, or nothing at all.
+    fn fits_no_row(&self) -> bool {
+        self.0.is_empty() || self.0.len() > COLUMN_LENGTH
+    }
+}
+
 /// The caches.
 pub struct Tokens {
-    rows: Cache<Box<str>, u64>,
-    unknown: Cache<Box<str>, ()>,
+    rows: Cache<Key, u64>,
+    unknown: Mutex<Unknown>,
     overflowed: Arc<AtomicBool>,
 }
 
@@ -41,44 +69,47 @@ impl Tokens {
                     }
                 })
                 .build(),
-            unknown: Cache::builder().max_capacity(UNKNOWN).time_to_live(UNKNOWN_FOR).build(),
+            unknown: Mutex::new(Unknown::since(Instant::now())),
             overflowed,
         }
     }
 
-    /// The row that held `token` when it was last seen. `folds_case`: the column compares without regard to case.
-    pub fn row(&self, token: &str, folds_case: bool) -> Option<u64> {
-        self.rows.get(&*key(token, folds_case))
+    /// The row that held the token when it was last seen.
+    pub fn row(&self, token: &Key) -> Option<u64> {
+        self.rows.get(token)
     }
 
-    /// Whether `token` is in no row, as far as a look-up of the last seconds or the column's length tells.
-    pub fn is_unknown(&self, token: &str, folds_case: bool) -> bool {
-        token.is_empty() || token.len() > COLUMN_LENGTH || self.unknown.contains_key(&*key(token, folds_case))
+    /// Whether the token is in no row, as far as a look-up of the last seconds or the column's length tells.
+    pub fn is_unknown(&self, token: &Key) -> bool {
+        token.fits_no_row() || self.unknown().contains(token, Instant::now())
     }
 
-    /// `token` is in row `id`.
-    pub fn remember(&self, token: &str, folds_case: bool, id: u64) {
-        self.rows.insert(key(token, folds_case), id);
+    /// The token is in row `id`.
+    pub fn remember(&self, token: Key, id: u64) {
+        self.rows.insert(token, id);
     }
 
-    /// `token` is not in the row it was remembered with.
-    pub fn forget(&self, token: &str, folds_case: bool) {
-        self.rows.invalidate(&*key(token, folds_case));
+    /// The token is not in the row it was remembered with.
+    pub fn forget(&self, token: &Key) {
+        self.rows.invalidate(token);
     }
 
-    /// `token` is in no row.
-    pub fn remember_unknown(&self, token: &str, folds_case: bool) {
-        self.unknown.insert(key(token, folds_case), ());
+    /// The token is in no row.
+    pub fn remember_unknown(&self, token: Key) {
+        let oldest = self.unknown().insert(token, Instant::now());
+        // Not under the lock: there may be many.
+        drop(oldest);
     }
 
-    /// How many tokens are remembered with their rows, and how many as unknown; both a moment old.
+    /// How many tokens are remembered with their rows, a moment ago, and how many as unknown.
     pub fn sizes(&self) -> (u64, u64) {
-        (self.rows.entry_count(), self.unknown.entry_count())
+        (self.rows.entry_count(), self.unknown().len() as u64)
     }
 
     /// No token is known to be in no row any more.
     pub fn forget_unknown(&self) {
-        self.unknown.invalidate_all();
+        let all = mem::replace(&mut *self.unknown(), Unknown::since(Instant::now()));
+        drop(all);
     }
 
     /// Does now what the cache does with delay, so that [`Tokens::has_overflowed`] knows of everything.
@@ -90,52 +121,125 @@ impl Tokens {
     pub fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed)
     }
+
+    fn unknown(&self) -> MutexGuard<'_, Unknown> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// A token as the column compares it. Those of clients are ASCII letters and digits when they come this far, those of rows
-/// whatever somebody wrote there; trailing spaces do not count in a column (PAD SPACE).
-pub fn key(token: &str, folds_case: bool) -> Box<str> {
-    let token = token.trim_end_matches(' ');
-    if folds_case { token.to_ascii_lowercase().into() } else { token.into() }
+/// Tokens in no row, in two generations: when the younger one is full or old enough, it becomes the older, and what was that is
+/// forgotten. A flood of guessed tokens fills it with what nobody asks for again, so that what an entry costs counts, and which of
+/// them is asked for most does not.
+struct Unknown {
+    young: HashSet<Key>,
+    old: HashSet<Key>,
+    /// When the young generation began.
+    since: Instant,
+}
+
+impl Unknown {
+    fn since(since: Instant) -> Self {
+        Unknown { young: HashSet::new(), old: HashSet::new(), since }
+    }
+
+    fn contains(&self, token: &Key, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.since);
+        (age < 2 * UNKNOWN_FOR && self.young.contains(token)) || (age < UNKNOWN_FOR && self.old.contains(token))
+    }
+
+    /// Returns what is forgotten.
+    fn insert(&mut self, token: Key, now: Instant) -> HashSet<Key> {
+        let mut oldest = HashSet::new();
+        let age = now.saturating_duration_since(self.since);
+        if age >= UNKNOWN_FOR || self.young.len() >= UNKNOWN / 2 {
+            oldest = mem::replace(&mut self.old, mem::take(&mut self.young));
+            if age >= 2 * UNKNOWN_FOR {
+                // These, too, are too old by now.
+                oldest.extend(self.old.drain());
+            }
+            self.since = now;
+        }
+        self.young.insert(token);
+        oldest
+    }
+
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn key(token: &str) -> Key {
+        Key::of(token, false)
+    }
+
     #[test]
     fn case_is_folded_as_the_column_does() {
         let tokens = Tokens::new(10);
-        tokens.remember("abc", true, 7);
-        assert_eq!(tokens.row("ABC", true), Some(7));
-        assert_eq!(tokens.row("ABC", false), None);
-        tokens.remember_unknown("Xyz", false);
-        assert!(tokens.is_unknown("Xyz", false));
-        assert!(!tokens.is_unknown("xyz", false));
+        tokens.remember(Key::of("abc", true), 7);
+        assert_eq!(tokens.row(&Key::of("ABC ", true)), Some(7));
+        assert_eq!(tokens.row(&key("ABC")), None);
+        tokens.remember_unknown(key("Xyz"));
+        assert!(tokens.is_unknown(&key("Xyz")));
+        assert!(!tokens.is_unknown(&key("xyz")));
         tokens.forget_unknown();
-        assert!(!tokens.is_unknown("Xyz", false));
-        assert_eq!(tokens.row("abc", true), Some(7), "which row a token is in is kept");
+        assert!(!tokens.is_unknown(&key("Xyz")));
+        assert_eq!(tokens.row(&key("abc")), Some(7), "which row a token is in is kept");
     }
 
     #[test]
     fn what_fits_no_row_is_unknown() {
         let tokens = Tokens::new(10);
-        assert!(tokens.is_unknown("", true));
-        assert!(tokens.is_unknown(&"a".repeat(256), true));
-        assert!(!tokens.is_unknown(&"a".repeat(255), true));
+        assert!(tokens.is_unknown(&key("")));
+        assert!(tokens.is_unknown(&key(&"a".repeat(256))));
+        assert!(!tokens.is_unknown(&key(&"a".repeat(255))));
     }
 
     #[test]
     fn too_many_rows_are_noticed() {
         let tokens = Tokens::new(10);
         for id in 0..10 {
-            tokens.remember(&id.to_string(), true, id);
+            tokens.remember(key(&id.to_string()), id);
         }
         tokens.settle();
         assert!(!tokens.has_overflowed());
-        tokens.remember("one more", true, 10);
+        tokens.remember(key("one more"), 10);
         tokens.settle();
         assert!(tokens.has_overflowed());
-        assert_eq!(tokens.row("one more", true), Some(10));
+        assert_eq!(tokens.row(&key("one more")), Some(10));
+    }
+
+    #[test]
+    fn the_unknown_are_forgotten_in_time() {
+        let began = Instant::now();
+        let mut unknown = Unknown::since(began);
+        let at = |seconds| began + Duration::from_secs(seconds);
+        unknown.insert(key("first"), at(0));
+        unknown.insert(key("second"), at(9));
+        for (seconds, known) in [(9, true), (18, true), (20, false)] {
+            assert_eq!(unknown.contains(&key("second"), at(seconds)), known, "nothing else came: {seconds}");
+        }
+        unknown.insert(key("third"), at(11));
+        for (seconds, known) in [(11, true), (19, true), (21, false)] {
+            assert_eq!(unknown.contains(&key("second"), at(seconds)), known, "another came: {seconds}");
+        }
+        assert!(unknown.insert(key("fourth"), at(40)).contains(&key("third")));
+        assert!(!unknown.contains(&key("third"), at(40)) && unknown.contains(&key("fourth"), at(40)));
+        assert_eq!(unknown.len(), 1);
+    }
+
+    #[test]
+    fn the_unknown_take_no_more_than_their_room() {
+        let now = Instant::now();
+        let mut unknown = Unknown::since(now);
+        for token in 0..3 * UNKNOWN {
+            unknown.insert(key(&token.to_string()), now);
+            assert!(unknown.len() <= UNKNOWN);
+        }
+        assert!(unknown.contains(&key(&(3 * UNKNOWN - 1).to_string()), now));
+        assert!(!unknown.contains(&key("0"), now));
     }
 }

@@ -5,6 +5,7 @@
 //! The new refresh token is made once, before the first attempt, so that an attempt whose outcome is unknown can be recognized.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
@@ -15,7 +16,9 @@ use super::response::User;
 use super::rotation::{self, Decision, RowSnapshot};
 use super::store::{Child, LockedRow, Store, Trace};
 use crate::wordpress::database::{ConnectionName, DatabaseError, Session};
+use crate::wordpress::home::Home;
 use crate::wordpress::site::Site;
+use crate::wordpress::text;
 
 /// What is to be stored, save what only the row tells.
 pub struct Plan {
@@ -25,16 +28,14 @@ pub struct Plan {
     pub refresh_token: String,
     /// Unix seconds.
     pub issued_at: u64,
-    /// The home URL.
-    pub iss: String,
+    /// The site's home.
+    pub home: Arc<Home>,
     /// Settings, keys and columns.
     pub site: Arc<Site>,
     /// As it is stored in the column.
     pub user_agent: String,
-    /// `{"user_agent":"…"}`.
-    pub metadata: String,
     /// The client's address.
-    pub ip_address: String,
+    pub client: IpAddr,
 }
 
 /// How a rotation ended.
@@ -254,7 +255,7 @@ fn child<'a>(plan: &'a Plan, parent: &'a LockedRow) -> Result<(String, Child<'a>
     let settings = &plan.site.settings;
     let expires_at = plan.issued_at.saturating_add(settings.jwt_expiration);
     let claims = ClaimsInput {
-        iss: &plan.iss,
+        iss: &plan.home.url,
         issued_at: plan.issued_at,
         expires_at,
         user_id: parent.user_id,
@@ -270,9 +271,9 @@ fn child<'a>(plan: &'a Plan, parent: &'a LockedRow) -> Result<(String, Child<'a>
         refresh_token: &plan.refresh_token,
         refresh_token_lifetime: settings.refresh_token_expiration,
         family: parent.family.as_deref(),
-        metadata: &plan.metadata,
+        metadata: format!(r#"{{"user_agent":{}}}"#, text::json_ascii(&plan.user_agent)),
         user_agent: &plan.user_agent,
-        ip_address: &plan.ip_address,
+        ip_address: plan.client.to_string(),
     };
     Ok((access_token, child))
 }

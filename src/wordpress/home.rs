@@ -49,23 +49,27 @@ pub struct Question {
 }
 
 /// What WordPress says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Home {
     /// The home URL, exactly as it is compared with `iss`.
     pub url: String,
     /// Whether the plugin's routes are registered.
     pub route_registered: bool,
+    /// The value of the `Link` field, which names the REST root. `None` would take a control character in the URL, which no
+    /// client could reach.
+    pub api_link: Option<HeaderValue>,
 }
 
 impl Home {
-    /// The REST root, as WordPress names it in its `Link` field.
-    pub fn rest_root(&self, permalinks: Permalinks) -> String {
+    /// At `url`, of a site with such permalinks.
+    pub fn new(url: String, route_registered: bool, permalinks: Permalinks) -> Self {
         let path = match permalinks {
             Permalinks::Pretty => "/wp-json/",
             Permalinks::PathInfo => "/index.php/wp-json/",
             Permalinks::Plain => "/index.php?rest_route=/",
         };
-        format!("{}{path}", self.url)
+        let api_link = HeaderValue::try_from(format!("<{url}{path}>; rel=\"https://api.w.org/\"")).ok();
+        Home { url, route_registered, api_link }
     }
 }
 
@@ -77,7 +81,7 @@ pub struct Homes {
 }
 
 struct Answer {
-    home: Option<Home>,
+    home: Option<Arc<Home>>,
     at: Option<Instant>,
     being_renewed: AtomicBool,
 }
@@ -119,7 +123,7 @@ impl Homes {
     }
 
     /// The last answer to `question`; `None` until there is one. Asks (again) in the background when it is time.
-    pub fn known(self: &Arc<Self>, question: &Question) -> Option<Home> {
+    pub fn known(self: &Arc<Self>, question: &Question) -> Option<Arc<Home>> {
         let answer = self.answers.get_with_by_ref(question, || Arc::new(Answer::unknown()));
         if answer.is_due() && !answer.being_renewed.swap(true, Ordering::AcqRel) {
             let (homes, question, last) = (Arc::clone(self), question.clone(), answer.home.clone());
@@ -129,7 +133,7 @@ impl Homes {
     }
 
     /// As [`Homes::known`], but where there is no answer yet, asks and waits for it.
-    pub async fn ask(self: &Arc<Self>, question: &Question) -> Option<Home> {
+    pub async fn ask(self: &Arc<Self>, question: &Question) -> Option<Arc<Home>> {
         if self.answers.get(question).is_some_and(|answer| answer.home.is_some()) {
             return self.known(question);
         }
@@ -137,13 +141,13 @@ impl Homes {
     }
 
     /// The last answer to `question`, if there is one. Asks nobody.
-    pub fn last(&self, question: &Question) -> Option<Home> {
+    pub fn last(&self, question: &Question) -> Option<Arc<Home>> {
         self.answers.get(question).and_then(|answer| answer.home.clone())
     }
 
-    async fn renew(&self, question: &Question, last: Option<Home>) -> Option<Home> {
+    async fn renew(&self, question: &Question, last: Option<Arc<Home>>) -> Option<Arc<Home>> {
         let home = match ask(&self.upstream, question).await {
-            Ok(home) => Some(home),
+            Ok(home) => Some(Arc::new(home)),
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 debug!(%error, source, home = question.stored_home, "WordPress did not say its home URL");
@@ -187,7 +191,8 @@ async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Home, A
     }
     let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|_| AskError::Body)?;
     let root: RestRoot = serde_json::from_slice(&body.to_bytes())?;
-    Ok(Home { url: root.home, route_registered: root.namespaces.iter().any(|namespace| namespace == "jwt-auth/v1") })
+    let route_registered = root.namespaces.iter().any(|namespace| namespace == "jwt-auth/v1");
+    Ok(Home::new(root.home, route_registered, question.forms.permalinks))
 }
 
 fn request(home: &url::Url, question: &Question) -> Result<Request<Empty<Bytes>>, http::Error> {

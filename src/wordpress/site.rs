@@ -50,8 +50,10 @@ pub struct Site {
     pub is_english: bool,
     /// What the token table's columns hold.
     pub columns: Columns,
+    /// The index that tokens are found by, where there is one.
+    pub token_index: Option<String>,
     /// Where the plugin is, below the plugins' folder.
-    pub plugin: String,
+    pub plugin: Arc<str>,
     home: StoredHome,
 }
 
@@ -59,24 +61,37 @@ impl Site {
     /// The home URL as far as configuration, constants and options say it, without a trailing slash.
     pub fn stored_home(&self) -> &str {
         match &self.home {
-            StoredHome::Given(url) | StoredHome::Stored(url) => url,
+            StoredHome::Given(home) => &home.url,
+            StoredHome::Stored { by_http, .. } => &by_http.stored_home,
         }
     }
 
     /// What WordPress is asked about its home URL for requests that came by `scheme`; `None` where the configuration says it.
-    pub fn question(&self, scheme: Scheme) -> Option<Question> {
-        let StoredHome::Stored(stored) = &self.home else { return None };
-        // A stored https home stays https whatever the request came by: one question for both.
-        let scheme = if stored.starts_with("https:") { Scheme::Https } else { scheme };
-        Some(Question { stored_home: stored.clone(), scheme, forms: self.forms.clone(), plugin: self.plugin.clone() })
+    pub fn question(&self, scheme: Scheme) -> Option<&Question> {
+        match (&self.home, scheme) {
+            (StoredHome::Given(_), _) => None,
+            (StoredHome::Stored { by_http, .. }, Scheme::Http) => Some(by_http),
+            (StoredHome::Stored { by_https, .. }, Scheme::Https) => Some(by_https),
+        }
     }
 }
 
 enum StoredHome {
     /// `[wordpress] home`: used as it is.
-    Given(String),
+    Given(Arc<Home>),
     /// What the option or the constant says; WordPress is asked.
-    Stored(String),
+    Stored { by_http: Question, by_https: Question },
+}
+
+impl StoredHome {
+    fn stored(url: &str, forms: &RouteForms, plugin: &str) -> Self {
+        let question = |scheme| {
+            // A stored https home stays https whatever the request came by: one question for both.
+            let scheme = if url.starts_with("https:") { Scheme::Https } else { scheme };
+            Question { stored_home: url.to_owned(), scheme, forms: forms.clone(), plugin: plugin.to_owned() }
+        };
+        StoredHome::Stored { by_http: question(Scheme::Http), by_https: question(Scheme::Https) }
+    }
 }
 
 /// Why the route is WordPress's business at present.
@@ -182,18 +197,18 @@ impl Sites {
     }
 
     /// The home URL of a request that came by `scheme`, or why it is not known.
-    pub fn home(&self, site: &Site, scheme: Scheme) -> Result<Home, NotNative> {
-        let Some(question) = site.question(scheme) else {
-            let StoredHome::Given(url) = &site.home else { return Err(NotNative::RouteMissing) };
-            return Ok(Home { url: url.clone(), route_registered: true });
-        };
-        usable(self.homes.known(&question), question)
+    pub fn home(&self, site: &Site, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
+        match (&site.home, site.question(scheme)) {
+            (StoredHome::Given(home), _) => Ok(Arc::clone(home)),
+            (StoredHome::Stored { .. }, Some(question)) => usable(self.homes.known(question), question),
+            (StoredHome::Stored { .. }, None) => Err(NotNative::RouteMissing),
+        }
     }
 
     /// As [`Sites::home`], but waits for WordPress's answer.
-    pub async fn ask_home(&self, site: &Site, scheme: Scheme) -> Result<Home, NotNative> {
+    pub async fn ask_home(&self, site: &Site, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
         match site.question(scheme) {
-            Some(question) => usable(self.homes.ask(&question).await, question),
+            Some(question) => usable(self.homes.ask(question).await, question),
             None => self.home(site, scheme),
         }
     }
@@ -217,7 +232,7 @@ impl Sites {
     pub fn home_obstacle(&self, site: &Site) -> Option<NotNative> {
         [Scheme::Http, Scheme::Https].into_iter().find_map(|scheme| {
             let question = site.question(scheme)?;
-            usable(Some(self.homes.last(&question)?), question).err()
+            usable(Some(self.homes.last(question)?), question).err()
         })
     }
 
@@ -307,11 +322,9 @@ impl Sites {
         let columns = self.columns(rows)?;
         let signer = self.signer(&settings)?;
         let auth_salt = self.auth_salt(rows)?;
-        let home = self.stored_home(rows);
+        let stored_home = self.installation.home.clone().unwrap_or_else(|| self.stored_home(rows));
         let forms = RouteForms {
-            home_path: match &home {
-                StoredHome::Given(url) | StoredHome::Stored(url) => path_of(url),
-            },
+            home_path: path_of(&stored_home).to_owned(),
             permalinks: match rows.text("permalink_structure").unwrap_or_default() {
                 structure if structure.is_empty() => Permalinks::Plain,
                 structure if structure.starts_with("/index.php/") => Permalinks::PathInfo,
@@ -324,6 +337,11 @@ impl Sites {
             .or_else(|| rows.meta_text("WPLANG"))
             .or_else(|| self.installation.language.clone())
             .unwrap_or_default();
+        let home = if self.installation.home.is_some() {
+            StoredHome::Given(Arc::new(Home::new(stored_home, true, forms.permalinks)))
+        } else {
+            StoredHome::stored(&stored_home, &forms, &plugin)
+        };
         Ok(Site {
             settings,
             forms,
@@ -331,7 +349,8 @@ impl Sites {
             auth_salt,
             is_english: language.is_empty() || language == "en" || language.starts_with("en_"),
             columns,
-            plugin,
+            token_index: rows.token_index().map(str::to_owned),
+            plugin: plugin.into(),
             home,
         })
     }
@@ -405,17 +424,14 @@ impl Sites {
     }
 
     /// `get_option('home')`: the constant wins, an empty option means `siteurl`.
-    fn stored_home(&self, rows: &Rows) -> StoredHome {
-        if let Some(given) = &self.installation.home {
-            return StoredHome::Given(given.clone());
-        }
+    fn stored_home(&self, rows: &Rows) -> String {
         let option = match &self.installation.wp_home {
             WpHome::Known(url) => url.clone(),
             WpHome::NotDefined | WpHome::Dynamic => {
                 rows.text("home").filter(|home| !home.is_empty()).or_else(|| rows.text("siteurl")).unwrap_or_default()
             }
         };
-        StoredHome::Stored(option.trim_end_matches('/').to_owned())
+        option.trim_end_matches('/').to_owned()
     }
 }
 
@@ -437,21 +453,21 @@ fn understood(option: &'static str) -> impl Fn(options::OptionError) -> NotNativ
     move |error| NotNative::Option(option, error.to_string())
 }
 
-fn usable(home: Option<Home>, question: Question) -> Result<Home, NotNative> {
+fn usable(home: Option<Arc<Home>>, question: &Question) -> Result<Arc<Home>, NotNative> {
     match home {
-        None => Err(NotNative::HomeUnknown(question.stored_home)),
+        None => Err(NotNative::HomeUnknown(question.stored_home.clone())),
         Some(home) if !home.route_registered => Err(NotNative::RouteMissing),
         // The route was recognized below the stored path; where WordPress sees another, it is not certain to be the route.
         Some(home) if path_of(&home.url) != question.forms.home_path => {
-            Err(NotNative::HomeUnknown(question.stored_home))
+            Err(NotNative::HomeUnknown(question.stored_home.clone()))
         }
         Some(home) => Ok(home),
     }
 }
 
-fn path_of(url: &str) -> String {
+fn path_of(url: &str) -> &str {
     let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
-    after_scheme.find('/').map_or_else(String::new, |slash| after_scheme[slash..].to_owned())
+    after_scheme.find('/').map_or("", |slash| &after_scheme[slash..])
 }
 
 #[cfg(test)]

@@ -39,9 +39,9 @@ impl Writing {
             client: IpAddr::from([203, 0, 113, 77]),
             anonymize_ip: true,
             user_agent: user_agent.to_owned(),
-            method: "POST".to_owned(),
-            target: TARGET.to_owned(),
-            plugin: "jwt-auth-pro/jwt-auth-pro.php".to_owned(),
+            method: http::Method::POST,
+            target: TARGET.into(),
+            plugin: "jwt-auth-pro/jwt-auth-pro.php".into(),
         };
         self.analytics.record(event, result);
     }

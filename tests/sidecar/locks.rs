@@ -85,9 +85,9 @@ async fn footprint(rows: u32) {
                     refresh_token: token,
                     refresh_token_lifetime: 600,
                     family: Some("f"),
-                    metadata: "{}",
+                    metadata: "{}".to_owned(),
                     user_agent: "",
-                    ip_address: "::1",
+                    ip_address: "::1".to_owned(),
                 })
                 .collect();
             store.rotate(&mut session, &children).await.unwrap();

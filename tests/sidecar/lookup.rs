@@ -1,7 +1,15 @@
 //! A token's row is found without reading the table: by the index, or by a map of all live tokens.
 
-use mysql_async::Conn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder};
+use wp_jwt_sidecar::refresh::lookup::LookUps;
+use wp_jwt_sidecar::refresh::map::Map;
+use wp_jwt_sidecar::refresh::store::Store;
+use wp_jwt_sidecar::refresh::tokens::Tokens;
+use wp_jwt_sidecar::wordpress::database::Database as Pool;
 
 use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
 use crate::support::raw::Connection;
@@ -95,6 +103,40 @@ async fn ids_that_are_committed_out_of_order_are_found() {
     slow.query_drop("COMMIT").await.unwrap();
     assert_eq!(rig.refresh(&low).status(), 200);
     assert_eq!(look_ups(&mut root).await, Vec::<String>::new(), "without a scan");
+}
+
+/// With every rotation the end moves of what was seen, also while the gaps before it are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_beside_rotations_are_found() {
+    let server = Database::private();
+    let rig = rig(&server, 100, &[]).await;
+    rig.sidecar.wait_for_log(FILLED);
+    let mut slow = rig.database.connect().await;
+    slow.query_drop("START TRANSACTION").await.unwrap();
+    let _gap = insert(&mut slow, rig.user.id).await;
+    let (address, stop) = (rig.sidecar.address(), Arc::new(AtomicBool::new(false)));
+    let mut apps = Vec::new();
+    for _ in 0..4 {
+        let (mut token, stop) = (rig.token().await.refresh_token, Arc::clone(&stop));
+        apps.push(std::thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                let answer = rig::refresh_at(address, &token);
+                assert_eq!(answer.status(), 200);
+                token = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+            }
+        }));
+    }
+    let mut logins = rig.database.connect().await;
+    let mut answers = Vec::new();
+    for _ in 0..300 {
+        let (token, _) = insert(&mut logins, rig.user.id).await;
+        answers.push(rig::refresh_at(address, &token).status());
+    }
+    stop.store(true, Ordering::SeqCst);
+    for app in apps {
+        app.join().unwrap();
+    }
+    assert_eq!(answers, vec![200; 300]);
 }
 
 async fn insert(connection: &mut Conn, user: u64) -> (String, u64) {
@@ -244,7 +286,7 @@ async fn never_more_than_two_looks_at_a_time() {
             calls.push(client);
         }
         let statement = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
-                         WHERE INFO LIKE 'SELECT id, refresh\\_token\\_hash, revoked%'";
+                         WHERE INFO LIKE '%SELECT id, refresh\\_token\\_hash, revoked%' AND ID <> CONNECTION_ID()";
         let looking: Option<u64> = root.query_first(statement).await.unwrap();
         most = most.max(looking.unwrap());
     }
@@ -309,6 +351,44 @@ async fn with_an_index_the_index_is_used() {
     assert!(scanned < 30_000, "{scanned} rows scanned");
 }
 
+/// By its statistics, the server would rather read the whole table; and what it is told to ignore it does not use.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_few_tokens_is_used_and_may_be_ignored() {
+    let server = Database::private();
+    let rig = rig(&server, 30_000, &[]).await;
+    rig.sidecar.wait_for_log(FILLED);
+    let mut root = server.root().await;
+    for statement in [
+        "UPDATE wp_jwt_auth_tokens SET refresh_token_hash = NULL",
+        "ALTER TABLE wp_jwt_auth_tokens ADD INDEX `an ``odd`` one` (refresh_token_hash)",
+        "ANALYZE TABLE wp_jwt_auth_tokens",
+    ] {
+        rig.database.execute(statement).await;
+    }
+    log_statements(&mut root).await;
+    eventually("a look-up by the index", || async {
+        assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
+        !look_ups(&mut server.root().await).await.is_empty()
+    })
+    .await;
+    let scanned = rows_scanned(&mut root).await;
+    let address = rig.sidecar.address();
+    for _ in 0..5 {
+        let mut calls: Vec<Connection> = (0..64).map(|_| Connection::to(address)).collect();
+        for client in &mut calls {
+            client.send(call(&random_hex::<16>()));
+        }
+        assert!(calls.iter_mut().all(|client| client.response().status() == 403));
+    }
+    assert!(look_ups(&mut root).await.iter().any(|look| look.matches(',').count() > 16), "many in one");
+    let scanned = rows_scanned(&mut root).await - scanned;
+    assert!(scanned < 30_000, "{scanned} rows scanned");
+
+    rig.database.execute("ALTER TABLE wp_jwt_auth_tokens ALTER INDEX `an ``odd`` one` IGNORED").await;
+    assert_eq!(rig.refresh(&rig.token().await.refresh_token).status(), 200);
+    assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_index_is_shown_added_and_removed() {
     let database = rig::site(Database::shared()).await;
@@ -358,4 +438,19 @@ async fn the_index_is_shown_added_and_removed() {
 
 async fn add_index(database: &TestDatabase) {
     database.execute("ALTER TABLE wp_jwt_auth_tokens ADD INDEX some_name (refresh_token_hash)").await;
+}
+
+/// A reload makes everything anew: what was before must not stay behind it.
+#[tokio::test]
+async fn who_looks_up_ends_with_who_asks() {
+    let database = Database::shared().create().await;
+    let opts = OptsBuilder::from_opts(Opts::from_url(database.url()).unwrap());
+    let store = Arc::new(Store::new(Pool::new(opts), database.prefix(), "wp_users"));
+    let tokens = Arc::new(Tokens::new(10));
+    let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), None));
+    let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::default());
+    tokio::task::yield_now().await;
+    assert!(Arc::strong_count(&store) > 1);
+    drop(look_ups);
+    eventually("nobody holds the store any more", async || Arc::strong_count(&store) == 1).await;
 }

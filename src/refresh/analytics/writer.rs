@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Dropped, Events, Queued, Row, row};
+use super::{Dropped, Events, Paths, Queued, Row, row};
 use crate::refresh::country::Countries;
 use crate::refresh::store::Store;
 use crate::wordpress::database::{DatabaseError, Session};
@@ -41,7 +41,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// SECURITY: `table_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
 pub async fn write_behind(events: Events, store: Arc<Store>, table_prefix: String, stop: CancellationToken) {
-    let Events { mut queue, dropped, mut countries } = events;
+    let Events { mut queue, dropped, mut countries, mut paths } = events;
     let mut writer = Writer { store, statements: Statements::new(&table_prefix), dropped, stop, flush_until: None };
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -61,7 +61,7 @@ pub async fn write_behind(events: Events, store: Arc<Store>, table_prefix: Strin
             continue;
         }
         gather(&mut queue, &mut batch, &writer.stop).await;
-        let rows = rows(&mut batch, &mut countries).await;
+        let rows = rows(&mut batch, &mut countries, &mut paths).await;
         writer.write(&rows).await;
     }
     writer.dropped.warn(&"the sidecar ends");
@@ -81,11 +81,11 @@ async fn gather(queue: &mut tokio::sync::mpsc::Receiver<Queued>, batch: &mut Vec
     }
 }
 
-async fn rows(batch: &mut Vec<Queued>, countries: &mut Countries) -> Vec<Row> {
+async fn rows(batch: &mut Vec<Queued>, countries: &mut Countries, paths: &mut Paths) -> Vec<Row> {
     if let Some(queued) = batch.first() {
         countries.look(&queued.event.plugin).await;
     }
-    batch.drain(..).map(|queued| row(queued, countries)).collect()
+    batch.drain(..).map(|queued| row(queued, countries, paths)).collect()
 }
 
 struct Writer {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::refresh::request::{Parsed, parse};
 use crate::route::{Permalinks, Route, RouteForms, decide};
+use crate::wordpress::home::Home;
 use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 
@@ -61,6 +62,7 @@ fn header_map(pairs: &Value) -> HeaderMap {
 fn recorded_exchanges() {
     let exchanges = include_str!("../../../tests/fixtures/recorded.json");
     let exchanges: Vec<Value> = serde_json::from_str(exchanges).unwrap();
+    let home = Home::new("http://127.0.0.1:8099".to_owned(), true, Permalinks::Pretty);
     let mut native = 0;
     for exchange in &exchanges {
         let name = exchange["name"].as_str().unwrap();
@@ -88,7 +90,7 @@ fn recorded_exchanges() {
         let response = response(
             &outcome,
             &ReplyContext {
-                rest_root: "http://127.0.0.1:8099/wp-json/",
+                api_link: home.api_link.as_ref(),
                 origin: headers.get(header::ORIGIN),
                 expose_rate_limit: false,
                 window: Some(window),
@@ -118,7 +120,7 @@ fn recorded_exchanges() {
 }
 
 fn context(fields: ResponseFields, window: Option<Window>) -> ReplyContext<'static> {
-    ReplyContext { rest_root: "https://example.org/wp-json/", origin: None, expose_rate_limit: true, window, fields }
+    ReplyContext { api_link: None, origin: None, expose_rate_limit: true, window, fields }
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub struct Abilities {
     /// nothing of the sidecar's waits while it holds a lock, so that it has no part in any deadlock. That matters to the site:
     /// the server would rather undo the plugin's "revoke all tokens" than a rotation that has written already.
     pub no_wait: bool,
+    /// `SET STATEMENT … FOR` with all that is used of it: MariaDB from 10.6.
+    pub set_statement: bool,
     /// The rows of one `INSERT … VALUES` get ids that follow each other without a gap. InnoDB promises that for inserts whose
     /// number of rows is known, in every `innodb_autoinc_lock_mode`, as long as ids grow by one (a Galera cluster's do not).
     pub consecutive_ids: bool,
@@ -108,9 +110,11 @@ async fn abilities(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_a
     };
     let by_statement = log_bin == Some(1) && format.is_some_and(|format| format.eq_ignore_ascii_case("STATEMENT"));
     let level = if by_statement { "REPEATABLE READ" } else { "READ COMMITTED" };
+    let is_mariadb = version.as_deref().is_some_and(|version| version.contains("MariaDB") && has_skip_locked(version));
     let abilities = Abilities {
         skip_locked: version.as_deref().is_some_and(has_skip_locked),
-        no_wait: version.is_some_and(|version| version.contains("MariaDB") && has_skip_locked(&version)),
+        no_wait: is_mariadb,
+        set_statement: is_mariadb,
         consecutive_ids: increment == Some(1),
     };
     Ok((level, abilities))

@@ -56,7 +56,8 @@ struct Column {
     charset: Option<String>,
     collation: Option<String>,
     needs_value: bool,
-    indexed: bool,
+    /// One that begins with the column.
+    index: Option<String>,
 }
 
 impl Rows {
@@ -86,7 +87,7 @@ impl Rows {
             .exec(
                 "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME, \
                  IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%' \
-                 AND EXTRA NOT LIKE '%GENERATED%', EXISTS (SELECT 1 FROM \
+                 AND EXTRA NOT LIKE '%GENERATED%', (SELECT MIN(INDEX_NAME) FROM \
                  information_schema.STATISTICS s WHERE s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME \
                  AND s.COLUMN_NAME = c.COLUMN_NAME AND s.SEQ_IN_INDEX = 1 AND s.INDEX_TYPE = 'BTREE') \
                  FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
@@ -130,6 +131,11 @@ impl Rows {
         self.meta(name).and_then(|value| String::from_utf8(value.to_vec()).ok())
     }
 
+    /// The index that tokens are found by.
+    pub(super) fn token_index(&self) -> Option<&str> {
+        self.columns.iter().find(|column| column.name.eq_ignore_ascii_case("refresh_token_hash"))?.index.as_deref()
+    }
+
     /// What the token table's columns hold, or why a rotation could not work with it.
     pub(super) fn columns(&self) -> Result<Columns, String> {
         let engine = self.engine.as_deref().ok_or("it is not there")?;
@@ -155,7 +161,7 @@ impl Rows {
                 _ => ColumnCharset::Ascii,
             },
             folds_case: token.collation.as_ref().is_some_and(|collation| collation.ends_with("_ci")),
-            indexed: token.indexed,
+            indexed: token.index.is_some(),
         })
     }
 }
@@ -177,7 +183,7 @@ fn described(mut row: Row) -> Result<Column, DatabaseError> {
         charset: column(&mut row, 2, "CHARACTER_SET_NAME")?,
         collation: column(&mut row, 3, "COLLATION_NAME")?,
         needs_value: column(&mut row, 4, "IS_NULLABLE")?,
-        indexed: column(&mut row, 5, "STATISTICS")?,
+        index: column(&mut row, 5, "STATISTICS")?,
     })
 }
 
@@ -194,7 +200,7 @@ mod tests {
                 charset: Some("utf8mb4".to_owned()),
                 collation: Some("utf8mb4_unicode_520_ci".to_owned()),
                 needs_value: *name == "hash",
-                indexed: false,
+                index: None,
             })
             .collect();
         change(&mut columns);
@@ -220,7 +226,7 @@ mod tests {
                 charset: None,
                 collation: None,
                 needs_value: true,
-                indexed: false,
+                index: None,
             });
         });
         assert_eq!(needed.unwrap_err(), "its column device needs a value that only the plugin knows");

@@ -1,0 +1,168 @@
+//! Asks the database which rows tokens are in: by the index, or by reading the whole table.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Row, Value};
+use tokio::time::{sleep, timeout_at};
+
+use super::{LIMIT, LookUps, Queue, Sought};
+use crate::refresh::tokens::Key;
+use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::site::Site;
+
+/// Tokens in one statement.
+const LARGEST: usize = 64;
+
+/// How many tokens a statement takes. Fewer are padded with the last.
+const SIZES: [usize; 5] = [1, 4, 16, 32, LARGEST];
+
+/// A worker rests so long after a statement that found nothing: a flood of unknown tokens then comes in few statements, and a good
+/// one among them hardly waits.
+const REST: Duration = Duration::from_millis(4);
+
+/// The error for an index that is not there, or that the server is to ignore.
+const NO_INDEX: u16 = 1176;
+
+/// Works at the queue for the index, or at that for the whole table: takes what waits, up to [`LARGEST`], into one statement, for
+/// as long as there is a queue.
+pub async fn work(look_ups: Weak<LookUps>, queue: Queue) {
+    let mut sought = Vec::with_capacity(LARGEST);
+    while queue.lock().await.recv_many(&mut sought, LARGEST).await > 0 {
+        let Some(look_ups) = look_ups.upgrade() else { return };
+        let found_any = Looker(look_ups).find(std::mem::take(&mut sought)).await;
+        if !found_any {
+            sleep(REST).await;
+        }
+    }
+}
+
+struct Looker(Arc<LookUps>);
+
+impl Looker {
+    /// Whether any was found.
+    async fn find(&self, sought: Vec<Sought>) -> bool {
+        // What waits together was asked of one site; should its columns change in between, the next look-up knows.
+        let Some(first) = sought.first() else { return false };
+        let (site, deadline) = (Arc::clone(&first.site), first.since + LIMIT);
+        let LookUps { store, tokens: known, .. } = &*self.0;
+        let mut tokens: Vec<&Key> = Vec::with_capacity(sought.len());
+        for one in &sought {
+            // Another look-up may have told meanwhile.
+            let told = known.is_unknown(&one.token) || known.row(&one.token).is_some();
+            if !told && !tokens.contains(&&one.token) {
+                tokens.push(&one.token);
+            }
+        }
+        let epoch = store.database.epoch();
+        let looked = self.look(&tokens, &site);
+        let found = if site.columns.indexed {
+            timeout_at(deadline, looked).await.unwrap_or(Err(DatabaseError::TimedOut))
+        } else {
+            // Not given up for being slow: it would go on in the server, and the next beside it.
+            looked.await
+        };
+        let is_same_server = store.database.epoch() == epoch;
+        let any = found.as_ref().is_ok_and(|found| !found.is_empty());
+        for one in sought {
+            let row = match &found {
+                Ok(rows) => Ok(rows.get(&one.token).copied().or_else(|| known.row(&one.token))),
+                Err(error) => Err(error.clone()),
+            };
+            match row {
+                Ok(Some(row)) => known.remember(one.token.clone(), row),
+                Ok(None) if is_same_server => known.remember_unknown(one.token.clone()),
+                Ok(None) | Err(_) => {}
+            }
+            self.0.end(one, row);
+        }
+        any
+    }
+
+    /// The rows of those of `tokens` that are in one.
+    async fn look(&self, tokens: &[&Key], site: &Site) -> Result<HashMap<Key, u64>, DatabaseError> {
+        if tokens.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let LookUps { counters, store, .. } = &*self.0;
+        let counter = if site.columns.indexed { &counters.looked_by_index } else { &counters.looked_by_scan };
+        counter.add_many(tokens.len());
+        let database = &store.database;
+        let mut session = database.session().await?;
+        let mut found = database.while_it_answers(self.ask(&mut session, tokens, site)).await;
+        let is_dead = match &found {
+            // A connection that idled.
+            Err(error) => error.code().is_none(),
+            Ok(found) if found.len() < tokens.len() && session.turned_read_only().await? => {
+                database.distrust();
+                true
+            }
+            Ok(_) => false,
+        };
+        if is_dead {
+            session = database.fresh_session().await?;
+            found = database.while_it_answers(self.ask(&mut session, tokens, site)).await;
+        }
+        let found = found.inspect_err(|error| database.heed(error))?;
+        session.give_back();
+        Ok(found)
+    }
+
+    async fn ask(
+        &self,
+        session: &mut Session<'_>,
+        tokens: &[&Key],
+        site: &Site,
+    ) -> Result<HashMap<Key, u64>, DatabaseError> {
+        let mut values: Vec<Value> = tokens.iter().map(|token| Value::from(token.as_str())).collect();
+        let size = SIZES.into_iter().find(|size| *size >= tokens.len()).unwrap_or(LARGEST);
+        values.resize(size, tokens.last().map_or(Value::NULL, |token| Value::from(token.as_str())));
+        let table = &self.0.store.tokens;
+        let by_index = site.token_index.as_deref().map(|index| (index, session.abilities().set_statement));
+        let found = session.conn().exec(statement(table, size, by_index), values.clone()).await;
+        let rows: Vec<Row> = match found {
+            // It was dropped a moment ago, or the server is told to ignore it.
+            Err(mysql_async::Error::Server(error)) if error.code == NO_INDEX => {
+                session.conn().exec(statement(table, size, None), values).await?
+            }
+            found => found?,
+        };
+        let mut best: HashMap<Key, (bool, u64)> = HashMap::new();
+        for mut row in rows {
+            let id: u64 = column(&mut row, 0, "id")?;
+            let token: Vec<u8> = column(&mut row, 1, "refresh_token_hash")?;
+            let is_live: bool = column(&mut row, 2, "revoked_at")?;
+            let token = match tokens {
+                // The column's collation has compared.
+                [only] => (*only).clone(),
+                _ => Key::of(&String::from_utf8_lossy(&token), site.columns.folds_case),
+            };
+            // A live row before others: tokens of old plugin versions may not be unique.
+            let entry = best.entry(token).or_insert((is_live, id));
+            *entry = (*entry).max((is_live, id));
+        }
+        Ok(best.into_iter().map(|(token, (_, id))| (token, id)).collect())
+    }
+}
+
+/// Looks for `size` tokens, through an index where there is one.
+///
+/// The server would look into the index at both ends of each token's rows, only to estimate their number, before it reads them.
+/// Told which index to use, MySQL does not; nor does MariaDB where it may not (`sets_limit`). Only together: by its statistics of
+/// a column that is nearly always NULL, MariaDB (10.11) would read the whole table.
+// SECURITY: the index's name is pasted, quoted as MySQL's manual says (9.2, Schema Object Names).
+fn statement(table: &str, size: usize, by_index: Option<(&str, bool)>) -> String {
+    let places = vec!["?"; size].join(", ");
+    let (limit, index) = match by_index {
+        Some((index, sets_limit)) => (
+            if sets_limit { "SET STATEMENT eq_range_index_dive_limit = 1 FOR " } else { "" },
+            format!(" FORCE INDEX (`{}`)", index.replace('`', "``")),
+        ),
+        None => ("", String::new()),
+    };
+    format!(
+        "{limit}SELECT id, refresh_token_hash, revoked_at IS NULL FROM {table}{index} WHERE refresh_token_hash IN ({places})"
+    )
+}
