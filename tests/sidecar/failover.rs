@@ -73,6 +73,8 @@ async fn a_primary_that_is_killed_under_load_with_replays() {
 
 async fn killed_under_load(environment: &[(&str, &str)]) {
     let Moving { pair, database, user, sidecar, upstream } = moving(environment).await;
+    // What comes after that is found by looks at the new rows, which find this one with those of the apps.
+    sidecar.wait_for_log("the tokens of the table are known");
     let token = database.insert_token(TokenState::Live, user).await;
     let apps = Apps::start(APPS, &database, user, sidecar.address()).await;
     apps.go_on(3 * APPS);

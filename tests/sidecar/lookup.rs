@@ -334,13 +334,7 @@ async fn with_an_index_the_index_is_used() {
     rig.sidecar.wait_for_log(FILLED);
     let mut root = server.root().await;
     add_index(&rig.database).await;
-    // The columns are read with the site's settings, every few seconds; until then the map serves.
-    log_statements(&mut root).await;
-    eventually("a look-up by the index", || async {
-        assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
-        !look_ups(&mut server.root().await).await.is_empty()
-    })
-    .await;
+    looks_by_index(&server, &rig).await;
     let scanned = rows_scanned(&mut root).await;
     for _ in 0..20 {
         let token = rig.token().await;
@@ -349,6 +343,16 @@ async fn with_an_index_the_index_is_used() {
     }
     let scanned = rows_scanned(&mut root).await - scanned;
     assert!(scanned < 30_000, "{scanned} rows scanned");
+}
+
+/// The columns are read with the site's settings, every few seconds; until then the map serves.
+async fn looks_by_index(server: &Database, rig: &Rig) {
+    log_statements(&mut server.root().await).await;
+    eventually("a look-up by the index", || async {
+        assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
+        !look_ups(&mut server.root().await).await.is_empty()
+    })
+    .await;
 }
 
 /// By its statistics, the server would rather read the whole table; and what it is told to ignore it does not use.
@@ -365,12 +369,7 @@ async fn an_index_of_few_tokens_is_used_and_may_be_ignored() {
     ] {
         rig.database.execute(statement).await;
     }
-    log_statements(&mut root).await;
-    eventually("a look-up by the index", || async {
-        assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
-        !look_ups(&mut server.root().await).await.is_empty()
-    })
-    .await;
+    looks_by_index(&server, &rig).await;
     let scanned = rows_scanned(&mut root).await;
     let address = rig.sidecar.address();
     for _ in 0..5 {
