@@ -7,7 +7,7 @@
 mod looker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -33,8 +33,9 @@ const QUEUE: usize = 4096;
 /// Tokens that one look at the new rows is for.
 const TOGETHER: usize = 256;
 
-/// Between the beginnings of two looks at the new rows.
-const SPACING: Duration = Duration::from_millis(5);
+/// After a look that found nothing the next one waits so long: a flood of unknown tokens then comes in few statements, and a good
+/// one among them hardly waits.
+const REST: Duration = Duration::from_millis(8);
 
 /// How often a look-up is begun anew because the database moved to another server meanwhile.
 const SERVERS: usize = 3;
@@ -51,7 +52,39 @@ const LOCK_WAIT: u16 = 1205;
 /// What is done with a look-up's result: the row that the token is in, if it is in any. An error says that nothing has begun.
 pub type Then = Box<dyn FnOnce(Result<Option<u64>, RotationError>) + Send>;
 
-type Queue = Arc<Mutex<mpsc::Receiver<Sought>>>;
+/// What is looked for in one way.
+struct Queue {
+    sought: Mutex<mpsc::Receiver<Sought>>,
+    /// When the next look may begin.
+    next: std::sync::Mutex<Instant>,
+}
+
+impl Queue {
+    fn new() -> (mpsc::Sender<Sought>, Arc<Self>) {
+        let (sender, sought) = mpsc::channel(QUEUE);
+        (sender, Arc::new(Queue { sought: Mutex::new(sought), next: std::sync::Mutex::new(Instant::now()) }))
+    }
+
+    /// What waits, up to `most`; nothing when nobody is left who asks.
+    async fn take(&self, most: usize) -> Vec<Sought> {
+        let mut queue = self.sought.lock().await;
+        let next = *self.next();
+        sleep_until(next).await;
+        let mut sought = Vec::new();
+        queue.recv_many(&mut sought, most).await;
+        *self.next() = Instant::now() + REST;
+        sought
+    }
+
+    /// A look found something.
+    fn found(&self) {
+        *self.next() = Instant::now();
+    }
+
+    fn next(&self) -> MutexGuard<'_, Instant> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Looks tokens up.
 pub struct LookUps {
@@ -84,11 +117,7 @@ struct Sought {
 impl LookUps {
     /// Starts the workers in the runtime that this is called in.
     pub fn start(store: Arc<Store>, tokens: Arc<Tokens>, map: Arc<Map>, counters: Arc<Counters>) -> Arc<Self> {
-        let queue = || {
-            let (sender, receiver) = mpsc::channel(QUEUE);
-            (sender, Arc::new(Mutex::new(receiver)))
-        };
-        let ((in_new_rows, new_rows), (by_index, index), (by_scan, scan)) = (queue(), queue(), queue());
+        let ((in_new_rows, new_rows), (by_index, index), (by_scan, scan)) = (Queue::new(), Queue::new(), Queue::new());
         let epoch = AtomicU64::new(store.database.epoch());
         let tasks = Handle::current();
         let look_ups = Arc::new(LookUps { tokens, map, in_new_rows, by_index, by_scan, tasks, store, counters, epoch });
@@ -183,18 +212,23 @@ impl LookUps {
         });
     }
 
-    async fn look_at_new_rows(self: &Arc<Self>, sought: Vec<Sought>) {
+    /// Whether any was found.
+    async fn look_at_new_rows(self: &Arc<Self>, sought: Vec<Sought>) -> bool {
         self.counters.looked_in_tail.add_many(sought.len());
-        let Some(Sought { site, since, .. }) = sought.first() else { return };
+        let Some(Sought { site, since, .. }) = sought.first() else { return false };
         let looked = timeout_at(*since + LIMIT, self.map.extend(site.columns)).await;
         let looked = looked.unwrap_or(Err(DatabaseError::TimedOut));
         // Asked only now: reading the new rows may have shown that the map is not what it was.
         self.forget_another_servers();
         let is_complete = self.map.is_complete();
+        let mut found_any = false;
         for one in sought {
             match (&looked, self.tokens.row(&one.token)) {
                 (Err(error), _) => self.end(one, Err(error.clone())),
-                (Ok(()), Some(row)) => self.end(one, Ok(Some(row))),
+                (Ok(()), Some(row)) => {
+                    found_any = true;
+                    self.end(one, Ok(Some(row)));
+                }
                 (Ok(()), None) if is_complete => {
                     self.tokens.remember_unknown(one.token.clone());
                     self.end(one, Ok(None));
@@ -202,6 +236,7 @@ impl LookUps {
                 (Ok(()), None) => self.scan(one),
             }
         }
+        found_any
     }
 
     /// What a server said of tokens that it does not have does not hold for the next one. Which row a token is in may be kept:
@@ -216,14 +251,13 @@ impl LookUps {
     }
 }
 
-async fn work_at_new_rows(look_ups: Weak<LookUps>, queue: Queue) {
-    let mut sought = Vec::with_capacity(TOGETHER);
-    while queue.lock().await.recv_many(&mut sought, TOGETHER).await > 0 {
-        let next = Instant::now() + SPACING;
-        let Some(look_ups) = look_ups.upgrade() else { return };
-        look_ups.look_at_new_rows(std::mem::take(&mut sought)).await;
-        drop(look_ups);
-        sleep_until(next).await;
+async fn work_at_new_rows(look_ups: Weak<LookUps>, queue: Arc<Queue>) {
+    loop {
+        let sought = queue.take(TOGETHER).await;
+        let Some(look_ups) = look_ups.upgrade().filter(|_| !sought.is_empty()) else { return };
+        if look_ups.look_at_new_rows(sought).await {
+            queue.found();
+        }
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{LIMIT, LookUps, Queue, Sought};
 use crate::refresh::tokens::Key;
@@ -14,27 +13,22 @@ use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::site::Site;
 
 /// Tokens in one statement.
-const LARGEST: usize = 64;
+const LARGEST: usize = 128;
 
 /// How many tokens a statement takes. Fewer are padded with the last.
-const SIZES: [usize; 5] = [1, 4, 16, 32, LARGEST];
-
-/// A worker rests so long after a statement that found nothing: a flood of unknown tokens then comes in few statements, and a good
-/// one among them hardly waits.
-const REST: Duration = Duration::from_millis(4);
+const SIZES: [usize; 6] = [1, 4, 16, 32, 64, LARGEST];
 
 /// The error for an index that is not there, or that the server is to ignore.
 const NO_INDEX: u16 = 1176;
 
 /// Works at the queue for the index, or at that for the whole table: takes what waits, up to [`LARGEST`], into one statement, for
 /// as long as there is a queue.
-pub async fn work(look_ups: Weak<LookUps>, queue: Queue) {
-    let mut sought = Vec::with_capacity(LARGEST);
-    while queue.lock().await.recv_many(&mut sought, LARGEST).await > 0 {
-        let Some(look_ups) = look_ups.upgrade() else { return };
-        let found_any = Looker(look_ups).find(std::mem::take(&mut sought)).await;
-        if !found_any {
-            sleep(REST).await;
+pub async fn work(look_ups: Weak<LookUps>, queue: Arc<Queue>) {
+    loop {
+        let sought = queue.take(LARGEST).await;
+        let Some(look_ups) = look_ups.upgrade().filter(|_| !sought.is_empty()) else { return };
+        if Looker(look_ups).find(sought).await {
+            queue.found();
         }
     }
 }
