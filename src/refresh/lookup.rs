@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::counters::Counters;
 use super::group::RotationError;
@@ -46,10 +46,14 @@ const SCAN_LIMIT: Duration = Duration::from_secs(10);
 /// The same, where the table is not read.
 const LIMIT: Duration = Duration::from_secs(3);
 
+/// What a look has at least: who has waited for nearly all of the time must not take it from the others.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// The error of a wait for a lock that took too long.
 const LOCK_WAIT: u16 = 1205;
 
-/// What is done with a look-up's result: the row that the token is in, if it is in any. An error says that nothing has begun.
+/// What is done with a look-up's result: the row that the token is in, if it is in any. An error says that nothing has begun. It
+/// must not take long: others that were found with it wait.
 pub type Then = Box<dyn FnOnce(Result<Option<u64>, RotationError>) + Send>;
 
 /// What is looked for in one way.
@@ -57,19 +61,25 @@ struct Queue {
     sought: Mutex<mpsc::Receiver<Sought>>,
     /// When the next look may begin.
     next: std::sync::Mutex<Instant>,
+    /// That is now.
+    is_now: Notify,
 }
 
 impl Queue {
     fn new() -> (mpsc::Sender<Sought>, Arc<Self>) {
         let (sender, sought) = mpsc::channel(QUEUE);
-        (sender, Arc::new(Queue { sought: Mutex::new(sought), next: std::sync::Mutex::new(Instant::now()) }))
+        let (sought, next) = (Mutex::new(sought), std::sync::Mutex::new(Instant::now()));
+        (sender, Arc::new(Queue { sought, next, is_now: Notify::new() }))
     }
 
     /// What waits, up to `most`; nothing when nobody is left who asks.
     async fn take(&self, most: usize) -> Vec<Sought> {
         let mut queue = self.sought.lock().await;
-        let next = *self.next();
-        sleep_until(next).await;
+        let mut next = *self.next();
+        while Instant::now() < next {
+            let _ = timeout_at(next, self.is_now.notified()).await;
+            next = *self.next();
+        }
         let mut sought = Vec::new();
         queue.recv_many(&mut sought, most).await;
         *self.next() = Instant::now() + REST;
@@ -79,6 +89,7 @@ impl Queue {
     /// A look found something.
     fn found(&self) {
         *self.next() = Instant::now();
+        self.is_now.notify_one();
     }
 
     fn next(&self) -> MutexGuard<'_, Instant> {
@@ -114,6 +125,17 @@ struct Sought {
     then: Then,
 }
 
+impl Sought {
+    fn is_late(&self) -> bool {
+        self.since.elapsed() >= LIMIT
+    }
+
+    /// For the look that it is the oldest of.
+    fn time_left(&self) -> Duration {
+        LIMIT.saturating_sub(self.since.elapsed()).max(LEAST)
+    }
+}
+
 impl LookUps {
     /// Starts the workers in the runtime that this is called in.
     pub fn start(store: Arc<Store>, tokens: Arc<Tokens>, map: Arc<Map>, counters: Arc<Counters>) -> Arc<Self> {
@@ -123,10 +145,10 @@ impl LookUps {
         let look_ups = Arc::new(LookUps { tokens, map, in_new_rows, by_index, by_scan, tasks, store, counters, epoch });
         // The workers end when nobody is left who asks.
         let weak = Arc::downgrade(&look_ups);
-        for queue in [index, scan] {
+        for (queue, by_index) in [(index, true), (scan, false)] {
             for _ in 0..LOOKERS {
                 let (look_ups, queue) = (Weak::clone(&weak), Arc::clone(&queue));
-                let work = move || looker::work(Weak::clone(&look_ups), Arc::clone(&queue));
+                let work = move || looker::work(Weak::clone(&look_ups), Arc::clone(&queue), by_index);
                 tokio::spawn(keep_working("look-ups", work));
             }
         }
@@ -212,11 +234,19 @@ impl LookUps {
         });
     }
 
+    /// Ends those who have waited for too long.
+    fn without_late(self: &Arc<Self>, sought: Vec<Sought>) -> Vec<Sought> {
+        let (late, sought): (Vec<_>, Vec<_>) = sought.into_iter().partition(Sought::is_late);
+        late.into_iter().for_each(|one| self.end(one, Err(DatabaseError::TimedOut)));
+        sought
+    }
+
     /// Whether any was found.
     async fn look_at_new_rows(self: &Arc<Self>, sought: Vec<Sought>) -> bool {
+        let sought = self.without_late(sought);
         self.counters.looked_in_tail.add_many(sought.len());
-        let Some(Sought { site, since, .. }) = sought.first() else { return false };
-        let looked = timeout_at(*since + LIMIT, self.map.extend(site.columns)).await;
+        let Some(first) = sought.first() else { return false };
+        let looked = timeout(first.time_left(), self.map.extend(first.site.columns)).await;
         let looked = looked.unwrap_or(Err(DatabaseError::TimedOut));
         // Asked only now: reading the new rows may have shown that the map is not what it was.
         self.forget_another_servers();

@@ -7,7 +7,10 @@ pub async fn keep_working<F>(what: &str, work: impl Fn() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    while let Err(error) = tokio::spawn(work()).await {
+    // Not where the runtime ends, which is no fault.
+    while let Err(error) = tokio::spawn(work()).await
+        && error.is_panic()
+    {
         error!(%error, "a worker for {what} failed and is started again");
     }
 }

@@ -25,7 +25,7 @@ const COLUMN_LENGTH: usize = 255;
 /// A token as the column compares it. Those of clients are ASCII letters and digits when they come this far, those of rows
 /// whatever somebody wrote there; trailing spaces do not count in a column (PAD SPACE).
 // SECURITY: no Debug. It is the token.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
 
 impl Key {
@@ -96,14 +96,14 @@ impl Tokens {
 
     /// The token is in no row.
     pub fn remember_unknown(&self, token: Key) {
-        let oldest = self.unknown().insert(token, Instant::now());
+        let forgotten = self.unknown().insert(token, Instant::now());
         // Not under the lock: there may be many.
-        drop(oldest);
+        drop(forgotten);
     }
 
     /// How many tokens are remembered with their rows, a moment ago, and how many as unknown.
     pub fn sizes(&self) -> (u64, u64) {
-        (self.rows.entry_count(), self.unknown().len() as u64)
+        (self.rows.entry_count(), self.unknown().len(Instant::now()) as u64)
     }
 
     /// No token is known to be in no row any more.
@@ -135,36 +135,43 @@ struct Unknown {
     old: HashSet<Key>,
     /// When the young generation began.
     since: Instant,
+    /// When the old one is too old.
+    old_until: Instant,
 }
 
 impl Unknown {
     fn since(since: Instant) -> Self {
-        Unknown { young: HashSet::new(), old: HashSet::new(), since }
+        Unknown { young: HashSet::new(), old: HashSet::new(), since, old_until: since }
     }
 
     fn contains(&self, token: &Key, now: Instant) -> bool {
-        let age = now.saturating_duration_since(self.since);
-        (age < 2 * UNKNOWN_FOR && self.young.contains(token)) || (age < UNKNOWN_FOR && self.old.contains(token))
+        (now < self.since + 2 * UNKNOWN_FOR && self.young.contains(token))
+            || (now < self.old_until && self.old.contains(token))
     }
 
     /// Returns what is forgotten.
-    fn insert(&mut self, token: Key, now: Instant) -> HashSet<Key> {
-        let mut oldest = HashSet::new();
+    fn insert(&mut self, token: Key, now: Instant) -> [HashSet<Key>; 2] {
+        let mut forgotten = [HashSet::new(), HashSet::new()];
         let age = now.saturating_duration_since(self.since);
         if age >= UNKNOWN_FOR || self.young.len() >= UNKNOWN / 2 {
-            oldest = mem::replace(&mut self.old, mem::take(&mut self.young));
+            let (old, young) = (mem::take(&mut self.old), mem::take(&mut self.young));
             if age >= 2 * UNKNOWN_FOR {
-                // These, too, are too old by now.
-                oldest.extend(self.old.drain());
+                forgotten = [old, young];
+            } else {
+                forgotten = [old, HashSet::new()];
+                self.old = young;
+                self.old_until = self.since + 2 * UNKNOWN_FOR;
             }
             self.since = now;
         }
         self.young.insert(token);
-        oldest
+        forgotten
     }
 
-    fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+    fn len(&self, now: Instant) -> usize {
+        let young = if now < self.since + 2 * UNKNOWN_FOR { self.young.len() } else { 0 };
+        let old = if now < self.old_until { self.old.len() } else { 0 };
+        young + old
     }
 }
 
@@ -222,13 +229,21 @@ mod tests {
         for (seconds, known) in [(9, true), (18, true), (20, false)] {
             assert_eq!(unknown.contains(&key("second"), at(seconds)), known, "nothing else came: {seconds}");
         }
-        unknown.insert(key("third"), at(11));
-        for (seconds, known) in [(11, true), (19, true), (21, false)] {
-            assert_eq!(unknown.contains(&key("second"), at(seconds)), known, "another came: {seconds}");
+        unknown.insert(key("third"), at(19));
+        for (token, seconds, known) in [
+            ("first", 19, true),
+            ("first", 20, false),
+            ("second", 19, true),
+            ("second", 20, false),
+            ("third", 38, true),
+        ] {
+            assert_eq!(unknown.contains(&key(token), at(seconds)), known, "{token} after {seconds}");
         }
-        assert!(unknown.insert(key("fourth"), at(40)).contains(&key("third")));
+        assert_eq!((unknown.len(at(19)), unknown.len(at(20)), unknown.len(at(39))), (3, 1, 0));
+        let [_, young] = unknown.insert(key("fourth"), at(40));
+        assert!(young.contains(&key("third")));
         assert!(!unknown.contains(&key("third"), at(40)) && unknown.contains(&key("fourth"), at(40)));
-        assert_eq!(unknown.len(), 1);
+        assert_eq!(unknown.len(at(40)), 1);
     }
 
     #[test]
@@ -237,7 +252,7 @@ mod tests {
         let mut unknown = Unknown::since(now);
         for token in 0..3 * UNKNOWN {
             unknown.insert(key(&token.to_string()), now);
-            assert!(unknown.len() <= UNKNOWN);
+            assert!(unknown.len(now) <= UNKNOWN);
         }
         assert!(unknown.contains(&key(&(3 * UNKNOWN - 1).to_string()), now));
         assert!(!unknown.contains(&key("0"), now));

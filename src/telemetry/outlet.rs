@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-/// Bytes that may wait: some 20,000 lines.
+/// Bytes that may wait, beside as many that are being written: some 20,000 lines.
 const ROOM: usize = 4 << 20;
 
-/// Between two writes, when there is much to say. What a killed process has not written is of this time.
+/// Between two writes, when there is much to say. What a killed process has not written is of this time, if its lines are taken.
 const REST: Duration = Duration::from_millis(10);
 
 /// How long the end of the program waits for what is not written yet.
@@ -118,11 +118,12 @@ impl Outlet {
             mem::swap(&mut waiting.events, &mut events);
             let lost = mem::take(&mut waiting.lost);
             drop(waiting);
-            sink.write(&events);
-            events.clear();
             if lost > 0 {
+                // There is room for it now, and behind what waits.
                 warn!(lines = lost, "the log was not taken in time, and lines were lost");
             }
+            sink.write(&events);
+            events.clear();
             let resting = self.waiting();
             let rested = self.shared.filled.wait_timeout_while(resting, REST, |waiting| !waiting.is_urgent);
             drop(rested);
@@ -153,7 +154,7 @@ impl Sink {
     /// What cannot be written is dropped: to complain about it would lead here again.
     fn write(&self, events: &Events) {
         match self {
-            Sink::Stderr => drop(io::stderr().write_all(&events.bytes)),
+            Sink::Stderr => write_all(&events.bytes),
             Sink::Journal(socket) => {
                 let mut begin = 0;
                 for end in &events.ends {
@@ -161,6 +162,18 @@ impl Sink {
                     begin = *end;
                 }
             }
+        }
+    }
+}
+
+/// To standard error, which may have been made non-blocking by whoever shares it.
+fn write_all(mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match io::stderr().write(bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(REST),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
         }
     }
 }
@@ -194,21 +207,31 @@ mod tests {
 
     #[test]
     fn what_nobody_takes_keeps_nobody() {
-        let (outlet, socket) = outlet();
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        // Full before it begins.
+        ours.set_nonblocking(true).unwrap();
+        let mut before = 0;
+        while ours.send(b"before").is_ok() {
+            before += 1;
+        }
+        ours.set_nonblocking(false).unwrap();
+        theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let outlet = Outlet::start(Sink::Journal(ours)).unwrap();
         let event = [b'x'; 1000];
-        // The socket has room for some hundred datagrams, and these are twice what may wait.
-        for _ in 0..2 * ROOM / event.len() {
+        // As much as is being written and may wait, and half as much again.
+        let all = 3 * ROOM / event.len();
+        for _ in 0..all {
             outlet.put(&event);
         }
-        let lost = outlet.waiting().lost;
-        assert!(lost > 0);
-        assert!(outlet.waiting().events.bytes.len() <= ROOM);
-        socket.set_nonblocking(false).unwrap();
-        let taken = 2 * ROOM / event.len() - usize::try_from(lost).unwrap();
-        for _ in 0..taken {
-            assert_eq!(received(&socket).len(), event.len());
+        let lost = usize::try_from(outlet.waiting().lost).unwrap();
+        assert!(lost > 0 && outlet.waiting().events.bytes.len() <= ROOM);
+        for _ in 0..before {
+            assert_eq!(received(&theirs), "before");
+        }
+        for _ in 0..all - lost {
+            assert_eq!(received(&theirs).len(), event.len());
         }
         outlet.put(b"again");
-        assert_eq!(received(&socket), "again");
+        assert_eq!(received(&theirs), "again");
     }
 }

@@ -447,9 +447,11 @@ async fn who_looks_up_ends_with_who_asks() {
     let store = Arc::new(Store::new(Pool::new(opts), database.prefix(), "wp_users"));
     let tokens = Arc::new(Tokens::new(10));
     let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), None));
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let before = tasks.num_alive_tasks();
     let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::default());
     tokio::task::yield_now().await;
-    assert!(Arc::strong_count(&store) > 1);
+    assert!(Arc::strong_count(&store) > 1 && tasks.num_alive_tasks() > before);
     drop(look_ups);
-    eventually("nobody holds the store any more", async || Arc::strong_count(&store) == 1).await;
+    eventually("the workers end", async || tasks.num_alive_tasks() == before && Arc::strong_count(&store) == 1).await;
 }

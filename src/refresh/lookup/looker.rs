@@ -5,9 +5,8 @@ use std::sync::{Arc, Weak};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
-use tokio::time::timeout_at;
 
-use super::{LIMIT, LookUps, Queue, Sought};
+use super::{LookUps, Queue, Sought};
 use crate::refresh::tokens::Key;
 use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::site::Site;
@@ -23,25 +22,30 @@ const NO_INDEX: u16 = 1176;
 
 /// Works at the queue for the index, or at that for the whole table: takes what waits, up to [`LARGEST`], into one statement, for
 /// as long as there is a queue.
-pub async fn work(look_ups: Weak<LookUps>, queue: Arc<Queue>) {
+pub async fn work(look_ups: Weak<LookUps>, queue: Arc<Queue>, by_index: bool) {
     loop {
         let sought = queue.take(LARGEST).await;
         let Some(look_ups) = look_ups.upgrade().filter(|_| !sought.is_empty()) else { return };
-        if Looker(look_ups).find(sought).await {
+        if (Looker { look_ups, by_index }).find(sought).await {
             queue.found();
         }
     }
 }
 
-struct Looker(Arc<LookUps>);
+struct Looker {
+    look_ups: Arc<LookUps>,
+    by_index: bool,
+}
 
 impl Looker {
     /// Whether any was found.
     async fn find(&self, sought: Vec<Sought>) -> bool {
         // What waits together was asked of one site; should its columns change in between, the next look-up knows.
+        // Who waits for a reading of the table is told by its own clock.
+        let sought = if self.by_index { self.look_ups.without_late(sought) } else { sought };
         let Some(first) = sought.first() else { return false };
-        let (site, deadline) = (Arc::clone(&first.site), first.since + LIMIT);
-        let LookUps { store, tokens: known, .. } = &*self.0;
+        let (site, limit) = (Arc::clone(&first.site), first.time_left());
+        let LookUps { store, tokens: known, .. } = &*self.look_ups;
         let mut tokens: Vec<&Key> = Vec::with_capacity(sought.len());
         for one in &sought {
             // Another look-up may have told meanwhile.
@@ -52,12 +56,17 @@ impl Looker {
         }
         let epoch = store.database.epoch();
         let looked = self.look(&tokens, &site);
-        let found = if site.columns.indexed {
-            timeout_at(deadline, looked).await.unwrap_or(Err(DatabaseError::TimedOut))
+        let found = if self.by_index {
+            store.database.within(limit, looked).await
         } else {
             // Not given up for being slow: it would go on in the server, and the next beside it.
             looked.await
         };
+        if found.as_ref().is_err_and(|error| error.code() == Some(NO_INDEX)) {
+            // It was dropped a moment ago, or the server is told to ignore it.
+            sought.into_iter().for_each(|one| self.look_ups.scan(one));
+            return false;
+        }
         let is_same_server = store.database.epoch() == epoch;
         let any = found.as_ref().is_ok_and(|found| !found.is_empty());
         for one in sought {
@@ -70,7 +79,7 @@ impl Looker {
                 Ok(None) if is_same_server => known.remember_unknown(one.token.clone()),
                 Ok(None) | Err(_) => {}
             }
-            self.0.end(one, row);
+            self.look_ups.end(one, row);
         }
         any
     }
@@ -80,8 +89,8 @@ impl Looker {
         if tokens.is_empty() {
             return Ok(HashMap::new());
         }
-        let LookUps { counters, store, .. } = &*self.0;
-        let counter = if site.columns.indexed { &counters.looked_by_index } else { &counters.looked_by_scan };
+        let LookUps { counters, store, .. } = &*self.look_ups;
+        let counter = if self.by_index { &counters.looked_by_index } else { &counters.looked_by_scan };
         counter.add_many(tokens.len());
         let database = &store.database;
         let mut session = database.session().await?;
@@ -113,16 +122,10 @@ impl Looker {
         let mut values: Vec<Value> = tokens.iter().map(|token| Value::from(token.as_str())).collect();
         let size = SIZES.into_iter().find(|size| *size >= tokens.len()).unwrap_or(LARGEST);
         values.resize(size, tokens.last().map_or(Value::NULL, |token| Value::from(token.as_str())));
-        let table = &self.0.store.tokens;
-        let by_index = site.token_index.as_deref().map(|index| (index, session.abilities().set_statement));
-        let found = session.conn().exec(statement(table, size, by_index), values.clone()).await;
-        let rows: Vec<Row> = match found {
-            // It was dropped a moment ago, or the server is told to ignore it.
-            Err(mysql_async::Error::Server(error)) if error.code == NO_INDEX => {
-                session.conn().exec(statement(table, size, None), values).await?
-            }
-            found => found?,
-        };
+        let index = site.token_index.as_deref().filter(|_| self.by_index);
+        let by_index = index.map(|index| (index, session.abilities().set_statement));
+        let statement = statement(&self.look_ups.store.tokens, size, by_index);
+        let rows: Vec<Row> = session.conn().exec(statement, values).await?;
         let mut best: HashMap<Key, (bool, u64)> = HashMap::new();
         for mut row in rows {
             let id: u64 = column(&mut row, 0, "id")?;

@@ -56,7 +56,7 @@ struct Column {
     charset: Option<String>,
     collation: Option<String>,
     needs_value: bool,
-    /// One that begins with the column.
+    /// One that begins with the column, of more than one the one that holds most of it.
     index: Option<String>,
 }
 
@@ -87,9 +87,10 @@ impl Rows {
             .exec(
                 "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME, \
                  IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%' \
-                 AND EXTRA NOT LIKE '%GENERATED%', (SELECT MIN(INDEX_NAME) FROM \
+                 AND EXTRA NOT LIKE '%GENERATED%', (SELECT s.INDEX_NAME FROM \
                  information_schema.STATISTICS s WHERE s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME \
-                 AND s.COLUMN_NAME = c.COLUMN_NAME AND s.SEQ_IN_INDEX = 1 AND s.INDEX_TYPE = 'BTREE') \
+                 AND s.COLUMN_NAME = c.COLUMN_NAME AND s.SEQ_IN_INDEX = 1 AND s.INDEX_TYPE = 'BTREE' \
+                 ORDER BY s.SUB_PART IS NOT NULL, s.SUB_PART DESC, s.INDEX_NAME LIMIT 1) \
                  FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
                 (&table,),
             )

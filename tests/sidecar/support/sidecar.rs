@@ -169,6 +169,8 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
+        // What it said last is searched for secrets, too.
+        std::thread::sleep(LOG_REST);
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
