@@ -151,6 +151,9 @@ async fn every_statement(rows: u32) {
     database.fill_tokens(rows).await;
     let user = database.insert_user("alice").await.id;
     let old = database.insert_token(TokenState::Live, user).await;
+    // An id that is missing when the table is read, as that of a login which has not committed.
+    let gone = database.insert_token(TokenState::Live, user).await.id;
+    database.execute(&format!("DELETE FROM wp_jwt_auth_tokens WHERE id = {gone}")).await;
     database.insert_token_of_family(TokenState::Live, user, &old.token_family).await;
     let age =
         "revoked_at = UTC_TIMESTAMP() - INTERVAL 90 DAY, refresh_token_expires_at = UTC_TIMESTAMP() - INTERVAL 90 DAY";
@@ -197,10 +200,14 @@ async fn every_statement(rows: u32) {
     let mut seen = HashSet::new();
     for statement in said {
         let plan = plan(&database, &statement).await;
-        let (key, read) = (plan[0].get("key"), rows_read(&plan[0]));
         let kind = KINDS.iter().find(|(kind, _)| statement.starts_with(kind) || statement.contains(kind));
         let (kind, reads) = kind.unwrap_or_else(|| panic!("what is this? {statement}"));
+        // Of a row that is deleted meanwhile, or was when a gap was looked at, the server has no more to say.
+        if plan[0].get("Extra") == Some("Impossible WHERE noticed after reading const tables") {
+            continue;
+        }
         seen.insert(*kind);
+        let (key, read) = (plan[0].get("key"), rows_read(&plan[0]));
         let said = format!("{rows} rows: {statement}: {plan:?}");
         match reads {
             Reads::AndLocks => assert!(of_locked(&plan).len() == 1 && key == Some("PRIMARY") && read <= 128, "{said}"),
@@ -210,7 +217,7 @@ async fn every_statement(rows: u32) {
         }
     }
     let missing: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).filter(|kind| !seen.contains(kind)).collect();
-    assert!(missing.is_empty() || missing == [GAPS], "{missing:?}");
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 async fn plan(database: &TestDatabase, statement: &str) -> Vec<Row> {
@@ -249,9 +256,6 @@ enum Reads {
     Pages,
 }
 
-/// Looked at again only where ids are missing.
-const GAPS: &str = "id BETWEEN ";
-
 /// The statements by what they have in them. The first that fits counts.
 const KINDS: [(&str, Reads); 11] = [
     ("DELETE FROM", Reads::AndLocks),
@@ -267,7 +271,7 @@ const KINDS: [(&str, Reads); 11] = [
     ("SELECT t.id", Reads::Pages),
     ("SELECT id, IF(", Reads::Pages),
     ("WHERE id >= ", Reads::Pages),
-    (GAPS, Reads::Pages),
+    ("id BETWEEN ", Reads::Pages),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
