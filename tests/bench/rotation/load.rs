@@ -217,13 +217,12 @@ impl Client {
     }
 
     fn is_whole(&mut self) -> bool {
-        let Some(end) = find(&self.answer, b"\r\n\r\n") else { return false };
-        self.body = end + 4;
-        let head = std::str::from_utf8(&self.answer[..end]).unwrap();
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().unwrap())
-        });
+        let mut fields = [httparse::EMPTY_HEADER; 64];
+        let mut head = httparse::Response::new(&mut fields);
+        let httparse::Status::Complete(end) = head.parse(&self.answer).unwrap() else { return false };
+        self.body = end;
+        let length = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+        let length = length.map(|field| std::str::from_utf8(field.value).unwrap().parse::<usize>().unwrap());
         let body = &self.answer[self.body..];
         length.map_or_else(|| body.ends_with(b"0\r\n\r\n"), |length| body.len() >= length)
     }
@@ -234,7 +233,7 @@ impl Client {
 
     fn refresh_token(&self) -> &str {
         const KEY: &[u8] = b"\"refresh_token\":\"";
-        let at = self.body + find(&self.answer[self.body..], KEY).unwrap() + KEY.len();
+        let at = self.body + memchr::memmem::find(&self.answer[self.body..], KEY).unwrap() + KEY.len();
         std::str::from_utf8(&self.answer[at..at + TOKEN]).unwrap()
     }
 }
@@ -243,8 +242,4 @@ async fn connected(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     stream
-}
-
-fn find(text: &[u8], part: &[u8]) -> Option<usize> {
-    text.windows(part.len()).position(|window| window == part)
 }
