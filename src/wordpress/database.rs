@@ -8,6 +8,7 @@
 //! Where the database may be at several hosts, all connections are to one of them: see [`hosts`].
 
 mod error;
+mod failover;
 mod hosts;
 mod recovery;
 mod server;
@@ -21,7 +22,6 @@ use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
-use tracing::warn;
 
 pub use error::DatabaseError;
 pub use hosts::Hosts;
@@ -55,6 +55,9 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
 pub const LOCK_WAIT_SECONDS: u32 = 1;
+
+/// The error for an index that is not there, or that the server is to ignore.
+pub const NO_INDEX: u16 = 1176;
 
 /// Prepared statements kept for each connection: all that rotations of every group size use, and then some.
 const STATEMENTS: usize = 96;
@@ -294,49 +297,6 @@ impl Database {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// At the host in use, or at the first other that takes writes.
-    async fn of_several(&self, mode: Mode) -> Result<Connection, DatabaseError> {
-        let place = {
-            let at = self.at();
-            match &at.failed {
-                Some((when, error)) if when.elapsed() < HOSTS_REST => return Err(error.clone()),
-                _ => at.place,
-            }
-        };
-        let mut unreachable = Vec::new();
-        let mut is_read_only = false;
-        for place in hosts::order(place, self.hosts.len()) {
-            match self.connection(place, mode).await {
-                Ok(connection) if connection.writable => {
-                    self.go_on_at(place);
-                    // Only now: it is of the generation that begins with it.
-                    return Ok(Connection { generation: self.generation(), ..connection });
-                }
-                Ok(_) => is_read_only = true,
-                Err(DatabaseError::NoConnection) => {
-                    unreachable.push(format!("{}: no answer within {HOST_LIMIT:?}", self.label(place)));
-                }
-                Err(error) => unreachable.push(format!("{}: {error}", self.label(place))),
-            }
-        }
-        // One that is read-only may be on its way to take writes.
-        let error = if is_read_only { DatabaseError::ReadOnly } else { DatabaseError::Connect(unreachable.join("; ")) };
-        self.at().failed = Some((Instant::now(), error.clone()));
-        Err(error)
-    }
-
-    fn go_on_at(&self, place: usize) {
-        let before = std::mem::replace(&mut self.at().place, place);
-        if before != place {
-            self.distrust();
-            let (host, before) = (self.label(place), self.label(before));
-            warn!(
-                host,
-                before, "the database's host takes no writes or cannot be reached; another one is used from now on"
-            );
-        }
-    }
-
     /// One connection to the host at `place`.
     async fn connection(&self, place: usize, mode: Mode) -> Result<Connection, DatabaseError> {
         let Some(opts) = self.hosts.get(place) else { return Err(DatabaseError::NoConnection) };
@@ -422,18 +382,18 @@ impl Session<'_> {
         ConnectionName { id: conn.id(), server: Arc::clone(server), opened: *opened }
     }
 
-    /// Whether the server took writes when the connection was made and does not any more. WordPress then writes to another, and
-    /// a row that is not found here may be there.
+    /// Whether the server takes no writes, as it was a moment ago. WordPress then writes to another, and a row that is not found
+    /// here may be there.
     ///
     /// # Errors
     /// The connection's.
-    pub async fn turned_read_only(&mut self) -> Result<bool, DatabaseError> {
-        if !self.connection.writable || self.connection.asked_writable.elapsed() < WRITABLE_FOR {
-            return Ok(false);
+    pub async fn is_read_only(&mut self) -> Result<bool, DatabaseError> {
+        let Connection { conn, writable, asked_writable, .. } = &mut self.connection;
+        if asked_writable.elapsed() >= WRITABLE_FOR {
+            *writable = server::is_writable(conn).await?;
+            *asked_writable = Instant::now();
         }
-        let is_writable = server::is_writable(&mut self.connection.conn).await?;
-        self.connection.asked_writable = Instant::now();
-        Ok(!is_writable)
+        Ok(!*writable)
     }
 
     /// Ends the connection `lost`, and with it its transaction. Only if this is still the server that it was made to, and not

@@ -1,0 +1,91 @@
+//! Which of several hosts a connection is made to.
+
+use std::time::Instant;
+
+use tracing::warn;
+
+use super::server::{Connection, Mode};
+use super::{Database, DatabaseError, HOST_LIMIT, HOSTS_REST, hosts};
+
+impl Database {
+    /// At the host in use, or at the first other that takes writes.
+    pub(super) async fn of_several(&self, mode: Mode) -> Result<Connection, DatabaseError> {
+        loop {
+            let place = {
+                let at = self.at();
+                match &at.failed {
+                    Some((when, error)) if when.elapsed() < HOSTS_REST => return Err(error.clone()),
+                    _ => at.place,
+                }
+            };
+            if let Some(connection) = self.from(place, mode).await? {
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// At the host `begin`, or at the first other that takes writes. `None` where another was taken into use meanwhile.
+    async fn from(&self, begin: usize, mode: Mode) -> Result<Option<Connection>, DatabaseError> {
+        let mut unreachable = Vec::new();
+        let mut is_read_only = false;
+        for place in hosts::order(begin, self.hosts.len()) {
+            match self.connection(place, mode).await {
+                Ok(connection) if connection.writable => {
+                    // Only now: it is of the generation that begins with it.
+                    let goes_on = self.go_on_at(place, begin);
+                    return Ok(goes_on.then(|| Connection { generation: self.generation(), ..connection }));
+                }
+                Ok(_) => is_read_only = true,
+                Err(DatabaseError::NoConnection) => {
+                    unreachable.push(format!("{}: no answer within {HOST_LIMIT:?}", self.label(place)));
+                }
+                Err(error) => unreachable.push(format!("{}: {error}", self.label(place))),
+            }
+        }
+        // One that is read-only may be on its way to take writes.
+        let error = if is_read_only { DatabaseError::ReadOnly } else { DatabaseError::Connect(unreachable.join("; ")) };
+        self.at().failed = Some((Instant::now(), error.clone()));
+        Err(error)
+    }
+
+    /// Takes the host at `place` into use, in the place of that at `from`. Not where another was taken meanwhile: a primary that
+    /// hung takes writes when it wakes up, and a connection that was begun before must not lead back to it.
+    fn go_on_at(&self, place: usize, from: usize) -> bool {
+        let before = {
+            let mut at = self.at();
+            if at.place != from && at.place != place {
+                return false;
+            }
+            std::mem::replace(&mut at.place, place)
+        };
+        if before != place {
+            self.distrust();
+            let (host, before) = (self.label(place), self.label(before));
+            warn!(
+                host,
+                before, "the database's host takes no writes or cannot be reached; another one is used from now on"
+            );
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wordpress::database::Hosts;
+    use mysql_async::OptsBuilder;
+
+    #[test]
+    fn a_connection_that_was_begun_before_does_not_lead_back() {
+        let host = |name: &str| mysql_async::Opts::from(OptsBuilder::default().ip_or_hostname(name));
+        let database = Database::new(Hosts::new(vec![host("a"), host("b"), host("c")]));
+        assert!(database.go_on_at(0, 0), "it stays");
+        assert!(database.go_on_at(1, 0), "0 is away");
+        assert!(!database.go_on_at(0, 0), "0 was asked before, and wakes up");
+        assert!(!database.go_on_at(2, 0));
+        assert!(database.go_on_at(1, 0), "another's choice is the same");
+        assert!(database.go_on_at(2, 1), "1 is away, too");
+        assert_eq!(database.at().place, 2);
+    }
+}
