@@ -228,7 +228,7 @@ impl Native {
             revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
         };
         let counters = Arc::clone(&lasting.metrics.refresh);
-        let tokens = Arc::new(Tokens::new(config.refresh.known_tokens));
+        let tokens = Arc::new(Tokens::new(config.refresh.known_tokens, reuse.told_for()));
         let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), reuse.told_for()));
         let within = runtime.enter();
         let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::clone(&counters));

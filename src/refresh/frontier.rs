@@ -1,7 +1,7 @@
 //! Which ids of the token table have been seen. Pure.
 //!
 //! Ids are handed out in order and committed out of order: a row may appear below one that was seen before. So the ids that
-//! were passed over are kept as gaps and looked at again, until no transaction can be as old as they are.
+//! were passed over are kept as gaps and looked at again, until they were looked at when no transaction can be as old as they are.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// back or deleted.
 const KEPT: Duration = Duration::from_secs(600);
 
+/// Gaps beyond these are given up: each look costs as many, and a table whose ids do not grow by one has no end of them.
+const MOST: usize = 4_096;
+
 /// What has been seen.
 #[derive(Debug)]
 pub struct Frontier {
@@ -17,12 +20,14 @@ pub struct Frontier {
     next: u64,
     /// First id to last id, and since when.
     gaps: BTreeMap<u64, (u64, Instant)>,
+    /// Gaps were given up unseen.
+    has_lost: bool,
 }
 
 impl Frontier {
     /// Nothing from `next` on was seen. What is below is somebody else's business.
     pub fn at(next: u64) -> Self {
-        Frontier { next, gaps: BTreeMap::new() }
+        Frontier { next, gaps: BTreeMap::new(), has_lost: false }
     }
 
     /// The first id of those that were never seen nor passed over.
@@ -51,12 +56,31 @@ impl Frontier {
                 }
             }
         }
+        while self.gaps.len() > MOST {
+            self.gaps.pop_first();
+            self.has_lost = true;
+        }
     }
 
-    /// The gaps that are worth another look, ascending, ends included.
-    pub fn gaps(&mut self, now: Instant) -> Vec<(u64, u64)> {
-        self.gaps.retain(|_, (_, since)| now.saturating_duration_since(*since) < KEPT);
+    /// The gaps, ascending, ends included.
+    pub fn gaps(&self) -> Vec<(u64, u64)> {
         self.gaps.iter().map(|(first, (last, _))| (*first, *last)).collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.gaps.len()
+    }
+
+    /// All gaps of `then` were looked at since. What was still missing in those that were old by then, stays so.
+    // SECURITY: one that nobody has looked at since may hold a live token, however old it is.
+    pub fn looked_at(&mut self, then: Instant) {
+        self.gaps.retain(|_, (_, since)| then.saturating_duration_since(*since) < KEPT);
+    }
+
+    /// Whether rows may be there that were never seen and are not looked for any more.
+    pub fn has_lost(&self) -> bool {
+        self.has_lost
     }
 }
 
@@ -71,12 +95,38 @@ mod tests {
         let now = Instant::now();
         let mut frontier = Frontier::at(10);
         frontier.seen(13, 15, now);
-        assert_eq!((frontier.gaps(now), frontier.next()), (vec![(10, 12)], 16));
+        assert_eq!((frontier.gaps(), frontier.next()), (vec![(10, 12)], 16));
         frontier.seen(11, 11, now);
-        assert_eq!(frontier.gaps(now), [(10, 10), (12, 12)]);
+        assert_eq!(frontier.gaps(), [(10, 10), (12, 12)]);
         frontier.seen(3, 3, now);
-        assert_eq!(frontier.gaps(now + KEPT), []);
-        assert_eq!(frontier.next(), 16);
+        frontier.looked_at(now + KEPT / 2);
+        assert_eq!(frontier.gaps(), [(10, 10), (12, 12)]);
+        frontier.looked_at(now + KEPT);
+        assert_eq!((frontier.gaps(), frontier.next()), (vec![], 16));
+        assert!(!frontier.has_lost());
+    }
+
+    #[test]
+    fn one_that_was_never_looked_at_is_kept_however_old_it_is() {
+        let now = Instant::now();
+        let mut frontier = Frontier::at(10);
+        frontier.seen(11, 11, now);
+        frontier.seen(13, 13, now + 2 * KEPT);
+        assert_eq!(frontier.gaps(), [(10, 10), (12, 12)]);
+        frontier.looked_at(now + 2 * KEPT);
+        assert_eq!(frontier.gaps(), [(12, 12)]);
+    }
+
+    #[test]
+    fn too_many_are_given_up_and_that_is_told() {
+        let now = Instant::now();
+        let mut frontier = Frontier::at(1);
+        (1..=MOST as u64).for_each(|place| frontier.seen(2 * place, 2 * place, now));
+        assert!(!frontier.has_lost());
+        let more = 2 * MOST as u64 + 2;
+        frontier.seen(more, more, now);
+        assert!(frontier.has_lost());
+        assert_eq!((frontier.count(), frontier.gaps()[0]), (MOST, (3, 3)));
     }
 
     proptest! {
@@ -89,7 +139,7 @@ mod tests {
                 frontier.seen(first, first + more, now);
                 seen.extend(first..=first + more);
             }
-            let gaps = frontier.gaps(now);
+            let gaps = frontier.gaps();
             for id in 20..80 {
                 let in_gap = gaps.iter().any(|(first, last)| (*first..=*last).contains(&id));
                 let ahead = id >= frontier.next();

@@ -26,6 +26,9 @@ use crate::wordpress::database::{DatabaseError, Session};
 /// All attempts of a rotation together, with its wait in the queue; a client that waits longer gives up.
 pub const LIMIT: Duration = Duration::from_secs(3);
 
+/// What a transaction has at least, however long its first rotation has waited.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// Groups in work at once. One waits for the disk while another is prepared; more would make groups smaller.
 const WORKERS: usize = 2;
 
@@ -144,7 +147,8 @@ async fn rotate<'a>(
     for waiting in late {
         waiting.end(Err(RotationError::Failed(DatabaseError::TimedOut)));
     }
-    let deadline = group.iter().map(|waiting| waiting.deadline).min()?;
+    // One that has waited for long takes no time from the others.
+    let deadline = group.iter().map(|waiting| waiting.deadline).min()?.max(now + LEAST);
     let mut session = match kept {
         Some(session) => session,
         None => match open(store.database.transactions(), deadline).await {

@@ -101,13 +101,14 @@ impl InFlight {
     }
 
     fn rotated(self, rotated: transaction::Rotated) {
-        let InFlight { refresher, plan, event, answer, .. } = self;
+        let InFlight { refresher, plan, token: used, event, answer, .. } = self;
         if let Some(child) = rotated.child {
             // Before the answer: the client may be back at once.
             let token = Key::of(&plan.refresh_token, plan.site.columns.folds_case);
             refresher.look_ups.tokens.remember(token, child);
             refresher.look_ups.map.note(child);
         }
+        refresher.look_ups.tokens.used(used);
         refresher.counters.rotated.add();
         let (user_id, token_family) = (rotated.user.id, rotated.family.clone());
         refresher.record(event, EventResult::Success { user_id, token_id: rotated.parent, token_family });

@@ -292,10 +292,12 @@ async fn work_at_new_rows(look_ups: Weak<LookUps>, queue: Arc<Queue>) {
 }
 
 /// WordPress may have a better answer, but not of a database that is silent or of a table that is locked: there its processes would
-/// wait, too, one for each call.
+/// wait, too, one for each call; nor of one that takes no writes.
 fn failed(error: DatabaseError) -> RotationError {
     match error {
-        DatabaseError::TimedOut | DatabaseError::Failed(Some(LOCK_WAIT)) => RotationError::Failed(error),
+        DatabaseError::TimedOut | DatabaseError::ReadOnly | DatabaseError::Failed(Some(LOCK_WAIT)) => {
+            RotationError::Failed(error)
+        }
         _ => RotationError::NotBegun(error),
     }
 }

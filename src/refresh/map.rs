@@ -31,6 +31,9 @@ const PAGE_LIMIT: Duration = Duration::from_secs(10);
 /// Gaps in one statement.
 const GAPS: usize = 16;
 
+/// So many are looked at although nobody looks for a token: each look takes longer with them.
+const MANY_GAPS: usize = 256;
+
 /// How far the map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -68,7 +71,7 @@ impl Map {
                  FROM {table} FORCE INDEX (PRIMARY) WHERE id > ? ORDER BY id LIMIT {PAGE}"
             ),
             tail: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE id >= ? ORDER BY id LIMIT {PAGE}"),
-            gaps: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE {range}"),
+            gaps: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE {range} ORDER BY id LIMIT {PAGE}"),
             state: Mutex::new((State::Empty, Frontier::at(0))),
             store,
             tokens,
@@ -83,7 +86,14 @@ impl Map {
 
     /// Whether a token that is not in it is in no row.
     pub fn is_complete(&self) -> bool {
-        self.state().0 == State::Filled { complete: true } && !self.tokens.has_overflowed()
+        let state = self.state();
+        state.0 == State::Filled { complete: true } && !state.1.has_lost() && !self.tokens.has_overflowed()
+    }
+
+    /// Whether so much was passed over that it should be read before somebody looks for a token in it.
+    pub fn has_fallen_behind(&self) -> bool {
+        let state = self.state();
+        state.0 != State::Empty && state.1.count() >= MANY_GAPS
     }
 
     /// The sidecar itself has inserted and committed row `id`, and remembers its token.
@@ -109,6 +119,8 @@ impl Map {
         // Of the connection that was just made.
         let epoch = self.store.database.epoch();
         let mut frontier = Frontier::at(first.saturating_sub(IN_FLIGHT).max(1));
+        // What had no room before may have it now.
+        self.tokens.has_room();
         let (mut last, mut rows) = (0, 0_u64);
         loop {
             let page_began = Instant::now();
@@ -150,7 +162,7 @@ impl Map {
             // A connection that idled.
             Err(error) => error.code().is_none(),
             // The newest rows may be at another server by now.
-            Ok(()) if session.turned_read_only().await? => {
+            Ok(()) if session.is_read_only().await? => {
                 database.distrust();
                 true
             }
@@ -158,7 +170,11 @@ impl Map {
         };
         let looked = if is_dead {
             session = database.fresh_session().await?;
-            database.within(ANSWER_LIMIT, self.look(&mut session, columns)).await
+            let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns)).await;
+            match session.is_read_only().await? {
+                true => looked.and(Err(DatabaseError::ReadOnly)),
+                false => looked,
+            }
         } else {
             looked
         };
@@ -169,18 +185,13 @@ impl Map {
 
     async fn look(&self, session: &mut Session<'_>, columns: Columns) -> Result<(), DatabaseError> {
         // Both of one moment: a rotation that is noted meanwhile moves the end, and leaves a gap that is not among these.
+        let began = Instant::now();
         let (gaps, mut next) = {
-            let frontier = &mut self.state().1;
-            (frontier.gaps(Instant::now()), frontier.next())
+            let frontier = &self.state().1;
+            (frontier.gaps(), frontier.next())
         };
-        for chunk in gaps.chunks(GAPS) {
-            let mut values: Vec<Value> =
-                chunk.iter().flat_map(|(first, last)| [(*first).into(), (*last).into()]).collect();
-            // No row has the id 0.
-            values.resize(2 * GAPS, Value::from(0));
-            let rows: Vec<Row> = session.conn().exec(self.gaps.as_str(), Params::Positional(values)).await?;
-            self.take_all(rows, columns)?;
-        }
+        self.look_at_gaps(&gaps, session, columns).await?;
+        self.state().1.looked_at(began);
         // The last row that was seen is read again: where it is gone, the table may have been emptied.
         let mut is_first = true;
         loop {
@@ -199,6 +210,34 @@ impl Map {
                 return Ok(());
             }
         }
+    }
+
+    async fn look_at_gaps(
+        &self,
+        mut gaps: &[(u64, u64)],
+        session: &mut Session<'_>,
+        columns: Columns,
+    ) -> Result<(), DatabaseError> {
+        let mut from = 0;
+        while !gaps.is_empty() {
+            let (chunk, rest) = gaps.split_at(gaps.len().min(GAPS));
+            let mut values: Vec<Value> =
+                chunk.iter().flat_map(|(first, last)| [from.max(*first).into(), (*last).into()]).collect();
+            // No row has the id 0.
+            values.resize(2 * GAPS, Value::from(0));
+            let rows: Vec<Row> = session.conn().exec(self.gaps.as_str(), Params::Positional(values)).await?;
+            let count = rows.len() as u64;
+            let (_, highest) = self.take_all(rows, columns)?;
+            match highest {
+                // Another sidecar may have written all of a gap: the page has an end before it.
+                Some(highest) if count == PAGE => {
+                    from = highest.saturating_add(1);
+                    gaps = &gaps[gaps.partition_point(|(_, last)| *last < from)..];
+                }
+                _ => gaps = rest,
+            }
+        }
+        Ok(())
     }
 
     /// The lowest and the highest id.

@@ -397,10 +397,15 @@ impl Refresher {
                 let map = &self.look_ups.map;
                 if site.columns.indexed {
                     map.empty();
-                } else if !map.is_filled()
-                    && let Err(error) = map.fill(site.columns).await
-                {
-                    debug!(%error, "the tokens of the table could not be read; once more in a moment");
+                } else {
+                    let read = match map.is_filled() {
+                        true if map.has_fallen_behind() => map.extend(site.columns).await,
+                        true => Ok(()),
+                        false => map.fill(site.columns).await,
+                    };
+                    if let Err(error) = read {
+                        debug!(%error, "the tokens of the table could not be read; once more in a moment");
+                    }
                 }
             }
             tokio::time::sleep(MAP_LOOK).await;

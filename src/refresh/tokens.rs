@@ -3,7 +3,7 @@
 //! Both only spare look-ups; the row itself is always asked under its lock. What stands here cannot turn wrong (a row
 //! keeps its token) or may be a few seconds old (an unknown token that WordPress has only just made is not with any client yet).
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,9 @@ const UNKNOWN: usize = 100_000;
 
 /// How long, at least, while there is room; twice as long at most.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+
+/// How long a used token is told from an unknown one for no other reason than the log.
+const USED_FOR: Duration = Duration::from_secs(600);
 
 /// The longest token that the column holds; a longer one is in no row.
 const COLUMN_LENGTH: usize = 255;
@@ -49,13 +52,20 @@ impl Key {
 /// The caches.
 pub struct Tokens {
     rows: Cache<Key, u64>,
+    /// When each was used.
+    used: Mutex<VecDeque<(Instant, Key)>>,
+    /// See [`Tokens::new`].
+    used_for: Option<Duration>,
+    /// As many used ones may stay where nothing hangs on their being told from unknown ones.
+    spare: usize,
     unknown: Mutex<Unknown>,
     overflowed: Arc<AtomicBool>,
 }
 
 impl Tokens {
-    /// Empty; room for `capacity` rows.
-    pub fn new(capacity: usize) -> Self {
+    /// Empty; room for `capacity` rows. A used token must be told from an unknown one for `used_for` seconds, or (`None`) as long
+    /// as it has not expired.
+    pub fn new(capacity: usize, used_for: Option<u64>) -> Self {
         let overflowed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&overflowed);
         Tokens {
@@ -69,6 +79,9 @@ impl Tokens {
                     }
                 })
                 .build(),
+            used: Mutex::default(),
+            used_for: used_for.map(Duration::from_secs),
+            spare: capacity / 8,
             unknown: Mutex::new(Unknown::since(Instant::now())),
             overflowed,
         }
@@ -94,6 +107,28 @@ impl Tokens {
         self.rows.invalidate(token);
     }
 
+    /// The token was exchanged. Its row is forgotten when nothing hangs on it any more: else the rows of live tokens would have
+    /// to make room for those of used ones.
+    pub fn used(&self, token: Key) {
+        let Some(used_for) = self.used_for else { return };
+        let now = Instant::now();
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.push_back((now, token));
+        // Two, so that it ever gets shorter again.
+        for _ in 0..2 {
+            let is_many = used.len() > self.spare;
+            let is_due = |(since, _): &(Instant, Key)| {
+                let age = now.saturating_duration_since(*since);
+                age > used_for && (age > USED_FOR || is_many)
+            };
+            if !used.front().is_some_and(is_due) {
+                break;
+            }
+            let Some((_, due)) = used.pop_front() else { break };
+            self.rows.invalidate(&due);
+        }
+    }
+
     /// The token is in no row.
     pub fn remember_unknown(&self, token: Key) {
         let forgotten = self.unknown().insert(token, Instant::now());
@@ -117,7 +152,13 @@ impl Tokens {
         self.rows.run_pending_tasks();
     }
 
-    /// Whether a row ever had to make room for another.
+    /// All rows are about to be read anew.
+    pub fn has_room(&self) {
+        self.rows.run_pending_tasks();
+        self.overflowed.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a row had to make room for another since.
     pub fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed)
     }
@@ -185,7 +226,7 @@ mod tests {
 
     #[test]
     fn case_is_folded_as_the_column_does() {
-        let tokens = Tokens::new(10);
+        let tokens = Tokens::new(10, Some(0));
         tokens.remember(Key::of("abc", true), 7);
         assert_eq!(tokens.row(&Key::of("ABC ", true)), Some(7));
         assert_eq!(tokens.row(&key("ABC")), None);
@@ -199,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_fits_no_row_is_unknown() {
-        let tokens = Tokens::new(10);
+        let tokens = Tokens::new(10, Some(0));
         assert!(tokens.is_unknown(&key("")));
         assert!(tokens.is_unknown(&key(&"a".repeat(256))));
         assert!(!tokens.is_unknown(&key(&"a".repeat(255))));
@@ -207,7 +248,7 @@ mod tests {
 
     #[test]
     fn too_many_rows_are_noticed() {
-        let tokens = Tokens::new(10);
+        let tokens = Tokens::new(10, Some(0));
         for id in 0..10 {
             tokens.remember(key(&id.to_string()), id);
         }
@@ -244,6 +285,31 @@ mod tests {
         assert!(young.contains(&key("third")));
         assert!(!unknown.contains(&key("third"), at(40)) && unknown.contains(&key("fourth"), at(40)));
         assert_eq!(unknown.len(at(40)), 1);
+    }
+
+    #[test]
+    fn used_tokens_make_room_unless_something_hangs_on_them() {
+        let rotate = |used_for| {
+            let tokens = Tokens::new(80, used_for);
+            tokens.remember(key("idle"), 1);
+            tokens.remember(key("0"), 2);
+            for count in 1..1000 {
+                tokens.remember(key(&count.to_string()), count + 2);
+                tokens.used(key(&(count - 1).to_string()));
+            }
+            tokens.settle();
+            tokens
+        };
+        let tokens = rotate(Some(0));
+        assert_eq!((tokens.row(&key("idle")), tokens.row(&key("999"))), (Some(1), Some(1001)));
+        assert_eq!((tokens.row(&key("0")), tokens.row(&key("998"))), (None, Some(1000)));
+        assert!(!tokens.has_overflowed() && tokens.sizes().0 <= 13);
+        for used_for in [Some(60), None] {
+            let tokens = rotate(used_for);
+            assert!(tokens.has_overflowed());
+            tokens.has_room();
+            assert!(!tokens.has_overflowed());
+        }
     }
 
     #[test]

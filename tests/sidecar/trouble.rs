@@ -220,3 +220,28 @@ async fn a_server_that_is_read_only_for_a_while() {
     root.query_drop("SET GLOBAL read_only = 0").await.unwrap();
     assert_eq!(waiting.join().unwrap(), 200);
 }
+
+/// One address that leads to a replica for a while, which may lack the newest rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_server_that_takes_no_writes_no_token_is_unknown() {
+    for indexed in [true, false] {
+        let server = Database::private();
+        let database = rig::site(&server).await;
+        if indexed {
+            database.execute("ALTER TABLE wp_jwt_auth_tokens ADD INDEX (refresh_token_hash)").await;
+        }
+        let mut root = server.root().await;
+        root.query_drop("SET GLOBAL read_only = 1").await.unwrap();
+        let upstream = rig::wordpress();
+        let sidecar = rig::sidecar(&database, upstream.address(), &[]);
+        sidecar.wait_for_log("refreshing natively");
+        if !indexed {
+            sidecar.wait_for_log("the tokens of the table are known");
+        }
+        let unknown = "0123456789abcdef0123456789abcdef";
+        let answer = rig::refresh_at(sidecar.address(), unknown);
+        assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")), "{indexed}");
+        root.query_drop("SET GLOBAL read_only = 0").await.unwrap();
+        rig::eventually("it is asked anew", async || rig::refresh_at(sidecar.address(), unknown).status() == 403).await;
+    }
+}

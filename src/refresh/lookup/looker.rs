@@ -8,7 +8,7 @@ use mysql_async::{Row, Value};
 
 use super::{LookUps, Queue, Sought};
 use crate::refresh::tokens::Key;
-use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::database::{DatabaseError, NO_INDEX, Session, column};
 use crate::wordpress::site::Site;
 
 /// Tokens in one statement.
@@ -16,9 +16,6 @@ const LARGEST: usize = 128;
 
 /// How many tokens a statement takes. Fewer are padded with the last.
 const SIZES: [usize; 6] = [1, 4, 16, 32, 64, LARGEST];
-
-/// The error for an index that is not there, or that the server is to ignore.
-const NO_INDEX: u16 = 1176;
 
 /// Works at the queue for the index, or at that for the whole table: takes what waits, up to [`LARGEST`], into one statement, for
 /// as long as there is a queue.
@@ -98,7 +95,7 @@ impl Looker {
         let is_dead = match &found {
             // A connection that idled.
             Err(error) => error.code().is_none(),
-            Ok(found) if found.len() < tokens.len() && session.turned_read_only().await? => {
+            Ok(found) if found.len() < tokens.len() && session.is_read_only().await? => {
                 database.distrust();
                 true
             }
@@ -107,6 +104,9 @@ impl Looker {
         if is_dead {
             session = database.fresh_session().await?;
             found = database.while_it_answers(self.ask(&mut session, tokens, site)).await;
+            if found.as_ref().is_ok_and(|found| found.len() < tokens.len()) && session.is_read_only().await? {
+                found = Err(DatabaseError::ReadOnly);
+            }
         }
         let found = found.inspect_err(|error| database.heed(error))?;
         session.give_back();

@@ -1,9 +1,9 @@
 //! What is read from the database about the site: some options, and what the token table is like.
 
-use mysql_async::Row;
 use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row};
 
-use crate::wordpress::database::{DatabaseError, Session, column};
+use crate::wordpress::database::{DatabaseError, NO_INDEX, Session, column};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::text::ColumnCharset;
 
@@ -27,6 +27,9 @@ const USED: [&str; 13] = [
     "ip_address",
     "blog_id",
 ];
+
+/// The column that tokens are in.
+const TOKEN: &str = "refresh_token_hash";
 
 /// What the token table's columns hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +98,14 @@ impl Rows {
                 (&table,),
             )
             .await?;
+        let mut columns: Vec<Column> = columns.into_iter().map(described).collect::<Result<_, _>>()?;
+        for column in columns.iter_mut().filter(|column| column.name.eq_ignore_ascii_case(TOKEN)) {
+            if let Some(index) = &column.index
+                && !is_used(conn, &table, index).await?
+            {
+                column.index = None;
+            }
+        }
         Ok(Rows {
             options: pairs(options)?,
             meta: pairs(meta)?,
@@ -102,7 +113,7 @@ impl Rows {
                 Some(mut row) => column(&mut row, 0, "ENGINE")?,
                 None => None,
             },
-            columns: columns.into_iter().map(described).collect::<Result<_, _>>()?,
+            columns,
         })
     }
 
@@ -164,6 +175,20 @@ impl Rows {
             folds_case: token.collation.as_ref().is_some_and(|collation| collation.ends_with("_ci")),
             indexed: token.index.is_some(),
         })
+    }
+}
+
+/// Whether the server uses `index` where it is told to. It does not where the index is IGNORED (MariaDB) or INVISIBLE (MySQL), or
+/// was dropped a moment ago; each server keeps that in a column of another name.
+// SECURITY: the index's name is pasted, quoted as MySQL's manual says (9.2, Schema Object Names).
+async fn is_used(conn: &mut Conn, table: &str, index: &str) -> Result<bool, DatabaseError> {
+    let index = index.replace('`', "``");
+    let explained =
+        conn.query_drop(format!("EXPLAIN SELECT id FROM `{table}` FORCE INDEX (`{index}`) WHERE {TOKEN} = ''"));
+    match explained.await {
+        Ok(()) => Ok(true),
+        Err(mysql_async::Error::Server(error)) if error.code == NO_INDEX => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
