@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::exchange::record::Access;
-use crate::forward::request;
 use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
+use crate::forward::{hop_by_hop, request};
 use crate::http1;
 use crate::pace::{Pace, Patience, TooSlow};
 use crate::request_id::RequestId;
@@ -344,11 +344,16 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match &mut self.content {
+        let mut frame = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => body.poll_frame(cx),
             Content::Switch(_) => Poll::Ready(None),
         };
+        if let Poll::Ready(Some(Ok(part))) = &mut frame
+            && let Some(trailers) = part.trailers_mut()
+        {
+            hop_by_hop::remove(trailers, false, |_| false);
+        }
         if self.access.is_some()
             && let Poll::Ready(frame) = &frame
         {

@@ -2,6 +2,7 @@
 
 pub mod record;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use http::{Request, Response};
@@ -76,14 +77,14 @@ async fn exchange(
 }
 
 /// Counts a request that was not served, and tells the log why, under the name that the client was told.
-pub fn tell(error: &ExchangeError, asked: &Asked, peer: Peer, metrics: &Shard) {
+pub fn tell(error: &ExchangeError, asked: &Asked, client: IpAddr, peer: Peer, metrics: &Shard) {
     let (request_id, status) = (&asked.id, respond::status(error));
     metrics.add(Event::failed(status));
     metrics.add(Event::reason(error));
     let source = std::error::Error::source(error).map(chain);
     match error.fault() {
-        Fault::Client => info!(%peer, %request_id, status, source, "{error}"),
-        Fault::Upstream | Fault::Database => warn!(%peer, %request_id, status, source, "{error}"),
+        Fault::Client => info!(%client, %peer, %request_id, status, source, "{error}"),
+        Fault::Upstream | Fault::Database => warn!(%client, %peer, %request_id, status, source, "{error}"),
     }
 }
 

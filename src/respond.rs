@@ -76,7 +76,9 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::RequestHead(HeadError::TargetTooLong) => {
             (StatusCode::URI_TOO_LONG, "target_too_long", "The target of the request is too long.")
         }
-        ExchangeError::RequestHead(_) => (StatusCode::BAD_REQUEST, "invalid_request", "The request is not valid HTTP."),
+        ExchangeError::RequestHead(_) | ExchangeError::Refused(Refusal::ContentLength) => {
+            (StatusCode::BAD_REQUEST, "invalid_request", "The request is not valid HTTP.")
+        }
         ExchangeError::RequestHeadTimeout(_) => {
             (StatusCode::REQUEST_TIMEOUT, "request_head_timeout", "The request did not arrive in time.")
         }
@@ -92,8 +94,11 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::UpstreamBusy(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "upstream_busy", "The site has too much to do at the moment.")
         }
-        ExchangeError::UpstreamConnect(_) | ExchangeError::UpstreamConnectTimeout(_) => {
+        ExchangeError::UpstreamConnect(_) => {
             (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The site cannot be reached at the moment.")
+        }
+        ExchangeError::UpstreamConnectTimeout(_) => {
+            (StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout", "The site cannot be reached at the moment.")
         }
         ExchangeError::UpstreamTls(_) => {
             (StatusCode::BAD_GATEWAY, "upstream_tls", "No secure connection to the site is possible at the moment.")

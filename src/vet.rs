@@ -4,7 +4,7 @@
 //! hyper does in HTTP/2. Both pass on what stands here, and two servers that read such a request differently are what request smuggling
 //! lives on. Nothing is repaired; what is doubtful is refused.
 
-use http::{HeaderMap, Method, Request, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,9 @@ pub enum Refusal {
     /// A transfer coding other than a single `chunked` (RFC 9112, 6.1).
     #[error("unsupported Transfer-Encoding")]
     TransferEncoding,
+    /// A Content-Length that is no number or stands twice (RFC 9112, 6.3). Of HTTP/1, the parser refuses it.
+    #[error("invalid Content-Length")]
+    ContentLength,
     /// `[server] max_header_fields` (RFC 6585, 5); found where the fields are counted, not here.
     #[error("more fields than server.max_header_fields")]
     TooManyFields,
@@ -51,6 +54,9 @@ pub fn vet<B>(request: &Request<B>) -> Result<(), Refusal> {
     }
     vet_target(request)?;
     vet_transfer_encoding(request.headers())?;
+    if request.version() == Version::HTTP_2 {
+        vet_content_length(request.headers())?;
+    }
     vet_host(request)
 }
 
@@ -75,6 +81,16 @@ fn vet_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+// SECURITY: h2 takes an empty one for 0, and several that agree; what the upstream takes them for is not known.
+fn vet_content_length(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (lines.next().map(HeaderValue::as_bytes), lines.next()) {
+        (None, _) => Ok(()),
+        (Some([first, rest @ ..]), None) if first.is_ascii_digit() && rest.iter().all(u8::is_ascii_digit) => Ok(()),
+        _ => Err(Refusal::ContentLength),
+    }
+}
+
 // SECURITY: of no and of several Host lines the upstream might pick another one than a cache or a filter in front did.
 fn vet_host<B>(request: &Request<B>) -> Result<(), Refusal> {
     let mut lines = request.headers().get_all(header::HOST).iter();
@@ -92,6 +108,8 @@ fn vet_host<B>(request: &Request<B>) -> Result<(), Refusal> {
         (Some(target), Some(host)) if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
             Err(Refusal::TargetHostMismatch)
         }
+        // HTTP/1.0: the target's is the host.
+        (Some(target), None) if !is_host(target.as_str().as_bytes()) => Err(Refusal::InvalidHost),
         _ => Ok(()),
     }
 }

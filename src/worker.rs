@@ -27,7 +27,7 @@ use crate::connection;
 use crate::connection::watch::Limits;
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
-use crate::forward::upstream::Upstream;
+use crate::forward::upstream::{Share, Upstream};
 use crate::http1::head::HeadLimits;
 use crate::http2::Streams;
 use crate::listen::Accepted;
@@ -65,6 +65,7 @@ pub struct Settings {
 
 /// What an exchange on this worker needs, as the settings of one moment have it.
 pub struct Worker {
+    share: Share,
     /// How large the head of a request may be.
     pub head_limits: HeadLimits,
     /// Makes a server of a connection that speaks HTTP/2.
@@ -139,6 +140,7 @@ impl Ending {
 
 /// What a change of the settings leaves as it is.
 struct Lasting {
+    share: Share,
     metrics: Arc<Shard>,
     tunnels: TaskTracker,
     draining: CancellationToken,
@@ -163,6 +165,7 @@ impl Current {
     fn change(&self, settings: Settings) {
         let before = self.worker();
         let lasting = Lasting {
+            share: before.share,
             metrics: Arc::clone(&before.metrics),
             tunnels: before.tunnels.clone(),
             draining: before.draining.clone(),
@@ -177,15 +180,16 @@ impl Current {
 
 impl Worker {
     fn new(settings: Settings, lasting: Lasting, before: Option<&Worker>) -> Self {
-        let Lasting { metrics, tunnels, draining, ending } = lasting;
+        let Lasting { share, metrics, tunnels, draining, ending } = lasting;
         let Settings { config, dialer, acceptor, refresher, per_address } = settings;
         let same_upstream =
             before.map(|before| &before.upstream).filter(|upstream| upstream.is_to(&config.upstream, &dialer));
         let upstream = match same_upstream {
             Some(upstream) => Rc::clone(upstream),
-            None => Upstream::new(config.upstream.clone(), dialer, config.server.workers, Arc::clone(&metrics)),
+            None => Upstream::new(config.upstream.clone(), dialer, share, Arc::clone(&metrics)),
         };
         Worker {
+            share,
             head_limits: HeadLimits { bytes: config.server.max_header_bytes, fields: config.server.max_header_fields },
             http2: crate::http2::server(&config),
             acceptor,
@@ -245,13 +249,14 @@ pub fn start(
     let runtime_builder = move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let thread =
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || match runtime_builder() {
-            Ok(runtime) => runtime.block_on(do_work(settings, metrics, work, drain, waiting)),
+            Ok(runtime) => runtime.block_on(do_work(number, settings, metrics, work, drain, waiting)),
             Err(error) => warn!(number, %error, "a worker could not start"),
         })?;
     Ok((sender, thread))
 }
 
 async fn do_work(
+    number: usize,
     settings: Settings,
     metrics: Arc<Shard>,
     mut work: UnboundedReceiver<Work>,
@@ -262,7 +267,8 @@ async fn do_work(
     // A token of its own: every connection registers with it, and workers must not contend for that.
     let (draining, ending) = (drain.begun.child_token(), Rc::<Ending>::default());
     spawn_local(Rc::clone(&ending).follow(draining.clone()));
-    let lasting = Lasting { metrics, tunnels: tunnels.clone(), draining, ending };
+    let share = Share { worker: number, workers: settings.config.server.workers };
+    let lasting = Lasting { share, metrics, tunnels: tunnels.clone(), draining, ending };
     let worker = Worker::new(settings, lasting, None);
     let current = Rc::new(Current(RefCell::new(Rc::new(worker))));
     let mut connections = TaskTracker::new();

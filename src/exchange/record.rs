@@ -89,7 +89,7 @@ impl<'a> Record<'a> {
 
     /// There is no answer but an error of ours.
     pub fn failed(mut self, error: &ExchangeError) -> Response<ResponseBody> {
-        tell(error, &self.asked, self.downstream.peer, &self.downstream.worker.metrics);
+        tell(error, &self.asked, self.client, self.downstream.peer, &self.downstream.worker.metrics);
         self.is_answered = true;
         let mut answer = respond::failure(error, &self.asked);
         self.tell_refresh(answer.status().as_u16());
@@ -136,8 +136,8 @@ impl Drop for Record<'_> {
         let metrics = &self.downstream.worker.metrics;
         metrics.add(Event::failed(CLIENT_CLOSED));
         metrics.add(Event::ClientClosed);
-        let (peer, request_id) = (self.downstream.peer, &self.asked.id);
-        debug!(%peer, %request_id, status = CLIENT_CLOSED, "the client closed the connection before its answer");
+        let (client, peer, request_id) = (self.client, self.downstream.peer, &self.asked.id);
+        debug!(%client, %peer, %request_id, status = CLIENT_CLOSED, "the client closed the connection before its answer");
         if let Some(told) = &mut self.refresh {
             // The rotation goes on without it.
             told.outcome = "client_closed";

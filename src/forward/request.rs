@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 
 use http::header::{self, GetAll};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use hyper::body::Body as _;
 
@@ -81,7 +81,7 @@ impl Added<'_> {
 /// Changes `request` in place, so that what travels in its extensions (the spelling of field names) goes along, and says
 /// what is to be added to it.
 pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: Option<&Upgrade>) -> Added<'a> {
-    to_origin_form(request.uri_mut());
+    let named = to_origin_form(request.uri_mut());
     let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
     let headers = request.headers_mut();
     let is_replaced = hop.mode == ForwardedMode::Auto && !hop.client.peer_is_trusted;
@@ -96,7 +96,8 @@ pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: O
     }
     let there = There::of(headers);
     if !there.host {
-        headers.insert(header::HOST, hop.authority.clone());
+        let named = named.and_then(|named| HeaderValue::from_str(named.as_str()).ok());
+        headers.insert(header::HOST, named.unwrap_or_else(|| hop.authority.clone()));
     }
     let length = length.filter(|length| *length == 0 || there.content_length);
     let mut added = Added::of_length(length);
@@ -162,13 +163,13 @@ fn is_twin(name: &HeaderName, found: &RefCell<Vec<HeaderName>>) -> bool {
     is_twin
 }
 
-/// The bytes of the path and query stay as they are; only an absolute-form target (RFC 9112, 3.2.2) loses scheme and authority.
-fn to_origin_form(uri: &mut Uri) {
-    if uri.authority().is_none() {
-        return;
-    }
+/// The bytes of the path and query stay as they are; only an absolute-form target (RFC 9112, 3.2.2) loses scheme and authority,
+/// which is returned: it is the host of a request without `Host`.
+fn to_origin_form(uri: &mut Uri) -> Option<Authority> {
+    let authority = uri.authority().cloned()?;
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     *uri = Uri::from(path);
+    Some(authority)
 }
 
 /// SECURITY: what an untrusted peer says about who and where it is must not reach a WordPress that believes its proxy:

@@ -47,6 +47,23 @@ pub struct Upstream {
     slots: Option<Arc<Semaphore>>,
 }
 
+/// One of several workers that share a limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// From 0.
+    pub worker: usize,
+    /// How many workers there are.
+    pub workers: usize,
+}
+
+impl Share {
+    /// The shares of all come to `limit`, but that each is at least one: a worker without would answer nobody.
+    fn of(self, limit: usize) -> usize {
+        let workers = self.workers.max(1);
+        (limit / workers + usize::from(self.worker < limit % workers)).max(1)
+    }
+}
+
 struct Idle {
     link: Box<Link>,
     since: Instant,
@@ -54,14 +71,12 @@ struct Idle {
 
 impl Upstream {
     /// Connects when first asked. Must be called inside the worker's runtime, where it also starts the task that closes
-    /// connections that idled too long (they each hold a worker process of an Apache prefork). `workers` share the limit.
-    pub fn new(config: config::Upstream, dialer: Dialer, workers: usize, metrics: Arc<Shard>) -> Rc<Self> {
+    /// connections that idled too long (they each hold a worker process of an Apache prefork). `share` is this worker's of the limit.
+    pub fn new(config: config::Upstream, dialer: Dialer, share: Share, metrics: Arc<Shard>) -> Rc<Self> {
         let authority =
             HeaderValue::from_str(&config.url.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        let slots = (config.max_connections > 0).then(|| {
-            let share = config.max_connections.div_ceil(workers.max(1)).min(Semaphore::MAX_PERMITS);
-            Arc::new(Semaphore::new(share))
-        });
+        let slots = (config.max_connections > 0)
+            .then(|| Arc::new(Semaphore::new(share.of(config.max_connections).min(Semaphore::MAX_PERMITS))));
         let idle = RefCell::new(Vec::new());
         let upstream = Rc::new(Upstream { config, dialer, metrics, authority, idle, told_idle: Cell::new(0), slots });
         spawn_local(close_idle(Rc::downgrade(&upstream)));
@@ -302,5 +317,19 @@ async fn close_idle(upstream: Weak<Upstream>) {
         let mut idle = upstream.idle.borrow_mut();
         idle.retain_mut(|idle| idle.since.elapsed() < limit && idle.link.connection.is_good());
         upstream.tell_idle(idle.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_a_limit_come_to_it() {
+        for (workers, limit) in [(1, 1), (2, 3), (8, 9), (8, 8), (32, 40), (3, 1_000_000)] {
+            let shares = (0..workers).map(|worker| Share { worker, workers }.of(limit));
+            assert_eq!(shares.sum::<usize>(), limit, "{workers} workers");
+        }
+        assert_eq!(Share { worker: 3, workers: 4 }.of(1), 1);
     }
 }

@@ -4,14 +4,14 @@
 //! Names keep the spelling that they came with, in [`Original`]: `HeaderMap` has them in lower case, and some clients
 //! and sites compare them to the letter.
 
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, Uri, Version, header};
 use httparse::{ParserConfig, Status};
 
 use super::decoder::Decoder;
-use super::fields::{Coding, Fields, Length, Original, lines, part, range};
+use super::fields::{Coding, Fields, Length, Line, Original, Place, lines, part, range};
 use crate::forward::hop_by_hop;
 
 /// Room for the fields of nearly every head, on the stack. Larger heads are parsed once more, with more room.
@@ -47,7 +47,7 @@ pub enum HeadError {
     /// A field whose name or value is not valid.
     #[error("invalid field")]
     Field,
-    /// No number, or several that differ.
+    /// No number, or more than one (of an answer: that differ).
     #[error("invalid Content-Length")]
     Length,
     /// Not `chunked` at last, or in HTTP/1.0.
@@ -91,7 +91,7 @@ pub struct AnswerHead {
 /// Takes a request's head off `buffer`; `None` where it is not all there yet.
 ///
 /// # Errors
-/// It is not HTTP, not safe to pass on, or too large.
+/// It is not HTTP, not safe to pass on, or too large. It then stays in `buffer`: it tells what its client takes.
 pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
     let max_fields = limits.fields;
     let mut usual = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
@@ -123,15 +123,31 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
     let lines = lines(buffer, parsed.headers);
 
     let head = buffer.split_to(length).freeze();
-    let target = Uri::from_maybe_shared(part(&head, target)).map_err(|_| HeadError::Target)?;
-    let mut fields = Fields::read(&head, lines)?;
+    let whole = whole_request(&head, method, target, version, lines);
+    if whole.is_err() {
+        let rest = mem::replace(buffer, BytesMut::from(&head[..]));
+        buffer.unsplit(rest);
+    }
+    whole.map(Some)
+}
+
+fn whole_request(
+    head: &Bytes,
+    method: Method,
+    target: Place,
+    version: Version,
+    lines: Vec<Line>,
+) -> Result<RequestHead, HeadError> {
+    let target = Uri::from_maybe_shared(part(head, target)).map_err(|_| HeadError::Target)?;
+    let mut fields = Fields::read(head, lines)?;
     let body = match (fields.codings, fields.length) {
-        (_, Length::Invalid | Length::List(_)) => return Err(HeadError::Length),
+        // SECURITY: several that agree are refused as well: some servers take the first, and nginx takes none (RFC 9112, 6.3).
+        (_, Length::Invalid | Length::List(_) | Length::Repeated(_)) => return Err(HeadError::Length),
         (Some(_), _) if version < Version::HTTP_11 => return Err(HeadError::TransferEncoding),
         (Some(Coding::Chunked), _) => Decoder::chunked(),
         // SECURITY: its end cannot be known (RFC 9112, 6.3).
         (Some(Coding::Other), _) => return Err(HeadError::TransferEncoding),
-        (None, Length::Is(length) | Length::Repeated(length)) => Decoder::length(length),
+        (None, Length::Is(length)) => Decoder::length(length),
         (None, Length::None) => Decoder::none(),
     };
     // SECURITY: with both, somebody in front may have seen another end of this request: the coding holds, and the
@@ -149,8 +165,8 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
     *request.version_mut() = version;
     *request.headers_mut() = fields.headers;
     *request.extensions_mut() = fields.extensions;
-    request.extensions_mut().insert(Original { head, lines: fields.lines, reason: (0, 0) });
-    Ok(Some(RequestHead { request, body, keeps, awaits_continue, accepts_trailers }))
+    request.extensions_mut().insert(Original { head: head.clone(), lines: fields.lines, reason: (0, 0) });
+    Ok(RequestHead { request, body, keeps, awaits_continue, accepts_trailers })
 }
 
 /// Takes the head of the answer to a request of `method` off `buffer`, past heads that only announce one (100, 103);
@@ -188,7 +204,7 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
         Err(error) => return Err(of_parser(error)),
     };
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| HeadError::Status)?;
-    let reason = range(buffer, parsed.reason.unwrap_or_default().as_bytes());
+    let reason = reason(buffer);
     let version = version(parsed.version);
     let lines = lines(buffer, parsed.headers);
 
@@ -218,6 +234,15 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
     *answer.extensions_mut() = fields.extensions;
     answer.extensions_mut().insert(Original { head, lines: fields.lines, reason });
     Ok(Some(AnswerHead { answer, body, keeps }))
+}
+
+/// Where the reason is in a head that begins with a valid status line. httparse leaves out one that is not ASCII.
+fn reason(head: &[u8]) -> Place {
+    let begin = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or_default();
+    let line = head[begin..].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // "HTTP/1.1 200 ".
+    range(head, line.get(13..).unwrap_or_default())
 }
 
 /// The members of a list (RFC 9110, 5.6.1), without the empty ones.
@@ -299,7 +324,7 @@ mod tests {
     fn a_body_is_framed_in_one_way_only() {
         assert_eq!(framing(""), Ok((Some(0), true)));
         assert_eq!(framing("Content-Length: 5\r\n"), Ok((Some(5), true)));
-        assert_eq!(framing("Content-Length: 5\r\nContent-Length: 05\r\n"), Ok((Some(5), true)));
+        assert_eq!(framing("Content-Length: 5\r\nContent-Length: 05\r\n"), Err(HeadError::Length));
         assert_eq!(framing("Transfer-Encoding: gzip, Chunked\r\n"), Ok((None, true)));
         assert_eq!(framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Ok((None, false)));
         for length in [

@@ -279,10 +279,10 @@ impl Connection {
     async fn refuse(mut self, error: &ExchangeError) -> Result<(), ConnectionError> {
         let id = self.downstream.worker.request_ids.next();
         let asked = respond::Asked::of_head(id, &self.inbound.borrow().input.buffer);
-        let metrics = &self.downstream.worker.metrics;
+        let (peer, metrics) = (self.downstream.peer, &self.downstream.worker.metrics);
         // It never became a request that had begun.
         metrics.add(Event::Begun);
-        exchange::tell(error, &asked, self.downstream.peer, metrics);
+        exchange::tell(error, &asked, peer.address.ip(), peer, metrics);
         self.write(respond::failure(error, &asked), &Asked::unknown()).await?;
         self.inbound.borrow_mut().is_cut_off = true;
         self.close().await

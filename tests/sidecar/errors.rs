@@ -294,12 +294,18 @@ fn what_is_no_http_gets_a_page_and_the_log_has_the_reason() {
     }
     // A browser gets a page, where the head came far enough to tell.
     let accept = "GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html,*/*\r\n";
-    for (rest, title) in
-        [("X-A : b\r\n\r\n", "400 Bad"), (&format!("Cookie: {}\r\n\r\n", "c".repeat(3000)), "431 Request")]
-    {
+    let cookie = format!("Cookie: {}\r\n\r\n", "c".repeat(3000));
+    for (rest, title) in [
+        ("X-A : b\r\n\r\n", "400 Bad"),
+        ("Content-Length: x\r\n\r\n", "400 Bad"),
+        ("Transfer-Encoding: gzip\r\n\r\n", "400 Bad"),
+        (&cookie, "431 Request"),
+    ] {
         let html = ask(&sidecar, format!("{accept}{rest}"));
-        assert!(String::from_utf8(html.body).unwrap().contains(&format!("<h1>{title}")));
+        assert!(String::from_utf8(html.body).unwrap().contains(&format!("<h1>{title}")), "{rest:.40}");
     }
+    let html = ask(&sidecar, accept.replace("GET /", "GET /?a=<b>") + "\r\n");
+    assert!(String::from_utf8(html.body).unwrap().contains("<h1>400 Bad"));
     assert_eq!(upstream.requests().len(), 18);
 }
 

@@ -1,7 +1,7 @@
 //! What is forwarded arrives as it was sent, both ways, save for what the README lists as changed.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::support::raw::{Connection, Upstream};
@@ -321,6 +321,30 @@ fn an_upstream_that_is_away_is_a_502_and_then_a_200() {
     let answer = client.response();
     assert_eq!(answer.status(), 502);
     assert_eq!(answer.json()["code"], "wp_jwt_sidecar_upstream_unreachable");
+}
+
+/// The log says who the client is, and not only who stands in front.
+#[test]
+fn an_upstream_that_takes_no_connection_in_time_is_a_504() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    // Nobody accepts them, and there is no room for more.
+    let limit = Duration::from_millis(300);
+    let waiting: Vec<_> = (0..4).map_while(|_| std::net::TcpStream::connect_timeout(&address, limit).ok()).collect();
+    assert!(waiting.len() < 4);
+    let arguments = ["--upstream-connect-timeout", "300ms", "--forwarded-trusted-proxies", "127.0.0.1"];
+    let sidecar = Sidecar::forwarding_with(address, &arguments);
+    let mut client = Connection::to(sidecar.address());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
+    let answer = client.response();
+    assert_eq!(
+        (answer.status(), answer.json()["code"].as_str()),
+        (504, Some("wp_jwt_sidecar_upstream_connect_timeout"))
+    );
+    let line = sidecar.wait_for_log("the upstream took no connection within");
+    assert!(line.contains("\"client\":\"203.0.113.9\"") && line.contains("\"peer\":\"127.0.0.1\""), "{line}");
 }
 
 #[test]

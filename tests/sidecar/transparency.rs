@@ -106,6 +106,25 @@ fn an_absolute_target_of_the_same_host_becomes_a_path() {
     assert_eq!(exchange(&sidecar, "GET http://a.example HTTP/1.1\r\nHost: a.example\r\n\r\n").status(), 200);
     let lines: Vec<_> = upstream.requests().iter().map(|request| request.start_line()).collect();
     assert_eq!(lines, ["GET /b?c HTTP/1.1", "GET / HTTP/1.1"]);
+    // HTTP/1.0 needs no Host (RFC 9112, 3.2.2).
+    assert_eq!(exchange(&sidecar, "GET http://old.example:81/d HTTP/1.0\r\n\r\n").status(), 200);
+    let old = upstream.requests().pop().unwrap();
+    assert_eq!(old.start_line(), "GET /d HTTP/1.1");
+    for name in ["host", "x-forwarded-host"] {
+        assert_eq!(old.value(name).as_deref(), Some("old.example:81"), "{name}");
+    }
+}
+
+#[test]
+fn any_reason_passes() {
+    for reason in [&b" N\xe3o encontrado"[..], b" \xc3\xa9", b" ", b" a  b\tc ", b" 404"] {
+        let answer = [b"HTTP/1.1 404", reason, b"\r\nContent-Length: 0\r\n\r\n"].concat();
+        let upstream = Upstream::answering(move |_| answer.clone());
+        let sidecar = Sidecar::forwarding(upstream.address());
+        let head = exchange(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").head;
+        let line = [b"HTTP/1.1 404", reason, b"\r\n"].concat();
+        assert!(head.starts_with(&line), "{}", String::from_utf8_lossy(&head));
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub const KEYS: &[Key] = &[
         "upstream.max_connections",
         Kind::Integer { min: 0, max: 1_000_000, unit: "connections" },
         Fallback::Is("0"),
-        "Connections to the upstream in use at once, shared evenly by the workers; 0 is no limit.",
+        "Connections to the upstream in use at once, shared by the workers, each at least one; 0 is no limit.",
     )
     .change(
         "Requests wait for one as long as connect_timeout says, then the client gets a 503. Set it where the upstream takes fewer than server.max_connections.",
