@@ -275,9 +275,14 @@ async fn never_more_than_two_looks_at_a_time() {
             true => &[],
             false => &[("WP_JWT_SIDECAR_REFRESH_KNOWN_TOKENS", "1")],
         };
-        match indexed {
-            true => add_index(&database).await,
-            false => database.fill_tokens(200_000).await,
+        if indexed {
+            add_index(&database).await;
+        } else {
+            database.fill_tokens(200_000).await;
+            let user = database.insert_user("alice").await.id;
+            for _ in 0..10 {
+                database.insert_token(TokenState::Live, user).await;
+            }
         }
         let upstream = rig::wordpress();
         let sidecar = rig::sidecar(&database, upstream.address(), environment);
