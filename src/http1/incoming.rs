@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
 use super::decoder::ReadError;
-use super::server::Inbound;
+use super::inbound::Inbound;
 
 /// A request's body, as far as it has not been read.
 pub struct Incoming {

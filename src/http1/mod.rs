@@ -5,15 +5,16 @@
 //! to it, room for a thousand fields for every head. Here one task reads, forwards and answers, and what was
 //! understood of a head once is kept.
 //!
-//! [`server`] serves a client's connection, [`client`] speaks to the upstream on one. Both stand on [`head`], which reads
-//! heads by httparse and refuses whatever two servers could read differently, [`write`], [`decoder`], [`encoder`], and
-//! the two buffers [`input`] and [`output`]. HTTP/2 is hyper's (`crate::http2`).
+//! [`server`] serves a client's connection, of which [`inbound`] is what arrives; [`client`] speaks to the upstream on one.
+//! Both stand on [`head`], which reads heads by httparse and refuses whatever two servers could read differently,
+//! [`write`], [`decoder`], [`encoder`], and the two buffers [`input`] and [`output`]. HTTP/2 is hyper's (`crate::http2`).
 
 pub mod client;
 pub mod decoder;
 pub mod encoder;
 pub mod fields;
 pub mod head;
+pub mod inbound;
 pub mod incoming;
 pub mod input;
 pub mod output;

@@ -8,23 +8,17 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
 use http::{Method, Request, Response};
-use hyper::body::{Body as _, Frame};
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use hyper::body::Body as _;
 
-use super::decoder::{Decoded, Decoder, ReadError};
 use super::encoder::Encoder;
 use super::fields;
-use super::head::{self, HeadError, HeadLimits, RequestHead};
+use super::head::RequestHead;
+use super::inbound::Inbound;
 use super::incoming::Incoming;
-use super::input::Input;
 use super::output::Output;
-use super::rewound::Rewound;
 use super::write::{self, Asked};
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::watch::{Wait, Watch};
@@ -34,15 +28,9 @@ use crate::forward::tunnel::Tunnel;
 use crate::metrics::Event;
 use crate::{exchange, respond};
 
-/// A client that still sends when we close gets a reset, which takes our last answer away from it. So we read on for a
-/// moment; nginx does as long (lingering_timeout).
-const LINGER: Duration = Duration::from_secs(5);
-
 /// Bytes of a body that a connection writes in one turn, then the worker's others have theirs. Half a megabyte takes a fraction of
 /// a millisecond; without an end, two fast sides would go on for what the runtime's own limit allows, some megabytes.
 const TURN: usize = 512 << 10;
-
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Why a connection ended early.
 #[derive(Debug, thiserror::Error)]
@@ -133,13 +121,13 @@ impl Connection {
                 Err(error) => return Poll::Ready(Ok(Next::Refused(error.into()))),
             }
             match inbound.poll_read(cx)? {
-                Poll::Ready(0) if inbound.input.buffer.is_empty() => return Poll::Ready(Ok(Next::Closed)),
+                Poll::Ready(0) if inbound.unread().is_empty() => return Poll::Ready(Ok(Next::Closed)),
                 Poll::Ready(0) => return Poll::Ready(Err(ConnectionError::Gone)),
                 Poll::Ready(_) => {}
                 Poll::Pending => break,
             }
         }
-        if !inbound.input.buffer.is_empty() {
+        if !inbound.unread().is_empty() {
             self.watch.head_began();
         } else if let Some(begun) = worker.ending.begun()
             && self.watch.poll_last_request(cx, begun).is_ready()
@@ -188,7 +176,7 @@ impl Connection {
         // this connection resets it.
         let ends_with_close = encoder.is_until_close();
         if ends_with_close {
-            connection::reset_at_close(&self.inbound.borrow().stream, true);
+            connection::reset_at_close(self.inbound.borrow_mut().stream(), true);
         }
         let mut encoder = Some(encoder);
         let mut body = Some(body);
@@ -198,7 +186,7 @@ impl Connection {
             loop {
                 let waits = self.encode(&mut encoder, &mut body, &mut tunnel, cx)?;
                 let mut inbound = self.inbound.borrow_mut();
-                match self.output.poll_flush(&mut inbound.stream, cx)? {
+                match self.output.poll_flush(inbound.stream(), cx)? {
                     Poll::Ready(()) => {
                         self.watch.was_flushed();
                         turn += self.output.moved();
@@ -232,7 +220,7 @@ impl Connection {
         })
         .await?;
         if ends_with_close {
-            connection::reset_at_close(&self.inbound.borrow().stream, false);
+            connection::reset_at_close(self.inbound.borrow_mut().stream(), false);
         }
         Ok((closes, tunnel))
     }
@@ -271,34 +259,26 @@ impl Connection {
 
     /// What there is of a cut answer still goes out.
     fn cut(&mut self, cx: &mut Context<'_>) -> ConnectionError {
-        let _ = self.output.poll_flush(&mut self.inbound.borrow_mut().stream, cx);
+        let _ = self.output.poll_flush(self.inbound.borrow_mut().stream(), cx);
         ConnectionError::Cut
     }
 
     /// Answers what is no request. What follows on the connection cannot be trusted to be one either.
     async fn refuse(mut self, error: &ExchangeError) -> Result<(), ConnectionError> {
         let id = self.downstream.worker.request_ids.next();
-        let asked = respond::Asked::of_head(id, &self.inbound.borrow().input.buffer);
+        let asked = respond::Asked::of_head(id, self.inbound.borrow().unread());
         let (peer, metrics) = (self.downstream.peer, &self.downstream.worker.metrics);
         // It never became a request that had begun.
         metrics.add(Event::Begun);
         exchange::tell(error, &asked, peer.address.ip(), peer, metrics);
         self.write(respond::failure(error, &asked), &Asked::unknown()).await?;
-        self.inbound.borrow_mut().is_cut_off = true;
+        self.inbound.borrow_mut().cut_off();
         self.close().await
     }
 
     async fn close(self) -> Result<(), ConnectionError> {
         let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Ok(()) };
-        let Inbound { mut stream, input, body, is_cut_off, .. } = inbound.into_inner();
-        let may_send_more = is_cut_off || !body.is_done() || !input.buffer.is_empty();
-        let goodbye = async {
-            stream.shutdown().await?;
-            let mut ignored = [0; 1024];
-            while may_send_more && stream.read(&mut ignored).await? > 0 {}
-            Ok(())
-        };
-        timeout(LINGER, goodbye).await.unwrap_or(Ok(()))
+        inbound.into_inner().close().await
     }
 }
 
@@ -306,158 +286,4 @@ enum Next {
     Request(Box<RequestHead>),
     Refused(ExchangeError),
     Closed,
-}
-
-/// What arrives on a connection. Shared with the body of its request.
-pub struct Inbound {
-    stream: ClientStream,
-    input: Input,
-    /// How much of a head was looked at in vain.
-    looked_at: usize,
-    body: Decoder,
-    awaits_continue: bool,
-    /// What is left to be written of a `100 Continue` that was begun.
-    interim: &'static [u8],
-    /// Whether there is more that nobody will read.
-    is_cut_off: bool,
-}
-
-impl Inbound {
-    fn new(stream: ClientStream) -> Self {
-        Inbound {
-            stream,
-            input: Input::new(),
-            looked_at: 0,
-            body: Decoder::none(),
-            awaits_continue: false,
-            interim: b"",
-            is_cut_off: false,
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input.poll_read(&mut self.stream, cx)
-    }
-
-    fn head(&mut self, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
-        let buffer = &mut self.input.buffer;
-        // Some clients end a request with an empty line too many (RFC 9112, 2.2): no other has begun by that.
-        // SECURITY: kept, endless ones would be read anew with each that comes.
-        while let [b'\n', ..] | [b'\r', b'\n', ..] = buffer[..] {
-            let length = if buffer.starts_with(b"\n") { 1 } else { 2 };
-            buffer.advance(length);
-            self.looked_at = 0;
-        }
-        if buffer.is_empty() {
-            self.input.release();
-            return Ok(None);
-        }
-        let may_be_whole = self.looked_at == 0 || head::may_end(buffer, self.looked_at);
-        if may_be_whole && let Some(head) = head::request(buffer, limits)? {
-            self.looked_at = 0;
-            self.input.release();
-            return Ok(Some(head));
-        }
-        self.looked_at = buffer.len();
-        if buffer.len() >= limits.bytes { Err(HeadError::TooLarge) } else { Ok(None) }
-    }
-
-    fn begin_body(&mut self, body: Decoder, awaits_continue: bool) {
-        self.body = body;
-        self.awaits_continue = awaits_continue;
-    }
-
-    /// The next part of the request's body. Whoever asks first lets the client send it.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, ReadError>> {
-        if std::mem::take(&mut self.awaits_continue) {
-            self.interim = CONTINUE;
-        }
-        ready!(self.poll_interim(cx))?;
-        loop {
-            match self.body.decode(&mut self.input.buffer)? {
-                Decoded::Frame(frame) => return Poll::Ready(Ok(Some(frame))),
-                Decoded::End => {
-                    self.input.release();
-                    return Poll::Ready(Ok(None));
-                }
-                Decoded::More => {}
-            }
-            if ready!(self.input.poll_read_on(&mut self.stream, cx))? == 0 {
-                self.is_cut_off = true;
-                self.body.close()?;
-            }
-        }
-    }
-
-    /// Whether all of the request's body was read.
-    pub fn is_body_read(&self) -> bool {
-        self.body.is_done()
-    }
-
-    /// How much of the request's body is left, where that is known.
-    pub fn body_left(&self) -> Option<u64> {
-        self.body.left()
-    }
-
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.interim.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.interim = self.interim.get(written..).unwrap_or_default();
-            // What TLS holds goes out with the answer at the latest.
-            let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// An answer begins: nobody is told to go on any more, but a half-written word is ended.
-    fn end_interim(&mut self, out: &mut Vec<u8>) {
-        self.awaits_continue = false;
-        let rest = std::mem::take(&mut self.interim);
-        if rest.len() < CONTINUE.len() {
-            out.extend_from_slice(rest);
-        }
-    }
-
-    /// Ready when the client has left. What it sends ahead is kept, as far as one read brings it.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
-        if !self.body.is_done() || !self.input.buffer.is_empty() {
-            return Poll::Pending;
-        }
-        match ready!(self.poll_read(cx)) {
-            Ok(0) => Poll::Ready(ConnectionError::Gone),
-            Ok(_) => Poll::Pending,
-            Err(error) => Poll::Ready(error.into()),
-        }
-    }
-
-    /// Whether the next bytes are a request's. A body that nobody read is thrown away if it is there already.
-    fn is_at_next_request(&mut self) -> bool {
-        let mut has_read = self.body.is_done();
-        loop {
-            match self.body.decode(&mut self.input.buffer) {
-                Ok(Decoded::Frame(_)) => {}
-                Ok(Decoded::End) => break,
-                Ok(Decoded::More) if has_read => return false,
-                Ok(Decoded::More) => {
-                    has_read = true;
-                    let mut nobody = Context::from_waker(Waker::noop());
-                    let read = self.input.poll_read_on(&mut self.stream, &mut nobody);
-                    if !matches!(read, Poll::Ready(Ok(1..))) {
-                        return false;
-                    }
-                }
-                Err(_) => return false,
-            }
-        }
-        self.input.release();
-        !self.is_cut_off
-    }
-
-    /// The stream, as if nothing behind the last head had been read.
-    fn into_stream(self) -> Rewound<ClientStream> {
-        Rewound::new(self.stream, self.input.into_bytes())
-    }
 }

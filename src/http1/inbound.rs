@@ -1,0 +1,220 @@
+//! What arrives on a client's connection: heads, bodies, and its end.
+//!
+//! Shared by the connection with the body of its request, which reads from it when it is asked for its next part.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use hyper::body::Frame;
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use super::decoder::{Decoded, Decoder, ReadError};
+use super::head::{self, HeadError, HeadLimits, RequestHead};
+use super::input::Input;
+use super::rewound::Rewound;
+use super::server::ConnectionError;
+use crate::connection::ClientStream;
+
+/// A client that still sends when we close gets a reset, which takes our last answer away from it. So we read on for a
+/// moment; nginx does as long (lingering_timeout).
+const LINGER: Duration = Duration::from_secs(5);
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What arrives on a connection. Shared with the body of its request.
+pub struct Inbound {
+    stream: ClientStream,
+    input: Input,
+    /// How much of a head was looked at in vain.
+    looked_at: usize,
+    body: Decoder,
+    awaits_continue: bool,
+    /// What is left to be written of a `100 Continue` that was begun.
+    interim: &'static [u8],
+    /// Whether there is more that nobody will read.
+    is_cut_off: bool,
+}
+
+impl Inbound {
+    /// Nothing of `stream` was read yet.
+    pub fn new(stream: ClientStream) -> Self {
+        Inbound {
+            stream,
+            input: Input::new(),
+            looked_at: 0,
+            body: Decoder::none(),
+            awaits_continue: false,
+            interim: b"",
+            is_cut_off: false,
+        }
+    }
+
+    /// What it comes by, and what is written goes out by.
+    pub fn stream(&mut self) -> &mut ClientStream {
+        &mut self.stream
+    }
+
+    /// What was read and belongs to no request yet.
+    pub fn unread(&self) -> &[u8] {
+        &self.input.buffer
+    }
+
+    /// Reads more. Zero is the end.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.input.poll_read(&mut self.stream, cx)
+    }
+
+    /// The head of the next request, if it is all there.
+    ///
+    /// # Errors
+    /// What came is none, or too large.
+    pub fn head(&mut self, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
+        let buffer = &mut self.input.buffer;
+        // Some clients end a request with an empty line too many (RFC 9112, 2.2): no other has begun by that.
+        // SECURITY: kept, endless ones would be read anew with each that comes.
+        while let [b'\n', ..] | [b'\r', b'\n', ..] = buffer[..] {
+            let length = if buffer.starts_with(b"\n") { 1 } else { 2 };
+            buffer.advance(length);
+            self.looked_at = 0;
+        }
+        if buffer.is_empty() {
+            self.input.release();
+            return Ok(None);
+        }
+        let may_be_whole = self.looked_at == 0 || head::may_end(buffer, self.looked_at);
+        if may_be_whole && let Some(head) = head::request(buffer, limits)? {
+            self.looked_at = 0;
+            self.input.release();
+            return Ok(Some(head));
+        }
+        self.looked_at = buffer.len();
+        if buffer.len() >= limits.bytes { Err(HeadError::TooLarge) } else { Ok(None) }
+    }
+
+    /// Behind a head comes `body`.
+    pub fn begin_body(&mut self, body: Decoder, awaits_continue: bool) {
+        self.body = body;
+        self.awaits_continue = awaits_continue;
+    }
+
+    /// The next part of the request's body. Whoever asks first lets the client send it.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, ReadError>> {
+        if std::mem::take(&mut self.awaits_continue) {
+            self.interim = CONTINUE;
+        }
+        ready!(self.poll_interim(cx))?;
+        loop {
+            match self.body.decode(&mut self.input.buffer)? {
+                Decoded::Frame(frame) => return Poll::Ready(Ok(Some(frame))),
+                Decoded::End => {
+                    self.input.release();
+                    return Poll::Ready(Ok(None));
+                }
+                Decoded::More => {}
+            }
+            if ready!(self.input.poll_read_on(&mut self.stream, cx))? == 0 {
+                self.is_cut_off = true;
+                self.body.close()?;
+            }
+        }
+    }
+
+    /// Whether all of the request's body was read.
+    pub fn is_body_read(&self) -> bool {
+        self.body.is_done()
+    }
+
+    /// How much of the request's body is left, where that is known.
+    pub fn body_left(&self) -> Option<u64> {
+        self.body.left()
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim = self.interim.get(written..).unwrap_or_default();
+            // What TLS holds goes out with the answer at the latest.
+            let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// An answer begins: nobody is told to go on any more, but a half-written word is ended.
+    pub fn end_interim(&mut self, out: &mut Vec<u8>) {
+        self.awaits_continue = false;
+        let rest = std::mem::take(&mut self.interim);
+        if rest.len() < CONTINUE.len() {
+            out.extend_from_slice(rest);
+        }
+    }
+
+    /// Ready when the client has left. What it sends ahead is kept, as far as one read brings it.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+        if !self.body.is_done() || !self.input.buffer.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_read(cx)) {
+            Ok(0) => Poll::Ready(ConnectionError::Gone),
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(error.into()),
+        }
+    }
+
+    /// Whether the next bytes are a request's. A body that nobody read is thrown away if it is there already.
+    pub fn is_at_next_request(&mut self) -> bool {
+        let mut has_read = self.body.is_done();
+        loop {
+            match self.body.decode(&mut self.input.buffer) {
+                Ok(Decoded::Frame(_)) => {}
+                Ok(Decoded::End) => break,
+                Ok(Decoded::More) if has_read => return false,
+                Ok(Decoded::More) => {
+                    has_read = true;
+                    let mut nobody = Context::from_waker(Waker::noop());
+                    let read = self.input.poll_read_on(&mut self.stream, &mut nobody);
+                    if !matches!(read, Poll::Ready(Ok(1..))) {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+        self.input.release();
+        !self.is_cut_off
+    }
+
+    /// Nobody will read what follows.
+    pub fn cut_off(&mut self) {
+        self.is_cut_off = true;
+    }
+
+    /// The stream, as if nothing behind the last head had been read.
+    pub fn into_stream(self) -> Rewound<ClientStream> {
+        Rewound::new(self.stream, self.input.into_bytes())
+    }
+
+    /// Closes the connection, so that what was written arrives.
+    ///
+    /// # Errors
+    /// It failed before.
+    pub async fn close(mut self) -> Result<(), ConnectionError> {
+        let may_send_more = self.is_cut_off || !self.body.is_done() || !self.input.buffer.is_empty();
+        let goodbye = async {
+            self.stream.shutdown().await?;
+            let mut ignored = [0; 1024];
+            while may_send_more && self.stream.read(&mut ignored).await? > 0 {}
+            Ok(())
+        };
+        timeout(LINGER, goodbye).await.unwrap_or(Ok(()))
+    }
+}
