@@ -33,14 +33,18 @@ pub type ClientStream = Either<Stream, Box<TlsStream<Stream>>>;
 /// Whether the client sees a reset when the connection is closed from now on, instead of an orderly end. A unix socket
 /// knows no such thing.
 pub fn reset_at_close(stream: &ClientStream, resets: bool) {
-    let below = match stream {
-        Either::Left(stream) => stream,
-        Either::Right(tls) => tls.get_ref().0,
-    };
-    if let Stream::Left(tcp) = below
+    if let Stream::Left(tcp) = below(stream)
         && let Err(error) = SockRef::from(tcp).set_linger(resets.then_some(Duration::ZERO))
     {
         debug!(%error, "a connection was gone before its answer was sent");
+    }
+}
+
+/// The connection that TLS is spoken on, or the connection itself.
+pub fn below(stream: &ClientStream) -> &Stream {
+    match stream {
+        Either::Left(stream) => stream,
+        Either::Right(tls) => tls.get_ref().0,
     }
 }
 

@@ -10,18 +10,24 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use hyper::body::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::decoder::{Decoded, Decoder, ReadError};
 use super::head::{self, HeadError, HeadLimits, RequestHead};
 use super::input::Input;
 use super::rewound::Rewound;
 use super::server::ConnectionError;
-use crate::connection::ClientStream;
+use crate::alarm::Alarm;
+use crate::connection::{self, ClientStream};
+use crate::stream;
 
 /// A client that still sends when we close gets a reset, which takes our last answer away from it. So we read on for a
 /// moment; nginx does as long (lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a client has left whose bytes are not read at the moment. Whoever left is noticed within
+/// two of them, so within a second.
+const LOOK: Duration = Duration::from_millis(500);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -37,6 +43,12 @@ pub struct Inbound {
     interim: &'static [u8],
     /// Whether there is more that nobody will read.
     is_cut_off: bool,
+    /// Whether somebody waits for the next part of the body, and so sees the client leave.
+    is_awaited: bool,
+    /// Whether anything has come from the client, or gone to it, since the last look after it.
+    has_moved: bool,
+    last_look: Option<Instant>,
+    alarm: Alarm,
 }
 
 impl Inbound {
@@ -50,6 +62,10 @@ impl Inbound {
             awaits_continue: false,
             interim: b"",
             is_cut_off: false,
+            is_awaited: false,
+            has_moved: false,
+            last_look: None,
+            alarm: Alarm::default(),
         }
     }
 
@@ -91,6 +107,7 @@ impl Inbound {
         let may_be_whole = self.looked_at == 0 || head::may_end(buffer, self.looked_at);
         if may_be_whole && let Some(head) = head::request(buffer, limits)? {
             self.looked_at = 0;
+            self.has_moved = true;
             self.input.release();
             return Ok(Some(head));
         }
@@ -112,14 +129,19 @@ impl Inbound {
         ready!(self.poll_interim(cx))?;
         loop {
             match self.body.decode(&mut self.input.buffer)? {
-                Decoded::Frame(frame) => return Poll::Ready(Ok(Some(frame))),
+                Decoded::Frame(frame) => {
+                    self.has_moved = true;
+                    return Poll::Ready(Ok(Some(frame)));
+                }
                 Decoded::End => {
                     self.input.release();
                     return Poll::Ready(Ok(None));
                 }
                 Decoded::More => {}
             }
-            if ready!(self.input.poll_read_on(&mut self.stream, cx))? == 0 {
+            let read = self.input.poll_read_on(&mut self.stream, cx);
+            self.is_awaited = read.is_pending();
+            if ready!(read)? == 0 {
                 self.is_cut_off = true;
                 self.body.close()?;
             }
@@ -152,21 +174,44 @@ impl Inbound {
     /// An answer begins: nobody is told to go on any more, but a half-written word is ended.
     pub fn end_interim(&mut self, out: &mut Vec<u8>) {
         self.awaits_continue = false;
+        self.is_awaited = false;
         let rest = std::mem::take(&mut self.interim);
         if rest.len() < CONTINUE.len() {
             out.extend_from_slice(rest);
         }
     }
 
+    /// The client takes what is written.
+    pub fn moved(&mut self) {
+        self.has_moved = true;
+    }
+
     /// Ready when the client has left. What it sends ahead is kept, as far as one read brings it.
+    ///
+    /// Who ends its sending side has left, as for nginx: no close tells whether it still reads.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
-        if !self.body.is_done() || !self.input.buffer.is_empty() {
+        if std::mem::take(&mut self.is_awaited) {
             return Poll::Pending;
         }
-        match ready!(self.poll_read(cx)) {
-            Ok(0) => Poll::Ready(ConnectionError::Gone),
-            Ok(_) => Poll::Pending,
-            Err(error) => Poll::Ready(error.into()),
+        if self.body.is_done() && self.input.buffer.is_empty() {
+            match ready!(self.poll_read(cx)) {
+                Ok(0) => return Poll::Ready(ConnectionError::Gone),
+                Ok(_) => self.has_moved = true,
+                Err(error) => return Poll::Ready(error.into()),
+            }
+        }
+        // A read finds no end while there are bytes before it that nobody can take: of an upload that the upstream does not
+        // read, or of the next request.
+        loop {
+            let last_look = *self.last_look.get_or_insert_with(Instant::now);
+            ready!(self.alarm.poll_at(cx, last_look + LOOK));
+            self.last_look = None;
+            let closed = stream::closed(connection::below(&self.stream));
+            let has_moved = std::mem::take(&mut self.has_moved);
+            // Who has sent everything and left may still have it passed on, as long as that gets on.
+            if closed.is_write_closed() || closed.is_read_closed() && !has_moved {
+                return Poll::Ready(ConnectionError::Gone);
+            }
         }
     }
 
@@ -216,5 +261,74 @@ impl Inbound {
             Ok(())
         };
         timeout(LINGER, goodbye).await.unwrap_or(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decoder::FramingError;
+    use super::*;
+    use std::future::poll_fn;
+    use std::net::Shutdown;
+    use tokio::net::UnixStream;
+    use tokio::time::sleep;
+    use tokio_util::either::Either;
+
+    const PART: usize = 100;
+
+    /// What arrives by one end of a pair, of which the other sends `parts` of a body that does not end.
+    async fn of_parts(parts: usize) -> (Inbound, std::os::unix::net::UnixStream) {
+        let (mut far, near) = UnixStream::pair().unwrap();
+        let mut inbound = Inbound::new(Either::Left(Either::Right(near)));
+        inbound.begin_body(Decoder::chunked(), false);
+        for _ in 0..parts {
+            let part = format!("{PART:x}\r\n{}\r\n", "x".repeat(PART));
+            far.write_all(part.as_bytes()).await.unwrap();
+        }
+        (inbound, far.into_std().unwrap())
+    }
+
+    async fn is_gone_after(inbound: &mut Inbound, wait: Duration) -> bool {
+        let first = poll_fn(|cx| Poll::Ready(inbound.poll_gone(cx).is_ready())).await;
+        sleep(wait).await;
+        first || poll_fn(|cx| Poll::Ready(inbound.poll_gone(cx).is_ready())).await
+    }
+
+    async fn takes_a_part(inbound: &mut Inbound) {
+        let frame = poll_fn(|cx| inbound.poll_body(cx)).await.unwrap().unwrap();
+        assert_eq!(frame.data_ref().map(Bytes::len), Some(PART));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_sent_everything_may_leave_as_long_as_it_gets_on() {
+        let (mut inbound, far) = of_parts(9).await;
+        far.shutdown(Shutdown::Write).unwrap();
+        for _ in 0..8 {
+            takes_a_part(&mut inbound).await;
+            assert!(!is_gone_after(&mut inbound, LOOK).await);
+        }
+        assert!(is_gone_after(&mut inbound, LOOK).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_closed_both_sides_is_gone() {
+        let (mut inbound, far) = of_parts(9).await;
+        takes_a_part(&mut inbound).await;
+        assert!(!is_gone_after(&mut inbound, LOOK * 20).await);
+        takes_a_part(&mut inbound).await;
+        drop(far);
+        assert!(is_gone_after(&mut inbound, LOOK).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_body_is_the_one_to_see_its_end() {
+        let (mut inbound, far) = of_parts(0).await;
+        assert!(!is_gone_after(&mut inbound, LOOK * 2).await);
+        assert!(poll_fn(|cx| Poll::Ready(inbound.poll_body(cx).is_pending())).await);
+        drop(far);
+        sleep(LOOK * 2).await;
+        assert!(poll_fn(|cx| Poll::Ready(inbound.poll_gone(cx).is_pending())).await);
+        let ended = poll_fn(|cx| inbound.poll_body(cx)).await;
+        assert!(matches!(ended, Err(ReadError::Framing(FramingError::Cut))));
     }
 }

@@ -189,9 +189,13 @@ impl Connection {
                 match self.output.poll_flush(inbound.stream(), cx)? {
                     Poll::Ready(()) => {
                         self.watch.was_flushed();
-                        turn += self.output.moved();
+                        let moved = self.output.moved();
+                        turn += moved;
                         if encoder.is_none() {
                             return Poll::Ready(Ok(()));
+                        }
+                        if moved > 0 {
+                            inbound.moved();
                         }
                         if waits {
                             return inbound.poll_gone(cx).map(Err);
@@ -207,7 +211,10 @@ impl Connection {
                         }
                         match self.output.moved() {
                             0 => {}
-                            bytes => self.watch.was_written(bytes),
+                            bytes => {
+                                self.watch.was_written(bytes);
+                                inbound.moved();
+                            }
                         }
                         if let Poll::Ready(gone) = inbound.poll_gone(cx) {
                             return Poll::Ready(Err(gone));

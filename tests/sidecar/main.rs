@@ -18,6 +18,7 @@ mod forwarding;
 mod groups;
 mod http2;
 mod json_parity;
+mod leaving;
 mod limits;
 mod locks;
 mod logs;

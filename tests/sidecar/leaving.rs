@@ -1,0 +1,247 @@
+//! A client that leaves ends its request, whatever that waits for: also where bytes of it lie unread before its end, and a
+//! read is no way to see it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tempfile::TempDir;
+
+use crate::support::raw::{Connection, Upstream};
+use crate::support::sidecar::{PATIENCE, Sidecar};
+use crate::support::tls::{Authority, TlsConnection, tls_address};
+
+/// An upload that fits nowhere.
+const UPLOAD: &str = "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n";
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// Nothing ends by itself while a test goes on.
+const NEVER: [&str; 10] = [
+    "--log-level",
+    "debug",
+    "--upstream-response-header-timeout",
+    "1h",
+    "--upstream-response-body-idle",
+    "1h",
+    "--server-request-body-idle",
+    "1h",
+    "--server-response-write-idle",
+    "1h",
+];
+
+/// Takes the heads of requests, begins to answer, and reads nothing more until the test tells it to find out whether the
+/// sidecar has closed the connection.
+struct Deaf {
+    upstream: Upstream,
+    begun: Receiver<()>,
+    find_out: Sender<()>,
+    closed: Receiver<bool>,
+}
+
+impl Deaf {
+    fn new(answer: &'static str) -> Deaf {
+        let ((begins, begun), (find_out, told), (closes, closed)) = (channel(), channel(), channel());
+        let told = Arc::new(Mutex::new(told));
+        let upstream = Upstream::of_connections(move |mut connection| {
+            connection.head().unwrap();
+            connection.send(answer);
+            begins.send(()).unwrap();
+            told.lock().unwrap().recv().unwrap();
+            // With what was sent before unread, a close shows in a write.
+            let deadline = Instant::now() + PATIENCE;
+            let mut is_closed = false;
+            while !is_closed && Instant::now() < deadline {
+                is_closed = connection.stream.write(b"x").is_err();
+                sleep(Duration::from_millis(10));
+            }
+            let _ = closes.send(is_closed);
+        });
+        Deaf { upstream, begun, find_out, closed }
+    }
+
+    fn is_let_go(&self) -> bool {
+        self.find_out.send(()).unwrap();
+        self.closed.recv_timeout(2 * PATIENCE).unwrap()
+    }
+}
+
+/// How long nothing moves where everything is full, on a busy machine too.
+const FULL: Duration = Duration::from_secs(1);
+
+/// Sends until all buffers on the way are full: a write takes as long as it may.
+fn fill(client: &mut impl Write) {
+    loop {
+        let begun = Instant::now();
+        match client.write(&[b'x'; 1 << 16]) {
+            Ok(_) if begun.elapsed() < FULL => {}
+            Ok(_) => return,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn reset(client: TcpStream) {
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Reads how much of what `client` sent lies unread in the system.
+fn unread(sidecar: SocketAddr, client: &TcpStream) -> u64 {
+    let ends = |near: u16, far: u16| format!("0100007F:{near:04X} 0100007F:{far:04X}");
+    let ends = ends(sidecar.port(), client.local_addr().unwrap().port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let line = table.lines().find(|line| line.contains(&ends)).expect("the connection");
+    let queues = line.split_whitespace().nth(4).unwrap();
+    u64::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
+}
+
+#[test]
+fn in_an_upload_that_the_upstream_does_not_read() {
+    let deaf = Deaf::new("");
+    let sidecar = Sidecar::forwarding_with(deaf.upstream.address(), &NEVER);
+    let mut client = Connection::to(sidecar.address());
+    client.send(UPLOAD);
+    client.stream.set_write_timeout(Some(FULL)).unwrap();
+    fill(&mut client.stream);
+    reset(client.stream);
+    sidecar.wait_for_log("\"status\":499");
+    assert!(deaf.is_let_go());
+}
+
+/// What is sent last is read by nobody, and stands before the end.
+#[test]
+fn by_an_orderly_close_behind_bytes_that_are_not_read() {
+    let deaf = Deaf::new("");
+    let sidecar = Sidecar::forwarding_with(deaf.upstream.address(), &NEVER);
+    let mut client = Connection::to(sidecar.address());
+    client.send(UPLOAD);
+    loop {
+        client.send([b'x'; 1 << 15]);
+        let begun = Instant::now();
+        while unread(sidecar.address(), &client.stream) > 0 && begun.elapsed() < FULL {
+            sleep(Duration::from_millis(1));
+        }
+        if begun.elapsed() >= FULL {
+            break;
+        }
+    }
+    drop(client);
+    sidecar.wait_for_log("\"status\":499");
+    assert!(deaf.is_let_go());
+}
+
+#[test]
+fn while_a_connection_to_the_upstream_is_waited_for() {
+    let deaf = Deaf::new("");
+    let one = ["--server-workers", "1", "--upstream-max-connections", "1", "--upstream-connect-timeout", "1h"];
+    let sidecar = Sidecar::forwarding_with(deaf.upstream.address(), &[&NEVER[..], &one].concat());
+    let mut first = Connection::to(sidecar.address());
+    first.send(GET);
+    deaf.begun.recv_timeout(PATIENCE).unwrap();
+    for is_reset in [false, true] {
+        let lines = sidecar.log().len();
+        let mut second = Connection::to(sidecar.address());
+        // More than is waited for before a connection is.
+        second.send(UPLOAD).send([b'x'; 100 << 10]);
+        while unread(sidecar.address(), &second.stream) > 40 << 10 {
+            sleep(Duration::from_millis(1));
+        }
+        if is_reset {
+            reset(second.stream);
+        } else {
+            drop(second);
+        }
+        sidecar.wait_for_log_after(lines, "\"status\":499");
+    }
+}
+
+#[test]
+fn with_its_next_request_sent() {
+    for is_reset in [false, true] {
+        let deaf = Deaf::new("");
+        let sidecar = Sidecar::forwarding_with(deaf.upstream.address(), &NEVER);
+        let mut client = Connection::to(sidecar.address());
+        client.send(GET).send(GET);
+        deaf.begun.recv_timeout(PATIENCE).unwrap();
+        if is_reset {
+            client.send(UPLOAD).send([b'x'; 50_000]);
+            reset(client.stream);
+        } else {
+            drop(client);
+        }
+        sidecar.wait_for_log("\"status\":499");
+        assert!(deaf.is_let_go());
+    }
+}
+
+#[test]
+fn while_its_answer_stands_still() {
+    let deaf = Deaf::new("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+    let sidecar = Sidecar::forwarding_with(deaf.upstream.address(), &NEVER);
+    let mut client = Connection::to(sidecar.address());
+    client.send(UPLOAD);
+    client.stream.set_write_timeout(Some(FULL)).unwrap();
+    fill(&mut client.stream);
+    client.head().unwrap();
+    client.take(3);
+    reset(client.stream);
+    sidecar.wait_for_log("connection ended");
+    assert!(deaf.is_let_go());
+}
+
+#[test]
+fn by_tls_and_by_a_unix_socket() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("http.sock");
+    let listen = format!("unix:{}", socket.display());
+    let authority = Authority::new();
+    let pair = authority.issue("a", &["a.example"]);
+    let pair = pair.argument();
+    let listeners = ["--listen", &listen, "--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair];
+
+    let deaf = Deaf::new("");
+    let sidecar = Sidecar::forwarding_with(deaf.upstream.address(), &[&NEVER[..], &listeners].concat());
+    let client = TlsConnection::to(tls_address(&sidecar), "a.example", authority.client(&["http/1.1"])).unwrap();
+    let mut stream = client.stream;
+    stream.write_all(UPLOAD.as_bytes()).unwrap();
+    stream.sock.set_write_timeout(Some(FULL)).unwrap();
+    fill(&mut stream);
+    reset(stream.sock);
+    sidecar.wait_for_log("\"status\":499");
+    assert!(deaf.is_let_go());
+    drop(sidecar);
+
+    let deaf = Deaf::new("");
+    let sidecar = Sidecar::forwarding_with(deaf.upstream.address(), &[&NEVER[..], &listeners].concat());
+    sidecar.wait_for_log("http.sock");
+    let mut client = UnixStream::connect(&socket).unwrap();
+    client.write_all(UPLOAD.as_bytes()).unwrap();
+    client.set_write_timeout(Some(FULL)).unwrap();
+    fill(&mut client);
+    drop(client);
+    sidecar.wait_for_log("\"status\":499");
+    assert!(deaf.is_let_go());
+}
+
+/// Nobody can tell whether it still reads, and it has said that it sends nothing more. nginx does the same.
+#[test]
+fn who_ends_its_sending_side_has_left() {
+    let deaf = Deaf::new("");
+    let sidecar = Sidecar::forwarding_with(deaf.upstream.address(), &NEVER);
+    for requests in [1, 2] {
+        let lines = sidecar.log().len();
+        let mut client = Connection::to(sidecar.address());
+        client.send(GET.repeat(requests));
+        deaf.begun.recv_timeout(PATIENCE).unwrap();
+        client.finish();
+        sidecar.wait_for_log_after(lines, "\"status\":499");
+        let mut end = Vec::new();
+        client.stream.read_to_end(&mut end).unwrap();
+        assert!(end.is_empty());
+    }
+}
