@@ -5,14 +5,16 @@
 //! small one, and only [`RequestBody::Replayed`] can carry on what was read of it.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
+use crate::error::ExchangeError;
 use crate::exchange::record::Access;
 use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
@@ -292,13 +294,16 @@ pub struct UpstreamBody {
     /// `None` once the body was read.
     lease: Option<Lease>,
     silent_since: Option<Instant>,
+    /// Whether the rest of the request's body will never come.
+    is_upload_broken: bool,
+    client: IpAddr,
     id: RequestId,
 }
 
 impl UpstreamBody {
-    /// The body that comes by `lease`, for the request `id`.
-    pub fn new(lease: Lease, id: RequestId) -> Self {
-        let mut body = UpstreamBody { lease: Some(lease), silent_since: None, id };
+    /// The body that comes by `lease`, for the request `id` of `client`.
+    pub fn new(lease: Lease, client: IpAddr, id: RequestId) -> Self {
+        let mut body = UpstreamBody { lease: Some(lease), silent_since: None, is_upload_broken: false, client, id };
         body.give_back_at_end();
         body
     }
@@ -309,7 +314,23 @@ impl UpstreamBody {
         }
     }
 
+    /// An upload that breaks after the answer began takes nothing from the answer: it may be whole without, as a 413 is.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(lease) = &mut self.lease else { return Poll::Ready(()) };
+        if let Err(error) = ready!(lease.poll_upload(cx)) {
+            let error = ExchangeError::from(error);
+            lease.give_up_upload(&error);
+            self.is_upload_broken = true;
+            self.silent_since = None;
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            let (client, request_id) = (self.client, &self.id);
+            info!(%client, %request_id, source, "{error}, and its answer had begun");
+        }
+        Poll::Ready(())
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let _ = self.poll_upload(cx);
         let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
         let frame = match lease.poll_frame(cx) {
             Poll::Ready(Some(frame)) => frame,
@@ -319,7 +340,11 @@ impl UpstreamBody {
             }
             Poll::Pending => {
                 let since = *self.silent_since.get_or_insert_with(Instant::now);
-                Err(BodyError::TooSlow(TooSlow::Silent(ready!(lease.poll_silent(cx, since)))))
+                let silent = match self.is_upload_broken {
+                    true => lease.poll_silent_without_upload(cx, since),
+                    false => lease.poll_silent(cx, since),
+                };
+                Err(BodyError::TooSlow(TooSlow::Silent(ready!(silent))))
             }
         };
         self.silent_since = None;
@@ -327,11 +352,15 @@ impl UpstreamBody {
             Ok(_) => self.give_back_at_end(),
             // The error passes on: a cut answer must stay visibly cut (the client's connection is aborted).
             Err(error) => {
-                let source = std::error::Error::source(error).map(ToString::to_string);
-                let request_id = &self.id;
-                warn!(%request_id, source, "the upstream's answer ended early: {error}");
-                if let Some(lease) = self.lease.take() {
-                    lease.cut(error);
+                let lease = self.lease.take();
+                // Else the client's fault was told.
+                if !self.is_upload_broken {
+                    let source = std::error::Error::source(error).map(ToString::to_string);
+                    let (client, request_id) = (self.client, &self.id);
+                    warn!(%client, %request_id, source, "the upstream's answer ended early: {error}");
+                    if let Some(lease) = lease {
+                        lease.cut(error);
+                    }
                 }
             }
         }

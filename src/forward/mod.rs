@@ -53,7 +53,7 @@ pub async fn forward(
     let sent = lease.sent();
     let answer = match answer.status() {
         StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, downstream, id),
-        _ => response::prepare(answer, lease, id),
+        _ => response::prepare(answer, lease, client.address, id),
     }?;
     Ok(Forwarded { answer, sent })
 }

@@ -1,6 +1,8 @@
 //! An upstream's answer made fit for the client. It is changed in place: its extensions carry the reason phrase and
 //! the spelling of the field names.
 
+use std::net::IpAddr;
+
 use http::{HeaderMap, Response, header};
 
 use super::hop_by_hop;
@@ -9,13 +11,14 @@ use crate::body::{ResponseBody, UpstreamBody};
 use crate::error::ExchangeError;
 use crate::request_id::RequestId;
 
-/// Makes `answer` to the request `id`, read from `lease`, fit for the client.
+/// Makes `answer` to the request `id` of `client`, read from `lease`, fit for the client.
 ///
 /// # Errors
 /// A transfer coding other than `chunked`: without its name the client could not read the body.
 pub fn prepare(
     mut answer: Response<()>,
     lease: Lease,
+    client: IpAddr,
     id: &RequestId,
 ) -> Result<Response<ResponseBody>, ExchangeError> {
     let headers = answer.headers_mut();
@@ -25,7 +28,7 @@ pub fn prepare(
     }
     // With both, the coding wins (RFC 9112, 6.3).
     hop_by_hop::remove(headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
-    Ok(answer.map(|()| ResponseBody::upstream(UpstreamBody::new(lease, id.clone()))))
+    Ok(answer.map(|()| ResponseBody::upstream(UpstreamBody::new(lease, client, id.clone()))))
 }
 
 fn is_chunked_only(headers: &HeaderMap) -> bool {

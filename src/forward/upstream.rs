@@ -34,6 +34,10 @@ use crate::metrics::{Event, Level, Open, Shard};
 /// this moment, and such a request cannot be sent twice.
 const UNSAFE_METHOD_IDLE: Duration = Duration::from_secs(1);
 
+/// How long an answer may be silent whose request broke off: its upstream may wait for the rest, and would in vain. What
+/// was on its way is there by then.
+const WITHOUT_UPLOAD: Duration = Duration::from_secs(5);
+
 /// The upstream as one worker sees it.
 pub struct Upstream {
     config: config::Upstream,
@@ -237,13 +241,27 @@ impl Lease {
         self.sent.into_std()
     }
 
-    /// The next part of the answer's body; the rest of the request's is sent meanwhile.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Sends what is left of the request's body. Ready when it was sent, or the upstream takes no more.
+    ///
+    /// # Errors
+    /// The body's: the client's fault.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let Link { connection, upload, .. } = &mut *self.link;
-        if let Poll::Ready(Err(error)) = connection.poll_send(cx, upload) {
-            return Poll::Ready(Some(Err(error)));
+        connection.poll_send(cx, upload)
+    }
+
+    /// The rest of the request's body will never come.
+    pub fn give_up_upload(&mut self, error: &ExchangeError) {
+        self.link.connection.give_up_sending();
+        self.link.upload = RequestBody::Empty;
+        if let Some(upstream) = self.upstream.upgrade() {
+            upstream.metrics.add(Event::reason(error));
         }
-        let frame = ready!(connection.poll_frame(cx));
+    }
+
+    /// The next part of the answer's body.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(self.link.connection.poll_frame(cx));
         Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::BrokeOff(error.into()))))
     }
 
@@ -298,6 +316,12 @@ impl Lease {
         let since = self.link.upload.progress().map_or(since, |progress| progress.max(since));
         ready!(self.link.alarm.poll_at(cx, since + limit));
         Poll::Ready(limit)
+    }
+
+    /// As [`Lease::poll_silent`], for an answer whose request [will not end](Self::give_up_upload).
+    pub fn poll_silent_without_upload(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<Duration> {
+        ready!(self.link.alarm.poll_at(cx, since + WITHOUT_UPLOAD));
+        Poll::Ready(WITHOUT_UPLOAD)
     }
 
     /// The stream behind a switch of protocols, and the slot that it goes on to hold.

@@ -129,13 +129,18 @@ impl Connection {
                 Poll::Pending => return Poll::Pending,
                 // It may have answered before it stopped to read.
                 Poll::Ready(Err(_)) => {
-                    self.encoder = None;
-                    self.keeps = false;
+                    self.give_up_sending();
                     *body = RequestBody::Empty;
                 }
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Nothing more of the request is sent: it has no end, and no other can follow it.
+    pub fn give_up_sending(&mut self) {
+        self.encoder = None;
+        self.keeps = false;
     }
 
     /// Reads the head of the answer.

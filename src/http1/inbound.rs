@@ -128,7 +128,8 @@ impl Inbound {
         }
         ready!(self.poll_interim(cx))?;
         loop {
-            match self.body.decode(&mut self.input.buffer)? {
+            // SECURITY: where its chunks are none, nobody knows what a byte behind them is.
+            match self.body.decode(&mut self.input.buffer).inspect_err(|_| self.is_cut_off = true)? {
                 Decoded::Frame(frame) => {
                     self.has_moved = true;
                     return Poll::Ready(Ok(Some(frame)));

@@ -63,7 +63,7 @@ series! {
             Error4xx { kind = "error", class = "4xx" },
             Error5xx { kind = "error", class = "5xx" },
         }
-        "errors" "Requests that the sidecar answered with an error of its own, by reason; 499: the client left before the answer." {
+        "errors" "Requests that the sidecar answered with an error of its own, by reason (499: the client left before the answer), and those whose body broke when the site had begun to answer." {
             MethodRefused { reason = "method_refused", status = "405" },
             InvalidTarget { reason = "invalid_target", status = "400" },
             InvalidHost { reason = "invalid_host", status = "400" },

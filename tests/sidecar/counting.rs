@@ -232,6 +232,27 @@ fn clients_that_leave_or_are_refused() {
 }
 
 #[test]
+fn an_upload_that_breaks_when_its_answer_has_begun() {
+    let upstream = Upstream::of_connections(|mut connection| {
+        connection.head();
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc");
+        // Until the sidecar hangs up.
+        while !connection.take(1 << 16).is_empty() {}
+    });
+    let sidecar = Inside::of(upstream.address(), &[]);
+    let mut client = Connection::to(sidecar.address);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.send(format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000)));
+    client.head().unwrap();
+    client.send("zz\r\n");
+    sidecar.expect(Event::InvalidRequestBody, 1);
+    assert_eq!(client.take(9), b"abc");
+    let of_the_upstream = [Event::AnswerBrokeOff, Event::AnswerSilent].map(|event| sidecar.metrics.count(event));
+    assert_eq!((of_the_upstream, sidecar.metrics.count(Event::Forward2xx)), ([0, 0], 1));
+    assert_eq!((sidecar.metrics.count(Event::Error4xx), sidecar.metrics.in_flight()), (0, 0));
+}
+
+#[test]
 fn handshakes_and_certificates() {
     let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let authority = Authority::new();

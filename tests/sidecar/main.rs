@@ -12,6 +12,7 @@ mod config;
 mod counting;
 mod doctor;
 mod draining;
+mod early;
 mod errors;
 mod failover;
 mod forwarding;

@@ -1,0 +1,104 @@
+//! Answers that begin before their request has ended: both go on beside each other, and a request that breaks then takes
+//! nothing from its answer, and is its client's fault.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use crate::support::raw::{Connection, Message, Upstream};
+use crate::support::sidecar::{PATIENCE, Sidecar};
+
+/// More than is waited for before the upstream is asked.
+const START: usize = 100_000;
+
+const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+const LIMIT: &str = "2s";
+
+fn chunk(size: usize) -> String {
+    format!("{size:x}\r\n{}\r\n", "x".repeat(size))
+}
+
+/// An upstream that answers half of `abcdef` when it has the head of a request, and the rest when it is told to.
+fn in_halves() -> (Upstream, Sender<()>, Receiver<()>) {
+    let ((go_on, wait), (told, heard)) = (channel(), channel());
+    let wait = Arc::new(Mutex::new(wait));
+    let upstream = Upstream::of_connections(move |mut connection| {
+        connection.head().unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
+        if wait.lock().unwrap().recv().is_ok() {
+            connection.send("def");
+        }
+        connection.stream.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+        while !connection.take(1 << 16).is_empty() {}
+        let _ = told.send(());
+    });
+    (upstream, go_on, heard)
+}
+
+/// A client whose upload goes on while its answer has begun.
+fn begun(sidecar: &Sidecar) -> Connection {
+    let mut client = Connection::to(sidecar.address());
+    client.send(CHUNKED).send(chunk(START));
+    client.stream.peek(&mut [0]).expect("an answer");
+    client
+}
+
+fn is_told_as_the_clients(sidecar: &Sidecar, what: &str) {
+    let line = sidecar.wait_for_log(what);
+    assert!(line.contains("INFO") && line.contains("\"client\":\"127.0.0.1\""), "{line}");
+    assert!(line.contains("its answer had begun"), "{line}");
+    assert!(sidecar.log().iter().all(|line| !line.contains("WARN")), "{:?}", sidecar.log());
+}
+
+fn whole(answer: &Message) -> (bool, &[u8]) {
+    (answer.complete, &answer.body)
+}
+
+#[test]
+fn a_request_that_breaks_does_not_break_its_answer() {
+    let limits = ["--server-request-body-idle", LIMIT, "--server-max-request-body", "200000"];
+    for (rest, what) in [
+        ("zz\r\nabc\r\n".to_owned(), "could not read the request body"),
+        ("3\r\nabcXX".to_owned(), "could not read the request body"),
+        ("0\r\nA B: c\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "could not read the request body"),
+        ("3\r\nab".to_owned(), "the request body did not arrive in time"),
+        (chunk(2 * START), "the request body is larger than server.max_request_body"),
+    ] {
+        let (upstream, go_on, heard) = in_halves();
+        let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
+        let mut client = begun(&sidecar);
+        client.send(&rest);
+        is_told_as_the_clients(&sidecar, what);
+        go_on.send(()).unwrap();
+        assert_eq!(whole(&client.response()), (true, &b"abcdef"[..]), "{what}");
+        // Where its next request would begin, nobody knows, and the upstream has half a request.
+        assert!(client.is_closed(), "{what}");
+        heard.recv_timeout(PATIENCE).unwrap();
+        is_told_as_the_clients(&sidecar, what);
+    }
+}
+
+#[test]
+fn an_answer_that_waits_for_the_rest_of_a_broken_request_is_cut() {
+    let (upstream, go_on, heard) = in_halves();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = begun(&sidecar);
+    client.send("zz\r\n");
+    // Sooner than by response_body_idle.
+    assert_eq!(whole(&client.response()), (false, &b"abc"[..]));
+    drop(go_on);
+    heard.recv_timeout(PATIENCE).unwrap();
+    is_told_as_the_clients(&sidecar, "could not read the request body");
+}
+
+#[test]
+fn a_client_that_leaves_in_its_upload_ends_it() {
+    let (upstream, go_on, heard) = in_halves();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--log-level", "debug"]);
+    drop(begun(&sidecar));
+    is_told_as_the_clients(&sidecar, "could not read the request body");
+    sidecar.wait_for_log("connection ended");
+    drop(go_on);
+    heard.recv_timeout(PATIENCE).unwrap();
+    is_told_as_the_clients(&sidecar, "could not read the request body");
+}
