@@ -266,6 +266,15 @@ impl ResponseBody {
         }
     }
 
+    /// Sends on what is left of the request's body while nothing of this one can be taken. Ready when that was sent, or is
+    /// wanted by nobody.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.content {
+            Content::Upstream(body) => body.poll_upload(cx),
+            Content::Whole(_) | Content::Switch(_) => Poll::Ready(()),
+        }
+    }
+
     /// The log gets its line when this body ends.
     pub fn accompany(&mut self, mut access: Access) {
         access.sent.is_complete = self.is_end_stream();

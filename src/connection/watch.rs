@@ -101,8 +101,8 @@ impl Watch {
         self.alarm.poll_at(cx, since + LAST_REQUEST)
     }
 
-    /// The client took some of what is to be written.
-    pub fn was_written(&mut self, bytes: usize) {
+    /// The client took some of what is to be written, or sent on what it has to send before it reads.
+    pub fn moved(&mut self, bytes: usize) {
         self.reader.moved(bytes, Instant::now());
     }
 
@@ -111,7 +111,7 @@ impl Watch {
         self.reader.caught_up();
     }
 
-    /// Ready when the client has taken nothing of what is to be written, or too little, for too long.
+    /// Ready when the client has moved nothing, or too little, for too long.
     pub fn poll_reader(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
         self.reader.poll_over(cx).map(Wait::Reader)
     }
@@ -174,7 +174,7 @@ mod tests {
         for _ in 0..3 {
             assert!(poll_fn(|cx| Poll::Ready(watch.poll_reader(cx).is_pending())).await);
             advance(Duration::from_secs(40)).await;
-            watch.was_written(40);
+            watch.moved(40);
         }
         assert_eq!(
             left(|cx| watch.poll_reader(cx)).await,
@@ -188,7 +188,7 @@ mod tests {
         for _ in 0..3 {
             assert!(poll_fn(|cx| Poll::Ready(watch.poll_reader(cx).is_pending())).await);
             advance(Duration::from_secs(16)).await;
-            watch.was_written(1);
+            watch.moved(1);
         }
         assert_eq!(left(|cx| watch.poll_reader(cx)).await, (Wait::Reader(TooSlow::BelowRate(1)), 15));
         watch.was_flushed();

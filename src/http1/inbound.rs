@@ -38,6 +38,8 @@ pub struct Inbound {
     /// How much of a head was looked at in vain.
     looked_at: usize,
     body: Decoder,
+    /// How much of the body was taken since it was last asked.
+    taken: usize,
     awaits_continue: bool,
     /// What is left to be written of a `100 Continue` that was begun.
     interim: &'static [u8],
@@ -59,6 +61,7 @@ impl Inbound {
             input: Input::new(),
             looked_at: 0,
             body: Decoder::none(),
+            taken: 0,
             awaits_continue: false,
             interim: b"",
             is_cut_off: false,
@@ -132,6 +135,7 @@ impl Inbound {
             match self.body.decode(&mut self.input.buffer).inspect_err(|_| self.is_cut_off = true)? {
                 Decoded::Frame(frame) => {
                     self.has_moved = true;
+                    self.taken += frame.data_ref().map_or(0, Bytes::len);
                     return Poll::Ready(Ok(Some(frame)));
                 }
                 Decoded::End => {
@@ -147,6 +151,16 @@ impl Inbound {
                 self.body.close()?;
             }
         }
+    }
+
+    /// Reads what nobody wants of the request's body: a client may send all of it before it reads its answer.
+    pub fn discard_body(&mut self, cx: &mut Context<'_>) {
+        while !self.is_cut_off && matches!(self.poll_body(cx), Poll::Ready(Ok(Some(_)))) {}
+    }
+
+    /// How much of the request's body has come since this was last asked.
+    pub fn taken(&mut self) -> usize {
+        std::mem::take(&mut self.taken)
     }
 
     /// Whether all of the request's body was read.

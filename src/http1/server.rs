@@ -186,42 +186,25 @@ impl Connection {
             loop {
                 let waits = self.encode(&mut encoder, &mut body, &mut tunnel, cx)?;
                 let mut inbound = self.inbound.borrow_mut();
-                match self.output.poll_flush(inbound.stream(), cx)? {
-                    Poll::Ready(()) => {
-                        self.watch.was_flushed();
-                        let moved = self.output.moved();
-                        turn += moved;
-                        if encoder.is_none() {
-                            return Poll::Ready(Ok(()));
-                        }
-                        if moved > 0 {
-                            inbound.moved();
-                        }
-                        if waits {
-                            return inbound.poll_gone(cx).map(Err);
-                        }
-                        if turn > TURN {
-                            cx.waker().wake_by_ref();
-                            return Poll::Pending;
-                        }
-                    }
-                    Poll::Pending => {
-                        if let Some(body) = &mut body {
-                            body.settle();
-                        }
-                        match self.output.moved() {
-                            0 => {}
-                            bytes => {
-                                self.watch.was_written(bytes);
-                                inbound.moved();
-                            }
-                        }
-                        if let Poll::Ready(gone) = inbound.poll_gone(cx) {
-                            return Poll::Ready(Err(gone));
-                        }
-                        let waited = ready!(self.watch.poll_reader(cx));
-                        return Poll::Ready(Err(ConnectionError::TooLong(waited)));
-                    }
+                if self.output.poll_flush(inbound.stream(), cx)?.is_pending() {
+                    drop(inbound);
+                    return self.poll_reader(body.as_mut(), cx).map(Err);
+                }
+                self.watch.was_flushed();
+                let moved = self.output.moved();
+                turn += moved;
+                if encoder.is_none() {
+                    return Poll::Ready(Ok(()));
+                }
+                if moved > 0 {
+                    inbound.moved();
+                }
+                if waits {
+                    return inbound.poll_gone(cx).map(Err);
+                }
+                if turn > TURN {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
             }
         })
@@ -230,6 +213,34 @@ impl Connection {
             connection::reset_at_close(self.inbound.borrow_mut().stream(), false);
         }
         Ok((closes, tunnel))
+    }
+
+    /// Waits for a client that takes no more of its answer. It may have to send all of its request before it reads, so that
+    /// goes on meanwhile, to the upstream or to nobody.
+    fn poll_reader(&mut self, mut body: Option<&mut ResponseBody>, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+        if let Some(body) = &mut body {
+            body.settle();
+        }
+        let is_unwanted = body.is_none_or(|body| body.poll_upload(cx).is_ready());
+        let mut inbound = self.inbound.borrow_mut();
+        if is_unwanted {
+            inbound.discard_body(cx);
+        }
+        match self.output.moved() {
+            0 => {}
+            bytes => {
+                self.watch.moved(bytes);
+                inbound.moved();
+            }
+        }
+        match inbound.taken() {
+            0 => {}
+            bytes => self.watch.moved(bytes),
+        }
+        if let Poll::Ready(gone) = inbound.poll_gone(cx) {
+            return Poll::Ready(gone);
+        }
+        self.watch.poll_reader(cx).map(ConnectionError::TooLong)
     }
 
     /// Takes what there is of a body for writing; `true` when it has to be waited for. At its end the body is dropped,

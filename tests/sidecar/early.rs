@@ -1,11 +1,17 @@
 //! Answers that begin before their request has ended: both go on beside each other, and a request that breaks then takes
 //! nothing from its answer, and is its client's fault.
 
+use std::io::Write as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, sleep};
+use std::time::Duration;
 
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar};
+
+/// More than all buffers between client and upstream hold.
+const LARGE: usize = 40 << 20;
 
 /// More than is waited for before the upstream is asked.
 const START: usize = 100_000;
@@ -14,8 +20,90 @@ const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\
 
 const LIMIT: &str = "2s";
 
+/// Two of them are well within the limit, three are beyond it.
+const STEP: Duration = Duration::from_millis(800);
+
+/// An upstream that sends a [`LARGE`] answer as soon as it has the head of a request, and reads the request meanwhile. Says
+/// how much came of it.
+fn both_ways() -> (Upstream, Receiver<usize>) {
+    let (told, heard) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
+        connection.head().unwrap();
+        let mut writing = connection.stream.try_clone().unwrap();
+        let answer: JoinHandle<bool> = std::thread::spawn(move || {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
+            writing.write_all(head.as_bytes()).is_ok() && writing.write_all(&vec![b'x'; LARGE]).is_ok()
+        });
+        // A slow test keeps it waiting.
+        connection.stream.set_read_timeout(Some(3 * PATIENCE)).unwrap();
+        connection.stream.set_write_timeout(Some(3 * PATIENCE)).unwrap();
+        let mut read = 0;
+        while let part @ 1.. = connection.take(1 << 16).len() {
+            read += part;
+        }
+        let _ = told.send(read);
+        let _ = answer.join();
+    });
+    (upstream, heard)
+}
+
 fn chunk(size: usize) -> String {
     format!("{size:x}\r\n{}\r\n", "x".repeat(size))
+}
+
+#[test]
+fn a_client_may_send_everything_before_it_reads() {
+    let (upstream, heard) = both_ways();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"));
+    client.send(vec![b'x'; LARGE]);
+    let answer = client.response();
+    assert_eq!((answer.complete, answer.body.len()), (true, LARGE));
+    drop((client, sidecar));
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), LARGE);
+}
+
+#[test]
+fn who_sends_is_not_silent_though_it_does_not_read() {
+    let (upstream, _heard) = both_ways();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-response-write-idle", LIMIT]);
+    let mut client = Connection::to(sidecar.address());
+    client.send(CHUNKED).send(chunk(START));
+    for _ in 0..6 {
+        sleep(STEP);
+        client.send(chunk(1000));
+    }
+    client.send("0\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.complete, answer.body.len()), (true, LARGE));
+}
+
+#[test]
+fn who_neither_sends_nor_reads_is_cut_off() {
+    let (upstream, heard) = both_ways();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-response-write-idle", LIMIT]);
+    let mut client = Connection::to(sidecar.address());
+    client.send(CHUNKED).send(chunk(START));
+    assert!(heard.recv_timeout(PATIENCE).unwrap() >= START);
+    assert!(sidecar.wait_for_log("the client does not read its answer").contains("nothing moved for 2s"));
+}
+
+/// What is too much of the request has to go somewhere, or the client never comes to its answer.
+#[test]
+fn what_nobody_wants_of_a_request_is_read_before_its_answer() {
+    let (upstream, heard) = both_ways();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-request-body", "1000000"]);
+    let mut client = begun(&sidecar);
+    for _ in 0..LARGE / START {
+        client.send(chunk(START));
+    }
+    client.send("0\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.complete, answer.body.len()), (true, LARGE));
+    drop(client);
+    assert!(heard.recv_timeout(PATIENCE).unwrap() < 2_000_000);
+    is_told_as_the_clients(&sidecar, "the request body is larger than server.max_request_body");
 }
 
 /// An upstream that answers half of `abcdef` when it has the head of a request, and the rest when it is told to.

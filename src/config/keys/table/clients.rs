@@ -92,7 +92,7 @@ pub const KEYS: &[Key] = &[
         "server.response_write_idle",
         Kind::Duration { zero: false },
         Fallback::Is("60s"),
-        "How long a client may read nothing of its answer before the connection is closed; a download may take as long as it likes.",
+        "How long a client may read nothing of its answer, and send nothing more of its request, before the connection is closed; a download may take as long as it likes.",
     ),
     key(
         "server.min_rate",
