@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::support::raw::{Connection, Upstream};
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{PATIENCE, Sidecar};
 
-/// Enough for every worker of an Apache prefork to be taken twice.
-const ATTACKERS: &str = "300";
+/// Enough for every worker of an Apache prefork to be taken six times.
+const ATTACKERS: usize = 1000;
 
-/// How long an attack goes on, in seconds.
-const ATTACK: u64 = 6;
+/// Requests of others meanwhile.
+const OTHERS: usize = 50;
 
 /// As large as the pages of a WordPress site are.
 const PAGE: usize = 60_000;
@@ -23,19 +25,17 @@ struct Attack(Child);
 impl Attack {
     fn begin(mode: &[&str], sidecar: &Sidecar) -> Attack {
         let url = format!("http://{}/attack", sidecar.address());
+        let attackers = ATTACKERS.to_string();
         let child = Command::new("slowhttptest")
             .args(mode)
-            .args(["-c", ATTACKERS, "-r", ATTACKERS, "-l", &ATTACK.to_string(), "-i", "1", "-u", &url])
+            // It is ended when enough was seen.
+            .args(["-c", &attackers, "-r", &attackers, "-l", "600", "-i", "1", "-u", &url])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("slowhttptest is there (Debian's package of that name)");
         Attack(child)
-    }
-
-    fn goes_on(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
     }
 }
 
@@ -53,59 +53,89 @@ fn sockets_of(pid: u32) -> usize {
         .count()
 }
 
-#[test]
-fn slow_clients_neither_stop_others_nor_hold_upstream_connections() {
-    let busy: Arc<AtomicUsize> = Arc::default();
-    let most: Arc<AtomicUsize> = Arc::default();
-    let upstream = Upstream::of_connections({
-        let (busy, most) = (Arc::clone(&busy), Arc::clone(&most));
-        move |mut connection| {
-            // From the first byte of a request until all of its answer was taken, as a PHP worker would be.
-            while let Some(head) = connection.head() {
-                most.fetch_max(busy.fetch_add(1, SeqCst) + 1, SeqCst);
-                let text = String::from_utf8_lossy(&head).to_lowercase();
-                let length =
-                    text.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
-                connection.take(length.unwrap_or(0));
-                let page = "x".repeat(PAGE);
-                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {PAGE}\r\n\r\n{page}");
-                let sent = std::io::Write::write_all(&mut connection.stream, answer.as_bytes());
-                busy.fetch_sub(1, SeqCst);
-                if sent.is_err() {
-                    return;
-                }
+/// A connection each, and one to the upstream while a page is read, are more than the 1,024 files that are usual.
+fn allow_many_files() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(most > 4 * ATTACKERS as u64, "the hard limit of open files (ulimit -Hn) is too low for this test: {most}");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+}
+
+/// Connections to the site.
+#[derive(Default)]
+struct Site {
+    open: AtomicUsize,
+    /// Those on which a request is read or an answer written, as long as a PHP worker would have to do with it.
+    busy: AtomicUsize,
+    most_busy: AtomicUsize,
+}
+
+impl Site {
+    fn serve(&self, mut connection: Connection) {
+        self.open.fetch_add(1, SeqCst);
+        while let Some(head) = connection.head() {
+            self.most_busy.fetch_max(self.busy.fetch_add(1, SeqCst) + 1, SeqCst);
+            let text = String::from_utf8_lossy(&head).to_lowercase();
+            let length = text.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+            connection.take(length.unwrap_or(0));
+            let page = "x".repeat(PAGE);
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {PAGE}\r\n\r\n{page}");
+            let sent = std::io::Write::write_all(&mut connection.stream, answer.as_bytes());
+            self.busy.fetch_sub(1, SeqCst);
+            if sent.is_err() {
+                break;
             }
         }
-    });
-    for (what, mode) in [
-        ("slow heads", &["-H"][..]),
-        ("slow bodies", &["-B", "-s", "8192"]),
-        ("slow readers", &["-X", "-w", "16", "-y", "32", "-n", "1", "-z", "8", "-k", "1"]),
-    ] {
-        most.store(0, SeqCst);
-        let sidecar = Sidecar::forwarding(upstream.address());
-        let before = sockets_of(sidecar.pid());
-        let mut attack = Attack::begin(mode, &sidecar);
-        let begun = Instant::now();
-        let (mut asked, mut crowd) = (0, 0);
-        while attack.goes_on() && begun.elapsed() < Duration::from_secs(ATTACK) {
-            crowd = crowd.max(sockets_of(sidecar.pid()) - before);
-            let mut client = Connection::to(sidecar.address());
-            client.send("GET /page HTTP/1.1\r\nHost: a\r\n\r\n");
-            assert_eq!(client.response().body.len(), PAGE, "{what}");
-            asked += 1;
-            sleep(Duration::from_millis(20));
-        }
-        assert!(crowd >= 200, "{what}: hardly an attack, {crowd} connections at most");
-        assert!(asked > 0, "{what}");
-        // Slow readers ask for a page each, and quickly; what they then do not read is not the site's concern.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while busy.load(SeqCst) > 0 {
-            assert!(Instant::now() < deadline, "{what}: {} upstream connections are held", busy.load(SeqCst));
-            sleep(Duration::from_millis(10));
-        }
-        if mode[0] != "-X" {
-            assert!(most.load(SeqCst) <= 2, "{what}: {} upstream connections at once", most.load(SeqCst));
-        }
+        self.open.fetch_sub(1, SeqCst);
     }
+}
+
+/// Has a site attacked in one mode, and says how many of its connections were busy at once.
+fn most_busy_under(mode: &[&str]) -> usize {
+    allow_many_files();
+    let site: Arc<Site> = Arc::default();
+    let upstream = Upstream::of_connections({
+        let site = Arc::clone(&site);
+        move |connection| site.serve(connection)
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let before = sockets_of(sidecar.pid());
+    let _attack = Attack::begin(mode, &sidecar);
+    let crowd = || sockets_of(sidecar.pid()).saturating_sub(before + site.open.load(SeqCst));
+    let deadline = Instant::now() + 3 * PATIENCE;
+    while crowd() < ATTACKERS {
+        assert!(Instant::now() < deadline, "hardly an attack: {} connections", crowd());
+        sleep(Duration::from_millis(20));
+    }
+    for _ in 0..OTHERS {
+        let mut client = Connection::to(sidecar.address());
+        client.send("GET /page HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().body.len(), PAGE);
+        sleep(Duration::from_millis(20));
+    }
+    assert!(crowd() > ATTACKERS / 2, "the attack was over: {} connections", crowd());
+    let deadline = Instant::now() + PATIENCE;
+    while site.busy.load(SeqCst) > 0 {
+        assert!(Instant::now() < deadline, "{} upstream connections are held", site.busy.load(SeqCst));
+        sleep(Duration::from_millis(10));
+    }
+    site.most_busy.load(SeqCst)
+}
+
+#[test]
+fn slow_heads_neither_stop_others_nor_hold_upstream_connections() {
+    let busy = most_busy_under(&["-H"]);
+    assert!(busy <= 2, "{busy} upstream connections at once");
+}
+
+#[test]
+fn slow_bodies_neither_stop_others_nor_hold_upstream_connections() {
+    let busy = most_busy_under(&["-B", "-s", "8192"]);
+    assert!(busy <= 2, "{busy} upstream connections at once");
+}
+
+/// They ask for a page each, and quickly; what they then do not read is not the site's concern.
+#[test]
+fn slow_readers_neither_stop_others_nor_hold_upstream_connections() {
+    let busy = most_busy_under(&["-X", "-w", "16", "-y", "32", "-n", "1", "-z", "8", "-k", "1"]);
+    assert!(busy > 0);
 }
