@@ -196,7 +196,7 @@ impl Inbound {
         }
     }
 
-    /// The client takes what is written.
+    /// The client takes what is written, or may.
     pub fn moved(&mut self) {
         self.has_moved = true;
     }

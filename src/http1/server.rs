@@ -226,17 +226,12 @@ impl Connection {
         if is_unwanted {
             inbound.discard_body(cx);
         }
-        match self.output.moved() {
-            0 => {}
-            bytes => {
-                self.watch.moved(bytes);
-                inbound.moved();
-            }
-        }
-        match inbound.taken() {
+        match self.output.moved() + inbound.taken() {
             0 => {}
             bytes => self.watch.moved(bytes),
         }
+        // Who has gone, and not only ended its sending side, answers what is on its way by a reset.
+        inbound.moved();
         if let Poll::Ready(gone) = inbound.poll_gone(cx) {
             return Poll::Ready(gone);
         }

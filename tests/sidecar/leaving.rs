@@ -245,3 +245,21 @@ fn who_ends_its_sending_side_has_left() {
         assert!(end.is_empty());
     }
 }
+
+/// With bytes on their way to it, whoever has left altogether answers by a reset: nothing need be taken from who still reads.
+#[test]
+fn who_ends_its_sending_side_with_an_answer_on_its_way_gets_that() {
+    const LARGE: usize = 40 << 20;
+    let upstream = Upstream::with(|connection, _| {
+        connection.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"));
+        connection.stream.write_all(&vec![b'x'; LARGE]).is_ok()
+    });
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &NEVER);
+    let mut client = Connection::to(sidecar.address());
+    client.send(GET.repeat(2));
+    client.stream.peek(&mut [0]).expect("an answer");
+    client.finish();
+    sleep(2 * FULL);
+    let answer = client.response();
+    assert_eq!((answer.complete, answer.body.len()), (true, LARGE));
+}
