@@ -341,14 +341,21 @@ impl Bench {
             .chain(storm::RATES.iter().flat_map(|rate| [Beside::Refreshes(*rate), Beside::RefreshesElsewhere(*rate)]))
             .collect();
         let mut runs: Vec<Vec<storm::Report>> = kinds.iter().map(|_| Vec::new()).collect();
-        for _ in 0..rounds {
-            for (kind, runs) in kinds.iter().zip(&mut runs) {
+        for round in 0..rounds {
+            // Who comes first, and after whom, must not matter.
+            let first = round as usize * 3 % kinds.len();
+            let (before, after) = (0..first, first..kinds.len());
+            for place in after.chain(before) {
+                let (kind, runs) = (&kinds[place], &mut runs[place]);
                 let report = storm.run(*kind, self.seconds).await;
                 eprintln!("  {kind:?}: {:.0}/s", report.rate);
                 runs.push(report);
             }
         }
-        println!("\n{:66} {:>8} {:>8} {:>8}", "a storm of the plugin's writes", "per s", "refused", "refreshes");
+        println!(
+            "\n{:66} {:>8} {:>8} {:>8} {:>8}",
+            "a storm of the plugin's writes", "per s", "refused", "refreshes", "waits"
+        );
         let mut rates = Vec::new();
         for (kind, runs) in kinds.iter().zip(runs) {
             let what = match kind {
@@ -361,18 +368,20 @@ impl Bench {
             let rate = sorted[sorted.len() / 2];
             let refused: u64 = runs.iter().map(|report| report.refused).sum();
             let refreshes = runs.iter().map(|report| report.refreshes).sum::<f64>() / runs.len() as f64;
-            println!("{what:66} {rate:8.0} {refused:8} {refreshes:8.0}");
-            rates.push((rate, refreshes));
+            let waited = 100.0 * runs.iter().map(|report| report.waited).sum::<f64>() / runs.len() as f64;
+            println!("{what:66} {rate:8.0} {refused:8} {refreshes:8.0} {waited:6.1} %");
+            rates.push((rate, refreshes, waited));
         }
-        let Some(((alone, _), beside)) = rates.split_first() else { return };
-        println!("\n{:66} {:>8} {:>8}", "the storm's speed", "measured", "goal");
+        let Some(((alone, ..), beside)) = rates.split_first() else { return };
+        println!("\n{:66} {:>8} {:>8}", "the storm", "measured", "goal");
         for pair in beside.chunks_exact(2) {
-            let ((here, refreshes), (elsewhere, _)) = (pair[0], pair[1]);
-            let line = |what: &str, ratio: f64| {
-                println!("{:66} {ratio:8.2} {:>8}", format!("{refreshes:.0} refreshes a second, {what}"), ">= 0.9");
-            };
-            line("to elsewhere: what locks cost", here / elsewhere);
-            line("to alone: with what the processor costs", here / alone);
+            let ((here, refreshes, waits), (_, _, waits_elsewhere)) = (pair[0], pair[1]);
+            let locks = format!("{refreshes:.0} refreshes a second: waits for rows that they hold");
+            println!("{locks:66} {:6.1} % {:>8}", waits - waits_elsewhere, "<= 10 %");
+            let speed = format!("{refreshes:.0} refreshes a second: its speed, to alone");
+            // As many as come through share the processor with it half and half.
+            let goal = if refreshes < 300.0 { ">= 0.9" } else { "" };
+            println!("{speed:66} {:8.2} {goal:>8}", here / alone);
         }
     }
 }

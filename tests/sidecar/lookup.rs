@@ -295,14 +295,20 @@ async fn never_more_than_two_looks_at_a_time() {
         }
         let mut calls = Vec::new();
         let mut most = 0;
-        for _ in 0..40 {
+        // A machine that is slow to ask must ask more often to see two at once.
+        for round in 0..400 {
+            if round >= 40 && most >= 2 {
+                break;
+            }
             for _ in 0..8 {
                 let mut client = Connection::to(sidecar.address());
                 client.send(call(&random_hex::<16>()));
                 calls.push(client);
             }
+            // One whose answer is out may still put its things away when the next begins.
             let statement = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
-                             WHERE INFO LIKE '%SELECT id, refresh\\_token\\_hash, revoked%' AND ID <> CONNECTION_ID()";
+                             WHERE INFO LIKE '%SELECT id, refresh\\_token\\_hash, revoked%' AND ID <> CONNECTION_ID() \
+                             AND STATE IN ('Waiting for table metadata lock', 'Sending data', 'executing')";
             let looking: Option<u64> = root.query_first(statement).await.unwrap();
             most = most.max(looking.unwrap());
         }

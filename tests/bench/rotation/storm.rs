@@ -1,6 +1,6 @@
 //! What refreshes do to the plugin's own writes. A storm of them (log-ins, "log out everywhere", sessions that an admin deletes) runs
-//! by itself, beside refreshes of the same users' tokens, and beside as many refreshes in another database of the same server: the
-//! last shows what the processor costs, so that the difference of the two is what locks cost.
+//! by itself, beside refreshes of the same users' tokens, and beside as many refreshes in another database of the same server: for
+//! how long the server lets somebody wait for a row is more in the one than in the other by what the refreshes hold.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ struct Site {
 pub struct Storm {
     here: Site,
     elsewhere: Site,
-    _server: Database,
+    server: Database,
 }
 
 /// What one run came to.
@@ -58,17 +58,29 @@ pub struct Report {
     pub refused: u64,
     /// Refreshes a second, with 403s for what the storm had revoked.
     pub refreshes: f64,
+    /// The share of the storm's time for which the server let somebody wait for a row. Refreshes may be among those, too.
+    pub waited: f64,
 }
 
 impl Storm {
     pub async fn start() -> Storm {
         let server = Database::private();
-        Storm { here: site(&server).await, elsewhere: site(&server).await, _server: server }
+        Storm { here: site(&server).await, elsewhere: site(&server).await, server }
     }
 
+    /// Each run begins with empty tables: "log out everywhere" reads all rows of its user, and the storm leaves more of them with
+    /// every second.
     pub async fn run(&self, beside: Beside, length: Duration) -> Report {
+        for site in [&self.here, &self.elsewhere] {
+            let mut connection = site.database.connect().await;
+            for statement in ["SET FOREIGN_KEY_CHECKS = 0", "TRUNCATE wp_jwt_auth_tokens"] {
+                connection.query_drop(statement).await.unwrap();
+            }
+        }
         let from = Instant::now() + WARM_UP;
         let until = from + length;
+        let mut root = self.server.root().await;
+        let waited_before = waited(&mut root).await;
         let (done, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut tasks = Vec::new();
         for at in 0..CONNECTIONS {
@@ -109,6 +121,9 @@ impl Storm {
             rate: done.load(Ordering::Relaxed) as f64 / length.as_secs_f64(),
             refused: refused.load(Ordering::Relaxed),
             refreshes: refreshes as f64 / length.as_secs_f64(),
+            waited: (waited(&mut root).await - waited_before).as_secs_f64()
+                / (WARM_UP + length).as_secs_f64()
+                / CONNECTIONS as f64,
         }
     }
 }
@@ -136,6 +151,13 @@ impl Site {
         }
         done
     }
+}
+
+/// How long rows were waited for since the server began.
+async fn waited(root: &mut Conn) -> Duration {
+    let waited: Option<(String, u64)> =
+        root.query_first("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_time'").await.unwrap();
+    Duration::from_millis(waited.unwrap().1)
 }
 
 /// Who is refused logs in again. Both sides log in now and then, so that they do the same.
