@@ -1,13 +1,13 @@
 //! Which ids of the token table have been seen. Pure.
 //!
 //! Ids are handed out in order and committed out of order: a row may appear below one that was seen before. So the ids that
-//! were passed over are kept as gaps and looked at again, until they were looked at when no transaction can be as old as they are.
+//! were passed over are kept as gaps and looked at again, until they are old and no transaction has a row in them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a gap is looked at again. A row is inserted in a transaction of milliseconds; what is missing for longer was rolled
-/// back or deleted.
+/// How long a gap is looked at again before it is asked whether a row in it is under way. An INSERT puts its row there as soon as
+/// it has the id; what is not even there by then was rolled back or deleted.
 const KEPT: Duration = Duration::from_secs(600);
 
 /// Gaps beyond these are given up: each look costs as many, and a table whose ids do not grow by one has no end of them.
@@ -56,10 +56,7 @@ impl Frontier {
                 }
             }
         }
-        while self.gaps.len() > MOST {
-            self.gaps.pop_first();
-            self.has_lost = true;
-        }
+        self.give_up();
     }
 
     /// The gaps, ascending, ends included.
@@ -72,16 +69,47 @@ impl Frontier {
         self.gaps.len()
     }
 
-    /// All gaps of `then` were looked at since. What was still missing in those that were old by then, stays so.
+    /// Rows `ids` (ascending, none of them seen or in a gap) are there, and not committed yet.
+    pub fn under_way(&mut self, ids: &[u64], now: Instant) {
+        for run in ids.chunk_by(|one, next| one.checked_add(1) == Some(*next)) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                self.gaps.insert(*first, (*last, now));
+            }
+        }
+        self.give_up();
+    }
+
+    /// The gaps that were old at `then`.
+    pub fn old(&self, then: Instant) -> Vec<(u64, u64)> {
+        let old = self.gaps.iter().filter(|(_, (_, since))| is_old(*since, then));
+        old.map(|(first, (last, _))| (*first, *last)).collect()
+    }
+
+    /// The gaps that were old at `then` were looked at since, and of their ids only `under_way` (ascending) have a row.
     // SECURITY: one that nobody has looked at since may hold a live token, however old it is.
-    pub fn looked_at(&mut self, then: Instant) {
-        self.gaps.retain(|_, (_, since)| then.saturating_duration_since(*since) < KEPT);
+    pub fn looked_at(&mut self, then: Instant, under_way: &[u64]) {
+        for (first, last) in self.old(then) {
+            self.gaps.remove(&first);
+            let (from, to) = (under_way.partition_point(|id| *id < first), under_way.partition_point(|id| *id <= last));
+            self.under_way(&under_way[from..to], then);
+        }
     }
 
     /// Whether rows may be there that were never seen and are not looked for any more.
     pub fn has_lost(&self) -> bool {
         self.has_lost
     }
+
+    fn give_up(&mut self) {
+        while self.gaps.len() > MOST {
+            self.gaps.pop_first();
+            self.has_lost = true;
+        }
+    }
+}
+
+fn is_old(since: Instant, then: Instant) -> bool {
+    then.saturating_duration_since(since) >= KEPT
 }
 
 #[cfg(test)]
@@ -99,9 +127,9 @@ mod tests {
         frontier.seen(11, 11, now);
         assert_eq!(frontier.gaps(), [(10, 10), (12, 12)]);
         frontier.seen(3, 3, now);
-        frontier.looked_at(now + KEPT / 2);
-        assert_eq!(frontier.gaps(), [(10, 10), (12, 12)]);
-        frontier.looked_at(now + KEPT);
+        frontier.looked_at(now + KEPT / 2, &[]);
+        assert_eq!((frontier.gaps(), frontier.old(now + KEPT / 2)), (vec![(10, 10), (12, 12)], vec![]));
+        frontier.looked_at(now + KEPT, &[]);
         assert_eq!((frontier.gaps(), frontier.next()), (vec![], 16));
         assert!(!frontier.has_lost());
     }
@@ -113,8 +141,24 @@ mod tests {
         frontier.seen(11, 11, now);
         frontier.seen(13, 13, now + 2 * KEPT);
         assert_eq!(frontier.gaps(), [(10, 10), (12, 12)]);
-        frontier.looked_at(now + 2 * KEPT);
+        frontier.looked_at(now + 2 * KEPT, &[]);
         assert_eq!(frontier.gaps(), [(12, 12)]);
+    }
+
+    #[test]
+    fn what_is_under_way_is_kept_until_it_is_seen() {
+        let now = Instant::now();
+        let mut frontier = Frontier::at(1_000);
+        frontier.under_way(&[5, 6, 7, 20], now);
+        frontier.seen(1_003, 1_003, now);
+        assert_eq!(frontier.gaps(), [(5, 7), (20, 20), (1_000, 1_002)]);
+        frontier.seen(6, 6, now);
+        let old = now + KEPT;
+        assert_eq!(frontier.old(old), [(5, 5), (7, 7), (20, 20), (1_000, 1_002)]);
+        frontier.looked_at(old, &[5, 1_001, 1_002]);
+        assert_eq!((frontier.gaps(), frontier.old(old)), (vec![(5, 5), (1_001, 1_002)], vec![]));
+        frontier.looked_at(old + KEPT, &[]);
+        assert_eq!((frontier.gaps(), frontier.next()), (vec![], 1_004));
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl LookUps {
         let sought = self.without_late(sought);
         self.counters.looked_in_tail.add_many(sought.len());
         let Some(first) = sought.first() else { return false };
-        let looked = timeout(first.time_left(), self.map.extend(first.site.columns)).await;
+        let looked = timeout(first.time_left(), self.map.extend(first.site.columns, Instant::now().into_std())).await;
         let looked = looked.unwrap_or(Err(DatabaseError::TimedOut));
         // Asked only now: reading the new rows may have shown that the map is not what it was.
         self.forget_another_servers();

@@ -1,6 +1,9 @@
 //! The map of tokens to rows, for a table without an index on its tokens: filled once in the background, by pages over the
 //! primary key, and extended by the rows that are new.
 //!
+//! A row that is under way while its page is read comes to light later, however far back its id is: so the ids of rows that are not
+//! committed yet are asked for, too (READ UNCOMMITTED tells them, and nothing else is believed of it), and looked at until they are.
+//!
 //! Once it is complete, a token that is not in it is in no row, and nobody has to read the table to say so. It is not taken to
 //! be complete where rows had to make room for others, where ids do not grow by one (a cluster's nodes number their rows
 //! independently), or when rows that were seen are gone (the table was emptied and may be numbered anew): then it is filled again.
@@ -22,7 +25,7 @@ use crate::wordpress::site::Columns;
 /// Rows in a page. Read in a few milliseconds, so that a connection is never held for long.
 const PAGE: u64 = 2_000;
 
-/// A row that was inserted and not committed when the filling began has one of the last so many ids.
+/// An INSERT that had an id and no row yet when the filling began has one of the last so many.
 const IN_FLIGHT: u64 = 1_000;
 
 /// How long a page may take on a busy disk. Longer, and the server is frozen.
@@ -30,6 +33,9 @@ const PAGE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Gaps in one statement.
 const GAPS: usize = 16;
+
+/// How long a map that lost its completeness stays without it: the table is not read over and over.
+const INCOMPLETE_FOR: Duration = Duration::from_secs(60);
 
 /// So many are looked at although nobody looks for a token: each look takes longer with them.
 const MANY_GAPS: usize = 256;
@@ -41,6 +47,7 @@ enum State {
     /// Every row was read; `complete` where they all had room.
     Filled {
         complete: bool,
+        at: Instant,
     },
 }
 
@@ -54,6 +61,7 @@ pub struct Map {
     page: String,
     tail: String,
     gaps: String,
+    ids: String,
 }
 
 impl Map {
@@ -72,6 +80,7 @@ impl Map {
             ),
             tail: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE id >= ? ORDER BY id LIMIT {PAGE}"),
             gaps: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE {range} ORDER BY id LIMIT {PAGE}"),
+            ids: format!("SELECT id FROM {table} FORCE INDEX (PRIMARY) WHERE {range} ORDER BY id LIMIT {PAGE}"),
             state: Mutex::new((State::Empty, Frontier::at(0))),
             store,
             tokens,
@@ -87,7 +96,18 @@ impl Map {
     /// Whether a token that is not in it is in no row.
     pub fn is_complete(&self) -> bool {
         let state = self.state();
-        state.0 == State::Filled { complete: true } && !state.1.has_lost() && !self.tokens.has_overflowed()
+        matches!(state.0, State::Filled { complete: true, .. }) && !self.has_lost(&state.1)
+    }
+
+    /// Whether it was complete and is not any more, so that it is worth filling anew.
+    pub fn has_worn_out(&self) -> bool {
+        let state = self.state();
+        matches!(state.0, State::Filled { complete: true, at } if at.elapsed() >= INCOMPLETE_FOR)
+            && self.has_lost(&state.1)
+    }
+
+    fn has_lost(&self, frontier: &Frontier) -> bool {
+        frontier.has_lost() || self.tokens.has_overflowed()
     }
 
     /// Whether so much was passed over that it should be read before somebody looks for a token in it.
@@ -118,23 +138,35 @@ impl Map {
         let (first, numbered_by_one) = self.newest().await?;
         // Of the connection that was just made.
         let epoch = self.store.database.epoch();
-        let mut frontier = Frontier::at(first.saturating_sub(IN_FLIGHT).max(1));
+        let edge = first.saturating_sub(IN_FLIGHT).max(1);
+        let mut frontier = Frontier::at(edge);
         // What had no room before may have it now.
         self.tokens.has_room();
         let (mut last, mut rows) = (0, 0_u64);
         loop {
             let page_began = Instant::now();
             let used_for = self.used_for.unwrap_or(u64::from(u32::MAX));
+            let after = last;
             let mut session = self.store.database.session().await?;
             let page = async { Ok(session.conn().exec(self.page.as_str(), (used_for, last)).await?) };
             let page: Vec<Row> = self.store.database.within(PAGE_LIMIT, page).await?;
-            session.give_back();
-            let count = page.len() as u64;
+            let mut ids = Vec::with_capacity(page.len());
             for row in page {
                 last = self.take(row, columns, &mut frontier)?;
+                ids.push(last);
             }
-            rows += count;
-            if count < PAGE {
+            let is_last = (ids.len() as u64) < PAGE;
+            // From the edge on, what is missing is a gap anyway.
+            let to = if is_last { edge - 1 } else { last.min(edge - 1) };
+            if after < to {
+                let range = [(after + 1, to)];
+                let under_way = self.under_way(&range, &ids, &mut session);
+                let under_way = self.store.database.within(PAGE_LIMIT, under_way).await?;
+                frontier.under_way(&under_way, Instant::now());
+            }
+            session.give_back();
+            rows += ids.len() as u64;
+            if is_last {
                 break;
             }
             sleep(page_began.elapsed()).await;
@@ -145,19 +177,19 @@ impl Map {
             return Ok(());
         }
         let complete = numbered_by_one && !self.tokens.has_overflowed();
-        *self.state() = (State::Filled { complete }, frontier);
+        *self.state() = (State::Filled { complete, at: Instant::now() }, frontier);
         info!(rows, complete, took = ?began.elapsed(), "the tokens of the table are known");
         Ok(())
     }
 
-    /// Reads the rows that are new.
+    /// Reads the rows that are new, as of `now`.
     ///
     /// # Errors
     /// The database's.
-    pub async fn extend(&self, columns: Columns) -> Result<(), DatabaseError> {
+    pub async fn extend(&self, columns: Columns, now: Instant) -> Result<(), DatabaseError> {
         let database = &self.store.database;
         let mut session = database.session().await?;
-        let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns)).await;
+        let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
         let is_dead = match &looked {
             // A connection that idled.
             Err(error) => error.code().is_none(),
@@ -170,7 +202,7 @@ impl Map {
         };
         let looked = if is_dead {
             session = database.fresh_session().await?;
-            let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns)).await;
+            let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
             match session.is_read_only().await? {
                 true => looked.and(Err(DatabaseError::ReadOnly)),
                 false => looked,
@@ -183,15 +215,17 @@ impl Map {
         Ok(())
     }
 
-    async fn look(&self, session: &mut Session<'_>, columns: Columns) -> Result<(), DatabaseError> {
+    async fn look(&self, session: &mut Session<'_>, columns: Columns, now: Instant) -> Result<(), DatabaseError> {
         // Both of one moment: a rotation that is noted meanwhile moves the end, and leaves a gap that is not among these.
-        let began = Instant::now();
         let (gaps, mut next) = {
             let frontier = &self.state().1;
             (frontier.gaps(), frontier.next())
         };
-        self.look_at_gaps(&gaps, session, columns).await?;
-        self.state().1.looked_at(began);
+        let take = |row| self.take(row, columns, &mut self.state().1);
+        self.read_ranges(&self.gaps, &gaps, session, false, take).await?;
+        let old = self.state().1.old(now);
+        let under_way = self.under_way(&old, &[], session).await?;
+        self.state().1.looked_at(now, &under_way);
         // The last row that was seen is read again: where it is gone, the table may have been emptied.
         let mut is_first = true;
         loop {
@@ -212,29 +246,59 @@ impl Map {
         }
     }
 
-    async fn look_at_gaps(
+    /// The ids in `ranges` that have a row which is not among `committed` (ascending).
+    async fn under_way(
         &self,
-        mut gaps: &[(u64, u64)],
+        ranges: &[(u64, u64)],
+        committed: &[u64],
         session: &mut Session<'_>,
-        columns: Columns,
+    ) -> Result<Vec<u64>, DatabaseError> {
+        let mut under_way = Vec::new();
+        let take = |mut row| {
+            let id = column(&mut row, 0, "id")?;
+            if committed.binary_search(&id).is_err() {
+                under_way.push(id);
+            }
+            Ok(id)
+        };
+        self.read_ranges(&self.ids, ranges, session, true, take).await?;
+        Ok(under_way)
+    }
+
+    /// Reads the rows in `ranges` (ascending) by one of the statements of [`GAPS`] ranges, page by page; `take` returns a row's id.
+    async fn read_ranges(
+        &self,
+        statement: &str,
+        mut ranges: &[(u64, u64)],
+        session: &mut Session<'_>,
+        uncommitted: bool,
+        mut take: impl FnMut(Row) -> Result<u64, DatabaseError>,
     ) -> Result<(), DatabaseError> {
+        // Before the isolation level, which is that of the next statement only.
+        let statement = session.conn().prep(statement).await?;
         let mut from = 0;
-        while !gaps.is_empty() {
-            let (chunk, rest) = gaps.split_at(gaps.len().min(GAPS));
+        while !ranges.is_empty() {
+            let (chunk, rest) = ranges.split_at(ranges.len().min(GAPS));
             let mut values: Vec<Value> =
                 chunk.iter().flat_map(|(first, last)| [from.max(*first).into(), (*last).into()]).collect();
             // No row has the id 0.
             values.resize(2 * GAPS, Value::from(0));
-            let rows: Vec<Row> = session.conn().exec(self.gaps.as_str(), Params::Positional(values)).await?;
-            let count = rows.len() as u64;
-            let (_, highest) = self.take_all(rows, columns)?;
+            if uncommitted {
+                session.conn().query_drop("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED").await?;
+            }
+            let rows: Vec<Row> = session.conn().exec(&statement, Params::Positional(values)).await?;
+            let is_full = rows.len() as u64 == PAGE;
+            let mut highest = None;
+            for row in rows {
+                highest = Some(take(row)?);
+            }
             match highest {
                 // Another sidecar may have written all of a gap: the page has an end before it.
-                Some(highest) if count == PAGE => {
+                Some(highest) if is_full => {
                     from = highest.saturating_add(1);
-                    gaps = &gaps[gaps.partition_point(|(_, last)| *last < from)..];
+                    ranges = &ranges[ranges.partition_point(|(_, last)| *last < from)..];
                 }
-                _ => gaps = rest,
+                _ => ranges = rest,
             }
         }
         Ok(())

@@ -398,10 +398,12 @@ impl Refresher {
                 if site.columns.indexed {
                     map.empty();
                 } else {
-                    let read = match map.is_filled() {
-                        true if map.has_fallen_behind() => map.extend(site.columns).await,
-                        true => Ok(()),
-                        false => map.fill(site.columns).await,
+                    let read = if !map.is_filled() || map.has_worn_out() {
+                        map.fill(site.columns).await
+                    } else if map.has_fallen_behind() {
+                        map.extend(site.columns, Instant::now()).await
+                    } else {
+                        Ok(())
                     };
                     if let Err(error) = read {
                         debug!(%error, "the tokens of the table could not be read; once more in a moment");

@@ -1,5 +1,7 @@
 //! A token's row is found without reading the table: by the index, or by a map of all live tokens.
 
+mod under_way;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -194,23 +196,6 @@ async fn a_row_that_has_another_id_than_it_had_is_found() {
         assert_eq!(rig.refresh(&next).status(), 403, "indexed: {indexed}");
         assert_eq!(rig.refresh(&other).status(), 200, "indexed: {indexed}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_login_that_is_under_way_when_the_map_is_filled_is_found() {
-    let server = Database::private();
-    let database = rig::site(&server).await;
-    let user = database.insert_user("alice").await.id;
-    let mut slow = database.connect().await;
-    slow.query_drop("START TRANSACTION").await.unwrap();
-    let (token, id) = insert(&mut slow, user).await;
-    assert!(id < database.insert_token(TokenState::Live, user).await.id);
-    let upstream = rig::wordpress();
-    let sidecar = rig::sidecar(&database, upstream.address(), &[]);
-    sidecar.wait_for_log("refreshing natively");
-    sidecar.wait_for_log(FILLED);
-    slow.query_drop("COMMIT").await.unwrap();
-    assert_eq!(rig::refresh_at(sidecar.address(), &token).status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,7 +44,11 @@ impl Database {
         }
         // One that is read-only may be on its way to take writes.
         let error = if is_read_only { DatabaseError::ReadOnly } else { DatabaseError::Connect(unreachable.join("; ")) };
-        self.at().failed = Some((Instant::now(), error.clone()));
+        let mut at = self.at();
+        if at.place != begin {
+            return Ok(None);
+        }
+        at.failed = Some((Instant::now(), error.clone()));
         Err(error)
     }
 
