@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use super::counters::Counters;
-use super::group::{self, LIMIT, RotationError, Waiting};
+use super::group::{self, RotationError, Waiting, commit_by};
 use super::store::{Resolution, Store};
 use super::transaction::{self, Interrupted, Outcome, Patience, Plan, UnknownCommit, Verdict};
 use crate::wordpress::database::{DatabaseError, Session};
@@ -63,7 +63,7 @@ impl Alone {
 
     /// Finds out whether a group was stored, and goes on accordingly.
     pub async fn resolve(self: Arc<Self>, group: Vec<Waiting>, unknown: UnknownCommit) {
-        let deadline = group.iter().map(|waiting| waiting.deadline).min().unwrap_or_else(Instant::now);
+        let deadline = group.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
         match self.look(&unknown, deadline).await {
             Ok(Resolution::Committed) => group::end(&self, group, unknown.verdicts),
             Ok(Resolution::NotCommitted) => {
@@ -118,7 +118,7 @@ impl Alone {
                 return Err(RotationError::NotBegun(error));
             }
             pause = jitter((pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE));
-            if !is_worth_another_try(&error) || Instant::now() + pause >= deadline {
+            if !is_worth_another_try(&error) || Instant::now() + pause >= commit_by(deadline) {
                 // Where the database takes no writes, WordPress could not do better.
                 let failed = begun || matches!(error, DatabaseError::ReadOnly);
                 return Err(if failed { RotationError::Failed(error) } else { RotationError::NotBegun(error) });
@@ -128,26 +128,27 @@ impl Alone {
     }
 
     async fn once(&self, plan: &Plan, row: u64, deadline: Instant, begun: &mut bool) -> Attempt {
-        let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
+        let commit_by = commit_by(deadline);
+        let Ok(Ok(_permit)) = timeout_at(commit_by, self.permits.acquire()).await else {
             // Everything else that is in trouble is begun: a row of its own is held.
             *begun = true;
             return Attempt::Failed(DatabaseError::TimedOut);
         };
-        let opened = timeout_at(deadline, self.store.database.transactions()).await;
+        let opened = timeout_at(commit_by, self.store.database.transactions()).await;
         let mut session = match opened.unwrap_or(Err(DatabaseError::NoConnection)) {
             Ok(session) => session,
             Err(error) => return Attempt::Failed(error),
         };
         let items = [(plan, row)];
-        let mut attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, deadline).await;
+        let mut attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, commit_by).await;
         if let Err(Interrupted::AtOnce(_)) = attempted {
             drop(session);
-            let opened = timeout_at(deadline, self.store.database.fresh_transactions()).await;
+            let opened = timeout_at(commit_by, self.store.database.fresh_transactions()).await;
             session = match opened.unwrap_or(Err(DatabaseError::NoConnection)) {
                 Ok(session) => session,
                 Err(error) => return Attempt::Failed(error),
             };
-            attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, deadline).await;
+            attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, commit_by).await;
         }
         *begun = true;
         match attempted {
@@ -176,9 +177,6 @@ impl Alone {
     async fn look(&self, unknown: &UnknownCommit, deadline: Instant) -> Result<Resolution, DatabaseError> {
         warn!(rotations = unknown.traces.len(), "it is not known whether a commit was stored; looking");
         self.counters.ambiguous.add();
-        // A commit that was lost at the deadline is still looked for: the client must not be refused for ever by a row that it
-        // never got.
-        let deadline = deadline.max(Instant::now() + LIMIT / 2);
         let mut pause = FIRST_PAUSE;
         loop {
             let look = async {

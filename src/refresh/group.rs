@@ -23,11 +23,15 @@ use super::store::{LARGEST_GROUP, Store};
 use super::transaction::{self, Interrupted, Outcome, Patience, Plan, Verdict};
 use crate::wordpress::database::{DatabaseError, Session};
 
-/// All attempts of a rotation together, with its wait in the queue; a client that waits longer gives up.
+/// A refresh has its answer by then, whatever it has to wait for; a client that waits longer gives up.
 pub const LIMIT: Duration = Duration::from_secs(3);
 
-/// What a transaction has at least, however long its first rotation has waited.
-const LEAST: Duration = Duration::from_secs(1);
+/// What is left of [`LIMIT`] when COMMIT is sent: it has an answer by then, or there is time to find out what became of it.
+const AFTER_COMMIT: Duration = Duration::from_secs(1);
+
+/// What a transaction has at least until its COMMIT: one rotation that has waited for long must not cut short the others of its
+/// group.
+const LEAST: Duration = Duration::from_millis(500);
 
 /// Groups in work at once. One waits for the disk while another is prepared; more would make groups smaller.
 const WORKERS: usize = 2;
@@ -70,6 +74,11 @@ pub struct Waiting {
     then: Then,
 }
 
+/// Until when a COMMIT may be sent for a rotation that must have ended by `deadline`.
+pub fn commit_by(deadline: Instant) -> Instant {
+    deadline - AFTER_COMMIT
+}
+
 /// Held by the worker whose turn it is: nobody else takes from the queue.
 pub type Turn<'a> = MutexGuard<'a, mpsc::Receiver<Waiting>>;
 
@@ -93,16 +102,16 @@ impl Groups {
         Groups { queue: sender, counters, tasks: Handle::current() }
     }
 
-    /// Rotates the token in row `row` as planned, from whatever thread, and then does `then` on the database side. Dropped undone
-    /// only where a worker fails or the runtime ends.
-    pub fn hand_in(&self, plan: Arc<Plan>, row: u64, then: Then) {
-        let waiting = Waiting { plan, row, deadline: Instant::now() + LIMIT, then };
+    /// Rotates the token in row `row` as planned by `deadline`, from whatever thread, and then does `then` on the database side.
+    /// Dropped undone only where a worker fails or the runtime ends.
+    pub fn hand_in(&self, plan: Arc<Plan>, row: u64, deadline: Instant, then: Then) {
+        let waiting = Waiting { plan, row, deadline, then };
         self.counters.queued.add();
         let Err(rejected) = self.queue.try_send(waiting) else { return };
         let (TrySendError::Full(waiting) | TrySendError::Closed(waiting)) = rejected;
         let (queue, counters) = (self.queue.clone(), Arc::clone(&self.counters));
         self.tasks.spawn(async move {
-            match timeout_at(waiting.deadline, queue.reserve()).await {
+            match timeout_at(commit_by(waiting.deadline), queue.reserve()).await {
                 Ok(Ok(place)) => place.send(waiting),
                 _ => {
                     counters.queued.subtract(1);
@@ -143,12 +152,12 @@ async fn rotate<'a>(
     turn: Option<Turn<'_>>,
 ) -> Option<Session<'a>> {
     let now = Instant::now();
-    let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| waiting.deadline > now);
+    let in_time = |waiting: &Waiting| commit_by(waiting.deadline) >= now + LEAST;
+    let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(in_time);
     for waiting in late {
         waiting.end(Err(RotationError::Failed(DatabaseError::TimedOut)));
     }
-    // One that has waited for long takes no time from the others.
-    let deadline = group.iter().map(|waiting| waiting.deadline).min()?.max(now + LEAST);
+    let deadline = commit_by(group.iter().map(|waiting| waiting.deadline).min()?);
     let mut session = match kept {
         Some(session) => session,
         None => match open(store.database.transactions(), deadline).await {

@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::analytics::{Event, EventResult, Failure};
 use super::counters::Counter;
-use super::group::RotationError;
+use super::group::{LIMIT, RotationError};
 use super::replay::{self, Reused};
 use super::response::{self, Outcome};
 use super::tokens::Key;
@@ -30,22 +31,32 @@ pub struct InFlight {
     event: Option<Event>,
     /// The token was looked for, and not only remembered.
     is_looked_up: bool,
+    /// When nobody waits for it any more.
+    deadline: Instant,
     answer: oneshot::Sender<Ended>,
     /// A drain waits for it.
     _tracked: TaskTrackerToken,
 }
 
 impl InFlight {
-    /// Finds the token's row and rotates it.
-    pub fn begin(refresher: &Arc<Refresher>, token: Key, plan: Plan, event: Option<Event>) -> oneshot::Receiver<Ended> {
+    /// Finds the token's row and rotates it. Returns where its end is told, and until when it is to be waited for.
+    pub fn begin(
+        refresher: &Arc<Refresher>,
+        token: Key,
+        plan: Plan,
+        event: Option<Event>,
+    ) -> (oneshot::Receiver<Ended>, Instant) {
         let (answer, answered) = oneshot::channel();
         let row = refresher.look_ups.cached(&token);
+        let limit = if row.is_some() { LIMIT } else { refresher.look_ups.limit(&plan.site) };
+        let deadline = Instant::now() + limit;
         let rotation = InFlight {
             refresher: Arc::clone(refresher),
             token,
             plan: Arc::new(plan),
             event,
             is_looked_up: false,
+            deadline,
             answer,
             _tracked: refresher.rotations.token(),
         };
@@ -53,12 +64,13 @@ impl InFlight {
             Some(row) => rotation.rotate(row),
             None => rotation.look_up(),
         }
-        answered
+        (answered, deadline)
     }
 
     fn rotate(self, row: u64) {
         let (refresher, plan) = (Arc::clone(&self.refresher), Arc::clone(&self.plan));
-        refresher.groups.hand_in(plan, row, Box::new(move |result| self.ended(result)));
+        let deadline = self.deadline.min(Instant::now() + LIMIT);
+        refresher.groups.hand_in(plan, row, deadline, Box::new(move |result| self.ended(result)));
     }
 
     fn look_up(mut self) {

@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::counters::Counters;
-use super::group::RotationError;
+use super::group::{self, RotationError};
 use super::map::Map;
 use super::steady::keep_working;
 use super::store::Store;
@@ -173,6 +173,12 @@ impl LookUps {
             self.counters.known_unknown.add();
         }
         unknown
+    }
+
+    /// How long it may take until a call has its answer that a look-up may be part of.
+    pub fn limit(&self, site: &Site) -> Duration {
+        let may_scan = !site.columns.indexed && !self.map.is_complete();
+        if may_scan { SCAN_LIMIT + group::LIMIT } else { group::LIMIT }
     }
 
     /// Finds the row that the token is in, from whatever thread, and then does `then` on the database side. Dropped undone only

@@ -36,7 +36,7 @@ use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -47,6 +47,7 @@ use crate::error::ExchangeError;
 use crate::pace::TooSlow;
 use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
+use crate::wordpress::database::DatabaseError;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{Site, Sites};
 use crate::wordpress::text;
@@ -303,7 +304,12 @@ impl Call<'_> {
         };
         let event = self.event(&user_agent);
         let plan = self.plan(token, refresh_token, user_agent, now);
-        match InFlight::begin(self.refresher, key, plan, event).await {
+        let (answered, deadline) = InFlight::begin(self.refresher, key, plan, event);
+        let Ok(answered) = timeout_at(deadline, answered).await else {
+            // It goes on, and may have a replay or a refusal to tell. No COMMIT is sent any more.
+            return Err(ExchangeError::Rotation(RotationError::Failed(DatabaseError::TimedOut)));
+        };
+        match answered {
             Ok(Ok((outcome, told))) => Ok(Decided::Answered(self.respond(&outcome, window), told)),
             Ok(Err(RotationError::NotBegun(error))) => {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");

@@ -16,6 +16,9 @@ use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_W
 /// Rotations in one transaction at most. Larger ones would hold their locks for longer, and spare little more.
 pub const LARGEST_GROUP: usize = 64;
 
+/// The error for a connection that is not there (any more).
+const NO_SUCH_THREAD: u16 = 1094;
+
 /// How many ids a statement takes. Fewer are padded with the last: a row that is named twice is one row.
 const ID_COUNTS: [usize; 13] = [1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, LARGEST_GROUP];
 
@@ -298,13 +301,13 @@ impl Store {
         Ok(session.conn().query_drop("ROLLBACK").await?)
     }
 
-    /// Finds out what became of a commit of `traces` whose answer was lost with connection `lost`. Locking a parent waits for
-    /// the transaction of the old connection; where that does not let go, it is killed. A transaction is stored whole or not at
-    /// all, so that the first rotation that tells anything tells it for all.
+    /// Finds out what became of a commit of `traces` whose answer was lost with connection `lost`. That is killed, so that a COMMIT
+    /// which has yet to reach the server does not do so later; one that is under way comes to its end. Locking a parent waits for
+    /// it. A transaction is stored whole or not at all, so that the first rotation that tells anything tells it for all.
     ///
     /// # Errors
-    /// The database's; 1205 when the old connection still held the row, which is then killed and worth another try. The session
-    /// is not to be used again.
+    /// The database's; 1205 when the old connection still held the row, which is worth another try. The session is not to be used
+    /// again.
     pub async fn resolve(
         &self,
         session: &mut Session<'_>,
@@ -312,22 +315,17 @@ impl Store {
         traces: &[Trace],
     ) -> Result<Resolution, DatabaseError> {
         let look = if session.abilities().no_wait { &self.look_waiting } else { &self.look };
+        match session.kill(lost).await {
+            // It has ended by itself.
+            Err(error) if error.code() != Some(NO_SUCH_THREAD) => {
+                debug!(%error, "a connection whose commit was not answered could not be ended");
+            }
+            Ok(_) | Err(_) => {}
+        }
         session.conn().query_drop("START TRANSACTION").await?;
         let mut resolution = Resolution::NotCommitted;
         for trace in traces {
-            let row = match session.conn().exec_first::<Row, _, _>(look, (trace.parent,)).await {
-                Ok(row) => row,
-                Err(error) => {
-                    let error = DatabaseError::from(error);
-                    // Whether it was there to be killed shows when the row is asked for again.
-                    if error.code() == Some(1205)
-                        && let Err(error) = session.kill(lost).await
-                    {
-                        debug!(%error, "a connection that holds on to its rows could not be ended");
-                    }
-                    return Err(error);
-                }
-            };
+            let row: Option<Row> = session.conn().exec_first(look, (trace.parent,)).await?;
             let revoked = row.map(|mut row| column::<bool>(&mut row, 0, "revoked_at")).transpose()?;
             if revoked == Some(false) {
                 break;

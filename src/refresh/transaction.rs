@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
@@ -119,8 +120,11 @@ pub enum Patience<'a> {
     Skips(Option<Turn<'a>>),
 }
 
+/// What a COMMIT has at least to be answered: a disk may be busy.
+const COMMIT_LEAST: Duration = Duration::from_millis(500);
+
 /// One transaction over `items`, each a plan and the row that its token is in; at most
-/// [`super::store::LARGEST_GROUP`]. The verdicts come in the order of the items.
+/// [`super::store::LARGEST_GROUP`]. The verdicts come in the order of the items. No COMMIT is sent after `commit_by`.
 ///
 /// # Errors
 /// See [`Interrupted`]. The session then has a transaction open.
@@ -129,7 +133,7 @@ pub async fn attempt(
     session: &mut Session<'_>,
     items: &[(&Plan, u64)],
     patience: Patience<'_>,
-    deadline: Instant,
+    commit_by: Instant,
 ) -> Result<Vec<Verdict>, Interrupted> {
     let can_skip = session.abilities().skip_locked;
     let (skip_locked, turn) = match patience {
@@ -140,26 +144,30 @@ pub async fn attempt(
     let mut ids: Vec<u64> = items.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
     ids.dedup();
-    let locked = match timeout_at(deadline, store.lock(session, &ids, skip_locked)).await {
+    let locked = match timeout_at(commit_by, store.lock(session, &ids, skip_locked)).await {
         Ok(Ok(rows)) => rows,
         Ok(Err(error)) if error.code().is_none() => return Err(Interrupted::AtOnce(error)),
         Ok(Err(error)) => return Err(Interrupted::BeforeCommit(error)),
         Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
     };
-    let prepared = match timeout_at(deadline, prepare(store, session, items, &locked, skip_locked, turn)).await {
+    let prepared = match timeout_at(commit_by, prepare(store, session, items, &locked, skip_locked, turn)).await {
         Ok(prepared) => prepared.map_err(Interrupted::BeforeCommit)?,
         Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
     };
     if prepared.traces.is_empty() {
         // Refusals are certain; whether the locks go with a ROLLBACK or with the connection is all the same.
-        return match timeout_at(deadline, store.rollback(session)).await {
+        return match timeout_at(commit_by, store.rollback(session)).await {
             Ok(Ok(())) => Ok(prepared.verdicts),
             Ok(Err(error)) => Err(Interrupted::BeforeCommit(error)),
             Err(_) => Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
         };
     }
     let connection = session.name();
-    match timeout_at(deadline, store.commit(session)).await {
+    let now = Instant::now();
+    if now >= commit_by {
+        return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut));
+    }
+    match timeout_at(commit_by.max(now + COMMIT_LEAST), store.commit(session)).await {
         Ok(Ok(())) => Ok(prepared.verdicts),
         Ok(Err(error)) if error.says_rolled_back() => Err(Interrupted::BeforeCommit(error)),
         Ok(Err(_)) | Err(_) => {
