@@ -129,11 +129,19 @@ impl Map {
         self.state().0 = State::Empty;
     }
 
-    /// Reads the whole table, page by page, resting as long as each page took.
+    /// Reads the whole table, page by page, resting as long as each page took. What was known before is of use meanwhile, but not
+    /// complete.
     ///
     /// # Errors
-    /// The database's; the map is then as empty as before.
+    /// The database's; the map is then empty.
     pub async fn fill(&self, columns: Columns) -> Result<(), DatabaseError> {
+        if let State::Filled { complete, .. } = &mut self.state().0 {
+            *complete = false;
+        }
+        self.read_all(columns).await.inspect_err(|_| self.empty())
+    }
+
+    async fn read_all(&self, columns: Columns) -> Result<(), DatabaseError> {
         let began = Instant::now();
         let (first, numbered_by_one) = self.newest().await?;
         // Of the connection that was just made.
@@ -274,6 +282,9 @@ impl Map {
         uncommitted: bool,
         mut take: impl FnMut(Row) -> Result<u64, DatabaseError>,
     ) -> Result<(), DatabaseError> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
         // Before the isolation level, which is that of the next statement only.
         let statement = session.conn().prep(statement).await?;
         let mut from = 0;

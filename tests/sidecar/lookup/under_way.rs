@@ -1,5 +1,6 @@
 //! Rows that are in a transaction while the map is filled or extended, and a map that is not complete any more.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,32 @@ async fn a_map_that_had_no_room_for_a_while_is_filled_anew() {
     log_statements(&mut root).await;
     assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
     assert_eq!(look_ups(&mut root).await, Vec::<String>::new());
+}
+
+/// Those that had to make room are refused by a map that takes itself to be complete.
+#[tokio::test]
+async fn a_map_that_is_filled_anew_is_complete_only_at_the_end() {
+    let database = Database::shared().create().await;
+    let (map, tokens) = map(&database, 20);
+    database.fill_tokens(30_000).await;
+    map.fill(columns()).await.unwrap();
+    assert!(map.is_complete());
+    for id in 0..40 {
+        tokens.remember(Key::of(&random_hex::<16>(), true), id);
+    }
+    tokens.settle();
+    assert!(map.is_filled() && !map.is_complete());
+    let mut filling = pin!(map.fill(columns()));
+    let mut looks = 0;
+    loop {
+        tokio::select! {
+            biased;
+            filled = &mut filling => break filled.unwrap(),
+            () = tokio::time::sleep(Duration::from_millis(1)) => assert!(!map.is_complete()),
+        }
+        looks += 1;
+    }
+    assert!(looks > 10 && map.is_filled());
 }
 
 fn map(database: &TestDatabase, room: usize) -> (Map, Arc<Tokens>) {
