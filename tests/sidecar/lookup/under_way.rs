@@ -53,7 +53,7 @@ async fn a_row_is_looked_for_as_long_as_its_transaction_lasts() {
     let (map, tokens) = map(&database, 100);
     let columns = columns();
     let user = database.insert_user("alice").await.id;
-    database.fill_tokens(10).await;
+    database.insert_token(TokenState::Live, user).await;
     map.fill(columns).await.unwrap();
     let (mut slow, mut failing) = (database.connect().await, database.connect().await);
     for transaction in [&mut slow, &mut failing] {
