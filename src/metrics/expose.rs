@@ -243,7 +243,7 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
             (&[("cache", "rate_limited_addresses")], refresher.rate_limiter.addresses()),
         ],
     )?;
-    let map = u64::from(refresher.look_ups.map.is_complete());
+    let map = u64::from(refresher.look_ups.map.complete().is_some());
     let help = "Whether every live token's row is known, for a table without an index (1) or not (0).";
     write.samples("token_map_complete", help, MetricType::Gauge, &[(NONE, map)])?;
     if let Some(analytics) = &refresher.analytics {

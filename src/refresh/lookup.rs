@@ -177,7 +177,7 @@ impl LookUps {
 
     /// How long it may take until a call has its answer that a look-up may be part of.
     pub fn limit(&self, site: &Site) -> Duration {
-        let may_scan = !site.columns.indexed && !self.map.is_complete();
+        let may_scan = !site.columns.indexed && self.map.complete().is_none();
         if may_scan { SCAN_LIMIT + group::LIMIT } else { group::LIMIT }
     }
 
@@ -252,11 +252,12 @@ impl LookUps {
         let sought = self.without_late(sought);
         self.counters.looked_in_tail.add_many(sought.len());
         let Some(first) = sought.first() else { return false };
+        let complete = self.map.complete();
         let looked = timeout(first.time_left(), self.map.extend(first.site.columns, Instant::now().into_std())).await;
         let looked = looked.unwrap_or(Err(DatabaseError::TimedOut));
         // Asked only now: reading the new rows may have shown that the map is not what it was.
         self.forget_another_servers();
-        let is_complete = self.map.is_complete();
+        let is_complete = complete.is_some() && self.map.complete() == complete;
         let mut found_any = false;
         for one in sought {
             match (&looked, self.tokens.row(&one.token)) {

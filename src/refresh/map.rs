@@ -34,8 +34,13 @@ const PAGE_LIMIT: Duration = Duration::from_secs(10);
 /// Gaps in one statement.
 const GAPS: usize = 16;
 
-/// How long a map that lost its completeness stays without it: the table is not read over and over.
-const INCOMPLETE_FOR: Duration = Duration::from_secs(60);
+/// When a table that was read may be read again at the earliest, and after how many times what that took: the server has others to
+/// serve.
+const READ_AGAIN: Duration = Duration::from_secs(60);
+const READ_AGAIN_TIMES: u32 = 20;
+
+/// The same, for one whose live tokens had no room: some must expire first.
+const FULL_FOR: Duration = Duration::from_secs(3_600);
 
 /// So many are looked at although nobody looks for a token: each look takes longer with them.
 const MANY_GAPS: usize = 256;
@@ -44,11 +49,22 @@ const MANY_GAPS: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Empty,
-    /// Every row was read; `complete` where they all had room.
+    /// What it has is of use, and it is to be filled: again, or once more after an error.
+    Partial,
+    /// Every row was read.
     Filled {
-        complete: bool,
-        at: Instant,
+        /// Ids grow by one.
+        may_be_complete: bool,
+        /// When it may be filled again.
+        again: Instant,
     },
+}
+
+/// What has been read, and by which filling.
+struct Progress {
+    state: State,
+    frontier: Frontier,
+    filling: u64,
 }
 
 /// The map. The tokens themselves are in [`Tokens`].
@@ -57,7 +73,7 @@ pub struct Map {
     tokens: Arc<Tokens>,
     /// Seconds for which used tokens are told from unknown ones: see [`Map::new`].
     used_for: Option<u64>,
-    state: Mutex<(State, Frontier)>,
+    progress: Mutex<Progress>,
     page: String,
     tail: String,
     gaps: String,
@@ -81,7 +97,7 @@ impl Map {
             tail: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE id >= ? ORDER BY id LIMIT {PAGE}"),
             gaps: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE {range} ORDER BY id LIMIT {PAGE}"),
             ids: format!("SELECT id FROM {table} FORCE INDEX (PRIMARY) WHERE {range} ORDER BY id LIMIT {PAGE}"),
-            state: Mutex::new((State::Empty, Frontier::at(0))),
+            progress: Mutex::new(Progress { state: State::Empty, frontier: Frontier::at(0), filling: 0 }),
             store,
             tokens,
             used_for,
@@ -90,104 +106,121 @@ impl Map {
 
     /// Whether every row was read once.
     pub fn is_filled(&self) -> bool {
-        self.state().0 != State::Empty
+        self.progress().state != State::Empty
     }
 
-    /// Whether a token that is not in it is in no row.
-    pub fn is_complete(&self) -> bool {
-        let state = self.state();
-        matches!(state.0, State::Filled { complete: true, .. }) && !self.has_lost(&state.1)
+    /// The number of the filling that made it complete, if it is: then a token that is not in it is in no row. What was asked of it
+    /// before holds only while the number stays.
+    pub fn complete(&self) -> Option<u64> {
+        let progress = self.progress();
+        let may_be_complete = matches!(progress.state, State::Filled { may_be_complete: true, .. });
+        (may_be_complete && !self.has_lost(&progress)).then_some(progress.filling)
     }
 
-    /// Whether it was complete and is not any more, so that it is worth filling anew.
-    pub fn has_worn_out(&self) -> bool {
-        let state = self.state();
-        matches!(state.0, State::Filled { complete: true, at } if at.elapsed() >= INCOMPLETE_FOR)
-            && self.has_lost(&state.1)
-    }
-
-    fn has_lost(&self, frontier: &Frontier) -> bool {
-        frontier.has_lost() || self.tokens.has_overflowed()
+    /// Whether it should be filled: it never was, or it is not complete any more and that is worth a try.
+    pub fn needs_filling(&self) -> bool {
+        let progress = self.progress();
+        match progress.state {
+            State::Empty | State::Partial => true,
+            State::Filled { may_be_complete, again } => {
+                may_be_complete && self.has_lost(&progress) && Instant::now() >= again
+            }
+        }
     }
 
     /// Whether so much was passed over that it should be read before somebody looks for a token in it.
     pub fn has_fallen_behind(&self) -> bool {
-        let state = self.state();
-        state.0 != State::Empty && state.1.count() >= MANY_GAPS
+        let progress = self.progress();
+        progress.state != State::Empty && progress.frontier.count() >= MANY_GAPS
     }
 
     /// The sidecar itself has inserted and committed row `id`, and remembers its token.
     pub fn note(&self, id: u64) {
-        let mut state = self.state();
-        if state.0 != State::Empty {
-            state.1.seen(id, id, Instant::now());
+        let mut progress = self.progress();
+        if progress.state != State::Empty {
+            progress.frontier.seen(id, id, Instant::now());
         }
     }
 
     /// What was read does not count any more.
     pub fn empty(&self) {
-        self.state().0 = State::Empty;
+        self.progress().state = State::Empty;
+    }
+
+    fn has_lost(&self, progress: &Progress) -> bool {
+        progress.frontier.has_lost() || self.tokens.has_overflowed()
     }
 
     /// Reads the whole table, page by page, resting as long as each page took. What was known before is of use meanwhile, but not
     /// complete.
     ///
     /// # Errors
-    /// The database's; the map is then empty.
+    /// The database's; it is then to be filled once more.
     pub async fn fill(&self, columns: Columns) -> Result<(), DatabaseError> {
-        if let State::Filled { complete, .. } = &mut self.state().0 {
-            *complete = false;
-        }
-        self.read_all(columns).await.inspect_err(|_| self.empty())
-    }
-
-    async fn read_all(&self, columns: Columns) -> Result<(), DatabaseError> {
         let began = Instant::now();
         let (first, numbered_by_one) = self.newest().await?;
         // Of the connection that was just made.
         let epoch = self.store.database.epoch();
         let edge = first.saturating_sub(IN_FLIGHT).max(1);
         let mut frontier = Frontier::at(edge);
-        // What had no room before may have it now.
-        self.tokens.has_room();
-        let (mut last, mut rows) = (0, 0_u64);
-        loop {
-            let page_began = Instant::now();
-            let used_for = self.used_for.unwrap_or(u64::from(u32::MAX));
-            let after = last;
-            let mut session = self.store.database.session().await?;
-            let page = async { Ok(session.conn().exec(self.page.as_str(), (used_for, last)).await?) };
-            let page: Vec<Row> = self.store.database.within(PAGE_LIMIT, page).await?;
-            let mut ids = Vec::with_capacity(page.len());
-            for row in page {
-                last = self.take(row, columns, &mut frontier)?;
-                ids.push(last);
+        {
+            let mut progress = self.progress();
+            if progress.state != State::Empty {
+                progress.state = State::Partial;
             }
-            let is_last = (ids.len() as u64) < PAGE;
-            // From the edge on, what is missing is a gap anyway.
-            let to = if is_last { edge - 1 } else { last.min(edge - 1) };
-            if after < to {
-                let range = [(after + 1, to)];
-                let under_way = self.under_way(&range, &ids, &mut session);
-                let under_way = self.store.database.within(PAGE_LIMIT, under_way).await?;
-                frontier.under_way(&under_way, Instant::now());
-            }
-            session.give_back();
-            rows += ids.len() as u64;
-            if is_last {
-                break;
-            }
-            sleep(page_began.elapsed()).await;
         }
+        self.tokens.begin_reading();
+        let rows = self.read_all(columns, edge, &mut frontier).await?;
         self.tokens.settle();
         if self.store.database.epoch() != epoch {
             debug!("the database is at another server than it was; the table is read again");
             return Ok(());
         }
-        let complete = numbered_by_one && !self.tokens.has_overflowed();
-        *self.state() = (State::Filled { complete, at: Instant::now() }, frontier);
-        info!(rows, complete, took = ?began.elapsed(), "the tokens of the table are known");
+        let took = began.elapsed();
+        let rest = if self.tokens.has_overflowed() { FULL_FOR } else { READ_AGAIN };
+        let again = Instant::now() + rest.max(took * READ_AGAIN_TIMES);
+        {
+            let mut progress = self.progress();
+            let filling = progress.filling + 1;
+            let state = State::Filled { may_be_complete: numbered_by_one, again };
+            *progress = Progress { state, frontier, filling };
+        }
+        let complete = self.complete().is_some();
+        info!(rows, complete, ?took, "the tokens of the table are known");
         Ok(())
+    }
+
+    /// Returns the number of rows. `edge`: from this id on, what is missing is one of `frontier`'s gaps.
+    async fn read_all(&self, columns: Columns, edge: u64, frontier: &mut Frontier) -> Result<u64, DatabaseError> {
+        let database = &self.store.database;
+        let used_for = self.used_for.unwrap_or(u64::from(u32::MAX));
+        let (mut last, mut rows) = (0, 0_u64);
+        loop {
+            let page_began = Instant::now();
+            let after = last;
+            let mut session = database.session().await?;
+            let page = async { Ok(session.conn().exec(self.page.as_str(), (used_for, last)).await?) };
+            let page: Vec<Row> = database.within(PAGE_LIMIT, page).await?;
+            let mut ids = Vec::with_capacity(page.len());
+            for row in page {
+                last = self.take(row, columns, frontier)?;
+                ids.push(last);
+            }
+            let is_last = (ids.len() as u64) < PAGE;
+            let to = if is_last { edge - 1 } else { last.min(edge - 1) };
+            if after < to {
+                let range = [(after + 1, to)];
+                let under_way = self.under_way(&range, &ids, &mut session);
+                let under_way = database.within(PAGE_LIMIT, under_way).await?;
+                frontier.under_way(&under_way, Instant::now());
+            }
+            session.give_back();
+            rows += ids.len() as u64;
+            if is_last {
+                return Ok(rows);
+            }
+            sleep(page_began.elapsed()).await;
+        }
     }
 
     /// Reads the rows that are new, as of `now`.
@@ -225,15 +258,20 @@ impl Map {
 
     async fn look(&self, session: &mut Session<'_>, columns: Columns, now: Instant) -> Result<(), DatabaseError> {
         // Both of one moment: a rotation that is noted meanwhile moves the end, and leaves a gap that is not among these.
-        let (gaps, mut next) = {
-            let frontier = &self.state().1;
-            (frontier.gaps(), frontier.next())
+        let (gaps, old, mut next, filling) = {
+            let Progress { frontier, filling, .. } = &*self.progress();
+            (frontier.gaps(), frontier.old(now), frontier.next(), *filling)
         };
-        let take = |row| self.take(row, columns, &mut self.state().1);
+        let take = |row| self.take(row, columns, &mut self.progress().frontier);
         self.read_ranges(&self.gaps, &gaps, session, false, take).await?;
-        let old = self.state().1.old(now);
         let under_way = self.under_way(&old, &[], session).await?;
-        self.state().1.looked_at(now, &under_way);
+        {
+            let progress = &mut *self.progress();
+            // Another filling's gaps were not looked at.
+            if progress.filling == filling {
+                progress.frontier.looked_at(now, &under_way);
+            }
+        }
         // The last row that was seen is read again: where it is gone, the table may have been emptied.
         let mut is_first = true;
         loop {
@@ -319,7 +357,7 @@ impl Map {
     fn take_all(&self, rows: Vec<Row>, columns: Columns) -> Result<(Option<u64>, Option<u64>), DatabaseError> {
         let mut ids = (None, None);
         for row in rows {
-            let id = self.take(row, columns, &mut self.state().1)?;
+            let id = self.take(row, columns, &mut self.progress().frontier)?;
             ids = (ids.0.min(Some(id)).or(Some(id)), ids.1.max(Some(id)));
         }
         Ok(ids)
@@ -347,7 +385,7 @@ impl Map {
         Ok((newest, numbered_by_one))
     }
 
-    fn state(&self) -> MutexGuard<'_, (State, Frontier)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

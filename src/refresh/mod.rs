@@ -306,7 +306,7 @@ impl Call<'_> {
         let plan = self.plan(token, refresh_token, user_agent, now);
         let (answered, deadline) = InFlight::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
-            // It goes on, and may have a replay or a refusal to tell. No COMMIT is sent any more.
+            // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
             return Err(ExchangeError::Rotation(RotationError::Failed(DatabaseError::TimedOut)));
         };
         match answered {
@@ -404,7 +404,7 @@ impl Refresher {
                 if site.columns.indexed {
                     map.empty();
                 } else {
-                    let read = if !map.is_filled() || map.has_worn_out() {
+                    let read = if map.needs_filling() {
                         map.fill(site.columns).await
                     } else if map.has_fallen_behind() {
                         map.extend(site.columns, Instant::now()).await

@@ -16,9 +16,6 @@ use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_W
 /// Rotations in one transaction at most. Larger ones would hold their locks for longer, and spare little more.
 pub const LARGEST_GROUP: usize = 64;
 
-/// The error for a connection that is not there (any more).
-const NO_SUCH_THREAD: u16 = 1094;
-
 /// How many ids a statement takes. Fewer are padded with the last: a row that is named twice is one row.
 const ID_COUNTS: [usize; 13] = [1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, LARGEST_GROUP];
 
@@ -301,13 +298,14 @@ impl Store {
         Ok(session.conn().query_drop("ROLLBACK").await?)
     }
 
-    /// Finds out what became of a commit of `traces` whose answer was lost with connection `lost`. That is killed, so that a COMMIT
-    /// which has yet to reach the server does not do so later; one that is under way comes to its end. Locking a parent waits for
-    /// it. A transaction is stored whole or not at all, so that the first rotation that tells anything tells it for all.
+    /// Finds out what became of a commit of `traces` whose answer was lost with connection `lost`. That is ended, so that a COMMIT
+    /// which has yet to reach the server does not do so later. One that is under way is left alone: others may see its rows before
+    /// they are safe on the disk and at the replicas, and to end it would end its wait for those. A transaction is stored whole or
+    /// not at all, so that the first rotation that tells anything tells it for all.
     ///
     /// # Errors
-    /// The database's; 1205 when the old connection still held the row, which is worth another try. The session is not to be used
-    /// again.
+    /// The database's; 1205 when the old connection still holds a row, [`DatabaseError::TimedOut`] when its commit is under way:
+    /// both are worth another try. The session is not to be used again.
     pub async fn resolve(
         &self,
         session: &mut Session<'_>,
@@ -315,12 +313,10 @@ impl Store {
         traces: &[Trace],
     ) -> Result<Resolution, DatabaseError> {
         let look = if session.abilities().no_wait { &self.look_waiting } else { &self.look };
-        match session.kill(lost).await {
-            // It has ended by itself.
-            Err(error) if error.code() != Some(NO_SUCH_THREAD) => {
-                debug!(%error, "a connection whose commit was not answered could not be ended");
-            }
-            Ok(_) | Err(_) => {}
+        match session.end(lost).await {
+            Ok(true) => return Err(DatabaseError::TimedOut),
+            Ok(false) => {}
+            Err(error) => debug!(%error, "a connection whose commit was not answered could not be ended"),
         }
         session.conn().query_drop("START TRANSACTION").await?;
         let mut resolution = Resolution::NotCommitted;

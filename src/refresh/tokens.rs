@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ impl Key {
 
 /// The caches.
 pub struct Tokens {
-    rows: Cache<Key, u64>,
+    rows: Cache<Key, Remembered>,
     /// When each was used.
     used: Mutex<VecDeque<(Instant, Key)>>,
     /// See [`Tokens::new`].
@@ -59,7 +59,17 @@ pub struct Tokens {
     /// As many used ones may stay where nothing hangs on their being told from unknown ones.
     spare: usize,
     unknown: Mutex<Unknown>,
+    /// The number of times that all rows were read, or begun to be.
+    reading: Arc<AtomicU64>,
     overflowed: Arc<AtomicBool>,
+}
+
+/// Where a token is.
+#[derive(Clone, Copy)]
+struct Remembered {
+    row: u64,
+    /// As of which [reading](Tokens::begin_reading).
+    reading: u64,
 }
 
 impl Tokens {
@@ -68,13 +78,16 @@ impl Tokens {
     pub fn new(capacity: usize, used_for: Option<u64>) -> Self {
         let overflowed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&overflowed);
+        let reading = Arc::new(AtomicU64::new(0));
+        let current = Arc::clone(&reading);
         Tokens {
             rows: Cache::builder()
                 .max_capacity(capacity as u64)
                 // The newest row is the one whose token comes back.
                 .eviction_policy(EvictionPolicy::lru())
-                .eviction_listener(move |_, _, cause| {
-                    if cause == RemovalCause::Size {
+                .eviction_listener(move |_, remembered: Remembered, cause| {
+                    // Of an earlier reading: the token has expired or was revoked, or this reading has yet to come to its row.
+                    if cause == RemovalCause::Size && remembered.reading == current.load(Ordering::Relaxed) {
                         flag.store(true, Ordering::Relaxed);
                     }
                 })
@@ -83,13 +96,14 @@ impl Tokens {
             used_for: used_for.map(Duration::from_secs),
             spare: capacity / 8,
             unknown: Mutex::new(Unknown::since(Instant::now())),
+            reading,
             overflowed,
         }
     }
 
     /// The row that held the token when it was last seen.
     pub fn row(&self, token: &Key) -> Option<u64> {
-        self.rows.get(token)
+        self.rows.get(token).map(|remembered| remembered.row)
     }
 
     /// Whether the token is in no row, as far as a look-up of the last seconds or the column's length tells.
@@ -99,7 +113,7 @@ impl Tokens {
 
     /// The token is in row `id`.
     pub fn remember(&self, token: Key, id: u64) {
-        self.rows.insert(token, id);
+        self.rows.insert(token, Remembered { row: id, reading: self.reading.load(Ordering::Relaxed) });
     }
 
     /// The token is not in the row it was remembered with.
@@ -152,13 +166,14 @@ impl Tokens {
         self.rows.run_pending_tasks();
     }
 
-    /// All rows are about to be read anew.
-    pub fn has_room(&self) {
+    /// All rows are about to be read anew. Those that are then not among them make room for the others.
+    pub fn begin_reading(&self) {
+        self.reading.fetch_add(1, Ordering::Relaxed);
         self.rows.run_pending_tasks();
         self.overflowed.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a row had to make room for another since.
+    /// Whether a row that was read or remembered since had to make room for another.
     pub fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed)
     }
@@ -307,9 +322,27 @@ mod tests {
         for used_for in [Some(60), None] {
             let tokens = rotate(used_for);
             assert!(tokens.has_overflowed());
-            tokens.has_room();
+            tokens.begin_reading();
             assert!(!tokens.has_overflowed());
         }
+    }
+
+    #[test]
+    fn what_a_new_reading_does_not_find_makes_room() {
+        let tokens = Tokens::new(10, None);
+        let all = |of: &str| (0..10).for_each(|id| tokens.remember(key(&format!("{of}{id}")), id));
+        all("dead");
+        tokens.remember(key("one more"), 10);
+        tokens.settle();
+        assert!(tokens.has_overflowed());
+        tokens.begin_reading();
+        all("live");
+        tokens.settle();
+        assert!(!tokens.has_overflowed(), "{:?}", tokens.sizes());
+        assert!((0..10).all(|id| tokens.row(&key(&format!("live{id}"))) == Some(id)));
+        tokens.remember(key("one more"), 10);
+        tokens.settle();
+        assert!(tokens.has_overflowed());
     }
 
     #[test]

@@ -50,11 +50,14 @@ const HOSTS_REST: Duration = Duration::from_millis(50);
 const WRITABLE_FOR: Duration = Duration::from_millis(50);
 
 /// How long a server may take over a statement that reads a few rows and waits for no lock. One that takes longer is taken to
-/// be frozen; a refresh, which may take a second longer, has time left for another host.
+/// be frozen, and the next call goes to another host.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
 pub const LOCK_WAIT_SECONDS: u32 = 1;
+
+/// The error for a connection that is not there (any more).
+const NO_SUCH_THREAD: u16 = 1094;
 
 /// The error for an index that is not there, or that the server is to ignore.
 pub const NO_INDEX: u16 = 1176;
@@ -396,23 +399,33 @@ impl Session<'_> {
         Ok(!*writable)
     }
 
-    /// Ends the connection `lost`, and with it its transaction. Only if this is still the server that it was made to, and not
-    /// started anew since: a server numbers its connections from 1 again, and the number may be a stranger's by now. Returns
-    /// whether it was asked to.
+    /// Ends the connection `lost`, and with it its transaction, unless the server is at work for it. Only if this is still the
+    /// server that it was made to, and not started anew since: a server numbers its connections from 1 again, and the number may
+    /// be a stranger's by now. Behind a proxy, which has numbers of its own, nothing is ended. Returns whether the server is at
+    /// work for it.
     ///
     /// # Errors
-    /// The database's; 1094 where it has ended by itself.
-    pub async fn kill(&mut self, lost: &ConnectionName) -> Result<bool, DatabaseError> {
+    /// The database's.
+    pub async fn end(&mut self, lost: &ConnectionName) -> Result<bool, DatabaseError> {
         let Connection { conn, server, .. } = &mut self.connection;
         let uptime = server::uptime(conn).await?;
         // Both are whole seconds, each rounded by its own clock.
         let ran_before = uptime.is_some_and(|uptime| uptime > lost.opened.elapsed().as_secs() + 1);
-        let is_same_life = *server == lost.server && ran_before && conn.id() > lost.id;
-        if is_same_life {
-            // Its own connections a user may always kill.
-            conn.query_drop(format!("KILL {}", lost.id)).await?;
+        if *server != lost.server || !ran_before || conn.id() <= lost.id {
+            return Ok(false);
         }
-        Ok(is_same_life)
+        match server::activity(conn, lost.id).await? {
+            None => Ok(false),
+            Some(activity) if activity == "Sleep" => {
+                // Its own connections a user may always end. It may have ended by itself.
+                match conn.query_drop(format!("KILL {}", lost.id)).await {
+                    Ok(()) => Ok(false),
+                    Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_THREAD => Ok(false),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Some(_) => Ok(true),
+        }
     }
 
     /// Says that the connection has just worked.

@@ -228,10 +228,10 @@ async fn a_strangers_connection_is_not_ended() {
     let namesake = strangers.iter_mut().find(|stranger| stranger.id() == lost.id()).expect("numbered from 1 again");
     let after = pool();
     let mut session = after.fresh_session().await.unwrap();
-    assert!(!session.kill(&lost).await.unwrap());
+    assert!(!session.end(&lost).await.unwrap());
     namesake.query_drop("DO 0").await.expect("it lives");
 
-    // Within the same life it is ended, where the server has surely run before the connection was made.
+    // Within the same life it is ended, where the server has surely run before the connection was made and does nothing for it.
     eventually("the server has run for a while", || async {
         let status: (String, u64) =
             server.root().await.query_first("SHOW GLOBAL STATUS LIKE 'Uptime'").await.unwrap().unwrap();
@@ -241,12 +241,18 @@ async fn a_strangers_connection_is_not_ended() {
     let mut held = after.session().await.unwrap();
     let lost = held.name();
     let mut session = after.fresh_session().await.unwrap();
-    assert!(session.kill(&lost).await.unwrap());
+    let (slept, is_at_work) = tokio::join!(held.conn().query_drop("DO SLEEP(1)"), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        session.end(&lost).await.unwrap()
+    });
+    slept.expect("it is left alone");
+    assert!(is_at_work);
+    assert!(!session.end(&lost).await.unwrap());
     held.conn().query_drop("DO 0").await.expect_err("it is ended");
+    assert!(!session.end(&lost).await.unwrap(), "again");
 }
 
-/// A refresh may take 3 s, and finding out what became of its commit half as long again; the rest is for a machine that does
-/// other things, too.
+/// A refresh may take 3 s; the rest is for a machine that does other things, too.
 const SOON: Duration = Duration::from_secs(8);
 
 /// Tokens that the sidecar has to look up, presented at once: more than it has connections.

@@ -148,7 +148,9 @@ fn while_a_connection_to_the_upstream_is_waited_for() {
         let mut second = Connection::to(sidecar.address());
         // More than is waited for before a connection is.
         second.send(UPLOAD).send([b'x'; 100 << 10]);
+        let begun = Instant::now();
         while unread(sidecar.address(), &second.stream) > 40 << 10 {
+            assert!(begun.elapsed() < PATIENCE, "the sidecar reads no more of it");
             sleep(Duration::from_millis(1));
         }
         if is_reset {

@@ -158,13 +158,43 @@ async fn commits_and_answers_that_come_too_late() {
     for fault in [Fault::Late(Duration::from_millis(6500)), Fault::LateAnswer(Duration::from_millis(6500))] {
         let without = struck(fault, 2, &[]).await;
         // Each has its answer in 3 s; the rest is this machine's.
-        assert!(without.slowest < Duration::from_secs(4), "{without:?}");
+        assert!(without.slowest < Duration::from_millis(5500), "{without:?}");
         // What the server has done is found out; what reaches it later than that, nobody can know of.
         if matches!(fault, Fault::LateAnswer(_)) {
             assert_eq!(without.lost_unanswered, 0, "{without:?}");
         }
         struck(fault, 2, &[INTERVAL]).await;
     }
+}
+
+/// It waits for a replica; who ended its connection would end that wait, and tell a client what the replica does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_the_server_is_at_work_on_is_left_alone() {
+    let server = Database::private_with(&[
+        "--server-id=1",
+        "--log-bin=binary",
+        "--rpl-semi-sync-master-wait-point=AFTER_SYNC",
+        "--rpl-semi-sync-master-timeout=600000",
+    ]);
+    let rig = Rig::start_on(&server, &[INTERVAL, NO_ANALYTICS]).await;
+    // Connections whose server has surely run before they were made.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let token = rig.token().await;
+    let mut root = server.root().await;
+    // There is none, so each commit waits.
+    root.query_drop("SET GLOBAL rpl_semi_sync_master_enabled = 1").await.unwrap();
+    let (address, call) = (rig.sidecar.address(), token.refresh_token.clone());
+    let waiting = std::thread::spawn(move || rig::refresh_at(address, &call));
+    rig.sidecar.wait_for_log("it is not known whether a commit was stored");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rig.database.family_rows(&token.token_family).await.len(), 1, "its wait goes on");
+    root.query_drop("SET GLOBAL rpl_semi_sync_master_enabled = 0").await.unwrap();
+    let answer = waiting.join().unwrap();
+    rig::eventually("it is stored", async || rig.database.family_rows(&token.token_family).await.len() == 2).await;
+    let rows = rig.database.family_rows(&token.token_family).await;
+    // On a machine that has other things to do, the time may be over; then it is told the next time.
+    let answer = if answer.status() == 503 { rig.refresh(&token.refresh_token) } else { answer };
+    assert_eq!(answer.json()["refresh_token"].as_str(), rows[1].get("refresh_token_hash"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,6 +84,19 @@ pub(super) async fn uptime(conn: &mut Conn) -> Result<Option<u64>, mysql_async::
     Ok(row.and_then(|mut row| known::<u64>(&mut row, 1)))
 }
 
+/// What the server does for the connection `id`: "Sleep", "Query", "Killed"; `None` where there is no such connection, or (behind a
+/// proxy) none that this one could know the number of.
+pub(super) async fn activity(conn: &mut Conn, id: u32) -> Result<Option<String>, mysql_async::Error> {
+    // A user always sees its own.
+    let asked = "SELECT CONNECTION_ID(), (SELECT COMMAND FROM information_schema.PROCESSLIST WHERE ID = ";
+    let row = answer(conn.query_first::<Row, _>(format!("{asked}{id})")).await)?;
+    let own = conn.id();
+    Ok(row.and_then(|mut row| {
+        known::<u32>(&mut row, 0).filter(|id| *id == own)?;
+        known::<String>(&mut row, 1)
+    }))
+}
+
 /// What tells a server from others that may be reached by the same address: servers of one replication have different ids, and
 /// servers of one machine different directories.
 async fn identity(conn: &mut Conn) -> Result<Arc<str>, mysql_async::Error> {

@@ -67,7 +67,7 @@ async fn a_row_is_looked_for_as_long_as_its_transaction_lasts() {
     let mut now = Instant::now();
     for _ in 0..3 {
         map.extend(columns, now).await.unwrap();
-        assert!(tokens.row(&key(&later)).is_some() && map.is_complete());
+        assert!(tokens.row(&key(&later)).is_some() && map.complete().is_some());
         assert_eq!(tokens.row(&key(&token)), None, "not committed");
         now += Duration::from_secs(601);
     }
@@ -103,25 +103,35 @@ async fn a_map_that_had_no_room_for_a_while_is_filled_anew() {
 async fn a_map_that_is_filled_anew_is_complete_only_at_the_end() {
     let database = Database::shared().create().await;
     let (map, tokens) = map(&database, 20);
+    let user = database.insert_user("alice").await.id;
+    let mut live = Vec::new();
+    for _ in 0..15 {
+        live.push(database.insert_token(TokenState::Live, user).await);
+    }
     database.fill_tokens(30_000).await;
     map.fill(columns()).await.unwrap();
-    assert!(map.is_complete());
+    let first = map.complete();
+    assert!(first.is_some());
+    // Others that lived and do not any more.
     for id in 0..40 {
         tokens.remember(Key::of(&random_hex::<16>(), true), id);
     }
     tokens.settle();
-    assert!(map.is_filled() && !map.is_complete());
+    assert!(map.is_filled() && map.complete().is_none());
     let mut filling = pin!(map.fill(columns()));
     let mut looks = 0;
     loop {
         tokio::select! {
             biased;
             filled = &mut filling => break filled.unwrap(),
-            () = tokio::time::sleep(Duration::from_millis(1)) => assert!(!map.is_complete()),
+            () = tokio::time::sleep(Duration::from_millis(1)) => assert!(map.complete().is_none()),
         }
         looks += 1;
     }
-    assert!(looks > 10 && map.is_filled());
+    assert!(looks > 0 && map.complete().is_some() && map.complete() != first);
+    for token in live {
+        assert_eq!(tokens.row(&Key::of(&token.refresh_token, true)), Some(token.id));
+    }
 }
 
 fn map(database: &TestDatabase, room: usize) -> (Map, Arc<Tokens>) {
