@@ -215,7 +215,7 @@ impl Native {
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
         let sites = Sites::new(installation, config.jwt.clone(), Arc::clone(&store), homes, tasks.clone());
         let (analytics, writer) = if config.refresh.analytics {
-            let (analytics, events) = Analytics::new(countries);
+            let (analytics, events) = Analytics::new(countries, config.refresh.analytics_refusals);
             let stop = CancellationToken::new();
             let task =
                 runtime.spawn(analytics::write_behind(events, Arc::clone(&store), table_prefix.clone(), stop.clone()));

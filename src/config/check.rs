@@ -70,6 +70,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         mode: read.named("refresh.mode").unwrap_or(RefreshMode::Native),
         response_fields: read.named("refresh.response_fields").unwrap_or(ResponseFields::All),
         analytics: read.boolean("refresh.analytics"),
+        analytics_refusals: read.integer("refresh.analytics_refusals"),
         reuse_interval: read.duration("refresh.reuse_interval"),
         reuse_detection: read.named("refresh.reuse_detection").unwrap_or(ReuseDetection::Off),
         known_tokens: read.integer("refresh.known_tokens"),

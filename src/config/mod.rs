@@ -232,6 +232,8 @@ pub struct Refresh {
     pub response_fields: ResponseFields,
     /// Whether refreshes are written to the plugin's analytics table.
     pub analytics: bool,
+    /// Rows a second that refused ones add to it.
+    pub analytics_refusals: usize,
     /// Zero: a used token is refused.
     pub reuse_interval: Duration,
     /// What happens when a used token comes back later.

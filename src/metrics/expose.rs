@@ -252,6 +252,8 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
         write.samples("analytics_rows_waiting", help, MetricType::Gauge, &[(NONE, waiting)])?;
         let help = "Analytics rows that could not be written.";
         write.samples("analytics_rows_lost", help, MetricType::Counter, &[(NONE, analytics.lost())])?;
+        let help = "Analytics rows of refused refreshes beyond refresh.analytics_refusals a second.";
+        write.samples("analytics_rows_skipped", help, MetricType::Counter, &[(NONE, analytics.skipped())])?;
     }
     let database = &refresher.store.database;
     let pool = database.pool();

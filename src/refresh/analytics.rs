@@ -3,14 +3,15 @@
 //! One for each refresh that got as far as the look-up of its token. They are written behind the answer: their foreign
 //! keys take locks that must not be in the rotation's transaction, and no client should wait for statistics. Between
 //! the two is a bounded queue; when the database is away for longer than it lasts, rows are dropped, counted and said
-//! in the log. A row is never written twice.
+//! in the log. A row is never written twice. Refused calls write a limited number of rows a second.
 
+mod refusals;
+mod tally;
 mod writer;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::Method;
@@ -19,16 +20,15 @@ use tracing::warn;
 
 pub use writer::{insert, write_behind};
 
-use super::counters::Counter;
+use refusals::Refusals;
+use tally::Tally;
+
 use super::country::Countries;
 use crate::wordpress::text::{ColumnCharset, cut_to_column, esc_url_raw, sanitize_text_field};
 
 /// Events that may wait to be written. At some 500 bytes each 8 MB; enough for a quarter of an hour without a database
 /// at twenty refreshes a second.
 const QUEUE: usize = 16_384;
-
-/// Dropped rows are said in the log no more often than this.
-const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Characters that `user_agent`, `request_path` and `token_family` hold.
 const TEXT_COLUMN: usize = 255;
@@ -82,12 +82,14 @@ pub enum EventResult {
 pub struct Analytics {
     queue: mpsc::Sender<Queued>,
     dropped: Arc<Dropped>,
+    refusals: Arc<Refusals>,
 }
 
 /// The other end of the queue, for [`write_behind`].
 pub struct Events {
     queue: mpsc::Receiver<Queued>,
     dropped: Arc<Dropped>,
+    refusals: Arc<Refusals>,
     countries: Countries,
     paths: Paths,
 }
@@ -102,17 +104,22 @@ struct Queued {
 }
 
 impl Analytics {
-    /// A queue and its other end.
-    pub fn new(countries: Countries) -> (Self, Events) {
+    /// A queue and its other end. Refused calls add up to `refusals` rows a second.
+    pub fn new(countries: Countries, refusals: usize) -> (Self, Events) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let dropped = Arc::new(Dropped::default());
-        let events = Events { queue: receiver, dropped: Arc::clone(&dropped), countries, paths: Paths::default() };
-        (Self { queue: sender, dropped }, events)
+        let refusals = Arc::new(Refusals::new(refusals));
+        let analytics = Self { queue: sender, dropped: Arc::default(), refusals };
+        let (dropped, refusals) = (Arc::clone(&analytics.dropped), Arc::clone(&analytics.refusals));
+        (analytics, Events { queue: receiver, dropped, refusals, countries, paths: Paths::default() })
     }
 
     /// Takes an event down. Never waits: when the queue is full, or closed for the shutdown, the event is dropped.
     pub fn record(&self, event: Event, result: EventResult) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        // SECURITY: anybody may send tokens that are in no row, as many as there is room for.
+        if matches!(result, EventResult::Failure(_)) && !self.refusals.take(at) {
+            return;
+        }
         let took = event.arrived.elapsed();
         if self.queue.try_send(Queued { event, result, at, took }).is_err() {
             self.dropped.add(1, &"the queue is full");
@@ -126,38 +133,33 @@ impl Analytics {
 
     /// Rows that were lost since the start.
     pub fn lost(&self) -> u64 {
-        self.dropped.total.value()
+        self.dropped.0.total()
+    }
+
+    /// Rows of refused calls that were more than are written.
+    pub fn skipped(&self) -> u64 {
+        self.refusals.skipped()
     }
 }
 
-/// Counts rows that are lost, and says so from time to time, with the reason of the last.
+/// Rows that are lost, and how that is said.
 #[derive(Default)]
-struct Dropped {
-    total: Counter,
-    /// Not yet said.
-    count: AtomicU64,
-    /// Unix seconds of the last warning.
-    warned: AtomicU64,
-}
+struct Dropped(Tally);
 
 impl Dropped {
-    fn add(&self, rows: u64, reason: &dyn fmt::Display) {
-        self.total.add_many(usize::try_from(rows).unwrap_or(usize::MAX));
-        self.count.fetch_add(rows, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let last = self.warned.load(Ordering::Relaxed);
-        let is_due = now.abs_diff(last) >= WARN_EVERY.as_secs();
-        if is_due && self.warned.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.warn(reason);
-        }
+    fn add(&self, rows: usize, reason: &dyn fmt::Display) {
+        say(self.0.add(rows), reason);
     }
 
     /// Says what has not been said yet.
-    fn warn(&self, reason: &dyn fmt::Display) {
-        let rows = self.count.swap(0, Ordering::Relaxed);
-        if rows > 0 {
-            warn!(rows, %reason, "analytics rows lost");
-        }
+    fn end(&self) {
+        say(self.0.rest(), &"the sidecar ends");
+    }
+}
+
+fn say(rows: Option<u64>, reason: &dyn fmt::Display) {
+    if let Some(rows) = rows {
+        warn!(rows, %reason, "analytics rows lost");
     }
 }
 
@@ -349,16 +351,16 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_and_counts() {
-        let (analytics, events) = Analytics::new(Countries::new(None, None));
+        let (analytics, events) = Analytics::new(Countries::new(None, None), 2 * QUEUE);
         // The first loss is said in the log at once; the others add up to the next warning.
         for _ in 0..QUEUE + 3 {
             analytics.record(event(TARGET, "::1", false), EventResult::Failure(Failure::InvalidToken));
         }
         assert_eq!(events.queue.len(), QUEUE);
-        assert_eq!(events.dropped.count.load(Ordering::Relaxed), 2);
+        assert_eq!(events.dropped.0.rest(), Some(2));
         drop(events);
         analytics.record(event(TARGET, "::1", false), EventResult::Failure(Failure::InvalidToken));
-        assert_eq!(analytics.dropped.count.load(Ordering::Relaxed), 3);
+        assert_eq!(analytics.dropped.0.rest(), Some(1));
         assert_eq!((analytics.lost(), analytics.waiting()), (4, 0));
     }
 

@@ -40,11 +40,9 @@ const REST: Duration = Duration::from_millis(8);
 /// How often a look-up is begun anew because the database moved to another server meanwhile.
 const SERVERS: usize = 3;
 
-/// How long a look-up may take, with its wait: a table of ten million rows is read in some four seconds.
+/// How long a look-up may take that reads the table, with its wait: ten million rows take some four seconds. The others have
+/// [`group::LIMIT`].
 const SCAN_LIMIT: Duration = Duration::from_secs(10);
-
-/// The same, where the table is not read.
-const LIMIT: Duration = Duration::from_secs(3);
 
 /// What a look has at least: who has waited for nearly all of the time must not take it from the others.
 const LEAST: Duration = Duration::from_secs(1);
@@ -127,12 +125,12 @@ struct Sought {
 
 impl Sought {
     fn is_late(&self) -> bool {
-        self.since.elapsed() >= LIMIT
+        self.since.elapsed() >= group::LIMIT
     }
 
     /// For the look that it is the oldest of.
     fn time_left(&self) -> Duration {
-        LIMIT.saturating_sub(self.since.elapsed()).max(LEAST)
+        group::LIMIT.saturating_sub(self.since.elapsed()).max(LEAST)
     }
 }
 
@@ -216,7 +214,7 @@ impl LookUps {
         let Err(TrySendError::Full(sought) | TrySendError::Closed(sought)) = queue.try_send(sought) else { return };
         let (queue, look_ups) = (queue.clone(), Arc::clone(self));
         self.tasks.spawn(async move {
-            match timeout_at(sought.since + LIMIT, queue.reserve()).await {
+            match timeout_at(sought.since + group::LIMIT, queue.reserve()).await {
                 Ok(Ok(place)) => place.send(sought),
                 _ => look_ups.end(sought, Err(DatabaseError::TimedOut)),
             }

@@ -63,7 +63,7 @@ const NO_SUCH_THREAD: u16 = 1094;
 pub const NO_INDEX: u16 = 1176;
 
 /// Prepared statements kept for each connection: all that rotations of every group size use, and then some.
-const STATEMENTS: usize = 96;
+const STATEMENTS: usize = 112;
 
 /// The site's database.
 pub struct Database {

@@ -13,7 +13,8 @@ use wp_jwt_sidecar::refresh::country::Countries;
 use wp_jwt_sidecar::refresh::store::Store;
 use wp_jwt_sidecar::wordpress::database::Database as Pool;
 
-use crate::support::mariadb::{Database, Row, TestDatabase, TokenState};
+use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, random_hex};
+use crate::support::rig::Rig;
 
 const TARGET: &str = "/wp-json/jwt-auth/v1/token/refresh";
 
@@ -25,9 +26,14 @@ struct Writing {
 
 impl Writing {
     fn to(database: &TestDatabase) -> Writing {
+        Writing::limited(database, 1_000_000)
+    }
+
+    /// Refused calls write up to `refusals` rows a second.
+    fn limited(database: &TestDatabase, refusals: usize) -> Writing {
         let opts = mysql_async::Opts::from_url(database.url()).unwrap();
         let store = Arc::new(Store::new(Pool::new(OptsBuilder::from_opts(opts)), database.prefix(), "wp_users"));
-        let (analytics, events) = Analytics::new(Countries::new(None, None));
+        let (analytics, events) = Analytics::new(Countries::new(None, None), refusals);
         let stop = CancellationToken::new();
         let writer = tokio::spawn(write_behind(events, store, database.prefix().to_owned(), stop.clone()));
         Writing { analytics, stop, writer }
@@ -119,6 +125,43 @@ async fn what_waits_is_written_at_the_end() {
     let agents: Vec<&str> = rows.iter().filter_map(|row| row.get("user_agent")).collect();
     let expected: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
     assert_eq!(agents, expected, "each once, in order");
+}
+
+#[tokio::test]
+async fn refused_calls_write_so_many_rows_a_second() {
+    let database = Database::shared().create().await;
+    let user = database.insert_user("ann").await;
+    let token = database.insert_token(TokenState::Live, user.id).await;
+    let writing = Writing::limited(&database, 5);
+    let begun = Instant::now();
+    for _ in 0..50 {
+        writing.record("refused", failure());
+        writing.record("rotated", success(user.id, token.id));
+    }
+    // In how many seconds of the clock.
+    let most = 5 * (begun.elapsed().as_secs() as usize + 2);
+    let skipped = writing.analytics.skipped() as usize;
+    writing.end().await;
+    let rows = database.analytics_rows_after(0).await;
+    let count = |agent| rows.iter().filter(|row| row.get("user_agent") == Some(agent)).count();
+    assert_eq!(count("rotated"), 50);
+    assert_eq!(count("refused"), 50 - skipped);
+    assert!((5..=most).contains(&count("refused")), "{} rows", count("refused"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_refused_calls_may_be_switched_off() {
+    let mut rig = Rig::start_on(Database::shared(), &[("WP_JWT_SIDECAR_REFRESH_ANALYTICS_REFUSALS", "0")]).await;
+    let token = rig.token().await;
+    let unknown = random_hex::<16>();
+    for (token, status) in [(&unknown, 403), (&token.refresh_token, 200), (&token.refresh_token, 403)] {
+        assert_eq!(rig.refresh(token).status(), status);
+    }
+    rig.sidecar.signal("TERM");
+    assert!(rig.sidecar.wait().success());
+    let rows = rig.database.analytics_rows_after(0).await;
+    let statuses: Vec<_> = rows.iter().map(|row| row.get("event_status")).collect();
+    assert_eq!(statuses, [Some("1")]);
 }
 
 #[tokio::test]

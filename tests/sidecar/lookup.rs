@@ -52,10 +52,7 @@ async fn rig(server: &Database, rows: u32, environment: &[(&str, &str)]) -> Rig 
     let database = rig::site(server).await;
     database.fill_tokens(rows).await;
     let user = database.insert_user("alice").await;
-    let upstream = rig::wordpress();
-    let sidecar = rig::sidecar(&database, upstream.address(), environment);
-    sidecar.wait_for_log("refreshing natively");
-    Rig { database, upstream, sidecar, user }
+    Rig::of(database, user, environment)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,18 +62,16 @@ async fn with_the_map_no_token_costs_a_scan() {
     database.fill_tokens(30_000).await;
     let user = database.insert_user("alice").await;
     let before = database.insert_token(TokenState::Live, user.id).await;
-    let upstream = rig::wordpress();
-    let sidecar = rig::sidecar(&database, upstream.address(), &[]);
-    sidecar.wait_for_log("refreshing natively");
-    sidecar.wait_for_log(FILLED);
+    let rig = Rig::of(database, user, &[]);
+    rig.sidecar.wait_for_log(FILLED);
     let mut root = server.root().await;
     log_statements(&mut root).await;
     let scanned = rows_scanned(&mut root).await;
-    assert_eq!(rig::refresh_at(sidecar.address(), &before.refresh_token).status(), 200, "there at the start");
-    let after = database.insert_token(TokenState::Live, user.id).await;
-    assert_eq!(rig::refresh_at(sidecar.address(), &after.refresh_token.to_uppercase()).status(), 200, "a new login");
+    assert_eq!(rig.refresh(&before.refresh_token).status(), 200, "there at the start");
+    let after = rig.token().await;
+    assert_eq!(rig.refresh(&after.refresh_token.to_uppercase()).status(), 200, "a new login");
     for _ in 0..20 {
-        assert_eq!(rig::refresh_at(sidecar.address(), &random_hex::<16>()).status(), 403);
+        assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
     }
     assert_eq!(look_ups(&mut root).await, Vec::<String>::new());
     let scanned = rows_scanned(&mut root).await - scanned;
@@ -207,12 +202,10 @@ async fn a_map_without_room_refuses_nobody() {
     for _ in 0..40 {
         tokens.push(database.insert_token(TokenState::Live, user.id).await);
     }
-    let upstream = rig::wordpress();
-    let sidecar = rig::sidecar(&database, upstream.address(), &[("WP_JWT_SIDECAR_REFRESH_KNOWN_TOKENS", "10")]);
-    sidecar.wait_for_log("refreshing natively");
-    sidecar.wait_for_log(FILLED);
+    let rig = Rig::of(database, user, &[("WP_JWT_SIDECAR_REFRESH_KNOWN_TOKENS", "10")]);
+    rig.sidecar.wait_for_log(FILLED);
     for token in tokens {
-        assert_eq!(rig::refresh_at(sidecar.address(), &token.refresh_token).status(), 200);
+        assert_eq!(rig.refresh(&token.refresh_token).status(), 200);
     }
 }
 

@@ -41,7 +41,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// SECURITY: `table_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
 pub async fn write_behind(events: Events, store: Arc<Store>, table_prefix: String, stop: CancellationToken) {
-    let Events { mut queue, dropped, mut countries, mut paths } = events;
+    let Events { mut queue, dropped, refusals, mut countries, mut paths } = events;
     let mut writer = Writer { store, statements: Statements::new(&table_prefix), dropped, stop, flush_until: None };
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -64,7 +64,8 @@ pub async fn write_behind(events: Events, store: Arc<Store>, table_prefix: Strin
         let rows = rows(&mut batch, &mut countries, &mut paths).await;
         writer.write(&rows).await;
     }
-    writer.dropped.warn(&"the sidecar ends");
+    writer.dropped.end();
+    refusals.end();
 }
 
 /// Waits a moment for a batch to fill.
@@ -113,7 +114,7 @@ impl Writer {
     async fn write(&mut self, rows: &[Row]) {
         match self.insert_patiently(rows).await {
             Ok(()) => {}
-            Err(Refused::All(error)) => self.dropped.add(rows.len() as u64, &error),
+            Err(Refused::All(error)) => self.dropped.add(rows.len(), &error),
             Err(Refused::ForeignKey(_) | Refused::Row(_)) => {
                 for row in rows {
                     self.write_alone(row).await;

@@ -17,9 +17,6 @@ use crate::support::rig::ROUTE;
 /// Characters of a token.
 const TOKEN: usize = 32;
 
-/// How often a flood's connection sends what is due.
-const TICK: Duration = Duration::from_millis(10);
-
 /// Where to, and how the site is called.
 #[derive(Clone)]
 pub struct Target {
@@ -74,8 +71,8 @@ pub fn flood(target: &Target, span: Span, connections: usize, rate: u64) -> u64 
         let answered = Rc::new(Cell::new(0));
         let tasks: Vec<_> = (0..connections)
             .map(|place| {
-                let begins = TICK * u32::try_from(place).unwrap() / u32::try_from(connections).unwrap();
                 let pace = Duration::from_secs(1) * u32::try_from(connections).unwrap() / u32::try_from(rate).unwrap();
+                let begins = pace * u32::try_from(place).unwrap() / u32::try_from(connections).unwrap();
                 tokio::task::spawn_local(flooding(target.clone(), span, begins, pace, Rc::clone(&answered)))
             })
             .collect();
@@ -155,7 +152,7 @@ async fn flooding(target: Target, span: Span, begins: Duration, pace: Duration, 
         if !matches!(sent, Ok(Ok(()))) {
             break;
         }
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep_until(due.into()).await;
     }
     counting.abort();
 }

@@ -1,20 +1,19 @@
-//! What refreshes do to the plugin's own writes. A storm of them (log-ins, "log out everywhere", sessions that an admin deletes) runs
-//! by itself, beside refreshes of the same users' tokens, and beside as many refreshes in another database of the same server: for
-//! how long the server lets somebody wait for a row is more in the one than in the other by what the refreshes hold.
+//! What refreshes do to the plugin's own writes. A storm of them (log-ins, "log out everywhere", sessions that an admin deletes) goes
+//! on, and beside it a second without refreshes of the same users' tokens, a second with some, a second with more, and so on: what
+//! the machine does in one second and not in the next then is in all of them. For how long rows are waited for, the server says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use crate::measure::WARM_UP;
-use crate::support::mariadb::{Database, TestDatabase, random_hex};
-use crate::support::raw::{Connection, Upstream};
+use crate::support::mariadb::{Database, random_hex};
+use crate::support::raw::Connection;
 use crate::support::rig;
-use crate::support::sidecar::Sidecar;
 
 /// Connections of the storm.
 const CONNECTIONS: usize = 4;
@@ -22,110 +21,118 @@ const CONNECTIONS: usize = 4;
 const USERS: usize = 20;
 /// Connections that refreshes come by.
 const CLIENTS: usize = 4;
-/// Refreshes a second. The first is more than PHP can give on this machine, and what a site with 90,000 clients of 15 minutes each
-/// has; the second is that of a site twice as large; the third more than any rotation allows, so that they are as many as there is room
-/// for beside the storm.
-pub const RATES: [u32; 3] = [100, 200, 100_000];
+/// How long it is as it is.
+const SLICE: Duration = Duration::from_secs(1);
+/// Refreshes a second. The first is none; the second more than PHP can give on this machine, and what a site with 90,000 clients of 15
+/// minutes each has; the third that of a site twice as large; the last more than any rotation allows, so that they are as many as
+/// there is room for beside the storm.
+pub const RATES: [u32; 4] = [0, 100, 200, 100_000];
 
-/// What is beside the storm, at which rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
-    Nothing,
-    Refreshes(u32),
-    RefreshesElsewhere(u32),
-}
-
-struct Site {
-    database: TestDatabase,
-    users: Vec<u64>,
-    sidecar: Sidecar,
-    _upstream: Upstream,
-}
-
-/// Two databases on one server, a sidecar for each.
-pub struct Storm {
-    here: Site,
-    elsewhere: Site,
-    server: Database,
-}
-
-/// What one run came to.
+/// What was counted while there were so many refreshes.
 #[derive(Default)]
-pub struct Report {
-    /// Statements of the storm a second.
-    pub rate: f64,
-    /// Statements that the server refused, whatever for.
-    pub refused: u64,
-    /// Refreshes a second, with 403s for what the storm had revoked.
-    pub refreshes: f64,
-    /// The share of the storm's time for which the server let somebody wait for a row. Refreshes may be among those, too.
-    pub waited: f64,
+pub struct Count {
+    /// The storm's statements. The log-ins of those whom it logged out are none of them.
+    pub statements: AtomicU64,
+    /// Those that the server refused, whatever for.
+    pub refused: AtomicU64,
+    /// Refreshes.
+    pub rotations: AtomicU64,
+    /// Those whose token the storm had revoked.
+    pub revoked: AtomicU64,
+    /// Milliseconds.
+    lasted: AtomicU64,
+    /// For how long the server let somebody wait for a row, in milliseconds.
+    waited: AtomicU64,
 }
 
-impl Storm {
-    pub async fn start() -> Storm {
-        let server = Database::private();
-        Storm { here: site(&server).await, elsewhere: site(&server).await, server }
+impl Count {
+    /// So many `of` these in a second.
+    pub fn a_second(&self, of: &AtomicU64) -> f64 {
+        1e3 * of.load(Ordering::Relaxed) as f64 / self.lasted.load(Ordering::Relaxed) as f64
     }
 
-    /// Each run begins with empty tables: "log out everywhere" reads all rows of its user, and the storm leaves more of them with
-    /// every second.
-    pub async fn run(&self, beside: Beside, length: Duration) -> Report {
-        for site in [&self.here, &self.elsewhere] {
-            let mut connection = site.database.connect().await;
-            for statement in ["SET FOREIGN_KEY_CHECKS = 0", "TRUNCATE wp_jwt_auth_tokens"] {
-                connection.query_drop(statement).await.unwrap();
-            }
-        }
-        let from = Instant::now() + WARM_UP;
-        let until = from + length;
-        let mut root = self.server.root().await;
-        let waited_before = waited(&mut root).await;
-        let (done, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let mut tasks = Vec::new();
-        for at in 0..CONNECTIONS {
-            let mut connection = self.here.database.connect().await;
-            let users = self.here.users.clone();
-            let (done, refused) = (Arc::clone(&done), Arc::clone(&refused));
-            tasks.push(tokio::spawn(async move {
-                let mut turn = at;
-                while Instant::now() < until {
-                    let (user, family) = (users[turn % users.len()], random_hex::<16>());
-                    let token = random_hex::<16>();
-                    let statements: [(&str, mysql_async::Params); 2] = [
-                        (LOG_IN, (&token, user, &token, &family).into()),
-                        if turn % 4 == 0 { (REVOKE_ALL, (user,).into()) } else { (DELETE, (&family,).into()) },
-                    ];
-                    for (statement, values) in statements {
-                        let counted = match connection.exec_drop(statement, values).await {
-                            Ok(()) => &done,
-                            Err(_) => &refused,
-                        };
-                        if Instant::now() >= from {
-                            counted.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                    turn += CONNECTIONS;
-                }
-            }));
-        }
-        let refreshes = match beside {
-            Beside::Nothing => 0,
-            Beside::Refreshes(rate) => self.here.refresh(from, until, rate).await,
-            Beside::RefreshesElsewhere(rate) => self.elsewhere.refresh(from, until, rate).await,
-        };
-        for task in tasks {
-            task.await.unwrap();
-        }
-        Report {
-            rate: done.load(Ordering::Relaxed) as f64 / length.as_secs_f64(),
-            refused: refused.load(Ordering::Relaxed),
-            refreshes: refreshes as f64 / length.as_secs_f64(),
-            waited: (waited(&mut root).await - waited_before).as_secs_f64()
-                / (WARM_UP + length).as_secs_f64()
-                / CONNECTIONS as f64,
+    /// The share of the storm's time for which rows were waited for; refreshes may be among those that waited.
+    pub fn waits(&self) -> f64 {
+        self.a_second(&self.waited) / 1e3 / CONNECTIONS as f64
+    }
+}
+
+/// The place after those of [`RATES`]: what is not to be counted.
+const WARMING_UP: usize = RATES.len();
+
+/// What goes on at present.
+#[derive(Default)]
+struct Weather {
+    /// A place in [`RATES`], or [`WARMING_UP`].
+    now: AtomicUsize,
+    counts: [Count; WARMING_UP + 1],
+    is_over: AtomicBool,
+}
+
+impl Weather {
+    fn count(&self) -> &Count {
+        &self.counts[self.now.load(Ordering::Relaxed)]
+    }
+
+    fn rate(&self) -> u32 {
+        RATES.get(self.now.load(Ordering::Relaxed)).copied().unwrap_or(RATES[1])
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    fn ended(&self, statement: &mysql_async::Result<()>) {
+        let count = self.count();
+        let counted = if statement.is_ok() { &count.statements } else { &count.refused };
+        counted.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// So many `slices` with each of [`RATES`]. The counts are in their order.
+pub async fn run(slices: u64) -> Vec<Count> {
+    let server = Database::private();
+    let database = rig::site(&server).await;
+    let mut users = Vec::new();
+    for _ in 0..USERS {
+        users.push(database.insert_user("storm").await.id);
+    }
+    let upstream = rig::wordpress();
+    let sidecar = rig::sidecar(&database, upstream.address(), &[("WP_JWT_SIDECAR_LOG_LEVEL", "info")]);
+    sidecar.wait_for_log("refreshing natively");
+    let weather = Arc::new(Weather { now: AtomicUsize::new(WARMING_UP), ..Weather::default() });
+    let mut tasks = Vec::new();
+    for first in 0..CONNECTIONS {
+        let (connection, users) = (database.connect().await, users.clone());
+        tasks.push(tokio::spawn(storm(connection, users, first, Arc::clone(&weather))));
+    }
+    for (place, users) in users.chunks(USERS / CLIENTS).enumerate() {
+        let (database, address) = (database.connect().await, sidecar.address());
+        tasks.push(tokio::spawn(refresh(database, address, users.to_vec(), place, Arc::clone(&weather))));
+    }
+    blow(&weather, slices, &mut server.root().await).await;
+    for task in tasks {
+        task.await.unwrap();
+    }
+    Arc::into_inner(weather).unwrap().counts.into_iter().take(RATES.len()).collect()
+}
+
+/// Changes the weather, to the end.
+async fn blow(weather: &Weather, slices: u64, root: &mut Conn) {
+    tokio::time::sleep(WARM_UP).await;
+    for slice in 0..slices {
+        for place in 0..RATES.len() {
+            // In four rounds each comes once after each of the others (a Williams design).
+            let place = ([0, 1, 3, 2][place] + slice as usize) % RATES.len();
+            weather.now.store(place, Ordering::Relaxed);
+            let (begun, waited_before) = (Instant::now(), waited(root).await);
+            tokio::time::sleep(SLICE).await;
+            let count = weather.count();
+            count.waited.fetch_add(waited(root).await - waited_before, Ordering::Relaxed);
+            count.lasted.fetch_add(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
         }
     }
+    weather.is_over.store(true, Ordering::Relaxed);
 }
 
 const LOG_IN: &str = "INSERT INTO wp_jwt_auth_tokens (hash, user_id, issued_at, expires_at, refresh_token_hash, \
@@ -135,55 +142,49 @@ const REVOKE_ALL: &str =
     "UPDATE wp_jwt_auth_tokens SET revoked_at = UTC_TIMESTAMP() WHERE user_id = ? AND revoked_at IS NULL";
 const DELETE: &str = "DELETE FROM wp_jwt_auth_tokens WHERE token_family = ?";
 
-impl Site {
-    /// Refreshes at an even pace, by connections that stay open as long as they may. Returns how many.
-    async fn refresh(&self, from: Instant, until: Instant, rate: u32) -> u64 {
-        let mut clients = Vec::new();
-        for users in self.users.chunks(USERS / CLIENTS) {
-            let database = self.database.connect().await;
-            let address = self.sidecar.address();
-            let pace = Duration::from_secs(1) * u32::try_from(CLIENTS).unwrap() / rate;
-            clients.push(tokio::spawn(refresh(database, address, users.to_vec(), pace, (from, until))));
+/// One after the other. What a log-in adds is deleted again, so that the table stays as large as it is.
+async fn storm(mut connection: Conn, users: Vec<u64>, first: usize, weather: Arc<Weather>) {
+    let mut turn = first * users.len() / CONNECTIONS;
+    while !weather.is_over() {
+        let (user, family, token) = (users[turn % users.len()], random_hex::<16>(), random_hex::<16>());
+        weather.ended(&connection.exec_drop(LOG_IN, (&token, user, &token, &family)).await);
+        // Some fifty a second. With many more there would be more log-ins than refreshes. Not the same users with each round.
+        if (turn + turn / users.len()).is_multiple_of(64) {
+            weather.ended(&connection.exec_drop(REVOKE_ALL, (user,)).await);
         }
-        let mut done = 0;
-        for client in clients {
-            done += client.await.unwrap();
-        }
-        done
+        weather.ended(&connection.exec_drop(DELETE, (&family,)).await);
+        turn += 1;
     }
 }
 
-/// How long rows were waited for since the server began.
-async fn waited(root: &mut Conn) -> Duration {
-    let waited: Option<(String, u64)> =
-        root.query_first("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_time'").await.unwrap();
-    Duration::from_millis(waited.unwrap().1)
-}
-
-/// Who is refused logs in again. Both sides log in now and then, so that they do the same.
-async fn refresh(
-    mut database: Conn,
-    address: SocketAddr,
-    users: Vec<u64>,
-    pace: Duration,
-    (from, until): (Instant, Instant),
-) -> u64 {
-    let mut tokens = vec![String::new(); users.len()];
+/// At an even pace, by a connection that stays open as long as it may. Who is refused logs in again.
+async fn refresh(mut database: Conn, address: SocketAddr, users: Vec<u64>, place: usize, weather: Arc<Weather>) {
+    let own_part = place as f64 / CLIENTS as f64;
+    // Of each user: the token, and its family.
+    let mut sessions = vec![(String::new(), String::new()); users.len()];
     let mut client = Connection::to(address);
-    let mut due = Instant::now();
-    let mut done = 0;
+    let (mut rate, mut due) = (0, Instant::now());
     let mut turn = 0;
-    while Instant::now() < until {
-        tokio::time::sleep_until(due.into()).await;
-        due += pace;
-        let place = turn % users.len();
-        turn += 1;
-        if tokens[place].is_empty() || turn % (4 * users.len()) < users.len() {
-            tokens[place] = random_hex::<16>();
-            let (token, family) = (&tokens[place], random_hex::<16>());
-            database.exec_drop(LOG_IN, (token, users[place], token, &family)).await.unwrap();
+    while !weather.is_over() {
+        if rate != weather.rate() {
+            rate = weather.rate();
+            due = Instant::now() + pace(rate).mul_f64(own_part);
         }
-        let call = rig::call(&tokens[place]);
+        if rate == 0 || due > Instant::now() {
+            // Not for longer: it may change meanwhile.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            continue;
+        }
+        due += pace(rate);
+        let user = turn % users.len();
+        turn += 1;
+        let (token, family) = &mut sessions[user];
+        if token.is_empty() {
+            database.exec_drop(DELETE, (&*family,)).await.unwrap();
+            (*token, *family) = (random_hex::<16>(), random_hex::<16>());
+            database.exec_drop(LOG_IN, (&*token, users[user], &*token, &*family)).await.unwrap();
+        }
+        let call = rig::call(token);
         let answer;
         (client, answer) = tokio::task::spawn_blocking(move || {
             client.send(call);
@@ -193,24 +194,25 @@ async fn refresh(
         })
         .await
         .unwrap();
-        tokens[place] = match answer.status() {
-            200 => answer.json()["refresh_token"].as_str().unwrap().to_owned(),
-            403 => String::new(),
+        let count = weather.count();
+        let (counted, next) = match answer.status() {
+            200 => (&count.rotations, answer.json()["refresh_token"].as_str().unwrap().to_owned()),
+            403 => (&count.revoked, String::new()),
             status => panic!("{status}"),
         };
-        done += u64::from(Instant::now() >= from);
+        counted.fetch_add(1, Ordering::Relaxed);
+        *token = next;
     }
-    done
 }
 
-async fn site(server: &Database) -> Site {
-    let database = rig::site(server).await;
-    let mut users = Vec::new();
-    for _ in 0..USERS {
-        users.push(database.insert_user("storm").await.id);
-    }
-    let upstream = rig::wordpress();
-    let sidecar = rig::sidecar(&database, upstream.address(), &[("WP_JWT_SIDECAR_LOG_LEVEL", "info")]);
-    sidecar.wait_for_log("refreshing natively");
-    Site { database, users, sidecar, _upstream: upstream }
+/// From one refresh of a client to its next.
+fn pace(rate: u32) -> Duration {
+    Duration::from_secs(1) * u32::try_from(CLIENTS).unwrap() / rate.max(1)
+}
+
+/// How long rows were waited for since the server began, in milliseconds.
+async fn waited(root: &mut Conn) -> u64 {
+    let waited: Option<(String, u64)> =
+        root.query_first("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_time'").await.unwrap();
+    waited.unwrap().1
 }

@@ -15,33 +15,31 @@ use wp_jwt_sidecar::wordpress::text::ColumnCharset;
 
 use super::{FILLED, insert, log_statements, look_ups, rig as rig_with};
 use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
-use crate::support::rig;
+use crate::support::rig::{self, Rig};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_is_under_way_when_the_map_is_filled_is_found() {
     for later in [1, 5_000] {
         let server = Database::private();
         let database = rig::site(&server).await;
-        let user = database.insert_user("alice").await.id;
+        let alice = database.insert_user("alice").await;
         database.fill_tokens(5_000).await;
         let mut slow = database.connect().await;
         slow.query_drop("START TRANSACTION").await.unwrap();
-        let (token, id) = insert(&mut slow, user).await;
-        let (rolled_back, _) = insert(&mut slow, user).await;
+        let (token, id) = insert(&mut slow, alice.id).await;
+        let (rolled_back, _) = insert(&mut slow, alice.id).await;
         database.fill_tokens(later).await;
-        assert!(id < database.insert_token(TokenState::Live, user).await.id);
-        let upstream = rig::wordpress();
-        let sidecar = rig::sidecar(&database, upstream.address(), &[]);
-        sidecar.wait_for_log("refreshing natively");
-        sidecar.wait_for_log(FILLED);
+        assert!(id < database.insert_token(TokenState::Live, alice.id).await.id);
+        let rig = Rig::of(database, alice, &[]);
+        rig.sidecar.wait_for_log(FILLED);
         let mut root = server.root().await;
         log_statements(&mut root).await;
         // Not committed is not there.
         let delete = "DELETE FROM wp_jwt_auth_tokens WHERE refresh_token_hash = ?";
         slow.exec_drop(delete, (&rolled_back,)).await.unwrap();
-        assert_eq!(rig::refresh_at(sidecar.address(), &rolled_back).status(), 403);
+        assert_eq!(rig.refresh(&rolled_back).status(), 403);
         slow.query_drop("COMMIT").await.unwrap();
-        assert_eq!(rig::refresh_at(sidecar.address(), &token).status(), 200, "{later} rows later");
+        assert_eq!(rig.refresh(&token).status(), 200, "{later} rows later");
         assert_eq!(look_ups(&mut root).await, Vec::<String>::new(), "without a scan");
     }
 }

@@ -47,6 +47,11 @@ impl Rig {
         let database = site(server).await;
         database.set_option("jwt_auth_pro_settings", settings).await;
         let user = database.insert_user("alice").await;
+        Rig::of(database, user, environment)
+    }
+
+    /// Before a site that is there already.
+    pub fn of(database: TestDatabase, user: User, environment: &[(&str, &str)]) -> Rig {
         let upstream = wordpress();
         let sidecar = sidecar(&database, upstream.address(), environment);
         sidecar.wait_for_log("refreshing natively");

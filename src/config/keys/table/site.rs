@@ -116,6 +116,17 @@ pub const KEYS: &[Key] = &[
         "Whether refreshes are written to the plugin's analytics table.",
     ),
     key(
+        "refresh.analytics_refusals",
+        Kind::Integer { min: 0, max: 1_000_000, unit: "rows a second" },
+        Fallback::Is("1000"),
+        "The most rows that refused refreshes add to the analytics in a second; 0: none.",
+    )
+    .change(
+        "Whoever sends guessed tokens would fill the table, and the disk, far faster than WordPress could write it. What is beyond \
+         is refused as ever, counted (the metric analytics_rows_skipped_total) and said in the log. Rows of successful refreshes are \
+         not limited.",
+    ),
+    key(
         "refresh.reuse_interval",
         Kind::Duration { zero: true },
         Fallback::Is("0s"),
