@@ -218,17 +218,21 @@ mod tests {
         theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let outlet = Outlet::start(Sink::Journal(ours)).unwrap();
         let event = [b'x'; 1000];
-        // As much as is being written and may wait, and half as much again.
-        let all = 3 * ROOM / event.len();
-        for _ in 0..all {
+        outlet.put(&event);
+        while !outlet.waiting().is_writing {
+            std::thread::yield_now();
+        }
+        let room = ROOM / event.len();
+        for _ in 0..room + 7 {
             outlet.put(&event);
         }
-        let lost = usize::try_from(outlet.waiting().lost).unwrap();
-        assert!(lost > 0 && outlet.waiting().events.bytes.len() <= ROOM);
+        let waiting = outlet.waiting();
+        assert_eq!((waiting.events.ends.len(), waiting.lost), (room, 7));
+        drop(waiting);
         for _ in 0..before {
             assert_eq!(received(&theirs), "before");
         }
-        for _ in 0..all - lost {
+        for _ in 0..1 + room {
             assert_eq!(received(&theirs).len(), event.len());
         }
         outlet.put(b"again");

@@ -125,8 +125,8 @@ impl Sidecar {
 
     /// The first log line with `text` behind the first `skip` lines; waits for it.
     pub fn wait_for_log_after(&self, skip: usize, text: &str) -> String {
-        // Some wait for whole sites and databases.
-        let deadline = Instant::now() + 3 * PATIENCE;
+        // Some wait for whole sites and databases, and for a map that is filled once a minute.
+        let deadline = Instant::now() + 6 * PATIENCE;
         let mut lines = self.log.lines.lock().unwrap();
         loop {
             if let Some(line) = lines.iter().skip(skip).find(|line| line.contains(text)) {
