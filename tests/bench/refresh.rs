@@ -87,7 +87,7 @@ impl Bench {
     async fn run(&mut self, rounds: u64, rows: u64) {
         for setting in [
             "innodb_buffer_pool_size = 1073741824",
-            "innodb_log_file_size = 268435456",
+            "innodb_log_file_size = 1073741824",
             "innodb_flush_log_at_trx_commit = 1",
         ] {
             self.root.query_drop(format!("SET GLOBAL {setting}")).await.unwrap();
