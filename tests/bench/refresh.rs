@@ -349,7 +349,7 @@ impl Bench {
         for (rate, count) in storm::RATES.iter().zip(&counts) {
             let (speed, rotations) = (count.a_second(&count.statements), count.a_second(&count.rotations));
             let revoked = count.a_second(&count.revoked);
-            let (refused, waits) = (count.refused.load(Ordering::Relaxed), 100.0 * count.waits());
+            let (failed, waits) = (count.failed.load(Ordering::Relaxed), 100.0 * count.waits());
             let what = match rate {
                 0 => "alone".to_owned(),
                 _ => format!("beside {rotations:.0} refreshes a second, and {revoked:.0} of revoked tokens"),
@@ -357,9 +357,9 @@ impl Bench {
             if *rate == 0 {
                 alone = speed;
             }
-            // As many as come through share the processor with it half and half.
+            // As many as come through take what they can get of the processor.
             let goal = if (1..1_000).contains(rate) { ">= 0.9" } else { "" };
-            println!("{what:66} {speed:8.0} {refused:8} {waits:6.1} % {:8.2} {goal:>8}", speed / alone);
+            println!("{what:66} {speed:8.0} {failed:8} {waits:6.1} % {:8.2} {goal:>8}", speed / alone);
         }
     }
 }

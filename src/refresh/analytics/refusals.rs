@@ -26,12 +26,19 @@ impl Refusals {
 
     /// Takes a place in `second` (Unix time). False: there is none left, and that is counted and said.
     pub fn take(&self, second: u64) -> bool {
-        let has_place = self.has_place(second);
-        // Who wants none need not be told.
-        if !has_place && self.most > 0 {
+        if self.most == 0 {
+            // Who wants none need not be told.
+            return false;
+        }
+        let taken = self.counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |counted| {
+            // Another thread may have looked at its clock a moment later, and be here before.
+            let is_counted = [second, second + 1].contains(&(counted >> 32));
+            if is_counted { (counted & COUNT < self.most).then_some(counted + 1) } else { Some((second << 32) | 1) }
+        });
+        if taken.is_err() {
             self.say(self.skipped.add(1));
         }
-        has_place
+        taken.is_ok()
     }
 
     /// Rows for which there was no place.
@@ -42,19 +49,6 @@ impl Refusals {
     /// Says what has not been said yet.
     pub fn end(&self) {
         self.say(self.skipped.rest());
-    }
-
-    fn has_place(&self, second: u64) -> bool {
-        let taken = self.counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |counted| {
-            // Another thread may have looked at its clock a moment later, and be here before.
-            let is_counted = [second, second + 1].contains(&(counted >> 32));
-            if is_counted {
-                (counted & COUNT < self.most).then_some(counted + 1)
-            } else {
-                (self.most > 0).then_some((second << 32) | 1)
-            }
-        });
-        taken.is_ok()
     }
 
     fn say(&self, rows: Option<u64>) {

@@ -23,9 +23,9 @@ const USERS: usize = 20;
 const CLIENTS: usize = 4;
 /// How long it is as it is.
 const SLICE: Duration = Duration::from_secs(1);
-/// Refreshes a second. The first is none; the second more than PHP can give on this machine, and what a site with 90,000 clients of 15
-/// minutes each has; the third that of a site twice as large; the last more than any rotation allows, so that they are as many as
-/// there is room for beside the storm.
+/// Refreshes a second. The first is none; the second is what a site with 90,000 clients of 15 minutes each has, and nearly what PHP can
+/// give with two cores to itself; the third that of a site twice as large; the last more than any rotation allows, so that they are
+/// as many as there is room for beside the storm.
 pub const RATES: [u32; 4] = [0, 100, 200, 100_000];
 
 /// What was counted while there were so many refreshes.
@@ -34,7 +34,7 @@ pub struct Count {
     /// The storm's statements. The log-ins of those whom it logged out are none of them.
     pub statements: AtomicU64,
     /// Those that the server refused, whatever for.
-    pub refused: AtomicU64,
+    pub failed: AtomicU64,
     /// Refreshes.
     pub rotations: AtomicU64,
     /// Those whose token the storm had revoked.
@@ -87,7 +87,7 @@ impl Weather {
 
     fn ended(&self, statement: &mysql_async::Result<()>) {
         let count = self.count();
-        let counted = if statement.is_ok() { &count.statements } else { &count.refused };
+        let counted = if statement.is_ok() { &count.statements } else { &count.failed };
         counted.fetch_add(1, Ordering::Relaxed);
     }
 }
