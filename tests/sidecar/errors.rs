@@ -3,6 +3,9 @@
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
 use crate::support::port::Port;
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::sidecar::Sidecar;
@@ -191,6 +194,7 @@ fn bytes_behind_an_answer_are_not_the_next_one() {
 fn an_answer_before_the_end_of_an_upload_is_not_lost() {
     let upstream = Upstream::of_connections(|mut connection| {
         connection.head().unwrap();
+        stay_on_this_processor();
         connection.send("HTTP/1.1 413 Payload Too Large\r\nContent-Length: 4\r\n\r\nbig!");
         // With the upload unread: a reset.
     });
@@ -204,6 +208,14 @@ fn an_answer_before_the_end_of_an_upload_is_not_lost() {
         let answer = client.response();
         assert_eq!((answer.status(), answer.body.as_slice()), (413, &b"big!"[..]), "round {round}");
     }
+}
+
+/// What a thread sends goes through a queue of the processor that it runs on: on a busy machine one that moves between two sends
+/// has the second overtake the first, and a reset takes with it what comes after.
+fn stay_on_this_processor() {
+    let mut this = CpuSet::new();
+    this.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &this).unwrap();
 }
 
 /// Closing with its bytes unread would be a reset, which takes the answer away from it.
