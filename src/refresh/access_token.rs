@@ -137,6 +137,11 @@ impl Signer {
         self.algorithm
     }
 
+    /// Whether a signature takes microseconds (HMAC), and not hundreds of them.
+    pub fn is_quick(&self) -> bool {
+        !matches!(self.key, SigningKey::Asymmetric(..))
+    }
+
     /// A signed access token with its `jti`.
     ///
     /// # Errors

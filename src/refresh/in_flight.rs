@@ -15,7 +15,7 @@ use super::counters::Counter;
 use super::group::{LIMIT, RotationError};
 use super::replay::{self, Reused};
 use super::response::{self, Outcome};
-use super::tokens::Key;
+use super::tokens::{Key, Place};
 use super::transaction::{self, Plan, Used};
 use super::{Refresher, Told};
 
@@ -47,8 +47,8 @@ impl InFlight {
         event: Option<Event>,
     ) -> (oneshot::Receiver<Ended>, Instant) {
         let (answer, answered) = oneshot::channel();
-        let row = refresher.look_ups.cached(&token);
-        let limit = if row.is_some() { LIMIT } else { refresher.look_ups.limit(&plan.site) };
+        let place = refresher.look_ups.cached(&token);
+        let limit = if place.is_some() { LIMIT } else { refresher.look_ups.limit(&plan.site) };
         let deadline = Instant::now() + limit;
         let rotation = InFlight {
             refresher: Arc::clone(refresher),
@@ -60,17 +60,18 @@ impl InFlight {
             answer,
             _tracked: refresher.rotations.token(),
         };
-        match row {
-            Some(row) => rotation.rotate(row),
+        match place {
+            Some(place) => rotation.rotate(place),
             None => rotation.look_up(),
         }
         (answered, deadline)
     }
 
-    fn rotate(self, row: u64) {
+    fn rotate(self, place: Place) {
+        self.plan.sign_early(place.user_id);
         let (refresher, plan) = (Arc::clone(&self.refresher), Arc::clone(&self.plan));
         let deadline = self.deadline.min(Instant::now() + LIMIT);
-        refresher.groups.hand_in(plan, row, deadline, Box::new(move |result| self.ended(result)));
+        refresher.groups.hand_in(plan, place.row, deadline, Box::new(move |result| self.ended(result)));
     }
 
     fn look_up(mut self) {
@@ -78,7 +79,7 @@ impl InFlight {
         let (look_ups, token) = (Arc::clone(&self.refresher.look_ups), self.token.clone());
         let site = Arc::clone(&self.plan.site);
         let then = move |found| match found {
-            Ok(Some(row)) => self.rotate(row),
+            Ok(Some(place)) => self.rotate(place),
             Ok(None) => self.unknown(),
             Err(error) => self.fail(error),
         };
@@ -117,7 +118,7 @@ impl InFlight {
         if let Some(child) = rotated.child {
             // Before the answer: the client may be back at once.
             let token = Key::of(&plan.refresh_token, plan.site.columns.folds_case);
-            refresher.look_ups.tokens.remember(token, child);
+            refresher.look_ups.tokens.remember(token, Place { row: child, user_id: rotated.user.id });
             refresher.look_ups.map.note(child);
         }
         refresher.look_ups.tokens.used(used);
@@ -143,7 +144,7 @@ impl InFlight {
             Ok(Reused::Replayed(pair, row)) => {
                 counters.replayed.add();
                 let token = Key::of(&pair.refresh_token, self.plan.site.columns.folds_case);
-                look_ups.tokens.remember(token, row);
+                look_ups.tokens.remember(token, Place { row, user_id: used.user_id });
                 told.outcome = "replayed";
                 let _ = self.answer.send(Ok((Outcome::Rotated(pair), told)));
                 return;

@@ -20,7 +20,7 @@ use super::group::{self, RotationError};
 use super::map::Map;
 use super::steady::keep_working;
 use super::store::Store;
-use super::tokens::{Key, Tokens};
+use super::tokens::{Key, Place, Tokens};
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::site::Site;
 
@@ -50,9 +50,9 @@ const LEAST: Duration = Duration::from_secs(1);
 /// The error of a wait for a lock that took too long.
 const LOCK_WAIT: u16 = 1205;
 
-/// What is done with a look-up's result: the row that the token is in, if it is in any. An error says that nothing has begun. It
+/// What is done with a look-up's result: where the token is, if it is in any row. An error says that nothing has begun. It
 /// must not take long: others that were found with it wait.
-pub type Then = Box<dyn FnOnce(Result<Option<u64>, RotationError>) + Send>;
+pub type Then = Box<dyn FnOnce(Result<Option<Place>, RotationError>) + Send>;
 
 /// What is looked for in one way.
 struct Queue {
@@ -154,19 +154,19 @@ impl LookUps {
         look_ups
     }
 
-    /// The row that the token was last seen in.
-    pub fn cached(&self, token: &Key) -> Option<u64> {
-        let row = self.tokens.row(token);
-        if row.is_some() {
+    /// Where the token was last seen.
+    pub fn cached(&self, token: &Key) -> Option<Place> {
+        let place = self.tokens.place(token);
+        if place.is_some() {
             self.counters.found_in_cache.add();
         }
-        row
+        place
     }
 
     /// Whether a look-up of the last seconds found the token in no row.
     pub fn is_known_unknown(&self, token: &Key) -> bool {
         self.forget_another_servers();
-        let unknown = self.tokens.is_unknown(token) && self.tokens.row(token).is_none();
+        let unknown = self.tokens.is_unknown(token) && self.tokens.place(token).is_none();
         if unknown {
             self.counters.known_unknown.add();
         }
@@ -199,7 +199,7 @@ impl LookUps {
         }
     }
 
-    fn end(self: &Arc<Self>, sought: Sought, found: Result<Option<u64>, DatabaseError>) {
+    fn end(self: &Arc<Self>, sought: Sought, found: Result<Option<Place>, DatabaseError>) {
         let Sought { token, site, epoch, servers, then, .. } = sought;
         match found {
             Ok(None) if self.store.database.epoch() != epoch => match servers {
@@ -258,11 +258,11 @@ impl LookUps {
         let is_complete = complete.is_some() && self.map.complete() == complete;
         let mut found_any = false;
         for one in sought {
-            match (&looked, self.tokens.row(&one.token)) {
+            match (&looked, self.tokens.place(&one.token)) {
                 (Err(error), _) => self.end(one, Err(error.clone())),
-                (Ok(()), Some(row)) => {
+                (Ok(()), Some(place)) => {
                     found_any = true;
-                    self.end(one, Ok(Some(row)));
+                    self.end(one, Ok(Some(place)));
                 }
                 (Ok(()), None) if is_complete => {
                     self.tokens.remember_unknown(one.token.clone());

@@ -18,7 +18,7 @@ use tracing::{debug, info};
 
 use super::frontier::Frontier;
 use super::store::Store;
-use super::tokens::{Key, Tokens};
+use super::tokens::{Key, Place, Tokens};
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 use crate::wordpress::site::Columns;
 
@@ -86,12 +86,12 @@ impl Map {
     pub fn new(store: Arc<Store>, tokens: Arc<Tokens>, used_for: Option<u64>) -> Self {
         let table = &store.tokens;
         let range = vec!["id BETWEEN ? AND ?"; GAPS].join(" OR ");
-        let columns = "id, refresh_token_hash";
+        let columns = "id, refresh_token_hash, user_id";
         Map {
             // A row that does not count is read without its token, so that every page has its rows and its end.
             page: format!(
                 "SELECT id, IF(refresh_token_expires_at > UTC_TIMESTAMP() AND (revoked_at IS NULL OR \
-                 revoked_at >= UTC_TIMESTAMP() - INTERVAL ? SECOND), refresh_token_hash, NULL) \
+                 revoked_at >= UTC_TIMESTAMP() - INTERVAL ? SECOND), refresh_token_hash, NULL), user_id \
                  FROM {table} FORCE INDEX (PRIMARY) WHERE id > ? ORDER BY id LIMIT {PAGE}"
             ),
             tail: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE id >= ? ORDER BY id LIMIT {PAGE}"),
@@ -171,7 +171,7 @@ impl Map {
         }
         self.tokens.begin_reading();
         let rows = self.read_all(columns, edge, &mut frontier).await?;
-        self.tokens.settle();
+        self.tokens.end_reading();
         if self.store.database.epoch() != epoch {
             debug!("the database is at another server than it was; the table is read again");
             return Ok(());
@@ -367,7 +367,8 @@ impl Map {
         let id: u64 = column(&mut row, 0, "id")?;
         let token: Option<Vec<u8>> = column(&mut row, 1, "refresh_token_hash")?;
         if let Some(token) = token.filter(|token| !token.is_empty()) {
-            self.tokens.remember(Key::of(&String::from_utf8_lossy(&token), columns.folds_case), id);
+            let place = Place { row: id, user_id: column(&mut row, 2, "user_id")? };
+            self.tokens.remember(Key::of(&String::from_utf8_lossy(&token), columns.folds_case), place);
         }
         frontier.seen(id, id, Instant::now());
         Ok(id)

@@ -28,7 +28,7 @@ pub mod transaction;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -339,6 +339,7 @@ impl Call<'_> {
             site: Arc::clone(self.site),
             user_agent,
             client: self.client.address,
+            signed: OnceLock::new(),
         }
     }
 

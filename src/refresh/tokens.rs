@@ -5,11 +5,10 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
@@ -49,9 +48,26 @@ impl Key {
     }
 }
 
+/// What a cache holds beyond its room before it lets go of anything. It counts with delay, by some hundreds of entries at a time; so
+/// it is seen to have outgrown its room before the first token is lost.
+const BEYOND: usize = 8192;
+
+/// Where a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The row's `id`.
+    pub row: u64,
+    /// The row's `user_id`.
+    pub user_id: u64,
+}
+
 /// The caches.
 pub struct Tokens {
-    rows: Cache<Key, Remembered>,
+    rows: RwLock<Rows>,
+    /// How many rows there is room for.
+    capacity: usize,
+    /// More were remembered than there is room for.
+    overflowed: AtomicBool,
     /// When each was used.
     used: Mutex<VecDeque<(Instant, Key)>>,
     /// See [`Tokens::new`].
@@ -59,51 +75,47 @@ pub struct Tokens {
     /// As many used ones may stay where nothing hangs on their being told from unknown ones.
     spare: usize,
     unknown: Mutex<Unknown>,
-    /// The number of times that all rows were read, or begun to be.
-    reading: Arc<AtomicU64>,
-    overflowed: Arc<AtomicBool>,
 }
 
-/// Where a token is.
-#[derive(Clone, Copy)]
-struct Remembered {
-    row: u64,
-    /// As of which [reading](Tokens::begin_reading).
-    reading: u64,
+/// Which token is in which row.
+struct Rows {
+    /// As the last reading of all rows found it, or finds it, and what has come since.
+    current: Cache<Key, Place>,
+    /// As it was known before the reading that goes on. What that does not find has expired or was revoked, and takes no room.
+    before: Option<Cache<Key, Place>>,
+}
+
+impl Rows {
+    /// No listener tells what makes room for others: with one, moka (0.12) takes a lock of its own for each token, which took more
+    /// than all else that a rotation does here.
+    fn cache(capacity: usize) -> Cache<Key, Place> {
+        Cache::builder()
+            .max_capacity(capacity.saturating_add(BEYOND) as u64)
+            // The newest row is the one whose token comes back.
+            .eviction_policy(EvictionPolicy::lru())
+            .build()
+    }
 }
 
 impl Tokens {
     /// Empty; room for `capacity` rows. A used token must be told from an unknown one for `used_for` seconds, or (`None`) as long
     /// as it has not expired.
     pub fn new(capacity: usize, used_for: Option<u64>) -> Self {
-        let overflowed = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&overflowed);
-        let reading = Arc::new(AtomicU64::new(0));
-        let current = Arc::clone(&reading);
         Tokens {
-            rows: Cache::builder()
-                .max_capacity(capacity as u64)
-                // The newest row is the one whose token comes back.
-                .eviction_policy(EvictionPolicy::lru())
-                .eviction_listener(move |_, remembered: Remembered, cause| {
-                    // Of an earlier reading: the token has expired or was revoked, or this reading has yet to come to its row.
-                    if cause == RemovalCause::Size && remembered.reading == current.load(Ordering::Relaxed) {
-                        flag.store(true, Ordering::Relaxed);
-                    }
-                })
-                .build(),
+            rows: RwLock::new(Rows { current: Rows::cache(capacity), before: None }),
+            capacity,
+            overflowed: AtomicBool::new(false),
             used: Mutex::default(),
             used_for: used_for.map(Duration::from_secs),
             spare: capacity / 8,
             unknown: Mutex::new(Unknown::since(Instant::now())),
-            reading,
-            overflowed,
         }
     }
 
-    /// The row that held the token when it was last seen.
-    pub fn row(&self, token: &Key) -> Option<u64> {
-        self.rows.get(token).map(|remembered| remembered.row)
+    /// The row that held the token when it was last seen, and whose it was.
+    pub fn place(&self, token: &Key) -> Option<Place> {
+        let rows = self.rows();
+        rows.current.get(token).or_else(|| rows.before.as_ref()?.get(token))
     }
 
     /// Whether the token is in no row, as far as a look-up of the last seconds or the column's length tells.
@@ -111,14 +123,23 @@ impl Tokens {
         token.fits_no_row() || self.unknown().contains(token, Instant::now())
     }
 
-    /// The token is in row `id`.
-    pub fn remember(&self, token: Key, id: u64) {
-        self.rows.insert(token, Remembered { row: id, reading: self.reading.load(Ordering::Relaxed) });
+    /// The token is there.
+    pub fn remember(&self, token: Key, place: Place) {
+        let rows = self.rows();
+        if let Some(before) = &rows.before {
+            before.invalidate(&token);
+        }
+        rows.current.insert(token, place);
+        self.look_for_overflow(&rows);
     }
 
     /// The token is not in the row it was remembered with.
     pub fn forget(&self, token: &Key) {
-        self.rows.invalidate(token);
+        let rows = self.rows();
+        for rows in [Some(&rows.current), rows.before.as_ref()].into_iter().flatten() {
+            rows.invalidate(token);
+        }
+        self.look_for_overflow(&rows);
     }
 
     /// The token was exchanged. Its row is forgotten when nothing hangs on it any more: else the rows of live tokens would have
@@ -139,7 +160,7 @@ impl Tokens {
                 break;
             }
             let Some((_, due)) = used.pop_front() else { break };
-            self.rows.invalidate(&due);
+            self.forget(&due);
         }
     }
 
@@ -152,7 +173,9 @@ impl Tokens {
 
     /// How many tokens are remembered with their rows, a moment ago, and how many as unknown.
     pub fn sizes(&self) -> (u64, u64) {
-        (self.rows.entry_count(), self.unknown().len(Instant::now()) as u64)
+        let rows = self.rows();
+        let before = rows.before.as_ref().map_or(0, Cache::entry_count);
+        (rows.current.entry_count() + before, self.unknown().len(Instant::now()) as u64)
     }
 
     /// No token is known to be in no row any more.
@@ -161,21 +184,50 @@ impl Tokens {
         drop(all);
     }
 
+    /// All rows are about to be read anew: those that are then not among them are forgotten at its end, and have a room of their own
+    /// until then. After a reading that did not come to its end, the next goes on with what that found.
+    pub fn begin_reading(&self) {
+        let mut rows = self.rows_to_change();
+        if rows.before.is_none() {
+            let before = mem::replace(&mut rows.current, Rows::cache(self.capacity));
+            rows.before = Some(before);
+            self.overflowed.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// All rows were read.
+    pub fn end_reading(&self) {
+        let before = self.rows_to_change().before.take();
+        // Not under the lock: it may be large.
+        drop(before);
+        self.settle();
+    }
+
     /// Does now what the cache does with delay, so that [`Tokens::has_overflowed`] knows of everything.
     pub fn settle(&self) {
-        self.rows.run_pending_tasks();
+        let rows = self.rows();
+        rows.current.run_pending_tasks();
+        self.look_for_overflow(&rows);
     }
 
-    /// All rows are about to be read anew. Those that are then not among them make room for the others.
-    pub fn begin_reading(&self) {
-        self.reading.fetch_add(1, Ordering::Relaxed);
-        self.rows.run_pending_tasks();
-        self.overflowed.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether a row that was read or remembered since had to make room for another.
+    /// Whether there were more rows, at any time since the last reading began, than there is room for.
     pub fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed)
+    }
+
+    /// After each change: before the cache, [`BEYOND`] its room, lets go of a token, and before its number falls again.
+    fn look_for_overflow(&self, rows: &Rows) {
+        if rows.current.entry_count() > self.capacity as u64 {
+            self.overflowed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn rows(&self) -> RwLockReadGuard<'_, Rows> {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rows_to_change(&self) -> RwLockWriteGuard<'_, Rows> {
+        self.rows.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unknown(&self) -> MutexGuard<'_, Unknown> {
@@ -239,10 +291,20 @@ mod tests {
         Key::of(token, false)
     }
 
+    impl Tokens {
+        fn row(&self, token: &Key) -> Option<u64> {
+            self.place(token).map(|place| place.row)
+        }
+
+        fn put(&self, token: Key, row: u64) {
+            self.remember(token, Place { row, user_id: 1 });
+        }
+    }
+
     #[test]
     fn case_is_folded_as_the_column_does() {
         let tokens = Tokens::new(10, Some(0));
-        tokens.remember(Key::of("abc", true), 7);
+        tokens.put(Key::of("abc", true), 7);
         assert_eq!(tokens.row(&Key::of("ABC ", true)), Some(7));
         assert_eq!(tokens.row(&key("ABC")), None);
         tokens.remember_unknown(key("Xyz"));
@@ -265,11 +327,11 @@ mod tests {
     fn too_many_rows_are_noticed() {
         let tokens = Tokens::new(10, Some(0));
         for id in 0..10 {
-            tokens.remember(key(&id.to_string()), id);
+            tokens.put(key(&id.to_string()), id);
         }
         tokens.settle();
         assert!(!tokens.has_overflowed());
-        tokens.remember(key("one more"), 10);
+        tokens.put(key("one more"), 10);
         tokens.settle();
         assert!(tokens.has_overflowed());
         assert_eq!(tokens.row(&key("one more")), Some(10));
@@ -306,10 +368,10 @@ mod tests {
     fn used_tokens_make_room_unless_something_hangs_on_them() {
         let rotate = |used_for| {
             let tokens = Tokens::new(80, used_for);
-            tokens.remember(key("idle"), 1);
-            tokens.remember(key("0"), 2);
+            tokens.put(key("idle"), 1);
+            tokens.put(key("0"), 2);
             for count in 1..1000 {
-                tokens.remember(key(&count.to_string()), count + 2);
+                tokens.put(key(&count.to_string()), count + 2);
                 tokens.used(key(&(count - 1).to_string()));
             }
             tokens.settle();
@@ -328,21 +390,66 @@ mod tests {
     }
 
     #[test]
+    fn no_token_is_lost_before_that_is_noticed() {
+        let tokens = Tokens::new(1_000, None);
+        let mut count = 0;
+        while !tokens.has_overflowed() {
+            tokens.put(key(&count.to_string()), count);
+            count += 1;
+        }
+        tokens.settle();
+        assert!(count > 1_000 && (0..count).all(|id| tokens.row(&key(&id.to_string())) == Some(id)), "{count}");
+        for id in 0..3 * BEYOND as u64 {
+            tokens.put(key(&format!("more{id}")), id);
+        }
+        tokens.settle();
+        assert!(tokens.sizes().0 <= (1_000 + BEYOND) as u64);
+        // Fewer again, and yet some were lost.
+        for id in 0..3 * BEYOND as u64 {
+            tokens.forget(&key(&format!("more{id}")));
+        }
+        tokens.settle();
+        assert!(tokens.has_overflowed());
+    }
+
+    #[test]
     fn what_a_new_reading_does_not_find_makes_room() {
         let tokens = Tokens::new(10, None);
-        let all = |of: &str| (0..10).for_each(|id| tokens.remember(key(&format!("{of}{id}")), id));
+        let all = |of: &str| (0..10).for_each(|id| tokens.put(key(&format!("{of}{id}")), id));
+        let rows = |of: &str| (0..10).filter_map(|id| tokens.row(&key(&format!("{of}{id}")))).collect::<Vec<_>>();
+        let every: Vec<u64> = (0..10).collect();
         all("dead");
-        tokens.remember(key("one more"), 10);
+        tokens.put(key("one more"), 10);
         tokens.settle();
         assert!(tokens.has_overflowed());
         tokens.begin_reading();
+        assert_eq!(rows("dead"), every, "what was known is of use until the end");
         all("live");
-        tokens.settle();
+        // The database was away, and it begins once more.
+        tokens.begin_reading();
+        assert_eq!((rows("dead"), rows("live")), (every.clone(), every.clone()));
+        all("live");
+        tokens.end_reading();
         assert!(!tokens.has_overflowed(), "{:?}", tokens.sizes());
-        assert!((0..10).all(|id| tokens.row(&key(&format!("live{id}"))) == Some(id)));
-        tokens.remember(key("one more"), 10);
+        assert_eq!((rows("dead"), rows("live"), tokens.sizes().0), (vec![], every, 10));
+        tokens.put(key("one more"), 10);
         tokens.settle();
         assert!(tokens.has_overflowed());
+    }
+
+    #[test]
+    fn what_is_forgotten_while_rows_are_read_is_in_neither_part() {
+        let tokens = Tokens::new(10, None);
+        for id in 0..3 {
+            tokens.put(key(&id.to_string()), id);
+        }
+        tokens.begin_reading();
+        tokens.put(key("1"), 7);
+        assert_eq!(tokens.row(&key("1")), Some(7));
+        for id in 0..2 {
+            tokens.forget(&key(&id.to_string()));
+        }
+        assert_eq!([0, 1, 2].map(|id| tokens.row(&key(&id.to_string()))), [None, None, Some(2)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -37,6 +37,54 @@ pub struct Plan {
     pub user_agent: String,
     /// The client's address.
     pub client: IpAddr,
+    /// See [`Plan::sign_early`].
+    pub signed: OnceLock<Signed>,
+}
+
+/// An access token for a user, and its hash.
+#[derive(Clone)]
+pub struct Signed {
+    user_id: u64,
+    access_token: String,
+    hash: String,
+}
+
+impl Plan {
+    /// Signs the access token where that takes microseconds, so that it is done before the rows of a group are locked. Should the row
+    /// turn out to be another user's, it is signed anew; should nothing be rotated, it was in vain.
+    pub fn sign_early(&self, user_id: u64) {
+        if self.site.signer.is_quick()
+            // What fails here fails under the lock, too, and is told there.
+            && let Ok(signed) = self.sign(user_id)
+        {
+            // Looked up for a second time, it has one already.
+            let _ = self.signed.set(signed);
+        }
+    }
+
+    fn signed(&self, user_id: u64) -> Result<Signed, SignerError> {
+        match self.signed.get() {
+            Some(signed) if signed.user_id == user_id => Ok(signed.clone()),
+            _ => self.sign(user_id),
+        }
+    }
+
+    fn sign(&self, user_id: u64) -> Result<Signed, SignerError> {
+        let claims = ClaimsInput {
+            iss: &self.home.url,
+            issued_at: self.issued_at,
+            expires_at: self.expires_at(),
+            user_id,
+            refresh_token: &self.refresh_token,
+        };
+        let access_token = self.site.signer.access_token(&claims)?;
+        let hash = wp_hash(&access_token, &self.site.auth_salt);
+        Ok(Signed { user_id, access_token, hash })
+    }
+
+    fn expires_at(&self) -> u64 {
+        self.issued_at.saturating_add(self.site.settings.jwt_expiration)
+    }
 }
 
 /// How a rotation ended.
@@ -260,24 +308,15 @@ async fn prepare(
 
 /// The access token and the row that a rotation adds.
 fn child<'a>(plan: &'a Plan, parent: &'a LockedRow) -> Result<(String, Child<'a>), SignerError> {
-    let settings = &plan.site.settings;
-    let expires_at = plan.issued_at.saturating_add(settings.jwt_expiration);
-    let claims = ClaimsInput {
-        iss: &plan.home.url,
-        issued_at: plan.issued_at,
-        expires_at,
-        user_id: parent.user_id,
-        refresh_token: &plan.refresh_token,
-    };
-    let access_token = plan.site.signer.access_token(&claims)?;
+    let Signed { access_token, hash, .. } = plan.signed(parent.user_id)?;
     let child = Child {
         parent: parent.id,
-        hash: wp_hash(&access_token, &plan.site.auth_salt),
+        hash,
         user_id: parent.user_id,
         issued_at: plan.issued_at,
-        expires_at,
+        expires_at: plan.expires_at(),
         refresh_token: &plan.refresh_token,
-        refresh_token_lifetime: settings.refresh_token_expiration,
+        refresh_token_lifetime: plan.site.settings.refresh_token_expiration,
         family: parent.family.as_deref(),
         metadata: format!(r#"{{"user_agent":{}}}"#, text::json_ascii(&plan.user_agent)),
         user_agent: &plan.user_agent,

@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 
 use super::{LookUps, Queue, Sought};
-use crate::refresh::tokens::Key;
+use crate::refresh::tokens::{Key, Place};
 use crate::wordpress::database::{DatabaseError, NO_INDEX, Session, column};
 use crate::wordpress::site::Site;
 
@@ -46,7 +46,7 @@ impl Looker {
         let mut tokens: Vec<&Key> = Vec::with_capacity(sought.len());
         for one in &sought {
             // Another look-up may have told meanwhile.
-            let told = known.is_unknown(&one.token) || known.row(&one.token).is_some();
+            let told = known.is_unknown(&one.token) || known.place(&one.token).is_some();
             if !told && !tokens.contains(&&one.token) {
                 tokens.push(&one.token);
             }
@@ -67,22 +67,22 @@ impl Looker {
         let is_same_server = store.database.epoch() == epoch;
         let any = found.as_ref().is_ok_and(|found| !found.is_empty());
         for one in sought {
-            let row = match &found {
-                Ok(rows) => Ok(rows.get(&one.token).copied().or_else(|| known.row(&one.token))),
+            let place = match &found {
+                Ok(places) => Ok(places.get(&one.token).copied().or_else(|| known.place(&one.token))),
                 Err(error) => Err(error.clone()),
             };
-            match row {
-                Ok(Some(row)) => known.remember(one.token.clone(), row),
+            match place {
+                Ok(Some(place)) => known.remember(one.token.clone(), place),
                 Ok(None) if is_same_server => known.remember_unknown(one.token.clone()),
                 Ok(None) | Err(_) => {}
             }
-            self.look_ups.end(one, row);
+            self.look_ups.end(one, place);
         }
         any
     }
 
-    /// The rows of those of `tokens` that are in one.
-    async fn look(&self, tokens: &[&Key], site: &Site) -> Result<HashMap<Key, u64>, DatabaseError> {
+    /// The places of those of `tokens` that have one.
+    async fn look(&self, tokens: &[&Key], site: &Site) -> Result<HashMap<Key, Place>, DatabaseError> {
         if tokens.is_empty() {
             return Ok(HashMap::new());
         }
@@ -118,7 +118,7 @@ impl Looker {
         session: &mut Session<'_>,
         tokens: &[&Key],
         site: &Site,
-    ) -> Result<HashMap<Key, u64>, DatabaseError> {
+    ) -> Result<HashMap<Key, Place>, DatabaseError> {
         let mut values: Vec<Value> = tokens.iter().map(|token| Value::from(token.as_str())).collect();
         let size = SIZES.into_iter().find(|size| *size >= tokens.len()).unwrap_or(LARGEST);
         values.resize(size, tokens.last().map_or(Value::NULL, |token| Value::from(token.as_str())));
@@ -126,9 +126,9 @@ impl Looker {
         let by_index = index.map(|index| (index, session.abilities().set_statement));
         let statement = statement(&self.look_ups.store.tokens, size, by_index);
         let rows: Vec<Row> = session.conn().exec(statement, values).await?;
-        let mut best: HashMap<Key, (bool, u64)> = HashMap::new();
+        let mut best: HashMap<Key, (bool, Place)> = HashMap::new();
         for mut row in rows {
-            let id: u64 = column(&mut row, 0, "id")?;
+            let place = Place { row: column(&mut row, 0, "id")?, user_id: column(&mut row, 3, "user_id")? };
             let token: Vec<u8> = column(&mut row, 1, "refresh_token_hash")?;
             let is_live: bool = column(&mut row, 2, "revoked_at")?;
             let token = match tokens {
@@ -137,10 +137,10 @@ impl Looker {
                 _ => Key::of(&String::from_utf8_lossy(&token), site.columns.folds_case),
             };
             // A live row before others: tokens of old plugin versions may not be unique.
-            let entry = best.entry(token).or_insert((is_live, id));
-            *entry = (*entry).max((is_live, id));
+            let entry = best.entry(token).or_insert((is_live, place));
+            *entry = (*entry).max((is_live, place));
         }
-        Ok(best.into_iter().map(|(token, (_, id))| (token, id)).collect())
+        Ok(best.into_iter().map(|(token, (_, place))| (token, place)).collect())
     }
 }
 
@@ -160,6 +160,6 @@ fn statement(table: &str, size: usize, by_index: Option<(&str, bool)>) -> String
         None => ("", String::new()),
     };
     format!(
-        "{limit}SELECT id, refresh_token_hash, revoked_at IS NULL FROM {table}{index} WHERE refresh_token_hash IN ({places})"
+        "{limit}SELECT id, refresh_token_hash, revoked_at IS NULL, user_id FROM {table}{index} WHERE refresh_token_hash IN ({places})"
     )
 }
