@@ -1,8 +1,9 @@
 //! Gathers waiting rotations into one transaction.
 //!
 //! A few workers, each with a connection of its own, take what waits, at most [`LARGEST_GROUP`], and never wait for more: a
-//! lone call is a group of one. They take turns: until one has locked its rows, the next group gathers, so that groups grow with
-//! the load; while one writes and waits for the disk, the next begins.
+//! lone call is a group of one. They take turns: while one locks its rows and writes, the next group gathers, so that groups grow
+//! with the load, and a statement's cost is shared by many. The turn ends with the last statement before the COMMIT, so that one
+//! waits for the disk while the next begins; or earlier, once so many wait that they are a group worth its statements already.
 //!
 //! A worker meets no trouble itself: what another transaction holds, what failed and what may or may not be stored goes on in
 //! [`alone`](super::alone), in a task for each, and the worker takes the next group.
@@ -35,6 +36,9 @@ const LEAST: Duration = Duration::from_millis(500);
 
 /// Groups in work at once. One waits for the disk while another is prepared; more would make groups smaller.
 const WORKERS: usize = 2;
+
+/// So many rotations are worth the statements of a group: a larger one would spare little more.
+const ENOUGH: usize = 16;
 
 /// Rotations that may wait. At a thousand a second, the slowest disk, more would not be served within [`LIMIT`].
 const QUEUE: usize = 4096;
@@ -80,7 +84,14 @@ pub fn commit_by(deadline: Instant) -> Instant {
 }
 
 /// Held by the worker whose turn it is: nobody else takes from the queue.
-pub type Turn<'a> = MutexGuard<'a, mpsc::Receiver<Waiting>>;
+pub struct Turn<'a>(MutexGuard<'a, mpsc::Receiver<Waiting>>);
+
+impl Turn<'_> {
+    /// Whether so many wait that the next group may as well begin.
+    pub fn is_awaited(&self) -> bool {
+        self.0.len() >= ENOUGH
+    }
+}
 
 impl Waiting {
     /// Ends it.
@@ -138,7 +149,7 @@ async fn work(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
         alone.counters.group(received);
         session = session.filter(|session| !session.is_stale());
         // Nobody waits for a connection that is yet to be made.
-        let turn = session.is_some().then_some(turn);
+        let turn = session.is_some().then_some(Turn(turn));
         session = rotate(&alone, &store, session, std::mem::take(&mut group), turn).await;
     }
 }

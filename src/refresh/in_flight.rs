@@ -121,7 +121,6 @@ impl InFlight {
             refresher.look_ups.tokens.remember(token, Place { row: child, user_id: rotated.user.id });
             refresher.look_ups.map.note(child);
         }
-        refresher.look_ups.tokens.used(used);
         refresher.counters.rotated.add();
         let (user_id, token_family) = (rotated.user.id, rotated.family.clone());
         refresher.record(event, EventResult::Success { user_id, token_id: rotated.parent, token_family });
@@ -134,6 +133,7 @@ impl InFlight {
         let told = Told { user: Some(user_id), family: rotated.family, ..Told::of("rotated") };
         // Where the client has left, nobody waits.
         let _ = answer.send(Ok((Outcome::Rotated(pair), told)));
+        refresher.look_ups.tokens.used(used);
     }
 
     async fn used(self, used: Used) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Value};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
@@ -171,7 +172,8 @@ impl Map {
         }
         self.tokens.begin_reading();
         let rows = self.read_all(columns, edge, &mut frontier).await?;
-        self.tokens.end_reading();
+        let forgotten = self.tokens.end_reading();
+        spawn_blocking(move || drop(forgotten));
         if self.store.database.epoch() != epoch {
             debug!("the database is at another server than it was; the table is read again");
             return Ok(());

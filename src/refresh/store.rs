@@ -6,24 +6,19 @@
 //! statement works on a group of rows; a rotation that is alone is a group of one. All values are bound, so texts differ only in
 //! their number of rows, of which there are few.
 
+mod statements;
+
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
+use time::OffsetDateTime;
 use tracing::debug;
 
+use self::statements::Statements;
 use super::response::User;
 use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
 /// Rotations in one transaction at most. Larger ones would hold their locks for longer, and spare little more.
 pub const LARGEST_GROUP: usize = 64;
-
-/// How many ids a statement takes. Fewer are padded with the last: a row that is named twice is one row.
-const ID_COUNTS: [usize; 13] = [1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, LARGEST_GROUP];
-
-/// How many rows an INSERT has. These cannot be padded; with these sizes the groups of a usual load take one statement, and no
-/// group more than two. Each is 7 KB of the server's memory for a row, once it was used, so that all of them come to 4 MB for a
-/// connection.
-const ROW_COUNTS: [usize; 27] =
-    [LARGEST_GROUP, 48, 40, 32, 28, 24, 22, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
 
 /// The statements for one site's tables, and the database they go to.
 pub struct Store {
@@ -138,35 +133,27 @@ impl Store {
              WHERE t.id IN ("
         );
         Store {
-            lock: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE"),
-            lock_waiting: Statements::new(&ID_COUNTS, &lock, "?", &format!(") FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
-            lock_free: Statements::new(&ID_COUNTS, &lock, "?", ") FOR UPDATE SKIP LOCKED"),
+            lock: Statements::of_ids(&lock, ") FOR UPDATE"),
+            lock_waiting: Statements::of_ids(&lock, &format!(") FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
+            lock_free: Statements::of_ids(&lock, ") FOR UPDATE SKIP LOCKED"),
             // With a lock wait of 0, MariaDB (10.11.19) skips a row, but takes that for an error at the statement's end and rolls
             // the transaction back (1180). The statement never waits.
-            lock_free_mariadb: Statements::new(
-                &ID_COUNTS,
+            lock_free_mariadb: Statements::of_ids(
                 &format!("SET STATEMENT innodb_lock_wait_timeout = 1 FOR {lock}"),
-                "?",
                 ") FOR UPDATE SKIP LOCKED",
             ),
             user: format!("{user} WHERE ID = ?"),
-            // FROM_UNIXTIME ends in 2038 on older servers; the sum does not.
-            insert: Statements::new(
-                &ROW_COUNTS,
+            insert: Statements::of_rows(
                 &format!(
                     "INSERT INTO {tokens} (hash, user_id, issued_at, expires_at, refresh_token_hash, \
                      refresh_token_expires_at, token_family, metadata, user_agent, ip_address, blog_id) VALUES "
                 ),
-                "(?, ?, '1970-01-01' + INTERVAL ? SECOND, '1970-01-01' + INTERVAL ? SECOND, ?, \
-                 UTC_TIMESTAMP() + INTERVAL ? SECOND, ?, ?, ?, ?, 1)",
-                "",
+                "(?, ?, ?, ?, ?, UTC_TIMESTAMP() + INTERVAL ? SECOND, ?, ?, ?, ?, 1)",
             ),
             // Without "AND revoked_at IS NULL": the optimizer would go through revoked_at_idx, secondary index before primary,
             // and deadlock with the plugin's own statements. The rows are locked, and their state known.
-            revoke: Statements::new(
-                &ID_COUNTS,
+            revoke: Statements::of_ids(
                 &format!("UPDATE {tokens} FORCE INDEX (PRIMARY) SET revoked_at = UTC_TIMESTAMP() WHERE id IN ("),
-                "?",
                 ")",
             ),
             holds: format!("SELECT COALESCE(refresh_token_hash = ?, 0) FROM {tokens} WHERE id = ?"),
@@ -210,7 +197,8 @@ impl Store {
             false if abilities.no_wait => &self.lock_waiting,
             false => &self.lock,
         };
-        let (statement, ids) = statements.padded(ids);
+        let (text, ids) = statements.padded(ids);
+        let statement = session.prepared(text).await?;
         let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
         rows.into_iter().map(locked_row).collect()
     }
@@ -233,26 +221,26 @@ impl Store {
         row.map_or(Ok(None), |mut row| user(&mut row, 0))
     }
 
-    /// Adds `children` and revokes their parents. Returns the children's ids, where they are known for certain.
+    /// Adds `children`. Returns their ids, where they are known for certain.
     ///
     /// # Errors
     /// The database's.
-    pub async fn rotate(
+    pub async fn insert(
         &self,
         session: &mut Session<'_>,
         children: &[Child<'_>],
     ) -> Result<Vec<Option<u64>>, DatabaseError> {
         let consecutive = session.abilities().consecutive_ids;
-        let conn = session.conn();
         let mut ids = Vec::with_capacity(children.len());
         let mut rest = children;
-        for (size, statement) in &self.insert.0 {
-            while let Some((chunk, after)) = rest.split_at_checked(*size) {
+        for (size, text) in self.insert.by_size() {
+            while let Some((chunk, after)) = rest.split_at_checked(size) {
                 let values: Vec<Value> = chunk.iter().flat_map(values).collect();
-                conn.exec_drop(statement.as_str(), values).await?;
+                let statement = session.prepared(text).await?;
+                session.conn().exec_drop(statement, values).await?;
                 // The id of the statement's first row.
-                let first = conn.last_insert_id();
-                ids.extend((0..*size).map(|place| match place {
+                let first = session.conn().last_insert_id();
+                ids.extend((0..size).map(|place| match place {
                     0 => first,
                     _ if consecutive => first.and_then(|first| first.checked_add(place as u64)),
                     _ => None,
@@ -260,11 +248,17 @@ impl Store {
                 rest = after;
             }
         }
+        Ok(ids)
+    }
+
+    /// Revokes the parents of `children`, which are locked and live.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn revoke_parents(&self, session: &mut Session<'_>, children: &[Child<'_>]) -> Result<(), DatabaseError> {
         let mut parents: Vec<u64> = children.iter().map(|child| child.parent).collect();
         parents.sort_unstable();
-        let (statement, parents) = self.revoke.padded(&parents);
-        conn.exec_drop(statement, parents).await?;
-        Ok(ids)
+        self.revoke_locked(session, &parents).await
     }
 
     /// Revokes those of the rows `ids` (ascending, at most [`LARGEST_GROUP`]) that are not. Returns their number.
@@ -275,10 +269,15 @@ impl Store {
         let live: Vec<u64> =
             self.lock(session, ids, false).await?.into_iter().filter(|row| !row.revoked).map(|row| row.id).collect();
         if !live.is_empty() {
-            let (statement, ids) = self.revoke.padded(&live);
-            session.conn().exec_drop(statement, ids).await?;
+            self.revoke_locked(session, &live).await?;
         }
         Ok(live.len())
+    }
+
+    async fn revoke_locked(&self, session: &mut Session<'_>, ids: &[u64]) -> Result<(), DatabaseError> {
+        let (text, ids) = self.revoke.padded(ids);
+        let statement = session.prepared(text).await?;
+        Ok(session.conn().exec_drop(statement, ids).await?)
     }
 
     /// Ends the transaction.
@@ -339,37 +338,13 @@ impl Store {
     }
 }
 
-/// One statement for each of a few numbers of rows.
-struct Statements(Vec<(usize, String)>);
-
-impl Statements {
-    fn new(counts: &[usize], head: &str, item: &str, tail: &str) -> Self {
-        Statements(
-            counts.iter().map(|count| (*count, format!("{head}{}{tail}", vec![item; *count].join(", ")))).collect(),
-        )
-    }
-
-    fn smallest(&self) -> &str {
-        self.0.iter().min_by_key(|(rows, _)| *rows).map_or("", |(_, text)| text.as_str())
-    }
-
-    /// The smallest statement that takes `ids`, and as many values as it takes.
-    fn padded(&self, ids: &[u64]) -> (&str, Vec<Value>) {
-        let fitting = self.0.iter().find(|(count, _)| *count >= ids.len()).or(self.0.last());
-        let (count, statement) = fitting.map_or((0, ""), |(count, statement)| (*count, statement.as_str()));
-        let mut values: Vec<Value> = ids.iter().map(|id| Value::from(*id)).collect();
-        values.resize(count, ids.last().map_or(Value::NULL, |id| Value::from(*id)));
-        (statement, values)
-    }
-}
-
 /// In the statement's order.
 fn values(child: &Child<'_>) -> [Value; 10] {
     [
         child.hash.as_str().into(),
         child.user_id.into(),
-        child.issued_at.into(),
-        child.expires_at.into(),
+        datetime(child.issued_at),
+        datetime(child.expires_at),
         child.refresh_token.into(),
         child.refresh_token_lifetime.into(),
         child.family.into(),
@@ -377,6 +352,15 @@ fn values(child: &Child<'_>) -> [Value; 10] {
         child.user_agent.into(),
         child.ip_address.as_str().into(),
     ]
+}
+
+/// As a column of the type DATETIME takes it. What is beyond its year 9999 is NULL, which the token table's columns refuse. (Sums that
+/// the server computed instead took it a microsecond for a row.)
+fn datetime(unix_seconds: u64) -> Value {
+    let time = i64::try_from(unix_seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let Some(time) = time else { return Value::NULL };
+    let year = u16::try_from(time.year()).unwrap_or_default();
+    Value::Date(year, time.month().into(), time.day(), time.hour(), time.minute(), time.second(), 0)
 }
 
 fn locked_row(mut row: Row) -> Result<LockedRow, DatabaseError> {
@@ -415,21 +399,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_group_fits_few_statements() {
-        let ids = Statements::new(&ID_COUNTS, "(", "?", ")");
-        for count in 1..=LARGEST_GROUP {
-            let group: Vec<u64> = (1..=count as u64).collect();
-            let (statement, values) = ids.padded(&group);
-            assert_eq!(statement.matches('?').count(), values.len());
-            assert!(values.len() >= count && values.len() < 2 * count.max(2), "{count}");
-            assert_eq!(values.last(), Some(&Value::from(count as u64)));
-            let mut rest = count;
-            let mut statements = 0;
-            for size in ROW_COUNTS {
-                statements += rest / size;
-                rest %= size;
-            }
-            assert!(rest == 0 && statements <= 2, "{count}: {statements}");
-        }
+    fn times_are_those_of_the_column() {
+        assert_eq!(datetime(0), Value::Date(1970, 1, 1, 0, 0, 0, 0));
+        assert_eq!(datetime(4_107_542_399), Value::Date(2100, 2, 28, 23, 59, 59, 0));
+        assert_eq!(datetime(253_402_300_799), Value::Date(9999, 12, 31, 23, 59, 59, 0));
+        assert_eq!(datetime(253_402_300_800), Value::NULL);
+        assert_eq!(datetime(u64::MAX), Value::NULL);
     }
 }

@@ -24,6 +24,10 @@ const USED_FOR: Duration = Duration::from_secs(600);
 /// The longest token that the column holds; a longer one is in no row.
 const COLUMN_LENGTH: usize = 255;
 
+/// What a cache holds beyond its room before it lets go of anything. It counts with delay, by some hundreds of entries at a time; so
+/// it is seen to have outgrown its room before the first token is lost.
+const BEYOND: usize = 8192;
+
 /// A token as the column compares it. Those of clients are ASCII letters and digits when they come this far, those of rows
 /// whatever somebody wrote there; trailing spaces do not count in a column (PAD SPACE).
 // SECURITY: no Debug. It is the token.
@@ -47,10 +51,6 @@ impl Key {
         self.0.is_empty() || self.0.len() > COLUMN_LENGTH
     }
 }
-
-/// What a cache holds beyond its room before it lets go of anything. It counts with delay, by some hundreds of entries at a time; so
-/// it is seen to have outgrown its room before the first token is lost.
-const BEYOND: usize = 8192;
 
 /// Where a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,12 +195,12 @@ impl Tokens {
         }
     }
 
-    /// All rows were read.
-    pub fn end_reading(&self) {
+    /// All rows were read. Returns what is forgotten: it may be a million tokens, and to drop those takes time.
+    #[must_use]
+    pub fn end_reading(&self) -> Option<Cache<Key, Place>> {
         let before = self.rows_to_change().before.take();
-        // Not under the lock: it may be large.
-        drop(before);
         self.settle();
+        before
     }
 
     /// Does now what the cache does with delay, so that [`Tokens::has_overflowed`] knows of everything.
@@ -429,7 +429,7 @@ mod tests {
         tokens.begin_reading();
         assert_eq!((rows("dead"), rows("live")), (every.clone(), every.clone()));
         all("live");
-        tokens.end_reading();
+        drop(tokens.end_reading());
         assert!(!tokens.has_overflowed(), "{:?}", tokens.sizes());
         assert_eq!((rows("dead"), rows("live"), tokens.sizes().0), (vec![], every, 10));
         tokens.put(key("one more"), 10);

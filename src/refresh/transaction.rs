@@ -163,8 +163,8 @@ pub struct UnknownCommit {
 pub enum Patience<'a> {
     /// It is waited for.
     Waits,
-    /// It is skipped, where the server can do that. The next worker's turn begins when this transaction has all its rows locked
-    /// and is to write.
+    /// It is skipped, where the server can do that. The next worker's turn begins when this transaction has written; or has all its
+    /// rows locked, where the turn [is awaited](Turn::is_awaited) or writing may have to wait.
     Skips(Option<Turn<'a>>),
 }
 
@@ -285,10 +285,15 @@ async fn prepare(
         };
         verdicts.push(Verdict::Ended(outcome));
     }
-    // More than half of the time goes into what follows, and the server does it for two groups at once.
-    drop(turn);
     if !children.is_empty() {
-        let ids = store.rotate(session, &children).await?;
+        // What waits for a lock now must not keep the others waiting, too.
+        let never_waits = session.abilities().no_wait;
+        let keep = |turn: &Turn<'_>| never_waits && !turn.is_awaited();
+        let turn = turn.filter(keep);
+        let ids = store.insert(session, &children).await?;
+        let turn = turn.filter(keep);
+        store.revoke_parents(session, &children).await?;
+        drop(turn);
         for (place, id) in places.into_iter().zip(ids) {
             if let Some(Verdict::Ended(Outcome::Rotated(rotated))) = verdicts.get_mut(place) {
                 rotated.child = id;

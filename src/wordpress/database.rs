@@ -10,6 +10,7 @@
 mod error;
 mod failover;
 mod hosts;
+mod prepared;
 mod recovery;
 mod server;
 
@@ -19,12 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::{FromValue, Queryable};
-use mysql_async::{Conn, Opts, OptsBuilder, Row};
+use mysql_async::{Conn, Opts, OptsBuilder, Row, Statement};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 pub use error::DatabaseError;
 pub use hosts::Hosts;
+pub use prepared::SqlText;
 pub use server::Abilities;
 use server::{Connection, Mode};
 
@@ -63,7 +65,7 @@ const NO_SUCH_THREAD: u16 = 1094;
 pub const NO_INDEX: u16 = 1176;
 
 /// Prepared statements kept for each connection: all that rotations of every group size use, and then some.
-const STATEMENTS: usize = 112;
+pub const STATEMENTS: usize = 112;
 
 /// The site's database.
 pub struct Database {
@@ -372,6 +374,15 @@ impl Session<'_> {
     /// The connection.
     pub fn conn(&mut self) -> &mut Conn {
         &mut self.connection.conn
+    }
+
+    /// The statement of `text`, prepared when it is first asked for.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn prepared(&mut self, text: &SqlText) -> Result<Statement, DatabaseError> {
+        let Connection { conn, prepared, .. } = &mut self.connection;
+        Ok(prepared.on(conn, text).await?)
     }
 
     /// What the server can do.

@@ -90,7 +90,8 @@ async fn footprint(rows: u32) {
                     ip_address: "::1".to_owned(),
                 })
                 .collect();
-            store.rotate(&mut session, &children).await.unwrap();
+            store.insert(&mut session, &children).await.unwrap();
+            store.revoke_parents(&mut session, &children).await.unwrap();
             assert!(locked(&mut root, connection).await <= 3 * count, "{size} of {total} rows");
             assert_eq!(free(&database, "wp_jwt_auth_tokens").await, total - count, "only the parents");
             // The plugin's own statements go on beside it.

@@ -6,6 +6,8 @@ use std::time::Instant;
 use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, Opts, Row};
 
+use super::prepared::Prepared;
+
 /// What the server on the other end can do, and how it is set; read with each new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
@@ -33,6 +35,7 @@ pub(super) enum Mode {
 /// A connection and what is known of it.
 pub(super) struct Connection {
     pub(super) conn: Conn,
+    pub(super) prepared: Prepared,
     pub(super) mode: Mode,
     pub(super) abilities: Abilities,
     /// Tells this server from every other.
@@ -62,8 +65,19 @@ pub(super) async fn open(opts: Opts, mode: Mode, generation: u64) -> Result<Conn
     if mode == Mode::Transactions {
         conn.query_drop("SET autocommit = 0").await?;
     }
-    let now = Instant::now();
-    Ok(Connection { conn, mode, abilities, server, writable, asked_writable: now, opened, since: now, generation })
+    let (now, prepared) = (Instant::now(), Prepared::default());
+    Ok(Connection {
+        conn,
+        prepared,
+        mode,
+        abilities,
+        server,
+        writable,
+        asked_writable: now,
+        opened,
+        since: now,
+        generation,
+    })
 }
 
 /// Whether the server takes writes. One that does not know the variables is taken to.

@@ -1,0 +1,96 @@
+//! One statement for each of a few numbers of rows, so that a connection has few to keep prepared.
+
+use std::iter;
+
+use mysql_async::Value;
+
+use super::LARGEST_GROUP;
+use crate::wordpress::database::SqlText;
+
+/// How many ids a statement takes, besides [`LARGEST_GROUP`]. Fewer are padded with the last: a row that is named twice is one row.
+const ID_COUNTS: [usize; 12] = [1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48];
+
+/// How many rows an INSERT has, besides [`LARGEST_GROUP`]. These cannot be padded; with these sizes the groups of a usual load take
+/// one statement, and no group more than two. Each is 7 KB of the server's memory for a row, once it was used, so that all of them
+/// come to 4 MB for a connection.
+const ROW_COUNTS: [usize; 26] =
+    [48, 40, 32, 28, 24, 22, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
+
+/// Statements that differ in their number of rows.
+pub struct Statements {
+    /// That of [`LARGEST_GROUP`] rows.
+    largest: SqlText,
+    others: Vec<(usize, SqlText)>,
+}
+
+impl Statements {
+    /// Of ids, between `head` and `tail`.
+    pub fn of_ids(head: &str, tail: &str) -> Self {
+        Statements::of(&ID_COUNTS, head, "?", tail)
+    }
+
+    /// Of rows that are each written as `row`, behind `head`.
+    pub fn of_rows(head: &str, row: &str) -> Self {
+        Statements::of(&ROW_COUNTS, head, row, "")
+    }
+
+    fn of(counts: &[usize], head: &str, item: &str, tail: &str) -> Self {
+        let text = |count: usize| SqlText::new(format!("{head}{}{tail}", vec![item; count].join(", ")));
+        Statements { largest: text(LARGEST_GROUP), others: counts.iter().map(|count| (*count, text(*count))).collect() }
+    }
+
+    /// That of the fewest rows.
+    pub fn smallest(&self) -> &str {
+        self.by_size().min_by_key(|(rows, _)| *rows).map_or(&self.largest, |(_, text)| text).as_str()
+    }
+
+    /// Each with its number of rows, the largest first where they are [of rows](Statements::of_rows).
+    pub fn by_size(&self) -> impl Iterator<Item = (usize, &SqlText)> {
+        iter::once((LARGEST_GROUP, &self.largest)).chain(self.others.iter().map(|(count, text)| (*count, text)))
+    }
+
+    /// The smallest that takes `ids` (at most [`LARGEST_GROUP`]), and as many values as it takes.
+    pub fn padded(&self, ids: &[u64]) -> (&SqlText, Vec<Value>) {
+        let fitting = self.others.iter().find(|(count, _)| *count >= ids.len());
+        let (count, text) = fitting.map_or((LARGEST_GROUP, &self.largest), |(count, text)| (*count, text));
+        let mut values: Vec<Value> = ids.iter().map(|id| Value::from(*id)).collect();
+        values.resize(count, ids.last().map_or(Value::NULL, |id| Value::from(*id)));
+        (text, values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wordpress::database::STATEMENTS;
+
+    #[test]
+    fn every_group_fits_few_statements() {
+        let (of_ids, of_rows) = (Statements::of_ids("(", ")"), Statements::of_rows("", "(?)"));
+        assert_eq!((of_ids.smallest(), of_rows.smallest()), ("(?)", "(?)"));
+        for count in 1..=LARGEST_GROUP {
+            let group: Vec<u64> = (1..=count as u64).collect();
+            let (text, values) = of_ids.padded(&group);
+            assert_eq!(text.as_str().matches('?').count(), values.len());
+            assert!(values.len() >= count && values.len() < 2 * count.max(2), "{count}");
+            assert_eq!(values.last(), Some(&Value::from(count as u64)));
+            let mut rest = count;
+            let mut statements = 0;
+            for (size, text) in of_rows.by_size() {
+                assert_eq!(text.as_str().matches('?').count(), size);
+                statements += rest / size;
+                rest %= size;
+            }
+            assert!(rest == 0 && statements <= 2, "{count}: {statements}");
+        }
+    }
+
+    /// One that mysql_async closes to keep another is still held as prepared.
+    #[test]
+    fn a_connection_keeps_all_statements_prepared() {
+        let of_ids = Statements::of_ids("", "").by_size().count();
+        let of_rows = Statements::of_rows("", "").by_size().count();
+        // Rows are locked in two ways and revoked in one; four statements are not of a group.
+        assert!(3 * of_ids + of_rows + 4 <= STATEMENTS);
+    }
+}

@@ -1,0 +1,47 @@
+//! Statements that a connection prepares once and has at hand from then on. mysql_async has them at hand, too, but finds each by
+//! its text, which it parses and hashes anew for every call: those of large groups have some kilobytes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Statement};
+
+/// The text of a statement that is prepared at most once on each connection.
+pub struct SqlText {
+    /// No two texts have the same.
+    number: usize,
+    sql: String,
+}
+
+impl SqlText {
+    /// Of SQL with `?` for each value.
+    pub fn new(sql: String) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        SqlText { number: NEXT.fetch_add(1, Ordering::Relaxed), sql }
+    }
+
+    /// The SQL.
+    pub fn as_str(&self) -> &str {
+        &self.sql
+    }
+}
+
+/// What one connection has prepared.
+#[derive(Default)]
+pub struct Prepared(HashMap<usize, Statement>);
+
+impl Prepared {
+    /// The statement of `text` on `conn`, which must be the same each time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn on(&mut self, conn: &mut Conn, text: &SqlText) -> Result<Statement, mysql_async::Error> {
+        if let Some(statement) = self.0.get(&text.number) {
+            return Ok(statement.clone());
+        }
+        let statement = conn.prep(text.as_str()).await?;
+        self.0.insert(text.number, statement.clone());
+        Ok(statement)
+    }
+}
