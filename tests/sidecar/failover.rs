@@ -247,7 +247,11 @@ async fn a_strangers_connection_is_not_ended() {
     });
     slept.expect("it is left alone");
     assert!(is_at_work);
-    assert!(!session.end(&lost).await.unwrap());
+    // The answer is there a moment before the server counts as done.
+    let deadline = Instant::now() + SOON;
+    while session.end(&lost).await.unwrap() {
+        assert!(Instant::now() < deadline, "it is not ended");
+    }
     held.conn().query_drop("DO 0").await.expect_err("it is ended");
     assert!(!session.end(&lost).await.unwrap(), "again");
 }
