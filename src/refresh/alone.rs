@@ -216,8 +216,8 @@ fn only(verdicts: Vec<Verdict>) -> Attempt {
 }
 
 /// Errors after which the connection is of no more use: shutdown (1053), read-only (1290, 1792, 1836), killed (1317, 1927), not in
-/// the cluster (1047).
-const LOST: [u16; 7] = [1047, 1053, 1290, 1317, 1792, 1836, 1927];
+/// the cluster (1047), a statement that is not prepared any more (1243: see [`STATEMENTS`](crate::wordpress::database::STATEMENTS)).
+const LOST: [u16; 8] = [1047, 1053, 1243, 1290, 1317, 1792, 1836, 1927];
 
 /// Deadlock (1213), lock wait (1205), a changed record (1020), an error during commit (1180), group replication's conflict (3101).
 const TRANSIENT: [u16; 5] = [1020, 1180, 1205, 1213, 3101];
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_another_try_can_mend() {
-        for code in [1213, 1205, 1020, 3101, 1290, 1053] {
+        for code in [1213, 1205, 1020, 3101, 1290, 1053, 1243] {
             assert!(is_worth_another_try(&DatabaseError::Failed(Some(code))), "{code}");
         }
         assert!(is_worth_another_try(&DatabaseError::Failed(None)));

@@ -68,7 +68,9 @@ impl InFlight {
     }
 
     fn rotate(self, place: Place) {
-        self.plan.sign_early(place.user_id);
+        if let Some(user_id) = place.user_id {
+            self.plan.sign_early(user_id);
+        }
         let (refresher, plan) = (Arc::clone(&self.refresher), Arc::clone(&self.plan));
         let deadline = self.deadline.min(Instant::now() + LIMIT);
         refresher.groups.hand_in(plan, place.row, deadline, Box::new(move |result| self.ended(result)));
@@ -118,7 +120,7 @@ impl InFlight {
         if let Some(child) = rotated.child {
             // Before the answer: the client may be back at once.
             let token = Key::of(&plan.refresh_token, plan.site.columns.folds_case);
-            refresher.look_ups.tokens.remember(token, Place { row: child, user_id: rotated.user.id });
+            refresher.look_ups.tokens.remember(token, Place { row: child, user_id: Some(rotated.user.id) });
             refresher.look_ups.map.note(child);
         }
         refresher.counters.rotated.add();
@@ -144,7 +146,7 @@ impl InFlight {
             Ok(Reused::Replayed(pair, row)) => {
                 counters.replayed.add();
                 let token = Key::of(&pair.refresh_token, self.plan.site.columns.folds_case);
-                look_ups.tokens.remember(token, Place { row, user_id: used.user_id });
+                look_ups.tokens.remember(token, Place { row, user_id: Some(used.user_id) });
                 told.outcome = "replayed";
                 let _ = self.answer.send(Ok((Outcome::Rotated(pair), told)));
                 return;

@@ -19,7 +19,7 @@ use tracing::{debug, info};
 
 use super::frontier::Frontier;
 use super::store::Store;
-use super::tokens::{Key, Place, Tokens};
+use super::tokens::{Forgotten, Key, Place, Tokens};
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 use crate::wordpress::site::Columns;
 
@@ -148,6 +148,12 @@ impl Map {
         self.progress().state = State::Empty;
     }
 
+    /// The table has an index by now, and is not read any more.
+    pub fn give_up(&self) {
+        self.empty();
+        forget(self.tokens.end_reading());
+    }
+
     fn has_lost(&self, progress: &Progress) -> bool {
         progress.frontier.has_lost() || self.tokens.has_overflowed()
     }
@@ -170,10 +176,9 @@ impl Map {
                 progress.state = State::Partial;
             }
         }
-        self.tokens.begin_reading();
+        forget(self.tokens.begin_reading());
         let rows = self.read_all(columns, edge, &mut frontier).await?;
-        let forgotten = self.tokens.end_reading();
-        spawn_blocking(move || drop(forgotten));
+        forget(self.tokens.end_reading());
         if self.store.database.epoch() != epoch {
             debug!("the database is at another server than it was; the table is read again");
             return Ok(());
@@ -369,7 +374,7 @@ impl Map {
         let id: u64 = column(&mut row, 0, "id")?;
         let token: Option<Vec<u8>> = column(&mut row, 1, "refresh_token_hash")?;
         if let Some(token) = token.filter(|token| !token.is_empty()) {
-            let place = Place { row: id, user_id: column(&mut row, 2, "user_id")? };
+            let place = Place { row: id, user_id: column(&mut row, 2, "user_id").ok() };
             self.tokens.remember(Key::of(&String::from_utf8_lossy(&token), columns.folds_case), place);
         }
         frontier.seen(id, id, Instant::now());
@@ -390,5 +395,12 @@ impl Map {
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where nobody waits for it: to drop a million tokens takes time.
+fn forget(tokens: Option<Forgotten>) {
+    if let Some(tokens) = tokens {
+        spawn_blocking(move || drop(tokens));
     }
 }

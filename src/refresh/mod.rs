@@ -403,7 +403,7 @@ impl Refresher {
             if let Ok(site) = self.sites.current().await {
                 let map = &self.look_ups.map;
                 if site.columns.indexed {
-                    map.empty();
+                    map.give_up();
                 } else {
                     let read = if map.needs_filling() {
                         map.fill(site.columns).await

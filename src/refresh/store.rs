@@ -354,12 +354,11 @@ fn values(child: &Child<'_>) -> [Value; 10] {
     ]
 }
 
-/// As a column of the type DATETIME takes it. What is beyond its year 9999 is NULL, which the token table's columns refuse. (Sums that
-/// the server computed instead took it a microsecond for a row.)
+/// As a column of the type DATETIME takes it. What is beyond its year 9999 is NULL, which the token table's columns refuse. The server
+/// could compute it, too: FROM_UNIXTIME ends in 2038 on older ones, and a sum of dates took a microsecond for a row.
 fn datetime(unix_seconds: u64) -> Value {
     let time = i64::try_from(unix_seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    let Some(time) = time else { return Value::NULL };
-    let year = u16::try_from(time.year()).unwrap_or_default();
+    let Some((time, Ok(year))) = time.map(|time| (time, u16::try_from(time.year()))) else { return Value::NULL };
     Value::Date(year, time.month().into(), time.day(), time.hour(), time.minute(), time.second(), 0)
 }
 

@@ -24,8 +24,8 @@ const USED_FOR: Duration = Duration::from_secs(600);
 /// The longest token that the column holds; a longer one is in no row.
 const COLUMN_LENGTH: usize = 255;
 
-/// What a cache holds beyond its room before it lets go of anything. It counts with delay, by some hundreds of entries at a time; so
-/// it is seen to have outgrown its room before the first token is lost.
+/// What a cache holds beyond its room before it lets go of anything. Its count is late, by 1,920 entries at most (moka 0.12: five
+/// rounds of 384), so that it is seen to have outgrown its room before the first token is lost.
 const BEYOND: usize = 8192;
 
 /// A token as the column compares it. Those of clients are ASCII letters and digits when they come this far, those of rows
@@ -57,8 +57,8 @@ impl Key {
 pub struct Place {
     /// The row's `id`.
     pub row: u64,
-    /// The row's `user_id`.
-    pub user_id: u64,
+    /// The row's `user_id`, if that is a number. Only a hint: the row is asked under its lock.
+    pub user_id: Option<u64>,
 }
 
 /// The caches.
@@ -76,6 +76,9 @@ pub struct Tokens {
     spare: usize,
     unknown: Mutex<Unknown>,
 }
+
+/// What is not known any more. It may be a million tokens, and to drop those takes time.
+pub type Forgotten = Cache<Key, Place>;
 
 /// Which token is in which row.
 struct Rows {
@@ -115,7 +118,9 @@ impl Tokens {
     /// The row that held the token when it was last seen, and whose it was.
     pub fn place(&self, token: &Key) -> Option<Place> {
         let rows = self.rows();
-        rows.current.get(token).or_else(|| rows.before.as_ref()?.get(token))
+        // In this order: it may be on its way from one to the other.
+        let before = rows.before.as_ref().and_then(|before| before.get(token));
+        rows.current.get(token).or(before)
     }
 
     /// Whether the token is in no row, as far as a look-up of the last seconds or the column's length tells.
@@ -126,10 +131,14 @@ impl Tokens {
     /// The token is there.
     pub fn remember(&self, token: Key, place: Place) {
         let rows = self.rows();
-        if let Some(before) = &rows.before {
-            before.invalidate(&token);
+        match &rows.before {
+            // So that it does not take up the room of two.
+            Some(before) => {
+                rows.current.insert(token.clone(), place);
+                before.invalidate(&token);
+            }
+            None => rows.current.insert(token, place),
         }
-        rows.current.insert(token, place);
         self.look_for_overflow(&rows);
     }
 
@@ -185,19 +194,29 @@ impl Tokens {
     }
 
     /// All rows are about to be read anew: those that are then not among them are forgotten at its end, and have a room of their own
-    /// until then. After a reading that did not come to its end, the next goes on with what that found.
-    pub fn begin_reading(&self) {
+    /// until then. After a reading that did not come to its end, the next goes on with what that found, if there was room for it.
+    /// Returns what is forgotten.
+    #[must_use]
+    pub fn begin_reading(&self) -> Option<Forgotten> {
         let mut rows = self.rows_to_change();
-        if rows.before.is_none() {
-            let before = mem::replace(&mut rows.current, Rows::cache(self.capacity));
-            rows.before = Some(before);
-            self.overflowed.store(false, Ordering::Relaxed);
+        let goes_on = rows.before.is_some();
+        if goes_on && !self.has_overflowed() {
+            return None;
+        }
+        let current = mem::replace(&mut rows.current, Rows::cache(self.capacity));
+        self.overflowed.store(false, Ordering::Relaxed);
+        match goes_on {
+            true => Some(current),
+            false => {
+                rows.before = Some(current);
+                None
+            }
         }
     }
 
-    /// All rows were read. Returns what is forgotten: it may be a million tokens, and to drop those takes time.
+    /// All rows were read, or none will be any more. Returns what is forgotten.
     #[must_use]
-    pub fn end_reading(&self) -> Option<Cache<Key, Place>> {
+    pub fn end_reading(&self) -> Option<Forgotten> {
         let before = self.rows_to_change().before.take();
         self.settle();
         before
@@ -215,7 +234,7 @@ impl Tokens {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// After each change: before the cache, [`BEYOND`] its room, lets go of a token, and before its number falls again.
+    /// After each change: so it is noticed before there are so many that the cache lets go of some, and before there are fewer again.
     fn look_for_overflow(&self, rows: &Rows) {
         if rows.current.entry_count() > self.capacity as u64 {
             self.overflowed.store(true, Ordering::Relaxed);
@@ -297,7 +316,7 @@ mod tests {
         }
 
         fn put(&self, token: Key, row: u64) {
-            self.remember(token, Place { row, user_id: 1 });
+            self.remember(token, Place { row, user_id: None });
         }
     }
 
@@ -384,8 +403,7 @@ mod tests {
         for used_for in [Some(60), None] {
             let tokens = rotate(used_for);
             assert!(tokens.has_overflowed());
-            tokens.begin_reading();
-            assert!(!tokens.has_overflowed());
+            assert!(tokens.begin_reading().is_none() && !tokens.has_overflowed());
         }
     }
 
@@ -393,10 +411,11 @@ mod tests {
     fn no_token_is_lost_before_that_is_noticed() {
         let tokens = Tokens::new(1_000, None);
         let mut count = 0;
-        while !tokens.has_overflowed() {
+        while !tokens.has_overflowed() && count < 3 * BEYOND as u64 {
             tokens.put(key(&count.to_string()), count);
             count += 1;
         }
+        assert!(tokens.has_overflowed());
         tokens.settle();
         assert!(count > 1_000 && (0..count).all(|id| tokens.row(&key(&id.to_string())) == Some(id)), "{count}");
         for id in 0..3 * BEYOND as u64 {
@@ -422,12 +441,18 @@ mod tests {
         tokens.put(key("one more"), 10);
         tokens.settle();
         assert!(tokens.has_overflowed());
-        tokens.begin_reading();
+        assert!(tokens.begin_reading().is_none());
         assert_eq!(rows("dead"), every, "what was known is of use until the end");
         all("live");
         // The database was away, and it begins once more.
-        tokens.begin_reading();
+        assert!(tokens.begin_reading().is_none());
         assert_eq!((rows("dead"), rows("live")), (every.clone(), every.clone()));
+        // Again, and there was no room any more.
+        all("others");
+        tokens.settle();
+        assert!(tokens.has_overflowed());
+        assert!(tokens.begin_reading().is_some_and(|forgotten| forgotten.contains_key(&key("live0"))));
+        assert_eq!((rows("dead"), rows("live"), tokens.has_overflowed()), (every.clone(), vec![], false));
         all("live");
         drop(tokens.end_reading());
         assert!(!tokens.has_overflowed(), "{:?}", tokens.sizes());
@@ -437,13 +462,35 @@ mod tests {
         assert!(tokens.has_overflowed());
     }
 
+    /// Whoever asks meanwhile must not take it for unknown.
+    #[test]
+    fn what_is_read_again_is_known_all_the_time() {
+        let tokens = Tokens::new(1_000, None);
+        let keys: Vec<Key> = (0..1_000).map(|id| key(&id.to_string())).collect();
+        keys.iter().for_each(|key| tokens.put(key.clone(), 1));
+        std::thread::scope(|scope| {
+            let readings = scope.spawn(|| {
+                for _ in 0..30 {
+                    drop(tokens.begin_reading());
+                    keys.iter().for_each(|key| tokens.put(key.clone(), 1));
+                    drop(tokens.end_reading());
+                }
+            });
+            while !readings.is_finished() {
+                for key in &keys {
+                    assert_eq!(tokens.row(key), Some(1), "{}", key.as_str());
+                }
+            }
+        });
+    }
+
     #[test]
     fn what_is_forgotten_while_rows_are_read_is_in_neither_part() {
         let tokens = Tokens::new(10, None);
         for id in 0..3 {
             tokens.put(key(&id.to_string()), id);
         }
-        tokens.begin_reading();
+        assert!(tokens.begin_reading().is_none());
         tokens.put(key("1"), 7);
         assert_eq!(tokens.row(&key("1")), Some(7));
         for id in 0..2 {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::access_token::{ClaimsInput, SignerError, wp_hash};
-use super::group::Turn;
+use super::group::{Turn, in_turn};
 use super::response::User;
 use super::rotation::{self, Decision, RowSnapshot};
 use super::store::{Child, LockedRow, Store, Trace};
@@ -163,8 +163,8 @@ pub struct UnknownCommit {
 pub enum Patience<'a> {
     /// It is waited for.
     Waits,
-    /// It is skipped, where the server can do that. The next worker's turn begins when this transaction has written; or has all its
-    /// rows locked, where the turn [is awaited](Turn::is_awaited) or writing may have to wait.
+    /// It is skipped, where the server can do that. The next worker's turn begins at the latest when this transaction has written,
+    /// and not before it has its rows locked.
     Skips(Option<Turn<'a>>),
 }
 
@@ -286,14 +286,14 @@ async fn prepare(
         verdicts.push(Verdict::Ended(outcome));
     }
     if !children.is_empty() {
-        // What waits for a lock now must not keep the others waiting, too.
-        let never_waits = session.abilities().no_wait;
-        let keep = |turn: &Turn<'_>| never_waits && !turn.is_awaited();
-        let turn = turn.filter(keep);
-        let ids = store.insert(session, &children).await?;
-        let turn = turn.filter(keep);
-        store.revoke_parents(session, &children).await?;
+        // What may wait for a lock now must not keep the others waiting, too.
+        let turn = turn.filter(|turn| session.abilities().no_wait && !turn.is_due());
+        let (ids, turn) = in_turn(turn, store.insert(session, &children)).await;
+        let ids = ids?;
+        let turn = turn.filter(|turn| !turn.is_due());
+        let (revoked, turn) = in_turn(turn, store.revoke_parents(session, &children)).await;
         drop(turn);
+        revoked?;
         for (place, id) in places.into_iter().zip(ids) {
             if let Some(Verdict::Ended(Outcome::Rotated(rotated))) = verdicts.get_mut(place) {
                 rotated.child = id;

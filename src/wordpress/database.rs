@@ -64,7 +64,8 @@ const NO_SUCH_THREAD: u16 = 1094;
 /// The error for an index that is not there, or that the server is to ignore.
 pub const NO_INDEX: u16 = 1176;
 
-/// Prepared statements kept for each connection: all that rotations of every group size use, and then some.
+/// Prepared statements kept for each connection: all that rotations of every group size use, and then some. mysql_async closes those
+/// beyond, also such as are [at hand](SqlText), which it does not see in use.
 pub const STATEMENTS: usize = 112;
 
 /// The site's database.

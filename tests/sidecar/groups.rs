@@ -203,3 +203,35 @@ async fn held_on(server: &Database) {
         assert_eq!(call.join().unwrap().status(), 200);
     }
 }
+
+/// Nor does a statement that takes long, whatever it is that the server does for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_writes_slowly_holds_nobody_else_up() {
+    let server = Database::private();
+    let rig = Rig::start_on(&server, &[]).await;
+    let tokens = rig.tokens(3, TokenState::Live).await;
+    let slow = rig.database.insert_user("mallory").await;
+    let slow = rig.database.insert_token(TokenState::Live, slow.id).await;
+    let trigger = format!(
+        "CREATE TRIGGER slow BEFORE INSERT ON wp_jwt_auth_tokens FOR EACH ROW IF NEW.user_id = {} THEN DO SLEEP(1.5); END IF",
+        slow.user_id
+    );
+    let mut root = server.root().await;
+    root.query_drop("SET GLOBAL log_bin_trust_function_creators = 1").await.unwrap();
+    rig.database.execute(&trigger).await;
+    // Each worker has its connection by then: one that has yet to connect gives its turn away.
+    for token in texts(&rig.tokens(4, TokenState::Live).await) {
+        assert_eq!(rig.refresh(&token).status(), 200);
+    }
+    let writing = present(rig.sidecar.address(), &slow.refresh_token);
+    eventually("the row is written", || async {
+        let asleep = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE = 'User sleep'";
+        server.root().await.query_first::<u64, _>(asleep).await.unwrap() == Some(1)
+    })
+    .await;
+    for token in texts(&tokens) {
+        assert_eq!(rig.refresh(&token).status(), 200);
+    }
+    assert!(!writing.is_finished(), "answered while the other is written");
+    assert_eq!(writing.join().unwrap().status(), 200);
+}

@@ -5,6 +5,8 @@ mod under_way;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
 use wp_jwt_sidecar::refresh::lookup::LookUps;
@@ -189,7 +191,19 @@ async fn a_row_that_has_another_id_than_it_had_is_found() {
         let change = format!("refresh_token_hash = '{other}' WHERE refresh_token_hash = '{next}'");
         rig.database.execute(&format!("UPDATE wp_jwt_auth_tokens SET {change}")).await;
         assert_eq!(rig.refresh(&next).status(), 403, "indexed: {indexed}");
-        assert_eq!(rig.refresh(&other).status(), 200, "indexed: {indexed}");
+        let answer = rig.refresh(&other);
+        assert_eq!(answer.status(), 200, "indexed: {indexed}");
+
+        // And one that has become another user's is that user's.
+        let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+        let user = rig.database.insert_user("bob").await.id;
+        let change = format!("user_id = {user} WHERE refresh_token_hash = '{next}'");
+        rig.database.execute(&format!("UPDATE wp_jwt_auth_tokens SET {change}")).await;
+        let answer = rig.refresh(&next).json();
+        assert_eq!(answer["user_id"].as_u64(), Some(user), "indexed: {indexed}");
+        let claims = answer["access_token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
+        let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+        assert!(claims.contains(&format!(r#""user":{{"id":"{user}"}}"#)), "{claims}");
     }
 }
 

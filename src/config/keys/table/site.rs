@@ -153,7 +153,7 @@ pub const KEYS: &[Key] = &[
         "refresh.known_tokens",
         Kind::Integer { min: 1, max: 100_000_000, unit: "tokens" },
         Fallback::Is("1000000"),
-        "Tokens whose rows are remembered, at some 200 bytes each.",
+        "Tokens whose rows are remembered, at some 200 bytes each; twice that for as long as a table with too many is read anew.",
     )
     .change(
         "Where the table has no index on refresh_token_hash (see `wp-jwt-sidecar index`), keep it above the number of live \
