@@ -3,7 +3,9 @@
 //! Both only spare look-ups; the row itself is always asked under its lock. What stands here cannot turn wrong (a row
 //! keeps its token) or may be a few seconds old (an unknown token that WordPress has only just made is not with any client yet).
 
-use std::collections::{HashSet, VecDeque};
+mod unknown;
+
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -12,11 +14,7 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-/// Unknown tokens remembered: what one look-up said of a token that is guessed or was deleted is not asked again at once.
-const UNKNOWN: usize = 100_000;
-
-/// How long, at least, while there is room; twice as long at most.
-const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+use unknown::Unknown;
 
 /// How long a used token is told from an unknown one for no other reason than the log.
 const USED_FOR: Duration = Duration::from_secs(600);
@@ -89,8 +87,8 @@ struct Rows {
 }
 
 impl Rows {
-    /// No listener tells what makes room for others: with one, moka (0.12) takes a lock of its own for each token, which took more
-    /// than all else that a rotation does here.
+    /// No listener tells what makes room for others: with one, moka (0.12) makes a lock for each token that comes or goes, and puts it
+    /// into a map. That took 3 us of the processor for a rotation.
     fn cache(capacity: usize) -> Cache<Key, Place> {
         Cache::builder()
             .max_capacity(capacity.saturating_add(BEYOND) as u64)
@@ -254,54 +252,6 @@ impl Tokens {
     }
 }
 
-/// Tokens in no row, in two generations: when the younger one is full or old enough, it becomes the older, and what was that is
-/// forgotten. A flood of guessed tokens fills it with what nobody asks for again, so that what an entry costs counts, and which of
-/// them is asked for most does not.
-struct Unknown {
-    young: HashSet<Key>,
-    old: HashSet<Key>,
-    /// When the young generation began.
-    since: Instant,
-    /// When the old one is too old.
-    old_until: Instant,
-}
-
-impl Unknown {
-    fn since(since: Instant) -> Self {
-        Unknown { young: HashSet::new(), old: HashSet::new(), since, old_until: since }
-    }
-
-    fn contains(&self, token: &Key, now: Instant) -> bool {
-        (now < self.since + 2 * UNKNOWN_FOR && self.young.contains(token))
-            || (now < self.old_until && self.old.contains(token))
-    }
-
-    /// Returns what is forgotten.
-    fn insert(&mut self, token: Key, now: Instant) -> [HashSet<Key>; 2] {
-        let mut forgotten = [HashSet::new(), HashSet::new()];
-        let age = now.saturating_duration_since(self.since);
-        if age >= UNKNOWN_FOR || self.young.len() >= UNKNOWN / 2 {
-            let (old, young) = (mem::take(&mut self.old), mem::take(&mut self.young));
-            if age >= 2 * UNKNOWN_FOR {
-                forgotten = [old, young];
-            } else {
-                forgotten = [old, HashSet::new()];
-                self.old = young;
-                self.old_until = self.since + 2 * UNKNOWN_FOR;
-            }
-            self.since = now;
-        }
-        self.young.insert(token);
-        forgotten
-    }
-
-    fn len(&self, now: Instant) -> usize {
-        let young = if now < self.since + 2 * UNKNOWN_FOR { self.young.len() } else { 0 };
-        let old = if now < self.old_until { self.old.len() } else { 0 };
-        young + old
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,33 +304,6 @@ mod tests {
         tokens.settle();
         assert!(tokens.has_overflowed());
         assert_eq!(tokens.row(&key("one more")), Some(10));
-    }
-
-    #[test]
-    fn the_unknown_are_forgotten_in_time() {
-        let began = Instant::now();
-        let mut unknown = Unknown::since(began);
-        let at = |seconds| began + Duration::from_secs(seconds);
-        unknown.insert(key("first"), at(0));
-        unknown.insert(key("second"), at(9));
-        for (seconds, known) in [(9, true), (18, true), (20, false)] {
-            assert_eq!(unknown.contains(&key("second"), at(seconds)), known, "nothing else came: {seconds}");
-        }
-        unknown.insert(key("third"), at(19));
-        for (token, seconds, known) in [
-            ("first", 19, true),
-            ("first", 20, false),
-            ("second", 19, true),
-            ("second", 20, false),
-            ("third", 38, true),
-        ] {
-            assert_eq!(unknown.contains(&key(token), at(seconds)), known, "{token} after {seconds}");
-        }
-        assert_eq!((unknown.len(at(19)), unknown.len(at(20)), unknown.len(at(39))), (3, 1, 0));
-        let [_, young] = unknown.insert(key("fourth"), at(40));
-        assert!(young.contains(&key("third")));
-        assert!(!unknown.contains(&key("third"), at(40)) && unknown.contains(&key("fourth"), at(40)));
-        assert_eq!(unknown.len(at(40)), 1);
     }
 
     #[test]
@@ -497,17 +420,5 @@ mod tests {
             tokens.forget(&key(&id.to_string()));
         }
         assert_eq!([0, 1, 2].map(|id| tokens.row(&key(&id.to_string()))), [None, None, Some(2)]);
-    }
-
-    #[test]
-    fn the_unknown_take_no_more_than_their_room() {
-        let now = Instant::now();
-        let mut unknown = Unknown::since(now);
-        for token in 0..3 * UNKNOWN {
-            unknown.insert(key(&token.to_string()), now);
-            assert!(unknown.len(now) <= UNKNOWN);
-        }
-        assert!(unknown.contains(&key(&(3 * UNKNOWN - 1).to_string()), now));
-        assert!(!unknown.contains(&key("0"), now));
     }
 }
