@@ -39,8 +39,8 @@ const LEAST: Duration = Duration::from_millis(500);
 /// Groups in work at once. One waits for the disk while another is prepared; more would make groups smaller.
 const WORKERS: usize = 2;
 
-/// If so many wait, the next group begins although this one has not written yet. Measured at 64 and 256 connections: with 8 or 48
-/// there were fewer refreshes a second.
+/// If so many wait, the next group begins although this one has not written yet. Measured at 64 connections: with 8 or 48 there were
+/// fewer refreshes a second. At 256 any such number was better than none.
 const GOOD_GROUP: usize = 16;
 
 /// A statement that takes longer than most (a packet that was lost, a server that is busy) keeps no others waiting. Those of the
