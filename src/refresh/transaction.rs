@@ -42,6 +42,7 @@ pub struct Plan {
 }
 
 /// An access token for a user, and its hash.
+// SECURITY: no Debug. It is the token.
 #[derive(Clone)]
 pub struct Signed {
     user_id: u64,
