@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod index;
+pub mod printable;
 pub mod telemetry;
 pub mod version;
 

@@ -1,6 +1,7 @@
 //! Parse, load, bind, announce, run, exit code.
 
-use std::io::IsTerminal as _;
+use std::fmt::Display;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use wp_jwt_sidecar::forward::dial::Dialer;
 use wp_jwt_sidecar::index::{self, Action};
 use wp_jwt_sidecar::listen::inherited::Inherited;
 use wp_jwt_sidecar::listen::listeners;
+use wp_jwt_sidecar::printable::{self, Form, Printer};
 use wp_jwt_sidecar::run::{Parts, Sidecar};
 use wp_jwt_sidecar::serving::{self, Load};
 use wp_jwt_sidecar::tls::Tls;
@@ -53,7 +55,7 @@ fn configured(options: &cli::Options, run: impl FnOnce(Parts) -> anyhow::Result<
     match load(options) {
         Ok(parts) => ended(run(parts)),
         Err(faults) => {
-            eprintln!("wp-jwt-sidecar: {faults}");
+            complain(faults);
             ExitCode::from(WRONG_CONFIGURATION)
         }
     }
@@ -74,11 +76,16 @@ fn checked(options: &cli::Options) -> ExitCode {
     }
 }
 
+/// Tells whoever started the program what was wrong. What a file or a server said is in it.
+fn complain(what: impl Display) {
+    eprintln!("wp-jwt-sidecar: {}", printable::lines(&what.to_string()));
+}
+
 fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
     match result.map_err(Into::into) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("wp-jwt-sidecar: {error:#}");
+            complain(format_args!("{error:#}"));
             if error.is::<Faults>() { ExitCode::from(WRONG_CONFIGURATION) } else { ExitCode::FAILURE }
         }
     }
@@ -102,7 +109,7 @@ fn doctor(options: &cli::Options, json: bool, runs_php: bool) -> ExitCode {
         Ok(Level::Warning) => ExitCode::from(1),
         Ok(Level::Problem) => ExitCode::from(2),
         Err(error) => {
-            eprintln!("wp-jwt-sidecar: {error}");
+            complain(error);
             ExitCode::from(2)
         }
     }
@@ -158,24 +165,25 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 fn check(parts: Parts) -> anyhow::Result<()> {
-    println!("configuration:\n{}", parts.config.effective());
+    let mut out = Printer::new(std::io::stdout(), Form::Text);
+    writeln!(out, "configuration:\n{}", parts.config.effective())?;
     for warning in &parts.config.warnings {
-        println!("warning: {warning}");
+        writeln!(out, "warning: {warning}")?;
     }
     if let Some(tls) = &parts.tls {
-        println!("certificates: {}", tls.describe());
+        writeln!(out, "certificates: {}", tls.describe())?;
     }
     if let Some(installation) = &parts.installation {
-        println!("database: {}", installation.database_label);
-        println!("tables: {}jwt_auth_tokens and {}", installation.table_prefix, installation.users_table);
+        writeln!(out, "database: {}", installation.database_label)?;
+        writeln!(out, "tables: {}jwt_auth_tokens and {}", installation.table_prefix, installation.users_table)?;
         for assumption in &installation.assumed {
-            println!("assumed: {assumption}");
+            writeln!(out, "assumed: {assumption}")?;
         }
     }
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
-    println!("\nfound: {}", sidecar.look());
+    writeln!(out, "\nfound: {}", sidecar.look())?;
     if let Some(host) = sidecar.database_host() {
-        println!("database in use: {host}");
+        writeln!(out, "database in use: {host}")?;
     }
     Ok(())
 }
@@ -184,9 +192,10 @@ fn index(installation: Option<Installation>, action: Action) -> anyhow::Result<(
     let installation =
         installation.context("refresh.mode is \"forward\": the sidecar does not use the site's database")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut out = Printer::new(std::io::stdout(), Form::Text);
     runtime.block_on(async {
         let database = Database::new(installation.database);
-        let done = index::run(&database, &installation.table_prefix, action, &mut std::io::stdout()).await;
+        let done = index::run(&database, &installation.table_prefix, action, &mut out).await;
         database.close().await;
         Ok(done?)
     })

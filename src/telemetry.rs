@@ -17,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{self, LogFormat};
+use crate::printable;
 use journald::Journald;
 use one_line::OneLine;
 use outlet::{Outlet, Sink};
@@ -77,6 +78,9 @@ impl Level {
     /// A level that cannot be read.
     pub fn of(log: &config::Log) -> Result<Self, TelemetryError> {
         let mut level = EnvFilter::builder().parse(&log.level)?;
+        if quiets_h2(&log.level) {
+            level = level.add_directive("h2=error".parse()?);
+        }
         if log.access {
             // Asked for by name, so that a level for everything else does not take it away.
             level = level.add_directive(format!("{ACCESS}=info").parse()?);
@@ -91,6 +95,19 @@ impl Level {
     pub fn apply(self) -> Result<(), reload::Error> {
         LEVEL.get().map_or(Ok(()), |level| level.reload(self.0))
     }
+}
+
+/// Whether the crate h2 is to be heard of at errors only. It warns of what any client may do: of frames for streams that are
+/// gone, of a PONG without a ping. Who asks for more than `info`, for nothing but errors, or for h2 by name gets that.
+fn quiets_h2(level: &str) -> bool {
+    let mut all = None;
+    for directive in level.split(',').map(str::trim) {
+        if directive.split(['=', '[', ':']).next() == Some("h2") {
+            return false;
+        }
+        all = directive.parse::<tracing::Level>().ok().or(all);
+    }
+    matches!(all, Some(tracing::Level::WARN | tracing::Level::INFO))
 }
 
 /// Starts logging for the whole process.
@@ -108,13 +125,13 @@ pub fn start(log: &config::Log) -> Result<Telemetry, TelemetryError> {
         Form::Journald => registry.with(Journald(lines).with_filter(repeats.filter())).try_init()?,
         Form::Json => {
             let layer = fmt::layer().json().flatten_event(true).with_current_span(false).log_internal_errors(false);
-            let layer = layer.with_writer(move || OneLine::new(&lines, false));
+            let layer = layer.with_writer(move || OneLine::new(&lines, printable::Form::Json, false));
             registry.with(layer.with_filter(repeats.filter())).try_init()?;
         }
         Form::Text => {
             let colours = colours();
             let layer = fmt::layer().with_ansi(colours).log_internal_errors(false);
-            let layer = layer.with_writer(move || OneLine::new(&lines, colours));
+            let layer = layer.with_writer(move || OneLine::new(&lines, printable::Form::Text, colours));
             registry.with(layer.with_filter(repeats.filter())).try_init()?;
         }
     }
@@ -151,6 +168,18 @@ fn colours() -> bool {
 mod tests {
     use super::*;
     use crate::config::Log;
+
+    #[test]
+    fn h2_is_heard_of_by_those_who_ask() {
+        for quiet in ["info", "WARN", "info,wp_jwt_sidecar=debug", "hyper=trace, info", "info,h2o=debug"] {
+            assert!(quiets_h2(quiet), "{quiet}");
+        }
+        for heard in
+            ["debug", "trace", "error", "off", "info,h2=warn", "info, h2::proto=debug", "h2[x]=warn,info", "a=b"]
+        {
+            assert!(!quiets_h2(heard), "{heard}");
+        }
+    }
 
     #[test]
     fn a_second_start_and_a_bad_level_are_errors() {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::printable;
+
 use super::{
     keys::{self, Fallback, KEYS, Key},
     sources::{Origin, Said},
@@ -51,7 +53,9 @@ impl Effective {
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.0.iter().map(|line| line.name.len()).max().unwrap_or_default();
-        self.0.iter().try_for_each(|line| writeln!(f, "{:width$} = {}   ({})", line.name, line.value, line.from))
+        self.0.iter().try_for_each(|Line { name, value, from }| {
+            writeln!(f, "{name:width$} = {}   ({})", printable::one_line(value), printable::one_line(from))
+        })
     }
 }
 

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::printable::{self, Form, Printer};
+
 use super::finding::{Area, Finding, Level, verdict};
 
 /// Where lines are broken, if the terminal is not narrower: longer ones are hard to read.
@@ -52,7 +54,7 @@ pub fn text(findings: &[Finding], style: Style, out: &mut impl Write) -> io::Res
             writeln!(out, "{INDENT}{line}")?;
         }
         for line in &finding.lines {
-            writeln!(out, "{INDENT}    {line}")?;
+            writeln!(out, "{INDENT}    {}", printable::one_line(line))?;
         }
     }
     let Counts { ok, warning, problem } = counts(findings);
@@ -75,7 +77,7 @@ pub fn json(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
         counts: counts(findings),
         findings,
     };
-    serde_json::to_writer_pretty(&mut *out, &report)?;
+    serde_json::to_writer_pretty(Printer::new(&mut *out, Form::Json), &report)?;
     writeln!(out)
 }
 
@@ -120,13 +122,11 @@ fn bold(text: &str, style: Style) -> String {
     if style.colours { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Lines of at most `width` characters, broken at spaces where there are any. Control characters, which a server's words may
-/// hold, are shown and not sent to the terminal.
+/// Lines of at most `width` characters, broken at spaces where there are any.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let word: String =
-            word.chars().map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }).collect();
+        let word = printable::one_line(word).into_owned();
         let Some(line) = lines.last_mut() else { break };
         if line.is_empty() {
             *line = word;
@@ -152,10 +152,10 @@ mod tests {
             Finding::problem(
                 Area::Rights,
                 "rights.missing",
-                "the database user may not do all that a refresh does\x1b[2J",
+                "the database user may not do all that a refresh does\x1b[2J\u{9b}",
                 "Give it the rights.",
             )
-            .with_lines(["GRANT SELECT ON `wordpress`.`wp_jwt_auth_tokens` TO `somebody`@`localhost`;"]),
+            .with_lines(["GRANT SELECT ON `wordpress`.`wp_jwt_auth_tokens` TO `somebody\x7f`@`localhost`;"]),
         ]
     }
 
@@ -169,9 +169,9 @@ Configuration
 
 Database rights
   PROBLEM the database user may not do all that a
-          refresh does\u{fffd}[2J
+          refresh does\\u{1b}[2J\\u{9b}
           → Give it the rights.
-              GRANT SELECT ON `wordpress`.`wp_jwt_auth_tokens` TO `somebody`@`localhost`;
+              GRANT SELECT ON `wordpress`.`wp_jwt_auth_tokens` TO `somebody\\u{7f}`@`localhost`;
 
 1 ok, 0 warnings, 1 problem
 ";
@@ -182,7 +182,9 @@ Database rights
     fn json_has_a_shape_that_stays() {
         let mut out = Vec::new();
         json(&findings(), &mut out).unwrap();
-        let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let printed = String::from_utf8(out).unwrap();
+        assert!(!printed.contains(|c| printable::is_harmful(c) && c != '\n'), "{printed}");
+        let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
         assert_eq!(
             report,
             serde_json::json!({
@@ -194,8 +196,8 @@ Database rights
                     {"level": "ok", "area": "configuration", "id": "configuration.read", "what": "it is as it should be",
                      "mend": null, "lines": []},
                     {"level": "problem", "area": "rights", "id": "rights.missing",
-                     "what": "the database user may not do all that a refresh does\u{1b}[2J", "mend": "Give it the rights.",
-                     "lines": ["GRANT SELECT ON `wordpress`.`wp_jwt_auth_tokens` TO `somebody`@`localhost`;"]},
+                     "what": "the database user may not do all that a refresh does\u{1b}[2J\u{9b}", "mend": "Give it the rights.",
+                     "lines": ["GRANT SELECT ON `wordpress`.`wp_jwt_auth_tokens` TO `somebody\u{7f}`@`localhost`;"]},
                 ],
             })
         );

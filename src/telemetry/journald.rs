@@ -17,6 +17,7 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use super::one_line::one_line;
 use super::outlet::Outlet;
+use crate::printable::Form;
 
 /// Where journald listens.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
@@ -144,7 +145,7 @@ fn name(field: &str) -> String {
 // SECURITY: a line break would begin a field that somebody else chose; other control characters steer terminals, and make
 // journalctl show "[12B blob data]" in place of the message.
 fn put(datagram: &mut Vec<u8>, name: &str, value: &str) {
-    let value = one_line(value, false);
+    let value = one_line(value, Form::Text, false);
     let value = value.strip_suffix('\n').unwrap_or(&value);
     let mut end = value.len().min(LONGEST_VALUE);
     while !value.is_char_boundary(end) {

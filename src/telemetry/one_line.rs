@@ -4,23 +4,25 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use super::outlet::Outlet;
+use crate::printable::{self, Form};
 
 /// What tracing-subscriber gives each event to, in one piece.
 pub struct OneLine {
     outlet: Outlet,
+    form: Form,
     colours: bool,
 }
 
 impl OneLine {
-    /// `colours`: whether lines begin with them.
-    pub fn new(outlet: &Outlet, colours: bool) -> Self {
-        OneLine { outlet: outlet.clone(), colours }
+    /// For lines of `form`. `colours`: whether they begin with them.
+    pub fn new(outlet: &Outlet, form: Form, colours: bool) -> Self {
+        OneLine { outlet: outlet.clone(), form, colours }
     }
 }
 
 impl Write for OneLine {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.outlet.put(one_line(&String::from_utf8_lossy(event), self.colours).as_bytes());
+        self.outlet.put(one_line(&String::from_utf8_lossy(event), self.form, self.colours).as_bytes());
         Ok(event.len())
     }
 
@@ -29,25 +31,20 @@ impl Write for OneLine {
     }
 }
 
-/// The event with the control characters inside it written as `\n`, `\r`, `\u{7}`. Tabs stay, and so
+/// The event with the control characters inside it written as `\n`, `\r`, `\u{7}`, or as JSON has them. Tabs stay, and so
 /// does ESC where colours are on, since it begins each of them.
 // SECURITY: a name or an error from outside must not be able to forge a line of the log, nor to steer
-// the terminal of who reads it. tracing-subscriber does this for messages only, not for `%` fields.
-pub fn one_line(event: &str, colours: bool) -> Cow<'_, str> {
+// the terminal of who reads it. tracing-subscriber does this for messages only, not for `%` fields; its JSON escapes what
+// JSON must, which leaves U+007F to U+009F.
+pub fn one_line(event: &str, form: Form, colours: bool) -> Cow<'_, str> {
     let text = event.strip_suffix('\n').unwrap_or(event);
-    let is_bad = |c: char| c.is_control() && c != '\t' && !(colours && c == '\x1b');
-    if !text.contains(is_bad) {
-        return Cow::Borrowed(event);
-    }
-    let mut line = String::with_capacity(event.len() + 16);
-    for c in text.chars() {
-        match is_bad(c) {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
+    match printable::escaped(text, form, |c| c == '\t' || colours && c == '\x1b') {
+        Cow::Borrowed(_) => Cow::Borrowed(event),
+        Cow::Owned(mut line) => {
+            line.push('\n');
+            Cow::Owned(line)
         }
     }
-    line.push('\n');
-    Cow::Owned(line)
 }
 
 #[cfg(test)]
@@ -56,9 +53,11 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line() {
-        assert!(matches!(one_line("INFO ä\tb\n", false), Cow::Borrowed("INFO ä\tb\n")));
-        assert_eq!(one_line("a\n2026 INFO forged\r\n\n", false), "a\\n2026 INFO forged\\r\\n\n");
-        assert_eq!(one_line("\x1b[31m\x07\u{9b}\n", false), "\\u{1b}[31m\\u{7}\\u{9b}\n");
-        assert_eq!(one_line("\x1b[31m\x07\n", true), "\x1b[31m\\u{7}\n");
+        let text = |event, colours| one_line(event, Form::Text, colours);
+        assert!(matches!(text("INFO ä\tb\n", false), Cow::Borrowed("INFO ä\tb\n")));
+        assert_eq!(text("a\n2026 INFO forged\r\n\n", false), "a\\n2026 INFO forged\\r\\n\n");
+        assert_eq!(text("\x1b[31m\x07\u{9b}\n", false), "\\u{1b}[31m\\u{7}\\u{9b}\n");
+        assert_eq!(text("\x1b[31m\x07\n", true), "\x1b[31m\\u{7}\n");
+        assert_eq!(one_line("{\"a\":\"\u{85}\"}\n", Form::Json, false), "{\"a\":\"\\u0085\"}\n");
     }
 }

@@ -317,6 +317,31 @@ fn the_program_ends_with_78_and_tells_all() {
     }
 }
 
+/// Names of files and what they hold may come from others than who looks at them.
+#[test]
+fn commands_print_no_control_characters() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let nasty = "a\u{1b}[2J\u{9b}31m\u{202e}.toml";
+    let file = directory.path().join(nasty);
+    fs::write(&file, "[upstream]\nurl = \"http://127.0.0.1:1\"\n[refresh]\nmode = \"forward\"\n").unwrap();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_wp-jwt-sidecar")).env_clear().args(arguments).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!said.replace('\n', "").contains(wp_jwt_sidecar::printable::is_harmful), "{said:?}");
+        let name = ["a\\u{1b}[2J\\u{9b}31m\\u{202e}.toml", "a\\u001b[2J\\u009b31m\\u202e.toml"];
+        assert!(name.iter().any(|name| said.contains(name)), "{said}");
+        output.status.code()
+    };
+    let path = file.to_str().unwrap();
+    assert_eq!(run(&["check", "--config", path]), Some(0));
+    for command in ["check", "serve", "index"] {
+        assert_eq!(run(&[command, "--config", &path.replace("a\u{1b}", "/missing/a\u{1b}")]), Some(78), "{command}");
+    }
+    let missing = path.replace("a\u{1b}", "/missing/a\u{1b}");
+    assert_eq!(run(&["doctor", "--config", &missing]), Some(2));
+    assert_eq!(run(&["doctor", "--json", "--config", &missing]), Some(2));
+}
+
 /// Keys and the texts that their variables have.
 type Set<'a> = &'a [(&'a str, &'a str)];
 

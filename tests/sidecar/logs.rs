@@ -6,6 +6,8 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
+use wp_jwt_sidecar::printable::is_harmful;
+
 use crate::support::mariadb::{Database, TokenState};
 use crate::support::raw::{Connection, Upstream};
 use crate::support::rig::{ROUTE, Rig, call, call_with, refresh_at};
@@ -129,6 +131,47 @@ fn every_forwarded_request_can_be_a_line_without_its_query() {
     assert!(line["status"] == 400 && line.get("upstream_ms").is_none() && line["path"] == "/", "{line}");
     let is_other = |line: &&String| !line.contains("sidecar::access") && !line.contains("sidecar::listen");
     assert_eq!(sidecar.log().iter().find(is_other), None);
+}
+
+/// What a client sends is in the line as it came, and neither breaks the line nor steers a terminal.
+#[test]
+fn no_byte_of_a_client_breaks_a_line() {
+    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let nasty: String = ('\u{80}'..='\u{9f}').chain("\u{2028}\u{2029}\u{202e}\u{2066}\\\u{e9}".chars()).collect();
+    let request =
+        format!("GET /{nasty} HTTP/1.1\r\nHost: a\r\nX-Request-Id: n\r\nUser-Agent: \t\"{nasty}\"\t{{\r\n\r\n");
+    let arguments = ["--log-access", "true", "--forwarded-trusted-proxies", "127.0.0.1"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let mut client = Connection::to(sidecar.address());
+    client.send(&request);
+    assert_eq!(client.response().status(), 200);
+    let line = line(&sidecar, "wp_jwt_sidecar::access", "n");
+    assert_eq!(line["path"], format!("/{nasty}"));
+    assert_eq!(line["user_agent"], format!("\"{nasty}\"\t{{"));
+    let raw = sidecar.wait_for_log("sidecar::access");
+    assert!(!raw.contains(is_harmful), "{raw}");
+
+    let child = sidecar::command()
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--refresh-mode", "forward"])
+        .arg(format!("--upstream=http://{}", upstream.address()))
+        .args(["--log-format", "text", "--log-access", "true"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = Killed(child);
+    let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let listening = lines.find(|line| line.contains("listening address=")).unwrap();
+    let address = listening.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let mut client = Connection::to(address.parse().unwrap());
+    client.send(&request);
+    assert_eq!(client.response().status(), 200);
+    let line = lines.find(|line| line.contains("sidecar::access")).unwrap();
+    assert!(!line.replace('\t', "").contains(is_harmful), "{line:?}");
+    assert!(
+        line.contains("path=\"/\\u{80}\\u{81}") && line.contains("\\u{85}") && line.contains("\\u{2028}"),
+        "{line}"
+    );
 }
 
 #[test]

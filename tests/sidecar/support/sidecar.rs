@@ -16,7 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The sidecar writes its log in one piece a hundred times a second, and a busy machine may be late.
 const LOG_REST: Duration = Duration::from_millis(50);
 
-/// A running sidecar. Dropped, it is killed; then the test fails if there is a secret in its log.
+/// A running sidecar. Dropped, it is killed; then the test fails if there is a secret in its log, or a line that is no JSON.
 pub struct Sidecar {
     child: Child,
     log: Arc<Log>,
@@ -181,6 +181,12 @@ impl Drop for Sidecar {
         while !self.log.ended.load(Ordering::SeqCst) {
             lines = self.log.changed.wait_timeout(lines, PATIENCE).unwrap().0;
         }
+        let broken = lines.iter().enumerate().find(|(at, line)| {
+            // The last line of one that was killed may be half a line; an error at the end of the program is told as text.
+            let is_excused = at + 1 == lines.len() && !line.ends_with('}') || line.starts_with("wp-jwt-sidecar: ");
+            !is_excused && !matches!(serde_json::from_str(line), Ok(serde_json::Value::Object(_)))
+        });
+        assert!(broken.is_none(), "a line of the log is no JSON object: {broken:?}");
         let told: Vec<&String> = lines.iter().filter(|line| tells_a_secret(line)).collect();
         assert!(told.is_empty(), "secrets in the log of a sidecar: {told:#?}");
     }

@@ -45,6 +45,10 @@ pub const KEYS: &[Key] = &[
         Kind::Text("LEVEL"),
         Fallback::Is("info"),
         "off, error, warn, info, debug or trace, for all or by module: \"info,wp_jwt_sidecar=debug\".",
+    )
+    .change(
+        "With \"warn\" and \"info\" the crate h2 is heard at errors only: it warns of what any HTTP/2 client may do. \
+         \"info,h2=warn\" shows that, too.",
     ),
     key(
         "log.refreshes",
