@@ -1,5 +1,9 @@
 //! Which switches of protocol (RFC 9110, 7.8) are passed on: WebSocket and whatever else the upstream accepts, but
-//! never `h2c`, by which a client would speak past every rule here, and only what was asked for.
+//! never to another version of HTTP or to TLS, by which a client would speak past every rule here, and only what was asked
+//! for.
+//!
+//! A proxy may drop members of the list: it is the client's order of preference, and the server may choose any or none of
+//! it. So the others of `h2c, websocket` pass.
 
 use http::header::{self, GetAll, HeaderMap, HeaderValue};
 use http::{Request, Version};
@@ -10,9 +14,9 @@ use crate::body::RequestBody;
 
 /// A client's wish to switch to another protocol.
 pub struct Upgrade {
-    /// The protocols asked for, without `h2c`; at least one.
+    /// The protocols asked for that may be passed on; at least one.
     pub protocols: Vec<String>,
-    /// The value of `Upgrade` for the upstream: the client's own, unless `h2c` had to go.
+    /// The value of `Upgrade` for the upstream: the client's own, unless something of it had to go.
     pub field: HeaderValue,
 }
 
@@ -35,12 +39,31 @@ fn protocols_asked_for(request: &Request<RequestBody>) -> Option<Vec<String>> {
     if !can_switch {
         return None;
     }
-    let is_passed = |protocol: &&[u8]| !protocol.eq_ignore_ascii_case(b"h2c");
     let protocols: Vec<String> = tokens(headers.get_all(header::UPGRADE))
-        .filter(is_passed)
+        .filter(|protocol| is_passed_on(protocol))
         .map(|protocol| String::from_utf8_lossy(protocol).into_owned())
         .collect();
     (!protocols.is_empty()).then_some(protocols)
+}
+
+/// `name` or `name/version`, both tokens, of a protocol that does not carry HTTP requests.
+///
+/// SECURITY: servers look for `h2c` in different ways (some take `h2c;q=1` or `"h2c"` for it), so what is no protocol by the
+/// grammar is not passed on in any spelling. `TLS/1.0` is RFC 2817, `HTTP/2.0` is RFC 9110's own example, `h2-14` and the
+/// like were drafts.
+fn is_passed_on(protocol: &[u8]) -> bool {
+    let mut parts = protocol.split(|byte| *byte == b'/');
+    let (Some(name), version, None) = (parts.next(), parts.next(), parts.next()) else { return false };
+    let is_protocol = is_token(name) && version.is_none_or(is_token);
+    let family = name.split(|byte| *byte == b'-').next().unwrap_or_default();
+    is_protocol && !HTTP_ITSELF.iter().any(|http| family.eq_ignore_ascii_case(http))
+}
+
+const HTTP_ITSELF: [&[u8]; 8] = [b"h2c", b"h2", b"h3", b"http", b"https", b"spdy", b"ssl", b"tls"];
+
+/// RFC 9110, 5.6.2.
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 fn field(lines: GetAll<'_, HeaderValue>, passed: &[String]) -> Option<HeaderValue> {
@@ -86,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn h2c_and_half_a_wish_are_nothing() {
+    fn http_itself_and_half_a_wish_are_nothing() {
         assert_eq!(asked(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]), None);
         assert_eq!(asked(&[("connection", "Upgrade"), ("upgrade", "H2C")]), None);
         assert_eq!(asked(&[("connection", "close"), ("upgrade", "websocket")]), None);
@@ -94,6 +117,54 @@ mod tests {
         assert_eq!(asked(&[("connection", "upgrade")]), None);
         let mixed = [("connection", "upgrade"), ("upgrade", "h2c, websocket")];
         assert_eq!(asked(&mixed), Some((vec!["websocket".into()], "websocket".into())));
+    }
+
+    #[test]
+    fn no_spelling_of_http_or_tls_passes() {
+        for refused in [
+            "h2c",
+            "H2C",
+            "h2c;q=1",
+            "h2c ; q=1",
+            "h2c;",
+            "\"h2c\"",
+            "\"h2c",
+            "h2c\"",
+            "h2c/1",
+            "h2c/",
+            "/h2c",
+            "h2c/1/2",
+            "h2c h2c",
+            "h2c\tx",
+            "h2c-14",
+            "h2",
+            "h2-14",
+            "h3",
+            "HTTP/2.0",
+            "http/2",
+            "HTTP",
+            "TLS/1.0",
+            "tls/1.3",
+            "SSL",
+            "spdy/3.1",
+            "(h2c)",
+            "h2c=1",
+            "websocket;h2c",
+            "web socket",
+            "websocket/",
+            "\u{e9}",
+        ] {
+            assert!(!is_passed_on(refused.as_bytes()), "{refused}");
+            assert_eq!(asked(&[("connection", "upgrade"), ("upgrade", refused)]), None, "{refused}");
+            let mixed = format!("{refused}, websocket");
+            let expected = Some((vec!["websocket".to_owned()], "websocket".to_owned()));
+            assert_eq!(asked(&[("connection", "upgrade"), ("upgrade", &mixed)]), expected, "{mixed}");
+        }
+        for passed in ["websocket", "WebSocket", "foo/2", "IRC/6.9", "RTA/x11", "h2x", "httpx", "x-h2c", "SHTTP/1.3"] {
+            assert!(is_passed_on(passed.as_bytes()), "{passed}");
+        }
+        // A comma in quotes is one all the same.
+        assert_eq!(asked(&[("connection", "upgrade"), ("upgrade", "\"a, h2c, b\"")]), None);
     }
 
     #[test]
