@@ -5,8 +5,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName};
-use ipnet::IpNet;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::{IpNet, Ipv4Net};
 
 /// `X-Forwarded-For`, which `http` has no constant for.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -33,12 +33,28 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Whether it speaks TLS with us.
     pub scheme: Scheme,
+    /// Whether the connection began with a PROXY header without a client's address. `address` is that of the proxy then, and
+    /// who speaks is not known.
+    is_unnamed: bool,
 }
 
 impl Peer {
     /// The peer at `address`.
     pub fn new(address: SocketAddr, scheme: Scheme) -> Self {
-        Peer { address: SocketAddr::new(address.ip().to_canonical(), address.port()), scheme }
+        Peer { address: SocketAddr::new(address.ip().to_canonical(), address.port()), scheme, is_unnamed: false }
+    }
+
+    /// A client that the proxy at `address` has passed on without naming it.
+    pub fn unnamed(address: SocketAddr, scheme: Scheme) -> Self {
+        Peer { is_unnamed: true, ..Peer::new(address, scheme) }
+    }
+
+    /// Whether it is believed about the client that it speaks for: it is in `trusted`, and it is the proxy itself that speaks.
+    ///
+    /// SECURITY: behind a PROXY header stand the client's own bytes. Where the header names no client, the fields in them
+    /// would make of any client whom it likes.
+    pub fn is_trusted(&self, trusted: &[IpNet]) -> bool {
+        !self.is_unnamed && is_trusted(self.address.ip(), trusted)
     }
 }
 
@@ -55,7 +71,7 @@ pub struct Client {
     pub peer: IpAddr,
     /// The client's address: `peer`, or what a trusted proxy says.
     pub address: IpAddr,
-    /// Whether `peer` is in `[forwarded] trusted_proxies`.
+    /// Whether `peer` [is believed](Peer::is_trusted).
     pub peer_is_trusted: bool,
     /// How the client reached the site.
     pub scheme: Scheme,
@@ -65,11 +81,10 @@ pub struct Client {
 ///
 /// SECURITY: fields that an untrusted peer sends are never looked at; a client could choose its address and with it dodge
 /// the rate limit. From a trusted one `X-Forwarded-For` is read from the right, past further trusted proxies: what
-/// stands left of the first untrusted address was written by that client itself.
+/// stands left of the first untrusted address was written by that client itself. Empty elements are none (RFC 9110, 5.6.1).
 pub fn client(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
-    let Peer { address, scheme } = peer;
-    let peer = address.ip();
-    if !is_trusted(peer, trusted) {
+    let (is_believed, scheme, peer) = (peer.is_trusted(trusted), peer.scheme, peer.address.ip());
+    if !is_believed {
         return Client { peer, address: peer, peer_is_trusted: false, scheme };
     }
     let mut address = peer;
@@ -83,14 +98,29 @@ pub fn client(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     Client { peer, address, peer_is_trusted: true, scheme: forwarded_scheme(headers).unwrap_or(scheme) }
 }
 
-/// Whether `address` is in `[forwarded] trusted_proxies`.
+/// Whether `address`, which is canonical, is in `[forwarded] trusted_proxies`, which are canonical, too.
 pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
+/// The network without host bits; one of IPv4 addresses in IPv6 form (`::ffff:10.0.0.0/104`) as what it is of IPv4.
+///
+/// Addresses of peers and in fields are made canonical before they are looked for, so that such a network would hold no
+/// address at all. A wider one (`::/0`) is of IPv6 only: whoever writes it does not name all of IPv4.
+pub fn canonical_network(network: IpNet) -> IpNet {
+    let network = network.trunc();
+    let IpNet::V6(v6) = network else { return network };
+    let of_v4 = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    of_v4.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(network, IpNet::V4)
+}
+
 fn entries_from_the_right(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let lines: Vec<&[u8]> = headers.get_all(&X_FORWARDED_FOR).iter().map(|value| value.as_bytes()).collect();
-    lines.into_iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','))
+    let entries: Vec<&[u8]> = headers.get_all(&X_FORWARDED_FOR).iter().flat_map(entries).collect();
+    entries.into_iter().rev()
+}
+
+fn entries(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty())
 }
 
 /// An entry is an address, by some proxies with a port, an IPv6 one by some in brackets.
@@ -107,8 +137,8 @@ fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
 }
 
 fn forwarded_scheme(headers: &HeaderMap) -> Option<Scheme> {
-    let first = headers.get(&X_FORWARDED_PROTO)?.as_bytes().split(|byte| *byte == b',').next()?;
-    Some(if first.trim_ascii().eq_ignore_ascii_case(b"https") { Scheme::Https } else { Scheme::Http })
+    let first = headers.get_all(&X_FORWARDED_PROTO).iter().flat_map(entries).next()?;
+    Some(if first.eq_ignore_ascii_case(b"https") { Scheme::Https } else { Scheme::Http })
 }
 
 #[cfg(test)]
@@ -159,6 +189,47 @@ mod tests {
         assert_eq!(address("10.0.0.1", &["203.0.113.9, unknown, 10.2.2.2"], trusted), "10.2.2.2");
         assert_eq!(address("10.0.0.1", &["unknown"], trusted), "10.0.0.1");
         assert_eq!(address("10.0.0.1", &[""], trusted), "10.0.0.1");
+    }
+
+    #[test]
+    fn empty_entries_are_none() {
+        let trusted = &["10.0.0.0/8"];
+        for lines in
+            [&["203.0.113.9,"][..], &["203.0.113.9, , ,"], &["203.0.113.9", ""], &["203.0.113.9,\t,10.2.2.2, "]]
+        {
+            assert_eq!(address("10.0.0.1", lines, trusted), "203.0.113.9", "{lines:?}");
+        }
+        assert_eq!(address("10.0.0.1", &[", ,"], trusted), "10.0.0.1");
+        assert_eq!(find("10.0.0.1", &[], Some(", https"), trusted).scheme, Scheme::Https);
+    }
+
+    #[test]
+    fn a_peer_that_a_proxy_does_not_name_is_not_believed() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let headers =
+            [(X_FORWARDED_FOR, "203.0.113.9".parse().unwrap()), (X_FORWARDED_PROTO, "https".parse().unwrap())];
+        let proxy = "10.0.0.1:4711".parse().unwrap();
+        let found = client(Peer::unnamed(proxy, Scheme::Http), &headers.into_iter().collect(), &trusted);
+        assert_eq!((found.address, found.peer_is_trusted, found.scheme), (proxy.ip(), false, Scheme::Http));
+    }
+
+    #[test]
+    fn networks_are_made_canonical_as_addresses_are() {
+        for (written, canonical) in [
+            ("::ffff:127.0.0.1/128", "127.0.0.1/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+            ("::1/128", "::1/128"),
+        ] {
+            let found = canonical_network(written.parse().unwrap());
+            assert_eq!(found.to_string(), canonical, "{written}");
+        }
+        assert!(is_trusted("10.9.9.9".parse().unwrap(), &[canonical_network("::ffff:10.0.0.0/104".parse().unwrap())]));
     }
 
     proptest! {

@@ -56,7 +56,7 @@ pub struct Downstream {
     pub peer: Peer,
     /// The peer's address, for `X-Forwarded-For`.
     pub peer_field: HeaderValue,
-    /// Whether the peer is in `[forwarded] trusted_proxies`.
+    /// Whether the peer [is believed](Peer::is_trusted).
     pub peer_is_trusted: bool,
     current: Rc<Current>,
     admission: Rc<Admission>,
@@ -80,7 +80,7 @@ impl Downstream {
         }
         let worker = self.current.worker();
         Some(Rc::new(Downstream {
-            peer_is_trusted: client_addr::is_trusted(self.peer.address.ip(), &worker.trusted_proxies),
+            peer_is_trusted: self.peer.is_trusted(&worker.trusted_proxies),
             worker,
             peer: self.peer,
             peer_field: self.peer_field.clone(),
@@ -114,8 +114,13 @@ pub async fn serve(accepted: Accepted, current: Rc<Current>) {
             };
         }
     };
-    let scheme = if tls || introduced.by_tls { Scheme::Https } else { Scheme::Http };
-    let peer = Peer::new(introduced.address.unwrap_or(peer), scheme);
+    let scheme =
+        if tls || introduced.is_some_and(|introduced| introduced.by_tls) { Scheme::Https } else { Scheme::Http };
+    let peer = match introduced.map(|introduced| introduced.address) {
+        None => Peer::new(peer, scheme),
+        Some(Some(client)) => Peer::new(client, scheme),
+        Some(None) => Peer::unnamed(peer, scheme),
+    };
     let place = match worker.place(peer) {
         Ok(place) => place,
         Err(TooMany) => {
@@ -127,7 +132,7 @@ pub async fn serve(accepted: Accepted, current: Rc<Current>) {
     let open = worker.metrics.open(Level::Connections);
     let admission = Rc::new(Admission { _open: open, _permit: permit, _place: place });
     let acceptor = worker.acceptor.clone().filter(|_| tls);
-    let peer_is_trusted = client_addr::is_trusted(peer.address.ip(), &worker.trusted_proxies);
+    let peer_is_trusted = peer.is_trusted(&worker.trusted_proxies);
     let downstream = Rc::new(Downstream { worker, peer, peer_field, peer_is_trusted, current, admission });
     match (tls, acceptor) {
         // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
@@ -174,7 +179,7 @@ impl Worker {
     }
 
     fn place(&self, peer: Peer) -> Result<Option<Place>, TooMany> {
-        // A proxy in front brings the connections of many clients.
+        // A proxy in front brings the connections of many clients, also of those that it does not name.
         let peer = peer.address.ip();
         match &self.per_address {
             Some(per_address) if !client_addr::is_trusted(peer, &self.trusted_proxies) => {

@@ -52,18 +52,19 @@ pub enum HeaderError {
 /// Whom a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Introduced {
-    /// Where the client is; `None` where the header names nobody (health checks of the proxy itself, protocols that it does
-    /// not know).
+    /// Where the client is; `None` where the header does not say (health checks of the proxy itself, protocols that it does
+    /// not know, clients on its own machine).
     pub address: Option<SocketAddr>,
     /// Whether the client reached the proxy by TLS.
     pub by_tls: bool,
 }
 
 impl Introduced {
-    const NOBODY: Introduced = Introduced { address: None, by_tls: false };
+    const UNNAMED: Introduced = Introduced { address: None, by_tls: false };
 }
 
-/// Whom a connection from `from` is for: reads the header off `stream`, and nothing else.
+/// Whom a connection from `from` is for: reads the header off `stream`, and nothing else. `None` where connections begin
+/// without one.
 ///
 /// # Errors
 /// No header that may be believed.
@@ -72,15 +73,15 @@ pub async fn client_of(
     from: SocketAddr,
     accepted: ProxyProtocol,
     trusted: &[IpNet],
-) -> Result<Introduced, HeaderError> {
+) -> Result<Option<Introduced>, HeaderError> {
     if accepted == ProxyProtocol::Off {
-        return Ok(Introduced::NOBODY);
+        return Ok(None);
     }
     // SECURITY: whoever writes this header chooses the address that the rate limit counts and the log shows.
     if !is_trusted(from.ip().to_canonical(), trusted) {
         return Err(HeaderError::Untrusted);
     }
-    timeout(LIMIT, read(stream, accepted)).await.map_err(|_| HeaderError::TimedOut)?
+    timeout(LIMIT, read(stream, accepted)).await.map_err(|_| HeaderError::TimedOut)?.map(Some)
 }
 
 async fn read(stream: &mut (impl AsyncRead + Unpin), accepted: ProxyProtocol) -> Result<Introduced, HeaderError> {
@@ -155,7 +156,7 @@ fn parse_v2(header: &[u8]) -> Option<Introduced> {
     let [.., version_and_command, family, _, _] = *head;
     // A proxy that speaks for itself may send anything behind it.
     if version_and_command == 0x20 {
-        return Some(Introduced::NOBODY);
+        return Some(Introduced::UNNAMED);
     }
     if version_and_command != 0x21 {
         return None;
@@ -173,7 +174,7 @@ fn parse_v2(header: &[u8]) -> Option<Introduced> {
             (Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes([high, low]))), rest)
         }
         // A protocol that the proxy does not name; what follows is to be ignored.
-        0x00 => return Some(Introduced::NOBODY),
+        0x00 => return Some(Introduced::UNNAMED),
         // A client on the proxy's own machine.
         0x31 => (None, body.split_first_chunk::<216>()?.1),
         _ => return None,
@@ -254,8 +255,9 @@ mod tests {
         let mut stream = bytes;
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let found = runtime.block_on(client_of(&mut stream, FROM.parse().unwrap(), accepted, &trusted));
-        let text = |found: Introduced| {
-            let address = found.address.map_or("nobody".to_owned(), |address| address.to_string());
+        let text = |found: Option<Introduced>| {
+            let Some(found) = found else { return "no header".to_owned() };
+            let address = found.address.map_or("unnamed".to_owned(), |address| address.to_string());
             if found.by_tls { format!("{address} by TLS") } else { address }
         };
         (found.map(text), stream.to_vec())
@@ -294,7 +296,7 @@ mod tests {
             (v2(0x21, 0x11, &with(&[&noop[..], &tls].concat())), "203.0.113.9:4711 by TLS"),
             (checked(v2(0x21, 0x11, &with(&tls))), "203.0.113.9:4711 by TLS"),
             (checked(v2(0x21, 0x21, &[&v6[..], &[0, 7, 0, 80]].concat())), "[2001:db8::9]:7"),
-            (v2(0x21, 0x31, &[&[0; 216][..], &tls].concat()), "nobody by TLS"),
+            (v2(0x21, 0x31, &[&[0; 216][..], &tls].concat()), "unnamed by TLS"),
             (v2(0x20, 0x11, &[0xff; 3]), FROM),
             (v2(0x21, 0x00, &[0xff; 3]), FROM),
             (v2(0x21, 0x21, &[&v6[..], &[0, 7, 0, 80]].concat()), "[2001:db8::9]:7"),
@@ -303,7 +305,7 @@ mod tests {
             (v2(0x21, 0x00, b""), FROM),
             (v2(0x21, 0x31, &[0; 216]), FROM),
         ] {
-            let expected = if expected == FROM { "nobody" } else { expected };
+            let expected = if expected == FROM { "unnamed" } else { expected };
             let (found, left) = client(&[&header, &b"GET /"[..]].concat(), ProxyProtocol::Any);
             assert_eq!((found.unwrap().as_str(), left.as_slice()), (expected, &b"GET /"[..]), "{header:?}");
         }
@@ -364,7 +366,7 @@ mod tests {
         assert!(matches!(client(v1, ProxyProtocol::V2).0, Err(HeaderError::Absent)));
         assert!(matches!(client(&v2, ProxyProtocol::V1).0, Err(HeaderError::Absent)));
         assert!(matches!(client(b"GET / HTTP/1.1\r\n", ProxyProtocol::Any).0, Err(HeaderError::Absent)));
-        assert_eq!(client(v1, ProxyProtocol::Off), (Ok("nobody".to_owned()), v1.to_vec()));
+        assert_eq!(client(v1, ProxyProtocol::Off), (Ok("no header".to_owned()), v1.to_vec()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let from = "198.51.100.7:1".parse().unwrap();
         let refused = runtime.block_on(client_of(&mut &v1[..], from, ProxyProtocol::Any, &[]));
@@ -383,7 +385,7 @@ mod tests {
             let (found, left) = super::tests::client(&introduction(Some(client)), ProxyProtocol::V2);
             prop_assert_eq!(found, Ok(SocketAddr::new(client, 0).to_string()));
             prop_assert!(left.is_empty());
-            prop_assert_eq!(super::tests::client(&introduction(None), ProxyProtocol::V2).0, Ok("nobody".to_owned()));
+            prop_assert_eq!(super::tests::client(&introduction(None), ProxyProtocol::V2).0, Ok("unnamed".to_owned()));
         }
 
         // Any header that the specification allows, however it is put together, names its client and ends where it ends; and

@@ -19,6 +19,7 @@ use super::{
     sources::{Merged, wrong},
     value,
 };
+use crate::client_addr;
 
 /// Checks every value and all of them together.
 pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
@@ -241,18 +242,19 @@ fn is_local(host: &str, listen: &SocketAddr) -> bool {
 }
 
 fn trusted_proxies(read: &mut Reader) -> Vec<IpNet> {
-    let networks = read.each("forwarded.trusted_proxies", value::network);
-    for network in &networks {
+    let written = read.each("forwarded.trusted_proxies", value::network);
+    let networks: Vec<IpNet> = written.iter().copied().map(client_addr::canonical_network).collect();
+    for (network, canonical) in written.iter().zip(&networks) {
         // SECURITY: whoever is trusted chooses the address that the rate limit counts.
-        if network.prefix_len() == 0 {
+        if canonical.prefix_len() == 0 {
             read.warnings.push(format!(
                 "forwarded.trusted_proxies: {network} is everyone, so that every client can choose its address"
             ));
         } else if network.trunc() != *network {
-            read.warnings.push(format!("forwarded.trusted_proxies: {network} is taken as {}", network.trunc()));
+            read.warnings.push(format!("forwarded.trusted_proxies: {network} is taken as {canonical}"));
         }
     }
-    networks.iter().map(IpNet::trunc).collect()
+    networks
 }
 
 fn wordpress(read: &mut Reader, mode: RefreshMode) -> WordPress {

@@ -183,7 +183,7 @@ pub struct Upstream {
 /// `[forwarded]`
 #[derive(Debug, Clone)]
 pub struct Forwarded {
-    /// Networks of proxies whose `X-Forwarded-For` is believed; host bits are zero.
+    /// Networks of proxies whose `X-Forwarded-For` is believed: host bits are zero, and none is of IPv4 in IPv6 form.
     pub trusted_proxies: Vec<IpNet>,
     /// What becomes of the fields that tell the upstream who the client is.
     pub mode: ForwardedMode,

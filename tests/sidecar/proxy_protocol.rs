@@ -27,13 +27,11 @@ fn the_header_names_the_client_of_every_request_on_the_connection() {
     let upstream = ok();
     let arguments = ["--server-proxy-protocol", "any", "--forwarded-trusted-proxies", "127.0.0.1"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
-    let local = [&SIGNATURE[..], b"\x20\0\0\0"].concat();
     for (header, client) in [
         (V1.as_bytes(), "203.0.113.9"),
         (&v2(), "203.0.113.9"),
         (b"PROXY TCP6 2001:db8::9 ::1 1 2\r\n", "2001:db8::9"),
-        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
-        (&local, "127.0.0.1"),
+        (b"PROXY TCP6 ::ffff:203.0.113.9 ::1 1 2\r\n", "203.0.113.9"),
     ] {
         let before = upstream.requests().len();
         let mut connection = Connection::to(sidecar.address());
@@ -45,8 +43,71 @@ fn the_header_names_the_client_of_every_request_on_the_connection() {
         let requests = upstream.requests();
         let seen: Vec<_> =
             requests.iter().skip(before).filter_map(|request| request.value("x-forwarded-for")).collect();
-        let second = if client == "127.0.0.1" { "1.2.3.4, 127.0.0.1" } else { client };
-        assert_eq!(seen, [client, second]);
+        assert_eq!(seen, [client, client]);
+    }
+}
+
+/// Health checks of the proxy itself are served; but what stands behind such a header is not the proxy's word.
+#[test]
+fn a_header_without_a_client_makes_nobody_trusted() {
+    let upstream = ok();
+    let arguments = [
+        "--server-proxy-protocol",
+        "any",
+        "--forwarded-trusted-proxies",
+        "127.0.0.1",
+        "--server-max-connections-per-address",
+        "1",
+    ];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let v2 = |command_and_family: &[u8], addresses: &[u8]| {
+        let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
+        [&SIGNATURE[..], command_and_family, &length, addresses].concat()
+    };
+    let claims = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\nX-Forwarded-Port: 443\r\nX-Real-IP: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\nX-Request-Id: mine\r\n\r\n";
+    // All open at once: such connections are many clients', and are not counted as one address's.
+    let mut connections = Vec::new();
+    for (what, header) in [
+        ("UNKNOWN", b"PROXY UNKNOWN\r\n".to_vec()),
+        ("UNKNOWN with addresses", b"PROXY UNKNOWN 1.2.3.4 5.6.7.8 1 2\r\n".to_vec()),
+        ("LOCAL", v2(b"\x20\x00", b"")),
+        ("LOCAL with an address", v2(b"\x20\x11", &[1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 0, 2])),
+        ("UNSPEC", v2(b"\x21\x00", b"")),
+        ("AF_UNIX", v2(b"\x21\x31", &[0; 216])),
+    ] {
+        let before = upstream.requests().len();
+        let mut connection = Connection::to(sidecar.address());
+        connection.send([&header, claims.as_bytes()].concat());
+        assert_eq!(connection.response().status(), 200, "{what}");
+        connections.push(connection);
+        let request = &upstream.requests()[before];
+        for (name, expected) in [
+            ("x-forwarded-for", "127.0.0.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "a"),
+            ("x-real-ip", "127.0.0.1"),
+            ("forwarded", "for=127.0.0.1;host=\"a\";proto=http"),
+        ] {
+            assert_eq!(request.value(name).as_deref(), Some(expected), "{what}: {name}");
+        }
+        assert_eq!(request.values("x-forwarded-port").len(), 0, "{what}");
+        assert_ne!(request.value("x-request-id").as_deref(), Some("mine"), "{what}");
+    }
+}
+
+#[test]
+fn ipv4_in_ipv6_form_is_ipv4_in_the_list_of_proxies() {
+    let upstream = ok();
+    for trusted in ["::ffff:127.0.0.1", "::ffff:127.0.0.0/104"] {
+        let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-trusted-proxies", trusted]);
+        let mut connection = Connection::to(sidecar.address());
+        // Nobody writes an address between two commas, nor behind the last one.
+        connection.send(GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: ::ffff:203.0.113.9,, ,\r\n\r\n"));
+        assert_eq!(connection.response().status(), 200);
+        let seen = upstream.requests().last().unwrap().value("x-forwarded-for");
+        assert_eq!(seen.as_deref(), Some("::ffff:203.0.113.9, 127.0.0.1"), "{trusted}");
+        connection.send("TRACE / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: ::ffff:203.0.113.9,, ,\r\n\r\n");
+        assert_eq!(connection.response().status(), 405);
     }
 }
 
