@@ -390,7 +390,7 @@ impl Body for ResponseBody {
         if let Poll::Ready(Some(Ok(part))) = &mut frame
             && let Some(trailers) = part.trailers_mut()
         {
-            hop_by_hop::remove(trailers, false, |_| false);
+            hop_by_hop::remove_from_trailers(trailers, |_| false);
         }
         if self.access.is_some()
             && let Poll::Ready(frame) = &frame

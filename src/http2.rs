@@ -27,7 +27,7 @@ use crate::body::RequestBody;
 use crate::config::Config;
 use crate::connection::Downstream;
 use crate::connection::watch::Limits;
-use crate::exchange;
+use crate::{exchange, vet};
 use stream::Answer;
 pub use stream::Streams;
 
@@ -119,7 +119,9 @@ fn as_http1<B>(request: &mut Request<B>) {
     let Some(authority) = request.uri().authority() else { return };
     let authority = HeaderValue::from_str(authority.as_str());
     let agrees = match (&authority, request.headers().get(header::HOST)) {
-        (Ok(authority), Some(host)) => authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()),
+        (Ok(authority), Some(host)) => authority
+            .to_str()
+            .is_ok_and(|authority| vet::is_same_host(request.uri().scheme(), authority, host.as_bytes())),
         (_, None) => true,
         (Err(_), Some(_)) => false,
     };
@@ -234,6 +236,8 @@ mod tests {
         assert_eq!(request.uri().to_string(), "/a?b");
         assert_eq!(vet(&request), Ok(()));
         let request = adapted("https://shop.example/", &[("host", b"SHOP.example")]);
+        assert_eq!((request.uri().to_string().as_str(), vet(&request)), ("/", Ok(())));
+        let request = adapted("https://shop.example/", &[("host", b"shop.example:443")]);
         assert_eq!((request.uri().to_string().as_str(), vet(&request)), ("/", Ok(())));
     }
 

@@ -4,6 +4,7 @@
 //! hyper does in HTTP/2. Both pass on what stands here, and two servers that read such a request differently are what request smuggling
 //! lives on. Nothing is repaired; what is doubtful is refused.
 
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 
 /// Why a request is refused.
@@ -105,13 +106,28 @@ fn vet_host<B>(request: &Request<B>) -> Result<(), Refusal> {
         return Err(Refusal::InvalidHost);
     }
     match (request.uri().authority(), host) {
-        (Some(target), Some(host)) if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+        (Some(target), Some(host)) if !is_same_host(request.uri().scheme(), target.as_str(), host.as_bytes()) => {
             Err(Refusal::TargetHostMismatch)
         }
         // HTTP/1.0: the target's is the host.
         (Some(target), None) if !is_host(target.as_str().as_bytes()) => Err(Refusal::InvalidHost),
         _ => Ok(()),
     }
+}
+
+/// Whether the authority of a target and a `Host` name one place: the scheme's own port, written or not, makes no difference
+/// (RFC 9110, 4.2.3), nor does a colon without one (RFC 3986, 6.2.3).
+pub fn is_same_host(scheme: Option<&Scheme>, authority: &str, host: &[u8]) -> bool {
+    let default: &[u8] = match scheme.map(Scheme::as_str) {
+        Some("http") => b":80",
+        Some("https") => b":443",
+        _ => b":",
+    };
+    let plain = |place: &[u8]| {
+        let place = place.strip_suffix(default).or_else(|| place.strip_suffix(b":")).unwrap_or(place);
+        place.to_ascii_lowercase()
+    };
+    plain(authority.as_bytes()) == plain(host)
 }
 
 /// `host[:port]` of RFC 3986, 3.2.2, without userinfo. An empty value is allowed by RFC 9112, 3.2, but names no site: refused.
@@ -183,6 +199,23 @@ mod tests {
     fn an_absolute_target_must_name_the_host() {
         assert_eq!(vet(&request("GET", "http://a/x", &[("host", "A")])), Ok(()));
         assert_eq!(vet(&request("GET", "http://a/x", &[("host", "b")])), Err(Refusal::TargetHostMismatch));
+        for (target, host, agrees) in [
+            ("http://a/x", "a:80", true),
+            ("http://a:80/x", "A", true),
+            ("http://a:/x", "a", true),
+            ("http://a/x", "a:", true),
+            ("http://[::1]/x", "[::1]:80", true),
+            ("https://a/x", "a:443", true),
+            ("http://a:443/x", "a", false),
+            ("https://a:80/x", "a", false),
+            ("http://a:8080/x", "a", false),
+            ("http://a:080/x", "a", false),
+            ("http://a./x", "a", false),
+            ("http://[::1]/x", "[::1]:8", false),
+        ] {
+            let expected = if agrees { Ok(()) } else { Err(Refusal::TargetHostMismatch) };
+            assert_eq!(vet(&request("GET", target, &[("host", host)])), expected, "{target} {host}");
+        }
         assert_eq!(vet(&request("GET", "http://u@a/x", &[("host", "a")])), Err(Refusal::TargetHostMismatch));
     }
 
@@ -235,7 +268,8 @@ mod tests {
                     prop_assert!(is_host.is_ok_and(|host| !host.as_str().contains('@') && !host.host().is_empty()), "{host}");
                 }
                 if let (Some(authority), [host]) = (request.uri().authority(), &hosts[..]) {
-                    prop_assert!(authority.as_str().eq_ignore_ascii_case(host));
+                    let plain = |place: &str| place.to_lowercase().trim_end_matches(":80").trim_end_matches(':').to_owned();
+                    prop_assert_eq!(plain(authority.as_str()), plain(host));
                 }
                 prop_assert!(request.uri().path().starts_with('/'));
             }

@@ -29,6 +29,65 @@ pub fn remove(headers: &mut HeaderMap, switches: bool, also: impl Fn(&HeaderName
     }
 }
 
+/// Takes out of `trailers` what ends at this hop, what may not stand there, and that for which `also` holds.
+pub fn remove_from_trailers(trailers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
+    remove(trailers, false, |name| !may_be_trailer(name) || also(name));
+    trailers.remove(header::TE);
+}
+
+/// Whether a field may come behind the body.
+///
+/// SECURITY: what frames, routes, authorizes or selects must be known before the body (RFC 9110, 6.5.1). Servers that merge
+/// trailers into the fields (Apache's `MergeTrailers`) would take a second cookie or a second host from there.
+pub fn may_be_trailer(name: &HeaderName) -> bool {
+    !NEVER_TRAILERS.contains(name)
+}
+
+/// RFC 9110, 6.5.1, names kinds; these are the members of each that are in use.
+const NEVER_TRAILERS: [HeaderName; 36] = [
+    // Framing and routing.
+    header::CONTENT_LENGTH,
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    // Request modifiers: controls and conditions.
+    header::CACHE_CONTROL,
+    header::EXPECT,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::MAX_FORWARDS,
+    header::ORIGIN,
+    header::PRAGMA,
+    header::RANGE,
+    header::REFERER,
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-request-id"),
+    // Authentication.
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::SET_COOKIE,
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("x-wp-nonce"),
+    // How the content is to be read.
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    // What an answer decides.
+    header::AGE,
+    header::DATE,
+    header::EXPIRES,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    header::VARY,
+    header::CONTENT_SECURITY_POLICY,
+    header::STRICT_TRANSPORT_SECURITY,
+];
+
 /// What becomes of a field at this hop.
 enum Hop {
     Switch,
@@ -193,6 +252,27 @@ mod tests {
             ("content-length", "0"),
         ];
         assert_eq!(names(&fields), ["host", "authorization", "cookie", "x-forwarded-for", "content-length"]);
+    }
+
+    #[test]
+    fn no_trailer_says_what_must_be_known_before_the_body() {
+        let mut trailers = map(&[
+            ("x-sum".into(), "1".into()),
+            ("cookie".into(), "a=1".into()),
+            ("authorization".into(), "b".into()),
+            ("host".into(), "c".into()),
+            ("content-length".into(), "1".into()),
+            ("transfer-encoding".into(), "chunked".into()),
+            ("te".into(), "trailers".into()),
+            ("content-type".into(), "d".into()),
+            ("set-cookie".into(), "e".into()),
+            ("x-wp-nonce".into(), "f".into()),
+            ("server-timing".into(), "g".into()),
+            ("x-mine".into(), "h".into()),
+        ]);
+        remove_from_trailers(&mut trailers, |name| name == "x-mine");
+        let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-sum", "server-timing"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{self, GetAll};
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use hyper::body::Body as _;
 
 use super::upgrade::Upgrade;
@@ -36,6 +36,8 @@ pub struct Hop<'a> {
 pub struct Added<'a> {
     /// The length of the body. Without one it is sent in chunks, and `Transfer-Encoding` says so.
     length: Option<u64>,
+    /// Whether a length of zero has to be said.
+    says_empty: bool,
     forwarded_for: Option<&'a HeaderValue>,
     forwarded_proto: Option<&'static str>,
     forwarded_host: Option<HeaderValue>,
@@ -62,6 +64,8 @@ impl Added<'_> {
         };
         if self.length.is_none() {
             line(b"Transfer-Encoding: ", b"chunked");
+        } else if self.says_empty {
+            line(b"Content-Length: ", b"0");
         }
         if let Some(peer) = self.forwarded_for {
             line(b"X-Forwarded-For: ", peer.as_bytes());
@@ -82,6 +86,7 @@ impl Added<'_> {
 /// what is to be added to it.
 pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: Option<&Upgrade>) -> Added<'a> {
     let named = to_origin_form(request.uri_mut());
+    let needs_length = needs_length(request.method(), request.version());
     let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
     let headers = request.headers_mut();
     let is_replaced = hop.mode == ForwardedMode::Auto && !hop.client.peer_is_trusted;
@@ -101,6 +106,7 @@ pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: O
     }
     let length = length.filter(|length| *length == 0 || there.content_length);
     let mut added = Added::of_length(length);
+    added.says_empty = length == Some(0) && !there.content_length && needs_length;
     if hop.mode == ForwardedMode::Auto {
         set_forwarding_fields(headers, hop, &there, &mut added);
     }
@@ -112,6 +118,12 @@ pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: O
         }
     }
     added
+}
+
+/// Whether a request without a body has to say so (RFC 9110, 8.6): HTTP/2 says it by the end of its stream, and some servers
+/// refuse such a request of HTTP/1.1 without a length (lighttpd: 411). What HTTP/1 clients send passes as it came.
+fn needs_length(method: &Method, version: Version) -> bool {
+    version == Version::HTTP_2 && matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// Which fields the client sent of those that matter here: looked for at once, since each look into the map costs more.
@@ -149,7 +161,7 @@ impl There {
 
 /// SECURITY: some servers merge trailers into the fields (Apache's `MergeTrailers`), where these would overrule ours.
 pub fn prepare_trailers(trailers: &mut HeaderMap) {
-    hop_by_hop::remove(trailers, false, |name| {
+    hop_by_hop::remove_from_trailers(trailers, |name| {
         let text = name.as_str();
         text.starts_with("x-forwarded-") || matches!(text, "forwarded" | "x-real-ip") || folded::is_twin(name)
     });
@@ -227,11 +239,19 @@ fn field(bytes: Vec<u8>) -> HeaderValue {
 fn list<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<u8> {
     let mut list = Vec::new();
     for line in lines {
-        let line = line.as_bytes().trim_ascii();
+        // Empty elements at its ends are none, and must not be sent on (RFC 9110, 5.6.1.1).
+        let line = trimmed(line.as_bytes());
         if !line.is_empty() {
             list.extend_from_slice(line);
             list.extend_from_slice(b", ");
         }
+    }
+    list
+}
+
+fn trimmed(mut list: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t' | b',', rest @ ..] | [rest @ .., b' ' | b'\t' | b','] = list {
+        list = rest;
     }
     list
 }
@@ -363,6 +383,33 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_body_of_http_2_is_said_to_be_empty_where_a_length_is_expected() {
+        let sent = |method: Method, version: Version| {
+            let mut request = Request::builder().method(method).uri("/").version(version).header("host", "a");
+            if version == Version::HTTP_10 {
+                request = request.header("content-length", "0");
+            }
+            let mut request = request.body(RequestBody::Empty).unwrap();
+            let peer = "198.51.100.7".parse().unwrap();
+            let client = Client { peer, address: peer, peer_is_trusted: false, scheme: Scheme::Http };
+            let authority = HeaderValue::from_static("a");
+            let mode = ForwardedMode::Preserve;
+            let hop = Hop { client: &client, peer: &authority, authority: &authority, mode, id: None };
+            let mut lines = Vec::new();
+            prepare(&mut request, &hop, None).write(&mut lines);
+            String::from_utf8(lines).unwrap()
+        };
+        for method in [Method::POST, Method::PUT, Method::PATCH] {
+            assert_eq!(sent(method.clone(), Version::HTTP_2), "Content-Length: 0\r\n");
+            assert_eq!(sent(method.clone(), Version::HTTP_11), "");
+            assert_eq!(sent(method, Version::HTTP_10), "");
+        }
+        for method in [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS] {
+            assert_eq!(sent(method, Version::HTTP_2), "");
+        }
+    }
+
+    #[test]
     fn twins_of_our_fields_are_dropped() {
         let fields = [("host", "a"), ("x_forwarded_for", "1.1.1.1"), ("x.real.ip", "1"), ("x_other", "2")];
         for trusted in [false, true] {
@@ -402,7 +449,8 @@ mod tests {
             let request = prepared("/", &fields, trusted);
             let found = field(&request, "x-forwarded-for");
             prop_assert_eq!(found.len(), 1);
-            let said: Vec<&str> = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
+            let ends = |c: char| c == ',' || c.is_whitespace();
+            let said: Vec<&str> = lines.iter().map(|line| line.trim_matches(ends)).filter(|line| !line.is_empty()).collect();
             match trusted {
                 true => prop_assert_eq!(&found[0], &[&said[..], &["198.51.100.7"]].concat().join(", ")),
                 false => prop_assert_eq!(&found[0], "198.51.100.7"),

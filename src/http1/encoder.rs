@@ -7,6 +7,7 @@ use hyper::body::Frame;
 use super::head::tokens;
 use super::output::Output;
 use super::write;
+use crate::forward::hop_by_hop::may_be_trailer;
 
 /// How a body is framed.
 pub struct Encoder(State);
@@ -110,23 +111,4 @@ impl Encoder {
         output.gathered().extend_from_slice(b"\r\n");
         self.0 = State::Length(0);
     }
-}
-
-/// SECURITY: a field that frames, routes or authorizes must be known before the body (RFC 9110, 6.5.1).
-fn may_be_trailer(name: &HeaderName) -> bool {
-    !matches!(
-        *name,
-        header::AUTHORIZATION
-            | header::CACHE_CONTROL
-            | header::CONTENT_ENCODING
-            | header::CONTENT_LENGTH
-            | header::CONTENT_RANGE
-            | header::CONTENT_TYPE
-            | header::HOST
-            | header::MAX_FORWARDS
-            | header::SET_COOKIE
-            | header::TE
-            | header::TRAILER
-            | header::TRANSFER_ENCODING
-    )
 }

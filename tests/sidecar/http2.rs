@@ -407,6 +407,50 @@ fn what_http_2_forbids_does_not_reach_the_upstream() {
 }
 
 #[test]
+fn a_body_that_is_not_there_has_a_length_where_one_is_expected() {
+    let upstream = ok();
+    let front = Front::of(&upstream, &[]);
+    for (method, length) in
+        [("POST", Some("0")), ("PUT", Some("0")), ("PATCH", Some("0")), ("GET", None), ("DELETE", None)]
+    {
+        let mut client = front.raw();
+        client.hello();
+        // With a Host beside the authority: its default port makes no other host of it.
+        let fields = [
+            (":method", method),
+            (":scheme", "https"),
+            (":authority", "shop.example"),
+            (":path", "/"),
+            ("host", "shop.example:443"),
+        ];
+        client.request(1, &fields, true);
+        assert_eq!(client.status(1), 200, "{method}");
+        let request = upstream.requests().pop().unwrap();
+        assert_eq!(request.value("content-length").as_deref(), length, "{method}");
+        assert!(request.values("transfer-encoding").is_empty(), "{method}");
+        assert_eq!(request.value("host").as_deref(), Some("shop.example:443"));
+    }
+}
+
+/// What any client may do is no warning to an operator who has not asked for it.
+#[test]
+fn the_crate_h2_is_silent_about_clients_unless_it_is_asked() {
+    let upstream = ok();
+    for (level, is_heard) in [("info", false), ("info,h2=warn", true)] {
+        let front = Front::of(&upstream, &["--log-level", level]);
+        let mut client = front.raw();
+        client.hello();
+        // An answer to a ping that was never sent.
+        client.frame(raw::PING, 1, 0, &[7; 8]);
+        let usual = [(":method", "GET"), (":scheme", "https"), (":authority", "shop.example"), (":path", "/")];
+        client.request(1, &usual, true);
+        assert_eq!(client.status(1), 200);
+        let said = front.sidecar.log().iter().any(|line| line.contains("\"target\":\"h2::"));
+        assert_eq!(said, is_heard, "{level}: {:#?}", front.sidecar.log());
+    }
+}
+
+#[test]
 fn floods_of_resets_end_the_connection() {
     let upstream = ok();
     let front = Front::of(&upstream, &[]);

@@ -106,6 +106,11 @@ fn an_absolute_target_of_the_same_host_becomes_a_path() {
     assert_eq!(exchange(&sidecar, "GET http://a.example HTTP/1.1\r\nHost: a.example\r\n\r\n").status(), 200);
     let lines: Vec<_> = upstream.requests().iter().map(|request| request.start_line()).collect();
     assert_eq!(lines, ["GET /b?c HTTP/1.1", "GET / HTTP/1.1"]);
+    // The scheme's own port, written or not, is the same host; Host passes as it came.
+    for (target, host) in [("http://a.example/p", "A.example:80"), ("https://a.example:443/p", "a.example")] {
+        assert_eq!(exchange(&sidecar, format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).status(), 200);
+        assert_eq!(upstream.requests().pop().unwrap().value("host").as_deref(), Some(host));
+    }
     // HTTP/1.0 needs no Host (RFC 9112, 3.2.2).
     assert_eq!(exchange(&sidecar, "GET http://old.example:81/d HTTP/1.0\r\n\r\n").status(), 200);
     let old = upstream.requests().pop().unwrap();
@@ -113,6 +118,46 @@ fn an_absolute_target_of_the_same_host_becomes_a_path() {
     for name in ["host", "x-forwarded-host"] {
         assert_eq!(old.value(name).as_deref(), Some("old.example:81"), "{name}");
     }
+}
+
+#[test]
+fn a_host_with_a_dot_at_its_end_passes_as_it_came() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    for host in ["a.example.", "a.example.:81"] {
+        assert_eq!(exchange(&sidecar, format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).status(), 200);
+        let request = upstream.requests().pop().unwrap();
+        assert_eq!(request.value("host").as_deref(), Some(host));
+        assert_eq!(request.value("x-forwarded-host").as_deref(), Some(host));
+    }
+}
+
+/// The README's list. All other bytes from `!` to `~` pass, and so does UTF-8.
+#[test]
+fn the_bytes_that_no_target_may_have() {
+    let upstream = ok();
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let refused_in = |before: &str| -> Vec<char> {
+        let refuses = |byte: &char| {
+            let answer = exchange(&sidecar, format!("GET {before}{byte}x HTTP/1.1\r\nHost: a\r\n\r\n"));
+            match answer.status() {
+                200 => {
+                    let line = upstream.requests().pop().unwrap().start_line();
+                    assert_eq!(line, format!("GET {before}{byte}x HTTP/1.1"));
+                    false
+                }
+                status => status == 400,
+            }
+        };
+        ('!'..='~').filter(refuses).collect()
+    };
+    assert_eq!(refused_in("/"), ['#', '<', '>', '`']);
+    assert_eq!(refused_in("/?"), ['"', '#', '<', '>']);
+    for target in [&b"/\xff"[..], b"/?\xe9"] {
+        let request = [b"GET ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        assert_eq!(exchange(&sidecar, request).status(), 400);
+    }
+    assert_eq!(exchange(&sidecar, "GET /é?ü HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
 }
 
 #[test]
@@ -257,6 +302,25 @@ fn trailers_do_not_say_who_the_client_is() {
     assert_eq!(exchange(&sidecar, request).status(), 200);
     let body = String::from_utf8(heard.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap();
     assert_eq!(body.to_lowercase(), "1\r\na\r\n0\r\nx-sum: 42\r\n\r\n");
+}
+
+#[test]
+fn trailers_hold_nothing_that_must_be_known_before_the_body() {
+    let (told, heard) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
+        connection.head().unwrap();
+        told.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie, X-Got, Content-Length\r\n\r\n0\r\nSet-Cookie: a=b\r\nX-Got: 1\r\nContent-Length: 3\r\n\r\n");
+        connection.is_closed();
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: Cookie, X-Sum, Authorization, Host, X-WP-Nonce, Expect\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nCookie: a=b\r\nAuthorization: Basic eA==\r\nHost: b\r\nX-Sum: 42\r\nX-WP-Nonce: n\r\nExpect: 100-continue\r\n\r\n");
+    let body = String::from_utf8(heard.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap();
+    assert_eq!(body.to_lowercase(), "1\r\na\r\n0\r\nx-sum: 42\r\n\r\n");
+    client.head().unwrap();
+    let trailers = "0\r\nx-got: 1\r\n\r\n";
+    assert_eq!(String::from_utf8(client.take(trailers.len())).unwrap().to_lowercase(), trailers);
 }
 
 #[test]
