@@ -97,6 +97,8 @@ pub struct Worker {
     pub max_request_body: u64,
     /// `[server] max_requests_per_connection`; zero is any number.
     pub max_requests_per_connection: usize,
+    /// `[server] ignore_client_abort`.
+    pub ignores_client_abort: bool,
     /// `[server] tunnel_idle`.
     pub tunnel_idle: Duration,
     /// Connections for each client address; `None` where they are not limited.
@@ -216,6 +218,7 @@ impl Worker {
                 limit => limit as u64,
             },
             max_requests_per_connection: config.server.max_requests_per_connection,
+            ignores_client_abort: config.server.ignore_client_abort,
             tunnel_idle: config.server.tunnel_idle,
             per_address,
             metrics,

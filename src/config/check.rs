@@ -46,6 +46,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         request_body_idle: read.duration("server.request_body_idle"),
         response_write_idle: read.duration("server.response_write_idle"),
         min_rate: read.integer("server.min_rate"),
+        ignore_client_abort: read.boolean("server.ignore_client_abort"),
         tunnel_idle: read.duration("server.tunnel_idle"),
         max_header_bytes: read.integer("server.max_header_bytes"),
         max_header_fields: read.integer("server.max_header_fields"),

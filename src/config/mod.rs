@@ -111,6 +111,8 @@ pub struct Server {
     pub response_write_idle: Duration,
     /// Bytes a second that a client has to send of a body, or to read of an answer. Zero: any.
     pub min_rate: usize,
+    /// Whether a request whose client has left goes on to its end.
+    pub ignore_client_abort: bool,
     /// Within a tunnel. Not zero.
     pub tunnel_idle: Duration,
     /// Bytes of the head of a request.

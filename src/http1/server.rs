@@ -85,8 +85,11 @@ impl Connection {
             };
             let answer = {
                 let mut answering = pin!(exchange::answer(&self.downstream, request));
+                // What is missing of such a request ends it all the same: its body tells.
+                let goes_on_alone = self.goes_on_alone();
                 let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                    Poll::Pending if goes_on_alone => Poll::Pending,
                     Poll::Pending => self.inbound.borrow_mut().poll_gone(cx).map(Err),
                 });
                 answer.await?
@@ -181,7 +184,7 @@ impl Connection {
         let mut encoder = Some(encoder);
         let mut body = Some(body);
         let mut tunnel = None;
-        poll_fn(|cx| {
+        let written = poll_fn(|cx| {
             let mut turn = 0;
             loop {
                 let waits = self.encode(&mut encoder, &mut body, &mut tunnel, cx)?;
@@ -200,7 +203,7 @@ impl Connection {
                     inbound.moved();
                 }
                 if waits {
-                    return inbound.poll_gone(cx).map(Err);
+                    return if self.goes_on_alone() { Poll::Pending } else { inbound.poll_gone(cx).map(Err) };
                 }
                 if turn > TURN {
                     cx.waker().wake_by_ref();
@@ -208,7 +211,13 @@ impl Connection {
                 }
             }
         })
-        .await?;
+        .await;
+        if let (Err(ConnectionError::Gone | ConnectionError::Io(_)), Some(body)) = (&written, body)
+            && self.goes_on_alone()
+        {
+            read_to_end(body).await;
+        }
+        written?;
         if ends_with_close {
             connection::reset_at_close(self.inbound.borrow_mut().stream(), false);
         }
@@ -232,10 +241,18 @@ impl Connection {
         }
         // Who has gone, and not only ended its sending side, answers what is on its way by a reset.
         inbound.moved();
-        if let Poll::Ready(gone) = inbound.poll_gone(cx) {
+        if !self.goes_on_alone()
+            && let Poll::Ready(gone) = inbound.poll_gone(cx)
+        {
             return Poll::Ready(gone);
         }
         self.watch.poll_reader(cx).map(ConnectionError::TooLong)
+    }
+
+    /// Whether a request is brought to its end without its client. It is not looked then whether the client has left: one that
+    /// only ended its sending side gets its answer, and one that has gone shows when that is written.
+    fn goes_on_alone(&self) -> bool {
+        self.downstream.worker.ignores_client_abort
     }
 
     /// Takes what there is of a body for writing; `true` when it has to be waited for. At its end the body is dropped,
@@ -293,6 +310,12 @@ impl Connection {
         let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Ok(()) };
         inbound.into_inner().close().await
     }
+}
+
+/// Takes an answer that its client has left. Closed before its end, the connection would end what makes the answer: PHP ends
+/// a script that writes to a closed connection.
+async fn read_to_end(mut body: ResponseBody) {
+    while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
 }
 
 enum Next {

@@ -265,3 +265,98 @@ fn who_ends_its_sending_side_with_an_answer_on_its_way_gets_that() {
     let answer = client.response();
     assert_eq!((answer.complete, answer.body.len()), (true, LARGE));
 }
+
+/// How many clients leave at once: without the key most of them are seen to have left before anything is sent.
+const LEAVERS: usize = 30;
+
+/// What wp-cron's call looks like (`spawn_cron` in wp-includes/cron.php): sent whole, and left at once.
+fn call(number: usize, length: usize) -> String {
+    format!(
+        "POST /wp-cron.php?n={number} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{}",
+        "x".repeat(length)
+    )
+}
+
+/// Answers in two parts and says of each request how it ended: with all of its body, and with a sidecar that took both.
+fn scripts() -> (Upstream, Receiver<(String, usize, bool)>) {
+    let (told, ended) = channel();
+    let upstream = Upstream::with(move |connection, request| {
+        sleep(Duration::from_millis(50));
+        // More than the sockets take: who does not read it is seen.
+        let part = vec![b'y'; 4 << 20];
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * part.len());
+        let took = connection.stream.write_all(head.as_bytes()).is_ok()
+            && connection.stream.write_all(&part).is_ok()
+            && connection.stream.write_all(&part).is_ok();
+        told.send((request.start_line(), request.body.len(), took)).unwrap();
+        took
+    });
+    (upstream, ended)
+}
+
+#[test]
+fn a_request_goes_on_without_its_client_where_that_is_wanted() {
+    for length in [0, 100 << 10] {
+        for is_reset in [false, true] {
+            let (upstream, ended) = scripts();
+            let keys = ["--server-ignore-client-abort", "true", "--server-workers", "1"];
+            let sidecar = Sidecar::forwarding_with(upstream.address(), &[&NEVER[..], &keys].concat());
+            for number in 0..LEAVERS {
+                let mut client = Connection::to(sidecar.address());
+                client.send(call(number, length));
+                if is_reset {
+                    reset(client.stream);
+                } else {
+                    drop(client);
+                }
+            }
+            let mut lines = Vec::new();
+            for _ in 0..LEAVERS {
+                let (line, received, took) = ended.recv_timeout(PATIENCE).expect("every request is sent on");
+                assert_eq!((received, took), (length, true), "{line}");
+                lines.push(line);
+            }
+            lines.sort();
+            lines.dedup();
+            assert_eq!(lines.len(), LEAVERS, "each once");
+            assert!(sidecar.log().iter().all(|line| !line.contains("\"status\":499")));
+        }
+    }
+}
+
+#[test]
+fn who_ends_its_sending_side_gets_its_answer_where_that_is_wanted() {
+    let (go_on, told) = channel();
+    let told = Mutex::new(told);
+    let upstream = Upstream::with(move |connection, _| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
+        told.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        connection.send("def");
+        true
+    });
+    let keys = ["--server-ignore-client-abort", "true"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &[&NEVER[..], &keys].concat());
+    let mut client = Connection::to(sidecar.address());
+    client.send(GET);
+    client.finish();
+    client.head().unwrap();
+    assert_eq!(client.take(3), b"abc");
+    go_on.send(()).unwrap();
+    assert_eq!(client.take(3), b"def");
+}
+
+/// Who has left in the middle of its request has not sent one.
+#[test]
+fn half_a_request_is_not_sent_on_all_the_same() {
+    let (upstream, ended) = scripts();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-ignore-client-abort", "true"]);
+    let mut client = Connection::to(sidecar.address());
+    client.send(&call(0, 1000)[..500]);
+    drop(client);
+    sidecar.wait_for_log("\"status\":400");
+    let mut client = Connection::to(sidecar.address());
+    client.send(call(1, 10));
+    assert_eq!(client.response().body.len(), 8 << 20);
+    assert_eq!(ended.recv_timeout(PATIENCE).unwrap().1, 10);
+    assert_eq!(upstream.requests().len(), 1);
+}

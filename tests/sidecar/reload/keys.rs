@@ -41,6 +41,12 @@ fn keys_take_effect() {
     configured.change(&[("upstream.url", &url), ("server.max_header_bytes", "1024")]);
     assert_eq!((large(&mut Connection::to(address)), large(&mut kept)), (431, 431), "on an open connection, too");
 
+    configured.change(&[("upstream.url", &url), ("server.ignore_client_abort", "true")]);
+    let mut half = Connection::to(address);
+    half.send(GET);
+    half.finish();
+    assert_eq!(half.response().status(), 200);
+
     configured.change(&[("upstream.url", &url), ("server.first_byte_timeout", "\"100ms\"")]);
     assert!(Connection::to(address).is_closed());
     configured.change(&[("upstream.url", &url), ("server.max_connections_per_address", "1")]);

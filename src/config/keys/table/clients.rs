@@ -105,6 +105,17 @@ pub const KEYS: &[Key] = &[
          response_write_idle is closed. No phone is so slow. Set 0 where requests are open for hours with little in them.",
     ),
     key(
+        "server.ignore_client_abort",
+        Kind::Boolean,
+        Fallback::Is("false"),
+        "Whether a request that a client has sent whole goes on to its end when the client leaves before its answer.",
+    )
+    .change(
+        "For sites whose own non-blocking calls come through the sidecar: WordPress starts wp-cron.php by a request that it \
+         leaves after 0.01 s. Of HTTP/1 only. Set it only where that is so: each request that was left holds a connection to \
+         the site until the site has answered.",
+    ),
+    key(
         "server.tunnel_idle",
         Kind::Duration { zero: false },
         Fallback::Is("1h"),
