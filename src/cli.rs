@@ -118,7 +118,7 @@ Configuration:
   Secrets have no flag. config.example.toml explains every key.
 
 Exit codes:
-  0 done, 2 wrong usage, 78 wrong configuration.";
+  0 done, 2 wrong usage, 75 nothing to listen on yet (no certificate can be read), 78 wrong configuration.";
 
 const COMPLETIONS_HELP: &str = "\
 The Debian package installs them. Else, where each shell looks for them:

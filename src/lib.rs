@@ -57,4 +57,5 @@ pub mod wordpress;
 pub mod worker;
 
 pub mod body;
+pub mod byte_order_mark;
 pub mod error;

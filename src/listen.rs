@@ -69,14 +69,15 @@ pub enum Order {
     Share(oneshot::Sender<io::Result<()>>),
 }
 
-/// Opens a listening socket. `unix` says what the file of a unix socket is like.
+/// Opens a listening socket. `unix` says what the file of a unix socket is like, `ipv6_only` that `[::]` leaves IPv4 to
+/// another socket of the same port.
 ///
 /// # Errors
 /// What the system says: address in use, not this machine's, port below 1024 without the right. A name of systemd's
 /// cannot be opened; see [`inherited`].
-pub fn bind(address: &ListenAddress, unix: &UnixSockets) -> io::Result<Listener> {
+pub fn bind(address: &ListenAddress, unix: &UnixSockets, ipv6_only: bool) -> io::Result<Listener> {
     Ok(match address {
-        ListenAddress::Tcp(address) => of_tcp(bind_tcp(*address, false)?, false)?,
+        ListenAddress::Tcp(address) => of_tcp(bind_tcp(*address, ipv6_only, false)?, false)?,
         ListenAddress::Unix(path) => {
             let (socket, file) = unix_socket::bind(path, unix)?;
             Listener { address: address.clone(), kept_open: false, socket: ListeningSocket::Unix(socket, Some(file)) }
@@ -89,8 +90,8 @@ pub fn bind(address: &ListenAddress, unix: &UnixSockets) -> io::Result<Listener>
 ///
 /// # Errors
 /// What the system says.
-fn bind_beside(address: SocketAddr) -> io::Result<Listener> {
-    of_tcp(bind_tcp(address, true)?, false)
+fn bind_beside(address: SocketAddr, ipv6_only: bool) -> io::Result<Listener> {
+    of_tcp(bind_tcp(address, ipv6_only, true)?, false)
 }
 
 fn of_tcp(socket: StdTcpListener, kept_open: bool) -> io::Result<Listener> {
@@ -115,11 +116,14 @@ impl Listener {
     }
 }
 
-fn bind_tcp(address: SocketAddr, beside: bool) -> io::Result<StdTcpListener> {
+fn bind_tcp(address: SocketAddr, ipv6_only: bool, beside: bool) -> io::Result<StdTcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if beside {
         socket.set_reuse_port(true)?;
+    }
+    if ipv6_only {
+        socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -22,9 +23,10 @@ use wp_jwt_sidecar::printable::{self, Form, Printer};
 use wp_jwt_sidecar::run::{Parts, Sidecar};
 use wp_jwt_sidecar::serving::{self, Load};
 use wp_jwt_sidecar::tls::Tls;
+use wp_jwt_sidecar::tls::certificates::Warning;
 use wp_jwt_sidecar::wordpress::database::Database;
 use wp_jwt_sidecar::wordpress::installation::{self, Installation};
-use wp_jwt_sidecar::{admin, telemetry};
+use wp_jwt_sidecar::{admin, notify, telemetry};
 
 /// Every exchange allocates its fields: many small blocks that live for a moment, on each worker's own thread.
 #[global_allocator]
@@ -32,6 +34,33 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `EX_CONFIG` of sysexits.h: systemd's `RestartPreventExitStatus=78` keeps a wrong configuration from being tried again and again.
 const WRONG_CONFIGURATION: u8 = 78;
+
+/// `EX_TEMPFAIL` of sysexits.h: what is missing may be there at the next start, which systemd's `Restart=` makes.
+const NOTHING_TO_SERVE: u8 = 75;
+
+/// How long the start waits for a certificate, where nothing can be served without and a service manager would have to start
+/// the program again: with this, systemd's default of ten starts in a minute (`StartLimitBurst=`) never ends its trying.
+const WAIT_FOR_CERTIFICATE: Duration = Duration::from_secs(7);
+
+/// How often it is looked whether it is there.
+const LOOK_FOR_CERTIFICATE: Duration = Duration::from_millis(500);
+
+/// Why the program ends with [`NOTHING_TO_SERVE`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is nothing to listen on: server.listen is empty, and no pair of tls.certificates can be read yet: {}",
+    .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+)]
+struct NothingToServe(Vec<Warning>);
+
+impl NothingToServe {
+    fn of(parts: &Parts) -> Result<(), Self> {
+        match parts.can_serve() {
+            true => Ok(()),
+            false => Err(NothingToServe(parts.tls.as_ref().map(|tls| tls.warnings()).unwrap_or_default())),
+        }
+    }
+}
 
 fn main() -> ExitCode {
     match Cli::parse().command {
@@ -86,7 +115,11 @@ fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(format_args!("{error:#}"));
-            if error.is::<Faults>() { ExitCode::from(WRONG_CONFIGURATION) } else { ExitCode::FAILURE }
+            match () {
+                () if error.is::<Faults>() => ExitCode::from(WRONG_CONFIGURATION),
+                () if error.is::<NothingToServe>() => ExitCode::from(NOTHING_TO_SERVE),
+                () => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -136,6 +169,7 @@ fn load(options: &cli::Options) -> Result<Parts, Faults> {
 }
 
 fn serve(parts: Parts, options: cli::Options) -> anyhow::Result<()> {
+    let parts = with_something_to_serve(parts, &options)?;
     let config = &parts.config;
     let inherited = Inherited::from_environment()?;
     inherited.check(config)?;
@@ -143,7 +177,8 @@ fn serve(parts: Parts, options: cli::Options) -> anyhow::Result<()> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let bound = listeners::open(config, inherited).map_err(|faults| anyhow::anyhow!(faults.one_line()))?;
+    let bound = listeners::open(config, parts.tls.as_deref(), inherited)
+        .map_err(|faults| anyhow::anyhow!(faults.one_line()))?;
     let admin = admin::bind(&config.admin, &config.server.unix).with_context(|| match &config.admin.listen {
         Some(address) => format!("admin.listen: cannot listen on {address}"),
         None => "admin.listen".to_owned(),
@@ -151,6 +186,23 @@ fn serve(parts: Parts, options: cli::Options) -> anyhow::Result<()> {
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
     let load: Load = Arc::new(move || load(&options));
     serving::serve(sidecar, bound, admin, load, shutdown).context("cannot go on")
+}
+
+/// Waits a while for a certificate where nothing can be served without one.
+fn with_something_to_serve(mut parts: Parts, options: &cli::Options) -> anyhow::Result<Parts> {
+    let latest = Instant::now() + if notify::is_wanted() { WAIT_FOR_CERTIFICATE } else { Duration::ZERO };
+    while let Err(nothing) = NothingToServe::of(&parts) {
+        if Instant::now() >= latest {
+            return Err(nothing.into());
+        }
+        notify::status("waiting for a certificate");
+        std::thread::sleep(LOOK_FOR_CERTIFICATE);
+        // A pair may be half written at this moment; what is wrong in the end is said at the next start.
+        if let Ok(now) = load(options) {
+            parts = now;
+        }
+    }
+    Ok(parts)
 }
 
 /// From here on the two signals end the program in order; the future is there once one of them has come.
@@ -165,13 +217,20 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 fn check(parts: Parts) -> anyhow::Result<()> {
+    let can_serve = NothingToServe::of(&parts);
     let mut out = Printer::new(std::io::stdout(), Form::Text);
     writeln!(out, "configuration:\n{}", parts.config.effective())?;
     for warning in &parts.config.warnings {
         writeln!(out, "warning: {warning}")?;
     }
     if let Some(tls) = &parts.tls {
-        writeln!(out, "certificates: {}", tls.describe())?;
+        for warning in tls.warnings() {
+            writeln!(out, "warning: {warning}")?;
+        }
+        writeln!(out, "certificates:")?;
+        for certificate in tls.certificates() {
+            writeln!(out, "  {certificate}: {}", certificate.files.chain.display())?;
+        }
     }
     if let Some(installation) = &parts.installation {
         writeln!(out, "database: {}", installation.database_label)?;
@@ -185,7 +244,7 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     if let Some(host) = sidecar.database_host() {
         writeln!(out, "database in use: {host}")?;
     }
-    Ok(())
+    Ok(can_serve?)
 }
 
 fn index(installation: Option<Installation>, action: Action) -> anyhow::Result<()> {

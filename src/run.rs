@@ -67,6 +67,13 @@ pub struct Parts {
     pub installation: Option<Installation>,
 }
 
+impl Parts {
+    /// Whether anything can be listened on. Without a certificate nothing can be by TLS.
+    pub fn can_serve(&self) -> bool {
+        !self.config.server.listen.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.is_usable())
+    }
+}
+
 /// All parts, put together and not yet listening.
 pub struct Sidecar {
     pub(crate) config: Config,

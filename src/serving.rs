@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -38,6 +38,9 @@ const STATUS: Duration = Duration::from_secs(10);
 
 /// The same, and that it needs more time, in a drain.
 const DRAINING_STATUS: Duration = Duration::from_secs(1);
+
+/// How soon it is tried again to listen with TLS, where a certificate is there and the address cannot be had.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
 /// Of a drain's time, what is left for those who came while it went on: their requests are short, or they may be cut off.
 const LAST_COMERS: Duration = Duration::from_secs(5);
@@ -124,6 +127,8 @@ struct Serving {
     pulse: Arc<Pulse>,
     /// Ends what watches the files of the certificates.
     watching: CancellationToken,
+    /// Told when it has found any that are new.
+    renewed: Arc<Notify>,
     retired: Vec<JoinHandle<()>>,
     load: Load,
     drain: Drain,
@@ -154,13 +159,22 @@ impl Serving {
             .collect::<io::Result<(Vec<_>, Vec<_>)>>()?;
         let metrics = lasting.metrics.shard();
         let permits = Permits::new(config.server.max_connections);
-        let listeners = Listeners::start(bound, &config, permits.semaphore(), workers.clone(), Arc::clone(&metrics));
+        let listeners = Listeners::start(
+            bound,
+            &config,
+            tls.as_deref(),
+            permits.semaphore(),
+            workers.clone(),
+            Arc::clone(&metrics),
+        );
+        let renewed = Arc::default();
         let pulse = Arc::new(Pulse::new(listeners.orders(), &workers));
         let serving = Serving {
             started: config.effective().clone(),
             config,
             dialer,
-            watching: watch_certificates(tls.as_ref(), &metrics, "certificates are in effect"),
+            watching: watch_certificates(tls.as_ref(), &metrics, &renewed, "certificates are in effect"),
+            renewed,
             metrics,
             tls,
             native,
@@ -196,7 +210,33 @@ impl Serving {
                     () = self.reload() => {}
                     () = &mut signals.end => return Ok(()),
                 },
+                () = self.renewed.notified() => self.listen_with_tls().await,
                 _ = status.tick(), if notify::is_wanted() => notify::status(&self.status()),
+            }
+        }
+    }
+
+    /// Opens what had to wait for a certificate, once there is one.
+    async fn listen_with_tls(&mut self) {
+        let Some(tls) = self.tls.clone().filter(|tls| tls.is_usable()) else { return };
+        if !self.listeners.are_incomplete(&self.config) {
+            return;
+        }
+        match self.listeners.prepare(&self.config, Some(&tls)).await {
+            Ok(bound) => {
+                self.listeners.change(bound, &self.config, Some(&tls));
+                self.pulse.change(self.listeners.orders());
+            }
+            Err(faults) => {
+                warn!(
+                    faults = faults.one_line(),
+                    "a certificate is there, and still nothing listens with TLS; trying again"
+                );
+                let renewed = Arc::clone(&self.renewed);
+                tokio::spawn(async move {
+                    sleep(LISTEN_AGAIN).await;
+                    renewed.notify_one();
+                });
             }
         }
     }
@@ -269,11 +309,23 @@ fn settings(
 }
 
 /// Until the token that is returned is cancelled.
-fn watch_certificates(tls: Option<&Arc<Tls>>, metrics: &Arc<Shard>, message: &str) -> CancellationToken {
+fn watch_certificates(
+    tls: Option<&Arc<Tls>>,
+    metrics: &Arc<Shard>,
+    renewed: &Arc<Notify>,
+    message: &str,
+) -> CancellationToken {
     let stop = CancellationToken::new();
     if let Some(tls) = tls {
-        info!(certificates = tls.describe(), "{message}");
-        tokio::spawn(tls::reload_when_changed(Arc::clone(tls), Arc::clone(metrics), stop.clone()));
+        match tls.is_usable() {
+            true => info!(certificates = tls.describe(), "{message}"),
+            false => warn!("nothing listens with TLS until a pair of tls.certificates can be read"),
+        }
+        for warning in tls.warnings() {
+            warn!("{warning}");
+        }
+        let (tls, metrics, renewed) = (Arc::clone(tls), Arc::clone(metrics), Arc::clone(renewed));
+        tokio::spawn(tls::reload_when_changed(tls, metrics, renewed, stop.clone()));
     }
     stop
 }

@@ -4,7 +4,8 @@
 //! rustls with the provider aws-lc-rs, TLS 1.2 and 1.3. There is no choice of ciphers: what rustls offers is what
 //! Mozilla's "intermediate" configuration recommends. Clients are not asked for certificates.
 
-mod certificates;
+pub mod certificates;
+pub mod pair;
 mod reload;
 
 use std::io;
@@ -22,8 +23,10 @@ use tokio_rustls::server::TlsStream;
 use crate::config::{self, CertificateFiles, Fault, Faults};
 use crate::metrics::Event;
 use crate::stream::Stream;
-use certificates::Certificates;
+use certificates::{Certificates, Warning};
+use pair::Certificate;
 pub use reload::reload_when_changed;
+use reload::{Seen, look};
 
 /// The protocols above TLS, the preferred one first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -31,6 +34,8 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// The certificates in effect and where they come from.
 pub struct Tls {
     files: Vec<CertificateFiles>,
+    /// The files as they were just before they were read.
+    seen: Vec<Seen>,
     current: Arc<Current>,
     acceptor: Acceptor,
 }
@@ -72,14 +77,15 @@ impl HandshakeError {
 }
 
 impl Tls {
-    /// Reads the certificates. `None` where nothing listens with TLS.
+    /// Reads the certificates; those that are not there are waited for. `None` where nothing listens with TLS.
     ///
     /// # Errors
-    /// Every pair that cannot be used: a file that cannot be read, a key of another certificate, a certificate out of date.
+    /// Every pair that can never be used, as a key of another certificate.
     pub fn load(config: &config::Tls) -> Result<Option<Arc<Self>>, Faults> {
         if config.listen.is_empty() {
             return Ok(None);
         }
+        let seen = look(&config.certificates);
         let certificates = Certificates::read(&config.certificates).map_err(|problems| {
             Faults(problems.into_iter().map(|(files, problem)| fault(Some(&files), problem)).collect())
         })?;
@@ -87,7 +93,7 @@ impl Tls {
         let server = server_config(Arc::clone(&current))
             .map_err(|error| Faults(vec![fault(None, format!("TLS cannot be set up: {error}"))]))?;
         let acceptor = Acceptor { tls: TlsAcceptor::from(Arc::new(server)), limit: config.handshake_timeout };
-        Ok(Some(Arc::new(Tls { files: config.certificates.clone(), current, acceptor })))
+        Ok(Some(Arc::new(Tls { files: config.certificates.clone(), seen, current, acceptor })))
     }
 
     /// For the listeners.
@@ -95,14 +101,47 @@ impl Tls {
         self.acceptor.clone()
     }
 
-    /// The certificates in effect: the first name of each, and until when it is valid.
-    pub fn ends(&self) -> Vec<(String, SystemTime)> {
-        self.current.get().ends()
+    /// The certificates in effect, in the order of the configuration.
+    pub fn certificates(&self) -> Vec<Arc<Certificate>> {
+        self.current.get().usable().to_vec()
     }
 
-    /// What is in effect: one line for each certificate, with its names and its end.
+    /// Whether there is one at all: without, no handshake can succeed, and nothing should listen.
+    pub fn is_usable(&self) -> bool {
+        !self.current.get().usable().is_empty()
+    }
+
+    /// How many pairs are waited for.
+    pub fn missing(&self) -> usize {
+        self.current.get().missing().len()
+    }
+
+    /// What an operator should look at.
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.current.get().warnings(SystemTime::now())
+    }
+
+    /// What is in effect, in one line: each certificate with its names, its kind and its end.
     pub fn describe(&self) -> String {
-        self.current.get().describe()
+        self.certificates().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether this may take the place of `before`. A pair may be late at boot; while the program runs, one that is named
+    /// and is not there is a slip, and a certificate that was presented must not be lost by it.
+    ///
+    /// # Errors
+    /// Pairs that are not there and were not waited for before.
+    pub fn can_replace(&self, before: Option<&Tls>) -> Result<(), Faults> {
+        let (own, before) = (self.current.get(), before.map(|before| before.current.get()));
+        let waited_for = before.iter().flat_map(|before| before.missing());
+        let waited_for: Vec<&CertificateFiles> = waited_for.map(|missing| &missing.files).collect();
+        let new = own.missing().iter().filter(|missing| !waited_for.contains(&&missing.files));
+        let mut faults: Vec<Fault> = new.map(|missing| fault(Some(&missing.files), missing.problem.clone())).collect();
+        let was_waiting = before.is_some_and(|before| before.usable().is_empty());
+        if faults.is_empty() && own.usable().is_empty() && !was_waiting {
+            faults.extend(own.missing().iter().map(|missing| fault(Some(&missing.files), missing.problem.clone())));
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 }
 
@@ -141,7 +180,7 @@ impl Current {
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.get().of(hello.server_name())
+        self.get().of_client(hello.server_name(), hello.signature_schemes(), SystemTime::now())
     }
 }
 

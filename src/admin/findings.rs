@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::InForce;
 use super::page::units::{count, span};
 use super::status::{Certificate, Dependency, Refused, Status};
+use crate::doctor::running::CERTIFICATE_ENDED;
 use crate::doctor::{Level, running};
 
 /// A certificate that ends sooner should have been renewed: Let's Encrypt's clients do that 30 days before the end.
@@ -43,8 +44,18 @@ impl Finding {
 pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
     let sites = in_force.refresher.as_ref().map(|refresher| &*refresher.sites);
     let known = running::findings(&in_force.config, sites).into_iter();
+    let pairs = in_force.tls.iter().flat_map(|tls| running::certificates(tls));
+    // An end that is past is said of the certificate.
+    let pairs = pairs.filter(|finding| finding.id != CERTIFICATE_ENDED).map(|finding| Finding {
+        level: finding.level,
+        area: "TLS",
+        what: finding.what,
+        mend: finding.mend,
+        lines: finding.lines,
+    });
     let mut findings: Vec<Finding> = dependencies(status)
         .chain(status.certificates.iter().filter_map(certificate))
+        .chain(pairs)
         .chain(errors(&status.refusals))
         .chain(open_files(status))
         .chain(lost_analytics(status))
@@ -128,7 +139,13 @@ mod tests {
 
     fn of_days(days: u64) -> Option<(Level, String)> {
         let left_seconds = days * 86_400;
-        let one = Certificate { name: "shop.example".into(), ends_unix_seconds: left_seconds, left_seconds };
+        let one = Certificate {
+            name: "shop.example".into(),
+            kind: "ECDSA P-256".into(),
+            begins_unix_seconds: 0,
+            ends_unix_seconds: left_seconds,
+            left_seconds,
+        };
         certificate(&one).map(|finding| (finding.level, finding.what))
     }
 

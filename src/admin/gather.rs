@@ -1,5 +1,6 @@
 //! Where the numbers of a [`Status`] come from.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Subject;
@@ -16,6 +17,7 @@ use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::Analytics;
 use crate::sighting::Sight;
+use crate::tls;
 use crate::version;
 use crate::wordpress::site::NotNative;
 
@@ -62,6 +64,7 @@ impl Status {
             is_draining: subject.drain.begun.is_cancelled(),
             database: database_sight.as_ref(),
             upstream: &upstream_sight,
+            tls: in_force.tls.as_deref(),
         };
         let readiness = Readiness::judge(&seen, now);
         let metrics = &subject.metrics;
@@ -97,7 +100,7 @@ impl Status {
                 requests: metrics.in_flight(),
                 tunnels: metrics.level(Level::Tunnels),
             },
-            certificates: in_force.tls.as_ref().map(|tls| certificates(tls.ends())).unwrap_or_default(),
+            certificates: in_force.tls.as_ref().map(|tls| certificates(&tls.certificates())).unwrap_or_default(),
             process: process(),
             history: steps(&hour),
             configuration: configuration(&in_force.effective),
@@ -112,7 +115,8 @@ pub fn readiness(subject: &Subject) -> Readiness {
     let in_force = subject.in_force();
     let database = in_force.refresher.as_ref().map(|refresher| refresher.sites.database());
     let is_draining = subject.drain.begun.is_cancelled();
-    let seen = Seen { is_draining, database: database.as_ref(), upstream: &subject.upstream.look() };
+    let tls = in_force.tls.as_deref();
+    let seen = Seen { is_draining, database: database.as_ref(), upstream: &subject.upstream.look(), tls };
     Readiness::judge(&seen, Instant::now())
 }
 
@@ -259,14 +263,16 @@ fn refusals(now: &Reading, hour: &Hour) -> Vec<Refused> {
     refreshes.into_iter().chain(counted).collect()
 }
 
-fn certificates(ends: Vec<(String, SystemTime)>) -> Vec<Certificate> {
+fn certificates(presented: &[Arc<tls::pair::Certificate>]) -> Vec<Certificate> {
     let now = SystemTime::now();
-    let certificate = |(name, end): (String, SystemTime)| Certificate {
-        name,
-        ends_unix_seconds: unix_seconds(end),
-        left_seconds: end.duration_since(now).unwrap_or_default().as_secs(),
+    let certificate = |one: &Arc<tls::pair::Certificate>| Certificate {
+        name: one.first_name(),
+        kind: one.kind.to_string(),
+        begins_unix_seconds: unix_seconds(one.not_before),
+        ends_unix_seconds: unix_seconds(one.not_after),
+        left_seconds: one.not_after.duration_since(now).unwrap_or_default().as_secs(),
     };
-    ends.into_iter().map(certificate).collect()
+    presented.iter().map(certificate).collect()
 }
 
 fn process() -> Machine {

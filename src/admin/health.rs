@@ -13,9 +13,13 @@ use tracing::{info, warn};
 
 use crate::forward::dial::{DialError, Dialer};
 use crate::sighting::{Sight, Sightings};
+use crate::tls::Tls;
 
 /// How often the upstream is looked for.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How soon it is looked again where the site's name is not known yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// "Lately". A look that fails is known at once; this is for one that never comes. The database is looked at every 5 s, and
 /// up to 13 s later while WordPress is slow.
@@ -31,6 +35,9 @@ pub struct Readiness {
     pub ready: bool,
     /// In words, what does; empty where nothing does.
     pub reasons: Vec<String>,
+    /// In words, what clients may stumble on though the sidecar is ready: certificates that they refuse.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What readiness depends on.
@@ -41,6 +48,8 @@ pub struct Seen<'a> {
     pub database: Option<&'a Sight>,
     /// The web server of the site.
     pub upstream: &'a Sight,
+    /// The certificates; `None` where nothing is to listen with TLS.
+    pub tls: Option<&'a Tls>,
 }
 
 impl Readiness {
@@ -52,7 +61,12 @@ impl Readiness {
         }
         reasons.extend(seen.database.and_then(|sight| absence("the database", sight, now)));
         reasons.extend(absence("the upstream", seen.upstream, now));
-        Readiness { ready: reasons.is_empty(), reasons }
+        if seen.tls.is_some_and(|tls| !tls.is_usable()) {
+            reasons.push("nothing listens with TLS: no pair of tls.certificates can be read".to_owned());
+        }
+        let warnings = seen.tls.map(Tls::warnings).unwrap_or_default();
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        Readiness { ready: reasons.is_empty(), reasons, warnings }
     }
 }
 
@@ -76,14 +90,22 @@ pub async fn turns(accepting: &Handle) -> bool {
 
 /// Looks for the upstream every few seconds, and not where `is_heard_from` says that it answers clients anyway.
 /// A look is a connection that is closed again: web servers do not log those.
-/// `dialer` is the one in force.
+/// `dialer` is the one in force, with the host of the home URL where that is known; `None` as long as it is about to be.
 pub async fn watch_upstream(
-    dialer: impl Fn() -> Dialer,
+    dialer: impl Fn() -> Option<(Dialer, Option<String>)>,
     sightings: &Sightings,
     mut is_heard_from: impl FnMut() -> bool,
 ) {
     loop {
-        let found = if is_heard_from() { Ok(()) } else { dialer().dial(None).await.map(drop) };
+        let found = if is_heard_from() {
+            Ok(())
+        } else {
+            let Some((dialer, home)) = dialer() else {
+                sleep(LOOK_AGAIN).await;
+                continue;
+            };
+            dialer.dial_home(None, home.as_deref()).await.map(drop)
+        };
         match found {
             Ok(()) if sightings.seen() => info!("the upstream can be reached again"),
             Ok(()) => {}
@@ -116,7 +138,8 @@ mod tests {
     }
 
     fn judged(is_draining: bool, database: Option<&Sight>, upstream: &Sight, now: Instant) -> (bool, String) {
-        let Readiness { ready, reasons } = Readiness::judge(&Seen { is_draining, database, upstream }, now);
+        let seen = Seen { is_draining, database, upstream, tls: None };
+        let Readiness { ready, reasons, .. } = Readiness::judge(&seen, now);
         (ready, reasons.join(" / "))
     }
 

@@ -61,6 +61,17 @@ pub struct InForce {
     pub tls: Option<Arc<Tls>>,
 }
 
+impl InForce {
+    /// The way to the upstream, with the host of the home URL where that is known. `None` where it is needed and the
+    /// database was not asked yet.
+    fn way_home(&self) -> Option<(Dialer, Option<String>)> {
+        let sites = self.refresher.as_ref().map(|refresher| &refresher.sites);
+        let home = sites.and_then(|sites| sites.home_host());
+        let will_be_known = home.is_none() && sites.is_some_and(|sites| !sites.is_database_away());
+        (!self.dialer.goes_by_hosts() || !will_be_known).then(|| (self.dialer.clone(), home))
+    }
+}
+
 impl Subject {
     /// Nothing was seen yet.
     pub fn new(in_force: InForce, metrics: Arc<Metrics>, drain: Drain, accepting: Handle) -> Self {
@@ -79,7 +90,7 @@ impl Subject {
 /// What the system says, where `[admin] listen` was given.
 pub fn bind(config: &config::Admin, unix: &UnixSockets) -> io::Result<Option<Listener>> {
     let Some(address) = &config.listen else { return Ok(None) };
-    match listen::bind(address, unix) {
+    match listen::bind(address, unix, false) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if config.listen_is_given => Err(error),
         Err(error) => {
@@ -141,7 +152,7 @@ async fn work(listener: Listener, subject: Arc<Subject>, stop: CancellationToken
     tokio::join!(
         server::serve(listener, answers, stop),
         sample(&subject),
-        health::watch_upstream(|| subject.in_force().dialer.clone(), &subject.upstream, is_heard_from),
+        health::watch_upstream(|| subject.in_force().way_home(), &subject.upstream, is_heard_from),
     );
 }
 

@@ -181,6 +181,10 @@ pub struct Open {
 pub struct Certificate {
     /// Its first name.
     pub name: String,
+    /// The kind of its key.
+    pub kind: String,
+    /// From when on it is valid, in seconds since 1970.
+    pub begins_unix_seconds: u64,
     /// Until when it is valid, in seconds since 1970.
     pub ends_unix_seconds: u64,
     /// How long that is; 0 when it is over.

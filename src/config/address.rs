@@ -23,6 +23,16 @@ pub enum ListenAddress {
     Systemd(String),
 }
 
+impl ListenAddress {
+    /// Whether it is `[::]` and takes no IPv4, since `all` name an IPv4 address of its port as well. By itself `[::]` takes
+    /// both (ipv6(7), IPV6_V6ONLY), and Linux would refuse to open the two.
+    pub fn is_ipv6_only(&self, all: &[ListenAddress]) -> bool {
+        let Self::Tcp(SocketAddr::V6(own)) = self else { return false };
+        let is_twin = |other: &ListenAddress| matches!(other, Self::Tcp(other) if other.ip().to_canonical().is_ipv4() && other.port() == own.port());
+        own.ip().is_unspecified() && own.port() != 0 && all.iter().any(is_twin)
+    }
+}
+
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -168,6 +178,21 @@ pub fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
     }
 }
 
+/// In `upstream.tls_name`: the name is that of each request.
+pub const HOST: &str = "host";
+
+/// What an https upstream is called: `host`, a host's name or an IP address.
+pub fn tls_name(text: &str) -> Result<String, String> {
+    let name = text.trim_start_matches('[').trim_end_matches(']');
+    match rustls::pki_types::ServerName::try_from(name) {
+        Ok(_) => Ok(name.to_ascii_lowercase()),
+        Err(_) => Err(format!(
+            "no certificate can be valid for that; accepted: a host's name without scheme and port, such as \
+             \"www.example.com\", an IP address, or \"{HOST}\""
+        )),
+    }
+}
+
 /// `CHAIN:KEY`, or one file that has both; with `credential:` in front, the same by names in `credentials`.
 pub fn certificate(text: &str, credentials: Option<&Path>) -> Result<CertificateFiles, String> {
     if let Some(names) = text.strip_prefix(credential::CREDENTIAL) {
@@ -216,6 +241,24 @@ fn socket_name(name: &str) -> Result<String, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_twin_takes_ipv4() {
+        let of = |text: &str| listen_address(text).unwrap();
+        for (own, others, expected) in [
+            ("[::]:80", &["0.0.0.0:80", "[::]:80"][..], true),
+            ("[::]:80", &["[::]:80", "127.0.0.1:80"], true),
+            ("[::]:80", &["[::ffff:127.0.0.1]:80"], true),
+            ("[::]:80", &["[::]:80", "0.0.0.0:81", "[::1]:80", "unix:/a", "systemd:a"], false),
+            ("[::1]:80", &["0.0.0.0:80"], false),
+            ("0.0.0.0:80", &["0.0.0.0:80", "[::]:80"], false),
+            ("[::]:0", &["0.0.0.0:0"], false),
+            ("systemd:a", &["0.0.0.0:80"], false),
+        ] {
+            let others: Vec<ListenAddress> = others.iter().map(|text| of(text)).collect();
+            assert_eq!(of(own).is_ipv6_only(&others), expected, "{own} {others:?}");
+        }
+    }
 
     #[test]
     fn listen_addresses() {

@@ -13,8 +13,11 @@ use ipnet::IpNet;
 
 use super::{
     Admin, Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
-    ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls,
-    UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress, address, file,
+    ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls, TlsName,
+    UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress,
+    address::{self, HOST},
+    file,
+    kind::Value,
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -161,9 +164,13 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
         ));
     }
     let url = read.parsed("upstream.url", address::upstream_url);
-    let own = url.as_ref().and_then(|url| plain.iter().chain(tls).find(|address| is_same(url, address)));
-    if let Some(own) = own {
-        let key = if plain.contains(own) { "server.listen" } else { "tls.listen" };
+    let own = url.as_ref().and_then(|url| {
+        let of = |key, all: &'_ [ListenAddress]| {
+            all.iter().find(|address| is_same(url, address, address.is_ipv6_only(all))).map(|own| (key, own.clone()))
+        };
+        of("server.listen", plain).or_else(|| of("tls.listen", tls))
+    });
+    if let Some((key, own)) = own {
         let problem =
             format!("is {key}'s own {own}, so that every request would come back here; name the site's web server");
         read.fault("upstream.url", problem);
@@ -172,6 +179,7 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
     if ca_file.is_some() && matches!(url, Some(UpstreamUrl::Http(..) | UpstreamUrl::Unix(_))) {
         read.warnings.push("upstream.ca_file has no use where upstream.url is not https".into());
     }
+    let tls_name = tls_name(read, url.as_ref());
     let proxy_protocol = read.named("upstream.proxy_protocol").unwrap_or(UpstreamProxyProtocol::Off);
     let connect_timeout = read.duration("upstream.connect_timeout");
     let response_header_timeout = read.duration("upstream.response_header_timeout");
@@ -182,6 +190,7 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
     url.map(|url| Upstream {
         url,
         ca_file,
+        tls_name,
         proxy_protocol,
         connect_timeout,
         response_header_timeout,
@@ -190,6 +199,26 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
         keepalive_idle,
         keepalive_max_idle,
     })
+}
+
+fn tls_name(read: &mut Reader, url: Option<&UpstreamUrl>) -> TlsName {
+    let Some(name) = read.parsed("upstream.tls_name", address::tls_name) else { return TlsName::OfUrl };
+    if matches!(url, Some(UpstreamUrl::Http(..) | UpstreamUrl::Unix(_))) {
+        read.warnings.push("upstream.tls_name has no use where upstream.url is not https".into());
+    }
+    if name != HOST {
+        return TlsName::Is(name);
+    }
+    // What is wrong with these two is said where they are read for their own sake.
+    let hosts = match read.find("wordpress.hosts").map(|said| &said.value) {
+        Some(Value::List(hosts)) => hosts.iter().filter_map(|host| value::host(host).ok()).collect(),
+        _ => Vec::new(),
+    };
+    let home = match read.find("wordpress.home").map(|said| &said.value) {
+        Some(Value::Text(home)) => url::Url::parse(home).ok().and_then(|home| home.host_str().map(str::to_owned)),
+        _ => None,
+    };
+    TlsName::OfHost(hosts.into_iter().chain(home).collect())
 }
 
 fn admin(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -> Admin {
@@ -212,10 +241,10 @@ fn admin(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -> A
 }
 
 /// Whether a connection to `url` surely ends at `listen`.
-fn is_same(url: &UpstreamUrl, listen: &ListenAddress) -> bool {
+fn is_same(url: &UpstreamUrl, listen: &ListenAddress, ipv6_only: bool) -> bool {
     match (url, listen) {
         (UpstreamUrl::Http(host, port) | UpstreamUrl::Https(host, port), ListenAddress::Tcp(listen)) => {
-            *port == listen.port() && is_local(host, listen)
+            *port == listen.port() && is_local(host, listen, ipv6_only)
         }
         (UpstreamUrl::Unix(path), ListenAddress::Unix(listen)) => path == listen,
         _ => false,
@@ -223,7 +252,7 @@ fn is_same(url: &UpstreamUrl, listen: &ListenAddress) -> bool {
 }
 
 /// Whether `host` is this machine, as far as `listen` takes connections to it.
-fn is_local(host: &str, listen: &SocketAddr) -> bool {
+fn is_local(host: &str, listen: &SocketAddr, ipv6_only: bool) -> bool {
     let local = match host.parse::<IpAddr>() {
         // Linux connects to the unspecified address as to the loopback.
         Ok(IpAddr::V4(ip)) if ip.is_unspecified() => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
@@ -237,7 +266,7 @@ fn is_local(host: &str, listen: &SocketAddr) -> bool {
     let own = listen.ip().to_canonical();
     local.iter().any(|ip| match own.is_unspecified() {
         // A listener on [::] takes IPv4 as well, where the system does not say otherwise.
-        true => ip.is_loopback() && (own.is_ipv6() || ip.is_ipv4()),
+        true => ip.is_loopback() && (own.is_ipv6() && !ipv6_only || ip.is_ipv4() == own.is_ipv4()),
         false => *ip == own,
     })
 }

@@ -19,6 +19,7 @@ use super::{
     keys::{self, Key},
     sources::{Origin, Said, wrong},
 };
+use crate::byte_order_mark;
 
 /// Reads a small text file. The error is a sentence for people.
 pub(super) fn read(path: &Path) -> Result<String, String> {
@@ -30,14 +31,14 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > LIMIT {
         return Err("is larger than 1 MiB".into());
     }
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(byte_order_mark::removed(bytes)).map_err(|error| {
         let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count() + 1;
         format!("is not UTF-8 text (line {line})")
     })
 }
 
 /// SECURITY: to open a FIFO that nobody writes to would wait for ever, so it is asked about first.
-pub(super) fn open(path: &Path) -> io::Result<fs::File> {
+pub(crate) fn open(path: &Path) -> io::Result<fs::File> {
     if fs::metadata(path)?.file_type().is_fifo() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a FIFO, not a file"));
     }

@@ -30,6 +30,7 @@ use crate::pace::Pace;
 pub use address::{CertificateFiles, ListenAddress, UpstreamUrl};
 pub use effective::Effective;
 pub use fault::{Fault, Faults};
+pub(crate) use file::open as open_file;
 pub use kind::Kind;
 pub use names::{
     Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection,
@@ -166,6 +167,8 @@ pub struct Upstream {
     pub url: UpstreamUrl,
     /// Certificates, in PEM form, of those who may sign the upstream's. `None`: those that the system trusts.
     pub ca_file: Option<PathBuf>,
+    /// What an https upstream is called, in SNI and certificate.
+    pub tls_name: TlsName,
     /// Whether connections begin with a PROXY header. Each request has a connection of its own then.
     pub proxy_protocol: UpstreamProxyProtocol,
     /// Not zero.
@@ -180,6 +183,17 @@ pub struct Upstream {
     pub keepalive_idle: Duration,
     /// For each worker. Zero: keep no idle connection.
     pub keepalive_max_idle: usize,
+}
+
+/// `[upstream] tls_name`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsName {
+    /// The host in `url`.
+    OfUrl,
+    /// This name or IP address.
+    Is(String),
+    /// The `Host` of each request, where it is the home URL's or one of these (`host` or `host:port`), else the one in `url`.
+    OfHost(Vec<String>),
 }
 
 /// `[forwarded]`

@@ -126,7 +126,8 @@ pub async fn ask(
     request: Request<Full<Bytes>>,
 ) -> Result<Answer, ClientError> {
     let exchange = async {
-        let stream = dialer.dial(client).await?;
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let stream = dialer.dial_home(client, host).await?;
         exchange(stream, request).await
     };
     timeout(LIMIT, exchange).await.unwrap_or(Err(ClientError::TimedOut(LIMIT)))

@@ -2,7 +2,12 @@
 
 use super::finding::{Area, Finding};
 use crate::config::{Config, Faults, ForwardedMode, ListenAddress, RefreshMode};
+use crate::tls::Tls;
+use crate::tls::certificates::{Warning, WarningKind};
 use crate::wordpress::installation::Installation;
+
+/// What [`certificates`] says of one that is no longer valid.
+pub const CERTIFICATE_ENDED: &str = "certificates.ended";
 
 /// Everything that is wrong, each a finding of its own.
 pub fn faults(faults: &Faults) -> Vec<Finding> {
@@ -71,6 +76,35 @@ fn nobody_trusted(config: &Config) -> Option<Finding> {
         )
         .with_lines(["[forwarded]", "trusted_proxies = [\"127.0.0.1\", \"::1\"]"])
     })
+}
+
+/// What an operator should look at about certificates for clients.
+pub fn certificates(tls: &Tls) -> Vec<Finding> {
+    let finding = |warning: Warning| {
+        let (level, id, mend): (fn(_, _, _, _) -> _, _, _) = match warning.kind {
+            WarningKind::Missing => (
+                Finding::problem,
+                "certificates.missing",
+                "Put the files there, and let the sidecar's user read them; they are taken within seconds.",
+            ),
+            WarningKind::Early => {
+                (Finding::problem, "certificates.early", "Correct the clock, or have the certificate made again.")
+            }
+            WarningKind::Ended => (
+                Finding::problem,
+                CERTIFICATE_ENDED,
+                "Renew it; new files take effect within seconds, without a restart.",
+            ),
+            WarningKind::Nameless => {
+                (Finding::warning, "certificates.nameless", "Have it made again with subjectAltName.")
+            }
+            WarningKind::Unused => {
+                (Finding::warning, "certificates.unused", "Take one of the two out of tls.certificates.")
+            }
+        };
+        level(Area::Configuration, id, warning.text, mend)
+    };
+    tls.warnings().into_iter().map(finding).collect()
 }
 
 /// What was taken for granted about PHP's environment.

@@ -100,7 +100,7 @@ fn judge_keep_alive(idle: Idle, reused_for: Duration) -> Finding {
 }
 
 async fn watch(dialer: &Dialer, place: &Place, longest: Duration) -> Result<Idle, String> {
-    let mut stream = dialer.dial(None).await.map_err(|error| error.to_string())?;
+    let mut stream = dialer.dial_home(None, Some(&place.host)).await.map_err(|error| error.to_string())?;
     // WordPress is not asked: a file that every WordPress has, and if not, a 404 is an answer as well.
     let target = format!("{}/wp-includes/images/blank.gif", place.forms.home_path);
     let request = head(place, "HEAD", &target, "")?;
@@ -164,7 +164,7 @@ fn bytes(size: u64) -> String {
 
 /// Whether a POST to the refresh route with so many bytes to come is refused as too large.
 async fn announce(dialer: &Dialer, place: &Place, size: u64) -> Result<bool, String> {
-    let mut stream = dialer.dial(None).await.map_err(|error| error.to_string())?;
+    let mut stream = dialer.dial_home(None, Some(&place.host)).await.map_err(|error| error.to_string())?;
     let fields = format!("Content-Type: application/json\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n");
     let request = head(place, "POST", &place.rest("/jwt-auth/v1/token/refresh"), &fields)?;
     let answer = async {

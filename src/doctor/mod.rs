@@ -81,7 +81,8 @@ pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, runs_p
 fn look(mut config: Config, runs_php: bool, findings: &mut Vec<Finding>) -> io::Result<()> {
     let environment = |name: &str| std::env::var(name).ok();
     let dialer = Dialer::new(&config.upstream).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
-    let tls = Tls::load(&config.tls).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
+    let tls = Tls::load(&config.tls).map_err(|faults| findings.extend(configuration::faults(&faults))).ok().flatten();
+    findings.extend(tls.iter().flat_map(|tls| configuration::certificates(tls)));
     let installation = match config.refresh.mode {
         RefreshMode::Forward => None,
         RefreshMode::Native => installation(&config.wordpress, &config.jwt, &environment)
@@ -97,7 +98,7 @@ fn look(mut config: Config, runs_php: bool, findings: &mut Vec<Finding>) -> io::
         // Without the one or the other there is nothing to ask but the web server.
         if let Some(dialer) = dialer {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            findings.push(runtime.block_on(upstream::reachable(&dialer, &config)));
+            findings.push(runtime.block_on(upstream::reachable(&dialer, &config, None)));
             runtime.shutdown_background();
         }
         return Ok(());
@@ -105,7 +106,7 @@ fn look(mut config: Config, runs_php: bool, findings: &mut Vec<Finding>) -> io::
     let original = config.clone();
     // The doctor's own calls are no refreshes to be counted.
     config.refresh.analytics = false;
-    let parts = Parts { config, dialer: dialer.clone(), tls: tls.flatten(), installation: Some(installation.clone()) };
+    let parts = Parts { config, dialer: dialer.clone(), tls, installation: Some(installation.clone()) };
     let Some((refresher, runtime)) = Sidecar::assemble(parts)?.into_native() else { return Ok(()) };
     let patient = Patient { config: original, installation, dialer, refresher, runs_php };
     findings.extend(runtime.block_on(patient.look()));
@@ -181,8 +182,10 @@ impl Patient {
 
     /// The web server, WordPress behind it, and, where both sides can answer, their answers.
     async fn web(&self, site: Option<&Site>) -> Vec<Finding> {
-        let mut findings = vec![upstream::reachable(&self.dialer, &self.config).await];
-        let (Some(site), Some(place)) = (site, site.and_then(Place::of)) else { return findings };
+        let place = site.and_then(Place::of);
+        let host = place.as_ref().map(|place| place.host.as_str());
+        let mut findings = vec![upstream::reachable(&self.dialer, &self.config, host).await];
+        let (Some(site), Some(place)) = (site, place) else { return findings };
         if verdict(&findings) == Level::Problem {
             return findings;
         }

@@ -1,6 +1,7 @@
 //! What the doctor would say of a running sidecar, as far as that knows by itself: nobody is asked, nothing is read.
 
 use super::configuration;
+pub use super::configuration::{CERTIFICATE_ENDED, certificates};
 use super::finding::{Area, Finding};
 use super::{keys, site};
 use crate::config::Config;

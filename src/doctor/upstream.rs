@@ -24,11 +24,11 @@ const BEHIND: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "/jwt-auth/v1";
 const ROUTE: &str = "/jwt-auth/v1/token/refresh";
 
-/// Whether the upstream takes a connection.
-pub async fn reachable(dialer: &Dialer, config: &Config) -> Finding {
+/// Whether the upstream takes a connection. `host` is the home URL's, where it is known.
+pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> Finding {
     let id = "upstream.reachable";
     let url = &config.upstream.url;
-    let error = match dialer.dial(None).await {
+    let error = match dialer.dial_home(None, host).await {
         Ok(_) => return Finding::ok(Area::Upstream, id, format!("{url} takes connections")),
         Err(error) => error,
     };
@@ -40,8 +40,8 @@ pub async fn reachable(dialer: &Dialer, config: &Config) -> Finding {
             "Is the web server running, and does it listen there? `ss -ltnx` shows who listens on what."
         }
         (DialError::Tls(_), _) => {
-            "Its certificate must be valid for the host in upstream.url and signed by an authority that the system, or \
-             upstream.ca_file, knows."
+            "Its certificate must be valid for the host in upstream.url, or for what upstream.tls_name says, and stand in \
+             upstream.ca_file, or be signed by an authority that stands there or that the system trusts."
         }
         (DialError::TimedOut(_), _) => "Something drops the connection without a word: look for a firewall in between.",
     };
@@ -74,6 +74,10 @@ pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option
                 AskError::Status(301 | 302 | 307 | 308) => {
                     "WordPress redirects: it does not take the request for one to its own home URL. Most often it is not told \
                      of HTTPS: have the web server pass X-Forwarded-Proto on to PHP as HTTPS=on."
+                }
+                AskError::Status(421) => {
+                    "The web server takes the name of the TLS handshake and the Host of the request for two virtual hosts \
+                     (Apache from 2.4.64): set upstream.tls_name to \"host\", or to the site's host."
                 }
                 AskError::Status(404) => {
                     "Is the upstream the web server of this site, and does it answer for this host name? Save the permalinks \

@@ -2,24 +2,21 @@
 //!
 //! HTTP/2 is never offered: what is forwarded is HTTP/1.1, with its field names in the case that the client sent.
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use crate::config::{self, Fault, Faults, UpstreamProxyProtocol, UpstreamUrl};
+use super::trust::{self, Trust};
+use crate::config::{self, Fault, Faults, TlsName, UpstreamProxyProtocol, UpstreamUrl};
 use crate::proxy_protocol::introduction;
 use crate::stream::Stream;
 
@@ -38,20 +35,15 @@ pub struct Dialer {
 enum Way {
     Tcp(String, u16),
     Unix(Arc<Path>),
-    Tls { host: String, port: u16, name: ServerName<'static>, trust: Trust },
-}
-
-/// Whom an upstream's certificate may be signed by.
-#[derive(Clone)]
-struct Trust {
-    roots: Arc<RootCertStore>,
-    connector: TlsConnector,
-}
-
-impl PartialEq for Trust {
-    fn eq(&self, other: &Self) -> bool {
-        self.roots.roots == other.roots.roots
-    }
+    Tls {
+        host: String,
+        port: u16,
+        /// What is asked for where nothing else is said.
+        usual: ServerName<'static>,
+        /// Hosts that requests are made for by their own name; `None` where all go by the usual one.
+        hosts: Option<Arc<[String]>>,
+        trust: Trust,
+    },
 }
 
 /// Why there is no connection.
@@ -80,8 +72,11 @@ impl Dialer {
             UpstreamUrl::Https(host, port) => Way::Tls {
                 host: host.clone(),
                 port: *port,
-                name: ServerName::try_from(host.clone())
-                    .map_err(|_| fault("upstream.url", "no certificate can be valid for this host name"))?,
+                usual: usual_name(host, &config.tls_name)?,
+                hosts: match &config.tls_name {
+                    TlsName::OfHost(hosts) => Some(hosts.as_slice().into()),
+                    TlsName::OfUrl | TlsName::Is(_) => None,
+                },
                 trust: Trust::read(config.ca_file.as_deref())?,
             },
         };
@@ -89,13 +84,57 @@ impl Dialer {
         Ok(Dialer { way, introduces, limit: config.connect_timeout })
     }
 
-    /// Connects, within `[upstream] connect_timeout` in all. `client` is whom the connection is for, `None` where it is for
-    /// the sidecar itself; the upstream is told where `[upstream] proxy_protocol` says so.
+    /// Connects by the usual name, within `[upstream] connect_timeout` in all. `client` is whom the connection is for,
+    /// `None` where it is for the sidecar itself; the upstream is told where `[upstream] proxy_protocol` says so.
     ///
     /// # Errors
     /// Nobody there, not in time, or a certificate that is not trusted.
     pub async fn dial(&self, client: Option<IpAddr>) -> Result<UpstreamStream, DialError> {
-        timeout(self.limit, self.connect(client)).await.unwrap_or(Err(DialError::TimedOut(self.limit)))
+        self.dial_as(client, None).await
+    }
+
+    /// As [`Dialer::dial`], by a name of [`Dialer::name_for`].
+    ///
+    /// # Errors
+    /// See [`Dialer::dial`].
+    pub async fn dial_as(
+        &self,
+        client: Option<IpAddr>,
+        name: Option<&ServerName<'static>>,
+    ) -> Result<UpstreamStream, DialError> {
+        timeout(self.limit, self.connect(client, name)).await.unwrap_or(Err(DialError::TimedOut(self.limit)))
+    }
+
+    /// As [`Dialer::dial`], for what the sidecar itself asks of the site. `home` is the host of its home URL; where that is
+    /// not known, the first of its hosts that is stands in for it.
+    ///
+    /// # Errors
+    /// See [`Dialer::dial`].
+    pub async fn dial_home(&self, client: Option<IpAddr>, home: Option<&str>) -> Result<UpstreamStream, DialError> {
+        let first = || match &self.way {
+            Way::Tls { hosts: Some(hosts), .. } => hosts.first().map(String::as_str),
+            _ => None,
+        };
+        let home = home.or_else(first);
+        let name = self.name_for(home.map(str::as_bytes), || home.map(str::to_owned));
+        self.dial_as(client, name.as_ref()).await
+    }
+
+    /// Whether each connection is made by the name of a request's host.
+    pub fn goes_by_hosts(&self) -> bool {
+        matches!(self.way, Way::Tls { hosts: Some(_), .. })
+    }
+
+    /// The name that an `https` upstream is asked for, in SNI and certificate, on behalf of a request with this `Host`;
+    /// `None` is the usual name. `home` is the host of the site's home URL, where it is known.
+    // SECURITY: clients choose among the site's own names. Any other would let them fill the pool with connections of a
+    // name each, and have certificates checked for names that the site does not have.
+    pub fn name_for(&self, host: Option<&[u8]>, home: impl FnOnce() -> Option<String>) -> Option<ServerName<'static>> {
+        let Way::Tls { hosts: Some(hosts), .. } = &self.way else { return None };
+        let host = host_name(std::str::from_utf8(host?).ok()?);
+        let is_own =
+            hosts.iter().any(|own| host_name(own) == host) || home().is_some_and(|own| host_name(&own) == host);
+        is_own.then(|| ServerName::try_from(host).ok()).flatten()
     }
 
     /// Whether every connection is for one client only.
@@ -103,7 +142,11 @@ impl Dialer {
         self.introduces
     }
 
-    async fn connect(&self, client: Option<IpAddr>) -> Result<UpstreamStream, DialError> {
+    async fn connect(
+        &self,
+        client: Option<IpAddr>,
+        name: Option<&ServerName<'static>>,
+    ) -> Result<UpstreamStream, DialError> {
         match &self.way {
             Way::Tcp(host, port) => {
                 let mut stream = tcp(host, *port).await?;
@@ -115,11 +158,12 @@ impl Dialer {
                 self.introduce(&mut stream, client).await?;
                 Ok(Either::Left(Either::Right(stream)))
             }
-            Way::Tls { host, port, name, trust } => {
+            Way::Tls { host, port, usual, trust, .. } => {
                 let mut stream = tcp(host, *port).await?;
                 self.introduce(&mut stream, client).await?;
-                let stream = trust.connector.connect(name.clone(), stream).await.map_err(DialError::Tls)?;
-                Ok(Either::Right(stream))
+                let name = name.unwrap_or(usual).clone();
+                let stream = trust.connector.connect(name, stream).await;
+                Ok(Either::Right(stream.map_err(|error| DialError::Tls(trust::explained(error)))?))
             }
         }
     }
@@ -140,53 +184,74 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
     Ok(stream)
 }
 
-impl Trust {
-    fn read(ca_file: Option<&Path>) -> Result<Self, Faults> {
-        let roots = match ca_file {
-            Some(path) => roots_of(path).map_err(|problem| fault("upstream.ca_file", problem))?,
-            None => system_roots().map_err(|problem| fault("upstream.url", problem))?,
-        };
-        let roots = Arc::new(roots);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| fault("upstream.url", format!("TLS cannot be set up: {error}")))?
-            .with_root_certificates(Arc::clone(&roots))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Trust { roots, connector: TlsConnector::from(Arc::new(config)) })
-    }
+/// A host without port, brackets and the dot at its end: what certificates know.
+fn host_name(host: &str) -> String {
+    let name = match host.strip_prefix('[') {
+        Some(address) => address.split(']').next(),
+        None => host.split(':').next(),
+    };
+    name.unwrap_or(host).trim_end_matches('.').to_ascii_lowercase()
 }
 
-fn roots_of(path: &Path) -> Result<RootCertStore, String> {
-    let pem = fs::read(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("{}: is not in PEM form: {error}", path.display()))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates {
-        roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    match roots.is_empty() {
-        true => Err(format!("{}: has no certificate in PEM form in it (-----BEGIN CERTIFICATE-----)", path.display())),
-        false => Ok(roots),
-    }
-}
-
-/// Some systems have an old certificate that does not parse among a hundred good ones; only none at all is a fault.
-fn system_roots() -> Result<RootCertStore, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    match (roots.is_empty(), found.errors.first()) {
-        (false, _) => Ok(roots),
-        (true, Some(error)) => Err(format!("the system's trusted certificates cannot be read: {error}")),
-        (true, None) => Err("this system has no trusted certificates (package ca-certificates); install them, or \
-                             name the upstream's authority with upstream.ca_file"
-            .into()),
-    }
+fn usual_name(host: &str, configured: &TlsName) -> Result<ServerName<'static>, Faults> {
+    let (key, name) = match configured {
+        TlsName::Is(name) => ("upstream.tls_name", name.as_str()),
+        TlsName::OfUrl | TlsName::OfHost(_) => ("upstream.url", host),
+    };
+    ServerName::try_from(name.to_owned()).map_err(|_| fault(key, "no certificate can be valid for this host name"))
 }
 
 fn fault(key: &str, problem: impl Into<String>) -> Faults {
     Faults(vec![Fault { key: key.to_owned(), problem: problem.into(), ..Fault::default() }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Upstream;
+
+    fn dialer(tls_name: TlsName) -> Dialer {
+        let directory = tempfile::TempDir::new().unwrap();
+        let ca_file = directory.path().join("ca.pem");
+        std::fs::write(&ca_file, rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem()).unwrap();
+        let second = Duration::from_secs(1);
+        let upstream = Upstream {
+            url: UpstreamUrl::Https("127.0.0.1".into(), 443),
+            ca_file: Some(ca_file),
+            tls_name,
+            proxy_protocol: UpstreamProxyProtocol::Off,
+            connect_timeout: second,
+            response_header_timeout: second,
+            response_body_idle: second,
+            max_connections: 0,
+            keepalive_idle: second,
+            keepalive_max_idle: 1,
+        };
+        Dialer::new(&upstream).map_err(|faults| faults.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_host_of_the_site_is_asked_for_by_its_name_and_no_other_is() {
+        let listed = vec!["www.shop.example".to_owned(), "b.example:8443".to_owned()];
+        let home = || Some("Shop.Example:8443".to_owned());
+        let dialer_of_hosts = dialer(TlsName::OfHost(listed));
+        for (host, expected) in [
+            (Some("shop.example"), Some("shop.example")),
+            (Some("SHOP.example.:8443"), Some("shop.example")),
+            (Some("www.shop.example:80"), Some("www.shop.example")),
+            (Some("b.example"), Some("b.example")),
+            (Some("shop.example.evil.test"), None),
+            (Some("a.shop.example"), None),
+            (Some("[::1]:80"), None),
+            (Some(""), None),
+            (None, None),
+        ] {
+            let name = dialer_of_hosts.name_for(host.map(str::as_bytes), home);
+            assert_eq!(name.map(|name| name.to_str().into_owned()).as_deref(), expected, "{host:?}");
+        }
+        assert!(dialer_of_hosts.name_for(Some(b"shop.example"), || None).is_none());
+        for other in [TlsName::OfUrl, TlsName::Is("shop.example".into())] {
+            assert!(dialer(other).name_for(Some(b"shop.example"), home).is_none());
+        }
+    }
 }

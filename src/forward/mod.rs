@@ -6,6 +6,7 @@ pub mod folded;
 pub mod hop_by_hop;
 pub mod request;
 pub mod response;
+pub mod trust;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upload;
@@ -14,7 +15,7 @@ pub mod upstream;
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::Client;
@@ -49,7 +50,10 @@ pub async fn forward(
     let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id: told };
     let added = request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request).await?;
-    let (answer, lease) = worker.upstream.send(request, &added, client.address).await?;
+    let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
+    let home = || worker.refresher().and_then(|refresher| refresher.sites.home_host());
+    let name = worker.upstream.dialer().name_for(host, home);
+    let (answer, lease) = worker.upstream.send(request, &added, client.address, name).await?;
     let sent = lease.sent();
     let answer = match answer.status() {
         StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, downstream, id),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, request};
 use hyper::body::{Body as _, Frame};
+use rustls::pki_types::ServerName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -92,13 +93,18 @@ impl Upstream {
         self.config == *config && self.dialer == *dialer
     }
 
+    /// The way there.
+    pub fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
     /// `host:port`, for requests that name no host.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }
 
     /// Sends `request` of `client`, with what is `added` to its fields, and waits for the head of the answer. The lease is
-    /// the connection that its body comes by.
+    /// the connection that its body comes by. `name` is what the dialer has for it.
     ///
     /// A request without a body and side effects is sent once more, on a fresh connection, when a reused one died before
     /// an answer: the upstream had closed it while it was idle (RFC 9112, 9.3.1).
@@ -110,14 +116,15 @@ impl Upstream {
         request: Request<RequestBody>,
         added: &Added<'_>,
         client: IpAddr,
+        name: Option<ServerName<'static>>,
     ) -> Result<(Response<()>, Lease), ExchangeError> {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let slot = self.slot().await?;
         let (head, body) = request.into_parts();
         let can_repeat = is_safe && body.is_end_stream();
-        let (link, is_reused) = match self.reuse(is_safe) {
+        let (link, is_reused) = match self.reuse(is_safe, name.as_ref()) {
             Some(link) => (link, true),
-            None => (self.connect(client).await?, false),
+            None => (self.connect(client, name).await?, false),
         };
         let mut lease = Lease { link, sent: Instant::now(), upstream: Rc::downgrade(self), slot };
         lease.link.upload = body;
@@ -126,7 +133,8 @@ impl Upstream {
                 self.metrics.add(Event::UpstreamRetried);
                 let error = error.map(tracing::field::display);
                 debug!(error, "a reused upstream connection died, trying a fresh one");
-                lease.link = self.connect(client).await?;
+                let name = lease.link.name.take();
+                lease.link = self.connect(client, name).await?;
                 self.exchange(&mut lease, &head, added).await
             }
             outcome => outcome,
@@ -170,30 +178,38 @@ impl Upstream {
         }
     }
 
-    /// The connection that idled least, if it may still be used.
-    fn reuse(&self, is_safe: bool) -> Option<Box<Link>> {
+    /// The connection by this name that idled least, if it may still be used.
+    // SECURITY: by this name only. The upstream chose the virtual host, and with it the certificate, by the name of the
+    // handshake; Apache answers 421 to requests for others (RFC 9110, 15.5.20).
+    fn reuse(&self, is_safe: bool, name: Option<&ServerName<'static>>) -> Option<Box<Link>> {
         let limit =
             if is_safe { self.config.keepalive_idle } else { self.config.keepalive_idle.min(UNSAFE_METHOD_IDLE) };
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut last) = idle.pop_if(|last| last.since.elapsed() < limit) {
+        // The last came last: those below one that idled too long did so for longer still.
+        let find = |idle: &[Idle]| {
+            let fresh = idle.iter().rev().take_while(|idle| idle.since.elapsed() < limit);
+            fresh.zip(1..).find(|(idle, _)| idle.link.name.as_ref() == name).map(|(_, nth)| idle.len() - nth)
+        };
+        while let Some(at) = find(&idle) {
+            let mut last = idle.remove(at);
             if last.link.connection.is_good() {
                 self.metrics.add(Event::UpstreamReused);
                 self.tell_idle(idle.len());
                 return Some(last.link);
             }
         }
-        // Those below idled longer still.
         self.tell_idle(idle.len());
         None
     }
 
-    async fn connect(&self, client: IpAddr) -> Result<Box<Link>, ExchangeError> {
+    async fn connect(&self, client: IpAddr, name: Option<ServerName<'static>>) -> Result<Box<Link>, ExchangeError> {
         self.make_room();
-        let stream = self.dialer.dial(Some(client)).await?;
+        let stream = self.dialer.dial_as(Some(client), name.as_ref()).await?;
         let open = self.metrics.open(Level::Upstream);
         self.metrics.add(Event::UpstreamOpened);
         let connection = Connection::new(stream);
-        Ok(Box::new(Link { connection, upload: RequestBody::Empty, alarm: Alarm::default(), _open: open }))
+        let (upload, alarm) = (RequestBody::Empty, Alarm::default());
+        Ok(Box::new(Link { connection, name, upload, alarm, _open: open }))
     }
 
     /// Closes idle connections that a new one would be too many with.
@@ -221,6 +237,8 @@ impl Drop for Upstream {
 /// A connection and what an exchange on it needs. Dropped, it is closed.
 struct Link {
     connection: Connection,
+    /// The name that its handshake was made by; `None` is the usual one.
+    name: Option<ServerName<'static>>,
     /// What is left to be sent of the request.
     upload: RequestBody,
     alarm: Alarm,

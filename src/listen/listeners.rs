@@ -16,10 +16,14 @@ use super::inherited::Inherited;
 use super::{Listener, Loop, Order, accept, bind, bind_beside, unix_socket};
 use crate::config::{Config, Fault, Faults, ListenAddress, UnixSockets};
 use crate::metrics::Shard;
+use crate::tls::Tls;
 use crate::worker::Work;
 
 /// Orders come from a reload and a self-check now and then.
 const ORDERS: usize = 4;
+
+/// Why a socket cannot become one for TLS.
+const NO_CERTIFICATE: &str = "no pair of tls.certificates can be read, so nobody could be served there by TLS";
 
 /// A socket that is listened on and not served yet.
 pub struct Bound {
@@ -41,6 +45,8 @@ struct Wanted {
     /// Counts entries of one address: port 0 may be there several times.
     nth: usize,
     tls: bool,
+    /// Whether it is `[::]` and an IPv4 address of the port is named as well. A socket cannot change that.
+    ipv6_only: bool,
 }
 
 impl Wanted {
@@ -49,7 +55,7 @@ impl Wanted {
     }
 
     fn is_at(&self, other: &Wanted) -> bool {
-        (&self.address, self.nth) == (&other.address, other.nth)
+        (&self.address, self.nth, self.ipv6_only) == (&other.address, other.nth, other.ipv6_only)
     }
 
     fn fault(&self, error: &dyn std::fmt::Display) -> Fault {
@@ -59,23 +65,30 @@ impl Wanted {
 }
 
 fn wanted(config: &Config) -> Vec<Wanted> {
-    let plain = config.server.listen.iter().map(|address| (address, false));
-    let tls = config.tls.listen.iter().map(|address| (address, true));
     let mut all: Vec<Wanted> = Vec::new();
-    for (address, tls) in plain.chain(tls) {
-        let nth = all.iter().filter(|earlier| earlier.address == *address).count();
-        all.push(Wanted { address: address.clone(), nth, tls });
+    for (addresses, tls) in [(&config.server.listen, false), (&config.tls.listen, true)] {
+        for address in addresses {
+            let nth = all.iter().filter(|earlier| earlier.address == *address).count();
+            all.push(Wanted { address: address.clone(), nth, tls, ipv6_only: address.is_ipv6_only(addresses) });
+        }
     }
     all
 }
 
-/// Opens everything at the start.
+/// What can be listened on by now: without a certificate no handshake succeeds, and a client that is refused goes elsewhere.
+fn can_be_served(wanted: &Wanted, tls: Option<&Tls>) -> bool {
+    !wanted.tls || tls.is_some_and(Tls::is_usable)
+}
+
+/// Opens everything at the start, but for what has to wait for a certificate. Sockets that were passed are taken all the
+/// same: there clients can wait.
 ///
 /// # Errors
 /// All that cannot be opened.
-pub fn open(config: &Config, mut inherited: Inherited) -> Result<Vec<Bound>, Faults> {
+pub fn open(config: &Config, tls: Option<&Tls>, mut inherited: Inherited) -> Result<Vec<Bound>, Faults> {
     let (mut bound, mut faults) = (Vec::new(), Vec::new());
-    for wanted in wanted(config) {
+    let is_passed = |wanted: &Wanted| matches!(wanted.address, ListenAddress::Systemd(_));
+    for wanted in wanted(config).into_iter().filter(|wanted| is_passed(wanted) || can_be_served(wanted, tls)) {
         match listeners(&wanted, config.server.unix, &mut inherited) {
             Ok(listeners) => {
                 bound.extend(listeners.into_iter().map(|listener| Bound { wanted: wanted.clone(), listener }));
@@ -92,13 +105,15 @@ fn listeners(wanted: &Wanted, unix: UnixSockets, inherited: &mut Inherited) -> R
             let sockets = inherited.take(name).into_iter();
             sockets.map(|socket| Listener::inherited(socket).map_err(|error| wanted.fault(&error))).collect()
         }
-        address => Ok(vec![bind(address, &unix).map_err(|error| wanted.fault(&error))?]),
+        address => Ok(vec![bind(address, &unix, wanted.ipv6_only).map_err(|error| wanted.fault(&error))?]),
     }
 }
 
 /// The accept loops. They run on the runtime of who calls these functions.
 pub struct Listeners {
     open: Vec<Open>,
+    /// Sockets that the service manager passed, for clients with TLS, while there is no certificate.
+    waiting: Vec<Bound>,
     unix: UnixSockets,
     loops: JoinSet<io::Result<()>>,
     permits: Arc<Semaphore>,
@@ -120,13 +135,15 @@ impl Listeners {
     pub fn start(
         bound: Vec<Bound>,
         config: &Config,
+        tls: Option<&Tls>,
         permits: Arc<Semaphore>,
         workers: Vec<UnboundedSender<Work>>,
         metrics: Arc<Shard>,
     ) -> Self {
         let (open, loops) = (Vec::new(), JoinSet::new());
-        let mut listeners = Listeners { open, unix: config.server.unix, loops, permits, workers, metrics };
-        for bound in bound {
+        let (now, waiting): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| can_be_served(&bound.wanted, tls));
+        let mut listeners = Listeners { open, waiting, unix: config.server.unix, loops, permits, workers, metrics };
+        for bound in now {
             listeners.begin(bound, config);
         }
         listeners
@@ -154,32 +171,60 @@ impl Listeners {
         self.open.iter().map(|open| open.address.to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Opens what `config` names and is not open yet. Nothing is accepted on it, and nothing else changes.
+    /// Whether anything of `config` is not listened on, for want of a certificate.
+    pub fn are_incomplete(&self, config: &Config) -> bool {
+        wanted(config).iter().any(|wanted| !self.is_open(wanted))
+    }
+
+    fn is_open(&self, wanted: &Wanted) -> bool {
+        self.open.iter().any(|open| open.wanted.is_at(wanted))
+    }
+
+    /// Opens what `config` names and is not open yet, as far as it can be served with `tls`. Nothing is accepted on it, and
+    /// nothing else changes.
     ///
     /// # Errors
     /// All that cannot be opened.
-    pub async fn prepare(&self, config: &Config) -> Result<Vec<Bound>, Faults> {
+    pub async fn prepare(&self, config: &Config, tls: Option<&Tls>) -> Result<Vec<Bound>, Faults> {
         let all = wanted(config);
         let (mut bound, mut faults) = (Vec::new(), Vec::new());
-        for wanted in all.iter().filter(|wanted| !self.open.iter().any(|open| open.wanted.is_at(wanted))) {
+        let is_there =
+            |wanted: &Wanted| self.is_open(wanted) || self.waiting.iter().any(|waiting| waiting.wanted.is_at(wanted));
+        let (can_be_served, must_wait): (Vec<_>, Vec<_>) = all.iter().partition(|wanted| can_be_served(wanted, tls));
+        // SECURITY: a client that is to speak TLS must not be answered without, while the certificate is waited for.
+        let would_be_lost = must_wait.into_iter().filter(|wanted| self.is_open(wanted));
+        faults.extend(would_be_lost.map(|wanted| wanted.fault(&NO_CERTIFICATE)));
+        if can_be_served.is_empty() {
+            let problem = "nothing would be listened on: no pair of tls.certificates can be read";
+            faults.push(Fault { key: "tls.certificates".into(), problem: problem.into(), ..Fault::default() });
+        }
+        for wanted in can_be_served.into_iter().filter(|wanted| !is_there(wanted)) {
             match self.bind(wanted, &all, config.server.unix).await {
                 Ok(listener) => bound.push(Bound { wanted: wanted.clone(), listener }),
                 Err(error) => faults.push(wanted.fault(&error)),
             }
         }
-        for open in self.open.iter().filter(|open| !all.iter().any(|wanted| wanted.is_at(&open.wanted))) {
-            if open.kept_open {
-                let problem =
-                    "systemd holds this socket open, and nobody would serve it; stop its socket unit and restart";
-                faults.push(Fault { problem: problem.into(), ..open.wanted.fault(&"") });
-            }
+        let open = self.open.iter().filter(|open| open.kept_open).map(|open| &open.wanted);
+        let kept_open = open.chain(self.waiting.iter().map(|waiting| &waiting.wanted));
+        for kept_open in kept_open.filter(|kept_open| !all.iter().any(|wanted| wanted.is_at(kept_open))) {
+            let problem = "systemd holds this socket open, and nobody would serve it; stop its socket unit and restart";
+            faults.push(Fault { problem: problem.into(), ..kept_open.fault(&"") });
         }
         if faults.is_empty() { Ok(bound) } else { Err(Faults(faults)) }
     }
 
-    /// Serves what was prepared for `config`, and closes what it does not name.
-    pub fn change(&mut self, bound: Vec<Bound>, config: &Config) {
+    /// Serves what was prepared for `config` and `tls`, and closes what `config` does not name.
+    pub fn change(&mut self, bound: Vec<Bound>, config: &Config, tls: Option<&Tls>) {
         let all = wanted(config);
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|mut bound| {
+            // It may be for clients without TLS by now.
+            if let Some(wanted) = all.iter().find(|wanted| wanted.is_at(&bound.wanted)) {
+                bound.wanted = wanted.clone();
+            }
+            bound
+        });
+        let (now, waiting): (Vec<_>, Vec<_>) = waiting.partition(|bound| can_be_served(&bound.wanted, tls));
+        self.waiting = waiting;
         for open in &mut self.open {
             let Some(wanted) = all.iter().find(|wanted| wanted.is_at(&open.wanted)) else { continue };
             if wanted.tls != open.wanted.tls {
@@ -195,14 +240,22 @@ impl Listeners {
             }
         }
         self.unix = config.server.unix;
-        for bound in bound {
+        for bound in now.into_iter().chain(bound) {
             self.begin(bound, config);
         }
         self.open.retain(|open| {
             let stays = all.iter().any(|wanted| wanted.is_at(&open.wanted));
+            let twin = all.iter().find(|wanted| wanted.address == open.wanted.address && !stays);
+            match twin.map(|twin| twin.ipv6_only) {
+                Some(true) => info!(address = %open.address, "opened again for IPv6 only, since IPv4 is named besides"),
+                Some(false) => {
+                    info!(address = %open.address, "opened again for IPv4 as well, which is not named any more")
+                }
+                None if stays => {}
+                None => info!(address = %open.address, "no longer listening"),
+            }
             if !stays {
                 open.stop.cancel();
-                info!(address = %open.address, "no longer listening");
             }
             stays
         });
@@ -211,6 +264,7 @@ impl Listeners {
     /// Stops accepting on sockets of our own, so that who connects now is refused and goes elsewhere. On those that the
     /// service manager keeps open clients would wait until its next start, so they are served while anything else is.
     pub fn close_own(&mut self) {
+        self.waiting.clear();
         self.open.retain(|open| {
             if !open.kept_open {
                 open.stop.cancel();
@@ -236,7 +290,8 @@ impl Listeners {
         let Bound { wanted, listener } = bound;
         let (address, kept_open) = (listener.address.clone(), listener.kept_open);
         let socket = kept_open.then(|| wanted.address.to_string());
-        info!(%address, tls = wanted.tls, socket, upstream = %config.upstream.url, "listening");
+        let ipv6_only = wanted.ipv6_only.then_some(true);
+        info!(%address, tls = wanted.tls, ipv6_only, socket, upstream = %config.upstream.url, "listening");
         let (orders, asked) = channel(ORDERS);
         let (tls, stop) = (Arc::new(AtomicBool::new(wanted.tls)), CancellationToken::new());
         let around = Loop {
@@ -253,7 +308,7 @@ impl Listeners {
 
     /// Opens one more socket, also where one that is about to be closed has the same port.
     async fn bind(&self, wanted: &Wanted, all: &[Wanted], unix: UnixSockets) -> io::Result<Listener> {
-        let error = match bind(&wanted.address, &unix) {
+        let error = match bind(&wanted.address, &unix, wanted.ipv6_only) {
             Ok(listener) => return Ok(listener),
             Err(error) => error,
         };
@@ -273,7 +328,7 @@ impl Listeners {
                 agreed?;
             }
         }
-        if anybody { bind_beside(address) } else { Err(error) }
+        if anybody { bind_beside(address, wanted.ipv6_only) } else { Err(error) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! All numbers as OpenMetrics text, which Prometheus and everything that speaks its language reads.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -117,10 +118,19 @@ impl Collector for Own {
             caches_and_queues(&mut write, &refresher)?;
         }
         if let Some(tls) = tls {
+            let help = "Pairs of tls.certificates that were never there, or could not be read, and are waited for.";
+            let missing = [(NONE, tls.missing() as u64)];
+            write.samples("tls_certificates_missing", help, MetricType::Gauge, &missing)?;
             let help = "Until when each certificate is valid, in Unix time.";
             write.family("tls_certificate_not_after_timestamp_seconds", help, MetricType::Gauge, |mut encoder| {
-                for (name, end) in tls.ends() {
-                    ConstGauge::new(unix(end)).encode(encoder.encode_family(&[("name", name.as_str())])?)?;
+                // One that no client gets may have the name and kind of another, and a series is written once.
+                let mut written = HashSet::new();
+                for certificate in tls.certificates() {
+                    let (name, kind) = (certificate.first_name(), certificate.kind.to_string());
+                    if written.insert((name.clone(), certificate.kind)) {
+                        let labels = [("name", name.as_str()), ("kind", kind.as_str())];
+                        ConstGauge::new(unix(certificate.not_after)).encode(encoder.encode_family(&labels)?)?;
+                    }
                 }
                 Ok(())
             })?;

@@ -46,7 +46,8 @@ impl Serving {
         let loaded = tokio::task::spawn_blocking(move || load()).await;
         let Parts { mut config, dialer, tls, installation } = loaded.map_err(|error| fault(&error))??;
         let level = telemetry::Level::of(&config.log).map_err(|error| fault(&error))?;
-        let bound = self.listeners.prepare(&config).await?;
+        tls.as_ref().map_or(Ok(()), |tls| tls.can_replace(self.tls.as_deref()))?;
+        let bound = self.listeners.prepare(&config, tls.as_deref()).await?;
         // None: as it is.
         let native = match (installation, &self.native) {
             (Some(installation), Some(native)) if native.is_made_of(&config, &dialer, &installation) => None,
@@ -98,10 +99,11 @@ impl Serving {
             let _ = worker.send(Work::Change(Box::new(settings.clone())));
         }
         // After the workers: what connects to a new listener is served by the settings that opened it.
-        self.listeners.change(bound, &self.config);
+        self.listeners.change(bound, &self.config, self.tls.as_deref());
         self.pulse.change(self.listeners.orders());
         self.watching.cancel();
-        self.watching = watch_certificates(self.tls.as_ref(), &self.metrics, "new certificates are in effect");
+        self.watching =
+            watch_certificates(self.tls.as_ref(), &self.metrics, &self.renewed, "new certificates are in effect");
         Ok((changed, level))
     }
 

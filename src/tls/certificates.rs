@@ -1,250 +1,235 @@
-//! Certificates with their keys, read from files, and which of them a client gets.
+//! The pairs of `[tls] certificates`: what was read of them, and which a client gets.
 //!
-//! A pair that browsers would refuse anyway (another's key, expired) is refused here, where the one who can mend it
-//! sees it. Chains are not verified: whom clients trust is not known here.
+//! A pair that cannot work (another's key, no PEM) is a fault. One that clients refuse (not valid yet, ended) is presented
+//! all the same, since that is theirs to decide, and one that is not there yet is waited for: neither may end a program
+//! that other listeners and other names need. Chains are not verified: whom clients trust is not known here.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use rustls::InconsistentKeys;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::SignatureScheme;
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
+use super::pair::{Certificate, Problem};
 use crate::config::CertificateFiles;
 
-/// A chain has some kilobytes. A path such as /dev/zero must not fill the memory.
-const LARGEST_FILE: u64 = 1024 * 1024;
-
-/// All certificates, at least one.
-#[derive(Debug)]
+/// All pairs.
+#[derive(Debug, Default)]
 pub struct Certificates {
-    all: Vec<Certificate>,
-    /// Names in lower case, wildcards as they stand in the certificate (`*.example.com`).
-    by_name: HashMap<String, Arc<CertifiedKey>>,
+    /// Those that can be presented, in the order of the configuration.
+    all: Vec<Arc<Certificate>>,
+    /// Names in lower case, wildcards as they stand in the certificate (`*.example.com`), with places in `all`.
+    by_name: HashMap<String, Vec<usize>>,
+    missing: Vec<Missing>,
 }
 
+/// A pair that is waited for.
+#[derive(Debug, Clone)]
+pub struct Missing {
+    /// Where it should be.
+    pub files: CertificateFiles,
+    /// Why it cannot be presented yet: a sentence that names the file.
+    pub problem: String,
+}
+
+/// What an operator should look at, though it keeps nothing from working.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The kind of it.
+    pub kind: WarningKind,
+    /// A sentence that names the file.
+    pub text: String,
+}
+
+/// What a [`Warning`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WarningKind {
+    /// The pair is waited for.
+    Missing,
+    /// Not valid yet.
+    Early,
+    /// No longer valid.
+    Ended,
+    /// It has no name that a client could ask for.
+    Nameless,
+    /// Another one is always taken in its place.
+    Unused,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What became of pairs that were read again.
 #[derive(Debug)]
-struct Certificate {
-    key: Arc<CertifiedKey>,
-    names: Vec<String>,
-    not_after: SystemTime,
+pub struct Renewed {
+    /// What is presented from now on: of a pair that cannot be used, what was presented before.
+    pub certificates: Certificates,
+    /// Whether any of them is another than before.
+    pub differs: bool,
+    /// What cannot be used, and could not be waited for already: a sentence each, which names the file.
+    pub problems: Vec<String>,
 }
 
 impl Certificates {
-    /// Reads all pairs.
+    /// Reads all pairs. Those that are not there are waited for.
     ///
     /// # Errors
-    /// Every pair that cannot be used, with a sentence that names the file.
+    /// Every pair that can never be used, with a sentence that names the file.
     pub fn read(pairs: &[CertificateFiles]) -> Result<Self, Vec<(CertificateFiles, String)>> {
-        let mut all = Vec::new();
-        let mut problems = Vec::new();
+        let (mut all, mut missing, mut faults) = (Vec::new(), Vec::new(), Vec::new());
         for files in pairs {
-            match Certificate::read(files, SystemTime::now()) {
-                Ok(certificate) => all.push(certificate),
-                Err(problem) => problems.push((files.clone(), problem)),
+            match Certificate::read(files) {
+                Ok(certificate) => all.push(Arc::new(certificate)),
+                Err(Problem::Missing(problem)) => missing.push(Missing { files: files.clone(), problem }),
+                Err(Problem::Fault(problem)) => faults.push((files.clone(), problem)),
             }
         }
-        if !problems.is_empty() {
-            return Err(problems);
+        if faults.is_empty() { Ok(Certificates::of(all, missing)) } else { Err(faults) }
+    }
+
+    /// Reads all pairs again, each by itself: one that cannot be used keeps none of the others from being renewed.
+    pub fn renewed(&self, pairs: &[CertificateFiles]) -> Renewed {
+        let (mut all, mut missing, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        let mut differs = false;
+        for files in pairs {
+            let before = self.all.iter().find(|before| before.files == *files);
+            match (Certificate::read(files), before) {
+                (Ok(certificate), before) => {
+                    differs |= before.is_none_or(|before| before.key.cert != certificate.key.cert);
+                    all.push(Arc::new(certificate));
+                }
+                (Err(problem), Some(before)) => {
+                    all.push(Arc::clone(before));
+                    problems.push(problem.into_text());
+                }
+                (Err(Problem::Missing(problem)), None) => missing.push(Missing { files: files.clone(), problem }),
+                (Err(Problem::Fault(problem)), None) => {
+                    missing.push(Missing { files: files.clone(), problem: problem.clone() });
+                    problems.push(problem);
+                }
+            }
         }
-        let mut by_name = HashMap::new();
-        for certificate in &all {
+        Renewed { certificates: Certificates::of(all, missing), differs, problems }
+    }
+
+    fn of(all: Vec<Arc<Certificate>>, missing: Vec<Missing>) -> Self {
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (place, certificate) in all.iter().enumerate() {
             for name in &certificate.names {
-                by_name.entry(name.clone()).or_insert_with(|| Arc::clone(&certificate.key));
+                by_name.entry(name.clone()).or_default().push(place);
             }
         }
-        Ok(Certificates { all, by_name })
+        Certificates { all, by_name, missing }
     }
 
-    /// The certificate for a client that asks for `name`: the one with that very name, else one with a wildcard for it,
-    /// else the first. A wildcard stands for one label (RFC 6125, 6.4.3).
-    pub fn of(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let named = name.and_then(|name| {
-            let name = name.to_ascii_lowercase();
-            let wildcard = || name.split_once('.').and_then(|(_, rest)| self.by_name.get(&format!("*.{rest}")));
-            self.by_name.get(&name).or_else(wildcard)
+    /// The certificate for a client that asks for `name` and understands `schemes`: of those that it can use one that is
+    /// valid now before others, the very name before a wildcard, and a small and fast key before RSA. Where none has the
+    /// name, the first in the list that the client can use. A wildcard stands for one label (RFC 6125, 6.4.3).
+    pub fn of_client(
+        &self,
+        name: Option<&str>,
+        schemes: &[SignatureScheme],
+        now: SystemTime,
+    ) -> Option<Arc<CertifiedKey>> {
+        let name = name.map(str::to_ascii_lowercase).unwrap_or_default();
+        let exact = self.places(&name);
+        let wildcard = name.split_once('.').map(|(_, rest)| self.places(&format!("*.{rest}"))).unwrap_or_default();
+        let named: Vec<&Certificate> = exact.iter().chain(wildcard).filter_map(|place| self.at(*place)).collect();
+        let is_usable = |certificate: &&Certificate| certificate.key.key.choose_scheme(schemes).is_some();
+        // Of several that are alike, `min_by_key` takes the first.
+        let best = named.iter().copied().enumerate().filter(|(_, certificate)| is_usable(certificate));
+        let best = best
+            .min_by_key(|(nth, certificate)| (!certificate.holds(now), *nth >= exact.len(), certificate.kind.rank()));
+        let any = || self.all.iter().map(Arc::as_ref).filter(is_usable).min_by_key(|one| !one.holds(now));
+        // Where the client can use none, one is presented all the same: the handshake then fails with the right alert.
+        let chosen = match (best, named.first()) {
+            (Some((_, best)), _) => Some(best),
+            (None, Some(unusable)) => Some(*unusable),
+            (None, None) => any().or(self.at(0)),
+        };
+        chosen.map(|certificate| Arc::clone(&certificate.key))
+    }
+
+    fn places(&self, name: &str) -> &[usize] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    fn at(&self, place: usize) -> Option<&Certificate> {
+        self.all.get(place).map(Arc::as_ref)
+    }
+
+    /// Those that can be presented, in the order of the configuration.
+    pub fn usable(&self) -> &[Arc<Certificate>] {
+        &self.all
+    }
+
+    /// Those that are waited for.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// What an operator should look at.
+    pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
+        let missing = self.missing.iter().map(|missing| {
+            let text = format!("{}; the pair is taken as soon as it can be read", missing.problem);
+            Warning { kind: WarningKind::Missing, text }
         });
-        named.or(self.all.first().map(|first| &first.key)).cloned()
-    }
-
-    /// Each certificate's first name and its end.
-    pub fn ends(&self) -> Vec<(String, SystemTime)> {
-        let end =
-            |certificate: &Certificate| (certificate.names.first().cloned().unwrap_or_default(), certificate.not_after);
-        self.all.iter().map(end).collect()
-    }
-
-    /// Names and ends, for the log.
-    pub fn describe(&self) -> String {
-        let lines = self.all.iter().map(|certificate| {
-            format!("{} until {}", certificate.names.join(", "), httpdate::fmt_http_date(certificate.not_after))
+        let of_certificates = self.all.iter().enumerate().flat_map(|(place, certificate)| {
+            let validity = validity(certificate, now);
+            let use_ = self.nameless(certificate).or_else(|| self.unused(place, certificate));
+            validity.into_iter().chain(use_)
         });
-        lines.collect::<Vec<_>>().join("; ")
+        missing.chain(of_certificates).collect()
+    }
+
+    fn nameless(&self, certificate: &Certificate) -> Option<Warning> {
+        let chain = certificate.files.chain.display();
+        let text = format!("{chain}: the certificate has no name (subjectAltName), and clients refuse one without");
+        certificate.has_no_name().then_some(Warning { kind: WarningKind::Nameless, text })
+    }
+
+    /// Whether for every name, and where nobody has the name, another one is taken: an earlier one of the same kind, which
+    /// every client that can use this one can use as well.
+    fn unused(&self, place: usize, certificate: &Certificate) -> Option<Warning> {
+        let earlier = |places: &mut dyn Iterator<Item = usize>| {
+            let mut places = places.take_while(|earlier| *earlier < place);
+            places.find(|earlier| self.at(*earlier).is_some_and(|earlier| earlier.kind.is_like(&certificate.kind)))
+        };
+        let for_any = earlier(&mut (0..place))?;
+        let mut by = certificate.names.iter().map(|name| earlier(&mut self.places(name).iter().copied()));
+        let taken = by.try_fold(for_any, |_, other| other)?;
+        let (chain, other) = (certificate.files.chain.display(), self.at(taken)?.files.chain.display());
+        let text = format!(
+            "{chain}: the certificate is presented to no client while the one in {other} is valid, which comes before it in \
+             tls.certificates and has the same names and the same kind of key"
+        );
+        Some(Warning { kind: WarningKind::Unused, text })
     }
 }
 
-impl Certificate {
-    fn read(files: &CertificateFiles, now: SystemTime) -> Result<Self, String> {
-        let chain = chain(&files.chain)?;
-        let key = key(&files.key)?;
-        let first = chain.first().map(CertificateDer::as_ref).unwrap_or_default();
-        let (names, not_before, not_after) =
-            facts(first).map_err(|problem| format!("{}: {problem}", files.chain.display()))?;
-        let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                format!("{} is not the key of the certificate in {}", files.key.display(), files.chain.display())
-            }
-            error => format!("{}: the key cannot be used: {error}", files.key.display()),
-        })?;
-        if now > not_after {
-            let end = httpdate::fmt_http_date(not_after);
-            return Err(format!("{}: the certificate is no longer valid since {end}", files.chain.display()));
-        }
-        if now < not_before {
-            let begin = httpdate::fmt_http_date(not_before);
-            return Err(format!("{}: the certificate is not valid before {begin}", files.chain.display()));
-        }
-        Ok(Certificate { key: Arc::new(key), names, not_after })
+fn validity(certificate: &Certificate, now: SystemTime) -> Option<Warning> {
+    let chain = certificate.files.chain.display();
+    let date = httpdate::fmt_http_date;
+    if now > certificate.not_after {
+        let end = date(certificate.not_after);
+        let text = format!("{chain}: the certificate is no longer valid since {end}, and clients refuse it; renew it");
+        return Some(Warning { kind: WarningKind::Ended, text });
     }
-}
-
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = read(path)?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("{}: is not in PEM form: {error}", path.display()))?;
-    match chain.is_empty() {
-        true => Err(format!("{}: has no certificate in PEM form in it (-----BEGIN CERTIFICATE-----)", path.display())),
-        false => Ok(chain),
-    }
-}
-
-/// PKCS #8, PKCS #1 or SEC 1, as its PEM label says.
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    // SECURITY: the PEM parser's own error could hold a piece of the file, which is a secret.
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| {
-        format!(
-            "{}: has no private key in PEM form in it (-----BEGIN PRIVATE KEY-----); an encrypted one must be decrypted",
-            path.display()
-        )
+    (now < certificate.not_before).then(|| {
+        let begin = date(certificate.not_before);
+        let text = format!(
+            "{chain}: the certificate is not valid before {begin}, and clients refuse it until then; is this machine's clock \
+             right?"
+        );
+        Warning { kind: WarningKind::Early, text }
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes))
-        .and_then(|length| match length as u64 > LARGEST_FILE {
-            true => Err(io::Error::other("is larger than 1 MiB")),
-            false => Ok(bytes),
-        })
-        .map_err(|error| format!("{}: cannot be read: {error}", path.display()))
-}
-
-/// The host names that a certificate is for, and from when to when it holds.
-fn facts(certificate: &[u8]) -> Result<(Vec<String>, SystemTime, SystemTime), String> {
-    let (_, parsed) =
-        X509Certificate::from_der(certificate).map_err(|error| format!("the certificate cannot be read: {error}"))?;
-    let alternative = parsed
-        .subject_alternative_name()
-        .map_err(|error| format!("the certificate's names cannot be read: {error}"))?;
-    let names = alternative.iter().flat_map(|names| &names.value.general_names);
-    let names = names.filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        _ => None,
-    });
-    let validity = parsed.validity();
-    Ok((names.collect(), time(validity.not_before.timestamp()), time(validity.not_after.timestamp())))
-}
-
-/// Certificates may be valid from before 1970 (then it does not matter) until 9999.
-fn time(timestamp: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A pair in files, made anew.
-    fn pair(directory: &Path, names: &[&str], from: i32, to: i32) -> CertificateFiles {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut parameters = rcgen::CertificateParams::new(names.clone()).unwrap();
-        parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
-        parameters.not_after = rcgen::date_time_ymd(to, 1, 1);
-        let certificate = parameters.self_signed(&key).unwrap();
-        let path = |kind: &str| directory.join(format!("{}-{from}.{kind}", names.first().unwrap().replace('*', "_")));
-        std::fs::write(path("pem"), certificate.pem()).unwrap();
-        std::fs::write(path("key"), key.serialize_pem()).unwrap();
-        CertificateFiles { chain: path("pem"), key: path("key") }
-    }
-
-    #[test]
-    fn exact_names_before_wildcards_before_the_first() {
-        let directory = tempfile::TempDir::new().unwrap();
-        let new = |names: &[&str]| pair(directory.path(), names, 2020, 2090);
-        let pairs = [
-            new(&["first.example"]),
-            new(&["*.shop.example", "shop.example"]),
-            new(&["www.shop.example", "B.example"]),
-        ];
-        let certificates = Certificates::read(&pairs).unwrap();
-        let of = |name: Option<&str>| {
-            let key = certificates.of(name).unwrap();
-            certificates.all.iter().position(|certificate| Arc::ptr_eq(&certificate.key, &key)).unwrap()
-        };
-        for (name, expected) in [
-            (None, 0),
-            (Some("first.example"), 0),
-            (Some("shop.example"), 1),
-            (Some("a.shop.example"), 1),
-            (Some("A.SHOP.example"), 1),
-            (Some("www.shop.example"), 2),
-            (Some("b.EXAMPLE"), 2),
-            (Some("a.b.shop.example"), 0),
-            (Some("example"), 0),
-            (Some(""), 0),
-        ] {
-            assert_eq!(of(name), expected, "{name:?}");
-        }
-        assert!(certificates.describe().contains("*.shop.example, shop.example until Sun, 01 Jan 2090"));
-    }
-
-    #[test]
-    fn every_pair_that_cannot_be_used_is_told() {
-        let directory = tempfile::TempDir::new().unwrap();
-        let good = pair(directory.path(), &["good.example"], 2020, 2090);
-        let old = pair(directory.path(), &["old.example"], 2019, 2020);
-        let early = pair(directory.path(), &["early.example"], 2089, 2090);
-        let garbage = directory.path().join("garbage");
-        std::fs::write(&garbage, "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n").unwrap();
-        let absent = directory.path().join("absent");
-        let with = |chain: &Path, key: &Path| CertificateFiles { chain: chain.into(), key: key.into() };
-        let cases = [
-            (with(&good.chain, &old.key), "old.example-2019.key is not the key of the certificate in "),
-            (old.clone(), "old.example-2019.pem: the certificate is no longer valid since Wed, 01 Jan 2020"),
-            (early, "early.example-2089.pem: the certificate is not valid before Sat, 01 Jan 2089"),
-            (with(&absent, &good.key), "absent: cannot be read: No such file"),
-            (with(&good.chain, &absent), "absent: cannot be read: No such file"),
-            (with(&good.key, &good.key), "good.example-2020.key: has no certificate in PEM form in it"),
-            (with(&good.chain, &good.chain), "good.example-2020.pem: has no private key in PEM form in it"),
-            (with(&good.chain, &garbage), "garbage: the key cannot be used"),
-            (with(Path::new("/dev/zero"), &good.key), "/dev/zero: cannot be read: is larger than 1 MiB"),
-        ];
-        let pairs: Vec<CertificateFiles> = cases.iter().map(|(files, _)| files.clone()).chain([good]).collect();
-        let problems = Certificates::read(&pairs).unwrap_err();
-        assert_eq!(problems.len(), cases.len(), "{problems:#?}");
-        for ((files, problem), (expected_files, expected)) in problems.iter().zip(&cases) {
-            assert_eq!(files, expected_files);
-            assert!(problem.contains(expected) && !problem.contains("hunter2"), "{problem}");
-        }
-    }
-}
+#[path = "tests.rs"]
+mod tests;

@@ -1,5 +1,5 @@
-//! New certificates without a restart and without a signal: when a file changes. Connections that are open keep what they
-//! have; new handshakes get the new certificates, all of them or, where one cannot be used, none.
+//! New certificates without a restart and without a signal: when a file changes, or appears. Connections that are open keep
+//! what they have; new handshakes get the new certificates, and of a pair that cannot be used the one before.
 
 use std::fs;
 use std::io;
@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Tls;
-use super::certificates::Certificates;
+use super::certificates::Renewed;
 use crate::config::CertificateFiles;
 use crate::metrics::{Event, Shard};
 
@@ -22,14 +23,14 @@ use crate::metrics::{Event, Shard};
 const LOOK: Duration = Duration::from_secs(2);
 
 /// What a look at a file finds. Another inode, since tools put a new file in the place of the old one; through links,
-/// since Let's Encrypt's files are links that move on.
-type Seen = Result<(u64, u64, u64, i64, i64), io::ErrorKind>;
+/// since Let's Encrypt's files are links that move on; another time of change, since the right to read is given later.
+pub(super) type Seen = Result<(u64, u64, u64, [i64; 4]), io::ErrorKind>;
 
-/// Reloads until `stop`.
-pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, stop: CancellationToken) {
+/// Reloads until `stop`, and tells `renewed` when there is anything new.
+pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, renewed: Arc<Notify>, stop: CancellationToken) {
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut in_effect = look(&tls.files);
+    let mut in_effect = tls.seen.clone();
     let mut last = in_effect.clone();
     loop {
         tokio::select! {
@@ -43,34 +44,41 @@ pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, stop: Cance
         if has_settled && now != in_effect {
             in_effect = now;
             metrics.add(if reload(&tls).await { Event::ReloadWorked } else { Event::ReloadFailed });
+            renewed.notify_one();
         }
     }
 }
 
-/// Whether the certificates are new ones now.
+/// Whether every pair that is there can be used.
 async fn reload(tls: &Tls) -> bool {
-    let files = tls.files.clone();
-    match tokio::task::spawn_blocking(move || Certificates::read(&files)).await {
-        Ok(Ok(certificates)) => {
-            tls.current.set(certificates);
-            info!(certificates = tls.describe(), "new certificates are in effect");
-            true
-        }
-        Ok(Err(problems)) => {
-            let problems: Vec<String> = problems.into_iter().map(|(_, problem)| problem).collect();
-            error!(problems = problems.join("; "), "tls.certificates cannot be used, those before stay in effect");
-            false
-        }
+    let (files, before) = (tls.files.clone(), tls.current.get());
+    let read = tokio::task::spawn_blocking(move || before.renewed(&files)).await;
+    let Renewed { certificates, differs, problems } = match read {
+        Ok(renewed) => renewed,
         Err(error) => {
-            error!(%error, "the certificates could not be read anew, those before stay in effect");
-            false
+            error!(%error, "the certificates could not be read again, those before stay in effect");
+            return false;
+        }
+    };
+    tls.current.set(certificates);
+    if differs || problems.is_empty() {
+        info!(certificates = tls.describe(), "new certificates are in effect");
+        for warning in tls.warnings() {
+            warn!("{warning}");
         }
     }
+    if !problems.is_empty() {
+        error!(problems = problems.join("; "), "tls.certificates cannot be used, those before stay in effect");
+    }
+    problems.is_empty()
 }
 
-fn look(files: &[CertificateFiles]) -> Vec<Seen> {
+pub(super) fn look(files: &[CertificateFiles]) -> Vec<Seen> {
     let look = |path: &Path| match fs::metadata(path) {
-        Ok(found) => Ok((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec())),
+        Ok(found) => {
+            let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+            Ok((found.dev(), found.ino(), found.size(), times))
+        }
         Err(error) => Err(error.kind()),
     };
     files.iter().flat_map(|files| [look(&files.chain), look(&files.key)]).collect()

@@ -182,7 +182,7 @@ pub async fn ask(upstream: &Dialer, question: &Question) -> Result<Home, AskErro
 
 async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Home, AskError> {
     let home = url::Url::parse(&question.stored_home).map_err(|_| AskError::Url(question.stored_home.clone()))?;
-    let stream = upstream.dial(None).await?;
+    let stream = upstream.dial_home(None, home.host_str()).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let answer = sender.send_request(request(&home, question)?).await?;

@@ -164,6 +164,8 @@ pub struct Sites {
 #[derive(Default)]
 struct LastGood {
     site: Option<Known>,
+    /// Also of a site that does not refresh natively.
+    home_host: Option<String>,
     database_is_away: bool,
 }
 
@@ -221,6 +223,11 @@ impl Sites {
     /// What was last read of the site; `None` before the first time. Reads nothing itself.
     pub fn last_read(&self) -> Option<Known> {
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site.clone()
+    }
+
+    /// The host of the home URL as far as configuration, constants and options say it; `None` before the first reading.
+    pub fn home_host(&self) -> Option<String> {
+        self.last_good.lock().unwrap_or_else(PoisonError::into_inner).home_host.clone()
     }
 
     /// Whether the database was away when it was last asked.
@@ -315,6 +322,9 @@ impl Sites {
     }
 
     fn site(&self, rows: &Rows) -> Result<Site, NotNative> {
+        let stored_home = self.installation.home.clone().unwrap_or_else(|| self.stored_home(rows));
+        let home_host = url::Url::parse(&stored_home).ok().and_then(|home| home.host_str().map(str::to_owned));
+        self.last_good.lock().unwrap_or_else(PoisonError::into_inner).home_host = home_host;
         self.main_blog()?;
         charset(rows)?;
         let plugin = plugin(rows)?;
@@ -322,7 +332,6 @@ impl Sites {
         let columns = self.columns(rows)?;
         let signer = self.signer(&settings)?;
         let auth_salt = self.auth_salt(rows)?;
-        let stored_home = self.installation.home.clone().unwrap_or_else(|| self.stored_home(rows));
         let forms = RouteForms {
             home_path: path_of(&stored_home).to_owned(),
             permalinks: match rows.text("permalink_structure").unwrap_or_default() {

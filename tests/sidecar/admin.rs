@@ -44,7 +44,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Message {
 }
 
 /// The answer of `/readyz`, once it has this status.
-fn readiness(address: SocketAddr, status: u16) -> Value {
+pub(crate) fn readiness(address: SocketAddr, status: u16) -> Value {
     let deadline = Instant::now() + 3 * PATIENCE;
     loop {
         let answer = get(address, "/readyz");

@@ -41,7 +41,7 @@ impl Inside {
         let flags = always.iter().chain(more).map(|(key, value)| flag(key, value)).collect();
         let config = Config::load(&Sources { flags, ..Sources::default() }).unwrap();
         let tls = Tls::load(&config.tls).unwrap();
-        let bound = listeners::open(&config, Inherited::from_environment().unwrap()).unwrap();
+        let bound = listeners::open(&config, tls.as_deref(), Inherited::from_environment().unwrap()).unwrap();
         // Where there is one with TLS, it is the last one.
         let ListenAddress::Tcp(address) = *bound.last().unwrap().address() else { panic!("a port") };
         let dialer = Dialer::new(&config.upstream).unwrap();
@@ -275,6 +275,6 @@ fn handshakes_and_certificates() {
     let _silent = Connection::to(sidecar.address);
     sidecar.expect(Event::HandshakeTimeout, 1);
     let text = sidecar.metrics.encode().unwrap();
-    let end = "wp_jwt_sidecar_tls_certificate_not_after_timestamp_seconds{name=\"shop.example\"} 3786912000.0";
+    let end = "wp_jwt_sidecar_tls_certificate_not_after_timestamp_seconds{name=\"shop.example\",kind=\"ECDSA P-256\"} 3786912000.0";
     assert!(text.lines().any(|line| line == end), "{text}");
 }

@@ -7,6 +7,7 @@ mod support;
 
 mod admin;
 mod analytics;
+mod certificates;
 mod cleanup;
 mod config;
 mod counting;
@@ -43,8 +44,10 @@ mod timeouts;
 mod tls;
 mod transparency;
 mod trouble;
+mod twins;
 mod units;
 mod unix;
 mod upgrades;
+mod upstream_tls;
 mod websocket;
 mod wordpress;

@@ -4,7 +4,7 @@
 mod apache;
 mod blocks;
 mod commands;
-mod front;
+pub(crate) mod front;
 mod nginx;
 mod warnings;
 

@@ -27,14 +27,14 @@ const CHANGES: usize = 20;
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// A sidecar that reads everything from a file, which a test changes.
-struct Configured {
-    sidecar: Sidecar,
+pub(crate) struct Configured {
+    pub(crate) sidecar: Sidecar,
     file: PathBuf,
     _directory: TempDir,
 }
 
 impl Configured {
-    fn start(keys: &[(&str, &str)]) -> Configured {
+    pub(crate) fn start(keys: &[(&str, &str)]) -> Configured {
         Configured::start_with(keys, &[])
     }
 
@@ -50,7 +50,7 @@ impl Configured {
     }
 
     /// Reloads with these keys, and says what the log says then.
-    fn change(&self, keys: &[(&str, &str)]) -> String {
+    pub(crate) fn change(&self, keys: &[(&str, &str)]) -> String {
         self.change_text(&toml(keys))
     }
 
@@ -88,7 +88,7 @@ fn toml(keys: &[(&str, &str)]) -> String {
     all.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
 }
 
-fn url(upstream: &Upstream) -> String {
+pub(crate) fn url(upstream: &Upstream) -> String {
     format!("\"http://{}\"", upstream.address())
 }
 
@@ -115,7 +115,7 @@ fn named(name: &'static str, go_on: Arc<AtomicBool>) -> Upstream {
     })
 }
 
-fn get(client: &mut Connection) -> Message {
+pub(crate) fn get(client: &mut Connection) -> Message {
     client.send(GET);
     client.response()
 }

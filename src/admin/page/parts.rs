@@ -177,7 +177,7 @@ fn certificates(status: &Status) -> Markup {
             dl.facts {
                 @for certificate in &status.certificates {
                     @let end = SystemTime::UNIX_EPOCH + Duration::from_secs(certificate.ends_unix_seconds);
-                    dt.long { (certificate.name) }
+                    dt.long { (certificate.name) " (" (certificate.kind) ")" }
                     dd title=(httpdate::fmt_http_date(end)) {
                         @if certificate.left_seconds == 0 { "ended" } @else { (span(Duration::from_secs(certificate.left_seconds))) " left" }
                     }

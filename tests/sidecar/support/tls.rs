@@ -1,14 +1,19 @@
 //! Certificates made for a test, and TLS clients that show what they were given.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    SupportedProtocolVersion,
+};
 use tempfile::TempDir;
 
 use super::secrets;
@@ -64,10 +69,22 @@ impl Authority {
 
     /// As [`Authority::issue`], valid until a year begins.
     pub fn issue_until(&self, file: &str, names: &[&str], year: i32) -> Pair {
-        let key = KeyPair::generate().unwrap();
+        self.issue_of(file, names, &rcgen::PKCS_ECDSA_P256_SHA256, (1975, year))
+    }
+
+    /// As [`Authority::issue`], with a key of this kind, valid from when one year begins until another does.
+    pub fn issue_of(
+        &self,
+        file: &str,
+        names: &[&str],
+        kind: &'static rcgen::SignatureAlgorithm,
+        (from, until): (i32, i32),
+    ) -> Pair {
+        let key = KeyPair::generate_for(kind).unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut parameters = CertificateParams::new(names).unwrap();
-        parameters.not_after = date_time_ymd(year, 1, 1);
+        parameters.not_before = date_time_ymd(from, 1, 1);
+        parameters.not_after = date_time_ymd(until, 1, 1);
         let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
         let path = |kind: &str| self.directory.path().join(format!("{file}.{kind}"));
         std::fs::write(path("pem"), certificate.pem()).unwrap();
@@ -94,6 +111,100 @@ impl Authority {
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config
+    }
+}
+
+/// An upstream that speaks TLS, and what it was asked.
+pub struct TlsUpstream {
+    pub port: u16,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+/// A request to one.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Which connection it came by, from 0.
+    pub connection: usize,
+    /// The name that the handshake asked for.
+    pub name: Option<String>,
+    /// What the two agreed on to speak.
+    pub protocol: Option<Vec<u8>>,
+    pub head: String,
+}
+
+impl Asked {
+    /// What stands in `Host`.
+    pub fn host(&self) -> &str {
+        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, host)| host).unwrap_or_default()
+    }
+}
+
+impl TlsUpstream {
+    /// Presents the pair of the name that is asked for, else the first, and answers every request with `ok`.
+    pub fn start(pairs: &[(&str, &Pair)], protocols: &[&str]) -> TlsUpstream {
+        TlsUpstream::answering(pairs, protocols, |_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".into())
+    }
+
+    /// As [`TlsUpstream::start`], with answers of its own.
+    pub fn answering(
+        pairs: &[(&str, &Pair)],
+        protocols: &[&str],
+        answer: impl Fn(&Asked) -> String + Send + Sync + 'static,
+    ) -> TlsUpstream {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let keys = pairs.iter().map(|(name, pair)| {
+            let chain = vec![CertificateDer::from_pem_file(&pair.chain).unwrap()];
+            let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+            ((*name).to_owned(), Arc::new(CertifiedKey::from_der(chain, key, &provider).unwrap()))
+        });
+        let keys = Arc::new(ByName(keys.collect()));
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_no_client_auth().with_cert_resolver(keys);
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let (config, answer) = (Arc::new(config), Arc::new(answer));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let seen = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for (connection, socket) in listener.incoming().map_while(Result::ok).enumerate() {
+                let (config, seen, answer) = (Arc::clone(&config), Arc::clone(&seen), Arc::clone(&answer));
+                std::thread::spawn(move || {
+                    let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
+                    let mut read = Vec::new();
+                    let mut buffer = [0; 4096];
+                    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                        read.extend_from_slice(&buffer[..count]);
+                        if read.ends_with(b"\r\n\r\n") {
+                            let name = stream.conn.server_name().map(str::to_owned);
+                            let head = String::from_utf8(std::mem::take(&mut read)).unwrap();
+                            let protocol = stream.conn.alpn_protocol().map(<[u8]>::to_vec);
+                            let asked = Asked { connection, name, protocol, head };
+                            let answer = answer(&asked);
+                            seen.lock().unwrap().push(asked);
+                            stream.write_all(answer.as_bytes()).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        TlsUpstream { port, asked }
+    }
+
+    /// Every request so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+#[derive(Debug)]
+struct ByName(Vec<(String, Arc<CertifiedKey>)>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = self.0.iter().find(|(name, _)| Some(name.as_str()) == hello.server_name());
+        named.or(self.0.first()).map(|(_, key)| Arc::clone(key))
     }
 }
 

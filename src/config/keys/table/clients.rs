@@ -173,8 +173,9 @@ pub const KEYS: &[Key] = &[
         "Certificates with their private keys, each as CHAIN:KEY, two files in PEM form; or one file with both.",
     )
     .change(
-        "Each client gets the one with the name that it asks for, names without wildcard first, and the first in the list \
-         where none has it. The files are read anew when they change and on SIGHUP; open connections stay. \
+        "Each client gets one with the name that it asks for and a key that it can use (of several ECDSA before RSA), names without \
+         wildcard first, and the first in the list where none has the name. The files are read again when they change and on \
+         SIGHUP; open connections stay. A pair that is not there at the start is taken as soon as it can be read. \
          credential:CHAIN:KEY takes them from LoadCredential= of the systemd unit, which copies them at each start.",
     ),
     key(

@@ -14,14 +14,25 @@ pub const KEYS: &[Key] = &[
          requests keep the path that the client sent.",
     )
     .flag_as("upstream")
-    .change("By https its certificate must be valid for HOST."),
+    .change("By https its certificate must be valid for HOST, or for what tls_name says."),
     key(
         "upstream.ca_file",
         Kind::Path,
         unset("those that the system trusts", "/etc/wp-jwt-sidecar/upstream-ca.pem"),
-        "Certificates, in PEM form, of the authorities that may have signed the upstream's certificate.",
+        "Certificates, in PEM form: of the authorities that may have signed the upstream's certificate, or that certificate itself.",
     )
-    .change("For an https upstream with a certificate of your own authority; then only that one is trusted."),
+    .change("For an https upstream with a certificate of your own, or of your own authority; then only that is trusted."),
+    key(
+        "upstream.tls_name",
+        Kind::Text("NAME"),
+        unset("the host in upstream.url", "www.example.com"),
+        "The name that an https upstream is asked for in the TLS handshake (SNI), and that its certificate must be valid for; or \"host\".",
+    )
+    .change(
+        "Set it where url has an IP address, or another name than the certificate. \"host\" takes the request's Host where that is \
+         the home URL's or one of wordpress.hosts, else the host in url: Apache from 2.4.64 answers 421 where SNI and Host belong \
+         to different virtual hosts.",
+    ),
     key(
         "upstream.proxy_protocol",
         Kind::OneOf(UpstreamProxyProtocol::NAMES),
