@@ -232,7 +232,8 @@ fn a_pair_that_cannot_be_used_keeps_no_other_from_being_renewed() {
     std::fs::write(&third.chain, "half a").unwrap();
     let broken = renewed.certificates.renewed(&pairs);
     assert_eq!((broken.problems.len(), broken.certificates.missing().len()), (2, 1));
-    (new("second"), new("third"));
+    new("second");
+    new("third");
     let whole = broken.certificates.renewed(&pairs);
     assert!(whole.differs && whole.problems.is_empty() && whole.certificates.missing().is_empty());
     assert_eq!(whole.certificates.usable().len(), 3);

@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -146,6 +146,26 @@ fn a_certificate_in_the_ca_file_is_trusted_by_identity() {
     let refused = through(upstream.port, &["--upstream-ca-file", &file("else/localhost.pem")]).unwrap_err();
     assert!(refused.contains("upstream.ca_file"), "{refused}");
     assert_eq!(upstream.asked().len(), 2);
+
+    // X.509 version 1, which webpki cannot read.
+    let request = ["req", "-new", "-subj", "/CN=localhost", "-key", &file("localhost.key"), "-out", &file("csr")];
+    openssl(&request);
+    let sign = ["x509", "-req", "-days", "30", "-in", &file("csr"), "-signkey", &file("localhost.key")];
+    openssl(&[&sign[..], &["-out", &file("v1.pem")]].concat());
+    let port = Port::reserve();
+    let accept = ["s_server", "-quiet", "-accept", &port.address().to_string()];
+    let mut server = daemon("openssl");
+    server.args(accept).args(["-cert", &file("v1.pem"), "-key", &file("localhost.key")]);
+    let mut server = server.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(port.address()).is_err() {
+        assert!(Instant::now() < deadline, "openssl does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let refused = through(port.number(), &["--upstream-ca-file", &file("v1.pem")]).unwrap_err();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(refused.contains("it is of X.509 version 1: make one of version 3"), "{refused}");
 
     let authority = Authority::new();
     let old = authority.issue_until("old", &["localhost"], 2020);

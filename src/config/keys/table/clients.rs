@@ -15,7 +15,8 @@ pub const KEYS: &[Key] = &[
     )
     .flag_as("listen")
     .change(
-        "Give \"0.0.0.0:80\" or \"[::]:80\" to be reached from other machines; port 0 takes any free port. Whoever \
+        "Give \"0.0.0.0:80\" or \"[::]:80\" to be reached from other machines; \"[::]:80\" takes IPv4 as well, unless an IPv4 \
+         address of its port is named besides. Port 0 takes any free port. Whoever \
              connects by a unix socket counts as 127.0.0.1. NAME is the FileDescriptorName= of the socket unit.",
     ),
     key(
