@@ -50,9 +50,11 @@ pub async fn forward(
     let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id: told };
     let added = request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request).await?;
-    let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
+    let dialer = worker.upstream.dialer();
+    // Most go by one name, and each look into the fields costs.
+    let host = dialer.goes_by_hosts().then(|| request.headers().get(header::HOST)).flatten();
     let home = || worker.refresher().and_then(|refresher| refresher.sites.home_host());
-    let name = worker.upstream.dialer().name_for(host, home);
+    let name = dialer.name_for(host.map(HeaderValue::as_bytes), home);
     let (answer, lease) = worker.upstream.send(request, &added, client.address, name).await?;
     let sent = lease.sent();
     let answer = match answer.status() {
