@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::error::ExchangeError;
+use crate::exchange::places::Places;
 use crate::exchange::record::Access;
 use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
@@ -227,6 +228,8 @@ pub struct ResponseBody {
     content: Content,
     /// The line of the log that this answer becomes, where there is to be one.
     access: Option<Box<Access>>,
+    /// What the exchange holds until all of this was sent.
+    places: Places,
 }
 
 enum Content {
@@ -254,7 +257,7 @@ impl ResponseBody {
     /// What the connection becomes behind this answer.
     pub fn into_tunnel(self) -> Option<Tunnel> {
         match self.content {
-            Content::Switch(tunnel) => Some(tunnel),
+            Content::Switch(tunnel) => Some(tunnel.holding(self.places)),
             Content::Whole(_) | Content::Upstream(_) => None,
         }
     }
@@ -275,6 +278,12 @@ impl ResponseBody {
         }
     }
 
+    /// Keeps these until it was sent.
+    pub fn holding(mut self, places: Places) -> Self {
+        self.places = places;
+        self
+    }
+
     /// The log gets its line when this body ends.
     pub fn accompany(&mut self, mut access: Access) {
         access.sent.is_complete = self.is_end_stream();
@@ -293,7 +302,7 @@ impl ResponseBody {
 
 impl From<Content> for ResponseBody {
     fn from(content: Content) -> Self {
-        ResponseBody { content, access: None }
+        ResponseBody { content, access: None, places: Places::default() }
     }
 }
 

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use socket2::SockRef;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
 use crate::client_addr::{self, Peer, Scheme};
+use crate::error::ExchangeError;
+use crate::exchange::places::Places;
 use crate::forward::request;
 use crate::http1::server::ConnectionError;
 use crate::listen::Accepted;
@@ -58,6 +60,8 @@ pub struct Downstream {
     pub peer_field: HeaderValue,
     /// Whether the peer [is believed](Peer::is_trusted).
     pub peer_is_trusted: bool,
+    /// Free places for exchanges from its address; `None` where they are not limited.
+    address_exchanges: Option<Arc<Semaphore>>,
     current: Rc<Current>,
     admission: Rc<Admission>,
 }
@@ -68,8 +72,8 @@ struct Admission {
     _open: Open,
     /// Its share of `[server] max_connections`.
     _permit: OwnedSemaphorePermit,
-    /// Its share of `[server] max_connections_per_address`, if that is limited.
-    _place: Option<Place>,
+    /// Its place among the connections of its address; `None` for a trusted proxy.
+    place: Option<Place>,
 }
 
 impl Downstream {
@@ -80,6 +84,7 @@ impl Downstream {
         }
         let worker = self.current.worker();
         Some(Rc::new(Downstream {
+            address_exchanges: self.admission.exchanges(&worker, self.peer),
             peer_is_trusted: self.peer.is_trusted(&worker.trusted_proxies),
             worker,
             peer: self.peer,
@@ -87,6 +92,24 @@ impl Downstream {
             current: Rc::clone(&self.current),
             admission: Rc::clone(&self.admission),
         }))
+    }
+
+    /// Waits for the places that an exchange takes.
+    ///
+    /// # Errors
+    /// There were none in time.
+    pub async fn places(&self) -> Result<Places, ExchangeError> {
+        let worker = &self.worker;
+        Places::take(self.address_exchanges.as_ref(), worker.exchanges.as_ref(), worker.exchange_wait).await
+    }
+}
+
+impl Admission {
+    /// A proxy in front brings the exchanges of many clients, also of those that it does not name.
+    fn exchanges(&self, worker: &Worker, peer: Peer) -> Option<Arc<Semaphore>> {
+        let is_proxy = client_addr::is_trusted(peer.address.ip(), &worker.trusted_proxies);
+        let place = self.place.as_ref().filter(|_| !is_proxy)?;
+        place.exchanges(&worker.per_address, worker.share)
     }
 }
 
@@ -130,10 +153,12 @@ pub async fn serve(accepted: Accepted, current: Rc<Current>) {
     };
     let peer_field = request::address(peer.address.ip());
     let open = worker.metrics.open(Level::Connections);
-    let admission = Rc::new(Admission { _open: open, _permit: permit, _place: place });
+    let admission = Rc::new(Admission { _open: open, _permit: permit, place });
     let acceptor = worker.acceptor.clone().filter(|_| tls);
     let peer_is_trusted = peer.is_trusted(&worker.trusted_proxies);
-    let downstream = Rc::new(Downstream { worker, peer, peer_field, peer_is_trusted, current, admission });
+    let address_exchanges = admission.exchanges(&worker, peer);
+    let downstream =
+        Rc::new(Downstream { worker, peer, peer_field, peer_is_trusted, address_exchanges, current, admission });
     match (tls, acceptor) {
         // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
         (true, Some(acceptor)) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,
@@ -181,12 +206,10 @@ impl Worker {
     fn place(&self, peer: Peer) -> Result<Option<Place>, TooMany> {
         // A proxy in front brings the connections of many clients, also of those that it does not name.
         let peer = peer.address.ip();
-        match &self.per_address {
-            Some(per_address) if !client_addr::is_trusted(peer, &self.trusted_proxies) => {
-                per_address.admit(peer).map(Some).ok_or(TooMany)
-            }
-            _ => Ok(None),
+        if client_addr::is_trusted(peer, &self.trusted_proxies) {
+            return Ok(None);
         }
+        self.per_address.admit(peer).map(Some).ok_or(TooMany)
     }
 }
 

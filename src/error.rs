@@ -1,5 +1,6 @@
 //! What can go wrong in an exchange: whose fault it is, and in which phase. `respond.rs` turns each into an answer.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -19,6 +20,27 @@ pub enum Fault {
     Upstream,
     /// The database's: a rotation had begun and could not be finished.
     Database,
+}
+
+/// Where exchanges in flight are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// `[server] max_exchanges_per_connection`.
+    Connection,
+    /// `[server] max_exchanges_per_address`.
+    Address,
+    /// `[server] max_exchanges`.
+    All,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scope::Connection => "on the client's connection (server.max_exchanges_per_connection)",
+            Scope::Address => "for the client's address (server.max_exchanges_per_address)",
+            Scope::All => "in all (server.max_exchanges)",
+        })
+    }
 }
 
 /// Why an exchange ended without an answer of WordPress's or of the native refresh.
@@ -42,6 +64,9 @@ pub enum ExchangeError {
     /// The request body is larger than `[server] max_request_body`, which this is.
     #[error("the request body is larger than server.max_request_body, {0} bytes")]
     RequestTooLarge(u64),
+    /// As many exchanges as may be were in flight for so long.
+    #[error("as many requests as may be were in flight {0} for {1:?}")]
+    TooManyInFlight(Scope, Duration),
     /// All connections that may be made to the upstream were busy for so long.
     #[error("all connections to the upstream were busy for {0:?}")]
     UpstreamBusy(Duration),
@@ -83,8 +108,10 @@ impl ExchangeError {
             | ExchangeError::RequestHeadTimeout(_)
             | ExchangeError::RequestBody(_)
             | ExchangeError::RequestBodyTooSlow(_)
-            | ExchangeError::RequestTooLarge(_) => Fault::Client,
-            ExchangeError::UpstreamBusy(_)
+            | ExchangeError::RequestTooLarge(_)
+            | ExchangeError::TooManyInFlight(Scope::Connection | Scope::Address, _) => Fault::Client,
+            ExchangeError::TooManyInFlight(Scope::All, _)
+            | ExchangeError::UpstreamBusy(_)
             | ExchangeError::UpstreamConnect(_)
             | ExchangeError::UpstreamConnectTimeout(_)
             | ExchangeError::UpstreamTls(_)

@@ -1,5 +1,6 @@
 //! One request and its answer: vet, decide, forward or refresh, respond. The only file that knows both paths.
 
+pub mod places;
 pub mod record;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use crate::refresh::{self, Answer, Told};
 use crate::respond::Asked;
 use crate::vet::Refusal;
 use crate::{forward, respond, route, vet};
+use places::Places;
 use record::Record;
 
 /// Answers one request. There is always an answer.
@@ -26,10 +28,15 @@ use record::Record;
 pub async fn answer(downstream: &Rc<Downstream>, request: Request<RequestBody>) -> Response<ResponseBody> {
     let mut record = Record::begin(downstream, &request);
     match exchange(downstream, request, &mut record).await {
-        Ok(Answered::Forwarded(forwarded)) => record.forwarded(forwarded),
-        Ok(Answered::Natively(answer)) => record.refreshed(answer),
+        Ok((Answered::Forwarded(forwarded), places)) => record.forwarded(forwarded).map(|body| body.holding(places)),
+        Ok((Answered::Natively(answer), places)) => record.refreshed(answer).map(|body| body.holding(places)),
         Err(error) => record.failed(&error),
     }
+}
+
+/// The answer to a request that is not begun, because of `error`.
+pub fn refuse<B>(downstream: &Downstream, request: &Request<B>, error: &ExchangeError) -> Response<ResponseBody> {
+    Record::begin(downstream, request).failed(error)
 }
 
 /// Who answered.
@@ -42,7 +49,7 @@ async fn exchange(
     downstream: &Rc<Downstream>,
     mut request: Request<RequestBody>,
     record: &mut Record<'_>,
-) -> Result<Answered, ExchangeError> {
+) -> Result<(Answered, Places), ExchangeError> {
     let worker = &downstream.worker;
     vet::vet(&request)?;
     // Of HTTP/1 they were counted before. Cookies count as the one line that they are by now.
@@ -56,6 +63,8 @@ async fn exchange(
     request.body_mut().limit(worker.request_pace, worker.max_request_body);
     let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
     record.client = client.address;
+    // Before the upload is read, and before a connection to the upstream or the database is taken.
+    let places = downstream.places().await?;
     let could_be_refresh = route::could_be_refresh(request.method(), request.uri());
     let request = match could_be_refresh.then(|| worker.refresher()).flatten() {
         Some(refresher) => {
@@ -63,7 +72,7 @@ async fn exchange(
             match refresh::answer(&refresher, request, &client, &record.asked.id).await? {
                 Answer::Native(answer, told) => {
                     record.refresh = Some(told);
-                    return Ok(Answered::Natively(respond::native(answer, &record.asked.id)));
+                    return Ok((Answered::Natively(respond::native(answer, &record.asked.id)), places));
                 }
                 Answer::Forward(request, told) => {
                     record.refresh = told;
@@ -73,7 +82,8 @@ async fn exchange(
         }
         None => request,
     };
-    forward::forward(downstream, request, &client, &record.asked.id).await.map(Answered::Forwarded)
+    let forwarded = forward::forward(downstream, request, &client, &record.asked.id).await?;
+    Ok((Answered::Forwarded(forwarded), places))
 }
 
 /// Counts a request that was not served, and tells the log why, under the name that the client was told.

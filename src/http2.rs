@@ -4,6 +4,7 @@
 //! hyper refuses malformed fields (`Connection` and its kind, upper case) and extended CONNECT by itself. HTTP/2
 //! without TLS (h2c) and server push are not there: no browser has either.
 
+mod queue;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -28,11 +29,16 @@ use crate::config::Config;
 use crate::connection::Downstream;
 use crate::connection::watch::Limits;
 use crate::{exchange, vet};
+use queue::Queue;
 use stream::Answer;
 pub use stream::Streams;
 
-/// Requests in flight on one connection; RFC 9113, 6.5.2, recommends at least 100, and nginx has 128.
+/// Streams of one connection; RFC 9113, 6.5.2, recommends at least 100, and nginx has 128. How many of their requests are in
+/// flight at once is `[server] max_exchanges_per_connection`.
 const MAX_CONCURRENT_STREAMS: u32 = 128;
+
+/// How much a client may send of its uploads before they are read, on one stream as on all (RFC 9113, 6.9.2). hyper's own.
+const RECEIVE_WINDOW: u32 = 1024 * 1024;
 
 /// How much of an answer is kept for a client that does not take it, per stream. hyper's own 400 KiB are 50 MiB for each
 /// connection that reads nothing; what is on its way waits in the socket. A single stream loses a tenth of its speed by
@@ -56,6 +62,8 @@ pub fn server(config: &Config) -> http2::Builder<Streams> {
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(max_header_list_size)
         .max_send_buf_size(MAX_SEND_BUFFER)
+        .initial_stream_window_size(RECEIVE_WINDOW)
+        .initial_connection_window_size(RECEIVE_WINDOW)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         // The upstream's answers pass unchanged; respond.rs dates ours.
@@ -74,13 +82,18 @@ where
     let worker = &downstream.worker;
     let activity = Rc::new(Activity::new(worker.max_requests_per_connection));
     let latest = RefCell::new(Rc::clone(&downstream));
+    let queue = Rc::new(Queue::new(worker.max_exchanges_per_connection));
     let service = service_fn(|mut request| {
         let (downstream, in_flight) = (latest_of(&latest), InFlight::new(&activity));
+        let queue = Rc::clone(&queue);
         async move {
             as_http1(&mut request);
-            let peer = downstream.peer;
-            let answer = exchange::answer(&downstream, request.map(RequestBody::http2)).await;
-            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight, peer)))
+            let (peer, request) = (downstream.peer, request.map(RequestBody::http2));
+            let (answer, place) = match queue.place(&request, downstream.worker.exchange_wait).await {
+                Ok(place) => (exchange::answer(&downstream, request).await, place),
+                Err(error) => (exchange::refuse(&downstream, &request, &error), None),
+            };
+            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight, place, peer)))
         }
     });
     let mut connection = pin!(worker.http2.serve_connection(TokioIo::new(io), service));

@@ -220,6 +220,15 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     let can_serve = NothingToServe::of(&parts);
     let mut out = Printer::new(std::io::stdout(), Form::Text);
     writeln!(out, "configuration:\n{}", parts.config.effective())?;
+    let server = &parts.config.server;
+    writeln!(
+        out,
+        "open files: {}\nrequests in flight: {} in all, {} of one address, {} of one HTTP/2 connection (0: any number)",
+        parts.config.open_files,
+        server.max_exchanges,
+        server.max_exchanges_per_address,
+        server.max_exchanges_per_connection
+    )?;
     for warning in &parts.config.warnings {
         writeln!(out, "warning: {warning}")?;
     }

@@ -79,6 +79,12 @@ impl Patience {
         }
     }
 
+    /// Something moved at `now`, and the side is still waited for.
+    pub fn moved_on(&mut self, bytes: usize, now: Instant) {
+        self.moved(bytes, now);
+        self.waiting_since = Some(now);
+    }
+
     /// Nothing is wanted of the side any more, for now.
     pub fn caught_up(&mut self) {
         self.waiting_since = None;

@@ -1,38 +1,63 @@
-//! How many connections each client address has open, so that one client cannot take them all.
+//! How many connections each client address has open, and how many exchanges in flight, so that one client cannot take them
+//! all.
 //!
 //! An IPv6 client is its /64: it has as many addresses in that as it likes.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use crate::exchange::places;
 
 /// The count, shared by all workers. Touched when a connection opens and when it closes.
 pub struct PerAddress {
+    connections: usize,
+    exchanges: usize,
+    open: Arc<Mutex<HashMap<IpAddr, Open>>>,
+}
+
+/// What an address has open.
+struct Open {
+    connections: usize,
+    /// The limit that `exchanges` was made for.
     limit: usize,
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// Free places for exchanges; `None` where they are not limited.
+    exchanges: Option<Arc<Semaphore>>,
 }
 
 impl PerAddress {
-    /// At most `limit` for each address.
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(PerAddress { limit, open: Arc::default() })
+    /// At most so many connections and exchanges for each address; zero is any number.
+    pub fn new(connections: usize, exchanges: usize) -> Arc<Self> {
+        Arc::new(PerAddress { connections, exchanges, open: Arc::default() })
     }
 
-    /// The same count with another limit. Who has more open keeps it.
-    pub fn with_limit(&self, limit: usize) -> Arc<Self> {
-        Arc::new(PerAddress { limit, open: Arc::clone(&self.open) })
+    /// The same count with other limits. Who has more open keeps it.
+    pub fn with_limits(&self, connections: usize, exchanges: usize) -> Arc<Self> {
+        Arc::new(PerAddress { connections, exchanges, open: Arc::clone(&self.open) })
     }
 
-    /// A place for a connection from `address`; `None` when it has `limit` open.
+    /// A place for a connection from `address`; `None` when it has as many open as it may.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = network(address);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
-        if *count >= self.limit {
+        let mut all = self.open();
+        let open = all.entry(address).or_insert_with(|| Open::new(self.exchanges));
+        if self.connections > 0 && open.connections >= self.connections {
             return None;
         }
-        *count += 1;
+        open.connections += 1;
         Some(Place { of: Arc::clone(self), address })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn new(exchanges: usize) -> Self {
+        Open { connections: 0, limit: exchanges, exchanges: places::limited(exchanges) }
     }
 }
 
@@ -42,19 +67,33 @@ pub struct Place {
     address: IpAddr,
 }
 
+impl Place {
+    /// Free places for exchanges from its address, by the limit that `now` has; `None` where they are not limited. After a
+    /// change of the limit they are counted from nought, and what is in flight keeps the places that it has.
+    pub fn exchanges(&self, now: &PerAddress) -> Option<Arc<Semaphore>> {
+        let mut all = now.open();
+        let open = all.get_mut(&self.address)?;
+        if open.limit != now.exchanges {
+            *open = Open { connections: open.connections, ..Open::new(now.exchanges) };
+        }
+        open.exchanges.clone()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.of.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
+        let mut all = self.of.open();
+        if let Some(open) = all.get_mut(&self.address) {
+            open.connections -= 1;
+            if open.connections == 0 {
+                all.remove(&self.address);
             }
         }
     }
 }
 
-fn network(address: IpAddr) -> IpAddr {
+/// Whose addresses count as one client: an IPv4 address, also where it is written as IPv6 (`::ffff:…`), or a /64 network.
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
@@ -67,7 +106,7 @@ mod tests {
 
     #[test]
     fn places_are_given_up_to_the_limit_and_given_back() {
-        let per_address = PerAddress::new(2);
+        let per_address = PerAddress::new(2, 0);
         let [a, b]: [IpAddr; 2] = ["198.51.100.7".parse().unwrap(), "198.51.100.8".parse().unwrap()];
         let first = per_address.admit(a).unwrap();
         let _second = per_address.admit("::ffff:198.51.100.7".parse().unwrap()).unwrap();
@@ -79,9 +118,25 @@ mod tests {
 
     #[test]
     fn an_ipv6_client_is_its_network() {
-        let per_address = PerAddress::new(1);
+        let per_address = PerAddress::new(1, 0);
         let _place = per_address.admit("2001:db8::1".parse().unwrap()).unwrap();
         assert!(per_address.admit("2001:db8::2".parse().unwrap()).is_none());
         assert!(per_address.admit("2001:db8:0:1::1".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn the_connections_of_an_address_share_its_places_for_exchanges() {
+        let per_address = PerAddress::new(0, 3);
+        let [first, second, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
+            .map(|address| per_address.admit(address.parse().unwrap()).unwrap());
+        let free = |place: &Place, now: &PerAddress| place.exchanges(now).map(|places| places.available_permits());
+        let _taken = first.exchanges(&per_address).unwrap().try_acquire_owned().unwrap();
+        assert_eq!([&first, &second, &other].map(|place| free(place, &per_address)), [Some(2), Some(2), Some(3)]);
+        // After a reload the new limit holds, for open connections, too.
+        let changed = per_address.with_limits(0, 5);
+        assert_eq!((free(&first, &changed), free(&second, &changed)), (Some(5), Some(5)));
+        assert_eq!(free(&first, &changed.with_limits(0, 0)), None);
+        drop((first, second, other));
+        assert!(per_address.open().is_empty());
     }
 }

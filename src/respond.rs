@@ -91,6 +91,11 @@ fn entry(error: &ExchangeError) -> Entry {
         ExchangeError::RequestBodyTooSlow(_) => {
             (StatusCode::REQUEST_TIMEOUT, "request_body_timeout", "The body of the request did not arrive in time.")
         }
+        ExchangeError::TooManyInFlight(..) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_in_flight",
+            "Too many requests are being answered at the moment.",
+        ),
         ExchangeError::UpstreamBusy(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "upstream_busy", "The site has too much to do at the moment.")
         }

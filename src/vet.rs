@@ -7,6 +7,8 @@
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 
+use crate::http1::fields;
+
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -34,7 +36,7 @@ pub enum Refusal {
     /// A transfer coding other than a single `chunked` (RFC 9112, 6.1).
     #[error("unsupported Transfer-Encoding")]
     TransferEncoding,
-    /// A Content-Length that is no number or stands twice (RFC 9112, 6.3). Of HTTP/1, the parser refuses it.
+    /// A Content-Length that is no number, is above 2^63-1 or stands twice (RFC 9112, 6.3). Of HTTP/1, the parser refuses it.
     #[error("invalid Content-Length")]
     ContentLength,
     /// `[server] max_header_fields` (RFC 6585, 5); found where the fields are counted, not here.
@@ -82,12 +84,13 @@ fn vet_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-// SECURITY: h2 takes an empty one for 0, and several that agree; what the upstream takes them for is not known.
+// SECURITY: h2 takes an empty one for 0, several that agree, and numbers that overflow where they are signed; what the
+// upstream takes them for is not known.
 fn vet_content_length(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
     match (lines.next().map(HeaderValue::as_bytes), lines.next()) {
         (None, _) => Ok(()),
-        (Some([first, rest @ ..]), None) if first.is_ascii_digit() && rest.iter().all(u8::is_ascii_digit) => Ok(()),
+        (Some(value), None) if fields::digits(value).is_some() => Ok(()),
         _ => Err(Refusal::ContentLength),
     }
 }
@@ -274,6 +277,23 @@ mod tests {
                 prop_assert!(request.uri().path().starts_with('/'));
             }
         }
+    }
+
+    #[test]
+    fn a_length_of_http_2_is_one_number_that_fits_63_bits() {
+        let with = |lengths: &[&str]| {
+            let fields: Vec<(&str, &str)> = lengths.iter().map(|length| ("content-length", *length)).collect();
+            let mut request = request("POST", "/", &[&[("host", "a")], &fields[..]].concat());
+            *request.version_mut() = Version::HTTP_2;
+            vet(&request)
+        };
+        for length in ["0", "05", "9223372036854775807"] {
+            assert_eq!(with(&[length]), Ok(()), "{length}");
+        }
+        for length in ["", "+5", "-5", "0x5", "5, 5", "5,6", "5 5", "9223372036854775808", "18446744073709551616"] {
+            assert_eq!(with(&[length]), Err(Refusal::ContentLength), "{length}");
+        }
+        assert_eq!(with(&["5", "5"]), Err(Refusal::ContentLength));
     }
 
     #[test]

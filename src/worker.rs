@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use ipnet::IpNet;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -26,6 +26,7 @@ use crate::config::{Config, ForwardedMode, ProxyProtocol, RequestIdMode};
 use crate::connection;
 use crate::connection::watch::Limits;
 use crate::drain::Drain;
+use crate::exchange::places;
 use crate::forward::dial::Dialer;
 use crate::forward::upstream::{Share, Upstream};
 use crate::http1::head::HeadLimits;
@@ -59,8 +60,8 @@ pub struct Settings {
     pub acceptor: Option<Acceptor>,
     /// The native refresh, shared by all workers; `None` where `[refresh] mode` is `forward`.
     pub refresher: Option<Arc<Refresher>>,
-    /// Connections for each client address; `None` where they are not limited.
-    pub per_address: Option<Arc<PerAddress>>,
+    /// Connections and exchanges for each client address.
+    pub per_address: Arc<PerAddress>,
 }
 
 /// What an exchange on this worker needs, as the settings of one moment have it.
@@ -101,8 +102,15 @@ pub struct Worker {
     pub ignores_client_abort: bool,
     /// `[server] tunnel_idle`.
     pub tunnel_idle: Duration,
-    /// Connections for each client address; `None` where they are not limited.
-    pub per_address: Option<Arc<PerAddress>>,
+    /// Connections and exchanges for each client address.
+    pub per_address: Arc<PerAddress>,
+    /// `[server] max_exchanges_per_connection`; zero is any number.
+    pub max_exchanges_per_connection: usize,
+    /// Free places of this worker's share of `[server] max_exchanges`; `None` where they are not limited.
+    pub exchanges: Option<Arc<Semaphore>>,
+    max_exchanges: usize,
+    /// How long a request waits for a place: as long as for a connection to the upstream.
+    pub exchange_wait: Duration,
     /// What happens here is counted.
     pub metrics: Arc<Shard>,
     /// Names for requests.
@@ -190,6 +198,13 @@ impl Worker {
             Some(upstream) => Rc::clone(upstream),
             None => Upstream::new(config.upstream.clone(), dialer, share, Arc::clone(&metrics)),
         };
+        let max_exchanges = config.server.max_exchanges;
+        let exchanges = match before.filter(|before| before.max_exchanges == max_exchanges) {
+            Some(before) => before.exchanges.clone(),
+            None if max_exchanges == 0 => None,
+            // What is in flight keeps the places that it has.
+            None => places::limited(share.of(max_exchanges)),
+        };
         Worker {
             share,
             head_limits: HeadLimits { bytes: config.server.max_header_bytes, fields: config.server.max_header_fields },
@@ -221,6 +236,10 @@ impl Worker {
             ignores_client_abort: config.server.ignore_client_abort,
             tunnel_idle: config.server.tunnel_idle,
             per_address,
+            max_exchanges_per_connection: config.server.max_exchanges_per_connection,
+            exchanges,
+            max_exchanges,
+            exchange_wait: config.upstream.connect_timeout,
             metrics,
             request_ids: RequestIds::new(),
             tunnels,

@@ -2,8 +2,10 @@
 //!
 //! It stands beside the site's front door on a thread of its own, so that neither keeps the other waiting.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +14,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, channel, unbounded_channel};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -24,8 +26,12 @@ use super::answer::Answers;
 use crate::listen::{self, Accepted, Listener, Loop};
 use crate::worker::Work;
 
-/// Connections at once: a few scrapers and a few open pages, each with a connection per request. Further ones wait.
+/// Connections at once: a few scrapers and a few open pages, each with a connection per request. One more takes the place
+/// of another, see [`Places::make_room`].
 const MAX_CONNECTIONS: usize = 16;
+
+/// For the head of the request. Scrapers and browsers send it at once.
+const HEAD_LIMIT: Duration = Duration::from_secs(2);
 
 /// For a whole connection, from accept to the last byte of the answer. Everything here is made from memory in
 /// milliseconds, and whoever takes longer must not keep a place.
@@ -38,7 +44,8 @@ const MAX_HEAD: usize = 16 * 1024;
 pub async fn serve(listener: Listener, answers: Arc<Answers>, stop: CancellationToken) {
     let by_unix_socket = matches!(listener.address, crate::config::ListenAddress::Unix(_));
     let (sender, accepted) = unbounded_channel();
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // One more than there are places: what connects is accepted, and then makes room.
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS + 1));
     // These are no clients of the site, so they count in a shard of their own, which nobody reads.
     let (_nobody_asks, orders) = channel(1);
     let (tls, metrics) = (Arc::default(), Arc::default());
@@ -54,11 +61,17 @@ pub async fn serve(listener: Listener, answers: Arc<Answers>, stop: Cancellation
 
 async fn answer(mut accepted: UnboundedReceiver<Work>, answers: Arc<Answers>, by_unix_socket: bool) {
     let mut connections = JoinSet::new();
+    let mut places = Places::default();
     loop {
         tokio::select! {
             next = accepted.recv() => match next {
                 Some(Work::Change(_) | Work::Answer(_)) => {}
-                Some(Work::Serve(next)) => { connections.spawn(connection(next, Arc::clone(&answers), by_unix_socket)); }
+                Some(Work::Serve(next)) => {
+                    places.make_room();
+                    let has_asked = Arc::<AtomicBool>::default();
+                    let serving = connection(next, Arc::clone(&answers), by_unix_socket, Arc::clone(&has_asked));
+                    places.0.push_back(Place { has_asked, task: connections.spawn(serving) });
+                }
                 None => return,
             },
             Some(_) = connections.join_next() => {}
@@ -66,13 +79,40 @@ async fn answer(mut accepted: UnboundedReceiver<Work>, answers: Arc<Answers>, by
     }
 }
 
-async fn connection(accepted: Accepted, answers: Arc<Answers>, by_unix_socket: bool) {
+/// The open connections, the oldest first.
+#[derive(Default)]
+struct Places(VecDeque<Place>);
+
+struct Place {
+    /// Whether the head of its request was read.
+    has_asked: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Places {
+    // SECURITY: connections that say nothing, or half of a head, must not keep out a load balancer that asks `/healthz`.
+    /// Closes a connection where all places are taken: the oldest of those that have not asked yet, or else the oldest.
+    fn make_room(&mut self) {
+        self.0.retain(|place| !place.task.is_finished());
+        if self.0.len() < MAX_CONNECTIONS {
+            return;
+        }
+        let silent = self.0.iter().position(|place| !place.has_asked.load(Ordering::Relaxed));
+        if let Some(place) = self.0.remove(silent.unwrap_or(0)) {
+            place.task.abort();
+            debug!("closed a connection to the admin listener: others wait for its place");
+        }
+    }
+}
+
+async fn connection(accepted: Accepted, answers: Arc<Answers>, by_unix_socket: bool, has_asked: Arc<AtomicBool>) {
     let Accepted { stream, permit, .. } = accepted;
     let stream = match stream.register() {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, "a connection to the admin listener could not be taken"),
     };
     let service = service_fn(|request: Request<Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
         let answers = Arc::clone(&answers);
         async move {
             let (head, _) = request.into_parts();
@@ -81,7 +121,7 @@ async fn connection(accepted: Accepted, answers: Arc<Answers>, by_unix_socket: b
     });
     let mut http = http1::Builder::new();
     // A body is never read, so that nothing that follows on the connection could be taken for a request.
-    http.keep_alive(false).header_read_timeout(None).max_buf_size(MAX_HEAD);
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD);
     let served = timeout(CONNECTION_LIMIT, http.serve_connection(TokioIo::new(stream), service)).await;
     if let Ok(Err(error)) = served {
         debug!(%error, "a connection to the admin listener broke off");

@@ -13,11 +13,12 @@ use ipnet::IpNet;
 
 use super::{
     Admin, Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
-    ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls, TlsName,
-    UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress,
+    OpenFiles, ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls,
+    TlsName, UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress,
     address::{self, HOST},
     file,
     kind::Value,
+    open_files::{self, Wanted},
     reader::Reader,
     sources::{Merged, wrong},
     value,
@@ -29,7 +30,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
     let Merged { said, faults, complete, credentials } = merged;
     let mut read = Reader { said, faults, warnings: Vec::new(), complete, credentials };
 
-    let server = Server {
+    let mut server = Server {
         listen: listen(&mut read),
         unix: UnixSockets {
             mode: read.parsed("server.unix_mode", value::octal_mode).unwrap_or_default(),
@@ -43,6 +44,9 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         },
         max_connections: read.integer("server.max_connections"),
         max_connections_per_address: read.integer("server.max_connections_per_address"),
+        max_exchanges_per_connection: read.integer("server.max_exchanges_per_connection"),
+        max_exchanges_per_address: 0,
+        max_exchanges: 0,
         first_byte_timeout: read.duration("server.first_byte_timeout"),
         request_header_timeout: read.duration("server.request_header_timeout"),
         keepalive_idle: read.duration("server.keepalive_idle"),
@@ -57,7 +61,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         max_requests_per_connection: read.integer("server.max_requests_per_connection"),
     };
     let tls = tls(&mut read, &server.listen);
-    let upstream = upstream(&mut read, &server.listen, &tls.listen);
+    let mut upstream = upstream(&mut read, &server.listen, &tls.listen);
     let forwarded = Forwarded {
         trusted_proxies: trusted_proxies(&mut read),
         mode: read.named("forwarded.mode").unwrap_or(ForwardedMode::Auto),
@@ -96,6 +100,8 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         access: read.boolean("log.access"),
     };
     read.warn_of_open_files();
+    let listeners = server.listen.len() + tls.listen.len() + usize::from(admin.listen.is_some());
+    let open_files = limit(&mut read, &mut server, upstream.as_mut(), listeners);
 
     match upstream {
         Some(upstream) if read.faults.is_empty() => {
@@ -113,12 +119,46 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
                 admin,
                 shutdown,
                 log,
+                open_files,
                 warnings,
                 effective,
             })
         }
         _ => Err(Faults(read.faults)),
     }
+}
+
+/// How much may be open and in flight at once. What is not configured follows from the limit of open files.
+fn limit(
+    read: &mut Reader,
+    server: &mut Server,
+    upstream: Option<&mut Upstream>,
+    listeners: usize,
+) -> OpenFiles {
+    let configured = read.optional_integer("upstream.max_connections");
+    let wanted =
+        Wanted { workers: server.workers, listeners, clients: server.max_connections, upstream: configured };
+    let open_files = OpenFiles::divide(open_files::limit(), wanted);
+    read.warnings.extend(open_files.warning(wanted));
+    server.max_connections = open_files.clients;
+    if let Some(upstream) = upstream {
+        upstream.max_connections = open_files.upstream;
+    }
+    // Twice the clients: each can have one in flight, and as many again come by HTTP/2.
+    server.max_exchanges = match read.optional_integer("server.max_exchanges") {
+        None => server.max_connections.saturating_mul(2),
+        Some(limit) => limit,
+    };
+    // Half of what there is, so that no single address takes it all. What the upstream was configured to take does not count:
+    // behind a proxy that is not trusted all clients are one.
+    server.max_exchanges_per_address = match read.optional_integer("server.max_exchanges_per_address") {
+        Some(limit) => limit,
+        None => {
+            let scarce = [server.max_exchanges, if configured.is_none() { open_files.upstream } else { 0 }];
+            scarce.into_iter().filter(|limit| *limit > 0).min().map_or(0, |limit| (limit / 2).max(1))
+        }
+    };
+    open_files
 }
 
 fn listen(read: &mut Reader) -> Vec<ListenAddress> {
@@ -184,7 +224,6 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
     let connect_timeout = read.duration("upstream.connect_timeout");
     let response_header_timeout = read.duration("upstream.response_header_timeout");
     let response_body_idle = read.duration("upstream.response_body_idle");
-    let max_connections = read.integer("upstream.max_connections");
     let keepalive_idle = read.duration("upstream.keepalive_idle");
     let keepalive_max_idle = read.integer("upstream.keepalive_max_idle");
     url.map(|url| Upstream {
@@ -195,7 +234,8 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
         connect_timeout,
         response_header_timeout,
         response_body_idle,
-        max_connections,
+        // Set where all limits are.
+        max_connections: 0,
         keepalive_idle,
         keepalive_max_idle,
     })

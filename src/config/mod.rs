@@ -16,6 +16,7 @@ mod file;
 pub mod keys;
 mod kind;
 mod names;
+mod open_files;
 mod reader;
 mod secret;
 mod sources;
@@ -36,6 +37,7 @@ pub use names::{
     Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection,
     UnknownName, UpstreamProxyProtocol,
 };
+pub use open_files::OpenFiles;
 pub use secret::Secret;
 pub use sources::{CONFIG_VARIABLE, Flag, Sources};
 
@@ -64,6 +66,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What is written to standard error.
     pub log: Log,
+    /// Where open files go.
+    pub open_files: OpenFiles,
     /// What an operator should look at, though it keeps nothing from working. For the log and `check`.
     pub warnings: Vec<String>,
     effective: Effective,
@@ -96,10 +100,16 @@ pub struct Server {
     pub proxy_protocol: ProxyProtocol,
     /// Threads that forward, at least 1 (a configured 0 is resolved to the number of cores).
     pub workers: usize,
-    /// Client connections open at once, at least 1.
+    /// Client connections open at once, at least 1, and no more than fit the limit of open files.
     pub max_connections: usize,
     /// Client connections of one address open at once. Zero: not limited.
     pub max_connections_per_address: usize,
+    /// Requests of one connection in flight at once. Zero: not limited.
+    pub max_exchanges_per_connection: usize,
+    /// Requests of one address in flight at once. Zero: not limited.
+    pub max_exchanges_per_address: usize,
+    /// Requests in flight at once, by all workers together. Zero: not limited.
+    pub max_exchanges: usize,
     /// For the first byte of a connection. Not zero.
     pub first_byte_timeout: Duration,
     /// For the head of a request, from its first byte. Not zero.

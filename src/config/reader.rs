@@ -68,6 +68,12 @@ impl Reader {
         }
     }
 
+    /// A number whose key has no default.
+    pub fn optional_integer(&mut self, name: &str) -> Option<usize> {
+        self.value(name)?;
+        Some(self.integer(name))
+    }
+
     pub fn duration(&mut self, name: &str) -> Duration {
         match self.value(name) {
             Some(Value::Duration(duration)) => duration,

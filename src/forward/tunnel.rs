@@ -24,6 +24,7 @@ use crate::alarm::Alarm;
 use crate::body::ResponseBody;
 use crate::connection::{ClientStream, Downstream};
 use crate::error::ExchangeError;
+use crate::exchange::places::Places;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Level, Open};
 use crate::request_id::RequestId;
@@ -48,7 +49,8 @@ pub fn open(
     hop_by_hop::remove(answer.headers_mut(), true, |name| name == header::CONTENT_LENGTH);
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     let open = downstream.worker.metrics.open(Level::Tunnels);
-    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease, id: id.clone(), open };
+    let places = Places::default();
+    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease, id: id.clone(), open, places };
     Ok(answer.map(|()| ResponseBody::switch(tunnel)))
 }
 
@@ -58,9 +60,15 @@ pub struct Tunnel {
     lease: Lease,
     id: RequestId,
     open: Open,
+    places: Places,
 }
 
 impl Tunnel {
+    /// Keeps these until it ends.
+    pub fn holding(self, places: Places) -> Self {
+        Tunnel { places, ..self }
+    }
+
     /// Joins it with the client's half, in a task of its own.
     pub fn join(self, client: Rewound<ClientStream>) {
         let tunnels = self.downstream.worker.tunnels.clone();
@@ -68,7 +76,7 @@ impl Tunnel {
     }
 
     async fn run(self, client: Rewound<ClientStream>) {
-        let Tunnel { downstream, lease, id, open } = self;
+        let Tunnel { downstream, lease, id, open, places } = self;
         let (peer, request_id) = (downstream.peer, id);
         let (upstream, slot) = lease.into_stream();
         match join(client, upstream, downstream.worker.tunnel_idle).await {
@@ -76,7 +84,7 @@ impl Tunnel {
             Ended::Broken(error) => debug!(%peer, %request_id, %error, "a tunnel broke"),
             Ended::Silent => debug!(%peer, %request_id, "a tunnel was closed: nothing passed within tunnel_idle"),
         }
-        drop((slot, open));
+        drop((slot, open, places));
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Share {
 
 impl Share {
     /// The shares of all come to `limit`, but that each is at least one: a worker without would answer nobody.
-    fn of(self, limit: usize) -> usize {
+    pub fn of(self, limit: usize) -> usize {
         let workers = self.workers.max(1);
         (limit / workers + usize::from(self.worker < limit % workers)).max(1)
     }

@@ -203,8 +203,8 @@ impl Length {
     }
 }
 
-/// Only digits: `u64::from_str` takes a sign.
-fn digits(text: &[u8]) -> Option<u64> {
+/// A length as both HTTP versions take it. Only digits: `u64::from_str` takes a sign.
+pub fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }

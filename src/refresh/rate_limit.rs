@@ -4,25 +4,39 @@
 //! refused until it ends. The sidecar counts the refresh route by itself, in memory: the plugin's
 //! own count, in WordPress's transients, goes on for what is forwarded.
 //!
-//! Memory is bounded by [`MAX_ADDRESSES`]. Beyond it moka's TinyLFU policy decides: an address
-//! seen once does not displace one that keeps coming, so a flood of addresses leaves the windows
-//! of active clients alone; it is new addresses that may lose their count and start afresh until
-//! they have been seen more often than what they would displace.
+//! A client is an IPv4 address or a /64 network of IPv6, as for the limits of connections. The
+//! windows of [`MAX_CLIENTS`] clients are exact. Beyond that the least recently used one goes, and
+//! its count goes into a [`Sketch`], from which the client's next window begins.
+// SECURITY: so a client that makes room by a flood of addresses gets no new window by it, and the
+// limit holds for everyone during a flood. The sketch may count too much, never too little.
 
+mod sketch;
+
+use std::hash::RandomState;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moka::sync::Cache;
+use lru::LruCache;
 
+use crate::per_address::network;
 use crate::wordpress::options::RateLimit;
+use sketch::Sketch;
 
-/// How many addresses are remembered; at some 200 bytes each the limit costs about 13 MB.
-pub const MAX_ADDRESSES: u64 = 65_536;
+/// How many clients have an exact window; at some 100 bytes each they take about 7 MB.
+pub const MAX_CLIENTS: usize = 65_536;
 
-/// Counts requests for each client address. Shared by all workers; a clone is the same count.
+/// Counts requests for each client. Shared by all workers; a clone is the same count.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
-    windows: Cache<IpAddr, Arc<Mutex<OpenWindow>>>,
+    windows: Arc<Mutex<Windows>>,
+}
+
+#[derive(Debug)]
+struct Windows {
+    open: LruCache<IpAddr, OpenWindow, RandomState>,
+    most: usize,
+    /// Those that had to make room. `None` until the first one has.
+    evicted: Option<Sketch>,
 }
 
 /// Where a client stands after a request was counted.
@@ -40,20 +54,26 @@ pub struct Window {
 
 #[derive(Debug)]
 struct OpenWindow {
-    /// Unix seconds; 0 before the first request.
+    /// Unix seconds.
     reset: u64,
     let_through: u32,
 }
 
 impl RateLimiter {
-    /// A limiter that has seen nobody.
+    /// A limiter that has seen no client.
     pub fn new() -> Self {
-        Self { windows: Cache::new(MAX_ADDRESSES) }
+        Self::of_size(MAX_CLIENTS)
     }
 
-    /// How many addresses are remembered, a moment old.
+    fn of_size(most: usize) -> Self {
+        // Without a limit of its own it takes memory as it fills.
+        let windows = Windows { open: LruCache::unbounded_with_hasher(RandomState::new()), most, evicted: None };
+        Self { windows: Arc::new(Mutex::new(windows)) }
+    }
+
+    /// How many clients have a window.
     pub fn addresses(&self) -> u64 {
-        self.windows.entry_count()
+        self.windows().open.len() as u64
     }
 
     /// Counts a request of `client` at `now_unix` (Unix seconds) and says whether it is refused.
@@ -61,10 +81,12 @@ impl RateLimiter {
     /// The limit is the site's of this moment: when it is lowered or raised, that holds for
     /// windows already open.
     pub fn count(&self, client: IpAddr, limit: RateLimit, now_unix: u64) -> Window {
-        let window = self.windows.get_with(client, || Arc::new(Mutex::new(OpenWindow { reset: 0, let_through: 0 })));
-        // The two numbers are valid whatever a thread that panicked here had done to them.
-        let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
-        window.count(limit, now_unix)
+        self.windows().count(network(client), limit, now_unix)
+    }
+
+    fn windows(&self) -> MutexGuard<'_, Windows> {
+        // The numbers are valid whatever a thread that panicked here had done to them.
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,14 +96,42 @@ impl Default for RateLimiter {
     }
 }
 
-impl OpenWindow {
-    fn count(&mut self, limit: RateLimit, now_unix: u64) -> Window {
+impl Windows {
+    fn count(&mut self, client: IpAddr, limit: RateLimit, now: u64) -> Window {
         let length = u64::from(limit.window_minutes).saturating_mul(60).max(1);
-        let next_reset = now_unix.saturating_add(length);
-        // An end further away than a window is long comes from a clock that was set back, or from
-        // a window that was longer when it opened: neither should shut a client out.
-        if self.reset <= now_unix || self.reset > next_reset {
-            *self = Self { reset: next_reset, let_through: 0 };
+        if let Some(window) = self.open.get_mut(&client) {
+            return window.count(limit, length, now);
+        }
+        if self.open.len() >= self.most
+            && let Some((evicted, window)) = self.open.pop_lru()
+            && window.is_open(length, now)
+        {
+            self.evicted.get_or_insert_with(|| Sketch::new(now)).record(&evicted, window.let_through, length, now);
+        }
+        let let_through = match &mut self.evicted {
+            Some(evicted) => evicted.count(&client, length, now),
+            None => 0,
+        };
+        if self.evicted.as_ref().is_some_and(Sketch::is_empty) {
+            self.evicted = None;
+        }
+        let mut window = OpenWindow { reset: now.saturating_add(length), let_through };
+        let counted = window.count(limit, length, now);
+        self.open.put(client, window);
+        counted
+    }
+}
+
+impl OpenWindow {
+    /// An end further away than a window is long comes from a clock that was set back, or from
+    /// a window that was longer when it opened: neither should shut a client out.
+    fn is_open(&self, length: u64, now_unix: u64) -> bool {
+        now_unix < self.reset && self.reset <= now_unix.saturating_add(length)
+    }
+
+    fn count(&mut self, limit: RateLimit, length: u64, now_unix: u64) -> Window {
+        if !self.is_open(length, now_unix) {
+            *self = Self { reset: now_unix.saturating_add(length), let_through: 0 };
         }
         let refused = self.let_through >= limit.max_requests;
         if !refused {
@@ -100,7 +150,7 @@ impl OpenWindow {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::sync::atomic::{AtomicU32, Ordering};
 
     const NOW: u64 = 1_795_379_799;
@@ -162,21 +212,63 @@ mod tests {
         assert_eq!(let_through.into_inner(), 500);
     }
 
+    /// IPv6 networks, as many as an attacker likes.
+    fn stranger(number: u32) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) | (u128::from(number) << 64) | 1))
+    }
+
     #[test]
-    fn a_flood_of_addresses_is_bounded_and_spares_the_active() {
-        let limiter = RateLimiter { windows: Cache::new(1_000) };
-        let limit = RateLimit { max_requests: 10_000, window_minutes: 1 };
+    fn a_flood_of_addresses_is_bounded_and_switches_the_limit_off_for_nobody() {
+        let limiter = RateLimiter::new();
+        let limit = RateLimit { max_requests: 60, window_minutes: 1 };
+        let count = |client| limiter.count(client, limit, NOW);
+        // Exhausted before the flood, and silent during it.
+        let exhausted = client(7);
+        assert_eq!((0..61).filter(|_| count(exhausted).retry_after.is_none()).count(), 60);
         let mut remaining = Vec::new();
-        for stranger in 1..50_000 {
-            limiter.count(client(stranger), limit, NOW);
-            if stranger % 50 == 0 {
-                remaining.push(limiter.count(client(0), limit, NOW).remaining);
-                limiter.windows.run_pending_tasks();
+        for number in 0..2 * 60_000 {
+            count(stranger(number));
+            if number % 4_000 == 0 {
+                remaining.push(count(client(0)).remaining);
             }
         }
-        assert!(limiter.windows.entry_count() <= 1_000);
-        let afresh = remaining.iter().filter(|remaining| **remaining == 9_999).count();
-        assert_eq!(afresh, 1, "the client's window was opened once");
+        assert_eq!(limiter.addresses(), MAX_CLIENTS as u64);
+        assert_eq!(remaining, (0..30).map(|asked| 59 - asked).collect::<Vec<_>>(), "who keeps coming keeps its window");
+        assert!(count(exhausted).retry_after.is_some(), "no new window by a flood");
+        // One that comes during the flood is limited as ever, with the flood going on around it.
+        let newcomer = client(9);
+        let mut let_through = 0;
+        for asked in 0..1_500 {
+            let_through += u32::from(count(newcomer).retry_after.is_none());
+            count(stranger(1_000_000 + asked));
+        }
+        assert!((50..=60).contains(&let_through), "{let_through} of 1,500 were let through");
+        // All of that is over two windows later, and the sketch is gone.
+        assert_eq!(limiter.count(newcomer, limit, NOW + 120).remaining, 59);
+        limiter.count(stranger(5_000_000), limit, NOW + 120);
+        assert!(limiter.windows().evicted.is_none());
+    }
+
+    #[test]
+    fn an_attacker_who_cycles_through_addresses_gains_nothing() {
+        let limiter = RateLimiter::of_size(100);
+        let mut let_through = std::collections::HashMap::<u32, u32>::new();
+        for round in 0..20 {
+            for number in 0..1_000 {
+                let window = limiter.count(stranger(number), LIMIT, NOW + round);
+                *let_through.entry(number).or_default() += u32::from(window.retry_after.is_none());
+            }
+        }
+        assert!(let_through.values().all(|count| *count <= 3), "{let_through:?}");
+        assert!(let_through.values().any(|count| *count == 3));
+    }
+
+    #[test]
+    fn a_client_is_a_network_of_ipv6_and_one_address_of_ipv4_in_any_spelling() {
+        let limiter = RateLimiter::new();
+        let remaining = |address: &str| limiter.count(address.parse().unwrap(), LIMIT, NOW).remaining;
+        assert_eq!((remaining("2001:db8::1"), remaining("2001:db8::2:3"), remaining("2001:db8:0:1::1")), (2, 1, 2));
+        assert_eq!((remaining("198.51.100.7"), remaining("::ffff:198.51.100.7"), remaining("198.51.100.8")), (2, 1, 2));
     }
 
     proptest! {

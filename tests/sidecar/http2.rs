@@ -1,6 +1,7 @@
 //! HTTP/2 with clients: what reaches the upstream is what HTTP/1.1 would have brought, and what comes back is the
 //! upstream's answer; floods, silence and a drain end in order.
 
+mod budget;
 mod limits;
 mod raw;
 
@@ -390,6 +391,14 @@ fn what_http_2_forbids_does_not_reach_the_upstream() {
         client.request(1, &fields, true);
         assert!(client.is_refused(1), "{what}");
         assert!(upstream.requests().is_empty(), "{what}: {:?}", upstream.requests());
+    }
+    // With END_STREAM h2 sees by itself that a length is not true.
+    for length in ["9223372036854775808", "9999999999999999999", "18446744073709551616", "5, 5", "0x5"] {
+        let post = [&[(":method", "POST")], &usual[1..], &[("content-length", length)]].concat();
+        let mut client = front.raw();
+        client.hello();
+        client.request(1, &post, false);
+        assert!(client.is_refused(1), "{length}");
     }
     let mut client = front.raw();
     client.hello();

@@ -2,10 +2,13 @@
 //! which something is still coming.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::net::Ipv4Addr;
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
 use crate::support::raw::{Connection, Message, Upstream};
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{PATIENCE, Sidecar};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -101,6 +104,98 @@ fn a_connection_is_closed_in_order_after_so_many_requests() {
     for _ in 0..1100 {
         client.send(GET);
         assert_eq!(client.response().values("connection").len(), 0);
+    }
+}
+
+/// One that answers `/slow` when it is told to, with what comes by the channel, and everything else at once.
+fn slow() -> (Upstream, Sender<()>) {
+    let (go_on, wait) = channel();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::with(move |connection, request| {
+        if request.start_line().contains("/slow") && wait.lock().unwrap().recv().is_err() {
+            return false;
+        }
+        if request.value("upgrade").is_some() {
+            connection.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\n");
+            return !connection.is_closed();
+        }
+        connection.send(OK);
+        true
+    });
+    (upstream, go_on)
+}
+
+#[test]
+fn one_address_has_so_many_requests_in_flight_and_others_have_theirs() {
+    let (upstream, go_on) = slow();
+    let limits = ["--server-max-exchanges-per-address", "2", "--upstream-connect-timeout", "200ms"];
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
+    let mut clients: Vec<Connection> = (0..2).map(|_| Connection::to(sidecar.address())).collect();
+    for client in &mut clients {
+        client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    while upstream.requests().len() < 2 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut third = Connection::to(sidecar.address());
+    third.send(GET);
+    let answer = third.response();
+    assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")));
+    assert_eq!(answer.json()["code"], "wp_jwt_sidecar_too_many_in_flight");
+    assert!(sidecar.wait_for_log("\"status\":503").contains("server.max_exchanges_per_address"));
+    let mut neighbour = Connection::from(Ipv4Addr::new(127, 0, 0, 2), sidecar.address());
+    neighbour.send(GET);
+    assert_eq!(neighbour.response().status(), 200);
+    // One that waits takes the place of one that ends; one whose client has left does not.
+    let mut leaves = Connection::to(sidecar.address());
+    leaves.send("GET /left HTTP/1.1\r\nHost: a\r\n\r\n");
+    drop(leaves);
+    third.send(GET);
+    go_on.send(()).unwrap();
+    assert_eq!(third.response().status(), 200);
+    go_on.send(()).unwrap();
+    for client in &mut clients {
+        assert_eq!(client.response().status(), 200);
+    }
+    // Several requests of one connection are one after the other, so it never holds more than one place.
+    third.send(GET.repeat(5));
+    for _ in 0..5 {
+        assert_eq!(third.response().status(), 200);
+    }
+    // A proxy that is trusted brings the requests of many.
+    let limits = [&limits[..], &["--forwarded-trusted-proxies", "127.0.0.1"]].concat();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
+    for client in &mut clients {
+        *client = Connection::to(sidecar.address());
+        client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    let mut third = Connection::to(sidecar.address());
+    third.send(GET);
+    assert_eq!(third.response().status(), 200);
+    drop(go_on);
+}
+
+#[test]
+fn a_tunnel_keeps_its_place_until_it_ends() {
+    let (upstream, _go_on) = slow();
+    let limits = ["--server-max-exchanges", "1", "--server-max-exchanges-per-address", "0", "--server-workers", "1"];
+    let limits = [&limits[..], &["--upstream-connect-timeout", "100ms"]].concat();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
+    let mut tunnel = Connection::to(sidecar.address());
+    tunnel.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\n");
+    assert_eq!(tunnel.response().status(), 101);
+    let mut other = Connection::to(sidecar.address());
+    other.send(GET);
+    assert_eq!(other.response().status(), 503);
+    assert!(sidecar.wait_for_log("\"status\":503").contains("server.max_exchanges)"));
+    drop(tunnel);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        other.send(GET);
+        match other.response().status() {
+            200 => break,
+            status => assert!(status == 503 && Instant::now() < deadline, "{status}"),
+        }
     }
 }
 

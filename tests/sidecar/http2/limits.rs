@@ -64,6 +64,38 @@ fn a_stream_that_is_read_byte_by_byte_does_not_either() {
     front.sidecar.wait_for_log("the client does not read its answer");
 }
 
+/// What the client takes counts, and not when a frame of the answer is over; and what is on its way is not an idle
+/// connection, though the site has nothing more to say.
+#[test]
+fn a_slow_reader_goes_on_at_any_rate_above_the_minimum() {
+    const LENGTH: usize = 12_000;
+    const STEP: u32 = 500;
+    let body = "x".repeat(LENGTH);
+    let upstream = Upstream::answering(move |request| match request.start_line().contains("/chunked") {
+        true => format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{LENGTH:x}\r\n{body}\r\n0\r\n\r\n"),
+        false => format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n{body}"),
+    });
+    // All of it takes 2.4 seconds, at 5,000 bytes a second.
+    let limits = ["--server-response-write-idle", "1s", "--server-min-rate", "1000", "--server-keepalive-idle", "600ms"];
+    let front = Front::of(&upstream, &limits);
+    let mut client = front.raw();
+    client.hello_with(&NO_WINDOW);
+    client.request(1, &USUAL, true);
+    client.request(3, &[&USUAL[..3], &[(":path", "/chunked")]].concat(), true);
+    let mut taken = 0;
+    while taken < LENGTH {
+        std::thread::sleep(Duration::from_millis(100));
+        for stream in [1, 3] {
+            client.frame(WINDOW_UPDATE, 0, stream, &STEP.to_be_bytes());
+            assert_eq!(client.data_of(stream, STEP as usize), STEP as usize);
+        }
+        taken += STEP as usize;
+    }
+    assert!(front.sidecar.log().iter().all(|line| !line.contains("does not read its answer")));
+    // Then it is idle.
+    assert!(client.is_closed());
+}
+
 #[tokio::test]
 async fn more_fields_than_allowed_are_431() {
     let upstream = ok();

@@ -1,8 +1,9 @@
 //! HTTP/2 frames by hand, for what no client library would send.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use crate::support::raw::connect_from;
 use crate::support::tls::{Authority, TlsConnection};
 
 pub const DATA: u8 = 0;
@@ -38,7 +39,13 @@ struct Received {
 impl RawHttp2 {
     /// After the TLS handshake; not a byte of HTTP/2 is sent.
     pub fn to(address: SocketAddr, authority: &Authority) -> RawHttp2 {
-        let connection = TlsConnection::to(address, "shop.example", authority.client(&["h2"])).unwrap();
+        RawHttp2::from(Ipv4Addr::LOCALHOST, address, authority)
+    }
+
+    /// As [`RawHttp2::to`], with another client's address.
+    pub fn from(client: Ipv4Addr, address: SocketAddr, authority: &Authority) -> RawHttp2 {
+        let socket = connect_from(client, address);
+        let connection = TlsConnection::over(socket, "shop.example", authority.client(&["h2"])).unwrap();
         assert_eq!(connection.stream.conn.alpn_protocol(), Some(&b"h2"[..]));
         RawHttp2 { connection, read: Vec::new(), failed: false }
     }
@@ -84,6 +91,19 @@ impl RawHttp2 {
             }
         }
         received
+    }
+
+    /// Reads up to the heads of `count` answers, and says on which streams they came.
+    pub fn answered(&mut self, count: usize) -> Vec<u32> {
+        let mut streams = Vec::new();
+        while streams.len() < count {
+            let frame = self.receive().expect("more answers");
+            if frame.kind == HEADERS {
+                assert_eq!(status(&frame.payload), 200);
+                streams.push(frame.stream);
+            }
+        }
+        streams
     }
 
     /// A request head.

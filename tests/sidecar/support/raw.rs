@@ -1,7 +1,7 @@
 //! HTTP/1.1 by hand on both sides, so that a test sees the very bytes that a proxy might change.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -75,6 +75,14 @@ impl std::fmt::Debug for Message {
     }
 }
 
+/// A TCP connection with this address of the client's, any of the loopback's.
+pub fn connect_from(client: Ipv4Addr, address: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+    socket.connect(&address.into()).expect("it listens");
+    socket.into()
+}
+
 /// One side of a connection.
 pub struct Connection {
     /// The stream below.
@@ -86,6 +94,11 @@ impl Connection {
     /// Connects as a client.
     pub fn to(address: SocketAddr) -> Connection {
         Connection::new(TcpStream::connect(address).expect("it listens"))
+    }
+
+    /// As [`Connection::to`], with another client's address.
+    pub fn from(client: Ipv4Addr, address: SocketAddr) -> Connection {
+        Connection::new(connect_from(client, address))
     }
 
     /// Over an open stream.

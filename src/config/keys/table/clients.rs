@@ -53,7 +53,11 @@ pub const KEYS: &[Key] = &[
         Fallback::Is("4096"),
         "Client connections open at once; further ones wait to be accepted.",
     )
-    .change("Keep it below half the limit of open files (ulimit -n): a request in flight holds two sockets."),
+    .change(
+        "No more are accepted than fit the limit of open files (LimitNOFILE of the unit, else ulimit -n): a client connection \
+         takes one, a connection to the upstream takes one, and some hundred are the program's own (the database's, the \
+         status page's, 4 for each worker). Where that is too few, clients get half of the rest, with a warning.",
+    ),
     key(
         "server.max_connections_per_address",
         Kind::Integer { min: 0, max: 1_000_000, unit: "connections" },
@@ -63,6 +67,35 @@ pub const KEYS: &[Key] = &[
     .change(
         "Many clients may share an address, so leave room. Addresses in forwarded.trusted_proxies are not limited.",
     ),
+    key(
+        "server.max_exchanges_per_connection",
+        Kind::Integer { min: 0, max: 1_000_000, unit: "requests" },
+        Fallback::Is("32"),
+        "Requests of one HTTP/2 connection that are in flight at once; further ones wait for them, before they take a \
+         connection to the upstream and before their upload is read; 0 is any number.",
+    )
+    .change(
+        "A connection has up to 128 streams, and one client that reads nothing would hold as many connections to the \
+         upstream. Open connections keep the number that they began with.",
+    ),
+    key(
+        "server.max_exchanges_per_address",
+        Kind::Integer { min: 0, max: 1_000_000, unit: "requests" },
+        unset("half of server.max_exchanges, or of what upstream.max_connections is by itself, if that is less", "200"),
+        "Requests of one client address (one /64 network of IPv6) that are in flight at once; further ones wait as long as \
+         upstream.connect_timeout says, then the client gets a 503; 0 is any number.",
+    )
+    .change(
+        "Many clients may share an address, so leave room. Addresses in forwarded.trusted_proxies are not limited.",
+    ),
+    key(
+        "server.max_exchanges",
+        Kind::Integer { min: 0, max: 10_000_000, unit: "requests" },
+        unset("twice server.max_connections", "8192"),
+        "Requests in flight at once, shared by the workers, each at least one; further ones wait as long as \
+         upstream.connect_timeout says, then the client gets a 503; 0 is any number.",
+    )
+    .change("A request is in flight until its answer was sent; a refresh that is answered here is one, too, and so is a WebSocket."),
     key(
         "server.first_byte_timeout",
         Kind::Duration { zero: false },

@@ -63,11 +63,12 @@ pub const KEYS: &[Key] = &[
     key(
         "upstream.max_connections",
         Kind::Integer { min: 0, max: 1_000_000, unit: "connections" },
-        Fallback::Is("0"),
+        unset("what the limit of open files leaves beside server.max_connections and the program's own", "150"),
         "Connections to the upstream in use at once, shared by the workers, each at least one; 0 is no limit.",
     )
     .change(
-        "Requests wait for one as long as connect_timeout says, then the client gets a 503. Set it where the upstream takes fewer than server.max_connections.",
+        "Requests wait for one as long as connect_timeout says, then the client gets a 503. Set it where the upstream takes \
+         fewer; `check` shows what it is by itself.",
     ),
     key(
         "upstream.keepalive_idle",

@@ -1,0 +1,146 @@
+//! How many connections fit the limit of open files: each takes one, to a client as to the upstream. Pure but for
+//! [`limit`].
+
+use std::fmt;
+
+use nix::sys::resource::{Resource, getrlimit};
+
+/// What a worker's runtime keeps open (measured: `/proc/PID/fd` of one with 1, 2 and 8 workers).
+const PER_WORKER: u64 = 4;
+
+/// What the program keeps open besides: the other runtimes, standard streams, the log (19 measured, without listeners).
+const PROGRAM: u64 = 24;
+
+/// The admin listener's connections, and one more that it accepts before it closes another.
+const ADMIN: u64 = 17;
+
+/// The database's connections, and one that ends a statement of another or looks at another host.
+const DATABASE: u64 = 18;
+
+/// What is open for a moment: a connection that was accepted and is counted later, the home question, a lookup of a name,
+/// wp-config.php and certificates at a reload.
+const MOMENTS: u64 = 32;
+
+/// More than anybody has connections, so that sums stay small where there is no limit.
+const PLENTY: u64 = 10_000_000;
+
+/// Where open files go. Shown by `check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// RLIMIT_NOFILE.
+    pub limit: u64,
+    /// Kept for the program itself, its listeners, the database and operators.
+    pub own: u64,
+    /// Client connections, at most.
+    pub clients: usize,
+    /// Connections to the upstream, at most. Zero: not limited, by configuration.
+    pub upstream: usize,
+}
+
+/// What is configured of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// `[server] workers`, resolved.
+    pub workers: usize,
+    /// Sockets that are listened on.
+    pub listeners: usize,
+    /// `[server] max_connections`.
+    pub clients: usize,
+    /// `[upstream] max_connections`, where it is set. Zero: not limited.
+    pub upstream: Option<usize>,
+}
+
+/// The limit that holds for this process.
+pub fn limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(PLENTY, |(soft, _)| soft.min(PLENTY))
+}
+
+impl OpenFiles {
+    /// Divides what there is. Clients get what they are configured to have, but at most half, where the upstream needs the
+    /// other half: a request in flight takes one of each.
+    pub fn divide(limit: u64, wanted: Wanted) -> Self {
+        let count = |number: usize| u64::try_from(number).unwrap_or(PLENTY);
+        let own = PROGRAM + PER_WORKER * count(wanted.workers) + count(wanted.listeners) + ADMIN + DATABASE + MOMENTS;
+        let left = limit.saturating_sub(own);
+        let for_clients = match wanted.upstream {
+            None => left / 2,
+            Some(0) => left,
+            Some(upstream) => left.saturating_sub(count(upstream)).max(left / 2),
+        };
+        let clients = for_clients.min(count(wanted.clients)).max(1);
+        let upstream = match wanted.upstream {
+            None => usize::try_from(left.saturating_sub(clients).max(1)).unwrap_or(usize::MAX),
+            Some(upstream) => upstream,
+        };
+        OpenFiles { limit, own, clients: usize::try_from(clients).unwrap_or(usize::MAX), upstream }
+    }
+
+    /// What an operator should look at: what was configured does not fit.
+    pub fn warning(&self, wanted: Wanted) -> Option<String> {
+        let raise = "raise it (LimitNOFILE= in the unit, or ulimit -n)";
+        let OpenFiles { limit, own, clients, upstream } = self;
+        if *clients < wanted.clients {
+            return Some(format!(
+                "server.max_connections: {} client connections do not fit the limit of open files, which is {limit}: {clients} \
+                 are accepted at once; {raise}, or lower the key",
+                wanted.clients
+            ));
+        }
+        let all = own.saturating_add(u64::try_from(clients.saturating_add(*upstream)).unwrap_or(PLENTY));
+        (wanted.upstream.is_some_and(|upstream| upstream > 0) && all > *limit).then(|| {
+            format!(
+                "upstream.max_connections: {upstream} connections to the upstream and {clients} of clients do not fit the limit \
+                 of open files, which is {limit}, {own} of them for the program itself; {raise}, or lower one of the keys"
+            )
+        })
+    }
+}
+
+impl fmt::Display for OpenFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OpenFiles { limit, own, clients, upstream } = self;
+        write!(f, "limit {limit}: {clients} client connections, ")?;
+        match upstream {
+            0 => f.write_str("any number of connections to the upstream")?,
+            _ => write!(f, "{upstream} connections to the upstream")?,
+        }
+        write!(f, ", {own} for the database, operators and the program itself")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(clients: usize, upstream: Option<usize>) -> Wanted {
+        Wanted { workers: 2, listeners: 2, clients, upstream }
+    }
+
+    fn divided(limit: u64, clients: usize, upstream: Option<usize>) -> (usize, usize, bool) {
+        let wanted = wanted(clients, upstream);
+        let divided = OpenFiles::divide(limit, wanted);
+        (divided.clients, divided.upstream, divided.warning(wanted).is_some())
+    }
+
+    #[test]
+    fn what_fits_stays_and_what_does_not_is_halved_with_a_warning() {
+        // 101 are the program's own.
+        assert_eq!(divided(65_536, 4_096, None), (4_096, 61_339, false), "the unit's");
+        assert_eq!(divided(1_200, 4_096, None), (549, 550, true));
+        assert_eq!(divided(1_024, 400, None), (400, 523, false));
+        assert_eq!(divided(1_024, 4_096, Some(50)), (873, 50, true));
+        assert_eq!(divided(1_024, 400, Some(50)), (400, 50, false));
+        assert_eq!(divided(1_024, 400, Some(800)), (400, 800, true));
+        assert_eq!(divided(1_024, 400, Some(0)), (400, 0, false));
+        assert_eq!(divided(1_024, 4_096, Some(0)), (923, 0, true));
+        assert_eq!(divided(10, 4_096, None), (1, 1, true), "too few for anything, but it starts");
+    }
+
+    #[test]
+    fn by_default_all_that_may_be_open_fits() {
+        for limit in (200..20_000).step_by(100) {
+            let divided = OpenFiles::divide(limit, wanted(4_096, None));
+            assert!(divided.own + (divided.clients + divided.upstream) as u64 <= limit, "{divided:?}");
+        }
+    }
+}

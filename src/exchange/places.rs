@@ -1,0 +1,57 @@
+//! How many exchanges are in flight at once: for one client address, and in all. Each has a place in both from before its
+//! upload is read until its answer was sent, or its tunnel has ended.
+//!
+//! SECURITY: an exchange holds a connection to the upstream and memory for as long as its client likes to read slowly.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::error::{ExchangeError, Scope};
+
+/// The places of one exchange. Dropped, they are free.
+#[derive(Default)]
+pub struct Places {
+    _of_address: Option<OwnedSemaphorePermit>,
+    _of_all: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    /// Waits for a place for the client's address and for one in all, at most for `limit`. `None` is not limited.
+    ///
+    /// # Errors
+    /// There was none in time.
+    pub async fn take(
+        address: Option<&Arc<Semaphore>>,
+        all: Option<&Arc<Semaphore>>,
+        limit: Duration,
+    ) -> Result<Places, ExchangeError> {
+        Ok(Places {
+            // First: those who wait for others of their address must not keep places from the rest.
+            _of_address: one(address, limit, Scope::Address).await?,
+            _of_all: one(all, limit, Scope::All).await?,
+        })
+    }
+}
+
+async fn one(
+    places: Option<&Arc<Semaphore>>,
+    limit: Duration,
+    scope: Scope,
+) -> Result<Option<OwnedSemaphorePermit>, ExchangeError> {
+    let Some(places) = places else { return Ok(None) };
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return Ok(Some(place));
+    }
+    match timeout(limit, Arc::clone(places).acquire_owned()).await {
+        Ok(place) => Ok(place.ok()),
+        Err(_) => Err(ExchangeError::TooManyInFlight(scope, limit)),
+    }
+}
+
+/// So many places; `None` where the number is zero, which is any number.
+pub fn limited(places: usize) -> Option<Arc<Semaphore>> {
+    (places > 0).then(|| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))))
+}
