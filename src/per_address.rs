@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use crate::exchange::places;
+use crate::forward::upstream::Share;
 
 /// The count, shared by all workers. Touched when a connection opens and when it closes.
 pub struct PerAddress {
@@ -21,10 +21,10 @@ pub struct PerAddress {
 /// What an address has open.
 struct Open {
     connections: usize,
-    /// The limit that `exchanges` was made for.
+    /// The limit that `exchanges` were made for.
     limit: usize,
-    /// Free places for exchanges; `None` where they are not limited.
-    exchanges: Option<Arc<Semaphore>>,
+    /// Free places for exchanges, by the worker's number.
+    exchanges: HashMap<usize, Arc<Semaphore>>,
 }
 
 impl PerAddress {
@@ -57,7 +57,7 @@ impl PerAddress {
 
 impl Open {
     fn new(exchanges: usize) -> Self {
-        Open { connections: 0, limit: exchanges, exchanges: places::limited(exchanges) }
+        Open { connections: 0, limit: exchanges, exchanges: HashMap::new() }
     }
 }
 
@@ -68,15 +68,22 @@ pub struct Place {
 }
 
 impl Place {
-    /// Free places for exchanges from its address, by the limit that `now` has; `None` where they are not limited. After a
-    /// change of the limit they are counted from nought, and what is in flight keeps the places that it has.
-    pub fn exchanges(&self, now: &PerAddress) -> Option<Arc<Semaphore>> {
+    /// Free places for exchanges from its address at one worker, by the limit that `now` has; `None` where they are not
+    /// limited. After a change of the limit they are counted from nought, and what is in flight keeps the places that it has.
+    ///
+    /// SECURITY: each worker has its share of the limit, as it has of connections to the upstream. Connections that are made
+    /// so that they meet one worker must not take all that this one has.
+    pub fn exchanges(&self, now: &PerAddress, share: Share) -> Option<Arc<Semaphore>> {
+        if now.exchanges == 0 {
+            return None;
+        }
         let mut all = now.open();
         let open = all.get_mut(&self.address)?;
         if open.limit != now.exchanges {
             *open = Open { connections: open.connections, ..Open::new(now.exchanges) };
         }
-        open.exchanges.clone()
+        let places = open.exchanges.entry(share.worker);
+        Some(Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(share.of(now.exchanges))))))
     }
 }
 
@@ -126,16 +133,20 @@ mod tests {
 
     #[test]
     fn the_connections_of_an_address_share_its_places_for_exchanges() {
-        let per_address = PerAddress::new(0, 3);
+        let per_address = PerAddress::new(0, 5);
         let [first, second, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
             .map(|address| per_address.admit(address.parse().unwrap()).unwrap());
-        let free = |place: &Place, now: &PerAddress| place.exchanges(now).map(|places| places.available_permits());
-        let _taken = first.exchanges(&per_address).unwrap().try_acquire_owned().unwrap();
-        assert_eq!([&first, &second, &other].map(|place| free(place, &per_address)), [Some(2), Some(2), Some(3)]);
+        let at = |worker| Share { worker, workers: 2 };
+        let free = |place: &Place, now: &PerAddress, worker| {
+            place.exchanges(now, at(worker)).map(|places| places.available_permits())
+        };
+        let _taken = first.exchanges(&per_address, at(0)).unwrap().try_acquire_owned().unwrap();
+        assert_eq!([&first, &second, &other].map(|place| free(place, &per_address, 0)), [Some(2), Some(2), Some(3)]);
+        assert_eq!(free(&first, &per_address, 1), Some(2), "the other worker's share");
         // After a reload the new limit holds, for open connections, too.
-        let changed = per_address.with_limits(0, 5);
-        assert_eq!((free(&first, &changed), free(&second, &changed)), (Some(5), Some(5)));
-        assert_eq!(free(&first, &changed.with_limits(0, 0)), None);
+        let changed = per_address.with_limits(0, 8);
+        assert_eq!((free(&first, &changed, 0), free(&second, &changed, 1)), (Some(4), Some(4)));
+        assert_eq!(free(&first, &changed.with_limits(0, 0), 0), None);
         drop((first, second, other));
         assert!(per_address.open().is_empty());
     }

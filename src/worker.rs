@@ -11,10 +11,10 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use ipnet::IpNet;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, Semaphore};
 use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -66,7 +66,8 @@ pub struct Settings {
 
 /// What an exchange on this worker needs, as the settings of one moment have it.
 pub struct Worker {
-    share: Share,
+    /// Its part of what all workers share.
+    pub share: Share,
     /// How large the head of a request may be.
     pub head_limits: HeadLimits,
     /// Makes a server of a connection that speaks HTTP/2.

@@ -78,8 +78,10 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
             {
                 let mut stream = pin!(stream);
                 // Dropped before its end, h2 resets the stream (CANCEL).
-                poll_fn(|cx| if stream.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { reader.poll_given_up(cx) })
-                    .await;
+                poll_fn(
+                    |cx| if stream.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { reader.poll_given_up(cx) },
+                )
+                .await;
             }
             // What h2 has of the answer is on its way for as long as it moves.
             poll_fn(|cx| reader.poll_tail(cx)).await;

@@ -128,7 +128,8 @@ fn slow() -> (Upstream, Sender<()>) {
 #[test]
 fn one_address_has_so_many_requests_in_flight_and_others_have_theirs() {
     let (upstream, go_on) = slow();
-    let limits = ["--server-max-exchanges-per-address", "2", "--upstream-connect-timeout", "200ms"];
+    let limits = ["--server-max-exchanges-per-address", "2", "--server-workers", "1"];
+    let limits = [&limits[..], &["--upstream-connect-timeout", "200ms"]].concat();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
     let mut clients: Vec<Connection> = (0..2).map(|_| Connection::to(sidecar.address())).collect();
     for client in &mut clients {

@@ -7,11 +7,11 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 
-/// Cells of a row: at 2^17, a flood of as many addresses counts each new client as about one request more.
+/// Cells of a row: twice as many as there are exact windows.
 const CELLS: usize = 1 << 17;
 const ROWS: usize = 4;
 
-/// Counts for at least one window and at most two. 4 MiB once something was recorded.
+/// Counts for at least one window and at most two, which take 2 MiB each once something was recorded.
 #[derive(Debug)]
 pub struct Sketch {
     /// SECURITY: random, so that no client can choose with whom it shares.

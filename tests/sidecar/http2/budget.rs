@@ -89,7 +89,8 @@ fn with_open_files(files: usize, upstream: &Upstream, authority: &Authority, ver
     }
     let pair = authority.issue("shop", &["shop.example"]).argument();
     let url = format!("http://{}", upstream.address());
-    let arguments = ["--listen", "127.0.0.1:0", "--log-format", "json", "--upstream", &url, "--refresh-mode", "forward"];
+    let arguments =
+        ["--listen", "127.0.0.1:0", "--log-format", "json", "--upstream", &url, "--refresh-mode", "forward"];
     command.args(arguments).args(["--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair]);
     command.args(["--admin-listen", "127.0.0.1:0", "--server-workers", "2"]);
     command.stdin(Stdio::null());
@@ -100,9 +101,7 @@ fn with_open_files(files: usize, upstream: &Upstream, authority: &Authority, ver
 #[test]
 fn an_attack_by_streams_that_nobody_reads_leaves_room_for_others() {
     let (upstream, authority) = (site(), Authority::new());
-    let sidecar = Sidecar::start_command(
-        with_open_files(400, &upstream, &authority, "serve").stdout(Stdio::null()),
-    );
+    let sidecar = Sidecar::start_command(with_open_files(400, &upstream, &authority, "serve").stdout(Stdio::null()));
     let warning = sidecar.wait_for_log("do not fit the limit of open files, which is 400");
     assert!(warning.contains("server.max_connections: 4096 client connections"), "{warning}");
     let (address, operators) = (tls_address(&sidecar), admin(&sidecar));
@@ -141,8 +140,14 @@ fn check_shows_where_open_files_go() {
         String::from_utf8(command.args(more).output().unwrap().stdout).unwrap()
     };
     let output = run(1_200, &[]);
-    assert!(output.contains("open files: limit 1200: 549 client connections, 549 connections to the upstream, 102 for"), "{output}");
-    assert!(output.contains("requests in flight: 1098 in all, 274 of one address, 32 of one HTTP/2 connection"), "{output}");
+    assert!(
+        output.contains("open files: limit 1200: 549 client connections, 549 connections to the upstream, 102 for"),
+        "{output}"
+    );
+    assert!(
+        output.contains("requests in flight: 1098 in all, 274 of one address, 32 of one HTTP/2 connection"),
+        "{output}"
+    );
     assert!(output.contains("warning: server.max_connections: 4096 client connections do not fit"), "{output}");
     let output = run(1_200, &["--server-max-connections", "100", "--upstream-max-connections", "0"]);
     assert!(output.contains("100 client connections, any number of connections to the upstream"), "{output}");

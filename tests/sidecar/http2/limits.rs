@@ -76,8 +76,9 @@ fn a_slow_reader_goes_on_at_any_rate_above_the_minimum() {
         false => format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n{body}"),
     });
     // All of it takes 2.4 seconds, at 5,000 bytes a second.
-    let limits = ["--server-response-write-idle", "1s", "--server-min-rate", "1000", "--server-keepalive-idle", "600ms"];
-    let front = Front::of(&upstream, &limits);
+    let pace = ["--server-response-write-idle", "1s", "--server-min-rate", "1000"];
+    let idle = ["--server-request-header-timeout", "300ms", "--server-keepalive-idle", "300ms"];
+    let front = Front::of(&upstream, &[pace, idle].concat());
     let mut client = front.raw();
     client.hello_with(&NO_WINDOW);
     client.request(1, &USUAL, true);

@@ -82,8 +82,8 @@ pub const KEYS: &[Key] = &[
         "server.max_exchanges_per_address",
         Kind::Integer { min: 0, max: 1_000_000, unit: "requests" },
         unset("half of server.max_exchanges, or of what upstream.max_connections is by itself, if that is less", "200"),
-        "Requests of one client address (one /64 network of IPv6) that are in flight at once; further ones wait as long as \
-         upstream.connect_timeout says, then the client gets a 503; 0 is any number.",
+        "Requests of one client address (one /64 network of IPv6) that are in flight at once, shared by the workers, each at \
+         least one; further ones wait as long as upstream.connect_timeout says, then the client gets a 503; 0 is any number.",
     )
     .change(
         "Many clients may share an address, so leave room. Addresses in forwarded.trusted_proxies are not limited.",
