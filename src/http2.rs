@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::body::RequestBody;
+use crate::client_addr;
 use crate::config::Config;
 use crate::connection::Downstream;
 use crate::connection::watch::Limits;
@@ -82,7 +83,9 @@ where
     let worker = &downstream.worker;
     let activity = Rc::new(Activity::new(worker.max_requests_per_connection));
     let latest = RefCell::new(Rc::clone(&downstream));
-    let queue = Rc::new(Queue::new(worker.max_exchanges_per_connection));
+    // The connection of a proxy in front has the requests of many clients.
+    let is_proxy = client_addr::is_trusted(downstream.peer.address.ip(), &worker.trusted_proxies);
+    let queue = Rc::new(Queue::new(if is_proxy { 0 } else { worker.max_exchanges_per_connection }));
     let service = service_fn(|mut request| {
         let (downstream, in_flight) = (latest_of(&latest), InFlight::new(&activity));
         let queue = Rc::clone(&queue);

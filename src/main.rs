@@ -12,7 +12,7 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 use wp_jwt_sidecar::cli::{self, Cli, Command};
-use wp_jwt_sidecar::config::{Faults, RefreshMode};
+use wp_jwt_sidecar::config::{self, Faults, RefreshMode};
 use wp_jwt_sidecar::doctor::report::{self, Style};
 use wp_jwt_sidecar::doctor::{self, Level, verdict};
 use wp_jwt_sidecar::forward::dial::Dialer;
@@ -174,6 +174,9 @@ fn serve(parts: Parts, options: cli::Options) -> anyhow::Result<()> {
     let inherited = Inherited::from_environment()?;
     inherited.check(config)?;
     let _telemetry = telemetry::start(&config.log)?;
+    if let Err(error) = config::raise_limit() {
+        warn!(%error, "the limit of open files stays as it is");
+    }
     for warning in &config.warnings {
         warn!("{warning}");
     }

@@ -13,8 +13,8 @@ use ipnet::IpNet;
 
 use super::{
     Admin, Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
-    OpenFiles, ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown, Tls,
-    TlsName, UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress,
+    OpenFiles, ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown,
+    Tls, TlsName, UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress,
     address::{self, HOST},
     file,
     kind::Value,

@@ -37,7 +37,7 @@ pub use names::{
     Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection,
     UnknownName, UpstreamProxyProtocol,
 };
-pub use open_files::OpenFiles;
+pub use open_files::{OpenFiles, raise_limit};
 pub use secret::Secret;
 pub use sources::{CONFIG_VARIABLE, Flag, Sources};
 

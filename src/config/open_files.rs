@@ -1,9 +1,10 @@
 //! How many connections fit the limit of open files: each takes one, to a client as to the upstream. Pure but for
-//! [`limit`].
+//! [`limit`] and [`raise_limit`].
 
 use std::fmt;
+use std::io;
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What a worker's runtime keeps open (measured: `/proc/PID/fd` of one with 1, 2 and 8 workers).
 const PER_WORKER: u64 = 4;
@@ -27,7 +28,7 @@ const PLENTY: u64 = 10_000_000;
 /// Where open files go. Shown by `check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFiles {
-    /// RLIMIT_NOFILE.
+    /// RLIMIT_NOFILE, the hard one.
     pub limit: u64,
     /// Kept for the program itself, its listeners, the database and operators.
     pub own: u64,
@@ -50,9 +51,22 @@ pub struct Wanted {
     pub upstream: Option<usize>,
 }
 
-/// The limit that holds for this process.
+/// The limit that holds for `serve`. A shell's soft limit is often 1,024, for programs that use select(2); so `check` and
+/// `doctor`, which run in a shell, say the same as a service whose limits are alike.
 pub fn limit() -> u64 {
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(PLENTY, |(soft, _)| soft.min(PLENTY))
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(PLENTY, |(_, hard)| hard.min(PLENTY))
+}
+
+/// Lets this process open as many files as it may.
+///
+/// # Errors
+/// What the system says.
+pub fn raise_limit() -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
 }
 
 impl OpenFiles {
@@ -77,7 +91,7 @@ impl OpenFiles {
 
     /// What an operator should look at: what was configured does not fit.
     pub fn warning(&self, wanted: Wanted) -> Option<String> {
-        let raise = "raise it (LimitNOFILE= in the unit, or ulimit -n)";
+        let raise = "raise it (LimitNOFILE= in the unit, or ulimit -Hn)";
         let OpenFiles { limit, own, clients, upstream } = self;
         if *clients < wanted.clients {
             return Some(format!(

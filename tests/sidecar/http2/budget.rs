@@ -76,6 +76,18 @@ fn the_33rd_request_of_a_connection_waits_before_it_takes_a_connection_to_the_si
     assert!(!targets.contains(&"/65".to_owned()) && !targets.contains(&"/69".to_owned()), "{targets:?}");
 }
 
+#[test]
+fn the_connection_of_a_trusted_proxy_has_the_requests_of_many() {
+    let upstream = site();
+    let front = Front::of(&upstream, &["--forwarded-trusted-proxies", "127.0.0.1"]);
+    let mut proxy = front.raw();
+    proxy.hello_with(&NO_WINDOW);
+    for stream in (1..80).step_by(2) {
+        proxy.request(stream, &usual("/"), true);
+    }
+    assert_eq!(proxy.answered(40).len(), 40);
+}
+
 /// A sidecar that may open `files` files.
 fn with_open_files(files: usize, upstream: &Upstream, authority: &Authority, verb: &str) -> Command {
     let sidecar = sidecar::command();

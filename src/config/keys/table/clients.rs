@@ -54,7 +54,7 @@ pub const KEYS: &[Key] = &[
         "Client connections open at once; further ones wait to be accepted.",
     )
     .change(
-        "No more are accepted than fit the limit of open files (LimitNOFILE of the unit, else ulimit -n): a client connection \
+        "No more are accepted than fit the limit of open files (LimitNOFILE of the unit, else ulimit -Hn): a client connection \
          takes one, a connection to the upstream takes one, and some hundred are the program's own (the database's, the \
          status page's, 4 for each worker). Where that is too few, clients get half of the rest, with a warning.",
     ),
@@ -76,7 +76,8 @@ pub const KEYS: &[Key] = &[
     )
     .change(
         "A connection has up to 128 streams, and one client that reads nothing would hold as many connections to the \
-         upstream. Open connections keep the number that they began with.",
+         upstream. Open connections keep the number that they began with. Addresses in forwarded.trusted_proxies are \
+         not limited.",
     ),
     key(
         "server.max_exchanges_per_address",
