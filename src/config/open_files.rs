@@ -22,7 +22,7 @@ const DATABASE: u64 = 18;
 /// wp-config.php and certificates at a reload.
 const MOMENTS: u64 = 32;
 
-/// More than anybody has connections, so that sums stay small where there is no limit.
+/// More connections than a machine has, so that sums stay small where there is no limit.
 const PLENTY: u64 = 10_000_000;
 
 /// Where open files go. Shown by `check`.

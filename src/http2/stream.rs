@@ -113,7 +113,7 @@ impl Reader {
         self.patience.borrow_mut().poll_over(cx).map(drop)
     }
 
-    /// Tells the patience what was taken since it was told last.
+    /// Reports to the patience what was taken since the last time.
     fn settle(&self) {
         let (bytes, at) = (self.taken.take(), self.last_taken.get());
         let mut patience = self.patience.borrow_mut();

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_addresses_is_bounded_and_switches_the_limit_off_for_nobody() {
+    fn a_flood_of_addresses_is_bounded_and_does_not_switch_the_limit_off() {
         let limiter = RateLimiter::new();
         let limit = RateLimit { max_requests: 60, window_minutes: 1 };
         let count = |client| limiter.count(client, limit, NOW);

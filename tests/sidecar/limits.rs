@@ -107,7 +107,7 @@ fn a_connection_is_closed_in_order_after_so_many_requests() {
     }
 }
 
-/// One that answers `/slow` when it is told to, with what comes by the channel, and everything else at once.
+/// One that answers `/slow` when the channel has something for it, and everything else at once.
 fn slow() -> (Upstream, Sender<()>) {
     let (go_on, wait) = channel();
     let wait = Mutex::new(wait);

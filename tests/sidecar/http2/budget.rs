@@ -111,7 +111,7 @@ fn with_open_files(files: usize, upstream: &Upstream, authority: &Authority, ver
 
 /// `tests/bench/streams` does the same at the size of a real server.
 #[test]
-fn an_attack_by_streams_that_nobody_reads_leaves_room_for_others() {
+fn an_attack_by_streams_that_are_not_read_leaves_room_for_others() {
     let (upstream, authority) = (site(), Authority::new());
     let sidecar = Sidecar::start_command(with_open_files(400, &upstream, &authority, "serve").stdout(Stdio::null()));
     let warning = sidecar.wait_for_log("do not fit the limit of open files, which is 400");
@@ -138,7 +138,7 @@ fn an_attack_by_streams_that_nobody_reads_leaves_room_for_others() {
         assert_eq!(get(operators, "/healthz").status(), 200);
     }
     assert!(upstream.connections() <= 75 + 50, "{} connections", upstream.connections());
-    // Those beyond the address's limit are told so.
+    // Those beyond the address's limit get a 503.
     sidecar.wait_for_log("as many requests as may be were in flight for the client's address");
     assert!(sidecar.log().iter().all(|line| !line.contains("cannot accept connections")));
     attackers.clear();
@@ -214,7 +214,7 @@ async fn refreshes_are_exchanges_that_need_no_connection_to_the_site() {
     }
     let (status, answer) = refresh(&mut app, &rig.token().await.refresh_token).await;
     assert_eq!((status, answer["user_id"] == rig.user.id), (200, true), "{answer}");
-    // With the second place taken, too, there is none for a refresh.
+    // With the second place taken, too, no place is left for a refresh.
     let mut other = Connection::to(rig.sidecar.address());
     other.send("POST /upload HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 200000\r\n\r\nx");
     let refused = loop {
