@@ -104,7 +104,8 @@ fn with_open_files(files: usize, upstream: &Upstream, authority: &Authority, ver
     let arguments =
         ["--listen", "127.0.0.1:0", "--log-format", "json", "--upstream", &url, "--refresh-mode", "forward"];
     command.args(arguments).args(["--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair]);
-    command.args(["--admin-listen", "127.0.0.1:0", "--server-workers", "2"]);
+    // What waits for a place does so for this time.
+    command.args(["--admin-listen", "127.0.0.1:0", "--server-workers", "2", "--upstream-connect-timeout", "1s"]);
     command.stdin(Stdio::null());
     command
 }
