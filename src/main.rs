@@ -256,6 +256,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     if let Some(host) = sidecar.database_host() {
         writeln!(out, "database in use: {host}")?;
     }
+    for host in sidecar.database_tls() {
+        writeln!(out, "TLS to the database: {host}")?;
+    }
     Ok(can_serve?)
 }
 

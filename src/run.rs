@@ -171,6 +171,14 @@ impl Sidecar {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
     }
 
+    /// Each host of the database with its TLS, as it presents itself when it is asked.
+    pub fn database_tls(&self) -> Vec<String> {
+        match self.native.as_ref().and_then(|native| Some((native, native.runtime.0.as_ref()?))) {
+            Some((native, runtime)) => runtime.block_on(native.refresher.store.database.examine_tls()),
+            None => Vec::new(),
+        }
+    }
+
     /// What answers refreshes, and the runtime that it lives in, for those who look at a site without serving it. `None`
     /// where `[refresh] mode` is `forward`.
     pub fn into_native(self) -> Option<(Arc<Refresher>, Runtime)> {

@@ -73,6 +73,7 @@ impl Status {
             busy: pool.busy as u64,
             idle: pool.idle as u64,
             limit: Some(pool.limit as u64),
+            tls: refresher.store.database.tls(),
             ..dependency(refresher.sites.installation().database_label.clone(), &sight, now)
         });
         let (made, idle) = (metrics.level(Level::Upstream), metrics.level(Level::UpstreamIdle));
@@ -196,6 +197,7 @@ fn dependency(address: String, sight: &Sight, now: Instant) -> Dependency {
         well: sight.is_well(now, LATELY),
         seen_seconds_ago: sight.seen.map(ago),
         trouble,
+        tls: None,
         busy: 0,
         idle: 0,
         limit: None,

@@ -97,6 +97,8 @@ pub struct Dependency {
     pub seen_seconds_ago: Option<f64>,
     /// What was wrong last, even if it is well again.
     pub trouble: Option<Trouble>,
+    /// How connections are protected; `None` where that is in the address.
+    pub tls: Option<String>,
     /// Connections in use.
     pub busy: u64,
     /// Connections that wait for use.

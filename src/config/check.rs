@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Admin, Algorithm, Cleanup, Config, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
+    Admin, Algorithm, Cleanup, Config, DatabaseTls, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
     OpenFiles, ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown,
     Tls, TlsName, UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress,
     address::{self, HOST},
@@ -336,10 +336,25 @@ fn wordpress(read: &mut Reader, mode: RefreshMode) -> WordPress {
     {
         read.fault("wordpress.database_hosts", format!("{twice} is there twice"));
     }
+    let database_tls = read.named("wordpress.database_tls").unwrap_or(DatabaseTls::Auto);
+    let database_url = read.checked_secret("wordpress.database_url", value::database_url);
+    if database_tls == DatabaseTls::Auto && database_url.as_ref().is_some_and(value::ignores_the_name) {
+        read.warnings.push(
+            "wordpress.database_url: verify_identity=false has no effect: the certificate's name is checked. Give the name that \
+             the certificate has to wordpress.database_tls_name, or set wordpress.database_tls = \"encrypt_only\""
+                .to_owned(),
+        );
+    }
+    let credentials = read.credentials.clone();
     WordPress {
         config: wp_config(read),
-        database_url: read.checked_secret("wordpress.database_url", value::database_url),
+        database_url,
         database_hosts,
+        database_tls,
+        database_ca_file: read.readable("wordpress.database_ca_file"),
+        database_client_certificate: read
+            .parsed("wordpress.database_client_certificate", |text| address::certificate(text, credentials.as_deref())),
+        database_tls_name: read.parsed("wordpress.database_tls_name", value::tls_name),
         table_prefix: read.parsed("wordpress.table_prefix", value::table_prefix),
         home: read.parsed("wordpress.home", value::home_url),
         hosts: read.each("wordpress.hosts", value::host),

@@ -34,8 +34,8 @@ pub use fault::{Fault, Faults};
 pub(crate) use file::open as open_file;
 pub use kind::Kind;
 pub use names::{
-    Algorithm, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection,
-    UnknownName, UpstreamProxyProtocol,
+    Algorithm, DatabaseTls, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields,
+    ReuseDetection, UnknownName, UpstreamProxyProtocol,
 };
 pub use open_files::{OpenFiles, raise_limit};
 pub use secret::Secret;
@@ -226,6 +226,14 @@ pub struct WordPress {
     pub database_url: Option<Secret>,
     /// Each as `DB_HOST` may be. Empty: what the others say.
     pub database_hosts: Vec<String>,
+    /// Whether connections to the database are encrypted.
+    pub database_tls: DatabaseTls,
+    /// Certificates, in PEM form, of authorities that may sign the database's besides those that the system trusts. Not yet read.
+    pub database_ca_file: Option<PathBuf>,
+    /// The certificate that the sidecar presents to the database. Not yet read.
+    pub database_client_certificate: Option<CertificateFiles>,
+    /// The name that the database's certificate is checked for. `None`: the host.
+    pub database_tls_name: Option<String>,
     /// Letters, digits and underscores only; not empty.
     pub table_prefix: Option<String>,
     /// An `http` or `https` URL without a trailing slash.

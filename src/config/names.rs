@@ -117,6 +117,26 @@ names! {
 }
 
 names! {
+    /// Whether connections to the database are encrypted, and whether the server's certificate is verified.
+    DatabaseTls {
+        /// As `database_url` or `wp-config.php` says.
+        Auto = "auto",
+        /// Encrypted, by a certificate that is verified.
+        Verify = "verify",
+        /// Encrypted, by whatever certificate the server presents.
+        EncryptOnly = "encrypt_only",
+        /// Not encrypted.
+        Off = "off",
+    }
+}
+
+impl Default for DatabaseTls {
+    fn default() -> Self {
+        Self::Auto
+    }
+}
+
+names! {
     /// Who answers the refresh route.
     RefreshMode {
         /// The sidecar, where it knows the answer for certain.

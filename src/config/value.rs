@@ -6,8 +6,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 use url::Url;
 
+use super::Secret;
 use crate::wordpress::db_host::database_address;
 
 /// The longest wait that can be configured. `Instant + Duration` panics when it overflows, and a wait
@@ -80,6 +82,27 @@ pub fn database_url(text: &str) -> Result<(), String> {
     match options.db_name() {
         Some(name) if !name.is_empty() => Ok(()),
         _ => Err(format!("the database's name is missing; accepted: {accepted}")),
+    }
+}
+
+/// Whether the URL asks for a connection whose certificate may be for any name, which mysql_async accepts and does not do: it
+/// looks for a text in rustls's error that rustls no longer writes.
+pub fn ignores_the_name(url: &Secret) -> bool {
+    let options = mysql_async::Opts::from_url(url.expose());
+    options.is_ok_and(|options| {
+        options.ssl_opts().is_some_and(|tls| tls.skip_domain_validation() && !tls.accept_invalid_certs())
+    })
+}
+
+/// A name that a certificate can be for: a host's, or an IP address.
+pub fn tls_name(text: &str) -> Result<String, String> {
+    match ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => {
+            Err("no certificate can be for this name; accepted: a host's name or an IP address, without port or \
+                       brackets, such as \"db.example.com\""
+                .into())
+        }
     }
 }
 

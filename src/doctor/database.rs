@@ -6,11 +6,15 @@ use mysql_async::Row;
 use mysql_async::prelude::Queryable as _;
 
 use super::finding::{Area, Finding};
+use crate::wordpress::database::tls::{self, Presented, Protection};
 use crate::wordpress::database::{Database, DatabaseError, Hosts, Session, column};
 use crate::wordpress::installation::Installation;
 
 /// Clocks that differ by less are taken to agree: columns have whole seconds.
 const AGREE: Duration = Duration::from_secs(2);
+
+/// A certificate of the server's that ends so soon should have been renewed.
+const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// From here on sessions end noticeably earlier or later, by whose clock is asked.
 const FAR_APART: Duration = Duration::from_secs(60);
@@ -131,6 +135,55 @@ pub async fn hosts(installation: &Installation) -> Vec<Finding> {
     findings
 }
 
+/// TLS with each host. What keeps a connection from being made, [`unreachable`] and [`hosts`] say.
+pub async fn tls(installation: &Installation) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (opts, label) in installation.database.opts().iter().zip(installation.database.labels()) {
+        let protection = Protection::of(opts);
+        let presented = match protection {
+            Protection::Socket | Protection::Off => None,
+            Protection::Verified | Protection::EncryptOnly => match tls::probe(opts).await {
+                Ok(presented) => Some(presented),
+                Err(_) => continue,
+            },
+        };
+        findings.extend(judge_tls(&label, protection, presented.as_ref(), SystemTime::now()));
+    }
+    findings
+}
+
+/// Pure.
+fn judge_tls(label: &str, protection: Protection, presented: Option<&Presented>, now: SystemTime) -> Option<Finding> {
+    let (area, id) = (Area::Database, "database.tls");
+    let what = format!("{label}: TLS {}", protection.describe());
+    let Some(presented) = presented else { return Some(Finding::ok(area, id, what)) };
+    let what = format!("{what}; {}", presented.describe());
+    let ends_soon = presented.facts.as_ref().is_some_and(|facts| facts.end < now + ENDS_SOON);
+    match (protection, &presented.refused) {
+        (Protection::EncryptOnly, Some(_)) => Some(Finding::warning(
+            area,
+            id,
+            what,
+            "Nobody who only listens can read along; whoever can stand in the server's place can, and gets the password. Leave it \
+             where that network is your own.",
+        )),
+        (Protection::EncryptOnly, None) => Some(Finding::warning(
+            area,
+            id,
+            what,
+            "This certificate would verify: set wordpress.database_tls = \"verify\", so that only this server is connected to.",
+        )),
+        (_, Some(_)) => None,
+        (_, None) if ends_soon => Some(Finding::warning(
+            area,
+            id,
+            what,
+            "Renew the database's certificate; when it has ended, refreshes are left to WordPress, which does not look at it.",
+        )),
+        (_, None) => Some(Finding::ok(area, id, what)),
+    }
+}
+
 /// Why it cannot be reached, and what to look at.
 pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Finding {
     let text = error.to_string();
@@ -138,13 +191,17 @@ pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Findin
         // 1045: wrong user or password. 1698: a user that only the system's own may be.
         DatabaseError::Connect(said) if is_one_of(said, &[1045, 1698]) => {
             "User or password is not what the server has: compare DB_USER and DB_PASSWORD in wp-config.php (or \
-             wordpress.database_url) with the server's account; the part behind the @ counts too."
+             wordpress.database_url) with the server's account; the part behind the @ counts too, and an account with REQUIRE SSL or \
+             X509 needs TLS (wordpress.database_tls, wordpress.database_client_certificate)."
         }
         DatabaseError::Connect(said) if is_one_of(said, &[1044, 1049]) => {
             "The database is not there, or its user may not use it: compare DB_NAME in wp-config.php with the server's."
         }
         DatabaseError::Connect(said) if is_one_of(said, &[1040, 1203]) => {
             "The server has no connection free: raise max_connections there; the sidecar takes at most 16."
+        }
+        DatabaseError::Tls(_) => {
+            "The text says the cause and what to do; `openssl x509 -text` shows what a certificate holds."
         }
         DatabaseError::ReadOnly => {
             "All that can be reached are replicas: is a failover under way? Promote one, or start the primary; the sidecar \
@@ -188,6 +245,7 @@ fn clock(ahead: Difference) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::finding::Level;
+    use crate::wordpress::database::tls::Facts;
 
     #[test]
     fn clocks_are_judged_by_what_is_certain() {
@@ -201,6 +259,48 @@ mod tests {
             let finding = clock(Difference { seconds, uncertainty });
             assert_eq!(finding.level, level, "{seconds}: {finding:?}");
             assert_eq!(finding.what.contains("behind"), level != Level::Ok && seconds < 0.0);
+        }
+    }
+
+    #[test]
+    fn tls_is_judged_by_what_is_presented() {
+        let now = SystemTime::now();
+        let presented = |days: u64, refused: Option<&str>| Presented {
+            agreed: "TLSv1_3".to_owned(),
+            chain: Vec::new(),
+            facts: Some(Facts {
+                names: vec!["db.example".to_owned()],
+                common_name: None,
+                issuer: "CN=ca".to_owned(),
+                self_signed: false,
+                version: 3,
+                is_authority: false,
+                begin: now,
+                end: now + Duration::from_secs(days * 86_400),
+            }),
+            refused: refused.map(str::to_owned),
+        };
+        let judge = |protection, presented: Option<&Presented>| judge_tls("db", protection, presented, now);
+        let (good, ending, bad) = (presented(90, None), presented(13, None), presented(90, Some("because")));
+        for (protection, presented, expected) in [
+            (Protection::Socket, None, Some((Level::Ok, "none, by a local socket"))),
+            (Protection::Off, None, Some((Level::Ok, "TLS off"))),
+            (
+                Protection::Verified,
+                Some(&good),
+                Some((Level::Ok, "TLSv1_3; certificate for db.example, signed by CN=ca, until ")),
+            ),
+            (Protection::Verified, Some(&ending), Some((Level::Warning, "signed by CN=ca"))),
+            // Said where the database cannot be reached.
+            (Protection::Verified, Some(&bad), None),
+            (Protection::EncryptOnly, Some(&good), Some((Level::Warning, "not verified"))),
+            (Protection::EncryptOnly, Some(&bad), Some((Level::Warning, "because"))),
+        ] {
+            let found = judge(protection, presented).map(|finding| (finding.level, finding.what));
+            assert_eq!(found.as_ref().map(|(level, _)| *level), expected.map(|(level, _)| level), "{found:?}");
+            if let (Some((_, what)), Some((_, part))) = (found, expected) {
+                assert!(what.contains(part), "{what}");
+            }
         }
     }
 }

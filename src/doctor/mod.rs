@@ -141,8 +141,9 @@ impl Patient {
         };
         let database = within(Area::Database, "database.reachable", DATABASE_LIMIT, self.database());
         let hosts = within(Area::Database, "database.hosts", SITE_LIMIT, database::hosts(&self.installation));
-        let (database, hosts, web, php) = tokio::join!(database, hosts, self.web(site.as_deref()), php);
-        findings.extend([database, hosts, web, php].into_iter().flatten());
+        let tls = within(Area::Database, "database.tls", SITE_LIMIT, database::tls(&self.installation));
+        let (database, hosts, tls, web, php) = tokio::join!(database, hosts, tls, self.web(site.as_deref()), php);
+        findings.extend([database, hosts, tls, web, php].into_iter().flatten());
         self.refresher.store.database.close().await;
         findings
     }

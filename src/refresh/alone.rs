@@ -114,7 +114,9 @@ impl Alone {
                 Attempt::Ended(result) => return result,
                 Attempt::Failed(error) => error,
             };
-            if !begun && matches!(error, DatabaseError::Connect(_) | DatabaseError::NoConnection) {
+            if !begun
+                && matches!(error, DatabaseError::Connect(_) | DatabaseError::Tls(_) | DatabaseError::NoConnection)
+            {
                 return Err(RotationError::NotBegun(error));
             }
             pause = jitter((pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE));
@@ -228,6 +230,7 @@ fn is_worth_another_try(error: &DatabaseError) -> bool {
         DatabaseError::Failed(None)
         | DatabaseError::NoConnection
         | DatabaseError::Connect(_)
+        | DatabaseError::Tls(_)
         | DatabaseError::ReadOnly
         | DatabaseError::TimedOut => true,
         DatabaseError::Column(_) => false,

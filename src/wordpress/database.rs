@@ -13,6 +13,7 @@ mod hosts;
 mod prepared;
 mod recovery;
 mod server;
+pub mod tls;
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,6 +77,7 @@ pub struct Database {
     epoch: AtomicU64,
     permits: Semaphore,
     idle: Mutex<Vec<Connection>>,
+    tls: tls::Known,
     /// Connections made.
     pub connected: Counter,
     /// Connections that could not be made, or were not free, in time.
@@ -115,6 +117,7 @@ impl Database {
             epoch: AtomicU64::new(0),
             permits: Semaphore::new(MAX_CONNECTIONS),
             idle: Mutex::new(Vec::new()),
+            tls: tls::Known::default(),
             connected: Counter::default(),
             not_connected: Counter::default(),
         }
@@ -282,9 +285,10 @@ impl Database {
             0 | 1 => self.connection(0, mode).await,
             _ => self.of_several(mode).await,
         };
-        let connection = connection.inspect_err(|_| self.not_connected.add())?;
+        let mut connection = connection.inspect_err(|_| self.not_connected.add())?;
         self.connected.add();
         self.note_server(&connection.server);
+        self.note_tls(&mut connection.conn, &connection.server).await?;
         Ok(Session { connection, database: self, _permit: permit })
     }
 
@@ -307,11 +311,13 @@ impl Database {
     async fn connection(&self, place: usize, mode: Mode) -> Result<Connection, DatabaseError> {
         let Some(opts) = self.hosts.get(place) else { return Err(DatabaseError::NoConnection) };
         let limit = if self.hosts.len() > 1 { HOST_LIMIT } else { CONNECT_LIMIT };
-        let connection = timeout(limit, server::open(opts.clone(), mode, self.generation()))
+        let opened = timeout(limit, server::open(opts.clone(), mode, self.generation()))
             .await
-            .map_err(|_| DatabaseError::NoConnection)?
-            .map_err(|error| DatabaseError::Connect(error.to_string()))?;
-        Ok(connection)
+            .map_err(|_| DatabaseError::NoConnection)?;
+        match opened {
+            Ok(connection) => Ok(connection),
+            Err(error) => Err(self.connect_error(place, &error).await),
+        }
     }
 
     fn generation(&self) -> u64 {

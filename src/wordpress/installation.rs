@@ -7,6 +7,7 @@
 
 mod database;
 mod file;
+mod tls;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};

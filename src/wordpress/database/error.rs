@@ -11,6 +11,9 @@ pub enum DatabaseError {
     /// The server cannot be reached or refuses us. Its text names user and host, never the password.
     #[error("cannot connect to the database: {0}")]
     Connect(String),
+    /// No agreement on TLS, or a certificate that is not verified. Says the cause and what to do.
+    #[error("cannot connect to the database by TLS: {0}")]
+    Tls(String),
     /// Of several hosts those that can be reached are read-only.
     #[error("no host of the database takes writes")]
     ReadOnly,
@@ -43,6 +46,7 @@ impl DatabaseError {
             DatabaseError::Failed(code) => *code,
             DatabaseError::NoConnection
             | DatabaseError::Connect(_)
+            | DatabaseError::Tls(_)
             | DatabaseError::ReadOnly
             | DatabaseError::TimedOut
             | DatabaseError::Column(_) => None,

@@ -4,22 +4,33 @@
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 
-use mysql_async::{Opts, OptsBuilder, SslOpts};
+use mysql_async::{Opts, OptsBuilder};
 
 use super::Assembly;
+use super::tls::Said;
 use crate::config::{self, Secret};
 use crate::wordpress::database::Hosts;
 use crate::wordpress::db_host::{DatabaseAddress, USUAL_SOCKETS, database_address};
-use crate::wordpress::wp_config::{Lookup, Scalar};
 
 impl Assembly<'_> {
     pub(super) fn database(&mut self, config: &config::WordPress) -> Option<Hosts> {
-        let options = match &config.database_url {
-            Some(url) => self.database_from_url(url)?,
-            None => self.database_from_constants(config)?,
+        let before = self.faults.len();
+        let (options, said) = match &config.database_url {
+            Some(url) => self.database_from_url(url).map(|(options, said)| (options, Some(said))).unzip(),
+            None => (self.database_from_constants(config), None),
         };
+        let mut hosts: Vec<Opts> = Vec::new();
+        if let Some(options) = options {
+            hosts = self.at_hosts(config, options);
+        }
+        // Asked for also where the rest is wrong: all faults are reported at once.
+        let hosts = self.with_tls(config, hosts, said.flatten());
+        hosts.filter(|_| self.faults.len() == before).map(Hosts::new)
+    }
+
+    fn at_hosts(&mut self, config: &config::WordPress, options: OptsBuilder) -> Vec<Opts> {
         if config.database_hosts.is_empty() {
-            return Some(Hosts::from(options));
+            return vec![options.into()];
         }
         let sockets = existing_sockets();
         let mut hosts: Vec<Opts> = Vec::new();
@@ -30,7 +41,7 @@ impl Assembly<'_> {
                 Err(error) => self.fault("wordpress.database_hosts", format!("{host}: {error}")),
             }
         }
-        Some(Hosts::new(hosts))
+        hosts
     }
 
     fn database_from_constants(&mut self, config: &config::WordPress) -> Option<OptsBuilder> {
@@ -42,7 +53,6 @@ impl Assembly<'_> {
             true => self.db_host(key).map(Some),
             false => Some(None),
         };
-        let tls = self.database_tls();
         if name.as_ref().is_some_and(|name| name.expose().is_empty()) {
             self.fault("wordpress.config", "the constant DB_NAME is empty".to_owned());
             return None;
@@ -53,8 +63,7 @@ impl Assembly<'_> {
             .prefer_socket(false)
             .user(Some(user.expose()))
             .pass(Some(password.expose()))
-            .db_name(Some(name.expose()))
-            .ssl_opts(tls?);
+            .db_name(Some(name.expose()));
         Some(match address {
             Some(address) => at(options, address),
             None => options,
@@ -73,7 +82,7 @@ impl Assembly<'_> {
     }
 
     /// SECURITY: the URL holds the password, so its own error is not shown either.
-    fn database_from_url(&mut self, url: &Secret) -> Option<OptsBuilder> {
+    fn database_from_url(&mut self, url: &Secret) -> Option<(OptsBuilder, Said)> {
         let options =
             Opts::from_url(url.expose()).ok().filter(|options| options.db_name().is_some_and(|name| !name.is_empty()));
         let Some(options) = options else {
@@ -82,36 +91,10 @@ impl Assembly<'_> {
             self.fault("wordpress.database_url", form.to_owned());
             return None;
         };
-        Some(OptsBuilder::from_opts(options).prefer_socket(false))
-    }
-
-    /// `MYSQL_CLIENT_FLAGS` with `MYSQLI_CLIENT_SSL`. mysqlnd then checks the certificate, unless
-    /// told not to by the other flag. `None` if it cannot be known.
-    fn database_tls(&mut self) -> Option<Option<SslOpts>> {
-        const SSL: i64 = 2048;
-        const DONT_VERIFY: i64 = 64;
-        let flags = match self.constant("MYSQL_CLIENT_FLAGS") {
-            Lookup::NotDefined => 0,
-            Lookup::Known(Scalar::Integer(flags), _) => *flags,
-            Lookup::Known(_, line) => {
-                self.constant_fault(
-                    "MYSQL_CLIENT_FLAGS",
-                    "wordpress.database_url",
-                    &format!("line {line} gives it no number"),
-                );
-                return None;
-            }
-            Lookup::Unknown(doubt) => {
-                self.constant_fault("MYSQL_CLIENT_FLAGS", "wordpress.database_url", &doubt.to_string());
-                return None;
-            }
-        };
-        let unverified = flags & DONT_VERIFY != 0;
-        Some((flags & SSL != 0).then(|| {
-            SslOpts::default()
-                .with_danger_accept_invalid_certs(unverified)
-                .with_danger_skip_domain_validation(unverified)
-        }))
+        let said = Said::by_url(&options);
+        // The brackets of an IPv6 address are the URL's; neither a look-up nor a certificate has them.
+        let host = options.ip_or_hostname().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some((OptsBuilder::from_opts(options).prefer_socket(false).ip_or_hostname(host), said))
     }
 }
 

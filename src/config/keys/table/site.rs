@@ -2,7 +2,7 @@
 
 use super::super::{Fallback, Key, key, unset};
 use crate::config::kind::Kind;
-use crate::config::names::{Algorithm, RefreshMode, ResponseFields, ReuseDetection};
+use crate::config::names::{Algorithm, DatabaseTls, RefreshMode, ResponseFields, ReuseDetection};
 
 /// `[wordpress]`, `[jwt]`, `[refresh]`, `[cleanup]`.
 pub const KEYS: &[Key] = &[
@@ -36,6 +36,40 @@ pub const KEYS: &[Key] = &[
          back to when it has taken writes for ten seconds and has what the other has. Never let two of them take \
          writes, unless they are one cluster. Leave it empty where one address leads to the primary always.",
     ),
+    key(
+        "wordpress.database_tls",
+        Kind::OneOf(DatabaseTls::NAMES),
+        Fallback::Is("auto"),
+        "TLS to the database: as MYSQL_CLIENT_FLAGS in wp-config.php or ?require_ssl=true in database_url says (\"auto\"), with a \
+         certificate that is verified (\"verify\") or not verified (\"encrypt_only\"), or none (\"off\").",
+    )
+    .change(
+        "With \"auto\" the server's certificate is verified, unless MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT or \
+         ?verify_ca=false says otherwise; PHP does not verify it. \"encrypt_only\" is for a server whose certificate cannot be \
+         verified: it keeps out who only listens, not who stands in the server's place. Connections by a local socket never have TLS.",
+    ),
+    key(
+        "wordpress.database_ca_file",
+        Kind::Path,
+        unset("only authorities that the system trusts", "/etc/ssl/certs/database-ca.pem"),
+        "Certificates, in PEM form, of authorities that may sign the database's, besides those that the system trusts.",
+    )
+    .change("For an authority of your own, or of the hosting company. Read at the start and on SIGHUP."),
+    key(
+        "wordpress.database_client_certificate",
+        Kind::Text("CHAIN:KEY"),
+        unset("none is presented", "/etc/wp-jwt-sidecar/db.pem:/etc/wp-jwt-sidecar/db.key"),
+        "The certificate that the sidecar presents to the database, with its private key, as CHAIN:KEY, two files in PEM form; or one \
+         file with both.",
+    )
+    .change("For accounts with REQUIRE X509, SUBJECT or ISSUER. Read at the start and on SIGHUP; credential:CHAIN:KEY works as for tls.certificates."),
+    key(
+        "wordpress.database_tls_name",
+        Kind::Text("NAME"),
+        unset("the host that is connected to", "db.example.com"),
+        "The name that the database's certificate must have, where that is not the host's.",
+    )
+    .change("Where the database is reached by an address, a tunnel or a proxy. It holds for all of database_hosts."),
     key(
         "wordpress.table_prefix",
         Kind::Text("PREFIX"),
