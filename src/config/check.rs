@@ -12,9 +12,9 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Admin, Algorithm, Cleanup, Config, DatabaseTls, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress, Log, LogFormat,
-    OpenFiles, ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection, Server, Shutdown,
-    Tls, TlsName, UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress,
+    Admin, Algorithm, Cleanup, Config, DatabaseTls, Effective, Faults, Forwarded, ForwardedMode, Jwt, ListenAddress,
+    Log, LogFormat, OpenFiles, ProxyProtocol, Refresh, RefreshMode, RequestIdMode, ResponseFields, ReuseDetection,
+    Server, Shutdown, Tls, TlsName, UnixSockets, Upstream, UpstreamProxyProtocol, UpstreamUrl, WordPress,
     address::{self, HOST},
     file,
     kind::Value,

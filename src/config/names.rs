@@ -118,8 +118,10 @@ names! {
 
 names! {
     /// Whether connections to the database are encrypted, and whether the server's certificate is verified.
+    #[derive(Default)]
     DatabaseTls {
         /// As `database_url` or `wp-config.php` says.
+        #[default]
         Auto = "auto",
         /// Encrypted, by a certificate that is verified.
         Verify = "verify",
@@ -127,12 +129,6 @@ names! {
         EncryptOnly = "encrypt_only",
         /// Not encrypted.
         Off = "off",
-    }
-}
-
-impl Default for DatabaseTls {
-    fn default() -> Self {
-        Self::Auto
     }
 }
 

@@ -59,7 +59,7 @@ impl Server {
         let reached = format!("{label}: {} answers as {}", self.version, self.account);
         let mut reached = Finding::ok(Area::Database, "database.reachable", reached);
         if !self.is_mariadb() {
-            reached = reached.with_hint("It is no MariaDB; the sidecar is tested with MariaDB only.");
+            reached = reached.with_hint("It is not a MariaDB: a \"revoke all\" of the plugin may meet a deadlock with a refresh there, and has to be repeated.");
         }
         let mut findings = vec![reached];
         if self.read_only {

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +11,7 @@ use mysql_async::prelude::Queryable as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PublicKeyData as _, SigningKey as _, date_time_ymd,
 };
-use wp_jwt_sidecar::config::{CertificateFiles, DatabaseTls, Jwt, Secret, WordPress};
+use wp_jwt_sidecar::config::{CertificateFiles, DatabaseTls, Jwt, Kind, Secret, WordPress, keys};
 use wp_jwt_sidecar::wordpress::database::Database as Pool;
 use wp_jwt_sidecar::wordpress::installation::installation;
 
@@ -22,6 +23,7 @@ use crate::support::sidecar::command;
 use crate::support::tls::Authority;
 
 const FOR_EVER: i32 = 2090;
+const OPERATING: &str = include_str!("../../docs/operating.md");
 
 /// A server whose certificate can be changed, and which trusts clients of `authority`.
 struct Server {
@@ -79,6 +81,20 @@ impl Server {
         let file = self.file("server.pem", pem);
         self.present().await;
         file
+    }
+
+    /// What the commands in docs/operating.md make.
+    async fn present_documented(&self) -> PathBuf {
+        let (_, behind) = OPERATING.split_once("```sh database-certificate\n").unwrap();
+        let (commands, _) = behind.split_once("```").unwrap();
+        let made =
+            Command::new("bash").args(["-e", "-c", commands]).current_dir(self.authority.directory.path()).output();
+        let made = made.unwrap();
+        assert!(made.status.success(), "{made:?}");
+        // openssl closes it to others, and the test's server is another user's.
+        std::fs::set_permissions(self.path("server.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        self.present().await;
+        self.path("server.pem")
     }
 
     fn url(&self) -> String {
@@ -205,6 +221,12 @@ async fn each_certificate_in_each_mode() {
     is_refused(server.trusting(&file), &["CA:TRUE", docs, encrypt_only]).await;
     is_encrypted_only(server.encrypting()).await;
 
+    // As the documentation makes one.
+    let file = server.present_documented().await;
+    for name in ["db.example.com", "10.0.0.5"] {
+        is_verified(WordPress { database_tls_name: Some(name.to_owned()), ..server.trusting(&file) }).await;
+    }
+
     // Of version 1, which no mode can use.
     let (pem, key) = version_1();
     server.file("server.key", key);
@@ -315,6 +337,18 @@ fn parameters(names: &[&str]) -> CertificateParams {
     parameters.distinguished_name.push(DnType::CommonName, "db");
     parameters.not_after = date_time_ymd(FOR_EVER, 1, 1);
     parameters
+}
+
+/// Each key that the documentation's example sets is one, and its mode is what it says.
+#[test]
+fn the_documented_keys_exist() {
+    let (_, behind) = OPERATING.split_once("```toml database-tls\n").unwrap();
+    let example: toml::Table = behind.split_once("```").unwrap().0.parse().unwrap();
+    let (_, keys) = example.iter().next().unwrap();
+    for (name, value) in keys.as_table().unwrap() {
+        let key = keys::find(&format!("wordpress.{name}")).unwrap_or_else(|| panic!("{name}"));
+        assert!(key.kind != Kind::OneOf(DatabaseTls::NAMES) || DatabaseTls::NAMES.contains(&value.as_str().unwrap()));
+    }
 }
 
 /// A certificate without the field "version", and so without extensions (RFC 5280, 4.1), and its key. No tool of ours makes one.

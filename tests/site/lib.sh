@@ -60,7 +60,39 @@ say_logs() {
 	return 0
 }
 
+# A server in a tree that no system was made of (tests/mysql) runs with the libraries of that tree.
+mariadbd=(mariadbd --no-defaults)
+mysqld=()
+if [[ ${SIDECAR_TESTS_MARIADB:-} ]]; then
+	tree=$SIDECAR_TESTS_MARIADB
+	mariadbd=("$tree/usr/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu" "$tree/usr/sbin/mariadbd" --no-defaults
+		--basedir="$tree/usr" --lc-messages-dir="$tree/usr/share/mariadb" --character-sets-dir="$tree/usr/share/mariadb/charsets"
+		--plugin-dir="$tree/usr/lib/mysql/plugin")
+elif [[ ${SIDECAR_TESTS_MYSQL:-} ]]; then
+	tree=$SIDECAR_TESTS_MYSQL
+	mysqld=("$tree/usr/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu" "$tree/usr/sbin/mysqld" --no-defaults
+		--lc-messages-dir="$tree/usr/share/mysql" --secure-file-priv=NULL)
+fi
+
+# As mariadb-install-db of the tree does, which would start the tree's programs with the system's libraries.
+bootstrap_mariadb() { # DATA_DIRECTORY
+	local scripts=$SIDECAR_TESTS_MARIADB/usr/share/mariadb
+	{
+		printf '%s\n' 'create database mysql;' 'use mysql;' 'SET @auth_root_socket=NULL;'
+		cat "$scripts"/{mariadb_system_tables,mariadb_performance_tables,mariadb_system_tables_data,fill_help_tables}.sql \
+			"$scripts"/{maria_add_gis_sp_bootstrap,mariadb_sys_schema}.sql
+	} >"$dir/bootstrap.sql"
+	"${privileges[@]}" -- "${mariadbd[@]}" --bootstrap --datadir="$1" --tmpdir="$dir/tmp" --enforce-storage-engine= \
+		--max-allowed-packet=8M --net-buffer-length=16K --log-warnings=0 \
+		--innodb-log-file-size=16M --innodb-flush-log-at-trx-commit=0 \
+		<"$dir/bootstrap.sql" >>"$dir/logs/bootstrap.log" 2>&1 || fail "mariadbd --bootstrap failed"
+}
+
 install_mariadb() { # DATA_DIRECTORY
+	if [[ ${SIDECAR_TESTS_MARIADB:-} ]]; then
+		bootstrap_mariadb "$1"
+		return
+	fi
 	# Forced: it would refuse a machine that cannot look up its own name.
 	start mariadb-install-db mariadb-install-db --no-defaults --datadir="$1" --tmpdir="$dir/tmp" \
 		--auth-root-authentication-method=normal --skip-test-db --skip-name-resolve --force \
@@ -75,20 +107,13 @@ start_mariadb() { # DATA_DIRECTORY SOCKET OPTION…
 	# sun_path holds 108 bytes, its final zero included (unix(7)).
 	((${#socket} < 108)) || fail "$socket is too long a path for a Unix socket"
 	# The time zone is none that anyone would take for UTC: what confuses the two shows.
-	start mariadbd mariadbd --no-defaults --datadir="$data" --tmpdir="$dir/tmp" --socket="$socket" \
+	start mariadbd "${mariadbd[@]}" --datadir="$data" --tmpdir="$dir/tmp" --socket="$socket" \
 		--pid-file="$dir/mysql.pid" --skip-networking --skip-name-resolve --default-time-zone=+05:45 \
 		--character-set-server=utf8mb4 --max-connections=300 --performance-schema=OFF \
 		--innodb-buffer-pool-size=64M --innodb-log-file-size=16M --key-buffer-size=1M --aria-pagecache-buffer-size=1M \
 		"$@"
 	wait_for mariadbd mariadb_answers "$socket" || fail "MariaDB did not start"
 }
-
-# A MySQL in a tree that no system was made of (tests/mysql), with its own libraries.
-mysqld=()
-if [[ ${SIDECAR_TESTS_MYSQL:-} ]]; then
-	mysqld=("$SIDECAR_TESTS_MYSQL/usr/lib64/ld-linux-x86-64.so.2" --library-path "$SIDECAR_TESTS_MYSQL/usr/lib/x86_64-linux-gnu"
-		"$SIDECAR_TESTS_MYSQL/usr/sbin/mysqld" --no-defaults --lc-messages-dir="$SIDECAR_TESTS_MYSQL/usr/share/mysql" --secure-file-priv=NULL)
-fi
 
 install_mysql() { # DATA_DIRECTORY
 	start mysqld "${mysqld[@]}" --initialize-insecure --datadir="$1" --tmpdir="$dir/tmp" --innodb-redo-log-capacity=16M
