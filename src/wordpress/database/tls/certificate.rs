@@ -10,6 +10,7 @@ use rustls::server::ParsedCertificate;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
 
 use super::DOCS;
+use crate::printable::{self, Form};
 
 /// What a certificate says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Facts {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let alternative = certificate.subject_alternative_name().ok().flatten();
         let names = alternative.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::DNSName(name) => Some(shown(name)),
             GeneralName::IPAddress(bytes) => address(bytes),
             _ => None,
         });
@@ -46,7 +47,7 @@ impl Facts {
         Some(Facts {
             names: names.collect(),
             common_name: common_name(certificate.subject()),
-            issuer: certificate.issuer().to_string(),
+            issuer: shown(&certificate.issuer().to_string()),
             self_signed: certificate.subject() == certificate.issuer(),
             version: certificate.version().0.saturating_add(1),
             is_authority: certificate.is_ca(),
@@ -132,7 +133,9 @@ fn cause(error: &CertificateError, facts: Option<&Facts>, name: &str) -> Fault {
         CertificateError::NotValidForNameContext { presented, .. } => match facts {
             Some(facts) => name_fault(facts, name),
             None if presented.is_empty() => Fault::NoNames(None),
-            None => Fault::WrongName { asked: name.to_owned(), names: presented.clone() },
+            None => {
+                Fault::WrongName { asked: name.to_owned(), names: presented.iter().map(|name| shown(name)).collect() }
+            }
         },
         // webpki's own errors, a crate that is not ours: their names are all there is.
         CertificateError::Other(other) => match format!("{:?}", other.0).as_str() {
@@ -207,7 +210,7 @@ impl Fault {
             Fault::UnknownAuthority(None) => "it is signed by itself or by an authority that is not trusted here".to_owned(),
             Fault::SelfSigned => "it is signed by itself, and not in wordpress.database_ca_file".to_owned(),
             Fault::NoNames(Some(name)) => format!(
-                "it has no subject alternative name, only the common name {name:?}, which is not looked at (MySQL makes such ones)"
+                "it has no subject alternative name, only the common name \"{name}\", which is not looked at (MySQL makes such ones)"
             ),
             Fault::NoNames(None) => "it has no subject alternative name".to_owned(),
             Fault::WrongName { asked, names } => format!("it is not for {asked}, but for {}", listed(names)),
@@ -222,11 +225,17 @@ impl Fault {
     }
 }
 
-/// SECURITY: whoever stands in the server's place writes these names, and the log and the status page show them: a few, and short.
+/// SECURITY: whoever stands in the server's place writes the texts of a certificate, and logs, commands and the status page show
+/// them: short, on one line, and only a few.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let short: String = text.chars().take(LONGEST).collect();
+    printable::escaped(&short, Form::Text, |_| false).into_owned()
+}
+
 fn listed(names: &[String]) -> String {
     const SHOWN: usize = 5;
-    let shown: Vec<String> =
-        names.iter().take(SHOWN).map(|name| name.chars().take(100).flat_map(char::escape_debug).collect()).collect();
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
     let more = names.len().saturating_sub(SHOWN);
     match more {
         0 => shown.join(", "),
@@ -235,8 +244,7 @@ fn listed(names: &[String]) -> String {
 }
 
 fn common_name(subject: &X509Name<'_>) -> Option<String> {
-    let name = subject.iter_common_name().next()?.as_str().ok()?;
-    Some(name.chars().take(100).collect())
+    Some(shown(subject.iter_common_name().next()?.as_str().ok()?))
 }
 
 /// An address of 4 or 16 bytes (RFC 5280, 4.2.1.6).
@@ -290,9 +298,18 @@ mod tests {
     }
 
     #[test]
-    fn names_of_a_stranger_are_short_and_on_one_line() {
-        let names: Vec<String> = (0..300).map(|i| format!("{i}\n{}", "x".repeat(500))).collect();
-        let text = explain(&[Fault::WrongName { asked: "db".to_owned(), names }], false);
-        assert!(text.len() < 1_000 && !text.contains('\n') && text.contains("and 295 more"), "{text}");
+    fn texts_of_a_stranger_are_short_and_on_one_line() {
+        let mut parameters =
+            rcgen::CertificateParams::new((0..300).map(|i| format!("{i}.example")).collect::<Vec<_>>()).unwrap();
+        let name = format!("db\n\u{1b}[2J{}", "x".repeat(500));
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let stranger = parameters.self_signed(&key).unwrap().der().to_vec();
+        let facts = Facts::of(&stranger).unwrap();
+        for text in [&facts.issuer, facts.common_name.as_ref().unwrap()] {
+            assert!(text.contains("\\n\\u{1b}[2Jx") && text.len() < 250, "{text}");
+        }
+        let text = explain(&faults(&CertificateError::UnknownIssuer, Some(&stranger), "db"), false);
+        assert!(text.len() < 1_000 && !text.contains(char::is_control) && text.contains("and 295 more"), "{text}");
     }
 }
