@@ -1,5 +1,5 @@
-//! TLS to the database, with a real MariaDB: which certificates are accepted in which mode, and what is said of those that are
-//! not. The account demands TLS, so that whoever logs in has it.
+//! TLS to the database, with a real MariaDB: which certificates are accepted in which mode, and what is said of those
+//! that are not. The account demands TLS, so that whoever logs in has it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -304,7 +304,8 @@ async fn a_bad_authority_of_the_system_spoils_no_other() {
     assert!(said.contains("wordpress.database_ca_file: is needed"), "{said}");
 }
 
-/// The log names the cause; the right authority in the same file takes effect at a reload; the status page shows what is in use.
+/// The log names the cause; the right authority in the same file takes effect at a reload; the status page shows what
+/// is in use.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authority_changes_at_a_reload() {
     let server = Server::start().await;
@@ -351,7 +352,8 @@ fn the_documented_keys_exist() {
     }
 }
 
-/// A certificate without the field "version", and so without extensions (RFC 5280, 4.1), and its key. No tool of ours makes one.
+/// A certificate without the field "version", and so without extensions (RFC 5280, 4.1), and its key. No tool of ours
+/// makes one.
 fn version_1() -> (String, String) {
     fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
         let content = parts.concat();

@@ -1,7 +1,8 @@
 //! TLS to the database as it is: what the server presents, why it is not accepted, and what operators see of it.
 //!
-//! mysql_async makes the TLS of a connection, and has no hook for a verifier of our own. So what is wrong with a certificate is
-//! found by [`probe`], which looks at it on a connection of its own and logs in nowhere, and put into words by [`certificate`].
+//! mysql_async makes the TLS of a connection, and has no hook for a verifier of our own. So what is wrong with a
+//! certificate is found by [`probe`], which looks at it on a connection of its own and logs in nowhere, and put into
+//! words by [`certificate`].
 
 mod certificate;
 mod probe;
@@ -22,8 +23,8 @@ pub use probe::Presented;
 /// How long to look at what a server presents.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is wrong with a server's certificate is looked at this often, however many connections fail: each look is a connection
-/// that the server counts as broken off (`max_connect_errors`).
+/// What is wrong with a server's certificate is looked at this often, however many connections fail: each look is a
+/// connection that the server counts as broken off (`max_connect_errors`).
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where the commands for a certificate that verifies are.
@@ -144,7 +145,8 @@ impl Database {
         DatabaseError::Tls(text)
     }
 
-    /// Each host with its TLS, for people: what it presents, who has signed that, and whether it is verified. Looks at each.
+    /// Each host with its TLS, for people: what it presents, who has signed that, and whether it is verified. Looks at
+    /// each.
     pub async fn examine_tls(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for opts in &self.hosts {
@@ -183,9 +185,9 @@ pub async fn probe(opts: &Opts) -> Result<Presented, String> {
     timeout(PROBE_LIMIT, looked).await.unwrap_or_else(|_| Err(format!("no answer within {PROBE_LIMIT:?}")))
 }
 
-const NO_TLS: &str = "the server offers none, but the connection is to have it (MYSQL_CLIENT_FLAGS in wp-config.php, ?require_ssl \
-                      in database_url, or wordpress.database_tls); give the server a certificate (ssl_cert, ssl_key), or, where \
-                      nobody can listen, set wordpress.database_tls = \"off\"";
+const NO_TLS: &str = "the server offers none, but the connection is to have it (MYSQL_CLIENT_FLAGS in wp-config.php, \
+                      ?require_ssl in database_url, or wordpress.database_tls); give the server a certificate \
+                      (ssl_cert, ssl_key), or, where nobody can listen, set wordpress.database_tls = \"off\"";
 
 /// rustls's own error, where it is what ended a connection.
 fn tls_error(error: &Error) -> Option<&rustls::Error> {
@@ -219,8 +221,7 @@ fn explain(error: &rustls::Error, leaf: Option<&[u8]>, name: &str, protection: P
         ),
         rustls::Error::AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure)
         | rustls::Error::PeerIncompatible(_) => format!(
-            "no agreement on a version or a cipher ({error}); the sidecar speaks TLS 1.2 and 1.3, which MySQL has from 5.7.28 and \
-             MariaDB from 10.1 on"
+            "no agreement on a version or a cipher ({error}): the sidecar speaks TLS 1.2 and 1.3 (the server: tls_version)"
         ),
         error => error.to_string(),
     }

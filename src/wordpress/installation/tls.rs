@@ -1,8 +1,8 @@
-//! TLS to the database: whether `[wordpress] database_tls`, `database_url` or `wp-config.php` asks for it, which authorities may
-//! have signed the server's certificate, and which certificate the sidecar presents.
+//! TLS to the database: whether `[wordpress] database_tls`, `database_url` or `wp-config.php` asks for it, which
+//! authorities may have signed the server's certificate, and which certificate the sidecar presents.
 //!
-//! Files are read here, at the start and at a reload, so that connections depend on no file, and a reload sees that a file of the
-//! same path has changed.
+//! Files are read here, at the start and at a reload, so that connections depend on no file, and a reload sees that a
+//! file of the same path has changed.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -23,12 +23,12 @@ const CA_FILE: &str = "wordpress.database_ca_file";
 const CLIENT_CERTIFICATE: &str = "wordpress.database_client_certificate";
 const TLS_NAME: &str = "wordpress.database_tls_name";
 
-/// A file of certificates has some kilobytes, that of all authorities of a system 200. A path such as /dev/zero must not fill the
-/// memory.
+/// A file of certificates has some kilobytes, that of all authorities of a system 200. A path such as /dev/zero must
+/// not fill the memory.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
-/// In encryption without verification a name only says whom the client asks for. It stands in for a host that no certificate can
-/// be for.
+/// In encryption without verification a name only says whom the client asks for. It stands in for a host that no
+/// certificate can be for.
 const ANY_NAME: &str = "localhost";
 
 /// What the site says about its connections.
@@ -82,8 +82,8 @@ impl Tls {
         };
         let ssl = SslOpts::default()
             .with_danger_accept_invalid_certs(!on.verified)
-            // The authorities within mysql_async are Mozilla's of some day; the system's are kept up to date, and the operator's own.
-            // Where nothing is verified they change nothing, but rustls refuses to begin without any.
+            // The authorities within mysql_async are Mozilla's of some day; the system's are kept up to date, and the
+            // operator's own. Where nothing is verified they change nothing, but rustls refuses to begin without any.
             .with_disable_built_in_roots(on.verified)
             .with_root_certs(on.authorities.iter().map(|der| der.clone().into()).collect())
             .with_client_identity(on.identity.clone())
@@ -140,8 +140,8 @@ impl Assembly<'_> {
             authorities.extend(system_authorities());
         }
         if authorities.is_empty() && verified && self.faults.len() == before {
-            let problem = "is needed: the database's certificate is to be verified, and no authority is trusted (package \
-                           ca-certificates has those of the web); or set wordpress.database_tls = \"encrypt_only\"";
+            let problem = "is needed: the database's certificate is to be verified, and no authority is trusted \
+                           (package ca-certificates has those of the web); or set wordpress.database_tls = \"encrypt_only\"";
             self.fault(CA_FILE, problem.to_owned());
         }
         let identity = match config.database_client_certificate.as_ref().map(identity) {
@@ -157,8 +157,8 @@ impl Assembly<'_> {
         (self.faults.len() == before).then(|| Tls::On(Box::new(On { verified, authorities, identity, name })))
     }
 
-    /// SECURITY: who names an authority or a certificate means TLS; without it the password and all rows would go over the wire
-    /// for everybody to read.
+    /// SECURITY: who names an authority or a certificate means TLS; without it the password and all rows would go over
+    /// the wire for everybody to read.
     fn refuse_useless(&mut self, config: &config::WordPress, by_tcp: bool) {
         let given = [
             (CA_FILE, config.database_ca_file.is_some()),
@@ -169,8 +169,8 @@ impl Assembly<'_> {
             (false, _) => "has no use: the database is reached by a local socket, which has no TLS",
             (true, DatabaseTls::Off) => "contradicts wordpress.database_tls = \"off\"",
             (true, _) => {
-                "has no use: connections to the database have no TLS, since neither database_url (?require_ssl=true) nor \
-                 MYSQL_CLIENT_FLAGS in wp-config.php asks for it; set wordpress.database_tls = \"verify\""
+                "has no use: connections to the database have no TLS, since neither database_url (?require_ssl=true) \
+                 nor MYSQL_CLIENT_FLAGS in wp-config.php asks for it; set wordpress.database_tls = \"verify\""
             }
         };
         for (key, _) in given.into_iter().filter(|(_, given)| *given) {
@@ -178,10 +178,10 @@ impl Assembly<'_> {
         }
     }
 
-    /// `MYSQL_CLIENT_FLAGS`, which wpdb hands to mysqli_real_connect(). mysqlnd encrypts with MYSQLI_CLIENT_SSL and verifies
-    /// nothing, since WordPress never calls mysqli_ssl_set(): `php_mysqlnd_net_enable_ssl` verifies by default only where a key, a
-    /// certificate or an authority is set. The sidecar verifies all the same, unless the other flag says that it is not wanted.
-    /// `None` if it cannot be known.
+    /// `MYSQL_CLIENT_FLAGS`, which wpdb hands to mysqli_real_connect(). mysqlnd encrypts with MYSQLI_CLIENT_SSL and
+    /// verifies nothing, since WordPress never calls mysqli_ssl_set(): `enable_ssl` of mysqlnd_vio.c verifies by default
+    /// only where a key, a certificate or an authority is set. The sidecar verifies all the same, unless the other flag
+    /// says that it is not wanted. `None` if it cannot be known.
     fn client_flags(&mut self) -> Option<Said> {
         const SSL: i64 = 2048;
         const DONT_VERIFY: i64 = 64;
@@ -203,7 +203,8 @@ impl Assembly<'_> {
 
 const INSTEAD_OF_FLAGS: &str = "wordpress.database_tls";
 
-/// Some systems have a certificate that does not parse among a hundred good ones, and mysql_async would refuse them all.
+/// Some systems have a certificate that does not parse among a hundred good ones, and mysql_async would refuse them
+/// all.
 fn system_authorities() -> Vec<CertificateDer<'static>> {
     rustls_native_certs::load_native_certs().certs.into_iter().filter(|der| is_authority(der).is_ok()).collect()
 }
@@ -230,7 +231,8 @@ fn identity(files: &CertificateFiles) -> Result<ClientIdentity, String> {
     // SECURITY: the PEM parser's own error could hold a piece of the file, which is a secret.
     let parsed = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
         format!(
-            "{}: has no private key in PEM form in it (-----BEGIN PRIVATE KEY-----); an encrypted one must be decrypted",
+            "{}: has no private key in PEM form in it (-----BEGIN PRIVATE KEY-----); an encrypted one must be \
+             decrypted",
             files.key.display()
         )
     })?;
@@ -259,8 +261,8 @@ fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> 
     }
 }
 
-/// The bytes of a file, without byte order marks: an editor puts one in front, and files that are joined have one within, and the
-/// PEM parser would pass over the certificate behind it.
+/// The bytes of a file, without byte order marks: an editor puts one in front, and files that are joined have one
+/// within, and the PEM parser would pass over the certificate behind it.
 fn read_pem(path: &Path) -> Result<Vec<u8>, String> {
     const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
     let mut bytes = Vec::new();

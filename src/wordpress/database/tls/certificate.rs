@@ -94,7 +94,8 @@ pub(super) enum Fault {
     Other(String),
 }
 
-/// What `error` says, and what the certificate itself shows that would be the next error. The first is what the error is about.
+/// What `error` says, and what the certificate itself shows that would be the next error. The first is what the error
+/// is about.
 pub(super) fn faults(error: &CertificateError, leaf: Option<&[u8]>, name: &str) -> Vec<Fault> {
     let facts = leaf.and_then(Facts::of);
     let mut faults = vec![cause(error, facts.as_ref(), name)];
@@ -171,7 +172,8 @@ pub(super) fn explain(faults: &[Fault], encrypt_only: bool) -> String {
     if encrypt_only {
         // Only a handshake that cannot be finished gets here.
         return format!(
-            "the server's certificate cannot be used even without verification: {causes}. The server needs another one: {DOCS}"
+            "the server's certificate cannot be used even without verification: {causes}. The server needs another \
+             one: {DOCS}"
         );
     }
     let mut fixes = Vec::new();
@@ -207,15 +209,20 @@ impl Fault {
             Fault::UnknownAuthority(Some(issuer)) => {
                 format!("it is signed by an authority that is not trusted here ({issuer})")
             }
-            Fault::UnknownAuthority(None) => "it is signed by itself or by an authority that is not trusted here".to_owned(),
+            Fault::UnknownAuthority(None) => {
+                "it is signed by itself or by an authority that is not trusted here".to_owned()
+            }
             Fault::SelfSigned => "it is signed by itself, and not in wordpress.database_ca_file".to_owned(),
             Fault::NoNames(Some(name)) => format!(
-                "it has no subject alternative name, only the common name \"{name}\", which is not looked at (MySQL makes such ones)"
+                "it has no subject alternative name, only the common name \"{name}\", which is not looked at (MySQL makes \
+                 such ones)"
             ),
             Fault::NoNames(None) => "it has no subject alternative name".to_owned(),
             Fault::WrongName { asked, names } => format!("it is not for {asked}, but for {}", listed(names)),
             Fault::Authority => {
-                "it is that of an authority (CA:TRUE, as `openssl req -x509` makes it), which is not taken for a server's".to_owned()
+                "it is that of an authority (CA:TRUE, as `openssl req -x509` makes it), which is not taken for a \
+                 server's"
+                    .to_owned()
             }
             Fault::Expired(end) => format!("it is expired since {end}"),
             Fault::NotYet(begin) => format!("it is not valid before {begin}"),
@@ -225,8 +232,8 @@ impl Fault {
     }
 }
 
-/// SECURITY: whoever stands in the server's place writes the texts of a certificate, and logs, commands and the status page show
-/// them: short, on one line, and only a few.
+/// SECURITY: whoever stands in the server's place writes the texts of a certificate, and logs, commands and the status
+/// page show them: short, on one line, and only a few.
 fn shown(text: &str) -> String {
     const LONGEST: usize = 200;
     let short: String = text.chars().take(LONGEST).collect();

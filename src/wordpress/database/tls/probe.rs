@@ -1,9 +1,10 @@
-//! Looks at the certificate that a database presents: greets it, asks for TLS, shakes hands, and leaves before any log-in.
+//! Looks at the certificate that a database presents: greets it, asks for TLS, shakes hands, and leaves before any
+//! log-in.
 //!
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html>
 //!
-//! SECURITY: the handshake is finished with whoever answers, and nothing is sent by it. What is seen is for people only; what a
-//! connection may carry is decided by the verifier of each connection.
+//! SECURITY: the handshake is finished with whoever answers, and nothing is sent by it. What is seen is for people
+//! only; what a connection may carry is decided by the verifier of each connection.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -107,8 +108,8 @@ async fn packet(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Version 10 of the protocol, the server's version up to a zero, 4 bytes of the connection's number, 8 of a nonce, a zero, and
-/// the lower half of the capabilities.
+/// Version 10 of the protocol, the server's version up to a zero, 4 bytes of the connection's number, 8 of a nonce, a
+/// zero, and the lower half of the capabilities.
 fn offers_tls(greeting: &[u8]) -> bool {
     let Some((10, behind)) = greeting.split_first().map(|(version, behind)| (*version, behind)) else { return false };
     let Some(end) = behind.iter().position(|byte| *byte == 0) else { return false };
@@ -116,7 +117,8 @@ fn offers_tls(greeting: &[u8]) -> bool {
     capabilities.is_some_and(|bytes| u16::from_le_bytes(bytes) & CLIENT_SSL != 0)
 }
 
-/// Capabilities, the largest packet (16 MiB), the character set utf8mb4_general_ci, 23 zeros; the second packet of the conversation.
+/// Capabilities, the largest packet (16 MiB), the character set utf8mb4_general_ci, 23 zeros; the second packet of the
+/// conversation.
 fn ssl_request() -> Vec<u8> {
     let mut request = vec![32, 0, 0, 1];
     request.extend_from_slice(&CAPABILITIES.to_le_bytes());
