@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
 use super::Assembly;
+use crate::byte_order_mark;
 use crate::config::{self, CertificateFiles, DatabaseTls};
 use crate::wordpress::wp_config::{Lookup, Scalar};
 
@@ -251,8 +252,7 @@ fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> 
         .collect::<Result<_, _>>()
         .map_err(|error| format!("{}: is not in PEM form: {error}", path.display()))?;
     match certificates.is_empty() {
-        // A SEQUENCE with a length of two bytes (X.690, 8.1): a certificate in DER form, as Windows and Java write it.
-        true if pem.starts_with(&[0x30, 0x82]) => Err(format!(
+        true if pem.starts_with(&DER_SEQUENCE) => Err(format!(
             "{}: is in DER form; make it PEM: openssl x509 -inform der -in {0} -out NEW.pem",
             path.display()
         )),
@@ -261,10 +261,11 @@ fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> 
     }
 }
 
-/// The bytes of a file, without byte order marks: an editor puts one in front, and files that are joined have one
-/// within, and the PEM parser would pass over the certificate behind it.
+/// A SEQUENCE with a length of two bytes (X.690, 8.1): how a certificate in DER form begins, as Windows and Java write it.
+const DER_SEQUENCE: [u8; 2] = [0x30, 0x82];
+
+/// The bytes of a file, without byte order marks where it is text.
 fn read_pem(path: &Path) -> Result<Vec<u8>, String> {
-    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes))
@@ -273,20 +274,6 @@ fn read_pem(path: &Path) -> Result<Vec<u8>, String> {
             false => Ok(()),
         })
         .map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
-    // In DER form the three bytes could be anything's.
-    if !bytes.windows(5).any(|five| five == b"-----") {
-        return Ok(bytes);
-    }
-    let mut rest = bytes.as_slice();
-    let mut without = Vec::with_capacity(bytes.len());
-    while let Some((first, behind)) = rest.split_first() {
-        match rest.strip_prefix(BYTE_ORDER_MARK) {
-            Some(behind) => rest = behind,
-            None => {
-                without.push(*first);
-                rest = behind;
-            }
-        }
-    }
-    Ok(without)
+    // In DER form the bytes of a mark may be part of anything.
+    Ok(if bytes.starts_with(&DER_SEQUENCE) { bytes } else { byte_order_mark::removed(bytes) })
 }
