@@ -259,6 +259,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     for host in sidecar.database_tls() {
         writeln!(out, "TLS to the database: {host}")?;
     }
+    if let Some(used_tokens) = sidecar.used_tokens() {
+        writeln!(out, "used tokens: {used_tokens}")?;
+    }
     Ok(can_serve?)
 }
 

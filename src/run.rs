@@ -25,6 +25,7 @@ use crate::refresh::group::Groups;
 use crate::refresh::lookup::LookUps;
 use crate::refresh::map::Map;
 use crate::refresh::rate_limit::RateLimiter;
+use crate::refresh::recent::Recent;
 use crate::refresh::replay::Reuse;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
@@ -166,6 +167,14 @@ impl Sidecar {
         }
     }
 
+    /// What is done about used tokens; as far as [`Sidecar::look`] found out, for the site's algorithm. `None` where WordPress has
+    /// them all.
+    pub fn used_tokens(&self) -> Option<String> {
+        let Refresher { sites, reuse, .. } = &*self.native.as_ref()?.refresher;
+        let site = sites.last_read().and_then(Result::ok);
+        Some(reuse.describe(site.map(|site| site.signer.algorithm())))
+    }
+
     /// The host that the database is used at, as far as [`Sidecar::look`] found one; `None` where there is only one.
     pub fn database_host(&self) -> Option<String> {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
@@ -257,6 +266,7 @@ impl Native {
             look_ups,
             groups,
             reuse,
+            recent: (!reuse.interval.is_zero()).then(|| Arc::new(Recent::new(reuse.interval))),
             counters,
             rate_limiter: lasting.rate_limiter.clone(),
             analytics,

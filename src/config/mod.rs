@@ -268,7 +268,7 @@ pub struct Refresh {
     pub analytics: bool,
     /// Rows a second that refused ones add to it.
     pub analytics_refusals: usize,
-    /// Zero: a used token is refused.
+    /// Zero: a used token is refused at once.
     pub reuse_interval: Duration,
     /// What happens when a used token comes back later.
     pub reuse_detection: ReuseDetection,

@@ -142,6 +142,12 @@ impl Signer {
         !matches!(self.key, SigningKey::Asymmetric(..))
     }
 
+    /// Whether the same claims get the same signature each time. That of ECDSA is random: jsonwebtoken does not make the
+    /// deterministic ones of RFC 6979.
+    pub fn is_repeatable(&self) -> bool {
+        !matches!(self.algorithm, Algorithm::ES256 | Algorithm::ES384)
+    }
+
     /// A signed access token with its `jti`.
     ///
     /// # Errors
@@ -151,7 +157,7 @@ impl Signer {
     }
 
     /// The access token that was once made of `claims` and stored as `hash`; without a `jti` where PHP made it. `None` where
-    /// neither has this hash: the signature is random, or the claims were others.
+    /// neither has this hash: the claims were others, or the signature is not repeatable.
     ///
     /// # Errors
     /// As for [`Signer::access_token`].
@@ -161,6 +167,9 @@ impl Signer {
         hash: &str,
         auth_salt: &Secret,
     ) -> Result<Option<String>, SignerError> {
+        if !self.is_repeatable() {
+            return Ok(None);
+        }
         for jti in [Some(self.jti(claims.refresh_token)), None] {
             let token = self.signed(claims, jti.as_deref())?;
             if wp_hash(&token, auth_salt) == hash {
@@ -170,13 +179,31 @@ impl Signer {
         Ok(None)
     }
 
+    /// Tells the access token that was once made of `claims` and stored as `hash` from others, whatever its signature.
+    ///
+    /// # Errors
+    /// The claims could not be written as JSON.
+    pub fn recognize<'a>(
+        &self,
+        claims: &ClaimsInput<'_>,
+        hash: &'a str,
+        auth_salt: &'a Secret,
+    ) -> Result<impl Fn(&str) -> bool + use<'a>, SignerError> {
+        let unsigned = self.unsigned(claims, Some(&self.jti(claims.refresh_token)))?;
+        Ok(move |token: &str| {
+            let said = token.rsplit_once('.').map(|(said, _)| said);
+            said == Some(unsigned.as_str()) && wp_hash(token, auth_salt) == hash
+        })
+    }
+
     fn jti(&self, refresh_token: &str) -> String {
         let mut jti = self.jti.clone();
         jti.update(refresh_token.as_bytes());
         hex(jti.finalize().into_bytes().get(..16).unwrap_or_default())
     }
 
-    fn signed(&self, claims: &ClaimsInput<'_>, jti: Option<&str>) -> Result<String, SignerError> {
+    /// Header and claims, as they are signed.
+    fn unsigned(&self, claims: &ClaimsInput<'_>, jti: Option<&str>) -> Result<String, SignerError> {
         let claims = serde_json::to_vec(&Claims {
             iss: claims.iss,
             iat: claims.issued_at,
@@ -189,6 +216,11 @@ impl Signer {
         let mut token = String::with_capacity(self.header.len() + claims.len() * 4 / 3 + 96);
         token.push_str(&self.header);
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
+        Ok(token)
+    }
+
+    fn signed(&self, claims: &ClaimsInput<'_>, jti: Option<&str>) -> Result<String, SignerError> {
+        let mut token = self.unsigned(claims, jti)?;
         let signature = match &self.key {
             SigningKey::Hs256(key) => encoded_mac(key, &token),
             SigningKey::Hs384(key) => encoded_mac(key, &token),

@@ -123,6 +123,9 @@ impl InFlight {
             refresher.look_ups.tokens.remember(token, Place { row: child, user_id: Some(rotated.user.id) });
             refresher.look_ups.map.note(child);
         }
+        if let Some((recent, family)) = plan.recent.as_ref().zip(rotated.family.as_deref()) {
+            recent.stored(family, &rotated.access_token);
+        }
         refresher.counters.rotated.add();
         let (user_id, token_family) = (rotated.user.id, rotated.family.clone());
         refresher.record(event, EventResult::Success { user_id, token_id: rotated.parent, token_family });

@@ -16,6 +16,7 @@ pub mod json;
 pub mod lookup;
 pub mod map;
 pub mod rate_limit;
+pub mod recent;
 pub mod replay;
 pub mod request;
 pub mod response;
@@ -57,6 +58,7 @@ use group::{Groups, RotationError};
 use in_flight::InFlight;
 use lookup::LookUps;
 use rate_limit::{RateLimiter, Window};
+use recent::Recent;
 use replay::Reuse;
 use request::Parsed;
 use response::{Outcome, ReplyContext};
@@ -86,6 +88,8 @@ pub struct Refresher {
     pub groups: Groups,
     /// What is done about used tokens.
     pub reuse: Reuse,
+    /// What it needs where access tokens cannot be made again; `None` where nothing is given twice.
+    pub recent: Option<Arc<Recent>>,
     /// What happens is counted.
     pub counters: Arc<Counters>,
     /// Calls per client address.
@@ -331,6 +335,7 @@ impl Call<'_> {
     }
 
     fn plan(&self, token: String, refresh_token: String, user_agent: String, now: u64) -> Plan {
+        let recent = self.refresher.recent.as_ref().filter(|_| !self.site.signer.is_repeatable());
         Plan {
             token,
             refresh_token,
@@ -340,6 +345,7 @@ impl Call<'_> {
             user_agent,
             client: self.client.address,
             signed: OnceLock::new(),
+            recent: recent.map(Arc::clone),
         }
     }
 
@@ -397,9 +403,12 @@ impl Refresher {
         }
     }
 
-    /// Keeps the map of tokens filled while the table has no index on them. Never returns.
+    /// Keeps the map of tokens filled while the table has no index on them, and forgets what is over its time. Never returns.
     pub async fn keep_map_filled(&self) {
         loop {
+            if let Some(recent) = &self.recent {
+                recent.sweep();
+            }
             if let Ok(site) = self.sites.current().await {
                 let map = &self.look_ups.map;
                 if site.columns.indexed {

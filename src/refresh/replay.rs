@@ -1,9 +1,10 @@
-//! A used token that comes again: the same pair once more, or a family that is revoked. Both off unless configured.
+//! A used token that comes again: the same pair once more, or a family that is revoked (only if that is configured).
 //!
-//! A client that never got the answer to its refresh presents the old token again. Within `reuse_interval` it gets the pair of
-//! its family's only live row, rebuilt from the table alone, so that it works after a crash and at another sidecar, too. A replay
-//! makes no token, writes nothing and moves no window. Where the access token cannot be rebuilt to the row's `hash` (a signature
-//! that is random, as with ES256; another issuer), nothing is replayed.
+//! A client that never got the answer to its refresh presents the old token again; one with two tabs presents it twice. Within
+//! `reuse_interval` it gets the pair of its family's only live row, rebuilt from the table alone, so that it works after a crash
+//! and at another sidecar, too. A replay makes no token, writes nothing and moves no window. Where the signature is random (ES256
+//! and ES384) the access token comes from the memory of the process that made it, if it is still there; the rows decide all the
+//! same. Where it cannot be rebuilt to the row's `hash` (another issuer), nothing is replayed.
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::group::{LIMIT, RotationError};
 use super::response;
 use super::store::{LARGEST_GROUP, Store};
 use super::transaction::{Plan, Used};
+use crate::config::Algorithm;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 
 /// What is done about used tokens.
@@ -54,6 +56,32 @@ impl Reuse {
         }
     }
 
+    /// What is done about used tokens, for people; `algorithm` is the site's, where it is known.
+    pub fn describe(&self, algorithm: Option<Algorithm>) -> String {
+        let late = match self.revoke_family {
+            true => "its family is revoked, which logs out all who hold a token of it",
+            false => "it is refused",
+        };
+        if self.interval.is_zero() {
+            return format!(
+                "when a used refresh token comes again, {late}, at once: an app that sends a call twice, or lost its answer, is \
+                 logged out"
+            );
+        }
+        let here = match algorithm {
+            Some(algorithm @ (Algorithm::ES256 | Algorithm::ES384)) => format!(
+                " from the process that made it (signatures of {algorithm} cannot be made again, so that another process, or \
+                 this one after a restart, refuses it)"
+            ),
+            _ => String::new(),
+        };
+        format!(
+            "a used refresh token that comes again within {:?} gets the same pair once more{here}, never a second one, and \
+             nothing after a logout, a revocation or a password change; when it comes later, {late}",
+            self.interval
+        )
+    }
+
     /// Seconds for which a used token must be told from an unknown one; `None`: as long as it has not expired.
     pub fn told_for(&self) -> Option<u64> {
         // The column's seconds are whole, and a call that came in time may be looked at a moment later.
@@ -82,6 +110,9 @@ pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Re
         Decision::RevokeFamily => {
             let revoked = timeout(LIMIT, revoke(store, family, used.user_id)).await;
             let revoked = revoked.unwrap_or(Err(DatabaseError::TimedOut)).map_err(RotationError::Failed)?;
+            if let Some(recent) = &plan.recent {
+                recent.forget(family);
+            }
             if revoked > 0 {
                 warn!(user = used.user_id, rows = revoked, "a used refresh token came back; its family is revoked");
             }
@@ -100,13 +131,32 @@ pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Re
             }
             .map_err(RotationError::Failed)?;
             session.give_back();
-            let Some((row, user)) = found else { return Ok(Reused::Refused(0)) };
-            Ok(match pair(plan, &row, user)? {
+            let (row, user) = match found {
+                Found::Successor(row, user) => (row, user),
+                Found::NothingLives => {
+                    if let Some(recent) = &plan.recent {
+                        recent.forget(family);
+                    }
+                    return Ok(Reused::Refused(0));
+                }
+                Found::NoSuccessor => return Ok(Reused::Refused(0)),
+            };
+            Ok(match pair(plan, family, &row, user)? {
                 Some(pair) => Reused::Replayed(pair, row.id),
                 None => Reused::Refused(0),
             })
         }
     }
+}
+
+/// What lives of a family.
+enum Found {
+    /// One row, younger than the one that was used, and its user.
+    Successor(LiveRow, response::User),
+    /// Something else.
+    NoSuccessor,
+    /// Nothing: all were logged out, revoked or ended by a password change.
+    NothingLives,
 }
 
 /// A family's live row.
@@ -120,12 +170,7 @@ struct LiveRow {
 }
 
 /// The family's only live row, and its user. A password change leaves none; two, which PHP can make of one, are one too many.
-async fn live(
-    store: &Store,
-    session: &mut Session<'_>,
-    family: &str,
-    used: &Used,
-) -> Result<Option<(LiveRow, response::User)>, DatabaseError> {
+async fn live(store: &Store, session: &mut Session<'_>, family: &str, used: &Used) -> Result<Found, DatabaseError> {
     let statement = format!(
         "SELECT id, hash, TIMESTAMPDIFF(SECOND, '1970-01-01', issued_at), TIMESTAMPDIFF(SECOND, '1970-01-01', expires_at), \
          GREATEST(TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), expires_at), 0), refresh_token_hash, \
@@ -134,12 +179,18 @@ async fn live(
         store.tokens
     );
     let mut rows: Vec<Row> = session.conn().exec(statement, (family, used.user_id)).await?;
-    let (Some(mut row), None) = (rows.pop(), rows.pop()) else { return Ok(None) };
+    let mut row = match (rows.pop(), rows.pop()) {
+        (Some(row), None) => row,
+        (None, _) => return Ok(Found::NothingLives),
+        (Some(_), Some(_)) => return Ok(Found::NoSuccessor),
+    };
     let is_live: bool = column(&mut row, 6, "refresh_token_expires_at")?;
     let id: u64 = column(&mut row, 0, "id")?;
     let refresh_token: Option<String> = column(&mut row, 5, "refresh_token_hash")?;
     // A successor is younger than what it succeeds. An older row that lives is of no exchange of this token.
-    let (true, true, Some(refresh_token)) = (is_live, id > used.id, refresh_token) else { return Ok(None) };
+    let (true, true, Some(refresh_token)) = (is_live, id > used.id, refresh_token) else {
+        return Ok(Found::NoSuccessor);
+    };
     let row = LiveRow {
         id,
         hash: column(&mut row, 1, "hash")?,
@@ -149,11 +200,16 @@ async fn live(
         refresh_token,
     };
     let user = store.user(session, used.user_id).await?;
-    Ok(user.map(|user| (row, user)))
+    Ok(user.map_or(Found::NoSuccessor, |user| Found::Successor(row, user)))
 }
 
-/// The pair of a row, if its access token can be made again.
-fn pair(plan: &Plan, row: &LiveRow, user: response::User) -> Result<Option<response::Rotated>, RotationError> {
+/// The pair of a row, if its access token can be made again or is remembered.
+fn pair(
+    plan: &Plan,
+    family: &str,
+    row: &LiveRow,
+    user: response::User,
+) -> Result<Option<response::Rotated>, RotationError> {
     let claims = ClaimsInput {
         iss: &plan.home.url,
         issued_at: row.issued_at,
@@ -161,7 +217,14 @@ fn pair(plan: &Plan, row: &LiveRow, user: response::User) -> Result<Option<respo
         user_id: user.id,
         refresh_token: &row.refresh_token,
     };
-    let access_token = plan.site.signer.access_token_again(&claims, &row.hash, &plan.site.auth_salt)?;
+    let (signer, auth_salt) = (&plan.site.signer, &plan.site.auth_salt);
+    let access_token = match &plan.recent {
+        Some(recent) => {
+            let is_it = signer.recognize(&claims, &row.hash, auth_salt)?;
+            recent.find(family, is_it).map(|kept| kept.expose().to_owned())
+        }
+        None => signer.access_token_again(&claims, &row.hash, auth_salt)?,
+    };
     Ok(access_token.map(|access_token| response::Rotated {
         access_token,
         refresh_token: row.refresh_token.clone(),
@@ -237,5 +300,21 @@ mod tests {
         ] {
             assert_eq!(reuse.decide(revoked_for), decision, "{reuse:?} {revoked_for:?}");
         }
+    }
+
+    #[test]
+    fn what_is_done_is_said() {
+        let said = |seconds, revoke_family, algorithm| {
+            Reuse { interval: Duration::from_secs(seconds), revoke_family }.describe(algorithm)
+        };
+        let usual = said(10, false, Some(Algorithm::HS256));
+        assert!(usual.contains("within 10s gets the same pair once more, never a second one"), "{usual}");
+        assert!(usual.ends_with("when it comes later, it is refused"), "{usual}");
+        assert_eq!(usual, said(10, false, None));
+        let random = said(30, true, Some(Algorithm::ES384));
+        assert!(random.contains("within 30s") && random.contains("signatures of ES384 cannot"), "{random}");
+        assert!(random.contains("comes later, its family is revoked"), "{random}");
+        assert!(said(0, false, None).contains("it is refused, at once"));
+        assert!(said(0, true, Some(Algorithm::ES256)).contains("its family is revoked"));
     }
 }

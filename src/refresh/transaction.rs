@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::access_token::{ClaimsInput, SignerError, wp_hash};
 use super::group::{Turn, in_turn};
+use super::recent::Recent;
 use super::response::User;
 use super::rotation::{self, Decision, RowSnapshot};
 use super::store::{Child, LockedRow, Store, Trace};
@@ -37,8 +38,10 @@ pub struct Plan {
     pub user_agent: String,
     /// The client's address.
     pub client: IpAddr,
-    /// See [`Plan::sign_early`].
+    /// What it was signed as: by [`Plan::sign_early`], or by the first attempt.
     pub signed: OnceLock<Signed>,
+    /// Where its access token is kept for a while; `None` where it can be made again, or is never given twice.
+    pub recent: Option<Arc<Recent>>,
 }
 
 /// An access token for a user, and its hash.
@@ -63,10 +66,16 @@ impl Plan {
         }
     }
 
+    /// The same for all attempts, unless the row becomes another user's between two of them.
     fn signed(&self, user_id: u64) -> Result<Signed, SignerError> {
         match self.signed.get() {
             Some(signed) if signed.user_id == user_id => Ok(signed.clone()),
-            _ => self.sign(user_id),
+            _ => {
+                let signed = self.sign(user_id)?;
+                // It may have one for another user, which stays.
+                let _ = self.signed.set(signed.clone());
+                Ok(signed)
+            }
         }
     }
 
@@ -315,6 +324,9 @@ async fn prepare(
 /// The access token and the row that a rotation adds.
 fn child<'a>(plan: &'a Plan, parent: &'a LockedRow) -> Result<(String, Child<'a>), SignerError> {
     let Signed { access_token, hash, .. } = plan.signed(parent.user_id)?;
+    if let Some((recent, family)) = plan.recent.as_ref().zip(parent.family.as_deref()) {
+        recent.put(family, &access_token);
+    }
     let child = Child {
         parent: parent.id,
         hash,

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::mariadb::Database;
 use crate::support::raw::{Connection, Message, Upstream};
-use crate::support::rig::Rig;
+use crate::support::rig::{NO_REUSE, Rig};
 use crate::support::secrets;
 use crate::support::sidecar::{PATIENCE, Sidecar, tells_a_secret};
 
@@ -274,7 +274,7 @@ fn a_sidecar_that_is_ending_is_alive_and_not_ready() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_tells_the_truth_and_no_secret() {
-    let rig = Rig::start_on(Database::shared(), &[LISTEN]).await;
+    let rig = Rig::start_on(Database::shared(), &[LISTEN, NO_REUSE]).await;
     let address = admin(&rig.sidecar);
     let token = rig.token().await;
     assert_eq!(rig.refresh(&token.refresh_token).status(), 200);

@@ -14,7 +14,7 @@ use wp_jwt_sidecar::refresh::store::Store;
 use wp_jwt_sidecar::wordpress::database::Database as Pool;
 
 use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, random_hex};
-use crate::support::rig::Rig;
+use crate::support::rig::{NO_REUSE, Rig};
 
 const TARGET: &str = "/wp-json/jwt-auth/v1/token/refresh";
 
@@ -151,7 +151,8 @@ async fn refused_calls_write_so_many_rows_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_refused_calls_may_be_switched_off() {
-    let mut rig = Rig::start_on(Database::shared(), &[("WP_JWT_SIDECAR_REFRESH_ANALYTICS_REFUSALS", "0")]).await;
+    let environment = [("WP_JWT_SIDECAR_REFRESH_ANALYTICS_REFUSALS", "0"), NO_REUSE];
+    let mut rig = Rig::start_on(Database::shared(), &environment).await;
     let token = rig.token().await;
     let unknown = random_hex::<16>();
     for (token, status) in [(&unknown, 403), (&token.refresh_token, 200), (&token.refresh_token, 403)] {

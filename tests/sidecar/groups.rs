@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable;
 
 use crate::support::mariadb::{Database, Token, TokenState, random_hex};
 use crate::support::raw::{Connection, Message};
-use crate::support::rig::{Rig, call, eventually};
+use crate::support::rig::{NO_REUSE, Rig, call, eventually};
 
 /// Presents `token` on a connection of its own, in a thread of its own.
 fn present(address: SocketAddr, token: &str) -> JoinHandle<Message> {
@@ -66,7 +66,7 @@ async fn items_are_independent_with_the_statements_for_other_servers() {
 }
 
 async fn independent_on(server: Database) {
-    let rig = Rig::start_on(&server, &[]).await;
+    let rig = Rig::start_on(&server, &[NO_REUSE]).await;
     let live = rig.tokens(40, TokenState::Live).await;
     let expired = rig.tokens(4, TokenState::Expired).await;
     let revoked = rig.tokens(4, TokenState::Revoked).await;
@@ -138,7 +138,7 @@ async fn independent_on(server: Database) {
 /// What is there twice in a group is used by its first, and that a moment ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_there_twice_is_replayed_within_the_interval() {
-    let rig = Rig::start_on(Database::shared(), &[("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "30s")]).await;
+    let rig = Rig::start().await;
     let tokens = rig.tokens(8, TokenState::Live).await;
     let four_times: Vec<String> =
         texts(&tokens).flat_map(|token| [token.clone(), token.clone(), token.clone(), token]).collect();

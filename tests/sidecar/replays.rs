@@ -1,15 +1,19 @@
 //! A used token within `reuse_interval` gets the same pair again, from the table alone, and never after a logout; one that comes
-//! back later revokes its family, where that is asked for.
+//! back later revokes its family, where that is asked for. Where signatures cannot be made again, the pair is that of the process
+//! that made it.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use serde_json::Value;
 
+use crate::rotation::{Others, race};
 use crate::support::faults::Fault;
 use crate::support::mariadb::{Database, Row, Token, TokenState};
 use crate::support::raw::{Connection, Message};
-use crate::support::rig::{self, Rig, call, eventually, refresh_at};
+use crate::support::rig::{self, NO_REUSE, Rig, call, eventually, refresh_at};
 use crate::trouble::{Relayed, relayed};
 
 const INTERVAL: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "30s");
@@ -89,6 +93,107 @@ async fn of_64_at_the_same_instant_all_get_the_pair() {
     pairs.dedup();
     assert_eq!(pairs.len(), 1);
     assert_eq!(rig.database.family_rows(&token.token_family).await.len(), 2);
+}
+
+/// As if the token had been used so many seconds earlier.
+async fn aged(rig: &Rig, token: &Token, seconds: u32) {
+    let earlier = format!("revoked_at = revoked_at - INTERVAL {seconds} SECOND WHERE id = {}", token.id);
+    rig.database.execute(&format!("UPDATE wp_jwt_auth_tokens SET {earlier}")).await;
+}
+
+/// A site whose tokens are signed with ES256 or ES384: the key is in `directory`.
+fn signing(algorithm: &str, curve: &str, directory: &Path) -> [(&'static str, String); 2] {
+    let file = directory.join(algorithm);
+    let curve = format!("ec_paramgen_curve:{curve}");
+    let made = Command::new("openssl")
+        .args(["genpkey", "-quiet", "-algorithm", "EC", "-pkeyopt", &curve, "-out"])
+        .arg(&file)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let file = file.to_str().unwrap().to_owned();
+    [("WP_JWT_SIDECAR_JWT_ALGORITHM", algorithm.to_owned()), ("WP_JWT_SIDECAR_JWT_PRIVATE_KEY_FILE", file)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_that_cannot_be_made_again_are_remembered_by_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    for (algorithm, curve) in [("ES256", "P-256"), ("ES384", "P-384")] {
+        let keys = signing(algorithm, curve, directory.path());
+        let environment: Vec<(&str, &str)> = keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let rig = Rig::start_on(Database::shared(), &environment).await;
+        race(&rig.database, rig.user.id, &[rig.sidecar.address()], Others::Served).await;
+
+        let (first, second, third) = chain(&rig).await;
+        let before = table(&rig).await;
+        for _ in 0..3 {
+            assert_eq!(pair(&rig.refresh(&first.refresh_token)), third, "{algorithm}");
+            assert_eq!(pair(&rig.refresh(&second.1.to_uppercase())), third, "{algorithm}");
+        }
+        assert_eq!(table(&rig).await, before, "neither a token nor a later window");
+        let header = jsonwebtoken::decode_header(&third.0).unwrap();
+        assert_eq!(format!("{:?}", header.alg), algorithm);
+
+        // Another process cannot, and revokes nothing within the interval.
+        let detecting: Vec<(&str, &str)> = environment.iter().copied().chain([DETECTION]).collect();
+        let other = rig::sidecar(&rig.database, rig.upstream.address(), &detecting);
+        other.wait_for_log("refreshing natively");
+        assert_eq!(refresh_at(other.address(), &first.refresh_token).status(), 403);
+        assert_eq!(table(&rig).await, before);
+        assert_eq!(pair(&rig.refresh(&first.refresh_token)), third, "the first one still does");
+        // Nor has the first one what the other made.
+        let fourth = pair(&refresh_at(other.address(), &third.1));
+        assert_eq!(rig.refresh(&first.refresh_token).status(), 403);
+        assert_eq!(pair(&refresh_at(other.address(), &third.1)), fourth);
+
+        remembered_never_after_the_end_of_a_session(&rig).await;
+        assert_eq!(rig.forwarded(), 0);
+    }
+}
+
+async fn remembered_never_after_the_end_of_a_session(rig: &Rig) {
+    let live = "revoked_at IS NULL AND token_family = '{f}'";
+    let everything = format!("user_id = {}", rig.user.id);
+    for (what, change, rows) in [
+        ("a logout", "revoked_at = UTC_TIMESTAMP()", live),
+        ("a password change", "revoked_at = UTC_TIMESTAMP()", everything.as_str()),
+        ("its time", "refresh_token_expires_at = UTC_TIMESTAMP()", live),
+        ("the interval", "revoked_at = revoked_at - INTERVAL 12 SECOND", "token_family = '{f}'"),
+        ("another access token's row", "hash = MD5(hash)", live),
+        ("another time of issue", "issued_at = issued_at - INTERVAL 1 SECOND", live),
+        ("another user", "user_id = user_id + 1", live),
+    ] {
+        let (first, second, third) = chain(rig).await;
+        assert_eq!(pair(&rig.refresh(&first.refresh_token)), third);
+        let rows = rows.replace("{f}", &first.token_family);
+        rig.database.execute(&format!("UPDATE wp_jwt_auth_tokens SET {change} WHERE {rows}")).await;
+        assert_eq!(rig.refresh(&first.refresh_token).status(), 403, "{what}");
+        assert_eq!(rig.refresh(&second.1).status(), 403, "{what}");
+        if what == "a logout" {
+            // By hand only; what was forgotten with the logout stays forgotten.
+            let alive =
+                format!("UPDATE wp_jwt_auth_tokens SET revoked_at = NULL WHERE refresh_token_hash = '{}'", third.1);
+            rig.database.execute(&alive).await;
+            assert_eq!(rig.refresh(&first.refresh_token).status(), 403, "it is not kept beyond a logout");
+        }
+    }
+}
+
+/// The server has stored the pair and says so to the call that waited for the row, before the rotation has its own answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_meets_a_rotation_in_its_commit_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = signing("ES256", "P-256", directory.path());
+    let environment: Vec<(&str, &str)> = keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let Relayed { database, user, relay, sidecar, .. } = &relayed(Database::shared(), &environment).await;
+    let token = database.insert_token(TokenState::Live, user.id).await;
+    let mut first = Connection::to(sidecar.address());
+    first.send(call(&token.refresh_token));
+    tokio::task::block_in_place(|| relay.strike(Fault::LateAnswer(Duration::from_millis(1200))));
+    eventually("it is stored", || async { database.family_rows(&token.token_family).await.len() == 2 }).await;
+    let second = pair(&refresh_at(sidecar.address(), &token.refresh_token));
+    assert_eq!(pair(&first.response()), second);
+    assert_eq!(database.family_rows(&token.token_family).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +277,7 @@ async fn a_used_token_that_comes_back_late_revokes_its_family() {
 /// More than one statement takes, and more than PHP would ever make.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_family_is_revoked_to_its_last_row() {
-    let rig = Rig::start_on(Database::shared(), &[DETECTION]).await;
+    let rig = Rig::start_on(Database::shared(), &[NO_REUSE, DETECTION]).await;
     let (first, ..) = chain(&rig).await;
     for _ in 0..150 {
         rig.database.insert_token_of_family(TokenState::Live, rig.user.id, &first.token_family).await;
@@ -187,6 +292,12 @@ async fn a_large_family_is_revoked_to_its_last_row() {
 async fn without_detection_the_family_lives() {
     let rig = Rig::start().await;
     let (first, second, third) = chain(&rig).await;
+    // What is the default says the interval of 10 s, to the second that the column has.
+    assert_eq!(pair(&rig.refresh(&first.refresh_token)), third);
+    aged(&rig, &first, 12).await;
+    rig.database
+        .execute(&format!("UPDATE wp_jwt_auth_tokens SET revoked_at = revoked_at - INTERVAL 12 SECOND WHERE refresh_token_hash = '{}'", second.1))
+        .await;
     for token in [&first.refresh_token, &second.1] {
         let answer = rig.refresh(token);
         assert_eq!((answer.status(), &answer.json()["code"]), (403, &Value::from("jwt_auth_invalid_refresh_token")));

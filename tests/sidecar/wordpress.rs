@@ -147,6 +147,11 @@ async fn a_login_is_refreshed_natively_and_wordpress_takes_the_new_token() {
     client.assert_is_ada(&second.access_token);
     let of_old = client.me(&first.access_token);
     assert_eq!(of_old.status(), 401, "the old access token: {of_old:?}");
+    // Within the interval the same pair again, and no event; after it what WordPress says.
+    let again = client.refresh_natively(&first.refresh_token);
+    assert_eq!((again.access_token, again.refresh_token), (second.access_token.clone(), second.refresh_token.clone()));
+    let earlier = "UPDATE wp_jwt_auth_tokens SET revoked_at = revoked_at - INTERVAL 12 SECOND WHERE id = ";
+    database.execute(&format!("{earlier}{}", login_row.get("id").unwrap())).await;
     let of_old = client.refresh(&first.refresh_token);
     assert_eq!((of_old.status(), &of_old.json()["code"]), (403, &json!("jwt_auth_invalid_refresh_token")));
     let wanted = "SELECT event_status, failure_reason, user_id, token_id, request_path FROM wp_jwt_auth_analytics \

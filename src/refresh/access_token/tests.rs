@@ -199,5 +199,22 @@ fn tokens_are_made_again_where_signatures_are_not_random() {
         }
         let other = wp_hash(&signer.access_token(&claims("abd")).unwrap(), &salt);
         assert_eq!(signer.access_token_again(&claims("abc"), &other, &salt).unwrap(), None);
+        assert_eq!(signer.is_repeatable(), can);
     }
+}
+
+#[test]
+fn a_token_that_was_kept_is_known_by_what_it_says_and_by_its_hash() {
+    let (salt, other_salt) = (Secret::new("salt".to_owned()), Secret::new("another salt".to_owned()));
+    let p256 = key(&["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let signer = Signer::new(Algorithm::ES256, None, Some(&p256)).unwrap();
+    let kept = signer.access_token(&claims("abc")).unwrap();
+    let hash = wp_hash(&kept, &salt);
+    let is_it = |token: &str, claims: &ClaimsInput<'_>, salt| signer.recognize(claims, &hash, salt).unwrap()(token);
+    assert!(is_it(&kept, &claims("abc"), &salt));
+    assert!(!is_it(&signer.access_token(&claims("abc")).unwrap(), &claims("abc"), &salt), "another signature");
+    assert!(!is_it(&kept, &claims("abd"), &salt), "another refresh token");
+    assert!(!is_it(&kept, &ClaimsInput { iss: "http://elsewhere", ..claims("abc") }, &salt), "the site has moved");
+    assert!(!is_it(&kept, &claims("abc"), &other_salt), "WordPress would not find its row");
+    assert!(!is_it("", &claims("abc"), &salt));
 }

@@ -10,7 +10,7 @@ use crate::support::browser::Browser;
 use crate::support::mariadb::Database;
 use crate::support::port::Port;
 use crate::support::raw::{Connection, Upstream};
-use crate::support::rig::{Rig, settings};
+use crate::support::rig::{NO_REUSE, Rig, settings};
 use crate::support::secrets;
 use crate::support::sidecar::{PATIENCE, Sidecar};
 
@@ -95,7 +95,7 @@ fn forward(address: SocketAddr, target: &str, times: usize) {
 async fn a_site_at_work() {
     // Whom a sidecar behind the loopback has in front of it; without, there is something to look at.
     let proxies = ("WP_JWT_SIDECAR_FORWARDED_TRUSTED_PROXIES", "10.9.9.9");
-    let rig = Rig::start_on(Database::shared(), &[LISTEN, proxies]).await;
+    let rig = Rig::start_on(Database::shared(), &[LISTEN, proxies, NO_REUSE]).await;
     let address = admin(&rig.sidecar);
     readiness(address, 200);
     let browser = Browser::start();

@@ -21,6 +21,9 @@ pub const HOME: &str = "http://shop.example";
 /// The route's usual spelling.
 pub const ROUTE: &str = "/wp-json/jwt-auth/v1/token/refresh";
 
+/// A used token is refused at once.
+pub const NO_REUSE: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "0s");
+
 /// What stands in `active_plugins`.
 pub const ACTIVE: &str = r#"a:1:{i:0;s:29:"jwt-auth-pro/jwt-auth-pro.php";}"#;
 

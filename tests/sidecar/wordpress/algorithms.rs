@@ -53,6 +53,12 @@ fn refreshes(site: &Site, algorithm: &str, arguments: &[&str]) -> String {
         let header = jsonwebtoken::decode_header(&pair.access_token).unwrap();
         assert_eq!(format!("{:?}", header.alg), algorithm);
         client.assert_is_ada(&pair.access_token);
+        let again = client.refresh_natively(&refresh_token);
+        assert_eq!(
+            (&again.access_token, &again.refresh_token),
+            (&pair.access_token, &pair.refresh_token),
+            "{algorithm}"
+        );
         refresh_token = pair.refresh_token;
     }
     sidecar.log().join("\n")

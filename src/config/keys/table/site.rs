@@ -163,13 +163,15 @@ pub const KEYS: &[Key] = &[
     key(
         "refresh.reuse_interval",
         Kind::Duration { zero: true },
-        Fallback::Is("0s"),
-        "How long a used refresh token gets its successor's pair again; \"0s\": never, as with the plugin.",
+        Fallback::Is("10s"),
+        "How long a used refresh token gets its successor's pair again; \"0s\": never, it is refused at once.",
     )
     .change(
-        "Recommended: \"30s\". A client that lost the answer on its way (a phone between two cells, a process that was killed) \
-         then comes again and goes on, instead of being logged out. Nothing new is made, and nothing is given after a logout, a \
-         revocation or a password change. Not possible with ES256 and ES384, whose signatures cannot be made again.",
+        "Apps send a token twice: two tabs, two requests that met an expired access token, an answer that was lost on its way. With \
+         the plugin both of two calls at the same instant succeed, so a refusal would log out users whom WordPress keeps. All get the \
+         one pair; nothing new is made, and nothing is given after a logout, a revocation or a password change. Raise it to \"30s\" \
+         where clients are slow to come again. With ES256 and ES384, whose signatures cannot be made again, only the process that \
+         made a pair has it.",
     ),
     key(
         "refresh.reuse_detection",
@@ -179,9 +181,9 @@ pub const KEYS: &[Key] = &[
          tokens are revoked, too (\"revoke_family\").",
     )
     .change(
-        "Recommended with a reuse_interval: \"revoke_family\" (RFC 9700, section 4.14.2). A used token that comes back late was \
-         copied by somebody, and nobody can tell who of the two is honest. Without a reuse_interval it logs out every client that \
-         sends a call twice.",
+        "\"revoke_family\" is recommended (RFC 9700, section 4.14.2), unless apps come again later than reuse_interval: a used token \
+         that comes back late may have been copied, and nothing tells which of the two clients is honest. With a reuse_interval of \
+         \"0s\" it logs out every client that sends a call twice.",
     ),
     key(
         "refresh.known_tokens",
