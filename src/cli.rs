@@ -5,6 +5,8 @@
 //! and the file say, so that one error tells all that is wrong; clap ends the program by itself (exit
 //! code 2) only for what it cannot make sense of at all.
 
+use std::convert::Infallible;
+use std::io::{self, Read as _};
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
@@ -12,7 +14,7 @@ use clap::{
 };
 
 use crate::config::{
-    CONFIG_VARIABLE, Config, Faults, Flag, Kind, Sources,
+    CONFIG_VARIABLE, Config, Faults, Flag, Kind, Secret, Sources,
     keys::{self, Fallback, KEYS, Key},
 };
 use crate::version;
@@ -47,6 +49,10 @@ pub enum Command {
         /// Do not run the site's own PHP code, and so do not see what it changes
         #[arg(long)]
         no_php: bool,
+        /// Have WordPress refresh this token, which uses it up, and compare its answer with the sidecar's; "-" reads the
+        /// token from standard input, where no process list shows it
+        #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, value_parser = secret)]
+        with_token: Option<Secret>,
         /// As for serve.
         #[command(flatten)]
         options: Options,
@@ -96,6 +102,27 @@ pub fn load(options: &Options, environment: impl Iterator<Item = (OsString, OsSt
     })
 }
 
+/// SECURITY: it never fails, so that clap never quotes it.
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text))
+}
+
+/// Far more than a token has.
+const LONGEST_TOKEN: u64 = 4096;
+
+/// The token that `--with-token` names: itself, or what standard input holds.
+///
+/// # Errors
+/// Standard input cannot be read.
+pub fn token(given: Secret) -> io::Result<Secret> {
+    if given.expose() != "-" {
+        return Ok(given);
+    }
+    let mut text = String::new();
+    io::stdin().lock().take(LONGEST_TOKEN).read_to_string(&mut text)?;
+    Ok(Secret::new(text.trim()))
+}
+
 /// What the program is called.
 pub const NAME: &str = "wp-jwt-sidecar";
 
@@ -130,10 +157,16 @@ const DOCTOR_HELP: &str = "\
 Run it with the options of serve, as the user that the sidecar runs as:
   sudo -u wp-jwt-sidecar wp-jwt-sidecar doctor
 
-It changes nothing and takes some ten seconds, longer where something hangs. It asks the database and the web server, sends
+Without --with-token it changes nothing. It takes some ten seconds, longer where something hangs. It asks the database and the web server, sends
 refused refreshes to WordPress to compare its answers (two of them show in the plugin's statistics), and, where there is a PHP
 command line, starts WordPress with a read-only database to see which code of the site's own hooks into the plugin: as whom
 the site's files belong to, if run by root, else as whoever runs it.
+
+With --with-token it has WordPress make one real refresh and says, member by member, claim by claim and field by field, how the
+answer differs from what the sidecar would have said. Values that are secret or personal are not shown, and the token only as the
+first 8 digits of its SHA-256. The new pair is shown and kept nowhere: the client that the token belongs to has to log in again,
+so take the refresh token of a login made for this:
+  wp-jwt-sidecar doctor --with-token - </path/to/a/file/with/the/token
 
 Exit codes: 0 all well, 1 warnings, 2 problems (a wrong configuration is one).";
 
@@ -218,6 +251,16 @@ mod tests {
         assert!(!format!("{cli:?}").contains("hunter2"));
         let Command::Check(options) = cli.command else { panic!("not check") };
         assert_eq!(options.flags.first().and_then(|flag| flag.text.clone()), None);
+    }
+
+    #[test]
+    fn a_token_to_refresh_is_never_shown() {
+        for given in ["0123456789abcdef0123456789abcdef", "-x y\u{1b}"] {
+            let cli = Cli::try_parse_from(["x", "doctor", "--with-token", given]).unwrap();
+            assert!(!format!("{cli:?}").contains(given), "{cli:?}");
+            let Command::Doctor { with_token: Some(token), .. } = cli.command else { panic!("no token") };
+            assert_eq!(super::token(token).unwrap().expose(), given);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tracing::warn;
 use wp_jwt_sidecar::cli::{self, Cli, Command};
 use wp_jwt_sidecar::config::{self, Faults, RefreshMode};
 use wp_jwt_sidecar::doctor::report::{self, Style};
-use wp_jwt_sidecar::doctor::{self, Level, verdict};
+use wp_jwt_sidecar::doctor::{self, How, Level, verdict};
 use wp_jwt_sidecar::forward::dial::Dialer;
 use wp_jwt_sidecar::index::{self, Action};
 use wp_jwt_sidecar::listen::inherited::Inherited;
@@ -66,7 +66,10 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => configured(&options, |parts| serve(parts, options.clone())),
         Command::Check(options) => checked(&options),
-        Command::Doctor { json, no_php, options } => doctor(&options, json, !no_php),
+        Command::Doctor { json, no_php, with_token, options } => match with_token.map(cli::token).transpose() {
+            Ok(token) => doctor(&options, json, &How { runs_php: !no_php, token }),
+            Err(error) => ended(Err(error)),
+        },
         Command::Index { apply, drop, options } => {
             let action = match (apply, drop) {
                 (true, _) => Action::Apply,
@@ -125,11 +128,11 @@ fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
 }
 
 /// The exit code says how bad the worst is.
-fn doctor(options: &cli::Options, json: bool, runs_php: bool) -> ExitCode {
+fn doctor(options: &cli::Options, json: bool, how: &How) -> ExitCode {
     if std::io::stdout().is_terminal() {
         eprintln!("looking; this takes some ten seconds …");
     }
-    let shown = doctor::examine(options, std::env::vars_os().collect(), runs_php).and_then(|findings| {
+    let shown = doctor::examine(options, std::env::vars_os().collect(), how).and_then(|findings| {
         let mut out = std::io::stdout().lock();
         match json {
             true => report::json(&findings, &mut out)?,

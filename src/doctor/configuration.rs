@@ -1,7 +1,8 @@
 //! The configuration as it was read: faults, warnings, and what was taken for granted.
 
 use super::finding::{Area, Finding};
-use crate::config::{Config, Faults, ForwardedMode, ListenAddress, RefreshMode};
+use crate::config::{Algorithm, Config, Faults, ForwardedMode, ListenAddress, RefreshMode};
+use crate::refresh::replay::Reuse;
 use crate::tls::Tls;
 use crate::tls::certificates::{Warning, WarningKind};
 use crate::wordpress::installation::Installation;
@@ -47,8 +48,8 @@ pub fn warnings(config: &Config) -> Vec<Finding> {
         findings.push(Finding::warning(
             Area::ClientAddress,
             "client_address.preserve",
-            "forwarded.mode is \"preserve\": X-Forwarded-For reaches WordPress as the client sent it, and the plugin believes \
-             it, so that every client can dodge the rate limit",
+            "forwarded.mode is \"preserve\": X-Forwarded-For reaches WordPress as the client sent it, and the plugin \
+             believes it, so that every client can dodge the rate limit",
             "Set forwarded.mode to \"auto\", unless a proxy in front replaces that field.",
         ));
     }
@@ -70,8 +71,8 @@ fn nobody_trusted(config: &Config) -> Option<Finding> {
         Finding::warning(
             Area::ClientAddress,
             "client_address.trusted_proxies",
-            "the sidecar listens on this machine only, so a proxy must stand in front of it, but forwarded.trusted_proxies \
-             is empty: all clients have one address and share one rate limit",
+            "the sidecar listens on this machine only, so a proxy must stand in front of it, but \
+             forwarded.trusted_proxies is empty: all clients have one address and share one rate limit",
             "Name the proxy's address, and have it set X-Forwarded-For.",
         )
         .with_lines(["[forwarded]", "trusted_proxies = [\"127.0.0.1\", \"::1\"]"])
@@ -107,6 +108,36 @@ pub fn certificates(tls: &Tls) -> Vec<Finding> {
     tls.warnings().into_iter().map(finding).collect()
 }
 
+/// What is done about used tokens. `algorithm` is the site's, where it is known. Pure.
+pub fn used_tokens(reuse: &Reuse, algorithm: Option<Algorithm>) -> Finding {
+    let id = "configuration.used_tokens";
+    let what = reuse.describe(algorithm);
+    let is_repeatable = !matches!(algorithm, Some(Algorithm::ES256 | Algorithm::ES384));
+    match (reuse.interval.is_zero(), reuse.revoke_family) {
+        (true, true) => Finding::warning(
+            Area::Configuration,
+            id,
+            what,
+            "Apps do send a token twice: two tabs, or an answer that was lost on its way. Set refresh.reuse_interval \
+             to \"10s\" or more beside refresh.reuse_detection = \"revoke_family\".",
+        ),
+        (true, false) => Finding::ok(Area::Configuration, id, what).with_hint(
+            "refresh.reuse_interval = \"10s\" serves them; WordPress itself answers both of two calls at the same instant.",
+        ),
+        (false, revokes) if !is_repeatable => {
+            let hint = match revokes {
+                true => "refresh.reuse_detection does not act within the interval, so a refused call revokes nothing. ",
+                false => "",
+            };
+            Finding::ok(Area::Configuration, id, what).with_hint(format!(
+                "{hint}With several sidecars, have the load balancer send a client to the same one; HS256, RS256 and \
+                 EdDSA have no such limit."
+            ))
+        }
+        (false, _) => Finding::ok(Area::Configuration, id, what),
+    }
+}
+
 /// What was taken for granted about PHP's environment.
 pub fn assumed(installation: &Installation) -> Vec<Finding> {
     installation
@@ -117,9 +148,36 @@ pub fn assumed(installation: &Installation) -> Vec<Finding> {
                 Area::WpConfig,
                 "wp_config.assumed",
                 format!("assumed of wp-config.php, which is read and not run: {assumption}"),
-                "Give the sidecar the same environment variables as PHP, or set the key that this is about; nothing has to be \
-                 done if the assumption is right.",
+                "Give the sidecar the same environment variables as PHP, or set the key that this is about; nothing \
+                 has to be done if the assumption is right.",
             )
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::doctor::finding::Level;
+
+    #[test]
+    fn what_is_done_about_used_tokens_is_said_with_its_limits() {
+        let found = |seconds, revoke_family, algorithm| {
+            used_tokens(&Reuse { interval: Duration::from_secs(seconds), revoke_family }, Some(algorithm))
+        };
+        let usual = found(10, false, Algorithm::HS256);
+        assert_eq!((usual.level, usual.mend), (Level::Ok, None));
+        assert!(usual.what.contains("within 10s"), "{}", usual.what);
+        assert!(found(0, false, Algorithm::HS256).mend.is_some_and(|mend| mend.contains("reuse_interval")));
+        assert_eq!(found(0, true, Algorithm::HS256).level, Level::Warning, "an app that sends twice is logged out");
+        assert_eq!(found(10, true, Algorithm::HS256).mend, None);
+        for (revokes, says) in [(false, "load balancer"), (true, "reuse_detection does not act within")] {
+            let random = found(10, revokes, Algorithm::ES256);
+            assert_eq!(random.level, Level::Ok);
+            assert!(random.what.contains("ES256 cannot be made again"), "{}", random.what);
+            assert!(random.mend.as_ref().is_some_and(|mend| mend.contains(says)), "{:?}", random.mend);
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! `wp-jwt-sidecar doctor`: walks through the whole installation and says what is good, what is to be looked at and what is
 //! a problem, each with its mend.
 //!
-//! It changes nothing. What it asks of the site is a dozen small requests; the plugin notes two refused refreshes of an
-//! address that no client has. What cannot be looked at for want of something else is left out: its lack is told. Every step
-//! has a time limit, and one that is reached is a finding.
+//! It changes nothing, unless it is given a refresh token to refresh. What it asks of the site is a dozen small requests;
+//! the plugin notes two refused refreshes of an address that no client has. What cannot be looked at for want of something
+//! else is left out: its lack is told. Every step has a time limit, and one that is reached is a finding.
 //!
 //! One file for each area; in each, judging is apart from asking. [`running`] is for a sidecar that shows its own state.
 
 mod address;
+mod authorization;
+mod blocks;
 mod client;
 mod configuration;
 mod database;
@@ -36,7 +38,7 @@ use tokio::time::timeout;
 pub use finding::{Area, Finding, Level, verdict};
 
 use crate::cli::{self, Options};
-use crate::config::{Config, RefreshMode};
+use crate::config::{Config, RefreshMode, Secret};
 use crate::forward::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::store::Store;
@@ -53,18 +55,30 @@ const DATABASE_LIMIT: Duration = Duration::from_secs(8);
 /// For a step that asks the web server or PHP, each of which has a time limit of its own for each answer.
 const SITE_LIMIT: Duration = Duration::from_secs(14);
 
-/// Looks at everything; with `runs_php`, by running the site's own code too. The findings stand in the order of their areas.
+/// How it is looked.
+#[derive(Debug, Clone)]
+pub struct How {
+    /// By running the site's own code, too.
+    pub runs_php: bool,
+    /// By a refresh of this token, which uses it up.
+    pub token: Option<Secret>,
+}
+
+/// Looks at everything. The findings stand in the order of their areas.
 ///
 /// # Errors
 /// When the system gives no threads.
-pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, runs_php: bool) -> io::Result<Vec<Finding>> {
+pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, how: &How) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     match cli::load(options, environment.into_iter()) {
         Err(faults) => findings.extend(configuration::faults(&faults)),
         Ok(config) => {
             findings.extend(configuration::warnings(&config));
-            look(config, runs_php, &mut findings)?;
+            look(config, how, &mut findings)?;
         }
+    }
+    if how.token.is_some() && !findings.iter().any(|finding| finding.id == parity::REFRESH) {
+        findings.push(parity::token_not_used());
     }
     if !findings.iter().any(|finding| finding.area == Area::Configuration && finding.level == Level::Problem) {
         findings.push(Finding::ok(
@@ -78,7 +92,7 @@ pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, runs_p
 }
 
 /// What `serve` reads before it listens; then whatever of it can be asked.
-fn look(mut config: Config, runs_php: bool, findings: &mut Vec<Finding>) -> io::Result<()> {
+fn look(mut config: Config, how: &How, findings: &mut Vec<Finding>) -> io::Result<()> {
     let environment = |name: &str| std::env::var(name).ok();
     let dialer = Dialer::new(&config.upstream).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
     let tls = Tls::load(&config.tls).map_err(|faults| findings.extend(configuration::faults(&faults))).ok().flatten();
@@ -108,7 +122,7 @@ fn look(mut config: Config, runs_php: bool, findings: &mut Vec<Finding>) -> io::
     config.refresh.analytics = false;
     let parts = Parts { config, dialer: dialer.clone(), tls, installation: Some(installation.clone()) };
     let Some((refresher, runtime)) = Sidecar::assemble(parts)?.into_native() else { return Ok(()) };
-    let patient = Patient { config: original, installation, dialer, refresher, runs_php };
+    let patient = Patient { config: original, installation, dialer, refresher, how: how.clone() };
     findings.extend(runtime.block_on(patient.look()));
     // A name that is looked up in vain must not hold up the end.
     runtime.shutdown_background();
@@ -121,7 +135,7 @@ struct Patient {
     installation: Installation,
     dialer: Dialer,
     refresher: Arc<Refresher>,
-    runs_php: bool,
+    how: How,
 }
 
 impl Patient {
@@ -130,10 +144,11 @@ impl Patient {
         let site = examined.and_then(|examined| examined.site);
         let secret = self.config.jwt.secret.as_ref().or(self.installation.jwt_secret.as_ref());
         let algorithm = site.as_ref().map(|site| site.signer.algorithm()).or(self.config.jwt.algorithm);
+        findings.push(configuration::used_tokens(&self.refresher.reuse, algorithm));
         findings.push(keys::signing_key(algorithm, secret, self.config.jwt.private_key.is_some()));
         let php = async {
             let (Some(site), Some(place)) = (&site, site.as_deref().and_then(Place::of)) else { return Vec::new() };
-            if !self.runs_php {
+            if !self.how.runs_php {
                 return vec![php::not_run()];
             }
             let look = php::look(&self.installation, site, &place, secret);
@@ -206,6 +221,11 @@ impl Patient {
                 let prefix = &self.installation.table_prefix;
                 let parity = parity::look(&self.refresher, &self.dialer, site, &place, prefix);
                 findings.extend(within(Area::Parity, "parity.answers", SITE_LIMIT, parity).await);
+                if let Some(token) = &self.how.token {
+                    // Without a limit over all: each of its steps has one. Given up in between, what became of the token would not
+                    // be known.
+                    findings.extend(parity::refresh(&self.refresher, &self.dialer, site, &place, token).await);
+                }
             }
             findings
         };
@@ -225,6 +245,7 @@ impl Patient {
             }
         }
         findings.extend(upstream::route(&self.dialer, place).await);
+        findings.push(authorization::look(&self.dialer, place).await);
         // The native path knows what WordPress says from here on.
         if let Err(obstacle) = self.refresher.sites.ask_home(site, place.scheme).await {
             findings.push(site::obstacle(&obstacle));

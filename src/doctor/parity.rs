@@ -1,9 +1,12 @@
 //! Refused refreshes sent both to WordPress and through the native path, and every difference between the answers.
 //!
 //! They are harmless: no token is made or ended. The plugin notes the two with an unknown token in its analytics, and counts
-//! them for an address that no client has; the native path here is the real one, in this process, without analytics.
+//! them for an address that no client has; the native path here is the real one, in this process, without analytics. A real refresh
+//! is made only of a token that was given for it: see [`real`].
 
 mod compare;
+mod real;
+mod told;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,6 +30,8 @@ use crate::request_id::RequestIds;
 use crate::wordpress::site::Site;
 use compare::Differences;
 
+pub use real::{ID as REFRESH, look as refresh, not_used as token_not_used};
+
 /// The least limit of requests under which the two that are counted are still sent.
 const LEAST_LIMIT: u32 = 4;
 
@@ -40,6 +45,26 @@ struct Case {
     has_origin: bool,
     /// Whether it gets as far as the plugin's rate limit and analytics.
     is_counted: bool,
+}
+
+impl Case {
+    /// A refresh of `token`, as apps send it.
+    fn of_token(token: &str) -> Case {
+        Case { name: "a token", body: format!(r#"{{"refresh_token":"{token}"}}"#), has_origin: false, is_counted: true }
+    }
+
+    fn request(&self, place: &Place, chain: &str, agent: &str) -> Result<Request<Bytes>, http::Error> {
+        let target = place.rest("/jwt-auth/v1/token/refresh");
+        let mut request = place.request(&target, chain)?.method(Method::POST);
+        if self.has_origin {
+            request = request.header(header::ORIGIN, ORIGIN);
+        }
+        request
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, agent)
+            .header(header::CONTENT_LENGTH, self.body.len())
+            .body(Bytes::from(self.body.clone()))
+    }
 }
 
 /// The answers to one case. `native` is the reason where the sidecar leaves it to WordPress.
@@ -128,18 +153,7 @@ async fn ask_both(
     chain: &str,
     agent: &str,
 ) -> Result<(Answer, Result<Answer, String>), ClientError> {
-    let request = || -> Result<Request<Bytes>, http::Error> {
-        let target = place.rest("/jwt-auth/v1/token/refresh");
-        let mut request = place.request(&target, chain)?.method(Method::POST);
-        if case.has_origin {
-            request = request.header(header::ORIGIN, ORIGIN);
-        }
-        request
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, agent)
-            .header(header::CONTENT_LENGTH, case.body.len())
-            .body(Bytes::from(case.body.clone()))
-    };
+    let request = || case.request(place, chain, agent);
     let told: Option<IpAddr> = address::CLIENT.parse().ok();
     let wordpress = client::ask(dialer, told, request()?.map(Full::new)).await?;
     let native = timeout(client::LIMIT, native(refresher, place, request()?))

@@ -12,6 +12,7 @@ use sha2::Sha256;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::blocks::{self, AT_LOGIN, Callback, EARLY, REFUSING, UNSEEN};
 use super::client::Place;
 use super::finding::{Area, Finding};
 use crate::client_addr::Scheme;
@@ -23,6 +24,10 @@ use crate::wordpress::site::Site;
 const LIMIT: Duration = Duration::from_secs(10);
 
 const PROBE: &str = include_str!("probe.php");
+
+/// WordPress's hooks that every answer of its REST API goes through, and what its salt does.
+const ANSWERS: [&str; 5] =
+    ["rest_request_after_callbacks", "rest_post_dispatch", "rest_pre_serve_request", "rest_pre_echo_response", "salt"];
 
 /// Whom web servers run PHP as, where the files belong to root.
 const USUAL_USERS: [&str; 4] = ["www-data", "apache", "nginx", "http"];
@@ -58,6 +63,8 @@ struct Hook {
     line: u64,
     /// Whether the filter is the plugin's, and not one of WordPress's.
     of_plugin: bool,
+    /// See [`Callback::home`].
+    home: String,
 }
 
 /// Why PHP said nothing.
@@ -106,6 +113,11 @@ async fn ask(installation: &Installation, site: &Site, place: &Place, nonce: &st
     php.args(["-d", "memory_limit=512M", "-d", "sendmail_path=/bin/true", "-r", PROBE, "--"])
         .arg(&load)
         .args([place.host.as_str(), scheme, &*site.plugin, nonce])
+        .args([
+            [ANSWERS.as_slice(), &REFUSING, &AT_LOGIN].concat().join(","),
+            EARLY.join(","),
+            blocks::folders().collect::<Vec<_>>().join(","),
+        ])
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -195,20 +207,21 @@ fn judge(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Ve
     let versions = format!("PHP {}, WordPress {}", said.php, said.wordpress);
     let mut findings = Vec::new();
     let changes: Vec<&Hook> = said.hooks.iter().filter(|hook| hook.of_plugin).collect();
+    let answers: Vec<&Hook> = said.hooks.iter().filter(|hook| ANSWERS.contains(&hook.hook.as_str())).collect();
     if changes.is_empty() {
-        let mut finding = Finding::ok(
-            Area::Customized,
-            "customized.filters",
-            format!("no code of the site's own hooks into the plugin's filters ({versions})"),
+        let what = format!(
+            "looked at: the plugin's own filters (jwt_auth…) and {}, in WordPress as PHP's command line starts it ({versions}). No \
+             callback but the plugin's own was on the plugin's filters",
+            ANSWERS.join(", ")
         );
-        let others: Vec<&Hook> = said.hooks.iter().filter(|hook| !hook.of_plugin).collect();
-        if !others.is_empty() {
+        let mut finding = Finding::ok(Area::Customized, "customized.filters", what).with_hint(UNSEEN);
+        if !answers.is_empty() {
             finding = finding
-                .with_hint(
-                    "These hook into every answer of the REST API and do not run for answers of the sidecar; whether that \
-                     makes a difference is seen below, where answers are compared:",
-                )
-                .with_lines(others.iter().map(|hook| hook.line_of_text()));
+                .with_hint(format!(
+                    "{UNSEEN} These hook into every answer of the REST API and do not run for answers of the sidecar; whether that \
+                     makes a difference is seen below, where answers are compared:"
+                ))
+                .with_lines(answers.iter().map(|hook| hook.line_of_text()));
         }
         findings.push(finding);
     } else {
@@ -220,9 +233,16 @@ fn judge(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Ve
                     key that it supplies goes into jwt.private_key_file.";
         findings.push(
             Finding::warning(Area::Customized, "customized.filters", what, mend)
-                .with_lines(said.hooks.iter().map(Hook::line_of_text)),
+                .with_lines(changes.iter().chain(&answers).map(|hook| hook.line_of_text())),
         );
     }
+    let refusing: Vec<Callback<'_>> = said
+        .hooks
+        .iter()
+        .filter(|hook| !hook.of_plugin && !ANSWERS.contains(&hook.hook.as_str()))
+        .map(|hook| Callback { hook: &hook.hook, home: &hook.home, line: hook.line_of_text() })
+        .collect();
+    findings.push(blocks::callbacks(&refusing));
     findings.extend(rivals(&said.handlers));
     findings.extend(keys(said, nonce, salt, secret));
     findings
@@ -301,18 +321,25 @@ mod tests {
             file: "/srv/mu.php".to_owned(),
             line: 3,
             of_plugin,
+            home: String::new(),
         }
     }
 
     #[test]
     fn code_of_the_sites_own_and_other_keys_are_told() {
-        let good = [("customized.filters", Level::Ok), ("keys.same", Level::Ok)];
+        let refusals = ("customized.refusals", Level::Ok);
+        let good = [("customized.filters", Level::Ok), refusals, ("keys.same", Level::Ok)];
         assert_eq!(levels(&said(vec![], vec![]), "the salt", "the key"), good);
         assert_eq!(levels(&said(vec![hook(false)], vec![]), "the salt", "the key"), good);
-        let warned = [("customized.filters", Level::Warning), ("keys.same", Level::Ok)];
+        let warned = [("customized.filters", Level::Warning), refusals, ("keys.same", Level::Ok)];
         assert_eq!(levels(&said(vec![hook(true)], vec![]), "the salt", "the key"), warned);
         let other = levels(&said(vec![], vec![]), "another salt", "another key");
         assert_eq!(other.iter().filter(|finding| **finding == ("keys.same", Level::Problem)).count(), 2);
+        let mut closes = hook(false);
+        (closes.hook, closes.home) = ("rest_authentication_errors".to_owned(), "mu-plugins".to_owned());
+        let warned =
+            [("customized.filters", Level::Ok), ("customized.refusals", Level::Warning), ("keys.same", Level::Ok)];
+        assert_eq!(levels(&said(vec![closes], vec![]), "the salt", "the key"), warned);
         assert_eq!(hook(true).line_of_text(), "jwt_auth_x (priority 10): shop_claims in /srv/mu.php:3");
     }
 }

@@ -1,5 +1,6 @@
 //! The plugin: is it active, is it the version that the sidecar was made for, does another one claim its route.
 
+use super::blocks;
 use super::finding::{Area, Finding};
 use super::site;
 use crate::wordpress::options::Settings;
@@ -21,6 +22,7 @@ pub fn findings(examined: &Examined) -> Vec<Finding> {
     if let Some(plugin) = &examined.plugin {
         findings.push(version(plugin, examined.plugin_version.as_deref()));
         findings.extend(examined.active_plugins.iter().filter_map(|active| rival(active)));
+        findings.push(blocks::active(&examined.active_plugins));
     }
     findings.extend(examined.settings.as_ref().map(settings));
     findings.extend(examined.obstacles.iter().map(site::obstacle));

@@ -2,7 +2,7 @@
 // leave out? Prints one line of JSON behind a marker; what plugins print meanwhile is dropped. Writes nothing: the database
 // session is read-only, no cron, no requests to others.
 // WordPress and its plugins share these variables' room: all that is to outlive them has a name of its own.
-[ , $doctor_load, $doctor_host, $doctor_scheme, $doctor_plugin, $doctor_nonce ] = $argv;
+[ , $doctor_load, $doctor_host, $doctor_scheme, $doctor_plugin, $doctor_nonce, $doctor_hooks, $doctor_early, $doctor_folders ] = $argv;
 ini_set( 'display_errors', '0' );
 ini_set( 'log_errors', '0' );
 ob_start();
@@ -63,6 +63,22 @@ $within = function ( string $file, string ...$folders ): bool {
 	}
 	return false;
 };
+// Whose code a file is: of a plugin (its folder), of the site itself, or none that is known.
+$whose = function ( string $file ) use ( $within ): string {
+	if ( $within( $file, WPMU_PLUGIN_DIR ) ) {
+		return 'mu-plugins';
+	}
+	if ( $within( $file, get_theme_root(), get_template_directory(), get_stylesheet_directory() ) ) {
+		return 'theme';
+	}
+	$active = is_multisite() ? array_merge( wp_get_active_network_plugins(), wp_get_active_and_valid_plugins() ) : wp_get_active_and_valid_plugins();
+	foreach ( array_map( 'dirname', $active ) as $folder ) {
+		if ( WP_PLUGIN_DIR !== $folder && $within( $file, $folder ) ) {
+			return basename( $folder );
+		}
+	}
+	return '';
+};
 $own  = WP_PLUGIN_DIR . '/' . dirname( $doctor_plugin );
 $core = array( ABSPATH . WPINC, ABSPATH . 'wp-admin' );
 
@@ -75,22 +91,26 @@ foreach ( $routes['/jwt-auth/v1/token/refresh'] ?? array() as $handler ) {
 	}
 }
 
-// The plugin's own filters, and those of WordPress that every REST answer, the salt and the home URL go through.
-$general = array(
-	'rest_authentication_errors', 'rest_pre_dispatch', 'rest_dispatch_request', 'rest_request_before_callbacks',
-	'rest_request_after_callbacks', 'rest_post_dispatch', 'rest_pre_serve_request', 'rest_pre_echo_response', 'salt',
-);
+// The plugin's own filters, and those of WordPress that were asked for; of the early ones only what certain plugins do there.
+$general = explode( ',', $doctor_hooks );
+$early   = explode( ',', $doctor_early );
+$folders = explode( ',', $doctor_folders );
 $hooks   = array();
 foreach ( $wp_filter as $name => $hook ) {
 	$of_plugin = str_starts_with( $name, 'jwt_auth' );
-	if ( ! $of_plugin && ! in_array( $name, $general, true ) ) {
+	$is_early  = in_array( $name, $early, true );
+	if ( ! $of_plugin && ! $is_early && ! in_array( $name, $general, true ) ) {
 		continue;
 	}
 	foreach ( $hook->callbacks as $priority => $callbacks ) {
 		foreach ( $callbacks as $callback ) {
 			$at = $place( $callback['function'] );
-			if ( ! $within( $at['file'], $own, ...$core ) && '' !== $at['file'] ) {
-				$hooks[] = $at + array( 'hook' => $name, 'priority' => $priority, 'of_plugin' => $of_plugin );
+			if ( $within( $at['file'], $own, ...$core ) || '' === $at['file'] ) {
+				continue;
+			}
+			$home = $whose( $at['file'] );
+			if ( ! $is_early || in_array( $home, $folders, true ) ) {
+				$hooks[] = $at + array( 'hook' => $name, 'priority' => $priority, 'of_plugin' => $of_plugin, 'home' => $home );
 			}
 		}
 	}

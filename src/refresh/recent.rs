@@ -1,9 +1,9 @@
-//! Access tokens of the last rotations whose signatures cannot be made again (ES256 and ES384), for calls that come with a used
-//! token to this process.
+//! Access tokens of the last rotations whose signatures cannot be made again (ES256 and ES384), for calls that come
+//! with a used token to this process.
 //!
-//! Everything else about such a call is decided as for other algorithms, by the rows: an access token is handed out only if it is
-//! the one whose hash the family's only live row has. It is put here before its row is committed, since another call may find the
-//! old row used as soon as the server has the commit, before its answer is here.
+//! Everything else about such a call is decided as for other algorithms, by the rows: an access token is handed out
+//! only if it is the one whose hash the family's only live row has. It is put here before its row is committed, since
+//! another call may find the old row used as soon as the server has the commit, before its answer is here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +13,13 @@ use moka::sync::Cache;
 
 use crate::config::Secret;
 
-/// Token families. With an access token of half a kilobyte this is some 20 MiB at most, and takes 3,000 rotations a second to fill
-/// within 10 s; what was used longest ago goes first then, and such a call is refused as at another process.
+/// Token families. With an access token of half a kilobyte this is some 20 MiB at most, and takes 3,000 rotations a
+/// second to fill within 10 s; what was used longest ago goes first then, and such a call is refused as at another
+/// process.
 const FAMILIES: u64 = 32_768;
 
-/// Access tokens of one family. There are more than one only while it is not known whether the last rotation was stored.
+/// Access tokens of one family. There are more than one only while it is not known whether the last rotation was
+/// stored.
 const OF_ONE_FAMILY: usize = 4;
 
 /// The access tokens, by `token_family`.

@@ -1,10 +1,11 @@
 //! A used token that comes again: the same pair once more, or a family that is revoked (only if that is configured).
 //!
-//! A client that never got the answer to its refresh presents the old token again; one with two tabs presents it twice. Within
-//! `reuse_interval` it gets the pair of its family's only live row, rebuilt from the table alone, so that it works after a crash
-//! and at another sidecar, too. A replay makes no token, writes nothing and moves no window. Where the signature is random (ES256
-//! and ES384) the access token comes from the memory of the process that made it, if it is still there; the rows decide all the
-//! same. Where it cannot be rebuilt to the row's `hash` (another issuer), nothing is replayed.
+//! A client that never got the answer to its refresh presents the old token again; one with two tabs presents it twice.
+//! Within `reuse_interval` it gets the pair of its family's only live row, rebuilt from the table alone, so that it
+//! works after a crash and at another sidecar, too. A replay makes no token, writes nothing and moves no window. Where
+//! the signature is random (ES256 and ES384) the access token comes from the memory of the process that made it, if it
+//! is still there; the rows decide all the same. Where it cannot be rebuilt to the row's `hash` (another issuer),
+//! nothing is replayed.
 
 use std::time::Duration;
 
@@ -64,20 +65,20 @@ impl Reuse {
         };
         if self.interval.is_zero() {
             return format!(
-                "when a used refresh token comes again, {late}, at once: an app that sends a call twice, or lost its answer, is \
-                 logged out"
+                "when a used refresh token comes again, {late}, at once: an app that sends a call twice, or lost its \
+                 answer, is logged out"
             );
         }
         let here = match algorithm {
             Some(algorithm @ (Algorithm::ES256 | Algorithm::ES384)) => format!(
-                " from the process that made it (signatures of {algorithm} cannot be made again, so that another process, or \
-                 this one after a restart, refuses it)"
+                " from the process that made it (signatures of {algorithm} cannot be made again, so that another \
+                 process, or this one after a restart, refuses it)"
             ),
             _ => String::new(),
         };
         format!(
-            "a used refresh token that comes again within {:?} gets the same pair once more{here}, never a second one, and \
-             nothing after a logout, a revocation or a password change; when it comes later, {late}",
+            "a used refresh token that comes again within {:?} gets the same pair once more{here}, never a second one, \
+             and nothing after a logout, a revocation or a password change; when it comes later, {late}",
             self.interval
         )
     }

@@ -2,11 +2,13 @@
 //! level and its mend, and nothing else is. No secret in anything it says (every [`Report`] looks for them).
 
 mod faults;
+mod real;
 mod rights;
 mod web_server;
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -26,8 +28,17 @@ type Short = (String, String);
 impl Report {
     /// Runs the doctor with these arguments and this environment.
     fn with(arguments: &[&str], environment: &[(&str, &str)]) -> Report {
-        let output =
-            command().args(["doctor", "--json"]).args(arguments).envs(environment.iter().copied()).output().unwrap();
+        Report::with_input(arguments, environment, "")
+    }
+
+    /// With this at its standard input, too.
+    fn with_input(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Report {
+        let mut command = command();
+        command.args(["doctor", "--json"]).args(arguments).envs(environment.iter().copied());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
         let said = checked(&output);
         let json: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         let code = match json["verdict"].as_str() {
@@ -48,11 +59,16 @@ impl Report {
     }
 
     fn of_config(wp_config: &Path, upstream: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Report {
+        Report::with(&Report::arguments(wp_config, upstream, arguments), environment)
+    }
+
+    /// For a site whose proxy is this machine's, and these.
+    fn arguments<'a>(wp_config: &'a Path, upstream: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
         let wp_config = wp_config.to_str().unwrap();
         let mut all =
             vec!["--upstream", upstream, "--wp-config", wp_config, "--forwarded-trusted-proxies", "127.0.0.1"];
         all.extend_from_slice(arguments);
-        Report::with(&all, environment)
+        all
     }
 
     fn findings(&self) -> &[Value] {
@@ -111,6 +127,7 @@ async fn a_site_that_is_well_is_said_to_be() {
     assert_eq!(report.faults(), [everywhere], "{:#}", report.json);
     for id in [
         "configuration.read",
+        "configuration.used_tokens",
         "wp_config.readers",
         "database.reachable",
         "database.clock",
@@ -127,9 +144,12 @@ async fn a_site_that_is_well_is_said_to_be() {
         "upstream.body_limit",
         "upstream.rest",
         "upstream.route",
+        "upstream.authorization",
         "upstream.clock",
         "client_address.seen",
+        "customized.blocks",
         "customized.filters",
+        "customized.refusals",
         "parity.answers",
     ] {
         report.the("ok", id);
@@ -137,6 +157,15 @@ async fn a_site_that_is_well_is_said_to_be() {
     let seen = text(&report.the("ok", "client_address.seen")["what"]);
     assert!(seen.contains("and so does the web server"), "{seen}");
     assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("8 refused refreshes"));
+
+    // What is not there is no all-clear: it says what was looked at, and what was not.
+    for id in ["customized.filters", "customized.refusals"] {
+        let finding = report.the("ok", id);
+        assert!(text(&finding["what"]).starts_with("looked at: "), "{finding}");
+        assert!(text(&finding["mend"]).starts_with("Not seen this way: "), "{finding}");
+    }
+    let used_tokens = text(&report.the("ok", "configuration.used_tokens")["what"]);
+    assert!(used_tokens.contains("within 10s gets the same pair once more"), "{used_tokens}");
 
     // The user that it proposes is enough for a site, and for the doctor to find nothing at all.
     let database = site.database();

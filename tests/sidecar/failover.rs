@@ -10,7 +10,7 @@ use crate::support::apps::Apps;
 use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
 use crate::support::raw::Upstream;
 use crate::support::replication::Pair;
-use crate::support::rig::{self, eventually};
+use crate::support::rig::{self, NO_REUSE, eventually};
 use crate::support::sidecar::{PATIENCE, Sidecar, command};
 use crate::trouble::{INTERVAL, families_are_whole};
 
@@ -43,7 +43,7 @@ async fn moving(environment: &[(&str, &str)]) -> Moving {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_that_change_under_load() {
-    let Moving { pair, database, user, sidecar, .. } = moving(&[]).await;
+    let Moving { pair, database, user, sidecar, .. } = moving(&[NO_REUSE]).await;
     let apps = Apps::start(APPS, &database, user, sidecar.address()).await;
     apps.go_on(3 * APPS);
     for _ in 0..2 {
@@ -62,17 +62,17 @@ async fn roles_that_change_under_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_under_load() {
-    killed_under_load(&[]).await;
+    killed_under_load(NO_REUSE).await;
 }
 
 /// However long it takes until another one is the primary.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_under_load_with_replays() {
-    killed_under_load(&[INTERVAL]).await;
+    killed_under_load(INTERVAL).await;
 }
 
-async fn killed_under_load(environment: &[(&str, &str)]) {
-    let Moving { pair, database, user, sidecar, upstream } = moving(environment).await;
+async fn killed_under_load(reuse: (&str, &str)) {
+    let Moving { pair, database, user, sidecar, upstream } = moving(&[reuse]).await;
     // What comes after that is found by looks at the new rows, which find this one with those of the apps.
     sidecar.wait_for_log("the tokens of the table are known");
     let token = database.insert_token(TokenState::Live, user).await;
@@ -93,7 +93,7 @@ async fn killed_under_load(environment: &[(&str, &str)]) {
     assert!(report.lost.is_empty(), "{report:?}");
     // Who got no answer may have been rotated by the last commits of the first server, for which the sidecar looks as long as
     // a rotation may take.
-    let is_found = !environment.is_empty() || took < Duration::from_secs(1);
+    let is_found = reuse == INTERVAL || took < Duration::from_secs(1);
     assert!(report.lost_unanswered <= if is_found { 0 } else { in_doubt(&sidecar) }, "{report:?}, {took:?}");
     families_are_whole(&pair.second.same(&database)).await;
     assert_eq!(rig::refresh_at(sidecar.address(), &token.refresh_token).status(), 200);
@@ -265,8 +265,8 @@ const UNSEEN: usize = 24;
 /// The primary lives, its connections stay open, and it answers nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_frozen_under_load_and_replaced() {
-    for environment in [&[][..], &[INTERVAL][..]] {
-        let moving = moving(environment).await;
+    for reuse in [NO_REUSE, INTERVAL] {
+        let moving = moving(&[reuse]).await;
         let Moving { pair, database, user, sidecar, .. } = &moving;
         let apps = Apps::start(APPS, database, *user, sidecar.address()).await;
         apps.go_on(3 * APPS);
@@ -291,7 +291,7 @@ async fn a_primary_that_is_frozen_under_load_and_replaced() {
         let report = apps.end();
         println!("{report:?}");
         assert!(report.lost.is_empty(), "{report:?}");
-        if !environment.is_empty() {
+        if reuse == INTERVAL {
             assert_eq!(report.lost_unanswered, 0, "{report:?}");
         }
         assert!(report.slowest < SOON, "{report:?}");

@@ -240,7 +240,8 @@ async fn check_says_what_serve_would_do_and_no_secret() {
     let upstream = format!("http://{}", rig.upstream.address());
     let said = check(&upstream, rig.database.url());
     let found = format!("refreshing natively: home {HOME}, algorithm HS256, plugin jwt-auth-pro/jwt-auth-pro.php");
-    for wanted in [&found, "sidecar@", "wp_jwt_auth_tokens", &upstream] {
+    let used = "used tokens: a used refresh token that comes again within 10s gets the same pair once more, never";
+    for wanted in [&found, "sidecar@", "wp_jwt_auth_tokens", &upstream, used] {
         assert!(said.contains(wanted), "no {wanted:?} in\n{said}");
     }
     let said = check("http://127.0.0.1:1", rig.database.url());

@@ -1,6 +1,6 @@
 //! A used token within `reuse_interval` gets the same pair again, from the table alone, and never after a logout; one that comes
-//! back later revokes its family, where that is asked for. Where signatures cannot be made again, the pair is that of the process
-//! that made it.
+//! back later revokes its family, where that is asked for. Where signatures cannot be made again, the process that made
+//! the pair has it.
 
 use std::path::Path;
 use std::process::Command;

@@ -92,7 +92,8 @@ fn bodies(wordpress: &[u8], native: &[u8]) -> Option<String> {
     (!is_same).then(|| format!("body: WordPress {}, the sidecar {}", shown(wordpress), shown(native)))
 }
 
-fn fields(wordpress: &HeaderMap, native: &HeaderMap) -> Vec<String> {
+/// A line for each header field that differs.
+pub fn fields(wordpress: &HeaderMap, native: &HeaderMap) -> Vec<String> {
     let names: BTreeSet<&str> = wordpress.keys().chain(native.keys()).map(HeaderName::as_str).collect();
     names
         .into_iter()

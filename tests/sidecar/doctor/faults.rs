@@ -11,13 +11,13 @@ use crate::support::raw::Upstream;
 use crate::support::site::Site;
 
 /// Spares the watch over an idle connection.
-const QUICKLY: [&str; 2] = ["--upstream-keepalive-idle", "0s"];
+pub const QUICKLY: [&str; 2] = ["--upstream-keepalive-idle", "0s"];
 
 /// A file that is gone when this is.
-struct Placed(PathBuf);
+pub struct Placed(PathBuf);
 
 impl Placed {
-    fn at(path: PathBuf, content: &str) -> Placed {
+    pub fn at(path: PathBuf, content: &str) -> Placed {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
         Placed(path)
@@ -34,6 +34,7 @@ impl Drop for Placed {
 fn each_fault_of_a_site_is_named() {
     let site = Site::up(&[]);
     what_the_code_of_the_site_changes(&site);
+    what_refuses_requests_in_wordpress(&site);
     what_the_plugins_settings_leave_out(&site);
     another_plugin_on_the_route(&site);
     other_keys_than_phps(&site);
@@ -91,6 +92,41 @@ fn what_the_code_of_the_site_changes(site: &Site) {
     let _hangs = Placed::at(mu_plugins.join("hangs.php"), "<?php if ( 'cli' === PHP_SAPI ) { sleep( 600 ); }");
     let report = Report::of(site, &QUICKLY, &[]);
     assert!(text(&report.the("warning", "customized.php")["what"]).contains("was not started"), "{:#}", report.json);
+}
+
+/// Of security plugins that are known by name also what they do where everything begins; of others not.
+fn what_refuses_requests_in_wordpress(site: &Site) {
+    let content = Path::new(site.said("ROOT")).join("wp-content");
+    let plugin = |folder: &str| {
+        let code = format!("<?php\n/* Plugin Name: {folder} */\nadd_action( 'init', fn() => null );\n");
+        Placed::at(content.join(format!("plugins/{folder}/{folder}.php")), &code)
+    };
+    let placed = ["wordfence", "some-shop"].map(plugin);
+    let closes = Placed::at(
+        content.join("mu-plugins/closes.php"),
+        "<?php\nfunction shop_blocks( $error ) {\n\treturn '203.0.113.66' === $_SERVER['REMOTE_ADDR'] ? new WP_Error( 'no' ) : \
+         $error;\n}\nadd_filter( 'rest_authentication_errors', 'shop_blocks' );\nadd_filter( 'authenticate', fn( $user ) => $user );\n",
+    );
+    let plugins = "require_once ABSPATH . 'wp-admin/includes/plugin.php';";
+    site.php(&format!("{plugins} activate_plugins( array( 'wordfence/wordfence.php', 'some-shop/some-shop.php' ) );"));
+    let report = Report::of(site, &QUICKLY, &[]);
+    let known = report.the("warning", "customized.blocks");
+    assert_eq!(
+        lines(known),
+        ["Wordfence (wordfence/wordfence.php): addresses, countries, lockouts after failed logins"]
+    );
+    assert!(text(&known["what"]).contains("do not hold for refreshes"), "{known}");
+    let refusals = lines(report.the("warning", "customized.refusals"));
+    let has = |start: &str, end: &str| refusals.iter().any(|line| line.starts_with(start) && line.ends_with(end));
+    assert!(has("init (priority 10): {closure}", "wordfence.php:3"), "{refusals:?}");
+    assert!(has("rest_authentication_errors (priority 10): shop_blocks in ", "closes.php:2"), "{refusals:?}");
+    assert!(has("authenticate (priority 10): ", "(for logins only, which WordPress answers)"), "{refusals:?}");
+    assert_eq!(refusals.len(), 3, "{refusals:?}");
+    report.the("ok", "parity.answers");
+    site.php(&format!(
+        "{plugins} deactivate_plugins( array( 'wordfence/wordfence.php', 'some-shop/some-shop.php' ) );"
+    ));
+    drop((placed, closes));
 }
 
 fn what_the_plugins_settings_leave_out(site: &Site) {

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use super::faults::QUICKLY;
 use super::{Report, lines, text};
+use crate::readme::front::daemon;
+use crate::support::port::Port;
 use crate::support::raw::Connection;
 use crate::support::sidecar::PATIENCE;
 use crate::support::site::Site;
@@ -82,7 +85,7 @@ fn what_the_web_server_does_wrong_is_named() {
             ("real_ip_header X-Forwarded-For;", "real_ip_header X-Nothing;"),
             (
                 "fastcgi_param REDIRECT_STATUS 200;",
-                "fastcgi_param REDIRECT_STATUS 200; fastcgi_param HTTP_X_FORWARDED_FOR \"\";",
+                "fastcgi_param REDIRECT_STATUS 200; fastcgi_param HTTP_X_FORWARDED_FOR \"\"; fastcgi_param HTTP_AUTHORIZATION \"\";",
             ),
         ],
     );
@@ -94,4 +97,58 @@ fn what_the_web_server_does_wrong_is_named() {
     let client = report.the("problem", "client_address.seen");
     assert!(text(&client["what"]).contains("WordPress took 127.0.0.1 for the client"), "{client}");
     report.the("ok", "parity.answers");
+    let authorization = report.the("problem", "upstream.authorization");
+    assert!(text(&authorization["what"]).contains("never reaches PHP"), "{authorization}");
+    assert!(
+        lines(authorization).iter().any(|line| line.starts_with("fastcgi_param HTTP_AUTHORIZATION ")),
+        "{authorization}"
+    );
+
+    apache_that_keeps_authorization_to_itself(&site);
+}
+
+/// As mod_proxy_fcgi does, unless it is asked not to.
+fn apache_that_keeps_authorization_to_itself(site: &Site) {
+    let here = tempfile::tempdir().unwrap();
+    let modules = ["authz_core", "dir", "mime", "mpm_event", "proxy", "proxy_fcgi", "unixd"];
+    let loaded: String = modules
+        .iter()
+        // Some are built in.
+        .filter(|module| Path::new(&format!("/usr/lib/apache2/modules/mod_{module}.so")).exists())
+        .map(|module| format!("LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so\n"))
+        .collect();
+    for (more, level) in [("", "problem"), ("CGIPassAuth On", "ok")] {
+        let port = Port::reserve();
+        let directory = here.path().display();
+        let configuration = format!(
+            "ServerRoot {directory}\nDefaultRuntimeDir {directory}\nPidFile {directory}/apache.pid\nErrorLog {directory}/error.log\n\
+             {loaded}User www-data\nGroup www-data\nServerName localhost\nMutex file:{directory} default\nListen {}\n\
+             TypesConfig /etc/mime.types\nDocumentRoot {root}\n<Directory {root}>\nRequire all granted\n\
+             FallbackResource /index.php\n{more}\n</Directory>\n\
+             <FilesMatch \"\\.php$\">\nSetHandler \"proxy:unix:{}|fcgi://localhost\"\n</FilesMatch>\n",
+            port.address(),
+            site.said("PHP_SOCKET"),
+            root = site.said("ROOT"),
+        );
+        let file = here.path().join("apache.conf");
+        fs::write(&file, configuration).unwrap();
+        let mut apache =
+            daemon("/usr/sbin/apache2").args(["-D", "FOREGROUND", "-f", file.to_str().unwrap()]).spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(port.address()).is_err() {
+            let ended = apache.try_wait().unwrap();
+            let log = fs::read_to_string(here.path().join("error.log")).unwrap_or_default();
+            assert!(ended.is_none() && Instant::now() < deadline, "{log}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let upstream = format!("http://{}", port.address());
+        let arguments = [QUICKLY.as_slice(), &["--no-php"]].concat();
+        let report = Report::of_config(site.wp_config(), &upstream, &arguments, &[]);
+        // Its children go with it in order; KILL would leave them.
+        assert!(Command::new("kill").arg(apache.id().to_string()).status().unwrap().success());
+        apache.wait().unwrap();
+        let authorization = report.the(level, "upstream.authorization");
+        let hint = lines(authorization).iter().any(|line| line == "CGIPassAuth On");
+        assert_eq!(hint, level == "problem", "{authorization}");
+    }
 }
