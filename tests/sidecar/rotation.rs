@@ -216,7 +216,10 @@ async fn a_token_in_another_case_finds_its_row() {
     let token = rig.token().await;
     let capitals = rig.refresh(&token.refresh_token.to_uppercase());
     assert_eq!(capitals.status(), 200);
-    assert_eq!(rig.refresh(&token.refresh_token).json(), capitals.json(), "it is the same token, used a moment ago");
+    let again = rig.refresh(&token.refresh_token).json();
+    for name in ["access_token", "refresh_token"] {
+        assert_eq!(again[name], capitals.json()[name], "it is the same token, used a moment ago");
+    }
     assert_eq!(rig.database.family_rows(&token.token_family).await.len(), 2);
 }
 

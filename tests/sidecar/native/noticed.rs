@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::support::mariadb::Database;
 use crate::support::raw::{Connection, Message};
-use crate::support::rig::{self, ACTIVE, HOME, ROUTE, Rig, eventually, refresh_at, settings};
+use crate::support::rig::{self, ACTIVE, HOME, NO_REUSE, ROUTE, Rig, eventually, refresh_at, settings};
 use crate::support::sidecar::Sidecar;
 
 /// The answer to a call with this `Host`.
@@ -57,7 +57,7 @@ async fn an_algorithm_that_cannot_be_signed_is_left_to_wordpress() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_is_not_english_answers_400s_itself() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_on(Database::shared(), &[NO_REUSE]).await;
     let bad = json!({"refresh_token": 1}).to_string();
     let answer = |host: &str| at_host(&rig.sidecar, host, &bad).status();
     for (language, status) in [("de_DE", 299), ("en_GB", 400), ("fr_FR", 299), ("", 400)] {
