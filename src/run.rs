@@ -27,6 +27,7 @@ use crate::refresh::map::Map;
 use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::recent::Recent;
 use crate::refresh::replay::Reuse;
+use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
 use crate::tls::Tls;
@@ -162,7 +163,7 @@ impl Sidecar {
     /// Asks the database and WordPress, and says what was found.
     pub fn look(&self) -> String {
         match self.native.as_ref().and_then(|native| Some((native, native.runtime.0.as_ref()?))) {
-            Some((native, runtime)) => runtime.block_on(async { describe(&look(&native.refresher).await) }),
+            Some((native, runtime)) => runtime.block_on(async { describe(&look(&native.refresher).await, &native.refresher) }),
             None => LEFT_TO_WORDPRESS.to_owned(),
         }
     }
@@ -256,7 +257,8 @@ impl Native {
         let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), reuse.told_for()));
         let within = runtime.enter();
         let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::clone(&counters));
-        let groups = Groups::start(Arc::clone(&store), Arc::clone(&counters));
+        let standing = Arc::new(Standing::new(Arc::clone(&store)));
+        let groups = Groups::start(Arc::clone(&store), Arc::clone(&standing), Arc::clone(&counters));
         drop(within);
         let refresher = Refresher {
             fields: config.refresh.response_fields,
@@ -265,6 +267,7 @@ impl Native {
             store,
             look_ups,
             groups,
+            standing,
             reuse,
             recent: (!reuse.interval.is_zero()).then(|| Arc::new(Recent::new(reuse.interval))),
             counters,
@@ -297,6 +300,9 @@ impl Native {
         let filling = Arc::clone(&self.refresher);
         let filling = async move { filling.keep_map_filled().await };
         tasks.spawn(self.stop.clone().run_until_cancelled_owned(filling));
+        let standing = Arc::clone(&self.refresher.standing);
+        let trying = async move { standing.keep_trying().await };
+        tasks.spawn(self.stop.clone().run_until_cancelled_owned(trying));
         if self.refresher.store.database.host_in_use().is_some() {
             let refresher = Arc::clone(&self.refresher);
             let returning =
@@ -389,19 +395,21 @@ type Found = Result<(Arc<Site>, Arc<Home>), Arc<NotNative>>;
 
 async fn look(refresher: &Refresher) -> Found {
     let site = refresher.sites.read_or_known().await?;
+    refresher.standing.first_trial().await;
     let home = refresher.sites.ask_home(&site, Scheme::Http).await?;
     Ok((site, home))
 }
 
-fn describe(found: &Found) -> String {
-    match found {
-        Ok((site, home)) => format!(
+fn describe(found: &Found, refresher: &Refresher) -> String {
+    match (found, refresher.standing.obstacle()) {
+        (Ok(_), Some(obstacle)) => format!("{obstacle}; {}", obstacle.refused.fix()),
+        (Ok((site, home)), None) => format!(
             "refreshing natively: home {}, algorithm {}, plugin {}",
             home.url,
             site.signer.algorithm(),
             site.plugin
         ),
-        Err(why) => format!("leaving the refresh route to WordPress: {why}"),
+        (Err(why), _) => format!("leaving the refresh route to WordPress: {why}"),
     }
 }
 
@@ -411,9 +419,11 @@ async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: Can
     let mut looked = Some(looked);
     loop {
         let found = look(&refresher).await;
-        let now = describe(&found);
+        let now = describe(&found, &refresher);
         if now != last {
             match found {
+                // The log was told of it where it was found.
+                Ok(_) if refresher.standing.obstacle().is_some() => {}
                 Ok(_) => info!("{now}"),
                 Err(_) => warn!("{now}"),
             }

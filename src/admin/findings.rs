@@ -9,6 +9,7 @@ use super::page::units::{count, span};
 use super::status::{Certificate, Dependency, Refused, Status};
 use crate::doctor::running::CERTIFICATE_ENDED;
 use crate::doctor::{Level, running};
+use crate::refresh::standing::Obstacle;
 
 /// A certificate that ends sooner should have been renewed: Let's Encrypt's clients do that 30 days before the end.
 const CERTIFICATE_LEFT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -53,7 +54,9 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
         mend: finding.mend,
         lines: finding.lines,
     });
+    let refused = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
     let mut findings: Vec<Finding> = dependencies(status)
+        .chain(refused.as_ref().map(refused_rotations))
         .chain(status.certificates.iter().filter_map(certificate))
         .chain(pairs)
         .chain(errors(&status.refusals))
@@ -84,6 +87,11 @@ fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
         Finding::new(Level::Problem, "Web server of the site", what, mend)
     });
     database.into_iter().chain(upstream)
+}
+
+fn refused_rotations(obstacle: &Obstacle) -> Finding {
+    let fix = obstacle.refused.fix();
+    Finding::new(Level::Problem, "Database", obstacle.to_string(), fix)
 }
 
 fn certificate(certificate: &Certificate) -> Option<Finding> {

@@ -60,9 +60,11 @@ impl Status {
         let (config, refresher) = (&in_force.config, in_force.refresher.as_deref());
         let database_sight = refresher.map(|refresher| refresher.sites.database());
         let upstream_sight = subject.upstream.look();
+        let obstacle = refresher.and_then(|refresher| refresher.standing.obstacle());
         let seen = Seen {
             is_draining: subject.drain.begun.is_cancelled(),
             database: database_sight.as_ref(),
+            refused: obstacle.as_ref(),
             upstream: &upstream_sight,
             tls: in_force.tls.as_deref(),
         };
@@ -116,8 +118,11 @@ pub fn readiness(subject: &Subject) -> Readiness {
     let in_force = subject.in_force();
     let database = in_force.refresher.as_ref().map(|refresher| refresher.sites.database());
     let is_draining = subject.drain.begun.is_cancelled();
+    let obstacle = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
+    let upstream = subject.upstream.look();
     let tls = in_force.tls.as_deref();
-    let seen = Seen { is_draining, database: database.as_ref(), upstream: &subject.upstream.look(), tls };
+    let seen =
+        Seen { is_draining, database: database.as_ref(), refused: obstacle.as_ref(), upstream: &upstream, tls };
     Readiness::judge(&seen, Instant::now())
 }
 
@@ -171,9 +176,10 @@ fn site(refresher: &Refresher, sees_database: bool) -> Site {
         None => (None, Err(NotNative::Unknown("not looked at yet".to_owned()).to_string())),
     };
     let away = || "the database is away".to_owned();
+    let refused = refresher.standing.obstacle().map(|obstacle| obstacle.to_string());
     Site {
-        native: home.is_ok() && sees_database,
-        obstacle: home.as_ref().err().cloned().or_else(|| (!sees_database).then(away)),
+        native: home.is_ok() && sees_database && refused.is_none(),
+        obstacle: home.as_ref().err().cloned().or_else(|| (!sees_database).then(away)).or(refused),
         home: home.ok(),
         plugin: site.as_ref().map(|site| site.plugin.to_string()),
         algorithm: site.as_ref().map(|site| site.signer.algorithm().to_string()),

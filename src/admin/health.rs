@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::forward::dial::{DialError, Dialer};
+use crate::refresh::standing::Obstacle;
 use crate::sighting::{Sight, Sightings};
 use crate::tls::Tls;
 
@@ -46,6 +47,8 @@ pub struct Seen<'a> {
     pub is_draining: bool,
     /// The database; `None` where it is not used.
     pub database: Option<&'a Sight>,
+    /// What the database refuses; `None` where it lets rotations be run.
+    pub refused: Option<&'a Obstacle>,
     /// The web server of the site.
     pub upstream: &'a Sight,
     /// The certificates; `None` where nothing is to listen with TLS.
@@ -60,6 +63,7 @@ impl Readiness {
             reasons.push("shutting down: requests in flight may end, new connections are refused".to_owned());
         }
         reasons.extend(seen.database.and_then(|sight| absence("the database", sight, now)));
+        reasons.extend(seen.refused.map(|obstacle| format!("the database refuses rotations: {}", obstacle.refused)));
         reasons.extend(absence("the upstream", seen.upstream, now));
         if seen.tls.is_some_and(|tls| !tls.is_usable()) {
             reasons.push("nothing listens with TLS: no pair of tls.certificates can be read".to_owned());
@@ -138,7 +142,7 @@ mod tests {
     }
 
     fn judged(is_draining: bool, database: Option<&Sight>, upstream: &Sight, now: Instant) -> (bool, String) {
-        let seen = Seen { is_draining, database, upstream, tls: None };
+        let seen = Seen { is_draining, database, refused: None, upstream, tls: None };
         let Readiness { ready, reasons, .. } = Readiness::judge(&seen, now);
         (ready, reasons.join(" / "))
     }

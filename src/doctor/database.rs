@@ -27,7 +27,8 @@ pub struct Server {
     pub account: String,
     /// `DATABASE()`.
     pub database: String,
-    read_only: bool,
+    /// Also for the sidecar's user.
+    pub read_only: bool,
     /// By how much its clock is ahead of ours.
     ahead: Difference,
 }

@@ -42,6 +42,7 @@ use crate::config::{Config, RefreshMode, Secret};
 use crate::forward::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::store::Store;
+use crate::refresh::trial::{self, Trial};
 use crate::run::{Parts, Sidecar};
 use crate::tls::Tls;
 use crate::wordpress::database::Database;
@@ -176,7 +177,9 @@ impl Patient {
         let database = Database::new(self.installation.database.clone());
         let looked = async {
             let mut session = database.session().await?;
-            let server = database::server(&mut session).await?;
+            let mut server = database::server(&mut session).await?;
+            // A user may write to it all the same.
+            server.read_only &= session.is_read_only().await?;
             let label = database.host_in_use().unwrap_or_else(|| self.installation.database_label.clone());
             let mut findings = server.findings(&label);
             let store = Store::new(
@@ -189,6 +192,14 @@ impl Patient {
             let writes_events = self.config.refresh.analytics;
             findings.extend(tables::look(&mut session, &server, &self.installation, writes_events).await?);
             session.give_back();
+            // What refuses a rotation has mostly been said by then, with the lines to copy.
+            if verdict(&findings) != Level::Problem
+                && let Trial::Refused(refused) = trial::run(&store).await
+            {
+                let what = format!("the database refuses a rotation's statements: {refused}");
+                findings.push(Finding::problem(Area::Database, "database.refuses", what, refused.fix()));
+            }
+            store.database.close().await;
             Ok(findings)
         };
         let findings = looked.await.unwrap_or_else(|error| vec![database::unreachable(&error, &self.installation)]);

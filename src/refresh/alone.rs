@@ -11,9 +11,11 @@ use tracing::warn;
 
 use super::counters::Counters;
 use super::group::{self, RotationError, Waiting, commit_by};
+use super::standing::{Course, Standing};
 use super::store::{Resolution, Store};
 use super::transaction::{self, Interrupted, Outcome, Patience, Plan, UnknownCommit, Verdict};
-use crate::wordpress::database::{DatabaseError, Session};
+use super::trial::Trial;
+use crate::wordpress::database::{DatabaseError, Refusal, Session};
 
 /// The first pause before a retry; doubled with each, with jitter, so that two that collided do not collide again.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -27,6 +29,8 @@ const AT_ONCE: usize = 8;
 pub struct Alone {
     /// The statements, and where they go.
     pub store: Arc<Store>,
+    /// What the database refuses each time.
+    pub standing: Arc<Standing>,
     /// What happens is counted.
     pub counters: Arc<Counters>,
     permits: Semaphore,
@@ -35,13 +39,31 @@ pub struct Alone {
 /// What one attempt came to.
 enum Attempt {
     Ended(Result<Outcome, RotationError>),
-    Failed(DatabaseError),
+    Failed(Failure),
+    /// The database [refuses](DatabaseError::refusal) it, and this attempt has written nothing.
+    Refused(DatabaseError),
+}
+
+/// Why an attempt was not stored.
+#[derive(Clone)]
+pub struct Failure {
+    /// The database's error.
+    pub error: DatabaseError,
+    /// A COMMIT was sent. Such a rotation is never left to WordPress, whatever was found out about the COMMIT.
+    pub was_sent: bool,
+}
+
+impl Failure {
+    /// Of an attempt that sent no COMMIT.
+    fn unsent(error: DatabaseError) -> Self {
+        Failure { error, was_sent: false }
+    }
 }
 
 impl Alone {
     /// Nothing is in trouble yet.
-    pub fn new(store: Arc<Store>, counters: Arc<Counters>) -> Self {
-        Alone { store, counters, permits: Semaphore::new(AT_ONCE) }
+    pub fn new(store: Arc<Store>, standing: Arc<Standing>, counters: Arc<Counters>) -> Self {
+        Alone { store, standing, counters, permits: Semaphore::new(AT_ONCE) }
     }
 
     /// Rotates with patience: a row that is held is waited for.
@@ -50,13 +72,35 @@ impl Alone {
         waiting.end(result);
     }
 
-    /// Goes on with a rotation whose attempt failed with `error`, alone or (`in_group`) with others.
-    pub async fn after(self: Arc<Self>, waiting: Waiting, error: DatabaseError, in_group: bool) {
-        // A group fails with any of its items; which one it was shows when each is alone.
-        let result = if in_group || is_worth_another_try(&error) {
-            self.try_and_try(&waiting.plan, waiting.row, waiting.deadline, Some(error)).await
+    /// Goes on with a rotation whose attempt failed, alone or (`in_group`) with others.
+    pub async fn after(self: Arc<Self>, waiting: Waiting, failure: Failure, in_group: bool) {
+        // A group fails with any of its items; which one it was shows when each is alone. What was refused after something had been
+        // written, and was rolled back, is refused before that on a new connection, where all is prepared first.
+        let is_refused = failure.error.refusal().is_some();
+        let result = if in_group || is_refused || is_worth_another_try(&failure.error) {
+            self.try_and_try(&waiting.plan, waiting.row, waiting.deadline, Some(failure)).await
         } else {
-            Err(RotationError::Failed(error))
+            Err(RotationError::Failed(failure.error))
+        };
+        waiting.end(result);
+    }
+
+    /// Goes on with a rotation that the database refused with `error` before anything was written.
+    pub async fn refused(self: Arc<Self>, waiting: Waiting, error: DatabaseError) {
+        let examined = timeout_at(commit_by(waiting.deadline), self.standing.examine()).await;
+        let course = match &examined {
+            Ok(Trial::Refused(refused)) => Some((self.standing.course(refused.refusal), refused.refusal)),
+            _ => None,
+        };
+        let result = match course {
+            Some((Course::Leave, _)) => Err(RotationError::Refused(error)),
+            Some((_, Refusal::Denied)) => Err(RotationError::Failed(error)),
+            // Another server may take writes in a moment; or it was of this connection only.
+            _ => {
+                self.counters.retry(error.code());
+                let failure = Some(Failure::unsent(error));
+                self.try_and_try(&waiting.plan, waiting.row, waiting.deadline, failure).await
+            }
         };
         waiting.end(result);
     }
@@ -69,7 +113,8 @@ impl Alone {
             Ok(Resolution::NotCommitted) => {
                 for waiting in group {
                     self.counters.retry(None);
-                    tokio::spawn(Arc::clone(&self).after(waiting, DatabaseError::Failed(None), true));
+                    let failure = Failure { error: DatabaseError::Failed(None), was_sent: true };
+                    tokio::spawn(Arc::clone(&self).after(waiting, failure, true));
                 }
             }
             Err(error) => {
@@ -97,22 +142,28 @@ impl Alone {
         is_back.then_some(session)
     }
 
-    /// `error`: that of an attempt in a group. Without, nothing has begun.
+    /// `failure`: that of an attempt in a group. Without, nothing has begun.
     async fn try_and_try(
         &self,
         plan: &Plan,
         row: u64,
         deadline: Instant,
-        error: Option<DatabaseError>,
+        failure: Option<Failure>,
     ) -> Result<Outcome, RotationError> {
-        let mut begun = error.is_some();
+        let mut begun = failure.is_some();
+        let mut was_sent = failure.as_ref().is_some_and(|failure| failure.was_sent);
+        let mut refused = failure.and_then(|failure| failure.error.refusal().map(|_| failure.error.code()));
         // After an error others are about to try again, too.
         let mut pause = if begun { jitter(FIRST_PAUSE) } else { Duration::ZERO };
         loop {
             sleep(pause).await;
-            let error = match self.once(plan, row, deadline, &mut begun).await {
+            let (error, is_refused) = match self.once(plan, row, deadline, &mut begun, refused.is_some()).await {
                 Attempt::Ended(result) => return result,
-                Attempt::Failed(error) => error,
+                Attempt::Failed(failure) => {
+                    was_sent |= failure.was_sent;
+                    (failure.error, false)
+                }
+                Attempt::Refused(error) => (error, !was_sent),
             };
             if !begun
                 && matches!(error, DatabaseError::Connect(_) | DatabaseError::Tls(_) | DatabaseError::NoConnection)
@@ -120,59 +171,71 @@ impl Alone {
                 return Err(RotationError::NotBegun(error));
             }
             pause = jitter((pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE));
-            if !is_worth_another_try(&error) || Instant::now() + pause >= commit_by(deadline) {
-                // Where the database takes no writes, WordPress could not do better.
-                let failed = begun || matches!(error, DatabaseError::ReadOnly);
-                return Err(if failed { RotationError::Failed(error) } else { RotationError::NotBegun(error) });
+            let is_again = refused == Some(error.code());
+            refused = is_refused.then(|| error.code());
+            let is_worth_it = is_worth_another_try(&error) || (is_refused && !is_again);
+            if !is_worth_it || Instant::now() + pause >= commit_by(deadline) {
+                if is_refused {
+                    let judged = timeout_at(deadline, self.standing.judge(error.clone())).await;
+                    return Err(judged.unwrap_or(RotationError::Failed(error)));
+                }
+                return Err(if begun { RotationError::Failed(error) } else { RotationError::NotBegun(error) });
             }
             self.counters.retry(error.code());
         }
     }
 
-    async fn once(&self, plan: &Plan, row: u64, deadline: Instant, begun: &mut bool) -> Attempt {
+    /// `is_refused`: so was the attempt before, and this one is on a fresh connection.
+    async fn once(&self, plan: &Plan, row: u64, deadline: Instant, begun: &mut bool, is_refused: bool) -> Attempt {
         let commit_by = commit_by(deadline);
         let Ok(Ok(_permit)) = timeout_at(commit_by, self.permits.acquire()).await else {
             // Everything else that is in trouble is begun: a row of its own is held.
             *begun = true;
-            return Attempt::Failed(DatabaseError::TimedOut);
+            return Attempt::Failed(Failure::unsent(DatabaseError::TimedOut));
         };
-        let opened = timeout_at(commit_by, self.store.database.transactions()).await;
+        let database = &self.store.database;
+        let opened = timeout_at(commit_by, database.fresh_transactions_after(is_refused)).await;
         let mut session = match opened.unwrap_or(Err(DatabaseError::NoConnection)) {
             Ok(session) => session,
-            Err(error) => return Attempt::Failed(error),
+            Err(error) => return not_opened(error),
         };
         let items = [(plan, row)];
         let mut attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, commit_by).await;
         if let Err(Interrupted::AtOnce(_)) = attempted {
             drop(session);
-            let opened = timeout_at(commit_by, self.store.database.fresh_transactions()).await;
+            let opened = timeout_at(commit_by, database.fresh_transactions()).await;
             session = match opened.unwrap_or(Err(DatabaseError::NoConnection)) {
                 Ok(session) => session,
-                Err(error) => return Attempt::Failed(error),
+                Err(error) => return not_opened(error),
             };
             attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, commit_by).await;
         }
         *begun = true;
-        match attempted {
+        let (error, failed): (_, fn(DatabaseError) -> Attempt) = match attempted {
             Ok(verdicts) => {
                 session.give_back();
-                only(verdicts)
+                return only(verdicts);
             }
+            Err(Interrupted::Refused(error)) => (error, Attempt::Refused),
             Err(Interrupted::AtOnce(error) | Interrupted::BeforeCommit(error)) => {
-                if let Some(session) = self.rolled_back(session, &error, deadline).await {
-                    session.give_back();
-                }
-                Attempt::Failed(error)
+                (error, |error| Attempt::Failed(Failure::unsent(error)))
             }
+            Err(Interrupted::RolledBack(error)) => (error, |error| Attempt::Failed(Failure { error, was_sent: true })),
             Err(Interrupted::InCommit(unknown)) => {
                 drop(session);
-                match self.look(&unknown, deadline).await {
+                return match self.look(&unknown, deadline).await {
                     Ok(Resolution::Committed) => only(unknown.verdicts),
-                    Ok(Resolution::NotCommitted) => Attempt::Failed(DatabaseError::Failed(None)),
+                    Ok(Resolution::NotCommitted) => {
+                        Attempt::Failed(Failure { error: DatabaseError::Failed(None), was_sent: true })
+                    }
                     Err(error) => Attempt::Ended(Err(RotationError::Failed(error))),
-                }
+                };
             }
+        };
+        if let Some(session) = self.rolled_back(session, &error, deadline).await {
+            session.give_back();
         }
+        failed(error)
     }
 
     /// Looks, on a new connection, whether a commit was stored.
@@ -208,12 +271,20 @@ impl Alone {
     }
 }
 
+/// Where no host takes writes, WordPress could not do better, unless it has another.
+fn not_opened(error: DatabaseError) -> Attempt {
+    match error {
+        DatabaseError::ReadOnly => Attempt::Refused(error),
+        _ => Attempt::Failed(Failure::unsent(error)),
+    }
+}
+
 /// The verdict of a transaction over one item.
 fn only(verdicts: Vec<Verdict>) -> Attempt {
     match verdicts.into_iter().next() {
         Some(Verdict::Ended(outcome)) => Attempt::Ended(Ok(outcome)),
         Some(Verdict::Unsigned(error)) => Attempt::Ended(Err(error.into())),
-        Some(Verdict::Alone) | None => Attempt::Failed(DatabaseError::TimedOut),
+        Some(Verdict::Alone) | None => Attempt::Failed(Failure::unsent(DatabaseError::TimedOut)),
     }
 }
 

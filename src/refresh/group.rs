@@ -19,8 +19,9 @@ use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::access_token::SignerError;
-use super::alone::Alone;
+use super::alone::{Alone, Failure};
 use super::counters::Counters;
+use super::standing::Standing;
 use super::steady::keep_working;
 use super::store::{LARGEST_GROUP, Store};
 use super::transaction::{self, Interrupted, Outcome, Patience, Plan, Verdict};
@@ -56,6 +57,9 @@ pub enum RotationError {
     /// The database failed before the first statement: nothing has happened, WordPress may answer.
     #[error("{0} before the rotation began")]
     NotBegun(#[source] DatabaseError),
+    /// The database refuses rotations as it stands (see [`super::standing`]), nothing has been written, and WordPress may answer.
+    #[error("the database refuses the rotation: {0}")]
+    Refused(#[source] DatabaseError),
     /// The database failed later, and again until the time was up; or there was no time left.
     #[error("{0} during the rotation")]
     Failed(#[source] DatabaseError),
@@ -120,10 +124,10 @@ impl Waiting {
 
 impl Groups {
     /// Starts the workers in the runtime that this is called in.
-    pub fn start(store: Arc<Store>, counters: Arc<Counters>) -> Self {
+    pub fn start(store: Arc<Store>, standing: Arc<Standing>, counters: Arc<Counters>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let queue = Arc::new(Mutex::new(receiver));
-        let alone = Arc::new(Alone::new(store, Arc::clone(&counters)));
+        let alone = Arc::new(Alone::new(store, standing, Arc::clone(&counters)));
         for _ in 0..WORKERS {
             let (alone, queue) = (Arc::clone(&alone), Arc::clone(&queue));
             tokio::spawn(keep_working("rotations", move || work(Arc::clone(&alone), Arc::clone(&queue))));
@@ -217,19 +221,40 @@ async fn rotate<'a>(
             tokio::spawn(Arc::clone(alone).resolve(group, *unknown));
             None
         }
-        Err(Interrupted::AtOnce(error) | Interrupted::BeforeCommit(error)) => {
+        Err(Interrupted::Refused(error)) => {
             let session = alone.rolled_back(session, &error, deadline).await;
-            let in_group = group.len() > 1;
-            if in_group {
-                alone.counters.taken_apart.add();
-            }
             for waiting in group {
-                alone.counters.retry(error.code());
-                tokio::spawn(Arc::clone(alone).after(waiting, error.clone(), in_group));
+                tokio::spawn(Arc::clone(alone).refused(waiting, error.clone()));
             }
             session
         }
+        Err(Interrupted::AtOnce(error) | Interrupted::BeforeCommit(error)) => {
+            apart(alone, session, group, Failure { error, was_sent: false }, deadline).await
+        }
+        Err(Interrupted::RolledBack(error)) => {
+            apart(alone, session, group, Failure { error, was_sent: true }, deadline).await
+        }
     }
+}
+
+/// After a failure, each goes on by itself.
+async fn apart<'a>(
+    alone: &Arc<Alone>,
+    session: Session<'a>,
+    group: Vec<Waiting>,
+    failure: Failure,
+    deadline: Instant,
+) -> Option<Session<'a>> {
+    let session = alone.rolled_back(session, &failure.error, deadline).await;
+    let in_group = group.len() > 1;
+    if in_group {
+        alone.counters.taken_apart.add();
+    }
+    for waiting in group {
+        alone.counters.retry(failure.error.code());
+        tokio::spawn(Arc::clone(alone).after(waiting, failure.clone(), in_group));
+    }
+    session
 }
 
 async fn open<'a>(

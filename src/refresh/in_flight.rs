@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::analytics::{Event, EventResult, Failure};
@@ -18,6 +18,7 @@ use super::response::{self, Outcome};
 use super::tokens::{Key, Place};
 use super::transaction::{self, Plan, Used};
 use super::{Refresher, Told};
+use crate::wordpress::database::DatabaseError;
 
 /// What is answered, and what the log says of it.
 pub type Ended = Result<(Outcome, Told), RotationError>;
@@ -83,6 +84,10 @@ impl InFlight {
         let then = move |found| match found {
             Ok(Some(place)) => self.rotate(place),
             Ok(None) => self.unknown(),
+            Err(RotationError::NotBegun(error) | RotationError::Failed(error)) if error.refusal().is_some() => {
+                let tasks = self.refresher.tasks.clone();
+                tasks.spawn(self.refused(error));
+            }
             Err(error) => self.fail(error),
         };
         look_ups.find(token, site, Box::new(then));
@@ -165,6 +170,12 @@ impl InFlight {
         self.refuse(Outcome::InvalidToken, Failure::InvalidToken, told);
     }
 
+    /// The database does not even let the token be looked for.
+    async fn refused(self, error: DatabaseError) {
+        let judged = timeout_at(self.deadline, self.refresher.standing.judge(error.clone())).await;
+        self.fail(judged.unwrap_or(RotationError::Failed(error)));
+    }
+
     fn unknown(self) {
         self.refresher.counters.unknown.add();
         self.refuse(Outcome::InvalidToken, Failure::InvalidToken, Told::of("unknown"));
@@ -177,7 +188,7 @@ impl InFlight {
 
     fn fail(self, error: RotationError) {
         let failed: &Counter = match error {
-            RotationError::NotBegun(_) => &self.refresher.counters.not_begun,
+            RotationError::NotBegun(_) | RotationError::Refused(_) => &self.refresher.counters.not_begun,
             RotationError::Failed(_) | RotationError::Sign(_) => &self.refresher.counters.failed,
         };
         failed.add();

@@ -21,10 +21,12 @@ pub mod replay;
 pub mod request;
 pub mod response;
 pub mod rotation;
+pub mod standing;
 pub mod steady;
 pub mod store;
 pub mod tokens;
 pub mod transaction;
+pub mod trial;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -62,6 +64,7 @@ use recent::Recent;
 use replay::Reuse;
 use request::Parsed;
 use response::{Outcome, ReplyContext};
+use standing::Standing;
 use store::Store;
 use tokens::Key;
 use transaction::Plan;
@@ -86,6 +89,8 @@ pub struct Refresher {
     pub look_ups: Arc<LookUps>,
     /// Rotations wait here for their transaction.
     pub groups: Groups,
+    /// What the database refuses each time.
+    pub standing: Arc<Standing>,
     /// What is done about used tokens.
     pub reuse: Reuse,
     /// What it needs where access tokens cannot be made again; `None` where nothing is given twice.
@@ -284,6 +289,10 @@ struct Call<'a> {
 
 impl Call<'_> {
     async fn refresh(&self, token: String) -> Result<Decided, ExchangeError> {
+        if let Some(why) = self.refresher.standing.leaves() {
+            self.refresher.counters.not_begun.add();
+            return Ok(Decided::Left(why));
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let window = self
             .site
@@ -319,6 +328,8 @@ impl Call<'_> {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
                 Ok(Decided::Left(error.to_string()))
             }
+            // The log was told once.
+            Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(error.to_string())),
             Ok(Err(error)) => Err(ExchangeError::Rotation(error)),
             Err(error) => Err(ExchangeError::RotationDropped(error)),
         }
@@ -411,7 +422,8 @@ impl Refresher {
             }
             if let Ok(site) = self.sites.current().await {
                 let map = &self.look_ups.map;
-                if site.columns.indexed {
+                // A replica that lags behind has gaps where there are none, and lacks rows that are there.
+                if site.columns.indexed || self.store.database.splits_reads() {
                     map.give_up();
                 } else {
                     let read = if map.needs_filling() {

@@ -172,6 +172,13 @@ struct LiveRow {
 
 /// The family's only live row, and its user. A password change leaves none; two, which PHP can make of one, are one too many.
 async fn live(store: &Store, session: &mut Session<'_>, family: &str, used: &Used) -> Result<Found, DatabaseError> {
+    session.begin_at_writer().await?;
+    let found = live_row(store, session, family, used).await?;
+    session.end_at_writer().await?;
+    Ok(found)
+}
+
+async fn live_row(store: &Store, session: &mut Session<'_>, family: &str, used: &Used) -> Result<Found, DatabaseError> {
     let statement = format!(
         "SELECT id, hash, TIMESTAMPDIFF(SECOND, '1970-01-01', issued_at), TIMESTAMPDIFF(SECOND, '1970-01-01', expires_at), \
          GREATEST(TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), expires_at), 0), refresh_token_hash, \
@@ -246,6 +253,7 @@ async fn revoke(store: &Store, family: &str, user_id: u64) -> Result<usize, Data
     loop {
         let mut session = store.database.fresh_transactions_after(failures > 0).await?;
         let once = async {
+            session.begin_at_writer().await?;
             let ids: Vec<Row> = session.conn().exec(statement.as_str(), (family, user_id)).await?;
             let ids: Vec<u64> =
                 ids.into_iter().map(|mut row| column(&mut row, 0, "id")).collect::<Result<_, DatabaseError>>()?;

@@ -26,6 +26,7 @@ pub struct Store {
     pub database: Database,
     /// The token table's name, quoted.
     pub tokens: String,
+    users: String,
     lock: Statements,
     lock_waiting: Statements,
     lock_free: Statements,
@@ -49,6 +50,37 @@ pub struct StatementsOfRotation<'a> {
     pub insert: &'a str,
     /// Revokes the old one.
     pub revoke: &'a str,
+}
+
+/// A statement of a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statement {
+    /// Reads the user.
+    User,
+    /// Reads the token's row.
+    Read,
+    /// Reads and locks it, and reads its user.
+    Lock,
+    /// Adds the new token.
+    Insert,
+    /// Revokes the old one.
+    Revoke,
+}
+
+impl Statement {
+    /// In an order in which each that is refused tells its table: the third names both.
+    pub const ALL: [Statement; 5] =
+        [Statement::User, Statement::Read, Statement::Lock, Statement::Insert, Statement::Revoke];
+
+    /// The right that it needs. (MySQL wants UPDATE for FOR UPDATE, too; MariaDB does not.)
+    pub fn right(self) -> &'static str {
+        match self {
+            Statement::User | Statement::Read => "SELECT",
+            Statement::Lock => "SELECT FOR UPDATE",
+            Statement::Insert => "INSERT",
+            Statement::Revoke => "UPDATE",
+        }
+    }
 }
 
 /// A row of the token table under its lock.
@@ -164,6 +196,30 @@ impl Store {
             child: format!("SELECT id FROM {tokens} WHERE user_id = ? AND refresh_token_hash = ?"),
             database,
             tokens,
+            users,
+        }
+    }
+
+    /// The table of `statement`, without quotes; that of the tokens where it is not known which statement it was.
+    pub fn table_of(&self, statement: Option<Statement>) -> &str {
+        let quoted = if statement == Some(Statement::User) { &self.users } else { &self.tokens };
+        quoted.trim_matches('`')
+    }
+
+    /// Runs `statement` where no row can be: none has the id 0. The INSERT is prepared only, since it would use up an id.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tried(&self, session: &mut Session<'_>, statement: Statement) -> Result<(), DatabaseError> {
+        match statement {
+            Statement::User => self.user(session, 0).await.map(drop),
+            Statement::Read => self.holds(session, 0, "").await.map(drop),
+            Statement::Lock => {
+                let skips = session.abilities().skip_locked;
+                self.lock(session, &[0], skips).await.map(drop)
+            }
+            Statement::Insert => session.prepared(self.insert.smallest()).await.map(drop),
+            Statement::Revoke => self.revoke_locked(session, &[0]).await,
         }
     }
 
@@ -171,10 +227,10 @@ impl Store {
     /// be run: rights are looked at then, and nothing happens.
     pub fn statements(&self) -> StatementsOfRotation<'_> {
         StatementsOfRotation {
-            lock: self.lock.smallest(),
+            lock: self.lock.smallest().as_str(),
             user: &self.user,
-            insert: self.insert.smallest(),
-            revoke: self.revoke.smallest(),
+            insert: self.insert.smallest().as_str(),
+            revoke: self.revoke.smallest().as_str(),
         }
     }
 
@@ -219,6 +275,20 @@ impl Store {
     pub async fn user(&self, session: &mut Session<'_>, id: u64) -> Result<Option<User>, DatabaseError> {
         let row: Option<Row> = session.conn().exec_first(&self.user, (id,)).await?;
         row.map_or(Ok(None), |mut row| user(&mut row, 0))
+    }
+
+    /// Whether [`Store::insert`] adds so many by one statement, which adds all or none.
+    pub fn inserts_at_once(&self, count: usize) -> bool {
+        self.insert.by_size().any(|(size, _)| size == count)
+    }
+
+    /// Prepares what [`Store::revoke_parents`] runs for so many: a right that is missing then shows before anything is written.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn prepare_to_revoke(&self, session: &mut Session<'_>, count: usize) -> Result<(), DatabaseError> {
+        let (text, _) = self.revoke.padded(&vec![0; count]);
+        session.prepared(text).await.map(drop)
     }
 
     /// Adds `children`. Returns their ids, where they are known for certain.

@@ -153,8 +153,12 @@ pub enum Verdict {
 pub enum Interrupted {
     /// Not even the first statement was answered: the connection, which idled before, is dead.
     AtOnce(DatabaseError),
-    /// Nothing is stored: the transaction is to be rolled back, or its connection closed.
+    /// The server [refuses](DatabaseError::refusal) a statement, and no other had written anything.
+    Refused(DatabaseError),
+    /// Nothing is stored, since no COMMIT was sent: the transaction is to be rolled back, or its connection closed.
     BeforeCommit(DatabaseError),
+    /// COMMIT was sent, and the server's answer says that nothing is stored.
+    RolledBack(DatabaseError),
     /// COMMIT was sent, and the server's word did not come or does not tell.
     InCommit(Box<UnknownCommit>),
 }
@@ -202,14 +206,20 @@ pub async fn attempt(
     let mut ids: Vec<u64> = items.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
     ids.dedup();
-    let locked = match timeout_at(commit_by, store.lock(session, &ids, skip_locked)).await {
+    let locking = async {
+        session.begin_at_writer().await?;
+        store.lock(session, &ids, skip_locked).await
+    };
+    let locked = match timeout_at(commit_by, locking).await {
         Ok(Ok(rows)) => rows,
         Ok(Err(error)) if error.code().is_none() => return Err(Interrupted::AtOnce(error)),
-        Ok(Err(error)) => return Err(Interrupted::BeforeCommit(error)),
+        Ok(Err(error)) => return Err(before_commit(error, false)),
         Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
     };
-    let prepared = match timeout_at(commit_by, prepare(store, session, items, &locked, skip_locked, turn)).await {
-        Ok(prepared) => prepared.map_err(Interrupted::BeforeCommit)?,
+    let mut has_written = false;
+    let prepared = prepare(store, session, items, &locked, skip_locked, turn, &mut has_written);
+    let prepared = match timeout_at(commit_by, prepared).await {
+        Ok(prepared) => prepared.map_err(|error| before_commit(error, has_written))?,
         Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
     };
     if prepared.traces.is_empty() {
@@ -227,11 +237,18 @@ pub async fn attempt(
     }
     match timeout_at(commit_by.max(now + COMMIT_LEAST), store.commit(session)).await {
         Ok(Ok(())) => Ok(prepared.verdicts),
-        Ok(Err(error)) if error.says_rolled_back() => Err(Interrupted::BeforeCommit(error)),
+        Ok(Err(error)) if error.says_rolled_back() => Err(Interrupted::RolledBack(error)),
         Ok(Err(_)) | Err(_) => {
             let Prepared { verdicts, traces } = prepared;
             Err(Interrupted::InCommit(Box::new(UnknownCommit { connection, traces, verdicts })))
         }
+    }
+}
+
+fn before_commit(error: DatabaseError, has_written: bool) -> Interrupted {
+    match error.refusal() {
+        Some(_) if !has_written => Interrupted::Refused(error),
+        _ => Interrupted::BeforeCommit(error),
     }
 }
 
@@ -248,6 +265,7 @@ async fn prepare(
     locked: &[LockedRow],
     skip_locked: bool,
     turn: Option<Turn<'_>>,
+    has_written: &mut bool,
 ) -> Result<Prepared, DatabaseError> {
     let row_of = |id: u64| locked.iter().find(|row| row.id == id);
     let mut verdicts = Vec::with_capacity(items.len());
@@ -296,9 +314,11 @@ async fn prepare(
         verdicts.push(Verdict::Ended(outcome));
     }
     if !children.is_empty() {
+        store.prepare_to_revoke(session, children.len()).await?;
         // What may wait for a lock now must not keep the others waiting, too.
         let turn = turn.filter(|turn| session.abilities().no_wait && !turn.is_due());
         let (ids, turn) = in_turn(turn, store.insert(session, &children)).await;
+        *has_written = ids.is_ok() || !store.inserts_at_once(children.len());
         let ids = ids?;
         let turn = turn.filter(|turn| !turn.is_due());
         let (revoked, turn) = in_turn(turn, store.revoke_parents(session, &children)).await;

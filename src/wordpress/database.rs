@@ -16,7 +16,7 @@ mod server;
 pub mod tls;
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,12 +24,13 @@ use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, Row, Statement};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+use tracing::info;
 
-pub use error::DatabaseError;
+pub use error::{DatabaseError, Refusal};
 pub use hosts::Hosts;
 pub use prepared::SqlText;
 pub use server::Abilities;
-use server::{Connection, Mode};
+use server::{Connection, Mode, Writer};
 
 use crate::metrics::Counter;
 
@@ -72,7 +73,11 @@ pub const STATEMENTS: usize = 112;
 /// The site's database.
 pub struct Database {
     hosts: Vec<Opts>,
+    /// See [`Hosts::is_sites_own`].
+    pub is_sites_own: bool,
     at: Mutex<At>,
+    /// See [`Session::begin_at_writer`].
+    splits_reads: AtomicBool,
     generation: AtomicU64,
     epoch: AtomicU64,
     permits: Semaphore,
@@ -82,6 +87,13 @@ pub struct Database {
     pub connected: Counter,
     /// Connections that could not be made, or were not free, in time.
     pub not_connected: Counter,
+}
+
+/// A host that is not in use.
+pub struct OtherHost {
+    place: usize,
+    /// The one that is.
+    in_use: usize,
 }
 
 /// How many connections there are.
@@ -111,8 +123,10 @@ impl Database {
     pub fn new(hosts: impl Into<Hosts>) -> Self {
         let hosts: Hosts = hosts.into();
         Database {
+            is_sites_own: hosts.is_sites_own(),
             hosts: hosts.opts().iter().cloned().map(with_setup).collect(),
             at: Mutex::default(),
+            splits_reads: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             permits: Semaphore::new(MAX_CONNECTIONS),
@@ -288,6 +302,7 @@ impl Database {
         let mut connection = connection.inspect_err(|_| self.not_connected.add())?;
         self.connected.add();
         self.note_server(&connection.server);
+        self.note_reads(connection.reads_elsewhere);
         self.note_tls(&mut connection.conn, &connection.server).await?;
         Ok(Session { connection, database: self, _permit: permit })
     }
@@ -303,15 +318,50 @@ impl Database {
         }
     }
 
+    /// Whether a proxy sends reads to other servers than writes. Such a replica may not have a token yet that a client has.
+    pub fn splits_reads(&self) -> bool {
+        self.splits_reads.load(Ordering::Acquire)
+    }
+
+    /// What one connection shows holds for all, and from then on: a proxy may send some reads to the primary, too.
+    fn note_reads(&self, are_elsewhere: bool) {
+        if are_elsewhere && !self.splits_reads.swap(true, Ordering::AcqRel) {
+            info!("a proxy sends reads to other servers than writes; tokens are looked up where they are written");
+            self.another_server();
+        }
+    }
+
     fn another_server(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The hosts that are not in use, in the order in which they are tried.
+    pub fn other_hosts(&self) -> impl Iterator<Item = OtherHost> + use<> {
+        let in_use = self.at().place;
+        hosts::order(in_use, self.hosts.len()).skip(1).map(move |place| OtherHost { place, in_use })
+    }
+
+    /// A connection to a host that is not in use, as of [`Database::transactions`]; `None` where it takes no writes.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn transactions_at(&self, other: &OtherHost) -> Result<Option<Session<'_>>, DatabaseError> {
+        let permit = self.permit().await?;
+        let connection = self.connection(other.place, Mode::Transactions).await?;
+        Ok(connection.writable.then_some(Session { connection, database: self, _permit: permit }))
+    }
+
+    /// Takes another host into use.
+    pub fn go_on_at_other(&self, other: &OtherHost) {
+        self.go_on_at(other.place, other.in_use);
     }
 
     /// One connection to the host at `place`.
     async fn connection(&self, place: usize, mode: Mode) -> Result<Connection, DatabaseError> {
         let Some(opts) = self.hosts.get(place) else { return Err(DatabaseError::NoConnection) };
         let limit = if self.hosts.len() > 1 { HOST_LIMIT } else { CONNECT_LIMIT };
-        let opened = timeout(limit, server::open(opts.clone(), mode, self.generation()))
+        let is_one_of_several = self.hosts.len() > 1;
+        let opened = timeout(limit, server::open(opts.clone(), mode, self.generation(), is_one_of_several))
             .await
             .map_err(|_| DatabaseError::NoConnection)?;
         match opened {
@@ -411,10 +461,36 @@ impl Session<'_> {
     pub async fn is_read_only(&mut self) -> Result<bool, DatabaseError> {
         let Connection { conn, writable, asked_writable, .. } = &mut self.connection;
         if asked_writable.elapsed() >= WRITABLE_FOR {
-            *writable = server::is_writable(conn).await?;
+            let writer = Writer::ask(conn, self.database.hosts.len() > 1).await?;
+            *writable = writer.writable;
             *asked_writable = Instant::now();
+            self.database.note_reads(writer.reads_elsewhere);
         }
         Ok(!*writable)
+    }
+
+    /// Where a proxy [splits reads from writes](Database::splits_reads), opens a transaction: what is read until
+    /// [`Session::end_at_writer`] is read where it is written. Elsewhere does nothing, and spares the round trip.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn begin_at_writer(&mut self) -> Result<(), DatabaseError> {
+        if self.database.splits_reads() {
+            self.connection.conn.query_drop(server::BEGIN).await?;
+            self.connection.is_at_writer = true;
+        }
+        Ok(())
+    }
+
+    /// Ends what [`Session::begin_at_writer`] has opened.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn end_at_writer(&mut self) -> Result<(), DatabaseError> {
+        if std::mem::take(&mut self.connection.is_at_writer) {
+            self.connection.conn.query_drop("COMMIT").await?;
+        }
+        Ok(())
     }
 
     /// Ends the connection `lost`, and with it its transaction, unless the server is at work for it. Only if this is still the

@@ -7,6 +7,7 @@
 
 mod database;
 mod file;
+mod own;
 mod tls;
 
 use std::cell::RefCell;

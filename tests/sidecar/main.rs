@@ -41,6 +41,7 @@ mod rotation;
 mod secrets;
 mod service;
 mod slow;
+mod standing;
 mod timeouts;
 mod tls;
 mod transparency;

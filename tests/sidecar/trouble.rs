@@ -263,13 +263,15 @@ async fn at_a_server_that_takes_no_writes_no_token_is_unknown() {
             database.execute("ALTER TABLE wp_jwt_auth_tokens ADD INDEX (refresh_token_hash)").await;
         }
         let mut root = server.root().await;
-        root.query_drop("SET GLOBAL read_only = 1").await.unwrap();
         let upstream = rig::wordpress();
         let sidecar = rig::sidecar(&database, upstream.address(), &[]);
         sidecar.wait_for_log("refreshing natively");
         if !indexed {
             sidecar.wait_for_log("the tokens of the table are known");
         }
+        root.query_drop("SET GLOBAL read_only = 1").await.unwrap();
+        // Longer than a server that took writes is taken to do so.
+        tokio::time::sleep(Duration::from_millis(60)).await;
         let unknown = "0123456789abcdef0123456789abcdef";
         let answer = rig::refresh_at(sidecar.address(), unknown);
         assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")), "{indexed}");

@@ -91,7 +91,7 @@ impl Looker {
         counter.add_many(tokens.len());
         let database = &store.database;
         let mut session = database.session().await?;
-        let mut found = database.while_it_answers(self.ask(&mut session, tokens, site)).await;
+        let mut found = database.while_it_answers(self.ask_the_writer(&mut session, tokens, site)).await;
         let is_dead = match &found {
             // A connection that idled.
             Err(error) => error.code().is_none(),
@@ -103,13 +103,26 @@ impl Looker {
         };
         if is_dead {
             session = database.fresh_session().await?;
-            found = database.while_it_answers(self.ask(&mut session, tokens, site)).await;
+            found = database.while_it_answers(self.ask_the_writer(&mut session, tokens, site)).await;
             if found.as_ref().is_ok_and(|found| found.len() < tokens.len()) && session.is_read_only().await? {
                 found = Err(DatabaseError::ReadOnly);
             }
         }
         let found = found.inspect_err(|error| database.heed(error))?;
         session.give_back();
+        Ok(found)
+    }
+
+    /// SECURITY: a replica may not have a token yet that a client has. What it does not find must log nobody out.
+    async fn ask_the_writer(
+        &self,
+        session: &mut Session<'_>,
+        tokens: &[&Key],
+        site: &Site,
+    ) -> Result<HashMap<Key, Place>, DatabaseError> {
+        session.begin_at_writer().await?;
+        let found = self.ask(session, tokens, site).await?;
+        session.end_at_writer().await?;
         Ok(found)
     }
 

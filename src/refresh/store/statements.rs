@@ -40,8 +40,8 @@ impl Statements {
     }
 
     /// That of the fewest rows.
-    pub fn smallest(&self) -> &str {
-        self.by_size().min_by_key(|(rows, _)| *rows).map_or(&self.largest, |(_, text)| text).as_str()
+    pub fn smallest(&self) -> &SqlText {
+        self.by_size().min_by_key(|(rows, _)| *rows).map_or(&self.largest, |(_, text)| text)
     }
 
     /// Each with its number of rows, the largest first where they are [of rows](Statements::of_rows).
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn every_group_fits_few_statements() {
         let (of_ids, of_rows) = (Statements::of_ids("(", ")"), Statements::of_rows("", "(?)"));
-        assert_eq!((of_ids.smallest(), of_rows.smallest()), ("(?)", "(?)"));
+        assert_eq!((of_ids.smallest().as_str(), of_rows.smallest().as_str()), ("(?)", "(?)"));
         for count in 1..=LARGEST_GROUP {
             let group: Vec<u64> = (1..=count as u64).collect();
             let (text, values) = of_ids.padded(&group);

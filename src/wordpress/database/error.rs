@@ -39,7 +39,38 @@ const ROLLED_BACK: [u16; 4] = [1205, 1213, 1290, 3101];
 /// A server that does not take writes any more (1290, 1836) or takes nothing, being no part of its cluster (1047).
 const UNFIT: [u16; 3] = [1047, 1290, 1836];
 
+/// Why a server refuses a statement of a rotation. None of these is of the moment, save that a server may be read-only while
+/// another takes its place.
+///
+/// What is not here (a crashed table 1194 and 1195, a tablespace that is gone 1812 and 1814, a full disk 1021, a full table 1114) is
+/// the database's own trouble: WordPress would meet it as well, and worse, as the plugin takes no notice of a write that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A table (1146) or a column (1054) by that name is missing: the sidecar may have the wrong names.
+    Absent,
+    /// The server prepares no (more) statements (1461, 1295): WordPress needs none.
+    Unprepared,
+    /// The server takes no writes (1290, 1792, 1836), or none of several hosts does.
+    ReadOnly,
+    /// The account may not (1142, 1143, 1044), or not any more within this hour (1226).
+    Denied,
+}
+
 impl DatabaseError {
+    /// Whether it says that the server would refuse the statement each time, and why.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            DatabaseError::ReadOnly => Some(Refusal::ReadOnly),
+            _ => match self.code()? {
+                1146 | 1054 => Some(Refusal::Absent),
+                1461 | 1295 => Some(Refusal::Unprepared),
+                1290 | 1792 | 1836 => Some(Refusal::ReadOnly),
+                1142 | 1143 | 1044 | 1226 => Some(Refusal::Denied),
+                _ => None,
+            },
+        }
+    }
+
     /// The server's error number, if it was the server that answered with an error.
     pub fn code(&self) -> Option<u16> {
         match self {
@@ -88,6 +119,27 @@ mod tests {
         let error = DatabaseError::from(error);
         assert_eq!(error.to_string(), "database error 1062");
         assert!(!format!("{error:?}").contains("ec340f"));
+    }
+
+    #[test]
+    fn what_a_server_refuses_each_time() {
+        let of = |code| DatabaseError::Failed(Some(code)).refusal();
+        for (codes, refusal) in [
+            (&[1146, 1054][..], Some(Refusal::Absent)),
+            (&[1461, 1295], Some(Refusal::Unprepared)),
+            (&[1290, 1792, 1836], Some(Refusal::ReadOnly)),
+            (&[1142, 1143, 1044, 1226], Some(Refusal::Denied)),
+            // Of the moment, of one row, or WordPress's trouble as much.
+            (&[1205, 1213, 1020, 1047, 1053, 1317, 1406, 1062, 1021, 1114, 1194, 1195, 1812, 1814, 1932], None),
+        ] {
+            for code in codes {
+                assert_eq!(of(*code), refusal, "{code}");
+            }
+        }
+        assert_eq!(DatabaseError::ReadOnly.refusal(), Some(Refusal::ReadOnly));
+        for error in [DatabaseError::NoConnection, DatabaseError::TimedOut, DatabaseError::Failed(None)] {
+            assert_eq!(error.refusal(), None);
+        }
     }
 
     #[test]

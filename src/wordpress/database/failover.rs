@@ -54,7 +54,7 @@ impl Database {
 
     /// Takes the host at `place` into use, in the place of that at `from`. Not where another was taken meanwhile: a primary that
     /// hung takes writes when it wakes up, and a connection that was begun before must not lead back to it.
-    fn go_on_at(&self, place: usize, from: usize) -> bool {
+    pub(super) fn go_on_at(&self, place: usize, from: usize) -> bool {
         let before = {
             let mut at = self.at();
             if at.place != from && at.place != place {

@@ -9,28 +9,42 @@ use mysql_async::{Opts, OptsBuilder};
 
 /// Where the database may be, the usual place first. All are the same database: its primary, and servers that may become it.
 #[derive(Clone, PartialEq)]
-pub struct Hosts(Vec<Opts>);
+pub struct Hosts {
+    opts: Vec<Opts>,
+    is_sites_own: bool,
+}
 
 impl Hosts {
     /// In the order in which they are tried.
-    pub fn new(hosts: Vec<Opts>) -> Self {
-        Hosts(hosts)
+    pub fn new(opts: Vec<Opts>) -> Self {
+        Hosts { opts, is_sites_own: true }
+    }
+
+    /// The same, where it is known whether WordPress connects as the sidecar does.
+    pub fn with_sites_own(self, is_sites_own: bool) -> Self {
+        Hosts { is_sites_own, ..self }
+    }
+
+    /// Whether WordPress connects to one of them as the same user, as far as anybody can tell. What the database refuses the
+    /// sidecar it then refuses WordPress, too.
+    pub fn is_sites_own(&self) -> bool {
+        self.is_sites_own
     }
 
     /// How to connect to each.
     pub fn opts(&self) -> &[Opts] {
-        &self.0
+        &self.opts
     }
 
     /// Where they are, for people: [`label`] of each.
     pub fn labels(&self) -> Vec<String> {
-        self.0.iter().map(label).collect()
+        self.opts.iter().map(label).collect()
     }
 }
 
 impl From<OptsBuilder> for Hosts {
     fn from(opts: OptsBuilder) -> Self {
-        Hosts(vec![opts.into()])
+        Hosts::new(vec![opts.into()])
     }
 }
 

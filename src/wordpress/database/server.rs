@@ -40,6 +40,10 @@ pub(super) struct Connection {
     pub(super) abilities: Abilities,
     /// Tells this server from every other.
     pub(super) server: Arc<str>,
+    /// What is read outside a transaction comes from another server: see [`Writer`].
+    pub(super) reads_elsewhere: bool,
+    /// A transaction is open for reading: see [`super::Session::begin_at_writer`].
+    pub(super) is_at_writer: bool,
     /// The server took writes when the connection was made, or does not say whether it does.
     pub(super) writable: bool,
     /// When that was last asked.
@@ -51,13 +55,17 @@ pub(super) struct Connection {
     pub(super) generation: u64,
 }
 
-/// Connects and sets the session up.
-pub(super) async fn open(opts: Opts, mode: Mode, generation: u64) -> Result<Connection, mysql_async::Error> {
+/// Connects and sets the session up. `is_one_of_several`: of hosts that take writes one after the other.
+pub(super) async fn open(
+    opts: Opts,
+    mode: Mode,
+    generation: u64,
+    is_one_of_several: bool,
+) -> Result<Connection, mysql_async::Error> {
     let opened = Instant::now();
     let mut conn = Conn::new(opts).await?;
-    let (level, abilities) = abilities(&mut conn).await?;
-    let server = identity(&mut conn).await?;
-    let writable = is_writable(&mut conn).await?;
+    let Writer { writable, server, reads_elsewhere, level, abilities } =
+        Writer::ask(&mut conn, is_one_of_several).await?;
     conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}")).await?;
     if abilities.no_wait {
         conn.query_drop("SET SESSION innodb_lock_wait_timeout = 0").await?;
@@ -72,6 +80,8 @@ pub(super) async fn open(opts: Opts, mode: Mode, generation: u64) -> Result<Conn
         mode,
         abilities,
         server,
+        reads_elsewhere,
+        is_at_writer: false,
         writable,
         asked_writable: now,
         opened,
@@ -80,9 +90,65 @@ pub(super) async fn open(opts: Opts, mode: Mode, generation: u64) -> Result<Conn
     })
 }
 
-/// Whether the server takes writes. One that does not know the variables is taken to.
-pub(super) async fn is_writable(conn: &mut Conn) -> Result<bool, mysql_async::Error> {
-    let asked = "SELECT @@GLOBAL.read_only, @@GLOBAL.innodb_read_only";
+/// Opens a transaction that may write. A proxy that sends reads to replicas sends it, and all that follows until its end, to the
+/// server that takes writes; a server that takes none from this user answers with an error.
+pub(super) const BEGIN: &str = "START TRANSACTION READ WRITE";
+
+/// The answers to [`BEGIN`] of a server that takes no writes: read-only (1290, 1792, 1836), or no part of its cluster (1047).
+const NO_WRITES: [u16; 4] = [1047, 1290, 1792, 1836];
+
+/// What the server that takes the writes says of itself.
+///
+/// `SELECT @@GLOBAL.read_only` alone does not say whether it takes writes: a user with `SUPER` or `READ ONLY ADMIN` may write all the
+/// same; and a proxy that splits reads from writes (ProxySQL's documented rules send `^SELECT` to readers) has a replica answer it.
+/// So all is asked inside a transaction. The same question outside shows whether there is such a proxy.
+pub(super) struct Writer {
+    /// It took writes a moment ago, or does not say whether it does.
+    pub(super) writable: bool,
+    server: Arc<str>,
+    /// What is read outside a transaction came from another server.
+    pub(super) reads_elsewhere: bool,
+    level: &'static str,
+    abilities: Abilities,
+}
+
+impl Writer {
+    /// Asks. With several hosts, one that is read-only is a replica, even for a user who may write to it: that is left to the others.
+    pub(super) async fn ask(conn: &mut Conn, is_one_of_several: bool) -> Result<Self, mysql_async::Error> {
+        let reader = identity(conn).await?;
+        let begun = begin(conn).await?;
+        let (level, abilities) = abilities(conn).await?;
+        let server = identity(conn).await?;
+        let variables = match begun {
+            // A server or a proxy that does not know the statement.
+            None => READ_ONLY,
+            Some(_) if is_one_of_several => READ_ONLY,
+            // No user may write to such a server, whatever the answer to BEGIN.
+            Some(_) => INNODB_READ_ONLY,
+        };
+        let writable = begun != Some(false) && are_off(conn, variables).await?;
+        if begun == Some(true) {
+            conn.query_drop("ROLLBACK").await?;
+        }
+        let reads_elsewhere = begun == Some(true) && reader != server && !reader.is_empty() && !server.is_empty();
+        Ok(Writer { writable, server, reads_elsewhere, level, abilities })
+    }
+}
+
+/// Whether a transaction that may write is open; `None` where the server does not know the statement.
+async fn begin(conn: &mut Conn) -> Result<Option<bool>, mysql_async::Error> {
+    match conn.query_drop(BEGIN).await {
+        Ok(()) => Ok(Some(true)),
+        Err(mysql_async::Error::Server(error)) => Ok(NO_WRITES.contains(&error.code).then_some(false)),
+        Err(error) => Err(error),
+    }
+}
+
+const READ_ONLY: &str = "SELECT @@GLOBAL.read_only, @@GLOBAL.innodb_read_only";
+const INNODB_READ_ONLY: &str = "SELECT @@GLOBAL.innodb_read_only, 0";
+
+/// Whether the two variables that are asked for are off. A server that does not know them is taken to say so.
+async fn are_off(conn: &mut Conn, asked: &str) -> Result<bool, mysql_async::Error> {
     let row = answer(conn.query_first::<Row, _>(asked).await)?;
     // A number, or (MariaDB from 12.0) a word.
     Ok(row.is_none_or(|mut row| {

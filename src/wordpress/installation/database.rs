@@ -14,6 +14,13 @@ use crate::wordpress::db_host::{DatabaseAddress, USUAL_SOCKETS, database_address
 
 impl Assembly<'_> {
     pub(super) fn database(&mut self, config: &config::WordPress) -> Option<Hosts> {
+        let hosts = self.hosts(config)?;
+        let site = self.sites_connection(&existing_sockets());
+        let is_sites_own = hosts.opts().iter().any(|ours| site.may_be(ours));
+        Some(hosts.with_sites_own(is_sites_own))
+    }
+
+    fn hosts(&mut self, config: &config::WordPress) -> Option<Hosts> {
         let before = self.faults.len();
         let (options, said) = match &config.database_url {
             Some(url) => self.database_from_url(url).map(|(options, said)| (options, Some(said))).unzip(),

@@ -246,3 +246,25 @@ fn what_is_assumed_is_told() {
     assert_eq!(site.language.as_deref(), Some("de_DE"));
     assert_eq!((read(PLAIN).assumed, read(PLAIN).language), (Vec::new(), None));
 }
+
+#[test]
+fn whether_wordpress_connects_the_same_way() {
+    let url = |url: &str| config::WordPress { database_url: Some(Secret::new(url)), ..explicit() };
+    let hosts = |hosts: &[&str]| config::WordPress {
+        database_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        ..explicit()
+    };
+    for (config, is_sites_own) in [
+        (explicit(), true),
+        (url("mysql://user:p@db.example.com:3307/site"), true),
+        (url("mysql://sidecar:p@db.example.com:3307/site"), false),
+        (url("mysql://user:p@replica.example.com:3307/site"), false),
+        // One of several hosts is enough: that WordPress uses it.
+        (hosts(&["10.0.0.5", "db.example.com:3307"]), true),
+        (hosts(&["10.0.0.5", "10.0.0.6"]), false),
+    ] {
+        let site = with(PLAIN, config, &no_jwt()).unwrap();
+        assert_eq!(site.database.is_sites_own(), is_sites_own, "{}", site.database_label);
+        assert!(site.assumed.is_empty());
+    }
+}

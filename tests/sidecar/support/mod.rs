@@ -11,5 +11,6 @@ pub mod rig;
 pub mod secrets;
 pub mod sidecar;
 pub mod site;
+pub mod splitter;
 pub mod systemd;
 pub mod tls;

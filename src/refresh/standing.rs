@@ -1,0 +1,256 @@
+//! What the database refuses each time, and what becomes of refreshes meanwhile.
+//!
+//! A rotation that fails before it has written anything, with an error that is not of the moment, is not tried for ever: a
+//! [`trial`](super::trial) shows whether the database refuses it on another connection and at every host, too. Then refreshes are left
+//! to WordPress where WordPress may do better, and get a 503 where it could not. The trial is repeated every few seconds.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::group::RotationError;
+use super::store::Store;
+use super::trial::{self, Refused, Trial};
+use crate::wordpress::database::{DatabaseError, Refusal};
+
+/// How often a rotation that was refused is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What a trial may take: some statements, and as many again on other connections.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// For so long a trial's refusal holds for others that are refused: a flood of refreshes is not one of trials.
+const HOLDS: Duration = Duration::from_secs(1);
+
+/// A database that took writes and takes none is taken to be in a failover for so long. Those of managed databases take up to
+/// a minute at worst, half of that usually.
+const FAILOVER: Duration = Duration::from_secs(30);
+
+/// What becomes of refreshes while rotations are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// WordPress answers them.
+    Leave,
+    /// 503: WordPress would meet the same, and lose the session.
+    Unavailable,
+    /// 503, and nothing is said of it: another server is about to take writes.
+    Wait,
+}
+
+impl Course {
+    /// `lasted`: since when the server takes no writes; `None` where it never took any.
+    fn of(refusal: Refusal, is_sites_own: bool, lasted: Option<Duration>) -> Self {
+        match refusal {
+            // The sidecar's own trouble: its idea of the names, its prepared statements.
+            Refusal::Absent | Refusal::Unprepared => Course::Leave,
+            Refusal::ReadOnly if lasted.is_some_and(|lasted| lasted < FAILOVER) => Course::Wait,
+            Refusal::ReadOnly | Refusal::Denied if is_sites_own => Course::Unavailable,
+            Refusal::ReadOnly | Refusal::Denied => Course::Leave,
+        }
+    }
+}
+
+/// What stands against rotations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What the database refuses.
+    pub refused: Refused,
+    /// What becomes of refreshes.
+    pub course: Course,
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Obstacle { refused, course } = self;
+        match course {
+            Course::Leave => write!(f, "leaving the refresh route to WordPress: {refused}"),
+            Course::Unavailable | Course::Wait => write!(f, "answering refreshes with 503: {refused}"),
+        }
+    }
+}
+
+/// The state, and how it is found out.
+pub struct Standing {
+    store: Arc<Store>,
+    state: Mutex<State>,
+    /// For every refresh: [`Course::Leave`] is in force.
+    leaves: AtomicBool,
+    /// The last trial, and when it began. Held during one.
+    last: tokio::sync::Mutex<Option<(Instant, Trial)>>,
+    /// Something was refused.
+    refused: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is refused, and since when.
+    refused: Option<(Refused, Instant)>,
+    /// A trial has passed.
+    has_passed: bool,
+    /// What the log was given.
+    logged: Option<Obstacle>,
+}
+
+impl Standing {
+    /// Nothing is known yet.
+    pub fn new(store: Arc<Store>) -> Self {
+        Standing {
+            store,
+            state: Mutex::default(),
+            leaves: AtomicBool::new(false),
+            last: tokio::sync::Mutex::default(),
+            refused: Notify::new(),
+        }
+    }
+
+    /// Why every refresh is WordPress's at present.
+    pub fn leaves(&self) -> Option<String> {
+        if !self.leaves.load(Ordering::Acquire) {
+            return None;
+        }
+        self.state().refused.as_ref().map(|(refused, _)| refused.to_string())
+    }
+
+    /// What stands against rotations, as the log was given it.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        self.state().logged.clone()
+    }
+
+    /// A first trial, and one more only where that told nothing.
+    pub async fn first_trial(&self) {
+        let is_known = {
+            let state = self.state();
+            state.has_passed || state.refused.is_some()
+        };
+        if !is_known {
+            self.examine().await;
+        }
+    }
+
+    /// Tries again what was refused, every few seconds. Never returns.
+    pub async fn keep_trying(&self) {
+        loop {
+            self.refused.notified().await;
+            while self.state().refused.is_some() {
+                sleep(AGAIN).await;
+                self.examine().await;
+            }
+        }
+    }
+
+    /// What a trial shows that begins now, or began a moment ago with a refusal.
+    pub async fn examine(&self) -> Trial {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some((began, trial)) = &*last
+            && (*began >= asked || (began.elapsed() < HOLDS && matches!(trial, Trial::Refused(_))))
+        {
+            return trial.clone();
+        }
+        let began = Instant::now();
+        let trial = timeout(LIMIT, trial::run(&self.store)).await;
+        let trial = trial.unwrap_or(Trial::Unknown(DatabaseError::TimedOut));
+        self.note(&trial);
+        *last = Some((began, trial.clone()));
+        trial
+    }
+
+    /// How a refresh ends whose rotation or look-up was refused with `error`. Nothing of it may have been written.
+    pub async fn judge(&self, error: DatabaseError) -> RotationError {
+        let Some(refusal) = error.refusal() else { return RotationError::Failed(error) };
+        let refusal = match self.examine().await {
+            Trial::Refused(refused) => refused.refusal,
+            // What it does not show was refused all the same.
+            Trial::Passed | Trial::Unknown(_) => refusal,
+        };
+        match self.course(refusal) {
+            Course::Leave => RotationError::Refused(error),
+            Course::Unavailable | Course::Wait => RotationError::Failed(error),
+        }
+    }
+
+    /// What becomes of refreshes that are refused for this reason.
+    pub fn course(&self, refusal: Refusal) -> Course {
+        self.state().course(refusal, self.store.database.is_sites_own)
+    }
+
+    fn note(&self, trial: &Trial) {
+        let mut state = self.state();
+        match trial {
+            Trial::Unknown(_) => return,
+            Trial::Passed => {
+                state.has_passed = true;
+                state.refused = None;
+            }
+            Trial::Refused(refused) => {
+                let since = state.refused.take().filter(|(before, _)| before.refusal == refused.refusal);
+                let since = since.map_or_else(Instant::now, |(_, since)| since);
+                state.refused = Some((refused.clone(), since));
+                self.refused.notify_one();
+            }
+        }
+        let is_sites_own = self.store.database.is_sites_own;
+        let obstacle = state.refused.as_ref().map(|(refused, _)| Obstacle {
+            refused: refused.clone(),
+            course: state.course(refused.refusal, is_sites_own),
+        });
+        let obstacle = obstacle.filter(|obstacle| obstacle.course != Course::Wait);
+        self.leaves.store(obstacle.as_ref().is_some_and(|of| of.course == Course::Leave), Ordering::Release);
+        if obstacle == state.logged {
+            return;
+        }
+        match &obstacle {
+            None => info!("the database lets rotations be run again"),
+            Some(Obstacle { refused, course: Course::Leave }) => warn!(
+                reason = %refused, table = refused.table, fix = refused.fix(),
+                "the database refuses rotations; refreshes are left to WordPress as long as it does"
+            ),
+            Some(Obstacle { refused, .. }) => warn!(
+                reason = %refused, table = refused.table, fix = refused.fix(),
+                "the database refuses rotations, and WordPress may use it in the same way; refreshes get a 503 as long as it does"
+            ),
+        }
+        state.logged = obstacle;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn course(&self, refusal: Refusal, is_sites_own: bool) -> Course {
+        let since = self.refused.as_ref().filter(|(refused, _)| refused.refusal == refusal).map(|(_, since)| *since);
+        let lasted = self.has_passed.then(|| since.map(|since| since.elapsed()).unwrap_or_default());
+        Course::of(refusal, is_sites_own, lasted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_refreshes() {
+        let (a_moment, long) = (Some(Duration::from_secs(1)), Some(FAILOVER));
+        for (refusal, is_sites_own, lasted, course) in [
+            (Refusal::Absent, true, a_moment, Course::Leave),
+            (Refusal::Absent, false, None, Course::Leave),
+            (Refusal::Unprepared, true, long, Course::Leave),
+            (Refusal::Denied, false, a_moment, Course::Leave),
+            (Refusal::Denied, true, long, Course::Unavailable),
+            (Refusal::ReadOnly, true, None, Course::Unavailable),
+            (Refusal::ReadOnly, true, long, Course::Unavailable),
+            (Refusal::ReadOnly, false, None, Course::Leave),
+            (Refusal::ReadOnly, false, long, Course::Leave),
+            (Refusal::ReadOnly, false, a_moment, Course::Wait),
+            (Refusal::ReadOnly, true, a_moment, Course::Wait),
+        ] {
+            assert_eq!(Course::of(refusal, is_sites_own, lasted), course, "{refusal:?} {is_sites_own} {lasted:?}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether the database lets a rotation be run: its statements, on a row that cannot exist, in a transaction that is rolled back.
+//!
+//! Measured on MariaDB 10.11: PREPARE shows a missing table or column (1146, 1054) and a missing right (1142). So the INSERT is
+//! prepared only; to run it would use up an id each time, rolled back or not. That a server is read-only (1290, 1792) or an account's
+//! quota is used up (1226) shows only when a statement runs: the UPDATE runs, and finds no row with the id 0.
+
+use super::store::{Statement, Store};
+use crate::wordpress::database::{DatabaseError, Refusal, Session};
+
+/// What a trial shows.
+#[derive(Debug, Clone)]
+pub enum Trial {
+    /// A rotation could be run.
+    Passed,
+    /// It could not, on two connections and at each host that takes writes.
+    Refused(Refused),
+    /// The database failed in another way, which tells nothing.
+    Unknown(DatabaseError),
+}
+
+/// What the database refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// The server's number; `None` where no host takes writes.
+    pub code: Option<u16>,
+    /// The statement; `None` where it did not get so far.
+    pub statement: Option<Statement>,
+    /// The statement's table.
+    pub table: String,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let table = &self.table;
+        match self.refusal {
+            Refusal::Absent => write!(f, "the table {table} or a column of it is missing")?,
+            Refusal::Unprepared => write!(f, "the server prepares no statement for the table {table}")?,
+            Refusal::ReadOnly => write!(f, "the server takes no writes to the table {table}")?,
+            Refusal::Denied => {
+                let right = self.statement.map_or("SELECT", Statement::right);
+                write!(f, "the database user may not {right} in the table {table}")?;
+            }
+        }
+        self.code.map_or(Ok(()), |code| write!(f, " (database error {code})"))
+    }
+}
+
+impl Refused {
+    /// What an operator can do.
+    pub fn fix(&self) -> &'static str {
+        match self.refusal {
+            Refusal::Absent => {
+                "compare the table's name with the site's: the prefix, CUSTOM_USER_TABLE, and the database in \
+                 wordpress.database_url"
+            }
+            Refusal::Unprepared => {
+                "raise max_prepared_stmt_count at the server, or let the proxy in front of it pass prepared statements"
+            }
+            Refusal::ReadOnly => {
+                "name a server that takes writes in wordpress.database_url or wordpress.database_hosts, or switch its \
+                 read_only off"
+            }
+            Refusal::Denied => "grant the right: `wp-jwt-sidecar doctor` prints the statements",
+        }
+    }
+}
+
+/// Tries a rotation's statements, on connections that are new: a right on a whole database that was revoked holds on in those that are
+/// open. What is refused is tried once more, and then at the other hosts; one that does not refuse is taken into use.
+pub async fn run(store: &Store) -> Trial {
+    let first = match once(store).await {
+        Trial::Refused(first) => first,
+        other => return other,
+    };
+    match once(store).await {
+        Trial::Refused(again) if again == first => {
+            for other in store.database.other_hosts() {
+                let Ok(Some(mut session)) = store.database.transactions_at(&other).await else { continue };
+                if on(store, &mut session).await.is_ok() {
+                    store.database.go_on_at_other(&other);
+                    return Trial::Passed;
+                }
+            }
+            Trial::Refused(again)
+        }
+        other => other,
+    }
+}
+
+async fn once(store: &Store) -> Trial {
+    let database = &store.database;
+    let tried = match database.fresh_transactions().await {
+        Ok(mut session) => {
+            let tried = on(store, &mut session).await;
+            // Closed where that fails, or where nobody knows its state.
+            let answered = tried.as_ref().err().is_none_or(|(_, error)| error.code().is_some());
+            if answered && store.rollback(&mut session).await.is_ok() {
+                session.give_back();
+            }
+            tried
+        }
+        Err(error) => Err((None, error)),
+    };
+    let Err((statement, error)) = tried else { return Trial::Passed };
+    database.heed(&error);
+    match error.refusal() {
+        Some(refusal) => {
+            let table = store.table_of(statement).to_owned();
+            Trial::Refused(Refused { refusal, code: error.code(), statement, table })
+        }
+        None => Trial::Unknown(error),
+    }
+}
+
+/// Tries them on one connection, whose transaction is open afterwards.
+async fn on(store: &Store, session: &mut Session<'_>) -> Result<(), (Option<Statement>, DatabaseError)> {
+    session.begin_at_writer().await.map_err(|error| (None, error))?;
+    for statement in Statement::ALL {
+        store.tried(session, statement).await.map_err(|error| (Some(statement), error))?;
+    }
+    Ok(())
+}
