@@ -163,7 +163,9 @@ impl Sidecar {
     /// Asks the database and WordPress, and says what was found.
     pub fn look(&self) -> String {
         match self.native.as_ref().and_then(|native| Some((native, native.runtime.0.as_ref()?))) {
-            Some((native, runtime)) => runtime.block_on(async { describe(&look(&native.refresher).await, &native.refresher) }),
+            Some((native, runtime)) => {
+                runtime.block_on(async { describe(&look(&native.refresher).await, &native.refresher) })
+            }
             None => LEFT_TO_WORDPRESS.to_owned(),
         }
     }

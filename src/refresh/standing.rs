@@ -17,8 +17,9 @@ use super::store::Store;
 use super::trial::{self, Refused, Trial};
 use crate::wordpress::database::{DatabaseError, Refusal};
 
-/// How often a rotation that was refused is tried again.
-const AGAIN: Duration = Duration::from_secs(2);
+/// When a rotation that was refused is tried again at first, and how often in the long run.
+const FIRST_AGAIN: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_secs(4);
 
 /// What a trial may take: some statements, and as many again on other connections.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -135,8 +136,10 @@ impl Standing {
     pub async fn keep_trying(&self) {
         loop {
             self.refused.notified().await;
+            let mut pause = FIRST_AGAIN;
             while self.state().refused.is_some() {
-                sleep(AGAIN).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(AGAIN);
                 self.examine().await;
             }
         }

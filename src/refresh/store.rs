@@ -57,9 +57,7 @@ pub struct StatementsOfRotation<'a> {
 pub enum Statement {
     /// Reads the user.
     User,
-    /// Reads the token's row.
-    Read,
-    /// Reads and locks it, and reads its user.
+    /// Reads and locks the token's row, and reads its user.
     Lock,
     /// Adds the new token.
     Insert,
@@ -68,15 +66,13 @@ pub enum Statement {
 }
 
 impl Statement {
-    /// In an order in which each that is refused tells its table: the third names both.
-    pub const ALL: [Statement; 5] =
-        [Statement::User, Statement::Read, Statement::Lock, Statement::Insert, Statement::Revoke];
+    /// In an order in which each that is refused tells its table: the second names that of the users, too.
+    pub const ALL: [Statement; 4] = [Statement::User, Statement::Lock, Statement::Insert, Statement::Revoke];
 
     /// The right that it needs. (MySQL wants UPDATE for FOR UPDATE, too; MariaDB does not.)
     pub fn right(self) -> &'static str {
         match self {
-            Statement::User | Statement::Read => "SELECT",
-            Statement::Lock => "SELECT FOR UPDATE",
+            Statement::User | Statement::Lock => "SELECT",
             Statement::Insert => "INSERT",
             Statement::Revoke => "UPDATE",
         }
@@ -213,7 +209,6 @@ impl Store {
     pub async fn tried(&self, session: &mut Session<'_>, statement: Statement) -> Result<(), DatabaseError> {
         match statement {
             Statement::User => self.user(session, 0).await.map(drop),
-            Statement::Read => self.holds(session, 0, "").await.map(drop),
             Statement::Lock => {
                 let skips = session.abilities().skip_locked;
                 self.lock(session, &[0], skips).await.map(drop)

@@ -139,11 +139,18 @@ async fn an_account_of_its_own_that_may_too_little() {
     let token = site.token().await;
     let found = checked(&site.upstream, &environment);
     let refused = "the database user may not INSERT in the table wp_jwt_auth_tokens (database error 1142)";
-    assert!(found.contains(&format!("found: leaving the refresh route to WordPress: {refused}; grant the right")), "{found}");
+    assert!(
+        found.contains(&format!("found: leaving the refresh route to WordPress: {refused}; grant the right")),
+        "{found}"
+    );
 
     let sidecar = site.sidecar(&environment);
     let line = warning(&sidecar, 0, LEFT);
-    assert_eq!((line["table"].as_str(), line["reason"].as_str()), (Some("wp_jwt_auth_tokens"), Some(refused)), "{line}");
+    assert_eq!(
+        (line["table"].as_str(), line["reason"].as_str()),
+        (Some("wp_jwt_auth_tokens"), Some(refused)),
+        "{line}"
+    );
     assert!(line["fix"].as_str().unwrap().contains("wp-jwt-sidecar doctor"), "{line}");
     assert!(!sidecar.log().iter().any(|line| line.contains(NATIVE)));
     for token in [token.refresh_token.as_str(), &random_hex::<16>()] {
@@ -153,7 +160,10 @@ async fn an_account_of_its_own_that_may_too_little() {
     assert!(admin::readiness(admin_listener, 503).to_string().contains(refused));
     let shown = admin::get(admin_listener, "/status.json").json();
     assert_eq!(shown["site"]["native"], Value::Bool(false));
-    assert!(shown["site"]["obstacle"].as_str().unwrap().contains(refused) && shown["findings"].to_string().contains(refused));
+    assert!(
+        shown["site"]["obstacle"].as_str().unwrap().contains(refused)
+            && shown["findings"].to_string().contains(refused)
+    );
     let page = String::from_utf8(admin::get(admin_listener, "/").body).unwrap();
     assert!(page.contains(refused), "{page}");
 
@@ -189,7 +199,7 @@ async fn an_account_of_its_own_that_may_too_little() {
         }
         site.grant(&user, right).await;
         sidecar.wait_for_log_after(seen, AGAIN);
-        assert_eq!(status(&sidecar, &tokens[0].refresh_token), 200);
+        assert_eq!(status(&sidecar, &tokens[0].refresh_token), 200, "{right}");
     }
 }
 
@@ -352,7 +362,28 @@ async fn a_proxy_that_reads_from_a_replica() {
         assert_eq!(status(&sidecar, &next), 200, "{indexed}");
         assert_eq!(status(&sidecar, &random_hex::<16>()), 403, "{indexed}");
         assert_eq!(database.family_rows(&token.token_family).await.len(), 3);
-        let held: Vec<_> = splitter.read().into_iter().filter(|text| text.contains("FROM `wp_jwt_auth_tokens`")).collect();
+        let held: Vec<_> =
+            splitter.read().into_iter().filter(|text| text.contains("FROM `wp_jwt_auth_tokens`")).collect();
         assert!(held.is_empty(), "{held:?}");
     }
+    a_host_that_refuses(&pair, &database, user.id, &name).await;
+}
+
+/// Both take writes, as the nodes of a cluster do; one of them refuses the account.
+async fn a_host_that_refuses(pair: &Pair, database: &TestDatabase, user: u64, name: &str) {
+    let half = format!("GRANT SELECT ON {name}.* TO half@localhost");
+    pair.first.order(&["CREATE USER half@localhost", &half, "SET GLOBAL rpl_semi_sync_master_enabled = 0"]).await;
+    pair.second.order(&["START SLAVE SQL_THREAD"]).await;
+    pair.second.take_over().await;
+    pair.second.order(&[&format!("GRANT INSERT, UPDATE ON {name}.* TO half@localhost")]).await;
+    let second = pair.second.same(database);
+    let token = second.insert_token(TokenState::Live, user).await;
+    let (upstream, hosts) = (rig::wordpress(), pair.hosts());
+    let url = format!("mysql://half@localhost/{name}");
+    let environment = [(URL, url.as_str()), ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS", hosts.as_str()), NO_ANALYTICS];
+    let sidecar = rig::sidecar(database, upstream.address(), &environment);
+    sidecar.wait_for_log("another one is used from now on");
+    sidecar.wait_for_log(NATIVE);
+    assert_eq!(status(&sidecar, &token.refresh_token), 200);
+    assert!(!sidecar.log().iter().any(|line| line.contains(LEFT) || line.contains(UNAVAILABLE)));
 }
