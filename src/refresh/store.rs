@@ -7,6 +7,7 @@
 //! their number of rows, of which there are few.
 
 mod statements;
+mod tried;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
@@ -14,6 +15,7 @@ use time::OffsetDateTime;
 use tracing::debug;
 
 use self::statements::Statements;
+pub use self::tried::Statement;
 use super::response::User;
 use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
@@ -50,33 +52,6 @@ pub struct StatementsOfRotation<'a> {
     pub insert: &'a str,
     /// Revokes the old one.
     pub revoke: &'a str,
-}
-
-/// A statement of a rotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Statement {
-    /// Reads the user.
-    User,
-    /// Reads and locks the token's row, and reads its user.
-    Lock,
-    /// Adds the new token.
-    Insert,
-    /// Revokes the old one.
-    Revoke,
-}
-
-impl Statement {
-    /// In an order in which each that is refused tells its table: the second names that of the users, too.
-    pub const ALL: [Statement; 4] = [Statement::User, Statement::Lock, Statement::Insert, Statement::Revoke];
-
-    /// The right that it needs. (MySQL wants UPDATE for FOR UPDATE, too; MariaDB does not.)
-    pub fn right(self) -> &'static str {
-        match self {
-            Statement::User | Statement::Lock => "SELECT",
-            Statement::Insert => "INSERT",
-            Statement::Revoke => "UPDATE",
-        }
-    }
 }
 
 /// A row of the token table under its lock.
@@ -193,28 +168,6 @@ impl Store {
             database,
             tokens,
             users,
-        }
-    }
-
-    /// The table of `statement`, without quotes; that of the tokens where it is not known which statement it was.
-    pub fn table_of(&self, statement: Option<Statement>) -> &str {
-        let quoted = if statement == Some(Statement::User) { &self.users } else { &self.tokens };
-        quoted.trim_matches('`')
-    }
-
-    /// Runs `statement` where no row can be: none has the id 0. The INSERT is prepared only, since it would use up an id.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn tried(&self, session: &mut Session<'_>, statement: Statement) -> Result<(), DatabaseError> {
-        match statement {
-            Statement::User => self.user(session, 0).await.map(drop),
-            Statement::Lock => {
-                let skips = session.abilities().skip_locked;
-                self.lock(session, &[0], skips).await.map(drop)
-            }
-            Statement::Insert => session.prepared(self.insert.smallest()).await.map(drop),
-            Statement::Revoke => self.revoke_locked(session, &[0]).await,
         }
     }
 

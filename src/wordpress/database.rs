@@ -11,6 +11,7 @@ mod error;
 mod failover;
 mod hosts;
 mod prepared;
+mod reads;
 mod recovery;
 mod server;
 pub mod tls;
@@ -24,9 +25,9 @@ use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, Row, Statement};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
-use tracing::info;
 
 pub use error::{DatabaseError, Refusal};
+pub use failover::OtherHost;
 pub use hosts::Hosts;
 pub use prepared::SqlText;
 pub use server::Abilities;
@@ -87,13 +88,6 @@ pub struct Database {
     pub connected: Counter,
     /// Connections that could not be made, or were not free, in time.
     pub not_connected: Counter,
-}
-
-/// A host that is not in use.
-pub struct OtherHost {
-    place: usize,
-    /// The one that is.
-    in_use: usize,
 }
 
 /// How many connections there are.
@@ -318,42 +312,8 @@ impl Database {
         }
     }
 
-    /// Whether a proxy sends reads to other servers than writes. Such a replica may not have a token yet that a client has.
-    pub fn splits_reads(&self) -> bool {
-        self.splits_reads.load(Ordering::Acquire)
-    }
-
-    /// What one connection shows holds for all, and from then on: a proxy may send some reads to the primary, too.
-    fn note_reads(&self, are_elsewhere: bool) {
-        if are_elsewhere && !self.splits_reads.swap(true, Ordering::AcqRel) {
-            info!("a proxy sends reads to other servers than writes; tokens are looked up where they are written");
-            self.another_server();
-        }
-    }
-
     fn another_server(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The hosts that are not in use, in the order in which they are tried.
-    pub fn other_hosts(&self) -> impl Iterator<Item = OtherHost> + use<> {
-        let in_use = self.at().place;
-        hosts::order(in_use, self.hosts.len()).skip(1).map(move |place| OtherHost { place, in_use })
-    }
-
-    /// A connection to a host that is not in use, as of [`Database::transactions`]; `None` where it takes no writes.
-    ///
-    /// # Errors
-    /// As for [`Database::session`].
-    pub async fn transactions_at(&self, other: &OtherHost) -> Result<Option<Session<'_>>, DatabaseError> {
-        let permit = self.permit().await?;
-        let connection = self.connection(other.place, Mode::Transactions).await?;
-        Ok(connection.writable.then_some(Session { connection, database: self, _permit: permit }))
-    }
-
-    /// Takes another host into use.
-    pub fn go_on_at_other(&self, other: &OtherHost) {
-        self.go_on_at(other.place, other.in_use);
     }
 
     /// One connection to the host at `place`.
@@ -467,30 +427,6 @@ impl Session<'_> {
             self.database.note_reads(writer.reads_elsewhere);
         }
         Ok(!*writable)
-    }
-
-    /// Where a proxy [splits reads from writes](Database::splits_reads), opens a transaction: what is read until
-    /// [`Session::end_at_writer`] is read where it is written. Elsewhere does nothing, and spares the round trip.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn begin_at_writer(&mut self) -> Result<(), DatabaseError> {
-        if self.database.splits_reads() {
-            self.connection.conn.query_drop(server::BEGIN).await?;
-            self.connection.is_at_writer = true;
-        }
-        Ok(())
-    }
-
-    /// Ends what [`Session::begin_at_writer`] has opened.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn end_at_writer(&mut self) -> Result<(), DatabaseError> {
-        if std::mem::take(&mut self.connection.is_at_writer) {
-            self.connection.conn.query_drop("COMMIT").await?;
-        }
-        Ok(())
     }
 
     /// Ends the connection `lost`, and with it its transaction, unless the server is at work for it. Only if this is still the

@@ -5,7 +5,14 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::server::{Connection, Mode};
-use super::{Database, DatabaseError, HOST_LIMIT, HOSTS_REST, hosts};
+use super::{Database, DatabaseError, HOST_LIMIT, HOSTS_REST, Session, hosts};
+
+/// A host that is not in use.
+pub struct OtherHost {
+    place: usize,
+    /// The one that is.
+    in_use: usize,
+}
 
 impl Database {
     /// At the host in use, or at the first other that takes writes.
@@ -52,9 +59,30 @@ impl Database {
         Err(error)
     }
 
+    /// The hosts that are not in use, in the order in which they are tried.
+    pub fn other_hosts(&self) -> impl Iterator<Item = OtherHost> + use<> {
+        let in_use = self.at().place;
+        hosts::order(in_use, self.hosts.len()).skip(1).map(move |place| OtherHost { place, in_use })
+    }
+
+    /// A connection to a host that is not in use, as of [`Database::transactions`]; `None` where it takes no writes.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn transactions_at(&self, other: &OtherHost) -> Result<Option<Session<'_>>, DatabaseError> {
+        let permit = self.permit().await?;
+        let connection = self.connection(other.place, Mode::Transactions).await?;
+        Ok(connection.writable.then_some(Session { connection, database: self, _permit: permit }))
+    }
+
+    /// Takes another host into use.
+    pub fn go_on_at_other(&self, other: &OtherHost) {
+        self.go_on_at(other.place, other.in_use);
+    }
+
     /// Takes the host at `place` into use, in the place of that at `from`. Not where another was taken meanwhile: a primary that
     /// hung takes writes when it wakes up, and a connection that was begun before must not lead back to it.
-    pub(super) fn go_on_at(&self, place: usize, from: usize) -> bool {
+    fn go_on_at(&self, place: usize, from: usize) -> bool {
         let before = {
             let mut at = self.at();
             if at.place != from && at.place != place {
