@@ -128,7 +128,8 @@ impl Writer {
         };
         let writable = begun != Some(false) && are_off(conn, variables).await?;
         if begun == Some(true) {
-            conn.query_drop("ROLLBACK").await?;
+            // Whatever `completion_type` says.
+            conn.query_drop("ROLLBACK AND NO CHAIN").await?;
         }
         let reads_elsewhere = begun == Some(true) && reader != server && !reader.is_empty() && !server.is_empty();
         Ok(Writer { writable, server, reads_elsewhere, level, abilities })
