@@ -121,8 +121,7 @@ pub fn readiness(subject: &Subject) -> Readiness {
     let obstacle = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
     let upstream = subject.upstream.look();
     let tls = in_force.tls.as_deref();
-    let seen =
-        Seen { is_draining, database: database.as_ref(), refused: obstacle.as_ref(), upstream: &upstream, tls };
+    let seen = Seen { is_draining, database: database.as_ref(), refused: obstacle.as_ref(), upstream: &upstream, tls };
     Readiness::judge(&seen, Instant::now())
 }
 
