@@ -85,6 +85,9 @@ pub enum ForwardReason {
     /// `X-WP-Nonce`: WordPress would look at the cookies.
     #[error("a nonce")]
     Nonce,
+    /// An `Authorization` that is not a single `Bearer`: WordPress (application passwords) or a plugin may log the client in.
+    #[error("an Authorization other than Bearer")]
+    Authorization,
     /// A body that is encoded.
     #[error("an encoded body")]
     ContentEncoding,
@@ -224,6 +227,9 @@ fn headers_are_plain(headers: &HeaderMap) -> Result<(), ForwardReason> {
     if headers.contains_key(NONCE) {
         return Err(ForwardReason::Nonce);
     }
+    if !is_bearer_or_none(headers) {
+        return Err(ForwardReason::Authorization);
+    }
     let is = |value: &http::HeaderValue, word: &[u8]| value.as_bytes().eq_ignore_ascii_case(word);
     if !headers.get_all(CONTENT_ENCODING).iter().all(|value| is(value, b"identity")) {
         return Err(ForwardReason::ContentEncoding);
@@ -242,6 +248,15 @@ fn headers_are_plain(headers: &HeaderMap) -> Result<(), ForwardReason> {
         return Err(ForwardReason::HeaderName);
     }
     Ok(())
+}
+
+/// Whether the request has no `Authorization`, or a single one that only the plugin reads, which ignores it on its own routes.
+/// The plugin takes `Bearer ` with regard to case; `bearer` may be another plugin's. `Basic` is WordPress's
+/// (`wp_validate_application_password`, in any case) and adds fields to the response. Of several lines web servers pass the
+/// first, the last or all joined.
+fn is_bearer_or_none(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    values.next().is_none_or(|value| value.as_bytes().starts_with(b"Bearer ")) && values.next().is_none()
 }
 
 /// Whether WordPress sends an origin back as it came (`get_http_origin`, `esc_url_raw`).

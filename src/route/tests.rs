@@ -122,10 +122,19 @@ fn headers_decide() {
     let forms = forms("", Permalinks::Pretty);
     let target = Uri::from_static("/wp-json/jwt-auth/v1/token/refresh");
     type Case = (&'static [(&'static str, &'static str)], Option<Why>);
-    let cases: [Case; 29] = [
+    let cases: [Case; 38] = [
         (&[], None),
         (&[("content-type", "application/json"), ("accept", "*/*")], None),
         (&[("authorization", "Bearer x"), ("cookie", "a=b")], None),
+        (&[("authorization", "Bearer ")], None),
+        (&[("authorization", "Basic YWRhOnBhc3N3b3Jk")], Some(Why::Authorization)),
+        (&[("authorization", "basic YWRhOnBhc3N3b3Jk")], Some(Why::Authorization)),
+        (&[("authorization", "bearer x")], Some(Why::Authorization)),
+        (&[("authorization", "Bearer")], Some(Why::Authorization)),
+        (&[("authorization", "")], Some(Why::Authorization)),
+        (&[("authorization", "Bearer x"), ("authorization", "Bearer x")], Some(Why::Authorization)),
+        (&[("authorization", "Bearer x"), ("authorization", "Basic x")], Some(Why::Authorization)),
+        (&[("authorization", ""), ("authorization", "Bearer x")], Some(Why::Authorization)),
         (&[("content-encoding", "Identity")], None),
         (&[("expect", "100-Continue")], None),
         (&[("origin", "https://app.example")], None),

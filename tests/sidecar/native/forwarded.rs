@@ -42,6 +42,8 @@ async fn what_only_php_reads_is_forwarded_as_it_came() {
     let cases: Vec<(&str, String, String, Vec<u8>)> = vec![
         ("multipart", ROUTE.into(), "Content-Type: multipart/form-data; boundary=x\r\n".into(), multipart.into()),
         ("nonce", ROUTE.into(), format!("{of_json}X-WP-Nonce: 0123456789\r\nCookie: a=b\r\n"), json.clone().into()),
+        ("Basic", ROUTE.into(), format!("{of_json}Authorization: Basic YWRhOmFwcCBwYXNz\r\n"), json.clone().into()),
+        ("bearer", ROUTE.into(), format!("{of_json}Authorization: bearer abc\r\n"), json.clone().into()),
         ("override", ROUTE.into(), format!("{of_json}X-HTTP-Method-Override: GET\r\n"), json.clone().into()),
         ("_fields", query("_fields=access_token"), of_json.into(), json.clone().into()),
         ("_envelope", query("_envelope=1"), of_json.into(), json.clone().into()),
