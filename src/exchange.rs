@@ -16,6 +16,7 @@ use crate::connection::Downstream;
 use crate::error::{ExchangeError, Fault};
 use crate::forward::Forwarded;
 use crate::metrics::{Event, Shard};
+use crate::refresh::elsewhere::Left;
 use crate::refresh::{self, Answer, Told};
 use crate::respond::Asked;
 use crate::vet::Refusal;
@@ -66,6 +67,7 @@ async fn exchange(
     // Before the upload is read, and before a connection to the upstream or the database is taken.
     let places = downstream.places().await?;
     let could_be_refresh = route::could_be_refresh(request.method(), request.uri());
+    let mut left = None;
     let request = match could_be_refresh.then(|| worker.refresher()).flatten() {
         Some(refresher) => {
             record.refresh = Some(Told::of("failed"));
@@ -75,6 +77,7 @@ async fn exchange(
                     return Ok((Answered::Natively(respond::native(answer, &record.asked.id)), places));
                 }
                 Answer::Forward(request, told) => {
+                    left = told.is_some().then(|| Left::new(refresher, &request, client.scheme));
                     record.refresh = told;
                     *request
                 }
@@ -83,6 +86,9 @@ async fn exchange(
         None => request,
     };
     let forwarded = forward::forward(downstream, request, &client, &record.asked.id).await?;
+    if let Some(left) = left {
+        left.answered(&forwarded.answer);
+    }
     Ok((Answered::Forwarded(forwarded), places))
 }
 

@@ -256,6 +256,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     }
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
     writeln!(out, "\nfound: {}", sidecar.look())?;
+    for detail in sidecar.details() {
+        writeln!(out, "{detail}")?;
+    }
     if let Some(host) = sidecar.database_host() {
         writeln!(out, "database in use: {host}")?;
     }

@@ -1,6 +1,7 @@
 //! Puts the parts together. `serve` and `check` share everything up to [`serving`](crate::serving); a reload makes
 //! what it changes here, too.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::client_addr::Scheme;
 use crate::config::{self, Config, ReuseDetection};
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
@@ -31,10 +31,11 @@ use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
 use crate::tls::Tls;
+use crate::wordpress::clock::{Apart, Clocks};
 use crate::wordpress::database::Database;
 use crate::wordpress::home::{Home, Homes};
 use crate::wordpress::installation::Installation;
-use crate::wordpress::site::{NotNative, Site, Sites};
+use crate::wordpress::site::{NamedHost, NotNative, Site, Sites};
 
 /// How often the site is looked at even without a request: what is known of it stays fresh, and the log tells of changes.
 const LOOK: Duration = Duration::from_secs(5);
@@ -178,6 +179,25 @@ impl Sidecar {
         Some(reuse.describe(site.map(|site| site.signer.algorithm())))
     }
 
+    /// What more [`Sidecar::look`] has found, a line each.
+    pub fn details(&self) -> Vec<String> {
+        let Some(native) = &self.native else { return Vec::new() };
+        let sites = &native.refresher.sites;
+        let hosts = match sites.last_read() {
+            Some(Ok(site)) => sites.named_hosts(&site).iter().map(describe_host).collect(),
+            _ => Vec::new(),
+        };
+        let apart = sites.clocks_apart().map(|apart| format!("clocks: {apart}; tokens are issued by the slowest"));
+        let others = match (self.config.wordpress.home.is_some(), sites.installation().multisite) {
+            (true, _) => {
+                "other hosts: left to WordPress, since wordpress.home is set; wordpress.hosts names further ones"
+            }
+            (_, true) => "other hosts: left to WordPress, since this is a network; wordpress.hosts names further ones",
+            _ => "other hosts: only live tokens are refreshed; wordpress.hosts names those that are this site's",
+        };
+        [others.to_owned()].into_iter().chain(hosts).chain(apart).collect()
+    }
+
     /// The host that the database is used at, as far as [`Sidecar::look`] found one; `None` where there is only one.
     pub fn database_host(&self) -> Option<String> {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
@@ -238,9 +258,18 @@ impl Native {
             &table_prefix,
             &installation.users_table,
         ));
-        let homes = Homes::new(dialer, tasks.clone());
+        let clocks = Arc::<Clocks>::default();
+        let homes = Homes::new(dialer, tasks.clone(), Arc::clone(&clocks));
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
-        let sites = Sites::new(installation, config.jwt.clone(), Arc::clone(&store), homes, tasks.clone());
+        let sites = Sites::new(
+            installation,
+            config.jwt.clone(),
+            config.wordpress.hosts.clone(),
+            Arc::clone(&store),
+            homes,
+            clocks,
+            tasks.clone(),
+        );
         let (analytics, writer) = if config.refresh.analytics {
             let (analytics, events) = Analytics::new(countries, config.refresh.analytics_refusals);
             let stop = CancellationToken::new();
@@ -264,7 +293,6 @@ impl Native {
         drop(within);
         let refresher = Refresher {
             fields: config.refresh.response_fields,
-            hosts: config.wordpress.hosts.clone(),
             sites,
             store,
             look_ups,
@@ -398,7 +426,8 @@ type Found = Result<(Arc<Site>, Arc<Home>), Arc<NotNative>>;
 async fn look(refresher: &Refresher) -> Found {
     let site = refresher.sites.read_or_known().await?;
     refresher.standing.first_trial().await;
-    let home = refresher.sites.ask_home(&site, Scheme::Http).await?;
+    let home = refresher.sites.ask_homes(&site).await?;
+    refresher.sites.issuing_time(&site)?;
     Ok((site, home))
 }
 
@@ -415,15 +444,23 @@ fn describe(found: &Found, refresher: &Refresher) -> String {
     }
 }
 
+fn describe_host(named: &NamedHost) -> String {
+    match &named.home {
+        Ok(home) => format!("host {}: its tokens are issued for {}", named.host, home.url),
+        Err(why) => format!("host {} in wordpress.hosts: left to WordPress: {why}", named.host),
+    }
+}
+
 /// Looks at the site now and then, and tells the log when something changed.
 async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: CancellationToken) {
     let mut last = String::new();
+    let mut lately = Lately::default();
     let mut looked = Some(looked);
     loop {
         let found = look(&refresher).await;
         let now = describe(&found, &refresher);
         if now != last {
-            match found {
+            match &found {
                 // The log was told of it where it was found.
                 Ok(_) if refresher.standing.obstacle().is_some() => {}
                 Ok(_) => info!("{now}"),
@@ -431,12 +468,48 @@ async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: Can
             }
             last = now;
         }
+        lately.tell_changes(&refresher);
         if let Some(looked) = looked.take() {
             let _ = looked.send(());
         }
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(LOOK) => {}
+            () = refresher.sites.homes().news() => {}
+        }
+    }
+}
+
+/// What the log was told last besides.
+#[derive(Default)]
+struct Lately {
+    hosts: HashMap<String, String>,
+    apart: Option<Apart>,
+}
+
+impl Lately {
+    fn tell_changes(&mut self, refresher: &Refresher) {
+        let apart = refresher.sites.clocks_apart();
+        if apart != self.apart {
+            match apart {
+                Some(apart) => warn!(%apart, "the clocks differ; tokens are issued by the slowest, up to a minute"),
+                None => info!("the clocks agree again"),
+            }
+            self.apart = apart;
+        }
+        let Some(Ok(site)) = refresher.sites.last_read() else { return };
+        for named in refresher.sites.named_hosts(&site) {
+            let now = describe_host(&named);
+            if self.hosts.get(&named.host) == Some(&now) {
+                continue;
+            }
+            match &named.home {
+                Ok(home) => {
+                    info!(host = named.host, issuer = home.url, "refreshing natively on a host in wordpress.hosts")
+                }
+                Err(why) => warn!(host = named.host, %why, "refreshes on a host in wordpress.hosts go to WordPress"),
+            }
+            self.hosts.insert(named.host, now);
         }
     }
 }

@@ -10,7 +10,6 @@ use super::history::{Hour, Reading, Refusal, STEP};
 use super::status::{
     Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
 };
-use crate::client_addr::Scheme;
 use crate::config::Effective;
 use crate::metrics::process::Process;
 use crate::metrics::{Distribution, Event, Level, Timing};
@@ -68,7 +67,8 @@ impl Status {
             upstream: &upstream_sight,
             tls: in_force.tls.as_deref(),
         };
-        let readiness = Readiness::judge(&seen, now);
+        let mut readiness = Readiness::judge(&seen, now);
+        readiness.warnings.extend(refresher.and_then(warning));
         let metrics = &subject.metrics;
         let pool = refresher.map(|refresher| refresher.store.database.pool());
         let database = refresher.zip(database_sight).zip(pool).map(|((refresher, sight), pool)| Dependency {
@@ -122,7 +122,15 @@ pub fn readiness(subject: &Subject) -> Readiness {
     let upstream = subject.upstream.look();
     let tls = in_force.tls.as_deref();
     let seen = Seen { is_draining, database: database.as_ref(), refused: obstacle.as_ref(), upstream: &upstream, tls };
-    Readiness::judge(&seen, Instant::now())
+    let mut readiness = Readiness::judge(&seen, Instant::now());
+    readiness.warnings.extend(in_force.refresher.as_deref().and_then(warning));
+    readiness
+}
+
+/// What does not keep the sidecar from being ready: WordPress answers meanwhile.
+fn warning(refresher: &Refresher) -> Option<String> {
+    let obstacle = site(refresher, true).obstacle?;
+    Some(format!("refreshes are left to WordPress: {obstacle}"))
 }
 
 /// What is so or not, for `/metrics`: name, help and whether.
@@ -168,7 +176,11 @@ fn site(refresher: &Refresher, sees_database: bool) -> Site {
     let sites = &refresher.sites;
     let (site, home) = match sites.last_read() {
         Some(Ok(site)) => {
-            let home = sites.home(&site, Scheme::Http).map(|home| home.url.clone()).map_err(|why| why.to_string());
+            let home = sites.home(&site, site.usual_scheme()).and_then(|home| {
+                sites.issuing_time(&site)?;
+                Ok(home.url.clone())
+            });
+            let home = home.map_err(|why| why.to_string());
             (Some(site), home)
         }
         Some(Err(why)) => (None, Err(why.to_string())),

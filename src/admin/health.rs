@@ -36,7 +36,8 @@ pub struct Readiness {
     pub ready: bool,
     /// In words, what does; empty where nothing does.
     pub reasons: Vec<String>,
-    /// In words, what clients may stumble on though the sidecar is ready: certificates that they refuse.
+    /// In words, what an operator should know though the sidecar is ready: certificates that clients refuse, refreshes that are left
+    /// to WordPress.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

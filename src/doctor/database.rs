@@ -234,7 +234,7 @@ fn clock(ahead: Difference) -> Finding {
     let mend = "Have both machines set their clocks by NTP (chrony or systemd-timesyncd): `timedatectl` shows whether they do. \
                 Refresh tokens expire by the database's clock here and by PHP's there.";
     if least >= FAR_APART {
-        Finding::problem(Area::Database, id, what, mend)
+        Finding::problem(Area::Database, id, what + ": refreshes are left to WordPress", mend)
     } else if least >= AGREE {
         Finding::warning(Area::Database, id, what, mend)
     } else {

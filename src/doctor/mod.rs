@@ -258,9 +258,10 @@ impl Patient {
         findings.extend(upstream::route(&self.dialer, place).await);
         findings.push(authorization::look(&self.dialer, place).await);
         // The native path knows what WordPress says from here on.
-        if let Err(obstacle) = self.refresher.sites.ask_home(site, place.scheme).await {
+        if let Err(obstacle) = self.refresher.sites.ask_homes(site).await {
             findings.push(site::obstacle(&obstacle));
         }
+        findings.extend(self.refresher.sites.named_hosts(site).iter().map(site::named_host));
         findings
     }
 }

@@ -13,9 +13,9 @@ use crate::wordpress::site::{Known, Sites};
 pub fn findings(config: &Config, sites: Option<&Sites>) -> Vec<Finding> {
     let mut findings = configuration::warnings(config);
     if let Some(sites) = sites {
-        let home_obstacle = match sites.last_read() {
-            Some(Ok(site)) => sites.home_obstacle(&site),
-            _ => None,
+        let (home_obstacle, hosts) = match sites.last_read() {
+            Some(Ok(site)) => (sites.home_obstacle(&site), sites.named_hosts(&site)),
+            _ => (None, Vec::new()),
         };
         if sites.is_database_away() {
             findings.push(Finding::problem(
@@ -26,6 +26,8 @@ pub fn findings(config: &Config, sites: Option<&Sites>) -> Vec<Finding> {
             ));
         }
         findings.extend(home_obstacle.as_ref().map(site::obstacle));
+        findings.extend(hosts.iter().map(site::named_host));
+        findings.extend(sites.clocks_apart().map(|apart| site::clocks(&apart)));
         findings.extend(of_site(config, sites.installation(), sites.last_read()));
     }
     findings.retain(|finding| finding.level != super::finding::Level::Ok);

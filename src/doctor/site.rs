@@ -1,7 +1,12 @@
 //! Puts into words what keeps the site from being refreshed natively, and how to mend it.
 
 use super::finding::{Area, Finding};
-use crate::wordpress::site::NotNative;
+use crate::wordpress::clock::Apart;
+use crate::wordpress::site::{NamedHost, NotNative};
+
+/// How clocks are made to agree.
+pub const BY_NTP: &str =
+    "Have all machines set their clocks by NTP (chrony or systemd-timesyncd): `timedatectl` shows whether they do.";
 
 /// Puts `obstacle` into words. While it stands, WordPress answers the refreshes, as it did before there was a sidecar.
 pub fn obstacle(obstacle: &NotNative) -> Finding {
@@ -58,6 +63,20 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
              wordpress.home to the site's home URL, to the letter."
                 .to_owned(),
         ),
+        NotNative::Refused(..) => (Area::Upstream, "upstream.rest", CLOSED.to_owned()),
+        NotNative::Moved(_) => (
+            Area::Upstream,
+            "upstream.rest",
+            "The site's code moves its REST API (the filter rest_url_prefix). Nothing has to be done: WordPress goes on \
+             answering. To refresh natively it must be at /wp-json/."
+                .to_owned(),
+        ),
+        NotNative::OtherHost | NotNative::OtherSite(_) => (
+            Area::Plugin,
+            "upstream.hosts",
+            "Take the host out of wordpress.hosts: only the main site of a network is refreshed natively.".to_owned(),
+        ),
+        NotNative::Clocks(apart) => return clocks(apart),
         NotNative::RouteMissing => (
             Area::Plugin,
             "upstream.route",
@@ -69,7 +88,41 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
     let what = format!("refreshes are left to WordPress: {obstacle}");
     match obstacle {
         // WordPress does all it did before, and there is nothing to mend.
-        NotNative::Charset(_) | NotNative::OtherBlog => Finding::warning(area, id, what, mend),
+        NotNative::Charset(_) | NotNative::OtherBlog | NotNative::Moved(_) => Finding::warning(area, id, what, mend),
         _ => Finding::problem(area, id, what, mend),
     }
+}
+
+/// What to do where WordPress refuses its REST API.
+pub const CLOSED: &str = "Something closes the REST API: a security plugin, code of the site's own, or the state of the site. If that is \
+                          wanted, nothing has to be done. Else let GET …/wp-json/ through for the sidecar, which comes with the \
+                          User-Agent wp-jwt-sidecar, or set wordpress.home to the site's home URL, to the letter.";
+
+/// Puts into words what is known of a host in `[wordpress] hosts`.
+pub fn named_host(named: &NamedHost) -> Finding {
+    let (id, host) = ("upstream.hosts", &named.host);
+    match &named.home {
+        Ok(home) => Finding::ok(
+            Area::Upstream,
+            id,
+            format!("on {host} WordPress has the home URL {}: tokens are issued for it", home.url),
+        ),
+        Err(why) => Finding::warning(
+            Area::Upstream,
+            id,
+            format!("refreshes on {host}, a host in wordpress.hosts, are left to WordPress: {why}"),
+            "Does the web server answer for that host, and is it this site? Else take it out of wordpress.hosts.",
+        ),
+    }
+}
+
+/// Puts into words that two clocks differ.
+pub fn clocks(apart: &Apart) -> Finding {
+    let id = "site.clocks";
+    if apart.is_too_far() {
+        let what = format!("refreshes are left to WordPress: the clocks differ too much: {apart}");
+        return Finding::problem(Area::Upstream, id, what, BY_NTP);
+    }
+    let what = format!("{apart}; tokens are issued by the slowest clock, and end earlier by as much");
+    Finding::warning(Area::Upstream, id, what, BY_NTP)
 }

@@ -1,5 +1,6 @@
 //! The site's web server: does it answer, is WordPress there with its REST API and the plugin's route, does its clock agree.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -10,15 +11,15 @@ use std::collections::HashMap;
 
 use super::client::{self, Answer, ClientError, Place};
 use super::finding::{Area, Finding};
+use super::site;
 use crate::config::{Config, UpstreamUrl};
 use crate::forward::dial::{DialError, Dialer};
-use crate::wordpress::home::{self, AskError, Home, Question};
+use crate::wordpress::clock::TOO_FAR;
+use crate::wordpress::home::{self, Answered, AskError, Home, Question, Word};
+use crate::wordpress::site::NotNative;
 
-/// A new access token is refused for as long as PHP's clock is behind ours: it is not valid yet.
-const AHEAD: Duration = Duration::from_secs(1);
-
-/// A clock of PHP's that is ahead makes tokens end earlier by as much.
-const BEHIND: Duration = Duration::from_secs(30);
+/// Tokens are issued by the slowest clock, and end earlier by as much as it is behind.
+const NOTICEABLE: Duration = Duration::from_secs(2);
 
 /// The plugin's namespace, and the route in it.
 const NAMESPACE: &str = "/jwt-auth/v1";
@@ -50,14 +51,19 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
 }
 
 /// What WordPress says of itself at the REST root.
-pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option<Home>) {
+pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option<Arc<Home>>) {
     let id = "upstream.rest";
     let stored = &question.stored_home;
     match home::ask(dialer, question).await {
-        Ok(home) if home.url == *stored => {
+        Ok(Answered { word: Word::Home(home), .. }) if home.url == *stored => {
             (Finding::ok(Area::Upstream, id, format!("WordPress answers; its home URL is {stored}")), Some(home))
         }
-        Ok(home) => {
+        Ok(Answered { word: Word::Refused { status, code }, .. }) => {
+            let obstacle = NotNative::Refused(stored.clone(), status, code);
+            (Finding::problem(Area::Upstream, id, obstacle.to_string(), site::CLOSED), None)
+        }
+        Ok(Answered { word: Word::Moved, .. }) => (site::obstacle(&NotNative::Moved(stored.clone())), None),
+        Ok(Answered { word: Word::Home(home), .. }) => {
             let what = format!(
                 "WordPress answers; its home URL is {}, though the database says {stored} (its own code changes it); the \
                  sidecar goes by what WordPress says",
@@ -181,21 +187,14 @@ fn clock(date: SystemTime, sent: SystemTime, received: SystemTime) -> Finding {
     let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let behind_us = since(sent).saturating_sub(since(date) + Duration::from_secs(1));
     let ahead_of_us = since(date).saturating_sub(since(received));
-    let mend = "Have both machines set their clocks by NTP (chrony or systemd-timesyncd): `timedatectl` shows whether they do.";
-    if behind_us >= AHEAD {
-        let what = format!(
-            "the web server's clock is {} s or more behind this machine's: PHP refuses new access tokens for as long, since \
-             they are not valid yet",
-            behind_us.as_secs()
-        );
-        return Finding::problem(Area::Upstream, id, what, mend);
+    let (by, direction) = if behind_us > ahead_of_us { (behind_us, "behind") } else { (ahead_of_us, "ahead of") };
+    let what = format!("the web server's clock is {} s or more {direction} this machine's: ", by.as_secs());
+    if by > TOO_FAR {
+        return Finding::problem(Area::Upstream, id, what + "refreshes are left to WordPress", site::BY_NTP);
     }
-    if ahead_of_us >= BEHIND {
-        let what = format!(
-            "the web server's clock is {} s or more ahead of this machine's: tokens end earlier by as much",
-            ahead_of_us.as_secs()
-        );
-        return Finding::warning(Area::Upstream, id, what, mend);
+    if by >= NOTICEABLE {
+        let what = what + "tokens are issued by the slower one, and end earlier by as much";
+        return Finding::warning(Area::Upstream, id, what, site::BY_NTP);
     }
     Finding::ok(Area::Upstream, id, "the web server's clock agrees with this machine's")
 }
@@ -214,9 +213,13 @@ mod tests {
         for (date, sent, received, level) in [
             (0.0, 0.2, 0.3, Level::Ok),
             (0.0, 1.9, 2.0, Level::Ok),
-            (0.0, 2.1, 2.2, Level::Problem),
-            (20.0, 0.0, 0.1, Level::Ok),
-            (31.0, 0.0, 0.9, Level::Warning),
+            (0.0, 2.9, 3.0, Level::Ok),
+            (0.0, 3.1, 3.2, Level::Warning),
+            (0.0, 61.0, 61.1, Level::Warning),
+            (0.0, 61.2, 61.3, Level::Problem),
+            (2.0, 0.0, 0.1, Level::Ok),
+            (3.0, 0.0, 0.9, Level::Warning),
+            (62.0, 0.0, 0.9, Level::Problem),
             // A slow answer: it may have been written at any moment.
             (0.0, 0.9, 9.0, Level::Ok),
         ] {

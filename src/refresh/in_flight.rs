@@ -182,7 +182,9 @@ impl InFlight {
     }
 
     fn refuse(self, outcome: Outcome, failure: Failure, told: Told) {
-        self.refresher.record(self.event, EventResult::Failure(failure));
+        if self.plan.refuses {
+            self.refresher.record(self.event, EventResult::Failure(failure));
+        }
         let _ = self.answer.send(Ok((outcome, told)));
     }
 

@@ -9,6 +9,7 @@ pub mod analytics;
 pub mod cleanup;
 pub mod counters;
 pub mod country;
+pub mod elsewhere;
 pub mod frontier;
 pub mod group;
 pub mod in_flight;
@@ -52,7 +53,7 @@ use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::home::Home;
-use crate::wordpress::site::{Site, Sites};
+use crate::wordpress::site::{Called, NotNative, Site, Sites};
 use crate::wordpress::text;
 use analytics::{Analytics, Event, EventResult, Failure};
 use counters::{Counter, Counters};
@@ -79,8 +80,6 @@ const MAP_LOOK: Duration = Duration::from_secs(1);
 pub struct Refresher {
     /// `[refresh] response_fields`.
     pub fields: ResponseFields,
-    /// `[wordpress] hosts`: what the site is called besides its home URL's host.
-    pub hosts: Vec<String>,
     /// What is known of the site.
     pub sites: Arc<Sites>,
     /// The token table.
@@ -168,13 +167,16 @@ pub async fn answer(
         }
         Route::Forward(why) => return forward(request, &counters.left_for_request, &why),
     };
-    let home = match refresher.sites.home(&site, client.scheme) {
-        Ok(home) => home,
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let called = match refresher.sites.called(&site, host, client.scheme) {
+        Ok(called) => called,
+        Err(NotNative::OtherHost) => return forward(request, &counters.left_for_host, &NotNative::OtherHost),
         Err(why) => return forward(request, &counters.left_for_settings, &why),
     };
-    if !names_this_site(&request, &home, &refresher.hosts) {
-        return forward(request, &counters.left_for_host, &"another host than the home URL's");
-    }
+    let issued_at = match refresher.sites.issuing_time(&site) {
+        Ok(time) => time,
+        Err(why) => return forward(request, &counters.left_for_settings, &why),
+    };
     if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {
         return forward(request, &counters.left_for_request, &"a large body");
     }
@@ -187,7 +189,20 @@ pub async fn answer(
         return Ok(Answer::Forward(Box::new(request), Told::left(&"a large body")));
     };
     let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
-    let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived, id };
+    let (home, refuses) = match called {
+        Called::Here(home) => (Ok(home), true),
+        Called::Elsewhere(question) => (refresher.home_elsewhere(&site, &question, &parsed).await, false),
+    };
+    let home = match home {
+        Ok(home) => home,
+        Err(why) => {
+            counters.left_for_host.add();
+            debug!(reason = why, request_id = %id, "the call goes to WordPress");
+            let request = Request::from_parts(head, body.replayed());
+            return Ok(Answer::Forward(Box::new(request), Told::left(&why)));
+        }
+    };
+    let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived, id, issued_at, refuses };
     let decided = match parsed {
         Parsed::Forward(why) => {
             counters.left_for_request.add();
@@ -219,19 +234,6 @@ enum Decided {
     Answered(Response<Bytes>, Told),
     /// WordPress may have a better answer, and nothing has happened yet.
     Left(String),
-}
-
-/// Behind one web server there may be other sites, and on a network every site has its own host or path: only a call with
-/// the home URL's host is certain to be for this one. A default port is the same as none.
-fn names_this_site(request: &Request<RequestBody>, home: &Home, hosts: &[String]) -> bool {
-    let Some(host) = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
-    let (scheme, rest) = home.url.split_once("://").unwrap_or_default();
-    let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
-    let without_default =
-        |authority: &str| authority.strip_suffix(default_port).unwrap_or(authority).to_ascii_lowercase();
-    let host = without_default(host);
-    let own = rest.split('/').next().unwrap_or_default();
-    host == without_default(own) || hosts.iter().any(|other| without_default(other) == host)
 }
 
 enum Read {
@@ -285,6 +287,10 @@ struct Call<'a> {
     head: &'a http::request::Parts,
     arrived: Instant,
     id: &'a RequestId,
+    /// Unix seconds, by the slowest of three clocks.
+    issued_at: u64,
+    /// Whether the call may be refused here. Else it may be for another site.
+    refuses: bool,
 }
 
 impl Call<'_> {
@@ -300,12 +306,15 @@ impl Call<'_> {
             .rate_limit
             .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
         if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
+            if !self.refuses {
+                return Ok(self.left_for_host("the rate limit, which WordPress counts by itself"));
+            }
             self.refresher.counters.rate_limited.add();
             return Ok(Decided::Answered(self.respond(&Outcome::RateLimited, window), Told::of("rate_limited")));
         }
         let user_agent = self.user_agent();
         let key = Key::of(&token, self.site.columns.folds_case);
-        if self.refresher.look_ups.is_known_unknown(&key) {
+        if self.refuses && self.refresher.look_ups.is_known_unknown(&key) {
             // Nothing is to be looked for or stored, so that a flood of them costs the database side nothing.
             self.refresher.counters.unknown.add();
             self.refresher.record(self.event(&user_agent), EventResult::Failure(Failure::InvalidToken));
@@ -316,13 +325,16 @@ impl Call<'_> {
             return Ok(Decided::Left("the system gives no randomness".to_owned()));
         };
         let event = self.event(&user_agent);
-        let plan = self.plan(token, refresh_token, user_agent, now);
+        let plan = self.plan(token, refresh_token, user_agent);
         let (answered, deadline) = InFlight::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
             // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
             return Err(ExchangeError::Rotation(RotationError::Failed(DatabaseError::TimedOut)));
         };
         match answered {
+            Ok(Ok((outcome, _))) if !self.refuses && !matches!(outcome, Outcome::Rotated(_)) => {
+                Ok(self.left_for_host("a token that is not live any more"))
+            }
             Ok(Ok((outcome, told))) => Ok(Decided::Answered(self.respond(&outcome, window), told)),
             Ok(Err(RotationError::NotBegun(error))) => {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
@@ -335,6 +347,11 @@ impl Call<'_> {
         }
     }
 
+    fn left_for_host(&self, why: &str) -> Decided {
+        self.refresher.counters.left_for_host.add();
+        Decided::Left(why.to_owned())
+    }
+
     /// As wp_magic_quotes() and sanitize_text_field() leave it (what is not UTF-8 becomes nothing). A longer one than the column
     /// holds must not lose the session, as it does with the plugin.
     fn user_agent(&self) -> String {
@@ -345,13 +362,15 @@ impl Call<'_> {
         text::cut_to_column(&clean, columns.user_agent_length, columns.user_agent_charset)
     }
 
-    fn plan(&self, token: String, refresh_token: String, user_agent: String, now: u64) -> Plan {
+    fn plan(&self, token: String, refresh_token: String, user_agent: String) -> Plan {
         let recent = self.refresher.recent.as_ref().filter(|_| !self.site.signer.is_repeatable());
         Plan {
             token,
             refresh_token,
-            issued_at: now,
+            issued_at: self.issued_at,
             home: Arc::clone(self.home),
+            homes: Arc::clone(self.refresher.sites.homes()),
+            refuses: self.refuses,
             site: Arc::clone(self.site),
             user_agent,
             client: self.client.address,

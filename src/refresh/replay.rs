@@ -4,7 +4,8 @@
 //! Within `reuse_interval` it gets the pair of its family's only live row, rebuilt from the table alone, so that it
 //! works after a crash and at another sidecar, too. A replay makes no token, writes nothing and moves no window. Where
 //! the signature is random (ES256 and ES384) the access token comes from the memory of the process that made it, if it
-//! is still there; the rows decide all the same. Where it cannot be rebuilt to the row's `hash` (another issuer),
+//! is still there; the rows decide all the same. Where it cannot be rebuilt to the row's `hash` (an issuer that WordPress has not
+//! named),
 //! nothing is replayed.
 
 use std::time::Duration;
@@ -211,34 +212,36 @@ async fn live_row(store: &Store, session: &mut Session<'_>, family: &str, used: 
     Ok(user.map_or(Found::NoSuccessor, |user| Found::Successor(row, user)))
 }
 
-/// The pair of a row, if its access token can be made again or is remembered.
+/// The pair of a row, if its access token can be made again or is remembered. The first call may have come by another host,
+/// where the issuer is another: it is that call's pair.
 fn pair(
     plan: &Plan,
     family: &str,
     row: &LiveRow,
     user: response::User,
 ) -> Result<Option<response::Rotated>, RotationError> {
-    let claims = ClaimsInput {
-        iss: &plan.home.url,
-        issued_at: row.issued_at,
-        expires_at: row.expires_at,
-        user_id: user.id,
-        refresh_token: &row.refresh_token,
-    };
     let (signer, auth_salt) = (&plan.site.signer, &plan.site.auth_salt);
-    let access_token = match &plan.recent {
-        Some(recent) => {
-            let is_it = signer.recognize(&claims, &row.hash, auth_salt)?;
-            recent.find(family, is_it).map(|kept| kept.expose().to_owned())
+    for issuer in plan.issuers() {
+        let claims = ClaimsInput {
+            iss: &issuer.url,
+            issued_at: row.issued_at,
+            expires_at: row.expires_at,
+            user_id: user.id,
+            refresh_token: &row.refresh_token,
+        };
+        let access_token = match &plan.recent {
+            Some(recent) => {
+                let is_it = signer.recognize(&claims, &row.hash, auth_salt)?;
+                recent.find(family, is_it).map(|kept| kept.expose().to_owned())
+            }
+            None => signer.access_token_again(&claims, &row.hash, auth_salt)?,
+        };
+        if let Some(access_token) = access_token {
+            let (refresh_token, expires_in) = (row.refresh_token.clone(), row.expires_in);
+            return Ok(Some(response::Rotated { access_token, refresh_token, expires_in, user }));
         }
-        None => signer.access_token_again(&claims, &row.hash, auth_salt)?,
-    };
-    Ok(access_token.map(|access_token| response::Rotated {
-        access_token,
-        refresh_token: row.refresh_token.clone(),
-        expires_in: row.expires_in,
-        user,
-    }))
+    }
+    Ok(None)
 }
 
 /// Revokes what lives of a family, by primary keys in ascending order, until none is left: a rotation that was under way adds a row

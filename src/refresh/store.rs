@@ -40,6 +40,15 @@ pub struct Store {
     look: String,
     look_waiting: String,
     child: String,
+    standing: String,
+}
+
+/// How a token stands, as a plain read shows it.
+pub struct Standing {
+    /// It can be exchanged, unless it is meanwhile.
+    pub is_live: bool,
+    /// Seconds since it was used or revoked, by the database's clock; `None` where it was not, or the table holds no date.
+    pub revoked_for: Option<i64>,
 }
 
 /// See [`Store::statements`].
@@ -165,6 +174,10 @@ impl Store {
                 "SELECT revoked_at IS NOT NULL FROM {tokens} WHERE id = ? FOR UPDATE WAIT {LOCK_WAIT_SECONDS}"
             ),
             child: format!("SELECT id FROM {tokens} WHERE user_id = ? AND refresh_token_hash = ?"),
+            standing: format!(
+                "SELECT revoked_at IS NULL AND COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0), \
+                 TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM {tokens} WHERE id = ? AND refresh_token_hash = ?"
+            ),
             database,
             tokens,
             users,
@@ -214,6 +227,22 @@ impl Store {
     pub async fn holds(&self, session: &mut Session<'_>, id: u64, token: &str) -> Result<bool, DatabaseError> {
         let row: Option<Row> = session.conn().exec_first(&self.holds, (token, id)).await?;
         row.map_or(Ok(false), |mut row| column(&mut row, 0, "refresh_token_hash"))
+    }
+
+    /// How `token` stands in row `id`; `None` where the row does not hold it. Locks nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn standing(
+        &self,
+        session: &mut Session<'_>,
+        id: u64,
+        token: &str,
+    ) -> Result<Option<Standing>, DatabaseError> {
+        let row: Option<Row> = session.conn().exec_first(&self.standing, (id, token)).await?;
+        let Some(mut row) = row else { return Ok(None) };
+        let (is_live, revoked_for) = (column(&mut row, 0, "revoked_at")?, column(&mut row, 1, "revoked_at")?);
+        Ok(Some(Standing { is_live, revoked_for }))
     }
 
     /// The user `id`, if there is one.

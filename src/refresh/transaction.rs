@@ -18,7 +18,7 @@ use super::response::User;
 use super::rotation::{self, Decision, RowSnapshot};
 use super::store::{Child, LockedRow, Store, Trace};
 use crate::wordpress::database::{ConnectionName, DatabaseError, Session};
-use crate::wordpress::home::Home;
+use crate::wordpress::home::{Home, Homes};
 use crate::wordpress::site::Site;
 use crate::wordpress::text;
 
@@ -30,8 +30,12 @@ pub struct Plan {
     pub refresh_token: String,
     /// Unix seconds.
     pub issued_at: u64,
-    /// The site's home.
+    /// The site's home on the call's host.
     pub home: Arc<Home>,
+    /// What WordPress has said of its home elsewhere: see [`Plan::issuers`].
+    pub homes: Arc<Homes>,
+    /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
+    pub refuses: bool,
     /// Settings, keys and columns.
     pub site: Arc<Site>,
     /// As it is stored in the column.
@@ -66,6 +70,13 @@ impl Plan {
         }
     }
 
+    /// Who may have issued a token of this site's, the one that would now first: on another host, or by another scheme, the home
+    /// URL may be another.
+    pub fn issuers(&self) -> Vec<Arc<Home>> {
+        let others = self.homes.issuers().into_iter().filter(|home| home.url != self.home.url);
+        [Arc::clone(&self.home)].into_iter().chain(others).take(MOST_ISSUERS).collect()
+    }
+
     /// The same for all attempts, unless the row becomes another user's between two of them.
     fn signed(&self, user_id: u64) -> Result<Signed, SignerError> {
         match self.signed.get() {
@@ -96,6 +107,9 @@ impl Plan {
         self.issued_at.saturating_add(self.site.settings.jwt_expiration)
     }
 }
+
+/// A token is made for each of them where a pair is to be found again, which takes up to a millisecond with RSA.
+const MOST_ISSUERS: usize = 16;
 
 /// How a rotation ended.
 pub enum Outcome {

@@ -1,51 +1,83 @@
-//! The home URL as WordPress itself computes it.
+//! The home URL as WordPress itself computes it, for each host that clients use.
 //!
-//! The plugin refuses a token whose `iss` is not exactly WordPress's home URL, and a site's own code can filter that. So
-//! WordPress is asked: `GET {home}/wp-json/?_fields=home,namespaces`, sent to the upstream as a client's request would
-//! arrive there. Until it has answered, refreshes are forwarded.
+//! The plugin refuses a token whose `iss` is not exactly WordPress's home URL, and a site's own code can filter that, or make it
+//! depend on the host. So WordPress is asked: `GET {home}/wp-json/?_fields=home,namespaces`, sent to the upstream as a client's
+//! request would arrive there. Until it has answered, refreshes are forwarded.
+//!
+//! A refusal in WordPress's own form counts as an answer, too: the REST API is closed to visitors, or is elsewhere. Then the
+//! route is forwarded until WordPress says otherwise. What says nothing for certain (no response, 5xx, a page) leaves the last
+//! answer in effect.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod question;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, StatusCode};
 use moka::sync::Cache;
-use serde::Deserialize;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::sync::{Notify, Semaphore};
 use tracing::debug;
 
-use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use super::clock::Clocks;
+use crate::client_addr::Scheme;
 use crate::forward::dial::{DialError, Dialer};
 use crate::route::{Permalinks, RouteForms};
+pub use question::{Answered, ask};
 
 /// An answer older than this is asked for again, in the background.
 const FRESH: Duration = Duration::from_secs(60);
 
 /// After no answer, the next question waits this long: a site in trouble is not to be asked with every refresh.
+// SECURITY: clients can have their calls refused as often as they like, so this also holds for what those refusals cause.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Where an answer is doubted for another reason than a refusal.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// WordPress has this long to answer; it is never waited for by a client.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The answer is a few hundred bytes; a page of HTML in its place is no answer.
-const MAX_ANSWER: usize = 256 * 1024;
+/// Questions for the site's own hosts: two schemes each, and some more while the site is being changed.
+const OWN: u64 = 1024;
+
+/// Other hosts that are remembered.
+// SECURITY: clients choose these.
+const OTHERS: u64 = 64;
+
+/// An answer for another host is forgotten then. Nothing but calls keeps it fresh.
+const OTHERS_FOR: Duration = Duration::from_secs(120);
+
+/// Questions for other hosts under way at once, and how long after one the next may begin.
+const OTHERS_AT_ONCE: usize = 4;
+const OTHERS_REST: Duration = Duration::from_millis(250);
 
 /// What is asked: changes when the site does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Question {
     /// The home URL as far as options and constants tell, without a trailing slash.
     pub stored_home: String,
+    /// The host that is asked for, as it stands in `Host`; `None` for the home URL's.
+    pub host: Option<String>,
     /// How the client reached the site.
     pub scheme: Scheme,
     /// Which spellings of the REST root exist.
     pub forms: RouteForms,
-    /// The active plugin's file: switching it changes the answer's namespaces.
-    pub plugin: String,
+}
+
+impl Question {
+    /// The home URL as far as it can be told without asking.
+    pub fn place(&self) -> String {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        match &self.host {
+            Some(host) => format!("{scheme}://{host}{}", self.forms.home_path),
+            None => self.stored_home.clone(),
+        }
+    }
 }
 
 /// What WordPress says.
@@ -73,20 +105,63 @@ impl Home {
     }
 }
 
+/// What WordPress has said for certain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// Its home URL.
+    Home(Arc<Home>),
+    /// 401, 403, 404 or 410 with an error code: the REST API is closed to visitors, or the site is.
+    Refused {
+        /// The status.
+        status: u16,
+        /// WordPress's error code.
+        code: String,
+    },
+    /// Its REST API is there, and not below `/wp-json/` (the filter `rest_url_prefix`).
+    Moved,
+}
+
+/// Whether WordPress can refuse the REST API, or the route, with such a status for longer than a moment.
+pub fn is_definite(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE)
+}
+
 /// Asks, and remembers.
 pub struct Homes {
     upstream: Dialer,
     tasks: Handle,
-    answers: Cache<Question, Arc<Answer>>,
+    clocks: Arc<Clocks>,
+    /// For the hosts that the configuration and the site name.
+    own: Cache<Question, Arc<Answer>>,
+    /// For hosts that clients have named.
+    others: Cache<Question, Arc<Answer>>,
+    others_at_once: Arc<Semaphore>,
+    /// When another host was last asked for.
+    other_asked: Mutex<Option<Instant>>,
+    /// When a response of WordPress to a client last made it be asked.
+    doubted: Mutex<Option<Instant>>,
+    /// Counts the changes of the site that any answer may depend on.
+    changes: AtomicU64,
+    /// Something has become known.
+    news: Notify,
 }
 
+/// What is known of one question.
 struct Answer {
-    home: Option<Arc<Home>>,
-    at: Option<Instant>,
+    known: Mutex<Answers>,
     being_renewed: AtomicBool,
 }
 
-/// Why there is no answer yet.
+#[derive(Clone, Default)]
+struct Answers {
+    word: Option<Word>,
+    /// When it was last asked.
+    at: Option<Instant>,
+    /// How many changes of the site it knows of.
+    changes: u64,
+}
+
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nothing came.
@@ -116,113 +191,228 @@ pub enum AskError {
 }
 
 impl Homes {
-    /// Asks nobody yet. Questions are asked in the runtime of `tasks`.
-    pub fn new(upstream: Dialer, tasks: Handle) -> Arc<Self> {
-        // Two schemes of one site; a few more while the site is being changed.
-        Arc::new(Homes { upstream, tasks, answers: Cache::new(16) })
+    /// Asks nobody yet. Questions are asked in the runtime of `tasks`; what WordPress's clock shows goes to `clocks`.
+    pub fn new(upstream: Dialer, tasks: Handle, clocks: Arc<Clocks>) -> Arc<Self> {
+        Arc::new(Homes {
+            upstream,
+            tasks,
+            clocks,
+            own: Cache::new(OWN),
+            others: Cache::builder().max_capacity(OTHERS).time_to_live(OTHERS_FOR).build(),
+            others_at_once: Arc::new(Semaphore::new(OTHERS_AT_ONCE)),
+            other_asked: Mutex::default(),
+            doubted: Mutex::default(),
+            changes: AtomicU64::new(0),
+            news: Notify::new(),
+        })
     }
 
     /// The last answer to `question`; `None` until there is one. Asks (again) in the background when it is time.
-    pub fn known(self: &Arc<Self>, question: &Question) -> Option<Arc<Home>> {
-        let answer = self.answers.get_with_by_ref(question, || Arc::new(Answer::unknown()));
-        if answer.is_due() && !answer.being_renewed.swap(true, Ordering::AcqRel) {
-            let (homes, question, last) = (Arc::clone(self), question.clone(), answer.home.clone());
-            self.tasks.spawn(async move { homes.renew(&question, last).await });
+    pub fn known(self: &Arc<Self>, question: &Question) -> Option<Word> {
+        let answer = self.own(question);
+        let known = answer.known();
+        if known.is_due(self.changes()) {
+            self.renew_soon(question, answer);
         }
-        answer.home.clone()
+        known.word
     }
 
     /// As [`Homes::known`], but where there is no answer yet, asks and waits for it.
-    pub async fn ask(self: &Arc<Self>, question: &Question) -> Option<Arc<Home>> {
-        if self.answers.get(question).is_some_and(|answer| answer.home.is_some()) {
-            return self.known(question);
+    pub async fn ask(self: &Arc<Self>, question: &Question) -> Option<Word> {
+        match self.known_or_never_asked(question) {
+            Some(word) => Some(word),
+            None => self.renew(question, &self.own(question)).await,
         }
-        self.renew(question, None).await
+    }
+
+    /// As [`Homes::ask`], but waits for the first question only.
+    pub async fn ask_once(self: &Arc<Self>, question: &Question) -> Option<Word> {
+        let is_asked = self.own.get(question).is_some_and(|answer| answer.known().at.is_some());
+        if is_asked { self.known(question) } else { self.ask(question).await }
+    }
+
+    fn known_or_never_asked(self: &Arc<Self>, question: &Question) -> Option<Word> {
+        self.own.get(question).filter(|answer| answer.known().word.is_some()).and_then(|_| self.known(question))
+    }
+
+    /// As [`Homes::known`], for a host that only a client has named. With `may_ask` it is asked for, if there is room.
+    pub fn known_of_other(self: &Arc<Self>, question: &Question, may_ask: bool) -> Option<Word> {
+        let answer = self.others.get(question);
+        let known = answer.as_ref().map(|answer| answer.known()).unwrap_or_default();
+        if may_ask
+            && known.is_due(self.changes())
+            && let Some(permit) = self.room_for_another()
+        {
+            let answer = answer.unwrap_or_else(|| self.others.get_with_by_ref(question, Arc::default));
+            if !answer.being_renewed.swap(true, Ordering::AcqRel) {
+                let (homes, question) = (Arc::clone(self), question.clone());
+                self.tasks.spawn(async move {
+                    homes.renew(&question, &answer).await;
+                    // Its time begins with its answer.
+                    homes.others.insert(question, answer);
+                    drop(permit);
+                });
+            }
+        }
+        known.word
+    }
+
+    fn room_for_another(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.others_at_once).try_acquire_owned().ok()?;
+        passed(&self.other_asked, OTHERS_REST).then_some(permit)
     }
 
     /// The last answer to `question`, if there is one. Asks nobody.
-    pub fn last(&self, question: &Question) -> Option<Arc<Home>> {
-        self.answers.get(question).and_then(|answer| answer.home.clone())
+    pub fn last(&self, question: &Question) -> Option<Word> {
+        self.own.get(question).and_then(|answer| answer.known().word)
     }
 
-    async fn renew(&self, question: &Question, last: Option<Arc<Home>>) -> Option<Arc<Home>> {
-        let home = match ask(&self.upstream, question).await {
-            Ok(home) => Some(Arc::new(home)),
+    /// WordPress has answered a call of the route itself, and has refused it in a way that speaks against the last answer to
+    /// `question`, or has served it, which does so where that answer is a refusal. Then it is asked again at once.
+    pub fn doubt(self: &Arc<Self>, question: &Question, response: StatusCode) {
+        let Some(answer) = self.own.get(question) else { return };
+        let known = answer.known();
+        let speaks_against = match &known.word {
+            Some(Word::Home(home)) if home.route_registered => is_definite(response),
+            Some(_) => response.is_success(),
+            None => false,
+        };
+        let has_rested = known.at.is_some_and(|at| at.elapsed() > RETRY);
+        if speaks_against && has_rested && passed(&self.doubted, RETRY) {
+            self.renew_soon(question, answer);
+        }
+    }
+
+    /// Asks again if the last time is [`ASK_AGAIN`] ago.
+    pub fn ask_again(self: &Arc<Self>, question: &Question) {
+        let answer = self.own(question);
+        if answer.known().at.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
+            self.renew_soon(question, answer);
+        }
+    }
+
+    /// The site has changed in a way that any answer may depend on: other plugins are active.
+    pub fn site_changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.news.notify_one();
+    }
+
+    /// Waits until something may have become known that was not when this was last called. For one who waits.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// The home URLs that WordPress has named, each once; those of the site's own hosts first.
+    pub fn issuers(&self) -> Vec<Arc<Home>> {
+        let mut homes: Vec<Arc<Home>> = Vec::new();
+        for (_, answer) in self.own.iter().chain(self.others.iter()) {
+            if let Some(Word::Home(home)) = answer.known().word
+                && !homes.iter().any(|known| known.url == home.url)
+            {
+                homes.push(home);
+            }
+        }
+        homes
+    }
+
+    fn own(&self, question: &Question) -> Arc<Answer> {
+        self.own.get_with_by_ref(question, Arc::default)
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn renew_soon(self: &Arc<Self>, question: &Question, answer: Arc<Answer>) {
+        if !answer.being_renewed.swap(true, Ordering::AcqRel) {
+            let (homes, question) = (Arc::clone(self), question.clone());
+            self.tasks.spawn(async move { homes.renew(&question, &answer).await });
+        }
+    }
+
+    async fn renew(&self, question: &Question, answer: &Answer) -> Option<Word> {
+        let changes = self.changes();
+        let asked = question::ask(&self.upstream, question).await;
+        let before = answer.known();
+        let now = match asked {
+            Ok(Answered { word, clock }) => {
+                // SECURITY: which other hosts there are, clients say; some may be served by another machine.
+                if let Some(reading) = clock.filter(|_| self.own.contains_key(question)) {
+                    self.clocks.wordpress_shows(reading);
+                }
+                Answers { word: Some(word), at: Some(Instant::now()), changes }
+            }
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
-                debug!(%error, source, home = question.stored_home, "WordPress did not say its home URL");
+                debug!(%error, source, home = question.place(), "WordPress did not say its home URL");
                 // An upstream that is away for a while does not change the home URL.
-                last
+                Answers { at: Some(Instant::now()), ..before.clone() }
             }
         };
-        let answer = Answer { home: home.clone(), at: Some(Instant::now()), being_renewed: AtomicBool::new(false) };
-        self.answers.insert(question.clone(), Arc::new(answer));
-        home
+        let word = now.word.clone();
+        let is_new = word != before.word;
+        *answer.locked() = now;
+        answer.being_renewed.store(false, Ordering::Release);
+        if is_new {
+            self.news.notify_one();
+        }
+        word
+    }
+}
+
+/// Whether so much time has passed since this last said so.
+fn passed(last: &Mutex<Option<Instant>>, rest: Duration) -> bool {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let has_passed = last.is_none_or(|last| last.elapsed() >= rest);
+    if has_passed {
+        *last = Some(Instant::now());
+    }
+    has_passed
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Answer { known: Mutex::default(), being_renewed: AtomicBool::new(false) }
     }
 }
 
 impl Answer {
-    fn unknown() -> Self {
-        Answer { home: None, at: None, being_renewed: AtomicBool::new(false) }
+    fn known(&self) -> Answers {
+        self.locked().clone()
     }
 
-    fn is_due(&self) -> bool {
-        let wait = if self.home.is_some() { FRESH } else { RETRY };
+    fn locked(&self) -> MutexGuard<'_, Answers> {
+        // Replaced as a whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answers {
+    /// Whether it is to be asked (again), the site having changed so many times.
+    fn is_due(&self, changes: u64) -> bool {
+        let wait = if self.word.is_some() && self.changes == changes { FRESH } else { RETRY };
         self.at.is_none_or(|at| at.elapsed() > wait)
     }
 }
 
-/// Asks WordPress, on a connection of its own.
-///
-/// # Errors
-/// See [`AskError`].
-pub async fn ask(upstream: &Dialer, question: &Question) -> Result<Home, AskError> {
-    timeout(LIMIT, ask_patiently(upstream, question)).await.unwrap_or(Err(AskError::TimedOut))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Home, AskError> {
-    let home = url::Url::parse(&question.stored_home).map_err(|_| AskError::Url(question.stored_home.clone()))?;
-    let stream = upstream.dial_home(None, home.host_str()).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let answer = sender.send_request(request(&home, question)?).await?;
-    if !answer.status().is_success() {
-        return Err(AskError::Status(answer.status().as_u16()));
+    #[test]
+    fn an_answer_is_asked_for_again_in_time() {
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        let known = |word: bool, at, changes| Answers { word: word.then_some(Word::Moved), at, changes };
+        for (what, answers, is_due) in [
+            ("never asked", known(false, None, 0), true),
+            ("fresh", known(true, ago(59), 3), false),
+            ("old", known(true, ago(61), 3), true),
+            ("no answer a moment ago", known(false, ago(0), 3), false),
+            ("no answer", known(false, ago(2), 3), true),
+            ("other plugins", known(true, ago(2), 2), true),
+            ("other plugins, asked a moment ago", known(true, ago(0), 2), false),
+        ] {
+            assert_eq!(answers.is_due(3), is_due, "{what}");
+        }
     }
-    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|_| AskError::Body)?;
-    let root: RestRoot = serde_json::from_slice(&body.to_bytes())?;
-    let route_registered = root.namespaces.iter().any(|namespace| namespace == "jwt-auth/v1");
-    Ok(Home::new(root.home, route_registered, question.forms.permalinks))
-}
-
-fn request(home: &url::Url, question: &Question) -> Result<Request<Empty<Bytes>>, http::Error> {
-    let path = &question.forms.home_path;
-    let target = match question.forms.permalinks {
-        Permalinks::Pretty => format!("{path}/wp-json/?_fields=home,namespaces"),
-        Permalinks::PathInfo => format!("{path}/index.php/wp-json/?_fields=home,namespaces"),
-        Permalinks::Plain => format!("{path}/?rest_route=/&_fields=home,namespaces"),
-    };
-    let host = match (home.host_str(), home.port()) {
-        (Some(host), Some(port)) => format!("{host}:{port}"),
-        (host, _) => host.unwrap_or_default().to_owned(),
-    };
-    let host = HeaderValue::from_str(&host)?;
-    let scheme = match question.scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
-    Request::get(target)
-        .header(header::HOST, host.clone())
-        .header(X_FORWARDED_FOR, "127.0.0.1")
-        .header(X_FORWARDED_PROTO, scheme)
-        .header(X_FORWARDED_HOST, host)
-        .header(header::USER_AGENT, concat!("wp-jwt-sidecar/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Empty::new())
-}
-
-#[derive(Deserialize)]
-struct RestRoot {
-    home: String,
-    namespaces: Vec<String>,
 }

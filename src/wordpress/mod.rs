@@ -1,5 +1,6 @@
 //! What WordPress says about itself: in `wp-config.php`, in its options, and when it is asked.
 
+pub mod clock;
 pub mod database;
 pub mod db_host;
 pub mod home;

@@ -3,8 +3,10 @@
 //! A plugin that is switched off or a changed setting shows within [`FRESH`]. While the database is away the last good
 //! value serves: what a refresh then does is decided by the rotation itself, which needs the database anyway.
 
+mod hosts;
 mod rows;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +15,9 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::clock::{Apart, Clocks};
 use super::database::DatabaseError;
-use super::home::{Home, Homes, Question};
+use super::home::{Home, Homes, Question, Word};
 use super::installation::{Installation, WpHome};
 use super::options::{self, Settings};
 use crate::client_addr::Scheme;
@@ -23,6 +26,8 @@ use crate::refresh::access_token::Signer;
 use crate::refresh::store::Store;
 use crate::route::{Permalinks, RouteForms};
 use crate::sighting::{Sight, Sightings};
+use hosts::Questions;
+pub use hosts::{Called, NamedHost};
 pub use rows::Columns;
 use rows::Rows;
 
@@ -62,17 +67,21 @@ impl Site {
     pub fn stored_home(&self) -> &str {
         match &self.home {
             StoredHome::Given(home) => &home.url,
-            StoredHome::Stored { by_http, .. } => &by_http.stored_home,
+            StoredHome::Stored(questions) => questions.own.stored_home(),
         }
     }
 
     /// What WordPress is asked about its home URL for requests that came by `scheme`; `None` where the configuration says it.
     pub fn question(&self, scheme: Scheme) -> Option<&Question> {
-        match (&self.home, scheme) {
-            (StoredHome::Given(_), _) => None,
-            (StoredHome::Stored { by_http, .. }, Scheme::Http) => Some(by_http),
-            (StoredHome::Stored { by_https, .. }, Scheme::Https) => Some(by_https),
+        match &self.home {
+            StoredHome::Given(_) => None,
+            StoredHome::Stored(questions) => Some(questions.own.by(scheme)),
         }
+    }
+
+    /// That of the home URL, where nobody says which.
+    pub fn usual_scheme(&self) -> Scheme {
+        if self.stored_home().starts_with("https:") { Scheme::Https } else { Scheme::Http }
     }
 }
 
@@ -80,18 +89,7 @@ enum StoredHome {
     /// `[wordpress] home`: used as it is.
     Given(Arc<Home>),
     /// What the option or the constant says; WordPress is asked.
-    Stored { by_http: Question, by_https: Question },
-}
-
-impl StoredHome {
-    fn stored(url: &str, forms: &RouteForms, plugin: &str) -> Self {
-        let question = |scheme| {
-            // A stored https home stays https whatever the request came by: one question for both.
-            let scheme = if url.starts_with("https:") { Scheme::Https } else { scheme };
-            Question { stored_home: url.to_owned(), scheme, forms: forms.clone(), plugin: plugin.to_owned() }
-        };
-        StoredHome::Stored { by_http: question(Scheme::Http), by_https: question(Scheme::Https) }
-    }
+    Stored(Questions),
 }
 
 /// Why the route is WordPress's business at present.
@@ -127,6 +125,21 @@ pub enum NotNative {
     /// WordPress does not have the route.
     #[error("WordPress does not have the route jwt-auth/v1")]
     RouteMissing,
+    /// WordPress has closed its REST API, or the site.
+    #[error("WordPress answers {0}/wp-json/ with {1} {2}")]
+    Refused(String, u16, String),
+    /// The filter `rest_url_prefix`.
+    #[error("WordPress has its REST API elsewhere than at {0}/wp-json/")]
+    Moved(String),
+    /// A call for a host that the web server may have another site for.
+    #[error("another host than the home URL's and those in wordpress.hosts")]
+    OtherHost,
+    /// A host in `[wordpress] hosts` is another site of the network.
+    #[error("on this host WordPress has the home URL {0}: it is another site of the network")]
+    OtherSite(String),
+    /// Tokens would not be valid yet, or end early.
+    #[error("the clocks differ too much: {0}")]
+    Clocks(Apart),
 }
 
 /// What a closer look at the site's rows shows: see [`Sites::examine`].
@@ -154,6 +167,9 @@ pub struct Sites {
     jwt: Jwt,
     store: Arc<Store>,
     homes: Arc<Homes>,
+    /// `[wordpress] hosts`.
+    hosts: Vec<String>,
+    clocks: Arc<Clocks>,
     tasks: Handle,
     cache: Cache<(), Known>,
     last_good: Mutex<LastGood>,
@@ -167,14 +183,27 @@ struct LastGood {
     /// Also of a site that does not refresh natively.
     home_host: Option<String>,
     database_is_away: bool,
+    /// Of the options that say which plugins are active.
+    plugins: Option<u64>,
 }
 
 impl Sites {
-    /// Reads nothing yet. Reading is done in the runtime of `tasks`.
-    pub fn new(installation: Installation, jwt: Jwt, store: Arc<Store>, homes: Arc<Homes>, tasks: Handle) -> Arc<Self> {
+    /// Reads nothing yet. Reading is done in the runtime of `homes`' tasks. `hosts` are those in `[wordpress] hosts`; what the
+    /// database's clock shows goes to `clocks`.
+    pub fn new(
+        installation: Installation,
+        jwt: Jwt,
+        hosts: Vec<String>,
+        store: Arc<Store>,
+        homes: Arc<Homes>,
+        clocks: Arc<Clocks>,
+        tasks: Handle,
+    ) -> Arc<Self> {
         let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
         let (last_good, sightings, signers) = (Mutex::default(), Sightings::default(), Mutex::new(None));
-        Arc::new(Sites { installation, jwt, store, homes, tasks, cache, last_good, sightings, signers })
+        let sites =
+            Sites { installation, jwt, store, homes, hosts, clocks, tasks, cache, last_good, sightings, signers };
+        Arc::new(sites)
     }
 
     /// What is known of the site, at most [`FRESH`] old; the last good value while the database is away or slow.
@@ -198,12 +227,14 @@ impl Sites {
         reading.await.unwrap_or_else(|_| self.last_known("reading them failed"))
     }
 
-    /// The home URL of a request that came by `scheme`, or why it is not known.
+    /// The home URL of a request for its host that came by `scheme`, or why it is not known.
     pub fn home(&self, site: &Site, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
-        match (&site.home, site.question(scheme)) {
-            (StoredHome::Given(home), _) => Ok(Arc::clone(home)),
-            (StoredHome::Stored { .. }, Some(question)) => usable(self.homes.known(question), question),
-            (StoredHome::Stored { .. }, None) => Err(NotNative::RouteMissing),
+        match &site.home {
+            StoredHome::Given(home) => Ok(Arc::clone(home)),
+            StoredHome::Stored(questions) => {
+                let question = questions.own.by(scheme);
+                usable(self.homes.known(question), question)
+            }
         }
     }
 
@@ -213,6 +244,30 @@ impl Sites {
             Some(question) => usable(self.homes.ask(question).await, question),
             None => self.home(site, scheme),
         }
+    }
+
+    /// What WordPress has answered.
+    pub fn homes(&self) -> &Arc<Homes> {
+        &self.homes
+    }
+
+    /// The time to issue a token at, in Unix seconds.
+    ///
+    /// # Errors
+    /// The clocks differ by too much. WordPress is then asked again, and with it its clock: after a machine was suspended, the
+    /// monotonic clock, which carries a reading on, has lost that time.
+    pub fn issuing_time(&self, site: &Site) -> Result<u64, NotNative> {
+        self.clocks.issuing_time().map_err(|apart| {
+            if let Some(question) = site.question(site.usual_scheme()) {
+                self.homes.ask_again(question);
+            }
+            NotNative::Clocks(apart)
+        })
+    }
+
+    /// The clocks that differ noticeably.
+    pub fn clocks_apart(&self) -> Option<Apart> {
+        self.clocks.apart()
     }
 
     /// Where the site is.
@@ -302,7 +357,19 @@ impl Sites {
 
     async fn read_now(&self) -> Result<Result<Site, NotNative>, DatabaseError> {
         let rows = self.store.database.within(READ_LIMIT, self.rows()).await?;
+        self.note_plugins(&rows);
         Ok(self.site(&rows))
+    }
+
+    /// Any plugin may close the REST API, or change the home URL.
+    fn note_plugins(&self, rows: &Rows) {
+        let mut hasher = DefaultHasher::new();
+        (rows.option("active_plugins"), rows.meta("active_sitewide_plugins")).hash(&mut hasher);
+        let plugins = hasher.finish();
+        let before = self.last_good.lock().unwrap_or_else(PoisonError::into_inner).plugins.replace(plugins);
+        if before.is_some_and(|before| before != plugins) {
+            self.homes.site_changed();
+        }
     }
 
     async fn rows(&self) -> Result<Rows, DatabaseError> {
@@ -318,6 +385,9 @@ impl Sites {
         }
         .inspect_err(|error| self.store.database.heed(error))?;
         session.give_back();
+        if let Some(reading) = rows.clock() {
+            self.clocks.database_shows(reading);
+        }
         Ok(rows)
     }
 
@@ -349,7 +419,8 @@ impl Sites {
         let home = if self.installation.home.is_some() {
             StoredHome::Given(Arc::new(Home::new(stored_home, true, forms.permalinks)))
         } else {
-            StoredHome::stored(&stored_home, &forms, &plugin)
+            let depends_on_host = self.installation.wp_home == WpHome::Dynamic;
+            StoredHome::Stored(Questions::new(&stored_home, &forms, &self.hosts, depends_on_host))
         };
         Ok(Site {
             settings,
@@ -462,15 +533,17 @@ fn understood(option: &'static str) -> impl Fn(options::OptionError) -> NotNativ
     move |error| NotNative::Option(option, error.to_string())
 }
 
-fn usable(home: Option<Arc<Home>>, question: &Question) -> Result<Arc<Home>, NotNative> {
-    match home {
-        None => Err(NotNative::HomeUnknown(question.stored_home.clone())),
-        Some(home) if !home.route_registered => Err(NotNative::RouteMissing),
+fn usable(word: Option<Word>, question: &Question) -> Result<Arc<Home>, NotNative> {
+    match word {
+        None => Err(NotNative::HomeUnknown(question.place())),
+        Some(Word::Refused { status, code }) => Err(NotNative::Refused(question.place(), status, code)),
+        Some(Word::Moved) => Err(NotNative::Moved(question.place())),
+        Some(Word::Home(home)) if !home.route_registered => Err(NotNative::RouteMissing),
         // The route was recognized below the stored path; where WordPress sees another, it is not certain to be the route.
-        Some(home) if path_of(&home.url) != question.forms.home_path => {
-            Err(NotNative::HomeUnknown(question.stored_home.clone()))
+        Some(Word::Home(home)) if path_of(&home.url) != question.forms.home_path => {
+            Err(NotNative::HomeUnknown(question.place()))
         }
-        Some(home) => Ok(home),
+        Some(Word::Home(home)) => Ok(home),
     }
 }
 

@@ -1,7 +1,10 @@
 //! The native answer in all that the plugin's settings and the sidecar's own keys decide, and where it ends: what the
 //! sidecar does not know for certain reaches WordPress as it was sent.
 
+mod clocks;
+mod closed;
 mod forwarded;
+mod hosts;
 mod noticed;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod algorithms;
+mod home;
 mod sameness;
 
 use std::net::SocketAddr;

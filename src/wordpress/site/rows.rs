@@ -1,8 +1,11 @@
 //! What is read from the database about the site: some options, and what the token table is like.
 
+use std::time::Instant;
+
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 
+use crate::wordpress::clock::Reading;
 use crate::wordpress::database::{DatabaseError, NO_INDEX, Session, column};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::text::ColumnCharset;
@@ -50,6 +53,7 @@ pub(super) struct Rows {
     meta: Vec<(String, Vec<u8>)>,
     engine: Option<String>,
     columns: Vec<Column>,
+    clock: Option<Reading>,
 }
 
 /// A column of the token table, as `information_schema` describes it.
@@ -80,12 +84,15 @@ impl Rows {
         } else {
             Vec::new()
         };
+        let asked = Instant::now();
         let engine: Option<Row> = conn
             .exec_first(
-                "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
+                "SELECT ENGINE, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) FROM information_schema.TABLES \
+                 WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
                 (&table,),
             )
             .await?;
+        let answered = Instant::now();
         let columns: Vec<Row> = conn
             .exec(
                 "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME, \
@@ -106,15 +113,22 @@ impl Rows {
                 column.index = None;
             }
         }
+        let (engine, time): (Option<String>, Option<i64>) = match engine {
+            Some(mut row) => (column(&mut row, 0, "ENGINE")?, column(&mut row, 1, "UTC_TIMESTAMP")?),
+            None => (None, None),
+        };
         Ok(Rows {
             options: pairs(options)?,
             meta: pairs(meta)?,
-            engine: match engine {
-                Some(mut row) => column(&mut row, 0, "ENGINE")?,
-                None => None,
-            },
+            engine,
             columns,
+            clock: time.and_then(|time| Reading::of_microseconds(time, asked, answered)),
         })
+    }
+
+    /// What the database's clock showed.
+    pub(super) fn clock(&self) -> Option<Reading> {
+        self.clock
     }
 
     pub(super) fn option(&self, name: &str) -> Option<&[u8]> {
@@ -230,7 +244,8 @@ mod tests {
             })
             .collect();
         change(&mut columns);
-        Rows { options: Vec::new(), meta: Vec::new(), engine: Some("InnoDB".to_owned()), columns }.columns()
+        Rows { options: Vec::new(), meta: Vec::new(), engine: Some("InnoDB".to_owned()), columns, clock: None }
+            .columns()
     }
 
     #[test]
@@ -256,7 +271,8 @@ mod tests {
             });
         });
         assert_eq!(needed.unwrap_err(), "its column device needs a value that only the plugin knows");
-        let aria = Rows { options: vec![], meta: vec![], engine: Some("Aria".to_owned()), columns: vec![] }.columns();
+        let engine = Some("Aria".to_owned());
+        let aria = Rows { options: vec![], meta: vec![], engine, columns: vec![], clock: None }.columns();
         assert!(aria.unwrap_err().contains("has no transactions"));
     }
 }

@@ -1,0 +1,102 @@
+//! Calls for a host that nobody but the client has named.
+//!
+//! The host may be another name of this site's, or another site of the same web server. A token that lives in this site's table
+//! tells: such a call is answered here, with the home URL that WordPress has on that host. Whatever else comes there is left to
+//! WordPress, so that no other site's client is ever refused.
+//!
+//! A used token that a replay may answer counts as well: on a host where the first of two calls at the same instant is answered
+//! here, the second would be refused by WordPress.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, header};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Refresher;
+use super::replay::Decision;
+use super::request::Parsed;
+use super::store::Standing;
+use super::tokens::{Key, Place};
+use crate::client_addr::Scheme;
+use crate::wordpress::home::{Home, Question};
+use crate::wordpress::site::Site;
+
+/// How long such a call may be held up before it goes to WordPress, where all of them went without the sidecar.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Why it goes there.
+const NO_LIVE_TOKEN: &str = "no live token, and a host that is neither the home URL's nor in wordpress.hosts";
+const NOT_ANSWERED: &str =
+    "WordPress has not answered yet for a host that is neither the home URL's nor in wordpress.hosts";
+
+impl Refresher {
+    /// The home URL by which a call for another host is answered.
+    ///
+    /// # Errors
+    /// Why it is left to WordPress.
+    pub(super) async fn home_elsewhere(
+        &self,
+        site: &Arc<Site>,
+        question: &Question,
+        parsed: &Parsed,
+    ) -> Result<Arc<Home>, &'static str> {
+        let Parsed::Token(token) = parsed else { return Err(NO_LIVE_TOKEN) };
+        let standing = timeout(PATIENCE, self.standing(site, token)).await.ok().flatten().ok_or(NO_LIVE_TOKEN)?;
+        if !standing.is_live && self.reuse.decide(standing.revoked_for) != Decision::Replay {
+            return Err(NO_LIVE_TOKEN);
+        }
+        // SECURITY: one token can be used once, but presented as used as often as its client likes.
+        self.sites.home_elsewhere(question, standing.is_live).ok_or(NOT_ANSWERED)
+    }
+
+    /// How the token stands; `None` where it is in no row, or where that cannot be said at once.
+    async fn standing(&self, site: &Arc<Site>, token: &str) -> Option<Standing> {
+        let key = Key::of(token, site.columns.folds_case);
+        let place = match self.look_ups.cached(&key) {
+            Some(place) => place,
+            None => self.look_up(site, key).await?,
+        };
+        // Whatever fails here, nothing has begun.
+        let mut session = self.store.database.session().await.ok()?;
+        let standing = self.store.standing(&mut session, place.row, token).await.ok()?;
+        session.give_back();
+        standing
+    }
+
+    /// Not where the whole table would be read: a client that is forwarded at once waits for less.
+    async fn look_up(&self, site: &Arc<Site>, key: Key) -> Option<Place> {
+        let must_scan = !site.columns.indexed && self.look_ups.map.complete().is_none();
+        if must_scan || self.look_ups.is_known_unknown(&key) {
+            return None;
+        }
+        let (found, place) = oneshot::channel();
+        // Where nobody waits any more, nobody is told.
+        let then = move |result| drop(found.send(result));
+        self.look_ups.find(key, Arc::clone(site), Box::new(then));
+        place.await.ok()?.ok()?
+    }
+}
+
+/// A call that was left to WordPress, whose answer may show that what is known of the site does not hold any more.
+pub struct Left {
+    refresher: Arc<Refresher>,
+    host: Option<HeaderValue>,
+    scheme: Scheme,
+}
+
+impl Left {
+    /// `request`, which came by `scheme`.
+    pub fn new<B>(refresher: Arc<Refresher>, request: &Request<B>, scheme: Scheme) -> Self {
+        Left { refresher, host: request.headers().get(header::HOST).cloned(), scheme }
+    }
+
+    /// WordPress has answered it. Only the status counts: it is reason enough to ask, and these questions are few.
+    pub fn answered<B>(&self, response: &Response<B>) {
+        let status = response.status();
+        if let Some(host) = self.host.as_ref().and_then(|host| host.to_str().ok()) {
+            self.refresher.sites.heed_response(host, self.scheme, status);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! One question to WordPress, and what its response says for certain.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::time::timeout;
+
+use super::{AskError, Home, LIMIT, Question, Word};
+use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use crate::forward::dial::Dialer;
+use crate::route::Permalinks;
+use crate::wordpress::clock::Reading;
+
+/// The response is a few hundred bytes; a page of HTML in its place says nothing.
+const MAX_ANSWER: usize = 256 * 1024;
+
+/// Error codes are words such as `rest_not_logged_in`. Longer ones are cut.
+const MAX_CODE: usize = 64;
+
+/// What is said of WordPress's REST API.
+const FIELDS: &str = "_fields=home,namespaces";
+
+/// What WordPress has answered.
+#[derive(Debug)]
+pub struct Answered {
+    /// What it says.
+    pub word: Word,
+    /// What its clock showed, where the response says so.
+    pub clock: Option<Reading>,
+}
+
+/// Asks WordPress, each time on a connection of its own.
+///
+/// # Errors
+/// See [`AskError`].
+pub async fn ask(upstream: &Dialer, question: &Question) -> Result<Answered, AskError> {
+    timeout(LIMIT, ask_patiently(upstream, question)).await.unwrap_or(Err(AskError::TimedOut))
+}
+
+async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Answered, AskError> {
+    let path = &question.forms.home_path;
+    let by_query = format!("{path}/?rest_route=/&{FIELDS}");
+    let target = match question.forms.permalinks {
+        Permalinks::Pretty => format!("{path}/wp-json/?{FIELDS}"),
+        Permalinks::PathInfo => format!("{path}/index.php/wp-json/?{FIELDS}"),
+        Permalinks::Plain => by_query.clone(),
+    };
+    let response = exchange(upstream, question, &target).await?;
+    let (read, clock) = (read(&response, question.forms.permalinks), response.clock);
+    // An ordinary page. The filter `rest_url_prefix` may have moved the REST API: its other address, which no filter moves
+    // (`rest_api_loaded()`), tells that from a web server, a cache or another program that is in the way.
+    let may_have_moved = target != by_query
+        && match &read {
+            Err(AskError::Json(_)) => true,
+            Err(AskError::Status(status)) => *status == StatusCode::NOT_FOUND.as_u16(),
+            _ => false,
+        };
+    if may_have_moved
+        && let Ok(other) = exchange(upstream, question, &by_query).await
+        && let Ok(Word::Home(_)) = self::read(&other, question.forms.permalinks)
+    {
+        return Ok(Answered { word: Word::Moved, clock: other.clock });
+    }
+    read.map(|word| Answered { word, clock })
+}
+
+struct Response {
+    status: StatusCode,
+    body: Bytes,
+    clock: Option<Reading>,
+}
+
+async fn exchange(upstream: &Dialer, question: &Question, target: &str) -> Result<Response, AskError> {
+    let own = host_of(&question.stored_home);
+    let host = match (&question.host, &own) {
+        (Some(host), _) => host,
+        (None, Some(own)) => own,
+        (None, None) => return Err(AskError::Url(question.stored_home.clone())),
+    };
+    let request = request(question.scheme, host, target)?;
+    // SECURITY: another host than the site's own gets no name of its own.
+    let name = upstream.name_for(Some(host.as_bytes()), || own.clone());
+    let stream = upstream.dial_as(None, name.as_ref()).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let sent = Instant::now();
+    let response = sender.send_request(request).await?;
+    let clock = clock_of(response.headers(), sent, Instant::now());
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|_| AskError::Body)?.to_bytes();
+    Ok(Response { status, body, clock })
+}
+
+/// A stored response has the `Date` of the day on which it was made; then there is an `Age` (RFC 9111, section 5.1).
+fn clock_of(headers: &HeaderMap, sent: Instant, received: Instant) -> Option<Reading> {
+    if headers.contains_key(header::AGE) {
+        return None;
+    }
+    let date = headers.get(header::DATE)?.to_str().ok()?;
+    Reading::of_date(httpdate::parse_http_date(date).ok()?, sent, received)
+}
+
+/// What a response says for certain. Pure.
+fn read(response: &Response, permalinks: Permalinks) -> Result<Word, AskError> {
+    let status = response.status;
+    if status.is_success() {
+        let root: RestRoot = serde_json::from_slice(&response.body)?;
+        let route_registered = root.namespaces.iter().any(|namespace| namespace == "jwt-auth/v1");
+        return Ok(Word::Home(Arc::new(Home::new(root.home, route_registered, permalinks))));
+    }
+    if super::is_definite(status)
+        // As WordPress writes an error: `rest_convert_error_to_response()`, `_json_wp_die_handler()`.
+        && let Ok(body) = serde_json::from_slice::<Value>(&response.body)
+        && let Some(code) = body.get("code").and_then(shown)
+    {
+        return Ok(Word::Refused { status: status.as_u16(), code });
+    }
+    Err(AskError::Status(status.as_u16()))
+}
+
+/// SECURITY: what stands there is written to the log and to the status page.
+fn shown(code: &Value) -> Option<String> {
+    let code = match code {
+        Value::String(code) => code.clone(),
+        Value::Number(code) => code.to_string(),
+        _ => return None,
+    };
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() || "_-.:".contains(letter) { letter } else { '?' };
+    Some(code.chars().take(MAX_CODE).map(plain).collect())
+}
+
+/// Host and port of a home URL.
+fn host_of(home: &str) -> Option<String> {
+    let home = url::Url::parse(home).ok()?;
+    let host = home.host_str()?;
+    Some(home.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+fn request(scheme: Scheme, host: &str, target: &str) -> Result<Request<Empty<Bytes>>, http::Error> {
+    let host = HeaderValue::from_str(host)?;
+    let scheme = match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    Request::get(target)
+        .header(header::HOST, host.clone())
+        .header(X_FORWARDED_FOR, "127.0.0.1")
+        .header(X_FORWARDED_PROTO, scheme)
+        .header(X_FORWARDED_HOST, host)
+        .header(header::USER_AGENT, concat!("wp-jwt-sidecar/", env!("CARGO_PKG_VERSION")))
+        // What ends in wp_die(), as an archived site does (`ms_site_check()`), is JSON with a code only for such a request
+        // (`wp_is_json_request()`).
+        .header(header::ACCEPT, "application/json")
+        // What a cache has kept says nothing about now.
+        .header(header::CACHE_CONTROL, "no-cache")
+        .header(header::CONNECTION, "close")
+        .body(Empty::new())
+}
+
+#[derive(Deserialize)]
+struct RestRoot {
+    home: String,
+    namespaces: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(status: u16, body: &str) -> Result<Word, String> {
+        let status = StatusCode::from_u16(status).unwrap();
+        let response = Response { status, body: Bytes::from(body.to_owned()), clock: None };
+        read(&response, Permalinks::Pretty).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_json_with_a_code_is_definite() {
+        let error = r#"{"code":"rest_not_logged_in","message":"No.","data":{"status":401}}"#;
+        for status in [401, 403, 404, 410] {
+            assert_eq!(said(status, error), Ok(Word::Refused { status, code: "rest_not_logged_in".to_owned() }));
+        }
+        for (status, body) in [
+            (401, "<html>"),
+            (403, "{}"),
+            (403, r#"{"code":null}"#),
+            (404, r#"["code"]"#),
+            (400, error),
+            (429, error),
+            (500, error),
+            (503, error),
+            (301, ""),
+            (200, error),
+            (200, "<html>"),
+            (200, r#"{"home":"http://a"}"#),
+        ] {
+            assert!(said(status, body).is_err(), "{status} {body}");
+        }
+        let Ok(Word::Home(home)) = said(200, r#"{"home":"http://a","namespaces":["wp/v2","jwt-auth/v1"]}"#) else {
+            panic!("not an answer");
+        };
+        assert_eq!((home.url.as_str(), home.route_registered), ("http://a", true));
+    }
+
+    #[test]
+    fn a_code_is_shown_without_what_could_harm_a_log() {
+        for (code, expected) in [
+            (r#""rest_forbidden""#, Some("rest_forbidden")),
+            ("403", Some("403")),
+            (r#""a\nb <c>\u001b""#, Some("a?b??c??")),
+            (r#""""#, Some("")),
+            ("null", None),
+            ("[1]", None),
+        ] {
+            assert_eq!(shown(&serde_json::from_str(code).unwrap()).as_deref(), expected, "{code}");
+        }
+        assert_eq!(shown(&Value::from("x".repeat(1_000))).unwrap().len(), MAX_CODE);
+    }
+
+    #[test]
+    fn a_stored_response_tells_no_time() {
+        let mut headers = HeaderMap::new();
+        let now = Instant::now();
+        assert_eq!(clock_of(&headers, now, now), None);
+        headers.insert(header::DATE, HeaderValue::from_static("Sat, 28 Nov 2026 17:30:00 GMT"));
+        assert!(clock_of(&headers, now, now).is_some());
+        headers.insert(header::AGE, HeaderValue::from_static("0"));
+        assert_eq!(clock_of(&headers, now, now), None);
+        headers.remove(header::AGE);
+        headers.insert(header::DATE, HeaderValue::from_static("yesterday"));
+        assert_eq!(clock_of(&headers, now, now), None);
+    }
+}
