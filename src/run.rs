@@ -380,7 +380,8 @@ impl Native {
         self.end(Instant::now() + LAST_WRITES);
     }
 
-    /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database. Blocks.
+    /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database.
+    /// Blocks.
     pub fn end(self, deadline: Instant) {
         let Native { refresher, mut runtime, analytics, stop, .. } = self;
         stop.cancel();
@@ -480,7 +481,7 @@ async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: Can
     }
 }
 
-/// What the log was told last besides.
+/// What else the log said last.
 #[derive(Default)]
 struct Lately {
     hosts: HashMap<String, String>,

@@ -1,11 +1,11 @@
-//! Calls for a host that nobody but the client has named.
+//! Calls for a host that only the client has named.
 //!
-//! The host may be another name of this site's, or another site of the same web server. A token that lives in this site's table
-//! tells: such a call is answered here, with the home URL that WordPress has on that host. Whatever else comes there is left to
-//! WordPress, so that no other site's client is ever refused.
+//! The host may be another name of this site's, or another site of the same web server. A token that lives in this
+//! site's table tells: such a call is answered here, with the home URL that WordPress has on that host. Whatever else
+//! comes there is left to WordPress, so that no other site's client is ever refused.
 //!
-//! A used token that a replay may answer counts as well: on a host where the first of two calls at the same instant is answered
-//! here, the second would be refused by WordPress.
+//! A used token that a replay may answer counts as well: on a host where the first of two calls at the same instant is
+//! answered here, the second would be refused by WordPress.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why it goes there.
 const NO_LIVE_TOKEN: &str = "no live token, and a host that is neither the home URL's nor in wordpress.hosts";
-const NOT_ANSWERED: &str =
-    "WordPress has not answered yet for a host that is neither the home URL's nor in wordpress.hosts";
+const NO_HOME: &str = "WordPress has not answered yet for a host that is neither the home URL's nor in wordpress.hosts";
 
 impl Refresher {
     /// The home URL by which a call for another host is answered.
@@ -48,7 +47,7 @@ impl Refresher {
             return Err(NO_LIVE_TOKEN);
         }
         // SECURITY: one token can be used once, but presented as used as often as its client likes.
-        self.sites.home_elsewhere(question, standing.is_live).ok_or(NOT_ANSWERED)
+        self.sites.home_elsewhere(question, standing.is_live).ok_or(NO_HOME)
     }
 
     /// How the token stands; `None` where it is in no row, or where that cannot be said at once.
@@ -72,7 +71,7 @@ impl Refresher {
             return None;
         }
         let (found, place) = oneshot::channel();
-        // Where nobody waits any more, nobody is told.
+        // The time limit may have ended the wait.
         let then = move |result| drop(found.send(result));
         self.look_ups.find(key, Arc::clone(site), Box::new(then));
         place.await.ok()?.ok()?

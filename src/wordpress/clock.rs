@@ -1,11 +1,12 @@
 //! The time that tokens are issued at: that of the slowest of three clocks.
 //!
-//! The plugin refuses a token whose `nbf` is in the future by PHP's clock. So a token is issued by this machine's clock, the
-//! database's or that in `Date` of WordPress's answer to the home question, whichever is behind the others. The other two are
-//! readings of some seconds ago, carried on by the monotonic clock: a step of this machine's own clock does not move them.
+//! The plugin refuses a token whose `nbf` is in the future by PHP's clock. So a token is issued by this machine's
+//! clock, the database's or that in `Date` of WordPress's answer to the home question, whichever is behind the others.
+//! The other two are readings of some seconds ago, carried on by the monotonic clock: a step of this machine's own
+//! clock does not move them.
 //!
-//! A reading is an interval, since nobody knows at which moment of an exchange it was taken, and `Date` has whole seconds. Two
-//! clocks differ only as far as their intervals do, so that a machine that is in time is never taken to be ahead.
+//! A reading is an interval: it was taken at some moment of an exchange, and `Date` has whole seconds. Two clocks
+//! differ only as far as their intervals do, so that a machine that is in time is never taken to be ahead.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Clocks that differ by more leave the route to WordPress: one that is far behind would shorten every token.
 pub const TOO_FAR: Duration = Duration::from_secs(60);
 
-/// From here on an operator is told.
+/// From here on operators see a warning.
 const NOTICEABLE: Duration = Duration::from_secs(2);
 
 /// Those that differed agree again below this.
@@ -81,7 +82,8 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Of a `Date` in the answer to a request that was sent and answered then. `None` where that took too long to say anything.
+    /// Of a `Date` in the answer to a request that was sent and answered then. `None` where that took too long to say
+    /// anything.
     pub fn of_date(date: SystemTime, sent: Instant, received: Instant) -> Option<Self> {
         let date = date.duration_since(UNIX_EPOCH).ok()?;
         Reading::new(date, DATE_STEP, sent, received)
@@ -119,7 +121,7 @@ pub struct Clocks(Mutex<State>);
 struct State {
     database: Option<Reading>,
     wordpress: Option<Reading>,
-    /// What operators were told last.
+    /// The difference that operators see.
     said: Option<Apart>,
 }
 
@@ -178,8 +180,8 @@ fn judge(machine: Duration, database: Option<Span>, wordpress: Option<Span>) -> 
         wordpress.map(|span| (Clock::WordPress, span)),
     ];
     let clocks = || clocks.iter().flatten();
-    // Of a clock that is behind for certain the earliest time is taken: a second too early does no harm, a second too late is a
-    // token that is refused.
+    // Of a clock that is behind for certain the earliest time is taken: a second too early does no harm, a second too
+    // late is a token that is refused.
     let behind = clocks().filter(|(_, span)| span.latest < machine.earliest).map(|(_, span)| span.earliest);
     let time = behind.min().unwrap_or(machine.earliest);
     let pairs = clocks().flat_map(|behind| clocks().map(move |ahead| (behind, ahead)));
@@ -194,7 +196,7 @@ fn judge(machine: Duration, database: Option<Span>, wordpress: Option<Span>) -> 
     (time, apart)
 }
 
-/// What operators are told from now on, who were told `before`: not each second that two readings differ by. Pure.
+/// The difference that operators see from now on, after `before`: not each second that two readings differ by. Pure.
 fn to_be_said(before: Option<Apart>, now: Option<Apart>) -> Option<Apart> {
     let now = now.filter(|now| now.by >= AGREE)?;
     let of_the_same = before.filter(|before| (before.behind, before.ahead) == (now.behind, now.ahead));
@@ -216,8 +218,8 @@ mod tests {
         Duration::from_secs_f64(1_795_000_000.0 + seconds)
     }
 
-    /// What a web server whose clock is `behind` a machine's makes that machine know, which asks at `sent` and has the answer
-    /// `took` later.
+    /// What a web server whose clock is `behind` a machine's makes that machine know, which asks at `sent` and has the
+    /// answer `took` later.
     fn asked(sent: f64, took: f64, behind: f64) -> Option<Reading> {
         let written = seconds(sent + took / 2.0 - behind);
         let date = UNIX_EPOCH + Duration::from_secs(written.as_secs());
@@ -297,7 +299,7 @@ mod tests {
     fn a_step_of_the_machines_clock_moves_no_reading() {
         let reading = asked(0.0, 0.0, 0.0).unwrap();
         let span = reading.at(reading.at + Duration::from_secs(10));
-        // Ten seconds have passed, and somebody has set this machine's clock 30 s ahead.
+        // Ten seconds have passed, and this machine's clock was set 30 s ahead.
         let (time, apart) = issued(40.0, None, Some(span));
         assert!((time - 10.0).abs() < 0.001, "{time}");
         assert_eq!(apart.unwrap().by.as_secs(), 29);
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_are_told_of_changes_only() {
+    fn operators_see_changes_only() {
         let apart =
             |by| Some(Apart { behind: Clock::Database, ahead: Clock::Machine, by: Duration::from_secs_f64(by) });
         let other = Some(Apart { behind: Clock::WordPress, ahead: Clock::Machine, by: Duration::from_secs(3) });

@@ -1,12 +1,12 @@
 //! The home URL as WordPress itself computes it, for each host that clients use.
 //!
-//! The plugin refuses a token whose `iss` is not exactly WordPress's home URL, and a site's own code can filter that, or make it
-//! depend on the host. So WordPress is asked: `GET {home}/wp-json/?_fields=home,namespaces`, sent to the upstream as a client's
-//! request would arrive there. Until it has answered, refreshes are forwarded.
+//! The plugin refuses a token whose `iss` is not exactly WordPress's home URL, and a site's own code can filter that,
+//! or make it depend on the host. So WordPress is asked: `GET {home}/wp-json/?_fields=home,namespaces`, sent to the
+//! upstream as a client's request would arrive there. Until it has answered, refreshes are forwarded.
 //!
-//! A refusal in WordPress's own form counts as an answer, too: the REST API is closed to visitors, or is elsewhere. Then the
-//! route is forwarded until WordPress says otherwise. What says nothing for certain (no response, 5xx, a page) leaves the last
-//! answer in effect.
+//! A refusal in WordPress's own form counts as an answer, too: the REST API is closed to visitors, or is elsewhere.
+//! Then the route is forwarded until WordPress says otherwise. What says nothing for certain (no response, 5xx, a
+//! page) leaves the last answer in effect.
 
 mod question;
 
@@ -30,7 +30,8 @@ pub use question::{Answered, ask};
 const FRESH: Duration = Duration::from_secs(60);
 
 /// After no answer, the next question waits this long: a site in trouble is not to be asked with every refresh.
-// SECURITY: clients can have their calls refused as often as they like, so this also holds for what those refusals cause.
+// SECURITY: clients can have their calls refused as often as they like, so this also holds for what those refusals
+// cause.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Where an answer is doubted for another reason than a refusal.
@@ -67,7 +68,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// The home URL as far as it can be told without asking.
+    /// The home URL as far as it is known without asking.
     pub fn place(&self) -> String {
         let scheme = match self.scheme {
             Scheme::Http => "http",
@@ -87,8 +88,8 @@ pub struct Home {
     pub url: String,
     /// Whether the plugin's routes are registered.
     pub route_registered: bool,
-    /// The value of the `Link` field, which names the REST root. `None` would take a control character in the URL, which no
-    /// client could reach.
+    /// The value of the `Link` field, which names the REST root. `None` would take a control character in the URL,
+    /// which no client could reach.
     pub api_link: Option<HeaderValue>,
 }
 
@@ -191,7 +192,7 @@ pub enum AskError {
 }
 
 impl Homes {
-    /// Asks nobody yet. Questions are asked in the runtime of `tasks`; what WordPress's clock shows goes to `clocks`.
+    /// Asks nothing yet. Questions are asked in the runtime of `tasks`; what WordPress's clock shows goes to `clocks`.
     pub fn new(upstream: Dialer, tasks: Handle, clocks: Arc<Clocks>) -> Arc<Self> {
         Arc::new(Homes {
             upstream,
@@ -267,8 +268,9 @@ impl Homes {
         self.own.get(question).and_then(|answer| answer.known().word)
     }
 
-    /// WordPress has answered a call of the route itself, and has refused it in a way that speaks against the last answer to
-    /// `question`, or has served it, which does so where that answer is a refusal. Then it is asked again at once.
+    /// WordPress has answered a call of the route itself, and has refused it in a way that speaks against the last
+    /// answer to `question`, or has served it, which does so where that answer is a refusal. Then it is asked again at
+    /// once.
     pub fn doubt(self: &Arc<Self>, question: &Question, response: StatusCode) {
         let Some(answer) = self.own.get(question) else { return };
         let known = answer.known();

@@ -79,7 +79,7 @@ impl Site {
         }
     }
 
-    /// That of the home URL, where nobody says which.
+    /// The home URL's own, for questions that no request causes.
     pub fn usual_scheme(&self) -> Scheme {
         if self.stored_home().starts_with("https:") { Scheme::Https } else { Scheme::Http }
     }

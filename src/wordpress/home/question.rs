@@ -54,8 +54,8 @@ async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Answere
     };
     let response = exchange(upstream, question, &target).await?;
     let (read, clock) = (read(&response, question.forms.permalinks), response.clock);
-    // An ordinary page. The filter `rest_url_prefix` may have moved the REST API: its other address, which no filter moves
-    // (`rest_api_loaded()`), tells that from a web server, a cache or another program that is in the way.
+    // An ordinary page. The filter `rest_url_prefix` may have moved the REST API: its other address, which no filter
+    // moves (`rest_api_loaded()`), tells that from a web server, a cache or another program that is in the way.
     let may_have_moved = target != by_query
         && match &read {
             Err(AskError::Json(_)) => true,
@@ -155,8 +155,8 @@ fn request(scheme: Scheme, host: &str, target: &str) -> Result<Request<Empty<Byt
         .header(X_FORWARDED_PROTO, scheme)
         .header(X_FORWARDED_HOST, host)
         .header(header::USER_AGENT, concat!("wp-jwt-sidecar/", env!("CARGO_PKG_VERSION")))
-        // What ends in wp_die(), as an archived site does (`ms_site_check()`), is JSON with a code only for such a request
-        // (`wp_is_json_request()`).
+        // What ends in wp_die(), as an archived site does (`ms_site_check()`), is JSON with a code only for such a
+        // request (`wp_is_json_request()`).
         .header(header::ACCEPT, "application/json")
         // What a cache has kept says nothing about now.
         .header(header::CACHE_CONTROL, "no-cache")

@@ -1,8 +1,8 @@
 //! The hosts that clients reach the site by, and what WordPress says its home URL is on each.
 //!
-//! Behind one web server there may be other sites, and on a network every site has its own host or path. Certain to be for this
-//! site are calls for the home URL's own host and for those in `[wordpress] hosts`. On any other host a call may be answered only
-//! where its token proves that it is for this site: see [`Called::Elsewhere`].
+//! Behind one web server there may be other sites, and on a network every site has its own host or path. Certain to be
+//! for this site are calls for the home URL's own host and for those in `[wordpress] hosts`. On any other host a call
+//! may be answered only where its token proves that it is for this site: see [`Called::Elsewhere`].
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::{NotNative, Site, Sites, StoredHome, usable};
 use crate::client_addr::Scheme;
 use crate::route::RouteForms;
-use crate::wordpress::home::{Home, Question};
+use crate::wordpress::home::{Home, Question, Word};
 
 /// Longer names of hosts there are none (RFC 1035, section 2.3.4); a port comes on top.
 const LONGEST_HOST: usize = 255 + ":65535".len();
@@ -20,8 +20,8 @@ const LONGEST_HOST: usize = 255 + ":65535".len();
 pub enum Called {
     /// A host that is certain to be this site's.
     Here(Arc<Home>),
-    /// A host that nobody but the client has named: only a live token of this site's is exchanged there, and whatever else comes is
-    /// WordPress's. With what WordPress is to be asked for its home URL there.
+    /// A host that only the client has named: a live token of this site's is exchanged there, and all other calls are
+    /// WordPress's. With the question to WordPress about its home URL there.
     Elsewhere(Question),
 }
 
@@ -49,10 +49,11 @@ pub(super) struct ByScheme {
 }
 
 impl ByScheme {
-    fn new(stored_home: &str, host: Option<&str>, forms: &RouteForms, depends_on_scheme: bool) -> Self {
+    fn new(stored_home: &str, host: Option<&str>, forms: &RouteForms, depends_on_host: bool) -> Self {
         let question = |scheme| {
-            // A stored https home stays https whatever the request came by: one question for both.
-            let is_https = stored_home.starts_with("https:") && !depends_on_scheme;
+            // A stored https home stays https whatever the request came by: one question for both. Code that makes it
+            // of the host may do otherwise.
+            let is_https = stored_home.starts_with("https:") && host.is_none() && !depends_on_host;
             let scheme = if is_https { Scheme::Https } else { scheme };
             let host = host.map(str::to_owned);
             Question { stored_home: stored_home.to_owned(), host, scheme, forms: forms.clone() }
@@ -124,13 +125,14 @@ impl Sites {
         Ok(Called::Elsewhere(questions.elsewhere(host, scheme)))
     }
 
-    /// The home URL on a host that only a client has named, if WordPress has answered for it. With `may_ask` it is asked, and
-    /// the call does not wait for that.
+    /// The home URL on a host that only a client has named, if WordPress has answered for it. With `may_ask` it is
+    /// asked, and the call does not wait for that.
     pub fn home_elsewhere(&self, question: &Question, may_ask: bool) -> Option<Arc<Home>> {
         usable(self.homes.known_of_other(question, may_ask), question).ok()
     }
 
-    /// What WordPress says on each host in `[wordpress] hosts`, as far as it was asked. Asks again in the background when it is time.
+    /// What WordPress says on each host in `[wordpress] hosts`, as far as it was asked. Asks again in the background
+    /// when it is time.
     pub fn named_hosts(&self, site: &Site) -> Vec<NamedHost> {
         let StoredHome::Stored(questions) = &site.home else { return Vec::new() };
         let named = questions.named.iter();
@@ -142,7 +144,8 @@ impl Sites {
             .collect()
     }
 
-    /// As [`Sites::ask_home`] in the usual scheme; and where a host of the site's was never asked for, waits for its answer, too.
+    /// As [`Sites::ask_home`] in the usual scheme; and where a host of the site's was never asked for, waits for its
+    /// answer, too.
     ///
     /// # Errors
     /// Why the home URL is not known on its own host.
@@ -168,15 +171,20 @@ impl Sites {
 
     /// WordPress has answered a call for `host` that was left to it: see
     /// [`Homes::doubt`](crate::wordpress::home::Homes::doubt).
-    // SECURITY: never for a host that only a client has named.
+    // SECURITY: only for the site's own hosts. Behind the others there may be sites that refuse every such call.
     pub fn heed_response(&self, host: &str, scheme: Scheme, status: http::StatusCode) {
         let Some(Ok(site)) = self.last_read() else { return };
         let StoredHome::Stored(questions) = &site.home else { return };
-        let mut own = [&questions.own].into_iter().chain(&questions.named);
         let stored_home = questions.own.stored_home();
-        let question = own.find(|own| is_same(host, own.host(), stored_home)).map(|own| own.by(scheme));
-        // The home URL may be on another host than was asked.
-        self.homes.doubt(question.unwrap_or_else(|| questions.own.by(scheme)), status);
+        let mut own = [&questions.own].into_iter().chain(&questions.named);
+        if let Some(own) = own.find(|own| is_same(host, own.host(), stored_home)) {
+            self.homes.doubt(own.by(scheme), status);
+        } else if let Some(Word::Home(home)) = self.homes.last(questions.own.by(scheme)) {
+            let own = authority_of(&home.url);
+            if is_same(host, own, &home.url) {
+                self.homes.doubt(&questions.elsewhere(own, scheme), status);
+            }
+        }
     }
 
     fn home_of_named(&self, questions: &Questions, named: &ByScheme, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
@@ -195,12 +203,12 @@ impl Sites {
 
 impl Questions {
     fn elsewhere(&self, host: &str, scheme: Scheme) -> Question {
-        Question { host: Some(host.to_owned()), ..self.own.by(scheme).clone() }
+        Question { host: Some(host.to_owned()), scheme, ..self.own.by(scheme).clone() }
     }
 }
 
-/// Whether two spellings mean one host to a site whose home URL is `home`: case and the scheme's own port do not count. A dot at the
-/// end does, for a web server may have another site there.
+/// Whether two spellings mean one host to a site whose home URL is `home`: case and the scheme's own port do not
+/// count. A dot at the end does, for a web server may have another site there.
 fn is_same(host: &str, other: &str, home: &str) -> bool {
     let is_https = home.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"));
     let default_port = if is_https { ":443" } else { ":80" };
@@ -283,7 +291,8 @@ mod tests {
         let about = |home, depends| Questions::new(home, &forms, &hosts, depends);
         let fixed = about("https://shop.example", false);
         assert_eq!(fixed.own.by(Scheme::Http), fixed.own.by(Scheme::Https), "https stays https");
-        assert_eq!(fixed.named[0].by(Scheme::Http).place(), "https://www.shop.example");
+        assert_eq!(fixed.named[0].by(Scheme::Http).place(), "http://www.shop.example");
+        assert_eq!(fixed.elsewhere("shop.test", Scheme::Http).place(), "http://shop.test");
         assert!(fixed.is("SHOP.example:443", "shop.example", "https://shop.example"));
         let dynamic = about("https://shop.example", true);
         assert_eq!(dynamic.own.by(Scheme::Http).scheme, Scheme::Http, "WP_HOME may be made of the scheme, too");

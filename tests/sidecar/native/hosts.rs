@@ -1,5 +1,5 @@
-//! A site with several hosts, each of which is its home URL: a token is issued for the host that it was asked for on. On a host
-//! that nobody but the client has named only live tokens are refreshed, and nothing is refused.
+//! A site with several hosts, each of which is its home URL: a token is issued for the host that it was asked for on.
+//! On a host that only the client has named only live tokens are refreshed, and nothing is refused.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ use crate::support::raw::{Message, Upstream};
 use crate::support::rig::{self, ACTIVE, ROUTE, Rig, eventually, settings};
 use crate::support::sidecar::Sidecar;
 
-/// A WordPress that knows no home URL but the host it is asked for; what it gets of the route it answers with 299. Behind
-/// `blog.example` there is another site.
+/// A WordPress that knows no home URL but the host it is asked for; what it gets of the route it answers with 299.
+/// Behind `blog.example` there is another site.
 fn wordpress() -> Upstream {
     Upstream::answering(|request| {
         let host = request.value("host").unwrap();
@@ -217,7 +217,7 @@ async fn a_replay_on_another_host_is_the_same_pair() {
     let again = refresh_at(&rig.sidecar, "shop.example", &token);
     assert_eq!((pair(&first), &first.json()["token"]), (pair(&again), &again.json()["token"]));
     assert_eq!(pair(&again).0, "http://www.shop.example");
-    // On a host that nobody has named, too, once WordPress has answered for it; used for good, it is left to WordPress.
+    // On a host that is not named, too, once WordPress has answered for it; used for good, it is left to WordPress.
     let (_, live) = pair(&again);
     let other = "other.example";
     let mut answer = refresh_at(&rig.sidecar, other, &live);

@@ -115,8 +115,10 @@ async fn only_calls_for_the_sites_own_host_are_native() {
     let hosts = [("WP_JWT_SIDECAR_WORDPRESS_HOSTS", "www.shop.example,other.example:8080")];
     let named = rig::sidecar(&rig.database, rig.upstream.address(), &hosts);
     named.wait_for_log("refreshing natively");
-    // Without a wp-config.php nobody knows whether WP_HOME is made of the host.
-    for (host, status) in [("www.shop.example", 403), ("WWW.shop.example", 299), ("other.example:8080", 403), ("other.example", 299)] {
+    // Without a wp-config.php it is not known whether WP_HOME is made of the host.
+    for (host, status) in
+        [("www.shop.example", 403), ("WWW.shop.example", 299), ("other.example:8080", 403), ("other.example", 299)]
+    {
         assert_eq!(at_host(&named, host, &unknown).status(), status, "{host}");
     }
 }

@@ -1,5 +1,5 @@
-//! What WordPress itself says of its home URL and of its REST API: code of the site's own that closes or moves it while the sidecar
-//! runs, and a home URL that is made of the host.
+//! What WordPress itself says of its home URL and of its REST API: code of the site's own that closes or moves it
+//! while the sidecar runs, and a home URL that is made of the host.
 
 use std::path::Path;
 use std::sync::Mutex;

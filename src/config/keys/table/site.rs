@@ -82,7 +82,10 @@ pub const KEYS: &[Key] = &[
         unset("WordPress itself is asked", "https://example.com"),
         "The site's home URL, the issuer of every token.",
     )
-    .change("It must be what WordPress has, to the letter: tokens with another issuer are refused by the plugin."),
+    .change(
+        "It must be what WordPress has, to the letter: tokens with another issuer are refused by the plugin. It is the \
+         issuer on all hosts, and WordPress is not asked: neither a REST API that it closes nor its clock counts then.",
+    ),
     key(
         "wordpress.hosts",
         Kind::List("HOST"),
@@ -90,7 +93,8 @@ pub const KEYS: &[Key] = &[
         "Further hosts (host or host:port) under which clients reach this site, besides that of its home URL.",
     )
     .change(
-        "Refreshes under any other host are left to WordPress: they may be for another site of the same web server.",
+        "WordPress is asked for its home URL on each, which is the issuer there. Any other host may be another site of the \
+         same web server: there, only live tokens of this site are refreshed, and all else is left to WordPress.",
     ),
     key(
         "wordpress.auth_key",
