@@ -7,10 +7,9 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row};
+use mysql_async::Row;
 
-use crate::wordpress::database::{Database, DatabaseError, column};
+use crate::wordpress::database::{Conn, Database, DatabaseError, column};
 
 /// What the index is called.
 pub const NAME: &str = "wp_jwt_sidecar_refresh_token";
@@ -43,13 +42,22 @@ pub enum IndexError {
     Database(#[from] DatabaseError),
     /// The server refused a statement. Its text is shown: no value of a row is in it.
     #[error("the database refused: {0}")]
-    Refused(#[from] mysql_async::Error),
+    Refused(mysql_async::Error),
     /// Nobody to tell.
     #[error("cannot write")]
     Output(#[from] io::Error),
     /// There is no such table.
     #[error("there is no table {0}")]
     NoTable(String),
+}
+
+impl From<mysql_async::Error> for IndexError {
+    fn from(error: mysql_async::Error) -> Self {
+        match error {
+            error @ mysql_async::Error::Server(_) => IndexError::Refused(error),
+            error => IndexError::Database(error.into()),
+        }
+    }
 }
 
 /// Does `action` on the token table and writes to `out` what it finds and does.

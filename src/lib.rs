@@ -43,6 +43,7 @@ pub mod http2;
 pub mod listen;
 pub mod metrics;
 pub mod pace;
+pub mod panics;
 pub mod per_address;
 pub mod proxy_protocol;
 pub mod refresh;

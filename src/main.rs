@@ -26,7 +26,7 @@ use wp_jwt_sidecar::tls::Tls;
 use wp_jwt_sidecar::tls::certificates::Warning;
 use wp_jwt_sidecar::wordpress::database::Database;
 use wp_jwt_sidecar::wordpress::installation::{self, Installation};
-use wp_jwt_sidecar::{admin, notify, telemetry};
+use wp_jwt_sidecar::{admin, notify, panics, telemetry};
 
 /// Every exchange allocates its fields: many small blocks that live for a moment, on each worker's own thread.
 #[global_allocator]
@@ -63,6 +63,7 @@ impl NothingToServe {
 }
 
 fn main() -> ExitCode {
+    panics::install_hook();
     match Cli::parse().command {
         Command::Serve(options) => configured(&options, |parts| serve(parts, options.clone())),
         Command::Check(options) => checked(&options),
@@ -268,6 +269,7 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     if let Some(used_tokens) = sidecar.used_tokens() {
         writeln!(out, "used tokens: {used_tokens}")?;
     }
+    sidecar.end();
     Ok(can_serve?)
 }
 

@@ -32,7 +32,7 @@ use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
 use crate::tls::Tls;
 use crate::wordpress::clock::{Apart, Clocks};
-use crate::wordpress::database::Database;
+use crate::wordpress::database::{Database, until_stopped};
 use crate::wordpress::home::{Home, Homes};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::{NamedHost, NotNative, Site, Sites};
@@ -211,6 +211,13 @@ impl Sidecar {
         }
     }
 
+    /// Ends what [`Sidecar::look`] began.
+    pub fn end(self) {
+        if let Some(native) = self.native {
+            native.end(Instant::now());
+        }
+    }
+
     /// What answers refreshes, and the runtime that it lives in, for those who look at a site without serving it. `None`
     /// where `[refresh] mode` is `forward`.
     pub fn into_native(self) -> Option<(Arc<Refresher>, Runtime)> {
@@ -254,7 +261,7 @@ impl Native {
         let tasks = runtime.handle().clone();
         let table_prefix = installation.table_prefix.clone();
         let store = Arc::new(Store::new(
-            Database::new(installation.database.clone()),
+            Database::new(installation.database.clone()).at_most(config.wordpress.database_connections),
             &table_prefix,
             &installation.users_table,
         ));
@@ -329,15 +336,18 @@ impl Native {
         tasks.spawn(watch(Arc::clone(&self.refresher), looked, self.stop.clone()));
         let filling = Arc::clone(&self.refresher);
         let filling = async move { filling.keep_map_filled().await };
-        tasks.spawn(self.stop.clone().run_until_cancelled_owned(filling));
+        tasks.spawn(until_stopped(self.stop.clone(), filling));
         let standing = Arc::clone(&self.refresher.standing);
         let trying = async move { standing.keep_trying().await };
-        tasks.spawn(self.stop.clone().run_until_cancelled_owned(trying));
+        tasks.spawn(until_stopped(self.stop.clone(), trying));
+        let refresher = Arc::clone(&self.refresher);
+        let keeping = async move { refresher.store.database.keep_two_ready().await };
+        tasks.spawn(until_stopped(self.stop.clone(), keeping));
         if self.refresher.store.database.host_in_use().is_some() {
             let refresher = Arc::clone(&self.refresher);
             let returning =
                 async move { refresher.store.database.return_to_earlier_hosts(&refresher.store.tokens).await };
-            tasks.spawn(self.stop.clone().run_until_cancelled_owned(returning));
+            tasks.spawn(until_stopped(self.stop.clone(), returning));
         }
         let configured = self.made_of.cleanup.clone();
         if configured.tokens_after_days > 0 || configured.analytics {
@@ -347,7 +357,7 @@ impl Native {
                 async move { refresher.sites.current().await.ok().map(|site| wanted(&configured, &site)) }
             };
             let cleaning = cleanup::clean(Arc::clone(&self.refresher), self.table_prefix.clone(), wanted);
-            tasks.spawn(self.stop.clone().run_until_cancelled_owned(cleaning));
+            tasks.spawn(until_stopped(self.stop.clone(), cleaning));
         }
         // The sender is dropped only with the program.
         let _ = timeout(FIRST_LOOK, first_look).await;
@@ -361,7 +371,7 @@ impl Native {
                 sleep(LOOK_AGAIN).await;
             }
         };
-        let ready = self.refresher.tasks.spawn(self.stop.clone().run_until_cancelled_owned(ready));
+        let ready = self.refresher.tasks.spawn(until_stopped(self.stop.clone(), ready));
         let _ = timeout(FIRST_LOOK, ready).await;
     }
 

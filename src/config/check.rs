@@ -355,6 +355,7 @@ fn wordpress(read: &mut Reader, mode: RefreshMode) -> WordPress {
         database_client_certificate: read
             .parsed("wordpress.database_client_certificate", |text| address::certificate(text, credentials.as_deref())),
         database_tls_name: read.parsed("wordpress.database_tls_name", value::tls_name),
+        database_connections: read.integer("wordpress.database_connections"),
         table_prefix: read.parsed("wordpress.table_prefix", value::table_prefix),
         home: read.parsed("wordpress.home", value::home_url),
         hosts: read.each("wordpress.hosts", value::host),

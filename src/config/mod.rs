@@ -234,6 +234,8 @@ pub struct WordPress {
     pub database_client_certificate: Option<CertificateFiles>,
     /// The name that the database's certificate is checked for. `None`: the host.
     pub database_tls_name: Option<String>,
+    /// At least 4: each of two workers may need a second one to find out what became of the first.
+    pub database_connections: usize,
     /// Letters, digits and underscores only; not empty.
     pub table_prefix: Option<String>,
     /// An `http` or `https` URL without a trailing slash.

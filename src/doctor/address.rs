@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use mysql_async::Row;
-use mysql_async::prelude::Queryable as _;
 use tokio::time::sleep;
 
 use super::finding::{Area, Finding};

@@ -3,11 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mysql_async::Row;
-use mysql_async::prelude::Queryable as _;
 
 use super::finding::{Area, Finding};
 use crate::wordpress::database::tls::{self, Presented, Protection};
-use crate::wordpress::database::{Database, DatabaseError, Hosts, Session, column};
+use crate::wordpress::database::{Database, DatabaseError, Hosts, NotUnderstood, Session, column};
 use crate::wordpress::installation::Installation;
 
 /// Clocks that differ by less are taken to agree: columns have whole seconds.
@@ -98,6 +97,41 @@ pub async fn server(session: &mut Session<'_>) -> Result<Server, DatabaseError> 
         database: column(&mut row, 2, "DATABASE()")?,
         read_only: !matches!(read_only.to_ascii_uppercase().as_str(), "0" | "OFF"),
         ahead: Difference { seconds: theirs - before.midpoint(after), uncertainty: (after - before) / 2.0 },
+    })
+}
+
+/// Whether the account may have as many connections as the sidecar may want.
+///
+/// # Errors
+/// The database's.
+pub async fn connections(session: &mut Session<'_>, wanted: usize) -> Result<Option<Finding>, DatabaseError> {
+    let asked = "SELECT CAST(@@SESSION.max_user_connections AS UNSIGNED), CAST(@@GLOBAL.max_connections AS UNSIGNED)";
+    let mut row = match session.conn().query_first(asked).await {
+        Ok(Some(row)) => row,
+        // A proxy in front of the server may not know them, and has limits of its own.
+        Ok(None) | Err(mysql_async::Error::Server(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let of_account: u64 = column(&mut row, 0, "max_user_connections")?;
+    let of_server: u64 = column(&mut row, 1, "max_connections")?;
+    Ok(too_few(wanted as u64, of_account, of_server))
+}
+
+/// Pure. 0 is no limit of the account's own.
+fn too_few(wanted: u64, of_account: u64, of_server: u64) -> Option<Finding> {
+    let (limit, name) = match of_account {
+        0 => (of_server, "max_connections"),
+        own => (own, "max_user_connections"),
+    };
+    // One that closes is counted for a moment longer, and a silent server is looked at by one more.
+    let needed = wanted + 2;
+    (limit < needed).then(|| {
+        Finding::warning(
+            Area::Database,
+            "database.connections",
+            format!("the server allows {limit} connections ({name}), and the sidecar may want {needed}"),
+            "Lower wordpress.database_connections, or raise the server's limit: under load refreshes would find none free.",
+        )
     })
 }
 
@@ -198,8 +232,17 @@ pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Findin
         DatabaseError::Connect(said) if is_one_of(said, &[1044, 1049]) => {
             "The database is not there, or its user may not use it: compare DB_NAME in wp-config.php with the server's."
         }
-        DatabaseError::Connect(said) if is_one_of(said, &[1040, 1203]) => {
-            "The server has no connection free: raise max_connections there; the sidecar takes at most 16."
+        DatabaseError::Connect(said) if is_one_of(said, &[1040, 1203, 1226]) => {
+            "The server has no connection free: raise max_connections or the account's max_user_connections there, or lower \
+             wordpress.database_connections, the most that the sidecar takes."
+        }
+        DatabaseError::Connect(said) if said.contains("not supported") => {
+            "Give the sidecar a database user of its own that logs in by a password and one of those plugins, and name it in \
+             wordpress.database_url."
+        }
+        DatabaseError::Connect(_) | DatabaseError::NotUnderstood(_) if text.contains(NotUnderstood::WHAT) => {
+            "Is it a MySQL or MariaDB that listens there? If so, report its version and the place in the brackets; until then \
+             the refresh route is left to WordPress."
         }
         DatabaseError::Tls(_) => {
             "The text says the cause and what to do; `openssl x509 -text` shows what a certificate holds."
@@ -247,6 +290,15 @@ mod tests {
     use super::*;
     use crate::doctor::finding::Level;
     use crate::wordpress::database::tls::Facts;
+
+    #[test]
+    fn limits_of_the_server_are_compared() {
+        for (of_account, of_server, is_enough) in
+            [(0, 151, true), (0, 18, true), (0, 17, false), (18, 151, true), (17, 151, false), (10, 151, false)]
+        {
+            assert_eq!(too_few(16, of_account, of_server).is_none(), is_enough, "{of_account} {of_server}");
+        }
+    }
 
     #[test]
     fn clocks_are_judged_by_what_is_certain() {

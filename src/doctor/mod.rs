@@ -182,6 +182,7 @@ impl Patient {
             server.read_only &= session.is_read_only().await?;
             let label = database.host_in_use().unwrap_or_else(|| self.installation.database_label.clone());
             let mut findings = server.findings(&label);
+            findings.extend(database::connections(&mut session, self.config.wordpress.database_connections).await?);
             let store = Store::new(
                 Database::new(self.installation.database.clone()),
                 &self.installation.table_prefix,

@@ -5,7 +5,6 @@
 //! and runs nothing. SHOW GRANTS is read for what goes beyond.
 
 use mysql_async::Row;
-use mysql_async::prelude::Queryable as _;
 
 use super::database::Server;
 use super::finding::{Area, Finding};

@@ -1,7 +1,6 @@
 //! The plugin's tables: what is missing in them, how large they are, whether tokens are found by an index.
 
 use mysql_async::Row;
-use mysql_async::prelude::Queryable as _;
 
 use super::database::Server;
 use super::finding::{Area, Finding};

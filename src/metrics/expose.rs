@@ -273,13 +273,15 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
         MetricType::Gauge,
         &[(&[("state", "busy")], pool.busy as u64), (&[("state", "idle")], pool.idle as u64)],
     )?;
-    let help = "Connections to the database in use at most.";
+    let help = "Connections to the database at most.";
     write.samples("database_connections_limit", help, MetricType::Gauge, &[(NONE, pool.limit as u64)])?;
     let opened = [(NONE, database.connected.value())];
     write.samples("database_connections_opened", "Connections made to the database.", MetricType::Counter, &opened)?;
     let failed = [(NONE, database.not_connected.value())];
     let help = "Times that no connection to the database could be had.";
     write.samples("database_connection_failures", help, MetricType::Counter, &failed)?;
+    let help = "Times that the database sent what made the client library panic.";
+    write.samples("database_library_panics", help, MetricType::Counter, &[(NONE, database.panics())])?;
     let help = "Times that connections began to go to another server of the database.";
     write.samples("database_server_changes", help, MetricType::Counter, &[(NONE, database.epoch())])
 }

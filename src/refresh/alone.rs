@@ -303,6 +303,7 @@ fn is_worth_another_try(error: &DatabaseError) -> bool {
         | DatabaseError::Connect(_)
         | DatabaseError::Tls(_)
         | DatabaseError::ReadOnly
+        | DatabaseError::NotUnderstood(_)
         | DatabaseError::TimedOut => true,
         DatabaseError::Column(_) => false,
     }

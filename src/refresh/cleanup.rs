@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 use tokio::time::sleep;
 use tracing::{info, warn};

@@ -157,22 +157,21 @@ impl Groups {
 
 async fn work(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
     let store = Arc::clone(&alone.store);
-    let mut session: Option<Session<'_>> = None;
     let mut group = Vec::with_capacity(LARGEST_GROUP);
     loop {
         let mut turn = queue.lock().await;
         let received = turn.recv_many(&mut group, LARGEST_GROUP).await;
         if received == 0 {
-            if let Some(session) = session {
-                session.give_back();
-            }
             return;
         }
         alone.counters.group(received);
-        session = session.filter(|session| !session.is_stale());
+        // Between two groups it is with those that idle, which are looked after.
+        let session = store.database.ready_transactions();
         // Nobody waits for a connection that is yet to be made.
         let turn = session.is_some().then_some(Turn(turn));
-        session = rotate(&alone, &store, session, std::mem::take(&mut group), turn).await;
+        if let Some(session) = rotate(&alone, &store, session, std::mem::take(&mut group), turn).await {
+            session.give_back();
+        }
     }
 }
 
@@ -213,7 +212,6 @@ async fn rotate<'a>(
     alone.counters.transactions.observe(begun.elapsed());
     match attempted {
         Ok(verdicts) => {
-            session.worked();
             end(alone, group, verdicts);
             Some(session)
         }

@@ -11,7 +11,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Value};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;

@@ -11,7 +11,6 @@
 use std::time::Duration;
 
 use mysql_async::Row;
-use mysql_async::prelude::Queryable;
 use tokio::time::timeout;
 use tracing::warn;
 

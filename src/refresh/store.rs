@@ -9,7 +9,6 @@
 mod statements;
 mod tried;
 
-use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 use time::OffsetDateTime;
 use tracing::debug;

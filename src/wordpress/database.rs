@@ -3,10 +3,11 @@
 //! mysql_async's own pool is not used: it takes back a connection on drop whatever state it is in, and learns of an
 //! open transaction only through its `Transaction`, whose rollback on drop comes late (its documentation says so), with
 //! the row locks held until then. Here a connection goes back only when it is given back; dropped in any other way (an
-//! error, a time limit, a cancelled task) it is closed, and the server rolls back.
+//! error, a time limit, a cancelled task) it is closed, and the server rolls back. How it is closed: see [`conn`].
 //!
 //! Where the database may be at several hosts, all connections are to one of them: see [`hosts`].
 
+mod conn;
 mod error;
 mod failover;
 mod hosts;
@@ -15,31 +16,40 @@ mod reads;
 mod recovery;
 mod server;
 pub mod tls;
+mod upkeep;
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mysql_async::prelude::{FromValue, Queryable};
-use mysql_async::{Conn, Opts, OptsBuilder, Row, Statement};
+use mysql_async::prelude::FromValue;
+use mysql_async::{Opts, OptsBuilder, Row, Statement};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+pub use conn::{Conn, NotUnderstood};
+use conn::{END_LIMIT, Ends};
 pub use error::{DatabaseError, Refusal};
 pub use failover::OtherHost;
 pub use hosts::Hosts;
 pub use prepared::SqlText;
 pub use server::Abilities;
 use server::{Connection, Mode, Writer};
+use upkeep::Held;
+pub use upkeep::until_stopped;
 
 use crate::metrics::Counter;
 
-/// Connections at most. Two are enough to keep a database busy with rotations; the others serve what waits for a lock.
-const MAX_CONNECTIONS: usize = 16;
+/// Connections at most, unless [`Database::at_most`] says otherwise (`wordpress.database_connections`). Two are enough to keep a
+/// database busy with rotations; the others serve what waits for a lock.
+const CONNECTIONS: usize = 16;
 
 /// A connection that idled longer is not used again: firewalls and `wait_timeout` may have ended it unseen.
-const MAX_IDLE: Duration = Duration::from_secs(30);
+const LONGEST_IDLE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether the last connection in use has been given back.
+const LAST_LOOK: Duration = Duration::from_millis(5);
 
 /// How long to wait for a connection, new or free.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -81,9 +91,13 @@ pub struct Database {
     splits_reads: AtomicBool,
     generation: AtomicU64,
     epoch: AtomicU64,
+    limit: usize,
     permits: Semaphore,
+    longest_idle: Duration,
+    /// The one that was used last is at the end.
     idle: Mutex<Vec<Connection>>,
     tls: tls::Known,
+    ends: Arc<Ends>,
     /// Connections made.
     pub connected: Counter,
     /// Connections that could not be made, or were not free, in time.
@@ -97,7 +111,7 @@ pub struct Pool {
     pub busy: usize,
     /// Waiting for use.
     pub idle: usize,
-    /// In use at most.
+    /// Of both together at most.
     pub limit: usize,
 }
 
@@ -123,18 +137,37 @@ impl Database {
             splits_reads: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
-            permits: Semaphore::new(MAX_CONNECTIONS),
+            limit: CONNECTIONS,
+            permits: Semaphore::new(CONNECTIONS),
+            longest_idle: LONGEST_IDLE,
             idle: Mutex::new(Vec::new()),
             tls: tls::Known::default(),
+            ends: Arc::default(),
             connected: Counter::default(),
             not_connected: Counter::default(),
         }
     }
 
+    /// The same with at most so many `connections`.
+    #[must_use]
+    pub fn at_most(self, connections: usize) -> Self {
+        Database { limit: connections, permits: Semaphore::new(connections), ..self }
+    }
+
+    /// The same with connections that are not used again after so long a time.
+    #[must_use]
+    pub fn idle_for(self, longest_idle: Duration) -> Self {
+        Database { longest_idle, ..self }
+    }
+
     /// How many connections there are at this moment.
     pub fn pool(&self) -> Pool {
-        let busy = MAX_CONNECTIONS - self.permits.available_permits().min(MAX_CONNECTIONS);
-        Pool { busy, idle: self.idle().len(), limit: MAX_CONNECTIONS }
+        Pool { busy: self.busy(), idle: self.idle().len(), limit: self.limit }
+    }
+
+    /// How often the client library has panicked.
+    pub fn panics(&self) -> u64 {
+        self.ends.panics.value()
     }
 
     /// A connection in autocommit mode, one that idled or a new one.
@@ -151,6 +184,13 @@ impl Database {
     /// As for [`Database::session`].
     pub async fn transactions(&self) -> Result<Session<'_>, DatabaseError> {
         self.of_mode(Mode::Transactions).await
+    }
+
+    /// As [`Database::transactions`], but only where one idles and none is waited for.
+    pub fn ready_transactions(&self) -> Option<Session<'_>> {
+        let permit = self.permits.try_acquire().ok()?;
+        let connection = self.usable_idle(Mode::Transactions)?;
+        Some(self.lend(connection, permit))
     }
 
     /// As [`Database::session`], but new; those that idle are closed. For the second try after a connection was lost: the
@@ -243,12 +283,20 @@ impl Database {
 
     async fn of_mode(&self, mode: Mode) -> Result<Session<'_>, DatabaseError> {
         let permit = self.permit().await?;
-        while let Some(connection) = self.pop(mode) {
-            if connection.since.elapsed() < MAX_IDLE && connection.generation == self.generation() {
-                return Ok(Session { connection, database: self, _permit: permit });
+        match self.usable_idle(mode) {
+            Some(connection) => Ok(self.lend(connection, permit)),
+            None => self.connect(permit, mode).await,
+        }
+    }
+
+    /// One that idles and may be used again; those that may not are closed.
+    fn usable_idle(&self, mode: Mode) -> Option<Connection> {
+        loop {
+            let connection = self.pop(mode)?;
+            if connection.since.elapsed() < self.longest_idle && connection.generation == self.generation() {
+                return Some(connection);
             }
         }
-        self.connect(permit, mode).await
     }
 
     async fn fresh(&self, mode: Mode) -> Result<Session<'_>, DatabaseError> {
@@ -268,14 +316,38 @@ impl Database {
         drop(idle);
     }
 
-    /// Closes what idles. Connections in use close when they are given back or dropped.
+    /// Closes what idles, and gives none out any more. Waits a moment for those in use to be given back, and for ends under way:
+    /// what goes on with the runtime gone is cut off.
     pub async fn close(&self) {
         self.permits.close();
-        let idle = std::mem::take(&mut *self.idle());
-        for Connection { conn, .. } in idle {
-            // A server that is gone needs no goodbye.
-            let _ = timeout(CONNECT_LIMIT, conn.disconnect()).await;
-        }
+        self.close_idle();
+        let ended = async {
+            while self.busy() > 0 {
+                sleep(LAST_LOOK).await;
+            }
+            self.ends.pending.close();
+            self.ends.pending.wait().await;
+        };
+        let _ = timeout(END_LIMIT, ended).await;
+    }
+
+    fn busy(&self) -> usize {
+        self.limit - self.permits.available_permits().min(self.limit)
+    }
+
+    fn lend<'a>(&'a self, connection: Connection, permit: SemaphorePermit<'a>) -> Session<'a> {
+        Session { connection, database: self, _permit: permit, _held: Held::new() }
+    }
+
+    /// Those that idle and those in use, the one that is about to be made included, are never more than the limit: those that were
+    /// used the longest ago go.
+    fn make_room(&self) {
+        let busy = self.busy();
+        let mut idle = self.idle();
+        let too_many = (idle.len() + busy).saturating_sub(self.limit).min(idle.len());
+        let gone: Vec<Connection> = idle.drain(..too_many).collect();
+        drop(idle);
+        drop(gone);
     }
 
     async fn permit(&self) -> Result<SemaphorePermit<'_>, DatabaseError> {
@@ -289,6 +361,7 @@ impl Database {
     }
 
     async fn connect<'a>(&'a self, permit: SemaphorePermit<'a>, mode: Mode) -> Result<Session<'a>, DatabaseError> {
+        self.make_room();
         let connection = match self.hosts.len() {
             0 | 1 => self.connection(0, mode).await,
             _ => self.of_several(mode).await,
@@ -298,7 +371,7 @@ impl Database {
         self.note_server(&connection.server);
         self.note_reads(connection.reads_elsewhere);
         self.note_tls(&mut connection.conn, &connection.server).await?;
-        Ok(Session { connection, database: self, _permit: permit })
+        Ok(self.lend(connection, permit))
     }
 
     /// The same address can lead to another server than before, too.
@@ -321,7 +394,9 @@ impl Database {
         let Some(opts) = self.hosts.get(place) else { return Err(DatabaseError::NoConnection) };
         let limit = if self.hosts.len() > 1 { HOST_LIMIT } else { CONNECT_LIMIT };
         let is_one_of_several = self.hosts.len() > 1;
-        let opened = timeout(limit, server::open(opts.clone(), mode, self.generation(), is_one_of_several))
+        let _held = Held::new();
+        let ends = Arc::clone(&self.ends);
+        let opened = timeout(limit, server::open(opts.clone(), mode, self.generation(), is_one_of_several, ends))
             .await
             .map_err(|_| DatabaseError::NoConnection)?;
         match opened {
@@ -385,6 +460,7 @@ pub struct Session<'a> {
     connection: Connection,
     database: &'a Database,
     _permit: SemaphorePermit<'a>,
+    _held: Held,
 }
 
 impl Session<'_> {
@@ -458,16 +534,6 @@ impl Session<'_> {
         }
     }
 
-    /// Says that the connection has just worked.
-    pub fn worked(&mut self) {
-        self.connection.since = Instant::now();
-    }
-
-    /// Whether it is not to be used again: it idled for too long, or the database is elsewhere by now.
-    pub fn is_stale(&self) -> bool {
-        self.connection.since.elapsed() >= MAX_IDLE || self.connection.generation != self.database.generation()
-    }
-
     /// Whether the server has not answered by this connection for as long as a lock may be waited for: where a statement is
     /// not answered either, that is no lock.
     pub fn is_silent(&self) -> bool {
@@ -477,8 +543,13 @@ impl Session<'_> {
     /// Keeps the connection for the next. Only for one with no transaction open and no result unread.
     pub fn give_back(self) {
         let Session { connection, database, .. } = self;
-        if !database.permits.is_closed() && connection.generation == database.generation() {
-            database.idle().push(Connection { since: Instant::now(), ..connection });
+        if !connection.conn.is_usable() || connection.generation != database.generation() {
+            return;
+        }
+        let mut idle = database.idle();
+        // Asked under the lock: what comes after the last look would not be closed.
+        if !database.permits.is_closed() {
+            idle.push(Connection { since: Instant::now(), ..connection });
         }
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mysql_async::Value;
-use mysql_async::prelude::Queryable;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 
 use super::{LookUps, Queue, Sought};

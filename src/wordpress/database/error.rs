@@ -1,6 +1,11 @@
 //! What can go wrong with the database, and what the server's numbers say about it.
 
-use super::CONNECT_LIMIT;
+use mysql_async::{DriverError, Error};
+
+use super::{CONNECT_LIMIT, NotUnderstood};
+
+/// Characters that are shown of what a server says while it is connected to: its texts have a hundred, and may have millions.
+const SHOWN: usize = 400;
 
 /// What can go wrong with the database. No variant holds a bound value, so no token is in any message.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -23,6 +28,9 @@ pub enum DatabaseError {
     /// The server or the connection failed. The server's own text is not kept: it can quote values.
     #[error("database error {}", .0.as_ref().map_or_else(|| "(connection lost)".to_owned(), |code| code.to_string()))]
     Failed(Option<u16>),
+    /// What the server sent made the client library panic.
+    #[error(transparent)]
+    NotUnderstood(#[from] NotUnderstood),
     /// A column holds what it should not.
     #[error("unexpected value in column {0}")]
     Column(&'static str),
@@ -80,8 +88,35 @@ impl DatabaseError {
             | DatabaseError::Tls(_)
             | DatabaseError::ReadOnly
             | DatabaseError::TimedOut
+            | DatabaseError::NotUnderstood(_)
             | DatabaseError::Column(_) => None,
         }
+    }
+
+    /// Why no connection was made. Pure.
+    pub(super) fn connecting(error: &Error) -> Self {
+        let what = match error {
+            Error::Other(error) => error.to_string(),
+            Error::Driver(DriverError::UnexpectedPacket { .. } | DriverError::PacketOutOfOrder) => {
+                "it sent what does not belong there; is it a MySQL or MariaDB?".to_owned()
+            }
+            Error::Driver(DriverError::UnknownAuthPlugin { name }) => format!(
+                "the account logs in by the plugin {name:?}, which is not supported; these are: mysql_native_password, \
+                 caching_sha2_password, client_ed25519, parsec, and unix_socket on a local socket"
+            ),
+            Error::Driver(DriverError::CleartextPluginDisabled) => {
+                "the account's plugin wants the password in the clear (mysql_clear_password), which is not supported"
+                    .to_owned()
+            }
+            error => error.to_string(),
+        };
+        // SECURITY: a server's text may have any length, and control characters that would reach a terminal by `check`.
+        let shown = what.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+        let mut shown: String = shown.take(SHOWN).collect();
+        if shown.len() < what.len() {
+            shown.push('…');
+        }
+        DatabaseError::Connect(shown)
     }
 
     /// As the answer to a COMMIT: whether it says that nothing was stored. Else that has to be looked up.
@@ -96,10 +131,14 @@ impl DatabaseError {
 }
 
 // SECURITY: "Duplicate entry '…'" and "Incorrect string value: '…'" quote values, and a value may be a token.
-impl From<mysql_async::Error> for DatabaseError {
-    fn from(error: mysql_async::Error) -> Self {
+impl From<Error> for DatabaseError {
+    fn from(error: Error) -> Self {
         match error {
-            mysql_async::Error::Server(server) => DatabaseError::Failed(Some(server.code)),
+            Error::Server(server) => DatabaseError::Failed(Some(server.code)),
+            Error::Other(other) => match other.downcast::<NotUnderstood>() {
+                Ok(not_understood) => DatabaseError::NotUnderstood(*not_understood),
+                Err(_) => DatabaseError::Failed(None),
+            },
             _ => DatabaseError::Failed(None),
         }
     }
@@ -140,6 +179,25 @@ mod tests {
         for error in [DatabaseError::NoConnection, DatabaseError::TimedOut, DatabaseError::Failed(None)] {
             assert_eq!(error.refusal(), None);
         }
+    }
+
+    #[test]
+    fn what_a_server_says_is_cut_and_harmless() {
+        let said = |message: String| {
+            let error = Error::Server(mysql_async::ServerError { code: 1045, message, state: "28000".to_owned() });
+            DatabaseError::connecting(&error).to_string()
+        };
+        let shown = said(format!("\u{1b}[2J{}", "x".repeat(5_000_000)));
+        assert!(shown.contains("ERROR 1045 (28000)") && shown.ends_with('…') && shown.len() < 600, "{shown}");
+        assert!(!shown.contains('\u{1b}'));
+        assert!(!said("Access denied for user 'ü'@'localhost'".to_owned()).ends_with('…'), "it is shown whole");
+    }
+
+    #[test]
+    fn a_panic_of_the_library_keeps_its_place() {
+        let error = DatabaseError::from(Error::Other(Box::new(NotUnderstood("conn/mod.rs:780".to_owned()))));
+        assert!(matches!(&error, DatabaseError::NotUnderstood(_)) && error.to_string().contains("conn/mod.rs:780"));
+        assert_eq!(error.code(), None);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Statement};
+use mysql_async::Statement;
+
+use super::conn::Conn;
 
 /// The text of a statement that is prepared at most once on each connection.
 pub struct SqlText {

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use mysql_async::Row;
-use mysql_async::prelude::Queryable;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::hosts::Recovery;
 use super::server::Mode;
+use super::upkeep::Held;
 use super::{Database, DatabaseError, HOST_LIMIT, column};
 
 /// How often it is looked whether an earlier host is back, and how often in a row it must be.
@@ -89,6 +89,7 @@ impl Database {
 
     /// Whether the host at `place` has the row `newest`; `None` where it takes no writes.
     async fn has(&self, place: usize, tokens: &str, newest: &Newest) -> Result<Option<bool>, DatabaseError> {
+        let _held = Held::new();
         let mut connection = self.connection(place, Mode::Autocommit).await?;
         if !connection.writable {
             return Ok(None);

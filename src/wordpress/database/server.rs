@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mysql_async::prelude::{FromValue, Queryable};
-use mysql_async::{Conn, Opts, Row};
+use mysql_async::prelude::FromValue;
+use mysql_async::{Opts, Row};
 
+use super::conn::{Conn, Ends};
 use super::prepared::Prepared;
 
 /// What the server on the other end can do, and how it is set; read with each new connection.
@@ -61,9 +62,10 @@ pub(super) async fn open(
     mode: Mode,
     generation: u64,
     is_one_of_several: bool,
+    ends: Arc<Ends>,
 ) -> Result<Connection, mysql_async::Error> {
     let opened = Instant::now();
-    let mut conn = Conn::new(opts).await?;
+    let mut conn = Conn::open(opts, ends).await?;
     let Writer { writable, server, reads_elsewhere, level, abilities } =
         Writer::ask(&mut conn, is_one_of_several).await?;
     conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}")).await?;
@@ -161,7 +163,7 @@ async fn are_off(conn: &mut Conn, asked: &str) -> Result<bool, mysql_async::Erro
 
 /// Seconds since the server began, by its own clock.
 pub(super) async fn uptime(conn: &mut Conn) -> Result<Option<u64>, mysql_async::Error> {
-    let row = answer(conn.query_first::<Row, _>("SHOW GLOBAL STATUS LIKE 'Uptime'").await)?;
+    let row = answer(conn.query_first("SHOW GLOBAL STATUS LIKE 'Uptime'").await)?;
     Ok(row.and_then(|mut row| known::<u64>(&mut row, 1)))
 }
 
@@ -170,7 +172,7 @@ pub(super) async fn uptime(conn: &mut Conn) -> Result<Option<u64>, mysql_async::
 pub(super) async fn activity(conn: &mut Conn, id: u32) -> Result<Option<String>, mysql_async::Error> {
     // A user always sees its own.
     let asked = "SELECT CONNECTION_ID(), (SELECT COMMAND FROM information_schema.PROCESSLIST WHERE ID = ";
-    let row = answer(conn.query_first::<Row, _>(format!("{asked}{id})")).await)?;
+    let row = answer(conn.query_first(format!("{asked}{id})")).await)?;
     let own = conn.id();
     Ok(row.and_then(|mut row| {
         known::<u32>(&mut row, 0).filter(|id| *id == own)?;
@@ -182,7 +184,7 @@ pub(super) async fn activity(conn: &mut Conn, id: u32) -> Result<Option<String>,
 /// servers of one machine different directories.
 async fn identity(conn: &mut Conn) -> Result<Arc<str>, mysql_async::Error> {
     let asked = "SELECT CONCAT_WS('|', @@GLOBAL.hostname, @@GLOBAL.port, @@GLOBAL.server_id, @@GLOBAL.datadir)";
-    let row = answer(conn.query_first::<Row, _>(asked).await)?;
+    let row = answer(conn.query_first(asked).await)?;
     Ok(row.and_then(|mut row| known::<String>(&mut row, 0)).unwrap_or_default().into())
 }
 
@@ -192,7 +194,7 @@ async fn identity(conn: &mut Conn) -> Result<Arc<str>, mysql_async::Error> {
 /// single rows in REPEATABLE READ.
 async fn abilities(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_async::Error> {
     let asked = "SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format, VERSION(), @@SESSION.auto_increment_increment";
-    let row = answer(conn.query_first::<Row, _>(asked).await)?;
+    let row = answer(conn.query_first(asked).await)?;
     let (log_bin, format, version, increment) = match row {
         Some(mut row) => (
             known::<u8>(&mut row, 0),

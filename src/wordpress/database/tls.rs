@@ -120,7 +120,7 @@ impl Database {
             Error::Driver(DriverError::NoClientSslFlagFromServer) => return DatabaseError::Tls(NO_TLS.to_owned()),
             error => match tls_error(error) {
                 Some(tls) => tls,
-                None => return DatabaseError::Connect(error.to_string()),
+                None => return DatabaseError::connecting(error),
             },
         };
         let known = self.tls.state().refused.iter().find(|(host, ..)| *host == place).cloned();

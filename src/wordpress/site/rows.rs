@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row};
+use mysql_async::Row;
 
 use crate::wordpress::clock::Reading;
-use crate::wordpress::database::{DatabaseError, NO_INDEX, Session, column};
+use crate::wordpress::database::{Conn, DatabaseError, NO_INDEX, Session, column};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::text::ColumnCharset;
 

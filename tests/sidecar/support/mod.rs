@@ -3,6 +3,7 @@
 pub mod apps;
 pub mod browser;
 pub mod faults;
+pub mod made_up;
 pub mod mariadb;
 pub mod port;
 pub mod raw;

@@ -37,6 +37,17 @@ pub const KEYS: &[Key] = &[
          writes, unless they are one cluster. Leave it empty where one address leads to the primary always.",
     ),
     key(
+        "wordpress.database_connections",
+        Kind::Integer { min: 4, max: 1_000, unit: "connections" },
+        Fallback::Is("16"),
+        "Connections to the database at most, those that wait for use included.",
+    )
+    .change(
+        "Two of them do most of the work: rotations share transactions. More are taken only while rows are locked or the \
+         server is slow. Keep it two below the account's max_user_connections, and the sum of all its users below \
+         max_connections; a reload may take twice as many for a moment.",
+    ),
+    key(
         "wordpress.database_tls",
         Kind::OneOf(DatabaseTls::NAMES),
         Fallback::Is("auto"),
