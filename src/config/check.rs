@@ -131,7 +131,9 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
 /// How much may be open and in flight at once. What is not configured follows from the limit of open files.
 fn limit(read: &mut Reader, server: &mut Server, upstream: Option<&mut Upstream>, listeners: usize) -> OpenFiles {
     let configured = read.optional_integer("upstream.max_connections");
-    let wanted = Wanted { workers: server.workers, listeners, clients: server.max_connections, upstream: configured };
+    let (workers, clients) = (server.workers, server.max_connections);
+    let database = read.integer("wordpress.database_connections");
+    let wanted = Wanted { workers, listeners, database, clients, upstream: configured };
     let open_files = OpenFiles::divide(open_files::limit(), wanted);
     read.warnings.extend(open_files.warning(wanted));
     server.max_connections = open_files.clients;

@@ -15,8 +15,9 @@ const PROGRAM: u64 = 24;
 /// The admin listener's connections, and one more that it accepts before it closes another.
 const ADMIN: u64 = 17;
 
-/// The database's connections, and one that ends a statement of another or looks at another host.
-const DATABASE: u64 = 18;
+/// Connections to the database besides those in `wordpress.database_connections`: one that looks whether the server answers, or at
+/// another host, and one that looks at a certificate.
+const DATABASE: u64 = 2;
 
 /// What is open for a moment: a connection that was accepted and is counted later, the home question, a lookup of a name,
 /// wp-config.php and certificates at a reload.
@@ -45,6 +46,8 @@ pub struct Wanted {
     pub workers: usize,
     /// Sockets that are listened on.
     pub listeners: usize,
+    /// `[wordpress] database_connections`.
+    pub database: usize,
     /// `[server] max_connections`.
     pub clients: usize,
     /// `[upstream] max_connections`, where it is set. Zero: not limited.
@@ -74,7 +77,8 @@ impl OpenFiles {
     /// other half: a request in flight takes one of each.
     pub fn divide(limit: u64, wanted: Wanted) -> Self {
         let count = |number: usize| u64::try_from(number).unwrap_or(PLENTY);
-        let own = PROGRAM + PER_WORKER * count(wanted.workers) + count(wanted.listeners) + ADMIN + DATABASE + MOMENTS;
+        let database = count(wanted.database) + DATABASE;
+        let own = PROGRAM + PER_WORKER * count(wanted.workers) + count(wanted.listeners) + ADMIN + database + MOMENTS;
         let left = limit.saturating_sub(own);
         let for_clients = match wanted.upstream {
             None => left / 2,
@@ -127,7 +131,7 @@ mod tests {
     use super::*;
 
     fn wanted(clients: usize, upstream: Option<usize>) -> Wanted {
-        Wanted { workers: 2, listeners: 2, clients, upstream }
+        Wanted { workers: 2, listeners: 2, database: 16, clients, upstream }
     }
 
     fn divided(limit: u64, clients: usize, upstream: Option<usize>) -> (usize, usize, bool) {

@@ -133,8 +133,8 @@ async fn connect(config: WordPress) -> Result<String, String> {
     let installation = installation(&config, &jwt, &|_| None).map_err(|faults| faults.to_string())?;
     let pool = Pool::new(installation.database);
     let mut session = pool.session().await.map_err(|error| error.to_string())?;
-    let one: Option<u8> = session.conn().query_first("SELECT 1").await.unwrap();
-    assert_eq!(one, Some(1));
+    let one = session.conn().query_first("SELECT 1").await.unwrap();
+    assert_eq!(one.and_then(|mut row| row.take(0)), Some(1_u8));
     drop(session);
     Ok(pool.tls().unwrap())
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
 use mysql_async::Row;
-use mysql_async::prelude::Queryable as _;
 use sha2::{Digest as _, Sha256};
 
 use super::told::{Told, WordPress, differences};

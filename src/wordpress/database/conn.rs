@@ -72,6 +72,11 @@ impl Conn {
         self.id
     }
 
+    /// Whether it was made with TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.opts().ssl_opts().is_some())
+    }
+
     /// The id that the last INSERT gave to its first row.
     pub fn last_insert_id(&self) -> Option<u64> {
         self.inner.as_ref()?.last_insert_id()

@@ -72,7 +72,7 @@ impl Database {
     pub async fn transactions_at(&self, other: &OtherHost) -> Result<Option<Session<'_>>, DatabaseError> {
         let permit = self.permit().await?;
         let connection = self.connection(other.place, Mode::Transactions).await?;
-        Ok(connection.writable.then_some(Session { connection, database: self, _permit: permit }))
+        Ok(connection.writable.then(|| self.lend(connection, permit)))
     }
 
     /// Takes another host into use.

@@ -4,7 +4,6 @@
 
 use std::sync::atomic::Ordering;
 
-use mysql_async::prelude::Queryable as _;
 use tracing::info;
 
 use super::server::BEGIN;

@@ -152,7 +152,7 @@ const INNODB_READ_ONLY: &str = "SELECT @@GLOBAL.innodb_read_only, 0";
 
 /// Whether the two variables that are asked for are off. A server that does not know them is taken to say so.
 async fn are_off(conn: &mut Conn, asked: &str) -> Result<bool, mysql_async::Error> {
-    let row = answer(conn.query_first::<Row, _>(asked).await)?;
+    let row = answer(conn.query_first(asked).await)?;
     // A number, or (MariaDB from 12.0) a word.
     Ok(row.is_none_or(|mut row| {
         [0, 1].into_iter().all(|index| {

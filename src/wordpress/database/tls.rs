@@ -11,12 +11,11 @@ use std::error::Error as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, DriverError, Error, IoError, Opts, Row};
+use mysql_async::{DriverError, Error, IoError, Opts, Row};
 use rustls::{AlertDescription, RootCertStore};
 use tokio::time::timeout;
 
-use super::{CONNECT_LIMIT, Database, DatabaseError, column, hosts};
+use super::{CONNECT_LIMIT, Conn, Database, DatabaseError, column, hosts};
 pub use certificate::Facts;
 pub use probe::Presented;
 
@@ -104,7 +103,7 @@ impl Database {
 
     /// Asks each server once which TLS it has with us. One that does not say is asked no more.
     pub(super) async fn note_tls(&self, conn: &mut Conn, server: &Arc<str>) -> Result<(), DatabaseError> {
-        let has_tls = conn.opts().ssl_opts().is_some();
+        let has_tls = conn.has_tls();
         let is_known = self.tls.state().described.as_ref().is_some_and(|(known, _)| known == server);
         if has_tls && !is_known {
             let described = timeout(CONNECT_LIMIT, session(conn)).await.unwrap_or(Err(DatabaseError::NoConnection))?;
