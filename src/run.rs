@@ -1,7 +1,8 @@
 //! Puts the parts together. `serve` and `check` share everything up to [`serving`](crate::serving); a reload makes
 //! what it changes here, too.
 
-use std::collections::HashMap;
+mod watch;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::config::{self, Config, ReuseDetection};
 use crate::drain::Drain;
@@ -31,14 +32,12 @@ use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::refresh::tokens::Tokens;
 use crate::tls::Tls;
-use crate::wordpress::clock::{Apart, Clocks};
+use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
-use crate::wordpress::home::{Home, Homes};
+use crate::wordpress::home::Homes;
 use crate::wordpress::installation::Installation;
-use crate::wordpress::site::{NamedHost, NotNative, Site, Sites};
-
-/// How often the site is looked at even without a request: what is known of it stays fresh, and the log tells of changes.
-const LOOK: Duration = Duration::from_secs(5);
+use crate::wordpress::site::{Site, Sites};
+use watch::{describe, describe_host, look, watch};
 
 /// How long the start waits for the first look: a database that is away refuses at once, one behind a firewall may not.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
@@ -428,99 +427,6 @@ impl MadeOf {
             cleanup: config.cleanup.clone(),
             dialer: dialer.clone(),
             installation: installation.clone(),
-        }
-    }
-}
-
-type Found = Result<(Arc<Site>, Arc<Home>), Arc<NotNative>>;
-
-async fn look(refresher: &Refresher) -> Found {
-    let site = refresher.sites.read_or_known().await?;
-    refresher.standing.first_trial().await;
-    let home = refresher.sites.ask_homes(&site).await?;
-    refresher.sites.issuing_time(&site)?;
-    Ok((site, home))
-}
-
-fn describe(found: &Found, refresher: &Refresher) -> String {
-    match (found, refresher.standing.obstacle()) {
-        (Ok(_), Some(obstacle)) => format!("{obstacle}; {}", obstacle.refused.fix()),
-        (Ok((site, home)), None) => format!(
-            "refreshing natively: home {}, algorithm {}, plugin {}",
-            home.url,
-            site.signer.algorithm(),
-            site.plugin
-        ),
-        (Err(why), _) => format!("leaving the refresh route to WordPress: {why}"),
-    }
-}
-
-fn describe_host(named: &NamedHost) -> String {
-    match &named.home {
-        Ok(home) => format!("host {}: its tokens are issued for {}", named.host, home.url),
-        Err(why) => format!("host {} in wordpress.hosts: left to WordPress: {why}", named.host),
-    }
-}
-
-/// Looks at the site now and then, and tells the log when something changed.
-async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: CancellationToken) {
-    let mut last = String::new();
-    let mut lately = Lately::default();
-    let mut looked = Some(looked);
-    loop {
-        let found = look(&refresher).await;
-        let now = describe(&found, &refresher);
-        if now != last {
-            match &found {
-                // The log was told of it where it was found.
-                Ok(_) if refresher.standing.obstacle().is_some() => {}
-                Ok(_) => info!("{now}"),
-                Err(_) => warn!("{now}"),
-            }
-            last = now;
-        }
-        lately.tell_changes(&refresher);
-        if let Some(looked) = looked.take() {
-            let _ = looked.send(());
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(LOOK) => {}
-            () = refresher.sites.homes().news() => {}
-        }
-    }
-}
-
-/// What else the log said last.
-#[derive(Default)]
-struct Lately {
-    hosts: HashMap<String, String>,
-    apart: Option<Apart>,
-}
-
-impl Lately {
-    fn tell_changes(&mut self, refresher: &Refresher) {
-        let apart = refresher.sites.clocks_apart();
-        if apart != self.apart {
-            match apart {
-                Some(apart) => warn!(%apart, "the clocks differ; tokens are issued by the slowest, up to a minute"),
-                None => info!("the clocks agree again"),
-            }
-            self.apart = apart;
-        }
-        let Some(Ok(site)) = refresher.sites.last_read() else { return };
-        for named in refresher.sites.named_hosts(&site) {
-            let now = describe_host(&named);
-            if self.hosts.get(&named.host) == Some(&now) {
-                continue;
-            }
-            match &named.home {
-                Ok(home) => {
-                    info!(host = named.host, issuer = home.url, "refreshing natively on a host in wordpress.hosts")
-                }
-                Err(why) => warn!(host = named.host, %why, "refreshes on a host in wordpress.hosts go to WordPress"),
-            }
-            self.hosts.insert(named.host, now);
         }
     }
 }

@@ -15,6 +15,7 @@ mod prepared;
 mod reads;
 mod recovery;
 mod server;
+mod session;
 pub mod tls;
 mod upkeep;
 
@@ -24,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::FromValue;
-use mysql_async::{Opts, OptsBuilder, Row, Statement};
+use mysql_async::{Opts, OptsBuilder, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
@@ -35,7 +36,8 @@ pub use failover::OtherHost;
 pub use hosts::Hosts;
 pub use prepared::SqlText;
 pub use server::Abilities;
-use server::{Connection, Mode, Writer};
+use server::{Connection, Mode};
+pub use session::{ConnectionName, Session};
 use upkeep::Held;
 pub use upkeep::until_stopped;
 
@@ -70,9 +72,6 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
 pub const LOCK_WAIT_SECONDS: u32 = 1;
-
-/// The error for a connection that is not there (any more).
-const NO_SUCH_THREAD: u16 = 1094;
 
 /// The error for an index that is not there, or that the server is to ignore.
 pub const NO_INDEX: u16 = 1176;
@@ -438,120 +437,6 @@ fn with_setup(opts: Opts) -> Opts {
             format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
         ])
         .into()
-}
-
-/// Which connection of which server.
-#[derive(Debug, Clone)]
-pub struct ConnectionName {
-    id: u32,
-    server: Arc<str>,
-    opened: Instant,
-}
-
-impl ConnectionName {
-    /// The server's number for it.
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-}
-
-/// A connection in use. Dropped, it is closed; [`Session::give_back`] keeps it for the next.
-pub struct Session<'a> {
-    connection: Connection,
-    database: &'a Database,
-    _permit: SemaphorePermit<'a>,
-    _held: Held,
-}
-
-impl Session<'_> {
-    /// The connection.
-    pub fn conn(&mut self) -> &mut Conn {
-        &mut self.connection.conn
-    }
-
-    /// The statement of `text`, prepared when it is first asked for.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn prepared(&mut self, text: &SqlText) -> Result<Statement, DatabaseError> {
-        let Connection { conn, prepared, .. } = &mut self.connection;
-        Ok(prepared.on(conn, text).await?)
-    }
-
-    /// What the server can do.
-    pub fn abilities(&self) -> Abilities {
-        self.connection.abilities
-    }
-
-    /// By what it is known should it be lost.
-    pub fn name(&self) -> ConnectionName {
-        let Connection { conn, server, opened, .. } = &self.connection;
-        ConnectionName { id: conn.id(), server: Arc::clone(server), opened: *opened }
-    }
-
-    /// Whether the server takes no writes, as it was a moment ago. WordPress then writes to another, and a row that is not found
-    /// here may be there.
-    ///
-    /// # Errors
-    /// The connection's.
-    pub async fn is_read_only(&mut self) -> Result<bool, DatabaseError> {
-        let Connection { conn, writable, asked_writable, .. } = &mut self.connection;
-        if asked_writable.elapsed() >= WRITABLE_FOR {
-            let writer = Writer::ask(conn, self.database.hosts.len() > 1).await?;
-            *writable = writer.writable;
-            *asked_writable = Instant::now();
-            self.database.note_reads(writer.reads_elsewhere);
-        }
-        Ok(!*writable)
-    }
-
-    /// Ends the connection `lost`, and with it its transaction, unless the server is at work for it. Only if this is still the
-    /// server that it was made to, and not started anew since: a server numbers its connections from 1 again, and the number may
-    /// be a stranger's by now. Behind a proxy, which has numbers of its own, nothing is ended. Returns whether the server is at
-    /// work for it.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn end(&mut self, lost: &ConnectionName) -> Result<bool, DatabaseError> {
-        let Connection { conn, server, .. } = &mut self.connection;
-        let uptime = server::uptime(conn).await?;
-        // Both are whole seconds, each rounded by its own clock.
-        let ran_before = uptime.is_some_and(|uptime| uptime > lost.opened.elapsed().as_secs() + 1);
-        if *server != lost.server || !ran_before || conn.id() <= lost.id {
-            return Ok(false);
-        }
-        match server::activity(conn, lost.id).await? {
-            None => Ok(false),
-            Some(activity) if activity == "Sleep" => {
-                // Its own connections a user may always end. It may have ended by itself.
-                match conn.query_drop(format!("KILL {}", lost.id)).await {
-                    Ok(()) => Ok(false),
-                    Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_THREAD => Ok(false),
-                    Err(error) => Err(error.into()),
-                }
-            }
-            Some(_) => Ok(true),
-        }
-    }
-
-    /// Whether the server has not answered by this connection for as long as a lock may be waited for: where a statement is
-    /// not answered either, that is no lock.
-    pub fn is_silent(&self) -> bool {
-        self.connection.since.elapsed() > Duration::from_secs(u64::from(LOCK_WAIT_SECONDS))
-    }
-
-    /// Keeps the connection for the next. Only for one with no transaction open and no result unread.
-    pub fn give_back(self) {
-        let Session { connection, database, .. } = self;
-        if !connection.conn.is_usable() || connection.generation != database.generation() {
-            return;
-        }
-        let mut idle = database.idle();
-        // Asked under the lock: what comes after the last look would not be closed.
-        if !database.permits.is_closed() {
-            idle.push(Connection { since: Instant::now(), ..connection });
-        }
-    }
 }
 
 /// Reads one column of a row. (`Row::get` and the tuples of mysql_async panic on a value of another type.)

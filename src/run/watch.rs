@@ -1,0 +1,115 @@
+//! Looks at the site while it is served: logs whether refreshes are native, on which hosts, and whether the clocks agree.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::refresh::Refresher;
+use crate::wordpress::clock::Apart;
+use crate::wordpress::home::Home;
+use crate::wordpress::site::{NamedHost, NotNative, Site};
+
+/// How often the site is looked at even without a request: what is known of it stays fresh, and the log tells of changes.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What a look at the site found: the site and its home URL, or why refreshes are left to WordPress.
+pub type Found = Result<(Arc<Site>, Arc<Home>), Arc<NotNative>>;
+
+/// Looks at the site once, for as long as reading it and asking WordPress may take.
+pub async fn look(refresher: &Refresher) -> Found {
+    let site = refresher.sites.read_or_known().await?;
+    refresher.standing.first_trial().await;
+    let home = refresher.sites.ask_homes(&site).await?;
+    refresher.sites.issuing_time(&site)?;
+    Ok((site, home))
+}
+
+/// The line that the log and `check` print about it.
+pub fn describe(found: &Found, refresher: &Refresher) -> String {
+    match (found, refresher.standing.obstacle()) {
+        (Ok(_), Some(obstacle)) => format!("{obstacle}; {}", obstacle.refused.fix()),
+        (Ok((site, home)), None) => format!(
+            "refreshing natively: home {}, algorithm {}, plugin {}",
+            home.url,
+            site.signer.algorithm(),
+            site.plugin
+        ),
+        (Err(why), _) => format!("leaving the refresh route to WordPress: {why}"),
+    }
+}
+
+/// The line about one host of the site.
+pub fn describe_host(named: &NamedHost) -> String {
+    match &named.home {
+        Ok(home) => format!("host {}: its tokens are issued for {}", named.host, home.url),
+        Err(why) => format!("host {} in wordpress.hosts: left to WordPress: {why}", named.host),
+    }
+}
+
+/// Looks at the site every [`LOOK`] and after news from WordPress, and logs what has changed, until `stop`.
+pub async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: CancellationToken) {
+    let mut last = String::new();
+    let mut lately = Lately::default();
+    let mut looked = Some(looked);
+    loop {
+        let found = look(&refresher).await;
+        let now = describe(&found, &refresher);
+        if now != last {
+            match &found {
+                // The log was told of it where it was found.
+                Ok(_) if refresher.standing.obstacle().is_some() => {}
+                Ok(_) => info!("{now}"),
+                Err(_) => warn!("{now}"),
+            }
+            last = now;
+        }
+        lately.tell_changes(&refresher);
+        if let Some(looked) = looked.take() {
+            let _ = looked.send(());
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(LOOK) => {}
+            () = refresher.sites.homes().news() => {}
+        }
+    }
+}
+
+/// What else the log said last.
+#[derive(Default)]
+struct Lately {
+    hosts: HashMap<String, String>,
+    apart: Option<Apart>,
+}
+
+impl Lately {
+    fn tell_changes(&mut self, refresher: &Refresher) {
+        let apart = refresher.sites.clocks_apart();
+        if apart != self.apart {
+            match apart {
+                Some(apart) => warn!(%apart, "the clocks differ; tokens are issued by the slowest, up to a minute"),
+                None => info!("the clocks agree again"),
+            }
+            self.apart = apart;
+        }
+        let Some(Ok(site)) = refresher.sites.last_read() else { return };
+        for named in refresher.sites.named_hosts(&site) {
+            let now = describe_host(&named);
+            if self.hosts.get(&named.host) == Some(&now) {
+                continue;
+            }
+            match &named.home {
+                Ok(home) => {
+                    info!(host = named.host, issuer = home.url, "refreshing natively on a host in wordpress.hosts")
+                }
+                Err(why) => warn!(host = named.host, %why, "refreshes on a host in wordpress.hosts go to WordPress"),
+            }
+            self.hosts.insert(named.host, now);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What stands against native refreshes of a site.
+
+use crate::wordpress::clock::Apart;
+
+/// Why the route is WordPress's business at present.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotNative {
+    /// Nothing of the site was ever read.
+    #[error("the site's settings cannot be read: {0}")]
+    Unknown(String),
+    /// The plugin is not active.
+    #[error("the plugin JWT Auth Pro is not active")]
+    Inactive,
+    /// An option is not what it should be.
+    #[error("the option {0} cannot be understood: {1}")]
+    Option(&'static str, String),
+    /// The plugin's table is not as expected: a rotation would fail, or could not be rolled back.
+    #[error("the table {0} cannot be used: {1}")]
+    Table(String, String),
+    /// The site signs with what we cannot.
+    #[error("tokens cannot be signed with the site's algorithm {0}: {1}")]
+    Algorithm(String, String),
+    /// WordPress names its charset in each answer's Content-Type.
+    #[error("the site's charset is {0}, not UTF-8")]
+    Charset(String),
+    /// `wp_salt('auth')` cannot be known.
+    #[error("the salt wp_salt('auth') is neither in wp-config.php nor in the database")]
+    Salt,
+    /// Not the first site of a network.
+    #[error("the main site of this network does not have the id 1")]
+    OtherBlog,
+    /// WordPress did not say its home URL yet.
+    #[error("WordPress has not answered {0}/wp-json/ yet")]
+    HomeUnknown(String),
+    /// WordPress does not have the route.
+    #[error("WordPress does not have the route jwt-auth/v1")]
+    RouteMissing,
+    /// WordPress has closed its REST API, or the site.
+    #[error("WordPress answers {0}/wp-json/ with {1} {2}")]
+    Refused(String, u16, String),
+    /// The filter `rest_url_prefix`.
+    #[error("WordPress has its REST API elsewhere than at {0}/wp-json/")]
+    Moved(String),
+    /// A call for a host that the web server may have another site for.
+    #[error("another host than the home URL's and those in wordpress.hosts")]
+    OtherHost,
+    /// A host in `[wordpress] hosts` is another site of the network.
+    #[error("on this host WordPress has the home URL {0}: it is another site of the network")]
+    OtherSite(String),
+    /// Tokens would not be valid yet, or end early.
+    #[error("the clocks differ too much: {0}")]
+    Clocks(Apart),
+}
