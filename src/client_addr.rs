@@ -81,7 +81,7 @@ pub struct Client {
 ///
 /// SECURITY: fields that an untrusted peer sends are never looked at; a client could choose its address and with it dodge
 /// the rate limit. From a trusted one `X-Forwarded-For` is read from the right, past further trusted proxies: what
-/// stands left of the first untrusted address was written by that client itself. Empty elements are none (RFC 9110, 5.6.1).
+/// stands left of the first untrusted address was written by that client itself. Empty elements are ignored (RFC 9110, 5.6.1).
 pub fn client(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     let (is_believed, scheme, peer) = (peer.is_trusted(trusted), peer.scheme, peer.address.ip());
     if !is_believed {
@@ -106,7 +106,7 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 /// The network without host bits; one of IPv4 addresses in IPv6 form (`::ffff:10.0.0.0/104`) as what it is of IPv4.
 ///
 /// Addresses of peers and in fields are made canonical before they are looked for, so that such a network would hold no
-/// address at all. A wider one (`::/0`) is of IPv6 only: whoever writes it does not name all of IPv4.
+/// address at all. A wider one (`::/0`) is of IPv6 only: it does not mean all of IPv4.
 pub fn canonical_network(network: IpNet) -> IpNet {
     let network = network.trunc();
     let IpNet::V6(v6) = network else { return network };

@@ -109,7 +109,7 @@ fn checked(options: &cli::Options) -> ExitCode {
     }
 }
 
-/// Tells whoever started the program what was wrong. What a file or a server said is in it.
+/// Prints what was wrong to standard error. The text may quote a file or a server.
 fn complain(what: impl Display) {
     eprintln!("wp-jwt-sidecar: {}", printable::lines(&what.to_string()));
 }

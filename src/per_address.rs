@@ -33,7 +33,7 @@ impl PerAddress {
         Arc::new(PerAddress { connections, exchanges, open: Arc::default() })
     }
 
-    /// The same count with other limits. Who has more open keeps it.
+    /// The same count with other limits. Addresses beyond the new limits keep what they have open.
     pub fn with_limits(&self, connections: usize, exchanges: usize) -> Arc<Self> {
         Arc::new(PerAddress { connections, exchanges, open: Arc::clone(&self.open) })
     }

@@ -127,7 +127,7 @@ struct Serving {
     pulse: Arc<Pulse>,
     /// Ends what watches the files of the certificates.
     watching: CancellationToken,
-    /// Told when it has found any that are new.
+    /// Notified when it has found new ones.
     renewed: Arc<Notify>,
     retired: Vec<JoinHandle<()>>,
     load: Load,

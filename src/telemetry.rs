@@ -98,7 +98,7 @@ impl Level {
 }
 
 /// Whether the crate h2 is to be heard of at errors only. It warns of what any client may do: of frames for streams that are
-/// gone, of a PONG without a ping. Who asks for more than `info`, for nothing but errors, or for h2 by name gets that.
+/// gone, of a PONG without a ping. A level above `info`, errors only, or a directive for h2 is taken as it is.
 fn quiets_h2(level: &str) -> bool {
     let mut all = None;
     for directive in level.split(',').map(str::trim) {

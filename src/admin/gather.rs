@@ -129,7 +129,9 @@ pub fn readiness(subject: &Subject) -> Readiness {
 
 /// What does not keep the sidecar from being ready: WordPress answers meanwhile.
 fn warning(refresher: &Refresher) -> Option<String> {
-    let obstacle = site(refresher, true).obstacle?;
+    let site = site(refresher, true);
+    // With a home URL, the obstacle is the database's refusal: a reason not to be ready, stated above.
+    let obstacle = site.obstacle.filter(|_| site.home.is_none())?;
     Some(format!("refreshes are left to WordPress: {obstacle}"))
 }
 
@@ -137,18 +139,18 @@ fn warning(refresher: &Refresher) -> Option<String> {
 pub fn known(subject: &Subject) -> Vec<(&'static str, &'static str, bool)> {
     let now = Instant::now();
     let mut known = vec![
-        (
-            "ready",
-            "Whether database and upstream were seen lately and no shutdown has begun.",
-            readiness(subject).ready,
-        ),
+        ("ready", "Whether /readyz answers 200.", readiness(subject).ready),
         ("upstream_up", "Whether the site's web server was seen lately.", subject.upstream.look().is_well(now, LATELY)),
     ];
     if let Some(refresher) = &subject.in_force().refresher {
         let sees_database = refresher.sites.database().is_well(now, LATELY);
         known.push(("database_up", "Whether the site's database was seen lately.", sees_database));
         let native = site(refresher, sees_database).native;
-        known.push(("native", "Whether refreshes are answered here, and not left to WordPress.", native));
+        known.push((
+            "native",
+            "Whether refreshes are native: neither left to WordPress nor answered with 503.",
+            native,
+        ));
     }
     known
 }

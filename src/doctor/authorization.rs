@@ -1,4 +1,4 @@
-//! Does the field `Authorization` reach PHP? Asked with a bearer token that is none: the plugin refuses it by an error
+//! Does the field `Authorization` reach PHP? Requested with an invalid bearer token: the plugin refuses it by an error
 //! of its own, WordPress without the field by another. No token is stored for it; a real one would have to stand in the
 //! site's table.
 

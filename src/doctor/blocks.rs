@@ -54,8 +54,8 @@ pub const UNSEEN: &str = "Not seen this way: code that hooks in only for some re
                           firewall that runs before WordPress (auto_prepend_file, a drop-in), and what PHP's command \
                           line leaves out.";
 
-/// What to do where WordPress refuses somebody whom the sidecar serves.
-const MEND: &str = "Have the server or CDN in front of the sidecar block addresses and countries: that holds for \
+/// What to do where WordPress refuses a client that the sidecar serves.
+const FIX: &str = "Have the server or CDN in front of the sidecar block addresses and countries: that holds for \
                     everything. Where a block within WordPress must hold for refreshes, set refresh.mode to \
                     \"forward\".";
 
@@ -82,11 +82,11 @@ pub fn active(plugins: &[String]) -> Finding {
              not refuse",
             BLOCKERS.len()
         );
-        return Finding::ok(Area::Customized, id, what).with_hint(MEND);
+        return Finding::ok(Area::Customized, id, what).with_hint(FIX);
     }
     let what = "a security plugin is active. Its blocks (an address, a country, a client after failed logins) do not \
                 hold for refreshes that the sidecar answers: PHP does not run for them";
-    Finding::warning(Area::Customized, id, what, MEND).with_lines(lines)
+    Finding::warning(Area::Customized, id, what, FIX).with_lines(lines)
 }
 
 /// A callback on a hook of WordPress's.
@@ -127,13 +127,13 @@ pub fn callbacks(callbacks: &[Callback<'_>]) -> Finding {
         let what = "code of the site's own is on hooks of WordPress by which it can refuse a request (an address, a \
                     country, a client after failed logins, visitors); it does not run for refreshes that the sidecar \
                     answers";
-        return Finding::warning(Area::Customized, id, what, format!("See what it refuses. {MEND} {UNSEEN}"))
+        return Finding::warning(Area::Customized, id, what, format!("See what it refuses. {FIX} {UNSEEN}"))
             .with_lines(lines);
     }
     let what = "other plugins are on hooks of WordPress by which code can refuse a request. Most of them refuse \
                 nobody; if one does (an address, a country, a client after failed logins), that does not hold for \
                 refreshes that the sidecar answers";
-    Finding::ok(Area::Customized, id, what).with_hint(format!("{MEND} {UNSEEN}")).with_lines(lines)
+    Finding::ok(Area::Customized, id, what).with_hint(format!("{FIX} {UNSEEN}")).with_lines(lines)
 }
 
 #[cfg(test)]

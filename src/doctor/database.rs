@@ -199,8 +199,8 @@ fn judge_tls(label: &str, protection: Protection, presented: Option<&Presented>,
             area,
             id,
             what,
-            "Nobody who only listens can read along; whoever can stand in the server's place can, and gets the password. Leave it \
-             where that network is your own.",
+            "Eavesdroppers cannot read it; an attacker who can impersonate the server can, and gets the password. Keep this only \
+             on a network of your own.",
         )),
         (Protection::EncryptOnly, None) => Some(Finding::warning(
             area,

@@ -1,9 +1,9 @@
-//! `wp-jwt-sidecar doctor`: walks through the whole installation and says what is good, what is to be looked at and what is
-//! a problem, each with its mend.
+//! `wp-jwt-sidecar doctor`: walks through the whole installation and says what is good, what needs attention and what is
+//! a problem, each with its fix.
 //!
 //! It changes nothing, unless it is given a refresh token to refresh. What it asks of the site is a dozen small requests;
-//! the plugin notes two refused refreshes of an address that no client has. What cannot be looked at for want of something
-//! else is left out: its lack is told. Every step has a time limit, and one that is reached is a finding.
+//! the plugin notes two refused refreshes of an address that no client has. A check whose prerequisite is missing
+//! is skipped; the missing prerequisite is reported. Every step has a time limit, and reaching it is a finding.
 //!
 //! One file for each area; in each, judging is apart from asking. [`running`] is for a sidecar that shows its own state.
 

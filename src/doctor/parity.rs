@@ -5,8 +5,8 @@
 //! is made only of a token that was given for it: see [`real`].
 
 mod compare;
+mod differences;
 mod real;
-mod told;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};

@@ -239,7 +239,7 @@ fn field(bytes: Vec<u8>) -> HeaderValue {
 fn list<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<u8> {
     let mut list = Vec::new();
     for line in lines {
-        // Empty elements at its ends are none, and must not be sent on (RFC 9110, 5.6.1.1).
+        // Empty elements at either end are ignored, and must not be sent on (RFC 9110, 5.6.1.1).
         let line = trimmed(line.as_bytes());
         if !line.is_empty() {
             list.extend_from_slice(line);

@@ -146,7 +146,7 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // SECURITY: whoever presents it has to prove in the handshake that it has the key; see the signatures below.
+        // SECURITY: the server has to prove in the handshake that it has the key; see the signatures below.
         if self.listed.iter().any(|listed| listed == end_entity) {
             holds(end_entity, now)?;
             is_for(end_entity, server_name)?;

@@ -23,7 +23,7 @@ use crate::worker::Work;
 const ORDERS: usize = 4;
 
 /// Why a socket cannot become one for TLS.
-const NO_CERTIFICATE: &str = "no pair of tls.certificates can be read, so nobody could be served there by TLS";
+const NO_CERTIFICATE: &str = "no pair of tls.certificates can be read, so TLS cannot be served there";
 
 /// A socket that is listened on and not served yet.
 pub struct Bound {
@@ -207,7 +207,8 @@ impl Listeners {
         let open = self.open.iter().filter(|open| open.kept_open).map(|open| &open.wanted);
         let kept_open = open.chain(self.waiting.iter().map(|waiting| &waiting.wanted));
         for kept_open in kept_open.filter(|kept_open| !all.iter().any(|wanted| wanted.is_at(kept_open))) {
-            let problem = "systemd holds this socket open, and nobody would serve it; stop its socket unit and restart";
+            let problem =
+                "systemd holds this socket open, and its clients would wait forever; stop its socket unit and restart";
             faults.push(Fault { problem: problem.into(), ..kept_open.fault(&"") });
         }
         if faults.is_empty() { Ok(bound) } else { Err(Faults(faults)) }

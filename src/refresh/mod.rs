@@ -340,7 +340,7 @@ impl Call<'_> {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
                 Ok(Decided::Left(error.to_string()))
             }
-            // The log was told once.
+            // It was logged once, by `Standing`.
             Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(error.to_string())),
             Ok(Err(error)) => Err(ExchangeError::Rotation(error)),
             Err(error) => Err(ExchangeError::RotationDropped(error)),

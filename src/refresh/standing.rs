@@ -121,7 +121,7 @@ impl Standing {
         self.state().logged.clone()
     }
 
-    /// A first trial, and one more only where that told nothing.
+    /// A first trial, and a second one only if the first was inconclusive.
     pub async fn first_trial(&self) {
         let is_known = {
             let state = self.state();

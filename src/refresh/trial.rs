@@ -94,7 +94,7 @@ async fn once(store: &Store) -> Trial {
     let tried = match database.fresh_transactions().await {
         Ok(mut session) => {
             let tried = on(store, &mut session).await;
-            // Closed where that fails, or where nobody knows its state.
+            // Closed if that fails, or if its state is unknown.
             let answered = tried.as_ref().err().is_none_or(|(_, error)| error.code().is_some());
             if answered && store.rollback(&mut session).await.is_ok() {
                 session.give_back();

@@ -61,7 +61,7 @@ pub async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop:
         let now = describe(&found, &refresher);
         if now != last {
             match &found {
-                // The log was told of it where it was found.
+                // It was logged where it was found.
                 Ok(_) if refresher.standing.obstacle().is_some() => {}
                 Ok(_) => info!("{now}"),
                 Err(_) => warn!("{now}"),

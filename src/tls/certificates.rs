@@ -193,8 +193,8 @@ impl Certificates {
         certificate.has_no_name().then_some(Warning { kind: WarningKind::Nameless, text })
     }
 
-    /// Whether for every name, and where nobody has the name, another one is taken: an earlier one of the same kind, which
-    /// every client that can use this one can use as well.
+    /// Warns where another one is always taken, for each of its names and for unknown ones: an earlier one of the same
+    /// kind, which every client that can use this one can use as well.
     fn unused(&self, place: usize, certificate: &Certificate) -> Option<Warning> {
         let earlier = |places: &mut dyn Iterator<Item = usize>| {
             let mut places = places.take_while(|earlier| *earlier < place);

@@ -20,10 +20,6 @@ use crate::support::sidecar::{PATIENCE, Sidecar, tells_a_secret};
 /// Any free port.
 const LISTEN: (&str, &str) = ("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0");
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 /// Where the listener is.
 pub(crate) fn admin(sidecar: &Sidecar) -> SocketAddr {
     let line: Value = serde_json::from_str(&sidecar.wait_for_log("status page and metrics")).unwrap();
@@ -58,7 +54,7 @@ pub(crate) fn readiness(address: SocketAddr, status: u16) -> Value {
 
 #[test]
 fn every_route_answers_and_nothing_else_does() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
     let address = admin(&sidecar);
     readiness(address, 200);
@@ -100,7 +96,7 @@ fn every_route_answers_and_nothing_else_does() {
 
 #[test]
 fn names_of_others_are_refused() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let arguments = ["--admin-listen", "127.0.0.1:0", "--admin-hosts", "status.example"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
     let address = admin(&sidecar);
@@ -131,7 +127,7 @@ fn a_unix_socket_has_the_mode_of_the_others_and_takes_any_name() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("admin.sock");
     let listen = format!("unix:{}", socket.display());
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let arguments = ["--admin-listen", &listen, "--server-unix-mode", "0600"];
     let mut sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
     sidecar.wait_for_log("status page and metrics");
@@ -149,7 +145,7 @@ fn a_unix_socket_has_the_mode_of_the_others_and_takes_any_name() {
 
 #[test]
 fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = crate::support::sidecar::command()
@@ -183,10 +179,10 @@ fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
 
 #[test]
 fn nobody_can_keep_it_busy() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
     let address = admin(&sidecar);
-    // More than it takes at once, all silent or half said. Who asks in earnest gets the place of the oldest of them.
+    // More than it takes at once, all silent or with half a head. A complete request gets the place of the oldest of them.
     let begun = Instant::now();
     let mut silent: Vec<Connection> = (0..40).map(|_| Connection::to(address)).collect();
     for client in silent.iter_mut().step_by(2) {
@@ -207,7 +203,7 @@ fn nobody_can_keep_it_busy() {
 
 #[test]
 fn a_head_that_is_too_large_is_refused() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
     let field = format!("X-Long: {}\r\n", "x".repeat(64 * 1024));
     assert_eq!(ask_once(admin(&sidecar), &field), 431);
@@ -313,7 +309,7 @@ async fn it_tells_the_truth_and_no_secret() {
 
 #[test]
 fn what_comes_from_outside_is_escaped() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let directory = TempDir::new().unwrap();
     let socket = format!("unix:{}", directory.path().join("a\"><script>x<.sock").display());
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0", "--listen", &socket]);

@@ -19,10 +19,6 @@ use crate::support::tls::{Authority, Pair, TlsConnection, tls_address};
 const GET: &str = "GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n";
 const LONG: (i32, i32) = (2020, 2090);
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 /// The flags for these pairs.
 fn certificates(pairs: &[&Pair]) -> Vec<String> {
     pairs.iter().flat_map(|pair| ["--tls-certificates".to_owned(), pair.argument()]).collect()
@@ -52,7 +48,7 @@ fn each_client_gets_the_certificate_that_it_can_use() {
     let authority = Authority::new();
     let rsa = authority.issue_of("rsa", &["shop.example"], &rcgen::PKCS_RSA_SHA256, LONG);
     let ecdsa = authority.issue("ecdsa", &["shop.example"]);
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = forwarding(&upstream, &[&rsa, &ecdsa], &["--tls-listen", "127.0.0.1:0"]);
     let address = tls_address(&sidecar).to_string();
     for (client, expected) in [
@@ -120,7 +116,7 @@ fn a_certificate_that_clients_refuse_ends_nothing() {
     let early = authority.issue_of("early", &["early.example"], &rcgen::PKCS_ECDSA_P256_SHA256, (2089, 2090));
     let good = authority.issue("good", &["good.example"]);
     let more = ["--tls-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = forwarding(&upstream, &[&ended, &early, &good], &more);
     let page = admin::admin(&sidecar);
     for text in ["ended.pem: the certificate is no longer valid", "early.pem: the certificate is not valid before"] {
@@ -174,7 +170,7 @@ fn a_pair_that_is_late_opens_its_listener() {
     let [late, later] = ["late", "later"].map(|name| in_(directory.path(), name));
     let port = Port::reserve();
     let listen = port.address().to_string();
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = forwarding(&upstream, &[&late, &later], &["--tls-listen", &listen, "--admin-listen", "127.0.0.1:0"]);
     let page = admin::admin(&sidecar);
     sidecar.wait_for_log("nothing listens with TLS until a pair of tls.certificates can be read");
@@ -214,7 +210,7 @@ fn in_a_socket_of_systemds_clients_wait_for_the_certificate() {
     let authority = Authority::new();
     let directory = TempDir::new().unwrap();
     let late = in_(directory.path(), "late");
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let ((http, _), (https, address)) = (systemd::socket(), systemd::socket());
     let mut command = systemd::command(vec![("http", http.into()), ("https", https.into())], false);
     command.args(["serve", "--listen", "systemd:http", "--log-format", "json", "--refresh-mode", "forward"]);

@@ -1,5 +1,5 @@
 //! TLS to the database, with a real MariaDB: which certificates are accepted in which mode, and what is said of those
-//! that are not. The account demands TLS, so that whoever logs in has it.
+//! that are not. The account requires TLS, so every login uses it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -257,7 +257,7 @@ async fn a_client_certificate_is_presented() {
     .await;
 }
 
-/// Where there is nobody in between, no TLS is asked for: mysql_async would announce it, and then not do it.
+/// On a local socket no TLS is asked for: mysql_async would announce it, and then not do it.
 #[tokio::test]
 async fn a_local_socket_needs_no_tls() {
     let database = Database::shared().create().await;

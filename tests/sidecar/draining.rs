@@ -42,7 +42,7 @@ fn what_is_in_flight_ends_and_new_connections_are_refused() {
 
 #[test]
 fn a_hangup_ends_nothing() {
-    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     for _ in 0..2 {
@@ -72,7 +72,7 @@ fn the_deadline_ends_what_does_not_end() {
 fn a_request_that_crosses_the_signal_is_answered() {
     /// What a drain waits for such a request.
     const WAIT: Duration = Duration::from_secs(1);
-    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let upstream = Upstream::ok();
     for attempt in 1.. {
         let mut sidecar = Sidecar::forwarding(upstream.address());
         let mut used = Connection::to(sidecar.address());

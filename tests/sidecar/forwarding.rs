@@ -8,13 +8,9 @@ use crate::support::raw::{Connection, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 use crate::support::tls::{Authority, TlsConnection, tls_address};
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 #[test]
 fn target_bytes_arrive_as_sent() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let targets =
         ["/", "//a//b", "/a/../b", "/%2f%zz", "/?", "/?a=b&&c[]=%00", "/{}|^\\[]", "/index.php?p=1", "/caf\u{e9}"];
@@ -31,7 +27,7 @@ fn target_bytes_arrive_as_sent() {
 
 #[test]
 fn request_fields_keep_case_order_and_bytes() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send(b"GET / HTTP/1.1\r\nhost: Shop.Example:81\r\nX-CamelCase: \xe9\xff\r\nConnection: keep-alive, X-Mine\r\nACCEPT: */*\r\nX-Mine: 1\r\nCookie: a=b; c=d\r\nUpgrade: h2c\r\n\r\n");
@@ -99,7 +95,7 @@ fn answers_without_a_body_keep_the_connection() {
 
 #[test]
 fn chunked_bodies_arrive_whatever_the_method() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     for method in ["GET", "POST", "PUT", "DELETE", "PROPFIND"] {
         let mut client = Connection::to(sidecar.address());
@@ -147,7 +143,7 @@ fn a_slow_body_holds_no_upstream_connection() {
     for (framing, rest, arrived) in
         [("Content-Length: 3", "yz", 3), ("Transfer-Encoding: chunked", "2\r\nyz\r\n0\r\n\r\n", 3)]
     {
-        let upstream = ok();
+        let upstream = Upstream::ok();
         let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
         let mut slow = Connection::to(sidecar.address());
         slow.send(format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"));
@@ -359,7 +355,7 @@ fn a_silent_upstream_is_a_504() {
 
 #[test]
 fn a_trusted_proxy_is_believed_and_appended_to() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-trusted-proxies", "127.0.0.0/8"]);
     let mut client = Connection::to(sidecar.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\r\n");

@@ -98,13 +98,9 @@ fn empty(request: http::request::Builder) -> Request<Empty<Bytes>> {
     request.body(Empty::new()).unwrap()
 }
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 #[tokio::test]
 async fn a_request_arrives_as_http_1_1_would_have_brought_it() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &[]);
     let mut client = front.client().await;
     let request = get("//a/%2f?x=%zz&&")
@@ -176,7 +172,7 @@ async fn an_answer_passes_with_nothing_added() {
 
 #[tokio::test]
 async fn a_host_other_than_the_authority_is_refused() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &[]);
     let mut client = front.client().await;
     let answer = client.send(empty(get("/").header("host", "other.example"))).await;
@@ -189,7 +185,7 @@ async fn a_host_other_than_the_authority_is_refused() {
 
 #[tokio::test]
 async fn large_cookies_pass_and_larger_ones_are_431() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &[]);
     let mut client = front.client().await;
     let mut request = get("/");
@@ -220,7 +216,7 @@ impl Body for Fed {
 
 #[tokio::test]
 async fn a_body_without_a_length_arrives_whole_whatever_the_method() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &[]);
     let mut client = front.client().await;
     for method in ["POST", "GET"] {
@@ -337,7 +333,7 @@ async fn draining_ends_what_is_in_flight_and_then_the_connection() {
 
 #[tokio::test]
 async fn idle_connections_and_silent_ones_are_closed() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &["--server-request-header-timeout", "300ms", "--server-keepalive-idle", "600ms"]);
     let mut silent = front.raw();
     assert!(silent.is_closed());
@@ -368,7 +364,7 @@ async fn an_answer_that_takes_its_time_is_not_idle() {
 
 #[test]
 fn what_http_2_forbids_does_not_reach_the_upstream() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &[]);
     let usual = [(":method", "GET"), (":scheme", "https"), (":authority", "shop.example"), (":path", "/")];
     let connect = [(":method", "CONNECT"), (":authority", "shop.example:443")];
@@ -417,7 +413,7 @@ fn what_http_2_forbids_does_not_reach_the_upstream() {
 
 #[test]
 fn a_body_that_is_not_there_has_a_length_where_one_is_expected() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &[]);
     for (method, length) in
         [("POST", Some("0")), ("PUT", Some("0")), ("PATCH", Some("0")), ("GET", None), ("DELETE", None)]
@@ -444,7 +440,7 @@ fn a_body_that_is_not_there_has_a_length_where_one_is_expected() {
 /// What any client may do is no warning to an operator who has not asked for it.
 #[test]
 fn the_crate_h2_is_silent_about_clients_unless_it_is_asked() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     for (level, is_heard) in [("info", false), ("info,h2=warn", true)] {
         let front = Front::of(&upstream, &["--log-level", level]);
         let mut client = front.raw();
@@ -461,7 +457,7 @@ fn the_crate_h2_is_silent_about_clients_unless_it_is_asked() {
 
 #[test]
 fn floods_of_resets_end_the_connection() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &[]);
     let usual = [(":method", "GET"), (":scheme", "https"), (":authority", "shop.example"), (":path", "/")];
     // CVE-2023-44487: requests that are reset at once.
@@ -489,7 +485,7 @@ fn floods_of_resets_end_the_connection() {
 
 #[test]
 fn curl_gets_its_answer_by_http_2() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &[]);
     let url = format!("https://shop.example:{}/x", front.address.port());
     let resolve = format!("shop.example:{}:127.0.0.1", front.address.port());

@@ -14,17 +14,13 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n";
 const V1: &str = "PROXY TCP4 203.0.113.9 192.0.2.1 4711 80\r\n";
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 fn v2() -> Vec<u8> {
     [&SIGNATURE[..], b"\x21\x11\0\x0c\xcb\0\x71\x09\xc0\0\x02\x01\x12\x67\0\x50"].concat()
 }
 
 #[test]
 fn the_header_names_the_client_of_every_request_on_the_connection() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let arguments = ["--server-proxy-protocol", "any", "--forwarded-trusted-proxies", "127.0.0.1"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
     for (header, client) in [
@@ -50,7 +46,7 @@ fn the_header_names_the_client_of_every_request_on_the_connection() {
 /// Health checks of the proxy itself are served; but what stands behind such a header is not the proxy's word.
 #[test]
 fn a_header_without_a_client_makes_nobody_trusted() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let arguments = [
         "--server-proxy-protocol",
         "any",
@@ -97,7 +93,7 @@ fn a_header_without_a_client_makes_nobody_trusted() {
 
 #[test]
 fn ipv4_in_ipv6_form_is_ipv4_in_the_list_of_proxies() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     for trusted in ["::ffff:127.0.0.1", "::ffff:127.0.0.0/104"] {
         let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-trusted-proxies", trusted]);
         let mut connection = Connection::to(sidecar.address());
@@ -115,7 +111,7 @@ fn ipv4_in_ipv6_form_is_ipv4_in_the_list_of_proxies() {
 fn the_header_comes_before_tls() {
     let authority = Authority::new();
     let pair = authority.issue("shop", &["shop.example"]).argument();
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let arguments = ["--server-proxy-protocol", "v1", "--forwarded-trusted-proxies", "127.0.0.1"];
     let tls = ["--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &[&arguments[..], &tls].concat());
@@ -130,7 +126,7 @@ fn the_header_comes_before_tls() {
 
 #[test]
 fn a_proxy_that_ends_tls_says_so() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let arguments = ["--server-proxy-protocol", "v2", "--forwarded-trusted-proxies", "127.0.0.1"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
     let addresses = [203, 0, 113, 9, 192, 0, 2, 1, 0x12, 0x67, 1, 0xbb];
@@ -149,7 +145,7 @@ fn a_proxy_that_ends_tls_says_so() {
 
 #[test]
 fn without_a_header_that_may_be_believed_the_connection_is_closed() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let start = |version: &str, trusted: &str| {
         let arguments =
             ["--server-proxy-protocol", version, "--forwarded-trusted-proxies", trusted, "--server-workers", "1"];
@@ -215,7 +211,7 @@ fn the_upstream_is_told_the_client_of_each_connection() {
 
 #[test]
 fn draining_closes_what_has_sent_no_header() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let arguments = ["--server-proxy-protocol", "any", "--forwarded-trusted-proxies", "127.0.0.1"];
     let mut sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
     let mut silent = TcpStream::connect(sidecar.address()).unwrap();

@@ -5,7 +5,7 @@ use crate::support::sidecar::Sidecar;
 
 #[test]
 fn doubtful_requests_do_not_reach_the_upstream() {
-    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     let cases: &[(&str, u16, String)] = &[
@@ -140,7 +140,7 @@ fn doubtful_requests_do_not_reach_the_upstream() {
 
 #[test]
 fn what_may_be_lenient_is_made_plain() {
-    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     for (what, bytes, body) in [
         ("bare line feeds", "POST / HTTP/1.1\nHost: a\nContent-Length: 1\n\nx", "x"),
@@ -163,7 +163,7 @@ fn what_may_be_lenient_is_made_plain() {
 
 #[test]
 fn what_follows_a_length_with_a_coding_is_not_a_request() {
-    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send(

@@ -26,10 +26,6 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 /// Requests a second while the service restarts, of both kinds of clients together.
 const RATE: u32 = 500;
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 fn status(address: SocketAddr) -> u16 {
     let mut client = Connection::to(address);
     client.send(GET);
@@ -104,7 +100,7 @@ fn thread(service: &Sidecar, name: Option<&str>) -> Pid {
 fn the_watchdog_is_told_only_while_all_threads_of_the_front_answer() {
     const INTERVAL: Duration = Duration::from_millis(800);
     let notices = Notices::new();
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let (listener, address) = systemd::socket();
     let interval = INTERVAL.as_micros().to_string();
     let environment = [("NOTIFY_SOCKET", notices.socket()), ("WATCHDOG_USEC", interval)];
@@ -173,7 +169,7 @@ fn a_socket_may_speak_tls_and_may_be_a_unix_socket() {
     let (plain, (tls, tls_address)) = (UnixListener::bind(&path).unwrap(), systemd::socket());
     let authority = Authority::new();
     let pair = authority.issue("shop", &["shop.example"]);
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let mut command = systemd::command(vec![("https", tls.into()), ("plain", plain.into())], false);
     command.args(["serve", "--listen", "systemd:plain", "--tls-listen", "systemd:https", "--refresh-mode", "forward"]);
     command.args(["--tls-certificates", &pair.argument(), "--upstream", &format!("http://{}", upstream.address())]);
@@ -324,7 +320,7 @@ fn restart(mut service: Sidecar, listener: &TcpListener, upstream: SocketAddr) -
 
 #[test]
 fn a_restart_under_load_loses_no_request() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let (listener, address) = systemd::socket();
     let mut service = systemd::service(&listener, upstream.address(), &[]);
     let begun = Instant::now();

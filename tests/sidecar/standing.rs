@@ -318,8 +318,8 @@ impl Site<'_> {
     }
 }
 
-/// A proxy sends what begins with SELECT to a replica, which lags behind: no token is unknown there, and the replica's being read-only
-/// is none of the writer's.
+/// A proxy sends what begins with SELECT to a lagging replica: a token missing there is not unknown, and a read-only replica says
+/// nothing about the writer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_reads_from_a_replica() {
     let pair = Pair::start().await;

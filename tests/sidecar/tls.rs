@@ -10,10 +10,6 @@ use crate::support::tls::{Authority, Pair, TlsConnection, tls_address};
 
 const GET: &str = "GET /x?y HTTP/1.1\r\nHost: shop.example\r\n\r\n";
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 /// A sidecar that listens with TLS, too.
 fn serving(upstream: &Upstream, pairs: &[&Pair], more: &[&str]) -> (Sidecar, SocketAddr) {
     let pairs: Vec<String> = pairs.iter().map(|pair| pair.argument()).collect();
@@ -31,7 +27,7 @@ fn serving(upstream: &Upstream, pairs: &[&Pair], more: &[&str]) -> (Sidecar, Soc
 fn tls_1_2_and_1_3_are_https_to_the_site() {
     let authority = Authority::new();
     let pair = authority.issue("shop", &["shop.example"]);
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let (_sidecar, address) = serving(&upstream, &[&pair], &[]);
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         for protocols in [&["http/1.1"][..], &[]] {
@@ -60,7 +56,7 @@ fn each_name_gets_its_certificate() {
     let first = authority.issue("first", &["first.example", "other.test"]);
     let wildcard = authority.issue("wildcard", &["*.shop.example"]);
     let exact = authority.issue("exact", &["www.shop.example"]);
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let (_sidecar, address) = serving(&upstream, &[&first, &wildcard, &exact], &[]);
     for (name, expected) in
         [("first.example", &first), ("other.test", &first), ("a.shop.example", &wildcard), ("WWW.shop.example", &exact)]
@@ -139,7 +135,7 @@ fn new_certificates_take_effect_and_no_connection_is_lost() {
     let authority = Authority::new();
     let first = authority.issue("shop", &["shop.example"]);
     let first_der = first.der();
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let (sidecar, address) = serving(&upstream, &[&first], &[]);
     let presented = || TlsConnection::to(address, "shop.example", authority.client(&[])).unwrap().certificate();
     let mut open = TlsConnection::to(address, "shop.example", authority.client(&[])).unwrap();
@@ -178,7 +174,7 @@ fn new_certificates_take_effect_and_no_connection_is_lost() {
 fn who_does_not_finish_the_handshake_is_closed() {
     let authority = Authority::new();
     let pair = authority.issue("shop", &["shop.example"]);
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let (_sidecar, address) = serving(&upstream, &[&pair], &["--tls-handshake-timeout", "300ms"]);
     let mut silent = Connection::to(address);
     assert!(silent.is_closed());
@@ -200,7 +196,7 @@ fn who_does_not_finish_the_handshake_is_closed() {
 fn draining_closes_what_is_still_in_the_handshake() {
     let authority = Authority::new();
     let pair = authority.issue("shop", &["shop.example"]);
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let (mut sidecar, address) = serving(&upstream, &[&pair], &["--tls-handshake-timeout", "1h"]);
     let mut silent = Connection::to(address);
     let mut idle = TlsConnection::to(address, "shop.example", authority.client(&[])).unwrap();

@@ -10,10 +10,6 @@ use crate::support::raw::{Connection, Upstream};
 use crate::support::sidecar;
 use crate::support::tls::{Authority, TlsConnection};
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 /// Both loopbacks with this port.
 fn loopbacks(port: &Port) -> [SocketAddr; 2] {
     [(Ipv4Addr::LOCALHOST, port.number()).into(), (Ipv6Addr::LOCALHOST, port.number()).into()]
@@ -21,7 +17,7 @@ fn loopbacks(port: &Port) -> [SocketAddr; 2] {
 
 #[test]
 fn both_families_of_a_port_come_and_go_and_nobody_is_refused() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let url = url(&upstream);
     let port = Port::reserve();
     let number = port.number();
@@ -70,7 +66,7 @@ fn both_families_of_a_port_come_and_go_and_nobody_is_refused() {
 fn both_families_of_a_port_speak_tls() {
     let authority = Authority::new();
     let pair = format!("[\"{}\"]", authority.issue("shop", &["shop.example"]).argument());
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let port = Port::reserve();
     let number = port.number();
     let both = format!("[\"[::]:{number}\", \"0.0.0.0:{number}\"]");

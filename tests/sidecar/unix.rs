@@ -14,10 +14,6 @@ use crate::support::sidecar::{self, PATIENCE, Sidecar};
 /// The environment of a sidecar that only forwards.
 const FORWARD: [(&str, &str); 1] = [("WP_JWT_SIDECAR_REFRESH_MODE", "forward")];
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-}
-
 fn get(socket: &Path, fields: &str) -> String {
     let mut client = UnixStream::connect(socket).expect("it listens");
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -35,7 +31,7 @@ fn listen_argument(socket: &Path) -> String {
 fn clients_connect_by_a_socket_with_the_configured_mode_and_owner() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("http.sock");
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let listen = listen_argument(&socket);
     // Tests run as root here and elsewhere as somebody: only root can give a file away.
     let is_root = directory.path().metadata().unwrap().uid() == 0;
@@ -63,7 +59,7 @@ fn clients_connect_by_a_socket_with_the_configured_mode_and_owner() {
 fn who_connects_by_a_socket_is_trusted_as_the_loopback_is() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("http.sock");
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let listen = listen_argument(&socket);
     let arguments = ["--listen", &listen, "--forwarded-trusted-proxies", "127.0.0.1"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
@@ -80,7 +76,7 @@ fn a_stale_socket_is_replaced() {
     let socket = directory.path().join("http.sock");
     drop(UnixListener::bind(&socket).unwrap());
     assert!(socket.exists(), "a listener leaves its file behind");
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let listen = listen_argument(&socket);
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--listen", &listen]);
     sidecar.wait_for_log("http.sock");
@@ -116,7 +112,7 @@ fn a_socket_in_use_and_a_file_that_is_none_are_left_alone() {
 fn a_successors_file_is_not_removed() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("http.sock");
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let listen = listen_argument(&socket);
     let mut sidecar = Sidecar::forwarding_with(upstream.address(), &["--listen", &listen]);
     sidecar.wait_for_log("http.sock");

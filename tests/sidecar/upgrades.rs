@@ -122,7 +122,7 @@ fn a_refused_switch_is_an_ordinary_answer_and_the_connection_goes_on() {
 
 #[test]
 fn h2c_is_never_asked_for_upstream() {
-    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     for upgrade in ["h2c", "H2C", "h2c, H2c", "h2c;q=1", "\"h2c\"", "h2c/1", "h2", "HTTP/2.0", "TLS/1.0"] {
         let mut client = Connection::to(sidecar.address());

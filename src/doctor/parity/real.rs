@@ -11,7 +11,7 @@ use http_body_util::Full;
 use mysql_async::Row;
 use sha2::{Digest as _, Sha256};
 
-use super::told::{Told, WordPress, differences};
+use super::differences::{Differences, WordPress, differences};
 use super::{Case, native, random_hex};
 use crate::config::Secret;
 use crate::doctor::address;
@@ -39,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why WordPress was not asked.
 enum NotAsked {
-    /// It is none of the plugin's.
+    /// The plugin does not issue such tokens.
     NoToken,
     Database(DatabaseError),
     Dead(&'static str),
@@ -105,8 +105,8 @@ pub async fn look(
             )];
         }
     };
-    let told = differences(&WordPress { answer: &answer, stored: stored.as_ref() }, &sidecar, site, row.user.id);
-    vec![judge(&name, &told)]
+    let found = differences(&WordPress { answer: &answer, stored: stored.as_ref() }, &sidecar, site, row.user.id);
+    vec![judge(&name, &found)]
 }
 
 /// SECURITY: all that is ever shown of the token.
@@ -276,37 +276,37 @@ fn not_asked(name: &str, why: &NotAsked) -> Finding {
 }
 
 /// Pure.
-fn judge(name: &str, told: &Told) -> Finding {
+fn judge(name: &str, found: &Differences) -> Finding {
     let gone = "The new pair is shown and kept nowhere: the client of this token has to log in again.";
     let alike = "Different on purpose, and left out: members that only the sidecar sends (refresh.response_fields), \
                  its claim jti and its Cache-Control, the plugin's Retry-After, and how far the rate limit is \
                  counted.";
-    if told.is_refused {
+    if found.is_refused {
         let what = format!("WordPress refused the live refresh token {name}, which the sidecar would have refreshed");
         let mend = "Code of the site's own, another plugin or the licence refuses. Where that is meant so, set \
                     refresh.mode to \"forward\".";
-        return Finding::problem(Area::Parity, ID, what, mend).with_lines(told.lines.clone());
+        return Finding::problem(Area::Parity, ID, what, mend).with_lines(found.lines.clone());
     }
-    if told.lines.is_empty() {
+    if found.lines.is_empty() {
         let what = format!(
             "WordPress refreshed the token {name}, and the sidecar would have said the same: {}",
-            told.compared
+            found.compared
         );
         return Finding::ok(Area::Parity, ID, what).with_hint(format!("{gone} {alike}"));
     }
     let what = format!(
         "WordPress refreshed the token {name}, and the sidecar would have answered differently ({} compared)",
-        told.compared
+        found.compared
     );
-    let mend = match told.is_serious {
+    let mend = match found.is_serious {
         true => {
             "If clients go by what differs, set refresh.mode to \"forward\"; code of the site's own, or another \
              version of the plugin, makes the difference."
         }
         false => "What the web server adds to all answers belongs into the server in front of the sidecar.",
     };
-    let finding = if told.is_serious { Finding::problem } else { Finding::warning };
-    finding(Area::Parity, ID, what, format!("{mend} {gone} {alike}")).with_lines(told.lines.clone())
+    let finding = if found.is_serious { Finding::problem } else { Finding::warning };
+    finding(Area::Parity, ID, what, format!("{mend} {gone} {alike}")).with_lines(found.lines.clone())
 }
 
 #[cfg(test)]
@@ -322,18 +322,18 @@ mod tests {
 
     #[test]
     fn differences_are_judged_by_what_clients_go_by() {
-        let told = |lines: &[&str], is_serious, is_refused| Told {
+        let found = |lines: &[&str], is_serious, is_refused| Differences {
             lines: lines.iter().map(|line| (*line).to_owned()).collect(),
             compared: "4 members".to_owned(),
             is_serious,
             is_refused,
         };
-        let finding = judge("ba7816bf", &told(&[], false, false));
+        let finding = judge("ba7816bf", &found(&[], false, false));
         assert_eq!(finding.level, Level::Ok);
         assert!(finding.mend.is_some_and(|hint| hint.contains("has to log in again")));
-        assert_eq!(judge("x", &told(&["x-a: 1 — only from WordPress"], false, false)).level, Level::Warning);
-        assert_eq!(judge("x", &told(&["member roles"], true, false)).level, Level::Problem);
-        assert_eq!(judge("x", &told(&["status 403"], true, true)).level, Level::Problem);
+        assert_eq!(judge("x", &found(&["x-a: 1 — only from WordPress"], false, false)).level, Level::Warning);
+        assert_eq!(judge("x", &found(&["member roles"], true, false)).level, Level::Problem);
+        assert_eq!(judge("x", &found(&["status 403"], true, true)).level, Level::Problem);
         assert_eq!(not_asked("x", &NotAsked::Dead("expired")).level, Level::Warning);
         assert_eq!(not_used().level, Level::Warning);
     }

@@ -112,7 +112,7 @@ impl Looker {
         Ok(found)
     }
 
-    /// SECURITY: a replica may not have a token yet that a client has. What it does not find must log nobody out.
+    /// SECURITY: a replica may not have a token yet that a client has. A token missing there must not log its user out.
     async fn ask_the_writer(
         &self,
         session: &mut Session<'_>,

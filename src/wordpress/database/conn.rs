@@ -238,7 +238,7 @@ impl Ends {
     }
 }
 
-/// What `asked` comes to, or where it panicked. A future that has panicked is not polled again.
+/// The output of `asked`, or the place of its panic. A future that has panicked is not polled again.
 async fn guarded<T>(asked: impl Future<Output = T>) -> Result<T, String> {
     let mut asked = pin!(asked);
     std::future::poll_fn(move |context| match panics::caught(|| asked.as_mut().poll(context)) {

@@ -32,13 +32,13 @@ pub const DOCS: &str = "docs/operating.md, \"TLS to the database\"";
 /// How connections to a host are protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
-    /// By a local socket: nobody is in between.
+    /// By a local socket, which does not leave the machine.
     Socket,
     /// Not at all.
     Off,
     /// Encrypted, for a server that has shown who it is.
     Verified,
-    /// Encrypted, for whoever answers.
+    /// Encrypted; the server is not verified.
     EncryptOnly,
 }
 
@@ -186,7 +186,7 @@ pub async fn probe(opts: &Opts) -> Result<Presented, String> {
 
 const NO_TLS: &str = "the server offers none, but the connection is to have it (MYSQL_CLIENT_FLAGS in wp-config.php, \
                       ?require_ssl in database_url, or wordpress.database_tls); give the server a certificate \
-                      (ssl_cert, ssl_key), or, where nobody can listen, set wordpress.database_tls = \"off\"";
+                      (ssl_cert, ssl_key), or, on a network that cannot be tapped, set wordpress.database_tls = \"off\"";
 
 /// rustls's own error, where it is what ended a connection.
 fn tls_error(error: &Error) -> Option<&rustls::Error> {

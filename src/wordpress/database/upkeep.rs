@@ -1,4 +1,4 @@
-//! What is done for connections that nobody uses, and for tasks that use one when they are to stop.
+//! Closes idle connections or keeps them alive, and ends tasks that use one at a stop.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -123,7 +123,7 @@ mod tests {
             (true, 14, Fate::Stays),
             (true, 15, Fate::IsAsked),
             (true, 29, Fate::IsAsked),
-            // The machine slept: nobody knows what became of it.
+            // The machine slept: the connection's state is unknown.
             (true, 30, Fate::Goes),
             (false, 29, Fate::Stays),
             (false, 30, Fate::Goes),

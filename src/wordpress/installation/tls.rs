@@ -69,7 +69,7 @@ pub(super) struct On {
 }
 
 impl Tls {
-    /// The same host with TLS. A local socket has none: mysql_async cannot, and there is nobody in between.
+    /// The same host with TLS. A local socket has none: mysql_async cannot, and it does not leave the machine.
     fn of(&self, options: Opts) -> Result<Opts, String> {
         let builder = OptsBuilder::from_opts(options.clone());
         let Tls::On(on) = self else { return Ok(builder.ssl_opts(None).into()) };

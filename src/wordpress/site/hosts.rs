@@ -13,7 +13,7 @@ use crate::client_addr::Scheme;
 use crate::route::RouteForms;
 use crate::wordpress::home::{Home, Question, Word};
 
-/// Longer names of hosts there are none (RFC 1035, section 2.3.4); a port comes on top.
+/// The longest valid host name (RFC 1035, section 2.3.4), and a port.
 const LONGEST_HOST: usize = 255 + ":65535".len();
 
 /// What a call was made to.

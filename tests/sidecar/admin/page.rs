@@ -188,7 +188,7 @@ async fn a_site_in_trouble() {
 
 #[test]
 fn a_sidecar_that_only_forwards_and_has_just_begun() {
-    let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
     let address = admin(&sidecar);
     readiness(address, 200);

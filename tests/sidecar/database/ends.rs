@@ -91,7 +91,9 @@ async fn the_server_sees_no_aborted_connection() {
     for arguments in commands {
         let output = command().args(arguments).envs(environment).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.code().is_some() && !said.contains("cannot be used"), "{arguments:?}: {said}");
+        // doctor has its say about a site that an upstream only plays.
+        assert!(arguments[0] == "doctor" || output.status.success(), "{arguments:?}: {said}");
+        assert!(!said.contains("cannot be used"), "{arguments:?}: {said}");
         assert_eq!(aborted_and_open(&mut root).await.0, before, "{arguments:?}: {said}");
     }
     sidecar.signal("TERM");

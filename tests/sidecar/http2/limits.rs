@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::raw::{CANCEL, DATA, PING, PRIORITY, RawHttp2, SETTINGS, WINDOW_UPDATE};
-use super::{Front, empty, get, ok};
+use super::{Front, empty, get};
 use crate::support::raw::Upstream;
 use crate::support::sidecar::PATIENCE;
 
@@ -99,7 +99,7 @@ fn a_slow_reader_goes_on_at_any_rate_above_the_minimum() {
 
 #[tokio::test]
 async fn more_fields_than_allowed_are_431() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &["--server-max-header-fields", "20"]);
     let mut client = front.client().await;
     let request = |fields: usize| (0..fields).fold(get("/"), |request, i| request.header(format!("x-{i}"), "a"));
@@ -116,7 +116,7 @@ async fn more_fields_than_allowed_are_431() {
 
 #[tokio::test]
 async fn a_connection_ends_in_order_after_so_many_requests() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let front = Front::of(&upstream, &["--server-max-requests-per-connection", "3"]);
     let mut client = front.client().await;
     for _ in 0..3 {

@@ -262,6 +262,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Answers every request with 200 and the two letters "ok".
+    pub fn ok() -> Upstream {
+        Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    }
+
     /// Answers every request with the bytes that `answer` makes of it, on connections that stay open until the answer
     /// has a `Connection: close` or no framing.
     pub fn answering<A: AsRef<[u8]>>(answer: impl Fn(&Message) -> A + Send + Sync + 'static) -> Upstream {

@@ -16,8 +16,8 @@ pub const KEYS: &[Key] = &[
     .flag_as("listen")
     .change(
         "Give \"0.0.0.0:80\" or \"[::]:80\" to be reached from other machines; \"[::]:80\" takes IPv4 as well, unless an IPv4 \
-         address of its port is named besides. Port 0 takes any free port. Whoever \
-             connects by a unix socket counts as 127.0.0.1. NAME is the FileDescriptorName= of the socket unit.",
+         address of its port is named besides. Port 0 takes any free port. Clients of a unix \
+         socket count as 127.0.0.1. NAME is the FileDescriptorName= of the socket unit.",
     ),
     key(
         "server.unix_mode",
@@ -92,7 +92,7 @@ pub const KEYS: &[Key] = &[
     key(
         "server.max_exchanges",
         Kind::Integer { min: 0, max: 10_000_000, unit: "requests" },
-        unset("twice server.max_connections", "8192"),
+        unset("twice the client connections that are accepted (server.max_connections, or fewer with few open files)", "8192"),
         "Requests in flight at once, shared by the workers, each at least one; further ones wait as long as \
          upstream.connect_timeout says, then the client gets a 503; 0 is any number.",
     )

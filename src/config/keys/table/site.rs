@@ -57,7 +57,8 @@ pub const KEYS: &[Key] = &[
     .change(
         "With \"auto\" the server's certificate is verified, unless MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT or \
          ?verify_ca=false says otherwise; PHP does not verify it. \"encrypt_only\" is for a server whose certificate cannot be \
-         verified: it keeps out who only listens, not who stands in the server's place. Connections by a local socket never have TLS.",
+         verified: it protects against eavesdropping, not against impersonation of the server. Connections by a local \
+         socket never have TLS.",
     ),
     key(
         "wordpress.database_ca_file",

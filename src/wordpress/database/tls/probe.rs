@@ -3,8 +3,8 @@
 //!
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html>
 //!
-//! SECURITY: the handshake is finished with whoever answers, and nothing is sent by it. What is seen is for people
-//! only; what a connection may carry is decided by the verifier of each connection.
+//! SECURITY: the handshake is finished with any server, and nothing is sent over it. The result is only shown to
+//! operators; what a connection may carry is decided by the verifier of each connection.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -16,7 +16,7 @@ use crate::wordpress::site::Site;
 /// Members whose values are tokens.
 const TOKENS: [&str; 2] = ["access_token", "token"];
 
-/// Members whose values may be shown: no secret, and nobody's data.
+/// Members whose values may be shown: neither secrets nor personal data.
 const SHOWN: [&str; 3] = ["expires_in", "token_type", "code"];
 
 /// What the sidecar sends besides, see `refresh.response_fields`.
@@ -47,7 +47,7 @@ pub struct WordPress<'a> {
 }
 
 /// What was found.
-pub struct Told {
+pub struct Differences {
     /// A line for each difference.
     pub lines: Vec<String>,
     /// What was compared, in words.
@@ -59,13 +59,13 @@ pub struct Told {
 }
 
 /// Compares. `native` is the sidecar's answer for the user with the id `user_id`.
-pub fn differences(wordpress: &WordPress<'_>, native: &Answer, site: &Site, user_id: u64) -> Told {
+pub fn differences(wordpress: &WordPress<'_>, native: &Answer, site: &Site, user_id: u64) -> Differences {
     let answer = wordpress.answer;
     let (theirs, ours) = (json(&answer.body), json(&native.body));
     if answer.status != native.status {
         let code = theirs.get("code").and_then(Value::as_str).unwrap_or("without a code");
         let lines = vec![format!("status: WordPress {} ({code}), the sidecar {}", answer.status, native.status)];
-        return Told { lines, compared: "the status".to_owned(), is_serious: true, is_refused: true };
+        return Differences { lines, compared: "the status".to_owned(), is_serious: true, is_refused: true };
     }
     let mut lines = members(&theirs, &ours);
     let (mut claims_compared, mut is_same_key) = (0, "");
@@ -93,7 +93,7 @@ pub fn differences(wordpress: &WordPress<'_>, native: &Answer, site: &Site, user
     let members =
         ours.as_object().map_or(0, |ours| ours.keys().filter(|name| theirs.get(name.as_str()).is_some()).count());
     let compared = format!("{members} members, {claims_compared} claims{is_same_key}, the rows and all header fields");
-    Told { lines, compared, is_serious, is_refused: false }
+    Differences { lines, compared, is_serious, is_refused: false }
 }
 
 /// Header fields that differ on purpose.
