@@ -248,6 +248,7 @@ impl Map {
             Ok(()) => false,
         };
         let looked = if is_dead {
+            drop(session);
             session = database.fresh_session().await?;
             let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
             match session.is_read_only().await? {

@@ -125,6 +125,7 @@ pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Re
             let found = match database.within(ANSWER_LIMIT, live(store, &mut session, family, used)).await {
                 // A connection that idled may be dead.
                 Err(error) if error.code().is_none() => {
+                    drop(session);
                     session = database.fresh_session().await.map_err(RotationError::Failed)?;
                     database.within(ANSWER_LIMIT, live(store, &mut session, family, used)).await
                 }

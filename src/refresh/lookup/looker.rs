@@ -101,6 +101,7 @@ impl Looker {
             Ok(_) => false,
         };
         if is_dead {
+            drop(session);
             session = database.fresh_session().await?;
             found = database.while_it_answers(self.ask_the_writer(&mut session, tokens, site)).await;
             if found.as_ref().is_ok_and(|found| found.len() < tokens.len()) && session.is_read_only().await? {
