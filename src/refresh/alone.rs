@@ -22,7 +22,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Rotations that may be in trouble at once: each may wait for a row, and holds a connection meanwhile. The groups, the
-/// look-ups and the site's settings must have theirs.
+/// look-ups and the site's settings must have theirs: it is never more than half of all connections.
 const AT_ONCE: usize = 8;
 
 /// What rotations in trouble need.
@@ -63,7 +63,8 @@ impl Failure {
 impl Alone {
     /// Nothing is in trouble yet.
     pub fn new(store: Arc<Store>, standing: Arc<Standing>, counters: Arc<Counters>) -> Self {
-        Alone { store, standing, counters, permits: Semaphore::new(AT_ONCE) }
+        let permits = Semaphore::new(at_once(store.database.pool().limit));
+        Alone { store, standing, counters, permits }
     }
 
     /// Rotates with patience: a row that is held is waited for.
@@ -271,6 +272,11 @@ impl Alone {
     }
 }
 
+/// Rotations in trouble at once, of so many connections. Pure.
+fn at_once(connections: usize) -> usize {
+    AT_ONCE.min(connections / 2).max(1)
+}
+
 /// Where no host takes writes, WordPress could not do better, unless it has another.
 fn not_opened(error: DatabaseError) -> Attempt {
     match error {
@@ -328,6 +334,13 @@ mod tests {
         // Data too long, a CHECK that fails, no such column: the same every time.
         for code in [1406, 4025, 1054] {
             assert!(!is_worth_another_try(&DatabaseError::Failed(Some(code))), "{code}");
+        }
+    }
+
+    #[test]
+    fn trouble_leaves_half_of_the_connections() {
+        for (connections, expected) in [(1, 1), (2, 1), (4, 2), (5, 2), (16, 8), (100, AT_ONCE)] {
+            assert_eq!(at_once(connections), expected, "{connections}");
         }
     }
 
