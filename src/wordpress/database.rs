@@ -429,6 +429,8 @@ fn with_setup(opts: Opts) -> Opts {
             // Column values are UTC, and so is all arithmetic.
             "SET time_zone = '+00:00'".to_owned(),
             "SET NAMES utf8mb4".to_owned(),
+            // A server may be set to begin a transaction after each COMMIT, or to close the connection.
+            "SET SESSION completion_type = 0".to_owned(),
             // Too long a value is an error, never a silently cut one.
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'".to_owned(),
             format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
