@@ -71,6 +71,7 @@ impl Database {
     /// As for [`Database::session`].
     pub async fn transactions_at(&self, other: &OtherHost) -> Result<Option<Session<'_>>, DatabaseError> {
         let permit = self.permit().await?;
+        self.make_room();
         let connection = self.connection(other.place, Mode::Transactions).await?;
         Ok(connection.writable.then(|| self.lend(connection, permit)))
     }

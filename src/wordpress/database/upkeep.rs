@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Connection, Mode};
-use super::{ANSWER_LIMIT, Database};
+use super::{ANSWER_LIMIT, Database, Session};
 
 /// What becomes of a connection that idles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +37,19 @@ impl Database {
         loop {
             // Twice within the second half of that time, should one look come late.
             sleep(self.longest_idle / 4).await;
-            for connection in self.sort_idle() {
-                // Where all are in use, none needs to be kept ready.
-                let Ok(permit) = self.permits.try_acquire() else { continue };
-                let mut session = self.lend(connection, permit);
+            for mut session in self.idle_to_ask() {
                 if timeout(ANSWER_LIMIT, session.conn().ping()).await.is_ok_and(|answered| answered.is_ok()) {
                     session.give_back();
                 }
             }
         }
+    }
+
+    /// Those that are to be asked, all of them in use from now on: else the limit would not count them while one is asked.
+    fn idle_to_ask(&self) -> Vec<Session<'_>> {
+        let asked = self.sort_idle().into_iter();
+        // Where all are in use, none needs to be kept ready.
+        asked.filter_map(|connection| Some(self.lend(connection, self.permits.try_acquire().ok()?))).collect()
     }
 
     /// Closes those that go, and returns those that are to be asked.
