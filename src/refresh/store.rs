@@ -332,7 +332,7 @@ impl Store {
     /// The database's. Unless it [says that nothing was stored](DatabaseError::says_rolled_back), the outcome is unknown: see
     /// [`Store::resolve`].
     pub async fn commit(&self, session: &mut Session<'_>) -> Result<(), DatabaseError> {
-        Ok(session.conn().query_drop("COMMIT").await?)
+        session.commit().await
     }
 
     /// Undoes the transaction. Always needed after an error: 1205 rolls back only its statement.
@@ -340,7 +340,7 @@ impl Store {
     /// # Errors
     /// The database's; the session is then to be dropped.
     pub async fn rollback(&self, session: &mut Session<'_>) -> Result<(), DatabaseError> {
-        Ok(session.conn().query_drop("ROLLBACK").await?)
+        session.rollback().await
     }
 
     /// Finds out what became of a commit of `traces` whose answer was lost with connection `lost`. That is ended, so that a COMMIT

@@ -43,9 +43,24 @@ impl Session<'_> {
     /// # Errors
     /// The database's.
     pub async fn end_at_writer(&mut self) -> Result<(), DatabaseError> {
-        if std::mem::take(&mut self.connection.is_at_writer) {
-            self.connection.conn.query_drop("COMMIT").await?;
-        }
-        Ok(())
+        if self.connection.is_at_writer { self.commit().await } else { Ok(()) }
+    }
+
+    /// Ends the transaction.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn commit(&mut self) -> Result<(), DatabaseError> {
+        self.connection.is_at_writer = false;
+        Ok(self.connection.conn.query_drop("COMMIT").await?)
+    }
+
+    /// Undoes the transaction.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn rollback(&mut self) -> Result<(), DatabaseError> {
+        self.connection.is_at_writer = false;
+        Ok(self.connection.conn.query_drop("ROLLBACK").await?)
     }
 }
