@@ -130,7 +130,7 @@ pub fn readiness(subject: &Subject) -> Readiness {
 /// What does not keep the sidecar from being ready: WordPress answers meanwhile.
 fn warning(refresher: &Refresher) -> Option<String> {
     let site = site(refresher, true);
-    // With a home URL, the obstacle is the database's refusal: a reason not to be ready, stated above.
+    // With a home URL, the obstacle is the database's refusal, which `Readiness::judge` states.
     let obstacle = site.obstacle.filter(|_| site.home.is_none())?;
     Some(format!("refreshes are left to WordPress: {obstacle}"))
 }

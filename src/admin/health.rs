@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::forward::dial::{DialError, Dialer};
-use crate::refresh::standing::Obstacle;
+use crate::refresh::standing::{Course, Obstacle};
 use crate::sighting::{Sight, Sightings};
 use crate::tls::Tls;
 
@@ -64,13 +64,22 @@ impl Readiness {
             reasons.push("shutting down: requests in flight may end, new connections are refused".to_owned());
         }
         reasons.extend(seen.database.and_then(|sight| absence("the database", sight, now)));
-        reasons.extend(seen.refused.map(|obstacle| format!("the database refuses rotations: {}", obstacle.refused)));
+        let mut warnings = Vec::new();
+        if let Some(Obstacle { refused, course }) = seen.refused {
+            match course {
+                // WordPress answers: another sidecar would do no better.
+                Course::Leave => warnings.push(format!("refreshes are left to WordPress: {refused}")),
+                Course::Unavailable | Course::Wait => {
+                    reasons.push(format!("refreshes are answered with 503: {refused}"))
+                }
+            }
+        }
         reasons.extend(absence("the upstream", seen.upstream, now));
         if seen.tls.is_some_and(|tls| !tls.is_usable()) {
             reasons.push("nothing listens with TLS: no pair of tls.certificates can be read".to_owned());
         }
-        let warnings = seen.tls.map(Tls::warnings).unwrap_or_default();
-        let warnings = warnings.iter().map(ToString::to_string).collect();
+        let of_tls = seen.tls.map(Tls::warnings).unwrap_or_default();
+        warnings.extend(of_tls.iter().map(ToString::to_string));
         Readiness { ready: reasons.is_empty(), reasons, warnings }
     }
 }
@@ -135,6 +144,9 @@ fn in_full(error: &DialError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refresh::store::Statement;
+    use crate::refresh::trial::Refused;
+    use crate::wordpress::database::Refusal;
 
     fn well() -> Sight {
         let sightings = Sightings::default();
@@ -161,6 +173,29 @@ mod tests {
         assert_eq!(reasons, "the database was last seen 35 s ago / the upstream was last seen 35 s ago");
         let (ready, reasons) = judged(false, None, &Sight::default(), now);
         assert!(!ready && reasons == "the upstream was not looked for yet", "{reasons}");
+    }
+
+    #[test]
+    fn what_wordpress_answers_is_a_warning() {
+        let upstream = well();
+        let refused = || Refused {
+            refusal: Refusal::Denied,
+            code: Some(1142),
+            statement: Some(Statement::Insert),
+            table: "wp_jwt_auth_tokens".to_owned(),
+        };
+        let judged = |course| {
+            let obstacle = Obstacle { refused: refused(), course };
+            let refused = Some(&obstacle);
+            let seen = Seen { is_draining: false, database: None, refused, upstream: &upstream, tls: None };
+            Readiness::judge(&seen, Instant::now())
+        };
+        let left = judged(Course::Leave);
+        assert!(left.ready && left.reasons.is_empty(), "{left:?}");
+        assert_eq!(left.warnings, [format!("refreshes are left to WordPress: {}", refused())]);
+        let unavailable = judged(Course::Unavailable);
+        assert!(!unavailable.ready && unavailable.warnings.is_empty(), "{unavailable:?}");
+        assert_eq!(unavailable.reasons, [format!("refreshes are answered with 503: {}", refused())]);
     }
 
     #[test]

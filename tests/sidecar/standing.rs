@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use mysql_async::prelude::Queryable as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::admin;
@@ -157,7 +157,8 @@ async fn an_account_of_its_own_that_may_too_little() {
         assert_eq!(status(&sidecar, token), 299, "WordPress's, whether it knows the token or not");
     }
     let admin_listener = admin::admin(&sidecar);
-    assert!(admin::readiness(admin_listener, 503).to_string().contains(refused));
+    let ready = admin::readiness(admin_listener, 200);
+    assert_eq!(ready["warnings"], json!([format!("refreshes are left to WordPress: {refused}")]), "{ready}");
     let shown = admin::get(admin_listener, "/status.json").json();
     assert_eq!(shown["site"]["native"], Value::Bool(false));
     assert!(
@@ -170,7 +171,7 @@ async fn an_account_of_its_own_that_may_too_little() {
     let seen = sidecar.log().len();
     site.grant(&user, "INSERT, UPDATE").await;
     sidecar.wait_for_log_after(seen, AGAIN);
-    admin::readiness(admin_listener, 200);
+    assert_eq!(admin::readiness(admin_listener, 200).get("warnings"), None);
     assert!(site.is_as_it_was(&token).await);
     assert_eq!(status(&sidecar, &token.refresh_token), 200);
     assert!(checked(&site.upstream, &environment).contains("found: refreshing natively"));
@@ -227,7 +228,8 @@ async fn the_sites_own_account_that_may_too_little() {
         let line = warning(&sidecar, seen, UNAVAILABLE);
         assert!(line["reason"].as_str().unwrap().contains(right), "{line}");
         assert!(!sidecar.log().iter().any(|line| line.contains(LEFT)));
-        admin::readiness(admin::admin(&sidecar), 503);
+        let ready = admin::readiness(admin::admin(&sidecar), 503);
+        assert!(ready["reasons"].to_string().contains("refreshes are answered with 503"), "{ready}");
         assert!(site.is_as_it_was(&token).await);
         match right {
             "SELECT" => site.order(&format!("GRANT SELECT ON {}.* TO {user}@localhost", site.name())).await,
