@@ -24,7 +24,8 @@ const AGAIN: Duration = Duration::from_secs(4);
 /// What a trial may take: some statements, and as many again on other connections.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// For so long a trial's refusal holds for others that are refused: a flood of refreshes is not one of trials.
+/// For so long a trial's refusal holds for others that are refused, and so does one that passed though a rotation was refused: a
+/// flood of refreshes is not one of trials.
 const HOLDS: Duration = Duration::from_secs(1);
 
 /// A database that took writes and takes none is taken to be in a failover for so long. Those of managed databases take up to
@@ -55,6 +56,18 @@ impl Course {
     }
 }
 
+impl Course {
+    /// For what a rotation was refused, and a trial does not show: the INSERT, which a trial only prepares, fails when it runs. A
+    /// trigger may name a table that is gone. The plugin would meet the same, and lose the session.
+    fn unshown(refusal: Refusal) -> Self {
+        match refusal {
+            // Of this connection; WordPress prepares nothing.
+            Refusal::Unprepared => Course::Leave,
+            Refusal::Absent | Refusal::ReadOnly | Refusal::Denied => Course::Unavailable,
+        }
+    }
+}
+
 /// What stands against rotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
@@ -80,10 +93,25 @@ pub struct Standing {
     state: Mutex<State>,
     /// For every refresh: [`Course::Leave`] is in force.
     leaves: AtomicBool,
-    /// The last trial, and when it began. Held during one.
-    last: tokio::sync::Mutex<Option<(Instant, Trial)>>,
+    /// The last trial. Held during one.
+    last: tokio::sync::Mutex<Option<Last>>,
     /// Something was refused.
     refused: Notify,
+}
+
+struct Last {
+    began: Instant,
+    trial: Trial,
+    /// It passed, and a rotation was refused all the same.
+    is_contradicted: bool,
+}
+
+impl Last {
+    /// Whether it says what one would that is asked for at `asked`.
+    fn holds(&self, asked: Instant) -> bool {
+        let is_refusal = matches!(self.trial, Trial::Refused(_)) || self.is_contradicted;
+        self.began >= asked || (self.began.elapsed() < HOLDS && is_refusal)
+    }
 }
 
 #[derive(Default)]
@@ -149,30 +177,40 @@ impl Standing {
     pub async fn examine(&self) -> Trial {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some((began, trial)) = &*last
-            && (*began >= asked || (began.elapsed() < HOLDS && matches!(trial, Trial::Refused(_))))
-        {
-            return trial.clone();
+        if let Some(last) = last.as_ref().filter(|last| last.holds(asked)) {
+            return last.trial.clone();
         }
         let began = Instant::now();
         let trial = timeout(LIMIT, trial::run(&self.store)).await;
         let trial = trial.unwrap_or(Trial::Unknown(DatabaseError::TimedOut));
         self.note(&trial);
-        *last = Some((began, trial.clone()));
+        *last = Some(Last { began, trial: trial.clone(), is_contradicted: false });
         trial
     }
 
     /// How a refresh ends whose rotation or look-up was refused with `error`. Nothing of it may have been written.
     pub async fn judge(&self, error: DatabaseError) -> RotationError {
         let Some(refusal) = error.refusal() else { return RotationError::Failed(error) };
-        let refusal = match self.examine().await {
-            Trial::Refused(refused) => refused.refusal,
-            // What it does not show was refused all the same.
-            Trial::Passed | Trial::Unknown(_) => refusal,
+        let course = match self.examine().await {
+            Trial::Refused(refused) => self.course(refused.refusal),
+            Trial::Passed => {
+                self.contradicted(&error).await;
+                Course::unshown(refusal)
+            }
+            Trial::Unknown(_) => Course::unshown(refusal),
         };
-        match self.course(refusal) {
+        match course {
             Course::Leave => RotationError::Refused(error),
             Course::Unavailable | Course::Wait => RotationError::Failed(error),
+        }
+    }
+
+    /// A trial passed, and a rotation was refused with `error` twice all the same.
+    async fn contradicted(&self, error: &DatabaseError) {
+        let mut last = self.last.lock().await;
+        if let Some(last) = last.as_mut().filter(|last| matches!(last.trial, Trial::Passed) && !last.is_contradicted) {
+            last.is_contradicted = true;
+            warn!(%error, "the database refuses a rotation whose statements can be prepared; such refreshes get a 503");
         }
     }
 
@@ -236,6 +274,25 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_trial_does_not_show_is_not_left_to_wordpress() {
+        for refusal in [Refusal::Absent, Refusal::ReadOnly, Refusal::Denied] {
+            assert_eq!(Course::unshown(refusal), Course::Unavailable, "{refusal:?}");
+        }
+        assert_eq!(Course::unshown(Refusal::Unprepared), Course::Leave);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_that_a_rotation_contradicts_holds_for_a_while() {
+        let began = Instant::now();
+        let last = |is_contradicted| Last { began, trial: Trial::Passed, is_contradicted };
+        assert!(last(false).holds(began), "it began later than it was asked for");
+        tokio::time::advance(HOLDS / 2).await;
+        assert!(!last(false).holds(Instant::now()) && last(true).holds(Instant::now()));
+        tokio::time::advance(HOLDS).await;
+        assert!(!last(true).holds(Instant::now()));
+    }
 
     #[test]
     fn what_becomes_of_refreshes() {

@@ -260,6 +260,30 @@ async fn a_table_of_users_that_is_missing() {
     assert!(site.is_as_it_was(&token).await);
 }
 
+/// What fails only when it runs, the plugin would meet, too: it answers 200 with a pair that is in no table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_whose_table_is_missing() {
+    let site = Site::on(Database::shared()).await;
+    let sidecar = site.sidecar(&[]);
+    sidecar.wait_for_log(NATIVE);
+    let token = site.token().await;
+    site.order(&format!(
+        "CREATE TRIGGER {0}.noted BEFORE INSERT ON {0}.wp_jwt_auth_tokens FOR EACH ROW INSERT INTO {0}.wp_gone VALUES (1)",
+        site.name()
+    ))
+    .await;
+    for _ in 0..3 {
+        let answer = refresh_at(sidecar.address(), &token.refresh_token);
+        assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")));
+    }
+    let line: Value = serde_json::from_str(&sidecar.wait_for_log("such refreshes get a 503")).unwrap();
+    assert!(line["error"].as_str().unwrap().contains("1146"), "{line}");
+    assert!(!sidecar.log().iter().any(|line| line.contains(LEFT)));
+    assert!(site.is_as_it_was(&token).await);
+    site.order(&format!("DROP TRIGGER {}.noted", site.name())).await;
+    assert_eq!(status(&sidecar, &token.refresh_token), 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_refuses_for_now() {
     let server = Database::private();
