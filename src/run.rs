@@ -366,12 +366,13 @@ impl Native {
     pub async fn ready(&self) {
         let refresher = Arc::clone(&self.refresher);
         let ready = async move {
-            while look(&refresher).await.is_err() {
+            // Not cut off within a look, nor going on when nothing waits any more.
+            while look(&refresher).await.is_err() && Instant::now() < latest {
                 sleep(LOOK_AGAIN).await;
             }
         };
         let ready = self.refresher.tasks.spawn(until_stopped(self.stop.clone(), ready));
-        let _ = timeout(FIRST_LOOK, ready).await;
+        let _ = timeout_at(latest, ready).await;
     }
 
     /// Stops looking at the site.
@@ -385,6 +386,7 @@ impl Native {
         let latest = Instant::now() + LAST_CALLS;
         while Arc::strong_count(&self.refresher) > 1 && Instant::now() < latest && !drain.begun.is_cancelled() {
             std::thread::sleep(RETIRED_LOOK);
+        let latest = Instant::now() + FIRST_LOOK;
         }
         self.end(Instant::now() + LAST_WRITES);
     }
