@@ -4,7 +4,7 @@
 mod watch;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -91,6 +91,7 @@ pub struct Lasting {
     pub(crate) metrics: Arc<Metrics>,
     rate_limiter: RateLimiter,
 }
+    recent: Arc<Mutex<Option<Arc<Recent>>>>,
 
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
 pub struct Native {
@@ -147,7 +148,7 @@ impl Sidecar {
     /// When the system gives no threads.
     pub fn assemble(parts: Parts) -> io::Result<Self> {
         let Parts { config, dialer, tls, installation } = parts;
-        let lasting = Lasting { metrics: Metrics::new(), rate_limiter: RateLimiter::new() };
+        let lasting = Lasting::new();
         let native = installation
             .map(|installation| Native::assemble(&config, dialer.clone(), installation, &lasting))
             .transpose()?;
@@ -227,6 +228,20 @@ impl Sidecar {
 
 impl Lasting {
     /// Counts what is in effect from now on.
+    fn new() -> Self {
+        Lasting { metrics: Metrics::new(), rate_limiter: RateLimiter::new(), recent: Arc::default() }
+    }
+
+    /// The access tokens of the last rotations: those that are kept, unless the interval is another. `None` where it is zero.
+    fn recent(&self, interval: Duration) -> Option<Arc<Recent>> {
+        // Replaced as a whole.
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.as_ref().is_none_or(|recent| recent.interval() != interval) {
+            *recent = (!interval.is_zero()).then(|| Arc::new(Recent::new(interval)));
+        }
+        recent.clone()
+    }
+
     pub fn observe(&self, native: Option<&Native>, tls: Option<&Arc<Tls>>) {
         if let Some(native) = native {
             self.metrics.observe_refresher(&native.refresher);
@@ -305,7 +320,7 @@ impl Native {
             groups,
             standing,
             reuse,
-            recent: (!reuse.interval.is_zero()).then(|| Arc::new(Recent::new(reuse.interval))),
+            recent: lasting.recent(reuse.interval),
             counters,
             rate_limiter: lasting.rate_limiter.clone(),
             analytics,
@@ -338,6 +353,9 @@ impl Native {
         tasks.spawn(until_stopped(self.stop.clone(), filling));
         let standing = Arc::clone(&self.refresher.standing);
         let trying = async move { standing.keep_trying().await };
+        if let Some(recent) = self.refresher.recent.clone() {
+            tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));
+        }
         tasks.spawn(until_stopped(self.stop.clone(), trying));
         let refresher = Arc::clone(&self.refresher);
         let keeping = async move { refresher.store.database.keep_two_ready().await };
@@ -430,5 +448,22 @@ impl MadeOf {
             dialer: dialer.clone(),
             installation: installation.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_forgets_no_access_token_of_the_interval() {
+        let lasting = Lasting::new();
+        let interval = Duration::from_secs(10);
+        let kept = lasting.recent(interval).unwrap();
+        kept.put("family", "token");
+        assert!(Arc::ptr_eq(&kept, &lasting.clone().recent(interval).unwrap()));
+        let other = lasting.recent(interval * 2).unwrap();
+        assert!(other.find("family", |_| true).is_none());
+        assert!(lasting.recent(Duration::ZERO).is_none() && lasting.recent(Duration::ZERO).is_none());
     }
 }

@@ -433,12 +433,9 @@ impl Refresher {
         }
     }
 
-    /// Keeps the map of tokens filled while the table has no index on them, and forgets what is over its time. Never returns.
+    /// Keeps the map of tokens filled while the table has no index on them. Never returns.
     pub async fn keep_map_filled(&self) {
         loop {
-            if let Some(recent) = &self.recent {
-                recent.sweep();
-            }
             if let Ok(site) = self.sites.current().await {
                 let map = &self.look_ups.map;
                 // A replica that lags behind has gaps where there are none, and lacks rows that are there.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use tokio::time::sleep;
 
 use crate::config::Secret;
 
@@ -21,6 +22,9 @@ const FAMILIES: u64 = 32_768;
 /// Access tokens of one family. There are more than one only while it is not known whether the last rotation was
 /// stored.
 const OF_ONE_FAMILY: usize = 4;
+
+/// How often what is over its time is freed.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// The access tokens, by `token_family`.
 // SECURITY: no Debug. A family is no secret (the log shows part of it), its access token is.
@@ -47,6 +51,11 @@ impl Recent {
         Recent { families, interval }
     }
 
+    /// How long it keeps what is put in.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// A rotation is about to be stored.
     pub fn put(&self, family: &str, access_token: &str) {
         self.put_at(family, access_token, Instant::now());
@@ -69,9 +78,12 @@ impl Recent {
     pub fn stored(&self, family: &str, access_token: &str) {
         let Some(kept) = self.families.get(family) else { return };
         if kept.len() > 1 {
+            // Those behind it may be of the next rotation, which is about to be stored.
             self.families.entry_by_ref(family).and_upsert_with(|known| {
-                let known = known.map(|known| known.into_value().to_vec()).unwrap_or_default();
-                known.into_iter().filter(|one| one.access_token.expose() == access_token).collect()
+                let mut known = known.map(|known| known.into_value().to_vec()).unwrap_or_default();
+                let earlier = known.iter().position(|one| one.access_token.expose() == access_token).unwrap_or(0);
+                known.drain(..earlier).for_each(drop);
+                known.into()
             });
         }
     }
@@ -92,8 +104,16 @@ impl Recent {
         self.families.invalidate(family);
     }
 
+    /// Frees what is over its time, every second. Never returns.
+    pub async fn keep_swept(&self) {
+        loop {
+            sleep(SWEEP).await;
+            self.sweep();
+        }
+    }
+
     /// Frees what is over its time: moka does so only beside other calls.
-    pub fn sweep(&self) {
+    fn sweep(&self) {
         self.families.run_pending_tasks();
     }
 }
@@ -137,6 +157,11 @@ mod tests {
         recent.stored("family", "second");
         assert!(found(&recent, "second", now));
         assert!(!found(&recent, "first", now) && !found(&recent, "failed", now));
+        recent.put_at("family", "third", now);
+        recent.stored("family", "second");
+        assert!(found(&recent, "second", now) && found(&recent, "third", now), "the next is about to be stored");
+        recent.stored("family", "gone");
+        assert!(found(&recent, "third", now));
         recent.forget("family");
         assert!(!found(&recent, "second", now));
     }
