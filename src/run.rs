@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::cleanup::{self, Cleanup};
 use crate::refresh::country::Countries;
+use crate::refresh::elsewhere;
 use crate::refresh::group::Groups;
 use crate::refresh::lookup::LookUps;
 use crate::refresh::map::Map;
@@ -90,8 +91,8 @@ pub struct Sidecar {
 pub struct Lasting {
     pub(crate) metrics: Arc<Metrics>,
     rate_limiter: RateLimiter,
-}
     recent: Arc<Mutex<Option<Arc<Recent>>>>,
+}
 
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
 pub struct Native {
@@ -227,7 +228,6 @@ impl Sidecar {
 }
 
 impl Lasting {
-    /// Counts what is in effect from now on.
     fn new() -> Self {
         Lasting { metrics: Metrics::new(), rate_limiter: RateLimiter::new(), recent: Arc::default() }
     }
@@ -242,6 +242,7 @@ impl Lasting {
         recent.clone()
     }
 
+    /// Counts what is in effect from now on.
     pub fn observe(&self, native: Option<&Native>, tls: Option<&Arc<Tls>>) {
         if let Some(native) = native {
             self.metrics.observe_refresher(&native.refresher);
@@ -325,6 +326,7 @@ impl Native {
             rate_limiter: lasting.rate_limiter.clone(),
             analytics,
             tasks,
+            elsewhere: Arc::new(Semaphore::new(elsewhere::at_once(config.wordpress.database_connections))),
             rotations: TaskTracker::new(),
         };
         Ok(Native {
@@ -351,11 +353,11 @@ impl Native {
         let filling = Arc::clone(&self.refresher);
         let filling = async move { filling.keep_map_filled().await };
         tasks.spawn(until_stopped(self.stop.clone(), filling));
-        let standing = Arc::clone(&self.refresher.standing);
-        let trying = async move { standing.keep_trying().await };
         if let Some(recent) = self.refresher.recent.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));
         }
+        let standing = Arc::clone(&self.refresher.standing);
+        let trying = async move { standing.keep_trying().await };
         tasks.spawn(until_stopped(self.stop.clone(), trying));
         let refresher = Arc::clone(&self.refresher);
         let keeping = async move { refresher.store.database.keep_two_ready().await };
@@ -383,6 +385,7 @@ impl Native {
     /// Waits a while until refreshes are native: one that takes the place of another must not do worse for a moment.
     pub async fn ready(&self) {
         let refresher = Arc::clone(&self.refresher);
+        let latest = Instant::now() + FIRST_LOOK;
         let ready = async move {
             // Not cut off within a look, nor going on when nothing waits any more.
             while look(&refresher).await.is_err() && Instant::now() < latest {
@@ -404,7 +407,6 @@ impl Native {
         let latest = Instant::now() + LAST_CALLS;
         while Arc::strong_count(&self.refresher) > 1 && Instant::now() < latest && !drain.begun.is_cancelled() {
             std::thread::sleep(RETIRED_LOOK);
-        let latest = Instant::now() + FIRST_LOOK;
         }
         self.end(Instant::now() + LAST_WRITES);
     }

@@ -14,20 +14,31 @@ use http::{HeaderValue, Request, Response, header};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Refresher;
 use super::replay::Decision;
 use super::request::Parsed;
-use super::store::Standing;
+use super::store::TokenState;
 use super::tokens::{Key, Place};
-use crate::client_addr::Scheme;
+use super::{Refresher, unix_now};
+use crate::client_addr::{Client, Scheme};
+use crate::wordpress::database::ANSWER_LIMIT;
 use crate::wordpress::home::{Home, Question};
 use crate::wordpress::site::Site;
 
 /// How long such a call may be held up before it goes to WordPress, where all of them went without the sidecar.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// So many of them may read the database at once; others wait their turn.
+const AT_ONCE: usize = 4;
+
+/// [`AT_ONCE`], where there are so many connections. Pure.
+pub fn at_once(connections: usize) -> usize {
+    AT_ONCE.min(connections / 4).max(1)
+}
+
 /// Why it goes there.
 const NO_LIVE_TOKEN: &str = "no live token, and a host that is neither the home URL's nor in wordpress.hosts";
+pub(super) const OVER_LIMIT: &str = "the rate limit, which WordPress counts by itself";
+const REFUSED: &str = "the database refuses rotations, and the host is neither the home URL's nor in wordpress.hosts";
 const NO_HOME: &str = "WordPress has not answered yet for a host that is neither the home URL's nor in wordpress.hosts";
 
 impl Refresher {
@@ -36,32 +47,57 @@ impl Refresher {
     /// # Errors
     /// Why it is left to WordPress.
     pub(super) async fn home_elsewhere(
-        &self,
+        self: &Arc<Self>,
         site: &Arc<Site>,
         question: &Question,
         parsed: &Parsed,
+        client: &Client,
     ) -> Result<Arc<Home>, &'static str> {
         let Parsed::Token(token) = parsed else { return Err(NO_LIVE_TOKEN) };
-        let standing = timeout(PATIENCE, self.standing(site, token)).await.ok().flatten().ok_or(NO_LIVE_TOKEN)?;
-        if !standing.is_live && self.reuse.decide(standing.revoked_for) != Decision::Replay {
+        // SECURITY: a client beyond the limit costs the database nothing here either.
+        let limit = site.settings.rate_limit;
+        if limit.is_some_and(|limit| self.rate_limiter.is_over(client.address, limit, unix_now())) {
+            return Err(OVER_LIMIT);
+        }
+        if self.standing.leaves().is_some() {
+            return Err(REFUSED);
+        }
+        let state = timeout(PATIENCE, self.look_elsewhere(site, token)).await.ok().flatten().ok_or(NO_LIVE_TOKEN)?;
+        if !state.is_live && self.reuse.decide(state.revoked_for) != Decision::Replay {
             return Err(NO_LIVE_TOKEN);
         }
         // SECURITY: one token can be used once, but presented as used as often as its client likes.
-        self.sites.home_elsewhere(question, standing.is_live).ok_or(NO_HOME)
+        self.sites.home_elsewhere(site, question, state.is_live).ok_or(NO_HOME)
+    }
+
+    /// As [`Refresher::token_state`], on the database side's runtime: a client that leaves cuts the wait short, never a
+    /// statement, and the connection is of the runtime that closes the pool.
+    async fn look_elsewhere(self: &Arc<Self>, site: &Arc<Site>, token: &str) -> Option<TokenState> {
+        // SECURITY: a flood of tokens that are in no row must not take the connections that rotations need.
+        let permit = Arc::clone(&self.elsewhere).acquire_owned().await.ok()?;
+        let (refresher, site, token) = (Arc::clone(self), Arc::clone(site), token.to_owned());
+        let read = async move {
+            let state = refresher.token_state(&site, &token).await;
+            drop(permit);
+            state
+        };
+        self.tasks.spawn(read).await.ok()?
     }
 
     /// How the token stands; `None` where it is in no row, or where that cannot be said at once.
-    async fn standing(&self, site: &Arc<Site>, token: &str) -> Option<Standing> {
+    async fn token_state(&self, site: &Arc<Site>, token: &str) -> Option<TokenState> {
         let key = Key::of(token, site.columns.folds_case);
         let place = match self.look_ups.cached(&key) {
             Some(place) => place,
             None => self.look_up(site, key).await?,
         };
         // Whatever fails here, nothing has begun.
-        let mut session = self.store.database.session().await.ok()?;
-        let standing = self.store.standing(&mut session, place.row, token).await.ok()?;
+        let database = &self.store.database;
+        let mut session = database.session().await.ok()?;
+        let state = self.store.token_state(&mut session, place.row, token);
+        let state = database.within(ANSWER_LIMIT, state).await.ok()?;
         session.give_back();
-        standing
+        state
     }
 
     /// Not where the whole table would be read: a client that is forwarded at once waits for less.

@@ -40,6 +40,7 @@ use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -102,6 +103,8 @@ pub struct Refresher {
     pub analytics: Option<Analytics>,
     /// The database side's runtime.
     pub tasks: Handle,
+    /// Reads for calls on hosts that only the client has named, of which there are few at once.
+    pub elsewhere: Arc<Semaphore>,
     /// Rotations in flight; a drain waits for them.
     pub rotations: TaskTracker,
 }
@@ -191,7 +194,7 @@ pub async fn answer(
     let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
     let (home, refuses) = match called {
         Called::Here(home) => (Ok(home), true),
-        Called::Elsewhere(question) => (refresher.home_elsewhere(&site, &question, &parsed).await, false),
+        Called::Elsewhere(question) => (refresher.home_elsewhere(&site, &question, &parsed, client).await, false),
     };
     let home = match home {
         Ok(home) => home,
@@ -299,7 +302,7 @@ impl Call<'_> {
             self.refresher.counters.not_begun.add();
             return Ok(Decided::Left(why));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = unix_now();
         let window = self
             .site
             .settings
@@ -307,7 +310,7 @@ impl Call<'_> {
             .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
         if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
             if !self.refuses {
-                return Ok(self.left_for_host("the rate limit, which WordPress counts by itself"));
+                return Ok(self.left_for_host(elsewhere::OVER_LIMIT));
             }
             self.refresher.counters.rate_limited.add();
             return Ok(Decided::Answered(self.respond(&Outcome::RateLimited, window), Told::of("rate_limited")));
@@ -406,6 +409,10 @@ impl Call<'_> {
         };
         response::response(outcome, &context)
     }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The target. Nearly all calls have the same, and what is made on one thread and dropped on another is dear.

@@ -84,6 +84,14 @@ impl RateLimiter {
         self.windows().count(network(client), limit, now_unix)
     }
 
+    /// Whether a request of `client` would be refused at `now_unix`. Counts nothing.
+    pub fn is_over(&self, client: IpAddr, limit: RateLimit, now_unix: u64) -> bool {
+        let length = length(limit);
+        let windows = self.windows();
+        let window = windows.open.peek(&network(client)).filter(|window| window.is_open(length, now_unix));
+        window.is_some_and(|window| window.let_through >= limit.max_requests)
+    }
+
     fn windows(&self) -> MutexGuard<'_, Windows> {
         // The numbers are valid whatever a thread that panicked here had done to them.
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,7 +106,7 @@ impl Default for RateLimiter {
 
 impl Windows {
     fn count(&mut self, client: IpAddr, limit: RateLimit, now: u64) -> Window {
-        let length = u64::from(limit.window_minutes).saturating_mul(60).max(1);
+        let length = length(limit);
         if let Some(window) = self.open.get_mut(&client) {
             return window.count(limit, length, now);
         }
@@ -120,6 +128,11 @@ impl Windows {
         self.open.put(client, window);
         counted
     }
+}
+
+/// How long a window is, in seconds.
+fn length(limit: RateLimit) -> u64 {
+    u64::from(limit.window_minutes).saturating_mul(60).max(1)
 }
 
 impl OpenWindow {
@@ -174,6 +187,18 @@ mod tests {
             [(2, 60, None), (1, 60, None), (0, 60, None), (0, 60, Some(30)), (0, 60, Some(1)), (2, 120, None),]
         );
         assert_eq!(limiter.count(client(2), LIMIT, NOW).remaining, 2, "each address by itself");
+    }
+
+    #[test]
+    fn to_look_counts_nothing() {
+        let limiter = RateLimiter::new();
+        for count in 0..3 {
+            assert!(!limiter.is_over(client(1), LIMIT, NOW), "{count}");
+            limiter.count(client(1), LIMIT, NOW);
+        }
+        assert!(limiter.is_over(client(1), LIMIT, NOW + 59) && !limiter.is_over(client(1), LIMIT, NOW + 60));
+        assert!(!limiter.is_over(client(2), LIMIT, NOW));
+        assert_eq!(limiter.addresses(), 1);
     }
 
     #[test]

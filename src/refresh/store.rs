@@ -39,11 +39,11 @@ pub struct Store {
     look: String,
     look_waiting: String,
     child: String,
-    standing: String,
+    token_state: String,
 }
 
 /// How a token stands, as a plain read shows it.
-pub struct Standing {
+pub struct TokenState {
     /// It can be exchanged, unless it is meanwhile.
     pub is_live: bool,
     /// Seconds since it was used or revoked, by the database's clock; `None` where it was not, or the table holds no date.
@@ -173,7 +173,7 @@ impl Store {
                 "SELECT revoked_at IS NOT NULL FROM {tokens} WHERE id = ? FOR UPDATE WAIT {LOCK_WAIT_SECONDS}"
             ),
             child: format!("SELECT id FROM {tokens} WHERE user_id = ? AND refresh_token_hash = ?"),
-            standing: format!(
+            token_state: format!(
                 "SELECT revoked_at IS NULL AND COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0), \
                  TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM {tokens} WHERE id = ? AND refresh_token_hash = ?"
             ),
@@ -232,16 +232,16 @@ impl Store {
     ///
     /// # Errors
     /// The database's.
-    pub async fn standing(
+    pub async fn token_state(
         &self,
         session: &mut Session<'_>,
         id: u64,
         token: &str,
-    ) -> Result<Option<Standing>, DatabaseError> {
-        let row: Option<Row> = session.conn().exec_first(&self.standing, (id, token)).await?;
+    ) -> Result<Option<TokenState>, DatabaseError> {
+        let row: Option<Row> = session.conn().exec_first(&self.token_state, (id, token)).await?;
         let Some(mut row) = row else { return Ok(None) };
         let (is_live, revoked_for) = (column(&mut row, 0, "revoked_at")?, column(&mut row, 1, "revoked_at")?);
-        Ok(Some(Standing { is_live, revoked_for }))
+        Ok(Some(TokenState { is_live, revoked_for }))
     }
 
     /// The user `id`, if there is one.

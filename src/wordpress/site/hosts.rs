@@ -127,8 +127,13 @@ impl Sites {
 
     /// The home URL on a host that only a client has named, if WordPress has answered for it. With `may_ask` it is
     /// asked, and the call does not wait for that.
-    pub fn home_elsewhere(&self, question: &Question, may_ask: bool) -> Option<Arc<Home>> {
-        usable(self.homes.known_of_other(question, may_ask), question).ok()
+    // SECURITY: another site of the same web server may answer for the host, and would choose the issuer.
+    pub fn home_elsewhere(&self, site: &Site, question: &Question, may_ask: bool) -> Option<Arc<Home>> {
+        let home = usable(self.homes.known_of_other(question, may_ask), question).ok()?;
+        let own = self.home(site, question.scheme).ok()?;
+        let asked = question.host.as_deref()?;
+        let is_ours = [asked, authority_of(&own.url)].iter().any(|host| has_name(&home.url, host));
+        is_ours.then_some(home)
     }
 
     /// What WordPress says on each host in `[wordpress] hosts`, as far as it was asked. Asks again in the background
@@ -228,6 +233,17 @@ fn is_host(host: &str) -> bool {
         && port.is_none_or(|port| matches!(port.len(), 1..=5) && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// Whether the home URL `home` is at `host`. A port does not count: PHP's `SERVER_NAME`, of which a site may make its
+/// home URL, has none.
+fn has_name(home: &str, host: &str) -> bool {
+    without_port(authority_of(home)).eq_ignore_ascii_case(without_port(host))
+}
+
+fn without_port(host: &str) -> &str {
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    host.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(host, |(name, _)| name)
+}
+
 fn without_scheme(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, rest)| rest)
 }
@@ -256,6 +272,23 @@ mod tests {
             ("ü", "shop.example", "http://shop.example", false),
         ] {
             assert_eq!(is_same(host, other, home), same, "{host} {other} {home}");
+        }
+    }
+
+    #[test]
+    fn a_home_url_is_at_one_host() {
+        for (home, host, is_there) in [
+            ("https://shop.example/blog", "SHOP.example", true),
+            ("http://shop.example", "shop.example:8080", true),
+            ("http://shop.example:8080", "shop.example", true),
+            ("https://other.example", "shop.example", false),
+            ("https://shop.example.other.example", "shop.example", false),
+            ("https://shop.example:pass@other.example", "shop.example", false),
+            ("http://[::1]:8080", "[::1]", true),
+            ("http://[::1]", "[::2]", false),
+            ("", "shop.example", false),
+        ] {
+            assert_eq!(has_name(home, host), is_there, "{home} {host}");
         }
     }
 
