@@ -9,7 +9,7 @@ use mysql_async::Row;
 use super::database::Server;
 use super::finding::{Area, Finding};
 use crate::config::Config;
-use crate::refresh::store::Store;
+use crate::refresh::store::{Statement, Store};
 use crate::refresh::{analytics, cleanup};
 use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::installation::Installation;
@@ -44,7 +44,11 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
     let prefix = &installation.table_prefix;
     let table = |name: &str| format!("{prefix}{name}");
     let quoted = |name: &str| format!("`{prefix}{name}`");
-    let rotation = store.statements();
+    let of_rotation = |is_users: bool| {
+        let statements =
+            Statement::ALL.into_iter().filter(move |statement| is_users == (*statement == Statement::User));
+        statements.map(|statement| store.text_of(statement).to_owned()).collect::<Vec<_>>()
+    };
     let select_options = format!("SELECT option_name, option_value FROM {} WHERE option_name = ''", quoted("options"));
     // A MySQL wants the right to update the table, not only a column, for FOR UPDATE (its manual; not tried).
     let update = if is_mariadb { "UPDATE (revoked_at)" } else { "UPDATE" };
@@ -53,7 +57,7 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
         table: table("jwt_auth_tokens"),
         what_for: "refreshes",
         is_vital: true,
-        statements: [rotation.lock, rotation.insert, rotation.revoke].map(str::to_owned).to_vec(),
+        statements: of_rotation(false),
     };
     let mut events = Need {
         privileges: Vec::new(),
@@ -90,7 +94,7 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
             table: installation.users_table.clone(),
             what_for: "refreshes",
             is_vital: true,
-            statements: vec![rotation.user.to_owned()],
+            statements: of_rotation(true),
         },
         tokens,
     ];

@@ -50,18 +50,6 @@ pub struct TokenState {
     pub revoked_for: Option<i64>,
 }
 
-/// See [`Store::statements`].
-pub struct StatementsOfRotation<'a> {
-    /// Reads and locks a token's row, and reads its user.
-    pub lock: &'a str,
-    /// Reads the user.
-    pub user: &'a str,
-    /// Adds the new token.
-    pub insert: &'a str,
-    /// Revokes the old one.
-    pub revoke: &'a str,
-}
-
 /// A row of the token table under its lock.
 pub struct LockedRow {
     /// `id`.
@@ -180,17 +168,6 @@ impl Store {
             database,
             tokens,
             users,
-        }
-    }
-
-    /// The statements that a rotation cannot do without, each in its smallest form. A server that prepares them all lets them
-    /// be run: rights are looked at then, and nothing happens.
-    pub fn statements(&self) -> StatementsOfRotation<'_> {
-        StatementsOfRotation {
-            lock: self.lock.smallest().as_str(),
-            user: &self.user,
-            insert: self.insert.smallest().as_str(),
-            revoke: self.revoke.smallest().as_str(),
         }
     }
 

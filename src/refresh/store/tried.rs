@@ -1,4 +1,4 @@
-//! The statements of a rotation one by one, for [`trial`](crate::refresh::trial).
+//! The statements of a rotation one by one, for [`trial`](crate::refresh::trial) and the doctor.
 
 use super::Store;
 use crate::wordpress::database::{DatabaseError, Session};
@@ -35,6 +35,17 @@ impl Store {
     pub fn table_of(&self, statement: Option<Statement>) -> &str {
         let quoted = if statement == Some(Statement::User) { &self.users } else { &self.tokens };
         quoted.trim_matches('`')
+    }
+
+    /// `statement` in its smallest form. A server that prepares it lets it be run: rights are looked at then, and nothing
+    /// happens.
+    pub fn text_of(&self, statement: Statement) -> &str {
+        match statement {
+            Statement::User => &self.user,
+            Statement::Lock => self.lock.smallest().as_str(),
+            Statement::Insert => self.insert.smallest().as_str(),
+            Statement::Revoke => self.revoke.smallest().as_str(),
+        }
     }
 
     /// Runs `statement` where no row can be: none has the id 0. The INSERT is prepared only, since it would use up an id.
