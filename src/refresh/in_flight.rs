@@ -95,7 +95,7 @@ impl InFlight {
 
     /// What the transaction said.
     fn ended(self, result: Result<transaction::Outcome, RotationError>) {
-        let counters = &self.refresher.counters;
+        let counters = Arc::clone(&self.refresher.counters);
         match result {
             Ok(transaction::Outcome::Rotated(rotated)) => self.rotated(rotated),
             Ok(transaction::Outcome::Used(used)) => {
@@ -103,12 +103,11 @@ impl InFlight {
                 tasks.spawn(self.used(used));
             }
             Ok(transaction::Outcome::Expired) => {
-                counters.expired.add();
-                self.refuse(Outcome::InvalidToken, Failure::InvalidToken, Told::of("expired"));
+                self.refuse(&counters.expired, Outcome::InvalidToken, Failure::InvalidToken, Told::of("expired"));
             }
             Ok(transaction::Outcome::UserNotFound) => {
-                counters.user_not_found.add();
-                self.refuse(Outcome::UserNotFound, Failure::UserNotFound, Told::of("user_not_found"));
+                let told = Told::of("user_not_found");
+                self.refuse(&counters.user_not_found, Outcome::UserNotFound, Failure::UserNotFound, told);
             }
             Ok(transaction::Outcome::NotThisRow) if self.is_looked_up => self.unknown(),
             // The row is gone or was changed by hand: look again.
@@ -147,7 +146,8 @@ impl InFlight {
     }
 
     async fn used(self, used: Used) {
-        let Refresher { store, reuse, counters, look_ups, .. } = &*self.refresher;
+        let refresher = Arc::clone(&self.refresher);
+        let Refresher { store, reuse, counters, look_ups, .. } = &*refresher;
         let mut told = Told { user: Some(used.user_id), family: used.family.clone(), ..Told::of("used") };
         match replay::reuse(store, reuse, &self.plan, &used).await {
             // Nothing has happened, so there is no event either.
@@ -166,8 +166,7 @@ impl InFlight {
             }
             Err(error) => return self.fail(error),
         }
-        counters.used.add();
-        self.refuse(Outcome::InvalidToken, Failure::InvalidToken, told);
+        self.refuse(&counters.used, Outcome::InvalidToken, Failure::InvalidToken, told);
     }
 
     /// The database does not even let the token be looked for.
@@ -177,12 +176,14 @@ impl InFlight {
     }
 
     fn unknown(self) {
-        self.refresher.counters.unknown.add();
-        self.refuse(Outcome::InvalidToken, Failure::InvalidToken, Told::of("unknown"));
+        let counters = Arc::clone(&self.refresher.counters);
+        self.refuse(&counters.unknown, Outcome::InvalidToken, Failure::InvalidToken, Told::of("unknown"));
     }
 
-    fn refuse(self, outcome: Outcome, failure: Failure, told: Told) {
+    /// What is left to WordPress is counted as that, where that is decided.
+    fn refuse(self, counter: &Counter, outcome: Outcome, failure: Failure, told: Told) {
         if self.plan.refuses {
+            counter.add();
             self.refresher.record(self.event, EventResult::Failure(failure));
         }
         let _ = self.answer.send(Ok((outcome, told)));
