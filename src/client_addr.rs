@@ -115,11 +115,10 @@ pub fn canonical_network(network: IpNet) -> IpNet {
 }
 
 fn entries_from_the_right(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let entries: Vec<&[u8]> = headers.get_all(&X_FORWARDED_FOR).iter().flat_map(entries).collect();
-    entries.into_iter().rev()
+    headers.get_all(&X_FORWARDED_FOR).iter().rev().flat_map(|line| entries(line).rev())
 }
 
-fn entries(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+fn entries(line: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
     line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty())
 }
 

@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::connection::Downstream;
 use crate::connection::watch::Limits;
 use crate::{exchange, vet};
-use queue::Queue;
+use queue::{Queue, upload_limit};
 use stream::Answer;
 pub use stream::Streams;
 
@@ -92,7 +92,8 @@ where
         async move {
             as_http1(&mut request);
             let (peer, request) = (downstream.peer, request.map(RequestBody::http2));
-            let (answer, place) = match queue.place(&request, downstream.worker.exchange_wait).await {
+            let limit = upload_limit(downstream.worker.request_pace.silence);
+            let (answer, place) = match queue.place(&request, limit).await {
                 Ok(place) => (exchange::answer(&downstream, request).await, place),
                 Err(error) => (exchange::refuse(&downstream, &request, &error), None),
             };

@@ -16,6 +16,7 @@ use wp_jwt_sidecar::config::{self, Faults, RefreshMode};
 use wp_jwt_sidecar::doctor::report::{self, Style};
 use wp_jwt_sidecar::doctor::{self, How, Level, verdict};
 use wp_jwt_sidecar::forward::dial::Dialer;
+use wp_jwt_sidecar::forward::upstream::Share;
 use wp_jwt_sidecar::index::{self, Action};
 use wp_jwt_sidecar::listen::inherited::Inherited;
 use wp_jwt_sidecar::listen::listeners;
@@ -235,6 +236,15 @@ fn check(parts: Parts) -> anyhow::Result<()> {
         server.max_exchanges,
         server.max_exchanges_per_address,
         server.max_exchanges_per_connection
+    )?;
+    // That of the last worker is the least.
+    let share = Share { worker: server.workers.saturating_sub(1), workers: server.workers };
+    writeln!(
+        out,
+        "at each of {} workers: {} in all, {} of one address",
+        server.workers,
+        server.exchanges_at(share),
+        server.exchanges_of_address_at(share)
     )?;
     for warning in &parts.config.warnings {
         writeln!(out, "warning: {warning}")?;

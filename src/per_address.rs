@@ -15,34 +15,40 @@ use crate::forward::upstream::Share;
 pub struct PerAddress {
     connections: usize,
     exchanges: usize,
+    one_connection: usize,
     open: Arc<Mutex<HashMap<IpAddr, Open>>>,
 }
 
 /// What an address has open.
 struct Open {
     connections: usize,
-    /// The limit that `exchanges` were made for.
-    limit: usize,
+    /// The limits that `exchanges` were made for: those of an address and of one connection.
+    limits: (usize, usize),
     /// Free places for exchanges, by the worker's number.
     exchanges: HashMap<usize, Arc<Semaphore>>,
 }
 
 impl PerAddress {
-    /// At most so many connections and exchanges for each address; zero is any number.
-    pub fn new(connections: usize, exchanges: usize) -> Arc<Self> {
-        Arc::new(PerAddress { connections, exchanges, open: Arc::default() })
+    /// At most so many connections and exchanges for each address; zero is any number. `one_connection` of the exchanges
+    /// may be those of one connection.
+    pub fn new(connections: usize, exchanges: usize, one_connection: usize) -> Arc<Self> {
+        Arc::new(PerAddress { connections, exchanges, one_connection, open: Arc::default() })
     }
 
     /// The same count with other limits. Addresses beyond the new limits keep what they have open.
-    pub fn with_limits(&self, connections: usize, exchanges: usize) -> Arc<Self> {
-        Arc::new(PerAddress { connections, exchanges, open: Arc::clone(&self.open) })
+    pub fn with_limits(&self, connections: usize, exchanges: usize, one_connection: usize) -> Arc<Self> {
+        Arc::new(PerAddress { connections, exchanges, one_connection, open: Arc::clone(&self.open) })
+    }
+
+    fn limits(&self) -> (usize, usize) {
+        (self.exchanges, self.one_connection)
     }
 
     /// A place for a connection from `address`; `None` when it has as many open as it may.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = network(address);
         let mut all = self.open();
-        let open = all.entry(address).or_insert_with(|| Open::new(self.exchanges));
+        let open = all.entry(address).or_insert_with(|| Open::new(self.limits()));
         if self.connections > 0 && open.connections >= self.connections {
             return None;
         }
@@ -56,8 +62,8 @@ impl PerAddress {
 }
 
 impl Open {
-    fn new(exchanges: usize) -> Self {
-        Open { connections: 0, limit: exchanges, exchanges: HashMap::new() }
+    fn new(limits: (usize, usize)) -> Self {
+        Open { connections: 0, limits, exchanges: HashMap::new() }
     }
 }
 
@@ -72,18 +78,19 @@ impl Place {
     /// limited. After a change of the limit they are counted from nought, and what is in flight keeps the places that it has.
     ///
     /// SECURITY: each worker has its share of the limit, as it has of connections to the upstream. Connections that are made
-    /// so that they meet one worker must not take all that this one has.
+    /// so that they meet one worker must not take all that this one has. See [`Share::of_clients`].
     pub fn exchanges(&self, now: &PerAddress, share: Share) -> Option<Arc<Semaphore>> {
         if now.exchanges == 0 {
             return None;
         }
         let mut all = now.open();
         let open = all.get_mut(&self.address)?;
-        if open.limit != now.exchanges {
-            *open = Open { connections: open.connections, ..Open::new(now.exchanges) };
+        if open.limits != now.limits() {
+            *open = Open { connections: open.connections, ..Open::new(now.limits()) };
         }
         let places = open.exchanges.entry(share.worker);
-        Some(Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(share.of(now.exchanges))))))
+        let of_worker = || Arc::new(Semaphore::new(share.of_clients(now.exchanges, now.one_connection)));
+        Some(Arc::clone(places.or_insert_with(of_worker)))
     }
 }
 
@@ -113,7 +120,7 @@ mod tests {
 
     #[test]
     fn places_are_given_up_to_the_limit_and_given_back() {
-        let per_address = PerAddress::new(2, 0);
+        let per_address = PerAddress::new(2, 0, 1);
         let [a, b]: [IpAddr; 2] = ["198.51.100.7".parse().unwrap(), "198.51.100.8".parse().unwrap()];
         let first = per_address.admit(a).unwrap();
         let _second = per_address.admit("::ffff:198.51.100.7".parse().unwrap()).unwrap();
@@ -125,7 +132,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_client_is_its_network() {
-        let per_address = PerAddress::new(1, 0);
+        let per_address = PerAddress::new(1, 0, 1);
         let _place = per_address.admit("2001:db8::1".parse().unwrap()).unwrap();
         assert!(per_address.admit("2001:db8::2".parse().unwrap()).is_none());
         assert!(per_address.admit("2001:db8:0:1::1".parse().unwrap()).is_some());
@@ -133,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_connections_of_an_address_share_its_places_for_exchanges() {
-        let per_address = PerAddress::new(0, 5);
+        let per_address = PerAddress::new(0, 5, 1);
         let [first, second, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
             .map(|address| per_address.admit(address.parse().unwrap()).unwrap());
         let at = |worker| Share { worker, workers: 2 };
@@ -144,9 +151,11 @@ mod tests {
         assert_eq!([&first, &second, &other].map(|place| free(place, &per_address, 0)), [Some(2), Some(2), Some(3)]);
         assert_eq!(free(&first, &per_address, 1), Some(2), "the other worker's share");
         // After a reload the new limit holds, for open connections, too.
-        let changed = per_address.with_limits(0, 8);
+        let changed = per_address.with_limits(0, 8, 1);
         assert_eq!((free(&first, &changed, 0), free(&second, &changed, 1)), (Some(4), Some(4)));
-        assert_eq!(free(&first, &changed.with_limits(0, 0), 0), None);
+        let with_room = changed.with_limits(0, 8, 6);
+        assert_eq!((free(&first, &with_room, 0), free(&second, &with_room, 1)), (Some(6), Some(6)), "one connection's");
+        assert_eq!(free(&first, &changed.with_limits(0, 0, 1), 0), None);
         drop((first, second, other));
         assert!(per_address.open().is_empty());
     }

@@ -152,7 +152,7 @@ impl Serving {
             None => info!("{LEFT_TO_WORDPRESS}"),
         }
         let config = Arc::new(config);
-        let per_address = PerAddress::new(0, 0);
+        let per_address = PerAddress::new(0, 0, 0);
         let settings = settings(&config, &dialer, tls.as_deref(), native.as_ref(), &per_address);
         let (workers, threads) = (0..config.server.workers)
             .map(|number| worker::start(number, settings.clone(), lasting.metrics.shard(), drain.clone()))
@@ -304,7 +304,11 @@ fn settings(
         dialer: dialer.clone(),
         acceptor: tls.map(Tls::acceptor),
         refresher: native.map(|native| Arc::clone(&native.refresher)),
-        per_address: per_address.with_limits(server.max_connections_per_address, server.max_exchanges_per_address),
+        per_address: per_address.with_limits(
+            server.max_connections_per_address,
+            server.max_exchanges_per_address,
+            server.exchanges_of_one(),
+        ),
     }
 }
 

@@ -196,15 +196,17 @@ impl Worker {
         let same_upstream =
             before.map(|before| &before.upstream).filter(|upstream| upstream.is_to(&config.upstream, &dialer));
         let upstream = match same_upstream {
-            Some(upstream) => Rc::clone(upstream),
+            Some(upstream) => {
+                upstream.limit(config.upstream.max_connections, share);
+                Rc::clone(upstream)
+            }
             None => Upstream::new(config.upstream.clone(), dialer, share, Arc::clone(&metrics)),
         };
-        let max_exchanges = config.server.max_exchanges;
+        let max_exchanges = config.server.exchanges_at(share);
         let exchanges = match before.filter(|before| before.max_exchanges == max_exchanges) {
             Some(before) => before.exchanges.clone(),
-            None if max_exchanges == 0 => None,
             // What is in flight keeps the places that it has.
-            None => places::limited(share.of(max_exchanges)),
+            None => places::limited(max_exchanges),
         };
         Worker {
             share,

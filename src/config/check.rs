@@ -86,6 +86,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
         country_database: read.readable("refresh.country_database"),
     };
     let wordpress = wordpress(&mut read, refresh.mode);
+    check_tls_name(&mut read, upstream.as_ref(), &wordpress, refresh.mode);
     let jwt = jwt(&mut read);
     let cleanup = Cleanup {
         tokens_after_days: read.integer("cleanup.tokens_after_days"),
@@ -201,8 +202,9 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
     }
     let url = read.parsed("upstream.url", address::upstream_url);
     let own = url.as_ref().and_then(|url| {
+        let named = [plain, tls].concat();
         let of = |key, all: &'_ [ListenAddress]| {
-            all.iter().find(|address| is_same(url, address, address.is_ipv6_only(all))).map(|own| (key, own.clone()))
+            all.iter().find(|address| is_same(url, address, address.is_ipv6_only(&named))).map(|own| (key, own.clone()))
         };
         of("server.listen", plain).or_else(|| of("tls.listen", tls))
     });
@@ -255,6 +257,26 @@ fn tls_name(read: &mut Reader, url: Option<&UpstreamUrl>) -> TlsName {
         _ => None,
     };
     TlsName::OfHost(hosts.into_iter().chain(home).collect())
+}
+
+/// With `host` only the site's own hosts are asked for by their names: some have to be known.
+fn check_tls_name(read: &mut Reader, upstream: Option<&Upstream>, wordpress: &WordPress, mode: RefreshMode) {
+    let Some(Upstream { url: UpstreamUrl::Https(..), tls_name: TlsName::OfHost(_), .. }) = upstream else { return };
+    let are_faulty = ["wordpress.hosts", "wordpress.home"].iter().any(|key| read.is_faulty(key));
+    if are_faulty || wordpress.home.is_some() || !wordpress.hosts.is_empty() {
+        return;
+    }
+    let problem = match mode {
+        RefreshMode::Forward => {
+            "with refresh.mode = \"forward\" nothing else says which hosts are the site's, and every request goes by the host \
+             in upstream.url; name them in wordpress.hosts"
+        }
+        RefreshMode::Native => {
+            "where WP_HOME does not say it, the site's host is not known until the database has answered, and requests go by \
+             the host in upstream.url; name it in wordpress.hosts"
+        }
+    };
+    read.warnings.push(format!("upstream.tls_name: {problem}"));
 }
 
 fn admin(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -> Admin {

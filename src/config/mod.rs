@@ -26,6 +26,7 @@ use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
+use crate::forward::upstream::Share;
 use crate::pace::Pace;
 
 pub use address::{CertificateFiles, ListenAddress, UpstreamUrl};
@@ -157,6 +158,33 @@ pub struct UnixSockets {
     pub owner: Option<u32>,
     /// The group's id. `None`: the group of whoever runs the program.
     pub group: Option<u32>,
+}
+
+/// Of how many requests a connection's are, where `max_exchanges_per_connection` is any number: its default.
+const ONE_CONNECTION: usize = 32;
+
+impl Server {
+    /// How many requests of one connection find room at a worker.
+    pub fn exchanges_of_one(&self) -> usize {
+        match self.max_exchanges_per_connection {
+            0 => ONE_CONNECTION,
+            limit => limit,
+        }
+    }
+
+    /// A worker's share of `max_exchanges`; zero is any number.
+    pub fn exchanges_at(&self, share: Share) -> usize {
+        self.of_clients(self.max_exchanges, share)
+    }
+
+    /// A worker's share of `max_exchanges_per_address`; zero is any number.
+    pub fn exchanges_of_address_at(&self, share: Share) -> usize {
+        self.of_clients(self.max_exchanges_per_address, share)
+    }
+
+    fn of_clients(&self, limit: usize, share: Share) -> usize {
+        if limit == 0 { 0 } else { share.of_clients(limit, self.exchanges_of_one()) }
+    }
 }
 
 /// `[tls]`

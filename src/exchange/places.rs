@@ -1,5 +1,6 @@
 //! How many exchanges are in flight at once: for one client address, and in all. Each has a place in both from before its
-//! upload is read until its answer was sent, or its tunnel has ended.
+//! upload is read until its answer was sent, or its tunnel has ended; to HTTP/1 an answer counts as sent once its last bytes
+//! are in the buffer of its connection, see [`crate::http1::server`].
 //!
 //! SECURITY: an exchange holds a connection to the upstream and memory for as long as its client likes to read slowly.
 
@@ -30,16 +31,20 @@ impl Places {
     ) -> Result<Places, ExchangeError> {
         Ok(Places {
             // First: those who wait for others of their address must not keep places from the rest.
-            _of_address: one(address, limit, Scope::Address).await?,
-            _of_all: one(all, limit, Scope::All).await?,
+            _of_address: one(address, limit, |limit| ExchangeError::TooManyInFlight(Scope::Address, limit)).await?,
+            _of_all: one(all, limit, |limit| ExchangeError::TooManyInFlight(Scope::All, limit)).await?,
         })
     }
 }
 
-async fn one(
+/// Waits for one of `places`, at most for `limit`. A free one is taken without a timer: it is there for nearly every request.
+///
+/// # Errors
+/// `late`, with the limit: there was none in time.
+pub async fn one(
     places: Option<&Arc<Semaphore>>,
     limit: Duration,
-    scope: Scope,
+    late: impl FnOnce(Duration) -> ExchangeError,
 ) -> Result<Option<OwnedSemaphorePermit>, ExchangeError> {
     let Some(places) = places else { return Ok(None) };
     if let Ok(place) = Arc::clone(places).try_acquire_owned() {
@@ -47,7 +52,7 @@ async fn one(
     }
     match timeout(limit, Arc::clone(places).acquire_owned()).await {
         Ok(place) => Ok(place.ok()),
-        Err(_) => Err(ExchangeError::TooManyInFlight(scope, limit)),
+        Err(_) => Err(late(limit)),
     }
 }
 

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use super::trust::{self, Trust};
-use crate::config::{self, Fault, Faults, TlsName, UpstreamProxyProtocol, UpstreamUrl};
+use super::trust::{self, Trust, fault};
+use crate::config::{self, Faults, TlsName, UpstreamProxyProtocol, UpstreamUrl};
 use crate::proxy_protocol::introduction;
 use crate::stream::Stream;
 
@@ -41,9 +41,25 @@ enum Way {
         /// What is asked for where nothing else is said.
         usual: ServerName<'static>,
         /// Hosts that requests are made for by their own name; `None` where all go by the usual one.
-        hosts: Option<Arc<[String]>>,
+        hosts: Option<Arc<[Own]>>,
         trust: Trust,
     },
+}
+
+/// A host of the site's own, made ready once: each request is compared with it.
+#[derive(PartialEq)]
+struct Own {
+    /// As certificates know it.
+    host: String,
+    name: Option<ServerName<'static>>,
+}
+
+impl Own {
+    fn new(host: &str) -> Self {
+        let host = host_name(host).to_ascii_lowercase();
+        let name = ServerName::try_from(host.clone()).ok();
+        Own { host, name }
+    }
 }
 
 /// Why there is no connection.
@@ -74,7 +90,7 @@ impl Dialer {
                 port: *port,
                 usual: usual_name(host, &config.tls_name)?,
                 hosts: match &config.tls_name {
-                    TlsName::OfHost(hosts) => Some(hosts.as_slice().into()),
+                    TlsName::OfHost(hosts) => Some(hosts.iter().map(|host| Own::new(host)).collect()),
                     TlsName::OfUrl | TlsName::Is(_) => None,
                 },
                 trust: Trust::read(config.ca_file.as_deref())?,
@@ -84,19 +100,12 @@ impl Dialer {
         Ok(Dialer { way, introduces, limit: config.connect_timeout })
     }
 
-    /// Connects by the usual name, within `[upstream] connect_timeout` in all. `client` is whom the connection is for,
-    /// `None` where it is for the sidecar itself; the upstream is told where `[upstream] proxy_protocol` says so.
+    /// Connects within `[upstream] connect_timeout` in all, by a name of [`Dialer::name_for`]; `None` is the usual one.
+    /// `client` is whom the connection is for, `None` where it is for the sidecar itself; the upstream is told where
+    /// `[upstream] proxy_protocol` says so.
     ///
     /// # Errors
     /// Nobody there, not in time, or a certificate that is not trusted.
-    pub async fn dial(&self, client: Option<IpAddr>) -> Result<UpstreamStream, DialError> {
-        self.dial_as(client, None).await
-    }
-
-    /// As [`Dialer::dial`], by a name of [`Dialer::name_for`].
-    ///
-    /// # Errors
-    /// See [`Dialer::dial`].
     pub async fn dial_as(
         &self,
         client: Option<IpAddr>,
@@ -105,14 +114,14 @@ impl Dialer {
         timeout(self.limit, self.connect(client, name)).await.unwrap_or(Err(DialError::TimedOut(self.limit)))
     }
 
-    /// As [`Dialer::dial`], for what the sidecar itself asks of the site. `home` is the host of its home URL; where that is
+    /// As [`Dialer::dial_as`], for what the sidecar itself asks of the site. `home` is the host of its home URL; where that is
     /// not known, the first of its hosts that is stands in for it.
     ///
     /// # Errors
-    /// See [`Dialer::dial`].
+    /// See [`Dialer::dial_as`].
     pub async fn dial_home(&self, client: Option<IpAddr>, home: Option<&str>) -> Result<UpstreamStream, DialError> {
         let first = || match &self.way {
-            Way::Tls { hosts: Some(hosts), .. } => hosts.first().map(String::as_str),
+            Way::Tls { hosts: Some(hosts), .. } => hosts.first().map(|own| own.host.as_str()),
             _ => None,
         };
         let home = home.or_else(first);
@@ -132,9 +141,11 @@ impl Dialer {
     pub fn name_for(&self, host: Option<&[u8]>, home: impl FnOnce() -> Option<String>) -> Option<ServerName<'static>> {
         let Way::Tls { hosts: Some(hosts), .. } = &self.way else { return None };
         let host = host_name(std::str::from_utf8(host?).ok()?);
-        let is_own =
-            hosts.iter().any(|own| host_name(own) == host) || home().is_some_and(|own| host_name(&own) == host);
-        is_own.then(|| ServerName::try_from(host).ok()).flatten()
+        if let Some(own) = hosts.iter().find(|own| own.host.eq_ignore_ascii_case(host)) {
+            return own.name.clone();
+        }
+        let is_home = home().is_some_and(|home| host_name(&home).eq_ignore_ascii_case(host));
+        is_home.then(|| ServerName::try_from(host.to_ascii_lowercase()).ok()).flatten()
     }
 
     /// Whether every connection is for one client only.
@@ -185,12 +196,12 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
 }
 
 /// A host without port, brackets and the dot at its end: what certificates know.
-fn host_name(host: &str) -> String {
+fn host_name(host: &str) -> &str {
     let name = match host.strip_prefix('[') {
         Some(address) => address.split(']').next(),
         None => host.split(':').next(),
     };
-    name.unwrap_or(host).trim_end_matches('.').to_ascii_lowercase()
+    name.unwrap_or(host).trim_end_matches('.')
 }
 
 fn usual_name(host: &str, configured: &TlsName) -> Result<ServerName<'static>, Faults> {
@@ -199,10 +210,6 @@ fn usual_name(host: &str, configured: &TlsName) -> Result<ServerName<'static>, F
         TlsName::OfUrl | TlsName::OfHost(_) => ("upstream.url", host),
     };
     ServerName::try_from(name.to_owned()).map_err(|_| fault(key, "no certificate can be valid for this host name"))
-}
-
-fn fault(key: &str, problem: impl Into<String>) -> Faults {
-    Faults(vec![Fault { key: key.to_owned(), problem: problem.into(), ..Fault::default() }])
 }
 
 #[cfg(test)]

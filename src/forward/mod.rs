@@ -48,8 +48,9 @@ pub async fn forward(
     let authority = worker.upstream.authority();
     let told = worker.sets_request_id.then_some(id);
     let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id: told };
-    let added = request::prepare(&mut request, &hop, upgrade.as_ref());
+    let mut added = request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request).await?;
+    added.body_was_read(&request);
     let dialer = worker.upstream.dialer();
     // Most go by one name, and each look into the fields costs.
     let host = dialer.goes_by_hosts().then(|| request.headers().get(header::HOST)).flatten();

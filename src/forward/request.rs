@@ -50,6 +50,15 @@ impl Added<'_> {
         Added { length, ..Added::default() }
     }
 
+    /// To be called when the start of the body was read: an HTTP/2 client may end its stream by a DATA frame without data,
+    /// and only then shows that there is no body.
+    pub fn body_was_read(&mut self, request: &Request<RequestBody>) {
+        if self.length.is_none() && request.version() == Version::HTTP_2 && request.body().is_end_stream() {
+            self.length = Some(0);
+            self.says_empty = needs_length(request.method(), request.version());
+        }
+    }
+
     /// How the body is framed.
     pub fn encoder(&self, headers: &HeaderMap) -> Encoder {
         self.length.map_or_else(|| Encoder::chunked(headers, true), Encoder::length)

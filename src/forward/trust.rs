@@ -23,7 +23,8 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 use tokio_rustls::TlsConnector;
-use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
+use tracing::warn;
+use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate, X509Version};
 
 use crate::byte_order_mark;
 use crate::config::{Fault, Faults};
@@ -92,17 +93,23 @@ fn listed(path: &Path) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), 
         return Err(format!("{}: {problem}", path.display()));
     }
     let mut roots = RootCertStore::empty();
-    for certificate in certificates.iter().filter(|certificate| !is_only_an_end_entity(certificate)) {
-        roots.add(certificate.clone()).map_err(|error| format!("{}: {error}", path.display()))?;
+    for certificate in certificates.iter().filter(|certificate| may_sign(certificate)) {
+        if let Err(error) = roots.add(certificate.clone()) {
+            // An upstream that presents this very certificate can be trusted all the same.
+            warn!(%error, path = %path.display(), "a certificate of upstream.ca_file cannot be an authority's");
+        }
     }
     Ok((certificates, roots))
 }
 
 /// SECURITY: webpki takes every root for an authority, whatever the certificate says, and the key of a web server must not
-/// sign for other names. Old authorities (X.509 version 1) do not say what they are, and stay.
-fn is_only_an_end_entity(certificate: &CertificateDer<'_>) -> bool {
-    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| {
-        parsed.basic_constraints().is_ok_and(|constraints| constraints.is_some_and(|constraints| !constraints.value.ca))
+/// sign for other names. One of version 3 has to say that it is an authority's (RFC 5280, 4.2.1.9); those of version 1, of
+/// old authorities, cannot.
+fn may_sign(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| match parsed.basic_constraints() {
+        Ok(Some(constraints)) => constraints.value.ca,
+        Ok(None) => parsed.version() == X509Version::V1,
+        Err(_) => false,
     })
 }
 
@@ -120,7 +127,8 @@ fn system_roots() -> Result<RootCertStore, String> {
     }
 }
 
-fn fault(key: &str, problem: impl Into<String>) -> Faults {
+/// What is wrong with a key.
+pub(super) fn fault(key: &str, problem: impl Into<String>) -> Faults {
     Faults(vec![Fault { key: key.to_owned(), problem: problem.into(), ..Fault::default() }])
 }
 
@@ -331,10 +339,9 @@ mod tests {
     #[test]
     fn who_is_no_authority_signs_for_nobody() {
         let constraints = |is_ca: rcgen::IsCa| certificate(|parameters| parameters.is_ca = is_ca);
-        assert!(is_only_an_end_entity(&constraints(rcgen::IsCa::ExplicitNoCa)));
-        let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        assert!(
-            !is_only_an_end_entity(&constraints(authority)) && !is_only_an_end_entity(&constraints(rcgen::IsCa::NoCa))
-        );
+        assert!(!may_sign(&constraints(rcgen::IsCa::ExplicitNoCa)));
+        // Without the extension, by which it would say so.
+        assert!(!may_sign(&constraints(rcgen::IsCa::NoCa)));
+        assert!(may_sign(&constraints(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained))));
     }
 }

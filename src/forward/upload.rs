@@ -32,6 +32,7 @@ pub async fn read_start(request: &mut Request<RequestBody>) -> Result<(), Exchan
     while length < START && !body.is_end_stream() {
         let Some(frame) = body.frame().await.transpose()? else { break };
         match frame.into_data() {
+            Ok(data) if data.is_empty() => {}
             Ok(data) => {
                 length += data.len();
                 if joined.is_empty() && body.is_end_stream() {

@@ -17,7 +17,7 @@ use hyper::body::{Body as _, Frame};
 use rustls::pki_types::ServerName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
 use super::dial::{Dialer, UpstreamStream};
@@ -26,6 +26,7 @@ use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
 use crate::error::ExchangeError;
+use crate::exchange::places;
 use crate::http1::client::{AnswerError, Connection};
 use crate::http1::fields;
 use crate::http1::rewound::Rewound;
@@ -49,7 +50,9 @@ pub struct Upstream {
     /// How many of those the metrics know of.
     told_idle: Cell<usize>,
     /// This worker's share of `[upstream] max_connections`. Whoever uses a connection holds one; idle ones make room.
-    slots: Option<Arc<Semaphore>>,
+    slots: RefCell<Option<Arc<Semaphore>>>,
+    /// How many those are; zero is any number.
+    most: Cell<usize>,
 }
 
 /// One of several workers that share a limit.
@@ -67,6 +70,18 @@ impl Share {
         let workers = self.workers.max(1);
         (limit / workers + usize::from(self.worker < limit % workers)).max(1)
     }
+
+    /// As [`Share::of`], where zero is any number.
+    pub fn of_any(self, limit: usize) -> usize {
+        if limit == 0 { 0 } else { self.of(limit) }
+    }
+
+    /// As [`Share::of`], for a limit of what clients have in flight, of which one connection may have `one`: all of a
+    /// connection is at one worker, and a browser's own page must not be too much for that while the others have room. So
+    /// the shares may come to more than `limit`, by at most `one` for each worker.
+    pub fn of_clients(self, limit: usize, one: usize) -> usize {
+        self.of(limit).max(one.min(limit))
+    }
 }
 
 struct Idle {
@@ -80,17 +95,27 @@ impl Upstream {
     pub fn new(config: config::Upstream, dialer: Dialer, share: Share, metrics: Arc<Shard>) -> Rc<Self> {
         let authority =
             HeaderValue::from_str(&config.url.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        let slots = (config.max_connections > 0)
-            .then(|| Arc::new(Semaphore::new(share.of(config.max_connections).min(Semaphore::MAX_PERMITS))));
-        let idle = RefCell::new(Vec::new());
-        let upstream = Rc::new(Upstream { config, dialer, metrics, authority, idle, told_idle: Cell::new(0), slots });
+        let most = share.of_any(config.max_connections);
+        let (slots, most) = (RefCell::new(places::limited(most)), Cell::new(most));
+        let (idle, told_idle) = (RefCell::new(Vec::new()), Cell::new(0));
+        let upstream = Rc::new(Upstream { config, dialer, metrics, authority, idle, told_idle, slots, most });
         spawn_local(close_idle(Rc::downgrade(&upstream)));
         upstream
     }
 
-    /// Whether a new one would be the same.
+    /// Whether a new one would be the same, but for [how many](Self::limit) connections it may have.
     pub fn is_to(&self, config: &config::Upstream, dialer: &Dialer) -> bool {
-        self.config == *config && self.dialer == *dialer
+        let like = config::Upstream { max_connections: self.config.max_connections, ..config.clone() };
+        self.config == like && self.dialer == *dialer
+    }
+
+    /// From now on `share` of `max_connections` may be in use. What is in use keeps the slot that it has. By default the
+    /// number follows from that of listeners and workers: a change of those must not close what idles.
+    pub fn limit(&self, max_connections: usize, share: Share) {
+        let most = share.of_any(max_connections);
+        if self.most.replace(most) != most {
+            *self.slots.borrow_mut() = places::limited(most);
+        }
     }
 
     /// The way there.
@@ -170,12 +195,8 @@ impl Upstream {
 
     /// Waits for a share of `[upstream] max_connections`.
     async fn slot(&self) -> Result<Option<OwnedSemaphorePermit>, ExchangeError> {
-        let Some(slots) = &self.slots else { return Ok(None) };
-        let limit = self.config.connect_timeout;
-        match timeout(limit, Arc::clone(slots).acquire_owned()).await {
-            Ok(slot) => Ok(slot.ok()),
-            Err(_) => Err(ExchangeError::UpstreamBusy(limit)),
-        }
+        let slots = self.slots.borrow().clone();
+        places::one(slots.as_ref(), self.config.connect_timeout, ExchangeError::UpstreamBusy).await
     }
 
     /// The connection by this name that idled least, if it may still be used.
@@ -214,8 +235,7 @@ impl Upstream {
 
     /// Closes idle connections that a new one would be too many with.
     fn make_room(&self) {
-        let Some(slots) = &self.slots else { return };
-        let free = slots.available_permits();
+        let Some(free) = self.slots.borrow().as_ref().map(|slots| slots.available_permits()) else { return };
         let mut idle = self.idle.borrow_mut();
         let too_many = idle.len().saturating_sub(free);
         idle.drain(..too_many);
@@ -373,5 +393,13 @@ mod tests {
             assert_eq!(shares.sum::<usize>(), limit, "{workers} workers");
         }
         assert_eq!(Share { worker: 3, workers: 4 }.of(1), 1);
+    }
+
+    #[test]
+    fn one_connection_has_room_at_any_worker() {
+        let of = |limit, one| Share { worker: 31, workers: 32 }.of_clients(limit, one);
+        assert_eq!(of(274, 32), 32, "a page with 32 pictures, of one address");
+        assert_eq!(of(8_192, 32), 256, "where the share is more, that holds");
+        assert_eq!(of(10, 32), 10, "never more than the limit itself");
     }
 }

@@ -1,7 +1,7 @@
 //! A client's connection: one request after another, each answered before the next is looked at.
 //!
 //! What is read behind a request waits in the buffer. While an answer is awaited or written, the connection is listened
-//! on, to see the client leave: its exchange ends with it.
+//! on, to see the client leave: its exchange ends with it, unless `[server] ignore_client_abort` lets it go on.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,8 +10,10 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::Body as _;
+use tokio::time::timeout;
 
 use super::encoder::Encoder;
 use super::fields;
@@ -31,6 +33,10 @@ use crate::{exchange, respond};
 /// Bytes of a body that a connection writes in one turn, then the worker's others have theirs. Half a megabyte takes a fraction of
 /// a millisecond; without an end, two fast sides would go on for what the runtime's own limit allows, some megabytes.
 const TURN: usize = 512 << 10;
+
+/// How much is read of an answer whose client has left. wp-cron.php and what is like it say next to nothing; a page that a
+/// visitor has left is ended without harm beyond this.
+const UNREAD: usize = 16 << 20;
 
 /// Why a connection ended early.
 #[derive(Debug, thiserror::Error)]
@@ -215,7 +221,7 @@ impl Connection {
         if let (Err(ConnectionError::Gone | ConnectionError::Io(_)), Some(body)) = (&written, body)
             && self.goes_on_alone()
         {
-            read_to_end(body).await;
+            self.read_on(body).await;
         }
         written?;
         if ends_with_close {
@@ -253,6 +259,23 @@ impl Connection {
     /// only ended its sending side gets its answer, and one that has gone shows when that is written.
     fn goes_on_alone(&self) -> bool {
         self.downstream.worker.ignores_client_abort
+    }
+
+    /// Takes an answer that its client has left. Closed before its end, the connection would end what makes the answer: PHP
+    /// ends a script that writes to a closed connection.
+    ///
+    /// SECURITY: an answer may have no end, and holds a connection to the upstream: clients that come and leave would take
+    /// them all.
+    async fn read_on(&self, body: ResponseBody) {
+        let worker = &self.downstream.worker;
+        let draining = worker.ending.told();
+        if worker.ending.begun().is_some() {
+            return;
+        }
+        tokio::select! {
+            _ = timeout(worker.limits.response.silence, take(body, UNREAD)) => {}
+            () = draining => {}
+        }
     }
 
     /// Takes what there is of a body for writing; `true` when it has to be waited for. At its end the body is dropped,
@@ -312,10 +335,12 @@ impl Connection {
     }
 }
 
-/// Takes an answer that its client has left. Closed before its end, the connection would end what makes the answer: PHP ends
-/// a script that writes to a closed connection.
-async fn read_to_end(mut body: ResponseBody) {
-    while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+/// Takes up to so many bytes of a body, or all of it.
+async fn take(mut body: ResponseBody, mut left: usize) {
+    while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
+    }
 }
 
 enum Next {

@@ -11,14 +11,23 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
 use super::RECEIVE_WINDOW;
 use crate::error::{ExchangeError, Scope};
+use crate::exchange::places;
 
 /// How much of uploads that wait may lie in the connection's window. What is in flight needs the rest of it: with all of it
 /// taken by those that wait, no upload would move, and each would wait for the others.
 const WAITING_UPLOADS: u64 = (RECEIVE_WINDOW / 2) as u64;
+
+/// How long a web server waits for the body of a request that stands still: Apache's mod_reqtimeout for 20 s.
+const PATIENCE_OF_UPSTREAMS: Duration = Duration::from_secs(20);
+
+/// How long an upload waits that may keep the window from those in flight: for half of what those may stand still, so that
+/// they go on when it is refused. `idle` is `[server] request_body_idle`.
+pub fn upload_limit(idle: Duration) -> Duration {
+    idle.min(PATIENCE_OF_UPSTREAMS) / 2
+}
 
 /// The places of one connection.
 pub struct Queue {
@@ -31,12 +40,11 @@ pub struct Queue {
 impl Queue {
     /// Zero is any number.
     pub fn new(places: usize) -> Self {
-        let places = (places > 0).then(|| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))));
-        Queue { places, uploads: Cell::new(0) }
+        Queue { places: places::limited(places), uploads: Cell::new(0) }
     }
 
     /// Waits for a place: for as long as it takes, since it is the client's own requests that are waited for, and those have
-    /// limits of their own. An upload that waits beyond [`WAITING_UPLOADS`] does so for `limit`.
+    /// limits of their own. An upload that waits beyond [`WAITING_UPLOADS`] does so for [`upload_limit`].
     ///
     /// # Errors
     /// That limit has passed.
@@ -51,14 +59,10 @@ impl Queue {
         }
         let length = request.body().size_hint().exact().unwrap_or(u64::MAX).min(u64::from(RECEIVE_WINDOW));
         let waiting = Waiting::new(&self.uploads, length);
-        let place = Arc::clone(places).acquire_owned();
         if waiting.uploads.get() <= WAITING_UPLOADS {
-            return Ok(place.await.ok());
+            return Ok(Arc::clone(places).acquire_owned().await.ok());
         }
-        match timeout(limit, place).await {
-            Ok(place) => Ok(place.ok()),
-            Err(_) => Err(ExchangeError::TooManyInFlight(Scope::Connection, limit)),
-        }
+        places::one(Some(places), limit, |limit| ExchangeError::TooManyInFlight(Scope::Connection, limit)).await
     }
 }
 
@@ -116,6 +120,12 @@ mod tests {
         let error = queue.place(&upload(10 << 20), LIMIT).await.map(drop).unwrap_err();
         assert!(matches!(error, ExchangeError::TooManyInFlight(Scope::Connection, LIMIT)));
         assert_eq!(queue.uploads.get(), 0);
+    }
+
+    #[test]
+    fn uploads_in_flight_outlast_those_that_wait() {
+        let limit = |idle| upload_limit(Duration::from_secs(idle)).as_secs();
+        assert_eq!((limit(60), limit(8)), (10, 4));
     }
 
     #[tokio::test]

@@ -58,6 +58,11 @@ impl Wanted {
         (&self.address, self.nth, self.ipv6_only) == (&other.address, other.nth, other.ipv6_only)
     }
 
+    /// Whether it is the same but for the families of addresses that it takes.
+    fn is_twin_of(&self, other: &Wanted) -> bool {
+        (&self.address, self.nth) == (&other.address, other.nth) && self.ipv6_only != other.ipv6_only
+    }
+
     fn fault(&self, error: &dyn std::fmt::Display) -> Fault {
         let problem = format!("cannot listen on {}: {error}", self.address);
         Fault { key: self.key().into(), problem, ..Fault::default() }
@@ -66,10 +71,12 @@ impl Wanted {
 
 fn wanted(config: &Config) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
+    // A port's twin may be for TLS, and the other not.
+    let named = [&config.server.listen[..], &config.tls.listen[..]].concat();
     for (addresses, tls) in [(&config.server.listen, false), (&config.tls.listen, true)] {
         for address in addresses {
             let nth = all.iter().filter(|earlier| earlier.address == *address).count();
-            all.push(Wanted { address: address.clone(), nth, tls, ipv6_only: address.is_ipv6_only(addresses) });
+            all.push(Wanted { address: address.clone(), nth, tls, ipv6_only: address.is_ipv6_only(&named) });
         }
     }
     all
@@ -246,7 +253,7 @@ impl Listeners {
         }
         self.open.retain(|open| {
             let stays = all.iter().any(|wanted| wanted.is_at(&open.wanted));
-            let twin = all.iter().find(|wanted| wanted.address == open.wanted.address && !stays);
+            let twin = all.iter().find(|wanted| wanted.is_twin_of(&open.wanted) && !stays);
             match twin.map(|twin| twin.ipv6_only) {
                 Some(true) => info!(address = %open.address, "opened again for IPv6 only, since IPv4 is named besides"),
                 Some(false) => {

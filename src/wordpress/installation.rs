@@ -67,6 +67,17 @@ pub enum WpHome {
     Dynamic,
 }
 
+impl Installation {
+    /// The host of the home URL, where configuration or a constant says it: known without the database.
+    pub fn home_host(&self) -> Option<String> {
+        let home = match (&self.home, &self.wp_home) {
+            (Some(home), _) | (None, WpHome::Known(home)) => home,
+            (None, WpHome::NotDefined | WpHome::Dynamic) => return None,
+        };
+        url::Url::parse(home).ok().and_then(|home| home.host_str().map(str::to_owned))
+    }
+}
+
 // SECURITY: `OptsBuilder` prints its password.
 impl fmt::Debug for Installation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

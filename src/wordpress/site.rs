@@ -232,9 +232,11 @@ impl Sites {
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site.clone()
     }
 
-    /// The host of the home URL as far as configuration, constants and options say it; `None` before the first reading.
+    /// The host of the home URL as far as configuration, constants and options say it. Where it is an option, `None` before
+    /// the first reading.
     pub fn home_host(&self) -> Option<String> {
-        self.last_good.lock().unwrap_or_else(PoisonError::into_inner).home_host.clone()
+        let read = self.last_good.lock().unwrap_or_else(PoisonError::into_inner).home_host.clone();
+        read.or_else(|| self.installation.home_host())
     }
 
     /// Whether the database was away when it was last asked.

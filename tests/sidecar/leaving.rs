@@ -320,6 +320,45 @@ fn a_request_goes_on_without_its_client_where_that_is_wanted() {
     }
 }
 
+/// An upstream whose answers have no end: a part each `pause`. Says when the sidecar has let one go.
+fn endless(part: usize, pause: Duration) -> (Upstream, Receiver<()>) {
+    let (told, ended) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
+        connection.head().unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let chunk = format!("{part:x}\r\n{}\r\n", "y".repeat(part));
+        while connection.stream.write_all(chunk.as_bytes()).is_ok() {
+            sleep(pause);
+        }
+        let _ = told.send(());
+    });
+    (upstream, ended)
+}
+
+/// Clients that come and leave would hold all connections to the site by such answers.
+#[test]
+fn an_answer_without_end_ends_all_the_same_when_its_client_has_left() {
+    let (hour, tick) = ("1h", Duration::from_millis(20));
+    for (part, pause, idle, drains) in [
+        (1 << 16, Duration::ZERO, hour, false), // by its size
+        (10, tick, "300ms", false),             // by its time
+        (10, tick, hour, true),                 // since the program is to end
+    ] {
+        let (upstream, ended) = endless(part, pause);
+        let keys = ["--server-ignore-client-abort", "true", "--server-response-write-idle", idle];
+        let sidecar = Sidecar::forwarding_with(upstream.address(), &keys);
+        let mut client = Connection::to(sidecar.address());
+        client.send(GET);
+        client.head().unwrap();
+        reset(client.stream);
+        if drains {
+            assert!(ended.recv_timeout(Duration::from_millis(500)).is_err(), "it goes on without its client");
+            sidecar.signal("TERM");
+        }
+        ended.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{part} bytes each {pause:?} go on"));
+    }
+}
+
 #[test]
 fn who_ends_its_sending_side_gets_its_answer_where_that_is_wanted() {
     let (go_on, told) = channel();

@@ -26,6 +26,39 @@ const COUNTED_APART: [&str; 2] = ["x-ratelimit-remaining", "x-ratelimit-reset"];
 /// SECURITY: their values are secrets.
 const SECRET: [&str; 1] = ["set-cookie"];
 
+/// Fields whose values say the same to every client, so that they may stand in a report also where the answer was made for
+/// one user. Besides those that begin with `access-control-` and `x-ratelimit-`.
+const PUBLIC: [&str; 18] = [
+    "allow",
+    "cache-control",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "expires",
+    "link",
+    "pragma",
+    "referrer-policy",
+    "retry-after",
+    "strict-transport-security",
+    "vary",
+    "x-content-type-options",
+    "x-frame-options",
+    "x-robots-tag",
+    "x-wp-total",
+    "x-wp-totalpages",
+    "x-xss-protection",
+];
+
+/// Whose answers are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// Anybody's: they were asked for without a secret.
+    Anybody,
+    /// A user's own. SECURITY: code of the site's own may put tokens and nonces into fields of any name, and reports are
+    /// shown to others. Only what is [known](PUBLIC) to be harmless is shown.
+    User,
+}
+
 /// Longer values are cut in the report.
 const SHOWN: usize = 160;
 
@@ -47,7 +80,7 @@ impl Differences {
             self.is_serious = true;
             self.note(name, difference);
         }
-        for difference in fields(&wordpress.headers, &native.headers) {
+        for difference in fields(&wordpress.headers, &native.headers, Of::Anybody) {
             self.note(name, difference);
         }
     }
@@ -93,26 +126,34 @@ fn bodies(wordpress: &[u8], native: &[u8]) -> Option<String> {
 }
 
 /// A line for each header field that differs.
-pub fn fields(wordpress: &HeaderMap, native: &HeaderMap) -> Vec<String> {
+pub fn fields(wordpress: &HeaderMap, native: &HeaderMap, of: Of) -> Vec<String> {
     let names: BTreeSet<&str> = wordpress.keys().chain(native.keys()).map(HeaderName::as_str).collect();
     names
         .into_iter()
         .filter(|name| !OF_THE_WEB_SERVER.contains(name))
         .filter_map(|name| {
             let (theirs, ours) = (values(wordpress, name), values(native, name));
-            let shown = |values: &BTreeSet<String>| match SECRET.contains(&name) {
-                true => "(not shown)".to_owned(),
-                false => cut(&values.iter().cloned().collect::<Vec<_>>().join(", ")),
+            let may_be_shown = may_be_shown(name, of);
+            let shown = |values: &BTreeSet<String>| match may_be_shown {
+                false => "(not shown)".to_owned(),
+                true => cut(&values.iter().cloned().collect::<Vec<_>>().join(", ")),
             };
             match (theirs.is_empty(), ours.is_empty()) {
                 (true, true) => None,
                 (false, true) => Some(format!("{name}: {} — only from WordPress", shown(&theirs))),
                 (true, false) => Some(format!("{name}: {} — only from the sidecar", shown(&ours))),
                 (false, false) if COUNTED_APART.contains(&name) || theirs == ours => None,
+                (false, false) if !may_be_shown => Some(format!("{name}: another value (not shown)")),
                 (false, false) => Some(format!("{name}: WordPress {}, the sidecar {}", shown(&theirs), shown(&ours))),
             }
         })
         .collect()
+}
+
+fn may_be_shown(name: &str, of: Of) -> bool {
+    let is_public =
+        || PUBLIC.contains(&name) || name.starts_with("access-control-") || name.starts_with("x-ratelimit-");
+    !SECRET.contains(&name) && (of == Of::Anybody || is_public())
 }
 
 /// The values of a field; those of `Vary` one by one, and without what compression in the web server adds.
@@ -192,6 +233,36 @@ mod tests {
                 "set-cookie: (not shown) — only from WordPress (x)",
                 "strict-transport-security: max-age=1 — only from WordPress (x)",
                 "x-ratelimit-limit: 60 — only from the sidecar (x)",
+            ]
+        );
+    }
+
+    #[test]
+    fn of_a_users_own_answer_only_public_values_are_shown() {
+        let fields_of = |token: &str, link: &str| {
+            let fields = [
+                ("x-auth-token", token),
+                ("x-wp-nonce", "a1b2c3"),
+                ("link", link),
+                ("access-control-allow-origin", link),
+                ("cache-control", link),
+            ];
+            answer(200, &fields[..], "").headers
+        };
+        let (mut theirs, mut ours) = (fields_of("live", "<1>"), fields_of("other", "<2>"));
+        theirs.insert("authorization", HeaderValue::from_static("Bearer live"));
+        ours.remove("x-wp-nonce");
+        ours.insert("set-cookie", HeaderValue::from_static("session=live"));
+        assert_eq!(
+            fields(&theirs, &ours, Of::User),
+            [
+                "access-control-allow-origin: WordPress <1>, the sidecar <2>",
+                "authorization: (not shown) — only from WordPress",
+                "cache-control: WordPress <1>, the sidecar <2>",
+                "link: WordPress <1>, the sidecar <2>",
+                "set-cookie: (not shown) — only from the sidecar",
+                "x-auth-token: another value (not shown)",
+                "x-wp-nonce: (not shown) — only from WordPress",
             ]
         );
     }

@@ -85,7 +85,7 @@ pub fn differences(wordpress: &WordPress<'_>, native: &Answer, site: &Site, user
         lines.extend(rows(wordpress.stored));
     }
     let is_serious = !lines.is_empty();
-    let fields: Vec<String> = compare::fields(&answer.headers, &native.headers)
+    let fields: Vec<String> = compare::fields(&answer.headers, &native.headers, compare::Of::User)
         .into_iter()
         .filter(|line| !DELIBERATE.iter().any(|(name, only)| line.starts_with(name) && line.ends_with(only)))
         .collect();

@@ -81,6 +81,7 @@ fn what_else_the_constants_say() {
         (site.wp_home.clone(), site.multisite, site.main_blog, site.cors_enable),
         (WpHome::Known("https://example.com".to_owned()), true, false, Some(true))
     );
+    assert_eq!((site.home_host().as_deref(), read(PLAIN).home_host()), (Some("example.com"), None));
     let options = first(&site);
     assert!(options.ssl_opts().unwrap().accept_invalid_certs());
     assert_eq!(

@@ -125,6 +125,23 @@ async fn a_connection_ends_in_order_after_so_many_requests() {
     tokio::time::timeout(PATIENCE, client.ended).await.expect("it is closed").unwrap().expect("in order");
 }
 
+/// Some clients end an upload of nothing by a frame of its own.
+#[test]
+fn a_body_that_ends_without_a_byte_has_the_length_zero() {
+    let upstream = Upstream::ok();
+    let front = Front::of(&upstream, &[]);
+    let mut client = front.raw();
+    client.hello();
+    for (stream, method, length) in [(1, "POST", Some("0")), (3, "GET", None)] {
+        client.request(stream, &[&[(":method", method)], &USUAL[1..]].concat(), false);
+        client.frame(DATA, 1, stream, &[]);
+        assert_eq!(client.status(stream), 200);
+        let request = upstream.requests().pop().unwrap();
+        assert_eq!(request.value("content-length").as_deref(), length, "{request:?}");
+        assert_eq!(request.value("transfer-encoding"), None, "{request:?}");
+    }
+}
+
 fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();

@@ -83,8 +83,8 @@ pub const KEYS: &[Key] = &[
         "server.max_exchanges_per_address",
         Kind::Integer { min: 0, max: 1_000_000, unit: "requests" },
         unset("half of server.max_exchanges, or of what upstream.max_connections is by itself, if that is less", "200"),
-        "Requests of one client address (one /64 network of IPv6) that are in flight at once, shared by the workers, each at \
-         least one; further ones wait as long as upstream.connect_timeout says, then the client gets a 503; 0 is any number.",
+        "Requests of one client address (one /64 network of IPv6) that are in flight at once, shared by the workers, each with \
+         room for one connection's; further ones wait as long as upstream.connect_timeout says, then the client gets a 503; 0 is any number.",
     )
     .change(
         "Many clients may share an address, so leave room. Addresses in forwarded.trusted_proxies are not limited.",
@@ -93,10 +93,10 @@ pub const KEYS: &[Key] = &[
         "server.max_exchanges",
         Kind::Integer { min: 0, max: 10_000_000, unit: "requests" },
         unset("twice the client connections that are accepted (server.max_connections, or fewer with few open files)", "8192"),
-        "Requests in flight at once, shared by the workers, each at least one; further ones wait as long as \
+        "Requests in flight at once, shared by the workers, each with room for one connection's; further ones wait as long as \
          upstream.connect_timeout says, then the client gets a 503; 0 is any number.",
     )
-    .change("A request is in flight until its answer was sent; a refresh that is answered here is one, too, and so is a WebSocket."),
+    .change("A request is in flight until the last of its answer was written, or is in its connection's buffer; a refresh that is answered here is one, too, and so is a WebSocket."),
     key(
         "server.first_byte_timeout",
         Kind::Duration { zero: false },
@@ -148,7 +148,8 @@ pub const KEYS: &[Key] = &[
     .change(
         "For sites whose own non-blocking calls come through the sidecar: WordPress starts wp-cron.php by a request that it \
          leaves after 0.01 s. Of HTTP/1 only. Set it only where that is so: each request that was left holds a connection to \
-         the site until the site has answered.",
+         the site until the site has answered. Of an answer that was left, at most 16 MiB are read, within response_write_idle \
+         in all, and nothing more once the program is to end.",
     ),
     key(
         "server.tunnel_idle",
