@@ -146,6 +146,7 @@ fn limit(read: &mut Reader, server: &mut Server, upstream: Option<&mut Upstream>
         None => server.max_connections.saturating_mul(2),
         Some(limit) => limit,
     };
+    read.warnings.extend(open_files.unlimited_warning(server.max_exchanges));
     // Half of what there is, so that no single address takes it all. What the upstream was configured to take does not count:
     // behind a proxy that is not trusted all clients are one.
     server.max_exchanges_per_address = match read.optional_integer("server.max_exchanges_per_address") {

@@ -112,6 +112,20 @@ impl OpenFiles {
             )
         })
     }
+
+    /// As [`OpenFiles::warning`], where connections to the upstream have no limit but the requests in flight.
+    pub fn unlimited_warning(&self, exchanges: usize) -> Option<String> {
+        let OpenFiles { limit, own, clients, upstream } = self;
+        let exchanges = if exchanges == 0 { PLENTY } else { u64::try_from(exchanges).unwrap_or(PLENTY) };
+        let all = own.saturating_add(u64::try_from(*clients).unwrap_or(PLENTY)).saturating_add(exchanges);
+        (*upstream == 0 && all > *limit).then(|| {
+            format!(
+                "upstream.max_connections = 0 sets no limit, and {clients} client connections with as many to the upstream as \
+                 there are requests in flight do not fit the limit of open files, which is {limit}; leave the key out, and it \
+                 follows from that limit"
+            )
+        })
+    }
 }
 
 impl fmt::Display for OpenFiles {
@@ -152,6 +166,17 @@ mod tests {
         assert_eq!(divided(1_024, 400, Some(0)), (400, 0, false));
         assert_eq!(divided(1_024, 4_096, Some(0)), (923, 0, true));
         assert_eq!(divided(10, 4_096, None), (1, 1, true), "too few for anything, but it starts");
+    }
+
+    #[test]
+    fn without_a_limit_for_the_upstream_the_requests_in_flight_count() {
+        let warns = |limit, upstream, exchanges| {
+            OpenFiles::divide(limit, wanted(400, upstream)).unlimited_warning(exchanges).is_some()
+        };
+        assert!(!warns(65_536, Some(0), 800));
+        assert!(warns(1_200, Some(0), 800));
+        assert!(warns(65_536, Some(0), 0), "none in flight is limited either");
+        assert!(!warns(1_200, Some(50), 800) && !warns(1_200, None, 0));
     }
 
     #[test]
