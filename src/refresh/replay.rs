@@ -4,9 +4,8 @@
 //! Within `reuse_interval` it gets the pair of its family's only live row, rebuilt from the table alone, so that it
 //! works after a crash and at another sidecar, too. A replay makes no token, writes nothing and moves no window. Where
 //! the signature is random (ES256 and ES384) the access token comes from the memory of the process that made it, if it
-//! is still there; the rows decide all the same. Where it cannot be rebuilt to the row's `hash` (an issuer that WordPress has not
-//! named),
-//! nothing is replayed.
+//! is still there; the rows decide all the same. Where it cannot be rebuilt to the row's `hash` (an issuer that WordPress
+//! has not named), nothing is replayed.
 
 use std::time::Duration;
 
