@@ -101,7 +101,7 @@ async fn what_wordpress_says_otherwise(site: &Site, database: &TestDatabase) {
         [
             "member expires_in: WordPress 60, the sidecar 604800",
             "member roles (array): only from WordPress",
-            "x-shop: yes — only from WordPress"
+            "x-shop: (not shown) — only from WordPress"
         ],
         "{finding:#}"
     );
