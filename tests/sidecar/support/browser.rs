@@ -65,8 +65,13 @@ impl Browser {
             .filter_map(|line| {
                 line.split_once("successfully on port ").map(|(_, port)| port.trim_end_matches('.').to_owned())
             })
-            .find_map(|port| port.parse().ok())
-            .expect("chromedriver says its port");
+            .find_map(|port| port.parse().ok());
+        let Some(port) = port else {
+            // It has ended, or closed its output: the port that it took was another's a moment later.
+            let _ = driver.kill();
+            let _ = driver.wait();
+            return Err("chromedriver did not say its port".to_owned());
+        };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut browser = Browser { driver, address, session: String::new(), profile, _turn: turn };
         let profile = format!("--user-data-dir={}", browser.profile.path().join("profile").display());
