@@ -8,6 +8,7 @@ use crate::body::BodyError;
 use crate::forward::dial::DialError;
 use crate::http1::client::AnswerError;
 use crate::http1::head::HeadError;
+use crate::metrics::Event;
 use crate::pace::TooSlow;
 use crate::vet::Refusal;
 
@@ -120,6 +121,39 @@ impl ExchangeError {
             | ExchangeError::UpstreamUnaskedUpgrade
             | ExchangeError::UpstreamTransferEncoding => Fault::Upstream,
             ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => Fault::Database,
+        }
+    }
+
+    /// What it counts as.
+    pub fn event(&self) -> Event {
+        match self {
+            ExchangeError::Refused(refusal) => match refusal {
+                Refusal::Connect | Refusal::Trace => Event::MethodRefused,
+                Refusal::Target => Event::InvalidTarget,
+                Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch => {
+                    Event::InvalidHost
+                }
+                Refusal::TransferEncoding => Event::UnsupportedTransferEncoding,
+                Refusal::TooManyFields => Event::HeadTooLarge,
+                Refusal::ContentLength => Event::Malformed,
+            },
+            ExchangeError::RequestHead(HeadError::TooLarge) => Event::HeadTooLarge,
+            ExchangeError::RequestHead(HeadError::TargetTooLong) => Event::UriTooLong,
+            ExchangeError::RequestHead(_) => Event::Malformed,
+            ExchangeError::RequestHeadTimeout(_) => Event::RequestHeadTimeout,
+            ExchangeError::RequestBody(_) => Event::InvalidRequestBody,
+            ExchangeError::RequestBodyTooSlow(_) => Event::RequestBodyTimeout,
+            ExchangeError::RequestTooLarge(_) => Event::RequestTooLarge,
+            ExchangeError::TooManyInFlight(..) => Event::TooManyInFlight,
+            ExchangeError::UpstreamBusy(_) => Event::UpstreamBusy,
+            ExchangeError::UpstreamConnect(_) => Event::UpstreamUnreachable,
+            ExchangeError::UpstreamConnectTimeout(_) => Event::UpstreamConnectTimeout,
+            ExchangeError::UpstreamTls(_) => Event::UpstreamTls,
+            ExchangeError::UpstreamResponse(_) => Event::UpstreamBrokeOff,
+            ExchangeError::UpstreamTimeout(_) => Event::UpstreamTimeout,
+            ExchangeError::UpstreamUnaskedUpgrade => Event::UpstreamUnaskedUpgrade,
+            ExchangeError::UpstreamTransferEncoding => Event::UpstreamTransferEncoding,
+            ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => Event::DatabaseUnavailable,
         }
     }
 }

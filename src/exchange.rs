@@ -96,7 +96,7 @@ async fn exchange(
 pub fn tell(error: &ExchangeError, asked: &Asked, client: IpAddr, peer: Peer, metrics: &Shard) {
     let (request_id, status) = (&asked.id, respond::status(error));
     metrics.add(Event::failed(status));
-    metrics.add(Event::reason(error));
+    metrics.add(error.event());
     let source = std::error::Error::source(error).map(chain);
     match error.fault() {
         Fault::Client => info!(%client, %peer, %request_id, status, source, "{error}"),

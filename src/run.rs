@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::cleanup::{self, Cleanup};
+use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
 use crate::refresh::elsewhere;
 use crate::refresh::group::Groups;
@@ -90,6 +91,7 @@ pub struct Sidecar {
 #[derive(Clone)]
 pub struct Lasting {
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refreshes: Arc<Counters>,
     rate_limiter: RateLimiter,
     recent: Arc<Mutex<Option<Arc<Recent>>>>,
 }
@@ -153,7 +155,6 @@ impl Sidecar {
         let native = installation
             .map(|installation| Native::assemble(&config, dialer.clone(), installation, &lasting))
             .transpose()?;
-        lasting.observe(native.as_ref(), tls.as_ref());
         Ok(Sidecar { config, dialer, tls, native, lasting })
     }
 
@@ -229,7 +230,12 @@ impl Sidecar {
 
 impl Lasting {
     fn new() -> Self {
-        Lasting { metrics: Metrics::new(), rate_limiter: RateLimiter::new(), recent: Arc::default() }
+        Lasting {
+            metrics: Metrics::new(),
+            refreshes: Arc::default(),
+            rate_limiter: RateLimiter::new(),
+            recent: Arc::default(),
+        }
     }
 
     /// The access tokens of the last rotations: those that are kept, unless the interval is another. `None` where it is zero.
@@ -240,16 +246,6 @@ impl Lasting {
             *recent = (!interval.is_zero()).then(|| Arc::new(Recent::new(interval)));
         }
         recent.clone()
-    }
-
-    /// Counts what is in effect from now on.
-    pub fn observe(&self, native: Option<&Native>, tls: Option<&Arc<Tls>>) {
-        if let Some(native) = native {
-            self.metrics.observe_refresher(&native.refresher);
-        }
-        if let Some(tls) = tls {
-            self.metrics.observe_tls(tls);
-        }
     }
 }
 
@@ -305,7 +301,7 @@ impl Native {
             interval: config.refresh.reuse_interval,
             revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
         };
-        let counters = Arc::clone(&lasting.metrics.refresh);
+        let counters = Arc::clone(&lasting.refreshes);
         let tokens = Arc::new(Tokens::new(config.refresh.known_tokens, reuse.told_for()));
         let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), reuse.told_for()));
         let within = runtime.enter();

@@ -99,7 +99,9 @@ fn start_admin(sidecar: &Sidecar, listener: Listener, drain: &Drain, accepting: 
         refresher: sidecar.native.as_ref().map(|native| Arc::clone(&native.refresher)),
         tls: sidecar.tls.clone(),
     };
-    let subject = Subject::new(in_force, Arc::clone(sidecar.metrics()), drain.clone(), accepting.clone());
+    let Lasting { metrics, refreshes, .. } = &sidecar.lasting;
+    let (metrics, refreshes) = (Arc::clone(metrics), Arc::clone(refreshes));
+    let subject = Subject::new(in_force, metrics, refreshes, drain.clone(), accepting.clone());
     admin::start(listener, subject)
 }
 

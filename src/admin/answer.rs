@@ -81,8 +81,8 @@ impl Answers {
     }
 
     fn metrics(&self) -> Response<Bytes> {
-        match self.subject.metrics.encode_with(super::gather::known(&self.subject)) {
-            Ok(written) => typed(StatusCode::OK, crate::metrics::expose::CONTENT_TYPE, written),
+        match self.subject.exposed().encode(super::gather::known(&self.subject)) {
+            Ok(written) => typed(StatusCode::OK, super::exposition::CONTENT_TYPE, written),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics cannot be written: {error}\n")),
         }
     }

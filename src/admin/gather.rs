@@ -7,11 +7,11 @@ use super::Subject;
 use super::findings;
 use super::health::{LATELY, Readiness, Seen};
 use super::history::{Hour, Reading, Refusal, STEP};
+use super::process::Process;
 use super::status::{
     Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
 };
 use crate::config::Effective;
-use crate::metrics::process::Process;
 use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::Analytics;
@@ -53,7 +53,7 @@ impl Status {
     /// Gathers it. Nobody is asked but the system about this process.
     pub fn gather(subject: &Subject) -> Self {
         let now = Instant::now();
-        let reading = Reading::take(&subject.metrics, now);
+        let reading = Reading::take(&subject.metrics, &subject.refreshes, now);
         let hour = subject.history.hour();
         let in_force = subject.in_force();
         let (config, refresher) = (&in_force.config, in_force.refresher.as_deref());

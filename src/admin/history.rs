@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::metrics::{Distribution, Event, Metrics, Timing};
+use crate::refresh::counters::Counters;
 
 /// Between two readings.
 pub const STEP: Duration = Duration::from_secs(15);
@@ -71,8 +72,7 @@ impl Refusal {
 
 impl Reading {
     /// Reads what is counted now.
-    pub fn take(metrics: &Metrics, at: Instant) -> Self {
-        let refresh = &metrics.refresh;
+    pub fn take(metrics: &Metrics, refresh: &Counters, at: Instant) -> Self {
         Reading {
             at,
             events: std::array::from_fn(|place| Event::ALL.get(place).map_or(0, |event| metrics.count(*event))),
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn after(metrics: &Metrics, begun: Instant, seconds: u64) -> Reading {
-        Reading::take(metrics, begun + Duration::from_secs(seconds))
+        Reading::take(metrics, &Counters::default(), begun + Duration::from_secs(seconds))
     }
 
     #[test]

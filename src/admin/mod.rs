@@ -4,12 +4,14 @@
 //! front door. It refuses to change anything, to say a secret, and to talk to web pages that are not its own.
 
 mod answer;
+pub mod exposition;
 mod findings;
 mod gather;
 mod guard;
 mod health;
 mod history;
 mod page;
+mod process;
 mod server;
 mod status;
 
@@ -29,15 +31,19 @@ use crate::forward::dial::Dialer;
 use crate::listen::{self, Listener};
 use crate::metrics::Metrics;
 use crate::refresh::Refresher;
+use crate::refresh::counters::Counters;
 use crate::sighting::Sightings;
 use crate::tls::Tls;
 use answer::Answers;
+use exposition::Exposed;
 use history::{History, Reading, STEP};
 
 /// What the answers tell of.
 pub struct Subject {
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What the native refresh counts.
+    pub refreshes: Arc<Counters>,
     /// The end of the program.
     pub drain: Drain,
     /// The runtime of the accept loop.
@@ -74,9 +80,21 @@ impl InForce {
 
 impl Subject {
     /// Nothing was seen yet.
-    pub fn new(in_force: InForce, metrics: Arc<Metrics>, drain: Drain, accepting: Handle) -> Self {
+    pub fn new(
+        in_force: InForce,
+        metrics: Arc<Metrics>,
+        refreshes: Arc<Counters>,
+        drain: Drain,
+        accepting: Handle,
+    ) -> Self {
         let (upstream, history) = (Sightings::default(), History::default());
-        Subject { metrics, drain, accepting, in_force: Mutex::new(Arc::new(in_force)), upstream, history }
+        Subject { metrics, refreshes, drain, accepting, in_force: Mutex::new(Arc::new(in_force)), upstream, history }
+    }
+
+    fn exposed(&self) -> Exposed {
+        let (in_force, metrics) = (self.in_force(), Arc::clone(&self.metrics));
+        let (refresher, tls) = (in_force.refresher.clone(), in_force.tls.clone());
+        Exposed { metrics, refreshes: Arc::clone(&self.refreshes), refresher, tls }
     }
 
     fn in_force(&self) -> Arc<InForce> {
@@ -162,6 +180,6 @@ async fn sample(subject: &Subject) {
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let at = steps.tick().await;
-        subject.history.push(Reading::take(&subject.metrics, Instant::from(at)));
+        subject.history.push(Reading::take(&subject.metrics, &subject.refreshes, Instant::from(at)));
     }
 }

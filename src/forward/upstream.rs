@@ -293,7 +293,7 @@ impl Lease {
         self.link.connection.give_up_sending();
         self.link.upload = RequestBody::Empty;
         if let Some(upstream) = self.upstream.upgrade() {
-            upstream.metrics.add(Event::reason(error));
+            upstream.metrics.add(error.event());
         }
     }
 

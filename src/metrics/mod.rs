@@ -1,61 +1,33 @@
 //! What the program counts about itself, for `/metrics` and the status page.
 //!
 //! On the way of a request every worker has a [`Shard`] of its own, which no other thread writes to: to count costs one
-//! relaxed addition that no other core waits for. They are added up when somebody reads. What the native refresh counts
-//! is in [`Counters`], beside the database, where a nanosecond does not matter.
+//! relaxed addition that no other core waits for. They are added up when they are read.
 //!
 //! Nothing here leaves the process by itself, and no number tells of a single client.
 
 pub mod counter;
-pub mod expose;
 pub mod histogram;
-pub mod process;
 pub mod table;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 pub use counter::Counter;
 pub use histogram::{Distribution, Histogram};
-pub use table::{Event, Level, Timing};
-
-use crate::refresh::Refresher;
-use crate::refresh::counters::Counters;
-use crate::tls::Tls;
+pub use table::{Event, Level, Series, Timing};
 
 /// Everything that is counted, for those who read.
 #[derive(Debug)]
 pub struct Metrics {
-    /// The native refresh.
-    pub refresh: Arc<Counters>,
     /// When the program started.
     pub started: SystemTime,
     shards: Mutex<Vec<Arc<Shard>>>,
-    sources: Mutex<Sources>,
-}
-
-/// What has numbers of its own, asked when somebody reads.
-#[derive(Default)]
-struct Sources {
-    refresher: Weak<Refresher>,
-    tls: Weak<Tls>,
-}
-
-impl std::fmt::Debug for Sources {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sources").finish_non_exhaustive()
-    }
 }
 
 impl Metrics {
     /// Nothing has happened yet.
     pub fn new() -> Arc<Self> {
-        Arc::new(Metrics {
-            refresh: Arc::default(),
-            started: SystemTime::now(),
-            shards: Mutex::default(),
-            sources: Mutex::default(),
-        })
+        Arc::new(Metrics { started: SystemTime::now(), shards: Mutex::default() })
     }
 
     /// A place to count in, for one thread. It counts for as long as the program runs.
@@ -63,16 +35,6 @@ impl Metrics {
         let shard = Arc::new(Shard::default());
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&shard));
         shard
-    }
-
-    /// From now on the numbers of this refresher are read: its caches, its queues, its database.
-    pub fn observe_refresher(&self, refresher: &Arc<Refresher>) {
-        self.sources().refresher = Arc::downgrade(refresher);
-    }
-
-    /// From now on the ends of these certificates are read.
-    pub fn observe_tls(&self, tls: &Arc<Tls>) {
-        self.sources().tls = Arc::downgrade(tls);
     }
 
     /// How often that has happened.
@@ -110,10 +72,6 @@ impl Metrics {
 
     fn shards(&self) -> Vec<Arc<Shard>> {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn sources(&self) -> std::sync::MutexGuard<'_, Sources> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

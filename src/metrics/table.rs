@@ -5,10 +5,6 @@
 
 use http::StatusCode;
 
-use crate::error::ExchangeError;
-use crate::http1::head::HeadError;
-use crate::vet::Refusal;
-
 /// One line of the exposition, without its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Series {
@@ -172,39 +168,6 @@ impl Event {
     /// An error answer with this status.
     pub fn failed(status: u16) -> Event {
         if status < 500 { Event::Error4xx } else { Event::Error5xx }
-    }
-
-    /// Why there was one.
-    pub fn reason(error: &ExchangeError) -> Event {
-        match error {
-            ExchangeError::Refused(refusal) => match refusal {
-                Refusal::Connect | Refusal::Trace => Event::MethodRefused,
-                Refusal::Target => Event::InvalidTarget,
-                Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch => {
-                    Event::InvalidHost
-                }
-                Refusal::TransferEncoding => Event::UnsupportedTransferEncoding,
-                Refusal::TooManyFields => Event::HeadTooLarge,
-                Refusal::ContentLength => Event::Malformed,
-            },
-            ExchangeError::RequestHead(HeadError::TooLarge) => Event::HeadTooLarge,
-            ExchangeError::RequestHead(HeadError::TargetTooLong) => Event::UriTooLong,
-            ExchangeError::RequestHead(_) => Event::Malformed,
-            ExchangeError::RequestHeadTimeout(_) => Event::RequestHeadTimeout,
-            ExchangeError::RequestBody(_) => Event::InvalidRequestBody,
-            ExchangeError::RequestBodyTooSlow(_) => Event::RequestBodyTimeout,
-            ExchangeError::RequestTooLarge(_) => Event::RequestTooLarge,
-            ExchangeError::TooManyInFlight(..) => Event::TooManyInFlight,
-            ExchangeError::UpstreamBusy(_) => Event::UpstreamBusy,
-            ExchangeError::UpstreamConnect(_) => Event::UpstreamUnreachable,
-            ExchangeError::UpstreamConnectTimeout(_) => Event::UpstreamConnectTimeout,
-            ExchangeError::UpstreamTls(_) => Event::UpstreamTls,
-            ExchangeError::UpstreamResponse(_) => Event::UpstreamBrokeOff,
-            ExchangeError::UpstreamTimeout(_) => Event::UpstreamTimeout,
-            ExchangeError::UpstreamUnaskedUpgrade => Event::UpstreamUnaskedUpgrade,
-            ExchangeError::UpstreamTransferEncoding => Event::UpstreamTransferEncoding,
-            ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => Event::DatabaseUnavailable,
-        }
     }
 }
 

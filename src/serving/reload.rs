@@ -77,7 +77,6 @@ impl Serving {
             }
             self.replace_native(native);
         }
-        self.lasting.observe(self.native.as_ref(), tls.as_ref());
         self.permits.change(config.server.max_connections);
         self.drain.change_limit(config.shutdown.drain_timeout);
         self.config = Arc::new(config);

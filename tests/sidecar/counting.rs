@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use wp_jwt_sidecar::admin::exposition::Exposed;
 use wp_jwt_sidecar::config::{Config, ListenAddress, Sources};
 use wp_jwt_sidecar::forward::dial::Dialer;
 use wp_jwt_sidecar::listen::inherited::Inherited;
@@ -24,6 +25,7 @@ use crate::support::tls::{Authority, TlsConnection};
 /// A sidecar in this process, with one worker. Dropped, it is drained.
 struct Inside {
     metrics: Arc<Metrics>,
+    exposed: Exposed,
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -45,13 +47,14 @@ impl Inside {
         // Where there is one with TLS, it is the last one.
         let ListenAddress::Tcp(address) = *bound.last().unwrap().address() else { panic!("a port") };
         let dialer = Dialer::new(&config.upstream).unwrap();
-        let sidecar = Sidecar::assemble(Parts { config, dialer, tls, installation: None }).unwrap();
+        let sidecar = Sidecar::assemble(Parts { config, dialer, tls: tls.clone(), installation: None }).unwrap();
         let metrics = Arc::clone(sidecar.metrics());
+        let exposed = Exposed { metrics: Arc::clone(&metrics), refreshes: Arc::default(), refresher: None, tls };
         let load: Load = Arc::new(|| unreachable!("nobody sends SIGHUP"));
         let (stop, stopped) = oneshot::channel();
         let shutdown = move || Ok(async move { drop(stopped.await) });
         let thread = std::thread::spawn(move || serving::serve(sidecar, bound, None, load, shutdown).unwrap());
-        Inside { metrics, address, stop: Some(stop), thread: Some(thread) }
+        Inside { metrics, exposed, address, stop: Some(stop), thread: Some(thread) }
     }
 
     fn ask(&self, request: impl AsRef<[u8]>) -> Message {
@@ -143,7 +146,7 @@ fn requests_by_what_became_of_them() {
     sidecar.expect_level(Level::Connections, 0);
     sidecar.expect(Event::Accepted, 9);
 
-    let text = sidecar.metrics.encode().unwrap();
+    let text = sidecar.exposed.clone().encode(Vec::new()).unwrap();
     for line in [
         "wp_jwt_sidecar_requests_total{kind=\"forward\",class=\"4xx\"} 3",
         "wp_jwt_sidecar_errors_total{reason=\"uri_too_long\",status=\"414\"} 1",
@@ -274,7 +277,7 @@ fn handshakes_and_certificates() {
     sidecar.expect(Event::HandshakeClosed, 1);
     let _silent = Connection::to(sidecar.address);
     sidecar.expect(Event::HandshakeTimeout, 1);
-    let text = sidecar.metrics.encode().unwrap();
+    let text = sidecar.exposed.clone().encode(Vec::new()).unwrap();
     let end = "wp_jwt_sidecar_tls_certificate_not_after_timestamp_seconds{name=\"shop.example\",kind=\"ECDSA P-256\"} 3786912000.0";
     assert!(text.lines().any(|line| line == end), "{text}");
 }

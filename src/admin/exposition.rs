@@ -13,12 +13,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::process::Process;
-use super::table::Series;
-use super::{Counter, Distribution, Event, Level, Metrics, Timing};
 use crate::forward::folded;
+use crate::metrics::{Counter, Distribution, Event, Level, Metrics, Series, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::counters::Counters;
-pub use crate::version::{COMMIT, TLS as TLS_PROVIDER, VERSION};
+use crate::tls::Tls;
+use crate::version::{COMMIT, TLS as TLS_PROVIDER, VERSION};
 
 /// What `/metrics` says about the form of its text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,24 +26,32 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// What every name of ours begins with; those of the process are the same for all programs.
 const PREFIX: &str = "wp_jwt_sidecar";
 
-impl Metrics {
+/// A gauge that is 0 or 1: name, help and which.
+pub type Flag = (&'static str, &'static str, bool);
+
+/// What has numbers.
+#[derive(Clone)]
+pub struct Exposed {
+    /// The way of a request.
+    pub metrics: Arc<Metrics>,
+    /// The native refresh, over all reloads.
+    pub refreshes: Arc<Counters>,
+    /// Caches, queues and the database; `None` where `[refresh] mode` is `forward`.
+    pub refresher: Option<Arc<Refresher>>,
+    /// The certificates; `None` where nothing listens with TLS.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl Exposed {
     /// Every number, as text of [`CONTENT_TYPE`].
     ///
     /// # Errors
     /// Never: there is always room in a string.
-    pub fn encode(self: &Arc<Self>) -> Result<String, fmt::Error> {
-        self.encode_with(Vec::new())
-    }
-
-    /// As [`Metrics::encode`], with what others know to be so or not: name, help and whether.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn encode_with(self: &Arc<Self>, known: Vec<(&'static str, &'static str, bool)>) -> Result<String, fmt::Error> {
+    pub fn encode(self, flags: Vec<Flag>) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
-        registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Known(known)));
-        registry.register_collector(Box::new(OfProcess(self.started)));
-        registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Own(Arc::clone(self))));
+        registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Flags(flags)));
+        registry.register_collector(Box::new(OfProcess(self.metrics.started)));
+        registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(self));
         let mut text = String::with_capacity(32 << 10);
         text::encode(&mut text, &registry)?;
         Ok(text)
@@ -51,9 +59,9 @@ impl Metrics {
 }
 
 #[derive(Debug)]
-struct Known(Vec<(&'static str, &'static str, bool)>);
+struct Flags(Vec<Flag>);
 
-impl Collector for Known {
+impl Collector for Flags {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut write = Writer(&mut encoder);
         self.0.iter().try_for_each(|(name, help, is_so)| write.gauge(name, help, f64::from(u8::from(*is_so))))
@@ -87,12 +95,16 @@ impl Collector for OfProcess {
     }
 }
 
-#[derive(Debug)]
-struct Own(Arc<Metrics>);
+/// A collector has to be [`fmt::Debug`].
+impl fmt::Debug for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exposed").finish_non_exhaustive()
+    }
+}
 
-impl Collector for Own {
+impl Collector for Exposed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (metrics, mut write) = (&self.0, Writer(&mut encoder));
+        let (metrics, mut write) = (&self.metrics, Writer(&mut encoder));
         let build = [("version", VERSION), ("commit", COMMIT), ("tls_provider", TLS_PROVIDER)];
         write.family("build", "What is running.", MetricType::Info, |mut encoder| encoder.encode_info(&build))?;
         write.table(Event::ALL.iter().map(|event| (event.series(), metrics.count(*event))), MetricType::Counter)?;
@@ -109,15 +121,11 @@ impl Collector for Own {
             MetricType::Counter,
             &[(NONE, folded::total())],
         )?;
-        refresh(&mut write, &metrics.refresh)?;
-        let (refresher, tls) = {
-            let sources = metrics.sources();
-            (sources.refresher.upgrade(), sources.tls.upgrade())
-        };
-        if let Some(refresher) = refresher {
-            caches_and_queues(&mut write, &refresher)?;
+        refresh(&mut write, &self.refreshes)?;
+        if let Some(refresher) = &self.refresher {
+            caches_and_queues(&mut write, refresher)?;
         }
-        if let Some(tls) = tls {
+        if let Some(tls) = &self.tls {
             let help = "Pairs of tls.certificates that were never there, or could not be read, and are waited for.";
             let missing = [(NONE, tls.missing() as u64)];
             write.samples("tls_certificates_missing", help, MetricType::Gauge, &missing)?;
@@ -362,17 +370,17 @@ mod tests {
 
     #[test]
     fn numbers_come_out_as_they_went_in() {
-        let metrics = Metrics::new();
+        let (metrics, refreshes) = (Metrics::new(), Arc::new(Counters::default()));
         let shard = metrics.shard();
         shard.add(Event::Begun);
         shard.add(Event::Begun);
         shard.add(Event::Forward2xx);
         shard.observe(Timing::Forward, Duration::from_millis(3));
         shard.observe(Timing::Forward, Duration::from_millis(7));
-        metrics.refresh.rotated.add_many(5);
-        metrics.refresh.queued.add_many(3);
-        metrics.refresh.group(3);
-        let text = metrics.encode().unwrap();
+        refreshes.rotated.add_many(5);
+        refreshes.queued.add_many(3);
+        refreshes.group(3);
+        let text = Exposed { metrics, refreshes, refresher: None, tls: None }.encode(Vec::new()).unwrap();
         for line in [
             "# TYPE wp_jwt_sidecar_requests counter",
             "wp_jwt_sidecar_requests_total{kind=\"forward\",class=\"2xx\"} 1",
