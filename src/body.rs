@@ -14,8 +14,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::error::ExchangeError;
-use crate::exchange::places::Places;
+use crate::admission::places::Places;
+use crate::exchange::error::ExchangeError;
 use crate::exchange::record::Access;
 use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;

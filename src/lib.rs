@@ -9,7 +9,7 @@
 //! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
 //!    with what [`wordpress`] says about itself. Whatever is not certain there goes on to [`forward`].
-//! 6. [`respond`] makes the answers that are ours, and turns every [`error`] into one.
+//! 6. [`exchange::respond`] makes the answers that are ours, and turns every [`exchange::error`] into one.
 //!
 //! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
 //! [`admin`] shows it to operators, with what [`sighting`] remembers of database and upstream. [`doctor`] looks at a whole
@@ -33,6 +33,7 @@ pub mod run;
 pub mod serving;
 
 pub mod admin;
+pub mod admission;
 pub mod alarm;
 pub mod client_addr;
 pub mod connection;
@@ -44,11 +45,9 @@ pub mod listen;
 pub mod metrics;
 pub mod pace;
 pub mod panics;
-pub mod per_address;
 pub mod proxy_protocol;
 pub mod refresh;
 pub mod request_id;
-pub mod respond;
 pub mod route;
 pub mod sighting;
 pub mod stream;
@@ -59,4 +58,3 @@ pub mod worker;
 
 pub mod body;
 pub mod byte_order_mark;
-pub mod error;

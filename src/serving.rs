@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin, InForce, Subject};
+use crate::admission::per_address::PerAddress;
 use crate::config::{Config, Effective, Faults};
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
@@ -27,7 +28,6 @@ use crate::listen::Listener;
 use crate::listen::listeners::{Bound, Listeners};
 use crate::metrics::{Level, Shard};
 use crate::notify;
-use crate::per_address::PerAddress;
 use crate::pulse::Pulse;
 use crate::run::{LAST_WRITES, LEFT_TO_WORDPRESS, Lasting, Native, Parts, Sidecar};
 use crate::tls::{self, Tls};

@@ -13,12 +13,12 @@ use tracing::{debug, info};
 use super::tell;
 use crate::body::ResponseBody;
 use crate::connection::Downstream;
-use crate::error::ExchangeError;
+use crate::exchange::error::ExchangeError;
+use crate::exchange::respond::{self, Asked};
 use crate::forward::Forwarded;
 use crate::metrics::{Event, Timing};
 use crate::refresh::Told;
 use crate::request_id::RequestId;
-use crate::respond::{self, Asked};
 use crate::telemetry::{ACCESS, REFRESHES};
 
 /// The status that nginx gave to a client that left before its answer.

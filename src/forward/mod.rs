@@ -20,7 +20,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::Client;
 use crate::connection::Downstream;
-use crate::error::ExchangeError;
+use crate::exchange::error::ExchangeError;
 use crate::request_id::RequestId;
 use request::Hop;
 use upgrade::Upgrade;

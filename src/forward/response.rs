@@ -8,7 +8,7 @@ use http::{HeaderMap, Response, header};
 use super::hop_by_hop;
 use super::upstream::Lease;
 use crate::body::{ResponseBody, UpstreamBody};
-use crate::error::ExchangeError;
+use crate::exchange::error::ExchangeError;
 use crate::request_id::RequestId;
 
 /// Makes `answer` to the request `id` of `client`, read from `lease`, fit for the client.

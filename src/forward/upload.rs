@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame};
 
 use crate::body::RequestBody;
-use crate::error::ExchangeError;
+use crate::exchange::error::ExchangeError;
 
 /// How much of a body is waited for. Logins, comments and API calls fit; of an upload it is what a few reads bring.
 const START: usize = 64 << 10;

@@ -22,11 +22,11 @@ use tracing::debug;
 
 use super::dial::{Dialer, UpstreamStream};
 use super::request::Added;
+use crate::admission::places;
 use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
-use crate::error::ExchangeError;
-use crate::exchange::places;
+use crate::exchange::error::ExchangeError;
 use crate::http1::client::{AnswerError, Connection};
 use crate::http1::fields;
 use crate::http1::rewound::Rewound;

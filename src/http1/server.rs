@@ -25,10 +25,10 @@ use super::write::{self, Asked};
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::watch::{Wait, Watch};
 use crate::connection::{self, ClientStream, Downstream};
-use crate::error::ExchangeError;
+use crate::exchange::error::ExchangeError;
+use crate::exchange::{self, respond};
 use crate::forward::tunnel::Tunnel;
 use crate::metrics::Event;
-use crate::{exchange, respond};
 
 /// Bytes of a body that a connection writes in one turn, then the worker's others have theirs. Half a megabyte takes a fraction of
 /// a millisecond; without an end, two fast sides would go on for what the runtime's own limit allows, some megabytes.

@@ -13,8 +13,8 @@ use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::RECEIVE_WINDOW;
-use crate::error::{ExchangeError, Scope};
-use crate::exchange::places;
+use crate::admission::places;
+use crate::exchange::error::{ExchangeError, Scope};
 
 /// How much of uploads that wait may lie in the connection's window. What is in flight needs the rest of it: with all of it
 /// taken by those that wait, no upload would move, and each would wait for the others.

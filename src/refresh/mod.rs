@@ -48,7 +48,7 @@ use tracing::{debug, warn};
 use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::config::ResponseFields;
-use crate::error::ExchangeError;
+use crate::exchange::error::ExchangeError;
 use crate::pace::TooSlow;
 use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
-use crate::per_address::network;
+use crate::admission::per_address::network;
 use crate::wordpress::options::RateLimit;
 use sketch::Sketch;
 

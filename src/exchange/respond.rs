@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::body::ResponseBody;
-use crate::error::ExchangeError;
+use crate::exchange::error::ExchangeError;
 use crate::http1::head::HeadError;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::vet::Refusal;

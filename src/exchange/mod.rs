@@ -1,7 +1,8 @@
 //! One request and its answer: vet, decide, forward or refresh, respond. The only file that knows both paths.
 
-pub mod places;
+pub mod error;
 pub mod record;
+pub mod respond;
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -10,18 +11,18 @@ use http::{Request, Response};
 use hyper::body::Body as _;
 use tracing::{info, warn};
 
+use crate::admission::places::Places;
 use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::{self, Peer};
 use crate::connection::Downstream;
-use crate::error::{ExchangeError, Fault};
+use crate::exchange::error::{ExchangeError, Fault};
+use crate::exchange::respond::Asked;
 use crate::forward::Forwarded;
 use crate::metrics::{Event, Shard};
 use crate::refresh::elsewhere::Left;
 use crate::refresh::{self, Answer, Told};
-use crate::respond::Asked;
 use crate::vet::Refusal;
-use crate::{forward, respond, route, vet};
-use places::Places;
+use crate::{forward, route, vet};
 use record::Record;
 
 /// Answers one request. There is always an answer.

@@ -15,14 +15,14 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
+use crate::admission::per_address::Place;
+use crate::admission::places::Places;
 use crate::client_addr::{self, Peer, Scheme};
-use crate::error::ExchangeError;
-use crate::exchange::places::Places;
+use crate::exchange::error::ExchangeError;
 use crate::forward::request;
 use crate::http1::server::ConnectionError;
 use crate::listen::Accepted;
 use crate::metrics::{Event, Level, Open};
-use crate::per_address::Place;
 use crate::stream::Stream;
 use crate::tls::Acceptor;
 use crate::worker::{Current, Worker};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::error::{ExchangeError, Scope};
+use crate::exchange::error::{ExchangeError, Scope};
 
 /// The places of one exchange. Dropped, they are free.
 #[derive(Default)]

@@ -1,0 +1,4 @@
+//! How much one client may have at once: connections, and exchanges in flight.
+
+pub mod per_address;
+pub mod places;
