@@ -15,31 +15,45 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::admission::places::Places;
-use crate::exchange::error::ExchangeError;
 use crate::exchange::record::Access;
+use crate::forward::error::CutError;
 use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
 use crate::forward::{hop_by_hop, request};
 use crate::http1;
+use crate::metrics::Event;
 use crate::pace::{Pace, Patience, TooSlow};
 use crate::request_id::RequestId;
 
-/// Why a body did not come to its end.
+/// Why a request's body did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The side that sends it closed the connection, or framed it wrongly.
-    #[error("the body broke off")]
+    /// The client closed the connection, framed the body wrongly, or ended it before its announced length.
+    #[error("could not read the request body")]
     BrokeOff(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It stood still, or came too slowly.
-    #[error("the body did not come in time: {0}")]
-    TooSlow(TooSlow),
-    /// It is larger than `[server] max_request_body`, which this is.
-    #[error("the body is larger than {0} bytes")]
+    #[error("the request body did not arrive in time")]
+    TooSlow(#[source] TooSlow),
+    /// It is larger than `[server] max_request_body`, which this is, in bytes.
+    #[error("the request body is larger than server.max_request_body, {0} bytes")]
     TooLarge(u64),
-    /// It ended before its announced length.
-    #[error("the body is shorter than its Content-Length")]
-    TooShort,
 }
+
+impl BodyError {
+    /// What it counts as.
+    pub fn event(&self) -> Event {
+        match self {
+            BodyError::BrokeOff(_) => Event::InvalidRequestBody,
+            BodyError::TooSlow(_) => Event::RequestBodyTimeout,
+            BodyError::TooLarge(_) => Event::RequestTooLarge,
+        }
+    }
+}
+
+/// The request's body ended before its announced length.
+#[derive(Debug, thiserror::Error)]
+#[error("the body is shorter than its Content-Length")]
+pub struct TooShort;
 
 /// What is sent to the upstream.
 pub enum RequestBody {
@@ -290,7 +304,7 @@ impl ResponseBody {
         self.access = Some(Box::new(access));
     }
 
-    fn sent(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+    fn sent(&mut self, frame: Option<&Result<Frame<Bytes>, CutError>>) {
         let is_complete = !matches!(frame, Some(Err(_))) && self.is_end_stream();
         let Some(Access { sent, .. }) = self.access.as_deref_mut() else { return };
         sent.is_complete = is_complete;
@@ -336,7 +350,6 @@ impl UpstreamBody {
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(lease) = &mut self.lease else { return Poll::Ready(()) };
         if let Err(error) = ready!(lease.poll_upload(cx)) {
-            let error = ExchangeError::from(error);
             lease.give_up_upload(&error);
             self.is_upload_broken = true;
             self.silent_since = None;
@@ -347,7 +360,7 @@ impl UpstreamBody {
         Poll::Ready(())
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
         let _ = self.poll_upload(cx);
         let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
         let frame = match lease.poll_frame(cx) {
@@ -362,7 +375,7 @@ impl UpstreamBody {
                     true => lease.poll_silent_without_upload(cx, since),
                     false => lease.poll_silent(cx, since),
                 };
-                Err(BodyError::TooSlow(TooSlow::Silent(ready!(silent))))
+                Err(CutError::Silent(TooSlow::Silent(ready!(silent))))
             }
         };
         self.silent_since = None;
@@ -388,9 +401,9 @@ impl UpstreamBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = CutError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
         let mut frame = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => body.poll_frame(cx),

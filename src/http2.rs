@@ -95,7 +95,7 @@ where
             let limit = upload_limit(downstream.worker.request_pace.silence);
             let (answer, place) = match queue.place(&request, limit).await {
                 Ok(place) => (exchange::answer(&downstream, request).await, place),
-                Err(error) => (exchange::refuse(&downstream, &request, &error), None),
+                Err(error) => (exchange::refuse(&downstream, &request, &error.into()), None),
             };
             Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight, place, peer)))
         }

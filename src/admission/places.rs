@@ -4,13 +4,43 @@
 //!
 //! SECURITY: an exchange holds a connection to the upstream and memory for as long as its client likes to read slowly.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::exchange::error::{ExchangeError, Scope};
+/// Where exchanges in flight are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// `[server] max_exchanges_per_connection`.
+    Connection,
+    /// `[server] max_exchanges_per_address`.
+    Address,
+    /// `[server] max_exchanges`.
+    All,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scope::Connection => "on the client's connection (server.max_exchanges_per_connection)",
+            Scope::Address => "for the client's address (server.max_exchanges_per_address)",
+            Scope::All => "in all (server.max_exchanges)",
+        })
+    }
+}
+
+/// As many exchanges as allowed were in flight for so long.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("as many requests as may be were in flight {scope} for {waited:?}")]
+pub struct NoPlace {
+    /// Where.
+    pub scope: Scope,
+    /// The limit of the wait.
+    pub waited: Duration,
+}
 
 /// The places of one exchange. Dropped, they are free.
 #[derive(Default)]
@@ -28,11 +58,11 @@ impl Places {
         address: Option<&Arc<Semaphore>>,
         all: Option<&Arc<Semaphore>>,
         limit: Duration,
-    ) -> Result<Places, ExchangeError> {
+    ) -> Result<Places, NoPlace> {
         Ok(Places {
             // First: those who wait for others of their address must not keep places from the rest.
-            _of_address: one(address, limit, |limit| ExchangeError::TooManyInFlight(Scope::Address, limit)).await?,
-            _of_all: one(all, limit, |limit| ExchangeError::TooManyInFlight(Scope::All, limit)).await?,
+            _of_address: one(address, limit).await.map_err(|waited| NoPlace { scope: Scope::Address, waited })?,
+            _of_all: one(all, limit).await.map_err(|waited| NoPlace { scope: Scope::All, waited })?,
         })
     }
 }
@@ -40,19 +70,15 @@ impl Places {
 /// Waits for one of `places`, at most for `limit`. A free one is taken without a timer: it is there for nearly every request.
 ///
 /// # Errors
-/// `late`, with the limit: there was none in time.
-pub async fn one(
-    places: Option<&Arc<Semaphore>>,
-    limit: Duration,
-    late: impl FnOnce(Duration) -> ExchangeError,
-) -> Result<Option<OwnedSemaphorePermit>, ExchangeError> {
+/// The limit: there was none in time.
+pub async fn one(places: Option<&Arc<Semaphore>>, limit: Duration) -> Result<Option<OwnedSemaphorePermit>, Duration> {
     let Some(places) = places else { return Ok(None) };
     if let Ok(place) = Arc::clone(places).try_acquire_owned() {
         return Ok(Some(place));
     }
     match timeout(limit, Arc::clone(places).acquire_owned()).await {
         Ok(place) => Ok(place.ok()),
-        Err(_) => Err(late(limit)),
+        Err(_) => Err(limit),
     }
 }
 

@@ -16,9 +16,8 @@ use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
 use crate::admission::per_address::Place;
-use crate::admission::places::Places;
+use crate::admission::places::{NoPlace, Places};
 use crate::client_addr::{self, Peer, Scheme};
-use crate::exchange::error::ExchangeError;
 use crate::forward::request;
 use crate::http1::server::ConnectionError;
 use crate::listen::Accepted;
@@ -98,7 +97,7 @@ impl Downstream {
     ///
     /// # Errors
     /// There were none in time.
-    pub async fn places(&self) -> Result<Places, ExchangeError> {
+    pub async fn places(&self) -> Result<Places, NoPlace> {
         let worker = &self.worker;
         Places::take(self.address_exchanges.as_ref(), worker.exchanges.as_ref(), worker.exchange_wait).await
     }

@@ -1,16 +1,44 @@
-//! What can go wrong in an exchange: whose fault it is, and in which phase. `respond.rs` turns each into an answer.
+//! Why an exchange ended without a response of WordPress's or of the native refresh; and what that means to the client,
+//! the log and the metrics, in one table.
 
-use std::fmt;
-use std::io;
 use std::time::Duration;
 
+use http::StatusCode;
+
+use crate::admission::places::{NoPlace, Scope};
 use crate::body::BodyError;
 use crate::forward::dial::DialError;
-use crate::http1::client::AnswerError;
+use crate::forward::error::ForwardError;
 use crate::http1::head::HeadError;
 use crate::metrics::Event;
-use crate::pace::TooSlow;
+use crate::refresh::error::RefreshError;
 use crate::vet::Refusal;
+
+/// Why there is no other response than an error of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The request may not be passed on.
+    #[error("refused the request: {0}")]
+    Refused(#[from] Refusal),
+    /// The head of the request is invalid.
+    #[error("refused a request that is not valid HTTP")]
+    Head(#[from] HeadError),
+    /// The head of the request did not arrive in time.
+    #[error("the head of the request did not arrive within {0:?}")]
+    HeadTimeout(Duration),
+    /// As many exchanges as allowed were in flight.
+    #[error(transparent)]
+    TooManyInFlight(#[from] NoPlace),
+    /// The request's body failed, on either path.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The upstream failed.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// The database failed.
+    #[error(transparent)]
+    Refresh(#[from] RefreshError),
+}
 
 /// Whose fault a failed exchange was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,159 +51,167 @@ pub enum Fault {
     Database,
 }
 
-/// Where exchanges in flight are counted.
+/// What an error means to the client, the log and the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// `[server] max_exchanges_per_connection`.
-    Connection,
-    /// `[server] max_exchanges_per_address`.
-    Address,
-    /// `[server] max_exchanges`.
-    All,
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Scope::Connection => "on the client's connection (server.max_exchanges_per_connection)",
-            Scope::Address => "for the client's address (server.max_exchanges_per_address)",
-            Scope::All => "in all (server.max_exchanges)",
-        })
-    }
-}
-
-/// Why an exchange ended without an answer of WordPress's or of the native refresh.
-#[derive(Debug, thiserror::Error)]
-pub enum ExchangeError {
-    /// The request is not one that may be passed on.
-    #[error("refused the request: {0}")]
-    Refused(#[from] Refusal),
-    /// The head of the request is not one.
-    #[error("refused a request that is not valid HTTP")]
-    RequestHead(#[from] HeadError),
-    /// The head of the request did not arrive in time.
-    #[error("the head of the request did not arrive within {0:?}")]
-    RequestHeadTimeout(Duration),
-    /// The request body broke off or was not valid HTTP.
-    #[error("could not read the request body")]
-    RequestBody(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The request body stood still or came too slowly.
-    #[error("the request body did not arrive in time")]
-    RequestBodyTooSlow(#[source] TooSlow),
-    /// The request body is larger than `[server] max_request_body`, which this is.
-    #[error("the request body is larger than server.max_request_body, {0} bytes")]
-    RequestTooLarge(u64),
-    /// As many exchanges as may be were in flight for so long.
-    #[error("as many requests as may be were in flight {0} for {1:?}")]
-    TooManyInFlight(Scope, Duration),
-    /// All connections that may be made to the upstream were busy for so long.
-    #[error("all connections to the upstream were busy for {0:?}")]
-    UpstreamBusy(Duration),
-    /// The upstream took no connection.
-    #[error("could not connect to the upstream")]
-    UpstreamConnect(#[source] io::Error),
-    /// The upstream took no connection in time.
-    #[error("the upstream took no connection within {0:?}")]
-    UpstreamConnectTimeout(Duration),
-    /// The upstream's certificate is not trusted, or it does not speak TLS.
-    #[error("could not agree on TLS with the upstream")]
-    UpstreamTls(#[source] io::Error),
-    /// The upstream closed the connection or sent something that is no HTTP answer.
-    #[error("the upstream broke off before its answer")]
-    UpstreamResponse(#[from] AnswerError),
-    /// The upstream sent no answer in time.
-    #[error("the upstream sent no answer within {0:?}")]
-    UpstreamTimeout(Duration),
-    /// The upstream sent a 101 that nobody asked for, or for another protocol.
-    #[error("the upstream switched protocols unasked")]
-    UpstreamUnaskedUpgrade,
-    /// The upstream's answer has a transfer coding that is not `chunked`.
-    #[error("the upstream's answer has an unsupported Transfer-Encoding")]
-    UpstreamTransferEncoding,
-    /// A rotation had begun when the database failed.
-    #[error("the database failed during a rotation")]
-    Rotation(#[source] crate::refresh::group::RotationError),
-    /// A rotation was dropped without a result: the program's own fault.
-    #[error("the rotation ended without a result")]
-    RotationDropped(#[source] tokio::sync::oneshot::error::RecvError),
+pub struct Description {
+    /// The status of the response.
+    pub status: StatusCode,
+    /// Stable, for programs.
+    pub reason: &'static str,
+    /// For people. Needs no escaping in HTML and JSON.
+    pub message: &'static str,
+    /// Whose fault it was.
+    pub fault: Fault,
+    /// What it counts as.
+    pub event: Event,
 }
 
 impl ExchangeError {
-    /// Whose fault it was.
-    pub fn fault(&self) -> Fault {
-        match self {
-            ExchangeError::Refused(_)
-            | ExchangeError::RequestHead(_)
-            | ExchangeError::RequestHeadTimeout(_)
-            | ExchangeError::RequestBody(_)
-            | ExchangeError::RequestBodyTooSlow(_)
-            | ExchangeError::RequestTooLarge(_)
-            | ExchangeError::TooManyInFlight(Scope::Connection | Scope::Address, _) => Fault::Client,
-            ExchangeError::TooManyInFlight(Scope::All, _)
-            | ExchangeError::UpstreamBusy(_)
-            | ExchangeError::UpstreamConnect(_)
-            | ExchangeError::UpstreamConnectTimeout(_)
-            | ExchangeError::UpstreamTls(_)
-            | ExchangeError::UpstreamResponse(_)
-            | ExchangeError::UpstreamTimeout(_)
-            | ExchangeError::UpstreamUnaskedUpgrade
-            | ExchangeError::UpstreamTransferEncoding => Fault::Upstream,
-            ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => Fault::Database,
-        }
-    }
-
-    /// What it counts as.
-    pub fn event(&self) -> Event {
-        match self {
-            ExchangeError::Refused(refusal) => match refusal {
-                Refusal::Connect | Refusal::Trace => Event::MethodRefused,
-                Refusal::Target => Event::InvalidTarget,
-                Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch => {
-                    Event::InvalidHost
-                }
-                Refusal::TransferEncoding => Event::UnsupportedTransferEncoding,
-                Refusal::TooManyFields => Event::HeadTooLarge,
-                Refusal::ContentLength => Event::Malformed,
-            },
-            ExchangeError::RequestHead(HeadError::TooLarge) => Event::HeadTooLarge,
-            ExchangeError::RequestHead(HeadError::TargetTooLong) => Event::UriTooLong,
-            ExchangeError::RequestHead(_) => Event::Malformed,
-            ExchangeError::RequestHeadTimeout(_) => Event::RequestHeadTimeout,
-            ExchangeError::RequestBody(_) => Event::InvalidRequestBody,
-            ExchangeError::RequestBodyTooSlow(_) => Event::RequestBodyTimeout,
-            ExchangeError::RequestTooLarge(_) => Event::RequestTooLarge,
-            ExchangeError::TooManyInFlight(..) => Event::TooManyInFlight,
-            ExchangeError::UpstreamBusy(_) => Event::UpstreamBusy,
-            ExchangeError::UpstreamConnect(_) => Event::UpstreamUnreachable,
-            ExchangeError::UpstreamConnectTimeout(_) => Event::UpstreamConnectTimeout,
-            ExchangeError::UpstreamTls(_) => Event::UpstreamTls,
-            ExchangeError::UpstreamResponse(_) => Event::UpstreamBrokeOff,
-            ExchangeError::UpstreamTimeout(_) => Event::UpstreamTimeout,
-            ExchangeError::UpstreamUnaskedUpgrade => Event::UpstreamUnaskedUpgrade,
-            ExchangeError::UpstreamTransferEncoding => Event::UpstreamTransferEncoding,
-            ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => Event::DatabaseUnavailable,
-        }
+    /// What it means.
+    pub fn describe(&self) -> Description {
+        use Fault::{Client, Database, Upstream};
+        let (status, reason, message, fault, event) = match self {
+            ExchangeError::Refused(Refusal::Connect | Refusal::Trace) => {
+                (405, "method_refused", "This method is not allowed here.", Client, Event::MethodRefused)
+            }
+            ExchangeError::Refused(Refusal::Target) => {
+                (400, "invalid_target", "The target of the request is not valid.", Client, Event::InvalidTarget)
+            }
+            ExchangeError::Refused(
+                Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch,
+            ) => (400, "invalid_host", "The request does not name one valid host.", Client, Event::InvalidHost),
+            ExchangeError::Refused(Refusal::TransferEncoding) => (
+                501,
+                "unsupported_transfer_encoding",
+                "The transfer encoding of the request is not supported.",
+                Client,
+                Event::UnsupportedTransferEncoding,
+            ),
+            ExchangeError::Refused(Refusal::TooManyFields) | ExchangeError::Head(HeadError::TooLarge) => (
+                431,
+                "request_head_too_large",
+                "The head of the request is too large. Perhaps this site has set too many cookies.",
+                Client,
+                Event::HeadTooLarge,
+            ),
+            ExchangeError::Head(HeadError::TargetTooLong) => {
+                (414, "target_too_long", "The target of the request is too long.", Client, Event::UriTooLong)
+            }
+            ExchangeError::Refused(Refusal::ContentLength) | ExchangeError::Head(_) => {
+                (400, "invalid_request", "The request is not valid HTTP.", Client, Event::Malformed)
+            }
+            ExchangeError::HeadTimeout(_) => {
+                (408, "request_head_timeout", "The request did not arrive in time.", Client, Event::RequestHeadTimeout)
+            }
+            ExchangeError::TooManyInFlight(NoPlace { scope, .. }) => (
+                503,
+                "too_many_in_flight",
+                "Too many requests are being answered at the moment.",
+                if *scope == Scope::All { Upstream } else { Client },
+                Event::TooManyInFlight,
+            ),
+            ExchangeError::Body(error)
+            | ExchangeError::Forward(ForwardError::Body(error))
+            | ExchangeError::Refresh(RefreshError::Body(error)) => {
+                let (status, reason, message) = match error {
+                    BodyError::BrokeOff(_) => {
+                        (400, "invalid_request_body", "The body of the request broke off or was not valid.")
+                    }
+                    BodyError::TooSlow(_) => {
+                        (408, "request_body_timeout", "The body of the request did not arrive in time.")
+                    }
+                    BodyError::TooLarge(_) => {
+                        (413, "request_too_large", "The body of the request is larger than allowed.")
+                    }
+                };
+                (status, reason, message, Client, error.event())
+            }
+            ExchangeError::Forward(ForwardError::Busy(_)) => {
+                (503, "upstream_busy", "The site has too much to do at the moment.", Upstream, Event::UpstreamBusy)
+            }
+            ExchangeError::Forward(ForwardError::Dial(DialError::Connect(_))) => {
+                (502, "upstream_unreachable", UNREACHABLE, Upstream, Event::UpstreamUnreachable)
+            }
+            ExchangeError::Forward(ForwardError::Dial(DialError::TimedOut(_))) => {
+                (504, "upstream_connect_timeout", UNREACHABLE, Upstream, Event::UpstreamConnectTimeout)
+            }
+            ExchangeError::Forward(ForwardError::Dial(DialError::Tls(_))) => (
+                502,
+                "upstream_tls",
+                "No secure connection to the site is possible at the moment.",
+                Upstream,
+                Event::UpstreamTls,
+            ),
+            ExchangeError::Forward(ForwardError::Response(_)) => {
+                (502, "upstream_broke_off", "The site broke off before its answer.", Upstream, Event::UpstreamBrokeOff)
+            }
+            ExchangeError::Forward(ForwardError::Timeout(_)) => {
+                (504, "upstream_timeout", "The site did not answer in time.", Upstream, Event::UpstreamTimeout)
+            }
+            ExchangeError::Forward(ForwardError::UnaskedUpgrade) => (
+                502,
+                "upstream_unasked_upgrade",
+                "The site switched protocols unasked.",
+                Upstream,
+                Event::UpstreamUnaskedUpgrade,
+            ),
+            ExchangeError::Forward(ForwardError::TransferEncoding) => (
+                502,
+                "upstream_transfer_encoding",
+                "The answer of the site could not be read.",
+                Upstream,
+                Event::UpstreamTransferEncoding,
+            ),
+            ExchangeError::Refresh(RefreshError::Rotation(_) | RefreshError::Dropped(_)) => (
+                503,
+                "database_unavailable",
+                "The database cannot be reached at the moment.",
+                Database,
+                Event::DatabaseUnavailable,
+            ),
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Description { status, reason, message, fault, event }
     }
 }
 
-impl From<BodyError> for ExchangeError {
-    /// What failed is the request's body.
-    fn from(error: BodyError) -> Self {
-        match error {
-            BodyError::BrokeOff(error) => ExchangeError::RequestBody(error),
-            BodyError::TooSlow(why) => ExchangeError::RequestBodyTooSlow(why),
-            BodyError::TooLarge(limit) => ExchangeError::RequestTooLarge(limit),
-            BodyError::TooShort => ExchangeError::RequestBody(error.into()),
-        }
-    }
-}
+/// For people.
+const UNREACHABLE: &str = "The site cannot be reached at the moment.";
 
-impl From<DialError> for ExchangeError {
-    fn from(error: DialError) -> Self {
-        match error {
-            DialError::Connect(error) => ExchangeError::UpstreamConnect(error),
-            DialError::Tls(error) => ExchangeError::UpstreamTls(error),
-            DialError::TimedOut(limit) => ExchangeError::UpstreamConnectTimeout(limit),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::client::AnswerError;
+    use crate::pace::TooSlow;
+
+    #[test]
+    fn the_status_is_the_one_that_the_metrics_name() {
+        let late = NoPlace { scope: Scope::All, waited: Duration::ZERO };
+        for error in [
+            Refusal::Connect.into(),
+            Refusal::Target.into(),
+            Refusal::MissingHost.into(),
+            Refusal::TransferEncoding.into(),
+            Refusal::TooManyFields.into(),
+            Refusal::ContentLength.into(),
+            HeadError::TargetTooLong.into(),
+            ExchangeError::HeadTimeout(Duration::ZERO),
+            late.into(),
+            BodyError::BrokeOff("".into()).into(),
+            BodyError::TooSlow(TooSlow::Unfinished(Duration::ZERO)).into(),
+            BodyError::TooLarge(1).into(),
+            ForwardError::Busy(Duration::ZERO).into(),
+            ForwardError::Dial(DialError::Connect(std::io::ErrorKind::NotFound.into())).into(),
+            ForwardError::Dial(DialError::TimedOut(Duration::ZERO)).into(),
+            ForwardError::Dial(DialError::Tls(std::io::ErrorKind::NotFound.into())).into(),
+            ForwardError::Response(AnswerError::Closed(None)).into(),
+            ForwardError::Timeout(Duration::ZERO).into(),
+            ForwardError::UnaskedUpgrade.into(),
+            ForwardError::TransferEncoding.into(),
+        ] {
+            let error: ExchangeError = error;
+            let Description { status, event, .. } = error.describe();
+            assert!(event.series().labels.contains(&("status", status.as_str())), "{error:?}: {status}, {event:?}");
         }
     }
 }

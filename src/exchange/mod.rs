@@ -12,10 +12,9 @@ use hyper::body::Body as _;
 use tracing::{info, warn};
 
 use crate::admission::places::Places;
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::{BodyError, RequestBody, ResponseBody};
 use crate::client_addr::{self, Peer};
 use crate::connection::Downstream;
-use crate::exchange::error::{ExchangeError, Fault};
 use crate::exchange::respond::Asked;
 use crate::forward::Forwarded;
 use crate::metrics::{Event, Shard};
@@ -23,6 +22,7 @@ use crate::refresh::elsewhere::Left;
 use crate::refresh::{self, Answer, Told};
 use crate::vet::Refusal;
 use crate::{forward, route, vet};
+use error::{Description, ExchangeError, Fault};
 use record::Record;
 
 /// Answers one request. There is always an answer.
@@ -60,7 +60,7 @@ async fn exchange(
     }
     // What the length announces; a body without one is counted as it arrives.
     if request.body().size_hint().lower() > worker.max_request_body {
-        return Err(ExchangeError::RequestTooLarge(worker.max_request_body));
+        return Err(BodyError::TooLarge(worker.max_request_body).into());
     }
     request.body_mut().limit(worker.request_pace, worker.max_request_body);
     let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
@@ -95,11 +95,12 @@ async fn exchange(
 
 /// Counts a request that was not served, and tells the log why, under the name that the client was told.
 pub fn tell(error: &ExchangeError, asked: &Asked, client: IpAddr, peer: Peer, metrics: &Shard) {
-    let (request_id, status) = (&asked.id, respond::status(error));
+    let Description { status, fault, event, .. } = error.describe();
+    let (request_id, status) = (&asked.id, status.as_u16());
     metrics.add(Event::failed(status));
-    metrics.add(error.event());
+    metrics.add(event);
     let source = std::error::Error::source(error).map(chain);
-    match error.fault() {
+    match fault {
         Fault::Client => info!(%client, %peer, %request_id, status, source, "{error}"),
         Fault::Upstream | Fault::Database => warn!(%client, %peer, %request_id, status, source, "{error}"),
     }

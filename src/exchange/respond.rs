@@ -9,11 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
+use super::error::{Description, ExchangeError};
 use crate::body::ResponseBody;
-use crate::exchange::error::ExchangeError;
-use crate::http1::head::HeadError;
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::vet::Refusal;
 
 /// Seconds after which a client may come again when the database or a busy upstream failed it (RFC 9110, 10.2.3).
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -40,106 +38,13 @@ impl Asked {
     }
 }
 
-/// One entry of the catalogue.
-struct Entry {
-    status: StatusCode,
-    /// Stable, for programs.
-    reason: &'static str,
-    /// For people. Must need no escaping in HTML and JSON.
-    message: &'static str,
-    // SECURITY: after a request that was not understood, what follows on the connection cannot be trusted to be a request.
-    closes: bool,
-    retry_after: bool,
-}
-
-fn entry(error: &ExchangeError) -> Entry {
-    let (status, reason, message) = match error {
-        ExchangeError::Refused(Refusal::Connect | Refusal::Trace) => {
-            (StatusCode::METHOD_NOT_ALLOWED, "method_refused", "This method is not allowed here.")
-        }
-        ExchangeError::Refused(Refusal::Target) => {
-            (StatusCode::BAD_REQUEST, "invalid_target", "The target of the request is not valid.")
-        }
-        ExchangeError::Refused(Refusal::TransferEncoding) => (
-            StatusCode::NOT_IMPLEMENTED,
-            "unsupported_transfer_encoding",
-            "The transfer encoding of the request is not supported.",
-        ),
-        ExchangeError::Refused(
-            Refusal::MissingHost | Refusal::SeveralHosts | Refusal::InvalidHost | Refusal::TargetHostMismatch,
-        ) => (StatusCode::BAD_REQUEST, "invalid_host", "The request does not name one valid host."),
-        ExchangeError::RequestHead(HeadError::TooLarge) | ExchangeError::Refused(Refusal::TooManyFields) => (
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "request_head_too_large",
-            "The head of the request is too large. Perhaps this site has set too many cookies.",
-        ),
-        ExchangeError::RequestHead(HeadError::TargetTooLong) => {
-            (StatusCode::URI_TOO_LONG, "target_too_long", "The target of the request is too long.")
-        }
-        ExchangeError::RequestHead(_) | ExchangeError::Refused(Refusal::ContentLength) => {
-            (StatusCode::BAD_REQUEST, "invalid_request", "The request is not valid HTTP.")
-        }
-        ExchangeError::RequestHeadTimeout(_) => {
-            (StatusCode::REQUEST_TIMEOUT, "request_head_timeout", "The request did not arrive in time.")
-        }
-        ExchangeError::RequestBody(_) => {
-            (StatusCode::BAD_REQUEST, "invalid_request_body", "The body of the request broke off or was not valid.")
-        }
-        ExchangeError::RequestTooLarge(_) => {
-            (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", "The body of the request is larger than allowed.")
-        }
-        ExchangeError::RequestBodyTooSlow(_) => {
-            (StatusCode::REQUEST_TIMEOUT, "request_body_timeout", "The body of the request did not arrive in time.")
-        }
-        ExchangeError::TooManyInFlight(..) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_in_flight",
-            "Too many requests are being answered at the moment.",
-        ),
-        ExchangeError::UpstreamBusy(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "upstream_busy", "The site has too much to do at the moment.")
-        }
-        ExchangeError::UpstreamConnect(_) => {
-            (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The site cannot be reached at the moment.")
-        }
-        ExchangeError::UpstreamConnectTimeout(_) => {
-            (StatusCode::GATEWAY_TIMEOUT, "upstream_connect_timeout", "The site cannot be reached at the moment.")
-        }
-        ExchangeError::UpstreamTls(_) => {
-            (StatusCode::BAD_GATEWAY, "upstream_tls", "No secure connection to the site is possible at the moment.")
-        }
-        ExchangeError::UpstreamResponse(_) => {
-            (StatusCode::BAD_GATEWAY, "upstream_broke_off", "The site broke off before its answer.")
-        }
-        ExchangeError::UpstreamUnaskedUpgrade => {
-            (StatusCode::BAD_GATEWAY, "upstream_unasked_upgrade", "The site switched protocols unasked.")
-        }
-        ExchangeError::UpstreamTransferEncoding => {
-            (StatusCode::BAD_GATEWAY, "upstream_transfer_encoding", "The answer of the site could not be read.")
-        }
-        ExchangeError::UpstreamTimeout(_) => {
-            (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The site did not answer in time.")
-        }
-        ExchangeError::Rotation(_) | ExchangeError::RotationDropped(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", "The database cannot be reached at the moment.")
-        }
-    };
-    let closes = status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
-    Entry { status, reason, message, closes, retry_after: status == StatusCode::SERVICE_UNAVAILABLE }
-}
-
-/// The status of the answer to `error`, for the log.
-pub fn status(error: &ExchangeError) -> u16 {
-    entry(error).status.as_u16()
-}
-
 /// The answer to a request that could not be served.
 pub fn failure(error: &ExchangeError, asked: &Asked) -> Response<ResponseBody> {
     page(error, asked).map(ResponseBody::whole)
 }
 
 fn page(error: &ExchangeError, asked: &Asked) -> Response<Bytes> {
-    let Entry { status, reason, message, closes, retry_after } = entry(error);
+    let Description { status, reason, message, .. } = error.describe();
     let (body, content_type) = match asked.accepts_html {
         true => (html(status, message, &asked.id), "text/html; charset=UTF-8"),
         false => (json(status, reason, message, &asked.id), "application/json; charset=UTF-8"),
@@ -150,10 +55,11 @@ fn page(error: &ExchangeError, asked: &Asked) -> Response<Bytes> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_REQUEST_ID, asked.id.field());
-    if retry_after {
+    if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
-    if closes {
+    // SECURITY: after a request that was not understood, what follows on the connection cannot be trusted to be a request.
+    if status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     dated(answer)
@@ -209,6 +115,7 @@ fn date(now: SystemTime) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::error::ForwardError;
     use crate::request_id::RequestIds;
     use std::time::Duration;
 
@@ -220,7 +127,7 @@ mod tests {
 
     #[test]
     fn people_get_a_page_and_programs_json() {
-        let error = ExchangeError::UpstreamTimeout(Duration::from_secs(1));
+        let error = ExchangeError::from(ForwardError::Timeout(Duration::from_secs(1)));
         let browser = asked("text/html,application/xhtml+xml,*/*;q=0.8");
         let text = String::from_utf8(page(&error, &browser).into_body().to_vec()).unwrap();
         assert!(text.contains("504 Gateway Timeout") && text.contains(&browser.id.to_string()), "{text}");

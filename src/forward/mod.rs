@@ -2,6 +2,7 @@
 //! make the answer fit for the client.
 
 pub mod dial;
+pub mod error;
 pub mod folded;
 pub mod hop_by_hop;
 pub mod request;
@@ -20,8 +21,8 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use crate::body::{RequestBody, ResponseBody};
 use crate::client_addr::Client;
 use crate::connection::Downstream;
-use crate::exchange::error::ExchangeError;
 use crate::request_id::RequestId;
+use error::ForwardError;
 use request::Hop;
 use upgrade::Upgrade;
 
@@ -36,13 +37,13 @@ pub struct Forwarded {
 /// Sends `request` to the upstream and returns its answer as soon as its head is there; the body follows as it arrives.
 ///
 /// # Errors
-/// When there is no answer to pass on: the client's or the upstream's fault, see [`ExchangeError`].
+/// When there is no answer to pass on: the client's or the upstream's fault, see [`ForwardError`].
 pub async fn forward(
     downstream: &Rc<Downstream>,
     mut request: Request<RequestBody>,
     client: &Client,
     id: &RequestId,
-) -> Result<Forwarded, ExchangeError> {
+) -> Result<Forwarded, ForwardError> {
     let worker = &downstream.worker;
     let upgrade = Upgrade::asked_for(&request);
     let authority = worker.upstream.authority();

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Response, header};
 
+use super::error::ForwardError;
 use super::hop_by_hop;
 use super::upstream::Lease;
 use crate::body::{ResponseBody, UpstreamBody};
-use crate::exchange::error::ExchangeError;
 use crate::request_id::RequestId;
 
 /// Makes `answer` to the request `id` of `client`, read from `lease`, fit for the client.
@@ -20,11 +20,11 @@ pub fn prepare(
     lease: Lease,
     client: IpAddr,
     id: &RequestId,
-) -> Result<Response<ResponseBody>, ExchangeError> {
+) -> Result<Response<ResponseBody>, ForwardError> {
     let headers = answer.headers_mut();
     let is_coded = headers.contains_key(header::TRANSFER_ENCODING);
     if is_coded && !is_chunked_only(headers) {
-        return Err(ExchangeError::UpstreamTransferEncoding);
+        return Err(ForwardError::TransferEncoding);
     }
     // With both, the coding wins (RFC 9112, 6.3).
     hop_by_hop::remove(headers, false, |name| is_coded && name == header::CONTENT_LENGTH);

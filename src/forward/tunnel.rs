@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::dial::UpstreamStream;
+use super::error::ForwardError;
 use super::hop_by_hop;
 use super::upgrade::{self, Upgrade};
 use super::upstream::Lease;
@@ -24,7 +25,6 @@ use crate::admission::places::Places;
 use crate::alarm::Alarm;
 use crate::body::ResponseBody;
 use crate::connection::{ClientStream, Downstream};
-use crate::exchange::error::ExchangeError;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Level, Open};
 use crate::request_id::RequestId;
@@ -39,12 +39,12 @@ pub fn open(
     upgrade: Option<Upgrade>,
     downstream: &Rc<Downstream>,
     id: &RequestId,
-) -> Result<Response<ResponseBody>, ExchangeError> {
+) -> Result<Response<ResponseBody>, ForwardError> {
     let Some(Upgrade { protocols, .. }) = upgrade else {
-        return Err(ExchangeError::UpstreamUnaskedUpgrade);
+        return Err(ForwardError::UnaskedUpgrade);
     };
     if !upgrade::is_agreed(&protocols, answer.headers()) {
-        return Err(ExchangeError::UpstreamUnaskedUpgrade);
+        return Err(ForwardError::UnaskedUpgrade);
     }
     hop_by_hop::remove(answer.headers_mut(), true, |name| name == header::CONTENT_LENGTH);
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

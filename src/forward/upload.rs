@@ -11,8 +11,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame};
 
-use crate::body::RequestBody;
-use crate::exchange::error::ExchangeError;
+use crate::body::{BodyError, RequestBody};
 
 /// How much of a body is waited for. Logins, comments and API calls fit; of an upload it is what a few reads bring.
 const START: usize = 64 << 10;
@@ -21,7 +20,7 @@ const START: usize = 64 << 10;
 ///
 /// # Errors
 /// The client's: the body broke off, was not valid, came too slowly or was too large.
-pub async fn read_start(request: &mut Request<RequestBody>) -> Result<(), ExchangeError> {
+pub async fn read_start(request: &mut Request<RequestBody>) -> Result<(), BodyError> {
     if !matches!(request.body(), RequestBody::Streamed(_)) {
         return Ok(());
     }

@@ -21,12 +21,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
 use super::dial::{Dialer, UpstreamStream};
+use super::error::{CutError, ForwardError};
 use super::request::Added;
 use crate::admission::places;
 use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
-use crate::exchange::error::ExchangeError;
 use crate::http1::client::{AnswerError, Connection};
 use crate::http1::fields;
 use crate::http1::rewound::Rewound;
@@ -142,7 +142,7 @@ impl Upstream {
         added: &Added<'_>,
         client: IpAddr,
         name: Option<ServerName<'static>>,
-    ) -> Result<(Response<()>, Lease), ExchangeError> {
+    ) -> Result<(Response<()>, Lease), ForwardError> {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let slot = self.slot().await?;
         let (head, body) = request.into_parts();
@@ -154,7 +154,7 @@ impl Upstream {
         let mut lease = Lease { link, sent: Instant::now(), upstream: Rc::downgrade(self), slot };
         lease.link.upload = body;
         let outcome = match self.exchange(&mut lease, &head, added).await {
-            Err(ExchangeError::UpstreamResponse(AnswerError::Closed(error))) if is_reused && can_repeat => {
+            Err(ForwardError::Response(AnswerError::Closed(error))) if is_reused && can_repeat => {
                 self.metrics.add(Event::UpstreamRetried);
                 let error = error.map(tracing::field::display);
                 debug!(error, "a reused upstream connection died, trying a fresh one");
@@ -173,7 +173,7 @@ impl Upstream {
         lease: &mut Lease,
         head: &request::Parts,
         added: &Added<'_>,
-    ) -> Result<Response<()>, ExchangeError> {
+    ) -> Result<Response<()>, ForwardError> {
         let limit = self.config.response_header_timeout;
         lease.sent = Instant::now();
         let Lease { link, sent, .. } = lease;
@@ -188,15 +188,15 @@ impl Upstream {
             }
             // The wait counts from the last sign of life of the request's body.
             let since = upload.progress().map_or(*sent, |progress| progress.max(*sent));
-            alarm.poll_at(cx, since + limit).map(|()| Err(ExchangeError::UpstreamTimeout(limit)))
+            alarm.poll_at(cx, since + limit).map(|()| Err(ForwardError::Timeout(limit)))
         })
         .await
     }
 
     /// Waits for a share of `[upstream] max_connections`.
-    async fn slot(&self) -> Result<Option<OwnedSemaphorePermit>, ExchangeError> {
+    async fn slot(&self) -> Result<Option<OwnedSemaphorePermit>, ForwardError> {
         let slots = self.slots.borrow().clone();
-        places::one(slots.as_ref(), self.config.connect_timeout, ExchangeError::UpstreamBusy).await
+        places::one(slots.as_ref(), self.config.connect_timeout).await.map_err(ForwardError::Busy)
     }
 
     /// The connection by this name that idled least, if it may still be used.
@@ -223,7 +223,7 @@ impl Upstream {
         None
     }
 
-    async fn connect(&self, client: IpAddr, name: Option<ServerName<'static>>) -> Result<Box<Link>, ExchangeError> {
+    async fn connect(&self, client: IpAddr, name: Option<ServerName<'static>>) -> Result<Box<Link>, ForwardError> {
         self.make_room();
         let stream = self.dialer.dial_as(Some(client), name.as_ref()).await?;
         let open = self.metrics.open(Level::Upstream);
@@ -289,7 +289,7 @@ impl Lease {
     }
 
     /// The rest of the request's body will never come.
-    pub fn give_up_upload(&mut self, error: &ExchangeError) {
+    pub fn give_up_upload(&mut self, error: &BodyError) {
         self.link.connection.give_up_sending();
         self.link.upload = RequestBody::Empty;
         if let Some(upstream) = self.upstream.upgrade() {
@@ -298,9 +298,9 @@ impl Lease {
     }
 
     /// The next part of the answer's body.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
         let frame = ready!(self.link.connection.poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError::BrokeOff(error.into()))))
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| CutError::BrokeOff(error.into()))))
     }
 
     /// What was read of the answer cannot be taken yet: its reader is slow.
@@ -336,13 +336,10 @@ impl Lease {
     }
 
     /// The answer that came by it ended early.
-    pub fn cut(&self, error: &BodyError) {
-        let Some(upstream) = self.upstream.upgrade() else { return };
-        upstream.metrics.add(match error {
-            BodyError::BrokeOff(_) | BodyError::TooShort => Event::AnswerBrokeOff,
-            // No answer is too large.
-            BodyError::TooSlow(_) | BodyError::TooLarge(_) => Event::AnswerSilent,
-        });
+    pub fn cut(&self, error: &CutError) {
+        if let Some(upstream) = self.upstream.upgrade() {
+            upstream.metrics.add(error.event());
+        }
     }
 
     /// Ready with `[upstream] response_body_idle` when that has passed since `since`, and since the request's body

@@ -20,7 +20,7 @@ use super::head::{self, HeadError};
 use super::input::Input;
 use super::output::Output;
 use super::write;
-use crate::body::{BodyError, RequestBody};
+use crate::body::{BodyError, RequestBody, TooShort};
 use crate::forward::dial::UpstreamStream;
 use crate::forward::request::Added;
 
@@ -114,7 +114,7 @@ impl Connection {
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                     Poll::Ready(None) => match std::mem::replace(encoder, Encoder::none()).end(&mut self.output) {
                         Ok(()) => break,
-                        Err(_) => return Poll::Ready(Err(BodyError::TooShort)),
+                        Err(_) => return Poll::Ready(Err(BodyError::BrokeOff(TooShort.into()))),
                     },
                     Poll::Pending => waits_for_body = true,
                 }

@@ -146,7 +146,7 @@ impl Connection {
         match ready!(self.watch.poll_head(cx)) {
             Wait::Head => {
                 let limit = worker.limits.request_header;
-                Poll::Ready(Ok(Next::Refused(ExchangeError::RequestHeadTimeout(limit))))
+                Poll::Ready(Ok(Next::Refused(ExchangeError::HeadTimeout(limit))))
             }
             wait => Poll::Ready(Err(ConnectionError::TooLong(wait))),
         }

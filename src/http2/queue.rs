@@ -13,8 +13,7 @@ use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::RECEIVE_WINDOW;
-use crate::admission::places;
-use crate::exchange::error::{ExchangeError, Scope};
+use crate::admission::places::{self, NoPlace, Scope};
 
 /// How much of uploads that wait may lie in the connection's window. What is in flight needs the rest of it: with all of it
 /// taken by those that wait, no upload would move, and each would wait for the others.
@@ -52,7 +51,7 @@ impl Queue {
         &self,
         request: &Request<B>,
         limit: Duration,
-    ) -> Result<Option<OwnedSemaphorePermit>, ExchangeError> {
+    ) -> Result<Option<OwnedSemaphorePermit>, NoPlace> {
         let Some(places) = &self.places else { return Ok(None) };
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Ok(Some(place));
@@ -62,7 +61,8 @@ impl Queue {
         if waiting.uploads.get() <= WAITING_UPLOADS {
             return Ok(Arc::clone(places).acquire_owned().await.ok());
         }
-        places::one(Some(places), limit, |limit| ExchangeError::TooManyInFlight(Scope::Connection, limit)).await
+        let place = places::one(Some(places), limit).await;
+        place.map_err(|waited| NoPlace { scope: Scope::Connection, waited })
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
         let queue = Queue::new(1);
         let _first = queue.place(&upload(0), LIMIT).await.unwrap();
         let error = queue.place(&upload(10 << 20), LIMIT).await.map(drop).unwrap_err();
-        assert!(matches!(error, ExchangeError::TooManyInFlight(Scope::Connection, LIMIT)));
+        assert!(matches!(error, NoPlace { scope: Scope::Connection, waited: LIMIT }));
         assert_eq!(queue.uploads.get(), 0);
     }
 

@@ -24,8 +24,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::InFlight;
-use crate::body::{BodyError, ResponseBody};
+use crate::body::ResponseBody;
 use crate::client_addr::Peer;
+use crate::forward::error::CutError;
 use crate::pace::{Pace, Patience};
 
 /// What h2 may keep of an answer whose exchange is over. An answer with more left waits for the client, so that one that
@@ -193,7 +194,7 @@ impl Drop for Handed {
 pub struct Answer {
     body: ResponseBody,
     reader: Option<Rc<Reader>>,
-    broke_off: Option<BodyError>,
+    broke_off: Option<CutError>,
     end: Option<End>,
     /// Its place among the exchanges of its connection.
     _place: Option<OwnedSemaphorePermit>,
@@ -269,9 +270,9 @@ impl Answer {
 
 impl Body for Answer {
     type Data = Handed;
-    type Error = BodyError;
+    type Error = CutError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Handed>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Handed>, CutError>>> {
         if let Some(error) = self.broke_off.take() {
             return Poll::Ready(Some(Err(error)));
         }

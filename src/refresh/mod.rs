@@ -10,6 +10,7 @@ pub mod cleanup;
 pub mod counters;
 pub mod country;
 pub mod elsewhere;
+pub mod error;
 pub mod frontier;
 pub mod group;
 pub mod in_flight;
@@ -45,10 +46,9 @@ use tokio::time::{timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::body::RequestBody;
+use crate::body::{BodyError, RequestBody};
 use crate::client_addr::Client;
 use crate::config::ResponseFields;
-use crate::exchange::error::ExchangeError;
 use crate::pace::TooSlow;
 use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
@@ -58,6 +58,7 @@ use crate::wordpress::site::{Called, NotNative, Site, Sites};
 use crate::wordpress::text;
 use analytics::{Analytics, Event, EventResult, Failure};
 use counters::{Counter, Counters};
+use error::RefreshError;
 use group::{Groups, RotationError};
 use in_flight::InFlight;
 use lookup::LookUps;
@@ -151,7 +152,7 @@ pub async fn answer(
     request: Request<RequestBody>,
     client: &Client,
     id: &RequestId,
-) -> Result<Answer, ExchangeError> {
+) -> Result<Answer, RefreshError> {
     let arrived = Instant::now();
     let counters = &refresher.counters;
     let forward = |request: Request<RequestBody>, counter: &Counter, why: &dyn std::fmt::Display| {
@@ -253,7 +254,7 @@ impl Read {
     }
 }
 
-async fn read(mut body: RequestBody) -> Result<Read, ExchangeError> {
+async fn read(mut body: RequestBody) -> Result<Read, BodyError> {
     let mut frames = VecDeque::new();
     let mut bytes = Vec::new();
     let whole = async {
@@ -268,11 +269,9 @@ async fn read(mut body: RequestBody) -> Result<Read, ExchangeError> {
                 return Ok(false);
             }
         }
-        Ok::<_, ExchangeError>(true)
+        Ok::<_, BodyError>(true)
     };
-    let whole = timeout(BODY_TIME, whole)
-        .await
-        .unwrap_or(Err(ExchangeError::RequestBodyTooSlow(TooSlow::Unfinished(BODY_TIME))))?;
+    let whole = timeout(BODY_TIME, whole).await.unwrap_or(Err(BodyError::TooSlow(TooSlow::Unfinished(BODY_TIME))))?;
     let bytes = Bytes::from(bytes);
     if !bytes.is_empty() {
         frames.push_front(Frame::data(bytes.clone()));
@@ -297,7 +296,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn refresh(&self, token: String) -> Result<Decided, ExchangeError> {
+    async fn refresh(&self, token: String) -> Result<Decided, RefreshError> {
         if let Some(why) = self.refresher.standing.leaves() {
             self.refresher.counters.not_begun.add();
             return Ok(Decided::Left(why));
@@ -332,7 +331,7 @@ impl Call<'_> {
         let (answered, deadline) = InFlight::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
             // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
-            return Err(ExchangeError::Rotation(RotationError::Failed(DatabaseError::TimedOut)));
+            return Err(RefreshError::Rotation(RotationError::Failed(DatabaseError::TimedOut)));
         };
         match answered {
             Ok(Ok((outcome, _))) if !self.refuses && !matches!(outcome, Outcome::Rotated(_)) => {
@@ -345,8 +344,8 @@ impl Call<'_> {
             }
             // It was logged once, by `Standing`.
             Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(error.to_string())),
-            Ok(Err(error)) => Err(ExchangeError::Rotation(error)),
-            Err(error) => Err(ExchangeError::RotationDropped(error)),
+            Ok(Err(error)) => Err(RefreshError::Rotation(error)),
+            Err(error) => Err(RefreshError::Dropped(error)),
         }
     }
 

@@ -1,0 +1,56 @@
+//! Why a request has no response of the upstream's, and why one ended early.
+
+use std::time::Duration;
+
+use super::dial::DialError;
+use crate::body::BodyError;
+use crate::http1::client::AnswerError;
+use crate::metrics::Event;
+use crate::pace::TooSlow;
+
+/// Why there is no response to pass on.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The request's body failed.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// All connections that may be made to the upstream were busy for so long.
+    #[error("all connections to the upstream were busy for {0:?}")]
+    Busy(Duration),
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The upstream closed the connection or sent something that is not HTTP.
+    #[error("the upstream broke off before its answer")]
+    Response(#[from] AnswerError),
+    /// The upstream sent no response in time.
+    #[error("the upstream sent no answer within {0:?}")]
+    Timeout(Duration),
+    /// The upstream sent a 101 unasked, or for another protocol.
+    #[error("the upstream switched protocols unasked")]
+    UnaskedUpgrade,
+    /// The upstream's response has a transfer coding that is not `chunked`.
+    #[error("the upstream's answer has an unsupported Transfer-Encoding")]
+    TransferEncoding,
+}
+
+/// Why a response ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    /// The upstream closed the connection, or framed the body wrongly.
+    #[error("the body broke off")]
+    BrokeOff(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The upstream was silent.
+    #[error("the body did not come in time: {0}")]
+    Silent(TooSlow),
+}
+
+impl CutError {
+    /// What it counts as.
+    pub fn event(&self) -> Event {
+        match self {
+            CutError::BrokeOff(_) => Event::AnswerBrokeOff,
+            CutError::Silent(_) => Event::AnswerSilent,
+        }
+    }
+}
