@@ -1,29 +1,21 @@
-//! The two body types of an exchange: what goes up to the upstream and what comes down to the client.
+//! The body of a request, on its way to the upstream or to the native refresh.
 //!
-//! Frames pass through one at a time and are read when they are asked for: nothing here buffers or collects. What is
-//! limited is silence and, where it is configured, the size of requests. The one kind of body that is held in memory is a
-//! small one, and only [`RequestBody::Replayed`] can carry on what was read of it.
+//! Frames pass one at a time and are read when they are asked for: nothing here buffers or collects. What is limited is
+//! silence and, where it is configured, the size. The one kind of body that is held in memory is a small one, and only
+//! [`RequestBody::Replayed`] can carry on what was read of it.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
-use tracing::{info, warn};
 
-use crate::admission::places::Places;
-use crate::exchange::record::Access;
-use crate::forward::error::CutError;
-use crate::forward::tunnel::Tunnel;
-use crate::forward::upstream::Lease;
-use crate::forward::{hop_by_hop, request};
+use crate::forward::request;
 use crate::http1;
 use crate::metrics::Event;
 use crate::pace::{Pace, Patience, TooSlow};
-use crate::request_id::RequestId;
 
 /// Why a request's body did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -234,208 +226,5 @@ impl Body for RequestBody {
                 rest.map_or_else(SizeHint::new, |rest| SizeHint::with_exact(read + rest))
             }
         }
-    }
-}
-
-/// What is sent to the client.
-pub struct ResponseBody {
-    content: Content,
-    /// The line of the log that this answer becomes, where there is to be one.
-    access: Option<Box<Access>>,
-    /// What the exchange holds until all of this was sent.
-    places: Places,
-}
-
-enum Content {
-    Whole(Option<Bytes>),
-    Upstream(UpstreamBody),
-    Switch(Tunnel),
-}
-
-impl ResponseBody {
-    /// An answer that the sidecar makes itself.
-    pub fn whole(bytes: Bytes) -> Self {
-        ResponseBody::from(Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
-    }
-
-    /// The upstream's body.
-    pub fn upstream(body: UpstreamBody) -> Self {
-        ResponseBody::from(Content::Upstream(body))
-    }
-
-    /// No body: behind this answer the connection becomes another.
-    pub fn switch(tunnel: Tunnel) -> Self {
-        ResponseBody::from(Content::Switch(tunnel))
-    }
-
-    /// What the connection becomes behind this answer.
-    pub fn into_tunnel(self) -> Option<Tunnel> {
-        match self.content {
-            Content::Switch(tunnel) => Some(tunnel.holding(self.places)),
-            Content::Whole(_) | Content::Upstream(_) => None,
-        }
-    }
-
-    /// The client takes no more for now. What was read ahead for it must not keep more memory than its own.
-    pub fn settle(&mut self) {
-        if let Content::Upstream(UpstreamBody { lease: Some(lease), .. }) = &mut self.content {
-            lease.settle();
-        }
-    }
-
-    /// Sends on what is left of the request's body while nothing of this one can be taken. Ready when that was sent, or is
-    /// wanted by nobody.
-    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.content {
-            Content::Upstream(body) => body.poll_upload(cx),
-            Content::Whole(_) | Content::Switch(_) => Poll::Ready(()),
-        }
-    }
-
-    /// Keeps these until it was sent.
-    pub fn holding(mut self, places: Places) -> Self {
-        self.places = places;
-        self
-    }
-
-    /// The log gets its line when this body ends.
-    pub fn accompany(&mut self, mut access: Access) {
-        access.sent.is_complete = self.is_end_stream();
-        self.access = Some(Box::new(access));
-    }
-
-    fn sent(&mut self, frame: Option<&Result<Frame<Bytes>, CutError>>) {
-        let is_complete = !matches!(frame, Some(Err(_))) && self.is_end_stream();
-        let Some(Access { sent, .. }) = self.access.as_deref_mut() else { return };
-        sent.is_complete = is_complete;
-        if let Some(Ok(frame)) = frame {
-            sent.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-        }
-    }
-}
-
-impl From<Content> for ResponseBody {
-    fn from(content: Content) -> Self {
-        ResponseBody { content, access: None, places: Places::default() }
-    }
-}
-
-/// A body that is still arriving from the upstream. At its end the connection goes back to the pool; dropped
-/// before its end, the connection is closed with it, since what is left unread on it cannot be told from the next answer.
-pub struct UpstreamBody {
-    /// `None` once the body was read.
-    lease: Option<Lease>,
-    silent_since: Option<Instant>,
-    /// Whether the rest of the request's body will never come.
-    is_upload_broken: bool,
-    client: IpAddr,
-    id: RequestId,
-}
-
-impl UpstreamBody {
-    /// The body that comes by `lease`, for the request `id` of `client`.
-    pub fn new(lease: Lease, client: IpAddr, id: RequestId) -> Self {
-        let mut body = UpstreamBody { lease: Some(lease), silent_since: None, is_upload_broken: false, client, id };
-        body.give_back_at_end();
-        body
-    }
-
-    fn give_back_at_end(&mut self) {
-        if let Some(lease) = self.lease.take_if(|lease| lease.is_answered()) {
-            lease.give_back();
-        }
-    }
-
-    /// An upload that breaks after the answer began takes nothing from the answer: it may be whole without, as a 413 is.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(lease) = &mut self.lease else { return Poll::Ready(()) };
-        if let Err(error) = ready!(lease.poll_upload(cx)) {
-            lease.give_up_upload(&error);
-            self.is_upload_broken = true;
-            self.silent_since = None;
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            let (client, request_id) = (self.client, &self.id);
-            info!(%client, %request_id, source, "{error}, and its answer had begun");
-        }
-        Poll::Ready(())
-    }
-
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
-        let _ = self.poll_upload(cx);
-        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
-        let frame = match lease.poll_frame(cx) {
-            Poll::Ready(Some(frame)) => frame,
-            Poll::Ready(None) => {
-                self.give_back_at_end();
-                return Poll::Ready(None);
-            }
-            Poll::Pending => {
-                let since = *self.silent_since.get_or_insert_with(Instant::now);
-                let silent = match self.is_upload_broken {
-                    true => lease.poll_silent_without_upload(cx, since),
-                    false => lease.poll_silent(cx, since),
-                };
-                Err(CutError::Silent(TooSlow::Silent(ready!(silent))))
-            }
-        };
-        self.silent_since = None;
-        match &frame {
-            Ok(_) => self.give_back_at_end(),
-            // The error passes on: a cut answer must stay visibly cut (the client's connection is aborted).
-            Err(error) => {
-                let lease = self.lease.take();
-                // Else the client's fault was told.
-                if !self.is_upload_broken {
-                    let source = std::error::Error::source(error).map(ToString::to_string);
-                    let (client, request_id) = (self.client, &self.id);
-                    warn!(%client, %request_id, source, "the upstream's answer ended early: {error}");
-                    if let Some(lease) = lease {
-                        lease.cut(error);
-                    }
-                }
-            }
-        }
-        Poll::Ready(Some(frame))
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = CutError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
-        let mut frame = match &mut self.content {
-            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Upstream(body) => body.poll_frame(cx),
-            Content::Switch(_) => Poll::Ready(None),
-        };
-        if let Poll::Ready(Some(Ok(part))) = &mut frame
-            && let Some(trailers) = part.trailers_mut()
-        {
-            hop_by_hop::remove_from_trailers(trailers, |_| false);
-        }
-        if self.access.is_some()
-            && let Poll::Ready(frame) = &frame
-        {
-            self.sent(frame.as_ref());
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Whole(bytes) => bytes.is_none(),
-            Content::Upstream(body) => body.lease.is_none(),
-            Content::Switch(_) => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let length = match &self.content {
-            Content::Whole(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Content::Upstream(body) => body.lease.as_ref().map_or(Some(0), Lease::left),
-            Content::Switch(_) => Some(0),
-        };
-        length.map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }

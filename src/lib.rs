@@ -32,6 +32,7 @@ pub mod pulse;
 pub mod run;
 pub mod serving;
 
+pub mod access_log;
 pub mod admin;
 pub mod admission;
 pub mod alarm;

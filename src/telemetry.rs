@@ -16,18 +16,13 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+use crate::access_log::ACCESS;
 use crate::config::{self, LogFormat};
 use crate::printable;
 use journald::Journald;
 use one_line::OneLine;
 use outlet::{Outlet, Sink};
 use repeats::Repeats;
-
-/// Where the one line per refresh comes from; a module of its own in `log.level`, and never too many.
-pub const REFRESHES: &str = "wp_jwt_sidecar::refreshes";
-
-/// Where the one line per forwarded request comes from.
-pub const ACCESS: &str = "wp_jwt_sidecar::access";
 
 /// Why logging could not be started; the program's own fault, or the system's.
 #[derive(Debug, thiserror::Error)]

@@ -12,11 +12,12 @@ use hyper::body::Body as _;
 use tracing::{info, warn};
 
 use crate::admission::places::Places;
-use crate::body::{BodyError, RequestBody, ResponseBody};
+use crate::body::{BodyError, RequestBody};
 use crate::client_addr::{self, Peer};
 use crate::connection::Downstream;
 use crate::exchange::respond::Asked;
 use crate::forward::Forwarded;
+use crate::forward::response_body::ResponseBody;
 use crate::metrics::{Event, Shard};
 use crate::refresh::elsewhere::Left;
 use crate::refresh::{self, Answer, Told};

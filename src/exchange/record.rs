@@ -6,20 +6,18 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{Request, Response};
 use tracing::{debug, info};
 
 use super::tell;
-use crate::body::ResponseBody;
+use crate::access_log::{Access, Head, REFRESHES, milliseconds};
 use crate::connection::Downstream;
 use crate::exchange::error::ExchangeError;
 use crate::exchange::respond::{self, Asked};
 use crate::forward::Forwarded;
+use crate::forward::response_body::ResponseBody;
 use crate::metrics::{Event, Timing};
 use crate::refresh::Told;
-use crate::request_id::RequestId;
-use crate::telemetry::{ACCESS, REFRESHES};
 
 /// The status that nginx gave to a client that left before its answer.
 const CLIENT_CLOSED: u16 = 499;
@@ -36,15 +34,6 @@ pub struct Record<'a> {
     begun: Instant,
     head: Option<Box<Head>>,
     is_answered: bool,
-}
-
-/// What the line of a forwarded request says of its head.
-#[derive(Debug)]
-struct Head {
-    method: Method,
-    target: Option<PathAndQuery>,
-    user_agent: Option<HeaderValue>,
-    version: Version,
 }
 
 impl<'a> Record<'a> {
@@ -119,12 +108,17 @@ impl<'a> Record<'a> {
         );
     }
 
+    fn access(&self, head: Box<Head>, status: u16, upstream: Option<Duration>) -> Access {
+        let (client, id, begun) = (self.client, self.asked.id.clone(), self.begun);
+        Access { head, client, id, status, begun, upstream, sent: 0, is_complete: false }
+    }
+
     /// The line of a forwarded request is written when its answer has ended.
     fn accompany(&mut self, answer: &mut Response<ResponseBody>, upstream: Option<Duration>) {
-        let Some(head) = self.head.take() else { return };
-        let (client, id, status) = (self.client, self.asked.id.clone(), answer.status());
-        let sent = Sent { bytes: 0, is_complete: false };
-        answer.body_mut().accompany(Access { head, client, id, status, begun: self.begun, upstream, sent });
+        if let Some(head) = self.head.take() {
+            let access = self.access(head, answer.status().as_u16(), upstream);
+            answer.body_mut().log_at_end(access);
+        }
     }
 }
 
@@ -144,82 +138,7 @@ impl Drop for Record<'_> {
         }
         self.tell_refresh(CLIENT_CLOSED);
         if let Some(head) = self.head.take() {
-            let line = Line { client: self.client, id: request_id, begun: self.begun, upstream: None };
-            head.tell(CLIENT_CLOSED, &Sent { bytes: 0, is_complete: false }, &line);
+            drop(self.access(head, CLIENT_CLOSED, None));
         }
     }
-}
-
-/// An exchange that has been answered and whose answer is on its way. Dropped, it is a line of the log.
-#[derive(Debug)]
-pub struct Access {
-    head: Box<Head>,
-    client: IpAddr,
-    id: RequestId,
-    status: StatusCode,
-    begun: Instant,
-    upstream: Option<Duration>,
-    /// What has been sent of the answer.
-    pub sent: Sent,
-}
-
-/// How much of an answer's body was given to the client's connection.
-#[derive(Debug)]
-pub struct Sent {
-    /// Bytes, without framing.
-    pub bytes: u64,
-    /// Whether that is all.
-    pub is_complete: bool,
-}
-
-impl Drop for Access {
-    fn drop(&mut self) {
-        let line = Line { client: self.client, id: &self.id, begun: self.begun, upstream: self.upstream };
-        self.head.tell(self.status.as_u16(), &self.sent, &line);
-    }
-}
-
-/// What a line says besides the request and the answer.
-struct Line<'a> {
-    client: IpAddr,
-    id: &'a RequestId,
-    begun: Instant,
-    upstream: Option<Duration>,
-}
-
-impl Head {
-    fn of<B>(request: &Request<B>) -> Self {
-        Head {
-            method: request.method().clone(),
-            target: request.uri().path_and_query().cloned(),
-            user_agent: request.headers().get(header::USER_AGENT).cloned(),
-            version: request.version(),
-        }
-    }
-
-    // SECURITY: without the query, where WordPress and its plugins put nonces, keys and tokens; and without `Referer`, which
-    // holds the query of the page before.
-    fn tell(&self, status: u16, sent: &Sent, line: &Line<'_>) {
-        let user_agent = self.user_agent.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        info!(
-            target: ACCESS,
-            method = %self.method,
-            path = self.target.as_ref().map_or("", PathAndQuery::path),
-            status,
-            bytes = sent.bytes,
-            complete = sent.is_complete,
-            duration_ms = milliseconds(line.begun.elapsed()),
-            upstream_ms = line.upstream.map(milliseconds),
-            client = %line.client,
-            request_id = %line.id,
-            protocol = ?self.version,
-            user_agent = user_agent.as_deref(),
-            "request"
-        );
-    }
-}
-
-/// To the microsecond.
-fn milliseconds(duration: Duration) -> f64 {
-    u32::try_from(duration.as_micros()).map_or(f64::INFINITY, |micros| f64::from(micros) / 1000.0)
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::error::{Description, ExchangeError};
-use crate::body::ResponseBody;
+use crate::forward::response_body::ResponseBody;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 
 /// Seconds after which a client may come again when the database or a busy upstream failed it (RFC 9110, 10.2.3).

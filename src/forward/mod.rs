@@ -5,8 +5,10 @@ pub mod dial;
 pub mod error;
 pub mod folded;
 pub mod hop_by_hop;
+pub mod relay;
 pub mod request;
 pub mod response;
+pub mod response_body;
 pub mod trust;
 pub mod tunnel;
 pub mod upgrade;
@@ -18,12 +20,13 @@ use std::time::Instant;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::connection::Downstream;
 use crate::request_id::RequestId;
 use error::ForwardError;
 use request::Hop;
+use response_body::ResponseBody;
 use upgrade::Upgrade;
 
 /// An answer of the upstream.
@@ -58,7 +61,7 @@ pub async fn forward(
     let home = || worker.refresher().and_then(|refresher| refresher.sites.home_host());
     let name = dialer.name_for(host.map(HeaderValue::as_bytes), home);
     let (answer, lease) = worker.upstream.send(request, &added, client.address, name).await?;
-    let sent = lease.sent();
+    let sent = lease.sent_at().into_std();
     let answer = match answer.status() {
         StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, downstream, id),
         _ => response::prepare(answer, lease, client.address, id),

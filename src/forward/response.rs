@@ -7,8 +7,9 @@ use http::{HeaderMap, Response, header};
 
 use super::error::ForwardError;
 use super::hop_by_hop;
+use super::relay::Relay;
+use super::response_body::ResponseBody;
 use super::upstream::Lease;
-use crate::body::{ResponseBody, UpstreamBody};
 use crate::request_id::RequestId;
 
 /// Makes `answer` to the request `id` of `client`, read from `lease`, fit for the client.
@@ -28,7 +29,7 @@ pub fn prepare(
     }
     // With both, the coding wins (RFC 9112, 6.3).
     hop_by_hop::remove(headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
-    Ok(answer.map(|()| ResponseBody::upstream(UpstreamBody::new(lease, client, id.clone()))))
+    Ok(answer.map(|()| ResponseBody::relayed(Relay::new(lease, client, id.clone()))))
 }
 
 fn is_chunked_only(headers: &HeaderMap) -> bool {

@@ -4,7 +4,6 @@
 //! Nobody looks after an idle connection but the one who takes it again and a slow tick.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use tracing::debug;
 
 use super::dial::{Dialer, UpstreamStream};
 use super::error::{CutError, ForwardError};
+use super::relay;
 use super::request::Added;
 use crate::admission::places;
 use crate::alarm::Alarm;
@@ -35,10 +35,6 @@ use crate::metrics::{Event, Level, Open, Shard};
 /// A request with side effects never goes out on a connection that idled longer: the upstream may be closing it at
 /// this moment, and such a request cannot be sent twice.
 const UNSAFE_METHOD_IDLE: Duration = Duration::from_secs(1);
-
-/// How long an answer may be silent whose request broke off: its upstream may wait for the rest, and would in vain. What
-/// was on its way is there by then.
-const WITHOUT_UPLOAD: Duration = Duration::from_secs(5);
 
 /// The upstream as one worker sees it.
 pub struct Upstream {
@@ -153,44 +149,20 @@ impl Upstream {
         };
         let mut lease = Lease { link, sent: Instant::now(), upstream: Rc::downgrade(self), slot };
         lease.link.upload = body;
-        let outcome = match self.exchange(&mut lease, &head, added).await {
+        let limit = self.config.response_header_timeout;
+        let outcome = match relay::head(&mut lease, &head, added, limit).await {
             Err(ForwardError::Response(AnswerError::Closed(error))) if is_reused && can_repeat => {
                 self.metrics.add(Event::UpstreamRetried);
                 let error = error.map(tracing::field::display);
                 debug!(error, "a reused upstream connection died, trying a fresh one");
                 let name = lease.link.name.take();
                 lease.link = self.connect(client, name).await?;
-                self.exchange(&mut lease, &head, added).await
+                relay::head(&mut lease, &head, added, limit).await
             }
             outcome => outcome,
         };
         fields::recycle(head.headers, head.extensions);
         Ok((outcome?, lease))
-    }
-
-    async fn exchange(
-        &self,
-        lease: &mut Lease,
-        head: &request::Parts,
-        added: &Added<'_>,
-    ) -> Result<Response<()>, ForwardError> {
-        let limit = self.config.response_header_timeout;
-        lease.sent = Instant::now();
-        let Lease { link, sent, .. } = lease;
-        let Link { connection, upload, alarm, .. } = &mut **link;
-        connection.begin(head, added);
-        poll_fn(|cx| {
-            if let Poll::Ready(Err(error)) = connection.poll_send(cx, upload) {
-                return Poll::Ready(Err(error.into()));
-            }
-            if let Poll::Ready(answer) = connection.poll_answer(cx) {
-                return Poll::Ready(answer.map_err(Into::into));
-            }
-            // The wait counts from the last sign of life of the request's body.
-            let since = upload.progress().map_or(*sent, |progress| progress.max(*sent));
-            alarm.poll_at(cx, since + limit).map(|()| Err(ForwardError::Timeout(limit)))
-        })
-        .await
     }
 
     /// Waits for a share of `[upstream] max_connections`.
@@ -275,8 +247,22 @@ pub struct Lease {
 
 impl Lease {
     /// When the request went out by it.
-    pub fn sent(&self) -> std::time::Instant {
-        self.sent.into_std()
+    pub fn sent_at(&self) -> Instant {
+        self.sent
+    }
+
+    /// Writes the head of a request, which is sent with what is to follow of its body.
+    pub fn begin(&mut self, head: &request::Parts, added: &Added<'_>) {
+        self.sent = Instant::now();
+        self.link.connection.begin(head, added);
+    }
+
+    /// The head of the response.
+    ///
+    /// # Errors
+    /// There is none, or it is invalid.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, AnswerError>> {
+        self.link.connection.poll_answer(cx)
     }
 
     /// Sends what is left of the request's body. Ready when it was sent, or the upstream takes no more.
@@ -342,21 +328,16 @@ impl Lease {
         }
     }
 
-    /// Ready with `[upstream] response_body_idle` when that has passed since `since`, and since the request's body
-    /// last moved.
-    pub fn poll_silent(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<Duration> {
-        let Some(upstream) = self.upstream.upgrade() else { return Poll::Pending };
-        let limit = upstream.config.response_body_idle;
-        // Who answers early may still read the request before it goes on.
-        let since = self.link.upload.progress().map_or(since, |progress| progress.max(since));
-        ready!(self.link.alarm.poll_at(cx, since + limit));
-        Poll::Ready(limit)
+    /// `[upstream] response_body_idle`; `None` where the worker has ended.
+    pub fn silence(&self) -> Option<Duration> {
+        self.upstream.upgrade().map(|upstream| upstream.config.response_body_idle)
     }
 
-    /// As [`Lease::poll_silent`], for an answer whose request [will not end](Self::give_up_upload).
-    pub fn poll_silent_without_upload(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<Duration> {
-        ready!(self.link.alarm.poll_at(cx, since + WITHOUT_UPLOAD));
-        Poll::Ready(WITHOUT_UPLOAD)
+    /// Ready when `limit` has passed since `since`, and since the request's body last moved.
+    pub fn poll_quiet(&mut self, cx: &mut Context<'_>, since: Instant, limit: Duration) -> Poll<()> {
+        let Link { upload, alarm, .. } = &mut *self.link;
+        let since = upload.progress().map_or(since, |progress| progress.max(since));
+        alarm.poll_at(cx, since + limit)
     }
 
     /// The stream behind a switch of protocols, and the slot that it goes on to hold.

@@ -22,11 +22,12 @@ use super::inbound::Inbound;
 use super::incoming::Incoming;
 use super::output::Output;
 use super::write::{self, Asked};
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::RequestBody;
 use crate::connection::watch::{Wait, Watch};
 use crate::connection::{self, ClientStream, Downstream};
 use crate::exchange::error::ExchangeError;
 use crate::exchange::{self, respond};
+use crate::forward::response_body::ResponseBody;
 use crate::forward::tunnel::Tunnel;
 use crate::metrics::Event;
 

@@ -10,8 +10,8 @@ use hyper::body::Body as _;
 use super::encoder::Encoder;
 use super::fields::{Original, Place};
 use super::head::tokens;
-use crate::body::ResponseBody;
 use crate::forward::request::Added;
+use crate::forward::response_body::ResponseBody;
 
 /// What an answer has to know of its request.
 #[derive(Debug, Clone, Copy)]

@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::InFlight;
-use crate::body::ResponseBody;
 use crate::client_addr::Peer;
 use crate::forward::error::CutError;
+use crate::forward::response_body::ResponseBody;
 use crate::pace::{Pace, Patience};
 
 /// What h2 may keep of an answer whose exchange is over. An answer with more left waits for the client, so that one that

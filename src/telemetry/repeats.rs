@@ -16,7 +16,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, error, info, warn};
 use tracing_subscriber::layer::{Context, Filter};
 
-use super::{ACCESS, REFRESHES};
+use crate::access_log::{ACCESS, REFRESHES};
 
 /// Lines of one kind within a [`WINDOW`]: more than anybody reads.
 const AT_ONCE: u32 = 100;

@@ -1,0 +1,158 @@
+//! Moves one exchange between the client and the upstream: the request's body up, the response down, both at once, under
+//! one clock.
+//!
+//! | state | request's body | response | the exchange ends when |
+//! |---|---|---|---|
+//! | waiting for the head | moves | – | `response_header_timeout` has passed since the request went out and its body moved |
+//! | relaying | moves | frames pass | the response ends, or `response_body_idle` has passed since either moved |
+//! | upload broken | given up | frames pass | the response ends, or it is silent for [`WITHOUT_UPLOAD`] |
+//! | ended | – | whole | the connection is back in the pool |
+//! | cut | – | an error | the connection is closed |
+//!
+//! The first is [`head`], the others are [`Relay`]. The request's body also moves while the client takes nothing of the
+//! response ([`Relay::poll_upload`]): a client may send everything before it reads.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, request};
+use hyper::body::Frame;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::error::{CutError, ForwardError};
+use super::request::Added;
+use super::upstream::Lease;
+use crate::pace::TooSlow;
+use crate::request_id::RequestId;
+
+/// How long a response may be silent whose request broke off: its upstream may wait for the rest, and would in vain. What
+/// was on its way is there by then.
+const WITHOUT_UPLOAD: Duration = Duration::from_secs(5);
+
+/// Sends a request with its body by `lease` and waits for the head of the response, for `limit` after the last sign of life of
+/// the request's body: a long upload is no silent upstream.
+///
+/// # Errors
+/// No response, none in time, or a request body that broke off.
+pub async fn head(
+    lease: &mut Lease,
+    head: &request::Parts,
+    added: &Added<'_>,
+    limit: Duration,
+) -> Result<Response<()>, ForwardError> {
+    lease.begin(head, added);
+    poll_fn(|cx| {
+        if let Poll::Ready(Err(error)) = lease.poll_upload(cx) {
+            return Poll::Ready(Err(error.into()));
+        }
+        if let Poll::Ready(answer) = lease.poll_head(cx) {
+            return Poll::Ready(answer.map_err(Into::into));
+        }
+        let since = lease.sent_at();
+        lease.poll_quiet(cx, since, limit).map(|()| Err(ForwardError::Timeout(limit)))
+    })
+    .await
+}
+
+/// The rest of an exchange behind the response's head. At the end of the response the connection goes back to the pool; dropped
+/// before, the connection is closed with it, since what is left unread on it cannot be told from the next response.
+pub struct Relay {
+    /// `None` once the response ended.
+    lease: Option<Lease>,
+    silent_since: Option<Instant>,
+    /// Whether the rest of the request's body will never come.
+    is_upload_broken: bool,
+    client: IpAddr,
+    id: RequestId,
+}
+
+impl Relay {
+    /// Of the response that comes by `lease` to the request `id` of `client`.
+    pub fn new(lease: Lease, client: IpAddr, id: RequestId) -> Self {
+        let mut relay = Relay { lease: Some(lease), silent_since: None, is_upload_broken: false, client, id };
+        relay.give_back_at_end();
+        relay
+    }
+
+    /// Whether all of the response was read.
+    pub fn is_end(&self) -> bool {
+        self.lease.is_none()
+    }
+
+    /// How many bytes of the response are left, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.lease.as_ref().map_or(Some(0), Lease::left)
+    }
+
+    /// See [`super::response_body::ResponseBody::settle`].
+    pub fn settle(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.settle();
+        }
+    }
+
+    /// Moves the request's body. Ready when it was sent, broke, or is not wanted.
+    ///
+    /// An upload that breaks after the response began takes nothing from the response: it may be whole without, as a 413 is.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(lease) = &mut self.lease else { return Poll::Ready(()) };
+        if let Err(error) = ready!(lease.poll_upload(cx)) {
+            lease.give_up_upload(&error);
+            self.is_upload_broken = true;
+            self.silent_since = None;
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            let (client, request_id) = (self.client, &self.id);
+            info!(%client, %request_id, source, "{error}, and its answer had begun");
+        }
+        Poll::Ready(())
+    }
+
+    /// The next part of the response.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+        let _ = self.poll_upload(cx);
+        let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
+        let frame = match lease.poll_frame(cx) {
+            Poll::Ready(Some(frame)) => frame,
+            Poll::Ready(None) => {
+                self.give_back_at_end();
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {
+                let since = *self.silent_since.get_or_insert_with(Instant::now);
+                // An upstream that answers early may still read the request before it goes on.
+                let limit = if self.is_upload_broken { Some(WITHOUT_UPLOAD) } else { lease.silence() };
+                let Some(limit) = limit else { return Poll::Pending };
+                ready!(lease.poll_quiet(cx, since, limit));
+                Err(CutError::Silent(TooSlow::Silent(limit)))
+            }
+        };
+        self.silent_since = None;
+        match &frame {
+            Ok(_) => self.give_back_at_end(),
+            // The error passes on: a cut response must stay visibly cut (the client's connection is aborted).
+            Err(error) => {
+                let lease = self.lease.take();
+                // Else the client's fault was logged.
+                if !self.is_upload_broken {
+                    let source = std::error::Error::source(error).map(ToString::to_string);
+                    let (client, request_id) = (self.client, &self.id);
+                    warn!(%client, %request_id, source, "the upstream's answer ended early: {error}");
+                    if let Some(lease) = lease {
+                        lease.cut(error);
+                    }
+                }
+            }
+        }
+        Poll::Ready(Some(frame))
+    }
+
+    fn give_back_at_end(&mut self) {
+        if let Some(lease) = self.lease.take_if(|lease| lease.is_answered()) {
+            lease.give_back();
+        }
+    }
+}

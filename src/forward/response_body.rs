@@ -1,0 +1,136 @@
+//! What is sent to the client: a response of ours, the upstream's as it arrives, or the switch to a tunnel.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::error::CutError;
+use super::hop_by_hop;
+use super::relay::Relay;
+use super::tunnel::Tunnel;
+use crate::access_log::Access;
+use crate::admission::places::Places;
+
+/// The body of a response.
+pub struct ResponseBody {
+    content: Content,
+    /// The line of the log, where one is wanted.
+    access: Option<Box<Access>>,
+    /// What the exchange holds until all of this was sent.
+    places: Places,
+}
+
+enum Content {
+    Whole(Option<Bytes>),
+    Relayed(Relay),
+    Switch(Tunnel),
+}
+
+impl ResponseBody {
+    /// Of a response that the sidecar makes itself.
+    pub fn whole(bytes: Bytes) -> Self {
+        ResponseBody::of(Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
+    }
+
+    /// The upstream's.
+    pub fn relayed(relay: Relay) -> Self {
+        ResponseBody::of(Content::Relayed(relay))
+    }
+
+    /// None: behind this response the connection becomes another.
+    pub fn switch(tunnel: Tunnel) -> Self {
+        ResponseBody::of(Content::Switch(tunnel))
+    }
+
+    fn of(content: Content) -> Self {
+        ResponseBody { content, access: None, places: Places::default() }
+    }
+
+    /// What the connection becomes behind this response.
+    pub fn into_tunnel(self) -> Option<Tunnel> {
+        match self.content {
+            Content::Switch(tunnel) => Some(tunnel.holding(self.places)),
+            Content::Whole(_) | Content::Relayed(_) => None,
+        }
+    }
+
+    /// The client takes no more for now. What was read ahead for it must not keep more memory than its own.
+    pub fn settle(&mut self) {
+        if let Content::Relayed(relay) = &mut self.content {
+            relay.settle();
+        }
+    }
+
+    /// Sends on what is left of the request's body while the client takes nothing of this one. Ready when that was sent, or is
+    /// not wanted by the upstream.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.content {
+            Content::Relayed(relay) => relay.poll_upload(cx),
+            Content::Whole(_) | Content::Switch(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Keeps these until it was sent.
+    pub fn holding(mut self, places: Places) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// The log gets its line when this body ends.
+    pub fn log_at_end(&mut self, mut access: Access) {
+        access.is_complete = self.is_end_stream();
+        self.access = Some(Box::new(access));
+    }
+
+    fn note_for_log(&mut self, frame: Option<&Result<Frame<Bytes>, CutError>>) {
+        let is_complete = !matches!(frame, Some(Err(_))) && self.is_end_stream();
+        let Some(access) = self.access.as_deref_mut() else { return };
+        access.is_complete = is_complete;
+        if let Some(Ok(frame)) = frame {
+            access.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = CutError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+        let mut frame = match &mut self.content {
+            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Relayed(relay) => relay.poll_frame(cx),
+            Content::Switch(_) => Poll::Ready(None),
+        };
+        if let Poll::Ready(Some(Ok(part))) = &mut frame
+            && let Some(trailers) = part.trailers_mut()
+        {
+            hop_by_hop::remove_from_trailers(trailers, |_| false);
+        }
+        if self.access.is_some()
+            && let Poll::Ready(frame) = &frame
+        {
+            self.note_for_log(frame.as_ref());
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_none(),
+            Content::Relayed(relay) => relay.is_end(),
+            Content::Switch(_) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let length = match &self.content {
+            Content::Whole(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Relayed(relay) => relay.left(),
+            Content::Switch(_) => Some(0),
+        };
+        length.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}
