@@ -21,8 +21,8 @@ use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
 use crate::forward::{hop_by_hop, request};
 use crate::http1;
-use crate::pace::{Pace, Patience, TooSlow};
 use crate::request_id::RequestId;
+use crate::time::pace::{Pace, Patience, TooSlow};
 
 /// Why a body did not come to its end.
 #[derive(Debug, thiserror::Error)]

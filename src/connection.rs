@@ -5,13 +5,10 @@ pub mod watch;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
-use socket2::SockRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
-use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
@@ -22,33 +19,13 @@ use crate::forward::request;
 use crate::http1::server::ConnectionError;
 use crate::listen::Accepted;
 use crate::metrics::{Event, Level, Open};
+use crate::net::proxy_protocol;
+use crate::net::stream::{ClientStream, Stream};
 use crate::per_address::Place;
-use crate::stream::Stream;
 use crate::tls::Acceptor;
 use crate::worker::{Current, Worker};
-use crate::{http1, http2, proxy_protocol, tls};
+use crate::{http1, http2, tls};
 use watch::{LAST_REQUEST, Wait};
-
-/// A client's connection with HTTP/1.x on it. TLS is boxed, so that a plain one does not carry its space.
-pub type ClientStream = Either<Stream, Box<TlsStream<Stream>>>;
-
-/// Whether the client sees a reset when the connection is closed from now on, instead of an orderly end. A unix socket
-/// knows no such thing.
-pub fn reset_at_close(stream: &ClientStream, resets: bool) {
-    if let Stream::Left(tcp) = below(stream)
-        && let Err(error) = SockRef::from(tcp).set_linger(resets.then_some(Duration::ZERO))
-    {
-        debug!(%error, "a connection was gone before its answer was sent");
-    }
-}
-
-/// The connection that TLS is spoken on, or the connection itself.
-pub fn below(stream: &ClientStream) -> &Stream {
-    match stream {
-        Either::Left(stream) => stream,
-        Either::Right(tls) => tls.get_ref().0,
-    }
-}
 
 /// A client connection as its exchanges see it. It lives as long as the connection does, as a tunnel too.
 pub struct Downstream {

@@ -5,10 +5,10 @@ use std::io;
 use std::time::Duration;
 
 use crate::body::BodyError;
-use crate::forward::dial::DialError;
 use crate::http1::client::AnswerError;
 use crate::http1::head::HeadError;
-use crate::pace::TooSlow;
+use crate::net::dial::DialError;
+use crate::time::pace::TooSlow;
 use crate::vet::Refusal;
 
 /// Whose fault a failed exchange was.

@@ -4,7 +4,7 @@
 //!
 //! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread, one runtime, its own upstream connections.
 //! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also [`http2`], and calls [`exchange`] for each request;
-//!    [`pace`] says which side is too slow.
+//!    [`time::pace`] says which side is too slow.
 //! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
 //! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
@@ -33,7 +33,6 @@ pub mod run;
 pub mod serving;
 
 pub mod admin;
-pub mod alarm;
 pub mod client_addr;
 pub mod connection;
 pub mod exchange;
@@ -42,16 +41,15 @@ pub mod http1;
 pub mod http2;
 pub mod listen;
 pub mod metrics;
-pub mod pace;
+pub mod net;
 pub mod panics;
 pub mod per_address;
-pub mod proxy_protocol;
 pub mod refresh;
 pub mod request_id;
 pub mod respond;
 pub mod route;
 pub mod sighting;
-pub mod stream;
+pub mod time;
 pub mod tls;
 pub mod vet;
 pub mod wordpress;

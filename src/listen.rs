@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use crate::config::{ListenAddress, UnixSockets};
 use crate::metrics::{Event, Shard};
-use crate::stream::Unregistered;
+use crate::net::stream::Unregistered;
 use crate::worker::Work;
 use inherited::InheritedSocket;
 use unix_socket::SocketFile;

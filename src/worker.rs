@@ -27,16 +27,16 @@ use crate::connection;
 use crate::connection::watch::Limits;
 use crate::drain::Drain;
 use crate::exchange::places;
-use crate::forward::dial::Dialer;
 use crate::forward::upstream::{Share, Upstream};
 use crate::http1::head::HeadLimits;
 use crate::http2::Streams;
 use crate::listen::Accepted;
 use crate::metrics::Shard;
-use crate::pace::Pace;
+use crate::net::dial::Dialer;
 use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::request_id::RequestIds;
+use crate::time::pace::Pace;
 use crate::tls::Acceptor;
 
 /// What a worker is told to do.

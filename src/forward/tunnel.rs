@@ -16,18 +16,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::dial::UpstreamStream;
 use super::hop_by_hop;
 use super::upgrade::{self, Upgrade};
 use super::upstream::Lease;
-use crate::alarm::Alarm;
 use crate::body::ResponseBody;
-use crate::connection::{ClientStream, Downstream};
+use crate::connection::Downstream;
 use crate::error::ExchangeError;
 use crate::exchange::places::Places;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Level, Open};
+use crate::net::stream::{ClientStream, UpstreamStream};
 use crate::request_id::RequestId;
+use crate::time::alarm::Alarm;
 
 /// Answers a 101 of the upstream with the client's own; behind it the two connections are joined.
 ///

@@ -20,9 +20,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
-use super::dial::{Dialer, UpstreamStream};
 use super::request::Added;
-use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
 use crate::error::ExchangeError;
@@ -31,6 +29,9 @@ use crate::http1::client::{AnswerError, Connection};
 use crate::http1::fields;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Event, Level, Open, Shard};
+use crate::net::dial::Dialer;
+use crate::net::stream::UpstreamStream;
+use crate::time::alarm::Alarm;
 
 /// A request with side effects never goes out on a connection that idled longer: the upstream may be closing it at
 /// this moment, and such a request cannot be sent twice.

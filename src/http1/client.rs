@@ -21,8 +21,8 @@ use super::input::Input;
 use super::output::Output;
 use super::write;
 use crate::body::{BodyError, RequestBody};
-use crate::forward::dial::UpstreamStream;
 use crate::forward::request::Added;
+use crate::net::stream::UpstreamStream;
 
 /// WordPress and its plugins may send many `Set-Cookie` and `Link` lines.
 const MAX_FIELDS: usize = 1000;

@@ -17,9 +17,8 @@ use super::head::{self, HeadError, HeadLimits, RequestHead};
 use super::input::Input;
 use super::rewound::Rewound;
 use super::server::ConnectionError;
-use crate::alarm::Alarm;
-use crate::connection::{self, ClientStream};
-use crate::stream;
+use crate::net::stream::{self, ClientStream};
+use crate::time::alarm::Alarm;
 
 /// A client that still sends when we close gets a reset, which takes our last answer away from it. So we read on for a
 /// moment; nginx does as long (lingering_timeout).
@@ -221,7 +220,7 @@ impl Inbound {
             let last_look = *self.last_look.get_or_insert_with(Instant::now);
             ready!(self.alarm.poll_at(cx, last_look + LOOK));
             self.last_look = None;
-            let closed = stream::closed(connection::below(&self.stream));
+            let closed = stream::closed(stream::below(&self.stream));
             let has_moved = std::mem::take(&mut self.has_moved);
             // Who has sent everything and left may still have it passed on, as long as that gets on.
             if closed.is_write_closed() || closed.is_read_closed() && !has_moved {

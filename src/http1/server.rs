@@ -23,11 +23,12 @@ use super::incoming::Incoming;
 use super::output::Output;
 use super::write::{self, Asked};
 use crate::body::{RequestBody, ResponseBody};
+use crate::connection::Downstream;
 use crate::connection::watch::{Wait, Watch};
-use crate::connection::{self, ClientStream, Downstream};
 use crate::error::ExchangeError;
 use crate::forward::tunnel::Tunnel;
 use crate::metrics::Event;
+use crate::net::stream::{self, ClientStream};
 use crate::{exchange, respond};
 
 /// Bytes of a body that a connection writes in one turn, then the worker's others have theirs. Half a megabyte takes a fraction of
@@ -185,7 +186,7 @@ impl Connection {
         // this connection resets it.
         let ends_with_close = encoder.is_until_close();
         if ends_with_close {
-            connection::reset_at_close(self.inbound.borrow_mut().stream(), true);
+            stream::reset_at_close(self.inbound.borrow_mut().stream(), true);
         }
         let mut encoder = Some(encoder);
         let mut body = Some(body);
@@ -225,7 +226,7 @@ impl Connection {
         }
         written?;
         if ends_with_close {
-            connection::reset_at_close(self.inbound.borrow_mut().stream(), false);
+            stream::reset_at_close(self.inbound.borrow_mut().stream(), false);
         }
         Ok((closes, tunnel))
     }

@@ -26,7 +26,7 @@ use tracing::info;
 use super::InFlight;
 use crate::body::{BodyError, ResponseBody};
 use crate::client_addr::Peer;
-use crate::pace::{Pace, Patience};
+use crate::time::pace::{Pace, Patience};
 
 /// What h2 may keep of an answer whose exchange is over. An answer with more left waits for the client, so that one that
 /// stops reading is noticed, and can be reset.

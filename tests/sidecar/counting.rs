@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use wp_jwt_sidecar::config::{Config, ListenAddress, Sources};
-use wp_jwt_sidecar::forward::dial::Dialer;
 use wp_jwt_sidecar::listen::inherited::Inherited;
 use wp_jwt_sidecar::listen::listeners;
 use wp_jwt_sidecar::metrics::{Event, Level, Metrics, Timing};
+use wp_jwt_sidecar::net::dial::Dialer;
 use wp_jwt_sidecar::run::{Parts, Sidecar};
 use wp_jwt_sidecar::serving::{self, Load};
 use wp_jwt_sidecar::tls::Tls;
