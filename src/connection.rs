@@ -1,8 +1,11 @@
 //! One client connection, from accept to close: TLS or not, HTTP/1.1 or HTTP/2, under its timers and limits, ended
 //! gracefully when draining.
 
+pub mod http1;
+pub mod http2;
 pub mod watch;
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,16 +19,27 @@ use crate::client_addr::{self, Peer, Scheme};
 use crate::error::ExchangeError;
 use crate::exchange::places::Places;
 use crate::forward::request;
-use crate::http1::server::ConnectionError;
-use crate::listen::Accepted;
 use crate::metrics::{Event, Level, Open};
 use crate::net::proxy_protocol;
-use crate::net::stream::{ClientStream, Stream};
+use crate::net::stream::{ClientStream, Stream, Unregistered};
 use crate::per_address::Place;
+use crate::tls;
 use crate::tls::Acceptor;
 use crate::worker::{Current, Worker};
-use crate::{http1, http2, tls};
+use http1::ConnectionError;
 use watch::{LAST_REQUEST, Wait};
+
+/// A connection on its way to a worker. The permit counts it until it is closed.
+pub struct Accepted {
+    /// The connection.
+    pub stream: Unregistered,
+    /// Where it comes from; for a unix socket the loopback address with port 0.
+    pub peer: SocketAddr,
+    /// Whether the client speaks TLS.
+    pub tls: bool,
+    /// Its share of `[server] max_connections`.
+    pub permit: OwnedSemaphorePermit,
+}
 
 /// A client connection as its exchanges see it. It lives as long as the connection does, as a tunnel too.
 pub struct Downstream {
@@ -192,7 +206,7 @@ impl Worker {
 
 async fn serve_http1(stream: ClientStream, downstream: Rc<Downstream>) {
     let (metrics, peer) = (Arc::clone(&downstream.worker.metrics), downstream.peer);
-    let connection = http1::server::Connection::new(stream, downstream);
+    let connection = http1::Connection::new(stream, downstream);
     match connection.serve().await {
         Ok(()) => {}
         Err(ConnectionError::TooLong(Wait::FirstByte)) => {

@@ -3,8 +3,8 @@
 //! The way of a request, in the order of the modules:
 //!
 //! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread, one runtime, its own upstream connections.
-//! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also [`http2`], and calls [`exchange`] for each request;
-//!    [`time::pace`] says which side is too slow.
+//! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also HTTP/2, and calls [`exchange`] for each request; [`net`]
+//!    has the streams below, and [`time::pace`] says which side is too slow.
 //! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
 //! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
@@ -38,7 +38,6 @@ pub mod connection;
 pub mod exchange;
 pub mod forward;
 pub mod http1;
-pub mod http2;
 pub mod listen;
 pub mod metrics;
 pub mod net;

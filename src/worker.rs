@@ -23,14 +23,13 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
 use crate::config::{Config, ForwardedMode, ProxyProtocol, RequestIdMode};
-use crate::connection;
+use crate::connection::http2::Streams;
 use crate::connection::watch::Limits;
+use crate::connection::{self, Accepted};
 use crate::drain::Drain;
 use crate::exchange::places;
 use crate::forward::upstream::{Share, Upstream};
 use crate::http1::head::HeadLimits;
-use crate::http2::Streams;
-use crate::listen::Accepted;
 use crate::metrics::Shard;
 use crate::net::dial::Dialer;
 use crate::per_address::PerAddress;
@@ -211,7 +210,7 @@ impl Worker {
         Worker {
             share,
             head_limits: HeadLimits { bytes: config.server.max_header_bytes, fields: config.server.max_header_fields },
-            http2: crate::http2::server(&config),
+            http2: connection::http2::server(&config),
             acceptor,
             upstream,
             refresher: RefCell::new(refresher),

@@ -16,7 +16,7 @@ use super::decoder::{Decoded, Decoder, ReadError};
 use super::head::{self, HeadError, HeadLimits, RequestHead};
 use super::input::Input;
 use super::rewound::Rewound;
-use super::server::ConnectionError;
+use crate::connection::http1::ConnectionError;
 use crate::net::stream::{self, ClientStream};
 use crate::time::alarm::Alarm;
 

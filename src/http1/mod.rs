@@ -5,9 +5,9 @@
 //! to it, room for a thousand fields for every head. Here one task reads, forwards and answers, and what was
 //! understood of a head once is kept.
 //!
-//! [`server`] serves a client's connection, of which [`inbound`] is what arrives; [`client`] speaks to the upstream on one.
-//! Both stand on [`head`], which reads heads by httparse and refuses whatever two servers could read differently,
-//! [`write`], [`decoder`], [`encoder`], and the two buffers [`input`] and [`output`]. HTTP/2 is hyper's (`crate::http2`).
+//! [`inbound`] is what arrives on a client's connection, which `crate::connection::http1` serves; [`client`] speaks to the
+//! upstream on one. Both stand on [`head`], which reads heads by httparse and refuses whatever two servers could read differently,
+//! [`write`], [`decoder`], [`encoder`], and the two buffers [`input`] and [`output`]. HTTP/2 is hyper's (`crate::connection::http2`).
 
 pub mod client;
 pub mod decoder;
@@ -19,7 +19,6 @@ pub mod incoming;
 pub mod input;
 pub mod output;
 pub mod rewound;
-pub mod server;
 pub mod write;
 
 #[cfg(test)]
