@@ -6,7 +6,7 @@
 //! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also HTTP/2, and calls [`exchange`] for each request; [`net`]
 //!    has the streams below, and [`time::pace`] says which side is too slow.
 //! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
-//! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
+//! 4. Nearly every request takes [`forward`]: made fit for the next hop (by the rules of [`fields`]), sent, its answer passed on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
 //!    with what [`wordpress`] says about itself. Whatever is not certain there goes on to [`forward`].
 //! 6. [`respond`] makes the answers that are ours, and turns every [`error`] into one.
@@ -36,6 +36,7 @@ pub mod admin;
 pub mod client_addr;
 pub mod connection;
 pub mod exchange;
+pub mod fields;
 pub mod forward;
 pub mod http1;
 pub mod listen;

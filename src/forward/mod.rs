@@ -1,8 +1,6 @@
 //! The forwarding path, top to bottom: make the request fit for the next hop, send it by a connection of the pool,
 //! make the answer fit for the client.
 
-pub mod folded;
-pub mod hop_by_hop;
 pub mod request;
 pub mod response;
 pub mod tunnel;

@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use hyper::body::Body as _;
 
 use super::upgrade::Upgrade;
-use super::{folded, hop_by_hop};
 use crate::body::RequestBody;
 use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
 use crate::config::ForwardedMode;
+use crate::fields::{folded, hop_by_hop};
 use crate::http1::encoder::Encoder;
 use crate::request_id::{self, RequestId, X_REQUEST_ID};
 

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Response, header};
 
-use super::hop_by_hop;
 use super::upstream::Lease;
 use crate::body::{ResponseBody, UpstreamBody};
 use crate::error::ExchangeError;
+use crate::fields::hop_by_hop;
 use crate::request_id::RequestId;
 
 /// Makes `answer` to the request `id` of `client`, read from `lease`, fit for the client.

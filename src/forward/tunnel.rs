@@ -16,13 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::hop_by_hop;
 use super::upgrade::{self, Upgrade};
 use super::upstream::Lease;
 use crate::body::ResponseBody;
 use crate::connection::Downstream;
 use crate::error::ExchangeError;
 use crate::exchange::places::Places;
+use crate::fields::hop_by_hop;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Level, Open};
 use crate::net::stream::{ClientStream, UpstreamStream};

@@ -7,7 +7,7 @@ use hyper::body::Frame;
 use super::head::tokens;
 use super::output::Output;
 use super::write;
-use crate::forward::hop_by_hop::may_be_trailer;
+use crate::fields::hop_by_hop::may_be_trailer;
 
 /// How a body is framed.
 pub struct Encoder(State);

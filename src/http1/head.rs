@@ -12,7 +12,7 @@ use httparse::{ParserConfig, Status};
 
 use super::decoder::Decoder;
 use super::fields::{Coding, Fields, Length, Line, Original, Place, lines, part, range};
-use crate::forward::hop_by_hop;
+use crate::fields::hop_by_hop;
 
 /// Room for the fields of nearly every head, on the stack. Larger heads are parsed once more, with more room.
 const USUAL_FIELDS: usize = 64;

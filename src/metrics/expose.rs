@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use super::process::Process;
 use super::table::Series;
 use super::{Counter, Distribution, Event, Level, Metrics, Timing};
-use crate::forward::folded;
+use crate::fields::folded;
 use crate::refresh::Refresher;
 use crate::refresh::counters::Counters;
 pub use crate::version::{COMMIT, TLS as TLS_PROVIDER, VERSION};
