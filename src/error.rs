@@ -5,8 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::body::BodyError;
-use crate::http1::client::AnswerError;
-use crate::http1::head::HeadError;
+use crate::http1::error::{AnswerError, HeadError};
 use crate::net::dial::DialError;
 use crate::time::pace::TooSlow;
 use crate::vet::Refusal;

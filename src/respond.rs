@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::body::ResponseBody;
 use crate::error::ExchangeError;
-use crate::http1::head::HeadError;
+use crate::http1::error::HeadError;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::vet::Refusal;
 

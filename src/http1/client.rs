@@ -14,9 +14,10 @@ use hyper::body::{Body as _, Frame};
 
 use tokio_util::either::Either;
 
-use super::decoder::{Decoded, Decoder, ReadError};
+use super::decoder::{Decoded, Decoder};
 use super::encoder::Encoder;
-use super::head::{self, HeadError};
+use super::error::{AnswerError, HeadError, ReadError};
+use super::head;
 use super::input::Input;
 use super::output::Output;
 use super::write;
@@ -29,20 +30,6 @@ const MAX_FIELDS: usize = 1000;
 
 /// The longest head of an answer.
 const MAX_HEAD: usize = 128 * 1024;
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
-    /// Closed before the first byte of an answer.
-    #[error("the connection was closed before an answer")]
-    Closed(#[source] Option<io::Error>),
-    /// Closed in its head.
-    #[error("the connection was closed in the head of the answer")]
-    Cut(#[source] Option<io::Error>),
-    /// What came is not HTTP.
-    #[error("what came is no HTTP answer")]
-    Head(#[from] HeadError),
-}
 
 /// A connection.
 pub struct Connection {

@@ -12,8 +12,9 @@ use hyper::body::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
-use super::decoder::{Decoded, Decoder, ReadError};
-use super::head::{self, HeadError, HeadLimits, RequestHead};
+use super::decoder::{Decoded, Decoder};
+use super::error::{HeadError, ReadError};
+use super::head::{self, HeadLimits, RequestHead};
 use super::input::Input;
 use super::rewound::Rewound;
 use crate::connection::http1::ConnectionError;
@@ -280,7 +281,7 @@ impl Inbound {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decoder::FramingError;
+    use super::super::error::FramingError;
     use super::*;
     use std::future::poll_fn;
     use std::net::Shutdown;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use super::decoder::ReadError;
+use super::error::ReadError;
 use super::inbound::Inbound;
 
 /// A request's body, as far as it has not been read.

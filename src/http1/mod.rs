@@ -12,11 +12,13 @@
 pub mod client;
 pub mod decoder;
 pub mod encoder;
+pub mod error;
 pub mod fields;
 pub mod head;
 pub mod inbound;
 pub mod incoming;
 pub mod input;
+mod original;
 pub mod output;
 pub mod rewound;
 pub mod write;

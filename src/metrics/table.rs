@@ -6,7 +6,7 @@
 use http::StatusCode;
 
 use crate::error::ExchangeError;
-use crate::http1::head::HeadError;
+use crate::http1::error::HeadError;
 use crate::vet::Refusal;
 
 /// One line of the exposition, without its value.
