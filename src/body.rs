@@ -22,6 +22,7 @@ use crate::forward::request;
 use crate::forward::tunnel::Tunnel;
 use crate::forward::upstream::Lease;
 use crate::http1;
+use crate::http1::error::TooShort;
 use crate::request_id::RequestId;
 use crate::time::pace::{Pace, Patience, TooSlow};
 
@@ -40,6 +41,12 @@ pub enum BodyError {
     /// It ended before its announced length.
     #[error("the body is shorter than its Content-Length")]
     TooShort,
+}
+
+impl From<TooShort> for BodyError {
+    fn from(TooShort: TooShort) -> Self {
+        BodyError::TooShort
+    }
 }
 
 /// What is sent to the upstream.

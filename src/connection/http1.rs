@@ -180,7 +180,7 @@ impl Connection {
     ) -> Result<(bool, Option<Tunnel>), ConnectionError> {
         self.inbound.borrow_mut().end_interim(self.output.gathered());
         let (head, body) = answer.into_parts();
-        let (encoder, closes) = write::answer(self.output.gathered(), &head, &body, asked);
+        let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), asked);
         fields::recycle(head.headers, head.extensions);
         // SECURITY: an orderly end is all that tells the client that such an answer is whole. Until it is, whatever ends
         // this connection resets it.

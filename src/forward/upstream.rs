@@ -25,7 +25,7 @@ use crate::body::{BodyError, RequestBody};
 use crate::config;
 use crate::error::ExchangeError;
 use crate::exchange::places;
-use crate::http1::client::Connection;
+use crate::http1::client::{Connection, Sending};
 use crate::http1::error::AnswerError;
 use crate::http1::fields;
 use crate::http1::rewound::Rewound;
@@ -179,18 +179,17 @@ impl Upstream {
         let limit = self.config.response_header_timeout;
         lease.sent = Instant::now();
         let Lease { link, sent, .. } = lease;
-        let Link { connection, upload, alarm, .. } = &mut **link;
-        connection.begin(head, added);
+        link.connection.begin(head, added.length, |out| added.write(out));
         poll_fn(|cx| {
-            if let Poll::Ready(Err(error)) = connection.poll_send(cx, upload) {
+            if let Poll::Ready(Err(error)) = link.poll_upload(cx) {
                 return Poll::Ready(Err(error.into()));
             }
-            if let Poll::Ready(answer) = connection.poll_answer(cx) {
+            if let Poll::Ready(answer) = link.connection.poll_answer(cx) {
                 return Poll::Ready(answer.map_err(Into::into));
             }
             // The wait counts from the last sign of life of the request's body.
-            let since = upload.progress().map_or(*sent, |progress| progress.max(*sent));
-            alarm.poll_at(cx, since + limit).map(|()| Err(ExchangeError::UpstreamTimeout(limit)))
+            let since = link.upload.progress().map_or(*sent, |progress| progress.max(*sent));
+            link.alarm.poll_at(cx, since + limit).map(|()| Err(ExchangeError::UpstreamTimeout(limit)))
         })
         .await
     }
@@ -267,6 +266,15 @@ struct Link {
     _open: Open,
 }
 
+impl Link {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if let Sending::Refused = ready!(self.connection.poll_send(cx, &mut self.upload))? {
+            self.upload = RequestBody::Empty;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 /// A connection in use. Dropped, it is closed.
 pub struct Lease {
     link: Box<Link>,
@@ -286,8 +294,7 @@ impl Lease {
     /// # Errors
     /// The body's: the client's fault.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        let Link { connection, upload, .. } = &mut *self.link;
-        connection.poll_send(cx, upload)
+        self.link.poll_upload(cx)
     }
 
     /// The rest of the request's body will never come.

@@ -50,11 +50,6 @@ impl Encoder {
         matches!(self.0, State::UntilClose)
     }
 
-    /// Whether it says its own length, part by part.
-    pub fn is_chunked(&self) -> bool {
-        matches!(self.0, State::Chunked(_))
-    }
-
     /// Whether nothing of the body can follow.
     pub fn is_complete(&self) -> bool {
         matches!(self.0, State::Length(0))

@@ -4,13 +4,10 @@ use std::cell::Cell;
 use std::io::Write as _;
 
 use http::{HeaderValue, StatusCode, Version, header, request, response};
-use hyper::body::Body as _;
 
 use super::encoder::Encoder;
 use super::fields::tokens;
 use super::original::{self, Original};
-use crate::body::ResponseBody;
-use crate::forward::request::Added;
 
 /// What an answer has to know of its request.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +29,14 @@ impl Asked {
     }
 }
 
-/// Writes the head of a request to the upstream, with what is `added` to it, and says how its body is to be framed.
-pub fn request(out: &mut Vec<u8>, head: &request::Parts, added: &Added<'_>) -> Encoder {
+/// Writes the head of a request to the upstream, and behind its fields those that `extra` writes, and says how its body
+/// is to be framed: by its `length`, or else in chunks.
+pub fn request(
+    out: &mut Vec<u8>,
+    head: &request::Parts,
+    length: Option<u64>,
+    extra: impl FnOnce(&mut Vec<u8>),
+) -> Encoder {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -44,22 +47,24 @@ pub fn request(out: &mut Vec<u8>, head: &request::Parts, added: &Added<'_>) -> E
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     // SECURITY: with both, the upstream might see another end of this request.
-    let encoder = added.encoder(&head.headers);
-    let is_chunked = encoder.is_chunked();
+    let is_chunked = length.is_none();
     original::write(out, &head.headers, head.extensions.get(), |name| !(is_chunked && *name == header::CONTENT_LENGTH));
-    added.write(out);
+    if is_chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    extra(out);
     out.extend_from_slice(b"\r\n");
-    encoder
+    length.map_or_else(|| Encoder::chunked(&head.headers, true), Encoder::length)
 }
 
-/// Writes the head of an answer and says how its body is to be framed, and whether the connection ends with it.
-pub fn answer(out: &mut Vec<u8>, head: &response::Parts, body: &ResponseBody, asked: &Asked) -> (Encoder, bool) {
+/// Writes the head of an answer, whose body has this `length` if that is known, and says how the body is to be framed, and
+/// whether the connection ends with it.
+pub fn answer(out: &mut Vec<u8>, head: &response::Parts, length: Option<u64>, asked: &Asked) -> (Encoder, bool) {
     let status = head.status;
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
     // These two cannot have one, whatever they say (RFC 9110, 15.3.5 and 15.4.5).
     let never_has_body =
         status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let length = body.size_hint().exact();
     let ends_with_close = length.is_none() && !never_has_body && !asked.is_head && asked.version < Version::HTTP_11;
 
     let original = head.extensions.get::<Original>();
@@ -123,9 +128,9 @@ mod tests {
     use http::Response;
 
     fn answered(response: Response<Bytes>, asked: &Asked) -> (String, bool) {
-        let (head, body) = response.map(ResponseBody::whole).into_parts();
+        let (head, body) = response.into_parts();
         let mut out = Vec::new();
-        let (_, closes) = answer(&mut out, &head, &body, asked);
+        let (_, closes) = answer(&mut out, &head, Some(body.len() as u64), asked);
         (String::from_utf8(out).unwrap(), closes)
     }
 
@@ -165,7 +170,7 @@ mod tests {
         let (mut head, ()) = head.request.into_parts();
         let written = |head: &request::Parts| {
             let mut out = Vec::new();
-            request(&mut out, head, &Added::of_length(Some(0)));
+            request(&mut out, head, Some(0), |_| {});
             String::from_utf8(out).unwrap()
         };
         assert_eq!(
@@ -187,7 +192,7 @@ mod tests {
             let (mut head, ()) = http::Request::builder().uri(target).body(()).unwrap().into_parts();
             head.uri = head.uri.path_and_query().cloned().unwrap().into();
             let mut out = Vec::new();
-            request(&mut out, &head, &Added::of_length(Some(0)));
+            request(&mut out, &head, Some(0), |_| {});
             assert!(out.starts_with(line.as_bytes()), "{}", String::from_utf8_lossy(&out));
         }
     }
