@@ -92,12 +92,9 @@ impl Connection {
             };
             let answer = {
                 let mut answering = pin!(exchange::answer(&self.downstream, request));
-                // What is missing of such a request ends it all the same: its body tells.
-                let goes_on_alone = self.goes_on_alone();
                 let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-                    Poll::Pending if goes_on_alone => Poll::Pending,
-                    Poll::Pending => self.inbound.borrow_mut().poll_gone(cx).map(Err),
+                    Poll::Pending => self.poll_gone(cx).map(Err),
                 });
                 answer.await?
             };
@@ -210,7 +207,8 @@ impl Connection {
                     inbound.moved();
                 }
                 if waits {
-                    return if self.goes_on_alone() { Poll::Pending } else { inbound.poll_gone(cx).map(Err) };
+                    drop(inbound);
+                    return self.poll_gone(cx).map(Err);
                 }
                 if turn > TURN {
                     cx.waker().wake_by_ref();
@@ -248,12 +246,21 @@ impl Connection {
         }
         // Who has gone, and not only ended its sending side, answers what is on its way by a reset.
         inbound.moved();
-        if !self.goes_on_alone()
-            && let Poll::Ready(gone) = inbound.poll_gone(cx)
-        {
+        drop(inbound);
+        if let Poll::Ready(gone) = self.poll_gone(cx) {
             return Poll::Ready(gone);
         }
         self.watch.poll_reader(cx).map(ConnectionError::TooLong)
+    }
+
+    /// Ready when the client has left, and what it asked for is to end with that. What is missing of a request that goes on
+    /// alone ends it all the same: its body tells.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+        if self.goes_on_alone() {
+            return Poll::Pending;
+        }
+        let gone = ready!(self.inbound.borrow_mut().poll_gone(cx));
+        Poll::Ready(gone.err().map_or(ConnectionError::Gone, ConnectionError::Io))
     }
 
     /// Whether a request is brought to its end without its client. It is not looked then whether the client has left: one that
@@ -332,7 +339,7 @@ impl Connection {
 
     async fn close(self) -> Result<(), ConnectionError> {
         let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Ok(()) };
-        inbound.into_inner().close().await
+        Ok(inbound.into_inner().close().await?)
     }
 }
 

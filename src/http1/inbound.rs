@@ -17,7 +17,6 @@ use super::error::{HeadError, ReadError};
 use super::head::{self, HeadLimits, RequestHead};
 use super::input::Input;
 use super::rewound::Rewound;
-use crate::connection::http1::ConnectionError;
 use crate::net::stream::{self, ClientStream};
 use crate::time::alarm::Alarm;
 
@@ -204,16 +203,18 @@ impl Inbound {
     /// Ready when the client has left. What it sends ahead is kept, as far as one read brings it.
     ///
     /// Who ends its sending side has left, as for nginx: no close tells whether it still reads.
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.is_awaited) {
             return Poll::Pending;
         }
         if self.body.is_done() && self.input.buffer.is_empty() {
-            match ready!(self.poll_read(cx)) {
-                Ok(0) => return Poll::Ready(ConnectionError::Gone),
-                Ok(_) => self.has_moved = true,
-                Err(error) => return Poll::Ready(error.into()),
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Ok(()));
             }
+            self.has_moved = true;
         }
         // A read finds no end while there are bytes before it that nobody can take: of an upload that the upstream does not
         // read, or of the next request.
@@ -225,7 +226,7 @@ impl Inbound {
             let has_moved = std::mem::take(&mut self.has_moved);
             // Who has sent everything and left may still have it passed on, as long as that gets on.
             if closed.is_write_closed() || closed.is_read_closed() && !has_moved {
-                return Poll::Ready(ConnectionError::Gone);
+                return Poll::Ready(Ok(()));
             }
         }
     }
@@ -267,7 +268,7 @@ impl Inbound {
     ///
     /// # Errors
     /// It failed before.
-    pub async fn close(mut self) -> Result<(), ConnectionError> {
+    pub async fn close(mut self) -> io::Result<()> {
         let may_send_more = self.is_cut_off || !self.body.is_done() || !self.input.buffer.is_empty();
         let goodbye = async {
             self.stream.shutdown().await?;
