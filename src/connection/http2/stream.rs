@@ -38,6 +38,10 @@ const LAST_PART: usize = TAIL / 2;
 task_local! {
     /// The stream whose task this is. hyper makes one future of a stream and its answer's body, so what the body tells
     /// here, whoever runs that future finds.
+    ///
+    /// hyper does not document that. If another task polled the body, it would find no reader, no byte would be counted, and
+    /// a stream that its client does not read would never be reset. In tests/sidecar,
+    /// `http2::limits::a_stream_without_a_window_does_not_hold_its_upstream_connection` would fail.
     static READER: Rc<Reader>;
 }
 
