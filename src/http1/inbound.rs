@@ -2,8 +2,10 @@
 //!
 //! Shared by the connection with the body of its request, which reads from it when it is asked for its next part.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What arrives on a connection. Shared with the body of its request.
+/// What arrives on a connection.
 pub struct Inbound {
     stream: ClientStream,
     input: Input,
@@ -50,6 +52,31 @@ pub struct Inbound {
     has_moved: bool,
     last_look: Option<Instant>,
     alarm: Alarm,
+}
+
+/// The [`Inbound`] of a connection, in the hands of the connection and of the body of its request.
+///
+/// The connection polls the body of an answer. That may poll the body of the request, which reads from here: a borrow that
+/// was still alive then would be a panic, and only for clients that upload while they are answered. So no borrow leaves
+/// this type: it lasts for one call of [`SharedInbound::with`], in which nothing is polled but the `Inbound` and its stream.
+#[derive(Clone)]
+pub struct SharedInbound(Rc<RefCell<Inbound>>);
+
+impl SharedInbound {
+    /// Nothing of `stream` was read yet.
+    pub fn new(stream: ClientStream) -> Self {
+        SharedInbound(Rc::new(RefCell::new(Inbound::new(stream))))
+    }
+
+    /// Does something with it. `use_it` must not come back here.
+    pub fn with<R>(&self, use_it: impl FnOnce(&mut Inbound) -> R) -> R {
+        use_it(&mut self.0.borrow_mut())
+    }
+
+    /// The `Inbound` itself, unless the body of a request still has it.
+    pub fn into_inner(self) -> Option<Inbound> {
+        Rc::into_inner(self.0).map(RefCell::into_inner)
+    }
 }
 
 impl Inbound {
