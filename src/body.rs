@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use crate::forward::request;
 use crate::http1;
+use crate::http1::error::TooShort;
 use crate::metrics::Event;
-use crate::pace::{Pace, Patience, TooSlow};
+use crate::time::pace::{Pace, Patience, TooSlow};
 
 /// Why a request's body did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -42,10 +43,11 @@ impl BodyError {
     }
 }
 
-/// The request's body ended before its announced length.
-#[derive(Debug, thiserror::Error)]
-#[error("the body is shorter than its Content-Length")]
-pub struct TooShort;
+impl From<TooShort> for BodyError {
+    fn from(error: TooShort) -> Self {
+        BodyError::BrokeOff(error.into())
+    }
+}
 
 /// What is sent to the upstream.
 pub enum RequestBody {

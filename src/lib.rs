@@ -3,10 +3,10 @@
 //! The way of a request, in the order of the modules:
 //!
 //! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread, one runtime, its own upstream connections.
-//! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also [`http2`], and calls [`exchange`] for each request;
-//!    [`pace`] says which side is too slow.
+//! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also HTTP/2, and calls [`exchange`] for each request; [`net`]
+//!    has the streams below, and [`time::pace`] says which side is too slow.
 //! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
-//! 4. Nearly every request takes [`forward`]: made fit for the next hop, sent, its answer passed on as it arrives.
+//! 4. Nearly every request takes [`forward`]: made fit for the next hop (by the rules of [`fields`]), sent, its answer passed on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
 //!    with what [`wordpress`] says about itself. Whatever is not certain there goes on to [`forward`].
 //! 6. [`exchange::respond`] makes the answers that are ours, and turns every [`exchange::error`] into one.
@@ -35,23 +35,21 @@ pub mod serving;
 pub mod access_log;
 pub mod admin;
 pub mod admission;
-pub mod alarm;
 pub mod client_addr;
 pub mod connection;
 pub mod exchange;
+pub mod fields;
 pub mod forward;
 pub mod http1;
-pub mod http2;
 pub mod listen;
 pub mod metrics;
-pub mod pace;
+pub mod net;
 pub mod panics;
-pub mod proxy_protocol;
 pub mod refresh;
 pub mod request_id;
 pub mod route;
 pub mod sighting;
-pub mod stream;
+pub mod time;
 pub mod tls;
 pub mod vet;
 pub mod wordpress;

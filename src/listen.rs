@@ -14,13 +14,14 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::{Receiver, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::config::{ListenAddress, UnixSockets};
+use crate::connection::Accepted;
 use crate::metrics::{Event, Shard};
-use crate::stream::Unregistered;
+use crate::net::stream::Unregistered;
 use crate::worker::Work;
 use inherited::InheritedSocket;
 use unix_socket::SocketFile;
@@ -47,18 +48,6 @@ enum ListeningSocket {
     Tcp(StdTcpListener),
     /// Where the file is our own, it goes with the socket.
     Unix(StdUnixListener, Option<SocketFile>),
-}
-
-/// A connection on its way to a worker. The permit counts it until it is closed.
-pub struct Accepted {
-    /// The connection.
-    pub stream: Unregistered,
-    /// Where it comes from; for a unix socket the loopback address with port 0.
-    pub peer: SocketAddr,
-    /// Whether the client speaks TLS.
-    pub tls: bool,
-    /// Its share of `[server] max_connections`.
-    pub permit: OwnedSemaphorePermit,
 }
 
 /// Something that an accept loop is asked for.

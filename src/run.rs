@@ -16,8 +16,8 @@ use tracing::warn;
 
 use crate::config::{self, Config, ReuseDetection};
 use crate::drain::Drain;
-use crate::forward::dial::Dialer;
 use crate::metrics::Metrics;
+use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::cleanup::{self, Cleanup};

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::config::{self, CertificateFiles, Fault, Faults};
 use crate::metrics::Event;
-use crate::stream::Stream;
+use crate::net::stream::Stream;
 use certificates::{Certificates, Warning};
 use pair::Certificate;
 pub use reload::reload_when_changed;

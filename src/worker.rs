@@ -25,18 +25,17 @@ use tracing::warn;
 use crate::admission::per_address::PerAddress;
 use crate::admission::places;
 use crate::config::{Config, ForwardedMode, ProxyProtocol, RequestIdMode};
-use crate::connection;
+use crate::connection::http2::Streams;
 use crate::connection::watch::Limits;
+use crate::connection::{self, Accepted};
 use crate::drain::Drain;
-use crate::forward::dial::Dialer;
 use crate::forward::upstream::{Share, Upstream};
 use crate::http1::head::HeadLimits;
-use crate::http2::Streams;
-use crate::listen::Accepted;
 use crate::metrics::Shard;
-use crate::pace::Pace;
+use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::request_id::RequestIds;
+use crate::time::pace::Pace;
 use crate::tls::Acceptor;
 
 /// What a worker is told to do.
@@ -211,7 +210,7 @@ impl Worker {
         Worker {
             share,
             head_limits: HeadLimits { bytes: config.server.max_header_bytes, fields: config.server.max_header_fields },
-            http2: crate::http2::server(&config),
+            http2: connection::http2::server(&config),
             acceptor,
             upstream,
             refresher: RefCell::new(refresher),

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::process::Process;
-use crate::forward::folded;
+use crate::fields::folded;
 use crate::metrics::{Counter, Distribution, Event, Level, Metrics, Series, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::counters::Counters;

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::forward::dial::{DialError, Dialer};
+use crate::net::dial::{DialError, Dialer};
 use crate::refresh::standing::{Course, Obstacle};
 use crate::sighting::{Sight, Sightings};
 use crate::tls::Tls;

@@ -27,9 +27,9 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, Effective, UnixSockets};
 use crate::drain::Drain;
-use crate::forward::dial::Dialer;
 use crate::listen::{self, Listener};
 use crate::metrics::Metrics;
+use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::counters::Counters;
 use crate::sighting::Sightings;

@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::answer::Answers;
-use crate::listen::{self, Accepted, Listener, Loop};
+use crate::connection::Accepted;
+use crate::listen::{self, Listener, Loop};
 use crate::worker::Work;
 
 /// Connections at once: a few scrapers and a few open pages, each with a connection per request. One more takes the place

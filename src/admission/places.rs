@@ -1,6 +1,6 @@
 //! How many exchanges are in flight at once: for one client address, and in all. Each has a place in both from before its
 //! upload is read until its answer was sent, or its tunnel has ended; to HTTP/1 an answer counts as sent once its last bytes
-//! are in the buffer of its connection, see [`crate::http1::server`].
+//! are in the buffer of its connection, see [`crate::connection::http1`].
 //!
 //! SECURITY: an exchange holds a connection to the upstream and memory for as long as its client likes to read slowly.
 

@@ -27,7 +27,7 @@ use std::{path::PathBuf, time::Duration};
 use ipnet::IpNet;
 
 use crate::forward::upstream::Share;
-use crate::pace::Pace;
+use crate::time::pace::Pace;
 
 pub use address::{CertificateFiles, ListenAddress, UpstreamUrl};
 pub use effective::Effective;

@@ -1,17 +1,17 @@
 //! One client connection, from accept to close: TLS or not, HTTP/1.1 or HTTP/2, under its timers and limits, ended
 //! gracefully when draining.
 
+pub mod http1;
+pub mod http2;
 pub mod watch;
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
-use socket2::SockRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
-use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
@@ -19,34 +19,25 @@ use crate::admission::per_address::Place;
 use crate::admission::places::{NoPlace, Places};
 use crate::client_addr::{self, Peer, Scheme};
 use crate::forward::request;
-use crate::http1::server::ConnectionError;
-use crate::listen::Accepted;
 use crate::metrics::{Event, Level, Open};
-use crate::stream::Stream;
+use crate::net::proxy_protocol;
+use crate::net::stream::{ClientStream, Stream, Unregistered};
+use crate::tls;
 use crate::tls::Acceptor;
 use crate::worker::{Current, Worker};
-use crate::{http1, http2, proxy_protocol, tls};
+use http1::ConnectionError;
 use watch::{LAST_REQUEST, Wait};
 
-/// A client's connection with HTTP/1.x on it. TLS is boxed, so that a plain one does not carry its space.
-pub type ClientStream = Either<Stream, Box<TlsStream<Stream>>>;
-
-/// Whether the client sees a reset when the connection is closed from now on, instead of an orderly end. A unix socket
-/// knows no such thing.
-pub fn reset_at_close(stream: &ClientStream, resets: bool) {
-    if let Stream::Left(tcp) = below(stream)
-        && let Err(error) = SockRef::from(tcp).set_linger(resets.then_some(Duration::ZERO))
-    {
-        debug!(%error, "a connection was gone before its answer was sent");
-    }
-}
-
-/// The connection that TLS is spoken on, or the connection itself.
-pub fn below(stream: &ClientStream) -> &Stream {
-    match stream {
-        Either::Left(stream) => stream,
-        Either::Right(tls) => tls.get_ref().0,
-    }
+/// A connection on its way to a worker. The permit counts it until it is closed.
+pub struct Accepted {
+    /// The connection.
+    pub stream: Unregistered,
+    /// Where it comes from; for a unix socket the loopback address with port 0.
+    pub peer: SocketAddr,
+    /// Whether the client speaks TLS.
+    pub tls: bool,
+    /// Its share of `[server] max_connections`.
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// A client connection as its exchanges see it. It lives as long as the connection does, as a tunnel too.
@@ -214,7 +205,7 @@ impl Worker {
 
 async fn serve_http1(stream: ClientStream, downstream: Rc<Downstream>) {
     let (metrics, peer) = (Arc::clone(&downstream.worker.metrics), downstream.peer);
-    let connection = http1::server::Connection::new(stream, downstream);
+    let connection = http1::Connection::new(stream, downstream);
     match connection.serve().await {
         Ok(()) => {}
         Err(ConnectionError::TooLong(Wait::FirstByte)) => {

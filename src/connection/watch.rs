@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::alarm::Alarm;
-use crate::pace::{Pace, Patience, TooSlow};
+use crate::time::alarm::Alarm;
+use crate::time::pace::{Pace, Patience, TooSlow};
 
 /// The limits of a client connection.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use super::address;
 use super::client::{self, Answer, ClientError, Place};
 use super::finding::{Area, Finding};
-use crate::forward::dial::Dialer;
+use crate::net::dial::Dialer;
 
 /// What answers only those who are logged in.
 const ROUTE: &str = "/wp/v2/users/me";

@@ -11,7 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use crate::forward::dial::{DialError, Dialer, UpstreamStream};
+use crate::net::dial::{DialError, Dialer};
+use crate::net::stream::UpstreamStream;
 use crate::route::{Permalinks, RouteForms};
 use crate::wordpress::site::Site;
 

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use super::client::Place;
 use super::finding::{Area, Finding};
 use crate::client_addr::Scheme;
-use crate::forward::dial::{Dialer, UpstreamStream};
+use crate::net::dial::Dialer;
+use crate::net::stream::UpstreamStream;
 
 /// How long an idle connection is watched at most: longer ones are kept for long enough by everybody.
 const WATCHED: Duration = Duration::from_secs(12);

@@ -39,7 +39,7 @@ pub use finding::{Area, Finding, Level, verdict};
 
 use crate::cli::{self, Options};
 use crate::config::{Config, RefreshMode, Secret};
-use crate::forward::dial::Dialer;
+use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::store::Store;
 use crate::refresh::trial::{self, Trial};

@@ -24,7 +24,7 @@ use super::client::{self, Answer, ClientError, Place};
 use super::finding::{Area, Finding};
 use crate::body::RequestBody;
 use crate::client_addr::Client;
-use crate::forward::dial::Dialer;
+use crate::net::dial::Dialer;
 use crate::refresh::{self, Refresher};
 use crate::request_id::RequestIds;
 use crate::wordpress::site::Site;

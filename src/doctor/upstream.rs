@@ -13,7 +13,7 @@ use super::client::{self, Answer, ClientError, Place};
 use super::finding::{Area, Finding};
 use super::site;
 use crate::config::{Config, UpstreamUrl};
-use crate::forward::dial::{DialError, Dialer};
+use crate::net::dial::{DialError, Dialer};
 use crate::wordpress::clock::TOO_FAR;
 use crate::wordpress::home::{self, Answered, AskError, Home, Question, Word};
 use crate::wordpress::site::NotNative;

@@ -7,10 +7,10 @@ use http::StatusCode;
 
 use crate::admission::places::{NoPlace, Scope};
 use crate::body::BodyError;
-use crate::forward::dial::DialError;
 use crate::forward::error::ForwardError;
-use crate::http1::head::HeadError;
+use crate::http1::error::HeadError;
 use crate::metrics::Event;
+use crate::net::dial::DialError;
 use crate::refresh::error::RefreshError;
 use crate::vet::Refusal;
 
@@ -181,8 +181,8 @@ const UNREACHABLE: &str = "The site cannot be reached at the moment.";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::client::AnswerError;
-    use crate::pace::TooSlow;
+    use crate::http1::error::AnswerError;
+    use crate::time::pace::TooSlow;
 
     #[test]
     fn the_status_is_the_one_that_the_metrics_name() {

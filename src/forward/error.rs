@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::dial::DialError;
 use crate::body::BodyError;
-use crate::http1::client::AnswerError;
+use crate::http1::error::AnswerError;
 use crate::metrics::Event;
-use crate::pace::TooSlow;
+use crate::net::dial::DialError;
+use crate::time::pace::TooSlow;
 
 /// Why there is no response to pass on.
 #[derive(Debug, thiserror::Error)]

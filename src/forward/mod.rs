@@ -1,15 +1,11 @@
 //! The forwarding path, top to bottom: make the request fit for the next hop, send it by a connection of the pool,
 //! make the answer fit for the client.
 
-pub mod dial;
 pub mod error;
-pub mod folded;
-pub mod hop_by_hop;
 pub mod relay;
 pub mod request;
 pub mod response;
 pub mod response_body;
-pub mod trust;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upload;

@@ -26,8 +26,8 @@ use tracing::{info, warn};
 use super::error::{CutError, ForwardError};
 use super::request::Added;
 use super::upstream::Lease;
-use crate::pace::TooSlow;
 use crate::request_id::RequestId;
+use crate::time::pace::TooSlow;
 
 /// How long a response may be silent whose request broke off: its upstream may wait for the rest, and would in vain. What
 /// was on its way is there by then.

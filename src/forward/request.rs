@@ -9,11 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use hyper::body::Body as _;
 
 use super::upgrade::Upgrade;
-use super::{folded, hop_by_hop};
 use crate::body::RequestBody;
 use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
 use crate::config::ForwardedMode;
-use crate::http1::encoder::Encoder;
+use crate::fields::{folded, hop_by_hop};
 use crate::request_id::{self, RequestId, X_REQUEST_ID};
 
 /// Between whom a request passes.
@@ -34,8 +33,8 @@ pub struct Hop<'a> {
 /// much as all else that is done to a usual head.
 #[derive(Default)]
 pub struct Added<'a> {
-    /// The length of the body. Without one it is sent in chunks, and `Transfer-Encoding` says so.
-    length: Option<u64>,
+    /// The length of the body. Without one it is sent in chunks.
+    pub length: Option<u64>,
     /// Whether a length of zero has to be said.
     says_empty: bool,
     forwarded_for: Option<&'a HeaderValue>,
@@ -45,11 +44,6 @@ pub struct Added<'a> {
 }
 
 impl Added<'_> {
-    /// Nothing, to a request with a body of this length.
-    pub fn of_length(length: Option<u64>) -> Self {
-        Added { length, ..Added::default() }
-    }
-
     /// To be called when the start of the body was read: an HTTP/2 client may end its stream by a DATA frame without data,
     /// and only then shows that there is no body.
     pub fn body_was_read(&mut self, request: &Request<RequestBody>) {
@@ -59,11 +53,6 @@ impl Added<'_> {
         }
     }
 
-    /// How the body is framed.
-    pub fn encoder(&self, headers: &HeaderMap) -> Encoder {
-        self.length.map_or_else(|| Encoder::chunked(headers, true), Encoder::length)
-    }
-
     /// Writes them as lines.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut line = |name: &[u8], value: &[u8]| {
@@ -71,9 +60,7 @@ impl Added<'_> {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         };
-        if self.length.is_none() {
-            line(b"Transfer-Encoding: ", b"chunked");
-        } else if self.says_empty {
+        if self.says_empty {
             line(b"Content-Length: ", b"0");
         }
         if let Some(peer) = self.forwarded_for {
@@ -114,8 +101,8 @@ pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: O
         headers.insert(header::HOST, named.unwrap_or_else(|| hop.authority.clone()));
     }
     let length = length.filter(|length| *length == 0 || there.content_length);
-    let mut added = Added::of_length(length);
-    added.says_empty = length == Some(0) && !there.content_length && needs_length;
+    let says_empty = length == Some(0) && !there.content_length && needs_length;
+    let mut added = Added { length, says_empty, ..Added::default() };
     if hop.mode == ForwardedMode::Auto {
         set_forwarding_fields(headers, hop, &there, &mut added);
     }

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use http::{HeaderMap, Response, header};
 
 use super::error::ForwardError;
-use super::hop_by_hop;
 use super::relay::Relay;
 use super::response_body::ResponseBody;
 use super::upstream::Lease;
+use crate::fields::hop_by_hop;
 use crate::request_id::RequestId;
 
 /// Makes `answer` to the request `id` of `client`, read from `lease`, fit for the client.

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::error::CutError;
-use super::hop_by_hop;
 use super::relay::Relay;
 use super::tunnel::Tunnel;
 use crate::access_log::Access;
 use crate::admission::places::Places;
+use crate::fields::hop_by_hop;
 
 /// The body of a response.
 pub struct ResponseBody {

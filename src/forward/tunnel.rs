@@ -16,18 +16,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::dial::UpstreamStream;
 use super::error::ForwardError;
-use super::hop_by_hop;
 use super::response_body::ResponseBody;
 use super::upgrade::{self, Upgrade};
 use super::upstream::Lease;
 use crate::admission::places::Places;
-use crate::alarm::Alarm;
-use crate::connection::{ClientStream, Downstream};
+use crate::connection::Downstream;
+use crate::fields::hop_by_hop;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Level, Open};
+use crate::net::stream::{ClientStream, UpstreamStream};
 use crate::request_id::RequestId;
+use crate::time::alarm::Alarm;
 
 /// Answers a 101 of the upstream with the client's own; behind it the two connections are joined.
 ///

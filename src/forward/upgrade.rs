@@ -9,8 +9,8 @@ use http::header::{self, GetAll, HeaderMap, HeaderValue};
 use http::{Request, Version};
 use hyper::body::Body as _;
 
-use super::hop_by_hop::tokens;
 use crate::body::RequestBody;
+use crate::fields::hop_by_hop::tokens;
 
 /// A client's wish to switch to another protocol.
 pub struct Upgrade {

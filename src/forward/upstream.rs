@@ -19,18 +19,20 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
-use super::dial::{Dialer, UpstreamStream};
 use super::error::{CutError, ForwardError};
 use super::relay;
 use super::request::Added;
 use crate::admission::places;
-use crate::alarm::Alarm;
 use crate::body::{BodyError, RequestBody};
 use crate::config;
-use crate::http1::client::{AnswerError, Connection};
+use crate::http1::client::{Connection, Sending};
+use crate::http1::error::AnswerError;
 use crate::http1::fields;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Event, Level, Open, Shard};
+use crate::net::dial::Dialer;
+use crate::net::stream::UpstreamStream;
+use crate::time::alarm::Alarm;
 
 /// A request with side effects never goes out on a connection that idled longer: the upstream may be closing it at
 /// this moment, and such a request cannot be sent twice.
@@ -237,6 +239,15 @@ struct Link {
     _open: Open,
 }
 
+impl Link {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if let Sending::Refused = ready!(self.connection.poll_send(cx, &mut self.upload))? {
+            self.upload = RequestBody::Empty;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 /// A connection in use. Dropped, it is closed.
 pub struct Lease {
     link: Box<Link>,
@@ -254,7 +265,7 @@ impl Lease {
     /// Writes the head of a request, which is sent with what is to follow of its body.
     pub fn begin(&mut self, head: &request::Parts, added: &Added<'_>) {
         self.sent = Instant::now();
-        self.link.connection.begin(head, added);
+        self.link.connection.begin(head, added.length, |out| added.write(out));
     }
 
     /// The head of the response.
@@ -270,8 +281,7 @@ impl Lease {
     /// # Errors
     /// The body's: the client's fault.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        let Link { connection, upload, .. } = &mut *self.link;
-        connection.poll_send(cx, upload)
+        self.link.poll_upload(cx)
     }
 
     /// The rest of the request's body will never come.

@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::decoder::Decoded;
+use super::fields::tokens;
 use super::head::{self, HeadLimits};
 
 /// What a server read.
@@ -39,7 +40,7 @@ const LIMITS: HeadLimits = HeadLimits { bytes: 8 * 1024, fields: 100 };
 /// Without what `head` takes off as it reads, by name: hyper changes the order where it takes a length off.
 fn fields(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let is_of_the_connection = |name: &str, value: &[u8]| {
-        let mut options = head::tokens(value).map(<[u8]>::to_ascii_lowercase);
+        let mut options = tokens(value).map(<[u8]>::to_ascii_lowercase);
         name == "keep-alive" || name == "connection" && options.all(|it| it == b"close" || it == b"keep-alive")
     };
     let all = headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));

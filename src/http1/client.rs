@@ -10,19 +10,18 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{Method, Response, request};
-use hyper::body::{Body as _, Frame};
+use hyper::body::{Body, Frame};
 
 use tokio_util::either::Either;
 
-use super::decoder::{Decoded, Decoder, ReadError};
+use super::decoder::{Decoded, Decoder};
 use super::encoder::Encoder;
-use super::head::{self, HeadError};
+use super::error::{AnswerError, HeadError, ReadError, TooShort};
+use super::head;
 use super::input::Input;
 use super::output::Output;
 use super::write;
-use crate::body::{BodyError, RequestBody, TooShort};
-use crate::forward::dial::UpstreamStream;
-use crate::forward::request::Added;
+use crate::net::stream::UpstreamStream;
 
 /// WordPress and its plugins may send many `Set-Cookie` and `Link` lines.
 const MAX_FIELDS: usize = 1000;
@@ -30,18 +29,12 @@ const MAX_FIELDS: usize = 1000;
 /// The longest head of an answer.
 const MAX_HEAD: usize = 128 * 1024;
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
-    /// Closed before the first byte of an answer.
-    #[error("the connection was closed before an answer")]
-    Closed(#[source] Option<io::Error>),
-    /// Closed in its head.
-    #[error("the connection was closed in the head of the answer")]
-    Cut(#[source] Option<io::Error>),
-    /// What came is not HTTP.
-    #[error("what came is no HTTP answer")]
-    Head(#[from] HeadError),
+/// What has become of a request on its way.
+pub enum Sending {
+    /// Nothing of it is left to be sent.
+    Over,
+    /// The upstream has just stopped to take it.
+    Refused,
 }
 
 /// A connection.
@@ -91,9 +84,10 @@ impl Connection {
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Begins an exchange: nothing is written before the connection is polled.
-    pub fn begin(&mut self, head: &request::Parts, added: &Added<'_>) {
-        let encoder = write::request(self.output.gathered(), head, added);
+    /// Begins an exchange: nothing is written before the connection is polled. `length` and `extra` are those of
+    /// [`write::request`].
+    pub fn begin(&mut self, head: &request::Parts, length: Option<u64>, extra: impl FnOnce(&mut Vec<u8>)) {
+        let encoder = write::request(self.output.gathered(), head, length, extra);
         self.encoder = Some(encoder);
         self.method = head.method.clone();
         self.head_looked_at = 0;
@@ -101,11 +95,14 @@ impl Connection {
         self.keeps = true;
     }
 
-    /// Sends the request as far as the upstream takes it. Ready when it was sent, or the upstream takes no more.
+    /// Sends the request, whose body is `body`, as far as the upstream takes it.
     ///
     /// # Errors
     /// The body's: the client's fault.
-    pub fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), BodyError>> {
+    pub fn poll_send<B>(&mut self, cx: &mut Context<'_>, body: &mut B) -> Poll<Result<Sending, B::Error>>
+    where
+        B: Body<Data = Bytes, Error: From<TooShort>> + Unpin,
+    {
         while let Some(encoder) = &mut self.encoder {
             let mut waits_for_body = false;
             while !encoder.is_complete() && self.output.has_room() && !waits_for_body {
@@ -114,7 +111,7 @@ impl Connection {
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                     Poll::Ready(None) => match std::mem::replace(encoder, Encoder::none()).end(&mut self.output) {
                         Ok(()) => break,
-                        Err(_) => return Poll::Ready(Err(BodyError::BrokeOff(TooShort.into()))),
+                        Err(error) => return Poll::Ready(Err(error.into())),
                     },
                     Poll::Pending => waits_for_body = true,
                 }
@@ -130,11 +127,11 @@ impl Connection {
                 // It may have answered before it stopped to read.
                 Poll::Ready(Err(_)) => {
                     self.give_up_sending();
-                    *body = RequestBody::Empty;
+                    return Poll::Ready(Ok(Sending::Refused));
                 }
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(Sending::Over))
     }
 
     /// Nothing more of the request is sent: it has no end, and no other can follow it.

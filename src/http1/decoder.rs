@@ -3,11 +3,11 @@
 //! Chunks are taken as strictly as by hyper: sizes of hexadecimal digits only, every line ended by CR LF. A server that
 //! is lenient here sees another request behind this one than its neighbour.
 
-use std::io;
-
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Frame;
+
+use super::error::FramingError;
 
 /// All extensions of the chunks of a body together: nobody uses them, and endless ones are an attack.
 const MAX_EXTENSIONS: usize = 16 * 1024;
@@ -15,37 +15,6 @@ const MAX_EXTENSIONS: usize = 16 * 1024;
 /// The trailers of a body.
 const MAX_TRAILER_BYTES: usize = 16 * 1024;
 const MAX_TRAILERS: usize = 100;
-
-/// What is wrong with a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FramingError {
-    /// The connection was closed before its end.
-    #[error("the connection was closed before the end of the body")]
-    Cut,
-    /// A chunk's size is none, or too large.
-    #[error("invalid chunk size")]
-    ChunkSize,
-    /// More extensions than anybody needs.
-    #[error("too many chunk extensions")]
-    Extensions,
-    /// A chunk that does not end where its size says.
-    #[error("invalid end of a chunk")]
-    ChunkEnd,
-    /// Trailers that are no fields, or too many.
-    #[error("invalid trailers")]
-    Trailers,
-}
-
-/// Why a body did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The connection failed.
-    #[error("the connection failed")]
-    Io(#[from] io::Error),
-    /// It was closed early, or its chunks are none.
-    #[error(transparent)]
-    Framing(#[from] FramingError),
-}
 
 /// What comes next of a body.
 pub enum Decoded {

@@ -1,13 +1,15 @@
 //! A body on its way out, framed as its head says.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use hyper::body::Frame;
 
-use super::head::tokens;
+use super::error::TooShort;
+use super::fields::{may_be_trailer, tokens};
+use super::original;
 use super::output::Output;
-use super::write;
-use crate::forward::hop_by_hop::may_be_trailer;
 
 /// How a body is framed.
 pub struct Encoder(State);
@@ -19,11 +21,6 @@ enum State {
     Chunked(Vec<HeaderName>),
     UntilClose,
 }
-
-/// The body was shorter than its head said.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the body is shorter than its Content-Length")]
-pub struct TooShort;
 
 impl Encoder {
     /// No body.
@@ -53,11 +50,6 @@ impl Encoder {
         matches!(self.0, State::UntilClose)
     }
 
-    /// Whether it says its own length, part by part.
-    pub fn is_chunked(&self) -> bool {
-        matches!(self.0, State::Chunked(_))
-    }
-
     /// Whether nothing of the body can follow.
     pub fn is_complete(&self) -> bool {
         matches!(self.0, State::Length(0))
@@ -78,7 +70,7 @@ impl Encoder {
             }
             State::Chunked(_) if frame.is_empty() => {}
             State::Chunked(_) => {
-                write::chunk_size(output.gathered(), frame.len());
+                let _ = write!(output.gathered(), "{:x}\r\n", frame.len());
                 output.push(frame, b"\r\n");
             }
             State::UntilClose => output.push(frame, b""),
@@ -107,7 +99,7 @@ impl Encoder {
             trailers.remove(name);
         }
         output.gathered().extend_from_slice(b"0\r\n");
-        write::fields(output.gathered(), &trailers, None, |_| true);
+        original::write(output.gathered(), &trailers, None, |_| true);
         output.gathered().extend_from_slice(b"\r\n");
         self.0 = State::Length(0);
     }

@@ -1,59 +1,12 @@
-//! The fields of a head: what they say of its framing and of the connection, and how their names were written.
+//! The fields of a head: what they say of its framing and of the connection.
 
 use std::cell::RefCell;
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Version, header};
 
-use super::head::{HeadError, tokens};
-
-/// A head as it came: how its names were written, and the reason phrase.
-#[derive(Clone)]
-pub struct Original {
-    pub(super) head: Bytes,
-    pub(super) lines: Vec<Line>,
-    pub(super) reason: Place,
-}
-
-impl Original {
-    /// The bytes after an answer's status.
-    pub fn reason(&self) -> &[u8] {
-        slice(&self.head, self.reason)
-    }
-
-    /// Finds the next line of `name` from the line at `from` on: where it is, and the name as it was written.
-    pub fn find(&self, name: &HeaderName, from: usize) -> Option<(usize, &[u8])> {
-        let name = name.as_str().as_bytes();
-        let spelling = |line: &Line| slice(&self.head, line.name);
-        let rest = self.lines.get(from..)?;
-        let at = rest.iter().position(|line| spelling(line).eq_ignore_ascii_case(name))?;
-        Some((from + at, spelling(rest.get(at)?)))
-    }
-
-    /// Where the line at `at` is in the head, if it is the one that this field was read from and is written as we would
-    /// write it.
-    ///
-    /// A field is known by where its value lies, since comparing names costs as much as all else here. The one value that
-    /// is ever put under a second name is Host's, and that name is longer.
-    pub fn untouched(&self, at: usize, field: &HeaderName, value: &HeaderValue) -> Option<Place> {
-        let Line { name, value: place } = *self.lines.get(at)?;
-        let (value, before) = (value.as_bytes(), place.0 as usize);
-        let is_it = value.as_ptr() as usize == self.head.as_ptr() as usize + before
-            && value.len() == (place.1 - place.0) as usize
-            && !value.is_empty()
-            && field.as_str().len() == (name.1 - name.0) as usize;
-        debug_assert!(!is_it || slice(&self.head, name).eq_ignore_ascii_case(field.as_str().as_bytes()));
-        let is_plain = is_it
-            && slice(&self.head, (name.1, place.0)) == b": "
-            && slice(&self.head, (place.1, place.1 + 2)) == b"\r\n";
-        is_plain.then_some((name.0, place.1 + 2))
-    }
-
-    /// The bytes at a place.
-    pub fn bytes(&self, place: Place) -> &[u8] {
-        slice(&self.head, place)
-    }
-}
+use super::error::HeadError;
+use super::original::{Line, part, slice};
 
 /// The last transfer coding.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -216,6 +169,88 @@ pub fn digits(text: &[u8]) -> Option<u64> {
     i64::try_from(number).is_ok().then_some(number)
 }
 
+/// The members of a list (RFC 9110, 5.6.1), without the empty ones.
+pub fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Whether a field may come behind the body.
+///
+/// SECURITY: what frames, routes, authorizes or selects must be known before the body (RFC 9110, 6.5.1). Servers that merge
+/// trailers into the fields (Apache's `MergeTrailers`) would take a second cookie or a second host from there.
+pub fn may_be_trailer(name: &HeaderName) -> bool {
+    !NEVER_TRAILERS.contains(name)
+}
+
+/// RFC 9110, 6.5.1, names kinds; these are the members of each that are in use.
+const NEVER_TRAILERS: [HeaderName; 36] = [
+    // Framing and routing.
+    header::CONTENT_LENGTH,
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    // Request modifiers: controls and conditions.
+    header::CACHE_CONTROL,
+    header::EXPECT,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::MAX_FORWARDS,
+    header::ORIGIN,
+    header::PRAGMA,
+    header::RANGE,
+    header::REFERER,
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-request-id"),
+    // Authentication.
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::SET_COOKIE,
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("x-wp-nonce"),
+    // How the content is to be read.
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    // What an answer decides.
+    header::AGE,
+    header::DATE,
+    header::EXPIRES,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    header::VARY,
+    header::CONTENT_SECURITY_POLICY,
+    header::STRICT_TRANSPORT_SECURITY,
+];
+
+/// Takes out every field for which `is_unwanted` holds and keeps the order of the others. `HeaderMap::remove` swaps the
+/// last field into the gap: good enough for what stands at the end, else the fields are put in anew.
+pub fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let Some(first) = headers.keys().position(&is_unwanted) else { return };
+    if headers.keys().skip(first).all(&is_unwanted) {
+        let last: Vec<HeaderName> = headers.keys().skip(first).cloned().collect();
+        for name in last.iter().rev() {
+            headers.remove(name);
+        }
+        return;
+    }
+    // Draining keeps what the map has allocated.
+    let fields: Vec<_> = headers.drain().collect();
+    let mut current = None;
+    for (name, value) in fields {
+        if let Some(name) = name {
+            current = (!is_unwanted(&name)).then_some(name);
+        }
+        if let Some(name) = &current {
+            headers.append(name, value);
+        }
+    }
+}
+
 fn is_chunked(coding: &[u8]) -> bool {
     coding.trim_ascii().eq_ignore_ascii_case(b"chunked")
 }
@@ -258,40 +293,3 @@ thread_local! {
 /// How many heads are kept, of how many fields at most: hardly more are used at once than messages are under way.
 const MOST_SPARE: usize = 64;
 const MOST_SPARE_FIELDS: usize = 64;
-
-/// Where a part of a head begins and ends.
-pub type Place = (u32, u32);
-
-/// Where a line's name and value are in a head.
-#[derive(Clone, Copy)]
-pub struct Line {
-    name: Place,
-    value: Place,
-}
-
-/// Where the parser found `fields` in `head`.
-pub fn lines(head: &[u8], fields: &[httparse::Header<'_>]) -> Vec<Line> {
-    fields
-        .iter()
-        .map(|field| Line { name: range(head, field.name.as_bytes()), value: range(head, field.value) })
-        .collect()
-}
-
-/// Where `part` is in `whole`, which it was cut from. A head's length fits: buffers are limited.
-pub fn range(whole: &[u8], part: &[u8]) -> Place {
-    if part.is_empty() {
-        // It may be from elsewhere.
-        return (0, 0);
-    }
-    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize) as u32;
-    (start, start + part.len() as u32)
-}
-
-fn slice(head: &Bytes, (start, end): Place) -> &[u8] {
-    head.get(start as usize..end as usize).unwrap_or_default()
-}
-
-/// The bytes at a place.
-pub fn part(head: &Bytes, (start, end): Place) -> Bytes {
-    head.slice(start as usize..end as usize)
-}

@@ -11,50 +11,15 @@ use http::{Method, Request, Response, StatusCode, Uri, Version, header};
 use httparse::{ParserConfig, Status};
 
 use super::decoder::Decoder;
-use super::fields::{Coding, Fields, Length, Line, Original, Place, lines, part, range};
-use crate::forward::hop_by_hop;
+use super::error::HeadError;
+use super::fields::{Coding, Fields, Length, remove_in_order};
+use super::original::{Line, Original, Place, lines, part, range};
 
 /// Room for the fields of nearly every head, on the stack. Larger heads are parsed once more, with more room.
 const USUAL_FIELDS: usize = 64;
 
 /// The longest target: what a [`Uri`] can hold.
 const MAX_TARGET: usize = u16::MAX as usize - 1;
-
-/// Why a head is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum HeadError {
-    /// Longer or of more fields than is allowed.
-    #[error("the head is too large: over server.max_header_bytes or max_header_fields")]
-    TooLarge,
-    /// A method that is no token.
-    #[error("invalid method")]
-    Method,
-    /// A target with bytes that may not be in one: `#`, `<` and `>` anywhere, a backtick in the path, `"` in the query, and what
-    /// is not UTF-8.
-    #[error("invalid URI")]
-    Target,
-    /// A target of 64 KiB and more.
-    #[error("the URI is too long")]
-    TargetTooLong,
-    /// Neither HTTP/1.1 nor HTTP/1.0.
-    #[error("invalid HTTP version")]
-    Version,
-    /// A status that is none.
-    #[error("invalid status")]
-    Status,
-    /// A line that is no field, or anything else that is not HTTP.
-    #[error("invalid line: {0}")]
-    Line(httparse::Error),
-    /// A field whose name or value is not valid.
-    #[error("invalid field")]
-    Field,
-    /// No number, or more than one (of an answer: that differ).
-    #[error("invalid Content-Length")]
-    Length,
-    /// Not `chunked` at last, or in HTTP/1.0.
-    #[error("invalid Transfer-Encoding")]
-    TransferEncoding,
-}
 
 /// How large a head may be.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +126,7 @@ fn whole_request(
     // connection ends with it (RFC 9112, 6.3).
     let is_doubtful = fields.codings.is_some() && fields.length != Length::None;
     if is_doubtful {
-        hop_by_hop::remove_in_order(&mut fields.headers, |name| name == header::CONTENT_LENGTH);
+        remove_in_order(&mut fields.headers, |name| name == header::CONTENT_LENGTH);
     }
     let keeps = fields.keeps(version) && !is_doubtful;
     let awaits_continue = fields.awaits_continue && version == Version::HTTP_11;
@@ -250,11 +215,6 @@ fn reason(head: &[u8]) -> Place {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // "HTTP/1.1 200 ".
     range(head, line.get(13..).unwrap_or_default())
-}
-
-/// The members of a list (RFC 9110, 5.6.1), without the empty ones.
-pub fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 /// Whether the end of a head may be in `bytes`, from `from` on. Spares a slow head to be parsed anew with each of its bytes.

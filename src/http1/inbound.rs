@@ -2,8 +2,10 @@
 //!
 //! Shared by the connection with the body of its request, which reads from it when it is asked for its next part.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -12,14 +14,13 @@ use hyper::body::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
-use super::decoder::{Decoded, Decoder, ReadError};
-use super::head::{self, HeadError, HeadLimits, RequestHead};
+use super::decoder::{Decoded, Decoder};
+use super::error::{HeadError, ReadError};
+use super::head::{self, HeadLimits, RequestHead};
 use super::input::Input;
 use super::rewound::Rewound;
-use super::server::ConnectionError;
-use crate::alarm::Alarm;
-use crate::connection::{self, ClientStream};
-use crate::stream;
+use crate::net::stream::{self, ClientStream};
+use crate::time::alarm::Alarm;
 
 /// A client that still sends when we close gets a reset, which takes our last answer away from it. So we read on for a
 /// moment; nginx does as long (lingering_timeout).
@@ -31,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What arrives on a connection. Shared with the body of its request.
+/// What arrives on a connection.
 pub struct Inbound {
     stream: ClientStream,
     input: Input,
@@ -51,6 +52,31 @@ pub struct Inbound {
     has_moved: bool,
     last_look: Option<Instant>,
     alarm: Alarm,
+}
+
+/// The [`Inbound`] of a connection, in the hands of the connection and of the body of its request.
+///
+/// The connection polls the body of an answer. That may poll the body of the request, which reads from here: a borrow that
+/// was still alive then would be a panic, and only for clients that upload while they are answered. So no borrow leaves
+/// this type: it lasts for one call of [`SharedInbound::with`], in which nothing is polled but the `Inbound` and its stream.
+#[derive(Clone)]
+pub struct SharedInbound(Rc<RefCell<Inbound>>);
+
+impl SharedInbound {
+    /// Nothing of `stream` was read yet.
+    pub fn new(stream: ClientStream) -> Self {
+        SharedInbound(Rc::new(RefCell::new(Inbound::new(stream))))
+    }
+
+    /// Does something with it. `use_it` must not come back here.
+    pub fn with<R>(&self, use_it: impl FnOnce(&mut Inbound) -> R) -> R {
+        use_it(&mut self.0.borrow_mut())
+    }
+
+    /// The `Inbound` itself, unless the body of a request still has it.
+    pub fn into_inner(self) -> Option<Inbound> {
+        Rc::into_inner(self.0).map(RefCell::into_inner)
+    }
 }
 
 impl Inbound {
@@ -204,16 +230,18 @@ impl Inbound {
     /// Ready when the client has left. What it sends ahead is kept, as far as one read brings it.
     ///
     /// Who ends its sending side has left, as for nginx: no close tells whether it still reads.
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.is_awaited) {
             return Poll::Pending;
         }
         if self.body.is_done() && self.input.buffer.is_empty() {
-            match ready!(self.poll_read(cx)) {
-                Ok(0) => return Poll::Ready(ConnectionError::Gone),
-                Ok(_) => self.has_moved = true,
-                Err(error) => return Poll::Ready(error.into()),
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Ok(()));
             }
+            self.has_moved = true;
         }
         // A read finds no end while there are bytes before it that nobody can take: of an upload that the upstream does not
         // read, or of the next request.
@@ -221,11 +249,11 @@ impl Inbound {
             let last_look = *self.last_look.get_or_insert_with(Instant::now);
             ready!(self.alarm.poll_at(cx, last_look + LOOK));
             self.last_look = None;
-            let closed = stream::closed(connection::below(&self.stream));
+            let closed = stream::closed(stream::below(&self.stream));
             let has_moved = std::mem::take(&mut self.has_moved);
             // Who has sent everything and left may still have it passed on, as long as that gets on.
             if closed.is_write_closed() || closed.is_read_closed() && !has_moved {
-                return Poll::Ready(ConnectionError::Gone);
+                return Poll::Ready(Ok(()));
             }
         }
     }
@@ -267,7 +295,7 @@ impl Inbound {
     ///
     /// # Errors
     /// It failed before.
-    pub async fn close(mut self) -> Result<(), ConnectionError> {
+    pub async fn close(mut self) -> io::Result<()> {
         let may_send_more = self.is_cut_off || !self.body.is_done() || !self.input.buffer.is_empty();
         let goodbye = async {
             self.stream.shutdown().await?;
@@ -281,7 +309,7 @@ impl Inbound {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decoder::FramingError;
+    use super::super::error::FramingError;
     use super::*;
     use std::future::poll_fn;
     use std::net::Shutdown;

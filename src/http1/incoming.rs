@@ -1,40 +1,38 @@
 //! The body of a request while it arrives. It reads from the connection that the request came by, when it is asked for
 //! its next part: what nobody reads stays with the client.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use super::decoder::ReadError;
-use super::inbound::Inbound;
+use super::error::ReadError;
+use super::inbound::SharedInbound;
 
 /// A request's body, as far as it has not been read.
 pub struct Incoming {
-    inbound: Rc<RefCell<Inbound>>,
+    inbound: SharedInbound,
 }
 
 impl Incoming {
     /// The body that comes next by `inbound`.
-    pub fn new(inbound: Rc<RefCell<Inbound>>) -> Self {
+    pub fn new(inbound: SharedInbound) -> Self {
         Incoming { inbound }
     }
 
     /// Its next part.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
-        let frame = ready!(self.inbound.borrow_mut().poll_body(cx));
+        let frame = ready!(self.inbound.with(|inbound| inbound.poll_body(cx)));
         Poll::Ready(frame.transpose())
     }
 
     /// Whether all of it was read.
     pub fn is_end_stream(&self) -> bool {
-        self.inbound.borrow().is_body_read()
+        self.inbound.with(|inbound| inbound.is_body_read())
     }
 
     /// How much is left.
     pub fn size_hint(&self) -> SizeHint {
-        self.inbound.borrow().body_left().map_or_else(SizeHint::new, SizeHint::with_exact)
+        self.inbound.with(|inbound| inbound.body_left()).map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }

@@ -5,21 +5,22 @@
 //! to it, room for a thousand fields for every head. Here one task reads, forwards and answers, and what was
 //! understood of a head once is kept.
 //!
-//! [`server`] serves a client's connection, of which [`inbound`] is what arrives; [`client`] speaks to the upstream on one.
-//! Both stand on [`head`], which reads heads by httparse and refuses whatever two servers could read differently,
-//! [`write`], [`decoder`], [`encoder`], and the two buffers [`input`] and [`output`]. HTTP/2 is hyper's (`crate::http2`).
+//! [`inbound`] is what arrives on a client's connection, which `crate::connection::http1` serves; [`client`] speaks to the
+//! upstream on one. Both stand on [`head`], which reads heads by httparse and refuses whatever two servers could read differently,
+//! [`write`], [`decoder`], [`encoder`], and the two buffers [`input`] and [`output`]. HTTP/2 is hyper's (`crate::connection::http2`).
 
 pub mod client;
 pub mod decoder;
 pub mod encoder;
+pub mod error;
 pub mod fields;
 pub mod head;
 pub mod inbound;
 pub mod incoming;
 pub mod input;
+mod original;
 pub mod output;
 pub mod rewound;
-pub mod server;
 pub mod write;
 
 #[cfg(test)]

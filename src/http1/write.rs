@@ -1,17 +1,13 @@
-//! Heads as bytes. Fields are written in their order, their names as they came; those that were added are
-//! written `Like-This`.
+//! Heads as bytes, and how the bodies behind them are framed.
 
 use std::cell::Cell;
 use std::io::Write as _;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request, response};
-use hyper::body::Body as _;
+use http::{HeaderValue, StatusCode, Version, header, request, response};
 
 use super::encoder::Encoder;
-use super::fields::{Original, Place};
-use super::head::tokens;
-use crate::forward::request::Added;
-use crate::forward::response_body::ResponseBody;
+use super::fields::tokens;
+use super::original::{self, Original};
 
 /// What an answer has to know of its request.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +29,14 @@ impl Asked {
     }
 }
 
-/// Writes the head of a request to the upstream, with what is `added` to it, and says how its body is to be framed.
-pub fn request(out: &mut Vec<u8>, head: &request::Parts, added: &Added<'_>) -> Encoder {
+/// Writes the head of a request to the upstream, and behind its fields those that `extra` writes, and says how its body
+/// is to be framed: by its `length`, or else in chunks.
+pub fn request(
+    out: &mut Vec<u8>,
+    head: &request::Parts,
+    length: Option<u64>,
+    extra: impl FnOnce(&mut Vec<u8>),
+) -> Encoder {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -45,22 +47,24 @@ pub fn request(out: &mut Vec<u8>, head: &request::Parts, added: &Added<'_>) -> E
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     // SECURITY: with both, the upstream might see another end of this request.
-    let encoder = added.encoder(&head.headers);
-    let is_chunked = encoder.is_chunked();
-    fields(out, &head.headers, head.extensions.get(), |name| !(is_chunked && *name == header::CONTENT_LENGTH));
-    added.write(out);
+    let is_chunked = length.is_none();
+    original::write(out, &head.headers, head.extensions.get(), |name| !(is_chunked && *name == header::CONTENT_LENGTH));
+    if is_chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    extra(out);
     out.extend_from_slice(b"\r\n");
-    encoder
+    length.map_or_else(|| Encoder::chunked(&head.headers, true), Encoder::length)
 }
 
-/// Writes the head of an answer and says how its body is to be framed, and whether the connection ends with it.
-pub fn answer(out: &mut Vec<u8>, head: &response::Parts, body: &ResponseBody, asked: &Asked) -> (Encoder, bool) {
+/// Writes the head of an answer, whose body has this `length` if that is known, and says how the body is to be framed, and
+/// whether the connection ends with it.
+pub fn answer(out: &mut Vec<u8>, head: &response::Parts, length: Option<u64>, asked: &Asked) -> (Encoder, bool) {
     let status = head.status;
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
     // These two cannot have one, whatever they say (RFC 9110, 15.3.5 and 15.4.5).
     let never_has_body =
         status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let length = body.size_hint().exact();
     let ends_with_close = length.is_none() && !never_has_body && !asked.is_head && asked.version < Version::HTTP_11;
 
     let original = head.extensions.get::<Original>();
@@ -73,7 +77,7 @@ pub fn answer(out: &mut Vec<u8>, head: &response::Parts, body: &ResponseBody, as
     }
     out.extend_from_slice(b"\r\n");
     let (has_length, says_close) = (Cell::new(false), Cell::new(false));
-    fields(out, &head.headers, original, |name| match *name {
+    original::write(out, &head.headers, original, |name| match *name {
         header::CONTENT_LENGTH => {
             has_length.set(true);
             !never_has_body
@@ -112,113 +116,6 @@ pub fn answer(out: &mut Vec<u8>, head: &response::Parts, body: &ResponseBody, as
     (encoder, closes)
 }
 
-/// Writes those of `headers` that are `wanted`. Lines that nobody has touched are written as they came, all that follow
-/// each other at once.
-pub fn fields(
-    out: &mut Vec<u8>,
-    headers: &HeaderMap,
-    original: Option<&Original>,
-    wanted: impl Fn(&HeaderName) -> bool,
-) {
-    let mut names = Names { original, first: 0, last: 0 };
-    let mut untouched = Untouched { original, place: (0, 0) };
-    let mut previous = None;
-    for (name, value) in headers {
-        let is_repeated = previous == Some(name);
-        previous = Some(name);
-        if !wanted(name) {
-            continue;
-        }
-        if let Some(place) = names.untouched(name, value, is_repeated) {
-            untouched.take(out, place);
-            continue;
-        }
-        untouched.write(out);
-        match names.spelling(name, is_repeated) {
-            Some(spelling) => out.extend_from_slice(spelling),
-            None => title_case(out, name),
-        }
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    untouched.write(out);
-}
-
-/// Writes the line before a chunk.
-pub fn chunk_size(out: &mut Vec<u8>, size: usize) {
-    let _ = write!(out, "{size:x}\r\n");
-}
-
-/// Finds the lines of fields. A map has them in the order of their first lines, with all lines of one name together,
-/// so the next is nearly always right behind the last.
-struct Names<'a> {
-    original: Option<&'a Original>,
-    /// Behind the first line of the last name, and behind its last one so far.
-    first: usize,
-    last: usize,
-}
-
-impl<'a> Names<'a> {
-    /// Where the next line is, if this field is the one that was read from it.
-    fn untouched(&mut self, name: &HeaderName, value: &HeaderValue, is_repeated: bool) -> Option<Place> {
-        let at = if is_repeated { self.last } else { self.first };
-        let place = self.original?.untouched(at, name, value)?;
-        self.found(at, is_repeated);
-        Some(place)
-    }
-
-    /// How a name was written on its next line.
-    fn spelling(&mut self, name: &HeaderName, is_repeated: bool) -> Option<&'a [u8]> {
-        let original = self.original?;
-        let (at, spelling) = match is_repeated {
-            true => original.find(name, self.last)?,
-            // What was put in again later may have stood before.
-            false => original.find(name, self.first).or_else(|| original.find(name, 0))?,
-        };
-        self.found(at, is_repeated);
-        Some(spelling)
-    }
-
-    fn found(&mut self, at: usize, is_repeated: bool) {
-        self.last = at + 1;
-        if !is_repeated {
-            self.first = at + 1;
-        }
-    }
-}
-
-/// Lines that follow each other in the original and were not written yet.
-struct Untouched<'a> {
-    original: Option<&'a Original>,
-    place: Place,
-}
-
-impl Untouched<'_> {
-    fn take(&mut self, out: &mut Vec<u8>, (start, end): Place) {
-        if start != self.place.1 {
-            self.write(out);
-            self.place.0 = start;
-        }
-        self.place.1 = end;
-    }
-
-    fn write(&mut self, out: &mut Vec<u8>) {
-        let place = std::mem::take(&mut self.place);
-        if let Some(original) = self.original {
-            out.extend_from_slice(original.bytes(place));
-        }
-    }
-}
-
-fn title_case(out: &mut Vec<u8>, name: &HeaderName) {
-    let mut starts_word = true;
-    out.extend(name.as_str().bytes().map(|byte| {
-        let starts = std::mem::replace(&mut starts_word, byte == b'-');
-        if starts { byte.to_ascii_uppercase() } else { byte }
-    }));
-}
-
 fn is_close(value: &HeaderValue) -> bool {
     tokens(value.as_bytes()).any(|token| token.eq_ignore_ascii_case(b"close"))
 }
@@ -231,9 +128,9 @@ mod tests {
     use http::Response;
 
     fn answered(response: Response<Bytes>, asked: &Asked) -> (String, bool) {
-        let (head, body) = response.map(ResponseBody::whole).into_parts();
+        let (head, body) = response.into_parts();
         let mut out = Vec::new();
-        let (_, closes) = answer(&mut out, &head, &body, asked);
+        let (_, closes) = answer(&mut out, &head, Some(body.len() as u64), asked);
         (String::from_utf8(out).unwrap(), closes)
     }
 
@@ -273,7 +170,7 @@ mod tests {
         let (mut head, ()) = head.request.into_parts();
         let written = |head: &request::Parts| {
             let mut out = Vec::new();
-            request(&mut out, head, &Added::of_length(Some(0)));
+            request(&mut out, head, Some(0), |_| {});
             String::from_utf8(out).unwrap()
         };
         assert_eq!(
@@ -295,7 +192,7 @@ mod tests {
             let (mut head, ()) = http::Request::builder().uri(target).body(()).unwrap().into_parts();
             head.uri = head.uri.path_and_query().cloned().unwrap().into();
             let mut out = Vec::new();
-            request(&mut out, &head, &Added::of_length(Some(0)));
+            request(&mut out, &head, Some(0), |_| {});
             assert!(out.starts_with(line.as_bytes()), "{}", String::from_utf8_lossy(&out));
         }
     }

@@ -22,7 +22,7 @@ use tracing::debug;
 
 use super::clock::Clocks;
 use crate::client_addr::Scheme;
-use crate::forward::dial::{DialError, Dialer};
+use crate::net::dial::{DialError, Dialer};
 use crate::route::{Permalinks, RouteForms};
 pub use question::{Answered, ask};
 

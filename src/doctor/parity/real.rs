@@ -17,7 +17,7 @@ use crate::config::Secret;
 use crate::doctor::address;
 use crate::doctor::client::{self, Answer, Place};
 use crate::doctor::finding::{Area, Finding};
-use crate::forward::dial::Dialer;
+use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::access_token::{ClaimsInput, new_refresh_token};
 use crate::refresh::response::{Outcome, ReplyContext, Rotated, User, response};

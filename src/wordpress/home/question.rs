@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{AskError, Home, LIMIT, Question, Word};
 use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use crate::forward::dial::Dialer;
+use crate::net::dial::Dialer;
 use crate::route::Permalinks;
 use crate::wordpress::clock::Reading;
 

@@ -27,7 +27,7 @@ use super::InFlight;
 use crate::client_addr::Peer;
 use crate::forward::error::CutError;
 use crate::forward::response_body::ResponseBody;
-use crate::pace::{Pace, Patience};
+use crate::time::pace::{Pace, Patience};
 
 /// What h2 may keep of an answer whose exchange is over. An answer with more left waits for the client, so that one that
 /// stops reading is noticed, and can be reset.
@@ -39,6 +39,10 @@ const LAST_PART: usize = TAIL / 2;
 task_local! {
     /// The stream whose task this is. hyper makes one future of a stream and its answer's body, so what the body tells
     /// here, whoever runs that future finds.
+    ///
+    /// hyper does not document that. If another task polled the body, it would find no reader, no byte would be counted, and
+    /// a stream that its client does not read would never be reset. In tests/sidecar,
+    /// `http2::limits::a_stream_without_a_window_does_not_hold_its_upstream_connection` would fail.
     static READER: Rc<Reader>;
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::alarm::Alarm;
+use crate::time::alarm::Alarm;
 
 /// What is asked of a side.
 #[derive(Debug, Clone, Copy)]

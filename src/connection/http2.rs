@@ -24,11 +24,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
+use super::Downstream;
+use super::watch::Limits;
 use crate::body::RequestBody;
 use crate::client_addr;
 use crate::config::Config;
-use crate::connection::Downstream;
-use crate::connection::watch::Limits;
 use crate::{exchange, vet};
 use queue::{Queue, upload_limit};
 use stream::Answer;

@@ -3,7 +3,6 @@
 //! What is read behind a request waits in the buffer. While an answer is awaited or written, the connection is listened
 //! on, to see the client leave: its exchange ends with it, unless `[server] ignore_client_abort` lets it go on.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -15,21 +14,22 @@ use http::{Method, Request, Response};
 use hyper::body::Body as _;
 use tokio::time::timeout;
 
-use super::encoder::Encoder;
-use super::fields;
-use super::head::RequestHead;
-use super::inbound::Inbound;
-use super::incoming::Incoming;
-use super::output::Output;
-use super::write::{self, Asked};
+use super::Downstream;
+use super::watch::{Wait, Watch};
 use crate::body::RequestBody;
-use crate::connection::watch::{Wait, Watch};
-use crate::connection::{self, ClientStream, Downstream};
 use crate::exchange::error::ExchangeError;
 use crate::exchange::{self, respond};
 use crate::forward::response_body::ResponseBody;
 use crate::forward::tunnel::Tunnel;
+use crate::http1::encoder::Encoder;
+use crate::http1::fields;
+use crate::http1::head::{HeadLimits, RequestHead};
+use crate::http1::inbound::{Inbound, SharedInbound};
+use crate::http1::incoming::Incoming;
+use crate::http1::output::Output;
+use crate::http1::write::{self, Asked};
 use crate::metrics::Event;
+use crate::net::stream::{self, ClientStream};
 
 /// Bytes of a body that a connection writes in one turn, then the worker's others have theirs. Half a megabyte takes a fraction of
 /// a millisecond; without an end, two fast sides would go on for what the runtime's own limit allows, some megabytes.
@@ -59,7 +59,7 @@ pub enum ConnectionError {
 /// A connection, until it is closed or switches protocols.
 pub struct Connection {
     downstream: Rc<Downstream>,
-    inbound: Rc<RefCell<Inbound>>,
+    inbound: SharedInbound,
     output: Output,
     watch: Watch,
     /// Requests so far.
@@ -70,7 +70,7 @@ impl Connection {
     /// A connection that was accepted just now.
     pub fn new(stream: ClientStream, downstream: Rc<Downstream>) -> Self {
         let watch = Watch::new(downstream.worker.limits);
-        let inbound = Rc::new(RefCell::new(Inbound::new(stream)));
+        let inbound = SharedInbound::new(stream);
         Connection { downstream, inbound, output: Output::default(), watch, requests: 0 }
     }
 
@@ -92,23 +92,20 @@ impl Connection {
             };
             let answer = {
                 let mut answering = pin!(exchange::answer(&self.downstream, request));
-                // What is missing of such a request ends it all the same: its body tells.
-                let goes_on_alone = self.goes_on_alone();
                 let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-                    Poll::Pending if goes_on_alone => Poll::Pending,
-                    Poll::Pending => self.inbound.borrow_mut().poll_gone(cx).map(Err),
+                    Poll::Pending => self.poll_gone(cx).map(Err),
                 });
                 answer.await?
             };
             let asked = Asked { keeps: asked.keeps && ending.begun().is_none(), ..asked };
             let (closes, tunnel) = self.write(answer, &asked).await?;
             if let Some(tunnel) = tunnel {
-                let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Err(ConnectionError::Gone) };
-                tunnel.join(inbound.into_inner().into_stream());
+                let Some(inbound) = self.inbound.into_inner() else { return Err(ConnectionError::Gone) };
+                tunnel.join(inbound.into_stream());
                 return Ok(());
             }
-            if closes || !self.inbound.borrow_mut().is_at_next_request() {
+            if closes || !self.inbound.with(Inbound::is_at_next_request) {
                 return self.close().await;
             }
             self.watch.answered();
@@ -122,22 +119,14 @@ impl Connection {
             self.downstream = changed;
         }
         let worker = &self.downstream.worker;
-        let server = &worker.head_limits;
-        let mut inbound = self.inbound.borrow_mut();
-        loop {
-            match inbound.head(server) {
-                Ok(Some(head)) => return Poll::Ready(Ok(Next::Request(Box::new(head)))),
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Ok(Next::Refused(error.into()))),
-            }
-            match inbound.poll_read(cx)? {
-                Poll::Ready(0) if inbound.unread().is_empty() => return Poll::Ready(Ok(Next::Closed)),
-                Poll::Ready(0) => return Poll::Ready(Err(ConnectionError::Gone)),
-                Poll::Ready(_) => {}
-                Poll::Pending => break,
-            }
+        let (next, has_begun) = self.inbound.with(|inbound| {
+            let next = poll_next(inbound, &worker.head_limits, cx);
+            (next, !inbound.unread().is_empty())
+        });
+        if next.is_ready() {
+            return next;
         }
-        if !inbound.unread().is_empty() {
+        if has_begun {
             self.watch.head_began();
         } else if let Some(begun) = worker.ending.begun()
             && self.watch.poll_last_request(cx, begun).is_ready()
@@ -166,8 +155,8 @@ impl Connection {
         let body = if body.is_done() {
             RequestBody::Empty
         } else {
-            self.inbound.borrow_mut().begin_body(body, awaits_continue);
-            RequestBody::http1(Incoming::new(Rc::clone(&self.inbound)))
+            self.inbound.with(|inbound| inbound.begin_body(body, awaits_continue));
+            RequestBody::http1(Incoming::new(self.inbound.clone()))
         };
         (request.map(|()| body), asked)
     }
@@ -178,15 +167,15 @@ impl Connection {
         answer: Response<ResponseBody>,
         asked: &Asked,
     ) -> Result<(bool, Option<Tunnel>), ConnectionError> {
-        self.inbound.borrow_mut().end_interim(self.output.gathered());
+        self.inbound.with(|inbound| inbound.end_interim(self.output.gathered()));
         let (head, body) = answer.into_parts();
-        let (encoder, closes) = write::answer(self.output.gathered(), &head, &body, asked);
+        let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), asked);
         fields::recycle(head.headers, head.extensions);
         // SECURITY: an orderly end is all that tells the client that such an answer is whole. Until it is, whatever ends
         // this connection resets it.
         let ends_with_close = encoder.is_until_close();
         if ends_with_close {
-            connection::reset_at_close(self.inbound.borrow_mut().stream(), true);
+            self.inbound.with(|inbound| stream::reset_at_close(inbound.stream(), true));
         }
         let mut encoder = Some(encoder);
         let mut body = Some(body);
@@ -195,9 +184,7 @@ impl Connection {
             let mut turn = 0;
             loop {
                 let waits = self.encode(&mut encoder, &mut body, &mut tunnel, cx)?;
-                let mut inbound = self.inbound.borrow_mut();
-                if self.output.poll_flush(inbound.stream(), cx)?.is_pending() {
-                    drop(inbound);
+                if self.poll_flush(cx)?.is_pending() {
                     return self.poll_reader(body.as_mut(), cx).map(Err);
                 }
                 self.watch.was_flushed();
@@ -207,10 +194,10 @@ impl Connection {
                     return Poll::Ready(Ok(()));
                 }
                 if moved > 0 {
-                    inbound.moved();
+                    self.inbound.with(Inbound::moved);
                 }
                 if waits {
-                    return if self.goes_on_alone() { Poll::Pending } else { inbound.poll_gone(cx).map(Err) };
+                    return self.poll_gone(cx).map(Err);
                 }
                 if turn > TURN {
                     cx.waker().wake_by_ref();
@@ -226,7 +213,7 @@ impl Connection {
         }
         written?;
         if ends_with_close {
-            connection::reset_at_close(self.inbound.borrow_mut().stream(), false);
+            self.inbound.with(|inbound| stream::reset_at_close(inbound.stream(), false));
         }
         Ok((closes, tunnel))
     }
@@ -238,22 +225,32 @@ impl Connection {
             body.settle();
         }
         let is_unwanted = body.is_none_or(|body| body.poll_upload(cx).is_ready());
-        let mut inbound = self.inbound.borrow_mut();
-        if is_unwanted {
-            inbound.discard_body(cx);
-        }
-        match self.output.moved() + inbound.taken() {
+        let taken = self.inbound.with(|inbound| {
+            if is_unwanted {
+                inbound.discard_body(cx);
+            }
+            // Who has gone, and not only ended its sending side, answers what is on its way by a reset.
+            inbound.moved();
+            inbound.taken()
+        });
+        match self.output.moved() + taken {
             0 => {}
             bytes => self.watch.moved(bytes),
         }
-        // Who has gone, and not only ended its sending side, answers what is on its way by a reset.
-        inbound.moved();
-        if !self.goes_on_alone()
-            && let Poll::Ready(gone) = inbound.poll_gone(cx)
-        {
+        if let Poll::Ready(gone) = self.poll_gone(cx) {
             return Poll::Ready(gone);
         }
         self.watch.poll_reader(cx).map(ConnectionError::TooLong)
+    }
+
+    /// Ready when the client has left, and what it asked for is to end with that. What is missing of a request that goes on
+    /// alone ends it all the same: its body tells.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
+        if self.goes_on_alone() {
+            return Poll::Pending;
+        }
+        let gone = ready!(self.inbound.with(|inbound| inbound.poll_gone(cx)));
+        Poll::Ready(gone.err().map_or(ConnectionError::Gone, ConnectionError::Io))
     }
 
     /// Whether a request is brought to its end without its client. It is not looked then whether the client has left: one that
@@ -311,28 +308,48 @@ impl Connection {
         Ok(false)
     }
 
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inbound.with(|inbound| self.output.poll_flush(inbound.stream(), cx))
+    }
+
     /// What there is of a cut answer still goes out.
     fn cut(&mut self, cx: &mut Context<'_>) -> ConnectionError {
-        let _ = self.output.poll_flush(self.inbound.borrow_mut().stream(), cx);
+        let _ = self.poll_flush(cx);
         ConnectionError::Cut
     }
 
     /// Answers what is no request. What follows on the connection cannot be trusted to be one either.
     async fn refuse(mut self, error: &ExchangeError) -> Result<(), ConnectionError> {
         let id = self.downstream.worker.request_ids.next();
-        let asked = respond::Asked::of_head(id, self.inbound.borrow().unread());
+        let asked = self.inbound.with(|inbound| respond::Asked::of_head(id, inbound.unread()));
         let (peer, metrics) = (self.downstream.peer, &self.downstream.worker.metrics);
         // It never became a request that had begun.
         metrics.add(Event::Begun);
         exchange::tell(error, &asked, peer.address.ip(), peer, metrics);
         self.write(respond::failure(error, &asked), &Asked::unknown()).await?;
-        self.inbound.borrow_mut().cut_off();
+        self.inbound.with(Inbound::cut_off);
         self.close().await
     }
 
     async fn close(self) -> Result<(), ConnectionError> {
-        let Ok(inbound) = Rc::try_unwrap(self.inbound) else { return Ok(()) };
-        inbound.into_inner().close().await
+        let Some(inbound) = self.inbound.into_inner() else { return Ok(()) };
+        Ok(inbound.close().await?)
+    }
+}
+
+/// The next request, or why there will be none.
+fn poll_next(inbound: &mut Inbound, limits: &HeadLimits, cx: &mut Context<'_>) -> Poll<Result<Next, ConnectionError>> {
+    loop {
+        match inbound.head(limits) {
+            Ok(Some(head)) => return Poll::Ready(Ok(Next::Request(Box::new(head)))),
+            Ok(None) => {}
+            Err(error) => return Poll::Ready(Ok(Next::Refused(error.into()))),
+        }
+        match ready!(inbound.poll_read(cx))? {
+            0 if inbound.unread().is_empty() => return Poll::Ready(Ok(Next::Closed)),
+            0 => return Poll::Ready(Err(ConnectionError::Gone)),
+            _ => {}
+        }
     }
 }
 

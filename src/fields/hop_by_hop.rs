@@ -3,7 +3,7 @@
 use http::header::{self, GetAll};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::http1::head;
+use crate::http1::fields::{self, may_be_trailer, remove_in_order};
 
 /// Takes out all fields that end at this hop, and those for which `also` holds. The others keep their order.
 ///
@@ -35,59 +35,6 @@ pub fn remove_from_trailers(trailers: &mut HeaderMap, also: impl Fn(&HeaderName)
     trailers.remove(header::TE);
 }
 
-/// Whether a field may come behind the body.
-///
-/// SECURITY: what frames, routes, authorizes or selects must be known before the body (RFC 9110, 6.5.1). Servers that merge
-/// trailers into the fields (Apache's `MergeTrailers`) would take a second cookie or a second host from there.
-pub fn may_be_trailer(name: &HeaderName) -> bool {
-    !NEVER_TRAILERS.contains(name)
-}
-
-/// RFC 9110, 6.5.1, names kinds; these are the members of each that are in use.
-const NEVER_TRAILERS: [HeaderName; 36] = [
-    // Framing and routing.
-    header::CONTENT_LENGTH,
-    header::HOST,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    // Request modifiers: controls and conditions.
-    header::CACHE_CONTROL,
-    header::EXPECT,
-    header::IF_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_NONE_MATCH,
-    header::IF_RANGE,
-    header::IF_UNMODIFIED_SINCE,
-    header::MAX_FORWARDS,
-    header::ORIGIN,
-    header::PRAGMA,
-    header::RANGE,
-    header::REFERER,
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-request-id"),
-    // Authentication.
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::SET_COOKIE,
-    header::WWW_AUTHENTICATE,
-    HeaderName::from_static("x-wp-nonce"),
-    // How the content is to be read.
-    header::CONTENT_ENCODING,
-    header::CONTENT_LANGUAGE,
-    header::CONTENT_RANGE,
-    header::CONTENT_TYPE,
-    // What an answer decides.
-    header::AGE,
-    header::DATE,
-    header::EXPIRES,
-    header::LOCATION,
-    header::RETRY_AFTER,
-    header::VARY,
-    header::CONTENT_SECURITY_POLICY,
-    header::STRICT_TRANSPORT_SECURITY,
-];
-
 /// What becomes of a field at this hop.
 enum Hop {
     Switch,
@@ -112,33 +59,9 @@ impl Hop {
     }
 }
 
-/// Takes out every field for which `is_unwanted` holds and keeps the order of the others. `HeaderMap::remove` swaps the
-/// last field into the gap: good enough for what stands at the end, else the fields are put in anew.
-pub fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let Some(first) = headers.keys().position(&is_unwanted) else { return };
-    if headers.keys().skip(first).all(&is_unwanted) {
-        let last: Vec<HeaderName> = headers.keys().skip(first).cloned().collect();
-        for name in last.iter().rev() {
-            headers.remove(name);
-        }
-        return;
-    }
-    // Draining keeps what the map has allocated.
-    let fields: Vec<_> = headers.drain().collect();
-    let mut current = None;
-    for (name, value) in fields {
-        if let Some(name) = name {
-            current = (!is_unwanted(&name)).then_some(name);
-        }
-        if let Some(name) = &current {
-            headers.append(name, value);
-        }
-    }
-}
-
 /// The members of a list field, over all its lines (RFC 9110, 5.6.1), without the empty ones.
 pub fn tokens(lines: GetAll<'_, HeaderValue>) -> impl Iterator<Item = &[u8]> {
-    lines.into_iter().flat_map(|line| head::tokens(line.as_bytes()))
+    lines.into_iter().flat_map(|line| fields::tokens(line.as_bytes()))
 }
 
 /// The fields that are there and named by any of the `Connection` lines (there may be several).

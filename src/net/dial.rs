@@ -12,16 +12,12 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+use super::proxy_protocol::introduction;
+use super::stream::UpstreamStream;
 use super::trust::{self, Trust, fault};
 use crate::config::{self, Faults, TlsName, UpstreamProxyProtocol, UpstreamUrl};
-use crate::proxy_protocol::introduction;
-use crate::stream::Stream;
-
-/// A connection to the upstream.
-pub type UpstreamStream = Either<Stream, TlsStream<TcpStream>>;
 
 /// Knows the way to the upstream. Shared by the workers and those who ask WordPress on the sidecar's own behalf.
 #[derive(Clone, PartialEq)]

@@ -1,0 +1,6 @@
+//! Connections below HTTP, on both sides of the proxy: the streams, the way to the upstream, and the PROXY protocol.
+
+pub mod dial;
+pub mod proxy_protocol;
+pub mod stream;
+mod trust;
