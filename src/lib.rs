@@ -50,6 +50,7 @@ pub mod refresh;
 pub mod request_id;
 pub mod respond;
 pub mod route;
+pub mod share;
 pub mod sighting;
 pub mod stream;
 pub mod tls;

@@ -28,7 +28,7 @@ use crate::connection::watch::Limits;
 use crate::drain::Drain;
 use crate::exchange::places;
 use crate::forward::dial::Dialer;
-use crate::forward::upstream::{Share, Upstream};
+use crate::forward::upstream::Upstream;
 use crate::http1::head::HeadLimits;
 use crate::http2::Streams;
 use crate::listen::Accepted;
@@ -37,6 +37,7 @@ use crate::pace::Pace;
 use crate::per_address::PerAddress;
 use crate::refresh::Refresher;
 use crate::request_id::RequestIds;
+use crate::share::Share;
 use crate::tls::Acceptor;
 
 /// What a worker is told to do.

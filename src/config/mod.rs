@@ -26,8 +26,8 @@ use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::forward::upstream::Share;
 use crate::pace::Pace;
+use crate::share::Share;
 
 pub use address::{CertificateFiles, ListenAddress, UpstreamUrl};
 pub use effective::Effective;
