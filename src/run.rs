@@ -287,7 +287,7 @@ impl Native {
             installation,
             config.jwt.clone(),
             config.wordpress.hosts.clone(),
-            Arc::clone(&store),
+            Arc::clone(&store.database),
             homes,
             clocks,
             tasks.clone(),

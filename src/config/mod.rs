@@ -10,6 +10,7 @@
 mod address;
 mod check;
 mod credential;
+pub mod db_host;
 mod effective;
 mod fault;
 mod file;

@@ -18,13 +18,13 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::access_token::SignerError;
 use super::alone::{Alone, Failure};
 use super::counters::Counters;
 use super::standing::Standing;
 use super::steady::keep_working;
 use super::store::{LARGEST_GROUP, Store};
 use super::transaction::{self, Interrupted, Outcome, Patience, Plan, Verdict};
+use crate::wordpress::access_token::SignerError;
 use crate::wordpress::database::{DatabaseError, Session};
 
 /// A refresh has its answer by then, whatever it has to wait for; a client that waits longer gives up.

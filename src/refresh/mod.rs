@@ -3,7 +3,6 @@
 //! What is not certain goes to WordPress as it came. The rotation itself runs on the database side: a client that leaves cuts
 //! the wait short, never the rotation.
 
-pub mod access_token;
 pub mod alone;
 pub mod analytics;
 pub mod cleanup;
@@ -52,6 +51,7 @@ use crate::error::ExchangeError;
 use crate::pace::TooSlow;
 use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
+use crate::wordpress::access_token;
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{Called, NotNative, Site, Sites};

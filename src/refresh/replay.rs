@@ -13,12 +13,12 @@ use mysql_async::Row;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::access_token::ClaimsInput;
 use super::group::{LIMIT, RotationError};
 use super::response;
 use super::store::{LARGEST_GROUP, Store};
 use super::transaction::{Plan, Used};
 use crate::config::Algorithm;
+use crate::wordpress::access_token::ClaimsInput;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 
 /// What is done about used tokens.

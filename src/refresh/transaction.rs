@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::access_token::{ClaimsInput, SignerError, wp_hash};
 use super::group::{Turn, in_turn};
 use super::recent::Recent;
 use super::response::User;
 use super::rotation::{self, Decision, RowSnapshot};
 use super::store::{Child, LockedRow, Store, Trace};
+use crate::wordpress::access_token::{ClaimsInput, SignerError, wp_hash};
 use crate::wordpress::database::{ConnectionName, DatabaseError, Session};
 use crate::wordpress::home::{Home, Homes};
 use crate::wordpress::site::Site;

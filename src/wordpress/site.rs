@@ -16,15 +16,14 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::access_token::Signer;
 use super::clock::{Apart, Clocks};
-use super::database::DatabaseError;
+use super::database::{Database, DatabaseError};
 use super::home::{Home, Homes, Question, Word};
 use super::installation::{Installation, WpHome};
 use super::options::{self, Settings};
 use crate::client_addr::Scheme;
 use crate::config::{Algorithm, Jwt, Secret};
-use crate::refresh::access_token::Signer;
-use crate::refresh::store::Store;
 use crate::route::{Permalinks, RouteForms};
 use crate::sighting::{Sight, Sightings};
 use hosts::Questions;
@@ -117,7 +116,7 @@ pub type Known = Result<Arc<Site>, Arc<NotNative>>;
 pub struct Sites {
     installation: Installation,
     jwt: Jwt,
-    store: Arc<Store>,
+    database: Arc<Database>,
     homes: Arc<Homes>,
     /// `[wordpress] hosts`.
     hosts: Vec<String>,
@@ -146,7 +145,7 @@ impl Sites {
         installation: Installation,
         jwt: Jwt,
         hosts: Vec<String>,
-        store: Arc<Store>,
+        database: Arc<Database>,
         homes: Arc<Homes>,
         clocks: Arc<Clocks>,
         tasks: Handle,
@@ -154,7 +153,7 @@ impl Sites {
         let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
         let (last_good, sightings, signers) = (Mutex::default(), Sightings::default(), Mutex::new(None));
         let sites =
-            Sites { installation, jwt, store, homes, hosts, clocks, tasks, cache, last_good, sightings, signers };
+            Sites { installation, jwt, database, homes, hosts, clocks, tasks, cache, last_good, sightings, signers };
         Arc::new(sites)
     }
 
@@ -258,7 +257,7 @@ impl Sites {
     /// # Errors
     /// The database's.
     pub async fn examine(&self) -> Result<Examined, DatabaseError> {
-        let rows = self.store.database.within(READ_LIMIT, self.rows()).await?;
+        let rows = self.database.within(READ_LIMIT, self.rows()).await?;
         let known = self.site(&rows).map(Arc::new).map_err(Arc::new);
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site = Some(known.clone());
         self.cache.insert((), known.clone()).await;
@@ -310,7 +309,7 @@ impl Sites {
     }
 
     async fn read_now(&self) -> Result<Result<Site, NotNative>, DatabaseError> {
-        let rows = self.store.database.within(READ_LIMIT, self.rows()).await?;
+        let rows = self.database.within(READ_LIMIT, self.rows()).await?;
         self.note_plugins(&rows);
         Ok(self.site(&rows))
     }
@@ -327,17 +326,17 @@ impl Sites {
     }
 
     async fn rows(&self) -> Result<Rows, DatabaseError> {
-        let mut session = self.store.database.session().await?;
+        let mut session = self.database.session().await?;
         let rows = match Rows::read(&mut session, &self.installation).await {
             Err(error) if error.code().is_none() => {
                 // A connection that idled may be dead: one more try on a fresh one.
                 drop(session);
-                session = self.store.database.fresh_session().await?;
+                session = self.database.fresh_session().await?;
                 Rows::read(&mut session, &self.installation).await
             }
             rows => rows,
         }
-        .inspect_err(|error| self.store.database.heed(error))?;
+        .inspect_err(|error| self.database.heed(error))?;
         session.give_back();
         if let Some(reading) = rows.clock() {
             self.clocks.database_shows(reading);

@@ -19,8 +19,8 @@ use crate::doctor::client::{self, Answer, Place};
 use crate::doctor::finding::{Area, Finding};
 use crate::forward::dial::Dialer;
 use crate::refresh::Refresher;
-use crate::refresh::access_token::{ClaimsInput, new_refresh_token};
 use crate::refresh::response::{Outcome, ReplyContext, Rotated, User, response};
+use crate::wordpress::access_token::{ClaimsInput, new_refresh_token};
 use crate::wordpress::database::{DatabaseError, column};
 use crate::wordpress::site::Site;
 
