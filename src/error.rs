@@ -93,7 +93,7 @@ pub enum ExchangeError {
     UpstreamTransferEncoding,
     /// A rotation had begun when the database failed.
     #[error("the database failed during a rotation")]
-    Rotation(#[source] crate::refresh::group::RotationError),
+    Rotation(#[source] crate::refresh::waiting::RotationError),
     /// A rotation was dropped without a result: the program's own fault.
     #[error("the rotation ended without a result")]
     RotationDropped(#[source] tokio::sync::oneshot::error::RecvError),

@@ -14,11 +14,12 @@ use http::{HeaderValue, Request, Response, header};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::rate_limit::unix_now;
+use super::refresher::Refresher;
 use super::replay::Decision;
 use super::request::Parsed;
 use super::store::TokenState;
 use super::tokens::{Key, Place};
-use super::{Refresher, unix_now};
 use crate::client_addr::{Client, Scheme};
 use crate::wordpress::database::ANSWER_LIMIT;
 use crate::wordpress::home::{Home, Question};

@@ -9,29 +9,23 @@
 //! A worker meets no trouble itself: what another transaction holds, what failed and what may or may not be stored goes on in
 //! [`alone`](super::alone), in a task for each, and the worker takes the next group.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Mutex, MutexGuard, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, timeout_at};
 
 use super::alone::{Alone, Failure};
 use super::counters::Counters;
+use super::plan::Plan;
 use super::standing::Standing;
 use super::steady::keep_working;
 use super::store::{LARGEST_GROUP, Store};
-use super::transaction::{self, Interrupted, Outcome, Patience, Plan, Verdict};
-use crate::wordpress::access_token::SignerError;
+use super::transaction::{self, Interrupted, Patience};
+use super::waiting::{RotationError, Then, Turn, Waiting, commit_by};
 use crate::wordpress::database::{DatabaseError, Session};
-
-/// A refresh has its answer by then, whatever it has to wait for; a client that waits longer gives up.
-pub const LIMIT: Duration = Duration::from_secs(3);
-
-/// What is left of [`LIMIT`] when COMMIT is sent: it has an answer by then, or there is time to find out what became of it.
-const AFTER_COMMIT: Duration = Duration::from_secs(1);
 
 /// What a transaction has at least until its COMMIT: one rotation that has waited for long must not cut short the others of its
 /// group.
@@ -40,86 +34,14 @@ const LEAST: Duration = Duration::from_millis(500);
 /// Groups in work at once. One waits for the disk while another is prepared; more would make groups smaller.
 const WORKERS: usize = 2;
 
-/// If so many wait, the next group begins although this one has not written yet. Measured at 64 connections: with 8 or 48 there were
-/// fewer refreshes a second. At 256 any such number was better than none.
-const GOOD_GROUP: usize = 16;
-
-/// A statement that takes longer than most (a packet that was lost, a server that is busy) keeps no others waiting. Those of the
-/// largest groups take some milliseconds.
-const LONG_STATEMENT: Duration = Duration::from_millis(10);
-
-/// Rotations that may wait. At a thousand a second, the slowest disk, more would not be served within [`LIMIT`].
+/// Rotations that may wait. At a thousand a second, the slowest disk, more would not be served within [`LIMIT`](super::waiting::LIMIT).
 const QUEUE: usize = 4096;
-
-/// Why a rotation could not be finished.
-#[derive(Debug, thiserror::Error)]
-pub enum RotationError {
-    /// The database failed before the first statement: nothing has happened, WordPress may answer.
-    #[error("{0} before the rotation began")]
-    NotBegun(#[source] DatabaseError),
-    /// The database refuses rotations as it stands (see [`super::standing`]), nothing has been written, and WordPress may answer.
-    #[error("the database refuses the rotation: {0}")]
-    Refused(#[source] DatabaseError),
-    /// The database failed later, and again until the time was up; or there was no time left.
-    #[error("{0} during the rotation")]
-    Failed(#[source] DatabaseError),
-    /// The access token could not be signed.
-    #[error("cannot sign the access token")]
-    Sign(#[from] SignerError),
-}
 
 /// Where rotations are handed in. The workers end with it.
 pub struct Groups {
     queue: mpsc::Sender<Waiting>,
     counters: Arc<Counters>,
     tasks: Handle,
-}
-
-/// What is done with a rotation's end. It must not take long: the others of its group wait.
-pub type Then = Box<dyn FnOnce(Result<Outcome, RotationError>) + Send>;
-
-/// A rotation that waits for its end.
-pub struct Waiting {
-    /// What is to be stored.
-    pub plan: Arc<Plan>,
-    /// The row that the token is in.
-    pub row: u64,
-    /// When it must have ended.
-    pub deadline: Instant,
-    then: Then,
-}
-
-/// Until when a COMMIT may be sent for a rotation that must have ended by `deadline`.
-pub fn commit_by(deadline: Instant) -> Instant {
-    deadline - AFTER_COMMIT
-}
-
-/// Held by the worker whose turn it is: nobody else takes from the queue.
-pub struct Turn<'a>(MutexGuard<'a, mpsc::Receiver<Waiting>>);
-
-impl Turn<'_> {
-    /// Whether the next group would be a good one already.
-    pub fn is_due(&self) -> bool {
-        self.0.len() >= GOOD_GROUP
-    }
-}
-
-/// What `asked` comes to. The turn comes back unless that takes long: then it ends meanwhile.
-pub async fn in_turn<'a, T>(turn: Option<Turn<'a>>, asked: impl Future<Output = T>) -> (T, Option<Turn<'a>>) {
-    let Some(turn) = turn else { return (asked.await, None) };
-    let mut asked = pin!(asked);
-    if let Ok(answer) = timeout(LONG_STATEMENT, &mut asked).await {
-        return (answer, Some(turn));
-    }
-    drop(turn);
-    (asked.await, None)
-}
-
-impl Waiting {
-    /// Ends it.
-    pub fn end(self, result: Result<Outcome, RotationError>) {
-        (self.then)(result);
-    }
 }
 
 impl Groups {
@@ -212,7 +134,7 @@ async fn rotate<'a>(
     alone.counters.transactions.observe(begun.elapsed());
     match attempted {
         Ok(verdicts) => {
-            end(alone, group, verdicts);
+            alone.hand_out(group, verdicts);
             Some(session)
         }
         Err(Interrupted::InCommit(unknown)) => {
@@ -271,18 +193,4 @@ fn without_database<'a>(alone: &Arc<Alone>, group: Vec<Waiting>, error: &Databas
         }
     }
     None
-}
-
-/// Hands out what a transaction said. Also for one whose commit was found to be stored.
-pub(super) fn end(alone: &Arc<Alone>, group: Vec<Waiting>, verdicts: Vec<Verdict>) {
-    for (waiting, verdict) in group.into_iter().zip(verdicts) {
-        match verdict {
-            Verdict::Ended(outcome) => waiting.end(Ok(outcome)),
-            Verdict::Unsigned(error) => waiting.end(Err(error.into())),
-            Verdict::Alone => {
-                alone.counters.held.add();
-                drop(tokio::spawn(Arc::clone(alone).rotate(waiting)));
-            }
-        }
-    }
 }

@@ -12,12 +12,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::analytics::{Event, EventResult, Failure};
 use super::counters::Counter;
-use super::group::{LIMIT, RotationError};
+use super::plan::{self, Plan, Used};
+use super::refresher::{Refresher, Told};
 use super::replay::{self, Reused};
 use super::response::{self, Outcome};
 use super::tokens::{Key, Place};
-use super::transaction::{self, Plan, Used};
-use super::{Refresher, Told};
+use super::waiting::{LIMIT, RotationError};
 use crate::wordpress::database::DatabaseError;
 
 /// What is answered, and what the log says of it.
@@ -94,24 +94,24 @@ impl InFlight {
     }
 
     /// What the transaction said.
-    fn ended(self, result: Result<transaction::Outcome, RotationError>) {
+    fn ended(self, result: Result<plan::Outcome, RotationError>) {
         let counters = Arc::clone(&self.refresher.counters);
         match result {
-            Ok(transaction::Outcome::Rotated(rotated)) => self.rotated(rotated),
-            Ok(transaction::Outcome::Used(used)) => {
+            Ok(plan::Outcome::Rotated(rotated)) => self.rotated(rotated),
+            Ok(plan::Outcome::Used(used)) => {
                 let tasks = self.refresher.tasks.clone();
                 tasks.spawn(self.used(used));
             }
-            Ok(transaction::Outcome::Expired) => {
+            Ok(plan::Outcome::Expired) => {
                 self.refuse(&counters.expired, Outcome::InvalidToken, Failure::InvalidToken, Told::of("expired"));
             }
-            Ok(transaction::Outcome::UserNotFound) => {
+            Ok(plan::Outcome::UserNotFound) => {
                 let told = Told::of("user_not_found");
                 self.refuse(&counters.user_not_found, Outcome::UserNotFound, Failure::UserNotFound, told);
             }
-            Ok(transaction::Outcome::NotThisRow) if self.is_looked_up => self.unknown(),
+            Ok(plan::Outcome::NotThisRow) if self.is_looked_up => self.unknown(),
             // The row is gone or was changed by hand: look again.
-            Ok(transaction::Outcome::NotThisRow) => {
+            Ok(plan::Outcome::NotThisRow) => {
                 self.refresher.look_ups.tokens.forget(&self.token);
                 self.look_up();
             }
@@ -119,7 +119,7 @@ impl InFlight {
         }
     }
 
-    fn rotated(self, rotated: transaction::Rotated) {
+    fn rotated(self, rotated: plan::Rotated) {
         let InFlight { refresher, plan, token: used, event, answer, .. } = self;
         if let Some(child) = rotated.child {
             // Before the answer: the client may be back at once.

@@ -16,11 +16,11 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::counters::Counters;
-use super::group::{self, RotationError};
 use super::map::Map;
 use super::steady::keep_working;
 use super::store::Store;
 use super::tokens::{Key, Place, Tokens};
+use super::waiting::{LIMIT, RotationError};
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::site::Site;
 
@@ -41,7 +41,7 @@ const REST: Duration = Duration::from_millis(8);
 const SERVERS: usize = 3;
 
 /// How long a look-up may take that reads the table, with its wait: ten million rows take some four seconds. The others have
-/// [`group::LIMIT`].
+/// [`LIMIT`].
 const SCAN_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a look has at least: who has waited for nearly all of the time must not take it from the others.
@@ -125,12 +125,12 @@ struct Sought {
 
 impl Sought {
     fn is_late(&self) -> bool {
-        self.since.elapsed() >= group::LIMIT
+        self.since.elapsed() >= LIMIT
     }
 
     /// For the look that it is the oldest of.
     fn time_left(&self) -> Duration {
-        group::LIMIT.saturating_sub(self.since.elapsed()).max(LEAST)
+        LIMIT.saturating_sub(self.since.elapsed()).max(LEAST)
     }
 }
 
@@ -176,7 +176,7 @@ impl LookUps {
     /// How long it may take until a call has its answer that a look-up may be part of.
     pub fn limit(&self, site: &Site) -> Duration {
         let may_scan = !site.columns.indexed && self.map.complete().is_none();
-        if may_scan { SCAN_LIMIT + group::LIMIT } else { group::LIMIT }
+        if may_scan { SCAN_LIMIT + LIMIT } else { LIMIT }
     }
 
     /// Finds the row that the token is in, from whatever thread, and then does `then` on the database side. Dropped undone only
@@ -214,7 +214,7 @@ impl LookUps {
         let Err(TrySendError::Full(sought) | TrySendError::Closed(sought)) = queue.try_send(sought) else { return };
         let (queue, look_ups) = (queue.clone(), Arc::clone(self));
         self.tasks.spawn(async move {
-            match timeout_at(sought.since + group::LIMIT, queue.reserve()).await {
+            match timeout_at(sought.since + LIMIT, queue.reserve()).await {
                 Ok(Ok(place)) => place.send(sought),
                 _ => look_ups.end(sought, Err(DatabaseError::TimedOut)),
             }

@@ -15,8 +15,10 @@ pub mod in_flight;
 pub mod json;
 pub mod lookup;
 pub mod map;
+pub mod plan;
 pub mod rate_limit;
 pub mod recent;
+pub mod refresher;
 pub mod replay;
 pub mod request;
 pub mod response;
@@ -27,26 +29,23 @@ pub mod store;
 pub mod tokens;
 pub mod transaction;
 pub mod trial;
+pub mod waiting;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame};
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
-use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::body::RequestBody;
 use crate::client_addr::Client;
-use crate::config::ResponseFields;
 use crate::error::ExchangeError;
 use crate::pace::TooSlow;
 use crate::request_id::RequestId;
@@ -54,60 +53,21 @@ use crate::route::{self, ForwardReason, Route};
 use crate::wordpress::access_token;
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::home::Home;
-use crate::wordpress::site::{Called, NotNative, Site, Sites};
+use crate::wordpress::site::{Called, NotNative, Site};
 use crate::wordpress::text;
-use analytics::{Analytics, Event, EventResult, Failure};
-use counters::{Counter, Counters};
-use group::{Groups, RotationError};
+use analytics::{Event, EventResult, Failure};
+use counters::Counter;
 use in_flight::InFlight;
-use lookup::LookUps;
-use rate_limit::{RateLimiter, Window};
-use recent::Recent;
-use replay::Reuse;
+use plan::Plan;
+use rate_limit::{Window, unix_now};
+pub use refresher::{Refresher, Told};
 use request::Parsed;
 use response::{Outcome, ReplyContext};
-use standing::Standing;
-use store::Store;
 use tokens::Key;
-use transaction::Plan;
+use waiting::RotationError;
 
 /// A refresh call's body is a few dozen bytes; one that takes longer than this to arrive is not coming.
 const BODY_TIME: Duration = Duration::from_secs(30);
-
-/// How often it is looked whether the map of tokens is needed and filled.
-const MAP_LOOK: Duration = Duration::from_secs(1);
-
-/// What the native refresh is made of, shared by all workers.
-pub struct Refresher {
-    /// `[refresh] response_fields`.
-    pub fields: ResponseFields,
-    /// What is known of the site.
-    pub sites: Arc<Sites>,
-    /// The token table.
-    pub store: Arc<Store>,
-    /// Which token is in which row.
-    pub look_ups: Arc<LookUps>,
-    /// Rotations wait here for their transaction.
-    pub groups: Groups,
-    /// What the database refuses each time.
-    pub standing: Arc<Standing>,
-    /// What is done about used tokens.
-    pub reuse: Reuse,
-    /// What it needs where access tokens cannot be made again; `None` where nothing is given twice.
-    pub recent: Option<Arc<Recent>>,
-    /// What happens is counted.
-    pub counters: Arc<Counters>,
-    /// Calls per client address.
-    pub rate_limiter: RateLimiter,
-    /// Where events go; `None` when `[refresh] analytics` is off.
-    pub analytics: Option<Analytics>,
-    /// The database side's runtime.
-    pub tasks: Handle,
-    /// Reads for calls on hosts that only the client has named, of which there are few at once.
-    pub elsewhere: Arc<Semaphore>,
-    /// Rotations in flight; a drain waits for them.
-    pub rotations: TaskTracker,
-}
 
 /// What becomes of a call that could be a refresh.
 pub enum Answer {
@@ -115,31 +75,6 @@ pub enum Answer {
     Native(Response<Bytes>, Told),
     /// WordPress's, with all that was read of the body. `None`: it is no call of the route.
     Forward(Box<Request<RequestBody>>, Option<Told>),
-}
-
-/// What the log says of a call.
-// SECURITY: no token, no hash of one, no key.
-#[derive(Debug)]
-pub struct Told {
-    /// One word.
-    pub outcome: &'static str,
-    /// The token's user, where it is known.
-    pub user: Option<u64>,
-    /// The token's family, where it is known.
-    pub family: Option<String>,
-    /// Why it was left to WordPress.
-    pub reason: Option<String>,
-}
-
-impl Told {
-    /// Nothing but an outcome.
-    pub fn of(outcome: &'static str) -> Self {
-        Told { outcome, user: None, family: None, reason: None }
-    }
-
-    fn left(reason: &dyn std::fmt::Display) -> Option<Self> {
-        Some(Told { reason: Some(reason.to_string()), ..Told::of("left_to_wordpress") })
-    }
 }
 
 /// Answers a call that could be a refresh, or says that WordPress should.
@@ -411,10 +346,6 @@ impl Call<'_> {
     }
 }
 
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// The target. Nearly all calls have the same, and what is made on one thread and dropped on another is dear.
 fn shared(uri: &Uri) -> Arc<str> {
     thread_local! {
@@ -430,38 +361,4 @@ fn shared(uri: &Uri) -> Arc<str> {
         }
         Arc::clone(last)
     })
-}
-
-impl Refresher {
-    /// Puts down how a call ended, where that is asked for.
-    fn record(&self, event: Option<Event>, result: EventResult) {
-        if let Some((analytics, event)) = self.analytics.as_ref().zip(event) {
-            analytics.record(event, result);
-        }
-    }
-
-    /// Keeps the map of tokens filled while the table has no index on them. Never returns.
-    pub async fn keep_map_filled(&self) {
-        loop {
-            if let Ok(site) = self.sites.current().await {
-                let map = &self.look_ups.map;
-                // A replica that lags behind has gaps where there are none, and lacks rows that are there.
-                if site.columns.indexed || self.store.database.splits_reads() {
-                    map.give_up();
-                } else {
-                    let read = if map.needs_filling() {
-                        map.fill(site.columns).await
-                    } else if map.has_fallen_behind() {
-                        map.extend(site.columns, Instant::now()).await
-                    } else {
-                        Ok(())
-                    };
-                    if let Err(error) = read {
-                        debug!(%error, "the tokens of the table could not be read; once more in a moment");
-                    }
-                }
-            }
-            tokio::time::sleep(MAP_LOOK).await;
-        }
-    }
 }

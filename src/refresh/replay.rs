@@ -13,10 +13,10 @@ use mysql_async::Row;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::group::{LIMIT, RotationError};
+use super::plan::{Plan, Used};
 use super::response;
 use super::store::{LARGEST_GROUP, Store};
-use super::transaction::{Plan, Used};
+use super::waiting::{LIMIT, RotationError};
 use crate::config::Algorithm;
 use crate::wordpress::access_token::ClaimsInput;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
