@@ -17,7 +17,7 @@ use crate::error::{ExchangeError, Fault};
 use crate::forward::Forwarded;
 use crate::metrics::{Event, Shard};
 use crate::refresh::elsewhere::Left;
-use crate::refresh::{self, Answer, Told};
+use crate::refresh::{self, Answer, RefreshLog};
 use crate::respond::Asked;
 use crate::vet::Refusal;
 use crate::{forward, respond, route, vet};
@@ -70,7 +70,7 @@ async fn exchange(
     let mut left = None;
     let request = match could_be_refresh.then(|| worker.refresher()).flatten() {
         Some(refresher) => {
-            record.refresh = Some(Told::of("failed"));
+            record.refresh = Some(RefreshLog::of("failed"));
             match refresh::answer(&refresher, request, &client, &record.asked.id).await? {
                 Answer::Native(answer, told) => {
                     record.refresh = Some(told);

@@ -198,7 +198,7 @@ fn site(refresher: &Refresher, sees_database: bool) -> Site {
         algorithm: site.as_ref().map(|site| site.signer.algorithm().to_string()),
         table_prefix: sites.installation().table_prefix.clone(),
         indexed: site.as_ref().map(|site| site.columns.indexed),
-        map_filled: refresher.look_ups.map.is_filled(),
+        map_filled: refresher.look_ups.live_tokens.is_filled(),
         lost_analytics: refresher.analytics.as_ref().map_or(0, Analytics::lost),
     }
 }

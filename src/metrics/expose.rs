@@ -242,7 +242,7 @@ fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
 }
 
 fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::Result {
-    let (known, unknown) = refresher.look_ups.tokens.sizes();
+    let (known, unknown) = refresher.look_ups.row_cache.sizes();
     write.samples(
         "cache_entries",
         "What is remembered, by cache.",
@@ -253,7 +253,7 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
             (&[("cache", "rate_limited_addresses")], refresher.rate_limiter.addresses()),
         ],
     )?;
-    let map = u64::from(refresher.look_ups.map.complete().is_some());
+    let map = u64::from(refresher.look_ups.live_tokens.complete().is_some());
     let help = "Whether every live token's row is known, for a table without an index (1) or not (0).";
     write.samples("token_map_complete", help, MetricType::Gauge, &[(NONE, map)])?;
     if let Some(analytics) = &refresher.analytics {

@@ -3,18 +3,16 @@
 //! What is not certain goes to WordPress as it came. The rotation itself runs on the database side: a client that leaves cuts
 //! the wait short, never the rotation.
 
-pub mod alone;
 pub mod analytics;
 pub mod cleanup;
 pub mod counters;
 pub mod country;
+pub mod decision;
 pub mod elsewhere;
-pub mod frontier;
 pub mod group;
-pub mod in_flight;
 pub mod json;
+pub mod live_tokens;
 pub mod lookup;
-pub mod map;
 pub mod plan;
 pub mod rate_limit;
 pub mod recent;
@@ -22,11 +20,13 @@ pub mod refresher;
 pub mod replay;
 pub mod request;
 pub mod response;
+pub mod retry;
 pub mod rotation;
+pub mod row_cache;
+pub mod seen_ids;
 pub mod standing;
-pub mod steady;
 pub mod store;
-pub mod tokens;
+pub mod supervise;
 pub mod transaction;
 pub mod trial;
 pub mod waiting;
@@ -57,13 +57,13 @@ use crate::wordpress::site::{Called, NotNative, Site};
 use crate::wordpress::text;
 use analytics::{Event, EventResult, Failure};
 use counters::Counter;
-use in_flight::InFlight;
 use plan::Plan;
 use rate_limit::{Window, unix_now};
-pub use refresher::{Refresher, Told};
+pub use refresher::{RefreshLog, Refresher};
 use request::Parsed;
-use response::{Outcome, ReplyContext};
-use tokens::Key;
+use response::{Reply, ReplyContext};
+use rotation::Rotation;
+use row_cache::Key;
 use waiting::RotationError;
 
 /// A refresh call's body is a few dozen bytes; one that takes longer than this to arrive is not coming.
@@ -72,9 +72,9 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 /// What becomes of a call that could be a refresh.
 pub enum Answer {
     /// Ours.
-    Native(Response<Bytes>, Told),
+    Native(Response<Bytes>, RefreshLog),
     /// WordPress's, with all that was read of the body. `None`: it is no call of the route.
-    Forward(Box<Request<RequestBody>>, Option<Told>),
+    Forward(Box<Request<RequestBody>>, Option<RefreshLog>),
 }
 
 /// Answers a call that could be a refresh, or says that WordPress should.
@@ -92,7 +92,7 @@ pub async fn answer(
     let forward = |request: Request<RequestBody>, counter: &Counter, why: &dyn std::fmt::Display| {
         counter.add();
         debug!(reason = %why, request_id = %id, "the call goes to WordPress");
-        Ok(Answer::Forward(Box::new(request), Told::left(why)))
+        Ok(Answer::Forward(Box::new(request), RefreshLog::left(why)))
     };
     let site = match refresher.sites.current().await {
         Ok(site) => site,
@@ -124,7 +124,7 @@ pub async fn answer(
         counters.left_for_request.add();
         debug!(reason = "a large body", request_id = %id, "the call goes to WordPress");
         let request = Request::from_parts(head, body.replayed());
-        return Ok(Answer::Forward(Box::new(request), Told::left(&"a large body")));
+        return Ok(Answer::Forward(Box::new(request), RefreshLog::left(&"a large body")));
     };
     let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
     let (home, refuses) = match called {
@@ -137,7 +137,7 @@ pub async fn answer(
             counters.left_for_host.add();
             debug!(reason = why, request_id = %id, "the call goes to WordPress");
             let request = Request::from_parts(head, body.replayed());
-            return Ok(Answer::Forward(Box::new(request), Told::left(&why)));
+            return Ok(Answer::Forward(Box::new(request), RefreshLog::left(&why)));
         }
     };
     let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived, id, issued_at, refuses };
@@ -153,23 +153,23 @@ pub async fn answer(
         }
         Parsed::Invalid(fault) => {
             counters.invalid.add();
-            Decided::Answered(call.respond(&Outcome::BadRequest(fault), None), Told::of("invalid"))
+            Decided::Answered(call.respond(&Reply::BadRequest(fault), None), RefreshLog::of("invalid"))
         }
         Parsed::Token(token) => call.refresh(token).await?,
     };
     Ok(match decided {
-        Decided::Answered(answer, told) => Answer::Native(answer, told),
+        Decided::Answered(answer, log) => Answer::Native(answer, log),
         Decided::Left(reason) => {
             debug!(reason, request_id = %id, "the call goes to WordPress");
             let request = Request::from_parts(head, body.replayed());
-            Answer::Forward(Box::new(request), Told::left(&reason))
+            Answer::Forward(Box::new(request), RefreshLog::left(&reason))
         }
     })
 }
 
 /// What becomes of a call whose body was read.
 enum Decided {
-    Answered(Response<Bytes>, Told),
+    Answered(Response<Bytes>, RefreshLog),
     /// WordPress may have a better answer, and nothing has happened yet.
     Left(String),
 }
@@ -248,7 +248,7 @@ impl Call<'_> {
                 return Ok(self.left_for_host(elsewhere::OVER_LIMIT));
             }
             self.refresher.counters.rate_limited.add();
-            return Ok(Decided::Answered(self.respond(&Outcome::RateLimited, window), Told::of("rate_limited")));
+            return Ok(Decided::Answered(self.respond(&Reply::RateLimited, window), RefreshLog::of("rate_limited")));
         }
         let user_agent = self.user_agent();
         let key = Key::of(&token, self.site.columns.folds_case);
@@ -256,7 +256,7 @@ impl Call<'_> {
             // Nothing is to be looked for or stored, so that a flood of them costs the database side nothing.
             self.refresher.counters.unknown.add();
             self.refresher.record(self.event(&user_agent), EventResult::Failure(Failure::InvalidToken));
-            return Ok(Decided::Answered(self.respond(&Outcome::InvalidToken, window), Told::of("unknown")));
+            return Ok(Decided::Answered(self.respond(&Reply::InvalidToken, window), RefreshLog::of("unknown")));
         }
         let Ok(refresh_token) = access_token::new_refresh_token() else {
             warn!(request_id = %self.id, "the system gives no randomness; a refresh goes to WordPress");
@@ -264,16 +264,16 @@ impl Call<'_> {
         };
         let event = self.event(&user_agent);
         let plan = self.plan(token, refresh_token, user_agent);
-        let (answered, deadline) = InFlight::begin(self.refresher, key, plan, event);
+        let (answered, deadline) = Rotation::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
             // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
             return Err(ExchangeError::Rotation(RotationError::Failed(DatabaseError::TimedOut)));
         };
         match answered {
-            Ok(Ok((outcome, _))) if !self.refuses && !matches!(outcome, Outcome::Rotated(_)) => {
+            Ok(Ok((reply, _))) if !self.refuses && !matches!(reply, Reply::Pair(_)) => {
                 Ok(self.left_for_host("a token that is not live any more"))
             }
-            Ok(Ok((outcome, told))) => Ok(Decided::Answered(self.respond(&outcome, window), told)),
+            Ok(Ok((reply, log))) => Ok(Decided::Answered(self.respond(&reply, window), log)),
             Ok(Err(RotationError::NotBegun(error))) => {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
                 Ok(Decided::Left(error.to_string()))
@@ -330,7 +330,7 @@ impl Call<'_> {
         })
     }
 
-    fn respond(&self, outcome: &Outcome, window: Option<Window>) -> Response<Bytes> {
+    fn respond(&self, reply: &Reply, window: Option<Window>) -> Response<Bytes> {
         let headers = &self.head.headers;
         let has_bearer = headers
             .get(header::AUTHORIZATION)
@@ -342,7 +342,7 @@ impl Call<'_> {
             window,
             fields: self.refresher.fields,
         };
-        response::response(outcome, &context)
+        response::response(reply, &context)
     }
 }
 

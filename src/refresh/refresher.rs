@@ -21,7 +21,7 @@ use crate::config::ResponseFields;
 use crate::wordpress::site::Sites;
 
 /// How often it is looked whether the map of tokens is needed and filled.
-const MAP_LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the native refresh is made of, shared by all workers.
 pub struct Refresher {
@@ -64,18 +64,18 @@ impl Refresher {
     }
 
     /// Keeps the map of tokens filled while the table has no index on them. Never returns.
-    pub async fn keep_map_filled(&self) {
+    pub async fn keep_live_tokens_filled(&self) {
         loop {
             if let Ok(site) = self.sites.current().await {
-                let map = &self.look_ups.map;
+                let live_tokens = &self.look_ups.live_tokens;
                 // A replica that lags behind has gaps where there are none, and lacks rows that are there.
                 if site.columns.indexed || self.store.database.splits_reads() {
-                    map.give_up();
+                    live_tokens.give_up();
                 } else {
-                    let read = if map.needs_filling() {
-                        map.fill(site.columns).await
-                    } else if map.has_fallen_behind() {
-                        map.extend(site.columns, Instant::now()).await
+                    let read = if live_tokens.needs_filling() {
+                        live_tokens.fill(site.columns).await
+                    } else if live_tokens.has_fallen_behind() {
+                        live_tokens.extend(site.columns, Instant::now()).await
                     } else {
                         Ok(())
                     };
@@ -84,7 +84,7 @@ impl Refresher {
                     }
                 }
             }
-            tokio::time::sleep(MAP_LOOK).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 }
@@ -92,7 +92,7 @@ impl Refresher {
 /// What the log says of a call.
 // SECURITY: no token, no hash of one, no key.
 #[derive(Debug)]
-pub struct Told {
+pub struct RefreshLog {
     /// One word.
     pub outcome: &'static str,
     /// The token's user, where it is known.
@@ -103,14 +103,14 @@ pub struct Told {
     pub reason: Option<String>,
 }
 
-impl Told {
+impl RefreshLog {
     /// Nothing but an outcome.
     pub fn of(outcome: &'static str) -> Self {
-        Told { outcome, user: None, family: None, reason: None }
+        RefreshLog { outcome, user: None, family: None, reason: None }
     }
 
     /// Left to WordPress for this reason.
     pub(super) fn left(reason: &dyn std::fmt::Display) -> Option<Self> {
-        Some(Told { reason: Some(reason.to_string()), ..Told::of("left_to_wordpress") })
+        Some(RefreshLog { reason: Some(reason.to_string()), ..RefreshLog::of("left_to_wordpress") })
     }
 }

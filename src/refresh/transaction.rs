@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::decision::{self, Decision, RowSnapshot};
 use super::plan::{Outcome, Plan, Rotated, Used};
-use super::rotation::{self, Decision, RowSnapshot};
 use super::store::{LockedRow, Store, Trace};
 use super::waiting::{Turn, in_turn};
 use crate::wordpress::access_token::SignerError;
@@ -50,12 +50,12 @@ pub struct UnknownCommit {
 }
 
 /// What is done about a row that another transaction holds.
-pub enum Patience<'a> {
+pub enum HeldRows<'a> {
     /// It is waited for.
-    Waits,
+    Wait,
     /// It is skipped, where the server can do that. The next worker's turn begins at the latest when this transaction has written,
     /// and not before it has its rows locked.
-    Skips(Option<Turn<'a>>),
+    Skip(Option<Turn<'a>>),
 }
 
 /// What a COMMIT has at least to be answered: a disk may be busy.
@@ -70,14 +70,14 @@ pub async fn attempt(
     store: &Store,
     session: &mut Session<'_>,
     items: &[(&Plan, u64)],
-    patience: Patience<'_>,
+    held: HeldRows<'_>,
     commit_by: Instant,
 ) -> Result<Vec<Verdict>, Interrupted> {
     let can_skip = session.abilities().skip_locked;
-    let (skip_locked, turn) = match patience {
-        Patience::Skips(turn) if can_skip => (true, turn),
+    let (skip_locked, turn) = match held {
+        HeldRows::Skip(turn) if can_skip => (true, turn),
         // What has to wait for a row must not keep the others from theirs.
-        Patience::Skips(_) | Patience::Waits => (false, None),
+        HeldRows::Skip(_) | HeldRows::Wait => (false, None),
     };
     let mut ids: Vec<u64> = items.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
@@ -162,7 +162,7 @@ async fn prepare(
             expired: row.expired,
             user_exists: row.user.is_some(),
         };
-        let outcome = match (rotation::decide(&snapshot), &row.user) {
+        let outcome = match (decision::decide(&snapshot), &row.user) {
             (Decision::Rotate, Some(user)) => match plan.child(row) {
                 Ok((access_token, child)) => {
                     rotating.insert(*id);

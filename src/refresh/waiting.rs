@@ -34,16 +34,16 @@ pub struct Waiting {
     /// When it must have ended.
     pub deadline: Instant,
     /// What is done with its end.
-    pub then: Then,
+    pub on_end: OnEnd,
 }
 
 /// What is done with a rotation's end. It must not take long: the others of its group wait.
-pub type Then = Box<dyn FnOnce(Result<Outcome, RotationError>) + Send>;
+pub type OnEnd = Box<dyn FnOnce(Result<Outcome, RotationError>) + Send>;
 
 impl Waiting {
     /// Ends it.
     pub fn end(self, result: Result<Outcome, RotationError>) {
-        (self.then)(result);
+        (self.on_end)(result);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::doctor::client::{self, Answer, Place};
 use crate::doctor::finding::{Area, Finding};
 use crate::forward::dial::Dialer;
 use crate::refresh::Refresher;
-use crate::refresh::response::{Outcome, ReplyContext, Rotated, User, response};
+use crate::refresh::response::{Pair, Reply, ReplyContext, User, response};
 use crate::wordpress::access_token::{ClaimsInput, new_refresh_token};
 use crate::wordpress::database::{DatabaseError, column};
 use crate::wordpress::site::Site;
@@ -180,8 +180,8 @@ async fn prepare(refresher: &Arc<Refresher>, site: &Site, place: &Place, row: &T
         window: limit.map(|limit| refresher.rate_limiter.count(client, limit, issued_at)),
         fields: refresher.fields,
     };
-    let rotated = Rotated { access_token, refresh_token, expires_in, user: row.user.clone() };
-    let (head, body) = response(&Outcome::Rotated(rotated), &context).into_parts();
+    let rotated = Pair { access_token, refresh_token, expires_in, user: row.user.clone() };
+    let (head, body) = response(&Reply::Pair(rotated), &context).into_parts();
     let now = SystemTime::now();
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, sent: now, received: now })
 }

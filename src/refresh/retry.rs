@@ -13,7 +13,7 @@ use super::counters::Counters;
 use super::plan::{Outcome, Plan};
 use super::standing::{Course, Standing};
 use super::store::{Resolution, Store};
-use super::transaction::{self, Interrupted, Patience, UnknownCommit, Verdict};
+use super::transaction::{self, HeldRows, Interrupted, UnknownCommit, Verdict};
 use super::trial::Trial;
 use super::waiting::{RotationError, Waiting, commit_by};
 use crate::wordpress::database::{DatabaseError, Refusal, Session};
@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 8;
 
 /// What rotations in trouble need.
-pub struct Alone {
+pub struct Retries {
     /// The statements, and where they go.
     pub store: Arc<Store>,
     /// What the database refuses each time.
@@ -61,11 +61,11 @@ impl Failure {
     }
 }
 
-impl Alone {
+impl Retries {
     /// Nothing is in trouble yet.
     pub fn new(store: Arc<Store>, standing: Arc<Standing>, counters: Arc<Counters>) -> Self {
         let permits = Semaphore::new(at_once(store.database.pool().limit));
-        Alone { store, standing, counters, permits }
+        Retries { store, standing, counters, permits }
     }
 
     /// Rotates with patience: a row that is held is waited for.
@@ -216,7 +216,7 @@ impl Alone {
             Err(error) => return not_opened(error),
         };
         let items = [(plan, row)];
-        let mut attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, commit_by).await;
+        let mut attempted = transaction::attempt(&self.store, &mut session, &items, HeldRows::Wait, commit_by).await;
         if let Err(Interrupted::AtOnce(_)) = attempted {
             drop(session);
             let opened = timeout_at(commit_by, database.fresh_transactions()).await;
@@ -224,7 +224,7 @@ impl Alone {
                 Ok(session) => session,
                 Err(error) => return not_opened(error),
             };
-            attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, commit_by).await;
+            attempted = transaction::attempt(&self.store, &mut session, &items, HeldRows::Wait, commit_by).await;
         }
         *begun = true;
         let (error, failed): (_, fn(DatabaseError) -> Attempt) = match attempted {
