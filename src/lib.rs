@@ -12,7 +12,7 @@
 //! 6. [`respond`] makes the answers that are ours, and turns every [`error`] into one.
 //!
 //! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
-//! [`admin`] shows it to operators, with what [`sighting`] remembers of database and upstream. [`doctor`] looks at a whole
+//! [`admin`] shows it to operators, with what [`last_seen`] remembers of database and upstream. [`doctor`] looks at a whole
 //! installation without serving.
 //!
 //! [`config`] is read and checked before all that, [`run`] puts the parts together, [`serving`] takes signals, reloads
@@ -40,6 +40,7 @@ pub mod exchange;
 pub mod forward;
 pub mod http1;
 pub mod http2;
+pub mod last_seen;
 pub mod listen;
 pub mod metrics;
 pub mod pace;
@@ -51,7 +52,6 @@ pub mod request_id;
 pub mod respond;
 pub mod route;
 pub mod share;
-pub mod sighting;
 pub mod stream;
 pub mod tls;
 pub mod vet;

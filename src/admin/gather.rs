@@ -11,11 +11,11 @@ use super::status::{
     Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
 };
 use crate::config::Effective;
+use crate::last_seen::Sight;
 use crate::metrics::process::Process;
 use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::Analytics;
-use crate::sighting::Sight;
 use crate::tls;
 use crate::version;
 use crate::wordpress::site::NotNative;

@@ -26,10 +26,10 @@ use tracing::{error, info, warn};
 use crate::config::{self, Config, Effective, UnixSockets};
 use crate::drain::Drain;
 use crate::forward::dial::Dialer;
+use crate::last_seen::LastSeen;
 use crate::listen::{self, Listener};
 use crate::metrics::Metrics;
 use crate::refresh::Refresher;
-use crate::sighting::Sightings;
 use crate::tls::Tls;
 use answer::Answers;
 use history::{History, Reading, STEP};
@@ -43,7 +43,7 @@ pub struct Subject {
     /// The runtime of the accept loop.
     pub accepting: Handle,
     in_force: Mutex<Arc<InForce>>,
-    upstream: Sightings,
+    upstream: LastSeen,
     history: History,
 }
 
@@ -75,7 +75,7 @@ impl InForce {
 impl Subject {
     /// Nothing was seen yet.
     pub fn new(in_force: InForce, metrics: Arc<Metrics>, drain: Drain, accepting: Handle) -> Self {
-        let (upstream, history) = (Sightings::default(), History::default());
+        let (upstream, history) = (LastSeen::default(), History::default());
         Subject { metrics, drain, accepting, in_force: Mutex::new(Arc::new(in_force)), upstream, history }
     }
 

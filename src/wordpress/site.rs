@@ -24,8 +24,8 @@ use super::installation::{Installation, WpHome};
 use super::options::{self, Settings};
 use crate::client_addr::Scheme;
 use crate::config::{Algorithm, Jwt, Secret};
+use crate::last_seen::{LastSeen, Sight};
 use crate::route::{Permalinks, RouteForms};
-use crate::sighting::{Sight, Sightings};
 use hosts::Questions;
 pub use hosts::{Called, NamedHost};
 pub use obstacle::NotNative;
@@ -124,7 +124,7 @@ pub struct Sites {
     tasks: Handle,
     cache: Cache<(), Known>,
     last_good: Mutex<LastGood>,
-    sightings: Sightings,
+    last_seen: LastSeen,
     signers: Mutex<Option<(Algorithm, Arc<Signer>)>>,
 }
 
@@ -151,9 +151,9 @@ impl Sites {
         tasks: Handle,
     ) -> Arc<Self> {
         let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
-        let (last_good, sightings, signers) = (Mutex::default(), Sightings::default(), Mutex::new(None));
+        let (last_good, last_seen, signers) = (Mutex::default(), LastSeen::default(), Mutex::new(None));
         let sites =
-            Sites { installation, jwt, database, homes, hosts, clocks, tasks, cache, last_good, sightings, signers };
+            Sites { installation, jwt, database, homes, hosts, clocks, tasks, cache, last_good, last_seen, signers };
         Arc::new(sites)
     }
 
@@ -276,7 +276,7 @@ impl Sites {
 
     /// How reading the site went, which is how the database is.
     pub fn database(&self) -> Sight {
-        self.sightings.look()
+        self.last_seen.look()
     }
 
     async fn read(&self) -> Known {
@@ -284,7 +284,7 @@ impl Sites {
         let mut last = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Ok(site) => {
-                self.sightings.seen();
+                self.last_seen.seen();
                 if std::mem::take(&mut last.database_is_away) {
                     info!("the site's settings can be read again");
                 }
@@ -293,7 +293,7 @@ impl Sites {
                 site
             }
             Err(error) => {
-                self.sightings.failed(error.to_string());
+                self.last_seen.failed(error.to_string());
                 if !std::mem::replace(&mut last.database_is_away, true) {
                     warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
                 }
