@@ -3,14 +3,13 @@
 //! The items of a group do not know of each other: one whose token is used, expired, unknown or there twice changes nothing
 //! for the others. What fails, fails as a whole, and leaves nothing behind; taking the group apart is [`super::group`]'s part.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::decision::{self, Decision, RowSnapshot};
 use super::plan::{Outcome, Plan, Rotated, Used};
-use super::store::{LockedRow, Store, Trace};
+use super::store::{Child, LockedRow, Store, Trace};
 use super::waiting::{Turn, in_turn};
 use crate::wordpress::access_token::SignerError;
 use crate::wordpress::database::{ConnectionName, DatabaseError, Session};
@@ -143,51 +142,23 @@ async fn prepare(
     turn: Option<Turn<'_>>,
     has_written: &mut bool,
 ) -> Result<Prepared, DatabaseError> {
-    let row_of = |id: u64| locked.iter().find(|row| row.id == id);
     let mut verdicts = Vec::with_capacity(items.len());
-    let mut children = Vec::new();
-    let mut places = Vec::new();
-    let mut rotating = HashSet::new();
-    for (place, (plan, id)) in items.iter().enumerate() {
-        let Some(row) = row_of(*id) else {
-            verdicts.push(if skip_locked { Verdict::Alone } else { Verdict::Ended(Outcome::NotThisRow) });
-            continue;
+    let mut children: Vec<Child<'_>> = Vec::new();
+    for (plan, id) in items {
+        let (verdict, child) = match locked.iter().find(|row| row.id == *id) {
+            Some(row) => {
+                // The bytes spare a question; where they differ, the column's collation decides.
+                let is_same = row.token.as_deref() == Some(plan.token.as_bytes());
+                let token_matches = is_same || store.holds(session, *id, &plan.token).await?;
+                // A token that is there twice in a group is used by its first.
+                let is_taken = children.iter().any(|child| child.parent == *id);
+                verdict_of(plan, row, token_matches, is_taken)
+            }
+            None if skip_locked => (Verdict::Alone, None),
+            None => (Verdict::Ended(Outcome::NotThisRow), None),
         };
-        // The bytes spare a question; where they differ, the column's collation decides.
-        let is_same = row.token.as_deref() == Some(plan.token.as_bytes());
-        let snapshot = RowSnapshot {
-            token_matches: is_same || store.holds(session, *id, &plan.token).await?,
-            // A token that is there twice in a group is used by its first.
-            revoked: row.revoked || rotating.contains(id),
-            expired: row.expired,
-            user_exists: row.user.is_some(),
-        };
-        let outcome = match (decision::decide(&snapshot), &row.user) {
-            (Decision::Rotate, Some(user)) => match plan.child(row) {
-                Ok((access_token, child)) => {
-                    rotating.insert(*id);
-                    children.push(child);
-                    places.push(place);
-                    let (user, family) = (user.clone(), row.family.clone());
-                    Outcome::Rotated(Rotated { access_token, user, family, parent: *id, child: None })
-                }
-                Err(error) => {
-                    verdicts.push(Verdict::Unsigned(error));
-                    continue;
-                }
-            },
-            (Decision::Rotate | Decision::UserNotFound, _) => Outcome::UserNotFound,
-            (Decision::NotThisRow, _) => Outcome::NotThisRow,
-            (Decision::Expired, _) => Outcome::Expired,
-            (Decision::Used, _) => Outcome::Used(Used {
-                id: *id,
-                user_id: row.user_id,
-                family: row.family.clone(),
-                revoked_for: if row.revoked { row.revoked_for } else { Some(0) },
-                expired: row.expired,
-            }),
-        };
-        verdicts.push(Verdict::Ended(outcome));
+        verdicts.push(verdict);
+        children.extend(child);
     }
     if !children.is_empty() {
         store.prepare_to_revoke(session, children.len()).await?;
@@ -200,10 +171,12 @@ async fn prepare(
         let (revoked, turn) = in_turn(turn, store.revoke_parents(session, &children)).await;
         drop(turn);
         revoked?;
-        for (place, id) in places.into_iter().zip(ids) {
-            if let Some(Verdict::Ended(Outcome::Rotated(rotated))) = verdicts.get_mut(place) {
-                rotated.child = id;
-            }
+        let rotated = verdicts.iter_mut().filter_map(|verdict| match verdict {
+            Verdict::Ended(Outcome::Rotated(rotated)) => Some(rotated),
+            _ => None,
+        });
+        for (rotated, id) in rotated.zip(ids) {
+            rotated.child = id;
         }
     }
     let traces = children
@@ -215,4 +188,40 @@ async fn prepare(
         })
         .collect();
     Ok(Prepared { verdicts, traces })
+}
+
+/// What a locked row says of `plan`, and the row that is added if the token is exchanged. `is_taken`: the group exchanges it already.
+fn verdict_of<'a>(
+    plan: &'a Plan,
+    row: &'a LockedRow,
+    token_matches: bool,
+    is_taken: bool,
+) -> (Verdict, Option<Child<'a>>) {
+    let snapshot = RowSnapshot {
+        token_matches,
+        revoked: row.revoked || is_taken,
+        expired: row.expired,
+        user_exists: row.user.is_some(),
+    };
+    let outcome = match (decision::decide(&snapshot), &row.user) {
+        (Decision::Rotate, Some(user)) => match plan.child(row) {
+            Ok((access_token, child)) => {
+                let (user, family) = (user.clone(), row.family.clone());
+                let rotated = Rotated { access_token, user, family, parent: row.id, child: None };
+                return (Verdict::Ended(Outcome::Rotated(rotated)), Some(child));
+            }
+            Err(error) => return (Verdict::Unsigned(error), None),
+        },
+        (Decision::Rotate | Decision::UserNotFound, _) => Outcome::UserNotFound,
+        (Decision::NotThisRow, _) => Outcome::NotThisRow,
+        (Decision::Expired, _) => Outcome::Expired,
+        (Decision::Used, _) => Outcome::Used(Used {
+            id: row.id,
+            user_id: row.user_id,
+            family: row.family.clone(),
+            revoked_for: if row.revoked { row.revoked_for } else { Some(0) },
+            expired: row.expired,
+        }),
+    };
+    (Verdict::Ended(outcome), None)
 }
