@@ -34,6 +34,7 @@ pub mod waiting;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ use waiting::RotationError;
 /// A refresh call's body is a few dozen bytes; one that takes longer than this to arrive is not coming.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
+const LARGE_BODY: &str = "a large body";
+
 /// What becomes of a call that could be a refresh.
 pub enum Answer {
     /// Ours.
@@ -88,90 +91,93 @@ pub async fn answer(
     id: &RequestId,
 ) -> Result<Answer, ExchangeError> {
     let arrived = Instant::now();
-    let counters = &refresher.counters;
-    let forward = |request: Request<RequestBody>, counter: &Counter, why: &dyn std::fmt::Display| {
-        counter.add();
-        debug!(reason = %why, request_id = %id, "the call goes to WordPress");
-        Ok(Answer::Forward(Box::new(request), RefreshLog::left(why)))
+    let Eligible { site, called, query_token, issued_at } = match eligible(refresher, &request, client).await {
+        Ok(eligible) => eligible,
+        Err(leave) => return Ok(leave.forward(request, id)),
     };
-    let site = match refresher.sites.current().await {
-        Ok(site) => site,
-        Err(why) => return forward(request, &counters.left_for_settings, &why),
-    };
-    let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
-        Route::Refresh { query_token } => query_token,
-        Route::Forward(ForwardReason::NotRefresh) => {
-            return Ok(Answer::Forward(Box::new(request), None));
-        }
-        Route::Forward(why) => return forward(request, &counters.left_for_request, &why),
-    };
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let called = match refresher.sites.called(&site, host, client.scheme) {
-        Ok(called) => called,
-        Err(NotNative::OtherHost) => return forward(request, &counters.left_for_host, &NotNative::OtherHost),
-        Err(why) => return forward(request, &counters.left_for_settings, &why),
-    };
-    let issued_at = match refresher.sites.issuing_time(&site) {
-        Ok(time) => time,
-        Err(why) => return forward(request, &counters.left_for_settings, &why),
-    };
-    if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {
-        return forward(request, &counters.left_for_request, &"a large body");
-    }
     let (head, incoming) = request.into_parts();
     let body = read(incoming).await?;
-    let Read::Whole(bytes, _) = &body else {
-        counters.left_for_request.add();
-        debug!(reason = "a large body", request_id = %id, "the call goes to WordPress");
-        let request = Request::from_parts(head, body.replayed());
-        return Ok(Answer::Forward(Box::new(request), RefreshLog::left(&"a large body")));
-    };
-    let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
-    let (home, refuses) = match called {
-        Called::Here(home) => (Ok(home), true),
-        Called::Elsewhere(question) => (refresher.home_elsewhere(&site, &question, &parsed, client).await, false),
-    };
-    let home = match home {
-        Ok(home) => home,
-        Err(why) => {
-            counters.left_for_host.add();
-            debug!(reason = why, request_id = %id, "the call goes to WordPress");
-            let request = Request::from_parts(head, body.replayed());
-            return Ok(Answer::Forward(Box::new(request), RefreshLog::left(&why)));
+    let decided = match &body {
+        Read::TooLarge(_) => Decided::Left(Leave::counted(&refresher.counters.left_for_request, LARGE_BODY)),
+        Read::Whole(bytes, _) => {
+            let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
+            let home = match called {
+                Called::Here(home) => Ok((home, true)),
+                Called::Elsewhere(question) => {
+                    refresher.home_elsewhere(&site, &question, &parsed, client).await.map(|home| (home, false))
+                }
+            };
+            match home {
+                Ok((home, refuses)) => {
+                    let (site, home, head) = (&site, &home, &head);
+                    Call { refresher, site, home, client, head, arrived, id, issued_at, refuses }.decide(parsed).await?
+                }
+                Err(why) => Decided::Left(Leave::counted(&refresher.counters.left_for_host, why)),
+            }
         }
-    };
-    let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived, id, issued_at, refuses };
-    let decided = match parsed {
-        Parsed::Forward(why) => {
-            counters.left_for_request.add();
-            Decided::Left(why.to_string())
-        }
-        // WordPress would say it in the site's language.
-        Parsed::Invalid(_) if !site.is_english => {
-            counters.left_for_settings.add();
-            Decided::Left("a fault to be told in the site's language".to_owned())
-        }
-        Parsed::Invalid(fault) => {
-            counters.invalid.add();
-            Decided::Answered(call.respond(&Reply::BadRequest(fault), None), RefreshLog::of("invalid"))
-        }
-        Parsed::Token(token) => call.refresh(token).await?,
     };
     Ok(match decided {
-        Decided::Answered(answer, log) => Answer::Native(answer, log),
-        Decided::Left(reason) => {
-            debug!(reason, request_id = %id, "the call goes to WordPress");
-            let request = Request::from_parts(head, body.replayed());
-            Answer::Forward(Box::new(request), RefreshLog::left(&reason))
-        }
+        Decided::Answered(response, log) => Answer::Native(response, log),
+        Decided::Left(leave) => leave.forward(Request::from_parts(head, body.replayed()), id),
     })
+}
+
+/// What is known of a call that is a refresh, before its body is read.
+struct Eligible {
+    site: Arc<Site>,
+    called: Called,
+    query_token: Option<String>,
+    /// Unix seconds, by the slowest of three clocks.
+    issued_at: u64,
+}
+
+async fn eligible(refresher: &Refresher, request: &Request<RequestBody>, client: &Client) -> Result<Eligible, Leave> {
+    let (sites, counters) = (&refresher.sites, &refresher.counters);
+    let for_settings = |why: &dyn Display| Leave::counted(&counters.left_for_settings, why);
+    let site = sites.current().await.map_err(|why| for_settings(&why))?;
+    let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
+        Route::Refresh { query_token } => query_token,
+        Route::Forward(ForwardReason::NotRefresh) => return Err(Leave(None)),
+        Route::Forward(why) => return Err(Leave::counted(&counters.left_for_request, why)),
+    };
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let called = sites.called(&site, host, client.scheme).map_err(|why| match why {
+        NotNative::OtherHost => Leave::counted(&counters.left_for_host, why),
+        why => for_settings(&why),
+    })?;
+    let issued_at = sites.issuing_time(&site).map_err(|why| for_settings(&why))?;
+    if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {
+        return Err(Leave::counted(&counters.left_for_request, LARGE_BODY));
+    }
+    Ok(Eligible { site, called, query_token, issued_at })
+}
+
+/// A call is left to WordPress, which may have a better answer, and nothing has happened yet. With the reason, unless it is no
+/// call of the route.
+struct Leave(Option<String>);
+
+impl Leave {
+    fn because(why: impl Display) -> Self {
+        Leave(Some(why.to_string()))
+    }
+
+    fn counted(counter: &Counter, why: impl Display) -> Self {
+        counter.add();
+        Leave::because(why)
+    }
+
+    fn forward(self, request: Request<RequestBody>, id: &RequestId) -> Answer {
+        if let Some(reason) = &self.0 {
+            debug!(reason, request_id = %id, "the call goes to WordPress");
+        }
+        Answer::Forward(Box::new(request), self.0.map(RefreshLog::left))
+    }
 }
 
 /// What becomes of a call whose body was read.
 enum Decided {
     Answered(Response<Bytes>, RefreshLog),
-    /// WordPress may have a better answer, and nothing has happened yet.
-    Left(String),
+    Left(Leave),
 }
 
 enum Read {
@@ -232,10 +238,25 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    async fn decide(&self, parsed: Parsed) -> Result<Decided, ExchangeError> {
+        let counters = &self.refresher.counters;
+        Ok(match parsed {
+            Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
+            // WordPress would say it in the site's language.
+            Parsed::Invalid(_) if !self.site.is_english => {
+                Decided::Left(Leave::counted(&counters.left_for_settings, "a fault to be told in the site's language"))
+            }
+            Parsed::Invalid(fault) => {
+                counters.invalid.add();
+                Decided::Answered(self.respond(&Reply::BadRequest(fault), None), RefreshLog::of("invalid"))
+            }
+            Parsed::Token(token) => return self.refresh(token).await,
+        })
+    }
+
     async fn refresh(&self, token: String) -> Result<Decided, ExchangeError> {
         if let Some(why) = self.refresher.standing.leaves() {
-            self.refresher.counters.not_begun.add();
-            return Ok(Decided::Left(why));
+            return Ok(Decided::Left(Leave::counted(&self.refresher.counters.not_begun, why)));
         }
         let now = unix_now();
         let window = self
@@ -245,7 +266,10 @@ impl Call<'_> {
             .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
         if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
             if !self.refuses {
-                return Ok(self.left_for_host(elsewhere::OVER_LIMIT));
+                return Ok(Decided::Left(Leave::counted(
+                    &self.refresher.counters.left_for_host,
+                    elsewhere::OVER_LIMIT,
+                )));
             }
             self.refresher.counters.rate_limited.add();
             return Ok(Decided::Answered(self.respond(&Reply::RateLimited, window), RefreshLog::of("rate_limited")));
@@ -260,7 +284,7 @@ impl Call<'_> {
         }
         let Ok(refresh_token) = access_token::new_refresh_token() else {
             warn!(request_id = %self.id, "the system gives no randomness; a refresh goes to WordPress");
-            return Ok(Decided::Left("the system gives no randomness".to_owned()));
+            return Ok(Decided::Left(Leave::because("the system gives no randomness")));
         };
         let event = self.event(&user_agent);
         let plan = self.plan(token, refresh_token, user_agent);
@@ -271,23 +295,19 @@ impl Call<'_> {
         };
         match answered {
             Ok(Ok((reply, _))) if !self.refuses && !matches!(reply, Reply::Pair(_)) => {
-                Ok(self.left_for_host("a token that is not live any more"))
+                let counter = &self.refresher.counters.left_for_host;
+                Ok(Decided::Left(Leave::counted(counter, "a token that is not live any more")))
             }
             Ok(Ok((reply, log))) => Ok(Decided::Answered(self.respond(&reply, window), log)),
             Ok(Err(RotationError::NotBegun(error))) => {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
-                Ok(Decided::Left(error.to_string()))
+                Ok(Decided::Left(Leave::because(error)))
             }
             // It was logged once, by `Standing`.
-            Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(error.to_string())),
+            Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(Leave::because(error))),
             Ok(Err(error)) => Err(ExchangeError::Rotation(error)),
             Err(error) => Err(ExchangeError::RotationDropped(error)),
         }
-    }
-
-    fn left_for_host(&self, why: &str) -> Decided {
-        self.refresher.counters.left_for_host.add();
-        Decided::Left(why.to_owned())
     }
 
     /// As wp_magic_quotes() and sanitize_text_field() leave it (what is not UTF-8 becomes nothing). A longer one than the column

@@ -110,7 +110,7 @@ impl RefreshLog {
     }
 
     /// Left to WordPress for this reason.
-    pub(super) fn left(reason: &dyn std::fmt::Display) -> Option<Self> {
-        Some(RefreshLog { reason: Some(reason.to_string()), ..RefreshLog::of("left_to_wordpress") })
+    pub(super) fn left(reason: String) -> Self {
+        RefreshLog { reason: Some(reason), ..RefreshLog::of("left_to_wordpress") }
     }
 }
