@@ -2,6 +2,20 @@
 //!
 //! What is not certain goes to WordPress as it came. The rotation itself runs on the database side: a client that leaves cuts
 //! the wait short, never the rotation.
+//!
+//! The words, as they are used in this directory:
+//!
+//! - A **refresh** is one call of the route; a **rotation** exchanges its token for a new pair: one row is revoked, one is added.
+//! - A **replay** gives the pair of the last rotation once more, to a client that presents its used token again soon.
+//! - A **token family** is all tokens that come from one login. At most one of them is live, so that a theft shows.
+//! - A token is **live** until it is exchanged; **used** once its row is revoked, by a rotation, a logout or the plugin; **unknown**
+//!   if it is in no row, and **known-unknown** if a look-up said so within the last seconds.
+//! - A **look-up** finds the row that a token is in. A **row ref** is what it finds: the row's id, and a hint whose it is. The **live
+//!   tokens** are a map of the whole table, for one without an index on its tokens.
+//! - A **group** is the rotations of one transaction. The worker whose **turn** it is forms the next group; the turn passes on as
+//!   soon as the group has written, before its commit.
+//! - A rotation that a group could not finish goes on by **retries** of its own.
+//! - A refresh is **left** to WordPress if it is not certain what its answer is, and nothing of it has begun.
 
 pub mod analytics;
 pub mod cleanup;

@@ -1,4 +1,4 @@
-//! What WordPress says about itself: in `wp-config.php`, in its options, and when it is asked.
+//! What WordPress says about itself: in `wp-config.php`, in its options, and when it is asked; and what its plugin signs.
 
 pub mod access_token;
 pub mod clock;
