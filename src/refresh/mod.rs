@@ -7,7 +7,7 @@
 //!
 //! - A **refresh** is one call of the route; a **rotation** exchanges its token for a new pair: one row is revoked, one is added.
 //! - A **replay** gives the pair of the last rotation once more, to a client that presents its used token again soon.
-//! - A **token family** is all tokens that come from one login. At most one of them is live, so that a theft shows.
+//! - A **token family** is all tokens that come from one login. Normally one of them is live.
 //! - A token is **live** until it is exchanged; **used** once its row is revoked, by a rotation, a logout or the plugin; **unknown**
 //!   if it is in no row, and **known-unknown** if a look-up said so within the last seconds.
 //! - A **look-up** finds the row that a token is in. A **row ref** is what it finds: the row's id, and a hint whose it is. The **live
