@@ -12,7 +12,7 @@
 //! 6. [`exchange::respond`] makes the answers that are ours, and turns every [`exchange::error`] into one.
 //!
 //! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
-//! [`admin`] shows it to operators, with what [`sighting`] remembers of database and upstream. [`doctor`] looks at a whole
+//! [`admin`] shows it to operators, with what [`last_seen`] remembers of database and upstream. [`doctor`] looks at a whole
 //! installation without serving.
 //!
 //! [`config`] is read and checked before all that, [`run`] puts the parts together, [`serving`] takes signals, reloads
@@ -41,6 +41,7 @@ pub mod exchange;
 pub mod fields;
 pub mod forward;
 pub mod http1;
+pub mod last_seen;
 pub mod listen;
 pub mod metrics;
 pub mod net;
@@ -48,7 +49,7 @@ pub mod panics;
 pub mod refresh;
 pub mod request_id;
 pub mod route;
-pub mod sighting;
+pub mod share;
 pub mod time;
 pub mod tls;
 pub mod vet;

@@ -25,14 +25,14 @@ use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
 use crate::refresh::elsewhere;
 use crate::refresh::group::Groups;
+use crate::refresh::live_tokens::LiveTokens;
 use crate::refresh::lookup::LookUps;
-use crate::refresh::map::Map;
 use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::recent::Recent;
 use crate::refresh::replay::Reuse;
+use crate::refresh::row_cache::RowCache;
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
-use crate::refresh::tokens::Tokens;
 use crate::tls::Tls;
 use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
@@ -283,7 +283,7 @@ impl Native {
             installation,
             config.jwt.clone(),
             config.wordpress.hosts.clone(),
-            Arc::clone(&store),
+            Arc::clone(&store.database),
             homes,
             clocks,
             tasks.clone(),
@@ -302,10 +302,10 @@ impl Native {
             revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
         };
         let counters = Arc::clone(&lasting.refreshes);
-        let tokens = Arc::new(Tokens::new(config.refresh.known_tokens, reuse.told_for()));
-        let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), reuse.told_for()));
+        let row_cache = Arc::new(RowCache::new(config.refresh.known_tokens, reuse.told_for()));
+        let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), reuse.told_for()));
         let within = runtime.enter();
-        let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::clone(&counters));
+        let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, Arc::clone(&counters));
         let standing = Arc::new(Standing::new(Arc::clone(&store)));
         let groups = Groups::start(Arc::clone(&store), Arc::clone(&standing), Arc::clone(&counters));
         drop(within);
@@ -347,7 +347,7 @@ impl Native {
         let (looked, first_look) = oneshot::channel();
         tasks.spawn(watch(Arc::clone(&self.refresher), looked, self.stop.clone()));
         let filling = Arc::clone(&self.refresher);
-        let filling = async move { filling.keep_map_filled().await };
+        let filling = async move { filling.keep_live_tokens_filled().await };
         tasks.spawn(until_stopped(self.stop.clone(), filling));
         if let Some(recent) = self.refresher.recent.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));

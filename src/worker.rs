@@ -29,12 +29,13 @@ use crate::connection::http2::Streams;
 use crate::connection::watch::Limits;
 use crate::connection::{self, Accepted};
 use crate::drain::Drain;
-use crate::forward::upstream::{Share, Upstream};
+use crate::forward::upstream::Upstream;
 use crate::http1::head::HeadLimits;
 use crate::metrics::Shard;
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::request_id::RequestIds;
+use crate::share::Share;
 use crate::time::pace::Pace;
 use crate::tls::Acceptor;
 

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::process::Process;
 use crate::fields::folded;
-use crate::metrics::{Counter, Distribution, Event, Level, Metrics, Series, Timing};
+use crate::metrics::{Distribution, Event, Level, Metrics, Series, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::counters::Counters;
 use crate::tls::Tls;
@@ -147,93 +147,8 @@ impl Collector for Exposed {
     }
 }
 
-/// A family, its help, its label, and a counter for each of the label's values.
-struct Labelled<'a>(&'static str, &'static str, &'static str, &'a [(&'static str, &'a Counter)]);
-
-fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
-    let c = counters;
-    let labelled: [Labelled<'_>; 6] = [
-        Labelled(
-            "refreshes",
-            "Refresh calls that were decided here, by outcome.",
-            "outcome",
-            &[
-                ("rotated", &c.rotated),
-                ("replayed", &c.replayed),
-                ("unknown", &c.unknown),
-                ("used", &c.used),
-                ("expired", &c.expired),
-                ("user_not_found", &c.user_not_found),
-                ("invalid", &c.invalid),
-                ("rate_limited", &c.rate_limited),
-                ("failed", &c.failed),
-            ],
-        ),
-        Labelled(
-            "refreshes_left",
-            "Refresh calls that were left to WordPress, by reason.",
-            "reason",
-            &[
-                ("settings", &c.left_for_settings),
-                ("host", &c.left_for_host),
-                ("request", &c.left_for_request),
-                ("database", &c.not_begun),
-            ],
-        ),
-        Labelled(
-            "rotation_retries",
-            "Rotations tried again, by what went wrong before.",
-            "cause",
-            &[
-                ("deadlock", &c.retried_deadlock),
-                ("lock_wait", &c.retried_lock_wait),
-                ("conflict", &c.retried_conflict),
-                ("connection", &c.retried_connection),
-                ("other", &c.retried_other),
-            ],
-        ),
-        Labelled("ambiguous_commits", "Commits whose answer was lost.", "", &[("", &c.ambiguous)]),
-        Labelled(
-            "ambiguous_commits_resolved",
-            "What was found out about commits whose answer was lost.",
-            "result",
-            &[
-                ("committed", &c.resolved_committed),
-                ("not_committed", &c.resolved_not_committed),
-                ("unknown", &c.unresolved),
-            ],
-        ),
-        Labelled(
-            "token_lookups",
-            "Tokens looked for, by what told their row.",
-            "by",
-            &[
-                ("cache", &c.found_in_cache),
-                ("negative_cache", &c.known_unknown),
-                ("index", &c.looked_by_index),
-                ("new_rows", &c.looked_in_tail),
-                ("table", &c.looked_by_scan),
-            ],
-        ),
-    ];
-    for Labelled(family, help, label, samples) in labelled {
-        let labels: Vec<_> = samples.iter().map(|(value, _)| [(label, *value)]).collect();
-        let samples: Vec<(&[(&str, &str)], u64)> = labels
-            .iter()
-            .zip(samples)
-            .map(|(labels, (_, counter))| (if label.is_empty() { NONE } else { labels }, counter.value()))
-            .collect();
-        write.samples(family, help, MetricType::Counter, &samples)?;
-    }
-    let plain = [
-        ("families_revoked", "Token families revoked because a used token came back.", &c.families_revoked),
-        ("groups_taken_apart", "Transactions of several rotations that failed and were taken apart.", &c.taken_apart),
-        ("rows_held", "Rotations that met a row that another transaction held.", &c.held),
-        ("rows_cleaned", "Old rows deleted.", &c.cleaned),
-    ];
-    for (family, help, counter) in plain {
-        write.samples(family, help, MetricType::Counter, &[(NONE, counter.value())])?;
-    }
+fn refresh(write: &mut Writer<'_, '_>, c: &Counters) -> fmt::Result {
+    write.table(c.table(), MetricType::Counter)?;
     write.samples(
         "rotations_waiting",
         "Rotations that wait for a transaction.",
@@ -250,7 +165,7 @@ fn refresh(write: &mut Writer<'_, '_>, counters: &Counters) -> fmt::Result {
 }
 
 fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::Result {
-    let (known, unknown) = refresher.look_ups.tokens.sizes();
+    let (known, unknown) = refresher.look_ups.row_cache.sizes();
     write.samples(
         "cache_entries",
         "What is remembered, by cache.",
@@ -261,7 +176,7 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
             (&[("cache", "rate_limited_addresses")], refresher.rate_limiter.addresses()),
         ],
     )?;
-    let map = u64::from(refresher.look_ups.map.complete().is_some());
+    let map = u64::from(refresher.look_ups.live_tokens.complete().is_some());
     let help = "Whether every live token's row is known, for a table without an index (1) or not (0).";
     write.samples("token_map_complete", help, MetricType::Gauge, &[(NONE, map)])?;
     if let Some(analytics) = &refresher.analytics {

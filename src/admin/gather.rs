@@ -12,10 +12,10 @@ use super::status::{
     Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
 };
 use crate::config::Effective;
+use crate::last_seen::Sight;
 use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::Analytics;
-use crate::sighting::Sight;
 use crate::tls;
 use crate::version;
 use crate::wordpress::site::NotNative;
@@ -198,7 +198,7 @@ fn site(refresher: &Refresher, sees_database: bool) -> Site {
         algorithm: site.as_ref().map(|site| site.signer.algorithm().to_string()),
         table_prefix: sites.installation().table_prefix.clone(),
         indexed: site.as_ref().map(|site| site.columns.indexed),
-        map_filled: refresher.look_ups.map.is_filled(),
+        map_filled: refresher.look_ups.live_tokens.is_filled(),
         lost_analytics: refresher.analytics.as_ref().map_or(0, Analytics::lost),
     }
 }

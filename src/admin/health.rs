@@ -11,9 +11,9 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::last_seen::{LastSeen, Sight};
 use crate::net::dial::{DialError, Dialer};
 use crate::refresh::standing::{Course, Obstacle};
-use crate::sighting::{Sight, Sightings};
 use crate::tls::Tls;
 
 /// How often the upstream is looked for.
@@ -107,7 +107,7 @@ pub async fn turns(accepting: &Handle) -> bool {
 /// `dialer` is the one in force, with the host of the home URL where that is known; `None` as long as it is about to be.
 pub async fn watch_upstream(
     dialer: impl Fn() -> Option<(Dialer, Option<String>)>,
-    sightings: &Sightings,
+    last_seen: &LastSeen,
     mut is_heard_from: impl FnMut() -> bool,
 ) {
     loop {
@@ -121,11 +121,11 @@ pub async fn watch_upstream(
             dialer.dial_home(None, home.as_deref()).await.map(drop)
         };
         match found {
-            Ok(()) if sightings.seen() => info!("the upstream can be reached again"),
+            Ok(()) if last_seen.seen() => info!("the upstream can be reached again"),
             Ok(()) => {}
             Err(error) => {
                 let error = in_full(&error);
-                if sightings.failed(error.clone()) {
+                if last_seen.failed(error.clone()) {
                     warn!(error, "the upstream cannot be reached; clients get a 502 until it can");
                 }
             }
@@ -149,9 +149,9 @@ mod tests {
     use crate::wordpress::database::Refusal;
 
     fn well() -> Sight {
-        let sightings = Sightings::default();
-        sightings.seen();
-        sightings.look()
+        let last_seen = LastSeen::default();
+        last_seen.seen();
+        last_seen.look()
     }
 
     fn judged(is_draining: bool, database: Option<&Sight>, upstream: &Sight, now: Instant) -> (bool, String) {
@@ -200,16 +200,16 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let sightings = Sightings::default();
-        sightings.failed("nobody there".into());
+        let last_seen = LastSeen::default();
+        last_seen.failed("nobody there".into());
         let now = Instant::now();
         assert_eq!(
-            judged(false, None, &sightings.look(), now),
+            judged(false, None, &last_seen.look(), now),
             (false, "the upstream was never seen: nobody there".into())
         );
-        sightings.seen();
-        sightings.failed("nobody there".into());
-        let (ready, reasons) = judged(false, None, &sightings.look(), now);
+        last_seen.seen();
+        last_seen.failed("nobody there".into());
+        let (ready, reasons) = judged(false, None, &last_seen.look(), now);
         assert_eq!((ready, reasons.as_str()), (false, "the upstream was last seen 0 s ago: nobody there"));
     }
 

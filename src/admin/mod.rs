@@ -27,12 +27,12 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, Effective, UnixSockets};
 use crate::drain::Drain;
+use crate::last_seen::LastSeen;
 use crate::listen::{self, Listener};
 use crate::metrics::Metrics;
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::counters::Counters;
-use crate::sighting::Sightings;
 use crate::tls::Tls;
 use answer::Answers;
 use exposition::Exposed;
@@ -49,7 +49,7 @@ pub struct Subject {
     /// The runtime of the accept loop.
     pub accepting: Handle,
     in_force: Mutex<Arc<InForce>>,
-    upstream: Sightings,
+    upstream: LastSeen,
     history: History,
 }
 
@@ -87,7 +87,7 @@ impl Subject {
         drain: Drain,
         accepting: Handle,
     ) -> Self {
-        let (upstream, history) = (Sightings::default(), History::default());
+        let (upstream, history) = (LastSeen::default(), History::default());
         Subject { metrics, refreshes, drain, accepting, in_force: Mutex::new(Arc::new(in_force)), upstream, history }
     }
 

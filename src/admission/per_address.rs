@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-use crate::forward::upstream::Share;
+use crate::share::Share;
 
 /// The count, shared by all workers. Touched when a connection opens and when it closes.
 pub struct PerAddress {

@@ -10,6 +10,7 @@
 mod address;
 mod check;
 mod credential;
+pub mod db_host;
 mod effective;
 mod fault;
 mod file;
@@ -26,7 +27,7 @@ use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::forward::upstream::Share;
+use crate::share::Share;
 use crate::time::pace::Pace;
 
 pub use address::{CertificateFiles, ListenAddress, UpstreamUrl};

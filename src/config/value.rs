@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use url::Url;
 
 use super::Secret;
-use crate::wordpress::db_host::database_address;
+use super::db_host::database_address;
 
 /// The longest wait that can be configured. `Instant + Duration` panics when it overflows, and a wait
 /// of more than a day is a mistake in the unit.

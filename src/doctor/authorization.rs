@@ -7,7 +7,7 @@ use http::{Method, header};
 use http_body_util::Full;
 
 use super::address;
-use super::client::{self, Answer, ClientError, Place};
+use super::client::{self, Answer, ClientError, SiteAddress};
 use super::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 
@@ -20,7 +20,7 @@ const TOKEN: &str = "Bearer wp-jwt-sidecar.doctor.asks";
 const ID: &str = "upstream.authorization";
 
 /// Asks WordPress who the bearer of a made-up token is.
-pub async fn look(dialer: &Dialer, place: &Place) -> Finding {
+pub async fn look(dialer: &Dialer, place: &SiteAddress) -> Finding {
     let asked = async {
         let request = place
             .request(&place.rest(ROUTE), address::CLIENT)?

@@ -67,7 +67,7 @@ fn source(error: &DialError) -> String {
 }
 
 /// Where the site is, as a client sees it.
-pub struct Place {
+pub struct SiteAddress {
     /// Its scheme.
     pub scheme: Scheme,
     /// Its host, with its port if that is not the scheme's own.
@@ -76,7 +76,7 @@ pub struct Place {
     pub forms: RouteForms,
 }
 
-impl Place {
+impl SiteAddress {
     /// Of `site`; `None` where its home URL is none.
     pub fn of(site: &Site) -> Option<Self> {
         let url = url::Url::parse(site.stored_home()).ok()?;
@@ -85,7 +85,7 @@ impl Place {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
         };
-        Some(Place { scheme, host, forms: site.forms.clone() })
+        Some(SiteAddress { scheme, host, forms: site.forms.clone() })
     }
 
     /// The target of `route`, which begins with a slash, within the REST API.

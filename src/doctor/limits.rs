@@ -7,7 +7,7 @@ use http::HeaderValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::client::Place;
+use super::client::SiteAddress;
 use super::finding::{Area, Finding};
 use crate::client_addr::Scheme;
 use crate::net::dial::Dialer;
@@ -33,7 +33,7 @@ const SIZES: [(u64, &str); 3] = [
 ];
 
 /// Watches an idle connection for as long as the sidecar would reuse it.
-pub async fn keep_alive(dialer: &Dialer, place: &Place, reused_for: Duration) -> Finding {
+pub async fn keep_alive(dialer: &Dialer, place: &SiteAddress, reused_for: Duration) -> Finding {
     let id = "upstream.keepalive";
     if reused_for.is_zero() || dialer.introduces() {
         return Finding::ok(Area::Upstream, id, "connections to the web server are not reused, by configuration");
@@ -100,7 +100,7 @@ fn judge_keep_alive(idle: Idle, reused_for: Duration) -> Finding {
     }
 }
 
-async fn watch(dialer: &Dialer, place: &Place, longest: Duration) -> Result<Idle, String> {
+async fn watch(dialer: &Dialer, place: &SiteAddress, longest: Duration) -> Result<Idle, String> {
     let mut stream = dialer.dial_home(None, Some(&place.host)).await.map_err(|error| error.to_string())?;
     // WordPress is not asked: a file that every WordPress has, and if not, a 404 is an answer as well.
     let target = format!("{}/wp-includes/images/blank.gif", place.forms.home_path);
@@ -126,7 +126,7 @@ async fn watch(dialer: &Dialer, place: &Place, longest: Duration) -> Result<Idle
 }
 
 /// Announces bodies that are never sent, all at once, and sees which are refused.
-pub async fn body_limit(dialer: &Dialer, place: &Place) -> Finding {
+pub async fn body_limit(dialer: &Dialer, place: &SiteAddress) -> Finding {
     let [small, medium, large] = SIZES.map(|(size, _)| announce(dialer, place, size));
     let (small, medium, large) = tokio::join!(small, medium, large);
     let refused = [small, medium, large];
@@ -164,7 +164,7 @@ fn bytes(size: u64) -> String {
 }
 
 /// Whether a POST to the refresh route with so many bytes to come is refused as too large.
-async fn announce(dialer: &Dialer, place: &Place, size: u64) -> Result<bool, String> {
+async fn announce(dialer: &Dialer, place: &SiteAddress, size: u64) -> Result<bool, String> {
     let mut stream = dialer.dial_home(None, Some(&place.host)).await.map_err(|error| error.to_string())?;
     let fields = format!("Content-Type: application/json\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n");
     let request = head(place, "POST", &place.rest("/jwt-auth/v1/token/refresh"), &fields)?;
@@ -180,7 +180,7 @@ async fn announce(dialer: &Dialer, place: &Place, size: u64) -> Result<bool, Str
     }
 }
 
-fn head(place: &Place, method: &str, target: &str, fields: &str) -> Result<String, String> {
+fn head(place: &SiteAddress, method: &str, target: &str, fields: &str) -> Result<String, String> {
     // SECURITY: the home URL comes from the database; nothing of it may end a line.
     HeaderValue::from_str(&place.host).map_err(|_| "the host of the home URL is not valid".to_owned())?;
     let proto = if place.scheme == Scheme::Https { "https" } else { "http" };

@@ -48,7 +48,7 @@ use crate::tls::Tls;
 use crate::wordpress::database::Database;
 use crate::wordpress::installation::{Installation, installation};
 use crate::wordpress::site::{Examined, Site};
-use client::Place;
+use client::SiteAddress;
 
 /// For a step that asks the database.
 const DATABASE_LIMIT: Duration = Duration::from_secs(8);
@@ -148,7 +148,9 @@ impl Patient {
         findings.push(configuration::used_tokens(&self.refresher.reuse, algorithm));
         findings.push(keys::signing_key(algorithm, secret, self.config.jwt.private_key.is_some()));
         let php = async {
-            let (Some(site), Some(place)) = (&site, site.as_deref().and_then(Place::of)) else { return Vec::new() };
+            let (Some(site), Some(place)) = (&site, site.as_deref().and_then(SiteAddress::of)) else {
+                return Vec::new();
+            };
             if !self.how.runs_php {
                 return vec![php::not_run()];
             }
@@ -210,7 +212,7 @@ impl Patient {
 
     /// The web server, WordPress behind it, and, where both sides can answer, their answers.
     async fn web(&self, site: Option<&Site>) -> Vec<Finding> {
-        let place = site.and_then(Place::of);
+        let place = site.and_then(SiteAddress::of);
         let host = place.as_ref().map(|place| place.host.as_str());
         let mut findings = vec![upstream::reachable(&self.dialer, &self.config, host).await];
         let (Some(site), Some(place)) = (site, place) else { return findings };
@@ -247,7 +249,7 @@ impl Patient {
         findings
     }
 
-    async fn wordpress(&self, site: &Site, place: &Place) -> Vec<Finding> {
+    async fn wordpress(&self, site: &Site, place: &SiteAddress) -> Vec<Finding> {
         let mut findings = Vec::new();
         if let Some(question) = site.question(place.scheme) {
             let (finding, home) = upstream::rest_root(&self.dialer, question).await;

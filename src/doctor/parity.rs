@@ -20,7 +20,7 @@ use hyper::body::Frame;
 use tokio::time::timeout;
 
 use super::address;
-use super::client::{self, Answer, ClientError, Place};
+use super::client::{self, Answer, ClientError, SiteAddress};
 use super::finding::{Area, Finding};
 use crate::body::RequestBody;
 use crate::client_addr::Client;
@@ -53,7 +53,7 @@ impl Case {
         Case { name: "a token", body: format!(r#"{{"refresh_token":"{token}"}}"#), has_origin: false, is_counted: true }
     }
 
-    fn request(&self, place: &Place, chain: &str, agent: &str) -> Result<Request<Bytes>, http::Error> {
+    fn request(&self, place: &SiteAddress, chain: &str, agent: &str) -> Result<Request<Bytes>, http::Error> {
         let target = place.rest("/jwt-auth/v1/token/refresh");
         let mut request = place.request(&target, chain)?.method(Method::POST);
         if self.has_origin {
@@ -79,7 +79,7 @@ pub async fn look(
     refresher: &Arc<Refresher>,
     dialer: &Dialer,
     site: &Site,
-    place: &Place,
+    place: &SiteAddress,
     prefix: &str,
 ) -> Vec<Finding> {
     let id = "parity.answers";
@@ -148,7 +148,7 @@ fn cases(token: &str) -> Vec<Case> {
 async fn ask_both(
     refresher: &Arc<Refresher>,
     dialer: &Dialer,
-    place: &Place,
+    place: &SiteAddress,
     case: &Case,
     chain: &str,
     agent: &str,
@@ -165,7 +165,7 @@ async fn ask_both(
 /// What the sidecar would answer, by the code that answers a listener's requests; or why it would leave it to WordPress.
 async fn native(
     refresher: &Arc<Refresher>,
-    place: &Place,
+    place: &SiteAddress,
     request: Request<Bytes>,
 ) -> Result<Result<Answer, String>, ClientError> {
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::blocks::{self, AT_LOGIN, Callback, EARLY, REFUSING, UNSEEN};
-use super::client::Place;
+use super::client::SiteAddress;
 use super::finding::{Area, Finding};
 use crate::client_addr::Scheme;
 use crate::config::Secret;
@@ -83,7 +83,12 @@ pub fn not_run() -> Finding {
 }
 
 /// Asks PHP.
-pub async fn look(installation: &Installation, site: &Site, place: &Place, secret: Option<&Secret>) -> Vec<Finding> {
+pub async fn look(
+    installation: &Installation,
+    site: &Site,
+    place: &SiteAddress,
+    secret: Option<&Secret>,
+) -> Vec<Finding> {
     let mut bytes = [0; 16];
     if getrandom::fill(&mut bytes).is_err() {
         return vec![silent(&Silent::Failed("the system gives no randomness".to_owned()))];
@@ -95,7 +100,7 @@ pub async fn look(installation: &Installation, site: &Site, place: &Place, secre
     }
 }
 
-async fn ask(installation: &Installation, site: &Site, place: &Place, nonce: &str) -> Result<Said, Silent> {
+async fn ask(installation: &Installation, site: &Site, place: &SiteAddress, nonce: &str) -> Result<Said, Silent> {
     let load = wordpress(installation).ok_or(Silent::NoWordPress)?;
     let scheme = if place.scheme == Scheme::Https { "https" } else { "http" };
     let mut php = Command::new("php");

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde::Deserialize;
 use std::collections::HashMap;
 
-use super::client::{self, Answer, ClientError, Place};
+use super::client::{self, Answer, ClientError, SiteAddress};
 use super::finding::{Area, Finding};
 use super::site;
 use crate::config::{Config, UpstreamUrl};
@@ -104,7 +104,7 @@ pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option
 }
 
 /// The route as WordPress describes it, and PHP's clock.
-pub async fn route(dialer: &Dialer, place: &Place) -> Vec<Finding> {
+pub async fn route(dialer: &Dialer, place: &SiteAddress) -> Vec<Finding> {
     let asked = async {
         let request = place
             .request(&place.rest(NAMESPACE), "127.0.0.1")?

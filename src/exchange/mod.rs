@@ -20,7 +20,7 @@ use crate::forward::Forwarded;
 use crate::forward::response_body::ResponseBody;
 use crate::metrics::{Event, Shard};
 use crate::refresh::elsewhere::Left;
-use crate::refresh::{self, Answer, Told};
+use crate::refresh::{self, Answer, RefreshLog};
 use crate::vet::Refusal;
 use crate::{forward, route, vet};
 use error::{Description, ExchangeError, Fault};
@@ -72,7 +72,7 @@ async fn exchange(
     let mut left = None;
     let request = match could_be_refresh.then(|| worker.refresher()).flatten() {
         Some(refresher) => {
-            record.refresh = Some(Told::of("failed"));
+            record.refresh = Some(RefreshLog::of("failed"));
             match refresh::answer(&refresher, request, &client, &record.asked.id).await? {
                 Answer::Native(answer, told) => {
                     record.refresh = Some(told);

@@ -17,7 +17,7 @@ use crate::exchange::respond::{self, Asked};
 use crate::forward::Forwarded;
 use crate::forward::response_body::ResponseBody;
 use crate::metrics::{Event, Timing};
-use crate::refresh::Told;
+use crate::refresh::RefreshLog;
 
 /// The status that nginx gave to a client that left before its answer.
 const CLIENT_CLOSED: u16 = 499;
@@ -29,7 +29,7 @@ pub struct Record<'a> {
     /// The client, once it is known; until then the peer.
     pub client: IpAddr,
     /// What becomes of it where it is a refresh.
-    pub refresh: Option<Told>,
+    pub refresh: Option<RefreshLog>,
     downstream: &'a Downstream,
     begun: Instant,
     head: Option<Box<Head>>,
@@ -89,7 +89,7 @@ impl<'a> Record<'a> {
     /// The line of a refresh.
     // SECURITY: never a token, nor a hash of one. The beginning of the family tells it from others and serves no other purpose.
     fn tell_refresh(&self, status: u16) {
-        let Some(Told { outcome, user, family, reason }) = &self.refresh else { return };
+        let Some(RefreshLog { outcome, user, family, reason }) = &self.refresh else { return };
         if !self.downstream.worker.logs_refreshes {
             return;
         }

@@ -10,8 +10,8 @@ use mysql_async::{Row, Value};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::Refresher;
 use super::counters::Counters;
+use super::refresher::Refresher;
 use super::store::Store;
 use crate::wordpress::database::{DatabaseError, column};
 

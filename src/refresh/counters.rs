@@ -1,87 +1,97 @@
 //! What the native refresh counts about itself. Plain numbers that only grow (but for the queue's depth); who wants to see them
 //! reads them here.
 
+use crate::metrics::table::Series;
 pub use crate::metrics::{Counter, Histogram};
 
-/// All numbers.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Tokens rotated.
-    pub rotated: Counter,
-    /// Refused: in no row, or longer than any.
-    pub unknown: Counter,
-    /// Refused: used or revoked, and not replayed.
-    pub used: Counter,
-    /// Refused: expired.
-    pub expired: Counter,
-    /// Refused: the user is gone.
-    pub user_not_found: Counter,
-    /// The same pair again.
-    pub replayed: Counter,
-    /// Families revoked because a used token came back.
-    pub families_revoked: Counter,
-    /// Left to WordPress, because the database failed before anything had begun.
-    pub not_begun: Counter,
-    /// 503: begun and not finished.
-    pub failed: Counter,
-    /// 429: the plugin's rate limit.
-    pub rate_limited: Counter,
-    /// 400: no token, or none that is one.
-    pub invalid: Counter,
+/// Declares [`Counters`]: each counter's field beside its series, families one after the other. To count something new: one line
+/// here, one `add` where it happens.
+macro_rules! counters {
+    ($($family:literal $help:literal { $($(#[$doc:meta])* $field:ident $({ $label:ident = $value:literal })?),+ $(,)? })+) => {
+        /// All numbers.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $help] $(#[$doc])* pub $field: Counter,)+)+
+            /// Groups by size: 1, 2, 3–4, 5–8, 9–16, 17–32, 33–64.
+            pub groups: [Counter; 7],
+            /// Rotations in all groups.
+            pub grouped: Counter,
+            /// One transaction of a group, from its first statement to the answer to its last.
+            pub transactions: Histogram,
+            /// Rotations that wait for a group.
+            pub queued: Counter,
+        }
 
-    /// Left to WordPress: the site's settings, its home URL or its language are not known or not what is needed.
-    pub left_for_settings: Counter,
-    /// Left to WordPress: for another host than the home URL's.
-    pub left_for_host: Counter,
-    /// Left to WordPress: an unusual request.
-    pub left_for_request: Counter,
+        impl Counters {
+            /// What only grows, and has no buckets; the series of one family together.
+            pub fn table(&self) -> impl Iterator<Item = (Series, u64)> {
+                [$($((
+                    Series { family: $family, help: $help, labels: &[$((stringify!($label), $value))?] },
+                    self.$field.value(),
+                ),)+)+]
+                .into_iter()
+            }
+        }
+    };
+}
 
-    /// Groups taken apart after an error.
-    pub taken_apart: Counter,
-    /// Rows that another transaction held, so that the item went on alone.
-    pub held: Counter,
-    /// Another try after a deadlock (1213).
-    pub retried_deadlock: Counter,
-    /// Another try after a lock wait (1205).
-    pub retried_lock_wait: Counter,
-    /// Another try after a record that had changed (1020) or a cluster's conflict (1180, 3101).
-    pub retried_conflict: Counter,
-    /// Another try on another connection.
-    pub retried_connection: Counter,
-    /// Another try after an error of another number.
-    pub retried_other: Counter,
-
-    /// Commits whose answer was lost.
-    pub ambiguous: Counter,
-    /// Of those: it was stored.
-    pub resolved_committed: Counter,
-    /// Of those: it was not stored.
-    pub resolved_not_committed: Counter,
-    /// Of those: the database did not say in time.
-    pub unresolved: Counter,
-
-    /// Groups by size: 1, 2, 3–4, 5–8, 9–16, 17–32, 33–64.
-    pub groups: [Counter; 7],
-    /// Rotations in all groups.
-    pub grouped: Counter,
-    /// One transaction of a group, from its first statement to the answer to its last.
-    pub transactions: Histogram,
-    /// Rotations that wait for a group.
-    pub queued: Counter,
-
-    /// Look-ups answered by the cache or the map.
-    pub found_in_cache: Counter,
-    /// Look-ups refused by the negative cache.
-    pub known_unknown: Counter,
-    /// Tokens looked for by the index.
-    pub looked_by_index: Counter,
-    /// Tokens looked for in new rows.
-    pub looked_in_tail: Counter,
-    /// Tokens looked for by reading the whole table.
-    pub looked_by_scan: Counter,
-
-    /// Rows deleted by the cleanup.
-    pub cleaned: Counter,
+counters! {
+    "refreshes" "Refresh calls that were decided here, by outcome." {
+        rotated { outcome = "rotated" },
+        /// The same pair again.
+        replayed { outcome = "replayed" },
+        /// Refused: in no row, or longer than any.
+        unknown { outcome = "unknown" },
+        /// Refused: used or revoked, and not replayed.
+        used { outcome = "used" },
+        expired { outcome = "expired" },
+        user_not_found { outcome = "user_not_found" },
+        /// 400: no token, or an invalid one.
+        invalid { outcome = "invalid" },
+        /// 429: the plugin's rate limit.
+        rate_limited { outcome = "rate_limited" },
+        /// 503: begun and not finished.
+        failed { outcome = "failed" },
+    }
+    "refreshes_left" "Refresh calls that were left to WordPress, by reason." {
+        /// The site's settings, its home URL or its language are not known or not what is needed.
+        left_for_settings { reason = "settings" },
+        /// For another host than the home URL's.
+        left_for_host { reason = "host" },
+        /// An unusual request.
+        left_for_request { reason = "request" },
+        /// The database failed before anything had begun.
+        not_begun { reason = "database" },
+    }
+    "rotation_retries" "Rotations tried again, by what went wrong before." {
+        /// 1213.
+        retried_deadlock { cause = "deadlock" },
+        /// 1205.
+        retried_lock_wait { cause = "lock_wait" },
+        /// A record that had changed (1020) or a cluster's conflict (1180, 3101).
+        retried_conflict { cause = "conflict" },
+        retried_connection { cause = "connection" },
+        retried_other { cause = "other" },
+    }
+    "ambiguous_commits" "Commits whose answer was lost." { ambiguous }
+    "ambiguous_commits_resolved" "What was found out about commits whose answer was lost." {
+        resolved_committed { result = "committed" },
+        resolved_not_committed { result = "not_committed" },
+        /// The database did not say in time.
+        unresolved { result = "unknown" },
+    }
+    "token_lookups" "Tokens looked for, by what told their row." {
+        /// Or by the map of live tokens.
+        found_in_cache { by = "cache" },
+        known_unknown { by = "negative_cache" },
+        looked_by_index { by = "index" },
+        looked_in_tail { by = "new_rows" },
+        looked_by_scan { by = "table" },
+    }
+    "families_revoked" "Token families revoked because a used token came back." { families_revoked }
+    "groups_taken_apart" "Transactions of several rotations that failed and were taken apart." { taken_apart }
+    "rows_held" "Rotations that met a row that another transaction held." { held }
+    "rows_cleaned" "Old rows deleted." { cleaned }
 }
 
 impl Counters {
@@ -110,6 +120,19 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_series_is_there_once_and_families_stand_together() {
+        let all: Vec<Series> = Counters::default().table().map(|(series, _)| series).collect();
+        let mut families: Vec<&str> = Vec::new();
+        for (place, series) in all.iter().enumerate() {
+            assert!(!all.iter().skip(place + 1).any(|other| other == series), "{series:?}");
+            if families.last() != Some(&series.family) {
+                assert!(!families.contains(&series.family), "{} is in two places", series.family);
+                families.push(series.family);
+            }
+        }
+    }
 
     #[test]
     fn sizes_go_where_they_belong() {

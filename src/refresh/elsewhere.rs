@@ -14,11 +14,12 @@ use http::{HeaderValue, Request, Response, header};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::rate_limit::unix_now;
+use super::refresher::Refresher;
 use super::replay::Decision;
 use super::request::Parsed;
+use super::row_cache::{Key, RowRef};
 use super::store::TokenState;
-use super::tokens::{Key, Place};
-use super::{Refresher, unix_now};
 use crate::client_addr::{Client, Scheme};
 use crate::wordpress::database::ANSWER_LIMIT;
 use crate::wordpress::home::{Home, Question};
@@ -87,30 +88,30 @@ impl Refresher {
     /// How the token stands; `None` where it is in no row, or where that cannot be said at once.
     async fn token_state(&self, site: &Arc<Site>, token: &str) -> Option<TokenState> {
         let key = Key::of(token, site.columns.folds_case);
-        let place = match self.look_ups.cached(&key) {
-            Some(place) => place,
+        let row = match self.look_ups.cached(&key) {
+            Some(row) => row,
             None => self.look_up(site, key).await?,
         };
         // Whatever fails here, nothing has begun.
         let database = &self.store.database;
         let mut session = database.session().await.ok()?;
-        let state = self.store.token_state(&mut session, place.row, token);
+        let state = self.store.token_state(&mut session, row.id, token);
         let state = database.within(ANSWER_LIMIT, state).await.ok()?;
         session.give_back();
         state
     }
 
     /// Not where the whole table would be read: a client that is forwarded at once waits for less.
-    async fn look_up(&self, site: &Arc<Site>, key: Key) -> Option<Place> {
-        let must_scan = !site.columns.indexed && self.look_ups.map.complete().is_none();
+    async fn look_up(&self, site: &Arc<Site>, key: Key) -> Option<RowRef> {
+        let must_scan = !site.columns.indexed && self.look_ups.live_tokens.complete().is_none();
         if must_scan || self.look_ups.is_known_unknown(&key) {
             return None;
         }
-        let (found, place) = oneshot::channel();
+        let (found, row) = oneshot::channel();
         // The time limit may have ended the wait.
-        let then = move |result| drop(found.send(result));
-        self.look_ups.find(key, Arc::clone(site), Box::new(then));
-        place.await.ok()?.ok()?
+        let on_done = move |result| drop(found.send(result));
+        self.look_ups.find(key, Arc::clone(site), Box::new(on_done));
+        row.await.ok()?.ok()?
     }
 }
 

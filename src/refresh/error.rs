@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot::error::RecvError;
 
-use super::group::RotationError;
+use super::waiting::RotationError;
 use crate::body::BodyError;
 
 /// Why there is no response, neither of ours nor of WordPress's.

@@ -7,31 +7,25 @@
 //! or during one that takes long.
 //!
 //! A worker meets no trouble itself: what another transaction holds, what failed and what may or may not be stored goes on in
-//! [`alone`](super::alone), in a task for each, and the worker takes the next group.
+//! [`retry`](super::retry), in a task for each, and the worker takes the next group.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Mutex, MutexGuard, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, timeout_at};
 
-use super::access_token::SignerError;
-use super::alone::{Alone, Failure};
 use super::counters::Counters;
+use super::plan::Plan;
+use super::retry::{Failure, Retries};
 use super::standing::Standing;
-use super::steady::keep_working;
 use super::store::{LARGEST_GROUP, Store};
-use super::transaction::{self, Interrupted, Outcome, Patience, Plan, Verdict};
+use super::supervise::keep_working;
+use super::transaction::{self, HeldRows, Interrupted};
+use super::waiting::{OnEnd, RotationError, Turn, Waiting, commit_by};
 use crate::wordpress::database::{DatabaseError, Session};
-
-/// A refresh has its answer by then, whatever it has to wait for; a client that waits longer gives up.
-pub const LIMIT: Duration = Duration::from_secs(3);
-
-/// What is left of [`LIMIT`] when COMMIT is sent: it has an answer by then, or there is time to find out what became of it.
-const AFTER_COMMIT: Duration = Duration::from_secs(1);
 
 /// What a transaction has at least until its COMMIT: one rotation that has waited for long must not cut short the others of its
 /// group.
@@ -40,33 +34,8 @@ const LEAST: Duration = Duration::from_millis(500);
 /// Groups in work at once. One waits for the disk while another is prepared; more would make groups smaller.
 const WORKERS: usize = 2;
 
-/// If so many wait, the next group begins although this one has not written yet. Measured at 64 connections: with 8 or 48 there were
-/// fewer refreshes a second. At 256 any such number was better than none.
-const GOOD_GROUP: usize = 16;
-
-/// A statement that takes longer than most (a packet that was lost, a server that is busy) keeps no others waiting. Those of the
-/// largest groups take some milliseconds.
-const LONG_STATEMENT: Duration = Duration::from_millis(10);
-
-/// Rotations that may wait. At a thousand a second, the slowest disk, more would not be served within [`LIMIT`].
+/// Rotations that may wait. At a thousand a second, the slowest disk, more would not be served within [`LIMIT`](super::waiting::LIMIT).
 const QUEUE: usize = 4096;
-
-/// Why a rotation could not be finished.
-#[derive(Debug, thiserror::Error)]
-pub enum RotationError {
-    /// The database failed before the first statement: nothing has happened, WordPress may answer.
-    #[error("{0} before the rotation began")]
-    NotBegun(#[source] DatabaseError),
-    /// The database refuses rotations as it stands (see [`super::standing`]), nothing has been written, and WordPress may answer.
-    #[error("the database refuses the rotation: {0}")]
-    Refused(#[source] DatabaseError),
-    /// The database failed later, and again until the time was up; or there was no time left.
-    #[error("{0} during the rotation")]
-    Failed(#[source] DatabaseError),
-    /// The access token could not be signed.
-    #[error("cannot sign the access token")]
-    Sign(#[from] SignerError),
-}
 
 /// Where rotations are handed in. The workers end with it.
 pub struct Groups {
@@ -75,70 +44,23 @@ pub struct Groups {
     tasks: Handle,
 }
 
-/// What is done with a rotation's end. It must not take long: the others of its group wait.
-pub type Then = Box<dyn FnOnce(Result<Outcome, RotationError>) + Send>;
-
-/// A rotation that waits for its end.
-pub struct Waiting {
-    /// What is to be stored.
-    pub plan: Arc<Plan>,
-    /// The row that the token is in.
-    pub row: u64,
-    /// When it must have ended.
-    pub deadline: Instant,
-    then: Then,
-}
-
-/// Until when a COMMIT may be sent for a rotation that must have ended by `deadline`.
-pub fn commit_by(deadline: Instant) -> Instant {
-    deadline - AFTER_COMMIT
-}
-
-/// Held by the worker whose turn it is: nobody else takes from the queue.
-pub struct Turn<'a>(MutexGuard<'a, mpsc::Receiver<Waiting>>);
-
-impl Turn<'_> {
-    /// Whether the next group would be a good one already.
-    pub fn is_due(&self) -> bool {
-        self.0.len() >= GOOD_GROUP
-    }
-}
-
-/// What `asked` comes to. The turn comes back unless that takes long: then it ends meanwhile.
-pub async fn in_turn<'a, T>(turn: Option<Turn<'a>>, asked: impl Future<Output = T>) -> (T, Option<Turn<'a>>) {
-    let Some(turn) = turn else { return (asked.await, None) };
-    let mut asked = pin!(asked);
-    if let Ok(answer) = timeout(LONG_STATEMENT, &mut asked).await {
-        return (answer, Some(turn));
-    }
-    drop(turn);
-    (asked.await, None)
-}
-
-impl Waiting {
-    /// Ends it.
-    pub fn end(self, result: Result<Outcome, RotationError>) {
-        (self.then)(result);
-    }
-}
-
 impl Groups {
     /// Starts the workers in the runtime that this is called in.
     pub fn start(store: Arc<Store>, standing: Arc<Standing>, counters: Arc<Counters>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let queue = Arc::new(Mutex::new(receiver));
-        let alone = Arc::new(Alone::new(store, standing, Arc::clone(&counters)));
+        let retries = Arc::new(Retries::new(store, standing, Arc::clone(&counters)));
         for _ in 0..WORKERS {
-            let (alone, queue) = (Arc::clone(&alone), Arc::clone(&queue));
-            tokio::spawn(keep_working("rotations", move || work(Arc::clone(&alone), Arc::clone(&queue))));
+            let (retries, queue) = (Arc::clone(&retries), Arc::clone(&queue));
+            tokio::spawn(keep_working("rotations", move || work(Arc::clone(&retries), Arc::clone(&queue))));
         }
         Groups { queue: sender, counters, tasks: Handle::current() }
     }
 
-    /// Rotates the token in row `row` as planned by `deadline`, from whatever thread, and then does `then` on the database side.
+    /// Rotates the token in row `row` as planned by `deadline`, from whatever thread, and then does `on_end` on the database side.
     /// Dropped undone only where a worker fails or the runtime ends.
-    pub fn hand_in(&self, plan: Arc<Plan>, row: u64, deadline: Instant, then: Then) {
-        let waiting = Waiting { plan, row, deadline, then };
+    pub fn hand_in(&self, plan: Arc<Plan>, row: u64, deadline: Instant, on_end: OnEnd) {
+        let waiting = Waiting { plan, row, deadline, on_end };
         self.counters.queued.add();
         let Err(rejected) = self.queue.try_send(waiting) else { return };
         let (TrySendError::Full(waiting) | TrySendError::Closed(waiting)) = rejected;
@@ -155,8 +77,8 @@ impl Groups {
     }
 }
 
-async fn work(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
-    let store = Arc::clone(&alone.store);
+async fn work(retries: Arc<Retries>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
+    let store = Arc::clone(&retries.store);
     let mut group = Vec::with_capacity(LARGEST_GROUP);
     loop {
         let mut turn = queue.lock().await;
@@ -164,12 +86,12 @@ async fn work(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
         if received == 0 {
             return;
         }
-        alone.counters.group(received);
+        retries.counters.group(received);
         // Between two groups it is with those that idle, which are looked after.
         let session = store.database.ready_transactions();
         // Nobody waits for a connection that is yet to be made.
         let turn = session.is_some().then_some(Turn(turn));
-        if let Some(session) = rotate(&alone, &store, session, std::mem::take(&mut group), turn).await {
+        if let Some(session) = rotate(&retries, &store, session, std::mem::take(&mut group), turn).await {
             session.give_back();
         }
     }
@@ -177,7 +99,7 @@ async fn work(alone: Arc<Alone>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
 
 /// One group. Returns the session where it is fit for the next.
 async fn rotate<'a>(
-    alone: &Arc<Alone>,
+    retries: &Arc<Retries>,
     store: &'a Store,
     kept: Option<Session<'a>>,
     group: Vec<Waiting>,
@@ -194,63 +116,63 @@ async fn rotate<'a>(
         Some(session) => session,
         None => match open(store.database.transactions(), deadline).await {
             Ok(session) => session,
-            Err(error) => return without_database(alone, group, &error),
+            Err(error) => return without_database(retries, group, &error),
         },
     };
     let items: Vec<(&Plan, u64)> = group.iter().map(|waiting| (&*waiting.plan, waiting.row)).collect();
     let begun = Instant::now();
-    let mut attempted = transaction::attempt(store, &mut session, &items, Patience::Skips(turn), deadline).await;
+    let mut attempted = transaction::attempt(store, &mut session, &items, HeldRows::Skip(turn), deadline).await;
     if let Err(Interrupted::AtOnce(_)) = attempted {
         // A connection that idled may be dead: then a fresh one, at once.
         drop(session);
         session = match open(store.database.fresh_transactions(), deadline).await {
             Ok(session) => session,
-            Err(error) => return without_database(alone, group, &error),
+            Err(error) => return without_database(retries, group, &error),
         };
-        attempted = transaction::attempt(store, &mut session, &items, Patience::Skips(None), deadline).await;
+        attempted = transaction::attempt(store, &mut session, &items, HeldRows::Skip(None), deadline).await;
     }
-    alone.counters.transactions.observe(begun.elapsed());
+    retries.counters.transactions.observe(begun.elapsed());
     match attempted {
         Ok(verdicts) => {
-            end(alone, group, verdicts);
+            retries.hand_out(group, verdicts);
             Some(session)
         }
         Err(Interrupted::InCommit(unknown)) => {
-            tokio::spawn(Arc::clone(alone).resolve(group, *unknown));
+            tokio::spawn(Arc::clone(retries).resolve(group, *unknown));
             None
         }
         Err(Interrupted::Refused(error)) => {
-            let session = alone.rolled_back(session, &error, deadline).await;
+            let session = retries.rolled_back(session, &error, deadline).await;
             for waiting in group {
-                tokio::spawn(Arc::clone(alone).refused(waiting, error.clone()));
+                tokio::spawn(Arc::clone(retries).refused(waiting, error.clone()));
             }
             session
         }
         Err(Interrupted::AtOnce(error) | Interrupted::BeforeCommit(error)) => {
-            apart(alone, session, group, Failure { error, was_sent: false }, deadline).await
+            apart(retries, session, group, Failure { error, was_sent: false }, deadline).await
         }
         Err(Interrupted::RolledBack(error)) => {
-            apart(alone, session, group, Failure { error, was_sent: true }, deadline).await
+            apart(retries, session, group, Failure { error, was_sent: true }, deadline).await
         }
     }
 }
 
 /// After a failure, each goes on by itself.
 async fn apart<'a>(
-    alone: &Arc<Alone>,
+    retries: &Arc<Retries>,
     session: Session<'a>,
     group: Vec<Waiting>,
     failure: Failure,
     deadline: Instant,
 ) -> Option<Session<'a>> {
-    let session = alone.rolled_back(session, &failure.error, deadline).await;
+    let session = retries.rolled_back(session, &failure.error, deadline).await;
     let in_group = group.len() > 1;
     if in_group {
-        alone.counters.taken_apart.add();
+        retries.counters.taken_apart.add();
     }
     for waiting in group {
-        alone.counters.retry(failure.error.code());
-        tokio::spawn(Arc::clone(alone).after(waiting, failure.clone(), in_group));
+        retries.counters.retry(failure.error.code());
+        tokio::spawn(Arc::clone(retries).after(waiting, failure.clone(), in_group));
     }
     session
 }
@@ -262,27 +184,13 @@ async fn open<'a>(
     timeout_at(deadline, session).await.unwrap_or(Err(DatabaseError::NoConnection))
 }
 
-fn without_database<'a>(alone: &Arc<Alone>, group: Vec<Waiting>, error: &DatabaseError) -> Option<Session<'a>> {
+fn without_database<'a>(retries: &Arc<Retries>, group: Vec<Waiting>, error: &DatabaseError) -> Option<Session<'a>> {
     for waiting in group {
         match error {
             // In the middle of a failover: one of the hosts is about to take writes.
-            DatabaseError::ReadOnly => drop(tokio::spawn(Arc::clone(alone).rotate(waiting))),
+            DatabaseError::ReadOnly => drop(tokio::spawn(Arc::clone(retries).rotate(waiting))),
             _ => waiting.end(Err(RotationError::NotBegun(error.clone()))),
         }
     }
     None
-}
-
-/// Hands out what a transaction said. Also for one whose commit was found to be stored.
-pub(super) fn end(alone: &Arc<Alone>, group: Vec<Waiting>, verdicts: Vec<Verdict>) {
-    for (waiting, verdict) in group.into_iter().zip(verdicts) {
-        match verdict {
-            Verdict::Ended(outcome) => waiting.end(Ok(outcome)),
-            Verdict::Unsigned(error) => waiting.end(Err(error.into())),
-            Verdict::Alone => {
-                alone.counters.held.add();
-                drop(tokio::spawn(Arc::clone(alone).rotate(waiting)));
-            }
-        }
-    }
 }

@@ -4,7 +4,7 @@
 //! for the whole table. Who works there takes what waits into one look, so that a flood of unknown tokens comes to few statements.
 //! The table is read by two at a time at most, whatever the number of tokens that are looked for.
 
-mod looker;
+mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
@@ -16,16 +16,16 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::counters::Counters;
-use super::group::{self, RotationError};
-use super::map::Map;
-use super::steady::keep_working;
+use super::live_tokens::LiveTokens;
+use super::row_cache::{Key, RowCache, RowRef};
 use super::store::Store;
-use super::tokens::{Key, Place, Tokens};
+use super::supervise::keep_working;
+use super::waiting::{LIMIT, RotationError};
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::site::Site;
 
 /// Statements at a time, by the index and of the whole table.
-const LOOKERS: usize = 2;
+const WORKERS: usize = 2;
 
 /// Look-ups that may wait in each queue.
 const QUEUE: usize = 4096;
@@ -41,7 +41,7 @@ const REST: Duration = Duration::from_millis(8);
 const SERVERS: usize = 3;
 
 /// How long a look-up may take that reads the table, with its wait: ten million rows take some four seconds. The others have
-/// [`group::LIMIT`].
+/// [`LIMIT`].
 const SCAN_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a look has at least: who has waited for nearly all of the time must not take it from the others.
@@ -52,7 +52,7 @@ const LOCK_WAIT: u16 = 1205;
 
 /// What is done with a look-up's result: where the token is, if it is in any row. An error says that nothing has begun. It
 /// must not take long: others that were found with it wait.
-pub type Then = Box<dyn FnOnce(Result<Option<Place>, RotationError>) + Send>;
+pub type OnDone = Box<dyn FnOnce(Result<Option<RowRef>, RotationError>) + Send>;
 
 /// What is looked for in one way.
 struct Queue {
@@ -98,9 +98,9 @@ impl Queue {
 /// Looks tokens up.
 pub struct LookUps {
     /// What is known already.
-    pub tokens: Arc<Tokens>,
+    pub row_cache: Arc<RowCache>,
     /// The map of all live tokens, for tables without an index.
-    pub map: Arc<Map>,
+    pub live_tokens: Arc<LiveTokens>,
     in_new_rows: mpsc::Sender<Sought>,
     by_index: mpsc::Sender<Sought>,
     by_scan: mpsc::Sender<Sought>,
@@ -120,33 +120,39 @@ struct Sought {
     epoch: u64,
     /// How many servers may be asked, this one included.
     servers: usize,
-    then: Then,
+    on_done: OnDone,
 }
 
 impl Sought {
     fn is_late(&self) -> bool {
-        self.since.elapsed() >= group::LIMIT
+        self.since.elapsed() >= LIMIT
     }
 
     /// For the look that it is the oldest of.
     fn time_left(&self) -> Duration {
-        group::LIMIT.saturating_sub(self.since.elapsed()).max(LEAST)
+        LIMIT.saturating_sub(self.since.elapsed()).max(LEAST)
     }
 }
 
 impl LookUps {
     /// Starts the workers in the runtime that this is called in.
-    pub fn start(store: Arc<Store>, tokens: Arc<Tokens>, map: Arc<Map>, counters: Arc<Counters>) -> Arc<Self> {
+    pub fn start(
+        store: Arc<Store>,
+        row_cache: Arc<RowCache>,
+        live_tokens: Arc<LiveTokens>,
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
         let ((in_new_rows, new_rows), (by_index, index), (by_scan, scan)) = (Queue::new(), Queue::new(), Queue::new());
         let epoch = AtomicU64::new(store.database.epoch());
         let tasks = Handle::current();
-        let look_ups = Arc::new(LookUps { tokens, map, in_new_rows, by_index, by_scan, tasks, store, counters, epoch });
+        let look_ups =
+            Arc::new(LookUps { row_cache, live_tokens, in_new_rows, by_index, by_scan, tasks, store, counters, epoch });
         // The workers end when nobody is left who asks.
         let weak = Arc::downgrade(&look_ups);
         for (queue, by_index) in [(index, true), (scan, false)] {
-            for _ in 0..LOOKERS {
+            for _ in 0..WORKERS {
                 let (look_ups, queue) = (Weak::clone(&weak), Arc::clone(&queue));
-                let work = move || looker::work(Weak::clone(&look_ups), Arc::clone(&queue), by_index);
+                let work = move || worker::work(Weak::clone(&look_ups), Arc::clone(&queue), by_index);
                 tokio::spawn(keep_working("look-ups", work));
             }
         }
@@ -155,18 +161,18 @@ impl LookUps {
     }
 
     /// Where the token was last seen.
-    pub fn cached(&self, token: &Key) -> Option<Place> {
-        let place = self.tokens.place(token);
-        if place.is_some() {
+    pub fn cached(&self, token: &Key) -> Option<RowRef> {
+        let row = self.row_cache.row_of(token);
+        if row.is_some() {
             self.counters.found_in_cache.add();
         }
-        place
+        row
     }
 
     /// Whether a look-up of the last seconds found the token in no row.
     pub fn is_known_unknown(&self, token: &Key) -> bool {
         self.forget_another_servers();
-        let unknown = self.tokens.is_unknown(token) && self.tokens.place(token).is_none();
+        let unknown = self.row_cache.is_unknown(token) && self.row_cache.row_of(token).is_none();
         if unknown {
             self.counters.known_unknown.add();
         }
@@ -175,38 +181,38 @@ impl LookUps {
 
     /// How long it may take until a call has its answer that a look-up may be part of.
     pub fn limit(&self, site: &Site) -> Duration {
-        let may_scan = !site.columns.indexed && self.map.complete().is_none();
-        if may_scan { SCAN_LIMIT + group::LIMIT } else { group::LIMIT }
+        let may_scan = !site.columns.indexed && self.live_tokens.complete().is_none();
+        if may_scan { SCAN_LIMIT + LIMIT } else { LIMIT }
     }
 
-    /// Finds the row that the token is in, from whatever thread, and then does `then` on the database side. Dropped undone only
+    /// Finds the row that the token is in, from whatever thread, and then does `on_done` on the database side. Dropped undone only
     /// where a worker fails or the runtime ends.
-    pub fn find(self: &Arc<Self>, token: Key, site: Arc<Site>, then: Then) {
-        self.find_at(SERVERS, token, site, then);
+    pub fn find(self: &Arc<Self>, token: Key, site: Arc<Site>, on_done: OnDone) {
+        self.find_at(SERVERS, token, site, on_done);
     }
 
     /// What one server does not have another may: so many are asked.
-    fn find_at(self: &Arc<Self>, servers: usize, token: Key, site: Arc<Site>, then: Then) {
+    fn find_at(self: &Arc<Self>, servers: usize, token: Key, site: Arc<Site>, on_done: OnDone) {
         let epoch = self.forget_another_servers();
         let columns = site.columns;
-        let sought = Sought { token, site, since: Instant::now(), epoch, servers, then };
+        let sought = Sought { token, site, since: Instant::now(), epoch, servers, on_done };
         if columns.indexed {
             self.hand_in(&self.by_index, sought);
-        } else if self.map.is_filled() {
+        } else if self.live_tokens.is_filled() {
             self.hand_in(&self.in_new_rows, sought);
         } else {
             self.scan(sought);
         }
     }
 
-    fn end(self: &Arc<Self>, sought: Sought, found: Result<Option<Place>, DatabaseError>) {
-        let Sought { token, site, epoch, servers, then, .. } = sought;
+    fn end(self: &Arc<Self>, sought: Sought, found: Result<Option<RowRef>, DatabaseError>) {
+        let Sought { token, site, epoch, servers, on_done, .. } = sought;
         match found {
             Ok(None) if self.store.database.epoch() != epoch => match servers {
-                0 | 1 => then(Err(RotationError::Failed(DatabaseError::NoConnection))),
-                _ => self.find_at(servers - 1, token, site, then),
+                0 | 1 => on_done(Err(RotationError::Failed(DatabaseError::NoConnection))),
+                _ => self.find_at(servers - 1, token, site, on_done),
             },
-            found => then(found.map_err(failed)),
+            found => on_done(found.map_err(failed)),
         }
     }
 
@@ -214,7 +220,7 @@ impl LookUps {
         let Err(TrySendError::Full(sought) | TrySendError::Closed(sought)) = queue.try_send(sought) else { return };
         let (queue, look_ups) = (queue.clone(), Arc::clone(self));
         self.tasks.spawn(async move {
-            match timeout_at(sought.since + group::LIMIT, queue.reserve()).await {
+            match timeout_at(sought.since + LIMIT, queue.reserve()).await {
                 Ok(Ok(place)) => place.send(sought),
                 _ => look_ups.end(sought, Err(DatabaseError::TimedOut)),
             }
@@ -226,15 +232,15 @@ impl LookUps {
         let queue = self.by_scan.clone();
         self.tasks.spawn(async move {
             let (answer, answered) = oneshot::channel();
-            let Sought { then, .. } = sought;
-            let sought = Sought { then: Box::new(|found| drop(answer.send(found))), ..sought };
+            let Sought { on_done, .. } = sought;
+            let sought = Sought { on_done: Box::new(|found| drop(answer.send(found))), ..sought };
             let found = async {
                 queue.send(sought).await.ok()?;
                 answered.await.ok()
             };
             let found = timeout(SCAN_LIMIT, found).await.ok().flatten();
             // A flood of unknown tokens must not go on to WordPress, which would read the table for each of them.
-            then(found.unwrap_or(Err(RotationError::Failed(DatabaseError::TimedOut))));
+            on_done(found.unwrap_or(Err(RotationError::Failed(DatabaseError::TimedOut))));
         });
     }
 
@@ -250,22 +256,23 @@ impl LookUps {
         let sought = self.without_late(sought);
         self.counters.looked_in_tail.add_many(sought.len());
         let Some(first) = sought.first() else { return false };
-        let complete = self.map.complete();
-        let looked = timeout(first.time_left(), self.map.extend(first.site.columns, Instant::now().into_std())).await;
+        let complete = self.live_tokens.complete();
+        let looked =
+            timeout(first.time_left(), self.live_tokens.extend(first.site.columns, Instant::now().into_std())).await;
         let looked = looked.unwrap_or(Err(DatabaseError::TimedOut));
         // Asked only now: reading the new rows may have shown that the map is not what it was.
         self.forget_another_servers();
-        let is_complete = complete.is_some() && self.map.complete() == complete;
+        let is_complete = complete.is_some() && self.live_tokens.complete() == complete;
         let mut found_any = false;
         for one in sought {
-            match (&looked, self.tokens.place(&one.token)) {
+            match (&looked, self.row_cache.row_of(&one.token)) {
                 (Err(error), _) => self.end(one, Err(error.clone())),
                 (Ok(()), Some(place)) => {
                     found_any = true;
                     self.end(one, Ok(Some(place)));
                 }
                 (Ok(()), None) if is_complete => {
-                    self.tokens.remember_unknown(one.token.clone());
+                    self.row_cache.remember_unknown(one.token.clone());
                     self.end(one, Ok(None));
                 }
                 (Ok(()), None) => self.scan(one),
@@ -279,8 +286,8 @@ impl LookUps {
     fn forget_another_servers(&self) -> u64 {
         let epoch = self.store.database.epoch();
         if self.epoch.load(Ordering::Acquire) != epoch && self.epoch.swap(epoch, Ordering::AcqRel) != epoch {
-            self.tokens.forget_unknown();
-            self.map.empty();
+            self.row_cache.forget_unknown();
+            self.live_tokens.empty();
         }
         epoch
     }

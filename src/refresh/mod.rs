@@ -2,145 +2,97 @@
 //!
 //! What is not certain goes to WordPress as it came. The rotation itself runs on the database side: a client that leaves cuts
 //! the wait short, never the rotation.
+//!
+//! The words, as they are used in this directory:
+//!
+//! - A **refresh** is one call of the route; a **rotation** exchanges its token for a new pair: one row is revoked, one is added.
+//! - A **replay** gives the pair of the last rotation once more, to a client that presents its used token again soon.
+//! - A **token family** is all tokens that come from one login. Normally one of them is live.
+//! - A token is **live** until it is exchanged; **used** once its row is revoked, by a rotation, a logout or the plugin; **unknown**
+//!   if it is in no row, and **known-unknown** if a look-up said so within the last seconds.
+//! - A **look-up** finds the row that a token is in. A **row ref** is what it finds: the row's id, and a hint whose it is. The **live
+//!   tokens** are a map of the whole table, for one without an index on its tokens.
+//! - A **group** is the rotations of one transaction. The worker whose **turn** it is forms the next group; the turn passes on as
+//!   soon as the group has written, before its commit.
+//! - A rotation that a group could not finish goes on by **retries** of its own.
+//! - A refresh is **left** to WordPress if it is not certain what its answer is, and nothing of it has begun.
 
-pub mod access_token;
-pub mod alone;
 pub mod analytics;
 pub mod cleanup;
 pub mod counters;
 pub mod country;
+pub mod decision;
 pub mod elsewhere;
 pub mod error;
-pub mod frontier;
 pub mod group;
-pub mod in_flight;
 pub mod json;
+pub mod live_tokens;
 pub mod lookup;
-pub mod map;
+pub mod plan;
 pub mod rate_limit;
 pub mod recent;
+pub mod refresher;
 pub mod replay;
 pub mod request;
 pub mod response;
+pub mod retry;
 pub mod rotation;
+pub mod row_cache;
+pub mod seen_ids;
 pub mod standing;
-pub mod steady;
 pub mod store;
-pub mod tokens;
+pub mod supervise;
 pub mod transaction;
 pub mod trial;
+pub mod waiting;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame};
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
-use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::body::{BodyError, RequestBody};
 use crate::client_addr::Client;
-use crate::config::ResponseFields;
 use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
 use crate::time::pace::TooSlow;
+use crate::wordpress::access_token;
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::home::Home;
-use crate::wordpress::site::{Called, NotNative, Site, Sites};
+use crate::wordpress::site::{Called, NotNative, Site};
 use crate::wordpress::text;
-use analytics::{Analytics, Event, EventResult, Failure};
-use counters::{Counter, Counters};
+use analytics::{Event, EventResult, Failure};
+use counters::Counter;
 use error::RefreshError;
-use group::{Groups, RotationError};
-use in_flight::InFlight;
-use lookup::LookUps;
-use rate_limit::{RateLimiter, Window};
-use recent::Recent;
-use replay::Reuse;
+use plan::Plan;
+use rate_limit::{Window, unix_now};
+pub use refresher::{RefreshLog, Refresher};
 use request::Parsed;
-use response::{Outcome, ReplyContext};
-use standing::Standing;
-use store::Store;
-use tokens::Key;
-use transaction::Plan;
+use response::{Reply, ReplyContext};
+use rotation::Rotation;
+use row_cache::Key;
+use waiting::RotationError;
 
 /// A refresh call's body is a few dozen bytes; one that takes longer than this to arrive is not coming.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether the map of tokens is needed and filled.
-const MAP_LOOK: Duration = Duration::from_secs(1);
-
-/// What the native refresh is made of, shared by all workers.
-pub struct Refresher {
-    /// `[refresh] response_fields`.
-    pub fields: ResponseFields,
-    /// What is known of the site.
-    pub sites: Arc<Sites>,
-    /// The token table.
-    pub store: Arc<Store>,
-    /// Which token is in which row.
-    pub look_ups: Arc<LookUps>,
-    /// Rotations wait here for their transaction.
-    pub groups: Groups,
-    /// What the database refuses each time.
-    pub standing: Arc<Standing>,
-    /// What is done about used tokens.
-    pub reuse: Reuse,
-    /// What it needs where access tokens cannot be made again; `None` where nothing is given twice.
-    pub recent: Option<Arc<Recent>>,
-    /// What happens is counted.
-    pub counters: Arc<Counters>,
-    /// Calls per client address.
-    pub rate_limiter: RateLimiter,
-    /// Where events go; `None` when `[refresh] analytics` is off.
-    pub analytics: Option<Analytics>,
-    /// The database side's runtime.
-    pub tasks: Handle,
-    /// Reads for calls on hosts that only the client has named, of which there are few at once.
-    pub elsewhere: Arc<Semaphore>,
-    /// Rotations in flight; a drain waits for them.
-    pub rotations: TaskTracker,
-}
+const LARGE_BODY: &str = "a large body";
 
 /// What becomes of a call that could be a refresh.
 pub enum Answer {
     /// Ours.
-    Native(Response<Bytes>, Told),
+    Native(Response<Bytes>, RefreshLog),
     /// WordPress's, with all that was read of the body. `None`: it is no call of the route.
-    Forward(Box<Request<RequestBody>>, Option<Told>),
-}
-
-/// What the log says of a call.
-// SECURITY: no token, no hash of one, no key.
-#[derive(Debug)]
-pub struct Told {
-    /// One word.
-    pub outcome: &'static str,
-    /// The token's user, where it is known.
-    pub user: Option<u64>,
-    /// The token's family, where it is known.
-    pub family: Option<String>,
-    /// Why it was left to WordPress.
-    pub reason: Option<String>,
-}
-
-impl Told {
-    /// Nothing but an outcome.
-    pub fn of(outcome: &'static str) -> Self {
-        Told { outcome, user: None, family: None, reason: None }
-    }
-
-    fn left(reason: &dyn std::fmt::Display) -> Option<Self> {
-        Some(Told { reason: Some(reason.to_string()), ..Told::of("left_to_wordpress") })
-    }
+    Forward(Box<Request<RequestBody>>, Option<RefreshLog>),
 }
 
 /// Answers a call that could be a refresh, or says that WordPress should.
@@ -154,90 +106,93 @@ pub async fn answer(
     id: &RequestId,
 ) -> Result<Answer, RefreshError> {
     let arrived = Instant::now();
-    let counters = &refresher.counters;
-    let forward = |request: Request<RequestBody>, counter: &Counter, why: &dyn std::fmt::Display| {
-        counter.add();
-        debug!(reason = %why, request_id = %id, "the call goes to WordPress");
-        Ok(Answer::Forward(Box::new(request), Told::left(why)))
+    let Eligible { site, called, query_token, issued_at } = match eligible(refresher, &request, client).await {
+        Ok(eligible) => eligible,
+        Err(leave) => return Ok(leave.forward(request, id)),
     };
-    let site = match refresher.sites.current().await {
-        Ok(site) => site,
-        Err(why) => return forward(request, &counters.left_for_settings, &why),
-    };
-    let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
-        Route::Refresh { query_token } => query_token,
-        Route::Forward(ForwardReason::NotRefresh) => {
-            return Ok(Answer::Forward(Box::new(request), None));
-        }
-        Route::Forward(why) => return forward(request, &counters.left_for_request, &why),
-    };
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let called = match refresher.sites.called(&site, host, client.scheme) {
-        Ok(called) => called,
-        Err(NotNative::OtherHost) => return forward(request, &counters.left_for_host, &NotNative::OtherHost),
-        Err(why) => return forward(request, &counters.left_for_settings, &why),
-    };
-    let issued_at = match refresher.sites.issuing_time(&site) {
-        Ok(time) => time,
-        Err(why) => return forward(request, &counters.left_for_settings, &why),
-    };
-    if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {
-        return forward(request, &counters.left_for_request, &"a large body");
-    }
     let (head, incoming) = request.into_parts();
     let body = read(incoming).await?;
-    let Read::Whole(bytes, _) = &body else {
-        counters.left_for_request.add();
-        debug!(reason = "a large body", request_id = %id, "the call goes to WordPress");
-        let request = Request::from_parts(head, body.replayed());
-        return Ok(Answer::Forward(Box::new(request), Told::left(&"a large body")));
-    };
-    let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
-    let (home, refuses) = match called {
-        Called::Here(home) => (Ok(home), true),
-        Called::Elsewhere(question) => (refresher.home_elsewhere(&site, &question, &parsed, client).await, false),
-    };
-    let home = match home {
-        Ok(home) => home,
-        Err(why) => {
-            counters.left_for_host.add();
-            debug!(reason = why, request_id = %id, "the call goes to WordPress");
-            let request = Request::from_parts(head, body.replayed());
-            return Ok(Answer::Forward(Box::new(request), Told::left(&why)));
+    let decided = match &body {
+        Read::TooLarge(_) => Decided::Left(Leave::counted(&refresher.counters.left_for_request, LARGE_BODY)),
+        Read::Whole(bytes, _) => {
+            let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
+            let home = match called {
+                Called::Here(home) => Ok((home, true)),
+                Called::Elsewhere(question) => {
+                    refresher.home_elsewhere(&site, &question, &parsed, client).await.map(|home| (home, false))
+                }
+            };
+            match home {
+                Ok((home, refuses)) => {
+                    let (site, home, head) = (&site, &home, &head);
+                    Call { refresher, site, home, client, head, arrived, id, issued_at, refuses }.decide(parsed).await?
+                }
+                Err(why) => Decided::Left(Leave::counted(&refresher.counters.left_for_host, why)),
+            }
         }
-    };
-    let call = Call { refresher, site: &site, home: &home, client, head: &head, arrived, id, issued_at, refuses };
-    let decided = match parsed {
-        Parsed::Forward(why) => {
-            counters.left_for_request.add();
-            Decided::Left(why.to_string())
-        }
-        // WordPress would say it in the site's language.
-        Parsed::Invalid(_) if !site.is_english => {
-            counters.left_for_settings.add();
-            Decided::Left("a fault to be told in the site's language".to_owned())
-        }
-        Parsed::Invalid(fault) => {
-            counters.invalid.add();
-            Decided::Answered(call.respond(&Outcome::BadRequest(fault), None), Told::of("invalid"))
-        }
-        Parsed::Token(token) => call.refresh(token).await?,
     };
     Ok(match decided {
-        Decided::Answered(answer, told) => Answer::Native(answer, told),
-        Decided::Left(reason) => {
-            debug!(reason, request_id = %id, "the call goes to WordPress");
-            let request = Request::from_parts(head, body.replayed());
-            Answer::Forward(Box::new(request), Told::left(&reason))
-        }
+        Decided::Answered(response, log) => Answer::Native(response, log),
+        Decided::Left(leave) => leave.forward(Request::from_parts(head, body.replayed()), id),
     })
+}
+
+/// What is known of a call that is a refresh, before its body is read.
+struct Eligible {
+    site: Arc<Site>,
+    called: Called,
+    query_token: Option<String>,
+    /// Unix seconds, by the slowest of three clocks.
+    issued_at: u64,
+}
+
+async fn eligible(refresher: &Refresher, request: &Request<RequestBody>, client: &Client) -> Result<Eligible, Leave> {
+    let (sites, counters) = (&refresher.sites, &refresher.counters);
+    let for_settings = |why: &dyn Display| Leave::counted(&counters.left_for_settings, why);
+    let site = sites.current().await.map_err(|why| for_settings(&why))?;
+    let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
+        Route::Refresh { query_token } => query_token,
+        Route::Forward(ForwardReason::NotRefresh) => return Err(Leave(None)),
+        Route::Forward(why) => return Err(Leave::counted(&counters.left_for_request, why)),
+    };
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let called = sites.called(&site, host, client.scheme).map_err(|why| match why {
+        NotNative::OtherHost => Leave::counted(&counters.left_for_host, why),
+        why => for_settings(&why),
+    })?;
+    let issued_at = sites.issuing_time(&site).map_err(|why| for_settings(&why))?;
+    if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {
+        return Err(Leave::counted(&counters.left_for_request, LARGE_BODY));
+    }
+    Ok(Eligible { site, called, query_token, issued_at })
+}
+
+/// A call is left to WordPress, which may have a better answer, and nothing has happened yet. With the reason, unless it is no
+/// call of the route.
+struct Leave(Option<String>);
+
+impl Leave {
+    fn because(why: impl Display) -> Self {
+        Leave(Some(why.to_string()))
+    }
+
+    fn counted(counter: &Counter, why: impl Display) -> Self {
+        counter.add();
+        Leave::because(why)
+    }
+
+    fn forward(self, request: Request<RequestBody>, id: &RequestId) -> Answer {
+        if let Some(reason) = &self.0 {
+            debug!(reason, request_id = %id, "the call goes to WordPress");
+        }
+        Answer::Forward(Box::new(request), self.0.map(RefreshLog::left))
+    }
 }
 
 /// What becomes of a call whose body was read.
 enum Decided {
-    Answered(Response<Bytes>, Told),
-    /// WordPress may have a better answer, and nothing has happened yet.
-    Left(String),
+    Answered(Response<Bytes>, RefreshLog),
+    Left(Leave),
 }
 
 enum Read {
@@ -296,10 +251,25 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    async fn decide(&self, parsed: Parsed) -> Result<Decided, RefreshError> {
+        let counters = &self.refresher.counters;
+        Ok(match parsed {
+            Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
+            // WordPress would say it in the site's language.
+            Parsed::Invalid(_) if !self.site.is_english => {
+                Decided::Left(Leave::counted(&counters.left_for_settings, "a fault to be told in the site's language"))
+            }
+            Parsed::Invalid(fault) => {
+                counters.invalid.add();
+                Decided::Answered(self.respond(&Reply::BadRequest(fault), None), RefreshLog::of("invalid"))
+            }
+            Parsed::Token(token) => return self.refresh(token).await,
+        })
+    }
+
     async fn refresh(&self, token: String) -> Result<Decided, RefreshError> {
         if let Some(why) = self.refresher.standing.leaves() {
-            self.refresher.counters.not_begun.add();
-            return Ok(Decided::Left(why));
+            return Ok(Decided::Left(Leave::counted(&self.refresher.counters.not_begun, why)));
         }
         let now = unix_now();
         let window = self
@@ -309,10 +279,13 @@ impl Call<'_> {
             .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
         if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
             if !self.refuses {
-                return Ok(self.left_for_host(elsewhere::OVER_LIMIT));
+                return Ok(Decided::Left(Leave::counted(
+                    &self.refresher.counters.left_for_host,
+                    elsewhere::OVER_LIMIT,
+                )));
             }
             self.refresher.counters.rate_limited.add();
-            return Ok(Decided::Answered(self.respond(&Outcome::RateLimited, window), Told::of("rate_limited")));
+            return Ok(Decided::Answered(self.respond(&Reply::RateLimited, window), RefreshLog::of("rate_limited")));
         }
         let user_agent = self.user_agent();
         let key = Key::of(&token, self.site.columns.folds_case);
@@ -320,38 +293,34 @@ impl Call<'_> {
             // Nothing is to be looked for or stored, so that a flood of them costs the database side nothing.
             self.refresher.counters.unknown.add();
             self.refresher.record(self.event(&user_agent), EventResult::Failure(Failure::InvalidToken));
-            return Ok(Decided::Answered(self.respond(&Outcome::InvalidToken, window), Told::of("unknown")));
+            return Ok(Decided::Answered(self.respond(&Reply::InvalidToken, window), RefreshLog::of("unknown")));
         }
         let Ok(refresh_token) = access_token::new_refresh_token() else {
             warn!(request_id = %self.id, "the system gives no randomness; a refresh goes to WordPress");
-            return Ok(Decided::Left("the system gives no randomness".to_owned()));
+            return Ok(Decided::Left(Leave::because("the system gives no randomness")));
         };
         let event = self.event(&user_agent);
         let plan = self.plan(token, refresh_token, user_agent);
-        let (answered, deadline) = InFlight::begin(self.refresher, key, plan, event);
+        let (answered, deadline) = Rotation::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
             // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
             return Err(RefreshError::Rotation(RotationError::Failed(DatabaseError::TimedOut)));
         };
         match answered {
-            Ok(Ok((outcome, _))) if !self.refuses && !matches!(outcome, Outcome::Rotated(_)) => {
-                Ok(self.left_for_host("a token that is not live any more"))
+            Ok(Ok((reply, _))) if !self.refuses && !matches!(reply, Reply::Pair(_)) => {
+                let counter = &self.refresher.counters.left_for_host;
+                Ok(Decided::Left(Leave::counted(counter, "a token that is not live any more")))
             }
-            Ok(Ok((outcome, told))) => Ok(Decided::Answered(self.respond(&outcome, window), told)),
+            Ok(Ok((reply, log))) => Ok(Decided::Answered(self.respond(&reply, window), log)),
             Ok(Err(RotationError::NotBegun(error))) => {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
-                Ok(Decided::Left(error.to_string()))
+                Ok(Decided::Left(Leave::because(error)))
             }
             // It was logged once, by `Standing`.
-            Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(error.to_string())),
+            Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(Leave::because(error))),
             Ok(Err(error)) => Err(RefreshError::Rotation(error)),
             Err(error) => Err(RefreshError::Dropped(error)),
         }
-    }
-
-    fn left_for_host(&self, why: &str) -> Decided {
-        self.refresher.counters.left_for_host.add();
-        Decided::Left(why.to_owned())
     }
 
     /// As wp_magic_quotes() and sanitize_text_field() leave it (what is not UTF-8 becomes nothing). A longer one than the column
@@ -394,7 +363,7 @@ impl Call<'_> {
         })
     }
 
-    fn respond(&self, outcome: &Outcome, window: Option<Window>) -> Response<Bytes> {
+    fn respond(&self, reply: &Reply, window: Option<Window>) -> Response<Bytes> {
         let headers = &self.head.headers;
         let has_bearer = headers
             .get(header::AUTHORIZATION)
@@ -406,12 +375,8 @@ impl Call<'_> {
             window,
             fields: self.refresher.fields,
         };
-        response::response(outcome, &context)
+        response::response(reply, &context)
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The target. Nearly all calls have the same, and what is made on one thread and dropped on another is dear.
@@ -429,38 +394,4 @@ fn shared(uri: &Uri) -> Arc<str> {
         }
         Arc::clone(last)
     })
-}
-
-impl Refresher {
-    /// Puts down how a call ended, where that is asked for.
-    fn record(&self, event: Option<Event>, result: EventResult) {
-        if let Some((analytics, event)) = self.analytics.as_ref().zip(event) {
-            analytics.record(event, result);
-        }
-    }
-
-    /// Keeps the map of tokens filled while the table has no index on them. Never returns.
-    pub async fn keep_map_filled(&self) {
-        loop {
-            if let Ok(site) = self.sites.current().await {
-                let map = &self.look_ups.map;
-                // A replica that lags behind has gaps where there are none, and lacks rows that are there.
-                if site.columns.indexed || self.store.database.splits_reads() {
-                    map.give_up();
-                } else {
-                    let read = if map.needs_filling() {
-                        map.fill(site.columns).await
-                    } else if map.has_fallen_behind() {
-                        map.extend(site.columns, Instant::now()).await
-                    } else {
-                        Ok(())
-                    };
-                    if let Err(error) = read {
-                        debug!(%error, "the tokens of the table could not be read; once more in a moment");
-                    }
-                }
-            }
-            tokio::time::sleep(MAP_LOOK).await;
-        }
-    }
 }

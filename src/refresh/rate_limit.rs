@@ -15,6 +15,7 @@ mod sketch;
 use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use lru::LruCache;
 
@@ -57,6 +58,11 @@ struct OpenWindow {
     /// Unix seconds.
     reset: u64,
     let_through: u32,
+}
+
+/// The time that windows are counted by.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl RateLimiter {

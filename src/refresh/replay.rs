@@ -13,12 +13,12 @@ use mysql_async::Row;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::access_token::ClaimsInput;
-use super::group::{LIMIT, RotationError};
-use super::response;
+use super::plan::{Plan, Used};
+use super::response::{Pair, User};
 use super::store::{LARGEST_GROUP, Store};
-use super::transaction::{Plan, Used};
+use super::waiting::{LIMIT, RotationError};
 use crate::config::Algorithm;
+use crate::wordpress::access_token::ClaimsInput;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 
 /// What is done about used tokens.
@@ -93,7 +93,7 @@ impl Reuse {
 /// What was done about a used token.
 pub enum Reused {
     /// The same pair again, and the row that it is in.
-    Replayed(response::Rotated, u64),
+    Replayed(Pair, u64),
     /// Refused; so many rows of its family were revoked.
     Refused(usize),
 }
@@ -153,7 +153,7 @@ pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Re
 /// What lives of a family.
 enum Found {
     /// One row, younger than the one that was used, and its user.
-    Successor(LiveRow, response::User),
+    Successor(LiveRow, User),
     /// Something else.
     NoSuccessor,
     /// Nothing: all were logged out, revoked or ended by a password change.
@@ -213,12 +213,7 @@ async fn live_row(store: &Store, session: &mut Session<'_>, family: &str, used: 
 
 /// The pair of a row, if its access token can be made again or is remembered. The first call may have come by another host,
 /// where the issuer is another: it is that call's pair.
-fn pair(
-    plan: &Plan,
-    family: &str,
-    row: &LiveRow,
-    user: response::User,
-) -> Result<Option<response::Rotated>, RotationError> {
+fn pair(plan: &Plan, family: &str, row: &LiveRow, user: User) -> Result<Option<Pair>, RotationError> {
     let (signer, auth_salt) = (&plan.site.signer, &plan.site.auth_salt);
     for issuer in plan.issuers() {
         let claims = ClaimsInput {
@@ -237,7 +232,7 @@ fn pair(
         };
         if let Some(access_token) = access_token {
             let (refresh_token, expires_in) = (row.refresh_token.clone(), row.expires_in);
-            return Ok(Some(response::Rotated { access_token, refresh_token, expires_in, user }));
+            return Ok(Some(Pair { access_token, refresh_token, expires_in, user }));
         }
     }
     Ok(None)

@@ -3,7 +3,7 @@
 //! Status, header values, their order and the JSON members are those of recorded exchanges. The
 //! differences are deliberate: `Cache-Control: no-store` on a success (RFC 6749, section 5.1),
 //! `Retry-After` with a 429 only, `/` and non-ASCII characters in JSON as they are. This file
-//! decides nothing; what happened is its [`Outcome`].
+//! decides nothing; what happened is its [`Reply`].
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -14,10 +14,10 @@ use super::rate_limit::Window;
 use super::request::BadRequest;
 use crate::config::ResponseFields;
 
-/// What became of a refresh call.
-pub enum Outcome {
+/// What a refresh call is answered with.
+pub enum Reply {
     /// The token was exchanged for a new pair.
-    Rotated(Rotated),
+    Pair(Pair),
     /// 403: unknown, used, revoked or expired.
     InvalidToken,
     /// 403: the token's user is gone.
@@ -29,7 +29,7 @@ pub enum Outcome {
 }
 
 /// The new pair and whose it is. Has no `Debug`: it is all secrets.
-pub struct Rotated {
+pub struct Pair {
     /// The access JWT.
     pub access_token: String,
     /// The refresh token.
@@ -53,7 +53,7 @@ pub struct User {
     pub display_name: String,
 }
 
-/// What an answer depends on beside the outcome.
+/// What an answer depends on beside the reply.
 pub struct ReplyContext<'a> {
     /// The value of `Link`.
     pub api_link: Option<&'a HeaderValue>,
@@ -68,8 +68,8 @@ pub struct ReplyContext<'a> {
 }
 
 /// The answer to a refresh call, complete but for its framing.
-pub fn response(outcome: &Outcome, context: &ReplyContext<'_>) -> Response<Bytes> {
-    let (status, body) = status_and_body(outcome, context);
+pub fn response(reply: &Reply, context: &ReplyContext<'_>) -> Response<Bytes> {
+    let (status, body) = status_and_body(reply, context);
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -96,12 +96,12 @@ pub fn response(outcome: &Outcome, context: &ReplyContext<'_>) -> Response<Bytes
         "Authorization, X-WP-Nonce, Content-Disposition, Content-MD5, Content-Type",
     );
     // A request that WordPress itself refuses never comes to the plugin's limit.
-    if let (Some(window), false) = (context.window, matches!(outcome, Outcome::BadRequest(_))) {
+    if let (Some(window), false) = (context.window, matches!(reply, Reply::BadRequest(_))) {
         headers.append(X_RATELIMIT_LIMIT, window.limit.into());
         headers.append(X_RATELIMIT_REMAINING, window.remaining.into());
         headers.append(X_RATELIMIT_RESET, window.reset.into());
     }
-    if matches!(outcome, Outcome::RateLimited) {
+    if matches!(reply, Reply::RateLimited) {
         headers.append(header::RETRY_AFTER, retry_after(context).into());
     }
     headers.append(header::ALLOW, HeaderValue::from_static("POST"));
@@ -112,7 +112,7 @@ pub fn response(outcome: &Outcome, context: &ReplyContext<'_>) -> Response<Bytes
         fixed(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
         fixed(header::VARY, "Origin");
     }
-    if matches!(outcome, Outcome::Rotated(_)) {
+    if matches!(reply, Reply::Pair(_)) {
         headers.append(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     response
@@ -123,12 +123,12 @@ fn retry_after(context: &ReplyContext<'_>) -> u64 {
     context.window.and_then(|window| window.retry_after).unwrap_or(1)
 }
 
-fn status_and_body(outcome: &Outcome, context: &ReplyContext<'_>) -> (StatusCode, Bytes) {
-    match outcome {
-        Outcome::Rotated(rotated) => (StatusCode::OK, json(&success(rotated, context.fields))),
-        Outcome::InvalidToken => (StatusCode::FORBIDDEN, Bytes::from_static(INVALID_TOKEN)),
-        Outcome::UserNotFound => (StatusCode::FORBIDDEN, Bytes::from_static(USER_NOT_FOUND)),
-        Outcome::RateLimited => (
+fn status_and_body(reply: &Reply, context: &ReplyContext<'_>) -> (StatusCode, Bytes) {
+    match reply {
+        Reply::Pair(pair) => (StatusCode::OK, json(&success(pair, context.fields))),
+        Reply::InvalidToken => (StatusCode::FORBIDDEN, Bytes::from_static(INVALID_TOKEN)),
+        Reply::UserNotFound => (StatusCode::FORBIDDEN, Bytes::from_static(USER_NOT_FOUND)),
+        Reply::RateLimited => (
             StatusCode::TOO_MANY_REQUESTS,
             json(&Error {
                 code: "jwt_auth_rate_limited",
@@ -136,7 +136,7 @@ fn status_and_body(outcome: &Outcome, context: &ReplyContext<'_>) -> (StatusCode
                 data: RateLimitData { status: 429, retry_after: retry_after(context) },
             }),
         ),
-        Outcome::BadRequest(bad) => (
+        Reply::BadRequest(bad) => (
             StatusCode::BAD_REQUEST,
             match bad {
                 BadRequest::MissingToken => Bytes::from_static(MISSING_TOKEN),
@@ -155,21 +155,21 @@ fn status_and_body(outcome: &Outcome, context: &ReplyContext<'_>) -> (StatusCode
     }
 }
 
-fn success(rotated: &Rotated, fields: ResponseFields) -> Success<'_> {
+fn success(pair: &Pair, fields: ResponseFields) -> Success<'_> {
     let documented = Documented {
-        token: &rotated.access_token,
-        user_id: rotated.user.id,
-        user_email: &rotated.user.email,
-        user_nicename: &rotated.user.nicename,
-        user_display_name: &rotated.user.display_name,
+        token: &pair.access_token,
+        user_id: pair.user.id,
+        user_email: &pair.user.email,
+        user_nicename: &pair.user.nicename,
+        user_display_name: &pair.user.display_name,
     };
-    let oauth2 = OAuth2 { access_token: &rotated.access_token, expires_in: rotated.expires_in, token_type: "Bearer" };
+    let oauth2 = OAuth2 { access_token: &pair.access_token, expires_in: pair.expires_in, token_type: "Bearer" };
     let (documented, oauth2) = match fields {
         ResponseFields::All => (Some(documented), Some(oauth2)),
         ResponseFields::Documented => (Some(documented), None),
         ResponseFields::OAuth2 => (None, Some(oauth2)),
     };
-    Success { documented, oauth2, refresh_token: &rotated.refresh_token }
+    Success { documented, oauth2, refresh_token: &pair.refresh_token }
 }
 
 fn json(body: &impl Serialize) -> Bytes {

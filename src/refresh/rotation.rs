@@ -1,67 +1,200 @@
-//! The rules of one rotation, over a snapshot of the row.
+//! A rotation on its way: from its token's row through the groups to what is said of it, whoever still waits for that.
 //!
-//! Pure: the snapshot is taken under the row's lock by the store, which then does what is decided
-//! here. Times are compared by the database, whose clock wrote them, so the snapshot holds only
-//! their outcome.
+//! Most rows are known, and most of their tokens live. Such a rotation goes from the thread of the client's connection straight
+//! into the queue of the groups, and from the commit straight back: what a transaction says is put down where it is said, without
+//! a task of its own, and so is what a look-up says. Only what has to ask about a used token goes on in a task.
 
-/// What the database says about the row that was found for a token, read under its lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowSnapshot {
-    /// The row still holds the token, as the column's collation compares.
-    pub token_matches: bool,
-    /// `revoked_at` is set: the token was used, or revoked.
-    pub revoked: bool,
-    /// `refresh_token_expires_at` is not in the future, or not set.
-    pub expired: bool,
-    /// The row's user exists.
-    pub user_exists: bool,
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::analytics::{Event, EventResult, Failure};
+use super::counters::Counter;
+use super::plan::{Outcome, Plan, Rotated, Used};
+use super::refresher::{RefreshLog, Refresher};
+use super::replay::{self, Reused};
+use super::response::{Pair, Reply};
+use super::row_cache::{Key, RowRef};
+use super::waiting::{LIMIT, RotationError};
+use crate::wordpress::database::DatabaseError;
+
+/// What is answered, and what the log says of it.
+pub type Ended = Result<(Reply, RefreshLog), RotationError>;
+
+/// One rotation. It ends, is stored and is told of whether or not its client is still there.
+pub struct Rotation {
+    refresher: Arc<Refresher>,
+    token: Key,
+    plan: Arc<Plan>,
+    /// `None` where nobody writes it down.
+    event: Option<Event>,
+    /// The token was looked for, and not only remembered.
+    is_looked_up: bool,
+    /// When nobody waits for it any more.
+    deadline: Instant,
+    answer: oneshot::Sender<Ended>,
+    /// A drain waits for it.
+    _tracked: TaskTrackerToken,
 }
 
-/// What becomes of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Insert its successor and revoke it.
-    Rotate,
-    /// The row is another token's; the one presented may be in another row.
-    NotThisRow,
-    /// 403, unless it is replayed; the row stays as it is. Used, revoked, expired and unknown tokens look the same to a client.
-    Used,
-    /// 403; the row stays as it is.
-    Expired,
-    /// 403; the row stays as it is.
-    UserNotFound,
-}
-
-/// Decides about a token, given the row it was found in.
-pub fn decide(row: &RowSnapshot) -> Decision {
-    match row {
-        RowSnapshot { token_matches: false, .. } => Decision::NotThisRow,
-        RowSnapshot { revoked: true, .. } => Decision::Used,
-        RowSnapshot { expired: true, .. } => Decision::Expired,
-        // The plugin looks for the user only once the token is known to be good.
-        RowSnapshot { user_exists: false, .. } => Decision::UserNotFound,
-        RowSnapshot { .. } => Decision::Rotate,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_live_token_of_a_user_rotates() {
-        let mut rotations = 0;
-        for bits in 0..16_u8 {
-            let bit = |place: u8| bits >> place & 1 == 1;
-            let row = RowSnapshot { token_matches: bit(0), revoked: bit(1), expired: bit(2), user_exists: bit(3) };
-            let decision = decide(&row);
-            let live = bit(0) && !bit(1) && !bit(2);
-            assert_eq!(matches!(decision, Decision::Rotate | Decision::UserNotFound), live, "{row:?}");
-            assert_eq!(decision == Decision::UserNotFound, live && !bit(3), "{row:?}");
-            assert_eq!(decision == Decision::NotThisRow, !bit(0), "{row:?}");
-            assert_eq!(decision == Decision::Used, bit(0) && bit(1), "{row:?}");
-            rotations += u8::from(decision == Decision::Rotate);
+impl Rotation {
+    /// Finds the token's row and rotates it. Returns where its end comes, and until when it is to be waited for.
+    pub fn begin(
+        refresher: &Arc<Refresher>,
+        token: Key,
+        plan: Plan,
+        event: Option<Event>,
+    ) -> (oneshot::Receiver<Ended>, Instant) {
+        let (answer, answered) = oneshot::channel();
+        let row = refresher.look_ups.cached(&token);
+        let limit = if row.is_some() { LIMIT } else { refresher.look_ups.limit(&plan.site) };
+        let deadline = Instant::now() + limit;
+        let rotation = Rotation {
+            refresher: Arc::clone(refresher),
+            token,
+            plan: Arc::new(plan),
+            event,
+            is_looked_up: false,
+            deadline,
+            answer,
+            _tracked: refresher.rotations.token(),
+        };
+        match row {
+            Some(row) => rotation.rotate(row),
+            None => rotation.look_up(),
         }
-        assert_eq!(rotations, 1);
+        (answered, deadline)
+    }
+
+    fn rotate(self, row: RowRef) {
+        if let Some(user_id) = row.user_id {
+            self.plan.sign_early(user_id);
+        }
+        let (refresher, plan) = (Arc::clone(&self.refresher), Arc::clone(&self.plan));
+        let deadline = self.deadline.min(Instant::now() + LIMIT);
+        refresher.groups.hand_in(plan, row.id, deadline, Box::new(move |result| self.ended(result)));
+    }
+
+    fn look_up(mut self) {
+        self.is_looked_up = true;
+        let (look_ups, token) = (Arc::clone(&self.refresher.look_ups), self.token.clone());
+        let site = Arc::clone(&self.plan.site);
+        let on_done = move |found| match found {
+            Ok(Some(row)) => self.rotate(row),
+            Ok(None) => self.unknown(),
+            Err(RotationError::NotBegun(error) | RotationError::Failed(error)) if error.refusal().is_some() => {
+                let tasks = self.refresher.tasks.clone();
+                tasks.spawn(self.refused(error));
+            }
+            Err(error) => self.fail(error),
+        };
+        look_ups.find(token, site, Box::new(on_done));
+    }
+
+    /// What the transaction said.
+    fn ended(self, result: Result<Outcome, RotationError>) {
+        let counters = Arc::clone(&self.refresher.counters);
+        match result {
+            Ok(Outcome::Rotated(rotated)) => self.rotated(rotated),
+            Ok(Outcome::Used(used)) => {
+                let tasks = self.refresher.tasks.clone();
+                tasks.spawn(self.used(used));
+            }
+            Ok(Outcome::Expired) => {
+                self.refuse(&counters.expired, Reply::InvalidToken, Failure::InvalidToken, RefreshLog::of("expired"));
+            }
+            Ok(Outcome::UserNotFound) => {
+                let log = RefreshLog::of("user_not_found");
+                self.refuse(&counters.user_not_found, Reply::UserNotFound, Failure::UserNotFound, log);
+            }
+            Ok(Outcome::NotThisRow) if self.is_looked_up => self.unknown(),
+            // The row is gone or was changed by hand: look again.
+            Ok(Outcome::NotThisRow) => {
+                self.refresher.look_ups.row_cache.forget(&self.token);
+                self.look_up();
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn rotated(self, rotated: Rotated) {
+        let Rotation { refresher, plan, token: used, event, answer, .. } = self;
+        if let Some(child) = rotated.child {
+            // Before the answer: the client may be back at once.
+            let token = Key::of(&plan.refresh_token, plan.site.columns.folds_case);
+            refresher.look_ups.row_cache.remember(token, RowRef { id: child, user_id: Some(rotated.user.id) });
+            refresher.look_ups.live_tokens.note(child);
+        }
+        if let Some((recent, family)) = plan.recent.as_ref().zip(rotated.family.as_deref()) {
+            recent.stored(family, &rotated.access_token);
+        }
+        refresher.counters.rotated.add();
+        let (user_id, token_family) = (rotated.user.id, rotated.family.clone());
+        refresher.record(event, EventResult::Success { user_id, token_id: rotated.parent, token_family });
+        let pair = Pair {
+            access_token: rotated.access_token,
+            refresh_token: plan.refresh_token.clone(),
+            expires_in: plan.site.settings.jwt_expiration,
+            user: rotated.user,
+        };
+        let log = RefreshLog { user: Some(user_id), family: rotated.family, ..RefreshLog::of("rotated") };
+        // Where the client has left, nobody waits.
+        let _ = answer.send(Ok((Reply::Pair(pair), log)));
+        refresher.look_ups.row_cache.used(used);
+    }
+
+    async fn used(self, used: Used) {
+        let refresher = Arc::clone(&self.refresher);
+        let Refresher { store, reuse, counters, look_ups, .. } = &*refresher;
+        let mut log = RefreshLog { user: Some(used.user_id), family: used.family.clone(), ..RefreshLog::of("used") };
+        match replay::reuse(store, reuse, &self.plan, &used).await {
+            // Nothing has happened, so there is no event either.
+            Ok(Reused::Replayed(pair, row)) => {
+                counters.replayed.add();
+                let token = Key::of(&pair.refresh_token, self.plan.site.columns.folds_case);
+                look_ups.row_cache.remember(token, RowRef { id: row, user_id: Some(used.user_id) });
+                log.outcome = "replayed";
+                let _ = self.answer.send(Ok((Reply::Pair(pair), log)));
+                return;
+            }
+            Ok(Reused::Refused(0)) => {}
+            Ok(Reused::Refused(_)) => {
+                counters.families_revoked.add();
+                log.outcome = "family_revoked";
+            }
+            Err(error) => return self.fail(error),
+        }
+        self.refuse(&counters.used, Reply::InvalidToken, Failure::InvalidToken, log);
+    }
+
+    /// The database does not even let the token be looked for.
+    async fn refused(self, error: DatabaseError) {
+        let judged = timeout_at(self.deadline, self.refresher.standing.judge(error.clone())).await;
+        self.fail(judged.unwrap_or(RotationError::Failed(error)));
+    }
+
+    fn unknown(self) {
+        let counters = Arc::clone(&self.refresher.counters);
+        self.refuse(&counters.unknown, Reply::InvalidToken, Failure::InvalidToken, RefreshLog::of("unknown"));
+    }
+
+    /// What is left to WordPress is counted as that, where that is decided.
+    fn refuse(self, counter: &Counter, reply: Reply, failure: Failure, log: RefreshLog) {
+        if self.plan.refuses {
+            counter.add();
+            self.refresher.record(self.event, EventResult::Failure(failure));
+        }
+        let _ = self.answer.send(Ok((reply, log)));
+    }
+
+    fn fail(self, error: RotationError) {
+        let failed: &Counter = match error {
+            RotationError::NotBegun(_) | RotationError::Refused(_) => &self.refresher.counters.not_begun,
+            RotationError::Failed(_) | RotationError::Sign(_) => &self.refresher.counters.failed,
+        };
+        failed.add();
+        let _ = self.answer.send(Err(error));
     }
 }

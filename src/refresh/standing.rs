@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::group::RotationError;
 use super::store::Store;
 use super::trial::{self, Refused, Trial};
+use super::waiting::RotationError;
 use crate::wordpress::database::{DatabaseError, Refusal};
 
 /// When a rotation that was refused is tried again at first, and how often in the long run.

@@ -9,6 +9,8 @@
 mod statements;
 mod tried;
 
+use std::sync::Arc;
+
 use mysql_async::{Row, Value};
 use time::OffsetDateTime;
 use tracing::debug;
@@ -24,7 +26,7 @@ pub const LARGEST_GROUP: usize = 64;
 /// The statements for one site's tables, and the database they go to.
 pub struct Store {
     /// Where the tables are.
-    pub database: Database,
+    pub database: Arc<Database>,
     /// The token table's name, quoted.
     pub tokens: String,
     users: String,
@@ -165,7 +167,7 @@ impl Store {
                 "SELECT revoked_at IS NULL AND COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0), \
                  TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM {tokens} WHERE id = ? AND refresh_token_hash = ?"
             ),
-            database,
+            database: Arc::new(database),
             tokens,
             users,
         }

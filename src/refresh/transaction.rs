@@ -2,156 +2,17 @@
 //!
 //! The items of a group do not know of each other: one whose token is used, expired, unknown or there twice changes nothing
 //! for the others. What fails, fails as a whole, and leaves nothing behind; taking the group apart is [`super::group`]'s part.
-//! The new refresh token is made once, before the first attempt, so that an attempt whose outcome is unknown can be recognized.
 
-use std::collections::HashSet;
-use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::access_token::{ClaimsInput, SignerError, wp_hash};
-use super::group::{Turn, in_turn};
-use super::recent::Recent;
-use super::response::User;
-use super::rotation::{self, Decision, RowSnapshot};
+use super::decision::{self, Decision, RowSnapshot};
+use super::plan::{Outcome, Plan, Rotated, Used};
 use super::store::{Child, LockedRow, Store, Trace};
+use super::waiting::{Turn, in_turn};
+use crate::wordpress::access_token::SignerError;
 use crate::wordpress::database::{ConnectionName, DatabaseError, Session};
-use crate::wordpress::home::{Home, Homes};
-use crate::wordpress::site::Site;
-use crate::wordpress::text;
-
-/// What is to be stored, save what only the row tells.
-pub struct Plan {
-    /// The token that the client presented.
-    pub token: String,
-    /// The one it gets in its place.
-    pub refresh_token: String,
-    /// Unix seconds.
-    pub issued_at: u64,
-    /// The site's home on the call's host.
-    pub home: Arc<Home>,
-    /// What WordPress has said of its home elsewhere: see [`Plan::issuers`].
-    pub homes: Arc<Homes>,
-    /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
-    pub refuses: bool,
-    /// Settings, keys and columns.
-    pub site: Arc<Site>,
-    /// As it is stored in the column.
-    pub user_agent: String,
-    /// The client's address.
-    pub client: IpAddr,
-    /// What it was signed as: by [`Plan::sign_early`], or by the first attempt.
-    pub signed: OnceLock<Signed>,
-    /// Where its access token is kept for a while; `None` where it can be made again, or is never given twice.
-    pub recent: Option<Arc<Recent>>,
-}
-
-/// An access token for a user, and its hash.
-// SECURITY: no Debug. It is the token.
-#[derive(Clone)]
-pub struct Signed {
-    user_id: u64,
-    access_token: String,
-    hash: String,
-}
-
-impl Plan {
-    /// Signs the access token where that takes microseconds, so that it is done before the rows of a group are locked. Should the row
-    /// turn out to be another user's, it is signed anew; should nothing be rotated, it was in vain.
-    pub fn sign_early(&self, user_id: u64) {
-        if self.site.signer.is_quick()
-            // What fails here fails under the lock, too, and is told there.
-            && let Ok(signed) = self.sign(user_id)
-        {
-            // Looked up for a second time, it has one already.
-            let _ = self.signed.set(signed);
-        }
-    }
-
-    /// Who may have issued a token of this site's, the one that would now first: on another host, or by another scheme, the home
-    /// URL may be another.
-    pub fn issuers(&self) -> Vec<Arc<Home>> {
-        let others = self.homes.issuers().into_iter().filter(|home| home.url != self.home.url);
-        [Arc::clone(&self.home)].into_iter().chain(others).take(MOST_ISSUERS).collect()
-    }
-
-    /// The same for all attempts, unless the row becomes another user's between two of them.
-    fn signed(&self, user_id: u64) -> Result<Signed, SignerError> {
-        match self.signed.get() {
-            Some(signed) if signed.user_id == user_id => Ok(signed.clone()),
-            _ => {
-                let signed = self.sign(user_id)?;
-                // It may have one for another user, which stays.
-                let _ = self.signed.set(signed.clone());
-                Ok(signed)
-            }
-        }
-    }
-
-    fn sign(&self, user_id: u64) -> Result<Signed, SignerError> {
-        let claims = ClaimsInput {
-            iss: &self.home.url,
-            issued_at: self.issued_at,
-            expires_at: self.expires_at(),
-            user_id,
-            refresh_token: &self.refresh_token,
-        };
-        let access_token = self.site.signer.access_token(&claims)?;
-        let hash = wp_hash(&access_token, &self.site.auth_salt);
-        Ok(Signed { user_id, access_token, hash })
-    }
-
-    fn expires_at(&self) -> u64 {
-        self.issued_at.saturating_add(self.site.settings.jwt_expiration)
-    }
-}
-
-/// A token is made for each of them where a pair is to be found again, which takes up to a millisecond with RSA.
-const MOST_ISSUERS: usize = 16;
-
-/// How a rotation ended.
-pub enum Outcome {
-    /// Stored.
-    Rotated(Rotated),
-    /// The row's token was used or revoked.
-    Used(Used),
-    /// The row's token has expired.
-    Expired,
-    /// The row's user does not exist.
-    UserNotFound,
-    /// The row does not hold the token (any more).
-    NotThisRow,
-}
-
-/// A stored rotation.
-pub struct Rotated {
-    /// The new access token.
-    pub access_token: String,
-    /// The token's user.
-    pub user: User,
-    /// The token's family.
-    pub family: Option<String>,
-    /// The row that was revoked.
-    pub parent: u64,
-    /// The new row, where its id is known.
-    pub child: Option<u64>,
-}
-
-/// A token that was found revoked. The table does not tell one that was exchanged from one that was logged out.
-pub struct Used {
-    /// Its row.
-    pub id: u64,
-    /// Its user.
-    pub user_id: u64,
-    /// Its family.
-    pub family: Option<String>,
-    /// Seconds since then; `None` where the table holds no date.
-    pub revoked_for: Option<i64>,
-    /// The token's own time is over.
-    pub expired: bool,
-}
 
 /// What a transaction says of one of its items.
 pub enum Verdict {
@@ -188,12 +49,12 @@ pub struct UnknownCommit {
 }
 
 /// What is done about a row that another transaction holds.
-pub enum Patience<'a> {
+pub enum HeldRows<'a> {
     /// It is waited for.
-    Waits,
+    Wait,
     /// It is skipped, where the server can do that. The next worker's turn begins at the latest when this transaction has written,
     /// and not before it has its rows locked.
-    Skips(Option<Turn<'a>>),
+    Skip(Option<Turn<'a>>),
 }
 
 /// What a COMMIT has at least to be answered: a disk may be busy.
@@ -208,14 +69,14 @@ pub async fn attempt(
     store: &Store,
     session: &mut Session<'_>,
     items: &[(&Plan, u64)],
-    patience: Patience<'_>,
+    held: HeldRows<'_>,
     commit_by: Instant,
 ) -> Result<Vec<Verdict>, Interrupted> {
     let can_skip = session.abilities().skip_locked;
-    let (skip_locked, turn) = match patience {
-        Patience::Skips(turn) if can_skip => (true, turn),
+    let (skip_locked, turn) = match held {
+        HeldRows::Skip(turn) if can_skip => (true, turn),
         // What has to wait for a row must not keep the others from theirs.
-        Patience::Skips(_) | Patience::Waits => (false, None),
+        HeldRows::Skip(_) | HeldRows::Wait => (false, None),
     };
     let mut ids: Vec<u64> = items.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
@@ -281,51 +142,23 @@ async fn prepare(
     turn: Option<Turn<'_>>,
     has_written: &mut bool,
 ) -> Result<Prepared, DatabaseError> {
-    let row_of = |id: u64| locked.iter().find(|row| row.id == id);
     let mut verdicts = Vec::with_capacity(items.len());
-    let mut children = Vec::new();
-    let mut places = Vec::new();
-    let mut rotating = HashSet::new();
-    for (place, (plan, id)) in items.iter().enumerate() {
-        let Some(row) = row_of(*id) else {
-            verdicts.push(if skip_locked { Verdict::Alone } else { Verdict::Ended(Outcome::NotThisRow) });
-            continue;
+    let mut children: Vec<Child<'_>> = Vec::new();
+    for (plan, id) in items {
+        let (verdict, child) = match locked.iter().find(|row| row.id == *id) {
+            Some(row) => {
+                // The bytes spare a question; where they differ, the column's collation decides.
+                let is_same = row.token.as_deref() == Some(plan.token.as_bytes());
+                let token_matches = is_same || store.holds(session, *id, &plan.token).await?;
+                // A token that is there twice in a group is used by its first.
+                let is_taken = children.iter().any(|child| child.parent == *id);
+                verdict_of(plan, row, token_matches, is_taken)
+            }
+            None if skip_locked => (Verdict::Alone, None),
+            None => (Verdict::Ended(Outcome::NotThisRow), None),
         };
-        // The bytes spare a question; where they differ, the column's collation decides.
-        let is_same = row.token.as_deref() == Some(plan.token.as_bytes());
-        let snapshot = RowSnapshot {
-            token_matches: is_same || store.holds(session, *id, &plan.token).await?,
-            // A token that is there twice in a group is used by its first.
-            revoked: row.revoked || rotating.contains(id),
-            expired: row.expired,
-            user_exists: row.user.is_some(),
-        };
-        let outcome = match (rotation::decide(&snapshot), &row.user) {
-            (Decision::Rotate, Some(user)) => match child(plan, row) {
-                Ok((access_token, child)) => {
-                    rotating.insert(*id);
-                    children.push(child);
-                    places.push(place);
-                    let (user, family) = (user.clone(), row.family.clone());
-                    Outcome::Rotated(Rotated { access_token, user, family, parent: *id, child: None })
-                }
-                Err(error) => {
-                    verdicts.push(Verdict::Unsigned(error));
-                    continue;
-                }
-            },
-            (Decision::Rotate | Decision::UserNotFound, _) => Outcome::UserNotFound,
-            (Decision::NotThisRow, _) => Outcome::NotThisRow,
-            (Decision::Expired, _) => Outcome::Expired,
-            (Decision::Used, _) => Outcome::Used(Used {
-                id: *id,
-                user_id: row.user_id,
-                family: row.family.clone(),
-                revoked_for: if row.revoked { row.revoked_for } else { Some(0) },
-                expired: row.expired,
-            }),
-        };
-        verdicts.push(Verdict::Ended(outcome));
+        verdicts.push(verdict);
+        children.extend(child);
     }
     if !children.is_empty() {
         store.prepare_to_revoke(session, children.len()).await?;
@@ -338,10 +171,12 @@ async fn prepare(
         let (revoked, turn) = in_turn(turn, store.revoke_parents(session, &children)).await;
         drop(turn);
         revoked?;
-        for (place, id) in places.into_iter().zip(ids) {
-            if let Some(Verdict::Ended(Outcome::Rotated(rotated))) = verdicts.get_mut(place) {
-                rotated.child = id;
-            }
+        let rotated = verdicts.iter_mut().filter_map(|verdict| match verdict {
+            Verdict::Ended(Outcome::Rotated(rotated)) => Some(rotated),
+            _ => None,
+        });
+        for (rotated, id) in rotated.zip(ids) {
+            rotated.child = id;
         }
     }
     let traces = children
@@ -355,24 +190,38 @@ async fn prepare(
     Ok(Prepared { verdicts, traces })
 }
 
-/// The access token and the row that a rotation adds.
-fn child<'a>(plan: &'a Plan, parent: &'a LockedRow) -> Result<(String, Child<'a>), SignerError> {
-    let Signed { access_token, hash, .. } = plan.signed(parent.user_id)?;
-    if let Some((recent, family)) = plan.recent.as_ref().zip(parent.family.as_deref()) {
-        recent.put(family, &access_token);
-    }
-    let child = Child {
-        parent: parent.id,
-        hash,
-        user_id: parent.user_id,
-        issued_at: plan.issued_at,
-        expires_at: plan.expires_at(),
-        refresh_token: &plan.refresh_token,
-        refresh_token_lifetime: plan.site.settings.refresh_token_expiration,
-        family: parent.family.as_deref(),
-        metadata: format!(r#"{{"user_agent":{}}}"#, text::json_ascii(&plan.user_agent)),
-        user_agent: &plan.user_agent,
-        ip_address: plan.client.to_string(),
+/// What a locked row says of `plan`, and the row that is added if the token is exchanged. `is_taken`: the group exchanges it already.
+fn verdict_of<'a>(
+    plan: &'a Plan,
+    row: &'a LockedRow,
+    token_matches: bool,
+    is_taken: bool,
+) -> (Verdict, Option<Child<'a>>) {
+    let snapshot = RowSnapshot {
+        token_matches,
+        revoked: row.revoked || is_taken,
+        expired: row.expired,
+        user_exists: row.user.is_some(),
     };
-    Ok((access_token, child))
+    let outcome = match (decision::decide(&snapshot), &row.user) {
+        (Decision::Rotate, Some(user)) => match plan.child(row) {
+            Ok((access_token, child)) => {
+                let (user, family) = (user.clone(), row.family.clone());
+                let rotated = Rotated { access_token, user, family, parent: row.id, child: None };
+                return (Verdict::Ended(Outcome::Rotated(rotated)), Some(child));
+            }
+            Err(error) => return (Verdict::Unsigned(error), None),
+        },
+        (Decision::Rotate | Decision::UserNotFound, _) => Outcome::UserNotFound,
+        (Decision::NotThisRow, _) => Outcome::NotThisRow,
+        (Decision::Expired, _) => Outcome::Expired,
+        (Decision::Used, _) => Outcome::Used(Used {
+            id: row.id,
+            user_id: row.user_id,
+            family: row.family.clone(),
+            revoked_for: if row.revoked { row.revoked_for } else { Some(0) },
+            expired: row.expired,
+        }),
+    };
+    (Verdict::Ended(outcome), None)
 }

@@ -1,8 +1,8 @@
-//! What WordPress says about itself: in `wp-config.php`, in its options, and when it is asked.
+//! What WordPress says about itself: in `wp-config.php`, in its options, and when it is asked; and what its plugin signs.
 
+pub mod access_token;
 pub mod clock;
 pub mod database;
-pub mod db_host;
 pub mod home;
 pub mod installation;
 pub mod options;

@@ -16,17 +16,16 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::access_token::Signer;
 use super::clock::{Apart, Clocks};
-use super::database::DatabaseError;
+use super::database::{Database, DatabaseError};
 use super::home::{Home, Homes, Question, Word};
 use super::installation::{Installation, WpHome};
 use super::options::{self, Settings};
 use crate::client_addr::Scheme;
 use crate::config::{Algorithm, Jwt, Secret};
-use crate::refresh::access_token::Signer;
-use crate::refresh::store::Store;
+use crate::last_seen::{LastSeen, Sight};
 use crate::route::{Permalinks, RouteForms};
-use crate::sighting::{Sight, Sightings};
 use hosts::Questions;
 pub use hosts::{Called, NamedHost};
 pub use obstacle::NotNative;
@@ -117,7 +116,7 @@ pub type Known = Result<Arc<Site>, Arc<NotNative>>;
 pub struct Sites {
     installation: Installation,
     jwt: Jwt,
-    store: Arc<Store>,
+    database: Arc<Database>,
     homes: Arc<Homes>,
     /// `[wordpress] hosts`.
     hosts: Vec<String>,
@@ -125,7 +124,7 @@ pub struct Sites {
     tasks: Handle,
     cache: Cache<(), Known>,
     last_good: Mutex<LastGood>,
-    sightings: Sightings,
+    last_seen: LastSeen,
     signers: Mutex<Option<(Algorithm, Arc<Signer>)>>,
 }
 
@@ -146,15 +145,15 @@ impl Sites {
         installation: Installation,
         jwt: Jwt,
         hosts: Vec<String>,
-        store: Arc<Store>,
+        database: Arc<Database>,
         homes: Arc<Homes>,
         clocks: Arc<Clocks>,
         tasks: Handle,
     ) -> Arc<Self> {
         let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
-        let (last_good, sightings, signers) = (Mutex::default(), Sightings::default(), Mutex::new(None));
+        let (last_good, last_seen, signers) = (Mutex::default(), LastSeen::default(), Mutex::new(None));
         let sites =
-            Sites { installation, jwt, store, homes, hosts, clocks, tasks, cache, last_good, sightings, signers };
+            Sites { installation, jwt, database, homes, hosts, clocks, tasks, cache, last_good, last_seen, signers };
         Arc::new(sites)
     }
 
@@ -258,7 +257,7 @@ impl Sites {
     /// # Errors
     /// The database's.
     pub async fn examine(&self) -> Result<Examined, DatabaseError> {
-        let rows = self.store.database.within(READ_LIMIT, self.rows()).await?;
+        let rows = self.database.within(READ_LIMIT, self.rows()).await?;
         let known = self.site(&rows).map(Arc::new).map_err(Arc::new);
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site = Some(known.clone());
         self.cache.insert((), known.clone()).await;
@@ -277,7 +276,7 @@ impl Sites {
 
     /// How reading the site went, which is how the database is.
     pub fn database(&self) -> Sight {
-        self.sightings.look()
+        self.last_seen.look()
     }
 
     async fn read(&self) -> Known {
@@ -285,7 +284,7 @@ impl Sites {
         let mut last = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Ok(site) => {
-                self.sightings.seen();
+                self.last_seen.seen();
                 if std::mem::take(&mut last.database_is_away) {
                     info!("the site's settings can be read again");
                 }
@@ -294,7 +293,7 @@ impl Sites {
                 site
             }
             Err(error) => {
-                self.sightings.failed(error.to_string());
+                self.last_seen.failed(error.to_string());
                 if !std::mem::replace(&mut last.database_is_away, true) {
                     warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
                 }
@@ -310,7 +309,7 @@ impl Sites {
     }
 
     async fn read_now(&self) -> Result<Result<Site, NotNative>, DatabaseError> {
-        let rows = self.store.database.within(READ_LIMIT, self.rows()).await?;
+        let rows = self.database.within(READ_LIMIT, self.rows()).await?;
         self.note_plugins(&rows);
         Ok(self.site(&rows))
     }
@@ -327,17 +326,17 @@ impl Sites {
     }
 
     async fn rows(&self) -> Result<Rows, DatabaseError> {
-        let mut session = self.store.database.session().await?;
+        let mut session = self.database.session().await?;
         let rows = match Rows::read(&mut session, &self.installation).await {
             Err(error) if error.code().is_none() => {
                 // A connection that idled may be dead: one more try on a fresh one.
                 drop(session);
-                session = self.store.database.fresh_session().await?;
+                session = self.database.fresh_session().await?;
                 Rows::read(&mut session, &self.installation).await
             }
             rows => rows,
         }
-        .inspect_err(|error| self.store.database.heed(error))?;
+        .inspect_err(|error| self.database.heed(error))?;
         session.give_back();
         if let Some(reading) = rows.clock() {
             self.clocks.database_shows(reading);

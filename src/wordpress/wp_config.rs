@@ -39,7 +39,7 @@ use tree_sitter::{Node, ParseOptions, Parser, Tree};
 use assumptions::Assumptions;
 use scope::{Kind, Scope, Slot};
 pub use value::{Doubt, Scalar};
-use value::{Place, Value};
+use value::{SourcePos, Value};
 
 /// Reads a configuration file. `path` is where it is, symbolic links resolved, as in `__FILE__`;
 /// `root` is WordPress's own directory, where `wp-load.php` is, if that is known.
@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
     fn preset(&mut self, root: &Path) {
         if let Some(root) = root.to_str() {
             let value = Value::Known(Scalar::text(format!("{}/", root.trim_end_matches('/'))));
-            self.scope.define("ABSPATH", Slot { value, place: Place { line: 0, file: None }, certain: true });
+            self.scope.define("ABSPATH", Slot { value, place: SourcePos { line: 0, file: None }, certain: true });
         }
     }
 
@@ -247,9 +247,9 @@ impl<'a> Reader<'a> {
         result
     }
 
-    fn place(&self, node: Node<'_>) -> Place {
+    fn place(&self, node: Node<'_>) -> SourcePos {
         let file = if self.files.len() > 1 { self.files.last().and_then(|path| path.file_name()) } else { None };
-        Place { line: line(node), file: file.map(|name| name.to_string_lossy().into_owned()) }
+        SourcePos { line: line(node), file: file.map(|name| name.to_string_lossy().into_owned()) }
     }
 
     fn doubt(&self, node: Node<'_>, why: impl Into<String>) -> Doubt {

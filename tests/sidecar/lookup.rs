@@ -9,10 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
+use wp_jwt_sidecar::refresh::live_tokens::LiveTokens;
 use wp_jwt_sidecar::refresh::lookup::LookUps;
-use wp_jwt_sidecar::refresh::map::Map;
+use wp_jwt_sidecar::refresh::row_cache::RowCache;
 use wp_jwt_sidecar::refresh::store::Store;
-use wp_jwt_sidecar::refresh::tokens::Tokens;
 use wp_jwt_sidecar::wordpress::database::Database as Pool;
 
 use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
@@ -465,8 +465,8 @@ async fn who_looks_up_ends_with_who_asks() {
     let database = Database::shared().create().await;
     let opts = OptsBuilder::from_opts(Opts::from_url(database.url()).unwrap());
     let store = Arc::new(Store::new(Pool::new(opts), database.prefix(), "wp_users"));
-    let tokens = Arc::new(Tokens::new(10, None));
-    let map = Arc::new(Map::new(Arc::clone(&store), Arc::clone(&tokens), None));
+    let tokens = Arc::new(RowCache::new(10, None));
+    let map = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&tokens), None));
     let tasks = tokio::runtime::Handle::current().metrics();
     let before = tasks.num_alive_tasks();
     let look_ups = LookUps::start(Arc::clone(&store), tokens, map, Arc::default());

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::compare;
 use super::real::Stored;
 use crate::doctor::client::Answer;
-use crate::refresh::access_token::{ClaimsInput, wp_hash};
+use crate::wordpress::access_token::{ClaimsInput, wp_hash};
 use crate::wordpress::site::Site;
 
 /// Members whose values are tokens.

@@ -15,12 +15,12 @@ use super::differences::{Differences, WordPress, differences};
 use super::{Case, native, random_hex};
 use crate::config::Secret;
 use crate::doctor::address;
-use crate::doctor::client::{self, Answer, Place};
+use crate::doctor::client::{self, Answer, SiteAddress};
 use crate::doctor::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
-use crate::refresh::access_token::{ClaimsInput, new_refresh_token};
-use crate::refresh::response::{Outcome, ReplyContext, Rotated, User, response};
+use crate::refresh::response::{Pair, Reply, ReplyContext, User, response};
+use crate::wordpress::access_token::{ClaimsInput, new_refresh_token};
 use crate::wordpress::database::{DatabaseError, column};
 use crate::wordpress::site::Site;
 
@@ -65,7 +65,7 @@ pub async fn look(
     refresher: &Arc<Refresher>,
     dialer: &Dialer,
     site: &Site,
-    place: &Place,
+    place: &SiteAddress,
     token: &Secret,
 ) -> Vec<Finding> {
     let name = name_of(token);
@@ -148,7 +148,12 @@ async fn find(refresher: &Refresher, token: &Secret) -> Result<TokenRow, NotAske
 }
 
 /// What the sidecar would say.
-async fn prepare(refresher: &Arc<Refresher>, site: &Site, place: &Place, row: &TokenRow) -> Result<Answer, NotAsked> {
+async fn prepare(
+    refresher: &Arc<Refresher>,
+    site: &Site,
+    place: &SiteAddress,
+    row: &TokenRow,
+) -> Result<Answer, NotAsked> {
     let failed = |error: &dyn std::fmt::Display| NotAsked::Failed(error.to_string());
     let home = refresher.sites.home(site, place.scheme).map_err(|why| NotAsked::Left(why.to_string()))?;
     // Whether such a call is native at all, by a token that is in no row.
@@ -180,13 +185,13 @@ async fn prepare(refresher: &Arc<Refresher>, site: &Site, place: &Place, row: &T
         window: limit.map(|limit| refresher.rate_limiter.count(client, limit, issued_at)),
         fields: refresher.fields,
     };
-    let rotated = Rotated { access_token, refresh_token, expires_in, user: row.user.clone() };
-    let (head, body) = response(&Outcome::Rotated(rotated), &context).into_parts();
+    let rotated = Pair { access_token, refresh_token, expires_in, user: row.user.clone() };
+    let (head, body) = response(&Reply::Pair(rotated), &context).into_parts();
     let now = SystemTime::now();
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, sent: now, received: now })
 }
 
-async fn ask(dialer: &Dialer, place: &Place, token: &Secret) -> Result<Answer, client::ClientError> {
+async fn ask(dialer: &Dialer, place: &SiteAddress, token: &Secret) -> Result<Answer, client::ClientError> {
     let case = Case::of_token(token.expose());
     let request = case.request(place, address::CLIENT, client::USER_AGENT)?;
     client::ask(dialer, address::CLIENT.parse().ok(), request.map(Full::new)).await

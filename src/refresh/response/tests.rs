@@ -5,8 +5,8 @@ use crate::wordpress::home::Home;
 use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 
-fn rotated(recorded: &Value) -> Rotated {
-    Rotated {
+fn pair(recorded: &Value) -> Pair {
+    Pair {
         access_token: recorded["access_token"].as_str().unwrap().to_owned(),
         refresh_token: recorded["refresh_token"].as_str().unwrap().to_owned(),
         expires_in: recorded["expires_in"].as_u64().unwrap(),
@@ -20,7 +20,7 @@ fn rotated(recorded: &Value) -> Rotated {
 }
 
 /// What an exchange's request comes to, through the route decision and the body's reading.
-fn outcome(exchange: &Value, headers: &HeaderMap, token: &str) -> Option<Outcome> {
+fn reply(exchange: &Value, headers: &HeaderMap, token: &str) -> Option<Reply> {
     let request = &exchange["request"];
     let text = |name: &str| request[name].as_str().unwrap().replace("{T}", token);
     let method = Method::from_bytes(text("method").as_bytes()).unwrap();
@@ -32,17 +32,17 @@ fn outcome(exchange: &Value, headers: &HeaderMap, token: &str) -> Option<Outcome
     let known = exchange["token"].as_str().unwrap();
     Some(match parse(headers, query_token.as_deref(), text("body").as_bytes()) {
         Parsed::Forward(reason) => panic!("forwarded: {reason}"),
-        Parsed::Invalid(bad) => Outcome::BadRequest(bad),
+        Parsed::Invalid(bad) => Reply::BadRequest(bad),
         Parsed::Token(read) if known == "none" => {
             assert_ne!(read, token);
-            Outcome::InvalidToken
+            Reply::InvalidToken
         }
         Parsed::Token(read) => {
             assert_eq!(read, token);
             match known {
-                "live" => Outcome::Rotated(rotated(&exchange["response"]["body"])),
-                "orphan" => Outcome::UserNotFound,
-                "used" | "revoked" | "expired" => Outcome::InvalidToken,
+                "live" => Reply::Pair(pair(&exchange["response"]["body"])),
+                "orphan" => Reply::UserNotFound,
+                "used" | "revoked" | "expired" => Reply::InvalidToken,
                 other => panic!("{other}"),
             }
         }
@@ -68,7 +68,7 @@ fn recorded_exchanges() {
         let name = exchange["name"].as_str().unwrap();
         let headers = header_map(&exchange["request"]["headers"]);
         let token = "0a1b2c3d4e5f60718293a4b5c6d7e8f9";
-        let Some(outcome) = outcome(exchange, &headers, token) else {
+        let Some(reply) = reply(exchange, &headers, token) else {
             assert!(["get", "options_preflight"].contains(&name), "{name}");
             continue;
         };
@@ -88,7 +88,7 @@ fn recorded_exchanges() {
             retry_after: None,
         };
         let response = response(
-            &outcome,
+            &reply,
             &ReplyContext {
                 api_link: home.api_link.as_ref(),
                 origin: headers.get(header::ORIGIN),
@@ -99,7 +99,7 @@ fn recorded_exchanges() {
         );
         // The deliberate differences.
         expected.retain(|(name, _)| name != "retry-after");
-        if matches!(outcome, Outcome::Rotated(_)) {
+        if matches!(reply, Reply::Pair(_)) {
             expected.push(("cache-control".to_owned(), "no-store".to_owned()));
         }
         let sent: Vec<(String, String)> = response
@@ -128,8 +128,8 @@ fn members_of_a_success() {
     let recorded = serde_json::json!(
         {"access_token": "j.w.t", "refresh_token": "0123", "expires_in": 604_800}
     );
-    let outcome = Outcome::Rotated(rotated(&recorded));
-    let body = |fields| -> Value { serde_json::from_slice(response(&outcome, &context(fields, None)).body()).unwrap() };
+    let reply = Reply::Pair(pair(&recorded));
+    let body = |fields| -> Value { serde_json::from_slice(response(&reply, &context(fields, None)).body()).unwrap() };
     let documented = serde_json::json!({
         "token": "j.w.t", "user_id": 3, "user_email": "ann@example.org",
         "user_nicename": "ann", "user_display_name": "Ann \"é\" </b>", "refresh_token": "0123",
@@ -150,7 +150,7 @@ fn members_of_a_success() {
 #[test]
 fn rate_limited() {
     let window = Window { limit: 60, remaining: 0, reset: 1_795_379_859, retry_after: Some(42) };
-    let response = response(&Outcome::RateLimited, &context(ResponseFields::All, Some(window)));
+    let response = response(&Reply::RateLimited, &context(ResponseFields::All, Some(window)));
     assert_eq!(response.status(), 429);
     assert_eq!(response.headers()["retry-after"], "42");
     assert_eq!(response.headers()["x-ratelimit-remaining"], "0");
@@ -167,7 +167,7 @@ fn rate_limited() {
 
 #[test]
 fn without_a_limit_there_are_no_such_headers() {
-    let response = response(&Outcome::InvalidToken, &context(ResponseFields::All, None));
+    let response = response(&Reply::InvalidToken, &context(ResponseFields::All, None));
     assert!(response.headers().keys().all(|name| !name.as_str().contains("ratelimit")));
     assert!(!response.headers().contains_key("retry-after"));
 }

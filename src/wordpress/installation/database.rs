@@ -8,9 +8,9 @@ use mysql_async::{Opts, OptsBuilder};
 
 use super::Assembly;
 use super::tls::Said;
+use crate::config::db_host::{DatabaseAddress, USUAL_SOCKETS, database_address};
 use crate::config::{self, Secret};
 use crate::wordpress::database::Hosts;
-use crate::wordpress::db_host::{DatabaseAddress, USUAL_SOCKETS, database_address};
 
 impl Assembly<'_> {
     pub(super) fn database(&mut self, config: &config::WordPress) -> Option<Hosts> {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use mysql_async::Opts;
 
 use super::Assembly;
-use crate::wordpress::db_host::{DatabaseAddress, database_address};
+use crate::config::db_host::{DatabaseAddress, database_address};
 use crate::wordpress::wp_config::Lookup;
 
 /// How WordPress connects, as far as `wp-config.php` says it.

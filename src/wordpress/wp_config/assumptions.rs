@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::value::Place;
+use super::value::SourcePos;
 
 /// A constant or variable that follows from more is told with these alone.
 const MOST_FOR_ONE: usize = 8;
@@ -12,7 +12,7 @@ const MOST_FOR_ONE: usize = 8;
 /// Something taken for granted about a variable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Taken {
-    place: Place,
+    place: SourcePos,
     variable: String,
     /// From `$_ENV`, and not its default.
     value: bool,
@@ -33,11 +33,11 @@ impl Assumptions {
         self.pending.clear();
     }
 
-    pub(super) fn took_default(&mut self, place: Place, variable: &str) {
+    pub(super) fn took_default(&mut self, place: SourcePos, variable: &str) {
         self.pending.insert(Taken { place, variable: variable.to_owned(), value: false });
     }
 
-    pub(super) fn took_from_array(&mut self, place: Place, variable: &str) {
+    pub(super) fn took_from_array(&mut self, place: SourcePos, variable: &str) {
         self.pending.insert(Taken { place, variable: variable.to_owned(), value: true });
     }
 

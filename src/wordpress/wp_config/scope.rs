@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::value::{Doubt, Place, Value};
+use super::value::{Doubt, SourcePos, Value};
 
 /// A constant.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
     pub(super) value: Value,
-    pub(super) place: Place,
+    pub(super) place: SourcePos,
     /// Whether it is defined for sure; if not, its value is `Value::Unknown`.
     pub(super) certain: bool,
 }

@@ -56,7 +56,7 @@ impl fmt::Debug for Scalar {
 /// Why a value is not known. It holds names and lines, no values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubt {
-    pub(super) place: Place,
+    pub(super) place: SourcePos,
     pub(super) why: String,
 }
 
@@ -68,14 +68,14 @@ impl fmt::Display for Doubt {
 
 /// Where something stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct SourcePos {
     /// From 1; 0 for what is there before the first line.
     pub(super) line: usize,
     /// The included file's name; `None` for the configuration file itself.
     pub(super) file: Option<String>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourcePos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}", self.line)?;
         match &self.file {

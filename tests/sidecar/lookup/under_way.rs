@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Opts, OptsBuilder};
-use wp_jwt_sidecar::refresh::map::Map;
+use wp_jwt_sidecar::refresh::live_tokens::LiveTokens;
+use wp_jwt_sidecar::refresh::row_cache::{Key, RowCache, RowRef};
 use wp_jwt_sidecar::refresh::store::Store;
-use wp_jwt_sidecar::refresh::tokens::{Key, Place, Tokens};
 use wp_jwt_sidecar::wordpress::database::Database as Pool;
 use wp_jwt_sidecar::wordpress::site::Columns;
 use wp_jwt_sidecar::wordpress::text::ColumnCharset;
@@ -65,13 +65,13 @@ async fn a_row_is_looked_for_as_long_as_its_transaction_lasts() {
     let mut now = Instant::now();
     for _ in 0..3 {
         map.extend(columns, now).await.unwrap();
-        assert!(tokens.place(&key(&later)).is_some() && map.complete().is_some());
-        assert_eq!(tokens.place(&key(&token)), None, "not committed");
+        assert!(tokens.row_of(&key(&later)).is_some() && map.complete().is_some());
+        assert_eq!(tokens.row_of(&key(&token)), None, "not committed");
         now += Duration::from_secs(601);
     }
     slow.query_drop("COMMIT").await.unwrap();
     map.extend(columns, now).await.unwrap();
-    assert_eq!(tokens.place(&key(&token)), Some(Place { row: id, user_id: Some(user) }));
+    assert_eq!(tokens.row_of(&key(&token)), Some(RowRef { id, user_id: Some(user) }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +112,7 @@ async fn a_map_that_is_filled_anew_is_complete_only_at_the_end() {
     assert!(first.is_some());
     // Others that lived and do not any more.
     for id in 0..20_000 {
-        tokens.remember(Key::of(&random_hex::<16>(), true), Place { row: id, user_id: Some(user) });
+        tokens.remember(Key::of(&random_hex::<16>(), true), RowRef { id, user_id: Some(user) });
     }
     tokens.settle();
     assert!(map.is_filled() && map.complete().is_none());
@@ -128,16 +128,16 @@ async fn a_map_that_is_filled_anew_is_complete_only_at_the_end() {
     }
     assert!(looks > 0 && map.complete().is_some() && map.complete() != first);
     for token in live {
-        let place = Place { row: token.id, user_id: Some(user) };
-        assert_eq!(tokens.place(&Key::of(&token.refresh_token, true)), Some(place));
+        let place = RowRef { id: token.id, user_id: Some(user) };
+        assert_eq!(tokens.row_of(&Key::of(&token.refresh_token, true)), Some(place));
     }
 }
 
-fn map(database: &TestDatabase, room: usize) -> (Map, Arc<Tokens>) {
+fn map(database: &TestDatabase, room: usize) -> (LiveTokens, Arc<RowCache>) {
     let opts = OptsBuilder::from_opts(Opts::from_url(database.url()).unwrap());
     let store = Arc::new(Store::new(Pool::new(opts), database.prefix(), "wp_users"));
-    let tokens = Arc::new(Tokens::new(room, None));
-    (Map::new(store, Arc::clone(&tokens), None), tokens)
+    let tokens = Arc::new(RowCache::new(room, None));
+    (LiveTokens::new(store, Arc::clone(&tokens), None), tokens)
 }
 
 fn columns() -> Columns {

@@ -3,7 +3,7 @@
 //! Both only spare look-ups; the row itself is always asked under its lock. What stands here cannot turn wrong (a row
 //! keeps its token) or may be a few seconds old (an unknown token that WordPress has only just made is not with any client yet).
 
-mod unknown;
+mod negative_cache;
 
 use std::collections::VecDeque;
 use std::mem;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use unknown::Unknown;
+use negative_cache::NegativeCache;
 
 /// How long a used token is told from an unknown one for no other reason than the log.
 const USED_FOR: Duration = Duration::from_secs(600);
@@ -52,15 +52,15 @@ impl Key {
 
 /// Where a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct RowRef {
     /// The row's `id`.
-    pub row: u64,
+    pub id: u64,
     /// The row's `user_id`, if that is a number. Only a hint: the row is asked under its lock.
     pub user_id: Option<u64>,
 }
 
 /// The caches.
-pub struct Tokens {
+pub struct RowCache {
     rows: RwLock<Rows>,
     /// How many rows there is room for.
     capacity: usize,
@@ -68,28 +68,28 @@ pub struct Tokens {
     overflowed: AtomicBool,
     /// When each was used.
     used: Mutex<VecDeque<(Instant, Key)>>,
-    /// See [`Tokens::new`].
+    /// See [`RowCache::new`].
     used_for: Option<Duration>,
     /// As many used ones may stay where nothing hangs on their being told from unknown ones.
     spare: usize,
-    unknown: Mutex<Unknown>,
+    unknown: Mutex<NegativeCache>,
 }
 
 /// What is not known any more. It may be a million tokens, and to drop those takes time.
-pub type Forgotten = Cache<Key, Place>;
+pub type Forgotten = Cache<Key, RowRef>;
 
 /// Which token is in which row.
 struct Rows {
     /// As the last reading of all rows found it, or finds it, and what has come since.
-    current: Cache<Key, Place>,
+    current: Cache<Key, RowRef>,
     /// As it was known before the reading that goes on. What that does not find has expired or was revoked, and takes no room.
-    before: Option<Cache<Key, Place>>,
+    before: Option<Cache<Key, RowRef>>,
 }
 
 impl Rows {
     /// No listener tells what makes room for others: with one, moka (0.12) makes a lock for each token that comes or goes, and puts it
     /// into a map. That took 3 us of the processor for a rotation.
-    fn cache(capacity: usize) -> Cache<Key, Place> {
+    fn cache(capacity: usize) -> Cache<Key, RowRef> {
         Cache::builder()
             .max_capacity(capacity.saturating_add(BEYOND) as u64)
             // The newest row is the one whose token comes back.
@@ -98,23 +98,23 @@ impl Rows {
     }
 }
 
-impl Tokens {
+impl RowCache {
     /// Empty; room for `capacity` rows. A used token must be told from an unknown one for `used_for` seconds, or (`None`) as long
     /// as it has not expired.
     pub fn new(capacity: usize, used_for: Option<u64>) -> Self {
-        Tokens {
+        RowCache {
             rows: RwLock::new(Rows { current: Rows::cache(capacity), before: None }),
             capacity,
             overflowed: AtomicBool::new(false),
             used: Mutex::default(),
             used_for: used_for.map(Duration::from_secs),
             spare: capacity / 8,
-            unknown: Mutex::new(Unknown::since(Instant::now())),
+            unknown: Mutex::new(NegativeCache::since(Instant::now())),
         }
     }
 
     /// The row that held the token when it was last seen, and whose it was.
-    pub fn place(&self, token: &Key) -> Option<Place> {
+    pub fn row_of(&self, token: &Key) -> Option<RowRef> {
         let rows = self.rows();
         // In this order: it may be on its way from one to the other.
         let before = rows.before.as_ref().and_then(|before| before.get(token));
@@ -127,15 +127,15 @@ impl Tokens {
     }
 
     /// The token is there.
-    pub fn remember(&self, token: Key, place: Place) {
+    pub fn remember(&self, token: Key, row: RowRef) {
         let rows = self.rows();
         match &rows.before {
             // So that it does not take up the room of two.
             Some(before) => {
-                rows.current.insert(token.clone(), place);
+                rows.current.insert(token.clone(), row);
                 before.invalidate(&token);
             }
-            None => rows.current.insert(token, place),
+            None => rows.current.insert(token, row),
         }
         self.look_for_overflow(&rows);
     }
@@ -187,7 +187,7 @@ impl Tokens {
 
     /// No token is known to be in no row any more.
     pub fn forget_unknown(&self) {
-        let all = mem::replace(&mut *self.unknown(), Unknown::since(Instant::now()));
+        let all = mem::replace(&mut *self.unknown(), NegativeCache::since(Instant::now()));
         drop(all);
     }
 
@@ -220,7 +220,7 @@ impl Tokens {
         before
     }
 
-    /// Does now what the cache does with delay, so that [`Tokens::has_overflowed`] knows of everything.
+    /// Does now what the cache does with delay, so that [`RowCache::has_overflowed`] knows of everything.
     pub fn settle(&self) {
         let rows = self.rows();
         rows.current.run_pending_tasks();
@@ -247,7 +247,7 @@ impl Tokens {
         self.rows.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unknown(&self) -> MutexGuard<'_, Unknown> {
+    fn unknown(&self) -> MutexGuard<'_, NegativeCache> {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -260,19 +260,19 @@ mod tests {
         Key::of(token, false)
     }
 
-    impl Tokens {
+    impl RowCache {
         fn row(&self, token: &Key) -> Option<u64> {
-            self.place(token).map(|place| place.row)
+            self.row_of(token).map(|row| row.id)
         }
 
-        fn put(&self, token: Key, row: u64) {
-            self.remember(token, Place { row, user_id: None });
+        fn put(&self, token: Key, id: u64) {
+            self.remember(token, RowRef { id, user_id: None });
         }
     }
 
     #[test]
     fn case_is_folded_as_the_column_does() {
-        let tokens = Tokens::new(10, Some(0));
+        let tokens = RowCache::new(10, Some(0));
         tokens.put(Key::of("abc", true), 7);
         assert_eq!(tokens.row(&Key::of("ABC ", true)), Some(7));
         assert_eq!(tokens.row(&key("ABC")), None);
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_fits_no_row_is_unknown() {
-        let tokens = Tokens::new(10, Some(0));
+        let tokens = RowCache::new(10, Some(0));
         assert!(tokens.is_unknown(&key("")));
         assert!(tokens.is_unknown(&key(&"a".repeat(256))));
         assert!(!tokens.is_unknown(&key(&"a".repeat(255))));
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn too_many_rows_are_noticed() {
-        let tokens = Tokens::new(10, Some(0));
+        let tokens = RowCache::new(10, Some(0));
         for id in 0..10 {
             tokens.put(key(&id.to_string()), id);
         }
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn used_tokens_make_room_unless_something_hangs_on_them() {
         let rotate = |used_for| {
-            let tokens = Tokens::new(80, used_for);
+            let tokens = RowCache::new(80, used_for);
             tokens.put(key("idle"), 1);
             tokens.put(key("0"), 2);
             for count in 1..1000 {
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn no_token_is_lost_before_that_is_noticed() {
-        let tokens = Tokens::new(1_000, None);
+        let tokens = RowCache::new(1_000, None);
         let mut count = 0;
         while !tokens.has_overflowed() && count < 3 * BEYOND as u64 {
             tokens.put(key(&count.to_string()), count);
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn what_a_new_reading_does_not_find_makes_room() {
-        let tokens = Tokens::new(10, None);
+        let tokens = RowCache::new(10, None);
         let all = |of: &str| (0..10).for_each(|id| tokens.put(key(&format!("{of}{id}")), id));
         let rows = |of: &str| (0..10).filter_map(|id| tokens.row(&key(&format!("{of}{id}")))).collect::<Vec<_>>();
         let every: Vec<u64> = (0..10).collect();
@@ -388,7 +388,7 @@ mod tests {
     /// Whoever asks meanwhile must not take it for unknown.
     #[test]
     fn what_is_read_again_is_known_all_the_time() {
-        let tokens = Tokens::new(1_000, None);
+        let tokens = RowCache::new(1_000, None);
         let keys: Vec<Key> = (0..1_000).map(|id| key(&id.to_string())).collect();
         keys.iter().for_each(|key| tokens.put(key.clone(), 1));
         std::thread::scope(|scope| {
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_while_rows_are_read_is_in_neither_part() {
-        let tokens = Tokens::new(10, None);
+        let tokens = RowCache::new(10, None);
         for id in 0..3 {
             tokens.put(key(&id.to_string()), id);
         }

@@ -16,9 +16,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use super::frontier::Frontier;
+use super::row_cache::{Forgotten, Key, RowCache, RowRef};
+use super::seen_ids::SeenIds;
 use super::store::Store;
-use super::tokens::{Forgotten, Key, Place, Tokens};
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 use crate::wordpress::site::Columns;
 
@@ -63,15 +63,15 @@ enum State {
 /// What has been read, and by which filling.
 struct Progress {
     state: State,
-    frontier: Frontier,
+    seen_ids: SeenIds,
     filling: u64,
 }
 
-/// The map. The tokens themselves are in [`Tokens`].
-pub struct Map {
+/// The map. The tokens themselves are in [`RowCache`].
+pub struct LiveTokens {
     store: Arc<Store>,
-    tokens: Arc<Tokens>,
-    /// Seconds for which used tokens are told from unknown ones: see [`Map::new`].
+    row_cache: Arc<RowCache>,
+    /// Seconds for which used tokens are told from unknown ones: see [`LiveTokens::new`].
     used_for: Option<u64>,
     progress: Mutex<Progress>,
     page: String,
@@ -80,14 +80,14 @@ pub struct Map {
     ids: String,
 }
 
-impl Map {
+impl LiveTokens {
     /// Empty. Live tokens are put into it, and used ones where they are told from unknown ones: those of the last `used_for`
     /// seconds, or all that have not expired (`None`).
-    pub fn new(store: Arc<Store>, tokens: Arc<Tokens>, used_for: Option<u64>) -> Self {
+    pub fn new(store: Arc<Store>, row_cache: Arc<RowCache>, used_for: Option<u64>) -> Self {
         let table = &store.tokens;
         let range = vec!["id BETWEEN ? AND ?"; GAPS].join(" OR ");
         let columns = "id, refresh_token_hash, user_id";
-        Map {
+        LiveTokens {
             // A row that does not count is read without its token, so that every page has its rows and its end.
             page: format!(
                 "SELECT id, IF(refresh_token_expires_at > UTC_TIMESTAMP() AND (revoked_at IS NULL OR \
@@ -97,9 +97,9 @@ impl Map {
             tail: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE id >= ? ORDER BY id LIMIT {PAGE}"),
             gaps: format!("SELECT {columns} FROM {table} FORCE INDEX (PRIMARY) WHERE {range} ORDER BY id LIMIT {PAGE}"),
             ids: format!("SELECT id FROM {table} FORCE INDEX (PRIMARY) WHERE {range} ORDER BY id LIMIT {PAGE}"),
-            progress: Mutex::new(Progress { state: State::Empty, frontier: Frontier::at(0), filling: 0 }),
+            progress: Mutex::new(Progress { state: State::Empty, seen_ids: SeenIds::at(0), filling: 0 }),
             store,
-            tokens,
+            row_cache,
             used_for,
         }
     }
@@ -131,14 +131,14 @@ impl Map {
     /// Whether so much was passed over that it should be read before somebody looks for a token in it.
     pub fn has_fallen_behind(&self) -> bool {
         let progress = self.progress();
-        progress.state != State::Empty && progress.frontier.count() >= MANY_GAPS
+        progress.state != State::Empty && progress.seen_ids.count() >= MANY_GAPS
     }
 
     /// The sidecar itself has inserted and committed row `id`, and remembers its token.
     pub fn note(&self, id: u64) {
         let mut progress = self.progress();
         if progress.state != State::Empty {
-            progress.frontier.seen(id, id, Instant::now());
+            progress.seen_ids.add(id, id, Instant::now());
         }
     }
 
@@ -150,11 +150,11 @@ impl Map {
     /// The table has an index by now, and is not read any more.
     pub fn give_up(&self) {
         self.empty();
-        forget(self.tokens.end_reading());
+        forget(self.row_cache.end_reading());
     }
 
     fn has_lost(&self, progress: &Progress) -> bool {
-        progress.frontier.has_lost() || self.tokens.has_overflowed()
+        progress.seen_ids.has_lost() || self.row_cache.has_overflowed()
     }
 
     /// Reads the whole table, page by page, resting as long as each page took. What was known before is of use meanwhile, but not
@@ -168,36 +168,36 @@ impl Map {
         // Of the connection that was just made.
         let epoch = self.store.database.epoch();
         let edge = first.saturating_sub(IN_FLIGHT).max(1);
-        let mut frontier = Frontier::at(edge);
+        let mut seen_ids = SeenIds::at(edge);
         {
             let mut progress = self.progress();
             if progress.state != State::Empty {
                 progress.state = State::Partial;
             }
         }
-        forget(self.tokens.begin_reading());
-        let rows = self.read_all(columns, edge, &mut frontier).await?;
-        forget(self.tokens.end_reading());
+        forget(self.row_cache.begin_reading());
+        let rows = self.read_all(columns, edge, &mut seen_ids).await?;
+        forget(self.row_cache.end_reading());
         if self.store.database.epoch() != epoch {
             debug!("the database is at another server than it was; the table is read again");
             return Ok(());
         }
         let took = began.elapsed();
-        let rest = if self.tokens.has_overflowed() { FULL_FOR } else { READ_AGAIN };
+        let rest = if self.row_cache.has_overflowed() { FULL_FOR } else { READ_AGAIN };
         let again = Instant::now() + rest.max(took * READ_AGAIN_TIMES);
         {
             let mut progress = self.progress();
             let filling = progress.filling + 1;
             let state = State::Filled { may_be_complete: numbered_by_one, again };
-            *progress = Progress { state, frontier, filling };
+            *progress = Progress { state, seen_ids, filling };
         }
         let complete = self.complete().is_some();
         info!(rows, complete, ?took, "the tokens of the table are known");
         Ok(())
     }
 
-    /// Returns the number of rows. `edge`: from this id on, what is missing is one of `frontier`'s gaps.
-    async fn read_all(&self, columns: Columns, edge: u64, frontier: &mut Frontier) -> Result<u64, DatabaseError> {
+    /// Returns the number of rows. `edge`: from this id on, what is missing is one of `seen_ids`'s gaps.
+    async fn read_all(&self, columns: Columns, edge: u64, seen_ids: &mut SeenIds) -> Result<u64, DatabaseError> {
         let database = &self.store.database;
         let used_for = self.used_for.unwrap_or(u64::from(u32::MAX));
         let (mut last, mut rows) = (0, 0_u64);
@@ -209,7 +209,7 @@ impl Map {
             let page: Vec<Row> = database.within(PAGE_LIMIT, page).await?;
             let mut ids = Vec::with_capacity(page.len());
             for row in page {
-                last = self.take(row, columns, frontier)?;
+                last = self.take(row, columns, seen_ids)?;
                 ids.push(last);
             }
             let is_last = (ids.len() as u64) < PAGE;
@@ -218,7 +218,7 @@ impl Map {
                 let range = [(after + 1, to)];
                 let under_way = self.under_way(&range, &ids, &mut session);
                 let under_way = database.within(PAGE_LIMIT, under_way).await?;
-                frontier.under_way(&under_way, Instant::now());
+                seen_ids.under_way(&under_way, Instant::now());
             }
             session.give_back();
             rows += ids.len() as u64;
@@ -266,17 +266,17 @@ impl Map {
     async fn look(&self, session: &mut Session<'_>, columns: Columns, now: Instant) -> Result<(), DatabaseError> {
         // Both of one moment: a rotation that is noted meanwhile moves the end, and leaves a gap that is not among these.
         let (gaps, old, mut next, filling) = {
-            let Progress { frontier, filling, .. } = &*self.progress();
-            (frontier.gaps(), frontier.old(now), frontier.next(), *filling)
+            let Progress { seen_ids, filling, .. } = &*self.progress();
+            (seen_ids.gaps(), seen_ids.old(now), seen_ids.next(), *filling)
         };
-        let take = |row| self.take(row, columns, &mut self.progress().frontier);
+        let take = |row| self.take(row, columns, &mut self.progress().seen_ids);
         self.read_ranges(&self.gaps, &gaps, session, false, take).await?;
         let under_way = self.under_way(&old, &[], session).await?;
         {
             let progress = &mut *self.progress();
             // Another filling's gaps were not looked at.
             if progress.filling == filling {
-                progress.frontier.looked_at(now, &under_way);
+                progress.seen_ids.looked_at(now, &under_way);
             }
         }
         // The last row that was seen is read again: where it is gone, the table may have been emptied.
@@ -364,20 +364,20 @@ impl Map {
     fn take_all(&self, rows: Vec<Row>, columns: Columns) -> Result<(Option<u64>, Option<u64>), DatabaseError> {
         let mut ids = (None, None);
         for row in rows {
-            let id = self.take(row, columns, &mut self.progress().frontier)?;
+            let id = self.take(row, columns, &mut self.progress().seen_ids)?;
             ids = (ids.0.min(Some(id)).or(Some(id)), ids.1.max(Some(id)));
         }
         Ok(ids)
     }
 
-    fn take(&self, mut row: Row, columns: Columns, frontier: &mut Frontier) -> Result<u64, DatabaseError> {
+    fn take(&self, mut row: Row, columns: Columns, seen_ids: &mut SeenIds) -> Result<u64, DatabaseError> {
         let id: u64 = column(&mut row, 0, "id")?;
         let token: Option<Vec<u8>> = column(&mut row, 1, "refresh_token_hash")?;
         if let Some(token) = token.filter(|token| !token.is_empty()) {
-            let place = Place { row: id, user_id: column(&mut row, 2, "user_id").ok() };
-            self.tokens.remember(Key::of(&String::from_utf8_lossy(&token), columns.folds_case), place);
+            let row = RowRef { id, user_id: column(&mut row, 2, "user_id").ok() };
+            self.row_cache.remember(Key::of(&String::from_utf8_lossy(&token), columns.folds_case), row);
         }
-        frontier.seen(id, id, Instant::now());
+        seen_ids.add(id, id, Instant::now());
         Ok(id)
     }
 

@@ -15,7 +15,7 @@ const MOST: usize = 4_096;
 
 /// What has been seen.
 #[derive(Debug)]
-pub struct Frontier {
+pub struct SeenIds {
     /// Every id from here on is unseen; those below are seen or in a gap.
     next: u64,
     /// First id to last id, and since when.
@@ -24,10 +24,10 @@ pub struct Frontier {
     has_lost: bool,
 }
 
-impl Frontier {
+impl SeenIds {
     /// Nothing from `next` on was seen. What is below is somebody else's business.
     pub fn at(next: u64) -> Self {
-        Frontier { next, gaps: BTreeMap::new(), has_lost: false }
+        SeenIds { next, gaps: BTreeMap::new(), has_lost: false }
     }
 
     /// The first id of those that were never seen nor passed over.
@@ -36,7 +36,7 @@ impl Frontier {
     }
 
     /// The ids from `first` to `last` were seen.
-    pub fn seen(&mut self, first: u64, last: u64, now: Instant) {
+    pub fn add(&mut self, first: u64, last: u64, now: Instant) {
         if first > self.next {
             self.gaps.insert(self.next, (first - 1, now));
         }
@@ -121,72 +121,72 @@ mod tests {
     #[test]
     fn what_is_passed_over_is_looked_at_again_for_a_while() {
         let now = Instant::now();
-        let mut frontier = Frontier::at(10);
-        frontier.seen(13, 15, now);
-        assert_eq!((frontier.gaps(), frontier.next()), (vec![(10, 12)], 16));
-        frontier.seen(11, 11, now);
-        assert_eq!(frontier.gaps(), [(10, 10), (12, 12)]);
-        frontier.seen(3, 3, now);
-        frontier.looked_at(now + KEPT / 2, &[]);
-        assert_eq!((frontier.gaps(), frontier.old(now + KEPT / 2)), (vec![(10, 10), (12, 12)], vec![]));
-        frontier.looked_at(now + KEPT, &[]);
-        assert_eq!((frontier.gaps(), frontier.next()), (vec![], 16));
-        assert!(!frontier.has_lost());
+        let mut ids = SeenIds::at(10);
+        ids.add(13, 15, now);
+        assert_eq!((ids.gaps(), ids.next()), (vec![(10, 12)], 16));
+        ids.add(11, 11, now);
+        assert_eq!(ids.gaps(), [(10, 10), (12, 12)]);
+        ids.add(3, 3, now);
+        ids.looked_at(now + KEPT / 2, &[]);
+        assert_eq!((ids.gaps(), ids.old(now + KEPT / 2)), (vec![(10, 10), (12, 12)], vec![]));
+        ids.looked_at(now + KEPT, &[]);
+        assert_eq!((ids.gaps(), ids.next()), (vec![], 16));
+        assert!(!ids.has_lost());
     }
 
     #[test]
     fn one_that_was_never_looked_at_is_kept_however_old_it_is() {
         let now = Instant::now();
-        let mut frontier = Frontier::at(10);
-        frontier.seen(11, 11, now);
-        frontier.seen(13, 13, now + 2 * KEPT);
-        assert_eq!(frontier.gaps(), [(10, 10), (12, 12)]);
-        frontier.looked_at(now + 2 * KEPT, &[]);
-        assert_eq!(frontier.gaps(), [(12, 12)]);
+        let mut ids = SeenIds::at(10);
+        ids.add(11, 11, now);
+        ids.add(13, 13, now + 2 * KEPT);
+        assert_eq!(ids.gaps(), [(10, 10), (12, 12)]);
+        ids.looked_at(now + 2 * KEPT, &[]);
+        assert_eq!(ids.gaps(), [(12, 12)]);
     }
 
     #[test]
     fn what_is_under_way_is_kept_until_it_is_seen() {
         let now = Instant::now();
-        let mut frontier = Frontier::at(1_000);
-        frontier.under_way(&[5, 6, 7, 20], now);
-        frontier.seen(1_003, 1_003, now);
-        assert_eq!(frontier.gaps(), [(5, 7), (20, 20), (1_000, 1_002)]);
-        frontier.seen(6, 6, now);
+        let mut ids = SeenIds::at(1_000);
+        ids.under_way(&[5, 6, 7, 20], now);
+        ids.add(1_003, 1_003, now);
+        assert_eq!(ids.gaps(), [(5, 7), (20, 20), (1_000, 1_002)]);
+        ids.add(6, 6, now);
         let old = now + KEPT;
-        assert_eq!(frontier.old(old), [(5, 5), (7, 7), (20, 20), (1_000, 1_002)]);
-        frontier.looked_at(old, &[5, 1_001, 1_002]);
-        assert_eq!((frontier.gaps(), frontier.old(old)), (vec![(5, 5), (1_001, 1_002)], vec![]));
-        frontier.looked_at(old + KEPT, &[]);
-        assert_eq!((frontier.gaps(), frontier.next()), (vec![], 1_004));
+        assert_eq!(ids.old(old), [(5, 5), (7, 7), (20, 20), (1_000, 1_002)]);
+        ids.looked_at(old, &[5, 1_001, 1_002]);
+        assert_eq!((ids.gaps(), ids.old(old)), (vec![(5, 5), (1_001, 1_002)], vec![]));
+        ids.looked_at(old + KEPT, &[]);
+        assert_eq!((ids.gaps(), ids.next()), (vec![], 1_004));
     }
 
     #[test]
     fn too_many_are_given_up_and_that_is_told() {
         let now = Instant::now();
-        let mut frontier = Frontier::at(1);
-        (1..=MOST as u64).for_each(|place| frontier.seen(2 * place, 2 * place, now));
-        assert!(!frontier.has_lost());
+        let mut ids = SeenIds::at(1);
+        (1..=MOST as u64).for_each(|place| ids.add(2 * place, 2 * place, now));
+        assert!(!ids.has_lost());
         let more = 2 * MOST as u64 + 2;
-        frontier.seen(more, more, now);
-        assert!(frontier.has_lost());
-        assert_eq!((frontier.count(), frontier.gaps()[0]), (MOST, (3, 3)));
+        ids.add(more, more, now);
+        assert!(ids.has_lost());
+        assert_eq!((ids.count(), ids.gaps()[0]), (MOST, (3, 3)));
     }
 
     proptest! {
         #[test]
         fn every_id_is_seen_or_in_a_gap_or_ahead(ranges in proptest::collection::vec((1_u64..60, 0_u64..6), 0..20)) {
             let now = Instant::now();
-            let mut frontier = Frontier::at(20);
+            let mut ids = SeenIds::at(20);
             let mut seen = BTreeSet::new();
             for (first, more) in ranges {
-                frontier.seen(first, first + more, now);
+                ids.add(first, first + more, now);
                 seen.extend(first..=first + more);
             }
-            let gaps = frontier.gaps();
+            let gaps = ids.gaps();
             for id in 20..80 {
                 let in_gap = gaps.iter().any(|(first, last)| (*first..=*last).contains(&id));
-                let ahead = id >= frontier.next();
+                let ahead = id >= ids.next();
                 prop_assert_eq!(u8::from(in_gap) + u8::from(ahead) + u8::from(seen.contains(&id)), 1, "{}", id);
             }
         }

@@ -15,7 +15,7 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// Tokens in no row, in two generations: when the younger one is full or old enough, it becomes the older, and what was that is
 /// forgotten. A flood of guessed tokens fills it with what nobody asks for again, so that what an entry costs counts, and which of
 /// them is asked for most does not.
-pub struct Unknown {
+pub struct NegativeCache {
     young: HashSet<Key>,
     old: HashSet<Key>,
     /// When the young generation began.
@@ -24,10 +24,10 @@ pub struct Unknown {
     old_until: Instant,
 }
 
-impl Unknown {
+impl NegativeCache {
     /// Empty, as of `since`.
     pub fn since(since: Instant) -> Self {
-        Unknown { young: HashSet::new(), old: HashSet::new(), since, old_until: since }
+        NegativeCache { young: HashSet::new(), old: HashSet::new(), since, old_until: since }
     }
 
     /// Whether `token` is among them.
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn the_unknown_are_forgotten_in_time() {
         let began = Instant::now();
-        let mut unknown = Unknown::since(began);
+        let mut unknown = NegativeCache::since(began);
         let at = |seconds| began + Duration::from_secs(seconds);
         unknown.insert(key("first"), at(0));
         unknown.insert(key("second"), at(9));
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn the_unknown_take_no_more_than_their_room() {
         let now = Instant::now();
-        let mut unknown = Unknown::since(now);
+        let mut unknown = NegativeCache::since(now);
         for token in 0..3 * UNKNOWN {
             unknown.insert(key(&token.to_string()), now);
             assert!(unknown.len(now) <= UNKNOWN);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// What is known of one such thing. Written every few seconds, read by who wants to know.
 #[derive(Debug, Default)]
-pub struct Sightings(Mutex<Sight>);
+pub struct LastSeen(Mutex<Sight>);
 
 /// The same, as it is now.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +28,7 @@ pub struct Trouble {
     pub error: String,
 }
 
-impl Sightings {
+impl LastSeen {
     /// It is well. Returns whether it was not before.
     pub fn seen(&self) -> bool {
         let mut sight = self.locked();
@@ -76,18 +76,18 @@ mod tests {
 
     #[test]
     fn trouble_begins_once_and_ends() {
-        let sightings = Sightings::default();
-        assert!(!sightings.look().is_well(Instant::now(), LONG), "never looked at");
-        assert!(!sightings.seen());
-        assert!(sightings.look().is_well(Instant::now(), LONG));
-        assert!(sightings.failed("one".into()));
-        assert!(!sightings.failed("two".into()));
-        let sight = sightings.look();
+        let last_seen = LastSeen::default();
+        assert!(!last_seen.look().is_well(Instant::now(), LONG), "never looked at");
+        assert!(!last_seen.seen());
+        assert!(last_seen.look().is_well(Instant::now(), LONG));
+        assert!(last_seen.failed("one".into()));
+        assert!(!last_seen.failed("two".into()));
+        let sight = last_seen.look();
         let trouble = sight.current_trouble().unwrap();
         assert!(trouble.since <= trouble.last && trouble.error == "two");
         assert!(!sight.is_well(Instant::now(), LONG));
-        assert!(sightings.seen());
-        let sight = sightings.look();
+        assert!(last_seen.seen());
+        let sight = last_seen.look();
         assert!(sight.current_trouble().is_none() && sight.trouble.is_some());
         assert!(sight.is_well(Instant::now(), LONG));
         assert!(!sight.is_well(Instant::now() + 2 * LONG, LONG), "too long ago");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use mysql_async::{Row, Value};
 
 use super::{LookUps, Queue, Sought};
-use crate::refresh::tokens::{Key, Place};
+use crate::refresh::row_cache::{Key, RowRef};
 use crate::wordpress::database::{DatabaseError, NO_INDEX, Session, column};
 use crate::wordpress::site::Site;
 
@@ -22,18 +22,18 @@ pub async fn work(look_ups: Weak<LookUps>, queue: Arc<Queue>, by_index: bool) {
     loop {
         let sought = queue.take(LARGEST).await;
         let Some(look_ups) = look_ups.upgrade().filter(|_| !sought.is_empty()) else { return };
-        if (Looker { look_ups, by_index }).find(sought).await {
+        if (Worker { look_ups, by_index }).find(sought).await {
             queue.found();
         }
     }
 }
 
-struct Looker {
+struct Worker {
     look_ups: Arc<LookUps>,
     by_index: bool,
 }
 
-impl Looker {
+impl Worker {
     /// Whether any was found.
     async fn find(&self, sought: Vec<Sought>) -> bool {
         // What waits together was asked of one site; should its columns change in between, the next look-up knows.
@@ -41,11 +41,11 @@ impl Looker {
         let sought = if self.by_index { self.look_ups.without_late(sought) } else { sought };
         let Some(first) = sought.first() else { return false };
         let (site, limit) = (Arc::clone(&first.site), first.time_left());
-        let LookUps { store, tokens: known, .. } = &*self.look_ups;
+        let LookUps { store, row_cache: known, .. } = &*self.look_ups;
         let mut tokens: Vec<&Key> = Vec::with_capacity(sought.len());
         for one in &sought {
             // Another look-up may have told meanwhile.
-            let told = known.is_unknown(&one.token) || known.place(&one.token).is_some();
+            let told = known.is_unknown(&one.token) || known.row_of(&one.token).is_some();
             if !told && !tokens.contains(&&one.token) {
                 tokens.push(&one.token);
             }
@@ -66,22 +66,22 @@ impl Looker {
         let is_same_server = store.database.epoch() == epoch;
         let any = found.as_ref().is_ok_and(|found| !found.is_empty());
         for one in sought {
-            let place = match &found {
-                Ok(places) => Ok(places.get(&one.token).copied().or_else(|| known.place(&one.token))),
+            let row = match &found {
+                Ok(found) => Ok(found.get(&one.token).copied().or_else(|| known.row_of(&one.token))),
                 Err(error) => Err(error.clone()),
             };
-            match place {
-                Ok(Some(place)) => known.remember(one.token.clone(), place),
+            match row {
+                Ok(Some(row)) => known.remember(one.token.clone(), row),
                 Ok(None) if is_same_server => known.remember_unknown(one.token.clone()),
                 Ok(None) | Err(_) => {}
             }
-            self.look_ups.end(one, place);
+            self.look_ups.end(one, row);
         }
         any
     }
 
-    /// The places of those of `tokens` that have one.
-    async fn look(&self, tokens: &[&Key], site: &Site) -> Result<HashMap<Key, Place>, DatabaseError> {
+    /// The rows of those of `tokens` that are in one.
+    async fn look(&self, tokens: &[&Key], site: &Site) -> Result<HashMap<Key, RowRef>, DatabaseError> {
         if tokens.is_empty() {
             return Ok(HashMap::new());
         }
@@ -119,7 +119,7 @@ impl Looker {
         session: &mut Session<'_>,
         tokens: &[&Key],
         site: &Site,
-    ) -> Result<HashMap<Key, Place>, DatabaseError> {
+    ) -> Result<HashMap<Key, RowRef>, DatabaseError> {
         session.begin_at_writer().await?;
         let found = self.ask(session, tokens, site).await?;
         session.end_at_writer().await?;
@@ -131,7 +131,7 @@ impl Looker {
         session: &mut Session<'_>,
         tokens: &[&Key],
         site: &Site,
-    ) -> Result<HashMap<Key, Place>, DatabaseError> {
+    ) -> Result<HashMap<Key, RowRef>, DatabaseError> {
         let mut values: Vec<Value> = tokens.iter().map(|token| Value::from(token.as_str())).collect();
         let size = SIZES.into_iter().find(|size| *size >= tokens.len()).unwrap_or(LARGEST);
         values.resize(size, tokens.last().map_or(Value::NULL, |token| Value::from(token.as_str())));
@@ -139,9 +139,9 @@ impl Looker {
         let by_index = index.map(|index| (index, session.abilities().set_statement));
         let statement = statement(&self.look_ups.store.tokens, size, by_index);
         let rows: Vec<Row> = session.conn().exec(statement, values).await?;
-        let mut best: HashMap<Key, (bool, Place)> = HashMap::new();
+        let mut best: HashMap<Key, (bool, RowRef)> = HashMap::new();
         for mut row in rows {
-            let place = Place { row: column(&mut row, 0, "id")?, user_id: column(&mut row, 3, "user_id").ok() };
+            let row_ref = RowRef { id: column(&mut row, 0, "id")?, user_id: column(&mut row, 3, "user_id").ok() };
             let token: Vec<u8> = column(&mut row, 1, "refresh_token_hash")?;
             let is_live: bool = column(&mut row, 2, "revoked_at")?;
             let token = match tokens {
@@ -150,10 +150,10 @@ impl Looker {
                 _ => Key::of(&String::from_utf8_lossy(&token), site.columns.folds_case),
             };
             // A live row before others: tokens of old plugin versions may not be unique.
-            let entry = best.entry(token).or_insert((is_live, place));
-            *entry = (*entry).max((is_live, place));
+            let entry = best.entry(token).or_insert((is_live, row_ref));
+            *entry = (*entry).max((is_live, row_ref));
         }
-        Ok(best.into_iter().map(|(token, (_, place))| (token, place)).collect())
+        Ok(best.into_iter().map(|(token, (_, row_ref))| (token, row_ref)).collect())
     }
 }
 

@@ -10,11 +10,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use super::counters::Counters;
-use super::group::{self, RotationError, Waiting, commit_by};
+use super::plan::{Outcome, Plan};
 use super::standing::{Course, Standing};
 use super::store::{Resolution, Store};
-use super::transaction::{self, Interrupted, Outcome, Patience, Plan, UnknownCommit, Verdict};
+use super::transaction::{self, HeldRows, Interrupted, UnknownCommit, Verdict};
 use super::trial::Trial;
+use super::waiting::{RotationError, Waiting, commit_by};
 use crate::wordpress::database::{DatabaseError, Refusal, Session};
 
 /// The first pause before a retry; doubled with each, with jitter, so that two that collided do not collide again.
@@ -26,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 8;
 
 /// What rotations in trouble need.
-pub struct Alone {
+pub struct Retries {
     /// The statements, and where they go.
     pub store: Arc<Store>,
     /// What the database refuses each time.
@@ -60,11 +61,11 @@ impl Failure {
     }
 }
 
-impl Alone {
+impl Retries {
     /// Nothing is in trouble yet.
     pub fn new(store: Arc<Store>, standing: Arc<Standing>, counters: Arc<Counters>) -> Self {
         let permits = Semaphore::new(at_once(store.database.pool().limit));
-        Alone { store, standing, counters, permits }
+        Retries { store, standing, counters, permits }
     }
 
     /// Rotates with patience: a row that is held is waited for.
@@ -110,7 +111,7 @@ impl Alone {
     pub async fn resolve(self: Arc<Self>, group: Vec<Waiting>, unknown: UnknownCommit) {
         let deadline = group.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
         match self.look(&unknown, deadline).await {
-            Ok(Resolution::Committed) => group::end(&self, group, unknown.verdicts),
+            Ok(Resolution::Committed) => self.hand_out(group, unknown.verdicts),
             Ok(Resolution::NotCommitted) => {
                 for waiting in group {
                     self.counters.retry(None);
@@ -121,6 +122,20 @@ impl Alone {
             Err(error) => {
                 for waiting in group {
                     waiting.end(Err(RotationError::Failed(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// Hands out what a transaction said. Also for one whose commit was found to be stored.
+    pub fn hand_out(self: &Arc<Self>, group: Vec<Waiting>, verdicts: Vec<Verdict>) {
+        for (waiting, verdict) in group.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Ended(outcome) => waiting.end(Ok(outcome)),
+                Verdict::Unsigned(error) => waiting.end(Err(error.into())),
+                Verdict::Alone => {
+                    self.counters.held.add();
+                    drop(tokio::spawn(Arc::clone(self).rotate(waiting)));
                 }
             }
         }
@@ -201,7 +216,7 @@ impl Alone {
             Err(error) => return not_opened(error),
         };
         let items = [(plan, row)];
-        let mut attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, commit_by).await;
+        let mut attempted = transaction::attempt(&self.store, &mut session, &items, HeldRows::Wait, commit_by).await;
         if let Err(Interrupted::AtOnce(_)) = attempted {
             drop(session);
             let opened = timeout_at(commit_by, database.fresh_transactions()).await;
@@ -209,7 +224,7 @@ impl Alone {
                 Ok(session) => session,
                 Err(error) => return not_opened(error),
             };
-            attempted = transaction::attempt(&self.store, &mut session, &items, Patience::Waits, commit_by).await;
+            attempted = transaction::attempt(&self.store, &mut session, &items, HeldRows::Wait, commit_by).await;
         }
         *begun = true;
         let (error, failed): (_, fn(DatabaseError) -> Attempt) = match attempted {

@@ -1,0 +1,170 @@
+//! What a rotation is to store, and how it ended.
+//!
+//! The new refresh token is made once, before the first attempt, so that an attempt whose outcome is unknown can be recognized.
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use super::recent::Recent;
+use super::response::User;
+use super::store::{Child, LockedRow};
+use crate::wordpress::access_token::{ClaimsInput, SignerError, wp_hash};
+use crate::wordpress::home::{Home, Homes};
+use crate::wordpress::site::Site;
+use crate::wordpress::text;
+
+/// A token is made for each of them where a pair is to be found again, which takes up to a millisecond with RSA.
+const MOST_ISSUERS: usize = 16;
+
+/// What is to be stored, save what only the row tells.
+pub struct Plan {
+    /// The token that the client presented.
+    pub token: String,
+    /// The one it gets in its place.
+    pub refresh_token: String,
+    /// Unix seconds.
+    pub issued_at: u64,
+    /// The site's home on the call's host.
+    pub home: Arc<Home>,
+    /// What WordPress has said of its home elsewhere: see [`Plan::issuers`].
+    pub homes: Arc<Homes>,
+    /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
+    pub refuses: bool,
+    /// Settings, keys and columns.
+    pub site: Arc<Site>,
+    /// As it is stored in the column.
+    pub user_agent: String,
+    /// The client's address.
+    pub client: IpAddr,
+    /// What it was signed as: by [`Plan::sign_early`], or by the first attempt.
+    pub signed: OnceLock<Signed>,
+    /// Where its access token is kept for a while; `None` where it can be made again, or is never given twice.
+    pub recent: Option<Arc<Recent>>,
+}
+
+/// An access token for a user, and its hash.
+// SECURITY: no Debug. It is the token.
+#[derive(Clone)]
+pub struct Signed {
+    user_id: u64,
+    access_token: String,
+    hash: String,
+}
+
+impl Plan {
+    /// Signs the access token where that takes microseconds, so that it is done before the rows of a group are locked. Should the row
+    /// turn out to be another user's, it is signed anew; should nothing be rotated, it was in vain.
+    pub fn sign_early(&self, user_id: u64) {
+        if self.site.signer.is_quick()
+            // What fails here fails under the lock, too, and is told there.
+            && let Ok(signed) = self.sign(user_id)
+        {
+            // Looked up for a second time, it has one already.
+            let _ = self.signed.set(signed);
+        }
+    }
+
+    /// Who may have issued a token of this site's, the one that would now first: on another host, or by another scheme, the home
+    /// URL may be another.
+    pub fn issuers(&self) -> Vec<Arc<Home>> {
+        let others = self.homes.issuers().into_iter().filter(|home| home.url != self.home.url);
+        [Arc::clone(&self.home)].into_iter().chain(others).take(MOST_ISSUERS).collect()
+    }
+
+    /// The access token and the row that the rotation of `parent` adds.
+    ///
+    /// # Errors
+    /// The access token cannot be signed.
+    pub fn child<'a>(&'a self, parent: &'a LockedRow) -> Result<(String, Child<'a>), SignerError> {
+        let Signed { access_token, hash, .. } = self.signed(parent.user_id)?;
+        if let Some((recent, family)) = self.recent.as_ref().zip(parent.family.as_deref()) {
+            recent.put(family, &access_token);
+        }
+        let child = Child {
+            parent: parent.id,
+            hash,
+            user_id: parent.user_id,
+            issued_at: self.issued_at,
+            expires_at: self.expires_at(),
+            refresh_token: &self.refresh_token,
+            refresh_token_lifetime: self.site.settings.refresh_token_expiration,
+            family: parent.family.as_deref(),
+            metadata: format!(r#"{{"user_agent":{}}}"#, text::json_ascii(&self.user_agent)),
+            user_agent: &self.user_agent,
+            ip_address: self.client.to_string(),
+        };
+        Ok((access_token, child))
+    }
+
+    /// The same for all attempts, unless the row becomes another user's between two of them.
+    fn signed(&self, user_id: u64) -> Result<Signed, SignerError> {
+        match self.signed.get() {
+            Some(signed) if signed.user_id == user_id => Ok(signed.clone()),
+            _ => {
+                let signed = self.sign(user_id)?;
+                // It may have one for another user, which stays.
+                let _ = self.signed.set(signed.clone());
+                Ok(signed)
+            }
+        }
+    }
+
+    fn sign(&self, user_id: u64) -> Result<Signed, SignerError> {
+        let claims = ClaimsInput {
+            iss: &self.home.url,
+            issued_at: self.issued_at,
+            expires_at: self.expires_at(),
+            user_id,
+            refresh_token: &self.refresh_token,
+        };
+        let access_token = self.site.signer.access_token(&claims)?;
+        let hash = wp_hash(&access_token, &self.site.auth_salt);
+        Ok(Signed { user_id, access_token, hash })
+    }
+
+    fn expires_at(&self) -> u64 {
+        self.issued_at.saturating_add(self.site.settings.jwt_expiration)
+    }
+}
+
+/// How a rotation ended.
+pub enum Outcome {
+    /// Stored.
+    Rotated(Rotated),
+    /// The row's token was used or revoked.
+    Used(Used),
+    /// The row's token has expired.
+    Expired,
+    /// The row's user does not exist.
+    UserNotFound,
+    /// The row does not hold the token (any more).
+    NotThisRow,
+}
+
+/// A stored rotation.
+pub struct Rotated {
+    /// The new access token.
+    pub access_token: String,
+    /// The token's user.
+    pub user: User,
+    /// The token's family.
+    pub family: Option<String>,
+    /// The row that was revoked.
+    pub parent: u64,
+    /// The new row, where its id is known.
+    pub child: Option<u64>,
+}
+
+/// A token that was found revoked. The table does not tell one that was exchanged from one that was logged out.
+pub struct Used {
+    /// Its row.
+    pub id: u64,
+    /// Its user.
+    pub user_id: u64,
+    /// Its family.
+    pub family: Option<String>,
+    /// Seconds since then; `None` where the table holds no date.
+    pub revoked_for: Option<i64>,
+    /// The token's own time is over.
+    pub expired: bool,
+}
