@@ -187,13 +187,13 @@ impl Connection {
                     return self.poll_reader(body.as_mut(), cx).map(Err);
                 }
                 self.watch.was_flushed();
-                let moved = self.output.moved();
-                turn += moved;
+                let written = self.output.take_written();
+                turn += written;
                 if encoder.is_none() {
                     return Poll::Ready(Ok(()));
                 }
-                if moved > 0 {
-                    self.inbound.with(Inbound::moved);
+                if written > 0 {
+                    self.inbound.with(Inbound::note_progress);
                 }
                 if waits {
                     return self.poll_gone(cx).map(Err);
@@ -224,15 +224,15 @@ impl Connection {
             body.settle();
         }
         let is_unwanted = body.is_none_or(|body| body.poll_upload(cx).is_ready());
-        let taken = self.inbound.with(|inbound| {
+        let received = self.inbound.with(|inbound| {
             if is_unwanted {
                 inbound.discard_body(cx);
             }
             // Who has gone, and not only ended its sending side, answers what is on its way by a reset.
-            inbound.moved();
-            inbound.taken()
+            inbound.note_progress();
+            inbound.take_received()
         });
-        match self.output.moved() + taken {
+        match self.output.take_written() + received {
             0 => {}
             bytes => self.watch.moved(bytes),
         }
