@@ -18,7 +18,7 @@ use crate::forward::Forwarded;
 use crate::metrics::{Event, Shard};
 use crate::refresh::elsewhere::Left;
 use crate::refresh::{self, Answer, Told};
-use crate::respond::Asked;
+use crate::respond::ErrorContext;
 use crate::vet::Refusal;
 use crate::{forward, respond, route, vet};
 use places::Places;
@@ -93,7 +93,7 @@ async fn exchange(
 }
 
 /// Counts a request that was not served, and tells the log why, under the name that the client was told.
-pub fn tell(error: &ExchangeError, asked: &Asked, client: IpAddr, peer: Peer, metrics: &Shard) {
+pub fn tell(error: &ExchangeError, asked: &ErrorContext, client: IpAddr, peer: Peer, metrics: &Shard) {
     let (request_id, status) = (&asked.id, respond::status(error));
     metrics.add(Event::failed(status));
     metrics.add(Event::reason(error));

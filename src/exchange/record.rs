@@ -18,7 +18,7 @@ use crate::forward::Forwarded;
 use crate::metrics::{Event, Timing};
 use crate::refresh::Told;
 use crate::request_id::RequestId;
-use crate::respond::{self, Asked};
+use crate::respond::{self, ErrorContext};
 use crate::telemetry::{ACCESS, REFRESHES};
 
 /// The status that nginx gave to a client that left before its answer.
@@ -27,7 +27,7 @@ const CLIENT_CLOSED: u16 = 499;
 /// One exchange. Dropped before it was answered, it is one whose client left.
 pub struct Record<'a> {
     /// The request's name, and what its client takes.
-    pub asked: Asked,
+    pub asked: ErrorContext,
     /// The client, once it is known; until then the peer.
     pub client: IpAddr,
     /// What becomes of it where it is a refresh.
@@ -54,7 +54,7 @@ impl<'a> Record<'a> {
         worker.metrics.add(Event::Begun);
         let id = worker.request_ids.of(request.headers(), downstream.peer_is_trusted);
         Record {
-            asked: Asked::new(id, request.headers()),
+            asked: ErrorContext::new(id, request.headers()),
             client: downstream.peer.address.ip(),
             refresh: None,
             downstream,
