@@ -27,7 +27,7 @@ use crate::http1::head::{HeadLimits, RequestHead};
 use crate::http1::inbound::{Inbound, SharedInbound};
 use crate::http1::incoming::Incoming;
 use crate::http1::output::Output;
-use crate::http1::write::{self, Asked};
+use crate::http1::write::{self, ResponseFraming};
 use crate::metrics::Event;
 use crate::net::stream::{self, ClientStream};
 
@@ -85,7 +85,7 @@ impl Connection {
         poll_fn(|cx| Poll::Ready(told_to_end.as_mut().poll(cx).is_ready())).await;
         loop {
             let head = poll_fn(|cx| self.poll_head(cx));
-            let (request, asked) = match head.await? {
+            let (request, framing) = match head.await? {
                 Next::Closed => return self.close().await,
                 Next::Refused(error) => return self.refuse(&error).await,
                 Next::Request(head) => self.accept(*head),
@@ -98,8 +98,8 @@ impl Connection {
                 });
                 answer.await?
             };
-            let asked = Asked { keeps: asked.keeps && ending.begun().is_none(), ..asked };
-            let (closes, tunnel) = self.write(answer, &asked).await?;
+            let framing = ResponseFraming { keeps: framing.keeps && ending.begun().is_none(), ..framing };
+            let (closes, tunnel) = self.write(answer, &framing).await?;
             if let Some(tunnel) = tunnel {
                 let Some(inbound) = self.inbound.into_inner() else { return Err(ConnectionError::Gone) };
                 tunnel.join(inbound.into_stream());
@@ -142,11 +142,11 @@ impl Connection {
         }
     }
 
-    fn accept(&mut self, head: RequestHead) -> (Request<RequestBody>, Asked) {
+    fn accept(&mut self, head: RequestHead) -> (Request<RequestBody>, ResponseFraming) {
         let RequestHead { request, body, keeps, awaits_continue, accepts_trailers } = head;
         self.watch.head_ended();
         self.requests = self.requests.saturating_add(1);
-        let asked = Asked {
+        let framing = ResponseFraming {
             is_head: request.method() == Method::HEAD,
             version: request.version(),
             accepts_trailers,
@@ -158,18 +158,18 @@ impl Connection {
             self.inbound.with(|inbound| inbound.begin_body(body, awaits_continue));
             RequestBody::http1(Incoming::new(self.inbound.clone()))
         };
-        (request.map(|()| body), asked)
+        (request.map(|()| body), framing)
     }
 
     /// Writes an answer to its end. Says whether the connection ends with it, or what it becomes instead.
     async fn write(
         &mut self,
         answer: Response<ResponseBody>,
-        asked: &Asked,
+        framing: &ResponseFraming,
     ) -> Result<(bool, Option<Tunnel>), ConnectionError> {
         self.inbound.with(|inbound| inbound.end_interim(self.output.gathered()));
         let (head, body) = answer.into_parts();
-        let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), asked);
+        let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), framing);
         fields::recycle(head.headers, head.extensions);
         // SECURITY: an orderly end is all that tells the client that such an answer is whole. Until it is, whatever ends
         // this connection resets it.
@@ -188,13 +188,13 @@ impl Connection {
                     return self.poll_reader(body.as_mut(), cx).map(Err);
                 }
                 self.watch.was_flushed();
-                let moved = self.output.moved();
-                turn += moved;
+                let written = self.output.take_written();
+                turn += written;
                 if encoder.is_none() {
                     return Poll::Ready(Ok(()));
                 }
-                if moved > 0 {
-                    self.inbound.with(Inbound::moved);
+                if written > 0 {
+                    self.inbound.with(Inbound::note_progress);
                 }
                 if waits {
                     return self.poll_gone(cx).map(Err);
@@ -225,15 +225,15 @@ impl Connection {
             body.settle();
         }
         let is_unwanted = body.is_none_or(|body| body.poll_upload(cx).is_ready());
-        let taken = self.inbound.with(|inbound| {
+        let received = self.inbound.with(|inbound| {
             if is_unwanted {
                 inbound.discard_body(cx);
             }
             // Who has gone, and not only ended its sending side, answers what is on its way by a reset.
-            inbound.moved();
-            inbound.taken()
+            inbound.note_progress();
+            inbound.take_received()
         });
-        match self.output.moved() + taken {
+        match self.output.take_written() + received {
             0 => {}
             bytes => self.watch.moved(bytes),
         }
@@ -321,12 +321,12 @@ impl Connection {
     /// Answers what is no request. What follows on the connection cannot be trusted to be one either.
     async fn refuse(mut self, error: &ExchangeError) -> Result<(), ConnectionError> {
         let id = self.downstream.worker.request_ids.next();
-        let asked = self.inbound.with(|inbound| respond::Asked::of_head(id, inbound.unread()));
+        let context = self.inbound.with(|inbound| respond::ErrorContext::of_head(id, inbound.unread()));
         let (peer, metrics) = (self.downstream.peer, &self.downstream.worker.metrics);
         // It never became a request that had begun.
         metrics.add(Event::Begun);
-        exchange::tell(error, &asked, peer.address.ip(), peer, metrics);
-        self.write(respond::failure(error, &asked), &Asked::unknown()).await?;
+        exchange::tell(error, &context, peer.address.ip(), peer, metrics);
+        self.write(respond::failure(error, &context), &ResponseFraming::unknown()).await?;
         self.inbound.with(Inbound::cut_off);
         self.close().await
     }

@@ -15,7 +15,7 @@ use crate::admission::places::Places;
 use crate::body::{BodyError, RequestBody};
 use crate::client_addr::{self, Peer};
 use crate::connection::Downstream;
-use crate::exchange::respond::Asked;
+use crate::exchange::respond::ErrorContext;
 use crate::forward::Forwarded;
 use crate::forward::response_body::ResponseBody;
 use crate::metrics::{Event, Shard};
@@ -95,7 +95,7 @@ async fn exchange(
 }
 
 /// Counts a request that was not served, and tells the log why, under the name that the client was told.
-pub fn tell(error: &ExchangeError, asked: &Asked, client: IpAddr, peer: Peer, metrics: &Shard) {
+pub fn tell(error: &ExchangeError, asked: &ErrorContext, client: IpAddr, peer: Peer, metrics: &Shard) {
     let Description { status, fault, event, .. } = error.describe();
     let (request_id, status) = (&asked.id, status.as_u16());
     metrics.add(Event::failed(status));

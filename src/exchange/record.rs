@@ -13,7 +13,7 @@ use super::tell;
 use crate::access_log::{Access, Head, REFRESHES, milliseconds};
 use crate::connection::Downstream;
 use crate::exchange::error::ExchangeError;
-use crate::exchange::respond::{self, Asked};
+use crate::exchange::respond::{self, ErrorContext};
 use crate::forward::Forwarded;
 use crate::forward::response_body::ResponseBody;
 use crate::metrics::{Event, Timing};
@@ -25,7 +25,7 @@ const CLIENT_CLOSED: u16 = 499;
 /// One exchange. Dropped before it was answered, it is one whose client left.
 pub struct Record<'a> {
     /// The request's name, and what its client takes.
-    pub asked: Asked,
+    pub asked: ErrorContext,
     /// The client, once it is known; until then the peer.
     pub client: IpAddr,
     /// What becomes of it where it is a refresh.
@@ -43,7 +43,7 @@ impl<'a> Record<'a> {
         worker.metrics.add(Event::Begun);
         let id = worker.request_ids.of(request.headers(), downstream.peer_is_trusted);
         Record {
-            asked: Asked::new(id, request.headers()),
+            asked: ErrorContext::new(id, request.headers()),
             client: downstream.peer.address.ip(),
             refresh: None,
             downstream,

@@ -18,32 +18,32 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// What an answer of ours has to know of the request.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct ErrorContext {
     /// The request's name.
     pub id: RequestId,
     /// Whether a page for people is wanted rather than JSON.
     pub accepts_html: bool,
 }
 
-impl Asked {
+impl ErrorContext {
     /// Browsers name `text/html` in `Accept`; apps, which are the other half of the callers here, do not.
     pub fn new(id: RequestId, headers: &HeaderMap) -> Self {
         let names_html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
-        Asked { id, accepts_html: headers.get(header::ACCEPT).is_some_and(names_html) }
+        ErrorContext { id, accepts_html: headers.get(header::ACCEPT).is_some_and(names_html) }
     }
 
-    /// As [`Asked::new`], of a head that could not be read, as far as it came.
+    /// As [`ErrorContext::new`], of a head that could not be read, as far as it came.
     pub fn of_head(id: RequestId, head: &[u8]) -> Self {
-        Asked { id, accepts_html: head.windows(9).any(|part| part == b"text/html") }
+        ErrorContext { id, accepts_html: head.windows(9).any(|part| part == b"text/html") }
     }
 }
 
 /// The answer to a request that could not be served.
-pub fn failure(error: &ExchangeError, asked: &Asked) -> Response<ResponseBody> {
+pub fn failure(error: &ExchangeError, asked: &ErrorContext) -> Response<ResponseBody> {
     page(error, asked).map(ResponseBody::whole)
 }
 
-fn page(error: &ExchangeError, asked: &Asked) -> Response<Bytes> {
+fn page(error: &ExchangeError, asked: &ErrorContext) -> Response<Bytes> {
     let Description { status, reason, message, .. } = error.describe();
     let (body, content_type) = match asked.accepts_html {
         true => (html(status, message, &asked.id), "text/html; charset=UTF-8"),
@@ -119,10 +119,10 @@ mod tests {
     use crate::request_id::RequestIds;
     use std::time::Duration;
 
-    fn asked(accept: &str) -> Asked {
+    fn asked(accept: &str) -> ErrorContext {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().unwrap());
-        Asked::new(RequestIds::new().next(), &headers)
+        ErrorContext::new(RequestIds::new().next(), &headers)
     }
 
     #[test]

@@ -273,7 +273,7 @@ impl Lease {
 
     /// What was read of the answer cannot be taken yet: its reader is slow.
     pub fn settle(&mut self) {
-        self.link.connection.settle();
+        self.link.connection.detach();
     }
 
     /// Whether the answer's body was read to its end.

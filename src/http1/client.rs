@@ -200,8 +200,8 @@ impl Connection {
     }
 
     /// What was read of the answer cannot be taken yet: its reader is slow.
-    pub fn settle(&mut self) {
-        self.input.settle();
+    pub fn detach(&mut self) {
+        self.input.detach();
     }
 
     /// Whether the answer's body was read to its end.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Version, header};
 
 use super::error::HeadError;
-use super::original::{Line, part, slice};
+use super::original::Line;
 
 /// The last transfer coding.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,8 +73,8 @@ impl Fields {
         let mut kept = 0;
         for at in 0..fields.lines.len() {
             let Some(line) = fields.lines.get(at).copied() else { break };
-            let name = slice(head, line.name);
-            let value = slice(head, line.value);
+            let name = line.name.slice(head);
+            let value = line.value.slice(head);
             if name.len() == CONNECTION.len() && fields.is_of_this_connection(name, value) {
                 continue;
             }
@@ -95,10 +95,10 @@ impl Fields {
                 header::EXPECT => fields.awaits_continue = value.eq_ignore_ascii_case(b"100-continue"),
                 _ => {}
             }
-            let value = HeaderValue::from_maybe_shared(part(head, line.value)).map_err(|_| HeadError::Field)?;
+            let value = HeaderValue::from_maybe_shared(line.value.bytes(head)).map_err(|_| HeadError::Field)?;
             fields.headers.append(name, value);
-            if let Some(place) = fields.lines.get_mut(kept) {
-                *place = line;
+            if let Some(kept_line) = fields.lines.get_mut(kept) {
+                *kept_line = line;
                 kept += 1;
             }
         }

@@ -13,7 +13,7 @@ use httparse::{ParserConfig, Status};
 use super::decoder::Decoder;
 use super::error::HeadError;
 use super::fields::{Coding, Fields, Length, remove_in_order};
-use super::original::{Line, Original, Place, lines, part, range};
+use super::original::{Line, Original, Span, lines};
 
 /// Room for the fields of nearly every head, on the stack. Larger heads are parsed once more, with more room.
 const USUAL_FIELDS: usize = 64;
@@ -84,7 +84,7 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
         return Err(HeadError::TargetTooLong);
     }
     let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| HeadError::Method)?;
-    let target = range(buffer, target.as_bytes());
+    let target = Span::of(target.as_bytes(), buffer);
     let version = version(parsed.version);
     let lines = lines(buffer, parsed.headers);
 
@@ -100,11 +100,11 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
 fn whole_request(
     head: &Bytes,
     method: Method,
-    target: Place,
+    target: Span,
     version: Version,
     lines: Vec<Line>,
 ) -> Result<RequestHead, HeadError> {
-    let target = part(head, target);
+    let target = target.bytes(head);
     // SECURITY: no target has one (RFC 9112, 3.2). `Uri` would cut it off with all that follows, so that a filter in front saw
     // another target than what is routed here.
     if target.contains(&b'#') {
@@ -137,7 +137,7 @@ fn whole_request(
     *request.version_mut() = version;
     *request.headers_mut() = fields.headers;
     *request.extensions_mut() = fields.extensions;
-    request.extensions_mut().insert(Original { head: head.clone(), lines: fields.lines, reason: (0, 0) });
+    request.extensions_mut().insert(Original { head: head.clone(), lines: fields.lines, reason: Span::default() });
     Ok(RequestHead { request, body, keeps, awaits_continue, accepts_trailers })
 }
 
@@ -209,12 +209,12 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
 }
 
 /// Where the reason is in a head that begins with a valid status line. httparse leaves out one that is not ASCII.
-fn reason(head: &[u8]) -> Place {
+fn reason(head: &[u8]) -> Span {
     let begin = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or_default();
     let line = head[begin..].split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // "HTTP/1.1 200 ".
-    range(head, line.get(13..).unwrap_or_default())
+    Span::of(line.get(13..).unwrap_or_default(), head)
 }
 
 /// Whether the end of a head may be in `bytes`, from `from` on. Spares a slow head to be parsed anew with each of its bytes.

@@ -39,8 +39,8 @@ pub struct Inbound {
     /// How much of a head was looked at in vain.
     looked_at: usize,
     body: Decoder,
-    /// How much of the body was taken since it was last asked.
-    taken: usize,
+    /// How much of the body has come since it was last asked.
+    received: usize,
     awaits_continue: bool,
     /// What is left to be written of a `100 Continue` that was begun.
     interim: &'static [u8],
@@ -87,7 +87,7 @@ impl Inbound {
             input: Input::new(),
             looked_at: 0,
             body: Decoder::none(),
-            taken: 0,
+            received: 0,
             awaits_continue: false,
             interim: b"",
             is_cut_off: false,
@@ -161,7 +161,7 @@ impl Inbound {
             match self.body.decode(&mut self.input.buffer).inspect_err(|_| self.is_cut_off = true)? {
                 Decoded::Frame(frame) => {
                     self.has_moved = true;
-                    self.taken += frame.data_ref().map_or(0, Bytes::len);
+                    self.received += frame.data_ref().map_or(0, Bytes::len);
                     return Poll::Ready(Ok(Some(frame)));
                 }
                 Decoded::End => {
@@ -185,8 +185,8 @@ impl Inbound {
     }
 
     /// How much of the request's body has come since this was last asked.
-    pub fn taken(&mut self) -> usize {
-        std::mem::take(&mut self.taken)
+    pub fn take_received(&mut self) -> usize {
+        std::mem::take(&mut self.received)
     }
 
     /// Whether all of the request's body was read.
@@ -223,7 +223,7 @@ impl Inbound {
     }
 
     /// The client takes what is written, or may.
-    pub fn moved(&mut self) {
+    pub fn note_progress(&mut self) {
         self.has_moved = true;
     }
 

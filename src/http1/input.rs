@@ -24,7 +24,7 @@ const COPIED: usize = READ / 4;
 
 thread_local! {
     /// Where everything is read to: one for all connections of a worker, which stays in the processor's cache. What a
-    /// connection has to keep while its other side is slow, it takes [out of it](Input::settle).
+    /// connection has to keep while its other side is slow, it takes [out of it](Input::detach).
     static SHARED: RefCell<BytesMut> = RefCell::default();
 }
 
@@ -74,7 +74,7 @@ impl Input {
                 self.buffer = shared.split();
                 self.is_shared = true;
             } else {
-                self.settle();
+                self.detach();
                 self.buffer.extend_from_slice(shared);
                 shared.clear();
             }
@@ -83,7 +83,7 @@ impl Input {
     }
 
     /// Takes what was read out of the shared buffer, when it cannot be taken by whom it is for.
-    pub fn settle(&mut self) {
+    pub fn detach(&mut self) {
         if std::mem::take(&mut self.is_shared) {
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
@@ -98,7 +98,7 @@ impl Input {
 
     /// What is left, for the connection's next life.
     pub fn into_bytes(mut self) -> Bytes {
-        self.settle();
+        self.detach();
         self.buffer.freeze()
     }
 }
@@ -122,7 +122,7 @@ mod tests {
         far.write_all(&[1; PART]).await.unwrap();
         assert_eq!(read(&mut slow, &mut near).await, PART);
         let shared = slow.buffer.as_ptr();
-        slow.settle();
+        slow.detach();
         for byte in [2, 3] {
             far.write_all(&[byte; PART]).await.unwrap();
             read(&mut next, &mut near).await;

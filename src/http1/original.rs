@@ -8,19 +8,19 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub struct Original {
     pub(super) head: Bytes,
     pub(super) lines: Vec<Line>,
-    pub(super) reason: Place,
+    pub(super) reason: Span,
 }
 
 impl Original {
     /// The bytes after an answer's status.
     pub fn reason(&self) -> &[u8] {
-        slice(&self.head, self.reason)
+        self.reason.slice(&self.head)
     }
 
     /// Finds the next line of `name` from the line at `from` on: where it is, and the name as it was written.
     pub fn find(&self, name: &HeaderName, from: usize) -> Option<(usize, &[u8])> {
         let name = name.as_str().as_bytes();
-        let spelling = |line: &Line| slice(&self.head, line.name);
+        let spelling = |line: &Line| line.name.slice(&self.head);
         let rest = self.lines.get(from..)?;
         let at = rest.iter().position(|line| spelling(line).eq_ignore_ascii_case(name))?;
         Some((from + at, spelling(rest.get(at)?)))
@@ -31,23 +31,23 @@ impl Original {
     ///
     /// A field is known by where its value lies, since comparing names costs as much as all else here. The one value that
     /// is ever put under a second name is Host's, and that name is longer.
-    pub fn untouched(&self, at: usize, field: &HeaderName, value: &HeaderValue) -> Option<Place> {
-        let Line { name, value: place } = *self.lines.get(at)?;
-        let (value, before) = (value.as_bytes(), place.0 as usize);
+    pub fn untouched(&self, at: usize, field: &HeaderName, value: &HeaderValue) -> Option<Span> {
+        let Line { name, value: span } = *self.lines.get(at)?;
+        let (value, before) = (value.as_bytes(), span.start as usize);
         let is_it = value.as_ptr() as usize == self.head.as_ptr() as usize + before
-            && value.len() == (place.1 - place.0) as usize
+            && value.len() == span.len()
             && !value.is_empty()
-            && field.as_str().len() == (name.1 - name.0) as usize;
-        debug_assert!(!is_it || slice(&self.head, name).eq_ignore_ascii_case(field.as_str().as_bytes()));
-        let is_plain = is_it
-            && slice(&self.head, (name.1, place.0)) == b": "
-            && slice(&self.head, (place.1, place.1 + 2)) == b"\r\n";
-        is_plain.then_some((name.0, place.1 + 2))
+            && field.as_str().len() == name.len();
+        debug_assert!(!is_it || name.slice(&self.head).eq_ignore_ascii_case(field.as_str().as_bytes()));
+        let (between, behind) =
+            (Span { start: name.end, end: span.start }, Span { start: span.end, end: span.end + 2 });
+        let is_plain = is_it && between.slice(&self.head) == b": " && behind.slice(&self.head) == b"\r\n";
+        is_plain.then_some(Span { start: name.start, end: behind.end })
     }
 
-    /// The bytes at a place.
-    pub fn bytes(&self, place: Place) -> &[u8] {
-        slice(&self.head, place)
+    /// The bytes of a part of it.
+    pub fn bytes(&self, span: Span) -> &[u8] {
+        span.slice(&self.head)
     }
 }
 
@@ -60,7 +60,7 @@ pub fn write(
     wanted: impl Fn(&HeaderName) -> bool,
 ) {
     let mut names = Names { original, first: 0, last: 0 };
-    let mut untouched = Untouched { original, place: (0, 0) };
+    let mut untouched = Untouched { original, span: Span::default() };
     let mut previous = None;
     for (name, value) in headers {
         let is_repeated = previous == Some(name);
@@ -68,8 +68,8 @@ pub fn write(
         if !wanted(name) {
             continue;
         }
-        if let Some(place) = names.untouched(name, value, is_repeated) {
-            untouched.take(out, place);
+        if let Some(span) = names.untouched(name, value, is_repeated) {
+            untouched.take(out, span);
             continue;
         }
         untouched.write(out);
@@ -95,11 +95,11 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     /// Where the next line is, if this field is the one that was read from it.
-    fn untouched(&mut self, name: &HeaderName, value: &HeaderValue, is_repeated: bool) -> Option<Place> {
+    fn untouched(&mut self, name: &HeaderName, value: &HeaderValue, is_repeated: bool) -> Option<Span> {
         let at = if is_repeated { self.last } else { self.first };
-        let place = self.original?.untouched(at, name, value)?;
+        let span = self.original?.untouched(at, name, value)?;
         self.found(at, is_repeated);
-        Some(place)
+        Some(span)
     }
 
     /// How a name was written on its next line.
@@ -125,22 +125,22 @@ impl<'a> Names<'a> {
 /// Lines that follow each other in the original and were not written yet.
 struct Untouched<'a> {
     original: Option<&'a Original>,
-    place: Place,
+    span: Span,
 }
 
 impl Untouched<'_> {
-    fn take(&mut self, out: &mut Vec<u8>, (start, end): Place) {
-        if start != self.place.1 {
+    fn take(&mut self, out: &mut Vec<u8>, next: Span) {
+        if next.start != self.span.end {
             self.write(out);
-            self.place.0 = start;
+            self.span.start = next.start;
         }
-        self.place.1 = end;
+        self.span.end = next.end;
     }
 
     fn write(&mut self, out: &mut Vec<u8>) {
-        let place = std::mem::take(&mut self.place);
+        let span = std::mem::take(&mut self.span);
         if let Some(original) = self.original {
-            out.extend_from_slice(original.bytes(place));
+            out.extend_from_slice(original.bytes(span));
         }
     }
 }
@@ -154,41 +154,51 @@ fn title_case(out: &mut Vec<u8>, name: &HeaderName) {
 }
 
 /// Where a part of a head begins and ends.
-pub type Place = (u32, u32);
+#[derive(Clone, Copy, Default)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// Where `part` is in `whole`, which it was cut from. A head's length fits: buffers are limited.
+    pub fn of(part: &[u8], whole: &[u8]) -> Span {
+        if part.is_empty() {
+            // It may be from elsewhere.
+            return Span::default();
+        }
+        let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize) as u32;
+        Span { start, end: start + part.len() as u32 }
+    }
+
+    /// The bytes there.
+    pub fn slice(self, head: &Bytes) -> &[u8] {
+        head.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+
+    /// The bytes there, with a hold on the head.
+    pub fn bytes(self, head: &Bytes) -> Bytes {
+        head.slice(self.start as usize..self.end as usize)
+    }
+
+    fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+}
 
 /// Where a line's name and value are in a head.
 #[derive(Clone, Copy)]
 pub struct Line {
     /// Its name.
-    pub name: Place,
+    pub name: Span,
     /// Its value, without the space around it.
-    pub value: Place,
+    pub value: Span,
 }
 
 /// Where the parser found `fields` in `head`.
 pub fn lines(head: &[u8], fields: &[httparse::Header<'_>]) -> Vec<Line> {
     fields
         .iter()
-        .map(|field| Line { name: range(head, field.name.as_bytes()), value: range(head, field.value) })
+        .map(|field| Line { name: Span::of(field.name.as_bytes(), head), value: Span::of(field.value, head) })
         .collect()
-}
-
-/// Where `part` is in `whole`, which it was cut from. A head's length fits: buffers are limited.
-pub fn range(whole: &[u8], part: &[u8]) -> Place {
-    if part.is_empty() {
-        // It may be from elsewhere.
-        return (0, 0);
-    }
-    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize) as u32;
-    (start, start + part.len() as u32)
-}
-
-/// The bytes at a place.
-pub fn slice(head: &Bytes, (start, end): Place) -> &[u8] {
-    head.get(start as usize..end as usize).unwrap_or_default()
-}
-
-/// The bytes at a place.
-pub fn part(head: &Bytes, (start, end): Place) -> Bytes {
-    head.slice(start as usize..end as usize)
 }

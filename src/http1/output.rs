@@ -35,9 +35,10 @@ pub struct Output {
     written: usize,
     frame: Bytes,
     /// Whether the frame lies in memory of its own size.
-    is_settled: bool,
+    is_detached: bool,
     tail: &'static [u8],
-    moved: usize,
+    /// Written since it was last asked.
+    progress: usize,
 }
 
 impl Output {
@@ -67,7 +68,7 @@ impl Output {
             gathered.extend_from_slice(tail);
         } else {
             self.frame = frame;
-            self.is_settled = false;
+            self.is_detached = false;
             self.tail = tail;
         }
     }
@@ -86,7 +87,7 @@ impl Output {
                 Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(written) => self.advance(written),
                 Poll::Pending => {
-                    self.settle();
+                    self.detach();
                     return Poll::Pending;
                 }
             }
@@ -95,8 +96,8 @@ impl Output {
     }
 
     /// How many bytes were written since this was last asked.
-    pub fn moved(&mut self) -> usize {
-        std::mem::take(&mut self.moved)
+    pub fn take_written(&mut self) -> usize {
+        std::mem::take(&mut self.progress)
     }
 
     /// Gives back the memory, if nothing is in it.
@@ -112,14 +113,14 @@ impl Output {
     }
 
     /// Takes what cannot be written yet out of the buffer that it was read to, which all connections share.
-    fn settle(&mut self) {
-        if !self.frame.is_empty() && !std::mem::replace(&mut self.is_settled, true) {
+    fn detach(&mut self) {
+        if !self.frame.is_empty() && !std::mem::replace(&mut self.is_detached, true) {
             self.frame = Bytes::copy_from_slice(&self.frame);
         }
     }
 
     fn advance(&mut self, written: usize) {
-        self.moved += written;
+        self.progress += written;
         let of_gathered = written.min(self.gathered.len() - self.written);
         self.written += of_gathered;
         if self.written == self.gathered.len() {

@@ -9,9 +9,9 @@ use super::encoder::Encoder;
 use super::fields::tokens;
 use super::original::{self, Original};
 
-/// What an answer has to know of its request.
+/// What the framing of an answer depends on of its request and connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked {
+pub struct ResponseFraming {
     /// HEAD is answered without a body.
     pub is_head: bool,
     /// HTTP/1.0 knows no chunks.
@@ -22,10 +22,10 @@ pub struct Asked {
     pub keeps: bool,
 }
 
-impl Asked {
+impl ResponseFraming {
     /// A request that was not understood: it is answered as any other, and then the connection ends.
     pub fn unknown() -> Self {
-        Asked { is_head: false, version: Version::HTTP_11, accepts_trailers: false, keeps: false }
+        ResponseFraming { is_head: false, version: Version::HTTP_11, accepts_trailers: false, keeps: false }
     }
 }
 
@@ -59,16 +59,21 @@ pub fn request(
 
 /// Writes the head of an answer, whose body has this `length` if that is known, and says how the body is to be framed, and
 /// whether the connection ends with it.
-pub fn answer(out: &mut Vec<u8>, head: &response::Parts, length: Option<u64>, asked: &Asked) -> (Encoder, bool) {
+pub fn answer(
+    out: &mut Vec<u8>,
+    head: &response::Parts,
+    length: Option<u64>,
+    framing: &ResponseFraming,
+) -> (Encoder, bool) {
     let status = head.status;
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
     // These two cannot have one, whatever they say (RFC 9110, 15.3.5 and 15.4.5).
     let never_has_body =
         status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let ends_with_close = length.is_none() && !never_has_body && !asked.is_head && asked.version < Version::HTTP_11;
+    let ends_with_close = length.is_none() && !never_has_body && !framing.is_head && framing.version < Version::HTTP_11;
 
     let original = head.extensions.get::<Original>();
-    out.extend_from_slice(if asked.version < Version::HTTP_11 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.extend_from_slice(if framing.version < Version::HTTP_11 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     match original {
@@ -90,28 +95,28 @@ pub fn answer(out: &mut Vec<u8>, head: &response::Parts, length: Option<u64>, as
         _ => true,
     });
     let (has_length, says_close) = (has_length.get(), says_close.get());
-    let closes = !is_switch && (!asked.keeps || says_close || ends_with_close);
+    let closes = !is_switch && (!framing.keeps || says_close || ends_with_close);
     match length {
-        Some(length) if !has_length && !never_has_body && (length > 0 || !asked.is_head) => {
+        Some(length) if !has_length && !never_has_body && (length > 0 || !framing.is_head) => {
             let _ = write!(out, "Content-Length: {length}\r\n");
         }
-        None if !ends_with_close && !never_has_body && !asked.is_head => {
+        None if !ends_with_close && !never_has_body && !framing.is_head => {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
         _ => {}
     }
-    if closes && !says_close && asked.version == Version::HTTP_11 {
+    if closes && !says_close && framing.version == Version::HTTP_11 {
         out.extend_from_slice(b"Connection: close\r\n");
-    } else if !closes && !is_switch && asked.version < Version::HTTP_11 {
+    } else if !closes && !is_switch && framing.version < Version::HTTP_11 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(b"\r\n");
 
     let encoder = match length {
-        _ if never_has_body || asked.is_head => Encoder::none(),
+        _ if never_has_body || framing.is_head => Encoder::none(),
         Some(length) => Encoder::length(length),
         None if ends_with_close => Encoder::until_close(),
-        None => Encoder::chunked(&head.headers, asked.accepts_trailers),
+        None => Encoder::chunked(&head.headers, framing.accepts_trailers),
     };
     (encoder, closes)
 }
@@ -127,15 +132,15 @@ mod tests {
     use bytes::{Bytes, BytesMut};
     use http::Response;
 
-    fn answered(response: Response<Bytes>, asked: &Asked) -> (String, bool) {
+    fn answered(response: Response<Bytes>, framing: &ResponseFraming) -> (String, bool) {
         let (head, body) = response.into_parts();
         let mut out = Vec::new();
-        let (_, closes) = answer(&mut out, &head, Some(body.len() as u64), asked);
+        let (_, closes) = answer(&mut out, &head, Some(body.len() as u64), framing);
         (String::from_utf8(out).unwrap(), closes)
     }
 
-    fn plain() -> Asked {
-        Asked { keeps: true, ..Asked::unknown() }
+    fn plain() -> ResponseFraming {
+        ResponseFraming { keeps: true, ..ResponseFraming::unknown() }
     }
 
     #[test]
@@ -145,12 +150,15 @@ mod tests {
         let head = "404 Not Found\r\nX-A-Bc: d\r\nContent-Length: 2\r\n";
         let keeps = (format!("HTTP/1.1 {head}\r\n"), false);
         assert_eq!(answered(response(), &plain()), keeps);
-        assert_eq!(answered(response(), &Asked { is_head: true, ..plain() }), keeps);
+        assert_eq!(answered(response(), &ResponseFraming { is_head: true, ..plain() }), keeps);
         let closes = format!("HTTP/1.1 {head}Connection: close\r\n\r\n");
-        assert_eq!(answered(response(), &Asked::unknown()), (closes, true));
-        let old = Asked { version: Version::HTTP_10, ..plain() };
+        assert_eq!(answered(response(), &ResponseFraming::unknown()), (closes, true));
+        let old = ResponseFraming { version: Version::HTTP_10, ..plain() };
         assert_eq!(answered(response(), &old), (format!("HTTP/1.0 {head}Connection: keep-alive\r\n\r\n"), false));
-        assert_eq!(answered(response(), &Asked { keeps: false, ..old }), (format!("HTTP/1.0 {head}\r\n"), true));
+        assert_eq!(
+            answered(response(), &ResponseFraming { keeps: false, ..old }),
+            (format!("HTTP/1.0 {head}\r\n"), true)
+        );
     }
 
     #[test]
