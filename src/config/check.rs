@@ -18,18 +18,15 @@ use super::{
     address::{self, HOST},
     file,
     kind::Value,
+    merged::Merged,
     open_files::{self, Wanted},
-    reader::Reader,
-    sources::{Merged, wrong},
+    sources::wrong,
     value,
 };
 use crate::client_addr;
 
 /// Checks every value and all of them together.
-pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
-    let Merged { said, faults, complete, credentials } = merged;
-    let mut read = Reader { said, faults, warnings: Vec::new(), complete, credentials };
-
+pub(super) fn check(mut read: Merged) -> Result<Config, Faults> {
     let mut server = Server {
         listen: listen(&mut read),
         unix: UnixSockets {
@@ -130,7 +127,7 @@ pub(super) fn check(merged: Merged) -> Result<Config, Faults> {
 }
 
 /// How much may be open and in flight at once. What is not configured follows from the limit of open files.
-fn limit(read: &mut Reader, server: &mut Server, upstream: Option<&mut Upstream>, listeners: usize) -> OpenFiles {
+fn limit(read: &mut Merged, server: &mut Server, upstream: Option<&mut Upstream>, listeners: usize) -> OpenFiles {
     let configured = read.optional_integer("upstream.max_connections");
     let (workers, clients) = (server.workers, server.max_connections);
     let database = read.integer("wordpress.database_connections");
@@ -159,7 +156,7 @@ fn limit(read: &mut Reader, server: &mut Server, upstream: Option<&mut Upstream>
     open_files
 }
 
-fn listen(read: &mut Reader) -> Vec<ListenAddress> {
+fn listen(read: &mut Merged) -> Vec<ListenAddress> {
     let addresses = read.each("server.listen", address::listen_address);
     if addresses.is_empty() && !read.is_faulty("server.listen") && !read.has_entries("tls.listen") {
         read.fault("server.listen", "at least one address is needed, such as \"127.0.0.1:8080\"");
@@ -168,7 +165,7 @@ fn listen(read: &mut Reader) -> Vec<ListenAddress> {
     addresses
 }
 
-fn tls(read: &mut Reader, plain: &[ListenAddress]) -> Tls {
+fn tls(read: &mut Merged, plain: &[ListenAddress]) -> Tls {
     let listen = read.each("tls.listen", address::listen_address);
     refuse_twice(read, "tls.listen", &listen, plain);
     let credentials = read.credentials.clone();
@@ -183,7 +180,7 @@ fn tls(read: &mut Reader, plain: &[ListenAddress]) -> Tls {
 }
 
 /// Two listeners cannot share an address, unless the system picks the port.
-fn refuse_twice(read: &mut Reader, key: &str, addresses: &[ListenAddress], others: &[ListenAddress]) {
+fn refuse_twice(read: &mut Merged, key: &str, addresses: &[ListenAddress], others: &[ListenAddress]) {
     let takes_any_port =
         |address: &ListenAddress| matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
     let twice = addresses.iter().enumerate().find(|(i, address)| {
@@ -194,7 +191,7 @@ fn refuse_twice(read: &mut Reader, key: &str, addresses: &[ListenAddress], other
     }
 }
 
-fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -> Option<Upstream> {
+fn upstream(read: &mut Merged, plain: &[ListenAddress], tls: &[ListenAddress]) -> Option<Upstream> {
     if read.is_missing("upstream.url") {
         read.faults.push(wrong(
             "upstream.url",
@@ -240,7 +237,7 @@ fn upstream(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -
     })
 }
 
-fn tls_name(read: &mut Reader, url: Option<&UpstreamUrl>) -> TlsName {
+fn tls_name(read: &mut Merged, url: Option<&UpstreamUrl>) -> TlsName {
     let Some(name) = read.parsed("upstream.tls_name", address::tls_name) else { return TlsName::OfUrl };
     if matches!(url, Some(UpstreamUrl::Http(..) | UpstreamUrl::Unix(_))) {
         read.warnings.push("upstream.tls_name has no use where upstream.url is not https".into());
@@ -261,7 +258,7 @@ fn tls_name(read: &mut Reader, url: Option<&UpstreamUrl>) -> TlsName {
 }
 
 /// With `host` only the site's own hosts are asked for by their names: some have to be known.
-fn check_tls_name(read: &mut Reader, upstream: Option<&Upstream>, wordpress: &WordPress, mode: RefreshMode) {
+fn check_tls_name(read: &mut Merged, upstream: Option<&Upstream>, wordpress: &WordPress, mode: RefreshMode) {
     let Some(Upstream { url: UpstreamUrl::Https(..), tls_name: TlsName::OfHost(_), .. }) = upstream else { return };
     let are_faulty = ["wordpress.hosts", "wordpress.home"].iter().any(|key| read.is_faulty(key));
     if are_faulty || wordpress.home.is_some() || !wordpress.hosts.is_empty() {
@@ -280,7 +277,7 @@ fn check_tls_name(read: &mut Reader, upstream: Option<&Upstream>, wordpress: &Wo
     read.warnings.push(format!("upstream.tls_name: {problem}"));
 }
 
-fn admin(read: &mut Reader, plain: &[ListenAddress], tls: &[ListenAddress]) -> Admin {
+fn admin(read: &mut Merged, plain: &[ListenAddress], tls: &[ListenAddress]) -> Admin {
     let listen = read.parsed("admin.listen", address::optional_listen_address).flatten();
     let listen_is_given = read.is_given("admin.listen");
     if let Some(address) = &listen
@@ -330,7 +327,7 @@ fn is_local(host: &str, listen: &SocketAddr, ipv6_only: bool) -> bool {
     })
 }
 
-fn trusted_proxies(read: &mut Reader) -> Vec<IpNet> {
+fn trusted_proxies(read: &mut Merged) -> Vec<IpNet> {
     let written = read.each("forwarded.trusted_proxies", value::network);
     let networks: Vec<IpNet> = written.iter().copied().map(client_addr::canonical_network).collect();
     for (network, canonical) in written.iter().zip(&networks) {
@@ -346,7 +343,7 @@ fn trusted_proxies(read: &mut Reader) -> Vec<IpNet> {
     networks
 }
 
-fn wordpress(read: &mut Reader, mode: RefreshMode) -> WordPress {
+fn wordpress(read: &mut Merged, mode: RefreshMode) -> WordPress {
     let neither = read.is_missing("wordpress.config") && read.is_missing("wordpress.database_url");
     if neither && mode == RefreshMode::Native {
         let problem = "is required: the path of the site's wp-config.php (--wp-config); or, where that cannot be read, \
@@ -389,7 +386,7 @@ fn wordpress(read: &mut Reader, mode: RefreshMode) -> WordPress {
     }
 }
 
-fn wp_config(read: &mut Reader) -> Option<PathBuf> {
+fn wp_config(read: &mut Merged) -> Option<PathBuf> {
     let path = read.path("wordpress.config")?;
     // wp-load.php looks one directory up where there is no wp-config.php beside it, and so may the one who reads it.
     let one_up = path.parent().and_then(Path::parent).map(|directory| directory.join("wp-config.php"));
@@ -403,7 +400,7 @@ fn wp_config(read: &mut Reader) -> Option<PathBuf> {
     Some(path)
 }
 
-fn jwt(read: &mut Reader) -> Jwt {
+fn jwt(read: &mut Merged) -> Jwt {
     let mut secret = read.secret("jwt.secret");
     if let Some(from_file) = read.secret_file("jwt.secret_file", "the secret") {
         if secret.is_some() {

@@ -14,20 +14,23 @@ use std::{
 use super::{
     Fault, Secret, credential, file, keys,
     kind::Value,
-    sources::{Origin, Said, wrong},
+    sources::{Assignment, Origin, wrong},
 };
 
-/// Hands out values by their keys' names and gathers what is wrong with them.
-pub(super) struct Reader {
-    pub said: Vec<Said>,
+/// The values after the merge, and what is wrong with them.
+pub(super) struct Merged {
+    /// In the order of the table.
+    pub said: Vec<Assignment>,
     pub faults: Vec<Fault>,
     pub warnings: Vec<String>,
+    /// False where the file could not be read or parsed, so that "missing" would be a guess.
     pub complete: bool,
+    /// Where systemd has put the service's credentials.
     pub credentials: Option<PathBuf>,
 }
 
-impl Reader {
-    pub fn find(&self, name: &str) -> Option<&Said> {
+impl Merged {
+    pub fn find(&self, name: &str) -> Option<&Assignment> {
         self.said.iter().find(|said| said.key.name == name)
     }
 
