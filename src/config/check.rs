@@ -10,6 +10,7 @@ mod site_server;
 
 use super::{
     Config, Effective, Faults, ListenAddress, OpenFiles, Server, Upstream,
+    keys::{self, Key},
     merged::Merged,
     open_files::{self, Wanted},
 };
@@ -24,9 +25,9 @@ pub(super) fn check(mut read: Merged) -> Result<Config, Faults> {
     let wordpress = site::wordpress(&mut read, refresh.mode);
     site_server::check_tls_name(&mut read, upstream.as_ref(), &wordpress, refresh.mode);
     let jwt = site::jwt(&mut read);
-    let cleanup = site::cleanup(&mut read);
+    let cleanup = site::cleanup(&read);
     let admin = operation::admin(&mut read, &server.listen, &tls.listen);
-    let shutdown = operation::shutdown(&mut read);
+    let shutdown = operation::shutdown(&read);
     let log = operation::log(&mut read);
     read.warn_of_open_files();
     let listeners = server.listen.len() + tls.listen.len() + usize::from(admin.listen.is_some());
@@ -59,9 +60,9 @@ pub(super) fn check(mut read: Merged) -> Result<Config, Faults> {
 
 /// How much may be open and in flight at once. What is not configured follows from the limit of open files.
 fn limit(read: &mut Merged, server: &mut Server, upstream: Option<&mut Upstream>, listeners: usize) -> OpenFiles {
-    let configured = read.optional_integer("upstream.max_connections");
+    let configured = read.get(keys::UPSTREAM_MAX_CONNECTIONS);
     let (workers, clients) = (server.workers, server.max_connections);
-    let database = read.integer("wordpress.database_connections");
+    let database = read.get(keys::WORDPRESS_DATABASE_CONNECTIONS);
     let wanted = Wanted { workers, listeners, database, clients, upstream: configured };
     let open_files = OpenFiles::divide(open_files::limit(), wanted);
     read.warnings.extend(open_files.warning(wanted));
@@ -70,14 +71,14 @@ fn limit(read: &mut Merged, server: &mut Server, upstream: Option<&mut Upstream>
         upstream.max_connections = open_files.upstream;
     }
     // Twice the clients: each can have one in flight, and as many again come by HTTP/2.
-    server.max_exchanges = match read.optional_integer("server.max_exchanges") {
+    server.max_exchanges = match read.get(keys::SERVER_MAX_EXCHANGES) {
         None => server.max_connections.saturating_mul(2),
         Some(limit) => limit,
     };
     read.warnings.extend(open_files.unlimited_warning(server.max_exchanges));
     // Half of what there is, so that no single address takes it all. What the upstream was configured to take does not count:
     // behind a proxy that is not trusted all clients are one.
-    server.max_exchanges_per_address = match read.optional_integer("server.max_exchanges_per_address") {
+    server.max_exchanges_per_address = match read.get(keys::SERVER_MAX_EXCHANGES_PER_ADDRESS) {
         Some(limit) => limit,
         None => {
             let scarce = [server.max_exchanges, if configured.is_none() { open_files.upstream } else { 0 }];
@@ -88,7 +89,7 @@ fn limit(read: &mut Merged, server: &mut Server, upstream: Option<&mut Upstream>
 }
 
 /// Two listeners cannot share an address, unless the system picks the port.
-fn refuse_twice(read: &mut Merged, key: &str, addresses: &[ListenAddress], others: &[ListenAddress]) {
+fn refuse_twice<T>(read: &mut Merged, key: Key<T>, addresses: &[ListenAddress], others: &[ListenAddress]) {
     let takes_any_port =
         |address: &ListenAddress| matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
     let twice = addresses.iter().enumerate().find(|(i, address)| {

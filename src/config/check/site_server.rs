@@ -6,46 +6,45 @@ use ipnet::IpNet;
 
 use crate::client_addr;
 use crate::config::{
-    Forwarded, ForwardedMode, ListenAddress, ProxyProtocol, RefreshMode, RequestIdMode, TlsName, Upstream,
-    UpstreamProxyProtocol, UpstreamUrl, WordPress,
+    Forwarded, ListenAddress, ProxyProtocol, RefreshMode, TlsName, Upstream, UpstreamUrl, WordPress,
     address::{self, HOST},
-    kind::Value,
+    keys,
     merged::Merged,
     sources::wrong,
     value,
 };
 
 pub(super) fn upstream(read: &mut Merged, plain: &[ListenAddress], tls: &[ListenAddress]) -> Option<Upstream> {
-    if read.is_missing("upstream.url") {
+    if read.is_missing(keys::UPSTREAM_URL) {
         read.faults.push(wrong(
-            "upstream.url",
+            keys::UPSTREAM_URL.name,
             "is required: the web server of the site, such as http://127.0.0.1:8081 (--upstream)",
         ));
     }
-    let url = read.parsed("upstream.url", address::upstream_url);
+    let url = read.parsed(keys::UPSTREAM_URL, address::upstream_url);
     let own = url.as_ref().and_then(|url| {
         let named = [plain, tls].concat();
         let of = |key, all: &'_ [ListenAddress]| {
             all.iter().find(|address| is_same(url, address, address.is_ipv6_only(&named))).map(|own| (key, own.clone()))
         };
-        of("server.listen", plain).or_else(|| of("tls.listen", tls))
+        of(keys::SERVER_LISTEN.name, plain).or_else(|| of(keys::TLS_LISTEN.name, tls))
     });
     if let Some((key, own)) = own {
         let problem =
             format!("is {key}'s own {own}, so that every request would come back here; name the site's web server");
-        read.fault("upstream.url", problem);
+        read.fault(keys::UPSTREAM_URL, problem);
     }
-    let ca_file = read.readable("upstream.ca_file");
+    let ca_file = read.readable(keys::UPSTREAM_CA_FILE);
     if ca_file.is_some() && matches!(url, Some(UpstreamUrl::Http(..) | UpstreamUrl::Unix(_))) {
         read.warnings.push("upstream.ca_file has no use where upstream.url is not https".into());
     }
     let tls_name = tls_name(read, url.as_ref());
-    let proxy_protocol = read.named("upstream.proxy_protocol").unwrap_or(UpstreamProxyProtocol::Off);
-    let connect_timeout = read.duration("upstream.connect_timeout");
-    let response_header_timeout = read.duration("upstream.response_header_timeout");
-    let response_body_idle = read.duration("upstream.response_body_idle");
-    let keepalive_idle = read.duration("upstream.keepalive_idle");
-    let keepalive_max_idle = read.integer("upstream.keepalive_max_idle");
+    let proxy_protocol = read.get(keys::UPSTREAM_PROXY_PROTOCOL);
+    let connect_timeout = read.get(keys::UPSTREAM_CONNECT_TIMEOUT);
+    let response_header_timeout = read.get(keys::UPSTREAM_RESPONSE_HEADER_TIMEOUT);
+    let response_body_idle = read.get(keys::UPSTREAM_RESPONSE_BODY_IDLE);
+    let keepalive_idle = read.get(keys::UPSTREAM_KEEPALIVE_IDLE);
+    let keepalive_max_idle = read.get(keys::UPSTREAM_KEEPALIVE_MAX_IDLE);
     url.map(|url| Upstream {
         url,
         ca_file,
@@ -93,7 +92,7 @@ fn is_local(host: &str, listen: &SocketAddr, ipv6_only: bool) -> bool {
 }
 
 fn tls_name(read: &mut Merged, url: Option<&UpstreamUrl>) -> TlsName {
-    let Some(name) = read.parsed("upstream.tls_name", address::tls_name) else { return TlsName::OfUrl };
+    let Some(name) = read.parsed(keys::UPSTREAM_TLS_NAME, address::tls_name) else { return TlsName::OfUrl };
     if matches!(url, Some(UpstreamUrl::Http(..) | UpstreamUrl::Unix(_))) {
         read.warnings.push("upstream.tls_name has no use where upstream.url is not https".into());
     }
@@ -101,21 +100,15 @@ fn tls_name(read: &mut Merged, url: Option<&UpstreamUrl>) -> TlsName {
         return TlsName::Is(name);
     }
     // What is wrong with these two is said where they are read for their own sake.
-    let hosts = match read.find("wordpress.hosts").map(|said| &said.value) {
-        Some(Value::List(hosts)) => hosts.iter().filter_map(|host| value::host(host).ok()).collect(),
-        _ => Vec::new(),
-    };
-    let home = match read.find("wordpress.home").map(|said| &said.value) {
-        Some(Value::Text(home)) => url::Url::parse(home).ok().and_then(|home| home.host_str().map(str::to_owned)),
-        _ => None,
-    };
-    TlsName::OfHost(hosts.into_iter().chain(home).collect())
+    let hosts = read.get(keys::WORDPRESS_HOSTS).into_iter().filter_map(|host| value::host(&host).ok());
+    let home = read.get(keys::WORDPRESS_HOME).and_then(|home| url::Url::parse(&home).ok());
+    TlsName::OfHost(hosts.chain(home.and_then(|home| home.host_str().map(str::to_owned))).collect())
 }
 
 /// With `host` only the site's own hosts are asked for by their names: some have to be known.
 pub(super) fn check_tls_name(read: &mut Merged, upstream: Option<&Upstream>, wordpress: &WordPress, mode: RefreshMode) {
     let Some(Upstream { url: UpstreamUrl::Https(..), tls_name: TlsName::OfHost(_), .. }) = upstream else { return };
-    let are_faulty = ["wordpress.hosts", "wordpress.home"].iter().any(|key| read.is_faulty(key));
+    let are_faulty = read.is_faulty(keys::WORDPRESS_HOSTS) || read.is_faulty(keys::WORDPRESS_HOME);
     if are_faulty || wordpress.home.is_some() || !wordpress.hosts.is_empty() {
         return;
     }
@@ -135,22 +128,22 @@ pub(super) fn check_tls_name(read: &mut Merged, upstream: Option<&Upstream>, wor
 pub(super) fn forwarded(read: &mut Merged, proxy_protocol: ProxyProtocol) -> Forwarded {
     let forwarded = Forwarded {
         trusted_proxies: trusted_proxies(read),
-        mode: read.named("forwarded.mode").unwrap_or(ForwardedMode::Auto),
-        request_id: read.named("forwarded.request_id").unwrap_or(RequestIdMode::Auto),
+        mode: read.get(keys::FORWARDED_MODE),
+        request_id: read.get(keys::FORWARDED_REQUEST_ID),
     };
     if proxy_protocol != ProxyProtocol::Off
         && forwarded.trusted_proxies.is_empty()
-        && !read.is_faulty("forwarded.trusted_proxies")
+        && !read.is_faulty(keys::FORWARDED_TRUSTED_PROXIES)
     {
         let problem = "needs forwarded.trusted_proxies: the header is taken from those only, and every other connection \
                        is refused";
-        read.fault("server.proxy_protocol", problem);
+        read.fault(keys::SERVER_PROXY_PROTOCOL, problem);
     }
     forwarded
 }
 
 fn trusted_proxies(read: &mut Merged) -> Vec<IpNet> {
-    let written = read.each("forwarded.trusted_proxies", value::network);
+    let written = read.each(keys::FORWARDED_TRUSTED_PROXIES, value::network);
     let networks: Vec<IpNet> = written.iter().copied().map(client_addr::canonical_network).collect();
     for (network, canonical) in written.iter().zip(&networks) {
         // SECURITY: whoever is trusted chooses the address that the rate limit counts.
