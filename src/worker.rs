@@ -6,10 +6,8 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use hyper::server::conn::http2;
-use ipnet::IpNet;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -24,7 +22,7 @@ use tracing::warn;
 
 use crate::admission::per_address::PerAddress;
 use crate::admission::places;
-use crate::config::{Config, ForwardedMode, ProxyProtocol, RequestIdMode};
+use crate::config::{Config, ForwardedMode, RequestIdMode};
 use crate::connection::http2::Streams;
 use crate::connection::watch::Limits;
 use crate::connection::{self, Accepted};
@@ -36,7 +34,6 @@ use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::request_id::RequestIds;
 use crate::share::Share;
-use crate::time::pace::Pace;
 use crate::tls::Acceptor;
 
 /// What a worker is told to do.
@@ -66,6 +63,8 @@ pub struct Settings {
 
 /// What an exchange on this worker needs, as the settings of one moment have it.
 pub struct Worker {
+    /// The configuration.
+    pub config: Arc<Config>,
     /// Its part of what all workers share.
     pub share: Share,
     /// How large the head of a request may be.
@@ -77,41 +76,19 @@ pub struct Worker {
     /// This worker's connections to the upstream.
     pub upstream: Rc<Upstream>,
     refresher: RefCell<Option<Arc<Refresher>>>,
-    /// `[forwarded] trusted_proxies`.
-    pub trusted_proxies: Vec<IpNet>,
-    /// `[server] proxy_protocol`.
-    pub proxy_protocol: ProxyProtocol,
     /// Whether the log was told of a connection with a bad PROXY header; the next ones are for those who look closer.
     pub has_warned_of_header: Cell<bool>,
-    /// `[forwarded] mode`.
-    pub forwarded: ForwardedMode,
     /// `[forwarded] request_id`: whether the upstream is told what a request is called.
     pub sets_request_id: bool,
-    /// `[log] refreshes`.
-    pub logs_refreshes: bool,
-    /// `[log] access`.
-    pub logs_access: bool,
     /// How long client connections may be silent.
     pub limits: Limits,
-    /// `[server] request_body_idle` and `min_rate`.
-    pub request_pace: Pace,
     /// `[server] max_request_body`, in bytes; what no body reaches where the upstream decides.
     pub max_request_body: u64,
-    /// `[server] max_requests_per_connection`; zero is any number.
-    pub max_requests_per_connection: usize,
-    /// `[server] ignore_client_abort`.
-    pub ignores_client_abort: bool,
-    /// `[server] tunnel_idle`.
-    pub tunnel_idle: Duration,
     /// Connections and exchanges for each client address.
     pub per_address: Arc<PerAddress>,
-    /// `[server] max_exchanges_per_connection`; zero is any number.
-    pub max_exchanges_per_connection: usize,
     /// Free places of this worker's share of `[server] max_exchanges`; `None` where they are not limited.
     pub exchanges: Option<Arc<Semaphore>>,
     max_exchanges: usize,
-    /// How long a request waits for a place: as long as for a connection to the upstream.
-    pub exchange_wait: Duration,
     /// What happens here is counted.
     pub metrics: Arc<Shard>,
     /// Names for requests.
@@ -215,39 +192,29 @@ impl Worker {
             acceptor,
             upstream,
             refresher: RefCell::new(refresher),
-            trusted_proxies: config.forwarded.trusted_proxies.clone(),
-            proxy_protocol: config.server.proxy_protocol,
             has_warned_of_header: Cell::new(false),
-            forwarded: config.forwarded.mode,
             // Whoever wants the head as it came wants nothing added to it.
             sets_request_id: config.forwarded.request_id == RequestIdMode::Auto
                 && config.forwarded.mode == ForwardedMode::Auto,
-            logs_refreshes: config.log.refreshes,
-            logs_access: config.log.access,
             limits: Limits {
                 first_byte: config.server.first_byte_timeout,
                 request_header: config.server.request_header_timeout,
                 keepalive_idle: config.server.keepalive_idle,
                 response: config.server.response_pace(),
             },
-            request_pace: config.server.request_pace(),
             max_request_body: match config.server.max_request_body {
                 0 => u64::MAX,
                 limit => limit as u64,
             },
-            max_requests_per_connection: config.server.max_requests_per_connection,
-            ignores_client_abort: config.server.ignore_client_abort,
-            tunnel_idle: config.server.tunnel_idle,
             per_address,
-            max_exchanges_per_connection: config.server.max_exchanges_per_connection,
             exchanges,
             max_exchanges,
-            exchange_wait: config.upstream.connect_timeout,
             metrics,
             request_ids: RequestIds::new(),
             tunnels,
             draining,
             ending,
+            config,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::printable;
 
 use super::{
     keys::{self, Fallback, KEYS, Key},
-    sources::{Origin, Said},
+    sources::{Assignment, Origin},
 };
 
 /// One line for each key, in the order of the table: `key = value   (from …)`. Secrets are `(set)`.
@@ -21,7 +21,7 @@ struct Line {
 }
 
 impl Effective {
-    pub(super) fn new(said: &[Said]) -> Self {
+    pub(super) fn new(said: &[Assignment]) -> Self {
         let line = |key: &'static super::keys::Key| {
             let said = said.iter().find(|said| said.key.name == key.name);
             let (value, from) = match (said, key.default) {

@@ -17,7 +17,7 @@ use super::{
     Fault,
     fault::nearest,
     keys::{self, Key},
-    sources::{Origin, Said, wrong},
+    sources::{Assignment, Origin, wrong},
 };
 use crate::byte_order_mark;
 
@@ -47,7 +47,7 @@ pub(crate) fn open(path: &Path) -> io::Result<fs::File> {
 
 /// What a file says, and what is wrong with it.
 pub(super) struct Contents {
-    pub said: Vec<Said>,
+    pub said: Vec<Assignment>,
     pub faults: Vec<Fault>,
     /// False where the text is not TOML: then nothing is known of what it says.
     pub parsed: bool,
@@ -80,7 +80,7 @@ struct File<'a> {
     path: &'a Path,
 }
 
-type Found = Vec<(usize, Result<Said, Fault>)>;
+type Found = Vec<(usize, Result<Assignment, Fault>)>;
 
 impl File<'_> {
     fn walk(&self, section: &str, table: &DeTable<'_>, found: &mut Found) {
@@ -104,10 +104,10 @@ impl File<'_> {
         }
     }
 
-    fn value(&self, key: &'static Key, value: &DeValue<'_>, span: std::ops::Range<usize>) -> Result<Said, Fault> {
+    fn value(&self, key: &'static Key, value: &DeValue<'_>, span: std::ops::Range<usize>) -> Result<Assignment, Fault> {
         let origin = Origin::File { path: self.path.to_owned(), line: self.position(span.start).0 };
         let written = self.text.get(span).unwrap_or_default();
-        Said::new(key, origin, written, key.kind.read_toml(value))
+        Assignment::new(key, origin, written, key.kind.read_toml(value))
     }
 
     // SECURITY: the value is not quoted, it may belong to a secret key with a slip in its name.

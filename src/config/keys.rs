@@ -2,15 +2,20 @@
 //!
 //! From it follow what the file accepts, the names of environment variables and flags, the "did you
 //! mean" of a misspelt key, `--help`, `check`'s listing and `config.example.toml`. To add a key: one
-//! entry below `keys/table/`, one field in [`super::Config`], one line where that field is filled.
+//! entry below `keys/table/`, one field in [`super::Config`], one line below `check/` where that field is filled.
 //!
 //! Every default is a text as a flag would give it, and is read as one.
 
 mod table;
 
-use std::sync::LazyLock;
+use std::{marker::PhantomData, ops::RangeInclusive, sync::LazyLock, time::Duration};
 
-use super::kind::Kind;
+use super::{
+    Secret,
+    kind::{FileName, Kind},
+    names::Names,
+};
+pub(super) use table::*;
 pub use table::{KEYS, SECTIONS};
 
 /// What holds when nobody says anything.
@@ -32,9 +37,9 @@ pub enum Fallback {
     },
 }
 
-/// One key of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
+/// One key of the configuration, whose values are `T`s. `Key` by itself is a key of any type, as [`KEYS`] has them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key<T = Any> {
     /// Section and key, `upstream.url`.
     pub name: &'static str,
     /// Its type.
@@ -47,7 +52,20 @@ pub struct Key {
     pub change: &'static str,
     /// The flag's name where it is not section and key joined by a dash.
     short_flag: Option<&'static str>,
+    values: PhantomData<T>,
 }
+
+/// Stands for the type of a key's values where it is not stated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Any {}
+
+impl<T> Clone for Key<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Key<T> {}
 
 impl Key {
     /// The section that it stands in: `upstream`.
@@ -79,14 +97,6 @@ impl Key {
             place.and_then(|place| LONG.get(place)).map_or(self.name, String::as_str)
         })
     }
-
-    const fn flag_as(self, flag: &'static str) -> Self {
-        Self { short_flag: Some(flag), ..self }
-    }
-
-    const fn change(self, change: &'static str) -> Self {
-        Self { change, ..self }
-    }
 }
 
 /// The key of this dotted name.
@@ -104,10 +114,77 @@ const AT_START: &[&str] = &["server.workers", "admin.listen", "log.format"];
 /// What every environment variable of the program begins with.
 pub const VARIABLE_PREFIX: &str = "WP_JWT_SIDECAR_";
 
-const fn key(name: &'static str, kind: Kind, default: Fallback, about: &'static str) -> Key {
-    Key { name, kind, default, about, change: "", short_flag: None }
+const fn text(name: &'static str, word: &'static str) -> Key<String> {
+    Key::new(name, Kind::Text(word))
 }
 
-const fn unset(means: &'static str, example: &'static str) -> Fallback {
-    Fallback::Unset { means, example }
+const fn list(name: &'static str, word: &'static str) -> Key<Vec<String>> {
+    Key::new(name, Kind::List(word))
+}
+
+const fn secret(name: &'static str) -> Key<Secret> {
+    Key::new(name, Kind::Secret)
+}
+
+const fn path(name: &'static str) -> Key<FileName> {
+    Key::new(name, Kind::Path)
+}
+
+const fn boolean(name: &'static str) -> Key<bool> {
+    Key::new(name, Kind::Boolean)
+}
+
+const fn integer(name: &'static str, range: RangeInclusive<u64>, unit: &'static str) -> Key<usize> {
+    Key::new(name, Kind::Integer { min: *range.start(), max: *range.end(), unit })
+}
+
+const fn duration(name: &'static str) -> Key<Duration> {
+    Key::new(name, Kind::Duration { zero: false })
+}
+
+const fn one_of<T: Names>(name: &'static str) -> Key<T> {
+    Key::new(name, Kind::OneOf(T::NAMES))
+}
+
+impl Key<Duration> {
+    const fn or_zero(self) -> Self {
+        Self { kind: Kind::Duration { zero: true }, ..self }
+    }
+}
+
+impl<T> Key<T> {
+    /// A list may stay without a default: it is empty then.
+    const fn new(name: &'static str, kind: Kind) -> Self {
+        let default = Fallback::Is("");
+        Self { name, kind, default, about: "", change: "", short_flag: None, values: PhantomData }
+    }
+
+    const fn is(self, default: &'static str) -> Self {
+        Self { default: Fallback::Is(default), ..self }
+    }
+
+    const fn required(self, example: &'static str) -> Key<Option<T>> {
+        Self { default: Fallback::Required { example }, ..self }.of_type()
+    }
+
+    const fn unset(self, means: &'static str, example: &'static str) -> Key<Option<T>> {
+        Self { default: Fallback::Unset { means, example }, ..self }.of_type()
+    }
+
+    const fn about(self, about: &'static str) -> Self {
+        Self { about, ..self }
+    }
+
+    const fn change(self, change: &'static str) -> Self {
+        Self { change, ..self }
+    }
+
+    const fn flag_as(self, flag: &'static str) -> Self {
+        Self { short_flag: Some(flag), ..self }
+    }
+
+    const fn of_type<U>(self) -> Key<U> {
+        let Key { name, kind, default, about, change, short_flag, values: _ } = self;
+        Key { name, kind, default, about, change, short_flag, values: PhantomData }
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::{Secret, fault::nearest, value};
+use super::{Secret, fault::nearest, names::Names, value};
 
 /// The type of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,47 @@ pub(super) enum Value {
     Integer(u64),
     Duration(Duration),
     List(Vec<String>),
+}
+
+/// The path of a file as it was written, which may also name a credential.
+pub(super) struct FileName(pub String);
+
+/// What keys hand out their values as.
+pub(super) trait FromValue: Sized {
+    /// `None` for a value of another type.
+    fn from_value(value: &Value) -> Option<Self>;
+}
+
+macro_rules! from_value {
+    ($($type:ty: $variant:ident($value:ident) => $is:expr,)+) => {
+        $(impl FromValue for $type {
+            fn from_value(value: &Value) -> Option<Self> {
+                if let Value::$variant($value) = value { Some($is) } else { None }
+            }
+        })+
+    };
+}
+
+from_value! {
+    String: Text(text) => text.clone(),
+    FileName: Text(text) => FileName(text.clone()),
+    Secret: Secret(secret) => secret.clone(),
+    bool: Boolean(is_so) => *is_so,
+    usize: Integer(number) => usize::try_from(*number).unwrap_or(usize::MAX),
+    Duration: Duration(duration) => *duration,
+    Vec<String>: List(texts) => texts.clone(),
+}
+
+impl<T: Names> FromValue for T {
+    fn from_value(value: &Value) -> Option<Self> {
+        String::from_value(value)?.parse().ok()
+    }
+}
+
+impl<T: FromValue> FromValue for Option<T> {
+    fn from_value(value: &Value) -> Option<Self> {
+        T::from_value(value).map(Some)
+    }
 }
 
 impl Kind {

@@ -10,6 +10,12 @@ use std::{fmt, str::FromStr};
 #[error("not one of the known names")]
 pub struct UnknownName;
 
+/// What a key can be that is one of some names.
+pub(super) trait Names: FromStr {
+    /// All of them.
+    const NAMES: &'static [&'static str];
+}
+
 /// A closed set of names: the enum, `NAMES`, `FromStr` and `Display` from one list.
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -20,6 +26,10 @@ macro_rules! names {
         impl $name {
             /// The names as they are written, in the order of the variants.
             pub const NAMES: &'static [&'static str] = &[$($text),+];
+        }
+
+        impl Names for $name {
+            const NAMES: &'static [&'static str] = $name::NAMES;
         }
 
         impl FromStr for $name {
@@ -74,8 +84,10 @@ impl Algorithm {
 
 names! {
     /// Whether clients' connections begin with a PROXY header.
+    #[derive(Default)]
     ProxyProtocol {
         /// They do not.
+        #[default]
         Off = "off",
         /// Each with one of version 1, a line of text.
         V1 = "v1",
@@ -88,8 +100,10 @@ names! {
 
 names! {
     /// Whether connections to the upstream begin with a PROXY header.
+    #[derive(Default)]
     UpstreamProxyProtocol {
         /// They do not.
+        #[default]
         Off = "off",
         /// Each with one of version 2.
         V2 = "v2",
@@ -98,8 +112,10 @@ names! {
 
 names! {
     /// What becomes of the fields that tell the upstream who the client is.
+    #[derive(Default)]
     ForwardedMode {
         /// An untrusted peer's are replaced, a trusted one's appended to.
+        #[default]
         Auto = "auto",
         /// They pass as they came, and nothing is added.
         Preserve = "preserve",
@@ -108,8 +124,10 @@ names! {
 
 names! {
     /// What becomes of `X-Request-Id` on the way to the upstream.
+    #[derive(Default)]
     RequestIdMode {
         /// A trusted peer's passes, any other gives way to the sidecar's own.
+        #[default]
         Auto = "auto",
         /// It passes as it came, and none is added.
         Preserve = "preserve",
@@ -134,8 +152,10 @@ names! {
 
 names! {
     /// Who answers the refresh route.
+    #[derive(Default)]
     RefreshMode {
         /// The sidecar, where it knows the answer for certain.
+        #[default]
         Native = "native",
         /// WordPress, always.
         Forward = "forward",
@@ -144,8 +164,10 @@ names! {
 
 names! {
     /// What happens when a used refresh token comes back.
+    #[derive(Default)]
     ReuseDetection {
         /// It is refused.
+        #[default]
         Off = "off",
         /// Its family is revoked, too.
         RevokeFamily = "revoke_family",
@@ -154,8 +176,10 @@ names! {
 
 names! {
     /// Which fields the body of a successful refresh has.
+    #[derive(Default)]
     ResponseFields {
         /// Those of the plugin's API document and those that version 0.2.1 sends.
+        #[default]
         All = "all",
         /// Those of the plugin's API document.
         Documented = "documented",
@@ -166,8 +190,10 @@ names! {
 
 names! {
     /// The shape of a log line.
+    #[derive(Default)]
     LogFormat {
         /// To journald where standard error leads there, else for people.
+        #[default]
         Auto = "auto",
         /// For people.
         Text = "text",

@@ -12,6 +12,7 @@ use super::{
     file,
     keys::{Fallback, KEYS, Key, VARIABLE_PREFIX},
     kind::{Kind, Value},
+    merged::Merged,
 };
 
 /// Where a configuration is to be looked for.
@@ -72,7 +73,7 @@ impl fmt::Display for Origin {
 }
 
 /// A key with a value of its type. No `Debug`: the value may be a secret.
-pub(super) struct Said {
+pub(super) struct Assignment {
     pub key: &'static Key,
     pub value: Value,
     /// The value as it would stand in the file; `None` for a secret.
@@ -80,7 +81,7 @@ pub(super) struct Said {
     pub origin: Origin,
 }
 
-impl Said {
+impl Assignment {
     /// What was said, if it could be read as the key's type; else the fault.
     pub fn new(key: &'static Key, origin: Origin, written: &str, value: Result<Value, String>) -> Result<Self, Fault> {
         let written = (!key.kind.is_secret()).then(|| showable(key.kind, written));
@@ -103,24 +104,14 @@ impl Said {
     }
 }
 
-/// What holds after the merge, in the order of the table.
-pub(super) struct Merged {
-    pub said: Vec<Said>,
-    pub faults: Vec<Fault>,
-    /// False where the file could not be read or parsed, so that "missing" would be a guess.
-    pub complete: bool,
-    /// Where systemd has put the service's credentials.
-    pub credentials: Option<PathBuf>,
-}
-
 /// Asks all sources and lets the stronger win.
 pub(super) fn merge(sources: &Sources) -> Merged {
     let credentials = sources.environment.iter().find(|(name, _)| name.to_str() == Some(credential::DIRECTORY));
     let credentials = credentials.map(|(_, directory)| PathBuf::from(directory));
-    let mut merged = Merged { said: Vec::new(), faults: Vec::new(), complete: true, credentials };
+    let mut merged = Merged { said: Vec::new(), faults: Vec::new(), warnings: Vec::new(), complete: true, credentials };
     for key in KEYS {
         if let Fallback::Is(text) = key.default {
-            merged.take(Said::from_text(key, Origin::Default, text));
+            merged.take(Assignment::from_text(key, Origin::Default, text));
         }
     }
     merged.take_file(sources);
@@ -132,7 +123,7 @@ pub(super) fn merge(sources: &Sources) -> Merged {
 
 impl Merged {
     /// The later call wins.
-    fn take(&mut self, result: Result<Said, Fault>) {
+    fn take(&mut self, result: Result<Assignment, Fault>) {
         match result {
             Ok(said) => {
                 self.said.retain(|earlier| earlier.key.name != said.key.name);
@@ -181,8 +172,8 @@ impl Merged {
             };
             let origin = Origin::Variable(name.to_owned());
             self.take(match text.to_str() {
-                Some(text) => Said::from_text(key, origin, text),
-                None => Said::new(key, origin, "(not UTF-8)", Err("is not UTF-8 text".into())),
+                Some(text) => Assignment::from_text(key, origin, text),
+                None => Assignment::new(key, origin, "(not UTF-8)", Err("is not UTF-8 text".into())),
             });
         }
     }
@@ -199,13 +190,15 @@ impl Merged {
                         "not taken from the command line, which others can read; use {} or the file",
                         key.variable()
                     );
-                    self.take(Said::new(key, origin, "", Err(problem)));
+                    self.take(Assignment::new(key, origin, "", Err(problem)));
                 }
                 (Some(_), Kind::List(_)) => {
                     let all: Vec<&str> = texts.iter().filter_map(|flag| flag.text.as_deref()).collect();
-                    self.take(Said::from_text(key, origin, &all.join(",")));
+                    self.take(Assignment::from_text(key, origin, &all.join(",")));
                 }
-                (Some(last), _) => self.take(Said::from_text(key, origin, last.text.as_deref().unwrap_or_default())),
+                (Some(last), _) => {
+                    self.take(Assignment::from_text(key, origin, last.text.as_deref().unwrap_or_default()))
+                }
             }
         }
     }

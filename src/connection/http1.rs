@@ -150,7 +150,7 @@ impl Connection {
             is_head: request.method() == Method::HEAD,
             version: request.version(),
             accepts_trailers,
-            keeps: keeps && self.requests != self.downstream.worker.max_requests_per_connection,
+            keeps: keeps && self.requests != self.downstream.worker.config.server.max_requests_per_connection,
         };
         let body = if body.is_done() {
             RequestBody::Empty
@@ -256,7 +256,7 @@ impl Connection {
     /// Whether a request is brought to its end without its client. It is not looked then whether the client has left: one that
     /// only ended its sending side gets its answer, and one that has gone shows when that is written.
     fn goes_on_alone(&self) -> bool {
-        self.downstream.worker.ignores_client_abort
+        self.downstream.worker.config.server.ignore_client_abort
     }
 
     /// Takes an answer that its client has left. Closed before its end, the connection would end what makes the answer: PHP

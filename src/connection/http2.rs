@@ -81,18 +81,18 @@ where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let worker = &downstream.worker;
-    let activity = Rc::new(Activity::new(worker.max_requests_per_connection));
+    let activity = Rc::new(Activity::new(worker.config.server.max_requests_per_connection));
     let latest = RefCell::new(Rc::clone(&downstream));
     // The connection of a proxy in front has the requests of many clients.
-    let is_proxy = client_addr::is_trusted(downstream.peer.address.ip(), &worker.trusted_proxies);
-    let queue = Rc::new(Queue::new(if is_proxy { 0 } else { worker.max_exchanges_per_connection }));
+    let is_proxy = client_addr::is_trusted(downstream.peer.address.ip(), &worker.config.forwarded.trusted_proxies);
+    let queue = Rc::new(Queue::new(if is_proxy { 0 } else { worker.config.server.max_exchanges_per_connection }));
     let service = service_fn(|mut request| {
         let (downstream, in_flight) = (latest_of(&latest), InFlight::new(&activity));
         let queue = Rc::clone(&queue);
         async move {
             as_http1(&mut request);
             let (peer, request) = (downstream.peer, request.map(RequestBody::http2));
-            let limit = upload_limit(downstream.worker.request_pace.silence);
+            let limit = upload_limit(downstream.worker.config.server.request_pace().silence);
             let (answer, place) = match queue.place(&request, limit).await {
                 Ok(place) => (exchange::answer(&downstream, request).await, place),
                 Err(error) => (exchange::refuse(&downstream, &request, &error.into()), None),

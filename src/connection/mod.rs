@@ -75,7 +75,7 @@ impl Downstream {
         let worker = self.current.worker();
         Some(Rc::new(Downstream {
             address_exchanges: self.admission.exchanges(&worker, self.peer),
-            peer_is_trusted: self.peer.is_trusted(&worker.trusted_proxies),
+            peer_is_trusted: self.peer.is_trusted(&worker.config.forwarded.trusted_proxies),
             worker,
             peer: self.peer,
             peer_field: self.peer_field.clone(),
@@ -90,14 +90,16 @@ impl Downstream {
     /// There were none in time.
     pub async fn places(&self) -> Result<Places, NoPlace> {
         let worker = &self.worker;
-        Places::take(self.address_exchanges.as_ref(), worker.exchanges.as_ref(), worker.exchange_wait).await
+        // As long as for a connection to the upstream.
+        let wait = worker.config.upstream.connect_timeout;
+        Places::take(self.address_exchanges.as_ref(), worker.exchanges.as_ref(), wait).await
     }
 }
 
 impl Admission {
     /// A proxy in front brings the exchanges of many clients, also of those that it does not name.
     fn exchanges(&self, worker: &Worker, peer: Peer) -> Option<Arc<Semaphore>> {
-        let is_proxy = client_addr::is_trusted(peer.address.ip(), &worker.trusted_proxies);
+        let is_proxy = client_addr::is_trusted(peer.address.ip(), &worker.config.forwarded.trusted_proxies);
         let place = self.place.as_ref().filter(|_| !is_proxy)?;
         place.exchanges(&worker.per_address, worker.share)
     }
@@ -111,9 +113,10 @@ pub async fn serve(accepted: Accepted, current: Rc<Current>) {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, %peer, "a connection was gone before it was served"),
     };
+    let (version, proxies) = (worker.config.server.proxy_protocol, &worker.config.forwarded.trusted_proxies);
     let introduced = tokio::select! {
         biased;
-        introduced = proxy_protocol::client_of(&mut stream, peer, worker.proxy_protocol, &worker.trusted_proxies) => introduced,
+        introduced = proxy_protocol::client_of(&mut stream, peer, version, proxies) => introduced,
         () = worker.last_request() => return,
     };
     let introduced = match introduced {
@@ -145,7 +148,7 @@ pub async fn serve(accepted: Accepted, current: Rc<Current>) {
     let open = worker.metrics.open(Level::Connections);
     let admission = Rc::new(Admission { _open: open, _permit: permit, place });
     let acceptor = worker.acceptor.clone().filter(|_| tls);
-    let peer_is_trusted = peer.is_trusted(&worker.trusted_proxies);
+    let peer_is_trusted = peer.is_trusted(&worker.config.forwarded.trusted_proxies);
     let address_exchanges = admission.exchanges(&worker, peer);
     let downstream =
         Rc::new(Downstream { worker, peer, peer_field, peer_is_trusted, address_exchanges, current, admission });
@@ -196,7 +199,7 @@ impl Worker {
     fn place(&self, peer: Peer) -> Result<Option<Place>, TooMany> {
         // A proxy in front brings the connections of many clients, also of those that it does not name.
         let peer = peer.address.ip();
-        if client_addr::is_trusted(peer, &self.trusted_proxies) {
+        if client_addr::is_trusted(peer, &self.config.forwarded.trusted_proxies) {
             return Ok(None);
         }
         self.per_address.admit(peer).map(Some).ok_or(TooMany)

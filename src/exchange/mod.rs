@@ -63,8 +63,8 @@ async fn exchange(
     if request.body().size_hint().lower() > worker.max_request_body {
         return Err(BodyError::TooLarge(worker.max_request_body).into());
     }
-    request.body_mut().limit(worker.request_pace, worker.max_request_body);
-    let client = client_addr::client(downstream.peer, request.headers(), &worker.trusted_proxies);
+    request.body_mut().limit(worker.config.server.request_pace(), worker.max_request_body);
+    let client = client_addr::client(downstream.peer, request.headers(), &worker.config.forwarded.trusted_proxies);
     record.client = client.address;
     // Before the upload is read, and before a connection to the upstream or the database is taken.
     let places = downstream.places().await?;

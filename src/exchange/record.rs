@@ -48,7 +48,7 @@ impl<'a> Record<'a> {
             refresh: None,
             downstream,
             begun: Instant::now(),
-            head: worker.logs_access.then(|| Box::new(Head::of(request))),
+            head: worker.config.log.access.then(|| Box::new(Head::of(request))),
             is_answered: false,
         }
     }
@@ -90,7 +90,7 @@ impl<'a> Record<'a> {
     // SECURITY: never a token, nor a hash of one. The beginning of the family tells it from others and serves no other purpose.
     fn tell_refresh(&self, status: u16) {
         let Some(RefreshLog { outcome, user, family, reason }) = &self.refresh else { return };
-        if !self.downstream.worker.logs_refreshes {
+        if !self.downstream.worker.config.log.refreshes {
             return;
         }
         let family = family.as_deref().map(|family| family.chars().take(8).collect::<String>());

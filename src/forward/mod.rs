@@ -47,7 +47,7 @@ pub async fn forward(
     let upgrade = Upgrade::asked_for(&request);
     let authority = worker.upstream.authority();
     let told = worker.sets_request_id.then_some(id);
-    let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.forwarded, id: told };
+    let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.config.forwarded.mode, id: told };
     let mut added = request::prepare(&mut request, &hop, upgrade.as_ref());
     upload::read_start(&mut request).await?;
     added.body_was_read(&request);

@@ -79,7 +79,7 @@ impl Tunnel {
         let Tunnel { downstream, lease, id, open, places } = self;
         let (peer, request_id) = (downstream.peer, id);
         let (upstream, slot) = lease.into_stream();
-        match join(client, upstream, downstream.worker.tunnel_idle).await {
+        match join(client, upstream, downstream.worker.config.server.tunnel_idle).await {
             Ended::Closed(up, down) => debug!(%peer, %request_id, up, down, "a tunnel ended"),
             Ended::Broken(error) => debug!(%peer, %request_id, %error, "a tunnel broke"),
             Ended::Silent => debug!(%peer, %request_id, "a tunnel was closed: nothing passed within tunnel_idle"),

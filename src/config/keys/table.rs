@@ -1,10 +1,20 @@
 //! Every section and every key.
 
+/// Declares keys as constants, each with the type of its values, and `KEYS`, which lists them.
+macro_rules! keys {
+    ($($name:ident: $type:ty = $key:expr;)+) => {
+        $(pub(in crate::config) const $name: Key<$type> = $key;)+
+
+        pub(super) const KEYS: &[Key] = &[$($name.of_type()),+];
+    };
+}
+
 mod clients;
 mod operation;
 mod site;
 mod site_server;
 
+pub(in crate::config) use self::{clients::*, operation::*, site::*, site_server::*};
 use super::Key;
 
 /// The sections in the order of the example file, with what each is about.

@@ -1,233 +1,128 @@
-//! The keys of the site itself: its settings, its signature, its tokens.
+//! The keys of the site itself: `[wordpress]`, `[jwt]`, `[refresh]`, `[cleanup]`.
 
-use super::super::{Fallback, Key, key, unset};
-use crate::config::kind::Kind;
-use crate::config::names::{Algorithm, DatabaseTls, RefreshMode, ResponseFields, ReuseDetection};
+use std::time::Duration;
 
-/// `[wordpress]`, `[jwt]`, `[refresh]`, `[cleanup]`.
-pub const KEYS: &[Key] = &[
-    key(
-        "wordpress.config",
-        Kind::Path,
-        unset("database_url says where the database is", "/var/www/html/wp-config.php"),
-        "The site's wp-config.php, which is read, never run.",
-    )
-    .flag_as("wp-config")
-    .change(
-        "Either this or database_url is needed, unless [refresh] mode is \"forward\". Here and wherever a file is named, \
-         credential:NAME is what LoadCredential=NAME:/PATH of the systemd unit hands over, copied at each start.",
-    ),
-    key(
-        "wordpress.database_url",
-        Kind::Secret,
-        unset("as wp-config.php says", "mysql://USER:PASSWORD@127.0.0.1:3306/wordpress"),
-        "The site's database, as mysql://USER:PASSWORD@HOST:PORT/DATABASE (?socket=/PATH for a local socket).",
-    )
-    .change("For sites whose wp-config.php cannot be read, or a database user of the sidecar's own."),
-    key(
-        "wordpress.database_hosts",
-        Kind::List("HOST"),
-        Fallback::Is(""),
-        "Hosts of the database in place of DB_HOST (and of the one in database_url), each in a form that DB_HOST may \
-         have: the primary, then the replicas that may become primary, with the same user and password.",
-    )
-    .change(
-        "Where the first cannot be reached or is read-only, the next is used that takes writes; an earlier one is gone \
-         back to when it has taken writes for ten seconds and has what the other has. Never let two of them take \
-         writes, unless they are one cluster. Leave it empty where one address leads to the primary always.",
-    ),
-    key(
-        "wordpress.database_connections",
-        Kind::Integer { min: 4, max: 1_000, unit: "connections" },
-        Fallback::Is("16"),
-        "Connections to the database at most, those that wait for use included.",
-    )
-    .change(
-        "Two of them do most of the work: rotations share transactions. More are taken only while rows are locked or the \
-         server is slow. Keep it two below the account's max_user_connections, and the sum of all its users below \
-         max_connections; a reload may take twice as many for a moment.",
-    ),
-    key(
-        "wordpress.database_tls",
-        Kind::OneOf(DatabaseTls::NAMES),
-        Fallback::Is("auto"),
-        "TLS to the database: as MYSQL_CLIENT_FLAGS in wp-config.php or ?require_ssl=true in database_url says (\"auto\"), with a \
-         certificate that is verified (\"verify\") or not verified (\"encrypt_only\"), or none (\"off\").",
-    )
-    .change(
-        "With \"auto\" the server's certificate is verified, unless MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT or \
-         ?verify_ca=false says otherwise; PHP does not verify it. \"encrypt_only\" is for a server whose certificate cannot be \
-         verified: it protects against eavesdropping, not against impersonation of the server. Connections by a local \
-         socket never have TLS.",
-    ),
-    key(
-        "wordpress.database_ca_file",
-        Kind::Path,
-        unset("only authorities that the system trusts", "/etc/ssl/certs/database-ca.pem"),
-        "Certificates, in PEM form, of authorities that may sign the database's, besides those that the system trusts.",
-    )
-    .change("For an authority of your own, or of the hosting company. Read at the start and on SIGHUP."),
-    key(
-        "wordpress.database_client_certificate",
-        Kind::Text("CHAIN:KEY"),
-        unset("none is presented", "/etc/wp-jwt-sidecar/db.pem:/etc/wp-jwt-sidecar/db.key"),
-        "The certificate that the sidecar presents to the database, with its private key, as CHAIN:KEY, two files in PEM form; or one \
-         file with both.",
-    )
-    .change("For accounts with REQUIRE X509, SUBJECT or ISSUER. Read at the start and on SIGHUP; credential:CHAIN:KEY works as for tls.certificates."),
-    key(
-        "wordpress.database_tls_name",
-        Kind::Text("NAME"),
-        unset("the host that is connected to", "db.example.com"),
-        "The name that the database's certificate must have, where that is not the host's.",
-    )
-    .change("Where the database is reached by an address, a tunnel or a proxy. It holds for all of database_hosts."),
-    key(
-        "wordpress.table_prefix",
-        Kind::Text("PREFIX"),
-        unset("as wp-config.php says", "wp_"),
-        "What the names of the site's tables begin with.",
-    ),
-    key(
-        "wordpress.home",
-        Kind::Text("URL"),
-        unset("WordPress itself is asked", "https://example.com"),
-        "The site's home URL, the issuer of every token.",
-    )
-    .change(
-        "It must be what WordPress has, to the letter: tokens with another issuer are refused by the plugin. It is the \
-         issuer on all hosts, and WordPress is not asked: neither a REST API that it closes nor its clock counts then.",
-    ),
-    key(
-        "wordpress.hosts",
-        Kind::List("HOST"),
-        Fallback::Is(""),
-        "Further hosts (host or host:port) under which clients reach this site, besides that of its home URL.",
-    )
-    .change(
-        "WordPress is asked for its home URL on each, which is the issuer there. Any other host may be another site of the \
-         same web server: there, only live tokens of this site are refreshed, and all else is left to WordPress.",
-    ),
-    key(
-        "wordpress.auth_key",
-        Kind::Secret,
-        unset("as wp-config.php or the database says", "the value of AUTH_KEY"),
-        "The constant AUTH_KEY.",
-    ),
-    key(
-        "wordpress.auth_salt",
-        Kind::Secret,
-        unset("as wp-config.php or the database says", "the value of AUTH_SALT"),
-        "The constant AUTH_SALT.",
-    ),
-    key(
-        "jwt.secret",
-        Kind::Secret,
-        unset("as wp-config.php says", "the value of JWT_AUTH_SECRET_KEY"),
-        "The constant JWT_AUTH_SECRET_KEY, for HS256, HS384 and HS512.",
-    ),
-    key(
-        "jwt.secret_file",
-        Kind::Path,
-        unset("as wp-config.php says", "/etc/wp-jwt-sidecar/jwt-secret"),
-        "A file that holds JWT_AUTH_SECRET_KEY, instead of `secret`; a line break at its end does not count.",
-    ),
-    key(
-        "jwt.private_key_file",
-        Kind::Path,
-        unset("the shared secret signs", "/etc/wp-jwt-sidecar/private.pem"),
-        "The private key in PEM form, for RS256, RS384, RS512, ES256, ES384 and EdDSA.",
-    )
-    .change("For sites that give the plugin a key pair by their own code."),
-    key(
-        "jwt.algorithm",
-        Kind::OneOf(Algorithm::NAMES),
-        unset("the site's setting", "HS256"),
-        "The algorithm that signs access tokens.",
-    )
-    .change("Only where the site's own code overrides the plugin's setting."),
-    key(
-        "refresh.mode",
-        Kind::OneOf(RefreshMode::NAMES),
-        Fallback::Is("native"),
-        "Who answers the refresh route: the sidecar (\"native\") or WordPress (\"forward\").",
-    )
-    .change("Set \"forward\" where the site's own PHP code hooks into the plugin's filters."),
-    key(
-        "refresh.response_fields",
-        Kind::OneOf(ResponseFields::NAMES),
-        Fallback::Is("all"),
-        "The fields of a successful answer: those of the plugin's API document, those that it sends in fact (\"oauth2\"), or all.",
-    ),
-    key(
-        "refresh.analytics",
-        Kind::Boolean,
-        Fallback::Is("true"),
-        "Whether refreshes are written to the plugin's analytics table.",
-    ),
-    key(
-        "refresh.analytics_refusals",
-        Kind::Integer { min: 0, max: 1_000_000, unit: "rows a second" },
-        Fallback::Is("1000"),
-        "The most rows that refused refreshes add to the analytics in a second; 0: none.",
-    )
-    .change(
-        "Whoever sends guessed tokens would fill the table, and the disk, far faster than WordPress could write it. What is beyond \
-         is refused as ever, counted (the metric analytics_rows_skipped_total) and said in the log. Rows of successful refreshes are \
-         not limited.",
-    ),
-    key(
-        "refresh.reuse_interval",
-        Kind::Duration { zero: true },
-        Fallback::Is("10s"),
-        "How long a used refresh token gets its successor's pair again; \"0s\": never, it is refused at once.",
-    )
-    .change(
-        "Apps send a token twice: two tabs, two requests that met an expired access token, an answer that was lost on its way. With \
-         the plugin both of two calls at the same instant succeed, so a refusal would log out users whom WordPress keeps. All get the \
-         one pair; nothing new is made, and nothing is given after a logout, a revocation or a password change. Raise it to \"30s\" \
-         where clients are slow to come again. With ES256 and ES384, whose signatures cannot be made again, only the process that \
-         made a pair has it.",
-    ),
-    key(
-        "refresh.reuse_detection",
-        Kind::OneOf(ReuseDetection::NAMES),
-        Fallback::Is("off"),
-        "What happens when a used refresh token comes back after reuse_interval: it is refused (\"off\"), or its family's live \
-         tokens are revoked, too (\"revoke_family\").",
-    )
-    .change(
-        "\"revoke_family\" is recommended (RFC 9700, section 4.14.2), unless apps come again later than reuse_interval: a used token \
-         that comes back late may have been copied, and nothing tells which of the two clients is honest. With a reuse_interval of \
-         \"0s\" it logs out every client that sends a call twice.",
-    ),
-    key(
-        "refresh.known_tokens",
-        Kind::Integer { min: 1, max: 100_000_000, unit: "tokens" },
-        Fallback::Is("1000000"),
-        "Tokens whose rows are remembered, at some 200 bytes each; twice that for as long as a table with too many is read anew.",
-    )
-    .change(
-        "Where the table has no index on refresh_token_hash (see `wp-jwt-sidecar index`), keep it above the number of live \
-         sessions, with room for a day of new ones: the sidecar then never has to read the whole table for one token.",
-    ),
-    key(
-        "refresh.country_database",
-        Kind::Path,
-        unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb"),
-        "A MaxMind country database for the analytics' country codes.",
-    ),
-    key(
-        "cleanup.tokens_after_days",
-        Kind::Integer { min: 0, max: 36_500, unit: "days" },
-        Fallback::Is("0"),
-        "Token rows that were revoked or expired so long ago are deleted, a few at a time; 0 deletes none.",
-    )
-    .change("With rotation every refresh leaves a row behind; 30 days keeps a month of history. A family's newest row stays."),
-    key(
-        "cleanup.analytics",
-        Kind::Boolean,
-        Fallback::Is("false"),
-        "Whether analytics rows older than the plugin's own setting (analytics_retention_days) are deleted.",
-    ),
-];
+use super::super::{Key, boolean, duration, integer, list, one_of, path, secret, text};
+use crate::config::{Algorithm, DatabaseTls, RefreshMode, ResponseFields, ReuseDetection, Secret, kind::FileName};
+
+keys! {
+    WORDPRESS_CONFIG: Option<FileName> = path("wordpress.config").flag_as("wp-config")
+        .unset("database_url says where the database is", "/var/www/html/wp-config.php")
+        .about("The site's wp-config.php, which is read, never run.")
+        .change("Either this or database_url is needed, unless [refresh] mode is \"forward\". Here and wherever a file \
+            is named, credential:NAME is what LoadCredential=NAME:/PATH of the systemd unit hands over, copied at each \
+            start.");
+    WORDPRESS_DATABASE_URL: Option<Secret> = secret("wordpress.database_url")
+        .unset("as wp-config.php says", "mysql://USER:PASSWORD@127.0.0.1:3306/wordpress")
+        .about("The site's database, as mysql://USER:PASSWORD@HOST:PORT/DATABASE (?socket=/PATH for a local socket).")
+        .change("For sites whose wp-config.php cannot be read, or a database user of the sidecar's own.");
+    WORDPRESS_DATABASE_HOSTS: Vec<String> = list("wordpress.database_hosts", "HOST")
+        .about("Hosts of the database in place of DB_HOST (and of the one in database_url), each in a form that \
+            DB_HOST may have: the primary, then the replicas that may become primary, with the same user and \
+            password.")
+        .change("Where the first cannot be reached or is read-only, the next is used that takes writes; an earlier one \
+            is gone back to when it has taken writes for ten seconds and has what the other has. Never let two of them \
+            take writes, unless they are one cluster. Leave it empty where one address leads to the primary always.");
+    WORDPRESS_DATABASE_CONNECTIONS: usize = integer("wordpress.database_connections", 4..=1_000, "connections").is("16")
+        .about("Connections to the database at most, those that wait for use included.")
+        .change("Two of them do most of the work: rotations share transactions. More are taken only while rows are \
+            locked or the server is slow. Keep it two below the account's max_user_connections, and the sum of all its \
+            users below max_connections; a reload may take twice as many for a moment.");
+    WORDPRESS_DATABASE_TLS: DatabaseTls = one_of("wordpress.database_tls").is("auto")
+        .about("TLS to the database: as MYSQL_CLIENT_FLAGS in wp-config.php or ?require_ssl=true in database_url says \
+            (\"auto\"), with a certificate that is verified (\"verify\") or not verified (\"encrypt_only\"), or none \
+            (\"off\").")
+        .change("With \"auto\" the server's certificate is verified, unless MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT \
+            or ?verify_ca=false says otherwise; PHP does not verify it. \"encrypt_only\" is for a server whose \
+            certificate cannot be verified: it protects against eavesdropping, not against impersonation of the \
+            server. Connections by a local socket never have TLS.");
+    WORDPRESS_DATABASE_CA_FILE: Option<FileName> = path("wordpress.database_ca_file")
+        .unset("only authorities that the system trusts", "/etc/ssl/certs/database-ca.pem")
+        .about("Certificates, in PEM form, of authorities that may sign the database's, besides those that the system \
+            trusts.")
+        .change("For an authority of your own, or of the hosting company. Read at the start and on SIGHUP.");
+    WORDPRESS_DATABASE_CLIENT_CERTIFICATE: Option<String> = text("wordpress.database_client_certificate", "CHAIN:KEY")
+        .unset("none is presented", "/etc/wp-jwt-sidecar/db.pem:/etc/wp-jwt-sidecar/db.key")
+        .about("The certificate that the sidecar presents to the database, with its private key, as CHAIN:KEY, two \
+            files in PEM form; or one file with both.")
+        .change("For accounts with REQUIRE X509, SUBJECT or ISSUER. Read at the start and on SIGHUP; \
+            credential:CHAIN:KEY works as for tls.certificates.");
+    WORDPRESS_DATABASE_TLS_NAME: Option<String> = text("wordpress.database_tls_name", "NAME")
+        .unset("the host that is connected to", "db.example.com")
+        .about("The name that the database's certificate must have, where that is not the host's.")
+        .change("Where the database is reached by an address, a tunnel or a proxy. It holds for all of \
+            database_hosts.");
+    WORDPRESS_TABLE_PREFIX: Option<String> = text("wordpress.table_prefix", "PREFIX")
+        .unset("as wp-config.php says", "wp_")
+        .about("What the names of the site's tables begin with.");
+    WORDPRESS_HOME: Option<String> = text("wordpress.home", "URL")
+        .unset("WordPress itself is asked", "https://example.com")
+        .about("The site's home URL, the issuer of every token.")
+        .change("It must be what WordPress has, to the letter: tokens with another issuer are refused by the plugin. \
+            It is the issuer on all hosts, and WordPress is not asked: neither a REST API that it closes nor its clock \
+            counts then.");
+    WORDPRESS_HOSTS: Vec<String> = list("wordpress.hosts", "HOST")
+        .about("Further hosts (host or host:port) under which clients reach this site, besides that of its home URL.")
+        .change("WordPress is asked for its home URL on each, which is the issuer there. Any other host may be another \
+            site of the same web server: there, only live tokens of this site are refreshed, and all else is left to \
+            WordPress.");
+    WORDPRESS_AUTH_KEY: Option<Secret> = secret("wordpress.auth_key")
+        .unset("as wp-config.php or the database says", "the value of AUTH_KEY")
+        .about("The constant AUTH_KEY.");
+    WORDPRESS_AUTH_SALT: Option<Secret> = secret("wordpress.auth_salt")
+        .unset("as wp-config.php or the database says", "the value of AUTH_SALT")
+        .about("The constant AUTH_SALT.");
+    JWT_SECRET: Option<Secret> = secret("jwt.secret").unset("as wp-config.php says", "the value of JWT_AUTH_SECRET_KEY")
+        .about("The constant JWT_AUTH_SECRET_KEY, for HS256, HS384 and HS512.");
+    JWT_SECRET_FILE: Option<FileName> = path("jwt.secret_file")
+        .unset("as wp-config.php says", "/etc/wp-jwt-sidecar/jwt-secret")
+        .about("A file that holds JWT_AUTH_SECRET_KEY, instead of `secret`; a line break at its end does not count.");
+    JWT_PRIVATE_KEY_FILE: Option<FileName> = path("jwt.private_key_file")
+        .unset("the shared secret signs", "/etc/wp-jwt-sidecar/private.pem")
+        .about("The private key in PEM form, for RS256, RS384, RS512, ES256, ES384 and EdDSA.")
+        .change("For sites that give the plugin a key pair by their own code.");
+    JWT_ALGORITHM: Option<Algorithm> = one_of("jwt.algorithm").unset("the site's setting", "HS256")
+        .about("The algorithm that signs access tokens.")
+        .change("Only where the site's own code overrides the plugin's setting.");
+    REFRESH_MODE: RefreshMode = one_of("refresh.mode").is("native")
+        .about("Who answers the refresh route: the sidecar (\"native\") or WordPress (\"forward\").")
+        .change("Set \"forward\" where the site's own PHP code hooks into the plugin's filters.");
+    REFRESH_RESPONSE_FIELDS: ResponseFields = one_of("refresh.response_fields").is("all")
+        .about("The fields of a successful answer: those of the plugin's API document, those that it sends in fact \
+            (\"oauth2\"), or all.");
+    REFRESH_ANALYTICS: bool = boolean("refresh.analytics").is("true")
+        .about("Whether refreshes are written to the plugin's analytics table.");
+    REFRESH_ANALYTICS_REFUSALS: usize = integer("refresh.analytics_refusals", 0..=1_000_000, "rows a second").is("1000")
+        .about("The most rows that refused refreshes add to the analytics in a second; 0: none.")
+        .change("Whoever sends guessed tokens would fill the table, and the disk, far faster than WordPress could \
+            write it. What is beyond is refused as ever, counted (the metric analytics_rows_skipped_total) and said in \
+            the log. Rows of successful refreshes are not limited.");
+    REFRESH_REUSE_INTERVAL: Duration = duration("refresh.reuse_interval").or_zero().is("10s")
+        .about("How long a used refresh token gets its successor's pair again; \"0s\": never, it is refused at once.")
+        .change("Apps send a token twice: two tabs, two requests that met an expired access token, an answer that was \
+            lost on its way. With the plugin both of two calls at the same instant succeed, so a refusal would log out \
+            users whom WordPress keeps. All get the one pair; nothing new is made, and nothing is given after a \
+            logout, a revocation or a password change. Raise it to \"30s\" where clients are slow to come again. With \
+            ES256 and ES384, whose signatures cannot be made again, only the process that made a pair has it.");
+    REFRESH_REUSE_DETECTION: ReuseDetection = one_of("refresh.reuse_detection").is("off")
+        .about("What happens when a used refresh token comes back after reuse_interval: it is refused (\"off\"), or \
+            its family's live tokens are revoked, too (\"revoke_family\").")
+        .change("\"revoke_family\" is recommended (RFC 9700, section 4.14.2), unless apps come again later than \
+            reuse_interval: a used token that comes back late may have been copied, and nothing tells which of the two \
+            clients is honest. With a reuse_interval of \"0s\" it logs out every client that sends a call twice.");
+    REFRESH_KNOWN_TOKENS: usize = integer("refresh.known_tokens", 1..=100_000_000, "tokens").is("1000000")
+        .about("Tokens whose rows are remembered, at some 200 bytes each; twice that for as long as a table with too \
+            many is read anew.")
+        .change("Where the table has no index on refresh_token_hash (see `wp-jwt-sidecar index`), keep it above the \
+            number of live sessions, with room for a day of new ones: the sidecar then never has to read the whole \
+            table for one token.");
+    REFRESH_COUNTRY_DATABASE: Option<FileName> = path("refresh.country_database")
+        .unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb")
+        .about("A MaxMind country database for the analytics' country codes.");
+    CLEANUP_TOKENS_AFTER_DAYS: usize = integer("cleanup.tokens_after_days", 0..=36_500, "days").is("0")
+        .about("Token rows that were revoked or expired so long ago are deleted, a few at a time; 0 deletes none.")
+        .change("With rotation every refresh leaves a row behind; 30 days keeps a month of history. A family's newest \
+            row stays.");
+    CLEANUP_ANALYTICS: bool = boolean("cleanup.analytics").is("false")
+        .about("Whether analytics rows older than the plugin's own setting (analytics_retention_days) are deleted.");
+}
