@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use crate::forward::request;
+use crate::fields;
 use crate::http1;
 use crate::http1::error::TooShort;
 use crate::metrics::Event;
@@ -163,7 +163,7 @@ impl Streamed {
                 let mut bytes = 0;
                 if let Some(Ok(frame)) = &mut frame {
                     if let Some(trailers) = frame.trailers_mut() {
-                        request::prepare_trailers(trailers);
+                        fields::prepare_request_trailers(trailers);
                     }
                     bytes = frame.data_ref().map_or(0, Bytes::len);
                 }

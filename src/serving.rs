@@ -23,6 +23,7 @@ use crate::admin::{self, Admin, InForce, Subject};
 use crate::admission::per_address::PerAddress;
 use crate::config::{Config, Effective, Faults};
 use crate::drain::Drain;
+use crate::exchange::context::Settings;
 use crate::listen::Listener;
 use crate::listen::listeners::{Bound, Listeners};
 use crate::metrics::{Level, Shard};
@@ -31,7 +32,7 @@ use crate::notify;
 use crate::pulse::Pulse;
 use crate::run::{LAST_WRITES, LEFT_TO_WORDPRESS, Lasting, Native, Parts, Sidecar};
 use crate::tls::{self, Tls};
-use crate::worker::{self, Settings, Work};
+use crate::worker::{self, Work};
 
 /// How often the service manager is told how many connections there are.
 const STATUS: Duration = Duration::from_secs(10);

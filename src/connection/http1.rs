@@ -14,9 +14,9 @@ use http::{Method, Request, Response};
 use hyper::body::Body as _;
 use tokio::time::timeout;
 
-use super::Downstream;
 use super::watch::{Wait, Watch};
 use crate::body::RequestBody;
+use crate::exchange::downstream::Downstream;
 use crate::exchange::error::ExchangeError;
 use crate::exchange::{self, respond};
 use crate::forward::response_body::ResponseBody;
@@ -69,7 +69,7 @@ pub struct Connection {
 impl Connection {
     /// A connection that was accepted just now.
     pub fn new(stream: ClientStream, downstream: Rc<Downstream>) -> Self {
-        let watch = Watch::new(downstream.worker.limits);
+        let watch = Watch::new(downstream.context.limits);
         let inbound = SharedInbound::new(stream);
         Connection { downstream, inbound, output: Output::default(), watch, requests: 0 }
     }
@@ -79,7 +79,7 @@ impl Connection {
     /// # Errors
     /// The connection failed, or had to be cut. What was wrong with a request is answered.
     pub async fn serve(mut self) -> Result<(), ConnectionError> {
-        let ending = Rc::clone(&self.downstream.worker.ending);
+        let ending = Rc::clone(&self.downstream.context.ending);
         let mut told_to_end = pin!(ending.told());
         // Once: it wakes this task and no other.
         poll_fn(|cx| Poll::Ready(told_to_end.as_mut().poll(cx).is_ready())).await;
@@ -102,7 +102,7 @@ impl Connection {
             let (closes, tunnel) = self.write(answer, &framing).await?;
             if let Some(tunnel) = tunnel {
                 let Some(inbound) = self.inbound.into_inner() else { return Err(ConnectionError::Gone) };
-                tunnel.join(inbound.into_stream());
+                tunnel.join(inbound.into_stream(), self.downstream);
                 return Ok(());
             }
             if closes || !self.inbound.with(Inbound::is_at_next_request) {
@@ -115,12 +115,12 @@ impl Connection {
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, ConnectionError>> {
         if let Some(changed) = self.downstream.changed() {
-            self.watch.change(changed.worker.limits);
+            self.watch.change(changed.context.limits);
             self.downstream = changed;
         }
-        let worker = &self.downstream.worker;
+        let context = &self.downstream.context;
         let (next, has_begun) = self.inbound.with(|inbound| {
-            let next = poll_next(inbound, &worker.head_limits, cx);
+            let next = poll_next(inbound, &context.head_limits, cx);
             (next, !inbound.unread().is_empty())
         });
         if next.is_ready() {
@@ -128,14 +128,14 @@ impl Connection {
         }
         if has_begun {
             self.watch.head_began();
-        } else if let Some(begun) = worker.ending.begun()
+        } else if let Some(begun) = context.ending.begun()
             && self.watch.poll_last_request(cx, begun).is_ready()
         {
             return Poll::Ready(Ok(Next::Closed));
         }
         match ready!(self.watch.poll_head(cx)) {
             Wait::Head => {
-                let limit = worker.limits.request_header;
+                let limit = context.limits.request_header;
                 Poll::Ready(Ok(Next::Refused(ExchangeError::HeadTimeout(limit))))
             }
             wait => Poll::Ready(Err(ConnectionError::TooLong(wait))),
@@ -150,7 +150,7 @@ impl Connection {
             is_head: request.method() == Method::HEAD,
             version: request.version(),
             accepts_trailers,
-            keeps: keeps && self.requests != self.downstream.worker.config.server.max_requests_per_connection,
+            keeps: keeps && self.requests != self.downstream.context.config.server.max_requests_per_connection,
         };
         let body = if body.is_done() {
             RequestBody::Empty
@@ -256,7 +256,7 @@ impl Connection {
     /// Whether a request is brought to its end without its client. It is not looked then whether the client has left: one that
     /// only ended its sending side gets its answer, and one that has gone shows when that is written.
     fn goes_on_alone(&self) -> bool {
-        self.downstream.worker.config.server.ignore_client_abort
+        self.downstream.context.config.server.ignore_client_abort
     }
 
     /// Takes an answer that its client has left. Closed before its end, the connection would end what makes the answer: PHP
@@ -265,13 +265,13 @@ impl Connection {
     /// SECURITY: an answer may have no end, and holds a connection to the upstream: clients that come and leave would take
     /// them all.
     async fn read_on(&self, body: ResponseBody) {
-        let worker = &self.downstream.worker;
-        let draining = worker.ending.told();
-        if worker.ending.begun().is_some() {
+        let context = &self.downstream.context;
+        let draining = context.ending.told();
+        if context.ending.begun().is_some() {
             return;
         }
         tokio::select! {
-            _ = timeout(worker.limits.response.silence, take(body, UNREAD)) => {}
+            _ = timeout(context.limits.response.silence, take(body, UNREAD)) => {}
             () = draining => {}
         }
     }
@@ -320,9 +320,9 @@ impl Connection {
 
     /// Answers what is no request. What follows on the connection cannot be trusted to be one either.
     async fn refuse(mut self, error: &ExchangeError) -> Result<(), ConnectionError> {
-        let id = self.downstream.worker.request_ids.next();
+        let id = self.downstream.context.request_ids.next();
         let context = self.inbound.with(|inbound| respond::ErrorContext::of_head(id, inbound.unread()));
-        let (peer, metrics) = (self.downstream.peer, &self.downstream.worker.metrics);
+        let (peer, metrics) = (self.downstream.peer, &self.downstream.context.metrics);
         // It never became a request that had begun.
         metrics.add(Event::Begun);
         exchange::tell(error, &context, peer.address.ip(), peer, metrics);

@@ -25,10 +25,9 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::Downstream;
-use super::watch::Limits;
 use crate::body::RequestBody;
-use crate::client_addr;
 use crate::config::Config;
+use crate::exchange::context::Limits;
 use crate::{exchange, vet};
 use queue::{Queue, upload_limit};
 use stream::Answer;
@@ -80,19 +79,22 @@ pub async fn serve<I>(io: I, downstream: Rc<Downstream>) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let worker = &downstream.worker;
-    let activity = Rc::new(Activity::new(worker.config.server.max_requests_per_connection));
+    let context = &downstream.context;
+    let activity = Rc::new(Activity::new(context.config.server.max_requests_per_connection));
     let latest = RefCell::new(Rc::clone(&downstream));
     // The connection of a proxy in front has the requests of many clients.
-    let is_proxy = client_addr::is_trusted(downstream.peer.address.ip(), &worker.config.forwarded.trusted_proxies);
-    let queue = Rc::new(Queue::new(if is_proxy { 0 } else { worker.config.server.max_exchanges_per_connection }));
+    let queue = Rc::new(Queue::new(if downstream.peer_is_proxy {
+        0
+    } else {
+        context.config.server.max_exchanges_per_connection
+    }));
     let service = service_fn(|mut request| {
         let (downstream, in_flight) = (latest_of(&latest), InFlight::new(&activity));
         let queue = Rc::clone(&queue);
         async move {
             as_http1(&mut request);
             let (peer, request) = (downstream.peer, request.map(RequestBody::http2));
-            let limit = upload_limit(downstream.worker.config.server.request_pace().silence);
+            let limit = upload_limit(downstream.context.config.server.request_pace().silence);
             let (answer, place) = match queue.place(&request, limit).await {
                 Ok(place) => (exchange::answer(&downstream, request).await, place),
                 Err(error) => (exchange::refuse(&downstream, &request, &error.into()), None),
@@ -100,11 +102,11 @@ where
             Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight, place, peer)))
         }
     });
-    let mut connection = pin!(worker.http2.serve_connection(TokioIo::new(io), service));
+    let mut connection = pin!(server(&context.config).serve_connection(TokioIo::new(io), service));
     tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = worker.draining.cancelled() => {}
-        () = activity.idle(&worker.limits) => debug!(peer = %downstream.peer, "closing an idle HTTP/2 connection"),
+        () = context.draining.cancelled() => {}
+        () = activity.idle(&context.limits) => debug!(peer = %downstream.peer, "closing an idle HTTP/2 connection"),
         () = activity.enough.notified() => debug!(peer = %downstream.peer, "closing an HTTP/2 connection that served max_requests_per_connection"),
     }
     connection.as_mut().graceful_shutdown();

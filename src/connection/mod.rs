@@ -9,22 +9,18 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
-use crate::admission::per_address::Place;
-use crate::admission::places::{NoPlace, Places};
-use crate::client_addr::{self, Peer, Scheme};
-use crate::forward::request;
-use crate::metrics::{Event, Level, Open};
+use crate::client_addr::{Peer, Scheme};
+use crate::exchange::context::{Context, LatestContext};
+use crate::exchange::downstream::{Downstream, TooMany};
+use crate::metrics::Event;
 use crate::net::proxy_protocol;
 use crate::net::stream::{ClientStream, Stream, Unregistered};
-use crate::tls;
-use crate::tls::Acceptor;
-use crate::worker::{Current, Worker};
+use crate::tls::{self, Acceptor};
 use http1::ConnectionError;
 use watch::{LAST_REQUEST, Wait};
 
@@ -40,91 +36,26 @@ pub struct Accepted {
     pub permit: OwnedSemaphorePermit,
 }
 
-/// A client connection as its exchanges see it. It lives as long as the connection does, as a tunnel too.
-pub struct Downstream {
-    /// Where it is served.
-    pub worker: Rc<Worker>,
-    /// Where it comes from.
-    pub peer: Peer,
-    /// The peer's address, for `X-Forwarded-For`.
-    pub peer_field: HeaderValue,
-    /// Whether the peer [is believed](Peer::is_trusted).
-    pub peer_is_trusted: bool,
-    /// Free places for exchanges from its address; `None` where they are not limited.
-    address_exchanges: Option<Arc<Semaphore>>,
-    current: Rc<Current>,
-    admission: Rc<Admission>,
-}
-
-/// What a connection takes from others.
-struct Admission {
-    /// It is counted among the open ones.
-    _open: Open,
-    /// Its share of `[server] max_connections`.
-    _permit: OwnedSemaphorePermit,
-    /// Its place among the connections of its address; `None` for a trusted proxy.
-    place: Option<Place>,
-}
-
-impl Downstream {
-    /// The same connection by the settings that are in effect, if those are others.
-    pub fn changed(&self) -> Option<Rc<Downstream>> {
-        if self.current.is(&self.worker) {
-            return None;
-        }
-        let worker = self.current.worker();
-        Some(Rc::new(Downstream {
-            address_exchanges: self.admission.exchanges(&worker, self.peer),
-            peer_is_trusted: self.peer.is_trusted(&worker.config.forwarded.trusted_proxies),
-            worker,
-            peer: self.peer,
-            peer_field: self.peer_field.clone(),
-            current: Rc::clone(&self.current),
-            admission: Rc::clone(&self.admission),
-        }))
-    }
-
-    /// Waits for the places that an exchange takes.
-    ///
-    /// # Errors
-    /// There were none in time.
-    pub async fn places(&self) -> Result<Places, NoPlace> {
-        let worker = &self.worker;
-        // As long as for a connection to the upstream.
-        let wait = worker.config.upstream.connect_timeout;
-        Places::take(self.address_exchanges.as_ref(), worker.exchanges.as_ref(), wait).await
-    }
-}
-
-impl Admission {
-    /// A proxy in front brings the exchanges of many clients, also of those that it does not name.
-    fn exchanges(&self, worker: &Worker, peer: Peer) -> Option<Arc<Semaphore>> {
-        let is_proxy = client_addr::is_trusted(peer.address.ip(), &worker.config.forwarded.trusted_proxies);
-        let place = self.place.as_ref().filter(|_| !is_proxy)?;
-        place.exchanges(&worker.per_address, worker.share)
-    }
-}
-
 /// Serves one connection to its end. All errors end here: they are of this connection only.
-pub async fn serve(accepted: Accepted, current: Rc<Current>) {
+pub async fn serve(accepted: Accepted, latest: Rc<LatestContext>) {
     let Accepted { stream, peer, tls, permit } = accepted;
-    let worker = current.worker();
+    let context = latest.context();
     let mut stream = match stream.register() {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, %peer, "a connection was gone before it was served"),
     };
-    let (version, proxies) = (worker.config.server.proxy_protocol, &worker.config.forwarded.trusted_proxies);
+    let (version, proxies) = (context.config.server.proxy_protocol, &context.config.forwarded.trusted_proxies);
     let introduced = tokio::select! {
         biased;
         introduced = proxy_protocol::client_of(&mut stream, peer, version, proxies) => introduced,
-        () = worker.last_request() => return,
+        () = last_request(&context) => return,
     };
     let introduced = match introduced {
         Ok(introduced) => introduced,
         Err(reason) => {
-            worker.metrics.add(Event::RefusedProxyHeader);
+            context.metrics.add(Event::RefusedProxyHeader);
             // A wrong configuration on either side shows in the first connection; strangers must not fill the log.
-            return match worker.has_warned_of_header.replace(true) {
+            return match context.has_warned_of_header.replace(true) {
                 false => warn!(%reason, %peer, "closed a connection; further ones are logged at the level debug"),
                 true => debug!(%reason, %peer, "closed a connection"),
             };
@@ -137,21 +68,14 @@ pub async fn serve(accepted: Accepted, current: Rc<Current>) {
         Some(Some(client)) => Peer::new(client, scheme),
         Some(None) => Peer::unnamed(peer, scheme),
     };
-    let place = match worker.place(peer) {
-        Ok(place) => place,
+    let acceptor = context.acceptor.clone().filter(|_| tls);
+    let downstream = match Downstream::admit(latest, peer, permit) {
+        Ok(downstream) => downstream,
         Err(TooMany) => {
-            worker.metrics.add(Event::RefusedPerAddress);
+            context.metrics.add(Event::RefusedPerAddress);
             return debug!(%peer, "closed a connection: its address has max_connections_per_address open");
         }
     };
-    let peer_field = request::address(peer.address.ip());
-    let open = worker.metrics.open(Level::Connections);
-    let admission = Rc::new(Admission { _open: open, _permit: permit, place });
-    let acceptor = worker.acceptor.clone().filter(|_| tls);
-    let peer_is_trusted = peer.is_trusted(&worker.config.forwarded.trusted_proxies);
-    let address_exchanges = admission.exchanges(&worker, peer);
-    let downstream =
-        Rc::new(Downstream { worker, peer, peer_field, peer_is_trusted, address_exchanges, current, admission });
     match (tls, acceptor) {
         // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
         (true, Some(acceptor)) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,
@@ -162,10 +86,10 @@ pub async fn serve(accepted: Accepted, current: Rc<Current>) {
 
 /// ALPN decides between the two versions; hyper-util's sniffing has no time limit (hyper#3756).
 async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstream>) {
-    let (peer, metrics) = (downstream.peer, Arc::clone(&downstream.worker.metrics));
+    let (peer, metrics) = (downstream.peer, Arc::clone(&downstream.context.metrics));
     let handshake = tokio::select! {
         handshake = acceptor.accept(stream) => handshake,
-        () = downstream.worker.last_request() => return,
+        () = last_request(&downstream.context) => return,
     };
     match handshake {
         Ok(stream) if tls::chose_http2(&stream) => {
@@ -186,28 +110,14 @@ async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstrea
     }
 }
 
-/// One address has too many connections open.
-pub struct TooMany;
-
-impl Worker {
-    /// Waits until draining has begun and the last requests have come.
-    async fn last_request(&self) {
-        self.draining.cancelled().await;
-        sleep(LAST_REQUEST).await;
-    }
-
-    fn place(&self, peer: Peer) -> Result<Option<Place>, TooMany> {
-        // A proxy in front brings the connections of many clients, also of those that it does not name.
-        let peer = peer.address.ip();
-        if client_addr::is_trusted(peer, &self.config.forwarded.trusted_proxies) {
-            return Ok(None);
-        }
-        self.per_address.admit(peer).map(Some).ok_or(TooMany)
-    }
+/// Waits until draining has begun and the last requests have come.
+async fn last_request(context: &Context) {
+    context.draining.cancelled().await;
+    sleep(LAST_REQUEST).await;
 }
 
 async fn serve_http1(stream: ClientStream, downstream: Rc<Downstream>) {
-    let (metrics, peer) = (Arc::clone(&downstream.worker.metrics), downstream.peer);
+    let (metrics, peer) = (Arc::clone(&downstream.context.metrics), downstream.peer);
     let connection = http1::Connection::new(stream, downstream);
     match connection.serve().await {
         Ok(()) => {}

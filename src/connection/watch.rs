@@ -7,21 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::exchange::context::Limits;
 use crate::time::alarm::Alarm;
-use crate::time::pace::{Pace, Patience, TooSlow};
-
-/// The limits of a client connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// `[server] first_byte_timeout`.
-    pub first_byte: Duration,
-    /// `[server] request_header_timeout`.
-    pub request_header: Duration,
-    /// `[server] keepalive_idle`.
-    pub keepalive_idle: Duration,
-    /// `[server] response_write_idle` and `min_rate`.
-    pub response: Pace,
-}
+use crate::time::pace::{Patience, TooSlow};
 
 /// How long a drain waits on a connection for a request that may be on its way: a second is several round trips. Closed
 /// at once, a client that has just connected, or just sent its next request, would get no answer.
@@ -120,6 +108,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::pace::Pace;
     use std::future::poll_fn;
     use tokio::time::advance;
 

@@ -1,5 +1,7 @@
 //! One request and its answer: vet, decide, forward or refresh, respond. The only file that knows both paths.
 
+pub mod context;
+pub mod downstream;
 pub mod error;
 pub mod record;
 pub mod respond;
@@ -14,15 +16,15 @@ use tracing::{info, warn};
 use crate::admission::places::Places;
 use crate::body::{BodyError, RequestBody};
 use crate::client_addr::{self, Peer};
-use crate::connection::Downstream;
+use crate::exchange::downstream::Downstream;
 use crate::exchange::respond::ErrorContext;
-use crate::forward::Forwarded;
 use crate::forward::response_body::ResponseBody;
+use crate::forward::{Forwarded, Hop};
 use crate::metrics::{Event, Shard};
 use crate::refresh::elsewhere::Left;
 use crate::refresh::{self, Answer, RefreshLog};
 use crate::vet::Refusal;
-use crate::{forward, route, vet};
+use crate::{route, vet};
 use error::{Description, ExchangeError, Fault};
 use record::Record;
 
@@ -53,24 +55,24 @@ async fn exchange(
     mut request: Request<RequestBody>,
     record: &mut Record<'_>,
 ) -> Result<(Answered, Places), ExchangeError> {
-    let worker = &downstream.worker;
+    let context = &downstream.context;
     vet::vet(&request)?;
     // Of HTTP/1 they were counted before. Cookies count as the one line that they are by now.
-    if request.headers().len() > worker.head_limits.fields {
+    if request.headers().len() > context.head_limits.fields {
         return Err(Refusal::TooManyFields.into());
     }
     // What the length announces; a body without one is counted as it arrives.
-    if request.body().size_hint().lower() > worker.max_request_body {
-        return Err(BodyError::TooLarge(worker.max_request_body).into());
+    if request.body().size_hint().lower() > context.max_request_body {
+        return Err(BodyError::TooLarge(context.max_request_body).into());
     }
-    request.body_mut().limit(worker.config.server.request_pace(), worker.max_request_body);
-    let client = client_addr::client(downstream.peer, request.headers(), &worker.config.forwarded.trusted_proxies);
+    request.body_mut().limit(context.config.server.request_pace(), context.max_request_body);
+    let client = client_addr::client(downstream.peer, request.headers(), &context.config.forwarded.trusted_proxies);
     record.client = client.address;
     // Before the upload is read, and before a connection to the upstream or the database is taken.
     let places = downstream.places().await?;
     let could_be_refresh = route::could_be_refresh(request.method(), request.uri());
     let mut left = None;
-    let request = match could_be_refresh.then(|| worker.refresher()).flatten() {
+    let request = match could_be_refresh.then(|| context.refresher()).flatten() {
         Some(refresher) => {
             record.refresh = Some(RefreshLog::of("failed"));
             match refresh::answer(&refresher, request, &client, &record.asked.id).await? {
@@ -87,7 +89,12 @@ async fn exchange(
         }
         None => request,
     };
-    let forwarded = forward::forward(downstream, request, &client, &record.asked.id).await?;
+    let forwarded = {
+        let Downstream { peer, peer_field, .. } = &**downstream;
+        let hop = Hop { client: &client, peer: *peer, peer_field, id: &record.asked.id };
+        let home = || context.refresher().and_then(|refresher| refresher.sites.home_host());
+        context.forwarder.forward(request, &hop, home).await?
+    };
     if let Some(left) = left {
         left.answered(&forwarded.answer);
     }

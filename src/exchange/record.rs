@@ -11,7 +11,7 @@ use tracing::{debug, info};
 
 use super::tell;
 use crate::access_log::{Access, Head, REFRESHES, milliseconds};
-use crate::connection::Downstream;
+use crate::exchange::downstream::Downstream;
 use crate::exchange::error::ExchangeError;
 use crate::exchange::respond::{self, ErrorContext};
 use crate::forward::Forwarded;
@@ -39,16 +39,16 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// A request has arrived.
     pub fn begin<B>(downstream: &'a Downstream, request: &Request<B>) -> Self {
-        let worker = &downstream.worker;
-        worker.metrics.add(Event::Begun);
-        let id = worker.request_ids.of(request.headers(), downstream.peer_is_trusted);
+        let context = &downstream.context;
+        context.metrics.add(Event::Begun);
+        let id = context.request_ids.of(request.headers(), downstream.peer_is_trusted);
         Record {
             asked: ErrorContext::new(id, request.headers()),
             client: downstream.peer.address.ip(),
             refresh: None,
             downstream,
             begun: Instant::now(),
-            head: worker.config.log.access.then(|| Box::new(Head::of(request))),
+            head: context.config.log.access.then(|| Box::new(Head::of(request))),
             is_answered: false,
         }
     }
@@ -56,7 +56,7 @@ impl<'a> Record<'a> {
     /// The upstream has answered.
     pub fn forwarded(mut self, forwarded: Forwarded) -> Response<ResponseBody> {
         let Forwarded { mut answer, sent } = forwarded;
-        let (now, metrics) = (Instant::now(), &self.downstream.worker.metrics);
+        let (now, metrics) = (Instant::now(), &self.downstream.context.metrics);
         metrics.add(Event::forwarded(answer.status()));
         metrics.observe(Timing::Forward, now - self.begun);
         metrics.observe(Timing::Upstream, now - sent);
@@ -68,7 +68,7 @@ impl<'a> Record<'a> {
 
     /// The sidecar has answered a refresh.
     pub fn refreshed(mut self, answer: Response<ResponseBody>) -> Response<ResponseBody> {
-        let metrics = &self.downstream.worker.metrics;
+        let metrics = &self.downstream.context.metrics;
         metrics.add(Event::refreshed(answer.status()));
         metrics.observe(Timing::Refresh, self.begun.elapsed());
         self.is_answered = true;
@@ -78,7 +78,7 @@ impl<'a> Record<'a> {
 
     /// There is no answer but an error of ours.
     pub fn failed(mut self, error: &ExchangeError) -> Response<ResponseBody> {
-        tell(error, &self.asked, self.client, self.downstream.peer, &self.downstream.worker.metrics);
+        tell(error, &self.asked, self.client, self.downstream.peer, &self.downstream.context.metrics);
         self.is_answered = true;
         let mut answer = respond::failure(error, &self.asked);
         self.tell_refresh(answer.status().as_u16());
@@ -90,7 +90,7 @@ impl<'a> Record<'a> {
     // SECURITY: never a token, nor a hash of one. The beginning of the family tells it from others and serves no other purpose.
     fn tell_refresh(&self, status: u16) {
         let Some(RefreshLog { outcome, user, family, reason }) = &self.refresh else { return };
-        if !self.downstream.worker.config.log.refreshes {
+        if !self.downstream.context.config.log.refreshes {
             return;
         }
         let family = family.as_deref().map(|family| family.chars().take(8).collect::<String>());
@@ -127,7 +127,7 @@ impl Drop for Record<'_> {
         if self.is_answered {
             return;
         }
-        let metrics = &self.downstream.worker.metrics;
+        let metrics = &self.downstream.context.metrics;
         metrics.add(Event::failed(CLIENT_CLOSED));
         metrics.add(Event::ClientClosed);
         let (client, peer, request_id) = (self.client, self.downstream.peer, &self.asked.id);

@@ -12,18 +12,22 @@ pub mod upload;
 pub mod upstream;
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use tokio_util::task::TaskTracker;
 
 use crate::body::RequestBody;
-use crate::client_addr::Client;
-use crate::connection::Downstream;
+use crate::client_addr::{Client, Peer};
+use crate::config::{Config, ForwardedMode, RequestIdMode};
+use crate::metrics::Shard;
 use crate::request_id::RequestId;
 use error::ForwardError;
-use request::Hop;
+use request::Own;
 use response_body::ResponseBody;
 use upgrade::Upgrade;
+use upstream::Upstream;
 
 /// An answer of the upstream.
 pub struct Forwarded {
@@ -33,34 +37,69 @@ pub struct Forwarded {
     pub sent: Instant,
 }
 
-/// Sends `request` to the upstream and returns its answer as soon as its head is there; the body follows as it arrives.
-///
-/// # Errors
-/// When there is no answer to pass on: the client's or the upstream's fault, see [`ForwardError`].
-pub async fn forward(
-    downstream: &Rc<Downstream>,
-    mut request: Request<RequestBody>,
-    client: &Client,
-    id: &RequestId,
-) -> Result<Forwarded, ForwardError> {
-    let worker = &downstream.worker;
-    let upgrade = Upgrade::asked_for(&request);
-    let authority = worker.upstream.authority();
-    let told = worker.sets_request_id.then_some(id);
-    let hop = Hop { client, peer: &downstream.peer_field, authority, mode: worker.config.forwarded.mode, id: told };
-    let mut added = request::prepare(&mut request, &hop, upgrade.as_ref());
-    upload::read_start(&mut request).await?;
-    added.body_was_read(&request);
-    let dialer = worker.upstream.dialer();
-    // Most go by one name, and each look into the fields costs.
-    let host = dialer.goes_by_hosts().then(|| request.headers().get(header::HOST)).flatten();
-    let home = || worker.refresher().and_then(|refresher| refresher.sites.home_host());
-    let name = dialer.name_for(host.map(HeaderValue::as_bytes), home);
-    let (answer, lease) = worker.upstream.send(request, &added, client.address, name).await?;
-    let sent = lease.sent_at().into_std();
-    let answer = match answer.status() {
-        StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, downstream, id),
-        _ => response::prepare(answer, lease, client.address, id),
-    }?;
-    Ok(Forwarded { answer, sent })
+/// The way to the upstream, for one worker by the settings of one moment.
+pub struct Forwarder {
+    /// The worker's connections to the upstream.
+    pub upstream: Rc<Upstream>,
+    /// Connections that switched protocols.
+    pub tunnels: TaskTracker,
+    /// `[forwarded] mode`.
+    mode: ForwardedMode,
+    /// Whether the upstream gets the name of a request.
+    sets_request_id: bool,
+    /// `[server] tunnel_idle`.
+    tunnel_idle: Duration,
+    metrics: Arc<Shard>,
+}
+
+/// Between whom one request passes, and by what name.
+pub struct Hop<'a> {
+    /// The client.
+    pub client: &'a Client,
+    /// The peer: the client, or the proxy in front.
+    pub peer: Peer,
+    /// The peer's address as a value, made once for each connection.
+    pub peer_field: &'a HeaderValue,
+    /// The request's name.
+    pub id: &'a RequestId,
+}
+
+impl Forwarder {
+    /// By the settings of `config`.
+    pub fn new(config: &Config, upstream: Rc<Upstream>, tunnels: TaskTracker, metrics: Arc<Shard>) -> Self {
+        let mode = config.forwarded.mode;
+        // `mode = "preserve"` asks for the head as it came: nothing is added to it.
+        let sets_request_id = config.forwarded.request_id == RequestIdMode::Auto && mode == ForwardedMode::Auto;
+        let tunnel_idle = config.server.tunnel_idle;
+        Forwarder { upstream, tunnels, mode, sets_request_id, tunnel_idle, metrics }
+    }
+
+    /// Sends `request` to the upstream and returns its response as soon as its head is there; the body follows as it arrives.
+    /// `home` is the host of the site's home URL, where it is known.
+    ///
+    /// # Errors
+    /// When there is no response to pass on: the client's or the upstream's fault, see [`ForwardError`].
+    pub async fn forward(
+        &self,
+        mut request: Request<RequestBody>,
+        hop: &Hop<'_>,
+        home: impl FnOnce() -> Option<String>,
+    ) -> Result<Forwarded, ForwardError> {
+        let upgrade = Upgrade::asked_for(&request);
+        let own = Own { authority: self.upstream.authority(), mode: self.mode, sets_request_id: self.sets_request_id };
+        let mut added = request::prepare(&mut request, hop, &own, upgrade.as_ref());
+        upload::read_start(&mut request).await?;
+        added.body_was_read(&request);
+        let dialer = self.upstream.dialer();
+        // Most go by one name, and each look into the fields costs.
+        let host = dialer.goes_by_hosts().then(|| request.headers().get(header::HOST)).flatten();
+        let name = dialer.name_for(host.map(HeaderValue::as_bytes), home);
+        let (answer, lease) = self.upstream.send(request, &added, hop.client.address, name).await?;
+        let sent = lease.sent_at().into_std();
+        let answer = match answer.status() {
+            StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, self, hop),
+            _ => response::prepare(answer, lease, hop.client.address, hop.id),
+        }?;
+        Ok(Forwarded { answer, sent })
+    }
 }

@@ -8,6 +8,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use hyper::body::Body as _;
 
+use super::Hop;
 use super::upgrade::Upgrade;
 use crate::body::RequestBody;
 use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
@@ -15,18 +16,14 @@ use crate::config::ForwardedMode;
 use crate::fields::{folded, hop_by_hop};
 use crate::request_id::{self, RequestId, X_REQUEST_ID};
 
-/// Between whom a request passes.
-pub struct Hop<'a> {
-    /// The client.
-    pub client: &'a Client,
-    /// The peer's address as a value, made once for each connection.
-    pub peer: &'a HeaderValue,
+/// What the settings and the upstream say of it.
+pub struct Own<'a> {
     /// The upstream's `host:port`, for HTTP/1.0 clients that sent no Host.
     pub authority: &'a HeaderValue,
     /// `[forwarded] mode`.
     pub mode: ForwardedMode,
-    /// What the request is called; `None` where the upstream is not to be told.
-    pub id: Option<&'a RequestId>,
+    /// Whether the upstream gets the name of a request.
+    pub sets_request_id: bool,
 }
 
 /// Fields that stand behind those of the client. They are written from here: each that is put into a map first costs as
@@ -80,12 +77,17 @@ impl Added<'_> {
 
 /// Changes `request` in place, so that what travels in its extensions (the spelling of field names) goes along, and says
 /// what is to be added to it.
-pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: Option<&Upgrade>) -> Added<'a> {
+pub fn prepare<'a>(
+    request: &mut Request<RequestBody>,
+    hop: &Hop<'a>,
+    own: &Own<'_>,
+    upgrade: Option<&Upgrade>,
+) -> Added<'a> {
     let named = to_origin_form(request.uri_mut());
     let needs_length = needs_length(request.method(), request.version());
     let length = if request.body().is_end_stream() { Some(0) } else { request.body().size_hint().exact() };
     let headers = request.headers_mut();
-    let is_replaced = hop.mode == ForwardedMode::Auto && !hop.client.peer_is_trusted;
+    let is_replaced = own.mode == ForwardedMode::Auto && !hop.client.peer_is_trusted;
     let twins = RefCell::default();
     hop_by_hop::remove(headers, upgrade.is_some(), |name| {
         (is_replaced && is_only_a_claim(name)) || is_twin(name, &twins)
@@ -98,16 +100,16 @@ pub fn prepare<'a>(request: &mut Request<RequestBody>, hop: &Hop<'a>, upgrade: O
     let there = There::of(headers);
     if !there.host {
         let named = named.and_then(|named| HeaderValue::from_str(named.as_str()).ok());
-        headers.insert(header::HOST, named.unwrap_or_else(|| hop.authority.clone()));
+        headers.insert(header::HOST, named.unwrap_or_else(|| own.authority.clone()));
     }
     let length = length.filter(|length| *length == 0 || there.content_length);
     let says_empty = length == Some(0) && !there.content_length && needs_length;
     let mut added = Added { length, says_empty, ..Added::default() };
-    if hop.mode == ForwardedMode::Auto {
+    if own.mode == ForwardedMode::Auto {
         set_forwarding_fields(headers, hop, &there, &mut added);
     }
     // One that a trusted peer gave stands there already.
-    if let Some(id @ RequestId::Own(_)) = hop.id {
+    if let (id @ RequestId::Own(_), true) = (hop.id, own.sets_request_id) {
         match there.request_id {
             true => drop(headers.insert(X_REQUEST_ID, id.field())),
             false => added.id = Some(id),
@@ -155,14 +157,6 @@ impl There {
     }
 }
 
-/// SECURITY: some servers merge trailers into the fields (Apache's `MergeTrailers`), where these would overrule ours.
-pub fn prepare_trailers(trailers: &mut HeaderMap) {
-    hop_by_hop::remove_from_trailers(trailers, |name| {
-        let text = name.as_str();
-        text.starts_with("x-forwarded-") || matches!(text, "forwarded" | "x-real-ip") || folded::is_twin(name)
-    });
-}
-
 fn is_twin(name: &HeaderName, found: &RefCell<Vec<HeaderName>>) -> bool {
     let is_twin = folded::is_twin(name);
     if is_twin && !found.borrow().contains(name) {
@@ -183,7 +177,7 @@ fn to_origin_form(uri: &mut Uri) -> Option<Authority> {
 /// SECURITY: what an untrusted peer says about who and where it is must not reach a WordPress that believes its proxy:
 /// it is replaced, where it stands. A trusted peer's word is kept, and its address is added to the end of the chain.
 fn set_forwarding_fields<'a>(headers: &mut HeaderMap, hop: &Hop<'a>, there: &There, added: &mut Added<'a>) {
-    let (client, peer) = (hop.client, hop.peer);
+    let (client, peer) = (hop.client, hop.peer_field);
     let said = client.peer_is_trusted;
     match (there.forwarded_for, said) {
         (false, _) => added.forwarded_for = Some(peer),
@@ -281,7 +275,22 @@ fn forwarded_for(before: GetAll<'_, HeaderValue>, peer: &HeaderValue) -> HeaderV
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client_addr::Peer;
     use proptest::prelude::*;
+
+    /// As by a forwarder with these settings.
+    fn prepare_as<'a>(
+        request: &mut Request<RequestBody>,
+        client: &'a Client,
+        id: &'a RequestId,
+        peer_field: &'a HeaderValue,
+        own: (ForwardedMode, bool),
+    ) -> Added<'a> {
+        let peer = Peer::new((client.peer, 0).into(), client.scheme);
+        let authority = HeaderValue::from_static("127.0.0.1:8081");
+        let own = Own { authority: &authority, mode: own.0, sets_request_id: own.1 };
+        prepare(request, &Hop { client, peer, peer_field, id }, &own, None)
+    }
 
     fn prepared(target: &str, fields: &[(&str, &str)], trusted: bool) -> Request<RequestBody> {
         prepared_in(ForwardedMode::Auto, target, fields, trusted)
@@ -295,9 +304,8 @@ mod tests {
         let mut request = request.body(RequestBody::Empty).unwrap();
         let peer = "198.51.100.7".parse().unwrap();
         let client = Client { peer, address: peer, peer_is_trusted: trusted, scheme: Scheme::Http };
-        let authority = HeaderValue::from_static("127.0.0.1:8081");
-        let hop = Hop { client: &client, peer: &address(client.peer), authority: &authority, mode, id: None };
-        prepare(&mut request, &hop, None).put_into(&mut request);
+        let peer = address(client.peer);
+        prepare_as(&mut request, &client, &RequestId::Own(1), &peer, (mode, false)).put_into(&mut request);
         request
     }
 
@@ -366,9 +374,8 @@ mod tests {
             let mut request = request.body(RequestBody::Empty).unwrap();
             let peer = "198.51.100.7".parse().unwrap();
             let client = Client { peer, address: peer, peer_is_trusted: false, scheme: Scheme::Http };
-            let authority = HeaderValue::from_static("a");
-            let mode = ForwardedMode::Preserve;
-            prepare(&mut request, &Hop { client: &client, peer: &authority, authority: &authority, mode, id }, None);
+            let (peer, own) = (address(peer), (ForwardedMode::Preserve, id.is_some()));
+            prepare_as(&mut request, &client, id.unwrap_or(&RequestId::Own(1)), &peer, own);
             let names: Vec<String> = request.headers().keys().map(ToString::to_string).collect();
             assert_eq!(names, ["host", "x-request-id", "x-last"]);
             field(&request, "x-request-id")
@@ -388,11 +395,9 @@ mod tests {
             let mut request = request.body(RequestBody::Empty).unwrap();
             let peer = "198.51.100.7".parse().unwrap();
             let client = Client { peer, address: peer, peer_is_trusted: false, scheme: Scheme::Http };
-            let authority = HeaderValue::from_static("a");
-            let mode = ForwardedMode::Preserve;
-            let hop = Hop { client: &client, peer: &authority, authority: &authority, mode, id: None };
             let mut lines = Vec::new();
-            prepare(&mut request, &hop, None).write(&mut lines);
+            let (peer, own) = (address(peer), (ForwardedMode::Preserve, false));
+            prepare_as(&mut request, &client, &RequestId::Own(1), &peer, own).write(&mut lines);
             String::from_utf8(lines).unwrap()
         };
         for method in [Method::POST, Method::PUT, Method::PATCH] {

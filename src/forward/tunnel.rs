@@ -7,21 +7,22 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderValue, Response, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::error::ForwardError;
 use super::response_body::ResponseBody;
 use super::upgrade::{self, Upgrade};
 use super::upstream::Lease;
+use super::{Forwarder, Hop};
 use crate::admission::places::Places;
-use crate::connection::Downstream;
+use crate::client_addr::Peer;
 use crate::fields::hop_by_hop;
 use crate::http1::rewound::Rewound;
 use crate::metrics::{Level, Open};
@@ -37,8 +38,8 @@ pub fn open(
     mut answer: Response<()>,
     lease: Lease,
     upgrade: Option<Upgrade>,
-    downstream: &Rc<Downstream>,
-    id: &RequestId,
+    forwarder: &Forwarder,
+    hop: &Hop<'_>,
 ) -> Result<Response<ResponseBody>, ForwardError> {
     let Some(Upgrade { protocols, .. }) = upgrade else {
         return Err(ForwardError::UnaskedUpgrade);
@@ -48,15 +49,18 @@ pub fn open(
     }
     hop_by_hop::remove(answer.headers_mut(), true, |name| name == header::CONTENT_LENGTH);
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    let open = downstream.worker.metrics.open(Level::Tunnels);
+    let open = forwarder.metrics.open(Level::Tunnels);
     let places = Places::default();
-    let tunnel = Tunnel { downstream: Rc::clone(downstream), lease, id: id.clone(), open, places };
+    let (tunnels, idle) = (forwarder.tunnels.clone(), forwarder.tunnel_idle);
+    let tunnel = Tunnel { peer: hop.peer, tunnels, idle, lease, id: hop.id.clone(), open, places };
     Ok(answer.map(|()| ResponseBody::switch(tunnel)))
 }
 
-/// The upstream's half of a tunnel. It holds the client's place among the connections and the upstream's slot.
+/// The upstream's half of a tunnel, with the upstream's slot.
 pub struct Tunnel {
-    downstream: Rc<Downstream>,
+    peer: Peer,
+    tunnels: TaskTracker,
+    idle: Duration,
     lease: Lease,
     id: RequestId,
     open: Open,
@@ -69,17 +73,20 @@ impl Tunnel {
         Tunnel { places, ..self }
     }
 
-    /// Joins it with the client's half, in a task of its own.
-    pub fn join(self, client: Rewound<ClientStream>) {
-        let tunnels = self.downstream.worker.tunnels.clone();
-        tunnels.spawn_local(self.run(client));
+    /// Joins it with the client's half, in a task of its own, which keeps `held` until the tunnel has ended: the client's place
+    /// among the connections.
+    pub fn join(self, client: Rewound<ClientStream>, held: impl Sized + 'static) {
+        let tunnels = self.tunnels.clone();
+        tunnels.spawn_local(async move {
+            self.run(client).await;
+            drop(held);
+        });
     }
 
     async fn run(self, client: Rewound<ClientStream>) {
-        let Tunnel { downstream, lease, id, open, places } = self;
-        let (peer, request_id) = (downstream.peer, id);
+        let Tunnel { peer, tunnels: _, idle, lease, id: request_id, open, places } = self;
         let (upstream, slot) = lease.into_stream();
-        match join(client, upstream, downstream.worker.config.server.tunnel_idle).await {
+        match join(client, upstream, idle).await {
             Ended::Closed(up, down) => debug!(%peer, %request_id, up, down, "a tunnel ended"),
             Ended::Broken(error) => debug!(%peer, %request_id, %error, "a tunnel broke"),
             Ended::Silent => debug!(%peer, %request_id, "a tunnel was closed: nothing passed within tunnel_idle"),

@@ -1,0 +1,108 @@
+//! The client's connection as its exchanges see it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::context::{Context, LatestContext};
+use crate::admission::per_address::Place;
+use crate::admission::places::{NoPlace, Places};
+use crate::client_addr::{self, Peer};
+use crate::forward::request;
+use crate::metrics::{Level, Open};
+
+/// A client's connection, by the settings of one moment. It lives as long as the connection does, as a tunnel too.
+pub struct Downstream {
+    /// What its exchanges need.
+    pub context: Rc<Context>,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The peer's address, for `X-Forwarded-For`.
+    pub peer_field: HeaderValue,
+    /// Whether the peer [is believed](Peer::is_trusted).
+    pub peer_is_trusted: bool,
+    /// Whether the peer is a proxy, whose connection has the requests of many clients, also of those that it does not name.
+    pub peer_is_proxy: bool,
+    /// Free places for exchanges from its address; `None` where they are not limited.
+    address_exchanges: Option<Arc<Semaphore>>,
+    latest: Rc<LatestContext>,
+    admitted: Rc<Admitted>,
+}
+
+/// What a connection takes from others.
+struct Admitted {
+    /// It is counted among the open ones.
+    _open: Open,
+    /// Its share of `[server] max_connections`.
+    _permit: OwnedSemaphorePermit,
+    /// Its place among the connections of its address; `None` for a proxy.
+    place: Option<Place>,
+}
+
+/// One address has too many connections open.
+pub struct TooMany;
+
+impl Downstream {
+    /// The connection of `peer`, which holds `permit` until it is closed.
+    ///
+    /// # Errors
+    /// Its address has `[server] max_connections_per_address` open.
+    pub fn admit(latest: Rc<LatestContext>, peer: Peer, permit: OwnedSemaphorePermit) -> Result<Rc<Self>, TooMany> {
+        let context = latest.context();
+        let place = match is_proxy(peer, &context) {
+            true => None,
+            false => Some(context.per_address.admit(peer.address.ip()).ok_or(TooMany)?),
+        };
+        let admitted = Admitted { _open: context.metrics.open(Level::Connections), _permit: permit, place };
+        let field = request::address(peer.address.ip());
+        Ok(Rc::new(Downstream::of(context, latest, peer, field, Rc::new(admitted))))
+    }
+
+    /// The same connection by the settings that are in effect, if those are others.
+    pub fn changed(&self) -> Option<Rc<Downstream>> {
+        if self.latest.is(&self.context) {
+            return None;
+        }
+        let (latest, admitted) = (Rc::clone(&self.latest), Rc::clone(&self.admitted));
+        let changed = Downstream::of(latest.context(), latest, self.peer, self.peer_field.clone(), admitted);
+        Some(Rc::new(changed))
+    }
+
+    fn of(
+        context: Rc<Context>,
+        latest: Rc<LatestContext>,
+        peer: Peer,
+        peer_field: HeaderValue,
+        admitted: Rc<Admitted>,
+    ) -> Self {
+        let peer_is_proxy = is_proxy(peer, &context);
+        let place = admitted.place.as_ref().filter(|_| !peer_is_proxy);
+        Downstream {
+            peer_is_trusted: peer.is_trusted(&context.config.forwarded.trusted_proxies),
+            address_exchanges: place.and_then(|place| place.exchanges(&context.per_address, context.share)),
+            peer_is_proxy,
+            context,
+            peer,
+            peer_field,
+            latest,
+            admitted,
+        }
+    }
+
+    /// Waits for the places that an exchange takes.
+    ///
+    /// # Errors
+    /// There were none in time.
+    pub async fn places(&self) -> Result<Places, NoPlace> {
+        let context = &self.context;
+        // As long as for a connection to the upstream.
+        let wait = context.config.upstream.connect_timeout;
+        Places::take(self.address_exchanges.as_ref(), context.exchanges.as_ref(), wait).await
+    }
+}
+
+fn is_proxy(peer: Peer, context: &Context) -> bool {
+    client_addr::is_trusted(peer.address.ip(), &context.config.forwarded.trusted_proxies)
+}
