@@ -57,6 +57,17 @@ pub enum HeldRows<'a> {
     Skip(Option<Turn<'a>>),
 }
 
+/// `session`, if it can be had by `deadline`.
+///
+/// # Errors
+/// The database's.
+pub async fn open<'a>(
+    session: impl Future<Output = Result<Session<'a>, DatabaseError>>,
+    deadline: Instant,
+) -> Result<Session<'a>, DatabaseError> {
+    timeout_at(deadline, session).await.unwrap_or(Err(DatabaseError::NoConnection))
+}
+
 /// What a COMMIT has at least to be answered: a disk may be busy.
 const COMMIT_LEAST: Duration = Duration::from_millis(500);
 
@@ -99,7 +110,7 @@ pub async fn attempt(
     };
     if prepared.traces.is_empty() {
         // Refusals are certain; whether the locks go with a ROLLBACK or with the connection is all the same.
-        return match timeout_at(commit_by, store.rollback(session)).await {
+        return match timeout_at(commit_by, session.rollback()).await {
             Ok(Ok(())) => Ok(prepared.verdicts),
             Ok(Err(error)) => Err(Interrupted::BeforeCommit(error)),
             Err(_) => Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
@@ -110,7 +121,7 @@ pub async fn attempt(
     if now >= commit_by {
         return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut));
     }
-    match timeout_at(commit_by.max(now + COMMIT_LEAST), store.commit(session)).await {
+    match timeout_at(commit_by.max(now + COMMIT_LEAST), session.commit()).await {
         Ok(Ok(())) => Ok(prepared.verdicts),
         Ok(Err(error)) if error.says_rolled_back() => Err(Interrupted::RolledBack(error)),
         Ok(Err(_)) | Err(_) => {
