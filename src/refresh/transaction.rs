@@ -104,17 +104,12 @@ pub async fn attempt(
     };
     let mut has_written = false;
     let prepared = prepare(store, session, items, &locked, skip_locked, turn, &mut has_written);
-    let prepared = match timeout_at(commit_by, prepared).await {
-        Ok(prepared) => prepared.map_err(|error| before_commit(error, has_written))?,
-        Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
-    };
+    let prepared = timeout_at(commit_by, prepared).await.unwrap_or(Err(DatabaseError::TimedOut));
+    let prepared = prepared.map_err(|error| before_commit(error, has_written))?;
     if prepared.traces.is_empty() {
         // Refusals are certain; whether the locks go with a ROLLBACK or with the connection is all the same.
-        return match timeout_at(commit_by, session.rollback()).await {
-            Ok(Ok(())) => Ok(prepared.verdicts),
-            Ok(Err(error)) => Err(Interrupted::BeforeCommit(error)),
-            Err(_) => Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
-        };
+        let undone = timeout_at(commit_by, session.rollback()).await.unwrap_or(Err(DatabaseError::TimedOut));
+        return undone.map(|()| prepared.verdicts).map_err(Interrupted::BeforeCommit);
     }
     let connection = session.name();
     let now = Instant::now();
