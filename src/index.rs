@@ -1,6 +1,6 @@
 //! `wp-jwt-sidecar index`: shows, adds and removes an index on the tokens, which the plugin's table does not have.
 //!
-//! The sidecar does well without it (see [`crate::refresh::map`]); PHP does not: it reads the whole table for every refresh.
+//! The sidecar does well without it (see [`crate::refresh::live_tokens`]); PHP does not: it reads the whole table for every refresh.
 //! The table stays readable and writable while the index is made (`ALGORITHM=INPLACE, LOCK=NONE`); where that is not
 //! possible, nothing is done. Only an index of this program's own name is ever removed.
 

@@ -114,7 +114,7 @@ async fn rotate<'a>(
     let deadline = commit_by(group.iter().map(|waiting| waiting.deadline).min()?);
     let mut session = match kept {
         Some(session) => session,
-        None => match open(store.database.transactions(), deadline).await {
+        None => match transaction::open(store.database.transactions(), deadline).await {
             Ok(session) => session,
             Err(error) => return without_database(retries, group, &error),
         },
@@ -125,7 +125,7 @@ async fn rotate<'a>(
     if let Err(Interrupted::AtOnce(_)) = attempted {
         // A connection that idled may be dead: then a fresh one, at once.
         drop(session);
-        session = match open(store.database.fresh_transactions(), deadline).await {
+        session = match transaction::open(store.database.fresh_transactions(), deadline).await {
             Ok(session) => session,
             Err(error) => return without_database(retries, group, &error),
         };
@@ -175,13 +175,6 @@ async fn apart<'a>(
         tokio::spawn(Arc::clone(retries).after(waiting, failure.clone(), in_group));
     }
     session
-}
-
-async fn open<'a>(
-    session: impl Future<Output = Result<Session<'a>, DatabaseError>>,
-    deadline: Instant,
-) -> Result<Session<'a>, DatabaseError> {
-    timeout_at(deadline, session).await.unwrap_or(Err(DatabaseError::NoConnection))
 }
 
 fn without_database<'a>(retries: &Arc<Retries>, group: Vec<Waiting>, error: &DatabaseError) -> Option<Session<'a>> {

@@ -236,7 +236,7 @@ impl LiveTokens {
     pub async fn extend(&self, columns: Columns, now: Instant) -> Result<(), DatabaseError> {
         let database = &self.store.database;
         let mut session = database.session().await?;
-        let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
+        let mut looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
         let is_dead = match &looked {
             // A connection that idled.
             Err(error) => error.code().is_none(),
@@ -247,17 +247,14 @@ impl LiveTokens {
             }
             Ok(()) => false,
         };
-        let looked = if is_dead {
+        if is_dead {
             drop(session);
             session = database.fresh_session().await?;
-            let looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
-            match session.is_read_only().await? {
-                true => looked.and(Err(DatabaseError::ReadOnly)),
-                false => looked,
+            looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
+            if session.is_read_only().await? {
+                looked = looked.and(Err(DatabaseError::ReadOnly));
             }
-        } else {
-            looked
-        };
+        }
         looked.inspect_err(|error| database.heed(error))?;
         session.give_back();
         Ok(())

@@ -255,7 +255,7 @@ async fn revoke(store: &Store, family: &str, user_id: u64) -> Result<usize, Data
             let ids: Vec<u64> =
                 ids.into_iter().map(|mut row| column(&mut row, 0, "id")).collect::<Result<_, DatabaseError>>()?;
             let count = if ids.is_empty() { 0 } else { store.revoke(&mut session, &ids).await? };
-            store.commit(&mut session).await?;
+            session.commit().await?;
             Ok::<_, DatabaseError>((ids.is_empty(), count))
         };
         match store.database.within(ANSWER_LIMIT, once).await {

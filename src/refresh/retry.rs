@@ -154,7 +154,7 @@ impl Retries {
             self.store.database.distrust();
         }
         let answered = why.code().is_some_and(|code| !LOST.contains(&code)) || matches!(why, DatabaseError::Column(_));
-        let is_back = answered && matches!(timeout_at(deadline, self.store.rollback(&mut session)).await, Ok(Ok(())));
+        let is_back = answered && matches!(timeout_at(deadline, session.rollback()).await, Ok(Ok(())));
         is_back.then_some(session)
     }
 
@@ -210,8 +210,8 @@ impl Retries {
             return Attempt::Failed(Failure::unsent(DatabaseError::TimedOut));
         };
         let database = &self.store.database;
-        let opened = timeout_at(commit_by, database.fresh_transactions_after(is_refused)).await;
-        let mut session = match opened.unwrap_or(Err(DatabaseError::NoConnection)) {
+        let opened = transaction::open(database.fresh_transactions_after(is_refused), commit_by).await;
+        let mut session = match opened {
             Ok(session) => session,
             Err(error) => return not_opened(error),
         };
@@ -219,8 +219,7 @@ impl Retries {
         let mut attempted = transaction::attempt(&self.store, &mut session, &items, HeldRows::Wait, commit_by).await;
         if let Err(Interrupted::AtOnce(_)) = attempted {
             drop(session);
-            let opened = timeout_at(commit_by, database.fresh_transactions()).await;
-            session = match opened.unwrap_or(Err(DatabaseError::NoConnection)) {
+            session = match transaction::open(database.fresh_transactions(), commit_by).await {
                 Ok(session) => session,
                 Err(error) => return not_opened(error),
             };

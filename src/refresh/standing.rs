@@ -54,9 +54,7 @@ impl Course {
             Refusal::ReadOnly | Refusal::Denied => Course::Leave,
         }
     }
-}
 
-impl Course {
     /// For what a rotation was refused, and a trial does not show: the INSERT, which a trial only prepares, fails when it runs. A
     /// trigger may name a table that is gone. The plugin would meet the same, and lose the session.
     fn unshown(refusal: Refusal) -> Self {

@@ -305,23 +305,6 @@ impl Store {
         Ok(session.conn().exec_drop(statement, ids).await?)
     }
 
-    /// Ends the transaction.
-    ///
-    /// # Errors
-    /// The database's. Unless it [says that nothing was stored](DatabaseError::says_rolled_back), the outcome is unknown: see
-    /// [`Store::resolve`].
-    pub async fn commit(&self, session: &mut Session<'_>) -> Result<(), DatabaseError> {
-        session.commit().await
-    }
-
-    /// Undoes the transaction. Always needed after an error: 1205 rolls back only its statement.
-    ///
-    /// # Errors
-    /// The database's; the session is then to be dropped.
-    pub async fn rollback(&self, session: &mut Session<'_>) -> Result<(), DatabaseError> {
-        session.rollback().await
-    }
-
     /// Finds out what became of a commit of `traces` whose answer was lost with connection `lost`. That is ended, so that a COMMIT
     /// which has yet to reach the server does not do so later. One that is under way is left alone: others may see its rows before
     /// they are safe on the disk and at the replicas, and to end it would end its wait for those. A transaction is stored whole or

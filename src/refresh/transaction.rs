@@ -57,6 +57,17 @@ pub enum HeldRows<'a> {
     Skip(Option<Turn<'a>>),
 }
 
+/// `session`, if it can be had by `deadline`.
+///
+/// # Errors
+/// The database's.
+pub async fn open<'a>(
+    session: impl Future<Output = Result<Session<'a>, DatabaseError>>,
+    deadline: Instant,
+) -> Result<Session<'a>, DatabaseError> {
+    timeout_at(deadline, session).await.unwrap_or(Err(DatabaseError::NoConnection))
+}
+
 /// What a COMMIT has at least to be answered: a disk may be busy.
 const COMMIT_LEAST: Duration = Duration::from_millis(500);
 
@@ -93,24 +104,19 @@ pub async fn attempt(
     };
     let mut has_written = false;
     let prepared = prepare(store, session, items, &locked, skip_locked, turn, &mut has_written);
-    let prepared = match timeout_at(commit_by, prepared).await {
-        Ok(prepared) => prepared.map_err(|error| before_commit(error, has_written))?,
-        Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
-    };
+    let prepared = timeout_at(commit_by, prepared).await.unwrap_or(Err(DatabaseError::TimedOut));
+    let prepared = prepared.map_err(|error| before_commit(error, has_written))?;
     if prepared.traces.is_empty() {
         // Refusals are certain; whether the locks go with a ROLLBACK or with the connection is all the same.
-        return match timeout_at(commit_by, store.rollback(session)).await {
-            Ok(Ok(())) => Ok(prepared.verdicts),
-            Ok(Err(error)) => Err(Interrupted::BeforeCommit(error)),
-            Err(_) => Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
-        };
+        let undone = timeout_at(commit_by, session.rollback()).await.unwrap_or(Err(DatabaseError::TimedOut));
+        return undone.map(|()| prepared.verdicts).map_err(Interrupted::BeforeCommit);
     }
     let connection = session.name();
     let now = Instant::now();
     if now >= commit_by {
         return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut));
     }
-    match timeout_at(commit_by.max(now + COMMIT_LEAST), store.commit(session)).await {
+    match timeout_at(commit_by.max(now + COMMIT_LEAST), session.commit()).await {
         Ok(Ok(())) => Ok(prepared.verdicts),
         Ok(Err(error)) if error.says_rolled_back() => Err(Interrupted::RolledBack(error)),
         Ok(Err(_)) | Err(_) => {

@@ -96,7 +96,7 @@ async fn once(store: &Store) -> Trial {
             let tried = on(store, &mut session).await;
             // Closed if that fails, or if its state is unknown.
             let answered = tried.as_ref().err().is_none_or(|(_, error)| error.code().is_some());
-            if answered && store.rollback(&mut session).await.is_ok() {
+            if answered && session.rollback().await.is_ok() {
                 session.give_back();
             }
             tried

@@ -63,7 +63,7 @@ async fn footprint(rows: u32) {
                 let found = store.lock(&mut session, &ids, true).await.unwrap();
                 assert_eq!(found.iter().map(|row| row.id).collect::<Vec<_>>(), ids[..ids.len() - 1]);
                 other.query_drop("ROLLBACK").await.unwrap();
-                store.rollback(&mut session).await.unwrap();
+                session.rollback().await.unwrap();
             }
             let found = store.lock(&mut session, &ids, skip_locked).await.unwrap();
             assert_eq!(found.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
@@ -106,7 +106,7 @@ async fn footprint(rows: u32) {
                 .await
                 .unwrap();
             plugin.query_drop("UPDATE wp_users SET user_pass = 'x'").await.unwrap();
-            store.commit(&mut session).await.unwrap();
+            session.commit().await.unwrap();
             session.give_back();
         }
     }

@@ -49,16 +49,16 @@ impl Session<'_> {
     /// Ends the transaction.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's. Unless it [says that nothing was stored](DatabaseError::says_rolled_back), the outcome is unknown.
     pub async fn commit(&mut self) -> Result<(), DatabaseError> {
         self.connection.is_at_writer = false;
         Ok(self.connection.conn.query_drop("COMMIT").await?)
     }
 
-    /// Undoes the transaction.
+    /// Undoes the transaction. Always needed after an error: 1205 rolls back only its statement.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's; the session is then to be dropped.
     pub async fn rollback(&mut self) -> Result<(), DatabaseError> {
         self.connection.is_at_writer = false;
         Ok(self.connection.conn.query_drop("ROLLBACK").await?)
