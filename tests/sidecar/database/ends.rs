@@ -173,6 +173,27 @@ async fn there_are_never_more_than_the_limit() {
     }
 }
 
+/// A server may be set to begin another transaction at each COMMIT, or to end the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_ends_the_transaction_and_nothing_else() {
+    let server = Database::private();
+    let database = server.create().await;
+    let mut root = server.root().await;
+    for completion_type in ["CHAIN", "RELEASE"] {
+        root.query_drop(format!("SET GLOBAL completion_type = '{completion_type}'")).await.unwrap();
+        let pool = pool(&database);
+        let mut session = pool.transactions().await.unwrap();
+        let name = session.name().id();
+        for end in ["COMMIT", "ROLLBACK"] {
+            session.conn().query_drop("START TRANSACTION").await.unwrap();
+            session.conn().query_drop("UPDATE wp_users SET display_name = 'x'").await.unwrap();
+            session.conn().query_drop(end).await.unwrap();
+            let now = session.conn().query_first("SELECT CONNECTION_ID(), @@in_transaction").await.unwrap();
+            assert_eq!(now.map(mysql_async::from_row::<(u32, u8)>), Some((name, 0)), "{completion_type}, {end}");
+        }
+    }
+}
+
 /// Dropped between two statements or within one, it lets go of its locks as soon as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_transaction_is_rolled_back_at_once() {
