@@ -303,13 +303,11 @@ async fn refreshes_go_on_natively_by_the_new_settings() {
         let all = usual.iter().map(|(key, value)| (*key, value.as_str()));
         toml(&all.chain(more.iter().copied()).collect::<Vec<_>>())
     };
-    let environment = [
+    let mut environment = vec![
         ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
         ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-        ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
     ];
+    environment.extend(rig::SECRETS);
     let configured = Configured::start_with(&[("upstream.url", &usual[0].1)], &environment);
     let address = configured.sidecar.address();
     // From forwarding to native.

@@ -7,11 +7,10 @@ use std::sync::mpsc::channel;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::raw::{Connection, Upstream};
+use crate::support::raw::{Connection, OK, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// What most limits are set to: much shorter than the defaults.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -21,10 +20,6 @@ const LIMIT_TEXT: &str = "2s";
 /// busy with other tests.
 const STEP: Duration = Duration::from_millis(800);
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| OK)
-}
-
 /// A sidecar in front of `upstream` with one limit set to [`LIMIT`].
 fn with_limit(upstream: &Upstream, key: &str) -> Sidecar {
     Sidecar::forwarding_with(upstream.address(), &[&format!("--{key}"), LIMIT_TEXT])
@@ -32,7 +27,7 @@ fn with_limit(upstream: &Upstream, key: &str) -> Sidecar {
 
 #[test]
 fn a_connection_without_a_byte_is_closed() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-first-byte-timeout");
     let begun = Instant::now();
     let mut silent = Connection::to(sidecar.address());
@@ -51,7 +46,7 @@ fn a_connection_without_a_byte_is_closed() {
 
 #[test]
 fn a_head_that_does_not_end_is_a_408_even_if_it_drips() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-request-header-timeout");
     let mut client = Connection::to(sidecar.address());
     client.send(GET);
@@ -75,7 +70,7 @@ fn a_head_that_does_not_end_is_a_408_even_if_it_drips() {
 
 #[test]
 fn an_idle_connection_is_closed_without_a_word() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-keepalive-idle");
     let mut client = Connection::to(sidecar.address());
     for _ in 0..4 {
@@ -91,7 +86,7 @@ fn an_idle_connection_is_closed_without_a_word() {
 /// Some clients end a request with an empty line too many (RFC 9112, 2.2).
 #[test]
 fn empty_lines_are_no_request_that_has_begun() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-request-header-timeout");
     let mut client = Connection::to(sidecar.address());
     for ending in ["\r\n", "\n", "\r\n\r\n"] {
@@ -109,7 +104,7 @@ fn empty_lines_are_no_request_that_has_begun() {
 
 #[test]
 fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     // What comes here in a second is a few bytes.
     let limits = ["--server-request-body-idle", LIMIT_TEXT, "--server-min-rate", "0"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
@@ -142,7 +137,7 @@ fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
 
 #[test]
 fn a_request_body_that_trickles_is_a_408() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-request-body-idle");
     for framing in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
         let mut client = Connection::to(sidecar.address());
@@ -167,7 +162,7 @@ fn a_request_body_that_trickles_is_a_408() {
 
 #[test]
 fn a_slow_body_holds_no_upstream_connection() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut slow: Vec<Connection> = (0..50)
         .map(|_| {
@@ -243,7 +238,7 @@ fn upload_slowly(client: &mut Connection) {
 
 #[test]
 fn an_upload_may_take_longer_than_the_wait_for_an_answer() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "upstream-response-header-timeout");
     let mut client = Connection::to(sidecar.address());
     upload_slowly(&mut client);
@@ -273,7 +268,7 @@ fn an_answer_that_began_early_waits_for_the_upload() {
 
 #[test]
 fn an_address_has_no_more_connections_than_it_may() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let two = ["--server-max-connections-per-address", "2"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &two);
     let mut clients: Vec<Connection> = (0..2).map(|_| Connection::to(sidecar.address())).collect();
@@ -379,7 +374,7 @@ fn idle_upstream_connections_make_room() {
 
 #[test]
 fn silent_clients_do_not_stop_others() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(sidecar.address()).unwrap()).collect();
     let halves: Vec<Connection> = (0..300)

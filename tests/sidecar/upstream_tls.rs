@@ -14,7 +14,7 @@ use crate::support::port::Port;
 use crate::support::raw::{Connection, Upstream};
 use crate::support::rig;
 use crate::support::sidecar::{self, PATIENCE, Sidecar};
-use crate::support::tls::{Asked, Authority, Pair, TlsUpstream};
+use crate::support::tls::{Asked, Authority, Pair, TlsUpstream, openssl, self_signed};
 
 fn to_tls_upstream(url: &str, arguments: &[&str]) -> Sidecar {
     let mut all = vec!["--upstream", url];
@@ -93,20 +93,6 @@ fn a_ca_file_without_a_certificate_is_a_fault_at_the_start() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{error}");
     assert!(error.contains("upstream.ca_file: ") && error.contains("has no certificate in PEM form"), "{error}");
-}
-
-fn openssl(arguments: &[&str]) {
-    let output = Command::new("openssl").args(arguments).output().expect("openssl is there");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// What `openssl req -x509` makes by itself: its own authority, named by its subject only.
-fn self_signed(directory: &Path, name: &str) -> Pair {
-    let pair = Pair { chain: directory.join(format!("{name}.pem")), key: directory.join(format!("{name}.key")) };
-    let (chain, key) = (pair.chain.to_str().unwrap(), pair.key.to_str().unwrap());
-    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key];
-    openssl(&[&["req", "-x509", "-subj", &format!("/CN={name}"), "-days", "30", "-out", chain][..], &new_key].concat());
-    pair
 }
 
 /// A request through a sidecar in front of `port`: the status, and what the log says of a refusal.

@@ -83,18 +83,10 @@ async fn the_server_sees_no_aborted_connection() {
     sidecar.wait_for_log("\"reloaded\"");
     refresh(&tokens[10..]);
 
-    let url = format!("http://{}", upstream.address());
-    let environment = [
-        ("WP_JWT_SIDECAR_UPSTREAM_URL", url.as_str()),
-        ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
-        ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", "wp_"),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-        ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
-    ];
+    let environment = rig::command_environment(&database, upstream.address());
     let commands: [&[&str]; 4] = [&["check"], &["index"], &["index", "--apply"], &["doctor", "--no-php"]];
     for arguments in commands {
-        let output = command().args(arguments).envs(environment).output().unwrap();
+        let output = command().args(arguments).envs(environment.clone()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         // doctor has its say about a site that an upstream only plays.
         assert!(arguments[0] == "doctor" || output.status.success(), "{arguments:?}: {said}");

@@ -11,7 +11,7 @@ use super::noticed::{at_host, with_wp_config};
 use crate::support::mariadb::{Database, TokenState};
 use crate::support::raw::{Message, Upstream};
 use crate::support::rig::{self, ACTIVE, ROUTE, Rig, eventually, settings};
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{Sidecar, command};
 
 /// A WordPress that knows no home URL but the host it is asked for; what it gets of the route it answers with 299.
 /// Behind `blog.example` there is another site.
@@ -76,20 +76,8 @@ async fn each_host_has_its_issuer() {
         let line = rig.sidecar.wait_for_log(&format!("\"host\":\"{host}\""));
         assert!(line.contains("refreshes on a host in wordpress.hosts go to WordPress"), "{line}");
     }
-    let upstream = format!("http://{}", rig.upstream.address());
-    let said = crate::support::sidecar::command()
-        .arg("check")
-        .envs([
-            ("WP_JWT_SIDECAR_UPSTREAM_URL", upstream.as_str()),
-            ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", rig.database.url()),
-            ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", rig.database.prefix()),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-            ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
-            hosts,
-        ])
-        .output()
-        .unwrap();
+    let environment = rig::command_environment(&rig.database, rig.upstream.address());
+    let said = command().arg("check").envs(environment).env(hosts.0, hosts.1).output().unwrap();
     let said = String::from_utf8(said.stdout).unwrap();
     for wanted in [
         "host www.shop.example: its tokens are issued for http://www.shop.example\n",

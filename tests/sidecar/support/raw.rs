@@ -10,6 +10,9 @@ use super::port::Port;
 use super::secrets;
 use super::sidecar::PATIENCE;
 
+/// The shortest answer.
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 /// A message as it came: head and body, the body with its chunks joined.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
@@ -262,9 +265,9 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Answers every request with 200 and the two letters "ok".
+    /// Answers every request with [`OK`].
     pub fn ok() -> Upstream {
-        Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        Upstream::answering(|_| OK)
     }
 
     /// Answers every request with the bytes that `answer` makes of it, on connections that stay open until the answer
