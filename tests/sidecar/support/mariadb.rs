@@ -42,7 +42,12 @@ impl Database {
 
     /// The same with these options of mariadbd.
     pub fn private_with(options: &[&str]) -> Database {
-        Database::launch(Some(&Database::shared().dir.join("template")), options)
+        Database::launch(Some(&Database::shared().template()), options)
+    }
+
+    /// A data directory as it is before a server's first start, for others to copy. Only the shared server has one.
+    pub fn template(&self) -> PathBuf {
+        self.dir.join("template")
     }
 
     /// A new database with the tables of `fixtures/schema.sql`, all empty, under the prefix `wp_`.
