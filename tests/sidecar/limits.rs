@@ -130,11 +130,7 @@ fn one_address_has_so_many_requests_in_flight_and_others_have_theirs() {
     for client in &mut clients {
         client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
     }
-    let deadline = Instant::now() + PATIENCE;
-    while upstream.requests().len() < 2 {
-        assert!(Instant::now() < deadline, "two requests are in flight");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    upstream.wait_for_requests(2);
     let mut third = Connection::to(sidecar.address());
     third.send(GET);
     let answer = third.response();

@@ -13,7 +13,7 @@ use crate::support::mariadb::{Database, TokenState};
 use crate::support::port::Port;
 use crate::support::raw::{Connection, Upstream};
 use crate::support::rig;
-use crate::support::sidecar::{self, PATIENCE, Sidecar};
+use crate::support::sidecar::{self, PATIENCE, Sidecar, wait_until};
 use crate::support::tls::{Asked, Authority, Pair, TlsUpstream, openssl, self_signed};
 
 fn to_tls_upstream(url: &str, arguments: &[&str]) -> Sidecar {
@@ -143,11 +143,7 @@ fn a_certificate_in_the_ca_file_is_trusted_by_identity() {
     let mut server = daemon("openssl");
     server.args(accept).args(["-cert", &file("v1.pem"), "-key", &file("localhost.key")]);
     let mut server = server.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(port.address()).is_err() {
-        assert!(Instant::now() < deadline, "openssl does not listen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("openssl listens", || TcpStream::connect(port.address()).is_ok());
     let refused = through(port.number(), &["--upstream-ca-file", &file("v1.pem")]).unwrap_err();
     server.kill().unwrap();
     server.wait().unwrap();

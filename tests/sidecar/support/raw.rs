@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use super::port::Port;
 use super::secrets;
-use super::sidecar::PATIENCE;
+use super::sidecar::{PATIENCE, wait_until};
 
 /// The shortest answer.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -346,6 +346,11 @@ impl Upstream {
     /// The requests so far.
     pub fn requests(&self) -> Vec<Message> {
         self.requests.lock().unwrap().clone()
+    }
+
+    /// Waits until so many requests have come.
+    pub fn wait_for_requests(&self, count: usize) {
+        wait_until(&format!("{count} requests"), || self.requests.lock().unwrap().len() >= count);
     }
 
     /// The only request so far.
