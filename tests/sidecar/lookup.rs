@@ -267,7 +267,7 @@ async fn never_more_than_two_looks_at_a_time() {
         if indexed {
             add_index(&database).await;
         } else {
-            database.fill_tokens(200_000).await;
+            database.fill_tokens(100_000).await;
             let user = database.insert_user("alice").await.id;
             database.insert_tokens(10, TokenState::Live, user).await;
         }

@@ -33,6 +33,8 @@ fn environment<'a>(database: &'a TestDatabase, upstream: &'a str) -> Vec<(&'stat
         ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
     ]);
     all.extend(rig::SECRETS);
+    // Spares the watch over an idle connection.
+    all.push(("WP_JWT_SIDECAR_UPSTREAM_KEEPALIVE_IDLE", "0s"));
     all
 }
 
