@@ -40,10 +40,10 @@ foreach ( json_decode( stream_get_contents( STDIN ), true ) as $case ) {
 		$answer = run_one( $path );
 		ob_end_clean();
 		file_put_contents( "$directory/answer.json", json_encode( $answer ) );
-		exit( 0 );
+		posix_kill( getmypid(), SIGKILL ); // An orderly end takes four times as long as all the rest.
 	}
 	pcntl_waitpid( $child, $status );
-	$answers[] = 0 === $status ? json_decode( file_get_contents( "$directory/answer.json" ) ) : null;
+	$answers[] = pcntl_wifsignaled( $status ) ? json_decode( file_get_contents( "$directory/answer.json" ) ) : null;
 	@unlink( "$directory/answer.json" );
 	foreach ( $case['environment'] as $name => $value ) {
 		putenv( $name );

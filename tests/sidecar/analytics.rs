@@ -14,7 +14,7 @@ use wp_jwt_sidecar::refresh::store::Store;
 use wp_jwt_sidecar::wordpress::database::Database as Pool;
 
 use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, random_hex};
-use crate::support::rig::{NO_REUSE, Rig};
+use crate::support::rig::{NO_REUSE, Rig, eventually};
 
 const TARGET: &str = "/wp-json/jwt-auth/v1/token/refresh";
 
@@ -67,16 +67,10 @@ fn success(user_id: u64, token_id: u64) -> EventResult {
     EventResult::Success { user_id, token_id, token_family: Some("f".to_owned()) }
 }
 
-async fn eventually(database: &TestDatabase, count: usize) -> Vec<Row> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let rows = database.analytics_rows_after(0).await;
-        if rows.len() >= count {
-            return rows;
-        }
-        assert!(Instant::now() < deadline, "{} of {count} rows", rows.len());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// All rows, once there are so many.
+async fn rows(database: &TestDatabase, count: usize) -> Vec<Row> {
+    eventually(&format!("{count} rows"), async || database.analytics_rows_after(0).await.len() >= count).await;
+    database.analytics_rows_after(0).await
 }
 
 #[tokio::test]
@@ -87,7 +81,7 @@ async fn rows_are_written_soon_and_whole() {
     let writing = Writing::to(&database);
     writing.record("O\\'Neil", success(user.id, token.id));
     writing.record("", EventResult::Failure(Failure::UserNotFound));
-    let rows = eventually(&database, 2).await;
+    let rows = rows(&database, 2).await;
     let expected = [
         [Some("1"), None, Some(&*user.id.to_string()), Some(&*token.id.to_string()), Some("f"), Some("O\\'Neil")],
         [Some("2"), Some("jwt_auth_user_not_found"), None, None, Some(""), Some("")],
@@ -216,7 +210,7 @@ async fn the_database_goes_and_comes_back() {
     let database = server.create().await;
     let writing = Writing::to(&database);
     writing.record("before", failure());
-    eventually(&database, 1).await;
+    rows(&database, 1).await;
     server.kill().await;
     for number in 0..300 {
         writing.record(&number.to_string(), failure());
@@ -224,7 +218,7 @@ async fn the_database_goes_and_comes_back() {
     // Long enough for attempts to fail.
     tokio::time::sleep(Duration::from_millis(700)).await;
     server.start().await;
-    eventually(&database, 301).await;
+    rows(&database, 301).await;
     writing.record("after", failure());
     writing.end().await;
     let rows = database.analytics_rows_after(0).await;

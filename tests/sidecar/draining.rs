@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::raw::{Connection, Upstream};
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{Sidecar, wait_until};
 
 #[test]
 fn what_is_in_flight_ends_and_new_connections_are_refused() {
@@ -21,17 +21,11 @@ fn what_is_in_flight_ends_and_new_connections_are_refused() {
         let mut idle = Connection::to(sidecar.address());
         let mut client = Connection::to(sidecar.address());
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        while upstream.requests().is_empty() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        upstream.wait_for_requests(1);
         sidecar.signal(signal);
         sidecar.wait_for_log("draining");
         assert!(idle.is_closed());
-        let refused = Instant::now() + Duration::from_secs(5);
-        while TcpStream::connect(sidecar.address()).is_ok() {
-            assert!(Instant::now() < refused, "it still takes connections");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("it takes no connections", || TcpStream::connect(sidecar.address()).is_err());
         go_on.send(()).unwrap();
         let answer = client.response();
         assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
@@ -60,9 +54,7 @@ fn the_deadline_ends_what_does_not_end() {
     let mut sidecar = Sidecar::forwarding_with(upstream.address(), &["--shutdown-drain-timeout", "500ms"]);
     let mut client = Connection::to(sidecar.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    while upstream.requests().is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    upstream.wait_for_requests(1);
     sidecar.signal("TERM");
     assert_eq!(sidecar.wait().code(), Some(0));
     sidecar.wait_for_log("did not end within drain_timeout");

@@ -70,7 +70,7 @@ fn who_sends_is_not_silent_though_it_does_not_read() {
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-response-write-idle", LIMIT]);
     let mut client = Connection::to(sidecar.address());
     client.send(CHUNKED).send(chunk(START));
-    for _ in 0..6 {
+    for _ in 0..4 {
         sleep(STEP);
         client.send(chunk(1000));
     }

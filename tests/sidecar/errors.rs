@@ -115,10 +115,7 @@ fn a_client_that_leaves_is_a_499_in_the_log_and_ends_the_upstream_request() {
     for (before, body) in ["Content-Length: 0\r\n\r\n", "Content-Length: 3\r\n\r\nabc"].iter().enumerate() {
         let mut client = Connection::to(sidecar.address());
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while upstream.requests().len() == before && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        upstream.wait_for_requests(before + 1);
         let lines = sidecar.log().len();
         drop(client);
         assert!(heard.recv_timeout(Duration::from_secs(10)).unwrap());

@@ -187,15 +187,8 @@ async fn an_earlier_host_that_takes_writes_again_is_gone_back_to() {
 fn check(database: &TestDatabase, upstream: &Upstream, hosts: &str) -> String {
     let output = command()
         .arg("check")
-        .envs([
-            ("WP_JWT_SIDECAR_UPSTREAM_URL", format!("http://{}", upstream.address()).as_str()),
-            ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
-            (HOSTS, hosts),
-            ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-            ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
-        ])
+        .envs(rig::command_environment(database, upstream.address()))
+        .env(HOSTS, hosts)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -272,9 +272,7 @@ fn a_client_that_leaves_ends_the_upstream_request() {
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    while upstream.requests().is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    upstream.wait_for_requests(1);
     drop(client);
     left.recv_timeout(Duration::from_secs(5)).expect("the upstream's connection closes");
 }

@@ -34,11 +34,7 @@ async fn gather(rig: &Rig, tokens: &[String]) -> Vec<u16> {
 
 impl Rig {
     async fn tokens(&self, count: usize, state: TokenState) -> Vec<Token> {
-        let mut tokens = Vec::new();
-        for _ in 0..count {
-            tokens.push(self.database.insert_token(state, self.user.id).await);
-        }
-        tokens
+        self.database.insert_tokens(count, state, self.user.id).await
     }
 
     async fn live_rows(&self, token: &Token) -> (usize, usize) {

@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::support::mariadb::Database;
 use crate::support::raw::Upstream;
-use crate::support::rig::{HOME, ROUTE, Rig};
+use crate::support::rig::{HOME, ROUTE, Rig, eventually};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 use crate::support::tls::{Authority, tls_address};
 use raw::{ENHANCE_YOUR_CALM, RawHttp2};
@@ -294,9 +294,7 @@ async fn who_cancels_a_stream_cancels_the_upstreams_request() {
     let front = Front::of(&upstream, &[]);
     let mut client = front.client().await;
     let slow = tokio::spawn(client.sender.send_request(empty(get("/slow"))));
-    while upstream.requests().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the request is there", async || !upstream.requests().is_empty()).await;
     slow.abort();
     let closed = tokio::task::spawn_blocking(move || seen.recv_timeout(PATIENCE)).await.unwrap();
     assert_eq!(closed, Ok(true));
@@ -317,9 +315,7 @@ async fn draining_ends_what_is_in_flight_and_then_the_connection() {
     let idle = front.client::<Empty<Bytes>>().await;
     let mut mute = front.raw();
     let answer = tokio::spawn(client.sender.send_request(empty(get("/"))));
-    while upstream.requests().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the request is there", async || !upstream.requests().is_empty()).await;
     front.sidecar.signal("TERM");
     front.sidecar.wait_for_log("draining");
     timeout(PATIENCE, idle.ended).await.expect("it is closed").unwrap().expect("in order");

@@ -7,15 +7,10 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::support::raw::{Connection, Message, Upstream};
+use crate::support::raw::{Connection, Message, OK, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-fn ok() -> Upstream {
-    Upstream::answering(|_| OK)
-}
 
 fn post(sidecar: &Sidecar, fields: &str, body: &[u8]) -> Message {
     let mut client = Connection::to(sidecar.address());
@@ -31,7 +26,7 @@ fn chunked(length: usize) -> Vec<u8> {
 
 #[test]
 fn a_body_over_the_limit_is_a_413_and_one_of_its_size_passes() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-request-body", "1000"]);
     assert_eq!(post(&sidecar, "Content-Length: 1000", &[b'x'; 1000]).status(), 200);
     assert_eq!(post(&sidecar, "Transfer-Encoding: chunked", &chunked(1000)).status(), 200);
@@ -78,7 +73,7 @@ fn who_is_refused_in_the_middle_of_an_upload_sees_why() {
 
 #[test]
 fn a_connection_is_closed_in_order_after_so_many_requests() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-requests-per-connection", "3"]);
     let mut client = Connection::to(sidecar.address());
     for last in [false, false, true] {
@@ -135,11 +130,7 @@ fn one_address_has_so_many_requests_in_flight_and_others_have_theirs() {
     for client in &mut clients {
         client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
     }
-    let deadline = Instant::now() + PATIENCE;
-    while upstream.requests().len() < 2 {
-        assert!(Instant::now() < deadline, "two requests are in flight");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    upstream.wait_for_requests(2);
     let mut third = Connection::to(sidecar.address());
     third.send(GET);
     let answer = third.response();
@@ -208,7 +199,7 @@ fn resident(pid: u32) -> usize {
 /// What is read of a body before it goes on is small, and so is the memory that it takes, however it was cut into packets.
 #[test]
 fn a_body_that_comes_byte_by_byte_takes_no_more_memory_than_it_has_bytes() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
     let mut client = Connection::to(sidecar.address());
     client.send(GET);

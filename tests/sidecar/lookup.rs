@@ -212,10 +212,7 @@ async fn a_map_without_room_refuses_nobody() {
     let server = Database::private();
     let database = rig::site(&server).await;
     let user = database.insert_user("alice").await;
-    let mut tokens = Vec::new();
-    for _ in 0..40 {
-        tokens.push(database.insert_token(TokenState::Live, user.id).await);
-    }
+    let tokens = database.insert_tokens(40, TokenState::Live, user.id).await;
     let rig = Rig::of(database, user, &[("WP_JWT_SIDECAR_REFRESH_KNOWN_TOKENS", "10")]);
     rig.sidecar.wait_for_log(FILLED);
     for token in tokens {
@@ -270,11 +267,9 @@ async fn never_more_than_two_looks_at_a_time() {
         if indexed {
             add_index(&database).await;
         } else {
-            database.fill_tokens(200_000).await;
+            database.fill_tokens(100_000).await;
             let user = database.insert_user("alice").await.id;
-            for _ in 0..10 {
-                database.insert_token(TokenState::Live, user).await;
-            }
+            database.insert_tokens(10, TokenState::Live, user).await;
         }
         let upstream = rig::wordpress();
         let sidecar = rig::sidecar(&database, upstream.address(), environment);
@@ -422,9 +417,7 @@ async fn the_index_is_shown_added_and_removed() {
             .args(arguments)
             .env("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url())
             .env("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix())
-            .env("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY)
-            .env("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT)
-            .env("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET);
+            .envs(rig::SECRETS);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let said = String::from_utf8(output.stdout).unwrap();

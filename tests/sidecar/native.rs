@@ -224,14 +224,8 @@ async fn check_says_what_serve_would_do_and_no_secret() {
     let check = |upstream: &str, database: &str| {
         let output = command()
             .arg("check")
-            .envs([
-                ("WP_JWT_SIDECAR_UPSTREAM_URL", upstream),
-                ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database),
-                ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", rig.database.prefix()),
-                ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-                ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-                ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
-            ])
+            .envs(rig::command_environment(&rig.database, rig.upstream.address()))
+            .envs([("WP_JWT_SIDECAR_UPSTREAM_URL", upstream), ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database)])
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(0));

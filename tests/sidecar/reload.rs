@@ -18,7 +18,7 @@ use crate::support::mariadb::{Database, TokenState};
 use crate::support::port::Port;
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::rig::{self, refresh_at};
-use crate::support::sidecar::{self, PATIENCE, Sidecar};
+use crate::support::sidecar::{self, PATIENCE, Sidecar, wait_until};
 use crate::support::tls::{Authority, TlsConnection};
 
 /// How often listeners change places: what goes wrong there does so in a moment.
@@ -218,11 +218,7 @@ fn listeners_come_stay_and_go() {
     assert_eq!((get(&mut on_new).status(), get(&mut kept).status()), (200, 200));
 
     configured.change(&[("upstream.url", &url)]);
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(free).is_ok() {
-        assert!(Instant::now() < deadline, "it still takes connections");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("it takes no connections", || TcpStream::connect(free).is_err());
     assert_eq!((get(&mut on_new).status(), get(&mut kept).status()), (200, 200), "open connections go on");
     assert_eq!(get(&mut Connection::to(stays)).status(), 200, "the same port, though the system chose it");
 }
@@ -282,11 +278,7 @@ fn a_reload_under_load_loses_no_request() {
         let line = configured.change(&[("upstream.url", &urls[round % 2])]);
         assert!(line.contains("\"reloaded\""), "{line}");
         let before = upstreams[round % 2].requests().len();
-        let deadline = Instant::now() + PATIENCE;
-        while upstreams[round % 2].requests().len() < before + 20 {
-            assert!(Instant::now() < deadline, "no requests any more");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        upstreams[round % 2].wait_for_requests(before + 20);
     }
     stop.store(true, Ordering::SeqCst);
     let answered: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
@@ -303,13 +295,11 @@ async fn refreshes_go_on_natively_by_the_new_settings() {
         let all = usual.iter().map(|(key, value)| (*key, value.as_str()));
         toml(&all.chain(more.iter().copied()).collect::<Vec<_>>())
     };
-    let environment = [
+    let mut environment = vec![
         ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
         ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-        ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
     ];
+    environment.extend(rig::SECRETS);
     let configured = Configured::start_with(&[("upstream.url", &usual[0].1)], &environment);
     let address = configured.sidecar.address();
     // From forwarding to native.
@@ -341,11 +331,7 @@ async fn refreshes_go_on_natively_by_the_new_settings() {
         let line = configured.change_text(&keys(&[("refresh.reuse_interval", interval)]));
         assert!(line.contains("\"reloaded\""), "{line}");
         let before = *answered.lock().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while *answered.lock().unwrap() < before + 8 {
-            assert!(Instant::now() < deadline, "no refreshes any more");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("refreshes go on", || *answered.lock().unwrap() >= before + 8);
         let token = database.insert_token(TokenState::Live, user.id).await;
         assert_eq!(refresh_at(address, &token.refresh_token).status(), 200);
         let again = refresh_at(address, &token.refresh_token).status();

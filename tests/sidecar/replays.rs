@@ -3,7 +3,6 @@
 //! the pair has it.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
@@ -14,6 +13,7 @@ use crate::support::faults::Fault;
 use crate::support::mariadb::{Database, Row, Token, TokenState};
 use crate::support::raw::{Connection, Message};
 use crate::support::rig::{self, NO_REUSE, Rig, call, eventually, refresh_at};
+use crate::support::tls::openssl;
 use crate::trouble::{Relayed, relayed};
 
 const INTERVAL: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "30s");
@@ -103,15 +103,9 @@ async fn aged(rig: &Rig, token: &Token, seconds: u32) {
 
 /// A site whose tokens are signed with ES256 or ES384: the key is in `directory`.
 fn signing(algorithm: &str, curve: &str, directory: &Path) -> [(&'static str, String); 2] {
-    let file = directory.join(algorithm);
+    let file = directory.join(algorithm).to_str().unwrap().to_owned();
     let curve = format!("ec_paramgen_curve:{curve}");
-    let made = Command::new("openssl")
-        .args(["genpkey", "-quiet", "-algorithm", "EC", "-pkeyopt", &curve, "-out"])
-        .arg(&file)
-        .status()
-        .unwrap();
-    assert!(made.success());
-    let file = file.to_str().unwrap().to_owned();
+    openssl(&["genpkey", "-quiet", "-algorithm", "EC", "-pkeyopt", &curve, "-out", &file]);
     [("WP_JWT_SIDECAR_JWT_ALGORITHM", algorithm.to_owned()), ("WP_JWT_SIDECAR_JWT_PRIVATE_KEY_FILE", file)]
 }
 

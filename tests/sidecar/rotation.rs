@@ -156,8 +156,8 @@ async fn no_user_agent_costs_a_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_of_another_charset_costs_no_session() {
-    let rig = Rig::start().await;
-    for (charset, stored) in [("latin1", "a??"), ("utf8mb3", "a\u{fffd}\u{e9}")] {
+    let stored_as = async |charset: &str, stored: &str| {
+        let rig = Rig::start().await;
         rig.database
             .execute(&format!(
                 "ALTER TABLE wp_jwt_auth_tokens MODIFY user_agent VARCHAR(20) CHARACTER SET {charset} NULL"
@@ -171,7 +171,8 @@ async fn a_column_of_another_charset_costs_no_session() {
         assert_eq!(client.response().status(), 200, "{charset}");
         let rows = rig.database.family_rows(&token.token_family).await;
         assert_eq!(rows[1].get("user_agent"), Some(stored), "{charset}");
-    }
+    };
+    tokio::join!(stored_as("latin1", "a??"), stored_as("utf8mb3", "a\u{fffd}\u{e9}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

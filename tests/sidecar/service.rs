@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::support::raw::{Connection, Upstream};
-use crate::support::sidecar::{self, PATIENCE, Sidecar};
+use crate::support::sidecar::{self, PATIENCE, Sidecar, wait_until};
 use crate::support::systemd::{self, Notices};
 use crate::support::tls::{Authority, TlsConnection};
 
@@ -58,9 +58,9 @@ fn systemd_is_told_what_goes_on() {
 
     let mut slow = Connection::to(address);
     slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    while !upstream.requests().iter().any(|request| request.start_line().contains("/slow")) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the request is there", || {
+        upstream.requests().iter().any(|request| request.start_line().contains("/slow"))
+    });
     service.signal("TERM");
     let (seen, _) = notices.wait_for(seen, "STOPPING=1");
     let (seen, draining) = notices.wait_for(seen, "EXTEND_TIMEOUT_USEC=");

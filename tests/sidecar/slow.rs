@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::support::raw::{Connection, Upstream};
-use crate::support::sidecar::{PATIENCE, Sidecar};
+use crate::support::sidecar::{PATIENCE, Sidecar, wait_until};
 
 /// Enough for every worker of an Apache prefork to be taken six times.
 const ATTACKERS: usize = 1000;
@@ -113,11 +113,7 @@ fn most_busy_under(mode: &[&str]) -> usize {
         sleep(Duration::from_millis(20));
     }
     assert!(crowd() > ATTACKERS / 2, "the attack was over: {} connections", crowd());
-    let deadline = Instant::now() + PATIENCE;
-    while site.busy.load(SeqCst) > 0 {
-        assert!(Instant::now() < deadline, "{} upstream connections are held", site.busy.load(SeqCst));
-        sleep(Duration::from_millis(10));
-    }
+    wait_until("no upstream connection is held", || site.busy.load(SeqCst) == 0);
     site.most_busy.load(SeqCst)
 }
 

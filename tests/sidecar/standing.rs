@@ -117,12 +117,8 @@ fn warning(sidecar: &Sidecar, skip: usize, text: &str) -> Value {
 fn checked(upstream: &Upstream, environment: &[(&str, &str)]) -> String {
     let output = command()
         .arg("check")
-        .envs([
-            ("WP_JWT_SIDECAR_UPSTREAM_URL", format!("http://{}", upstream.address()).as_str()),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-            ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
-        ])
+        .env("WP_JWT_SIDECAR_UPSTREAM_URL", format!("http://{}", upstream.address()))
+        .envs(rig::SECRETS)
         .envs(environment.iter().copied())
         .output()
         .unwrap();

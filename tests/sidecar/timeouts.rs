@@ -7,11 +7,10 @@ use std::sync::mpsc::channel;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::raw::{Connection, Upstream};
+use crate::support::raw::{Connection, OK, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// What most limits are set to: much shorter than the defaults.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -21,10 +20,6 @@ const LIMIT_TEXT: &str = "2s";
 /// busy with other tests.
 const STEP: Duration = Duration::from_millis(800);
 
-fn ok() -> Upstream {
-    Upstream::answering(|_| OK)
-}
-
 /// A sidecar in front of `upstream` with one limit set to [`LIMIT`].
 fn with_limit(upstream: &Upstream, key: &str) -> Sidecar {
     Sidecar::forwarding_with(upstream.address(), &[&format!("--{key}"), LIMIT_TEXT])
@@ -32,26 +27,29 @@ fn with_limit(upstream: &Upstream, key: &str) -> Sidecar {
 
 #[test]
 fn a_connection_without_a_byte_is_closed() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-first-byte-timeout");
+    // The limit is for the first byte only: neither for the rest of a head nor for a second request.
     let begun = Instant::now();
-    let mut silent = Connection::to(sidecar.address());
+    let [mut silent, mut half, mut idle] = [(); 3].map(|()| Connection::to(sidecar.address()));
+    half.send("GET / HT");
+    idle.send(GET);
+    assert_eq!(idle.response().status(), 200);
     assert!(silent.is_closed());
     assert!(begun.elapsed() >= LIMIT);
-    // The limit is for the first byte only.
-    let mut client = Connection::to(sidecar.address());
-    for _ in 0..2 {
-        client.send("GET / HT");
-        sleep(STEP * 3);
-        client.send("TP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!(client.response().status(), 200);
-        sleep(STEP * 3);
-    }
+    sleep(STEP);
+    half.send("TP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(half.response().status(), 200);
+    idle.send("GET / HT");
+    sleep(STEP * 3);
+    half.send(GET);
+    idle.send("TP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!((half.response().status(), idle.response().status()), (200, 200));
 }
 
 #[test]
 fn a_head_that_does_not_end_is_a_408_even_if_it_drips() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-request-header-timeout");
     let mut client = Connection::to(sidecar.address());
     client.send(GET);
@@ -75,7 +73,7 @@ fn a_head_that_does_not_end_is_a_408_even_if_it_drips() {
 
 #[test]
 fn an_idle_connection_is_closed_without_a_word() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-keepalive-idle");
     let mut client = Connection::to(sidecar.address());
     for _ in 0..4 {
@@ -91,31 +89,39 @@ fn an_idle_connection_is_closed_without_a_word() {
 /// Some clients end a request with an empty line too many (RFC 9112, 2.2).
 #[test]
 fn empty_lines_are_no_request_that_has_begun() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-request-header-timeout");
-    let mut client = Connection::to(sidecar.address());
-    for ending in ["\r\n", "\n", "\r\n\r\n"] {
+    let endings = ["\r\n", "\n", "\r\n\r\n"];
+    let mut clients = endings.map(|ending| {
+        let mut client = Connection::to(sidecar.address());
         client.send(GET).send(ending);
         assert_eq!(client.response().status(), 200, "{ending:?}");
-        sleep(STEP * 3);
+        client
+    });
+    sleep(STEP * 3);
+    for (client, ending) in clients.iter_mut().zip(endings) {
+        client.send("\n").send(GET);
+        assert_eq!(client.response().status(), 200, "{ending:?}");
+        client.send("\r\n");
     }
-    client.send("\n").send(GET);
-    assert_eq!(client.response().status(), 200);
-    assert_eq!(upstream.requests().len(), 4);
-    client.send("\r\n");
+    assert_eq!(upstream.requests().len(), 6);
     sidecar.signal("TERM");
-    assert!(client.is_closed());
+    assert!(clients.iter_mut().all(Connection::is_closed));
 }
 
 #[test]
 fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     // What comes here in a second is a few bytes.
     let limits = ["--server-request-body-idle", LIMIT_TEXT, "--server-min-rate", "0"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
-    for framing in ["Content-Length: 5", "Content-Length: 500000", "Transfer-Encoding: chunked"] {
+    let begin = |framing: &'static str, body: &str| {
         let mut client = Connection::to(sidecar.address());
-        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n2\r\n"));
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{body}"));
+        (framing, client)
+    };
+    let standing = ["Content-Length: 5", "Content-Length: 500000", "Transfer-Encoding: chunked"];
+    for (framing, mut client) in standing.map(|framing| begin(framing, "2\r\n")) {
         let answer = client.response();
         assert_eq!(answer.status(), 408, "{framing}");
         assert_eq!(answer.json()["code"], "wp_jwt_sidecar_request_body_timeout");
@@ -123,26 +129,22 @@ fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
     }
     assert!(upstream.requests().iter().all(|request| !request.complete));
     let done = upstream.requests().len();
-    for framing in ["Content-Length: 6", "Transfer-Encoding: chunked"] {
-        let chunked = framing.starts_with('T');
-        let mut client = Connection::to(sidecar.address());
-        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
-        for part in ["ab", "cd", "ef"] {
-            sleep(STEP);
-            client.send(if chunked { format!("2\r\n{part}\r\n") } else { part.to_owned() });
-        }
-        if chunked {
-            client.send("0\r\n\r\n");
-        }
-        assert_eq!(client.response().status(), 200, "{framing}");
+    let (_, mut whole) = begin("Content-Length: 6", "");
+    let (_, mut chunked) = begin("Transfer-Encoding: chunked", "");
+    for part in ["ab", "cd", "ef"] {
+        sleep(STEP);
+        whole.send(part);
+        chunked.send(format!("2\r\n{part}\r\n"));
     }
+    chunked.send("0\r\n\r\n");
+    assert_eq!((whole.response().status(), chunked.response().status()), (200, 200));
     let bodies: Vec<_> = upstream.requests().split_off(done).into_iter().map(|request| request.body).collect();
     assert_eq!(bodies, [b"abcdef", b"abcdef"]);
 }
 
 #[test]
 fn a_request_body_that_trickles_is_a_408() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-request-body-idle");
     for framing in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
         let mut client = Connection::to(sidecar.address());
@@ -167,7 +169,7 @@ fn a_request_body_that_trickles_is_a_408() {
 
 #[test]
 fn a_slow_body_holds_no_upstream_connection() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut slow: Vec<Connection> = (0..50)
         .map(|_| {
@@ -189,19 +191,16 @@ fn a_slow_body_holds_no_upstream_connection() {
 fn a_client_that_reads_nothing_is_cut_off_and_a_slow_one_is_not() {
     const SIZE: usize = 40 << 20;
     let (told, heard) = channel();
-    let upstream = Upstream::with(move |connection, _| {
+    let upstream = Upstream::with(move |connection, request| {
         use std::io::Write as _;
         connection.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
         let written = connection.stream.write_all(&vec![b'x'; SIZE]);
-        let _ = told.send(written.is_ok());
+        let _ = told.send((request.start_line().contains("/stuck"), written.is_ok()));
         written.is_ok()
     });
     let sidecar = with_limit(&upstream, "server-response-write-idle");
     let mut stuck = Connection::to(sidecar.address());
-    stuck.send(GET);
-    assert!(!heard.recv_timeout(3 * PATIENCE).unwrap(), "the upstream's connection is closed");
-    assert!(sidecar.wait_for_log("the client does not read its answer").contains("nothing moved for 2s"));
-
+    stuck.send("GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut slow = Connection::to(sidecar.address());
     slow.send(GET);
     slow.head().unwrap();
@@ -212,6 +211,10 @@ fn a_client_that_reads_nothing_is_cut_off_and_a_slow_one_is_not() {
     }
     read += slow.take(SIZE - read).len();
     assert_eq!(read, SIZE);
+    let mut written = [(); 2].map(|()| heard.recv_timeout(3 * PATIENCE).unwrap());
+    written.sort_unstable();
+    assert_eq!(written, [(false, true), (true, false)], "the upstream's connection for the stuck client is closed");
+    assert!(sidecar.wait_for_log("the client does not read its answer").contains("nothing moved for 2s"));
 }
 
 #[test]
@@ -234,7 +237,7 @@ fn an_answer_that_stands_still_is_cut_and_the_log_says_why() {
 fn upload_slowly(client: &mut Connection) {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     client.send(format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000)));
-    for _ in 0..6 {
+    for _ in 0..4 {
         sleep(STEP);
         client.send("1\r\nx\r\n");
     }
@@ -243,7 +246,7 @@ fn upload_slowly(client: &mut Connection) {
 
 #[test]
 fn an_upload_may_take_longer_than_the_wait_for_an_answer() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "upstream-response-header-timeout");
     let mut client = Connection::to(sidecar.address());
     upload_slowly(&mut client);
@@ -273,7 +276,7 @@ fn an_answer_that_began_early_waits_for_the_upload() {
 
 #[test]
 fn an_address_has_no_more_connections_than_it_may() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let two = ["--server-max-connections-per-address", "2"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &two);
     let mut clients: Vec<Connection> = (0..2).map(|_| Connection::to(sidecar.address())).collect();
@@ -322,11 +325,7 @@ fn the_upstream_gets_no_more_connections_than_it_may() {
             client
         })
         .collect();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while upstream.requests().len() < 2 {
-        assert!(Instant::now() < deadline);
-        sleep(Duration::from_millis(5));
-    }
+    upstream.wait_for_requests(2);
     let mut third = Connection::to(sidecar.address());
     third.send(GET);
     let answer = third.response();
@@ -379,7 +378,7 @@ fn idle_upstream_connections_make_room() {
 
 #[test]
 fn silent_clients_do_not_stop_others() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(sidecar.address()).unwrap()).collect();
     let halves: Vec<Connection> = (0..300)

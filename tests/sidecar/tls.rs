@@ -2,11 +2,10 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::process::Command;
 
 use crate::support::raw::{Connection, Upstream};
 use crate::support::sidecar::{self, Sidecar};
-use crate::support::tls::{Authority, Pair, TlsConnection, tls_address};
+use crate::support::tls::{Authority, Pair, TlsConnection, openssl, tls_address};
 
 const GET: &str = "GET /x?y HTTP/1.1\r\nHost: shop.example\r\n\r\n";
 
@@ -74,10 +73,6 @@ fn keys_of_every_usual_form_are_read() {
     let authority = Authority::new();
     let directory = authority.directory.path().to_owned();
     let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).output().expect("openssl is there");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    };
     openssl(&["genrsa", "-traditional", "-out", &file("pkcs1.key"), "2048"]);
     openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &file("sec1.key")]);
     openssl(&["genpkey", "-algorithm", "ed25519", "-out", &file("pkcs8.key")]);

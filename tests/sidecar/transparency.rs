@@ -4,14 +4,8 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::support::raw::{Connection, Upstream};
+use crate::support::raw::{Connection, OK, Upstream};
 use crate::support::sidecar::Sidecar;
-
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-fn ok() -> Upstream {
-    Upstream::answering(|_| OK)
-}
 
 fn exchange(sidecar: &Sidecar, request: impl AsRef<[u8]>) -> crate::support::raw::Message {
     let mut client = Connection::to(sidecar.address());
@@ -49,7 +43,7 @@ fn the_bytes_of_a_plain_exchange() {
 
 #[test]
 fn preserve_adds_nothing_at_all() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-mode", "preserve"]);
     let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Port: 81\r\nForwarded: for=b\r\nX-Real-IP: 1.2.3.4\r\nX-Request-Id: mine\r\n\r\n";
     exchange(&sidecar, request);
@@ -60,7 +54,7 @@ fn preserve_adds_nothing_at_all() {
 
 #[test]
 fn trace_context_passes_untouched() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let context = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nTraceState: a=1,b=2\r\ntracestate: c=3\r\nbaggage: k=v\r\n";
     for mode in ["auto", "preserve"] {
         let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-mode", mode]);
@@ -72,7 +66,7 @@ fn trace_context_passes_untouched() {
 
 #[test]
 fn an_untrusted_peer_is_replaced_where_it_speaks_of_itself() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--log-level", "debug"]);
     exchange(
         &sidecar,
@@ -92,7 +86,7 @@ fn an_untrusted_peer_is_replaced_where_it_speaks_of_itself() {
 
 #[test]
 fn options_of_the_server_itself() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     assert_eq!(exchange(&sidecar, "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
     assert_eq!(upstream.request().start_line(), "OPTIONS * HTTP/1.1");
@@ -100,7 +94,7 @@ fn options_of_the_server_itself() {
 
 #[test]
 fn an_absolute_target_of_the_same_host_becomes_a_path() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     assert_eq!(exchange(&sidecar, "GET http://A.example/b?c HTTP/1.1\r\nHost: a.example\r\n\r\n").status(), 200);
     assert_eq!(exchange(&sidecar, "GET http://a.example HTTP/1.1\r\nHost: a.example\r\n\r\n").status(), 200);
@@ -122,7 +116,7 @@ fn an_absolute_target_of_the_same_host_becomes_a_path() {
 
 #[test]
 fn a_host_with_a_dot_at_its_end_passes_as_it_came() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     for host in ["a.example.", "a.example.:81"] {
         assert_eq!(exchange(&sidecar, format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).status(), 200);
@@ -135,7 +129,7 @@ fn a_host_with_a_dot_at_its_end_passes_as_it_came() {
 /// The README's list. All other bytes from `!` to `~` pass, and so does UTF-8.
 #[test]
 fn the_bytes_that_no_target_may_have() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let refused_in = |before: &str| -> Vec<char> {
         let refuses = |byte: &char| {
@@ -174,7 +168,7 @@ fn any_reason_passes() {
 
 #[test]
 fn unusual_methods_pass() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     for method in ["PROPFIND", "PURGE", "M-SEARCH", "PATCH", "X"] {
         assert_eq!(exchange(&sidecar, format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).status(), 200);
@@ -196,7 +190,7 @@ fn answers_with_a_thousand_fields_pass() {
 
 #[test]
 fn many_cookies_and_long_fields_pass() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let cookie = format!("session={}", "c".repeat(40_000));
     let more: String = (0..200).map(|i| format!("X-{i}: \"{i}\"\r\n")).collect();
@@ -376,7 +370,7 @@ fn chunked_requests_stream_as_they_come() {
 
 #[test]
 fn an_empty_chunked_request_stays_chunked() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     exchange(&sidecar, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
     let request = upstream.request();
@@ -386,7 +380,7 @@ fn an_empty_chunked_request_stays_chunked() {
 
 #[test]
 fn expectations_are_met_once() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
@@ -413,7 +407,7 @@ fn pipelined_requests_are_answered_in_order() {
 
 #[test]
 fn old_clients_that_ask_for_it_keep_their_connection() {
-    let upstream = ok();
+    let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     for _ in 0..3 {

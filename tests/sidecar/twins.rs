@@ -78,6 +78,29 @@ fn both_families_of_a_port_speak_tls() {
     }
 }
 
+/// The one is for clients without TLS, the other for those with it, and a reload may make them change places.
+#[test]
+fn a_port_is_plain_for_one_family_and_speaks_tls_for_the_other() {
+    let authority = Authority::new();
+    let pair = format!("[\"{}\"]", authority.issue("shop", &["shop.example"]).argument());
+    let upstream = Upstream::ok();
+    let url = url(&upstream);
+    let port = Port::reserve();
+    let [ipv6, ipv4] = ["[::]", "0.0.0.0"].map(|address| format!("[\"{address}:{}\"]", port.number()));
+    let keys = |plain, tls| {
+        let certificates = ("tls.certificates", pair.as_str());
+        [("upstream.url", url.as_str()), ("server.listen", plain), ("tls.listen", tls), certificates]
+    };
+    let [by_ipv4, by_ipv6] = loopbacks(&port);
+    let configured = Configured::start(&keys(&ipv6, &ipv4));
+    for (plain, tls) in [(by_ipv6, by_ipv4), (by_ipv4, by_ipv6)] {
+        assert_eq!(get(&mut Connection::to(plain)).status(), 200, "{plain}");
+        let mut client = TlsConnection::to(tls, "shop.example", authority.client(&["http/1.1"])).unwrap();
+        assert!(client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "ok").starts_with("HTTP/1.1 200 OK"), "{tls}");
+        assert!(configured.change(&keys(&ipv4, &ipv6)).contains("\"reloaded\""));
+    }
+}
+
 #[test]
 fn an_upstream_on_the_loopback_is_another_than_the_listener_for_ipv6() {
     let code = |listen: &[&str]| {

@@ -13,8 +13,8 @@ use crate::support::mariadb::{Database, TokenState};
 use crate::support::port::Port;
 use crate::support::raw::{Connection, Upstream};
 use crate::support::rig;
-use crate::support::sidecar::{self, PATIENCE, Sidecar};
-use crate::support::tls::{Asked, Authority, Pair, TlsUpstream};
+use crate::support::sidecar::{self, PATIENCE, Sidecar, wait_until};
+use crate::support::tls::{Asked, Authority, Pair, TlsUpstream, openssl, self_signed};
 
 fn to_tls_upstream(url: &str, arguments: &[&str]) -> Sidecar {
     let mut all = vec!["--upstream", url];
@@ -95,20 +95,6 @@ fn a_ca_file_without_a_certificate_is_a_fault_at_the_start() {
     assert!(error.contains("upstream.ca_file: ") && error.contains("has no certificate in PEM form"), "{error}");
 }
 
-fn openssl(arguments: &[&str]) {
-    let output = Command::new("openssl").args(arguments).output().expect("openssl is there");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// What `openssl req -x509` makes by itself: its own authority, named by its subject only.
-fn self_signed(directory: &Path, name: &str) -> Pair {
-    let pair = Pair { chain: directory.join(format!("{name}.pem")), key: directory.join(format!("{name}.key")) };
-    let (chain, key) = (pair.chain.to_str().unwrap(), pair.key.to_str().unwrap());
-    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key];
-    openssl(&[&["req", "-x509", "-subj", &format!("/CN={name}"), "-days", "30", "-out", chain][..], &new_key].concat());
-    pair
-}
-
 /// A request through a sidecar in front of `port`: the status, and what the log says of a refusal.
 fn through(port: u16, arguments: &[&str]) -> Result<(), String> {
     let url = format!("https://localhost:{port}");
@@ -157,11 +143,7 @@ fn a_certificate_in_the_ca_file_is_trusted_by_identity() {
     let mut server = daemon("openssl");
     server.args(accept).args(["-cert", &file("v1.pem"), "-key", &file("localhost.key")]);
     let mut server = server.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(port.address()).is_err() {
-        assert!(Instant::now() < deadline, "openssl does not listen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("openssl listens", || TcpStream::connect(port.address()).is_ok());
     let refused = through(port.number(), &["--upstream-ca-file", &file("v1.pem")]).unwrap_err();
     server.kill().unwrap();
     server.wait().unwrap();

@@ -9,7 +9,7 @@ use wp_jwt_sidecar::wordpress::database::{Database as Pool, DatabaseError, Hosts
 
 use crate::admin::{admin, get};
 use crate::support::made_up::{Conversation, MadeUp, Spoil, error, ok, packet, switch};
-use crate::support::rig::{AUTH_KEY, AUTH_SALT, SECRET, refresh_at, wordpress};
+use crate::support::rig::{SECRETS, refresh_at, wordpress};
 use crate::support::sidecar::{Sidecar, command, tells_a_secret};
 
 fn pool(server: &MadeUp) -> Pool {
@@ -228,14 +228,15 @@ async fn a_server_that_makes_the_library_panic_costs_nothing_but_native_answers(
     let upstream = wordpress();
     let (site, url) = (format!("http://{}", upstream.address()), server.url());
     let environment = [
-        ("WP_JWT_SIDECAR_UPSTREAM_URL", site.as_str()),
-        ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", url.as_str()),
-        ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", "wp_"),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", AUTH_KEY),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", AUTH_SALT),
-        ("WP_JWT_SIDECAR_JWT_SECRET", SECRET),
-        ("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0"),
-    ];
+        &[
+            ("WP_JWT_SIDECAR_UPSTREAM_URL", site.as_str()),
+            ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", url.as_str()),
+            ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", "wp_"),
+            ("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0"),
+        ][..],
+        &SECRETS,
+    ]
+    .concat();
     let mut sidecar = Sidecar::start_with(&[], &environment);
     let line: Value = serde_json::from_str(&sidecar.wait_for_log("the database's client library panicked")).unwrap();
     let place = line["place"].as_str().unwrap();
@@ -254,7 +255,7 @@ async fn a_server_that_makes_the_library_panic_costs_nothing_but_native_answers(
 
     let run = |arguments: &[&str]| {
         let mut run: Command = command();
-        let output = run.args(arguments).envs(environment).output().unwrap();
+        let output = run.args(arguments).envs(environment.iter().copied()).output().unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(said.contains(PANICKED) && !said.contains("panicked at") && !tells_a_secret(&said), "{said}");
         output.status.code()

@@ -83,18 +83,10 @@ async fn the_server_sees_no_aborted_connection() {
     sidecar.wait_for_log("\"reloaded\"");
     refresh(&tokens[10..]);
 
-    let url = format!("http://{}", upstream.address());
-    let environment = [
-        ("WP_JWT_SIDECAR_UPSTREAM_URL", url.as_str()),
-        ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
-        ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", "wp_"),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-        ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
-    ];
+    let environment = rig::command_environment(&database, upstream.address());
     let commands: [&[&str]; 4] = [&["check"], &["index"], &["index", "--apply"], &["doctor", "--no-php"]];
     for arguments in commands {
-        let output = command().args(arguments).envs(environment).output().unwrap();
+        let output = command().args(arguments).envs(environment.clone()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         // doctor has its say about a site that an upstream only plays.
         assert!(arguments[0] == "doctor" || output.status.success(), "{arguments:?}: {said}");
@@ -170,6 +162,27 @@ async fn there_are_never_more_than_the_limit() {
         assert_eq!(open().await, 4);
         assert_eq!((pool.pool().busy, pool.pool().idle), (4, 0));
         sessions.into_iter().for_each(Session::give_back);
+    }
+}
+
+/// A server may be set to begin another transaction at each COMMIT, or to end the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_ends_the_transaction_and_nothing_else() {
+    let server = Database::private();
+    let database = server.create().await;
+    let mut root = server.root().await;
+    for completion_type in ["CHAIN", "RELEASE"] {
+        root.query_drop(format!("SET GLOBAL completion_type = '{completion_type}'")).await.unwrap();
+        let pool = pool(&database);
+        let mut session = pool.transactions().await.unwrap();
+        let name = session.name().id();
+        for end in ["COMMIT", "ROLLBACK"] {
+            session.conn().query_drop("START TRANSACTION").await.unwrap();
+            session.conn().query_drop("UPDATE wp_users SET display_name = 'x'").await.unwrap();
+            session.conn().query_drop(end).await.unwrap();
+            let now = session.conn().query_first("SELECT CONNECTION_ID(), @@in_transaction").await.unwrap();
+            assert_eq!(now.map(mysql_async::from_row::<(u32, u8)>), Some((name, 0)), "{completion_type}, {end}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Report, lines, proposed, refreshes_natively, text};
 use crate::support::mariadb::{Database, PASSWORD, PASSWORD_IN_URL, TestDatabase, TokenState};
-use crate::support::rig::{self, AUTH_KEY, AUTH_SALT, SECRET, eventually};
+use crate::support::rig::{self, eventually};
 use crate::support::sidecar::command;
 
 /// Everything on that needs rights.
@@ -31,10 +31,10 @@ fn environment<'a>(database: &'a TestDatabase, upstream: &'a str) -> Vec<(&'stat
         ("WP_JWT_SIDECAR_UPSTREAM_URL", upstream),
         ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
         ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", AUTH_KEY),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", AUTH_SALT),
-        ("WP_JWT_SIDECAR_JWT_SECRET", SECRET),
     ]);
+    all.extend(rig::SECRETS);
+    // Spares the watch over an idle connection.
+    all.push(("WP_JWT_SIDECAR_UPSTREAM_KEEPALIVE_IDLE", "0s"));
     all
 }
 

@@ -16,7 +16,7 @@ use crate::admin::{admin, get};
 use crate::support::mariadb::Database;
 use crate::support::raw::{Connection, Upstream};
 use crate::support::rig::{ROUTE, Rig};
-use crate::support::sidecar::{self, PATIENCE, Sidecar};
+use crate::support::sidecar::{self, PATIENCE, Sidecar, wait_until};
 use crate::support::tls::{Authority, tls_address};
 
 /// As large as the answers of the attack are.
@@ -129,11 +129,7 @@ fn an_attack_by_streams_that_are_not_read_leaves_room_for_others() {
         })
         .collect();
     // 160 of them could be in flight by their connections' limits; by their address's it is half of 150.
-    let deadline = Instant::now() + PATIENCE;
-    while upstream.connections() < 70 {
-        assert!(Instant::now() < deadline, "hardly an attack: {} connections", upstream.connections());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("it is an attack", || upstream.connections() >= 70);
     for _ in 0..50 {
         assert_eq!(small(&sidecar), 200);
         assert_eq!(get(operators, "/healthz").status(), 200);

@@ -102,10 +102,7 @@ async fn a_map_that_is_filled_anew_is_complete_only_at_the_end() {
     let database = Database::shared().create().await;
     let (map, tokens) = map(&database, 20);
     let user = database.insert_user("alice").await.id;
-    let mut live = Vec::new();
-    for _ in 0..15 {
-        live.push(database.insert_token(TokenState::Live, user).await);
-    }
+    let live = database.insert_tokens(15, TokenState::Live, user).await;
     database.fill_tokens(30_000).await;
     map.fill(columns()).await.unwrap();
     let first = map.complete();

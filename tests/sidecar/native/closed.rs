@@ -94,19 +94,8 @@ async fn a_refused_call_makes_wordpress_be_asked_and_its_refusal_counts() {
     let ready = get(address, "/readyz");
     assert_eq!(ready.status(), 200, "the site is served: {ready:?}");
     assert_eq!(ready.json()["warnings"], json!([format!("refreshes are left to WordPress: {refusal}")]));
-    let upstream = format!("http://{}", rig.upstream.address());
-    let said = command()
-        .arg("check")
-        .envs([
-            ("WP_JWT_SIDECAR_UPSTREAM_URL", upstream.as_str()),
-            ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", rig.database.url()),
-            ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", rig.database.prefix()),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-            ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
-        ])
-        .output()
-        .unwrap();
+    let environment = rig::command_environment(&rig.database, rig.upstream.address());
+    let said = command().arg("check").envs(environment).output().unwrap();
     let said = String::from_utf8(said.stdout).unwrap();
     assert!(said.contains(&refusal), "{said}");
 

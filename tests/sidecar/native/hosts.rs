@@ -2,14 +2,16 @@
 //! On a host that only the client has named only live tokens are refreshed, and nothing is refused.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+use mysql_async::prelude::Queryable as _;
 use serde_json::{Value, json};
 
 use super::noticed::{at_host, with_wp_config};
 use crate::support::mariadb::{Database, TokenState};
 use crate::support::raw::{Message, Upstream};
 use crate::support::rig::{self, ACTIVE, ROUTE, Rig, eventually, settings};
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{Sidecar, command};
 
 /// A WordPress that knows no home URL but the host it is asked for; what it gets of the route it answers with 299.
 /// Behind `blog.example` there is another site.
@@ -74,20 +76,8 @@ async fn each_host_has_its_issuer() {
         let line = rig.sidecar.wait_for_log(&format!("\"host\":\"{host}\""));
         assert!(line.contains("refreshes on a host in wordpress.hosts go to WordPress"), "{line}");
     }
-    let upstream = format!("http://{}", rig.upstream.address());
-    let said = crate::support::sidecar::command()
-        .arg("check")
-        .envs([
-            ("WP_JWT_SIDECAR_UPSTREAM_URL", upstream.as_str()),
-            ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", rig.database.url()),
-            ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", rig.database.prefix()),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", rig::AUTH_KEY),
-            ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", rig::AUTH_SALT),
-            ("WP_JWT_SIDECAR_JWT_SECRET", rig::SECRET),
-            hosts,
-        ])
-        .output()
-        .unwrap();
+    let environment = rig::command_environment(&rig.database, rig.upstream.address());
+    let said = command().arg("check").envs(environment).env(hosts.0, hosts.1).output().unwrap();
     let said = String::from_utf8(said.stdout).unwrap();
     for wanted in [
         "host www.shop.example: its tokens are issued for http://www.shop.example\n",
@@ -152,7 +142,7 @@ async fn on_another_host_only_live_tokens_are_refreshed() {
 async fn questions_for_other_hosts_are_few() {
     let rig = rig(&[]).await;
     let live = rig.token().await.refresh_token;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     for number in 0..200 {
         assert_eq!(refresh_at(&rig.sidecar, &format!("h{number}.example"), &live).status(), 299);
     }
@@ -163,6 +153,8 @@ async fn questions_for_other_hosts_are_few() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rate_limit_refuses_nobody_on_another_host() {
     let rig = rig(&[]).await;
+    let live = rig.token().await.refresh_token;
+    assert_eq!(refresh_at(&rig.sidecar, "blog.example", &live).status(), 299, "its row is known from now on");
     let limit = [
         ("rate_limit_settings", "enabled", "b:1;"),
         ("rate_limit_settings", "max_requests", "i:1;"),
@@ -170,14 +162,65 @@ async fn the_rate_limit_refuses_nobody_on_another_host() {
     ];
     rig.database.set_option("jwt_auth_pro_settings", settings(&limit)).await;
     eventually("the limit shows", || async { rig.refresh("none").status() == 429 }).await;
-    let live = rig.token().await.refresh_token;
-    for _ in 0..3 {
-        assert_eq!(refresh_at(&rig.sidecar, "other.example", &live).status(), 299);
-    }
-    // Nothing was read or asked for them.
+    let three_calls = || {
+        for _ in 0..3 {
+            assert_eq!(refresh_at(&rig.sidecar, "other.example", &live).status(), 299);
+        }
+    };
+    three_calls();
+    // Nothing was read or asked for them. What is read waits here, so that it can be seen.
+    let mut locking = rig.database.connect().await;
+    locking.query_drop("LOCK TABLES wp_jwt_auth_tokens WRITE").await.unwrap();
+    three_calls();
+    assert_eq!(reading(&rig).await, Vec::<u32>::new());
+    locking.query_drop("UNLOCK TABLES").await.unwrap();
     assert!(!asked_for(&rig).contains("other.example"));
     let events = rig.database.analytics_rows_after(0).await;
     assert!(events.iter().all(|event| event.get("event_status") != Some("1")), "{events:?}");
+}
+
+/// Clients choose the hosts: what is read for them leaves rotations most connections. None of them waits for long, and
+/// that one has its answer, or has left, ends no statement and with it the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_hosts_take_few_connections_and_break_none_off() {
+    let rig = rig(&[]).await;
+    let live = rig.token().await.refresh_token;
+    assert_eq!(refresh_at(&rig.sidecar, "other.example", &live).status(), 299, "its row is known from now on");
+    let mut locking = rig.database.connect().await;
+    let taken = loop {
+        locking.query_drop("LOCK TABLES wp_jwt_auth_tokens WRITE").await.unwrap();
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let calls: Vec<_> =
+                (0..20).map(|_| scope.spawn(|| refresh_at(&rig.sidecar, "other.example", &live).status())).collect();
+            assert!(calls.into_iter().all(|call| call.join().unwrap() == 299));
+        });
+        let taken = reading(&rig).await;
+        locking.query_drop("UNLOCK TABLES").await.unwrap();
+        // No statement waits for the lock longer than a second, so on a busy machine some may have given up.
+        if begun.elapsed() < Duration::from_millis(900) {
+            break taken;
+        }
+    };
+    assert_eq!(taken.len(), 4, "{taken:?}");
+    eventually("their connections are kept", async || {
+        let asleep: Vec<u32> = processes(&rig, "COMMAND = 'Sleep'").await;
+        taken.iter().all(|id| asleep.contains(id))
+    })
+    .await;
+    assert_eq!(rig.refresh(&live).status(), 200);
+}
+
+/// The connections of the rig's database of which this holds.
+async fn processes(rig: &Rig, condition: &str) -> Vec<u32> {
+    let name = rig.database.url().split(['/', '?']).nth(3).unwrap();
+    let asked = format!("SELECT ID FROM information_schema.PROCESSLIST WHERE DB = '{name}' AND {condition}");
+    Database::shared().root().await.query(asked).await.unwrap()
+}
+
+/// Those that read how a token stands, for a host that only the client has named.
+async fn reading(rig: &Rig) -> Vec<u32> {
+    processes(rig, "COMMAND != 'Sleep' AND INFO LIKE '%TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM%'").await
 }
 
 /// A token of a network may be any site's, and so may a host.

@@ -100,6 +100,28 @@ fn keys_take_effect() {
     assert!(begun.elapsed() < Duration::from_secs(25), "drain_timeout was 30 s before");
 }
 
+/// The number of connections that there may be to the site follows from that of listeners and clients, unless it is set.
+#[test]
+fn idle_connections_to_the_site_outlive_a_change_of_how_many_there_may_be() {
+    let upstream = named("name", Arc::default());
+    let url = url(&upstream);
+    let usual = [("upstream.url", url.as_str()), ("server.workers", "1")];
+    let configured = Configured::start(&usual);
+    let mut kept = Connection::to(configured.sidecar.address());
+    assert_eq!(get(&mut kept).status(), 200);
+    let three = "[\"127.0.0.1:0\", \"127.0.0.1:0\", \"127.0.0.1:0\"]";
+    for more in [("server.listen", three), ("server.max_connections", "50"), ("upstream.max_connections", "7")] {
+        let line = configured.change(&[&usual[..], &[more]].concat());
+        assert!(line.contains("\"reloaded\"") && line.contains(more.0), "{line}");
+        assert_eq!(get(&mut kept).status(), 200);
+        assert_eq!(upstream.connections(), 1, "{}", more.0);
+    }
+    // It is another site's, so far as the sidecar knows.
+    configured.change(&[&usual[..], &[("upstream.connect_timeout", "\"9s\"")]].concat());
+    assert_eq!(get(&mut kept).status(), 200);
+    assert_eq!(upstream.connections(), 2);
+}
+
 /// A line of the level info for each refused request, while the level is that.
 #[test]
 fn the_level_of_the_log_changes() {

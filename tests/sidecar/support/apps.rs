@@ -56,10 +56,8 @@ pub struct Report {
 impl Apps {
     /// So many apps, each with a session of its own.
     pub async fn start(count: usize, database: &TestDatabase, user: u64, address: SocketAddr) -> Apps {
-        let mut tokens = Vec::new();
-        for _ in 0..count * 20 {
-            tokens.push(database.insert_token(TokenState::Live, user).await.refresh_token);
-        }
+        let tokens = database.insert_tokens(count * 20, TokenState::Live, user).await;
+        let mut tokens: Vec<String> = tokens.into_iter().map(|token| token.refresh_token).collect();
         let spare = Mutex::new(tokens.split_off(count));
         let shared = Arc::new(Shared {
             address: Mutex::new(address),

@@ -42,7 +42,12 @@ impl Database {
 
     /// The same with these options of mariadbd.
     pub fn private_with(options: &[&str]) -> Database {
-        Database::launch(Some(&Database::shared().dir.join("template")), options)
+        Database::launch(Some(&Database::shared().template()), options)
+    }
+
+    /// A data directory as it is before a server's first start, for others to copy. Only the shared server has one.
+    pub fn template(&self) -> PathBuf {
+        self.dir.join("template")
     }
 
     /// A new database with the tables of `fixtures/schema.sql`, all empty, under the prefix `wp_`.
@@ -286,6 +291,28 @@ impl TestDatabase {
 
     /// A new token in this family.
     pub async fn insert_token_of_family(&self, state: TokenState, user_id: u64, token_family: &str) -> Token {
+        self.insert_token_by(&mut self.connect().await, state, user_id, token_family).await
+    }
+
+    /// So many new tokens of this user, each in a family of its own.
+    pub async fn insert_tokens(&self, count: usize, state: TokenState, user_id: u64) -> Vec<Token> {
+        let mut connection = self.connect().await;
+        connection.query_drop("START TRANSACTION").await.unwrap();
+        let mut tokens = Vec::new();
+        for _ in 0..count {
+            tokens.push(self.insert_token_by(&mut connection, state, user_id, &random_hex::<16>()).await);
+        }
+        connection.query_drop("COMMIT").await.unwrap();
+        tokens
+    }
+
+    async fn insert_token_by(
+        &self,
+        connection: &mut Conn,
+        state: TokenState,
+        user_id: u64,
+        token_family: &str,
+    ) -> Token {
         let user_id = if state == TokenState::Orphan { NO_USER } else { user_id };
         let mut token = Token {
             id: 0,
@@ -304,7 +331,6 @@ impl TestDatabase {
             TokenState::Expired => "UTC_TIMESTAMP() - INTERVAL 1 HOUR",
             _ => "UTC_TIMESTAMP() + INTERVAL 30 DAY",
         };
-        let mut connection = self.connect().await;
         connection
             .exec_drop(
                 self.sql(&format!(

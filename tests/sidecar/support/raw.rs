@@ -8,7 +8,10 @@ use std::thread::JoinHandle;
 
 use super::port::Port;
 use super::secrets;
-use super::sidecar::PATIENCE;
+use super::sidecar::{PATIENCE, wait_until};
+
+/// The shortest answer.
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A message as it came: head and body, the body with its chunks joined.
 #[derive(Clone, PartialEq, Eq)]
@@ -262,9 +265,9 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Answers every request with 200 and the two letters "ok".
+    /// Answers every request with [`OK`].
     pub fn ok() -> Upstream {
-        Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        Upstream::answering(|_| OK)
     }
 
     /// Answers every request with the bytes that `answer` makes of it, on connections that stay open until the answer
@@ -343,6 +346,11 @@ impl Upstream {
     /// The requests so far.
     pub fn requests(&self) -> Vec<Message> {
         self.requests.lock().unwrap().clone()
+    }
+
+    /// Waits until so many requests have come.
+    pub fn wait_for_requests(&self, count: usize) {
+        wait_until(&format!("{count} requests"), || self.requests.lock().unwrap().len() >= count);
     }
 
     /// The only request so far.

@@ -15,6 +15,13 @@ pub const SECRET: &str = "rig-secret-key-0123456789-abcdefghijklmnop-XYZ";
 pub const AUTH_KEY: &str = "rig-auth-key";
 pub const AUTH_SALT: &str = "rig-auth-salt";
 
+/// The same, as the environment says them.
+pub const SECRETS: [(&str, &str); 3] = [
+    ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", AUTH_KEY),
+    ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", AUTH_SALT),
+    ("WP_JWT_SIDECAR_JWT_SECRET", SECRET),
+];
+
 /// The home URL of the rig's site.
 pub const HOME: &str = "http://shop.example";
 
@@ -122,18 +129,21 @@ pub fn wordpress() -> Upstream {
 
 /// A sidecar for `database` in front of `upstream`, all of it said by the environment.
 pub fn sidecar(database: &TestDatabase, upstream: SocketAddr, environment: &[(&str, &str)]) -> Sidecar {
-    let upstream = format!("http://{upstream}");
-    let mut all = vec![
-        ("WP_JWT_SIDECAR_UPSTREAM_URL", upstream.as_str()),
-        ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url()),
-        ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", AUTH_KEY),
-        ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", AUTH_SALT),
-        ("WP_JWT_SIDECAR_JWT_SECRET", SECRET),
-        ("WP_JWT_SIDECAR_LOG_LEVEL", "info,wp_jwt_sidecar=debug"),
-    ];
+    let site = command_environment(database, upstream);
+    let mut all: Vec<(&str, &str)> = site.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    all.push(("WP_JWT_SIDECAR_LOG_LEVEL", "info,wp_jwt_sidecar=debug"));
     all.extend_from_slice(environment);
     Sidecar::start_with(&[], &all)
+}
+
+/// What a command is told of the site with `database` behind `upstream`.
+pub fn command_environment(database: &TestDatabase, upstream: SocketAddr) -> Vec<(&'static str, String)> {
+    let places = [
+        ("WP_JWT_SIDECAR_UPSTREAM_URL", format!("http://{upstream}")),
+        ("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", database.url().to_owned()),
+        ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix().to_owned()),
+    ];
+    places.into_iter().chain(SECRETS.map(|(name, value)| (name, value.to_owned()))).collect()
 }
 
 /// Presents `token` at `address`.

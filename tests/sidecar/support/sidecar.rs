@@ -16,6 +16,15 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The sidecar writes its log in one piece a hundred times a second, and a busy machine may be late.
 const LOG_REST: Duration = Duration::from_millis(50);
 
+/// Waits until `holds`; blocks. ([`rig::eventually`] does not.)
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A running sidecar. Dropped, it is killed; then the test fails if there is a secret in its log, or a line that is no JSON.
 pub struct Sidecar {
     child: Child,

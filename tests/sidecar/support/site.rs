@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::mariadb::{TestDatabase, random_hex};
+use super::mariadb::{Database, TestDatabase, random_hex};
 use super::raw::Connection;
 use super::secrets;
 use super::sidecar::PATIENCE;
@@ -32,7 +32,12 @@ pub struct Keys {
 impl Site {
     /// A site of the caller's own, with arguments for `tests/site/up`. Takes some seconds, and blocks for them.
     pub fn up(arguments: &[&str]) -> Site {
-        let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/site/up"))
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/site/up"));
+        // What the tests have of their own may be MySQL's.
+        if std::env::var_os("SIDECAR_TESTS_MYSQL").is_none() {
+            command.arg("--template").arg(Database::shared().template());
+        }
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

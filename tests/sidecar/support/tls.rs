@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -112,6 +113,21 @@ impl Authority {
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config
     }
+}
+
+/// Runs the program `openssl`.
+pub fn openssl(arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).output().expect("openssl is there");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What `openssl req -x509` makes by itself: its own authority, named by its subject only.
+pub fn self_signed(directory: &Path, name: &str) -> Pair {
+    let pair = Pair { chain: directory.join(format!("{name}.pem")), key: directory.join(format!("{name}.key")) };
+    let (chain, key) = (pair.chain.to_str().unwrap(), pair.key.to_str().unwrap());
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key];
+    openssl(&[&["req", "-x509", "-subj", &format!("/CN={name}"), "-days", "30", "-out", chain][..], &new_key].concat());
+    pair
 }
 
 /// An upstream that speaks TLS, and what it was asked.
