@@ -15,8 +15,8 @@
 //! [`admin`] shows it to operators, with what [`last_seen`] remembers of database and upstream. [`doctor`] looks at a whole
 //! installation without serving.
 //!
-//! [`config`] is read and checked before all that, [`run`] puts the parts together, [`serving`] takes signals, reloads
-//! and tells the service manager ([`notify`], [`pulse`]), and [`drain`] ends everything in order.
+//! [`config`] is read and checked before all that, [`assemble`] puts the parts together, [`serve`] takes signals, reloads
+//! and tells the service manager, and [`drain`] ends everything in order.
 
 pub mod cli;
 pub mod config;
@@ -26,11 +26,9 @@ pub mod printable;
 pub mod telemetry;
 pub mod version;
 
+pub mod assemble;
 pub mod drain;
-pub mod notify;
-pub mod pulse;
-pub mod run;
-pub mod serving;
+pub mod serve;
 
 pub mod access_log;
 pub mod admin;

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
+use wp_jwt_sidecar::assemble::{Parts, Sidecar};
 use wp_jwt_sidecar::cli::{self, Cli, Command};
 use wp_jwt_sidecar::config::{self, Faults, RefreshMode};
 use wp_jwt_sidecar::doctor::report::{self, Style};
@@ -20,14 +21,14 @@ use wp_jwt_sidecar::listen::inherited::Inherited;
 use wp_jwt_sidecar::listen::listeners;
 use wp_jwt_sidecar::net::dial::Dialer;
 use wp_jwt_sidecar::printable::{self, Form, Printer};
-use wp_jwt_sidecar::run::{Parts, Sidecar};
-use wp_jwt_sidecar::serving::{self, Load};
+use wp_jwt_sidecar::serve::notify;
+use wp_jwt_sidecar::serve::{self, Load};
 use wp_jwt_sidecar::share::Share;
 use wp_jwt_sidecar::tls::Tls;
 use wp_jwt_sidecar::tls::certificates::Warning;
 use wp_jwt_sidecar::wordpress::database::Database;
 use wp_jwt_sidecar::wordpress::installation::{self, Installation};
-use wp_jwt_sidecar::{admin, notify, panics, telemetry};
+use wp_jwt_sidecar::{admin, panics, telemetry};
 
 /// Every exchange allocates its fields: many small blocks that live for a moment, on each worker's own thread.
 #[global_allocator]
@@ -193,7 +194,7 @@ fn serve(parts: Parts, options: cli::Options) -> anyhow::Result<()> {
     })?;
     let sidecar = Sidecar::assemble(parts).context("cannot start")?;
     let load: Load = Arc::new(move || load(&options));
-    serving::serve(sidecar, bound, admin, load, shutdown).context("cannot go on")
+    serve::serve(sidecar, bound, admin, load, shutdown).context("cannot go on")
 }
 
 /// Waits a while for a certificate where nothing can be served without one.

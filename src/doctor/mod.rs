@@ -37,13 +37,13 @@ use tokio::time::timeout;
 
 pub use finding::{Area, Finding, Level, verdict};
 
+use crate::assemble::{Parts, Sidecar};
 use crate::cli::{self, Options};
 use crate::config::{Config, RefreshMode, Secret};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::store::Store;
 use crate::refresh::trial::{self, Trial};
-use crate::run::{Parts, Sidecar};
 use crate::tls::Tls;
 use crate::wordpress::database::Database;
 use crate::wordpress::installation::{Installation, installation};

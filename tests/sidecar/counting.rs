@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use wp_jwt_sidecar::admin::exposition::Exposed;
+use wp_jwt_sidecar::assemble::{Parts, Sidecar};
 use wp_jwt_sidecar::config::{Config, ListenAddress, Sources};
 use wp_jwt_sidecar::listen::inherited::Inherited;
 use wp_jwt_sidecar::listen::listeners;
 use wp_jwt_sidecar::metrics::{Event, Level, Metrics, Timing};
 use wp_jwt_sidecar::net::dial::Dialer;
-use wp_jwt_sidecar::run::{Parts, Sidecar};
-use wp_jwt_sidecar::serving::{self, Load};
+use wp_jwt_sidecar::serve::{self, Load};
 use wp_jwt_sidecar::tls::Tls;
 
 use crate::config::site::flag;
@@ -53,7 +53,7 @@ impl Inside {
         let load: Load = Arc::new(|| unreachable!("nobody sends SIGHUP"));
         let (stop, stopped) = oneshot::channel();
         let shutdown = move || Ok(async move { drop(stopped.await) });
-        let thread = std::thread::spawn(move || serving::serve(sidecar, bound, None, load, shutdown).unwrap());
+        let thread = std::thread::spawn(move || serve::serve(sidecar, bound, None, load, shutdown).unwrap());
         Inside { metrics, exposed, address, stop: Some(stop), thread: Some(thread) }
     }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
+use super::notify;
 use super::{Serving, settings, watch_certificates};
 use crate::admin::InForce;
+use crate::assemble::{LEFT_TO_WORDPRESS, Native, Parts};
 use crate::config::keys::{self, Key};
 use crate::config::{Config, Effective, Fault, Faults};
 use crate::metrics::Event;
-use crate::notify;
-use crate::run::{LEFT_TO_WORDPRESS, Native, Parts};
 use crate::telemetry;
 use crate::worker::Work;
 

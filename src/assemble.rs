@@ -1,4 +1,4 @@
-//! Puts the parts together. `serve` and `check` share everything up to [`serving`](crate::serving); a reload makes
+//! Puts the parts together. `serve` and `check` share everything up to [`serve`](crate::serve); a reload makes
 //! what it changes here, too.
 
 mod watch;

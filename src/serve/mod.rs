@@ -3,7 +3,9 @@
 //!
 //! All of this runs on one thread, the front's, beside the accept loops. Who answers requests are the workers.
 
+pub mod notify;
 mod reload;
+mod self_check;
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +23,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin, InForce, Subject};
 use crate::admission::per_address::PerAddress;
+use crate::assemble::{LAST_WRITES, LEFT_TO_WORDPRESS, Lasting, Native, Parts, Sidecar};
 use crate::config::{Config, Effective, Faults};
 use crate::drain::Drain;
 use crate::exchange::context::Settings;
@@ -28,11 +31,9 @@ use crate::listen::Listener;
 use crate::listen::listeners::{Bound, Listeners};
 use crate::metrics::{Level, Shard};
 use crate::net::dial::Dialer;
-use crate::notify;
-use crate::pulse::Pulse;
-use crate::run::{LAST_WRITES, LEFT_TO_WORDPRESS, Lasting, Native, Parts, Sidecar};
 use crate::tls::{self, Tls};
 use crate::worker::{self, Work};
+use self_check::Pulse;
 
 /// How often the service manager is told how many connections there are.
 const STATUS: Duration = Duration::from_secs(10);
