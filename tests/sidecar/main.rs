@@ -22,6 +22,7 @@ mod forwarding;
 mod groups;
 mod http2;
 mod json_parity;
+mod layers;
 mod leaving;
 mod limits;
 mod locks;
