@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -105,8 +106,42 @@ impl RequestBody {
         }
     }
 
+    /// Reads the start of the body and puts it back: all of it, or at least `limit` bytes. Returns the data where that is all.
+    ///
+    /// # Errors
+    /// The client's: the body broke off, was not valid, came too slowly or was too large.
+    pub async fn peek(&mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
+        let (mut frames, mut joined, mut length) = (VecDeque::new(), BytesMut::new(), 0);
+        let mut data = Bytes::new();
+        while length < limit && !self.is_end_stream() {
+            let Some(frame) = self.frame().await.transpose()? else { break };
+            match frame.into_data() {
+                Ok(part) => {
+                    length += part.len();
+                    if joined.is_empty() && self.is_end_stream() {
+                        data = part;
+                    } else {
+                        // SECURITY: each frame keeps the buffer that it was read to, and a body may come byte by byte, for
+                        // as long as the client likes: 64 KiB of it would hold half a gigabyte.
+                        joined.extend_from_slice(&part);
+                    }
+                }
+                Err(trailers) => frames.push_back(trailers),
+            }
+        }
+        if !joined.is_empty() {
+            data = joined.freeze();
+        }
+        let is_whole = self.is_end_stream();
+        if !data.is_empty() {
+            frames.push_front(Frame::data(data.clone()));
+        }
+        self.put_back(frames);
+        Ok(is_whole.then_some(data))
+    }
+
     /// Puts frames that were read back in front of what is still to come.
-    pub fn put_back(&mut self, mut frames: VecDeque<Frame<Bytes>>) {
+    fn put_back(&mut self, mut frames: VecDeque<Frame<Bytes>>) {
         *self = match std::mem::replace(self, RequestBody::Empty) {
             RequestBody::Empty if frames.is_empty() => RequestBody::Empty,
             RequestBody::Empty => RequestBody::Replayed(frames, None),

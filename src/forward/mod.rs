@@ -8,7 +8,6 @@ pub mod response;
 pub mod response_body;
 pub mod tunnel;
 pub mod upgrade;
-pub mod upload;
 pub mod upstream;
 
 use std::rc::Rc;
@@ -28,6 +27,12 @@ use request::Own;
 use response_body::ResponseBody;
 use upgrade::Upgrade;
 use upstream::Upstream;
+
+/// How much of a request's body is read before a connection to the upstream is taken: a client that sends slowly, by nature or by
+/// intent, must not hold one of the upstream's workers while it does (Apache's prefork has 150 of them). Logins, comments and API
+/// calls are whole then, so that what is wrong with them is answered before the upstream has seen anything, whether or not a body
+/// announces its length; of an upload it is what a few reads bring.
+const UPLOAD_START: usize = 64 << 10;
 
 /// An answer of the upstream.
 pub struct Forwarded {
@@ -88,7 +93,9 @@ impl Forwarder {
         let upgrade = Upgrade::asked_for(&request);
         let own = Own { authority: self.upstream.authority(), mode: self.mode, sets_request_id: self.sets_request_id };
         let mut added = request::prepare(&mut request, hop, &own, upgrade.as_ref());
-        upload::read_start(&mut request).await?;
+        if matches!(request.body(), RequestBody::Streamed(_)) {
+            request.body_mut().peek(UPLOAD_START).await?;
+        }
         added.body_was_read(&request);
         let dialer = self.upstream.dialer();
         // Most go by one name, and each look into the fields costs.

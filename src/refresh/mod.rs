@@ -48,15 +48,13 @@ pub mod waiting;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Frame};
+use hyper::body::Body as _;
 use tokio::time::{timeout, timeout_at};
 use tracing::{debug, warn};
 
@@ -110,12 +108,12 @@ pub async fn answer(
         Ok(eligible) => eligible,
         Err(leave) => return Ok(leave.forward(request, id)),
     };
-    let (head, incoming) = request.into_parts();
-    let body = read(incoming).await?;
-    let decided = match &body {
-        Read::TooLarge(_) => Decided::Left(Leave::counted(&refresher.counters.left_for_request, LARGE_BODY)),
-        Read::Whole(bytes, _) => {
-            let parsed = request::parse(&head.headers, query_token.as_deref(), bytes);
+    let (head, mut body) = request.into_parts();
+    let whole = timeout(BODY_TIME, body.peek(request::BODY_LIMIT + 1)).await;
+    let decided = match whole.unwrap_or(Err(BodyError::TooSlow(TooSlow::Unfinished(BODY_TIME))))? {
+        None => Decided::Left(Leave::counted(&refresher.counters.left_for_request, LARGE_BODY)),
+        Some(bytes) => {
+            let parsed = request::parse(&head.headers, query_token.as_deref(), &bytes);
             let home = match called {
                 Called::Here(home) => Ok((home, true)),
                 Called::Elsewhere(question) => {
@@ -133,7 +131,7 @@ pub async fn answer(
     };
     Ok(match decided {
         Decided::Answered(response, log) => Answer::Native(response, log),
-        Decided::Left(leave) => leave.forward(Request::from_parts(head, body.replayed()), id),
+        Decided::Left(leave) => leave.forward(Request::from_parts(head, body), id),
     })
 }
 
@@ -193,46 +191,6 @@ impl Leave {
 enum Decided {
     Answered(Response<Bytes>, RefreshLog),
     Left(Leave),
-}
-
-enum Read {
-    /// The body to its end; what was read is in the other, for the case that it has to be forwarded.
-    Whole(Bytes, RequestBody),
-    TooLarge(RequestBody),
-}
-
-impl Read {
-    fn replayed(self) -> RequestBody {
-        match self {
-            Read::Whole(_, body) | Read::TooLarge(body) => body,
-        }
-    }
-}
-
-async fn read(mut body: RequestBody) -> Result<Read, BodyError> {
-    let mut frames = VecDeque::new();
-    let mut bytes = Vec::new();
-    let whole = async {
-        while let Some(frame) = body.frame().await {
-            let frame = frame?;
-            match frame.into_data() {
-                // SECURITY: joined, since each part holds the buffer that it was read to, and it may be a byte.
-                Ok(data) => bytes.extend_from_slice(&data),
-                Err(trailers) => frames.push_back(trailers),
-            }
-            if bytes.len() > request::BODY_LIMIT {
-                return Ok(false);
-            }
-        }
-        Ok::<_, BodyError>(true)
-    };
-    let whole = timeout(BODY_TIME, whole).await.unwrap_or(Err(BodyError::TooSlow(TooSlow::Unfinished(BODY_TIME))))?;
-    let bytes = Bytes::from(bytes);
-    if !bytes.is_empty() {
-        frames.push_front(Frame::data(bytes.clone()));
-    }
-    body.put_back(frames);
-    Ok(if whole { Read::Whole(bytes, body) } else { Read::TooLarge(body) })
 }
 
 /// One call that is certain to be a refresh.
