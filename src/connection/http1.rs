@@ -222,7 +222,7 @@ impl Connection {
     /// goes on meanwhile, to the upstream or to nobody.
     fn poll_reader(&mut self, mut body: Option<&mut ResponseBody>, cx: &mut Context<'_>) -> Poll<ConnectionError> {
         if let Some(body) = &mut body {
-            body.settle();
+            body.detach();
         }
         let is_unwanted = body.is_none_or(|body| body.poll_upload(cx).is_ready());
         let received = self.inbound.with(|inbound| {

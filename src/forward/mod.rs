@@ -102,7 +102,7 @@ impl Forwarder {
         let host = dialer.goes_by_hosts().then(|| request.headers().get(header::HOST)).flatten();
         let name = dialer.name_for(host.map(HeaderValue::as_bytes), home);
         let (answer, lease) = self.upstream.send(request, &added, hop.client.address, name).await?;
-        let sent = lease.sent_at().into_std();
+        let sent = lease.link.sent.into_std();
         let answer = match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, self, hop),
             _ => response::prepare(answer, lease, hop.client.address, hop.id),

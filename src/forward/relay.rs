@@ -44,16 +44,17 @@ pub async fn head(
     added: &Added<'_>,
     limit: Duration,
 ) -> Result<Response<()>, ForwardError> {
-    lease.begin(head, added);
+    let link = &mut lease.link;
+    link.begin(head, added);
     poll_fn(|cx| {
-        if let Poll::Ready(Err(error)) = lease.poll_upload(cx) {
+        if let Poll::Ready(Err(error)) = link.poll_upload(cx) {
             return Poll::Ready(Err(error.into()));
         }
-        if let Poll::Ready(answer) = lease.poll_head(cx) {
+        if let Poll::Ready(answer) = link.poll_head(cx) {
             return Poll::Ready(answer.map_err(Into::into));
         }
-        let since = lease.sent_at();
-        lease.poll_quiet(cx, since, limit).map(|()| Err(ForwardError::Timeout(limit)))
+        let since = link.sent;
+        link.poll_quiet(cx, since, limit).map(|()| Err(ForwardError::Timeout(limit)))
     })
     .await
 }
@@ -85,13 +86,13 @@ impl Relay {
 
     /// How many bytes of the response are left, where that is known.
     pub fn left(&self) -> Option<u64> {
-        self.lease.as_ref().map_or(Some(0), Lease::left)
+        self.lease.as_ref().map_or(Some(0), |lease| lease.link.left())
     }
 
-    /// See [`super::response_body::ResponseBody::settle`].
-    pub fn settle(&mut self) {
+    /// The client takes no more for now.
+    pub fn detach(&mut self) {
         if let Some(lease) = &mut self.lease {
-            lease.settle();
+            lease.link.detach();
         }
     }
 
@@ -100,8 +101,9 @@ impl Relay {
     /// An upload that breaks after the response began takes nothing from the response: it may be whole without, as a 413 is.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(lease) = &mut self.lease else { return Poll::Ready(()) };
-        if let Err(error) = ready!(lease.poll_upload(cx)) {
-            lease.give_up_upload(&error);
+        if let Err(error) = ready!(lease.link.poll_upload(cx)) {
+            lease.link.give_up_upload();
+            lease.count(error.event());
             self.is_upload_broken = true;
             self.silent_since = None;
             let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -115,7 +117,7 @@ impl Relay {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
         let _ = self.poll_upload(cx);
         let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
-        let frame = match lease.poll_frame(cx) {
+        let frame = match lease.link.poll_frame(cx) {
             Poll::Ready(Some(frame)) => frame,
             Poll::Ready(None) => {
                 self.give_back_at_end();
@@ -126,7 +128,7 @@ impl Relay {
                 // An upstream that answers early may still read the request before it goes on.
                 let limit = if self.is_upload_broken { Some(WITHOUT_UPLOAD) } else { lease.silence() };
                 let Some(limit) = limit else { return Poll::Pending };
-                ready!(lease.poll_quiet(cx, since, limit));
+                ready!(lease.link.poll_quiet(cx, since, limit));
                 Err(CutError::Silent(TooSlow::Silent(limit)))
             }
         };
@@ -142,7 +144,7 @@ impl Relay {
                     let (client, request_id) = (self.client, &self.id);
                     warn!(%client, %request_id, source, "the upstream's answer ended early: {error}");
                     if let Some(lease) = lease {
-                        lease.cut(error);
+                        lease.count(error.event());
                     }
                 }
             }
@@ -151,7 +153,7 @@ impl Relay {
     }
 
     fn give_back_at_end(&mut self) {
-        if let Some(lease) = self.lease.take_if(|lease| lease.is_answered()) {
+        if let Some(lease) = self.lease.take_if(|lease| lease.link.is_answered()) {
             lease.give_back();
         }
     }

@@ -57,9 +57,9 @@ impl ResponseBody {
     }
 
     /// The client takes no more for now. What was read ahead for it must not keep more memory than its own.
-    pub fn settle(&mut self) {
+    pub fn detach(&mut self) {
         if let Content::Relayed(relay) = &mut self.content {
-            relay.settle();
+            relay.detach();
         }
     }
 

@@ -1,39 +1,38 @@
 //! One worker's connections to the upstream: last used first, given back when the body of the answer ends.
 //!
 //! Each worker has its own, nothing crosses threads, and an exchange on one is driven by the task that waits for it.
-//! Nobody looks after an idle connection but the one who takes it again and a slow tick.
+//! Idle connections are checked when they are reused, and every 500 ms.
+
+mod link;
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, request};
-use hyper::body::{Body as _, Frame};
+use http::{HeaderValue, Method, Request, Response};
+use hyper::body::Body as _;
 use rustls::pki_types::ServerName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
-use super::error::{CutError, ForwardError};
+use super::error::ForwardError;
 use super::relay;
 use super::request::Added;
 use crate::admission::places;
-use crate::body::{BodyError, RequestBody};
+use crate::body::RequestBody;
 use crate::config;
-use crate::http1::client::{Connection, Sending};
 use crate::http1::error::AnswerError;
 use crate::http1::fields;
 use crate::http1::rewound::Rewound;
-use crate::metrics::{Event, Level, Open, Shard};
+use crate::metrics::{Event, Level, Shard};
 use crate::net::dial::Dialer;
 use crate::net::stream::UpstreamStream;
 use crate::share::Share;
-use crate::time::alarm::Alarm;
+use link::Link;
 
 /// A request with side effects never goes out on a connection that idled longer: the upstream may be closing it at
 /// this moment, and such a request cannot be sent twice.
@@ -121,14 +120,15 @@ impl Upstream {
             Some(link) => (link, true),
             None => (self.connect(client, name).await?, false),
         };
-        let mut lease = Lease { link, sent: Instant::now(), upstream: Rc::downgrade(self), slot };
-        lease.link.upload = body;
+        let mut lease = Lease { link, upstream: Rc::downgrade(self), slot };
+        lease.link.carry(body);
         let limit = self.config.response_header_timeout;
         let outcome = match relay::head(&mut lease, &head, added, limit).await {
             Err(ForwardError::Response(AnswerError::Closed(error))) if is_reused && can_repeat => {
                 self.metrics.add(Event::UpstreamRetried);
                 let error = error.map(tracing::field::display);
                 debug!(error, "a reused upstream connection died, trying a fresh one");
+                // It has no body.
                 let name = lease.link.name.take();
                 lease.link = self.connect(client, name).await?;
                 relay::head(&mut lease, &head, added, limit).await
@@ -159,7 +159,7 @@ impl Upstream {
         };
         while let Some(at) = find(&idle) {
             let mut last = idle.remove(at);
-            if last.link.connection.is_good() {
+            if last.link.is_good() {
                 self.metrics.add(Event::UpstreamReused);
                 self.tell_idle(idle.len());
                 return Some(last.link);
@@ -174,12 +174,10 @@ impl Upstream {
         let stream = self.dialer.dial_as(Some(client), name.as_ref()).await?;
         let open = self.metrics.open(Level::Upstream);
         self.metrics.add(Event::UpstreamOpened);
-        let connection = Connection::new(stream);
-        let (upload, alarm) = (RequestBody::Empty, Alarm::default());
-        Ok(Box::new(Link { connection, name, upload, alarm, _open: open }))
+        Ok(Box::new(Link::new(stream, name, open)))
     }
 
-    /// Closes idle connections that a new one would be too many with.
+    /// Closes the oldest idle connections so that one more stays within `max_connections`.
     fn make_room(&self) {
         let Some(free) = self.slots.borrow().as_ref().map(|slots| slots.available_permits()) else { return };
         let mut idle = self.idle.borrow_mut();
@@ -200,113 +198,19 @@ impl Drop for Upstream {
     }
 }
 
-/// A connection and what an exchange on it needs. Dropped, it is closed.
-struct Link {
-    connection: Connection,
-    /// The name that its handshake was made by; `None` is the usual one.
-    name: Option<ServerName<'static>>,
-    /// What is left to be sent of the request.
-    upload: RequestBody,
-    alarm: Alarm,
-    _open: Open,
-}
-
-impl Link {
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        if let Sending::Refused = ready!(self.connection.poll_send(cx, &mut self.upload))? {
-            self.upload = RequestBody::Empty;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
 /// A connection in use. Dropped, it is closed.
 pub struct Lease {
-    link: Box<Link>,
-    sent: Instant,
+    /// The connection.
+    pub link: Box<Link>,
     upstream: Weak<Upstream>,
     slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
-    /// When the request went out by it.
-    pub fn sent_at(&self) -> Instant {
-        self.sent
-    }
-
-    /// Writes the head of a request, which is sent with what is to follow of its body.
-    pub fn begin(&mut self, head: &request::Parts, added: &Added<'_>) {
-        self.sent = Instant::now();
-        self.link.connection.begin(head, added.length, |out| added.write(out));
-    }
-
-    /// The head of the response.
-    ///
-    /// # Errors
-    /// There is none, or it is invalid.
-    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, AnswerError>> {
-        self.link.connection.poll_answer(cx)
-    }
-
-    /// Sends what is left of the request's body. Ready when it was sent, or the upstream takes no more.
-    ///
-    /// # Errors
-    /// The body's: the client's fault.
-    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        self.link.poll_upload(cx)
-    }
-
-    /// The rest of the request's body will never come.
-    pub fn give_up_upload(&mut self, error: &BodyError) {
-        self.link.connection.give_up_sending();
-        self.link.upload = RequestBody::Empty;
+    /// Counts a failure of what went by it, where the worker has not ended.
+    pub fn count(&self, event: Event) {
         if let Some(upstream) = self.upstream.upgrade() {
-            upstream.metrics.add(error.event());
-        }
-    }
-
-    /// The next part of the answer's body.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
-        let frame = ready!(self.link.connection.poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| CutError::BrokeOff(error.into()))))
-    }
-
-    /// What was read of the answer cannot be taken yet: its reader is slow.
-    pub fn settle(&mut self) {
-        self.link.connection.detach();
-    }
-
-    /// Whether the answer's body was read to its end.
-    pub fn is_answered(&self) -> bool {
-        self.link.connection.is_answered()
-    }
-
-    /// How much of the answer's body is left, where that is known.
-    pub fn left(&self) -> Option<u64> {
-        self.link.connection.left()
-    }
-
-    /// Back into the pool: the answer was read to its end.
-    pub fn give_back(self) {
-        let Some(upstream) = self.upstream.upgrade() else { return };
-        // SECURITY: a connection that was introduced as one client's must not carry another's requests.
-        if upstream.dialer.introduces() || !self.link.connection.can_be_reused() {
-            return;
-        }
-        let mut link = self.link;
-        // It holds the client's connection.
-        link.upload = RequestBody::Empty;
-        let mut idle = upstream.idle.borrow_mut();
-        if idle.len() < upstream.config.keepalive_max_idle {
-            idle.push(Idle { link, since: Instant::now() });
-            upstream.tell_idle(idle.len());
-        }
-    }
-
-    /// The answer that came by it ended early.
-    pub fn cut(&self, error: &CutError) {
-        if let Some(upstream) = self.upstream.upgrade() {
-            upstream.metrics.add(error.event());
+            upstream.metrics.add(event);
         }
     }
 
@@ -315,17 +219,25 @@ impl Lease {
         self.upstream.upgrade().map(|upstream| upstream.config.response_body_idle)
     }
 
-    /// Ready when `limit` has passed since `since`, and since the request's body last moved.
-    pub fn poll_quiet(&mut self, cx: &mut Context<'_>, since: Instant, limit: Duration) -> Poll<()> {
-        let Link { upload, alarm, .. } = &mut *self.link;
-        let since = upload.progress().map_or(since, |progress| progress.max(since));
-        alarm.poll_at(cx, since + limit)
+    /// Back into the pool: the response was read to its end.
+    pub fn give_back(self) {
+        let Some(upstream) = self.upstream.upgrade() else { return };
+        // SECURITY: a connection that was introduced as one client's must not carry another's requests.
+        if upstream.dialer.introduces() || !self.link.can_be_reused() {
+            return;
+        }
+        let mut link = self.link;
+        link.forget_upload();
+        let mut idle = upstream.idle.borrow_mut();
+        if idle.len() < upstream.config.keepalive_max_idle {
+            idle.push(Idle { link, since: Instant::now() });
+            upstream.tell_idle(idle.len());
+        }
     }
 
     /// The stream behind a switch of protocols, and the slot that it goes on to hold.
     pub fn into_stream(self) -> (Rewound<UpstreamStream>, Option<OwnedSemaphorePermit>) {
-        let (stream, read) = self.link.connection.into_stream();
-        (Rewound::new(stream, read), self.slot)
+        (self.link.into_stream(), self.slot)
     }
 }
 
@@ -337,7 +249,7 @@ async fn close_idle(upstream: Weak<Upstream>) {
         let Some(upstream) = upstream.upgrade() else { return };
         let limit = upstream.config.keepalive_idle;
         let mut idle = upstream.idle.borrow_mut();
-        idle.retain_mut(|idle| idle.since.elapsed() < limit && idle.link.connection.is_good());
+        idle.retain_mut(|idle| idle.since.elapsed() < limit && idle.link.is_good());
         upstream.tell_idle(idle.len());
     }
 }

@@ -1,0 +1,125 @@
+//! One connection to the upstream and the exchange on it. The only file that knows which protocol the upstream speaks.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, request};
+use hyper::body::Frame;
+use rustls::pki_types::ServerName;
+use tokio::time::Instant;
+
+use crate::body::{BodyError, RequestBody};
+use crate::forward::error::CutError;
+use crate::forward::request::Added;
+use crate::http1::client::{Connection, Sending};
+use crate::http1::error::AnswerError;
+use crate::http1::rewound::Rewound;
+use crate::metrics::Open;
+use crate::net::stream::UpstreamStream;
+use crate::time::alarm::Alarm;
+
+/// A connection and what an exchange on it needs. Dropped, it is closed.
+pub struct Link {
+    connection: Connection,
+    /// The name that its handshake was made by; `None` is the usual one.
+    pub name: Option<ServerName<'static>>,
+    /// When the last request went out.
+    pub sent: Instant,
+    /// What is left to be sent of the request.
+    upload: RequestBody,
+    alarm: Alarm,
+    _open: Open,
+}
+
+impl Link {
+    /// On `stream`, by the handshake's `name`. `open` counts it.
+    pub fn new(stream: UpstreamStream, name: Option<ServerName<'static>>, open: Open) -> Self {
+        let (connection, upload, alarm) = (Connection::new(stream), RequestBody::Empty, Alarm::default());
+        Link { connection, name, sent: Instant::now(), upload, alarm, _open: open }
+    }
+
+    /// Takes the body of the next request.
+    pub fn carry(&mut self, body: RequestBody) {
+        self.upload = body;
+    }
+
+    /// Lets go of the request's body, which holds the client's connection.
+    pub fn forget_upload(&mut self) {
+        self.upload = RequestBody::Empty;
+    }
+
+    /// Writes the head of a request, which is sent with what is to follow of its body.
+    pub fn begin(&mut self, head: &request::Parts, added: &Added<'_>) {
+        self.sent = Instant::now();
+        self.connection.begin(head, added.length, |out| added.write(out));
+    }
+
+    /// Sends what is left of the request's body. Ready when it was sent, or the upstream takes no more.
+    ///
+    /// # Errors
+    /// The body's: the client's fault.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if let Sending::Refused = ready!(self.connection.poll_send(cx, &mut self.upload))? {
+            self.forget_upload();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The rest of the request's body will never come.
+    pub fn give_up_upload(&mut self) {
+        self.connection.give_up_sending();
+        self.forget_upload();
+    }
+
+    /// The head of the response.
+    ///
+    /// # Errors
+    /// There is none, or it is invalid.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, AnswerError>> {
+        self.connection.poll_answer(cx)
+    }
+
+    /// The next part of the response's body.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+        let frame = ready!(self.connection.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| CutError::BrokeOff(error.into()))))
+    }
+
+    /// Ready when `limit` has passed since `since`, and since the request's body last moved.
+    pub fn poll_quiet(&mut self, cx: &mut Context<'_>, since: Instant, limit: Duration) -> Poll<()> {
+        let since = self.upload.progress().map_or(since, |progress| progress.max(since));
+        self.alarm.poll_at(cx, since + limit)
+    }
+
+    /// What was read of the response cannot be taken yet: its reader is slow. It must not keep more memory than its own.
+    pub fn detach(&mut self) {
+        self.connection.detach();
+    }
+
+    /// Whether the response's body was read to its end.
+    pub fn is_answered(&self) -> bool {
+        self.connection.is_answered()
+    }
+
+    /// How much of the response's body is left, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.connection.left()
+    }
+
+    /// Whether another exchange may follow.
+    pub fn can_be_reused(&self) -> bool {
+        self.connection.can_be_reused()
+    }
+
+    /// Whether an idle connection is still open, and silent.
+    pub fn is_good(&mut self) -> bool {
+        self.connection.is_good()
+    }
+
+    /// What is behind a switch of protocols.
+    pub fn into_stream(self) -> Rewound<UpstreamStream> {
+        let (stream, read) = self.connection.into_stream();
+        Rewound::new(stream, read)
+    }
+}
