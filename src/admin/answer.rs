@@ -81,7 +81,7 @@ impl Answers {
     }
 
     fn metrics(&self) -> Response<Bytes> {
-        match self.subject.exposed().encode(super::gather::known(&self.subject)) {
+        match self.subject.exposed().encode(super::gather::flags(&self.subject)) {
             Ok(written) => typed(StatusCode::OK, super::exposition::CONTENT_TYPE, written),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics cannot be written: {error}\n")),
         }

@@ -26,8 +26,16 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// What every name of ours begins with; those of the process are the same for all programs.
 const PREFIX: &str = "wp_jwt_sidecar";
 
-/// A gauge that is 0 or 1: name, help and which.
-pub type Flag = (&'static str, &'static str, bool);
+/// A gauge that is 0 or 1.
+#[derive(Debug)]
+pub struct Flag {
+    /// Behind the prefix.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// Which.
+    pub is_so: bool,
+}
 
 /// What has numbers.
 #[derive(Clone)]
@@ -64,7 +72,7 @@ struct Flags(Vec<Flag>);
 impl Collector for Flags {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut write = Writer(&mut encoder);
-        self.0.iter().try_for_each(|(name, help, is_so)| write.gauge(name, help, f64::from(u8::from(*is_so))))
+        self.0.iter().try_for_each(|Flag { name, help, is_so }| write.gauge(name, help, f64::from(u8::from(*is_so))))
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Subject;
+use super::exposition::Flag;
 use super::findings;
 use super::health::{LATELY, Readiness, Seen};
 use super::history::{Hour, Reading, Refusal, STEP};
@@ -135,24 +136,22 @@ fn warning(refresher: &Refresher) -> Option<String> {
     Some(format!("refreshes are left to WordPress: {obstacle}"))
 }
 
-/// What is so or not, for `/metrics`: name, help and whether.
-pub fn known(subject: &Subject) -> Vec<(&'static str, &'static str, bool)> {
+/// What is so or not, for `/metrics`.
+pub fn flags(subject: &Subject) -> Vec<Flag> {
     let now = Instant::now();
-    let mut known = vec![
-        ("ready", "Whether /readyz answers 200.", readiness(subject).ready),
-        ("upstream_up", "Whether the site's web server was seen lately.", subject.upstream.look().is_well(now, LATELY)),
+    let flag = |name, help, is_so| Flag { name, help, is_so };
+    let sees_upstream = subject.upstream.look().is_well(now, LATELY);
+    let mut flags = vec![
+        flag("ready", "Whether /readyz answers 200.", readiness(subject).ready),
+        flag("upstream_up", "Whether the site's web server was seen lately.", sees_upstream),
     ];
     if let Some(refresher) = &subject.in_force().refresher {
         let sees_database = refresher.sites.database().is_well(now, LATELY);
-        known.push(("database_up", "Whether the site's database was seen lately.", sees_database));
-        let native = site(refresher, sees_database).native;
-        known.push((
-            "native",
-            "Whether refreshes are native: neither left to WordPress nor answered with 503.",
-            native,
-        ));
+        let help = "Whether refreshes are native: neither left to WordPress nor answered with 503.";
+        flags.push(flag("database_up", "Whether the site's database was seen lately.", sees_database));
+        flags.push(flag("native", help, site(refresher, sees_database).native));
     }
-    known
+    flags
 }
 
 /// How many answers the site gave, to see whether it still does.

@@ -154,14 +154,15 @@ impl Kind {
     }
 }
 
-type Told = (Level, &'static str, LeftOut);
-
-fn take(kinds: &mut HashMap<Identifier, Kind>, which: impl Fn(&LeftOut) -> bool) -> Vec<Told> {
+fn take(
+    kinds: &mut HashMap<Identifier, Kind>,
+    which: impl Fn(&LeftOut) -> bool,
+) -> Vec<(Level, &'static str, LeftOut)> {
     let take = |kind: &mut Kind| kind.left_out.take_if(|left_out| which(left_out));
     kinds.values_mut().filter_map(|kind| take(kind).map(|left_out| (kind.level, kind.module, left_out))).collect()
 }
 
-fn tell(all: Vec<Told>) {
+fn tell(all: Vec<(Level, &'static str, LeftOut)>) {
     for (level, module, LeftOut { count, message, .. }) in all {
         let more = with_commas(count);
         match level {
