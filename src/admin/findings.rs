@@ -1,4 +1,4 @@
-//! What an operator should look at: what can be seen from the running program, each with its mend.
+//! What an operator should look at: what can be seen from the running program, each with its fix.
 
 use std::time::Duration;
 
@@ -30,14 +30,14 @@ pub struct Finding {
     /// What was found.
     pub what: String,
     /// What to do about it.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// Lines to be copied as they are.
     pub lines: Vec<String>,
 }
 
 impl Finding {
-    fn new(level: Level, area: &'static str, what: String, mend: &str) -> Self {
-        Finding { level, area, what, mend: Some(mend.to_owned()), lines: Vec::new() }
+    fn new(level: Level, area: &'static str, what: String, fix: &str) -> Self {
+        Finding { level, area, what, fix: Some(fix.to_owned()), lines: Vec::new() }
     }
 }
 
@@ -51,7 +51,7 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
         level: finding.level,
         area: "TLS",
         what: finding.what,
-        mend: finding.mend,
+        fix: finding.fix,
         lines: finding.lines,
     });
     let refused = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
@@ -67,7 +67,7 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
             level: finding.level,
             area: finding.area.title(),
             what: finding.what,
-            mend: finding.mend,
+            fix: finding.fix,
             lines: finding.lines,
         }))
         .collect();
@@ -77,14 +77,14 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
 
 fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
     let database = status.database.as_ref().and_then(current_trouble).map(|error| {
-        let mend = "Refreshes are WordPress's meanwhile. Is the server up, and do address, user and password hold? \
+        let fix = "Refreshes are WordPress's meanwhile. Is the server up, and do address, user and password hold? \
                     `wp-jwt-sidecar doctor` tries them.";
-        Finding::new(Level::Problem, "Database", format!("The database cannot be read: {error}"), mend)
+        Finding::new(Level::Problem, "Database", format!("The database cannot be read: {error}"), fix)
     });
     let upstream = current_trouble(&status.upstream).map(|error| {
-        let mend = "Clients get a 502 until it can. Is it up, and does it listen where upstream.url says?";
+        let fix = "Clients get a 502 until it can. Is it up, and does it listen where upstream.url says?";
         let what = format!("The site's web server cannot be reached: {error}");
-        Finding::new(Level::Problem, "Web server of the site", what, mend)
+        Finding::new(Level::Problem, "Web server of the site", what, fix)
     });
     database.into_iter().chain(upstream)
 }
@@ -106,8 +106,8 @@ fn certificate(certificate: &Certificate) -> Option<Finding> {
         }
         _ => return None,
     };
-    let mend = "Renew it; new files take effect within seconds, without a restart.";
-    Some(Finding::new(level, "TLS", what, mend))
+    let fix = "Renew it; new files take effect within seconds, without a restart.";
+    Some(Finding::new(level, "TLS", what, fix))
 }
 
 fn errors(refusals: &[Refused]) -> Option<Finding> {
@@ -125,16 +125,16 @@ fn errors(refusals: &[Refused]) -> Option<Finding> {
 fn open_files(status: &Status) -> Option<Finding> {
     let (open, limit) = status.process.open_files.zip(status.process.max_open_files)?;
     (open * 100 > limit * MANY_FILES_PERCENT).then(|| {
-        let mend = "Raise the limit (LimitNOFILE in the unit), or lower server.max_connections.";
-        Finding::new(Level::Warning, "Process", format!("{open} of {limit} files and sockets are open."), mend)
+        let fix = "Raise the limit (LimitNOFILE in the unit), or lower server.max_connections.";
+        Finding::new(Level::Warning, "Process", format!("{open} of {limit} files and sockets are open."), fix)
     })
 }
 
 fn lost_analytics(status: &Status) -> Option<Finding> {
     let lost = status.site.as_ref().map(|site| site.lost_analytics).filter(|lost| *lost > 0)?;
-    let mend = "Refreshes are not touched by that. The log says why; `refresh.analytics = false` writes none.";
+    let fix = "Refreshes are not touched by that. The log says why; `refresh.analytics = false` writes none.";
     let what = format!("{} rows of the plugin's analytics could not be written since the start.", count(lost));
-    Some(Finding::new(Level::Warning, "Analytics", what, mend))
+    Some(Finding::new(Level::Warning, "Analytics", what, fix))
 }
 
 fn current_trouble(dependency: &Dependency) -> Option<&str> {

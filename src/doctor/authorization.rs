@@ -90,7 +90,7 @@ mod tests {
         let level = |status, body: &str| {
             let (headers, body) = (HeaderMap::new(), Bytes::from(body.to_owned()));
             let finding = judge(&Ok(Answer { status, headers, body, sent: UNIX_EPOCH, received: UNIX_EPOCH }));
-            (finding.level, finding.mend.is_some())
+            (finding.level, finding.fix.is_some())
         };
         assert_eq!(level(401, r#"{"code":"jwt_auth_invalid_token"}"#), (Level::Ok, false));
         assert_eq!(level(403, r#"{"code":"jwt_auth_bad_auth_header"}"#), (Level::Ok, false));

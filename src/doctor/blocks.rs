@@ -165,7 +165,7 @@ mod tests {
         let level = |all: &[Callback<'_>]| callbacks(all).level;
         let none = callbacks(&[]);
         assert_eq!(none.level, Level::Ok);
-        assert!(none.what.starts_with("looked at: ") && none.mend.is_some_and(|unseen| unseen.starts_with("Not seen")));
+        assert!(none.what.starts_with("looked at: ") && none.fix.is_some_and(|unseen| unseen.starts_with("Not seen")));
         assert_eq!(level(&[of("rest_authentication_errors", "woocommerce")]), Level::Ok);
         assert_eq!(level(&[of("rest_authentication_errors", "mu-plugins")]), Level::Warning);
         assert_eq!(level(&[of("rest_pre_dispatch", "theme"), of("rest_pre_dispatch", "woocommerce")]), Level::Warning);

@@ -1,4 +1,4 @@
-//! What the doctor says: a finding is good, to be looked at, or a problem, and says how to mend it.
+//! What the doctor says: a finding is good, to be looked at, or a problem, and says how to fix it.
 
 use serde::Serialize;
 
@@ -73,7 +73,7 @@ pub struct Finding {
     /// What was found, as a sentence or two.
     pub what: String,
     /// What to do about it.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// Lines to be copied as they are: commands, SQL, configuration.
     pub lines: Vec<String>,
 }
@@ -81,17 +81,17 @@ pub struct Finding {
 impl Finding {
     /// As it should be.
     pub fn ok(area: Area, id: &'static str, what: impl Into<String>) -> Self {
-        Finding { level: Level::Ok, area, id, what: what.into(), mend: None, lines: Vec::new() }
+        Finding { level: Level::Ok, area, id, what: what.into(), fix: None, lines: Vec::new() }
     }
 
     /// To be looked at.
-    pub fn warning(area: Area, id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Finding { level: Level::Warning, mend: Some(mend.into()), ..Finding::ok(area, id, what) }
+    pub fn warning(area: Area, id: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Finding { level: Level::Warning, fix: Some(fix.into()), ..Finding::ok(area, id, what) }
     }
 
-    /// To be mended.
-    pub fn problem(area: Area, id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Finding { level: Level::Problem, mend: Some(mend.into()), ..Finding::ok(area, id, what) }
+    /// To be fixed.
+    pub fn problem(area: Area, id: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Finding { level: Level::Problem, fix: Some(fix.into()), ..Finding::ok(area, id, what) }
     }
 
     /// With lines to be copied.
@@ -104,7 +104,7 @@ impl Finding {
     /// With what could be done, though nothing has to be.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.mend = Some(hint.into());
+        self.fix = Some(hint.into());
         self
     }
 }

@@ -153,10 +153,10 @@ fn judge_body_limit(first_refused: Option<usize>) -> Finding {
         );
     };
     let what = format!("the web server refuses requests of {} (413): {harm}", bytes(*size));
-    let mend = "Raise its limit, to what PHP takes too (post_max_size, upload_max_filesize): nginx \
+    let fix = "Raise its limit, to what PHP takes too (post_max_size, upload_max_filesize): nginx \
                 `client_max_body_size 64m;`, Apache `LimitRequestBody 67108864`. The sidecar itself has none.";
     let finding = if at == 0 { Finding::problem } else { Finding::warning };
-    finding(Area::Upstream, id, what, mend)
+    finding(Area::Upstream, id, what, fix)
 }
 
 fn bytes(size: u64) -> String {

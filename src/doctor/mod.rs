@@ -278,7 +278,7 @@ async fn within(
 ) -> Vec<Finding> {
     timeout(limit, step).await.unwrap_or_else(|_| {
         let what = format!("looking took longer than {limit:?} and was given up; what would have been seen is not known");
-        let mend = "Something does not answer, or is very slow: look at the load of the database and of PHP, and run it again.";
-        vec![Finding::problem(area, id, what, mend)]
+        let fix = "Something does not answer, or is very slow: look at the load of the database and of PHP, and run it again.";
+        vec![Finding::problem(area, id, what, fix)]
     })
 }

@@ -84,8 +84,8 @@ pub async fn look(
 ) -> Vec<Finding> {
     let id = "parity.answers";
     let Ok(random) = random_hex() else {
-        let mend = "Look at /dev/urandom.";
-        return vec![Finding::problem(Area::Parity, id, "the system gives no randomness", mend)];
+        let fix = "Look at /dev/urandom.";
+        return vec![Finding::problem(Area::Parity, id, "the system gives no randomness", fix)];
     };
     let (nonce, token) = random.split_at(8);
     let agents = (format!("{} {nonce}a", client::USER_AGENT), format!("{} {nonce}b", client::USER_AGENT));

@@ -52,10 +52,10 @@ fn rival(active: &str) -> Option<Finding> {
         true => format!("the plugin {name} ({file}) is active too and claims the refresh route for tokens of its own"),
         false => format!("the plugin {name} ({file}) is active too and claims the login route of the same name"),
     };
-    let mend = "Deactivate one of the two: which of them answers depends on their order, and the tokens of one are nothing to \
+    let fix = "Deactivate one of the two: which of them answers depends on their order, and the tokens of one are nothing to \
                 the other.";
     let finding = if *has_route { Finding::problem } else { Finding::warning };
-    Some(finding(Area::Plugin, "plugin.rival", what, mend))
+    Some(finding(Area::Plugin, "plugin.rival", what, fix))
 }
 
 fn settings(settings: &Settings) -> Finding {

@@ -33,7 +33,7 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
         Ok(_) => return Finding::ok(Area::Upstream, id, format!("{url} takes connections")),
         Err(error) => error,
     };
-    let mend = match (&error, url) {
+    let fix = match (&error, url) {
         (DialError::Connect(source), UpstreamUrl::Unix(_)) if source.kind() == std::io::ErrorKind::PermissionDenied => {
             "The sidecar's user may not write to the socket: add it to the socket's group."
         }
@@ -47,7 +47,7 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
         (DialError::TimedOut(_), _) => "Something drops the connection without a word: look for a firewall in between.",
     };
     let what = format!("{url} cannot be reached: {}", ClientError::from(error));
-    Finding::problem(Area::Upstream, id, what, mend)
+    Finding::problem(Area::Upstream, id, what, fix)
 }
 
 /// What WordPress says of itself at the REST root.
@@ -72,7 +72,7 @@ pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option
             (Finding::ok(Area::Upstream, id, what), Some(home))
         }
         Err(error) => {
-            let mend = match &error {
+            let fix = match &error {
                 AskError::Status(401 | 403) => {
                     "Something protects the REST API: a security plugin, a password, or the web server. Let \
                      GET …/wp-json/ through for the sidecar (it comes with User-Agent wp-jwt-sidecar), or set wordpress.home."
@@ -98,7 +98,7 @@ pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option
             };
             let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
             let what = format!("{stored}/wp-json/ was asked by the web server and gave no answer: {error}{source}");
-            (Finding::problem(Area::Upstream, id, what, mend), None)
+            (Finding::problem(Area::Upstream, id, what, fix), None)
         }
     }
 }
@@ -117,12 +117,12 @@ pub async fn route(dialer: &Dialer, place: &SiteAddress) -> Vec<Finding> {
     match asked.await {
         Ok(answer) => [Some(registered(&answer)), clock_of(&answer)].into_iter().flatten().collect(),
         Err(error) => {
-            let mend = "See what is said of the web server, and look into PHP's error log.";
+            let fix = "See what is said of the web server, and look into PHP's error log.";
             vec![Finding::problem(
                 Area::Upstream,
                 "upstream.route",
                 format!("the plugin's routes were asked for: {error}"),
-                mend,
+                fix,
             )]
         }
     }
@@ -149,9 +149,9 @@ struct Endpoint {
 fn registered(answer: &Answer) -> Finding {
     let id = "upstream.route";
     let missing = |what: String| {
-        let mend = "Is the plugin active, and its licence valid? PHP's error log may say more. Until then refreshes fail, with \
+        let fix = "Is the plugin active, and its licence valid? PHP's error log may say more. Until then refreshes fail, with \
                     the sidecar and without.";
-        Finding::problem(Area::Upstream, id, what, mend)
+        Finding::problem(Area::Upstream, id, what, fix)
     };
     if answer.status != 200 {
         return missing(format!("WordPress does not describe the plugin's routes: status {}", answer.status));

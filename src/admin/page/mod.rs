@@ -164,7 +164,7 @@ fn attention(status: &Status) -> Markup {
                                 span.area { (if finding.level == Level::Problem { "Problem" } else { "Warning" }) " · " (finding.area) }
                                 (sentence(&finding.what))
                             }
-                            @if let Some(mend) = &finding.mend { p.mend { (in_code(mend)) } }
+                            @if let Some(fix) = &finding.fix { p.fix { (in_code(fix)) } }
                             @if !finding.lines.is_empty() { pre tabindex="0" { (finding.lines.join("\n")) } }
                         }
                     }

@@ -288,9 +288,9 @@ fn judge(name: &str, found: &Differences) -> Finding {
                  counted.";
     if found.is_refused {
         let what = format!("WordPress refused the live refresh token {name}, which the sidecar would have refreshed");
-        let mend = "Code of the site's own, another plugin or the licence refuses. Where that is meant so, set \
+        let fix = "Code of the site's own, another plugin or the licence refuses. Where that is meant so, set \
                     refresh.mode to \"forward\".";
-        return Finding::problem(Area::Parity, ID, what, mend).with_lines(found.lines.clone());
+        return Finding::problem(Area::Parity, ID, what, fix).with_lines(found.lines.clone());
     }
     if found.lines.is_empty() {
         let what = format!(
@@ -303,7 +303,7 @@ fn judge(name: &str, found: &Differences) -> Finding {
         "WordPress refreshed the token {name}, and the sidecar would have answered differently ({} compared)",
         found.compared
     );
-    let mend = match found.is_serious {
+    let fix = match found.is_serious {
         true => {
             "If clients go by what differs, set refresh.mode to \"forward\"; code of the site's own, or another \
              version of the plugin, makes the difference."
@@ -311,7 +311,7 @@ fn judge(name: &str, found: &Differences) -> Finding {
         false => "What the web server adds to all answers belongs into the server in front of the sidecar.",
     };
     let finding = if found.is_serious { Finding::problem } else { Finding::warning };
-    finding(Area::Parity, ID, what, format!("{mend} {gone} {alike}")).with_lines(found.lines.clone())
+    finding(Area::Parity, ID, what, format!("{fix} {gone} {alike}")).with_lines(found.lines.clone())
 }
 
 #[cfg(test)]
@@ -335,7 +335,7 @@ mod tests {
         };
         let finding = judge("ba7816bf", &found(&[], false, false));
         assert_eq!(finding.level, Level::Ok);
-        assert!(finding.mend.is_some_and(|hint| hint.contains("has to log in again")));
+        assert!(finding.fix.is_some_and(|hint| hint.contains("has to log in again")));
         assert_eq!(judge("x", &found(&["x-a: 1 — only from WordPress"], false, false)).level, Level::Warning);
         assert_eq!(judge("x", &found(&["member roles"], true, false)).level, Level::Problem);
         assert_eq!(judge("x", &found(&["status 403"], true, true)).level, Level::Problem);
