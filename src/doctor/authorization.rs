@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 use http::{Method, header};
-use http_body_util::Full;
 
 use super::address;
 use super::client::{self, Answer, ClientError, SiteAddress};
@@ -28,7 +27,7 @@ pub async fn look(dialer: &Dialer, place: &SiteAddress) -> Finding {
             .header(header::USER_AGENT, client::USER_AGENT)
             .header(header::AUTHORIZATION, TOKEN)
             .header(header::CONNECTION, "close")
-            .body(Full::new(Bytes::new()))?;
+            .body(Bytes::new())?;
         client::ask(dialer, address::CLIENT.parse().ok(), request).await
     };
     judge(&asked.await)

@@ -9,7 +9,6 @@ use tokio::time::timeout;
 
 use super::client::SiteAddress;
 use super::finding::{Area, Finding};
-use crate::client_addr::Scheme;
 use crate::net::dial::Dialer;
 use crate::net::stream::UpstreamStream;
 
@@ -183,7 +182,7 @@ async fn announce(dialer: &Dialer, place: &SiteAddress, size: u64) -> Result<boo
 fn head(place: &SiteAddress, method: &str, target: &str, fields: &str) -> Result<String, String> {
     // SECURITY: the home URL comes from the database; nothing of it may end a line.
     HeaderValue::from_str(&place.host).map_err(|_| "the host of the home URL is not valid".to_owned())?;
-    let proto = if place.scheme == Scheme::Https { "https" } else { "http" };
+    let proto = place.scheme.name();
     let target: http::Uri = target.parse().map_err(|_| "the path of the home URL is not valid".to_owned())?;
     Ok(format!(
         "{method} {target} HTTP/1.1\r\nHost: {}\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: {proto}\r\n\

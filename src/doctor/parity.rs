@@ -15,7 +15,6 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Method, Request, header};
-use http_body_util::Full;
 use hyper::body::Frame;
 use tokio::time::timeout;
 
@@ -155,7 +154,7 @@ async fn ask_both(
 ) -> Result<(Answer, Result<Answer, String>), ClientError> {
     let request = || case.request(place, chain, agent);
     let told: Option<IpAddr> = address::CLIENT.parse().ok();
-    let wordpress = client::ask(dialer, told, request()?.map(Full::new)).await?;
+    let wordpress = client::ask(dialer, told, request()?).await?;
     let native = timeout(client::LIMIT, native(refresher, place, request()?))
         .await
         .unwrap_or(Err(ClientError::TimedOut(client::LIMIT)))?;

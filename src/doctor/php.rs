@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::blocks::{self, AT_LOGIN, Callback, EARLY, REFUSING, UNSEEN};
 use super::client::SiteAddress;
 use super::finding::{Area, Finding};
-use crate::client_addr::Scheme;
 use crate::config::Secret;
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::Site;
@@ -102,7 +101,7 @@ pub async fn look(
 
 async fn ask(installation: &Installation, site: &Site, place: &SiteAddress, nonce: &str) -> Result<Said, Silent> {
     let load = wordpress(installation).ok_or(Silent::NoWordPress)?;
-    let scheme = if place.scheme == Scheme::Https { "https" } else { "http" };
+    let scheme = place.scheme.name();
     let mut php = Command::new("php");
     // SECURITY: wp-config.php may ask for variables, but the sidecar's own hold secrets.
     for (name, _) in std::env::vars_os() {

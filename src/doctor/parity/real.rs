@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http_body_util::Full;
 use mysql_async::Row;
 use sha2::{Digest as _, Sha256};
 
@@ -194,7 +193,7 @@ async fn prepare(
 async fn ask(dialer: &Dialer, place: &SiteAddress, token: &Secret) -> Result<Answer, client::ClientError> {
     let case = Case::of_token(token.expose());
     let request = case.request(place, address::CLIENT, client::USER_AGENT)?;
-    client::ask(dialer, address::CLIENT.parse().ok(), request.map(Full::new)).await
+    client::ask(dialer, address::CLIENT.parse().ok(), request).await
 }
 
 /// What WordPress has stored: the row of the refresh token that it answered with. `None`: there is none.
