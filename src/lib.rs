@@ -13,7 +13,7 @@
 //!
 //! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
 //! [`admin`] shows it to operators, with what [`last_seen`] remembers of database and upstream. [`doctor`] looks at a whole
-//! installation without serving.
+//! installation without serving; both say what they find in [`finding`]s.
 //!
 //! [`config`] is read and checked before all that, [`run`] puts the parts together, [`serving`] takes signals, reloads
 //! and tells the service manager ([`notify`], [`pulse`]), and [`drain`] ends everything in order.
@@ -21,6 +21,7 @@
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod finding;
 pub mod index;
 pub mod printable;
 pub mod telemetry;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mysql_async::Row;
 use tokio::time::sleep;
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::wordpress::database::{Database, DatabaseError, column};
 
 /// No client has this address.
@@ -148,7 +148,7 @@ fn snippets() -> [&'static str; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn both_views_are_judged() {

@@ -7,7 +7,7 @@ use http::{Method, header};
 
 use super::address;
 use super::client::{self, Answer, ClientError, SiteAddress};
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 
 /// What answers only those who are logged in.
@@ -82,7 +82,7 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn the_plugins_word_shows_that_the_field_came() {

@@ -2,7 +2,7 @@
 //! by name, and callbacks on those of WordPress's hooks by which code can refuse. Pure; the callbacks come from
 //! [`super::php`].
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 
 /// Plugins that refuse requests: their folder, their name, and the kinds of their blocks.
 const BLOCKERS: [(&str, &str, &str); 20] = [
@@ -139,7 +139,7 @@ pub fn callbacks(callbacks: &[Callback<'_>]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn known_plugins_are_named_with_what_they_block() {

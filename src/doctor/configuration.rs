@@ -1,7 +1,7 @@
 //! The configuration as it was read: faults, warnings, and what was taken for granted.
 
-use super::finding::{Area, Finding};
 use crate::config::{Algorithm, Config, Faults, ForwardedMode, ListenAddress, RefreshMode};
+use crate::finding::{Area, Finding};
 use crate::refresh::replay::Reuse;
 use crate::tls::Tls;
 use crate::tls::certificates::{Warning, WarningKind};
@@ -160,7 +160,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn what_is_done_about_used_tokens_is_said_with_its_limits() {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mysql_async::Row;
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::wordpress::database::tls::{self, Presented, Protection};
 use crate::wordpress::database::{Database, DatabaseError, Hosts, NotUnderstood, Session, column};
 use crate::wordpress::installation::Installation;
@@ -288,7 +288,7 @@ fn clock(ahead: Difference) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
     use crate::wordpress::database::tls::Facts;
 
     #[test]

@@ -1,7 +1,7 @@
 //! Judges the signing key and the salts by what they look like. Their values go nowhere from here.
 
-use super::finding::{Area, Finding};
 use crate::config::{Algorithm, Secret};
+use crate::finding::{Area, Finding};
 use crate::wordpress::installation::Installation;
 
 /// Values that documents and examples give to keys, in lower case and without anything but letters: the plugin's own
@@ -123,7 +123,7 @@ fn least_bytes(algorithm: Algorithm) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     fn level(key: &str, algorithm: Algorithm) -> Level {
         let finding = signing_key(Some(algorithm), Some(&Secret::new(key)), false);

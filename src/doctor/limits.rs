@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::client::SiteAddress;
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::net::stream::UpstreamStream;
 
@@ -211,7 +211,7 @@ async fn read_head(stream: &mut UpstreamStream) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn what_is_closed_before_it_is_reused_is_told() {

@@ -13,8 +13,7 @@ mod blocks;
 mod client;
 mod configuration;
 mod database;
-pub mod finding;
-mod keys;
+pub mod keys;
 mod limits;
 mod parity;
 mod php;
@@ -35,10 +34,9 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-pub use finding::{Area, Finding, Level, verdict};
-
 use crate::cli::{self, Options};
 use crate::config::{Config, RefreshMode, Secret};
+use crate::finding::{Area, Finding, Level, verdict};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::store::Store;

@@ -20,9 +20,9 @@ use tokio::time::timeout;
 
 use super::address;
 use super::client::{self, Answer, ClientError, SiteAddress};
-use super::finding::{Area, Finding};
 use crate::body::RequestBody;
 use crate::client_addr::Client;
+use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::refresh::{self, Refresher};
 use crate::request_id::RequestIds;

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use super::blocks::{self, AT_LOGIN, Callback, EARLY, REFUSING, UNSEEN};
 use super::client::SiteAddress;
-use super::finding::{Area, Finding};
 use crate::config::Secret;
+use crate::finding::{Area, Finding};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::Site;
 
@@ -304,7 +304,7 @@ fn hmac(nonce: &str, secret: &Secret) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     fn said(hooks: Vec<Hook>, handlers: Vec<Handler>) -> Said {
         let of = |text: &str| hmac("nonce", &Secret::new(text)).unwrap();

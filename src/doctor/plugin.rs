@@ -1,8 +1,8 @@
 //! The plugin: is it active, is it the version that the sidecar was made for, does another one claim its route.
 
 use super::blocks;
-use super::finding::{Area, Finding};
 use super::site;
+use crate::finding::{Area, Finding};
 use crate::wordpress::options::Settings;
 use crate::wordpress::site::Examined;
 
@@ -72,7 +72,7 @@ fn settings(settings: &Settings) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn versions_and_rivals() {

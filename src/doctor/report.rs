@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::printable::{self, Form, Printer};
 
-use super::finding::{Area, Finding, Level, verdict};
+use crate::finding::{Area, Finding, Level, verdict};
 
 /// Where lines are broken, if the terminal is not narrower: longer ones are hard to read.
 const WIDTH: usize = 100;

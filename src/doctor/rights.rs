@@ -7,8 +7,8 @@
 use mysql_async::Row;
 
 use super::database::Server;
-use super::finding::{Area, Finding};
 use crate::config::Config;
+use crate::finding::{Area, Finding};
 use crate::refresh::store::{Statement, Store};
 use crate::refresh::{analytics, cleanup};
 use crate::wordpress::database::{DatabaseError, Session, column};

@@ -1,6 +1,6 @@
 //! Puts into words what keeps the site from being refreshed natively, and how to fix it.
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::wordpress::clock::Apart;
 use crate::wordpress::site::{NamedHost, NotNative};
 

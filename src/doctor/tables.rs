@@ -3,8 +3,8 @@
 use mysql_async::Row;
 
 use super::database::Server;
-use super::finding::{Area, Finding};
 use super::rights;
+use crate::finding::{Area, Finding};
 use crate::index;
 use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::installation::Installation;
@@ -130,7 +130,7 @@ fn token_index(table: &str, rows: u64, names: &[String], consecutive_ids: bool, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn an_index_is_asked_for_where_it_matters() {

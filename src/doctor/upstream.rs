@@ -9,9 +9,9 @@ use serde::Deserialize;
 use std::collections::HashMap;
 
 use super::client::{self, Answer, SiteAddress};
-use super::finding::{Area, Finding};
 use super::site;
 use crate::config::{Config, UpstreamUrl};
+use crate::finding::{Area, Finding};
 use crate::net::ask::AskError;
 use crate::net::dial::{DialError, Dialer};
 use crate::wordpress::clock::TOO_FAR;
@@ -202,7 +202,7 @@ fn clock(date: SystemTime, sent: SystemTime, received: SystemTime) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     fn at(seconds: f64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs_f64(1_000_000.0 + seconds)

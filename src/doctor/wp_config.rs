@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 
 /// The user of the systemd unit.
 pub const SERVICE_USER: &str = "wp-jwt-sidecar";
@@ -103,7 +103,7 @@ fn may_read(path: &Path, user: &User) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]

@@ -15,7 +15,7 @@ use super::{Case, native, random_hex};
 use crate::config::Secret;
 use crate::doctor::address;
 use crate::doctor::client::{self, Answer, SiteAddress};
-use crate::doctor::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::response::{Pair, Reply, ReplyContext, User, response};
@@ -316,7 +316,7 @@ fn judge(name: &str, found: &Differences) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn a_token_is_named_by_its_hash_only() {

@@ -1,4 +1,5 @@
-//! What the doctor says: a finding is good, to be looked at, or a problem, and says how to fix it.
+//! What the doctor and the status page say of the installation: a finding is good, to be looked at, or a problem, and
+//! says how to fix it.
 
 use serde::Serialize;
 
@@ -40,6 +41,14 @@ pub enum Area {
     Customized,
     /// WordPress's answers beside the sidecar's.
     Parity,
+    /// Certificates for clients.
+    Tls,
+    /// How requests are answered.
+    Requests,
+    /// The running program.
+    Process,
+    /// The rows that the plugin's analytics counts.
+    Analytics,
 }
 
 impl Area {
@@ -57,6 +66,10 @@ impl Area {
             Area::ClientAddress => "The client's address",
             Area::Customized => "Code of the site's own",
             Area::Parity => "Answers compared",
+            Area::Tls => "TLS",
+            Area::Requests => "Requests",
+            Area::Process => "Process",
+            Area::Analytics => "Analytics",
         }
     }
 }
