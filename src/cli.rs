@@ -40,7 +40,7 @@ pub enum Command {
     /// Do all that serve does before it listens, and print what was found
     #[command(after_help = AFTER_HELP)]
     Check(Options),
-    /// Walk through the whole installation and say what is good, what is not, and how to mend it
+    /// Walk through the whole installation and say what is good, what is not, and how to fix it
     #[command(after_help = DOCTOR_HELP)]
     Doctor {
         /// Print JSON for programs in place of text

@@ -26,6 +26,16 @@ pub enum Scheme {
     Https,
 }
 
+impl Scheme {
+    /// As it stands in URLs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
 /// The other end of a connection, as far as the connection itself tells. Displayed as its IP address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {

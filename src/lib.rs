@@ -14,7 +14,7 @@
 //!
 //! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
 //! [`admin`] shows it to operators, with what [`last_seen`] remembers of database and upstream. [`doctor`] looks at a whole
-//! installation without serving.
+//! installation without serving; both say what they find in [`finding`]s.
 //!
 //! [`config`] is read and checked before all that, [`assemble`] puts the parts together, [`serve`] takes signals, reloads
 //! and tells the service manager, and [`drain`] ends everything in order.
@@ -59,6 +59,7 @@ pub mod config;
 pub mod byte_order_mark;
 pub mod client_addr;
 pub mod drain;
+pub mod finding;
 pub mod last_seen;
 pub mod metrics;
 pub mod panics;

@@ -1,4 +1,4 @@
-//! Taking connections in: a permit first, then accept, then over to a worker. Nothing slow happens here.
+//! Taking connections in: a permit first, then accept, then over to the one that serves. Nothing slow happens here.
 
 pub mod inherited;
 pub mod listeners;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc::{Receiver, UnboundedSender};
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -22,7 +22,6 @@ use crate::config::{ListenAddress, UnixSockets};
 use crate::connection::Accepted;
 use crate::metrics::{Event, Shard};
 use crate::net::stream::Unregistered;
-use crate::worker::Work;
 use inherited::InheritedSocket;
 use unix_socket::SocketFile;
 
@@ -103,6 +102,17 @@ impl Listener {
             }
         }
     }
+
+    /// Registers the socket with the runtime that this is called in.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn register(self) -> io::Result<Registered> {
+        Ok(Registered(match self.socket {
+            ListeningSocket::Tcp(socket) => RegisteredSocket::Tcp(TcpListener::from_std(socket)?),
+            ListeningSocket::Unix(socket, file) => RegisteredSocket::Unix(UnixListener::from_std(socket)?, file),
+        }))
+    }
 }
 
 fn bind_tcp(address: SocketAddr, ipv6_only: bool, beside: bool) -> io::Result<StdTcpListener> {
@@ -126,8 +136,6 @@ pub struct Loop {
     pub tls: Arc<AtomicBool>,
     /// The free shares of `[server] max_connections`.
     pub permits: Arc<Semaphore>,
-    /// Who serves the connections.
-    pub workers: Vec<UnboundedSender<Work>>,
     /// What happens is counted.
     pub metrics: Arc<Shard>,
     /// What it is asked for.
@@ -136,22 +144,29 @@ pub struct Loop {
     pub stop: CancellationToken,
 }
 
-/// Accepts on `listener` until it is told to stop, and hands the connections to the workers in turn. What has
-/// connected by then is still taken, unless the service manager keeps the socket: there it can wait for a successor.
+/// Accepts on `listener` until `stop`, and hands each connection over. Connections that are established by then are
+/// still taken, unless the service manager keeps the socket: there they can wait for a successor.
 ///
 /// Must be called inside a runtime.
 ///
 /// # Errors
-/// When the listener cannot be registered with the runtime, or a worker is gone.
-pub async fn accept(listener: Listener, around: Loop) -> io::Result<()> {
-    let Loop { tls, permits, workers, metrics, mut orders, stop } = around;
-    let Listener { socket, kept_open, address: _ } = listener;
-    let socket = socket.register()?;
-    let mut turn = workers.iter().cycle();
+/// When the listener cannot be registered with the runtime, or a connection cannot be handed over.
+pub async fn accept(
+    listener: Listener,
+    around: Loop,
+    mut hand_over: impl FnMut(Accepted) -> io::Result<()>,
+) -> io::Result<()> {
+    let Loop { tls, permits, metrics, mut orders, stop } = around;
+    let kept_open = listener.kept_open;
+    let socket = listener.register()?;
+    let mut take = |permit, (stream, peer)| {
+        metrics.add(Event::Accepted);
+        hand_over(Accepted { stream, peer, tls: tls.load(Ordering::Relaxed), permit })
+    };
     loop {
         let next = async {
-            let permit = Arc::clone(&permits).acquire_owned().await.ok();
-            (permit, socket.accept().await)
+            let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>((permit, socket.next(|| metrics.add(Event::AcceptError)).await))
         };
         let (permit, accepted) = tokio::select! {
             biased;
@@ -160,27 +175,9 @@ pub async fn accept(listener: Listener, around: Loop) -> io::Result<()> {
                 socket.obey(order);
                 continue;
             }
-            next = next => next,
+            next = next => next?,
         };
-        let (Some(permit), Some(worker)) = (permit, turn.next()) else {
-            return Err(io::Error::other("there is nobody to serve connections"));
-        };
-        match accepted.map(|(stream, peer)| Accepted { stream, peer, tls: tls.load(Ordering::Relaxed), permit }) {
-            Ok(accepted) => {
-                metrics.add(Event::Accepted);
-                if worker.send(Work::Serve(accepted)).is_err() {
-                    return Err(io::Error::other("a worker has ended"));
-                }
-            }
-            Err(error) if is_of_one_connection(&error) => {
-                debug!(%error, "a connection was gone before it was accepted")
-            }
-            Err(error) => {
-                metrics.add(Event::AcceptError);
-                warn!(%error, "cannot accept connections at the moment");
-                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-            }
-        }
+        take(permit, accepted)?;
     }
     if kept_open {
         return Ok(());
@@ -188,16 +185,10 @@ pub async fn accept(listener: Listener, around: Loop) -> io::Result<()> {
     let socket = socket.last_calls()?;
     loop {
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { return Ok(()) };
-        let (stream, peer) = match socket.accept() {
-            Ok(accepted) => accepted,
-            Err(error) if is_of_one_connection(&error) => continue,
+        match socket.accept() {
+            Ok(accepted) => take(permit, accepted)?,
+            Err(error) if is_of_one_connection(&error) => {}
             Err(_) => return Ok(()),
-        };
-        let Some(worker) = turn.next() else { return Ok(()) };
-        metrics.add(Event::Accepted);
-        let accepted = Accepted { stream, peer, tls: tls.load(Ordering::Relaxed), permit };
-        if worker.send(Work::Serve(accepted)).is_err() {
-            return Err(io::Error::other("a worker has ended"));
         }
     }
 }
@@ -241,29 +232,40 @@ fn no_new_connections() -> [SockFilter; 5] {
     ]
 }
 
-enum Registered {
+/// A listening socket that is registered with a runtime.
+pub struct Registered(RegisteredSocket);
+
+enum RegisteredSocket {
     Tcp(TcpListener),
     /// The file goes when the socket does.
     Unix(UnixListener, Option<SocketFile>),
 }
 
-impl ListeningSocket {
-    fn register(self) -> io::Result<Registered> {
-        Ok(match self {
-            ListeningSocket::Tcp(socket) => Registered::Tcp(TcpListener::from_std(socket)?),
-            ListeningSocket::Unix(socket, file) => Registered::Unix(UnixListener::from_std(socket)?, file),
-        })
-    }
-}
-
 impl Registered {
+    /// Waits for the next connection, whatever fails meanwhile: `failed` is called each time that none can be accepted.
+    pub async fn next(&self, failed: impl Fn()) -> (Unregistered, SocketAddr) {
+        loop {
+            match self.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if is_of_one_connection(&error) => {
+                    debug!(%error, "a connection was gone before it was accepted")
+                }
+                Err(error) => {
+                    failed();
+                    warn!(%error, "cannot accept connections at the moment");
+                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                }
+            }
+        }
+    }
+
     fn obey(&self, order: Order) {
         // Who asked may be gone by now.
         match order {
             Order::Answer(answer) => drop(answer.send(())),
-            Order::Share(answer) => drop(answer.send(match self {
-                Registered::Tcp(socket) => SockRef::from(socket).set_reuse_port(true),
-                Registered::Unix(..) => Ok(()),
+            Order::Share(answer) => drop(answer.send(match &self.0 {
+                RegisteredSocket::Tcp(socket) => SockRef::from(socket).set_reuse_port(true),
+                RegisteredSocket::Unix(..) => Ok(()),
             })),
         }
     }
@@ -271,25 +273,25 @@ impl Registered {
     /// No more connections but those that are there already. Whoever tries meanwhile tries again within a second or so
     /// (RFC 6298), and meets who then listens, or nobody.
     fn last_calls(self) -> io::Result<Closing> {
-        Ok(match self {
-            Registered::Tcp(socket) => {
+        Ok(match self.0 {
+            RegisteredSocket::Tcp(socket) => {
                 if let Err(error) = SockRef::from(&socket).attach_filter(&no_new_connections()) {
                     debug!(%error, "a connection made at the moment in which a listener is closed may be reset");
                 }
                 Closing::Tcp(socket.into_std()?)
             }
-            Registered::Unix(socket, file) => Closing::Unix(socket.into_std()?, file),
+            RegisteredSocket::Unix(socket, file) => Closing::Unix(socket.into_std()?, file),
         })
     }
 
     async fn accept(&self) -> io::Result<(Unregistered, SocketAddr)> {
-        match self {
-            Registered::Tcp(socket) => {
+        match &self.0 {
+            RegisteredSocket::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
                 stream.set_nodelay(true)?;
                 Ok((Unregistered::Tcp(stream.into_std()?), peer))
             }
-            Registered::Unix(socket, _) => {
+            RegisteredSocket::Unix(socket, _) => {
                 let (stream, _) = socket.accept().await?;
                 Ok((Unregistered::Unix(stream.into_std()?), UNIX_PEER))
             }

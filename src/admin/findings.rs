@@ -1,45 +1,22 @@
-//! What an operator should look at: what can be seen from the running program, each with its mend.
+//! What an operator should look at: what can be seen from the running program, each with its fix.
 
 use std::time::Duration;
-
-use serde::Serialize;
 
 use super::InForce;
 use super::page::units::{count, span};
 use super::status::{Certificate, Dependency, Refused, Status};
-use crate::doctor::running::CERTIFICATE_ENDED;
-use crate::doctor::{Level, running};
+use crate::doctor::running::{self, CERTIFICATE_ENDED};
+use crate::finding::{Area, Finding};
 use crate::refresh::standing::Obstacle;
 
 /// A certificate that ends sooner should have been renewed: Let's Encrypt's clients do that 30 days before the end.
 const CERTIFICATE_LEFT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// The doctor's own word for what is said here with more.
+/// The doctor says it, too, without the reason.
 const DATABASE_AWAY: &str = "database.reachable";
 
 /// Open files of those that may be, in percent, above which there is little room for a burst.
 const MANY_FILES_PERCENT: u64 = 80;
-
-/// One thing to look at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad it is.
-    pub level: Level,
-    /// What it is about.
-    pub area: &'static str,
-    /// What was found.
-    pub what: String,
-    /// What to do about it.
-    pub mend: Option<String>,
-    /// Lines to be copied as they are.
-    pub lines: Vec<String>,
-}
-
-impl Finding {
-    fn new(level: Level, area: &'static str, what: String, mend: &str) -> Self {
-        Finding { level, area, what, mend: Some(mend.to_owned()), lines: Vec::new() }
-    }
-}
 
 /// All of them, the worst first.
 pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
@@ -47,13 +24,8 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
     let known = running::findings(&in_force.config, sites).into_iter();
     let pairs = in_force.tls.iter().flat_map(|tls| running::certificates(tls));
     // An end that is past is said of the certificate.
-    let pairs = pairs.filter(|finding| finding.id != CERTIFICATE_ENDED).map(|finding| Finding {
-        level: finding.level,
-        area: "TLS",
-        what: finding.what,
-        mend: finding.mend,
-        lines: finding.lines,
-    });
+    let pairs = pairs.filter(|finding| finding.id != CERTIFICATE_ENDED);
+    let pairs = pairs.map(|finding| Finding { area: Area::Tls, ..finding });
     let refused = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
     let mut findings: Vec<Finding> = dependencies(status)
         .chain(refused.as_ref().map(refused_rotations))
@@ -63,13 +35,7 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
         .chain(open_files(status))
         .chain(lost_analytics(status))
         // What is wrong with the database is said above, with the reason.
-        .chain(known.filter(|finding| finding.id != DATABASE_AWAY).map(|finding| Finding {
-            level: finding.level,
-            area: finding.area.title(),
-            what: finding.what,
-            mend: finding.mend,
-            lines: finding.lines,
-        }))
+        .chain(known.filter(|finding| finding.id != DATABASE_AWAY))
         .collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     findings
@@ -77,37 +43,37 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
 
 fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
     let database = status.database.as_ref().and_then(current_trouble).map(|error| {
-        let mend = "Refreshes are WordPress's meanwhile. Is the server up, and do address, user and password hold? \
+        let fix = "Refreshes are WordPress's meanwhile. Is the server up, and do address, user and password hold? \
                     `wp-jwt-sidecar doctor` tries them.";
-        Finding::new(Level::Problem, "Database", format!("The database cannot be read: {error}"), mend)
+        Finding::problem(Area::Database, DATABASE_AWAY, format!("The database cannot be read: {error}"), fix)
     });
     let upstream = current_trouble(&status.upstream).map(|error| {
-        let mend = "Clients get a 502 until it can. Is it up, and does it listen where upstream.url says?";
+        let fix = "Clients get a 502 until it can. Is it up, and does it listen where upstream.url says?";
         let what = format!("The site's web server cannot be reached: {error}");
-        Finding::new(Level::Problem, "Web server of the site", what, mend)
+        Finding::problem(Area::Upstream, "upstream.reachable", what, fix)
     });
     database.into_iter().chain(upstream)
 }
 
 fn refused_rotations(obstacle: &Obstacle) -> Finding {
-    let fix = obstacle.refused.fix();
-    Finding::new(Level::Problem, "Database", obstacle.to_string(), fix)
+    Finding::problem(Area::Database, "database.refuses", obstacle.to_string(), obstacle.refused.fix())
 }
 
 fn certificate(certificate: &Certificate) -> Option<Finding> {
     let left = Duration::from_secs(certificate.left_seconds);
     let name = &certificate.name;
-    let (level, what) = match left {
+    let fix = "Renew it; new files take effect within seconds, without a restart.";
+    match left {
         Duration::ZERO => {
-            (Level::Problem, format!("The certificate of {name} is no longer valid: browsers refuse it."))
+            let what = format!("The certificate of {name} is no longer valid: browsers refuse it.");
+            Some(Finding::problem(Area::Tls, CERTIFICATE_ENDED, what, fix))
         }
         left if left < CERTIFICATE_LEFT => {
-            (Level::Warning, format!("The certificate of {name} ends in {}.", span(left)))
+            let what = format!("The certificate of {name} ends in {}.", span(left));
+            Some(Finding::warning(Area::Tls, "certificates.ends", what, fix))
         }
-        _ => return None,
-    };
-    let mend = "Renew it; new files take effect within seconds, without a restart.";
-    Some(Finding::new(level, "TLS", what, mend))
+        _ => None,
+    }
 }
 
 fn errors(refusals: &[Refused]) -> Option<Finding> {
@@ -118,23 +84,33 @@ fn errors(refusals: &[Refused]) -> Option<Finding> {
         failed.map(|refused| format!("{} × {}", refused.last_hour, refused.reason.replace('_', " "))).collect();
     let what = format!("In the last hour the sidecar itself answered with errors: {}.", each.join(", "));
     (!each.is_empty()).then(|| {
-        Finding::new(Level::Warning, "Requests", what, "The log says why, with the id that the error page shows.")
+        Finding::warning(
+            Area::Requests,
+            "requests.errors",
+            what,
+            "The log says why, with the id that the error page shows.",
+        )
     })
 }
 
 fn open_files(status: &Status) -> Option<Finding> {
     let (open, limit) = status.process.open_files.zip(status.process.max_open_files)?;
     (open * 100 > limit * MANY_FILES_PERCENT).then(|| {
-        let mend = "Raise the limit (LimitNOFILE in the unit), or lower server.max_connections.";
-        Finding::new(Level::Warning, "Process", format!("{open} of {limit} files and sockets are open."), mend)
+        let fix = "Raise the limit (LimitNOFILE in the unit), or lower server.max_connections.";
+        Finding::warning(
+            Area::Process,
+            "process.open_files",
+            format!("{open} of {limit} files and sockets are open."),
+            fix,
+        )
     })
 }
 
 fn lost_analytics(status: &Status) -> Option<Finding> {
     let lost = status.site.as_ref().map(|site| site.lost_analytics).filter(|lost| *lost > 0)?;
-    let mend = "Refreshes are not touched by that. The log says why; `refresh.analytics = false` writes none.";
+    let fix = "Refreshes are not touched by that. The log says why; `refresh.analytics = false` writes none.";
     let what = format!("{} rows of the plugin's analytics could not be written since the start.", count(lost));
-    Some(Finding::new(Level::Warning, "Analytics", what, mend))
+    Some(Finding::warning(Area::Analytics, "analytics.lost", what, fix))
 }
 
 fn current_trouble(dependency: &Dependency) -> Option<&str> {
@@ -144,6 +120,7 @@ fn current_trouble(dependency: &Dependency) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::finding::Level;
 
     fn of_days(days: u64) -> Option<(Level, String)> {
         let left_seconds = days * 86_400;

@@ -139,7 +139,7 @@ pub fn start(listener: Listener, subject: Subject) -> io::Result<Admin> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (stopped, told) = (stop.clone(), Arc::clone(&subject));
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
-        runtime.block_on(stopped.clone().run_until_cancelled_owned(work(listener, told, stopped)));
+        runtime.block_on(stopped.run_until_cancelled_owned(work(listener, told)));
     })?;
     Ok(Admin { subject, stop, thread })
 }
@@ -159,7 +159,7 @@ impl Admin {
     }
 }
 
-async fn work(listener: Listener, subject: Arc<Subject>, stop: CancellationToken) {
+async fn work(listener: Listener, subject: Arc<Subject>) {
     info!(address = %listener.address, "status page and metrics");
     let answers = Arc::new(Answers::new(Arc::clone(&subject)));
     let mut answered = gather::answers_of_upstream(&subject);
@@ -168,7 +168,7 @@ async fn work(listener: Listener, subject: Arc<Subject>, stop: CancellationToken
         answered > before
     };
     tokio::join!(
-        server::serve(listener, answers, stop),
+        server::serve(listener, answers),
         sample(&subject),
         health::watch_upstream(|| subject.in_force().way_home(), &subject.upstream, is_heard_from),
     );

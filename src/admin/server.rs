@@ -15,17 +15,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedReceiver, channel, unbounded_channel};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::answer::Answers;
-use crate::connection::Accepted;
-use crate::listen::{self, Listener, Loop};
-use crate::worker::Work;
+use crate::config::ListenAddress;
+use crate::listen::Listener;
+use crate::net::stream::Unregistered;
 
 /// Connections at once: a few scrapers and a few open pages, each with a connection per request. One more takes the place
 /// of another, see [`Places::make_room`].
@@ -41,40 +38,24 @@ const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// Browsers send some 2 KiB; hyper's least.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Answers on `listener` until `stop`, then closes it and what is open.
-pub async fn serve(listener: Listener, answers: Arc<Answers>, stop: CancellationToken) {
-    let by_unix_socket = matches!(listener.address, crate::config::ListenAddress::Unix(_));
-    let (sender, accepted) = unbounded_channel();
-    // One more than there are places: what connects is accepted, and then makes room.
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS + 1));
-    // These are no clients of the site, so they count in a shard of their own, which nobody reads.
-    let (_nobody_asks, orders) = channel(1);
-    let (tls, metrics) = (Arc::default(), Arc::default());
-    let around = Loop { tls, permits, workers: vec![sender], metrics, orders, stop: stop.clone() };
-    let accepting = listen::accept(listener, around);
-    tokio::select! {
-        ended = accepting => if let Err(error) = ended {
-            warn!(%error, "the admin listener cannot be used");
-        },
-        () = answer(accepted, answers, by_unix_socket) => {}
-    }
-}
-
-async fn answer(mut accepted: UnboundedReceiver<Work>, answers: Arc<Answers>, by_unix_socket: bool) {
+/// Answers on `listener`.
+pub async fn serve(listener: Listener, answers: Arc<Answers>) {
+    let by_unix_socket = matches!(listener.address, ListenAddress::Unix(_));
+    let socket = match listener.register() {
+        Ok(socket) => socket,
+        Err(error) => return warn!(%error, "the admin listener cannot be used"),
+    };
     let mut connections = JoinSet::new();
     let mut places = Places::default();
     loop {
         tokio::select! {
-            next = accepted.recv() => match next {
-                Some(Work::Change(_) | Work::Answer(_)) => {}
-                Some(Work::Serve(next)) => {
-                    places.make_room();
-                    let has_asked = Arc::<AtomicBool>::default();
-                    let serving = connection(next, Arc::clone(&answers), by_unix_socket, Arc::clone(&has_asked));
-                    places.0.push_back(Place { has_asked, task: connections.spawn(serving) });
-                }
-                None => return,
-            },
+            // Failures are not counted: the counters are of the site's clients.
+            (stream, _) = socket.next(|| {}) => {
+                places.make_room();
+                let has_asked = Arc::<AtomicBool>::default();
+                let serving = connection(stream, Arc::clone(&answers), by_unix_socket, Arc::clone(&has_asked));
+                places.0.push_back(Place { has_asked, task: connections.spawn(serving) });
+            }
             Some(_) = connections.join_next() => {}
         }
     }
@@ -106,8 +87,7 @@ impl Places {
     }
 }
 
-async fn connection(accepted: Accepted, answers: Arc<Answers>, by_unix_socket: bool, has_asked: Arc<AtomicBool>) {
-    let Accepted { stream, permit, .. } = accepted;
+async fn connection(stream: Unregistered, answers: Arc<Answers>, by_unix_socket: bool, has_asked: Arc<AtomicBool>) {
     let stream = match stream.register() {
         Ok(stream) => stream,
         Err(error) => return debug!(%error, "a connection to the admin listener could not be taken"),
@@ -127,5 +107,4 @@ async fn connection(accepted: Accepted, answers: Arc<Answers>, by_unix_socket: b
     if let Ok(Err(error)) = served {
         debug!(%error, "a connection to the admin listener broke off");
     }
-    drop(permit);
 }

@@ -4,10 +4,11 @@
 //! Times are in seconds, sizes in bytes. SECURITY: no field may hold a token, a key, a salt or a password; what comes from
 //! the configuration is shown as `check` shows it.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
-use super::findings::Finding;
 use super::health::Readiness;
+use crate::finding::Finding;
 
 /// The whole.
 #[derive(Serialize)]
@@ -17,6 +18,7 @@ pub struct Status {
     /// As `/readyz` says it.
     pub readiness: Readiness,
     /// What an operator should look at, the worst first.
+    #[serde(serialize_with = "with_titles")]
     pub findings: Vec<Finding>,
     /// What is known of the site; `None` where the refresh route is left to WordPress.
     pub site: Option<Site>,
@@ -40,6 +42,14 @@ pub struct Status {
     pub history: Steps,
     /// Every key, secrets as `(set)`.
     pub configuration: Vec<Setting>,
+}
+
+/// The area is written as the page shows it.
+fn with_titles<S: Serializer>(findings: &[Finding], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(findings.iter().map(|finding| {
+        let Finding { level, area, id, what, fix, lines } = finding;
+        json!({"level": level, "area": area.title(), "id": id, "what": what, "fix": fix, "lines": lines})
+    }))
 }
 
 /// The program.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mysql_async::Row;
 use tokio::time::sleep;
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::wordpress::database::{Database, DatabaseError, column};
 
 /// No client has this address.
@@ -100,13 +100,13 @@ pub fn judge(seen: &Seen) -> Finding {
     let Some(plain) = &seen.plain else {
         return unknown("the plugin noted nothing of a refused refresh in its analytics");
     };
-    let mend = "Have the web server take the client's address from the sidecar:";
+    let fix = "Have the web server take the client's address from the sidecar:";
     if !is_client(&plain) {
         let what = format!(
             "WordPress took {plain} for the client of a request that came for {CLIENT}: all clients are one to it, share one \
              rate limit and stand so in the plugin's statistics. The web server does not pass X-Forwarded-For on"
         );
-        return Finding::problem(Area::ClientAddress, id, what, mend).with_lines(snippets());
+        return Finding::problem(Area::ClientAddress, id, what, fix).with_lines(snippets());
     }
     match seen.behind_nothing.as_ref() {
         Some(address) if is_client(&address) => {
@@ -117,7 +117,7 @@ pub fn judge(seen: &Seen) -> Finding {
                 "the plugin sees the client's address, but the web server takes {address} for it: comments, logs and plugins \
                  that limit logins, which go by REMOTE_ADDR, take all clients for one"
             );
-            Finding::warning(Area::ClientAddress, id, what, mend).with_lines(snippets())
+            Finding::warning(Area::ClientAddress, id, what, fix).with_lines(snippets())
         }
         _ => Finding::ok(Area::ClientAddress, id, "the plugin sees the client's address").with_hint(
             "Whether REMOTE_ADDR is right too was not to be seen: write a comment on the site and look at its address.",
@@ -148,14 +148,14 @@ fn snippets() -> [&'static str; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn both_views_are_judged() {
         let judged = |plain: Option<&str>, behind: Option<&str>| {
             let seen = Seen { plain: plain.map(str::to_owned), behind_nothing: behind.map(str::to_owned) };
             let finding = judge(&seen);
-            (finding.level, finding.mend.is_some())
+            (finding.level, finding.fix.is_some())
         };
         assert_eq!(judged(Some(CLIENT), Some(CLIENT)), (Level::Ok, false));
         assert_eq!(judged(Some("192.0.2.0"), Some("192.0.2.0")), (Level::Ok, false), "shortened");

@@ -4,11 +4,10 @@
 
 use bytes::Bytes;
 use http::{Method, header};
-use http_body_util::Full;
 
 use super::address;
 use super::client::{self, Answer, ClientError, SiteAddress};
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 
 /// What answers only those who are logged in.
@@ -28,7 +27,7 @@ pub async fn look(dialer: &Dialer, place: &SiteAddress) -> Finding {
             .header(header::USER_AGENT, client::USER_AGENT)
             .header(header::AUTHORIZATION, TOKEN)
             .header(header::CONNECTION, "close")
-            .body(Full::new(Bytes::new()))?;
+            .body(Bytes::new())?;
         client::ask(dialer, address::CLIENT.parse().ok(), request).await
     };
     judge(&asked.await)
@@ -83,14 +82,14 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn the_plugins_word_shows_that_the_field_came() {
         let level = |status, body: &str| {
             let (headers, body) = (HeaderMap::new(), Bytes::from(body.to_owned()));
             let finding = judge(&Ok(Answer { status, headers, body, sent: UNIX_EPOCH, received: UNIX_EPOCH }));
-            (finding.level, finding.mend.is_some())
+            (finding.level, finding.fix.is_some())
         };
         assert_eq!(level(401, r#"{"code":"jwt_auth_invalid_token"}"#), (Level::Ok, false));
         assert_eq!(level(403, r#"{"code":"jwt_auth_bad_auth_header"}"#), (Level::Ok, false));

@@ -2,7 +2,7 @@
 //! by name, and callbacks on those of WordPress's hooks by which code can refuse. Pure; the callbacks come from
 //! [`super::php`].
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 
 /// Plugins that refuse requests: their folder, their name, and the kinds of their blocks.
 const BLOCKERS: [(&str, &str, &str); 20] = [
@@ -139,7 +139,7 @@ pub fn callbacks(callbacks: &[Callback<'_>]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn known_plugins_are_named_with_what_they_block() {
@@ -165,7 +165,7 @@ mod tests {
         let level = |all: &[Callback<'_>]| callbacks(all).level;
         let none = callbacks(&[]);
         assert_eq!(none.level, Level::Ok);
-        assert!(none.what.starts_with("looked at: ") && none.mend.is_some_and(|unseen| unseen.starts_with("Not seen")));
+        assert!(none.what.starts_with("looked at: ") && none.fix.is_some_and(|unseen| unseen.starts_with("Not seen")));
         assert_eq!(level(&[of("rest_authentication_errors", "woocommerce")]), Level::Ok);
         assert_eq!(level(&[of("rest_authentication_errors", "mu-plugins")]), Level::Warning);
         assert_eq!(level(&[of("rest_pre_dispatch", "theme"), of("rest_pre_dispatch", "woocommerce")]), Level::Warning);

@@ -1,19 +1,17 @@
 //! Requests of the doctor's own, each on a connection of its own and within a time limit.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, Request, header};
 use tokio::time::timeout;
 
-use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
-use crate::net::dial::{DialError, Dialer};
-use crate::net::stream::UpstreamStream;
+use crate::client_addr::Scheme;
+use crate::net::ask::{self, AskError, Asked};
+use crate::net::dial::Dialer;
 use crate::route::{Permalinks, RouteForms};
+use crate::wordpress::home;
 use crate::wordpress::site::Site;
 
 /// WordPress has this long for an answer.
@@ -45,25 +43,21 @@ pub enum ClientError {
     /// Nothing came.
     #[error("there was no answer within {0:?}")]
     TimedOut(Duration),
-    /// No connection.
-    #[error("{}{}", .0, source(.0))]
-    Dial(#[from] DialError),
-    /// The other side broke off, or does not speak HTTP.
-    #[error("the answer is none of HTTP, or broke off: {0}")]
-    Http(#[from] hyper::Error),
+    /// No response.
+    #[error("{}", in_full(.0))]
+    Ask(#[from] AskError),
     /// A request that cannot be one: the home URL's host is not valid.
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
     /// The sidecar itself could not answer.
     #[error("the sidecar could not answer: {0}")]
     Native(String),
-    /// It broke off or is far too large.
-    #[error("the body of the answer broke off or is too large")]
-    Body,
 }
 
-fn source(error: &DialError) -> String {
-    std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default()
+/// An error with its source.
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{source}")
 }
 
 /// Where the site is, as a client sees it.
@@ -81,11 +75,7 @@ impl SiteAddress {
     pub fn of(site: &Site) -> Option<Self> {
         let url = url::Url::parse(site.stored_home()).ok()?;
         let scheme = if url.scheme() == "https" { Scheme::Https } else { Scheme::Http };
-        let host = match (url.host_str()?, url.port()) {
-            (host, Some(port)) => format!("{host}:{port}"),
-            (host, None) => host.to_owned(),
-        };
-        Some(SiteAddress { scheme, host, forms: site.forms.clone() })
+        Some(SiteAddress { scheme, host: home::host_of(&url)?, forms: site.forms.clone() })
     }
 
     /// The target of `route`, which begins with a slash, within the REST API.
@@ -98,22 +88,12 @@ impl SiteAddress {
         }
     }
 
-    /// A request to `target` with the fields that the sidecar would send for a client whose `X-Forwarded-For` is `client`.
+    /// See [`ask::request`].
     ///
     /// # Errors
-    /// Where the host is none that can stand in a field.
+    /// Where the host is not valid in a field.
     pub fn request(&self, target: &str, client: &str) -> Result<http::request::Builder, http::Error> {
-        let host = HeaderValue::from_str(&self.host)?;
-        let proto = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
-        Ok(Request::builder()
-            .uri(target)
-            .header(header::HOST, host.clone())
-            .header(X_FORWARDED_FOR, client)
-            .header(X_FORWARDED_PROTO, proto)
-            .header(X_FORWARDED_HOST, host))
+        ask::request(self.scheme, &self.host, target, client)
     }
 }
 
@@ -121,33 +101,13 @@ impl SiteAddress {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub async fn ask(
-    dialer: &Dialer,
-    client: Option<IpAddr>,
-    request: Request<Full<Bytes>>,
-) -> Result<Answer, ClientError> {
-    let exchange = async {
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let stream = dialer.dial_home(client, host).await?;
-        exchange(stream, request).await
-    };
-    timeout(LIMIT, exchange).await.unwrap_or(Err(ClientError::TimedOut(LIMIT)))
-}
-
-async fn exchange(stream: UpstreamStream, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let talk = async {
-        let sent = SystemTime::now();
-        let answer = sender.send_request(request).await?;
-        let received = SystemTime::now();
-        let (head, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| ClientError::Body)?.to_bytes();
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, sent, received })
-    };
-    let mut talk = std::pin::pin!(talk);
-    tokio::select! {
-        answer = &mut talk => answer,
-        // The other side may close as soon as it has answered.
-        _ = connection => talk.await,
-    }
+pub async fn ask(dialer: &Dialer, client: Option<IpAddr>, request: Request<Bytes>) -> Result<Answer, ClientError> {
+    let host = request.headers().get(header::HOST).cloned();
+    let dial = dialer.dial_home(client, host.as_ref().and_then(|host| host.to_str().ok()));
+    let asked = timeout(LIMIT, ask::ask(dial, request, MAX_ANSWER)).await;
+    let Asked { response, sent, received } = asked.map_err(|_| ClientError::TimedOut(LIMIT))??;
+    let (head, body) = response.into_parts();
+    let by_the_clock = |moment: Instant| SystemTime::now() - moment.elapsed();
+    let (sent, received) = (by_the_clock(sent), by_the_clock(received));
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, sent, received })
 }

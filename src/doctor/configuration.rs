@@ -1,7 +1,7 @@
 //! The configuration as it was read: faults, warnings, and what was taken for granted.
 
-use super::finding::{Area, Finding};
 use crate::config::{Algorithm, Config, Faults, ForwardedMode, ListenAddress, RefreshMode};
+use crate::finding::{Area, Finding};
 use crate::refresh::replay::Reuse;
 use crate::tls::Tls;
 use crate::tls::certificates::{Warning, WarningKind};
@@ -20,8 +20,8 @@ pub fn faults(faults: &Faults) -> Vec<Finding> {
                 "wordpress.config" => (Area::WpConfig, "wp_config.fault"),
                 _ => (Area::Configuration, "configuration.fault"),
             };
-            let mend = "Change it where it was said; config.example.toml explains every key.";
-            Finding::problem(area, id, fault.to_string(), mend)
+            let fix = "Change it where it was said; config.example.toml explains every key.";
+            Finding::problem(area, id, fault.to_string(), fix)
         })
         .collect()
 }
@@ -82,7 +82,7 @@ fn nobody_trusted(config: &Config) -> Option<Finding> {
 /// What an operator should look at about certificates for clients.
 pub fn certificates(tls: &Tls) -> Vec<Finding> {
     let finding = |warning: Warning| {
-        let (level, id, mend): (fn(_, _, _, _) -> _, _, _) = match warning.kind {
+        let (level, id, fix): (fn(_, _, _, _) -> _, _, _) = match warning.kind {
             WarningKind::Missing => (
                 Finding::problem,
                 "certificates.missing",
@@ -103,7 +103,7 @@ pub fn certificates(tls: &Tls) -> Vec<Finding> {
                 (Finding::warning, "certificates.unused", "Take one of the two out of tls.certificates.")
             }
         };
-        level(Area::Configuration, id, warning.text, mend)
+        level(Area::Configuration, id, warning.text, fix)
     };
     tls.warnings().into_iter().map(finding).collect()
 }
@@ -160,7 +160,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn what_is_done_about_used_tokens_is_said_with_its_limits() {
@@ -168,16 +168,16 @@ mod tests {
             used_tokens(&Reuse { interval: Duration::from_secs(seconds), revoke_family }, Some(algorithm))
         };
         let usual = found(10, false, Algorithm::HS256);
-        assert_eq!((usual.level, usual.mend), (Level::Ok, None));
+        assert_eq!((usual.level, usual.fix), (Level::Ok, None));
         assert!(usual.what.contains("within 10s"), "{}", usual.what);
-        assert!(found(0, false, Algorithm::HS256).mend.is_some_and(|mend| mend.contains("reuse_interval")));
+        assert!(found(0, false, Algorithm::HS256).fix.is_some_and(|fix| fix.contains("reuse_interval")));
         assert_eq!(found(0, true, Algorithm::HS256).level, Level::Warning, "an app that sends twice is logged out");
-        assert_eq!(found(10, true, Algorithm::HS256).mend, None);
+        assert_eq!(found(10, true, Algorithm::HS256).fix, None);
         for (revokes, says) in [(false, "load balancer"), (true, "reuse_detection does not act within")] {
             let random = found(10, revokes, Algorithm::ES256);
             assert_eq!(random.level, Level::Ok);
             assert!(random.what.contains("ES256 cannot be made again"), "{}", random.what);
-            assert!(random.mend.as_ref().is_some_and(|mend| mend.contains(says)), "{:?}", random.mend);
+            assert!(random.fix.as_ref().is_some_and(|fix| fix.contains(says)), "{:?}", random.fix);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mysql_async::Row;
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::wordpress::database::tls::{self, Presented, Protection};
 use crate::wordpress::database::{Database, DatabaseError, Hosts, NotUnderstood, Session, column};
 use crate::wordpress::installation::Installation;
@@ -222,7 +222,7 @@ fn judge_tls(label: &str, protection: Protection, presented: Option<&Presented>,
 /// Why it cannot be reached, and what to look at.
 pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Finding {
     let text = error.to_string();
-    let mend = match error {
+    let fix = match error {
         // 1045: wrong user or password. 1698: a user that only the system's own may be.
         DatabaseError::Connect(said) if is_one_of(said, &[1045, 1698]) => {
             "User or password is not what the server has: compare DB_USER and DB_PASSWORD in wp-config.php (or \
@@ -260,7 +260,7 @@ pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Findin
         }
     };
     let what = format!("the database {} cannot be used: {text}", installation.database_label);
-    Finding::problem(Area::Database, "database.reachable", what, mend)
+    Finding::problem(Area::Database, "database.reachable", what, fix)
 }
 
 /// `ERROR 1045 (28000): Access denied …`
@@ -274,12 +274,12 @@ fn clock(ahead: Difference) -> Finding {
     let (apart, least) = (ahead.seconds.abs(), ahead.least());
     let direction = if ahead.seconds > 0.0 { "ahead of" } else { "behind" };
     let what = format!("the database's clock is {apart:.1} s {direction} this machine's");
-    let mend = "Have both machines set their clocks by NTP (chrony or systemd-timesyncd): `timedatectl` shows whether they do. \
+    let fix = "Have both machines set their clocks by NTP (chrony or systemd-timesyncd): `timedatectl` shows whether they do. \
                 Refresh tokens expire by the database's clock here and by PHP's there.";
     if least >= FAR_APART {
-        Finding::problem(Area::Database, id, what + ": refreshes are left to WordPress", mend)
+        Finding::problem(Area::Database, id, what + ": refreshes are left to WordPress", fix)
     } else if least >= AGREE {
-        Finding::warning(Area::Database, id, what, mend)
+        Finding::warning(Area::Database, id, what, fix)
     } else {
         Finding::ok(Area::Database, id, "the database's clock agrees with this machine's")
     }
@@ -288,7 +288,7 @@ fn clock(ahead: Difference) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
     use crate::wordpress::database::tls::Facts;
 
     #[test]

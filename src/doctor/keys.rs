@@ -1,7 +1,7 @@
 //! Judges the signing key and the salts by what they look like. Their values go nowhere from here.
 
-use super::finding::{Area, Finding};
 use crate::config::{Algorithm, Secret};
+use crate::finding::{Area, Finding};
 use crate::wordpress::installation::Installation;
 
 /// Values that documents and examples give to keys, in lower case and without anything but letters: the plugin's own
@@ -21,7 +21,7 @@ const PLACEHOLDERS: [&str; 9] = [
 /// Fewer different characters than this in a key of any length: a word repeated, not a random value.
 const DISTINCT_CHARACTERS: usize = 8;
 
-const MEND_KEY: &str = "Make a long random one, put it into wp-config.php as JWT_AUTH_SECRET_KEY (or into jwt.secret_file), and \
+const FIX_KEY: &str = "Make a long random one, put it into wp-config.php as JWT_AUTH_SECRET_KEY (or into jwt.secret_file), and \
                         restart the sidecar. Access tokens signed with the old key end with it; refresh tokens stay good.";
 
 /// What the key looks like that tokens are signed with. `algorithm` is the site's, if it is known.
@@ -31,8 +31,7 @@ pub fn signing_key(algorithm: Option<Algorithm>, secret: Option<&Secret>, has_pr
         return Finding::ok(Area::Keys, id, "tokens are signed with the private key of jwt.private_key_file");
     }
     let Some(secret) = secret else {
-        return Finding::problem(Area::Keys, id, "there is no key to sign tokens with", MEND_KEY)
-            .with_lines(make_key());
+        return Finding::problem(Area::Keys, id, "there is no key to sign tokens with", FIX_KEY).with_lines(make_key());
     };
     let bits = algorithm.unwrap_or(Algorithm::HS256);
     let weakness = weakness(secret.expose(), least_bytes(bits));
@@ -46,7 +45,7 @@ pub fn signing_key(algorithm: Option<Algorithm>, secret: Option<&Secret>, has_pr
             Area::Keys,
             id,
             "the signing key is a placeholder out of an example: anybody can make tokens for any user of the site",
-            MEND_KEY,
+            FIX_KEY,
         )
         .with_lines(make_key()),
         Some(Weakness::Short(length)) => Finding::warning(
@@ -57,14 +56,14 @@ pub fn signing_key(algorithm: Option<Algorithm>, secret: Option<&Secret>, has_pr
                  found by trying, and whoever has it can make tokens for any user",
                 least_bytes(bits)
             ),
-            MEND_KEY,
+            FIX_KEY,
         )
         .with_lines(make_key()),
         Some(Weakness::Monotonous) => Finding::warning(
             Area::Keys,
             id,
             format!("the signing key is made of fewer than {DISTINCT_CHARACTERS} different characters"),
-            MEND_KEY,
+            FIX_KEY,
         )
         .with_lines(make_key()),
     }
@@ -124,7 +123,7 @@ fn least_bytes(algorithm: Algorithm) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     fn level(key: &str, algorithm: Algorithm) -> Level {
         let finding = signing_key(Some(algorithm), Some(&Secret::new(key)), false);

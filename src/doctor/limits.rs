@@ -8,8 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::client::SiteAddress;
-use super::finding::{Area, Finding};
-use crate::client_addr::Scheme;
+use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::net::stream::UpstreamStream;
 
@@ -153,10 +152,10 @@ fn judge_body_limit(first_refused: Option<usize>) -> Finding {
         );
     };
     let what = format!("the web server refuses requests of {} (413): {harm}", bytes(*size));
-    let mend = "Raise its limit, to what PHP takes too (post_max_size, upload_max_filesize): nginx \
+    let fix = "Raise its limit, to what PHP takes too (post_max_size, upload_max_filesize): nginx \
                 `client_max_body_size 64m;`, Apache `LimitRequestBody 67108864`. The sidecar itself has none.";
     let finding = if at == 0 { Finding::problem } else { Finding::warning };
-    finding(Area::Upstream, id, what, mend)
+    finding(Area::Upstream, id, what, fix)
 }
 
 fn bytes(size: u64) -> String {
@@ -183,7 +182,7 @@ async fn announce(dialer: &Dialer, place: &SiteAddress, size: u64) -> Result<boo
 fn head(place: &SiteAddress, method: &str, target: &str, fields: &str) -> Result<String, String> {
     // SECURITY: the home URL comes from the database; nothing of it may end a line.
     HeaderValue::from_str(&place.host).map_err(|_| "the host of the home URL is not valid".to_owned())?;
-    let proto = if place.scheme == Scheme::Https { "https" } else { "http" };
+    let proto = place.scheme.name();
     let target: http::Uri = target.parse().map_err(|_| "the path of the home URL is not valid".to_owned())?;
     Ok(format!(
         "{method} {target} HTTP/1.1\r\nHost: {}\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: {proto}\r\n\
@@ -212,7 +211,7 @@ async fn read_head(stream: &mut UpstreamStream) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn what_is_closed_before_it_is_reused_is_told() {

@@ -13,8 +13,7 @@ mod blocks;
 mod client;
 mod configuration;
 mod database;
-pub mod finding;
-mod keys;
+pub mod keys;
 mod limits;
 mod parity;
 mod php;
@@ -35,11 +34,10 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-pub use finding::{Area, Finding, Level, verdict};
-
 use crate::assemble::{Parts, Sidecar};
 use crate::cli::{self, Options};
 use crate::config::{Config, RefreshMode, Secret};
+use crate::finding::{Area, Finding, Level, verdict};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::store::Store;
@@ -278,7 +276,7 @@ async fn within(
 ) -> Vec<Finding> {
     timeout(limit, step).await.unwrap_or_else(|_| {
         let what = format!("looking took longer than {limit:?} and was given up; what would have been seen is not known");
-        let mend = "Something does not answer, or is very slow: look at the load of the database and of PHP, and run it again.";
-        vec![Finding::problem(area, id, what, mend)]
+        let fix = "Something does not answer, or is very slow: look at the load of the database and of PHP, and run it again.";
+        vec![Finding::problem(area, id, what, fix)]
     })
 }

@@ -15,15 +15,14 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Method, Request, header};
-use http_body_util::Full;
 use hyper::body::Frame;
 use tokio::time::timeout;
 
 use super::address;
 use super::client::{self, Answer, ClientError, SiteAddress};
-use super::finding::{Area, Finding};
 use crate::body::RequestBody;
 use crate::client_addr::Client;
+use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::refresh::{self, Refresher};
 use crate::request_id::RequestIds;
@@ -84,8 +83,8 @@ pub async fn look(
 ) -> Vec<Finding> {
     let id = "parity.answers";
     let Ok(random) = random_hex() else {
-        let mend = "Look at /dev/urandom.";
-        return vec![Finding::problem(Area::Parity, id, "the system gives no randomness", mend)];
+        let fix = "Look at /dev/urandom.";
+        return vec![Finding::problem(Area::Parity, id, "the system gives no randomness", fix)];
     };
     let (nonce, token) = random.split_at(8);
     let agents = (format!("{} {nonce}a", client::USER_AGENT), format!("{} {nonce}b", client::USER_AGENT));
@@ -155,7 +154,7 @@ async fn ask_both(
 ) -> Result<(Answer, Result<Answer, String>), ClientError> {
     let request = || case.request(place, chain, agent);
     let told: Option<IpAddr> = address::CLIENT.parse().ok();
-    let wordpress = client::ask(dialer, told, request()?.map(Full::new)).await?;
+    let wordpress = client::ask(dialer, told, request()?).await?;
     let native = timeout(client::LIMIT, native(refresher, place, request()?))
         .await
         .unwrap_or(Err(ClientError::TimedOut(client::LIMIT)))?;

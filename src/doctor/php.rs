@@ -14,9 +14,8 @@ use tokio::time::timeout;
 
 use super::blocks::{self, AT_LOGIN, Callback, EARLY, REFUSING, UNSEEN};
 use super::client::SiteAddress;
-use super::finding::{Area, Finding};
-use crate::client_addr::Scheme;
 use crate::config::Secret;
+use crate::finding::{Area, Finding};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::Site;
 
@@ -102,7 +101,7 @@ pub async fn look(
 
 async fn ask(installation: &Installation, site: &Site, place: &SiteAddress, nonce: &str) -> Result<Said, Silent> {
     let load = wordpress(installation).ok_or(Silent::NoWordPress)?;
-    let scheme = if place.scheme == Scheme::Https { "https" } else { "http" };
+    let scheme = place.scheme.name();
     let mut php = Command::new("php");
     // SECURITY: wp-config.php may ask for variables, but the sidecar's own hold secrets.
     for (name, _) in std::env::vars_os() {
@@ -190,10 +189,10 @@ fn silent(why: &Silent) -> Finding {
         }
         Silent::Failed(why) => {
             let what = format!("WordPress could not be started by PHP's command line: {why}");
-            let mend = format!(
+            let fix = format!(
                 "Try `php wp-load.php` as PHP's user; the command line may miss extensions that the web server's PHP has. {by_hand}"
             );
-            Finding::warning(Area::Customized, id, what, mend)
+            Finding::warning(Area::Customized, id, what, fix)
         }
         Silent::TimedOut => {
             let what = format!("WordPress was not started by PHP's command line within {LIMIT:?}");
@@ -234,10 +233,10 @@ fn judge(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Ve
             "code of the site's own hooks into the plugin's filters ({versions}); it does not run for refreshes that the \
              sidecar answers"
         );
-        let mend = "If what it changes matters to clients (claims, answers, refusals), set refresh.mode to \"forward\". A private \
+        let fix = "If what it changes matters to clients (claims, answers, refusals), set refresh.mode to \"forward\". A private \
                     key that it supplies goes into jwt.private_key_file.";
         findings.push(
-            Finding::warning(Area::Customized, "customized.filters", what, mend)
+            Finding::warning(Area::Customized, "customized.filters", what, fix)
                 .with_lines(changes.iter().chain(&answers).map(|hook| hook.line_of_text())),
         );
     }
@@ -264,31 +263,31 @@ fn rivals(handlers: &[Handler]) -> Option<Finding> {
         return None;
     }
     let what = "the refresh route is registered by other code than the plugin's";
-    let mend = "Deactivate the plugin that it belongs to, or, if it is meant so, set refresh.mode to \"forward\".";
+    let fix = "Deactivate the plugin that it belongs to, or, if it is meant so, set refresh.mode to \"forward\".";
     let lines = handlers.iter().map(|handler| {
         let own = if handler.own { " (the plugin's own)" } else { "" };
         format!("{} in {}:{}{own}", handler.name, handler.file, handler.line)
     });
-    Some(Finding::problem(Area::Plugin, "plugin.rival", what, mend).with_lines(lines))
+    Some(Finding::problem(Area::Plugin, "plugin.rival", what, fix).with_lines(lines))
 }
 
 /// Whether PHP has the same salt and the same key. Only their HMACs are compared.
 fn keys(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Vec<Finding> {
     let id = "keys.same";
     let is_same = |ours: &Secret, theirs: &str| hmac(nonce, ours).as_deref() == Some(theirs);
-    let mend = "Is this the site's own wp-config.php, and does the sidecar have PHP's environment variables? A filter `salt` in \
+    let fix = "Is this the site's own wp-config.php, and does the sidecar have PHP's environment variables? A filter `salt` in \
                 the site's code changes it as well. Set wordpress.auth_key and wordpress.auth_salt, or jwt.secret_file.";
     let mut findings = Vec::new();
     if !is_same(salt, &said.salt) {
         let what =
             "wp_salt( 'auth' ) is another in PHP than the sidecar has: WordPress takes its access tokens for revoked";
-        findings.push(Finding::problem(Area::Keys, id, what, mend));
+        findings.push(Finding::problem(Area::Keys, id, what, fix));
     }
     if let (Some(secret), Some(key)) = (secret, &said.key)
         && !is_same(secret, key)
     {
         let what = "JWT_AUTH_SECRET_KEY is another in PHP than the key that the sidecar signs with: WordPress refuses its tokens";
-        findings.push(Finding::problem(Area::Keys, id, what, mend));
+        findings.push(Finding::problem(Area::Keys, id, what, fix));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(Area::Keys, id, "PHP has the same salt and signing key as the sidecar"));
@@ -305,7 +304,7 @@ fn hmac(nonce: &str, secret: &Secret) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     fn said(hooks: Vec<Hook>, handlers: Vec<Handler>) -> Said {
         let of = |text: &str| hmac("nonce", &Secret::new(text)).unwrap();

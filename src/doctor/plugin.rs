@@ -1,8 +1,8 @@
 //! The plugin: is it active, is it the version that the sidecar was made for, does another one claim its route.
 
 use super::blocks;
-use super::finding::{Area, Finding};
 use super::site;
+use crate::finding::{Area, Finding};
 use crate::wordpress::options::Settings;
 use crate::wordpress::site::Examined;
 
@@ -52,10 +52,10 @@ fn rival(active: &str) -> Option<Finding> {
         true => format!("the plugin {name} ({file}) is active too and claims the refresh route for tokens of its own"),
         false => format!("the plugin {name} ({file}) is active too and claims the login route of the same name"),
     };
-    let mend = "Deactivate one of the two: which of them answers depends on their order, and the tokens of one are nothing to \
+    let fix = "Deactivate one of the two: which of them answers depends on their order, and the tokens of one are nothing to \
                 the other.";
     let finding = if *has_route { Finding::problem } else { Finding::warning };
-    Some(finding(Area::Plugin, "plugin.rival", what, mend))
+    Some(finding(Area::Plugin, "plugin.rival", what, fix))
 }
 
 fn settings(settings: &Settings) -> Finding {
@@ -72,7 +72,7 @@ fn settings(settings: &Settings) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn versions_and_rivals() {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::printable::{self, Form, Printer};
 
-use super::finding::{Area, Finding, Level, verdict};
+use crate::finding::{Area, Finding, Level, verdict};
 
 /// Where lines are broken, if the terminal is not narrower: longer ones are hard to read.
 const WIDTH: usize = 100;
@@ -46,11 +46,9 @@ pub fn text(findings: &[Finding], style: Style, out: &mut impl Write) -> io::Res
         }
         let mut lines = wrapped(&finding.what, style.width.saturating_sub(INDENT.len())).into_iter();
         writeln!(out, "  {} {}", badge(finding.level, style), lines.next().unwrap_or_default())?;
-        let mend = finding
-            .mend
-            .iter()
-            .flat_map(|mend| wrapped(&format!("→ {mend}"), style.width.saturating_sub(INDENT.len())));
-        for line in lines.chain(mend) {
+        let fix =
+            finding.fix.iter().flat_map(|fix| wrapped(&format!("→ {fix}"), style.width.saturating_sub(INDENT.len())));
+        for line in lines.chain(fix) {
             writeln!(out, "{INDENT}{line}")?;
         }
         for line in &finding.lines {
@@ -194,9 +192,9 @@ Database rights
                 "counts": {"ok": 1, "warning": 0, "problem": 1},
                 "findings": [
                     {"level": "ok", "area": "configuration", "id": "configuration.read", "what": "it is as it should be",
-                     "mend": null, "lines": []},
+                     "fix": null, "lines": []},
                     {"level": "problem", "area": "rights", "id": "rights.missing",
-                     "what": "the database user may not do all that a refresh does\u{1b}[2J\u{9b}", "mend": "Give it the rights.",
+                     "what": "the database user may not do all that a refresh does\u{1b}[2J\u{9b}", "fix": "Give it the rights.",
                      "lines": ["GRANT SELECT ON `wordpress`.`wp_jwt_auth_tokens` TO `somebody\u{7f}`@`localhost`;"]},
                 ],
             })

@@ -7,8 +7,8 @@
 use mysql_async::Row;
 
 use super::database::Server;
-use super::finding::{Area, Finding};
 use crate::config::Config;
+use crate::finding::{Area, Finding};
 use crate::refresh::store::{Statement, Store};
 use crate::refresh::{analytics, cleanup};
 use crate::wordpress::database::{DatabaseError, Session, column};
@@ -169,9 +169,9 @@ fn judge(server: &Server, needs: &[Need], missing: &[&Need], everywhere: &[Strin
                 "the database user {} may not do all that {} need with the table {}",
                 server.account, need.what_for, need.table
             );
-            let mend = "Grant the rights, as an administrator of the database:";
+            let fix = "Grant the rights, as an administrator of the database:";
             let finding = if need.is_vital { Finding::problem } else { Finding::warning };
-            finding(Area::Rights, "rights.missing", what, mend).with_lines([grant(server, need, &account)])
+            finding(Area::Rights, "rights.missing", what, fix).with_lines([grant(server, need, &account)])
         })
         .collect();
     let may = format!("{} may do all that the sidecar does", server.account);

@@ -2,9 +2,9 @@
 
 use super::configuration;
 pub use super::configuration::{CERTIFICATE_ENDED, certificates};
-use super::finding::{Area, Finding};
 use super::{keys, site};
 use crate::config::Config;
+use crate::finding::{Area, Finding, Level};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::{Known, Sites};
 
@@ -30,7 +30,7 @@ pub fn findings(config: &Config, sites: Option<&Sites>) -> Vec<Finding> {
         findings.extend(sites.clocks_apart().map(|apart| site::clocks(&apart)));
         findings.extend(of_site(config, sites.installation(), sites.last_read()));
     }
-    findings.retain(|finding| finding.level != super::finding::Level::Ok);
+    findings.retain(|finding| finding.level != Level::Ok);
     findings.sort_by_key(|finding| (finding.area, std::cmp::Reverse(finding.level)));
     findings
 }
@@ -54,7 +54,6 @@ fn of_site(config: &Config, installation: &Installation, known: Option<Known>) -
 mod tests {
     use super::*;
     use crate::config::{Faults, Sources};
-    use crate::doctor::finding::Level;
     use crate::wordpress::installation::installation;
     use crate::wordpress::site::NotNative;
 

@@ -1,6 +1,6 @@
-//! Puts into words what keeps the site from being refreshed natively, and how to mend it.
+//! Puts into words what keeps the site from being refreshed natively, and how to fix it.
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::wordpress::clock::Apart;
 use crate::wordpress::site::{NamedHost, NotNative};
 
@@ -10,7 +10,7 @@ pub const BY_NTP: &str =
 
 /// Puts `obstacle` into words. While it stands, WordPress answers the refreshes, as it did before there was a sidecar.
 pub fn obstacle(obstacle: &NotNative) -> Finding {
-    let (area, id, mend) = match obstacle {
+    let (area, id, fix) = match obstacle {
         NotNative::Unknown(_) => {
             (Area::Database, "site.unknown", "See what is said of the database; the sidecar keeps trying.".to_owned())
         }
@@ -87,9 +87,9 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
     };
     let what = format!("refreshes are left to WordPress: {obstacle}");
     match obstacle {
-        // WordPress does all it did before, and there is nothing to mend.
-        NotNative::Charset(_) | NotNative::OtherBlog | NotNative::Moved(_) => Finding::warning(area, id, what, mend),
-        _ => Finding::problem(area, id, what, mend),
+        // WordPress does all it did before, and there is nothing to fix.
+        NotNative::Charset(_) | NotNative::OtherBlog | NotNative::Moved(_) => Finding::warning(area, id, what, fix),
+        _ => Finding::problem(area, id, what, fix),
     }
 }
 

@@ -3,8 +3,8 @@
 use mysql_async::Row;
 
 use super::database::Server;
-use super::finding::{Area, Finding};
 use super::rights;
+use crate::finding::{Area, Finding};
 use crate::index;
 use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::installation::Installation;
@@ -93,9 +93,9 @@ fn event_table(table: &str, found: &[String], writes_events: bool) -> Option<Fin
         ),
         false => format!("{table} has no column {}: no statistics of refreshes are kept", missing.join(", ")),
     };
-    let mend = "The plugin makes it when it is activated: deactivate and activate it, or update it. Set refresh.analytics to \
+    let fix = "The plugin makes it when it is activated: deactivate and activate it, or update it. Set refresh.analytics to \
                 false to do without.";
-    Some(Finding::warning(Area::Tables, id, what, mend))
+    Some(Finding::warning(Area::Tables, id, what, fix))
 }
 
 fn token_index(table: &str, rows: u64, names: &[String], consecutive_ids: bool, grant: String) -> Finding {
@@ -104,21 +104,21 @@ fn token_index(table: &str, rows: u64, names: &[String], consecutive_ids: bool, 
         let what = format!("{table}: about {rows} rows, refresh tokens are found by the index {}", names.join(", "));
         return Finding::ok(Area::Tables, id, what);
     }
-    let mend = "`wp-jwt-sidecar index` shows what an index would do, and with --apply adds it while the table is in use. The \
+    let fix = "`wp-jwt-sidecar index` shows what an index would do, and with --apply adds it while the table is in use. The \
                 database user needs for it, meanwhile:";
     if !consecutive_ids {
         let what = format!(
             "{table}: about {rows} rows, no index on refresh_token_hash, and ids do not grow by one (a cluster): unknown \
              tokens are looked for in the whole table"
         );
-        return Finding::warning(Area::Tables, id, what, mend).with_lines([grant]);
+        return Finding::warning(Area::Tables, id, what, fix).with_lines([grant]);
     }
     if rows >= LARGE {
         let what = format!(
             "{table}: about {rows} rows and no index on refresh_token_hash: WordPress reads the whole table for every \
              refresh that it answers itself (the sidecar does not, once it has read it after its start)"
         );
-        return Finding::warning(Area::Tables, id, what, mend).with_lines([grant]);
+        return Finding::warning(Area::Tables, id, what, fix).with_lines([grant]);
     }
     Finding::ok(
         Area::Tables,
@@ -130,7 +130,7 @@ fn token_index(table: &str, rows: u64, names: &[String], consecutive_ids: bool, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn an_index_is_asked_for_where_it_matters() {

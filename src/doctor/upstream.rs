@@ -5,17 +5,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Method, header};
-use http_body_util::Full;
 use serde::Deserialize;
 use std::collections::HashMap;
 
-use super::client::{self, Answer, ClientError, SiteAddress};
-use super::finding::{Area, Finding};
+use super::client::{self, Answer, SiteAddress};
 use super::site;
 use crate::config::{Config, UpstreamUrl};
+use crate::finding::{Area, Finding};
+use crate::net::ask::AskError;
 use crate::net::dial::{DialError, Dialer};
 use crate::wordpress::clock::TOO_FAR;
-use crate::wordpress::home::{self, Answered, AskError, Home, Question, Word};
+use crate::wordpress::home::{self, Answered, Home, HomeError, Question, Word};
 use crate::wordpress::site::NotNative;
 
 /// Tokens are issued by the slowest clock, and end earlier by as much as it is behind.
@@ -33,7 +33,7 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
         Ok(_) => return Finding::ok(Area::Upstream, id, format!("{url} takes connections")),
         Err(error) => error,
     };
-    let mend = match (&error, url) {
+    let fix = match (&error, url) {
         (DialError::Connect(source), UpstreamUrl::Unix(_)) if source.kind() == std::io::ErrorKind::PermissionDenied => {
             "The sidecar's user may not write to the socket: add it to the socket's group."
         }
@@ -46,8 +46,8 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
         }
         (DialError::TimedOut(_), _) => "Something drops the connection without a word: look for a firewall in between.",
     };
-    let what = format!("{url} cannot be reached: {}", ClientError::from(error));
-    Finding::problem(Area::Upstream, id, what, mend)
+    let what = format!("{url} cannot be reached: {}", client::in_full(&error));
+    Finding::problem(Area::Upstream, id, what, fix)
 }
 
 /// What WordPress says of itself at the REST root.
@@ -72,33 +72,33 @@ pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option
             (Finding::ok(Area::Upstream, id, what), Some(home))
         }
         Err(error) => {
-            let mend = match &error {
-                AskError::Status(401 | 403) => {
+            let fix = match &error {
+                HomeError::Status(401 | 403) => {
                     "Something protects the REST API: a security plugin, a password, or the web server. Let \
                      GET …/wp-json/ through for the sidecar (it comes with User-Agent wp-jwt-sidecar), or set wordpress.home."
                 }
-                AskError::Status(301 | 302 | 307 | 308) => {
+                HomeError::Status(301 | 302 | 307 | 308) => {
                     "WordPress redirects: it does not take the request for one to its own home URL. Most often it is not told \
                      of HTTPS: have the web server pass X-Forwarded-Proto on to PHP as HTTPS=on."
                 }
-                AskError::Status(421) => {
+                HomeError::Status(421) => {
                     "The web server takes the name of the TLS handshake and the Host of the request for two virtual hosts \
                      (Apache from 2.4.64): set upstream.tls_name to \"host\", or to the site's host."
                 }
-                AskError::Status(404) => {
+                HomeError::Status(404) => {
                     "Is the upstream the web server of this site, and does it answer for this host name? Save the permalinks \
                      once more in WordPress, and see that the web server hands unknown paths to index.php."
                 }
-                AskError::Status(500..=599) => "PHP fails: its error log, or the web server's, says why.",
-                AskError::Json(_) | AskError::Body => {
+                HomeError::Status(500..=599) => "PHP fails: its error log, or the web server's, says why.",
+                HomeError::Json(_) | HomeError::Ask(AskError::Body) => {
                     "A page came in the place of JSON: another site, a maintenance page, or a security plugin."
                 }
-                AskError::TimedOut => "PHP takes too long: look at the site's load, and at PHP's slow log.",
+                HomeError::TimedOut => "PHP takes too long: look at the site's load, and at PHP's slow log.",
                 _ => "See what is said of the web server.",
             };
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            let what = format!("{stored}/wp-json/ was asked by the web server and gave no answer: {error}{source}");
-            (Finding::problem(Area::Upstream, id, what, mend), None)
+            let error = client::in_full(&error);
+            let what = format!("{stored}/wp-json/ was asked by the web server and gave no answer: {error}");
+            (Finding::problem(Area::Upstream, id, what, fix), None)
         }
     }
 }
@@ -111,18 +111,18 @@ pub async fn route(dialer: &Dialer, place: &SiteAddress) -> Vec<Finding> {
             .method(Method::GET)
             .header(header::USER_AGENT, client::USER_AGENT)
             .header(header::CONNECTION, "close")
-            .body(Full::new(Bytes::new()))?;
+            .body(Bytes::new())?;
         client::ask(dialer, None, request).await
     };
     match asked.await {
         Ok(answer) => [Some(registered(&answer)), clock_of(&answer)].into_iter().flatten().collect(),
         Err(error) => {
-            let mend = "See what is said of the web server, and look into PHP's error log.";
+            let fix = "See what is said of the web server, and look into PHP's error log.";
             vec![Finding::problem(
                 Area::Upstream,
                 "upstream.route",
                 format!("the plugin's routes were asked for: {error}"),
-                mend,
+                fix,
             )]
         }
     }
@@ -149,9 +149,9 @@ struct Endpoint {
 fn registered(answer: &Answer) -> Finding {
     let id = "upstream.route";
     let missing = |what: String| {
-        let mend = "Is the plugin active, and its licence valid? PHP's error log may say more. Until then refreshes fail, with \
+        let fix = "Is the plugin active, and its licence valid? PHP's error log may say more. Until then refreshes fail, with \
                     the sidecar and without.";
-        Finding::problem(Area::Upstream, id, what, mend)
+        Finding::problem(Area::Upstream, id, what, fix)
     };
     if answer.status != 200 {
         return missing(format!("WordPress does not describe the plugin's routes: status {}", answer.status));
@@ -202,7 +202,7 @@ fn clock(date: SystemTime, sent: SystemTime, received: SystemTime) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     fn at(seconds: f64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs_f64(1_000_000.0 + seconds)

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-use super::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 
 /// The user of the systemd unit.
 pub const SERVICE_USER: &str = "wp-jwt-sidecar";
@@ -44,9 +44,9 @@ fn readers(path: &Path) -> Finding {
         return Finding::ok(Area::WpConfig, id, what);
     }
     let what = format!("{what}: every user of this machine can read the database's password and the keys in it");
-    let mend = "Take that right away; PHP's and the sidecar's users must still be able to read it:";
+    let fix = "Take that right away; PHP's and the sidecar's users must still be able to read it:";
     let path = path.display();
-    Finding::warning(Area::WpConfig, id, what, mend)
+    Finding::warning(Area::WpConfig, id, what, fix)
         .with_lines([format!("chmod o-r {path}"), format!("setfacl -m u:{SERVICE_USER}:r {path}")])
 }
 
@@ -69,8 +69,8 @@ fn service(path: &Path, user: Option<&User>) -> Finding {
         Some(true) => Finding::ok(Area::WpConfig, id, format!("the service's user {SERVICE_USER} may read it, too")),
         Some(false) => {
             let what = format!("root read it, but the service runs as {SERVICE_USER}, who may not");
-            let mend = "Allow it (and the folders above, if they are closed):";
-            Finding::problem(Area::WpConfig, id, what, mend)
+            let fix = "Allow it (and the folders above, if they are closed):";
+            Finding::problem(Area::WpConfig, id, what, fix)
                 .with_lines([format!("setfacl -m u:{SERVICE_USER}:r {}", path.display())])
         }
         None => {
@@ -103,7 +103,7 @@ fn may_read(path: &Path, user: &User) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::mpsc::{Sender, UnboundedSender, channel};
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,9 +15,9 @@ use tracing::{info, warn};
 use super::inherited::Inherited;
 use super::{Listener, Loop, Order, accept, bind, bind_beside, unix_socket};
 use crate::config::{Config, Fault, Faults, ListenAddress, UnixSockets};
+use crate::connection::Accepted;
 use crate::metrics::Shard;
 use crate::tls::Tls;
-use crate::worker::Work;
 
 /// Orders come from a reload and a self-check now and then.
 const ORDERS: usize = 4;
@@ -116,6 +116,9 @@ fn listeners(wanted: &Wanted, unix: UnixSockets, inherited: &mut Inherited) -> R
     }
 }
 
+/// Hands a connection to the one that serves it; fails where there is none any more.
+pub type HandOver = Arc<dyn Fn(Accepted) -> io::Result<()> + Send + Sync>;
+
 /// The accept loops. They run on the runtime of who calls these functions.
 pub struct Listeners {
     open: Vec<Open>,
@@ -124,8 +127,8 @@ pub struct Listeners {
     unix: UnixSockets,
     loops: JoinSet<io::Result<()>>,
     permits: Arc<Semaphore>,
-    workers: Vec<UnboundedSender<Work>>,
     metrics: Arc<Shard>,
+    hand_over: HandOver,
 }
 
 struct Open {
@@ -144,12 +147,12 @@ impl Listeners {
         config: &Config,
         tls: Option<&Tls>,
         permits: Arc<Semaphore>,
-        workers: Vec<UnboundedSender<Work>>,
         metrics: Arc<Shard>,
+        hand_over: HandOver,
     ) -> Self {
         let (open, loops) = (Vec::new(), JoinSet::new());
         let (now, waiting): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| can_be_served(&bound.wanted, tls));
-        let mut listeners = Listeners { open, waiting, unix: config.server.unix, loops, permits, workers, metrics };
+        let mut listeners = Listeners { open, waiting, unix: config.server.unix, loops, permits, metrics, hand_over };
         for bound in now {
             listeners.begin(bound, config);
         }
@@ -305,12 +308,12 @@ impl Listeners {
         let around = Loop {
             tls: Arc::clone(&tls),
             permits: Arc::clone(&self.permits),
-            workers: self.workers.clone(),
             metrics: Arc::clone(&self.metrics),
             orders: asked,
             stop: stop.clone(),
         };
-        self.loops.spawn(accept(listener, around));
+        let hand_over = Arc::clone(&self.hand_over);
+        self.loops.spawn(accept(listener, around, move |accepted| hand_over(accepted)));
         self.open.push(Open { wanted, address, kept_open, tls, orders, stop });
     }
 

@@ -1,5 +1,7 @@
-//! Connections below HTTP, on both sides of the proxy: the streams, the way to the upstream, and the PROXY protocol.
+//! Connections below HTTP, on both sides of the proxy: the streams, the way to the upstream, what is asked there,
+//! and the PROXY protocol.
 
+pub mod ask;
 pub mod dial;
 pub mod proxy_protocol;
 pub mod stream;

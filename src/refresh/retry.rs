@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_another_try_can_mend() {
+    fn what_another_try_can_fix() {
         for code in [1213, 1205, 1020, 3101, 1290, 1053, 1243] {
             assert!(is_worth_another_try(&DatabaseError::Failed(Some(code))), "{code}");
         }

@@ -10,6 +10,7 @@ mod self_check;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use crate::config::{Config, Effective, Faults};
 use crate::drain::Drain;
 use crate::exchange::context::Settings;
 use crate::listen::Listener;
-use crate::listen::listeners::{Bound, Listeners};
+use crate::listen::listeners::{Bound, HandOver, Listeners};
 use crate::metrics::{Level, Shard};
 use crate::net::dial::Dialer;
 use crate::tls::{self, Tls};
@@ -168,8 +169,8 @@ impl Serving {
             &config,
             tls.as_deref(),
             permits.semaphore(),
-            workers.clone(),
             Arc::clone(&metrics),
+            to_workers(workers.clone()),
         );
         let renewed = Arc::default();
         let pulse = Arc::new(Pulse::new(listeners.orders(), &workers));
@@ -314,6 +315,18 @@ fn settings(
             server.exchanges_of_one(),
         ),
     }
+}
+
+/// Gives connections to the workers in turn.
+fn to_workers(workers: Vec<UnboundedSender<Work>>) -> HandOver {
+    let turn = AtomicUsize::new(0);
+    Arc::new(move |accepted| {
+        let worker = workers.get(turn.fetch_add(1, Ordering::Relaxed) % workers.len().max(1));
+        match worker.map(|worker| worker.send(Work::Serve(accepted))) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(io::Error::other("a worker has ended")),
+        }
+    })
 }
 
 /// Until the token that is returned is cancelled.

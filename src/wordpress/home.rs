@@ -22,9 +22,10 @@ use tracing::debug;
 
 use super::clock::Clocks;
 use crate::client_addr::Scheme;
-use crate::net::dial::{DialError, Dialer};
+use crate::net::ask::AskError;
+use crate::net::dial::Dialer;
 use crate::route::{Permalinks, RouteForms};
-pub use question::{Answered, ask};
+pub use question::{Answered, ask, host_of};
 
 /// An answer older than this is asked for again, in the background.
 const FRESH: Duration = Duration::from_secs(60);
@@ -70,12 +71,8 @@ pub struct Question {
 impl Question {
     /// The home URL as far as it is known without asking.
     pub fn place(&self) -> String {
-        let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
         match &self.host {
-            Some(host) => format!("{scheme}://{host}{}", self.forms.home_path),
+            Some(host) => format!("{}://{host}{}", self.scheme.name(), self.forms.home_path),
             None => self.stored_home.clone(),
         }
     }
@@ -164,25 +161,19 @@ struct Answers {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum HomeError {
     /// Nothing came.
     #[error("no answer within {LIMIT:?}")]
     TimedOut,
-    /// The upstream cannot be reached.
+    /// No response.
     #[error(transparent)]
-    Connect(#[from] DialError),
-    /// The upstream broke off, or does not speak HTTP.
-    #[error("the connection failed")]
-    Http(#[from] hyper::Error),
+    Ask(#[from] AskError),
     /// The home URL names a host that cannot be one.
     #[error("the request cannot be built")]
     Request(#[from] http::Error),
     /// Something else than an answer of the REST API.
     #[error("status {0}")]
     Status(u16),
-    /// It broke off or is far too large.
-    #[error("the body cannot be read")]
-    Body,
     /// A page, or another JSON.
     #[error("the body is not the expected JSON")]
     Json(#[from] serde_json::Error),

@@ -198,8 +198,8 @@ impl Assembly<'_> {
             // Code that is not followed could define it, but hardly a site shares its users: told by `check`, not refused.
             Lookup::NotDefined => return prefix.map(|prefix| format!("{prefix}users")),
         };
-        let mend = "define it there as a plain text";
-        self.fault("wordpress.config", format!("the constant {NAME} cannot be known: {problem}; {mend}"));
+        let fix = "define it there as a plain text";
+        self.fault("wordpress.config", format!("the constant {NAME} cannot be known: {problem}; {fix}"));
         None
     }
 

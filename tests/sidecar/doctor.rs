@@ -1,5 +1,5 @@
 //! `wp-jwt-sidecar doctor` on a real site: what is well is said to be well, each fault that is really there is named, with its
-//! level and its mend, and nothing else is. No secret in anything it says (every [`Report`] looks for them).
+//! level and its fix, and nothing else is. No secret in anything it says (every [`Report`] looks for them).
 
 mod faults;
 mod real;
@@ -162,7 +162,7 @@ async fn a_site_that_is_well_is_said_to_be() {
     for id in ["customized.filters", "customized.refusals"] {
         let finding = report.the("ok", id);
         assert!(text(&finding["what"]).starts_with("looked at: "), "{finding}");
-        assert!(text(&finding["mend"]).starts_with("Not seen this way: "), "{finding}");
+        assert!(text(&finding["fix"]).starts_with("Not seen this way: "), "{finding}");
     }
     let used_tokens = text(&report.the("ok", "configuration.used_tokens")["what"]);
     assert!(used_tokens.contains("within 10s gets the same pair once more"), "{used_tokens}");
@@ -203,7 +203,7 @@ async fn a_clock_that_is_wrong_is_told(site: &Site, own_user: &[(&str, &str)]) {
         database.execute(&format!("SET GLOBAL init_connect = 'SET timestamp = UNIX_TIMESTAMP() {by}'")).await;
         let report = Report::of(site, &["--upstream-keepalive-idle", "0s"], own_user);
         let clock = report.the(level, "database.clock");
-        assert!(text(&clock["mend"]).contains("NTP"), "{clock}");
+        assert!(text(&clock["fix"]).contains("NTP"), "{clock}");
         let direction = if by.starts_with('+') { "ahead of" } else { "behind" };
         assert!(text(&clock["what"]).contains(direction), "{clock}");
     }

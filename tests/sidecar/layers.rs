@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
         "byte_order_mark",
         "client_addr",
         "drain",
+        "finding",
         "last_seen",
         "metrics",
         "panics",

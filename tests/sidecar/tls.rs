@@ -149,7 +149,7 @@ fn new_certificates_take_effect_and_no_connection_is_lost() {
     assert!(line.contains("shop.key: has no private key"), "{line}");
     assert_eq!(presented(), second_der);
 
-    // On SIGHUP: a try again, which fails, and one more after it was mended.
+    // On SIGHUP: a try again, which fails, and one more after it was fixed.
     let before = sidecar.log().len();
     sidecar.signal("HUP");
     let line = sidecar.wait_for_log_after(before, "the new configuration has faults, the one before stays in effect");

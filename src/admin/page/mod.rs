@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::status::{Flow, Status};
-use crate::doctor::Level;
+use crate::finding::Level;
 use chart::{Chart, Series};
 use units::{NOTHING, count, rate, seconds, span};
 
@@ -161,10 +161,10 @@ fn attention(status: &Status) -> Markup {
                     @for finding in &status.findings {
                         li.(if finding.level == Level::Problem { "problem" } else { "warning" }) {
                             p.what {
-                                span.area { (if finding.level == Level::Problem { "Problem" } else { "Warning" }) " · " (finding.area) }
+                                span.area { (if finding.level == Level::Problem { "Problem" } else { "Warning" }) " · " (finding.area.title()) }
                                 (sentence(&finding.what))
                             }
-                            @if let Some(mend) = &finding.mend { p.mend { (in_code(mend)) } }
+                            @if let Some(fix) = &finding.fix { p.fix { (in_code(fix)) } }
                             @if !finding.lines.is_empty() { pre tabindex="0" { (finding.lines.join("\n")) } }
                         }
                     }

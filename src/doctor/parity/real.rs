@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http_body_util::Full;
 use mysql_async::Row;
 use sha2::{Digest as _, Sha256};
 
@@ -16,7 +15,7 @@ use super::{Case, native, random_hex};
 use crate::config::Secret;
 use crate::doctor::address;
 use crate::doctor::client::{self, Answer, SiteAddress};
-use crate::doctor::finding::{Area, Finding};
+use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::response::{Pair, Reply, ReplyContext, User, response};
@@ -194,7 +193,7 @@ async fn prepare(
 async fn ask(dialer: &Dialer, place: &SiteAddress, token: &Secret) -> Result<Answer, client::ClientError> {
     let case = Case::of_token(token.expose());
     let request = case.request(place, address::CLIENT, client::USER_AGENT)?;
-    client::ask(dialer, address::CLIENT.parse().ok(), request.map(Full::new)).await
+    client::ask(dialer, address::CLIENT.parse().ok(), request).await
 }
 
 /// What WordPress has stored: the row of the refresh token that it answered with. `None`: there is none.
@@ -288,9 +287,9 @@ fn judge(name: &str, found: &Differences) -> Finding {
                  counted.";
     if found.is_refused {
         let what = format!("WordPress refused the live refresh token {name}, which the sidecar would have refreshed");
-        let mend = "Code of the site's own, another plugin or the licence refuses. Where that is meant so, set \
+        let fix = "Code of the site's own, another plugin or the licence refuses. Where that is meant so, set \
                     refresh.mode to \"forward\".";
-        return Finding::problem(Area::Parity, ID, what, mend).with_lines(found.lines.clone());
+        return Finding::problem(Area::Parity, ID, what, fix).with_lines(found.lines.clone());
     }
     if found.lines.is_empty() {
         let what = format!(
@@ -303,7 +302,7 @@ fn judge(name: &str, found: &Differences) -> Finding {
         "WordPress refreshed the token {name}, and the sidecar would have answered differently ({} compared)",
         found.compared
     );
-    let mend = match found.is_serious {
+    let fix = match found.is_serious {
         true => {
             "If clients go by what differs, set refresh.mode to \"forward\"; code of the site's own, or another \
              version of the plugin, makes the difference."
@@ -311,13 +310,13 @@ fn judge(name: &str, found: &Differences) -> Finding {
         false => "What the web server adds to all answers belongs into the server in front of the sidecar.",
     };
     let finding = if found.is_serious { Finding::problem } else { Finding::warning };
-    finding(Area::Parity, ID, what, format!("{mend} {gone} {alike}")).with_lines(found.lines.clone())
+    finding(Area::Parity, ID, what, format!("{fix} {gone} {alike}")).with_lines(found.lines.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
+    use crate::finding::Level;
 
     #[test]
     fn a_token_is_named_by_its_hash_only() {
@@ -335,7 +334,7 @@ mod tests {
         };
         let finding = judge("ba7816bf", &found(&[], false, false));
         assert_eq!(finding.level, Level::Ok);
-        assert!(finding.mend.is_some_and(|hint| hint.contains("has to log in again")));
+        assert!(finding.fix.is_some_and(|hint| hint.contains("has to log in again")));
         assert_eq!(judge("x", &found(&["x-a: 1 — only from WordPress"], false, false)).level, Level::Warning);
         assert_eq!(judge("x", &found(&["member roles"], true, false)).level, Level::Problem);
         assert_eq!(judge("x", &found(&["status 403"], true, true)).level, Level::Problem);

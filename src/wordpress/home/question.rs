@@ -3,17 +3,15 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 use tokio::time::timeout;
+use url::Url;
 
-use super::{AskError, Home, LIMIT, Question, Word};
-use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use super::{Home, HomeError, LIMIT, Question, Word};
+use crate::net::ask::{self as asking, Asked};
 use crate::net::dial::Dialer;
 use crate::route::Permalinks;
 use crate::wordpress::clock::Reading;
@@ -39,12 +37,12 @@ pub struct Answered {
 /// Asks WordPress, each time on a connection of its own.
 ///
 /// # Errors
-/// See [`AskError`].
-pub async fn ask(upstream: &Dialer, question: &Question) -> Result<Answered, AskError> {
-    timeout(LIMIT, ask_patiently(upstream, question)).await.unwrap_or(Err(AskError::TimedOut))
+/// See [`HomeError`].
+pub async fn ask(upstream: &Dialer, question: &Question) -> Result<Answered, HomeError> {
+    timeout(LIMIT, ask_patiently(upstream, question)).await.unwrap_or(Err(HomeError::TimedOut))
 }
 
-async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Answered, AskError> {
+async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Answered, HomeError> {
     let path = &question.forms.home_path;
     let by_query = format!("{path}/?rest_route=/&{FIELDS}");
     let target = match question.forms.permalinks {
@@ -52,50 +50,51 @@ async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Answere
         Permalinks::PathInfo => format!("{path}/index.php/wp-json/?{FIELDS}"),
         Permalinks::Plain => by_query.clone(),
     };
-    let response = exchange(upstream, question, &target).await?;
-    let (read, clock) = (read(&response, question.forms.permalinks), response.clock);
+    let (response, clock) = exchange(upstream, question, &target).await?;
+    let read = read(&response, question.forms.permalinks);
     // An ordinary page. The filter `rest_url_prefix` may have moved the REST API: its other address, which no filter
     // moves (`rest_api_loaded()`), tells that from a web server, a cache or another program that is in the way.
     let may_have_moved = target != by_query
         && match &read {
-            Err(AskError::Json(_)) => true,
-            Err(AskError::Status(status)) => *status == StatusCode::NOT_FOUND.as_u16(),
+            Err(HomeError::Json(_)) => true,
+            Err(HomeError::Status(status)) => *status == StatusCode::NOT_FOUND.as_u16(),
             _ => false,
         };
     if may_have_moved
-        && let Ok(other) = exchange(upstream, question, &by_query).await
+        && let Ok((other, clock)) = exchange(upstream, question, &by_query).await
         && let Ok(Word::Home(_)) = self::read(&other, question.forms.permalinks)
     {
-        return Ok(Answered { word: Word::Moved, clock: other.clock });
+        return Ok(Answered { word: Word::Moved, clock });
     }
     read.map(|word| Answered { word, clock })
 }
 
-struct Response {
-    status: StatusCode,
-    body: Bytes,
-    clock: Option<Reading>,
-}
-
-async fn exchange(upstream: &Dialer, question: &Question, target: &str) -> Result<Response, AskError> {
-    let own = host_of(&question.stored_home);
+async fn exchange(
+    upstream: &Dialer,
+    question: &Question,
+    target: &str,
+) -> Result<(Response<Bytes>, Option<Reading>), HomeError> {
+    let own = Url::parse(&question.stored_home).ok().and_then(|home| host_of(&home));
     let host = match (&question.host, &own) {
         (Some(host), _) => host,
         (None, Some(own)) => own,
-        (None, None) => return Err(AskError::Url(question.stored_home.clone())),
+        (None, None) => return Err(HomeError::Url(question.stored_home.clone())),
     };
-    let request = request(question.scheme, host, target)?;
+    let request = asking::request(question.scheme, host, target, "127.0.0.1")?
+        .header(header::USER_AGENT, concat!("wp-jwt-sidecar/", env!("CARGO_PKG_VERSION")))
+        // What ends in wp_die(), as an archived site does (`ms_site_check()`), is JSON with a code only for such a
+        // request (`wp_is_json_request()`).
+        .header(header::ACCEPT, "application/json")
+        // What a cache has kept says nothing about now.
+        .header(header::CACHE_CONTROL, "no-cache")
+        .header(header::CONNECTION, "close")
+        .body(Bytes::new())?;
     // SECURITY: another host than the site's own gets no name of its own.
     let name = upstream.name_for(Some(host.as_bytes()), || own.clone());
-    let stream = upstream.dial_as(None, name.as_ref()).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let sent = Instant::now();
-    let response = sender.send_request(request).await?;
-    let clock = clock_of(response.headers(), sent, Instant::now());
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|_| AskError::Body)?.to_bytes();
-    Ok(Response { status, body, clock })
+    let dial = upstream.dial_as(None, name.as_ref());
+    let Asked { response, sent, received } = asking::ask(dial, request, MAX_ANSWER).await?;
+    let clock = clock_of(response.headers(), sent, received);
+    Ok((response, clock))
 }
 
 /// A stored response has the `Date` of the day on which it was made; then there is an `Age` (RFC 9111, section 5.1).
@@ -108,21 +107,21 @@ fn clock_of(headers: &HeaderMap, sent: Instant, received: Instant) -> Option<Rea
 }
 
 /// What a response says for certain. Pure.
-fn read(response: &Response, permalinks: Permalinks) -> Result<Word, AskError> {
-    let status = response.status;
+fn read(response: &Response<Bytes>, permalinks: Permalinks) -> Result<Word, HomeError> {
+    let status = response.status();
     if status.is_success() {
-        let root: RestRoot = serde_json::from_slice(&response.body)?;
+        let root: RestRoot = serde_json::from_slice(response.body())?;
         let route_registered = root.namespaces.iter().any(|namespace| namespace == "jwt-auth/v1");
         return Ok(Word::Home(Arc::new(Home::new(root.home, route_registered, permalinks))));
     }
     if super::is_definite(status)
         // As WordPress writes an error: `rest_convert_error_to_response()`, `_json_wp_die_handler()`.
-        && let Ok(body) = serde_json::from_slice::<Value>(&response.body)
+        && let Ok(body) = serde_json::from_slice::<Value>(response.body())
         && let Some(code) = body.get("code").and_then(shown)
     {
         return Ok(Word::Refused { status: status.as_u16(), code });
     }
-    Err(AskError::Status(status.as_u16()))
+    Err(HomeError::Status(status.as_u16()))
 }
 
 /// SECURITY: what stands there is written to the log and to the status page.
@@ -137,31 +136,9 @@ fn shown(code: &Value) -> Option<String> {
 }
 
 /// Host and port of a home URL.
-fn host_of(home: &str) -> Option<String> {
-    let home = url::Url::parse(home).ok()?;
+pub fn host_of(home: &Url) -> Option<String> {
     let host = home.host_str()?;
     Some(home.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-}
-
-fn request(scheme: Scheme, host: &str, target: &str) -> Result<Request<Empty<Bytes>>, http::Error> {
-    let host = HeaderValue::from_str(host)?;
-    let scheme = match scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
-    Request::get(target)
-        .header(header::HOST, host.clone())
-        .header(X_FORWARDED_FOR, "127.0.0.1")
-        .header(X_FORWARDED_PROTO, scheme)
-        .header(X_FORWARDED_HOST, host)
-        .header(header::USER_AGENT, concat!("wp-jwt-sidecar/", env!("CARGO_PKG_VERSION")))
-        // What ends in wp_die(), as an archived site does (`ms_site_check()`), is JSON with a code only for such a
-        // request (`wp_is_json_request()`).
-        .header(header::ACCEPT, "application/json")
-        // What a cache has kept says nothing about now.
-        .header(header::CACHE_CONTROL, "no-cache")
-        .header(header::CONNECTION, "close")
-        .body(Empty::new())
 }
 
 #[derive(Deserialize)]
@@ -172,11 +149,12 @@ struct RestRoot {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn said(status: u16, body: &str) -> Result<Word, String> {
-        let status = StatusCode::from_u16(status).unwrap();
-        let response = Response { status, body: Bytes::from(body.to_owned()), clock: None };
+        let response = Response::builder().status(status).body(Bytes::from(body.to_owned())).unwrap();
         read(&response, Permalinks::Pretty).map_err(|error| error.to_string())
     }
 

@@ -73,7 +73,7 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// Who may not read it, and how to mend that.
+/// Who may not read it, and how to fix that.
 fn permission_problem(path: &Path, user: &str, owner: Option<(u32, u32, u32)>) -> String {
     let rights = owner.map(|(uid, gid, mode)| {
         let name = |id: u32, database: &str| name_of(id, database).unwrap_or_else(|| id.to_string());
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_names_the_user_and_the_mend() {
+    fn a_refusal_names_the_user_and_the_fix() {
         let problem = permission_problem(Path::new("/srv/wp-config.php"), "sidecar", Some((0, 0, 0o100_640)));
         assert!(
             problem.starts_with(

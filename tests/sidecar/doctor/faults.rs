@@ -57,7 +57,7 @@ fn what_the_code_of_the_site_changes(site: &Site) {
     let place = fs::canonicalize(&mu_plugin).unwrap();
     let line = format!("jwt_auth_pro_token_claims (priority 10): shop_claims in {}:2", place.display());
     assert_eq!(lines(finding), [line]);
-    assert!(text(&finding["mend"]).contains("refresh.mode"), "{finding}");
+    assert!(text(&finding["fix"]).contains("refresh.mode"), "{finding}");
     report.the("ok", "parity.answers");
     drop(claims);
 
@@ -188,8 +188,8 @@ fn other_keys_than_phps(site: &Site) {
 
     let report = examine(&with("AUTH_KEY", "put your unique phrase here"));
     let salts = report.the("warning", "keys.salts");
-    assert!(text(&salts["mend"]).contains("wp config shuffle-salts"), "{salts}");
-    assert!(text(&report.the("problem", "keys.salt_unknown")["mend"]).starts_with("Open the site once"));
+    assert!(text(&salts["fix"]).contains("wp config shuffle-salts"), "{salts}");
+    assert!(text(&report.the("problem", "keys.salt_unknown")["fix"]).starts_with("Open the site once"));
 
     let report = examine(&with("AUTH_SALT", "another salt, of another site"));
     assert!(text(&report.the("problem", "keys.same")["what"]).contains("wp_salt( 'auth' ) is another in PHP"));
@@ -208,7 +208,7 @@ fn a_database_that_refuses(site: &Site) {
     let report = Report::of(site, &QUICKLY, &[("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", &url)]);
     let finding = report.the("problem", "database.reachable");
     assert!(text(&finding["what"]).contains("ERROR 1045"), "{finding}");
-    assert!(text(&finding["mend"]).starts_with("User or password"), "{finding}");
+    assert!(text(&finding["fix"]).starts_with("User or password"), "{finding}");
     report.the("ok", "upstream.reachable");
 
     let closed = Port::reserve();
@@ -220,7 +220,7 @@ fn a_database_that_refuses(site: &Site) {
     report.the("ok", "database.reachable");
     let url = format!("mysql://wordpress:x@{free}/wordpress");
     let report = Report::of(site, &QUICKLY, &[("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", &url)]);
-    assert!(text(&report.the("problem", "database.reachable")["mend"]).starts_with("Is the server running"));
+    assert!(text(&report.the("problem", "database.reachable")["fix"]).starts_with("Is the server running"));
 }
 
 fn an_upstream_that_is_away_or_silent(site: &Site) {
@@ -228,7 +228,7 @@ fn an_upstream_that_is_away_or_silent(site: &Site) {
     let free = closed.address();
     let report = Report::of_config(site.wp_config(), &format!("http://{free}"), &[], &[]);
     let finding = report.the("problem", "upstream.reachable");
-    assert!(text(&finding["mend"]).starts_with("Is the web server running"), "{finding}");
+    assert!(text(&finding["fix"]).starts_with("Is the web server running"), "{finding}");
     report.the("ok", "database.reachable");
 
     let silent = Upstream::of_connections(|mut connection| while connection.request().is_some() {});
@@ -241,14 +241,14 @@ fn an_upstream_that_is_away_or_silent(site: &Site) {
     // Something else listens there.
     let page = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>");
     let report = Report::of_config(site.wp_config(), &format!("http://{}", page.address()), &QUICKLY, &[]);
-    assert!(text(&report.the("problem", "upstream.rest")["mend"]).starts_with("A page came"), "{:#}", report.json);
+    assert!(text(&report.the("problem", "upstream.rest")["fix"]).starts_with("A page came"), "{:#}", report.json);
 }
 
 fn without_php(site: &Site) {
     let report = Report::of(site, &QUICKLY, &[("PATH", "/does/not/exist")]);
     let finding = report.the("ok", "customized.php");
     assert!(text(&finding["what"]).starts_with("there is no PHP command line"), "{finding}");
-    assert!(text(&finding["mend"]).contains("add_filter"), "{finding}");
+    assert!(text(&finding["fix"]).contains("add_filter"), "{finding}");
 }
 
 fn the_plugin_is_off(site: &Site) {
@@ -257,5 +257,5 @@ fn the_plugin_is_off(site: &Site) {
     let report = Report::of(site, &QUICKLY, &[]);
     let finding = report.the("problem", "plugin.active");
     assert!(text(&finding["what"]).contains("is not active"), "{finding}");
-    assert!(text(&finding["mend"]).contains("wp plugin activate"), "{finding}");
+    assert!(text(&finding["fix"]).contains("wp plugin activate"), "{finding}");
 }

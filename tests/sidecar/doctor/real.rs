@@ -58,7 +58,7 @@ async fn a_real_refresh_is_compared() {
         what(finding).contains("would have said the same: 4 members, 5 claims, the signing key, the salt"),
         "{finding}"
     );
-    assert!(text(&finding["mend"]).contains("shown and kept nowhere"), "{finding}");
+    assert!(text(&finding["fix"]).contains("shown and kept nowhere"), "{finding}");
     assert_eq!(rows_of(&database, &token).await, (2, 1), "WordPress rotated it, once");
 
     // It is used up, and one that was never there is not sent either.

@@ -139,7 +139,7 @@ async fn it_adds_the_index_with_one_right_more(
     database.execute("ANALYZE TABLE wp_jwt_auth_tokens").await;
     let report = Report::with(&[], &environment(user, url));
     let finding = report.the("warning", "tables.index");
-    assert!(text(&finding["mend"]).contains("wp-jwt-sidecar index"), "{finding}");
+    assert!(text(&finding["fix"]).contains("wp-jwt-sidecar index"), "{finding}");
     let grant = &lines(finding)[0];
     root.query_drop(grant).await.unwrap();
     assert!(index("--apply"), "{grant} is enough");

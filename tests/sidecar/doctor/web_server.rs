@@ -68,7 +68,7 @@ fn what_the_web_server_does_wrong_is_named() {
     let report = Report::of(&site, &[], &[]);
     let limit = report.the("problem", "upstream.body_limit");
     assert!(text(&limit["what"]).contains("16 KiB"), "{limit}");
-    assert!(text(&limit["mend"]).contains("client_max_body_size"), "{limit}");
+    assert!(text(&limit["fix"]).contains("client_max_body_size"), "{limit}");
     let keep_alive = report.the("warning", "upstream.keepalive");
     assert!(text(&keep_alive["what"]).contains("closes idle connections after 1."), "{keep_alive}");
     assert_eq!(lines(keep_alive)[0], "[upstream]");

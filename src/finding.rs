@@ -1,4 +1,5 @@
-//! What the doctor says: a finding is good, to be looked at, or a problem, and says how to mend it.
+//! What the doctor and the status page say of the installation: a finding is good, to be looked at, or a problem, and
+//! says how to fix it.
 
 use serde::Serialize;
 
@@ -40,6 +41,14 @@ pub enum Area {
     Customized,
     /// WordPress's answers beside the sidecar's.
     Parity,
+    /// Certificates for clients.
+    Tls,
+    /// How requests are answered.
+    Requests,
+    /// The running program.
+    Process,
+    /// The rows that the plugin's analytics counts.
+    Analytics,
 }
 
 impl Area {
@@ -57,6 +66,10 @@ impl Area {
             Area::ClientAddress => "The client's address",
             Area::Customized => "Code of the site's own",
             Area::Parity => "Answers compared",
+            Area::Tls => "TLS",
+            Area::Requests => "Requests",
+            Area::Process => "Process",
+            Area::Analytics => "Analytics",
         }
     }
 }
@@ -73,7 +86,7 @@ pub struct Finding {
     /// What was found, as a sentence or two.
     pub what: String,
     /// What to do about it.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// Lines to be copied as they are: commands, SQL, configuration.
     pub lines: Vec<String>,
 }
@@ -81,17 +94,17 @@ pub struct Finding {
 impl Finding {
     /// As it should be.
     pub fn ok(area: Area, id: &'static str, what: impl Into<String>) -> Self {
-        Finding { level: Level::Ok, area, id, what: what.into(), mend: None, lines: Vec::new() }
+        Finding { level: Level::Ok, area, id, what: what.into(), fix: None, lines: Vec::new() }
     }
 
     /// To be looked at.
-    pub fn warning(area: Area, id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Finding { level: Level::Warning, mend: Some(mend.into()), ..Finding::ok(area, id, what) }
+    pub fn warning(area: Area, id: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Finding { level: Level::Warning, fix: Some(fix.into()), ..Finding::ok(area, id, what) }
     }
 
-    /// To be mended.
-    pub fn problem(area: Area, id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Finding { level: Level::Problem, mend: Some(mend.into()), ..Finding::ok(area, id, what) }
+    /// To be fixed.
+    pub fn problem(area: Area, id: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Finding { level: Level::Problem, fix: Some(fix.into()), ..Finding::ok(area, id, what) }
     }
 
     /// With lines to be copied.
@@ -104,7 +117,7 @@ impl Finding {
     /// With what could be done, though nothing has to be.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.mend = Some(hint.into());
+        self.fix = Some(hint.into());
         self
     }
 }
