@@ -21,51 +21,94 @@
 //!
 //! A module imports only modules of the lines below its own; `tests/sidecar/layers.rs` holds this.
 
-pub mod serve;
+pub mod program;
 
-pub mod admin;
+mod serve;
 
-pub mod listen;
+mod admin;
 
-pub mod worker;
+mod listen;
 
-pub mod connection;
-pub mod doctor;
+mod worker;
 
-pub mod assemble;
-pub mod exchange;
+mod connection;
+mod doctor;
 
-pub mod forward;
-pub mod refresh;
+mod assemble;
+mod exchange;
 
-pub mod body;
+mod forward;
+mod refresh;
 
-pub mod fields;
-pub mod index;
-pub mod vet;
+mod body;
 
-pub mod http1;
-pub mod tls;
-pub mod wordpress;
+mod fields;
+mod index;
+mod vet;
 
-pub mod cli;
-pub mod net;
-pub mod telemetry;
+mod http1;
+mod tls;
+mod wordpress;
 
-pub mod access_log;
-pub mod admission;
-pub mod config;
+mod cli;
+mod net;
+mod telemetry;
 
-pub mod byte_order_mark;
-pub mod client_addr;
-pub mod drain;
-pub mod finding;
-pub mod last_seen;
-pub mod metrics;
-pub mod panics;
-pub mod printable;
-pub mod request_id;
-pub mod route;
-pub mod share;
-pub mod time;
-pub mod version;
+mod access_log;
+mod admission;
+mod config;
+
+mod byte_order_mark;
+mod client_addr;
+mod drain;
+mod finding;
+mod last_seen;
+mod metrics;
+mod panics;
+mod printable;
+mod request_id;
+mod route;
+mod share;
+mod time;
+mod version;
+
+/// What the tests in `tests/` look at. No interface.
+#[doc(hidden)]
+pub mod internals {
+    pub mod admin {
+        pub use crate::admin::exposition;
+    }
+    pub mod assemble {
+        pub use crate::assemble::{Parts, Sidecar};
+    }
+    pub mod config {
+        pub use crate::config::{
+            CONFIG_VARIABLE, CertificateFiles, Config, DatabaseTls, Faults, Flag, Jwt, Kind, ListenAddress, Secret,
+            Sources, WordPress, keys,
+        };
+    }
+    pub mod listen {
+        pub use crate::listen::{inherited, listeners};
+    }
+    pub mod metrics {
+        pub use crate::metrics::{Event, Level, Metrics, Timing};
+    }
+    pub mod net {
+        pub use crate::net::dial;
+    }
+    pub mod printable {
+        pub use crate::printable::is_harmful;
+    }
+    pub mod refresh {
+        pub use crate::refresh::{analytics, country, json, live_tokens, lookup, row_cache, store};
+    }
+    pub mod serve {
+        pub use crate::serve::{Load, serve};
+    }
+    pub mod tls {
+        pub use crate::tls::Tls;
+    }
+    pub mod wordpress {
+        pub use crate::wordpress::{database, installation, site, text, wp_config};
+    }
+}

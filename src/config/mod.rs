@@ -37,7 +37,7 @@ pub(crate) use file::open as open_file;
 pub use kind::Kind;
 pub use names::{
     Algorithm, DatabaseTls, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields,
-    ReuseDetection, UnknownName, UpstreamProxyProtocol,
+    ReuseDetection, UpstreamProxyProtocol,
 };
 pub use open_files::{OpenFiles, raise_limit};
 pub use secret::Secret;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use mysql_async::OptsBuilder;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use wp_jwt_sidecar::refresh::analytics::{Analytics, Event, EventResult, Failure, write_behind};
-use wp_jwt_sidecar::refresh::country::Countries;
-use wp_jwt_sidecar::refresh::store::Store;
-use wp_jwt_sidecar::wordpress::database::Database as Pool;
+use wp_jwt_sidecar::internals::refresh::analytics::{Analytics, Event, EventResult, Failure, write_behind};
+use wp_jwt_sidecar::internals::refresh::country::Countries;
+use wp_jwt_sidecar::internals::refresh::store::Store;
+use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
 
 use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, random_hex};
 use crate::support::rig::{NO_REUSE, Rig, eventually};

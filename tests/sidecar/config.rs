@@ -14,7 +14,7 @@ use std::{
     process::Command,
 };
 
-use wp_jwt_sidecar::config::{
+use wp_jwt_sidecar::internals::config::{
     CONFIG_VARIABLE, Config, Flag, Sources,
     keys::{self, Fallback, KEYS, Key},
 };
@@ -327,7 +327,7 @@ fn commands_print_no_control_characters() {
     let run = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_wp-jwt-sidecar")).env_clear().args(arguments).output().unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(!said.replace('\n', "").contains(wp_jwt_sidecar::printable::is_harmful), "{said:?}");
+        assert!(!said.replace('\n', "").contains(wp_jwt_sidecar::internals::printable::is_harmful), "{said:?}");
         let name = ["a\\u{1b}[2J\\u{9b}31m\\u{202e}.toml", "a\\u001b[2J\\u009b31m\\u202e.toml"];
         assert!(name.iter().any(|name| said.contains(name)), "{said}");
         output.status.code()

@@ -6,15 +6,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use wp_jwt_sidecar::admin::exposition::Exposed;
-use wp_jwt_sidecar::assemble::{Parts, Sidecar};
-use wp_jwt_sidecar::config::{Config, ListenAddress, Sources};
-use wp_jwt_sidecar::listen::inherited::Inherited;
-use wp_jwt_sidecar::listen::listeners;
-use wp_jwt_sidecar::metrics::{Event, Level, Metrics, Timing};
-use wp_jwt_sidecar::net::dial::Dialer;
-use wp_jwt_sidecar::serve::{self, Load};
-use wp_jwt_sidecar::tls::Tls;
+use wp_jwt_sidecar::internals::admin::exposition::Exposed;
+use wp_jwt_sidecar::internals::assemble::{Parts, Sidecar};
+use wp_jwt_sidecar::internals::config::{Config, ListenAddress, Sources};
+use wp_jwt_sidecar::internals::listen::inherited::Inherited;
+use wp_jwt_sidecar::internals::listen::listeners;
+use wp_jwt_sidecar::internals::metrics::{Event, Level, Metrics, Timing};
+use wp_jwt_sidecar::internals::net::dial::Dialer;
+use wp_jwt_sidecar::internals::serve::{self, Load};
+use wp_jwt_sidecar::internals::tls::Tls;
 
 use crate::config::site::flag;
 use crate::support::port::Port;

@@ -11,9 +11,9 @@ use mysql_async::prelude::Queryable as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PublicKeyData as _, SigningKey as _, date_time_ymd,
 };
-use wp_jwt_sidecar::config::{CertificateFiles, DatabaseTls, Jwt, Kind, Secret, WordPress, keys};
-use wp_jwt_sidecar::wordpress::database::Database as Pool;
-use wp_jwt_sidecar::wordpress::installation::installation;
+use wp_jwt_sidecar::internals::config::{CertificateFiles, DatabaseTls, Jwt, Kind, Secret, WordPress, keys};
+use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
+use wp_jwt_sidecar::internals::wordpress::installation::installation;
 
 use crate::admin;
 use crate::support::mariadb::{Database, PASSWORD, PASSWORD_IN_URL, TestDatabase, TokenState};

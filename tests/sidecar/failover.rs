@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mysql_async::OptsBuilder;
 use mysql_async::prelude::Queryable;
-use wp_jwt_sidecar::wordpress::database::Database as Pool;
+use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
 
 use crate::support::apps::Apps;
 use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
-use wp_jwt_sidecar::refresh::json::{Body, Fault, Member, refresh_token};
+use wp_jwt_sidecar::internals::refresh::json::{Body, Fault, Member, refresh_token};
 
 /// Texts in one run of PHP.
 const BATCH: usize = 40_000;

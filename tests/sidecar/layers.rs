@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the top to the bottom. A module imports only modules of the lines below its own.
 const LAYERS: &[&[&str]] = &[
+    &["program"],
     &["serve"],
     &["admin"],
     &["listen"],

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
-use wp_jwt_sidecar::refresh::store::{Child, Store};
-use wp_jwt_sidecar::wordpress::database::Database as Pool;
+use wp_jwt_sidecar::internals::refresh::store::{Child, Store};
+use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
 
 use crate::support::apps::Apps;
 use crate::support::faults::{Fault, Relay};

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use wp_jwt_sidecar::printable::is_harmful;
+use wp_jwt_sidecar::internals::printable::is_harmful;
 
 use crate::support::mariadb::{Database, TokenState};
 use crate::support::raw::{Connection, Upstream};

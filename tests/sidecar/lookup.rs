@@ -9,11 +9,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
-use wp_jwt_sidecar::refresh::live_tokens::LiveTokens;
-use wp_jwt_sidecar::refresh::lookup::LookUps;
-use wp_jwt_sidecar::refresh::row_cache::RowCache;
-use wp_jwt_sidecar::refresh::store::Store;
-use wp_jwt_sidecar::wordpress::database::Database as Pool;
+use wp_jwt_sidecar::internals::refresh::live_tokens::LiveTokens;
+use wp_jwt_sidecar::internals::refresh::lookup::LookUps;
+use wp_jwt_sidecar::internals::refresh::row_cache::RowCache;
+use wp_jwt_sidecar::internals::refresh::store::Store;
+use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
 
 use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
 use crate::support::raw::Connection;

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use wp_jwt_sidecar::wordpress::text;
+use wp_jwt_sidecar::internals::wordpress::text;
 
 const BATCH: usize = 500;
 

@@ -76,6 +76,6 @@ fn the_service_can_do_little_else() {
 fn the_service_waits_longer_than_a_drain() {
     let service = fs::read_to_string(source("wp-jwt-sidecar.service")).unwrap();
     assert!(service.contains("\nTimeoutStopSec=45s\n"));
-    let drain = wp_jwt_sidecar::config::keys::find("shutdown.drain_timeout").unwrap();
-    assert_eq!(drain.default, wp_jwt_sidecar::config::keys::Fallback::Is("30s"));
+    let drain = wp_jwt_sidecar::internals::config::keys::find("shutdown.drain_timeout").unwrap();
+    assert_eq!(drain.default, wp_jwt_sidecar::internals::config::keys::Fallback::Is("30s"));
 }

@@ -1,7 +1,7 @@
 //! Whatever is written, nothing panics and no secret is shown.
 
 use proptest::prelude::*;
-use wp_jwt_sidecar::config::{
+use wp_jwt_sidecar::internals::config::{
     Config, Faults, Sources,
     keys::{KEYS, Key, SECTIONS},
 };

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use wp_jwt_sidecar::config::{
+use wp_jwt_sidecar::internals::config::{
     Config, Sources,
     keys::{Fallback, KEYS, SECTIONS},
 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use wp_jwt_sidecar::config::{
+use wp_jwt_sidecar::internals::config::{
     Config, Flag, Kind, Sources,
     keys::{self, Key},
 };

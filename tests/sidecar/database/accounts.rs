@@ -2,7 +2,7 @@
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Opts, OptsBuilder};
-use wp_jwt_sidecar::wordpress::database::{Database as Pool, Hosts};
+use wp_jwt_sidecar::internals::wordpress::database::{Database as Pool, Hosts};
 
 use crate::support::mariadb::{Database, PASSWORD};
 

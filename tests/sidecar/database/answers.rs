@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mysql_async::Opts;
 use serde_json::Value;
-use wp_jwt_sidecar::wordpress::database::{Database as Pool, DatabaseError, Hosts};
+use wp_jwt_sidecar::internals::wordpress::database::{Database as Pool, DatabaseError, Hosts};
 
 use crate::admin::{admin, get};
 use crate::support::made_up::{Conversation, MadeUp, Spoil, error, ok, packet, switch};

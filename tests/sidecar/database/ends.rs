@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mysql_async::Opts;
 use mysql_async::prelude::Queryable;
 use tempfile::TempDir;
-use wp_jwt_sidecar::wordpress::database::{Database as Pool, Hosts, Session};
+use wp_jwt_sidecar::internals::wordpress::database::{Database as Pool, Hosts, Session};
 
 use crate::support::mariadb::{Database, TestDatabase, TokenState};
 use crate::support::rig::{self, eventually};

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Opts, OptsBuilder};
-use wp_jwt_sidecar::refresh::live_tokens::LiveTokens;
-use wp_jwt_sidecar::refresh::row_cache::{Key, RowCache, RowRef};
-use wp_jwt_sidecar::refresh::store::Store;
-use wp_jwt_sidecar::wordpress::database::Database as Pool;
-use wp_jwt_sidecar::wordpress::site::Columns;
-use wp_jwt_sidecar::wordpress::text::ColumnCharset;
+use wp_jwt_sidecar::internals::refresh::live_tokens::LiveTokens;
+use wp_jwt_sidecar::internals::refresh::row_cache::{Key, RowCache, RowRef};
+use wp_jwt_sidecar::internals::refresh::store::Store;
+use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
+use wp_jwt_sidecar::internals::wordpress::site::Columns;
+use wp_jwt_sidecar::internals::wordpress::text::ColumnCharset;
 
 use super::{FILLED, insert, log_statements, look_ups, rig as rig_with};
 use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};

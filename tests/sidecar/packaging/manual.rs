@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use wp_jwt_sidecar::config::keys::KEYS;
+use wp_jwt_sidecar::internals::config::keys::KEYS;
 
 use crate::support::sidecar::command;
 

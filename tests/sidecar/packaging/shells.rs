@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tempfile::{NamedTempFile, TempDir};
-use wp_jwt_sidecar::config::keys::KEYS;
+use wp_jwt_sidecar::internals::config::keys::KEYS;
 
 use crate::support::sidecar::{PATIENCE, command};
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use wp_jwt_sidecar::wordpress::wp_config::{self, Lookup, Scalar, Surroundings};
+use wp_jwt_sidecar::internals::wordpress::wp_config::{self, Lookup, Scalar, Surroundings};
 
 use super::generated::{FILES, config_file};
 use super::{BATCH, cases, hex, php, runner, sample, wordpress_dir};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::json;
-use wp_jwt_sidecar::config::keys::{Fallback, KEYS, Key, SECTIONS};
+use wp_jwt_sidecar::internals::config::keys::{Fallback, KEYS, Key, SECTIONS};
 
 use super::block;
 use super::blocks::read;

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wp_jwt_sidecar::config::keys::{Fallback, KEYS, Key};
+use wp_jwt_sidecar::internals::config::keys::{Fallback, KEYS, Key};
 
 use super::{Configured, GET, get, named, toml, url};
 use crate::admin::{self, admin};

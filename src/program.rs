@@ -1,0 +1,296 @@
+//! Parse, load, bind, announce, run, exit code.
+
+use std::fmt::Display;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::assemble::{Parts, Sidecar};
+use crate::cli::{self, Cli, Command};
+use crate::config::{self, Faults, RefreshMode};
+use crate::doctor::report::{self, Style};
+use crate::doctor::{self, How};
+use crate::finding::{Level, verdict};
+use crate::index::{self, Action};
+use crate::listen::inherited::Inherited;
+use crate::listen::listeners;
+use crate::net::dial::Dialer;
+use crate::printable::{self, Form, Printer};
+use crate::serve::notify;
+use crate::serve::{self, Load};
+use crate::share::Share;
+use crate::tls::Tls;
+use crate::tls::certificates::Warning;
+use crate::wordpress::database::Database;
+use crate::wordpress::installation::{self, Installation};
+use crate::{admin, panics, telemetry};
+use anyhow::Context as _;
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
+
+/// `EX_CONFIG` of sysexits.h: systemd's `RestartPreventExitStatus=78` keeps a wrong configuration from being tried again and again.
+const WRONG_CONFIGURATION: u8 = 78;
+
+/// `EX_TEMPFAIL` of sysexits.h: what is missing may be there at the next start, which systemd's `Restart=` makes.
+const NOTHING_TO_SERVE: u8 = 75;
+
+/// How long the start waits for a certificate, where nothing can be served without and a service manager would have to start
+/// the program again: with this, systemd's default of ten starts in a minute (`StartLimitBurst=`) never ends its trying.
+const WAIT_FOR_CERTIFICATE: Duration = Duration::from_secs(7);
+
+/// How often it is looked whether it is there.
+const LOOK_FOR_CERTIFICATE: Duration = Duration::from_millis(500);
+
+/// Why the program ends with [`NOTHING_TO_SERVE`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is nothing to listen on: server.listen is empty, and no pair of tls.certificates can be read yet: {}",
+    .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+)]
+struct NothingToServe(Vec<Warning>);
+
+impl NothingToServe {
+    fn of(parts: &Parts) -> Result<(), Self> {
+        match parts.can_serve() {
+            true => Ok(()),
+            false => Err(NothingToServe(parts.tls.as_ref().map(|tls| tls.warnings()).unwrap_or_default())),
+        }
+    }
+}
+
+/// Does what the command line says, and returns how it ended.
+pub fn main() -> ExitCode {
+    panics::install_hook();
+    match Cli::parse().command {
+        Command::Serve(options) => configured(&options, |parts| serve(parts, options.clone())),
+        Command::Check(options) => checked(&options),
+        Command::Doctor { json, no_php, with_token, options } => match with_token.map(cli::token).transpose() {
+            Ok(token) => doctor(&options, json, &How { runs_php: !no_php, token }),
+            Err(error) => ended(Err(error)),
+        },
+        Command::Index { apply, drop, options } => {
+            let action = match (apply, drop) {
+                (true, _) => Action::Apply,
+                (_, true) => Action::Drop,
+                _ => Action::Show,
+            };
+            configured(&options, |parts| index(parts.installation, action))
+        }
+        Command::Completions { shell } => ended(cli::completions::write(shell, &mut std::io::stdout())),
+        Command::Man => ended(cli::man::write(&mut std::io::stdout())),
+    }
+}
+
+fn configured(options: &cli::Options, run: impl FnOnce(Parts) -> anyhow::Result<()>) -> ExitCode {
+    match load(options) {
+        Ok(parts) => ended(run(parts)),
+        Err(faults) => {
+            complain(faults);
+            ExitCode::from(WRONG_CONFIGURATION)
+        }
+    }
+}
+
+/// In `ExecReload=` what is wrong fails the reload, but what cannot be looked at there does not.
+fn checked(options: &cli::Options) -> ExitCode {
+    // $MAINPID is there in what systemd runs beside a service that is up.
+    let credentials = std::env::var_os("MAINPID").and_then(|_| std::env::var_os("CREDENTIALS_DIRECTORY"));
+    match (load(options), credentials) {
+        (Err(faults), Some(directory)) if faults.are_hidden_credentials(Path::new(&directory)) => {
+            eprintln!(
+                "wp-jwt-sidecar: systemd shows the service's credentials to the service only, which checks them itself"
+            );
+            ExitCode::SUCCESS
+        }
+        _ => configured(options, check),
+    }
+}
+
+/// Prints what was wrong to standard error. The text may quote a file or a server.
+fn complain(what: impl Display) {
+    eprintln!("wp-jwt-sidecar: {}", printable::lines(&what.to_string()));
+}
+
+fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
+    match result.map_err(Into::into) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            match () {
+                () if error.is::<Faults>() => ExitCode::from(WRONG_CONFIGURATION),
+                () if error.is::<NothingToServe>() => ExitCode::from(NOTHING_TO_SERVE),
+                () => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// The exit code says how bad the worst is.
+fn doctor(options: &cli::Options, json: bool, how: &How) -> ExitCode {
+    if std::io::stdout().is_terminal() {
+        eprintln!("looking; this takes some ten seconds …");
+    }
+    let shown = doctor::examine(options, std::env::vars_os().collect(), how).and_then(|findings| {
+        let mut out = std::io::stdout().lock();
+        match json {
+            true => report::json(&findings, &mut out)?,
+            false => report::text(&findings, Style::of_stdout(), &mut out)?,
+        }
+        Ok(verdict(&findings))
+    });
+    match shown {
+        Ok(Level::Ok) => ExitCode::SUCCESS,
+        Ok(Level::Warning) => ExitCode::from(1),
+        Ok(Level::Problem) => ExitCode::from(2),
+        Err(error) => {
+            complain(error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn load(options: &cli::Options) -> Result<Parts, Faults> {
+    let config = cli::load(options, std::env::vars_os())?;
+    let dialer = Dialer::new(&config.upstream);
+    let tls = Tls::load(&config.tls);
+    let installation = match config.refresh.mode {
+        RefreshMode::Native => {
+            let environment = |name: &str| std::env::var(name).ok();
+            installation::installation(&config.wordpress, &config.jwt, &environment).map(Some)
+        }
+        RefreshMode::Forward => Ok(None),
+    };
+    match (dialer, tls, installation) {
+        (Ok(dialer), Ok(tls), Ok(installation)) => Ok(Parts { config, dialer, tls, installation }),
+        (dialer, tls, installation) => {
+            let faults = [dialer.err(), tls.err(), installation.err()];
+            Err(Faults(faults.into_iter().flatten().flat_map(|Faults(faults)| faults).collect()))
+        }
+    }
+}
+
+fn serve(parts: Parts, options: cli::Options) -> anyhow::Result<()> {
+    let parts = with_something_to_serve(parts, &options)?;
+    let config = &parts.config;
+    let inherited = Inherited::from_environment()?;
+    inherited.check(config)?;
+    let _telemetry = telemetry::start(&config.log)?;
+    if let Err(error) = config::raise_limit() {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let bound = listeners::open(config, parts.tls.as_deref(), inherited)
+        .map_err(|faults| anyhow::anyhow!(faults.one_line()))?;
+    let admin = admin::bind(&config.admin, &config.server.unix).with_context(|| match &config.admin.listen {
+        Some(address) => format!("admin.listen: cannot listen on {address}"),
+        None => "admin.listen".to_owned(),
+    })?;
+    let sidecar = Sidecar::assemble(parts).context("cannot start")?;
+    let load: Load = Arc::new(move || load(&options));
+    serve::serve(sidecar, bound, admin, load, shutdown).context("cannot go on")
+}
+
+/// Waits a while for a certificate where nothing can be served without one.
+fn with_something_to_serve(mut parts: Parts, options: &cli::Options) -> anyhow::Result<Parts> {
+    let latest = Instant::now() + if notify::is_wanted() { WAIT_FOR_CERTIFICATE } else { Duration::ZERO };
+    while let Err(nothing) = NothingToServe::of(&parts) {
+        if Instant::now() >= latest {
+            return Err(nothing.into());
+        }
+        notify::status("waiting for a certificate");
+        std::thread::sleep(LOOK_FOR_CERTIFICATE);
+        // A pair may be half written at this moment; what is wrong in the end is said at the next start.
+        if let Ok(now) = load(options) {
+            parts = now;
+        }
+    }
+    Ok(parts)
+}
+
+/// From here on the two signals end the program in order; the future is there once one of them has come.
+fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn check(parts: Parts) -> anyhow::Result<()> {
+    let can_serve = NothingToServe::of(&parts);
+    let mut out = Printer::new(std::io::stdout(), Form::Text);
+    writeln!(out, "configuration:\n{}", parts.config.effective())?;
+    let server = &parts.config.server;
+    writeln!(
+        out,
+        "open files: {}\nrequests in flight: {} in all, {} of one address, {} of one HTTP/2 connection (0: any number)",
+        parts.config.open_files,
+        server.max_exchanges,
+        server.max_exchanges_per_address,
+        server.max_exchanges_per_connection
+    )?;
+    // That of the last worker is the least.
+    let share = Share { worker: server.workers.saturating_sub(1), workers: server.workers };
+    writeln!(
+        out,
+        "at each of {} workers: {} in all, {} of one address",
+        server.workers,
+        server.exchanges_at(share),
+        server.exchanges_of_address_at(share)
+    )?;
+    for warning in &parts.config.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    if let Some(tls) = &parts.tls {
+        for warning in tls.warnings() {
+            writeln!(out, "warning: {warning}")?;
+        }
+        writeln!(out, "certificates:")?;
+        for certificate in tls.certificates() {
+            writeln!(out, "  {certificate}: {}", certificate.files.chain.display())?;
+        }
+    }
+    if let Some(installation) = &parts.installation {
+        writeln!(out, "database: {}", installation.database_label)?;
+        writeln!(out, "tables: {}jwt_auth_tokens and {}", installation.table_prefix, installation.users_table)?;
+        for assumption in &installation.assumed {
+            writeln!(out, "assumed: {assumption}")?;
+        }
+    }
+    let sidecar = Sidecar::assemble(parts).context("cannot start")?;
+    writeln!(out, "\nfound: {}", sidecar.look())?;
+    for detail in sidecar.details() {
+        writeln!(out, "{detail}")?;
+    }
+    if let Some(host) = sidecar.database_host() {
+        writeln!(out, "database in use: {host}")?;
+    }
+    for host in sidecar.database_tls() {
+        writeln!(out, "TLS to the database: {host}")?;
+    }
+    if let Some(used_tokens) = sidecar.used_tokens() {
+        writeln!(out, "used tokens: {used_tokens}")?;
+    }
+    sidecar.end();
+    Ok(can_serve?)
+}
+
+fn index(installation: Option<Installation>, action: Action) -> anyhow::Result<()> {
+    let installation =
+        installation.context("refresh.mode is \"forward\": the sidecar does not use the site's database")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut out = Printer::new(std::io::stdout(), Form::Text);
+    runtime.block_on(async {
+        let database = Database::new(installation.database);
+        let done = index::run(&database, &installation.table_prefix, action, &mut out).await;
+        database.close().await;
+        Ok(done?)
+    })
+}
