@@ -20,11 +20,8 @@ pub const REFRESHES: &str = "wp_jwt_sidecar::refreshes";
 pub struct Access {
     /// What the line says of the request's head.
     pub head: Box<Head>,
-    /// The client.
     pub client: IpAddr,
-    /// The request's name.
     pub id: RequestId,
-    /// The response's status.
     pub status: u16,
     /// When the head of the request had arrived.
     pub begun: Instant,
@@ -32,7 +29,6 @@ pub struct Access {
     pub upstream: Option<Duration>,
     /// Bytes of the response's body that were given to the client's connection, without framing.
     pub sent: u64,
-    /// Whether that is all.
     pub is_complete: bool,
 }
 

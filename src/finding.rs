@@ -7,7 +7,6 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
     Ok,
     /// It works, but an operator should know.
     Warning,
@@ -33,7 +32,6 @@ pub enum Area {
     Plugin,
     /// Signing key and salts.
     Keys,
-    /// The site's web server.
     Upstream,
     /// Whom WordPress takes for the client.
     ClientAddress,
@@ -41,11 +39,8 @@ pub enum Area {
     Customized,
     /// WordPress's answers beside the sidecar's.
     Parity,
-    /// Certificates for clients.
     Tls,
-    /// How requests are answered.
     Requests,
-    /// The running program.
     Process,
     /// The rows that the plugin's analytics counts.
     Analytics,
@@ -77,9 +72,7 @@ impl Area {
 /// One thing that was found. SECURITY: no text of it may hold a token, a key, a salt or a password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
     pub level: Level,
-    /// What it is about.
     pub area: Area,
     /// Names what was looked at, `rights.missing` for instance. For programs; it stays the same from version to version.
     pub id: &'static str,

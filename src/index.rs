@@ -28,9 +28,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub enum Action {
     /// Say what is there and what adding would do.
     Show,
-    /// Add it.
     Apply,
-    /// Remove it.
     Drop,
 }
 

@@ -20,7 +20,6 @@ pub struct Sight {
 /// What was wrong, from the first look that found it to the last.
 #[derive(Debug, Clone)]
 pub struct Trouble {
-    /// When it began.
     pub since: Instant,
     /// When it was last found.
     pub last: Instant,

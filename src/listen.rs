@@ -51,7 +51,6 @@ enum ListeningSocket {
 
 /// Something that an accept loop is asked for.
 pub enum Order {
-    /// Whether it still runs.
     Answer(oneshot::Sender<()>),
     /// To let a second socket of this process listen where this one does, for the moment in which they change places.
     Share(oneshot::Sender<io::Result<()>>),
@@ -136,7 +135,6 @@ pub struct Loop {
     pub tls: Arc<AtomicBool>,
     /// The free shares of `[server] max_connections`.
     pub permits: Arc<Semaphore>,
-    /// What happens is counted.
     pub metrics: Arc<Shard>,
     /// What it is asked for.
     pub orders: Receiver<Order>,

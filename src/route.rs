@@ -39,14 +39,12 @@ pub enum Permalinks {
 pub struct RouteForms {
     /// The path of the home URL without a trailing slash: `""` or `"/blog"`.
     pub home_path: String,
-    /// The forms that exist.
     pub permalinks: Permalinks,
 }
 
 /// What is to be done with a request, as far as its head tells.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Route {
-    /// It is WordPress's.
     Forward(ForwardReason),
     /// It is a refresh call that the sidecar may answer, if its body allows that too.
     Refresh {

@@ -23,7 +23,6 @@ use crate::share::Share;
 
 /// What a worker is told to do.
 pub enum Work {
-    /// To serve a connection.
     Serve(Accepted),
     /// To do so by other settings from now on.
     Change(Box<Settings>),

@@ -33,9 +33,7 @@ pub enum Refusal {
     Unknown,
     /// Used or revoked, and not replayed.
     Used,
-    /// Expired.
     Expired,
-    /// The user is gone.
     UserGone,
     /// No token, or none that is one.
     Invalid,

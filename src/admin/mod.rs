@@ -40,7 +40,6 @@ use history::{History, Reading, STEP};
 
 /// What the answers tell of.
 pub struct Subject {
-    /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What the native refresh counts.
     pub refreshes: Arc<Counters>,
@@ -55,7 +54,6 @@ pub struct Subject {
 
 /// What a reload may change.
 pub struct InForce {
-    /// The configuration.
     pub config: Arc<Config>,
     /// The same for people, with what takes a restart as it was at the start.
     pub effective: Effective,

@@ -12,7 +12,6 @@ pub struct Process {
     pub resident_bytes: Option<u64>,
     /// Files, sockets and pipes that are open.
     pub open_files: Option<u64>,
-    /// How many may be.
     pub max_open_files: Option<u64>,
     /// Processor time used, in seconds.
     pub cpu_seconds: Option<f64>,

@@ -13,7 +13,6 @@ use crate::finding::Finding;
 /// The whole.
 #[derive(Serialize)]
 pub struct Status {
-    /// The program.
     pub program: Program,
     /// As `/readyz` says it.
     pub readiness: Readiness,
@@ -24,11 +23,8 @@ pub struct Status {
     pub site: Option<Site>,
     /// The site's database; `None` likewise.
     pub database: Option<Dependency>,
-    /// The site's web server.
     pub upstream: Dependency,
-    /// What goes through.
     pub traffic: Vec<Flow>,
-    /// How long it takes.
     pub latencies: Vec<Latency>,
     /// What is refused, and why.
     pub refusals: Vec<Refused>,
@@ -55,15 +51,12 @@ fn with_titles<S: Serializer>(findings: &[Finding], serializer: S) -> Result<S::
 /// The program.
 #[derive(Serialize)]
 pub struct Program {
-    /// Its version.
     pub version: &'static str,
     /// The commit it was built from.
     pub commit: &'static str,
     /// The TLS library in it.
     pub tls: &'static str,
-    /// Its process id.
     pub pid: u32,
-    /// Whether it is ending.
     pub draining: bool,
     /// When it began, in seconds since 1970.
     pub started_unix_seconds: u64,
@@ -78,7 +71,6 @@ pub struct Program {
 pub struct Site {
     /// Whether refreshes are answered here.
     pub native: bool,
-    /// Why not.
     pub obstacle: Option<String>,
     /// The home URL as WordPress says it.
     pub home: Option<String>,
@@ -99,7 +91,6 @@ pub struct Site {
 /// Something that the sidecar cannot do without.
 #[derive(Serialize)]
 pub struct Dependency {
-    /// Where it is.
     pub address: String,
     /// Whether it was seen lately, and nothing wrong since.
     pub well: bool,
@@ -109,7 +100,6 @@ pub struct Dependency {
     pub trouble: Option<Trouble>,
     /// How connections are protected; `None` where that is in the address.
     pub tls: Option<String>,
-    /// Connections in use.
     pub busy: u64,
     /// Connections that wait for use.
     pub idle: u64,
@@ -120,13 +110,10 @@ pub struct Dependency {
 /// What was wrong with it.
 #[derive(Serialize)]
 pub struct Trouble {
-    /// Whether it still is.
     pub current: bool,
-    /// When it began.
     pub began_seconds_ago: f64,
     /// When it was last found.
     pub found_seconds_ago: f64,
-    /// What it was.
     pub error: String,
 }
 
@@ -176,13 +163,11 @@ pub struct Refused {
 /// What is open, and what was.
 #[derive(Serialize)]
 pub struct Open {
-    /// Client connections.
     pub connections: u64,
     /// How many there may be.
     pub max_connections: u64,
     /// Accepted since the start.
     pub accepted: u64,
-    /// Requests being answered.
     pub requests: u64,
     /// Connections that switched protocols, WebSockets for example.
     pub tunnels: u64,
@@ -191,7 +176,6 @@ pub struct Open {
 /// A certificate that clients get.
 #[derive(Serialize)]
 pub struct Certificate {
-    /// Its first name.
     pub name: String,
     /// The kind of its key.
     pub kind: String,
@@ -206,13 +190,9 @@ pub struct Certificate {
 /// The process, as the system sees it.
 #[derive(Serialize)]
 pub struct Machine {
-    /// Memory in use.
     pub resident_bytes: Option<u64>,
-    /// Files and sockets open.
     pub open_files: Option<u64>,
-    /// How many may be.
     pub max_open_files: Option<u64>,
-    /// Processor time used.
     pub cpu_seconds: Option<f64>,
 }
 
@@ -240,7 +220,6 @@ pub struct Steps {
 /// One key of the configuration.
 #[derive(Serialize)]
 pub struct Setting {
-    /// Its name.
     pub key: &'static str,
     /// Its value, as it would stand in the file.
     pub value: String,

@@ -36,7 +36,6 @@ impl fmt::Display for Scope {
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("as many requests as may be were in flight {scope} for {waited:?}")]
 pub struct NoPlace {
-    /// Where.
     pub scope: Scope,
     /// The limit of the wait.
     pub waited: Duration,

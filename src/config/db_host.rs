@@ -15,7 +15,6 @@ pub const USUAL_SOCKETS: [&str; 4] =
 pub enum DatabaseAddress {
     /// A host name or an IP address without brackets, and a port.
     Tcp(String, u16),
-    /// A local socket.
     Socket(PathBuf),
 }
 

@@ -62,7 +62,6 @@ pub struct Connection {
     inbound: SharedInbound,
     output: Output,
     watch: Watch,
-    /// Requests so far.
     requests: usize,
 }
 

@@ -26,7 +26,6 @@ use watch::{LAST_REQUEST, Wait};
 
 /// A connection on its way to a worker. The permit counts it until it is closed.
 pub struct Accepted {
-    /// The connection.
     pub stream: Unregistered,
     /// Where it comes from; for a unix socket the loopback address with port 0.
     pub peer: SocketAddr,

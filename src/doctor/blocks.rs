@@ -91,11 +91,9 @@ pub fn active(plugins: &[String]) -> Finding {
 
 /// A callback on a hook of WordPress's.
 pub struct Callback<'a> {
-    /// The hook.
     pub hook: &'a str,
     /// The plugin's folder, `mu-plugins` or `theme`; empty where it is in none of them.
     pub home: &'a str,
-    /// As it is shown.
     pub line: String,
 }
 

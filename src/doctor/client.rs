@@ -25,11 +25,8 @@ pub const USER_AGENT: &str = concat!("wp-jwt-sidecar/", env!("CARGO_PKG_VERSION"
 
 /// An answer, and when it came.
 pub struct Answer {
-    /// The status.
     pub status: u16,
-    /// The fields.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Bytes,
     /// By this machine's clock, before the request was sent.
     pub sent: SystemTime,
@@ -62,7 +59,6 @@ pub fn in_full(error: &dyn std::error::Error) -> String {
 
 /// Where the site is, as a client sees it.
 pub struct SiteAddress {
-    /// Its scheme.
     pub scheme: Scheme,
     /// Its host, with its port if that is not the scheme's own.
     pub host: String,

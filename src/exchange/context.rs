@@ -28,7 +28,6 @@ use crate::tls::Acceptor;
 /// What all workers go by. A reload makes new ones.
 #[derive(Clone)]
 pub struct Settings {
-    /// The configuration.
     pub config: Arc<Config>,
     /// The way to the upstream.
     pub dialer: Dialer,
@@ -42,7 +41,6 @@ pub struct Settings {
 
 /// What the exchanges of one worker need, by the settings of one moment.
 pub struct Context {
-    /// The configuration.
     pub config: Arc<Config>,
     /// Its part of what all workers share.
     pub share: Share,
@@ -66,7 +64,6 @@ pub struct Context {
     max_exchanges: usize,
     /// What happens here is counted.
     pub metrics: Arc<Shard>,
-    /// Names for requests.
     pub request_ids: RequestIds,
     /// Set when connections are to end after what is in flight.
     pub draining: CancellationToken,
@@ -117,9 +114,7 @@ impl Ending {
 pub struct AcrossReloads {
     /// The worker's part of what all workers share.
     pub share: Share,
-    /// What the worker counts.
     pub metrics: Arc<Shard>,
-    /// Connections that switched protocols.
     pub tunnels: TaskTracker,
     /// Set when connections are to end after what is in flight.
     pub draining: CancellationToken,

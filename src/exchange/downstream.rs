@@ -15,9 +15,7 @@ use crate::metrics::{Level, Open};
 
 /// A client's connection, by the settings of one moment. It lives as long as the connection does, as a tunnel too.
 pub struct Downstream {
-    /// What its exchanges need.
     pub context: Rc<Context>,
-    /// Where it comes from.
     pub peer: Peer,
     /// The peer's address, for `X-Forwarded-For`.
     pub peer_field: HeaderValue,

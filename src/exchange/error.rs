@@ -60,9 +60,7 @@ pub struct Description {
     pub reason: &'static str,
     /// For people. Needs no escaping in HTML and JSON.
     pub message: &'static str,
-    /// Whose fault it was.
     pub fault: Fault,
-    /// What it counts as.
     pub event: Event,
 }
 

@@ -19,7 +19,6 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// What an answer of ours has to know of the request.
 #[derive(Debug, Clone)]
 pub struct ErrorContext {
-    /// The request's name.
     pub id: RequestId,
     /// Whether a page for people is wanted rather than JSON.
     pub accepts_html: bool,

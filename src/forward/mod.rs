@@ -36,7 +36,6 @@ const UPLOAD_START: usize = 64 << 10;
 
 /// An answer of the upstream.
 pub struct Forwarded {
-    /// What the client gets.
     pub answer: Response<ResponseBody>,
     /// When the request went out, by a connection that was there.
     pub sent: Instant,
@@ -46,7 +45,6 @@ pub struct Forwarded {
 pub struct Forwarder {
     /// The worker's connections to the upstream.
     pub upstream: Rc<Upstream>,
-    /// Connections that switched protocols.
     pub tunnels: TaskTracker,
     /// `[forwarded] mode`.
     mode: ForwardedMode,
@@ -59,13 +57,11 @@ pub struct Forwarder {
 
 /// Between whom one request passes, and by what name.
 pub struct Hop<'a> {
-    /// The client.
     pub client: &'a Client,
     /// The peer: the client, or the proxy in front.
     pub peer: Peer,
     /// The peer's address as a value, made once for each connection.
     pub peer_field: &'a HeaderValue,
-    /// The request's name.
     pub id: &'a RequestId,
 }
 

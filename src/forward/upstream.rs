@@ -200,7 +200,6 @@ impl Drop for Upstream {
 
 /// A connection in use. Dropped, it is closed.
 pub struct Lease {
-    /// The connection.
     pub link: Box<Link>,
     upstream: Weak<Upstream>,
     slot: Option<OwnedSemaphorePermit>,

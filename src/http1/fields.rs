@@ -20,7 +20,6 @@ pub enum Coding {
 /// What `Content-Length` says.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// It is not there.
     None,
     /// So many bytes.
     Is(u64),

@@ -189,7 +189,6 @@ impl Span {
 /// Where a line's name and value are in a head.
 #[derive(Clone, Copy)]
 pub struct Line {
-    /// Its name.
     pub name: Span,
     /// Its value, without the space around it.
     pub value: Span,

@@ -14,7 +14,6 @@ use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_
 
 /// A response, and when it came.
 pub struct Asked {
-    /// The response.
     pub response: Response<Bytes>,
     /// Before the request was sent.
     pub sent: Instant,

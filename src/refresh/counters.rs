@@ -14,7 +14,6 @@ macro_rules! counters {
             $($(#[doc = $help] $(#[$doc])* pub $field: Counter,)+)+
             /// Groups by size: 1, 2, 3–4, 5–8, 9–16, 17–32, 33–64.
             pub groups: [Counter; 7],
-            /// Rotations in all groups.
             pub grouped: Counter,
             /// One transaction of a group, from its first statement to the answer to its last.
             pub transactions: Histogram,

@@ -87,7 +87,6 @@ const LARGE_BODY: &str = "a large body";
 
 /// What becomes of a call that could be a refresh.
 pub enum Answer {
-    /// Ours.
     Native(Response<Bytes>, RefreshLog),
     /// WordPress's, with all that was read of the body. `None`: it is no call of the route.
     Forward(Box<Request<RequestBody>>, Option<RefreshLog>),

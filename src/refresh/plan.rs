@@ -34,7 +34,6 @@ pub struct Plan {
     pub site: Arc<Site>,
     /// As it is stored in the column.
     pub user_agent: String,
-    /// The client's address.
     pub client: IpAddr,
     /// What it was signed as: by [`Plan::sign_early`], or by the first attempt.
     pub signed: OnceLock<Signed>,
@@ -129,7 +128,6 @@ impl Plan {
 
 /// How a rotation ended.
 pub enum Outcome {
-    /// Stored.
     Rotated(Rotated),
     /// The row's token was used or revoked.
     Used(Used),
@@ -143,11 +141,8 @@ pub enum Outcome {
 
 /// A stored rotation.
 pub struct Rotated {
-    /// The new access token.
     pub access_token: String,
-    /// The token's user.
     pub user: User,
-    /// The token's family.
     pub family: Option<String>,
     /// The row that was revoked.
     pub parent: u64,
@@ -157,11 +152,8 @@ pub struct Rotated {
 
 /// A token that was found revoked. The table does not tell one that was exchanged from one that was logged out.
 pub struct Used {
-    /// Its row.
     pub id: u64,
-    /// Its user.
     pub user_id: u64,
-    /// Its family.
     pub family: Option<String>,
     /// Seconds since then; `None` where the table holds no date.
     pub revoked_for: Option<i64>,

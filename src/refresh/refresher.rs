@@ -29,7 +29,6 @@ pub struct Refresher {
     pub fields: ResponseFields,
     /// What is known of the site.
     pub sites: Arc<Sites>,
-    /// The token table.
     pub store: Arc<Store>,
     /// Which token is in which row.
     pub look_ups: Arc<LookUps>,
@@ -41,13 +40,10 @@ pub struct Refresher {
     pub reuse: Reuse,
     /// What it needs where access tokens cannot be made again; `None` where nothing is given twice.
     pub recent: Option<Arc<Recent>>,
-    /// What happens is counted.
     pub counters: Arc<Counters>,
-    /// Calls per client address.
     pub rate_limiter: RateLimiter,
     /// Where events go; `None` when `[refresh] analytics` is off.
     pub analytics: Option<Analytics>,
-    /// The database side's runtime.
     pub tasks: Handle,
     /// Reads for calls on hosts that only the client has named, of which there are few at once.
     pub elsewhere: Arc<Semaphore>,

@@ -30,9 +30,7 @@ pub enum Reply {
 
 /// The new pair and whose it is. Has no `Debug`: it is all secrets.
 pub struct Pair {
-    /// The access JWT.
     pub access_token: String,
-    /// The refresh token.
     pub refresh_token: String,
     /// Life time of the access token in seconds.
     pub expires_in: u64,

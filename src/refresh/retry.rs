@@ -32,7 +32,6 @@ pub struct Retries {
     pub store: Arc<Store>,
     /// What the database refuses each time.
     pub standing: Arc<Standing>,
-    /// What happens is counted.
     pub counters: Arc<Counters>,
     permits: Semaphore,
 }
@@ -48,7 +47,6 @@ enum Attempt {
 /// Why an attempt was not stored.
 #[derive(Clone)]
 pub struct Failure {
-    /// The database's error.
     pub error: DatabaseError,
     /// A COMMIT was sent. Such a rotation is never left to WordPress, whatever was found out about the COMMIT.
     pub was_sent: bool,

@@ -69,9 +69,7 @@ impl Course {
 /// What stands against rotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
-    /// What the database refuses.
     pub refused: Refused,
-    /// What becomes of refreshes.
     pub course: Course,
 }
 

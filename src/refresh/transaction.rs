@@ -16,7 +16,6 @@ use crate::wordpress::database::{ConnectionName, DatabaseError, Session};
 
 /// What a transaction says of one of its items.
 pub enum Verdict {
-    /// It has ended.
     Ended(Outcome),
     /// Another transaction holds the row, or there is none: to be tried alone, with patience.
     Alone,
@@ -50,7 +49,6 @@ pub struct UnknownCommit {
 
 /// What is done about a row that another transaction holds.
 pub enum HeldRows<'a> {
-    /// It is waited for.
     Wait,
     /// It is skipped, where the server can do that. The next worker's turn begins at the latest when this transaction has written,
     /// and not before it has its rows locked.

@@ -21,13 +21,11 @@ pub enum Trial {
 /// What the database refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
     pub refusal: Refusal,
     /// The server's number; `None` where no host takes writes.
     pub code: Option<u16>,
     /// The statement; `None` where it did not get so far.
     pub statement: Option<Statement>,
-    /// The statement's table.
     pub table: String,
 }
 

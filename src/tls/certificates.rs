@@ -28,7 +28,6 @@ pub struct Certificates {
 /// A pair that is waited for.
 #[derive(Debug, Clone)]
 pub struct Missing {
-    /// Where it should be.
     pub files: CertificateFiles,
     /// Why it cannot be presented yet: a sentence that names the file.
     pub problem: String,
@@ -37,7 +36,6 @@ pub struct Missing {
 /// What an operator should look at, though it keeps nothing from working.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The kind of it.
     pub kind: WarningKind,
     /// A sentence that names the file.
     pub text: String,

@@ -24,19 +24,15 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 /// A pair that can be presented.
 #[derive(Debug)]
 pub struct Certificate {
-    /// Where it comes from.
     pub files: CertificateFiles,
-    /// What rustls presents.
     pub key: Arc<CertifiedKey>,
     /// The names that clients ask for, in lower case.
     pub names: Vec<String>,
     /// Those that no client asks for: a handshake names no address (RFC 6066, section 3).
     pub addresses: Vec<IpAddr>,
-    /// The key's kind.
     pub kind: Kind,
     /// From when on it is valid.
     pub not_before: SystemTime,
-    /// Until when.
     pub not_after: SystemTime,
 }
 
@@ -45,7 +41,6 @@ pub struct Certificate {
 pub enum Kind {
     /// ECDSA with a curve of so many bits.
     Ecdsa(usize),
-    /// Ed25519.
     Ed25519,
     /// RSA with a modulus of so many bits.
     Rsa(usize),

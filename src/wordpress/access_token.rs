@@ -76,7 +76,6 @@ pub enum SignerError {
         algorithm: Algorithm,
         /// The kind of key that is accepted.
         accepted: &'static str,
-        /// What jsonwebtoken says.
         source: jsonwebtoken::errors::Error,
     },
     /// A signature with the key does not verify with its own public half.

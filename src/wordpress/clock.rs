@@ -30,9 +30,7 @@ const DATE_STEP: Duration = Duration::from_secs(1);
 /// One of the three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clock {
-    /// This machine's.
     Machine,
-    /// The database's.
     Database,
     /// The one that the site's web server writes `Date` by; PHP runs beside it.
     WordPress,
@@ -53,7 +51,6 @@ impl fmt::Display for Clock {
 pub struct Apart {
     /// The one that is behind.
     pub behind: Clock,
-    /// The other.
     pub ahead: Clock,
     /// By how much, at the least.
     pub by: Duration,

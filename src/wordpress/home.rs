@@ -106,13 +106,10 @@ impl Home {
 /// What WordPress has said for certain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// Its home URL.
     Home(Arc<Home>),
     /// 401, 403, 404 or 410 with an error code: the REST API is closed to visitors, or the site is.
     Refused {
-        /// The status.
         status: u16,
-        /// WordPress's error code.
         code: String,
     },
     /// Its REST API is there, and not below `/wp-json/` (the filter `rest_url_prefix`).

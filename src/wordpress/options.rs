@@ -40,20 +40,13 @@ pub struct RateLimit {
 pub enum OptionError {
     /// Not what PHP's `serialize()` writes, or more than we read.
     #[error("the option {option} is not a PHP-serialized array: {problem}")]
-    Unreadable {
-        /// The option's name.
-        option: &'static str,
-        /// What stands against it.
-        problem: String,
-    },
+    Unreadable { option: &'static str, problem: String },
     /// One setting of an option that is readable otherwise.
     #[error("the option {option} has a {setting} that is {problem}")]
     Setting {
-        /// The option's name.
         option: &'static str,
         /// The setting's name, with the name of the array that holds it.
         setting: String,
-        /// What stands against it.
         problem: &'static str,
     },
 }

@@ -16,7 +16,6 @@ const MARGIN: f64 = 1.0;
 pub struct Chart<'a> {
     /// Unique on the page.
     pub id: &'a str,
-    /// What it shows.
     pub title: &'a str,
     /// At most two: more cannot be told apart at this size.
     pub series: Vec<Series<'a>>,

@@ -42,7 +42,6 @@ const APART: i64 = 2;
 pub struct WordPress<'a> {
     /// What a client would get.
     pub answer: &'a Answer,
-    /// The new row.
     pub stored: Option<&'a Stored>,
 }
 

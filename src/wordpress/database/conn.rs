@@ -42,7 +42,6 @@ impl NotUnderstood {
 pub(super) struct Ends {
     /// Ends that take longer than a moment.
     pub(super) pending: TaskTracker,
-    /// Panics of the library.
     pub(super) panics: Counter,
 }
 

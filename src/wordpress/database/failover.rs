@@ -10,7 +10,6 @@ use super::{Database, DatabaseError, HOST_LIMIT, HOSTS_REST, Session, hosts};
 /// A host that is not in use.
 pub struct OtherHost {
     place: usize,
-    /// The one that is.
     in_use: usize,
 }
 

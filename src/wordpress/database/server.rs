@@ -50,7 +50,6 @@ pub(super) struct Connection {
     /// When that was last asked.
     pub(super) asked_writable: Instant,
     pub(super) opened: Instant,
-    /// When it last worked.
     pub(super) since: Instant,
     /// See [`super::Database::distrust`].
     pub(super) generation: u64,

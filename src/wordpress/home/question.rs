@@ -28,7 +28,6 @@ const FIELDS: &str = "_fields=home,namespaces";
 /// What WordPress has answered.
 #[derive(Debug)]
 pub struct Answered {
-    /// What it says.
     pub word: Word,
     /// What its clock showed, where the response says so.
     pub clock: Option<Reading>,
