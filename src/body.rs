@@ -34,7 +34,6 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// What it counts as.
     pub fn event(&self) -> Event {
         match self {
             BodyError::BrokeOff(_) => Event::InvalidRequestBody,

@@ -78,24 +78,20 @@ pub struct Finding {
     pub id: &'static str,
     /// What was found, as a sentence or two.
     pub what: String,
-    /// What to do about it.
     pub fix: Option<String>,
     /// Lines to be copied as they are: commands, SQL, configuration.
     pub lines: Vec<String>,
 }
 
 impl Finding {
-    /// As it should be.
     pub fn ok(area: Area, id: &'static str, what: impl Into<String>) -> Self {
         Finding { level: Level::Ok, area, id, what: what.into(), fix: None, lines: Vec::new() }
     }
 
-    /// To be looked at.
     pub fn warning(area: Area, id: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Finding { level: Level::Warning, fix: Some(fix.into()), ..Finding::ok(area, id, what) }
     }
 
-    /// To be fixed.
     pub fn problem(area: Area, id: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Finding { level: Level::Problem, fix: Some(fix.into()), ..Finding::ok(area, id, what) }
     }
@@ -118,4 +114,10 @@ impl Finding {
 /// The worst of all; good where there is nothing.
 pub fn verdict(findings: &[Finding]) -> Level {
     findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
+}
+
+/// An error with its source.
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{source}")
 }

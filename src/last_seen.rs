@@ -21,7 +21,6 @@ pub struct Sight {
 #[derive(Debug, Clone)]
 pub struct Trouble {
     pub since: Instant,
-    /// When it was last found.
     pub last: Instant,
     /// What the last look found; no secrets.
     pub error: String,
@@ -45,7 +44,6 @@ impl LastSeen {
         since.is_none()
     }
 
-    /// What is known now.
     pub fn look(&self) -> Sight {
         self.locked().clone()
     }

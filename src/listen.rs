@@ -136,7 +136,6 @@ pub struct Loop {
     /// The free shares of `[server] max_connections`.
     pub permits: Arc<Semaphore>,
     pub metrics: Arc<Shard>,
-    /// What it is asked for.
     pub orders: Receiver<Order>,
     /// Set when it is to end.
     pub stop: CancellationToken,

@@ -5,7 +5,6 @@
 pub struct Share {
     /// From 0.
     pub worker: usize,
-    /// How many workers there are.
     pub workers: usize,
 }
 

@@ -59,7 +59,6 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// What it counts as.
     pub fn event(&self) -> Event {
         let error = match self {
             HandshakeError::TimedOut(_) => return Event::HandshakeTimeout,

@@ -19,7 +19,6 @@ pub enum Denial {
 }
 
 impl Denial {
-    /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
             Denial::Method => StatusCode::METHOD_NOT_ALLOWED,

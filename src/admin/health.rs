@@ -11,8 +11,9 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::finding::in_full;
 use crate::last_seen::{LastSeen, Sight};
-use crate::net::dial::{DialError, Dialer};
+use crate::net::dial::Dialer;
 use crate::refresh::standing::{Course, Obstacle};
 use crate::tls::Tls;
 
@@ -44,20 +45,17 @@ pub struct Readiness {
 
 /// What readiness depends on.
 pub struct Seen<'a> {
-    /// Whether the drain has begun.
     pub is_draining: bool,
     /// The database; `None` where it is not used.
     pub database: Option<&'a Sight>,
     /// What the database refuses; `None` where it lets rotations be run.
     pub refused: Option<&'a Obstacle>,
-    /// The web server of the site.
     pub upstream: &'a Sight,
     /// The certificates; `None` where nothing is to listen with TLS.
     pub tls: Option<&'a Tls>,
 }
 
 impl Readiness {
-    /// Judges.
     pub fn judge(seen: &Seen<'_>, now: Instant) -> Self {
         let mut reasons = Vec::new();
         if seen.is_draining {
@@ -131,13 +129,6 @@ pub async fn watch_upstream(
             }
         }
         sleep(LOOK).await;
-    }
-}
-
-fn in_full(error: &DialError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 

@@ -46,7 +46,6 @@ impl Refusal {
     pub const ALL: [Refusal; 6] =
         [Refusal::Unknown, Refusal::Used, Refusal::Expired, Refusal::UserGone, Refusal::Invalid, Refusal::RateLimited];
 
-    /// For people and programs.
     pub fn name(self) -> &'static str {
         match self {
             Refusal::Unknown => "unknown_token",
@@ -58,7 +57,6 @@ impl Refusal {
         }
     }
 
-    /// The status of the answer.
     pub fn status(self) -> &'static str {
         match self {
             Refusal::Unknown | Refusal::Used | Refusal::Expired | Refusal::UserGone => "403",
@@ -69,7 +67,6 @@ impl Refusal {
 }
 
 impl Reading {
-    /// Reads what is counted now.
     pub fn take(metrics: &Metrics, refresh: &Counters, at: Instant) -> Self {
         Reading {
             at,
@@ -139,7 +136,6 @@ impl History {
         readings.push_back(reading);
     }
 
-    /// All that is kept.
     pub fn hour(&self) -> Hour {
         Hour(self.locked().iter().cloned().collect())
     }

@@ -41,9 +41,7 @@ use history::{History, Reading, STEP};
 /// What the answers tell of.
 pub struct Subject {
     pub metrics: Arc<Metrics>,
-    /// What the native refresh counts.
     pub refreshes: Arc<Counters>,
-    /// The end of the program.
     pub drain: Drain,
     /// The runtime of the accept loop.
     pub accepting: Handle,
@@ -57,7 +55,6 @@ pub struct InForce {
     pub config: Arc<Config>,
     /// The same for people, with what takes a restart as it was at the start.
     pub effective: Effective,
-    /// The way to the upstream.
     pub dialer: Dialer,
     /// The native refresh; `None` where `[refresh] mode` is `forward`.
     pub refresher: Option<Arc<Refresher>>,
@@ -77,7 +74,6 @@ impl InForce {
 }
 
 impl Subject {
-    /// Nothing was seen yet.
     pub fn new(
         in_force: InForce,
         metrics: Arc<Metrics>,

@@ -18,7 +18,6 @@ pub struct Process {
 }
 
 impl Process {
-    /// Asks the system.
     pub fn read() -> Process {
         let text = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
         Process {

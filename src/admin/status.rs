@@ -52,7 +52,6 @@ fn with_titles<S: Serializer>(findings: &[Finding], serializer: S) -> Result<S::
 #[derive(Serialize)]
 pub struct Program {
     pub version: &'static str,
-    /// The commit it was built from.
     pub commit: &'static str,
     /// The TLS library in it.
     pub tls: &'static str,
@@ -60,7 +59,6 @@ pub struct Program {
     pub draining: bool,
     /// When it began, in seconds since 1970.
     pub started_unix_seconds: u64,
-    /// How long ago that was.
     pub uptime_seconds: u64,
     /// When all this was gathered, in seconds since 1970.
     pub now_unix_seconds: u64,
@@ -112,7 +110,6 @@ pub struct Dependency {
 pub struct Trouble {
     pub current: bool,
     pub began_seconds_ago: f64,
-    /// When it was last found.
     pub found_seconds_ago: f64,
     pub error: String,
 }
@@ -124,9 +121,7 @@ pub struct Flow {
     pub name: &'static str,
     /// How many a second now; `None` in the first seconds.
     pub per_second: Option<f64>,
-    /// How many in the last hour.
     pub last_hour: u64,
-    /// How many since the start.
     pub total: u64,
 }
 
@@ -150,13 +145,10 @@ pub struct Latency {
 pub struct Refused {
     /// `refresh`, `request` or `connection`.
     pub what: &'static str,
-    /// Why, as in the metrics.
     pub reason: &'static str,
     /// The status of the answer, where there is one.
     pub status: Option<&'static str>,
-    /// How many in the last hour.
     pub last_hour: u64,
-    /// How many since the start.
     pub total: u64,
 }
 
@@ -164,7 +156,6 @@ pub struct Refused {
 #[derive(Serialize)]
 pub struct Open {
     pub connections: u64,
-    /// How many there may be.
     pub max_connections: u64,
     /// Accepted since the start.
     pub accepted: u64,
@@ -177,7 +168,6 @@ pub struct Open {
 #[derive(Serialize)]
 pub struct Certificate {
     pub name: String,
-    /// The kind of its key.
     pub kind: String,
     /// From when on it is valid, in seconds since 1970.
     pub begins_unix_seconds: u64,
@@ -199,7 +189,6 @@ pub struct Machine {
 /// The last hour in steps, the oldest first; `null` where nothing is known.
 #[derive(Serialize)]
 pub struct Steps {
-    /// The length of a step.
     pub step_seconds: u64,
     /// Forwarded, a second.
     pub forwarded: Vec<Option<f64>>,

@@ -37,7 +37,6 @@ impl fmt::Display for Scope {
 #[error("as many requests as may be were in flight {scope} for {waited:?}")]
 pub struct NoPlace {
     pub scope: Scope,
-    /// The limit of the wait.
     pub waited: Duration,
 }
 

@@ -29,7 +29,6 @@ pub struct Accepted {
     pub stream: Unregistered,
     /// Where it comes from; for a unix socket the loopback address with port 0.
     pub peer: SocketAddr,
-    /// Whether the client speaks TLS.
     pub tls: bool,
     /// Its share of `[server] max_connections`.
     pub permit: OwnedSemaphorePermit,

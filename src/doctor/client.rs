@@ -8,6 +8,7 @@ use http::{HeaderMap, Request, header};
 use tokio::time::timeout;
 
 use crate::client_addr::Scheme;
+use crate::finding::in_full;
 use crate::net::ask::{self, AskError, Asked};
 use crate::net::dial::Dialer;
 use crate::route::{Permalinks, RouteForms};
@@ -49,12 +50,6 @@ pub enum ClientError {
     /// The sidecar itself could not answer.
     #[error("the sidecar could not answer: {0}")]
     Native(String),
-}
-
-/// An error with its source.
-pub fn in_full(error: &dyn std::error::Error) -> String {
-    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    format!("{error}{source}")
 }
 
 /// Where the site is, as a client sees it.

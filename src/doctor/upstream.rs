@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use super::client::{self, Answer, SiteAddress};
 use super::site;
 use crate::config::{Config, UpstreamUrl};
+use crate::finding::in_full;
 use crate::finding::{Area, Finding};
 use crate::net::ask::AskError;
 use crate::net::dial::{DialError, Dialer};
@@ -46,7 +47,7 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
         }
         (DialError::TimedOut(_), _) => "Something drops the connection without a word: look for a firewall in between.",
     };
-    let what = format!("{url} cannot be reached: {}", client::in_full(&error));
+    let what = format!("{url} cannot be reached: {}", in_full(&error));
     Finding::problem(Area::Upstream, id, what, fix)
 }
 
@@ -96,7 +97,7 @@ pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option
                 HomeError::TimedOut => "PHP takes too long: look at the site's load, and at PHP's slow log.",
                 _ => "See what is said of the web server.",
             };
-            let error = client::in_full(&error);
+            let error = in_full(&error);
             let what = format!("{stored}/wp-json/ was asked by the web server and gave no answer: {error}");
             (Finding::problem(Area::Upstream, id, what, fix), None)
         }

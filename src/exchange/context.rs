@@ -29,7 +29,6 @@ use crate::tls::Acceptor;
 #[derive(Clone)]
 pub struct Settings {
     pub config: Arc<Config>,
-    /// The way to the upstream.
     pub dialer: Dialer,
     /// Makes TLS of a connection; `None` where nothing listens with TLS.
     pub acceptor: Option<Acceptor>,
@@ -48,7 +47,6 @@ pub struct Context {
     pub head_limits: HeadLimits,
     /// Makes TLS of a connection.
     pub acceptor: Option<Acceptor>,
-    /// The way to the upstream.
     pub forwarder: Forwarder,
     refresher: RefCell<Option<Arc<Refresher>>>,
     /// Whether the log was told of a connection with a bad PROXY header; the next ones are for those who look closer.
@@ -62,7 +60,6 @@ pub struct Context {
     /// Free places of this worker's share of `[server] max_exchanges`; `None` where they are not limited.
     pub exchanges: Option<Arc<Semaphore>>,
     max_exchanges: usize,
-    /// What happens here is counted.
     pub metrics: Arc<Shard>,
     pub request_ids: RequestIds,
     /// Set when connections are to end after what is in flight.

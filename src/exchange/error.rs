@@ -54,7 +54,6 @@ pub enum Fault {
 /// What an error means to the client, the log and the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Description {
-    /// The status of the response.
     pub status: StatusCode,
     /// Stable, for programs.
     pub reason: &'static str,
@@ -65,7 +64,6 @@ pub struct Description {
 }
 
 impl ExchangeError {
-    /// What it means.
     pub fn describe(&self) -> Description {
         use Fault::{Client, Database, Upstream};
         let (status, reason, message, fault, event) = match self {

@@ -37,7 +37,6 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// A request has arrived.
     pub fn begin<B>(downstream: &'a Downstream, request: &Request<B>) -> Self {
         let context = &downstream.context;
         context.metrics.add(Event::Begun);
@@ -53,7 +52,6 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The upstream has answered.
     pub fn forwarded(mut self, forwarded: Forwarded) -> Response<ResponseBody> {
         let Forwarded { mut answer, sent } = forwarded;
         let (now, metrics) = (Instant::now(), &self.downstream.context.metrics);

@@ -46,7 +46,6 @@ pub enum CutError {
 }
 
 impl CutError {
-    /// What it counts as.
     pub fn event(&self) -> Event {
         match self {
             CutError::BrokeOff(_) => Event::AnswerBrokeOff,

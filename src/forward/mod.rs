@@ -43,7 +43,6 @@ pub struct Forwarded {
 
 /// The way to the upstream, for one worker by the settings of one moment.
 pub struct Forwarder {
-    /// The worker's connections to the upstream.
     pub upstream: Rc<Upstream>,
     pub tunnels: TaskTracker,
     /// `[forwarded] mode`.

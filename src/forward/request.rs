@@ -11,7 +11,7 @@ use hyper::body::Body as _;
 use super::Hop;
 use super::upgrade::Upgrade;
 use crate::body::RequestBody;
-use crate::client_addr::{Client, Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
+use crate::client_addr::{Client, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP};
 use crate::config::ForwardedMode;
 use crate::fields::{folded, hop_by_hop};
 use crate::request_id::{self, RequestId, X_REQUEST_ID};
@@ -185,9 +185,9 @@ fn set_forwarding_fields<'a>(headers: &mut HeaderMap, hop: &Hop<'a>, there: &The
         (true, false) => drop(headers.insert(X_FORWARDED_FOR, peer.clone())),
     }
     match (there.forwarded_proto, said) {
-        (false, _) => added.forwarded_proto = Some(proto(client.scheme)),
+        (false, _) => added.forwarded_proto = Some(client.scheme.name()),
         (true, true) => {}
-        (true, false) => drop(headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto(client.scheme)))),
+        (true, false) => drop(headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme.name()))),
     }
     match (there.forwarded_host, said, headers.get(header::HOST)) {
         (false, _, host) => added.forwarded_host = host.cloned(),
@@ -207,13 +207,6 @@ fn set_forwarding_fields<'a>(headers: &mut HeaderMap, hop: &Hop<'a>, there: &The
 /// What an untrusted peer may not say and we have nothing to put in its place.
 fn is_only_a_claim(name: &HeaderName) -> bool {
     name.as_str().strip_prefix("x-forwarded-").is_some_and(|rest| !matches!(rest, "for" | "proto" | "host"))
-}
-
-fn proto(scheme: Scheme) -> &'static str {
-    match scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    }
 }
 
 /// An address as the value of a field.
@@ -260,7 +253,7 @@ fn forwarded(before: Option<GetAll<'_, HeaderValue>>, client: &Client, host: Opt
             bytes.extend_from_slice(host.as_bytes());
             bytes.extend_from_slice(b"\"");
         }
-        bytes.extend_from_slice(format!(";proto={}", proto(client.scheme)).as_bytes());
+        bytes.extend_from_slice(format!(";proto={}", client.scheme.name()).as_bytes());
     }
     field(bytes)
 }
@@ -275,7 +268,7 @@ fn forwarded_for(before: GetAll<'_, HeaderValue>, peer: &HeaderValue) -> HeaderV
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client_addr::Peer;
+    use crate::client_addr::{Peer, Scheme};
     use proptest::prelude::*;
 
     /// As by a forwarder with these settings.

@@ -34,7 +34,6 @@ impl ResponseBody {
         ResponseBody::of(Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
     }
 
-    /// The upstream's.
     pub fn relayed(relay: Relay) -> Self {
         ResponseBody::of(Content::Relayed(relay))
     }

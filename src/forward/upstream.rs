@@ -87,7 +87,6 @@ impl Upstream {
         }
     }
 
-    /// The way there.
     pub fn dialer(&self) -> &Dialer {
         &self.dialer
     }

@@ -49,7 +49,6 @@ pub struct Connection {
     method: Method,
     head_looked_at: usize,
     has_answer_begun: bool,
-    /// Whether another exchange may follow.
     keeps: bool,
 }
 

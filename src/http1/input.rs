@@ -38,7 +38,6 @@ pub struct Input {
 }
 
 impl Input {
-    /// Nothing yet.
     pub fn new() -> Self {
         Input::default()
     }

@@ -171,7 +171,6 @@ impl Span {
         Span { start, end: start + part.len() as u32 }
     }
 
-    /// The bytes there.
     pub fn slice(self, head: &Bytes) -> &[u8] {
         head.get(self.start as usize..self.end as usize).unwrap_or_default()
     }

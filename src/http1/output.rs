@@ -42,7 +42,6 @@ pub struct Output {
 }
 
 impl Output {
-    /// Whether everything was written.
     pub fn is_empty(&self) -> bool {
         self.gathered.is_empty() && self.frame.is_empty() && self.tail.is_empty()
     }

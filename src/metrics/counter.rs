@@ -7,12 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
     pub fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// That many more.
     pub fn add_many(&self, count: usize) {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -28,7 +26,6 @@ impl Counter {
         self.0.store(rest.wrapping_add(now as u64), Ordering::Relaxed);
     }
 
-    /// The number now.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -18,7 +18,6 @@ const MOST_ISSUERS: usize = 16;
 
 /// What is to be stored, save what only the row tells.
 pub struct Plan {
-    /// The token that the client presented.
     pub token: String,
     /// The one it gets in its place.
     pub refresh_token: String,

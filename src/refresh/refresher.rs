@@ -27,10 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Refresher {
     /// `[refresh] response_fields`.
     pub fields: ResponseFields,
-    /// What is known of the site.
     pub sites: Arc<Sites>,
     pub store: Arc<Store>,
-    /// Which token is in which row.
     pub look_ups: Arc<LookUps>,
     /// Rotations wait here for their transaction.
     pub groups: Groups,

@@ -28,7 +28,6 @@ const AT_ONCE: usize = 8;
 
 /// What rotations in trouble need.
 pub struct Retries {
-    /// The statements, and where they go.
     pub store: Arc<Store>,
     /// What the database refuses each time.
     pub standing: Arc<Standing>,

@@ -64,7 +64,6 @@ impl SeenIds {
         self.gaps.iter().map(|(first, (last, _))| (*first, *last)).collect()
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
         self.gaps.len()
     }

@@ -121,7 +121,6 @@ struct State {
 }
 
 impl Standing {
-    /// Nothing is known yet.
     pub fn new(store: Arc<Store>) -> Self {
         Standing {
             store,

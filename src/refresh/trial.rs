@@ -46,7 +46,6 @@ impl std::fmt::Display for Refused {
 }
 
 impl Refused {
-    /// What an operator can do.
     pub fn fix(&self) -> &'static str {
         match self.refusal {
             Refusal::Absent => {

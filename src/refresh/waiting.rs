@@ -27,11 +27,9 @@ const LONG_STATEMENT: Duration = Duration::from_millis(10);
 
 /// A rotation that waits for its end.
 pub struct Waiting {
-    /// What is to be stored.
     pub plan: Arc<Plan>,
     /// The row that the token is in.
     pub row: u64,
-    /// When it must have ended.
     pub deadline: Instant,
     /// What is done with its end.
     pub on_end: OnEnd,
@@ -41,7 +39,6 @@ pub struct Waiting {
 pub type OnEnd = Box<dyn FnOnce(Result<Outcome, RotationError>) + Send>;
 
 impl Waiting {
-    /// Ends it.
     pub fn end(self, result: Result<Outcome, RotationError>) {
         (self.on_end)(result);
     }

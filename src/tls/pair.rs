@@ -31,7 +31,6 @@ pub struct Certificate {
     /// Those that no client asks for: a handshake names no address (RFC 6066, section 3).
     pub addresses: Vec<IpAddr>,
     pub kind: Kind,
-    /// From when on it is valid.
     pub not_before: SystemTime,
     pub not_after: SystemTime,
 }

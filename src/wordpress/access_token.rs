@@ -131,7 +131,6 @@ impl Signer {
         Ok(Self { algorithm, key, header, jti })
     }
 
-    /// What it signs with.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }

@@ -25,7 +25,6 @@ pub struct Chart<'a> {
 
 /// One line of a chart.
 pub struct Series<'a> {
-    /// Its name in the legend.
     pub name: &'a str,
     /// Its colour, as the style sheet has it.
     pub colour: &'a str,
@@ -36,7 +35,6 @@ pub struct Series<'a> {
 }
 
 impl Chart<'_> {
-    /// The figure.
     pub fn draw(&self) -> Markup {
         let highest = self.series.iter().flat_map(|series| series.values.iter().flatten()).copied().fold(0.0, f64::max);
         let top = rounded_up(highest);

@@ -24,7 +24,6 @@ pub struct Link {
     connection: Connection,
     /// The name that its handshake was made by; `None` is the usual one.
     pub name: Option<ServerName<'static>>,
-    /// When the last request went out.
     pub sent: Instant,
     /// What is left to be sent of the request.
     upload: RequestBody,
@@ -107,7 +106,6 @@ impl Link {
         self.connection.left()
     }
 
-    /// Whether another exchange may follow.
     pub fn can_be_reused(&self) -> bool {
         self.connection.can_be_reused()
     }

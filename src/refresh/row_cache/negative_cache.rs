@@ -55,7 +55,6 @@ impl NegativeCache {
         forgotten
     }
 
-    /// How many they are.
     pub fn len(&self, now: Instant) -> usize {
         let young = if now < self.since + 2 * UNKNOWN_FOR { self.young.len() } else { 0 };
         let old = if now < self.old_until { self.old.len() } else { 0 };

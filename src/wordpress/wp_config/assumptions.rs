@@ -28,7 +28,6 @@ pub(super) struct Assumptions {
 }
 
 impl Assumptions {
-    /// Another statement begins.
     pub(super) fn begin(&mut self) {
         self.pending.clear();
     }
