@@ -211,14 +211,14 @@ fn trailers(buffer: &mut BytesMut) -> Result<Decoded, FramingError> {
     if lines.len() > MAX_TRAILER_BYTES {
         return Err(FramingError::Trailers);
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
-    let Ok(httparse::Status::Complete((length, fields))) = httparse::parse_headers(&lines, &mut fields) else {
-        return Err(FramingError::Trailers);
-    };
-    // SECURITY: with bare line feeds among them they may have ended earlier for somebody else.
-    if length != lines.len() {
+    // SECURITY: httparse takes bare line feeds, at which they may have ended earlier for somebody else.
+    if lines.windows(2).any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r')) {
         return Err(FramingError::Trailers);
     }
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&lines, &mut fields) else {
+        return Err(FramingError::Trailers);
+    };
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| FramingError::Trailers)?;
@@ -289,6 +289,7 @@ mod tests {
             ("0\r\n\rA", FramingError::Trailers),
             ("0\r\n\n", FramingError::Trailers),
             ("0\r\nA: b\n\nGET / HTTP/1.1\r\n\r\n", FramingError::Trailers),
+            ("0\r\nA: b\nB: c\r\n\r\n", FramingError::Trailers),
             ("0\r\nA : b\r\n\r\n", FramingError::Trailers),
             ("0\r\nA\r\n\r\n", FramingError::Trailers),
         ] {

@@ -1,0 +1,120 @@
+//! What we write of a message is that message to the next server or client, with the same end, and nothing follows it.
+
+use std::future::{Future as _, poll_fn};
+use std::task::{Context, Poll, Waker};
+
+use bytes::BytesMut;
+use http::{Method, StatusCode, Uri, Version, header};
+
+use crate::fields::hop_by_hop;
+use crate::http1::against_hyper::{LIMITS, block_on, fields, hypers_answer, hypers_requests};
+use crate::http1::decoder::{Decoded, Decoder};
+use crate::http1::encoder::Encoder;
+use crate::http1::head::{self, AnswerHead, RequestHead};
+use crate::http1::output::Output;
+use crate::http1::write::{self, ResponseFraming};
+use crate::vet;
+
+/// The first request of `bytes`, if it is one that is passed on: as `forward::request` makes it fit.
+pub fn request(bytes: &[u8]) {
+    let mut buffer = BytesMut::from(bytes);
+    let Ok(Some(RequestHead { request, body, .. })) = head::request(&mut buffer, &LIMITS) else { return };
+    if vet::vet(&request).is_err() {
+        return;
+    }
+    let (mut head, ()) = request.into_parts();
+    head.uri = head.uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
+    hop_by_hop::remove(&mut head.headers, false, |_| false);
+    let mut out = Written::default();
+    let encoder = write::request(out.output.gathered(), &head, body.left(), |_| {});
+    let sent = out.body(encoder, body, &mut buffer, false);
+    let mut read = block_on(hypers_requests(&out.bytes));
+    let text = String::from_utf8_lossy(&out.bytes);
+    assert_eq!(read.len(), 1, "{text:?}");
+    let Some(read) = read.pop() else { return };
+    assert_eq!(read.begin, format!("{} {}", head.method, head.uri), "{text:?}");
+    assert_eq!(without_coding(read.fields), fields(&head.headers), "{text:?}");
+    assert_eq!(read.body.map(|(body, _)| body), sent, "{text:?}");
+}
+
+/// The answer in `bytes` to a request of `method`: as `forward::response` makes it fit for a client of `version`.
+pub fn answer(bytes: &[u8], method: &Method, version: Version) {
+    let mut buffer = BytesMut::from(bytes);
+    let found = head::answer(&mut buffer, method, LIMITS.fields);
+    let Ok(Some(AnswerHead { answer, body, .. })) = found else { return };
+    let (mut head, ()) = answer.into_parts();
+    let codings: Vec<_> = head.headers.get_all(header::TRANSFER_ENCODING).iter().collect();
+    let is_coded = !codings.is_empty();
+    let is_chunked = matches!(codings[..], [only] if only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    if is_coded && !is_chunked || head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    hop_by_hop::remove(&mut head.headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
+    let framing = ResponseFraming { is_head: method == Method::HEAD, version, accepts_trailers: true, keeps: true };
+    let mut out = Written::default();
+    let (encoder, _) = write::answer(out.output.gathered(), &head, body.left(), &framing);
+    let is_until_close = encoder.is_until_close();
+    let sent = out.body(encoder, body, &mut buffer, true);
+    let read = block_on(hypers_answer(&out.bytes, method));
+    let text = String::from_utf8_lossy(&out.bytes);
+    let Some(read) = read else { panic!("no answer to hyper: {text:?}") };
+    assert_eq!(read.begin, head.status.as_str(), "{text:?}");
+    // A client of HTTP/1.0 cannot see that a body was cut off.
+    if sent.is_some() || !is_until_close {
+        assert_eq!(read.body.map(|(body, _)| body), sent, "{text:?}");
+    }
+}
+
+fn without_coding(mut fields: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
+    fields.retain(|(name, _)| name != "transfer-encoding");
+    fields
+}
+
+/// A message as it goes out.
+#[derive(Default)]
+struct Written {
+    output: Output,
+    bytes: Vec<u8>,
+}
+
+impl Written {
+    /// The body that `decoder` reads off `buffer`, behind the head. What was sent of it, if it came to its end.
+    fn body(
+        &mut self,
+        mut encoder: Encoder,
+        mut decoder: Decoder,
+        buffer: &mut BytesMut,
+        is_closed: bool,
+    ) -> Option<Vec<u8>> {
+        let mut sent = Vec::new();
+        let is_whole = loop {
+            self.flush();
+            match decoder.decode(buffer) {
+                Ok(Decoded::Frame(mut frame)) => {
+                    sent.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                    if let Some(trailers) = frame.trailers_mut() {
+                        hop_by_hop::remove_from_trailers(trailers, |_| false);
+                    }
+                    if !encoder.is_complete() {
+                        encoder.push(frame, &mut self.output);
+                    }
+                }
+                Ok(Decoded::End) => break true,
+                Ok(Decoded::More) if is_closed && decoder.close().is_ok() => {}
+                Ok(Decoded::More) | Err(_) => break false,
+            }
+        };
+        if is_whole {
+            self.flush();
+            assert!(encoder.end(&mut self.output).is_ok());
+        }
+        self.flush();
+        is_whole.then_some(sent)
+    }
+
+    fn flush(&mut self) {
+        let mut flushed = std::pin::pin!(poll_fn(|cx| self.output.poll_flush(&mut self.bytes, cx)));
+        let flushed = flushed.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(flushed, Poll::Ready(Ok(()))));
+    }
+}
