@@ -105,7 +105,8 @@ impl RequestBody {
         }
     }
 
-    /// Reads the start of the body and puts it back: all of it, or at least `limit` bytes. Returns the data where that is all.
+    /// Reads the start of the body and puts it back: all of it, or at least `limit` bytes. Returns the data where that is all and
+    /// less than `limit`.
     ///
     /// # Errors
     /// The client's: the body broke off, was not valid, came too slowly or was too large.
@@ -131,7 +132,7 @@ impl RequestBody {
         if !joined.is_empty() {
             data = joined.freeze();
         }
-        let is_whole = self.is_end_stream();
+        let is_whole = length < limit && self.is_end_stream();
         if !data.is_empty() {
             frames.push_front(Frame::data(data.clone()));
         }

@@ -45,7 +45,7 @@ impl PerAddress {
     }
 
     /// A place for a connection from `address`; `None` when it has as many open as it may.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admitted> {
         let address = network(address);
         let mut all = self.open();
         let open = all.entry(address).or_insert_with(|| Open::new(self.limits()));
@@ -53,7 +53,7 @@ impl PerAddress {
             return None;
         }
         open.connections += 1;
-        Some(Place { of: Arc::clone(self), address })
+        Some(Admitted { of: Arc::clone(self), address })
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, Open>> {
@@ -68,12 +68,12 @@ impl Open {
 }
 
 /// One connection's place. Dropped, it is free.
-pub struct Place {
+pub struct Admitted {
     of: Arc<PerAddress>,
     address: IpAddr,
 }
 
-impl Place {
+impl Admitted {
     /// Free places for exchanges from its address at one worker, by the limit that `now` has; `None` where they are not
     /// limited. After a change of the limit they are counted from nought, and what is in flight keeps the places that it has.
     ///
@@ -94,7 +94,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Admitted {
     fn drop(&mut self) {
         let mut all = self.of.open();
         if let Some(open) = all.get_mut(&self.address) {
@@ -144,7 +144,7 @@ mod tests {
         let [first, second, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
             .map(|address| per_address.admit(address.parse().unwrap()).unwrap());
         let at = |worker| Share { worker, workers: 2 };
-        let free = |place: &Place, now: &PerAddress, worker| {
+        let free = |place: &Admitted, now: &PerAddress, worker| {
             place.exchanges(now, at(worker)).map(|places| places.available_permits())
         };
         let _taken = first.exchanges(&per_address, at(0)).unwrap().try_acquire_owned().unwrap();

@@ -74,6 +74,8 @@ pub async fn serve(accepted: Accepted, latest: Rc<LatestContext>) {
             return debug!(%peer, "closed a connection: its address has max_connections_per_address open");
         }
     };
+    // It is of the settings that the connection began with, which a reload lets go of.
+    drop(context);
     match (tls, acceptor) {
         // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
         (true, Some(acceptor)) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,

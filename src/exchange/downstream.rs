@@ -7,7 +7,7 @@ use http::HeaderValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::context::{Context, LatestContext};
-use crate::admission::per_address::Place;
+use crate::admission::per_address::Admitted;
 use crate::admission::places::{NoPlace, Places};
 use crate::client_addr::{self, Peer};
 use crate::forward::request;
@@ -26,17 +26,17 @@ pub struct Downstream {
     /// Free places for exchanges from its address; `None` where they are not limited.
     address_exchanges: Option<Arc<Semaphore>>,
     latest: Rc<LatestContext>,
-    admitted: Rc<Admitted>,
+    admission: Rc<Admission>,
 }
 
 /// What a connection takes from others.
-struct Admitted {
+struct Admission {
     /// It is counted among the open ones.
     _open: Open,
     /// Its share of `[server] max_connections`.
     _permit: OwnedSemaphorePermit,
     /// Its place among the connections of its address; `None` for a proxy.
-    place: Option<Place>,
+    place: Option<Admitted>,
 }
 
 /// One address has too many connections open.
@@ -53,9 +53,9 @@ impl Downstream {
             true => None,
             false => Some(context.per_address.admit(peer.address.ip()).ok_or(TooMany)?),
         };
-        let admitted = Admitted { _open: context.metrics.open(Level::Connections), _permit: permit, place };
+        let admission = Admission { _open: context.metrics.open(Level::Connections), _permit: permit, place };
         let field = request::address(peer.address.ip());
-        Ok(Rc::new(Downstream::of(context, latest, peer, field, Rc::new(admitted))))
+        Ok(Rc::new(Downstream::of(context, latest, peer, field, Rc::new(admission))))
     }
 
     /// The same connection by the settings that are in effect, if those are others.
@@ -63,8 +63,8 @@ impl Downstream {
         if self.latest.is(&self.context) {
             return None;
         }
-        let (latest, admitted) = (Rc::clone(&self.latest), Rc::clone(&self.admitted));
-        let changed = Downstream::of(latest.context(), latest, self.peer, self.peer_field.clone(), admitted);
+        let (latest, admission) = (Rc::clone(&self.latest), Rc::clone(&self.admission));
+        let changed = Downstream::of(latest.context(), latest, self.peer, self.peer_field.clone(), admission);
         Some(Rc::new(changed))
     }
 
@@ -73,10 +73,10 @@ impl Downstream {
         latest: Rc<LatestContext>,
         peer: Peer,
         peer_field: HeaderValue,
-        admitted: Rc<Admitted>,
+        admission: Rc<Admission>,
     ) -> Self {
         let peer_is_proxy = is_proxy(peer, &context);
-        let place = admitted.place.as_ref().filter(|_| !peer_is_proxy);
+        let place = admission.place.as_ref().filter(|_| !peer_is_proxy);
         Downstream {
             peer_is_trusted: peer.is_trusted(&context.config.forwarded.trusted_proxies),
             address_exchanges: place.and_then(|place| place.exchanges(&context.per_address, context.share)),
@@ -85,7 +85,7 @@ impl Downstream {
             peer,
             peer_field,
             latest,
-            admitted,
+            admission,
         }
     }
 

@@ -12,16 +12,16 @@ use crate::http1::fields::{self, may_be_trailer, remove_in_order};
 /// `switches` leaves `Connection` and `Upgrade` where they are, for the caller to set.
 pub fn remove(headers: &mut HeaderMap, switches: bool, also: impl Fn(&HeaderName) -> bool) {
     // Nearly always there is nothing to do.
-    if headers.keys().all(|name| matches!(Hop::of(name), Hop::Passes) && !also(name)) {
+    if headers.keys().all(|name| matches!(Fate::of(name), Fate::Passes) && !also(name)) {
         return;
     }
     let named = named_by_connection(headers);
     let accepts_trailers = headers.contains_key(header::TE) && accepts_trailers(headers);
-    let ends_here = |name: &HeaderName| match Hop::of(name) {
-        Hop::Switch => !switches,
-        Hop::Trailers => !accepts_trailers,
-        Hop::Ends => true,
-        Hop::Passes => named.contains(name) || also(name),
+    let ends_here = |name: &HeaderName| match Fate::of(name) {
+        Fate::Switch => !switches,
+        Fate::Trailers => !accepts_trailers,
+        Fate::Ends => true,
+        Fate::Passes => named.contains(name) || also(name),
     };
     remove_in_order(headers, ends_here);
     if accepts_trailers {
@@ -36,25 +36,25 @@ pub fn remove_from_trailers(trailers: &mut HeaderMap, also: impl Fn(&HeaderName)
 }
 
 /// What becomes of a field at this hop.
-enum Hop {
+enum Fate {
     Switch,
     Trailers,
     Ends,
     Passes,
 }
 
-impl Hop {
-    fn of(name: &HeaderName) -> Hop {
+impl Fate {
+    fn of(name: &HeaderName) -> Fate {
         match name.as_str() {
-            "connection" | "upgrade" => Hop::Switch,
-            "te" => Hop::Trailers,
+            "connection" | "upgrade" => Fate::Switch,
+            "te" => Fate::Trailers,
             "transfer-encoding"
             | "keep-alive"
             | "proxy-connection"
             | "proxy-authenticate"
             | "proxy-authorization"
-            | "http2-settings" => Hop::Ends,
-            _ => Hop::Passes,
+            | "http2-settings" => Fate::Ends,
+            _ => Fate::Passes,
         }
     }
 }
