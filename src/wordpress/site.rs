@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::access_token::Signer;
 use super::clock::{Apart, Clocks};
 use super::database::{Database, DatabaseError};
-use super::home::{Home, Homes, Question, Word};
+use super::home::{Home, Homes, Question};
 use super::installation::{Installation, WpHome};
 use super::options::{self, Settings};
 use crate::client_addr::Scheme;
@@ -29,6 +29,7 @@ use crate::route::{Permalinks, RouteForms};
 use hosts::Questions;
 pub use hosts::{Called, NamedHost};
 pub use obstacle::NotNative;
+use obstacle::{path_of, usable};
 pub use rows::Columns;
 use rows::Rows;
 
@@ -484,36 +485,4 @@ fn plugin(rows: &Rows) -> Result<String, NotNative> {
 
 fn understood(option: &'static str) -> impl Fn(options::OptionError) -> NotNative {
     move |error| NotNative::Option(option, error.to_string())
-}
-
-fn usable(word: Option<Word>, question: &Question) -> Result<Arc<Home>, NotNative> {
-    match word {
-        None => Err(NotNative::HomeUnknown(question.place())),
-        Some(Word::Refused { status, code }) => Err(NotNative::Refused(question.place(), status, code)),
-        Some(Word::Moved) => Err(NotNative::Moved(question.place())),
-        Some(Word::Home(home)) if !home.route_registered => Err(NotNative::RouteMissing),
-        // The route was recognized below the stored path; where WordPress sees another, it is not certain to be the route.
-        Some(Word::Home(home)) if path_of(&home.url) != question.forms.home_path => {
-            Err(NotNative::HomeUnknown(question.place()))
-        }
-        Some(Word::Home(home)) => Ok(home),
-    }
-}
-
-fn path_of(url: &str) -> &str {
-    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
-    after_scheme.find('/').map_or("", |slash| &after_scheme[slash..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_path_of_a_home_url() {
-        assert_eq!(path_of("https://example.com"), "");
-        assert_eq!(path_of("https://example.com/blog"), "/blog");
-        assert_eq!(path_of("http://[::1]:8080/a/b"), "/a/b");
-        assert_eq!(path_of(""), "");
-    }
 }

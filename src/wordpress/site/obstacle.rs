@@ -1,6 +1,9 @@
 //! What stands against native refreshes of a site.
 
+use std::sync::Arc;
+
 use crate::wordpress::clock::Apart;
+use crate::wordpress::home::{Home, Question, Word};
 
 /// Why the route is WordPress's business at present.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,4 +53,37 @@ pub enum NotNative {
     /// Tokens would not be valid yet, or end early.
     #[error("the clocks differ too much: {0}")]
     Clocks(Apart),
+}
+
+/// The home URL that WordPress's `word` allows to answer for; else what stands against it.
+pub(super) fn usable(word: Option<Word>, question: &Question) -> Result<Arc<Home>, NotNative> {
+    match word {
+        None => Err(NotNative::HomeUnknown(question.place())),
+        Some(Word::Refused { status, code }) => Err(NotNative::Refused(question.place(), status, code)),
+        Some(Word::Moved) => Err(NotNative::Moved(question.place())),
+        Some(Word::Home(home)) if !home.route_registered => Err(NotNative::RouteMissing),
+        // The route was recognized below the stored path; where WordPress sees another, it is not certain to be the route.
+        Some(Word::Home(home)) if path_of(&home.url) != question.forms.home_path => {
+            Err(NotNative::HomeUnknown(question.place()))
+        }
+        Some(Word::Home(home)) => Ok(home),
+    }
+}
+
+pub(super) fn path_of(url: &str) -> &str {
+    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    after_scheme.find('/').map_or("", |slash| &after_scheme[slash..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_home_url() {
+        assert_eq!(path_of("https://example.com"), "");
+        assert_eq!(path_of("https://example.com/blog"), "/blog");
+        assert_eq!(path_of("http://[::1]:8080/a/b"), "/a/b");
+        assert_eq!(path_of(""), "");
+    }
 }
