@@ -34,6 +34,7 @@ use crate::refresh::row_cache::RowCache;
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::tls::Tls;
+use crate::verify::{Rules, Verification};
 use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
 use crate::wordpress::home::Homes;
@@ -94,7 +95,11 @@ pub struct Lasting {
     pub(crate) refreshes: Arc<Counters>,
     rate_limiter: RateLimiter,
     recent: Arc<Mutex<Option<Arc<Recent>>>>,
+    verification: Arc<Mutex<Option<Kept>>>,
 }
+
+/// The verification, and what it goes by.
+type Kept = (Rules, Arc<Verification>);
 
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
 pub struct Native {
@@ -128,6 +133,11 @@ impl Drop for OwnRuntime {
             runtime.shutdown_background();
         }
     }
+}
+
+fn rules(refresh: &config::Refresh) -> Rules {
+    let counted = |number| u32::try_from(number).unwrap_or(u32::MAX);
+    Rules { verify: refresh.verify, first: counted(refresh.verify_first), every: counted(refresh.verify_every) }
 }
 
 /// What the cleanup is to delete, as the configuration and the site's settings say.
@@ -235,6 +245,21 @@ impl Lasting {
             refreshes: Arc::default(),
             rate_limiter: RateLimiter::new(),
             recent: Arc::default(),
+            verification: Arc::default(),
+        }
+    }
+
+    /// The verification so far, unless its rules are others.
+    fn verification(&self, rules: Rules) -> Arc<Verification> {
+        let mut kept = self.verification.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((known, verification)) if *known == rules => Arc::clone(verification),
+            before => {
+                let verdict = before.as_ref().map(|(_, verification)| verification.verdict());
+                let verification = Verification::new(rules, verdict);
+                *kept = Some((rules, Arc::clone(&verification)));
+                verification
+            }
         }
     }
 
@@ -312,6 +337,7 @@ impl Native {
         let refresher = Refresher {
             fields: config.refresh.response_fields,
             sites,
+            verification: lasting.verification(rules(&config.refresh)),
             store,
             look_ups,
             groups,

@@ -44,6 +44,7 @@ mod body;
 
 mod fields;
 mod index;
+mod verify;
 mod vet;
 
 mod http1;

@@ -37,7 +37,7 @@ pub(crate) use file::open as open_file;
 pub use kind::Kind;
 pub use names::{
     Algorithm, DatabaseTls, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields,
-    ReuseDetection, UpstreamProxyProtocol,
+    ReuseDetection, UpstreamProxyProtocol, Verify,
 };
 pub use open_files::{OpenFiles, raise_limit};
 pub use secret::Secret;
@@ -293,6 +293,18 @@ pub struct Jwt {
 pub struct Refresh {
     /// Who answers the route.
     pub mode: RefreshMode,
+    /// Whether it is verified that native refreshes are what WordPress would have done.
+    pub verify: Verify,
+    /// Answers of WordPress that are compared first, at least 1.
+    pub verify_first: usize,
+    /// Later one call of so many is compared, at least 1.
+    pub verify_every: usize,
+    /// Fields of an answer that are not compared, in lower case.
+    pub verify_ignore_headers: Vec<String>,
+    /// Places or hooks whose code refreshes need not run.
+    pub trusted_hooks: Vec<String>,
+    /// Where the verification is kept across restarts. `None`: only in memory.
+    pub state_directory: Option<PathBuf>,
     /// What a successful answer holds.
     pub response_fields: ResponseFields,
     /// Whether refreshes are written to the plugin's analytics table.

@@ -163,6 +163,20 @@ names! {
 }
 
 names! {
+    /// Whether it is verified that native refreshes are what WordPress would have done.
+    #[derive(Default)]
+    Verify {
+        /// First for some calls, then for a thin sample.
+        #[default]
+        Auto = "auto",
+        /// For one call of twenty, ever after.
+        Always = "always",
+        /// Never.
+        Off = "off",
+    }
+}
+
+names! {
     /// What happens when a used refresh token comes back.
     #[derive(Default)]
     ReuseDetection {

@@ -25,6 +25,13 @@ pub fn host(text: &str) -> Result<String, String> {
     }
 }
 
+/// The name of a header field, in lower case.
+pub fn field_name(text: &str) -> Result<String, String> {
+    let name = text.parse::<http::HeaderName>();
+    name.map(|name| name.as_str().to_owned())
+        .map_err(|_| "not the name of a header field, such as \"x-frame-options\"".to_owned())
+}
+
 /// `"500ms"`, `"30s"`, `"5m"`, `"1h"`: a whole number and its unit.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let accepted = "a whole number with its unit, such as \"500ms\", \"30s\", \"5m\" or \"1h\"";

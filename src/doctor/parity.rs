@@ -177,7 +177,7 @@ async fn native(
             let received = SystemTime::now();
             Ok(Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, sent, received }))
         }
-        Ok(refresh::Answer::Forward(_, told)) => {
+        Ok(refresh::Answer::Forward(_, told, _)) => {
             Ok(Err(told.and_then(|told| told.reason).unwrap_or_else(|| "not the refresh route".to_owned())))
         }
         Err(error) => Err(ClientError::Native(error.to_string())),

@@ -80,7 +80,7 @@ async fn exchange(
                     record.refresh = Some(told);
                     return Ok((Answered::Natively(respond::native(answer, &record.asked.id)), places));
                 }
-                Answer::Forward(request, told) => {
+                Answer::Forward(request, told, _comparison) => {
                     left = told.is_some().then(|| Left::new(refresher, &request, client.scheme));
                     record.refresh = told;
                     *request

@@ -59,6 +59,8 @@ counters! {
         left_for_host { reason = "host" },
         /// An unusual request.
         left_for_request { reason = "request" },
+        /// It is not verified that WordPress would do the same, or it would not.
+        left_unverified { reason = "verification" },
         /// The database failed before anything had begun.
         not_begun { reason = "database" },
     }

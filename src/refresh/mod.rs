@@ -19,6 +19,7 @@
 
 pub mod analytics;
 pub mod cleanup;
+mod comparison;
 pub mod counters;
 pub mod country;
 pub mod decision;
@@ -63,12 +64,15 @@ use crate::client_addr::Client;
 use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
 use crate::time::pace::TooSlow;
+use crate::verify::verdict::Class;
+use crate::verify::{Gate, Ticket};
 use crate::wordpress::access_token;
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{Called, NotNative, Site};
 use crate::wordpress::text;
 use analytics::{Event, EventResult, Failure};
+use comparison::Comparison;
 use counters::Counter;
 use error::RefreshError;
 use plan::Plan;
@@ -88,8 +92,9 @@ const LARGE_BODY: &str = "a large body";
 /// What becomes of a call that could be a refresh.
 pub enum Answer {
     Native(Response<Bytes>, RefreshLog),
-    /// WordPress's, with all that was read of the body. `None`: it is no call of the route.
-    Forward(Box<Request<RequestBody>>, Option<RefreshLog>),
+    /// WordPress's, with all that was read of the body. No log: it is no call of the route. With a comparison, which WordPress's
+    /// answer is to be shown to.
+    Forward(Box<Request<RequestBody>>, Option<RefreshLog>, Option<Box<Comparison>>),
 }
 
 /// Answers a call that could be a refresh, or says that WordPress should.
@@ -131,6 +136,7 @@ pub async fn answer(
     Ok(match decided {
         Decided::Answered(response, log) => Answer::Native(response, log),
         Decided::Left(leave) => leave.forward(Request::from_parts(head, body), id),
+        Decided::Compared(leave, comparison) => leave.compare(Request::from_parts(head, body), id, comparison),
     })
 }
 
@@ -182,7 +188,16 @@ impl Leave {
         if let Some(reason) = &self.0 {
             debug!(reason, request_id = %id, "the call goes to WordPress");
         }
-        Answer::Forward(Box::new(request), self.0.map(RefreshLog::left))
+        Answer::Forward(Box::new(request), self.0.map(RefreshLog::left), None)
+    }
+
+    fn compare(self, mut request: Request<RequestBody>, id: &RequestId, comparison: Box<Comparison>) -> Answer {
+        // What is compressed could not be read.
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        match self.forward(request, id) {
+            Answer::Forward(request, log, _) => Answer::Forward(request, log, Some(comparison)),
+            native @ Answer::Native(..) => native,
+        }
     }
 }
 
@@ -190,6 +205,8 @@ impl Leave {
 enum Decided {
     Answered(Response<Bytes>, RefreshLog),
     Left(Leave),
+    /// Left to WordPress, whose answer is compared.
+    Compared(Leave, Box<Comparison>),
 }
 
 /// One call that is certain to be a refresh.
@@ -210,6 +227,16 @@ struct Call<'a> {
 impl Call<'_> {
     async fn decide(&self, parsed: Parsed) -> Result<Decided, RefreshError> {
         let counters = &self.refresher.counters;
+        let sample = match self.refresher.verification.gate(self.class()) {
+            Gate::Native => None,
+            Gate::Sample(ticket) => Some(ticket),
+            Gate::Left(why, ticket) => return Ok(self.left_unverified(&parsed, &why, ticket).await),
+        };
+        if let (Parsed::Token(token), Some(ticket)) = (&parsed, sample)
+            && let Some(comparison) = Comparison::begin(&self, token, ticket).await
+        {
+            return Ok(Decided::Compared(Leave::because("a sample, which is compared"), comparison));
+        }
         Ok(match parsed {
             Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
             // WordPress would say it in the site's language.
@@ -222,6 +249,23 @@ impl Call<'_> {
             }
             Parsed::Token(token) => return self.refresh(token).await,
         })
+    }
+
+    /// Whose answers those of WordPress's must have agreed with.
+    fn class(&self) -> Class {
+        Class::of(self.head.headers.contains_key(header::ORIGIN), self.has_bearer())
+    }
+
+    async fn left_unverified(&self, parsed: &Parsed, why: &str, ticket: Option<Ticket>) -> Decided {
+        let leave = Leave::counted(&self.refresher.counters.left_unverified, why);
+        let comparison = match (parsed, ticket) {
+            (Parsed::Token(token), Some(ticket)) => Comparison::begin(self, token, ticket).await,
+            _ => None,
+        };
+        match comparison {
+            Some(comparison) => Decided::Compared(leave, comparison),
+            None => Decided::Left(leave),
+        }
     }
 
     async fn refresh(&self, token: String) -> Result<Decided, RefreshError> {
@@ -320,15 +364,16 @@ impl Call<'_> {
         })
     }
 
+    fn has_bearer(&self) -> bool {
+        let authorization = self.head.headers.get(header::AUTHORIZATION);
+        authorization.is_some_and(|value| value.as_bytes().windows(7).any(|part| part == b"Bearer "))
+    }
+
     fn respond(&self, reply: &Reply, window: Option<Window>) -> Response<Bytes> {
-        let headers = &self.head.headers;
-        let has_bearer = headers
-            .get(header::AUTHORIZATION)
-            .is_some_and(|value| value.as_bytes().windows(7).any(|part| part == b"Bearer "));
         let context = ReplyContext {
             api_link: self.home.api_link.as_ref(),
-            origin: headers.get(header::ORIGIN),
-            expose_rate_limit: self.site.settings.enable_cors && has_bearer,
+            origin: self.head.headers.get(header::ORIGIN),
+            expose_rate_limit: self.site.settings.enable_cors && self.has_bearer(),
             window,
             fields: self.refresher.fields,
         };

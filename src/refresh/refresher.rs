@@ -18,6 +18,7 @@ use super::replay::Reuse;
 use super::standing::Standing;
 use super::store::Store;
 use crate::config::ResponseFields;
+use crate::verify::Verification;
 use crate::wordpress::site::Sites;
 
 /// How often it is looked whether the map of tokens is needed and filled.
@@ -28,6 +29,8 @@ pub struct Refresher {
     /// `[refresh] response_fields`.
     pub fields: ResponseFields,
     pub sites: Arc<Sites>,
+    /// Whether native refreshes are what WordPress would have done.
+    pub verification: Arc<Verification>,
     pub store: Arc<Store>,
     pub look_ups: Arc<LookUps>,
     /// Rotations wait here for their transaction.

@@ -97,6 +97,12 @@ pub(super) fn jwt(read: &mut Merged) -> Jwt {
 pub(super) fn refresh(read: &mut Merged) -> Refresh {
     Refresh {
         mode: read.get(keys::REFRESH_MODE),
+        verify: read.get(keys::REFRESH_VERIFY),
+        verify_first: read.get(keys::REFRESH_VERIFY_FIRST),
+        verify_every: read.get(keys::REFRESH_VERIFY_EVERY),
+        verify_ignore_headers: read.each(keys::REFRESH_VERIFY_IGNORE_HEADERS, value::field_name),
+        trusted_hooks: read.get(keys::REFRESH_TRUSTED_HOOKS),
+        state_directory: read.path(keys::REFRESH_STATE_DIRECTORY),
         response_fields: read.get(keys::REFRESH_RESPONSE_FIELDS),
         analytics: read.get(keys::REFRESH_ANALYTICS),
         analytics_refusals: read.get(keys::REFRESH_ANALYTICS_REFUSALS),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::super::{Key, boolean, duration, integer, list, one_of, path, secret, text};
-use crate::config::{Algorithm, DatabaseTls, RefreshMode, ResponseFields, ReuseDetection, Secret, kind::FileName};
+use crate::config::{
+    Algorithm, DatabaseTls, RefreshMode, ResponseFields, ReuseDetection, Secret, Verify, kind::FileName,
+};
 
 keys! {
     WORDPRESS_CONFIG: Option<FileName> = path("wordpress.config").flag_as("wp-config")
@@ -86,7 +88,34 @@ keys! {
         .change("Only where the site's own code overrides the plugin's setting.");
     REFRESH_MODE: RefreshMode = one_of("refresh.mode").is("native")
         .about("Who answers the refresh route: the sidecar (\"native\") or WordPress (\"forward\").")
-        .change("Set \"forward\" where the site's own PHP code hooks into the plugin's filters.");
+        .change("Set \"forward\" where the site's own PHP code must run at each refresh. What it changes in the answer is \
+            found by `verify`.");
+    REFRESH_VERIFY: Verify = one_of("refresh.verify").is("auto")
+        .about("Whether the sidecar proves that its refreshes are what WordPress would have done: at first and after each \
+            change of the site, then by a thin sample (\"auto\"); for one call of twenty ever after (\"always\"); or \
+            not at all (\"off\").")
+        .change("The site's own PHP code does not run at a native refresh. So WordPress answers until verify_first of its \
+            answers were what the sidecar would have given, and the first difference leaves all refreshes to WordPress \
+            again. `wp-jwt-sidecar verify` shows the state. With \"off\" nothing is compared and nothing is scanned: only \
+            where nobody changes the site without you.");
+    REFRESH_VERIFY_FIRST: usize = integer("refresh.verify_first", 1..=10_000, "answers").is("20")
+        .about("Answers of WordPress that must agree before refreshes are native, of three users at least (of fewer users: \
+            three times as many answers).")
+        .change("20 that agree rule out code that acts on 14 of 100 refreshes or more (95 %), 60 rule out 5 of 100.");
+    REFRESH_VERIFY_EVERY: usize = integer("refresh.verify_every", 1..=1_000_000, "refreshes").is("1000")
+        .about("Of so many native refreshes one goes to WordPress and is compared; at most one in a second, at least one in \
+            ten minutes.");
+    REFRESH_VERIFY_IGNORE_HEADERS: Vec<String> = list("refresh.verify_ignore_headers", "NAME")
+        .about("Fields of WordPress's answers that are not compared.")
+        .change("For fields that a web server or a CDN adds to answers of PHP only.");
+    REFRESH_TRUSTED_HOOKS: Vec<String> = list("refresh.trusted_hooks", "PLACE")
+        .about("Code of the site's own that refreshes need not run, by its place as the log names it \
+            (\"my-plugin/inc/auth.php:12\", or without the line), or by the name of its hook.")
+        .change("The sidecar reads the PHP files of what is active. Code on a hook that may refuse a user or act at a refresh \
+            leaves all refreshes to WordPress until it is named here.");
+    REFRESH_STATE_DIRECTORY: Option<FileName> = path("refresh.state_directory")
+        .unset("STATE_DIRECTORY, which systemd sets; without it the state is kept in memory", "/var/lib/wp-jwt-sidecar")
+        .about("The directory in which the state of the verification is kept, so that a restart does not begin again.");
     REFRESH_RESPONSE_FIELDS: ResponseFields = one_of("refresh.response_fields").is("all")
         .about("The fields of a successful answer: those of the plugin's API document, those that it sends in fact \
             (\"oauth2\"), or all.");

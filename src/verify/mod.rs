@@ -1,0 +1,301 @@
+//! Whether a native refresh is proven to be what WordPress would have done, all the time.
+//!
+//! A site's own PHP code may change what the plugin does, and a native refresh does not run it. So WordPress answers until enough
+//! of its answers were what the sidecar would have given; a thin sample of calls goes there ever after; and the first difference
+//! leaves all calls to WordPress again, with the difference in words. Who compares is in `refresh`; here is what follows.
+//!
+//! The words: an **epoch** is a time in which the site stays the same, as far as its database and its files tell. A
+//! **comparison** is one call that WordPress answers and whose answer is compared. A **class** is the kind of request, as far as
+//! the answer depends on it.
+
+pub mod difference;
+pub mod sampler;
+pub mod verdict;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{info, warn};
+
+use crate::config::Verify;
+use difference::{Difference, Kind};
+use sampler::Sampler;
+use verdict::{Class, Observation, State, Verdict};
+
+/// Comparisons at once. They cost the database some reads, and WordPress nothing that it would not do anyway but for a sample.
+const AT_ONCE: usize = 4;
+
+/// How it is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    pub verify: Verify,
+    /// `[refresh] verify_first`.
+    pub first: u32,
+    /// `[refresh] verify_every`.
+    pub every: u32,
+}
+
+/// The verification of one site.
+pub struct Verification {
+    rules: Rules,
+    known: Mutex<Known>,
+    /// A bit for each [`Class`] whose calls are native.
+    native: AtomicU8,
+    sampler: Sampler,
+    places: Arc<Semaphore>,
+}
+
+struct Known {
+    verdict: Verdict,
+    /// Code on a hook that refuses or acts, which nobody has trusted.
+    hook: Option<Difference>,
+    /// What differs and decides nothing: by [`Kind`]-less words, each once.
+    notes: Vec<String>,
+}
+
+/// What is to be done with a call.
+pub enum Gate {
+    Native,
+    /// Native, unless it can be compared.
+    Sample(Ticket),
+    /// WordPress's, with the reason; compared if there was a place.
+    Left(String, Option<Ticket>),
+}
+
+/// A place for one comparison. Dropped, it found nothing out.
+pub struct Ticket {
+    verification: Arc<Verification>,
+    epoch: String,
+    _place: OwnedSemaphorePermit,
+}
+
+/// For operators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct View {
+    /// `unverified`, `agrees`, `differs` or `trusted`.
+    pub state: &'static str,
+    pub since_unix_seconds: u64,
+    /// Comparisons that counted, in all.
+    pub compared: u64,
+    /// Comparisons that agreed in this state, of those that are needed to leave it.
+    pub agreed: u32,
+    pub needed: u32,
+    pub difference: Option<String>,
+    /// [`Kind::name`].
+    pub kind: Option<&'static str>,
+    pub fix: Option<&'static str>,
+    /// What differs and decides nothing.
+    pub notes: Vec<String>,
+}
+
+impl Verification {
+    /// Goes on with `kept` where there is something of an earlier run.
+    pub fn new(rules: Rules, kept: Option<Verdict>) -> Arc<Self> {
+        let now = unix_now();
+        let verdict = kept.map_or_else(|| Verdict::new(rules.first, now), |kept| kept.resumed(now));
+        let every = if rules.verify == Verify::Always { rules.every.min(sampler::ALWAYS) } else { rules.every };
+        let verification = Verification {
+            rules,
+            known: Mutex::new(Known { verdict, hook: None, notes: Vec::new() }),
+            native: AtomicU8::new(0),
+            sampler: Sampler::new(every),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        };
+        verification.publish(&verification.known());
+        Arc::new(verification)
+    }
+
+    /// Whether anything is verified at all.
+    pub fn is_on(&self) -> bool {
+        self.rules.verify != Verify::Off
+    }
+
+    /// What is to be done with a call of `class`.
+    pub fn gate(self: &Arc<Self>, class: Class) -> Gate {
+        if self.is_native(class) {
+            return match self.sampler.picks().then(|| self.ticket()).flatten() {
+                Some(ticket) => Gate::Sample(ticket),
+                None => Gate::Native,
+            };
+        }
+        let why = self.known().why();
+        Gate::Left(why, self.ticket())
+    }
+
+    /// Whether calls of `class` are native. Asked again under the row's lock: a verdict holds for all whose transaction has not
+    /// begun.
+    pub fn is_native(&self, class: Class) -> bool {
+        !self.is_on() || self.native.load(Ordering::Acquire) & bit(class) != 0
+    }
+
+    /// Why calls are left to WordPress.
+    pub fn why(&self) -> String {
+        self.known().why()
+    }
+
+    /// A row was not written as the plugin alone would have written it, or something else showed that no client can bring about.
+    pub fn differs(&self, difference: Difference) {
+        self.change(|known| known.verdict.differ(difference, unix_now()));
+    }
+
+    /// Something differs that a client may have brought about, or that is the sidecar's own surroundings: an address, a country.
+    pub fn note(&self, note: String) {
+        let mut known = self.known();
+        if !known.notes.contains(&note) && known.notes.len() < 16 {
+            warn!(note, "WordPress stores something else about a refresh than the sidecar would");
+            known.notes.push(note);
+        }
+    }
+
+    /// The site is as `epoch` says; `plugin_changed`: it has another version of the plugin.
+    pub fn enter(&self, epoch: &str, plugin_changed: bool) {
+        let first = self.rules.first;
+        self.change(|known| {
+            let before = known.verdict.state.clone();
+            known.verdict.enter(epoch, plugin_changed, first, unix_now()) && before != known.verdict.state
+        });
+    }
+
+    /// What the scan of the site's files found: the first hit that is not trusted, or none.
+    pub fn hook(&self, hook: Option<Difference>) {
+        self.change(|known| {
+            let is_new = known.hook != hook;
+            known.hook = hook;
+            is_new
+        });
+    }
+
+    /// Begins again, as if nothing was known of the site.
+    pub fn again(&self) {
+        let first = self.rules.first;
+        self.change(|known| {
+            known.verdict.again(first, unix_now());
+            known.notes.clear();
+            true
+        });
+    }
+
+    /// Unix seconds at which the epoch began, if the site agrees in it: older rows may be of another site.
+    pub fn agrees_since(&self) -> Option<u64> {
+        let known = self.known();
+        (known.verdict.state == State::Agrees).then_some(known.verdict.epoch_since)
+    }
+
+    /// Unix seconds at which the epoch began.
+    pub fn epoch_since(&self) -> u64 {
+        self.known().verdict.epoch_since
+    }
+
+    /// What the state file keeps.
+    pub fn verdict(&self) -> Verdict {
+        self.known().verdict.clone()
+    }
+
+    pub fn view(&self) -> View {
+        let known = self.known();
+        let Verdict { state, since, compared, agreed, needed, .. } = &known.verdict;
+        let difference = known.difference();
+        View {
+            state: match (self.is_on(), difference, state) {
+                (false, ..) => "trusted",
+                (_, Some(_), _) => "differs",
+                (_, _, State::Agrees) => "agrees",
+                _ => "unverified",
+            },
+            since_unix_seconds: *since,
+            compared: *compared,
+            agreed: *agreed,
+            needed: *needed,
+            difference: difference.map(ToString::to_string),
+            kind: difference.map(|difference| difference.kind.name()),
+            fix: difference.map(|difference| difference.kind.fix()),
+            notes: known.notes.clone(),
+        }
+    }
+
+    fn ticket(self: &Arc<Self>) -> Option<Ticket> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let epoch = self.known().verdict.epoch.clone();
+        Some(Ticket { verification: Arc::clone(self), epoch, _place: place })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known) -> bool) {
+        let mut known = self.known();
+        let is_new = change(&mut known);
+        self.publish(&known);
+        if is_new && self.is_on() {
+            known.tell();
+        }
+    }
+
+    fn publish(&self, known: &Known) {
+        let classes = Class::ALL.into_iter().filter(|class| known.hook.is_none() && known.verdict.knows(*class));
+        self.native.store(classes.map(bit).fold(0, |all, one| all | one), Ordering::Release);
+        self.sampler.hurry(known.verdict.is_suspicious());
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    /// The comparison has found this out. It counts only if the site is still the one that was asked.
+    pub fn observed(self, observed: Observation) {
+        self.verification
+            .change(|known| known.verdict.epoch == self.epoch && known.verdict.observe(observed, unix_now()));
+    }
+
+    pub fn verification(&self) -> &Arc<Verification> {
+        &self.verification
+    }
+}
+
+impl Known {
+    fn difference(&self) -> Option<&Difference> {
+        match (&self.hook, &self.verdict.state) {
+            (Some(hook), _) => Some(hook),
+            (None, State::Differs(difference)) => Some(difference),
+            _ => None,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self.difference() {
+            Some(Difference { kind: Kind::Hook, what }) => format!("code of the site's own may refuse or act: {what}"),
+            Some(difference) => format!("WordPress's work differs: {difference}"),
+            None => {
+                let Verdict { agreed, needed, .. } = &self.verdict;
+                format!("it is not verified yet: {agreed} of {needed} answers of WordPress agree")
+            }
+        }
+    }
+
+    fn tell(&self) {
+        match (self.difference(), &self.verdict.state) {
+            (Some(difference), _) => warn!(
+                kind = difference.kind.name(),
+                fix = difference.kind.fix(),
+                "WordPress refreshes otherwise than the sidecar would, and gets all refreshes: {difference}"
+            ),
+            (None, State::Agrees) => {
+                info!(
+                    compared = self.verdict.compared,
+                    "WordPress's refreshes agree with the sidecar's: refreshing natively"
+                );
+            }
+            (None, _) => info!("verifying: WordPress gets the refreshes, and its answers are compared"),
+        }
+    }
+}
+
+fn bit(class: Class) -> u8 {
+    1 << class as u8
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
