@@ -109,6 +109,6 @@ pub mod internals {
         pub use crate::tls::Tls;
     }
     pub mod wordpress {
-        pub use crate::wordpress::{database, installation, site, text, wp_config};
+        pub use crate::wordpress::{database, hook_scan, installation, site, text, wp_config};
     }
 }
