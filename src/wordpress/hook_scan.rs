@@ -255,7 +255,7 @@ impl HookScan {
     fn part(&mut self, part: &Part, walker: &mut Walker, rest: &mut Rest, found: &mut Found) -> bool {
         let mut is_unread = false;
         walker.begin(part);
-        while let Some(next) = walker.next() {
+        while let Some(next) = walker.next_file() {
             if self.is_stopped.load(Ordering::Relaxed) || found.files >= self.limits.files {
                 found.unread.is_cut = true;
                 return false;

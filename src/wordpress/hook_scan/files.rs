@@ -97,7 +97,7 @@ impl Walker {
     }
 
     /// The next PHP file and how it is shown; an error where something cannot be looked at.
-    pub(super) fn next(&mut self) -> Option<io::Result<(PathBuf, String)>> {
+    pub(super) fn next_file(&mut self) -> Option<io::Result<(PathBuf, String)>> {
         while let Some((path, place, depth)) = self.left.pop() {
             match self.look(&path, &place, depth) {
                 Ok(true) => return Some(Ok((path, place))),

@@ -66,7 +66,8 @@ pub(super) fn built(pieces: &[Piece<'_>]) -> Option<String> {
     let mut pattern: Vec<Option<u8>> = Vec::new();
     let mut is_evident = false;
     let mut known: Vec<u8> = Vec::new();
-    for piece in pieces.iter().chain([&Piece::Unknown]) {
+    let pieces = || pieces.iter().copied().filter(|piece| *piece != Piece::Known(b""));
+    for piece in pieces().chain([Piece::Unknown]) {
         match piece {
             Piece::Known(text) if pattern.len() + known.len() + text.len() > LONGEST => return None,
             Piece::Known(text) => known.extend_from_slice(text),
@@ -80,7 +81,7 @@ pub(super) fn built(pieces: &[Piece<'_>]) -> Option<String> {
         }
     }
     // The one that ended the loop, unless it was one of the pieces, too.
-    if pieces.last() != Some(&Piece::Unknown) {
+    if pieces().last() != Some(Piece::Unknown) {
         pattern.pop();
     }
     if !is_evident || !pattern.contains(&None) || !HOOKS.iter().any(|name| matches(&pattern, name.as_bytes())) {
@@ -204,6 +205,7 @@ mod tests {
             &[Unknown][..],
             &[Unknown, Known(b"_enabled")],
             &[Unknown, Known(b"jwt_auth_tokens")],
+            &[Known(b"jwt_auth_token_refreshed"), Known(b"")],
             &[Known(b"jwt_auth_pro_"), Unknown],
             &[Known(b"see jwt_auth_"), Unknown],
             &[Known(b"jwt_auth_"), Unknown, Known(b" is missing")],

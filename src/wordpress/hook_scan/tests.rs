@@ -142,7 +142,6 @@ fn entries_that_leave_their_folder_are_not_followed() {
     fs::write(site.root.path().join("outside/x.php"), BLOCKS).unwrap();
     (site.active.stylesheet, site.active.template) = ("../../outside".to_owned(), "parent".to_owned());
     assert_eq!(site.places(), [""; 0]);
-    assert!(!files_state(&site.active).is_empty());
 }
 
 #[test]
@@ -201,7 +200,7 @@ fn what_this_user_cannot_read_is_told() {
     let found = site.scan();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
     if is_root {
-        // Root reads everything; a file in the place of a folder is unreadable for it, too.
+        // Root reads everything, but not what is at the end of no link.
         fs::remove_dir_all(&closed).unwrap();
         fs::create_dir(&closed).unwrap();
         symlink("loop", closed.join("loop")).unwrap();
@@ -288,10 +287,16 @@ fn only_what_changed_is_read_again() {
     site.put("plugins/shop/3.php", ACTS);
     assert_eq!(reads(&mut scan), (1, vec!["shop/3.php:1".to_owned(), "shop/auth.php:2".to_owned()]));
     // Of the same size, and with the time set back.
-    let before = fs::metadata(site.path("plugins/shop/auth.php")).unwrap().modified().unwrap();
+    let metadata = fs::metadata(site.path("plugins/shop/auth.php")).unwrap();
+    let (before, stamp) = (metadata.modified().unwrap(), Stamp::of(&metadata));
     site.put("plugins/shop/auth.php", BLOCKS.replace("before_authenticate", "after_authenticate "));
     let file = File::options().write(true).open(site.path("plugins/shop/auth.php")).unwrap();
     file.set_modified(before).unwrap();
+    // The inode's clock ticks every some milliseconds.
+    while Stamp::of(&file.metadata().unwrap()) == stamp {
+        std::thread::yield_now();
+        file.set_modified(before).unwrap();
+    }
     assert_eq!(reads(&mut scan), (1, vec!["shop/3.php:1".to_owned()]));
     fs::remove_file(site.path("plugins/shop/3.php")).unwrap();
     assert_eq!(reads(&mut scan), (0, vec![]));

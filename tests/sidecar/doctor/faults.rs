@@ -149,8 +149,9 @@ async fn hooks_that_refuse_or_act(site: &Site) {
         "INSERT INTO wp_snippets VALUES (11, 'off', 'add_action( ''jwt_auth_token_refreshed'', ''x'' );', 0), \
          (12, 'on', 'add_action( ''jwt_auth_token_refreshed'', ''x'' );', 1)",
         "INSERT INTO wp_posts (ID, post_type, post_status, post_title, post_content, post_excerpt, to_ping, pinged, \
-         post_content_filtered) VALUES (4711, 'wpcode', 'publish', 'x', 'add_filter( ''jwt_auth_'' . $x, ''y'' );', '', '', '', ''), \
-         (4712, 'wpcode', 'draft', 'x', 'add_filter( ''jwt_auth_'' . $x, ''y'' );', '', '', '', '')",
+         post_content_filtered, post_date, post_date_gmt, post_modified, post_modified_gmt) \
+         SELECT id, 'wpcode', status, 'x', 'add_filter( ''jwt_auth_'' . $x, ''y'' );', '', '', '', '', NOW(), NOW(), NOW(), NOW() \
+         FROM (SELECT 4711 AS id, 'publish' AS status UNION SELECT 4712, 'draft') snippets",
     ] {
         database.execute(statement).await;
     }
