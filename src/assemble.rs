@@ -1,6 +1,7 @@
 //! Puts the parts together. `serve` and `check` share everything up to [`serve`](crate::serve); a reload makes
 //! what it changes here, too.
 
+mod epochs;
 mod watch;
 
 use std::io;
@@ -375,6 +376,11 @@ impl Native {
         let filling = Arc::clone(&self.refresher);
         let filling = async move { filling.keep_live_tokens_filled().await };
         tasks.spawn(until_stopped(self.stop.clone(), filling));
+        if self.refresher.verification.is_on() {
+            let configuration = (self.made_of.jwt.clone(), self.made_of.refresh.clone());
+            let epochs = epochs::watch(Arc::clone(&self.refresher), configuration);
+            tasks.spawn(until_stopped(self.stop.clone(), epochs));
+        }
         if let Some(recent) = self.refresher.recent.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));
         }
