@@ -8,7 +8,7 @@
 //! HMAC keys are prepared once. For the other algorithms the time goes into the signature itself,
 //! which jsonwebtoken makes.
 
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::fmt;
 
 use base64::Engine as _;
@@ -55,6 +55,19 @@ pub struct ClaimsInput<'a> {
     pub user_id: u64,
     /// The refresh token that is handed out with it; the `jti` is derived from it.
     pub refresh_token: &'a str,
+}
+
+/// What a row's hash tells of who made its access token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A sidecar that has the same keys.
+    Ours,
+    /// The plugin, and no other code had a hand in it.
+    Plain,
+    /// Something was different: a claim, the issuer, the algorithm, the key or the salt.
+    Foreign,
+    /// Nothing: the signature cannot be made again.
+    Unknown,
 }
 
 /// Why there is no signature. Always the configuration's fault; no variant holds a key.
@@ -175,6 +188,33 @@ impl Signer {
             }
         }
         Ok(None)
+    }
+
+    /// What `hash` tells of the access token that was made of `claims`, by one of `issuers` (`claims.iss` counts for nothing).
+    /// For each of these two tokens are signed, unless an earlier one was it.
+    pub fn prove<'a>(
+        &self,
+        claims: &ClaimsInput<'_>,
+        issuers: impl IntoIterator<Item = &'a str>,
+        hash: &str,
+        auth_salt: &Secret,
+    ) -> Proof {
+        if !self.is_repeatable() {
+            return Proof::Unknown;
+        }
+        let jti = LazyCell::new(|| self.jti(claims.refresh_token));
+        for iss in issuers {
+            let claims = ClaimsInput { iss, ..*claims };
+            for proof in [Proof::Plain, Proof::Ours] {
+                let jti = (proof == Proof::Ours).then(|| jti.as_str());
+                match self.signed(&claims, jti) {
+                    Ok(token) if wp_hash(&token, auth_salt) == hash => return proof,
+                    Ok(_) => {}
+                    Err(_) => return Proof::Unknown,
+                }
+            }
+        }
+        Proof::Foreign
     }
 
     /// Tells the access token that was once made of `claims` and stored as `hash` from others, whatever its signature.
