@@ -227,7 +227,7 @@ struct Call<'a> {
 impl Call<'_> {
     async fn decide(&self, parsed: Parsed) -> Result<Decided, RefreshError> {
         let counters = &self.refresher.counters;
-        let sample = match self.refresher.verification.gate(self.class()) {
+        let sample = match self.refresher.verification.gate(self.class(), self.site.makeup.tag()) {
             Gate::Native => None,
             Gate::Sample(ticket) => Some(ticket),
             Gate::Left(why, ticket) => return Ok(self.left_unverified(&parsed, &why, ticket).await),

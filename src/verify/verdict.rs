@@ -216,7 +216,10 @@ impl Verdict {
         self.epoch_since = now;
         self.by_class = [0; Class::ALL.len()];
         self.suspicions.clear();
-        if !is_first || self.state != State::Unverified {
+        if is_first && self.state == State::Unverified {
+            self.agreed = 0;
+            self.users.clear();
+        } else {
             self.begin(State::Unverified, now);
             self.needed = if plugin_changed { first } else { AFTER_CHANGE.min(first) };
         }
@@ -256,3 +259,6 @@ impl Verdict {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! value serves: what a refresh then does is decided by the rotation itself, which needs the database anyway.
 
 mod hosts;
+mod makeup;
 mod obstacle;
 mod rows;
 
@@ -28,6 +29,7 @@ use crate::last_seen::{LastSeen, Sight};
 use crate::route::{Permalinks, RouteForms};
 use hosts::Questions;
 pub use hosts::{Called, NamedHost};
+pub use makeup::Makeup;
 pub use obstacle::NotNative;
 use obstacle::{path_of, usable};
 pub use rows::Columns;
@@ -61,6 +63,8 @@ pub struct Site {
     pub token_index: Option<String>,
     /// Where the plugin is, below the plugins' folder.
     pub plugin: Arc<str>,
+    /// What code the site runs.
+    pub makeup: Makeup,
     home: StoredHome,
 }
 
@@ -385,6 +389,7 @@ impl Sites {
             columns,
             token_index: rows.token_index().map(str::to_owned),
             plugin: plugin.into(),
+            makeup: Makeup::of(rows),
             home,
         })
     }
