@@ -101,13 +101,16 @@ pub mod internals {
         pub use crate::printable::is_harmful;
     }
     pub mod refresh {
-        pub use crate::refresh::{analytics, country, json, live_tokens, lookup, row_cache, store};
+        pub use crate::refresh::{Refresher, analytics, country, json, live_tokens, lookup, row_cache, store};
     }
     pub mod serve {
         pub use crate::serve::{Load, serve};
     }
     pub mod tls {
         pub use crate::tls::Tls;
+    }
+    pub mod verify {
+        pub use crate::verify::{Gate, Verification, difference, verdict};
     }
     pub mod wordpress {
         pub use crate::wordpress::{database, installation, site, text, wp_config};

@@ -26,6 +26,9 @@ use crate::config::{Algorithm, Secret};
 /// must come out the same after an update, or tokens can no longer be rebuilt from their rows.
 const JTI_PURPOSE: &[u8] = b"wp-jwt-sidecar jti v1";
 
+/// What is no refresh token, so that no `jti` is like a fingerprint.
+const FINGERPRINT_PURPOSE: &[u8] = b"wp-jwt-sidecar fingerprint v1 ";
+
 /// An algorithm with its keys, ready to sign.
 pub struct Signer {
     algorithm: Algorithm,
@@ -159,6 +162,17 @@ impl Signer {
         !matches!(self.algorithm, Algorithm::ES256 | Algorithm::ES384)
     }
 
+    /// A few bits that are others with another key, algorithm or salt: enough to notice that, and too few to tell whether a key that
+    /// somebody has guessed is the one.
+    pub fn fingerprint(&self, auth_salt: &Secret) -> [u8; 3] {
+        let mut fingerprint = self.jti.clone();
+        fingerprint.update(FINGERPRINT_PURPOSE);
+        fingerprint.update(self.header.as_bytes());
+        fingerprint.update(auth_salt.expose().as_bytes());
+        let [first, second, third, ..] = <[u8; 32]>::from(fingerprint.finalize().into_bytes());
+        [first, second, third]
+    }
+
     /// A signed access token with its `jti`.
     ///
     /// # Errors
@@ -192,10 +206,10 @@ impl Signer {
 
     /// What `hash` tells of the access token that was made of `claims`, by one of `issuers` (`claims.iss` counts for nothing).
     /// For each of these two tokens are signed, unless an earlier one was it.
-    pub fn prove<'a>(
+    pub fn prove(
         &self,
         claims: &ClaimsInput<'_>,
-        issuers: impl IntoIterator<Item = &'a str>,
+        issuers: impl IntoIterator<Item = impl AsRef<str>>,
         hash: &str,
         auth_salt: &Secret,
     ) -> Proof {
@@ -204,7 +218,7 @@ impl Signer {
         }
         let jti = LazyCell::new(|| self.jti(claims.refresh_token));
         for iss in issuers {
-            let claims = ClaimsInput { iss, ..*claims };
+            let claims = ClaimsInput { iss: iss.as_ref(), ..*claims };
             for proof in [Proof::Plain, Proof::Ours] {
                 let jti = (proof == Proof::Ours).then(|| jti.as_str());
                 match self.signed(&claims, jti) {

@@ -244,9 +244,25 @@ fn a_hash_tells_who_made_the_token() {
         ] {
             assert_eq!(proof(&signer.signed(&other, None).unwrap(), &salt), Proof::Foreign, "{of}");
         }
-        assert_eq!(signer.prove(&claims, [], &wp_hash(&plain, &salt), &salt), Proof::Foreign);
+        assert_eq!(signer.prove(&claims, [""; 0], &wp_hash(&plain, &salt), &salt), Proof::Foreign);
     }
     let random = Signer::new(Algorithm::ES256, None, Some(&p256)).unwrap();
     let plain = random.signed(&claims("abc"), None).unwrap();
     assert_eq!(random.prove(&claims("abc"), issuers, &wp_hash(&plain, &salt), &salt), Proof::Unknown);
+}
+
+#[test]
+fn a_fingerprint_is_of_key_algorithm_and_salt() {
+    let fingerprint = |algorithm, secret: &str, salt: &str| {
+        Signer::new(algorithm, Some(&Secret::new(secret)), None).unwrap().fingerprint(&Secret::new(salt))
+    };
+    let all = [
+        fingerprint(Algorithm::HS256, "one", "salt"),
+        fingerprint(Algorithm::HS256, "two", "salt"),
+        fingerprint(Algorithm::HS256, "one", "other salt"),
+        fingerprint(Algorithm::HS512, "one", "salt"),
+    ];
+    assert!((0..4).all(|at| !all[at + 1..].contains(&all[at])), "{all:?}");
+    // It is kept across restarts and updates.
+    assert_eq!(all[0], fingerprint(Algorithm::HS256, "one", "salt"));
 }
