@@ -20,6 +20,7 @@ use tracing::{debug, info};
 use super::refresher::Refresher;
 use super::row_proof;
 use super::seen_ids::SeenIds;
+use crate::metrics::Counter;
 use crate::verify::Verification;
 use crate::verify::difference::{Difference, Kind};
 use crate::verify::verdict::State as Stands;
@@ -51,6 +52,8 @@ const SLOW_PROOFS: usize = 8;
 /// The watch over one token table.
 pub struct RowWatch {
     reader: Reader,
+    /// Looks that came to their end.
+    pub looks: Counter,
     state: Mutex<State>,
 }
 
@@ -67,6 +70,12 @@ struct State {
     server: u64,
     /// What the watch itself said last.
     said: Option<Difference>,
+}
+
+impl State {
+    fn pause(&self) -> Duration {
+        if self.again.is_empty() && self.seen.is_some() { LOOK } else { AGAIN }
+    }
 }
 
 /// What rows are judged by, as long as the site is native.
@@ -93,7 +102,7 @@ enum Footing {
 impl RowWatch {
     /// `tokens`: the table's name, quoted.
     pub fn new(tokens: &str) -> Self {
-        RowWatch { reader: Reader::new(tokens), state: Mutex::default() }
+        RowWatch { reader: Reader::new(tokens), looks: Counter::default(), state: Mutex::default() }
     }
 
     /// The sidecar itself has inserted and committed row `id`.
@@ -106,8 +115,6 @@ impl RowWatch {
     /// Looks again and again. Never returns.
     pub async fn keep_watching(&self, refresher: &Refresher) {
         loop {
-            let pause = if self.state().again.is_empty() { LOOK } else { AGAIN };
-            sleep(pause).await;
             match self.footing(refresher).await {
                 Footing::Firm(ground) => {
                     if let Err(error) = self.look(&refresher.store.database, &refresher.verification, ground).await {
@@ -117,6 +124,7 @@ impl RowWatch {
                 Footing::Moving => {}
                 Footing::Lost => *self.state() = State::default(),
             }
+            sleep(self.state().pause()).await;
         }
     }
 
@@ -185,6 +193,7 @@ impl RowWatch {
                 self.say(difference, verification);
             }
         }
+        self.looks.add();
         Ok(())
     }
 

@@ -59,8 +59,7 @@ impl Verifying {
         let user = database.insert_user("alice").await;
         let upstream = rig::wordpress();
         let site = rig::command_environment(&database, upstream.address());
-        let mut environment: Vec<(&str, &str)> = site.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        environment.extend([
+        let site = site.iter().map(|(name, value)| (*name, value.as_str())).chain([
             ("WP_JWT_SIDECAR_SERVER_LISTEN", "127.0.0.1:0"),
             ("WP_JWT_SIDECAR_SERVER_WORKERS", "1"),
             ("WP_JWT_SIDECAR_REFRESH_VERIFY", "auto"),
@@ -68,7 +67,8 @@ impl Verifying {
             // Nothing is compared that the test does not compare.
             ("WP_JWT_SIDECAR_REFRESH_VERIFY_EVERY", "1000000"),
         ]);
-        environment.extend_from_slice(more);
+        let is_other = |(name, _): &(&str, &str)| more.iter().all(|(more, _)| more != name);
+        let environment: Vec<(&str, &str)> = site.filter(is_other).chain(more.iter().copied()).collect();
         let config = Config::load(&Sources { environment: variables(&environment), ..Sources::default() }).unwrap();
         let bound = listeners::open(&config, None, Inherited::from_environment().unwrap()).unwrap();
         let ListenAddress::Tcp(address) = *bound.last().unwrap().address() else { panic!("a port") };
@@ -85,7 +85,7 @@ impl Verifying {
         let mut verifying =
             Verifying { database, upstream, user, refresher, address, stop: Some(stop), ended, threads: vec![serving] };
         verifying.keep_entering();
-        verifying.wait("the site is known", || verifying.makeup().is_some_and(|it| verifying.verification().is_of(it)));
+        verifying.wait("the watch has begun", || verifying.refresher.row_watch.looks.value() > 0);
         verifying
     }
 
@@ -139,10 +139,12 @@ impl Verifying {
         self.verification().view().state == "agrees"
     }
 
-    /// Waits until the row watch has looked at all rows that are there by now, twice.
-    pub async fn watched(&self) {
-        // It looks every two seconds, and nothing tells of a look that finds nothing but its statement in the server's count.
-        tokio::time::sleep(Duration::from_secs(6)).await;
+    /// Waits until the row watch has looked twice at all rows that are there by now.
+    pub fn watched(&self) {
+        let looks = &self.refresher.row_watch.looks;
+        // One may be under way.
+        let enough = looks.value() + 3;
+        self.wait("the watch has looked", || looks.value() >= enough);
     }
 
     pub fn refresh(&self, token: &str) -> Message {
