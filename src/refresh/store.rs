@@ -182,7 +182,7 @@ impl Store {
     }
 
     /// Locks the rows `ids` (ascending, none twice, at most [`LARGEST_GROUP`]) and reads them with their users. Rows that are not there (any
-    /// more) are left out; with `skip_locked` (see [`crate::wordpress::database::Abilities`]) so are those that another
+    /// more) are left out; with `skip_locked` (where [the server can](Session::abilities)) so are those that another
     /// transaction holds, which are waited for without.
     ///
     /// # Errors
