@@ -41,9 +41,16 @@ pub fn prove(plan: &Plan, row: &LockedRow) -> Result<(), String> {
     }
 }
 
+const OTHER_CLAIMS: &str = "WordPress signs other claims than the sidecar";
+
 /// What a row is said to differ by whose hash is that of another token.
 pub fn other_claims(row: u64) -> Difference {
-    Difference::new(Kind::Claim, format!("WordPress signs other claims than the sidecar (row {row})"))
+    Difference::new(Kind::Claim, format!("{OTHER_CLAIMS} (row {row})"))
+}
+
+/// Whether that is all that is known of the difference.
+pub fn is_other_claims(difference: &Difference) -> bool {
+    difference.kind == Kind::Claim && difference.what.starts_with(OTHER_CLAIMS)
 }
 
 /// The home URLs of `homes`, each also by the other scheme: which one PHP sees, the web server tells it.

@@ -68,8 +68,6 @@ struct State {
     epoch_since: u64,
     /// The server that the ids are of.
     server: u64,
-    /// What the watch itself said last.
-    said: Option<Difference>,
 }
 
 impl State {
@@ -190,7 +188,7 @@ impl RowWatch {
                 continue;
             };
             if let Some(difference) = self.take(&row, &judged, is_still, verification) {
-                self.say(difference, verification);
+                say(difference, verification);
             }
         }
         self.looks.add();
@@ -206,7 +204,6 @@ impl RowWatch {
         }
         if state.epoch_since != epoch_since {
             state.tally = Tally::default();
-            state.said = None;
             state.epoch_since = epoch_since;
         }
         state.seen.as_ref().map(|seen| Sought::of(seen, state.again.keys().copied()))
@@ -251,7 +248,7 @@ impl RowWatch {
         }
         state.again.remove(&row.id);
         let difference = state.tally.add(judged);
-        if let Some(seconds) = state.tally.constant_lifetime() {
+        if let Some(seconds) = state.tally.constant_lifetime().filter(|_| difference.is_some()) {
             info!(
                 seconds,
                 "the last tokens of WordPress's all live for the same time, which is not what the setting says"
@@ -264,26 +261,19 @@ impl RowWatch {
         difference
     }
 
-    /// The first word stands: a comparison may have said more exactly what differs. Said again, the site is kept from coming back.
-    fn say(&self, difference: Difference, verification: &Verification) {
-        let mut state = self.state();
-        let stands = match verification.verdict().state {
-            Stands::Differs(known) => Some(known),
-            Stands::Unverified | Stands::Agrees => None,
-        };
-        let difference = match stands {
-            Some(known) if difference.kind == Kind::Keys && state.said.as_ref() == Some(&known) => difference,
-            Some(known) => known,
-            None => difference,
-        };
-        state.said = Some(difference.clone());
-        drop(state);
-        verification.differs(difference);
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The first word stands: a comparison may have said more exactly what differs. Said again, it keeps the site from coming back.
+fn say(difference: Difference, verification: &Verification) {
+    let said = match verification.verdict().state {
+        Stands::Differs(known) if difference.kind == Kind::Keys && row_proof::is_other_claims(&known) => difference,
+        Stands::Differs(known) => known,
+        Stands::Unverified | Stands::Agrees => difference,
+    };
+    verification.differs(said);
 }
 
 /// What is issued in an earlier epoch is not judged. Takes a while where signatures do.

@@ -121,9 +121,7 @@ async fn no_call_whose_transaction_had_not_begun_is_native_after_the_verdict() {
             .into_iter()
             .collect();
         let held = &site.refresher.counters.held;
-        while held.value() < 3 {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        site.wait("all of them wait", || held.value() >= 3);
         site.verification().differs(Difference::new(Kind::Body, "body +role (string)"));
         tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {

@@ -156,7 +156,7 @@ impl Verifying {
         row.insert(&mut self.database.connect().await, self.database.prefix()).await
     }
 
-    fn wait(&self, what: &str, holds: impl Fn() -> bool) {
+    pub fn wait(&self, what: &str, holds: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds() {
             assert!(Instant::now() < deadline, "not in time: {what}: {:?}", self.verification().view());
