@@ -24,7 +24,6 @@ use crate::metrics::Counter;
 use crate::verify::Verification;
 use crate::verify::difference::{Difference, Kind};
 use crate::verify::verdict::State as Stands;
-use crate::wordpress::access_token::Proof;
 use crate::wordpress::database::{Database, DatabaseError};
 use crate::wordpress::site::Site;
 use judge::{Expected, Judged, Written, judge};
@@ -122,7 +121,8 @@ impl RowWatch {
                 Footing::Moving => {}
                 Footing::Lost => *self.state() = State::default(),
             }
-            sleep(self.state().pause()).await;
+            let pause = self.state().pause();
+            sleep(pause).await;
         }
     }
 

@@ -73,7 +73,7 @@ impl Reader {
     pub async fn read(&self, session: &mut Session<'_>, sought: Option<&Sought>) -> Result<Found, DatabaseError> {
         session.begin_at_writer().await?;
         let newest: Option<Row> = session.conn().query_first(self.newest.as_str()).await?;
-        let newest = newest.map_or(Ok(0), |mut row| column(&mut row, 0, "id"))?;
+        let newest: u64 = newest.map_or(Ok(0), |mut row| column(&mut row, 0, "id"))?;
         let mut rows = Vec::new();
         if let Some(sought) = sought {
             let again: Vec<(u64, u64)> = sought.again.iter().map(|id| (*id, *id)).collect();
