@@ -265,6 +265,7 @@ impl Signer {
             jti,
         })
         .map_err(SignerError::Claims)?;
+        let claims = if jti.is_none() { as_php_writes(claims) } else { claims };
         let mut token = String::with_capacity(self.header.len() + claims.len() * 4 / 3 + 96);
         token.push_str(&self.header);
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
@@ -313,6 +314,25 @@ struct Data<'a> {
 struct User<'a> {
     /// A string, as `$wpdb` hands it to the plugin.
     id: &'a str,
+}
+
+/// Claims as PHP's json_encode() writes them: in a home URL it escapes what is not ASCII. In the sidecar's own tokens it stands as it
+/// is, which is the same to who reads them.
+fn as_php_writes(claims: Vec<u8>) -> Vec<u8> {
+    if claims.is_ascii() {
+        return claims;
+    }
+    let mut escaped = String::with_capacity(2 * claims.len());
+    for letter in String::from_utf8_lossy(&claims).chars() {
+        if letter.is_ascii() {
+            escaped.push(letter);
+        } else {
+            let units =
+                letter.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
+            escaped.push_str(&units);
+        }
+    }
+    escaped.into_bytes()
 }
 
 /// WordPress's `wp_hash($jwt)`: what the column `hash` holds. `auth_salt` is `wp_salt('auth')`.

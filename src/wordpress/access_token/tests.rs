@@ -266,3 +266,14 @@ fn a_fingerprint_is_of_key_algorithm_and_salt() {
     // It is kept across restarts and updates.
     assert_eq!(all[0], fingerprint(Algorithm::HS256, "one", "salt"));
 }
+
+/// As PHP 8 has it: json_encode(["iss" => "http://müller.example/😀", …], JSON_UNESCAPED_SLASHES).
+#[test]
+fn a_home_that_is_not_ascii_stands_in_claims_as_php_writes_it() {
+    let signer = Signer::new(Algorithm::HS256, Some(&secret()), None).unwrap();
+    let claims = ClaimsInput { iss: "http://müller.example/😀", ..claims("abc") };
+    let of_php = String::from_utf8(part(&signer.signed(&claims, None).unwrap(), 1)).unwrap();
+    assert!(of_php.starts_with(r#"{"iss":"http://m\u00fcller.example/\ud83d\ude00","iat":1795379799,"#), "{of_php}");
+    let ours = String::from_utf8(part(&signer.access_token(&claims).unwrap(), 1)).unwrap();
+    assert!(ours.starts_with(r#"{"iss":"http://müller.example/😀","#), "{ours}");
+}

@@ -80,7 +80,9 @@ async fn one_foreign_row_leaves_the_others_of_its_group_whole() {
         row.insert(&mut connection, site.database.prefix()).await;
     }
     let statuses: Vec<u16> = std::thread::scope(|scope| {
-        let calls: Vec<_> = all.iter().map(|row| scope.spawn(|| site.refresh(&row.refresh_token).status())).collect();
+        let site = &site;
+        let calls: Vec<_> =
+            all.iter().map(|row| scope.spawn(move || site.refresh(&row.refresh_token).status())).collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect()
     });
     assert_eq!(statuses[20], FORWARDED);
@@ -116,8 +118,9 @@ async fn no_call_whose_transaction_had_not_begun_is_native_after_the_verdict() {
     holder.query_drop("START TRANSACTION").await.unwrap();
     holder.query_drop(format!("SELECT id FROM {prefix}jwt_auth_tokens FOR UPDATE")).await.unwrap();
     let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let site = &site;
         let calls: Vec<_> = [&live, &used, &gone]
-            .map(|row| scope.spawn(|| site.refresh(&row.refresh_token).status()))
+            .map(|row| scope.spawn(move || site.refresh(&row.refresh_token).status()))
             .into_iter()
             .collect();
         let held = &site.refresher.counters.held;
