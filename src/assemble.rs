@@ -32,6 +32,7 @@ use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::recent::Recent;
 use crate::refresh::replay::Reuse;
 use crate::refresh::row_cache::RowCache;
+use crate::refresh::row_watch::RowWatch;
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::tls::Tls;
@@ -172,6 +173,11 @@ impl Sidecar {
     /// What it counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.lasting.metrics
+    }
+
+    /// The native refresh; `None` where the route is left to WordPress.
+    pub fn refresher(&self) -> Option<&Arc<Refresher>> {
+        self.native.as_ref().map(|native| &native.refresher)
     }
 
     /// Asks the database and WordPress, and says what was found.
@@ -333,6 +339,7 @@ impl Native {
         let within = runtime.enter();
         let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, Arc::clone(&counters));
         let standing = Arc::new(Standing::new(Arc::clone(&store)));
+        let row_watch = RowWatch::new(&store.tokens);
         let groups = Groups::start(Arc::clone(&store), Arc::clone(&standing), Arc::clone(&counters));
         drop(within);
         let refresher = Refresher {
@@ -341,6 +348,7 @@ impl Native {
             verification: lasting.verification(rules(&config.refresh)),
             store,
             look_ups,
+            row_watch,
             groups,
             standing,
             reuse,
@@ -387,6 +395,11 @@ impl Native {
         let standing = Arc::clone(&self.refresher.standing);
         let trying = async move { standing.keep_trying().await };
         tasks.spawn(until_stopped(self.stop.clone(), trying));
+        if self.refresher.verification.is_on() {
+            let refresher = Arc::clone(&self.refresher);
+            let watching = async move { refresher.row_watch.keep_watching(&refresher).await };
+            tasks.spawn(until_stopped(self.stop.clone(), watching));
+        }
         let refresher = Arc::clone(&self.refresher);
         let keeping = async move { refresher.store.database.keep_two_ready().await };
         tasks.spawn(until_stopped(self.stop.clone(), keeping));

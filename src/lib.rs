@@ -113,6 +113,7 @@ pub mod internals {
         pub use crate::printable::is_harmful;
     }
     pub mod refresh {
+        pub use crate::refresh::Refresher;
         pub mod analytics {
             pub use crate::refresh::analytics::{Analytics, Event, EventResult, Failure, write_behind};
         }
@@ -140,6 +141,15 @@ pub mod internals {
     }
     pub mod tls {
         pub use crate::tls::Tls;
+    }
+    pub mod verify {
+        pub use crate::verify::{Gate, Verification};
+        pub mod difference {
+            pub use crate::verify::difference::{Difference, Kind};
+        }
+        pub mod verdict {
+            pub use crate::verify::verdict::{Class, Observation};
+        }
     }
     pub mod wordpress {
         pub mod database {

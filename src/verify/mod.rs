@@ -134,6 +134,11 @@ impl Verification {
         Gate::Left(why, self.ticket())
     }
 
+    /// Whether the epoch began with a site of such a makeup: if not, another is about to begin.
+    pub fn is_of(&self, makeup: u64) -> bool {
+        self.makeup.load(Ordering::Acquire) == makeup
+    }
+
     /// Whether calls of `class` are native. Asked again under the row's lock: a verdict holds for all whose transaction has not
     /// begun.
     pub fn is_native(&self, class: Class) -> bool {

@@ -226,6 +226,11 @@ impl Sites {
         self.clocks.apart()
     }
 
+    /// By how much WordPress's clock may be ahead of the database's; `None` where that is not known.
+    pub fn wordpress_ahead_of_database(&self) -> Option<Duration> {
+        self.clocks.wordpress_ahead_of_database()
+    }
+
     /// Where the site is.
     pub fn installation(&self) -> &Installation {
         &self.installation
@@ -380,6 +385,7 @@ impl Sites {
             let depends_on_host = self.installation.wp_home == WpHome::Dynamic;
             StoredHome::Stored(Questions::new(&stored_home, &forms, &self.hosts, depends_on_host))
         };
+        let makeup = Makeup::of(rows, signer.fingerprint(&auth_salt));
         Ok(Site {
             settings,
             forms,
@@ -389,7 +395,7 @@ impl Sites {
             columns,
             token_index: rows.token_index().map(str::to_owned),
             plugin: plugin.into(),
-            makeup: Makeup::of(rows),
+            makeup,
             home,
         })
     }

@@ -26,7 +26,7 @@ const NETWORK_OPTIONS: [&str; 2] = ["active_sitewide_plugins", "WPLANG"];
 /// What a site is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Makeup {
-    /// Of all that is below, and of the settings. Stable: it is kept across restarts.
+    /// Of all that is below, of the settings and of the keys. Stable: it is kept across restarts.
     pub digest: [u8; 32],
     /// As `folder/file.php`, those of the network first.
     pub active_plugins: Vec<String>,
@@ -39,8 +39,10 @@ pub struct Makeup {
 }
 
 impl Makeup {
-    pub(super) fn of(rows: &Rows) -> Self {
+    /// `keys`: the fingerprint of those that tokens are signed and hashed with. With others the rows so far prove nothing.
+    pub(super) fn of(rows: &Rows, keys: [u8; 3]) -> Self {
         let mut hasher = Sha256::new();
+        hasher.update(keys);
         let each = OPTIONS.iter().map(|name| rows.option(name));
         for value in each.chain(NETWORK_OPTIONS.iter().map(|name| rows.meta(name))) {
             // The length in front keeps two values from being taken for two others.
