@@ -45,6 +45,8 @@ pub struct Verification {
     /// A bit for each [`Class`] whose calls are native.
     native: AtomicU8,
     sampler: Sampler,
+    /// Of refusals.
+    refusals: Sampler,
     places: Arc<Semaphore>,
 }
 
@@ -102,6 +104,7 @@ impl Verification {
             known: Mutex::new(Known { verdict, hook: None, notes: Vec::new() }),
             native: AtomicU8::new(0),
             sampler: Sampler::new(every),
+            refusals: Sampler::new(1),
             places: Arc::new(Semaphore::new(AT_ONCE)),
         };
         verification.publish(&verification.known());
@@ -129,6 +132,17 @@ impl Verification {
     /// begun.
     pub fn is_native(&self, class: Class) -> bool {
         !self.is_on() || self.native.load(Ordering::Acquire) & bit(class) != 0
+    }
+
+    /// A place to compare a refusal, where the site agrees and none was compared yet: once a second, since a flood of calls that
+    /// are refused must not go to WordPress.
+    pub fn refusal(self: &Arc<Self>) -> Option<Ticket> {
+        (self.is_on() && self.known().verdict.wants_refusal() && self.refusals.picks()).then(|| self.ticket()).flatten()
+    }
+
+    /// Whether no refusal was compared yet.
+    pub fn wants_refusal(&self) -> bool {
+        self.known().verdict.wants_refusal()
     }
 
     /// Why calls are left to WordPress.

@@ -150,6 +150,11 @@ impl Verdict {
         self.state == State::Agrees && self.count(class) >= enough
     }
 
+    /// Whether no refusal has agreed in this epoch.
+    pub fn wants_refusal(&self) -> bool {
+        self.count(Class::Refusal) == 0
+    }
+
     /// Whether somebody met what others should be asked for.
     pub fn is_suspicious(&self) -> bool {
         !self.suspicions.is_empty()
