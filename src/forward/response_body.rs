@@ -1,16 +1,13 @@
 //! What is sent to the client: a response of ours, the upstream's as it arrives, or the switch to a tunnel.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, timeout_at};
 
 use super::error::CutError;
+use super::peeked::Peeked;
 use super::relay::Relay;
 use super::tunnel::Tunnel;
 use crate::access_log::Access;
@@ -29,13 +26,9 @@ pub struct ResponseBody {
 enum Content {
     Whole(Option<Bytes>),
     Relayed(Relay),
-    /// Frames that were read already, before what is still to come.
-    Replayed(VecDeque<Result<Frame<Bytes>, CutError>>, Box<Relay>),
+    Peeked(Box<Peeked>),
     Switch(Tunnel),
 }
-
-/// How long an answer may take to be read before its head is passed on.
-const PEEK_TIME: Duration = Duration::from_secs(10);
 
 impl ResponseBody {
     /// Of a response that the sidecar makes itself.
@@ -60,59 +53,28 @@ impl ResponseBody {
     pub fn into_tunnel(self) -> Option<Tunnel> {
         match self.content {
             Content::Switch(tunnel) => Some(tunnel.holding(self.places)),
-            Content::Whole(_) | Content::Relayed(_) | Content::Replayed(..) => None,
+            Content::Whole(_) | Content::Relayed(_) | Content::Peeked(_) => None,
         }
     }
 
     /// Reads a relayed body, and puts back what was read: the client gets all of it as it came. Returns the data where that was all,
     /// and at most `limit` bytes, without trailers.
     pub async fn peek(&mut self, limit: usize) -> Option<Bytes> {
-        let relay = match std::mem::replace(&mut self.content, Content::Whole(None)) {
-            Content::Relayed(relay) => relay,
-            other => {
-                self.content = other;
-                return None;
-            }
+        self.content = match std::mem::replace(&mut self.content, Content::Whole(None)) {
+            Content::Relayed(relay) => Content::Peeked(Box::new(Peeked::new(relay))),
+            other => other,
         };
-        // In its place at once: whoever drops the wait loses nothing.
-        self.content = Content::Replayed(VecDeque::new(), Box::new(relay));
-        let Content::Replayed(frames, relay) = &mut self.content else { return None };
-        let deadline = Instant::now() + PEEK_TIME;
-        let (mut data, mut is_plain) = (BytesMut::new(), true);
-        while data.len() <= limit {
-            let Ok(frame) = timeout_at(deadline, poll_fn(|cx| relay.poll_frame(cx))).await else { return None };
-            let Some(frame) = frame else { break };
-            let is_error = frame.is_err();
-            match &frame {
-                Ok(frame) => match frame.data_ref() {
-                    Some(part) => data.extend_from_slice(part),
-                    None => is_plain = false,
-                },
-                Err(_) => is_plain = false,
-            }
-            frames.push_back(frame);
-            if is_error || relay.is_end() {
-                break;
-            }
+        match &mut self.content {
+            Content::Peeked(peeked) => peeked.read(limit).await,
+            Content::Whole(_) | Content::Relayed(_) | Content::Switch(_) => None,
         }
-        let is_whole = relay.is_end() && is_plain && data.len() <= limit;
-        // SECURITY: each frame keeps the buffer that it was read to.
-        if is_whole {
-            *frames = Some(data.clone().freeze())
-                .filter(|data| !data.is_empty())
-                .map(Frame::data)
-                .map(Ok)
-                .into_iter()
-                .collect();
-        }
-        is_whole.then(|| data.freeze())
     }
 
     /// The client takes no more for now. What was read ahead for it must not keep more memory than its own.
     pub fn detach(&mut self) {
         match &mut self.content {
             Content::Relayed(relay) => relay.detach(),
-            Content::Replayed(_, relay) => relay.detach(),
+            Content::Peeked(peeked) => peeked.relay.detach(),
             Content::Whole(_) | Content::Switch(_) => {}
         }
     }
@@ -122,7 +84,7 @@ impl ResponseBody {
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.content {
             Content::Relayed(relay) => relay.poll_upload(cx),
-            Content::Replayed(_, relay) => relay.poll_upload(cx),
+            Content::Peeked(peeked) => peeked.relay.poll_upload(cx),
             Content::Whole(_) | Content::Switch(_) => Poll::Ready(()),
         }
     }
@@ -157,10 +119,7 @@ impl Body for ResponseBody {
         let mut frame = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Relayed(relay) => relay.poll_frame(cx),
-            Content::Replayed(frames, relay) => match frames.pop_front() {
-                Some(frame) => Poll::Ready(Some(frame)),
-                None => relay.poll_frame(cx),
-            },
+            Content::Peeked(peeked) => peeked.poll_frame(cx),
             Content::Switch(_) => Poll::Ready(None),
         };
         if let Poll::Ready(Some(Ok(part))) = &mut frame
@@ -180,7 +139,7 @@ impl Body for ResponseBody {
         match &self.content {
             Content::Whole(bytes) => bytes.is_none(),
             Content::Relayed(relay) => relay.is_end(),
-            Content::Replayed(frames, relay) => frames.is_empty() && relay.is_end(),
+            Content::Peeked(peeked) => peeked.is_end(),
             Content::Switch(_) => true,
         }
     }
@@ -189,13 +148,7 @@ impl Body for ResponseBody {
         let length = match &self.content {
             Content::Whole(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Relayed(relay) => relay.left(),
-            // Its length is not known any more.
-            Content::Replayed(frames, _) if frames.iter().any(Result::is_err) => None,
-            Content::Replayed(frames, relay) => {
-                let read =
-                    frames.iter().flatten().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
-                relay.left().map(|left| read + left)
-            }
+            Content::Peeked(peeked) => peeked.left(),
             Content::Switch(_) => Some(0),
         };
         length.map_or_else(SizeHint::new, SizeHint::with_exact)

@@ -16,11 +16,14 @@ mod words;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Map, Value};
+use tokio::time::sleep;
+use tracing::debug;
 
 use super::Call;
 use super::rate_limit::{Window, unix_now};
@@ -35,6 +38,7 @@ use crate::verify::verdict::Class;
 use crate::wordpress::clock;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::Site;
+use crate::wordpress::text;
 pub use addition::Addition;
 use conclude::Concluding;
 use judge::{Expectation, Expected, Judged};
@@ -48,7 +52,10 @@ pub const ANSWER_LIMIT: usize = 64 << 10;
 /// Seconds by which clocks may differ unnoticed.
 const CLOCK_SLACK: u64 = 2;
 
-/// A longer target or user agent may be more than the plugin's columns hold; then it stores nothing.
+/// Rotations take some milliseconds, and WordPress takes longer than this.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// What the plugin's columns for texts hold.
 const TEXT_COLUMN: usize = 255;
 
 /// What comparisons have in common.
@@ -70,7 +77,10 @@ impl Comparisons {
     /// natively. Whether WordPress's answer was what the sidecar would have given.
     pub(super) async fn is_replay(&self, token: &str, folds_case: bool) -> bool {
         match self.under_way.find(|| Key::of(token, folds_case)) {
-            Some(before) => before.was_plain().await,
+            Some(before) => {
+                debug!("a refresh waits for WordPress's answer to another with the same token");
+                before.was_plain().await
+            }
             None => false,
         }
     }
@@ -109,7 +119,6 @@ pub struct Comparison {
     /// `None` where a refusal is expected.
     live: Option<Live>,
     user_agent: String,
-    may_be_lost: bool,
     /// Unix seconds.
     began: u64,
 }
@@ -117,7 +126,7 @@ pub struct Comparison {
 impl Comparison {
     /// Finds out what is to be expected of a call with `token`.
     pub(super) async fn begin(call: &Call<'_>, token: &str, ticket: Ticket, cause: Cause) -> Begun {
-        if !call.refuses {
+        if !call.refuses || !is_storable(call) || (cause != Cause::Left && is_over_limit(call)) {
             return Begun::Not;
         }
         let Call { refresher, site, .. } = call;
@@ -129,6 +138,10 @@ impl Comparison {
                 return if before.was_plain().await { Begun::Replay } else { Begun::Not };
             }
         };
+        if cause == Cause::Sample {
+            // A rotation of this token that is under way here ends before WordPress would be asked, which would refuse it.
+            sleep(SETTLED).await;
+        }
         let Some(standing) = token::find(refresher, site, token).await else { return Begun::Not };
         let (reply, class, live, expectation) = match standing {
             Standing::Live(_) if cause == Cause::Refusal => return Begun::Not,
@@ -152,10 +165,6 @@ impl Comparison {
             }
         };
         let expected = expected(call, &reply, expectation);
-        let target = call.head.uri.path_and_query().map_or(0, |target| target.as_str().len());
-        let agent = call.head.headers.get(header::USER_AGENT);
-        // What is no UTF-8 is among them.
-        let is_plain = agent.is_none_or(|agent| agent.to_str().is_ok_and(|agent| agent.len() < TEXT_COLUMN / 2));
         Begun::Compares(Box::new(Comparison {
             refresher: Arc::clone(refresher),
             site: Arc::clone(site),
@@ -167,7 +176,6 @@ impl Comparison {
             expected,
             live,
             user_agent: call.user_agent(),
-            may_be_lost: !is_plain || target >= TEXT_COLUMN / 2,
             began: unix_now(),
         }))
     }
@@ -189,14 +197,27 @@ impl Comparison {
         };
         let Comparison { refresher, site, home, client, ticket, entered, class, expected, live, .. } = self;
         entered.answered(matches!(judged, Judged::Agrees(Some(_), _)));
-        let (user_agent, may_be_lost) = (self.user_agent, self.may_be_lost);
+        let user_agent = self.user_agent;
         let tasks = refresher.tasks.clone();
         let has_cookies = expected.has_cookies;
-        let concluding =
-            Concluding { refresher, site, home, client, class, live, user_agent, may_be_lost, has_cookies };
+        let concluding = Concluding { refresher, site, home, client, class, live, user_agent, has_cookies };
         tasks.spawn(async move { ticket.observed(concluding.conclude(judged).await) });
         addition
     }
+}
+
+/// Whether the plugin's tables take what is made of the request. What they do not take ends the session in WordPress.
+// SECURITY: so a client can bring a difference about.
+fn is_storable(call: &Call<'_>) -> bool {
+    let target = call.head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let agent = call.head.headers.get(header::USER_AGENT).map_or(Ok(""), HeaderValue::to_str);
+    let longest = call.site.columns.user_agent_length.min(TEXT_COLUMN);
+    target <= TEXT_COLUMN && agent.is_ok_and(|agent| text::wp_slash(agent).len() <= longest)
+}
+
+fn is_over_limit(call: &Call<'_>) -> bool {
+    let limit = call.site.settings.rate_limit;
+    limit.is_some_and(|limit| call.refresher.rate_limiter.is_over(call.client.address, limit, unix_now()))
 }
 
 /// The answer that the sidecar would give, as far as WordPress's can be the same.

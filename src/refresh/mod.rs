@@ -240,7 +240,8 @@ impl Call<'_> {
         if let (Parsed::Token(token), Some((ticket, cause))) = (&parsed, sample)
             && let Begun::Compares(comparison) = Comparison::begin(self, token, ticket, cause).await
         {
-            return Ok(Decided::Compared(Leave::because("a sample, which is compared"), comparison));
+            let leave = Leave::counted(&counters.left_unverified, "a sample, which is compared");
+            return Ok(Decided::Compared(leave, comparison));
         }
         Ok(match parsed {
             Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),

@@ -40,6 +40,9 @@ const RETURN_SECONDS: u64 = 600;
 /// Users who must have met the same suspicious answer.
 const SUSPICIOUS_USERS: usize = 2;
 
+/// Suspicions that are remembered.
+const MOST_SUSPICIONS: usize = 64;
+
 /// Suspicions are forgotten after so many seconds.
 const SUSPICIOUS_FOR: u64 = 3600;
 
@@ -174,8 +177,13 @@ impl Verdict {
                 if !self.suspicions.iter().any(|(known, of, _)| *known == difference && *of == user) {
                     self.suspicions.push((difference.clone(), user, now));
                 }
-                let users = self.suspicions.iter().filter(|(known, ..)| known.kind == difference.kind).count();
-                users >= SUSPICIOUS_USERS && self.differ(difference, now)
+                if self.suspicions.len() > MOST_SUSPICIONS {
+                    self.suspicions.remove(0);
+                }
+                let of_the_kind = self.suspicions.iter().filter(|(known, ..)| known.kind == difference.kind);
+                // One user may meet several of a kind.
+                let users: BTreeSet<u64> = of_the_kind.map(|(_, user, _)| *user).collect();
+                users.len() >= SUSPICIOUS_USERS && self.differ(difference, now)
             }
             Observation::Agrees { class, user } => {
                 self.compared += 1;
@@ -259,5 +267,38 @@ impl Verdict {
             self.suspicions.clear();
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::difference::Kind;
+
+    #[test]
+    fn one_user_alone_raises_suspicions_only() {
+        let mut verdict = Verdict::new(3, 0);
+        let suspicion = |what: &str, user| Observation::Suspicious(Difference::new(Kind::Refusal, what), user);
+        for number in 0..200 {
+            assert!(!verdict.observe(suspicion(&number.to_string(), 1), number));
+        }
+        assert!(verdict.is_suspicious() && verdict.suspicions.len() <= MOST_SUSPICIONS);
+        // An hour later the first user's are forgotten.
+        assert!(!verdict.observe(suspicion("a", 2), 200 + 2 * SUSPICIOUS_FOR));
+        assert!(verdict.observe(suspicion("b", 3), 201 + 2 * SUSPICIOUS_FOR));
+        assert!(matches!(&verdict.state, State::Differs(difference) if difference.what == "b"));
+    }
+
+    #[test]
+    fn a_refusal_counts_for_itself() {
+        let mut verdict = Verdict::new(1, 0);
+        let agrees = |class, user| Observation::Agrees { class, user };
+        assert!(verdict.wants_refusal());
+        assert!(!verdict.observe(agrees(Class::Refusal, None), 0));
+        assert!(!verdict.wants_refusal() && verdict.agreed == 0);
+        assert!(verdict.observe(agrees(Class::Plain, Some(1)), 0));
+        assert!(verdict.knows(Class::Refusal) && verdict.knows(Class::Plain) && !verdict.knows(Class::Origin));
+        verdict.enter("other", false, 1, 1);
+        assert!(verdict.wants_refusal());
     }
 }

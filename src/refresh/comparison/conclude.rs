@@ -35,7 +35,6 @@ pub struct Concluding {
     pub class: Class,
     pub live: Option<Live>,
     pub user_agent: String,
-    pub may_be_lost: bool,
     pub has_cookies: bool,
 }
 
@@ -112,7 +111,7 @@ impl Concluding {
             }
         }
         let Some(found) = found else { return Some(Finding::Void) };
-        let finding = rows::judge(&found, &wanted, self.may_be_lost);
+        let finding = rows::judge(&found, &wanted);
         if finding.is_some() {
             return finding;
         }
@@ -123,7 +122,7 @@ impl Concluding {
     }
 
     async fn analytics(&self, live: &Live) -> Option<Finding> {
-        if self.refresher.analytics.is_none() || self.may_be_lost {
+        if self.refresher.analytics.is_none() {
             return None;
         }
         for look in 1..=LOOKS {

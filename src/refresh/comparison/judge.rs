@@ -255,3 +255,4 @@ fn is_refresh_token(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests;
+

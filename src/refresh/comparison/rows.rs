@@ -124,15 +124,13 @@ pub async fn event(session: &mut Session<'_>, analytics: &str, parent: u64) -> R
     row.map(event).transpose()
 }
 
-/// What is wrong with the rows; `None` where nothing is. Pure. `may_be_lost`: the request has what the plugin cannot store, and
-/// then loses the session.
-pub fn judge(found: &Found, wanted: &Wanted<'_>, may_be_lost: bool) -> Option<Finding> {
+/// What is wrong with the rows; `None` where nothing is. Pure.
+pub fn judge(found: &Found, wanted: &Wanted<'_>) -> Option<Finding> {
     let differs = |kind, what: &str| Some(Finding::Differs(Difference::new(kind, what)));
     let Some(child) = &found.child else {
-        return match (found.is_stored, may_be_lost) {
-            (true, _) => differs(Kind::Keys, "the hash that WordPress has stored is not that of its access token"),
-            (false, true) => Some(Finding::Void),
-            (false, false) => Some(Finding::Suspicious(Difference::new(Kind::Row, "row of the new token missing"))),
+        return match found.is_stored {
+            true => differs(Kind::Keys, "the hash that WordPress has stored is not that of its access token"),
+            false => Some(Finding::Suspicious(Difference::new(Kind::Row, "row of the new token missing"))),
         };
     };
     if found.is_parent_revoked == Some(false) {
@@ -229,7 +227,7 @@ mod tests {
         }
     }
 
-    fn judged(child: Option<Child>, is_parent_revoked: bool, is_stored: bool, may_be_lost: bool) -> String {
+    fn judged(child: Option<Child>, is_parent_revoked: bool, is_stored: bool) -> String {
         let times = claims::Times { issued_at: 1_000, expires_at: 1_600 };
         let wanted = Wanted {
             times: &times,
@@ -240,7 +238,7 @@ mod tests {
             ip_address: "192.0.2.1",
         };
         let found = Found { is_parent_revoked: Some(is_parent_revoked), child, is_stored };
-        match judge(&found, &wanted, may_be_lost) {
+        match judge(&found, &wanted) {
             None => found.child.map(|child| child.notes(&wanted).join(", ")).unwrap_or_default(),
             Some(Finding::Void) => "void".to_owned(),
             Some(Finding::Differs(difference)) => format!("{}: {difference}", difference.kind.name()),
@@ -253,7 +251,7 @@ mod tests {
         let with = |change: fn(&mut Child)| {
             let mut child = plain();
             change(&mut child);
-            judged(Some(child), true, true, false)
+            judged(Some(child), true, true)
         };
         assert_eq!(with(|_| ()), "");
         assert_eq!(with(|child| child.issued_at = Some(1_002)), "");
@@ -280,9 +278,8 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_there() {
-        assert_eq!(judged(Some(plain()), false, true, false), "row: row of the old token not revoked");
-        assert!(judged(None, true, true, false).starts_with("keys: the hash"));
-        assert_eq!(judged(None, true, false, false), "row? row of the new token missing");
-        assert_eq!(judged(None, true, false, true), "void");
+        assert_eq!(judged(Some(plain()), false, true), "row: row of the old token not revoked");
+        assert!(judged(None, true, true).starts_with("keys: the hash"));
+        assert_eq!(judged(None, true, false), "row? row of the new token missing");
     }
 }
