@@ -4,6 +4,7 @@
 mod watch;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::config::{self, Config, ReuseDetection};
+use crate::config::{self, Config, ReuseDetection, Verify};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::net::dial::Dialer;
@@ -34,6 +35,8 @@ use crate::refresh::row_cache::RowCache;
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::tls::Tls;
+use crate::verify::kept::{self, Kept};
+use crate::verify::sampler::ALWAYS;
 use crate::verify::{Rules, Verification};
 use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
@@ -95,11 +98,15 @@ pub struct Lasting {
     pub(crate) refreshes: Arc<Counters>,
     rate_limiter: RateLimiter,
     recent: Arc<Mutex<Option<Arc<Recent>>>>,
-    verification: Arc<Mutex<Option<Kept>>>,
+    verification: Arc<Mutex<Option<Verified>>>,
 }
 
-/// The verification, and what it goes by.
-type Kept = (Rules, Arc<Verification>);
+/// The verification, what it goes by, and where it is kept.
+struct Verified {
+    rules: Rules,
+    verification: Arc<Verification>,
+    kept: Option<Arc<Kept>>,
+}
 
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
 pub struct Native {
@@ -109,6 +116,8 @@ pub struct Native {
     runtime: OwnRuntime,
     analytics: Option<AnalyticsWriter>,
     table_prefix: String,
+    /// Where the verification is kept; `None`: in memory.
+    kept: Option<Arc<Kept>>,
     /// Ends what looks at the site now and then.
     stop: CancellationToken,
 }
@@ -215,6 +224,28 @@ impl Sidecar {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
     }
 
+    /// How refreshes are verified, and with what state `serve` would begin. `None` where they are not.
+    pub fn verification(&self) -> Option<String> {
+        let Native { refresher, made_of, .. } = self.native.as_ref()?;
+        let (verification, refresh) = (&refresher.verification, &made_of.refresh);
+        let every = match refresh.verify {
+            Verify::Off => return None,
+            Verify::Auto => refresh.verify_every,
+            Verify::Always => refresh.verify_every.min(ALWAYS as usize),
+        };
+        let view = verification.view();
+        let kept = view.kept_in.as_ref().map_or_else(
+            || "kept in memory, so that a restart begins again (refresh.state_directory)".to_owned(),
+            |file| format!("kept in {file}"),
+        );
+        let details = [view.difference.clone(), view.progress()];
+        let details: String = details.into_iter().flatten().map(|detail| format!(": {detail}")).collect();
+        Some(format!(
+            "{} answers of WordPress first, then one of {every} refreshes; {kept}; begins as {}{details}",
+            refresh.verify_first, view.state
+        ))
+    }
+
     /// Each host of the database with its TLS, as it presents itself when it is asked.
     pub fn database_tls(&self) -> Vec<String> {
         match self.native.as_ref().and_then(|native| Some((native, native.runtime.0.as_ref()?))) {
@@ -249,17 +280,32 @@ impl Lasting {
         }
     }
 
-    /// The verification so far, unless its rules are others.
-    fn verification(&self, rules: Rules) -> Arc<Verification> {
-        let mut kept = self.verification.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some((known, verification)) if *known == rules => Arc::clone(verification),
-            before => {
-                let verdict = before.as_ref().map(|(_, verification)| verification.verdict());
-                let verification = Verification::new(rules, verdict);
-                *kept = Some((rules, Arc::clone(&verification)));
-                verification
-            }
+    /// The verification so far, by `rules` from now on; the first one goes on with what `file` keeps.
+    fn verification(&self, rules: Rules, file: Option<(PathBuf, String)>) -> (Arc<Verification>, Option<Arc<Kept>>) {
+        let mut all = self.verification.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_on = rules.verify != Verify::Off;
+        let known = all.as_ref().and_then(|before| before.kept.clone());
+        let kept = file.filter(|_| is_on).map(|(directory, name)| match known {
+            Some(known) if known.file() == directory.join(&name) => known,
+            _ => Kept::new(&directory, &name),
+        });
+        let read = || kept.as_ref().and_then(|kept| kept.read());
+        let verification = match &*all {
+            Some(before) if before.rules == rules => Arc::clone(&before.verification),
+            Some(before) if before.verification.is_on() => Verification::following(&before.verification, rules),
+            // Nobody has looked since.
+            Some(before) => Verification::new(rules, read().or_else(|| Some(before.verification.verdict()))),
+            None => Verification::new(rules, read()),
+        };
+        verification.keep_in(kept.clone());
+        *all = Some(Verified { rules, verification: Arc::clone(&verification), kept: kept.clone() });
+        (verification, kept)
+    }
+
+    /// A reload has succeeded.
+    pub(crate) fn reloaded(&self) {
+        if let Some(verified) = &*self.verification.lock().unwrap_or_else(PoisonError::into_inner) {
+            verified.verification.reloaded();
         }
     }
 
@@ -289,6 +335,9 @@ impl Native {
         lasting: &Lasting,
     ) -> io::Result<Self> {
         let made_of = MadeOf::of(config, &dialer, &installation);
+        let directory = kept::directory(&config.refresh, |name| std::env::var_os(name));
+        let file = directory.map(|directory| (directory, kept::name(config, &installation)));
+        let (verification, kept) = lasting.verification(rules(&config.refresh), file);
         let runtime = Builder::new_multi_thread()
             .worker_threads(DATABASE_THREADS)
             .thread_name("database")
@@ -337,7 +386,7 @@ impl Native {
         let refresher = Refresher {
             fields: config.refresh.response_fields,
             sites,
-            verification: lasting.verification(rules(&config.refresh)),
+            verification,
             store,
             look_ups,
             groups,
@@ -357,6 +406,7 @@ impl Native {
             runtime: OwnRuntime(Some(runtime)),
             analytics: writer,
             table_prefix,
+            kept,
             stop: CancellationToken::new(),
         })
     }
@@ -399,6 +449,9 @@ impl Native {
             };
             let cleaning = cleanup::clean(Arc::clone(&self.refresher), self.table_prefix.clone(), wanted);
             tasks.spawn(until_stopped(self.stop.clone(), cleaning));
+        }
+        if let Some(kept) = self.kept.clone() {
+            tasks.spawn(kept::keep(Arc::clone(&self.refresher.verification), kept, self.stop.clone()));
         }
         // The sender is dropped only with the program.
         let _ = timeout(FIRST_LOOK, first_look).await;
@@ -478,6 +531,56 @@ impl MadeOf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::difference::{Difference, Kind};
+    use crate::verify::verdict::{Class, Observation};
+    use crate::verify::{Gate, ViewState};
+
+    const RULES: Rules = Rules { verify: Verify::Auto, first: 1, every: 1_000 };
+
+    fn difference() -> Difference {
+        Difference::new(Kind::Body, "body +roles (array of string)")
+    }
+
+    #[test]
+    fn a_reload_verifies_again_what_differed_and_no_other() {
+        let lasting = Lasting::new();
+        let (verification, kept) = lasting.verification(RULES, None);
+        assert!(kept.is_none());
+        verification.differs(difference());
+        let (same, _) = lasting.verification(RULES, None);
+        assert!(Arc::ptr_eq(&verification, &same));
+        assert_eq!(same.view().state, ViewState::Differs);
+        lasting.reloaded();
+        assert_eq!(same.view().state, ViewState::Unverified);
+
+        let Gate::Left(_, Some(ticket)) = same.gate(Class::Plain) else { panic!("no place") };
+        ticket.observed(Observation::Agrees { class: Class::Plain, user: Some(1) });
+        assert_eq!(same.view().state, ViewState::Agrees);
+        lasting.reloaded();
+        assert_eq!(same.view().state, ViewState::Agrees);
+        // By other rules it goes on with what is known, and what is counted.
+        let (other, _) = lasting.verification(Rules { every: 10, ..RULES }, None);
+        assert_eq!((other.view().state, other.view().compared), (ViewState::Agrees, 1));
+        assert!(verification.is_replaced() && !other.is_replaced());
+        assert_eq!(other.counts().table().map(|(.., value)| value).sum::<u64>(), 2);
+        let (more, _) = lasting.verification(Rules { first: 5, ..RULES }, None);
+        assert_eq!(more.view().state, ViewState::Agrees);
+    }
+
+    #[test]
+    fn what_was_not_verified_meanwhile_is_verified_again() {
+        let (lasting, off) = (Lasting::new(), Rules { verify: Verify::Off, ..RULES });
+        let directory = tempfile::tempdir().unwrap();
+        let file = || Some((directory.path().to_owned(), "verification-1.json".to_owned()));
+        let (verification, kept) = lasting.verification(RULES, file());
+        assert_eq!(kept.unwrap().file(), directory.path().join("verification-1.json"));
+        let Gate::Left(_, Some(ticket)) = verification.gate(Class::Plain) else { panic!("no place") };
+        ticket.observed(Observation::Agrees { class: Class::Plain, user: Some(1) });
+        let (trusted, kept) = lasting.verification(off, file());
+        assert_eq!((trusted.view().state, kept.is_some()), (ViewState::Trusted, false));
+        let (again, _) = lasting.verification(RULES, file());
+        assert_eq!((again.view().state, again.view().agreed), (ViewState::Unverified, 0));
+    }
 
     #[test]
     fn a_reload_forgets_no_access_token_of_the_interval() {

@@ -109,7 +109,8 @@ pub struct Verdict {
     pub needed: u32,
     /// By class, in this epoch.
     by_class: [u32; Class::ALL.len()],
-    /// Some of the users whose comparisons agreed, by their ids.
+    /// Some of the users whose comparisons agreed, by their ids. SECURITY: not kept; after a restart it takes others.
+    #[serde(skip)]
     users: BTreeSet<u64>,
     /// What [`RETURN`] is multiplied by.
     relapses: u32,
