@@ -1,11 +1,11 @@
 //! Puts the parts together. `serve` and `check` share everything up to [`serve`](crate::serve); a reload makes
 //! what it changes here, too.
 
+mod lasting;
 mod watch;
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -22,14 +22,11 @@ use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::cleanup::{self, Cleanup};
-use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
 use crate::refresh::elsewhere;
 use crate::refresh::group::Groups;
 use crate::refresh::live_tokens::LiveTokens;
 use crate::refresh::lookup::LookUps;
-use crate::refresh::rate_limit::RateLimiter;
-use crate::refresh::recent::Recent;
 use crate::refresh::replay::Reuse;
 use crate::refresh::row_cache::RowCache;
 use crate::refresh::standing::Standing;
@@ -37,12 +34,13 @@ use crate::refresh::store::Store;
 use crate::tls::Tls;
 use crate::verify::kept::{self, Kept};
 use crate::verify::sampler::ALWAYS;
-use crate::verify::{Rules, Verification};
 use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
 use crate::wordpress::home::Homes;
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::{Site, Sites};
+pub(crate) use lasting::Lasting;
+use lasting::rules;
 use watch::{describe, describe_host, look, watch};
 
 /// How long the start waits for the first look: a database that is away refuses at once, one behind a firewall may not.
@@ -91,23 +89,6 @@ pub struct Sidecar {
     pub(crate) lasting: Lasting,
 }
 
-/// What a reload does not begin anew.
-#[derive(Clone)]
-pub struct Lasting {
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) refreshes: Arc<Counters>,
-    rate_limiter: RateLimiter,
-    recent: Arc<Mutex<Option<Arc<Recent>>>>,
-    verification: Arc<Mutex<Option<Verified>>>,
-}
-
-/// The verification, what it goes by, and where it is kept.
-struct Verified {
-    rules: Rules,
-    verification: Arc<Verification>,
-    kept: Option<Arc<Kept>>,
-}
-
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
 pub struct Native {
     pub(crate) refresher: Arc<Refresher>,
@@ -142,11 +123,6 @@ impl Drop for OwnRuntime {
             runtime.shutdown_background();
         }
     }
-}
-
-fn rules(refresh: &config::Refresh) -> Rules {
-    let counted = |number| u32::try_from(number).unwrap_or(u32::MAX);
-    Rules { verify: refresh.verify, first: counted(refresh.verify_first), every: counted(refresh.verify_every) }
 }
 
 /// What the cleanup is to delete, as the configuration and the site's settings say.
@@ -266,57 +242,6 @@ impl Sidecar {
     pub fn into_native(self) -> Option<(Arc<Refresher>, Runtime)> {
         let Native { refresher, mut runtime, .. } = self.native?;
         Some((refresher, runtime.0.take()?))
-    }
-}
-
-impl Lasting {
-    fn new() -> Self {
-        Lasting {
-            metrics: Metrics::new(),
-            refreshes: Arc::default(),
-            rate_limiter: RateLimiter::new(),
-            recent: Arc::default(),
-            verification: Arc::default(),
-        }
-    }
-
-    /// The verification so far, by `rules` from now on; the first one goes on with what `file` keeps.
-    fn verification(&self, rules: Rules, file: Option<(PathBuf, String)>) -> (Arc<Verification>, Option<Arc<Kept>>) {
-        let mut all = self.verification.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_on = rules.verify != Verify::Off;
-        let known = all.as_ref().and_then(|before| before.kept.clone());
-        let kept = file.filter(|_| is_on).map(|(directory, name)| match known {
-            Some(known) if known.file() == directory.join(&name) => known,
-            _ => Kept::new(&directory, &name),
-        });
-        let read = || kept.as_ref().and_then(|kept| kept.read());
-        let verification = match &*all {
-            Some(before) if before.rules == rules => Arc::clone(&before.verification),
-            Some(before) if before.verification.is_on() => Verification::following(&before.verification, rules),
-            // Nobody has looked since.
-            Some(before) => Verification::new(rules, read().or_else(|| Some(before.verification.verdict()))),
-            None => Verification::new(rules, read()),
-        };
-        verification.keep_in(kept.clone());
-        *all = Some(Verified { rules, verification: Arc::clone(&verification), kept: kept.clone() });
-        (verification, kept)
-    }
-
-    /// A reload has succeeded.
-    pub(crate) fn reloaded(&self) {
-        if let Some(verified) = &*self.verification.lock().unwrap_or_else(PoisonError::into_inner) {
-            verified.verification.reloaded();
-        }
-    }
-
-    /// The access tokens of the last rotations: those that are kept, unless the interval is another. `None` where it is zero.
-    fn recent(&self, interval: Duration) -> Option<Arc<Recent>> {
-        // Replaced as a whole.
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.as_ref().is_none_or(|recent| recent.interval() != interval) {
-            *recent = (!interval.is_zero()).then(|| Arc::new(Recent::new(interval)));
-        }
-        recent.clone()
     }
 }
 
@@ -525,72 +450,5 @@ impl MadeOf {
             dialer: dialer.clone(),
             installation: installation.clone(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::verify::difference::{Difference, Kind};
-    use crate::verify::verdict::{Class, Observation};
-    use crate::verify::{Gate, ViewState};
-
-    const RULES: Rules = Rules { verify: Verify::Auto, first: 1, every: 1_000 };
-
-    fn difference() -> Difference {
-        Difference::new(Kind::Body, "body +roles (array of string)")
-    }
-
-    #[test]
-    fn a_reload_verifies_again_what_differed_and_no_other() {
-        let lasting = Lasting::new();
-        let (verification, kept) = lasting.verification(RULES, None);
-        assert!(kept.is_none());
-        verification.differs(difference());
-        let (same, _) = lasting.verification(RULES, None);
-        assert!(Arc::ptr_eq(&verification, &same));
-        assert_eq!(same.view().state, ViewState::Differs);
-        lasting.reloaded();
-        assert_eq!(same.view().state, ViewState::Unverified);
-
-        let Gate::Left(_, Some(ticket)) = same.gate(Class::Plain) else { panic!("no place") };
-        ticket.observed(Observation::Agrees { class: Class::Plain, user: Some(1) });
-        assert_eq!(same.view().state, ViewState::Agrees);
-        lasting.reloaded();
-        assert_eq!(same.view().state, ViewState::Agrees);
-        // By other rules it goes on with what is known, and what is counted.
-        let (other, _) = lasting.verification(Rules { every: 10, ..RULES }, None);
-        assert_eq!((other.view().state, other.view().compared), (ViewState::Agrees, 1));
-        assert!(verification.is_replaced() && !other.is_replaced());
-        assert_eq!(other.counts().table().map(|(.., value)| value).sum::<u64>(), 2);
-        let (more, _) = lasting.verification(Rules { first: 5, ..RULES }, None);
-        assert_eq!(more.view().state, ViewState::Agrees);
-    }
-
-    #[test]
-    fn what_was_not_verified_meanwhile_is_verified_again() {
-        let (lasting, off) = (Lasting::new(), Rules { verify: Verify::Off, ..RULES });
-        let directory = tempfile::tempdir().unwrap();
-        let file = || Some((directory.path().to_owned(), "verification-1.json".to_owned()));
-        let (verification, kept) = lasting.verification(RULES, file());
-        assert_eq!(kept.unwrap().file(), directory.path().join("verification-1.json"));
-        let Gate::Left(_, Some(ticket)) = verification.gate(Class::Plain) else { panic!("no place") };
-        ticket.observed(Observation::Agrees { class: Class::Plain, user: Some(1) });
-        let (trusted, kept) = lasting.verification(off, file());
-        assert_eq!((trusted.view().state, kept.is_some()), (ViewState::Trusted, false));
-        let (again, _) = lasting.verification(RULES, file());
-        assert_eq!((again.view().state, again.view().agreed), (ViewState::Unverified, 0));
-    }
-
-    #[test]
-    fn a_reload_forgets_no_access_token_of_the_interval() {
-        let lasting = Lasting::new();
-        let interval = Duration::from_secs(10);
-        let kept = lasting.recent(interval).unwrap();
-        kept.put("family", "token");
-        assert!(Arc::ptr_eq(&kept, &lasting.clone().recent(interval).unwrap()));
-        let other = lasting.recent(interval * 2).unwrap();
-        assert!(other.find("family", |_| true).is_none());
-        assert!(lasting.recent(Duration::ZERO).is_none() && lasting.recent(Duration::ZERO).is_none());
     }
 }

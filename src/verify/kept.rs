@@ -251,3 +251,154 @@ pub async fn keep(verification: Arc<Verification>, kept: Arc<Kept>, stop: Cancel
         kept.write(&verification.verdict());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::config::{Faults, Verify};
+    use crate::verify::difference::{Difference, Kind};
+    use crate::verify::verdict::{Class, Observation, State};
+    use crate::verify::{Rules, ViewState};
+
+    fn difference() -> Difference {
+        Difference::new(Kind::Body, "body +roles (array of string)")
+    }
+
+    fn verdict() -> Verdict {
+        let mut verdict = Verdict::new(20, 1_000);
+        for user in 70_000_001..70_000_006 {
+            verdict.observe(Observation::Agrees { class: Class::Origin, user: Some(user) }, 1_001);
+        }
+        verdict.enter("of-the-site", false, 20, 1_002);
+        verdict
+    }
+
+    #[test]
+    fn what_is_written_is_read_but_for_the_users() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = Kept::new(directory.path(), "verification-1.json");
+        assert_eq!(kept.read(), None);
+        let mut verdict = verdict();
+        kept.write(&verdict);
+        verdict.differ(difference(), 1_003);
+        kept.write(&verdict);
+        let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["verification-1.json"]);
+        let mode = fs::metadata(kept.file()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let text = fs::read_to_string(kept.file()).unwrap();
+        assert!(text.contains("of-the-site") && !text.contains("7000000"), "{text}");
+        let read = Kept::new(directory.path(), "verification-1.json").read().unwrap();
+        assert_eq!(read.state, State::Differs(difference()));
+        assert_eq!((read.compared, read.since, read.epoch.as_str()), (5, 1_003, "of-the-site"));
+    }
+
+    #[test]
+    fn what_is_of_no_use_is_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = Kept::new(directory.path(), "v.json");
+        kept.write(&verdict());
+        let good = fs::read_to_string(kept.file()).unwrap();
+        let useless = |text: &str| {
+            fs::write(kept.file(), text).unwrap();
+            assert_eq!(kept.read(), None, "{text:.80}");
+            read(kept.file()).unwrap_err().to_string()
+        };
+        assert!(useless("").contains("not what this version writes"));
+        assert!(useless(&good[..good.len() / 2]).contains("not what this version writes"));
+        assert!(useless("{\"format\":1}").contains("not what this version writes"));
+        assert_eq!(useless(&good.replace("\"format\":1", "\"format\":7")), "it is of the format 7, not 1");
+        assert_eq!(useless(&format!("{}{good}", " ".repeat(LONGEST as usize))), "it is longer than 65536 bytes");
+        fs::write(kept.file(), good).unwrap();
+        assert!(kept.read().is_some());
+    }
+
+    #[test]
+    fn names_tell_sites_and_listeners_apart() -> Result<(), Faults> {
+        let named = |listen: &str, database: &str| -> Result<String, Faults> {
+            let flag = |name: &str, text: &str| config::Flag {
+                key: config::keys::find(name).unwrap(),
+                text: Some(text.to_owned()),
+            };
+            let flags = vec![flag("upstream.url", "http://127.0.0.1:1"), flag("server.listen", listen)];
+            let variable = |name: &str, value: &str| (OsString::from(format!("WP_JWT_SIDECAR_{name}")), value.into());
+            let environment = vec![
+                variable("WORDPRESS_DATABASE_URL", &format!("mysql://u@127.0.0.1/{database}")),
+                variable("WORDPRESS_AUTH_KEY", "k"),
+                variable("WORDPRESS_AUTH_SALT", "s"),
+                variable("JWT_SECRET", "not-a-secret-not-a-secret-not-a-secret"),
+            ];
+            let config = Config::load(&config::Sources { flags, environment, ..config::Sources::default() })?;
+            let installation = crate::wordpress::installation::installation(&config.wordpress, &config.jwt, &|_| None)?;
+            Ok(name(&config, &installation))
+        };
+        let one = named("127.0.0.1:8080", "shop")?;
+        assert_eq!(one, named("127.0.0.1:8080", "shop")?);
+        assert!(one.starts_with("verification-") && one.ends_with(".json") && one.len() == 30, "{one}");
+        assert_ne!(one, named("127.0.0.1:8081", "shop")?);
+        assert_ne!(one, named("127.0.0.1:8080", "blog")?);
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_directory_of_systemd_is_taken_where_none_is_configured() {
+        let mut refresh = Config::load(&config::Sources {
+            environment: vec![
+                ("WP_JWT_SIDECAR_UPSTREAM_URL".into(), "http://127.0.0.1:1".into()),
+                ("WP_JWT_SIDECAR_REFRESH_MODE".into(), "forward".into()),
+            ],
+            ..config::Sources::default()
+        })
+        .unwrap()
+        .refresh;
+        let of = |value: &'static str| move |name: &str| (name == "STATE_DIRECTORY").then(|| value.into());
+        assert_eq!(directory(&refresh, of("/var/lib/a:/var/lib/b")), Some("/var/lib/a".into()));
+        assert_eq!(directory(&refresh, of("")), None);
+        assert_eq!(directory(&refresh, |_| None), None);
+        refresh.state_directory = Some("/srv/state".into());
+        assert_eq!(directory(&refresh, of("/var/lib/a")), Some("/srv/state".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_written_at_once_and_a_marker_begins_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = Kept::new(directory.path(), "v.json");
+        let rules = Rules { verify: Verify::Auto, first: 20, every: 1_000 };
+        let verification = Verification::new(rules, None);
+        let stop = CancellationToken::new();
+        let keeping = tokio::spawn(keep(Arc::clone(&verification), Arc::clone(&kept), stop.clone()));
+        let of_file = async |state: &dyn Fn(&State) -> bool| {
+            while !read(&directory.path().join("v.json")).unwrap().is_some_and(|verdict| state(&verdict.state)) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        of_file(&|state| *state == State::Unverified).await;
+        verification.differs(difference());
+        of_file(&|state| matches!(state, State::Differs(_))).await;
+        kept.mark().unwrap();
+        kept.mark().unwrap();
+        assert_eq!(kept.read(), None, "a marker says that nothing is to be gone on with");
+        of_file(&|state| *state == State::Unverified).await;
+        assert!(!kept.is_marked());
+        assert_eq!(verification.view().state, ViewState::Unverified);
+        // What changes in the last moment is kept.
+        verification.differs(difference());
+        stop.cancel();
+        keeping.await.unwrap();
+        assert!(read(kept.file()).unwrap().is_some_and(|verdict| matches!(verdict.state, State::Differs(_))));
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = Kept::new(&directory.path().join("gone"), "v.json");
+        kept.write(&verdict());
+        assert!(kept.written().has_failed && kept.written().verdict.is_none());
+        assert!(kept.mark().is_err() && !kept.take_marker());
+        fs::create_dir(directory.path().join("gone")).unwrap();
+        kept.write(&verdict());
+        assert!(!kept.written().has_failed && kept.read().is_some());
+    }
+}

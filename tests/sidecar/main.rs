@@ -53,5 +53,6 @@ mod units;
 mod unix;
 mod upgrades;
 mod upstream_tls;
+mod verification;
 mod websocket;
 mod wordpress;

@@ -1,0 +1,3 @@
+//! Refreshes are native only where they are proven to be what WordPress would have done.
+
+mod operator;
