@@ -340,23 +340,6 @@ async fn a_look_is_a_scan_elsewhere_and_ends_with_who_waits() {
 }
 
 #[test]
-fn what_is_trusted() {
-    let hit = |place: &str| Hit { place: place.to_owned(), hook: "jwt_auth_token_refreshed".to_owned() };
-    let trusts = |trusted: &str, place: &str| is_trusted(&hit(place), &["x".to_owned(), trusted.to_owned()]);
-    let place = "my-plugin/inc/auth.php:12";
-    for trusted in [place, "my-plugin/inc/auth.php", "jwt_auth_token_refreshed"] {
-        assert!(trusts(trusted, place), "{trusted}");
-    }
-    for other in ["my-plugin/inc/auth.php:1", "my-plugin", "my-plugin/inc", "auth.php", "jwt_auth_token_*", ":12", ""] {
-        assert!(!trusts(other, place), "{other}");
-    }
-    assert!(
-        trusts("snippet 12", "snippet 12") && !trusts("snippet 1", "snippet 12") && !trusts("snippet", "snippet 12")
-    );
-    assert!(!is_trusted(&hit(place), &[]));
-}
-
-#[test]
 fn the_state_of_files_changes_with_them() {
     let site = Site::new(&[]);
     site.put("mu-plugins/a.php", "<?php");
