@@ -195,7 +195,7 @@ fn what_this_user_cannot_read_is_told() {
     site.put("plugins/shop/shop.php", BLOCKS);
     site.put("plugins/closed/closed.php", BLOCKS);
     let closed = site.path("plugins/closed");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let is_root = fs::read_dir(&closed).is_ok();
     let found = site.scan();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
