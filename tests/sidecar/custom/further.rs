@@ -17,7 +17,7 @@ fn refresh(sites: &CustomSites, refresh_token: &str, fields: &str) -> Message {
 /// The claims of the access token in an answer.
 fn claims(answer: &Message) -> Value {
     let jwt = access_token_in(&String::from_utf8_lossy(&answer.body)).expect("an access token");
-    jsonwebtoken::dangerous::insecure_decode::<Value>(jwt).unwrap().claims
+    jsonwebtoken::dangerous::insecure_decode::<Value>(&jwt).unwrap().claims
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,7 @@ function new_access_token( WP_User $user ): array|WP_Error {
 		'metadata'   => wp_json_encode( array( 'user_agent' => user_agent() ) ),
 		'user_agent' => user_agent(),
 		'ip_address' => client_address(),
-		'blog_id'    => get_current_blog_id(),
+		// Not blog_id: on every blog of a network it is the column's default, 1.
 	);
 	return array(
 		'jwt'        => $jwt,
