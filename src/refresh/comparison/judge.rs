@@ -255,4 +255,3 @@ fn is_refresh_token(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests;
-
