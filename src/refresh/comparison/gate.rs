@@ -1,0 +1,57 @@
+//! Which calls go to WordPress to be compared, or because it is not verified that a native answer would be the same.
+
+use crate::refresh::refresher::Refresher;
+use crate::refresh::request::Parsed;
+use crate::refresh::row_cache::Key;
+use crate::refresh::{Call, Decided, Leave};
+use crate::verify::verdict::Class;
+use crate::verify::{Gate, Ticket};
+
+use super::{Begun, Cause, Comparison};
+
+/// What becomes of a call.
+pub enum Gated {
+    Native(Parsed),
+    Ended(Decided),
+}
+
+impl Call<'_> {
+    /// Lets calls be answered natively where that is proven, and takes samples of them.
+    pub(in crate::refresh) async fn gate(&self, parsed: Parsed) -> Gated {
+        let Refresher { comparisons, counters, verification, .. } = &**self.refresher;
+        if let Parsed::Token(token) = &parsed
+            && comparisons.is_replay(token, self.site.columns.folds_case).await
+        {
+            return Gated::Native(parsed);
+        }
+        let (why, ticket, cause) = match verification.gate(self.class()) {
+            Gate::Native => (None, self.first_refusal(&parsed), Cause::Refusal),
+            Gate::Sample(ticket) => (None, Some(ticket), Cause::Sample),
+            Gate::Left(why, ticket) => (Some(why), ticket, Cause::Left),
+        };
+        // On the heap, since few calls have need of it.
+        let begun = match (&parsed, ticket) {
+            (Parsed::Token(token), Some(ticket)) => Box::pin(Comparison::begin(self, token, ticket, cause)).await,
+            _ => Begun::Not,
+        };
+        match (begun, why) {
+            (Begun::Compares(comparison), why) => {
+                let why = why.as_deref().unwrap_or("a sample, which is compared");
+                Gated::Ended(Decided::Compared(Leave::counted(&counters.left_unverified, why), comparison))
+            }
+            (Begun::Not, Some(why)) => Gated::Ended(Decided::Left(Leave::counted(&counters.left_unverified, why))),
+            (Begun::Replay, _) | (Begun::Not, None) => Gated::Native(parsed),
+        }
+    }
+
+    /// While no refusal was compared, one of a token that is not known is.
+    fn first_refusal(&self, parsed: &Parsed) -> Option<Ticket> {
+        let Refresher { verification, look_ups, .. } = &**self.refresher;
+        let Parsed::Token(token) = parsed else { return None };
+        if verification.is_native(Class::Refusal) {
+            return None;
+        }
+        let is_known = look_ups.row_cache.row_of(&Key::of(token, self.site.columns.folds_case)).is_some();
+        if is_known { None } else { verification.refusal() }
+    }
+}
