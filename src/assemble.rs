@@ -1,6 +1,7 @@
 //! Puts the parts together. `serve` and `check` share everything up to [`serve`](crate::serve); a reload makes
 //! what it changes here, too.
 
+mod epochs;
 mod watch;
 
 use std::io;
@@ -32,6 +33,7 @@ use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::recent::Recent;
 use crate::refresh::replay::Reuse;
 use crate::refresh::row_cache::RowCache;
+use crate::refresh::row_watch::RowWatch;
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::tls::Tls;
@@ -172,6 +174,11 @@ impl Sidecar {
     /// What it counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.lasting.metrics
+    }
+
+    /// The native refresh; `None` where the route is left to WordPress.
+    pub fn refresher(&self) -> Option<&Arc<Refresher>> {
+        self.native.as_ref().map(|native| &native.refresher)
     }
 
     /// Asks the database and WordPress, and says what was found.
@@ -334,6 +341,7 @@ impl Native {
         let within = runtime.enter();
         let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, Arc::clone(&counters));
         let standing = Arc::new(Standing::new(Arc::clone(&store)));
+        let row_watch = RowWatch::new(&store.tokens);
         let groups = Groups::start(Arc::clone(&store), Arc::clone(&standing), Arc::clone(&counters));
         drop(within);
         let refresher = Refresher {
@@ -343,6 +351,7 @@ impl Native {
             comparisons,
             store,
             look_ups,
+            row_watch,
             groups,
             standing,
             reuse,
@@ -378,12 +387,22 @@ impl Native {
         let filling = Arc::clone(&self.refresher);
         let filling = async move { filling.keep_live_tokens_filled().await };
         tasks.spawn(until_stopped(self.stop.clone(), filling));
+        if self.refresher.verification.is_on() {
+            let configuration = (self.made_of.jwt.clone(), self.made_of.refresh.clone());
+            let epochs = epochs::watch(Arc::clone(&self.refresher), configuration);
+            tasks.spawn(until_stopped(self.stop.clone(), epochs));
+        }
         if let Some(recent) = self.refresher.recent.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));
         }
         let standing = Arc::clone(&self.refresher.standing);
         let trying = async move { standing.keep_trying().await };
         tasks.spawn(until_stopped(self.stop.clone(), trying));
+        if self.refresher.verification.is_on() {
+            let refresher = Arc::clone(&self.refresher);
+            let watching = async move { refresher.row_watch.keep_watching(&refresher).await };
+            tasks.spawn(until_stopped(self.stop.clone(), watching));
+        }
         let refresher = Arc::clone(&self.refresher);
         let keeping = async move { refresher.store.database.keep_two_ready().await };
         tasks.spawn(until_stopped(self.stop.clone(), keeping));

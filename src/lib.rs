@@ -77,7 +77,9 @@ mod version;
 #[doc(hidden)]
 pub mod internals {
     pub mod admin {
-        pub use crate::admin::exposition;
+        pub mod exposition {
+            pub use crate::admin::exposition::Exposed;
+        }
     }
     pub mod assemble {
         pub use crate::assemble::{Parts, Sidecar};
@@ -85,23 +87,54 @@ pub mod internals {
     pub mod config {
         pub use crate::config::{
             CONFIG_VARIABLE, CertificateFiles, Config, DatabaseTls, Faults, Flag, Jwt, Kind, ListenAddress, Secret,
-            Sources, WordPress, keys,
+            Sources, WordPress,
         };
+        pub mod keys {
+            pub use crate::config::keys::{Fallback, KEYS, Key, SECTIONS, find};
+        }
     }
     pub mod listen {
-        pub use crate::listen::{inherited, listeners};
+        pub mod inherited {
+            pub use crate::listen::inherited::Inherited;
+        }
+        pub mod listeners {
+            pub use crate::listen::listeners::open;
+        }
     }
     pub mod metrics {
         pub use crate::metrics::{Event, Level, Metrics, Timing};
     }
     pub mod net {
-        pub use crate::net::dial;
+        pub mod dial {
+            pub use crate::net::dial::Dialer;
+        }
     }
     pub mod printable {
         pub use crate::printable::is_harmful;
     }
     pub mod refresh {
-        pub use crate::refresh::{analytics, country, json, live_tokens, lookup, row_cache, store};
+        pub use crate::refresh::Refresher;
+        pub mod analytics {
+            pub use crate::refresh::analytics::{Analytics, Event, EventResult, Failure, write_behind};
+        }
+        pub mod country {
+            pub use crate::refresh::country::Countries;
+        }
+        pub mod json {
+            pub use crate::refresh::json::{Body, Fault, Member, refresh_token};
+        }
+        pub mod live_tokens {
+            pub use crate::refresh::live_tokens::LiveTokens;
+        }
+        pub mod lookup {
+            pub use crate::refresh::lookup::LookUps;
+        }
+        pub mod row_cache {
+            pub use crate::refresh::row_cache::{Key, RowCache, RowRef};
+        }
+        pub mod store {
+            pub use crate::refresh::store::{Child, Store};
+        }
     }
     pub mod serve {
         pub use crate::serve::{Load, serve};
@@ -109,7 +142,30 @@ pub mod internals {
     pub mod tls {
         pub use crate::tls::Tls;
     }
+    pub mod verify {
+        pub use crate::verify::{Gate, Verification};
+        pub mod difference {
+            pub use crate::verify::difference::{Difference, Kind};
+        }
+        pub mod verdict {
+            pub use crate::verify::verdict::{Class, Observation};
+        }
+    }
     pub mod wordpress {
-        pub use crate::wordpress::{database, installation, site, text, wp_config};
+        pub mod database {
+            pub use crate::wordpress::database::{Database, DatabaseError, Hosts, Session};
+        }
+        pub mod installation {
+            pub use crate::wordpress::installation::installation;
+        }
+        pub mod site {
+            pub use crate::wordpress::site::Columns;
+        }
+        pub mod text {
+            pub use crate::wordpress::text::{ColumnCharset, esc_url_raw, json_ascii, sanitize_text_field, wp_slash};
+        }
+        pub mod wp_config {
+            pub use crate::wordpress::wp_config::{Lookup, Scalar, Surroundings, read};
+        }
     }
 }

@@ -292,6 +292,26 @@ mod tests {
     use std::time::Duration;
 
     #[test]
+    fn every_series_is_there_once_and_families_stand_together() {
+        let all: Vec<Series> = Event::ALL
+            .iter()
+            .map(|event| event.series())
+            .chain(Level::ALL.iter().map(|level| level.series()))
+            .chain(Timing::ALL.iter().map(|timing| timing.series()))
+            .chain(Counters::default().table().map(|(series, _)| series))
+            .collect();
+        let mut families: Vec<&str> = Vec::new();
+        for (place, series) in all.iter().enumerate() {
+            assert!(!all.iter().skip(place + 1).any(|other| other == series), "{series:?}");
+            assert!(series.help.ends_with('.') && !series.help.contains('\n'), "{series:?}");
+            if families.last() != Some(&series.family) {
+                assert!(!families.contains(&series.family), "{} is in two places", series.family);
+                families.push(series.family);
+            }
+        }
+    }
+
+    #[test]
     fn numbers_come_out_as_they_went_in() {
         let (metrics, refreshes) = (Metrics::new(), Arc::new(Counters::default()));
         let shard = metrics.shard();

@@ -13,6 +13,7 @@ mod blocks;
 mod client;
 mod configuration;
 mod database;
+mod hooks;
 pub mod keys;
 mod limits;
 mod parity;
@@ -140,7 +141,7 @@ struct Patient {
 impl Patient {
     async fn look(&self) -> Vec<Finding> {
         let (mut findings, examined) = self.rows().await;
-        let site = examined.and_then(|examined| examined.site);
+        let site = examined.as_ref().and_then(|examined| examined.site.clone());
         let secret = self.config.jwt.secret.as_ref().or(self.installation.jwt_secret.as_ref());
         let algorithm = site.as_ref().map(|site| site.signer.algorithm()).or(self.config.jwt.algorithm);
         findings.push(configuration::used_tokens(&self.refresher.reuse, algorithm));
@@ -155,11 +156,18 @@ impl Patient {
             let look = php::look(&self.installation, site, &place, secret);
             within(Area::Customized, "customized.php", SITE_LIMIT, look).await
         };
+        let hooks = async {
+            let Some(examined) = &examined else { return Vec::new() };
+            // None is trusted as long as no key of the configuration says so.
+            let look = hooks::look(&self.installation, &self.refresher.store.database, examined, &[]);
+            within(Area::Customized, "customized.hooks", SITE_LIMIT, look).await
+        };
         let database = within(Area::Database, "database.reachable", DATABASE_LIMIT, self.database());
         let hosts = within(Area::Database, "database.hosts", SITE_LIMIT, database::hosts(&self.installation));
         let tls = within(Area::Database, "database.tls", SITE_LIMIT, database::tls(&self.installation));
-        let (database, hosts, tls, web, php) = tokio::join!(database, hosts, tls, self.web(site.as_deref()), php);
-        findings.extend([database, hosts, tls, web, php].into_iter().flatten());
+        let (database, hosts, tls, web, php, hooks) =
+            tokio::join!(database, hosts, tls, self.web(site.as_deref()), php, hooks);
+        findings.extend([database, hosts, tls, web, php, hooks].into_iter().flatten());
         self.refresher.store.database.close().await;
         findings
     }

@@ -24,9 +24,19 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 const PROBE: &str = include_str!("probe.php");
 
-/// WordPress's hooks that every answer of its REST API goes through, and what its salt does.
-const ANSWERS: [&str; 5] =
-    ["rest_request_after_callbacks", "rest_post_dispatch", "rest_pre_serve_request", "rest_pre_echo_response", "salt"];
+/// WordPress's hooks that every answer of its REST API goes through, and what its salt does; each with what it decides.
+const ANSWERS: [(&str, &str); 10] = [
+    ("rest_request_after_callbacks", "the answer"),
+    ("rest_post_dispatch", "the answer, its status and its header fields"),
+    ("rest_pre_serve_request", "how the answer is sent, and its header fields"),
+    ("rest_pre_echo_response", "the body"),
+    ("rest_send_nocache_headers", "Expires and Cache-Control"),
+    ("rest_exposed_cors_headers", "Access-Control-Expose-Headers"),
+    ("rest_allowed_cors_headers", "Access-Control-Allow-Headers"),
+    ("http_origin", "Access-Control-Allow-Origin"),
+    ("rest_url_prefix", "the path of the REST API"),
+    ("salt", "the salt"),
+];
 
 /// Whom web servers run PHP as, where the files belong to root.
 const USUAL_USERS: [&str; 4] = ["www-data", "apache", "nginx", "http"];
@@ -64,6 +74,9 @@ struct Hook {
     of_plugin: bool,
     /// See [`Callback::home`].
     home: String,
+    /// Whether it was added no sooner than when WordPress set up its REST API. Then it is there for calls of that alone.
+    #[serde(default)]
+    late: bool,
 }
 
 /// Why PHP said nothing.
@@ -118,7 +131,7 @@ async fn ask(installation: &Installation, site: &Site, place: &SiteAddress, nonc
         .arg(&load)
         .args([place.host.as_str(), scheme, &*site.plugin, nonce])
         .args([
-            [ANSWERS.as_slice(), &REFUSING, &AT_LOGIN].concat().join(","),
+            [names_of_answers().as_slice(), &REFUSING, &AT_LOGIN].concat().join(","),
             EARLY.join(","),
             blocks::folders().collect::<Vec<_>>().join(","),
         ])
@@ -211,19 +224,19 @@ fn judge(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Ve
     let versions = format!("PHP {}, WordPress {}", said.php, said.wordpress);
     let mut findings = Vec::new();
     let changes: Vec<&Hook> = said.hooks.iter().filter(|hook| hook.of_plugin).collect();
-    let answers: Vec<&Hook> = said.hooks.iter().filter(|hook| ANSWERS.contains(&hook.hook.as_str())).collect();
+    let answers: Vec<&Hook> = said.hooks.iter().filter(|hook| hook.decides().is_some()).collect();
     if changes.is_empty() {
         let what = format!(
             "looked at: the plugin's own filters (jwt_auth…) and {}, in WordPress as PHP's command line starts it ({versions}). No \
              callback but the plugin's own was on the plugin's filters",
-            ANSWERS.join(", ")
+            names_of_answers().join(", ")
         );
         let mut finding = Finding::ok(Area::Customized, "customized.filters", what).with_hint(UNSEEN);
         if !answers.is_empty() {
             finding = finding
                 .with_hint(format!(
-                    "{UNSEEN} These hook into every answer of the REST API and do not run for answers of the sidecar; whether that \
-                     makes a difference is seen below, where answers are compared:"
+                    "{UNSEEN} These hook into every answer of the REST API and do not run for answers of the sidecar. What they \
+                     make of refusals is seen below, where answers are compared; of one that succeeds, with --with-token:"
                 ))
                 .with_lines(answers.iter().map(|hook| hook.line_of_text()));
         }
@@ -243,7 +256,7 @@ fn judge(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Ve
     let refusing: Vec<Callback<'_>> = said
         .hooks
         .iter()
-        .filter(|hook| !hook.of_plugin && !ANSWERS.contains(&hook.hook.as_str()))
+        .filter(|hook| !hook.of_plugin && hook.decides().is_none())
         .map(|hook| Callback { hook: &hook.hook, home: &hook.home, line: hook.line_of_text() })
         .collect();
     findings.push(blocks::callbacks(&refusing));
@@ -254,8 +267,22 @@ fn judge(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Ve
 
 impl Hook {
     fn line_of_text(&self) -> String {
-        format!("{} (priority {}): {} in {}:{}", self.hook, self.priority, self.name, self.file, self.line)
+        let decides = self.decides().map(|what| format!("; decides {what}")).unwrap_or_default();
+        let late = if self.late { "; added in rest_api_init" } else { "" };
+        format!(
+            "{} (priority {}): {} in {}:{}{decides}{late}",
+            self.hook, self.priority, self.name, self.file, self.line
+        )
     }
+
+    /// Of [`ANSWERS`]: what its hook decides.
+    fn decides(&self) -> Option<&'static str> {
+        ANSWERS.iter().find(|(hook, _)| *hook == self.hook).map(|(_, what)| *what)
+    }
+}
+
+fn names_of_answers() -> Vec<&'static str> {
+    ANSWERS.iter().map(|(hook, _)| *hook).collect()
 }
 
 fn rivals(handlers: &[Handler]) -> Option<Finding> {
@@ -326,6 +353,7 @@ mod tests {
             line: 3,
             of_plugin,
             home: String::new(),
+            late: false,
         }
     }
 
@@ -345,5 +373,16 @@ mod tests {
             [("customized.filters", Level::Ok), ("customized.refusals", Level::Warning), ("keys.same", Level::Ok)];
         assert_eq!(levels(&said(vec![closes], vec![]), "the salt", "the key"), warned);
         assert_eq!(hook(true).line_of_text(), "jwt_auth_x (priority 10): shop_claims in /srv/mu.php:3");
+    }
+
+    #[test]
+    fn what_hooks_on_every_answer_decide_is_said() {
+        let mut origin = hook(false);
+        (origin.hook, origin.late) = ("http_origin".to_owned(), true);
+        let findings = judge(&said(vec![origin], vec![]), "nonce", &Secret::new("the salt"), None);
+        let line = "http_origin (priority 10): shop_claims in /srv/mu.php:3; decides Access-Control-Allow-Origin; added in \
+                    rest_api_init";
+        assert_eq!((findings[0].level, findings[0].lines.as_slice()), (Level::Ok, [line.to_owned()].as_slice()));
+        assert!(findings[1].lines.is_empty(), "it refuses nothing: {:?}", findings[1]);
     }
 }

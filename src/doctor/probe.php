@@ -82,6 +82,15 @@ $whose = function ( string $file ) use ( $within ): string {
 $own  = WP_PLUGIN_DIR . '/' . dirname( $doctor_plugin );
 $core = array( ABSPATH . WPINC, ABSPATH . 'wp-admin' );
 
+// Setting up the REST API runs rest_api_init, in which code may add more.
+$doctor_seen = array();
+foreach ( $wp_filter as $name => $hook ) {
+	foreach ( $hook->callbacks as $priority => $callbacks ) {
+		foreach ( array_keys( $callbacks ) as $id ) {
+			$doctor_seen[ "$name $priority $id" ] = true;
+		}
+	}
+}
 $routes   = rest_get_server()->get_routes( 'jwt-auth/v1' );
 $handlers = array();
 foreach ( $routes['/jwt-auth/v1/token/refresh'] ?? array() as $handler ) {
@@ -103,14 +112,15 @@ foreach ( $wp_filter as $name => $hook ) {
 		continue;
 	}
 	foreach ( $hook->callbacks as $priority => $callbacks ) {
-		foreach ( $callbacks as $callback ) {
+		foreach ( $callbacks as $id => $callback ) {
 			$at = $place( $callback['function'] );
 			if ( $within( $at['file'], $own, ...$core ) || '' === $at['file'] ) {
 				continue;
 			}
 			$home = $whose( $at['file'] );
 			if ( ! $is_early || in_array( $home, $folders, true ) ) {
-				$hooks[] = $at + array( 'hook' => $name, 'priority' => $priority, 'of_plugin' => $of_plugin, 'home' => $home );
+				$late    = ! isset( $doctor_seen[ "$name $priority $id" ] );
+				$hooks[] = $at + array( 'hook' => $name, 'priority' => $priority, 'of_plugin' => $of_plugin, 'home' => $home, 'late' => $late );
 			}
 		}
 	}

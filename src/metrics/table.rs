@@ -176,25 +176,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_series_is_there_once_and_families_stand_together() {
-        let all: Vec<Series> = Event::ALL
-            .iter()
-            .map(|event| event.series())
-            .chain(Level::ALL.iter().map(|level| level.series()))
-            .chain(Timing::ALL.iter().map(|timing| timing.series()))
-            .collect();
-        let mut families: Vec<&str> = Vec::new();
-        for (place, series) in all.iter().enumerate() {
-            assert!(!all.iter().skip(place + 1).any(|other| other == series), "{series:?}");
-            assert!(series.help.ends_with('.') && !series.help.contains('\n'), "{series:?}");
-            if families.last() != Some(&series.family) {
-                assert!(!families.contains(&series.family), "{} is in two places", series.family);
-                families.push(series.family);
-            }
-        }
-    }
-
-    #[test]
     fn places_are_those_of_the_list() {
         for (place, event) in Event::ALL.iter().enumerate() {
             assert_eq!(*event as usize, place);

@@ -123,19 +123,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_series_is_there_once_and_families_stand_together() {
-        let all: Vec<Series> = Counters::default().table().map(|(series, _)| series).collect();
-        let mut families: Vec<&str> = Vec::new();
-        for (place, series) in all.iter().enumerate() {
-            assert!(!all.iter().skip(place + 1).any(|other| other == series), "{series:?}");
-            if families.last() != Some(&series.family) {
-                assert!(!families.contains(&series.family), "{} is in two places", series.family);
-                families.push(series.family);
-            }
-        }
-    }
-
-    #[test]
     fn sizes_go_where_they_belong() {
         let counters = Counters::default();
         counters.queued.add_many(1 + 2 + 3 + 4 + 5 + 33 + 64);

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use super::counters::Counters;
 use super::plan::Plan;
 use super::retry::{Failure, Retries};
+use super::row_cache::RowRef;
 use super::standing::Standing;
 use super::store::{LARGEST_GROUP, Store};
 use super::supervise::keep_working;
@@ -59,7 +60,7 @@ impl Groups {
 
     /// Rotates the token in row `row` as planned by `deadline`, from whatever thread, and then does `on_end` on the database side.
     /// Dropped undone only where a worker fails or the runtime ends.
-    pub fn hand_in(&self, plan: Arc<Plan>, row: u64, deadline: Instant, on_end: OnEnd) {
+    pub fn hand_in(&self, plan: Arc<Plan>, row: RowRef, deadline: Instant, on_end: OnEnd) {
         let waiting = Waiting { plan, row, deadline, on_end };
         self.counters.queued.add();
         let Err(rejected) = self.queue.try_send(waiting) else { return };
@@ -119,7 +120,7 @@ async fn rotate<'a>(
             Err(error) => return without_database(retries, group, &error),
         },
     };
-    let items: Vec<(&Plan, u64)> = group.iter().map(|waiting| (&*waiting.plan, waiting.row)).collect();
+    let items: Vec<(&Plan, RowRef)> = group.iter().map(|waiting| (&*waiting.plan, waiting.row)).collect();
     let begun = Instant::now();
     let mut attempted = transaction::attempt(store, &mut session, &items, HeldRows::Skip(turn), deadline).await;
     if let Err(Interrupted::AtOnce(_)) = attempted {

@@ -371,8 +371,11 @@ impl LiveTokens {
         let id: u64 = column(&mut row, 0, "id")?;
         let token: Option<Vec<u8>> = column(&mut row, 1, "refresh_token_hash")?;
         if let Some(token) = token.filter(|token| !token.is_empty()) {
-            let row = RowRef { id, user_id: column(&mut row, 2, "user_id").ok() };
-            self.row_cache.remember(Key::of(&String::from_utf8_lossy(&token), columns.folds_case), row);
+            let token = Key::of(&String::from_utf8_lossy(&token), columns.folds_case);
+            let found = RowRef::found(id, column(&mut row, 2, "user_id").ok());
+            // It may be one that this process wrote.
+            let is_proved = self.row_cache.row_of(&token).is_some_and(|known| known.id == id && known.is_proved);
+            self.row_cache.remember(token, RowRef { is_proved, ..found });
         }
         seen_ids.add(id, id, Instant::now());
         Ok(id)

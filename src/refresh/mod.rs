@@ -39,6 +39,8 @@ pub mod response;
 pub mod retry;
 pub mod rotation;
 pub mod row_cache;
+pub mod row_proof;
+pub mod row_watch;
 pub mod seen_ids;
 pub mod standing;
 pub mod store;
@@ -299,6 +301,8 @@ impl Call<'_> {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
                 Ok(Decided::Left(Leave::because(error)))
             }
+            // It was counted, and what the site does was logged once.
+            Ok(Err(RotationError::Unverified(why))) => Ok(Decided::Left(Leave::because(why))),
             // It was logged once, by `Standing`.
             Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(Leave::because(error))),
             Ok(Err(error)) => Err(RefreshError::Rotation(error)),
@@ -323,7 +327,9 @@ impl Call<'_> {
             refresh_token,
             issued_at: self.issued_at,
             home: Arc::clone(self.home),
-            homes: Arc::clone(self.refresher.sites.homes()),
+            sites: Arc::clone(&self.refresher.sites),
+            verification: Arc::clone(&self.refresher.verification),
+            class: self.class(),
             refuses: self.refuses,
             site: Arc::clone(self.site),
             user_agent,

@@ -8,9 +8,11 @@ use std::sync::{Arc, OnceLock};
 use super::recent::Recent;
 use super::response::User;
 use super::store::{Child, LockedRow};
+use crate::verify::Verification;
+use crate::verify::verdict::Class;
 use crate::wordpress::access_token::{ClaimsInput, SignerError, wp_hash};
-use crate::wordpress::home::{Home, Homes};
-use crate::wordpress::site::Site;
+use crate::wordpress::home::Home;
+use crate::wordpress::site::{Site, Sites};
 use crate::wordpress::text;
 
 /// A token is made for each of them where a pair is to be found again, which takes up to a millisecond with RSA.
@@ -25,8 +27,11 @@ pub struct Plan {
     pub issued_at: u64,
     /// The site's home on the call's host.
     pub home: Arc<Home>,
-    /// What WordPress has said of its home elsewhere: see [`Plan::issuers`].
-    pub homes: Arc<Homes>,
+    /// What WordPress has said of its home elsewhere is asked of them: see [`Plan::issuers`].
+    pub sites: Arc<Sites>,
+    /// Whether calls of this kind are answered here at all.
+    pub verification: Arc<Verification>,
+    pub class: Class,
     /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
     pub refuses: bool,
     /// Settings, keys and columns.
@@ -65,8 +70,13 @@ impl Plan {
     /// Who may have issued a token of this site's, the one that would now first: on another host, or by another scheme, the home
     /// URL may be another.
     pub fn issuers(&self) -> Vec<Arc<Home>> {
-        let others = self.homes.issuers().into_iter().filter(|home| home.url != self.home.url);
+        let others = self.sites.homes().issuers().into_iter().filter(|home| home.url != self.home.url);
         [Arc::clone(&self.home)].into_iter().chain(others).take(MOST_ISSUERS).collect()
+    }
+
+    /// Whether the call is still answered here. Asked again where the answer is decided.
+    pub fn is_native(&self) -> bool {
+        self.verification.is_native(self.class)
     }
 
     /// The access token and the row that the rotation of `parent` adds.
@@ -136,6 +146,8 @@ pub enum Outcome {
     UserNotFound,
     /// The row does not hold the token (any more).
     NotThisRow,
+    /// It is not verified that WordPress would do the same, for this reason; nothing was written.
+    Unverified(String),
 }
 
 /// A stored rotation.

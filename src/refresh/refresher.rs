@@ -16,6 +16,7 @@ use super::lookup::LookUps;
 use super::rate_limit::RateLimiter;
 use super::recent::Recent;
 use super::replay::Reuse;
+use super::row_watch::RowWatch;
 use super::standing::Standing;
 use super::store::Store;
 use crate::config::ResponseFields;
@@ -35,6 +36,8 @@ pub struct Refresher {
     pub comparisons: Comparisons,
     pub store: Arc<Store>,
     pub look_ups: Arc<LookUps>,
+    /// Looks at the rows that WordPress writes.
+    pub row_watch: RowWatch,
     /// Rotations wait here for their transaction.
     pub groups: Groups,
     /// What the database refuses each time.

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::counters::Counters;
 use super::plan::{Outcome, Plan};
+use super::row_cache::RowRef;
 use super::standing::{Course, Standing};
 use super::store::{Resolution, Store};
 use super::transaction::{self, HeldRows, Interrupted, UnknownCommit, Verdict};
@@ -159,7 +160,7 @@ impl Retries {
     async fn try_and_try(
         &self,
         plan: &Plan,
-        row: u64,
+        row: RowRef,
         deadline: Instant,
         failure: Option<Failure>,
     ) -> Result<Outcome, RotationError> {
@@ -199,7 +200,7 @@ impl Retries {
     }
 
     /// `is_refused`: so was the attempt before, and this one is on a fresh connection.
-    async fn once(&self, plan: &Plan, row: u64, deadline: Instant, begun: &mut bool, is_refused: bool) -> Attempt {
+    async fn once(&self, plan: &Plan, row: RowRef, deadline: Instant, begun: &mut bool, is_refused: bool) -> Attempt {
         let commit_by = commit_by(deadline);
         let Ok(Ok(_permit)) = timeout_at(commit_by, self.permits.acquire()).await else {
             // Everything else that is in trouble is begun: a row of its own is held.

@@ -70,11 +70,11 @@ impl Rotation {
 
     fn rotate(self, row: RowRef) {
         if let Some(user_id) = row.user_id {
-            self.plan.sign_early(user_id);
+            self.plan.sign_early(user_id.get());
         }
         let (refresher, plan) = (Arc::clone(&self.refresher), Arc::clone(&self.plan));
         let deadline = self.deadline.min(Instant::now() + LIMIT);
-        refresher.groups.hand_in(plan, row.id, deadline, Box::new(move |result| self.ended(result)));
+        refresher.groups.hand_in(plan, row, deadline, Box::new(move |result| self.ended(result)));
     }
 
     fn look_up(mut self) {
@@ -109,6 +109,7 @@ impl Rotation {
                 let log = RefreshLog::of("user_not_found");
                 self.refuse(&counters.user_not_found, Reply::UserNotFound, Failure::UserNotFound, log);
             }
+            Ok(Outcome::Unverified(why)) => self.fail(RotationError::Unverified(why)),
             Ok(Outcome::NotThisRow) if self.is_looked_up => self.unknown(),
             // The row is gone or was changed by hand: look again.
             Ok(Outcome::NotThisRow) => {
@@ -124,8 +125,9 @@ impl Rotation {
         if let Some(child) = rotated.child {
             // Before the answer: the client may be back at once.
             let token = Key::of(&plan.refresh_token, plan.site.columns.folds_case);
-            refresher.look_ups.row_cache.remember(token, RowRef { id: child, user_id: Some(rotated.user.id) });
+            refresher.look_ups.row_cache.remember(token, RowRef::proved(child, rotated.user.id));
             refresher.look_ups.live_tokens.note(child);
+            refresher.row_watch.note(child);
         }
         if let Some((recent, family)) = plan.recent.as_ref().zip(rotated.family.as_deref()) {
             recent.stored(family, &rotated.access_token);
@@ -146,6 +148,9 @@ impl Rotation {
     }
 
     async fn used(self, used: Used) {
+        if let Some(error) = self.unverified() {
+            return self.fail(error);
+        }
         let refresher = Arc::clone(&self.refresher);
         let Refresher { store, reuse, counters, look_ups, .. } = &*refresher;
         let mut log = RefreshLog { user: Some(used.user_id), family: used.family.clone(), ..RefreshLog::of("used") };
@@ -154,7 +159,7 @@ impl Rotation {
             Ok(Reused::Replayed(pair, row)) => {
                 counters.replayed.add();
                 let token = Key::of(&pair.refresh_token, self.plan.site.columns.folds_case);
-                look_ups.row_cache.remember(token, RowRef { id: row, user_id: Some(used.user_id) });
+                look_ups.row_cache.remember(token, RowRef::proved(row, used.user_id));
                 log.outcome = "replayed";
                 let _ = self.answer.send(Ok((Reply::Pair(pair), log)));
                 return;
@@ -182,6 +187,9 @@ impl Rotation {
 
     /// What is left to WordPress is counted as that, where that is decided.
     fn refuse(self, counter: &Counter, reply: Reply, failure: Failure, log: RefreshLog) {
+        if let Some(error) = self.unverified() {
+            return self.fail(error);
+        }
         if self.plan.refuses {
             counter.add();
             self.refresher.record(self.event, EventResult::Failure(failure));
@@ -189,8 +197,14 @@ impl Rotation {
         let _ = self.answer.send(Ok((reply, log)));
     }
 
+    /// Why WordPress answers, where the verdict on the site has changed since the call was let through.
+    fn unverified(&self) -> Option<RotationError> {
+        (!self.plan.is_native()).then(|| RotationError::Unverified(self.plan.verification.why()))
+    }
+
     fn fail(self, error: RotationError) {
         let failed: &Counter = match error {
+            RotationError::Unverified(_) => &self.refresher.counters.left_unverified,
             RotationError::NotBegun(_) | RotationError::Refused(_) => &self.refresher.counters.not_begun,
             RotationError::Failed(_) | RotationError::Sign(_) => &self.refresher.counters.failed,
         };

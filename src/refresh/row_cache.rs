@@ -7,6 +7,7 @@ mod negative_cache;
 
 use std::collections::VecDeque;
 use std::mem;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -56,7 +57,21 @@ pub struct RowRef {
     /// The row's `id`.
     pub id: u64,
     /// The row's `user_id`, if that is a number. Only a hint: the row is asked under its lock.
-    pub user_id: Option<u64>,
+    pub user_id: Option<NonZeroU64>,
+    /// This process has written the row, or made its access token again: see [`super::row_proof`].
+    pub is_proved: bool,
+}
+
+impl RowRef {
+    /// A row that was found; nothing is known of who wrote it.
+    pub fn found(id: u64, user_id: Option<u64>) -> Self {
+        RowRef { id, user_id: user_id.and_then(NonZeroU64::new), is_proved: false }
+    }
+
+    /// A row whose access token is as this process would make it.
+    pub fn proved(id: u64, user_id: u64) -> Self {
+        RowRef { is_proved: true, ..RowRef::found(id, Some(user_id)) }
+    }
 }
 
 /// The caches.
@@ -266,8 +281,14 @@ mod tests {
         }
 
         fn put(&self, token: Key, id: u64) {
-            self.remember(token, RowRef { id, user_id: None });
+            self.remember(token, RowRef::found(id, None));
         }
+    }
+
+    /// There may be a million.
+    #[test]
+    fn a_row_ref_is_small() {
+        assert_eq!(size_of::<RowRef>(), 24);
     }
 
     #[test]

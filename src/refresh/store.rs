@@ -7,15 +7,17 @@
 //! their number of rows, of which there are few.
 
 mod statements;
+mod times;
 mod tried;
 
 use std::sync::Arc;
 
 use mysql_async::{Row, Value};
-use time::OffsetDateTime;
 use tracing::debug;
 
 use self::statements::Statements;
+use self::times::datetime;
+pub use self::times::unix_seconds;
 pub use self::tried::Statement;
 use super::response::User;
 use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
@@ -68,6 +70,12 @@ pub struct LockedRow {
     pub user_id: u64,
     /// `token_family`, NULL as `None`.
     pub family: Option<String>,
+    /// `wp_hash` of the access token.
+    pub hash: Vec<u8>,
+    /// Unix seconds, and `None` where the column holds no time: `iat` of the access token.
+    pub issued_at: Option<u64>,
+    /// The same: its `exp`.
+    pub expires_at: Option<u64>,
     /// The user, if there is one (any more).
     pub user: Option<User>,
 }
@@ -129,7 +137,7 @@ impl Store {
             "SELECT t.id, refresh_token_hash, revoked_at IS NOT NULL, \
              TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \
              COALESCE(refresh_token_expires_at <= UTC_TIMESTAMP(), 1), user_id, token_family, \
-             u.ID, user_email, user_nicename, display_name \
+             hash, issued_at, expires_at, u.ID, user_email, user_nicename, display_name \
              FROM {tokens} t FORCE INDEX (PRIMARY) LEFT JOIN ({user} FORCE INDEX (PRIMARY)) u ON u.ID = user_id \
              WHERE t.id IN ("
         );
@@ -174,7 +182,7 @@ impl Store {
     }
 
     /// Locks the rows `ids` (ascending, none twice, at most [`LARGEST_GROUP`]) and reads them with their users. Rows that are not there (any
-    /// more) are left out; with `skip_locked` (see [`crate::wordpress::database::Abilities`]) so are those that another
+    /// more) are left out; with `skip_locked` (where [the server can](Session::abilities)) so are those that another
     /// transaction holds, which are waited for without.
     ///
     /// # Errors
@@ -362,14 +370,6 @@ fn values(child: &Child<'_>) -> [Value; 10] {
     ]
 }
 
-/// As a column of the type DATETIME takes it. What is beyond its year 9999 is NULL, which the token table's columns refuse. The server
-/// could compute it, too: FROM_UNIXTIME ends in 2038 on older ones, and a sum of dates took a microsecond for a row.
-fn datetime(unix_seconds: u64) -> Value {
-    let time = i64::try_from(unix_seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    let Some((time, Ok(year))) = time.map(|time| (time, u16::try_from(time.year()))) else { return Value::NULL };
-    Value::Date(year, time.month().into(), time.day(), time.hour(), time.minute(), time.second(), 0)
-}
-
 fn locked_row(mut row: Row) -> Result<LockedRow, DatabaseError> {
     let family: Option<Vec<u8>> = column(&mut row, 6, "token_family")?;
     Ok(LockedRow {
@@ -380,7 +380,10 @@ fn locked_row(mut row: Row) -> Result<LockedRow, DatabaseError> {
         expired: column(&mut row, 4, "refresh_token_expires_at")?,
         user_id: column(&mut row, 5, "user_id")?,
         family: family.map(|family| text(&family)),
-        user: user(&mut row, 7)?,
+        hash: column(&mut row, 7, "hash")?,
+        issued_at: unix_seconds(&column(&mut row, 8, "issued_at")?),
+        expires_at: unix_seconds(&column(&mut row, 9, "expires_at")?),
+        user: user(&mut row, 10)?,
     })
 }
 
@@ -399,18 +402,4 @@ fn user(row: &mut Row, first: usize) -> Result<Option<User>, DatabaseError> {
 /// The connection speaks utf8mb4, so this loses nothing; should a server do otherwise, it must not cost the session.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_those_of_the_column() {
-        assert_eq!(datetime(0), Value::Date(1970, 1, 1, 0, 0, 0, 0));
-        assert_eq!(datetime(4_107_542_399), Value::Date(2100, 2, 28, 23, 59, 59, 0));
-        assert_eq!(datetime(253_402_300_799), Value::Date(9999, 12, 31, 23, 59, 59, 0));
-        assert_eq!(datetime(253_402_300_800), Value::NULL);
-        assert_eq!(datetime(u64::MAX), Value::NULL);
-    }
 }

@@ -9,6 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::decision::{self, Decision, RowSnapshot};
 use super::plan::{Outcome, Plan, Rotated, Used};
+use super::row_cache::RowRef;
+use super::row_proof;
 use super::store::{Child, LockedRow, Store, Trace};
 use super::waiting::{Turn, in_turn};
 use crate::wordpress::access_token::SignerError;
@@ -77,7 +79,7 @@ const COMMIT_LEAST: Duration = Duration::from_millis(500);
 pub async fn attempt(
     store: &Store,
     session: &mut Session<'_>,
-    items: &[(&Plan, u64)],
+    items: &[(&Plan, RowRef)],
     held: HeldRows<'_>,
     commit_by: Instant,
 ) -> Result<Vec<Verdict>, Interrupted> {
@@ -87,7 +89,7 @@ pub async fn attempt(
         // What has to wait for a row must not keep the others from theirs.
         HeldRows::Skip(_) | HeldRows::Wait => (false, None),
     };
-    let mut ids: Vec<u64> = items.iter().map(|(_, id)| *id).collect();
+    let mut ids: Vec<u64> = items.iter().map(|(_, row)| row.id).collect();
     ids.sort_unstable();
     ids.dedup();
     let locking = async {
@@ -140,7 +142,7 @@ struct Prepared {
 async fn prepare(
     store: &Store,
     session: &mut Session<'_>,
-    items: &[(&Plan, u64)],
+    items: &[(&Plan, RowRef)],
     locked: &[LockedRow],
     skip_locked: bool,
     turn: Option<Turn<'_>>,
@@ -148,7 +150,7 @@ async fn prepare(
 ) -> Result<Prepared, DatabaseError> {
     let mut verdicts = Vec::with_capacity(items.len());
     let mut children: Vec<Child<'_>> = Vec::new();
-    for (plan, id) in items {
+    for (plan, RowRef { id, is_proved, .. }) in items {
         let (verdict, child) = match locked.iter().find(|row| row.id == *id) {
             Some(row) => {
                 // The bytes spare a question; where they differ, the column's collation decides.
@@ -156,7 +158,7 @@ async fn prepare(
                 let token_matches = is_same || store.holds(session, *id, &plan.token).await?;
                 // A token that is there twice in a group is used by its first.
                 let is_taken = children.iter().any(|child| child.parent == *id);
-                verdict_of(plan, row, token_matches, is_taken)
+                verdict_of(plan, row, token_matches, is_taken, *is_proved)
             }
             None if skip_locked => (Verdict::Alone, None),
             None => (Verdict::Ended(Outcome::NotThisRow), None),
@@ -195,11 +197,13 @@ async fn prepare(
 }
 
 /// What a locked row says of `plan`, and the row that is added if the token is exchanged. `is_taken`: the group exchanges it already.
+/// `is_proved`: the row is known to be as the plugin alone, or a sidecar, writes it.
 fn verdict_of<'a>(
     plan: &'a Plan,
     row: &'a LockedRow,
     token_matches: bool,
     is_taken: bool,
+    is_proved: bool,
 ) -> (Verdict, Option<Child<'a>>) {
     let snapshot = RowSnapshot {
         token_matches,
@@ -208,14 +212,22 @@ fn verdict_of<'a>(
         user_exists: row.user.is_some(),
     };
     let outcome = match (decision::decide(&snapshot), &row.user) {
-        (Decision::Rotate, Some(user)) => match plan.child(row) {
-            Ok((access_token, child)) => {
-                let (user, family) = (user.clone(), row.family.clone());
-                let rotated = Rotated { access_token, user, family, parent: row.id, child: None };
-                return (Verdict::Ended(Outcome::Rotated(rotated)), Some(child));
+        // The verdict on the site may have changed since the call was let through.
+        (decision, _) if decision != Decision::NotThisRow && !plan.is_native() => {
+            Outcome::Unverified(plan.verification.why())
+        }
+        (Decision::Rotate, Some(user)) => {
+            let proved = if is_proved { Ok(()) } else { row_proof::prove(plan, row) };
+            match proved.map(|()| plan.child(row)) {
+                Ok(Ok((access_token, child))) => {
+                    let (user, family) = (user.clone(), row.family.clone());
+                    let rotated = Rotated { access_token, user, family, parent: row.id, child: None };
+                    return (Verdict::Ended(Outcome::Rotated(rotated)), Some(child));
+                }
+                Ok(Err(error)) => return (Verdict::Unsigned(error), None),
+                Err(why) => Outcome::Unverified(why),
             }
-            Err(error) => return (Verdict::Unsigned(error), None),
-        },
+        }
         (Decision::Rotate | Decision::UserNotFound, _) => Outcome::UserNotFound,
         (Decision::NotThisRow, _) => Outcome::NotThisRow,
         (Decision::Expired, _) => Outcome::Expired,

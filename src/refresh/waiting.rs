@@ -8,6 +8,7 @@ use tokio::sync::{MutexGuard, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::plan::{Outcome, Plan};
+use super::row_cache::RowRef;
 use crate::wordpress::access_token::SignerError;
 use crate::wordpress::database::DatabaseError;
 
@@ -29,7 +30,7 @@ const LONG_STATEMENT: Duration = Duration::from_millis(10);
 pub struct Waiting {
     pub plan: Arc<Plan>,
     /// The row that the token is in.
-    pub row: u64,
+    pub row: RowRef,
     pub deadline: Instant,
     /// What is done with its end.
     pub on_end: OnEnd,
@@ -56,6 +57,9 @@ pub enum RotationError {
     /// The database failed later, and again until the time was up; or there was no time left.
     #[error("{0} during the rotation")]
     Failed(#[source] DatabaseError),
+    /// It is not verified, or not any more, that WordPress would do the same: nothing has been written, and WordPress answers.
+    #[error("{0}")]
+    Unverified(String),
     /// The access token could not be signed.
     #[error("cannot sign the access token")]
     Sign(#[from] SignerError),

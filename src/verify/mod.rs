@@ -9,10 +9,11 @@
 //! the answer depends on it.
 
 pub mod difference;
+pub mod epoch;
 pub mod sampler;
 pub mod verdict;
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,6 +45,8 @@ pub struct Verification {
     known: Mutex<Known>,
     /// A bit for each [`Class`] whose calls are native.
     native: AtomicU8,
+    /// The tag of the [`Makeup`](crate::wordpress::site::Makeup) that the epoch began with; 0 before the first.
+    makeup: AtomicU64,
     sampler: Sampler,
     /// Of refusals.
     refusals: Sampler,
@@ -54,7 +57,9 @@ struct Known {
     verdict: Verdict,
     /// Code on a hook that refuses or acts, which nobody has trusted.
     hook: Option<Difference>,
-    /// What differs and decides nothing: by [`Kind`]-less words, each once.
+    /// Whether it was looked for in this epoch.
+    is_scanned: bool,
+    /// What differs and decides nothing: in words, each once.
     notes: Vec<String>,
 }
 
@@ -101,8 +106,9 @@ impl Verification {
         let every = if rules.verify == Verify::Always { rules.every.min(sampler::ALWAYS) } else { rules.every };
         let verification = Verification {
             rules,
-            known: Mutex::new(Known { verdict, hook: None, notes: Vec::new() }),
+            known: Mutex::new(Known { verdict, hook: None, is_scanned: false, notes: Vec::new() }),
             native: AtomicU8::new(0),
+            makeup: AtomicU64::new(0),
             sampler: Sampler::new(every),
             refusals: Sampler::new(1),
             places: Arc::new(Semaphore::new(AT_ONCE)),
@@ -116,8 +122,11 @@ impl Verification {
         self.rules.verify != Verify::Off
     }
 
-    /// What is to be done with a call of `class`.
-    pub fn gate(self: &Arc<Self>, class: Class) -> Gate {
+    /// What is to be done with a call of `class` at a site of such a makeup.
+    pub fn gate(self: &Arc<Self>, class: Class, makeup: u64) -> Gate {
+        if self.is_on() && self.makeup.load(Ordering::Acquire) != makeup {
+            return Gate::Left("the site has just changed, and is to be verified".to_owned(), None);
+        }
         if self.is_native(class) {
             return match self.sampler.picks().then(|| self.ticket()).flatten() {
                 Some(ticket) => Gate::Sample(ticket),
@@ -126,6 +135,11 @@ impl Verification {
         }
         let why = self.known().why();
         Gate::Left(why, self.ticket())
+    }
+
+    /// Whether the epoch began with a site of such a makeup: if not, another is about to begin.
+    pub fn is_of(&self, makeup: u64) -> bool {
+        self.makeup.load(Ordering::Acquire) == makeup
     }
 
     /// Whether calls of `class` are native. Asked again under the row's lock: a verdict holds for all whose transaction has not
@@ -164,22 +178,33 @@ impl Verification {
         }
     }
 
-    /// The site is as `epoch` says; `plugin_changed`: it has another version of the plugin.
-    pub fn enter(&self, epoch: &str, plugin_changed: bool) {
-        let first = self.rules.first;
+    /// The site is as `epoch` says; `plugin_changed`: it has another version of the plugin. `makeup`: what [`Verification::gate`]
+    /// is asked with from now on. `true`: it was another epoch before, whose files are yet to be scanned.
+    pub fn enter(&self, epoch: &str, makeup: u64, plugin_changed: bool) -> bool {
+        let (first, mut is_new) = (self.rules.first, false);
         self.change(|known| {
             let before = known.verdict.state.clone();
-            known.verdict.enter(epoch, plugin_changed, first, unix_now()) && before != known.verdict.state
+            is_new = known.verdict.enter(epoch, plugin_changed, first, unix_now());
+            known.is_scanned &= !is_new;
+            is_new && before != known.verdict.state
         });
+        self.makeup.store(makeup, Ordering::Release);
+        is_new
     }
 
-    /// What the scan of the site's files found: the first hit that is not trusted, or none.
-    pub fn hook(&self, hook: Option<Difference>) {
+    /// What the scan of the site's files found in this epoch: the first hit that is not trusted, or none.
+    pub fn scanned(&self, hook: Option<Difference>) {
         self.change(|known| {
+            known.is_scanned = true;
             let is_new = known.hook != hook;
             known.hook = hook;
             is_new
         });
+    }
+
+    /// Whether the files of this epoch were scanned.
+    pub fn is_scanned(&self) -> bool {
+        self.known().is_scanned
     }
 
     /// Begins again, as if nothing was known of the site.
@@ -246,7 +271,7 @@ impl Verification {
     }
 
     fn publish(&self, known: &Known) {
-        let classes = Class::ALL.into_iter().filter(|class| known.hook.is_none() && known.verdict.knows(*class));
+        let classes = Class::ALL.into_iter().filter(|class| known.is_clear() && known.verdict.knows(*class));
         self.native.store(classes.map(bit).fold(0, |all, one| all | one), Ordering::Release);
         self.sampler.hurry(known.verdict.is_suspicious());
     }
@@ -269,6 +294,11 @@ impl Ticket {
 }
 
 impl Known {
+    /// No code that nobody has trusted may refuse or act.
+    fn is_clear(&self) -> bool {
+        self.is_scanned && self.hook.is_none()
+    }
+
     fn difference(&self) -> Option<&Difference> {
         match (&self.hook, &self.verdict.state) {
             (Some(hook), _) => Some(hook),

@@ -229,7 +229,10 @@ impl Verdict {
         self.epoch_since = now;
         self.by_class = [0; Class::ALL.len()];
         self.suspicions.clear();
-        if !is_first || self.state != State::Unverified {
+        if is_first && self.state == State::Unverified {
+            self.agreed = 0;
+            self.users.clear();
+        } else {
             self.begin(State::Unverified, now);
             self.needed = if plugin_changed { first } else { AFTER_CHANGE.min(first) };
         }
@@ -271,34 +274,4 @@ impl Verdict {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::verify::difference::Kind;
-
-    #[test]
-    fn one_user_alone_raises_suspicions_only() {
-        let mut verdict = Verdict::new(3, 0);
-        let suspicion = |what: &str, user| Observation::Suspicious(Difference::new(Kind::Refusal, what), user);
-        for number in 0..200 {
-            assert!(!verdict.observe(suspicion(&number.to_string(), 1), number));
-        }
-        assert!(verdict.is_suspicious() && verdict.suspicions.len() <= MOST_SUSPICIONS);
-        // An hour later the first user's are forgotten.
-        assert!(!verdict.observe(suspicion("a", 2), 200 + 2 * SUSPICIOUS_FOR));
-        assert!(verdict.observe(suspicion("b", 3), 201 + 2 * SUSPICIOUS_FOR));
-        assert!(matches!(&verdict.state, State::Differs(difference) if difference.what == "b"));
-    }
-
-    #[test]
-    fn a_refusal_counts_for_itself() {
-        let mut verdict = Verdict::new(1, 0);
-        let agrees = |class, user| Observation::Agrees { class, user };
-        assert!(verdict.wants_refusal());
-        assert!(!verdict.observe(agrees(Class::Refusal, None), 0));
-        assert!(!verdict.wants_refusal() && verdict.agreed == 0);
-        assert!(verdict.observe(agrees(Class::Plain, Some(1)), 0));
-        assert!(verdict.knows(Class::Refusal) && verdict.knows(Class::Plain) && !verdict.knows(Class::Origin));
-        verdict.enter("other", false, 1, 1);
-        assert!(verdict.wants_refusal());
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@
 //! HMAC keys are prepared once. For the other algorithms the time goes into the signature itself,
 //! which jsonwebtoken makes.
 
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::fmt;
 
 use base64::Engine as _;
@@ -25,6 +25,9 @@ use crate::config::{Algorithm, Secret};
 /// What the key that a `jti` is made with is derived for. Part of the sidecar's promise: a `jti`
 /// must come out the same after an update, or tokens can no longer be rebuilt from their rows.
 const JTI_PURPOSE: &[u8] = b"wp-jwt-sidecar jti v1";
+
+/// What is no refresh token, so that no `jti` is like a fingerprint.
+const FINGERPRINT_PURPOSE: &[u8] = b"wp-jwt-sidecar fingerprint v1 ";
 
 /// An algorithm with its keys, ready to sign.
 pub struct Signer {
@@ -55,6 +58,19 @@ pub struct ClaimsInput<'a> {
     pub user_id: u64,
     /// The refresh token that is handed out with it; the `jti` is derived from it.
     pub refresh_token: &'a str,
+}
+
+/// What a row's hash tells of who made its access token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A sidecar that has the same keys.
+    Ours,
+    /// The plugin, and no other code had a hand in it.
+    Plain,
+    /// Something was different: a claim, the issuer, the algorithm, the key or the salt.
+    Foreign,
+    /// Nothing: the signature cannot be made again.
+    Unknown,
 }
 
 /// Why there is no signature. Always the configuration's fault; no variant holds a key.
@@ -146,6 +162,17 @@ impl Signer {
         !matches!(self.algorithm, Algorithm::ES256 | Algorithm::ES384)
     }
 
+    /// A few bits that are others with another key, algorithm or salt: enough to notice that, and too few to tell whether a key that
+    /// somebody has guessed is the one.
+    pub fn fingerprint(&self, auth_salt: &Secret) -> [u8; 3] {
+        let mut fingerprint = self.jti.clone();
+        fingerprint.update(FINGERPRINT_PURPOSE);
+        fingerprint.update(self.header.as_bytes());
+        fingerprint.update(auth_salt.expose().as_bytes());
+        let [first, second, third, ..] = <[u8; 32]>::from(fingerprint.finalize().into_bytes());
+        [first, second, third]
+    }
+
     /// A signed access token with its `jti`.
     ///
     /// # Errors
@@ -175,6 +202,33 @@ impl Signer {
             }
         }
         Ok(None)
+    }
+
+    /// What `hash` tells of the access token that was made of `claims`, by one of `issuers` (`claims.iss` counts for nothing).
+    /// For each of these two tokens are signed, unless an earlier one was it.
+    pub fn prove(
+        &self,
+        claims: &ClaimsInput<'_>,
+        issuers: impl IntoIterator<Item = impl AsRef<str>>,
+        hash: &str,
+        auth_salt: &Secret,
+    ) -> Proof {
+        if !self.is_repeatable() {
+            return Proof::Unknown;
+        }
+        let jti = LazyCell::new(|| self.jti(claims.refresh_token));
+        for iss in issuers {
+            let claims = ClaimsInput { iss: iss.as_ref(), ..*claims };
+            for proof in [Proof::Plain, Proof::Ours] {
+                let jti = (proof == Proof::Ours).then(|| jti.as_str());
+                match self.signed(&claims, jti) {
+                    Ok(token) if wp_hash(&token, auth_salt) == hash => return proof,
+                    Ok(_) => {}
+                    Err(_) => return Proof::Unknown,
+                }
+            }
+        }
+        Proof::Foreign
     }
 
     /// Tells the access token that was once made of `claims` and stored as `hash` from others, whatever its signature.
@@ -242,6 +296,7 @@ impl Signer {
             jti,
         })
         .map_err(SignerError::Claims)?;
+        let claims = if jti.is_none() { as_php_writes(claims) } else { claims };
         let mut token = String::with_capacity(self.header.len() + claims.len() * 4 / 3 + 96);
         token.push_str(&self.header);
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
@@ -290,6 +345,25 @@ struct Data<'a> {
 struct User<'a> {
     /// A string, as `$wpdb` hands it to the plugin.
     id: &'a str,
+}
+
+/// Claims as PHP's json_encode() writes them: in a home URL it escapes what is not ASCII. In the sidecar's own tokens it stands as it
+/// is, which is the same to who reads them.
+fn as_php_writes(claims: Vec<u8>) -> Vec<u8> {
+    if claims.is_ascii() {
+        return claims;
+    }
+    let mut escaped = String::with_capacity(2 * claims.len());
+    for letter in String::from_utf8_lossy(&claims).chars() {
+        if letter.is_ascii() {
+            escaped.push(letter);
+        } else {
+            let units =
+                letter.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
+            escaped.push_str(&units);
+        }
+    }
+    escaped.into_bytes()
 }
 
 /// WordPress's `wp_hash($jwt)`: what the column `hash` holds. `auth_salt` is `wp_salt('auth')`.

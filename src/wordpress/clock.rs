@@ -154,6 +154,14 @@ impl Clocks {
         state.said
     }
 
+    /// By how much WordPress's clock may be ahead of the database's at the most. `None` where one of them was not read.
+    pub fn wordpress_ahead_of_database(&self) -> Option<Duration> {
+        let State { database, wordpress, .. } = *self.state();
+        let now = Instant::now();
+        let (database, wordpress) = (database?.at(now), wordpress?.at(now));
+        Some(wordpress.latest.saturating_sub(database.earliest))
+    }
+
     fn judge_now(&self) -> (Duration, Option<Apart>) {
         let State { database, wordpress, .. } = *self.state();
         let now = Instant::now();
@@ -308,6 +316,18 @@ mod tests {
         let now = Instant::now();
         assert_eq!(Reading::of_microseconds(-1, now, now), None);
         assert!(Reading::of_microseconds(i64::MAX, now, now).is_some());
+    }
+
+    #[test]
+    fn how_far_wordpress_is_ahead_is_known_once_both_were_read() {
+        let (clocks, now) = (Clocks::default(), Instant::now());
+        clocks.wordpress_shows(Reading::of_date(UNIX_EPOCH + Duration::from_secs(1_000_030), now, now).unwrap());
+        assert_eq!(clocks.wordpress_ahead_of_database(), None);
+        clocks.database_shows(Reading::of_microseconds(1_000_000_500_000, now, now).unwrap());
+        // `Date` has whole seconds.
+        assert_eq!(clocks.wordpress_ahead_of_database(), Some(Duration::from_millis(30_500)));
+        clocks.database_shows(Reading::of_microseconds(1_000_090_000_000, now, now).unwrap());
+        assert_eq!(clocks.wordpress_ahead_of_database(), Some(Duration::ZERO));
     }
 
     #[test]

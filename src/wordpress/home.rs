@@ -305,6 +305,16 @@ impl Homes {
         homes
     }
 
+    /// Those of [`Homes::issuers`] that are of the site as it is now: stored as `stored_home`.
+    pub fn issuers_of(&self, stored_home: &str) -> Vec<Arc<Home>> {
+        let answers = self.own.iter().chain(self.others.iter()).filter(|(asked, _)| asked.stored_home == stored_home);
+        let homes = answers.filter_map(|(_, answer)| match answer.known().word {
+            Some(Word::Home(home)) => Some(home),
+            _ => None,
+        });
+        homes.collect()
+    }
+
     fn own(&self, question: &Question) -> Arc<Answer> {
         self.own.get_with_by_ref(question, Arc::default)
     }

@@ -13,7 +13,7 @@ mod tls;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::database::Hosts;
 use super::salts::{SALT_CONSTANTS, SaltConstants};
@@ -50,6 +50,10 @@ pub struct Installation {
     pub config_file: Option<PathBuf>,
     /// Where plugins are installed, if that directory is known and there.
     pub plugins_dir: Option<PathBuf>,
+    /// `wp-content`, under the same conditions.
+    pub content_dir: Option<PathBuf>,
+    /// Where must-use plugins are. It need not be there, and is `None` only where the place is not known.
+    pub mu_plugins_dir: Option<PathBuf>,
     /// The constant `WPLANG`, if it is known.
     pub language: Option<String>,
     /// What was taken for granted about PHP's environment, in sentences without values.
@@ -93,6 +97,8 @@ impl fmt::Debug for Installation {
             .field("cors_enable", &self.cors_enable)
             .field("config_file", &self.config_file)
             .field("plugins_dir", &self.plugins_dir)
+            .field("content_dir", &self.content_dir)
+            .field("mu_plugins_dir", &self.mu_plugins_dir)
             .field("users_table", &self.users_table)
             .field("language", &self.language)
             .field("assumed", &self.assumed)
@@ -136,6 +142,8 @@ pub fn installation(
                 cors_enable,
                 config_file: assembly.file.map(|file| file.path.clone()),
                 plugins_dir: assembly.plugins_dir(),
+                content_dir: assembly.content_dir(),
+                mu_plugins_dir: assembly.mu_plugins_dir(),
                 language: assembly.language(),
                 assumed: assembly.assumed(config),
             })
@@ -319,19 +327,38 @@ impl Assembly<'_> {
     }
 
     fn plugins_dir(&self) -> Option<PathBuf> {
-        let known = |name| match self.constant(name) {
+        let below_content = self.content_dirs().into_iter().map(|content| Some(content?.join("plugins")));
+        std::iter::once(self.constant_path("WP_PLUGIN_DIR")).chain(below_content).flatten().find(|path| is_folder(path))
+    }
+
+    fn content_dir(&self) -> Option<PathBuf> {
+        self.content_dirs().into_iter().flatten().find(|path| is_folder(path))
+    }
+
+    /// As `wp_initial_constants()` has it.
+    fn mu_plugins_dir(&self) -> Option<PathBuf> {
+        match self.constant("WPMU_PLUGIN_DIR") {
+            Lookup::NotDefined => self.content_dir().map(|content| content.join("mu-plugins")),
+            Lookup::Known(..) | Lookup::Unknown(_) => {
+                self.constant_path("WPMU_PLUGIN_DIR").filter(|path| path.is_absolute())
+            }
+        }
+    }
+
+    /// Where `wp-content` can be, the best first.
+    fn content_dirs(&self) -> [Option<PathBuf>; 3] {
+        [
+            self.constant_path("WP_CONTENT_DIR"),
+            self.constant_path("ABSPATH").map(|root| root.join("wp-content")),
+            self.file.and_then(|file| file.path.parent()).map(|directory| directory.join("wp-content")),
+        ]
+    }
+
+    fn constant_path(&self, name: &str) -> Option<PathBuf> {
+        match self.constant(name) {
             Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().map(PathBuf::from),
             Lookup::NotDefined | Lookup::Unknown(_) => None,
-        };
-        let beside =
-            self.file.and_then(|file| file.path.parent()).map(|directory| directory.join("wp-content/plugins"));
-        let candidates = [
-            known("WP_PLUGIN_DIR"),
-            known("WP_CONTENT_DIR").map(|content| content.join("plugins")),
-            known("ABSPATH").map(|root| root.join("wp-content/plugins")),
-            beside,
-        ];
-        candidates.into_iter().flatten().find(|path| path.is_absolute() && path.is_dir())
+        }
     }
 
     fn language(&self) -> Option<String> {
@@ -400,6 +427,10 @@ impl Assembly<'_> {
             (key == "wordpress.config").then(|| self.file.map(|file| file.path.display().to_string())).flatten();
         self.faults.push(Fault { key: key.to_owned(), value, problem, ..Fault::default() });
     }
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.is_absolute() && path.is_dir()
 }
 
 fn is_plain(name: &str) -> bool {

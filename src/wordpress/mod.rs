@@ -4,6 +4,7 @@ pub mod access_token;
 pub mod clock;
 pub mod database;
 pub mod home;
+pub mod hook_scan;
 pub mod installation;
 pub mod options;
 pub mod salts;

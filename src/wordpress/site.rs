@@ -4,6 +4,7 @@
 //! value serves: what a refresh then does is decided by the rotation itself, which needs the database anyway.
 
 mod hosts;
+mod makeup;
 mod obstacle;
 mod rows;
 
@@ -28,6 +29,7 @@ use crate::last_seen::{LastSeen, Sight};
 use crate::route::{Permalinks, RouteForms};
 use hosts::Questions;
 pub use hosts::{Called, NamedHost};
+pub use makeup::Makeup;
 pub use obstacle::NotNative;
 use obstacle::{path_of, usable};
 pub use rows::Columns;
@@ -61,6 +63,8 @@ pub struct Site {
     pub token_index: Option<String>,
     /// Where the plugin is, below the plugins' folder.
     pub plugin: Arc<str>,
+    /// What code the site runs.
+    pub makeup: Makeup,
     home: StoredHome,
 }
 
@@ -222,6 +226,11 @@ impl Sites {
         self.clocks.apart()
     }
 
+    /// By how much WordPress's clock may be ahead of the database's; `None` where that is not known.
+    pub fn wordpress_ahead_of_database(&self) -> Option<Duration> {
+        self.clocks.wordpress_ahead_of_database()
+    }
+
     /// Where the site is.
     pub fn installation(&self) -> &Installation {
         &self.installation
@@ -376,6 +385,7 @@ impl Sites {
             let depends_on_host = self.installation.wp_home == WpHome::Dynamic;
             StoredHome::Stored(Questions::new(&stored_home, &forms, &self.hosts, depends_on_host))
         };
+        let makeup = Makeup::of(rows, signer.fingerprint(&auth_salt));
         Ok(Site {
             settings,
             forms,
@@ -385,6 +395,7 @@ impl Sites {
             columns,
             token_index: rows.token_index().map(str::to_owned),
             plugin: plugin.into(),
+            makeup,
             home,
         })
     }

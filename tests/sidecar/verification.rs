@@ -2,6 +2,8 @@
 
 mod differences;
 mod plugin;
+mod rows;
+mod site;
 mod way;
 
 use crate::support::mariadb::{Database, TestDatabase, Token, TokenState, User};

@@ -24,7 +24,7 @@ impl Call<'_> {
         {
             return Gated::Native(parsed);
         }
-        let (why, ticket, cause) = match verification.gate(self.class()) {
+        let (why, ticket, cause) = match verification.gate(self.class(), self.site.makeup.tag()) {
             Gate::Native => (None, self.first_refusal(&parsed), Cause::Refusal),
             Gate::Sample(ticket) => (None, Some(ticket), Cause::Sample),
             Gate::Left(why, ticket) => (Some(why), ticket, Cause::Left),

@@ -141,7 +141,7 @@ impl Worker {
         let rows: Vec<Row> = session.conn().exec(statement, values).await?;
         let mut best: HashMap<Key, (bool, RowRef)> = HashMap::new();
         for mut row in rows {
-            let row_ref = RowRef { id: column(&mut row, 0, "id")?, user_id: column(&mut row, 3, "user_id").ok() };
+            let row_ref = RowRef::found(column(&mut row, 0, "id")?, column(&mut row, 3, "user_id").ok());
             let token: Vec<u8> = column(&mut row, 1, "refresh_token_hash")?;
             let is_live: bool = column(&mut row, 2, "revoked_at")?;
             let token = match tokens {

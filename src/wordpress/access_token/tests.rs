@@ -218,3 +218,62 @@ fn a_token_that_was_kept_is_known_by_what_it_says_and_by_its_hash() {
     assert!(!is_it(&kept, &claims("abc"), &other_salt), "WordPress would not find its row");
     assert!(!is_it("", &claims("abc"), &salt));
 }
+
+#[test]
+fn a_hash_tells_who_made_the_token() {
+    let (salt, other_salt) = (Secret::new("salt".to_owned()), Secret::new("another salt".to_owned()));
+    let p256 = key(&["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let ed25519 = key(&["-algorithm", "ED25519"]);
+    let issuers = ["https://elsewhere.example", "http://127.0.0.1:8099"];
+    for signer in [
+        Signer::new(Algorithm::HS256, Some(&secret()), None).unwrap(),
+        Signer::new(Algorithm::HS512, Some(&secret()), None).unwrap(),
+        Signer::new(Algorithm::EdDSA, None, Some(&ed25519)).unwrap(),
+    ] {
+        let claims = claims("abc");
+        let (ours, plain) = (signer.access_token(&claims).unwrap(), signer.signed(&claims, None).unwrap());
+        let proof = |token: &str, salt| signer.prove(&claims, issuers, &wp_hash(token, salt), &Secret::new("salt"));
+        assert_eq!((proof(&ours, &salt), proof(&plain, &salt)), (Proof::Ours, Proof::Plain), "{signer:?}");
+        assert_eq!(proof(&plain, &other_salt), Proof::Foreign);
+        assert_eq!(proof("", &salt), Proof::Foreign);
+        for (of, other) in [
+            ("issuer", ClaimsInput { iss: "http://127.0.0.1:80990", ..claims }),
+            ("time", ClaimsInput { issued_at: claims.issued_at + 1, ..claims }),
+            ("end", ClaimsInput { expires_at: claims.expires_at + 1, ..claims }),
+            ("user", ClaimsInput { user_id: 4, ..claims }),
+        ] {
+            assert_eq!(proof(&signer.signed(&other, None).unwrap(), &salt), Proof::Foreign, "{of}");
+        }
+        assert_eq!(signer.prove(&claims, [""; 0], &wp_hash(&plain, &salt), &salt), Proof::Foreign);
+    }
+    let random = Signer::new(Algorithm::ES256, None, Some(&p256)).unwrap();
+    let plain = random.signed(&claims("abc"), None).unwrap();
+    assert_eq!(random.prove(&claims("abc"), issuers, &wp_hash(&plain, &salt), &salt), Proof::Unknown);
+}
+
+#[test]
+fn a_fingerprint_is_of_key_algorithm_and_salt() {
+    let fingerprint = |algorithm, secret: &str, salt: &str| {
+        Signer::new(algorithm, Some(&Secret::new(secret)), None).unwrap().fingerprint(&Secret::new(salt))
+    };
+    let all = [
+        fingerprint(Algorithm::HS256, "one", "salt"),
+        fingerprint(Algorithm::HS256, "two", "salt"),
+        fingerprint(Algorithm::HS256, "one", "other salt"),
+        fingerprint(Algorithm::HS512, "one", "salt"),
+    ];
+    assert!((0..4).all(|at| !all[at + 1..].contains(&all[at])), "{all:?}");
+    // It is kept across restarts and updates.
+    assert_eq!(all[0], fingerprint(Algorithm::HS256, "one", "salt"));
+}
+
+/// As PHP 8 has it: json_encode(["iss" => "http://müller.example/😀", …], JSON_UNESCAPED_SLASHES).
+#[test]
+fn a_home_that_is_not_ascii_stands_in_claims_as_php_writes_it() {
+    let signer = Signer::new(Algorithm::HS256, Some(&secret()), None).unwrap();
+    let claims = ClaimsInput { iss: "http://müller.example/😀", ..claims("abc") };
+    let of_php = String::from_utf8(part(&signer.signed(&claims, None).unwrap(), 1)).unwrap();
+    assert!(of_php.starts_with(r#"{"iss":"http://m\u00fcller.example/\ud83d\ude00","iat":1795379799,"#), "{of_php}");
+    let ours = String::from_utf8(part(&signer.access_token(&claims).unwrap(), 1)).unwrap();
+    assert!(ours.starts_with(r#"{"iss":"http://müller.example/😀","#), "{ours}");
+}

@@ -18,8 +18,13 @@ use super::{Database, DatabaseError, HOST_LIMIT, column};
 const LOOK: Duration = Duration::from_secs(2);
 const LOOKS: u32 = 5;
 
-/// The newest row of the token table: its id, and `hash`, which never changes.
-type Newest = Option<(u64, Vec<u8>)>;
+/// A row of the token table.
+#[derive(PartialEq, Eq)]
+struct Newest {
+    id: u64,
+    /// Never changes.
+    hash: Vec<u8>,
+}
 
 /// What is found when the earlier hosts are looked at.
 #[derive(Default)]
@@ -35,14 +40,14 @@ impl Database {
     /// Never returns.
     pub async fn return_to_earlier_hosts(&self, tokens: &str) {
         let mut recovery = Recovery::default();
-        let mut newest = None;
+        let mut newest: Option<Option<Newest>> = None;
         let mut told = None;
         loop {
             sleep(LOOK).await;
             let in_use = self.at().place;
             // Of the look before: it has had time to get about.
             let Found { whole, lacking } = match &newest {
-                Some(newest) => self.earlier_hosts(in_use, tokens, newest).await,
+                Some(newest) => self.earlier_hosts(in_use, tokens, newest.as_ref()).await,
                 None => Found::default(),
             };
             if let Some(place) = lacking.filter(|_| lacking != told) {
@@ -67,7 +72,7 @@ impl Database {
         }
     }
 
-    async fn earlier_hosts(&self, in_use: usize, tokens: &str, newest: &Newest) -> Found {
+    async fn earlier_hosts(&self, in_use: usize, tokens: &str, newest: Option<&Newest>) -> Found {
         let mut found = Found::default();
         for place in 0..in_use {
             match timeout(HOST_LIMIT, self.has(place, tokens, newest)).await {
@@ -79,22 +84,22 @@ impl Database {
         found
     }
 
-    async fn newest(&self, tokens: &str) -> Result<Newest, DatabaseError> {
+    async fn newest(&self, tokens: &str) -> Result<Option<Newest>, DatabaseError> {
         let mut session = self.session().await?;
         let asked = format!("SELECT id, hash FROM {tokens} ORDER BY id DESC LIMIT 1");
         let row: Option<Row> = session.conn().query_first(asked).await?;
         session.give_back();
-        row.map(|mut row| Ok((column(&mut row, 0, "id")?, column(&mut row, 1, "hash")?))).transpose()
+        row.map(|mut row| Ok(Newest { id: column(&mut row, 0, "id")?, hash: column(&mut row, 1, "hash")? })).transpose()
     }
 
     /// Whether the host at `place` has the row `newest`; `None` where it takes no writes.
-    async fn has(&self, place: usize, tokens: &str, newest: &Newest) -> Result<Option<bool>, DatabaseError> {
+    async fn has(&self, place: usize, tokens: &str, newest: Option<&Newest>) -> Result<Option<bool>, DatabaseError> {
         let _held = Held::new();
         let mut connection = self.connection(place, Mode::Autocommit).await?;
         if !connection.writable {
             return Ok(None);
         }
-        let Some((id, hash)) = newest else { return Ok(Some(true)) };
+        let Some(Newest { id, hash }) = newest else { return Ok(Some(true)) };
         let row: Option<Row> =
             connection.conn.query_first(format!("SELECT hash FROM {tokens} WHERE id = {id}")).await?;
         let has = row.map(|mut row| column::<Vec<u8>>(&mut row, 0, "hash")).transpose()?;

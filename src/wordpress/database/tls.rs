@@ -16,6 +16,7 @@ use rustls::{AlertDescription, RootCertStore};
 use tokio::time::timeout;
 
 use super::{CONNECT_LIMIT, Conn, Database, DatabaseError, column, hosts};
+#[cfg(test)]
 pub use certificate::Facts;
 pub use probe::Presented;
 

@@ -73,6 +73,27 @@ fn wp_config_alone_is_enough() {
 }
 
 #[test]
+fn where_the_code_is() {
+    let site = read(PLAIN);
+    assert!(site.content_dir.as_deref().unwrap().ends_with("wp-content"));
+    assert!(site.mu_plugins_dir.as_deref().unwrap().ends_with("wp-content/mu-plugins"), "it need not be there");
+
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().to_owned();
+    let path = other.display();
+    fs::create_dir_all(other.join("plugins")).unwrap();
+    let site = read(&format!("{PLAIN} define('WP_CONTENT_DIR', '{path}'); define('WPMU_PLUGIN_DIR', '/srv/always');"));
+    assert_eq!(site.content_dir.as_deref(), Some(other.as_path()));
+    assert_eq!(site.plugins_dir, Some(other.join("plugins")));
+    assert_eq!(site.mu_plugins_dir.as_deref(), Some(std::path::Path::new("/srv/always")));
+
+    let site =
+        read(&format!("{PLAIN} define('WP_CONTENT_DIR', '/not/there'); define('WPMU_PLUGIN_DIR', $_SERVER['x']);"));
+    assert!(site.content_dir.as_deref().unwrap().ends_with("wp-content"));
+    assert_eq!(site.mu_plugins_dir, None, "only PHP knows it");
+}
+
+#[test]
 fn what_else_the_constants_say() {
     let site = read(&format!("{PLAIN}
         define('WP_HOME', 'https://example.com/'); define('MULTISITE', true); define('BLOG_ID_CURRENT_SITE', 2); define('JWT_AUTH_CORS_ENABLE', true);

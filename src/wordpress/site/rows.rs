@@ -11,7 +11,8 @@ use crate::wordpress::text::ColumnCharset;
 
 /// The options of the site that matter, in one query.
 const OPTIONS: &str = "'active_plugins', 'jwt_auth_pro_settings', 'home', 'siteurl', 'permalink_structure', 'WPLANG', \
-                       'auth_key', 'auth_salt', 'blog_charset', 'jwt_auth_pro_version'";
+                       'auth_key', 'auth_salt', 'blog_charset', 'jwt_auth_pro_version', 'template', 'stylesheet', \
+                       'db_version'";
 
 /// The columns of the token table that a rotation reads or writes.
 const USED: [&str; 13] = [

@@ -30,10 +30,11 @@ impl Drop for Placed {
     }
 }
 
-#[test]
-fn each_fault_of_a_site_is_named() {
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_of_a_site_is_named() {
     let site = Site::up(&[]);
     what_the_code_of_the_site_changes(&site);
+    hooks_that_refuse_or_act(&site).await;
     what_refuses_requests_in_wordpress(&site);
     what_the_plugins_settings_leave_out(&site);
     another_plugin_on_the_route(&site);
@@ -81,6 +82,8 @@ fn what_the_code_of_the_site_changes(site: &Site) {
     assert!(lines(finding)[0].starts_with("rest_post_dispatch (priority 10): {closure}"), "{finding:#}");
     drop(answers);
 
+    what_decides_the_fields_of_answers(site, &mu_plugins);
+
     let leaves = Placed::at(mu_plugins.join("leaves.php"), "<?php if ( 'cli' === PHP_SAPI ) { exit( 3 ); }");
     let report = Report::of(site, &QUICKLY, &[]);
     let finding = report.the("warning", "customized.php");
@@ -92,6 +95,90 @@ fn what_the_code_of_the_site_changes(site: &Site) {
     let _hangs = Placed::at(mu_plugins.join("hangs.php"), "<?php if ( 'cli' === PHP_SAPI ) { sleep( 600 ); }");
     let report = Report::of(site, &QUICKLY, &[]);
     assert!(text(&report.the("warning", "customized.php")["what"]).contains("was not started"), "{:#}", report.json);
+}
+
+/// Callbacks that are there only once the REST API is set up, and one of the user who is asked for.
+fn what_decides_the_fields_of_answers(site: &Site, mu_plugins: &Path) {
+    let _fields = Placed::at(
+        mu_plugins.join("fields.php"),
+        "<?php\nfunction shop_same( $value ) {\n\treturn $value;\n}\n\
+         foreach ( array( 'http_origin', 'rest_url_prefix', 'determine_current_user' ) as $hook ) {\n\tadd_filter( $hook, \
+         'shop_same' );\n}\nadd_action( 'rest_api_init', function () {\n\tforeach ( array( 'rest_send_nocache_headers', \
+         'rest_exposed_cors_headers', 'rest_allowed_cors_headers', 'rest_endpoints' ) as $hook ) {\n\t\tadd_filter( $hook, \
+         'shop_same', 11 );\n\t}\n} );\n",
+    );
+    let report = Report::of(site, &QUICKLY, &[]);
+    let place = fs::canonicalize(mu_plugins.join("fields.php")).unwrap();
+    let line = |hook: &str, priority: u32, rest: &str| {
+        format!("{hook} (priority {priority}): shop_same in {}:2{rest}", place.display())
+    };
+    let late = |hook: &str, decides: &str| line(hook, 11, &format!("; decides {decides}; added in rest_api_init"));
+    let mut answers = lines(report.the("ok", "customized.filters"));
+    answers.sort();
+    assert_eq!(
+        answers,
+        [
+            line("http_origin", 10, "; decides Access-Control-Allow-Origin"),
+            late("rest_allowed_cors_headers", "Access-Control-Allow-Headers"),
+            late("rest_exposed_cors_headers", "Access-Control-Expose-Headers"),
+            late("rest_send_nocache_headers", "Expires and Cache-Control"),
+            line("rest_url_prefix", 10, "; decides the path of the REST API"),
+        ]
+    );
+    let mut refusals = lines(report.the("warning", "customized.refusals"));
+    refusals.sort();
+    assert_eq!(
+        refusals,
+        [line("determine_current_user", 10, ""), line("rest_endpoints", 11, "; added in rest_api_init")]
+    );
+}
+
+/// In a file that PHP's command line does not show, in a plugin, in the theme, in snippets.
+async fn hooks_that_refuse_or_act(site: &Site) {
+    let content = Path::new(site.said("ROOT")).join("wp-content");
+    let blocks = "<?php\nif ( 'cli' !== PHP_SAPI ) {\n\tadd_filter( 'jwt_auth_before_authenticate', fn( $user ) => $user );\n}\n";
+    let placed = [
+        Placed::at(content.join("mu-plugins/blocks.php"), blocks),
+        Placed::at(content.join("plugins/some-members/inc/auth.php"), blocks),
+        Placed::at(content.join("plugins/some-members/some-members.php"), "<?php\n/* Plugin Name: Members */\n"),
+        Placed::at(content.join("plugins/some-inactive/some-inactive.php"), blocks),
+    ];
+    let database = site.database();
+    for statement in [
+        "CREATE TABLE wp_snippets (id BIGINT UNSIGNED PRIMARY KEY, name TINYTEXT, code LONGTEXT, active TINYINT)",
+        "INSERT INTO wp_snippets VALUES (11, 'off', 'add_action( ''jwt_auth_token_refreshed'', ''x'' );', 0), \
+         (12, 'on', 'add_action( ''jwt_auth_token_refreshed'', ''x'' );', 1)",
+        "INSERT INTO wp_posts (ID, post_type, post_status, post_title, post_content, post_excerpt, to_ping, pinged, \
+         post_content_filtered, post_date, post_date_gmt, post_modified, post_modified_gmt) \
+         SELECT id, 'wpcode', status, 'x', 'add_filter( ''jwt_auth_'' . $x, ''y'' );', '', '', '', '', NOW(), NOW(), NOW(), NOW() \
+         FROM (SELECT 4711 AS id, 'publish' AS status UNION SELECT 4712, 'draft') snippets",
+    ] {
+        database.execute(statement).await;
+    }
+    let plugins = "require_once ABSPATH . 'wp-admin/includes/plugin.php';";
+    site.php(&format!("{plugins} activate_plugin( 'some-members/some-members.php' );"));
+    let report = Report::of(site, &[QUICKLY.as_slice(), &["--no-php"]].concat(), &[]);
+    let finding = report.the("warning", "customized.hooks");
+    assert_eq!(
+        lines(finding),
+        [
+            "jwt_auth_before_authenticate in mu-plugins/blocks.php:3",
+            "jwt_auth_before_authenticate in some-members/inc/auth.php:3",
+            "jwt_auth_token_refreshed in snippet 12",
+            "jwt_auth_* in snippet post 4711",
+        ],
+        "{finding:#}"
+    );
+    let key = "refresh.trusted_hooks = [\"mu-plugins/blocks.php:3\", \"some-members/inc/auth.php:3\", \"snippet 12\", \
+               \"snippet post 4711\"]";
+    assert!(text(&finding["fix"]).contains(key), "{finding}");
+    assert_eq!(report.all("customized.hooks_unread").len(), 0, "{:#}", report.json);
+    site.php(&format!("{plugins} deactivate_plugins( 'some-members/some-members.php' );"));
+    database.execute("DROP TABLE wp_snippets").await;
+    database.execute("DELETE FROM wp_posts WHERE ID IN (4711, 4712)").await;
+    drop(placed);
+    let report = Report::of(site, &[QUICKLY.as_slice(), &["--no-php"]].concat(), &[]);
+    report.the("ok", "customized.hooks");
 }
 
 /// Of security plugins that are known by name also what they do where everything begins; of others not.

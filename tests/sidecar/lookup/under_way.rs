@@ -71,7 +71,7 @@ async fn a_row_is_looked_for_as_long_as_its_transaction_lasts() {
     }
     slow.query_drop("COMMIT").await.unwrap();
     map.extend(columns, now).await.unwrap();
-    assert_eq!(tokens.row_of(&key(&token)), Some(RowRef { id, user_id: Some(user) }));
+    assert_eq!(tokens.row_of(&key(&token)), Some(RowRef::found(id, Some(user))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +109,7 @@ async fn a_map_that_is_filled_anew_is_complete_only_at_the_end() {
     assert!(first.is_some());
     // Others that lived and do not any more.
     for id in 0..20_000 {
-        tokens.remember(Key::of(&random_hex::<16>(), true), RowRef { id, user_id: Some(user) });
+        tokens.remember(Key::of(&random_hex::<16>(), true), RowRef::found(id, Some(user)));
     }
     tokens.settle();
     assert!(map.is_filled() && map.complete().is_none());
@@ -125,7 +125,7 @@ async fn a_map_that_is_filled_anew_is_complete_only_at_the_end() {
     }
     assert!(looks > 0 && map.complete().is_some() && map.complete() != first);
     for token in live {
-        let place = RowRef { id: token.id, user_id: Some(user) };
+        let place = RowRef::found(token.id, Some(user));
         assert_eq!(tokens.row_of(&Key::of(&token.refresh_token, true)), Some(place));
     }
 }

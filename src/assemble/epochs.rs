@@ -1,0 +1,109 @@
+//! Looks every few seconds whether the site is still the one that was verified, and reads its files for code that a native refresh
+//! leaves out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info};
+
+use crate::config;
+use crate::refresh::Refresher;
+use crate::verify::difference::{Difference, Kind};
+use crate::verify::epoch::epoch;
+use crate::wordpress::hook_scan::{self, Active, HookScan, Themes};
+use crate::wordpress::site::Site;
+
+/// As often as the site's options are read.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// How often files that changed are read where nothing else says that the site changed.
+const SCAN_AGAIN: Duration = Duration::from_secs(600);
+
+/// What of the configuration answers depend on.
+type Configuration = (config::Jwt, config::Refresh);
+
+/// Never returns.
+pub async fn watch(refresher: Arc<Refresher>, configuration: Configuration) {
+    let mut scans = Scans { scan: HookScan::in_background(), due: Instant::now(), unread: Vec::new() };
+    let mut plugin_version: Option<String> = None;
+    loop {
+        if let Ok(site) = refresher.sites.read_or_known().await {
+            let active = active(&refresher, &site);
+            let (files, active) = match spawn_blocking(move || (hook_scan::files_state(&active), active)).await {
+                Ok(read) => read,
+                // The runtime ends.
+                Err(_) => return,
+            };
+            let makeup = &site.makeup;
+            let epoch = epoch(makeup, &files, &configuration);
+            let version = plugin_version.replace(makeup.plugin_version.clone());
+            let plugin_changed = version.is_some_and(|before| before != makeup.plugin_version);
+            let is_new = refresher.verification.enter(&epoch, makeup.tag(), plugin_changed);
+            if is_new || !refresher.verification.is_scanned() || scans.due <= Instant::now() {
+                scans.run(&refresher, active, &configuration.1.trusted_hooks).await;
+            }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn active(refresher: &Refresher, site: &Site) -> Active {
+    let makeup = &site.makeup;
+    let themes = Themes { stylesheet: makeup.stylesheet.clone(), template: makeup.template.clone() };
+    Active::of(refresher.sites.installation(), makeup.active_plugins.clone(), &site.plugin, themes)
+}
+
+struct Scans {
+    scan: HookScan,
+    due: Instant,
+    /// What the log said last of what cannot be read.
+    unread: Vec<String>,
+}
+
+impl Scans {
+    async fn run(&mut self, refresher: &Refresher, active: Active, trusted: &[String]) {
+        let mut scan = std::mem::take(&mut self.scan);
+        let read = spawn_blocking(move || {
+            let found = scan.scan(&active);
+            (scan, found, active)
+        });
+        let Ok((scan, found, active)) = read.await else { return };
+        self.scan = scan;
+        let snippets = match refresher.store.database.session().await {
+            Ok(mut session) => {
+                let read = hook_scan::snippets(&mut session, refresher.sites.installation(), &active.plugins).await;
+                if read.is_ok() {
+                    session.give_back();
+                }
+                read
+            }
+            Err(error) => Err(error),
+        };
+        let snippets = match snippets {
+            Ok(snippets) => snippets,
+            // It is tried again at the next look.
+            Err(error) => return debug!(%error, "the site's snippets could not be read"),
+        };
+        let mut unread = found.unread.sentences();
+        if snippets.is_unread {
+            unread.push("snippets in the database cannot be read by this user".to_owned());
+        }
+        if unread != self.unread {
+            for sentence in &unread {
+                info!("hook scan: {sentence}");
+            }
+            self.unread = unread;
+        }
+        let mut hits = found.hits.iter().chain(&snippets.hits).filter(|hit| !hook_scan::is_trusted(hit, trusted));
+        let first = hits.next();
+        let others = hits.count();
+        let difference = first.map(|hit| {
+            let more = if others > 0 { format!(", and {others} more") } else { String::new() };
+            Difference::new(Kind::Hook, format!("{} at {}{more}", hit.hook, hit.place))
+        });
+        refresher.verification.scanned(difference);
+        self.due = Instant::now() + SCAN_AGAIN;
+    }
+}

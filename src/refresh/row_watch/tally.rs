@@ -1,0 +1,133 @@
+//! What the rows of an epoch say together. Pure.
+
+use std::collections::VecDeque;
+
+use super::judge::Judged;
+use crate::verify::difference::{Difference, Kind};
+use crate::wordpress::access_token::Proof;
+
+/// Rows of WordPress's that are looked back at.
+const LAST: usize = 20;
+
+/// So many rows must be there, none of which is as it should be, for the keys to be doubted.
+const DOUBTFUL: usize = 3;
+
+/// So many tokens in a row must be issued in the future: a clock that was set is none of the site's code.
+const AHEAD: u32 = 3;
+
+/// The rows that WordPress has written in an epoch.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Whether each of the last was as it should be, as far as its hash tells.
+    proved: VecDeque<bool>,
+    ahead: u32,
+    /// How long the last tokens live that do not live as long as the setting says, and how many of them in a row.
+    lifetime: Option<(i64, usize)>,
+}
+
+impl Tally {
+    /// Takes a row into account. Returns what is to be said of the site.
+    pub fn add(&mut self, judged: &Judged) -> Option<Difference> {
+        let is_proved = match judged.proof {
+            // A sidecar's.
+            Proof::Ours => return None,
+            Proof::Plain => Some(true),
+            Proof::Foreign => Some(false),
+            Proof::Unknown => None,
+        };
+        if let Some(is_proved) = is_proved {
+            if self.proved.len() == LAST {
+                self.proved.pop_front();
+            }
+            self.proved.push_back(is_proved);
+        }
+        self.ahead = if judged.is_ahead { self.ahead.saturating_add(1) } else { 0 };
+        let other = judged.lifetime.filter(|_| judged.fault.as_ref().is_some_and(|fault| fault.kind == Kind::Lifetime));
+        self.lifetime = match (self.lifetime, other) {
+            (Some((seconds, rows)), Some(other)) if seconds == other => Some((other, rows.saturating_add(1))),
+            (_, other) => other.map(|other| (other, 1)),
+        };
+        match &judged.fault {
+            Some(_) if judged.is_ahead && self.ahead < AHEAD => None,
+            Some(_) if judged.proof == Proof::Foreign && self.doubts_keys() => Some(self.other_keys()),
+            fault => fault.clone(),
+        }
+    }
+
+    /// How long tokens live, where so many in a row live as long, and that is not what the setting says. Said once.
+    pub fn constant_lifetime(&self) -> Option<i64> {
+        self.lifetime.filter(|(_, rows)| *rows == LAST).map(|(seconds, _)| seconds)
+    }
+
+    fn doubts_keys(&self) -> bool {
+        self.proved.len() >= DOUBTFUL && !self.proved.contains(&true)
+    }
+
+    fn other_keys(&self) -> Difference {
+        let what = format!(
+            "key, salt or home are not those that PHP uses, or all its tokens have other claims (none of the last {} rows fits)",
+            self.proved.len()
+        );
+        Difference::new(Kind::Keys, what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(proof: Proof, fault: Option<Kind>) -> Judged {
+        let fault = fault.map(|kind| Difference::new(kind, kind.name()));
+        Judged { proof, fault, is_ahead: false, note: None, lifetime: Some(900) }
+    }
+
+    fn kind(difference: Option<Difference>) -> Option<Kind> {
+        difference.map(|difference| difference.kind)
+    }
+
+    #[test]
+    fn the_keys_are_doubted_where_no_row_fits() {
+        let foreign = judged(Proof::Foreign, Some(Kind::Claim));
+        let mut tally = Tally::default();
+        let kinds: Vec<_> = (0..4).map(|_| kind(tally.add(&foreign))).collect();
+        assert_eq!(kinds, [Some(Kind::Claim), Some(Kind::Claim), Some(Kind::Keys), Some(Kind::Keys)]);
+        // One that fits is enough, for as long as it is among the last.
+        assert_eq!(tally.add(&judged(Proof::Plain, None)), None);
+        for _ in 0..LAST - 1 {
+            assert_eq!(kind(tally.add(&foreign)), Some(Kind::Claim));
+        }
+        assert_eq!(kind(tally.add(&foreign)), Some(Kind::Keys));
+        // What tells nothing, and the sidecar's own, count for nothing.
+        let mut tally = Tally::default();
+        for proof in [Proof::Unknown, Proof::Ours].into_iter().cycle().take(20) {
+            tally.add(&judged(proof, None));
+        }
+        assert_eq!(kind(tally.add(&foreign)), Some(Kind::Claim));
+    }
+
+    #[test]
+    fn one_token_of_the_future_decides_nothing() {
+        let ahead = Judged { is_ahead: true, ..judged(Proof::Plain, Some(Kind::Claim)) };
+        let mut tally = Tally::default();
+        assert_eq!((tally.add(&ahead), tally.add(&ahead)), (None, None));
+        assert_eq!(tally.add(&judged(Proof::Plain, None)), None);
+        let kinds: Vec<_> = (0..4).map(|_| kind(tally.add(&ahead))).collect();
+        assert_eq!(kinds, [None, None, Some(Kind::Claim), Some(Kind::Claim)]);
+    }
+
+    #[test]
+    fn a_constant_lifetime_is_told_once() {
+        let other = judged(Proof::Plain, Some(Kind::Lifetime));
+        let mut tally = Tally::default();
+        let mut told = 0;
+        for _ in 0..50 {
+            assert_eq!(kind(tally.add(&other)), Some(Kind::Lifetime));
+            told += usize::from(tally.constant_lifetime() == Some(900));
+        }
+        assert_eq!(told, 1);
+        for lifetime in (0..60).map(|at| Some(900 + at % 2)) {
+            tally.add(&Judged { lifetime, ..other.clone() });
+            assert_eq!(tally.constant_lifetime(), None);
+        }
+    }
+}

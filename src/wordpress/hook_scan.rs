@@ -1,0 +1,400 @@
+//! Code of the site's own that registers callbacks on the plugin's hooks: it can refuse a user or act at a refresh, and no
+//! comparison of some answers shows that it does not.
+//!
+//! So presence counts. The PHP files of what is active are read (must-use plugins, drop-ins, plugins, the theme and its
+//! parent, `wp-config.php`), and what snippet plugins keep in the database. A name that turns up without need costs
+//! speed: refreshes are forwarded until the operator trusts the place. One that is missed costs safety; so whatever
+//! cannot be read is told, too.
+//!
+//! Nothing is executed. What files were read before is read again only where it has changed.
+//!
+//! Not found is code whose hook's name is computed from nothing that looks like it (a name from an option, or in pieces
+//! that are spread over files), and code in no file of these kinds.
+
+mod files;
+mod names;
+mod php;
+mod state;
+mod stored;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sha2::{Digest as _, Sha256};
+
+use super::installation::Installation;
+use files::{Part, Walker};
+use php::{Form, Named};
+pub use state::files_state;
+pub use stored::{Snippets, Themes, snippets, themes};
+
+/// What is active on a site, and where its files are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Active {
+    /// `wp-content`.
+    pub content: Option<PathBuf>,
+    /// Where plugins are.
+    pub plugins_dir: Option<PathBuf>,
+    /// Where must-use plugins are, if any are.
+    pub mu_plugins: Option<PathBuf>,
+    /// Code may follow there after WordPress is loaded.
+    pub config_file: Option<PathBuf>,
+    /// The active plugins as `folder/file.php` or `file.php`, those of the network too.
+    pub plugins: Vec<String>,
+    /// The theme's folder below `wp-content/themes`: the option `stylesheet`.
+    pub stylesheet: String,
+    /// The same of its parent, or again of the theme: the option `template`.
+    pub template: String,
+    /// JWT Auth Pro itself, one of `plugins`.
+    pub own_plugin: String,
+}
+
+impl Active {
+    /// With the folders that the installation is known to have.
+    pub fn of(installation: &Installation, plugins: Vec<String>, own_plugin: &str, themes: Themes) -> Self {
+        Active {
+            content: installation.content_dir.clone(),
+            plugins_dir: installation.plugins_dir.clone(),
+            mu_plugins: installation.mu_plugins_dir.clone(),
+            config_file: installation.config_file.clone(),
+            plugins,
+            stylesheet: themes.stylesheet,
+            template: themes.template,
+            own_plugin: own_plugin.to_owned(),
+        }
+    }
+}
+
+/// A place that names one of the hooks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hit {
+    /// `my-plugin/inc/auth.php:12` of a plugin, `mu-plugins/x.php:3`, `themes/x/functions.php:9`, `snippet 12`.
+    pub place: String,
+    /// The hook, or the part of its name that is known: `jwt_auth_*`.
+    pub hook: String,
+}
+
+/// What a scan found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// In the order of their places.
+    pub hits: Vec<Hit>,
+    /// What was not looked at.
+    pub unread: Unread,
+    /// PHP files that were looked at, or had not changed.
+    pub files: usize,
+}
+
+/// What could not be looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Plugins, must-use plugins and themes of which something cannot be read by this user.
+    pub parts: Vec<String>,
+    /// How many of them there are in all, whether they can be read or not.
+    pub of: usize,
+    /// Links that leave the site's folders, which are not followed.
+    pub links: usize,
+    /// Files above the limit of size.
+    pub too_large: usize,
+    /// There is more code than one scan reads, or it was stopped.
+    pub is_cut: bool,
+    /// It is not known on this machine where the site's files are.
+    pub is_elsewhere: bool,
+}
+
+impl Unread {
+    /// Sentences for people; none where all was read.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        if self.is_elsewhere {
+            said.push("it is not known where the site's plugins and must-use plugins are on this machine".to_owned());
+        }
+        if !self.parts.is_empty() {
+            let shown = self.parts.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let more = if self.parts.len() > SHOWN { ", …" } else { "" };
+            let (parts, of) = (self.parts.len(), self.of);
+            said.push(format!(
+                "{parts} of {of} plugins, themes and other code cannot be read by this user ({shown}{more})"
+            ));
+        }
+        let counted = [
+            (self.links, "links out of the site's folders are not followed"),
+            (self.too_large, "files above 1 MiB are left out"),
+        ];
+        said.extend(counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what}: {count}")));
+        if self.is_cut {
+            said.push("there is more code than one scan reads; the next goes on with the rest".to_owned());
+        }
+        said
+    }
+}
+
+/// Whether the operator trusts a hit: `trusted` (`[refresh] trusted_hooks`) names its place, its place without the line, or
+/// the hook.
+pub fn is_trusted(hit: &Hit, trusted: &[String]) -> bool {
+    let file = hit.place.rsplit_once(':').filter(|(_, line)| line.bytes().all(|byte| byte.is_ascii_digit()));
+    trusted
+        .iter()
+        .any(|trusted| *trusted == hit.place || *trusted == hit.hook || file.is_some_and(|(file, _)| *trusted == file))
+}
+
+/// How many of a list are shown.
+const SHOWN: usize = 10;
+
+/// How much one scan does.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    files: usize,
+    /// Of files that were not read before.
+    bytes: u64,
+    file: u64,
+    /// A file that changed less than this ago may change again within the same tick of the file system's clock.
+    settled: Duration,
+}
+
+const LIMITS: Limits = Limits { files: 200_000, bytes: 512 << 20, file: 1 << 20, settled: Duration::from_secs(2) };
+
+/// A file as it was when it was read.
+struct Seen {
+    stamp: Stamp,
+    is_settled: bool,
+    named: Vec<Named>,
+    round: u64,
+}
+
+/// What changes when a file does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    /// Of the inode. No program can set it back.
+    changed: (i64, i64),
+}
+
+/// Scans, and remembers what the files held.
+pub struct HookScan {
+    seen: HashMap<[u8; 16], Seen>,
+    round: u64,
+    limits: Limits,
+    is_gentle: bool,
+    is_stopped: Arc<AtomicBool>,
+    /// Of this scan.
+    bytes: u64,
+    #[cfg(test)]
+    read: usize,
+}
+
+impl HookScan {
+    /// As fast as it can be. Nothing is remembered yet.
+    pub fn new() -> Self {
+        HookScan {
+            seen: HashMap::new(),
+            round: 0,
+            limits: LIMITS,
+            is_gentle: false,
+            is_stopped: Arc::default(),
+            bytes: 0,
+            #[cfg(test)]
+            read: 0,
+        }
+    }
+
+    /// Beside the work of a server: it rests as long as it works.
+    pub fn in_background() -> Self {
+        HookScan { is_gentle: true, ..HookScan::new() }
+    }
+
+    /// [`HookScan::scan`] on a thread where it may block. Dropped, it stops soon.
+    pub async fn look(self, what: Arc<Active>) -> (HookScan, Found) {
+        let is_gentle = self.is_gentle;
+        let mut stop = Stop { flag: Arc::clone(&self.is_stopped), is_waited_for: false };
+        let mut scan = self;
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = scan.scan(&what);
+            (scan, found)
+        });
+        let looked = looked.await;
+        stop.is_waited_for = true;
+        looked.unwrap_or_else(|_| {
+            let unread = Unread { is_cut: true, ..Unread::default() };
+            (HookScan { is_gentle, ..HookScan::new() }, Found { unread, ..Found::default() })
+        })
+    }
+
+    /// Looks at all that is active. Blocks.
+    pub fn scan(&mut self, what: &Active) -> Found {
+        self.round += 1;
+        self.bytes = 0;
+        let mut found = Found::default();
+        let (parts, is_elsewhere) = files::parts(what);
+        found.unread.is_elsewhere = is_elsewhere;
+        found.unread.of = parts.iter().filter(|part| part.is_there()).count();
+        let mut walker = Walker::new(files::roots(what));
+        let mut rest = Rest::new(self.is_gentle);
+        for part in &parts {
+            if !self.part(part, &mut walker, &mut rest, &mut found) {
+                break;
+            }
+        }
+        found.unread.links = walker.links;
+        if !found.unread.is_cut {
+            let round = self.round;
+            self.seen.retain(|_, seen| seen.round == round);
+        }
+        found.hits.sort();
+        found
+    }
+
+    /// Whether the next one follows.
+    fn part(&mut self, part: &Part, walker: &mut Walker, rest: &mut Rest, found: &mut Found) -> bool {
+        let mut is_unread = false;
+        walker.begin(part);
+        while let Some(next) = walker.next_file() {
+            if self.is_stopped.load(Ordering::Relaxed) || found.files >= self.limits.files {
+                found.unread.is_cut = true;
+                return false;
+            }
+            match next.and_then(|(path, place)| Ok((self.named(&path)?, place))) {
+                Ok((Look::Named(named), place)) => {
+                    found.files += 1;
+                    let hit = |named: Named| Hit { place: format!("{place}:{}", named.line), hook: named.hook };
+                    found.hits.extend(named.into_iter().map(hit));
+                }
+                Ok((Look::TooLarge, _)) => found.unread.too_large += 1,
+                // Those that were read before are still looked at.
+                Ok((Look::Enough, _)) => found.unread.is_cut = true,
+                // Removed a moment ago.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => is_unread = true,
+            }
+            rest.after();
+        }
+        if is_unread {
+            found.unread.parts.push(part.name.clone());
+        }
+        true
+    }
+
+    fn named(&mut self, path: &Path) -> io::Result<Look> {
+        let key = key_of(path);
+        let stamp = Stamp::of(&path.metadata()?);
+        if let Some(seen) = self.seen.get_mut(&key).filter(|seen| seen.is_settled && seen.stamp == stamp) {
+            seen.round = self.round;
+            return Ok(Look::Named(seen.named.clone()));
+        }
+        if stamp.size > self.limits.file {
+            return Ok(Look::TooLarge);
+        }
+        if self.bytes >= self.limits.bytes {
+            return Ok(Look::Enough);
+        }
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let mut source = Vec::new();
+        file.take(self.limits.file + 1).read_to_end(&mut source)?;
+        let length = u64::try_from(source.len()).unwrap_or(u64::MAX);
+        self.bytes = self.bytes.saturating_add(length);
+        #[cfg(test)]
+        {
+            self.read += 1;
+        }
+        if length > self.limits.file {
+            return Ok(Look::TooLarge);
+        }
+        let named = php::names(&source, Form::File);
+        let stamp = Stamp::of(&metadata);
+        let is_settled = stamp.is_older_than(self.limits.settled);
+        self.seen.insert(key, Seen { stamp, is_settled, named: named.clone(), round: self.round });
+        Ok(Look::Named(named))
+    }
+}
+
+impl Default for HookScan {
+    fn default() -> Self {
+        HookScan::new()
+    }
+}
+
+/// A look at one file.
+enum Look {
+    Named(Vec<Named>),
+    TooLarge,
+    /// It is for the next scan.
+    Enough,
+}
+
+impl Stamp {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Stamp {
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    fn is_older_than(&self, age: Duration) -> bool {
+        let changed = u64::try_from(self.changed.0).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::from_secs(changed) + age <= now
+    }
+}
+
+/// A key of fixed size: a large site has tens of thousands of files.
+fn key_of(path: &Path) -> [u8; 16] {
+    short_digest(Sha256::new().chain_update(path.as_os_str().as_encoded_bytes()))
+}
+
+fn short_digest(digest: Sha256) -> [u8; 16] {
+    let mut short = [0; 16];
+    for (to, from) in short.iter_mut().zip(digest.finalize()) {
+        *to = from;
+    }
+    short
+}
+
+/// Tells a scan that nobody waits for it.
+struct Stop {
+    flag: Arc<AtomicBool>,
+    /// To its end.
+    is_waited_for: bool,
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        if !self.is_waited_for {
+            self.flag.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Rests between pieces of work.
+struct Rest {
+    is_gentle: bool,
+    since: Instant,
+}
+
+/// Short enough for nobody to wait for the core.
+const PIECE: Duration = Duration::from_millis(5);
+
+impl Rest {
+    fn new(is_gentle: bool) -> Self {
+        Rest { is_gentle, since: Instant::now() }
+    }
+
+    fn after(&mut self) {
+        let worked = self.since.elapsed();
+        if self.is_gentle && worked >= PIECE {
+            std::thread::sleep(worked.min(PIECE * 20));
+            self.since = Instant::now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
