@@ -231,6 +231,7 @@ impl Call<'_> {
         let counters = &self.refresher.counters;
         let parsed = match self.gate(parsed).await {
             Gated::Native(parsed) => parsed,
+            Gated::Replay(token) => return self.refresh(token, true).await,
             Gated::Ended(decided) => return Ok(decided),
         };
         Ok(match parsed {
@@ -243,7 +244,7 @@ impl Call<'_> {
                 counters.invalid.add();
                 Decided::Answered(self.respond(&Reply::BadRequest(fault), None), RefreshLog::of("invalid"))
             }
-            Parsed::Token(token) => return self.refresh(token).await,
+            Parsed::Token(token) => return self.refresh(token, false).await,
         })
     }
 
@@ -252,7 +253,8 @@ impl Call<'_> {
         Class::of(self.head.headers.contains_key(header::ORIGIN), self.has_bearer())
     }
 
-    async fn refresh(&self, token: String) -> Result<Decided, RefreshError> {
+    /// `is_replay`: see [`Plan::is_replay`].
+    async fn refresh(&self, token: String, is_replay: bool) -> Result<Decided, RefreshError> {
         if let Some(why) = self.refresher.standing.leaves() {
             return Ok(Decided::Left(Leave::counted(&self.refresher.counters.not_begun, why)));
         }
@@ -285,7 +287,7 @@ impl Call<'_> {
             return Ok(Decided::Left(Leave::because("the system gives no randomness")));
         };
         let event = self.event(&user_agent);
-        let plan = self.plan(token, refresh_token, user_agent);
+        let plan = Plan { is_replay, ..self.plan(token, refresh_token, user_agent) };
         let (answered, deadline) = Rotation::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
             // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
@@ -330,6 +332,7 @@ impl Call<'_> {
             sites: Arc::clone(&self.refresher.sites),
             verification: Arc::clone(&self.refresher.verification),
             class: self.class(),
+            is_replay: false,
             refuses: self.refuses,
             site: Arc::clone(self.site),
             user_agent,

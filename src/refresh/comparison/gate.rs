@@ -12,6 +12,8 @@ use super::{Begun, Cause, Comparison};
 /// What becomes of a call.
 pub enum Gated {
     Native(Parsed),
+    /// As a token that another call has just used.
+    Replay(String),
     Ended(Decided),
 }
 
@@ -19,11 +21,12 @@ impl Call<'_> {
     /// Lets calls be answered natively where that is proven, and takes samples of them.
     pub(in crate::refresh) async fn gate(&self, parsed: Parsed) -> Gated {
         let Refresher { comparisons, counters, verification, .. } = &**self.refresher;
-        if let Parsed::Token(token) = &parsed
-            && comparisons.is_replay(token, self.site.columns.folds_case).await
-        {
-            return Gated::Native(parsed);
-        }
+        let parsed = match parsed {
+            Parsed::Token(token) if comparisons.is_replay(&token, self.site.columns.folds_case).await => {
+                return Gated::Replay(token);
+            }
+            parsed => parsed,
+        };
         let (why, ticket, cause) = match verification.gate(self.class(), self.site.makeup.tag()) {
             Gate::Native => (None, self.first_refusal(&parsed), Cause::Refusal),
             Gate::Sample(ticket) => (None, Some(ticket), Cause::Sample),
@@ -34,13 +37,14 @@ impl Call<'_> {
             (Parsed::Token(token), Some(ticket)) => Box::pin(Comparison::begin(self, token, ticket, cause)).await,
             _ => Begun::Not,
         };
-        match (begun, why) {
-            (Begun::Compares(comparison), why) => {
+        match (begun, parsed, why) {
+            (Begun::Compares(comparison), _, why) => {
                 let why = why.as_deref().unwrap_or("a sample, which is compared");
                 Gated::Ended(Decided::Compared(Leave::counted(&counters.left_unverified, why), comparison))
             }
-            (Begun::Not, Some(why)) => Gated::Ended(Decided::Left(Leave::counted(&counters.left_unverified, why))),
-            (Begun::Replay, _) | (Begun::Not, None) => Gated::Native(parsed),
+            (Begun::Replay, Parsed::Token(token), _) => Gated::Replay(token),
+            (_, _, Some(why)) => Gated::Ended(Decided::Left(Leave::counted(&counters.left_unverified, why))),
+            (_, parsed, None) => Gated::Native(parsed),
         }
     }
 
