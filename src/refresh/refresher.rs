@@ -33,6 +33,7 @@ pub struct Refresher {
     pub sites: Arc<Sites>,
     /// Whether native refreshes are what WordPress would have done.
     pub verification: Arc<Verification>,
+    /// Those under way, and what they have in common.
     pub comparisons: Comparisons,
     pub store: Arc<Store>,
     pub look_ups: Arc<LookUps>,
