@@ -32,6 +32,9 @@ pub struct Plan {
     /// Whether calls of this kind are answered here at all.
     pub verification: Arc<Verification>,
     pub class: Class,
+    /// Another call has just got WordPress's pair for this token, and that was what the sidecar would have given: to give it once
+    /// more is native whatever the verdict, and nothing else is.
+    pub is_replay: bool,
     /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
     pub refuses: bool,
     /// Settings, keys and columns.

@@ -213,7 +213,11 @@ fn verdict_of<'a>(
     };
     let outcome = match (decision::decide(&snapshot), &row.user) {
         // The verdict on the site may have changed since the call was let through.
-        (decision, _) if decision != Decision::NotThisRow && !plan.is_native() => {
+        (decision, _)
+            if decision != Decision::NotThisRow
+                && !plan.is_native()
+                && !(plan.is_replay && decision == Decision::Used) =>
+        {
             Outcome::Unverified(plan.verification.why())
         }
         (Decision::Rotate, Some(user)) => {
