@@ -326,6 +326,7 @@ mod tests {
             let variable = |name: &str, value: &str| (OsString::from(format!("WP_JWT_SIDECAR_{name}")), value.into());
             let environment = vec![
                 variable("WORDPRESS_DATABASE_URL", &format!("mysql://u@127.0.0.1/{database}")),
+                variable("WORDPRESS_TABLE_PREFIX", "wp_"),
                 variable("WORDPRESS_AUTH_KEY", "k"),
                 variable("WORDPRESS_AUTH_SALT", "s"),
                 variable("JWT_SECRET", "not-a-secret-not-a-secret-not-a-secret"),

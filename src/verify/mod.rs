@@ -301,6 +301,7 @@ impl Verification {
         let view = View::of(&known.verdict, known.hook.as_ref(), self.is_on());
         let view = View {
             since_unix_seconds: view.since_unix_seconds.max(known.hook_since),
+            files_scanned: known.is_scanned,
             notes: known.notes.clone(),
             kept_in: known.kept.as_ref().map(|kept| kept.file().display().to_string()),
             ..view

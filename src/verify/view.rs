@@ -66,6 +66,9 @@ pub struct View {
     pub kind: Option<Kind>,
     /// What can be done.
     pub fix: Option<String>,
+    /// Whether the site's files were read for code on hooks that may refuse or act. Nothing is native before.
+    #[serde(default)]
+    pub files_scanned: bool,
     /// What differs and decides nothing.
     pub notes: Vec<String>,
     /// The file that keeps it across restarts; `None`: it is kept in memory.
@@ -91,6 +94,7 @@ impl View {
             difference: difference.map(ToString::to_string),
             kind: difference.map(|difference| difference.kind),
             fix: fix.map(str::to_owned),
+            files_scanned: false,
             notes: Vec::new(),
             kept_in: None,
         }

@@ -36,6 +36,9 @@ use support::mariadb::{TestDatabase, TokenState};
 use support::rig::settings;
 use support::site::Site;
 
+/// Time for WordPress's first answers. There are some hundred of them in a second.
+const VERIFYING: Duration = Duration::from_secs(3);
+
 /// Unknown tokens a second, none twice, and the connections that they come by.
 const FLOOD: u64 = 10_000;
 const FLOOD_CONNECTIONS: usize = 256;
@@ -147,6 +150,14 @@ impl Bench {
                 }
             }
         }
+        for connections in [64, 256] {
+            let what = format!("sidecar, verified, {connections} connections");
+            if self.wants(&what) {
+                self.empty().await;
+                let sidecar = self.verified(connections).await;
+                self.chains(&what, sidecar.address(), connections, true).await;
+            }
+        }
         if self.wants("refusals of one token") {
             let sidecar = self.sidecar(&[]);
             self.refusals("refusals of one token, 64 connections", sidecar.address()).await;
@@ -199,6 +210,17 @@ impl Bench {
 
     fn sidecar(&self, arguments: &[&str]) -> Program {
         Program::of_site(self.site.upstream(), self.site.wp_config(), arguments)
+    }
+
+    /// One that has verified the site by WordPress's answers, and goes on to compare a sample.
+    async fn verified(&self, connections: usize) -> Program {
+        let sidecar = self.sidecar(&["--refresh-verify", "auto", "--refresh-verify-first", "3"]);
+        let (tokens, target) = (self.tokens(connections).await, self.target(sidecar.address()));
+        let from = Instant::now();
+        let span = load::Span { from, until: from + VERIFYING };
+        spawn_blocking(move || load::chains(&target, span, tokens)).await.unwrap();
+        sidecar.wait_for("agree with the sidecar's", Duration::ZERO);
+        sidecar
     }
 
     fn target(&self, address: SocketAddr) -> Target {

@@ -1,5 +1,6 @@
 //! Refreshes are WordPress's until its answers were what the sidecar would have given, and again from the first on that was not.
 
+mod customized;
 mod differences;
 mod operator;
 mod plugin;

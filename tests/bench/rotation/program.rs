@@ -36,7 +36,8 @@ impl Program {
             .unwrap();
         let mut program = Program { child, directory, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
         program.address = listens_on(&program.wait_for("\"listening\"", START));
-        program.wait_for("refreshing natively", START);
+        // Or ready to do so once that is verified.
+        program.wait_for("natively", START);
         program
     }
 
