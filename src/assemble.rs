@@ -22,6 +22,7 @@ use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::cleanup::{self, Cleanup};
+use crate::refresh::comparison::Comparisons;
 use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
 use crate::refresh::elsewhere;
@@ -309,6 +310,7 @@ impl Native {
             &installation.users_table,
         ));
         let clocks = Arc::<Clocks>::default();
+        let comparisons = Comparisons::new(dialer.clone(), &config.refresh.verify_ignore_headers);
         let homes = Homes::new(dialer, tasks.clone(), Arc::clone(&clocks));
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
         let sites = Sites::new(
@@ -346,6 +348,7 @@ impl Native {
             fields: config.refresh.response_fields,
             sites,
             verification: lasting.verification(rules(&config.refresh)),
+            comparisons,
             store,
             look_ups,
             row_watch,

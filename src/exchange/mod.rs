@@ -9,7 +9,7 @@ pub mod respond;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Body as _;
 use tracing::{info, warn};
 
@@ -21,6 +21,7 @@ use crate::exchange::respond::ErrorContext;
 use crate::forward::response_body::ResponseBody;
 use crate::forward::{Forwarded, Hop};
 use crate::metrics::{Event, Shard};
+use crate::refresh::comparison::{self, Addition, Comparison};
 use crate::refresh::elsewhere::Left;
 use crate::refresh::{self, Answer, RefreshLog};
 use crate::vet::Refusal;
@@ -71,7 +72,7 @@ async fn exchange(
     // Before the upload is read, and before a connection to the upstream or the database is taken.
     let places = downstream.places().await?;
     let could_be_refresh = route::could_be_refresh(request.method(), request.uri());
-    let mut left = None;
+    let (mut left, mut compared) = (None, None);
     let request = match could_be_refresh.then(|| context.refresher()).flatten() {
         Some(refresher) => {
             record.refresh = Some(RefreshLog::of("failed"));
@@ -80,7 +81,8 @@ async fn exchange(
                     record.refresh = Some(told);
                     return Ok((Answered::Natively(respond::native(answer, &record.asked.id)), places));
                 }
-                Answer::Forward(request, told, _comparison) => {
+                Answer::Forward(request, told, comparison) => {
+                    compared = comparison;
                     left = told.is_some().then(|| Left::new(refresher, &request, client.scheme));
                     record.refresh = told;
                     *request
@@ -89,7 +91,7 @@ async fn exchange(
         }
         None => request,
     };
-    let forwarded = {
+    let mut forwarded = {
         let Downstream { peer, peer_field, .. } = &**downstream;
         let hop = Hop { client: &client, peer: *peer, peer_field, id: &record.asked.id };
         let home = || context.refresher().and_then(|refresher| refresher.sites.home_host());
@@ -98,7 +100,27 @@ async fn exchange(
     if let Some(left) = left {
         left.answered(&forwarded.answer);
     }
+    if let Some(comparison) = compared {
+        forwarded.answer = show(*comparison, forwarded.answer).await;
+    }
     Ok((Answered::Forwarded(forwarded), places))
+}
+
+/// Shows an answer of WordPress's to a comparison. The client gets it, with what the comparison adds.
+async fn show(comparison: Comparison, answer: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut head, mut body) = answer.into_parts();
+    let whole = body.peek(comparison::ANSWER_LIMIT).await;
+    let Addition { body: added, no_store } = comparison.answered(&head, whole.as_ref());
+    if no_store {
+        head.headers.append(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if let Some(added) = added {
+        if head.headers.contains_key(header::CONTENT_LENGTH) {
+            head.headers.insert(header::CONTENT_LENGTH, added.len().into());
+        }
+        body = ResponseBody::whole(added);
+    }
+    Response::from_parts(head, body)
 }
 
 /// Counts a request that was not served, and tells the log why, under the name that the client was told.

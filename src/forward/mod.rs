@@ -2,6 +2,7 @@
 //! make the answer fit for the client.
 
 pub mod error;
+pub mod peeked;
 pub mod relay;
 pub mod request;
 pub mod response;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::error::CutError;
+use super::peeked::Peeked;
 use super::relay::Relay;
 use super::tunnel::Tunnel;
 use crate::access_log::Access;
@@ -25,6 +26,7 @@ pub struct ResponseBody {
 enum Content {
     Whole(Option<Bytes>),
     Relayed(Relay),
+    Peeked(Box<Peeked>),
     Switch(Tunnel),
 }
 
@@ -51,14 +53,29 @@ impl ResponseBody {
     pub fn into_tunnel(self) -> Option<Tunnel> {
         match self.content {
             Content::Switch(tunnel) => Some(tunnel.holding(self.places)),
-            Content::Whole(_) | Content::Relayed(_) => None,
+            Content::Whole(_) | Content::Relayed(_) | Content::Peeked(_) => None,
+        }
+    }
+
+    /// Reads a relayed body, and puts back what was read: the client gets all of it as it came. Returns the data where that was all,
+    /// and at most `limit` bytes, without trailers.
+    pub async fn peek(&mut self, limit: usize) -> Option<Bytes> {
+        self.content = match std::mem::replace(&mut self.content, Content::Whole(None)) {
+            Content::Relayed(relay) => Content::Peeked(Box::new(Peeked::new(relay))),
+            other => other,
+        };
+        match &mut self.content {
+            Content::Peeked(peeked) => peeked.read(limit).await,
+            Content::Whole(_) | Content::Relayed(_) | Content::Switch(_) => None,
         }
     }
 
     /// The client takes no more for now. What was read ahead for it must not keep more memory than its own.
     pub fn detach(&mut self) {
-        if let Content::Relayed(relay) = &mut self.content {
-            relay.detach();
+        match &mut self.content {
+            Content::Relayed(relay) => relay.detach(),
+            Content::Peeked(peeked) => peeked.relay.detach(),
+            Content::Whole(_) | Content::Switch(_) => {}
         }
     }
 
@@ -67,6 +84,7 @@ impl ResponseBody {
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.content {
             Content::Relayed(relay) => relay.poll_upload(cx),
+            Content::Peeked(peeked) => peeked.relay.poll_upload(cx),
             Content::Whole(_) | Content::Switch(_) => Poll::Ready(()),
         }
     }
@@ -101,6 +119,7 @@ impl Body for ResponseBody {
         let mut frame = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Relayed(relay) => relay.poll_frame(cx),
+            Content::Peeked(peeked) => peeked.poll_frame(cx),
             Content::Switch(_) => Poll::Ready(None),
         };
         if let Poll::Ready(Some(Ok(part))) = &mut frame
@@ -120,6 +139,7 @@ impl Body for ResponseBody {
         match &self.content {
             Content::Whole(bytes) => bytes.is_none(),
             Content::Relayed(relay) => relay.is_end(),
+            Content::Peeked(peeked) => peeked.is_end(),
             Content::Switch(_) => true,
         }
     }
@@ -128,6 +148,7 @@ impl Body for ResponseBody {
         let length = match &self.content {
             Content::Whole(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Relayed(relay) => relay.left(),
+            Content::Peeked(peeked) => peeked.left(),
             Content::Switch(_) => Some(0),
         };
         length.map_or_else(SizeHint::new, SizeHint::with_exact)

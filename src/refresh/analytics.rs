@@ -250,7 +250,7 @@ fn cut(text: &str) -> String {
 }
 
 /// Without the last IPv4 octet, or the last 64 bits of an IPv6 address.
-fn anonymized(address: IpAddr) -> IpAddr {
+pub(super) fn anonymized(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !0xff).into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),

@@ -1,32 +1,289 @@
 //! One call that WordPress answers, and whose answer is compared with what the sidecar would have given.
+//!
+//! The order: how the token stands ([`token`]), WordPress's answer ([`judge`]), what the client gets beside it ([`addition`]), and
+//! behind the answer the rows ([`conclude`]).
+
+mod addition;
+mod claims;
+mod conclude;
+mod headers;
+mod judge;
+mod rows;
+mod surroundings;
+mod token;
+mod under_way;
+mod words;
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::response::Parts;
+use http::{HeaderMap, HeaderValue, header};
+use serde_json::{Map, Value};
+use tokio::time::sleep;
+use tracing::debug;
 
 use super::Call;
+use super::rate_limit::{Window, unix_now};
+use super::refresher::Refresher;
+use super::response::{self, Pair, Reply, ReplyContext, User};
+use super::row_cache::Key;
+use crate::client_addr::Client;
+use crate::config::ResponseFields;
+use crate::net::dial::Dialer;
 use crate::verify::Ticket;
+use crate::verify::verdict::Class;
+use crate::wordpress::clock;
+use crate::wordpress::home::Home;
+use crate::wordpress::site::Site;
+use crate::wordpress::text;
+pub use addition::Addition;
+use conclude::Concluding;
+use judge::{Expectation, Expected, Judged};
+use surroundings::Surroundings;
+use token::{Live, Standing};
+use under_way::{Entered, UnderWay};
+
+/// A longer answer is not compared. WordPress's own has some hundred bytes.
+pub const ANSWER_LIMIT: usize = 64 << 10;
+
+/// Seconds by which clocks may differ unnoticed.
+const CLOCK_SLACK: u64 = 2;
+
+/// Rotations take some milliseconds, and WordPress takes longer than this.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// What the plugin's columns for texts hold.
+const TEXT_COLUMN: usize = 255;
+
+/// What comparisons have in common.
+pub struct Comparisons {
+    surroundings: Surroundings,
+    under_way: Arc<UnderWay>,
+    /// `[refresh] verify_ignore_headers`.
+    ignored: Arc<[String]>,
+}
+
+impl Comparisons {
+    /// The web server is asked by `upstream`.
+    pub fn new(upstream: Dialer, ignored: &[String]) -> Self {
+        let surroundings = Surroundings::new(upstream);
+        Comparisons { surroundings, under_way: Arc::default(), ignored: ignored.into() }
+    }
+
+    /// Waits for a comparison with this token, if one is under way: then a refresh that gives the same pair again may follow
+    /// natively. Whether WordPress's answer was what the sidecar would have given.
+    pub(super) async fn is_replay(&self, token: &str, folds_case: bool) -> bool {
+        match self.under_way.find(|| Key::of(token, folds_case)) {
+            Some(before) => {
+                debug!("a refresh waits for WordPress's answer to another with the same token");
+                before.was_plain().await
+            }
+            None => false,
+        }
+    }
+}
+
+/// Why a call is to be compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It is WordPress's anyway.
+    Left,
+    /// One of those that would be answered natively.
+    Sample,
+    /// As [`Cause::Sample`], and only if it is a refusal.
+    Refusal,
+}
+
+/// What becomes of a call that was to be compared.
+pub(super) enum Begun {
+    Compares(Box<Comparison>),
+    /// It cannot be said what to expect, or it is nothing to be compared.
+    Not,
+    /// Another call has just got WordPress's pair: this one gets the same natively.
+    Replay,
+}
 
 /// A comparison under way. Dropped, it found nothing out.
 pub struct Comparison {
-    _ticket: Ticket,
-}
-
-/// What the client is to get beside WordPress's own answer, where that is what the sidecar would have given.
-#[derive(Default)]
-pub struct Addition {
-    /// The body, with the members that `[refresh] response_fields` promises.
-    pub body: Option<Bytes>,
-    pub no_store: bool,
+    refresher: Arc<Refresher>,
+    site: Arc<Site>,
+    home: Arc<Home>,
+    client: Client,
+    ticket: Ticket,
+    entered: Entered,
+    class: Class,
+    expected: Expected,
+    /// `None` where a refusal is expected.
+    live: Option<Live>,
+    user_agent: String,
+    /// Unix seconds.
+    began: u64,
 }
 
 impl Comparison {
-    /// What is to be expected of a call with `token`; `None` where that cannot be said now.
-    pub(super) async fn begin(_call: &Call<'_>, _token: &str, ticket: Ticket) -> Option<Box<Self>> {
-        Some(Box::new(Comparison { _ticket: ticket }))
+    /// Finds out what is to be expected of a call with `token`.
+    pub(super) async fn begin(call: &Call<'_>, token: &str, ticket: Ticket, cause: Cause) -> Begun {
+        if !call.refuses || !is_storable(call) || (cause != Cause::Left && is_over_limit(call)) {
+            return Begun::Not;
+        }
+        let Call { refresher, site, .. } = call;
+        let comparisons = &refresher.comparisons;
+        let entered = match comparisons.under_way.enter(Key::of(token, site.columns.folds_case)) {
+            Ok(entered) => entered,
+            Err(before) => {
+                drop(ticket);
+                return if before.was_plain().await { Begun::Replay } else { Begun::Not };
+            }
+        };
+        if cause == Cause::Sample {
+            // A rotation of this token that is under way here ends before WordPress would be asked, which would refuse it.
+            sleep(SETTLED).await;
+        }
+        let Some(standing) = token::find(refresher, site, token).await else { return Begun::Not };
+        let (reply, class, live, expectation) = match standing {
+            Standing::Live(_) if cause == Cause::Refusal => return Begun::Not,
+            Standing::Live(live) => {
+                let user_id = live.user.id;
+                let expectation = Expectation::Exchanged {
+                    issuer: call.home.url.clone(),
+                    signer: Arc::clone(&site.signer),
+                    user_id,
+                    lifetime: site.settings.jwt_expiration,
+                };
+                (pair(&live.user, "", ""), call.class(), Some(live), expectation)
+            }
+            // A used token may get its pair again here, and is refused there.
+            Standing::NotLive { is_in_row: true, .. } | Standing::Orphan if cause != Cause::Left => return Begun::Not,
+            // One is enough.
+            _ if !ticket.verification().wants_refusal() => return Begun::Not,
+            Standing::Orphan => (Reply::UserNotFound, Class::Refusal, None, Expectation::Refused { is_certain: true }),
+            Standing::NotLive { is_certain, .. } => {
+                (Reply::InvalidToken, Class::Refusal, None, Expectation::Refused { is_certain })
+            }
+        };
+        let expected = expected(call, &reply, expectation);
+        Begun::Compares(Box::new(Comparison {
+            refresher: Arc::clone(refresher),
+            site: Arc::clone(site),
+            home: Arc::clone(call.home),
+            client: *call.client,
+            ticket,
+            entered,
+            class,
+            expected,
+            live,
+            user_agent: call.user_agent(),
+            began: unix_now(),
+        }))
     }
 
-    /// WordPress has answered; `body` is all of it, or `None` where that is too long. What follows goes on behind the answer.
-    pub fn answered(self, _head: &Parts, _body: Option<&Bytes>) -> Addition {
-        Addition::default()
+    /// WordPress has answered; `body` is all of it, or `None` where that is too long or broken. What follows goes on behind the
+    /// answer.
+    pub fn answered(self, head: &Parts, body: Option<&Bytes>) -> Addition {
+        let during = during(self.began, unix_now(), date(&head.headers));
+        let further = |access_token: &str, refresh_token: &str| match &self.live {
+            Some(live) => promised(live, access_token, refresh_token, self.refresher.fields),
+            None => Map::new(),
+        };
+        let judged = judge::judge(head, body, &self.expected, during, &further);
+        let addition = match (&judged, body) {
+            (Judged::Agrees(Some(received), _), Some(body)) => {
+                Addition::of(&head.headers, body, &further(&received.access_token, &received.refresh_token))
+            }
+            _ => Addition::default(),
+        };
+        let Comparison { refresher, site, home, client, ticket, entered, class, expected, live, .. } = self;
+        entered.answered(matches!(judged, Judged::Agrees(Some(_), _)));
+        let user_agent = self.user_agent;
+        let tasks = refresher.tasks.clone();
+        let has_cookies = expected.has_cookies;
+        let concluding = Concluding { refresher, site, home, client, class, live, user_agent, has_cookies };
+        tasks.spawn(async move { ticket.observed(concluding.conclude(judged).await) });
+        addition
+    }
+}
+
+/// Whether the plugin's tables take what is made of the request. What they do not take ends the session in WordPress.
+// SECURITY: so a client can bring a difference about.
+fn is_storable(call: &Call<'_>) -> bool {
+    let target = call.head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let agent = call.head.headers.get(header::USER_AGENT).map_or(Ok(""), HeaderValue::to_str);
+    let longest = call.site.columns.user_agent_length.min(TEXT_COLUMN);
+    target <= TEXT_COLUMN && agent.is_ok_and(|agent| text::wp_slash(agent).len() <= longest)
+}
+
+fn is_over_limit(call: &Call<'_>) -> bool {
+    let limit = call.site.settings.rate_limit;
+    limit.is_some_and(|limit| call.refresher.rate_limiter.is_over(call.client.address, limit, unix_now()))
+}
+
+/// The answer that the sidecar would give, as far as WordPress's can be the same.
+fn expected(call: &Call<'_>, reply: &Reply, token: Expectation) -> Expected {
+    // Only that there is one counts.
+    let window = Window { limit: 1, remaining: 1, reset: 1, retry_after: None };
+    let context = ReplyContext {
+        window: call.site.settings.rate_limit.map(|_| window),
+        // The plugin's own members.
+        fields: ResponseFields::OAuth2,
+        ..call.reply_context(None)
+    };
+    let (mut head, body) = response::response(reply, &context).into_parts();
+    // Ours alone.
+    head.headers.remove(header::CACHE_CONTROL);
+    Expected {
+        status: head.status,
+        head: head.headers,
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+        token,
+        ignored: Arc::clone(&call.refresher.comparisons.ignored),
+        has_cookies: call.head.headers.contains_key(header::COOKIE),
+    }
+}
+
+fn pair(user: &User, access_token: &str, refresh_token: &str) -> Reply {
+    let (access_token, refresh_token) = (access_token.to_owned(), refresh_token.to_owned());
+    Reply::Pair(Pair { access_token, refresh_token, expires_in: 0, user: user.clone() })
+}
+
+/// The members of the sidecar's own answer with these tokens, in its order.
+fn promised(live: &Live, access_token: &str, refresh_token: &str, fields: ResponseFields) -> Map<String, Value> {
+    let reply = pair(&live.user, access_token, refresh_token);
+    let context = ReplyContext { api_link: None, origin: None, expose_rate_limit: false, window: None, fields };
+    serde_json::from_slice(response::response(&reply, &context).body()).unwrap_or_default()
+}
+
+/// Unix seconds by PHP's clock between which the answer was made, which was sent for at `began` and came at `ended`. The clock
+/// of the answer's own `date` may be another machine's, whose difference is known to be small (else nothing is native).
+fn during(began: u64, ended: u64, date: Option<u64>) -> RangeInclusive<u64> {
+    let date = date.filter(|date| date.abs_diff(ended) <= clock::TOO_FAR.as_secs() + CLOCK_SLACK);
+    let took = ended.saturating_sub(began);
+    let earliest = date.map_or(began, |date| began.min(date.saturating_sub(took)));
+    let latest = date.map_or(ended, |date| ended.max(date));
+    earliest.saturating_sub(CLOCK_SLACK)..=latest.saturating_add(CLOCK_SLACK)
+}
+
+fn date(headers: &HeaderMap) -> Option<u64> {
+    // A stored answer has the time of the day on which it was made.
+    let date = headers.get(header::DATE).filter(|_| !headers.contains_key(header::AGE))?;
+    let date = httpdate::parse_http_date(date.to_str().ok()?).ok()?;
+    date.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_issued_between_the_request_and_its_answer() {
+        assert_eq!(during(100, 101, None), 98..=103);
+        assert_eq!(during(100, 101, Some(101)), 98..=103);
+        // A clock that is half a minute behind, and one that is ahead.
+        assert_eq!(during(100, 101, Some(71)), 68..=103);
+        assert_eq!(during(100, 101, Some(131)), 98..=133);
+        // It is no clock of a site that refreshes natively.
+        assert_eq!(during(100, 101, Some(401)), 98..=103);
     }
 }

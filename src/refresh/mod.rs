@@ -19,7 +19,7 @@
 
 pub mod analytics;
 pub mod cleanup;
-mod comparison;
+pub mod comparison;
 pub mod counters;
 pub mod country;
 pub mod decision;
@@ -74,7 +74,7 @@ use crate::wordpress::home::Home;
 use crate::wordpress::site::{Called, NotNative, Site};
 use crate::wordpress::text;
 use analytics::{Event, EventResult, Failure};
-use comparison::Comparison;
+use comparison::{Begun, Cause, Comparison};
 use counters::Counter;
 use error::RefreshError;
 use plan::Plan;
@@ -229,15 +229,21 @@ struct Call<'a> {
 impl Call<'_> {
     async fn decide(&self, parsed: Parsed) -> Result<Decided, RefreshError> {
         let counters = &self.refresher.counters;
-        let sample = match self.refresher.verification.gate(self.class(), self.site.makeup.tag()) {
-            Gate::Native => None,
-            Gate::Sample(ticket) => Some(ticket),
-            Gate::Left(why, ticket) => return Ok(self.left_unverified(&parsed, &why, ticket).await),
-        };
-        if let (Parsed::Token(token), Some(ticket)) = (&parsed, sample)
-            && let Some(comparison) = Comparison::begin(&self, token, ticket).await
+        if let Parsed::Token(token) = &parsed
+            && self.refresher.comparisons.is_replay(token, self.site.columns.folds_case).await
         {
-            return Ok(Decided::Compared(Leave::because("a sample, which is compared"), comparison));
+            return self.refresh(token.clone()).await;
+        }
+        let sample = match self.refresher.verification.gate(self.class(), self.site.makeup.tag()) {
+            Gate::Native => self.first_refusal(&parsed).map(|ticket| (ticket, Cause::Refusal)),
+            Gate::Sample(ticket) => Some((ticket, Cause::Sample)),
+            Gate::Left(why, ticket) => return self.left_unverified(parsed, &why, ticket).await,
+        };
+        if let (Parsed::Token(token), Some((ticket, cause))) = (&parsed, sample)
+            && let Begun::Compares(comparison) = Comparison::begin(self, token, ticket, cause).await
+        {
+            let leave = Leave::counted(&counters.left_unverified, "a sample, which is compared");
+            return Ok(Decided::Compared(leave, comparison));
         }
         Ok(match parsed {
             Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
@@ -258,15 +264,32 @@ impl Call<'_> {
         Class::of(self.head.headers.contains_key(header::ORIGIN), self.has_bearer())
     }
 
-    async fn left_unverified(&self, parsed: &Parsed, why: &str, ticket: Option<Ticket>) -> Decided {
-        let leave = Leave::counted(&self.refresher.counters.left_unverified, why);
-        let comparison = match (parsed, ticket) {
-            (Parsed::Token(token), Some(ticket)) => Comparison::begin(self, token, ticket).await,
-            _ => None,
+    /// While no refusal was compared, one of a token that is not known is.
+    fn first_refusal(&self, parsed: &Parsed) -> Option<Ticket> {
+        let Refresher { verification, look_ups, .. } = &**self.refresher;
+        let Parsed::Token(token) = parsed else { return None };
+        if verification.is_native(Class::Refusal) {
+            return None;
+        }
+        let is_known = look_ups.row_cache.row_of(&Key::of(token, self.site.columns.folds_case)).is_some();
+        if is_known { None } else { verification.refusal() }
+    }
+
+    async fn left_unverified(
+        &self,
+        parsed: Parsed,
+        why: &str,
+        ticket: Option<Ticket>,
+    ) -> Result<Decided, RefreshError> {
+        let begun = match (&parsed, ticket) {
+            (Parsed::Token(token), Some(ticket)) => Comparison::begin(self, token, ticket, Cause::Left).await,
+            _ => Begun::Not,
         };
-        match comparison {
-            Some(comparison) => Decided::Compared(leave, comparison),
-            None => Decided::Left(leave),
+        let leave = || Leave::counted(&self.refresher.counters.left_unverified, why);
+        match (begun, parsed) {
+            (Begun::Compares(comparison), _) => Ok(Decided::Compared(leave(), comparison)),
+            (Begun::Replay, Parsed::Token(token)) => self.refresh(token).await,
+            _ => Ok(Decided::Left(leave())),
         }
     }
 
@@ -376,14 +399,17 @@ impl Call<'_> {
     }
 
     fn respond(&self, reply: &Reply, window: Option<Window>) -> Response<Bytes> {
-        let context = ReplyContext {
+        response::response(reply, &self.reply_context(window))
+    }
+
+    fn reply_context(&self, window: Option<Window>) -> ReplyContext<'_> {
+        ReplyContext {
             api_link: self.home.api_link.as_ref(),
             origin: self.head.headers.get(header::ORIGIN),
             expose_rate_limit: self.site.settings.enable_cors && self.has_bearer(),
             window,
             fields: self.refresher.fields,
-        };
-        response::response(reply, &context)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::analytics::{Analytics, Event, EventResult};
+use super::comparison::Comparisons;
 use super::counters::Counters;
 use super::group::Groups;
 use super::lookup::LookUps;
@@ -32,6 +33,7 @@ pub struct Refresher {
     pub sites: Arc<Sites>,
     /// Whether native refreshes are what WordPress would have done.
     pub verification: Arc<Verification>,
+    pub comparisons: Comparisons,
     pub store: Arc<Store>,
     pub look_ups: Arc<LookUps>,
     /// Looks at the rows that WordPress writes.

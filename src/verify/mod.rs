@@ -48,6 +48,8 @@ pub struct Verification {
     /// The tag of the [`Makeup`](crate::wordpress::site::Makeup) that the epoch began with; 0 before the first.
     makeup: AtomicU64,
     sampler: Sampler,
+    /// Of refusals.
+    refusals: Sampler,
     places: Arc<Semaphore>,
 }
 
@@ -108,6 +110,7 @@ impl Verification {
             native: AtomicU8::new(0),
             makeup: AtomicU64::new(0),
             sampler: Sampler::new(every),
+            refusals: Sampler::new(1),
             places: Arc::new(Semaphore::new(AT_ONCE)),
         };
         verification.publish(&verification.known());
@@ -143,6 +146,17 @@ impl Verification {
     /// begun.
     pub fn is_native(&self, class: Class) -> bool {
         !self.is_on() || self.native.load(Ordering::Acquire) & bit(class) != 0
+    }
+
+    /// A place to compare a refusal, where the site agrees and none was compared yet: once a second, since a flood of calls that
+    /// are refused must not go to WordPress.
+    pub fn refusal(self: &Arc<Self>) -> Option<Ticket> {
+        (self.is_on() && self.known().verdict.wants_refusal() && self.refusals.picks()).then(|| self.ticket()).flatten()
+    }
+
+    /// Whether no refusal was compared yet.
+    pub fn wants_refusal(&self) -> bool {
+        self.known().verdict.wants_refusal()
     }
 
     /// Why calls are left to WordPress.

@@ -40,6 +40,9 @@ const RETURN_SECONDS: u64 = 600;
 /// Users who must have met the same suspicious answer.
 const SUSPICIOUS_USERS: usize = 2;
 
+/// Suspicions that are remembered.
+const MOST_SUSPICIONS: usize = 64;
+
 /// Suspicions are forgotten after so many seconds.
 const SUSPICIOUS_FOR: u64 = 3600;
 
@@ -150,6 +153,11 @@ impl Verdict {
         self.state == State::Agrees && self.count(class) >= enough
     }
 
+    /// Whether no refusal has agreed in this epoch.
+    pub fn wants_refusal(&self) -> bool {
+        self.count(Class::Refusal) == 0
+    }
+
     /// Whether somebody met what others should be asked for.
     pub fn is_suspicious(&self) -> bool {
         !self.suspicions.is_empty()
@@ -169,8 +177,13 @@ impl Verdict {
                 if !self.suspicions.iter().any(|(known, of, _)| *known == difference && *of == user) {
                     self.suspicions.push((difference.clone(), user, now));
                 }
-                let users = self.suspicions.iter().filter(|(known, ..)| known.kind == difference.kind).count();
-                users >= SUSPICIOUS_USERS && self.differ(difference, now)
+                if self.suspicions.len() > MOST_SUSPICIONS {
+                    self.suspicions.remove(0);
+                }
+                let of_the_kind = self.suspicions.iter().filter(|(known, ..)| known.kind == difference.kind);
+                // One user may meet several of a kind.
+                let users: BTreeSet<u64> = of_the_kind.map(|(_, user, _)| *user).collect();
+                users.len() >= SUSPICIOUS_USERS && self.differ(difference, now)
             }
             Observation::Agrees { class, user } => {
                 self.compared += 1;

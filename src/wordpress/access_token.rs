@@ -248,6 +248,37 @@ impl Signer {
         })
     }
 
+    /// `{"typ":"JWT","alg":…}` in base64url, as a token begins.
+    pub fn header(&self) -> &str {
+        self.header.trim_end_matches('.')
+    }
+
+    /// Whether the signature of `token` is one of this key, whatever the token says.
+    pub fn verifies(&self, token: &str) -> bool {
+        let Some((said, signature)) = token.rsplit_once('.') else { return false };
+        match &self.key {
+            SigningKey::Hs256(key) => encoded_mac(key, said) == signature,
+            SigningKey::Hs384(key) => encoded_mac(key, said) == signature,
+            SigningKey::Hs512(key) => encoded_mac(key, said) == signature,
+            SigningKey::Asymmetric(key, algorithm) => {
+                verifies(said.as_bytes(), signature, key, *algorithm).unwrap_or(false)
+            }
+        }
+    }
+
+    /// A token that says `claims`, for tests.
+    #[cfg(test)]
+    pub fn sign_claims(&self, claims: &[u8]) -> String {
+        let said = format!("{}{}", self.header, URL_SAFE_NO_PAD.encode(claims));
+        let signature = match &self.key {
+            SigningKey::Hs256(key) => encoded_mac(key, &said),
+            SigningKey::Hs384(key) => encoded_mac(key, &said),
+            SigningKey::Hs512(key) => encoded_mac(key, &said),
+            SigningKey::Asymmetric(key, algorithm) => crypto::sign(said.as_bytes(), key, *algorithm).unwrap(),
+        };
+        format!("{said}.{signature}")
+    }
+
     fn jti(&self, refresh_token: &str) -> String {
         let mut jti = self.jti.clone();
         jti.update(refresh_token.as_bytes());
@@ -365,9 +396,17 @@ pub fn new_refresh_token() -> Result<String, getrandom::Error> {
 /// Whether a signature with the private key verifies with the public key that belongs to it.
 fn probe(key: &EncodingKey, algorithm: jsonwebtoken::Algorithm) -> Result<bool, jsonwebtoken::errors::Error> {
     let message = b"probe";
-    let signature = crypto::sign(message, key, algorithm)?;
+    verifies(message, &crypto::sign(message, key, algorithm)?, key, algorithm)
+}
+
+fn verifies(
+    message: &[u8],
+    signature: &str,
+    key: &EncodingKey,
+    algorithm: jsonwebtoken::Algorithm,
+) -> Result<bool, jsonwebtoken::errors::Error> {
     let public = DecodingKey::from_jwk(&Jwk::from_encoding_key(key, algorithm)?)?;
-    crypto::verify(&signature, message, &public, algorithm)
+    crypto::verify(signature, message, &public, algorithm)
 }
 
 fn jti_key(signing_key: &[u8]) -> Hmac<Sha256> {

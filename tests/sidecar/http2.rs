@@ -62,12 +62,12 @@ impl Front {
     }
 }
 
-struct Client<B> {
+pub struct Client<B> {
     sender: SendRequest<B>,
     ended: tokio::task::JoinHandle<hyper::Result<()>>,
 }
 
-async fn client<B>(address: SocketAddr, authority: &Authority) -> Client<B>
+pub async fn client<B>(address: SocketAddr, authority: &Authority) -> Client<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -85,7 +85,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    async fn send(&mut self, request: Request<B>) -> Response<Incoming> {
+    pub async fn send(&mut self, request: Request<B>) -> Response<Incoming> {
         timeout(PATIENCE, self.sender.send_request(request)).await.expect("in time").expect("an answer")
     }
 }

@@ -1,4 +1,83 @@
-//! A refresh is native only where it is proven that WordPress would have done the same.
+//! Refreshes are WordPress's until its answers were what the sidecar would have given, and again from the first on that was not.
 
+mod differences;
+mod plugin;
 mod rows;
 mod site;
+mod way;
+
+use crate::support::mariadb::{Database, TestDatabase, Token, TokenState, User};
+use crate::support::raw::Message;
+use crate::support::rig::{refresh_at, sidecar, site};
+use crate::support::sidecar::Sidecar;
+use plugin::{Code, WordPress};
+
+/// What the log says once refreshes are native.
+const AGREES: &str = "agree with the sidecar's: refreshing natively";
+const DIFFERS: &str = "WordPress refreshes otherwise than the sidecar would";
+
+/// Verified by three answers.
+const THREE: [(&str, &str); 3] = [
+    ("WP_JWT_SIDECAR_REFRESH_VERIFY", "auto"),
+    ("WP_JWT_SIDECAR_REFRESH_VERIFY_FIRST", "3"),
+    ("WP_JWT_SIDECAR_REFRESH_VERIFY_EVERY", "1000000"),
+];
+
+/// A site with three users.
+struct Lab {
+    database: TestDatabase,
+    users: [User; 3],
+    wordpress: WordPress,
+}
+
+impl Lab {
+    async fn of(code: Code) -> Lab {
+        Lab::held(code, || ()).await
+    }
+
+    async fn held(code: Code, hold: impl Fn() + Send + Sync + 'static) -> Lab {
+        let database = site(Database::shared()).await;
+        let users = [
+            database.insert_user("alice").await,
+            database.insert_user("bob").await,
+            database.insert_user("carol").await,
+        ];
+        let wordpress = WordPress::held(&database, code, hold);
+        Lab { database, users, wordpress }
+    }
+
+    /// In front of it, with more environment.
+    fn sidecar(&self, environment: &[(&str, &str)]) -> Sidecar {
+        let sidecar = sidecar(&self.database, self.wordpress.address(), &[&THREE, environment].concat());
+        sidecar.wait_for_log("refreshing natively: home");
+        sidecar
+    }
+
+    async fn token(&self, user: usize) -> Token {
+        self.database.insert_token(TokenState::Live, self.users[user].id).await
+    }
+
+    /// A refresh of this user's.
+    async fn refresh(&self, sidecar: &Sidecar, user: usize) -> Message {
+        refresh_at(sidecar.address(), &self.token(user).await.refresh_token)
+    }
+
+    /// One that is native.
+    async fn agreeing(&self, environment: &[(&str, &str)]) -> Sidecar {
+        let sidecar = self.sidecar(environment);
+        for user in 0..3 {
+            assert_eq!(self.refresh(&sidecar, user).await.status(), 200);
+        }
+        sidecar.wait_for_log(AGREES);
+        sidecar
+    }
+}
+
+/// Whether the sidecar has made this pair itself: PHP's have no `jti`.
+fn is_native(answer: &Message) -> bool {
+    use base64::Engine as _;
+    let body = answer.json();
+    let token = body["access_token"].as_str().unwrap();
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&claims).unwrap().get("jti").is_some()
+}

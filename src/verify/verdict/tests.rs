@@ -170,6 +170,33 @@ fn what_is_kept_comes_back() {
     assert_eq!(serde_json::from_str::<Verdict>(&kept).unwrap(), verdict);
 }
 
+#[test]
+fn one_user_alone_raises_suspicions_only() {
+    let mut verdict = Verdict::new(3, 0);
+    let suspicion = |what: &str, user| Observation::Suspicious(Difference::new(Kind::Refusal, what), user);
+    for number in 0..200 {
+        assert!(!verdict.observe(suspicion(&number.to_string(), 1), number));
+    }
+    assert!(verdict.is_suspicious() && verdict.suspicions.len() <= MOST_SUSPICIONS);
+    // An hour later the first user's are forgotten.
+    assert!(!verdict.observe(suspicion("a", 2), 200 + 2 * SUSPICIOUS_FOR));
+    assert!(verdict.observe(suspicion("b", 3), 201 + 2 * SUSPICIOUS_FOR));
+    assert!(matches!(&verdict.state, State::Differs(difference) if difference.what == "b"));
+}
+
+#[test]
+fn a_refusal_counts_for_itself() {
+    let mut verdict = Verdict::new(1, 0);
+    let agrees = |class, user| Observation::Agrees { class, user };
+    assert!(verdict.wants_refusal());
+    assert!(!verdict.observe(agrees(Class::Refusal, None), 0));
+    assert!(!verdict.wants_refusal() && verdict.agreed == 0);
+    assert!(verdict.observe(agrees(Class::Plain, Some(1)), 0));
+    assert!(verdict.knows(Class::Refusal) && verdict.knows(Class::Plain) && !verdict.knows(Class::Origin));
+    verdict.enter("other", false, 1, 1);
+    assert!(verdict.wants_refusal());
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Observe(Observation),

@@ -1,0 +1,217 @@
+//! What a comparison comes to: behind the answer, the rows are read, and the web server is asked where that is needed.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::headers::Change;
+use super::judge::{self, Finding, Judged, Received};
+use super::rows::{self, Sought, Wanted};
+use super::token::Live;
+use crate::admission::per_address::network;
+use crate::client_addr::Client;
+use crate::refresh::analytics::anonymized;
+use crate::refresh::refresher::Refresher;
+use crate::verify::difference::{Difference, Kind};
+use crate::verify::verdict::{Class, Observation};
+use crate::wordpress::access_token::wp_hash;
+use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError};
+use crate::wordpress::home::Home;
+use crate::wordpress::site::Site;
+
+/// Rows that are not there yet are looked for again, so often and after this time.
+const LOOKS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// All that is known of the call.
+pub struct Concluding {
+    pub refresher: Arc<Refresher>,
+    pub site: Arc<Site>,
+    pub home: Arc<Home>,
+    pub client: Client,
+    pub class: Class,
+    pub live: Option<Live>,
+    pub user_agent: String,
+    pub has_cookies: bool,
+}
+
+impl Concluding {
+    /// What was found out.
+    pub async fn conclude(self, judged: Judged) -> Observation {
+        let finding = match judged {
+            Judged::Found(finding) => Some(finding),
+            Judged::Session { ended, kept } => Some(match self.is_session_ended().await {
+                Some(true) => ended,
+                Some(false) => kept,
+                None => Finding::Void,
+            }),
+            Judged::Agrees(received, unsure) => match self.fields(unsure).await {
+                Some(finding) => Some(finding),
+                None => self.rows(received).await,
+            },
+        };
+        let user = self.live.as_ref().map(|live| live.user.id);
+        match finding {
+            None => Observation::Agrees { class: self.class, user },
+            Some(Finding::Void) => Observation::Void,
+            // A setting was changed meanwhile: it is no difference.
+            Some(_) if !self.is_site_the_same().await => Observation::Void,
+            Some(Finding::Differs(difference)) => Observation::Differs(difference),
+            Some(Finding::Suspicious(difference)) => {
+                Observation::Suspicious(difference, user.unwrap_or_else(|| self.client_number()))
+            }
+        }
+    }
+
+    /// Fields that may be the web server's.
+    async fn fields(&self, unsure: Vec<Change>) -> Option<Finding> {
+        if unsure.is_empty() {
+            return None;
+        }
+        let surroundings = &self.refresher.comparisons.surroundings;
+        match surroundings.without(&self.home, self.client.scheme, unsure).await {
+            Some(left) if left.is_empty() => None,
+            Some(left) => Some(judge::of_fields(&left, self.has_cookies)),
+            None => Some(Finding::Void),
+        }
+    }
+
+    async fn rows(&self, received: Option<Received>) -> Option<Finding> {
+        // A refusal stores nothing but its analytics.
+        let (live, received) = self.live.as_ref().zip(received.as_ref())?;
+        let address = self.client.address.to_string();
+        let wanted = Wanted {
+            times: &received.times,
+            user_id: live.user.id,
+            family: live.family.as_deref(),
+            refresh_lifetime: self.site.settings.refresh_token_expiration,
+            user_agent: &self.user_agent,
+            ip_address: &address,
+        };
+        let hash = wp_hash(&received.access_token, &self.site.auth_salt);
+        let sought =
+            Sought { hash: &hash, refresh_token: &received.refresh_token, user_id: live.user.id, parent: live.id };
+        let mut found = None;
+        for look in 1..=LOOKS {
+            match self.read_rows(&sought).await {
+                Ok(read) => {
+                    let is_there = read.child.is_some();
+                    found = Some(read);
+                    if is_there {
+                        break;
+                    }
+                }
+                Err(error) => debug!(%error, "the rows of a refresh could not be read"),
+            }
+            if look < LOOKS {
+                sleep(PAUSE).await;
+            }
+        }
+        let Some(found) = found else { return Some(Finding::Void) };
+        let finding = rows::judge(&found, &wanted);
+        if finding.is_some() {
+            return finding;
+        }
+        for column in found.child.iter().flat_map(|child| child.notes(&wanted)) {
+            self.refresher.verification.note(format!("the column {column}"));
+        }
+        self.analytics(live).await
+    }
+
+    async fn analytics(&self, live: &Live) -> Option<Finding> {
+        if self.refresher.analytics.is_none() {
+            return None;
+        }
+        for look in 1..=LOOKS {
+            match self.read_event(live.id).await {
+                Ok(Some(event)) => {
+                    let settings = &self.site.settings;
+                    let address = self.client.address;
+                    let address = if settings.anonymize_ip { anonymized(address) } else { address };
+                    if event.ip_address.as_deref() != Some(&*address.to_string()) {
+                        self.refresher.verification.note("the column ip_address of analytics".to_owned());
+                    }
+                    if event.blog_id != 1 {
+                        self.refresher.verification.note("the column blog_id of analytics".to_owned());
+                    }
+                    return None;
+                }
+                Ok(None) => {}
+                // The account may write them, and need not read them.
+                Err(error) => {
+                    debug!(%error, "the analytics of a refresh could not be read");
+                    return None;
+                }
+            }
+            if look < LOOKS {
+                sleep(PAUSE).await;
+            }
+        }
+        Some(Finding::Suspicious(Difference::new(Kind::Row, "row of analytics missing")))
+    }
+
+    async fn read_rows(&self, sought: &Sought<'_>) -> Result<rows::Found, DatabaseError> {
+        let store = &self.refresher.store;
+        let mut session = store.database.session().await?;
+        let asked = async {
+            session.begin_at_writer().await?;
+            let found = rows::read(store, &mut session, sought).await?;
+            session.end_at_writer().await?;
+            Ok(found)
+        };
+        let found = store.database.within(ANSWER_LIMIT, asked).await?;
+        session.give_back();
+        Ok(found)
+    }
+
+    async fn read_event(&self, parent: u64) -> Result<Option<rows::Event>, DatabaseError> {
+        let store = &self.refresher.store;
+        let analytics = format!("{}jwt_auth_analytics", self.refresher.sites.installation().table_prefix);
+        let mut session = store.database.session().await?;
+        let asked = async {
+            session.begin_at_writer().await?;
+            let event = rows::event(&mut session, &analytics, parent).await?;
+            session.end_at_writer().await?;
+            Ok(event)
+        };
+        let event = store.database.within(ANSWER_LIMIT, asked).await?;
+        session.give_back();
+        Ok(event)
+    }
+
+    /// Whether the token that was live is revoked now; `None` where that cannot be said.
+    async fn is_session_ended(&self) -> Option<bool> {
+        let store = &self.refresher.store;
+        let parent = self.live.as_ref()?.id;
+        let mut session = store.database.session().await.ok()?;
+        let asked = async {
+            session.begin_at_writer().await?;
+            let ended = rows::is_revoked(store, &mut session, parent).await?;
+            session.end_at_writer().await?;
+            Ok(ended)
+        };
+        let ended = store.database.within(ANSWER_LIMIT, asked).await.ok()?;
+        session.give_back();
+        ended
+    }
+
+    /// Whether the site has the settings that the comparison was made by.
+    async fn is_site_the_same(&self) -> bool {
+        let Ok(examined) = self.refresher.sites.examine().await else { return true };
+        examined.site.is_some_and(|site| {
+            site.settings == self.site.settings
+                && site.forms == self.site.forms
+                && site.stored_home() == self.site.stored_home()
+        })
+    }
+
+    /// Instead of a user where none is known.
+    fn client_number(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        network(self.client.address).hash(&mut hasher);
+        hasher.finish()
+    }
+}

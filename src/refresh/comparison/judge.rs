@@ -1,0 +1,257 @@
+//! What WordPress's answer says, as far as its head and body tell. Pure.
+//!
+//! | answer | token live | token not live |
+//! |---|---|---|
+//! | 429, 5xx but 500, longer than 64 KiB, no JSON | void | void |
+//! | 500 | a suspicion if the token is revoked now, else void | void |
+//! | a refusal | a difference if the token is revoked now, else a suspicion | the plugin's own code: to the letter; another: a suspicion |
+//! | 200 | compared | a difference, if the token was looked for just now |
+//!
+//! SECURITY: a suspicion decides only when others meet it, too. What a client can bring about by an odd request is one: a firewall's
+//! refusal, a cookie for a cookie.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::response::Parts;
+use http::{HeaderMap, StatusCode, header};
+use serde_json::{Map, Value};
+
+use super::headers::{self, Change};
+use super::{claims, words};
+use crate::verify::difference::{Difference, Kind};
+use crate::wordpress::access_token::Signer;
+
+/// What the plugin says of a token that is not live, whatever the reason.
+const NOT_LIVE: &str = "jwt_auth_invalid_refresh_token";
+
+/// By how many seconds `expires_in` may be off.
+const EXPIRES_IN_SLACK: u64 = 2;
+
+/// The answer that the sidecar would have given.
+pub struct Expected {
+    pub status: StatusCode,
+    pub head: HeaderMap,
+    /// Its members; those of a success are empty but for their types.
+    pub body: Map<String, Value>,
+    pub token: Expectation,
+    /// `[refresh] verify_ignore_headers`.
+    pub ignored: Arc<[String]>,
+    /// The request has cookies, which the site's code may answer with fields.
+    pub has_cookies: bool,
+}
+
+/// What becomes of the token.
+pub enum Expectation {
+    Exchanged {
+        issuer: String,
+        signer: Arc<Signer>,
+        user_id: u64,
+        /// Seconds.
+        lifetime: u64,
+    },
+    Refused {
+        /// It was looked for just now. Else it may be live by PHP's clock, or have been made meanwhile.
+        is_certain: bool,
+    },
+}
+
+/// A pair in WordPress's answer. Has no `Debug`: it is all secrets.
+pub struct Received {
+    pub access_token: String,
+    pub refresh_token: String,
+    pub times: claims::Times,
+}
+
+/// What is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    Differs(Difference),
+    Suspicious(Difference),
+    Void,
+}
+
+/// What the answer says.
+pub enum Judged {
+    /// As expected, but for fields that may be the web server's.
+    Agrees(Option<Received>, Vec<Change>),
+    Found(Finding),
+    /// It depends on whether the token is revoked now.
+    Session {
+        ended: Finding,
+        kept: Finding,
+    },
+}
+
+/// Judges an answer to a call that was sent and answered within `during` (Unix seconds). `further`: members that the sidecar's
+/// own answer would have beside the plugin's, once the tokens are known.
+pub fn judge(
+    head: &Parts,
+    body: Option<&Bytes>,
+    expected: &Expected,
+    during: RangeInclusive<u64>,
+    further: impl FnOnce(&str, &str) -> Map<String, Value>,
+) -> Judged {
+    let void = Judged::Found(Finding::Void);
+    let Some(body) = body else { return void };
+    let status = head.status;
+    let read: Option<Value> = serde_json::from_slice(body).ok();
+    match &expected.token {
+        Expectation::Refused { is_certain } => Judged::refusal(head, read, expected, *is_certain),
+        Expectation::Exchanged { .. } if status == StatusCode::INTERNAL_SERVER_ERROR => Judged::Session {
+            ended: Finding::Suspicious(Difference::new(Kind::Session, "status 500, and the token is revoked")),
+            kept: Finding::Void,
+        },
+        Expectation::Exchanged { .. } if status == StatusCode::OK => {
+            Judged::success(head, read, expected, during, further)
+        }
+        Expectation::Exchanged { .. } => Judged::no_success(status, read.as_ref()),
+    }
+}
+
+impl Judged {
+    fn differs(kind: Kind, what: impl Into<String>) -> Self {
+        Judged::Found(Finding::Differs(Difference::new(kind, what)))
+    }
+
+    /// A live token is not exchanged.
+    fn no_success(status: StatusCode, read: Option<&Value>) -> Self {
+        let number = status.as_u16();
+        if status.is_success() && read.is_some() {
+            return Judged::differs(Kind::Body, format!("status {number}, the plugin answers 200"));
+        }
+        let (true, Some(code)) = (is_refusal(status), read.and_then(code)) else { return Judged::Found(Finding::Void) };
+        let shown = words::shown(code);
+        let refusal = |what: String| Difference::new(Kind::Refusal, what);
+        Judged::Session {
+            // Somebody else has used the token meanwhile, or logged out.
+            ended: match code == NOT_LIVE {
+                true => Finding::Void,
+                false => Finding::Differs(refusal(format!("status {number}, code {shown}, and the token is revoked"))),
+            },
+            kept: Finding::Suspicious(refusal(format!("status {number}, code {shown}, the plugin answers 200"))),
+        }
+    }
+
+    fn refusal(head: &Parts, read: Option<Value>, expected: &Expected, is_certain: bool) -> Self {
+        let (number, usual) = (head.status.as_u16(), expected.status.as_u16());
+        if head.status == StatusCode::OK && matches!(read, Some(Value::Object(_))) {
+            let what = format!("status {number}, the plugin answers {usual}");
+            return if is_certain { Judged::differs(Kind::Refusal, what) } else { Judged::Found(Finding::Void) };
+        }
+        let void = Judged::Found(Finding::Void);
+        let (true, Some(Value::Object(found))) = (is_refusal(head.status), read) else { return void };
+        let Some(code) = found.get("code").and_then(Value::as_str) else { return void };
+        if found.get("code") != expected.body.get("code") {
+            let what = format!("status {number}, code {}, the plugin answers {usual}", words::shown(code));
+            return Judged::Found(Finding::Suspicious(Difference::new(Kind::Refusal, what)));
+        }
+        if head.status != expected.status {
+            return Judged::differs(Kind::Refusal, format!("status {number}, the plugin answers {usual}"));
+        }
+        let changes = words::members(&found, &expected.body);
+        if !changes.is_empty() {
+            return Judged::differs(Kind::Refusal, words::listed("body of a refusal", &changes));
+        }
+        if found != expected.body {
+            return Judged::differs(Kind::Refusal, format!("the text of {}", words::shown(code)));
+        }
+        Judged::by_head(head, expected, None)
+    }
+
+    fn success(
+        head: &Parts,
+        read: Option<Value>,
+        expected: &Expected,
+        during: RangeInclusive<u64>,
+        further: impl FnOnce(&str, &str) -> Map<String, Value>,
+    ) -> Self {
+        let found = match read {
+            Some(Value::Object(found)) => found,
+            Some(other) => return Judged::differs(Kind::Body, format!("body ({})", words::kind(&other))),
+            // A page that asks for patience or for a human; or PHP's warnings before the JSON.
+            None if says_json(head) => {
+                let difference = Difference::new(Kind::Body, "body that is no JSON");
+                return Judged::Found(Finding::Suspicious(difference));
+            }
+            None => return Judged::Found(Finding::Void),
+        };
+        let text = |name: &str| found.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (access_token, refresh_token) = (text("access_token"), text("refresh_token"));
+        let mut compared = found.clone();
+        // What the sidecar adds to its own answers, a newer plugin may say, too.
+        for (name, value) in further(access_token, refresh_token) {
+            if !expected.body.contains_key(&name) && compared.get(&name) == Some(&value) {
+                compared.shift_remove(&name);
+            }
+        }
+        let mut changes = words::members(&compared, &expected.body);
+        if changes.is_empty() && found.get("token_type") != expected.body.get("token_type") {
+            changes.push("token_type (not Bearer)".to_owned());
+        }
+        if changes.is_empty() && !is_refresh_token(refresh_token) {
+            changes.push("refresh_token (not 32 hex digits)".to_owned());
+        }
+        if !changes.is_empty() {
+            return Judged::differs(Kind::Body, words::listed("body", &changes));
+        }
+        let Expectation::Exchanged { issuer, signer, user_id, lifetime } = &expected.token else {
+            return Judged::Found(Finding::Void);
+        };
+        let wanted = claims::Wanted {
+            signer,
+            issuer,
+            user_id: *user_id,
+            lifetime: *lifetime,
+            issued: (*during.start(), *during.end()),
+        };
+        let times = match claims::check(access_token, &wanted) {
+            Ok(times) => times,
+            Err(difference) => return Judged::Found(Finding::Differs(difference)),
+        };
+        let expires_in = found.get("expires_in").and_then(Value::as_u64).unwrap_or_default();
+        if expires_in.abs_diff(*lifetime) > EXPIRES_IN_SLACK {
+            let difference = claims::lifetimes("expires_in", expires_in, *lifetime);
+            return Judged::Found(Finding::Differs(difference));
+        }
+        let (access_token, refresh_token) = (access_token.to_owned(), refresh_token.to_owned());
+        Judged::by_head(head, expected, Some(Received { access_token, refresh_token, times }))
+    }
+
+    fn by_head(head: &Parts, expected: &Expected, received: Option<Received>) -> Self {
+        let changes = headers::compare(&head.headers, &expected.head, &expected.ignored);
+        let (unsure, certain): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::is_unsure);
+        if certain.is_empty() {
+            return Judged::Agrees(received, unsure);
+        }
+        Judged::Found(of_fields(&certain, expected.has_cookies))
+    }
+}
+
+/// Fields that differ.
+pub fn of_fields(changes: &[Change], has_cookies: bool) -> Finding {
+    let difference = Difference::new(Kind::Header, headers::listed(changes));
+    if has_cookies { Finding::Suspicious(difference) } else { Finding::Differs(difference) }
+}
+
+fn code(read: &Value) -> Option<&str> {
+    read.as_object()?.get("code")?.as_str()
+}
+
+/// A status by which a site refuses, and not one of the message's transport or of a moment.
+fn is_refusal(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status.as_u16(), 408 | 411 | 413 | 414 | 417 | 421 | 425 | 426 | 429 | 431)
+}
+
+fn says_json(head: &Parts) -> bool {
+    let content_type = head.headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().windows(4).any(|part| part == b"json"))
+}
+
+fn is_refresh_token(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+#[cfg(test)]
+mod tests;
