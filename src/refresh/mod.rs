@@ -232,7 +232,7 @@ impl Call<'_> {
         if let Parsed::Token(token) = &parsed
             && self.refresher.comparisons.is_replay(token, self.site.columns.folds_case).await
         {
-            return self.refresh(token.clone()).await;
+            return self.refresh(token.clone(), true).await;
         }
         let sample = match self.refresher.verification.gate(self.class(), self.site.makeup.tag()) {
             Gate::Native => self.first_refusal(&parsed).map(|ticket| (ticket, Cause::Refusal)),
@@ -255,7 +255,7 @@ impl Call<'_> {
                 counters.invalid.add();
                 Decided::Answered(self.respond(&Reply::BadRequest(fault), None), RefreshLog::of("invalid"))
             }
-            Parsed::Token(token) => return self.refresh(token).await,
+            Parsed::Token(token) => return self.refresh(token, false).await,
         })
     }
 
@@ -288,12 +288,13 @@ impl Call<'_> {
         let leave = || Leave::counted(&self.refresher.counters.left_unverified, why);
         match (begun, parsed) {
             (Begun::Compares(comparison), _) => Ok(Decided::Compared(leave(), comparison)),
-            (Begun::Replay, Parsed::Token(token)) => self.refresh(token).await,
+            (Begun::Replay, Parsed::Token(token)) => self.refresh(token, true).await,
             _ => Ok(Decided::Left(leave())),
         }
     }
 
-    async fn refresh(&self, token: String) -> Result<Decided, RefreshError> {
+    /// `is_replay`: see [`Plan::is_replay`].
+    async fn refresh(&self, token: String, is_replay: bool) -> Result<Decided, RefreshError> {
         if let Some(why) = self.refresher.standing.leaves() {
             return Ok(Decided::Left(Leave::counted(&self.refresher.counters.not_begun, why)));
         }
@@ -326,7 +327,7 @@ impl Call<'_> {
             return Ok(Decided::Left(Leave::because("the system gives no randomness")));
         };
         let event = self.event(&user_agent);
-        let plan = self.plan(token, refresh_token, user_agent);
+        let plan = Plan { is_replay, ..self.plan(token, refresh_token, user_agent) };
         let (answered, deadline) = Rotation::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
             // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
@@ -371,6 +372,7 @@ impl Call<'_> {
             sites: Arc::clone(&self.refresher.sites),
             verification: Arc::clone(&self.refresher.verification),
             class: self.class(),
+            is_replay: false,
             refuses: self.refuses,
             site: Arc::clone(self.site),
             user_agent,
