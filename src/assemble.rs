@@ -2,10 +2,11 @@
 //! what it changes here, too.
 
 mod epochs;
+mod lasting;
 mod watch;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::config::{self, Config, ReuseDetection};
+use crate::config::{self, Config, ReuseDetection, Verify};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::net::dial::Dialer;
@@ -23,26 +24,26 @@ use crate::refresh::Refresher;
 use crate::refresh::analytics::{self, Analytics};
 use crate::refresh::cleanup::{self, Cleanup};
 use crate::refresh::comparison::Comparisons;
-use crate::refresh::counters::Counters;
 use crate::refresh::country::Countries;
 use crate::refresh::elsewhere;
 use crate::refresh::group::Groups;
 use crate::refresh::live_tokens::LiveTokens;
 use crate::refresh::lookup::LookUps;
-use crate::refresh::rate_limit::RateLimiter;
-use crate::refresh::recent::Recent;
 use crate::refresh::replay::Reuse;
 use crate::refresh::row_cache::RowCache;
 use crate::refresh::row_watch::RowWatch;
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::tls::Tls;
-use crate::verify::{Rules, Verification};
+use crate::verify::kept::{self, Kept};
+use crate::verify::sampler::ALWAYS;
 use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
 use crate::wordpress::home::Homes;
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::{Site, Sites};
+pub(crate) use lasting::Lasting;
+use lasting::rules;
 use watch::{describe, describe_host, look, watch};
 
 /// How long the start waits for the first look: a database that is away refuses at once, one behind a firewall may not.
@@ -91,19 +92,6 @@ pub struct Sidecar {
     pub(crate) lasting: Lasting,
 }
 
-/// What a reload does not begin anew.
-#[derive(Clone)]
-pub struct Lasting {
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) refreshes: Arc<Counters>,
-    rate_limiter: RateLimiter,
-    recent: Arc<Mutex<Option<Arc<Recent>>>>,
-    verification: Arc<Mutex<Option<Kept>>>,
-}
-
-/// The verification, and what it goes by.
-type Kept = (Rules, Arc<Verification>);
-
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
 pub struct Native {
     pub(crate) refresher: Arc<Refresher>,
@@ -112,6 +100,8 @@ pub struct Native {
     runtime: OwnRuntime,
     analytics: Option<AnalyticsWriter>,
     table_prefix: String,
+    /// Where the verification is kept; `None`: in memory.
+    kept: Option<Arc<Kept>>,
     /// Ends what looks at the site now and then.
     stop: CancellationToken,
 }
@@ -136,11 +126,6 @@ impl Drop for OwnRuntime {
             runtime.shutdown_background();
         }
     }
-}
-
-fn rules(refresh: &config::Refresh) -> Rules {
-    let counted = |number| u32::try_from(number).unwrap_or(u32::MAX);
-    Rules { verify: refresh.verify, first: counted(refresh.verify_first), every: counted(refresh.verify_every) }
 }
 
 /// What the cleanup is to delete, as the configuration and the site's settings say.
@@ -223,6 +208,28 @@ impl Sidecar {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
     }
 
+    /// How refreshes are verified, and with what state `serve` would begin. `None` where they are not.
+    pub fn verification(&self) -> Option<String> {
+        let Native { refresher, made_of, .. } = self.native.as_ref()?;
+        let (verification, refresh) = (&refresher.verification, &made_of.refresh);
+        let every = match refresh.verify {
+            Verify::Off => return None,
+            Verify::Auto => refresh.verify_every,
+            Verify::Always => refresh.verify_every.min(ALWAYS as usize),
+        };
+        let view = verification.view();
+        let kept = view.kept_in.as_ref().map_or_else(
+            || "kept in memory, so that a restart begins again (refresh.state_directory)".to_owned(),
+            |file| format!("kept in {file}"),
+        );
+        let details = [view.difference.clone(), view.progress()];
+        let details: String = details.into_iter().flatten().map(|detail| format!(": {detail}")).collect();
+        Some(format!(
+            "{} answers of WordPress first, then one of {every} refreshes; {kept}; begins as {}{details}",
+            refresh.verify_first, view.state
+        ))
+    }
+
     /// Each host of the database with its TLS, as it presents itself when it is asked.
     pub fn database_tls(&self) -> Vec<String> {
         match self.native.as_ref().and_then(|native| Some((native, native.runtime.0.as_ref()?))) {
@@ -246,42 +253,6 @@ impl Sidecar {
     }
 }
 
-impl Lasting {
-    fn new() -> Self {
-        Lasting {
-            metrics: Metrics::new(),
-            refreshes: Arc::default(),
-            rate_limiter: RateLimiter::new(),
-            recent: Arc::default(),
-            verification: Arc::default(),
-        }
-    }
-
-    /// The verification so far, unless its rules are others.
-    fn verification(&self, rules: Rules) -> Arc<Verification> {
-        let mut kept = self.verification.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some((known, verification)) if *known == rules => Arc::clone(verification),
-            before => {
-                let verdict = before.as_ref().map(|(_, verification)| verification.verdict());
-                let verification = Verification::new(rules, verdict);
-                *kept = Some((rules, Arc::clone(&verification)));
-                verification
-            }
-        }
-    }
-
-    /// The access tokens of the last rotations: those that are kept, unless the interval is another. `None` where it is zero.
-    fn recent(&self, interval: Duration) -> Option<Arc<Recent>> {
-        // Replaced as a whole.
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.as_ref().is_none_or(|recent| recent.interval() != interval) {
-            *recent = (!interval.is_zero()).then(|| Arc::new(Recent::new(interval)));
-        }
-        recent.clone()
-    }
-}
-
 /// What the log says where there is no native refresh.
 pub const LEFT_TO_WORDPRESS: &str = "leaving the refresh route to WordPress: refresh.mode is \"forward\"";
 
@@ -297,6 +268,9 @@ impl Native {
         lasting: &Lasting,
     ) -> io::Result<Self> {
         let made_of = MadeOf::of(config, &dialer, &installation);
+        let directory = kept::directory(&config.refresh, |name| std::env::var_os(name));
+        let file = directory.map(|directory| (directory, kept::name(config, &installation)));
+        let (verification, kept) = lasting.verification(rules(&config.refresh), file);
         let runtime = Builder::new_multi_thread()
             .worker_threads(DATABASE_THREADS)
             .thread_name("database")
@@ -347,7 +321,7 @@ impl Native {
         let refresher = Refresher {
             fields: config.refresh.response_fields,
             sites,
-            verification: lasting.verification(rules(&config.refresh)),
+            verification,
             comparisons,
             store,
             look_ups,
@@ -369,6 +343,7 @@ impl Native {
             runtime: OwnRuntime(Some(runtime)),
             analytics: writer,
             table_prefix,
+            kept,
             stop: CancellationToken::new(),
         })
     }
@@ -421,6 +396,9 @@ impl Native {
             };
             let cleaning = cleanup::clean(Arc::clone(&self.refresher), self.table_prefix.clone(), wanted);
             tasks.spawn(until_stopped(self.stop.clone(), cleaning));
+        }
+        if let Some(kept) = self.kept.clone() {
+            tasks.spawn(kept::keep(Arc::clone(&self.refresher.verification), kept, self.stop.clone()));
         }
         // The sender is dropped only with the program.
         let _ = timeout(FIRST_LOOK, first_look).await;
@@ -494,22 +472,5 @@ impl MadeOf {
             dialer: dialer.clone(),
             installation: installation.clone(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reload_forgets_no_access_token_of_the_interval() {
-        let lasting = Lasting::new();
-        let interval = Duration::from_secs(10);
-        let kept = lasting.recent(interval).unwrap();
-        kept.put("family", "token");
-        assert!(Arc::ptr_eq(&kept, &lasting.clone().recent(interval).unwrap()));
-        let other = lasting.recent(interval * 2).unwrap();
-        assert!(other.find("family", |_| true).is_none());
-        assert!(lasting.recent(Duration::ZERO).is_none() && lasting.recent(Duration::ZERO).is_none());
     }
 }

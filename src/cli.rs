@@ -57,6 +57,19 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Show whether the running sidecar's refreshes are proven to be WordPress's, and what differs; begin again
+    #[command(after_help = VERIFY_HELP)]
+    Verify {
+        /// Have the running sidecar begin again, as if nothing was known of the site
+        #[arg(long)]
+        again: bool,
+        /// Print JSON for programs in place of text
+        #[arg(long)]
+        json: bool,
+        /// As for serve.
+        #[command(flatten)]
+        options: Options,
+    },
     /// Show what an index on the refresh tokens would do for the site's own look-ups; add it or remove it
     #[command(after_help = AFTER_HELP)]
     Index {
@@ -169,6 +182,23 @@ so take the refresh token of a login made for this:
   wp-jwt-sidecar doctor --with-token - </path/to/a/file/with/the/token
 
 Exit codes: 0 all well, 1 warnings, 2 problems (a wrong configuration is one).";
+
+const VERIFY_HELP: &str = "\
+Run it with the options of serve, as the user that the sidecar runs as:
+  sudo -u wp-jwt-sidecar wp-jwt-sidecar verify
+
+It asks the sidecar that listens for operators at admin.listen; where that is \"off\", it shows what the sidecar has kept last in
+its state directory. States:
+  unverified  WordPress has the refreshes, until enough of its answers were what the sidecar would have given
+  agrees      refreshes are native, but for a thin sample that is compared
+  differs     WordPress has the refreshes, since it does them otherwise: what differs is shown, names and types only
+  closed      WordPress has the refreshes, since it refuses its REST API
+  trusted     refreshes are native, and nothing is verified: refresh.verify is \"off\"
+
+--again puts a marker into the state directory (refresh.state_directory, else $STATE_DIRECTORY, else /var/lib/wp-jwt-sidecar), which the
+running sidecar sees within seconds.
+
+Exit codes: 0 agrees or trusted, 1 any other state, 2 not known (no sidecar answers) or not begun again, 78 wrong configuration.";
 
 impl Args for Options {
     fn augment_args(command: ClapCommand) -> ClapCommand {

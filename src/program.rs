@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::assemble::{Parts, Sidecar};
 use crate::cli::{self, Cli, Command};
-use crate::config::{self, Faults, RefreshMode};
+use crate::config::{self, Faults, RefreshMode, Verify};
 use crate::doctor::report::{self, Style};
 use crate::doctor::{self, How};
 use crate::finding::{Level, verdict};
@@ -23,6 +23,7 @@ use crate::serve::{self, Load};
 use crate::share::Share;
 use crate::tls::Tls;
 use crate::tls::certificates::Warning;
+use crate::verify::command::{self, VerifyError};
 use crate::wordpress::database::Database;
 use crate::wordpress::installation::{self, Installation};
 use crate::{admin, panics, telemetry};
@@ -40,6 +41,11 @@ const NOTHING_TO_SERVE: u8 = 75;
 /// How long the start waits for a certificate, where nothing can be served without and a service manager would have to start
 /// the program again: with this, systemd's default of ten starts in a minute (`StartLimitBurst=`) never ends its trying.
 const WAIT_FOR_CERTIFICATE: Duration = Duration::from_secs(7);
+
+/// What `check` says of `verify = "off"`.
+const UNVERIFIED: &str = "\"off\" is a risk: what the site's own PHP code does at a refresh (other members or claims, another lifetime, \
+                          users whom it refuses) is neither compared nor looked for, and does not happen at native refreshes; set \
+                          \"auto\", unless nobody changes the site without you";
 
 /// How often it is looked whether it is there.
 const LOOK_FOR_CERTIFICATE: Duration = Duration::from_millis(500);
@@ -71,6 +77,7 @@ pub fn main() -> ExitCode {
             Ok(token) => doctor(&options, json, &How { runs_php: !no_php, token }),
             Err(error) => ended(Err(error)),
         },
+        Command::Verify { again, json, options } => verify(&options, command::How { json, again }),
         Command::Index { apply, drop, options } => {
             let action = match (apply, drop) {
                 (true, _) => Action::Apply,
@@ -148,6 +155,28 @@ fn doctor(options: &cli::Options, json: bool, how: &How) -> ExitCode {
         Err(error) => {
             complain(error);
             ExitCode::from(2)
+        }
+    }
+}
+
+/// The exit code says whether refreshes are native.
+fn verify(options: &cli::Options, how: command::How) -> ExitCode {
+    let shown = cli::load(options, std::env::vars_os()).map_err(VerifyError::from).and_then(|config| {
+        let environment = |name: &str| std::env::var(name).ok();
+        let installation = || installation::installation(&config.wordpress, &config.jwt, &environment);
+        command::run(&config, installation, how, &mut std::io::stdout().lock())
+    });
+    match shown {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) if how.again => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            complain(&error);
+            match error {
+                VerifyError::Configuration(_) => ExitCode::from(WRONG_CONFIGURATION),
+                VerifyError::Forward => ExitCode::from(1),
+                _ => ExitCode::from(2),
+            }
         }
     }
 }
@@ -248,6 +277,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     for warning in &parts.config.warnings {
         writeln!(out, "warning: {warning}")?;
     }
+    if parts.installation.is_some() && parts.config.refresh.verify == Verify::Off {
+        writeln!(out, "warning: refresh.verify: {UNVERIFIED}")?;
+    }
     if let Some(tls) = &parts.tls {
         for warning in tls.warnings() {
             writeln!(out, "warning: {warning}")?;
@@ -268,6 +300,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     writeln!(out, "\nfound: {}", sidecar.look())?;
     for detail in sidecar.details() {
         writeln!(out, "{detail}")?;
+    }
+    if let Some(verification) = sidecar.verification() {
+        writeln!(out, "verification: {verification}")?;
     }
     if let Some(host) = sidecar.database_host() {
         writeln!(out, "database in use: {host}")?;

@@ -18,6 +18,7 @@ use crate::metrics::{Distribution, Event, Level, Metrics, Series, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::counters::Counters;
 use crate::tls::Tls;
+use crate::verify::{Verification, ViewState};
 use crate::version::{COMMIT, TLS as TLS_PROVIDER, VERSION};
 
 /// What `/metrics` says about the form of its text.
@@ -132,6 +133,7 @@ impl Collector for Exposed {
         refresh(&mut write, &self.refreshes)?;
         if let Some(refresher) = &self.refresher {
             caches_and_queues(&mut write, refresher)?;
+            verification(&mut write, &refresher.verification)?;
         }
         if let Some(tls) = &self.tls {
             let help = "Pairs of tls.certificates that were never there, or could not be read, and are waited for.";
@@ -215,6 +217,26 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
     write.samples("database_library_panics", help, MetricType::Counter, &[(NONE, database.panics())])?;
     let help = "Times that connections began to go to another server of the database.";
     write.samples("database_server_changes", help, MetricType::Counter, &[(NONE, database.epoch())])
+}
+
+fn verification(write: &mut Writer<'_, '_>, verification: &Verification) -> fmt::Result {
+    let help = "Answers of WordPress's that were compared, and rows that were proved to differ, by what was found.";
+    write.family("verify", help, MetricType::Counter, |mut encoder| {
+        for (result, difference, value) in verification.counts().table() {
+            let labels = [("result", result), ("difference", difference)];
+            number(MetricType::Counter, value, encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    })?;
+    let state = verification.view().state;
+    let help = "Whether the verification is in this state (1) or not (0).";
+    write.family("verify_state", help, MetricType::Gauge, |mut encoder| {
+        for one in ViewState::ALL {
+            let labels = [("state", one.name())];
+            number(MetricType::Gauge, u64::from(one == state), encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    })
 }
 
 const NONE: &[(&str, &str)] = &[];

@@ -8,12 +8,16 @@ use super::status::{Certificate, Dependency, Refused, Status};
 use crate::doctor::running::{self, CERTIFICATE_ENDED};
 use crate::finding::{Area, Finding};
 use crate::refresh::standing::Obstacle;
+use crate::verify::{View, ViewState};
 
 /// A certificate that ends sooner should have been renewed: Let's Encrypt's clients do that 30 days before the end.
 const CERTIFICATE_LEFT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// The doctor says it, too, without the reason.
 const DATABASE_AWAY: &str = "database.reachable";
+
+/// A site with refreshes is verified within minutes.
+const UNVERIFIED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Open files of those that may be, in percent, above which there is little room for a burst.
 const MANY_FILES_PERCENT: u64 = 80;
@@ -29,6 +33,7 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
     let refused = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
     let mut findings: Vec<Finding> = dependencies(status)
         .chain(refused.as_ref().map(refused_rotations))
+        .chain(status.verification.as_ref().and_then(|view| unproven(view, status)))
         .chain(status.certificates.iter().filter_map(certificate))
         .chain(pairs)
         .chain(errors(&status.refusals))
@@ -57,6 +62,36 @@ fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
 
 fn refused_rotations(obstacle: &Obstacle) -> Finding {
     Finding::problem(Area::Database, "database.refuses", obstacle.to_string(), obstacle.refused.fix())
+}
+
+/// A site that differs; or one that gets refreshes, and is not verified for a day.
+fn unproven(view: &View, status: &Status) -> Option<Finding> {
+    let fix = view.fix.clone().unwrap_or_default();
+    let difference = view.difference.as_deref().unwrap_or_default();
+    match view.state {
+        ViewState::Differs => {
+            let what =
+                format!("WordPress refreshes otherwise than the sidecar would, and gets all refreshes: {difference}");
+            Some(Finding::warning(Area::Parity, "verify.differs", what, fix))
+        }
+        ViewState::Unverified => {
+            let since = Duration::from_secs(status.program.now_unix_seconds.saturating_sub(view.since_unix_seconds));
+            let left = status.site.as_ref().is_some_and(|site| site.left_unverified > 0);
+            (left && since >= UNVERIFIED_FOR).then(|| {
+                let what = format!(
+                    "WordPress has the refreshes for {}, since {} of the {} that are needed of its answers were what the sidecar \
+                     would have given.",
+                    span(since),
+                    view.agreed,
+                    view.needed
+                );
+                let fix = "Do refreshes come in, and of three users? refreshes_left_total and verify_total in /metrics tell; \
+                           refresh.verify_first may be lower.";
+                Finding::warning(Area::Parity, "verify.unverified", what, fix)
+            })
+        }
+        ViewState::Agrees | ViewState::Closed | ViewState::Trusted => None,
+    }
 }
 
 fn certificate(certificate: &Certificate) -> Option<Finding> {

@@ -18,6 +18,7 @@ use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::Analytics;
 use crate::tls;
+use crate::verify::ViewState;
 use crate::version;
 use crate::wordpress::site::NotNative;
 
@@ -90,6 +91,7 @@ impl Status {
         let mut status = Status {
             program: program(metrics.started, subject.drain.begun.is_cancelled()),
             readiness,
+            verification: refresher.map(|refresher| refresher.verification.view()),
             findings: Vec::new(),
             site: refresher.map(|refresher| site(refresher, database.as_ref().is_some_and(|database| database.well))),
             database,
@@ -131,8 +133,12 @@ pub fn readiness(subject: &Subject) -> Readiness {
 /// What does not keep the sidecar from being ready: WordPress answers meanwhile.
 fn warning(refresher: &Refresher) -> Option<String> {
     let site = site(refresher, true);
-    // With a home URL, the obstacle is the database's refusal, which `Readiness::judge` states.
-    let obstacle = site.obstacle.filter(|_| site.home.is_none())?;
+    // With a home URL, the obstacle is the verification's, or the database's refusal, which `Readiness::judge` states.
+    let obstacle = match (site.home, refresher.standing.obstacle()) {
+        (None, _) => site.obstacle,
+        (Some(_), None) => unproven(refresher),
+        (Some(_), Some(_)) => None,
+    }?;
     Some(format!("refreshes are left to WordPress: {obstacle}"))
 }
 
@@ -189,17 +195,26 @@ fn site(refresher: &Refresher, sees_database: bool) -> Site {
     };
     let away = || "the database is away".to_owned();
     let refused = refresher.standing.obstacle().map(|obstacle| obstacle.to_string());
+    let obstacle = home.as_ref().err().cloned().or_else(|| (!sees_database).then(away)).or(refused);
+    let obstacle = obstacle.or_else(|| unproven(refresher));
     Site {
-        native: home.is_ok() && sees_database && refused.is_none(),
-        obstacle: home.as_ref().err().cloned().or_else(|| (!sees_database).then(away)).or(refused),
+        native: obstacle.is_none(),
+        obstacle,
         home: home.ok(),
         plugin: site.as_ref().map(|site| site.plugin.to_string()),
         algorithm: site.as_ref().map(|site| site.signer.algorithm().to_string()),
         table_prefix: sites.installation().table_prefix.clone(),
         indexed: site.as_ref().map(|site| site.columns.indexed),
         map_filled: refresher.look_ups.live_tokens.is_filled(),
+        left_unverified: refresher.counters.left_unverified.value(),
         lost_analytics: refresher.analytics.as_ref().map_or(0, Analytics::lost),
     }
+}
+
+/// Why the verification leaves refreshes to WordPress, if it does.
+fn unproven(refresher: &Refresher) -> Option<String> {
+    let verification = &refresher.verification;
+    matches!(verification.view().state, ViewState::Unverified | ViewState::Differs).then(|| verification.why())
 }
 
 fn dependency(address: String, sight: &Sight, now: Instant) -> Dependency {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::health::Readiness;
 use crate::finding::Finding;
+use crate::verify::View;
 
 /// The whole.
 #[derive(Serialize)]
@@ -16,6 +17,8 @@ pub struct Status {
     pub program: Program,
     /// As `/readyz` says it.
     pub readiness: Readiness,
+    /// Whether native refreshes are proven to be WordPress's; `None` where the refresh route is left to WordPress.
+    pub verification: Option<View>,
     /// What an operator should look at, the worst first.
     #[serde(serialize_with = "with_titles")]
     pub findings: Vec<Finding>,
@@ -82,6 +85,8 @@ pub struct Site {
     pub indexed: Option<bool>,
     /// Whether the map that stands in for the index is filled.
     pub map_filled: bool,
+    /// Refreshes that were WordPress's since the start because of the verification.
+    pub left_unverified: u64,
     /// Analytics rows that could not be written since the start.
     pub lost_analytics: u64,
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::refresh::Refresher;
+use crate::verify::ViewState;
 use crate::wordpress::clock::Apart;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{NamedHost, NotNative, Site};
@@ -33,12 +34,15 @@ pub async fn look(refresher: &Refresher) -> Found {
 pub fn describe(found: &Found, refresher: &Refresher) -> String {
     match (found, refresher.standing.obstacle()) {
         (Ok(_), Some(obstacle)) => format!("{obstacle}; {}", obstacle.refused.fix()),
-        (Ok((site, home)), None) => format!(
-            "refreshing natively: home {}, algorithm {}, plugin {}",
-            home.url,
-            site.signer.algorithm(),
-            site.plugin
-        ),
+        (Ok((site, home)), None) => {
+            let verification = &refresher.verification;
+            let site = format!("home {}, algorithm {}, plugin {}", home.url, site.signer.algorithm(), site.plugin);
+            match verification.view().state {
+                ViewState::Unverified => format!("ready to refresh natively once that is verified: {site}"),
+                ViewState::Differs => format!("leaving the refresh route to WordPress: {}; {site}", verification.why()),
+                ViewState::Agrees | ViewState::Trusted | ViewState::Closed => format!("refreshing natively: {site}"),
+            }
+        }
         (Err(why), _) => format!("leaving the refresh route to WordPress: {why}"),
     }
 }
@@ -51,6 +55,14 @@ pub fn describe_host(named: &NamedHost) -> String {
     }
 }
 
+/// What the line is about: the verification logs each change of its own by itself.
+fn subject(found: &Found, line: &str, refresher: &Refresher) -> String {
+    match (found, refresher.standing.obstacle()) {
+        (Ok((site, home)), None) => format!("{} {} {}", home.url, site.signer.algorithm(), site.plugin),
+        _ => line.to_owned(),
+    }
+}
+
 /// Looks at the site every [`LOOK`] and after news from WordPress, and logs what has changed, until `stop`.
 pub async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: CancellationToken) {
     let mut last = String::new();
@@ -58,15 +70,20 @@ pub async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop:
     let mut looked = Some(looked);
     loop {
         let found = look(&refresher).await;
+        refresher.verification.closed(match &found {
+            Err(why) if matches!(**why, NotNative::Refused(..)) => Some(why.to_string()),
+            _ => None,
+        });
         let now = describe(&found, &refresher);
-        if now != last {
+        let subject = subject(&found, &now, &refresher);
+        if subject != last {
             match &found {
                 // It was logged where it was found.
                 Ok(_) if refresher.standing.obstacle().is_some() => {}
-                Ok(_) => info!("{now}"),
-                Err(_) => warn!("{now}"),
+                Ok(_) if refresher.verification.view().state != ViewState::Differs => info!("{now}"),
+                _ => warn!("{now}"),
             }
-            last = now;
+            last = subject;
         }
         lately.tell_changes(&refresher);
         if let Some(looked) = looked.take() {

@@ -25,6 +25,7 @@ pub mod running;
 mod site;
 mod tables;
 mod upstream;
+mod verification;
 mod wp_config;
 
 use std::ffi::OsString;
@@ -37,7 +38,7 @@ use tokio::time::timeout;
 
 use crate::assemble::{Parts, Sidecar};
 use crate::cli::{self, Options};
-use crate::config::{Config, RefreshMode, Secret};
+use crate::config::{Config, RefreshMode, Secret, Verify};
 use crate::finding::{Area, Finding, Level, verdict};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
@@ -120,6 +121,8 @@ fn look(mut config: Config, how: &How, findings: &mut Vec<Finding>) -> io::Resul
     let original = config.clone();
     // The doctor's own calls are no refreshes to be counted.
     config.refresh.analytics = false;
+    // What it would answer itself is what it looks at.
+    config.refresh.verify = Verify::Off;
     let parts = Parts { config, dialer: dialer.clone(), tls, installation: Some(installation.clone()) };
     let Some((refresher, runtime)) = Sidecar::assemble(parts)?.into_native() else { return Ok(()) };
     let patient = Patient { config: original, installation, dialer, refresher, how: how.clone() };
@@ -165,9 +168,11 @@ impl Patient {
         let database = within(Area::Database, "database.reachable", DATABASE_LIMIT, self.database());
         let hosts = within(Area::Database, "database.hosts", SITE_LIMIT, database::hosts(&self.installation));
         let tls = within(Area::Database, "database.tls", SITE_LIMIT, database::tls(&self.installation));
-        let (database, hosts, tls, web, php, hooks) =
-            tokio::join!(database, hosts, tls, self.web(site.as_deref()), php, hooks);
-        findings.extend([database, hosts, tls, web, php, hooks].into_iter().flatten());
+        let verified = verification::look(&self.config, &self.installation);
+        let verified = within(Area::Parity, "verify.state", verification::LIMIT, verified);
+        let (database, hosts, tls, web, php, hooks, verified) =
+            tokio::join!(database, hosts, tls, self.web(site.as_deref()), php, hooks, verified);
+        findings.extend([database, hosts, tls, web, php, hooks, verified].into_iter().flatten());
         self.refresher.store.database.close().await;
         findings
     }

@@ -1,6 +1,7 @@
 //! Puts into words what keeps the site from being refreshed natively, and how to fix it.
 
 use crate::finding::{Area, Finding};
+pub use crate::verify::view::CLOSED;
 use crate::wordpress::clock::Apart;
 use crate::wordpress::site::{NamedHost, NotNative};
 
@@ -92,11 +93,6 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
         _ => Finding::problem(area, id, what, fix),
     }
 }
-
-/// What to do where WordPress refuses its REST API.
-pub const CLOSED: &str = "Something closes the REST API: a security plugin, code of the site's own, or the state of the site. If that is \
-                          wanted, nothing has to be done. Else let GET …/wp-json/ through for the sidecar, which comes with the \
-                          User-Agent wp-jwt-sidecar, or set wordpress.home to the site's home URL, to the letter.";
 
 /// Puts into words what is known of a host in `[wordpress] hosts`.
 pub fn named_host(named: &NamedHost) -> Finding {

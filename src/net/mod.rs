@@ -3,6 +3,7 @@
 
 pub mod ask;
 pub mod dial;
+pub mod own_status;
 pub mod proxy_protocol;
 pub mod stream;
 mod trust;

@@ -30,11 +30,15 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Refresher {
     /// `[refresh] response_fields`.
     pub fields: ResponseFields,
+    /// What is known of the site.
     pub sites: Arc<Sites>,
     /// Whether native refreshes are what WordPress would have done.
     pub verification: Arc<Verification>,
+    /// Comparisons under way.
     pub comparisons: Comparisons,
+    /// The site's tables.
     pub store: Arc<Store>,
+    /// Finds the rows of tokens.
     pub look_ups: Arc<LookUps>,
     /// Looks at the rows that WordPress writes.
     pub row_watch: RowWatch,
@@ -46,10 +50,13 @@ pub struct Refresher {
     pub reuse: Reuse,
     /// What it needs where access tokens cannot be made again; `None` where nothing is given twice.
     pub recent: Option<Arc<Recent>>,
+    /// What happened.
     pub counters: Arc<Counters>,
+    /// The plugin's limit.
     pub rate_limiter: RateLimiter,
     /// Where events go; `None` when `[refresh] analytics` is off.
     pub analytics: Option<Analytics>,
+    /// The database side's runtime.
     pub tasks: Handle,
     /// Reads for calls on hosts that only the client has named, of which there are few at once.
     pub elsewhere: Arc<Semaphore>,

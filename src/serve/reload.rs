@@ -77,6 +77,7 @@ impl Serving {
             }
             self.replace_native(native);
         }
+        self.lasting.reloaded();
         self.permits.change(config.server.max_connections);
         self.drain.change_limit(config.shutdown.drain_timeout);
         self.config = Arc::new(config);

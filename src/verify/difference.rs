@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
+    /// Where it is.
     pub kind: Kind,
     /// Exactly what, for people: `body +roles (array of string)`.
     pub what: String,
 }
 
 impl Difference {
+    /// `what`: names and types only.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
         Difference { kind, what: what.into() }
     }
@@ -36,6 +38,7 @@ macro_rules! kinds {
         }
 
         impl Kind {
+            /// In the order of their declaration.
             pub const ALL: &[Kind] = &[$(Kind::$variant,)+];
 
             /// One word, for metrics and JSON.
@@ -59,12 +62,15 @@ kinds! {
     /// WordPress refuses what the sidecar would serve, or refuses in other words.
     Refusal = "refusal", "Refreshes are WordPress's until its answers agree again. A plugin or the site's own code refuses the \
         call, or words its refusals in its own way.";
+    /// A field of the answer.
     Header = "header", "If the web server adds the field, name it in refresh.verify_ignore_headers. If the site's own code \
         does, refreshes stay WordPress's.";
     /// The members of the JSON.
     Body = "body", "The site's own code changes the answer (the filter jwt_auth_token_before_dispatch, or one of the REST API). \
         Refreshes stay WordPress's while it does.";
+    /// A claim of the access token.
     Claim = "claim", "The site's own code changes the claims of the token. Refreshes stay WordPress's while it does.";
+    /// How long a token lives.
     Lifetime = "lifetime", "The site's own code changes how long a token lives (the filters jwt_auth_expire and \
         jwt_auth_refresh_token_expiration). Refreshes stay WordPress's while it does.";
     /// The signature, or all hashes: the keys are not the same.

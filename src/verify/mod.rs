@@ -8,23 +8,29 @@
 //! **comparison** is one call that WordPress answers and whose answer is compared. A **class** is the kind of request, as far as
 //! the answer depends on it.
 
+pub mod command;
+mod counts;
 pub mod difference;
 pub mod epoch;
+pub mod kept;
 pub mod sampler;
 pub mod verdict;
+pub mod view;
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
 
 use crate::config::Verify;
+use counts::Counts;
 use difference::{Difference, Kind};
+use kept::Kept;
 use sampler::Sampler;
 use verdict::{Class, Observation, State, Verdict};
+pub use view::{View, ViewState};
 
 /// Comparisons at once. They cost the database some reads, and WordPress nothing that it would not do anyway but for a sample.
 const AT_ONCE: usize = 4;
@@ -51,20 +57,32 @@ pub struct Verification {
     /// Of refusals.
     refusals: Sampler,
     places: Arc<Semaphore>,
+    counts: Arc<Counts>,
+    /// Notified when the state has changed.
+    changed: Notify,
+    /// Another one has taken over what is known: see [`Verification::following`].
+    is_replaced: AtomicBool,
 }
 
 struct Known {
     verdict: Verdict,
     /// Code on a hook that refuses or acts, which nobody has trusted.
     hook: Option<Difference>,
+    /// Unix seconds at which it was found, or was gone.
+    hook_since: u64,
     /// Whether it was looked for in this epoch.
     is_scanned: bool,
+    /// How WordPress refuses its REST API, and since when in Unix seconds.
+    closed: Option<(String, u64)>,
     /// What differs and decides nothing: in words, each once.
     notes: Vec<String>,
+    /// Where the verdict is kept across restarts.
+    kept: Option<Arc<Kept>>,
 }
 
 /// What is to be done with a call.
 pub enum Gate {
+    /// It is answered natively.
     Native,
     /// Native, unless it can be compared.
     Sample(Ticket),
@@ -79,42 +97,65 @@ pub struct Ticket {
     _place: OwnedSemaphorePermit,
 }
 
-/// For operators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct View {
-    /// `unverified`, `agrees`, `differs` or `trusted`.
-    pub state: &'static str,
-    pub since_unix_seconds: u64,
-    /// Comparisons that counted, in all.
-    pub compared: u64,
-    /// Comparisons that agreed in this state, of those that are needed to leave it.
-    pub agreed: u32,
-    pub needed: u32,
-    pub difference: Option<String>,
-    /// [`Kind::name`].
-    pub kind: Option<&'static str>,
-    pub fix: Option<&'static str>,
-    /// What differs and decides nothing.
-    pub notes: Vec<String>,
-}
-
 impl Verification {
     /// Goes on with `kept` where there is something of an earlier run.
     pub fn new(rules: Rules, kept: Option<Verdict>) -> Arc<Self> {
         let now = unix_now();
         let verdict = kept.map_or_else(|| Verdict::new(rules.first, now), |kept| kept.resumed(now));
+        Self::with(rules, Known::new(verdict), Arc::default())
+    }
+
+    /// Goes on with what `before` knows, by other rules.
+    pub fn following(before: &Verification, rules: Rules) -> Arc<Self> {
+        let now = unix_now();
+        before.is_replaced.store(true, Ordering::Release);
+        let known = before.known();
+        let mut verdict = known.verdict.clone();
+        if verdict.state == State::Unverified && before.rules.first != rules.first {
+            verdict.again(rules.first, now);
+        }
+        let Known { hook, hook_since, closed, notes, .. } = &*known;
+        let (hook, closed, notes) = (hook.clone(), closed.clone(), notes.clone());
+        let known = Known { hook, hook_since: *hook_since, closed, notes, ..Known::new(verdict) };
+        Self::with(rules, known, Arc::clone(&before.counts))
+    }
+
+    fn with(rules: Rules, known: Known, counts: Arc<Counts>) -> Arc<Self> {
         let every = if rules.verify == Verify::Always { rules.every.min(sampler::ALWAYS) } else { rules.every };
         let verification = Verification {
             rules,
-            known: Mutex::new(Known { verdict, hook: None, is_scanned: false, notes: Vec::new() }),
+            known: Mutex::new(known),
             native: AtomicU8::new(0),
             makeup: AtomicU64::new(0),
             sampler: Sampler::new(every),
             refusals: Sampler::new(1),
             places: Arc::new(Semaphore::new(AT_ONCE)),
+            counts,
+            changed: Notify::new(),
+            is_replaced: AtomicBool::new(false),
         };
         verification.publish(&verification.known());
         Arc::new(verification)
+    }
+
+    /// The verdict is kept there from now on, by [`kept::keep`].
+    pub fn keep_in(&self, kept: Option<Arc<Kept>>) {
+        self.known().kept = kept;
+    }
+
+    /// Waits until the state has changed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether another one goes on with what is known.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Acquire)
+    }
+
+    /// What comparisons found.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Whether anything is verified at all.
@@ -166,6 +207,7 @@ impl Verification {
 
     /// A row was not written as the plugin alone would have written it, or something else showed that no client can bring about.
     pub fn differs(&self, difference: Difference) {
+        self.counts.differs(difference.kind);
         self.change(|known| known.verdict.differ(difference, unix_now()));
     }
 
@@ -197,7 +239,9 @@ impl Verification {
         self.change(|known| {
             known.is_scanned = true;
             let is_new = known.hook != hook;
-            known.hook = hook;
+            if is_new {
+                (known.hook, known.hook_since) = (hook, unix_now());
+            }
             is_new
         });
     }
@@ -205,6 +249,14 @@ impl Verification {
     /// Whether the files of this epoch were scanned.
     pub fn is_scanned(&self) -> bool {
         self.known().is_scanned
+    }
+
+    /// WordPress refuses its REST API in these words; `None`: it does not. For operators: it decides nothing here.
+    pub fn closed(&self, obstacle: Option<String>) {
+        let mut known = self.known();
+        if known.closed.as_ref().map(|(words, _)| words) != obstacle.as_ref() {
+            known.closed = obstacle.map(|words| (words, unix_now()));
+        }
     }
 
     /// Begins again, as if nothing was known of the site.
@@ -215,6 +267,13 @@ impl Verification {
             known.notes.clear();
             true
         });
+    }
+
+    /// The configuration was read again: a way back for a site whose work differed.
+    pub fn reloaded(&self) {
+        if matches!(self.known().verdict.state, State::Differs(_)) {
+            self.again();
+        }
     }
 
     /// Unix seconds at which the epoch began, if the site agrees in it: older rows may be of another site.
@@ -233,25 +292,19 @@ impl Verification {
         self.known().verdict.clone()
     }
 
+    /// What operators see.
     pub fn view(&self) -> View {
         let known = self.known();
-        let Verdict { state, since, compared, agreed, needed, .. } = &known.verdict;
-        let difference = known.difference();
-        View {
-            state: match (self.is_on(), difference, state) {
-                (false, ..) => "trusted",
-                (_, Some(_), _) => "differs",
-                (_, _, State::Agrees) => "agrees",
-                _ => "unverified",
-            },
-            since_unix_seconds: *since,
-            compared: *compared,
-            agreed: *agreed,
-            needed: *needed,
-            difference: difference.map(ToString::to_string),
-            kind: difference.map(|difference| difference.kind.name()),
-            fix: difference.map(|difference| difference.kind.fix()),
+        let view = View::of(&known.verdict, known.hook.as_ref(), self.is_on());
+        let view = View {
+            since_unix_seconds: view.since_unix_seconds.max(known.hook_since),
             notes: known.notes.clone(),
+            kept_in: known.kept.as_ref().map(|kept| kept.file().display().to_string()),
+            ..view
+        };
+        match &known.closed {
+            Some((obstacle, since)) => view.closed(obstacle.clone(), *since),
+            None => view,
         }
     }
 
@@ -267,6 +320,10 @@ impl Verification {
         self.publish(&known);
         if is_new && self.is_on() {
             known.tell();
+        }
+        drop(known);
+        if is_new {
+            self.changed.notify_one();
         }
     }
 
@@ -284,8 +341,15 @@ impl Verification {
 impl Ticket {
     /// The comparison has found this out. It counts only if the site is still the one that was asked.
     pub fn observed(self, observed: Observation) {
-        self.verification
-            .change(|known| known.verdict.epoch == self.epoch && known.verdict.observe(observed, unix_now()));
+        let counts = &self.verification.counts;
+        self.verification.change(|known| {
+            if known.verdict.epoch != self.epoch {
+                counts.void();
+                return false;
+            }
+            counts.observed(&observed);
+            known.verdict.observe(observed, unix_now())
+        });
     }
 
     pub fn verification(&self) -> &Arc<Verification> {
@@ -297,6 +361,10 @@ impl Known {
     /// No code that nobody has trusted may refuse or act.
     fn is_clear(&self) -> bool {
         self.is_scanned && self.hook.is_none()
+    }
+
+    fn new(verdict: Verdict) -> Self {
+        Known { verdict, hook: None, hook_since: 0, is_scanned: false, closed: None, notes: Vec::new(), kept: None }
     }
 
     fn difference(&self) -> Option<&Difference> {

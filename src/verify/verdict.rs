@@ -58,19 +58,23 @@ pub enum State {
 /// What kind of request it is, as far as an answer depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
+    /// With neither of the two.
     Plain,
     /// With `Origin`.
     Origin,
     /// With `Authorization: Bearer`.
     Bearer,
+    /// With both.
     OriginAndBearer,
     /// The token is not live: the answer is a refusal.
     Refusal,
 }
 
 impl Class {
+    /// In the order of their bits.
     pub const ALL: [Class; 5] = [Class::Plain, Class::Origin, Class::Bearer, Class::OriginAndBearer, Class::Refusal];
 
+    /// Of a call with a live token.
     pub fn of(has_origin: bool, has_bearer: bool) -> Self {
         match (has_origin, has_bearer) {
             (false, false) => Class::Plain,
@@ -84,8 +88,13 @@ impl Class {
 /// What one comparison found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
-    /// WordPress did what the sidecar would have done. `user`: whose token it was.
-    Agrees { class: Class, user: Option<u64> },
+    /// WordPress did what the sidecar would have done.
+    Agrees {
+        /// What kind of request it was.
+        class: Class,
+        /// Whose token it was.
+        user: Option<u64>,
+    },
     /// It did not, and no client can bring that about.
     Differs(Difference),
     /// It did not, for this user; a client may have brought it about.
@@ -112,7 +121,8 @@ pub struct Verdict {
     pub needed: u32,
     /// By class, in this epoch.
     by_class: [u32; Class::ALL.len()],
-    /// Some of the users whose comparisons agreed, by their ids.
+    /// Some of the users whose comparisons agreed, by their ids. SECURITY: not kept; after a restart it takes others.
+    #[serde(skip)]
     users: BTreeSet<u64>,
     /// What [`RETURN`] is multiplied by.
     relapses: u32,

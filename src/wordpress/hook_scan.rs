@@ -12,6 +12,7 @@
 //! that are spread over files), and code in no file of these kinds.
 
 mod files;
+mod found;
 mod names;
 mod php;
 mod state;
@@ -30,6 +31,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::installation::Installation;
 use files::{Part, Walker};
+pub use found::{Found, Hit, Unread, is_trusted};
 use php::{Form, Named};
 pub use state::files_state;
 pub use stored::{Snippets, Themes, snippets, themes};
@@ -70,82 +72,6 @@ impl Active {
         }
     }
 }
-
-/// A place that names one of the hooks.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Hit {
-    /// `my-plugin/inc/auth.php:12` of a plugin, `mu-plugins/x.php:3`, `themes/x/functions.php:9`, `snippet 12`.
-    pub place: String,
-    /// The hook, or the part of its name that is known: `jwt_auth_*`.
-    pub hook: String,
-}
-
-/// What a scan found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
-    /// In the order of their places.
-    pub hits: Vec<Hit>,
-    /// What was not looked at.
-    pub unread: Unread,
-    /// PHP files that were looked at, or had not changed.
-    pub files: usize,
-}
-
-/// What could not be looked at.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unread {
-    /// Plugins, must-use plugins and themes of which something cannot be read by this user.
-    pub parts: Vec<String>,
-    /// How many of them there are in all, whether they can be read or not.
-    pub of: usize,
-    /// Links that leave the site's folders, which are not followed.
-    pub links: usize,
-    /// Files above the limit of size.
-    pub too_large: usize,
-    /// There is more code than one scan reads, or it was stopped.
-    pub is_cut: bool,
-    /// It is not known on this machine where the site's files are.
-    pub is_elsewhere: bool,
-}
-
-impl Unread {
-    /// Sentences for people; none where all was read.
-    pub fn sentences(&self) -> Vec<String> {
-        let mut said = Vec::new();
-        if self.is_elsewhere {
-            said.push("it is not known where the site's plugins and must-use plugins are on this machine".to_owned());
-        }
-        if !self.parts.is_empty() {
-            let shown = self.parts.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-            let more = if self.parts.len() > SHOWN { ", …" } else { "" };
-            let (parts, of) = (self.parts.len(), self.of);
-            said.push(format!(
-                "{parts} of {of} plugins, themes and other code cannot be read by this user ({shown}{more})"
-            ));
-        }
-        let counted = [
-            (self.links, "links out of the site's folders are not followed"),
-            (self.too_large, "files above 1 MiB are left out"),
-        ];
-        said.extend(counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what}: {count}")));
-        if self.is_cut {
-            said.push("there is more code than one scan reads; the next goes on with the rest".to_owned());
-        }
-        said
-    }
-}
-
-/// Whether the operator trusts a hit: `trusted` (`[refresh] trusted_hooks`) names its place, its place without the line, or
-/// the hook.
-pub fn is_trusted(hit: &Hit, trusted: &[String]) -> bool {
-    let file = hit.place.rsplit_once(':').filter(|(_, line)| line.bytes().all(|byte| byte.is_ascii_digit()));
-    trusted
-        .iter()
-        .any(|trusted| *trusted == hit.place || *trusted == hit.hook || file.is_some_and(|(file, _)| *trusted == file))
-}
-
-/// How many of a list are shown.
-const SHOWN: usize = 10;
 
 /// How much one scan does.
 #[derive(Debug, Clone, Copy)]

@@ -11,6 +11,7 @@ mod certificates;
 mod cleanup;
 mod config;
 mod counting;
+mod custom;
 mod database;
 mod database_tls;
 mod doctor;

@@ -4,8 +4,9 @@
 //! recorded, byte for byte, and compares everything that came of it. What may differ is in one table, [`SIDECAR`]. Our own
 //! plugin is held to the same exchanges without any difference; if it did not pass, it would be no fair stand-in.
 
+pub mod complaints;
 mod exchange;
-mod wire;
+pub mod wire;
 
 use std::net::SocketAddr;
 use std::time::Duration;

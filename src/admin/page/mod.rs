@@ -6,6 +6,7 @@
 mod chart;
 mod parts;
 pub mod units;
+mod verification;
 
 use std::time::{Duration, SystemTime};
 
@@ -46,6 +47,7 @@ pub fn page(status: &Status) -> Markup {
                 header.top { (header(status, &name, &verdict)) }
                 p #stale role="alert" hidden { "No answer from the sidecar since " span #since {} ". What you see is from then." }
                 main #main {
+                    @if let Some(view) = &status.verification { (verification::section(view)) }
                     (attention(status))
                     (traffic(status))
                     (charts(status))

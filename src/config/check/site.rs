@@ -102,7 +102,7 @@ pub(super) fn refresh(read: &mut Merged) -> Refresh {
         verify_every: read.get(keys::REFRESH_VERIFY_EVERY),
         verify_ignore_headers: read.each(keys::REFRESH_VERIFY_IGNORE_HEADERS, value::field_name),
         trusted_hooks: read.get(keys::REFRESH_TRUSTED_HOOKS),
-        state_directory: read.path(keys::REFRESH_STATE_DIRECTORY),
+        state_directory: state_directory(read),
         response_fields: read.get(keys::REFRESH_RESPONSE_FIELDS),
         analytics: read.get(keys::REFRESH_ANALYTICS),
         analytics_refusals: read.get(keys::REFRESH_ANALYTICS_REFUSALS),
@@ -111,6 +111,17 @@ pub(super) fn refresh(read: &mut Merged) -> Refresh {
         known_tokens: read.get(keys::REFRESH_KNOWN_TOKENS),
         country_database: read.readable(keys::REFRESH_COUNTRY_DATABASE),
     }
+}
+
+/// Whether it can be written to is seen when it is: it costs nothing but a restart that begins again.
+fn state_directory(read: &mut Merged) -> Option<PathBuf> {
+    let path = read.path(keys::REFRESH_STATE_DIRECTORY)?;
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_dir() => read.fault(keys::REFRESH_STATE_DIRECTORY, "is not a directory"),
+        Ok(_) => {}
+        Err(error) => read.fault(keys::REFRESH_STATE_DIRECTORY, format!("cannot be looked at: {error}")),
+    }
+    Some(path)
 }
 
 pub(super) fn cleanup(read: &Merged) -> Cleanup {

@@ -81,7 +81,7 @@ pub(super) fn built(pieces: &[Piece<'_>]) -> Option<String> {
         }
     }
     // The one that ended the loop, unless it was one of the pieces, too.
-    if pieces().last() != Some(Piece::Unknown) {
+    if pieces().next_back() != Some(Piece::Unknown) {
         pattern.pop();
     }
     if !is_evident || !pattern.contains(&None) || !HOOKS.iter().any(|name| matches(&pattern, name.as_bytes())) {

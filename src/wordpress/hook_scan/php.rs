@@ -196,6 +196,8 @@ impl<'s> Walk<'s> {
             [Piece::Known(text)] if names::is_beginning(text) => Some(String::from_utf8_lossy(text).into_owned() + "*"),
             [Piece::Known(text)] => names::built(&names::of_format(text)),
             several if several.contains(&Piece::Unknown) => names::built(several),
+            // One string of several lines was looked at line by line.
+            _ if !is_concatenation(node) => None,
             several => {
                 let known = several.iter().filter_map(|piece| match piece {
                     Piece::Known(text) => Some(*text),

@@ -66,6 +66,13 @@ impl Site {
             (_, Kind::Integer { min, .. }) => [5, 6, 7].map(|more| (min + more).to_string()),
             (_, Kind::Duration { .. }) => three(["5s", "600ms", "7m"]),
             (_, Kind::OneOf(names)) => [0, 1, 2].map(|i| names[(i + 1) % names.len()].to_owned()),
+            ("refresh.state_directory", _) => [0, 1, 2].map(|i| {
+                let directory = self.directory.path().join(format!("state-{i}"));
+                fs::create_dir_all(&directory).unwrap();
+                text(&directory)
+            }),
+            ("refresh.verify_ignore_headers", _) => three(["via", "x-a,x-b", "x-c"]),
+            ("refresh.trusted_hooks", _) => three(["a.php", "b.php:1,c", "d/e.php:2"]),
             (name, Kind::Path) => [0, 1, 2].map(|i| text(&self.file(&format!("{name}-{i}"), &format!("{PEM}{i}\n")))),
             ("server.listen", _) => three(["127.0.0.1:1", "127.0.0.1:2,[::1]:2", "unix:/run/x.sock,systemd:http"]),
             ("tls.listen", _) => three(["", "127.0.0.1:4", "unix:/run/y.sock"]),

@@ -11,7 +11,7 @@ use crate::support::sidecar::command;
 fn the_manual_has_every_command_and_key_and_no_fault() {
     let page = page();
     let text = shown(&page);
-    for name in ["serve", "check", "doctor", "index", "completions", "man"] {
+    for name in ["serve", "check", "doctor", "verify", "index", "completions", "man"] {
         assert!(text.contains(&format!("\n       {name} ")), "no command {name}:\n{text}");
     }
     // man breaks long words at the end of a line; without spaces and dashes they are whole.

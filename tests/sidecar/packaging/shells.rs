@@ -12,9 +12,11 @@ use crate::support::sidecar::{PATIENCE, command};
 
 /// What every shell offers behind these words.
 const OFFERS: &[(&str, &[&str])] = &[
-    ("", &["serve", "check", "index", "completions", "man"]),
+    ("", &["serve", "check", "verify", "index", "completions", "man"]),
     ("serve --forwarded-mode ", &["auto", "preserve"]),
     ("index --ap", &["--apply"]),
+    ("verify --ag", &["--again"]),
+    ("serve --refresh-verify ", &["auto", "always", "off"]),
     ("check --wp-c", &["--wp-config"]),
 ];
 

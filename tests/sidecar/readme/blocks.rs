@@ -18,8 +18,20 @@ const RUN_HERE: &[&str] = &[
 ];
 
 /// Blocks that `tests/package` runs, which takes them by these names.
-const RUN_BY_PACKAGE: &[&str] =
-    &["check", "doctor", "install", "journal", "look", "reload", "remove", "socket", "socket-on", "try", "upgrade"];
+const RUN_BY_PACKAGE: &[&str] = &[
+    "check",
+    "doctor",
+    "install",
+    "journal",
+    "look",
+    "reload",
+    "remove",
+    "socket",
+    "socket-on",
+    "try",
+    "upgrade",
+    "verify",
+];
 
 #[test]
 fn every_block_has_its_test() {

@@ -139,7 +139,7 @@ fn the_text_names_what_there_is() {
         for flag in words.filter_map(|word| word.strip_prefix("--")).filter(|_| span.contains("wp-jwt-sidecar")) {
             let known = KEYS.iter().any(|key| key.flag() == flag);
             assert!(
-                known || ["apply", "drop", "json", "config", "no-php"].contains(&flag),
+                known || ["apply", "drop", "again", "json", "config", "no-php"].contains(&flag),
                 "no flag --{flag}: `{span}`"
             );
         }

@@ -4,11 +4,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::{DecodingKey, Validation};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::complaints::Complaints;
 use super::wire::{self, Answer};
 use super::{Difference, Differences};
 use crate::support::mariadb::{Row, TestDatabase, Token, TokenState, User};
@@ -17,10 +17,6 @@ use crate::support::site::Keys;
 
 /// The home URL of the site that was recorded.
 const RECORDED_HOME: &str = "http://127.0.0.1:8099";
-
-/// What web servers and proxies add of their own. The recordings leave it out, so nobody compares it.
-const OF_THE_WEB_SERVER: [&str; 8] =
-    ["Server", "Date", "Connection", "Keep-Alive", "Transfer-Encoding", "Content-Length", "X-Powered-By", "Via"];
 
 /// How long rows may be behind the answer.
 const WRITTEN_BEHIND: Duration = PATIENCE;
@@ -88,7 +84,7 @@ impl<'a> Session<'a> {
             self.database.prefix()
         );
         self.database.execute(&reset).await;
-        let mut complaints = Complaints(Vec::new());
+        let mut complaints = Complaints::default();
         complaints.same("the last token row", &self.database.last_ids().await.0, &self.seen.0);
         let token = match exchange.token.as_str() {
             "live" => Some(TokenState::Live),
@@ -152,12 +148,7 @@ impl<'a> Session<'a> {
         if self.differences.has(Difference::NoRetryAfterOnSuccess) {
             expected.retain(|(name, _)| name != "Retry-After");
         }
-        let mut actual: Vec<(String, String)> = answer
-            .headers
-            .iter()
-            .filter(|(name, _)| !OF_THE_WEB_SERVER.iter().any(|other| other.eq_ignore_ascii_case(name)))
-            .cloned()
-            .collect();
+        let mut actual = answer.own_headers();
         if success && self.differences.has(Difference::NoStore) {
             let before = actual.len();
             actual.retain(|(name, value)| !(name.eq_ignore_ascii_case("Cache-Control") && value == "no-store"));
@@ -299,7 +290,7 @@ impl<'a> Session<'a> {
             for (column, value) in recorded {
                 let expected = match column.as_str() {
                     "id" => continue,
-                    "hash" => Some(self.wp_hash(&pair.jwt)),
+                    "hash" => Some(self.keys.wp_hash(&pair.jwt)),
                     "user_id" => Some(self.user.id.to_string()),
                     "refresh_token_hash" => Some(pair.refresh_token.clone()),
                     "token_family" => Some(token.token_family.clone()),
@@ -371,33 +362,11 @@ impl<'a> Session<'a> {
         }
         times
     }
-
-    /// WordPress's `wp_hash()`.
-    fn wp_hash(&self, jwt: &str) -> String {
-        let mut mac = Hmac::<md5::Md5>::new_from_slice(self.keys.auth_salt.as_bytes()).unwrap();
-        mac.update(jwt.as_bytes());
-        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
 struct Pair {
     jwt: String,
     refresh_token: String,
-}
-
-/// All that was not as recorded.
-struct Complaints(Vec<String>);
-
-impl Complaints {
-    fn same<T: PartialEq + std::fmt::Debug + ?Sized>(&mut self, what: &str, actual: &T, expected: &T) {
-        self.demand(actual == expected, || format!("{what}\n    is       {actual:?}\n    recorded {expected:?}"));
-    }
-
-    fn demand(&mut self, holds: bool, complaint: impl FnOnce() -> String) {
-        if !holds {
-            self.0.push(complaint());
-        }
-    }
 }
 
 /// The row must have the recorded columns and, besides, only those that were left out of the recording.

@@ -7,11 +7,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+/// What web servers and proxies add of their own. The recordings leave it out, so nobody compares it.
+const OF_THE_WEB_SERVER: [&str; 8] =
+    ["Server", "Date", "Connection", "Keep-Alive", "Transfer-Encoding", "Content-Length", "X-Powered-By", "Via"];
+
 /// An answer: the headers as they came, in their order and case, the body without its framing.
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The headers that no web server adds.
+    pub fn own_headers(&self) -> Vec<(String, String)> {
+        let is_own = |name: &str| !OF_THE_WEB_SERVER.iter().any(|other| other.eq_ignore_ascii_case(name));
+        self.headers.iter().filter(|(name, _)| is_own(name)).cloned().collect()
+    }
 }
 
 /// Sends the bytes of one request, which must ask for the connection to be closed, and reads the answer to its end.

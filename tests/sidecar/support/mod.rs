@@ -2,6 +2,7 @@
 
 pub mod apps;
 pub mod browser;
+pub mod custom;
 pub mod faults;
 pub mod made_up;
 pub mod mariadb;

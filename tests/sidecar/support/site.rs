@@ -8,6 +8,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+
 use super::mariadb::{Database, TestDatabase, random_hex};
 use super::raw::Connection;
 use super::secrets;
@@ -27,6 +31,26 @@ pub struct Keys {
     pub signing: String,
     /// `wp_salt( 'auth' )`.
     pub auth_salt: String,
+}
+
+impl Keys {
+    /// WordPress's `wp_hash()`.
+    pub fn wp_hash(&self, text: &str) -> String {
+        let mut mac = Hmac::<md5::Md5>::new_from_slice(self.auth_salt.as_bytes()).unwrap();
+        mac.update(text.as_bytes());
+        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The access token that the plugin makes where no code of the site's own has a say, and the algorithm is HS256.
+    pub fn unfiltered_access_token(&self, home: &str, user_id: &str, issued_at: i64, expires_at: i64) -> String {
+        let claims = format!(
+            r#"{{"iss":"{home}","iat":{issued_at},"nbf":{issued_at},"exp":{expires_at},"data":{{"user":{{"id":"{user_id}"}}}}}}"#
+        );
+        let input = [r#"{"typ":"JWT","alg":"HS256"}"#, &claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(self.signing.as_bytes()).unwrap();
+        mac.update(input.as_bytes());
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+    }
 }
 
 impl Site {

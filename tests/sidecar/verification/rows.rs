@@ -187,7 +187,7 @@ async fn with_other_keys_no_row_fits() {
     for _ in 0..3 {
         site.insert(&PhpRow::plain(site.user.id, now() + COUNTS_AFTER)).await;
     }
-    let keys = || async { site.verification().view().kind == Some("keys") };
+    let keys = || async { site.verification().view().kind.is_some_and(|kind| kind.name() == "keys") };
     rig::eventually("the keys are doubted", keys).await;
     assert!(site.difference().0.starts_with("key, salt or home are not those that PHP uses"));
 }

@@ -111,11 +111,11 @@ impl Verifying {
     pub fn difference(&self) -> (String, &'static str) {
         self.wait("something differs", || self.verification().view().difference.is_some());
         let view = self.verification().view();
-        (view.difference.unwrap(), view.kind.unwrap())
+        (view.difference.unwrap(), view.kind.unwrap().name())
     }
 
     pub fn agrees(&self) -> bool {
-        self.verification().view().state == "agrees"
+        self.verification().view().state.name() == "agrees"
     }
 
     /// Waits until the row watch has looked twice at all rows that are there by now.

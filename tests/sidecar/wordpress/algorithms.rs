@@ -7,7 +7,7 @@ use crate::support::site::Site;
 
 /// Code of the site's own that supplies a private key, which the plugin has no setting for.
 const KEY_OF_THE_SITE: &str =
-    "<?php add_filter( 'jwt_auth_pro_private_key', fn() => get_option( 'sites_private_key' ) ?: null );";
+    "<?php add_filter( 'jwt_auth_secret_private_key', fn( $key ) => get_option( 'sites_private_key' ) ?: $key );";
 
 /// PHP that makes a private key in PEM.
 const RSA: &str = "openssl_pkey_export( openssl_pkey_new( array( 'private_key_bits' => 2048 ) ), $pem );";

@@ -115,7 +115,10 @@ keys! {
             leaves all refreshes to WordPress until it is named here.");
     REFRESH_STATE_DIRECTORY: Option<FileName> = path("refresh.state_directory")
         .unset("STATE_DIRECTORY, which systemd sets; without it the state is kept in memory", "/var/lib/wp-jwt-sidecar")
-        .about("The directory in which the state of the verification is kept, so that a restart does not begin again.");
+        .about("The directory in which the state of the verification is kept, so that a restart does not begin again.")
+        .change("It must be there, and the sidecar's user must be able to write to it; the package's unit makes one. Several \
+            sidecars may have one directory, unless they have the same database, tables and addresses to listen on: then \
+            give each its own.");
     REFRESH_RESPONSE_FIELDS: ResponseFields = one_of("refresh.response_fields").is("all")
         .about("The fields of a successful answer: those of the plugin's API document, those that it sends in fact \
             (\"oauth2\"), or all.");

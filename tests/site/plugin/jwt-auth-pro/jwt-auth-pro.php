@@ -11,8 +11,11 @@
  *  - no `jti`: two tokens of one user made in one second are the same JWT with the same hash;
  *  - revoking the old row and inserting the new one are two statements, and the second one's failure goes unnoticed;
  *  - the look-up by refresh token has no index;
- *  - the client chooses its address by X-Forwarded-For.
- * It does not do licences, an admin page, clean-up jobs or revocation on changes of the user.
+ *  - the client chooses its address by X-Forwarded-For;
+ *  - a site's own code that refuses a refresh, or answers with an object, ends PHP after the old row was revoked.
+ * Its hooks are the original's by name, arguments and place, and a site's own code does with them what was recorded of
+ * the original (tests/sidecar/custom.rs). It does not do licences, an admin page, clean-up jobs or revocation on changes
+ * of the user.
  */
 
 namespace JwtAuthPro;
@@ -26,8 +29,10 @@ const SETTINGS_OPTION = 'jwt_auth_pro_settings';
 require_once __DIR__ . '/src/schema.php';
 require_once __DIR__ . '/src/settings.php';
 require_once __DIR__ . '/src/client.php';
+require_once __DIR__ . '/src/cors.php';
 require_once __DIR__ . '/src/rate-limit.php';
 require_once __DIR__ . '/src/jwt.php';
+require_once __DIR__ . '/src/refusals.php';
 require_once __DIR__ . '/src/tokens.php';
 require_once __DIR__ . '/src/analytics.php';
 require_once __DIR__ . '/src/routes.php';
@@ -36,9 +41,8 @@ require_once __DIR__ . '/src/bearer.php';
 register_activation_hook( __FILE__, __NAMESPACE__ . '\activate' );
 
 add_action( 'rest_api_init', __NAMESPACE__ . '\register_routes' );
-add_filter( 'rest_exposed_cors_headers', __NAMESPACE__ . '\exposed_headers' );
-// Before rest_send_allow_header (10): the recorded answers have these headers ahead of Allow.
-add_filter( 'rest_post_dispatch', __NAMESPACE__ . '\add_rate_limit_headers', 5 );
+add_action( 'rest_api_init', __NAMESPACE__ . '\send_allowed_headers' );
+add_filter( 'rest_post_dispatch', __NAMESPACE__ . '\send_exposed_headers' );
 add_filter( 'determine_current_user', __NAMESPACE__ . '\user_from_bearer', 20 );
 add_filter( 'rest_pre_dispatch', __NAMESPACE__ . '\refuse_bad_bearer', 10, 3 );
 

@@ -1,6 +1,7 @@
 <?php
 /**
- * Who the bearer of an access token is. On the plugin's own routes an Authorization header does not matter.
+ * Who the bearer of an access token is. On the plugin's own routes an Authorization header does not matter, but to those
+ * that are about the token in it.
  */
 
 namespace JwtAuthPro;
@@ -15,7 +16,7 @@ defined( 'ABSPATH' ) || exit;
 function user_from_bearer( int|false $user_id ): int|false {
 	$jwt = $user_id || own_route() ? null : bearer_token();
 	$row = null === $jwt ? null : valid_row( $jwt );
-	if ( null === $row ) {
+	if ( null === $row || is_wp_error( $row ) ) {
 		return $user_id;
 	}
 	touch_row( (int) $row->id );
@@ -32,7 +33,7 @@ function refuse_bad_bearer( mixed $result, WP_REST_Server $server, WP_REST_Reque
 	if ( $limited ) {
 		return $limited;
 	}
-	if ( null === valid_row( $jwt ) ) {
+	if ( is_wp_error( valid_row( $jwt ) ) ) {
 		return new WP_Error( 'jwt_auth_invalid_token', 'Invalid token.', array( 'status' => 401 ) );
 	}
 	return $result;
@@ -49,16 +50,23 @@ function bearer_token(): ?string {
 }
 
 /** The row of an access token that is good: signature, times, issuer, user, and the first row found not revoked. */
-function valid_row( string $jwt ): ?object {
+function valid_row( string $jwt ): object {
+	$bad    = fn( string $code, string $message ) => new WP_Error( $code, $message, array( 'status' => 403 ) );
 	$claims = decode_jwt( $jwt );
-	if ( null === $claims || ( $claims['iss'] ?? null ) !== get_bloginfo( 'url' ) ) {
-		return null;
+	if ( is_string( $claims ) ) {
+		return $bad( 'jwt_auth_invalid_token', $claims );
+	}
+	if ( ( $claims['iss'] ?? null ) !== get_bloginfo( 'url' ) ) {
+		return $bad( 'jwt_auth_bad_iss', 'The iss do not match with this server' );
 	}
 	if ( ! isset( $claims['data']['user']['id'] ) ) {
-		return null;
+		return $bad( 'jwt_auth_bad_request', 'User ID not found in the token' );
 	}
 	$row = row_of_jwt( $jwt );
-	return null === $row || null !== $row->revoked_at ? null : $row;
+	if ( null === $row || null !== $row->revoked_at ) {
+		return $bad( 'jwt_auth_invalid_token', 'The token is not known, or revoked.' );
+	}
+	return $row;
 }
 
 function touch_row( int $id ): void {

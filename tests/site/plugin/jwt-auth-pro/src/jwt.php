@@ -7,9 +7,15 @@ namespace JwtAuthPro;
 
 defined( 'ABSPATH' ) || exit;
 
-/** NULL where the algorithm is unknown or its key is missing. */
+const ALGORITHMS = array( 'HS256', 'HS384', 'HS512', 'RS256', 'RS384', 'RS512', 'ES256', 'ES384', 'EdDSA' );
+
+function algorithm(): string {
+	return (string) apply_filters( 'jwt_auth_algorithm', setting( 'token_settings', 'signing_algorithm' ) );
+}
+
+/** NULL where the key of the algorithm is missing. */
 function encode_jwt( array $claims ): ?string {
-	$algorithm = (string) setting( 'token_settings', 'signing_algorithm' );
+	$algorithm = algorithm();
 	$header    = array(
 		'typ' => 'JWT',
 		'alg' => $algorithm,
@@ -20,70 +26,82 @@ function encode_jwt( array $claims ): ?string {
 	return null === $signature ? null : $input . '.' . base64url( $signature );
 }
 
-/** The claims of a token whose signature and times hold, else NULL. Only the configured algorithm is accepted. */
-function decode_jwt( string $jwt ): ?array {
+/** The claims of a token whose signature and times hold, else what is wrong. Only the site's algorithm is accepted. */
+function decode_jwt( string $jwt ): array|string {
 	$parts = explode( '.', $jwt );
 	if ( 3 !== count( $parts ) ) {
-		return null;
+		return 'Wrong number of segments';
 	}
 	list( $header, $payload, $signature ) = array_map( __NAMESPACE__ . '\base64url_decode', $parts );
-	$algorithm                            = (string) setting( 'token_settings', 'signing_algorithm' );
+	$algorithm                            = algorithm();
 	$header                               = json_decode( $header, true );
 	$claims                               = json_decode( $payload, true );
-	if ( ! is_array( $header ) || ! is_array( $claims ) || ( $header['alg'] ?? null ) !== $algorithm ) {
-		return null;
+	if ( ! is_array( $header ) || ! is_array( $claims ) ) {
+		return 'Syntax error, malformed JSON';
+	}
+	if ( ( $header['alg'] ?? null ) !== $algorithm ) {
+		return 'Incorrect key for this algorithm';
 	}
 	if ( ! verify( $algorithm, $parts[0] . '.' . $parts[1], $signature ) ) {
-		return null;
+		return 'Signature verification failed';
 	}
 	$now = time();
-	if ( ( $claims['nbf'] ?? 0 ) > $now || ( $claims['iat'] ?? 0 ) > $now || ( $claims['exp'] ?? 0 ) <= $now ) {
-		return null;
+	foreach ( array( 'nbf', 'iat' ) as $claim ) {
+		if ( ( $claims[ $claim ] ?? 0 ) > $now ) {
+			return "Cannot handle token with $claim prior to " . gmdate( 'Y-m-d\TH:i:sO', $claims[ $claim ] );
+		}
 	}
-	return $claims;
+	return ( $claims['exp'] ?? 0 ) <= $now ? 'Expired token' : $claims;
 }
 
-/** The site's own code supplies a private key (PEM) for all but the HMAC algorithms. */
-function private_key(): ?string {
-	return apply_filters( 'jwt_auth_pro_private_key', null );
+/** The secret; a private key (PEM) for all but the HMAC algorithms, which the site's own code supplies. */
+function signing_key(): string {
+	return (string) apply_filters( 'jwt_auth_secret_private_key', secret() );
+}
+
+/** The secret again, or the public key, which is taken from the private one where the site's own code has none. */
+function verifying_key(): string {
+	return (string) apply_filters( 'jwt_auth_secret_public_key', secret() );
+}
+
+function secret(): string {
+	return defined( 'JWT_AUTH_SECRET_KEY' ) ? (string) JWT_AUTH_SECRET_KEY : '';
 }
 
 function sign( string $algorithm, string $input ): ?string {
+	$key    = signing_key();
 	$digest = 'sha' . substr( $algorithm, 2 );
-	if ( in_array( $algorithm, array( 'HS256', 'HS384', 'HS512' ), true ) ) {
-		$secret = defined( 'JWT_AUTH_SECRET_KEY' ) ? (string) JWT_AUTH_SECRET_KEY : '';
-		return '' === $secret ? null : hash_hmac( $digest, $input, $secret, true );
+	if ( 'H' === $algorithm[0] ) {
+		return '' === $key ? null : hash_hmac( $digest, $input, $key, true );
 	}
-	$key = private_key();
-	if ( null === $key ) {
+	if ( ! str_contains( $key, 'PRIVATE KEY' ) ) {
 		return null;
 	}
 	if ( 'EdDSA' === $algorithm ) {
 		return sodium_crypto_sign_detached( $input, sodium_crypto_sign_secretkey( ed25519_pair( $key ) ) );
 	}
-	if ( ! in_array( $algorithm, array( 'RS256', 'RS384', 'RS512', 'ES256', 'ES384' ), true )
-		|| ! openssl_sign( $input, $signature, $key, $digest ) ) {
+	if ( ! openssl_sign( $input, $signature, $key, $digest ) ) {
 		return null;
 	}
 	return 'E' === $algorithm[0] ? ecdsa_from_der( $signature, (int) substr( $algorithm, 2 ) / 8 ) : $signature;
 }
 
 function verify( string $algorithm, string $input, string $signature ): bool {
-	if ( 'H' === ( $algorithm[0] ?? '' ) ) {
-		$expected = sign( $algorithm, $input );
-		return null !== $expected && hash_equals( $expected, $signature );
+	$digest = 'sha' . substr( $algorithm, 2 );
+	$key    = verifying_key();
+	if ( 'H' === $algorithm[0] ) {
+		return '' !== $key && hash_equals( hash_hmac( $digest, $input, $key, true ), $signature );
 	}
-	$key = private_key();
-	if ( null === $key ) {
-		return false;
-	}
+	$private = signing_key();
 	if ( 'EdDSA' === $algorithm ) {
 		return SODIUM_CRYPTO_SIGN_BYTES === strlen( $signature )
-			&& sodium_crypto_sign_verify_detached( $signature, $input, sodium_crypto_sign_publickey( ed25519_pair( $key ) ) );
+			&& sodium_crypto_sign_verify_detached( $signature, $input, sodium_crypto_sign_publickey( ed25519_pair( $private ) ) );
 	}
-	$public = openssl_pkey_get_details( openssl_pkey_get_private( $key ) )['key'];
-	$der    = 'E' === $algorithm[0] ? ecdsa_to_der( $signature ) : $signature;
-	return 1 === openssl_verify( $input, $der, $public, 'sha' . substr( $algorithm, 2 ) );
+	if ( ! str_contains( $key, 'PUBLIC KEY' ) ) {
+		$key = openssl_pkey_get_details( openssl_pkey_get_private( $private ) )['key'];
+	}
+	$der = 'E' === $algorithm[0] ? ecdsa_to_der( $signature ) : $signature;
+	return 1 === openssl_verify( $input, $der, $key, $digest );
 }
 
 /** An Ed25519 key in PKCS #8 (RFC 8410) ends in its 32 bytes of seed. */

@@ -6,7 +6,6 @@
 namespace JwtAuthPro;
 
 use WP_Error;
-use WP_HTTP_Response;
 
 defined( 'ABSPATH' ) || exit;
 
@@ -14,37 +13,37 @@ function rate_limit_key( string $address ): string {
 	return 'jwt_auth_rate_limit_' . hash( 'sha256', $address );
 }
 
+function rate_limit_enabled(): bool {
+	return (bool) apply_filters( 'jwt_auth_rate_limit_enabled', setting( 'rate_limit_settings', 'enabled' ) );
+}
+
 /** Counts this request. NULL where it may go on. */
 function rate_limited(): ?WP_Error {
-	if ( ! setting( 'rate_limit_settings', 'enabled' ) ) {
+	if ( ! rate_limit_enabled() ) {
 		return null;
 	}
-	$max    = (int) setting( 'rate_limit_settings', 'max_requests' );
-	$length = MINUTE_IN_SECONDS * (int) setting( 'rate_limit_settings', 'window_minutes' );
-	$key    = rate_limit_key( client_address() );
-	$now    = time();
-	$window = get_transient( $key );
-	if ( ! is_array( $window ) || $window['reset'] <= $now ) {
+	$max     = (int) apply_filters( 'jwt_auth_rate_limit_max_requests', setting( 'rate_limit_settings', 'max_requests' ) );
+	$minutes = (int) apply_filters( 'jwt_auth_rate_limit_window_minutes', setting( 'rate_limit_settings', 'window_minutes' ) );
+	$address = client_address();
+	$key     = rate_limit_key( $address );
+	$now     = time();
+	$window  = get_transient( $key );
+	if ( ! is_array( $window ) || strtotime( $window['window_end'] . ' UTC' ) <= $now ) {
 		$window = array(
-			'count' => 0,
-			'reset' => $now + $length,
+			'ip_address'   => $address,
+			'counter'      => 0,
+			'window_start' => gmdate( 'Y-m-d H:i:s', $now ),
+			'window_end'   => gmdate( 'Y-m-d H:i:s', $now + MINUTE_IN_SECONDS * $minutes ),
 		);
 	}
-
-	$refused = $window['count'] >= $max;
+	$end     = strtotime( $window['window_end'] . ' UTC' );
+	$refused = $window['counter'] >= $max;
 	if ( ! $refused ) {
-		++$window['count'];
-		set_transient( $key, $window, max( 1, $window['reset'] - $now ) );
+		++$window['counter'];
+		set_transient( $key, $window, max( 1, $end - $now ) );
 	}
-	$retry_after = max( 1, $window['reset'] - $now );
-	rate_limit_headers(
-		array(
-			'X-RateLimit-Limit'     => (string) $max,
-			'X-RateLimit-Remaining' => (string) max( 0, $max - $window['count'] ),
-			'X-RateLimit-Reset'     => (string) $window['reset'],
-			'Retry-After'           => (string) $retry_after,
-		)
-	);
+	rate_limit_window( array( $max, max( 0, $max - $window['counter'] ), $end ) );
+	send_rate_limit_headers( $refused );
 	if ( ! $refused ) {
 		return null;
 	}
@@ -53,23 +52,31 @@ function rate_limited(): ?WP_Error {
 		'Rate limit exceeded',
 		array(
 			'status'      => 429,
-			'retry_after' => $retry_after,
+			'retry_after' => max( 1, $end - $now ),
 		)
 	);
 }
 
-/** Remembers the headers of this request's window; none before the request was counted. */
-function rate_limit_headers( ?array $set = null ): array {
-	static $headers = array();
-	return $headers = $set ?? $headers;
+/** Remembers the limit, what remains and the end of this request's window; none before the request was counted. */
+function rate_limit_window( ?array $set = null ): ?array {
+	static $window = null;
+	return $window = $set ?? $window;
 }
 
-/** Retry-After goes with a 429 and, as recorded, with a success, but not with a 403. */
-function add_rate_limit_headers( WP_HTTP_Response $response ): WP_HTTP_Response {
-	foreach ( rate_limit_headers() as $name => $value ) {
-		if ( 'Retry-After' !== $name || in_array( $response->get_status(), array( 200, 429 ), true ) ) {
-			$response->header( $name, $value );
-		}
+/**
+ * Sends the headers by itself, so that they are in the answer whatever becomes of it. The second time they replace the
+ * first ones, behind what was sent since then: so a new pair has them, with a Retry-After.
+ */
+function send_rate_limit_headers( bool $with_retry_after ): void {
+	$window = rate_limit_window();
+	if ( null === $window || ! apply_filters( 'jwt_auth_rate_limit_headers_enabled', true ) ) {
+		return;
 	}
-	return $response;
+	list( $max, $remaining, $end ) = $window;
+	header( 'X-RateLimit-Limit: ' . $max );
+	header( 'X-RateLimit-Remaining: ' . $remaining );
+	header( 'X-RateLimit-Reset: ' . $end );
+	if ( $with_retry_after ) {
+		header( 'Retry-After: ' . max( 1, $end - time() ) );
+	}
 }

@@ -1,6 +1,6 @@
 <?php
 /**
- * The option jwt_auth_pro_settings. A key that is missing has its default.
+ * The option jwt_auth_pro_settings. A key that is missing has its default, and each has a filter of its own.
  */
 
 namespace JwtAuthPro;
@@ -36,17 +36,6 @@ function default_settings(): array {
 
 function setting( string $group, string $key ): mixed {
 	$stored = get_option( SETTINGS_OPTION );
-	return $stored[ $group ][ $key ] ?? default_settings()[ $group ][ $key ];
-}
-
-/** The constant wins over the setting. */
-function cors_enabled(): bool {
-	return (bool) ( defined( 'JWT_AUTH_CORS_ENABLE' ) ? JWT_AUTH_CORS_ENABLE : setting( 'token_settings', 'enable_cors' ) );
-}
-
-function exposed_headers( array $headers ): array {
-	if ( cors_enabled() && str_contains( authorization_header(), 'Bearer ' ) ) {
-		return array( 'X-RateLimit-Limit', 'X-RateLimit-Remaining', 'X-RateLimit-Reset', 'Retry-After' );
-	}
-	return $headers;
+	$value  = $stored[ $group ][ $key ] ?? default_settings()[ $group ][ $key ];
+	return apply_filters( "jwt_auth_{$group}_{$key}", $value );
 }

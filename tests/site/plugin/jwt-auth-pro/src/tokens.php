@@ -6,6 +6,7 @@
 namespace JwtAuthPro;
 
 use WP_Error;
+use WP_User;
 
 defined( 'ABSPATH' ) || exit;
 
@@ -22,45 +23,60 @@ function live_row( string $refresh_token ): ?object {
 	);
 }
 
-/** A new pair and its row. Nobody looks whether the row was stored (a weakness of the original). */
-function new_pair( int $user_id, string $token_family ): array|WP_Error {
-	global $wpdb;
-	$now      = time();
-	$lifetime = (int) setting( 'token_settings', 'jwt_expiration' );
-	$claims   = array(
-		'iss'  => get_bloginfo( 'url' ),
-		'iat'  => $now,
-		'nbf'  => $now,
-		'exp'  => $now + $lifetime,
-		'data' => array( 'user' => array( 'id' => (string) $user_id ) ),
-	);
-	$jwt      = encode_jwt( $claims );
-	if ( null === $jwt ) {
-		return new WP_Error( 'jwt_auth_bad_config', 'JWT is not configured properly.', array( 'status' => 403 ) );
+/** An access token with its columns of a row, which is not stored yet. */
+function new_access_token( WP_User $user ): array|WP_Error {
+	$user = apply_filters( 'jwt_auth_before_authenticate', $user );
+	if ( is_wp_error( $user ) ) {
+		return refusal( 'jwt_auth_failed', $user->get_error_message() );
 	}
-	$refresh_token = bin2hex( random_bytes( 16 ) );
-	$wpdb->insert(
-		tokens_table(),
-		array(
-			'hash'                     => wp_hash( $jwt ),
-			'user_id'                  => $user_id,
-			'issued_at'                => gmdate( 'Y-m-d H:i:s', $claims['iat'] ),
-			'expires_at'               => gmdate( 'Y-m-d H:i:s', $claims['exp'] ),
-			'refresh_token_hash'       => $refresh_token,
-			'refresh_token_expires_at' => gmdate( 'Y-m-d H:i:s', $now + (int) setting( 'token_settings', 'refresh_token_expiration' ) ),
-			'token_family'             => $token_family,
-			'metadata'                 => wp_json_encode( array( 'user_agent' => user_agent() ) ),
-			'user_agent'               => user_agent(),
-			'ip_address'               => client_address(),
-			'blog_id'                  => get_current_blog_id(),
-		)
+	if ( ! in_array( algorithm(), ALGORITHMS, true ) ) {
+		return refusal( 'jwt_auth_unsupported_algorithm' );
+	}
+	$issued_at = (int) apply_filters( 'jwt_auth_issued_at', time() );
+	$expires   = $issued_at + (int) setting( 'token_settings', 'jwt_expiration' );
+	$claims    = array(
+		'iss'  => apply_filters( 'jwt_auth_issuer', get_bloginfo( 'url' ) ),
+		'iat'  => $issued_at,
+		'nbf'  => (int) apply_filters( 'jwt_auth_not_before', $issued_at, $issued_at ),
+		'exp'  => (int) apply_filters( 'jwt_auth_expire', $expires, $issued_at ),
+		'data' => array( 'user' => apply_filters( 'jwt_auth_token_user_data', array( 'id' => (string) $user->ID ), $user ) ),
+	);
+	$claims    = apply_filters( 'jwt_auth_token_before_sign', $claims, $user );
+	$jwt       = encode_jwt( $claims );
+	if ( null === $jwt ) {
+		return refusal( 'jwt_auth_bad_config' );
+	}
+	$columns = array(
+		'hash'       => wp_hash( $jwt ),
+		'user_id'    => $user->ID,
+		'issued_at'  => gmdate( 'Y-m-d H:i:s', $claims['iat'] ),
+		'expires_at' => gmdate( 'Y-m-d H:i:s', $claims['exp'] ),
+		'metadata'   => wp_json_encode( array( 'user_agent' => user_agent() ) ),
+		'user_agent' => user_agent(),
+		'ip_address' => client_address(),
+		// Not blog_id: on every blog of a network it is the column's default, 1.
 	);
 	return array(
-		'access_token'  => $jwt,
-		'expires_in'    => $lifetime,
-		'token_type'    => 'Bearer',
-		'refresh_token' => $refresh_token,
+		'jwt'        => $jwt,
+		'expires_at' => $claims['exp'],
+		'columns'    => apply_filters( 'jwt_auth_jwt_token_data_before_update', $columns ),
 	);
+}
+
+/** Gives these columns of an access token a refresh token, stores the row, and returns its id with that token. */
+function store_pair( array $columns, string $token_family ): array {
+	global $wpdb;
+	// Hashed, so that whatever a site's own code makes has the same form.
+	$refresh_token = wp_hash( apply_filters( 'jwt_auth_refresh_token_generation', bin2hex( random_bytes( 32 ) ) ) );
+	$lifetime      = apply_filters( 'jwt_auth_refresh_token_expiration', setting( 'token_settings', 'refresh_token_expiration' ) );
+	$of_refresh    = array(
+		'refresh_token_hash'       => $refresh_token,
+		'refresh_token_expires_at' => gmdate( 'Y-m-d H:i:s', time() + (int) $lifetime ),
+		'token_family'             => $token_family,
+	);
+	// Nobody looks whether the row was stored (a weakness of the original).
+	$wpdb->insert( tokens_table(), array_merge( $columns, apply_filters( 'jwt_auth_refresh_token_data_before_update', $of_refresh ) ) );
+	return array( (int) $wpdb->insert_id, $refresh_token );
 }
 
 function revoke_row( int $id ): void {

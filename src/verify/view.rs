@@ -1,0 +1,136 @@
+//! The state of the verification, as operators see it: status page, `/status.json`, `verify`, `doctor`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::difference::{Difference, Kind};
+use super::verdict::{State, Verdict};
+
+/// Whose business refreshes are, as far as the verification goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ViewState {
+    /// WordPress's, until enough of its answers agree.
+    Unverified,
+    /// The sidecar's.
+    Agrees,
+    /// WordPress's, which does it otherwise.
+    Differs,
+    /// WordPress's, which refuses its REST API.
+    Closed,
+    /// The sidecar's: `verify = "off"`.
+    Trusted,
+}
+
+impl ViewState {
+    pub const ALL: [ViewState; 5] =
+        [ViewState::Unverified, ViewState::Agrees, ViewState::Differs, ViewState::Closed, ViewState::Trusted];
+
+    /// One word, for metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            ViewState::Unverified => "unverified",
+            ViewState::Agrees => "agrees",
+            ViewState::Differs => "differs",
+            ViewState::Closed => "closed",
+            ViewState::Trusted => "trusted",
+        }
+    }
+
+    /// Whether refreshes are native.
+    pub fn is_native(self) -> bool {
+        matches!(self, ViewState::Agrees | ViewState::Trusted)
+    }
+}
+
+impl fmt::Display for ViewState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// All that operators see. SECURITY: names and types only, no values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    pub state: ViewState,
+    /// When the state began.
+    pub since_unix_seconds: u64,
+    /// Comparisons that counted, in all.
+    pub compared: u64,
+    /// Comparisons that agreed in this state, of those that are needed to leave it.
+    pub agreed: u32,
+    pub needed: u32,
+    /// What differs, or what WordPress refuses with.
+    pub difference: Option<String>,
+    pub kind: Option<Kind>,
+    /// What can be done.
+    pub fix: Option<String>,
+    /// What differs and decides nothing.
+    pub notes: Vec<String>,
+    /// The file that keeps it across restarts; `None`: it is kept in memory.
+    pub kept_in: Option<String>,
+}
+
+impl View {
+    /// Of a verdict, and of code on a `hook` that nobody has trusted. `is_on`: whether anything is verified.
+    pub fn of(verdict: &Verdict, hook: Option<&Difference>, is_on: bool) -> Self {
+        let (state, difference) = match (&verdict.state, hook) {
+            _ if !is_on => (ViewState::Trusted, None),
+            (_, Some(difference)) | (State::Differs(difference), None) => (ViewState::Differs, Some(difference)),
+            (State::Agrees, None) => (ViewState::Agrees, None),
+            (State::Unverified, None) => (ViewState::Unverified, None),
+        };
+        let fix = difference.map(|difference| difference.kind.fix()).or_else(|| fix_of(state));
+        View {
+            state,
+            since_unix_seconds: verdict.since,
+            compared: verdict.compared,
+            agreed: verdict.agreed,
+            needed: verdict.needed,
+            difference: difference.map(ToString::to_string),
+            kind: difference.map(|difference| difference.kind),
+            fix: fix.map(str::to_owned),
+            notes: Vec::new(),
+            kept_in: None,
+        }
+    }
+
+    /// WordPress has closed its REST API, in the words of `obstacle`: that decides, whatever was compared before.
+    #[must_use]
+    pub fn closed(self, obstacle: String, since_unix_seconds: u64) -> Self {
+        let (state, fix) = (ViewState::Closed, Some(CLOSED.to_owned()));
+        View { state, since_unix_seconds, difference: Some(obstacle), kind: None, fix, ..self }
+    }
+
+    /// How far it is, where that says anything.
+    pub fn progress(&self) -> Option<String> {
+        let View { agreed, needed, .. } = self;
+        match self.state {
+            ViewState::Unverified => Some(format!("{agreed} of {needed} answers of WordPress agree")),
+            // It is the row's code or a hook's that stands against it, too.
+            ViewState::Differs => Some(format!("{agreed} of {needed} answers of WordPress agree since")),
+            ViewState::Agrees | ViewState::Closed | ViewState::Trusted => None,
+        }
+    }
+}
+
+/// What to do where WordPress refuses its REST API.
+pub const CLOSED: &str = "Something closes the REST API: a security plugin, code of the site's own, or the state of the site. If that is \
+                          wanted, nothing has to be done. Else let GET …/wp-json/ through for the sidecar, which comes with the \
+                          User-Agent wp-jwt-sidecar, or set wordpress.home to the site's home URL, to the letter.";
+
+/// What can be done about a state without a difference.
+fn fix_of(state: ViewState) -> Option<&'static str> {
+    match state {
+        ViewState::Unverified => Some(
+            "Nothing has to be done. WordPress gets the refreshes, and each of its answers is compared with what the sidecar \
+             would have given; they have to be of three users, or three times as many.",
+        ),
+        ViewState::Trusted => Some(
+            "refresh.verify is \"off\": what the site's own code does at a refresh is neither compared nor looked for. With \
+             \"auto\" refreshes are native once they are proven.",
+        ),
+        ViewState::Agrees | ViewState::Differs | ViewState::Closed => None,
+    }
+}
