@@ -21,12 +21,15 @@ const LOOK: Duration = Duration::from_secs(3);
 /// How often files that changed are read where nothing else says that the site changed.
 const SCAN_AGAIN: Duration = Duration::from_secs(600);
 
+/// A scan that cannot read everything is gone on with so often. Then there is more code than any scan reads.
+const CUT_AT_MOST: u32 = 20;
+
 /// What of the configuration answers depend on.
 type Configuration = (config::Jwt, config::Refresh);
 
 /// Never returns.
 pub async fn watch(refresher: Arc<Refresher>, configuration: Configuration) {
-    let mut scans = Scans { scan: HookScan::in_background(), due: Instant::now(), unread: Vec::new() };
+    let mut scans = Scans { scan: HookScan::in_background(), due: Instant::now(), cut: 0, unread: Vec::new() };
     let mut plugin_version: Option<String> = None;
     loop {
         if let Ok(site) = refresher.sites.read_or_known().await {
@@ -58,18 +61,16 @@ fn active(refresher: &Refresher, site: &Site) -> Active {
 struct Scans {
     scan: HookScan,
     due: Instant,
+    /// Scans in a row that could not read everything.
+    cut: u32,
     /// What the log said last of what cannot be read.
     unread: Vec<String>,
 }
 
 impl Scans {
     async fn run(&mut self, refresher: &Refresher, active: Active, trusted: &[String]) {
-        let mut scan = std::mem::take(&mut self.scan);
-        let read = spawn_blocking(move || {
-            let found = scan.scan(&active);
-            (scan, found, active)
-        });
-        let Ok((scan, found, active)) = read.await else { return };
+        let active = Arc::new(active);
+        let (scan, found) = std::mem::take(&mut self.scan).look(Arc::clone(&active)).await;
         self.scan = scan;
         let snippets = match refresher.store.database.session().await {
             Ok(mut session) => {
@@ -96,9 +97,17 @@ impl Scans {
             }
             self.unread = unread;
         }
+        let is_cut = found.unread.is_cut;
         let mut hits = found.hits.iter().chain(&snippets.hits).filter(|hit| !hook_scan::is_trusted(hit, trusted));
         let first = hits.next();
         let others = hits.count();
+        // What was not read yet may hold one.
+        if first.is_none() && is_cut && self.cut < CUT_AT_MOST {
+            self.cut += 1;
+            self.due = Instant::now();
+            return;
+        }
+        self.cut = 0;
         let difference = first.map(|hit| {
             let more = if others > 0 { format!(", and {others} more") } else { String::new() };
             Difference::new(Kind::Hook, format!("{} at {}{more}", hit.hook, hit.place))

@@ -161,8 +161,8 @@ impl Patient {
         };
         let hooks = async {
             let Some(examined) = &examined else { return Vec::new() };
-            // None is trusted as long as no key of the configuration says so.
-            let look = hooks::look(&self.installation, &self.refresher.store.database, examined, &[]);
+            let trusted = &self.config.refresh.trusted_hooks;
+            let look = hooks::look(&self.installation, &self.refresher.store.database, examined, trusted);
             within(Area::Customized, "customized.hooks", SITE_LIMIT, look).await
         };
         let database = within(Area::Database, "database.reachable", DATABASE_LIMIT, self.database());

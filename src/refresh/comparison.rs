@@ -6,6 +6,7 @@
 mod addition;
 mod claims;
 mod conclude;
+pub(super) mod gate;
 mod headers;
 mod judge;
 mod rows;
@@ -41,7 +42,7 @@ use crate::wordpress::site::Site;
 use crate::wordpress::text;
 pub use addition::Addition;
 use conclude::Concluding;
-use judge::{Expectation, Expected, Judged};
+use judge::{Expectation, Expected, Finding, Judged};
 use surroundings::Surroundings;
 use token::{Live, Standing};
 use under_way::{Entered, UnderWay};
@@ -75,7 +76,7 @@ impl Comparisons {
 
     /// Waits for a comparison with this token, if one is under way: then a refresh that gives the same pair again may follow
     /// natively. Whether WordPress's answer was what the sidecar would have given.
-    pub(super) async fn is_replay(&self, token: &str, folds_case: bool) -> bool {
+    async fn is_replay(&self, token: &str, folds_case: bool) -> bool {
         match self.under_way.find(|| Key::of(token, folds_case)) {
             Some(before) => {
                 debug!("a refresh waits for WordPress's answer to another with the same token");
@@ -88,7 +89,7 @@ impl Comparisons {
 
 /// Why a call is to be compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+enum Cause {
     /// It is WordPress's anyway.
     Left,
     /// One of those that would be answered natively.
@@ -98,7 +99,7 @@ pub(super) enum Cause {
 }
 
 /// What becomes of a call that was to be compared.
-pub(super) enum Begun {
+enum Begun {
     Compares(Box<Comparison>),
     /// It cannot be said what to expect, or it is nothing to be compared.
     Not,
@@ -125,7 +126,7 @@ pub struct Comparison {
 
 impl Comparison {
     /// Finds out what is to be expected of a call with `token`.
-    pub(super) async fn begin(call: &Call<'_>, token: &str, ticket: Ticket, cause: Cause) -> Begun {
+    async fn begin(call: &Call<'_>, token: &str, ticket: Ticket, cause: Cause) -> Begun {
         if !call.refuses || !is_storable(call) || (cause != Cause::Left && is_over_limit(call)) {
             return Begun::Not;
         }
@@ -188,7 +189,10 @@ impl Comparison {
             Some(live) => promised(live, access_token, refresh_token, self.refresher.fields),
             None => Map::new(),
         };
-        let judged = judge::judge(head, body, &self.expected, during, &further);
+        let judged = judge::judge(head, body, &self.expected, during, further);
+        if matches!(judged, Judged::Found(Finding::Void)) {
+            debug!(status = head.status.as_u16(), "WordPress's answer says nothing of what the sidecar would do");
+        }
         let addition = match (&judged, body) {
             (Judged::Agrees(Some(received), _), Some(body)) => {
                 Addition::of(&head.headers, body, &further(&received.access_token, &received.refresh_token))

@@ -67,14 +67,14 @@ use crate::request_id::RequestId;
 use crate::route::{self, ForwardReason, Route};
 use crate::time::pace::TooSlow;
 use crate::verify::verdict::Class;
-use crate::verify::{Gate, Ticket};
 use crate::wordpress::access_token;
 use crate::wordpress::database::DatabaseError;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{Called, NotNative, Site};
 use crate::wordpress::text;
 use analytics::{Event, EventResult, Failure};
-use comparison::{Begun, Cause, Comparison};
+use comparison::Comparison;
+use comparison::gate::Gated;
 use counters::Counter;
 use error::RefreshError;
 use plan::Plan;
@@ -229,22 +229,11 @@ struct Call<'a> {
 impl Call<'_> {
     async fn decide(&self, parsed: Parsed) -> Result<Decided, RefreshError> {
         let counters = &self.refresher.counters;
-        if let Parsed::Token(token) = &parsed
-            && self.refresher.comparisons.is_replay(token, self.site.columns.folds_case).await
-        {
-            return self.refresh(token.clone(), true).await;
-        }
-        let sample = match self.refresher.verification.gate(self.class(), self.site.makeup.tag()) {
-            Gate::Native => self.first_refusal(&parsed).map(|ticket| (ticket, Cause::Refusal)),
-            Gate::Sample(ticket) => Some((ticket, Cause::Sample)),
-            Gate::Left(why, ticket) => return self.left_unverified(parsed, &why, ticket).await,
+        let parsed = match self.gate(parsed).await {
+            Gated::Native(parsed) => parsed,
+            Gated::Replay(token) => return self.refresh(token, true).await,
+            Gated::Ended(decided) => return Ok(decided),
         };
-        if let (Parsed::Token(token), Some((ticket, cause))) = (&parsed, sample)
-            && let Begun::Compares(comparison) = Comparison::begin(self, token, ticket, cause).await
-        {
-            let leave = Leave::counted(&counters.left_unverified, "a sample, which is compared");
-            return Ok(Decided::Compared(leave, comparison));
-        }
         Ok(match parsed {
             Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
             // WordPress would say it in the site's language.
@@ -262,35 +251,6 @@ impl Call<'_> {
     /// Whose answers those of WordPress's must have agreed with.
     fn class(&self) -> Class {
         Class::of(self.head.headers.contains_key(header::ORIGIN), self.has_bearer())
-    }
-
-    /// While no refusal was compared, one of a token that is not known is.
-    fn first_refusal(&self, parsed: &Parsed) -> Option<Ticket> {
-        let Refresher { verification, look_ups, .. } = &**self.refresher;
-        let Parsed::Token(token) = parsed else { return None };
-        if verification.is_native(Class::Refusal) {
-            return None;
-        }
-        let is_known = look_ups.row_cache.row_of(&Key::of(token, self.site.columns.folds_case)).is_some();
-        if is_known { None } else { verification.refusal() }
-    }
-
-    async fn left_unverified(
-        &self,
-        parsed: Parsed,
-        why: &str,
-        ticket: Option<Ticket>,
-    ) -> Result<Decided, RefreshError> {
-        let begun = match (&parsed, ticket) {
-            (Parsed::Token(token), Some(ticket)) => Comparison::begin(self, token, ticket, Cause::Left).await,
-            _ => Begun::Not,
-        };
-        let leave = || Leave::counted(&self.refresher.counters.left_unverified, why);
-        match (begun, parsed) {
-            (Begun::Compares(comparison), _) => Ok(Decided::Compared(leave(), comparison)),
-            (Begun::Replay, Parsed::Token(token)) => self.refresh(token, true).await,
-            _ => Ok(Decided::Left(leave())),
-        }
     }
 
     /// `is_replay`: see [`Plan::is_replay`].

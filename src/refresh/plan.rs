@@ -32,8 +32,8 @@ pub struct Plan {
     /// Whether calls of this kind are answered here at all.
     pub verification: Arc<Verification>,
     pub class: Class,
-    /// Another call with this token has just had WordPress's answer, which was as the sidecar's would have been: this one gets the
-    /// same pair whatever the verdict is, and nothing else.
+    /// Another call has just got WordPress's pair for this token, and that was what the sidecar would have given: to give it once
+    /// more is native whatever the verdict, and nothing else is.
     pub is_replay: bool,
     /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
     pub refuses: bool,

@@ -148,7 +148,9 @@ impl Rotation {
     }
 
     async fn used(self, used: Used) {
-        if let Some(error) = self.unverified().filter(|_| !self.plan.is_replay) {
+        let is_replay =
+            self.plan.is_replay && self.refresher.reuse.decide(used.revoked_for) == replay::Decision::Replay;
+        if let Some(error) = self.unverified().filter(|_| !is_replay) {
             return self.fail(error);
         }
         let refresher = Arc::clone(&self.refresher);

@@ -213,11 +213,13 @@ fn verdict_of<'a>(
     };
     let outcome = match (decision::decide(&snapshot), &row.user) {
         // The verdict on the site may have changed since the call was let through.
-        (Decision::Rotate | Decision::Expired | Decision::UserNotFound, _) if !plan.is_native() => {
+        (decision, _)
+            if decision != Decision::NotThisRow
+                && !plan.is_native()
+                && !(plan.is_replay && decision == Decision::Used) =>
+        {
             Outcome::Unverified(plan.verification.why())
         }
-        // It may be replayed.
-        (Decision::Used, _) if !plan.is_native() && !plan.is_replay => Outcome::Unverified(plan.verification.why()),
         (Decision::Rotate, Some(user)) => {
             let proved = if is_proved { Ok(()) } else { row_proof::prove(plan, row) };
             match proved.map(|()| plan.child(row)) {

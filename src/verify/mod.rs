@@ -165,7 +165,10 @@ impl Verification {
 
     /// What is to be done with a call of `class` at a site of such a makeup.
     pub fn gate(self: &Arc<Self>, class: Class, makeup: u64) -> Gate {
-        if self.is_on() && self.makeup.load(Ordering::Acquire) != makeup {
+        if !self.is_on() {
+            return Gate::Native;
+        }
+        if self.makeup.load(Ordering::Acquire) != makeup {
             return Gate::Left("the site has just changed, and is to be verified".to_owned(), None);
         }
         if self.is_native(class) {

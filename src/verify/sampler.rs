@@ -43,10 +43,10 @@ impl Sampler {
     /// Whether this call is picked.
     pub fn picks(&self) -> bool {
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
-        let is_drawn = self.chance.hash_one(number) % u64::from(self.every) == 0;
+        let is_drawn = self.chance.hash_one(number).is_multiple_of(u64::from(self.every));
         let hurries = self.hurries.load(Ordering::Relaxed);
         // The clock is read for those that are drawn, and now and then for the others.
-        if !is_drawn && !hurries && number % 64 != 0 {
+        if !is_drawn && !hurries && !number.is_multiple_of(64) {
             return false;
         }
         self.picks_at(is_drawn || hurries, Instant::now())

@@ -38,6 +38,9 @@ impl Lab {
 
     async fn held(code: Code, hold: impl Fn() + Send + Sync + 'static) -> Lab {
         let database = site(Database::shared()).await;
+        // Without, nothing is compared before the table was read.
+        let index = format!("CREATE INDEX by_token ON {}jwt_auth_tokens (refresh_token_hash)", database.prefix());
+        database.execute(&index).await;
         let users = [
             database.insert_user("alice").await,
             database.insert_user("bob").await,
@@ -49,7 +52,7 @@ impl Lab {
 
     /// In front of it, with more environment.
     fn sidecar(&self, environment: &[(&str, &str)]) -> Sidecar {
-        let sidecar = sidecar(&self.database, self.wordpress.address(), &[&THREE, environment].concat());
+        let sidecar = sidecar(&self.database, self.wordpress.address(), &[&THREE[..], environment].concat());
         sidecar.wait_for_log("refreshing natively: home");
         sidecar
     }

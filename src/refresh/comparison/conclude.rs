@@ -122,9 +122,8 @@ impl Concluding {
     }
 
     async fn analytics(&self, live: &Live) -> Option<Finding> {
-        if self.refresher.analytics.is_none() {
-            return None;
-        }
+        // Else nobody has asked for them.
+        self.refresher.analytics.as_ref()?;
         for look in 1..=LOOKS {
             match self.read_event(live.id).await {
                 Ok(Some(event)) => {

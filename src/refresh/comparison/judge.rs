@@ -2,7 +2,7 @@
 //!
 //! | answer | token live | token not live |
 //! |---|---|---|
-//! | 429, 5xx but 500, longer than 64 KiB, no JSON | void | void |
+//! | 429, 5xx but 500, longer than 64 KiB, compressed, no JSON | void | void |
 //! | 500 | a suspicion if the token is revoked now, else void | void |
 //! | a refusal | a difference if the token is revoked now, else a suspicion | the plugin's own code: to the letter; another: a suspicion |
 //! | 200 | compared | a difference, if the token was looked for just now |
@@ -94,7 +94,9 @@ pub fn judge(
     further: impl FnOnce(&str, &str) -> Map<String, Value>,
 ) -> Judged {
     let void = Judged::Found(Finding::Void);
-    let Some(body) = body else { return void };
+    // An upstream that compresses what nobody has asked it to.
+    let is_coded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+    let Some(body) = body.filter(|_| !is_coded) else { return void };
     let status = head.status;
     let read: Option<Value> = serde_json::from_slice(body).ok();
     match &expected.token {

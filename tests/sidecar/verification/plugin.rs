@@ -66,11 +66,7 @@ pub struct WordPress {
 }
 
 impl WordPress {
-    pub fn before(database: &TestDatabase, code: Code) -> WordPress {
-        WordPress::held(database, code, || ())
-    }
-
-    /// Does `hold` with each refresh that is stored, before its answer.
+    /// Before `database`. Does `hold` with each refresh that is stored, before its answer.
     pub fn held(database: &TestDatabase, code: Code, hold: impl Fn() + Send + Sync + 'static) -> WordPress {
         let code = Arc::new(Mutex::new(code));
         let (site, table) = (Arc::clone(&code), TestDatabase::open(database.url(), database.prefix()));
@@ -188,7 +184,7 @@ async fn refresh(database: &TestDatabase, token: &str, code: &Code) -> Option<Va
         analyses: true,
     };
     (code.making)(&mut making);
-    let coded = |value: &str| URL_SAFE_NO_PAD.encode(value.replace(r"\/", "/"));
+    let coded = |value: &str| URL_SAFE_NO_PAD.encode(value);
     let unsigned =
         format!("{}.{}", coded(&making.header.to_string()), coded(&Value::Object(making.claims.clone()).to_string()));
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(making.key.as_bytes()).unwrap();

@@ -164,6 +164,7 @@ fn fields_of_a_success() {
     let with = |fields: &[(&str, &str)], expected: &Expected| said(&head(200, fields), Some(&body), expected);
     assert_eq!(with(&[("set-cookie", "a=b"), ("x-new", "1")], &exchanged()), "header: header +set-cookie");
     assert_eq!(with(&[("x-new", "1")], &exchanged()), "agrees with a pair x-new");
+    assert_eq!(with(&[("content-encoding", "gzip")], &exchanged()), "void");
     // A client that sends a cookie may have made it so.
     let with_cookies = Expected { has_cookies: true, ..exchanged() };
     assert_eq!(with(&[("set-cookie", "a=b")], &with_cookies), "header? header +set-cookie");

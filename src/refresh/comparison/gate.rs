@@ -1,0 +1,61 @@
+//! Which calls go to WordPress to be compared, or because it is not verified that a native answer would be the same.
+
+use crate::refresh::refresher::Refresher;
+use crate::refresh::request::Parsed;
+use crate::refresh::row_cache::Key;
+use crate::refresh::{Call, Decided, Leave};
+use crate::verify::verdict::Class;
+use crate::verify::{Gate, Ticket};
+
+use super::{Begun, Cause, Comparison};
+
+/// What becomes of a call.
+pub enum Gated {
+    Native(Parsed),
+    /// As a token that another call has just used.
+    Replay(String),
+    Ended(Decided),
+}
+
+impl Call<'_> {
+    /// Lets calls be answered natively where that is proven, and takes samples of them.
+    pub(in crate::refresh) async fn gate(&self, parsed: Parsed) -> Gated {
+        let Refresher { comparisons, counters, verification, .. } = &**self.refresher;
+        let parsed = match parsed {
+            Parsed::Token(token) if comparisons.is_replay(&token, self.site.columns.folds_case).await => {
+                return Gated::Replay(token);
+            }
+            parsed => parsed,
+        };
+        let (why, ticket, cause) = match verification.gate(self.class(), self.site.makeup.tag()) {
+            Gate::Native => (None, self.first_refusal(&parsed), Cause::Refusal),
+            Gate::Sample(ticket) => (None, Some(ticket), Cause::Sample),
+            Gate::Left(why, ticket) => (Some(why), ticket, Cause::Left),
+        };
+        // On the heap, since few calls have need of it.
+        let begun = match (&parsed, ticket) {
+            (Parsed::Token(token), Some(ticket)) => Box::pin(Comparison::begin(self, token, ticket, cause)).await,
+            _ => Begun::Not,
+        };
+        match (begun, parsed, why) {
+            (Begun::Compares(comparison), _, why) => {
+                let why = why.as_deref().unwrap_or("a sample, which is compared");
+                Gated::Ended(Decided::Compared(Leave::counted(&counters.left_unverified, why), comparison))
+            }
+            (Begun::Replay, Parsed::Token(token), _) => Gated::Replay(token),
+            (_, _, Some(why)) => Gated::Ended(Decided::Left(Leave::counted(&counters.left_unverified, why))),
+            (_, parsed, None) => Gated::Native(parsed),
+        }
+    }
+
+    /// While no refusal was compared, one of a token that is not known is.
+    fn first_refusal(&self, parsed: &Parsed) -> Option<Ticket> {
+        let Refresher { verification, look_ups, .. } = &**self.refresher;
+        let Parsed::Token(token) = parsed else { return None };
+        if verification.is_native(Class::Refusal) {
+            return None;
+        }
+        let is_known = look_ups.row_cache.row_of(&Key::of(token, self.site.columns.folds_case)).is_some();
+        if is_known { None } else { verification.refusal() }
+    }
+}
