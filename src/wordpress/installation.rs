@@ -40,6 +40,8 @@ pub struct Installation {
     pub home: Option<String>,
     /// The constants that win over the option `home`.
     pub wp_home: WpHome,
+    /// Whether one of them is seen to be made of something that only PHP knows, the request's host for instance.
+    pub home_is_computed: bool,
     /// Whether it is a network of sites; also where only PHP knows.
     pub multisite: bool,
     /// Whether the network's main site is the one with the id 1; `true` on a single site.
@@ -137,6 +139,7 @@ pub fn installation(
                 jwt_secret,
                 home: config.home.clone(),
                 wp_home: assembly.wp_home(),
+                home_is_computed: assembly.home_is_computed(),
                 multisite: assembly.multisite(),
                 main_blog: assembly.main_blog(),
                 cors_enable,
@@ -303,6 +306,10 @@ impl Assembly<'_> {
             (Lookup::NotDefined, _) if self.incomplete().is_some() => WpHome::Dynamic,
             (Lookup::NotDefined, _) => WpHome::NotDefined,
         }
+    }
+
+    fn home_is_computed(&self) -> bool {
+        ["WP_HOME", "WP_SITEURL"].iter().any(|name| matches!(self.constant(name), Lookup::Unknown(_)))
     }
 
     /// As `is_multisite()`.

@@ -110,6 +110,14 @@ fn what_else_the_constants_say() {
         WpHome::Dynamic
     );
     assert_eq!(read(&format!("{PLAIN} define('WP_SITEURL', $_SERVER['x']);")).wp_home, WpHome::Dynamic);
+    for (more, is_computed) in [
+        ("", false),
+        ("define('WP_HOME', 'https://example.com');", false),
+        ("define('WP_HOME', 'https://' . $_SERVER['HTTP_HOST']);", true),
+        ("define('WP_SITEURL', $_SERVER['x']);", true),
+    ] {
+        assert_eq!(read(&format!("{PLAIN} {more}")).home_is_computed, is_computed, "{more}");
+    }
     assert_eq!(
         read(&format!("{PLAIN} define('CUSTOM_USER_TABLE', 'wp_users'); require $where;")).wp_home,
         WpHome::Dynamic
@@ -194,7 +202,7 @@ fn keys_win_over_constants() {
         assert_eq!(site.jwt_secret.unwrap().expose(), "ej");
     }
     let site = installation(&config, &jwt, &|_| None).unwrap();
-    assert_eq!((site.wp_home, site.plugins_dir), (WpHome::Dynamic, None));
+    assert_eq!((site.wp_home, site.home_is_computed, site.plugins_dir), (WpHome::Dynamic, false, None));
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Sites {
         home
     }
 
-    /// Whether WordPress may have another home URL on a host that it was not asked about: `WP_HOME` is computed, or it has
+    /// Whether WordPress may have another home URL on a host that it was not asked about: `WP_HOME` is seen to be computed, or it has
     /// named two hosts already, or it has not answered yet for one in `[wordpress] hosts`.
     pub fn home_may_depend_on_host(&self, site: &Site) -> bool {
         let StoredHome::Stored(questions) = &site.home else { return false };
@@ -183,7 +183,7 @@ impl Sites {
         let homes = self.homes.issuers_of(questions.own.stored_home());
         let own = homes.first().map(|home| authority_of(&home.url)).unwrap_or_default();
         let has_several = homes.iter().any(|home| !authority_of(&home.url).eq_ignore_ascii_case(own));
-        questions.depends_on_host || has_several || !questions.named.iter().all(is_known)
+        self.installation.home_is_computed || has_several || !questions.named.iter().all(is_known)
     }
 
     /// WordPress has answered a call for `host` that was left to it: see

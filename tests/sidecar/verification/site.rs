@@ -1,7 +1,6 @@
 //! A sidecar in this process whose verification the test can see and lead, and rows as PHP writes them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -48,8 +47,7 @@ pub struct Verifying {
     pub refresher: Arc<Refresher>,
     address: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
-    ended: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    serving: Option<JoinHandle<()>>,
 }
 
 impl Verifying {
@@ -81,29 +79,10 @@ impl Verifying {
         let (stop, stopped) = oneshot::channel();
         let shutdown = move || Ok(async move { drop(stopped.await) });
         let serving = std::thread::spawn(move || serve::serve(sidecar, bound, None, load, shutdown).unwrap());
-        let ended = Arc::<AtomicBool>::default();
-        let mut verifying =
-            Verifying { database, upstream, user, refresher, address, stop: Some(stop), ended, threads: vec![serving] };
-        verifying.keep_entering();
+        let (stop, serving) = (Some(stop), Some(serving));
+        let verifying = Verifying { database, upstream, user, refresher, address, stop, serving };
         verifying.wait("the watch has begun", || verifying.refresher.row_watch.looks.value() > 0);
         verifying
-    }
-
-    /// Enters the epoch of what the site is made of, as soon as that is another.
-    fn keep_entering(&mut self) {
-        let (refresher, ended) = (Arc::clone(&self.refresher), Arc::clone(&self.ended));
-        self.threads.push(std::thread::spawn(move || {
-            while !ended.load(Ordering::SeqCst) {
-                let site = refresher.sites.last_read().and_then(Result::ok);
-                if let Some(makeup) = site.map(|site| site.makeup.tag())
-                    && !refresher.verification.is_of(makeup)
-                {
-                    refresher.verification.enter(&makeup.to_string(), makeup, false);
-                    refresher.verification.scanned(None);
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }));
     }
 
     pub fn verification(&self) -> &Arc<wp_jwt_sidecar::internals::verify::Verification> {
@@ -167,12 +146,9 @@ impl Verifying {
 
 impl Drop for Verifying {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
         drop(self.stop.take());
-        for thread in self.threads.drain(..) {
-            let ended = thread.join();
-            assert!(std::thread::panicking() || ended.is_ok());
-        }
+        let ended = self.serving.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))));
     }
 }
 
