@@ -112,6 +112,9 @@ impl Scans {
             let more = if others > 0 { format!(", and {others} more") } else { String::new() };
             Difference::new(Kind::Hook, format!("{} at {}{more}", hit.hook, hit.place))
         });
+        if !refresher.verification.is_scanned() {
+            info!(files = found.files, "hook scan: the site's files are read");
+        }
         refresher.verification.scanned(difference);
         self.due = Instant::now() + SCAN_AGAIN;
     }

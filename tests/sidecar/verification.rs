@@ -54,7 +54,8 @@ impl Lab {
     /// In front of it, with more environment.
     fn sidecar(&self, environment: &[(&str, &str)]) -> Sidecar {
         let sidecar = sidecar(&self.database, self.wordpress.address(), &[&THREE[..], environment].concat());
-        sidecar.wait_for_log("refreshing natively: home");
+        sidecar.wait_for_log("natively once that is verified: home");
+        sidecar.wait_for_log("hook scan: the site's files are read");
         sidecar
     }
 

@@ -197,6 +197,7 @@ fn every_key_takes_effect_or_is_said_to_need_a_restart() {
             }
             "upstream.ca_file" => vec![value(&authority.file())],
             "jwt.algorithm" => vec![value("HS384")],
+            "refresh.verify" => vec![value("always")],
             _ if configured_default(key) == sample => vec![value(&other)],
             _ => vec![value(&sample)],
         };

@@ -122,7 +122,10 @@ impl CustomSites {
         let unfinished = file.with_extension("unfinished");
         std::fs::write(&unfinished, php).unwrap();
         std::fs::rename(&unfinished, &file).unwrap();
-        self.installed.lock().unwrap().push(file.clone());
+        let mut installed = self.installed.lock().unwrap();
+        if !installed.contains(&file) {
+            installed.push(file.clone());
+        }
         file
     }
 

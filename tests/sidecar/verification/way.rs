@@ -193,7 +193,7 @@ async fn an_answer_that_breaks_off_is_passed_on_as_far_as_it_came() {
             }
         });
         let sidecar = sidecar(&lab.database, upstream.address(), &super::THREE);
-        sidecar.wait_for_log("refreshing natively: home");
+        sidecar.wait_for_log("natively once that is verified: home");
         let answer = refresh_at(sidecar.address(), &lab.token(0).await.refresh_token);
         assert!(!answer.complete, "{answer:?}");
         assert_eq!(answer.body, b"{\"acc");
