@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::config;
 use crate::refresh::Refresher;
 use crate::verify::difference::{Difference, Kind};
 use crate::verify::epoch::epoch;
-use crate::wordpress::hook_scan::{self, Active, HookScan, Themes};
+use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError};
+use crate::wordpress::hook_scan::{self, Active, HookScan, Snippets, Themes};
 use crate::wordpress::site::Site;
 
 /// As often as the site's options are read.
@@ -30,7 +31,6 @@ type Configuration = (config::Jwt, config::Refresh);
 /// Never returns.
 pub async fn watch(refresher: Arc<Refresher>, configuration: Configuration) {
     let mut scans = Scans { scan: HookScan::in_background(), due: Instant::now(), cut: 0, unread: Vec::new() };
-    let mut plugin_version: Option<String> = None;
     loop {
         if let Ok(site) = refresher.sites.read_or_known().await {
             let active = active(&refresher, &site);
@@ -41,9 +41,7 @@ pub async fn watch(refresher: Arc<Refresher>, configuration: Configuration) {
             };
             let makeup = &site.makeup;
             let epoch = epoch(makeup, &files, &configuration);
-            let version = plugin_version.replace(makeup.plugin_version.clone());
-            let plugin_changed = version.is_some_and(|before| before != makeup.plugin_version);
-            let is_new = refresher.verification.enter(&epoch, makeup.tag(), plugin_changed);
+            let is_new = refresher.verification.enter(&epoch, makeup.tag(), &makeup.plugin_version);
             if is_new || !refresher.verification.is_scanned() || scans.due <= Instant::now() {
                 scans.run(&refresher, active, &configuration.1.trusted_hooks).await;
             }
@@ -72,22 +70,11 @@ impl Scans {
         let active = Arc::new(active);
         let (scan, found) = std::mem::take(&mut self.scan).look(Arc::clone(&active)).await;
         self.scan = scan;
-        let snippets = match refresher.store.database.session().await {
-            Ok(mut session) => {
-                let read = hook_scan::snippets(&mut session, refresher.sites.installation(), &active.plugins).await;
-                if read.is_ok() {
-                    session.give_back();
-                }
-                read
-            }
-            Err(error) => Err(error),
-        };
-        let snippets = match snippets {
-            Ok(snippets) => snippets,
-            // It is tried again at the next look.
-            Err(error) => return debug!(%error, "the site's snippets could not be read"),
-        };
         let mut unread = found.unread.sentences();
+        let snippets = snippets(refresher, &active).await.unwrap_or_else(|error| {
+            unread.push(format!("snippets in the database cannot be read: {error}"));
+            Snippets::default()
+        });
         if snippets.is_unread {
             unread.push("snippets in the database cannot be read by this user".to_owned());
         }
@@ -118,4 +105,13 @@ impl Scans {
         refresher.verification.scanned(difference);
         self.due = Instant::now() + SCAN_AGAIN;
     }
+}
+
+async fn snippets(refresher: &Refresher, active: &Active) -> Result<Snippets, DatabaseError> {
+    let database = &refresher.store.database;
+    let mut session = database.session().await?;
+    let read = hook_scan::snippets(&mut session, refresher.sites.installation(), &active.plugins);
+    let snippets = database.within(ANSWER_LIMIT, read).await?;
+    session.give_back();
+    Ok(snippets)
 }

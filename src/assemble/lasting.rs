@@ -108,6 +108,7 @@ mod tests {
         let lasting = Lasting::new();
         let (verification, kept) = lasting.verification(RULES, None);
         assert!(kept.is_none());
+        verification.scanned(None);
         verification.differs(difference());
         let (same, _) = lasting.verification(RULES, None);
         assert!(Arc::ptr_eq(&verification, &same));

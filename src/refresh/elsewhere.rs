@@ -71,6 +71,19 @@ impl Refresher {
         self.sites.home_elsewhere(site, question, state.is_live).ok_or(NO_HOME)
     }
 
+    /// Whether the token was used so lately that its pair may be given once more.
+    pub(super) async fn is_used_lately(self: &Arc<Self>, site: &Arc<Site>, token: &str, client: &Client) -> bool {
+        let limit = site.settings.rate_limit;
+        // SECURITY: as above.
+        if self.reuse.interval.is_zero()
+            || limit.is_some_and(|limit| self.rate_limiter.is_over(client.address, limit, unix_now()))
+        {
+            return false;
+        }
+        let state = timeout(PATIENCE, self.look_elsewhere(site, token)).await.ok().flatten();
+        state.is_some_and(|state| !state.is_live && self.reuse.decide(state.revoked_for) == Decision::Replay)
+    }
+
     /// As [`Refresher::token_state`], on the database side's runtime: a client that leaves cuts the wait short, never a
     /// statement, and the connection is of the runtime that closes the pool.
     async fn look_elsewhere(self: &Arc<Self>, site: &Arc<Site>, token: &str) -> Option<TokenState> {

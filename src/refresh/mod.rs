@@ -77,7 +77,7 @@ use comparison::Comparison;
 use comparison::gate::Gated;
 use counters::Counter;
 use error::RefreshError;
-use plan::Plan;
+use plan::{Plan, Replays};
 use rate_limit::{Window, unix_now};
 pub use refresher::{RefreshLog, Refresher};
 use request::Parsed;
@@ -196,6 +196,10 @@ impl Leave {
     fn compare(self, mut request: Request<RequestBody>, id: &RequestId, comparison: Box<Comparison>) -> Answer {
         // What is compressed could not be read.
         request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        // SECURITY: a web server may heed these, and a part of an answer would look like another one.
+        for name in [header::RANGE, header::IF_RANGE] {
+            request.headers_mut().remove(name);
+        }
         match self.forward(request, id) {
             Answer::Forward(request, log, _) => Answer::Forward(request, log, Some(comparison)),
             native @ Answer::Native(..) => native,
@@ -231,7 +235,7 @@ impl Call<'_> {
         let counters = &self.refresher.counters;
         let parsed = match self.gate(parsed).await {
             Gated::Native(parsed) => parsed,
-            Gated::Replay(token) => return self.refresh(token, true).await,
+            Gated::Replay(token, replays) => return self.refresh(token, replays).await,
             Gated::Ended(decided) => return Ok(decided),
         };
         Ok(match parsed {
@@ -244,7 +248,7 @@ impl Call<'_> {
                 counters.invalid.add();
                 Decided::Answered(self.respond(&Reply::BadRequest(fault), None), RefreshLog::of("invalid"))
             }
-            Parsed::Token(token) => return self.refresh(token, false).await,
+            Parsed::Token(token) => return self.refresh(token, Replays::None).await,
         })
     }
 
@@ -253,8 +257,7 @@ impl Call<'_> {
         Class::of(self.head.headers.contains_key(header::ORIGIN), self.has_bearer())
     }
 
-    /// `is_replay`: see [`Plan::is_replay`].
-    async fn refresh(&self, token: String, is_replay: bool) -> Result<Decided, RefreshError> {
+    async fn refresh(&self, token: String, replays: Replays) -> Result<Decided, RefreshError> {
         if let Some(why) = self.refresher.standing.leaves() {
             return Ok(Decided::Left(Leave::counted(&self.refresher.counters.not_begun, why)));
         }
@@ -287,7 +290,7 @@ impl Call<'_> {
             return Ok(Decided::Left(Leave::because("the system gives no randomness")));
         };
         let event = self.event(&user_agent);
-        let plan = Plan { is_replay, ..self.plan(token, refresh_token, user_agent) };
+        let plan = Plan { replays, ..self.plan(token, refresh_token, user_agent) };
         let (answered, deadline) = Rotation::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
             // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
@@ -332,7 +335,7 @@ impl Call<'_> {
             sites: Arc::clone(&self.refresher.sites),
             verification: Arc::clone(&self.refresher.verification),
             class: self.class(),
-            is_replay: false,
+            replays: Replays::None,
             refuses: self.refuses,
             site: Arc::clone(self.site),
             user_agent,

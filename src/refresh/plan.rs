@@ -32,9 +32,8 @@ pub struct Plan {
     /// Whether calls of this kind are answered here at all.
     pub verification: Arc<Verification>,
     pub class: Class,
-    /// Another call has just got WordPress's pair for this token, and that was what the sidecar would have given: to give it once
-    /// more is native whatever the verdict, and nothing else is.
-    pub is_replay: bool,
+    /// What is native whatever the verdict.
+    pub replays: Replays,
     /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
     pub refuses: bool,
     /// Settings, keys and columns.
@@ -46,6 +45,17 @@ pub struct Plan {
     pub signed: OnceLock<Signed>,
     /// Where its access token is kept for a while; `None` where it can be made again, or is never given twice.
     pub recent: Option<Arc<Recent>>,
+}
+
+/// What a used token may get although calls are not native.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Replays {
+    /// Nothing.
+    None,
+    /// The pair that the sidecar has given before it was in doubt: WordPress would refuse the token, and end its session.
+    Own,
+    /// Also WordPress's pair, which another call has just got: it was what the sidecar would have given.
+    Any,
 }
 
 /// An access token for a user, and its hash.
@@ -79,7 +89,8 @@ impl Plan {
 
     /// Whether the call is still answered here. Asked again where the answer is decided.
     pub fn is_native(&self) -> bool {
-        self.verification.is_native(self.class)
+        let Plan { verification, site, .. } = self;
+        !verification.is_on() || verification.is_of(site.makeup.tag()) && verification.is_native(self.class)
     }
 
     /// The access token and the row that the rotation of `parent` adds.

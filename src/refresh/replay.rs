@@ -13,7 +13,7 @@ use mysql_async::Row;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::plan::{Plan, Used};
+use super::plan::{Plan, Replays, Used};
 use super::response::{Pair, User};
 use super::store::{LARGEST_GROUP, Store};
 use super::waiting::{LIMIT, RotationError};
@@ -228,7 +228,7 @@ fn pair(plan: &Plan, family: &str, row: &LiveRow, user: User) -> Result<Option<P
                 let is_it = signer.recognize(&claims, &row.hash, auth_salt)?;
                 recent.find(family, is_it).map(|kept| kept.expose().to_owned())
             }
-            None => signer.access_token_again(&claims, &row.hash, auth_salt)?,
+            None => signer.access_token_again(&claims, &row.hash, auth_salt, plan.replays != Replays::Own)?,
         };
         if let Some(access_token) = access_token {
             let (refresh_token, expires_in) = (row.refresh_token.clone(), row.expires_in);

@@ -12,7 +12,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::analytics::{Event, EventResult, Failure};
 use super::counters::Counter;
-use super::plan::{Outcome, Plan, Rotated, Used};
+use super::plan::{Outcome, Plan, Replays, Rotated, Used};
 use super::refresher::{RefreshLog, Refresher};
 use super::replay::{self, Reused};
 use super::response::{Pair, Reply};
@@ -148,8 +148,8 @@ impl Rotation {
     }
 
     async fn used(self, used: Used) {
-        let is_replay =
-            self.plan.is_replay && self.refresher.reuse.decide(used.revoked_for) == replay::Decision::Replay;
+        let is_replay = self.plan.replays != Replays::None
+            && self.refresher.reuse.decide(used.revoked_for) == replay::Decision::Replay;
         if let Some(error) = self.unverified().filter(|_| !is_replay) {
             return self.fail(error);
         }

@@ -34,6 +34,8 @@ pub fn prove(plan: &Plan, row: &LockedRow) -> Result<(), String> {
         Proof::Foreign if plan.sites.home_may_depend_on_host(&plan.site) => {
             Err("the token may have been issued on a host that WordPress was not asked about".to_owned())
         }
+        // The verdict has just fallen, perhaps because the site is another: then the row says nothing of what it is now.
+        Proof::Foreign if plan.verification.agrees_since().is_none() => Err(plan.verification.why()),
         Proof::Foreign => {
             plan.verification.differs(other_claims(row.id));
             Err(plan.verification.why())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::decision::{self, Decision, RowSnapshot};
-use super::plan::{Outcome, Plan, Rotated, Used};
+use super::plan::{Outcome, Plan, Replays, Rotated, Used};
 use super::row_cache::RowRef;
 use super::row_proof;
 use super::store::{Child, LockedRow, Store, Trace};
@@ -216,7 +216,7 @@ fn verdict_of<'a>(
         (decision, _)
             if decision != Decision::NotThisRow
                 && !plan.is_native()
-                && !(plan.is_replay && decision == Decision::Used) =>
+                && !(plan.replays != Replays::None && decision == Decision::Used) =>
         {
             Outcome::Unverified(plan.verification.why())
         }

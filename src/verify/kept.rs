@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -221,7 +221,14 @@ fn read(file: &Path) -> Result<Option<Verdict>, Useless> {
     let content: serde_json::Value = serde_json::from_slice(&text)?;
     match content.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if format != u64::from(FORMAT) => Err(Useless::Format(u32::try_from(format).unwrap_or(u32::MAX))),
-        _ => Ok(Some(serde_json::from_value::<Content>(content)?.verdict)),
+        _ => {
+            let mut verdict = serde_json::from_value::<Content>(content)?.verdict;
+            // Dates beyond the year 9999 cannot be shown, and none of these is in the future.
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            verdict.since = verdict.since.min(now);
+            verdict.epoch_since = verdict.epoch_since.min(now);
+            Ok(Some(verdict))
+        }
     }
 }
 

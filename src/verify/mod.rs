@@ -18,7 +18,7 @@ pub mod verdict;
 pub mod view;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -34,6 +34,9 @@ pub use view::{View, ViewState};
 
 /// Comparisons at once. They cost the database some reads, and WordPress nothing that it would not do anyway but for a sample.
 const AT_ONCE: usize = 4;
+
+/// Comparisons in a row that find nothing out, of which the log tells.
+const MANY_VOIDS: u32 = 20;
 
 /// How it is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub struct Verification {
     changed: Notify,
     /// Another one has taken over what is known: see [`Verification::following`].
     is_replaced: AtomicBool,
+    /// That one. What is found here still holds there.
+    next: OnceLock<Arc<Verification>>,
 }
 
 struct Known {
@@ -74,6 +79,8 @@ struct Known {
     is_scanned: bool,
     /// How WordPress refuses its REST API, and since when in Unix seconds.
     closed: Option<(String, u64)>,
+    /// Comparisons in a row that found nothing out.
+    voids: u32,
     /// What differs and decides nothing: in words, each once.
     notes: Vec<String>,
     /// Where the verdict is kept across restarts.
@@ -114,10 +121,14 @@ impl Verification {
         if verdict.state == State::Unverified && before.rules.first != rules.first {
             verdict.again(rules.first, now);
         }
-        let Known { hook, hook_since, closed, notes, .. } = &*known;
+        let Known { hook, hook_since, is_scanned, closed, notes, .. } = &*known;
         let (hook, closed, notes) = (hook.clone(), closed.clone(), notes.clone());
-        let known = Known { hook, hook_since: *hook_since, closed, notes, ..Known::new(verdict) };
-        Self::with(rules, known, Arc::clone(&before.counts))
+        let (hook_since, is_scanned) = (*hook_since, *is_scanned);
+        let known = Known { hook, hook_since, is_scanned, closed, notes, ..Known::new(verdict) };
+        let next = Self::with(rules, known, Arc::clone(&before.counts));
+        // One that is replaced twice has told the first.
+        let _ = before.next.set(Arc::clone(&next));
+        next
     }
 
     fn with(rules: Rules, known: Known, counts: Arc<Counts>) -> Arc<Self> {
@@ -133,6 +144,7 @@ impl Verification {
             counts,
             changed: Notify::new(),
             is_replaced: AtomicBool::new(false),
+            next: OnceLock::new(),
         };
         verification.publish(&verification.known());
         Arc::new(verification)
@@ -203,6 +215,11 @@ impl Verification {
         self.known().verdict.wants_refusal()
     }
 
+    /// Whether nothing speaks against native refreshes but that they are not proven yet, or again.
+    pub fn is_in_doubt(&self) -> bool {
+        self.known().difference().is_none()
+    }
+
     /// Why calls are left to WordPress.
     pub fn why(&self) -> String {
         self.known().why()
@@ -211,6 +228,9 @@ impl Verification {
     /// A row was not written as the plugin alone would have written it, or something else showed that no client can bring about.
     pub fn differs(&self, difference: Difference) {
         self.counts.differs(difference.kind);
+        if let Some(next) = self.next.get() {
+            next.change(|known| known.verdict.differ(difference.clone(), unix_now()));
+        }
         self.change(|known| known.verdict.differ(difference, unix_now()));
     }
 
@@ -223,12 +243,14 @@ impl Verification {
         }
     }
 
-    /// The site is as `epoch` says; `plugin_changed`: it has another version of the plugin. `makeup`: what [`Verification::gate`]
+    /// The site is as `epoch` says, with such a version of the plugin. `makeup`: what [`Verification::gate`]
     /// is asked with from now on. `true`: it was another epoch before, whose files are yet to be scanned.
-    pub fn enter(&self, epoch: &str, makeup: u64, plugin_changed: bool) -> bool {
+    pub fn enter(&self, epoch: &str, makeup: u64, plugin_version: &str) -> bool {
         let (first, mut is_new) = (self.rules.first, false);
         self.change(|known| {
             let before = known.verdict.state.clone();
+            let version = std::mem::replace(&mut known.verdict.plugin_version, plugin_version.to_owned());
+            let plugin_changed = !version.is_empty() && version != plugin_version;
             is_new = known.verdict.enter(epoch, plugin_changed, first, unix_now());
             known.is_scanned &= !is_new;
             is_new && before != known.verdict.state
@@ -240,12 +262,12 @@ impl Verification {
     /// What the scan of the site's files found in this epoch: the first hit that is not trusted, or none.
     pub fn scanned(&self, hook: Option<Difference>) {
         self.change(|known| {
-            known.is_scanned = true;
+            let was_scanned = std::mem::replace(&mut known.is_scanned, true);
             let is_new = known.hook != hook;
             if is_new {
                 (known.hook, known.hook_since) = (hook, unix_now());
             }
-            is_new
+            is_new || (!was_scanned && known.is_native())
         });
     }
 
@@ -299,7 +321,9 @@ impl Verification {
     pub fn view(&self) -> View {
         let known = self.known();
         let view = View::of(&known.verdict, known.hook.as_ref(), self.is_on());
+        let is_waiting = view.state == ViewState::Agrees && !known.is_scanned;
         let view = View {
+            state: if is_waiting { ViewState::Unverified } else { view.state },
             since_unix_seconds: view.since_unix_seconds.max(known.hook_since),
             files_scanned: known.is_scanned,
             notes: known.notes.clone(),
@@ -345,13 +369,17 @@ impl Verification {
 impl Ticket {
     /// The comparison has found this out. It counts only if the site is still the one that was asked.
     pub fn observed(self, observed: Observation) {
-        let counts = &self.verification.counts;
+        let Verification { counts, next, .. } = &*self.verification;
+        if let (Observation::Differs(difference), Some(next)) = (&observed, next.get()) {
+            next.change(|known| known.verdict.differ(difference.clone(), unix_now()));
+        }
         self.verification.change(|known| {
             if known.verdict.epoch != self.epoch {
                 counts.void();
                 return false;
             }
             counts.observed(&observed);
+            known.count_voids(&observed);
             known.verdict.observe(observed, unix_now())
         });
     }
@@ -368,7 +396,33 @@ impl Known {
     }
 
     fn new(verdict: Verdict) -> Self {
-        Known { verdict, hook: None, hook_since: 0, is_scanned: false, closed: None, notes: Vec::new(), kept: None }
+        Known {
+            verdict,
+            hook: None,
+            hook_since: 0,
+            is_scanned: false,
+            closed: None,
+            voids: 0,
+            notes: Vec::new(),
+            kept: None,
+        }
+    }
+
+    /// Tells of comparisons that never come to anything, once.
+    fn count_voids(&mut self, observed: &Observation) {
+        self.voids = if *observed == Observation::Void { self.voids.saturating_add(1) } else { 0 };
+        if self.voids == MANY_VOIDS && self.verdict.state != State::Agrees {
+            warn!(
+                comparisons = self.voids,
+                "WordPress's answers to refreshes cannot be compared, so that it keeps them: errors, pages, or answers that \
+                 are compressed or too long"
+            );
+        }
+    }
+
+    /// What is true of it now.
+    fn is_native(&self) -> bool {
+        self.is_clear() && self.verdict.state == State::Agrees
     }
 
     fn difference(&self) -> Option<&Difference> {
@@ -383,6 +437,8 @@ impl Known {
         match self.difference() {
             Some(Difference { kind: Kind::Hook, what }) => format!("code of the site's own may refuse or act: {what}"),
             Some(difference) => format!("WordPress's work differs: {difference}"),
+            None if self.is_native() => "too few answers of WordPress to requests of this kind agree so far".to_owned(),
+            None if self.verdict.state == State::Agrees => "the site's files are still to be read".to_owned(),
             None => {
                 let Verdict { agreed, needed, .. } = &self.verdict;
                 format!("it is not verified yet: {agreed} of {needed} answers of WordPress agree")
@@ -397,6 +453,9 @@ impl Known {
                 fix = difference.kind.fix(),
                 "WordPress refreshes otherwise than the sidecar would, and gets all refreshes: {difference}"
             ),
+            (None, State::Agrees) if !self.is_scanned => {
+                info!("WordPress's refreshes agree with the sidecar's; the site's files are still to be read");
+            }
             (None, State::Agrees) => {
                 info!(
                     compared = self.verdict.compared,

@@ -43,6 +43,9 @@ const SUSPICIOUS_USERS: usize = 2;
 /// Suspicions that are remembered.
 const MOST_SUSPICIONS: usize = 64;
 
+/// Answers that agree, after which nobody is asked more often than else for a suspicion.
+const CALM: u32 = 50;
+
 /// Suspicions are forgotten after so many seconds.
 const SUSPICIOUS_FOR: u64 = 3600;
 
@@ -109,6 +112,9 @@ pub struct Verdict {
     /// What the site was like, as a digest. Empty: not read yet.
     pub epoch: String,
     pub state: State,
+    /// Of the plugin, in this epoch.
+    #[serde(default)]
+    pub plugin_version: String,
     /// Unix seconds at which the state began.
     pub since: u64,
     /// Unix seconds at which the epoch began.
@@ -128,6 +134,9 @@ pub struct Verdict {
     relapses: u32,
     #[serde(skip)]
     suspicions: Vec<(Difference, u64, u64)>,
+    /// Comparisons that agreed since the last of them.
+    #[serde(skip)]
+    agreed_since: u32,
 }
 
 impl Verdict {
@@ -136,6 +145,7 @@ impl Verdict {
         Verdict {
             epoch: String::new(),
             state: State::Unverified,
+            plugin_version: String::new(),
             since: now,
             epoch_since: now,
             compared: 0,
@@ -145,6 +155,7 @@ impl Verdict {
             users: BTreeSet::new(),
             relapses: 0,
             suspicions: Vec::new(),
+            agreed_since: 0,
         }
     }
 
@@ -170,7 +181,7 @@ impl Verdict {
 
     /// Whether somebody met what others should be asked for.
     pub fn is_suspicious(&self) -> bool {
-        !self.suspicions.is_empty()
+        !self.suspicions.is_empty() && self.agreed_since < CALM
     }
 
     /// Takes what a comparison found into account. `true`: the state has changed.
@@ -183,6 +194,7 @@ impl Verdict {
             }
             Observation::Suspicious(difference, user) => {
                 self.compared += 1;
+                self.agreed_since = 0;
                 self.suspicions.retain(|(_, _, at)| at + SUSPICIOUS_FOR >= now);
                 if !self.suspicions.iter().any(|(known, of, _)| *known == difference && *of == user) {
                     self.suspicions.push((difference.clone(), user, now));
@@ -197,6 +209,8 @@ impl Verdict {
             }
             Observation::Agrees { class, user } => {
                 self.compared += 1;
+                self.agreed_since = self.agreed_since.saturating_add(1);
+                self.suspicions.retain(|(_, _, at)| at + SUSPICIOUS_FOR >= now);
                 if let Some(count) = self.by_class.get_mut(class as usize) {
                     *count = count.saturating_add(1);
                 }
@@ -215,6 +229,8 @@ impl Verdict {
 
     /// WordPress's work is another. `true`: that is new.
     pub fn differ(&mut self, difference: Difference, now: u64) -> bool {
+        // What was proven of a class before counts no more.
+        self.by_class = [0; Class::ALL.len()];
         if let State::Differs(known) = &self.state {
             let is_new = known.kind != difference.kind;
             self.agreed = 0;
@@ -251,8 +267,8 @@ impl Verdict {
 
     /// Begins again, as if nothing was known of the site.
     pub fn again(&mut self, first: u32, now: u64) {
-        let epoch = std::mem::take(&mut self.epoch);
-        *self = Verdict { epoch, compared: self.compared, ..Verdict::new(first, now) };
+        let (epoch, plugin_version) = (std::mem::take(&mut self.epoch), std::mem::take(&mut self.plugin_version));
+        *self = Verdict { epoch, plugin_version, compared: self.compared, ..Verdict::new(first, now) };
     }
 
     fn count(&self, class: Class) -> u32 {
@@ -275,6 +291,7 @@ impl Verdict {
         self.state = state;
         self.since = now;
         self.agreed = 0;
+        self.agreed_since = 0;
         self.users.clear();
         if self.state == State::Agrees {
             self.suspicions.clear();

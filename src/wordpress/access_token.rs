@@ -181,8 +181,8 @@ impl Signer {
         self.signed(claims, Some(&self.jti(claims.refresh_token)))
     }
 
-    /// The access token that was once made of `claims` and stored as `hash`; without a `jti` where PHP made it. `None` where
-    /// neither has this hash: the claims were others, or the signature is not repeatable.
+    /// The access token that was once made of `claims` and stored as `hash`; with `or_phps` also without a `jti`, as PHP makes it.
+    /// `None` where none has this hash: the claims were others, or the signature is not repeatable.
     ///
     /// # Errors
     /// As for [`Signer::access_token`].
@@ -191,11 +191,13 @@ impl Signer {
         claims: &ClaimsInput<'_>,
         hash: &str,
         auth_salt: &Secret,
+        or_phps: bool,
     ) -> Result<Option<String>, SignerError> {
         if !self.is_repeatable() {
             return Ok(None);
         }
-        for jti in [Some(self.jti(claims.refresh_token)), None] {
+        let phps = or_phps.then_some(None);
+        for jti in [Some(Some(self.jti(claims.refresh_token))), phps].into_iter().flatten() {
             let token = self.signed(claims, jti.as_deref())?;
             if wp_hash(&token, auth_salt) == hash {
                 return Ok(Some(token));

@@ -277,7 +277,7 @@ fn signature(
         user_id,
         refresh_token: body.get("refresh_token").and_then(Value::as_str).unwrap_or_default(),
     };
-    match site.signer.access_token_again(&again, &stored.hash, &site.auth_salt) {
+    match site.signer.access_token_again(&again, &stored.hash, &site.auth_salt, true) {
         Ok(Some(_)) => Ok(", the signing key, the salt"),
         Ok(None) => Err("signature of the access token: WordPress signs with another key than the sidecar".to_owned()),
         Err(error) => Err(format!("signature of the access token: {error}")),

@@ -1,5 +1,6 @@
 //! Which calls go to WordPress to be compared, or because it is not verified that a native answer would be the same.
 
+use crate::refresh::plan::Replays;
 use crate::refresh::refresher::Refresher;
 use crate::refresh::request::Parsed;
 use crate::refresh::row_cache::Key;
@@ -12,8 +13,8 @@ use super::{Begun, Cause, Comparison};
 /// What becomes of a call.
 pub enum Gated {
     Native(Parsed),
-    /// As a token that another call has just used.
-    Replay(String),
+    /// As a token that was used a moment ago.
+    Replay(String, Replays),
     Ended(Decided),
 }
 
@@ -23,7 +24,7 @@ impl Call<'_> {
         let Refresher { comparisons, counters, verification, .. } = &**self.refresher;
         let parsed = match parsed {
             Parsed::Token(token) if comparisons.is_replay(&token, self.site.columns.folds_case).await => {
-                return Gated::Replay(token);
+                return Gated::Replay(token, Replays::Any);
             }
             parsed => parsed,
         };
@@ -31,6 +32,16 @@ impl Call<'_> {
             Gate::Native => (None, self.first_refusal(&parsed), Cause::Refusal),
             Gate::Sample(ticket) => (None, Some(ticket), Cause::Sample),
             Gate::Left(why, ticket) => (Some(why), ticket, Cause::Left),
+        };
+        let parsed = match parsed {
+            Parsed::Token(token)
+                if why.is_some()
+                    && verification.is_in_doubt()
+                    && self.refresher.is_used_lately(self.site, &token, self.client).await =>
+            {
+                return Gated::Replay(token, Replays::Own);
+            }
+            parsed => parsed,
         };
         // On the heap, since few calls have need of it.
         let begun = match (&parsed, ticket) {
@@ -42,7 +53,7 @@ impl Call<'_> {
                 let why = why.as_deref().unwrap_or("a sample, which is compared");
                 Gated::Ended(Decided::Compared(Leave::counted(&counters.left_unverified, why), comparison))
             }
-            (Begun::Replay, Parsed::Token(token), _) => Gated::Replay(token),
+            (Begun::Replay, Parsed::Token(token), _) => Gated::Replay(token, Replays::Any),
             (_, _, Some(why)) => Gated::Ended(Decided::Left(Leave::counted(&counters.left_unverified, why))),
             (_, parsed, None) => Gated::Native(parsed),
         }

@@ -116,7 +116,9 @@ fn left(changes: Vec<Change>, answers: &[HeaderMap]) -> Vec<Change> {
     let is_web_servers = |change: &Change| {
         answers.iter().any(|answer| {
             let values = headers::values(&change.name, answer);
-            !change.further.is_empty() && change.further.iter().all(|value| values.contains(value))
+            // One of a name that only the web server uses may have another value each time: an id, a time.
+            let is_there = change.is_unsure() && !values.is_empty();
+            !change.further.is_empty() && (is_there || change.further.iter().all(|value| values.contains(value)))
         })
     };
     changes.into_iter().filter(|change| !is_web_servers(change)).collect()
@@ -137,7 +139,7 @@ mod tests {
         let found = map(&[("x-one", "1"), ("x-two", "2"), ("x-three", "3"), ("x-robots-tag", "none")]);
         let changes = || headers::compare(&found, &map(&[("x-robots-tag", "noindex")]), &[]);
         let answers = [map(&[("x-one", "1"), ("x-two", "other")]), map(&[("x-three", "3"), ("x-robots-tag", "none")])];
-        assert_eq!(headers::listed(&left(changes(), &answers)), "header +x-two");
+        assert!(left(changes(), &answers).is_empty());
         assert_eq!(headers::listed(&left(changes(), &[])), headers::listed(&changes()));
     }
 }

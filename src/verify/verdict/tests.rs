@@ -79,6 +79,30 @@ fn a_difference_decides_at_first_sight() {
 }
 
 #[test]
+fn what_was_proven_of_a_class_is_not_after_a_difference() {
+    let mut verdict = agreeing(0);
+    for user in 0..3 {
+        verdict.observe(agrees(Class::Origin, user), 0);
+    }
+    verdict.observe(Observation::Differs(difference()), 0);
+    for _ in 0..RETURN {
+        verdict.observe(agrees(Class::Plain, 1), RETURN_SECONDS);
+    }
+    assert!(verdict.knows(Class::Plain) && !verdict.knows(Class::Origin));
+}
+
+#[test]
+fn a_suspicion_that_nobody_shares_ends() {
+    let mut verdict = agreeing(0);
+    verdict.observe(Observation::Suspicious(difference(), 7), 0);
+    for user in 0..u64::from(CALM) {
+        assert!(verdict.is_suspicious());
+        verdict.observe(agrees(Class::Plain, user), 1);
+    }
+    assert!(!verdict.is_suspicious());
+}
+
+#[test]
 fn what_one_client_can_bring_about_decides_nothing() {
     let mut verdict = agreeing(0);
     let ended = Difference::new(Kind::Session, "WordPress ends the session (500)");

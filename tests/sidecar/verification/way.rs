@@ -101,6 +101,28 @@ async fn a_second_call_with_the_token_gets_the_same_pair() {
     assert_eq!(lab.wordpress.refreshes(), 1);
 }
 
+/// As at a restart: the answer of the one before was lost, and the next has yet to verify the site.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_natively_is_given_again_before_the_site_is_verified_again() {
+    let lab = Lab::of(NONE).await;
+    let before = lab.agreeing(&[]).await;
+    let token = lab.token(0).await.refresh_token;
+    let lost = refresh_at(before.address(), &token);
+    assert!(is_native(&lost));
+    drop(before);
+    let after = lab.sidecar(&[]);
+    let again = refresh_at(after.address(), &token);
+    assert_eq!((again.status(), &again.json()["refresh_token"]), (200, &lost.json()["refresh_token"]));
+    assert_eq!(again.json()["access_token"], lost.json()["access_token"]);
+    // It is no rotation, and the new token is WordPress's.
+    let refreshed = refresh_at(after.address(), lost.json()["refresh_token"].as_str().unwrap());
+    assert_eq!((refreshed.status(), is_native(&refreshed)), (200, false));
+    // What WordPress gave is not given by the sidecar, which does not know yet what the site adds to it.
+    let used = lab.token(2).await.refresh_token;
+    assert_eq!(refresh_at(lab.wordpress.address(), &used).status(), 200);
+    assert_eq!(refresh_at(after.address(), &used).status(), 403);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_leaves_nothing_behind() {
     let (holds, held) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));

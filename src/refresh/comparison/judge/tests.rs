@@ -115,7 +115,8 @@ fn the_body_of_a_success() {
     let replaced = success(|body| *body = object(json!({"success": true, "data": {"token": "secret"}})));
     assert_eq!(
         replaced,
-        "body: body +success (boolean), +data (object), -access_token, -expires_in, -token_type, -refresh_token"
+        "body: body +success (boolean), +data (object), -access_token, -expires_in, -token_type, -refresh_token | \
+         body? body +success (boolean), +data (object), -access_token, -expires_in, -token_type, -refresh_token"
     );
 }
 
