@@ -84,6 +84,13 @@ async fn a_site_that_agreed_is_left_at_the_first_sample_that_differs() {
     assert_eq!(lab.wordpress.refreshes(), before + 1);
 }
 
+/// No client gets them, and thousands of others may be written in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn analytics_decide_nothing() {
+    let sidecar = Lab::of(making(|making| making.analyses = false)).await.agreeing(&[]).await;
+    assert!(sidecar.log().iter().any(|line| line.contains("no row of analytics")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_client_can_bring_about_decides_nothing() {
     fn crashes(answer: &mut Answer) {
@@ -99,7 +106,6 @@ async fn what_one_client_can_bring_about_decides_nothing() {
         (success(crashes), "status 500, and the token is revoked"),
         (Code { making: |making| making.revokes = false, success: denies, ..NONE }, "status 401, code rest_forbidden"),
         (making(|making| making.stores = false), "row of the new token missing"),
-        (making(|making| making.analyses = false), "row of analytics missing"),
     ] {
         let sidecar = lab.sidecar(&[]);
         lab.wordpress.set(code);
