@@ -52,6 +52,9 @@ const LOCK_WAIT: u16 = 1205;
 
 /// What is done with a look-up's result: where the token is, if it is in any row. An error says that nothing has begun. It
 /// must not take long: others that were found with it wait.
+// A callback, since an async function takes a task and a channel for each: with 10,000 unknown tokens a second beside 64 connections
+// that cost 7 % (no index) and 19 % (index) of the good refreshes, and a fifth more of the processor (`tests/bench/refresh`,
+// "million", in alternation).
 pub type OnDone = Box<dyn FnOnce(Result<Option<RowRef>, RotationError>) + Send>;
 
 /// What is looked for in one way.

@@ -36,8 +36,9 @@ use support::mariadb::{TestDatabase, TokenState};
 use support::rig::settings;
 use support::site::Site;
 
-/// Time for WordPress's first answers. There are some hundred of them in a second.
-const VERIFYING: Duration = Duration::from_secs(3);
+/// Time for WordPress's first answers, by so few connections: some hundred in a second.
+const VERIFYING: Duration = Duration::from_secs(2);
+const FEW: usize = 4;
 
 /// Unknown tokens a second, none twice, and the connections that they come by.
 const FLOOD: u64 = 10_000;
@@ -154,7 +155,7 @@ impl Bench {
             let what = format!("sidecar, verified, {connections} connections");
             if self.wants(&what) {
                 self.empty().await;
-                let sidecar = self.verified(connections).await;
+                let sidecar = self.verified().await;
                 self.chains(&what, sidecar.address(), connections, true).await;
             }
         }
@@ -213,9 +214,9 @@ impl Bench {
     }
 
     /// One that has verified the site by WordPress's answers, and goes on to compare a sample.
-    async fn verified(&self, connections: usize) -> Program {
+    async fn verified(&self) -> Program {
         let sidecar = self.sidecar(&["--refresh-verify", "auto", "--refresh-verify-first", "3"]);
-        let (tokens, target) = (self.tokens(connections).await, self.target(sidecar.address()));
+        let (tokens, target) = (self.tokens(FEW).await, self.target(sidecar.address()));
         let from = Instant::now();
         let span = load::Span { from, until: from + VERIFYING };
         spawn_blocking(move || load::chains(&target, span, tokens)).await.unwrap();
