@@ -9,7 +9,8 @@
 //! 4. Nearly every request takes [`forward`]: made fit for the next hop (by the rules of [`fields`]), sent, its answer passed
 //!    on as it arrives.
 //! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
-//!    with what [`wordpress`] says about itself. Whatever is not certain there goes on to [`forward`].
+//!    with what [`wordpress`] says about itself, where [`verify`] says that it is proven to be what WordPress would do. Whatever
+//!    is not certain there goes on to [`forward`].
 //! 6. [`exchange::respond`] makes the answers that are ours, and turns every [`exchange::error`] into one.
 //!
 //! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;

@@ -13,6 +13,7 @@ mod counts;
 pub mod difference;
 pub mod epoch;
 pub mod kept;
+mod known;
 pub mod sampler;
 pub mod verdict;
 pub mod view;
@@ -22,21 +23,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::config::Verify;
 use counts::Counts;
-use difference::{Difference, Kind};
+use difference::Difference;
 use kept::Kept;
+use known::Known;
 use sampler::Sampler;
 use verdict::{Class, Observation, State, Verdict};
 pub use view::{View, ViewState};
 
 /// Comparisons at once. They cost the database some reads, and WordPress nothing that it would not do anyway but for a sample.
 const AT_ONCE: usize = 4;
-
-/// Comparisons in a row that find nothing out, of which the log tells.
-const MANY_VOIDS: u32 = 20;
 
 /// How it is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,24 +66,6 @@ pub struct Verification {
     is_replaced: AtomicBool,
     /// That one. What is found here still holds there.
     next: OnceLock<Arc<Verification>>,
-}
-
-struct Known {
-    verdict: Verdict,
-    /// Code on a hook that refuses or acts, which nobody has trusted.
-    hook: Option<Difference>,
-    /// Unix seconds at which it was found, or was gone.
-    hook_since: u64,
-    /// Whether it was looked for in this epoch.
-    is_scanned: bool,
-    /// How WordPress refuses its REST API, and since when in Unix seconds.
-    closed: Option<(String, u64)>,
-    /// Comparisons in a row that found nothing out.
-    voids: u32,
-    /// What differs and decides nothing: in words, each once.
-    notes: Vec<String>,
-    /// Where the verdict is kept across restarts.
-    kept: Option<Arc<Kept>>,
 }
 
 /// What is to be done with a call.
@@ -386,84 +367,6 @@ impl Ticket {
 
     pub fn verification(&self) -> &Arc<Verification> {
         &self.verification
-    }
-}
-
-impl Known {
-    /// No code that nobody has trusted may refuse or act.
-    fn is_clear(&self) -> bool {
-        self.is_scanned && self.hook.is_none()
-    }
-
-    fn new(verdict: Verdict) -> Self {
-        Known {
-            verdict,
-            hook: None,
-            hook_since: 0,
-            is_scanned: false,
-            closed: None,
-            voids: 0,
-            notes: Vec::new(),
-            kept: None,
-        }
-    }
-
-    /// Tells of comparisons that never come to anything, once.
-    fn count_voids(&mut self, observed: &Observation) {
-        self.voids = if *observed == Observation::Void { self.voids.saturating_add(1) } else { 0 };
-        if self.voids == MANY_VOIDS && self.verdict.state != State::Agrees {
-            warn!(
-                comparisons = self.voids,
-                "WordPress's answers to refreshes cannot be compared, so that it keeps them: errors, pages, or answers that \
-                 are compressed or too long"
-            );
-        }
-    }
-
-    /// What is true of it now.
-    fn is_native(&self) -> bool {
-        self.is_clear() && self.verdict.state == State::Agrees
-    }
-
-    fn difference(&self) -> Option<&Difference> {
-        match (&self.hook, &self.verdict.state) {
-            (Some(hook), _) => Some(hook),
-            (None, State::Differs(difference)) => Some(difference),
-            _ => None,
-        }
-    }
-
-    fn why(&self) -> String {
-        match self.difference() {
-            Some(Difference { kind: Kind::Hook, what }) => format!("code of the site's own may refuse or act: {what}"),
-            Some(difference) => format!("WordPress's work differs: {difference}"),
-            None if self.is_native() => "too few answers of WordPress to requests of this kind agree so far".to_owned(),
-            None if self.verdict.state == State::Agrees => "the site's files are still to be read".to_owned(),
-            None => {
-                let Verdict { agreed, needed, .. } = &self.verdict;
-                format!("it is not verified yet: {agreed} of {needed} answers of WordPress agree")
-            }
-        }
-    }
-
-    fn tell(&self) {
-        match (self.difference(), &self.verdict.state) {
-            (Some(difference), _) => warn!(
-                kind = difference.kind.name(),
-                fix = difference.kind.fix(),
-                "WordPress refreshes otherwise than the sidecar would, and gets all refreshes: {difference}"
-            ),
-            (None, State::Agrees) if !self.is_scanned => {
-                info!("WordPress's refreshes agree with the sidecar's; the site's files are still to be read");
-            }
-            (None, State::Agrees) => {
-                info!(
-                    compared = self.verdict.compared,
-                    "WordPress's refreshes agree with the sidecar's: refreshing natively"
-                );
-            }
-            (None, _) => info!("verifying: WordPress gets the refreshes, and its answers are compared"),
-        }
     }
 }
 

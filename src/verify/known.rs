@@ -1,0 +1,109 @@
+//! All that is known of one site: the verdict, code that nobody has trusted, and what decides nothing; and the log's lines about it.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::difference::{Difference, Kind};
+use super::kept::Kept;
+use super::verdict::{Observation, State, Verdict};
+
+/// Comparisons in a row that find nothing out, of which the log tells.
+const MANY_VOIDS: u32 = 20;
+
+/// What a verification knows.
+pub(super) struct Known {
+    pub verdict: Verdict,
+    /// Code on a hook that refuses or acts, which nobody has trusted.
+    pub hook: Option<Difference>,
+    /// Unix seconds at which it was found, or was gone.
+    pub hook_since: u64,
+    /// Whether it was looked for in this epoch.
+    pub is_scanned: bool,
+    /// How WordPress refuses its REST API, and since when in Unix seconds.
+    pub closed: Option<(String, u64)>,
+    /// Comparisons in a row that found nothing out.
+    pub voids: u32,
+    /// What differs and decides nothing: in words, each once.
+    pub notes: Vec<String>,
+    /// Where the verdict is kept across restarts.
+    pub kept: Option<Arc<Kept>>,
+}
+
+impl Known {
+    /// No code that nobody has trusted may refuse or act.
+    pub fn is_clear(&self) -> bool {
+        self.is_scanned && self.hook.is_none()
+    }
+
+    pub fn new(verdict: Verdict) -> Self {
+        Known {
+            verdict,
+            hook: None,
+            hook_since: 0,
+            is_scanned: false,
+            closed: None,
+            voids: 0,
+            notes: Vec::new(),
+            kept: None,
+        }
+    }
+
+    /// Tells of comparisons that never come to anything, once.
+    pub fn count_voids(&mut self, observed: &Observation) {
+        self.voids = if *observed == Observation::Void { self.voids.saturating_add(1) } else { 0 };
+        if self.voids == MANY_VOIDS && self.verdict.state != State::Agrees {
+            warn!(
+                comparisons = self.voids,
+                "WordPress's answers to refreshes cannot be compared, so that it keeps them: errors, pages, or answers that \
+                 are compressed or too long"
+            );
+        }
+    }
+
+    /// What is true of it now.
+    pub fn is_native(&self) -> bool {
+        self.is_clear() && self.verdict.state == State::Agrees
+    }
+
+    pub fn difference(&self) -> Option<&Difference> {
+        match (&self.hook, &self.verdict.state) {
+            (Some(hook), _) => Some(hook),
+            (None, State::Differs(difference)) => Some(difference),
+            _ => None,
+        }
+    }
+
+    pub fn why(&self) -> String {
+        match self.difference() {
+            Some(Difference { kind: Kind::Hook, what }) => format!("code of the site's own may refuse or act: {what}"),
+            Some(difference) => format!("WordPress's work differs: {difference}"),
+            None if self.is_native() => "too few answers of WordPress to requests of this kind agree so far".to_owned(),
+            None if self.verdict.state == State::Agrees => "the site's files are still to be read".to_owned(),
+            None => {
+                let Verdict { agreed, needed, .. } = &self.verdict;
+                format!("it is not verified yet: {agreed} of {needed} answers of WordPress agree")
+            }
+        }
+    }
+
+    pub fn tell(&self) {
+        match (self.difference(), &self.verdict.state) {
+            (Some(difference), _) => warn!(
+                kind = difference.kind.name(),
+                fix = difference.kind.fix(),
+                "WordPress refreshes otherwise than the sidecar would, and gets all refreshes: {difference}"
+            ),
+            (None, State::Agrees) if !self.is_scanned => {
+                info!("WordPress's refreshes agree with the sidecar's; the site's files are still to be read");
+            }
+            (None, State::Agrees) => {
+                info!(
+                    compared = self.verdict.compared,
+                    "WordPress's refreshes agree with the sidecar's: refreshing natively"
+                );
+            }
+            (None, _) => info!("verifying: WordPress gets the refreshes, and its answers are compared"),
+        }
+    }
+}
