@@ -151,12 +151,15 @@ impl Bench {
                 }
             }
         }
-        for connections in [64, 256] {
-            let what = format!("sidecar, verified, {connections} connections");
-            if self.wants(&what) {
-                self.empty().await;
-                let sidecar = self.verified().await;
-                self.chains(&what, sidecar.address(), connections, true).await;
+        // With a sample each second, PHP reads the table for it, and then without one.
+        for (name, every) in [("verified", "1000"), ("verified, no sample", "1000000")] {
+            for connections in [64, 256] {
+                let what = format!("sidecar, {name}, {connections} connections");
+                if self.wants(&what) {
+                    self.empty().await;
+                    let sidecar = self.verified(every).await;
+                    self.chains(&what, sidecar.address(), connections, true).await;
+                }
             }
         }
         if self.wants("refusals of one token") {
@@ -213,9 +216,10 @@ impl Bench {
         Program::of_site(self.site.upstream(), self.site.wp_config(), arguments)
     }
 
-    /// One that has verified the site by WordPress's answers, and goes on to compare a sample.
-    async fn verified(&self) -> Program {
-        let sidecar = self.sidecar(&["--refresh-verify", "auto", "--refresh-verify-first", "3"]);
+    /// One that has verified the site by WordPress's answers, and goes on to compare one of `every` refreshes, at most one a second.
+    async fn verified(&self, every: &str) -> Program {
+        let verify = ["--refresh-verify", "auto", "--refresh-verify-first", "3", "--refresh-verify-every", every];
+        let sidecar = self.sidecar(&verify);
         let (tokens, target) = (self.tokens(FEW).await, self.target(sidecar.address()));
         let from = Instant::now();
         let span = load::Span { from, until: from + VERIFYING };
