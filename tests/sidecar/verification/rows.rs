@@ -100,17 +100,17 @@ async fn one_foreign_row_leaves_the_others_of_its_group_whole() {
     assert_eq!(rows.len(), all.len() + native, "one successor for each that was exchanged");
 }
 
-/// They waited for their rows when the verdict fell: a live token, a used one, and one whose row is another's by now.
+/// They waited for their rows when the verdict fell: 62 live tokens, a used one, and one whose row is another's by now.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_whose_transaction_had_not_begun_is_native_after_the_verdict() {
     let site = Verifying::start(&[("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s")]).await;
     site.agree();
     let at = now() + COUNTS_AFTER;
-    let (live, used, gone) =
-        (PhpRow::plain(site.user.id, at), PhpRow::plain(site.user.id, at), PhpRow::plain(site.user.id, at));
-    for row in [&live, &used, &gone] {
+    let all: Vec<PhpRow> = (0..64).map(|_| PhpRow::plain(site.user.id, at)).collect();
+    for row in &all {
         site.insert(row).await;
     }
+    let [used, gone, ..] = &all[..] else { unreachable!() };
     assert_eq!(site.refresh(&used.refresh_token).status(), 200);
     let before = rows(&site).await;
     let prefix = site.database.prefix().to_owned();
@@ -119,12 +119,10 @@ async fn no_call_whose_transaction_had_not_begun_is_native_after_the_verdict() {
     holder.query_drop(format!("SELECT id FROM {prefix}jwt_auth_tokens FOR UPDATE")).await.unwrap();
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let site = &site;
-        let calls: Vec<_> = [&live, &used, &gone]
-            .map(|row| scope.spawn(move || site.refresh(&row.refresh_token).status()))
-            .into_iter()
-            .collect();
+        let calls: Vec<_> =
+            all.iter().map(|row| scope.spawn(move || site.refresh(&row.refresh_token).status())).collect();
         let held = &site.refresher.counters.held;
-        site.wait("all of them wait", || held.value() >= 3);
+        site.wait("all of them wait", || held.value() >= 64);
         site.verification().differs(Difference::new(Kind::Body, "body +role (string)"));
         tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
@@ -136,7 +134,7 @@ async fn no_call_whose_transaction_had_not_begun_is_native_after_the_verdict() {
         });
         calls.into_iter().map(|call| call.join().unwrap()).collect()
     });
-    assert_eq!((statuses, rows(&site).await), (vec![FORWARDED; 3], before));
+    assert_eq!((statuses, rows(&site).await), (vec![FORWARDED; 64], before));
     assert_eq!(site.difference(), ("body +role (string)".to_owned(), "body"));
 }
 
