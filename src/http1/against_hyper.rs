@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, Version, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::service::service_fn;
@@ -50,8 +50,11 @@ pub fn requests(bytes: &[u8]) -> usize {
     let text = String::from_utf8_lossy(bytes);
     assert_eq!(ours, our_requests(bytes, in_parts(bytes)), "in parts: {text:?}");
     // hyper finds no `chunked` in a line that is not ASCII; `vet` refuses all but a lone one.
-    let is_strange = |it: &Understood| it.fields.iter().any(|(name, value)| name == CODING && !value.is_ascii());
-    ours.truncate(ours.iter().position(is_strange).unwrap_or(ours.len()));
+    let is_strange = |it: &Understood, of: &str| it.fields.iter().any(|(name, value)| name == of && !value.is_ascii());
+    ours.truncate(ours.iter().position(|it| is_strange(it, CODING)).unwrap_or(ours.len()));
+    // Nor does it find `keep-alive` in such a line, so that it closes behind an HTTP/1.0 request where we go on.
+    let closes = ours.iter().position(|it| is_strange(it, header::CONNECTION.as_str()));
+    ours.truncate(closes.map_or(ours.len(), |at| at + 1));
     let Some(last) = ours.last_mut() else { return 0 };
     let mut hypers = block_on(hypers_requests(bytes));
     // hyper takes bare line feeds behind trailers. Of CONNECT, which `vet` refuses, it says nothing of a body.
