@@ -37,15 +37,27 @@ pub struct Concluding {
     pub has_cookies: bool,
 }
 
+/// Whether a token has ended.
+enum Ended {
+    /// It is live.
+    No,
+    /// It is revoked, and nothing came in its place.
+    Alone,
+    /// It is revoked, and its family has a younger row.
+    Succeeded,
+}
+
 impl Concluding {
     /// What was found out.
     pub async fn conclude(self, judged: Judged) -> Observation {
         let finding = match judged {
             Judged::Found(finding) => Some(finding),
-            Judged::Session { ended, kept } => Some(match self.is_session_ended().await {
-                Some(true) => ended,
-                Some(false) => kept,
-                None => Finding::Void,
+            Judged::Session { ended, kept } => Some(match (self.session().await, ended) {
+                // SECURITY: a client may log out while something in front of WordPress refuses its call.
+                (Some(Ended::Alone), Finding::Differs(difference)) => Finding::Suspicious(difference),
+                (Some(Ended::Alone | Ended::Succeeded), ended) => ended,
+                (Some(Ended::No), _) => kept,
+                (None, _) => Finding::Void,
             }),
             Judged::Agrees(received, unsure) => match self.fields(unsure).await {
                 Some(finding) => Some(finding),
@@ -183,14 +195,24 @@ impl Concluding {
         Ok(event)
     }
 
-    /// Whether the token that was live is revoked now; `None` where that cannot be said.
-    async fn is_session_ended(&self) -> Option<bool> {
+    /// What has become of the token that was live; `None` where that cannot be said.
+    async fn session(&self) -> Option<Ended> {
         let store = &self.refresher.store;
-        let parent = self.live.as_ref()?.id;
+        let live = self.live.as_ref()?;
         let mut session = store.database.session().await.ok()?;
         let asked = async {
             session.begin_at_writer().await?;
-            let ended = rows::is_revoked(store, &mut session, parent).await?;
+            let ended = match rows::is_revoked(store, &mut session, live.id).await? {
+                Some(true) => {
+                    let family = live.family.as_deref();
+                    match rows::is_succeeded(store, &mut session, live.id, live.user.id, family).await? {
+                        true => Some(Ended::Succeeded),
+                        false => Some(Ended::Alone),
+                    }
+                }
+                Some(false) => Some(Ended::No),
+                None => None,
+            };
             session.end_at_writer().await?;
             Ok(ended)
         };

@@ -105,6 +105,23 @@ pub async fn is_revoked(store: &Store, session: &mut Session<'_>, id: u64) -> Re
     row.map(|mut row| column(&mut row, 0, "revoked_at")).transpose()
 }
 
+/// Whether a younger row of its family succeeds row `id`. A logout leaves none.
+///
+/// # Errors
+/// The database's.
+pub async fn is_succeeded(
+    store: &Store,
+    session: &mut Session<'_>,
+    id: u64,
+    user_id: u64,
+    family: Option<&str>,
+) -> Result<bool, DatabaseError> {
+    let statement =
+        format!("SELECT id FROM {} WHERE user_id = ? AND token_family <=> ? AND id > ? LIMIT 1", store.tokens);
+    let row: Option<Row> = session.conn().exec_first(statement, (user_id, family, id)).await?;
+    Ok(row.is_some())
+}
+
 /// The analytics row of the refresh of the token in row `parent`.
 ///
 /// # Errors

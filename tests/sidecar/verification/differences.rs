@@ -105,6 +105,8 @@ async fn what_one_client_can_bring_about_decides_nothing() {
     for (code, words) in [
         (success(crashes), "status 500, and the token is revoked"),
         (Code { making: |making| making.revokes = false, success: denies, ..NONE }, "status 401, code rest_forbidden"),
+        // A logout at the same moment.
+        (Code { making: |making| making.stores = false, success: denies, ..NONE }, "status 401, code rest_forbidden"),
         (making(|making| making.stores = false), "row of the new token missing"),
     ] {
         let sidecar = lab.sidecar(&[]);
