@@ -62,6 +62,7 @@ mod config;
 
 mod byte_order_mark;
 mod client_addr;
+mod declared;
 mod drain;
 mod finding;
 mod last_seen;

@@ -12,7 +12,7 @@ use std::{marker::PhantomData, ops::RangeInclusive, sync::LazyLock, time::Durati
 
 use super::{
     Secret,
-    kind::{FileName, Kind},
+    kind::{FileName, Kind, Tables},
     names::Names,
 };
 pub(super) use table::*;
@@ -124,6 +124,14 @@ const fn list(name: &'static str, word: &'static str) -> Key<Vec<String>> {
 
 const fn secret(name: &'static str) -> Key<Secret> {
     Key::new(name, Kind::Secret)
+}
+
+const fn tables(name: &'static str, form: &'static str) -> Key<Tables> {
+    Key::new(name, Kind::Tables(form))
+}
+
+const fn lifetime(name: &'static str) -> Key<Duration> {
+    Key::new(name, Kind::Lifetime)
 }
 
 const fn path(name: &'static str) -> Key<FileName> {

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use toml::de::DeValue;
+use serde::Deserialize as _;
+use toml::Spanned;
+use toml::de::{DeValue, ValueDeserializer};
 
 use super::{Secret, fault::nearest, names::Names, value};
 
@@ -40,6 +42,10 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// A list of texts, separated by commas in flags and variables; the word is what `--help` shows for one.
     List(&'static str),
+    /// A life time in days at most.
+    Lifetime,
+    /// A list of tables, each with these keys; in flags and variables as TOML.
+    Tables(&'static str),
 }
 
 /// A value of the right type. No `Debug`: it may be a secret.
@@ -51,10 +57,20 @@ pub(super) enum Value {
     Integer(u64),
     Duration(Duration),
     List(Vec<String>),
+    Tables(toml::Value),
 }
 
 /// The path of a file as it was written, which may also name a credential.
 pub(super) struct FileName(pub String);
+
+/// A list of tables as it was written.
+pub(super) struct Tables(pub toml::Value);
+
+impl Default for Tables {
+    fn default() -> Self {
+        Tables(toml::Value::Array(Vec::new()))
+    }
+}
 
 /// What keys hand out their values as.
 pub(super) trait FromValue: Sized {
@@ -80,6 +96,7 @@ from_value! {
     usize: Integer(number) => usize::try_from(*number).unwrap_or(usize::MAX),
     Duration: Duration(duration) => *duration,
     Vec<String>: List(texts) => texts.clone(),
+    Tables: Tables(tables) => Tables(tables.clone()),
 }
 
 impl<T: Names> FromValue for T {
@@ -111,6 +128,8 @@ impl Kind {
             Self::Duration { zero: false } => "a duration from \"1ms\" to \"24h\", with ms, s, m or h".into(),
             Self::OneOf(names) => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
             Self::List(_) => "a list of texts, such as [\"a\", \"b\"]".into(),
+            Self::Lifetime => "a duration from \"1s\" to \"3650d\", with s, m, h or d".into(),
+            Self::Tables(form) => format!("a list of tables, each as {form}"),
         }
     }
 
@@ -122,7 +141,8 @@ impl Kind {
             Self::Path => "FILE",
             Self::Boolean => "true|false",
             Self::Integer { .. } => "NUMBER",
-            Self::Duration { .. } => "DURATION",
+            Self::Duration { .. } | Self::Lifetime => "DURATION",
+            Self::Tables(_) => "TABLES",
             Self::OneOf(_) => "NAME",
         }
     }
@@ -132,6 +152,7 @@ impl Kind {
         match self {
             Self::Boolean | Self::Integer { .. } if self.read_text(text).is_ok() => text.to_owned(),
             Self::List(_) => format!("[{}]", items(text).map(quoted).collect::<Vec<_>>().join(", ")),
+            Self::Tables(_) if self.read_text(text).is_ok() => text.to_owned(),
             _ => quoted(text),
         }
     }
@@ -146,6 +167,10 @@ impl Kind {
             },
             Self::Integer { .. } => self.integer(text.parse().ok()),
             Self::List(_) => Ok(Value::List(items(text).map(str::to_owned).collect())),
+            Self::Tables(_) => match DeValue::parse(text) {
+                Ok(value) => self.read_toml(value.get_ref()),
+                Err(_) => Err(format!("is no TOML; accepted: {}", self.accepts())),
+            },
             _ => self.text(text),
         }
     }
@@ -164,6 +189,12 @@ impl Kind {
                     None => Err(format!("one of its entries is not a text; accepted: {}", self.accepts())),
                 }
             }
+            (Self::Tables(_), DeValue::Array(values)) if values.iter().all(|value| value.get_ref().is_table()) => {
+                let tables = DeValue::Array(values.clone());
+                let read = toml::Value::deserialize(ValueDeserializer::from(Spanned::new(0..0, tables)));
+                read.map(Value::Tables).map_err(|error| error.message().to_owned())
+            }
+            (Self::Tables(_), _) => Err(self.wrong_type(value)),
             (Self::Boolean | Self::Integer { .. } | Self::List(_), _) | (_, DeValue::Array(_) | DeValue::Table(_)) => {
                 Err(self.wrong_type(value))
             }
@@ -182,6 +213,7 @@ impl Kind {
                 Duration::ZERO if !zero => Err(format!("zero would mean no time at all; accepted: {}", self.accepts())),
                 duration => Ok(Value::Duration(duration)),
             },
+            Self::Lifetime => value::lifetime(text).map(Value::Duration),
             Self::OneOf(names) if !names.contains(&text) => Err(match nearest(text, names.iter().copied()) {
                 Some(name) => format!("perhaps \"{name}\"; accepted: {}", self.accepts()),
                 None => format!("accepted: {}", self.accepts()),
@@ -210,7 +242,9 @@ impl Kind {
             DeValue::Table(_) => "a table",
         };
         let hint = match (self, value) {
-            (Self::Duration { .. }, DeValue::Integer(number)) => format!(" (\"{}s\"?)", number.as_str()),
+            (Self::Duration { .. } | Self::Lifetime, DeValue::Integer(number)) => {
+                format!(" (\"{}s\"?)", number.as_str())
+            }
             (Self::List(_), DeValue::String(_)) => " (put it in brackets)".into(),
             (Self::Boolean | Self::Integer { .. }, DeValue::String(_)) => " (without quotes)".into(),
             _ => String::new(),
@@ -299,6 +333,7 @@ mod tests {
             (Value::Integer(a), Value::Integer(b)) => a == b,
             (Value::Duration(a), Value::Duration(b)) => a == b,
             (Value::List(a), Value::List(b)) => a == b,
+            (Value::Tables(a), Value::Tables(b)) => a == b,
             _ => false,
         }
     }

@@ -27,6 +27,7 @@ use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
+use crate::declared::{Declared, Member};
 use crate::share::Share;
 use crate::time::pace::Pace;
 
@@ -83,6 +84,12 @@ impl Config {
     /// cannot be, keys that contradict each other, files that cannot be read.
     pub fn load(sources: &Sources) -> Result<Self, Faults> {
         check::check(sources::merge(sources))
+    }
+
+    /// What the site's own code adds to a refresh, as it is declared.
+    pub fn declared(&self) -> Declared {
+        let (claims, fields, omit) = (self.jwt.claims.clone(), self.refresh.fields.clone(), self.refresh.omit.clone());
+        Declared { claims, fields, omit }
     }
 
     /// Every key with its value and where that was said, to be displayed; secrets are not shown.
@@ -286,6 +293,10 @@ pub struct Jwt {
     pub private_key: Option<Secret>,
     /// `None`: the site's setting. An asymmetric one comes with a `private_key`.
     pub algorithm: Option<Algorithm>,
+    /// Of access tokens. `None`: the site's setting.
+    pub lifetime: Option<Duration>,
+    /// What the site's own code adds to access tokens.
+    pub claims: Vec<Member>,
 }
 
 /// `[refresh]`
@@ -307,6 +318,10 @@ pub struct Refresh {
     pub state_directory: Option<PathBuf>,
     /// What a successful answer holds.
     pub response_fields: ResponseFields,
+    /// What the site's own code adds to a successful answer.
+    pub fields: Vec<Member>,
+    /// What it takes out.
+    pub omit: Vec<String>,
     /// Whether refreshes are written to the plugin's analytics table.
     pub analytics: bool,
     /// Rows a second that refused ones add to it.

@@ -56,6 +56,25 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `"900s"`, `"30d"`: as a duration, and with days. From a second to ten years.
+pub fn lifetime(text: &str) -> Result<Duration, String> {
+    let accepted = "accepted: a whole number with its unit, such as \"900s\", \"12h\" or \"30d\", of at most ten years";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit.trim_start() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(format!("not a life time; {accepted}")),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+    match seconds {
+        Some(seconds) if (1..=3_650 * 86_400).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("too short or too long; {accepted}")),
+    }
+}
+
 /// The site's home URL, without a trailing slash, as WordPress's `untrailingslashit` leaves it.
 pub fn home_url(text: &str) -> Result<String, String> {
     let accepted =

@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "byte_order_mark",
         "client_addr",
+        "declared",
         "drain",
         "finding",
         "last_seen",

@@ -22,7 +22,7 @@ fn explicit() -> config::WordPress {
 }
 
 fn no_jwt() -> config::Jwt {
-    config::Jwt { secret: None, private_key: None, algorithm: None }
+    config::Jwt::default()
 }
 
 /// With a `wp-config.php` of this content, in a directory with a `wp-content/plugins`.

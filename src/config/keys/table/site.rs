@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::super::{Key, boolean, duration, integer, list, one_of, path, secret, text};
+use super::super::{Key, boolean, duration, integer, lifetime, list, one_of, path, secret, tables, text};
 use crate::config::{
-    Algorithm, DatabaseTls, RefreshMode, ResponseFields, ReuseDetection, Secret, Verify, kind::FileName,
+    Algorithm, DatabaseTls, RefreshMode, ResponseFields, ReuseDetection, Secret, Verify,
+    kind::{FileName, Tables},
 };
 
 keys! {
@@ -86,6 +87,17 @@ keys! {
     JWT_ALGORITHM: Option<Algorithm> = one_of("jwt.algorithm").unset("the site's setting", "HS256")
         .about("The algorithm that signs access tokens.")
         .change("Only where the site's own code overrides the plugin's setting.");
+    JWT_LIFETIME: Option<Duration> = lifetime("jwt.lifetime").unset("the site's setting", "30d")
+        .about("How long access tokens live, `exp` less `iat`.")
+        .change("Only where the site's own code overrides the plugin's setting (the filter jwt_auth_expire).");
+    JWT_CLAIM: Option<Tables> = tables("jwt.claim", "{ path = \"data.user.role\", value = { roles = \"first\" } }")
+        .unset("the plugin's claims only", "[{ path = \"data.user.role\", value = { roles = \"first\" } }]")
+        .about("Claims that the site's own code adds to access tokens, in its order.")
+        .change("Only what its code adds already: the comparison with WordPress's answers holds the sidecar to it, and \
+            prints what would explain a difference. A value is one of { constant = \"shop\" }, { column = \"login\" } \
+            (id, login, email, nicename, display_name, url, registered), { roles = \"first\" } (list, first, joined), \
+            { meta = \"first_name\" } (as = \"string\", \"integer\" or \"boolean\") and { gravatar = \"sha256\" } \
+            (\"md5\" before WordPress 6.8; size, default, rating). Also written as tables, [[jwt.claim]].");
     REFRESH_MODE: RefreshMode = one_of("refresh.mode").is("native")
         .about("Who answers the refresh route: the sidecar (\"native\") or WordPress (\"forward\").")
         .change("Set \"forward\" where the site's own PHP code must run at each refresh. What it changes in the answer is \
@@ -122,6 +134,12 @@ keys! {
     REFRESH_RESPONSE_FIELDS: ResponseFields = one_of("refresh.response_fields").is("all")
         .about("The fields of a successful answer: those of the plugin's API document, those that it sends in fact \
             (\"oauth2\"), or all.");
+    REFRESH_FIELD: Option<Tables> = tables("refresh.field", "{ name = \"role\", value = { roles = \"first\" } }")
+        .unset("the plugin's members only", "[{ name = \"role\", value = { roles = \"first\" } }]")
+        .about("Members that the site's own code adds to a successful answer, in its order; a dot leads into an object.")
+        .change("As jwt.claim, with the same values; or [[refresh.field]].");
+    REFRESH_OMIT: Vec<String> = list("refresh.omit", "NAME")
+        .about("Members that the site's own code takes out of a successful answer: token_type, expires_in.");
     REFRESH_ANALYTICS: bool = boolean("refresh.analytics").is("true")
         .about("Whether refreshes are written to the plugin's analytics table.");
     REFRESH_ANALYTICS_REFUSALS: usize = integer("refresh.analytics_refusals", 0..=1_000_000, "rows a second").is("1000")

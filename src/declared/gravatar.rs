@@ -1,0 +1,21 @@
+//! The avatar's URL as `get_avatar_data()` makes it (wp-includes/link-template.php).
+
+use md5::Md5;
+use sha2::{Digest as _, Sha256};
+
+use super::source::{Gravatar, GravatarHash};
+
+/// `email` without blanks round it.
+pub fn url(avatar: &Gravatar, email: &str) -> String {
+    let email = email.to_ascii_lowercase();
+    let hash = match avatar.hash {
+        GravatarHash::Sha256 => hex(&Sha256::digest(email.as_bytes())),
+        GravatarHash::Md5 => hex(&Md5::digest(email.as_bytes())),
+    };
+    let Gravatar { size, default, rating, .. } = avatar;
+    format!("https://secure.gravatar.com/avatar/{hash}?s={size}&d={default}&r={rating}")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

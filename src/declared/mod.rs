@@ -1,0 +1,150 @@
+//! What the site's own PHP code adds to a refresh, as the configuration declares it: claims, members of the answer, members
+//! that are left out.
+//!
+//! A declaration is a promise about PHP code that the sidecar does not run. The comparison with WordPress's own answers holds
+//! it to that promise.
+
+mod gravatar;
+mod person;
+mod roles;
+mod source;
+
+use serde_json::{Map, Value};
+
+pub use person::{LONGEST_META, Person, Read};
+pub use roles::role_names;
+pub use source::{Cast, Column, Gravatar, GravatarHash, Member, RolesForm, Source};
+
+/// Claims that the plugin and WordPress rely on. `data.user.id` is not one of them: the plugin takes a number there, too.
+const RESERVED_CLAIMS: [&str; 7] = ["iss", "iat", "nbf", "exp", "jti", "data", "data.user"];
+
+/// Members of an answer without which no client could go on.
+const RESERVED_FIELDS: [&str; 4] = ["access_token", "refresh_token", "token", "expires_in"];
+
+/// Members that may be left out.
+const OMITTABLE: [&str; 2] = ["token_type", "expires_in"];
+
+/// All that is declared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// `[[jwt.claim]]`, in their order.
+    pub claims: Vec<Member>,
+    /// `[[refresh.field]]`, in their order.
+    pub fields: Vec<Member>,
+    /// `[refresh] omit`.
+    pub omit: Vec<String>,
+}
+
+/// The values for one user.
+// SECURITY: no Debug. They are the user's data.
+#[derive(Clone, Default)]
+pub struct Values {
+    pub claims: Vec<(Vec<String>, Value)>,
+    pub fields: Vec<(Vec<String>, Value)>,
+}
+
+/// Why a value is not certain: WordPress answers then. Names the source, never the value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{of} of the user cannot be declared: {problem}")]
+pub struct Uncertain {
+    pub of: String,
+    pub problem: &'static str,
+}
+
+impl Declared {
+    /// Whether claims or members depend on the user.
+    pub fn reads(&self) -> Vec<Read> {
+        let mut reads = Vec::new();
+        for read in self.members().filter_map(|member| member.value.read()) {
+            if !reads.contains(&read) {
+                reads.push(read);
+            }
+        }
+        reads
+    }
+
+    /// Whether the names of the site's roles are needed.
+    pub fn has_roles(&self) -> bool {
+        self.members().any(|member| matches!(member.value, Source::Roles { .. }))
+    }
+
+    /// Whether the claims of a token depend on more than its row: then they may be others by now.
+    pub fn claims_vary(&self) -> bool {
+        self.claims.iter().any(|claim| !matches!(claim.value, Source::Constant(_) | Source::Column(Column::Id, _)))
+    }
+
+    /// The values for `person`.
+    ///
+    /// # Errors
+    /// One of them is not certain.
+    pub fn values(&self, person: &Person<'_>) -> Result<Values, Uncertain> {
+        let each = |members: &[Member]| {
+            let values = members.iter().map(|member| Ok((member.path.clone(), member.value.value(person)?)));
+            values.collect::<Result<Vec<_>, Uncertain>>()
+        };
+        Ok(Values { claims: each(&self.claims)?, fields: each(&self.fields)? })
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        self.claims.iter().chain(&self.fields)
+    }
+}
+
+/// Sets the member at `path` as PHP's `$array['a']['b'] = …` does: what is there already keeps its place.
+pub fn set(map: &mut Map<String, Value>, path: &[String], value: Value) {
+    let Some((name, below)) = path.split_first() else { return };
+    if below.is_empty() {
+        map.insert(name.clone(), value);
+        return;
+    }
+    let inner = map.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
+    if !inner.is_object() {
+        *inner = Value::Object(Map::new());
+    }
+    if let Value::Object(inner) = inner {
+        set(inner, below, value);
+    }
+}
+
+/// Whether a claim may be declared at `path`.
+///
+/// # Errors
+/// Why not.
+pub fn check_claim(path: &[String]) -> Result<(), String> {
+    reserved(path, &RESERVED_CLAIMS, "the plugin's own claim, without which WordPress refuses the token")
+}
+
+/// Whether a member of the answer may be declared at `path`.
+///
+/// # Errors
+/// Why not.
+pub fn check_field(path: &[String]) -> Result<(), String> {
+    reserved(path, &RESERVED_FIELDS, "a member that the sidecar itself fills in")
+}
+
+/// Whether the member `name` may be left out.
+///
+/// # Errors
+/// Why not.
+pub fn check_omitted(name: &str) -> Result<(), String> {
+    match OMITTABLE.contains(&name) {
+        true => Ok(()),
+        false => Err(format!("accepted: {}", OMITTABLE.map(|name| format!("\"{name}\"")).join(", "))),
+    }
+}
+
+fn reserved(path: &[String], reserved: &[&str], what: &str) -> Result<(), String> {
+    if path.is_empty() || path.iter().any(String::is_empty) {
+        return Err("is empty, or has an empty part between two dots".to_owned());
+    }
+    let dotted = path.join(".");
+    // A member below a text would replace it.
+    let is_below = |name: &&&str| dotted.starts_with(&format!("{name}.")) && !name.starts_with("data");
+    match reserved.iter().find(|name| **name == dotted).or_else(|| reserved.iter().find(is_below)) {
+        Some(name) => Err(format!("{name} is {what}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
