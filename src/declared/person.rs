@@ -31,8 +31,8 @@ pub struct Person<'a> {
     /// What was read, and in the same order what was found.
     pub reads: &'a [Read],
     pub found: &'a [Option<Vec<u8>>],
-    /// The names of the site's roles.
-    pub roles: &'a [String],
+    /// The names of the site's roles; `None` where they cannot be read.
+    pub roles: Option<&'a [String]>,
 }
 
 impl<'a> Person<'a> {

@@ -271,6 +271,7 @@ fn signature(
     };
     let time = |name: &str| claims.get(name).and_then(Value::as_u64).unwrap_or_default();
     let again = ClaimsInput {
+        declared: &[],
         iss: claims.get("iss").and_then(Value::as_str).unwrap_or_default(),
         issued_at: time("iat"),
         expires_at: time("exp"),

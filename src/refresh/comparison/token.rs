@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::super::refresher::Refresher;
-use super::super::response::User;
 use super::super::row_cache::{Key, RowRef};
+use crate::declared::User;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 use crate::wordpress::site::Site;
 

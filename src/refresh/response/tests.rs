@@ -10,7 +10,9 @@ fn pair(recorded: &Value) -> Pair {
         access_token: recorded["access_token"].as_str().unwrap().to_owned(),
         refresh_token: recorded["refresh_token"].as_str().unwrap().to_owned(),
         expires_in: recorded["expires_in"].as_u64().unwrap(),
+        fields: Vec::new(),
         user: User {
+            found: Vec::new(),
             id: 3,
             email: "ann@example.org".to_owned(),
             nicename: "ann".to_owned(),

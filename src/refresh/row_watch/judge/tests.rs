@@ -171,6 +171,7 @@ fn what_the_plugin_and_its_machine_do_is_no_fault() {
 fn a_row_of_another_sidecar_is_not_judged() {
     let keys = keys();
     let claims = ClaimsInput {
+        declared: &[],
         iss: HOME,
         issued_at: ISSUED_AT,
         expires_at: ISSUED_AT + 604_800,
