@@ -32,6 +32,9 @@ pub struct Installation {
     pub table_prefix: String,
     /// The table of users, `[A-Za-z0-9_]+`: the constant `CUSTOM_USER_TABLE`, or else `users` with the prefix.
     pub users_table: String,
+    /// The table of what else is stored of users, likewise: the constant `CUSTOM_USER_META_TABLE`, or else `usermeta`. `None`
+    /// where the constant cannot be known: nothing depends on it but what is declared.
+    pub usermeta_table: Option<String>,
     /// What decides `wp_salt('auth')`.
     pub salts: SaltConstants,
     /// `[jwt] secret`, or else the constant `JWT_AUTH_SECRET_KEY`. `None` only where a private key is configured.
@@ -102,6 +105,7 @@ impl fmt::Debug for Installation {
             .field("content_dir", &self.content_dir)
             .field("mu_plugins_dir", &self.mu_plugins_dir)
             .field("users_table", &self.users_table)
+            .field("usermeta_table", &self.usermeta_table)
             .field("language", &self.language)
             .field("assumed", &self.assumed)
             .finish()
@@ -133,6 +137,7 @@ pub fn installation(
             Ok(Installation {
                 database_label: database.labels().join(", "),
                 database,
+                usermeta_table: assembly.usermeta_table(&table_prefix),
                 table_prefix,
                 users_table,
                 salts,
@@ -212,6 +217,18 @@ impl Assembly<'_> {
         let fix = "define it there as a plain text";
         self.fault("wordpress.config", format!("the constant {NAME} cannot be known: {problem}; {fix}"));
         None
+    }
+
+    /// As [`Assembly::users_table`].
+    fn usermeta_table(&self, prefix: &str) -> Option<String> {
+        match self.constant("CUSTOM_USER_META_TABLE") {
+            // SECURITY: it is pasted into SQL.
+            Lookup::Known(scalar, _) => {
+                String::from_utf8(scalar.to_bytes()).ok().filter(|table| !table.is_empty() && is_plain(table))
+            }
+            Lookup::Unknown(_) => None,
+            Lookup::NotDefined => Some(format!("{prefix}usermeta")),
+        }
     }
 
     fn salts(&mut self, config: &config::WordPress) -> Option<SaltConstants> {

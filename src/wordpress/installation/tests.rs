@@ -266,6 +266,16 @@ fn users_may_have_a_table_of_their_own() {
 }
 
 #[test]
+fn and_so_may_their_meta() {
+    let usermeta = |more: &str| read(&format!("{PLAIN} {more}")).usermeta_table;
+    assert_eq!(usermeta("").as_deref(), Some("wp_usermeta"));
+    assert_eq!(usermeta("define('CUSTOM_USER_META_TABLE', 'shared_meta');").as_deref(), Some("shared_meta"));
+    for more in ["define('CUSTOM_USER_META_TABLE', 'a`b');", "define('CUSTOM_USER_META_TABLE', $x);"] {
+        assert_eq!(usermeta(more), None, "{more}");
+    }
+}
+
+#[test]
 fn what_is_assumed_is_told() {
     let source = PLAIN.replace("'k'", "getenv('KEY_OF_SITE') ?: 'k'");
     let site = read(&format!("{source} define('WP_DEBUG', getenv('DEBUG') ?: false); define('WPLANG', 'de_DE');"));
