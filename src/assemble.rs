@@ -284,7 +284,7 @@ impl Native {
             &table_prefix,
             &installation.users_table,
             declared.reads(),
-            &installation.usermeta_table,
+            installation.usermeta_table.as_deref(),
         ));
         let clocks = Arc::<Clocks>::default();
         let comparisons = Comparisons::new(dialer.clone(), &config.refresh.verify_ignore_headers);

@@ -202,7 +202,7 @@ impl Patient {
                 &self.installation.table_prefix,
                 &self.installation.users_table,
                 declared.reads(),
-                &self.installation.usermeta_table,
+                self.installation.usermeta_table.as_deref(),
             );
             let needs = rights::needs(&self.config, &self.installation, &store, server.is_mariadb());
             findings.extend(rights::look(&mut session, &server, &needs).await?);

@@ -131,24 +131,29 @@ impl Store {
     /// For a site that nothing is declared of. SECURITY: `table_prefix` and `users_table` are pasted into SQL; `installation()`
     /// lets only `[A-Za-z0-9_]` pass.
     pub fn new(database: Database, table_prefix: &str, users_table: &str) -> Self {
-        Store::declaring(database, table_prefix, users_table, &[], "")
+        Store::declaring(database, table_prefix, users_table, &[], None)
     }
 
-    /// As [`Store::new`]; of each user `reads` are read, too, of their table and of `usermeta_table`.
+    /// As [`Store::new`]; of each user `reads` are read, too, of their table and of `usermeta_table`. Where that is not known,
+    /// nothing is read of them.
     pub fn declaring(
         database: Database,
         table_prefix: &str,
         users_table: &str,
         reads: &[Read],
-        usermeta_table: &str,
+        usermeta_table: Option<&str>,
     ) -> Self {
+        let (reads, usermeta_table) = usermeta_table.map_or((&[][..], ""), |table| (reads, table));
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
         let users = format!("`{users_table}`");
         let declared = |owner: &str| -> String {
-            reads.iter().map(|read| format!(", {}", declared_column(read, owner, table_prefix, usermeta_table))).collect()
+            reads
+                .iter()
+                .map(|read| format!(", {}", declared_column(read, owner, table_prefix, usermeta_table)))
+                .collect()
         };
         // Of the columns of users that are declared, the names.
-        let columns: String = reads.iter().filter_map(user_column).map(|name| format!(", {name}")).collect();
+        let columns: String = reads.iter().filter_map(Read::user_column).map(|name| format!(", {name}")).collect();
         let user = format!("SELECT ID, user_email, user_nicename, display_name{columns} FROM {users}");
         // Without the hints a small table is scanned, and locked whole. The users are in a query of their own for FOR UPDATE to
         // leave them alone: a locked user would make a password change wait.
@@ -413,19 +418,9 @@ fn locked_row(mut row: Row, declared: usize) -> Result<LockedRow, DatabaseError>
     })
 }
 
-/// The column of the users that `read` is.
-fn user_column(read: &Read) -> Option<&'static str> {
-    match read {
-        Read::Login => Some("user_login"),
-        Read::Url => Some("user_url"),
-        Read::Registered => Some("user_registered"),
-        Read::Meta(_) | Read::Capabilities => None,
-    }
-}
-
 /// What `read` finds of the user `owner`.
 fn declared_column(read: &Read, owner: &str, table_prefix: &str, usermeta_table: &str) -> String {
-    let key = match (read, user_column(read)) {
+    let key = match (read, read.user_column()) {
         // As a text, whatever its type.
         (_, Some(column)) => return format!("CAST({column} AS CHAR)"),
         (Read::Meta(key), _) => literal(key),
@@ -443,7 +438,7 @@ fn declared_column(read: &Read, owner: &str, table_prefix: &str, usermeta_table:
 /// A text in SQL that means the same in every mode of the server.
 // SECURITY: it is the configuration's, but a quote in it must not end it. Hexadecimal digits have none.
 fn literal(text: &str) -> String {
-    format!("CONVERT(X'{}' USING utf8mb4)", text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
+    format!("_utf8mb4 X'{}'", text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 /// From the columns that begin with `first`; `None` where they are NULL. `declared` more follow the usual four.

@@ -436,9 +436,7 @@ impl Sites {
             plugin: plugin.into(),
             makeup,
             declared: Arc::clone(&self.declared),
-            roles: rows
-                .option(&format!("{}user_roles", self.installation.table_prefix))
-                .and_then(declared::role_names),
+            roles: rows.option(&format!("{}user_roles", self.installation.table_prefix)).and_then(declared::role_names),
             home,
         })
     }

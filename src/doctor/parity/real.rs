@@ -13,12 +13,12 @@ use sha2::{Digest as _, Sha256};
 use super::differences::{Differences, WordPress, differences};
 use super::{Case, native, random_hex};
 use crate::config::Secret;
+use crate::declared::User;
 use crate::doctor::address;
 use crate::doctor::client::{self, Answer, SiteAddress};
 use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
-use crate::declared::User;
 use crate::refresh::response::{Pair, Reply, ReplyContext, response};
 use crate::wordpress::access_token::{ClaimsInput, new_refresh_token};
 use crate::wordpress::database::{DatabaseError, column};
@@ -105,7 +105,7 @@ pub async fn look(
             )];
         }
     };
-    let found = differences(&WordPress { answer: &answer, stored: stored.as_ref() }, &sidecar, site, row.user.id);
+    let found = differences(&WordPress { answer: &answer, stored: stored.as_ref() }, &sidecar, site);
     vec![judge(&name, &found)]
 }
 

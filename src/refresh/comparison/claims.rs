@@ -121,11 +121,18 @@ mod tests {
     }
 
     fn said(jwt: &str, signer: &Signer) -> String {
-        let wanted =
-            Wanted { signer, issuer: "http://shop.example", user_id: 2, lifetime: 600, issued: (1_000, 1_004) };
+        let wanted = Wanted {
+            signer,
+            issuer: "http://shop.example",
+            user_id: 2,
+            lifetime: 600,
+            declared: &[],
+            issued: (1_000, 1_004),
+        };
         match check(jwt, &wanted) {
             Ok(times) => format!("{} {}", times.issued_at, times.expires_at),
-            Err(difference) => format!("{}: {difference}", difference.kind.name()),
+            Err(Finding::Differs(difference)) => format!("{}: {difference}", difference.kind.name()),
+            Err(other) => format!("{other:?}"),
         }
     }
 

@@ -97,6 +97,7 @@ fn recorded_exchanges() {
                 expose_rate_limit: false,
                 window: Some(window),
                 fields: ResponseFields::OAuth2,
+                omit: &[],
             },
         );
         // The deliberate differences.
@@ -122,7 +123,7 @@ fn recorded_exchanges() {
 }
 
 fn context(fields: ResponseFields, window: Option<Window>) -> ReplyContext<'static> {
-    ReplyContext { api_link: None, origin: None, expose_rate_limit: true, window, fields }
+    ReplyContext { api_link: None, origin: None, expose_rate_limit: true, window, fields, omit: &[] }
 }
 
 #[test]

@@ -126,7 +126,11 @@ fn proof(row: &Written, expected: &Expected<'_>) -> Proof {
         }
         _ => Proof::Foreign,
     };
-    if proof == Proof::Foreign && (expected.may_have_other_issuers || expected.claims_vary) { Proof::Unknown } else { proof }
+    if proof == Proof::Foreign && (expected.may_have_other_issuers || expected.claims_vary) {
+        Proof::Unknown
+    } else {
+        proof
+    }
 }
 
 /// `late`: by how much it may be longer.

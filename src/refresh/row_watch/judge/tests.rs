@@ -36,6 +36,8 @@ impl Keys {
             refresh_token_expiration: 2_592_000,
             issuers: &self.issuers,
             may_have_other_issuers: false,
+            claims: &[],
+            claims_vary: false,
             php_is_ahead: Some(1),
             apart: 0,
         }
