@@ -41,7 +41,7 @@ use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
 use crate::wordpress::home::Homes;
 use crate::wordpress::installation::Installation;
-use crate::wordpress::site::{Site, Sites};
+use crate::wordpress::site::{Configured, Site, Sites};
 pub(crate) use lasting::Lasting;
 use lasting::rules;
 use watch::{describe, describe_host, look, watch};
@@ -292,9 +292,7 @@ impl Native {
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
         let sites = Sites::new(
             installation,
-            config.jwt.clone(),
-            declared,
-            config.wordpress.hosts.clone(),
+            Configured { jwt: config.jwt.clone(), declared, hosts: config.wordpress.hosts.clone() },
             Arc::clone(&store.database),
             homes,
             clocks,

@@ -114,6 +114,9 @@ pub mod internals {
     pub mod printable {
         pub use crate::printable::is_harmful;
     }
+    pub mod declared {
+        pub use crate::declared::Read;
+    }
     pub mod refresh {
         pub use crate::refresh::Refresher;
         pub mod analytics {

@@ -202,11 +202,10 @@ impl Cast {
 pub fn is_serialized(text: &str) -> bool {
     let text = text.trim();
     let mut letters = text.bytes();
-    match (letters.next(), letters.next()) {
-        (Some(b'N'), Some(b';')) => true,
-        (Some(b's' | b'a' | b'O' | b'E' | b'b' | b'i' | b'd' | b'C'), Some(b':')) => true,
-        _ => false,
-    }
+    matches!(
+        (letters.next(), letters.next()),
+        (Some(b'N'), Some(b';')) | (Some(b's' | b'a' | b'O' | b'E' | b'b' | b'i' | b'd' | b'C'), Some(b':'))
+    )
 }
 
 /// As it stands in the configuration.

@@ -426,10 +426,10 @@ fn declared_column(read: &Read, owner: &str, table_prefix: &str, usermeta_table:
         (Read::Meta(key), _) => literal(key),
         (_, None) => literal(&format!("{table_prefix}capabilities")),
     };
-    // One more than what is used, so that what is too long shows. The first row counts (get_metadata_raw() in wp-includes/meta.php),
+    // Without the hint the whole table may be gone through in the order of umeta_id. One more than what is used, so that what is too long shows. The first row counts (get_metadata_raw() in wp-includes/meta.php),
     // and its key to the letter, which the column's collation does not look at.
     format!(
-        "(SELECT LEFT(m.meta_value, {}) FROM `{usermeta_table}` m WHERE m.user_id = {owner} AND m.meta_key = {key} \
+        "(SELECT LEFT(m.meta_value, {}) FROM `{usermeta_table}` m IGNORE INDEX (PRIMARY) WHERE m.user_id = {owner} AND m.meta_key = {key} \
          AND CAST(m.meta_key AS BINARY) = CAST({key} AS BINARY) ORDER BY m.umeta_id LIMIT 1)",
         LONGEST_META + 1
     )

@@ -141,6 +141,15 @@ pub struct Examined {
 /// A site that refreshes natively, or why it does not.
 pub type Known = Result<Arc<Site>, Arc<NotNative>>;
 
+/// What the configuration says of the site.
+pub struct Configured {
+    pub jwt: Jwt,
+    /// What its own code adds to a refresh.
+    pub declared: Declared,
+    /// `[wordpress] hosts`.
+    pub hosts: Vec<String>,
+}
+
 /// Reads and keeps what is known of the site.
 pub struct Sites {
     installation: Installation,
@@ -169,13 +178,11 @@ struct LastGood {
 }
 
 impl Sites {
-    /// Reads nothing yet. Reading is done in the runtime of `homes`' tasks. `hosts` are those in `[wordpress] hosts`; what the
+    /// Reads nothing yet. Reading is done in the runtime of `homes`' tasks; what the
     /// database's clock shows goes to `clocks`.
     pub fn new(
         installation: Installation,
-        jwt: Jwt,
-        declared: Declared,
-        hosts: Vec<String>,
+        configured: Configured,
         database: Arc<Database>,
         homes: Arc<Homes>,
         clocks: Arc<Clocks>,
@@ -183,6 +190,7 @@ impl Sites {
     ) -> Arc<Self> {
         let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
         let (last_good, last_seen, signers) = (Mutex::default(), LastSeen::default(), Mutex::new(None));
+        let Configured { jwt, declared, hosts } = configured;
         let declared = Arc::new(declared);
         Arc::new(Sites {
             installation,

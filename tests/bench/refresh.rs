@@ -53,6 +53,10 @@ const STORM: u64 = 32;
 /// How long the map of a large table may take to be filled.
 const MAP_LIMIT: Duration = Duration::from_secs(120);
 
+const FIELDS: &str =
+    r#"[{ name = "first_name", value = { meta = "first_name" } }, { name = "login", value = { column = "login" } }]"#;
+const CLAIM: &str = r#"[{ path = "data.user.role", value = { roles = "first" } }]"#;
+
 struct Bench {
     site: Site,
     database: TestDatabase,
@@ -149,6 +153,16 @@ impl Bench {
                     let sidecar = self.sidecar(arguments);
                     self.chains(&what, sidecar.address(), *connections, arguments.is_empty()).await;
                 }
+            }
+        }
+        // What a site's own code may add, read with the user of each refresh.
+        let declared = ["--refresh-field", FIELDS, "--jwt-claim", CLAIM];
+        for connections in [64, 256] {
+            let what = format!("sidecar, two fields and a role claim, {connections} connections");
+            if self.wants(&what) {
+                self.empty().await;
+                let sidecar = self.sidecar(&declared);
+                self.chains(&what, sidecar.address(), connections, true).await;
             }
         }
         // With a sample each second, PHP reads the table for it, and then without one.

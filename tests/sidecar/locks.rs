@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
+use wp_jwt_sidecar::internals::declared::Read;
 use wp_jwt_sidecar::internals::refresh::store::{Child, Store};
 use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
 
@@ -34,13 +35,26 @@ async fn free(database: &TestDatabase, table: &str) -> u64 {
     rows.unwrap()
 }
 
-async fn footprint(rows: u32) {
+/// As WordPress makes it.
+const USERMETA: &str = "CREATE TABLE wp_usermeta (umeta_id bigint unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, \
+    user_id bigint unsigned NOT NULL DEFAULT 0, meta_key varchar(255) DEFAULT NULL, meta_value longtext, \
+    KEY user_id (user_id), KEY meta_key (meta_key(191))) DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_unicode_520_ci";
+
+async fn footprint(rows: u32, reads: &[Read]) {
     let server = Database::private();
     let database = server.create().await;
     let user = database.insert_user("alice").await;
     database.fill_tokens(rows).await;
     let opts = mysql_async::Opts::from_url(database.url()).unwrap();
-    let store = Store::new(Pool::new(OptsBuilder::from_opts(opts)), database.prefix(), "wp_users");
+    database.execute(USERMETA).await;
+    database.execute(&format!("INSERT INTO wp_usermeta VALUES (NULL, {}, 'first_name', 'Alice')", user.id)).await;
+    // Those of others, as on a site: seven for each user.
+    let others = "INSERT INTO wp_usermeta SELECT NULL, 1000 + seq DIV 7, ELT(1 + seq % 7, 'first_name', 'last_name', \
+                  'wp_capabilities', 'wp_user_level', 'nickname', 'locale', 'session_tokens'), 'x' FROM seq_1_to_7000";
+    database.execute(others).await;
+    database.execute("ANALYZE TABLE wp_usermeta").await;
+    let pool = Pool::new(OptsBuilder::from_opts(opts));
+    let store = Store::declaring(pool, database.prefix(), "wp_users", reads, Some("wp_usermeta"));
     let mut root = server.root().await;
     root.query_drop("SET GLOBAL log_output = 'TABLE'").await.unwrap();
     root.query_drop("SET GLOBAL general_log = 1").await.unwrap();
@@ -73,6 +87,9 @@ async fn footprint(rows: u32) {
             assert_eq!(free(&database, "wp_jwt_auth_tokens").await, total - count);
             assert!(found.iter().all(|row| row.user.as_ref().is_some_and(|found| found.id == user.id)));
             assert_eq!(free(&database, "wp_users").await, 1, "a password change must not wait");
+            assert_eq!(free(&database, "wp_usermeta").await, 7_001, "nor a new name");
+            let alice = Some(b"Alice".to_vec());
+            assert!(found.iter().all(|row| row.user.iter().all(|user| reads.is_empty() || user.found[0] == alice)));
             let tokens: Vec<String> = ids.iter().map(|_| random_hex::<16>()).collect();
             let children: Vec<Child> = ids
                 .iter()
@@ -138,12 +155,13 @@ async fn every_statement_uses_the_primary_key(root: &mut Conn, database: &TestDa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_tables_rows() {
-    footprint(10).await;
+    footprint(10, &[]).await;
+    footprint(10, &[Read::Meta("first_name".to_owned()), Read::Capabilities, Read::Login]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_tables_rows() {
-    footprint(30_000).await;
+    footprint(30_000, &[]).await;
 }
 
 /// All that a sidecar does to rows on its own account: rotations, replays, families that are revoked, commits that are looked for,
@@ -231,8 +249,12 @@ async fn plan(explaining: &mut Conn, statement: &str) -> Vec<Row> {
     plan.into_iter().map(Row::from).collect()
 }
 
-/// The plan without the users, who are read beside it: one for each row, by the primary key.
+/// The plan without the users and their meta, which are read beside it: one for each row, by the primary key, and some by the user.
 fn of_locked(plan: &[Row]) -> &[Row] {
+    let (plan, meta) = plan.split_at(plan.iter().position(|row| row.get("table") == Some("m")).unwrap_or(plan.len()));
+    for row in meta {
+        assert_eq!((row.get("key"), row.get("type")), (Some("user_id"), Some("ref")), "{row:?}");
+    }
     match plan {
         [rest @ .., user]
             if user.get("table") == Some("wp_users")
