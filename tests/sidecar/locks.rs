@@ -12,7 +12,7 @@ use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
 
 use crate::support::apps::Apps;
 use crate::support::faults::{Fault, Relay};
-use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, random_hex};
+use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, USERMETA, random_hex};
 use crate::support::rig::{self, Rig};
 
 /// Rows locked by the transaction on `connection`, as the server counts them.
@@ -34,11 +34,6 @@ async fn free(database: &TestDatabase, table: &str) -> u64 {
     other.query_drop("ROLLBACK").await.unwrap();
     rows.unwrap()
 }
-
-/// As WordPress makes it.
-const USERMETA: &str = "CREATE TABLE wp_usermeta (umeta_id bigint unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, \
-    user_id bigint unsigned NOT NULL DEFAULT 0, meta_key varchar(255) DEFAULT NULL, meta_value longtext, \
-    KEY user_id (user_id), KEY meta_key (meta_key(191))) DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_unicode_520_ci";
 
 async fn footprint(rows: u32, reads: &[Read]) {
     let server = Database::private();

@@ -5,16 +5,21 @@ use mysql_async::prelude::Queryable as _;
 use serde_json::Value;
 
 use super::{Report, lines, proposed, refreshes_natively, text};
-use crate::support::mariadb::{Database, PASSWORD, PASSWORD_IN_URL, TestDatabase, TokenState};
+use crate::support::mariadb::{Database, PASSWORD, PASSWORD_IN_URL, TestDatabase, TokenState, USERMETA};
 use crate::support::rig::{self, eventually};
 use crate::support::sidecar::command;
 
 /// Everything on that needs rights.
-const ALL_FEATURES: [(&str, &str); 5] = [
+const ALL_FEATURES: [(&str, &str); 7] = [
     ("WP_JWT_SIDECAR_CLEANUP_TOKENS_AFTER_DAYS", "1"),
     ("WP_JWT_SIDECAR_CLEANUP_ANALYTICS", "true"),
     ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "30s"),
     ("WP_JWT_SIDECAR_REFRESH_REUSE_DETECTION", "revoke_family"),
+    (
+        "WP_JWT_SIDECAR_REFRESH_FIELD",
+        r#"[{ name = "login", value = { column = "login" } }, { name = "first", value = { meta = "first_name" } }]"#,
+    ),
+    ("WP_JWT_SIDECAR_JWT_CLAIM", r#"[{ path = "data.user.roles", value = { roles = "list" } }]"#),
     // Nothing is to be waited for.
     ("WP_JWT_SIDECAR_UPSTREAM_KEEPALIVE_IDLE", "0s"),
 ];
@@ -47,6 +52,9 @@ async fn the_proposed_user_is_enough_for_everything_and_needs_all_of_it() {
     // A server of its own: users are the server's.
     let server = Database::private();
     let database = rig::site(&server).await;
+    database.execute(USERMETA).await;
+    let roles = r#"a:1:{s:6:"editor";a:2:{s:4:"name";s:6:"Editor";s:12:"capabilities";a:0:{}}}"#;
+    database.set_option("wp_user_roles", roles).await;
     let upstream = rig::wordpress();
     let url = format!("http://{}", upstream.address());
     let mut root = server.root().await;
@@ -70,7 +78,10 @@ async fn the_proposed_user_is_enough_for_everything_and_needs_all_of_it() {
         let (privileges, rest) = grant.strip_prefix("GRANT ").unwrap().split_once(" ON ").unwrap();
         let (table, account) = rest.split_once(" TO ").unwrap();
         // A comma within parentheses is none.
-        let single = if privileges.contains("option_name") || privileges.contains("user_email") {
+        let single = if privileges.contains("option_name")
+            || privileges.contains("user_email")
+            || privileges.contains("umeta_id")
+        {
             vec![privileges]
         } else {
             privileges.split(", ").collect()

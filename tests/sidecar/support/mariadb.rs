@@ -191,6 +191,11 @@ pub struct Token {
     pub hash: String,
 }
 
+/// The table of the users' meta as WordPress makes it.
+pub const USERMETA: &str = "CREATE TABLE wp_usermeta (umeta_id bigint unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, \
+    user_id bigint unsigned NOT NULL DEFAULT 0, meta_key varchar(255) DEFAULT NULL, meta_value longtext, \
+    KEY user_id (user_id), KEY meta_key (meta_key(191))) DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_unicode_520_ci";
+
 /// A row of `wp_users`.
 #[derive(Clone, Debug)]
 pub struct User {
