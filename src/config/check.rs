@@ -4,6 +4,7 @@
 //! second value, a file or the whole, in a file for each part of the table.
 
 mod clients;
+mod declared;
 mod operation;
 mod site;
 mod site_server;

@@ -84,7 +84,11 @@ pub(super) struct Assignment {
 impl Assignment {
     /// What was said, if it could be read as the key's type; else the fault.
     pub fn new(key: &'static Key, origin: Origin, written: &str, value: Result<Value, String>) -> Result<Self, Fault> {
-        let written = (!key.kind.is_secret()).then(|| showable(key.kind, written));
+        let written = match &value {
+            // Of `[[jwt.claim]]` the file has no text in one piece.
+            Ok(Value::Tables(tables)) => Some(showable(key.kind, &tables.to_string())),
+            _ => (!key.kind.is_secret()).then(|| showable(key.kind, written)),
+        };
         match value {
             Ok(value) => Ok(Self { key, value, written, origin }),
             Err(problem) => {

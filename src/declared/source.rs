@@ -266,7 +266,7 @@ pub fn quoted(text: &str) -> String {
 
 /// As it is written: one of the keys that name a source, and what goes with it.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table such as { meta = \"first_name\" }")]
 struct Written {
     constant: Option<Value>,
     column: Option<Column>,

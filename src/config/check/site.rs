@@ -2,15 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
-use crate::config::keys::Key;
-use crate::config::kind::Tables;
 use crate::config::{
     Cleanup, DatabaseTls, Jwt, Refresh, RefreshMode, WordPress, address, file, keys, merged::Merged, sources::wrong,
     value,
 };
-use crate::declared::{self, Member, Source};
+
+use super::declared::members;
 
 pub(super) fn wordpress(read: &mut Merged, mode: RefreshMode) -> WordPress {
     let neither = read.is_missing(keys::WORDPRESS_CONFIG) && read.is_missing(keys::WORDPRESS_DATABASE_URL);
@@ -97,48 +94,8 @@ pub(super) fn jwt(read: &mut Merged) -> Jwt {
         _ => {}
     }
     let lifetime = read.get(keys::JWT_LIFETIME);
-    let claims = members(read, keys::JWT_CLAIM, "path", declared::check_claim);
+    let claims = members(read, keys::JWT_CLAIM, "path", crate::declared::check_claim);
     Jwt { secret, private_key, algorithm, lifetime, claims }
-}
-
-/// A table of `jwt.claim` or `refresh.field`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Table {
-    #[serde(alias = "name")]
-    path: String,
-    value: Source,
-}
-
-/// The members that a list of tables declares; `named` is the table's key for the place.
-fn members(
-    read: &mut Merged,
-    key: Key<Option<Tables>>,
-    named: &str,
-    check: fn(&[String]) -> Result<(), String>,
-) -> Vec<Member> {
-    let Some(Tables(toml::Value::Array(tables))) = read.get(key) else { return Vec::new() };
-    let mut members: Vec<Member> = Vec::new();
-    for (number, table) in (1..).zip(tables) {
-        let has_name = table.get(named).is_some();
-        let parsed = match has_name {
-            true => Table::deserialize(table).map_err(|error| error.message().to_owned()),
-            false => Err(format!("has no {named}")),
-        };
-        let member = parsed.and_then(|Table { path, value }| {
-            let path: Vec<String> = path.split('.').map(str::to_owned).collect();
-            check(&path)?;
-            match members.iter().any(|member| member.path.starts_with(&path) || path.starts_with(&member.path)) {
-                true => Err(format!("{} is there twice, or below another", path.join("."))),
-                false => Ok(Member { path, value }),
-            }
-        });
-        match member {
-            Ok(member) => members.push(member),
-            Err(problem) => read.fault(key, format!("number {number}: {problem}")),
-        }
-    }
-    members
 }
 
 pub(super) fn refresh(read: &mut Merged) -> Refresh {
@@ -151,8 +108,8 @@ pub(super) fn refresh(read: &mut Merged) -> Refresh {
         trusted_hooks: read.get(keys::REFRESH_TRUSTED_HOOKS),
         state_directory: state_directory(read),
         response_fields: read.get(keys::REFRESH_RESPONSE_FIELDS),
-        fields: members(read, keys::REFRESH_FIELD, "name", declared::check_field),
-        omit: read.each(keys::REFRESH_OMIT, |name| declared::check_omitted(name).map(|()| name.to_owned())),
+        fields: members(read, keys::REFRESH_FIELD, "name", crate::declared::check_field),
+        omit: read.each(keys::REFRESH_OMIT, |name| crate::declared::check_omitted(name).map(|()| name.to_owned())),
         analytics: read.get(keys::REFRESH_ANALYTICS),
         analytics_refusals: read.get(keys::REFRESH_ANALYTICS_REFUSALS),
         reuse_interval: read.get(keys::REFRESH_REUSE_INTERVAL),
