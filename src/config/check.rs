@@ -10,7 +10,7 @@ mod site;
 mod site_server;
 
 use super::{
-    Config, Effective, Faults, ListenAddress, OpenFiles, Server, Upstream,
+    Config, Effective, Faults, ListenAddress, OpenFiles, Server, Upstream, Verify,
     keys::{self, Key},
     merged::Merged,
     open_files::{self, Wanted},
@@ -30,6 +30,10 @@ pub(super) fn check(mut read: Merged) -> Result<Config, Faults> {
     let admin = operation::admin(&mut read, &server.listen, &tls.listen);
     let shutdown = operation::shutdown(&read);
     let log = operation::log(&mut read);
+    if refresh.verify == Verify::Off && !(refresh.fields.is_empty() && jwt.claims.is_empty()) {
+        let problem = "jwt.claim and refresh.field: with refresh.verify = \"off\" nothing shows whether WordPress adds what is declared";
+        read.warnings.push(problem.to_owned());
+    }
     read.warn_of_open_files();
     let listeners = server.listen.len() + tls.listen.len() + usize::from(admin.listen.is_some());
     let open_files = limit(&mut read, &mut server, upstream.as_mut(), listeners);

@@ -46,10 +46,8 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
     let declared = config.declared();
     let table = |name: &str| format!("{prefix}{name}");
     let quoted = |name: &str| format!("`{prefix}{name}`");
-    let of_rotation = |is_users: bool| {
-        let statements =
-            Statement::ALL.into_iter().filter(move |statement| is_users == (*statement == Statement::User));
-        statements.map(|statement| store.text_of(statement).to_owned()).collect::<Vec<_>>()
+    let of = |statements: &[Statement]| {
+        statements.iter().map(|statement| store.text_of(*statement).to_owned()).collect::<Vec<_>>()
     };
     let select_options = format!("SELECT option_name, option_value FROM {} WHERE option_name = ''", quoted("options"));
     // A MySQL wants the right to update the table, not only a column, for FOR UPDATE (its manual; not tried).
@@ -59,7 +57,7 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
         table: table("jwt_auth_tokens"),
         what_for: "refreshes",
         is_vital: true,
-        statements: of_rotation(false),
+        statements: of(&[Statement::Lock, Statement::Insert, Statement::Revoke]),
     };
     let mut events = Need {
         privileges: Vec::new(),
@@ -104,7 +102,7 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
             table: installation.users_table.clone(),
             what_for: "refreshes",
             is_vital: true,
-            statements: of_rotation(true),
+            statements: of(&[Statement::User]),
         },
         tokens,
     ];
@@ -116,7 +114,7 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
             table: table.clone(),
             what_for: "refreshes, with what is declared of users,",
             is_vital: true,
-            statements: of_rotation(true),
+            statements: of(&[Statement::Declared]),
         });
     }
     if !events.privileges.is_empty() {

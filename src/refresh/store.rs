@@ -36,6 +36,8 @@ pub struct Store {
     lock_waiting: Statements,
     lock_free: Statements,
     lock_free_mariadb: Statements,
+    /// Without what is declared.
+    plain_user: String,
     user: String,
     insert: Statements,
     revoke: Statements,
@@ -44,6 +46,8 @@ pub struct Store {
     look_waiting: String,
     child: String,
     token_state: String,
+    /// The table of the users' meta, quoted, where something is read of it.
+    usermeta: Option<String>,
     /// How many columns are read of a user besides those of each.
     declared: usize,
 }
@@ -178,6 +182,9 @@ impl Store {
                 &format!("SET STATEMENT innodb_lock_wait_timeout = 1 FOR {lock}"),
                 ") FOR UPDATE SKIP LOCKED",
             ),
+            plain_user: format!(
+                "SELECT ID, user_email, user_nicename, display_name{columns} FROM {users} WHERE ID = ?"
+            ),
             user: format!(
                 "SELECT ID, user_email, user_nicename, display_name{} FROM {users} WHERE ID = ?",
                 declared("ID")
@@ -205,6 +212,7 @@ impl Store {
                 "SELECT revoked_at IS NULL AND COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0), \
                  TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM {tokens} WHERE id = ? AND refresh_token_hash = ?"
             ),
+            usermeta: reads.iter().any(|read| read.user_column().is_none()).then(|| format!("`{usermeta_table}`")),
             declared: reads.len(),
             database: Arc::new(database),
             tokens,

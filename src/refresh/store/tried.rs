@@ -8,6 +8,8 @@ use crate::wordpress::database::{DatabaseError, Session};
 pub enum Statement {
     /// Reads the user.
     User,
+    /// Reads what is declared of the user.
+    Declared,
     /// Reads and locks the token's row, and reads its user.
     Lock,
     /// Adds the new token.
@@ -17,13 +19,14 @@ pub enum Statement {
 }
 
 impl Statement {
-    /// In an order in which each that is refused tells its table: the second names that of the users, too.
-    pub const ALL: [Statement; 4] = [Statement::User, Statement::Lock, Statement::Insert, Statement::Revoke];
+    /// In an order in which each that is refused tells its table: a later one names those of earlier ones, too.
+    pub const ALL: [Statement; 5] =
+        [Statement::User, Statement::Declared, Statement::Lock, Statement::Insert, Statement::Revoke];
 
     /// The right that it needs. (MySQL wants UPDATE for FOR UPDATE, too; MariaDB does not.)
     pub fn right(self) -> &'static str {
         match self {
-            Statement::User | Statement::Lock => "SELECT",
+            Statement::User | Statement::Declared | Statement::Lock => "SELECT",
             Statement::Insert => "INSERT",
             Statement::Revoke => "UPDATE",
         }
@@ -33,7 +36,11 @@ impl Statement {
 impl Store {
     /// The table of `statement`, without quotes; that of the tokens where it is not known which statement it was.
     pub fn table_of(&self, statement: Option<Statement>) -> &str {
-        let quoted = if statement == Some(Statement::User) { &self.users } else { &self.tokens };
+        let quoted = match statement {
+            Some(Statement::User) => &self.users,
+            Some(Statement::Declared) => self.usermeta.as_ref().unwrap_or(&self.users),
+            _ => &self.tokens,
+        };
         quoted.trim_matches('`')
     }
 
@@ -41,7 +48,8 @@ impl Store {
     /// happens.
     pub fn text_of(&self, statement: Statement) -> &str {
         match statement {
-            Statement::User => &self.user,
+            Statement::User => &self.plain_user,
+            Statement::Declared => &self.user,
             Statement::Lock => self.lock.smallest().as_str(),
             Statement::Insert => self.insert.smallest().as_str(),
             Statement::Revoke => self.revoke.smallest().as_str(),
@@ -54,7 +62,8 @@ impl Store {
     /// The database's.
     pub async fn tried(&self, session: &mut Session<'_>, statement: Statement) -> Result<(), DatabaseError> {
         match statement {
-            Statement::User => self.user(session, 0).await.map(drop),
+            Statement::User => Ok(session.conn().exec_drop(&self.plain_user, (0,)).await?),
+            Statement::Declared => self.user(session, 0).await.map(drop),
             Statement::Lock => {
                 let skips = session.abilities().skip_locked;
                 self.lock(session, &[0], skips).await.map(drop)
