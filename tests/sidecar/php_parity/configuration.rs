@@ -1,6 +1,7 @@
 //! `wp-config.php` as we read it, and as PHP runs it.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use wp_jwt_sidecar::internals::wordpress::wp_config::{self, Lookup, Scalar, Surroundings};
@@ -144,7 +145,7 @@ fn compared(cases: &[Case<'_>]) -> Vec<Count> {
             std::fs::write(directory.join(name), text).unwrap();
         }
         let mut count = Count::default();
-        let config = wp_config::read(&path, source.as_bytes(), None, &surroundings())
+        let config = wp_config::read(&path, source.as_bytes(), Some(&directory), &surroundings())
             .unwrap_or_else(|error| panic!("{error}\n{source}"));
         let lookups = NAMES.map(|name| (name, config.constant(name)));
         for (name, ours) in lookups.into_iter().chain([("$table_prefix", config.table_prefix())]) {
@@ -183,7 +184,7 @@ fn compared(cases: &[Case<'_>]) -> Vec<Count> {
 fn delivered_configuration_files_are_read() {
     let text = |name: &str, constant: &str| {
         let path = PathBuf::from(wordpress_dir()).join(name);
-        let config = wp_config::read(&path, &std::fs::read(&path).unwrap(), None, &surroundings()).unwrap();
+        let config = wp_config::read(&path, &std::fs::read(&path).unwrap(), path.parent(), &surroundings()).unwrap();
         match config.constant(constant) {
             Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).unwrap(),
             Lookup::Unknown(doubt) => doubt.to_string(),
@@ -200,7 +201,9 @@ fn delivered_configuration_files_are_read() {
 
 fn surroundings() -> Surroundings<'static> {
     Surroundings {
-        environment: &|name| ENVIRONMENT.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()),
+        environment: &|name| {
+            ENVIRONMENT.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+        },
         read_file: &|path| std::fs::read(path),
         canonicalize: &|path| std::fs::canonicalize(path),
     }
