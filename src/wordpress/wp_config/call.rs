@@ -22,6 +22,13 @@ impl Reader<'_> {
         if let Some(why) = self.other_function(node, &name, source) {
             return self.lose_track(node, source, &why);
         }
+        // `empty()` of a variable asks whether it is set, too.
+        if let ("empty", [argument]) = (name.as_str(), arguments.as_slice())
+            && text(*argument, source) == b"$table_prefix"
+            && matches!(self.scope.variable("table_prefix"), Ok(None))
+        {
+            return Value::boolean(true);
+        }
         if name == "isset" {
             return self.call_isset(node, &arguments, source);
         }

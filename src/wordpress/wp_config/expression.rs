@@ -62,6 +62,17 @@ impl Reader<'_> {
                 self.not_read(node, source, "changes a variable in a way that is not followed")
             }
             "augmented_assignment_expression" => self.evaluate_augmented(node, source),
+            // Made, not run: a call of it loses track. What it refers to may be changed then.
+            "anonymous_function" | "arrow_function" => {
+                let mut cursor = node.walk();
+                let uses =
+                    node.named_children(&mut cursor).find(|child| child.kind() == "anonymous_function_use_clause");
+                let doubt = self.doubt(node, "has a function");
+                if let Some(uses) = uses {
+                    self.touch(uses, source, &doubt);
+                }
+                Value::Unknown(doubt)
+            }
             "throw_expression" => {
                 self.flow = Flow::Gone;
                 self.unknown(node, "throws")

@@ -3,7 +3,7 @@
 use tree_sitter::Node;
 
 use super::expression::operand;
-use super::{literal, text};
+use super::literal;
 
 /// They take everything by value, run no code of the site, and change nothing that is read here.
 /// Not in the list: what takes a callback in any form, or an object whose methods it runs on purpose.
@@ -41,9 +41,7 @@ const SETTINGS_WITH_EFFECT: [&str; 4] = ["include_path", "open_basedir", "unseri
 pub(super) fn has_no_effect(name: &str, arguments: Node<'_>, source: &[u8]) -> bool {
     match name {
         "ini_set" => {
-            let setting =
-                operand(arguments).and_then(operand).and_then(|setting| literal::string(text(setting, source)));
-            let setting = setting.map(|setting| String::from_utf8_lossy(&setting).into_owned());
+            let setting = operand(arguments).and_then(operand).and_then(|setting| literal::text_of(setting, source));
             setting.is_some_and(|setting| !SETTINGS_WITH_EFFECT.iter().any(|known| setting.starts_with(known)))
         }
         name => is_in(WITHOUT_EFFECT, name),

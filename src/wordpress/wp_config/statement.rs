@@ -149,12 +149,12 @@ impl Reader<'_> {
         let mut cursor = node.walk();
         let mut result = Flow::On;
         for child in node.children(&mut cursor).filter(|child| child.is_named() || child.has_error()) {
+            if is_halt(child, source) {
+                return result;
+            }
             if result == Flow::Loaded {
                 self.touch_late(child, source);
                 continue;
-            }
-            if is_halt(child, source) {
-                return result;
             }
             // What follows the loading of WordPress need not be understood.
             if node.kind() == "program" && child.has_error() {

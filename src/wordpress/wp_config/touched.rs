@@ -87,13 +87,10 @@ impl Reader<'_> {
         };
         let Some(arguments) = node.child_by_field_name("arguments") else { return self.scope.lose(doubt) };
         match name.as_str() {
-            "define" => {
-                let name = operand(arguments).and_then(operand).and_then(|name| literal::string(text(name, source)));
-                match name.and_then(|name| String::from_utf8(name).ok()) {
-                    Some(name) => self.scope.may_define(&name, self.place(node), doubt),
-                    None => _ = self.scope.lost.constants.get_or_insert_with(|| doubt.clone()),
-                }
-            }
+            "define" => match operand(arguments).and_then(operand).and_then(|name| literal::text_of(name, source)) {
+                Some(name) => self.scope.may_define(&name, self.place(node), doubt),
+                None => _ = self.scope.lost.constants.get_or_insert_with(|| doubt.clone()),
+            },
             "putenv" => _ = self.scope.lost.environment.get_or_insert_with(|| doubt.clone()),
             "isset" | "empty" | "exit" | "die" | "getenv_docker" | "constant" => {}
             name if function::changes_arguments_only(name) => self.assign_all(arguments, source, doubt),
@@ -114,8 +111,7 @@ impl Reader<'_> {
             },
             "subscript_expression" => {
                 let (base, key) = subscript(target);
-                let key = key.and_then(|key| literal::string(text(key, source)));
-                let key = key.and_then(|key| String::from_utf8(key).ok());
+                let key = key.and_then(|key| literal::text_of(key, source));
                 let name = base.filter(|base| base.kind() == "variable_name");
                 match (base, name.and_then(|base| variable_name(base, source)).as_deref(), key) {
                     (_, Some("_ENV"), Some(key)) => self.set_environment(Store::Array, &key, value),

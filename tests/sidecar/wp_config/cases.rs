@@ -56,13 +56,10 @@ pub fn all() -> Vec<Case> {
 
 fn parsed(text: &str) -> Case {
     let (title, rest) = text.split_once('\n').unwrap();
-    let (name, expected) = title.split_once(": ").unwrap();
-    let expected = match expected.strip_prefix("refused: ") {
-        Some(part) => Expected::Refused(part.to_owned()),
-        None => {
-            assert_eq!(expected, "served", "{title}");
-            Expected::Served
-        }
+    let (name, expected) = match (title.strip_suffix(": served"), title.split_once(": refused: ")) {
+        (Some(name), _) => (name, Expected::Served),
+        (None, Some((name, part))) => (name, Expected::Refused(part.to_owned())),
+        (None, None) => panic!("{title}"),
     };
     let mut case = Case {
         name: name.to_owned(),
@@ -74,8 +71,8 @@ fn parsed(text: &str) -> Case {
         given: "wp-config.php".into(),
         files: Vec::new(),
     };
-    for part in rest.split("--- ").skip(1) {
-        let (head, body) = part.split_once('\n').unwrap();
+    for part in format!("\n{rest}").split("\n--- ").skip(1) {
+        let (head, body) = part.split_once('\n').unwrap_or((part, ""));
         match head.split_once(' ') {
             Some(("env", variable)) => {
                 let (name, value) = variable.split_once('=').unwrap();
@@ -97,7 +94,7 @@ fn parsed(text: &str) -> Case {
                 case.files.push((path.to_owned(), deep));
             }
             Some(_) => panic!("{head}"),
-            None => case.files.push((head.to_owned(), written_out(body.strip_suffix('\n').unwrap_or(body)))),
+            None => case.files.push((head.to_owned(), written_out(body))),
         }
     }
     case
