@@ -162,7 +162,7 @@ fn doctor(options: &cli::Options, json: bool, how: &How) -> ExitCode {
 /// The exit code says whether refreshes are native.
 fn verify(options: &cli::Options, how: command::How) -> ExitCode {
     let shown = cli::load(options, std::env::vars_os()).map_err(VerifyError::from).and_then(|config| {
-        let environment = |name: &str| std::env::var(name).ok();
+        let environment = |name: &str| std::env::var_os(name);
         let installation = || installation::installation(&config.wordpress, &config.jwt, &environment);
         command::run(&config, installation, how, &mut std::io::stdout().lock())
     });
@@ -187,7 +187,7 @@ fn load(options: &cli::Options) -> Result<Parts, Faults> {
     let tls = Tls::load(&config.tls);
     let installation = match config.refresh.mode {
         RefreshMode::Native => {
-            let environment = |name: &str| std::env::var(name).ok();
+            let environment = |name: &str| std::env::var_os(name);
             installation::installation(&config.wordpress, &config.jwt, &environment).map(Some)
         }
         RefreshMode::Forward => Ok(None),

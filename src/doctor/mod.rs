@@ -94,7 +94,7 @@ pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, how: &
 
 /// What `serve` reads before it listens; then whatever of it can be asked.
 fn look(mut config: Config, how: &How, findings: &mut Vec<Finding>) -> io::Result<()> {
-    let environment = |name: &str| std::env::var(name).ok();
+    let environment = |name: &str| std::env::var_os(name);
     let dialer = Dialer::new(&config.upstream).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
     let tls = Tls::load(&config.tls).map_err(|faults| findings.extend(configuration::faults(&faults))).ok().flatten();
     findings.extend(tls.iter().flat_map(|tls| configuration::certificates(tls)));

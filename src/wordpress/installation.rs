@@ -9,9 +9,11 @@ mod database;
 mod file;
 mod own;
 mod tls;
+mod unknown;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +22,7 @@ use super::salts::{SALT_CONSTANTS, SaltConstants};
 use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
 use file::ConfigFile;
+use unknown::{NOT_SET, Unknown};
 
 /// A site, as far as its configuration describes it.
 #[derive(Clone, PartialEq)]
@@ -119,19 +122,21 @@ impl fmt::Debug for Installation {
 pub fn installation(
     config: &config::WordPress,
     jwt: &config::Jwt,
-    environment: &dyn Fn(&str) -> Option<String>,
+    environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Installation, Faults> {
     let file = match &config.config {
         Some(path) => Some(file::read(path, environment).map_err(|fault| Faults(vec![fault]))?),
         None => None,
     };
-    let mut assembly = Assembly { file: file.as_ref(), faults: Vec::new(), asked: RefCell::default() };
+    let mut assembly =
+        Assembly { file: file.as_ref(), faults: Vec::new(), unknown: Vec::new(), asked: RefCell::default() };
     let database = assembly.database(config);
     let table_prefix = assembly.table_prefix(config);
     let users_table = assembly.users_table(table_prefix.as_deref());
     let salts = assembly.salts(config);
     let jwt_secret = assembly.jwt_secret(jwt);
     let cors_enable = assembly.cors_enable();
+    assembly.tell_unknown();
     match (database, table_prefix, users_table, salts) {
         (Some(database), Some(table_prefix), Some(users_table), Some(salts)) if assembly.faults.is_empty() => {
             Ok(Installation {
@@ -163,6 +168,7 @@ pub fn installation(
 struct Assembly<'a> {
     file: Option<&'a ConfigFile>,
     faults: Vec<Fault>,
+    unknown: Vec<Unknown>,
     /// The constants that were looked at.
     asked: RefCell<BTreeSet<String>>,
 }
@@ -179,15 +185,11 @@ impl Assembly<'_> {
             (None, Some(file)) => match file.content.table_prefix() {
                 Lookup::Known(scalar, _) => String::from_utf8_lossy(&scalar.to_bytes()).into_owned(),
                 Lookup::NotDefined => {
-                    let problem = format!("$table_prefix is not set there{}; set {key} instead", self.or_elsewhere());
-                    self.fault("wordpress.config", problem);
+                    self.unknown("$table_prefix", &[key], NOT_SET.to_owned());
                     return None;
                 }
                 Lookup::Unknown(doubt) => {
-                    self.fault(
-                        "wordpress.config",
-                        format!("$table_prefix cannot be known: {doubt}; set {key} instead"),
-                    );
+                    self.unknown("$table_prefix", &[key], doubt.to_string());
                     return None;
                 }
             },
@@ -214,8 +216,7 @@ impl Assembly<'_> {
             // Code that is not followed could define it, but hardly a site shares its users: told by `check`, not refused.
             Lookup::NotDefined => return prefix.map(|prefix| format!("{prefix}users")),
         };
-        let fix = "define it there as a plain text";
-        self.fault("wordpress.config", format!("the constant {NAME} cannot be known: {problem}; {fix}"));
+        self.unknown(NAME, &[], problem);
         None
     }
 
@@ -243,8 +244,8 @@ impl Assembly<'_> {
             }
             return None;
         }
-        let keys = "wordpress.auth_key and wordpress.auth_salt";
-        let before = self.faults.len();
+        let keys = &["wordpress.auth_key", "wordpress.auth_salt"];
+        let before = self.unknown.len();
         let mut defined = HashMap::new();
         for name in SALT_CONSTANTS {
             match self.constant(name) {
@@ -252,22 +253,20 @@ impl Assembly<'_> {
                     Ok(text) => {
                         defined.insert(name, Secret::new(text));
                     }
-                    Err(_) => {
-                        self.constant_fault(name, keys, &format!("line {line} gives it a value that is not UTF-8"))
-                    }
+                    Err(_) => self.unknown(name, keys, format!("line {line} gives it a value that is not UTF-8")),
                 },
                 // Even one that is not used itself counts: WordPress disregards what two of them share.
-                Lookup::Unknown(doubt) => self.constant_fault(name, keys, &doubt.to_string()),
+                Lookup::Unknown(doubt) => self.unknown(name, keys, doubt.to_string()),
                 Lookup::NotDefined => {
                     let explicit = if name.ends_with("_KEY") { &config.auth_key } else { &config.auth_salt };
                     let decides = name.starts_with("AUTH_") && explicit.is_none();
                     if let Some(doubt) = self.incomplete().filter(|_| decides) {
-                        self.constant_fault(name, keys, &format!("it is not defined there, but {doubt}"));
+                        self.unknown(name, keys, doubt.to_string());
                     }
                 }
             }
         }
-        (self.faults.len() == before)
+        (self.unknown.len() == before)
             .then(|| SaltConstants::from_constants(&defined, config.auth_key.clone(), config.auth_salt.clone()))
     }
 
@@ -290,9 +289,9 @@ impl Assembly<'_> {
             );
             return None;
         }
-        let secret = self.needed_text("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file")?;
+        let secret = self.needed_text("JWT_AUTH_SECRET_KEY", "jwt.secret")?;
         if secret.expose().is_empty() {
-            self.constant_fault("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file", "it is empty");
+            self.unknown("JWT_AUTH_SECRET_KEY", &["jwt.secret"], "it is empty".to_owned());
             return None;
         }
         Some(secret)
@@ -303,10 +302,7 @@ impl Assembly<'_> {
             Lookup::NotDefined => None,
             Lookup::Known(scalar, _) => Some(scalar.is_true()),
             Lookup::Unknown(doubt) => {
-                self.fault(
-                    "wordpress.config",
-                    format!("the constant JWT_AUTH_CORS_ENABLE cannot be known: {doubt}; give it a plain value there"),
-                );
+                self.unknown("JWT_AUTH_CORS_ENABLE", &[], doubt.to_string());
                 None
             }
         }
@@ -334,6 +330,8 @@ impl Assembly<'_> {
         match self.constant("MULTISITE") {
             Lookup::Known(scalar, _) => scalar.is_true(),
             Lookup::Unknown(_) => true,
+            // Code that is not read may define it.
+            Lookup::NotDefined if self.incomplete().is_some() => true,
             Lookup::NotDefined => ["SUBDOMAIN_INSTALL", "VHOST", "SUNRISE"]
                 .iter()
                 .any(|name| !matches!(self.constant(name), Lookup::NotDefined)),
@@ -398,11 +396,12 @@ impl Assembly<'_> {
         let asked = self.asked.borrow();
         let prefix = config.table_prefix.is_none().then_some("$table_prefix");
         let names = asked.iter().map(String::as_str).chain(prefix).chain([""]);
-        let users = match (file.content.constant("CUSTOM_USER_TABLE"), self.incomplete()) {
-            (Lookup::NotDefined, Some(doubt)) => Some(format!("CUSTOM_USER_TABLE: taken as not defined, but {doubt}")),
-            _ => None,
-        };
-        names.flat_map(|name| file.content.assumed(name)).chain(users).collect()
+        // Hardly a site has them: told, not refused.
+        let unseen = ["CUSTOM_USER_TABLE", "MYSQL_CLIENT_FLAGS"].into_iter().filter_map(|name| {
+            let doubt = self.incomplete().filter(|_| matches!(file.content.constant(name), Lookup::NotDefined))?;
+            Some(format!("{name}: taken as not defined, but {doubt}"))
+        });
+        names.flat_map(|name| file.content.assumed(name)).chain(unseen).collect()
     }
 
     fn constant(&self, name: &str) -> Lookup<'_> {
@@ -415,7 +414,7 @@ impl Assembly<'_> {
     }
 
     /// A constant that must be there, as text; a fault if it is not.
-    fn needed_text(&mut self, name: &str, instead: &str) -> Option<Secret> {
+    fn needed_text(&mut self, name: &'static str, instead: &'static str) -> Option<Secret> {
         if self.file.is_none() {
             // One fault is enough for the four constants of the database.
             if name == "DB_NAME" {
@@ -428,22 +427,16 @@ impl Assembly<'_> {
                 Ok(text) => return Some(Secret::new(text)),
                 Err(_) => format!("line {line} gives it a value that is not UTF-8"),
             },
-            Lookup::NotDefined => format!("it is not defined there{}", self.or_elsewhere()),
+            Lookup::NotDefined => self.incomplete().map_or(NOT_SET.to_owned(), |doubt| doubt.to_string()),
             Lookup::Unknown(doubt) => doubt.to_string(),
         };
-        self.constant_fault(name, instead, &problem);
+        self.unknown(name, &[instead], problem);
         None
     }
 
-    fn or_elsewhere(&self) -> String {
-        self.incomplete().map(|doubt| format!(", but {doubt}")).unwrap_or_default()
-    }
-
-    fn constant_fault(&mut self, name: &str, instead: &str, problem: &str) {
-        self.fault(
-            "wordpress.config",
-            format!("the constant {name} cannot be known: {problem}; set {instead} instead"),
-        );
+    /// Something of `wp-config.php` is not known. `keys` can say it instead.
+    fn unknown(&mut self, what: &'static str, keys: &[&'static str], cause: String) {
+        self.unknown.push(Unknown { what, keys: keys.to_vec(), cause });
     }
 
     fn fault(&mut self, key: &str, problem: String) {

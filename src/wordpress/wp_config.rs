@@ -1,22 +1,19 @@
 //! What `wp-config.php` defines, found without running it.
 //!
-//! The file is PHP, so the file is parsed as PHP, and walked statement by statement with the values
-//! that are plain to see: literals, concatenation, constants defined before, the environment, `if`s
-//! whose condition is known. What depends on anything else is [`Lookup::Unknown`] with the line and
-//! the reason, never a guess: **a wrong secret is worse than an error.** Nothing is executed.
+//! The file is PHP, so it is parsed as PHP, and walked statement by statement with the values that are plain to see:
+//! literals, concatenation, constants defined before, the environment, `if`s whose condition is known. All else makes
+//! unknown what it may touch, never a guess: **a wrong secret is worse than an error.** Nothing is executed, and PHP is
+//! there for the rest (`wp-jwt-sidecar import`).
 //!
 //! - The sidecar's environment stands for PHP's. A variable that is not in it has the default that
 //!   the file itself gives it (`getenv('X') ?: 'd'`, `??`, `getenv_docker('X', 'd')`); without one
 //!   the value is unknown, and so is which way an `if` goes that looks at it.
-//! - Files that are included by a path that can be known are read as well. After one that is not
-//!   read, any constant may be defined: `define()` is still believed, since a second definition is a
-//!   PHP warning that somebody would have seen, but `if (!defined(…)) define(…)` is not, nor is
-//!   `@define()`. Variables and the environment may have been changed as well.
-//! - Reading ends where `wp-settings.php` is loaded; what is defined after that comes too late.
-//! - Functions and methods that the site's files declare are not followed, nor is any function of
-//!   PHP of which it is not certain that it runs no code of the site.
+//! - Files that are included by a path that can be known are read as well. Once code has run that is not read (another
+//!   file, a function or method of the site, one of PHP's that may call them), no constant that is defined afterwards
+//!   is believed, and no variable: that code may have been first, or may still come.
+//! - Code that may or may not run is not run: what it names becomes unknown.
+//! - Reading ends where `wp-settings.php` is loaded; what is defined after that only plugins see.
 
-mod assignment;
 mod assumptions;
 mod call;
 mod environment;
@@ -27,9 +24,11 @@ mod literal;
 mod operator;
 mod scope;
 mod statement;
+mod touched;
 mod value;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -37,7 +36,9 @@ use std::time::{Duration, Instant};
 use tree_sitter::{Node, ParseOptions, Parser, Tree};
 
 use assumptions::Assumptions;
-use scope::{Kind, Scope, Slot};
+use environment::DockerText;
+use expression::printable;
+use scope::{Scope, Slot};
 pub use value::{Doubt, Scalar};
 use value::{SourcePos, Value};
 
@@ -53,17 +54,15 @@ pub fn read(
     surroundings: &Surroundings<'_>,
 ) -> Result<WpConfig, WpConfigError> {
     let mut reader = Reader::new(surroundings);
-    if let Some(root) = root {
-        reader.preset(root);
-    }
+    reader.preset(root);
     reader.read_source(path, source)?;
-    Ok(WpConfig { scope: reader.scope, assumptions: reader.assumptions })
+    Ok(WpConfig { scope: reader.scope, late: reader.late, assumptions: reader.assumptions })
 }
 
 /// The world outside of the file, as far as it may be looked at.
 pub struct Surroundings<'a> {
-    /// The value of an environment variable.
-    pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// The bytes of an environment variable.
+    pub environment: &'a dyn Fn(&str) -> Option<OsString>,
     /// The content of a file.
     pub read_file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// The path without symbolic links; an error where there is no such file.
@@ -73,18 +72,28 @@ pub struct Surroundings<'a> {
 /// What a configuration file defines.
 pub struct WpConfig {
     scope: Scope,
+    late: Option<Doubt>,
     assumptions: Assumptions,
 }
 
 impl WpConfig {
     /// The constant's value at the end; its name is case-sensitive, as in PHP 8.
     pub fn constant(&self, name: &str) -> Lookup<'_> {
-        self.scope.constant(name).map_or(Lookup::NotDefined, |slot| lookup(slot.line(), &slot.value))
+        match (self.scope.constant(name), &self.late) {
+            (Some(slot), _) => lookup(slot.place.line, &slot.value),
+            // The plugin reads its constants when it serves a request.
+            (None, Some(doubt)) if name.starts_with("JWT_AUTH_") => Lookup::Unknown(doubt.clone()),
+            (None, _) => Lookup::NotDefined,
+        }
     }
 
     /// `$table_prefix`
     pub fn table_prefix(&self) -> Lookup<'_> {
-        self.scope.last(Kind::Variables, "table_prefix").map_or(Lookup::NotDefined, |value| lookup(0, value))
+        match self.scope.variable("table_prefix") {
+            Ok(Some(value)) => lookup(0, value),
+            Ok(None) => Lookup::NotDefined,
+            Err(doubt) => Lookup::Unknown(doubt.clone()),
+        }
     }
 
     /// Which defaults of the file a value follows from, in sentences: of a constant by its name, of
@@ -96,7 +105,7 @@ impl WpConfig {
     /// Why a constant that is not defined may be defined all the same: a file that was not read,
     /// for instance. `None` where all is known.
     pub fn incomplete(&self) -> Option<&Doubt> {
-        self.scope.incomplete()
+        self.scope.lost.constants.as_ref()
     }
 }
 
@@ -174,12 +183,18 @@ struct Reader<'a> {
     assumptions: Assumptions,
     /// `const X = …` means another constant within a namespace.
     in_namespace: bool,
-    /// How many `@` we are within.
-    silent: usize,
     /// Set by an expression that ends the statement it is in.
     flow: Flow,
-    /// Set after a `return` that may or may not have ended the included file.
-    may_have_returned: Option<Doubt>,
+    /// WordPress's directory.
+    root: Option<PathBuf>,
+    /// Resolved paths of the files that were read.
+    included: BTreeSet<PathBuf>,
+    /// `getenv_docker()`, if a file declares it.
+    docker: Option<DockerText>,
+    /// Whether wp-settings.php has been loaded.
+    is_late: bool,
+    /// Code after wp-settings.php that may define any constant.
+    late: Option<Doubt>,
     error: Option<WpConfigError>,
 }
 
@@ -195,41 +210,43 @@ impl<'a> Reader<'a> {
             namespaced: HashSet::new(),
             assumptions: Assumptions::default(),
             in_namespace: false,
-            silent: 0,
             flow: Flow::On,
-            may_have_returned: None,
+            root: None,
+            included: BTreeSet::new(),
+            docker: None,
+            is_late: false,
+            late: None,
             error: None,
         }
     }
 
     /// wp-load.php defines `ABSPATH`, from its own directory, before it includes wp-config.php.
-    fn preset(&mut self, root: &Path) {
-        if let Some(root) = root.to_str() {
-            let value = Value::Known(Scalar::text(format!("{}/", root.trim_end_matches('/'))));
-            self.scope.define("ABSPATH", Slot { value, place: SourcePos { line: 0, file: None }, certain: true });
-        }
+    fn preset(&mut self, root: Option<&Path>) {
+        self.root = root.map(Path::to_owned);
+        let place = SourcePos { line: 0, file: None };
+        let value = match root.and_then(Path::to_str) {
+            Some(root) => Value::Known(Scalar::text(format!("{}/", root.trim_end_matches('/')))),
+            None => Value::Unknown(Doubt {
+                place: place.clone(),
+                why: "leaves ABSPATH open: there is no wp-load.php beside the file; give the path of wp-config.php below \
+                      WordPress's root"
+                    .to_owned(),
+            }),
+        };
+        self.scope.define("ABSPATH", Slot { value, place, certain: true });
     }
 
-    /// Parses and walks one file. Its constants and variables end up in the current scope.
+    /// Parses and walks one file. Its constants and variables end up in the scope.
     fn read_source(&mut self, path: &Path, source: &[u8]) -> Result<Flow, WpConfigError> {
         self.bytes_left = self.bytes_left.checked_sub(source.len()).ok_or(WpConfigError::TooLarge)?;
         let tree = parse(source)?;
         self.files.push(path.to_owned());
-        self.scope.bind(Kind::Files, &path.to_string_lossy(), Value::boolean(true));
+        self.included.insert(path.to_owned());
         let outer_namespace = std::mem::replace(&mut self.in_namespace, false);
-        // If the including file may have returned already, nothing in here is sure either.
-        let outer_return = self.may_have_returned.clone();
-        let mut flow = self.run_program(tree.root_node(), source);
-        if flow == Flow::Gone && self.may_have_returned.is_some() {
-            flow = Flow::Return; // The request goes on where the file returned before.
-        }
-        self.may_have_returned = outer_return;
+        let flow = self.run_program(tree.root_node(), source);
         self.in_namespace = outer_namespace;
         self.files.pop();
-        match self.error.take() {
-            Some(error) => Err(error),
-            None => Ok(flow),
-        }
+        self.error.take().map_or(Ok(flow), Err)
     }
 
     /// SECURITY: the walk recurses; this bounds it, whatever the file holds.
@@ -249,7 +266,7 @@ impl<'a> Reader<'a> {
 
     fn place(&self, node: Node<'_>) -> SourcePos {
         let file = if self.files.len() > 1 { self.files.last().and_then(|path| path.file_name()) } else { None };
-        SourcePos { line: line(node), file: file.map(|name| name.to_string_lossy().into_owned()) }
+        SourcePos { line: line(node), file: file.map(|name| printable(&name.to_string_lossy())) }
     }
 
     fn doubt(&self, node: Node<'_>, why: impl Into<String>) -> Doubt {

@@ -57,3 +57,4 @@ mod upstream_tls;
 mod verification;
 mod websocket;
 mod wordpress;
+mod wp_config;

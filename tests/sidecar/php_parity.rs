@@ -67,7 +67,7 @@ fn nasty_text() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What a script under `tests/php` prints for this input. PHP's warnings are failures.
-fn php(script: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+pub(crate) fn php(script: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut child = Command::new("php")
         .args(["-d", "display_errors=stderr", "-d", "error_reporting=-1"])
         .arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/php").join(script))
@@ -106,7 +106,7 @@ fn sample<S: Strategy>(runner: &mut TestRunner, strategy: &S) -> S::Value {
     strategy.new_tree(runner).unwrap().current()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -21,7 +21,7 @@ impl Assembly<'_> {
     }
 
     fn hosts(&mut self, config: &config::WordPress) -> Option<Hosts> {
-        let before = self.faults.len();
+        let before = (self.faults.len(), self.unknown.len());
         let (options, said) = match &config.database_url {
             Some(url) => self.database_from_url(url).map(|(options, said)| (options, Some(said))).unzip(),
             None => (self.database_from_constants(config), None),
@@ -32,7 +32,7 @@ impl Assembly<'_> {
         }
         // Asked for also where the rest is wrong: all faults are reported at once.
         let hosts = self.with_tls(config, hosts, said.flatten());
-        hosts.filter(|_| self.faults.len() == before).map(Hosts::new)
+        hosts.filter(|_| (self.faults.len(), self.unknown.len()) == before).map(Hosts::new)
     }
 
     fn at_hosts(&mut self, config: &config::WordPress, options: OptsBuilder) -> Vec<Opts> {
@@ -61,7 +61,7 @@ impl Assembly<'_> {
             false => Some(None),
         };
         if name.as_ref().is_some_and(|name| name.expose().is_empty()) {
-            self.fault("wordpress.config", "the constant DB_NAME is empty".to_owned());
+            self.unknown("DB_NAME", &[key], "it is empty".to_owned());
             return None;
         }
         let (name, user, password, address) = (name?, user?, password?, address?);
@@ -77,12 +77,12 @@ impl Assembly<'_> {
         })
     }
 
-    fn db_host(&mut self, key: &str) -> Option<DatabaseAddress> {
+    fn db_host(&mut self, key: &'static str) -> Option<DatabaseAddress> {
         let host = self.needed_text("DB_HOST", key)?;
         match database_address(host.expose(), &existing_sockets()) {
             Ok(address) => Some(address),
             Err(error) => {
-                self.fault("wordpress.config", format!("the constant DB_HOST is not understood: {error}"));
+                self.fault("wordpress.config", format!("DB_HOST is not understood: {error}"));
                 None
             }
         }

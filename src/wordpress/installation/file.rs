@@ -1,12 +1,14 @@
 //! Finding and opening `wp-config.php`.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::unknown::ALL_KEYS;
 use crate::config::Fault;
-use crate::wordpress::wp_config::{self, SIZE_LIMIT, Surroundings, WpConfig};
+use crate::wordpress::wp_config::{self, SIZE_LIMIT, Surroundings, WpConfig, WpConfigError};
 
 /// A configuration file that was read.
 pub(super) struct ConfigFile {
@@ -17,7 +19,7 @@ pub(super) struct ConfigFile {
 
 /// Reads `path`, or what WordPress would take where there is no such file. A directory means the
 /// `wp-config.php` in it.
-pub(super) fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<ConfigFile, Fault> {
+pub(super) fn read(path: &Path, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<ConfigFile, Fault> {
     let wanted = if path.is_dir() { path.join("wp-config.php") } else { path.to_owned() };
     let found = found(&wanted);
     let source = read_limited(&found).map_err(|error| fault(&found, unreadable(&found, &error)))?;
@@ -27,8 +29,16 @@ pub(super) fn read(path: &Path, environment: &dyn Fn(&str) -> Option<String>) ->
     let surroundings =
         Surroundings { environment, read_file: &read_limited, canonicalize: &|path| fs::canonicalize(path) };
     let content = wp_config::read(&resolved, &source, root.as_deref().and_then(Path::parent), &surroundings)
-        .map_err(|error| fault(&found, error.to_string()))?;
+        .map_err(|error| fault(&found, unread(&error)))?;
     Ok(ConfigFile { path: resolved, content })
+}
+
+/// What to do about a file that is there and cannot be followed at all.
+fn unread(error: &WpConfigError) -> String {
+    let check = if matches!(error, WpConfigError::Syntax { .. }) { "see what `php -l` says of it, " } else { "" };
+    format!(
+        "{error}; {check}let PHP read the file (`wp-jwt-sidecar import`), or leave wordpress.config out and set {ALL_KEYS}"
+    )
 }
 
 /// WordPress looks one level above its root too, unless another WordPress is there (wp-load.php).
@@ -52,6 +62,11 @@ fn is_absent(path: &Path) -> bool {
 
 /// One byte more than the limit, so that the reader sees it is too large.
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+    // SECURITY: what the kernel makes up is no file of the site: PHP sees another one there.
+    let resolved = fs::canonicalize(path)?;
+    if ["/proc", "/sys", "/dev"].iter().any(|system| resolved.starts_with(system)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not read: it is a file of the system"));
+    }
     // SECURITY: a FIFO or a device named in a configuration would block (even in open) or never end.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));

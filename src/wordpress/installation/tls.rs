@@ -190,11 +190,11 @@ impl Assembly<'_> {
             Lookup::NotDefined => 0,
             Lookup::Known(Scalar::Integer(flags), _) => *flags,
             Lookup::Known(_, line) => {
-                self.constant_fault("MYSQL_CLIENT_FLAGS", INSTEAD_OF_FLAGS, &format!("line {line} gives it no number"));
+                self.unknown("MYSQL_CLIENT_FLAGS", &[INSTEAD_OF_FLAGS], format!("line {line} gives it no number"));
                 return None;
             }
             Lookup::Unknown(doubt) => {
-                self.constant_fault("MYSQL_CLIENT_FLAGS", INSTEAD_OF_FLAGS, &doubt.to_string());
+                self.unknown("MYSQL_CLIENT_FLAGS", &[INSTEAD_OF_FLAGS], doubt.to_string());
                 return None;
             }
         };

@@ -1,4 +1,4 @@
-//! Calls of the functions that matter in a configuration file. Others are worth nothing to us, and
+//! Calls of the functions that matter in a configuration file. Others are worth nothing here, and
 //! those that the files declare themselves are code that is not followed.
 
 use std::io;
@@ -7,8 +7,6 @@ use std::path::Path;
 use tree_sitter::Node;
 
 use super::expression::{operand, printable, variable_name};
-use super::function;
-use super::scope::Kind;
 use super::value::{Scalar, Value};
 use super::{Flow, Reader, text};
 
@@ -16,36 +14,46 @@ impl Reader<'_> {
     pub(super) fn evaluate_call(&mut self, node: Node<'_>, source: &[u8]) -> Value {
         let Some(name) = node.child_by_field_name("function").and_then(|function| function_name(function, source))
         else {
-            self.evaluate_children(node, source);
-            return self.lose_track(node, "calls a function whose name only PHP knows");
+            return self.lose_track(node, source, "calls a function whose name only PHP knows");
         };
         let Some(arguments) = node.child_by_field_name("arguments").and_then(plain_arguments) else {
-            self.evaluate_children(node, source);
-            return self.lose_track(node, "calls a function with arguments that only PHP knows");
+            return self.lose_track(node, source, "calls a function with arguments that only PHP knows");
         };
         if let Some(why) = self.other_function(node, &name, source) {
-            self.evaluate_children(node, source);
-            return self.lose_track(node, &why);
+            return self.lose_track(node, source, &why);
         }
-        match name.as_str() {
-            "isset" => return self.call_isset(node, &arguments, source),
-            "define" => return self.call_define(node, &arguments, source),
-            _ => {}
+        // `empty()` of a variable asks whether it is set, too.
+        if let ("empty", [argument]) = (name.as_str(), arguments.as_slice())
+            && text(*argument, source) == b"$table_prefix"
+            && matches!(self.scope.variable("table_prefix"), Ok(None))
+        {
+            return Value::boolean(true);
+        }
+        if name == "isset" {
+            return self.call_isset(node, &arguments, source);
+        }
+        if !READ.contains(&name.as_str()) {
+            return self.not_read(
+                node,
+                source,
+                format!("depends on {}(), which only PHP can compute", printable(&name)),
+            );
         }
         let values: Vec<Value> = arguments.iter().map(|argument| self.evaluate(*argument, source)).collect();
         if self.flow != Flow::On {
             return self.unknown(node, "is not read any more");
         }
         match (name.as_str(), values.as_slice()) {
+            ("define", [name, value, rest @ ..]) => self.call_define(node, name, value, rest),
             ("defined", [name]) => self.call_defined(node, name),
             ("constant", [name]) => match name.known_text().map(str::to_owned) {
                 Some(name) => self.constant_value(node, &name),
-                None => self.unknown(node, "uses a constant whose name only PHP knows"),
+                None => self.computed(node, name.clone()),
             },
             ("getenv", [name] | [name, _]) => self.call_getenv(node, name),
             ("getenv_docker", [name, default]) => self.call_getenv_docker(node, name, default),
             ("putenv", [assignment]) => self.call_putenv(node, assignment),
-            ("eval", [code]) => self.evaluate_code(node, code),
+            ("eval", [code]) => self.evaluate_code(node, source, code),
             ("exit" | "die", _) => {
                 self.flow = Flow::Gone;
                 self.unknown(node, "ends the request")
@@ -57,44 +65,41 @@ impl Reader<'_> {
             ("rtrim" | "chop", [value]) => self.call_trim(node, value, false),
             ("file_get_contents", [path]) => self.call_file_get_contents(node, path),
             ("file_exists" | "is_file" | "is_readable", [path]) => self.call_file_exists(node, path, &name),
-            ("extract" | "parse_str", _) => {
-                let doubt = self.doubt(node, "changes variables in a way that is not followed");
-                self.forget_assigned(&doubt);
-                Value::Unknown(doubt)
-            }
-            _ => self.call_other(node, &name, &arguments, source),
+            _ => self.lose_track(node, source, &format!("uses {}() in a way that is not read", printable(&name))),
         }
+    }
+
+    /// Any code may have run that is not read.
+    pub(super) fn lose_track(&mut self, node: Node<'_>, source: &[u8], why: &str) -> Value {
+        let doubt = self.doubt(node, why);
+        self.touch_children(node, source, &doubt);
+        self.scope.lose(&doubt);
+        Value::Unknown(doubt)
     }
 
     /// Why the name may not mean PHP's own function.
-    fn other_function(&self, node: Node<'_>, name: &str, source: &[u8]) -> Option<String> {
-        if CONSTRUCTS.contains(&name) {
-            return None;
-        }
-        let shown = printable(name);
+    pub(super) fn other_function(&self, node: Node<'_>, name: &str, source: &[u8]) -> Option<String> {
+        let is_construct = matches!(name, "isset" | "empty" | "eval" | "exit" | "die");
         let of_namespace = self.in_namespace && !text(node, source).starts_with(b"\\");
-        if self.functions.contains(name) || name.contains('\\') {
-            Some(format!("calls {shown}(), which is not followed"))
-        } else if self.scope.incomplete().is_some() && (of_namespace || name == "getenv_docker") {
-            Some(format!("calls {shown}(), which may be that of a file that is not read"))
-        } else {
-            None
-        }
+        let is_other = self.functions.contains(name)
+            || name.contains('\\')
+            || of_namespace && self.scope.lost.constants.is_some()
+            || name == "getenv_docker" && self.docker.is_none();
+        (is_other && !is_construct).then(|| format!("calls {}(), which is not followed", printable(name)))
     }
 
-    fn call_define(&mut self, node: Node<'_>, arguments: &[Node<'_>], source: &[u8]) -> Value {
-        let values: Vec<Value> = arguments.iter().map(|argument| self.evaluate(*argument, source)).collect();
-        if self.flow != Flow::On {
-            return self.unknown(node, "is not read any more");
-        }
-        let [name, value, ..] = values.as_slice() else {
-            return self.lose_track(node, "defines a constant in a way that is not read");
-        };
+    fn call_define(&mut self, node: Node<'_>, name: &Value, value: &Value, rest: &[Value]) -> Value {
         let Some(name) = name.known_text() else {
             let doubt = self.doubt(node, "defines a constant whose name only PHP knows");
-            self.scope.set_incomplete(doubt.clone());
+            self.scope.lost.constants.get_or_insert_with(|| doubt.clone());
             return Value::Unknown(doubt);
         };
+        // Before PHP 8 a third argument made the name count in any case.
+        let upper = name.to_ascii_uppercase();
+        if !rest.iter().all(|value| matches!(value, Value::Known(scalar) if !scalar.is_true())) && upper != name {
+            let doubt = self.doubt(node, format!("may define {}, too: the third argument", printable(&upper)));
+            self.scope.may_define(&upper, self.place(node), &doubt);
+        }
         match self.define(node, name, value.clone()) {
             Some(first) => Value::boolean(first),
             None => self.unknown(node, "may define a constant again"),
@@ -105,13 +110,13 @@ impl Reader<'_> {
         let Some(name) = name.known_text() else {
             return self.unknown(node, "asks for a constant whose name only PHP knows");
         };
-        match (self.scope.constant(name), self.scope.incomplete()) {
+        match (self.scope.constant(name), &self.scope.lost.constants) {
             (Some(slot), _) if slot.certain => Value::boolean(true),
-            (Some(slot), _) => match &slot.value {
-                Value::Unknown(doubt) => Value::Unknown(doubt.clone()),
-                _ => self.unknown(node, "asks for a constant that may be defined"),
-            },
+            (Some(slot), _) => self.computed(node, slot.value.clone()),
             (None, Some(doubt)) => Value::Unknown(doubt.clone()),
+            (None, None) if OF_PHP.iter().any(|start| name.starts_with(start)) || name.contains(['\\', ':']) => {
+                self.unknown(node, format!("asks for {}, which may be PHP's own", printable(name)))
+            }
             (None, None) => Value::boolean(false),
         }
     }
@@ -121,36 +126,29 @@ impl Reader<'_> {
         let [argument] = arguments else {
             return self.unknown(node, "asks for several variables at once");
         };
-        self.assumptions.uses(&shown(text(*argument, source)));
-        match argument.kind() {
-            "variable_name" => match variable_name(*argument, source)
-                .as_deref()
-                .map(|name| self.scope.current(Kind::Variables, name))
-            {
-                Some(Ok(Some(value))) => value.clone().map(|scalar| Scalar::Boolean(scalar != Scalar::Null)),
-                Some(Ok(None)) if self.scope.incomplete().is_none() && text(*argument, source) == b"$table_prefix" => {
-                    Value::boolean(false)
+        let is_set = |value: Value| value.map(|scalar| Scalar::Boolean(scalar != Scalar::Null));
+        match (argument.kind(), variable_name(*argument, source)) {
+            ("variable_name", Some(name)) => {
+                self.assumptions.uses(&format!("${name}"));
+                match self.scope.variable(&name) {
+                    Ok(Some(value)) => is_set(value.clone()),
+                    Ok(None) if name == "table_prefix" => Value::boolean(false),
+                    _ => self.unknown(node, "asks for a variable that only PHP knows"),
                 }
-                _ => self.unknown(node, "asks for a variable that only PHP knows"),
-            },
-            "subscript_expression" => {
-                self.evaluate(*argument, source).map(|scalar| Scalar::Boolean(scalar != Scalar::Null))
             }
-            _ => self.unknown(node, "asks for something that only PHP knows"),
+            ("subscript_expression", _) => is_set(self.evaluate(*argument, source)),
+            _ => self.not_read(*argument, source, "asks for something that only PHP knows"),
         }
     }
 
     fn call_dirname(&mut self, node: Node<'_>, path: &Value, levels: i64) -> Value {
-        let mut directory = path.known_text().filter(|path| path.starts_with('/'));
+        let mut directory = path.known_text().filter(|path| path.starts_with('/') && levels > 0);
         for _ in 0..levels.clamp(0, 64) {
             directory = directory.map(parent);
         }
         match directory {
-            Some(directory) if levels > 0 => Value::Known(Scalar::text(directory)),
-            _ => match path.decided() {
-                Err(doubt) => Value::Unknown(doubt.clone()),
-                Ok(_) => self.unknown(node, "uses dirname() in a way that is not read"),
-            },
+            Some(directory) => Value::Known(Scalar::text(directory)),
+            None => self.computed(node, path.clone()),
         }
     }
 
@@ -162,10 +160,7 @@ impl Reader<'_> {
                 let start = if both { text.iter().position(|byte| !space(byte)).unwrap_or(0) } else { 0 };
                 Value::Known(Scalar::Text(text.get(start..end).unwrap_or_default().to_vec()))
             }
-            value => match value.decided() {
-                Err(doubt) => Value::Unknown(doubt.clone()),
-                Ok(_) => self.unknown(node, "trims what is no string"),
-            },
+            value => self.computed(node, value.clone()),
         }
     }
 
@@ -174,52 +169,97 @@ impl Reader<'_> {
         let Some(path) = path.known_text().map(Path::new).filter(|path| path.is_absolute()) else {
             return self.unknown(node, "reads a file whose path only PHP knows");
         };
-        match (self.surroundings.read_file)(path) {
-            Ok(content) if content.len() <= 64 * 1024 => Value::Known(Scalar::Text(content)),
-            Ok(_) => self.unknown(node, "reads a large file"),
+        match self.small_file(path) {
+            Ok(content) => Value::Known(Scalar::Text(content)),
             Err(error) => self.unknown(node, format!("reads {}: {error}", printable(&path.to_string_lossy()))),
         }
     }
 
     fn call_file_exists(&mut self, node: Node<'_>, path: &Value, function: &str) -> Value {
         let Some(path) = path.known_text().map(Path::new).filter(|path| path.is_absolute()) else {
-            return self.unknown(node, "looks for a file whose path only PHP knows");
+            return match path.decided() {
+                Err(doubt) => Value::Unknown(doubt.clone()),
+                Ok(_) => self.unknown(node, "looks for a file whose path only PHP knows"),
+            };
         };
         match (self.surroundings.canonicalize)(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Value::boolean(false),
-            // Whether PHP's user may read it, and whether it is a file, we do not know.
+            // What is included then must be readable for PHP, too.
             Ok(_) if function == "file_exists" => Value::boolean(true),
-            Ok(path) if (self.surroundings.read_file)(&path).is_ok() && function == "is_file" => Value::boolean(true),
-            _ => self.unknown(
-                node,
-                format!("looks for {}, which PHP may see otherwise", printable(&path.to_string_lossy())),
-            ),
-        }
-    }
-
-    /// SECURITY: a function may run another one that it is handed (a closure, a name, a handler for
-    /// later), which may define anything. So only those are passed over that surely run none.
-    fn call_other(&mut self, node: Node<'_>, name: &str, arguments: &[Node<'_>], source: &[u8]) -> Value {
-        let why = format!("depends on {}(), which only PHP can compute", printable(name));
-        if function::has_no_effect(name) {
-            return self.unknown(node, why);
-        }
-        let lost = (!function::changes_arguments_only(name)).then(|| self.lose_track(node, &why));
-        for argument in arguments {
-            let handed = text(*argument, source);
-            let why = format!("hands {} to {}(), which may change it", shown(handed), printable(name));
-            let value = self.unknown(node, why);
-            match argument.kind() {
-                "variable_name" | "subscript_expression" => self.assign(*argument, value, source),
-                _ => {}
+            Ok(path) if (self.surroundings.read_file)(&path).is_ok() => Value::boolean(true),
+            _ => {
+                let shown = printable(&path.to_string_lossy());
+                self.unknown(node, format!("looks for {shown}, which PHP may see otherwise"))
             }
         }
-        lost.unwrap_or_else(|| self.unknown(node, why))
     }
 }
 
-/// Names that are part of the language: nothing else can have them.
-const CONSTRUCTS: [&str; 5] = ["isset", "empty", "eval", "exit", "die"];
+/// The functions whose arguments are evaluated.
+const READ: [&str; 18] = [
+    "define",
+    "defined",
+    "constant",
+    "getenv",
+    "getenv_docker",
+    "putenv",
+    "eval",
+    "exit",
+    "die",
+    "empty",
+    "dirname",
+    "trim",
+    "rtrim",
+    "chop",
+    "file_get_contents",
+    "file_exists",
+    "is_file",
+    "is_readable",
+];
+
+/// How the names of PHP's own constants begin: which of them there are depends on its version and extensions.
+const OF_PHP: [&str; 40] = [
+    "PHP",
+    "E_",
+    "M_",
+    "MYSQLI_",
+    "LC_",
+    "LOG_",
+    "INI_",
+    "CURL",
+    "OPENSSL_",
+    "SODIUM_",
+    "STREAM_",
+    "FILE_",
+    "LOCK_",
+    "JSON_",
+    "XML_",
+    "LIBXML_",
+    "T_",
+    "SORT_",
+    "PASSWORD_",
+    "PREG_",
+    "FILTER_",
+    "DATE_",
+    "ENT_",
+    "IMG_",
+    "INTL_",
+    "MB_",
+    "PCNTL_",
+    "POSIX_",
+    "SIG",
+    "SO",
+    "SQLITE",
+    "STD",
+    "UPLOAD_",
+    "ZEND_",
+    "ZLIB_",
+    "DIRECTORY_SEPARATOR",
+    "PATH_SEP",
+    "__",
+    "HASH_",
+    "GMP_",
+];
 
 /// PHP's `dirname()`, of an absolute path.
 fn parent(path: &str) -> &str {
@@ -230,12 +270,8 @@ fn parent(path: &str) -> &str {
     }
 }
 
-fn shown(source: &[u8]) -> String {
-    printable(&String::from_utf8_lossy(source))
-}
-
 /// In lower case, without a leading backslash.
-fn function_name(node: Node<'_>, source: &[u8]) -> Option<String> {
+pub(super) fn function_name(node: Node<'_>, source: &[u8]) -> Option<String> {
     if !matches!(node.kind(), "name" | "qualified_name" | "relative_name") {
         return None;
     }
@@ -250,9 +286,7 @@ fn plain_arguments(node: Node<'_>) -> Option<Vec<Node<'_>>> {
     for argument in node.named_children(&mut cursor).filter(|child| child.kind() != "comment") {
         let value =
             operand(argument).filter(|value| argument.kind() == "argument" && value.kind() != "variadic_unpacking")?;
-        if argument.child_by_field_name("name").is_some()
-            || argument.child_by_field_name("reference_modifier").is_some()
-        {
+        if ["name", "reference_modifier"].iter().any(|field| argument.child_by_field_name(field).is_some()) {
             return None;
         }
         arguments.push(value);

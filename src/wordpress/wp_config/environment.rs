@@ -3,12 +3,13 @@
 //! PHP has two stores. `getenv()` asks the process, and `putenv()` changes that alone; `$_ENV` is
 //! an array, filled once or, without an `E` in `variables_order` (as on Debian), never.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use tree_sitter::Node;
 
 use super::expression::{printable, subscript, variable_name};
-use super::scope::Kind;
 use super::value::{Assumed, Scalar, Value};
 use super::{Reader, text};
 
@@ -30,25 +31,41 @@ impl Store {
     }
 
     /// What PHP makes of a variable that is not set.
-    fn absent(self) -> Scalar {
+    pub(super) fn absent(self) -> Scalar {
         match self {
             Self::Process => Scalar::Boolean(false),
             Self::Array => Scalar::Null,
         }
     }
 
-    fn key(self, name: &str) -> String {
+    pub(super) fn key(self, name: &str) -> String {
         format!("{} {name}", self.shown())
     }
 }
 
-/// The function of the official Docker image, without white space.
-const OFFICIAL_GETENV_DOCKER: &[u8] = br#"functiongetenv_docker($env,$default){if($fileEnv=getenv($env.'_FILE')){returnrtrim(file_get_contents($fileEnv),"\r\n");}elseif(($val=getenv($env))!==false){return$val;}else{return$default;}}"#;
+/// `getenv_docker()` as the official Docker image declares it. Its texts of December 2020 to March 2021 differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DockerText {
+    /// Line ends are cut off what a file holds.
+    trims: bool,
+    /// An empty variable, and `0`, is as good as none.
+    needs_truth: bool,
+}
 
-/// Whether a declaration is that of the official Docker image, which is read as if it were PHP's own.
-pub(super) fn is_official_getenv_docker(declaration: Node<'_>, source: &[u8]) -> bool {
-    let words = text(declaration, source).iter().copied().filter(|byte| !byte.is_ascii_whitespace());
-    words.eq(OFFICIAL_GETENV_DOCKER.iter().copied())
+impl DockerText {
+    /// `None` if the declaration is another one, which is not followed.
+    pub(super) fn of(declaration: Node<'_>, source: &[u8]) -> Option<Self> {
+        let words: Vec<u8> = text(declaration, source).iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+        let all = [(true, false), (false, false), (false, true), (true, true)];
+        all.map(|(trims, needs_truth)| Self { trims, needs_truth }).into_iter().find(|it| it.words() == words)
+    }
+
+    fn words(self) -> Vec<u8> {
+        let file =
+            if self.trims { r#"rtrim(file_get_contents($fileEnv),"\r\n")"# } else { "file_get_contents($fileEnv)" };
+        let is_set = if self.needs_truth { "$val=getenv($env)" } else { "($val=getenv($env))!==false" };
+        format!("functiongetenv_docker($env,$default){{if($fileEnv=getenv($env.'_FILE')){{return{file};}}elseif({is_set}){{return$val;}}else{{return$default;}}}}").into_bytes()
+    }
 }
 
 impl Reader<'_> {
@@ -61,27 +78,28 @@ impl Reader<'_> {
         let key = key.map(|key| self.evaluate(key, source));
         match (name.as_deref(), key.as_ref().and_then(Value::known_text)) {
             (Some("_ENV"), Some(name)) => self.environment_value(node, Store::Array, name),
-            (Some(base), _) => {
+            (Some(base), key) => {
                 let base = printable(base);
-                self.unknown(node, format!("depends on ${base}[…], which only PHP knows"))
+                let key = key.map_or_else(|| "…".to_owned(), |key| format!("'{}'", printable(key)));
+                self.unknown(node, format!("depends on ${base}[{key}], which only PHP knows"))
             }
             _ => self.unknown(node, "has a value that only PHP can compute"),
         }
     }
 
     pub(super) fn environment_value(&mut self, node: Node<'_>, store: Store, name: &str) -> Value {
-        match self.scope.current(Kind::Environment, &store.key(name)) {
+        match self.scope.environment(&store.key(name)) {
             Ok(Some(value)) => return value.clone(),
             Err(doubt) => return Value::Unknown(doubt.clone()),
             Ok(None) => {}
         }
         let shown = printable(name);
-        match ((self.surroundings.environment)(name), store) {
-            (Some(value), Store::Process) => Value::Known(Scalar::text(value)),
+        match ((self.surroundings.environment)(name).map(OsString::into_vec), store) {
+            (Some(value), Store::Process) => Value::Known(Scalar::Text(value)),
             (Some(value), Store::Array) => {
                 self.assumptions.took_from_array(self.place(node), name);
                 let why = format!("decides by $_ENV['{shown}'], which PHP may leave empty (variables_order)");
-                Value::FromEnv(Scalar::text(value), self.doubt(node, why))
+                Value::FromEnv(Scalar::Text(value), self.doubt(node, why))
             }
             (None, _) => Value::Assumed(Assumed {
                 scalar: store.absent(),
@@ -93,11 +111,6 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn set_environment(&mut self, store: Store, name: &str, value: Value) {
-        let value = self.assigned(value).settled();
-        self.scope.bind(Kind::Environment, &store.key(name), value);
-    }
-
     pub(super) fn call_getenv(&mut self, node: Node<'_>, name: &Value) -> Value {
         match name.known_text() {
             Some(name) => self.environment_value(node, Store::Process, name),
@@ -105,34 +118,18 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn call_putenv(&mut self, node: Node<'_>, assignment: &Value) -> Value {
-        match assignment.known_text().map(|text| text.split_once('=').unwrap_or((text, ""))) {
-            Some((name, value)) => {
-                // Without `=` the variable is removed.
-                let removed = !assignment.known_text().is_some_and(|text| text.contains('='));
-                let value = if removed { Store::Process.absent() } else { Scalar::text(value) };
-                self.set_environment(Store::Process, name, Value::Known(value));
-            }
-            None => {
-                let doubt = self.doubt(node, "changes the environment in a way that only PHP knows");
-                self.scope.forget(Kind::Environment, &doubt);
-            }
-        }
-        Value::boolean(true)
-    }
-
     /// `X_FILE` names a file with the value, else `X`, else the default.
     pub(super) fn call_getenv_docker(&mut self, node: Node<'_>, name: &Value, default: &Value) -> Value {
-        let Some(name) = name.known_text() else {
+        let (Some(name), Some(docker)) = (name.known_text(), self.docker) else {
             return self.unknown(node, "takes a variable from the environment whose name only PHP knows");
         };
         match self.environment_value(node, Store::Process, &format!("{name}_FILE")) {
             Value::Known(path) if path.is_true() => {
                 let path = String::from_utf8_lossy(&path.to_bytes()).into_owned();
-                return match (self.surroundings.read_file)(Path::new(&path)) {
+                return match self.small_file(Path::new(&path)) {
                     Ok(content) => {
-                        let end = content.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n'));
-                        let end = end.map_or(0, |last| last + 1);
+                        let is_end = |byte: &u8| docker.trims && matches!(byte, b'\r' | b'\n');
+                        let end = content.iter().rposition(|byte| !is_end(byte)).map_or(0, |last| last + 1);
                         Value::Known(Scalar::Text(content.get(..end).unwrap_or_default().to_vec()))
                     }
                     Err(error) => self
@@ -147,8 +144,19 @@ impl Reader<'_> {
                 self.assumptions.took_default(self.place(node), name);
                 default.clone()
             }
-            Value::Known(Scalar::Boolean(false)) => default.clone(),
+            Value::Known(value) if value == Scalar::Boolean(false) || docker.needs_truth && !value.is_true() => {
+                default.clone()
+            }
             value => value,
+        }
+    }
+
+    /// SECURITY: a device named in the environment would block, and one below /proc holds what only this process has.
+    pub(super) fn small_file(&self, path: &Path) -> Result<Vec<u8>, String> {
+        match (self.surroundings.read_file)(path) {
+            Ok(content) if content.len() <= 64 * 1024 => Ok(content),
+            Ok(_) => Err("it is larger than 64 KiB".to_owned()),
+            Err(error) => Err(error.to_string()),
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Expressions: what they are worth, and what they change on the way.
+//! Expressions that are plain. What any other does on the way becomes unknown, and so does what it is worth.
 
 use std::path::Path;
 
 use tree_sitter::Node;
 
-use super::scope::Kind;
-use super::value::{Scalar, Value};
+use super::scope::Slot;
+use super::value::{Assumed, Scalar, Value};
 use super::{Flow, Reader, literal, text};
+use crate::printable::is_harmful;
 
 /// Longer strings are not kept: `$a .= $a` in a row would double them without end.
 const TEXT_LIMIT: usize = 64 * 1024;
@@ -25,10 +26,7 @@ impl Reader<'_> {
         match node.kind() {
             "string" | "encapsed_string" | "heredoc" | "nowdoc" => match literal::string(text(node, source)) {
                 Some(bytes) => self.limited(node, bytes),
-                None => {
-                    self.evaluate_children(node, source);
-                    self.unknown(node, "has a string with variables in it")
-                }
+                None => self.not_read(node, source, "has a string with variables in it"),
             },
             "integer" => match literal::integer(text(node, source)) {
                 Some(integer) => Value::Known(Scalar::Integer(integer)),
@@ -39,28 +37,17 @@ impl Reader<'_> {
             "name" | "qualified_name" => self.evaluate_constant(node, source),
             "variable_name" => self.evaluate_variable(node, source),
             "subscript_expression" => self.evaluate_subscript(node, source),
-            "parenthesized_expression" | "argument" => match operand(node) {
-                Some(inner) => self.evaluate(inner, source),
-                None => self.unknown(node, "has nothing in parentheses"),
-            },
-            "error_suppression_expression" => {
-                self.silent += 1;
-                let value = operand(node).map(|inner| self.evaluate(inner, source));
-                self.silent -= 1;
-                value.unwrap_or_else(|| self.unknown(node, "has nothing after @"))
+            "parenthesized_expression" | "argument" | "error_suppression_expression" | "expression_statement" => {
+                match operand(node) {
+                    Some(inner) => self.evaluate(inner, source),
+                    None => self.unknown(node, "has nothing in it"),
+                }
             }
             "binary_expression" => self.evaluate_binary(node, source),
             "unary_op_expression" => self.evaluate_unary(node, source),
             "cast_expression" => self.evaluate_cast(node, source),
             "conditional_expression" => self.evaluate_ternary(node, source),
             "assignment_expression" => self.evaluate_assignment(node, source),
-            "augmented_assignment_expression" => self.evaluate_augmented(node, source),
-            "reference_assignment_expression" | "by_ref" | "update_expression" => {
-                self.evaluate_children(node, source);
-                let doubt = self.doubt(node, "changes a variable in a way that is not followed");
-                self.forget_assigned(&doubt);
-                Value::Unknown(doubt)
-            }
             "function_call_expression" => self.evaluate_call(node, source),
             "include_expression" | "include_once_expression" | "require_expression" | "require_once_expression" => {
                 self.include(node, source)
@@ -69,43 +56,43 @@ impl Reader<'_> {
             | "nullsafe_member_call_expression"
             | "scoped_call_expression"
             | "object_creation_expression" => {
-                self.evaluate_children(node, source);
-                self.lose_track(node, "runs code of a class, which is not followed")
+                self.not_read(node, source, "runs code of a class, which is not followed")
             }
-            "anonymous_function" | "arrow_function" | "comment" => self.unknown(node, "is a function"),
-            "match_expression" => {
-                let doubt = self.doubt(node, "has a match, which only PHP can compute");
-                self.evaluate_perhaps(node, source, &doubt);
+            "reference_assignment_expression" | "update_expression" => {
+                self.not_read(node, source, "changes a variable in a way that is not followed")
+            }
+            "augmented_assignment_expression" => self.evaluate_augmented(node, source),
+            // Made, not run: a call of it loses track. What it refers to may be changed then.
+            "anonymous_function" | "arrow_function" => {
+                let mut cursor = node.walk();
+                let uses =
+                    node.named_children(&mut cursor).find(|child| child.kind() == "anonymous_function_use_clause");
+                let doubt = self.doubt(node, "has a function");
+                if let Some(uses) = uses {
+                    self.touch(uses, source, &doubt);
+                }
                 Value::Unknown(doubt)
             }
             "throw_expression" => {
-                self.evaluate_children(node, source);
                 self.flow = Flow::Gone;
                 self.unknown(node, "throws")
             }
-            _ => {
-                self.evaluate_children(node, source);
-                self.unknown(node, "has a value that only PHP can compute")
-            }
+            _ => self.not_read(node, source, "has a value that only PHP can compute"),
         }
     }
 
-    /// For what they do, not for what they are worth.
+    /// Unknown, like all that it touches.
+    pub(super) fn not_read(&mut self, node: Node<'_>, source: &[u8], why: impl Into<String>) -> Value {
+        let doubt = self.doubt(node, why);
+        self.touch(node, source, &doubt);
+        Value::Unknown(doubt)
+    }
+
     pub(super) fn evaluate_children(&mut self, node: Node<'_>, source: &[u8]) {
         let mut cursor = node.walk();
         for child in node.named_children(&mut cursor) {
             self.evaluate(child, source);
         }
-    }
-
-    /// Any code may have run that we have not seen: it may define constants, and change variables
-    /// and the environment.
-    pub(super) fn lose_track(&mut self, node: Node<'_>, why: &str) -> Value {
-        let doubt = self.doubt(node, why);
-        self.scope.set_incomplete(doubt.clone());
-        self.scope.forget(Kind::Variables, &doubt);
-        self.scope.forget(Kind::Environment, &doubt);
-        Value::Unknown(doubt)
     }
 
     fn evaluate_constant(&mut self, node: Node<'_>, source: &[u8]) -> Value {
@@ -132,8 +119,8 @@ impl Reader<'_> {
 
     pub(super) fn constant_value(&mut self, node: Node<'_>, name: &str) -> Value {
         self.assumptions.uses(name);
-        if let Some(slot) = self.scope.constant(name) {
-            return slot.value.clone();
+        if let Some(Slot { value, .. }) = self.scope.constant(name) {
+            return value.clone();
         }
         match name {
             "PHP_EOL" => Value::Known(Scalar::text("\n")),
@@ -146,7 +133,12 @@ impl Reader<'_> {
     }
 
     fn path_value(&self, node: Node<'_>, part: impl Fn(&Path) -> Option<&Path>) -> Value {
-        match self.files.last().and_then(|file| part(file)).and_then(Path::to_str) {
+        let path = self.files.last().and_then(|file| part(file)).and_then(Path::to_str);
+        match path {
+            // systemd hands over a copy (`credential:`): where the file is for PHP is not known.
+            Some(path) if path.starts_with("/run/credentials/") => {
+                self.unknown(node, "uses the path of the file, of which this is a copy")
+            }
             Some(path) => Value::Known(Scalar::text(path)),
             None => self.unknown(node, "uses a path that is not UTF-8"),
         }
@@ -157,10 +149,37 @@ impl Reader<'_> {
             return self.unknown(node, "uses a variable that is not read");
         };
         self.assumptions.uses(&format!("${name}"));
-        match self.scope.current(Kind::Variables, &name) {
+        match self.scope.variable(&name) {
             Ok(Some(value)) => value.clone(),
             Ok(None) => self.unknown(node, format!("depends on ${}, which only PHP knows", printable(&name))),
             Err(doubt) => Value::Unknown(doubt.clone()),
+        }
+    }
+
+    fn evaluate_assignment(&mut self, node: Node<'_>, source: &[u8]) -> Value {
+        let (Some(left), Some(right)) = (node.child_by_field_name("left"), node.child_by_field_name("right")) else {
+            return self.not_read(node, source, "has an assignment that is not read");
+        };
+        let value = self.evaluate(right, source);
+        let doubt = self.doubt(left, "assigns by a name that only PHP knows");
+        self.touch_children(left, source, &doubt);
+        self.assign(left, value.clone(), source);
+        value
+    }
+
+    fn evaluate_augmented(&mut self, node: Node<'_>, source: &[u8]) -> Value {
+        let fields = ["left", "operator", "right"].map(|field| node.child_by_field_name(field));
+        match fields {
+            [Some(left), Some(operator), Some(right)]
+                if left.kind() == "variable_name" && text(operator, source) == b".=" =>
+            {
+                let before = self.evaluate(left, source);
+                let more = self.evaluate(right, source);
+                let value = self.combine(node, ".", before, more);
+                self.assign(left, value.clone(), source);
+                value
+            }
+            _ => self.not_read(node, source, "assigns to a variable in a way that is not followed"),
         }
     }
 
@@ -175,17 +194,17 @@ impl Reader<'_> {
     fn evaluate_unary(&mut self, node: Node<'_>, source: &[u8]) -> Value {
         let operator = node.child_by_field_name("operator").map(|operator| text(operator, source)).unwrap_or_default();
         let Some(argument) = node.child_by_field_name("argument") else {
-            return self.unknown(node, "has a value that only PHP can compute");
+            return self.not_read(node, source, "has a value that only PHP can compute");
         };
-        let value = self.evaluate(argument, source);
-        match (operator, value) {
+        match (operator, self.evaluate(argument, source)) {
             (b"!", value) => value.map(|scalar| Scalar::Boolean(!scalar.is_true())),
+            // `@` hides a warning only.
+            (b"@", value) => value,
             (b"-", Value::Known(Scalar::Integer(number))) if number != i64::MIN => {
                 Value::Known(Scalar::Integer(-number))
             }
             (b"+", Value::Known(Scalar::Integer(number))) => Value::Known(Scalar::Integer(number)),
-            (_, Value::Unknown(doubt)) => Value::Unknown(doubt),
-            _ => self.unknown(node, "has a value that only PHP can compute"),
+            (_, value) => self.computed(node, value),
         }
     }
 
@@ -193,18 +212,24 @@ impl Reader<'_> {
         let cast =
             node.child_by_field_name("type").map(|cast| text(cast, source).to_ascii_lowercase()).unwrap_or_default();
         let Some(value) = node.child_by_field_name("value") else {
-            return self.unknown(node, "has a value that only PHP can compute");
+            return self.not_read(node, source, "has a value that only PHP can compute");
         };
-        let value = self.evaluate(value, source);
-        match (cast.as_slice(), value) {
+        match (cast.as_slice(), self.evaluate(value, source)) {
             (b"bool" | b"boolean", value) => value.map(|scalar| Scalar::Boolean(scalar.is_true())),
             (b"string", Value::Known(scalar)) => Value::Known(Scalar::Text(scalar.to_bytes())),
             (b"string", Value::FromEnv(scalar, doubt)) => Value::FromEnv(scalar, doubt),
             (b"int" | b"integer", Value::Known(Scalar::Integer(number))) => Value::Known(Scalar::Integer(number)),
-            (_, value) => match value.decided() {
-                Err(doubt) => Value::Unknown(doubt.clone()),
-                Ok(_) => self.unknown(node, "has a value that only PHP can compute"),
-            },
+            (_, value) => self.computed(node, value),
+        }
+    }
+
+    /// Something that only PHP makes of a value: unknown for the value's own reason, if it has one.
+    pub(super) fn computed(&self, node: Node<'_>, value: Value) -> Value {
+        match value {
+            Value::Unknown(doubt) | Value::FromEnv(_, doubt) | Value::Assumed(Assumed { doubt, .. }) => {
+                Value::Unknown(doubt)
+            }
+            Value::Known(_) => self.unknown(node, "has a value that only PHP can compute"),
         }
     }
 }
@@ -228,5 +253,5 @@ pub(super) fn subscript(node: Node<'_>) -> (Option<Node<'_>>, Option<Node<'_>>) 
 
 /// Names come from the file, and go into one line of an error.
 pub(super) fn printable(name: &str) -> String {
-    name.chars().filter(|character| !character.is_control()).take(80).collect()
+    name.chars().filter(|character| !is_harmful(*character)).take(80).collect()
 }

@@ -1,12 +1,11 @@
 //! `include`, `require`, and `eval` of a known text: code from elsewhere.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use tree_sitter::Node;
 
 use super::expression::{operand, printable};
-use super::scope::Kind;
 use super::value::{Scalar, Value};
 use super::{Flow, Reader, WpConfigError, line, text};
 
@@ -22,45 +21,69 @@ impl Reader<'_> {
         if self.flow != Flow::On {
             return value;
         }
-        let loads_wordpress = match value.known_text() {
-            Some(path) => path.ends_with("wp-settings.php"),
-            None => ends_with_settings(text(argument, source)),
-        };
-        if loads_wordpress {
+        if self.loads_wordpress(&value, text(argument, source)) {
             self.flow = Flow::Loaded;
             return self.unknown(node, "loads WordPress");
         }
         self.assumptions.decide();
-        let Some(path) = value.known_text().and_then(|path| self.included_path(path)) else {
-            return self.lose_track(node, "includes a file whose path only PHP knows");
+        let path = match (value.known_text(), value.decided()) {
+            (Some(path), _) => match self.included_path(path) {
+                Ok(path) => path,
+                Err(why) => return self.lose_track(node, source, &format!("includes {}, {why}", printable(path))),
+            },
+            (None, Err(doubt)) => {
+                let why = format!("includes a file by a path that {}", doubt.why);
+                return self.lose_track(node, source, &why);
+            }
+            (None, Ok(_)) => return self.lose_track(node, source, "includes a file whose path only PHP knows"),
         };
         let shown = printable(&path.to_string_lossy());
         let path = match (self.surroundings.canonicalize)(&path) {
             Ok(path) => path,
             // PHP warns and goes on. A `require` would end the request, so there must be more to it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && node.kind().starts_with("include") => {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && node.kind().starts_with("include")
+                    && !path.components().any(|part| part == Component::ParentDir) =>
+            {
                 return Value::boolean(false);
             }
-            Err(_) => return self.lose_track(node, &format!("includes {shown}, which is not there for this user")),
-        };
-        if node.kind().ends_with("once_expression") {
-            match self.scope.last(Kind::Files, &path.to_string_lossy()) {
-                Some(Value::Known(_)) => return Value::boolean(true),
-                Some(_) => return self.lose_track(node, &format!("includes {shown}, unless it was included before")),
-                None => {}
+            Err(_) => {
+                return self.lose_track(node, source, &format!("includes {shown}, which is not there for this user"));
             }
+        };
+        if node.kind().ends_with("once_expression") && self.included.contains(&path) {
+            return Value::boolean(true);
         }
         if self.files.len() > INCLUDE_DEPTH_LIMIT {
-            return self.lose_track(node, &format!("includes {shown}, too many files deep"));
+            return self.lose_track(node, source, &format!("includes {shown}, too many files deep"));
         }
-        let Ok(content) = (self.surroundings.read_file)(&path) else {
-            return self.lose_track(node, &format!("includes {shown}, which this user cannot read"));
-        };
-        self.run_code(node, &path, &content, &format!("includes {shown}"))
+        match (self.surroundings.read_file)(&path) {
+            Ok(content) => self.run_code(node, source, &path, &content, &format!("includes {shown}")),
+            Err(_) => self.lose_track(node, source, &format!("includes {shown}, which this user cannot read")),
+        }
+    }
+
+    /// wp-settings.php itself, and not one of that name elsewhere.
+    fn loads_wordpress(&self, path: &Value, source: &[u8]) -> bool {
+        match path.known_text() {
+            Some(path) => {
+                let path = Path::new(path);
+                let is_elsewhere = (self.surroundings.canonicalize)(path).is_ok_and(|path| {
+                    let version = path.with_file_name("wp-includes").join("version.php");
+                    (self.surroundings.canonicalize)(&version).is_err()
+                });
+                path.file_name().is_some_and(|name| name == "wp-settings.php") && !is_elsewhere
+            }
+            None => {
+                let source: Vec<u8> = source.iter().copied().filter(|b| !b" \t\r\n()\"'/".contains(b)).collect();
+                source == b"ABSPATH.wp-settings.php"
+            }
+        }
     }
 
     /// `eval()` of a text that is known: with Docker's image, `WORDPRESS_CONFIG_EXTRA`.
-    pub(super) fn evaluate_code(&mut self, node: Node<'_>, code: &Value) -> Value {
+    pub(super) fn evaluate_code(&mut self, node: Node<'_>, source: &[u8], code: &Value) -> Value {
         self.assumptions.decide();
         match code {
             Value::Known(scalar @ Scalar::Text(_)) if self.files.len() <= INCLUDE_DEPTH_LIMIT => {
@@ -68,49 +91,54 @@ impl Reader<'_> {
                 let path = self.files.last().map(|file| format!("{}({}) : eval()'d code", file.display(), line(node)));
                 let path = PathBuf::from(path.unwrap_or_default());
                 let content = [b"<?php ", scalar.to_bytes().as_slice()].concat();
-                self.run_code(node, &path, &content, "runs code")
+                self.run_code(node, source, &path, &content, "runs code")
             }
-            _ => self.lose_track(node, "runs code that only PHP knows"),
+            _ => self.lose_track(node, source, "runs code that only PHP knows"),
         }
     }
 
-    fn run_code(&mut self, node: Node<'_>, path: &Path, content: &[u8], what: &str) -> Value {
-        // PHP compiles a file as a whole before it runs any of it: with a fault, nothing is defined.
-        self.scope.enter_branch();
-        let result = self.read_source(path, content);
-        let layer = self.scope.leave_branch();
-        match result {
+    fn run_code(&mut self, node: Node<'_>, source: &[u8], path: &Path, content: &[u8], what: &str) -> Value {
+        match self.read_source(path, content) {
+            Ok(Flow::On | Flow::Return) => self.unknown(node, "uses what an included file returns"),
             Ok(flow) => {
-                self.scope.apply(&layer);
-                if !matches!(flow, Flow::On | Flow::Return) {
-                    self.flow = flow;
-                }
+                self.flow = flow;
+                self.unknown(node, "is not read any more")
             }
             // The size is a limit for all files together.
-            Err(error @ WpConfigError::TooLarge) => self.error = Some(error),
-            Err(error) => return self.lose_track(node, &format!("{what}, of which {error}")),
+            Err(error @ WpConfigError::TooLarge) => {
+                self.error = Some(error);
+                self.unknown(node, what)
+            }
+            Err(error) => self.lose_track(node, source, &format!("{what}, of which {error}")),
         }
-        self.unknown(node, "uses what an included file returns")
     }
 
-    /// PHP looks for a bare name in its include path and then beside the including file.
-    fn included_path(&self, path: &str) -> Option<PathBuf> {
-        let path = Path::new(path);
-        if path.is_absolute() {
-            return Some(path.to_owned());
+    /// PHP looks for a bare name in its include path, which begins with the directory of index.php as a rule, and then
+    /// beside the including file. Only where one of these places has such a file it is certain which is meant.
+    fn included_path(&self, path: &str) -> Result<PathBuf, &'static str> {
+        if path.starts_with('/') {
+            return Ok(PathBuf::from(path));
         }
-        if path.starts_with(".") || path.starts_with("..") {
-            return None; // relative to the working directory of PHP
+        if path.contains(':') {
+            return Err("which is no plain path");
         }
-        Some(self.files.last()?.parent()?.join(path))
+        if path.starts_with('.') {
+            return Err("which is relative to PHP's working directory");
+        }
+        let Some(root) = &self.root else {
+            return Err("which PHP looks for in its include path first");
+        };
+        let is_there = |path: &PathBuf| (self.surroundings.canonicalize)(path).ok();
+        // A site may have its index.php one level above WordPress.
+        let places = [Some(root.as_path()), root.parent(), self.files.last().and_then(|file| file.parent())];
+        let mut found: Vec<PathBuf> =
+            places.into_iter().flatten().filter_map(|place| is_there(&place.join(path))).collect();
+        found.sort();
+        found.dedup();
+        match found.as_slice() {
+            [one] => Ok(one.clone()),
+            [] => Err("which is in none of the places that are known here"),
+            _ => Err("of which there are several: write __DIR__ . '/…'"),
+        }
     }
-}
-
-/// Whether the source of a path ends in a literal `…wp-settings.php`, whatever comes before it.
-fn ends_with_settings(source: &[u8]) -> bool {
-    let mut source = source;
-    while let [rest @ .., b')' | b' ' | b'\t' | b'\r' | b'\n'] = source {
-        source = rest;
-    }
-    source.ends_with(b"wp-settings.php'") || source.ends_with(b"wp-settings.php\"")
 }

@@ -1,6 +1,16 @@
 //! PHP's literals, decoded from their source text. `None` where a value is computed at run time
 //! (interpolation) or is none that we hold (floats).
 
+use tree_sitter::Node;
+
+use super::text;
+
+/// The text of a plain string, by its node.
+pub(super) fn text_of(node: Node<'_>, source: &[u8]) -> Option<String> {
+    let bytes = matches!(node.kind(), "string" | "encapsed_string").then(|| string(text(node, source)))??;
+    String::from_utf8(bytes).ok()
+}
+
 /// A quoted string, heredoc or nowdoc, as it stands in the source.
 pub(super) fn string(source: &[u8]) -> Option<Vec<u8>> {
     let source = source.strip_prefix(b"b").or_else(|| source.strip_prefix(b"B")).unwrap_or(source);

@@ -3,14 +3,14 @@
 use tree_sitter::Node;
 
 use super::value::{Assumed, Doubt, Scalar, Value};
-use super::{Flow, Reader, text};
+use super::{Reader, text};
 
 impl Reader<'_> {
     pub(super) fn evaluate_binary(&mut self, node: Node<'_>, source: &[u8]) -> Value {
         let (Some(left), Some(operator), Some(right)) =
             (node.child_by_field_name("left"), node.child_by_field_name("operator"), node.child_by_field_name("right"))
         else {
-            return self.unknown(node, "has a value that only PHP can compute");
+            return self.not_read(node, source, "has a value that only PHP can compute");
         };
         let operator = String::from_utf8_lossy(text(operator, source)).to_ascii_lowercase();
         let first = self.evaluate(left, source);
@@ -34,45 +34,38 @@ impl Reader<'_> {
             }
             Value::Known(_) | Value::Assumed(Assumed { scalar: Scalar::Boolean(_), .. }) => first,
             Value::Assumed(Assumed { ref doubt, .. }) | Value::FromEnv(_, ref doubt) | Value::Unknown(ref doubt) => {
-                let mut default = None;
-                let (layer, _) = self.branch(|reader| {
-                    default = Some(reader.evaluate(right, source));
-                    reader.take_flow(Flow::On)
-                });
-                self.scope.merge_perhaps(layer, doubt);
                 let doubt = doubt.clone();
-                default.and_then(|default| first.common(default)).unwrap_or(Value::Unknown(doubt))
+                let default = self.either(right, source, &doubt);
+                first.common(default).unwrap_or(Value::Unknown(doubt))
             }
         }
     }
 
     /// `decisive` is the truth of the left side that spares the right one.
     fn short_circuit(&mut self, first: Value, decisive: bool, right: Node<'_>, source: &[u8]) -> Value {
-        if first.decided().is_ok() {
-            self.assumptions.decide();
-        }
         match first {
-            Value::Known(scalar) if scalar.is_true() == decisive => Value::boolean(decisive),
-            Value::Known(_) => self.evaluate(right, source).map(|scalar| Scalar::Boolean(scalar.is_true())),
+            Value::Known(scalar) => {
+                self.assumptions.decide();
+                match scalar.is_true() == decisive {
+                    true => Value::boolean(decisive),
+                    false => self.evaluate(right, source).map(|scalar| Scalar::Boolean(scalar.is_true())),
+                }
+            }
             Value::Assumed(Assumed { doubt, .. }) | Value::FromEnv(_, doubt) | Value::Unknown(doubt) => {
-                let taken = self.branch(|reader| {
-                    reader.evaluate(right, source);
-                    reader.take_flow(Flow::On)
-                });
-                let not_taken = self.branch(|_| Flow::On);
-                self.flow = self.join([taken, not_taken], &doubt);
+                self.touch(right, source, &doubt);
                 Value::Unknown(doubt)
             }
         }
     }
 
-    /// Evaluates what may or may not be evaluated in PHP.
-    pub(super) fn evaluate_perhaps(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) {
-        let (layer, _) = self.branch(|reader| {
-            reader.evaluate_children(node, source);
-            reader.take_flow(Flow::On)
-        });
-        self.scope.merge_perhaps(layer, doubt);
+    /// What something is worth that may or may not be evaluated. Only what changes nothing can be asked that.
+    fn either(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) -> Value {
+        if is_pure(node, source) {
+            self.evaluate(node, source)
+        } else {
+            self.touch(node, source, doubt);
+            Value::Unknown(doubt.clone())
+        }
     }
 
     pub(super) fn combine(&mut self, node: Node<'_>, operator: &str, first: Value, second: Value) -> Value {
@@ -86,22 +79,15 @@ impl Reader<'_> {
             | (Value::Known(right @ (Scalar::Boolean(false) | Scalar::Null)), Value::Assumed(left)) => {
                 (left.scalar.clone(), right, Some(left))
             }
-            (first, second) => {
-                let doubt = first.decided().err().or(second.decided().err()).cloned();
-                return doubt
-                    .map_or_else(|| self.unknown(node, "has a value that only PHP can compute"), Value::Unknown);
-            }
+            (Value::Known(_), value) | (value, _) => return self.computed(node, value),
         };
         let result = match (operator, &left, &right) {
             ("===", ..) => Some(Scalar::Boolean(left == right)),
             ("!==", ..) => Some(Scalar::Boolean(left != right)),
             ("==", ..) => loosely_equal(&left, &right).map(Scalar::Boolean),
             ("!=" | "<>", ..) => loosely_equal(&left, &right).map(|equal| Scalar::Boolean(!equal)),
-            ("xor", ..) => Some(Scalar::Boolean(left.is_true() != right.is_true())),
             ("|", Scalar::Integer(a), Scalar::Integer(b)) => Some(Scalar::Integer(a | b)),
-            ("&", Scalar::Integer(a), Scalar::Integer(b)) => Some(Scalar::Integer(a & b)),
             ("+", Scalar::Integer(a), Scalar::Integer(b)) => a.checked_add(*b).map(Scalar::Integer),
-            ("-", Scalar::Integer(a), Scalar::Integer(b)) => a.checked_sub(*b).map(Scalar::Integer),
             ("*", Scalar::Integer(a), Scalar::Integer(b)) => a.checked_mul(*b).map(Scalar::Integer),
             _ => None,
         };
@@ -113,19 +99,15 @@ impl Reader<'_> {
     }
 
     fn concatenate(&mut self, node: Node<'_>, first: Value, second: Value) -> Value {
-        let doubt = match (&first, &second) {
-            (Value::FromEnv(_, doubt), _) | (_, Value::FromEnv(_, doubt)) => Some(doubt.clone()),
-            _ => None,
-        };
+        let joined = |left: Scalar, right: Scalar| self.limited(node, [left.to_bytes(), right.to_bytes()].concat());
         match (first, second) {
-            (Value::Known(left) | Value::FromEnv(left, _), Value::Known(right) | Value::FromEnv(right, _)) => {
-                match (self.limited(node, [left.to_bytes(), right.to_bytes()].concat()), doubt) {
-                    (Value::Known(scalar), Some(doubt)) => Value::FromEnv(scalar, doubt),
-                    (value, _) => value,
-                }
-            }
-            (Value::Unknown(doubt) | Value::Assumed(Assumed { doubt, .. }), _)
-            | (_, Value::Unknown(doubt) | Value::Assumed(Assumed { doubt, .. })) => Value::Unknown(doubt),
+            (Value::Known(left), Value::Known(right)) => joined(left, right),
+            (Value::FromEnv(left, doubt), Value::Known(right) | Value::FromEnv(right, _))
+            | (Value::Known(left), Value::FromEnv(right, doubt)) => match joined(left, right) {
+                Value::Known(scalar) => Value::FromEnv(scalar, doubt),
+                value => value,
+            },
+            (Value::Known(_) | Value::FromEnv(..), value) | (value, _) => self.computed(node, value),
         }
     }
 
@@ -133,7 +115,7 @@ impl Reader<'_> {
         let (Some(condition), Some(otherwise)) =
             (node.child_by_field_name("condition"), node.child_by_field_name("alternative"))
         else {
-            return self.unknown(node, "has a value that only PHP can compute");
+            return self.not_read(node, source, "has a value that only PHP can compute");
         };
         let then = node.child_by_field_name("body"); // none in `?:`
         let tested = self.evaluate(condition, source);
@@ -148,30 +130,10 @@ impl Reader<'_> {
             }
             (Err(doubt), ..) => doubt.clone(),
         };
-        let [(one, first), (other, second)] = [then, Some(otherwise)].map(|chosen| {
-            let mut value = tested.clone();
-            let branch = self.branch(|reader| {
-                if let Some(chosen) = chosen {
-                    value = reader.evaluate(chosen, source);
-                }
-                reader.take_flow(Flow::On)
-            });
-            (value, branch)
-        });
-        let value = match (first.1, second.1) {
-            // `defined('X') ? X : exit`: the request goes on with the one that does not end it.
-            (Flow::Gone, _) => other,
-            (_, Flow::Gone) => one,
-            _ => self.one_of(node, &tested, [one, other], &doubt),
-        };
-        self.flow = self.join([first, second], &doubt);
-        value
-    }
-
-    /// Which of the two values it is depends on `tested`. An absent variable decides only between
-    /// itself and its default: `isset($_ENV['X']) ? $_ENV['X'] : 'd'`.
-    fn one_of(&mut self, node: Node<'_>, tested: &Value, [one, other]: [Value; 2], doubt: &Doubt) -> Value {
-        if let Value::Assumed(about) = tested {
+        let one = then.map_or_else(|| tested.clone(), |then| self.either(then, source, &doubt));
+        let other = self.either(otherwise, source, &doubt);
+        // An absent variable decides only between itself and its default: `isset($_ENV['X']) ? $_ENV['X'] : 'd'`.
+        if let Value::Assumed(about) = &tested {
             let (chosen, avoided) = if about.scalar.is_true() { (&one, &other) } else { (&other, &one) };
             if let Value::Assumed(avoided) = avoided
                 && avoided.itself
@@ -181,8 +143,24 @@ impl Reader<'_> {
                 return chosen.clone();
             }
         }
-        one.common(other).unwrap_or_else(|| Value::Unknown(doubt.clone()))
+        one.common(other).unwrap_or(Value::Unknown(doubt))
     }
+}
+
+/// Whether an expression changes nothing, so that it may be evaluated where PHP perhaps does not.
+fn is_pure(node: Node<'_>, source: &[u8]) -> bool {
+    let is_plain = match node.kind() {
+        "string" | "integer" | "boolean" | "null" | "variable_name" | "comment" => return true,
+        "name" => return !matches!(text(node, source).to_ascii_lowercase().as_slice(), b"exit" | b"die"),
+        "encapsed_string" => return super::literal::string(text(node, source)).is_some(),
+        "function_call_expression" => text(node, source).starts_with(b"getenv"),
+        kind => {
+            matches!(kind, "parenthesized_expression" | "subscript_expression" | "binary_expression" | "arguments")
+                || kind == "argument"
+        }
+    };
+    let mut cursor = node.walk();
+    is_plain && node.named_children(&mut cursor).all(|child| is_pure(child, source))
 }
 
 /// PHP's `==`, where it is plain.

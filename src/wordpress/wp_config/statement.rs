@@ -1,42 +1,27 @@
-//! Statements: the order of things, branches, and where reading ends.
+//! Statements: the order of things, conditions that are known, and where reading ends.
 
 use tree_sitter::Node;
 
-use super::environment::is_official_getenv_docker;
-use super::expression::variable_name;
-use super::scope::{Kind, Layer, Slot};
-use super::value::{Doubt, Value};
+use super::environment::DockerText;
+use super::scope::Slot;
+use super::value::Value;
 use super::{Flow, Reader, WpConfigError, line, text};
 
 impl Reader<'_> {
     /// One file from its first statement to the last that counts.
     pub(super) fn run_program(&mut self, program: Node<'_>, source: &[u8]) -> Flow {
-        if program.is_error() {
+        // A file that is included counts as a whole; of the first one what follows wp-settings.php does not.
+        if program.is_error() || self.files.len() > 1 && program.has_error() {
             self.error = Some(WpConfigError::Syntax { line: first_error(program) });
             return Flow::On;
         }
-        self.declare_functions(program, source);
-        let mut cursor = program.walk();
-        for statement in program.children(&mut cursor) {
-            // What follows the loading of WordPress, or `__halt_compiler();`, need not be PHP.
-            if statement.has_error() {
-                self.error = Some(WpConfigError::Syntax { line: first_error(statement) });
-                return Flow::On;
-            }
-            if is_halt(statement, source) {
-                return Flow::On;
-            }
-            let flow = self.run(statement, source);
-            if flow != Flow::On || self.error.is_some() {
-                return flow;
-            }
-        }
-        Flow::On
+        self.declare_all(program, source);
+        self.run_children(program, source)
     }
 
     /// All functions of a file, as they may be called before they are declared; wherever they stand,
     /// as namespaces and conditions only ever hide them.
-    fn declare_functions(&mut self, program: Node<'_>, source: &[u8]) {
+    fn declare_all(&mut self, program: Node<'_>, source: &[u8]) {
         let mut cursor = program.walk();
         loop {
             self.declare(cursor.node(), source);
@@ -53,19 +38,33 @@ impl Reader<'_> {
 
     fn declare(&mut self, node: Node<'_>, source: &[u8]) {
         match node.kind() {
-            "function_definition" if !is_official_getenv_docker(node, source) => {
-                if let Some(name) = node.child_by_field_name("name") {
-                    self.functions.insert(String::from_utf8_lossy(text(name, source)).to_ascii_lowercase());
+            "function_definition" => match DockerText::of(node, source) {
+                Some(docker) => self.docker = Some(docker),
+                None => {
+                    if let Some(name) = node.child_by_field_name("name") {
+                        self.functions.insert(String::from_utf8_lossy(text(name, source)).to_ascii_lowercase());
+                    }
                 }
-            }
+            },
             // `use function a\b as trim;`, `use const a\B;`: every word of it may mean something else from here on.
             "namespace_use_declaration" => {
-                let words = String::from_utf8_lossy(text(node, source)).into_owned();
-                let of_classes = !words.contains("function") && !words.contains("const");
-                let words = if of_classes { "" } else { words.as_str() };
-                for word in words.split(|character: char| !character.is_alphanumeric() && character != '_') {
-                    self.functions.insert(word.to_ascii_lowercase());
-                    self.namespaced.insert(word.to_owned());
+                let words = String::from_utf8_lossy(text(node, source)).to_ascii_lowercase();
+                if words.contains("function") || words.contains("const") {
+                    let words = String::from_utf8_lossy(text(node, source)).into_owned();
+                    for word in words.split(|character: char| !character.is_alphanumeric() && character != '_') {
+                        self.functions.insert(word.to_ascii_lowercase());
+                        self.namespaced.insert(word.to_owned());
+                    }
+                }
+            }
+            // php.ini says whether `<?` opens PHP; `<?phpx` is such a tag, too.
+            "php_tag" => {
+                let tag = text(node, source);
+                let next = source.get(node.end_byte());
+                let is_full = tag == b"<?=" || tag.len() == 5 && next.is_none_or(u8::is_ascii_whitespace);
+                if !is_full {
+                    let doubt = self.doubt(node, "opens PHP by a short tag, which php.ini may have turned off");
+                    self.scope.lose(&doubt);
                 }
             }
             _ => {}
@@ -73,29 +72,34 @@ impl Reader<'_> {
     }
 
     pub(super) fn run(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
-        self.nested(node, Flow::On, |reader| reader.run_statement(node, source))
+        let flow = self.nested(node, Flow::On, |reader| reader.run_statement(node, source));
+        if flow == Flow::Gone {
+            // The rest is not run, in this file and in those that include it.
+            let what = if node.kind() == "return_statement" { "return" } else { "exit" };
+            let why = format!("is where reading ended ({what}): give the path of wp-config.php below WordPress's root");
+            let doubt = self.doubt(node, why);
+            self.scope.lose(&doubt);
+        }
+        flow
     }
 
     fn run_statement(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
         self.assumptions.begin();
         match node.kind() {
-            "if_statement" => self.run_if(node, source),
+            "if_statement" => {
+                let mut cursor = node.walk();
+                let alternatives: Vec<Node<'_>> = node.children_by_field_name("alternative", &mut cursor).collect();
+                self.run_condition(node, &alternatives, source)
+            }
             "while_statement" | "do_statement" | "for_statement" | "foreach_statement" | "switch_statement" => {
-                let doubt = self.doubt(node, "is a loop or a switch, which only PHP can run");
-                self.run_perhaps(node, source, &doubt)
+                self.touch_as(node, source, "is a loop or a switch, which only PHP can run")
             }
-            "try_statement" => {
-                let doubt = self.doubt(node, "may throw, which only PHP can tell");
-                self.run_perhaps(node, source, &doubt)
-            }
-            "return_statement" => {
+            "try_statement" => self.touch_as(node, source, "may throw, which only PHP can tell"),
+            "return_statement" | "exit_statement" => {
                 self.evaluate_children(node, source);
                 // WordPress cannot go on without the rest of its configuration.
-                self.take_flow(if self.files.len() > 1 { Flow::Return } else { Flow::Gone })
-            }
-            "exit_statement" => {
-                self.evaluate_children(node, source);
-                self.take_flow(Flow::Gone)
+                let is_included = node.kind() == "return_statement" && self.files.len() > 1;
+                self.take_flow(if is_included { Flow::Return } else { Flow::Gone })
             }
             "goto_statement" => {
                 self.error.get_or_insert(WpConfigError::Goto { line: line(node) });
@@ -107,10 +111,7 @@ impl Reader<'_> {
                 node.child_by_field_name("body").map_or(Flow::On, |body| self.run(body, source))
             }
             "unset_statement" | "function_static_declaration" => {
-                let doubt = self.doubt(node, "changes variables in a way that is not followed");
-                self.scope.forget(Kind::Variables, &doubt);
-                self.scope.forget(Kind::Environment, &doubt); // `unset($_ENV['X'])`
-                Flow::On
+                self.touch_as(node, source, "changes variables in a way that is not followed")
             }
             "function_definition"
             | "class_declaration"
@@ -129,15 +130,7 @@ impl Reader<'_> {
             | "declare_directive"
             | "break_statement"
             | "continue_statement" => Flow::On,
-            "catch_clause" => {
-                if let Some(name) = node.child_by_field_name("name").and_then(|name| variable_name(name, source)) {
-                    let doubt = self.doubt(node, "catches what only PHP can throw");
-                    self.assign_variable(&name, Value::Unknown(doubt));
-                }
-                self.run_children(node, source)
-            }
-            "compound_statement" | "colon_block" | "switch_block" | "case_statement" | "default_statement"
-            | "finally_clause" | "declare_statement" => self.run_children(node, source),
+            "compound_statement" | "colon_block" | "declare_statement" => self.run_children(node, source),
             _ => {
                 self.evaluate(node, source);
                 self.take_flow(Flow::On)
@@ -145,43 +138,77 @@ impl Reader<'_> {
         }
     }
 
-    fn run_children(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
-        let mut cursor = node.walk();
-        for child in node.named_children(&mut cursor) {
-            let flow = self.run(child, source);
-            if flow != Flow::On {
-                return flow;
-            }
-        }
+    fn touch_as(&mut self, node: Node<'_>, source: &[u8], why: &str) -> Flow {
+        let doubt = self.doubt(node, why);
+        self.touch(node, source, &doubt);
         Flow::On
     }
 
-    fn run_if(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
+    /// Statements in their order.
+    fn run_children(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
         let mut cursor = node.walk();
-        let alternatives: Vec<Node<'_>> = node.children_by_field_name("alternative", &mut cursor).collect();
-        self.run_condition(node, &alternatives, source)
+        let mut result = Flow::On;
+        for child in node.children(&mut cursor).filter(|child| child.is_named() || child.has_error()) {
+            if is_halt(child, source) {
+                return result;
+            }
+            if result == Flow::Loaded {
+                self.touch_late(child, source);
+                continue;
+            }
+            // What follows the loading of WordPress need not be understood.
+            if node.kind() == "program" && child.has_error() {
+                self.error.get_or_insert(WpConfigError::Syntax { line: first_error(child) });
+                return Flow::On;
+            }
+            result = self.run(child, source);
+            if self.error.is_some() || !matches!(result, Flow::On | Flow::Loaded) {
+                return result;
+            }
+        }
+        result
+    }
+
+    /// After wp-settings.php: WordPress is set up by then, but its plugins see the constants when they serve a request.
+    fn touch_late(&mut self, node: Node<'_>, source: &[u8]) {
+        let doubt = self.doubt(node, "comes after wp-settings.php and may define it: move it before that");
+        let (lost, prefix) = (self.scope.lost.clone(), self.scope.variable("table_prefix").ok().flatten().cloned());
+        self.is_late = true;
+        self.touch(node, source, &doubt);
+        if let (Some(doubt), None) = (&self.scope.lost.constants, &lost.constants) {
+            self.late.get_or_insert_with(|| doubt.clone());
+        }
+        self.scope.lost = lost;
+        if let Some(prefix) = prefix {
+            self.scope.set_variable("table_prefix", prefix);
+        }
     }
 
     /// `node` is an `if` or `elseif` with a condition and a body; the rest is what else there is.
     fn run_condition(&mut self, node: Node<'_>, alternatives: &[Node<'_>], source: &[u8]) -> Flow {
         let body = node.child_by_field_name("body");
-        let condition = node.child_by_field_name("condition").map(|condition| self.evaluate(condition, source));
+        let Some(condition) = node.child_by_field_name("condition").map(|node| self.evaluate(node, source)) else {
+            return self.touch_as(node, source, "is an if without a condition");
+        };
         let flow = self.take_flow(Flow::On);
         if flow != Flow::On {
             return flow;
         }
-        if condition.as_ref().is_some_and(|condition| condition.decided().is_ok()) {
-            self.assumptions.decide();
+        match condition.decided() {
+            Ok(scalar) => {
+                self.assumptions.decide();
+                match scalar.is_true() {
+                    true => body.map_or(Flow::On, |body| self.run(body, source)),
+                    false => self.run_alternatives(alternatives, source),
+                }
+            }
+            Err(doubt) => {
+                for code in body.iter().chain(alternatives) {
+                    self.touch(*code, source, doubt);
+                }
+                Flow::On
+            }
         }
-        let doubt = match condition.as_ref().map(Value::decided) {
-            Some(Ok(scalar)) if scalar.is_true() => return body.map_or(Flow::On, |body| self.run(body, source)),
-            Some(Ok(_)) => return self.run_alternatives(alternatives, source),
-            Some(Err(doubt)) => doubt.clone(),
-            None => self.doubt(node, "is an if without a condition"),
-        };
-        let taken = self.branch(|reader| body.map_or(Flow::On, |body| reader.run(body, source)));
-        let not_taken = self.branch(|reader| reader.run_alternatives(alternatives, source));
-        self.join([taken, not_taken], &doubt)
     }
 
     fn run_alternatives(&mut self, alternatives: &[Node<'_>], source: &[u8]) -> Flow {
@@ -192,76 +219,6 @@ impl Reader<'_> {
             "else_if_clause" => reader.run_condition(*first, others, source),
             _ => first.child_by_field_name("body").map_or(Flow::On, |body| reader.run(body, source)),
         })
-    }
-
-    /// Runs something in a layer of its own.
-    pub(super) fn branch(&mut self, run: impl FnOnce(&mut Self) -> Flow) -> (Layer, Flow) {
-        self.scope.enter_branch();
-        let flow = run(self);
-        (self.scope.leave_branch(), flow)
-    }
-
-    /// One of two branches was taken. One that ends the request leaves nothing behind.
-    pub(super) fn join(&mut self, branches: [(Layer, Flow); 2], doubt: &Doubt) -> Flow {
-        let mut alive = Vec::new();
-        let mut flows = Vec::new();
-        for (layer, flow) in branches {
-            if flow != Flow::Gone {
-                alive.push(layer);
-                flows.push(flow);
-            }
-        }
-        if alive.is_empty() {
-            return Flow::Gone;
-        }
-        self.scope.merge_one_of(&alive, doubt);
-        match flows.as_slice() {
-            [one] => *one,
-            [one, other] if one == other => *one,
-            // WordPress is loaded in one of them; what the other does is not the usual request.
-            flows if flows.contains(&Flow::Loaded) => Flow::Loaded,
-            _ => {
-                self.may_have_returned.get_or_insert_with(|| doubt.clone());
-                Flow::On
-            }
-        }
-    }
-
-    /// Runs the children of something that may run them never, once, or many times.
-    fn run_perhaps(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) -> Flow {
-        self.scope.enter_loop(doubt);
-        let mut flow = Flow::On;
-        let mut cursor = node.walk();
-        for child in node.named_children(&mut cursor) {
-            if node.kind() == "foreach_statement" && !is_block(child) {
-                self.assign_all_in(child, doubt, source);
-            }
-            // Another case, or the catch clause, may run where the one before it ended.
-            let ended = self.run(child, source);
-            if ended != Flow::On && ended != Flow::Gone {
-                flow = ended;
-            }
-        }
-        let layer = self.scope.leave_branch();
-        self.scope.merge_perhaps(layer, doubt);
-        if flow == Flow::Return {
-            self.may_have_returned.get_or_insert_with(|| doubt.clone());
-            return Flow::On;
-        }
-        flow
-    }
-
-    /// `foreach (… as $k => [$a, $b])` assigns to what stands there.
-    fn assign_all_in(&mut self, header: Node<'_>, doubt: &Doubt, source: &[u8]) {
-        self.nested(header, (), |reader| {
-            if let Some(name) = variable_name(header, source).filter(|_| header.kind() == "variable_name") {
-                reader.assign_variable(&name, Value::Unknown(doubt.clone()));
-            }
-            let mut cursor = header.walk();
-            for child in header.named_children(&mut cursor) {
-                reader.assign_all_in(child, doubt, source);
-            }
-        });
     }
 
     fn run_const(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
@@ -288,28 +245,16 @@ impl Reader<'_> {
         }
         self.assumptions.bind(name);
         let place = self.place(node);
-        let slot = match (&self.may_have_returned, self.scope.incomplete()) {
-            (Some(doubt), _) => Slot { value: Value::Unknown(doubt.clone()), place, certain: false },
-            // `@define()`: nobody would have seen that it is the second definition.
-            (None, Some(doubt)) if self.silent > 0 => {
-                Slot { value: Value::Unknown(doubt.clone()), place, certain: true }
-            }
-            (None, _) => Slot { value: value.settled(), place, certain: true },
-        };
-        self.scope.define(name, slot)
+        self.scope.define(name, Slot { value: value.settled(), place, certain: true })
     }
 
     /// What an expression did to the flow, or else `otherwise`.
-    pub(super) fn take_flow(&mut self, otherwise: Flow) -> Flow {
+    fn take_flow(&mut self, otherwise: Flow) -> Flow {
         match std::mem::replace(&mut self.flow, Flow::On) {
             Flow::On => otherwise,
             flow => flow,
         }
     }
-}
-
-fn is_block(node: Node<'_>) -> bool {
-    node.kind() == "colon_block" || node.kind().ends_with("_statement")
 }
 
 /// `__halt_compiler();`: the rest of the file is data.

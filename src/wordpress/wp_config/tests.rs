@@ -26,9 +26,9 @@ impl World {
         read(
             Path::new("/site/wp-config.php"),
             source,
-            self.root.map(Path::new),
+            Some(Path::new(self.root.unwrap_or("/site"))),
             &Surroundings {
-                environment: &|name| self.environment.get(name).map(|&value| value.to_owned()),
+                environment: &|name| self.environment.get(name).map(OsString::from),
                 read_file: &|path| there(path).map(|content| content.as_bytes().to_vec()),
                 canonicalize: &|path| there(path).map(|_| path.to_owned()),
             },
@@ -67,7 +67,10 @@ fn what_wordpress_ships_is_read() {
     assert_eq!(words(config.constant("AUTH_KEY")), "k$`'");
     assert_eq!(words(config.constant("ABSPATH")), "/site/");
     assert_eq!(words(config.table_prefix()), "wp_");
-    assert_eq!(words(config.constant("LATE")), "not defined");
+    assert_eq!(
+        words(config.constant("LATE")),
+        "?line 11 comes after wp-settings.php and may define it: move it before that"
+    );
     assert_eq!(words(config.constant("db_name")), "not defined");
     assert!(matches!(config.constant("DB_NAME"), Lookup::Known(_, 3)));
     assert_eq!(config.incomplete(), None);
@@ -94,15 +97,12 @@ fn definitions_in_all_their_forms() {
         "define('A', 'v'); define('X', constant('A'));",
         "const A = 1; define('X', A === 1 ? 'v' : 'w');",
         "if (false) { define('X', 'a'); } elseif (!true) {} else { define('X', 'v'); }",
-        "if ($_SERVER['x']) { define('X', 'v'); } else { define('X', 'v'); }",
         "if ($_SERVER['x']) { exit; } define('X', 'v');",
-        "if ($_SERVER['x']) { define('X', 'v'); } else { die('no'); }",
         "defined('ABSPATH') || isset($q) || exit; define('X', 'v');",
         "function f() { define('X', 'w'); } define('X', 'v');",
         "define('X', 'v'); __halt_compiler(); ((",
         "define('X', trim(' v '));",
         "define('X', ('' ?: 'v'));",
-        "foreach ($_SERVER as $k) { ini_set($k, 1); } define('X', 'v');",
     ] {
         assert_eq!(x(source), "v", "{source}");
     }
@@ -111,6 +111,9 @@ fn definitions_in_all_their_forms() {
 #[test]
 fn what_only_php_can_compute_is_unknown() {
     for source in [
+        "if ($_SERVER['x']) { define('X', 'v'); } else { define('X', 'v'); }",
+        "if ($_SERVER['x']) { define('X', 'v'); } else { die('no'); }",
+        "foreach ($_SERVER as $k) { ini_set($k, 1); } define('X', 'v');",
         "define('X', $_SERVER['x']);",
         "define('X', \"a$b\");",
         "define('X', md5('a'));",
@@ -151,30 +154,29 @@ fn what_only_php_can_compute_is_unknown() {
         unknown(source);
     }
     // `$f('X')` may be anything; without it the same file is plain.
-    assert_eq!(x("ini_set('a', 'b'); defined('X') || define('X', 'v');"), "v");
+    assert_eq!(x("ini_set('a', $_SERVER['x']); defined('X') || define('X', 'v');"), "v");
 }
 
 #[test]
 fn doubts_name_the_line_and_the_reason() {
-    assert_eq!(x("\ndefine('X', $_SERVER['x']);"), "?line 3 depends on $_SERVER[…], which only PHP knows");
+    assert_eq!(x("\ndefine('X', $_SERVER['x']);"), "?line 3 depends on $_SERVER['x'], which only PHP knows");
     assert_eq!(x("define('X', getenv('KEY'));"), "?line 2 takes it from getenv(), and the environment here has no KEY");
     assert_eq!(
         x("require $w;\nif (!defined('X')) define('X', 'v');"),
-        "?line 2 includes a file whose path only PHP knows"
+        "?line 2 includes a file by a path that depends on $w, which only PHP knows"
     );
-    let config = World::default().read("<?php require $w; define('X', 'v');").unwrap();
+    let config = World::default().read("<?php define('X', 'v'); require $w; define('Y', 'v');").unwrap();
     assert_eq!(words(config.constant("X")), "v");
-    assert_eq!(config.incomplete().unwrap().to_string(), "line 1 includes a file whose path only PHP knows");
+    let why = "line 1 includes a file by a path that depends on $w, which only PHP knows";
+    assert_eq!(words(config.constant("Y")), format!("?{why}"));
+    assert_eq!(config.incomplete().unwrap().to_string(), why);
 }
 
 #[test]
 fn included_files_are_read() {
     let world = World {
         files: HashMap::from([
-            (
-                "/site/local.php",
-                "<?php\ndefine('X', 'v'); $table_prefix = 'l_'; if ($_SERVER['a']) return; define('LATE', 1);",
-            ),
+            ("/site/local.php", "<?php\ndefine('X', 'v'); if ($_SERVER['a']) return; define('LATE', 1);"),
             ("/site/loop.php", "<?php include __DIR__ . '/loop.php';"),
             ("/site/broken.php", "<?php define('X', 'w'); ((("),
             ("/site/more.php", "<?php include_once 'local.php'; return ['a'];"),
@@ -191,13 +193,13 @@ fn included_files_are_read() {
     }
     let config =
         world.read("<?php $table_prefix = 'wp_'; require 'local.php'; defined('Z') || define('Z', 1);").unwrap();
-    assert_eq!(words(config.table_prefix()), "l_");
+    assert!(words(config.table_prefix()).starts_with("?line 2 of local.php depends on $_SERVER"));
     assert!(
         words(config.constant("LATE")).starts_with("?line 2 of local.php depends on $_SERVER"),
         "{}",
         words(config.constant("LATE"))
     );
-    assert_eq!(words(config.constant("Z")), "1");
+    assert!(words(config.constant("Z")).starts_with('?'));
     assert!(
         in_world(&world, "include 'loop.php'; defined('X') || define('X', 'v');")
             .starts_with("?line 1 of loop.php includes /site/loop.php, too many")
@@ -207,7 +209,7 @@ fn included_files_are_read() {
             .contains("of which line 1 is not understood")
     );
     assert!(
-        in_world(&world, "require 'none.php'; defined('X') || define('X', 'v');")
+        in_world(&world, "require '/none.php'; defined('X') || define('X', 'v');")
             .contains("which is not there for this user")
     );
 }
@@ -224,11 +226,14 @@ fn wordpress_defines_abspath_before_its_configuration() {
 #[test]
 fn the_table_prefix_survives_what_does_not_touch_it() {
     let prefix = |source: &str| words(World::default().read(&format!("<?php\n{source}")).unwrap().table_prefix());
-    assert_eq!(prefix("$table_prefix = 'wp_'; require $a; f($b); while ($c) { $d = 1; }"), "wp_");
+    assert_eq!(prefix("$table_prefix = 'wp_'; while ($c) { $d = 1; }"), "wp_");
     assert_eq!(prefix("if (!isset($table_prefix)) { $table_prefix = 'wp_'; }"), "wp_");
     for source in [
         "$table_prefix = 'a_'; while ($c) { $table_prefix = 'b_'; }",
         "$table_prefix = $a;",
+        "$table_prefix = 'wp_'; require $a;",
+        "$table_prefix = 'wp_'; f();",
+        "$other = &$table_prefix; $table_prefix = 'a_'; $other = 'b_';",
         "$table_prefix = 'a'; $GLOBALS['table_prefix'] = 'b';",
     ] {
         assert!(prefix(source).starts_with('?') || prefix(source) == "not defined", "{source}: {}", prefix(source));
