@@ -9,6 +9,7 @@ mod database;
 mod file;
 mod own;
 mod tls;
+mod unknown;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -19,7 +20,10 @@ use super::database::Hosts;
 use super::salts::{SALT_CONSTANTS, SaltConstants};
 use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
-use file::ConfigFile;
+use file::{ConfigFile, Content};
+use unknown::Unknown;
+
+pub use file::found;
 
 /// A site, as far as its configuration describes it.
 #[derive(Clone, PartialEq)]
@@ -60,6 +64,19 @@ pub struct Installation {
     pub language: Option<String>,
     /// What was taken for granted about PHP's environment, in sentences without values.
     pub assumed: Vec<String>,
+    /// Where all this is from what PHP said.
+    pub import: Option<Import>,
+}
+
+/// An import that holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// Where it is.
+    pub file: PathBuf,
+    /// The host that PHP ran for.
+    pub host: Option<String>,
+    /// What of the files that it was made of is no longer as it was. `None` where all is.
+    pub stale: Option<String>,
 }
 
 /// What the constants `WP_HOME` and `WP_SITEURL` say.
@@ -104,6 +121,7 @@ impl fmt::Debug for Installation {
             .field("users_table", &self.users_table)
             .field("language", &self.language)
             .field("assumed", &self.assumed)
+            .field("import", &self.import)
             .finish()
     }
 }
@@ -117,11 +135,9 @@ pub fn installation(
     jwt: &config::Jwt,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Installation, Faults> {
-    let file = match &config.config {
-        Some(path) => Some(file::read(path, environment).map_err(|fault| Faults(vec![fault]))?),
-        None => None,
-    };
-    let mut assembly = Assembly { file: file.as_ref(), faults: Vec::new(), asked: RefCell::default() };
+    let file = file::of(config, environment).map_err(|fault| Faults(vec![fault]))?;
+    let mut assembly =
+        Assembly { file: file.as_ref(), faults: Vec::new(), unknown: Vec::new(), asked: RefCell::default() };
     let database = assembly.database(config);
     let table_prefix = assembly.table_prefix(config);
     let users_table = assembly.users_table(table_prefix.as_deref());
@@ -129,7 +145,7 @@ pub fn installation(
     let jwt_secret = assembly.jwt_secret(jwt);
     let cors_enable = assembly.cors_enable();
     match (database, table_prefix, users_table, salts) {
-        (Some(database), Some(table_prefix), Some(users_table), Some(salts)) if assembly.faults.is_empty() => {
+        (Some(database), Some(table_prefix), Some(users_table), Some(salts)) if assembly.wrong() == 0 => {
             Ok(Installation {
                 database_label: database.labels().join(", "),
                 database,
@@ -149,15 +165,18 @@ pub fn installation(
                 mu_plugins_dir: assembly.mu_plugins_dir(),
                 language: assembly.language(),
                 assumed: assembly.assumed(config),
+                import: assembly.import(),
             })
         }
-        _ => Err(Faults(assembly.faults)),
+        _ => Err(Faults(assembly.all_faults())),
     }
 }
 
 struct Assembly<'a> {
     file: Option<&'a ConfigFile>,
     faults: Vec<Fault>,
+    /// What is needed and not known.
+    unknown: Vec<Unknown>,
     /// The constants that were looked at.
     asked: RefCell<BTreeSet<String>>,
 }
@@ -174,15 +193,11 @@ impl Assembly<'_> {
             (None, Some(file)) => match file.content.table_prefix() {
                 Lookup::Known(scalar, _) => String::from_utf8_lossy(&scalar.to_bytes()).into_owned(),
                 Lookup::NotDefined => {
-                    let problem = format!("$table_prefix is not set there{}; set {key} instead", self.or_elsewhere());
-                    self.fault("wordpress.config", problem);
+                    self.not_there("$table_prefix", key);
                     return None;
                 }
                 Lookup::Unknown(doubt) => {
-                    self.fault(
-                        "wordpress.config",
-                        format!("$table_prefix cannot be known: {doubt}; set {key} instead"),
-                    );
+                    self.doubtful("$table_prefix", key, &doubt);
                     return None;
                 }
             },
@@ -205,7 +220,10 @@ impl Assembly<'_> {
                 Ok(table) if !table.is_empty() && is_plain(&table) => return Some(table),
                 _ => format!("line {line} gives it more than letters, digits and underscores, or nothing"),
             },
-            Lookup::Unknown(doubt) => doubt.to_string(),
+            Lookup::Unknown(doubt) => {
+                self.doubtful(NAME, "", &doubt);
+                return None;
+            }
             // Code that is not followed could define it, but hardly a site shares its users: told by `check`, not refused.
             Lookup::NotDefined => return prefix.map(|prefix| format!("{prefix}users")),
         };
@@ -227,7 +245,7 @@ impl Assembly<'_> {
             return None;
         }
         let keys = "wordpress.auth_key and wordpress.auth_salt";
-        let before = self.faults.len();
+        let before = self.wrong();
         let mut defined = HashMap::new();
         for name in SALT_CONSTANTS {
             match self.constant(name) {
@@ -240,17 +258,17 @@ impl Assembly<'_> {
                     }
                 },
                 // Even one that is not used itself counts: WordPress disregards what two of them share.
-                Lookup::Unknown(doubt) => self.constant_fault(name, keys, &doubt.to_string()),
+                Lookup::Unknown(doubt) => self.doubtful(name, keys, &doubt),
                 Lookup::NotDefined => {
                     let explicit = if name.ends_with("_KEY") { &config.auth_key } else { &config.auth_salt };
                     let decides = name.starts_with("AUTH_") && explicit.is_none();
-                    if let Some(doubt) = self.incomplete().filter(|_| decides) {
-                        self.constant_fault(name, keys, &format!("it is not defined there, but {doubt}"));
+                    if decides && self.incomplete().is_some() {
+                        self.not_there(name, keys);
                     }
                 }
             }
         }
-        (self.faults.len() == before)
+        (self.wrong() == before)
             .then(|| SaltConstants::from_constants(&defined, config.auth_key.clone(), config.auth_salt.clone()))
     }
 
@@ -286,10 +304,7 @@ impl Assembly<'_> {
             Lookup::NotDefined => None,
             Lookup::Known(scalar, _) => Some(scalar.is_true()),
             Lookup::Unknown(doubt) => {
-                self.fault(
-                    "wordpress.config",
-                    format!("the constant JWT_AUTH_CORS_ENABLE cannot be known: {doubt}; give it a plain value there"),
-                );
+                self.doubtful("JWT_AUTH_CORS_ENABLE", "", &doubt);
                 None
             }
         }
@@ -406,20 +421,15 @@ impl Assembly<'_> {
             }
             return None;
         }
-        let problem = match self.constant(name) {
+        match self.constant(name) {
             Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
                 Ok(text) => return Some(Secret::new(text)),
-                Err(_) => format!("line {line} gives it a value that is not UTF-8"),
+                Err(_) => self.constant_fault(name, instead, &format!("line {line} gives it a value that is not UTF-8")),
             },
-            Lookup::NotDefined => format!("it is not defined there{}", self.or_elsewhere()),
-            Lookup::Unknown(doubt) => doubt.to_string(),
-        };
-        self.constant_fault(name, instead, &problem);
+            Lookup::NotDefined => self.not_there(name, instead),
+            Lookup::Unknown(doubt) => self.doubtful(name, instead, &doubt),
+        }
         None
-    }
-
-    fn or_elsewhere(&self) -> String {
-        self.incomplete().map(|doubt| format!(", but {doubt}")).unwrap_or_default()
     }
 
     fn constant_fault(&mut self, name: &str, instead: &str, problem: &str) {
@@ -429,10 +439,26 @@ impl Assembly<'_> {
         );
     }
 
+    /// What PHP said names the import, all else the file that was read.
     fn fault(&mut self, key: &str, problem: String) {
-        let value =
-            (key == "wordpress.config").then(|| self.file.map(|file| file.path.display().to_string())).flatten();
-        self.faults.push(Fault { key: key.to_owned(), value, problem, ..Fault::default() });
+        let file = self.file.filter(|_| key == "wordpress.config");
+        let fault = match file.map(|file| (file, &file.import)) {
+            Some((_, Some(import))) => ("wordpress.import", Some(import)),
+            Some((file, None)) => (key, Some(&file.path)),
+            None => (key, None),
+        };
+        let value = fault.1.map(|path| path.display().to_string());
+        self.faults.push(Fault { key: fault.0.to_owned(), value, problem, ..Fault::default() });
+    }
+
+    fn import(&self) -> Option<Import> {
+        let file = self.file?;
+        match (&file.content, &file.import) {
+            (Content::Imported(imported), Some(file)) => {
+                Some(Import { file: file.clone(), host: imported.host.clone(), stale: imported.stale() })
+            }
+            _ => None,
+        }
     }
 }
 

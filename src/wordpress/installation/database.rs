@@ -21,7 +21,7 @@ impl Assembly<'_> {
     }
 
     fn hosts(&mut self, config: &config::WordPress) -> Option<Hosts> {
-        let before = self.faults.len();
+        let before = self.wrong();
         let (options, said) = match &config.database_url {
             Some(url) => self.database_from_url(url).map(|(options, said)| (options, Some(said))).unzip(),
             None => (self.database_from_constants(config), None),
@@ -32,7 +32,7 @@ impl Assembly<'_> {
         }
         // Asked for also where the rest is wrong: all faults are reported at once.
         let hosts = self.with_tls(config, hosts, said.flatten());
-        hosts.filter(|_| self.faults.len() == before).map(Hosts::new)
+        hosts.filter(|_| self.wrong() == before).map(Hosts::new)
     }
 
     fn at_hosts(&mut self, config: &config::WordPress, options: OptsBuilder) -> Vec<Opts> {

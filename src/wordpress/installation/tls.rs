@@ -194,7 +194,7 @@ impl Assembly<'_> {
                 return None;
             }
             Lookup::Unknown(doubt) => {
-                self.constant_fault("MYSQL_CLIENT_FLAGS", INSTEAD_OF_FLAGS, &doubt.to_string());
+                self.doubtful("MYSQL_CLIENT_FLAGS", INSTEAD_OF_FLAGS, &doubt);
                 return None;
             }
         };

@@ -1,0 +1,77 @@
+//! A file that PHP read, or looked for, and whether it is still so.
+
+use std::fs::{self, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::config;
+
+/// What is larger has no hash.
+const HASHED: u64 = 8 << 20;
+
+/// A file that PHP looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "was", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Seen {
+    /// Its content was read.
+    Read {
+        /// Symbolic links resolved.
+        path: PathBuf,
+        /// In bytes.
+        size: u64,
+        /// In seconds since 1970.
+        modified: i64,
+        /// Of all of it, in hexadecimal digits.
+        sha256: String,
+    },
+    /// It was only asked whether it is there.
+    There {
+        /// Symbolic links resolved.
+        path: PathBuf,
+    },
+    /// It was looked for in vain.
+    Missing {
+        /// As it was looked for.
+        path: PathBuf,
+    },
+}
+
+impl Seen {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Read { path, .. } | Self::There { path } | Self::Missing { path } => path,
+        }
+    }
+
+    /// What is no longer so, in words. What may not be looked at is taken to be as it was.
+    pub(super) fn change(&self) -> Option<String> {
+        let now = fs::metadata(self.path());
+        let path = self.path().display();
+        match (self, now) {
+            (Self::Missing { .. }, Ok(file)) if file.is_file() => Some(format!("{path} is there now")),
+            (Self::Read { .. } | Self::There { .. }, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                Some(format!("{path} is gone"))
+            }
+            (Self::Read { size, modified, sha256, .. }, Ok(file)) => {
+                let is_same = file.size() == *size && (file.mtime() == *modified || self.has_hash(&file, sha256));
+                (!is_same).then(|| format!("{path} has changed"))
+            }
+            _ => None,
+        }
+    }
+
+    fn has_hash(&self, now: &Metadata, sha256: &str) -> bool {
+        if now.size() > HASHED || !now.is_file() {
+            return false;
+        }
+        let mut content = Vec::new();
+        let read = config::open_file(self.path()).and_then(|file| file.take(HASHED + 1).read_to_end(&mut content));
+        let hash = || Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        read.is_ok() && hash() == sha256
+    }
+}
