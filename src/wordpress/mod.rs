@@ -6,7 +6,6 @@ pub mod database;
 pub mod home;
 pub mod hook_scan;
 pub mod imported;
-pub mod imported;
 pub mod installation;
 pub mod options;
 pub mod salts;

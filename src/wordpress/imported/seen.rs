@@ -48,6 +48,16 @@ impl Seen {
         }
     }
 
+    /// For a line.
+    pub fn describe(&self) -> String {
+        let path = self.path().display();
+        match self {
+            Self::Read { .. } => format!("{path}"),
+            Self::There { .. } => format!("{path}: is there, was not read"),
+            Self::Missing { .. } => format!("{path}: is not there"),
+        }
+    }
+
     /// What is no longer so, in words. What may not be looked at is taken to be as it was.
     pub(super) fn change(&self) -> Option<String> {
         let now = fs::metadata(self.path());

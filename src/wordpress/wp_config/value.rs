@@ -67,13 +67,6 @@ impl Doubt {
     }
 }
 
-impl Doubt {
-    /// Of a value that PHP was asked for.
-    pub(in crate::wordpress) fn of_import(why: &str) -> Self {
-        Self { place: SourcePos { line: 0, file: None }, why: why.to_owned() }
-    }
-}
-
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place.line {
