@@ -1,331 +1,456 @@
-<?php
-/*
- * Runs a site's wp-config.php up to where it loads WordPress, and says which of the constants that the sidecar
- * asks for it has defined by then, and which files it has read or looked for. PHP 7.2 or later.
- *
- * `file://` gets a stream wrapper of its own, through which all of PHP's own file functions go: it notes the files,
- * and in the place of wp-settings.php it hands out a piece of PHP that ends the run.
- *
- * SECURITY: the site's code runs in this process and can make it say anything. The reader believes nothing of it but
- * what the site could say of itself.
- */
-final class WpJwtSidecarImport {
-	/** PHP sets it. */
-	public $context;
-	private $handle;
-	private $directory;
-	/** What is handed out in the place of wp-settings.php. */
-	private $stub;
-	private $position = 0;
+// Runs a site's wp-config.php as a request would, and says what it defined, instead of loading WordPress. The sidecar puts a
+// line with $wp_jwt_import in front (what to run, as base64 of JSON) and hands the whole over on standard input.
+//
+// The file wrapper is replaced: includes of wp-settings.php get a line that ends the run, and whatever is read, or looked for
+// and not there, is noted. The language is that of PHP 7.2, the oldest that WordPress runs on.
+final class WpJwtImport
+{
+    const FILES = 4000;
+    const HASHED = 8388608;
+    public $context;
+    private $handle;
+    private $directory;
+    private $stub = null;
+    private $at = 0;
+    private static $task;
+    private static $files = array();
+    private static $included = array();
+    private static $asks = array();
+    private static $overflow = false;
+    private static $answered = false;
 
-	private static $asked;
-	private static $files = [];
-	private static $askers = [];
-	private static $last;
-	private static $thrown;
-	private static $answered = false;
+    public static function begin($task)
+    {
+        self::$task = $task;
+        ini_set('display_errors', '0');
+        ini_set('log_errors', '0');
+        register_shutdown_function(array(__CLASS__, 'ended'));
+        // In pieces: what has no end must not fill the memory.
+        ob_start(array(__CLASS__, 'nothing'), 4096);
+        // What the machine's administrator has in the environment is none of the site's.
+        foreach (array_keys(getenv()) as $name) {
+            putenv($name);
+            unset($_SERVER[$name], $_ENV[$name]);
+        }
+        unset($_SERVER['argv'], $_SERVER['argc']);
+        foreach ($task['environment'] as $pair) {
+            list($name, $value) = array(base64_decode($pair[0]), base64_decode($pair[1]));
+            putenv("$name=$value");
+            $_SERVER[$name] = $value;
+            if (strpos((string) ini_get('variables_order'), 'E') !== false) {
+                $_ENV[$name] = $value;
+            }
+        }
+        foreach ($task['server'] as $name => $value) {
+            $_SERVER[$name] = $value;
+        }
+        $_SERVER['REQUEST_TIME'] = time();
+        $_SERVER['REQUEST_TIME_FLOAT'] = microtime(true);
+        $_SERVER['DOCUMENT_ROOT'] = getcwd();
+        $_SERVER['SCRIPT_FILENAME'] = $_SERVER['PATH_TRANSLATED'] = getcwd() . '/index.php';
+        $_SERVER['SCRIPT_NAME'] = $_SERVER['PHP_SELF'] = '/index.php';
+        if ($task['abspath'] !== null) {
+            define('ABSPATH', $task['abspath']);
+        }
+        self::on();
+    }
 
-	/** A file that is larger is noted by its size and time alone. */
-	const LARGEST = 16777216;
-	const MOST_FILES = 10000;
-	const STREAM_FOR_INCLUDE = 0x80;
+    public static function nothing()
+    {
+        return '';
+    }
 
-	static function start(array $asked) {
-		self::$asked = $asked;
-		ob_start(function () { return ''; });
-		register_shutdown_function([self::class, 'end']);
-		self::on();
-	}
+    private static function on()
+    {
+        stream_wrapper_unregister('file');
+        stream_wrapper_register('file', __CLASS__);
+    }
 
-	private static function on() {
-		stream_wrapper_unregister('file');
-		stream_wrapper_register('file', self::class);
-	}
+    private static function off()
+    {
+        stream_wrapper_restore('file');
+    }
 
-	private static function native(callable $act) {
-		stream_wrapper_restore('file');
-		try {
-			return $act();
-		} finally {
-			self::on();
-		}
-	}
+    private static function native($do)
+    {
+        self::off();
+        try {
+            return $do();
+        } finally {
+            self::on();
+        }
+    }
 
-	private static function plain($path) {
-		$path = strncasecmp($path, 'file://', 7) === 0 ? substr($path, 7) : $path;
-		return $path !== '' && $path[0] === '/' ? $path : getcwd() . '/' . $path;
-	}
+    private static function plain($path)
+    {
+        return strncasecmp($path, 'file://', 7) === 0 ? substr($path, 7) : $path;
+    }
 
-	/** Notes a file as it is now. What is noted of its content stays. */
-	private static function note($path, $is_read) {
-		if (isset(self::$files[$path]['sha256']) || count(self::$files) >= self::MOST_FILES) {
-			return;
-		}
-		$stat = @stat($path);
-		if (!$stat) {
-			self::$files[$path] = ['missing' => true];
-			return;
-		}
-		$is_file = ($stat['mode'] & 0170000) === 0100000;
-		if (!$is_read || !$is_file) {
-			self::$files += [$path => ['there' => true]];
-			return;
-		}
-		$noted = ['size' => $stat['size'], 'mtime' => $stat['mtime']];
-		if ($stat['size'] <= self::LARGEST && ($digest = @hash_file('sha256', $path))) {
-			$noted['sha256'] = $digest;
-		}
-		self::$files[$path] = $noted;
-	}
+    private static function is_settings($path)
+    {
+        $real = realpath(self::plain($path));
+        return $real !== false && basename($real) === 'wp-settings.php'
+            && is_file(dirname($real) . '/wp-includes/version.php');
+    }
 
-	private static function is_settings($path) {
-		$real = realpath($path);
-		return $real && basename($real) === 'wp-settings.php' && is_file(dirname($real) . '/wp-includes/version.php');
-	}
+    /** With the wrapper off. */
+    private static function note($path, $read)
+    {
+        $path = self::plain($path);
+        if ($path === '' || strpos($path, "\0") !== false) {
+            return;
+        }
+        if ($path[0] !== '/') {
+            $path = getcwd() . '/' . $path;
+        }
+        $real = realpath($path);
+        if ($real !== false && !is_file($real)) {
+            return;
+        }
+        $key = $real !== false ? $real : $path;
+        if (preg_match('~^/(proc|sys|dev)/~', $key)) {
+            return;
+        }
+        if (isset(self::$files[$key]) && (self::$files[$key][0] === 'read' || !$read)) {
+            return;
+        }
+        if (count(self::$files) >= self::FILES && !isset(self::$files[$key])) {
+            self::$overflow = true;
+            return;
+        }
+        if ($real === false) {
+            self::$files[$key] = array('missing', 0, 0, '');
+            return;
+        }
+        clearstatcache(true, $real);
+        $size = (int) @filesize($real);
+        $hash = $read && $size <= self::HASHED ? @hash_file('sha256', $real) : false;
+        self::$files[$key] = $hash === false
+            ? array('there', 0, 0, '')
+            : array('read', $size, (int) @filemtime($real), $hash);
+    }
 
-	/** Whether a file asks for the SAPI. Comments do not count. */
-	private static function look_for_sapi($path) {
-		// Composer asks it only for where its complaint goes.
-		if (basename($path) === 'platform_check.php' && is_file(dirname($path) . '/autoload_real.php')) {
-			return;
-		}
-		$code = @php_strip_whitespace($path);
-		if (is_string($code) && preg_match('/\b(PHP_SAPI|php_sapi_name|WP_CLI)\b/i', $code, $found)) {
-			self::$askers[$path] = $found[1];
-		}
-	}
+    /** The command line may be told other things than the web server. With the wrapper off. */
+    private static function look($path)
+    {
+        $real = realpath(self::plain($path));
+        if ($real === false || isset(self::$included[$real]) || count(self::$included) > self::FILES) {
+            return;
+        }
+        self::$included[$real] = 1;
+        // What Composer makes itself asks only whether it may print an error.
+        if (strpos($real, '/vendor/composer/') !== false
+            || (basename($real) === 'autoload.php' && is_file(dirname($real) . '/composer/autoload_real.php'))) {
+            return;
+        }
+        $asks = '/\b(PHP_SAPI|php_sapi_name|WP_CLI|STDIN|STDOUT|STDERR)\b/i';
+        if (!preg_match($asks, (string) @php_strip_whitespace($real)) || count(self::$asks) >= 20) {
+            return;
+        }
+        foreach (explode("\n", (string) @file_get_contents($real)) as $at => $line) {
+            if (!preg_match('~^\s*(//|#|\*|/\*)~', $line) && preg_match($asks, $line, $match)) {
+                self::$asks[] = array(base64_encode($real), $at + 1, $match[1]);
+                return;
+            }
+        }
+        self::$asks[] = array(base64_encode($real), 1, 'PHP_SAPI');
+    }
 
-	function stream_open($path, $mode, $options, &$opened) {
-		return self::native(function () use ($path, $mode, $options) {
-			$plain = self::plain($path);
-			$is_include = ($options & self::STREAM_FOR_INCLUDE) !== 0;
-			if ($is_include && self::is_settings($plain)) {
-				$this->stub = '<?php \WpJwtSidecarImport::answer();';
-				return true;
-			}
-			if ($mode[0] === 'r') {
-				self::note($plain, true);
-			}
-			if ($is_include) {
-				self::$last = $plain;
-				self::look_for_sapi($plain);
-			}
-			$uses_path = ($options & STREAM_USE_PATH) !== 0;
-			$this->handle = is_resource($this->context)
-				? @fopen($path, $mode, $uses_path, $this->context)
-				: @fopen($path, $mode, $uses_path);
-			return (bool) $this->handle;
-		});
-	}
+    public function stream_open($path, $mode, $options, &$opened)
+    {
+        $self = $this;
+        $includes = (bool) ($options & 0x80); // STREAM_OPEN_FOR_INCLUDE
+        return self::native(function () use ($self, $path, $mode, $options, $includes) {
+            if ($includes && WpJwtImport::is_settings($path)) {
+                $self->stub = '<?php WpJwtImport::loaded();';
+                return true;
+            }
+            if ($mode[0] === 'r' && strpos($mode, '+') === false) {
+                WpJwtImport::note($path, true);
+            }
+            $searches = (bool) ($options & STREAM_USE_PATH);
+            $self->handle = is_resource($self->context)
+                ? @fopen($path, $mode, $searches, $self->context)
+                : @fopen($path, $mode, $searches);
+            if (!$self->handle) {
+                if ($options & STREAM_REPORT_ERRORS) {
+                    trigger_error('failed to open stream', E_USER_WARNING);
+                }
+                return false;
+            }
+            if ($includes) {
+                WpJwtImport::look($path);
+            }
+            return true;
+        });
+    }
 
-	function stream_read($count) {
-		if ($this->stub === null) {
-			return fread($this->handle, $count);
-		}
-		$read = (string) substr($this->stub, $this->position, $count);
-		$this->position += strlen($read);
-		return $read;
-	}
+    public function stream_read($count)
+    {
+        if ($this->stub === null) {
+            return fread($this->handle, $count);
+        }
+        $piece = (string) substr($this->stub, $this->at, $count);
+        $this->at += strlen($piece);
+        return $piece;
+    }
 
-	function stream_eof() {
-		return $this->stub === null ? feof($this->handle) : $this->position >= strlen($this->stub);
-	}
+    public function stream_write($data)
+    {
+        return fwrite($this->handle, $data);
+    }
 
-	function stream_stat() {
-		return $this->stub === null ? fstat($this->handle) : ['size' => strlen($this->stub)];
-	}
+    public function stream_eof()
+    {
+        return $this->stub === null ? feof($this->handle) : $this->at >= strlen($this->stub);
+    }
 
-	function stream_seek($offset, $whence = SEEK_SET) {
-		return $this->stub === null && fseek($this->handle, $offset, $whence) === 0;
-	}
+    public function stream_tell()
+    {
+        return $this->stub === null ? ftell($this->handle) : $this->at;
+    }
 
-	function stream_write($data) { return (int) @fwrite($this->handle, $data); }
-	function stream_tell() { return ftell($this->handle); }
-	function stream_close() { if ($this->handle) { fclose($this->handle); } }
-	function stream_flush() { return $this->handle && fflush($this->handle); }
-	function stream_lock($operation) { return flock($this->handle, $operation); }
-	function stream_truncate(int $size) { return ftruncate($this->handle, $size); }
-	function stream_set_option($option, $one, $two) { return false; }
+    public function stream_seek($offset, $whence = SEEK_SET)
+    {
+        return $this->stub === null && fseek($this->handle, $offset, $whence) === 0;
+    }
 
-	function stream_metadata($path, $option, $value) {
-		return self::native(function () use ($path, $option, $value) {
-			switch ($option) {
-				case STREAM_META_TOUCH: return touch($path, ...array_values((array) $value));
-				case STREAM_META_ACCESS: return chmod($path, $value);
-			}
-			return false;
-		});
-	}
+    public function stream_stat()
+    {
+        return $this->stub === null ? fstat($this->handle) : array('size' => strlen($this->stub));
+    }
 
-	function url_stat($path, $flags) {
-		return self::native(function () use ($path, $flags) {
-			$plain = self::plain($path);
-			self::note($plain, false);
-			return ($flags & STREAM_URL_STAT_LINK) ? @lstat($plain) : @stat($plain);
-		});
-	}
+    public function stream_close()
+    {
+        if ($this->handle) {
+            fclose($this->handle);
+        }
+    }
 
-	function dir_opendir($path, $options) {
-		return self::native(function () use ($path) {
-			return (bool) ($this->directory = @opendir($path));
-		});
-	}
+    public function stream_flush()
+    {
+        return $this->handle ? fflush($this->handle) : true;
+    }
 
-	function dir_readdir() { return readdir($this->directory); }
-	function dir_closedir() { closedir($this->directory); return true; }
-	function dir_rewinddir() { rewinddir($this->directory); return true; }
+    public function stream_lock($operation)
+    {
+        return $operation === 0 || flock($this->handle, $operation);
+    }
 
-	function mkdir($path, $mode, $options) {
-		return self::native(function () use ($path, $mode, $options) {
-			return @mkdir($path, $mode, (bool) ($options & STREAM_MKDIR_RECURSIVE));
-		});
-	}
+    public function stream_truncate(int $size)
+    {
+        return ftruncate($this->handle, $size);
+    }
 
-	function rmdir($path, $options) { return self::native(function () use ($path) { return @rmdir($path); }); }
-	function unlink($path) { return self::native(function () use ($path) { return @unlink($path); }); }
-	function rename($from, $to) { return self::native(function () use ($from, $to) { return @rename($from, $to); }); }
+    public function stream_set_option($option, $one, $two)
+    {
+        return false;
+    }
 
-	/** In the place of wp-settings.php. */
-	static function answer() {
-		self::say('settings', null);
-		exit;
-	}
+    public function stream_cast($as)
+    {
+        return $this->handle ? $this->handle : false;
+    }
 
-	static function caught($thrown) {
-		self::say('error', [
-			'kind' => get_class($thrown),
-			'file' => $thrown->getFile(),
-			'line' => $thrown->getLine(),
-			'about' => self::harmless($thrown->getMessage()),
-		]);
-		exit;
-	}
+    public function stream_metadata($path, $option, $value)
+    {
+        return self::native(function () use ($path, $option, $value) {
+            switch ($option) {
+                case STREAM_META_TOUCH:
+                    return touch(...array_merge(array($path), (array) $value));
+                case STREAM_META_ACCESS:
+                    return chmod($path, $value);
+                default:
+                    return false;
+            }
+        });
+    }
 
-	static function returned() {
-		self::say('returned', null);
-		exit;
-	}
+    public function url_stat($path, $flags)
+    {
+        return self::native(function () use ($path, $flags) {
+            WpJwtImport::note($path, false);
+            $path = WpJwtImport::plain($path);
+            return $flags & STREAM_URL_STAT_LINK ? @lstat($path) : @stat($path);
+        });
+    }
 
-	/** The first of the shutdown functions: here without an answer, the file has ended the run by itself. */
-	static function end() {
-		$error = error_get_last();
-		$kinds = [E_ERROR => 'E_ERROR', E_PARSE => 'E_PARSE', E_CORE_ERROR => 'E_CORE_ERROR',
-			E_COMPILE_ERROR => 'E_COMPILE_ERROR', E_USER_ERROR => 'E_USER_ERROR', E_RECOVERABLE_ERROR => 'E_RECOVERABLE_ERROR'];
-		if (!$error || !isset($kinds[$error['type']])) {
-			self::say('exit', null);
-			return;
-		}
-		self::say('error', [
-			'kind' => $kinds[$error['type']],
-			'file' => $error['file'],
-			'line' => $error['line'],
-			'about' => self::harmless($error['message']),
-		]);
-	}
+    public function dir_opendir($path, $options)
+    {
+        $self = $this;
+        return self::native(function () use ($self, $path) {
+            $self->directory = @opendir($path);
+            return (bool) $self->directory;
+        });
+    }
 
-	/** SECURITY: a message can quote a secret, so only names are taken out of those that hold nothing else. */
-	private static function harmless($message) {
-		$known = [
-			'/^(?:Uncaught Error: )?(Call to undefined (?:function|method) [\w\\\\:]+\(\))/',
-			'/^(?:Uncaught Error: )?(Class ["\'][\w\\\\]+["\'] not found)/',
-			'/^(?:Uncaught Error: )?(Undefined constant ["\'][\w\\\\:]+["\'])/',
-			'/(Failed opening required \'[^\']*\')/',
-			'/^(Allowed memory size of \d+ bytes exhausted)/',
-			'/^(Maximum execution time of \d+ seconds? exceeded)/',
-			'/((?:[A-Z][A-Z0-9_]* is missing(?:, )?)+)\.?$/',
-		];
-		foreach ($known as $pattern) {
-			if (preg_match($pattern, $message, $found)) {
-				return $found[1];
-			}
-		}
-		return null;
-	}
+    public function dir_readdir()
+    {
+        return readdir($this->directory);
+    }
 
-	private static function typed($value) {
-		if (is_string($value)) {
-			return ['text' => base64_encode($value)];
-		}
-		if (is_int($value)) {
-			return ['integer' => $value];
-		}
-		if (is_bool($value)) {
-			return ['boolean' => $value];
-		}
-		return $value === null ? ['null' => true] : ['other' => gettype($value)];
-	}
+    public function dir_closedir()
+    {
+        closedir($this->directory);
+        return true;
+    }
 
-	private static function say($how, $error) {
-		if (self::$answered) {
-			return;
-		}
-		self::$answered = true;
-		stream_wrapper_restore('file');
-		$constants = new stdClass();
-		foreach (self::$asked['constants'] as $name) {
-			if (defined($name)) {
-				$constants->$name = self::typed(constant($name));
-			}
-		}
-		$files = [];
-		foreach (self::$files as $path => $noted) {
-			$files[] = ['path' => base64_encode($path)] + $noted;
-		}
-		$askers = [];
-		foreach (self::$askers as $path => $word) {
-			$askers[] = ['path' => base64_encode($path), 'word' => $word];
-		}
-		if ($error) {
-			$error['file'] = base64_encode($error['file']);
-		}
-		$answer = [
-			'ended' => $how,
-			'error' => $error,
-			'last' => self::$last === null ? null : base64_encode(self::$last),
-			'php' => PHP_VERSION,
-			'sapi' => PHP_SAPI,
-			'constants' => $constants,
-			'table_prefix' => array_key_exists('table_prefix', $GLOBALS) ? self::typed($GLOBALS['table_prefix']) : null,
-			'files' => $files,
-			'askers' => $askers,
-		];
-		$out = fopen('php://stdout', 'w');
-		fwrite($out, "\n" . self::$asked['nonce'] . json_encode($answer, JSON_PARTIAL_OUTPUT_ON_ERROR) . "\n");
-		fflush($out);
-		fclose($out);
-	}
+    public function dir_rewinddir()
+    {
+        rewinddir($this->directory);
+        return true;
+    }
+
+    public function mkdir($path, $mode, $options)
+    {
+        return self::native(function () use ($path, $mode, $options) {
+            return mkdir($path, $mode, (bool) ($options & STREAM_MKDIR_RECURSIVE));
+        });
+    }
+
+    public function rmdir($path, $options)
+    {
+        return self::native(function () use ($path) {
+            return rmdir($path);
+        });
+    }
+
+    public function unlink($path)
+    {
+        return self::native(function () use ($path) {
+            return unlink($path);
+        });
+    }
+
+    public function rename($from, $to)
+    {
+        return self::native(function () use ($from, $to) {
+            return rename($from, $to);
+        });
+    }
+
+    public static function loaded()
+    {
+        self::answer('loaded');
+        exit;
+    }
+
+    /** At the end of a run that did not load WordPress: by exit, by an error, or because nothing is left. */
+    public static function ended()
+    {
+        if (self::$answered) {
+            return;
+        }
+        $error = error_get_last();
+        $fatal = E_ERROR | E_PARSE | E_CORE_ERROR | E_COMPILE_ERROR | E_USER_ERROR | E_RECOVERABLE_ERROR;
+        if ($error !== null && $error['type'] & $fatal) {
+            self::answer('error', $error);
+        } else {
+            self::answer(isset($GLOBALS['wp_jwt_import_returned']) ? 'returned' : 'exit');
+        }
+    }
+
+    private static function answer($end, $error = null)
+    {
+        self::$answered = true;
+        self::off();
+        $answer = array(
+            'end' => $end,
+            'sapi' => PHP_SAPI,
+            'php' => PHP_VERSION,
+            'error' => $error === null ? null : self::reduced($error),
+            'constants' => (object) array(),
+            'table_prefix' => null,
+            'files' => array(),
+            'overflow' => self::$overflow,
+            'asks' => self::$asks,
+        );
+        if ($end === 'loaded') {
+            $values = array();
+            foreach (self::$task['constants'] as $name) {
+                if (defined($name)) {
+                    $values[$name] = self::value(constant($name), $name);
+                }
+            }
+            $answer['constants'] = (object) $values;
+            if (isset($GLOBALS['table_prefix'])) {
+                $answer['table_prefix'] = self::value($GLOBALS['table_prefix'], '$table_prefix');
+            }
+            foreach (self::$files as $path => $file) {
+                $answer['files'][] = array_merge(array(base64_encode((string) $path)), $file);
+            }
+        }
+        while (ob_get_level() > 0 && @ob_end_clean()) {
+            continue;
+        }
+        $out = fopen('php://stdout', 'w');
+        fwrite($out, "\n" . self::$task['nonce'] . json_encode($answer) . "\n");
+        fflush($out);
+    }
+
+    private static function value($value, $name)
+    {
+        $place = self::place($name);
+        switch (gettype($value)) {
+            case 'string':
+                return array('text', base64_encode($value), $place);
+            case 'integer':
+                return array('integer', (string) $value, $place);
+            case 'boolean':
+                return array('boolean', $value ? '1' : '', $place);
+            case 'NULL':
+                return array('null', '', $place);
+            default:
+                return array(gettype($value), '', $place);
+        }
+    }
+
+    /** A line of what was read that gives the constant its value, as well as can be seen. */
+    private static function place($name)
+    {
+        $quoted = preg_quote($name, '/');
+        $pattern = $name[0] === '$'
+            ? '/' . $quoted . '\s*=[^=]/'
+            : '/\bdefine\s*\(\s*[\'"]' . $quoted . '[\'"]|\bconst\s+' . $quoted . '\s*=|^\s*(export\s+)?' . $quoted . '\s*=/';
+        foreach (self::$files as $path => $file) {
+            if ($file[0] !== 'read' || $file[1] > 262144 || strpos($path, '/vendor/') !== false) {
+                continue;
+            }
+            foreach (explode("\n", (string) @file_get_contents($path)) as $at => $line) {
+                if (preg_match($pattern, $line)) {
+                    return base64_encode($path . ':' . ($at + 1));
+                }
+            }
+        }
+        return '';
+    }
+
+    /** SECURITY: messages quote values, so that only their class leaves, and names of what is not there. */
+    private static function reduced($error)
+    {
+        $message = $error['message'];
+        $kind = $error['type'] === E_PARSE ? 'a syntax error' : 'a fatal error';
+        $what = '';
+        if (preg_match('/^Uncaught ([A-Za-z_\\\\][A-Za-z0-9_\\\\]*)/', $message, $match)) {
+            $kind = 'an uncaught ' . $match[1];
+        } elseif (strpos($message, 'Allowed memory size') === 0) {
+            $kind = 'the memory limit';
+        } elseif (strpos($message, 'Maximum execution time') === 0) {
+            $kind = 'the time limit';
+        }
+        if (preg_match('/Call to undefined function ([A-Za-z0-9_\\\\]+)\(\)/', $message, $match)) {
+            $what = 'there is no function ' . $match[1] . '()';
+        } elseif (preg_match('/Class "?\'?([A-Za-z0-9_\\\\]+)"?\'? not found/', $message, $match)) {
+            $what = 'there is no class ' . $match[1];
+        } elseif (preg_match('/Failed opening required \'(.*?)\' \(include_path=/', $message, $match)) {
+            $what = 'it cannot open ' . $match[1];
+        }
+        return array(base64_encode($kind), base64_encode($what), base64_encode($error['file']), $error['line']);
+    }
 }
 
-(function () {
-	$asked = json_decode(base64_decode('@ASKED@'), true);
-	foreach ($asked['environment'] as $name => $value) {
-		$value = base64_decode($value);
-		putenv("$name=$value");
-		$_SERVER[$name] = $value;
-		if (strpos((string) ini_get('variables_order'), 'E') !== false) {
-			$_ENV[$name] = $value;
-		}
-	}
-	unset($_SERVER['argv'], $_SERVER['argc'], $GLOBALS['argv'], $GLOBALS['argc']);
-	$root = $asked['document_root'];
-	foreach ($asked['server'] as $name => $value) {
-		$_SERVER[$name] = $value;
-	}
-	$_SERVER['DOCUMENT_ROOT'] = $root;
-	$_SERVER['SCRIPT_FILENAME'] = "$root/index.php";
-	$_SERVER['SCRIPT_NAME'] = $_SERVER['PHP_SELF'] = '/index.php';
-	foreach (['PATH_TRANSLATED'] as $name) {
-		unset($_SERVER[$name]);
-	}
-	if (isset($asked['abspath'])) {
-		define('ABSPATH', $asked['abspath']);
-	}
-	$GLOBALS['wp_jwt_sidecar_import'] = $asked['config'];
-	WpJwtSidecarImport::start($asked);
-})();
-try {
-	require $GLOBALS['wp_jwt_sidecar_import'];
-	WpJwtSidecarImport::returned();
-} catch (\Throwable $wp_jwt_sidecar_import) {
-	WpJwtSidecarImport::caught($wp_jwt_sidecar_import);
-}
+WpJwtImport::begin(json_decode(base64_decode($wp_jwt_import), true));
+$wp_jwt_import_file = base64_decode(json_decode(base64_decode($wp_jwt_import), true)['file']);
+unset($wp_jwt_import, $argv, $argc);
+require $wp_jwt_import_file;
+$wp_jwt_import_returned = true;
