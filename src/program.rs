@@ -311,6 +311,7 @@ fn check(parts: Parts) -> anyhow::Result<()> {
         }
     }
     if let Some(installation) = &parts.installation {
+        writeln!(out, "site: {}", installation.source())?;
         writeln!(out, "database: {}", installation.database_label)?;
         writeln!(out, "tables: {}jwt_auth_tokens and {}", installation.table_prefix, installation.users_table)?;
         for assumption in &installation.assumed {

@@ -82,8 +82,7 @@ impl Answer {
             Some(said) => Some(value(said)?),
             None => None,
         };
-        let asks =
-            raw.asks.iter().map(|(file, line, word)| Some(format!("{}:{line} asks for {word}", text(file)?)));
+        let asks = raw.asks.iter().map(|(file, line, word)| Some(format!("{}:{line} asks for {word}", text(file)?)));
         Some(Self {
             end: raw.end,
             sapi: raw.sapi.chars().take(32).collect(),
@@ -167,7 +166,12 @@ impl PhpError {
     fn sentence(&self, runner: &Runner) -> String {
         let Self { kind, what, place } = self;
         let fix = match what.as_str() {
-            "" => "it must run in PHP by itself; the web server's environment variables may be missing (--env-file, --fpm-pool)",
+            "" if kind == "the time limit" => "--timeout gives it longer",
+            "" if kind == "a syntax error" => "--php names a PHP of another version; else correct the file",
+            "" => {
+                "the web server's environment variables may be missing (--env-file, --fpm-pool), or the host (--host); what does not \
+                 run in PHP by itself is given by the keys of [wordpress] and [jwt]"
+            }
             what if what.starts_with("it cannot open") => {
                 return format!(
                     "{what} as the user {} ({kind} in {place}): is it there, and may that user read it? Else name the one that \

@@ -64,7 +64,8 @@ fn pair_of(line: &str) -> Result<Option<(String, Secret)>, String> {
 
 /// The value, where all readers of such files agree on it.
 fn plain(value: &str) -> Result<String, String> {
-    let refused = || "it is read differently by different programs; put it into single quotes, or give it by --env".to_owned();
+    let refused =
+        || "it is read differently by different programs; put it into single quotes, or give it by --env".to_owned();
     if let Some(inner) = value.strip_prefix('\'') {
         let inner = inner.strip_suffix('\'').ok_or_else(refused)?;
         return if inner.contains('\'') { Err(refused()) } else { Ok(inner.to_owned()) };
@@ -101,7 +102,9 @@ mod tests {
         for nothing in ["", "  ", "# A=b", "; A=b"] {
             assert_eq!(of(nothing), Ok(None));
         }
-        for refused in ["A", "1A=b", "A B=c", "A=b c", "A=$b", "A=\"$b\"", "A=b\\c", "A='b", "A='b'c'", "A=\"b", "A=`b`"] {
+        for refused in
+            ["A", "1A=b", "A B=c", "A=b c", "A=$b", "A=\"$b\"", "A=b\\c", "A='b", "A='b'c'", "A=\"b", "A=`b`"]
+        {
             let problem = of(refused).unwrap_err();
             assert!(!problem.contains('$'), "{problem}");
         }

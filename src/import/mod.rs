@@ -166,16 +166,18 @@ impl Visit<'_> {
             // It does not serve that host: what depends on the host is not seen.
             (Err(_), Some(_)) => MAY_VARY.iter().map(|name| (*name).to_owned()).collect(),
             (Err(_), None) => {
-                return Err("wp-config.php depends on the request's host, and refuses hosts that it does not know: name \
+                return Err(
+                    "wp-config.php depends on the request's host, and refuses hosts that it does not know: name \
                             the site's by --host"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         };
         let fixed: Vec<&String> = varying.iter().filter(|name| !may_vary(name)).collect();
         match host {
             None if !fixed.is_empty() => Err(format!(
-                "{} depend on the request (its host, scheme or path): name the site's host by --host; what depends on more than \
-                 that goes into the keys of [wordpress] and [jwt]",
+                "what depends on the request (its host, scheme or path), or is another each time: {}. Name the site's host by \
+                 --host; what depends on more than that goes into the keys of [wordpress] and [jwt]",
                 listed(&fixed)
             )),
             None => Ok(varying),
@@ -185,7 +187,7 @@ impl Visit<'_> {
                 match fixed.is_empty() {
                     true => Ok(varying.union(&again).filter(|name| may_vary(name)).cloned().collect()),
                     false => Err(format!(
-                        "{} are not the same in two requests for {host}: give them in the keys of [wordpress] and [jwt], or a \
+                        "what is not the same in two requests for {host}: {}. Give it in the keys of [wordpress] and [jwt], or a \
                          plain value in wp-config.php",
                         listed(&fixed)
                     )),
@@ -269,7 +271,6 @@ fn program(name: &str) -> Option<PathBuf> {
         .map(|directory| PathBuf::from(directory).join(name))
         .find(|path| path.is_file())
 }
-
 
 /// A small text file that an option names.
 fn read_text(file: &Path, option: &str) -> Result<String, String> {

@@ -40,7 +40,8 @@ impl Place {
         };
         let has_index = |directory: &&PathBuf| directory.join("index.php").is_file();
         let candidates = [beside.as_ref(), Some(&directory), root.as_ref()];
-        let directory = candidates.into_iter().flatten().find(has_index).or(root.as_ref()).unwrap_or(&directory).clone();
+        let directory =
+            candidates.into_iter().flatten().find(has_index).or(root.as_ref()).unwrap_or(&directory).clone();
         Ok(Self { named, resolved, root, directory })
     }
 }

@@ -34,7 +34,9 @@ fn parse(text: &str, given: &Environment) -> Result<Pool, String> {
         if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
             match &name {
                 Some(other) if other != section && section != "global" => {
-                    return Err(format!("has several pools ({other} and {section}); give --user and --env-file instead"));
+                    return Err(format!(
+                        "has several pools ({other} and {section}); give --user and --env-file instead"
+                    ));
                 }
                 _ if section != "global" => name = Some(section.to_owned()),
                 _ => {}
@@ -55,7 +57,9 @@ fn parse(text: &str, given: &Environment) -> Result<Pool, String> {
                 let value = match value.strip_prefix('$') {
                     None => Secret::new(value),
                     Some(other) => given.get(other).cloned().ok_or_else(|| {
-                        problem(format!("is FPM's own variable {other}; give it by --env-file, or by --env {other}=VALUE"))
+                        problem(format!(
+                            "is FPM's own variable {other}; give it by --env-file, or by --env {other}=VALUE"
+                        ))
                     })?,
                 };
                 pool.environment.push((variable.to_owned(), value));
@@ -68,13 +72,18 @@ fn parse(text: &str, given: &Environment) -> Result<Pool, String> {
 
 /// SECURITY: nothing of a value is quoted.
 fn unquoted(value: &str) -> Result<String, String> {
-    let refused = || "has signs with a meaning in such files; put it into double quotes, or give it by --env-file".to_owned();
+    let refused =
+        || "has signs with a meaning in such files; put it into double quotes, or give it by --env-file".to_owned();
     for quote in ['"', '\''] {
         if let Some(rest) = value.strip_prefix(quote) {
             let (inner, rest) = rest.split_once(quote).ok_or_else(refused)?;
             let is_plain = !inner.contains('\\') && !inner.contains("${");
             let ends = rest.trim_start();
-            return if is_plain && (ends.is_empty() || ends.starts_with(';')) { Ok(inner.to_owned()) } else { Err(refused()) };
+            return if is_plain && (ends.is_empty() || ends.starts_with(';')) {
+                Ok(inner.to_owned())
+            } else {
+                Err(refused())
+            };
         }
     }
     let value = value.split(';').next().unwrap_or_default().trim();

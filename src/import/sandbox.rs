@@ -110,7 +110,9 @@ impl Sandbox {
         let seconds = self.timeout.as_secs();
         match heard {
             Heard::Line(line) => Answer::parse(&line).ok_or_else(|| {
-                format!("{file}: what PHP answered is not what the driver sends; does the file end PHP's output itself?")
+                format!(
+                    "{file}: what PHP answered is not what the driver sends; does the file end PHP's output itself?"
+                )
             }),
             Heard::TooMuch => Err(format!(
                 "{file}: it writes without end to PHP's standard output; take that out, or set the keys of [wordpress] and [jwt]"
@@ -133,13 +135,7 @@ impl Sandbox {
 
     /// SECURITY: the environment's values go by standard input: neither a list of processes nor the programs in front, which run
     /// as root, see them.
-    fn script(
-        &self,
-        place: &Place,
-        environment: &Environment,
-        server: &BTreeMap<&str, &str>,
-        nonce: &str,
-    ) -> Vec<u8> {
+    fn script(&self, place: &Place, environment: &Environment, server: &BTreeMap<&str, &str>, nonce: &str) -> Vec<u8> {
         let path = |path: &Path| STANDARD.encode(path.as_os_str().as_encoded_bytes());
         let user = [("USER", self.user.as_str()), ("HOME", self.home.as_str())];
         let pairs: Vec<[String; 2]> = user
@@ -192,16 +188,20 @@ fn shell(runner: &Runner, place: &Place, timeout: Duration) -> Result<(Vec<OsStr
             Err(error) => refusal = error,
         }
     }
-    Err(format!("PHP cannot be shut in: {refusal}; run this as root, on the machine itself or in a container that may change users"))
+    Err(format!(
+        "PHP cannot be shut in: {refusal}; run this as root, on the machine itself or in a container that may change users"
+    ))
 }
 
-const NO_NET: &str = "the system does not let PHP be cut off from the network (unshare --net): code in wp-config.php can reach it";
+const NO_NET: &str =
+    "the system does not let PHP be cut off from the network (unshare --net): code in wp-config.php can reach it";
 const NO_PID: &str =
     "the system gives no processes of its own (unshare --pid): what wp-config.php starts and detaches may outlive this";
 
 /// The same without PHP; no message here can quote anything of the site's.
 fn tried(shell: &[OsString], place: &Place) -> Result<(), String> {
-    let output = command(shell, place).arg(program("true").unwrap_or_else(|| "true".into())).stdin(Stdio::null()).output();
+    let output =
+        command(shell, place).arg(program("true").unwrap_or_else(|| "true".into())).stdin(Stdio::null()).output();
     let output = output.map_err(|error| error.to_string())?;
     let said = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-use super::pool::Pool;
 use super::about;
+use super::pool::Pool;
 use crate::cli;
 
 /// A user who is neither root nor the service.
@@ -29,7 +29,10 @@ impl Runner {
             (None, None) => {
                 let uid = fs::metadata(file).map_err(|error| about(file, error))?.uid();
                 let user = User::from_uid(Uid::from_raw(uid)).ok().flatten().ok_or_else(|| {
-                    about(file, format!("it belongs to the user {uid}, who has no name here; name PHP's by --user www-data"))
+                    about(
+                        file,
+                        format!("it belongs to the user {uid}, who has no name here; name PHP's by --user www-data"),
+                    )
                 })?;
                 (user, format!("{} belongs to it", file.display()))
             }

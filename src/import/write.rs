@@ -31,7 +31,10 @@ impl Target<'_> {
     pub(super) fn write(&self, text: &str) -> Result<(), String> {
         let group = Group::from_name(self.group).ok().flatten().map(|group| group.gid.as_raw());
         let group = group.ok_or_else(|| {
-            format!("there is no group {} here, the service's: name the one that may read the file by --group", self.group)
+            format!(
+                "there is no group {} here, the service's: name the one that may read the file by --group",
+                self.group
+            )
         })?;
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|error| format!("the system gives no randomness: {error}"))?;

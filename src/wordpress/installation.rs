@@ -91,6 +91,20 @@ pub enum WpHome {
 }
 
 impl Installation {
+    /// Where all this is from, in words.
+    pub fn source(&self) -> String {
+        match (&self.import, &self.config_file) {
+            (Some(Import { file, host, stale }), _) => {
+                let host = host.as_ref().map(|host| format!(", for the host {host}")).unwrap_or_default();
+                let stale =
+                    stale.as_ref().map(|change| format!("; older than its files: {change}")).unwrap_or_default();
+                format!("as PHP said{host}, in {}{stale}", file.display())
+            }
+            (None, Some(file)) => format!("as read in {}", file.display()),
+            (None, None) => "as the keys say".to_owned(),
+        }
+    }
+
     /// The host of the home URL, where configuration or a constant says it: known without the database.
     pub fn home_host(&self) -> Option<String> {
         let home = match (&self.home, &self.wp_home) {
@@ -424,7 +438,9 @@ impl Assembly<'_> {
         match self.constant(name) {
             Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
                 Ok(text) => return Some(Secret::new(text)),
-                Err(_) => self.constant_fault(name, instead, &format!("line {line} gives it a value that is not UTF-8")),
+                Err(_) => {
+                    self.constant_fault(name, instead, &format!("line {line} gives it a value that is not UTF-8"))
+                }
             },
             Lookup::NotDefined => self.not_there(name, instead),
             Lookup::Unknown(doubt) => self.doubtful(name, instead, &doubt),

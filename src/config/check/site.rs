@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Cleanup, DEFAULT_IMPORT, DatabaseTls, ImportFile, Jwt, Refresh, RefreshMode, SiteFiles, WordPress, address, file, keys, merged::Merged, sources::wrong,
-    value,
+    Cleanup, DEFAULT_IMPORT, DatabaseTls, ImportFile, Jwt, Refresh, RefreshMode, SiteFiles, WordPress, address, file,
+    keys, merged::Merged, sources::wrong, value,
 };
 
 pub(super) fn wordpress(read: &mut Merged, mode: RefreshMode) -> WordPress {
@@ -59,7 +59,8 @@ fn import(read: &mut Merged) -> Option<ImportFile> {
         return Some(ImportFile { path: read.readable(keys::WORDPRESS_IMPORT)?, is_named: true });
     }
     let path = PathBuf::from(DEFAULT_IMPORT);
-    let may_be_this_sites = read.find(keys::WORDPRESS_CONFIG).is_some() || read.is_missing(keys::WORDPRESS_DATABASE_URL);
+    let may_be_this_sites =
+        read.find(keys::WORDPRESS_CONFIG).is_some() || read.is_missing(keys::WORDPRESS_DATABASE_URL);
     (may_be_this_sites && path.is_file()).then_some(ImportFile { path, is_named: false })
 }
 

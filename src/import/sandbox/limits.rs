@@ -14,7 +14,9 @@ const PROCESSES: u64 = 64;
 pub(super) fn within(prlimit: &Path, setpriv: &Path, runner: &Runner, timeout: Duration) -> Vec<OsString> {
     let mut all: Vec<OsString> = vec![prlimit.into()];
     let cpu = format!("--cpu={}", timeout.as_secs() + 1);
-    all.extend([cpu.as_str(), "--fsize=268435456", "--as=1073741824", "--nofile=256", "--core=0", "--"].map(OsString::from));
+    all.extend(
+        [cpu.as_str(), "--fsize=268435456", "--as=1073741824", "--nofile=256", "--core=0", "--"].map(OsString::from),
+    );
     all.push(setpriv.into());
     if !runner.is_caller {
         // --pdeathsig: what `unshare --kill-child` sets is lost when the user changes.

@@ -29,20 +29,22 @@ pub(super) fn wait(output: impl Read + Send + 'static, mark: Vec<u8>, timeout: D
 }
 
 fn read(mut output: impl Read, mark: &[u8]) -> Heard {
-    let (mut all, mut piece, mut from) = (Vec::new(), [0; 16 * 1024], 0);
+    let (mut all, mut piece, mut from, mut searched) = (Vec::new(), [0; 16 * 1024], 0, 0);
     loop {
         let count = match output.read(&mut piece) {
             Ok(0) | Err(_) => return Heard::Ended,
             Ok(count) => count,
         };
         all.extend_from_slice(piece.get(..count).unwrap_or_default());
-        while let Some(end) = memchr::memchr(b'\n', all.get(from..).unwrap_or_default()) {
-            let line = all.get(from..from + end).unwrap_or_default();
+        while let Some(end) = memchr::memchr(b'\n', all.get(searched..).unwrap_or_default()) {
+            let line = all.get(from..searched + end).unwrap_or_default();
             if let Some(line) = line.strip_prefix(mark) {
                 return Heard::Line(line.to_vec());
             }
-            from += end + 1;
+            searched += end + 1;
+            from = searched;
         }
+        searched = all.len();
         if all.len() > LIMIT {
             return Heard::TooMuch;
         }

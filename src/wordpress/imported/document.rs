@@ -94,7 +94,9 @@ pub(super) fn text(imported: &Imported) -> Result<String, String> {
         constants: imported.constants.iter().map(|(name, scalar)| (name.clone(), value(scalar))).collect(),
         files: imported.files.clone(),
     };
-    toml::to_string(&document).map(|text| format!("{HEAD}{text}")).map_err(|_| "it cannot be written as TOML".to_owned())
+    toml::to_string(&document)
+        .map(|text| format!("{HEAD}{text}"))
+        .map_err(|_| "it cannot be written as TOML".to_owned())
 }
 
 fn scalar(value: Value) -> Option<Scalar> {

@@ -84,7 +84,8 @@ fn a_touched_file_with_the_same_content_is_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let mut imported = imported(directory.path());
     let Some(Seen::Read { path, size, modified, .. }) = imported.files.first().cloned() else { panic!("not read") };
-    let touched = |sha256: &str| Seen::Read { path: path.clone(), size, modified: modified - 10, sha256: sha256.to_owned() };
+    let touched =
+        |sha256: &str| Seen::Read { path: path.clone(), size, modified: modified - 10, sha256: sha256.to_owned() };
     imported.files = vec![touched(&"0".repeat(64))];
     assert!(imported.stale().is_some());
     // `printf %s '<?php // hunter2' | sha256sum`
