@@ -68,20 +68,25 @@ impl Seen {
                 Some(format!("{path} is gone"))
             }
             (Self::Read { size, modified, sha256, .. }, Ok(file)) => {
-                let is_same = file.size() == *size && (file.mtime() == *modified || self.has_hash(&file, sha256));
+                let is_same = file.size() == *size
+                    && match self.hash_now(&file) {
+                        Some(now) => now == *sha256,
+                        // The service may look at files that it may not read.
+                        None => file.mtime() == *modified,
+                    };
                 (!is_same).then(|| format!("{path} has changed"))
             }
             _ => None,
         }
     }
 
-    fn has_hash(&self, now: &Metadata, sha256: &str) -> bool {
+    /// `None` where it cannot be read.
+    fn hash_now(&self, now: &Metadata) -> Option<String> {
         if now.size() > HASHED || !now.is_file() {
-            return false;
+            return None;
         }
         let mut content = Vec::new();
-        let read = config::open_file(self.path()).and_then(|file| file.take(HASHED + 1).read_to_end(&mut content));
-        let hash = || Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        read.is_ok() && hash() == sha256
+        config::open_file(self.path()).ok()?.take(HASHED + 1).read_to_end(&mut content).ok()?;
+        Some(Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
