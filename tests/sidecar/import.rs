@@ -19,7 +19,7 @@ const SECRET: &str = "hunter2-hunter2";
 const LOAD: &str = "require ABSPATH . 'wp-settings.php';";
 
 /// A WordPress of empty files.
-struct Wordpress {
+pub struct Wordpress {
     directory: TempDir,
     user: String,
 }
@@ -37,10 +37,16 @@ impl Wordpress {
         wordpress
     }
 
-    fn with(source: &str) -> Wordpress {
+    /// With this `wp-config.php`.
+    pub fn with(source: &str) -> Wordpress {
         let wordpress = Wordpress::new();
         wordpress.write("wp-config.php", source);
         wordpress
+    }
+
+    /// Whom its files belong to.
+    pub fn user(&self) -> &str {
+        &self.user
     }
 
     /// A file of the site's user.
@@ -91,7 +97,8 @@ impl Wordpress {
         fs::read_to_string(self.output()).unwrap().parse().unwrap()
     }
 
-    fn constant(&self, name: &str, arguments: &[&str]) -> String {
+    /// What is written of this constant.
+    pub fn constant(&self, name: &str, arguments: &[&str]) -> String {
         self.imported(arguments)["constants"][name].as_str().unwrap().to_owned()
     }
 }
@@ -132,10 +139,14 @@ fn what_php_does_not_run_to_the_end_is_refused_with_a_way_out() {
             "is of the type array",
         ),
         ("<?php define( 'DB_NAME', uniqid() ); require ABSPATH . 'wp-settings.php';", "is another each time: DB_NAME"),
-        ("<?php posix_kill( getmypid(), 9 );", "PHP ended without an answer"),
     ] {
         Wordpress::with(source).refused(&[], reason);
     }
+    let wordpress = Wordpress::with(&format!("<?php {LOAD}"));
+    wordpress.refused(&["--php", "/bin/true"], "PHP ended without an answer");
+    wordpress.refused(&["--php", "/no/such/php"], "there is no such program (--php)");
+    wordpress.refused(&["--env-file", "/no/such/file"], "--env-file");
+    wordpress.refused(&["--env", "hunter2-hunter2"], "accepted: NAME=VALUE");
 }
 
 #[test]

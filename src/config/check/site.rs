@@ -12,7 +12,7 @@ pub(super) fn wordpress(read: &mut Merged, mode: RefreshMode) -> WordPress {
     let neither = read.is_missing(keys::WORDPRESS_CONFIG) && read.is_missing(keys::WORDPRESS_DATABASE_URL);
     if neither && import.is_none() && mode == RefreshMode::Native && read.is_missing(keys::WORDPRESS_IMPORT) {
         let problem = "is required: the path of the site's wp-config.php (--wp-config); or, where that cannot be read, \
-                       wordpress.database_url; or leave the route to WordPress with refresh.mode = \"forward\"";
+                       what `wp-jwt-sidecar import` makes of it (wordpress.import), or wordpress.database_url; or leave the route to WordPress with refresh.mode = \"forward\"";
         read.faults.push(wrong(keys::WORDPRESS_CONFIG.name, problem));
     }
     let database_hosts = read.each(keys::WORDPRESS_DATABASE_HOSTS, value::database_host);

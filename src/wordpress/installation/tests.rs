@@ -174,8 +174,7 @@ fn a_file_that_is_not_read_is_named() {
     assert_eq!(
         faults,
         ["wordpress.config: line 2 includes a file whose path only PHP knows, and so DB_USER, DB_PASSWORD, DB_HOST, \
-             $table_prefix, AUTH_KEY, AUTH_SALT and JWT_AUTH_SECRET_KEY, which are not defined there, cannot be known; run \
-             `wp-jwt-sidecar import`, which has PHP say it, or set wordpress.database_url, wordpress.table_prefix, \
+             $table_prefix, AUTH_KEY, AUTH_SALT and JWT_AUTH_SECRET_KEY cannot be known; run `wp-jwt-sidecar import`, which has PHP say it, or set wordpress.database_url, wordpress.table_prefix, \
              wordpress.auth_key and wordpress.auth_salt and jwt.secret or jwt.secret_file"]
     );
 }

@@ -46,7 +46,12 @@ impl Assembly<'_> {
 
     /// All that is wrong.
     pub(super) fn all_faults(mut self) -> Vec<Fault> {
-        let unknown = std::mem::take(&mut self.unknown);
+        let mut unknown = std::mem::take(&mut self.unknown);
+        // After what is not followed nothing is certain: whatever else is not seen has the same ways out.
+        let first = unknown.iter().map(|one| &one.cause).find(|cause| matches!(cause, Cause::Elsewhere(_))).cloned();
+        if let Some(first) = first {
+            unknown.iter_mut().for_each(|one| one.cause = first.clone());
+        }
         let mut causes: Vec<(Cause, Vec<Unknown>)> = Vec::new();
         for one in unknown {
             match causes.iter_mut().find(|(cause, _)| *cause == one.cause) {
@@ -74,10 +79,7 @@ fn sentence(cause: &Cause, same: &[Unknown], is_imported: bool) -> String {
     let is_one = same.len() == 1;
     let why = match cause {
         Cause::Computed(doubt) => format!("{names} cannot be known: {doubt}"),
-        Cause::Elsewhere(doubt) => {
-            let are_not = if is_one { "is not defined there" } else { "are not defined there" };
-            format!("{doubt}, and so {names}, which {are_not}, cannot be known")
-        }
+        Cause::Elsewhere(doubt) => format!("{doubt}, and so {names} cannot be known"),
         Cause::NotThere => format!("{names} {} not defined there", if is_one { "is" } else { "are" }),
     };
     // PHP knows no more than it has said, and what is not there it does not know either.
