@@ -1,14 +1,13 @@
 //! A file that PHP read, or looked for, and whether it is still so.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-
-use crate::config;
 
 /// What is larger has no hash.
 const HASHED: u64 = 8 << 20;
@@ -85,8 +84,14 @@ impl Seen {
         if now.size() > HASHED || !now.is_file() {
             return None;
         }
+        // SECURITY: the path is the site's word, and its user may put a FIFO there at any moment.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = File::options().read(true).custom_flags(flags.bits()).open(self.path()).ok()?;
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
         let mut content = Vec::new();
-        config::open_file(self.path()).ok()?.take(HASHED + 1).read_to_end(&mut content).ok()?;
+        file.take(HASHED + 1).read_to_end(&mut content).ok()?;
         Some(Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
