@@ -169,6 +169,8 @@ fn shell(runner: &Runner, place: &Place, timeout: Duration) -> Result<(Vec<OsStr
     };
     let within = limits::within(&tool("prlimit")?, &tool("setpriv")?, runner, timeout);
     let unshare = tool("unshare")?;
+    // Who is not root gets namespaces only within one of users.
+    let users: &[&str] = if runner.is_caller { &["--user", "--map-current-user"] } else { &[] };
     let ways: [(&[&str], &[&'static str]); 3] = [
         (&["--net", "--pid", "--fork", "--kill-child"], &[]),
         (&["--pid", "--fork", "--kill-child"], &[NO_NET]),
@@ -179,7 +181,7 @@ fn shell(runner: &Runner, place: &Place, timeout: Duration) -> Result<(Vec<OsStr
         let mut shell: Vec<OsString> = Vec::new();
         if !flags.is_empty() {
             shell.push(unshare.clone().into());
-            shell.extend(flags.iter().map(OsString::from));
+            shell.extend(users.iter().chain(flags).map(OsString::from));
             shell.push("--".into());
         }
         shell.extend(within.iter().cloned());
