@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::place::Place;
 use super::user::Runner;
+use crate::printable;
 use crate::wordpress::imported::{CONSTANTS, Seen};
 use crate::wordpress::wp_config::Scalar;
 
@@ -74,7 +75,7 @@ impl Answer {
         let constants = raw.constants.into_iter().map(|(name, said)| Some((name, value(&said)?)));
         let error = match &raw.error {
             Some((kind, what, file, line)) => {
-                Some(PhpError { kind: text(kind)?, what: text(what)?, place: format!("{}:{line}", text(file)?) })
+                Some(PhpError { kind: words(kind)?, what: words(what)?, place: format!("{}:{line}", words(file)?) })
             }
             None => None,
         };
@@ -82,11 +83,12 @@ impl Answer {
             Some(said) => Some(value(said)?),
             None => None,
         };
-        let asks = raw.asks.iter().map(|(file, line, word)| Some(format!("{}:{line} asks for {word}", text(file)?)));
+        let asks =
+            raw.asks.iter().map(|(file, line, word)| Some(format!("{}:{line} asks for {}", words(file)?, plain(word))));
         Some(Self {
             end: raw.end,
-            sapi: raw.sapi.chars().take(32).collect(),
-            php: raw.php.chars().take(64).collect(),
+            sapi: plain(&raw.sapi),
+            php: plain(&raw.php),
             error,
             constants: constants.collect::<Option<_>>()?,
             table_prefix,
@@ -192,9 +194,9 @@ fn value((kind, content, place): &(String, String, String)) -> Option<Value> {
         "integer" => Ok(Scalar::Integer(content.parse().ok()?)),
         "boolean" => Ok(Scalar::Boolean(!content.is_empty())),
         "null" => Ok(Scalar::Null),
-        kind => Err(format!("of the type {}", kind.chars().take(20).collect::<String>())),
+        kind => Err(format!("of the type {}", plain(kind))),
     };
-    Some(Value { scalar, place: Some(text(place)?).filter(|place| !place.is_empty()) })
+    Some(Value { scalar, place: Some(words(place)?).filter(|place| !place.is_empty()) })
 }
 
 fn seen((path, was, size, modified, sha256): &(String, String, u64, i64, String)) -> Option<Seen> {
@@ -211,4 +213,57 @@ fn seen((path, was, size, modified, sha256): &(String, String, u64, i64, String)
 /// Names of files may hold any bytes.
 fn text(base64: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&STANDARD.decode(base64).ok()?).into_owned())
+}
+
+/// SECURITY: the site's code can answer anything; what is shown of it is one line, and short.
+fn words(base64: &str) -> Option<String> {
+    let text: String = text(base64)?.chars().take(300).collect();
+    Some(printable::one_line(&text).into_owned())
+}
+
+/// A word of PHP's own.
+fn plain(word: &str) -> String {
+    word.chars().filter(|letter| letter.is_ascii_alphanumeric() || "._-+ ".contains(*letter)).take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(constants: &str, error: &str) -> String {
+        format!(
+            r#"{{"end":"error","sapi":"cli\n","php":"8.2","error":{error},"constants":{{{constants}}},"table_prefix":null,"files":[],"overflow":false,"asks":[]}}"#
+        )
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_taken() {
+        let parse = |text: &str| Answer::parse(text.as_bytes());
+        let good = answer(r#""DB_NAME":["text","eA==",""],"MULTISITE":["boolean","1",""]"#, "null");
+        let read = parse(&good).unwrap();
+        assert!(read.constants["DB_NAME"].scalar("DB_NAME") == Ok(Scalar::Text(b"x".to_vec())));
+        assert!(read.constants["MULTISITE"].scalar("MULTISITE") == Ok(Scalar::Boolean(true)));
+        assert_eq!(read.sapi, "cli");
+        for constants in [
+            r#""OTHER":["text","eA==",""]"#,
+            r#""DB_NAME":["text","!",""]"#,
+            r#""DB_NAME":["integer","x",""]"#,
+            r#""DB_NAME":["text","eA=="]"#,
+            r#""DB_NAME":"x""#,
+        ] {
+            assert!(parse(&answer(constants, "null")).is_none(), "{constants}");
+        }
+        assert!(parse(&good.replace("\"asks\"", "\"more\":1,\"asks\"")).is_none());
+        assert!(parse("").is_none() && parse("[]").is_none());
+    }
+
+    #[test]
+    fn what_is_shown_of_an_error_is_one_line() {
+        let forged = STANDARD.encode("a\nb\u{1b}[2J");
+        let read = Answer::parse(answer("", &format!(r#"["{forged}","{forged}","{forged}",1]"#)).as_bytes()).unwrap();
+        let error = read.error.unwrap();
+        for text in [&error.kind, &error.what, &error.place] {
+            assert!(!text.contains(printable::is_harmful), "{text:?}");
+        }
+    }
 }

@@ -232,7 +232,7 @@ impl Assembly<'_> {
             Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
                 // SECURITY: it is pasted into SQL.
                 Ok(table) if !table.is_empty() && is_plain(&table) => return Some(table),
-                _ => format!("line {line} gives it more than letters, digits and underscores, or nothing"),
+                _ => format!("{} gives it more than letters, digits and underscores, or nothing", giver(line)),
             },
             Lookup::Unknown(doubt) => {
                 self.doubtful(NAME, "", &doubt);
@@ -268,7 +268,7 @@ impl Assembly<'_> {
                         defined.insert(name, Secret::new(text));
                     }
                     Err(_) => {
-                        self.constant_fault(name, keys, &format!("line {line} gives it a value that is not UTF-8"))
+                        self.constant_fault(name, keys, &format!("{} gives it a value that is not UTF-8", giver(line)))
                     }
                 },
                 // Even one that is not used itself counts: WordPress disregards what two of them share.
@@ -439,7 +439,7 @@ impl Assembly<'_> {
             Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
                 Ok(text) => return Some(Secret::new(text)),
                 Err(_) => {
-                    self.constant_fault(name, instead, &format!("line {line} gives it a value that is not UTF-8"))
+                    self.constant_fault(name, instead, &format!("{} gives it a value that is not UTF-8", giver(line)))
                 }
             },
             Lookup::NotDefined => self.not_there(name, instead),
@@ -476,6 +476,11 @@ impl Assembly<'_> {
             _ => None,
         }
     }
+}
+
+/// What gives a constant its value; an import knows no lines.
+fn giver(line: usize) -> String {
+    if line == 0 { "PHP".to_owned() } else { format!("line {line}") }
 }
 
 fn is_folder(path: &Path) -> bool {
