@@ -40,7 +40,7 @@ use crate::verify::sampler::ALWAYS;
 use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
 use crate::wordpress::home::Homes;
-use crate::wordpress::installation::Installation;
+use crate::wordpress::installation::{Import, Installation};
 use crate::wordpress::site::{Configured, Site, Sites};
 pub(crate) use lasting::Lasting;
 use lasting::rules;
@@ -358,6 +358,10 @@ impl Native {
     /// Begins to look at the site, and waits for the first look: refreshes are native from the first request on, unless
     /// the site takes its time.
     pub async fn first_look(&self) {
+        if let Some(Import { file, stale: Some(change), .. }) = &self.refresher.sites.installation().import {
+            let import = file.display();
+            warn!(%import, change, "what PHP said of the site is older than the files it is made of");
+        }
         let tasks = &self.refresher.tasks;
         let (looked, first_look) = oneshot::channel();
         tasks.spawn(watch(Arc::clone(&self.refresher), looked, self.stop.clone()));

@@ -14,12 +14,13 @@ use clap::{
 };
 
 use crate::config::{
-    CONFIG_VARIABLE, Config, Faults, Flag, Kind, Secret, Sources,
+    CONFIG_VARIABLE, Config, Faults, Flag, Kind, Secret, SiteFiles, Sources,
     keys::{self, Fallback, KEYS, Key},
 };
 use crate::version;
 
 pub mod completions;
+pub mod import;
 pub mod man;
 
 /// The whole command line.
@@ -54,6 +55,16 @@ pub enum Command {
         #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, value_parser = secret)]
         with_token: Option<Secret>,
         /// As for serve.
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Have PHP run the site's wp-config.php once, and write what it defines to a file that serve takes in its place
+    #[command(after_help = import::HELP)]
+    Import {
+        /// How.
+        #[command(flatten)]
+        how: Box<import::How>,
+        /// Where the site is.
         #[command(flatten)]
         options: Options,
     },
@@ -107,12 +118,27 @@ pub struct Options {
 /// # Errors
 /// All faults of all sources at once; see [`Config::load`].
 pub fn load(options: &Options, environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, Faults> {
-    Config::load(&Sources {
+    Config::load(&sources(options, environment))
+}
+
+/// Reads the same for the two files that say what the site is, whatever else is wrong.
+///
+/// # Errors
+/// What is wrong with these.
+pub fn site_files(
+    options: &Options,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<SiteFiles, Faults> {
+    Config::site_files(&sources(options, environment))
+}
+
+fn sources(options: &Options, environment: impl Iterator<Item = (OsString, OsString)>) -> Sources {
+    Sources {
         flags: options.flags.clone(),
         environment: environment.collect(),
         file: options.config.clone(),
         default_file: Some(PathBuf::from(DEFAULT_FILE)),
-    })
+    }
 }
 
 /// SECURITY: it never fails, so that clap never quotes it.

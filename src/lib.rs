@@ -17,6 +17,8 @@
 //! [`admin`] shows it to operators, with what [`last_seen`] remembers of database and upstream. [`doctor`] looks at a whole
 //! installation without serving; both say what they find in [`finding`]s.
 //!
+//! Where only PHP understands the site's configuration, [`import`] has PHP say it beforehand.
+//!
 //! [`config`] is read and checked before all that, [`assemble`] puts the parts together, [`serve`] takes signals, reloads
 //! and tells the service manager, and [`drain`] ends everything in order.
 //!
@@ -44,6 +46,7 @@ mod refresh;
 mod body;
 
 mod fields;
+mod import;
 mod index;
 mod verify;
 mod vet;

@@ -13,6 +13,7 @@ use crate::config::{self, Faults, RefreshMode, Verify};
 use crate::doctor::report::{self, Style};
 use crate::doctor::{self, How};
 use crate::finding::{Level, verdict};
+use crate::import::{self, ImportError, Outcome};
 use crate::index::{self, Action};
 use crate::listen::inherited::Inherited;
 use crate::listen::listeners;
@@ -77,6 +78,7 @@ pub fn main() -> ExitCode {
             Ok(token) => doctor(&options, json, &How { runs_php: !no_php, token }),
             Err(error) => ended(Err(error)),
         },
+        Command::Import { how, options } => import(&options, &how),
         Command::Verify { again, json, options } => verify(&options, command::How { json, again }),
         Command::Index { apply, drop, options } => {
             let action = match (apply, drop) {
@@ -175,6 +177,25 @@ fn verify(options: &cli::Options, how: command::How) -> ExitCode {
             match error {
                 VerifyError::Configuration(_) => ExitCode::from(WRONG_CONFIGURATION),
                 VerifyError::Forward => ExitCode::from(1),
+                _ => ExitCode::from(2),
+            }
+        }
+    }
+}
+
+/// The exit code says with `--check` whether anything would change.
+fn import(options: &cli::Options, how: &cli::import::How) -> ExitCode {
+    let done = cli::site_files(options, std::env::vars_os()).map_err(ImportError::from).and_then(|files| {
+        let mut out = Printer::new(std::io::stdout(), Form::Text);
+        import::run(&files, how, &mut out)
+    });
+    match done {
+        Ok(Outcome::Changed) if how.check => ExitCode::from(1),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            match error {
+                ImportError::Configuration(_) => ExitCode::from(WRONG_CONFIGURATION),
                 _ => ExitCode::from(2),
             }
         }
@@ -290,6 +311,7 @@ fn check(parts: Parts) -> anyhow::Result<()> {
         }
     }
     if let Some(installation) = &parts.installation {
+        writeln!(out, "site: {}", installation.source())?;
         writeln!(out, "database: {}", installation.database_label)?;
         writeln!(out, "tables: {}jwt_auth_tokens and {}", installation.table_prefix, installation.users_table)?;
         for assumption in &installation.assumed {

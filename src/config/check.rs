@@ -10,11 +10,20 @@ mod site;
 mod site_server;
 
 use super::{
-    Config, Effective, Faults, ListenAddress, OpenFiles, Server, Upstream, Verify,
+    Config, Effective, Faults, ListenAddress, OpenFiles, Server, SiteFiles, Upstream, Verify,
     keys::{self, Key},
     merged::Merged,
     open_files::{self, Wanted},
 };
+
+/// The two files of the site, whatever is wrong with the rest.
+pub(super) fn site_files(mut read: Merged) -> Result<SiteFiles, Faults> {
+    let files = site::files(&mut read);
+    if read.complete && !read.is_faulty(keys::WORDPRESS_CONFIG) && !read.is_faulty(keys::WORDPRESS_IMPORT) {
+        return Ok(files);
+    }
+    Err(Faults(read.faults))
+}
 
 /// Checks every value and all of them together.
 pub(super) fn check(mut read: Merged) -> Result<Config, Faults> {

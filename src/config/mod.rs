@@ -92,6 +92,14 @@ impl Config {
         Declared::new(claims, fields, omit)
     }
 
+    /// What `import` has to know: `wordpress.config` and `wordpress.import`. What is wrong with other keys does not matter.
+    ///
+    /// # Errors
+    /// What is wrong with these two, or with the file as a whole.
+    pub fn site_files(sources: &Sources) -> Result<SiteFiles, Faults> {
+        check::site_files(sources::merge(sources))
+    }
+
     /// Every key with its value and where that was said, to be displayed; secrets are not shown.
     pub fn effective(&self) -> &Effective {
         &self.effective
@@ -256,8 +264,10 @@ pub struct Forwarded {
 /// `[wordpress]`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WordPress {
-    /// `wp-config.php`. There is this or `database_url`, unless the route is left to WordPress.
+    /// `wp-config.php`. There is this, `import` or `database_url`, unless the route is left to WordPress.
     pub config: Option<PathBuf>,
+    /// What `import` wrote.
+    pub import: Option<ImportFile>,
     /// `mysql://…`, which `mysql_async::Opts::from_url` accepts, with a database's name.
     pub database_url: Option<Secret>,
     /// Each as `DB_HOST` may be. Empty: what the others say.
@@ -282,6 +292,27 @@ pub struct WordPress {
     pub auth_key: Option<Secret>,
     /// `AUTH_SALT`.
     pub auth_salt: Option<Secret>,
+}
+
+/// The two files that say what a site is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteFiles {
+    /// `[wordpress] config`
+    pub config: Option<PathBuf>,
+    /// `[wordpress] import`, or its default place. It need not be there.
+    pub import: PathBuf,
+}
+
+/// Where `import` writes to, and `serve` reads from, where nothing else is named.
+pub const DEFAULT_IMPORT: &str = "/etc/wp-jwt-sidecar/site.toml";
+
+/// `[wordpress] import`, or what is in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether somebody named it. What is in the default place may be another site's.
+    pub is_named: bool,
 }
 
 /// `[jwt]`

@@ -17,7 +17,7 @@ pub fn faults(faults: &Faults) -> Vec<Finding> {
         .iter()
         .map(|fault| {
             let (area, id) = match fault.key.as_str() {
-                "wordpress.config" => (Area::WpConfig, "wp_config.fault"),
+                "wordpress.config" | "wordpress.import" => (Area::WpConfig, "wp_config.fault"),
                 _ => (Area::Configuration, "configuration.fault"),
             };
             let fix = "Change it where it was said; config.example.toml explains every key.";

@@ -14,6 +14,7 @@ mod client;
 mod configuration;
 mod database;
 mod hooks;
+mod imported;
 pub mod keys;
 mod limits;
 mod parity;
@@ -106,7 +107,9 @@ fn look(mut config: Config, how: &How, findings: &mut Vec<Finding>) -> io::Resul
     };
     if let Some(installation) = &installation {
         findings.extend(configuration::assumed(installation));
-        findings.extend(installation.config_file.as_deref().map(wp_config::look).into_iter().flatten());
+        findings.extend(installation.import.iter().map(imported::look));
+        let source = installation.import.as_ref().map(|import| import.file.as_path());
+        findings.extend(source.or(installation.config_file.as_deref()).map(wp_config::look).into_iter().flatten());
         findings.push(keys::salts(installation));
     }
     let (Some(dialer), Some(installation)) = (dialer.clone(), installation) else {

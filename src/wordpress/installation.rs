@@ -21,8 +21,10 @@ use super::database::Hosts;
 use super::salts::{SALT_CONSTANTS, SaltConstants};
 use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
-use file::ConfigFile;
-use unknown::{NOT_SET, Unknown};
+use file::{ConfigFile, Content};
+use unknown::Unknown;
+
+pub use file::found;
 
 /// A site, as far as its configuration describes it.
 #[derive(Clone, PartialEq)]
@@ -66,6 +68,19 @@ pub struct Installation {
     pub language: Option<String>,
     /// What was taken for granted about PHP's environment, in sentences without values.
     pub assumed: Vec<String>,
+    /// Where all this is from what PHP said.
+    pub import: Option<Import>,
+}
+
+/// An import that holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// Where it is.
+    pub file: PathBuf,
+    /// The host that PHP ran for.
+    pub host: Option<String>,
+    /// What of the files that it was made of is no longer as it was. `None` where all is.
+    pub stale: Option<String>,
 }
 
 /// What the constants `WP_HOME` and `WP_SITEURL` say.
@@ -80,6 +95,20 @@ pub enum WpHome {
 }
 
 impl Installation {
+    /// Where all this is from, in words.
+    pub fn source(&self) -> String {
+        match (&self.import, &self.config_file) {
+            (Some(Import { file, host, stale }), _) => {
+                let host = host.as_ref().map(|host| format!(", for the host {host}")).unwrap_or_default();
+                let stale =
+                    stale.as_ref().map(|change| format!("; older than its files: {change}")).unwrap_or_default();
+                format!("as PHP said{host}, in {}{stale}", file.display())
+            }
+            (None, Some(file)) => format!("as read in {}", file.display()),
+            (None, None) => "as the keys say".to_owned(),
+        }
+    }
+
     /// The host of the home URL, where configuration or a constant says it: known without the database.
     pub fn home_host(&self) -> Option<String> {
         let home = match (&self.home, &self.wp_home) {
@@ -111,6 +140,7 @@ impl fmt::Debug for Installation {
             .field("usermeta_table", &self.usermeta_table)
             .field("language", &self.language)
             .field("assumed", &self.assumed)
+            .field("import", &self.import)
             .finish()
     }
 }
@@ -124,10 +154,7 @@ pub fn installation(
     jwt: &config::Jwt,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Installation, Faults> {
-    let file = match &config.config {
-        Some(path) => Some(file::read(path, environment).map_err(|fault| Faults(vec![fault]))?),
-        None => None,
-    };
+    let file = file::of(config, environment).map_err(|fault| Faults(vec![fault]))?;
     let mut assembly =
         Assembly { file: file.as_ref(), faults: Vec::new(), unknown: Vec::new(), asked: RefCell::default() };
     let database = assembly.database(config);
@@ -136,9 +163,8 @@ pub fn installation(
     let salts = assembly.salts(config);
     let jwt_secret = assembly.jwt_secret(jwt);
     let cors_enable = assembly.cors_enable();
-    assembly.tell_unknown();
     match (database, table_prefix, users_table, salts) {
-        (Some(database), Some(table_prefix), Some(users_table), Some(salts)) if assembly.faults.is_empty() => {
+        (Some(database), Some(table_prefix), Some(users_table), Some(salts)) if assembly.wrong() == 0 => {
             Ok(Installation {
                 database_label: database.labels().join(", "),
                 database,
@@ -159,15 +185,17 @@ pub fn installation(
                 mu_plugins_dir: assembly.mu_plugins_dir(),
                 language: assembly.language(),
                 assumed: assembly.assumed(config),
+                import: assembly.import(),
             })
         }
-        _ => Err(Faults(assembly.faults)),
+        _ => Err(Faults(assembly.all_faults())),
     }
 }
 
 struct Assembly<'a> {
     file: Option<&'a ConfigFile>,
     faults: Vec<Fault>,
+    /// What is needed and not known.
     unknown: Vec<Unknown>,
     /// The constants that were looked at.
     asked: RefCell<BTreeSet<String>>,
@@ -185,11 +213,11 @@ impl Assembly<'_> {
             (None, Some(file)) => match file.content.table_prefix() {
                 Lookup::Known(scalar, _) => String::from_utf8_lossy(&scalar.to_bytes()).into_owned(),
                 Lookup::NotDefined => {
-                    self.unknown("$table_prefix", &[key], NOT_SET.to_owned());
+                    self.not_there("$table_prefix", key);
                     return None;
                 }
                 Lookup::Unknown(doubt) => {
-                    self.unknown("$table_prefix", &[key], doubt.to_string());
+                    self.doubtful("$table_prefix", key, &doubt);
                     return None;
                 }
             },
@@ -210,13 +238,17 @@ impl Assembly<'_> {
             Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
                 // SECURITY: it is pasted into SQL.
                 Ok(table) if !table.is_empty() && is_plain(&table) => return Some(table),
-                _ => format!("line {line} gives it more than letters, digits and underscores, or nothing"),
+                _ => format!("{} gives it more than letters, digits and underscores, or nothing", giver(line)),
             },
-            Lookup::Unknown(doubt) => doubt.to_string(),
+            Lookup::Unknown(doubt) => {
+                self.doubtful(NAME, "", &doubt);
+                return None;
+            }
             // Code that is not followed could define it, but hardly a site shares its users: told by `check`, not refused.
             Lookup::NotDefined => return prefix.map(|prefix| format!("{prefix}users")),
         };
-        self.unknown(NAME, &[], problem);
+        let fix = "define it there as a plain text";
+        self.fault("wordpress.config", format!("the constant {NAME} cannot be known: {problem}; {fix}"));
         None
     }
 
@@ -244,8 +276,8 @@ impl Assembly<'_> {
             }
             return None;
         }
-        let keys = &["wordpress.auth_key", "wordpress.auth_salt"];
-        let before = self.unknown.len();
+        let keys = "wordpress.auth_key and wordpress.auth_salt";
+        let before = self.wrong();
         let mut defined = HashMap::new();
         for name in SALT_CONSTANTS {
             match self.constant(name) {
@@ -253,20 +285,22 @@ impl Assembly<'_> {
                     Ok(text) => {
                         defined.insert(name, Secret::new(text));
                     }
-                    Err(_) => self.unknown(name, keys, format!("line {line} gives it a value that is not UTF-8")),
+                    Err(_) => {
+                        self.constant_fault(name, keys, &format!("{} gives it a value that is not UTF-8", giver(line)))
+                    }
                 },
                 // Even one that is not used itself counts: WordPress disregards what two of them share.
-                Lookup::Unknown(doubt) => self.unknown(name, keys, doubt.to_string()),
+                Lookup::Unknown(doubt) => self.doubtful(name, keys, &doubt),
                 Lookup::NotDefined => {
                     let explicit = if name.ends_with("_KEY") { &config.auth_key } else { &config.auth_salt };
                     let decides = name.starts_with("AUTH_") && explicit.is_none();
-                    if let Some(doubt) = self.incomplete().filter(|_| decides) {
-                        self.unknown(name, keys, doubt.to_string());
+                    if decides && self.incomplete().is_some() {
+                        self.not_there(name, keys);
                     }
                 }
             }
         }
-        (self.unknown.len() == before)
+        (self.wrong() == before)
             .then(|| SaltConstants::from_constants(&defined, config.auth_key.clone(), config.auth_salt.clone()))
     }
 
@@ -289,9 +323,9 @@ impl Assembly<'_> {
             );
             return None;
         }
-        let secret = self.needed_text("JWT_AUTH_SECRET_KEY", "jwt.secret")?;
+        let secret = self.needed_text("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file")?;
         if secret.expose().is_empty() {
-            self.unknown("JWT_AUTH_SECRET_KEY", &["jwt.secret"], "it is empty".to_owned());
+            self.constant_fault("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file", "it is empty");
             return None;
         }
         Some(secret)
@@ -302,7 +336,7 @@ impl Assembly<'_> {
             Lookup::NotDefined => None,
             Lookup::Known(scalar, _) => Some(scalar.is_true()),
             Lookup::Unknown(doubt) => {
-                self.unknown("JWT_AUTH_CORS_ENABLE", &[], doubt.to_string());
+                self.doubtful("JWT_AUTH_CORS_ENABLE", "", &doubt);
                 None
             }
         }
@@ -422,28 +456,52 @@ impl Assembly<'_> {
             }
             return None;
         }
-        let problem = match self.constant(name) {
+        match self.constant(name) {
             Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
                 Ok(text) => return Some(Secret::new(text)),
-                Err(_) => format!("line {line} gives it a value that is not UTF-8"),
+                Err(_) => {
+                    self.constant_fault(name, instead, &format!("{} gives it a value that is not UTF-8", giver(line)))
+                }
             },
-            Lookup::NotDefined => self.incomplete().map_or(NOT_SET.to_owned(), |doubt| doubt.to_string()),
-            Lookup::Unknown(doubt) => doubt.to_string(),
-        };
-        self.unknown(name, &[instead], problem);
+            Lookup::NotDefined => self.not_there(name, instead),
+            Lookup::Unknown(doubt) => self.doubtful(name, instead, &doubt),
+        }
         None
     }
 
-    /// Something of `wp-config.php` is not known. `keys` can say it instead.
-    fn unknown(&mut self, what: &'static str, keys: &[&'static str], cause: String) {
-        self.unknown.push(Unknown { what, keys: keys.to_vec(), cause });
+    fn constant_fault(&mut self, name: &str, instead: &str, problem: &str) {
+        self.fault(
+            "wordpress.config",
+            format!("the constant {name} cannot be known: {problem}; set {instead} instead"),
+        );
     }
 
+    /// What PHP said names the import, all else the file that was read.
     fn fault(&mut self, key: &str, problem: String) {
-        let value =
-            (key == "wordpress.config").then(|| self.file.map(|file| file.path.display().to_string())).flatten();
-        self.faults.push(Fault { key: key.to_owned(), value, problem, ..Fault::default() });
+        let file = self.file.filter(|_| key == "wordpress.config");
+        let fault = match file.map(|file| (file, &file.import)) {
+            Some((_, Some(import))) => ("wordpress.import", Some(import)),
+            Some((file, None)) => (key, Some(&file.path)),
+            None => (key, None),
+        };
+        let value = fault.1.map(|path| path.display().to_string());
+        self.faults.push(Fault { key: fault.0.to_owned(), value, problem, ..Fault::default() });
     }
+
+    fn import(&self) -> Option<Import> {
+        let file = self.file?;
+        match (&file.content, &file.import) {
+            (Content::Imported(imported), Some(file)) => {
+                Some(Import { file: file.clone(), host: imported.host.clone(), stale: imported.stale() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What gives a constant its value; an import knows no lines.
+fn giver(line: usize) -> String {
+    if line == 0 { "PHP".to_owned() } else { format!("line {line}") }
 }
 
 fn is_folder(path: &Path) -> bool {

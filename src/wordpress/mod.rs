@@ -5,6 +5,7 @@ pub mod clock;
 pub mod database;
 pub mod home;
 pub mod hook_scan;
+pub mod imported;
 pub mod installation;
 pub mod options;
 pub mod salts;

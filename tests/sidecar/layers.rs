@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["exchange", "assemble"],
     &["forward", "refresh"],
     &["body"],
-    &["fields", "index", "verify", "vet"],
+    &["fields", "import", "index", "verify", "vet"],
     &["http1", "tls", "wordpress"],
     &["cli", "net", "telemetry"],
     &["access_log", "admission", "config"],

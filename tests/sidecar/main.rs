@@ -22,6 +22,7 @@ mod failover;
 mod forwarding;
 mod groups;
 mod http2;
+mod import;
 mod json_parity;
 mod layers;
 mod leaving;

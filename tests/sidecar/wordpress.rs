@@ -3,6 +3,7 @@
 
 mod addresses;
 mod algorithms;
+mod bedrock;
 mod home;
 mod sameness;
 

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{
-    Cleanup, DatabaseTls, Jwt, Refresh, RefreshMode, WordPress, address, file, keys, merged::Merged, sources::wrong,
-    value,
+    Cleanup, DEFAULT_IMPORT, DatabaseTls, ImportFile, Jwt, Refresh, RefreshMode, SiteFiles, WordPress, address, file,
+    keys, merged::Merged, sources::wrong, value,
 };
 
 use super::declared::members;
 
 pub(super) fn wordpress(read: &mut Merged, mode: RefreshMode) -> WordPress {
+    let import = import(read);
     let neither = read.is_missing(keys::WORDPRESS_CONFIG) && read.is_missing(keys::WORDPRESS_DATABASE_URL);
-    if neither && mode == RefreshMode::Native {
+    if neither && import.is_none() && mode == RefreshMode::Native && read.is_missing(keys::WORDPRESS_IMPORT) {
         let problem = "is required: the path of the site's wp-config.php (--wp-config); or, where that cannot be read, \
-                       wordpress.database_url; or leave the route to WordPress with refresh.mode = \"forward\"";
+                       what `wp-jwt-sidecar import` makes of it (wordpress.import), or wordpress.database_url; or leave the route to WordPress with refresh.mode = \"forward\"";
         read.faults.push(wrong(keys::WORDPRESS_CONFIG.name, problem));
     }
     let database_hosts = read.each(keys::WORDPRESS_DATABASE_HOSTS, value::database_host);
@@ -35,7 +36,8 @@ pub(super) fn wordpress(read: &mut Merged, mode: RefreshMode) -> WordPress {
     }
     let credentials = read.credentials.clone();
     WordPress {
-        config: wp_config(read),
+        config: wp_config(read, import.is_some()),
+        import,
         database_url,
         database_hosts,
         database_tls,
@@ -53,8 +55,28 @@ pub(super) fn wordpress(read: &mut Merged, mode: RefreshMode) -> WordPress {
     }
 }
 
-fn wp_config(read: &mut Merged) -> Option<PathBuf> {
+/// One that is not named is taken only where it is there.
+fn import(read: &mut Merged) -> Option<ImportFile> {
+    if read.is_given(keys::WORDPRESS_IMPORT) {
+        return Some(ImportFile { path: read.readable(keys::WORDPRESS_IMPORT)?, is_named: true });
+    }
+    let path = PathBuf::from(DEFAULT_IMPORT);
+    let may_be_this_sites =
+        read.find(keys::WORDPRESS_CONFIG).is_some() || read.is_missing(keys::WORDPRESS_DATABASE_URL);
+    (may_be_this_sites && path.is_file()).then_some(ImportFile { path, is_named: false })
+}
+
+pub(super) fn files(read: &mut Merged) -> SiteFiles {
+    let import = read.path(keys::WORDPRESS_IMPORT).unwrap_or_else(|| PathBuf::from(DEFAULT_IMPORT));
+    SiteFiles { config: read.path(keys::WORDPRESS_CONFIG), import }
+}
+
+/// With an import it need not be readable: that it is looked for where it is needed.
+fn wp_config(read: &mut Merged, has_import: bool) -> Option<PathBuf> {
     let path = read.path(keys::WORDPRESS_CONFIG)?;
+    if has_import {
+        return Some(path);
+    }
     // wp-load.php looks one directory up where there is no wp-config.php beside it, and so may the one who reads it.
     let one_up = path.parent().and_then(Path::parent).map(|directory| directory.join("wp-config.php"));
     if path.is_dir() {

@@ -21,7 +21,7 @@ impl Assembly<'_> {
     }
 
     fn hosts(&mut self, config: &config::WordPress) -> Option<Hosts> {
-        let before = (self.faults.len(), self.unknown.len());
+        let before = self.wrong();
         let (options, said) = match &config.database_url {
             Some(url) => self.database_from_url(url).map(|(options, said)| (options, Some(said))).unzip(),
             None => (self.database_from_constants(config), None),
@@ -32,7 +32,7 @@ impl Assembly<'_> {
         }
         // Asked for also where the rest is wrong: all faults are reported at once.
         let hosts = self.with_tls(config, hosts, said.flatten());
-        hosts.filter(|_| (self.faults.len(), self.unknown.len()) == before).map(Hosts::new)
+        hosts.filter(|_| self.wrong() == before).map(Hosts::new)
     }
 
     fn at_hosts(&mut self, config: &config::WordPress, options: OptsBuilder) -> Vec<Opts> {
@@ -61,7 +61,7 @@ impl Assembly<'_> {
             false => Some(None),
         };
         if name.as_ref().is_some_and(|name| name.expose().is_empty()) {
-            self.unknown("DB_NAME", &[key], "it is empty".to_owned());
+            self.constant_fault("DB_NAME", key, "it is empty");
             return None;
         }
         let (name, user, password, address) = (name?, user?, password?, address?);
@@ -82,7 +82,7 @@ impl Assembly<'_> {
         match database_address(host.expose(), &existing_sockets()) {
             Ok(address) => Some(address),
             Err(error) => {
-                self.fault("wordpress.config", format!("DB_HOST is not understood: {error}"));
+                self.fault("wordpress.config", format!("the constant DB_HOST is not understood: {error}"));
                 None
             }
         }

@@ -1,4 +1,4 @@
-//! Finding and opening `wp-config.php`.
+//! Finding and opening `wp-config.php`, or what stands in for it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -6,20 +6,103 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::unknown::ALL_KEYS;
-use crate::config::Fault;
-use crate::wordpress::wp_config::{self, SIZE_LIMIT, Surroundings, WpConfig, WpConfigError};
+use crate::config::{self, Fault};
+use crate::wordpress::imported::Imported;
+use crate::wordpress::wp_config::{self, Doubt, Lookup, SIZE_LIMIT, Surroundings, WpConfig, WpConfigError};
 
-/// A configuration file that was read.
+/// A configuration file whose content is known.
 pub(super) struct ConfigFile {
     /// Symbolic links resolved.
     pub(super) path: PathBuf,
-    pub(super) content: WpConfig,
+    pub(super) content: Content,
+    /// Where the content is from, if PHP said it.
+    pub(super) import: Option<PathBuf>,
+}
+
+/// What a configuration file defines.
+pub(super) enum Content {
+    /// As it was read here.
+    Read(Box<WpConfig>),
+    /// As PHP said.
+    Imported(Box<Imported>),
+}
+
+impl Content {
+    /// See [`WpConfig::constant`].
+    pub(super) fn constant(&self, name: &str) -> Lookup<'_> {
+        match self {
+            Self::Read(read) => read.constant(name),
+            Self::Imported(imported) => imported.constant(name),
+        }
+    }
+
+    /// See [`WpConfig::table_prefix`].
+    pub(super) fn table_prefix(&self) -> Lookup<'_> {
+        match self {
+            Self::Read(read) => read.table_prefix(),
+            Self::Imported(imported) => imported.table_prefix(),
+        }
+    }
+
+    /// See [`WpConfig::assumed`]. PHP assumes nothing.
+    pub(super) fn assumed(&self, name: &str) -> Vec<String> {
+        match self {
+            Self::Read(read) => read.assumed(name).collect(),
+            Self::Imported(_) => Vec::new(),
+        }
+    }
+
+    /// See [`WpConfig::incomplete`]. PHP runs all that there is.
+    pub(super) fn incomplete(&self) -> Option<&Doubt> {
+        match self {
+            Self::Read(read) => read.incomplete(),
+            Self::Imported(_) => None,
+        }
+    }
+}
+
+/// What there is to say of the site: the import, if there is one of this site, else `wp-config.php`.
+pub(super) fn of(
+    config: &config::WordPress,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Option<ConfigFile>, Fault> {
+    if let Some(import) = &config.import
+        && let Some(file) = imported(import, config.config.as_deref())?
+    {
+        return Ok(Some(file));
+    }
+    config.config.as_deref().map(|path| read(path, environment)).transpose()
+}
+
+/// `None` where the file is in the default place and another site's.
+fn imported(import: &config::ImportFile, wanted: Option<&Path>) -> Result<Option<ConfigFile>, Fault> {
+    let fault = |problem: String| Fault {
+        key: "wordpress.import".to_owned(),
+        value: Some(import.path.display().to_string()),
+        problem,
+        ..Fault::default()
+    };
+    let imported = Imported::read(&import.path).map_err(fault)?;
+    if let Some(wanted) = wanted.filter(|wanted| !imported.is_of(wanted, &found(wanted))) {
+        return match import.is_named {
+            true => Err(fault(format!(
+                "was made of {}, and wordpress.config is {}: run `wp-jwt-sidecar import` again, or take one of the two keys out",
+                imported.config.display(),
+                wanted.display()
+            ))),
+            false => Ok(None),
+        };
+    }
+    Ok(Some(ConfigFile {
+        path: imported.resolved.clone(),
+        content: Content::Imported(Box::new(imported)),
+        import: Some(import.path.clone()),
+    }))
 }
 
 /// Reads `path`, or what WordPress would take where there is no such file. A directory means the
 /// `wp-config.php` in it.
-pub(super) fn read(path: &Path, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<ConfigFile, Fault> {
+fn read(path: &Path, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<ConfigFile, Fault> {
     let wanted = if path.is_dir() { path.join("wp-config.php") } else { path.to_owned() };
     let found = found(&wanted);
     let source = read_limited(&found).map_err(|error| fault(&found, unreadable(&found, &error)))?;
@@ -30,19 +113,20 @@ pub(super) fn read(path: &Path, environment: &dyn Fn(&str) -> Option<OsString>) 
         Surroundings { environment, read_file: &read_limited, canonicalize: &|path| fs::canonicalize(path) };
     let content = wp_config::read(&resolved, &source, root.as_deref().and_then(Path::parent), &surroundings)
         .map_err(|error| fault(&found, unread(&error)))?;
-    Ok(ConfigFile { path: resolved, content })
+    Ok(ConfigFile { path: resolved, content: Content::Read(Box::new(content)), import: None })
 }
 
 /// What to do about a file that is there and cannot be followed at all.
 fn unread(error: &WpConfigError) -> String {
     let check = if matches!(error, WpConfigError::Syntax { .. }) { "see what `php -l` says of it, " } else { "" };
     format!(
-        "{error}; {check}let PHP read the file (`wp-jwt-sidecar import`), or leave wordpress.config out and set {ALL_KEYS}"
+        "{error}; {check}run `wp-jwt-sidecar import`, which has PHP say it, or leave wordpress.config out and set \
+         wordpress.database_url, wordpress.table_prefix, wordpress.auth_key, wordpress.auth_salt and jwt.secret"
     )
 }
 
 /// WordPress looks one level above its root too, unless another WordPress is there (wp-load.php).
-fn found(wanted: &Path) -> PathBuf {
+pub fn found(wanted: &Path) -> PathBuf {
     let directory = if wanted.parent() == Some(Path::new("")) { Some(Path::new(".")) } else { wanted.parent() };
     let above = directory
         .and_then(|directory| fs::canonicalize(directory).ok())
@@ -95,7 +179,7 @@ fn permission_problem(path: &Path, user: &str, owner: Option<(u32, u32, u32)>) -
         format!(" (it belongs to {}:{}, mode {:04o})", name(uid, "/etc/passwd"), name(gid, "/etc/group"), mode & 0o7777)
     });
     format!(
-        "the user {user}, who runs this program, may not read it{}; allow it with `setfacl -m u:{user}:r {}`, add {user} to the file's group, or set \
+        "the user {user}, who runs this program, may not read it{}; allow it with `setfacl -m u:{user}:r {}`, add {user} to the file's group, run `wp-jwt-sidecar import`, or set \
          wordpress.database_url, table_prefix, auth_key, auth_salt and jwt.secret instead",
         rights.unwrap_or_default(),
         path.display(),

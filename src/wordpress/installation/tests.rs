@@ -5,6 +5,8 @@ use std::fs;
 use mysql_async::Opts;
 
 use super::*;
+use crate::wordpress::imported::{CONSTANTS, Imported, Seen};
+use crate::wordpress::wp_config::Scalar;
 
 const PLAIN: &str = "<?php
 define('DB_NAME', 'site');
@@ -160,21 +162,14 @@ fn all_faults_are_told_at_once() {
     let faults = refused(
         "<?php\n\ndefine('DB_NAME', $_SERVER['x']);\ndefine('DB_HOST', 'a:99999');\ndefine('NONCE_KEY', md5('a'));\n$table_prefix = 'a-b';",
     );
-    const PHP: &str = "let PHP read the file (`wp-jwt-sidecar import`), or set";
     assert_eq!(
         faults,
         [
-            "wordpress.config: DB_HOST is not understood: a port is at most 65535".to_owned(),
-            "wordpress.config: the table prefix may hold letters, digits and underscores only".to_owned(),
-            format!(
-                "wordpress.config: DB_NAME cannot be known: line 3 depends on $_SERVER['x'], which only PHP knows; {PHP} wordpress.database_url"
-            ),
-            format!(
-                "wordpress.config: DB_USER, DB_PASSWORD and JWT_AUTH_SECRET_KEY cannot be known: they are not defined there; {PHP} wordpress.database_url and jwt.secret"
-            ),
-            format!(
-                "wordpress.config: NONCE_KEY cannot be known: line 5 depends on md5(), which only PHP can compute; {PHP} wordpress.auth_key and wordpress.auth_salt"
-            ),
+            "wordpress.config: the constant DB_HOST is not understood: a port is at most 65535",
+            "wordpress.config: the table prefix may hold letters, digits and underscores only",
+            "wordpress.config: DB_NAME cannot be known: line 3 depends on $_SERVER['x'], which only PHP knows; run `wp-jwt-sidecar import`, which has PHP say it, or set wordpress.database_url",
+            "wordpress.config: DB_USER, DB_PASSWORD and JWT_AUTH_SECRET_KEY are not defined there; set wordpress.database_url and jwt.secret or jwt.secret_file",
+            "wordpress.config: NONCE_KEY cannot be known: line 5 depends on md5(), which only PHP can compute; run `wp-jwt-sidecar import`, which has PHP say it, or set wordpress.auth_key and wordpress.auth_salt",
         ]
     );
 }
@@ -182,15 +177,59 @@ fn all_faults_are_told_at_once() {
 #[test]
 fn one_cause_is_named_once() {
     let faults = refused("<?php\nrequire $where;\ndefine('DB_NAME', 'a');\n");
+    // One cause is one fault, however much hangs on it.
     assert_eq!(
         faults,
         [
-            "wordpress.config: DB_NAME, DB_USER, DB_PASSWORD, DB_HOST, $table_prefix, AUTH_KEY, AUTH_SALT and JWT_AUTH_SECRET_KEY \
-             cannot be known: line 2 includes a file by a path that depends on $where, which only PHP knows; let PHP read the \
-             file (`wp-jwt-sidecar import`), or set wordpress.database_url, wordpress.table_prefix, wordpress.auth_key, \
-             wordpress.auth_salt and jwt.secret"
+            "wordpress.config: line 2 includes a file by a path that depends on $where, which only PHP knows, and so DB_NAME, DB_USER, DB_PASSWORD, DB_HOST, \
+             $table_prefix, AUTH_KEY, AUTH_SALT and JWT_AUTH_SECRET_KEY cannot be known; run `wp-jwt-sidecar import`, which has PHP say it, or set wordpress.database_url, wordpress.table_prefix, \
+             wordpress.auth_key and wordpress.auth_salt and jwt.secret or jwt.secret_file"
         ]
     );
+}
+
+/// A site whose file is plain, and an import that says another database.
+#[test]
+fn an_import_wins_unless_it_is_another_sites() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for (name, source) in [("wp-config.php", PLAIN.to_owned()), ("other.php", PLAIN.replace("'site'", "'other'"))] {
+        fs::write(at(name), source).unwrap();
+    }
+    let text = |text: &str| Scalar::Text(text.as_bytes().to_vec());
+    let constants = ["DB_NAME", "DB_USER", "DB_PASSWORD", "DB_HOST", "AUTH_KEY", "AUTH_SALT", "JWT_AUTH_SECRET_KEY"];
+    let imported = Imported {
+        config: at("wp-config.php"),
+        resolved: fs::canonicalize(at("wp-config.php")).unwrap(),
+        host: None,
+        table_prefix: Some(text("x_")),
+        constants: constants.map(|name| (name.to_owned(), text("of-php"))).into(),
+        undefined: CONSTANTS.iter().filter(|name| !constants.contains(name)).map(|name| (*name).to_owned()).collect(),
+        varying: ["WP_HOME".to_owned()].into(),
+        files: vec![Seen::Missing { path: at(".env") }],
+    };
+    fs::write(at("site.toml"), imported.to_toml().unwrap()).unwrap();
+    let of = |wp_config: Option<&str>, is_named: bool| {
+        let import = Some(config::ImportFile { path: at("site.toml"), is_named });
+        let config = config::WordPress { config: wp_config.map(at), import, ..explicit() };
+        installation(&config, &no_jwt(), &|_| None).map_err(problems)
+    };
+    for wp_config in [Some("wp-config.php"), None] {
+        let site = of(wp_config, false).unwrap();
+        assert_eq!(site.database_label, "of-php@of-php:3306/of-php");
+        assert_eq!((site.table_prefix.as_str(), site.wp_home.clone()), ("x_", WpHome::Dynamic));
+        assert_eq!(site.import.as_ref().map(|import| import.stale.clone()), Some(None));
+        assert!(site.source().starts_with("as PHP said, in "), "{}", site.source());
+    }
+    let site = of(Some("other.php"), false).unwrap();
+    assert_eq!((site.database_label.as_str(), site.import.as_ref()), ("user@db.example.com:3307/other", None));
+    assert!(site.source().starts_with("as read in "), "{}", site.source());
+    let faults = of(Some("other.php"), true).unwrap_err();
+    assert!(faults[0].starts_with("wordpress.import: was made of ") && faults.len() == 1, "{faults:?}");
+
+    fs::write(at(".env"), "").unwrap();
+    let site = of(Some("wp-config.php"), true).unwrap();
+    assert!(site.import.unwrap().stale.unwrap().ends_with(".env is there now"), "it holds all the same");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
-use super::Assembly;
+use super::{Assembly, giver};
 use crate::byte_order_mark;
 use crate::config::{self, CertificateFiles, DatabaseTls};
 use crate::wordpress::wp_config::{Lookup, Scalar};
@@ -190,11 +190,15 @@ impl Assembly<'_> {
             Lookup::NotDefined => 0,
             Lookup::Known(Scalar::Integer(flags), _) => *flags,
             Lookup::Known(_, line) => {
-                self.unknown("MYSQL_CLIENT_FLAGS", &[INSTEAD_OF_FLAGS], format!("line {line} gives it no number"));
+                self.constant_fault(
+                    "MYSQL_CLIENT_FLAGS",
+                    INSTEAD_OF_FLAGS,
+                    &format!("{} gives it no number", giver(line)),
+                );
                 return None;
             }
             Lookup::Unknown(doubt) => {
-                self.unknown("MYSQL_CLIENT_FLAGS", &[INSTEAD_OF_FLAGS], doubt.to_string());
+                self.doubtful("MYSQL_CLIENT_FLAGS", INSTEAD_OF_FLAGS, &doubt);
                 return None;
             }
         };

@@ -1,54 +1,106 @@
-//! What `wp-config.php` does not say plainly: one fault for each cause, with the ways out.
+//! What is needed and not known of `wp-config.php`: one fault for each cause, however many constants it is the cause of.
 
 use super::Assembly;
+use crate::config::Fault;
+use crate::wordpress::wp_config::Doubt;
 
-pub(super) const NOT_SET: &str = "it is not defined there";
-
-/// All that can be set in place of what the file says.
-pub(super) const ALL_KEYS: &str =
-    "wordpress.database_url, wordpress.table_prefix, wordpress.auth_key, wordpress.auth_salt and jwt.secret";
-
-/// A constant, or `$table_prefix`.
+/// A constant that is needed and not known.
 pub(super) struct Unknown {
-    pub(super) what: &'static str,
-    /// The keys of the configuration that say it instead.
-    pub(super) keys: Vec<&'static str>,
-    pub(super) cause: String,
+    name: String,
+    /// The keys that say it in its place; empty where none does.
+    instead: String,
+    cause: Cause,
+}
+
+/// Why.
+#[derive(Clone, PartialEq)]
+enum Cause {
+    /// Its value is PHP's to compute.
+    Computed(Doubt),
+    /// It is not seen there, and what is not followed may define it.
+    Elsewhere(Doubt),
+    /// It is not there.
+    NotThere,
 }
 
 impl Assembly<'_> {
-    /// One cause makes many constants unknown as a rule: it is named once.
-    pub(super) fn tell_unknown(&mut self) {
-        let mut rest = std::mem::take(&mut self.unknown);
-        while let Some(first) = rest.first() {
-            let cause = first.cause.clone();
-            let (group, others): (Vec<Unknown>, _) = rest.into_iter().partition(|unknown| unknown.cause == cause);
-            rest = others;
-            let names: Vec<&str> = group.iter().map(|unknown| unknown.what).collect();
-            let mut keys: Vec<&str> = Vec::new();
-            for key in group.iter().flat_map(|unknown| &unknown.keys) {
-                if !keys.contains(key) {
-                    keys.push(key);
-                }
-            }
-            let cause = if cause == NOT_SET && names.len() > 1 { "they are not defined there" } else { &cause };
-            let instead = match keys.is_empty() {
-                true => "give it a plain value there".to_owned(),
-                false => format!("set {}", listed(&keys)),
-            };
-            let problem = format!(
-                "{} cannot be known: {cause}; let PHP read the file (`wp-jwt-sidecar import`), or {instead}",
-                listed(&names)
-            );
-            self.fault("wordpress.config", problem);
+    /// A value that only PHP can compute.
+    pub(super) fn doubtful(&mut self, name: &str, instead: &str, doubt: &Doubt) {
+        self.note(name, instead, Cause::Computed(doubt.clone()));
+    }
+
+    /// What is not defined, as far as was read.
+    pub(super) fn not_there(&mut self, name: &str, instead: &str) {
+        let cause = self.incomplete().map_or(Cause::NotThere, Cause::Elsewhere);
+        self.note(name, instead, cause);
+    }
+
+    fn note(&mut self, name: &str, instead: &str, cause: Cause) {
+        self.unknown.push(Unknown { name: name.to_owned(), instead: instead.to_owned(), cause });
+    }
+
+    /// How much is wrong so far.
+    pub(super) fn wrong(&self) -> usize {
+        self.faults.len() + self.unknown.len()
+    }
+
+    /// All that is wrong.
+    pub(super) fn all_faults(mut self) -> Vec<Fault> {
+        let mut unknown = std::mem::take(&mut self.unknown);
+        // After what is not followed nothing is certain: whatever else is not seen has the same ways out.
+        let first = unknown.iter().map(|one| &one.cause).find(|cause| matches!(cause, Cause::Elsewhere(_))).cloned();
+        if let Some(first) = first {
+            unknown.iter_mut().for_each(|one| one.cause = first.clone());
         }
+        let mut causes: Vec<(Cause, Vec<Unknown>)> = Vec::new();
+        for one in unknown {
+            match causes.iter_mut().find(|(cause, _)| *cause == one.cause) {
+                Some((_, same)) => same.push(one),
+                None => causes.push((one.cause.clone(), vec![one])),
+            }
+        }
+        let is_imported = self.file.is_some_and(|file| file.import.is_some());
+        for (cause, same) in causes {
+            self.fault("wordpress.config", sentence(&cause, &same, is_imported));
+        }
+        self.faults
     }
 }
 
-/// `a`, `a and b`, `a, b and c`.
-fn listed(names: &[&str]) -> String {
-    match names {
-        [names @ .., last] if !names.is_empty() => format!("{} and {last}", names.join(", ")),
-        names => names.concat(),
+fn sentence(cause: &Cause, same: &[Unknown], is_imported: bool) -> String {
+    let names: Vec<&str> = same.iter().map(|one| one.name.as_str()).collect();
+    let mut keys: Vec<&str> = Vec::new();
+    for one in same {
+        if !one.instead.is_empty() && !keys.contains(&one.instead.as_str()) {
+            keys.push(&one.instead);
+        }
+    }
+    let (names, keys) = (listed(&names), listed(&keys));
+    let is_one = same.len() == 1;
+    let why = match cause {
+        Cause::Computed(doubt) => format!("{names} cannot be known: {doubt}"),
+        Cause::Elsewhere(doubt) => format!("{doubt}, and so {names} cannot be known"),
+        Cause::NotThere => format!("{names} {} not defined there", if is_one { "is" } else { "are" }),
+    };
+    // PHP knows no more than it has said, and what is not there it does not know either.
+    let import = match cause {
+        Cause::NotThere => "",
+        _ if is_imported => "",
+        _ => "run `wp-jwt-sidecar import`, which has PHP say it",
+    };
+    match (import, keys.as_str()) {
+        ("", "") => format!("{why}; define it there"),
+        ("", keys) => format!("{why}; set {keys}"),
+        (import, "") => format!("{why}; {import}"),
+        (import, keys) => format!("{why}; {import}, or set {keys}"),
+    }
+}
+
+/// `A`, `A and B`, `A, B and C`
+fn listed(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [others @ .., last] => format!("{} and {last}", others.join(", ")),
     }
 }

@@ -60,9 +60,19 @@ pub struct Doubt {
     pub(super) why: String,
 }
 
+impl Doubt {
+    /// Of what stands in no line.
+    pub fn elsewhere(why: impl Into<String>) -> Self {
+        Self { place: SourcePos { line: 0, file: None }, why: why.into() }
+    }
+}
+
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.place, self.why)
+        match self.place.line {
+            0 => f.write_str(&self.why),
+            _ => write!(f, "{} {}", self.place, self.why),
+        }
     }
 }
 

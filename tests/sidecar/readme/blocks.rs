@@ -8,6 +8,7 @@ const RUN_HERE: &[&str] = &[
     "apache",
     "apache-modules",
     "config",
+    "import",
     "load-balancer",
     "nginx",
     "nginx-refreshes-only",

@@ -8,6 +8,7 @@ use wp_jwt_sidecar::internals::config::keys::{Fallback, KEYS, Key, SECTIONS};
 
 use super::block;
 use super::blocks::read;
+use crate::import::Wordpress;
 use crate::support::raw::{Connection, Upstream};
 use crate::support::rig::{self, ROUTE};
 use crate::support::sidecar::{Sidecar, command};
@@ -39,6 +40,14 @@ fn quick_start() {
     // "takes the same options"
     let checked = command().arg("check").args(listen.split(' ')).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+fn import() {
+    let wordpress = Wordpress::with("<?php define( 'DB_NAME', 'shop' ); require ABSPATH . 'wp-settings.php';");
+    let text = block("import").replace("www-data", wordpress.user());
+    let arguments = text.trim().strip_prefix("sudo wp-jwt-sidecar import ").expect("import");
+    assert_eq!(wordpress.constant("DB_NAME", &arguments.split(' ').collect::<Vec<_>>()), "shop");
 }
 
 #[test]

@@ -12,9 +12,15 @@ keys! {
     WORDPRESS_CONFIG: Option<FileName> = path("wordpress.config").flag_as("wp-config")
         .unset("database_url says where the database is", "/var/www/html/wp-config.php")
         .about("The site's wp-config.php, which is read, never run.")
-        .change("Either this or database_url is needed, unless [refresh] mode is \"forward\". Here and wherever a file \
+        .change("One of this, import and database_url is needed, unless [refresh] mode is \"forward\". Here and wherever a file \
             is named, credential:NAME is what LoadCredential=NAME:/PATH of the systemd unit hands over, copied at each \
             start.");
+    WORDPRESS_IMPORT: Option<FileName> = path("wordpress.import")
+        .unset("/etc/wp-jwt-sidecar/site.toml, if it is there and of this wordpress.config", "/etc/wp-jwt-sidecar/site.toml")
+        .about("What `wp-jwt-sidecar import` found out about the site by PHP, which holds in place of what wp-config.php says \
+            when it is read.")
+        .change("For sites whose wp-config.php only PHP understands: Bedrock, Dotenv, switches by host. Name it where several \
+            sidecars have a site each.");
     WORDPRESS_DATABASE_URL: Option<Secret> = secret("wordpress.database_url")
         .unset("as wp-config.php says", "mysql://USER:PASSWORD@127.0.0.1:3306/wordpress")
         .about("The site's database, as mysql://USER:PASSWORD@HOST:PORT/DATABASE (?socket=/PATH for a local socket).")

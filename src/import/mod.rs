@@ -1,0 +1,285 @@
+//! `wp-jwt-sidecar import`: has PHP run a site's `wp-config.php`, up to the place where it loads WordPress, and writes what that
+//! defines to the file that [`crate::wordpress::imported`] reads.
+//!
+//! SECURITY: the site's code runs as the site's user, never as root and never as the service (see [`user`]), with limits (see
+//! [`sandbox`]). What it answers is taken for text from elsewhere: bounded, parsed strictly, and only constants of a list.
+
+mod answer;
+mod environment;
+mod place;
+mod pool;
+mod sandbox;
+mod user;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::{Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use crate::cli::import::How;
+use crate::config::{Faults, SiteFiles};
+use crate::wordpress::imported::{CONSTANTS, Imported, MAY_VARY};
+use answer::Answer;
+use environment::Environment;
+use place::Place;
+use pool::Pool;
+use sandbox::Sandbox;
+use user::Runner;
+
+/// The host of a request that is none of the site's: what differs there depends on the request.
+const OTHER_HOST: &str = "wp-jwt-sidecar-import.invalid";
+
+/// The host where none is named.
+const ANY_HOST: &str = "localhost";
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The file is as it was.
+    Unchanged,
+    /// It is another one, or with `--check` would be.
+    Changed,
+}
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// Where the site is cannot be known.
+    #[error(transparent)]
+    Configuration(#[from] Faults),
+    /// A sentence with its way out.
+    #[error("{0}")]
+    Refused(String),
+    /// Standard output is closed.
+    #[error("cannot print: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl From<String> for ImportError {
+    fn from(sentence: String) -> Self {
+        Self::Refused(sentence)
+    }
+}
+
+/// Does it.
+///
+/// # Errors
+/// Whatever keeps the values from being known for certain.
+pub fn run(files: &SiteFiles, how: &How, out: &mut impl Write) -> Result<Outcome, ImportError> {
+    let config = files.config.as_deref().ok_or_else(|| {
+        "where is the site's wp-config.php? Set wordpress.config, or give --wp-config /PATH/wp-config.php".to_owned()
+    })?;
+    let place = Place::find(config, how.root.as_deref())?;
+    let mut environment = Environment::given(&how.env_file, &how.env)?;
+    let pool = how.fpm_pool.as_deref().map(|file| Pool::read(file, &environment)).transpose()?;
+    environment.add(pool.iter().flat_map(|pool| &pool.environment));
+    let runner = Runner::choose(how.user.as_deref(), pool.as_ref(), &place.resolved)?;
+    let sandbox = Sandbox::new(how.php.as_deref(), &runner, &place, how.timeout)?;
+    for lack in sandbox.lacks() {
+        writeln!(out, "note: {lack}")?;
+    }
+    let visit = Visit { sandbox: &sandbox, place: &place, environment: &environment, runner: &runner };
+    let host = how.host.as_deref().unwrap_or(ANY_HOST);
+    let answer = visit.ask(host, true)?;
+    if !how.accept_cli {
+        answer.needs_no_web_server()?;
+    }
+    let varying = visit.varying(&answer, how.host.as_deref())?;
+    let imported = imported(&answer, varying, &place, how.host.clone())?;
+    if answer.overflow {
+        writeln!(out, "note: more files were looked at than are watched (4000); `import --check` sees changes of all")?;
+    }
+    if how.print {
+        print(&imported, &answer, &runner, out)?;
+        return Ok(Outcome::Unchanged);
+    }
+    let target = write::Target { path: how.output.as_ref().unwrap_or(&files.import), group: &how.group };
+    let text = imported.to_toml()?;
+    let outcome = if target.has(&text) { Outcome::Unchanged } else { Outcome::Changed };
+    let path = target.path.display();
+    match (how.check, outcome) {
+        (true, Outcome::Unchanged) => writeln!(out, "{path}: nothing would change")?,
+        (true, Outcome::Changed) => writeln!(out, "{path}: would change; run `wp-jwt-sidecar import` without --check")?,
+        (false, _) => {
+            target.write(&text)?;
+            let (constants, watched) = (imported.constants.len(), imported.files.len());
+            writeln!(
+                out,
+                "{path}: written, {constants} constants as PHP {} has them for the user {}; made of {watched} files. The service \
+                 takes it at its next start or reload (systemctl reload wp-jwt-sidecar)",
+                answer.php, runner.name
+            )?;
+        }
+    }
+    Ok(outcome)
+}
+
+/// A site that can be asked.
+struct Visit<'a> {
+    sandbox: &'a Sandbox,
+    place: &'a Place,
+    environment: &'a Environment,
+    runner: &'a Runner,
+}
+
+impl Visit<'_> {
+    /// As a request for `host` has it; `is_usual` is one that comes by TLS for the refresh route.
+    fn ask(&self, host: &str, is_usual: bool) -> Result<Answer, String> {
+        let request: [(&str, &str); 9] = match is_usual {
+            true => [
+                ("HTTPS", "on"),
+                ("REQUEST_SCHEME", "https"),
+                ("SERVER_PORT", "443"),
+                ("REQUEST_METHOD", "POST"),
+                ("REQUEST_URI", "/wp-json/jwt-auth/v1/token/refresh"),
+                ("REMOTE_ADDR", "127.0.0.1"),
+                ("SERVER_PROTOCOL", "HTTP/1.1"),
+                ("QUERY_STRING", ""),
+                ("GATEWAY_INTERFACE", "CGI/1.1"),
+            ],
+            false => [
+                ("HTTP_X_FORWARDED_PROTO", "http"),
+                ("REQUEST_SCHEME", "http"),
+                ("SERVER_PORT", "80"),
+                ("REQUEST_METHOD", "GET"),
+                ("REQUEST_URI", "/"),
+                ("REMOTE_ADDR", "192.0.2.1"),
+                ("SERVER_PROTOCOL", "HTTP/1.1"),
+                ("QUERY_STRING", ""),
+                ("GATEWAY_INTERFACE", "CGI/1.1"),
+            ],
+        };
+        let hosts = [("HTTP_HOST", host), ("SERVER_NAME", host.split(':').next().unwrap_or(host))];
+        let server: BTreeMap<&str, &str> = request.into_iter().chain(hosts).collect();
+        let answer = self.sandbox.run(self.place, self.environment, &server)?;
+        answer.must_be_whole(self.place, self.runner, host)?;
+        Ok(answer)
+    }
+
+    /// The constants that depend on the request. Others than [`MAY_VARY`] must not, but by the host that was named.
+    fn varying(&self, answer: &Answer, host: Option<&str>) -> Result<BTreeSet<String>, String> {
+        let may_vary = |name: &String| MAY_VARY.contains(&name.as_str());
+        let other = self.ask(OTHER_HOST, false);
+        let varying = match (&other, host) {
+            (Ok(other), _) => answer.differences(other),
+            // It does not serve that host: what depends on the host is not seen.
+            (Err(_), Some(_)) => MAY_VARY.iter().map(|name| (*name).to_owned()).collect(),
+            (Err(_), None) => {
+                return Err(
+                    "wp-config.php depends on the request's host, and refuses hosts that it does not know: name \
+                            the site's by --host"
+                        .to_owned(),
+                );
+            }
+        };
+        let fixed: Vec<&String> = varying.iter().filter(|name| !may_vary(name)).collect();
+        match host {
+            None if !fixed.is_empty() => Err(format!(
+                "what depends on the request (its host, scheme or path), or is another each time: {}. Name the site's host by \
+                 --host; what depends on more than that goes into the keys of [wordpress] and [jwt]",
+                listed(&fixed)
+            )),
+            None => Ok(varying),
+            Some(host) => {
+                let again = answer.differences(&self.ask(host, false)?);
+                let fixed: Vec<&String> = again.iter().filter(|name| !may_vary(name)).collect();
+                match fixed.is_empty() {
+                    true => Ok(varying.union(&again).filter(|name| may_vary(name)).cloned().collect()),
+                    false => Err(format!(
+                        "what is not the same in two requests for {host}: {}. Give it in the keys of [wordpress] and [jwt], or a \
+                         plain value in wp-config.php",
+                        listed(&fixed)
+                    )),
+                }
+            }
+        }
+    }
+}
+
+fn listed(names: &[&String]) -> String {
+    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn imported(
+    answer: &Answer,
+    varying: BTreeSet<String>,
+    place: &Place,
+    host: Option<String>,
+) -> Result<Imported, String> {
+    let mut constants = BTreeMap::new();
+    for (name, value) in &answer.constants {
+        let fixed = !varying.contains(name);
+        if fixed {
+            constants.insert(name.clone(), value.scalar(name)?);
+        }
+    }
+    let is_undefined = |name: &&&str| !answer.constants.contains_key(**name) && !varying.contains(**name);
+    let mut files = answer.files.clone();
+    files.sort_by(|one, other| one.path().cmp(other.path()));
+    Ok(Imported {
+        config: place.named.clone(),
+        resolved: place.resolved.clone(),
+        host,
+        table_prefix: answer.table_prefix.as_ref().map(|prefix| prefix.scalar("$table_prefix")).transpose()?,
+        undefined: CONSTANTS.iter().filter(is_undefined).map(|name| (*name).to_owned()).collect(),
+        constants,
+        varying,
+        files,
+    })
+}
+
+/// Names and places, no values.
+fn print(imported: &Imported, answer: &Answer, runner: &Runner, out: &mut impl Write) -> Result<(), ImportError> {
+    let host = imported.host.as_deref().map(|host| format!(" for the host {host}")).unwrap_or_default();
+    writeln!(
+        out,
+        "{} as PHP {} ({}) has it for the user {}{host}:",
+        imported.resolved.display(),
+        answer.php,
+        answer.sapi,
+        runner.name
+    )?;
+    let prefix = answer.table_prefix.iter().map(|value| ("$table_prefix", value));
+    for (name, value) in answer.constants.iter().map(|(name, value)| (name.as_str(), value)).chain(prefix) {
+        let mut line = format!("  {name}: {}", value.kind());
+        if imported.varying.contains(name) {
+            line.push_str(", depends on the request: WordPress is asked");
+        }
+        if let Some(place) = &value.place {
+            let _ = write!(line, ", {place}");
+        }
+        writeln!(out, "{line}")?;
+    }
+    let missing: Vec<&str> = imported.undefined.iter().map(String::as_str).collect();
+    writeln!(out, "not defined: {}\nfiles that were read or looked for:", missing.join(", "))?;
+    for file in &imported.files {
+        writeln!(out, "  {}", file.describe())?;
+    }
+    Ok(())
+}
+
+/// What a sentence about a file begins with.
+fn about(path: &Path, problem: impl std::fmt::Display) -> String {
+    format!("{}: {problem}", path.display())
+}
+
+/// Where programs are looked for: not in `$PATH`, which whoever calls root's shell may have set.
+fn program(name: &str) -> Option<PathBuf> {
+    ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+        .iter()
+        .map(|directory| PathBuf::from(directory).join(name))
+        .find(|path| path.is_file())
+}
+
+/// A small text file that an option names.
+fn read_text(file: &Path, option: &str) -> Result<String, String> {
+    const LIMIT: u64 = 1 << 20;
+    let mut text = String::new();
+    let opened = crate::config::open_file(file).and_then(|opened| opened.take(LIMIT + 1).read_to_string(&mut text));
+    match opened {
+        Err(error) => Err(about(file, format!("cannot be read: {error} ({option})"))),
+        Ok(_) if text.len() as u64 > LIMIT => Err(about(file, format!("is larger than 1 MiB ({option})"))),
+        Ok(_) => Ok(text),
+    }
+}

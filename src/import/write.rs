@@ -1,0 +1,90 @@
+//! The file that is written: for root and the service's group only, whole or not at all.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Group, Uid};
+
+use super::about;
+use crate::config;
+
+/// Where to write.
+pub(super) struct Target<'a> {
+    pub(super) path: &'a PathBuf,
+    /// Who may read it.
+    pub(super) group: &'a str,
+}
+
+impl Target<'_> {
+    /// Whether this is its content already.
+    pub(super) fn has(&self, text: &str) -> bool {
+        let mut now = String::new();
+        let limit = text.len() as u64 + 1;
+        let read = config::open_file(self.path).and_then(|file| file.take(limit).read_to_string(&mut now));
+        read.is_ok() && now == text
+    }
+
+    /// SECURITY: the file is made under a name that nothing else has, and takes the place of what is there, a symbolic link
+    /// included, which is not followed.
+    pub(super) fn write(&self, text: &str) -> Result<(), String> {
+        let group = Group::from_name(self.group).ok().flatten().map(|group| group.gid.as_raw());
+        let group = group.ok_or_else(|| {
+            format!(
+                "there is no group {} here, the service's: name the one that may read the file by --group",
+                self.group
+            )
+        })?;
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(|error| format!("the system gives no randomness: {error}"))?;
+        let suffix: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{suffix}"));
+        let temporary = self.path.with_file_name(name);
+        let written = fill(&temporary, text, group).and_then(|()| fs::rename(&temporary, self.path));
+        written.map_err(|error| {
+            // It may not have been made at all.
+            let _ = fs::remove_file(&temporary);
+            about(self.path, format!("cannot be written: {error}; --output names another file"))
+        })
+    }
+}
+
+fn fill(path: &Path, text: &str, group: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    // Who is not root may give it only to groups of its own, and keeps it to itself otherwise.
+    match fchown(&file, None, Some(group)) {
+        Err(error) if Uid::effective().is_root() => return Err(error),
+        Ok(()) => file.set_permissions(Permissions::from_mode(0o640))?,
+        Err(_) => {}
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_the_place_of_a_link_and_is_closed_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("site.toml"), directory.path().join("other"));
+        fs::write(&other, "other").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        let group = Group::from_gid(nix::unistd::Gid::effective()).unwrap().unwrap().name;
+        let target = Target { path: &path, group: &group };
+        assert!(!target.has("text"));
+        target.write("text").unwrap();
+        assert!(target.has("text") && !target.has("tex") && !target.has("text more"));
+        assert_eq!(fs::read_to_string(&other).unwrap(), "other");
+        let file = fs::symlink_metadata(&path).unwrap();
+        assert!(file.is_file() && file.permissions().mode() & 0o7777 == 0o640);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left beside it");
+
+        let nowhere = directory.path().join("not/there.toml");
+        assert!(Target { path: &nowhere, group: &group }.write("text").unwrap_err().contains("--output"));
+        assert!(Target { path: &path, group: "no-such-group" }.write("text").unwrap_err().contains("--group"));
+    }
+}

@@ -1,0 +1,146 @@
+//! What PHP itself said of a site's `wp-config.php`: the file that `wp-jwt-sidecar import` writes, and `serve` takes in place of
+//! reading `wp-config.php` itself.
+//!
+//! It holds the site's secrets. It also says which files PHP read, and which it looked for in vain, so that a change of them
+//! is seen without PHP.
+
+mod document;
+mod seen;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::wp_config::{Doubt, Lookup, Scalar};
+use crate::config;
+
+pub use seen::Seen;
+
+/// The constants that PHP is asked for: all that decide anything here.
+pub const CONSTANTS: &[&str] = &[
+    "ABSPATH",
+    "AUTH_KEY",
+    "AUTH_SALT",
+    "BLOG_ID_CURRENT_SITE",
+    "CUSTOM_USER_META_TABLE",
+    "CUSTOM_USER_TABLE",
+    "DB_CHARSET",
+    "DB_COLLATE",
+    "DB_HOST",
+    "DB_NAME",
+    "DB_PASSWORD",
+    "DB_USER",
+    "JWT_AUTH_CORS_ENABLE",
+    "JWT_AUTH_SECRET_KEY",
+    "LOGGED_IN_KEY",
+    "LOGGED_IN_SALT",
+    "MULTISITE",
+    "MYSQL_CLIENT_FLAGS",
+    "NONCE_KEY",
+    "NONCE_SALT",
+    "SECRET_KEY",
+    "SECRET_SALT",
+    "SECURE_AUTH_KEY",
+    "SECURE_AUTH_SALT",
+    "SITE_ID_CURRENT_SITE",
+    "SUBDOMAIN_INSTALL",
+    "SUNRISE",
+    "VHOST",
+    "WPLANG",
+    "WPMU_PLUGIN_DIR",
+    "WP_CONTENT_DIR",
+    "WP_HOME",
+    "WP_PLUGIN_DIR",
+    "WP_SITEURL",
+];
+
+/// Those that may depend on the request: WordPress is asked in their place.
+pub const MAY_VARY: &[&str] = &["WP_HOME", "WP_SITEURL"];
+
+/// Far more than the names of 4,000 files take.
+const SIZE_LIMIT: u64 = 4 << 20;
+
+/// What PHP said.
+#[derive(Clone, PartialEq)]
+pub struct Imported {
+    /// The `wp-config.php` as it was named, absolute.
+    pub config: PathBuf,
+    /// The file that was run, symbolic links resolved.
+    pub resolved: PathBuf,
+    /// The host that it was run for; `None` where no host was named.
+    pub host: Option<String>,
+    /// `$table_prefix`; `None` where it is not set.
+    pub table_prefix: Option<Scalar>,
+    /// The constants that are defined.
+    pub constants: BTreeMap<String, Scalar>,
+    /// Those that are not.
+    pub undefined: BTreeSet<String>,
+    /// Those whose value depends on the request.
+    pub varying: BTreeSet<String>,
+    /// What was read, or looked for.
+    pub files: Vec<Seen>,
+}
+
+impl Imported {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// A sentence that quotes nothing of it.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let mut text = String::new();
+        let file = config::open_file(path).map_err(|error| format!("cannot be read: {error}"))?;
+        // SECURITY: one that never ends must not fill the memory.
+        let read = file.take(SIZE_LIMIT + 1).read_to_string(&mut text);
+        read.map_err(|error| format!("cannot be read as a text: {error}"))?;
+        if text.len() as u64 > SIZE_LIMIT {
+            return Err("is larger than 4 MiB, so that `wp-jwt-sidecar import` has not written it".to_owned());
+        }
+        document::parse(&text)
+    }
+
+    /// What is written. The same content is the same text.
+    ///
+    /// # Errors
+    /// A path is not UTF-8.
+    pub fn to_toml(&self) -> Result<String, String> {
+        document::text(self)
+    }
+
+    /// Whether it was made of this `wp-config.php`, `found` being what that leads to.
+    pub fn is_of(&self, config: &Path, found: &Path) -> bool {
+        self.config == config || fs::canonicalize(found).is_ok_and(|found| found == self.resolved)
+    }
+
+    /// What of the files it was made of is no longer as it was; `None` where all is, as far as it may be looked at.
+    pub fn stale(&self) -> Option<String> {
+        let moved = fs::canonicalize(&self.config).ok().filter(|now| *now != self.resolved);
+        let moved = moved.map(|_| format!("{} is another file now", self.config.display()));
+        let mut changes = moved.into_iter().chain(self.files.iter().filter_map(Seen::change));
+        let first = changes.next()?;
+        Some(match changes.count() {
+            0 => first,
+            more => format!("{first}, and {more} more have changed"),
+        })
+    }
+
+    /// What PHP has under this name.
+    pub fn constant(&self, name: &str) -> Lookup<'_> {
+        if self.varying.contains(name) {
+            return Lookup::Unknown(Doubt::elsewhere("it depends on the request"));
+        }
+        match self.constants.get(name) {
+            Some(scalar) => Lookup::Known(scalar, 0),
+            None if self.undefined.contains(name) => Lookup::NotDefined,
+            None => Lookup::Unknown(Doubt::elsewhere("PHP was not asked for it; run `wp-jwt-sidecar import` again")),
+        }
+    }
+
+    /// What PHP has as `$table_prefix`.
+    pub fn table_prefix(&self) -> Lookup<'_> {
+        self.table_prefix.as_ref().map_or(Lookup::NotDefined, |prefix| Lookup::Known(prefix, 0))
+    }
+}
+
+#[cfg(test)]
+mod tests;
