@@ -138,7 +138,7 @@ fn avatar(value: &Value) -> Option<Gravatar> {
     Some(Gravatar { hash, size: size.parse().ok()?, default: default.to_owned(), rating: rating.to_owned() })
 }
 
-/// Whether so many meta values are alike that one more proves nothing: `"0"`, `""`, a boolean.
+/// Whether so many values are alike that one more proves nothing: `"0"`, `""`, a boolean.
 fn is_coincidence(source: &Source, seen: &[Seen<'_>]) -> bool {
     let is_common = |value: &Value| match value {
         Value::Bool(_) => true,
@@ -146,9 +146,8 @@ fn is_coincidence(source: &Source, seen: &[Seen<'_>]) -> bool {
         Value::String(text) => matches!(&**text, "" | "0" | "1" | "true" | "false"),
         _ => false,
     };
-    let is_empty_column = matches!(source, Source::Column(..)) && seen.iter().all(|(_, value)| **value == "");
-    let is_meta = matches!(source, Source::Meta { .. });
-    (is_meta || is_empty_column) && seen.first().is_some_and(|(_, value)| is_common(value))
+    let may_be_one = matches!(source, Source::Meta { .. } | Source::Column(..));
+    may_be_one && seen.first().is_some_and(|(_, value)| is_common(value))
 }
 
 /// The fewer assumptions, the lower.

@@ -245,7 +245,7 @@ fn what_nothing_known_explains_is_named() {
             "price": 1.5,
             "none": null,
             "token": "x",
-            "alice@example.org": true,
+            "alice@example": true,
             "a.0123456789": true,
             "mail": facts.email,
         }));
