@@ -278,10 +278,13 @@ impl Native {
             .build()?;
         let tasks = runtime.handle().clone();
         let table_prefix = installation.table_prefix.clone();
-        let store = Arc::new(Store::new(
+        let declared = config.declared();
+        let store = Arc::new(Store::declaring(
             Database::new(installation.database.clone()).at_most(config.wordpress.database_connections),
             &table_prefix,
             &installation.users_table,
+            declared.reads(),
+            installation.usermeta_table.as_deref(),
         ));
         let clocks = Arc::<Clocks>::default();
         let comparisons = Comparisons::new(dialer.clone(), &config.refresh.verify_ignore_headers);
@@ -290,6 +293,7 @@ impl Native {
         let sites = Sites::new(
             installation,
             config.jwt.clone(),
+            declared,
             config.wordpress.hosts.clone(),
             Arc::clone(&store.database),
             homes,

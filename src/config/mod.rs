@@ -89,7 +89,7 @@ impl Config {
     /// What the site's own code adds to a refresh, as it is declared.
     pub fn declared(&self) -> Declared {
         let (claims, fields, omit) = (self.jwt.claims.clone(), self.refresh.fields.clone(), self.refresh.omit.clone());
-        Declared { claims, fields, omit }
+        Declared::new(claims, fields, omit)
     }
 
     /// Every key with its value and where that was said, to be displayed; secrets are not shown.

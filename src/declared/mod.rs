@@ -33,6 +33,23 @@ pub struct Declared {
     pub fields: Vec<Member>,
     /// `[refresh] omit`.
     pub omit: Vec<String>,
+    reads: Vec<Read>,
+}
+
+/// What is known of the user of a refresh.
+// SECURITY: no Debug. It is the user's data.
+#[derive(Clone)]
+pub struct User {
+    /// `ID`
+    pub id: u64,
+    /// `user_email`
+    pub email: String,
+    /// `user_nicename`
+    pub nicename: String,
+    /// `display_name`
+    pub display_name: String,
+    /// What was found by [`Declared::reads`], in their order.
+    pub found: Vec<Option<Vec<u8>>>,
 }
 
 /// The values for one user.
@@ -52,15 +69,24 @@ pub struct Uncertain {
 }
 
 impl Declared {
-    /// Whether claims or members depend on the user.
-    pub fn reads(&self) -> Vec<Read> {
+    pub fn new(claims: Vec<Member>, fields: Vec<Member>, omit: Vec<String>) -> Self {
         let mut reads = Vec::new();
-        for read in self.members().filter_map(|member| member.value.read()) {
+        for read in claims.iter().chain(&fields).filter_map(|member| member.value.read()) {
             if !reads.contains(&read) {
                 reads.push(read);
             }
         }
-        reads
+        Declared { claims, fields, omit, reads }
+    }
+
+    /// Whether nothing is declared of a user.
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.fields.is_empty()
+    }
+
+    /// What has to be read of a user.
+    pub fn reads(&self) -> &[Read] {
+        &self.reads
     }
 
     /// Whether the names of the site's roles are needed.
@@ -70,7 +96,16 @@ impl Declared {
 
     /// Whether the claims of a token depend on more than its row: then they may be others by now.
     pub fn claims_vary(&self) -> bool {
-        self.claims.iter().any(|claim| !matches!(claim.value, Source::Constant(_) | Source::Column(Column::Id, _)))
+        self.claims.iter().any(|claim| !matches!(claim.value, Source::Constant(_)))
+    }
+
+    /// Claims that are the same in all tokens, and all that are declared where [none vary](Declared::claims_vary).
+    pub fn constant_claims(&self) -> Vec<(Vec<String>, Value)> {
+        let constant = self.claims.iter().filter_map(|claim| match &claim.value {
+            Source::Constant(value) => Some((claim.path.clone(), value.clone())),
+            _ => None,
+        });
+        constant.collect()
     }
 
     /// The values for `person`.

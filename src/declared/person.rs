@@ -20,6 +20,18 @@ pub enum Read {
     Capabilities,
 }
 
+impl Read {
+    /// The column of the table of users, where it is one.
+    pub fn user_column(&self) -> Option<&'static str> {
+        match self {
+            Read::Login => Some("user_login"),
+            Read::Url => Some("user_url"),
+            Read::Registered => Some("user_registered"),
+            Read::Meta(_) | Read::Capabilities => None,
+        }
+    }
+}
+
 /// One user.
 // SECURITY: no Debug. It is the user's data.
 #[derive(Clone, Copy)]
@@ -31,8 +43,8 @@ pub struct Person<'a> {
     /// What was read, and in the same order what was found.
     pub reads: &'a [Read],
     pub found: &'a [Option<Vec<u8>>],
-    /// The names of the site's roles.
-    pub roles: &'a [String],
+    /// The names of the site's roles; `None` where they cannot be read.
+    pub roles: Option<&'a [String]>,
 }
 
 impl<'a> Person<'a> {
@@ -46,7 +58,7 @@ impl<'a> Person<'a> {
             Some(Some(bytes)) if bytes.len() > LONGEST_META => Err("it is too long"),
             Some(Some(bytes)) => str::from_utf8(bytes).map(Some).map_err(|_| "it is not UTF-8"),
             Some(None) => Ok(None),
-            None => Err("it was not read"),
+            None => Err("the constant CUSTOM_USER_META_TABLE cannot be known"),
         }
     }
 

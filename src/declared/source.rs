@@ -149,7 +149,8 @@ impl Source {
             }
             Source::Roles { form, separator } => {
                 let capabilities = person.text(&Read::Capabilities).map_err(uncertain)?;
-                let roles = roles::of(capabilities.unwrap_or_default(), person.roles).map_err(uncertain)?;
+                let known = person.roles.ok_or_else(|| uncertain("the site's roles cannot be read"))?;
+                let roles = roles::of(capabilities.unwrap_or_default(), known).map_err(uncertain)?;
                 match (form, roles.first()) {
                     (RolesForm::List, _) => Ok(roles.into_iter().map(Value::from).collect()),
                     (RolesForm::Joined, _) => Ok(roles.join(separator).into()),

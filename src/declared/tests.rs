@@ -24,7 +24,7 @@ fn value(toml: &str, found: Option<&str>) -> Result<Value, &'static str> {
         display_name: "Ada \"Ł\" 💡",
         reads: &reads,
         found: &found[..reads.len()],
-        roles: &roles,
+        roles: Some(&roles),
     };
     source.value(&person).map_err(|uncertain| uncertain.problem)
 }

@@ -196,10 +196,13 @@ impl Patient {
             let label = database.host_in_use().unwrap_or_else(|| self.installation.database_label.clone());
             let mut findings = server.findings(&label);
             findings.extend(database::connections(&mut session, self.config.wordpress.database_connections).await?);
-            let store = Store::new(
+            let declared = self.config.declared();
+            let store = Store::declaring(
                 Database::new(self.installation.database.clone()),
                 &self.installation.table_prefix,
                 &self.installation.users_table,
+                declared.reads(),
+                self.installation.usermeta_table.as_deref(),
             );
             let needs = rights::needs(&self.config, &self.installation, &store, server.is_mariadb());
             findings.extend(rights::look(&mut session, &server, &needs).await?);

@@ -8,6 +8,7 @@ use mysql_async::Row;
 
 use super::database::Server;
 use crate::config::Config;
+use crate::declared::Read;
 use crate::finding::{Area, Finding};
 use crate::refresh::store::{Statement, Store};
 use crate::refresh::{analytics, cleanup};
@@ -42,6 +43,7 @@ pub struct Need {
 /// All that the sidecar does with the site's tables, as it is configured. The statements are its own.
 pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mariadb: bool) -> Vec<Need> {
     let prefix = &installation.table_prefix;
+    let declared = config.declared();
     let table = |name: &str| format!("{prefix}{name}");
     let quoted = |name: &str| format!("`{prefix}{name}`");
     let of_rotation = |is_users: bool| {
@@ -90,7 +92,15 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
         },
         Need {
             // SECURITY: not user_pass.
-            privileges: vec!["SELECT (ID, user_email, user_nicename, display_name)".to_owned()],
+            privileges: vec![format!(
+                "SELECT (ID, user_email, user_nicename, display_name{})",
+                declared
+                    .reads()
+                    .iter()
+                    .filter_map(Read::user_column)
+                    .map(|name| format!(", {name}"))
+                    .collect::<String>()
+            )],
             table: installation.users_table.clone(),
             what_for: "refreshes",
             is_vital: true,
@@ -98,6 +108,17 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
         },
         tokens,
     ];
+    if let Some(table) = &installation.usermeta_table
+        && declared.reads().iter().any(|read| read.user_column().is_none())
+    {
+        needs.push(Need {
+            privileges: vec!["SELECT (umeta_id, user_id, meta_key, meta_value)".to_owned()],
+            table: table.clone(),
+            what_for: "refreshes, with what is declared of users,",
+            is_vital: true,
+            statements: of_rotation(true),
+        });
+    }
     if !events.privileges.is_empty() {
         needs.push(events);
     }

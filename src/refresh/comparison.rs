@@ -31,10 +31,11 @@ use tracing::debug;
 use super::Call;
 use super::rate_limit::{Window, unix_now};
 use super::refresher::Refresher;
-use super::response::{self, Pair, Reply, ReplyContext, User};
+use super::response::{self, Pair, Reply, ReplyContext};
 use super::row_cache::Key;
 use crate::client_addr::Client;
 use crate::config::ResponseFields;
+use crate::declared::{User, Values};
 use crate::net::dial::Dialer;
 use crate::verify::Ticket;
 use crate::verify::explain::Deviation;
@@ -153,14 +154,23 @@ impl Comparison {
             // It may be another site's token.
             _ if !call.refuses && !matches!(standing, Standing::Live(_)) => return Begun::Not,
             Standing::Live(live) => {
-                let user_id = live.user.id;
+                let values = match site.values(&live.user) {
+                    Ok(values) => values,
+                    // Such a call is WordPress's always.
+                    Err(uncertain) => {
+                        debug!(%uncertain, "the call is not compared");
+                        return Begun::Not;
+                    }
+                };
+                let reply = pair(&live.user, &values, "", "");
                 let expectation = Expectation::Exchanged {
                     issuer: call.home.url.clone(),
                     signer: Arc::clone(&site.signer),
-                    user_id,
+                    user_id: live.user.id,
                     lifetime: site.settings.jwt_expiration,
+                    values,
                 };
-                (pair(&live.user, "", ""), call.class(), Some(live), expectation)
+                (reply, call.class(), Some(live), expectation)
             }
             // A used token may get its pair again here, and is refused there.
             Standing::NotLive { is_in_row: true, .. } | Standing::Orphan if cause != Cause::Left => return Begun::Not,
@@ -192,7 +202,7 @@ impl Comparison {
     pub fn answered(self, head: &Parts, body: Option<&Bytes>) -> Addition {
         let during = during(self.began, unix_now(), date(&head.headers));
         let further = |access_token: &str, refresh_token: &str| match &self.live {
-            Some(live) => promised(live, access_token, refresh_token, self.refresher.fields),
+            Some(live) => promised(live, &self.site, access_token, refresh_token, self.refresher.fields),
             None => Map::new(),
         };
         let judged = judge::judge(head, body, &self.expected, during.clone(), further);
@@ -277,15 +287,24 @@ fn expected(call: &Call<'_>, reply: &Reply, token: Expectation) -> Expected {
     }
 }
 
-fn pair(user: &User, access_token: &str, refresh_token: &str) -> Reply {
+fn pair(user: &User, values: &Values, access_token: &str, refresh_token: &str) -> Reply {
     let (access_token, refresh_token) = (access_token.to_owned(), refresh_token.to_owned());
-    Reply::Pair(Pair { access_token, refresh_token, expires_in: 0, user: user.clone() })
+    let (user, fields) = (user.clone(), values.fields.clone());
+    Reply::Pair(Pair { access_token, refresh_token, expires_in: 0, user, fields })
 }
 
 /// The members of the sidecar's own answer with these tokens, in its order.
-fn promised(live: &Live, access_token: &str, refresh_token: &str, fields: ResponseFields) -> Map<String, Value> {
-    let reply = pair(&live.user, access_token, refresh_token);
-    let context = ReplyContext { api_link: None, origin: None, expose_rate_limit: false, window: None, fields };
+fn promised(
+    live: &Live,
+    site: &Site,
+    access_token: &str,
+    refresh_token: &str,
+    fields: ResponseFields,
+) -> Map<String, Value> {
+    // What is declared, WordPress's answer has already.
+    let reply = pair(&live.user, &Values::default(), access_token, refresh_token);
+    let omit = &site.declared.omit;
+    let context = ReplyContext { api_link: None, origin: None, expose_rate_limit: false, window: None, fields, omit };
     serde_json::from_slice(response::response(&reply, &context).body()).unwrap_or_default()
 }
 

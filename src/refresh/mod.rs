@@ -374,6 +374,7 @@ impl Call<'_> {
             expose_rate_limit: self.site.settings.enable_cors && self.has_bearer(),
             window,
             fields: self.refresher.fields,
+            omit: &self.site.declared.omit,
         }
     }
 }

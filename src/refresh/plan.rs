@@ -5,9 +5,11 @@
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use serde_json::Value;
+
 use super::recent::Recent;
-use super::response::User;
 use super::store::{Child, LockedRow};
+use crate::declared::{User, Values};
 use crate::verify::Verification;
 use crate::verify::verdict::Class;
 use crate::wordpress::access_token::{ClaimsInput, SignerError, wp_hash};
@@ -63,17 +65,21 @@ pub enum Replays {
 #[derive(Clone)]
 pub struct Signed {
     user_id: u64,
+    /// What was declared of the user then.
+    claims: Vec<(Vec<String>, Value)>,
     access_token: String,
     hash: String,
 }
 
 impl Plan {
     /// Signs the access token where that takes microseconds, so that it is done before the rows of a group are locked. Should the row
-    /// turn out to be another user's, it is signed anew; should nothing be rotated, it was in vain.
+    /// turn out to be another user's, it is signed again; should nothing be rotated, it was in vain. Declared claims are read with
+    /// the locked row.
     pub fn sign_early(&self, user_id: u64) {
         if self.site.signer.is_quick()
+            && self.site.declared.claims.is_empty()
             // What fails here fails under the lock, too, and is told there.
-            && let Ok(signed) = self.sign(user_id)
+            && let Ok(signed) = self.sign(user_id, &[])
         {
             // Looked up for a second time, it has one already.
             let _ = self.signed.set(signed);
@@ -93,12 +99,12 @@ impl Plan {
         !verification.is_on() || verification.is_of(site.makeup.tag()) && verification.is_native(self.class)
     }
 
-    /// The access token and the row that the rotation of `parent` adds.
+    /// The access token and the row that the rotation of `parent` adds. `values`: what is declared of its user.
     ///
     /// # Errors
     /// The access token cannot be signed.
-    pub fn child<'a>(&'a self, parent: &'a LockedRow) -> Result<(String, Child<'a>), SignerError> {
-        let Signed { access_token, hash, .. } = self.signed(parent.user_id)?;
+    pub fn child<'a>(&'a self, parent: &'a LockedRow, values: &Values) -> Result<(String, Child<'a>), SignerError> {
+        let Signed { access_token, hash, .. } = self.signed(parent.user_id, &values.claims)?;
         if let Some((recent, family)) = self.recent.as_ref().zip(parent.family.as_deref()) {
             recent.put(family, &access_token);
         }
@@ -118,12 +124,13 @@ impl Plan {
         Ok((access_token, child))
     }
 
-    /// The same for all attempts, unless the row becomes another user's between two of them.
-    fn signed(&self, user_id: u64) -> Result<Signed, SignerError> {
+    /// The same for all attempts, unless the row becomes another user's between two of them, or what is declared of the user
+    /// changes.
+    fn signed(&self, user_id: u64, claims: &[(Vec<String>, Value)]) -> Result<Signed, SignerError> {
         match self.signed.get() {
-            Some(signed) if signed.user_id == user_id => Ok(signed.clone()),
+            Some(signed) if signed.user_id == user_id && signed.claims == claims => Ok(signed.clone()),
             _ => {
-                let signed = self.sign(user_id)?;
+                let signed = self.sign(user_id, claims)?;
                 // It may have one for another user, which stays.
                 let _ = self.signed.set(signed.clone());
                 Ok(signed)
@@ -131,17 +138,18 @@ impl Plan {
         }
     }
 
-    fn sign(&self, user_id: u64) -> Result<Signed, SignerError> {
+    fn sign(&self, user_id: u64, declared: &[(Vec<String>, Value)]) -> Result<Signed, SignerError> {
         let claims = ClaimsInput {
             iss: &self.home.url,
             issued_at: self.issued_at,
             expires_at: self.expires_at(),
             user_id,
             refresh_token: &self.refresh_token,
+            declared,
         };
         let access_token = self.site.signer.access_token(&claims)?;
         let hash = wp_hash(&access_token, &self.site.auth_salt);
-        Ok(Signed { user_id, access_token, hash })
+        Ok(Signed { user_id, claims: declared.to_vec(), access_token, hash })
     }
 
     fn expires_at(&self) -> u64 {
@@ -168,6 +176,8 @@ pub enum Outcome {
 pub struct Rotated {
     pub access_token: String,
     pub user: User,
+    /// What is declared of the answer.
+    pub fields: Vec<(Vec<String>, Value)>,
     pub family: Option<String>,
     /// The row that was revoked.
     pub parent: u64,

@@ -14,10 +14,11 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::plan::{Plan, Replays, Used};
-use super::response::{Pair, User};
+use super::response::Pair;
 use super::store::{LARGEST_GROUP, Store};
 use super::waiting::{LIMIT, RotationError};
 use crate::config::Algorithm;
+use crate::declared::User;
 use crate::wordpress::access_token::ClaimsInput;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 
@@ -215,6 +216,8 @@ async fn live_row(store: &Store, session: &mut Session<'_>, family: &str, used: 
 /// where the issuer is another: it is that call's pair.
 fn pair(plan: &Plan, family: &str, row: &LiveRow, user: User) -> Result<Option<Pair>, RotationError> {
     let (signer, auth_salt) = (&plan.site.signer, &plan.site.auth_salt);
+    // Of another role or name by now, the user would get another token.
+    let Ok(values) = plan.site.values(&user) else { return Ok(None) };
     for issuer in plan.issuers() {
         let claims = ClaimsInput {
             iss: &issuer.url,
@@ -222,6 +225,7 @@ fn pair(plan: &Plan, family: &str, row: &LiveRow, user: User) -> Result<Option<P
             expires_at: row.expires_at,
             user_id: user.id,
             refresh_token: &row.refresh_token,
+            declared: &values.claims,
         };
         let access_token = match &plan.recent {
             Some(recent) => {
@@ -232,7 +236,7 @@ fn pair(plan: &Plan, family: &str, row: &LiveRow, user: User) -> Result<Option<P
         };
         if let Some(access_token) = access_token {
             let (refresh_token, expires_in) = (row.refresh_token.clone(), row.expires_in);
-            return Ok(Some(Pair { access_token, refresh_token, expires_in, user }));
+            return Ok(Some(Pair { access_token, refresh_token, expires_in, user, fields: values.fields }));
         }
     }
     Ok(None)

@@ -9,10 +9,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::rate_limit::Window;
 use super::request::BadRequest;
 use crate::config::ResponseFields;
+use crate::declared::{self, User};
 
 /// What a refresh call is answered with.
 pub enum Reply {
@@ -36,19 +38,8 @@ pub struct Pair {
     pub expires_in: u64,
     /// Whose tokens they are.
     pub user: User,
-}
-
-/// What a success says about the user.
-#[derive(Clone)]
-pub struct User {
-    /// `ID`
-    pub id: u64,
-    /// `user_email`
-    pub email: String,
-    /// `user_nicename`
-    pub nicename: String,
-    /// `display_name`
-    pub display_name: String,
+    /// What the site's own code adds, each with its path.
+    pub fields: Vec<(Vec<String>, Value)>,
 }
 
 /// What an answer depends on beside the reply.
@@ -63,6 +54,8 @@ pub struct ReplyContext<'a> {
     pub window: Option<Window>,
     /// Which members a success has.
     pub fields: ResponseFields,
+    /// Members that the site's own code takes out of it.
+    pub omit: &'a [String],
 }
 
 /// The answer to a refresh call, complete but for its framing.
@@ -123,7 +116,7 @@ fn retry_after(context: &ReplyContext<'_>) -> u64 {
 
 fn status_and_body(reply: &Reply, context: &ReplyContext<'_>) -> (StatusCode, Bytes) {
     match reply {
-        Reply::Pair(pair) => (StatusCode::OK, json(&success(pair, context.fields))),
+        Reply::Pair(pair) => (StatusCode::OK, success_body(pair, context)),
         Reply::InvalidToken => (StatusCode::FORBIDDEN, Bytes::from_static(INVALID_TOKEN)),
         Reply::UserNotFound => (StatusCode::FORBIDDEN, Bytes::from_static(USER_NOT_FOUND)),
         Reply::RateLimited => (
@@ -151,6 +144,23 @@ fn status_and_body(reply: &Reply, context: &ReplyContext<'_>) -> (StatusCode, By
             },
         ),
     }
+}
+
+fn success_body(pair: &Pair, context: &ReplyContext<'_>) -> Bytes {
+    let success = success(pair, context.fields);
+    if pair.fields.is_empty() && context.omit.is_empty() {
+        return json(&success);
+    }
+    let mut members = serde_json::to_value(&success).unwrap_or_default();
+    if let Value::Object(members) = &mut members {
+        for name in context.omit {
+            members.shift_remove(name);
+        }
+        for (path, value) in &pair.fields {
+            declared::set(members, path, value.clone());
+        }
+    }
+    json(&members)
 }
 
 fn success(pair: &Pair, fields: ResponseFields) -> Success<'_> {

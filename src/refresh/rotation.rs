@@ -140,6 +140,7 @@ impl Rotation {
             refresh_token: plan.refresh_token.clone(),
             expires_in: plan.site.settings.jwt_expiration,
             user: rotated.user,
+            fields: rotated.fields,
         };
         let log = RefreshLog { user: Some(user_id), family: rotated.family, ..RefreshLog::of("rotated") };
         // Where the client has left, nobody waits.

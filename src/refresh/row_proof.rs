@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::plan::Plan;
 use super::store::LockedRow;
+use crate::declared::Values;
 use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::access_token::{ClaimsInput, Proof};
 use crate::wordpress::home::Home;
@@ -19,17 +20,19 @@ use crate::wordpress::home::Home;
 /// with: by so much a row may seem to be younger than a change of the site, and not be.
 const BLUR: Duration = Duration::from_secs(5);
 
-/// Whether the locked `row` may be exchanged as `plan` has it.
+/// Whether the locked `row` may be exchanged as `plan` has it. `values`: what is declared of its user.
 ///
 /// # Errors
 /// Why it is WordPress's. Where that says something of the whole site, the verification knows of it then.
-pub fn prove(plan: &Plan, row: &LockedRow) -> Result<(), String> {
+pub fn prove(plan: &Plan, row: &LockedRow, values: &Values) -> Result<(), String> {
     // A slow signature is not made for each rotation: the row watch proves such rows.
     if !plan.verification.is_on() || !plan.site.signer.is_quick() {
         return Ok(());
     }
-    match proof(plan, row) {
+    match proof(plan, row, values) {
         Proof::Ours | Proof::Plain | Proof::Unknown => Ok(()),
+        // The user's role or name may have been another when it was written.
+        Proof::Foreign if plan.site.declared.claims_vary() => Ok(()),
         Proof::Foreign if is_of_another_epoch(plan, row) => Ok(()),
         Proof::Foreign if plan.sites.home_may_depend_on_host(&plan.site) => {
             Err("the token may have been issued on a host that WordPress was not asked about".to_owned())
@@ -68,7 +71,7 @@ pub fn counts_from(epoch_since: u64, apart: Duration) -> u64 {
     epoch_since.saturating_add((BLUR + apart).as_secs())
 }
 
-fn proof(plan: &Plan, row: &LockedRow) -> Proof {
+fn proof(plan: &Plan, row: &LockedRow, values: &Values) -> Proof {
     let (Some(issued_at), Some(expires_at), Ok(hash)) = (row.issued_at, row.expires_at, str::from_utf8(&row.hash))
     else {
         return Proof::Foreign;
@@ -76,7 +79,8 @@ fn proof(plan: &Plan, row: &LockedRow) -> Proof {
     // As the row has it: the column may compare without regard to case.
     let stored = row.token.as_deref().and_then(|token| str::from_utf8(token).ok());
     let refresh_token = stored.unwrap_or(&plan.token);
-    let claims = ClaimsInput { iss: "", issued_at, expires_at, user_id: row.user_id, refresh_token };
+    let declared = &values.claims;
+    let claims = ClaimsInput { iss: "", issued_at, expires_at, user_id: row.user_id, refresh_token, declared };
     // Nearly always it is the first. The others are asked for only where it is not.
     let others = iter::once_with(|| plan.issuers()).flatten().skip(1);
     let issuers = issuers(iter::once(Arc::clone(&plan.home)).chain(others));

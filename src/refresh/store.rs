@@ -19,7 +19,7 @@ use self::statements::Statements;
 use self::times::datetime;
 pub use self::times::unix_seconds;
 pub use self::tried::Statement;
-use super::response::User;
+use crate::declared::{LONGEST_META, Read, User};
 use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
 /// Rotations in one transaction at most. Larger ones would hold their locks for longer, and spare little more.
@@ -44,6 +44,8 @@ pub struct Store {
     look_waiting: String,
     child: String,
     token_state: String,
+    /// How many columns are read of a user besides those of each.
+    declared: usize,
 }
 
 /// How a token stands, as a plain read shows it.
@@ -126,20 +128,45 @@ pub enum Resolution {
 }
 
 impl Store {
-    /// SECURITY: `table_prefix` and `users_table` are pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
+    /// For a site that nothing is declared of. SECURITY: `table_prefix` and `users_table` are pasted into SQL; `installation()`
+    /// lets only `[A-Za-z0-9_]` pass.
     pub fn new(database: Database, table_prefix: &str, users_table: &str) -> Self {
+        Store::declaring(database, table_prefix, users_table, &[], None)
+    }
+
+    /// As [`Store::new`]; of each user `reads` are read, too, of their table and of `usermeta_table`. Where that is not known,
+    /// nothing is read of them.
+    pub fn declaring(
+        database: Database,
+        table_prefix: &str,
+        users_table: &str,
+        reads: &[Read],
+        usermeta_table: Option<&str>,
+    ) -> Self {
+        let (reads, usermeta_table) = usermeta_table.map_or((&[][..], ""), |table| (reads, table));
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
         let users = format!("`{users_table}`");
-        let user = format!("SELECT ID, user_email, user_nicename, display_name FROM {users}");
+        let declared = |owner: &str| -> String {
+            reads
+                .iter()
+                .map(|read| format!(", {}", declared_column(read, owner, table_prefix, usermeta_table)))
+                .collect()
+        };
+        // Of the columns of users that are declared, the names.
+        let columns: String = reads.iter().filter_map(Read::user_column).map(|name| format!(", {name}")).collect();
+        let user = format!("SELECT ID, user_email, user_nicename, display_name{columns} FROM {users}");
         // Without the hints a small table is scanned, and locked whole. The users are in a query of their own for FOR UPDATE to
         // leave them alone: a locked user would make a password change wait.
         let lock = format!(
             "SELECT t.id, refresh_token_hash, revoked_at IS NOT NULL, \
              TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \
              COALESCE(refresh_token_expires_at <= UTC_TIMESTAMP(), 1), user_id, token_family, \
-             hash, issued_at, expires_at, u.ID, user_email, user_nicename, display_name \
+             hash, issued_at, expires_at, u.ID, user_email, user_nicename, display_name{} \
              FROM {tokens} t FORCE INDEX (PRIMARY) LEFT JOIN ({user} FORCE INDEX (PRIMARY)) u ON u.ID = user_id \
-             WHERE t.id IN ("
+             WHERE t.id IN (",
+            // Beside the users and not with them: a derived table with a query in its columns would be made whole. What FOR UPDATE
+            // locks are the rows of its own query only.
+            declared("u.ID")
         );
         Store {
             lock: Statements::of_ids(&lock, ") FOR UPDATE"),
@@ -151,7 +178,10 @@ impl Store {
                 &format!("SET STATEMENT innodb_lock_wait_timeout = 1 FOR {lock}"),
                 ") FOR UPDATE SKIP LOCKED",
             ),
-            user: format!("{user} WHERE ID = ?"),
+            user: format!(
+                "SELECT ID, user_email, user_nicename, display_name{} FROM {users} WHERE ID = ?",
+                declared("ID")
+            ),
             insert: Statements::of_rows(
                 &format!(
                     "INSERT INTO {tokens} (hash, user_id, issued_at, expires_at, refresh_token_hash, \
@@ -175,6 +205,7 @@ impl Store {
                 "SELECT revoked_at IS NULL AND COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0), \
                  TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM {tokens} WHERE id = ? AND refresh_token_hash = ?"
             ),
+            declared: reads.len(),
             database: Arc::new(database),
             tokens,
             users,
@@ -203,7 +234,7 @@ impl Store {
         let (text, ids) = statements.padded(ids);
         let statement = session.prepared(text).await?;
         let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
-        rows.into_iter().map(locked_row).collect()
+        rows.into_iter().map(|row| locked_row(row, self.declared)).collect()
     }
 
     /// Whether row `id` holds `token`, as the column's collation compares.
@@ -237,7 +268,7 @@ impl Store {
     /// The database's.
     pub async fn user(&self, session: &mut Session<'_>, id: u64) -> Result<Option<User>, DatabaseError> {
         let row: Option<Row> = session.conn().exec_first(&self.user, (id,)).await?;
-        row.map_or(Ok(None), |mut row| user(&mut row, 0))
+        row.map_or(Ok(None), |mut row| user(&mut row, 0, self.declared))
     }
 
     /// Whether [`Store::insert`] adds so many by one statement, which adds all or none.
@@ -370,7 +401,7 @@ fn values(child: &Child<'_>) -> [Value; 10] {
     ]
 }
 
-fn locked_row(mut row: Row) -> Result<LockedRow, DatabaseError> {
+fn locked_row(mut row: Row, declared: usize) -> Result<LockedRow, DatabaseError> {
     let family: Option<Vec<u8>> = column(&mut row, 6, "token_family")?;
     Ok(LockedRow {
         id: column(&mut row, 0, "id")?,
@@ -383,12 +414,35 @@ fn locked_row(mut row: Row) -> Result<LockedRow, DatabaseError> {
         hash: column(&mut row, 7, "hash")?,
         issued_at: unix_seconds(&column(&mut row, 8, "issued_at")?),
         expires_at: unix_seconds(&column(&mut row, 9, "expires_at")?),
-        user: user(&mut row, 10)?,
+        user: user(&mut row, 10, declared)?,
     })
 }
 
-/// From the columns that begin with `first`; `None` where they are NULL.
-fn user(row: &mut Row, first: usize) -> Result<Option<User>, DatabaseError> {
+/// What `read` finds of the user `owner`.
+fn declared_column(read: &Read, owner: &str, table_prefix: &str, usermeta_table: &str) -> String {
+    let key = match (read, read.user_column()) {
+        // As a text, whatever its type.
+        (_, Some(column)) => return format!("CAST({column} AS CHAR)"),
+        (Read::Meta(key), _) => literal(key),
+        (_, None) => literal(&format!("{table_prefix}capabilities")),
+    };
+    // One more than what is used, so that what is too long shows. The first row counts (get_metadata_raw() in wp-includes/meta.php),
+    // and its key to the letter, which the column's collation does not look at.
+    format!(
+        "(SELECT LEFT(m.meta_value, {}) FROM `{usermeta_table}` m WHERE m.user_id = {owner} AND m.meta_key = {key} \
+         AND CAST(m.meta_key AS BINARY) = CAST({key} AS BINARY) ORDER BY m.umeta_id LIMIT 1)",
+        LONGEST_META + 1
+    )
+}
+
+/// A text in SQL that means the same in every mode of the server.
+// SECURITY: it is the configuration's, but a quote in it must not end it. Hexadecimal digits have none.
+fn literal(text: &str) -> String {
+    format!("_utf8mb4 X'{}'", text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// From the columns that begin with `first`; `None` where they are NULL. `declared` more follow the usual four.
+fn user(row: &mut Row, first: usize, declared: usize) -> Result<Option<User>, DatabaseError> {
     let Some(id) = column(row, first, "ID")? else { return Ok(None) };
     let mut field = |place, name| column::<Vec<u8>>(row, first + place, name).map(|bytes| text(&bytes));
     Ok(Some(User {
@@ -396,6 +450,9 @@ fn user(row: &mut Row, first: usize) -> Result<Option<User>, DatabaseError> {
         email: field(1, "user_email")?,
         nicename: field(2, "user_nicename")?,
         display_name: field(3, "display_name")?,
+        found: (4..4 + declared)
+            .map(|place| column::<Option<Vec<u8>>>(row, first + place, "a declared value"))
+            .collect::<Result<_, _>>()?,
     }))
 }
 

@@ -221,14 +221,19 @@ fn verdict_of<'a>(
             Outcome::Unverified(plan.verification.why())
         }
         (Decision::Rotate, Some(user)) => {
-            let proved = if is_proved { Ok(()) } else { row_proof::prove(plan, row) };
-            match proved.map(|()| plan.child(row)) {
-                Ok(Ok((access_token, child))) => {
+            let certain = plan.site.values(user).map_err(|uncertain| uncertain.to_string()).and_then(|values| {
+                if !is_proved {
+                    row_proof::prove(plan, row, &values)?;
+                }
+                Ok(values)
+            });
+            match certain.map(|values| (plan.child(row, &values), values.fields)) {
+                Ok((Ok((access_token, child)), fields)) => {
                     let (user, family) = (user.clone(), row.family.clone());
-                    let rotated = Rotated { access_token, user, family, parent: row.id, child: None };
+                    let rotated = Rotated { access_token, user, fields, family, parent: row.id, child: None };
                     return (Verdict::Ended(Outcome::Rotated(rotated)), Some(child));
                 }
-                Ok(Err(error)) => return (Verdict::Unsigned(error), None),
+                Ok((Err(error), _)) => return (Verdict::Unsigned(error), None),
                 Err(why) => Outcome::Unverified(why),
             }
         }

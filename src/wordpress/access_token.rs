@@ -18,9 +18,11 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{DecodingKey, EncodingKey, crypto};
 use md5::Md5;
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Sha256, Sha384, Sha512};
 
 use crate::config::{Algorithm, Secret};
+use crate::declared;
 
 /// What the key that a `jti` is made with is derived for. Part of the sidecar's promise: a `jti`
 /// must come out the same after an update, or tokens can no longer be rebuilt from their rows.
@@ -58,6 +60,8 @@ pub struct ClaimsInput<'a> {
     pub user_id: u64,
     /// The refresh token that is handed out with it; the `jti` is derived from it.
     pub refresh_token: &'a str,
+    /// What is declared beside, each with its path, in their order.
+    pub declared: &'a [(Vec<String>, Value)],
 }
 
 /// What a row's hash tells of who made its access token.
@@ -289,15 +293,20 @@ impl Signer {
 
     /// Header and claims, as they are signed.
     fn unsigned(&self, claims: &ClaimsInput<'_>, jti: Option<&str>) -> Result<String, SignerError> {
-        let claims = serde_json::to_vec(&Claims {
+        let usual = Claims {
             iss: claims.iss,
             iat: claims.issued_at,
             nbf: claims.issued_at,
             exp: claims.expires_at,
             data: Data { user: User { id: &claims.user_id.to_string() } },
-            jti,
-        })
-        .map_err(SignerError::Claims)?;
+            // The last of all.
+            jti: jti.filter(|_| claims.declared.is_empty()),
+        };
+        let claims = match claims.declared {
+            [] => serde_json::to_vec(&usual),
+            declared => with_declared(&usual, declared, jti).and_then(|claims| serde_json::to_vec(&claims)),
+        };
+        let claims = claims.map_err(SignerError::Claims)?;
         let claims = if jti.is_none() { as_php_writes(claims) } else { claims };
         let mut token = String::with_capacity(self.header.len() + claims.len() * 4 / 3 + 96);
         token.push_str(&self.header);
@@ -347,6 +356,23 @@ struct Data<'a> {
 struct User<'a> {
     /// A string, as `$wpdb` hands it to the plugin.
     id: &'a str,
+}
+
+fn with_declared(
+    usual: &Claims<'_>,
+    declared: &[(Vec<String>, Value)],
+    jti: Option<&str>,
+) -> Result<Value, serde_json::Error> {
+    let mut claims = serde_json::to_value(usual)?;
+    if let Value::Object(claims) = &mut claims {
+        for (path, value) in declared {
+            declared::set(claims, path, value.clone());
+        }
+        if let Some(jti) = jti {
+            claims.insert("jti".to_owned(), jti.into());
+        }
+    }
+    Ok(claims)
 }
 
 /// Claims as PHP's json_encode() writes them: in a home URL it escapes what is not ASCII. In the sidecar's own tokens it stands as it

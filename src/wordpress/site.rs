@@ -25,6 +25,7 @@ use super::installation::{Installation, WpHome};
 use super::options::{self, Settings};
 use crate::client_addr::Scheme;
 use crate::config::{Algorithm, Jwt, Secret};
+use crate::declared::{self, Declared, Person, Uncertain, User, Values};
 use crate::last_seen::{LastSeen, Sight};
 use crate::route::{Permalinks, RouteForms};
 use hosts::Questions;
@@ -65,10 +66,33 @@ pub struct Site {
     pub plugin: Arc<str>,
     /// What code the site runs.
     pub makeup: Makeup,
+    /// What its own code adds to a refresh.
+    pub declared: Arc<Declared>,
+    /// The names of its roles, where they are declared; `None` where they cannot be read.
+    roles: Option<Vec<String>>,
     home: StoredHome,
 }
 
 impl Site {
+    /// What is declared, for `user`.
+    ///
+    /// # Errors
+    /// It is not certain, and WordPress answers.
+    pub fn values(&self, user: &User) -> Result<Values, Uncertain> {
+        if self.declared.is_empty() {
+            return Ok(Values::default());
+        }
+        self.declared.values(&Person {
+            id: user.id,
+            email: &user.email,
+            nicename: &user.nicename,
+            display_name: &user.display_name,
+            reads: self.declared.reads(),
+            found: &user.found,
+            roles: self.roles.as_deref(),
+        })
+    }
+
     /// The home URL as far as configuration, constants and options say it, without a trailing slash.
     pub fn stored_home(&self) -> &str {
         match &self.home {
@@ -121,6 +145,7 @@ pub type Known = Result<Arc<Site>, Arc<NotNative>>;
 pub struct Sites {
     installation: Installation,
     jwt: Jwt,
+    declared: Arc<Declared>,
     database: Arc<Database>,
     homes: Arc<Homes>,
     /// `[wordpress] hosts`.
@@ -149,6 +174,7 @@ impl Sites {
     pub fn new(
         installation: Installation,
         jwt: Jwt,
+        declared: Declared,
         hosts: Vec<String>,
         database: Arc<Database>,
         homes: Arc<Homes>,
@@ -157,9 +183,21 @@ impl Sites {
     ) -> Arc<Self> {
         let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
         let (last_good, last_seen, signers) = (Mutex::default(), LastSeen::default(), Mutex::new(None));
-        let sites =
-            Sites { installation, jwt, database, homes, hosts, clocks, tasks, cache, last_good, last_seen, signers };
-        Arc::new(sites)
+        let declared = Arc::new(declared);
+        Arc::new(Sites {
+            installation,
+            jwt,
+            declared,
+            database,
+            homes,
+            hosts,
+            clocks,
+            tasks,
+            cache,
+            last_good,
+            last_seen,
+            signers,
+        })
     }
 
     /// What is known of the site, at most [`FRESH`] old; the last good value while the database is away or slow.
@@ -337,12 +375,13 @@ impl Sites {
 
     async fn rows(&self) -> Result<Rows, DatabaseError> {
         let mut session = self.database.session().await?;
-        let rows = match Rows::read(&mut session, &self.installation).await {
+        let with_roles = self.declared.has_roles();
+        let rows = match Rows::read(&mut session, &self.installation, with_roles).await {
             Err(error) if error.code().is_none() => {
                 // A connection that idled may be dead: one more try on a fresh one.
                 drop(session);
                 session = self.database.fresh_session().await?;
-                Rows::read(&mut session, &self.installation).await
+                Rows::read(&mut session, &self.installation, with_roles).await
             }
             rows => rows,
         }
@@ -396,6 +435,8 @@ impl Sites {
             token_index: rows.token_index().map(str::to_owned),
             plugin: plugin.into(),
             makeup,
+            declared: Arc::clone(&self.declared),
+            roles: rows.option(&format!("{}user_roles", self.installation.table_prefix)).and_then(declared::role_names),
             home,
         })
     }
@@ -427,6 +468,9 @@ impl Sites {
             options::settings(rows.option("jwt_auth_pro_settings")).map_err(understood("jwt_auth_pro_settings"))?;
         // The constant wins over the setting.
         settings.enable_cors = self.installation.cors_enable.unwrap_or(settings.enable_cors);
+        if let Some(lifetime) = self.jwt.lifetime {
+            settings.jwt_expiration = lifetime.as_secs();
+        }
         Ok(settings)
     }
 

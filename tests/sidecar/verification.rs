@@ -1,6 +1,7 @@
 //! Refreshes are WordPress's until its answers were what the sidecar would have given, and again from the first on that was not.
 
 mod customized;
+mod declared;
 mod differences;
 mod operator;
 mod plugin;

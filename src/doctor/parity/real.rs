@@ -13,12 +13,13 @@ use sha2::{Digest as _, Sha256};
 use super::differences::{Differences, WordPress, differences};
 use super::{Case, native, random_hex};
 use crate::config::Secret;
+use crate::declared::User;
 use crate::doctor::address;
 use crate::doctor::client::{self, Answer, SiteAddress};
 use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
-use crate::refresh::response::{Pair, Reply, ReplyContext, User, response};
+use crate::refresh::response::{Pair, Reply, ReplyContext, response};
 use crate::wordpress::access_token::{ClaimsInput, new_refresh_token};
 use crate::wordpress::database::{DatabaseError, column};
 use crate::wordpress::site::Site;
@@ -104,7 +105,7 @@ pub async fn look(
             )];
         }
     };
-    let found = differences(&WordPress { answer: &answer, stored: stored.as_ref() }, &sidecar, site, row.user.id);
+    let found = differences(&WordPress { answer: &answer, stored: stored.as_ref() }, &sidecar, site);
     vec![judge(&name, &found)]
 }
 
@@ -167,12 +168,14 @@ async fn prepare(
     let refresh_token = new_refresh_token().map_err(|error| failed(&error))?;
     let issued_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let expires_in = site.settings.jwt_expiration;
+    let values = site.values(&row.user).map_err(|uncertain| NotAsked::Left(uncertain.to_string()))?;
     let claims = ClaimsInput {
         iss: &home.url,
         issued_at,
         expires_at: issued_at.saturating_add(expires_in),
         user_id: row.user.id,
         refresh_token: &refresh_token,
+        declared: &values.claims,
     };
     let access_token = site.signer.access_token(&claims).map_err(|error| failed(&error))?;
     let limit = site.settings.rate_limit;
@@ -183,8 +186,10 @@ async fn prepare(
         expose_rate_limit: false,
         window: limit.map(|limit| refresher.rate_limiter.count(client, limit, issued_at)),
         fields: refresher.fields,
+        omit: &site.declared.omit,
     };
-    let rotated = Pair { access_token, refresh_token, expires_in, user: row.user.clone() };
+    let user = row.user.clone();
+    let rotated = Pair { access_token, refresh_token, expires_in, user, fields: values.fields };
     let (head, body) = response(&Reply::Pair(rotated), &context).into_parts();
     let now = SystemTime::now();
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, sent: now, received: now })

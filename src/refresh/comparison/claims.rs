@@ -4,7 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
+use super::judge::Finding;
 use super::words;
+use crate::declared;
 use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::access_token::Signer;
 
@@ -18,6 +20,8 @@ pub struct Wanted<'a> {
     pub user_id: u64,
     /// Seconds.
     pub lifetime: u64,
+    /// What is declared of the user.
+    pub declared: &'a [(Vec<String>, Value)],
     /// Unix seconds between which it was issued, by PHP's clock.
     pub issued: (u64, u64),
 }
@@ -32,8 +36,8 @@ pub struct Times {
 ///
 /// # Errors
 /// What is different.
-pub fn check(jwt: &str, wanted: &Wanted<'_>) -> Result<Times, Difference> {
-    let claim = |what: String| Difference::new(Kind::Claim, what);
+pub fn check(jwt: &str, wanted: &Wanted<'_>) -> Result<Times, Finding> {
+    let claim = |what: String| Finding::Differs(Difference::new(Kind::Claim, what));
     let unreadable = || claim("claim access token that is no JWT".to_owned());
     let mut parts = jwt.split('.');
     let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
@@ -51,16 +55,25 @@ pub fn check(jwt: &str, wanted: &Wanted<'_>) -> Result<Times, Difference> {
     }
     // Before the claims: with another key all that the sidecar signs is worthless.
     if !wanted.signer.verifies(jwt) {
-        return Err(Difference::new(Kind::Keys, "the signature of WordPress's access token does not verify"));
+        let difference = Difference::new(Kind::Keys, "the signature of WordPress's access token does not verify");
+        return Err(Finding::Differs(difference));
     }
     let claims = object(payload).ok_or_else(unreadable)?;
     let expected = json!({
         "iss": wanted.issuer, "iat": 0, "nbf": 0, "exp": 0, "data": {"user": {"id": wanted.user_id.to_string()}},
     });
-    let Value::Object(expected) = expected else { return Err(unreadable()) };
+    let Value::Object(mut expected) = expected else { return Err(unreadable()) };
+    for (path, value) in wanted.declared {
+        declared::set(&mut expected, path, value.clone());
+    }
     let changes = words::members(&claims, &expected);
     if !changes.is_empty() {
         return Err(claim(words::listed("claim", &changes)));
+    }
+    let others = words::other_values(&claims, wanted.declared);
+    if !others.is_empty() {
+        // SECURITY: a user may change his own name between the look at it and WordPress's answer.
+        return Err(Finding::Suspicious(Difference::new(Kind::Claim, words::listed("claim", &others))));
     }
     if claims.get("iss") != expected.get("iss") {
         return Err(claim("claim iss (not the home URL)".to_owned()));
@@ -81,7 +94,7 @@ pub fn check(jwt: &str, wanted: &Wanted<'_>) -> Result<Times, Difference> {
     }
     let lifetime = expires_at.saturating_sub(issued_at);
     if lifetime.abs_diff(wanted.lifetime) > LIFETIME_SLACK {
-        return Err(lifetimes("lifetime", lifetime, wanted.lifetime));
+        return Err(Finding::Differs(lifetimes("lifetime", lifetime, wanted.lifetime)));
     }
     Ok(Times { issued_at, expires_at })
 }
@@ -113,11 +126,18 @@ mod tests {
     }
 
     fn said(jwt: &str, signer: &Signer) -> String {
-        let wanted =
-            Wanted { signer, issuer: "http://shop.example", user_id: 2, lifetime: 600, issued: (1_000, 1_004) };
+        let wanted = Wanted {
+            signer,
+            issuer: "http://shop.example",
+            user_id: 2,
+            lifetime: 600,
+            declared: &[],
+            issued: (1_000, 1_004),
+        };
         match check(jwt, &wanted) {
             Ok(times) => format!("{} {}", times.issued_at, times.expires_at),
-            Err(difference) => format!("{}: {difference}", difference.kind.name()),
+            Err(Finding::Differs(difference)) => format!("{}: {difference}", difference.kind.name()),
+            Err(other) => format!("{other:?}"),
         }
     }
 

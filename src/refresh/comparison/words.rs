@@ -53,6 +53,26 @@ pub fn members(found: &Map<String, Value>, expected: &Map<String, Value>) -> Vec
     changes
 }
 
+/// Of `declared`, the members that `found` has with another value.
+pub fn other_values(found: &Map<String, Value>, declared: &[(Vec<String>, Value)]) -> Vec<String> {
+    let others = declared.iter().filter(|(path, value)| member(found, path) != Some(value));
+    others.map(|(path, _)| format!("{} (another value)", dotted(path))).collect()
+}
+
+fn member<'a>(found: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
+    let (name, below) = path.split_first()?;
+    match (found.get(name)?, below) {
+        (value, []) => Some(value),
+        (Value::Object(inner), below) => member(inner, below),
+        _ => None,
+    }
+}
+
+/// A path as it is shown.
+fn dotted(path: &[String]) -> String {
+    path.iter().map(|name| shown(name)).collect::<Vec<_>>().join(".")
+}
+
 fn compare(
     found: &Map<String, Value>,
     expected: &Map<String, Value>,

@@ -10,7 +10,9 @@ fn pair(recorded: &Value) -> Pair {
         access_token: recorded["access_token"].as_str().unwrap().to_owned(),
         refresh_token: recorded["refresh_token"].as_str().unwrap().to_owned(),
         expires_in: recorded["expires_in"].as_u64().unwrap(),
+        fields: Vec::new(),
         user: User {
+            found: Vec::new(),
             id: 3,
             email: "ann@example.org".to_owned(),
             nicename: "ann".to_owned(),
@@ -95,6 +97,7 @@ fn recorded_exchanges() {
                 expose_rate_limit: false,
                 window: Some(window),
                 fields: ResponseFields::OAuth2,
+                omit: &[],
             },
         );
         // The deliberate differences.
@@ -120,7 +123,7 @@ fn recorded_exchanges() {
 }
 
 fn context(fields: ResponseFields, window: Option<Window>) -> ReplyContext<'static> {
-    ReplyContext { api_link: None, origin: None, expose_rate_limit: true, window, fields }
+    ReplyContext { api_link: None, origin: None, expose_rate_limit: true, window, fields, omit: &[] }
 }
 
 #[test]

@@ -57,6 +57,10 @@ pub struct Expected<'a> {
     pub issuers: &'a [String],
     /// Whether there may be others.
     pub may_have_other_issuers: bool,
+    /// Claims that are declared, where they are the same for all users.
+    pub claims: &'a [(Vec<String>, Value)],
+    /// Whether there are others, which no row tells.
+    pub claims_vary: bool,
     /// Seconds that PHP's clock may be ahead of the database's, where that is known.
     pub php_is_ahead: Option<u64>,
     /// Seconds by which two of the clocks differ that tokens are issued by.
@@ -116,12 +120,17 @@ fn proof(row: &Written, expected: &Expected<'_>) -> Proof {
     let refresh_token = row.refresh_token.as_deref().and_then(text).unwrap_or_default();
     let proof = match (row.issued_at, row.expires_at, text(&row.hash)) {
         (Some(issued_at), Some(expires_at), Some(hash)) => {
-            let claims = ClaimsInput { iss: "", issued_at, expires_at, user_id: row.user_id, refresh_token };
+            let declared = expected.claims;
+            let claims = ClaimsInput { iss: "", issued_at, expires_at, user_id: row.user_id, refresh_token, declared };
             expected.signer.prove(&claims, expected.issuers, hash, expected.auth_salt)
         }
         _ => Proof::Foreign,
     };
-    if proof == Proof::Foreign && expected.may_have_other_issuers { Proof::Unknown } else { proof }
+    if proof == Proof::Foreign && (expected.may_have_other_issuers || expected.claims_vary) {
+        Proof::Unknown
+    } else {
+        proof
+    }
 }
 
 /// `late`: by how much it may be longer.

@@ -27,6 +27,7 @@ fn secret() -> Secret {
 
 fn claims<'a>(refresh_token: &'a str) -> ClaimsInput<'a> {
     ClaimsInput {
+        declared: &[],
         iss: "http://127.0.0.1:8099",
         issued_at: 1_795_379_799,
         expires_at: 1_795_984_599,

@@ -68,12 +68,21 @@ struct Column {
 }
 
 impl Rows {
-    pub(super) async fn read(session: &mut Session<'_>, installation: &Installation) -> Result<Self, DatabaseError> {
+    /// With the names of the site's roles, if there are some to be declared.
+    pub(super) async fn read(
+        session: &mut Session<'_>,
+        installation: &Installation,
+        with_roles: bool,
+    ) -> Result<Self, DatabaseError> {
         let prefix = &installation.table_prefix;
         let table = format!("{prefix}jwt_auth_tokens");
         let conn = session.conn();
+        // WP_Roles keeps them under the prefix of the site's tables.
+        let roles = if with_roles { format!(", '{prefix}user_roles'") } else { String::new() };
         let options: Vec<Row> = conn
-            .query(format!("SELECT option_name, option_value FROM `{prefix}options` WHERE option_name IN ({OPTIONS})"))
+            .query(format!(
+                "SELECT option_name, option_value FROM `{prefix}options` WHERE option_name IN ({OPTIONS}{roles})"
+            ))
             .await?;
         let meta: Vec<Row> = if installation.multisite {
             conn.query(format!(

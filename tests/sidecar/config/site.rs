@@ -88,11 +88,24 @@ impl Site {
             ("wordpress.database_url", _) => three(["mysql://a@h/d", "mysql://b@h/d", "mysql://c@h/d"]),
             ("wordpress.home", _) => three(["https://a", "https://b", "http://c/d"]),
             ("log.level", _) => three(["warn", "error", "info,hyper=debug"]),
+            ("jwt.claim", _) => three(["[]", CLAIMS[0], CLAIMS[1]]),
+            ("refresh.field", _) => three(["[]", FIELDS[0], FIELDS[1]]),
+            ("refresh.omit", _) => three(["token_type", "expires_in", "token_type,expires_in"]),
+            (_, Kind::Lifetime) => three(["5s", "6h", "7d"]),
             (_, Kind::Text(_) | Kind::Secret) => three(["a", "b", "c"]),
-            (name, Kind::List(_)) => panic!("{name} needs samples"),
+            (name, Kind::List(_) | Kind::Tables(_)) => panic!("{name} needs samples"),
         }
     }
 }
+
+const CLAIMS: [&str; 2] = [
+    r#"[{ path = "a", value = { constant = 1 } }]"#,
+    r#"[{ path = "data.user.role", value = { roles = "first" } }, { path = "b", value = { meta = "x" } }]"#,
+];
+const FIELDS: [&str; 2] = [
+    r#"[{ name = "a", value = { constant = 1 } }]"#,
+    r#"[{ name = "role", value = { roles = "joined", separator = "|" } }]"#,
+];
 
 /// Everything that the program will act on, secrets included; not who said it.
 pub fn facts(config: &Config) -> String {

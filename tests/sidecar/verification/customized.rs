@@ -13,10 +13,10 @@ use crate::support::raw::{Connection, Message};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 
 /// The users of a verification by three answers.
-const USERS: [&str; 3] = ["user1", "user2", "user3"];
+pub const USERS: [&str; 3] = ["user1", "user2", "user3"];
 
 /// As if the operator had read all of the site's code: then only answers and rows tell.
-const TRUSTED: &str = "jwt_auth_before_authenticate,jwt_auth_token_before_dispatch,jwt_auth_token_refreshed,\
+pub const TRUSTED: &str = "jwt_auth_before_authenticate,jwt_auth_token_before_dispatch,jwt_auth_token_refreshed,\
                        jwt_auth_refresh_token_data_before_update,jwt_auth_jwt_token_data_before_update,jwt_auth_*,\
                        jwt_auth_error_messages,jwt_auth_error_status,jwt_auth_rate_limit_enabled,\
                        jwt_auth_rate_limit_max_requests,jwt_auth_rate_limit_window_minutes";
@@ -64,7 +64,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("language_de_no_pack", "agrees", ""),
 ];
 
-fn in_front_of(sites: &CustomSites, more: &[&str]) -> Sidecar {
+pub fn in_front_of(sites: &CustomSites, more: &[&str]) -> Sidecar {
     let upstream = format!("http://{}", sites.site().upstream());
     let wp_config = sites.site().wp_config().to_str().unwrap();
     let mut arguments = vec!["--upstream", &*upstream, "--wp-config", wp_config, "--admin-listen", "127.0.0.1:0"];
@@ -79,7 +79,7 @@ fn in_front_of(sites: &CustomSites, more: &[&str]) -> Sidecar {
     Sidecar::start(&arguments)
 }
 
-fn refresh(sites: &CustomSites, sidecar: &Sidecar, token: &str, fields: &str) -> Message {
+pub fn refresh(sites: &CustomSites, sidecar: &Sidecar, token: &str, fields: &str) -> Message {
     let body = json!({"refresh_token": token}).to_string();
     let mut client = Connection::to(sidecar.address());
     client.send(format!(
@@ -91,12 +91,12 @@ fn refresh(sites: &CustomSites, sidecar: &Sidecar, token: &str, fields: &str) ->
     client.response()
 }
 
-fn view(sidecar: &Sidecar) -> Value {
+pub fn view(sidecar: &Sidecar) -> Value {
     get(admin(sidecar), "/status.json").json()["verification"].clone()
 }
 
 /// The view as soon as the state is another than that, or as it is after a while.
-async fn left(sidecar: &Sidecar, state: &str, patience: Duration) -> Value {
+pub async fn left(sidecar: &Sidecar, state: &str, patience: Duration) -> Value {
     let deadline = Instant::now() + patience;
     loop {
         let view = view(sidecar);
@@ -108,7 +108,7 @@ async fn left(sidecar: &Sidecar, state: &str, patience: Duration) -> Value {
 }
 
 /// Waits until calls are compared: the site is known, and its files are scanned.
-async fn ready(sidecar: &Sidecar) {
+pub async fn ready(sidecar: &Sidecar) {
     let deadline = Instant::now() + PATIENCE;
     while !view(sidecar)["files_scanned"].as_bool().unwrap() {
         assert!(Instant::now() < deadline, "the site's files are not scanned");
@@ -189,14 +189,14 @@ async fn each_recorded_site_is_left_to_wordpress_where_it_differs() {
     assert!(complaints.is_empty(), "came otherwise:\n{}", complaints.join("\n"));
 }
 
-fn without_limit(sites: &CustomSites) {
+pub fn without_limit(sites: &CustomSites) {
     sites.site().php(
         "update_option( 'jwt_auth_pro_settings', array( 'rate_limit_settings' => array( 'enabled' => false ) ) );",
     );
 }
 
 /// Tokens of so many logins of each user.
-async fn tokens(sites: &CustomSites, each: usize) -> Vec<String> {
+pub async fn tokens(sites: &CustomSites, each: usize) -> Vec<String> {
     let mut tokens = Vec::new();
     for _ in 0..each {
         for user in USERS {
@@ -217,7 +217,7 @@ fn by_php(sites: &CustomSites, sidecar: &Sidecar, tokens: &[String]) -> usize {
 }
 
 /// What differs, as soon as something does.
-async fn difference(sidecar: &Sidecar) -> String {
+pub async fn difference(sidecar: &Sidecar) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let view = view(sidecar);

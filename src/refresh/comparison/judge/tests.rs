@@ -23,7 +23,13 @@ fn plain_head() -> HeaderMap {
 
 fn exchanged() -> Expected {
     let body = json!({"access_token": "", "expires_in": 0, "token_type": "Bearer", "refresh_token": ""});
-    let token = Expectation::Exchanged { issuer: ISSUER.to_owned(), signer: signer(), user_id: 2, lifetime: 600 };
+    let token = Expectation::Exchanged {
+        issuer: ISSUER.to_owned(),
+        signer: signer(),
+        user_id: 2,
+        lifetime: 600,
+        values: Values::default(),
+    };
     Expected {
         status: StatusCode::OK,
         head: plain_head(),

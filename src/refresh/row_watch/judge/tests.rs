@@ -36,6 +36,8 @@ impl Keys {
             refresh_token_expiration: 2_592_000,
             issuers: &self.issuers,
             may_have_other_issuers: false,
+            claims: &[],
+            claims_vary: false,
             php_is_ahead: Some(1),
             apart: 0,
         }
@@ -171,6 +173,7 @@ fn what_the_plugin_and_its_machine_do_is_no_fault() {
 fn a_row_of_another_sidecar_is_not_judged() {
     let keys = keys();
     let claims = ClaimsInput {
+        declared: &[],
         iss: HOME,
         issued_at: ISSUED_AT,
         expires_at: ISSUED_AT + 604_800,
