@@ -29,6 +29,9 @@ const MOST_USERS: usize = 16;
 /// Places that are looked at.
 const MOST_PLACES: usize = 32;
 
+/// Seconds that the answers have to be apart, at least: a time may be the same in all answers of one second.
+const APART: u64 = 2;
+
 /// Seconds by which lifetimes may differ: PHP asks for the time more than once.
 const SLACK: u64 = 1;
 
@@ -77,21 +80,28 @@ pub struct Sample {
 #[derive(Default)]
 pub struct Explaining {
     samples: Vec<Sample>,
+    /// Unix seconds of the first of them.
+    began: u64,
     explanation: Option<Explanation>,
     /// Whether another user could tell more.
     is_settled: bool,
 }
 
 impl Explaining {
-    /// Whether an answer to this user would tell more.
-    pub fn wants(&self, user: u64) -> bool {
-        !self.is_settled && self.samples.iter().all(|sample| sample.facts.id != user)
+    /// Whether an answer to this user would tell more. `now` in Unix seconds.
+    pub fn wants(&self, user: u64, now: u64) -> bool {
+        let is_soon = now < self.began.saturating_add(APART);
+        let is_apart = self.samples.len() + 1 < USERS || !is_soon;
+        !self.is_settled && is_apart && self.samples.iter().all(|sample| sample.facts.id != user)
     }
 
     /// Takes an answer into account. Returns the explanation if the search has just ended.
-    pub fn add(&mut self, sample: Sample) -> Option<&Explanation> {
-        if !self.wants(sample.facts.id) {
+    pub fn add(&mut self, sample: Sample, now: u64) -> Option<&Explanation> {
+        if !self.wants(sample.facts.id, now) {
             return None;
+        }
+        if self.samples.is_empty() {
+            self.began = now;
         }
         self.samples.push(sample);
         let (explanation, is_settled) = explain(&self.samples);

@@ -200,7 +200,7 @@ impl Verification {
 
     /// Whether the answer to this user would tell more of what explains a difference.
     pub fn wants_sample(&self, user: u64) -> bool {
-        self.is_on() && self.known().explaining.wants(user)
+        self.is_on() && self.known().explaining.wants(user, unix_now())
     }
 
     /// Whether nothing speaks against native refreshes but that they are not proven yet, or again.
@@ -384,7 +384,7 @@ impl Ticket {
     pub fn sampled(&self, sample: Sample) {
         let mut known = self.verification.known();
         if known.verdict.epoch == self.epoch
-            && let Some(explanation) = known.explaining.add(sample)
+            && let Some(explanation) = known.explaining.add(sample, unix_now())
         {
             tell(explanation);
         }

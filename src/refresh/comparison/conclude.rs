@@ -66,7 +66,7 @@ impl Concluding {
             deviation.others.push(difference.what.clone());
         }
         let facts = facts::read(&self.refresher, &live.user).await;
-        let sample = facts.map(|facts| Sample { facts, deviation, declared: Arc::default() });
+        let sample = facts.map(|facts| Sample { facts, deviation, declared: Arc::clone(&self.site.declared) });
         (observed, sample)
     }
 

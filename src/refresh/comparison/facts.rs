@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use mysql_async::Row;
 use tracing::debug;
 
-use crate::declared::{LONGEST_META, is_serialized, role_names};
+use crate::declared::{LONGEST_META, User, is_serialized, role_names};
 use crate::refresh::refresher::Refresher;
-use crate::refresh::response::User;
 use crate::verify::explain::Facts;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Refusal, Session, column};
 

@@ -48,10 +48,6 @@ impl Facts {
                 None => absent()?,
             },
         };
-        let roles = match (source, &self.roles) {
-            (Source::Roles { .. }, roles) => roles.as_deref()?,
-            _ => &[],
-        };
         let reads: Vec<Read> = read.into_iter().collect();
         let person = Person {
             id: self.id,
@@ -60,7 +56,7 @@ impl Facts {
             display_name: &self.display_name,
             reads: &reads,
             found: &[found],
-            roles,
+            roles: self.roles.as_deref(),
         };
         source.value(&person).ok()
     }
