@@ -48,6 +48,7 @@ pub fn find(name: &str, seen: &[Seen<'_>]) -> Found {
     let mut left: Vec<(Source, usize)> = dependent(seen)
         .into_iter()
         .filter_map(|source| confirmed_by(&source, seen).map(|users| (source, users)))
+        .filter(|(source, _)| is_named(source, name) || is_telling(source, seen))
         .filter(|(source, _)| constant.is_none() || !is_coincidence(source, seen) || is_named(source, name))
         .take(MOST)
         .collect();
@@ -87,12 +88,13 @@ pub fn confirmed_by(source: &Source, seen: &[Seen<'_>]) -> Option<usize> {
             None => {}
         }
     }
-    // That a user lacks what no user has says nothing.
-    let has_row = match source {
-        Source::Meta { key, .. } => seen.iter().any(|(facts, _)| facts.has(key)),
-        _ => true,
-    };
-    (users > 0 && has_row).then_some(users)
+    (users > 0).then_some(users)
+}
+
+/// Whether more than the lack of a meta value speaks for it: many keys are empty, or lacked by all users.
+fn is_telling(source: &Source, seen: &[Seen<'_>]) -> bool {
+    let Source::Meta { key, .. } = source else { return true };
+    seen.iter().any(|(facts, value)| facts.has(key) && facts.value(source).as_ref() == Some(*value))
 }
 
 fn constant(seen: &[Seen<'_>]) -> Option<Value> {

@@ -61,8 +61,8 @@ impl Facts {
         source.value(&person).ok()
     }
 
-    /// Whether the user has a value of this key that can be declared.
+    /// Whether the user has a value of this key, which is not empty and can be declared.
     pub fn has(&self, key: &str) -> bool {
-        self.meta.get(key).is_some_and(Option::is_some)
+        self.meta.get(key).is_some_and(|value| value.as_ref().is_some_and(|value| !value.is_empty()))
     }
 }

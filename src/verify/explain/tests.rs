@@ -389,3 +389,24 @@ fn a_lifetime_has_its_largest_whole_unit() {
         assert!(said(&explanation)[0].contains("from a second to ten years"), "{explanation:?}");
     }
 }
+
+#[test]
+fn what_users_lack_speaks_for_no_meta_value() {
+    // Of an array nothing is certain, and a name is no number.
+    let of = |id, name: &str, level: &str| user(id, &["subscriber"], &[("name", name), ("level", level)]);
+    let mut four = vec![of(2, "Ada", "3"), of(3, "", ""), of(4, "", ""), of(5, "", "")];
+    four[0].meta.insert("interests".to_owned(), None);
+    let explanation = explained(four.clone(), |facts| match facts.id {
+        2 => fields(json!({"level": 3, "interests": ["math"]})),
+        _ => fields(json!({"level": 0, "interests": ""})),
+    });
+    // The key's name is the member's: those who have an array stay WordPress's.
+    let expected = "[[refresh.field]]\nname = \"level\"\nvalue = { meta = \"level\", as = \"integer\" }\n\n\
+                    [[refresh.field]]\nname = \"interests\"\nvalue = { meta = \"interests\" }";
+    assert_eq!(explanation.toml.as_deref(), Some(expected));
+    let explanation = explained(four, |facts| match facts.id {
+        2 => fields(json!({"hobbies": ["math"]})),
+        _ => fields(json!({"hobbies": ""})),
+    });
+    assert_eq!(said(&explanation), ["nothing known explains body +hobbies"]);
+}
