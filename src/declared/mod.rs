@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 pub use person::{LONGEST_META, Person, Read};
 pub use roles::role_names;
-pub use source::{Member, Source};
+pub use source::{Cast, Column, Gravatar, GravatarHash, Member, RolesForm, Source, is_plain, is_serialized, quoted};
 
 /// Claims that the plugin and WordPress rely on. `data.user.id` is not one of them: the plugin takes a number there, too.
 const RESERVED_CLAIMS: [&str; 7] = ["iss", "iat", "nbf", "exp", "jti", "data", "data.user"];

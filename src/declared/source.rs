@@ -329,7 +329,7 @@ impl Written {
 }
 
 /// No fractions, whose digits PHP and we may write differently, and no dates.
-fn is_plain(value: &Value) -> bool {
+pub fn is_plain(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Number(number) => number.is_i64(),

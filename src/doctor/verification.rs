@@ -86,7 +86,15 @@ fn judge(view: &View) -> Finding {
             Finding::warning(Area::Parity, ID, what, fix)
         }
     }
-    .with_lines(view.notes.iter().map(|note| format!("note: {note}")))
+    .with_lines(explained(view).into_iter().chain(view.notes.iter().map(|note| format!("note: {note}"))))
+}
+
+/// What would explain a difference: lines to be copied, and comments of the configuration.
+fn explained(view: &View) -> Vec<String> {
+    let Some(explanation) = &view.explanation else { return Vec::new() };
+    let toml = explanation.toml.iter().flat_map(|toml| toml.lines()).filter(|line| !line.is_empty());
+    let remarks = explanation.remarks().map(|remark| format!("# {remark}"));
+    std::iter::once(format!("# {}", explanation.heading())).chain(toml.map(str::to_owned)).chain(remarks).collect()
 }
 
 #[cfg(test)]

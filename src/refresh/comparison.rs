@@ -6,6 +6,8 @@
 mod addition;
 mod claims;
 mod conclude;
+mod deviation;
+mod facts;
 pub(super) mod gate;
 mod headers;
 mod judge;
@@ -36,6 +38,7 @@ use crate::config::ResponseFields;
 use crate::declared::{User, Values};
 use crate::net::dial::Dialer;
 use crate::verify::Ticket;
+use crate::verify::explain::Deviation;
 use crate::verify::verdict::Class;
 use crate::wordpress::clock;
 use crate::wordpress::home::Home;
@@ -202,7 +205,7 @@ impl Comparison {
             Some(live) => promised(live, &self.site, access_token, refresh_token, self.refresher.fields),
             None => Map::new(),
         };
-        let judged = judge::judge(head, body, &self.expected, during, further);
+        let judged = judge::judge(head, body, &self.expected, during.clone(), further);
         if matches!(judged, Judged::Found(Finding::Void)) {
             debug!(status = head.status.as_u16(), "WordPress's answer says nothing of what the sidecar would do");
         }
@@ -212,14 +215,38 @@ impl Comparison {
             }
             _ => Addition::default(),
         };
+        let deviation = self.deviation(head, body, &judged, (*during.start(), *during.end()), &further);
         let Comparison { refresher, site, home, client, ticket, entered, class, expected, live, .. } = self;
         entered.answered(matches!(judged, Judged::Agrees(Some(_), _)));
         let user_agent = self.user_agent;
         let tasks = refresher.tasks.clone();
         let has_cookies = expected.has_cookies;
         let concluding = Concluding { refresher, site, home, client, class, live, user_agent, has_cookies };
-        tasks.spawn(async move { ticket.observed(concluding.conclude(judged).await) });
+        tasks.spawn(async move {
+            let (observed, sample) = concluding.conclude(judged, deviation).await;
+            if let Some(sample) = sample {
+                ticket.sampled(sample);
+            }
+            ticket.observed(observed);
+        });
         addition
+    }
+
+    /// What the answer has otherwise than the plugin's own, where that is still looked for.
+    fn deviation(
+        &self,
+        head: &Parts,
+        body: Option<&Bytes>,
+        judged: &Judged,
+        issued: (u64, u64),
+        further: &dyn Fn(&str, &str) -> Map<String, Value>,
+    ) -> Option<Deviation> {
+        let live = self.live.as_ref()?;
+        let may_differ = matches!(judged, Judged::Found(Finding::Differs(_)) | Judged::Agrees(Some(_), _));
+        if !may_differ || !self.ticket.verification().wants_sample(live.user.id) {
+            return None;
+        }
+        deviation::of(head, body?, &self.expected, issued, further)
     }
 }
 

@@ -187,6 +187,15 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
     if let Some(fix) = &view.fix {
         writeln!(out, "what to do: {fix}")?;
     }
+    if let Some(explanation) = &view.explanation {
+        writeln!(out, "to declare: {}", explanation.heading())?;
+        if let Some(toml) = &explanation.toml {
+            writeln!(out, "\n{toml}\n")?;
+        }
+        for remark in explanation.remarks() {
+            writeln!(out, "            {remark}")?;
+        }
+    }
     for note in &view.notes {
         writeln!(out, "note:       {note}")?;
     }

@@ -6,6 +6,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// The longest name that is shown.
+const LONGEST: usize = 64;
+
+/// So many digits make a name a value: of a token, an id or a hash.
+const DIGITS: usize = 8;
+
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
@@ -26,6 +32,14 @@ impl fmt::Display for Difference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.what)
     }
+}
+
+/// A name as it is shown.
+// SECURITY: site code may make names of values (`{"alice@example.org": …}`).
+pub fn shown(name: &str) -> &str {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let digits = name.bytes().filter(u8::is_ascii_digit).count();
+    if is_plain && (1..=LONGEST).contains(&name.len()) && digits < DIGITS { name } else { "…" }
 }
 
 macro_rules! kinds {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::difference::{Difference, Kind};
+use super::explain::Explaining;
 use super::kept::Kept;
 use super::verdict::{Observation, State, Verdict};
 
@@ -26,6 +27,8 @@ pub(super) struct Known {
     pub voids: u32,
     /// What differs and decides nothing: in words, each once.
     pub notes: Vec<String>,
+    /// What would explain the difference. SECURITY: it holds values of users, which must not outlive it.
+    pub explaining: Explaining,
     /// Where the verdict is kept across restarts.
     pub kept: Option<Arc<Kept>>,
 }
@@ -45,6 +48,7 @@ impl Known {
             closed: None,
             voids: 0,
             notes: Vec::new(),
+            explaining: Explaining::default(),
             kept: None,
         }
     }

@@ -12,6 +12,7 @@ pub mod command;
 mod counts;
 pub mod difference;
 pub mod epoch;
+pub mod explain;
 pub mod kept;
 mod known;
 pub mod sampler;
@@ -23,11 +24,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::Verify;
 use counts::Counts;
 use difference::Difference;
+use explain::{Explaining, Explanation, Sample};
 use kept::Kept;
 use known::Known;
 use sampler::Sampler;
@@ -196,6 +198,11 @@ impl Verification {
         self.known().verdict.wants_refusal()
     }
 
+    /// Whether the answer to this user would tell more of what explains a difference.
+    pub fn wants_sample(&self, user: u64) -> bool {
+        self.is_on() && self.known().explaining.wants(user, unix_now())
+    }
+
     /// Whether nothing speaks against native refreshes but that they are not proven yet, or again.
     pub fn is_in_doubt(&self) -> bool {
         self.known().difference().is_none()
@@ -233,6 +240,9 @@ impl Verification {
             let version = std::mem::replace(&mut known.verdict.plugin_version, plugin_version.to_owned());
             let plugin_changed = !version.is_empty() && version != plugin_version;
             is_new = known.verdict.enter(epoch, plugin_changed, first, unix_now());
+            if is_new {
+                known.explaining = Explaining::default();
+            }
             known.is_scanned &= !is_new;
             is_new && before != known.verdict.state
         });
@@ -271,6 +281,7 @@ impl Verification {
         self.change(|known| {
             known.verdict.again(first, unix_now());
             known.notes.clear();
+            known.explaining = Explaining::default();
             true
         });
     }
@@ -308,6 +319,7 @@ impl Verification {
             since_unix_seconds: view.since_unix_seconds.max(known.hook_since),
             files_scanned: known.is_scanned,
             notes: known.notes.clone(),
+            explanation: known.explaining.explanation().cloned(),
             kept_in: known.kept.as_ref().map(|kept| kept.file().display().to_string()),
             ..view
         };
@@ -326,6 +338,9 @@ impl Verification {
     fn change(&self, change: impl FnOnce(&mut Known) -> bool) {
         let mut known = self.known();
         let is_new = change(&mut known);
+        if known.verdict.state == State::Agrees {
+            known.explaining = Explaining::default();
+        }
         self.publish(&known);
         if is_new && self.is_on() {
             known.tell();
@@ -365,8 +380,32 @@ impl Ticket {
         });
     }
 
+    /// What the answer had otherwise, before the comparison [says so](Ticket::observed). The log tells of an explanation, once.
+    pub fn sampled(&self, sample: Sample) {
+        let mut known = self.verification.known();
+        if known.verdict.epoch == self.epoch
+            && let Some(explanation) = known.explaining.add(sample, unix_now())
+        {
+            tell(explanation);
+        }
+    }
+
     pub fn verification(&self) -> &Arc<Verification> {
         &self.verification
+    }
+}
+
+fn tell(explanation: &Explanation) {
+    let users = explanation.users;
+    match &explanation.toml {
+        Some(_) if explanation.is_complete => info!(
+            users,
+            "what WordPress's answers differ in can be declared: `wp-jwt-sidecar verify` prints what to put into the configuration"
+        ),
+        _ => info!(
+            users,
+            "no configuration is known that would explain all that WordPress's answers differ in: `wp-jwt-sidecar verify` says what"
+        ),
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::difference::{Difference, Kind};
+use super::explain::Explanation;
 use super::verdict::{State, Verdict};
 
 /// Whose business refreshes are, as far as the verification goes.
@@ -66,6 +67,9 @@ pub struct View {
     pub kind: Option<Kind>,
     /// What can be done.
     pub fix: Option<String>,
+    /// What would explain it, as far as that is known.
+    #[serde(default)]
+    pub explanation: Option<Explanation>,
     /// Whether the site's files were read for code on hooks that may refuse or act. Nothing is native before.
     #[serde(default)]
     pub files_scanned: bool,
@@ -94,6 +98,7 @@ impl View {
             difference: difference.map(ToString::to_string),
             kind: difference.map(|difference| difference.kind),
             fix: fix.map(str::to_owned),
+            explanation: None,
             files_scanned: false,
             notes: Vec::new(),
             kept_in: None,

@@ -3,6 +3,7 @@
 mod customized;
 mod declared;
 mod differences;
+mod explained;
 mod operator;
 mod plugin;
 mod rows;

@@ -31,6 +31,14 @@ pub fn section(view: &View) -> Markup {
                         dt { @if view.state == ViewState::Closed { "Closed" } @else { "Difference" } }
                         dd.long { (difference) }
                     }
+                    @if let Some(explanation) = &view.explanation {
+                        dt { "To declare" }
+                        dd {
+                            (explanation.heading())
+                            @if let Some(toml) = &explanation.toml { pre tabindex="0" { (toml) } }
+                            @for remark in explanation.remarks() { p.long { (remark) } }
+                        }
+                    }
                     @if let Some(fix) = &view.fix { dt { "What to do" } dd { (in_code(fix)) } }
                     dt { "Since" } dd { (httpdate::fmt_http_date(since)) }
                     dt { "Compared" }

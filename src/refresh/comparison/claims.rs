@@ -104,6 +104,11 @@ pub fn lifetimes(what: &str, found: u64, setting: u64) -> Difference {
     Difference::new(Kind::Lifetime, format!("{what} {found} s, the setting says {setting} s"))
 }
 
+/// The claims of `jwt`, whose signature is not looked at.
+pub fn payload(jwt: &str) -> Option<Map<String, Value>> {
+    object(jwt.split('.').nth(1)?)
+}
+
 fn object(part: &str) -> Option<Map<String, Value>> {
     let bytes = URL_SAFE_NO_PAD.decode(part.trim_end_matches('.')).ok()?;
     serde_json::from_slice(&bytes).ok()

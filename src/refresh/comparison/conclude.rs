@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::debug;
 
+use super::facts;
 use super::headers::Change;
 use super::judge::{self, Finding, Judged, Received};
 use super::rows::{self, Sought, Wanted};
@@ -15,6 +16,8 @@ use crate::admission::per_address::network;
 use crate::client_addr::Client;
 use crate::refresh::analytics::anonymized;
 use crate::refresh::refresher::Refresher;
+use crate::verify::difference::Kind;
+use crate::verify::explain::{Deviation, Sample};
 use crate::verify::verdict::{Class, Observation};
 use crate::wordpress::access_token::wp_hash;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError};
@@ -48,8 +51,26 @@ enum Ended {
 }
 
 impl Concluding {
-    /// What was found out.
-    pub async fn conclude(self, judged: Judged) -> Observation {
+    /// What was found out, and what that differs in, if it may be declared.
+    pub async fn conclude(self, judged: Judged, deviation: Option<Deviation>) -> (Observation, Option<Sample>) {
+        let is_of_answer = matches!(judged, Judged::Found(_));
+        let observed = self.observe(judged).await;
+        let (Observation::Differs(difference), Some(mut deviation), Some(live)) = (&observed, deviation, &self.live)
+        else {
+            return (observed, None);
+        };
+        if !matches!(difference.kind, Kind::Body | Kind::Claim | Kind::Lifetime) {
+            return (observed, None);
+        }
+        if !is_of_answer {
+            deviation.others.push(difference.what.clone());
+        }
+        let facts = facts::read(&self.refresher, &live.user).await;
+        let sample = facts.map(|facts| Sample { facts, deviation, declared: Arc::clone(&self.site.declared) });
+        (observed, sample)
+    }
+
+    async fn observe(&self, judged: Judged) -> Observation {
         let finding = match judged {
             Judged::Found(finding) => Some(finding),
             Judged::Session { ended, kept } => Some(match (self.session().await, ended) {

@@ -272,7 +272,7 @@ fn says_json(head: &Parts) -> bool {
     content_type.is_some_and(|value| value.as_bytes().windows(4).any(|part| part == b"json"))
 }
 
-fn is_refresh_token(text: &str) -> bool {
+pub fn is_refresh_token(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 

@@ -2,25 +2,13 @@
 
 use serde_json::{Map, Value};
 
+pub use crate::verify::difference::shown;
+
 /// Names that are shown of one difference; the others are counted.
 const MOST: usize = 8;
 
-/// The longest name that is shown.
-const LONGEST: usize = 64;
-
-/// So many digits make a name a value: of a token, an id or a hash.
-const DIGITS: usize = 8;
-
 /// How deep objects are looked into.
 const DEPTH: usize = 4;
-
-/// A name as it is shown.
-// SECURITY: site code may make names of values (`{"alice@example.org": …}`).
-pub fn shown(name: &str) -> &str {
-    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    let digits = name.bytes().filter(u8::is_ascii_digit).count();
-    if is_plain && (1..=LONGEST).contains(&name.len()) && digits < DIGITS { name } else { "…" }
-}
 
 /// What a value is, without saying it.
 pub fn kind(value: &Value) -> String {

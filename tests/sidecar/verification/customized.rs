@@ -207,7 +207,7 @@ pub async fn tokens(sites: &CustomSites, each: usize) -> Vec<String> {
 }
 
 /// Refreshes with each of these; how many of them WordPress has answered.
-fn by_php(sites: &CustomSites, sidecar: &Sidecar, tokens: &[String]) -> usize {
+pub fn by_php(sites: &CustomSites, sidecar: &Sidecar, tokens: &[String]) -> usize {
     let before = sites.refreshes_by_php();
     for token in tokens {
         let answer = refresh(sites, sidecar, token, "");

@@ -172,7 +172,7 @@ impl Lab {
 }
 
 /// WordPress before 6.8 takes one of three servers, and http where the page is.
-const AVATARS: &str = r"<?php
+pub const AVATARS: &str = r"<?php
 add_filter( 'get_avatar_url', function ( $url ) {
     return preg_replace( '#^https?://[a-z0-9]+\.gravatar\.com#', 'https://secure.gravatar.com', $url );
 } );

@@ -1,0 +1,173 @@
+//! What is said of a difference: the configuration that would explain it, and what it would not.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::candidates::USERS;
+use crate::declared::{Declared, RolesForm, Source, quoted};
+
+/// Seconds of the longest lifetime that can be declared.
+pub const LONGEST_LIFETIME: u64 = 3_650 * 86_400;
+
+/// Other sources that are named beside the one that is taken.
+const MOST_OTHERS: usize = 3;
+
+/// What explains a difference. SECURITY: names, and constants of the site's code; no user's values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Users whose answers were looked at.
+    pub users: usize,
+    /// Whether the configuration would explain all that differs.
+    pub is_complete: bool,
+    /// What to put into the configuration, where that would change anything.
+    pub toml: Option<String>,
+    /// What is not explained, and why.
+    pub open: Vec<String>,
+    /// What is declared, and is not what WordPress answers.
+    pub wrong: Vec<String>,
+}
+
+/// A declared member as it is to be written.
+pub struct Line {
+    path: String,
+    source: Source,
+    others: Vec<Source>,
+}
+
+/// What would be declared.
+pub struct Configuration {
+    /// Seconds.
+    pub lifetime: Option<u64>,
+    pub claims: Vec<Line>,
+    pub fields: Vec<Line>,
+    pub omit: Vec<String>,
+}
+
+impl Line {
+    pub fn of(place: &[String], source: Source, others: Vec<Source>) -> Self {
+        Line { path: place.join("."), source, others }
+    }
+
+    fn write(&self, table: &str, named: &str, toml: &mut String) {
+        let others: Vec<String> = self.others.iter().filter(|other| is_worth_saying(other)).map(name).collect();
+        let _ = writeln!(toml, "[[{table}]]\n{named} = {}", quoted(&self.path));
+        if !others.is_empty() {
+            let listed = others.iter().take(MOST_OTHERS).map(String::as_str).collect::<Vec<_>>().join(" or ");
+            let _ = writeln!(toml, "# The users seen do not tell it from {listed}.");
+        }
+        let _ = writeln!(toml, "value = {}\n", self.source);
+    }
+}
+
+impl Explanation {
+    pub(super) fn new(
+        users: usize,
+        found: &Configuration,
+        declared: &Declared,
+        open: Vec<String>,
+        wrong: Vec<String>,
+    ) -> Self {
+        let is_complete = users >= USERS && open.is_empty();
+        let toml = found.toml();
+        let toml = (users >= USERS && !toml.is_empty() && !found.is(declared)).then_some(toml);
+        Explanation { users, is_complete: is_complete && toml.is_some(), toml, open, wrong }
+    }
+
+    /// What stands above it.
+    pub fn heading(&self) -> String {
+        match &self.toml {
+            _ if self.users < USERS => {
+                format!("what would explain it is said after answers to {USERS} users, and was seen in {}", self.users)
+            }
+            Some(_) if self.is_complete && self.wrong.is_empty() => {
+                "this would explain it; put it into the configuration and reload:".to_owned()
+            }
+            Some(_) if self.is_complete => {
+                "this would explain it; put it in the place of what is declared, and reload:".to_owned()
+            }
+            Some(_) => "this would explain a part of it, so that refreshes stay WordPress's:".to_owned(),
+            None if self.open.is_empty() => "what is declared is not what WordPress answers".to_owned(),
+            None => "no configuration is known that would explain it".to_owned(),
+        }
+    }
+
+    /// What follows it, a line each: what is wrong, and what is open.
+    pub fn remarks(&self) -> impl Iterator<Item = &str> {
+        let open: &[String] = if self.users < USERS { &[] } else { &self.open };
+        self.wrong.iter().chain(open).map(String::as_str)
+    }
+}
+
+impl Configuration {
+    fn toml(&self) -> String {
+        let Configuration { lifetime, claims, fields, omit } = self;
+        let mut toml = String::new();
+        if let Some(seconds) = lifetime {
+            let _ = writeln!(toml, "[jwt]\nlifetime = \"{}\"\n", lifetime_text(*seconds));
+        }
+        for claim in claims {
+            claim.write("jwt.claim", "path", &mut toml);
+        }
+        if !omit.is_empty() {
+            let names: Vec<String> = omit.iter().map(|name| quoted(name)).collect();
+            let _ = writeln!(toml, "[refresh]\nomit = [{}]\n", names.join(", "));
+        }
+        for field in fields {
+            field.write("refresh.field", "name", &mut toml);
+        }
+        toml.truncate(toml.trim_end().len());
+        toml
+    }
+
+    /// Whether that is declared already.
+    fn is(&self, declared: &Declared) -> bool {
+        let Configuration { lifetime, claims, fields, omit } = self;
+        let same = |lines: &[Line], members: &[crate::declared::Member]| {
+            lines.len() == members.len()
+                && members.iter().all(|member| {
+                    lines.iter().any(|line| line.path == member.path.join(".") && line.source == member.value)
+                })
+        };
+        lifetime.is_none()
+            && same(claims, &declared.claims)
+            && same(fields, &declared.fields)
+            && omit.len() == declared.omit.len()
+            && declared.omit.iter().all(|name| omit.contains(name))
+    }
+}
+
+/// What is not told apart yet. SECURITY: a constant may turn out to be the users' own value, and is not shown.
+pub fn ambiguous(what: &str, sources: &[Source]) -> String {
+    let mut names: Vec<String> = sources.iter().filter(|source| is_worth_saying(source)).map(name).collect();
+    let beyond = names.len().saturating_sub(MOST_OTHERS + 1);
+    names.truncate(MOST_OTHERS + 1);
+    if beyond > 0 {
+        names.push(format!("{beyond} more"));
+    }
+    format!(
+        "{what} is {}: the users seen have the same in all of them, and one who has not will tell",
+        names.join(" or ")
+    )
+}
+
+/// Of the ways to join roles, one stands for all.
+fn is_worth_saying(source: &Source) -> bool {
+    !matches!(source, Source::Roles { form: RolesForm::Joined, separator } if separator != ",")
+}
+
+fn name(source: &Source) -> String {
+    match source {
+        Source::Constant(_) => "a constant".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// In the largest unit of which it is a whole number.
+fn lifetime_text(seconds: u64) -> String {
+    let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
+    match units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit)) {
+        Some((unit, letter)) => format!("{}{letter}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
+}
