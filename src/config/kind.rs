@@ -42,7 +42,7 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// A list of texts, separated by commas in flags and variables; the word is what `--help` shows for one.
     List(&'static str),
-    /// A life time in days at most.
+    /// A lifetime in days at most.
     Lifetime,
     /// A list of tables, each with these keys; in flags and variables as TOML.
     Tables(&'static str),

@@ -66,7 +66,7 @@ pub fn lifetime(text: &str) -> Result<Duration, String> {
         "m" => 60,
         "h" => 3_600,
         "d" => 86_400,
-        _ => return Err(format!("not a life time; {accepted}")),
+        _ => return Err(format!("not a lifetime; {accepted}")),
     };
     let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
     match seconds {

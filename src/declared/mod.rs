@@ -54,7 +54,7 @@ pub struct User {
 
 /// The values for one user.
 // SECURITY: no Debug. They are the user's data.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Values {
     pub claims: Vec<(Vec<String>, Value)>,
     pub fields: Vec<(Vec<String>, Value)>,
@@ -96,16 +96,21 @@ impl Declared {
 
     /// Whether the claims of a token depend on more than its row: then they may be others by now.
     pub fn claims_vary(&self) -> bool {
-        self.claims.iter().any(|claim| !matches!(claim.value, Source::Constant(_)))
+        self.claims.iter().any(|claim| !matches!(claim.value, Source::Constant(_) | Source::Column(Column::Id, _)))
     }
 
-    /// Claims that are the same in all tokens, and all that are declared where [none vary](Declared::claims_vary).
-    pub fn constant_claims(&self) -> Vec<(Vec<String>, Value)> {
-        let constant = self.claims.iter().filter_map(|claim| match &claim.value {
-            Source::Constant(value) => Some((claim.path.clone(), value.clone())),
-            _ => None,
+    /// Claims that a row tells, of user `user_id`: all that are declared where [none vary](Declared::claims_vary).
+    pub fn claims_of_row(&self, user_id: u64) -> Vec<(Vec<String>, Value)> {
+        let known = self.claims.iter().filter_map(|claim| {
+            let value = match &claim.value {
+                Source::Constant(value) => value.clone(),
+                Source::Column(Column::Id, Cast::Integer) => user_id.into(),
+                Source::Column(Column::Id, Cast::String) => user_id.to_string().into(),
+                _ => return None,
+            };
+            Some((claim.path.clone(), value))
         });
-        constant.collect()
+        known.collect()
     }
 
     /// The values for `person`.
@@ -173,6 +178,9 @@ fn reserved(path: &[String], reserved: &[&str], what: &str) -> Result<(), String
         return Err("is empty, or has an empty part between two dots".to_owned());
     }
     let dotted = path.join(".");
+    if dotted.starts_with("data.user.id.") {
+        return Err("data.user.id is the user's id, and has no members".to_owned());
+    }
     // A member below a text would replace it.
     let is_below = |name: &&&str| dotted.starts_with(&format!("{name}.")) && !name.starts_with("data");
     match reserved.iter().find(|name| **name == dotted).or_else(|| reserved.iter().find(is_below)) {

@@ -58,7 +58,7 @@ impl<'a> Person<'a> {
             Some(Some(bytes)) if bytes.len() > LONGEST_META => Err("it is too long"),
             Some(Some(bytes)) => str::from_utf8(bytes).map(Some).map_err(|_| "it is not UTF-8"),
             Some(None) => Ok(None),
-            None => Err("the constant CUSTOM_USER_META_TABLE cannot be known"),
+            None => Err("it was not read"),
         }
     }
 

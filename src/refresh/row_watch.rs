@@ -279,10 +279,8 @@ fn say(difference: Difference, verification: &Verification) {
 /// What is issued in an earlier epoch is not judged. Takes a while where signatures do.
 fn judge_all(rows: Vec<Written>, ground: &Ground) -> Vec<(Written, Option<Judged>)> {
     let Ground { site, issuers, may_have_other_issuers, php_is_ahead, apart, since, .. } = ground;
-    let claims = site.declared.constant_claims();
     let expected = Expected {
-        claims: &claims,
-        claims_vary: site.declared.claims_vary(),
+        declared: &site.declared,
         signer: &site.signer,
         auth_salt: &site.auth_salt,
         jwt_expiration: site.settings.jwt_expiration,

@@ -139,7 +139,7 @@ impl Store {
     }
 
     /// As [`Store::new`]; of each user `reads` are read, too, of their table and of `usermeta_table`. Where that is not known,
-    /// nothing is read of them.
+    /// what it would hold is not certain.
     pub fn declaring(
         database: Database,
         table_prefix: &str,
@@ -147,7 +147,6 @@ impl Store {
         reads: &[Read],
         usermeta_table: Option<&str>,
     ) -> Self {
-        let (reads, usermeta_table) = usermeta_table.map_or((&[][..], ""), |table| (reads, table));
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
         let users = format!("`{users_table}`");
         let declared = |owner: &str| -> String {
@@ -186,8 +185,8 @@ impl Store {
                 "SELECT ID, user_email, user_nicename, display_name{columns} FROM {users} WHERE ID = ?"
             ),
             user: format!(
-                "SELECT ID, user_email, user_nicename, display_name{} FROM {users} WHERE ID = ?",
-                declared("ID")
+                "SELECT ID, user_email, user_nicename, display_name{} FROM {users} u WHERE u.ID = ?",
+                declared("u.ID")
             ),
             insert: Statements::of_rows(
                 &format!(
@@ -212,7 +211,9 @@ impl Store {
                 "SELECT revoked_at IS NULL AND COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0), \
                  TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM {tokens} WHERE id = ? AND refresh_token_hash = ?"
             ),
-            usermeta: reads.iter().any(|read| read.user_column().is_none()).then(|| format!("`{usermeta_table}`")),
+            usermeta: usermeta_table
+                .filter(|_| reads.iter().any(|read| read.user_column().is_none()))
+                .map(|table| format!("`{table}`")),
             declared: reads.len(),
             database: Arc::new(database),
             tokens,
@@ -427,17 +428,20 @@ fn locked_row(mut row: Row, declared: usize) -> Result<LockedRow, DatabaseError>
 }
 
 /// What `read` finds of the user `owner`.
-fn declared_column(read: &Read, owner: &str, table_prefix: &str, usermeta_table: &str) -> String {
+fn declared_column(read: &Read, owner: &str, table_prefix: &str, usermeta_table: Option<&str>) -> String {
     let key = match (read, read.user_column()) {
         // As a text, whatever its type.
         (_, Some(column)) => return format!("CAST({column} AS CHAR)"),
         (Read::Meta(key), _) => literal(key),
         (_, None) => literal(&format!("{table_prefix}capabilities")),
     };
-    // Without the hint the whole table may be gone through in the order of umeta_id. One more than what is used, so that what is too long shows. The first row counts (get_metadata_raw() in wp-includes/meta.php),
-    // and its key to the letter, which the column's collation does not look at.
+    // Nothing says what is there: then it is as if it were serialized, which is WordPress's.
+    let Some(usermeta_table) = usermeta_table else { return "'N;'".to_owned() };
+    // Without the hint the whole table may be gone through in the order of umeta_id. One byte more than what is used, so that
+    // what is too long shows. The first row counts (get_metadata_raw() in wp-includes/meta.php), and its key to the letter, which
+    // the column's collation does not look at. A NULL is null for PHP, not a text.
     format!(
-        "(SELECT LEFT(m.meta_value, {}) FROM `{usermeta_table}` m IGNORE INDEX (PRIMARY) WHERE m.user_id = {owner} AND m.meta_key = {key} \
+        "(SELECT IFNULL(LEFT(m.meta_value, {}), 'N;') FROM `{usermeta_table}` m IGNORE INDEX (PRIMARY) WHERE m.user_id = {owner} AND m.meta_key = {key} \
          AND CAST(m.meta_key AS BINARY) = CAST({key} AS BINARY) ORDER BY m.umeta_id LIMIT 1)",
         LONGEST_META + 1
     )

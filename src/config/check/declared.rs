@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::config::keys::Key;
 use crate::config::kind::Tables;
 use crate::config::merged::Merged;
-use crate::declared::{Member, Source};
+use crate::declared::{Column, Member, Source};
 
 /// A table of `jwt.claim` or `refresh.field`.
 #[derive(Deserialize)]
@@ -34,6 +34,11 @@ pub(super) fn members(
         let member = parsed.and_then(|Table { path, value }| {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
             check(&path)?;
+            // SECURITY: whose token it is, the user must not say.
+            let is_of_user = matches!(value, Source::Column(Column::Id, _));
+            if named == "path" && path == ["data", "user", "id"] && !is_of_user {
+                return Err("data.user.id is the user's id; accepted: { column = \"id\" }".to_owned());
+            }
             match members.iter().any(|member| member.path.starts_with(&path) || path.starts_with(&member.path)) {
                 true => Err(format!("{} is there twice, or below another", path.join("."))),
                 false => Ok(Member { path, value }),

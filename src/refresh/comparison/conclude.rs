@@ -91,6 +91,8 @@ impl Concluding {
             Some(Finding::Void) => Observation::Void,
             // A setting was changed meanwhile: it is no difference.
             Some(_) if !self.is_site_the_same().await => Observation::Void,
+            // SECURITY: users change their own names, between the look at them and WordPress's.
+            Some(_) if !self.is_user_the_same().await => Observation::Void,
             Some(Finding::Differs(difference)) => Observation::Differs(difference),
             Some(Finding::Suspicious(difference)) => {
                 Observation::Suspicious(difference, user.unwrap_or_else(|| self.client_number()))
@@ -250,6 +252,25 @@ impl Concluding {
                 && site.forms == self.site.forms
                 && site.stored_home() == self.site.stored_home()
         })
+    }
+
+    /// Whether what is declared of the user is still what was expected.
+    async fn is_user_the_same(&self) -> bool {
+        let Some(live) = self.live.as_ref().filter(|_| !self.site.declared.is_empty()) else { return true };
+        let store = &self.refresher.store;
+        let Ok(mut session) = store.database.session().await else { return false };
+        let asked = async {
+            session.begin_at_writer().await?;
+            let user = store.user(&mut session, live.user.id).await?;
+            session.end_at_writer().await?;
+            Ok(user)
+        };
+        let Ok(Some(now)) = store.database.within(ANSWER_LIMIT, asked).await else { return false };
+        session.give_back();
+        match (self.site.values(&live.user), self.site.values(&now)) {
+            (Ok(before), Ok(now)) => before == now,
+            _ => false,
+        }
     }
 
     /// Instead of a user where none is known.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::config::Secret;
+use crate::declared::Declared;
 use crate::refresh::row_proof::other_claims;
 use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::access_token::{ClaimsInput, Proof, Signer};
@@ -57,10 +58,8 @@ pub struct Expected<'a> {
     pub issuers: &'a [String],
     /// Whether there may be others.
     pub may_have_other_issuers: bool,
-    /// Claims that are declared, where they are the same for all users.
-    pub claims: &'a [(Vec<String>, Value)],
-    /// Whether there are others, which no row tells.
-    pub claims_vary: bool,
+    /// What the site's own code adds.
+    pub declared: &'a Declared,
     /// Seconds that PHP's clock may be ahead of the database's, where that is known.
     pub php_is_ahead: Option<u64>,
     /// Seconds by which two of the clocks differ that tokens are issued by.
@@ -120,13 +119,13 @@ fn proof(row: &Written, expected: &Expected<'_>) -> Proof {
     let refresh_token = row.refresh_token.as_deref().and_then(text).unwrap_or_default();
     let proof = match (row.issued_at, row.expires_at, text(&row.hash)) {
         (Some(issued_at), Some(expires_at), Some(hash)) => {
-            let declared = expected.claims;
+            let declared = &expected.declared.claims_of_row(row.user_id);
             let claims = ClaimsInput { iss: "", issued_at, expires_at, user_id: row.user_id, refresh_token, declared };
             expected.signer.prove(&claims, expected.issuers, hash, expected.auth_salt)
         }
         _ => Proof::Foreign,
     };
-    if proof == Proof::Foreign && (expected.may_have_other_issuers || expected.claims_vary) {
+    if proof == Proof::Foreign && (expected.may_have_other_issuers || expected.declared.claims_vary()) {
         Proof::Unknown
     } else {
         proof

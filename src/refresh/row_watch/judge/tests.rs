@@ -27,6 +27,8 @@ fn keys() -> Keys {
     Keys { signer, auth_salt, issuers: vec!["http://elsewhere.example".to_owned(), HOME.to_owned()] }
 }
 
+static NOTHING: std::sync::LazyLock<Declared> = std::sync::LazyLock::new(Declared::default);
+
 impl Keys {
     fn expected(&self) -> Expected<'_> {
         Expected {
@@ -36,8 +38,7 @@ impl Keys {
             refresh_token_expiration: 2_592_000,
             issuers: &self.issuers,
             may_have_other_issuers: false,
-            claims: &[],
-            claims_vary: false,
+            declared: &NOTHING,
             php_is_ahead: Some(1),
             apart: 0,
         }
