@@ -213,3 +213,30 @@ async fn what_is_printed_makes_it_agree() {
         sites.remove();
     }
 }
+
+/// Another value than the declared one is what the operator has to hear of.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_wrong_is_named() {
+    let sites = CustomSites::start();
+    without_limit(&sites);
+    let directory = tempfile::tempdir().unwrap();
+    for (name, part) in [("meta_and_columns", "body display_name"), ("claim_user_data", "claim data.user.display_name")]
+    {
+        let Case { site, toml, .. } = CASES.iter().find(|case| case.site == name).unwrap();
+        install(&sites, site);
+        let file = directory.path().join(format!("{site}.toml"));
+        let (right, wrong) = (r#"{ column = "display_name" }"#, r#"{ column = "nicename" }"#);
+        std::fs::write(&file, toml.replace(right, wrong)).unwrap();
+        let arguments = ["--config", file.to_str().unwrap(), "--refresh-trusted-hooks", TRUSTED];
+        let sidecar = in_front_of(&sites, &arguments);
+        ready(&sidecar).await;
+        let explanation = explanation(&sites, &sidecar).await;
+        let said = format!("{part} is declared as {wrong}, and WordPress's answers say otherwise");
+        assert_eq!(explanation["wrong"], serde_json::json!([said]), "{site}: {explanation:#}");
+        // All else that is declared stays.
+        let without_comments: Vec<&str> = toml.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(explanation["toml"], without_comments.join("\n"), "{site}");
+        assert_eq!(explanation["is_complete"], true, "{site}");
+        sites.remove();
+    }
+}
