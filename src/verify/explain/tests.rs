@@ -87,8 +87,11 @@ fn each_source_is_found_and_the_order_is_wordpresss() {
         deviation.missing_fields = vec![vec!["token_type".to_owned()], vec!["expires_in".to_owned()]];
         deviation
     });
-    let expected = r#"[jwt]
+    let expected = r#"# Below [jwt], in the place of a lifetime there:
 lifetime = "30d"
+
+# Below [refresh], in the place of an omit there:
+omit = ["expires_in", "token_type"]
 
 [[jwt.claim]]
 path = "data.user.id"
@@ -97,9 +100,6 @@ value = { column = "id" }
 [[jwt.claim]]
 path = "sub"
 value = { column = "login" }
-
-[refresh]
-omit = ["expires_in", "token_type"]
 
 [[refresh.field]]
 name = "level"
@@ -145,7 +145,12 @@ value = { roles = "list" }
 name = "joined"
 value = { roles = "first" }"#;
     assert_eq!(explanation.toml.as_deref(), Some(expected), "{:?}", explanation.open);
-    assert!(explanation.is_complete && explanation.heading().starts_with("this would explain it; put it into"));
+    assert!(explanation.is_complete);
+    assert_eq!(
+        explanation.heading(),
+        "this would explain it; put it into the configuration, each plain key below the header that its comment names, and \
+         reload:"
+    );
 }
 
 #[test]
@@ -365,7 +370,7 @@ fn what_is_declared_stays_or_is_said_to_be_wrong() {
             .unwrap()
             .starts_with("[[refresh.field]]\nname = \"handle\"\nvalue = { column = \"nicename\" }")
     );
-    assert!(explanation.is_complete && explanation.heading().contains("in the place of what is declared"));
+    assert!(explanation.is_complete && explanation.heading().contains("in the place of the claims, the fields"));
     assert_eq!(
         said(&explanation),
         [
@@ -382,7 +387,8 @@ fn what_is_declared_stays_or_is_said_to_be_wrong() {
 fn a_lifetime_has_its_largest_whole_unit() {
     for (seconds, text) in [(900, "15m"), (3_600, "1h"), (86_400, "1d"), (90_000, "25h"), (61, "61s")] {
         let explanation = explained(users(), |_| Deviation { lifetime: Some(seconds), ..Deviation::default() });
-        assert_eq!(explanation.toml, Some(format!("[jwt]\nlifetime = \"{text}\"")));
+        let expected = format!("# Below [jwt], in the place of a lifetime there:\nlifetime = \"{text}\"");
+        assert_eq!(explanation.toml, Some(expected));
     }
     for seconds in [0, 4_000 * 86_400] {
         let explanation = explained(users(), |_| Deviation { lifetime: Some(seconds), ..Deviation::default() });
@@ -409,4 +415,20 @@ fn what_users_lack_speaks_for_no_meta_value() {
         _ => fields(json!({"hobbies": ""})),
     });
     assert_eq!(said(&explanation), ["nothing known explains body +hobbies"]);
+}
+
+/// Else the same member would be declared twice.
+#[test]
+fn what_is_declared_right_is_replaced_too() {
+    let fields_of = |facts: &Facts| fields(json!({"handle": facts.nicename, "mail": facts.email}));
+    let handle = Member { path: vec!["handle".to_owned()], value: Source::Column(Column::Nicename, Cast::String) };
+    let declared = Declared::new(Vec::new(), vec![handle], Vec::new());
+    let explanation = explaining(users(), declared, fields_of).explanation().unwrap().clone();
+    assert!(explanation.wrong.is_empty() && explanation.toml.as_deref().unwrap().contains("handle"));
+    assert_eq!(
+        explanation.heading(),
+        "this would explain it; put it in the place of the claims, the fields and refresh.omit that are declared, and reload:"
+    );
+    let explanation = explained(users(), |facts| fields(json!({"mail": facts.email})));
+    assert_eq!(explanation.heading(), "this would explain it; put it into the configuration, and reload:");
 }

@@ -101,10 +101,15 @@ value = { column = "email" }"#,
         open: &[],
         uncertain: &["user3"],
     },
-    Case { site: "lifetime_constant", toml: "[jwt]\nlifetime = \"30d\"", open: &[], uncertain: &[] },
+    Case {
+        site: "lifetime_constant",
+        toml: "# Below [jwt], in the place of a lifetime there:\nlifetime = \"30d\"",
+        open: &[],
+        uncertain: &[],
+    },
     Case {
         site: "members_removed",
-        toml: "[refresh]\nomit = [\"expires_in\", \"token_type\"]",
+        toml: "# Below [refresh], in the place of an omit there:\nomit = [\"expires_in\", \"token_type\"]",
         // The time of the answer.
         open: &["nothing known explains body +expires_at"],
         uncertain: &[],
@@ -181,6 +186,28 @@ async fn what_explains_a_difference_is_printed() {
     }
 }
 
+fn trusted() -> String {
+    let hooks: Vec<String> = TRUSTED.split(',').map(|hook| format!("{:?}", hook.trim())).collect();
+    format!("[refresh]\ntrusted_hooks = [{}]\n", hooks.join(", "))
+}
+
+/// As the comments of what is printed tell: plain keys below the header that they name, all else at the end.
+fn put_into(file: &str, printed: &str) -> String {
+    let mut file = file.to_owned();
+    for paragraph in printed.split("\n\n") {
+        let Some((comment, key)) = paragraph.strip_prefix("# Below ").and_then(|below| below.split_once('\n')) else {
+            file.push_str(&format!("\n{paragraph}\n"));
+            continue;
+        };
+        let header = comment.split(',').next().unwrap();
+        if !file.contains(header) {
+            file.push_str(&format!("\n{header}\n"));
+        }
+        file = file.replacen(header, &format!("{header}\n{key}"), 1);
+    }
+    file
+}
+
 /// An operator copies what is printed, reloads, and sees that it agrees.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_printed_makes_it_agree() {
@@ -190,12 +217,13 @@ async fn what_is_printed_makes_it_agree() {
     for Case { site, uncertain, .. } in CASES.iter().filter(|case| case.open.is_empty()) {
         install(&sites, site);
         let file = directory.path().join(format!("{site}.toml"));
-        std::fs::write(&file, "").unwrap();
-        let arguments = ["--config", file.to_str().unwrap(), "--refresh-trusted-hooks", TRUSTED];
-        let sidecar = in_front_of(&sites, &arguments);
+        // A site with such code has trusted hooks, so that its file has this header already.
+        let before = trusted();
+        std::fs::write(&file, &before).unwrap();
+        let sidecar = in_front_of(&sites, &["--config", file.to_str().unwrap()]);
         ready(&sidecar).await;
         let explanation = explanation(&sites, &sidecar).await;
-        std::fs::write(&file, explanation["toml"].as_str().unwrap()).unwrap();
+        std::fs::write(&file, put_into(&before, explanation["toml"].as_str().unwrap())).unwrap();
         sidecar.signal("HUP");
         sidecar.wait_for_log("reloaded");
         ready(&sidecar).await;
@@ -226,9 +254,8 @@ async fn what_is_declared_wrong_is_named() {
         install(&sites, site);
         let file = directory.path().join(format!("{site}.toml"));
         let (right, wrong) = (r#"{ column = "display_name" }"#, r#"{ column = "nicename" }"#);
-        std::fs::write(&file, toml.replace(right, wrong)).unwrap();
-        let arguments = ["--config", file.to_str().unwrap(), "--refresh-trusted-hooks", TRUSTED];
-        let sidecar = in_front_of(&sites, &arguments);
+        std::fs::write(&file, put_into(&trusted(), &toml.replace(right, wrong))).unwrap();
+        let sidecar = in_front_of(&sites, &["--config", file.to_str().unwrap()]);
         ready(&sidecar).await;
         let explanation = explanation(&sites, &sidecar).await;
         let said = format!("{part} is declared as {wrong}, and WordPress's answers say otherwise");
