@@ -10,6 +10,7 @@
 mod candidates;
 mod explanation;
 mod facts;
+mod passing;
 mod secret;
 
 use std::collections::BTreeSet;
@@ -104,7 +105,7 @@ impl Explaining {
             self.began = now;
         }
         self.samples.push(sample);
-        let (explanation, is_settled) = explain(&self.samples);
+        let (explanation, is_settled) = explain(&self.samples, now);
         self.is_settled = is_settled || self.samples.len() >= MOST_USERS;
         self.explanation = Some(explanation);
         self.explanation.as_ref().filter(|_| self.is_settled)
@@ -185,11 +186,11 @@ struct Explained {
 }
 
 /// The explanation, and whether no other user could tell more.
-fn explain(samples: &[Sample]) -> (Explanation, bool) {
+fn explain(samples: &[Sample], now: u64) -> (Explanation, bool) {
     let nothing = Declared::default();
     let declared = samples.last().map_or(&nothing, |sample| &*sample.declared);
-    let fields = members(samples, declared, Part::Body);
-    let claims = members(samples, declared, Part::Claim);
+    let fields = members(samples, declared, Part::Body, now);
+    let claims = members(samples, declared, Part::Claim, now);
     let mut open = Vec::new();
     let mut wrong: Vec<String> = claims.wrong.into_iter().chain(fields.wrong).collect();
     let lifetime = lifetime(samples).unwrap_or_else(|problem| {
@@ -210,7 +211,7 @@ fn explain(samples: &[Sample]) -> (Explanation, bool) {
     (Explanation::new(samples.len(), &found, declared, open, wrong), is_settled)
 }
 
-fn members(samples: &[Sample], declared: &Declared, part: Part) -> Explained {
+fn members(samples: &[Sample], declared: &Declared, part: Part, now: u64) -> Explained {
     let mut explained = Explained { is_settled: true, ..Explained::default() };
     let mut places: Vec<&Place> = Vec::new();
     for (place, _) in samples.iter().flat_map(|sample| part.of(&sample.deviation)) {
@@ -227,7 +228,7 @@ fn members(samples: &[Sample], declared: &Declared, part: Part) -> Explained {
     let beyond = places.len().saturating_sub(MOST_PLACES);
     for place in places.into_iter().take(MOST_PLACES) {
         let member = part.declared(declared).iter().find(|member| member.path == *place);
-        judge(samples, member, part, place, &mut explained);
+        judge(samples, member, part, place, now, &mut explained);
     }
     if beyond > 0 {
         explained.open.push(format!("{beyond} more are not looked at: {MOST_PLACES} are"));
@@ -238,7 +239,7 @@ fn members(samples: &[Sample], declared: &Declared, part: Part) -> Explained {
     explained
 }
 
-fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place, explained: &mut Explained) {
+fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place, now: u64, explained: &mut Explained) {
     let what = part.deviating(place);
     if place.iter().any(|name| shown(name) != name) {
         explained.open.push(format!("{what} cannot be declared: its name may be a value, and is not shown"));
@@ -270,7 +271,7 @@ fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place,
             .push(format!("{declared} is declared as {}, and WordPress's answers say otherwise", member.value));
     }
     let name = place.last().map(String::as_str).unwrap_or_default();
-    match candidates::find(name, &seen) {
+    match candidates::find(name, &seen, now) {
         Found::Explained(source, others) => {
             explained.members.push(explanation::Line::of(place, source, others));
         }
@@ -283,6 +284,9 @@ fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place,
             explained.open.push(format!("{what}: too few users so far"));
         }
         Found::Nothing => explained.open.push(format!("nothing known explains {what}")),
+        Found::Passing => explained.open.push(format!(
+            "nothing known explains {what}: it is the same for all users seen, and looks like a nonce, a date of today or an address"
+        )),
         Found::Hidden => explained.open.push(format!(
             "{what} is the same for all users seen, and is not shown, since it looks like a secret or a person's"
         )),

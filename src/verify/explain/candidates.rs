@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::facts::Facts;
+use super::passing::looks_passing;
 use super::secret::looks_secret;
 use crate::declared::{Cast, Column, Gravatar, GravatarHash, RolesForm, Source, is_plain};
 use crate::verify::difference::shown;
@@ -34,13 +35,15 @@ pub enum Found {
     Nothing,
     /// It is a constant, and looks like a secret.
     Hidden,
+    /// It is the same for all users seen, and looks as if it was another tomorrow.
+    Passing,
 }
 
 /// One user's value.
 pub type Seen<'a> = (&'a Facts, &'a Value);
 
-/// What explains the values `seen` at a place whose innermost name is `name`.
-pub fn find(name: &str, seen: &[Seen<'_>]) -> Found {
+/// What explains the values `seen` at a place whose innermost name is `name`. `now` in Unix seconds.
+pub fn find(name: &str, seen: &[Seen<'_>], now: u64) -> Found {
     if seen.len() < USERS {
         return Found::Waiting;
     }
@@ -55,6 +58,7 @@ pub fn find(name: &str, seen: &[Seen<'_>]) -> Found {
     left.sort_by_key(|(source, _)| rank(source, name));
     match constant {
         Some(constant) if left.is_empty() && looks_secret(&constant) => return Found::Hidden,
+        Some(constant) if left.is_empty() && looks_passing(&constant, now) => return Found::Passing,
         Some(constant) if left.is_empty() => return Found::Explained(Source::Constant(constant), Vec::new()),
         Some(constant) => {
             let others = left.into_iter().map(|(source, _)| source);
