@@ -266,9 +266,8 @@ fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place,
             return;
         }
         let declared = part.shown("", place);
-        explained
-            .wrong
-            .push(format!("{declared} is declared as {}, and WordPress's answers say otherwise", member.value));
+        let source = explanation::printed(&member.value);
+        explained.wrong.push(format!("{declared} is declared as {source}, and WordPress's answers say otherwise"));
     }
     let name = place.last().map(String::as_str).unwrap_or_default();
     match candidates::find(name, &seen, now) {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::candidates::USERS;
+use super::secret::looks_secret;
 use crate::declared::{Declared, RolesForm, Source, quoted};
 
 /// Seconds of the longest lifetime that can be declared.
@@ -61,7 +62,10 @@ impl Line {
             let listed = others.iter().take(MOST_OTHERS).map(String::as_str).collect::<Vec<_>>().join(" or ");
             let _ = writeln!(toml, "# The users seen do not tell it from {listed}.");
         }
-        let _ = writeln!(toml, "value = {}\n", self.source);
+        if is_hidden(&self.source) {
+            let _ = writeln!(toml, "# As it is declared: it looks like a secret, and is not shown.");
+        }
+        let _ = writeln!(toml, "value = {}\n", printed(&self.source));
     }
 }
 
@@ -171,6 +175,16 @@ pub fn ambiguous(what: &str, sources: &[Source]) -> String {
 /// Of the ways to join roles, one stands for all.
 fn is_worth_saying(source: &Source) -> bool {
     !matches!(source, Source::Roles { form: RolesForm::Joined, separator } if separator != ",")
+}
+
+/// A source with its value, if that is shown.
+// SECURITY: what is declared may be a secret of the operator's. The text is no TOML: it cannot be declared by mistake.
+pub fn printed(source: &Source) -> String {
+    if is_hidden(source) { "{ constant = … }".to_owned() } else { source.to_string() }
+}
+
+fn is_hidden(source: &Source) -> bool {
+    matches!(source, Source::Constant(value) if looks_secret(value))
 }
 
 fn name(source: &Source) -> String {

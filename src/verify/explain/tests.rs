@@ -444,3 +444,25 @@ fn what_is_the_same_today_only_is_no_constant() {
     let shown = format!("{explanation:?}");
     assert!(!shown.contains("ab12cd34ef") && !shown.contains("192.0.2.7") && shown.contains("shop"), "{shown}");
 }
+
+#[test]
+fn a_declared_secret_is_not_shown() {
+    let secrets = ["sk_live_4eC39HqLyjWDarjtT1zdp7dc", "help@example.org"];
+    let member =
+        |name: &str, value: &str| Member { path: vec![name.to_owned()], value: Source::Constant(json!(value)) };
+    let declared = Declared::new(Vec::new(), vec![member("key", secrets[0]), member("mail", secrets[1])], Vec::new());
+    let answer = |facts: &Facts| fields(json!({"key": secrets[0], "mail": facts.email}));
+    let explanation = explaining(users(), declared, answer).explanation().unwrap().clone();
+    let toml = explanation.toml.as_deref().unwrap();
+    assert!(
+        toml.contains("name = \"key\"\n# As it is declared: it looks like a secret, and is not shown.\nvalue = {"),
+        "{toml}"
+    );
+    assert!(toml::from_str::<toml::Table>(toml).is_err());
+    assert_eq!(
+        said(&explanation),
+        ["body mail is declared as { constant = … }, and WordPress's answers say otherwise"]
+    );
+    let shown = format!("{explanation:?}");
+    assert!(secrets.iter().all(|secret| !shown.contains(secret)), "{shown}");
+}
