@@ -114,20 +114,19 @@ fn dependent(seen: &[Seen<'_>]) -> Vec<Source> {
     let role = |form, separator: &str| Source::Roles { form, separator: separator.to_owned() };
     let roles = [role(RolesForm::First, ","), role(RolesForm::List, ",")];
     let joined = SEPARATORS.map(|separator| role(RolesForm::Joined, separator));
-    let avatars: Vec<Source> = seen.iter().filter_map(|(_, value)| avatar(value)).map(Source::Gravatar).collect();
+    let mut avatars: Vec<Gravatar> = Vec::new();
+    for avatar in seen.iter().filter_map(|(_, value)| avatar(value)) {
+        if !avatars.contains(&avatar) {
+            avatars.push(avatar);
+        }
+    }
     let keys: BTreeSet<&String> = seen.iter().flat_map(|(facts, _)| facts.meta.keys()).collect();
     let metas = keys
         .into_iter()
         // SECURITY: a key may hold a value, such as another user's id.
         .filter(|key| shown(key) == *key)
         .flat_map(|key| CASTS.map(|cast| Source::Meta { key: key.clone(), cast }));
-    let mut all: Vec<Source> = Vec::new();
-    for source in columns.chain(roles).chain(joined).chain(avatars).chain(metas) {
-        if !all.contains(&source) {
-            all.push(source);
-        }
-    }
-    all
+    columns.chain(roles).chain(joined).chain(avatars.into_iter().map(Source::Gravatar)).chain(metas).collect()
 }
 
 /// An avatar's URL, taken to pieces.

@@ -49,9 +49,15 @@ fn explaining(users: Vec<Facts>, declared: Declared, answer: impl Fn(&Facts) -> 
     let mut explaining = Explaining::default();
     for (facts, now) in users.into_iter().zip(100..) {
         let deviation = answer(&facts);
-        explaining.add(Sample { facts, deviation, declared: Arc::clone(&declared) }, now);
+        add(&mut explaining, Sample { facts, deviation, declared: Arc::clone(&declared) }, now);
     }
     explaining
+}
+
+/// The explanation, if the search has just ended.
+fn add(explaining: &mut Explaining, sample: Sample, now: u64) -> Option<Explanation> {
+    let samples = explaining.add(sample, now)?;
+    explaining.found(&samples, search(&samples, now)).cloned()
 }
 
 fn explained(users: Vec<Facts>, answer: impl Fn(&Facts) -> Deviation) -> Explanation {
@@ -182,12 +188,12 @@ fn three_users_are_needed_and_no_user_counts_twice() {
     assert!(explanation.heading().contains("was seen in 2") && said(explanation).is_empty());
     assert!(!explaining.wants(3, 200) && explaining.wants(5, 200));
     let again = Sample { facts: users().remove(1), deviation: fields(json!({"mail": "x"})), declared: Arc::default() };
-    assert!(explaining.add(again, 200).is_none());
+    assert!(add(&mut explaining, again, 200).is_none());
     // A time may be the same in all answers of one second.
     assert!(!explaining.wants(5, 101) && explaining.wants(5, 102));
     let facts = users().remove(2);
     let deviation = fields(json!({"mail": facts.email}));
-    assert!(explaining.add(Sample { facts, deviation, declared: Arc::default() }, 200).unwrap().is_complete);
+    assert!(add(&mut explaining, Sample { facts, deviation, declared: Arc::default() }, 200).unwrap().is_complete);
     assert!(!explaining.wants(9, 200));
 }
 
@@ -211,7 +217,7 @@ fn what_users_do_not_tell_apart_is_said_and_settles_with_one_who_does() {
     assert!(explaining.wants(9, 200));
     let facts = user(9, &["editor"], &[]);
     let deviation = role(&facts);
-    let explanation = explaining.add(Sample { facts, deviation, declared: Arc::default() }, 200).unwrap();
+    let explanation = add(&mut explaining, Sample { facts, deviation, declared: Arc::default() }, 200).unwrap();
     assert!(explanation.is_complete, "{explanation:?}");
     let toml = explanation.toml.as_deref().unwrap();
     assert!(toml.ends_with("do not tell it from { roles = \"joined\" }.\nvalue = { roles = \"first\" }"), "{toml}");
@@ -465,4 +471,20 @@ fn a_declared_secret_is_not_shown() {
     );
     let shown = format!("{explanation:?}");
     assert!(secrets.iter().all(|secret| !shown.contains(secret)), "{shown}");
+}
+
+#[test]
+fn a_search_counts_unless_a_later_one_ended_or_all_was_begun_again() {
+    let mut explaining = Explaining::default();
+    let mut searches = Vec::new();
+    for (facts, now) in (2..6).map(|id| user(id, &["subscriber"], &[])).zip(100..) {
+        let sample = Sample { facts, deviation: fields(json!({"role": "subscriber"})), declared: Arc::default() };
+        searches.push(explaining.add(sample, now + 10).unwrap());
+    }
+    let (third, fourth) = (&searches[2], &searches[3]);
+    explaining.found(fourth, search(fourth, 200));
+    explaining.found(third, search(third, 200));
+    assert_eq!(explaining.explanation().unwrap().users, 4);
+    let mut again = Explaining::default();
+    assert!(again.found(third, search(third, 200)).is_none() && again.explanation().is_none());
 }
