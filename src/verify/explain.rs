@@ -222,6 +222,11 @@ pub fn search(samples: &[Arc<Sample>], now: u64) -> (Explanation, bool) {
     if is_meta_denied && !open.is_empty() {
         open.push("the database user may not read the user meta, so that it was not looked for there".to_owned());
     }
+    let denied: BTreeSet<&str> = samples.iter().flat_map(|sample| &sample.facts.denied_columns).copied().collect();
+    if !denied.is_empty() && !open.is_empty() {
+        let names = denied.into_iter().collect::<Vec<_>>().join(", ");
+        open.push(format!("the database user may not read of the users' table: {names}; they were not looked at"));
+    }
     let is_settled = samples.len() >= USERS && fields.is_settled && claims.is_settled;
     let found = explanation::Configuration { lifetime, claims: claims.members, fields: fields.members, omit };
     (Explanation::new(samples.len(), &found, declared, open, wrong), is_settled)

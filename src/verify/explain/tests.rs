@@ -19,6 +19,7 @@ fn user(id: u64, roles: &[&str], meta: &[(&str, &str)]) -> Facts {
         meta: meta.iter().map(|(key, value)| ((*key).to_owned(), Some(value.as_bytes().to_vec()))).collect(),
         is_whole: true,
         is_meta_denied: false,
+        denied_columns: Vec::new(),
     }
 }
 
@@ -487,4 +488,19 @@ fn a_search_counts_unless_a_later_one_ended_or_all_was_begun_again() {
     assert_eq!(explaining.explanation().unwrap().users, 4);
     let mut again = Explaining::default();
     assert!(again.found(third, search(third, 200)).is_none() && again.explanation().is_none());
+}
+
+#[test]
+fn columns_that_may_not_be_read_are_named() {
+    let denied = || {
+        let mut denied = users();
+        denied.iter_mut().for_each(|facts| {
+            (facts.login, facts.url, facts.denied_columns) = (None, None, vec!["user_login", "user_url"]);
+        });
+        denied
+    };
+    let explanation = explained(denied(), |facts| fields(json!({"login": format!("login{}", facts.id)})));
+    let words = "the database user may not read of the users' table: user_login, user_url; they were not looked at";
+    assert_eq!(said(&explanation), ["nothing known explains body +login", words]);
+    assert!(explained(denied(), |facts| fields(json!({"mail": facts.email}))).is_complete);
 }
