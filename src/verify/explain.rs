@@ -312,7 +312,7 @@ fn judge(
         }
         Found::Nothing => explained.open.push(format!("nothing known explains {what}")),
         Found::Passing => explained.open.push(format!(
-            "nothing known explains {what}: it is the same for all users seen, and looks like a nonce, a date of today or an address"
+            "nothing known explains {what}: it is the same for all users seen, and looks like a nonce, a date of today or an IP address"
         )),
         Found::Hidden => explained.open.push(format!(
             "{what} is the same for all users seen, and is not shown, since it looks like a secret or a person's"

@@ -1,4 +1,4 @@
-//! Values that are the same for all users seen, and will be others soon: a nonce, the date of today, an address.
+//! Values that are the same for all users seen, and will be others soon: a nonce, the date of today, an IP address.
 
 use std::net::IpAddr;
 

@@ -445,7 +445,7 @@ fn what_is_the_same_today_only_is_no_constant() {
     let explanation =
         explained(users(), |_| fields(json!({"nonce": "ab12cd34ef", "seen_from": "192.0.2.7", "app": "shop"})));
     assert!(!explanation.is_complete);
-    let because = "it is the same for all users seen, and looks like a nonce, a date of today or an address";
+    let because = "it is the same for all users seen, and looks like a nonce, a date of today or an IP address";
     let of = |name: &str| format!("nothing known explains body +{name}: {because}");
     assert_eq!(said(&explanation), [of("nonce"), of("seen_from")]);
     let shown = format!("{explanation:?}");
