@@ -38,6 +38,7 @@ use crate::config::ResponseFields;
 use crate::declared::{User, Values};
 use crate::net::dial::Dialer;
 use crate::verify::Ticket;
+use crate::verify::difference::Kind;
 use crate::verify::explain::Deviation;
 use crate::verify::verdict::Class;
 use crate::wordpress::clock;
@@ -242,7 +243,11 @@ impl Comparison {
         further: &dyn Fn(&str, &str) -> Map<String, Value>,
     ) -> Option<Deviation> {
         let live = self.live.as_ref()?;
-        let may_differ = matches!(judged, Judged::Found(Finding::Differs(_)) | Judged::Agrees(Some(_), _));
+        let may_differ = match judged {
+            Judged::Found(Finding::Differs(_)) | Judged::Agrees(Some(_), _) => true,
+            Judged::Found(Finding::Suspicious(difference)) => matches!(difference.kind, Kind::Body | Kind::Claim),
+            _ => false,
+        };
         if !may_differ || !self.ticket.verification().wants_sample(live.user.id) {
             return None;
         }

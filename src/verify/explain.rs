@@ -10,6 +10,7 @@
 mod candidates;
 mod explanation;
 mod facts;
+mod passing;
 mod secret;
 
 use std::collections::BTreeSet;
@@ -79,7 +80,7 @@ pub struct Sample {
 /// The search for an explanation.
 #[derive(Default)]
 pub struct Explaining {
-    samples: Vec<Sample>,
+    samples: Vec<Arc<Sample>>,
     /// Unix seconds of the first of them.
     began: u64,
     explanation: Option<Explanation>,
@@ -92,20 +93,36 @@ impl Explaining {
     pub fn wants(&self, user: u64, now: u64) -> bool {
         let is_soon = now < self.began.saturating_add(APART);
         let is_apart = self.samples.len() + 1 < USERS || !is_soon;
-        !self.is_settled && is_apart && self.samples.iter().all(|sample| sample.facts.id != user)
+        let is_open = !self.is_settled && self.samples.len() < MOST_USERS;
+        is_open && is_apart && self.samples.iter().all(|sample| sample.facts.id != user)
     }
 
-    /// Takes an answer into account. Returns the explanation if the search has just ended.
-    pub fn add(&mut self, sample: Sample, now: u64) -> Option<&Explanation> {
+    /// Takes an answer into account, if it tells more. Returns all that are to be [searched](search).
+    pub fn add(&mut self, sample: Sample, now: u64) -> Option<Vec<Arc<Sample>>> {
         if !self.wants(sample.facts.id, now) {
             return None;
         }
         if self.samples.is_empty() {
             self.began = now;
         }
-        self.samples.push(sample);
-        let (explanation, is_settled) = explain(&self.samples);
-        self.is_settled = is_settled || self.samples.len() >= MOST_USERS;
+        self.samples.push(Arc::new(sample));
+        Some(self.samples.clone())
+    }
+
+    /// What the search among `samples` came to. It counts unless more of them were searched meanwhile, or all was begun again.
+    /// Returns the explanation if no other user could tell more.
+    pub fn found(
+        &mut self,
+        samples: &[Arc<Sample>],
+        (explanation, is_settled): (Explanation, bool),
+    ) -> Option<&Explanation> {
+        let is_ours = samples.len() <= self.samples.len()
+            && samples.iter().zip(&self.samples).all(|(one, other)| Arc::ptr_eq(one, other));
+        let is_newer = self.explanation.as_ref().is_none_or(|before| before.users < samples.len());
+        if !is_ours || !is_newer || self.is_settled {
+            return None;
+        }
+        self.is_settled = is_settled || samples.len() >= MOST_USERS;
         self.explanation = Some(explanation);
         self.explanation.as_ref().filter(|_| self.is_settled)
     }
@@ -184,12 +201,12 @@ struct Explained {
     is_settled: bool,
 }
 
-/// The explanation, and whether no other user could tell more.
-fn explain(samples: &[Sample]) -> (Explanation, bool) {
+/// The explanation, and whether no other user could tell more. `now` in Unix seconds. It may take a while.
+pub fn search(samples: &[Arc<Sample>], now: u64) -> (Explanation, bool) {
     let nothing = Declared::default();
     let declared = samples.last().map_or(&nothing, |sample| &*sample.declared);
-    let fields = members(samples, declared, Part::Body);
-    let claims = members(samples, declared, Part::Claim);
+    let fields = members(samples, declared, Part::Body, now);
+    let claims = members(samples, declared, Part::Claim, now);
     let mut open = Vec::new();
     let mut wrong: Vec<String> = claims.wrong.into_iter().chain(fields.wrong).collect();
     let lifetime = lifetime(samples).unwrap_or_else(|problem| {
@@ -205,21 +222,26 @@ fn explain(samples: &[Sample]) -> (Explanation, bool) {
     if is_meta_denied && !open.is_empty() {
         open.push("the database user may not read the user meta, so that it was not looked for there".to_owned());
     }
+    let denied: BTreeSet<&str> = samples.iter().flat_map(|sample| &sample.facts.denied_columns).copied().collect();
+    if !denied.is_empty() && !open.is_empty() {
+        let names = denied.into_iter().collect::<Vec<_>>().join(", ");
+        open.push(format!("the database user may not read of the users' table: {names}; they were not looked at"));
+    }
     let is_settled = samples.len() >= USERS && fields.is_settled && claims.is_settled;
     let found = explanation::Configuration { lifetime, claims: claims.members, fields: fields.members, omit };
     (Explanation::new(samples.len(), &found, declared, open, wrong), is_settled)
 }
 
-fn members(samples: &[Sample], declared: &Declared, part: Part) -> Explained {
+fn members(samples: &[Arc<Sample>], declared: &Declared, part: Part, now: u64) -> Explained {
     let mut explained = Explained { is_settled: true, ..Explained::default() };
-    let mut places: Vec<&Place> = Vec::new();
+    let (mut places, mut known): (Vec<&Place>, BTreeSet<&Place>) = Default::default();
     for (place, _) in samples.iter().flat_map(|sample| part.of(&sample.deviation)) {
-        if !places.contains(&place) {
+        if known.insert(place) {
             places.push(place);
         }
     }
     for member in part.declared(declared) {
-        if !places.contains(&&member.path) && samples.len() >= USERS && !part.is_own(&member.path) {
+        if !known.contains(&member.path) && samples.len() >= USERS && !part.is_own(&member.path) {
             let place = part.shown("", &member.path);
             explained.wrong.push(format!("{place} is declared, and WordPress's answers do not have it"));
         }
@@ -227,7 +249,7 @@ fn members(samples: &[Sample], declared: &Declared, part: Part) -> Explained {
     let beyond = places.len().saturating_sub(MOST_PLACES);
     for place in places.into_iter().take(MOST_PLACES) {
         let member = part.declared(declared).iter().find(|member| member.path == *place);
-        judge(samples, member, part, place, &mut explained);
+        judge(samples, member, part, place, now, &mut explained);
     }
     if beyond > 0 {
         explained.open.push(format!("{beyond} more are not looked at: {MOST_PLACES} are"));
@@ -238,7 +260,14 @@ fn members(samples: &[Sample], declared: &Declared, part: Part) -> Explained {
     explained
 }
 
-fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place, explained: &mut Explained) {
+fn judge(
+    samples: &[Arc<Sample>],
+    member: Option<&Member>,
+    part: Part,
+    place: &Place,
+    now: u64,
+    explained: &mut Explained,
+) {
     let what = part.deviating(place);
     if place.iter().any(|name| shown(name) != name) {
         explained.open.push(format!("{what} cannot be declared: its name may be a value, and is not shown"));
@@ -265,12 +294,11 @@ fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place,
             return;
         }
         let declared = part.shown("", place);
-        explained
-            .wrong
-            .push(format!("{declared} is declared as {}, and WordPress's answers say otherwise", member.value));
+        let source = explanation::printed(&member.value);
+        explained.wrong.push(format!("{declared} is declared as {source}, and WordPress's answers say otherwise"));
     }
     let name = place.last().map(String::as_str).unwrap_or_default();
-    match candidates::find(name, &seen) {
+    match candidates::find(name, &seen, now) {
         Found::Explained(source, others) => {
             explained.members.push(explanation::Line::of(place, source, others));
         }
@@ -283,6 +311,9 @@ fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place,
             explained.open.push(format!("{what}: too few users so far"));
         }
         Found::Nothing => explained.open.push(format!("nothing known explains {what}")),
+        Found::Passing => explained.open.push(format!(
+            "nothing known explains {what}: it is the same for all users seen, and looks like a nonce, a date of today or an IP address"
+        )),
         Found::Hidden => explained.open.push(format!(
             "{what} is the same for all users seen, and is not shown, since it looks like a secret or a person's"
         )),
@@ -293,7 +324,7 @@ fn judge(samples: &[Sample], member: Option<&Member>, part: Part, place: &Place,
 ///
 /// # Errors
 /// It is not the same for all users.
-fn lifetime(samples: &[Sample]) -> Result<Option<u64>, String> {
+fn lifetime(samples: &[Arc<Sample>]) -> Result<Option<u64>, String> {
     let lifetimes: Vec<u64> = samples.iter().filter_map(|sample| sample.deviation.lifetime).collect();
     let (Some(least), Some(most)) = (lifetimes.iter().min(), lifetimes.iter().max()) else { return Ok(None) };
     if samples.len() < USERS {
@@ -310,7 +341,12 @@ fn lifetime(samples: &[Sample]) -> Result<Option<u64>, String> {
 }
 
 /// The plugin's members that no answer has.
-fn omitted(samples: &[Sample], declared: &Declared, open: &mut Vec<String>, wrong: &mut Vec<String>) -> Vec<String> {
+fn omitted(
+    samples: &[Arc<Sample>],
+    declared: &Declared,
+    open: &mut Vec<String>,
+    wrong: &mut Vec<String>,
+) -> Vec<String> {
     let lacks = |part: fn(&Deviation) -> &Vec<Place>| -> BTreeSet<&Place> {
         samples.iter().flat_map(|sample| part(&sample.deviation)).collect()
     };

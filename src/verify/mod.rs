@@ -382,10 +382,14 @@ impl Ticket {
 
     /// What the answer had otherwise, before the comparison [says so](Ticket::observed). The log tells of an explanation, once.
     pub fn sampled(&self, sample: Sample) {
+        let now = unix_now();
         let mut known = self.verification.known();
-        if known.verdict.epoch == self.epoch
-            && let Some(explanation) = known.explaining.add(sample, unix_now())
-        {
+        let is_ours = known.verdict.epoch == self.epoch;
+        let Some(samples) = is_ours.then(|| known.explaining.add(sample, now)).flatten() else { return };
+        // Each call takes the lock.
+        drop(known);
+        let found = explain::search(&samples, now);
+        if let Some(explanation) = self.verification.known().explaining.found(&samples, found) {
             tell(explanation);
         }
     }

@@ -16,7 +16,7 @@ use crate::admission::per_address::network;
 use crate::client_addr::Client;
 use crate::refresh::analytics::anonymized;
 use crate::refresh::refresher::Refresher;
-use crate::verify::difference::Kind;
+use crate::verify::difference::{Difference, Kind};
 use crate::verify::explain::{Deviation, Sample};
 use crate::verify::verdict::{Class, Observation};
 use crate::wordpress::access_token::wp_hash;
@@ -55,13 +55,9 @@ impl Concluding {
     pub async fn conclude(self, judged: Judged, deviation: Option<Deviation>) -> (Observation, Option<Sample>) {
         let is_of_answer = matches!(judged, Judged::Found(_));
         let observed = self.observe(judged).await;
-        let (Observation::Differs(difference), Some(mut deviation), Some(live)) = (&observed, deviation, &self.live)
-        else {
+        let (Some(difference), Some(mut deviation), Some(live)) = (declarable(&observed), deviation, &self.live) else {
             return (observed, None);
         };
-        if !matches!(difference.kind, Kind::Body | Kind::Claim | Kind::Lifetime) {
-            return (observed, None);
-        }
         if !is_of_answer {
             deviation.others.push(difference.what.clone());
         }
@@ -278,5 +274,19 @@ impl Concluding {
         let mut hasher = DefaultHasher::new();
         network(self.client.address).hash(&mut hasher);
         hasher.finish()
+    }
+}
+
+/// What the answer differs in, if it is of a kind that may be declared.
+fn declarable(observed: &Observation) -> Option<&Difference> {
+    match observed {
+        Observation::Differs(difference) => {
+            matches!(difference.kind, Kind::Body | Kind::Claim | Kind::Lifetime).then_some(difference)
+        }
+        // Another value than the declared one is a suspicion, since the user may just have changed it.
+        Observation::Suspicious(difference, _) => {
+            matches!(difference.kind, Kind::Body | Kind::Claim).then_some(difference)
+        }
+        Observation::Agrees { .. } | Observation::Void => None,
     }
 }

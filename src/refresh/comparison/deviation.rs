@@ -14,6 +14,9 @@ use crate::verify::explain::{Deviation, Place};
 /// Names on the way to a value at most.
 const DEPTH: usize = 4;
 
+/// Values that are kept of the members, and of the claims.
+const MOST_VALUES: usize = 256;
+
 /// Seconds by which times may be off: the plugin asks for the time more than once.
 const SLACK: u64 = 2;
 
@@ -53,6 +56,12 @@ pub fn of(
     let certain: Vec<&Change> = changes.iter().filter(|change| !change.is_unsure()).collect();
     if !certain.is_empty() {
         deviation.others.push(headers::listed(certain));
+    }
+    for (values, of) in [(&mut deviation.fields, "members"), (&mut deviation.claims, "claims")] {
+        if values.len() > MOST_VALUES {
+            values.truncate(MOST_VALUES);
+            deviation.others.push(format!("{of} beyond the first {MOST_VALUES}"));
+        }
     }
     // SECURITY: a copy of a token is kept nowhere.
     let tokens = [access_token, refresh_token].map(Value::from);
@@ -140,8 +149,11 @@ fn of_data(data: &Map<String, Value>, user_id: u64, deviation: &mut Deviation) {
     }
 }
 
-/// The values in `value`, each with its place.
+/// The values in `value`, each with its place. One beyond [`MOST_VALUES`] tells that there are more.
 fn flatten(place: Place, value: &Value, values: &mut Vec<(Place, Value)>) {
+    if values.len() > MOST_VALUES {
+        return;
+    }
     match value {
         Value::Object(members) if place.len() < DEPTH && !members.is_empty() => {
             for (name, value) in members {
@@ -150,5 +162,21 @@ fn flatten(place: Place, value: &Value, values: &mut Vec<(Place, Value)>) {
             }
         }
         value => values.push((place, value.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn so_many_values_are_kept() {
+        let many: Map<String, Value> = (0..1_000).map(|number| (format!("n{number}"), json!(number))).collect();
+        let mut values = Vec::new();
+        flatten(vec!["a".to_owned()], &json!({"b": many, "c": 1}), &mut values);
+        assert_eq!(values.len(), MOST_VALUES + 1);
+        assert_eq!(values[1], (["a", "b", "n1"].map(str::to_owned).into(), json!(1)));
     }
 }

@@ -69,7 +69,10 @@ async fn columns(session: &mut Session<'_>, users: &str, facts: &mut Facts) -> R
         let statement = format!("SELECT CAST({name} AS CHAR) FROM {users} WHERE ID = ?");
         let row: Result<Option<Row>, _> = session.conn().exec_first(statement, (facts.id,)).await;
         *field = match row.map_err(DatabaseError::from) {
-            Err(error) if is_denied(&error) => None,
+            Err(error) if is_denied(&error) => {
+                facts.denied_columns.push(name);
+                None
+            }
             row => row?.map(|mut row| text(&mut row, 0)).transpose()?.flatten(),
         };
     }

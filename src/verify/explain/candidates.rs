@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::facts::Facts;
+use super::passing::looks_passing;
 use super::secret::looks_secret;
 use crate::declared::{Cast, Column, Gravatar, GravatarHash, RolesForm, Source, is_plain};
 use crate::verify::difference::shown;
@@ -34,13 +35,15 @@ pub enum Found {
     Nothing,
     /// It is a constant, and looks like a secret.
     Hidden,
+    /// It is the same for all users seen, and looks as if it was another tomorrow.
+    Passing,
 }
 
 /// One user's value.
 pub type Seen<'a> = (&'a Facts, &'a Value);
 
-/// What explains the values `seen` at a place whose innermost name is `name`.
-pub fn find(name: &str, seen: &[Seen<'_>]) -> Found {
+/// What explains the values `seen` at a place whose innermost name is `name`. `now` in Unix seconds.
+pub fn find(name: &str, seen: &[Seen<'_>], now: u64) -> Found {
     if seen.len() < USERS {
         return Found::Waiting;
     }
@@ -55,6 +58,7 @@ pub fn find(name: &str, seen: &[Seen<'_>]) -> Found {
     left.sort_by_key(|(source, _)| rank(source, name));
     match constant {
         Some(constant) if left.is_empty() && looks_secret(&constant) => return Found::Hidden,
+        Some(constant) if left.is_empty() && looks_passing(&constant, now) => return Found::Passing,
         Some(constant) if left.is_empty() => return Found::Explained(Source::Constant(constant), Vec::new()),
         Some(constant) => {
             let others = left.into_iter().map(|(source, _)| source);
@@ -110,20 +114,19 @@ fn dependent(seen: &[Seen<'_>]) -> Vec<Source> {
     let role = |form, separator: &str| Source::Roles { form, separator: separator.to_owned() };
     let roles = [role(RolesForm::First, ","), role(RolesForm::List, ",")];
     let joined = SEPARATORS.map(|separator| role(RolesForm::Joined, separator));
-    let avatars: Vec<Source> = seen.iter().filter_map(|(_, value)| avatar(value)).map(Source::Gravatar).collect();
+    let mut avatars: Vec<Gravatar> = Vec::new();
+    for avatar in seen.iter().filter_map(|(_, value)| avatar(value)) {
+        if !avatars.contains(&avatar) {
+            avatars.push(avatar);
+        }
+    }
     let keys: BTreeSet<&String> = seen.iter().flat_map(|(facts, _)| facts.meta.keys()).collect();
     let metas = keys
         .into_iter()
         // SECURITY: a key may hold a value, such as another user's id.
         .filter(|key| shown(key) == *key)
         .flat_map(|key| CASTS.map(|cast| Source::Meta { key: key.clone(), cast }));
-    let mut all: Vec<Source> = Vec::new();
-    for source in columns.chain(roles).chain(joined).chain(avatars).chain(metas) {
-        if !all.contains(&source) {
-            all.push(source);
-        }
-    }
-    all
+    columns.chain(roles).chain(joined).chain(avatars.into_iter().map(Source::Gravatar)).chain(metas).collect()
 }
 
 /// An avatar's URL, taken to pieces.

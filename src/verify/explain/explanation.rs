@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::candidates::USERS;
+use super::secret::looks_secret;
 use crate::declared::{Declared, RolesForm, Source, quoted};
 
 /// Seconds of the longest lifetime that can be declared.
@@ -12,6 +13,9 @@ pub const LONGEST_LIFETIME: u64 = 3_650 * 86_400;
 
 /// Other sources that are named beside the one that is taken.
 const MOST_OTHERS: usize = 3;
+
+/// How the comment above a plain key begins.
+const BELOW: &str = "# Below [";
 
 /// What explains a difference. SECURITY: names, and constants of the site's code; no user's values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +26,8 @@ pub struct Explanation {
     pub is_complete: bool,
     /// What to put into the configuration, where that would change anything.
     pub toml: Option<String>,
+    /// Whether a claim, a field or `refresh.omit` is declared: the configuration found has all of it that is right.
+    pub is_declared: bool,
     /// What is not explained, and why.
     pub open: Vec<String>,
     /// What is declared, and is not what WordPress answers.
@@ -56,7 +62,10 @@ impl Line {
             let listed = others.iter().take(MOST_OTHERS).map(String::as_str).collect::<Vec<_>>().join(" or ");
             let _ = writeln!(toml, "# The users seen do not tell it from {listed}.");
         }
-        let _ = writeln!(toml, "value = {}\n", self.source);
+        if is_hidden(&self.source) {
+            let _ = writeln!(toml, "# As it is declared: it looks like a secret, and is not shown.");
+        }
+        let _ = writeln!(toml, "value = {}\n", printed(&self.source));
     }
 }
 
@@ -71,25 +80,34 @@ impl Explanation {
         let is_complete = users >= USERS && open.is_empty();
         let toml = found.toml();
         let toml = (users >= USERS && !toml.is_empty() && !found.is(declared)).then_some(toml);
-        Explanation { users, is_complete: is_complete && toml.is_some(), toml, open, wrong }
+        let is_declared = !declared.is_empty() || !declared.omit.is_empty();
+        Explanation { users, is_complete: is_complete && toml.is_some(), toml, is_declared, open, wrong }
     }
 
     /// What stands above it.
     pub fn heading(&self) -> String {
-        match &self.toml {
-            _ if self.users < USERS => {
-                format!("what would explain it is said after answers to {USERS} users, and was seen in {}", self.users)
-            }
-            Some(_) if self.is_complete && self.wrong.is_empty() => {
-                "this would explain it; put it into the configuration and reload:".to_owned()
-            }
-            Some(_) if self.is_complete => {
-                "this would explain it; put it in the place of what is declared, and reload:".to_owned()
-            }
-            Some(_) => "this would explain a part of it, so that refreshes stay WordPress's:".to_owned(),
-            None if self.open.is_empty() => "what is declared is not what WordPress answers".to_owned(),
-            None => "no configuration is known that would explain it".to_owned(),
+        let Some(toml) = &self.toml else {
+            return match self.users {
+                users if users < USERS => {
+                    format!("what would explain it is said after answers to {USERS} users, and was seen in {users}")
+                }
+                _ if self.open.is_empty() => "what is declared is not what WordPress answers".to_owned(),
+                _ => "no configuration is known that would explain it".to_owned(),
+            };
+        };
+        if !self.is_complete {
+            return "this would explain a part of it, so that refreshes stay WordPress's:".to_owned();
         }
+        let place = match self.is_declared {
+            true => "in the place of the claims, the fields and refresh.omit that are declared",
+            false => "into the configuration",
+        };
+        // A table's header may stand there already, and TOML allows it once.
+        let keys = match toml.lines().any(|line| line.starts_with(BELOW)) {
+            true => ", each plain key below the header that its comment names",
+            false => "",
+        };
+        format!("this would explain it; put it {place}{keys}, and reload:")
     }
 
     /// What follows it, a line each: what is wrong, and what is open.
@@ -103,15 +121,18 @@ impl Configuration {
     fn toml(&self) -> String {
         let Configuration { lifetime, claims, fields, omit } = self;
         let mut toml = String::new();
+        // Without their headers: a file that has them already could not have them twice.
         if let Some(seconds) = lifetime {
-            let _ = writeln!(toml, "[jwt]\nlifetime = \"{}\"\n", lifetime_text(*seconds));
-        }
-        for claim in claims {
-            claim.write("jwt.claim", "path", &mut toml);
+            let text = lifetime_text(*seconds);
+            let _ = writeln!(toml, "{BELOW}jwt], in the place of a lifetime there:\nlifetime = \"{text}\"\n");
         }
         if !omit.is_empty() {
             let names: Vec<String> = omit.iter().map(|name| quoted(name)).collect();
-            let _ = writeln!(toml, "[refresh]\nomit = [{}]\n", names.join(", "));
+            let names = names.join(", ");
+            let _ = writeln!(toml, "{BELOW}refresh], in the place of an omit there:\nomit = [{names}]\n");
+        }
+        for claim in claims {
+            claim.write("jwt.claim", "path", &mut toml);
         }
         for field in fields {
             field.write("refresh.field", "name", &mut toml);
@@ -154,6 +175,16 @@ pub fn ambiguous(what: &str, sources: &[Source]) -> String {
 /// Of the ways to join roles, one stands for all.
 fn is_worth_saying(source: &Source) -> bool {
     !matches!(source, Source::Roles { form: RolesForm::Joined, separator } if separator != ",")
+}
+
+/// A source with its value, if that is shown.
+// SECURITY: what is declared may be a secret of the operator's. The text is no TOML: it cannot be declared by mistake.
+pub fn printed(source: &Source) -> String {
+    if is_hidden(source) { "{ constant = … }".to_owned() } else { source.to_string() }
+}
+
+fn is_hidden(source: &Source) -> bool {
+    matches!(source, Source::Constant(value) if looks_secret(value))
 }
 
 fn name(source: &Source) -> String {

@@ -27,6 +27,8 @@ pub struct Facts {
     pub is_whole: bool,
     /// Whether the database user may not read the meta values.
     pub is_meta_denied: bool,
+    /// Columns of the table of users that it may not read.
+    pub denied_columns: Vec<&'static str>,
 }
 
 impl Facts {

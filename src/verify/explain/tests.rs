@@ -19,6 +19,7 @@ fn user(id: u64, roles: &[&str], meta: &[(&str, &str)]) -> Facts {
         meta: meta.iter().map(|(key, value)| ((*key).to_owned(), Some(value.as_bytes().to_vec()))).collect(),
         is_whole: true,
         is_meta_denied: false,
+        denied_columns: Vec::new(),
     }
 }
 
@@ -49,9 +50,15 @@ fn explaining(users: Vec<Facts>, declared: Declared, answer: impl Fn(&Facts) -> 
     let mut explaining = Explaining::default();
     for (facts, now) in users.into_iter().zip(100..) {
         let deviation = answer(&facts);
-        explaining.add(Sample { facts, deviation, declared: Arc::clone(&declared) }, now);
+        add(&mut explaining, Sample { facts, deviation, declared: Arc::clone(&declared) }, now);
     }
     explaining
+}
+
+/// The explanation, if the search has just ended.
+fn add(explaining: &mut Explaining, sample: Sample, now: u64) -> Option<Explanation> {
+    let samples = explaining.add(sample, now)?;
+    explaining.found(&samples, search(&samples, now)).cloned()
 }
 
 fn explained(users: Vec<Facts>, answer: impl Fn(&Facts) -> Deviation) -> Explanation {
@@ -87,8 +94,11 @@ fn each_source_is_found_and_the_order_is_wordpresss() {
         deviation.missing_fields = vec![vec!["token_type".to_owned()], vec!["expires_in".to_owned()]];
         deviation
     });
-    let expected = r#"[jwt]
+    let expected = r#"# Below [jwt], in the place of a lifetime there:
 lifetime = "30d"
+
+# Below [refresh], in the place of an omit there:
+omit = ["expires_in", "token_type"]
 
 [[jwt.claim]]
 path = "data.user.id"
@@ -97,9 +107,6 @@ value = { column = "id" }
 [[jwt.claim]]
 path = "sub"
 value = { column = "login" }
-
-[refresh]
-omit = ["expires_in", "token_type"]
 
 [[refresh.field]]
 name = "level"
@@ -145,7 +152,12 @@ value = { roles = "list" }
 name = "joined"
 value = { roles = "first" }"#;
     assert_eq!(explanation.toml.as_deref(), Some(expected), "{:?}", explanation.open);
-    assert!(explanation.is_complete && explanation.heading().starts_with("this would explain it; put it into"));
+    assert!(explanation.is_complete);
+    assert_eq!(
+        explanation.heading(),
+        "this would explain it; put it into the configuration, each plain key below the header that its comment names, and \
+         reload:"
+    );
 }
 
 #[test]
@@ -177,12 +189,12 @@ fn three_users_are_needed_and_no_user_counts_twice() {
     assert!(explanation.heading().contains("was seen in 2") && said(explanation).is_empty());
     assert!(!explaining.wants(3, 200) && explaining.wants(5, 200));
     let again = Sample { facts: users().remove(1), deviation: fields(json!({"mail": "x"})), declared: Arc::default() };
-    assert!(explaining.add(again, 200).is_none());
+    assert!(add(&mut explaining, again, 200).is_none());
     // A time may be the same in all answers of one second.
     assert!(!explaining.wants(5, 101) && explaining.wants(5, 102));
     let facts = users().remove(2);
     let deviation = fields(json!({"mail": facts.email}));
-    assert!(explaining.add(Sample { facts, deviation, declared: Arc::default() }, 200).unwrap().is_complete);
+    assert!(add(&mut explaining, Sample { facts, deviation, declared: Arc::default() }, 200).unwrap().is_complete);
     assert!(!explaining.wants(9, 200));
 }
 
@@ -206,7 +218,7 @@ fn what_users_do_not_tell_apart_is_said_and_settles_with_one_who_does() {
     assert!(explaining.wants(9, 200));
     let facts = user(9, &["editor"], &[]);
     let deviation = role(&facts);
-    let explanation = explaining.add(Sample { facts, deviation, declared: Arc::default() }, 200).unwrap();
+    let explanation = add(&mut explaining, Sample { facts, deviation, declared: Arc::default() }, 200).unwrap();
     assert!(explanation.is_complete, "{explanation:?}");
     let toml = explanation.toml.as_deref().unwrap();
     assert!(toml.ends_with("do not tell it from { roles = \"joined\" }.\nvalue = { roles = \"first\" }"), "{toml}");
@@ -365,7 +377,7 @@ fn what_is_declared_stays_or_is_said_to_be_wrong() {
             .unwrap()
             .starts_with("[[refresh.field]]\nname = \"handle\"\nvalue = { column = \"nicename\" }")
     );
-    assert!(explanation.is_complete && explanation.heading().contains("in the place of what is declared"));
+    assert!(explanation.is_complete && explanation.heading().contains("in the place of the claims, the fields"));
     assert_eq!(
         said(&explanation),
         [
@@ -382,7 +394,8 @@ fn what_is_declared_stays_or_is_said_to_be_wrong() {
 fn a_lifetime_has_its_largest_whole_unit() {
     for (seconds, text) in [(900, "15m"), (3_600, "1h"), (86_400, "1d"), (90_000, "25h"), (61, "61s")] {
         let explanation = explained(users(), |_| Deviation { lifetime: Some(seconds), ..Deviation::default() });
-        assert_eq!(explanation.toml, Some(format!("[jwt]\nlifetime = \"{text}\"")));
+        let expected = format!("# Below [jwt], in the place of a lifetime there:\nlifetime = \"{text}\"");
+        assert_eq!(explanation.toml, Some(expected));
     }
     for seconds in [0, 4_000 * 86_400] {
         let explanation = explained(users(), |_| Deviation { lifetime: Some(seconds), ..Deviation::default() });
@@ -409,4 +422,85 @@ fn what_users_lack_speaks_for_no_meta_value() {
         _ => fields(json!({"hobbies": ""})),
     });
     assert_eq!(said(&explanation), ["nothing known explains body +hobbies"]);
+}
+
+/// Else the same member would be declared twice.
+#[test]
+fn what_is_declared_right_is_replaced_too() {
+    let fields_of = |facts: &Facts| fields(json!({"handle": facts.nicename, "mail": facts.email}));
+    let handle = Member { path: vec!["handle".to_owned()], value: Source::Column(Column::Nicename, Cast::String) };
+    let declared = Declared::new(Vec::new(), vec![handle], Vec::new());
+    let explanation = explaining(users(), declared, fields_of).explanation().unwrap().clone();
+    assert!(explanation.wrong.is_empty() && explanation.toml.as_deref().unwrap().contains("handle"));
+    assert_eq!(
+        explanation.heading(),
+        "this would explain it; put it in the place of the claims, the fields and refresh.omit that are declared, and reload:"
+    );
+    let explanation = explained(users(), |facts| fields(json!({"mail": facts.email})));
+    assert_eq!(explanation.heading(), "this would explain it; put it into the configuration, and reload:");
+}
+
+#[test]
+fn what_is_the_same_today_only_is_no_constant() {
+    let explanation =
+        explained(users(), |_| fields(json!({"nonce": "ab12cd34ef", "seen_from": "192.0.2.7", "app": "shop"})));
+    assert!(!explanation.is_complete);
+    let because = "it is the same for all users seen, and looks like a nonce, a date of today or an IP address";
+    let of = |name: &str| format!("nothing known explains body +{name}: {because}");
+    assert_eq!(said(&explanation), [of("nonce"), of("seen_from")]);
+    let shown = format!("{explanation:?}");
+    assert!(!shown.contains("ab12cd34ef") && !shown.contains("192.0.2.7") && shown.contains("shop"), "{shown}");
+}
+
+#[test]
+fn a_declared_secret_is_not_shown() {
+    let secrets = ["sk_live_4eC39HqLyjWDarjtT1zdp7dc", "help@example.org"];
+    let member =
+        |name: &str, value: &str| Member { path: vec![name.to_owned()], value: Source::Constant(json!(value)) };
+    let declared = Declared::new(Vec::new(), vec![member("key", secrets[0]), member("mail", secrets[1])], Vec::new());
+    let answer = |facts: &Facts| fields(json!({"key": secrets[0], "mail": facts.email}));
+    let explanation = explaining(users(), declared, answer).explanation().unwrap().clone();
+    let toml = explanation.toml.as_deref().unwrap();
+    assert!(
+        toml.contains("name = \"key\"\n# As it is declared: it looks like a secret, and is not shown.\nvalue = {"),
+        "{toml}"
+    );
+    assert!(toml::from_str::<toml::Table>(toml).is_err());
+    assert_eq!(
+        said(&explanation),
+        ["body mail is declared as { constant = … }, and WordPress's answers say otherwise"]
+    );
+    let shown = format!("{explanation:?}");
+    assert!(secrets.iter().all(|secret| !shown.contains(secret)), "{shown}");
+}
+
+#[test]
+fn a_search_counts_unless_a_later_one_ended_or_all_was_begun_again() {
+    let mut explaining = Explaining::default();
+    let mut searches = Vec::new();
+    for (facts, now) in (2..6).map(|id| user(id, &["subscriber"], &[])).zip(100..) {
+        let sample = Sample { facts, deviation: fields(json!({"role": "subscriber"})), declared: Arc::default() };
+        searches.push(explaining.add(sample, now + 10).unwrap());
+    }
+    let (third, fourth) = (&searches[2], &searches[3]);
+    explaining.found(fourth, search(fourth, 200));
+    explaining.found(third, search(third, 200));
+    assert_eq!(explaining.explanation().unwrap().users, 4);
+    let mut again = Explaining::default();
+    assert!(again.found(third, search(third, 200)).is_none() && again.explanation().is_none());
+}
+
+#[test]
+fn columns_that_may_not_be_read_are_named() {
+    let denied = || {
+        let mut denied = users();
+        denied.iter_mut().for_each(|facts| {
+            (facts.login, facts.url, facts.denied_columns) = (None, None, vec!["user_login", "user_url"]);
+        });
+        denied
+    };
+    let explanation = explained(denied(), |facts| fields(json!({"login": format!("login{}", facts.id)})));
+    let words = "the database user may not read of the users' table: user_login, user_url; they were not looked at";
+    assert_eq!(said(&explanation), ["nothing known explains body +login", words]);
+    assert!(explained(denied(), |facts| fields(json!({"mail": facts.email}))).is_complete);
 }

@@ -101,15 +101,28 @@ value = { column = "email" }"#,
         open: &[],
         uncertain: &["user3"],
     },
-    Case { site: "lifetime_constant", toml: "[jwt]\nlifetime = \"30d\"", open: &[], uncertain: &[] },
+    Case {
+        site: "lifetime_constant",
+        toml: "# Below [jwt], in the place of a lifetime there:\nlifetime = \"30d\"",
+        open: &[],
+        uncertain: &[],
+    },
     Case {
         site: "members_removed",
-        toml: "[refresh]\nomit = [\"expires_in\", \"token_type\"]",
+        toml: "# Below [refresh], in the place of an omit there:\nomit = [\"expires_in\", \"token_type\"]",
         // The time of the answer.
         open: &["nothing known explains body +expires_at"],
         uncertain: &[],
     },
 ];
+
+/// What its answers differ in is declared below `[refresh]`.
+const OMITTING: &str = "<?php
+add_filter( 'jwt_auth_token_before_dispatch', function ( $data ) {
+    unset( $data['token_type'] );
+    return $data;
+} );
+";
 
 /// Has all users log in and refresh until the sidecar needs no more of their answers.
 async fn explanation(sites: &CustomSites, sidecar: &Sidecar) -> Value {
@@ -181,21 +194,48 @@ async fn what_explains_a_difference_is_printed() {
     }
 }
 
+fn trusted() -> String {
+    let hooks: Vec<String> = TRUSTED.split(',').map(|hook| format!("{:?}", hook.trim())).collect();
+    format!("[refresh]\ntrusted_hooks = [{}]\n", hooks.join(", "))
+}
+
+/// As the comments of what is printed tell: plain keys below the header that they name, all else at the end.
+fn put_into(file: &str, printed: &str) -> String {
+    let mut file = file.to_owned();
+    for paragraph in printed.split("\n\n") {
+        let Some((comment, key)) = paragraph.strip_prefix("# Below ").and_then(|below| below.split_once('\n')) else {
+            file.push_str(&format!("\n{paragraph}\n"));
+            continue;
+        };
+        let header = comment.split(',').next().unwrap();
+        if !file.contains(header) {
+            file.push_str(&format!("\n{header}\n"));
+        }
+        file = file.replacen(header, &format!("{header}\n{key}"), 1);
+    }
+    file
+}
+
 /// An operator copies what is printed, reloads, and sees that it agrees.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_printed_makes_it_agree() {
     let sites = CustomSites::start();
     without_limit(&sites);
     let directory = tempfile::tempdir().unwrap();
-    for Case { site, uncertain, .. } in CASES.iter().filter(|case| case.open.is_empty()) {
-        install(&sites, site);
+    let recorded = CASES.iter().filter(|case| case.open.is_empty()).map(|case| (case.site, case.uncertain));
+    for (site, uncertain) in recorded.chain([("omitting", &[][..])]) {
+        match site {
+            "omitting" => drop(sites.install(OMITTING)),
+            recorded => install(&sites, recorded),
+        }
         let file = directory.path().join(format!("{site}.toml"));
-        std::fs::write(&file, "").unwrap();
-        let arguments = ["--config", file.to_str().unwrap(), "--refresh-trusted-hooks", TRUSTED];
-        let sidecar = in_front_of(&sites, &arguments);
+        // A site with such code has trusted hooks, so that its file has this header already.
+        let before = trusted();
+        std::fs::write(&file, &before).unwrap();
+        let sidecar = in_front_of(&sites, &["--config", file.to_str().unwrap()]);
         ready(&sidecar).await;
         let explanation = explanation(&sites, &sidecar).await;
-        std::fs::write(&file, explanation["toml"].as_str().unwrap()).unwrap();
+        std::fs::write(&file, put_into(&before, explanation["toml"].as_str().unwrap())).unwrap();
         sidecar.signal("HUP");
         sidecar.wait_for_log("reloaded");
         ready(&sidecar).await;
@@ -210,6 +250,32 @@ async fn what_is_printed_makes_it_agree() {
             assert_eq!(by_php(&sites, &sidecar, &[token]), expected, "{site}: {user}");
         }
         assert_eq!(view(&sidecar)["state"], "agrees", "{site}");
+        sites.remove();
+    }
+}
+
+/// Another value than the declared one is what the operator has to hear of.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_wrong_is_named() {
+    let sites = CustomSites::start();
+    without_limit(&sites);
+    let directory = tempfile::tempdir().unwrap();
+    for (name, part) in [("meta_and_columns", "body display_name"), ("claim_user_data", "claim data.user.display_name")]
+    {
+        let Case { site, toml, .. } = CASES.iter().find(|case| case.site == name).unwrap();
+        install(&sites, site);
+        let file = directory.path().join(format!("{site}.toml"));
+        let (right, wrong) = (r#"{ column = "display_name" }"#, r#"{ column = "nicename" }"#);
+        std::fs::write(&file, put_into(&trusted(), &toml.replace(right, wrong))).unwrap();
+        let sidecar = in_front_of(&sites, &["--config", file.to_str().unwrap()]);
+        ready(&sidecar).await;
+        let explanation = explanation(&sites, &sidecar).await;
+        let said = format!("{part} is declared as {wrong}, and WordPress's answers say otherwise");
+        assert_eq!(explanation["wrong"], serde_json::json!([said]), "{site}: {explanation:#}");
+        // All else that is declared stays.
+        let without_comments: Vec<&str> = toml.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(explanation["toml"], without_comments.join("\n"), "{site}");
+        assert_eq!(explanation["is_complete"], true, "{site}");
         sites.remove();
     }
 }
