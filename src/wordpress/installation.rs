@@ -431,7 +431,8 @@ impl Assembly<'_> {
         let prefix = config.table_prefix.is_none().then_some("$table_prefix");
         let names = asked.iter().map(String::as_str).chain(prefix).chain([""]);
         // Hardly a site has them: told, not refused.
-        let unseen = ["CUSTOM_USER_TABLE", "MYSQL_CLIENT_FLAGS"].into_iter().filter_map(|name| {
+        let unseen = ["CUSTOM_USER_TABLE", "CUSTOM_USER_META_TABLE", "JWT_AUTH_CORS_ENABLE", "MYSQL_CLIENT_FLAGS"];
+        let unseen = unseen.into_iter().filter_map(|name| {
             let doubt = self.incomplete().filter(|_| matches!(file.content.constant(name), Lookup::NotDefined))?;
             Some(format!("{name}: taken as not defined, but {doubt}"))
         });

@@ -16,6 +16,7 @@
 
 mod assumptions;
 mod call;
+mod constant;
 mod environment;
 mod expression;
 mod function;
@@ -178,6 +179,8 @@ struct Reader<'a> {
     files: Vec<PathBuf>,
     /// Functions that the files declare, in lower case: what they do is not followed.
     functions: HashSet<String>,
+    /// Constants that the files define anywhere, by the names that are plain to see.
+    defines: HashSet<String>,
     /// Constants of namespaces, without the namespace's name.
     namespaced: HashSet<String>,
     assumptions: Assumptions,
@@ -207,6 +210,7 @@ impl<'a> Reader<'a> {
             bytes_left: SIZE_LIMIT,
             files: Vec::new(),
             functions: HashSet::new(),
+            defines: HashSet::new(),
             namespaced: HashSet::new(),
             assumptions: Assumptions::default(),
             in_namespace: false,

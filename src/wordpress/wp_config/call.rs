@@ -7,8 +7,9 @@ use std::path::Path;
 use tree_sitter::Node;
 
 use super::expression::{operand, printable, variable_name};
+use super::include::MAY_DIFFER;
 use super::value::{Scalar, Value};
-use super::{Flow, Reader, text};
+use super::{Flow, Reader, constant, text};
 
 impl Reader<'_> {
     pub(super) fn evaluate_call(&mut self, node: Node<'_>, source: &[u8]) -> Value {
@@ -114,10 +115,12 @@ impl Reader<'_> {
             (Some(slot), _) if slot.certain => Value::boolean(true),
             (Some(slot), _) => self.computed(node, slot.value.clone()),
             (None, Some(doubt)) => Value::Unknown(doubt.clone()),
-            (None, None) if OF_PHP.iter().any(|start| name.starts_with(start)) || name.contains(['\\', ':']) => {
-                self.unknown(node, format!("asks for {}, which may be PHP's own", printable(name)))
+            // index.php defines it in a request from the web, other ways into WordPress do not.
+            (None, None) if name == "WP_USE_THEMES" => {
+                self.unknown(node, "asks for WP_USE_THEMES, which depends on the request")
             }
-            (None, None) => Value::boolean(false),
+            (None, None) if constant::is_left_to_site(name, self.defines.contains(name)) => Value::boolean(false),
+            (None, None) => self.unknown(node, format!("asks for {}, which may be PHP's own", printable(name))),
         }
     }
 
@@ -182,7 +185,12 @@ impl Reader<'_> {
                 Ok(_) => self.unknown(node, "looks for a file whose path only PHP knows"),
             };
         };
-        match (self.surroundings.canonicalize)(path) {
+        let resolved = (self.surroundings.canonicalize)(path);
+        if [Some(path), resolved.as_deref().ok()].into_iter().flatten().any(|path| self.may_differ(path)) {
+            let shown = printable(&path.to_string_lossy());
+            return self.unknown(node, format!("looks for {shown}, {MAY_DIFFER}"));
+        }
+        match resolved {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Value::boolean(false),
             // What is included then must be readable for PHP, too.
             Ok(_) if function == "file_exists" => Value::boolean(true),
@@ -215,50 +223,6 @@ const READ: [&str; 18] = [
     "file_exists",
     "is_file",
     "is_readable",
-];
-
-/// How the names of PHP's own constants begin: which of them there are depends on its version and extensions.
-const OF_PHP: [&str; 40] = [
-    "PHP",
-    "E_",
-    "M_",
-    "MYSQLI_",
-    "LC_",
-    "LOG_",
-    "INI_",
-    "CURL",
-    "OPENSSL_",
-    "SODIUM_",
-    "STREAM_",
-    "FILE_",
-    "LOCK_",
-    "JSON_",
-    "XML_",
-    "LIBXML_",
-    "T_",
-    "SORT_",
-    "PASSWORD_",
-    "PREG_",
-    "FILTER_",
-    "DATE_",
-    "ENT_",
-    "IMG_",
-    "INTL_",
-    "MB_",
-    "PCNTL_",
-    "POSIX_",
-    "SIG",
-    "SO",
-    "SQLITE",
-    "STD",
-    "UPLOAD_",
-    "ZEND_",
-    "ZLIB_",
-    "DIRECTORY_SEPARATOR",
-    "PATH_SEP",
-    "__",
-    "HASH_",
-    "GMP_",
 ];
 
 /// PHP's `dirname()`, of an absolute path.

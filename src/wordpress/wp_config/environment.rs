@@ -55,7 +55,17 @@ pub(super) struct DockerText {
 impl DockerText {
     /// `None` if the declaration is another one, which is not followed.
     pub(super) fn of(declaration: Node<'_>, source: &[u8]) -> Option<Self> {
-        let words: Vec<u8> = text(declaration, source).iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+        // White space counts in strings alone. None of the texts has a quote within a string.
+        let mut quote = None;
+        let counts = |byte: &u8| {
+            match (quote, byte) {
+                (None, b'\'' | b'"') => quote = Some(*byte),
+                (Some(open), byte) if open == *byte => quote = None,
+                _ => {}
+            }
+            quote.is_some() || !byte.is_ascii_whitespace()
+        };
+        let words: Vec<u8> = text(declaration, source).iter().copied().filter(counts).collect();
         let all = [(true, false), (false, false), (false, true), (true, true)];
         all.map(|(trims, needs_truth)| Self { trims, needs_truth }).into_iter().find(|it| it.words() == words)
     }
@@ -66,6 +76,34 @@ impl DockerText {
         let is_set = if self.needs_truth { "$val=getenv($env)" } else { "($val=getenv($env))!==false" };
         format!("functiongetenv_docker($env,$default){{if($fileEnv=getenv($env.'_FILE')){{return{file};}}elseif({is_set}){{return$val;}}else{{return$default;}}}}").into_bytes()
     }
+}
+
+/// Whether FPM and mod_php answer for the variable from the request, whatever the process has (`sapi_getenv()`).
+fn is_of_request(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "HTTPS",
+        "DOCUMENT_ROOT",
+        "DOCUMENT_URI",
+        "QUERY_STRING",
+        "PHP_SELF",
+        "GATEWAY_INTERFACE",
+        "AUTH_TYPE",
+        "FCGI_ROLE",
+        "UNIQUE_ID",
+    ];
+    const STARTS: [&str; 10] = [
+        "HTTP_",
+        "SERVER_",
+        "REQUEST_",
+        "REMOTE_",
+        "SCRIPT_",
+        "PATH_",
+        "CONTENT_",
+        "CONTEXT_",
+        "REDIRECT_",
+        "PHP_AUTH_",
+    ];
+    NAMES.contains(&name) || STARTS.iter().any(|start| name.starts_with(start))
 }
 
 impl Reader<'_> {
@@ -88,12 +126,18 @@ impl Reader<'_> {
     }
 
     pub(super) fn environment_value(&mut self, node: Node<'_>, store: Store, name: &str) -> Value {
-        match self.scope.environment(&store.key(name)) {
-            Ok(Some(value)) => return value.clone(),
-            Err(doubt) => return Value::Unknown(doubt.clone()),
-            Ok(None) => {}
-        }
         let shown = printable(name);
+        let of_request = is_of_request(name).then(|| {
+            self.unknown(node, format!("depends on {shown} from {}, which the request may set", store.shown()))
+        });
+        match (self.scope.environment(&store.key(name)), store, of_request) {
+            (Err(doubt), ..) => return Value::Unknown(doubt.clone()),
+            // putenv() does not change these: getenv() asks the server first.
+            (_, Store::Process, Some(unknown)) => return unknown,
+            (Ok(Some(value)), ..) => return value.clone(),
+            (Ok(None), _, Some(unknown)) => return unknown,
+            (Ok(None), _, None) => {}
+        }
         match ((self.surroundings.environment)(name).map(OsString::into_vec), store) {
             (Some(value), Store::Process) => Value::Known(Scalar::Text(value)),
             (Some(value), Store::Array) => {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tree_sitter::Node;
 
+use super::operator::READ_LATE;
 use super::scope::Slot;
 use super::value::{Assumed, Scalar, Value};
 use super::{Flow, Reader, literal, text};
@@ -174,8 +175,12 @@ impl Reader<'_> {
                 if left.kind() == "variable_name" && text(operator, source) == b".=" =>
             {
                 let before = self.evaluate(left, source);
+                let is_late = self.is_read_late(left, right, source);
                 let more = self.evaluate(right, source);
-                let value = self.combine(node, ".", before, more);
+                let value = match is_late {
+                    true => self.unknown(node, READ_LATE),
+                    false => self.combine(node, ".", before, more),
+                };
                 self.assign(left, value.clone(), source);
                 value
             }

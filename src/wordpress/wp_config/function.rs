@@ -15,7 +15,7 @@ const WITHOUT_EFFECT: &str = "\
     ctype_space ctype_upper ctype_xdigit date date_default_timezone_get date_default_timezone_set defined dirname \
     error_log error_reporting explode extension_loaded file_exists file_get_contents filemtime filesize floatval \
     floor function_exists get_cfg_var get_current_user get_include_path getcwd getenv gethostbyname gethostname \
-    getmypid getmyuid gettype gmdate hash hash_algos hash_equals hash_hmac header headers_sent hex2bin hrtime \
+    getmypid getmyuid gettype gmdate hash hash_algos hash_equals hash_hmac header hex2bin hrtime \
     htmlentities htmlspecialchars http_build_query http_response_code ignore_user_abort implode in_array inet_pton \
     ini_get intdiv intval ip2long is_array is_bool is_dir is_file is_float is_int is_integer is_link is_null \
     is_numeric is_object is_readable is_scalar is_string is_writable is_writeable join json_decode lcfirst lcg_value \
@@ -32,7 +32,7 @@ const WITHOUT_EFFECT: &str = "\
 
 /// They run no code of the site either, but change variables that they are handed.
 const CHANGES_ARGUMENTS: &str = "\
-    array_pop array_push array_shift array_splice array_unshift asort ksort preg_match preg_match_all preg_replace \
+    array_pop array_push array_shift array_splice array_unshift asort headers_sent ksort preg_match preg_match_all preg_replace \
     rsort settype similar_text sort str_ireplace str_replace";
 
 /// Settings by which PHP finds other files, or runs code.

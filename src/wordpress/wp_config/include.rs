@@ -12,6 +12,9 @@ use super::{Flow, Reader, WpConfigError, line, text};
 /// Included files within included files.
 const INCLUDE_DEPTH_LIMIT: usize = 8;
 
+/// Of a path for which that holds.
+pub(super) const MAY_DIFFER: &str = "where PHP may see other files than the sidecar";
+
 impl Reader<'_> {
     pub(super) fn include(&mut self, node: Node<'_>, source: &[u8]) -> Value {
         let Some(argument) = operand(node) else {
@@ -38,7 +41,11 @@ impl Reader<'_> {
             (None, Ok(_)) => return self.lose_track(node, source, "includes a file whose path only PHP knows"),
         };
         let shown = printable(&path.to_string_lossy());
-        let path = match (self.surroundings.canonicalize)(&path) {
+        let resolved = (self.surroundings.canonicalize)(&path);
+        if [Some(&path), resolved.as_ref().ok()].into_iter().flatten().any(|path| self.may_differ(path)) {
+            return self.lose_track(node, source, &format!("includes {shown}, {MAY_DIFFER}"));
+        }
+        let path = match resolved {
             Ok(path) => path,
             // PHP warns and goes on. A `require` would end the request, so there must be more to it.
             Err(error)
@@ -62,6 +69,16 @@ impl Reader<'_> {
             Ok(content) => self.run_code(node, source, &path, &content, &format!("includes {shown}")),
             Err(_) => self.lose_track(node, source, &format!("includes {shown}, which this user cannot read")),
         }
+    }
+
+    /// Whether PHP may see other files there than the sidecar: a service may have these directories to itself (systemd's
+    /// `PrivateTmp=`, a container's). A site that lies there itself, the sidecar sees as PHP does.
+    pub(super) fn may_differ(&self, path: &Path) -> bool {
+        // What systemd hands over is a copy.
+        let site = self.files.first().filter(|file| !file.starts_with("/run/credentials"));
+        let is_below =
+            |directory: &&str| path.starts_with(directory) && !site.is_some_and(|file| file.starts_with(directory));
+        ["/tmp", "/var/tmp", "/proc", "/sys", "/dev", "/run", "/var/run"].iter().any(is_below)
     }
 
     /// wp-settings.php itself, and not one of that name elsewhere.

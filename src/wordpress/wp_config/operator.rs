@@ -2,6 +2,9 @@
 
 use tree_sitter::Node;
 
+use super::call::function_name;
+use super::expression::operand;
+use super::function;
 use super::value::{Assumed, Doubt, Scalar, Value};
 use super::{Reader, text};
 
@@ -19,9 +22,50 @@ impl Reader<'_> {
             "||" | "or" => self.short_circuit(first, true, right, source),
             "??" => self.coalesce(node, first, right, source),
             _ => {
+                let is_late = self.is_read_late(left, right, source);
                 let second = self.evaluate(right, source);
-                self.combine(node, &operator, first, second)
+                match is_late {
+                    true => self.unknown(node, READ_LATE),
+                    false => self.combine(node, &operator, first, second),
+                }
             }
+        }
+    }
+
+    /// PHP reads a plain variable on the left only after the right side: `$a . ($a = 'x')` is `xx`.
+    pub(super) fn is_read_late(&self, mut left: Node<'_>, right: Node<'_>, source: &[u8]) -> bool {
+        while let ("parenthesized_expression", Some(inner)) = (left.kind(), operand(left)) {
+            left = inner;
+        }
+        left.kind() == "variable_name" && !every_node(right, |node| !self.may_assign(node, source))
+    }
+
+    /// Whether the node itself, leaving those below it aside, can change a variable.
+    fn may_assign(&self, node: Node<'_>, source: &[u8]) -> bool {
+        match node.kind() {
+            "function_call_expression" => {
+                let name = node.child_by_field_name("function").and_then(|name| function_name(name, source));
+                let is_harmless = |name: &str, arguments: Node<'_>| {
+                    matches!(name, "isset" | "empty" | "getenv_docker" | "define")
+                        || function::has_no_effect(name, arguments, source)
+                };
+                match (name, node.child_by_field_name("arguments")) {
+                    (Some(name), Some(arguments)) => {
+                        self.other_function(node, &name, source).is_some() || !is_harmless(&name, arguments)
+                    }
+                    _ => true,
+                }
+            }
+            "update_expression" | "object_creation_expression" => true,
+            kind => [
+                "assignment_expression",
+                "call_expression",
+                "include_expression",
+                "require_expression",
+                "once_expression",
+            ]
+            .iter()
+            .any(|end| kind.ends_with(end)),
         }
     }
 
@@ -147,20 +191,43 @@ impl Reader<'_> {
     }
 }
 
+/// Of a value for which the order of evaluation matters.
+pub(super) const READ_LATE: &str = "uses a variable that the same expression may change";
+
 /// Whether an expression changes nothing, so that it may be evaluated where PHP perhaps does not.
 fn is_pure(node: Node<'_>, source: &[u8]) -> bool {
-    let is_plain = match node.kind() {
-        "string" | "integer" | "boolean" | "null" | "variable_name" | "comment" => return true,
-        "name" => return !matches!(text(node, source).to_ascii_lowercase().as_slice(), b"exit" | b"die"),
-        "encapsed_string" => return super::literal::string(text(node, source)).is_some(),
-        "function_call_expression" => text(node, source).starts_with(b"getenv"),
+    every_node(node, |node| match node.kind() {
+        "string" | "string_content" | "escape_sequence" | "integer" | "boolean" | "null" | "variable_name"
+        | "comment" => true,
+        "name" => !matches!(text(node, source).to_ascii_lowercase().as_slice(), b"exit" | b"die"),
+        "encapsed_string" => super::literal::string(text(node, source)).is_some(),
+        "function_call_expression" => {
+            let name = node.child_by_field_name("function").and_then(|name| function_name(name, source));
+            name.is_some_and(|name| matches!(name.as_str(), "getenv" | "getenv_docker"))
+        }
         kind => {
             matches!(kind, "parenthesized_expression" | "subscript_expression" | "binary_expression" | "arguments")
                 || kind == "argument"
         }
-    };
-    let mut cursor = node.walk();
-    is_plain && node.named_children(&mut cursor).all(|child| is_pure(child, source))
+    })
+}
+
+/// Whether all named nodes of a tree are such, its root included. It does not recurse: nothing bounds how deep the tree is.
+fn every_node<'t>(root: Node<'t>, is_such: impl Fn(Node<'t>) -> bool) -> bool {
+    let mut cursor = root.walk();
+    loop {
+        if cursor.node().is_named() && !is_such(cursor.node()) {
+            return false;
+        }
+        if cursor.goto_first_child() {
+            continue;
+        }
+        while !cursor.goto_next_sibling() {
+            if !cursor.goto_parent() {
+                return true;
+            }
+        }
+    }
 }
 
 /// PHP's `==`, where it is plain.

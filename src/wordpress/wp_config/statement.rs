@@ -2,10 +2,12 @@
 
 use tree_sitter::Node;
 
+use super::call::function_name;
 use super::environment::DockerText;
+use super::expression::operand;
 use super::scope::Slot;
 use super::value::Value;
-use super::{Flow, Reader, WpConfigError, line, text};
+use super::{Flow, Reader, WpConfigError, line, literal, text};
 
 impl Reader<'_> {
     /// One file from its first statement to the last that counts.
@@ -46,6 +48,17 @@ impl Reader<'_> {
                     }
                 }
             },
+            "function_call_expression" => {
+                let name = node.child_by_field_name("function").and_then(|name| function_name(name, source));
+                let arguments = node.child_by_field_name("arguments").filter(|_| name.as_deref() == Some("define"));
+                if let Some(constant) = arguments.and_then(operand).and_then(operand) {
+                    self.defines.extend(literal::text_of(constant, source));
+                }
+            }
+            "const_element" => {
+                let name = operand(node).map(|name| String::from_utf8_lossy(text(name, source)).into_owned());
+                self.defines.extend(name);
+            }
             // `use function a\b as trim;`, `use const a\B;`: every word of it may mean something else from here on.
             "namespace_use_declaration" => {
                 let words = String::from_utf8_lossy(text(node, source)).to_ascii_lowercase();
@@ -56,6 +69,13 @@ impl Reader<'_> {
                         self.namespaced.insert(word.to_owned());
                     }
                 }
+            }
+            // PHP leaves PHP mode at `?>` even in a comment to the end of the line; the parser overlooks `??>`.
+            "comment"
+                if !text(node, source).starts_with(b"/*") && text(node, source).windows(2).any(|two| two == b"?>") =>
+            {
+                let doubt = self.doubt(node, "ends PHP mode within a comment");
+                self.scope.lose(&doubt);
             }
             // php.ini says whether `<?` opens PHP; `<?phpx` is such a tag, too.
             "php_tag" => {
@@ -260,7 +280,10 @@ impl Reader<'_> {
 /// `__halt_compiler();`: the rest of the file is data.
 fn is_halt(statement: Node<'_>, source: &[u8]) -> bool {
     let words = text(statement, source);
-    words.get(..15).is_some_and(|start| start.eq_ignore_ascii_case(b"__halt_compiler"))
+    let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii();
+    words
+        .split_at_checked(15)
+        .is_some_and(|(word, rest)| word.eq_ignore_ascii_case(b"__halt_compiler") && !rest.first().is_some_and(goes_on))
 }
 
 /// The line of the first node that the parser could make nothing of.

@@ -179,10 +179,11 @@ impl Reader<'_> {
     fn set_variable(&mut self, name: &str, value: Value) {
         match name {
             "_ENV" => {
-                let place = self.scope.lost.environment.is_none();
-                if let (true, Err(doubt)) = (place, value.decided()) {
-                    self.scope.lost.environment = Some(doubt.clone());
-                }
+                let doubt = match value.decided() {
+                    Err(doubt) => doubt.clone(),
+                    Ok(_) => Doubt::elsewhere("the file assigns to $_ENV as a whole"),
+                };
+                self.scope.lost.environment.get_or_insert(doubt);
             }
             name if SUPERGLOBALS.contains(&name) => {}
             name => {
