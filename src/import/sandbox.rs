@@ -1,7 +1,7 @@
 //! PHP, shut in: as the site's user, without network, with limits, and ended with all that it started.
 //!
-//! util-linux's programs do what Rust cannot without unsafe code: `unshare` (namespaces), `prlimit` (limits), `setpriv` (user and
-//! supplementary groups, which [`std::os::unix::process::CommandExt::uid`] would lose).
+//! util-linux's programs do what Rust cannot without unsafe code: `setsid` (session), `unshare` (namespaces), `prlimit` (limits),
+//! `setpriv` (user and supplementary groups, which [`std::os::unix::process::CommandExt::uid`] would lose).
 
 mod limits;
 mod reading;
@@ -9,10 +9,9 @@ mod reading;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -48,6 +47,9 @@ const SETTINGS: [&str; 14] = [
     "session.auto_start=0",
     "xdebug.mode=off",
 ];
+
+/// From the end of PHP's output to the end of PHP.
+const TO_END: Duration = Duration::from_secs(1);
 
 /// A PHP that can be asked.
 pub(super) struct Sandbox {
@@ -168,7 +170,7 @@ fn shell(runner: &Runner, place: &Place, timeout: Duration) -> Result<(Vec<OsStr
         program(name).ok_or_else(|| format!("there is no {name} here: install it (Debian: apt install util-linux)"))
     };
     let within = limits::within(&tool("prlimit")?, &tool("setpriv")?, runner, timeout);
-    let unshare = tool("unshare")?;
+    let (setsid, unshare) = (tool("setsid")?, tool("unshare")?);
     // Who is not root gets namespaces only within one of users.
     let users: &[&str] = if runner.is_caller { &["--user", "--map-current-user"] } else { &[] };
     let ways: [(&[&str], &[&'static str]); 3] = [
@@ -178,7 +180,8 @@ fn shell(runner: &Runner, place: &Place, timeout: Duration) -> Result<(Vec<OsStr
     ];
     let mut refusal = String::new();
     for (flags, lacks) in ways {
-        let mut shell: Vec<OsString> = Vec::new();
+        // SECURITY: with the terminal of root's shell, the site's code could type into it (TIOCSTI, ioctl_tty(2)).
+        let mut shell: Vec<OsString> = vec![setsid.clone().into()];
         if !flags.is_empty() {
             shell.push(unshare.clone().into());
             shell.extend(users.iter().chain(flags).map(OsString::from));
@@ -223,7 +226,8 @@ fn command(shell: &[OsString], place: &Place) -> Command {
     };
     // SECURITY: what is configured for the site must not steer programs that run as root (LD_PRELOAD).
     command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C");
-    command.current_dir(&place.directory).process_group(0);
+    // A new process leads no group, so that `setsid` makes a session of it without another process: its id is that of the group.
+    command.current_dir(&place.directory);
     command
 }
 
@@ -231,9 +235,17 @@ fn command(shell: &[OsString], place: &Place) -> Command {
 struct Running(Child);
 
 impl Running {
-    /// How it ended by itself.
+    /// How it ended by itself; what has closed its output may still run.
     fn end(&mut self) -> String {
-        self.0.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
+        let until = Instant::now() + TO_END;
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => return status.to_string(),
+                Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+                Ok(None) => return "it closed its output and went on".to_owned(),
+                Err(error) => return error.to_string(),
+            }
+        }
     }
 }
 
@@ -242,7 +254,25 @@ impl Drop for Running {
         // A child that has not been waited for keeps its id; with `unshare` gone, the kernel kills PHP and all below it.
         if let (Ok(None), Ok(id)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+            // There is no such group if `setsid` has not run yet.
+            let _ = self.0.kill();
         }
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_closes_its_output_and_goes_on_is_ended() {
+        let mut running = Running(Command::new("sleep").arg("600").spawn().unwrap());
+        let began = Instant::now();
+        assert_eq!(running.end(), "it closed its output and went on");
+        drop(running);
+        assert!(began.elapsed() < Duration::from_secs(60));
+        let mut ended = Running(Command::new("true").spawn().unwrap());
+        assert_eq!(ended.end(), "exit status: 0");
     }
 }

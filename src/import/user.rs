@@ -1,6 +1,6 @@
 //! Whom PHP runs as.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -21,13 +21,19 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// As named, else as the pool says, else the owner of the file.
+    /// As named, else as the pool says, else the owner of the file, whose path has no symbolic links.
     pub(super) fn choose(named: Option<&str>, pool: Option<&Pool>, file: &Path) -> Result<Self, String> {
         let (user, why) = match (named, pool.and_then(|pool| pool.user.as_deref())) {
             (Some(name), _) => (user_of(name)?, "--user names it".to_owned()),
             (None, Some(name)) => (user_of(name)?, "the pool of --fpm-pool runs as it".to_owned()),
+            (None, None) if pool.is_some() => {
+                return Err(
+                    "the pool of --fpm-pool has no line `user = NAME`: name PHP's user, for example --user www-data"
+                        .to_owned(),
+                );
+            }
             (None, None) => {
-                let uid = fs::metadata(file).map_err(|error| about(file, error))?.uid();
+                let uid = owner(file)?;
                 let user = User::from_uid(Uid::from_raw(uid)).ok().flatten().ok_or_else(|| {
                     about(
                         file,
@@ -42,6 +48,7 @@ impl Runner {
             _ => user.gid,
         };
         allowed(&user, &why)?;
+        allowed_group(group, Group::from_name(cli::NAME).ok().flatten().map(|group| group.gid))?;
         let caller = Uid::effective();
         if !caller.is_root() && caller != user.uid {
             return Err(format!(
@@ -52,6 +59,58 @@ impl Runner {
         let home = user.dir.to_string_lossy().into_owned();
         Ok(Self { name: user.name, uid: user.uid, gid: group, home, is_caller: caller == user.uid })
     }
+}
+
+/// SECURITY: who may put another user's file in the place of this one, or a link to it, would choose whom PHP runs as.
+fn owner(file: &Path) -> Result<u32, String> {
+    let look = |path: &Path| fs::symlink_metadata(path).map_err(|error| about(path, error));
+    let seen = look(file)?;
+    if !seen.is_file() {
+        return Err(about(file, "is no longer a file; name PHP's user by --user"));
+    }
+    if seen.uid() == 0 {
+        // It is refused wherever it is.
+        return Ok(0);
+    }
+    // From the root down: what has been looked at keeps in place what comes next.
+    let mut directories: Vec<&Path> = file.ancestors().skip(1).collect();
+    directories.reverse();
+    for (at, directory) in directories.iter().enumerate() {
+        let is_last = at + 1 == directories.len();
+        if !is_kept(&look(directory)?, seen.uid(), is_last) {
+            return Err(format!(
+                "{} belongs to the user {}, but others than that user and root may put another file in its place, since {} is \
+                 another user's or can be written by its group or by all: name PHP's user, for example --user www-data",
+                file.display(),
+                seen.uid(),
+                directory.display()
+            ));
+        }
+    }
+    // What was seen first may have been put there before the directories were looked at.
+    match look(file)? {
+        now if now.is_file() && now.uid() == seen.uid() => Ok(seen.uid()),
+        _ => Err(about(file, "changes hands just now; name PHP's user by --user")),
+    }
+}
+
+/// Whether only root and this user can change what is in the directory. In one like `/tmp`, nobody else can move a directory of
+/// theirs (the sticky bit, inode(7)).
+fn is_kept(directory: &Metadata, uid: u32, is_last: bool) -> bool {
+    let is_theirs = directory.uid() == 0 || directory.uid() == uid;
+    let is_sticky = directory.mode() & 0o1000 != 0 && !is_last;
+    directory.is_dir() && is_theirs && (directory.mode() & 0o022 == 0 || is_sticky)
+}
+
+/// SECURITY: root's group and the service's read what the site's code must not.
+fn allowed_group(group: Gid, service: Option<Gid>) -> Result<(), String> {
+    if group.as_raw() == 0 || service == Some(group) {
+        return Err(format!(
+            "PHP would run with the group {group}, which is root's or the service's own, and must not; correct the group of the \
+             pool or of the user, or name another user by --user"
+        ));
+    }
+    Ok(())
 }
 
 /// SECURITY: the site's code is not to have root's rights, nor to reach what the service keeps.
@@ -80,7 +139,48 @@ fn group_of(name: &str) -> Result<Gid, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
+
+    #[test]
+    fn who_could_put_another_file_there_does_not_choose_the_user() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(directory.path()).unwrap();
+        let (inner, mode) = (root.join("inner"), |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        });
+        fs::create_dir(&inner).unwrap();
+        mode(&inner, 0o755);
+        let (file, link) = (inner.join("wp-config.php"), inner.join("link.php"));
+        fs::write(&file, "").unwrap();
+        if Uid::effective().is_root() {
+            for path in [&inner, &file] {
+                std::os::unix::fs::chown(path, Some(33), None).unwrap();
+            }
+        }
+        symlink(&file, &link).unwrap();
+        assert_eq!(owner(&file), Ok(fs::metadata(&file).unwrap().uid()));
+        assert!(owner(&link).unwrap_err().contains("--user"));
+        for bits in [0o775, 0o757, 0o1777] {
+            mode(&inner, bits);
+            assert!(owner(&file).unwrap_err().contains("--user www-data"), "{bits:o}");
+        }
+        mode(&inner, 0o755);
+        mode(&root, 0o777);
+        assert!(owner(&file).unwrap_err().contains("--user www-data"), "a directory above counts too");
+        mode(&root, 0o1777);
+        assert!(owner(&file).is_ok());
+    }
+
+    #[test]
+    fn neither_roots_nor_the_services_group_runs_php() {
+        let (site, service) = (Gid::from_raw(33), Gid::from_raw(999));
+        assert!(allowed_group(site, Some(service)).is_ok() && allowed_group(site, None).is_ok());
+        for group in [service, Gid::from_raw(0)] {
+            assert!(allowed_group(group, Some(service)).unwrap_err().contains("--user"));
+        }
+    }
 
     #[test]
     fn neither_root_nor_the_service_runs_php() {

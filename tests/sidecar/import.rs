@@ -73,11 +73,16 @@ impl Wordpress {
         self.directory.path().join("site.toml")
     }
 
-    fn import(&self, arguments: &[&str]) -> Output {
+    fn command(&self) -> Command {
         let mut command = command();
         command.arg("import").arg("--wp-config").arg(self.wp_config()).arg("--output").arg(self.output());
         command.args(["--group", &said_by("id", &["-gn"]), "--timeout", "2"]);
-        let output = command.args(arguments).output().unwrap();
+        command.env("SECRET_OF_ROOT", "hunter2");
+        command
+    }
+
+    fn import(&self, arguments: &[&str]) -> Output {
+        let output = self.command().args(arguments).output().unwrap();
         assert!(!said(&output).contains(SECRET), "{}", said(&output));
         output
     }
@@ -179,6 +184,30 @@ fn what_is_started_ends_too() {
     if is_contained {
         wait_until("all has ended", || !is_running(&format!("sleep\0{mark}")));
     }
+}
+
+#[test]
+fn the_terminal_of_the_shell_is_out_of_reach() {
+    let asks = "( @fopen( '/dev/tty', 'w' ) ? 'open' : 'closed' )";
+    let wordpress = Wordpress::with(&format!("<?php define( 'DB_NAME', {asks} ); {LOAD}"));
+    let import = wordpress.command();
+    let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap());
+    let line: Vec<String> = std::iter::once(import.get_program()).chain(import.get_args()).map(quoted).collect();
+    // There is a terminal for what is not cut off from it.
+    let line = format!("echo there > /dev/tty && {}", line.join(" "));
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
+    assert!(output.status.success() && said(&output).contains("there"), "{}", said(&output));
+    let written: toml::Table = fs::read_to_string(wordpress.output()).unwrap().parse().unwrap();
+    assert_eq!(written["constants"]["DB_NAME"].as_str(), Some("closed"));
+}
+
+#[test]
+fn who_could_choose_the_owner_does_not_choose_the_user() {
+    let wordpress = Wordpress::with(&format!("<?php define( 'DB_NAME', 'x' ); {LOAD}"));
+    let www = wordpress.directory.path().join("www");
+    fs::set_permissions(&www, Permissions::from_mode(0o775)).unwrap();
+    wordpress.refused(&[], "--user www-data");
+    assert_eq!(wordpress.constant("DB_NAME", &["--user", wordpress.user()]), "x");
 }
 
 #[test]
