@@ -103,6 +103,13 @@ impl Bench {
         let limits = settings(&[("rate_limit_settings", "enabled", "b:0;")]);
         self.database.set_option("jwt_auth_pro_settings", limits).await;
         self.user = self.database.insert_user("bench").await.id;
+        // What is declared of a user without a role is WordPress's.
+        let meta = format!(
+            "INSERT INTO wp_usermeta (user_id, meta_key, meta_value) VALUES ({0}, 'first_name', 'Bench'), \
+             ({0}, 'wp_capabilities', 'a:1:{{s:10:\"subscriber\";b:1;}}')",
+            self.user
+        );
+        self.database.execute(&meta).await;
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}: small table");
             self.small().await;
