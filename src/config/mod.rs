@@ -311,7 +311,7 @@ pub const DEFAULT_IMPORT: &str = "/etc/wp-jwt-sidecar/site.toml";
 pub struct ImportFile {
     /// Where it is.
     pub path: PathBuf,
-    /// Whether somebody named it. What is in the default place may be another site's.
+    /// Whether the configuration or an option names it. What is in the default place may be another site's.
     pub is_named: bool,
 }
 

@@ -26,7 +26,12 @@ pub(super) struct Answer {
     pub(super) files: Vec<Seen>,
     /// Whether there were more files.
     pub(super) overflow: bool,
-    asks: Vec<String>,
+    /// Where something asks which SAPI runs it.
+    asks_for_sapi: Option<String>,
+    /// Where something asks for the request's host.
+    asks_for_host: Option<String>,
+    /// A constant of the plugin's that comes after the place where WordPress is loaded.
+    late: Option<String>,
 }
 
 /// A constant's value.
@@ -62,7 +67,15 @@ struct Raw {
     table_prefix: Option<(String, String, String)>,
     files: Vec<(String, String, u64, i64, String)>,
     overflow: bool,
-    asks: Vec<(String, u64, String)>,
+    asks: RawAsks,
+    late: Option<(String, u64, String)>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAsks {
+    sapi: Option<(String, u64, String)>,
+    host: Option<(String, u64, String)>,
 }
 
 impl Answer {
@@ -83,8 +96,10 @@ impl Answer {
             Some(said) => Some(value(said)?),
             None => None,
         };
-        let asks =
-            raw.asks.iter().map(|(file, line, word)| Some(format!("{}:{line} asks for {}", words(file)?, plain(word))));
+        let ask = |said: &Option<(String, u64, String)>, verb: &str| match said {
+            Some((file, line, word)) => Some(Some(format!("{}:{line}{verb} {}", words(file)?, plain(word)))),
+            None => Some(None),
+        };
         Some(Self {
             end: raw.end,
             sapi: plain(&raw.sapi),
@@ -94,7 +109,9 @@ impl Answer {
             table_prefix,
             files: raw.files.iter().map(seen).collect::<Option<_>>()?,
             overflow: raw.overflow,
-            asks: asks.collect::<Option<_>>()?,
+            asks_for_sapi: ask(&raw.asks.sapi, " asks for")?,
+            asks_for_host: ask(&raw.asks.host, " asks for")?,
+            late: ask(&raw.late, ":")?,
         })
     }
 
@@ -102,7 +119,12 @@ impl Answer {
     pub(super) fn must_be_whole(&self, place: &Place, runner: &Runner, host: &str) -> Result<(), String> {
         let file = place.resolved.display();
         match (self.end, &self.error) {
-            (End::Loaded, _) => Ok(()),
+            (End::Loaded, _) => match &self.late {
+                Some(late) => Err(format!(
+                    "{late} comes after the line that loads wp-settings.php, where PHP is ended here: move it before that line"
+                )),
+                None => Ok(()),
+            },
             (End::Returned, _) => Err(format!(
                 "{file}: it ends without loading wp-settings.php. Name WordPress's own directory, where wp-settings.php is, by \
                  --root; else this is not the site's wp-config.php"
@@ -120,12 +142,23 @@ impl Answer {
 
     /// Refuses what a file that asks for the command line may have answered to the command line only.
     pub(super) fn needs_no_web_server(&self) -> Result<(), String> {
-        match self.asks.first() {
+        match &self.asks_for_sapi {
             Some(ask) if self.sapi == "cli" => Err(format!(
                 "{ask}, so that the command line's answer may not be the web server's. Install php-cgi (Debian: apt install \
                  php-cgi), which is taken then, or name one by --php; or give --accept-cli if the answer does not depend on it"
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses what a file that asks for the host has answered to a host that nothing names: a second host may get the same, and the
+    /// site's own another.
+    pub(super) fn needs_no_host(&self) -> Result<(), String> {
+        match &self.asks_for_host {
+            Some(ask) => Err(format!(
+                "{ask}, so that what it defines may depend on the request's host: name the site's by --host"
+            )),
+            None => Ok(()),
         }
     }
 
@@ -232,7 +265,7 @@ mod tests {
 
     fn answer(constants: &str, error: &str) -> String {
         format!(
-            r#"{{"end":"error","sapi":"cli\n","php":"8.2","error":{error},"constants":{{{constants}}},"table_prefix":null,"files":[],"overflow":false,"asks":[]}}"#
+            r#"{{"end":"error","sapi":"cli\n","php":"8.2","error":{error},"constants":{{{constants}}},"table_prefix":null,"files":[],"overflow":false,"asks":{{}},"late":null}}"#
         )
     }
 

@@ -18,6 +18,7 @@ final class WpJwtImport
     private static $asks = array();
     private static $overflow = false;
     private static $answered = false;
+    private static $late = null;
 
     public static function begin($task)
     {
@@ -27,7 +28,7 @@ final class WpJwtImport
         register_shutdown_function(array(__CLASS__, 'ended'));
         // In pieces: what has no end must not fill the memory.
         ob_start(array(__CLASS__, 'nothing'), 4096);
-        // What the machine's administrator has in the environment is none of the site's.
+        // The site does not get the variables of the administrator who runs this.
         foreach (array_keys(getenv()) as $name) {
             putenv($name);
             unset($_SERVER[$name], $_ENV[$name]);
@@ -49,6 +50,15 @@ final class WpJwtImport
         $_SERVER['DOCUMENT_ROOT'] = getcwd();
         $_SERVER['SCRIPT_FILENAME'] = $_SERVER['PATH_TRANSLATED'] = getcwd() . '/index.php';
         $_SERVER['SCRIPT_NAME'] = $_SERVER['PHP_SELF'] = '/index.php';
+        // In a request getenv() knows all of these (sapi_getenv() of PHP-FPM and of mod_php).
+        foreach ($_SERVER as $name => $value) {
+            if (is_string($value)) {
+                putenv("$name=$value");
+            }
+        }
+        // As index.php and wp-blog-header.php of WordPress have it by then.
+        define('WP_USE_THEMES', true);
+        $GLOBALS['wp_did_header'] = true;
         if ($task['abspath'] !== null) {
             define('ABSPATH', $task['abspath']);
         }
@@ -130,7 +140,7 @@ final class WpJwtImport
             : array('read', $size, (int) @filemtime($real), $hash);
     }
 
-    /** The command line may be told other things than the web server. With the wrapper off. */
+    /** What the answer may depend on without showing it in a second run. With the wrapper off. */
     private static function look($path)
     {
         $real = realpath(self::plain($path));
@@ -143,17 +153,49 @@ final class WpJwtImport
             || (basename($real) === 'autoload.php' && is_file(dirname($real) . '/composer/autoload_real.php'))) {
             return;
         }
-        $asks = '/\b(PHP_SAPI|php_sapi_name|WP_CLI|STDIN|STDOUT|STDERR)\b/i';
-        if (!preg_match($asks, (string) @php_strip_whitespace($real)) || count(self::$asks) >= 20) {
+        self::look_for('sapi', '/\b(PHP_SAPI|php_sapi_name|WP_CLI|STDIN|STDOUT|STDERR)\b/i', $real);
+        self::look_for('host', '/\b(HTTP_HOST|SERVER_NAME)\b/', $real);
+    }
+
+    private static function look_for($what, $pattern, $file)
+    {
+        // Without comments, which keeps no lines.
+        if (isset(self::$asks[$what]) || !preg_match($pattern, (string) @php_strip_whitespace($file), $match)) {
             return;
         }
-        foreach (explode("\n", (string) @file_get_contents($real)) as $at => $line) {
-            if (!preg_match('~^\s*(//|#|\*|/\*)~', $line) && preg_match($asks, $line, $match)) {
-                self::$asks[] = array(base64_encode($real), $at + 1, $match[1]);
-                return;
+        $word = $match[1];
+        $number = 1;
+        foreach (explode("\n", (string) @file_get_contents($file)) as $at => $line) {
+            if (!preg_match('~^\s*(//|#|\*|/\*)~', $line) && preg_match($pattern, $line)) {
+                $number = $at + 1;
+                break;
             }
         }
-        self::$asks[] = array(base64_encode($real), 1, 'PHP_SAPI');
+        self::$asks[$what] = array(base64_encode($file), $number, $word);
+    }
+
+    /**
+     * The run ends where WordPress is loaded, and what follows that line in the file counts in a request, too: a constant of the
+     * plugin there would be lost. With the wrapper off.
+     */
+    private static function look_behind($calls)
+    {
+        foreach ($calls as $call) {
+            if (!isset($call['file'], $call['line']) || !is_file($call['file'])) {
+                continue;
+            }
+            $lines = explode("\n", (string) @file_get_contents($call['file']));
+            $rest = "<?php\n" . implode("\n", array_slice($lines, $call['line']));
+            $tokens = function_exists('token_get_all') ? token_get_all($rest) : array(array(0, $rest, 2));
+            foreach ($tokens as $token) {
+                $is_comment = is_array($token) && isset($token[2]) && function_exists('token_get_all')
+                    && ($token[0] === T_COMMENT || $token[0] === T_DOC_COMMENT);
+                if (is_array($token) && !$is_comment && preg_match('/JWT_AUTH_[A-Z_]+/', $token[1], $match)) {
+                    self::$late = array(base64_encode($call['file']), $call['line'] + $token[2] - 1, $match[0]);
+                    return;
+                }
+            }
+        }
     }
 
     public function stream_open($path, $mode, $options, &$opened)
@@ -162,6 +204,7 @@ final class WpJwtImport
         $includes = (bool) ($options & 0x80); // STREAM_OPEN_FOR_INCLUDE
         return self::native(function () use ($self, $path, $mode, $options, $includes) {
             if ($includes && WpJwtImport::is_settings($path)) {
+                WpJwtImport::look_behind(debug_backtrace(DEBUG_BACKTRACE_IGNORE_ARGS));
                 $self->stub = '<?php WpJwtImport::loaded();';
                 return true;
             }
@@ -363,7 +406,8 @@ final class WpJwtImport
             'table_prefix' => null,
             'files' => array(),
             'overflow' => self::$overflow,
-            'asks' => self::$asks,
+            'asks' => (object) self::$asks,
+            'late' => self::$late,
         );
         if ($end === 'loaded') {
             $values = array();

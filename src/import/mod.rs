@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::import::How;
 use crate::config::{Faults, SiteFiles};
-use crate::wordpress::imported::{CONSTANTS, Imported, MAY_VARY};
+use crate::wordpress::imported::{CONSTANTS, Imported, MAY_VARY, Seen};
+use crate::wordpress::wp_config::Scalar;
 use answer::Answer;
 use environment::Environment;
 use place::Place;
@@ -27,7 +28,7 @@ use pool::Pool;
 use sandbox::Sandbox;
 use user::Runner;
 
-/// The host of a request that is none of the site's: what differs there depends on the request.
+/// A host that the site does not have: what differs there depends on the request.
 const OTHER_HOST: &str = "wp-jwt-sidecar-import.invalid";
 
 /// The host where none is named.
@@ -74,16 +75,28 @@ pub fn run(files: &SiteFiles, how: &How, out: &mut impl Write) -> Result<Outcome
     let mut environment = Environment::given(&how.env_file, &how.env)?;
     let pool = how.fpm_pool.as_deref().map(|file| Pool::read(file, &environment)).transpose()?;
     environment.add(pool.iter().flat_map(|pool| &pool.environment));
+    if let Some(file) = how.fpm_pool.as_deref()
+        && pool.as_ref().is_some_and(|pool| pool.inherits)
+        && how.env_file.is_empty()
+    {
+        return Err(
+            about(file, "has clear_env = no, so that PHP gets FPM's own variables: give those by --env-file").into()
+        );
+    }
     let runner = Runner::choose(how.user.as_deref(), pool.as_ref(), &place.resolved)?;
-    let sandbox = Sandbox::new(how.php.as_deref(), &runner, &place, how.timeout)?;
+    let settings = pool.as_ref().map_or(&[][..], |pool| &pool.settings);
+    let sandbox = Sandbox::new(how.php.as_deref(), settings, &runner, &place, how.timeout)?;
     for lack in sandbox.lacks() {
         writeln!(out, "note: {lack}")?;
     }
     let visit = Visit { sandbox: &sandbox, place: &place, environment: &environment, runner: &runner };
     let host = how.host.as_deref().unwrap_or(ANY_HOST);
-    let answer = visit.ask(host, true)?;
+    let answer = visit.ask(host, Request::Usual)?;
     if !how.accept_cli {
         answer.needs_no_web_server()?;
+    }
+    if how.host.is_none() {
+        answer.needs_no_host()?;
     }
     let varying = visit.varying(&answer, how.host.as_deref())?;
     let imported = imported(&answer, varying, &place, how.host.clone())?;
@@ -115,6 +128,49 @@ pub fn run(files: &SiteFiles, how: &How, out: &mut impl Write) -> Result<Outcome
     Ok(outcome)
 }
 
+/// A request that PHP is made to believe in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Request {
+    /// By TLS, for the refresh route.
+    Usual,
+    /// As little like [`Request::Usual`] as can be.
+    Other,
+    /// The same by TLS: some files send what comes without it elsewhere.
+    OtherByTls,
+}
+
+impl Request {
+    /// What of `$_SERVER` depends on it.
+    fn server(self) -> Vec<(&'static str, &'static str)> {
+        let scheme: &[(&str, &str)] = match self {
+            Request::Usual | Request::OtherByTls => &[
+                ("HTTPS", "on"),
+                ("HTTP_X_FORWARDED_PROTO", "https"),
+                ("REQUEST_SCHEME", "https"),
+                ("SERVER_PORT", "443"),
+            ],
+            Request::Other => &[("HTTP_X_FORWARDED_PROTO", "http"), ("REQUEST_SCHEME", "http"), ("SERVER_PORT", "80")],
+        };
+        let other: &[(&str, &str)] = match self {
+            Request::Usual => &[
+                ("REQUEST_METHOD", "POST"),
+                ("REQUEST_URI", "/wp-json/jwt-auth/v1/token/refresh"),
+                ("REMOTE_ADDR", "127.0.0.1"),
+                ("SERVER_ADDR", "127.0.0.1"),
+                ("SERVER_SOFTWARE", "nginx/1.22.1"),
+            ],
+            Request::Other | Request::OtherByTls => &[
+                ("REQUEST_METHOD", "GET"),
+                ("REQUEST_URI", "/"),
+                ("REMOTE_ADDR", "192.0.2.1"),
+                ("SERVER_ADDR", "192.0.2.2"),
+                ("SERVER_SOFTWARE", "Apache/2.4.62"),
+            ],
+        };
+        scheme.iter().chain(other).copied().collect()
+    }
+}
+
 /// A site that can be asked.
 struct Visit<'a> {
     sandbox: &'a Sandbox,
@@ -124,43 +180,24 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// As a request for `host` has it; `is_usual` is one that comes by TLS for the refresh route.
-    fn ask(&self, host: &str, is_usual: bool) -> Result<Answer, String> {
-        let request: [(&str, &str); 9] = match is_usual {
-            true => [
-                ("HTTPS", "on"),
-                ("REQUEST_SCHEME", "https"),
-                ("SERVER_PORT", "443"),
-                ("REQUEST_METHOD", "POST"),
-                ("REQUEST_URI", "/wp-json/jwt-auth/v1/token/refresh"),
-                ("REMOTE_ADDR", "127.0.0.1"),
-                ("SERVER_PROTOCOL", "HTTP/1.1"),
-                ("QUERY_STRING", ""),
-                ("GATEWAY_INTERFACE", "CGI/1.1"),
-            ],
-            false => [
-                ("HTTP_X_FORWARDED_PROTO", "http"),
-                ("REQUEST_SCHEME", "http"),
-                ("SERVER_PORT", "80"),
-                ("REQUEST_METHOD", "GET"),
-                ("REQUEST_URI", "/"),
-                ("REMOTE_ADDR", "192.0.2.1"),
-                ("SERVER_PROTOCOL", "HTTP/1.1"),
-                ("QUERY_STRING", ""),
-                ("GATEWAY_INTERFACE", "CGI/1.1"),
-            ],
-        };
+    /// As `request` for `host` has it.
+    fn ask(&self, host: &str, request: Request) -> Result<Answer, String> {
         let hosts = [("HTTP_HOST", host), ("SERVER_NAME", host.split(':').next().unwrap_or(host))];
-        let server: BTreeMap<&str, &str> = request.into_iter().chain(hosts).collect();
+        let always = [("SERVER_PROTOCOL", "HTTP/1.1"), ("QUERY_STRING", ""), ("GATEWAY_INTERFACE", "CGI/1.1")];
+        let server: BTreeMap<&str, &str> = always.into_iter().chain(request.server()).chain(hosts).collect();
         let answer = self.sandbox.run(self.place, self.environment, &server)?;
         answer.must_be_whole(self.place, self.runner, host)?;
         Ok(answer)
     }
 
+    fn other(&self, host: &str) -> Result<Answer, String> {
+        self.ask(host, Request::Other).or_else(|_| self.ask(host, Request::OtherByTls))
+    }
+
     /// The constants that depend on the request. Others than [`MAY_VARY`] must not, but by the host that was named.
     fn varying(&self, answer: &Answer, host: Option<&str>) -> Result<BTreeSet<String>, String> {
         let may_vary = |name: &String| MAY_VARY.contains(&name.as_str());
-        let other = self.ask(OTHER_HOST, false);
+        let other = self.other(OTHER_HOST);
         let varying = match (&other, host) {
             (Ok(other), _) => answer.differences(other),
             // It does not serve that host: what depends on the host is not seen.
@@ -182,7 +219,7 @@ impl Visit<'_> {
             )),
             None => Ok(varying),
             Some(host) => {
-                let again = answer.differences(&self.ask(host, false)?);
+                let again = answer.differences(&self.other(host)?);
                 let fixed: Vec<&String> = again.iter().filter(|name| !may_vary(name)).collect();
                 match fixed.is_empty() {
                     true => Ok(varying.union(&again).filter(|name| may_vary(name)).cloned().collect()),
@@ -215,7 +252,14 @@ fn imported(
         }
     }
     let is_undefined = |name: &&&str| !answer.constants.contains_key(**name) && !varying.contains(**name);
+    // SECURITY: a file may ask whether a secret is the name of a file that holds it.
+    let secrets: Vec<&str> =
+        constants.iter().filter(|(name, _)| is_secret(name)).filter_map(|(_, value)| text(value)).collect();
     let mut files = answer.files.clone();
+    files.retain(|file| {
+        let path = file.path().to_string_lossy();
+        !matches!(file, Seen::Missing { .. }) || !secrets.iter().any(|secret| path.contains(secret))
+    });
     files.sort_by(|one, other| one.path().cmp(other.path()));
     Ok(Imported {
         config: place.named.clone(),
@@ -227,6 +271,18 @@ fn imported(
         varying,
         files,
     })
+}
+
+fn is_secret(constant: &str) -> bool {
+    constant == "DB_PASSWORD" || constant.ends_with("_KEY") || constant.ends_with("_SALT")
+}
+
+/// A text that is long enough to be told from a part of a usual path.
+fn text(value: &Scalar) -> Option<&str> {
+    match value {
+        Scalar::Text(bytes) => str::from_utf8(bytes).ok().filter(|text| text.len() >= 6),
+        _ => None,
+    }
 }
 
 /// Names and places, no values.
@@ -264,7 +320,7 @@ fn about(path: &Path, problem: impl std::fmt::Display) -> String {
     format!("{}: {problem}", path.display())
 }
 
-/// Where programs are looked for: not in `$PATH`, which whoever calls root's shell may have set.
+/// Looks a program up in the system's directories. SECURITY: not in `$PATH`, which the caller of root's shell may have set.
 fn program(name: &str) -> Option<PathBuf> {
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
         .iter()

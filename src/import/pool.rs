@@ -15,7 +15,17 @@ pub(super) struct Pool {
     pub(super) group: Option<String>,
     /// `env[NAME] = VALUE`
     pub(super) environment: Vec<(String, Secret)>,
+    /// `clear_env = no`: PHP also gets the variables of FPM itself.
+    pub(super) inherits: bool,
+    /// Those of `php_value[…]` and its like that decide what a file reads, as `NAME=VALUE`.
+    pub(super) settings: Vec<String>,
 }
+
+/// What may change a value: where bare includes are looked for, and whether there is an `$_ENV`.
+const SETTINGS: [&str; 2] = ["include_path", "variables_order"];
+
+/// What PHP runs before the file, and may define anything.
+const RUN_BEFORE: &str = "auto_prepend_file";
 
 impl Pool {
     /// `given` has what `env[NAME] = $OTHER` refers to.
@@ -44,16 +54,29 @@ fn parse(text: &str, given: &Environment) -> Result<Pool, String> {
             continue;
         }
         let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else { continue };
-        let variable = key.strip_prefix("env[").and_then(|rest| rest.strip_suffix(']'));
-        if variable.is_none() && key != "user" && key != "group" {
+        let within = |kind: &str| key.strip_prefix(kind)?.strip_prefix('[')?.strip_suffix(']');
+        let variable = within("env");
+        let setting = within("php_value").or_else(|| within("php_admin_value"));
+        let setting = setting.filter(|name| SETTINGS.contains(name) || *name == RUN_BEFORE);
+        if variable.is_none() && setting.is_none() && !["user", "group", "clear_env"].contains(&key) {
             continue;
         }
         let problem = |problem: String| format!("line {}: {key}: {problem}", at + 1);
         let value = unquoted(value).map_err(problem)?.replace("$pool", name.as_deref().unwrap_or_default());
-        match (key, variable) {
-            ("user", _) => pool.user = Some(value),
-            ("group", _) => pool.group = Some(value),
-            (_, Some(variable)) if is_name(variable) => {
+        match (setting, key, variable) {
+            (Some(RUN_BEFORE), ..) if value.is_empty() => {}
+            (Some(RUN_BEFORE), ..) => {
+                return Err(problem(
+                    "PHP runs that file before wp-config.php, and it is not run here: if it defines nothing, give --user in \
+                     place of --fpm-pool; else set the keys of [wordpress] and [jwt]"
+                        .to_owned(),
+                ));
+            }
+            (Some(name), ..) => pool.settings.push(format!("{name}={value}")),
+            (_, "clear_env", _) => pool.inherits = matches!(&*value, "" | "0"),
+            (_, "user", _) => pool.user = Some(value),
+            (_, "group", _) => pool.group = Some(value),
+            (_, _, Some(variable)) if is_name(variable) => {
                 let value = match value.strip_prefix('$') {
                     None => Secret::new(value),
                     Some(other) => given.get(other).cloned().ok_or_else(|| {
@@ -116,6 +139,16 @@ mod tests {
         assert_eq!((read.user.as_deref(), read.group.as_deref()), (Some("www-data"), Some("site")));
         let variables: Vec<_> = read.environment.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         assert_eq!(variables, [("A", "b"), ("B", "c ; d"), ("C", "x"), ("D", "1"), ("E", "")]);
+    }
+
+    #[test]
+    fn what_changes_values_is_taken_or_refused() {
+        let read = pool("[www]\nclear_env = no\nphp_admin_value[variables_order] = EGPCS\nphp_value[include_path] = \".:/srv\"\nphp_value[memory_limit] = 1G\n").unwrap();
+        assert!(read.inherits);
+        assert_eq!(read.settings, ["variables_order=EGPCS", "include_path=.:/srv"]);
+        assert!(!pool("[www]\nclear_env = yes").unwrap().inherits && !pool("[www]").unwrap().inherits);
+        let problem = pool("php_admin_value[auto_prepend_file] = /srv/waf.php").err().unwrap();
+        assert!(problem.contains("auto_prepend_file") && problem.contains("--user"), "{problem}");
     }
 
     #[test]

@@ -54,6 +54,8 @@ const TO_END: Duration = Duration::from_secs(1);
 /// A PHP that can be asked.
 pub(super) struct Sandbox {
     php: PathBuf,
+    /// The pool's, as `NAME=VALUE`.
+    settings: Vec<String>,
     /// The programs in front of PHP, with their arguments.
     shell: Vec<OsString>,
     lacks: Vec<&'static str>,
@@ -64,7 +66,13 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     /// Finds out what the system lets it do.
-    pub(super) fn new(php: Option<&Path>, runner: &Runner, place: &Place, timeout: Duration) -> Result<Self, String> {
+    pub(super) fn new(
+        php: Option<&Path>,
+        settings: &[String],
+        runner: &Runner,
+        place: &Place,
+        timeout: Duration,
+    ) -> Result<Self, String> {
         let php = match php {
             Some(php) => named(php)?,
             None => ["php-cgi", "php"].into_iter().find_map(program).ok_or_else(|| {
@@ -74,7 +82,8 @@ impl Sandbox {
             })?,
         };
         let (shell, lacks) = shell(runner, place, timeout)?;
-        Ok(Self { php, shell, lacks, timeout, home: runner.home.clone(), user: runner.name.clone() })
+        let settings = settings.to_vec();
+        Ok(Self { php, settings, shell, lacks, timeout, home: runner.home.clone(), user: runner.name.clone() })
     }
 
     /// What the system does not let it do, in words.
@@ -95,7 +104,7 @@ impl Sandbox {
         let script = self.script(place, environment, server, &nonce);
         let mut command = command(&self.shell, place);
         command.arg(&self.php).arg("-d").arg(format!("max_execution_time={}", self.timeout.as_secs()));
-        for setting in SETTINGS {
+        for setting in SETTINGS.into_iter().chain(self.settings.iter().map(String::as_str)) {
             command.args(["-d", setting]);
         }
         // SECURITY: PHP's messages can quote passwords.

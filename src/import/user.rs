@@ -16,7 +16,7 @@ pub(super) struct Runner {
     pub(super) uid: Uid,
     pub(super) gid: Gid,
     pub(super) home: String,
-    /// Whether whoever runs this is that user already.
+    /// Whether the caller is that user already.
     pub(super) is_caller: bool,
 }
 
@@ -94,8 +94,8 @@ fn owner(file: &Path) -> Result<u32, String> {
     }
 }
 
-/// Whether only root and this user can change what is in the directory. In one like `/tmp`, nobody else can move a directory of
-/// theirs (the sticky bit, inode(7)).
+/// Whether only root and this user can change what is in the directory. In one like `/tmp`, other users cannot move a directory
+/// that belongs to this one (the sticky bit, inode(7)).
 fn is_kept(directory: &Metadata, uid: u32, is_last: bool) -> bool {
     let is_theirs = directory.uid() == 0 || directory.uid() == uid;
     let is_sticky = directory.mode() & 0o1000 != 0 && !is_last;

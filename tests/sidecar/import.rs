@@ -302,13 +302,79 @@ fn hosts_and_the_command_line_are_told_apart() {
         assert_eq!(imported["host"].as_str(), Some(host));
     }
     let wordpress = Wordpress::with(&format!(
-        "<?php define( 'DB_NAME', $_SERVER['HTTP_HOST'] === 'localhost' ? 'x' : 'y' ); {LOAD}"
+        "<?php define( 'DB_NAME', $_SERVER['REQUEST_METHOD'] === 'POST' ? 'x' : 'y' ); {LOAD}"
     ));
     wordpress.refused(&[], "depends on the request");
 
     let wordpress = Wordpress::with(&format!("<?php if ( PHP_SAPI === 'cli' ) {{ define( 'DB_NAME', 'x' ); }} {LOAD}"));
     wordpress.refused(&["--php", "php"], "wp-config.php:1 asks for PHP_SAPI");
     assert_eq!(wordpress.constant("DB_NAME", &["--php", "php", "--accept-cli"]), "x");
+}
+
+/// What a request has besides its host.
+#[test]
+fn the_file_has_what_it_has_in_a_request() {
+    let of = |source: &str| Wordpress::with(&format!("<?php {source} {LOAD}"));
+    let by_host = of("define( 'DB_NAME', getenv( 'HTTP_HOST' ) === 'b.example' ? 'b' : 'a' );");
+    by_host.refused(&[], "wp-config.php:1 asks for HTTP_HOST");
+    assert_eq!(by_host.constant("DB_NAME", &["--host", "b.example"]), "b");
+    for condition in [
+        "defined( 'WP_USE_THEMES' )",
+        "isset( $wp_did_header )",
+        "isset( $_SERVER['SERVER_SOFTWARE'] )",
+        "getenv( 'DOCUMENT_ROOT' ) === __DIR__",
+    ] {
+        let source = format!("define( 'DB_NAME', {condition} ? 'request' : 'command line' );");
+        assert_eq!(of(&source).constant("DB_NAME", &[]), "request", "{condition}");
+    }
+    let by_server = of("define( 'DB_NAME', strpos( $_SERVER['SERVER_SOFTWARE'], 'nginx' ) === 0 ? 'a' : 'b' );");
+    by_server.refused(&[], "DB_NAME");
+    // What comes without TLS is sent elsewhere.
+    for condition in ["empty( $_SERVER['HTTPS'] )", "$_SERVER['HTTP_X_FORWARDED_PROTO'] !== 'https'"] {
+        let redirects = format!("if ( {condition} ) {{ exit; }} define( 'DB_NAME', 'a' );");
+        assert_eq!(of(&redirects).constant("DB_NAME", &[]), "a", "{condition}");
+        assert_eq!(of(&redirects).constant("DB_NAME", &["--host", "a.example"]), "a", "{condition}");
+    }
+}
+
+#[test]
+fn what_comes_after_wordpress_is_not_lost() {
+    let of = |rest: &str| Wordpress::with(&format!("<?php define( 'DB_NAME', 'a' );\n{LOAD}\n{rest}"));
+    let late = of("\ndefine( 'JWT_AUTH_CORS_ENABLE', false );");
+    late.refused(&[], "wp-config.php:4: JWT_AUTH_CORS_ENABLE comes after the line that loads wp-settings.php");
+    of("const JWT_AUTH_SECRET_KEY = 'x';").refused(&[], "move it before that line");
+    for harmless in ["// define( 'JWT_AUTH_CORS_ENABLE', false );", "/* JWT_AUTH_SECRET_KEY */", "do_something();"] {
+        assert_eq!(of(harmless).constant("DB_NAME", &[]), "a", "{harmless}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_asked_for_as_a_file_is_not_shown() {
+    let source = format!(
+        "<?php $k = '{SECRET}'; define( 'JWT_AUTH_SECRET_KEY', is_file( $k ) ? file_get_contents( $k ) : $k );\n\
+         file_exists( __DIR__ . '/.env.local' ); {LOAD}"
+    );
+    let site = Wordpress::with(&source);
+    let printed = site.import(&["--print"]);
+    assert!(said(&printed).contains(".env.local: is not there"), "{}", said(&printed));
+    assert_eq!(site.constant("JWT_AUTH_SECRET_KEY", &[]), SECRET);
+}
+
+#[test]
+fn what_a_pool_sets_counts() {
+    let site = Wordpress::with(&format!("<?php define( 'DB_NAME', $_ENV['NAME'] ?? 'none' ); {LOAD}"));
+    let pool = |lines: &str| {
+        let file = site.wp_config().with_file_name("pool.conf");
+        fs::write(&file, format!("[www]\nuser = {}\nenv[NAME] = b\n{lines}\n", site.user())).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let file = pool("php_admin_value[variables_order] = EGPCS");
+    assert_eq!(site.constant("DB_NAME", &["--fpm-pool", &file]), "b");
+    fs::remove_file(site.output()).unwrap();
+    let file = pool("clear_env = no");
+    site.refused(&["--fpm-pool", &file], "--env-file");
+    let file = pool("php_value[auto_prepend_file] = /srv/before.php");
+    site.refused(&["--fpm-pool", &file], "auto_prepend_file");
 }
 
 #[test]

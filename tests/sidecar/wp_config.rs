@@ -103,8 +103,9 @@ fn compared(case: &Case, place: &LaidOut, answer: &serde_json::Value) -> Result<
                 return Err(format!("is refused, but not with {part:?}: {said}"));
             }
             // What is not there, PHP does not know either.
-            let has_way_out =
-                ["`wp-jwt-sidecar import`", "; set ", "letters, digits"].iter().any(|way| said.contains(way));
+            let has_way_out = ["`wp-jwt-sidecar import`", "; set ", "letters, digits", "move it before that"]
+                .iter()
+                .any(|way| said.contains(way));
             if !has_way_out || said.contains('\u{1b}') {
                 return Err(format!("has no way out: {said}"));
             }

@@ -75,7 +75,7 @@ pub(super) fn parse(text: &str) -> Result<Imported, String> {
     if let Some(unknown) = constants.keys().find(|name| !CONSTANTS.contains(&name.as_str())) {
         return Err(format!("has a constant {unknown}, which is not asked for; {again}"));
     }
-    let scalar = |value: Value| scalar(value).ok_or_else(|| format!("has base64 that is none; {again}"));
+    let scalar = |value: Value| scalar(value).ok_or_else(|| format!("has invalid base64; {again}"));
     let constants: Result<BTreeMap<_, _>, String> =
         constants.into_iter().map(|(name, value)| Ok((name, scalar(value)?))).collect();
     let table_prefix = table_prefix.map(scalar).transpose()?;

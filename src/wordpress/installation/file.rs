@@ -83,6 +83,8 @@ fn imported(import: &config::ImportFile, wanted: Option<&Path>) -> Result<Option
         ..Fault::default()
     };
     let imported = Imported::read(&import.path).map_err(fault)?;
+    let wanted = wanted.map(file_in);
+    let wanted = wanted.as_deref();
     if let Some(wanted) = wanted.filter(|wanted| !imported.is_of(wanted, &found(wanted))) {
         return match import.is_named {
             true => Err(fault(format!(
@@ -100,10 +102,14 @@ fn imported(import: &config::ImportFile, wanted: Option<&Path>) -> Result<Option
     }))
 }
 
-/// Reads `path`, or what WordPress would take where there is no such file. A directory means the
-/// `wp-config.php` in it.
+/// A directory means the `wp-config.php` in it.
+fn file_in(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("wp-config.php") } else { path.to_owned() }
+}
+
+/// Reads `path`, or what WordPress would take where there is no such file.
 fn read(path: &Path, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<ConfigFile, Fault> {
-    let wanted = if path.is_dir() { path.join("wp-config.php") } else { path.to_owned() };
+    let wanted = file_in(path);
     let found = found(&wanted);
     let source = read_limited(&found).map_err(|error| fault(&found, unreadable(&found, &error)))?;
     let resolved = fs::canonicalize(&found).map_err(|error| fault(&found, unreadable(&found, &error)))?;

@@ -214,7 +214,8 @@ fn an_import_wins_unless_it_is_another_sites() {
         let config = config::WordPress { config: wp_config.map(at), import, ..explicit() };
         installation(&config, &no_jwt(), &|_| None).map_err(problems)
     };
-    for wp_config in [Some("wp-config.php"), None] {
+    // Its directory, too.
+    for wp_config in [Some("wp-config.php"), Some(""), None] {
         let site = of(wp_config, false).unwrap();
         assert_eq!(site.database_label, "of-php@of-php:3306/of-php");
         assert_eq!((site.table_prefix.as_str(), site.wp_home.clone()), ("x_", WpHome::Dynamic));

@@ -6,7 +6,7 @@ use super::call::function_name;
 use super::environment::DockerText;
 use super::expression::operand;
 use super::scope::Slot;
-use super::value::Value;
+use super::value::{LATE, Value};
 use super::{Flow, Reader, WpConfigError, line, literal, text};
 
 impl Reader<'_> {
@@ -191,7 +191,7 @@ impl Reader<'_> {
 
     /// After wp-settings.php: WordPress is set up by then, but its plugins see the constants when they serve a request.
     fn touch_late(&mut self, node: Node<'_>, source: &[u8]) {
-        let doubt = self.doubt(node, "comes after wp-settings.php and may define it: move it before that");
+        let doubt = self.doubt(node, LATE);
         let (lost, prefix) = (self.scope.lost.clone(), self.scope.variable("table_prefix").ok().flatten().cloned());
         self.is_late = true;
         self.touch(node, source, &doubt);

@@ -60,7 +60,15 @@ pub struct Doubt {
     pub(super) why: String,
 }
 
+/// Why a definition counts that PHP comes to after WordPress is loaded.
+pub(super) const LATE: &str = "comes after wp-settings.php and may define it: move it before that";
+
 impl Doubt {
+    /// Whether it stands where an import does not come to.
+    pub fn is_late(&self) -> bool {
+        self.why == LATE
+    }
+
     /// Of what stands in no line.
     pub fn elsewhere(why: impl Into<String>) -> Self {
         Self { place: SourcePos { line: 0, file: None }, why: why.into() }
