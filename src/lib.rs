@@ -163,6 +163,9 @@ pub mod internals {
         pub mod database {
             pub use crate::wordpress::database::{Database, DatabaseError, Hosts, Session};
         }
+        pub mod imported {
+            pub use crate::wordpress::imported::CONSTANTS;
+        }
         pub mod installation {
             pub use crate::wordpress::installation::installation;
         }

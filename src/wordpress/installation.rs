@@ -7,7 +7,9 @@
 
 mod database;
 mod file;
+mod folders;
 mod own;
+mod tables;
 mod tls;
 mod unknown;
 
@@ -15,7 +17,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::database::Hosts;
 use super::salts::{SALT_CONSTANTS, SaltConstants};
@@ -202,68 +204,6 @@ struct Assembly<'a> {
 }
 
 impl Assembly<'_> {
-    fn table_prefix(&mut self, config: &config::WordPress) -> Option<String> {
-        let key = "wordpress.table_prefix";
-        let prefix = match (&config.table_prefix, self.file) {
-            (Some(prefix), _) => prefix.clone(),
-            (None, None) => {
-                self.fault(key, "is required where there is no wordpress.config".to_owned());
-                return None;
-            }
-            (None, Some(file)) => match file.content.table_prefix() {
-                Lookup::Known(scalar, _) => String::from_utf8_lossy(&scalar.to_bytes()).into_owned(),
-                Lookup::NotDefined => {
-                    self.not_there("$table_prefix", key);
-                    return None;
-                }
-                Lookup::Unknown(doubt) => {
-                    self.doubtful("$table_prefix", key, &doubt);
-                    return None;
-                }
-            },
-        };
-        // SECURITY: it is pasted into SQL. WordPress refuses other characters too (`wpdb::set_prefix`).
-        if !is_plain(&prefix) {
-            let key = if config.table_prefix.is_some() { key } else { "wordpress.config" };
-            self.fault(key, "the table prefix may hold letters, digits and underscores only".to_owned());
-            return None;
-        }
-        Some(prefix)
-    }
-
-    /// `wpdb::tables()` puts `CUSTOM_USER_TABLE` in the place of `users`, prefix and all.
-    fn users_table(&mut self, prefix: Option<&str>) -> Option<String> {
-        const NAME: &str = "CUSTOM_USER_TABLE";
-        let problem = match self.constant(NAME) {
-            Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
-                // SECURITY: it is pasted into SQL.
-                Ok(table) if !table.is_empty() && is_plain(&table) => return Some(table),
-                _ => format!("{} gives it more than letters, digits and underscores, or nothing", giver(line)),
-            },
-            Lookup::Unknown(doubt) => {
-                self.doubtful(NAME, "", &doubt);
-                return None;
-            }
-            // Code that is not followed could define it, but hardly a site shares its users: told by `check`, not refused.
-            Lookup::NotDefined => return prefix.map(|prefix| format!("{prefix}users")),
-        };
-        let fix = "define it there as a plain text";
-        self.fault("wordpress.config", format!("the constant {NAME} cannot be known: {problem}; {fix}"));
-        None
-    }
-
-    /// As [`Assembly::users_table`].
-    fn usermeta_table(&self, prefix: &str) -> Option<String> {
-        match self.constant("CUSTOM_USER_META_TABLE") {
-            // SECURITY: it is pasted into SQL.
-            Lookup::Known(scalar, _) => {
-                String::from_utf8(scalar.to_bytes()).ok().filter(|table| !table.is_empty() && is_plain(table))
-            }
-            Lookup::Unknown(_) => None,
-            Lookup::NotDefined => Some(format!("{prefix}usermeta")),
-        }
-    }
-
     fn salts(&mut self, config: &config::WordPress) -> Option<SaltConstants> {
         if let (Some(key), Some(salt)) = (&config.auth_key, &config.auth_salt) {
             return Some(SaltConstants::explicit(key.clone(), salt.clone()));
@@ -382,41 +322,6 @@ impl Assembly<'_> {
         is_one("BLOG_ID_CURRENT_SITE") && is_one("SITE_ID_CURRENT_SITE") && !unsure
     }
 
-    fn plugins_dir(&self) -> Option<PathBuf> {
-        let below_content = self.content_dirs().into_iter().map(|content| Some(content?.join("plugins")));
-        std::iter::once(self.constant_path("WP_PLUGIN_DIR")).chain(below_content).flatten().find(|path| is_folder(path))
-    }
-
-    fn content_dir(&self) -> Option<PathBuf> {
-        self.content_dirs().into_iter().flatten().find(|path| is_folder(path))
-    }
-
-    /// As `wp_initial_constants()` has it.
-    fn mu_plugins_dir(&self) -> Option<PathBuf> {
-        match self.constant("WPMU_PLUGIN_DIR") {
-            Lookup::NotDefined => self.content_dir().map(|content| content.join("mu-plugins")),
-            Lookup::Known(..) | Lookup::Unknown(_) => {
-                self.constant_path("WPMU_PLUGIN_DIR").filter(|path| path.is_absolute())
-            }
-        }
-    }
-
-    /// Where `wp-content` can be, the best first.
-    fn content_dirs(&self) -> [Option<PathBuf>; 3] {
-        [
-            self.constant_path("WP_CONTENT_DIR"),
-            self.constant_path("ABSPATH").map(|root| root.join("wp-content")),
-            self.file.and_then(|file| file.path.parent()).map(|directory| directory.join("wp-content")),
-        ]
-    }
-
-    fn constant_path(&self, name: &str) -> Option<PathBuf> {
-        match self.constant(name) {
-            Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().map(PathBuf::from),
-            Lookup::NotDefined | Lookup::Unknown(_) => None,
-        }
-    }
-
     fn language(&self) -> Option<String> {
         match self.constant("WPLANG") {
             Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok(),
@@ -503,14 +408,6 @@ impl Assembly<'_> {
 /// What gives a constant its value; an import knows no lines.
 fn giver(line: usize) -> String {
     if line == 0 { "PHP".to_owned() } else { format!("line {line}") }
-}
-
-fn is_folder(path: &Path) -> bool {
-    path.is_absolute() && path.is_dir()
-}
-
-fn is_plain(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 #[cfg(test)]

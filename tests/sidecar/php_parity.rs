@@ -4,7 +4,7 @@
 //! Each PHP process takes a batch, as starting one costs more than the work of hundreds of inputs.
 //! The seeds are fixed: a run is the same every time; `PHP_PARITY_CASES` asks for more inputs.
 
-mod configuration;
+pub(crate) mod configuration;
 mod generated;
 
 use std::io::Write as _;

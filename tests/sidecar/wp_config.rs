@@ -8,46 +8,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
 use wp_jwt_sidecar::internals::config;
+use wp_jwt_sidecar::internals::wordpress::imported::CONSTANTS;
 use wp_jwt_sidecar::internals::wordpress::installation::installation;
-use wp_jwt_sidecar::internals::wordpress::wp_config::{self, Lookup, Scalar, Surroundings};
+use wp_jwt_sidecar::internals::wordpress::wp_config::{self, Lookup, Surroundings};
 
+use crate::php_parity::configuration::described;
 use crate::php_parity::{hex, php};
 use cases::{Case, Expected, LaidOut};
-
-/// All constants that the sidecar looks at.
-const CONSTANTS: [&str; 31] = [
-    "DB_NAME",
-    "DB_USER",
-    "DB_PASSWORD",
-    "DB_HOST",
-    "AUTH_KEY",
-    "SECURE_AUTH_KEY",
-    "LOGGED_IN_KEY",
-    "NONCE_KEY",
-    "AUTH_SALT",
-    "SECURE_AUTH_SALT",
-    "LOGGED_IN_SALT",
-    "NONCE_SALT",
-    "SECRET_KEY",
-    "SECRET_SALT",
-    "JWT_AUTH_SECRET_KEY",
-    "JWT_AUTH_CORS_ENABLE",
-    "MULTISITE",
-    "SUBDOMAIN_INSTALL",
-    "VHOST",
-    "SUNRISE",
-    "BLOG_ID_CURRENT_SITE",
-    "SITE_ID_CURRENT_SITE",
-    "WP_HOME",
-    "WP_SITEURL",
-    "MYSQL_CLIENT_FLAGS",
-    "CUSTOM_USER_TABLE",
-    "WP_CONTENT_DIR",
-    "WP_PLUGIN_DIR",
-    "WPMU_PLUGIN_DIR",
-    "WPLANG",
-    "ABSPATH",
-];
 
 #[test]
 fn what_is_read_is_what_php_has_and_all_else_is_refused_with_a_way_out() {
@@ -172,14 +139,4 @@ fn each_value(
         }
         _ => Ok(()),
     }
-}
-
-fn described(scalar: &Scalar) -> serde_json::Value {
-    let kind = match scalar {
-        Scalar::Text(_) => "string",
-        Scalar::Integer(_) => "int",
-        Scalar::Boolean(_) => "bool",
-        Scalar::Null => "null",
-    };
-    serde_json::json!([kind, hex(&scalar.to_bytes())])
 }

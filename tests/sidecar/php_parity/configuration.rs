@@ -210,7 +210,7 @@ fn surroundings() -> Surroundings<'static> {
     }
 }
 
-fn described(scalar: &Scalar) -> serde_json::Value {
+pub(crate) fn described(scalar: &Scalar) -> serde_json::Value {
     let kind = match scalar {
         Scalar::Text(_) => "string",
         Scalar::Integer(_) => "int",

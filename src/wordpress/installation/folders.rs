@@ -1,0 +1,47 @@
+//! Where the site's code is.
+
+use std::path::{Path, PathBuf};
+
+use super::Assembly;
+use crate::wordpress::wp_config::Lookup;
+
+impl Assembly<'_> {
+    pub(super) fn plugins_dir(&self) -> Option<PathBuf> {
+        let below_content = self.content_dirs().into_iter().map(|content| Some(content?.join("plugins")));
+        std::iter::once(self.constant_path("WP_PLUGIN_DIR")).chain(below_content).flatten().find(|path| is_folder(path))
+    }
+
+    pub(super) fn content_dir(&self) -> Option<PathBuf> {
+        self.content_dirs().into_iter().flatten().find(|path| is_folder(path))
+    }
+
+    /// As `wp_initial_constants()` has it.
+    pub(super) fn mu_plugins_dir(&self) -> Option<PathBuf> {
+        match self.constant("WPMU_PLUGIN_DIR") {
+            Lookup::NotDefined => self.content_dir().map(|content| content.join("mu-plugins")),
+            Lookup::Known(..) | Lookup::Unknown(_) => {
+                self.constant_path("WPMU_PLUGIN_DIR").filter(|path| path.is_absolute())
+            }
+        }
+    }
+
+    /// Where `wp-content` can be, the best first.
+    fn content_dirs(&self) -> [Option<PathBuf>; 3] {
+        [
+            self.constant_path("WP_CONTENT_DIR"),
+            self.constant_path("ABSPATH").map(|root| root.join("wp-content")),
+            self.file.and_then(|file| file.path.parent()).map(|directory| directory.join("wp-content")),
+        ]
+    }
+
+    fn constant_path(&self, name: &str) -> Option<PathBuf> {
+        match self.constant(name) {
+            Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().map(PathBuf::from),
+            Lookup::NotDefined | Lookup::Unknown(_) => None,
+        }
+    }
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.is_absolute() && path.is_dir()
+}
