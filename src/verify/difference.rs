@@ -81,12 +81,15 @@ kinds! {
         does, refreshes stay WordPress's.";
     /// The members of the JSON.
     Body = "body", "The site's own code changes the answer (the filter jwt_auth_token_before_dispatch, or one of the REST API). \
-        Refreshes stay WordPress's while it does.";
+        Refreshes stay WordPress's while it does, unless what it adds is declared: `wp-jwt-sidecar verify` prints how, where it \
+        can be.";
     /// A claim of the access token.
-    Claim = "claim", "The site's own code changes the claims of the token. Refreshes stay WordPress's while it does.";
+    Claim = "claim", "The site's own code changes the claims of the token. Refreshes stay WordPress's while it does, \
+        unless they are declared: `wp-jwt-sidecar verify` prints how, where they can be.";
     /// How long a token lives.
     Lifetime = "lifetime", "The site's own code changes how long a token lives (the filters jwt_auth_expire and \
-        jwt_auth_refresh_token_expiration). Refreshes stay WordPress's while it does.";
+        jwt_auth_refresh_token_expiration). Refreshes stay WordPress's while it does; a lifetime of access tokens that is the \
+        same for all can be declared ([jwt] lifetime).";
     /// The signature, or all hashes: the keys are not the same.
     Keys = "keys", "Compare JWT_AUTH_SECRET_KEY, AUTH_KEY, AUTH_SALT and the home URL with those that PHP has: `wp-jwt-sidecar \
         doctor` does. They are the configuration's [jwt] and [wordpress] keys, or wp-config.php's constants.";

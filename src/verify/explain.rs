@@ -285,7 +285,7 @@ fn judge(
         .filter_map(|sample| Some((&sample.facts, &part.of(&sample.deviation).get(value(sample)?)?.1)))
         .collect();
     if seen.len() < samples.len() {
-        explained.open.push(format!("nothing known explains {what}: it is otherwise for some users only"));
+        explained.open.push(format!("nothing known explains {what}: only some users' answers have it"));
         return;
     }
     if let Some(member) = member {

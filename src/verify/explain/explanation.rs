@@ -89,7 +89,7 @@ impl Explanation {
         let Some(toml) = &self.toml else {
             return match self.users {
                 users if users < USERS => {
-                    format!("what would explain it is said after answers to {USERS} users, and was seen in {users}")
+                    format!("an explanation needs the answers to {USERS} users; so far there are those to {users}")
                 }
                 _ if self.open.is_empty() => "what is declared is not what WordPress answers".to_owned(),
                 _ => "no configuration is known that would explain it".to_owned(),
@@ -167,7 +167,7 @@ pub fn ambiguous(what: &str, sources: &[Source]) -> String {
         names.push(format!("{beyond} more"));
     }
     format!(
-        "{what} is {}: the users seen have the same in all of them, and one who has not will tell",
+        "{what} is {}: all users seen so far have the same value in each of them; a user with different values decides it",
         names.join(" or ")
     )
 }

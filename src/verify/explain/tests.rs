@@ -210,10 +210,8 @@ fn what_users_do_not_tell_apart_is_said_and_settles_with_one_who_does() {
     assert_eq!((&explanation.toml, explanation.is_complete), (&None, false));
     assert_eq!(
         said(explanation),
-        [
-            "body +role is a constant or { roles = \"first\" } or { roles = \"joined\" }: the users seen have the same in all of \
-          them, and one who has not will tell"
-        ]
+        ["body +role is a constant or { roles = \"first\" } or { roles = \"joined\" }: all users seen so far have \
+         the same value in each of them; a user with different values decides it"]
     );
     assert!(explaining.wants(9, 200));
     let facts = user(9, &["editor"], &[]);
@@ -283,7 +281,7 @@ fn what_nothing_known_explains_is_named() {
             "body +token cannot be declared: token is a member that the sidecar itself fills in",
             "body +… cannot be declared: its name may be a value, and is not shown",
             "body +a.… cannot be declared: its name may be a value, and is not shown",
-            "nothing known explains body +vip: it is otherwise for some users only",
+            "nothing known explains body +vip: only some users' answers have it",
             "nothing known explains body -refresh_token",
             "nothing known explains claim -data.user.id",
             "nothing known explains header +set-cookie",
