@@ -186,7 +186,7 @@ fn three_users_are_needed_and_no_user_counts_twice() {
     let mut explaining = explaining(both, Declared::default(), |facts| fields(json!({"mail": facts.email})));
     let explanation = explaining.explanation().unwrap();
     assert_eq!((explanation.users, &explanation.toml, explanation.is_complete), (2, &None, false));
-    assert!(explanation.heading().contains("was seen in 2") && said(explanation).is_empty());
+    assert!(explanation.heading().contains("so far there are those to 2") && said(explanation).is_empty());
     assert!(!explaining.wants(3, 200) && explaining.wants(5, 200));
     let again = Sample { facts: users().remove(1), deviation: fields(json!({"mail": "x"})), declared: Arc::default() };
     assert!(add(&mut explaining, again, 200).is_none());
