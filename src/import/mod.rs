@@ -113,14 +113,13 @@ pub fn run(files: &SiteFiles, how: &How, out: &mut impl Write) -> Result<Outcome
         return Ok(Outcome::Unchanged);
     }
     let target = write::Target { path: how.output.as_ref().unwrap_or(&files.import), group: &how.group };
-    let text = imported.to_toml()?;
-    let outcome = if target.has(&text) { Outcome::Unchanged } else { Outcome::Changed };
+    let outcome = if target.says(&imported) { Outcome::Unchanged } else { Outcome::Changed };
     let path = target.path.display();
     match (how.check, outcome) {
         (true, Outcome::Unchanged) => writeln!(out, "{path}: nothing would change")?,
         (true, Outcome::Changed) => writeln!(out, "{path}: would change; run `wp-jwt-sidecar import` without --check")?,
         (false, _) => {
-            target.write(&text)?;
+            target.write(&imported.to_toml()?)?;
             let (constants, watched) = (imported.constants.len(), imported.files.len());
             writeln!(
                 out,

@@ -225,6 +225,13 @@ fn an_import_wins_unless_it_is_another_sites() {
     let site = of(Some("other.php"), false).unwrap();
     assert_eq!((site.database_label.as_str(), site.import.as_ref()), ("user@db.example.com:3307/other", None));
     assert!(site.source().starts_with("as read in "), "{}", site.source());
+    let other = site.passed_over.unwrap();
+    assert_eq!((other.file, other.made_of, other.wanted), (at("site.toml"), at("wp-config.php"), at("other.php")));
+    // Who is sent to `import` has run it.
+    fs::write(at("computed.php"), "<?php define('DB_NAME', $x);").unwrap();
+    let faults = of(Some("computed.php"), false).unwrap_err();
+    assert!(faults.last().unwrap().contains("site.toml is not taken: it was made of "), "{faults:?}");
+    assert_eq!(of(Some("wp-config.php"), false).unwrap().passed_over, None);
     let faults = of(Some("other.php"), true).unwrap_err();
     assert!(faults[0].starts_with("wordpress.import: was made of ") && faults.len() == 1, "{faults:?}");
 
