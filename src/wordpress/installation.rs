@@ -15,8 +15,6 @@ mod tables;
 mod tls;
 mod unknown;
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -167,7 +165,7 @@ fn assembled(
     config: &config::WordPress,
     jwt: &config::Jwt,
 ) -> Result<Installation, Vec<Fault>> {
-    let mut assembly = Assembly { file, faults: Vec::new(), unknown: Vec::new(), asked: RefCell::default() };
+    let mut assembly = Assembly { file, faults: Vec::new(), unknown: Vec::new() };
     let database = assembly.database(config);
     let table_prefix = assembly.table_prefix(config);
     let users_table = assembly.users_table(table_prefix.as_deref());
@@ -195,7 +193,7 @@ fn assembled(
                 content_dir: assembly.content_dir(),
                 mu_plugins_dir: assembly.mu_plugins_dir(),
                 language: assembly.language(),
-                assumed: assembly.assumed(config),
+                assumed: assembly.assumed(),
                 import: assembly.import(),
                 passed_over: None,
             })
@@ -209,8 +207,6 @@ struct Assembly<'a> {
     faults: Vec<Fault>,
     /// What is needed and not known.
     unknown: Vec<Unknown>,
-    /// The constants that were looked at.
-    asked: RefCell<BTreeSet<String>>,
 }
 
 impl Assembly<'_> {
@@ -272,23 +268,18 @@ impl Assembly<'_> {
         }
     }
 
-    /// About all that was looked at, and about the file's own conditions.
-    fn assumed(&self, config: &config::WordPress) -> Vec<String> {
+    fn assumed(&self) -> Vec<String> {
         let Some(file) = self.file else { return Vec::new() };
-        let asked = self.asked.borrow();
-        let prefix = config.table_prefix.is_none().then_some("$table_prefix");
-        let names = asked.iter().map(String::as_str).chain(prefix).chain([""]);
         // Hardly a site has them: told, not refused.
         let unseen = ["CUSTOM_USER_TABLE", "CUSTOM_USER_META_TABLE", "JWT_AUTH_CORS_ENABLE", "MYSQL_CLIENT_FLAGS"];
         let unseen = unseen.into_iter().filter_map(|name| {
             let doubt = self.incomplete().filter(|_| matches!(file.content.constant(name), Lookup::NotDefined))?;
             Some(format!("{name}: taken as not defined, but {doubt}"))
         });
-        names.flat_map(|name| file.content.assumed(name)).chain(unseen).collect()
+        file.content.assumed().into_iter().chain(unseen).collect()
     }
 
     fn constant(&self, name: &str) -> Lookup<'_> {
-        self.asked.borrow_mut().insert(name.to_owned());
         self.file.map_or(Lookup::NotDefined, |file| file.content.constant(name))
     }
 

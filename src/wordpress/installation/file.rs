@@ -46,9 +46,9 @@ impl Content {
     }
 
     /// See [`WpConfig::assumed`]. PHP assumes nothing.
-    pub(super) fn assumed(&self, name: &str) -> Vec<String> {
+    pub(super) fn assumed(&self) -> Vec<String> {
         match self {
-            Self::Read(read) => read.assumed(name).collect(),
+            Self::Read(read) => read.assumed(),
             Self::Imported(_) => Vec::new(),
         }
     }

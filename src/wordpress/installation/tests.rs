@@ -352,7 +352,7 @@ fn what_is_assumed_is_told() {
     let site = read(&format!("{source} define('WP_DEBUG', getenv('DEBUG') ?: false); define('WPLANG', 'de_DE');"));
     assert_eq!(
         site.assumed,
-        ["AUTH_KEY: the default in line 6, since KEY_OF_SITE is not in the sidecar's environment"]
+        ["the file's own defaults, since these are not in the sidecar's environment: DEBUG, KEY_OF_SITE"]
     );
     assert_eq!(site.language.as_deref(), Some("de_DE"));
     assert_eq!((read(PLAIN).assumed, read(PLAIN).language), (Vec::new(), None));

@@ -1,8 +1,7 @@
-//! What is known at one point of the walk: constants, variables, the environment.
+//! What is known at one point of the walk: constants and variables.
 //!
 //! There is one state, not one for each branch. Code that may or may not run is not run: what it may touch becomes
-//! unknown ([`super::touched`]). What becomes unknown as a whole stays so, since code that is not read may have left
-//! references and handlers behind, which change it again at any time.
+//! unknown ([`super::touched`]), and stays so, since references and handlers may change it again at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,14 +24,12 @@ pub(super) struct Lost {
     pub(super) environment: Option<Doubt>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Scope {
     constants: BTreeMap<String, Slot>,
     variables: BTreeMap<String, Value>,
-    /// Variables that a reference may change under another name.
-    aliased: BTreeSet<String>,
-    /// What the file itself has set.
-    environment: BTreeMap<String, Value>,
+    /// Variables that are unknown for good.
+    hidden: BTreeSet<String>,
     pub(super) lost: Lost,
 }
 
@@ -42,14 +39,14 @@ impl Scope {
     }
 
     /// The first definition wins. Returns whether this was the first, if that is certain.
-    pub(super) fn define(&mut self, name: &str, slot: Slot) -> Option<bool> {
+    pub(super) fn define(&mut self, name: &str, value: Value, place: SourcePos) -> Option<bool> {
         let (value, first) = match (self.constants.get(name), &self.lost.constants) {
             (Some(there), _) if there.certain => return Some(false),
             (Some(there), _) => (there.value.clone(), None),
             (None, Some(doubt)) => (Value::Unknown(doubt.clone()), None),
-            (None, None) => (slot.value.clone(), Some(true)),
+            (None, None) => (value, Some(true)),
         };
-        self.constants.insert(name.to_owned(), Slot { value, ..slot });
+        self.constants.insert(name.to_owned(), Slot { value, place, certain: true });
         first
     }
 
@@ -65,23 +62,20 @@ impl Scope {
     }
 
     pub(super) fn set_variable(&mut self, name: &str, value: Value) {
-        if !self.aliased.contains(name) {
+        if !self.hidden.contains(name) {
             self.variables.insert(name.to_owned(), value);
         }
     }
 
     /// From here on it may change without being named.
-    pub(super) fn alias(&mut self, name: &str, doubt: &Doubt) {
+    pub(super) fn hide(&mut self, name: &str, doubt: &Doubt) {
         self.set_variable(name, Value::Unknown(doubt.clone()));
-        self.aliased.insert(name.to_owned());
+        self.hidden.insert(name.to_owned());
     }
 
-    pub(super) fn environment(&self, key: &str) -> Result<Option<&Value>, &Doubt> {
-        self.lost.environment.as_ref().map_or_else(|| Ok(self.environment.get(key)), Err)
-    }
-
-    pub(super) fn set_environment(&mut self, key: String, value: Value) {
-        self.environment.insert(key, value);
+    /// All but the constants is as it was.
+    pub(super) fn back_to(&mut self, before: Self) {
+        *self = Self { constants: std::mem::take(&mut self.constants), ..before };
     }
 
     /// Code has run, or may have, that was not read: it can define any constant and change anything else.
