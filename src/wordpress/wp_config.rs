@@ -102,7 +102,7 @@ impl WpConfig {
     /// Why a constant that is not defined may be defined all the same: a file that was not read,
     /// for instance. `None` where all is known.
     pub fn incomplete(&self) -> Option<&Doubt> {
-        self.scope.lost.constants.as_ref()
+        self.scope.lost.as_ref()
     }
 }
 

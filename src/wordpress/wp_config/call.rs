@@ -38,7 +38,8 @@ impl Reader<'_> {
             return self.unknown(node, "is not read any more");
         }
         match (name.as_str(), values.as_slice()) {
-            ("define", [name, value, rest @ ..]) => self.call_define(node, name, value, rest),
+            // Before PHP 8 a third argument could make the name count in any case.
+            ("define", [name, value]) => self.call_define(node, name, value),
             ("defined", [name]) => self.call_defined(node, name),
             ("getenv", [name] | [name, _]) => self.call_getenv(node, name),
             ("getenv_docker", [name, default]) => self.call_getenv_docker(node, name, default),

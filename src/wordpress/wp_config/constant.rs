@@ -40,18 +40,12 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn call_define(&mut self, node: Node<'_>, name: &Value, value: &Value, rest: &[Value]) -> Value {
+    pub(super) fn call_define(&mut self, node: Node<'_>, name: &Value, value: &Value) -> Value {
         let Some(name) = name.known_text() else {
             let doubt = self.doubt(node, "defines a constant whose name only PHP knows");
-            self.scope.lost.constants.get_or_insert_with(|| doubt.clone());
+            self.scope.lose(&doubt);
             return Value::Unknown(doubt);
         };
-        // Before PHP 8 a third argument made the name count in any case.
-        let upper = name.to_ascii_uppercase();
-        if !rest.iter().all(|value| matches!(value, Value::Known(scalar) if !scalar.is_true())) && upper != name {
-            let doubt = self.doubt(node, format!("may define {}, too: the third argument", printable(&upper)));
-            self.scope.may_define(&upper, self.place(node), &doubt);
-        }
         match self.scope.define(name, value.clone(), self.place(node)) {
             Some(first) => Value::boolean(first),
             None => self.unknown(node, "may define a constant again"),
@@ -62,7 +56,7 @@ impl Reader<'_> {
         let Some(name) = name.known_text() else {
             return self.unknown(node, "asks for a constant whose name only PHP knows");
         };
-        match (self.scope.constant(name), &self.scope.lost.constants) {
+        match (self.scope.constant(name), &self.scope.lost) {
             (Some(slot), _) if slot.certain => Value::boolean(true),
             (Some(slot), _) => self.computed(node, &slot.value),
             (None, Some(doubt)) => Value::Unknown(doubt.clone()),
@@ -93,7 +87,7 @@ impl Reader<'_> {
     pub(super) fn touch_define(&mut self, node: Node<'_>, name: Option<Node<'_>>, source: &[u8], doubt: &super::Doubt) {
         match name.and_then(|name| literal::text_of(name, source)) {
             Some(name) => self.scope.may_define(&name, self.place(node), doubt),
-            None => _ = self.scope.lost.constants.get_or_insert_with(|| doubt.clone()),
+            None => self.scope.lose(doubt),
         }
     }
 }

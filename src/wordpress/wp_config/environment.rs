@@ -14,6 +14,10 @@ use super::expression::printable;
 use super::value::{Scalar, Value};
 use super::{Reader, text};
 
+/// The two, as errors call them.
+pub(super) const ARRAY: &str = "$_ENV";
+pub(super) const PROCESS: &str = "getenv()";
+
 /// What is taken for granted about PHP's environment. An operator can compare the two.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
@@ -86,9 +90,12 @@ fn is_of_request(name: &str) -> bool {
 impl Reader<'_> {
     /// A variable of the environment, from `$_ENV` or from the process.
     pub(super) fn variable_of_environment(&mut self, node: Node<'_>, name: &str, in_array: bool) -> Value {
-        let (shown, store) = (printable(name), if in_array { "$_ENV" } else { "getenv()" });
-        if let Some(doubt) = &self.scope.lost.environment {
-            return Value::Unknown(doubt.clone());
+        let (shown, store) = (printable(name), if in_array { ARRAY } else { PROCESS });
+        // What changes one of the two as a whole hides it as a variable of that name.
+        match self.scope.variable(store) {
+            Ok(None) => {}
+            Ok(Some(hidden)) => return hidden.clone(),
+            Err(doubt) => return Value::Unknown(doubt.clone()),
         }
         if is_of_request(name) {
             return self.unknown(node, format!("depends on {shown} from {store}, which the request may set"));

@@ -16,21 +16,14 @@ pub(super) struct Slot {
     pub(super) certain: bool,
 }
 
-/// Why nothing more can be known of a kind.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Lost {
-    pub(super) constants: Option<Doubt>,
-    pub(super) variables: Option<Doubt>,
-    pub(super) environment: Option<Doubt>,
-}
-
 #[derive(Debug, Default, Clone)]
 pub(super) struct Scope {
     constants: BTreeMap<String, Slot>,
     variables: BTreeMap<String, Value>,
     /// Variables that are unknown for good.
     hidden: BTreeSet<String>,
-    pub(super) lost: Lost,
+    /// Why nothing more can be known.
+    pub(super) lost: Option<Doubt>,
 }
 
 impl Scope {
@@ -40,7 +33,7 @@ impl Scope {
 
     /// The first definition wins. Returns whether this was the first, if that is certain.
     pub(super) fn define(&mut self, name: &str, value: Value, place: SourcePos) -> Option<bool> {
-        let (value, first) = match (self.constants.get(name), &self.lost.constants) {
+        let (value, first) = match (self.constants.get(name), &self.lost) {
             (Some(there), _) if there.certain => return Some(false),
             (Some(there), _) => (there.value.clone(), None),
             (None, Some(doubt)) => (Value::Unknown(doubt.clone()), None),
@@ -58,7 +51,7 @@ impl Scope {
 
     /// `None` where nothing has set it, `Err` says why nothing is known.
     pub(super) fn variable(&self, name: &str) -> Result<Option<&Value>, &Doubt> {
-        self.lost.variables.as_ref().map_or_else(|| Ok(self.variables.get(name)), Err)
+        self.lost.as_ref().map_or_else(|| Ok(self.variables.get(name)), Err)
     }
 
     pub(super) fn set_variable(&mut self, name: &str, value: Value) {
@@ -80,8 +73,6 @@ impl Scope {
 
     /// Code has run, or may have, that was not read: it can define any constant and change anything else.
     pub(super) fn lose(&mut self, doubt: &Doubt) {
-        self.lost.constants.get_or_insert_with(|| doubt.clone());
-        self.lost.variables.get_or_insert_with(|| doubt.clone());
-        self.lost.environment.get_or_insert_with(|| doubt.clone());
+        self.lost.get_or_insert_with(|| doubt.clone());
     }
 }

@@ -185,7 +185,7 @@ impl Reader<'_> {
         let before = self.scope.clone();
         self.is_late = true;
         self.touch(node, source, &doubt);
-        if let (Some(doubt), None) = (&self.scope.lost.constants, &before.lost.constants) {
+        if let (Some(doubt), None) = (&self.scope.lost, &before.lost) {
             self.late.get_or_insert_with(|| doubt.clone());
         }
         self.scope.back_to(before);

@@ -80,7 +80,7 @@ fn what_wordpress_ships_is_read() {
 fn definitions_in_all_their_forms() {
     for source in [
         "define('WP_X', 'v');",
-        "\\DEFINE(\"WP_X\", 'v', false,);",
+        "\\DEFINE(\"WP_X\", 'v',);",
         "const Y = 'n', WP_X = 'v';",
         "?> html <?php define(/* a */ 'WP_X' /* b */, 'v') // ?> more\n<?PHP ;",
         "@define('WP_X', 'v');",

@@ -3,6 +3,7 @@
 use tree_sitter::Node;
 
 use super::call::function_name;
+use super::environment::{ARRAY, PROCESS};
 use super::expression::{operand, variable_name};
 use super::value::Doubt;
 use super::{Reader, WpConfigError, line, literal, text};
@@ -72,12 +73,11 @@ impl Reader<'_> {
             | "string" => return,
             // Whether it is read, assigned to or referred to is not looked into.
             "variable_name" => match variable_name(node, source).as_deref() {
-                Some("_ENV") => _ = self.scope.lost.environment.get_or_insert_with(|| doubt.clone()),
+                Some("_ENV") => self.scope.hide(ARRAY, doubt),
                 Some(name) if SUPERGLOBALS.contains(&name) => {}
                 Some(name) if name != "GLOBALS" => self.scope.hide(name, doubt),
-                _ => _ = self.scope.lost.variables.get_or_insert_with(|| doubt.clone()),
+                _ => self.scope.lose(doubt),
             },
-            "dynamic_variable_name" => _ = self.scope.lost.variables.get_or_insert_with(|| doubt.clone()),
             "function_call_expression" => return self.touch_call(node, source, doubt),
             "include_expression"
             | "include_once_expression"
@@ -89,6 +89,7 @@ impl Reader<'_> {
             | "object_creation_expression"
             | "clone_expression"
             | "yield_expression"
+            | "dynamic_variable_name"
             | "ERROR" => self.scope.lose(doubt),
             // What follows in an included file may not be run.
             "return_statement" if self.files.len() > 1 => self.scope.lose(doubt),
@@ -115,7 +116,7 @@ impl Reader<'_> {
                 true
             }
             Some("putenv") => {
-                self.scope.lost.environment.get_or_insert_with(|| doubt.clone());
+                self.scope.hide(PROCESS, doubt);
                 true
             }
             Some("ini_set") => {
