@@ -47,7 +47,7 @@ final class WpJwtFiles
     }
 
     /** With the wrapper off. */
-    private static function note($path, $read)
+    public static function note($path, $read)
     {
         $path = self::plain($path);
         if ($path === '' || strpos($path, "\0") !== false) {

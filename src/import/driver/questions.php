@@ -7,9 +7,11 @@ final class WpJwtQuestions
     const OF_HOST = '/\b(HTTP_HOST|SERVER_NAME)\b/';
     // What is the same for all processes of a machine or container, and is read to find out which it is.
     const OF_PROCESS = '~^/proc/(?:\d+|self|thread-self)/(?!(?:cgroup|mounts|mountinfo)$)~';
+    const INCLUDE_WORD = '/^(?:include|require)(?:_once)?$/i';
     public static $asks = array();
     public static $late = null;
     private static $included = array();
+    private static $behind = array();
 
     /** A file that is run. */
     public static function look($real)
@@ -73,30 +75,68 @@ final class WpJwtQuestions
     {
         foreach ($calls as $call) {
             if (self::$late === null && isset($call['file'], $call['line']) && is_file($call['file'])) {
-                self::look_after(self::words((string) @file_get_contents($call['file'])), $call['file'], $call['line']);
+                $words = self::words((string) @file_get_contents($call['file']));
+                self::look_after(self::rest($words, $call['line']), $call['file']);
             }
         }
     }
 
-    private static function look_after($words, $file, $from)
+    private static function look_after($words, $file)
     {
-        $words = self::rest($words, $from);
         foreach ($words as $at => list($text, $line)) {
             $before = $at > 0 ? strtolower($words[$at - 1][0]) : '';
             $after = isset($words[$at + 1]) ? $words[$at + 1][0] : '';
             $found = null;
             if (preg_match('/JWT_AUTH_[A-Z_]+/', $text, $match)) {
                 $found = $match[0];
-            } elseif (preg_match('/^(include|require)(_once)?$|^eval$/i', $text)) {
+            } elseif (preg_match(self::INCLUDE_WORD, $text)) {
+                $found = self::look_into(self::path($words, $at + 1, $file)) ? null : $text;
+            } elseif (strtolower($text) === 'eval') {
                 $found = $text;
             } elseif (self::may_run($text, $before, $after)) {
                 $found = 'a call';
+            }
+            if (self::$late !== null) {
+                return;
             }
             if ($found !== null) {
                 self::$late = array(base64_encode($file), $line, $found);
                 return;
             }
         }
+    }
+
+    /** A file that is included there, as SiteGround has it. Whether it is known which. */
+    private static function look_into($path)
+    {
+        if ($path !== null && !isset(self::$behind[$path])) {
+            self::$behind[$path] = 1;
+            WpJwtFiles::note($path, true);
+            self::look_after(is_file($path) ? self::words((string) @file_get_contents($path)) : array(), $path);
+        }
+        return $path !== null;
+    }
+
+    /** An absolute one that stands there plainly. */
+    private static function path($words, $at, $file)
+    {
+        $path = '';
+        for (; isset($words[$at]) && $words[$at][0] !== ';'; $at++) {
+            $word = $words[$at][0];
+            if ($word[0] === "'" || ($word[0] === '"' && strpos($word, '$') === false)) {
+                if (strpos($word, '\\') !== false) {
+                    return null;
+                }
+                $path .= substr($word, 1, -1);
+            } elseif (strcasecmp($word, '__DIR__') === 0) {
+                $path .= dirname($file);
+            } elseif ($word === 'ABSPATH' && defined('ABSPATH')) {
+                $path .= ABSPATH;
+            } elseif (!in_array($word, array('.', '(', ')'), true)) {
+                return null;
+            }
+        }
+        return strpos($path, '/') === 0 ? $path : null;
     }
 
     /**
@@ -126,7 +166,7 @@ final class WpJwtQuestions
     {
         $best = array(0, 0);
         foreach ($words as $at => list($text, $line)) {
-            if ($line > $from || !preg_match('/^(include|require)(_once)?$/i', $text)) {
+            if ($line > $from || !preg_match(self::INCLUDE_WORD, $text)) {
                 continue;
             }
             for ($end = $at, $statement = ''; isset($words[$end]) && $words[$end][0] !== ';'; $end++) {

@@ -3,7 +3,7 @@
 use tree_sitter::Node;
 
 use super::environment::DockerText;
-use super::value::LATE;
+use super::value::{Doubt, LATE, UNSEEN};
 use super::{Flow, Reader, WpConfigError, line, text};
 
 impl Reader<'_> {
@@ -186,7 +186,8 @@ impl Reader<'_> {
         self.is_late = true;
         self.touch(node, source, &doubt);
         if let (Some(doubt), None) = (&self.scope.lost, &before.lost) {
-            self.late.get_or_insert_with(|| doubt.clone());
+            // PHP may know what it is.
+            self.late.get_or_insert_with(|| Doubt { why: UNSEEN.to_owned(), ..doubt.clone() });
         }
         self.scope.back_to(before);
     }

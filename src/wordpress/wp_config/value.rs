@@ -63,6 +63,9 @@ pub struct Doubt {
 /// Why a definition counts that PHP comes to after WordPress is loaded.
 pub(super) const LATE: &str = "comes after wp-settings.php and may define it: move it before that";
 
+/// The same of code that is not followed.
+pub(super) const UNSEEN: &str = "comes after wp-settings.php and may define it";
+
 impl Doubt {
     /// Whether it stands where an import does not come to.
     pub fn is_late(&self) -> bool {
