@@ -13,6 +13,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{DecodingKey, EncodingKey, crypto};
@@ -288,7 +289,7 @@ impl Signer {
     fn jti(&self, refresh_token: &str) -> String {
         let mut jti = self.jti.clone();
         jti.update(refresh_token.as_bytes());
-        hex(jti.finalize().into_bytes().get(..16).unwrap_or_default())
+        HEXLOWER.encode(jti.finalize().into_bytes().get(..16).unwrap_or_default())
     }
 
     /// Header and claims, as they are signed.
@@ -398,7 +399,7 @@ fn as_php_writes(claims: Vec<u8>) -> Vec<u8> {
 pub fn wp_hash(jwt: &str, auth_salt: &Secret) -> String {
     let mut mac: Hmac<Md5> = hmac(auth_salt.expose().as_bytes());
     mac.update(jwt.as_bytes());
-    hex(&mac.finalize().into_bytes())
+    HEXLOWER.encode(&mac.finalize().into_bytes())
 }
 
 /// A new refresh token: 128 random bits as 32 lower-case hex digits.
@@ -417,7 +418,7 @@ pub fn new_refresh_token() -> Result<String, getrandom::Error> {
             stock.extend_from_slice(&fresh);
         }
         // SECURITY: taken out, so that none is given twice. There is no fork that could copy the stock.
-        stock.pop().map(|bytes| hex(&bytes)).ok_or(getrandom::Error::UNEXPECTED)
+        stock.pop().map(|bytes| HEXLOWER.encode(&bytes)).ok_or(getrandom::Error::UNEXPECTED)
     })
 }
 
@@ -452,12 +453,6 @@ fn encoded_mac<M: Mac + Clone>(key: &M, message: &str) -> String {
     let mut mac = key.clone();
     mac.update(message.as_bytes());
     URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]
