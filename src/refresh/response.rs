@@ -147,23 +147,6 @@ fn status_and_body(reply: &Reply, context: &ReplyContext<'_>) -> (StatusCode, By
 }
 
 fn success_body(pair: &Pair, context: &ReplyContext<'_>) -> Bytes {
-    let success = success(pair, context.fields);
-    if pair.fields.is_empty() && context.omit.is_empty() {
-        return json(&success);
-    }
-    let mut members = serde_json::to_value(&success).unwrap_or_default();
-    if let Value::Object(members) = &mut members {
-        for name in context.omit {
-            members.shift_remove(name);
-        }
-        for (path, value) in &pair.fields {
-            declared::set(members, path, value.clone());
-        }
-    }
-    json(&members)
-}
-
-fn success(pair: &Pair, fields: ResponseFields) -> Success<'_> {
     let documented = Documented {
         token: &pair.access_token,
         user_id: pair.user.id,
@@ -171,19 +154,30 @@ fn success(pair: &Pair, fields: ResponseFields) -> Success<'_> {
         user_nicename: &pair.user.nicename,
         user_display_name: &pair.user.display_name,
     };
-    let oauth2 = OAuth2 { access_token: &pair.access_token, expires_in: pair.expires_in, token_type: "Bearer" };
-    let (documented, oauth2) = match fields {
+    let has = |name: &str| !context.omit.iter().any(|omitted| omitted == name);
+    let oauth2 = OAuth2 {
+        access_token: &pair.access_token,
+        expires_in: has(EXPIRES_IN).then_some(pair.expires_in),
+        token_type: has(TOKEN_TYPE).then_some("Bearer"),
+    };
+    let (documented, oauth2) = match context.fields {
         ResponseFields::All => (Some(documented), Some(oauth2)),
         ResponseFields::Documented => (Some(documented), None),
         ResponseFields::OAuth2 => (None, Some(oauth2)),
     };
-    Success { documented, oauth2, refresh_token: &pair.refresh_token }
+    let body = written(&Success { documented, oauth2, refresh_token: &pair.refresh_token });
+    #[expect(clippy::expect_used, reason = "no input makes it fail")]
+    let body = declared::with_members(body, &[&SUCCESS], &pair.fields).expect("an object of JSON, and values of JSON");
+    body.into()
 }
 
 fn json(body: &impl Serialize) -> Bytes {
+    written(body).into()
+}
+
+fn written(body: &impl Serialize) -> Vec<u8> {
     #[expect(clippy::expect_used, reason = "no input makes it fail")]
-    let body = serde_json::to_vec(body).expect("strings and integers can be written as JSON");
-    body.into()
+    serde_json::to_vec(body).expect("strings and integers can be written as JSON")
 }
 
 #[derive(Serialize)]
@@ -194,6 +188,21 @@ struct Success<'a> {
     oauth2: Option<OAuth2<'a>>,
     refresh_token: &'a str,
 }
+
+/// All names that a [`Success`] may have.
+const SUCCESS: [&str; 9] = [
+    "token",
+    "user_id",
+    "user_email",
+    "user_nicename",
+    "user_display_name",
+    "access_token",
+    EXPIRES_IN,
+    TOKEN_TYPE,
+    "refresh_token",
+];
+const EXPIRES_IN: &str = "expires_in";
+const TOKEN_TYPE: &str = "token_type";
 
 /// What the plugin's API document gives.
 #[derive(Serialize)]
@@ -209,8 +218,10 @@ struct Documented<'a> {
 #[derive(Serialize)]
 struct OAuth2<'a> {
     access_token: &'a str,
-    expires_in: u64,
-    token_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<&'a str>,
 }
 
 #[derive(Serialize)]

@@ -300,15 +300,18 @@ impl Signer {
             nbf: claims.issued_at,
             exp: claims.expires_at,
             data: Data { user: User { id: &claims.user_id.to_string() } },
-            // The last of all.
-            jti: jti.filter(|_| claims.declared.is_empty()),
         };
-        let claims = match claims.declared {
-            [] => serde_json::to_vec(&usual),
-            declared => with_declared(&usual, declared, jti).and_then(|claims| serde_json::to_vec(&claims)),
-        };
-        let claims = claims.map_err(SignerError::Claims)?;
-        let claims = if jti.is_none() { as_php_writes(claims) } else { claims };
+        let mut claims = serde_json::to_vec(&usual)
+            .and_then(|usual| declared::with_members(usual, &LEVELS, claims.declared))
+            .map_err(SignerError::Claims)?;
+        match jti {
+            // The last of all. It is made of hexadecimal digits.
+            Some(jti) => {
+                claims.pop();
+                claims.extend_from_slice(format!(r#","jti":"{jti}"}}"#).as_bytes());
+            }
+            None => claims = as_php_writes(claims),
+        }
         let mut token = String::with_capacity(self.header.len() + claims.len() * 4 / 3 + 96);
         token.push_str(&self.header);
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
@@ -344,9 +347,10 @@ struct Claims<'a> {
     nbf: u64,
     exp: u64,
     data: Data<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    jti: Option<&'a str>,
 }
+
+/// Their names, and those within the last.
+const LEVELS: [&[&str]; 3] = [&["iss", "iat", "nbf", "exp", "data"], &["user"], &["id"]];
 
 #[derive(Serialize)]
 struct Data<'a> {
@@ -357,23 +361,6 @@ struct Data<'a> {
 struct User<'a> {
     /// A string, as `$wpdb` hands it to the plugin.
     id: &'a str,
-}
-
-fn with_declared(
-    usual: &Claims<'_>,
-    declared: &[(Vec<String>, Value)],
-    jti: Option<&str>,
-) -> Result<Value, serde_json::Error> {
-    let mut claims = serde_json::to_value(usual)?;
-    if let Value::Object(claims) = &mut claims {
-        for (path, value) in declared {
-            declared::set(claims, path, value.clone());
-        }
-        if let Some(jti) = jti {
-            claims.insert("jti".to_owned(), jti.into());
-        }
-    }
-    Ok(claims)
 }
 
 /// Claims as PHP's json_encode() writes them: in a home URL it escapes what is not ASCII. In the sidecar's own tokens it stands as it

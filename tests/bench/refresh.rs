@@ -55,13 +55,15 @@ const MAP_LIMIT: Duration = Duration::from_secs(120);
 
 const FIELDS: &str =
     r#"[{ name = "first_name", value = { meta = "first_name" } }, { name = "login", value = { column = "login" } }]"#;
+
 /// Whose tokens are refreshed: one for each connection of the most.
 const USERS: usize = 256;
 
-/// The keys of what WordPress stores of a new user, in its order.
+/// What is declared of users, and what else WordPress stores of each (`wp_insert_user()` in wp-includes/user.php).
 const META: [&str; 15] = [
-    "nickname",
     "first_name",
+    "wp_capabilities",
+    "nickname",
     "last_name",
     "description",
     "rich_editing",
@@ -71,7 +73,6 @@ const META: [&str; 15] = [
     "use_ssl",
     "show_admin_bar_front",
     "locale",
-    "wp_capabilities",
     "wp_user_level",
     "dismissed_wp_pointers",
     "session_tokens",
@@ -127,14 +128,6 @@ impl Bench {
         for user in 0..USERS {
             self.users.push(self.database.insert_user(&format!("bench{user}")).await.id);
         }
-        // What is declared of a user is among what WordPress stores of each (wp_insert_user() in wp-includes/user.php).
-        let meta = format!(
-            "INSERT INTO wp_usermeta (user_id, meta_key, meta_value) SELECT ID, meta_key, IF(meta_key = 'wp_capabilities', \
-             'a:1:{{s:10:\"subscriber\";b:1;}}', 'Bench') FROM wp_users, (SELECT 0 AS place, '' AS meta_key {}) AS meta \
-             WHERE user_login LIKE 'bench%' AND place > 0 ORDER BY ID, place",
-            (1..).zip(META).map(|(place, key)| format!("UNION SELECT {place}, '{key}' ")).collect::<String>()
-        );
-        self.database.execute(&meta).await;
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}: small table");
             self.small().await;
@@ -154,6 +147,19 @@ impl Bench {
         self.print();
         if self.wants("storm") {
             self.storm(rounds).await;
+        }
+    }
+
+    /// Gives each user meta of `keys`, and no others.
+    async fn give_meta(&mut self, keys: &[&str]) {
+        let meta = format!(
+            "INSERT INTO wp_usermeta (user_id, meta_key, meta_value) SELECT ID, meta_key, IF(meta_key = 'wp_capabilities', \
+             'a:1:{{s:10:\"subscriber\";b:1;}}', 'Bench') FROM wp_users, (SELECT 0 AS place, '' AS meta_key {}) AS meta \
+             WHERE user_login LIKE 'bench%' AND place > 0 ORDER BY ID, place",
+            (1..).zip(keys).map(|(place, key)| format!("UNION SELECT {place}, '{key}' ")).collect::<String>()
+        );
+        for statement in ["TRUNCATE wp_usermeta", &meta, "ANALYZE TABLE wp_usermeta"] {
+            self.root.query_drop(statement).await.unwrap();
         }
     }
 
@@ -189,12 +195,19 @@ impl Bench {
         }
         // What a site's own code may add, read with the user of each refresh.
         let declared = ["--refresh-field", FIELDS, "--jwt-claim", CLAIM];
-        for connections in [64, 256] {
-            let what = format!("sidecar, two fields and a role claim, {connections} connections");
-            if self.wants(&what) {
-                self.empty().await;
-                let sidecar = self.sidecar(&declared);
-                self.chains(&what, sidecar.address(), connections, true).await;
+        // InnoDB reads all meta of a user to find two.
+        for keys in [&META[..2], &META[..]] {
+            for connections in [64, 256] {
+                let what = format!(
+                    "sidecar, two fields and a role claim, {} meta a user, {connections} connections",
+                    keys.len()
+                );
+                if self.wants(&what) {
+                    self.empty().await;
+                    self.give_meta(keys).await;
+                    let sidecar = self.sidecar(&declared);
+                    self.chains(&what, sidecar.address(), connections, true).await;
+                }
             }
         }
         // With a sample each second, PHP reads the table for it, and then without one.
