@@ -15,6 +15,7 @@ pub mod epoch;
 pub mod explain;
 pub mod kept;
 mod known;
+pub mod origins;
 pub mod sampler;
 pub mod verdict;
 pub mod view;
@@ -32,9 +33,12 @@ use difference::Difference;
 use explain::{Explaining, Explanation, Sample};
 use kept::Kept;
 use known::Known;
+use origins::{App, Cors, News, Origins, Seen};
 use sampler::Sampler;
 use verdict::{Class, Observation, State, Verdict};
 pub use view::{View, ViewState};
+
+const JUST_CHANGED: &str = "the site has just changed, and is to be verified";
 
 /// Comparisons at once. They cost the database some reads, and WordPress nothing that it would not do anyway but for a sample.
 const AT_ONCE: usize = 4;
@@ -49,12 +53,21 @@ pub struct Rules {
     pub every: u32,
 }
 
+impl Rules {
+    /// One call of so many is compared.
+    fn every(self) -> u32 {
+        if self.verify == Verify::Always { self.every.min(sampler::ALWAYS) } else { self.every }
+    }
+}
+
 /// The verification of one site.
 pub struct Verification {
     rules: Rules,
     known: Mutex<Known>,
     /// A bit for each [`Class`] whose calls are native.
     native: AtomicU8,
+    /// What is known of the origins of apps.
+    origins: Origins,
     /// The tag of the [`Makeup`](crate::wordpress::site::Makeup) that the epoch began with; 0 before the first.
     makeup: AtomicU64,
     sampler: Sampler,
@@ -92,7 +105,7 @@ impl Verification {
     pub fn new(rules: Rules, kept: Option<Verdict>) -> Arc<Self> {
         let now = unix_now();
         let verdict = kept.map_or_else(|| Verdict::new(rules.first, now), |kept| kept.resumed(now));
-        Self::with(rules, Known::new(verdict), Arc::default())
+        Self::with(rules, Known::new(verdict), Origins::new(rules.every()), Arc::default())
     }
 
     /// Goes on with what `before` knows, by other rules.
@@ -108,20 +121,21 @@ impl Verification {
         let (hook, closed, notes) = (hook.clone(), closed.clone(), notes.clone());
         let (hook_since, is_scanned) = (*hook_since, *is_scanned);
         let known = Known { hook, hook_since, is_scanned, closed, notes, ..Known::new(verdict) };
-        let next = Self::with(rules, known, Arc::clone(&before.counts));
+        let origins = Origins::following(&before.origins, rules.every());
+        let next = Self::with(rules, known, origins, Arc::clone(&before.counts));
         // One that is replaced twice has told the first.
         let _ = before.next.set(Arc::clone(&next));
         next
     }
 
-    fn with(rules: Rules, known: Known, counts: Arc<Counts>) -> Arc<Self> {
-        let every = if rules.verify == Verify::Always { rules.every.min(sampler::ALWAYS) } else { rules.every };
+    fn with(rules: Rules, known: Known, origins: Origins, counts: Arc<Counts>) -> Arc<Self> {
         let verification = Verification {
             rules,
             known: Mutex::new(known),
             native: AtomicU8::new(0),
+            origins,
             makeup: AtomicU64::new(0),
-            sampler: Sampler::new(every),
+            sampler: Sampler::new(rules.every()),
             refusals: Sampler::new(1),
             places: Arc::new(Semaphore::new(AT_ONCE)),
             counts,
@@ -163,17 +177,39 @@ impl Verification {
         if !self.is_on() {
             return Gate::Native;
         }
-        if self.makeup.load(Ordering::Acquire) != makeup {
-            return Gate::Left("the site has just changed, and is to be verified".to_owned(), None);
+        if !self.is_of(makeup) {
+            return Gate::Left(JUST_CHANGED.to_owned(), None);
         }
         if self.is_native(class) {
-            return match self.sampler.picks().then(|| self.ticket()).flatten() {
-                Some(ticket) => Gate::Sample(ticket),
-                None => Gate::Native,
-            };
+            return self.native_or_sample(self.sampler.picks());
         }
         let why = self.known().why();
         Gate::Left(why, self.ticket())
+    }
+
+    /// As [`Verification::gate`], for a call of an app. `agreed`: the fields of a native answer, where they are known.
+    pub fn gate_app(self: &Arc<Self>, app: App<'_>, agreed: Option<&Cors>, makeup: u64) -> Gate {
+        if !self.is_of(makeup) {
+            return Gate::Left(JUST_CHANGED.to_owned(), None);
+        }
+        if let Some(cors) = agreed.filter(|cors| cors.holds() && self.is_native(Class::App)) {
+            let is_wanted = self.sampler.is_in_hurry() && self.sampler.picks();
+            return self.native_or_sample(is_wanted || cors.picks());
+        }
+        let why = self.why_app(app);
+        Gate::Left(why, self.ticket())
+    }
+
+    fn native_or_sample(self: &Arc<Self>, is_picked: bool) -> Gate {
+        match is_picked.then(|| self.ticket()).flatten() {
+            Some(ticket) => Gate::Sample(ticket),
+            None => Gate::Native,
+        }
+    }
+
+    /// The fields of native answers to `app`, where enough of WordPress's answers had the same.
+    pub fn cors(&self, app: App<'_>) -> Option<Arc<Cors>> {
+        self.origins.agreed(app)
     }
 
     /// Whether the epoch began with a site of such a makeup: if not, another is about to begin.
@@ -187,10 +223,10 @@ impl Verification {
         !self.is_on() || self.native.load(Ordering::Acquire) & bit(class) != 0
     }
 
-    /// A place to compare a refusal, where the site agrees and none was compared yet: once a second, since a flood of calls that
-    /// are refused must not go to WordPress.
+    /// A place to compare a refusal, where none was compared yet: once a second, since a flood of calls that are refused must
+    /// not go to WordPress.
     pub fn refusal(self: &Arc<Self>) -> Option<Ticket> {
-        (self.is_on() && self.known().verdict.wants_refusal() && self.refusals.picks()).then(|| self.ticket()).flatten()
+        (self.is_on() && self.refusals.picks()).then(|| self.ticket()).flatten()
     }
 
     /// Whether no refusal was compared yet.
@@ -211,6 +247,12 @@ impl Verification {
     /// Why calls are left to WordPress.
     pub fn why(&self) -> String {
         self.known().why()
+    }
+
+    /// Why calls of `app` are.
+    pub fn why_app(&self, app: App<'_>) -> String {
+        let known = self.known();
+        if known.is_native() { self.origins.why(app) } else { known.why() }
     }
 
     /// A row was not written as the plugin alone would have written it, or something else showed that no client can bring about.
@@ -321,6 +363,7 @@ impl Verification {
             notes: known.notes.clone(),
             explanation: known.explaining.explanation().cloned(),
             kept_in: known.kept.as_ref().map(|kept| kept.file().display().to_string()),
+            origins: self.origins.view(),
             ..view
         };
         match &known.closed {
@@ -337,7 +380,11 @@ impl Verification {
 
     fn change(&self, change: impl FnOnce(&mut Known) -> bool) {
         let mut known = self.known();
+        let forgotten = known.verdict.forgotten();
         let is_new = change(&mut known);
+        if known.verdict.forgotten() != forgotten {
+            self.origins.clear();
+        }
         if known.verdict.state == State::Agrees {
             known.explaining = Explaining::default();
         }
@@ -378,6 +425,29 @@ impl Ticket {
             known.count_voids(&observed);
             known.verdict.observe(observed, unix_now())
         });
+    }
+
+    /// The fields of an answer to an app that is as expected otherwise, before the comparison [says so](Ticket::observed).
+    pub fn seen(&self, seen: &Seen) {
+        let Verification { origins, counts, next, .. } = &*self.verification;
+        let (is_ours, enough) = {
+            let known = self.verification.known();
+            (known.verdict.epoch == self.epoch, known.verdict.further())
+        };
+        if !is_ours {
+            return;
+        }
+        let now = unix_now();
+        if let Some(next) = next.get() {
+            next.origins.observe(seen, enough, now);
+        }
+        let news = origins.observe(seen, enough, now);
+        if matches!(news, Some(News::Differs(_))) {
+            counts.origin_differs();
+        }
+        if let Some(news) = news {
+            known::tell_of_origin(seen, &news);
+        }
     }
 
     /// What the answer had otherwise, before the comparison [says so](Ticket::observed). The log tells of an explanation, once.
