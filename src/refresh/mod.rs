@@ -252,7 +252,7 @@ impl Call<'_> {
         };
         Ok(match parsed {
             Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
-            // WordPress would say it in the site's language.
+            // WordPress may say it in the site's language.
             Parsed::Invalid(_) if !self.site.is_english => {
                 Decided::Left(Leave::counted(&counters.left_for_settings, "a fault to be told in the site's language"))
             }

@@ -347,8 +347,9 @@ fn what_is_assumed_is_told() {
         site.assumed,
         ["AUTH_KEY: the default in line 6, since KEY_OF_SITE is not in the sidecar's environment"]
     );
-    assert_eq!(site.language.as_deref(), Some("de_DE"));
-    assert_eq!((read(PLAIN).assumed, read(PLAIN).language), (Vec::new(), None));
+    assert_eq!(site.language, LanguageConstant::Known("de_DE".to_owned()));
+    assert_eq!((read(PLAIN).assumed, read(PLAIN).language), (Vec::new(), LanguageConstant::NotDefined));
+    assert_eq!(read(&format!("{PLAIN} define('WPLANG', $x);")).language, LanguageConstant::Unknown);
 }
 
 #[test]
