@@ -13,10 +13,12 @@ mod counts;
 pub mod difference;
 pub mod epoch;
 pub mod explain;
+mod gate;
 pub mod kept;
 mod known;
 pub mod origins;
 pub mod sampler;
+mod ticket;
 pub mod verdict;
 pub mod view;
 
@@ -24,21 +26,21 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tracing::{info, warn};
+use tokio::sync::{Notify, Semaphore};
+use tracing::warn;
 
 use crate::config::Verify;
 use counts::Counts;
 use difference::Difference;
-use explain::{Explaining, Explanation, Sample};
+use explain::Explaining;
+pub use gate::Gate;
 use kept::Kept;
 use known::Known;
-use origins::{App, Cors, News, Origins, Seen};
+use origins::Origins;
 use sampler::Sampler;
-use verdict::{Class, Observation, State, Verdict};
+pub use ticket::Ticket;
+use verdict::{Class, State, Verdict};
 pub use view::{View, ViewState};
-
-const JUST_CHANGED: &str = "the site has just changed, and is to be verified";
 
 /// Comparisons at once. They cost the database some reads, and WordPress nothing that it would not do anyway but for a sample.
 const AT_ONCE: usize = 4;
@@ -81,23 +83,6 @@ pub struct Verification {
     is_replaced: AtomicBool,
     /// That one. What is found here still holds there.
     next: OnceLock<Arc<Verification>>,
-}
-
-/// What is to be done with a call.
-pub enum Gate {
-    /// It is answered natively.
-    Native,
-    /// Native, unless it can be compared.
-    Sample(Ticket),
-    /// WordPress's, with the reason; compared if there was a place.
-    Left(String, Option<Ticket>),
-}
-
-/// A place for one comparison. Dropped, it found nothing out.
-pub struct Ticket {
-    verification: Arc<Verification>,
-    epoch: String,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Verification {
@@ -172,46 +157,6 @@ impl Verification {
         self.rules.verify != Verify::Off
     }
 
-    /// What is to be done with a call of `class` at a site of such a makeup.
-    pub fn gate(self: &Arc<Self>, class: Class, makeup: u64) -> Gate {
-        if !self.is_on() {
-            return Gate::Native;
-        }
-        if !self.is_of(makeup) {
-            return Gate::Left(JUST_CHANGED.to_owned(), None);
-        }
-        if self.is_native(class) {
-            return self.native_or_sample(self.sampler.picks());
-        }
-        let why = self.known().why();
-        Gate::Left(why, self.ticket())
-    }
-
-    /// As [`Verification::gate`], for a call of an app. `agreed`: the fields of a native answer, where they are known.
-    pub fn gate_app(self: &Arc<Self>, app: App<'_>, agreed: Option<&Cors>, makeup: u64) -> Gate {
-        if !self.is_of(makeup) {
-            return Gate::Left(JUST_CHANGED.to_owned(), None);
-        }
-        if let Some(cors) = agreed.filter(|cors| cors.holds() && self.is_native(Class::App)) {
-            let is_wanted = self.sampler.is_in_hurry() && self.sampler.picks();
-            return self.native_or_sample(is_wanted || cors.picks());
-        }
-        let why = self.why_app(app);
-        Gate::Left(why, self.ticket())
-    }
-
-    fn native_or_sample(self: &Arc<Self>, is_picked: bool) -> Gate {
-        match is_picked.then(|| self.ticket()).flatten() {
-            Some(ticket) => Gate::Sample(ticket),
-            None => Gate::Native,
-        }
-    }
-
-    /// The fields of native answers to `app`, where enough of WordPress's answers had the same.
-    pub fn cors(&self, app: App<'_>) -> Option<Arc<Cors>> {
-        self.origins.agreed(app)
-    }
-
     /// Whether the epoch began with a site of such a makeup: if not, another is about to begin.
     pub fn is_of(&self, makeup: u64) -> bool {
         self.makeup.load(Ordering::Acquire) == makeup
@@ -221,12 +166,6 @@ impl Verification {
     /// begun.
     pub fn is_native(&self, class: Class) -> bool {
         !self.is_on() || self.native.load(Ordering::Acquire) & bit(class) != 0
-    }
-
-    /// A place to compare a refusal, where none was compared yet: once a second, since a flood of calls that are refused must
-    /// not go to WordPress.
-    pub fn refusal(self: &Arc<Self>) -> Option<Ticket> {
-        (self.is_on() && self.refusals.picks()).then(|| self.ticket()).flatten()
     }
 
     /// Whether no refusal was compared yet.
@@ -247,12 +186,6 @@ impl Verification {
     /// Why calls are left to WordPress.
     pub fn why(&self) -> String {
         self.known().why()
-    }
-
-    /// Why calls of `app` are.
-    pub fn why_app(&self, app: App<'_>) -> String {
-        let known = self.known();
-        if known.is_native() { self.origins.why(app) } else { known.why() }
     }
 
     /// A row was not written as the plugin alone would have written it, or something else showed that no client can bring about.
@@ -372,12 +305,6 @@ impl Verification {
         }
     }
 
-    fn ticket(self: &Arc<Self>) -> Option<Ticket> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let epoch = self.known().verdict.epoch.clone();
-        Some(Ticket { verification: Arc::clone(self), epoch, _place: place })
-    }
-
     fn change(&self, change: impl FnOnce(&mut Known) -> bool) {
         let mut known = self.known();
         let forgotten = known.verdict.forgotten();
@@ -406,80 +333,6 @@ impl Verification {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Ticket {
-    /// The comparison has found this out. It counts only if the site is still the one that was asked.
-    pub fn observed(self, observed: Observation) {
-        let Verification { counts, next, .. } = &*self.verification;
-        if let (Observation::Differs(difference), Some(next)) = (&observed, next.get()) {
-            next.change(|known| known.verdict.differ(difference.clone(), unix_now()));
-        }
-        self.verification.change(|known| {
-            if known.verdict.epoch != self.epoch {
-                counts.void();
-                return false;
-            }
-            counts.observed(&observed);
-            known.count_voids(&observed);
-            known.verdict.observe(observed, unix_now())
-        });
-    }
-
-    /// The fields of an answer to an app that is as expected otherwise, before the comparison [says so](Ticket::observed).
-    pub fn seen(&self, seen: &Seen) {
-        let Verification { origins, counts, next, .. } = &*self.verification;
-        let (is_ours, enough) = {
-            let known = self.verification.known();
-            (known.verdict.epoch == self.epoch, known.verdict.further())
-        };
-        if !is_ours {
-            return;
-        }
-        let now = unix_now();
-        if let Some(next) = next.get() {
-            next.origins.observe(seen, enough, now);
-        }
-        let news = origins.observe(seen, enough, now);
-        if matches!(news, Some(News::Differs(_))) {
-            counts.origin_differs();
-        }
-        if let Some(news) = news {
-            known::tell_of_origin(seen, &news);
-        }
-    }
-
-    /// What the answer had otherwise, before the comparison [says so](Ticket::observed). The log tells of an explanation, once.
-    pub fn sampled(&self, sample: Sample) {
-        let now = unix_now();
-        let mut known = self.verification.known();
-        let is_ours = known.verdict.epoch == self.epoch;
-        let Some(samples) = is_ours.then(|| known.explaining.add(sample, now)).flatten() else { return };
-        // Each call takes the lock.
-        drop(known);
-        let found = explain::search(&samples, now);
-        if let Some(explanation) = self.verification.known().explaining.found(&samples, found) {
-            tell(explanation);
-        }
-    }
-
-    pub fn verification(&self) -> &Arc<Verification> {
-        &self.verification
-    }
-}
-
-fn tell(explanation: &Explanation) {
-    let users = explanation.users;
-    match &explanation.toml {
-        Some(_) if explanation.is_complete => info!(
-            users,
-            "what WordPress's answers differ in can be declared: `wp-jwt-sidecar verify` prints what to put into the configuration"
-        ),
-        _ => info!(
-            users,
-            "no configuration is known that would explain all that WordPress's answers differ in: `wp-jwt-sidecar verify` says what"
-        ),
     }
 }
 

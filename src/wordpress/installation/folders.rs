@@ -30,7 +30,8 @@ impl Assembly<'_> {
     pub(super) fn packs(&self) -> Option<Packs> {
         let beside = self.file.and_then(|file| file.path.parent()).map(Path::to_owned);
         let roots = [self.constant_path("ABSPATH"), beside].into_iter().flatten();
-        let root = roots.into_iter().find(|root| root.is_absolute() && root.join("wp-includes/version.php").is_file())?;
+        let root =
+            roots.into_iter().find(|root| root.is_absolute() && root.join("wp-includes/version.php").is_file())?;
         let content = self.certain_path("WP_CONTENT_DIR")?.unwrap_or_else(|| root.join("wp-content"));
         let folder = self.certain_path("WP_LANG_DIR")?;
         let is_absolute = content.is_absolute() && folder.as_ref().is_none_or(|folder| folder.is_absolute());

@@ -256,8 +256,15 @@ mod tests {
             })
             .collect();
         change(&mut columns);
-        Rows { options: Vec::new(), meta: Vec::new(), engine: Some("InnoDB".to_owned()), columns, clock: None, is_english: true }
-            .columns()
+        Rows {
+            options: Vec::new(),
+            meta: Vec::new(),
+            engine: Some("InnoDB".to_owned()),
+            columns,
+            clock: None,
+            is_english: true,
+        }
+        .columns()
     }
 
     #[test]
@@ -284,7 +291,8 @@ mod tests {
         });
         assert_eq!(needed.unwrap_err(), "its column device needs a value that only the plugin knows");
         let engine = Some("Aria".to_owned());
-        let aria = Rows { options: vec![], meta: vec![], engine, columns: vec![], clock: None, is_english: true }.columns();
+        let aria =
+            Rows { options: vec![], meta: vec![], engine, columns: vec![], clock: None, is_english: true }.columns();
         assert!(aria.unwrap_err().contains("has no transactions"));
     }
 }
