@@ -17,17 +17,20 @@ const GERMAN: &str = "Fehlende Parameter: refresh_token";
 fn install(site: &Site, string: &str, translation: &str) -> PathBuf {
     let packs = PathBuf::from(site.said("ROOT")).join("wp-content/languages");
     fs::create_dir_all(&packs).unwrap();
-    let made = site.php(&format!(
-        "require_once ABSPATH . WPINC . '/pomo/mo.php'; $mo = new MO(); \
-         $mo->add_entry( array( 'singular' => '{string}', 'translations' => array( '{translation}' ) ) ); \
-         $file = tempnam( sys_get_temp_dir(), 'mo' ); $mo->export_to_file( $file ); echo base64_encode( file_get_contents( $file ) ); \
-         unlink( $file );"
-    ));
-    use base64::Engine as _;
-    let made = base64::engine::general_purpose::STANDARD.decode(made.trim()).unwrap();
     let pack = packs.join("de_DE.mo");
-    fs::write(&pack, made).unwrap();
+    fs::write(&pack, mo(string, translation)).unwrap();
     pack
+}
+
+/// As GNU gettext has it (its manual, "The Format of GNU MO Files"): one string, no hash table.
+fn mo(string: &str, translation: &str) -> Vec<u8> {
+    const STRINGS: u32 = 28 + 2 * 8;
+    let (first, second) = (u32::try_from(string.len()).unwrap(), u32::try_from(translation.len()).unwrap());
+    let header = [0x9504_12de, 0, 1, 28, 28 + 8, 0, STRINGS];
+    let numbers = header.into_iter().chain([first, STRINGS, second, STRINGS + first + 1]);
+    let mut file: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
+    file.extend_from_slice(format!("{string}\0{translation}\0").as_bytes());
+    file
 }
 
 /// The message of a call without a token, and whether WordPress has answered it.
