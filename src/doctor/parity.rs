@@ -269,7 +269,8 @@ fn refused_otherwise(answer: &Answer) -> Option<Finding> {
 fn left_to_wordpress(forwarded: Vec<String>, is_english: bool) -> Finding {
     let id = "parity.forwarded";
     if !is_english {
-        let what = "refusals are left to WordPress, whose messages are in the site's language";
+        let what = "refusals are left to WordPress, whose messages may be in the site's language: its language pack is installed, or \
+                    cannot be looked for";
         return Finding::ok(Area::Parity, id, what).with_lines(forwarded);
     }
     Finding::warning(

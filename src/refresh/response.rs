@@ -42,12 +42,21 @@ pub struct Pair {
     pub fields: Vec<(Vec<String>, Value)>,
 }
 
+/// The fields that depend on the request's `Origin`.
+#[derive(Clone, Copy)]
+pub enum Cors<'a> {
+    /// WordPress's own, for a web page's origin as it came, or for a request without.
+    Own(Option<&'a HeaderValue>),
+    /// Those of WordPress's answers to an app.
+    Seen(&'a [(HeaderName, HeaderValue)]),
+}
+
 /// What an answer depends on beside the reply.
 pub struct ReplyContext<'a> {
     /// The value of `Link`.
     pub api_link: Option<&'a HeaderValue>,
-    /// The request's `Origin`, which [`crate::route::decide`] found plain.
-    pub origin: Option<&'a HeaderValue>,
+    /// What depends on the request's `Origin`.
+    pub cors: Cors<'a>,
     /// The plugin's CORS support is on and the request has a bearer token.
     pub expose_rate_limit: bool,
     /// Where the client stands; `None` where the limit is off.
@@ -74,18 +83,20 @@ pub fn response(reply: &Reply, context: &ReplyContext<'_>) -> Response<Bytes> {
     }
     let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
     fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    fixed(
-        header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        if context.expose_rate_limit {
-            "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
-        } else {
-            "X-WP-Total, X-WP-TotalPages, Link"
-        },
-    );
-    fixed(
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        "Authorization, X-WP-Nonce, Content-Disposition, Content-MD5, Content-Type",
-    );
+    if let Cors::Own(_) = context.cors {
+        fixed(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            if context.expose_rate_limit {
+                "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+            } else {
+                "X-WP-Total, X-WP-TotalPages, Link"
+            },
+        );
+        fixed(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "Authorization, X-WP-Nonce, Content-Disposition, Content-MD5, Content-Type",
+        );
+    }
     // A request that WordPress itself refuses never comes to the plugin's limit.
     if let (Some(window), false) = (context.window, matches!(reply, Reply::BadRequest(_))) {
         headers.append(X_RATELIMIT_LIMIT, window.limit.into());
@@ -96,12 +107,18 @@ pub fn response(reply: &Reply, context: &ReplyContext<'_>) -> Response<Bytes> {
         headers.append(header::RETRY_AFTER, retry_after(context).into());
     }
     headers.append(header::ALLOW, HeaderValue::from_static("POST"));
-    if let Some(origin) = context.origin {
-        headers.append(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
-        fixed(header::ACCESS_CONTROL_ALLOW_METHODS, "OPTIONS, GET, POST, PUT, PATCH, DELETE");
-        fixed(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
-        fixed(header::VARY, "Origin");
+    match context.cors {
+        Cors::Own(None) => {}
+        Cors::Own(Some(origin)) => {
+            headers.append(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
+            fixed(header::ACCESS_CONTROL_ALLOW_METHODS, "OPTIONS, GET, POST, PUT, PATCH, DELETE");
+            fixed(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
+            fixed(header::VARY, "Origin");
+        }
+        Cors::Seen(fields) => fields.iter().for_each(|(name, value)| {
+            headers.append(name, value.clone());
+        }),
     }
     if matches!(reply, Reply::Pair(_)) {
         headers.append(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
