@@ -51,6 +51,7 @@ pub const CONSTANTS: &[&str] = &[
     "WPMU_PLUGIN_DIR",
     "WP_CONTENT_DIR",
     "WP_HOME",
+    "WP_LANG_DIR",
     "WP_PLUGIN_DIR",
     "WP_SITEURL",
 ];

@@ -20,6 +20,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::database::Hosts;
+use super::language::{LanguageConstant, Packs};
 use super::salts::SaltConstants;
 use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
@@ -67,8 +68,10 @@ pub struct Installation {
     pub content_dir: Option<PathBuf>,
     /// Where must-use plugins are. It need not be there, and is `None` only where the place is not known.
     pub mu_plugins_dir: Option<PathBuf>,
-    /// The constant `WPLANG`, if it is known.
-    pub language: Option<String>,
+    /// The constant `WPLANG`.
+    pub language: LanguageConstant,
+    /// Where language packs are, if that is known.
+    pub packs: Option<Packs>,
     /// What was taken for granted about PHP's environment, in sentences without values.
     pub assumed: Vec<String>,
     /// Where all this is from what PHP said.
@@ -128,6 +131,7 @@ impl fmt::Debug for Installation {
             .field("users_table", &self.users_table)
             .field("usermeta_table", &self.usermeta_table)
             .field("language", &self.language)
+            .field("packs", &self.packs)
             .field("assumed", &self.assumed)
             .field("import", &self.import)
             .field("passed_over", &self.passed_over)
@@ -193,6 +197,7 @@ fn assembled(
                 content_dir: assembly.content_dir(),
                 mu_plugins_dir: assembly.mu_plugins_dir(),
                 language: assembly.language(),
+                packs: assembly.packs(),
                 assumed: assembly.assumed(),
                 import: assembly.import(),
                 passed_over: None,
@@ -261,10 +266,13 @@ impl Assembly<'_> {
         is_one("BLOG_ID_CURRENT_SITE") && is_one("SITE_ID_CURRENT_SITE") && !unsure
     }
 
-    fn language(&self) -> Option<String> {
+    fn language(&self) -> LanguageConstant {
         match self.constant("WPLANG") {
-            Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok(),
-            Lookup::NotDefined | Lookup::Unknown(_) => None,
+            Lookup::Known(scalar, _) => {
+                String::from_utf8(scalar.to_bytes()).map_or(LanguageConstant::Unknown, LanguageConstant::Known)
+            }
+            Lookup::NotDefined if self.incomplete().is_none() => LanguageConstant::NotDefined,
+            Lookup::NotDefined | Lookup::Unknown(_) => LanguageConstant::Unknown,
         }
     }
 

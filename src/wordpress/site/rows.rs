@@ -54,6 +54,8 @@ pub(super) struct Rows {
     engine: Option<String>,
     columns: Vec<Column>,
     clock: Option<Reading>,
+    /// Whether WordPress's own messages are in English, by the options and by files.
+    pub(super) is_english: bool,
 }
 
 /// A column of the token table, as `information_schema` describes it.
@@ -132,6 +134,7 @@ impl Rows {
             engine,
             columns,
             clock: time.and_then(|time| Reading::of_microseconds(time, asked, answered)),
+            is_english: false,
         })
     }
 
@@ -253,8 +256,15 @@ mod tests {
             })
             .collect();
         change(&mut columns);
-        Rows { options: Vec::new(), meta: Vec::new(), engine: Some("InnoDB".to_owned()), columns, clock: None }
-            .columns()
+        Rows {
+            options: Vec::new(),
+            meta: Vec::new(),
+            engine: Some("InnoDB".to_owned()),
+            columns,
+            clock: None,
+            is_english: true,
+        }
+        .columns()
     }
 
     #[test]
@@ -281,7 +291,8 @@ mod tests {
         });
         assert_eq!(needed.unwrap_err(), "its column device needs a value that only the plugin knows");
         let engine = Some("Aria".to_owned());
-        let aria = Rows { options: vec![], meta: vec![], engine, columns: vec![], clock: None }.columns();
+        let aria =
+            Rows { options: vec![], meta: vec![], engine, columns: vec![], clock: None, is_english: true }.columns();
         assert!(aria.unwrap_err().contains("has no transactions"));
     }
 }
