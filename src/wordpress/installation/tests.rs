@@ -225,6 +225,13 @@ fn an_import_wins_unless_it_is_another_sites() {
     let site = of(Some("other.php"), false).unwrap();
     assert_eq!((site.database_label.as_str(), site.import.as_ref()), ("user@db.example.com:3307/other", None));
     assert!(site.source().starts_with("as read in "), "{}", site.source());
+    let other = site.passed_over.unwrap();
+    assert_eq!((other.file, other.made_of, other.wanted), (at("site.toml"), at("wp-config.php"), at("other.php")));
+    // Who is sent to `import` has run it.
+    fs::write(at("computed.php"), "<?php define('DB_NAME', $x);").unwrap();
+    let faults = of(Some("computed.php"), false).unwrap_err();
+    assert!(faults.last().unwrap().contains("site.toml is not taken: it was made of "), "{faults:?}");
+    assert_eq!(of(Some("wp-config.php"), false).unwrap().passed_over, None);
     let faults = of(Some("other.php"), true).unwrap_err();
     assert!(faults[0].starts_with("wordpress.import: was made of ") && faults.len() == 1, "{faults:?}");
 
@@ -345,7 +352,7 @@ fn what_is_assumed_is_told() {
     let site = read(&format!("{source} define('WP_DEBUG', getenv('DEBUG') ?: false); define('WPLANG', 'de_DE');"));
     assert_eq!(
         site.assumed,
-        ["AUTH_KEY: the default in line 6, since KEY_OF_SITE is not in the sidecar's environment"]
+        ["the file's own defaults, since these are not in the sidecar's environment: DEBUG, KEY_OF_SITE"]
     );
     assert_eq!(site.language, LanguageConstant::Known("de_DE".to_owned()));
     assert_eq!((read(PLAIN).assumed, read(PLAIN).language), (Vec::new(), LanguageConstant::NotDefined));
