@@ -163,7 +163,7 @@ impl Comparison {
                     Ok(values) => values,
                     // Such a call is WordPress's always.
                     Err(uncertain) => {
-                        debug!(%uncertain, "the call is not compared");
+                        refresher.verification.uncertain(&uncertain);
                         return Begun::Not;
                     }
                 };

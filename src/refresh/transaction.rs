@@ -221,7 +221,8 @@ fn verdict_of<'a>(
             Outcome::Unverified(plan.verification.why())
         }
         (Decision::Rotate, Some(user)) => {
-            let certain = plan.site.values(user).map_err(|uncertain| uncertain.to_string()).and_then(|values| {
+            let certain = plan.site.values(user).inspect_err(|uncertain| plan.verification.uncertain(uncertain));
+            let certain = certain.map_err(|uncertain| uncertain.to_string()).and_then(|values| {
                 if !is_proved {
                     row_proof::prove(plan, row, &values)?;
                 }

@@ -27,9 +27,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, Semaphore};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::Verify;
+use crate::declared::Uncertain;
 use counts::Counts;
 use difference::Difference;
 use explain::Explaining;
@@ -199,11 +200,26 @@ impl Verification {
 
     /// Something differs that a client may have brought about, or that is the sidecar's own surroundings: an address, a country.
     pub fn note(&self, note: String) {
-        let mut known = self.known();
-        if !known.notes.contains(&note) && known.notes.len() < 16 {
+        if self.is_noted(&note) {
             warn!(note, "WordPress stores something else about a refresh than the sidecar would");
-            known.notes.push(note);
         }
+    }
+
+    /// What is declared cannot be said of some user, whose refreshes are WordPress's.
+    pub fn uncertain(&self, uncertain: &Uncertain) {
+        if self.is_noted(&format!("{uncertain}. Refreshes of such users are WordPress's, and are not compared.")) {
+            info!(%uncertain, "refreshes of some users are WordPress's");
+        }
+    }
+
+    /// Whether `note` is new, and there is room for it.
+    fn is_noted(&self, note: &str) -> bool {
+        let mut known = self.known();
+        let is_new = known.notes.len() < 16 && !known.notes.iter().any(|other| other == note);
+        if is_new {
+            known.notes.push(note.to_owned());
+        }
+        is_new
     }
 
     /// The site is as `epoch` says, with such a version of the plugin. `makeup`: what [`Verification::gate`]

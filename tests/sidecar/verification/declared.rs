@@ -231,7 +231,15 @@ async fn what_is_declared_is_native_and_equal() {
         assert_eq!(refresh(&lab.sites, &sidecar, &token, "").status(), 200, "{user}");
         assert_eq!(lab.sites.refreshes_by_php(), before + 1, "{user}");
     }
+    // Operators see why, each cause once, and the word of no user.
     assert_eq!(view(&sidecar)["state"], "agrees");
+    let notes = view(&sidecar)["notes"].to_string();
+    for cause in
+        ["meta = \\\"first_name\\\" } of the user cannot be declared: it is serialized", "the user has no role"]
+    {
+        assert_eq!(notes.matches(cause).count(), 1, "{cause}: {notes}");
+    }
+    assert!(!notes.contains("Odd") && !notes.contains("1.5"), "{notes}");
 
     // The user has become another: what was signed cannot be signed again, and the token is refused as ever.
     let token = lab.token("p0").await;
