@@ -4,12 +4,14 @@
 //! hyper refuses malformed fields (`Connection` and its kind, upper case) and extended CONNECT by itself. HTTP/2
 //! without TLS (h2c) and server push are not there: no browser has either.
 
+mod gathered;
 mod queue;
 mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ use crate::body::RequestBody;
 use crate::config::Config;
 use crate::exchange::context::Limits;
 use crate::{exchange, vet};
+use gathered::Gathered;
 use queue::{Queue, upload_limit};
 use stream::Answer;
 pub use stream::Streams;
@@ -102,9 +105,10 @@ where
             Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight, place, peer)))
         }
     });
-    let mut connection = pin!(server(&context.config).serve_connection(TokioIo::new(io), service));
+    let io = Gathered::new(io);
+    let mut connection = pin!(server(&context.config).serve_connection(TokioIo::new(io.clone()), service));
     tokio::select! {
-        ended = connection.as_mut() => return ended,
+        ended = turns(connection.as_mut(), &io) => return ended,
         () = context.draining.cancelled() => {}
         () = activity.idle(&context.limits) => debug!(peer = %downstream.peer, "closing an idle HTTP/2 connection"),
         () = activity.enough.notified() => debug!(peer = %downstream.peer, "closing an HTTP/2 connection that served max_requests_per_connection"),
@@ -112,10 +116,24 @@ where
     connection.as_mut().graceful_shutdown();
     activity.touch();
     tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = turns(connection.as_mut(), &io) => ended,
         // A client that does not answer to GOAWAY, or has not even begun to speak.
         () = activity.quiet_for(GOODBYE) => Ok(()),
     }
+}
+
+/// Runs `connection`, and after each of its turns writes what it has for its client.
+async fn turns<C, I>(mut connection: Pin<&mut C>, io: &Gathered<I>) -> C::Output
+where
+    C: Future,
+    I: AsyncWrite + Unpin,
+{
+    poll_fn(|cx| {
+        let ended = connection.as_mut().poll(cx);
+        io.write_out(cx);
+        ended
+    })
+    .await
 }
 
 /// The connection by the settings that are in effect.
