@@ -21,6 +21,7 @@ pub mod input;
 mod original;
 pub mod output;
 pub mod rewound;
+pub mod target;
 pub mod write;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode, Version, header, request, response};
 use super::encoder::Encoder;
 use super::fields::tokens;
 use super::original::{self, Original};
+use super::target;
 
 /// What the framing of an answer depends on of its request and connection.
 #[derive(Debug, Clone, Copy)]
@@ -39,12 +40,12 @@ pub fn request(
 ) -> Encoder {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    if !target.starts_with(['/', '*']) {
+    let target = target::sent(&head.uri, &head.extensions);
+    if !matches!(target, [b'/' | b'*', ..]) {
         // `http://host?query` has no path.
         out.push(b'/');
     }
-    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
     // SECURITY: with both, the upstream might see another end of this request.
     let is_chunked = length.is_none();
@@ -171,8 +172,8 @@ mod tests {
     }
 
     #[test]
-    fn names_are_spelt_as_they_came_wherever_they_stand() {
-        let head = "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nX-B: 2\r\nx-A: 3\r\nX-b: 4\r\nX-C: 5\r\n\r\n";
+    fn fields_stand_where_they_came_and_as_they_were_spelt() {
+        let head = "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nX-B: 2\r\nx-A: 3\r\nX-b: 4\r\nX-E:\r\nX-C:5 \r\nx-e:  \r\n\r\n";
         let limits = HeadLimits { bytes: 1024, fields: 100 };
         let head = head::request(&mut BytesMut::from(head), &limits).unwrap().unwrap();
         let (mut head, ()) = head.request.into_parts();
@@ -183,14 +184,16 @@ mod tests {
         };
         assert_eq!(
             written(&head),
-            "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nx-A: 3\r\nX-B: 2\r\nX-b: 4\r\nX-C: 5\r\n\r\n"
+            "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nX-B: 2\r\nx-A: 3\r\nX-b: 4\r\nX-E: \r\nX-C: 5\r\nx-e: \r\n\r\n"
         );
         // Swaps the last field into the gap.
         head.headers.remove(header::HOST);
         head.headers.insert("x-forwarded-for", HeaderValue::from_static("6"));
+        head.headers.append("x-c", HeaderValue::from_static("7"));
+        head.headers.insert("x-b", HeaderValue::from_static("8"));
         assert_eq!(
             written(&head),
-            "GET / HTTP/1.1\r\nX-C: 5\r\nX-a: 1\r\nx-A: 3\r\nX-B: 2\r\nX-b: 4\r\nX-Forwarded-For: 6\r\n\r\n"
+            "GET / HTTP/1.1\r\nX-a: 1\r\nX-B: 8\r\nx-A: 3\r\nX-E: \r\nX-C: 5\r\nx-e: \r\nX-C: 7\r\nX-Forwarded-For: 6\r\n\r\n"
         );
     }
 
