@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Body as _;
 use tokio::time::timeout;
 
@@ -90,7 +90,9 @@ impl Connection {
                 Next::Request(head) => self.accept(*head),
             };
             let answer = {
-                let mut answering = pin!(exchange::answer(&self.downstream, request));
+                let hints = self.downstream.context.config.server.early_hints && framing.version == Version::HTTP_11;
+                let announced = hints.then_some(&self.inbound);
+                let mut answering = pin!(exchange::answer(&self.downstream, request, announced));
                 let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
                     Poll::Pending => self.poll_gone(cx).map(Err),
@@ -142,13 +144,12 @@ impl Connection {
     }
 
     fn accept(&mut self, head: RequestHead) -> (Request<RequestBody>, ResponseFraming) {
-        let RequestHead { request, body, keeps, awaits_continue, accepts_trailers } = head;
+        let RequestHead { request, body, keeps, awaits_continue } = head;
         self.watch.head_ended();
         self.requests = self.requests.saturating_add(1);
         let framing = ResponseFraming {
             is_head: request.method() == Method::HEAD,
             version: request.version(),
-            accepts_trailers,
             keeps: keeps && self.requests != self.downstream.context.config.server.max_requests_per_connection,
         };
         let body = if body.is_done() {
@@ -166,9 +167,10 @@ impl Connection {
         answer: Response<ResponseBody>,
         framing: &ResponseFraming,
     ) -> Result<(bool, Option<Tunnel>), ConnectionError> {
-        self.inbound.with(|inbound| inbound.end_interim(self.output.gathered()));
+        let is_body_open = self.inbound.with(|inbound| inbound.end_interim(self.output.gathered()));
+        let framing = ResponseFraming { keeps: framing.keeps && !is_body_open, ..*framing };
         let (head, body) = answer.into_parts();
-        let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), framing);
+        let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), &framing);
         fields::recycle(head.headers, head.extensions);
         // SECURITY: an orderly end is all that tells the client that such an answer is whole. Until it is, whatever ends
         // this connection resets it.

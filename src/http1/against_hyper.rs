@@ -200,7 +200,12 @@ fn our_requests(bytes: &[u8], size: usize) -> Vec<Understood> {
 
 fn our_answer(bytes: &[u8], method: &Method, size: usize) -> Option<Understood> {
     let mut arriving = Arriving::new(bytes, size);
-    let head = arriving.head(|buffer| head::answer(buffer, method, LIMITS.fields))?;
+    let head = loop {
+        let head = arriving.head(|buffer| head::answer(buffer, method, LIMITS.fields))?;
+        if !head::is_interim(head.answer.status()) {
+            break head;
+        }
+    };
     let length = head.body.left();
     Some(of_answer(&head.answer, length, arriving.body(head.body)))
 }

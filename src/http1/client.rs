@@ -139,7 +139,13 @@ impl Connection {
         self.keeps = false;
     }
 
-    /// Reads the head of the answer.
+    /// Writes what there is of the request, and asks for no more of its body.
+    pub fn flush(&mut self, cx: &mut Context<'_>) {
+        // Of a connection that has failed, the answer tells.
+        let _ = self.output.poll_flush(&mut self.stream, cx);
+    }
+
+    /// Reads the head of the answer, or of one that only announces it.
     ///
     /// # Errors
     /// There is none.
@@ -148,12 +154,15 @@ impl Connection {
             let length = self.input.buffer.len();
             if self.head_looked_at == 0 || head::may_end(&self.input.buffer, self.head_looked_at) {
                 if let Some(head) = head::answer(&mut self.input.buffer, &self.method, MAX_FIELDS)? {
+                    if head::is_interim(head.answer.status()) {
+                        self.head_looked_at = 0;
+                        return Poll::Ready(Ok(head.answer));
+                    }
                     self.decoder = head.body;
                     self.keeps &= head.keeps;
                     return Poll::Ready(Ok(head.answer));
                 }
-                // Heads that only announce one may have been taken off.
-                self.head_looked_at = self.input.buffer.len();
+                self.head_looked_at = length;
             } else {
                 self.head_looked_at = length;
             }

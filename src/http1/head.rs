@@ -41,8 +41,6 @@ pub struct RequestHead {
     pub keeps: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub awaits_continue: bool,
-    /// Whether the client said that it reads trailers.
-    pub accepts_trailers: bool,
 }
 
 /// An answer's head.
@@ -137,7 +135,6 @@ fn whole_request(head: &Bytes, parsed: Parsed) -> Result<RequestHead, HeadError>
     }
     let keeps = fields.keeps(version) && !is_doubtful;
     let awaits_continue = fields.awaits_continue && version == Version::HTTP_11;
-    let accepts_trailers = fields.accepts_trailers;
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -146,28 +143,23 @@ fn whole_request(head: &Bytes, parsed: Parsed) -> Result<RequestHead, HeadError>
     *request.extensions_mut() = fields.extensions;
     let original = Original { head: head.clone(), lines: fields.lines, reason: Span::default(), target };
     request.extensions_mut().insert(original);
-    Ok(RequestHead { request, body, keeps, awaits_continue, accepts_trailers })
+    Ok(RequestHead { request, body, keeps, awaits_continue })
 }
 
-/// Takes the head of the answer to a request of `method` off `buffer`, past heads that only announce one (100, 103);
-/// `None` where it is not all there yet.
+/// Whether an answer only announces the one that follows (RFC 9110, 15.2).
+pub fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Takes the head of an answer to a request of `method` off `buffer`, also of one that [is interim](is_interim); `None` where it
+/// is not all there yet.
 ///
 /// # Errors
 /// It is not HTTP, not safe to pass on, or has more fields than `max_fields`.
 pub fn answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Result<Option<AnswerHead>, HeadError> {
-    loop {
-        if buffer.is_empty() {
-            return Ok(None);
-        }
-        let Some(head) = any_answer(buffer, method, max_fields)? else { return Ok(None) };
-        let status = head.answer.status();
-        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Some(head));
-        }
+    if buffer.is_empty() {
+        return Ok(None);
     }
-}
-
-fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Result<Option<AnswerHead>, HeadError> {
     let config = ParserConfig::default();
     let mut usual = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
@@ -263,8 +255,13 @@ mod tests {
     }
 
     fn answered(method: Method, head: &str) -> Result<(Option<u64>, bool), HeadError> {
-        let head = answer(&mut BytesMut::from(head), &method, 200)?.unwrap();
-        Ok((head.body.left(), head.keeps))
+        let mut buffer = BytesMut::from(head);
+        loop {
+            let head = answer(&mut buffer, &method, 200)?.unwrap();
+            if !is_interim(head.answer.status()) {
+                return Ok((head.body.left(), head.keeps));
+            }
+        }
     }
 
     #[test]
@@ -364,7 +361,11 @@ mod tests {
         assert_eq!(answered(get.clone(), "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"), Ok((Some(5), false)));
         let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";
         assert_eq!(answered(get.clone(), &format!("{early}{ok}Content-Length: 5\r\n\r\n")), Ok((Some(5), true)));
-        assert_eq!(answer(&mut BytesMut::from(early), &get, 200).map(|head| head.is_none()), Ok(true));
+        let mut buffer = BytesMut::from(early);
+        for status in [Some(100), Some(103), None] {
+            let head = answer(&mut buffer, &get, 200).unwrap();
+            assert_eq!(head.map(|head| head.answer.status().as_u16()), status);
+        }
         for (head, error) in [
             (format!("{ok}Content-Length: 5\r\nContent-Length: 6\r\n\r\n"), HeadError::Length),
             (format!("{ok}Content-Length: a\r\n\r\n"), HeadError::Length),

@@ -57,5 +57,6 @@ mod upgrades;
 mod upstream_tls;
 mod verification;
 mod websocket;
+mod wire;
 mod wordpress;
 mod wp_config;
