@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use http::{HeaderMap, Method, Request, Response, Version, header};
+use http::{HeaderMap, Method, Request, Response, Uri, Version, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::service::service_fn;
@@ -213,16 +213,19 @@ fn our_answer(bytes: &[u8], method: &Method, size: usize) -> Option<Understood> 
 fn of_request<B>(request: &Request<B>, length: Option<u64>, body: Option<(Vec<u8>, HeaderMap)>) -> Understood {
     let begin = format!("{} {}", request.method(), request.uri());
     let target = target::sent(request.uri(), request.extensions()).to_vec();
-    // `http://a?b` has an empty path, which a `Uri` has as `/`.
-    let is_odd = request.uri().path_and_query().is_some_and(|held| {
-        let held = held.as_str().as_bytes();
-        held != target && held.strip_prefix(b"/") != Some(&target[..])
-    });
+    let is_odd = is_odd(request.uri(), &target);
     Understood { begin, target, is_odd, version: request.version(), fields: fields(request.headers()), length, body }
 }
 
-/// `bytes`, with an `x` for each of those of the first target of which not all are letters to everybody.
-fn with_plain_target(bytes: &[u8], target: &[u8]) -> Vec<u8> {
+/// Whether `uri`, which was read from it, does not hold this `target`.
+pub fn is_odd(uri: &Uri, target: &[u8]) -> bool {
+    // `http://a?b` has an empty path, which a `Uri` has as `/`.
+    let holds = |held: &[u8]| held == target || held.strip_prefix(b"/") == Some(target);
+    uri.path_and_query().is_some_and(|held| !holds(held.as_str().as_bytes()))
+}
+
+/// `bytes`, with an `x` for what a `Uri` does not hold of the first target.
+pub fn with_plain_target(bytes: &[u8], target: &[u8]) -> Vec<u8> {
     let mut plain = bytes.to_vec();
     let at = bytes.windows(target.len()).position(|part| part == target).unwrap_or_default();
     for byte in plain.iter_mut().skip(at).take(target.len()) {

@@ -17,6 +17,7 @@ mod database_tls;
 mod doctor;
 mod draining;
 mod early;
+mod early_bodies;
 mod errors;
 mod failover;
 mod forwarding;

@@ -294,6 +294,31 @@ fn trailers_pass_both_ways() {
     assert_eq!(String::from_utf8(received).unwrap().to_lowercase(), String::from_utf8_lossy(body));
 }
 
+/// Nor need the client say that it reads them.
+#[test]
+fn trailers_pass_that_nobody_announced() {
+    let (told, heard) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
+        connection.head().unwrap();
+        told.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Got: 1\r\n\r\n");
+        connection.is_closed();
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n");
+    let body = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(String::from_utf8(body).unwrap(), "1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n");
+    client.head().unwrap();
+    let rest = "2\r\nok\r\n0\r\nX-Got: 1\r\n\r\n";
+    assert_eq!(String::from_utf8(client.take(rest.len())).unwrap(), rest);
+    // HTTP/1.0 has no place for them.
+    let mut old = Connection::to(sidecar.address());
+    old.send("POST / HTTP/1.0\r\nContent-Length: 25\r\n\r\n1234567890123456789012345");
+    let answer = old.response();
+    assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
+}
+
 #[test]
 fn trailers_do_not_say_who_the_client_is() {
     let (told, heard) = channel();
@@ -463,5 +488,6 @@ fn an_upstream_that_sends_a_body_with_head_or_304_disturbs_nobody() {
         client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
         let answer = client.response_to(method);
         assert_eq!((answer.status(), answer.body.len()), (status, 0));
+        assert_eq!(answer.value("content-length").as_deref(), Some("4"), "it says what a GET or a 200 would have");
     }
 }

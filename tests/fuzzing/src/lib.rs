@@ -29,6 +29,7 @@ mod product {
         pub mod head;
         pub mod original;
         pub mod output;
+        pub mod target;
         pub mod write;
     }
 

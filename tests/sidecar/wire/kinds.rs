@@ -8,10 +8,17 @@ use super::proxied::{Arrived, fields, status};
 /// Adds those of one exchange.
 pub fn find(case: &Case, request: Option<&Arrived>, answer: &Arrived, found: &mut BTreeSet<&'static str>) {
     let Some(request) = request else {
-        found.insert(if status(&answer.head) == 400 {
-            "some requests are refused"
-        } else {
-            "some requests are answered"
+        let is_usual = case.request.method.bytes().all(|byte| byte.is_ascii_uppercase() || b"-_".contains(&byte));
+        found.insert(match (status(&answer.head), is_usual) {
+            (400 | 405, false) => "request: methods of other bytes than `A` to `Z`, `-` and `_` are refused",
+            (400, true) if !is_escaped(&case.request.target) => {
+                "request: paths with a `%` that begins no escape are refused"
+            }
+            (400, true) if twice(&case.request.lines, "authorization") => {
+                "request: a second `Authorization` is refused"
+            }
+            (400, true) => "request: others are refused",
+            _ => "request: others are answered",
         });
         return;
     };
@@ -47,6 +54,17 @@ pub fn find(case: &Case, request: Option<&Arrived>, answer: &Arrived, found: &mu
     }
 }
 
+fn twice(lines: &[Line], name: &str) -> bool {
+    lines.iter().filter(|line| line.lower() == name).count() > 1
+}
+
+/// Whether each `%` of the path begins an escape.
+fn is_escaped(target: &[u8]) -> bool {
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let mut escapes = path.split(|byte| *byte == b'%').skip(1);
+    escapes.all(|after| after.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
+}
+
 /// Whether a trailer is lost that any proxy may pass.
 fn lost_trailers(body: &Body, arrived: Option<&[u8]>) -> bool {
     let Body::Chunked(_, trailers) = body else { return false };
@@ -57,6 +75,7 @@ fn lost_trailers(body: &Body, arrived: Option<&[u8]>) -> bool {
 
 /// The kinds' names, by what changes.
 struct Names {
+    is_request: bool,
     order: &'static str,
     spelling: &'static str,
     value: &'static str,
@@ -70,7 +89,10 @@ struct Names {
     added: &'static str,
 }
 
+const OWN: &str = "answer: `Server` and `Date` are replaced or added";
+
 const REQUEST: Names = Names {
+    is_request: true,
     order: "request: order of the lines",
     spelling: "request: spelling of names",
     value: "request: values of other fields",
@@ -85,6 +107,7 @@ const REQUEST: Names = Names {
 };
 
 const ANSWER: Names = Names {
+    is_request: false,
     order: "answer: order of the lines",
     spelling: "answer: spelling of names",
     value: "answer: values of other fields",
@@ -110,6 +133,12 @@ impl Of<'_> {
         let mut is_taken = vec![false; arrived.len()];
         for line in self.lines {
             let lower = line.lower();
+            if ends_here(&lower) {
+                if !arrived.iter().any(|(name, value)| name == &line.name && value == &line.value) {
+                    found.insert(names.hop);
+                }
+                continue;
+            }
             let is_free = |at: &usize| !is_taken[*at];
             let is_it = |at: &usize| arrived[*at].0.eq_ignore_ascii_case(&line.name) && arrived[*at].1 == line.value;
             let exact = |at: &usize| is_it(at) && arrived[*at].0 == line.name;
@@ -134,23 +163,29 @@ impl Of<'_> {
             let was_there = self.lines.iter().any(|line| line.lower() == lower);
             !is_taken[at] && !was_there && !framing.contains(&&*lower) && lower != "content-length"
         };
-        if (0..arrived.len()).any(is_added) {
-            found.insert(names.added);
+        for at in (0..arrived.len()).filter(|at| is_added(*at)) {
+            let is_own = !names.is_request && [&b"server"[..], b"date"].contains(&&*arrived[at].0.to_ascii_lowercase());
+            found.insert(if is_own { OWN } else { names.added });
         }
     }
 }
 
+/// Also what `Connection` may name.
+fn ends_here(lower: &str) -> bool {
+    let names = ["connection", "keep-alive", "te", "upgrade", "http2-settings", "transfer-encoding", "x-hop", "x-hop2"];
+    names.contains(&lower) || lower.starts_with("proxy-")
+}
+
 impl Names {
     fn of_lost(&self, lower: &str, arrived: &[(Vec<u8>, Vec<u8>)]) -> &'static str {
-        let hop =
-            ["connection", "keep-alive", "te", "upgrade", "http2-settings", "transfer-encoding", "x-hop", "x-hop2"];
         let is_there = arrived.iter().any(|(name, _)| name.eq_ignore_ascii_case(lower.as_bytes()));
         match lower {
-            _ if hop.contains(&lower) || lower.starts_with("proxy-") => self.hop,
             "x_forwarded_for" | "content_length" | "x.real.ip" => self.twin,
             "x-real-ip" | "forwarded" | "x-request-id" => self.forwarding,
             _ if lower.starts_with("x-forwarded-") => self.forwarding,
             "content-length" => self.length,
+            "server" | "date" if !self.is_request => OWN,
+            "content-type" if !self.is_request => "answer: an empty or second `Content-Type` is dropped",
             _ if is_there => self.value,
             _ if !lower.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) => self.odd,
             _ if lower.contains('_') => self.underscore,
