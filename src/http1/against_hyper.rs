@@ -212,7 +212,7 @@ fn our_answer(bytes: &[u8], method: &Method, size: usize) -> Option<Understood> 
 
 fn of_request<B>(request: &Request<B>, length: Option<u64>, body: Option<(Vec<u8>, HeaderMap)>) -> Understood {
     let begin = format!("{} {}", request.method(), request.uri());
-    let target = target::sent(request.uri(), request.extensions()).to_vec();
+    let target = target::sent(request.uri(), request.extensions().get()).to_vec();
     let is_odd = is_odd(request.uri(), &target);
     Understood { begin, target, is_odd, version: request.version(), fields: fields(request.headers()), length, body }
 }

@@ -338,6 +338,7 @@ impl Inbound {
 mod tests {
     use super::super::error::FramingError;
     use super::*;
+    use http::Response;
     use std::future::poll_fn;
     use std::net::Shutdown;
     use tokio::net::UnixStream;
@@ -378,6 +379,30 @@ mod tests {
             assert!(!is_gone_after(&mut inbound, LOOK).await);
         }
         assert!(is_gone_after(&mut inbound, LOOK).await);
+    }
+
+    /// Nothing of it is read here, and little of it fits on the way.
+    #[tokio::test]
+    async fn announcements_without_an_end_take_no_more_than_their_room() {
+        let (mut inbound, _far) = of_parts(0).await;
+        let hints = Response::builder().status(103).header("link", "x".repeat(1000)).body(()).unwrap().into_parts().0;
+        for _ in 0..1000 {
+            inbound.announce(&hints);
+            let _ = poll_fn(|cx| Poll::Ready(inbound.poll_interim(cx).is_ready())).await;
+        }
+        assert!((MOST_INTERIM..MOST_INTERIM + 1100).contains(&inbound.interim.len()), "{}", inbound.interim.len());
+        let (mut out, left) = (Vec::new(), inbound.interim.clone());
+        assert!(!inbound.end_interim(&mut out));
+        assert_eq!(out, left, "the answer stands behind it");
+    }
+
+    #[tokio::test]
+    async fn who_was_not_told_to_go_on_is_not_told_with_the_answer() {
+        let (mut inbound, _far) = of_parts(0).await;
+        inbound.begin_body(Decoder::length(3), true);
+        let mut out = Vec::new();
+        assert!(inbound.end_interim(&mut out) && out.is_empty());
+        assert!(!inbound.end_interim(&mut out), "nor was it waited for");
     }
 
     #[tokio::test(start_paused = true)]

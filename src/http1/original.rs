@@ -28,24 +28,21 @@ impl Original {
         self.target.slice(&self.head)
     }
 
-    /// The line that this field was read from; `next` is the one that it most often is.
+    /// The line that this field was read from; `next` is the one that it most often is. An empty value lies nowhere.
     ///
     /// A field is known by where its value lies, since comparing names costs as much as all else here. The one value that
     /// is ever put under a second name is Host's, and that name is longer.
     fn line_of(&self, next: usize, name: &HeaderName, value: &HeaderValue) -> Option<usize> {
-        if value.is_empty() {
-            return None;
-        }
-        let offset = (value.as_bytes().as_ptr() as usize).checked_sub(self.head.as_ptr() as usize)?;
-        let is_at = |line: &Line| line.value.start as usize == offset && line.value.len() == value.len();
+        let offset = (value.as_bytes().as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
         let at = match self.lines.get(next) {
-            Some(line) if is_at(line) => next,
+            Some(line) if line.value.start as usize == offset => next,
             // Lines stand in the order of their values.
             _ => self.lines.binary_search_by(|line| (line.value.start as usize).cmp(&offset)).ok()?,
         };
-        let line = self.lines.get(at).filter(|line| is_at(line) && line.name.len() == name.as_str().len())?;
-        debug_assert!(line.name.slice(&self.head).eq_ignore_ascii_case(name.as_str().as_bytes()));
-        Some(at)
+        let line = self.lines.get(at)?;
+        let is_it = line.value.len() == value.len() && line.name.len() == name.as_str().len() && !value.is_empty();
+        debug_assert!(!is_it || line.name.slice(&self.head).eq_ignore_ascii_case(name.as_str().as_bytes()));
+        is_it.then_some(at)
     }
 
     /// The first line of `name` from the line at `from` on for whose value `fits` holds.
@@ -87,32 +84,34 @@ pub fn write(
     };
     // A map has the fields in the order of their first lines: nearly always in that of all of them.
     let (begin, mut last) = (out.len(), 0);
-    let mut writer = Writer { original, untouched: Span::default() };
-    let are_in_order = fields(headers, original).filter(|field| wanted(field.name)).all(|field| {
-        let follows = field.place.key(original) >= last;
-        last = field.place.key(original);
-        if follows {
-            writer.write(out, &field);
+    let (mut finder, mut writer) = (Finder::new(original), Writer::new(original));
+    let mut are_in_order = true;
+    for (name, value) in headers {
+        let place = finder.place(name, value);
+        if !wanted(name) {
+            continue;
         }
-        follows
-    });
+        let key = place.key(original);
+        are_in_order = key >= last;
+        if !are_in_order {
+            break;
+        }
+        last = key;
+        writer.write(out, name, value, place);
+    }
     if !are_in_order {
         out.truncate(begin);
-        writer.untouched = Span::default();
-        let mut all: Vec<Field<'_>> = fields(headers, original).filter(|field| wanted(field.name)).collect();
-        all.sort_by_key(|field| field.place.key(original));
-        all.iter().for_each(|field| writer.write(out, field));
+        writer = Writer::new(original);
+        let mut finder = Finder::new(original);
+        let all = headers.iter().map(|(name, value)| (finder.place(name, value), name, value));
+        let mut all: Vec<_> = all.filter(|(_, name, _)| wanted(name)).collect();
+        all.sort_by_key(|(place, ..)| place.key(original));
+        all.into_iter().for_each(|(place, name, value)| writer.write(out, name, value, place));
     }
     writer.flush(out);
 }
 
-/// A field, and where it belongs.
-struct Field<'a> {
-    name: &'a HeaderName,
-    value: &'a HeaderValue,
-    place: Place,
-}
-
+/// Where a field belongs.
 #[derive(Clone, Copy)]
 enum Place {
     /// It is the line there.
@@ -132,25 +131,42 @@ impl Place {
     }
 }
 
-fn fields<'a>(headers: &'a HeaderMap, original: &'a Original) -> impl Iterator<Item = Field<'a>> {
-    let (mut previous, mut next) = (None, 0);
-    headers.iter().map(move |(name, value)| {
-        let is_repeated = previous.replace(name) == Some(name);
-        let place = match original.line_of(next, name, value) {
+/// Finds the places of the fields of a map, one after the other.
+struct Finder<'a> {
+    original: &'a Original,
+    previous: Option<&'a HeaderName>,
+    /// Behind the line of the last one.
+    next: usize,
+}
+
+impl<'a> Finder<'a> {
+    fn new(original: &'a Original) -> Self {
+        Finder { original, previous: None, next: 0 }
+    }
+
+    fn place(&mut self, name: &'a HeaderName, value: &HeaderValue) -> Place {
+        let previous = self.previous.replace(name);
+        let place = match self.original.line_of(self.next, name, value) {
             Some(at) => Place::Untouched(at),
-            // An empty value lies nowhere.
-            None if value.is_empty() => {
-                let at = original.named(name, if is_repeated { next } else { 0 }, |value| value.len() == 0);
-                at.map_or(Place::Behind, Place::Untouched)
-            }
-            None if is_repeated => Place::Behind,
-            None => original.named(name, 0, |_| true).map_or(Place::Behind, Place::Instead),
+            None => self.place_of_other(name, value, previous == Some(name)),
         };
         if let Place::Untouched(at) | Place::Instead(at) = place {
-            next = at + 1;
+            self.next = at + 1;
         }
-        Field { name, value, place }
-    })
+        place
+    }
+
+    fn place_of_other(&self, name: &HeaderName, value: &HeaderValue, is_repeated: bool) -> Place {
+        if value.is_empty() {
+            let from = if is_repeated { self.next } else { 0 };
+            let at = self.original.named(name, from, |value| value.len() == 0);
+            return at.map_or(Place::Behind, Place::Untouched);
+        }
+        match is_repeated {
+            true => Place::Behind,
+            false => self.original.named(name, 0, |_| true).map_or(Place::Behind, Place::Instead),
+        }
+    }
 }
 
 /// Writes fields, and lines that follow each other in the original and were not touched in one piece.
@@ -159,9 +175,13 @@ struct Writer<'a> {
     untouched: Span,
 }
 
-impl Writer<'_> {
-    fn write(&mut self, out: &mut Vec<u8>, field: &Field<'_>) {
-        let at = match field.place {
+impl<'a> Writer<'a> {
+    fn new(original: &'a Original) -> Self {
+        Writer { original, untouched: Span::default() }
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue, place: Place) {
+        let at = match place {
             Place::Untouched(at) => match self.original.plain(at) {
                 Some(line) => return self.take(out, line),
                 None => Some(at),
@@ -172,9 +192,9 @@ impl Writer<'_> {
         self.flush(out);
         match at {
             Some(at) => out.extend_from_slice(self.original.spelling(at)),
-            None => title_case(out, field.name),
+            None => title_case(out, name),
         }
-        write_value(out, field.value);
+        write_value(out, value);
     }
 
     fn take(&mut self, out: &mut Vec<u8>, next: Span) {

@@ -4,7 +4,7 @@
 //! What routes, vets and logs looks at the `Uri`; what is sent on are the bytes.
 
 use bytes::{Bytes, BytesMut};
-use http::{Extensions, Request, Uri};
+use http::{Request, Uri};
 
 use super::error::HeadError;
 use super::original::{Original, Span};
@@ -32,15 +32,15 @@ pub fn read(head: &Bytes, target: Span) -> Result<(Uri, Span), HeadError> {
     Ok((uri, target.skip(begin)))
 }
 
-/// What is sent on of the target of a request with this head: the bytes that came, or of HTTP/2 what its `Uri` says.
-pub fn sent<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a [u8] {
-    let original = extensions.get().map(Original::target).filter(|target| !target.is_empty());
+/// What is sent on of the target of a request: the bytes that came, or of HTTP/2 what its `Uri` says.
+pub fn sent<'a>(uri: &'a Uri, original: Option<&'a Original>) -> &'a [u8] {
+    let original = original.map(Original::target).filter(|target| !target.is_empty());
     original.unwrap_or_else(|| uri.path_and_query().map_or(b"/", |target| target.as_str().as_bytes()))
 }
 
 /// The path of the target of `request`, with bytes that are no UTF-8 replaced: for people.
 pub fn path<B>(request: &Request<B>) -> String {
-    let target = sent(request.uri(), request.extensions());
+    let target = sent(request.uri(), request.extensions().get());
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     String::from_utf8_lossy(path).into_owned()
 }
@@ -83,7 +83,7 @@ mod tests {
         let read = head::request(&mut head, &limits)?.unwrap();
         assert_eq!((&head[..], read.request.method()), (&b"rest"[..], &Method::POST));
         assert_eq!(read.request.headers().get("host").unwrap().as_bytes(), b"\xe4");
-        Ok((read.request.uri().to_string(), sent(read.request.uri(), read.request.extensions()).to_vec()))
+        Ok((read.request.uri().to_string(), sent(read.request.uri(), read.request.extensions().get()).to_vec()))
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub fn request(
 ) -> Encoder {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    let target = target::sent(&head.uri, &head.extensions);
+    let original = head.extensions.get();
+    let target = target::sent(&head.uri, original);
     if !matches!(target, [b'/' | b'*', ..]) {
         // `http://host?query` has no path.
         out.push(b'/');
@@ -47,7 +48,7 @@ pub fn request(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     // SECURITY: with both, the upstream might see another end of this request.
     let is_chunked = length.is_none();
-    original::write(out, &head.headers, head.extensions.get(), |name| !(is_chunked && *name == header::CONTENT_LENGTH));
+    original::write(out, &head.headers, original, |name| !(is_chunked && *name == header::CONTENT_LENGTH));
     if is_chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }

@@ -28,7 +28,7 @@ pub fn request(bytes: &[u8]) {
     let came = lines(&bytes[..bytes.len() - buffer.len()]);
     let (mut head, ()) = request.into_parts();
     head.uri = head.uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
-    let target = target::sent(&head.uri, &head.extensions).to_vec();
+    let target = target::sent(&head.uri, head.extensions.get()).to_vec();
     hop_by_hop::remove(&mut head.headers, false, |_| false);
     let mut out = Written::default();
     let encoder = write::request(out.output.gathered(), &head, body.left(), |_| {});

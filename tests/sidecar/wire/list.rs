@@ -82,7 +82,7 @@ pub fn trailers(trailers: &[Line], of_request: bool) -> Vec<u8> {
     let passes = |line: &&Line| {
         let lower = line.lower();
         let says_who = lower.starts_with("x-forwarded-") || is_twin(&lower);
-        !ends_here(&lower) && !NEVER_TRAILERS.contains(&&*lower) && !named.contains(&lower) && !(of_request && says_who)
+        !(ends_here(&lower) || NEVER_TRAILERS.contains(&&*lower) || named.contains(&lower) || of_request && says_who)
     };
     let mut left: Vec<&Line> = trailers.iter().filter(passes).collect();
     let mut written = Vec::new();

@@ -15,16 +15,19 @@ pub struct Arrived {
     pub trailers: Option<Vec<u8>>,
 }
 
+/// Bytes of an answer, and whether the connection ends with them.
+type AtHand = Arc<Mutex<(Vec<u8>, bool)>>;
+
 /// An upstream that sends the answer of the case at hand and keeps what came for it.
 pub struct Site {
     upstream: Upstream,
-    at_hand: Arc<Mutex<(Vec<u8>, bool)>>,
+    at_hand: AtHand,
     arrived: Arc<Mutex<Option<Arrived>>>,
 }
 
 impl Site {
     pub fn start() -> Site {
-        let (at_hand, arrived): (Arc<Mutex<(Vec<u8>, bool)>>, Arc<Mutex<Option<Arrived>>>) = Default::default();
+        let (at_hand, arrived): (AtHand, Arc<Mutex<Option<Arrived>>>) = Default::default();
         let (answer, keep) = (Arc::clone(&at_hand), Arc::clone(&arrived));
         let upstream = Upstream::of_connections(move |mut connection| {
             while let Some(head) = connection.head() {
