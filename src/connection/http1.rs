@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -295,7 +295,7 @@ impl Connection {
             if !self.output.has_room() {
                 return Ok(false);
             }
-            match Pin::new(rest).poll_frame(cx) {
+            match rest.poll_next(cx) {
                 Poll::Ready(Some(Ok(frame))) => encoder.push(frame, &mut self.output),
                 Poll::Ready(None) => {
                     let ended = encoding.take().map_or(Ok(()), |encoder| encoder.end(&mut self.output));
@@ -356,7 +356,7 @@ fn poll_next(inbound: &mut Inbound, limits: &HeadLimits, cx: &mut Context<'_>) -
 
 /// Takes up to so many bytes of a body, or all of it.
 async fn take(mut body: ResponseBody, mut left: usize) {
-    while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(Ok(frame)) = poll_fn(|cx| body.poll_next(cx)).await {
         let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
         left = rest;
     }

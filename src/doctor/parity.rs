@@ -15,7 +15,6 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Method, Request, header};
-use hyper::body::Frame;
 use tokio::time::timeout;
 
 use super::address;
@@ -23,6 +22,7 @@ use super::client::{self, Answer, ClientError, SiteAddress};
 use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::finding::{Area, Finding};
+use crate::http1::frame::Frame;
 use crate::net::dial::Dialer;
 use crate::refresh::{self, Refresher};
 use crate::request_id::RequestIds;

@@ -17,9 +17,7 @@ use std::net::IpAddr;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Response, StatusCode, request};
-use hyper::body::Frame;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -27,6 +25,7 @@ use super::error::{CutError, ForwardError};
 use super::request::Added;
 use super::response;
 use super::upstream::Lease;
+use crate::http1::frame::Frame;
 use crate::http1::head::is_interim;
 use crate::http1::inbound::SharedInbound;
 use crate::request_id::RequestId;
@@ -136,7 +135,7 @@ impl Relay {
     }
 
     /// The next part of the response.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, CutError>>> {
         let _ = self.poll_upload(cx);
         let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
         let frame = match lease.link.poll_frame(cx) {

@@ -167,7 +167,7 @@ impl Arriving<'_> {
             match decoder.decode(&mut self.buffer) {
                 Ok(Decoded::Frame(frame)) => match frame.into_data() {
                     Ok(data) => body.extend_from_slice(&data),
-                    Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+                    Err(frame) => trailers = frame.trailers_ref().cloned().unwrap_or_default(),
                 },
                 Ok(Decoded::End) => return Some((body, trailers)),
                 Ok(Decoded::More) if self.read() || decoder.close().is_ok() => {}

@@ -2,12 +2,9 @@
 
 use std::io::Write as _;
 
-use bytes::Bytes;
-use http::HeaderMap;
-use hyper::body::Frame;
-
 use super::error::TooShort;
 use super::fields::may_be_trailer;
+use super::frame::{Frame, Trailers};
 use super::original;
 use super::output::Output;
 
@@ -54,10 +51,10 @@ impl Encoder {
 
     /// A part of the body. Only while `output` [has room](Output::has_room). What is more than the length is cut off: it
     /// would be read as the next message.
-    pub fn push(&mut self, frame: Frame<Bytes>, output: &mut Output) {
-        let frame = match frame.into_data() {
-            Ok(data) => data,
-            Err(frame) => return self.push_trailers(&frame.into_trailers().unwrap_or_default(), output),
+    pub fn push(&mut self, frame: Frame, output: &mut Output) {
+        let frame = match frame {
+            Frame::Data(data) => data,
+            Frame::Trailers(trailers) => return self.push_trailers(&trailers, output),
         };
         match &mut self.0 {
             State::Length(left) => {
@@ -90,12 +87,12 @@ impl Encoder {
     }
 
     /// All of them, announced or not: whoever reads chunks can read them, and may drop what it has no use for (RFC 9112, 7.1.2).
-    fn push_trailers(&mut self, trailers: &HeaderMap, output: &mut Output) {
+    fn push_trailers(&mut self, trailers: &Trailers, output: &mut Output) {
         if !matches!(self.0, State::Chunked) {
             return;
         }
         output.gathered().extend_from_slice(b"0\r\n");
-        original::write(output.gathered(), trailers, None, may_be_trailer);
+        original::write(output.gathered(), &trailers.headers, trailers.original.as_ref(), may_be_trailer);
         output.gathered().extend_from_slice(b"\r\n");
         self.0 = State::Length(0);
     }

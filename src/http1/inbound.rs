@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::response;
-use hyper::body::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::decoder::{Decoded, Decoder};
 use super::error::{HeadError, ReadError};
+use super::frame::Frame;
 use super::head::{self, HeadLimits, RequestHead};
 use super::input::Input;
 use super::rewound::Rewound;
@@ -159,7 +159,7 @@ impl Inbound {
     }
 
     /// The next part of the request's body. Whoever asks first lets the client send it.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, ReadError>> {
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, ReadError>> {
         if std::mem::take(&mut self.awaits_continue) {
             self.interim.extend_from_slice(CONTINUE);
         }

@@ -14,6 +14,7 @@ pub mod decoder;
 pub mod encoder;
 pub mod error;
 pub mod fields;
+pub mod frame;
 pub mod head;
 pub mod inbound;
 pub mod incoming;

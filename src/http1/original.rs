@@ -18,6 +18,16 @@ pub struct Original {
 }
 
 impl Original {
+    /// Of fields behind a body, which stand at `lines` of `block`.
+    pub fn of_trailers(lines: Vec<Line>, block: Bytes) -> Original {
+        Original { head: block, lines, reason: Span::default(), target: Span::default() }
+    }
+
+    /// Name and value of each line.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
+        self.lines.iter().map(|line| (line.name.slice(&self.head), line.value.bytes(&self.head)))
+    }
+
     /// The bytes after an answer's status.
     pub fn reason(&self) -> &[u8] {
         self.reason.slice(&self.head)

@@ -3,9 +3,7 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Response, request};
-use hyper::body::Frame;
 use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
@@ -15,6 +13,7 @@ use crate::forward::error::CutError;
 use crate::forward::request::Added;
 use crate::http1::client::{Connection, Sending};
 use crate::http1::error::AnswerError;
+use crate::http1::frame::Frame;
 use crate::http1::rewound::Rewound;
 use crate::metrics::Open;
 use crate::net::stream::UpstreamStream;
@@ -84,7 +83,7 @@ impl Link {
             ready!(self.held_alarm.poll_at(cx, self.sent + CONTINUE_TIME));
             self.is_held = false;
         }
-        if let Sending::Refused = ready!(self.connection.poll_send(cx, &mut self.upload))? {
+        if let Sending::Refused = ready!(self.connection.poll_send(cx, |cx| self.upload.poll_next(cx)))? {
             self.forget_upload();
         }
         Poll::Ready(Ok(()))
@@ -105,7 +104,7 @@ impl Link {
     }
 
     /// The next part of the response's body.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, CutError>>> {
         let frame = ready!(self.connection.poll_frame(cx));
         Poll::Ready(frame.map(|frame| frame.map_err(|error| CutError::BrokeOff(error.into()))))
     }

@@ -26,6 +26,7 @@ mod product {
         pub mod encoder;
         pub mod error;
         pub mod fields;
+        pub mod frame;
         pub mod head;
         pub mod original;
         pub mod output;

@@ -76,7 +76,7 @@ pub fn closes(request: &Request) -> bool {
     request.lines.iter().any(|line| line.lower() == "connection" && line.value == b"close")
 }
 
-/// The trailers that arrive, up to and with the empty line. Lines of one name come together, and the names are written anew.
+/// The trailers that arrive, up to and with the empty line.
 pub fn trailers(trailers: &[Line], of_request: bool) -> Vec<u8> {
     let named = named_by_connection(trailers);
     let passes = |line: &&Line| {
@@ -84,18 +84,8 @@ pub fn trailers(trailers: &[Line], of_request: bool) -> Vec<u8> {
         let says_who = lower.starts_with("x-forwarded-") || is_twin(&lower);
         !(ends_here(&lower) || NEVER_TRAILERS.contains(&&*lower) || named.contains(&lower) || of_request && says_who)
     };
-    let mut left: Vec<&Line> = trailers.iter().filter(passes).collect();
     let mut written = Vec::new();
-    while let Some(first) = left.first().map(|line| line.lower()) {
-        for line in left.extract_if(.., |line| line.lower() == first) {
-            let mut starts = true;
-            let titled = first.bytes().map(|byte| {
-                let starts = std::mem::replace(&mut starts, byte == b'-');
-                if starts { byte.to_ascii_uppercase() } else { byte }
-            });
-            write(&mut written, &titled.collect::<Vec<u8>>(), &line.value);
-        }
-    }
+    trailers.iter().filter(passes).for_each(|line| write(&mut written, &line.name, &line.value));
     written.extend_from_slice(b"\r\n");
     written
 }
