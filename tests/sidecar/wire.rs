@@ -17,15 +17,14 @@ use generated::{Body, Case, Random};
 use proxied::{Arrived, Site};
 
 const SEED: u64 = 0x5eed;
-const CASES: usize = 3_000;
+const CASES: u64 = 3_000;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-fn cases(most: usize) -> impl Iterator<Item = (String, Case)> {
-    let (seed, cases) = (number("WIRE_SEED", SEED), number("WIRE_CASES", CASES as u64) as usize);
-    (0..cases.min(most)).map(move |at| (format!("case {at} of WIRE_SEED={seed}"), Case::new(Random::of(seed, at))))
+fn cases(seed: u64, count: usize) -> impl Iterator<Item = (String, Case)> {
+    (0..count).map(move |at| (format!("case {at} of WIRE_SEED={seed}"), Case::new(Random::of(seed, at))))
 }
 
 #[test]
@@ -33,7 +32,7 @@ fn what_arrives_is_what_was_sent_but_for_the_list() {
     let site = Site::start();
     let sidecar = Sidecar::forwarding(site.address());
     let mut client = Connection::to(sidecar.address());
-    for (name, case) in cases(usize::MAX) {
+    for (name, case) in cases(number("WIRE_SEED", SEED), number("WIRE_CASES", CASES) as usize) {
         let (request, answer) = site.exchange(&mut client, &case);
         let request = request.unwrap_or_else(|| panic!("{name}: refused\n{}", text(&case.request.bytes())));
         assert_same(&name, &list::request(&case.request), &without_id(&request.head));
@@ -79,7 +78,7 @@ fn without_id(head: &[u8]) -> Vec<u8> {
     head
 }
 
-/// The table of docs/forwarding.md is what comes out here.
+/// The table of docs/forwarding.md is what comes out here. Of these very cases: another seed may miss a rare kind.
 #[test]
 fn who_changes_what() {
     let site = Site::start();
@@ -87,7 +86,7 @@ fn who_changes_what() {
     let nginx = nginx::Nginx::before(site.address());
     let found = [sidecar.address(), nginx.address()].map(|proxy| {
         let mut found = BTreeSet::new();
-        for (_, case) in cases(600) {
+        for (_, case) in cases(SEED, 600) {
             // nginx closes behind what it refuses.
             let mut client = Connection::to(proxy);
             let (request, answer) = site.exchange(&mut client, &case);
