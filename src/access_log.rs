@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Version, header};
 use tracing::info;
 
@@ -36,17 +35,17 @@ pub struct Access {
 #[derive(Debug)]
 pub struct Head {
     method: Method,
-    target: Option<PathAndQuery>,
+    path: String,
     user_agent: Option<HeaderValue>,
     version: Version,
 }
 
 impl Head {
-    /// Of `request`.
-    pub fn of<B>(request: &Request<B>) -> Self {
+    /// Of `request`, whose target has this `path`.
+    pub fn of<B>(request: &Request<B>, path: String) -> Self {
         Head {
             method: request.method().clone(),
-            target: request.uri().path_and_query().cloned(),
+            path,
             user_agent: request.headers().get(header::USER_AGENT).cloned(),
             version: request.version(),
         }
@@ -57,12 +56,12 @@ impl Drop for Access {
     // SECURITY: without the query, where WordPress and its plugins put nonces, keys and tokens; and without `Referer`, which
     // holds the query of the page before.
     fn drop(&mut self) {
-        let Head { method, target, user_agent, version } = &*self.head;
+        let Head { method, path, user_agent, version } = &*self.head;
         let user_agent = user_agent.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
         info!(
             target: ACCESS,
             %method,
-            path = target.as_ref().map_or("", PathAndQuery::path),
+            path,
             status = self.status,
             bytes = self.sent,
             complete = self.is_complete,

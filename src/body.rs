@@ -5,17 +5,18 @@
 //! [`RequestBody::Replayed`] can carry on what was read of it.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{self, Body, SizeHint};
 use tokio::time::Instant;
 
 use crate::fields;
 use crate::http1;
 use crate::http1::error::TooShort;
+use crate::http1::frame::Frame;
 use crate::metrics::Event;
 use crate::time::pace::{Pace, Patience, TooSlow};
 
@@ -56,7 +57,7 @@ pub enum RequestBody {
     /// The client's body, frame by frame as it arrives.
     Streamed(Streamed),
     /// Frames that were already read while the call was looked at, then the rest of the client's body, if any.
-    Replayed(VecDeque<Frame<Bytes>>, Option<Streamed>),
+    Replayed(VecDeque<Frame>, Option<Streamed>),
 }
 
 /// A body that is still arriving, and the time of its last frame.
@@ -114,7 +115,7 @@ impl RequestBody {
         let (mut frames, mut joined, mut length) = (VecDeque::new(), BytesMut::new(), 0);
         let mut data = Bytes::new();
         while length < limit && !self.is_end_stream() {
-            let Some(frame) = self.frame().await.transpose()? else { break };
+            let Some(frame) = poll_fn(|cx| self.poll_next(cx)).await.transpose()? else { break };
             match frame.into_data() {
                 Ok(part) => {
                     length += part.len();
@@ -140,8 +141,21 @@ impl RequestBody {
         Ok(is_whole.then_some(data))
     }
 
+    /// Its next part.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        match self {
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Streamed(streamed) => streamed.poll_frame(cx),
+            RequestBody::Replayed(frames, rest) => match (frames.pop_front(), rest) {
+                (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
+                (None, Some(streamed)) => streamed.poll_frame(cx),
+                (None, None) => Poll::Ready(None),
+            },
+        }
+    }
+
     /// Puts frames that were read back in front of what is still to come.
-    fn put_back(&mut self, mut frames: VecDeque<Frame<Bytes>>) {
+    fn put_back(&mut self, mut frames: VecDeque<Frame>) {
         *self = match std::mem::replace(self, RequestBody::Empty) {
             RequestBody::Empty if frames.is_empty() => RequestBody::Empty,
             RequestBody::Empty => RequestBody::Replayed(frames, None),
@@ -166,11 +180,11 @@ impl RequestBody {
 }
 
 impl Incoming {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         let frame = match self {
             Incoming::Http1(incoming) => ready!(incoming.poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
             Incoming::Http2(incoming) => {
-                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(Into::into))
+                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map(Frame::from).map_err(Into::into))
             }
         };
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::BrokeOff)))
@@ -192,7 +206,7 @@ impl Incoming {
 }
 
 impl Streamed {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         match self.incoming.poll_frame(cx) {
             Poll::Ready(mut frame) => {
                 let mut bytes = 0;
@@ -230,16 +244,11 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut *self {
-            RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Streamed(streamed) => streamed.poll_frame(cx),
-            RequestBody::Replayed(frames, rest) => match (frames.pop_front(), rest) {
-                (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
-                (None, Some(streamed)) => streamed.poll_frame(cx),
-                (None, None) => Poll::Ready(None),
-            },
-        }
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<body::Frame<Bytes>, BodyError>>> {
+        self.poll_next(cx).map_ok(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
+use super::places;
 use crate::share::Share;
 
 /// The count, shared by all workers. Touched when a connection opens and when it closes.
@@ -16,32 +17,41 @@ pub struct PerAddress {
     connections: usize,
     exchanges: usize,
     one_connection: usize,
+    early_bodies: usize,
     open: Arc<Mutex<HashMap<IpAddr, Open>>>,
 }
 
 /// What an address has open.
 struct Open {
     connections: usize,
-    /// The limits that `exchanges` were made for: those of an address and of one connection.
-    limits: (usize, usize),
+    /// The limits that the places were made for: of exchanges of an address and of one connection, and of early bodies.
+    limits: (usize, usize, usize),
     /// Free places for exchanges, by the worker's number.
     exchanges: HashMap<usize, Arc<Semaphore>>,
+    /// Free places for bodies that begin to flow at once.
+    early_bodies: Option<Arc<Semaphore>>,
 }
 
 impl PerAddress {
     /// At most so many connections and exchanges for each address; zero is any number. `one_connection` of the exchanges
-    /// may be those of one connection.
-    pub fn new(connections: usize, exchanges: usize, one_connection: usize) -> Arc<Self> {
-        Arc::new(PerAddress { connections, exchanges, one_connection, open: Arc::default() })
+    /// may be those of one connection, and the bodies of `early_bodies` of them may begin to flow at once.
+    pub fn new(connections: usize, exchanges: usize, one_connection: usize, early_bodies: usize) -> Arc<Self> {
+        Arc::new(PerAddress { connections, exchanges, one_connection, early_bodies, open: Arc::default() })
     }
 
     /// The same count with other limits. Addresses beyond the new limits keep what they have open.
-    pub fn with_limits(&self, connections: usize, exchanges: usize, one_connection: usize) -> Arc<Self> {
-        Arc::new(PerAddress { connections, exchanges, one_connection, open: Arc::clone(&self.open) })
+    pub fn with_limits(
+        &self,
+        connections: usize,
+        exchanges: usize,
+        one_connection: usize,
+        early_bodies: usize,
+    ) -> Arc<Self> {
+        Arc::new(PerAddress { connections, exchanges, one_connection, early_bodies, open: Arc::clone(&self.open) })
     }
 
-    fn limits(&self) -> (usize, usize) {
-        (self.exchanges, self.one_connection)
+    fn limits(&self) -> (usize, usize, usize) {
+        (self.exchanges, self.one_connection, self.early_bodies)
     }
 
     /// A place for a connection from `address`; `None` when it has as many open as it may.
@@ -62,8 +72,15 @@ impl PerAddress {
 }
 
 impl Open {
-    fn new(limits: (usize, usize)) -> Self {
-        Open { connections: 0, limits, exchanges: HashMap::new() }
+    fn new(limits: (usize, usize, usize)) -> Self {
+        Open { connections: 0, limits, exchanges: HashMap::new(), early_bodies: places::limited(limits.2) }
+    }
+
+    /// Places by other limits are counted from nought.
+    fn adopt(&mut self, limits: (usize, usize, usize)) {
+        if self.limits != limits {
+            *self = Open { connections: self.connections, ..Open::new(limits) };
+        }
     }
 }
 
@@ -85,12 +102,18 @@ impl Admitted {
         }
         let mut all = now.open();
         let open = all.get_mut(&self.address)?;
-        if open.limits != now.limits() {
-            *open = Open { connections: open.connections, ..Open::new(now.limits()) };
-        }
+        open.adopt(now.limits());
         let places = open.exchanges.entry(share.worker);
         let of_worker = || Arc::new(Semaphore::new(share.of_clients(now.exchanges, now.one_connection)));
         Some(Arc::clone(places.or_insert_with(of_worker)))
+    }
+
+    /// Free places for bodies from its address that begin to flow at once, at all workers; `None` where they are not limited.
+    pub fn early_bodies(&self, now: &PerAddress) -> Option<Arc<Semaphore>> {
+        let mut all = now.open();
+        let open = all.get_mut(&self.address)?;
+        open.adopt(now.limits());
+        open.early_bodies.clone()
     }
 }
 
@@ -120,7 +143,7 @@ mod tests {
 
     #[test]
     fn places_are_given_up_to_the_limit_and_given_back() {
-        let per_address = PerAddress::new(2, 0, 1);
+        let per_address = PerAddress::new(2, 0, 1, 0);
         let [a, b]: [IpAddr; 2] = ["198.51.100.7".parse().unwrap(), "198.51.100.8".parse().unwrap()];
         let first = per_address.admit(a).unwrap();
         let _second = per_address.admit("::ffff:198.51.100.7".parse().unwrap()).unwrap();
@@ -132,7 +155,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_client_is_its_network() {
-        let per_address = PerAddress::new(1, 0, 1);
+        let per_address = PerAddress::new(1, 0, 1, 0);
         let _place = per_address.admit("2001:db8::1".parse().unwrap()).unwrap();
         assert!(per_address.admit("2001:db8::2".parse().unwrap()).is_none());
         assert!(per_address.admit("2001:db8:0:1::1".parse().unwrap()).is_some());
@@ -140,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_connections_of_an_address_share_its_places_for_exchanges() {
-        let per_address = PerAddress::new(0, 5, 1);
+        let per_address = PerAddress::new(0, 5, 1, 2);
         let [first, second, other] = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
             .map(|address| per_address.admit(address.parse().unwrap()).unwrap());
         let at = |worker| Share { worker, workers: 2 };
@@ -151,11 +174,15 @@ mod tests {
         assert_eq!([&first, &second, &other].map(|place| free(place, &per_address, 0)), [Some(2), Some(2), Some(3)]);
         assert_eq!(free(&first, &per_address, 1), Some(2), "the other worker's share");
         // After a reload the new limit holds, for open connections, too.
-        let changed = per_address.with_limits(0, 8, 1);
+        let changed = per_address.with_limits(0, 8, 1, 3);
         assert_eq!((free(&first, &changed, 0), free(&second, &changed, 1)), (Some(4), Some(4)));
-        let with_room = changed.with_limits(0, 8, 6);
+        let with_room = changed.with_limits(0, 8, 6, 3);
         assert_eq!((free(&first, &with_room, 0), free(&second, &with_room, 1)), (Some(6), Some(6)), "one connection's");
-        assert_eq!(free(&first, &changed.with_limits(0, 0, 1), 0), None);
+        assert_eq!(free(&first, &changed.with_limits(0, 0, 1, 0), 0), None);
+        let early = |place: &Admitted, now| place.early_bodies(now).map(|places| places.available_permits());
+        let _taken = first.early_bodies(&per_address).unwrap().try_acquire_owned().unwrap();
+        assert_eq!((early(&second, &per_address), early(&other, &per_address)), (Some(1), Some(2)));
+        assert_eq!((early(&second, &changed), early(&second, &changed.with_limits(0, 8, 1, 0))), (Some(3), None));
         drop((first, second, other));
         assert!(per_address.open().is_empty());
     }

@@ -37,8 +37,8 @@ pub use fault::{Fault, Faults};
 pub(crate) use file::open as open_file;
 pub use kind::Kind;
 pub use names::{
-    Algorithm, DatabaseTls, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode, ResponseFields,
-    ReuseDetection, UpstreamProxyProtocol, Verify,
+    Algorithm, DatabaseTls, EarlyBodies, ForwardedMode, LogFormat, ProxyProtocol, RefreshMode, RequestIdMode,
+    ResponseFields, ReuseDetection, UpstreamProxyProtocol, Verify,
 };
 pub use open_files::{OpenFiles, raise_limit};
 pub use secret::Secret;
@@ -125,6 +125,8 @@ pub struct Server {
     pub max_exchanges_per_connection: usize,
     /// Requests of one address in flight at once. Zero: not limited.
     pub max_exchanges_per_address: usize,
+    /// Requests of one address in flight whose body began to flow before its start was there. Zero: not limited.
+    pub max_early_bodies_per_address: usize,
     /// Requests in flight at once, by all workers together. Zero: not limited.
     pub max_exchanges: usize,
     /// For the first byte of a connection. Not zero.
@@ -139,6 +141,8 @@ pub struct Server {
     pub response_write_idle: Duration,
     /// Bytes a second that a client has to send of a body, or to read of an answer. Zero: any.
     pub min_rate: usize,
+    /// Whether answers that only announce one pass to clients of HTTP/1.1.
+    pub early_hints: bool,
     /// Whether a request whose client has left goes on to its end.
     pub ignore_client_abort: bool,
     /// Within a tunnel. Not zero.
@@ -225,6 +229,8 @@ pub struct Upstream {
     pub tls_name: TlsName,
     /// Whether connections begin with a PROXY header. Each request has a connection of its own then.
     pub proxy_protocol: UpstreamProxyProtocol,
+    /// When the body of a request begins to flow.
+    pub early_bodies: EarlyBodies,
     /// Not zero.
     pub connect_timeout: Duration,
     /// Not zero.

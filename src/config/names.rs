@@ -123,6 +123,20 @@ names! {
 }
 
 names! {
+    /// When the body of a request begins to flow to the upstream.
+    #[derive(Default)]
+    EarlyBodies {
+        /// When its start is there.
+        Never = "never",
+        /// Of a request that waits to be told to send it: when the upstream says so. Else as `Never`.
+        #[default]
+        Expect = "expect",
+        /// As `Expect`, and of a body without a length at once.
+        Always = "always",
+    }
+}
+
+names! {
     /// What becomes of `X-Request-Id` on the way to the upstream.
     #[derive(Default)]
     RequestIdMode {

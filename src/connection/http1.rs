@@ -5,12 +5,12 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Body as _;
 use tokio::time::timeout;
 
@@ -90,7 +90,9 @@ impl Connection {
                 Next::Request(head) => self.accept(*head),
             };
             let answer = {
-                let mut answering = pin!(exchange::answer(&self.downstream, request));
+                let hints = self.downstream.context.config.server.early_hints && framing.version == Version::HTTP_11;
+                let announced = hints.then_some(&self.inbound);
+                let mut answering = pin!(exchange::answer(&self.downstream, request, announced));
                 let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
                     Poll::Pending => self.poll_gone(cx).map(Err),
@@ -142,13 +144,12 @@ impl Connection {
     }
 
     fn accept(&mut self, head: RequestHead) -> (Request<RequestBody>, ResponseFraming) {
-        let RequestHead { request, body, keeps, awaits_continue, accepts_trailers } = head;
+        let RequestHead { request, body, keeps, awaits_continue } = head;
         self.watch.head_ended();
         self.requests = self.requests.saturating_add(1);
         let framing = ResponseFraming {
             is_head: request.method() == Method::HEAD,
             version: request.version(),
-            accepts_trailers,
             keeps: keeps && self.requests != self.downstream.context.config.server.max_requests_per_connection,
         };
         let body = if body.is_done() {
@@ -166,9 +167,10 @@ impl Connection {
         answer: Response<ResponseBody>,
         framing: &ResponseFraming,
     ) -> Result<(bool, Option<Tunnel>), ConnectionError> {
-        self.inbound.with(|inbound| inbound.end_interim(self.output.gathered()));
+        let is_body_open = self.inbound.with(|inbound| inbound.end_interim(self.output.gathered()));
+        let framing = ResponseFraming { keeps: framing.keeps && !is_body_open, ..*framing };
         let (head, body) = answer.into_parts();
-        let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), framing);
+        let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), &framing);
         fields::recycle(head.headers, head.extensions);
         // SECURITY: an orderly end is all that tells the client that such an answer is whole. Until it is, whatever ends
         // this connection resets it.
@@ -293,7 +295,7 @@ impl Connection {
             if !self.output.has_room() {
                 return Ok(false);
             }
-            match Pin::new(rest).poll_frame(cx) {
+            match rest.poll_next(cx) {
                 Poll::Ready(Some(Ok(frame))) => encoder.push(frame, &mut self.output),
                 Poll::Ready(None) => {
                     let ended = encoding.take().map_or(Ok(()), |encoder| encoder.end(&mut self.output));
@@ -354,7 +356,7 @@ fn poll_next(inbound: &mut Inbound, limits: &HeadLimits, cx: &mut Context<'_>) -
 
 /// Takes up to so many bytes of a body, or all of it.
 async fn take(mut body: ResponseBody, mut left: usize) {
-    while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(Ok(frame)) = poll_fn(|cx| body.poll_next(cx)).await {
         let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
         left = rest;
     }

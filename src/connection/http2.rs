@@ -99,7 +99,7 @@ where
             let (peer, request) = (downstream.peer, request.map(RequestBody::http2));
             let limit = upload_limit(downstream.context.config.server.request_pace().silence);
             let (answer, place) = match queue.place(&request, limit).await {
-                Ok(place) => (exchange::answer(&downstream, request).await, place),
+                Ok(place) => (exchange::answer(&downstream, request, None).await, place),
                 Err(error) => (exchange::refuse(&downstream, &request, &error.into()), None),
             };
             Ok::<_, Infallible>(answer.map(|body| Answer::new(body, in_flight, place, peer)))

@@ -16,7 +16,6 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use http::{Method, Request, header};
-use hyper::body::Frame;
 use tokio::time::timeout;
 
 use super::address;
@@ -24,6 +23,7 @@ use super::client::{self, Answer, ClientError, SiteAddress};
 use crate::body::RequestBody;
 use crate::client_addr::Client;
 use crate::finding::{Area, Finding};
+use crate::http1::frame::Frame;
 use crate::net::dial::Dialer;
 use crate::refresh::{self, Refresher};
 use crate::request_id::RequestIds;

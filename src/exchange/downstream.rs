@@ -25,6 +25,8 @@ pub struct Downstream {
     pub peer_is_proxy: bool,
     /// Free places for exchanges from its address; `None` where they are not limited.
     address_exchanges: Option<Arc<Semaphore>>,
+    /// Free places for bodies from its address that begin to flow at once; `None` where they are not limited.
+    pub early_bodies: Option<Arc<Semaphore>>,
     latest: Rc<LatestContext>,
     admission: Rc<Admission>,
 }
@@ -80,6 +82,7 @@ impl Downstream {
         Downstream {
             peer_is_trusted: peer.is_trusted(&context.config.forwarded.trusted_proxies),
             address_exchanges: place.and_then(|place| place.exchanges(&context.per_address, context.share)),
+            early_bodies: place.and_then(|place| place.early_bodies(&context.per_address)),
             peer_is_proxy,
             context,
             peer,

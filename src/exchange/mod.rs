@@ -20,6 +20,7 @@ use crate::exchange::downstream::Downstream;
 use crate::exchange::respond::ErrorContext;
 use crate::forward::response_body::ResponseBody;
 use crate::forward::{Forwarded, Hop};
+use crate::http1::inbound::SharedInbound;
 use crate::metrics::{Event, Shard};
 use crate::refresh::comparison::{self, Addition, Comparison};
 use crate::refresh::elsewhere::Left;
@@ -29,11 +30,15 @@ use crate::{route, vet};
 use error::{Description, ExchangeError, Fault};
 use record::Record;
 
-/// Answers one request. There is always an answer.
+/// Answers one request. There is always an answer. What the site says before its own goes to `announced`.
 /// Dropped before its end when the client closes the connection: the upstream's request ends with it.
-pub async fn answer(downstream: &Rc<Downstream>, request: Request<RequestBody>) -> Response<ResponseBody> {
+pub async fn answer(
+    downstream: &Rc<Downstream>,
+    request: Request<RequestBody>,
+    announced: Option<&SharedInbound>,
+) -> Response<ResponseBody> {
     let mut record = Record::begin(downstream, &request);
-    match exchange(downstream, request, &mut record).await {
+    match exchange(downstream, request, announced, &mut record).await {
         Ok((Answered::Forwarded(forwarded), places)) => record.forwarded(forwarded).map(|body| body.holding(places)),
         Ok((Answered::Natively(answer), places)) => record.refreshed(answer).map(|body| body.holding(places)),
         Err(error) => record.failed(&error),
@@ -54,6 +59,7 @@ enum Answered {
 async fn exchange(
     downstream: &Rc<Downstream>,
     mut request: Request<RequestBody>,
+    announced: Option<&SharedInbound>,
     record: &mut Record<'_>,
 ) -> Result<(Answered, Places), ExchangeError> {
     let context = &downstream.context;
@@ -92,8 +98,9 @@ async fn exchange(
         None => request,
     };
     let mut forwarded = {
-        let Downstream { peer, peer_field, .. } = &**downstream;
-        let hop = Hop { client: &client, peer: *peer, peer_field, id: &record.asked.id };
+        let Downstream { peer, peer_field, early_bodies, .. } = &**downstream;
+        let early_bodies = early_bodies.as_ref();
+        let hop = Hop { client: &client, peer: *peer, peer_field, id: &record.asked.id, announced, early_bodies };
         let home = || context.refresher().and_then(|refresher| refresher.sites.home_host());
         context.forwarder.forward(request, &hop, home).await?
     };

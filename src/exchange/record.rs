@@ -16,6 +16,7 @@ use crate::exchange::error::ExchangeError;
 use crate::exchange::respond::{self, ErrorContext};
 use crate::forward::Forwarded;
 use crate::forward::response_body::ResponseBody;
+use crate::http1::target;
 use crate::metrics::{Event, Timing};
 use crate::refresh::RefreshLog;
 
@@ -47,7 +48,7 @@ impl<'a> Record<'a> {
             refresh: None,
             downstream,
             begun: Instant::now(),
-            head: context.config.log.access.then(|| Box::new(Head::of(request))),
+            head: context.config.log.access.then(|| Box::new(Head::of(request, target::path(request)))),
             is_answered: false,
         }
     }

@@ -32,7 +32,7 @@ pub fn remove(headers: &mut HeaderMap, switches: bool, also: impl Fn(&HeaderName
 /// Takes out of `trailers` what ends at this hop, what may not stand there, and that for which `also` holds.
 pub fn remove_from_trailers(trailers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
     remove(trailers, false, |name| !may_be_trailer(name) || also(name));
-    trailers.remove(header::TE);
+    remove_in_order(trailers, |name| name == header::TE);
 }
 
 /// What becomes of a field at this hop.

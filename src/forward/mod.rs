@@ -1,6 +1,7 @@
 //! The forwarding path, top to bottom: make the request fit for the next hop, send it by a connection of the pool,
 //! make the answer fit for the client.
 
+pub mod early;
 pub mod error;
 pub mod peeked;
 pub mod relay;
@@ -16,13 +17,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::body::RequestBody;
 use crate::client_addr::{Client, Peer};
-use crate::config::{Config, ForwardedMode, RequestIdMode};
+use crate::config::{Config, EarlyBodies, ForwardedMode, RequestIdMode};
+use crate::http1::inbound::SharedInbound;
 use crate::metrics::Shard;
 use crate::request_id::RequestId;
+use early::Begin;
 use error::ForwardError;
 use request::Own;
 use response_body::ResponseBody;
@@ -52,6 +56,8 @@ pub struct Forwarder {
     sets_request_id: bool,
     /// `[server] tunnel_idle`.
     tunnel_idle: Duration,
+    /// `[upstream] early_bodies`.
+    early_bodies: EarlyBodies,
     metrics: Arc<Shard>,
 }
 
@@ -63,6 +69,10 @@ pub struct Hop<'a> {
     /// The peer's address as a value, made once for each connection.
     pub peer_field: &'a HeaderValue,
     pub id: &'a RequestId,
+    /// Where what only announces an answer goes; `None` where the client gets none of it.
+    pub announced: Option<&'a SharedInbound>,
+    /// Free places for bodies that begin to flow at once; `None` where they are not limited.
+    pub early_bodies: Option<&'a Arc<Semaphore>>,
 }
 
 impl Forwarder {
@@ -72,7 +82,8 @@ impl Forwarder {
         // `mode = "preserve"` asks for the head as it came: nothing is added to it.
         let sets_request_id = config.forwarded.request_id == RequestIdMode::Auto && mode == ForwardedMode::Auto;
         let tunnel_idle = config.server.tunnel_idle;
-        Forwarder { upstream, tunnels, mode, sets_request_id, tunnel_idle, metrics }
+        let early_bodies = config.upstream.early_bodies;
+        Forwarder { upstream, tunnels, mode, sets_request_id, tunnel_idle, early_bodies, metrics }
     }
 
     /// Sends `request` to the upstream and returns its response as soon as its head is there; the body follows as it arrives.
@@ -86,10 +97,11 @@ impl Forwarder {
         hop: &Hop<'_>,
         home: impl FnOnce() -> Option<String>,
     ) -> Result<Forwarded, ForwardError> {
+        let begin = early::begin(&request, self.early_bodies, hop.early_bodies);
         let upgrade = Upgrade::asked_for(&request);
         let own = Own { authority: self.upstream.authority(), mode: self.mode, sets_request_id: self.sets_request_id };
         let mut added = request::prepare(&mut request, hop, &own, upgrade.as_ref());
-        if matches!(request.body(), RequestBody::Streamed(_)) {
+        if matches!((&begin, request.body()), (Begin::WithStart, RequestBody::Streamed(_))) {
             request.body_mut().peek(UPLOAD_START).await?;
         }
         added.body_was_read(&request);
@@ -97,7 +109,7 @@ impl Forwarder {
         // Most go by one name, and each look into the fields costs.
         let host = dialer.goes_by_hosts().then(|| request.headers().get(header::HOST)).flatten();
         let name = dialer.name_for(host.map(HeaderValue::as_bytes), home);
-        let (answer, lease) = self.upstream.send(request, &added, hop.client.address, name).await?;
+        let (answer, lease) = self.upstream.send(request, &added, hop, begin, name).await?;
         let sent = lease.link.sent.into_std();
         let answer = match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => tunnel::open(answer, lease, upgrade, self, hop),

@@ -7,18 +7,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::Frame;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::CutError;
 use super::relay::Relay;
+use crate::http1::frame::Frame;
 
 /// How long an answer may take to be read before its head is passed on.
 const PEEK_TIME: Duration = Duration::from_secs(10);
 
 /// Frames that were read already, and what is still to come.
 pub struct Peeked {
-    frames: VecDeque<Result<Frame<Bytes>, CutError>>,
+    frames: VecDeque<Result<Frame, CutError>>,
     pub relay: Relay,
     /// What is left for the client, where that was announced or all was read. A body that broke off must not look whole.
     left: Option<u64>,
@@ -59,7 +59,7 @@ impl Peeked {
     }
 
     /// The next part of the response.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, CutError>>> {
         let Some(frame) = self.frames.pop_front() else { return self.relay.poll_frame(cx) };
         if let (Some(left), Ok(frame)) = (&mut self.left, &frame) {
             *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));

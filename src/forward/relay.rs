@@ -17,15 +17,17 @@ use std::net::IpAddr;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Response, request};
-use hyper::body::Frame;
+use http::{Response, StatusCode, request};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::error::{CutError, ForwardError};
 use super::request::Added;
+use super::response;
 use super::upstream::Lease;
+use crate::http1::frame::Frame;
+use crate::http1::head::is_interim;
+use crate::http1::inbound::SharedInbound;
 use crate::request_id::RequestId;
 use crate::time::pace::TooSlow;
 
@@ -34,7 +36,7 @@ use crate::time::pace::TooSlow;
 const WITHOUT_UPLOAD: Duration = Duration::from_secs(5);
 
 /// Sends a request with its body by `lease` and waits for the head of the response, for `limit` after the last sign of life of
-/// the request's body: a long upload is no silent upstream.
+/// the request's body: a long upload is no silent upstream. Heads that only announce that one go to `announced`.
 ///
 /// # Errors
 /// No response, none in time, or a request body that broke off.
@@ -43,15 +45,34 @@ pub async fn head(
     head: &request::Parts,
     added: &Added<'_>,
     limit: Duration,
+    announced: Option<&SharedInbound>,
 ) -> Result<Response<()>, ForwardError> {
     let link = &mut lease.link;
     link.begin(head, added);
     poll_fn(|cx| {
-        if let Poll::Ready(Err(error)) = link.poll_upload(cx) {
-            return Poll::Ready(Err(error.into()));
+        loop {
+            if let Poll::Ready(Err(error)) = link.poll_upload(cx) {
+                return Poll::Ready(Err(error.into()));
+            }
+            let Poll::Ready(answer) = link.poll_head(cx) else { break };
+            let answer = answer?;
+            match (answer.status(), announced) {
+                (StatusCode::CONTINUE, _) => link.go_on(),
+                (status, announced) if is_interim(status) => {
+                    if let Some(announced) = announced {
+                        let head = response::announcement(answer);
+                        announced.with(|inbound| inbound.announce(&head));
+                    }
+                }
+                _ => {
+                    link.was_answered();
+                    return Poll::Ready(Ok(answer));
+                }
+            }
         }
-        if let Poll::Ready(answer) = link.poll_head(cx) {
-            return Poll::Ready(answer.map_err(Into::into));
+        if let Some(announced) = announced {
+            // Of a connection that has failed, the answer's way to the client tells.
+            let _ = announced.with(|inbound| inbound.poll_interim(cx));
         }
         let since = link.sent;
         link.poll_quiet(cx, since, limit).map(|()| Err(ForwardError::Timeout(limit)))
@@ -114,7 +135,7 @@ impl Relay {
     }
 
     /// The next part of the response.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, CutError>>> {
         let _ = self.poll_upload(cx);
         let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
         let frame = match lease.link.poll_frame(cx) {

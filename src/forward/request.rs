@@ -282,7 +282,7 @@ mod tests {
         let peer = Peer::new((client.peer, 0).into(), client.scheme);
         let authority = HeaderValue::from_static("127.0.0.1:8081");
         let own = Own { authority: &authority, mode: own.0, sets_request_id: own.1 };
-        prepare(request, &Hop { client, peer, peer_field, id }, &own, None)
+        prepare(request, &Hop { client, peer, peer_field, id, announced: None, early_bodies: None }, &own, None)
     }
 
     fn prepared(target: &str, fields: &[(&str, &str)], trusted: bool) -> Request<RequestBody> {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Response, header, response};
 
 use super::error::ForwardError;
 use super::relay::Relay;
@@ -30,6 +30,12 @@ pub fn prepare(
     // With both, the coding wins (RFC 9112, 6.3).
     hop_by_hop::remove(headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
     Ok(answer.map(|()| ResponseBody::relayed(Relay::new(lease, client, id.clone()))))
+}
+
+/// Makes a head that only announces an answer fit for the client.
+pub fn announcement(mut head: Response<()>) -> response::Parts {
+    hop_by_hop::remove(head.headers_mut(), false, |_| false);
+    head.into_parts().0
 }
 
 fn is_chunked_only(headers: &HeaderMap) -> bool {

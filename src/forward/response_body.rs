@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{self, Body, SizeHint};
 
 use super::error::CutError;
 use super::peeked::Peeked;
@@ -13,6 +13,7 @@ use super::tunnel::Tunnel;
 use crate::access_log::Access;
 use crate::admission::places::Places;
 use crate::fields::hop_by_hop;
+use crate::http1::frame::Frame;
 
 /// The body of a response.
 pub struct ResponseBody {
@@ -101,21 +102,8 @@ impl ResponseBody {
         self.access = Some(Box::new(access));
     }
 
-    fn note_for_log(&mut self, frame: Option<&Result<Frame<Bytes>, CutError>>) {
-        let is_complete = !matches!(frame, Some(Err(_))) && self.is_end_stream();
-        let Some(access) = self.access.as_deref_mut() else { return };
-        access.is_complete = is_complete;
-        if let Some(Ok(frame)) = frame {
-            access.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-        }
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = CutError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+    /// Its next part.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, CutError>>> {
         let mut frame = match &mut self.content {
             Content::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Relayed(relay) => relay.poll_frame(cx),
@@ -133,6 +121,27 @@ impl Body for ResponseBody {
             self.note_for_log(frame.as_ref());
         }
         frame
+    }
+
+    fn note_for_log(&mut self, frame: Option<&Result<Frame, CutError>>) {
+        let is_complete = !matches!(frame, Some(Err(_))) && self.is_end_stream();
+        let Some(access) = self.access.as_deref_mut() else { return };
+        access.is_complete = is_complete;
+        if let Some(Ok(frame)) = frame {
+            access.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = CutError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<body::Frame<Bytes>, CutError>>> {
+        self.poll_next(cx).map_ok(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {

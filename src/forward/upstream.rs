@@ -19,6 +19,8 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
+use super::Hop;
+use super::early::Begin;
 use super::error::ForwardError;
 use super::relay;
 use super::request::Added;
@@ -96,8 +98,8 @@ impl Upstream {
         &self.authority
     }
 
-    /// Sends `request` of `client`, with what is `added` to its fields, and waits for the head of the answer. The lease is
-    /// the connection that its body comes by. `name` is what the dialer has for it.
+    /// Sends the request of `hop`, with what is `added` to its fields, and waits for the head of the answer. Its body flows as
+    /// `begin` says. The lease is the connection that the answer's body comes by. `name` is what the dialer has for it.
     ///
     /// A request without a body and side effects is sent once more, on a fresh connection, when a reused one died before
     /// an answer: the upstream had closed it while it was idle (RFC 9112, 9.3.1).
@@ -108,21 +110,24 @@ impl Upstream {
         self: &Rc<Self>,
         request: Request<RequestBody>,
         added: &Added<'_>,
-        client: IpAddr,
+        hop: &Hop<'_>,
+        begin: Begin,
         name: Option<ServerName<'static>>,
     ) -> Result<(Response<()>, Lease), ForwardError> {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let slot = self.slot().await?;
+        let client = hop.client.address;
+        let (waits, early) = begin.into_parts();
         let (head, body) = request.into_parts();
         let can_repeat = is_safe && body.is_end_stream();
         let (link, is_reused) = match self.reuse(is_safe, name.as_ref()) {
             Some(link) => (link, true),
             None => (self.connect(client, name).await?, false),
         };
-        let mut lease = Lease { link, upstream: Rc::downgrade(self), slot };
-        lease.link.carry(body);
+        let mut lease = Lease { link, upstream: Rc::downgrade(self), slot, _early: early };
+        lease.link.carry(body, waits);
         let limit = self.config.response_header_timeout;
-        let outcome = match relay::head(&mut lease, &head, added, limit).await {
+        let outcome = match relay::head(&mut lease, &head, added, limit, hop.announced).await {
             Err(ForwardError::Response(AnswerError::Closed(error))) if is_reused && can_repeat => {
                 self.metrics.add(Event::UpstreamRetried);
                 let error = error.map(tracing::field::display);
@@ -130,7 +135,7 @@ impl Upstream {
                 // It has no body.
                 let name = lease.link.name.take();
                 lease.link = self.connect(client, name).await?;
-                relay::head(&mut lease, &head, added, limit).await
+                relay::head(&mut lease, &head, added, limit, hop.announced).await
             }
             outcome => outcome,
         };
@@ -202,6 +207,8 @@ pub struct Lease {
     pub link: Box<Link>,
     upstream: Weak<Upstream>,
     slot: Option<OwnedSemaphorePermit>,
+    /// The place of a body that began to flow at once.
+    _early: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {

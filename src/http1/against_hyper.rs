@@ -2,7 +2,8 @@
 //! for a message, hyper takes for the same one, with the same end, and so with all that follow it on a connection.
 //!
 //! The other way round it need not be so: we refuse a Content-Length that is none behind a transfer coding, which hyper
-//! does not look at, a length that stands twice, lengths of 2^63 and more, and bare line feeds among trailers.
+//! does not look at, a length that stands twice, lengths of 2^63 and more, and bare line feeds among trailers. And we pass on
+//! targets that hyper's `Uri` does not hold: hyper is shown such a request with plain letters there.
 //!
 //! Used by the tests below and by the fuzzing (`tests/fuzz`).
 
@@ -10,7 +11,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use http::{HeaderMap, Method, Request, Response, Version, header};
+use http::{HeaderMap, Method, Request, Response, Uri, Version, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::service::service_fn;
@@ -24,12 +25,17 @@ use super::decoder::{Decoded, Decoder};
 use super::error::HeadError;
 use super::fields::{digits, tokens};
 use super::head::{self, HeadLimits};
+use super::target;
 
 /// What was read of a message.
 #[derive(Debug, PartialEq)]
 pub struct Understood {
     /// Method and target, or status.
     pub begin: String,
+    /// The target as it came, behind an authority.
+    pub target: Vec<u8>,
+    /// Whether it is one that a `Uri` cannot hold.
+    pub is_odd: bool,
     pub version: Version,
     pub fields: Vec<(String, Vec<u8>)>,
     pub length: Option<u64>,
@@ -49,6 +55,15 @@ pub fn requests(bytes: &[u8]) -> usize {
     let mut ours = our_requests(bytes, bytes.len().max(1));
     let text = String::from_utf8_lossy(bytes);
     assert_eq!(ours, our_requests(bytes, in_parts(bytes)), "in parts: {text:?}");
+    if let Some(first) = ours.first().filter(|first| first.is_odd) {
+        let plain = with_plain_target(bytes, &first.target);
+        let read = our_requests(&plain, plain.len());
+        let rest = |it: &Understood| (it.version, it.fields.clone(), it.length, it.body.clone());
+        assert!(read.first().is_some_and(|read| !read.is_odd), "{text:?}");
+        assert_eq!(ours.iter().map(rest).collect::<Vec<_>>(), read.iter().map(rest).collect::<Vec<_>>(), "{text:?}");
+        return requests(&plain);
+    }
+    ours.truncate(ours.iter().position(|it| it.is_odd).unwrap_or(ours.len()));
     // hyper finds no `chunked` in a line that is not ASCII; `vet` refuses all but a lone one.
     let is_strange = |it: &Understood, of: &str| it.fields.iter().any(|(name, value)| name == of && !value.is_ascii());
     ours.truncate(ours.iter().position(|it| is_strange(it, CODING)).unwrap_or(ours.len()));
@@ -63,6 +78,8 @@ pub fn requests(bytes: &[u8]) -> usize {
         hypers.iter_mut().skip(ours.len() - 1).for_each(|it| it.body = None);
     }
     hypers.truncate(ours.len());
+    // hyper has no other than its `Uri`.
+    ours.iter_mut().chain(&mut hypers).for_each(|it| it.target.clear());
     assert_eq!(ours, hypers, "{text:?}");
     ours.len()
 }
@@ -150,7 +167,7 @@ impl Arriving<'_> {
             match decoder.decode(&mut self.buffer) {
                 Ok(Decoded::Frame(frame)) => match frame.into_data() {
                     Ok(data) => body.extend_from_slice(&data),
-                    Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+                    Err(frame) => trailers = frame.trailers_ref().cloned().unwrap_or_default(),
                 },
                 Ok(Decoded::End) => return Some((body, trailers)),
                 Ok(Decoded::More) if self.read() || decoder.close().is_ok() => {}
@@ -183,19 +200,46 @@ fn our_requests(bytes: &[u8], size: usize) -> Vec<Understood> {
 
 fn our_answer(bytes: &[u8], method: &Method, size: usize) -> Option<Understood> {
     let mut arriving = Arriving::new(bytes, size);
-    let head = arriving.head(|buffer| head::answer(buffer, method, LIMITS.fields))?;
+    let head = loop {
+        let head = arriving.head(|buffer| head::answer(buffer, method, LIMITS.fields))?;
+        if !head::is_interim(head.answer.status()) {
+            break head;
+        }
+    };
     let length = head.body.left();
     Some(of_answer(&head.answer, length, arriving.body(head.body)))
 }
 
 fn of_request<B>(request: &Request<B>, length: Option<u64>, body: Option<(Vec<u8>, HeaderMap)>) -> Understood {
     let begin = format!("{} {}", request.method(), request.uri());
-    Understood { begin, version: request.version(), fields: fields(request.headers()), length, body }
+    let target = target::sent(request.uri(), request.extensions().get()).to_vec();
+    let is_odd = is_odd(request.uri(), &target);
+    Understood { begin, target, is_odd, version: request.version(), fields: fields(request.headers()), length, body }
+}
+
+/// Whether `uri`, which was read from it, does not hold this `target`.
+pub fn is_odd(uri: &Uri, target: &[u8]) -> bool {
+    // `http://a?b` has an empty path, which a `Uri` has as `/`.
+    let holds = |held: &[u8]| held == target || held.strip_prefix(b"/") == Some(target);
+    uri.path_and_query().is_some_and(|held| !holds(held.as_str().as_bytes()))
+}
+
+/// `bytes`, with an `x` for what a `Uri` does not hold of the first target.
+pub fn with_plain_target(bytes: &[u8], target: &[u8]) -> Vec<u8> {
+    let mut plain = bytes.to_vec();
+    let at = bytes.windows(target.len()).position(|part| part == target).unwrap_or_default();
+    for byte in plain.iter_mut().skip(at).take(target.len()) {
+        if !byte.is_ascii() || b"<>\"`".contains(byte) {
+            *byte = b'x';
+        }
+    }
+    plain
 }
 
 fn of_answer<B>(answer: &Response<B>, length: Option<u64>, body: Option<(Vec<u8>, HeaderMap)>) -> Understood {
     let begin = answer.status().as_str().to_owned();
-    Understood { begin, version: answer.version(), fields: fields(answer.headers()), length, body }
+    let (target, is_odd) = (Vec::new(), false);
+    Understood { begin, target, is_odd, version: answer.version(), fields: fields(answer.headers()), length, body }
 }
 
 /// Without what `head` takes off as it reads, by name: hyper changes the order where it takes a length off.
@@ -290,7 +334,7 @@ mod tests {
         let line = (
             prop_oneof![4 => "(GET|POST|HEAD|PUT|M-SEARCH|get|CONNECT)", 1 => "[!-~ ]{0,4}"],
             prop_oneof![9 => Just(" ".to_owned()), 1 => "[ \t]{0,2}"],
-            prop_oneof![4 => "/[a-z0-9/%?&=.#-]{0,12}", 1 => "(\\*|http://a/b|http://a|a:1|//x)", 1 => "[ -~\u{80}-\u{ff}]{0,6}"],
+            prop_oneof![4 => "/[a-z0-9/%?&=.#-]{0,12}", 1 => "(\\*|http://a/b|http://a|a:1|//x)", 1 => "/?[ -~\u{80}-\u{ff}]{0,6}"],
             prop_oneof![9 => "HTTP/1\\.[01]", 1 => "[HTPhtp/0-9. ]{0,9}"],
         );
         let line = line.prop_map(|(method, space, target, version)| format!("{method}{space}{target} {version}"));

@@ -5,18 +5,17 @@
 //! while the answer is read, and a write that fails does not hide an answer (hyper#2384).
 
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{Method, Response, request};
-use hyper::body::{Body, Frame};
 
 use tokio_util::either::Either;
 
 use super::decoder::{Decoded, Decoder};
 use super::encoder::Encoder;
 use super::error::{AnswerError, HeadError, ReadError, TooShort};
+use super::frame::Frame;
 use super::head;
 use super::input::Input;
 use super::output::Output;
@@ -94,18 +93,19 @@ impl Connection {
         self.keeps = true;
     }
 
-    /// Sends the request, whose body is `body`, as far as the upstream takes it.
+    /// Sends the request, of whose body `poll_next` gives the parts, as far as the upstream takes it.
     ///
     /// # Errors
     /// The body's: the client's fault.
-    pub fn poll_send<B>(&mut self, cx: &mut Context<'_>, body: &mut B) -> Poll<Result<Sending, B::Error>>
-    where
-        B: Body<Data = Bytes, Error: From<TooShort>> + Unpin,
-    {
+    pub fn poll_send<E: From<TooShort>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll_next: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<Frame, E>>>,
+    ) -> Poll<Result<Sending, E>> {
         while let Some(encoder) = &mut self.encoder {
             let mut waits_for_body = false;
             while !encoder.is_complete() && self.output.has_room() && !waits_for_body {
-                match Pin::new(&mut *body).poll_frame(cx) {
+                match poll_next(cx) {
                     Poll::Ready(Some(Ok(frame))) => encoder.push(frame, &mut self.output),
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                     Poll::Ready(None) => match std::mem::replace(encoder, Encoder::none()).end(&mut self.output) {
@@ -139,7 +139,13 @@ impl Connection {
         self.keeps = false;
     }
 
-    /// Reads the head of the answer.
+    /// Writes what there is of the request, and asks for no more of its body.
+    pub fn flush(&mut self, cx: &mut Context<'_>) {
+        // Of a connection that has failed, the answer tells.
+        let _ = self.output.poll_flush(&mut self.stream, cx);
+    }
+
+    /// Reads the head of the answer, or of one that only announces it.
     ///
     /// # Errors
     /// There is none.
@@ -148,12 +154,15 @@ impl Connection {
             let length = self.input.buffer.len();
             if self.head_looked_at == 0 || head::may_end(&self.input.buffer, self.head_looked_at) {
                 if let Some(head) = head::answer(&mut self.input.buffer, &self.method, MAX_FIELDS)? {
+                    if head::is_interim(head.answer.status()) {
+                        self.head_looked_at = 0;
+                        return Poll::Ready(Ok(head.answer));
+                    }
                     self.decoder = head.body;
                     self.keeps &= head.keeps;
                     return Poll::Ready(Ok(head.answer));
                 }
-                // Heads that only announce one may have been taken off.
-                self.head_looked_at = self.input.buffer.len();
+                self.head_looked_at = length;
             } else {
                 self.head_looked_at = length;
             }
@@ -174,7 +183,7 @@ impl Connection {
     }
 
     /// The next part of the answer's body.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, ReadError>>> {
         loop {
             match self.decoder.decode(&mut self.input.buffer) {
                 Ok(Decoded::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),

@@ -5,9 +5,10 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use hyper::body::Frame;
 
 use super::error::FramingError;
+use super::frame::{Frame, Trailers};
+use super::original::{self, Original};
 
 /// All extensions of the chunks of a body together: nobody uses them, and endless ones are an attack.
 const MAX_EXTENSIONS: usize = 16 * 1024;
@@ -19,7 +20,7 @@ const MAX_TRAILERS: usize = 100;
 /// What comes next of a body.
 pub enum Decoded {
     /// A part of it, or its trailers.
-    Frame(Frame<Bytes>),
+    Frame(Frame),
     /// Its end.
     End,
     /// More bytes are needed to say.
@@ -105,7 +106,7 @@ impl Decoder {
                 let decoded = decode_chunked(at, extensions, buffer)?;
                 let is_end = match &decoded {
                     Decoded::End => true,
-                    Decoded::Frame(frame) => frame.is_trailers(),
+                    Decoded::Frame(frame) => frame.trailers_ref().is_some(),
                     Decoded::More => false,
                 };
                 if is_end {
@@ -219,13 +220,14 @@ fn trailers(buffer: &mut BytesMut) -> Result<Decoded, FramingError> {
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&lines, &mut fields) else {
         return Err(FramingError::Trailers);
     };
-    let mut trailers = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| FramingError::Trailers)?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| FramingError::Trailers)?;
-        trailers.append(name, value);
+    let original = Original::of_trailers(original::lines(&lines, fields), lines.clone());
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for (name, value) in original.fields() {
+        let name = HeaderName::from_bytes(name).map_err(|_| FramingError::Trailers)?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| FramingError::Trailers)?;
+        headers.append(name, value);
     }
-    Ok(Decoded::Frame(Frame::trailers(trailers)))
+    Ok(Decoded::Frame(Frame::Trailers(Box::new(Trailers { headers, original: Some(original) }))))
 }
 
 #[cfg(test)]

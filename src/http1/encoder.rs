@@ -2,12 +2,9 @@
 
 use std::io::Write as _;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
-use hyper::body::Frame;
-
 use super::error::TooShort;
-use super::fields::{may_be_trailer, tokens};
+use super::fields::may_be_trailer;
+use super::frame::{Frame, Trailers};
 use super::original;
 use super::output::Output;
 
@@ -17,8 +14,7 @@ pub struct Encoder(State);
 enum State {
     /// So many bytes are still to come.
     Length(u64),
-    /// The names that the head announces in `Trailer`: no others may follow the body.
-    Chunked(Vec<HeaderName>),
+    Chunked,
     UntilClose,
 }
 
@@ -33,11 +29,9 @@ impl Encoder {
         Encoder(State::Length(length))
     }
 
-    /// Chunks, with the trailers that `headers` announce, where the other side `accepts_trailers`.
-    pub fn chunked(headers: &HeaderMap, accepts_trailers: bool) -> Self {
-        let lines = headers.get_all(header::TRAILER).iter().filter(|_| accepts_trailers);
-        let names = lines.flat_map(|line| tokens(line.as_bytes())).filter_map(|name| HeaderName::from_bytes(name).ok());
-        Encoder(State::Chunked(names.filter(may_be_trailer).collect()))
+    /// Chunks.
+    pub fn chunked() -> Self {
+        Encoder(State::Chunked)
     }
 
     /// Ended by the connection.
@@ -57,10 +51,10 @@ impl Encoder {
 
     /// A part of the body. Only while `output` [has room](Output::has_room). What is more than the length is cut off: it
     /// would be read as the next message.
-    pub fn push(&mut self, frame: Frame<Bytes>, output: &mut Output) {
-        let frame = match frame.into_data() {
-            Ok(data) => data,
-            Err(frame) => return self.push_trailers(frame.into_trailers().unwrap_or_default(), output),
+    pub fn push(&mut self, frame: Frame, output: &mut Output) {
+        let frame = match frame {
+            Frame::Data(data) => data,
+            Frame::Trailers(trailers) => return self.push_trailers(&trailers, output),
         };
         match &mut self.0 {
             State::Length(left) => {
@@ -68,8 +62,8 @@ impl Encoder {
                 *left -= fits as u64;
                 output.push(frame.slice(..fits), b"");
             }
-            State::Chunked(_) if frame.is_empty() => {}
-            State::Chunked(_) => {
+            State::Chunked if frame.is_empty() => {}
+            State::Chunked => {
                 let _ = write!(output.gathered(), "{:x}\r\n", frame.len());
                 output.push(frame, b"\r\n");
             }
@@ -85,21 +79,20 @@ impl Encoder {
         match self.0 {
             State::Length(0) | State::UntilClose => Ok(()),
             State::Length(_) => Err(TooShort),
-            State::Chunked(_) => {
+            State::Chunked => {
                 output.gathered().extend_from_slice(b"0\r\n\r\n");
                 Ok(())
             }
         }
     }
 
-    fn push_trailers(&mut self, mut trailers: HeaderMap, output: &mut Output) {
-        let State::Chunked(announced) = &self.0 else { return };
-        let unannounced: Vec<HeaderName> = trailers.keys().filter(|name| !announced.contains(name)).cloned().collect();
-        for name in unannounced {
-            trailers.remove(name);
+    /// All of them, announced or not: whoever reads chunks can read them, and may drop what it has no use for (RFC 9112, 7.1.2).
+    fn push_trailers(&mut self, trailers: &Trailers, output: &mut Output) {
+        if !matches!(self.0, State::Chunked) {
+            return;
         }
         output.gathered().extend_from_slice(b"0\r\n");
-        original::write(output.gathered(), &trailers, None, |_| true);
+        original::write(output.gathered(), &trailers.headers, trailers.original.as_ref(), may_be_trailer);
         output.gathered().extend_from_slice(b"\r\n");
         self.0 = State::Length(0);
     }

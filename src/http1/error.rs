@@ -11,8 +11,7 @@ pub enum HeadError {
     /// A method that is no token.
     #[error("invalid method")]
     Method,
-    /// A target with bytes that may not be in one: `#`, `<` and `>` anywhere, a backtick in the path, `"` in the query, and what
-    /// is not UTF-8.
+    /// A target with a control character, a space or `#`, or none of the forms that a target has (RFC 9112, 3.2).
     #[error("invalid URI")]
     Target,
     /// A target of 64 KiB and more.

@@ -47,8 +47,6 @@ pub struct Fields {
     keeps_alive: bool,
     /// `Expect: 100-continue`.
     pub awaits_continue: bool,
-    /// `TE: trailers`.
-    pub accepts_trailers: bool,
 }
 
 impl Fields {
@@ -67,7 +65,6 @@ impl Fields {
             closes: false,
             keeps_alive: false,
             awaits_continue: false,
-            accepts_trailers: false,
         };
         let mut kept = 0;
         for at in 0..fields.lines.len() {
@@ -90,7 +87,6 @@ impl Fields {
                         continue;
                     }
                 }
-                header::TE => fields.accepts_trailers |= tokens(value).any(is_trailers),
                 header::EXPECT => fields.awaits_continue = value.eq_ignore_ascii_case(b"100-continue"),
                 _ => {}
             }
@@ -252,10 +248,6 @@ pub fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName
 
 fn is_chunked(coding: &[u8]) -> bool {
     coding.trim_ascii().eq_ignore_ascii_case(b"chunked")
-}
-
-fn is_trailers(token: &[u8]) -> bool {
-    token.eq_ignore_ascii_case(b"trailers")
 }
 
 const CONNECTION: &[u8] = b"connection";

@@ -1,19 +1,20 @@
 //! Heads of requests and answers, from bytes to what they mean. Nothing is repaired: what two servers could read
 //! differently is refused.
 //!
-//! Names keep the spelling that they came with, in [`Original`]: `HeaderMap` has them in lower case, and some clients
-//! and sites compare them to the letter.
+//! What is passed on is what came, in [`Original`]: the bytes of the target, and the fields in their order and with the spelling of
+//! their names. `HeaderMap` has those in lower case, and some clients and sites compare them to the letter.
 
 use std::mem::{self, MaybeUninit};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use httparse::{ParserConfig, Status};
 
 use super::decoder::Decoder;
 use super::error::HeadError;
 use super::fields::{Coding, Fields, Length, remove_in_order};
 use super::original::{Line, Original, Span, lines};
+use super::target;
 
 /// Room for the fields of nearly every head, on the stack. Larger heads are parsed once more, with more room.
 const USUAL_FIELDS: usize = 64;
@@ -40,8 +41,6 @@ pub struct RequestHead {
     pub keeps: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub awaits_continue: bool,
-    /// Whether the client said that it reads trailers.
-    pub accepts_trailers: bool,
 }
 
 /// An answer's head.
@@ -59,16 +58,41 @@ pub struct AnswerHead {
 /// # Errors
 /// It is not HTTP, not safe to pass on, or too large. It then stays in `buffer`: it tells what its client takes.
 pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
+    let parsed = match parse(buffer, limits) {
+        // httparse takes any bytes from `!` on in a target, and then only UTF-8.
+        Err(HeadError::Target) => parse(&target::masked(buffer).ok_or(HeadError::Target)?, limits)?,
+        parsed => parsed?,
+    };
+    let Some(parsed) = parsed else { return Ok(None) };
+    let head = buffer.split_to(parsed.length).freeze();
+    let whole = whole_request(&head, parsed);
+    if whole.is_err() {
+        let rest = mem::replace(buffer, BytesMut::from(&head[..]));
+        buffer.unsplit(rest);
+    }
+    whole.map(Some)
+}
+
+/// A request's head as httparse takes it apart.
+struct Parsed {
+    length: usize,
+    method: Method,
+    target: Span,
+    version: Version,
+    lines: Vec<Line>,
+}
+
+fn parse(bytes: &[u8], limits: &HeadLimits) -> Result<Option<Parsed>, HeadError> {
     let max_fields = limits.fields;
     let mut usual = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let room = usual.get_mut(..max_fields.min(USUAL_FIELDS)).unwrap_or_default();
-    let mut status = parsed.parse_with_uninit_headers(buffer, room);
+    let mut status = parsed.parse_with_uninit_headers(bytes, room);
     let mut more = Vec::new();
     if status == Err(httparse::Error::TooManyHeaders) && max_fields > USUAL_FIELDS {
         more.resize_with(max_fields, MaybeUninit::uninit);
         parsed = httparse::Request::new(&mut []);
-        status = parsed.parse_with_uninit_headers(buffer, &mut more);
+        status = parsed.parse_with_uninit_headers(bytes, &mut more);
     }
     let length = match status {
         Ok(Status::Complete(length)) if length > limits.bytes => return Err(HeadError::TooLarge),
@@ -84,33 +108,14 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
         return Err(HeadError::TargetTooLong);
     }
     let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| HeadError::Method)?;
-    let target = Span::of(target.as_bytes(), buffer);
-    let version = version(parsed.version);
-    let lines = lines(buffer, parsed.headers);
-
-    let head = buffer.split_to(length).freeze();
-    let whole = whole_request(&head, method, target, version, lines);
-    if whole.is_err() {
-        let rest = mem::replace(buffer, BytesMut::from(&head[..]));
-        buffer.unsplit(rest);
-    }
-    whole.map(Some)
+    let target = Span::of(target.as_bytes(), bytes);
+    let (version, lines) = (version(parsed.version), lines(bytes, parsed.headers));
+    Ok(Some(Parsed { length, method, target, version, lines }))
 }
 
-fn whole_request(
-    head: &Bytes,
-    method: Method,
-    target: Span,
-    version: Version,
-    lines: Vec<Line>,
-) -> Result<RequestHead, HeadError> {
-    let target = target.bytes(head);
-    // SECURITY: no target has one (RFC 9112, 3.2). `Uri` would cut it off with all that follows, so that a filter in front saw
-    // another target than what is routed here.
-    if target.contains(&b'#') {
-        return Err(HeadError::Target);
-    }
-    let target = Uri::from_maybe_shared(target).map_err(|_| HeadError::Target)?;
+fn whole_request(head: &Bytes, parsed: Parsed) -> Result<RequestHead, HeadError> {
+    let Parsed { method, target, version, lines, .. } = parsed;
+    let (uri, target) = target::read(head, target)?;
     let mut fields = Fields::read(head, lines)?;
     let body = match (fields.codings, fields.length) {
         // SECURITY: several that agree are refused as well: some servers take the first, and nginx takes none (RFC 9112, 6.3).
@@ -130,36 +135,31 @@ fn whole_request(
     }
     let keeps = fields.keeps(version) && !is_doubtful;
     let awaits_continue = fields.awaits_continue && version == Version::HTTP_11;
-    let accepts_trailers = fields.accepts_trailers;
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = target;
+    *request.uri_mut() = uri;
     *request.version_mut() = version;
     *request.headers_mut() = fields.headers;
     *request.extensions_mut() = fields.extensions;
-    request.extensions_mut().insert(Original { head: head.clone(), lines: fields.lines, reason: Span::default() });
-    Ok(RequestHead { request, body, keeps, awaits_continue, accepts_trailers })
+    let original = Original { head: head.clone(), lines: fields.lines, reason: Span::default(), target };
+    request.extensions_mut().insert(original);
+    Ok(RequestHead { request, body, keeps, awaits_continue })
 }
 
-/// Takes the head of the answer to a request of `method` off `buffer`, past heads that only announce one (100, 103);
-/// `None` where it is not all there yet.
+/// Whether an answer only announces the one that follows (RFC 9110, 15.2).
+pub fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Takes the head of an answer to a request of `method` off `buffer`, also of one that [is interim](is_interim); `None` where it
+/// is not all there yet.
 ///
 /// # Errors
 /// It is not HTTP, not safe to pass on, or has more fields than `max_fields`.
 pub fn answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Result<Option<AnswerHead>, HeadError> {
-    loop {
-        if buffer.is_empty() {
-            return Ok(None);
-        }
-        let Some(head) = any_answer(buffer, method, max_fields)? else { return Ok(None) };
-        let status = head.answer.status();
-        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Some(head));
-        }
+    if buffer.is_empty() {
+        return Ok(None);
     }
-}
-
-fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Result<Option<AnswerHead>, HeadError> {
     let config = ParserConfig::default();
     let mut usual = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
@@ -204,7 +204,7 @@ fn any_answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
     *answer.version_mut() = version;
     *answer.headers_mut() = fields.headers;
     *answer.extensions_mut() = fields.extensions;
-    answer.extensions_mut().insert(Original { head, lines: fields.lines, reason });
+    answer.extensions_mut().insert(Original { head, lines: fields.lines, reason, target: Span::default() });
     Ok(Some(AnswerHead { answer, body, keeps }))
 }
 
@@ -255,8 +255,13 @@ mod tests {
     }
 
     fn answered(method: Method, head: &str) -> Result<(Option<u64>, bool), HeadError> {
-        let head = answer(&mut BytesMut::from(head), &method, 200)?.unwrap();
-        Ok((head.body.left(), head.keeps))
+        let mut buffer = BytesMut::from(head);
+        loop {
+            let head = answer(&mut buffer, &method, 200)?.unwrap();
+            if !is_interim(head.answer.status()) {
+                return Ok((head.body.left(), head.keeps));
+            }
+        }
     }
 
     #[test]
@@ -268,8 +273,7 @@ mod tests {
         assert_eq!((head.request.method(), head.request.uri().to_string().as_str()), (&Method::GET, "/a?b"));
         assert_eq!(head.request.headers().get("host").unwrap().as_bytes(), "\u{e9}".as_bytes());
         let original = head.request.extensions().get::<Original>().unwrap();
-        assert_eq!(original.find(&header::HOST, 0), Some((0, &b"hOst"[..])));
-        assert_eq!(original.find(&header::HOST, 1), None);
+        assert_eq!(original.target(), b"/a?b");
         assert_eq!((&buffer[..], head.body.left(), head.keeps), (&b"GET /"[..], Some(0), true));
     }
 
@@ -357,7 +361,11 @@ mod tests {
         assert_eq!(answered(get.clone(), "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"), Ok((Some(5), false)));
         let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";
         assert_eq!(answered(get.clone(), &format!("{early}{ok}Content-Length: 5\r\n\r\n")), Ok((Some(5), true)));
-        assert_eq!(answer(&mut BytesMut::from(early), &get, 200).map(|head| head.is_none()), Ok(true));
+        let mut buffer = BytesMut::from(early);
+        for status in [Some(100), Some(103), None] {
+            let head = answer(&mut buffer, &get, 200).unwrap();
+            assert_eq!(head.map(|head| head.answer.status().as_u16()), status);
+        }
         for (head, error) in [
             (format!("{ok}Content-Length: 5\r\nContent-Length: 6\r\n\r\n"), HeadError::Length),
             (format!("{ok}Content-Length: a\r\n\r\n"), HeadError::Length),

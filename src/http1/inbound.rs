@@ -9,16 +9,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
-use hyper::body::Frame;
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::response;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::decoder::{Decoded, Decoder};
 use super::error::{HeadError, ReadError};
+use super::frame::Frame;
 use super::head::{self, HeadLimits, RequestHead};
 use super::input::Input;
 use super::rewound::Rewound;
+use super::write;
 use crate::net::stream::{self, ClientStream};
 use crate::time::alarm::Alarm;
 
@@ -29,6 +31,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How often it is looked whether a client has left whose bytes are not read at the moment. Whoever left is noticed within
 /// two of them, so within a second.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How much that only announces an answer may wait for the client to read it.
+const MOST_INTERIM: usize = 16 * 1024;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -42,8 +47,10 @@ pub struct Inbound {
     /// How much of the body has come since it was last asked.
     received: usize,
     awaits_continue: bool,
-    /// What is left to be written of a `100 Continue` that was begun.
-    interim: &'static [u8],
+    /// What is left to be written before the answer: a `100 Continue`, and others that only announce it.
+    interim: BytesMut,
+    /// Whether the first of them is half-written.
+    has_interim_begun: bool,
     /// Whether there is more that nobody will read.
     is_cut_off: bool,
     /// Whether somebody waits for the next part of the body, and so sees the client leave.
@@ -89,7 +96,8 @@ impl Inbound {
             body: Decoder::none(),
             received: 0,
             awaits_continue: false,
-            interim: b"",
+            interim: BytesMut::new(),
+            has_interim_begun: false,
             is_cut_off: false,
             is_awaited: false,
             has_moved: false,
@@ -151,9 +159,9 @@ impl Inbound {
     }
 
     /// The next part of the request's body. Whoever asks first lets the client send it.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, ReadError>> {
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, ReadError>> {
         if std::mem::take(&mut self.awaits_continue) {
-            self.interim = CONTINUE;
+            self.interim.extend_from_slice(CONTINUE);
         }
         ready!(self.poll_interim(cx))?;
         loop {
@@ -199,27 +207,46 @@ impl Inbound {
         self.body.left()
     }
 
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes an answer that only announces one, unless the client takes none of those before it.
+    ///
+    /// SECURITY: an upstream may send them without an end, to a client that reads nothing.
+    pub fn announce(&mut self, head: &response::Parts) {
+        if self.interim.len() < MOST_INTERIM {
+            let mut written = Vec::new();
+            write::interim(&mut written, head);
+            self.interim.extend_from_slice(&written);
+        }
+    }
+
+    /// Writes what is to be written before the answer.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.interim.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim))?;
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.interim))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.interim = self.interim.get(written..).unwrap_or_default();
+            self.interim.advance(written);
+            self.has_interim_begun = !self.interim.is_empty();
             // What TLS holds goes out with the answer at the latest.
             let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// An answer begins: nobody is told to go on any more, but a half-written word is ended.
-    pub fn end_interim(&mut self, out: &mut Vec<u8>) {
-        self.awaits_continue = false;
+    /// An answer begins: what is left to be written before it is, but nobody is told to go on any more, unless that word is
+    /// half-written. Says whether the client still waits for it: it may send its body all the same, or leave it out.
+    pub fn end_interim(&mut self, out: &mut Vec<u8>) -> bool {
         self.is_awaited = false;
         let rest = std::mem::take(&mut self.interim);
-        if rest.len() < CONTINUE.len() {
-            out.extend_from_slice(rest);
+        let has_begun = std::mem::take(&mut self.has_interim_begun);
+        let is_untold = !has_begun && rest == CONTINUE;
+        if !is_untold {
+            out.extend_from_slice(&rest);
         }
+        std::mem::take(&mut self.awaits_continue) || is_untold
     }
 
     /// The client takes what is written, or may.
@@ -311,6 +338,7 @@ impl Inbound {
 mod tests {
     use super::super::error::FramingError;
     use super::*;
+    use http::Response;
     use std::future::poll_fn;
     use std::net::Shutdown;
     use tokio::net::UnixStream;
@@ -351,6 +379,30 @@ mod tests {
             assert!(!is_gone_after(&mut inbound, LOOK).await);
         }
         assert!(is_gone_after(&mut inbound, LOOK).await);
+    }
+
+    /// Nothing of it is read here, and little of it fits on the way.
+    #[tokio::test]
+    async fn announcements_without_an_end_take_no_more_than_their_room() {
+        let (mut inbound, _far) = of_parts(0).await;
+        let hints = Response::builder().status(103).header("link", "x".repeat(1000)).body(()).unwrap().into_parts().0;
+        for _ in 0..1000 {
+            inbound.announce(&hints);
+            let _ = poll_fn(|cx| Poll::Ready(inbound.poll_interim(cx).is_ready())).await;
+        }
+        assert!((MOST_INTERIM..MOST_INTERIM + 1100).contains(&inbound.interim.len()), "{}", inbound.interim.len());
+        let (mut out, left) = (Vec::new(), inbound.interim.clone());
+        assert!(!inbound.end_interim(&mut out));
+        assert_eq!(out, left, "the answer stands behind it");
+    }
+
+    #[tokio::test]
+    async fn who_was_not_told_to_go_on_is_not_told_with_the_answer() {
+        let (mut inbound, _far) = of_parts(0).await;
+        inbound.begin_body(Decoder::length(3), true);
+        let mut out = Vec::new();
+        assert!(inbound.end_interim(&mut out) && out.is_empty());
+        assert!(!inbound.end_interim(&mut out), "nor was it waited for");
     }
 
     #[tokio::test(start_paused = true)]

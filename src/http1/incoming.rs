@@ -3,10 +3,10 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::SizeHint;
 
 use super::error::ReadError;
+use super::frame::Frame;
 use super::inbound::SharedInbound;
 
 /// A request's body, as far as it has not been read.
@@ -21,7 +21,7 @@ impl Incoming {
     }
 
     /// Its next part.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, ReadError>>> {
         let frame = ready!(self.inbound.with(|inbound| inbound.poll_body(cx)));
         Poll::Ready(frame.transpose())
     }

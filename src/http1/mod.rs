@@ -14,6 +14,7 @@ pub mod decoder;
 pub mod encoder;
 pub mod error;
 pub mod fields;
+pub mod frame;
 pub mod head;
 pub mod inbound;
 pub mod incoming;
@@ -21,6 +22,7 @@ pub mod input;
 mod original;
 pub mod output;
 pub mod rewound;
+pub mod target;
 pub mod write;
 
 #[cfg(test)]

@@ -1,148 +1,230 @@
-//! How the fields of a head were written, and writing them so again.
+//! How a head was written, and writing it so again: line by line, in the order that it came in.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A head as it came: how its names were written, and the reason phrase.
+/// A head as it came.
+///
+/// A `HeaderMap` has the names in lower case and the lines of one name together; it is what the program reads and changes. Which
+/// of its fields are lines that nobody has touched, and where each of the others belongs, is found here when it is written.
 #[derive(Clone)]
 pub struct Original {
     pub(super) head: Bytes,
     pub(super) lines: Vec<Line>,
+    /// Of an answer.
     pub(super) reason: Span,
+    /// Of a request: what of its target is sent on.
+    pub(super) target: Span,
 }
 
 impl Original {
+    /// Of fields behind a body, which stand at `lines` of `block`.
+    pub fn of_trailers(lines: Vec<Line>, block: Bytes) -> Original {
+        Original { head: block, lines, reason: Span::default(), target: Span::default() }
+    }
+
+    /// Name and value of each line.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
+        self.lines.iter().map(|line| (line.name.slice(&self.head), line.value.bytes(&self.head)))
+    }
+
     /// The bytes after an answer's status.
     pub fn reason(&self) -> &[u8] {
         self.reason.slice(&self.head)
     }
 
-    /// Finds the next line of `name` from the line at `from` on: where it is, and the name as it was written.
-    pub fn find(&self, name: &HeaderName, from: usize) -> Option<(usize, &[u8])> {
-        let name = name.as_str().as_bytes();
-        let spelling = |line: &Line| line.name.slice(&self.head);
-        let rest = self.lines.get(from..)?;
-        let at = rest.iter().position(|line| spelling(line).eq_ignore_ascii_case(name))?;
-        Some((from + at, spelling(rest.get(at)?)))
+    /// A request's path and query, byte for byte; empty where an absolute target has none.
+    pub fn target(&self) -> &[u8] {
+        self.target.slice(&self.head)
     }
 
-    /// Where the line at `at` is in the head, if it is the one that this field was read from and is written as we would
-    /// write it.
+    /// The line that this field was read from; `next` is the one that it most often is. An empty value lies nowhere.
     ///
     /// A field is known by where its value lies, since comparing names costs as much as all else here. The one value that
     /// is ever put under a second name is Host's, and that name is longer.
-    pub fn untouched(&self, at: usize, field: &HeaderName, value: &HeaderValue) -> Option<Span> {
-        let Line { name, value: span } = *self.lines.get(at)?;
-        let (value, before) = (value.as_bytes(), span.start as usize);
-        let is_it = value.as_ptr() as usize == self.head.as_ptr() as usize + before
-            && value.len() == span.len()
-            && !value.is_empty()
-            && field.as_str().len() == name.len();
-        debug_assert!(!is_it || name.slice(&self.head).eq_ignore_ascii_case(field.as_str().as_bytes()));
-        let (between, behind) =
-            (Span { start: name.end, end: span.start }, Span { start: span.end, end: span.end + 2 });
-        let is_plain = is_it && between.slice(&self.head) == b": " && behind.slice(&self.head) == b"\r\n";
+    fn line_of(&self, next: usize, name: &HeaderName, value: &HeaderValue) -> Option<usize> {
+        let offset = (value.as_bytes().as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
+        let at = match self.lines.get(next) {
+            Some(line) if line.value.start as usize == offset => next,
+            // Lines stand in the order of their values.
+            _ => self.lines.binary_search_by(|line| (line.value.start as usize).cmp(&offset)).ok()?,
+        };
+        let line = self.lines.get(at)?;
+        let is_it = line.value.len() == value.len() && line.name.len() == name.as_str().len() && !value.is_empty();
+        debug_assert!(!is_it || line.name.slice(&self.head).eq_ignore_ascii_case(name.as_str().as_bytes()));
+        is_it.then_some(at)
+    }
+
+    /// The first line of `name` from the line at `from` on for whose value `fits` holds.
+    fn named(&self, name: &HeaderName, from: usize, fits: impl Fn(Span) -> bool) -> Option<usize> {
+        let name = name.as_str().as_bytes();
+        let is_it = |line: &Line| line.name.slice(&self.head).eq_ignore_ascii_case(name) && fits(line.value);
+        Some(from + self.lines.get(from..)?.iter().position(is_it)?)
+    }
+
+    /// All of the line at `at`, where it is written as we would write it.
+    fn plain(&self, at: usize) -> Option<Span> {
+        let Line { name, value } = *self.lines.get(at)?;
+        let between = Span { start: name.end, end: value.start };
+        let behind = Span { start: value.end, end: value.end + 2 };
+        let is_plain = between.slice(&self.head) == b": " && behind.slice(&self.head) == b"\r\n";
         is_plain.then_some(Span { start: name.start, end: behind.end })
     }
 
-    /// The bytes of a part of it.
-    pub fn bytes(&self, span: Span) -> &[u8] {
-        span.slice(&self.head)
+    fn spelling(&self, at: usize) -> &[u8] {
+        self.lines.get(at).map_or(&[], |line| line.name.slice(&self.head))
     }
 }
 
-/// Writes those of `headers` that are `wanted`. Lines that nobody has touched are written as they came, all that follow
-/// each other at once.
+/// Writes those of `headers` that are `wanted`, each in the place of the line that it was read from; in place of several lines
+/// one stands where the first of them stood, and what is new stands behind all. Lines that nobody has touched are written as they
+/// came, all that follow each other at once.
 pub fn write(
     out: &mut Vec<u8>,
     headers: &HeaderMap,
     original: Option<&Original>,
     wanted: impl Fn(&HeaderName) -> bool,
 ) {
-    let mut names = Names { original, first: 0, last: 0 };
-    let mut untouched = Untouched { original, span: Span::default() };
-    let mut previous = None;
+    let Some(original) = original else {
+        for (name, value) in headers.iter().filter(|(name, _)| wanted(name)) {
+            title_case(out, name);
+            write_value(out, value);
+        }
+        return;
+    };
+    // A map has the fields in the order of their first lines: nearly always in that of all of them.
+    let (begin, mut last) = (out.len(), 0);
+    let (mut finder, mut writer) = (Finder::new(original), Writer::new(original));
+    let mut are_in_order = true;
     for (name, value) in headers {
-        let is_repeated = previous == Some(name);
-        previous = Some(name);
+        let place = finder.place(name, value);
         if !wanted(name) {
             continue;
         }
-        if let Some(span) = names.untouched(name, value, is_repeated) {
-            untouched.take(out, span);
-            continue;
+        let key = place.key(original);
+        are_in_order = key >= last;
+        if !are_in_order {
+            break;
         }
-        untouched.write(out);
-        match names.spelling(name, is_repeated) {
-            Some(spelling) => out.extend_from_slice(spelling),
+        last = key;
+        writer.write(out, name, value, place);
+    }
+    if !are_in_order {
+        out.truncate(begin);
+        writer = Writer::new(original);
+        let mut finder = Finder::new(original);
+        let all = headers.iter().map(|(name, value)| (finder.place(name, value), name, value));
+        let mut all: Vec<_> = all.filter(|(_, name, _)| wanted(name)).collect();
+        all.sort_by_key(|(place, ..)| place.key(original));
+        all.into_iter().for_each(|(place, name, value)| writer.write(out, name, value, place));
+    }
+    writer.flush(out);
+}
+
+/// Where a field belongs.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It is the line there.
+    Untouched(usize),
+    /// It has another value than the first line of its name had, which stood there.
+    Instead(usize),
+    /// It is new.
+    Behind,
+}
+
+impl Place {
+    fn key(self, original: &Original) -> usize {
+        match self {
+            Place::Untouched(at) | Place::Instead(at) => at,
+            Place::Behind => original.lines.len(),
+        }
+    }
+}
+
+/// Finds the places of the fields of a map, one after the other.
+struct Finder<'a> {
+    original: &'a Original,
+    previous: Option<&'a HeaderName>,
+    /// Behind the line of the last one.
+    next: usize,
+}
+
+impl<'a> Finder<'a> {
+    fn new(original: &'a Original) -> Self {
+        Finder { original, previous: None, next: 0 }
+    }
+
+    fn place(&mut self, name: &'a HeaderName, value: &HeaderValue) -> Place {
+        let previous = self.previous.replace(name);
+        let place = match self.original.line_of(self.next, name, value) {
+            Some(at) => Place::Untouched(at),
+            None => self.place_of_other(name, value, previous == Some(name)),
+        };
+        if let Place::Untouched(at) | Place::Instead(at) = place {
+            self.next = at + 1;
+        }
+        place
+    }
+
+    fn place_of_other(&self, name: &HeaderName, value: &HeaderValue, is_repeated: bool) -> Place {
+        if value.is_empty() {
+            let from = if is_repeated { self.next } else { 0 };
+            let at = self.original.named(name, from, |value| value.len() == 0);
+            return at.map_or(Place::Behind, Place::Untouched);
+        }
+        match is_repeated {
+            true => Place::Behind,
+            false => self.original.named(name, 0, |_| true).map_or(Place::Behind, Place::Instead),
+        }
+    }
+}
+
+/// Writes fields, and lines that follow each other in the original and were not touched in one piece.
+struct Writer<'a> {
+    original: &'a Original,
+    untouched: Span,
+}
+
+impl<'a> Writer<'a> {
+    fn new(original: &'a Original) -> Self {
+        Writer { original, untouched: Span::default() }
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue, place: Place) {
+        let at = match place {
+            Place::Untouched(at) => match self.original.plain(at) {
+                Some(line) => return self.take(out, line),
+                None => Some(at),
+            },
+            Place::Instead(at) => Some(at),
+            Place::Behind => None,
+        };
+        self.flush(out);
+        match at {
+            Some(at) => out.extend_from_slice(self.original.spelling(at)),
             None => title_case(out, name),
         }
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    untouched.write(out);
-}
-
-/// Finds the lines of fields. A map has them in the order of their first lines, with all lines of one name together,
-/// so the next is nearly always right behind the last.
-struct Names<'a> {
-    original: Option<&'a Original>,
-    /// Behind the first line of the last name, and behind its last one so far.
-    first: usize,
-    last: usize,
-}
-
-impl<'a> Names<'a> {
-    /// Where the next line is, if this field is the one that was read from it.
-    fn untouched(&mut self, name: &HeaderName, value: &HeaderValue, is_repeated: bool) -> Option<Span> {
-        let at = if is_repeated { self.last } else { self.first };
-        let span = self.original?.untouched(at, name, value)?;
-        self.found(at, is_repeated);
-        Some(span)
+        write_value(out, value);
     }
 
-    /// How a name was written on its next line.
-    fn spelling(&mut self, name: &HeaderName, is_repeated: bool) -> Option<&'a [u8]> {
-        let original = self.original?;
-        let (at, spelling) = match is_repeated {
-            true => original.find(name, self.last)?,
-            // What was put in again later may have stood before.
-            false => original.find(name, self.first).or_else(|| original.find(name, 0))?,
-        };
-        self.found(at, is_repeated);
-        Some(spelling)
-    }
-
-    fn found(&mut self, at: usize, is_repeated: bool) {
-        self.last = at + 1;
-        if !is_repeated {
-            self.first = at + 1;
-        }
-    }
-}
-
-/// Lines that follow each other in the original and were not written yet.
-struct Untouched<'a> {
-    original: Option<&'a Original>,
-    span: Span,
-}
-
-impl Untouched<'_> {
     fn take(&mut self, out: &mut Vec<u8>, next: Span) {
-        if next.start != self.span.end {
-            self.write(out);
-            self.span.start = next.start;
+        if next.start != self.untouched.end {
+            self.flush(out);
+            self.untouched.start = next.start;
         }
-        self.span.end = next.end;
+        self.untouched.end = next.end;
     }
 
-    fn write(&mut self, out: &mut Vec<u8>) {
-        let span = std::mem::take(&mut self.span);
-        if let Some(original) = self.original {
-            out.extend_from_slice(original.bytes(span));
-        }
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        let span = std::mem::take(&mut self.untouched);
+        out.extend_from_slice(span.slice(&self.original.head));
     }
+}
+
+fn write_value(out: &mut Vec<u8>, value: &HeaderValue) {
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 fn title_case(out: &mut Vec<u8>, name: &HeaderName) {
@@ -180,6 +262,11 @@ impl Span {
         head.slice(self.start as usize..self.end as usize)
     }
 
+    /// Without its first `count` bytes.
+    pub fn skip(self, count: usize) -> Span {
+        Span { start: self.end.min(self.start + count as u32), end: self.end }
+    }
+
     fn len(self) -> usize {
         (self.end - self.start) as usize
     }
@@ -195,8 +282,11 @@ pub struct Line {
 
 /// Where the parser found `fields` in `head`.
 pub fn lines(head: &[u8], fields: &[httparse::Header<'_>]) -> Vec<Line> {
-    fields
-        .iter()
-        .map(|field| Line { name: Span::of(field.name.as_bytes(), head), value: Span::of(field.value, head) })
-        .collect()
+    let line = |field: &httparse::Header<'_>| {
+        let (name, value) = (Span::of(field.name.as_bytes(), head), Span::of(field.value, head));
+        // An empty value stands behind the colon, for all values to stand in the order of their lines.
+        let behind = Span { start: name.end + 1, end: name.end + 1 };
+        Line { name, value: if value.len() == 0 { behind } else { value } }
+    };
+    fields.iter().map(line).collect()
 }

@@ -3,11 +3,12 @@
 use std::cell::Cell;
 use std::io::Write as _;
 
-use http::{HeaderValue, StatusCode, Version, header, request, response};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header, request, response};
 
 use super::encoder::Encoder;
 use super::fields::tokens;
 use super::original::{self, Original};
+use super::target;
 
 /// What the framing of an answer depends on of its request and connection.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +17,6 @@ pub struct ResponseFraming {
     pub is_head: bool,
     /// HTTP/1.0 knows no chunks.
     pub version: Version,
-    /// Whether the client said that it reads trailers.
-    pub accepts_trailers: bool,
     /// Whether the connection may go on after the answer.
     pub keeps: bool,
 }
@@ -25,7 +24,7 @@ pub struct ResponseFraming {
 impl ResponseFraming {
     /// A request that was not understood: it is answered as any other, and then the connection ends.
     pub fn unknown() -> Self {
-        ResponseFraming { is_head: false, version: Version::HTTP_11, accepts_trailers: false, keeps: false }
+        ResponseFraming { is_head: false, version: Version::HTTP_11, keeps: false }
     }
 }
 
@@ -39,22 +38,42 @@ pub fn request(
 ) -> Encoder {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    if !target.starts_with(['/', '*']) {
+    let original = head.extensions.get();
+    let target = target::sent(&head.uri, original);
+    if !matches!(target, [b'/' | b'*', ..]) {
         // `http://host?query` has no path.
         out.push(b'/');
     }
-    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
     // SECURITY: with both, the upstream might see another end of this request.
     let is_chunked = length.is_none();
-    original::write(out, &head.headers, head.extensions.get(), |name| !(is_chunked && *name == header::CONTENT_LENGTH));
+    original::write(out, &head.headers, original, |name| !(is_chunked && *name == header::CONTENT_LENGTH));
     if is_chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     extra(out);
     out.extend_from_slice(b"\r\n");
-    length.map_or_else(|| Encoder::chunked(&head.headers, true), Encoder::length)
+    length.map_or_else(Encoder::chunked, Encoder::length)
+}
+
+/// Writes an answer that only announces one.
+pub fn interim(out: &mut Vec<u8>, head: &response::Parts) {
+    status_line(out, head, Version::HTTP_11);
+    let frames = |name: &HeaderName| matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING);
+    original::write(out, &head.headers, head.extensions.get(), |name| !frames(name));
+    out.extend_from_slice(b"\r\n");
+}
+
+fn status_line(out: &mut Vec<u8>, head: &response::Parts, version: Version) {
+    out.extend_from_slice(if version < Version::HTTP_11 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.extend_from_slice(head.status.as_str().as_bytes());
+    out.push(b' ');
+    match head.extensions.get::<Original>() {
+        Some(original) => out.extend_from_slice(original.reason()),
+        None => out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes()),
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes the head of an answer, whose body has this `length` if that is known, and says how the body is to be framed, and
@@ -67,25 +86,18 @@ pub fn answer(
 ) -> (Encoder, bool) {
     let status = head.status;
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
-    // These two cannot have one, whatever they say (RFC 9110, 15.3.5 and 15.4.5).
-    let never_has_body =
-        status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    // These two cannot have one, whatever they say (RFC 9110, 15.3.5 and 15.4.5). A 304 may tell how long it would be; the
+    // others may not (RFC 9110, 8.6).
+    let never_has_length = status.is_informational() || status == StatusCode::NO_CONTENT;
+    let never_has_body = never_has_length || status == StatusCode::NOT_MODIFIED;
     let ends_with_close = length.is_none() && !never_has_body && !framing.is_head && framing.version < Version::HTTP_11;
 
-    let original = head.extensions.get::<Original>();
-    out.extend_from_slice(if framing.version < Version::HTTP_11 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    match original {
-        Some(original) => out.extend_from_slice(original.reason()),
-        None => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
-    }
-    out.extend_from_slice(b"\r\n");
+    status_line(out, head, framing.version);
     let (has_length, says_close) = (Cell::new(false), Cell::new(false));
-    original::write(out, &head.headers, original, |name| match *name {
+    original::write(out, &head.headers, head.extensions.get(), |name| match *name {
         header::CONTENT_LENGTH => {
             has_length.set(true);
-            !never_has_body
+            !never_has_length
         }
         header::CONNECTION => {
             says_close.set(head.headers.get(header::CONNECTION).is_some_and(is_close));
@@ -116,7 +128,7 @@ pub fn answer(
         _ if never_has_body || framing.is_head => Encoder::none(),
         Some(length) => Encoder::length(length),
         None if ends_with_close => Encoder::until_close(),
-        None => Encoder::chunked(&head.headers, framing.accepts_trailers),
+        None => Encoder::chunked(),
     };
     (encoder, closes)
 }
@@ -162,17 +174,28 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_have_a_body_says_nothing_of_one() {
-        for status in [204, 304] {
+    fn what_cannot_have_a_body_has_no_framing() {
+        for (status, length) in [(204, ""), (304, "Content-Length: 5\r\n")] {
             let response = Response::builder().status(status).header("content-length", "5").body(Bytes::new()).unwrap();
             let (head, closes) = answered(response, &plain());
-            assert!(!head.contains("ength") && !head.contains("ncoding") && !closes, "{head}");
+            let (_, fields) = head.split_once("\r\n").unwrap();
+            assert_eq!((fields, closes), (format!("{length}\r\n").as_str(), false));
         }
     }
 
     #[test]
-    fn names_are_spelt_as_they_came_wherever_they_stand() {
-        let head = "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nX-B: 2\r\nx-A: 3\r\nX-b: 4\r\nX-C: 5\r\n\r\n";
+    fn an_answer_that_announces_one_has_neither_framing_nor_end() {
+        let response = Response::builder().status(103).header("link", "a").header("content-length", "5");
+        let (head, ()) = response.body(()).unwrap().into_parts();
+        let mut out = Vec::new();
+        interim(&mut out, &head);
+        assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n");
+    }
+
+    #[test]
+    fn fields_stand_where_they_came_and_as_they_were_spelt() {
+        let head =
+            "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nX-B: 2\r\nx-A: 3\r\nX-b: 4\r\nX-E:\r\nX-C:5 \r\nx-e:  \r\n\r\n";
         let limits = HeadLimits { bytes: 1024, fields: 100 };
         let head = head::request(&mut BytesMut::from(head), &limits).unwrap().unwrap();
         let (mut head, ()) = head.request.into_parts();
@@ -183,14 +206,16 @@ mod tests {
         };
         assert_eq!(
             written(&head),
-            "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nx-A: 3\r\nX-B: 2\r\nX-b: 4\r\nX-C: 5\r\n\r\n"
+            "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nX-B: 2\r\nx-A: 3\r\nX-b: 4\r\nX-E: \r\nX-C: 5\r\nx-e: \r\n\r\n"
         );
         // Swaps the last field into the gap.
         head.headers.remove(header::HOST);
         head.headers.insert("x-forwarded-for", HeaderValue::from_static("6"));
+        head.headers.append("x-c", HeaderValue::from_static("7"));
+        head.headers.insert("x-b", HeaderValue::from_static("8"));
         assert_eq!(
             written(&head),
-            "GET / HTTP/1.1\r\nX-C: 5\r\nX-a: 1\r\nx-A: 3\r\nX-B: 2\r\nX-b: 4\r\nX-Forwarded-For: 6\r\n\r\n"
+            "GET / HTTP/1.1\r\nX-a: 1\r\nX-B: 8\r\nx-A: 3\r\nX-E: \r\nX-C: 5\r\nx-e: \r\nX-C: 7\r\nX-Forwarded-For: 6\r\n\r\n"
         );
     }
 

@@ -211,7 +211,7 @@ fn usual_name(host: &str, configured: &TlsName) -> Result<ServerName<'static>, F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Upstream;
+    use crate::config::{EarlyBodies, Upstream};
 
     fn dialer(tls_name: TlsName) -> Dialer {
         let directory = tempfile::TempDir::new().unwrap();
@@ -223,6 +223,7 @@ mod tests {
             ca_file: Some(ca_file),
             tls_name,
             proxy_protocol: UpstreamProxyProtocol::Off,
+            early_bodies: EarlyBodies::Never,
             connect_timeout: second,
             response_header_timeout: second,
             response_body_idle: second,

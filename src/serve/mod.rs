@@ -157,7 +157,7 @@ impl Serving {
             None => info!("{LEFT_TO_WORDPRESS}"),
         }
         let config = Arc::new(config);
-        let per_address = PerAddress::new(0, 0, 0);
+        let per_address = PerAddress::new(0, 0, 0, 0);
         let settings = settings(&config, &dialer, tls.as_deref(), native.as_ref(), &per_address);
         let (workers, threads) = (0..config.server.workers)
             .map(|number| worker::start(number, settings.clone(), lasting.metrics.shard(), drain.clone()))
@@ -313,6 +313,7 @@ fn settings(
             server.max_connections_per_address,
             server.max_exchanges_per_address,
             server.exchanges_of_one(),
+            server.max_early_bodies_per_address,
         ),
     }
 }

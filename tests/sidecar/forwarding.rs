@@ -144,7 +144,10 @@ fn a_slow_body_holds_no_upstream_connection() {
         [("Content-Length: 3", "yz", 3), ("Transfer-Encoding: chunked", "2\r\nyz\r\n0\r\n\r\n", 3)]
     {
         let upstream = Upstream::ok();
-        let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-workers", "1"]);
+        let sidecar = Sidecar::forwarding_with(
+            upstream.address(),
+            &["--server-workers", "1", "--upstream-early-bodies", "never"],
+        );
         let mut slow = Connection::to(sidecar.address());
         slow.send(format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"));
         // It is being read.

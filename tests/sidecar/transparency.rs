@@ -126,32 +126,42 @@ fn a_host_with_a_dot_at_its_end_passes_as_it_came() {
     }
 }
 
-/// The README's list. All other bytes from `!` to `~` pass, and so does UTF-8.
+/// In the path and in the query; and what the log says of them is text.
 #[test]
-fn the_bytes_that_no_target_may_have() {
+fn a_target_passes_byte_for_byte_but_for_a_number_sign() {
     let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding(upstream.address());
-    let refused_in = |before: &str| -> Vec<char> {
-        let refuses = |byte: &char| {
-            let answer = exchange(&sidecar, format!("GET {before}{byte}x HTTP/1.1\r\nHost: a\r\n\r\n"));
-            match answer.status() {
-                200 => {
-                    let line = upstream.requests().pop().unwrap().start_line();
-                    assert_eq!(line, format!("GET {before}{byte}x HTTP/1.1"));
-                    false
+    let bytes: Vec<u8> = (b'!'..=b'~').chain(0x80..=0xff).collect();
+    for before in ["/", "/?", "http://a/", "http://a?"] {
+        let refused: Vec<u8> = bytes
+            .iter()
+            .copied()
+            .filter(|byte| {
+                let target = [before.as_bytes(), &[*byte], b"x"].concat();
+                let request = [b"GET ", &target[..], b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+                if exchange(&sidecar, request).status() == 400 {
+                    return true;
                 }
-                status => status == 400,
-            }
-        };
-        ('!'..='~').filter(refuses).collect()
-    };
-    assert_eq!(refused_in("/"), ['#', '<', '>', '`']);
-    assert_eq!(refused_in("/?"), ['"', '#', '<', '>']);
-    for target in [&b"/\xff"[..], b"/?\xe9"] {
-        let request = [b"GET ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
-        assert_eq!(exchange(&sidecar, request).status(), 400);
+                let head = upstream.requests().pop().unwrap().head;
+                let path = target.strip_prefix(b"http://a").unwrap_or(&target);
+                let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+                let line = [b"GET ", slash, path, b" HTTP/1.1\r\n"].concat();
+                assert!(head.starts_with(&line), "{}", String::from_utf8_lossy(&head));
+                false
+            })
+            .collect();
+        assert_eq!(refused, b"#", "{before}");
     }
-    assert_eq!(exchange(&sidecar, "GET /é?ü HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
+}
+
+#[test]
+fn the_log_names_the_path_of_any_target() {
+    let upstream = Upstream::ok();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--log-access", "true"]);
+    exchange(&sidecar, b"GET /<\xff`\"?secret=\" HTTP/1.1\r\nHost: a\r\n\r\n");
+    let line = sidecar.wait_for_log("wp_jwt_sidecar::access");
+    assert!(line.contains(r#""path":"/<\ufffd`\""#) || line.contains("\"path\":\"/<\u{fffd}`\\\"\""), "{line}");
+    assert!(!line.contains("secret"), "{line}");
 }
 
 #[test]
@@ -201,20 +211,22 @@ fn many_cookies_and_long_fields_pass() {
 }
 
 #[test]
-fn repeated_fields_keep_their_order_among_themselves() {
+fn lines_pass_in_their_order_with_repeated_ones_in_their_places() {
     let upstream = Upstream::answering(
         |_| "HTTP/1.1 200 OK\r\nLink: <a>\r\nSet-Cookie: a=1\r\nX-Between: 1\r\nLINK: <b>\r\nset-cookie: b=2\r\nContent-Length: 0\r\n\r\n",
     );
     let sidecar = Sidecar::forwarding(upstream.address());
-    let answer =
-        exchange(&sidecar, "GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nCookie: a=1\r\nx-a: 2\r\nCookie: b=2\r\n\r\n");
-    // The lines of one name come together; each keeps its own spelling.
+    let answer = exchange(
+        &sidecar,
+        "GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nCookie: a=1\r\nConnection: X-B, close\r\nx-a: 2\r\nX-B: 1\r\nCookie: b=2\r\n\r\n",
+    );
     assert_eq!(
         String::from_utf8_lossy(&answer.head),
-        "HTTP/1.1 200 OK\r\nLink: <a>\r\nLINK: <b>\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-Between: 1\r\nContent-Length: 0\r\n\r\n"
+        "HTTP/1.1 200 OK\r\nLink: <a>\r\nSet-Cookie: a=1\r\nX-Between: 1\r\nLINK: <b>\r\nset-cookie: b=2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
-    assert_eq!(upstream.request().values("x-a"), ["1", "2"]);
-    assert_eq!(upstream.request().values("cookie"), ["a=1", "b=2"]);
+    let head = String::from_utf8(upstream.request().head).unwrap();
+    let lines = "GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nCookie: a=1\r\nx-a: 2\r\nCookie: b=2\r\nX-Forwarded-For: ";
+    assert!(head.starts_with(lines), "{head}");
 }
 
 #[test]
@@ -280,6 +292,31 @@ fn trailers_pass_both_ways() {
     let body = b"2\r\nok\r\n0\r\nx-got: true\r\ngrpc-status: 0\r\n\r\n";
     let received = client.take(body.len());
     assert_eq!(String::from_utf8(received).unwrap().to_lowercase(), String::from_utf8_lossy(body));
+}
+
+/// Nor need the client say that it reads them.
+#[test]
+fn trailers_pass_that_nobody_announced() {
+    let (told, heard) = channel();
+    let upstream = Upstream::of_connections(move |mut connection| {
+        connection.head().unwrap();
+        told.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Got: 1\r\n\r\n");
+        connection.is_closed();
+    });
+    let sidecar = Sidecar::forwarding(upstream.address());
+    let mut client = Connection::to(sidecar.address());
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n");
+    let body = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(String::from_utf8(body).unwrap(), "1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n");
+    client.head().unwrap();
+    let rest = "2\r\nok\r\n0\r\nX-Got: 1\r\n\r\n";
+    assert_eq!(String::from_utf8(client.take(rest.len())).unwrap(), rest);
+    // HTTP/1.0 has no place for them.
+    let mut old = Connection::to(sidecar.address());
+    old.send("POST / HTTP/1.0\r\nContent-Length: 25\r\n\r\n1234567890123456789012345");
+    let answer = old.response();
+    assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
 }
 
 #[test]
@@ -451,5 +488,6 @@ fn an_upstream_that_sends_a_body_with_head_or_304_disturbs_nobody() {
         client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
         let answer = client.response_to(method);
         assert_eq!((answer.status(), answer.body.len()), (status, 0));
+        assert_eq!(answer.value("content-length").as_deref(), Some("4"), "it says what a GET or a 200 would have");
     }
 }

@@ -40,6 +40,7 @@ pub(super) fn upstream(read: &mut Merged, plain: &[ListenAddress], tls: &[Listen
     }
     let tls_name = tls_name(read, url.as_ref());
     let proxy_protocol = read.get(keys::UPSTREAM_PROXY_PROTOCOL);
+    let early_bodies = read.get(keys::UPSTREAM_EARLY_BODIES);
     let connect_timeout = read.get(keys::UPSTREAM_CONNECT_TIMEOUT);
     let response_header_timeout = read.get(keys::UPSTREAM_RESPONSE_HEADER_TIMEOUT);
     let response_body_idle = read.get(keys::UPSTREAM_RESPONSE_BODY_IDLE);
@@ -50,6 +51,7 @@ pub(super) fn upstream(read: &mut Merged, plain: &[ListenAddress], tls: &[Listen
         ca_file,
         tls_name,
         proxy_protocol,
+        early_bodies,
         connect_timeout,
         response_header_timeout,
         response_body_idle,

@@ -3,17 +3,17 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Response, request};
-use hyper::body::Frame;
 use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
 use crate::body::{BodyError, RequestBody};
+use crate::forward::early::CONTINUE_TIME;
 use crate::forward::error::CutError;
 use crate::forward::request::Added;
 use crate::http1::client::{Connection, Sending};
 use crate::http1::error::AnswerError;
+use crate::http1::frame::Frame;
 use crate::http1::rewound::Rewound;
 use crate::metrics::Open;
 use crate::net::stream::UpstreamStream;
@@ -27,20 +27,39 @@ pub struct Link {
     pub sent: Instant,
     /// What is left to be sent of the request.
     upload: RequestBody,
+    /// Whether the upstream has to ask for that first.
+    is_held: bool,
     alarm: Alarm,
+    held_alarm: Alarm,
     _open: Open,
 }
 
 impl Link {
     /// On `stream`, by the handshake's `name`. `open` counts it.
     pub fn new(stream: UpstreamStream, name: Option<ServerName<'static>>, open: Open) -> Self {
-        let (connection, upload, alarm) = (Connection::new(stream), RequestBody::Empty, Alarm::default());
-        Link { connection, name, sent: Instant::now(), upload, alarm, _open: open }
+        let (connection, upload) = (Connection::new(stream), RequestBody::Empty);
+        let (sent, alarm, held_alarm) = (Instant::now(), Alarm::default(), Alarm::default());
+        Link { connection, name, sent, upload, is_held: false, alarm, held_alarm, _open: open }
     }
 
-    /// Takes the body of the next request.
-    pub fn carry(&mut self, body: RequestBody) {
+    /// Takes the body of the next request. `waits`: it flows when the upstream [asks for it](Link::go_on), or after
+    /// [`CONTINUE_TIME`].
+    pub fn carry(&mut self, body: RequestBody, waits: bool) {
         self.upload = body;
+        self.is_held = waits;
+    }
+
+    /// The upstream asks for the body.
+    pub fn go_on(&mut self) {
+        self.is_held = false;
+    }
+
+    /// The upstream has answered. A body that it did not ask for is not sent: the upstream may take it for the next request, or
+    /// wait for it (RFC 9110, 10.1.1), so nothing else is sent by this connection.
+    pub fn was_answered(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.give_up_upload();
+        }
     }
 
     /// Lets go of the request's body, which holds the client's connection.
@@ -59,7 +78,12 @@ impl Link {
     /// # Errors
     /// The body's: the client's fault.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        if let Sending::Refused = ready!(self.connection.poll_send(cx, &mut self.upload))? {
+        if self.is_held {
+            self.connection.flush(cx);
+            ready!(self.held_alarm.poll_at(cx, self.sent + CONTINUE_TIME));
+            self.is_held = false;
+        }
+        if let Sending::Refused = ready!(self.connection.poll_send(cx, |cx| self.upload.poll_next(cx)))? {
             self.forget_upload();
         }
         Poll::Ready(Ok(()))
@@ -71,7 +95,7 @@ impl Link {
         self.forget_upload();
     }
 
-    /// The head of the response.
+    /// The head of the response, or of one that only announces it.
     ///
     /// # Errors
     /// There is none, or it is invalid.
@@ -80,7 +104,7 @@ impl Link {
     }
 
     /// The next part of the response's body.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutError>>> {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, CutError>>> {
         let frame = ready!(self.connection.poll_frame(cx));
         Poll::Ready(frame.map(|frame| frame.map_err(|error| CutError::BrokeOff(error.into()))))
     }

@@ -26,9 +26,11 @@ mod product {
         pub mod encoder;
         pub mod error;
         pub mod fields;
+        pub mod frame;
         pub mod head;
         pub mod original;
         pub mod output;
+        pub mod target;
         pub mod write;
     }
 

@@ -7,11 +7,14 @@ use bytes::BytesMut;
 use http::{Method, StatusCode, Uri, Version, header};
 
 use crate::fields::hop_by_hop;
-use crate::http1::against_hyper::{LIMITS, block_on, fields, hypers_answer, hypers_requests};
+use crate::http1::against_hyper::{
+    LIMITS, block_on, fields, hypers_answer, hypers_requests, is_odd, with_plain_target,
+};
 use crate::http1::decoder::{Decoded, Decoder};
 use crate::http1::encoder::Encoder;
 use crate::http1::head::{self, AnswerHead, RequestHead};
 use crate::http1::output::Output;
+use crate::http1::target;
 use crate::http1::write::{self, ResponseFraming};
 use crate::vet;
 
@@ -22,17 +25,31 @@ pub fn request(bytes: &[u8]) {
     if vet::vet(&request).is_err() {
         return;
     }
+    let came = lines(&bytes[..bytes.len() - buffer.len()]);
     let (mut head, ()) = request.into_parts();
     head.uri = head.uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
+    let target = target::sent(&head.uri, head.extensions.get()).to_vec();
     hop_by_hop::remove(&mut head.headers, false, |_| false);
     let mut out = Written::default();
     let encoder = write::request(out.output.gathered(), &head, body.left(), |_| {});
     let sent = out.body(encoder, body, &mut buffer, false);
-    let mut read = block_on(hypers_requests(&out.bytes));
     let text = String::from_utf8_lossy(&out.bytes);
+    let slash: &[u8] = if matches!(target[..], [b'/' | b'*', ..]) { b"" } else { b"/" };
+    let line = [head.method.as_str().as_bytes(), b" ", slash, &target, b" HTTP/1.1\r\n"].concat();
+    assert!(out.bytes.starts_with(&line), "{text:?}");
+    // Line by line, but for what has gone, and what is framed or said anew.
+    let stays = |(name, _): &(Vec<u8>, Vec<u8>)| {
+        let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
+        lower != "te" && lower != "transfer-encoding" && head.headers.contains_key(&lower)
+    };
+    let written: Vec<_> = lines(&out.bytes).into_iter().filter(stays).collect();
+    assert_eq!(written, came.into_iter().filter(stays).collect::<Vec<_>>(), "{text:?}");
+    let is_odd = is_odd(&head.uri, &target);
+    let plain = if is_odd { with_plain_target(&out.bytes, &target) } else { out.bytes.clone() };
+    let mut read = block_on(hypers_requests(&plain));
     assert_eq!(read.len(), 1, "{text:?}");
     let Some(read) = read.pop() else { return };
-    assert_eq!(read.begin, format!("{} {}", head.method, head.uri), "{text:?}");
+    assert!(is_odd || read.begin == format!("{} {}", head.method, head.uri), "{text:?}");
     assert_eq!(without_coding(read.fields), fields(&head.headers), "{text:?}");
     assert_eq!(read.body.map(|(body, _)| body), sent, "{text:?}");
 }
@@ -40,8 +57,13 @@ pub fn request(bytes: &[u8]) {
 /// The answer in `bytes` to a request of `method`: as `forward::response` makes it fit for a client of `version`.
 pub fn answer(bytes: &[u8], method: &Method, version: Version) {
     let mut buffer = BytesMut::from(bytes);
-    let found = head::answer(&mut buffer, method, LIMITS.fields);
-    let Ok(Some(AnswerHead { answer, body, .. })) = found else { return };
+    let (answer, body) = loop {
+        match head::answer(&mut buffer, method, LIMITS.fields) {
+            Ok(Some(AnswerHead { answer, .. })) if head::is_interim(answer.status()) => {}
+            Ok(Some(AnswerHead { answer, body, .. })) => break (answer, body),
+            _ => return,
+        }
+    };
     let (mut head, ()) = answer.into_parts();
     let codings: Vec<_> = head.headers.get_all(header::TRANSFER_ENCODING).iter().collect();
     let is_coded = !codings.is_empty();
@@ -50,7 +72,7 @@ pub fn answer(bytes: &[u8], method: &Method, version: Version) {
         return;
     }
     hop_by_hop::remove(&mut head.headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
-    let framing = ResponseFraming { is_head: method == Method::HEAD, version, accepts_trailers: true, keeps: true };
+    let framing = ResponseFraming { is_head: method == Method::HEAD, version, keeps: true };
     let mut out = Written::default();
     let (encoder, _) = write::answer(out.output.gathered(), &head, body.left(), &framing);
     let is_until_close = encoder.is_until_close();
@@ -63,6 +85,17 @@ pub fn answer(bytes: &[u8], method: &Method, version: Version) {
     if sent.is_some() || !is_until_close {
         assert_eq!(read.body.map(|(body, _)| body), sent, "{text:?}");
     }
+}
+
+/// The lines of a head, as anybody reads them: names as they are written, values without the space around them.
+fn lines(head: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let fields = lines.skip_while(|line| line.is_empty()).skip(1).take_while(|line| !line.is_empty());
+    let field = |line: &[u8]| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        Some((line[..colon].to_vec(), line[colon + 1..].trim_ascii().to_vec()))
+    };
+    fields.filter_map(field).collect()
 }
 
 fn without_coding(mut fields: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {

@@ -51,6 +51,11 @@ async fn what_only_php_reads_is_forwarded_as_it_came() {
         ("escaped", "/wp-json/jwt-auth/v1/token%2Frefresh".into(), of_json.into(), json.clone().into()),
         ("dots", "/x/..//wp-json/jwt-auth/v1/token/refresh".into(), of_json.into(), json.clone().into()),
         ("below another path", format!("/blog{ROUTE}"), of_json.into(), json.clone().into()),
+        // A `Uri` holds none of these.
+        ("a bracket", query("refresh_token=<"), of_json.into(), json.clone().into()),
+        ("a quote", "/?rest_route=/jwt-auth/v1/token/refresh\"".into(), of_json.into(), json.clone().into()),
+        ("a backtick behind", format!("{ROUTE}`"), of_json.into(), json.clone().into()),
+        ("a backtick before", format!("/`{ROUTE}"), of_json.into(), json.clone().into()),
         ("encoded body", ROUTE.into(), format!("{of_json}Content-Encoding: gzip\r\n"), b"\x1f\x8b\x00\xff".into()),
         ("odd JSON", ROUTE.into(), of_json.into(), b"{\"refresh_token\": 1e999}".into()),
         ("rest_route", ROUTE.into(), of_json.into(), b"{\"rest_route\": \"/\", \"refresh_token\": \"a\"}".into()),
@@ -65,6 +70,14 @@ async fn what_only_php_reads_is_forwarded_as_it_came() {
         assert_eq!(send(&rig, post(target, fields, body)).status(), 299, "{what}");
         assert_eq!(rig.upstream.requests().iter().filter(|request| is_call(request)).count(), at + 1, "{what}");
         assert_arrived(&rig, what, target, fields, body);
+    }
+    for odd in [&b"\xff"[..], b"?\xe9", b"/\x80"] {
+        let request = String::from_utf8(post(ROUTE, of_json, json.as_bytes())).unwrap();
+        let (method, rest) = request.split_once(" HTTP/1.1").unwrap();
+        let request = [method.as_bytes(), odd, b" HTTP/1.1", rest.as_bytes()].concat();
+        assert_eq!(send(&rig, request).status(), 299);
+        let head = rig.upstream.requests().pop().unwrap().head;
+        assert!(head.starts_with(&[method.as_bytes(), odd, b" HTTP/1.1\r\n"].concat()), "{}", head.escape_ascii());
     }
     let row = rig.database.token_row(token.id).await.unwrap();
     assert_eq!(row.get("revoked_at"), None, "nobody but WordPress has looked at the token");

@@ -53,6 +53,12 @@ keys! {
             then the client gets a 503; 0 is any number.")
         .change("Many clients may share an address, so leave room. Addresses in forwarded.trusted_proxies are not \
             limited.");
+    SERVER_MAX_EARLY_BODIES_PER_ADDRESS: usize =
+        integer("server.max_early_bodies_per_address", 0..=1_000_000, "requests").is("8")
+        .about("Requests of one client address (one /64 network of IPv6) in flight whose body began to flow before its \
+            start was there (upstream.early_bodies); of further ones the start is read first; 0 is any number.")
+        .change("Each may hold one of the upstream's workers by sending slowly, so leave most of them to others. \
+            Addresses in forwarded.trusted_proxies are not limited.");
     SERVER_MAX_EXCHANGES: Option<usize> = integer("server.max_exchanges", 0..=10_000_000, "requests")
         .unset(
             "twice the client connections that are accepted (server.max_connections, or fewer with few open files)",
@@ -89,6 +95,10 @@ keys! {
             request that it leaves after 0.01 s. Of HTTP/1 only. Set it only where that is so: each request that was \
             left holds a connection to the site until the site has answered. Of an answer that was left, at most 16 \
             MiB are read, within response_write_idle in all, and nothing more once the program is to end.");
+    SERVER_EARLY_HINTS: bool = boolean("server.early_hints").is("false")
+        .about("Whether answers that only announce one (103 Early Hints, 102) pass to clients of HTTP/1.1.")
+        .change("Old clients take them for the answer, so set it only where clients are browsers or a proxy that knows \
+            them. To clients of HTTP/2 none pass.");
     SERVER_TUNNEL_IDLE: Duration = duration("server.tunnel_idle").is("1h")
         .about("How long a WebSocket (or what else a connection was upgraded to) may be silent in both directions \
             before it is closed.");

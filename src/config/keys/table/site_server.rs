@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::{Key, duration, integer, list, one_of, path, text};
-use crate::config::{ForwardedMode, RequestIdMode, UpstreamProxyProtocol, kind::FileName};
+use crate::config::{EarlyBodies, ForwardedMode, RequestIdMode, UpstreamProxyProtocol, kind::FileName};
 
 keys! {
     UPSTREAM_URL: Option<String> = text("upstream.url", "URL").required("http://127.0.0.1:8081").flag_as("upstream")
@@ -27,6 +27,13 @@ keys! {
         .about("Whether connections to the upstream begin with a PROXY header of version 2 that names the client.")
         .change("Only where the upstream expects it. Each request takes a new connection then, since the header is for \
             all that follows.");
+    UPSTREAM_EARLY_BODIES: EarlyBodies = one_of("upstream.early_bodies").is("expect")
+        .about("When the body of a request begins to flow to the upstream. \"never\": when its first 64 KiB are there, \
+            so that who sends slowly holds none of the upstream's workers. \"expect\": so, but a request with \
+            \"Expect: 100-continue\" goes out before its body comes, and the upstream may refuse it without a byte of \
+            that. \"always\": as \"expect\", and a body without a length (chunked) flows from its first byte.")
+        .change("\"always\" is for conversations, where the site answers while the client still sends. They must keep up \
+            server.min_rate. Of one address, server.max_early_bodies_per_address are served so.");
     UPSTREAM_CONNECT_TIMEOUT: Duration = duration("upstream.connect_timeout").is("3s")
         .about("How long a connection to the upstream may take to be made, before the client gets a 502.");
     UPSTREAM_RESPONSE_HEADER_TIMEOUT: Duration = duration("upstream.response_header_timeout").is("330s")

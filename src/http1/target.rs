@@ -1,0 +1,122 @@
+//! The target of a request: its bytes as they came, and what the program makes of them.
+//!
+//! A `Uri` cannot hold all that clients send and servers take: bytes that are no UTF-8, `<` and `>`, a backtick, `"` in a query.
+//! What routes, vets and logs looks at the `Uri`; what is sent on are the bytes.
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Uri};
+
+use super::error::HeadError;
+use super::original::{Original, Span};
+
+/// Reads the target at `target` of `head`: what the program looks at, and which part of it is sent on.
+///
+/// # Errors
+/// It has a `#`, or none of the forms of RFC 9112, 3.2.
+pub fn read(head: &Bytes, target: Span) -> Result<(Uri, Span), HeadError> {
+    let bytes = target.slice(head);
+    // SECURITY: no target has one (RFC 9112, 3.2). `Uri` would cut it off with all that follows, so that a filter in front saw
+    // another target than what is routed here.
+    if bytes.contains(&b'#') {
+        return Err(HeadError::Target);
+    }
+    let begin = if bytes.starts_with(b"/") { 0 } else { after_authority(bytes) };
+    let uri = match (Uri::from_maybe_shared(target.bytes(head)), begin) {
+        (Ok(uri), _) => uri,
+        // SECURITY: never taken for the refresh route, which is plain ASCII: what such a target means is for WordPress to say.
+        (Err(_), 0) if bytes.starts_with(b"/") => Uri::default(),
+        // What stands before the path is held by a `Uri`, or it is nothing that a request may name.
+        (Err(_), 1..) => Uri::try_from(bytes.get(..begin).unwrap_or_default()).map_err(|_| HeadError::Target)?,
+        (Err(_), 0) => return Err(HeadError::Target),
+    };
+    Ok((uri, target.skip(begin)))
+}
+
+/// What is sent on of the target of a request: the bytes that came, or of HTTP/2 what its `Uri` says.
+pub fn sent<'a>(uri: &'a Uri, original: Option<&'a Original>) -> &'a [u8] {
+    let original = original.map(Original::target).filter(|target| !target.is_empty());
+    original.unwrap_or_else(|| uri.path_and_query().map_or(b"/", |target| target.as_str().as_bytes()))
+}
+
+/// The path of the target of `request`, with bytes that are no UTF-8 replaced: for people.
+pub fn path<B>(request: &Request<B>) -> String {
+    let target = sent(request.uri(), request.extensions().get());
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// The head that `bytes` begin with, with an `x` for each byte of its target that is not ASCII; `None` where there is none such.
+/// Everything stands where it stood.
+pub fn masked(bytes: &[u8]) -> Option<BytesMut> {
+    let begin = 1 + bytes.iter().position(|byte| *byte == b' ')?;
+    let mut masked = BytesMut::from(bytes);
+    let mut has_changed = false;
+    for byte in masked.iter_mut().skip(begin).take_while(|byte| !matches!(byte, b' ' | b'\r' | b'\n')) {
+        if !byte.is_ascii() {
+            *byte = b'x';
+            has_changed = true;
+        }
+    }
+    has_changed.then_some(masked)
+}
+
+/// How much of an absolute target (`http://host/path`) stands before its path or query. Zero where it is none.
+fn after_authority(target: &[u8]) -> usize {
+    let Some(scheme) = target.windows(3).position(|part| part == b"://") else { return 0 };
+    let authority = target.iter().skip(scheme + 3).take_while(|byte| !matches!(byte, b'/' | b'?'));
+    scheme + 3 + authority.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Method;
+
+    use crate::http1::head::{self, HeadLimits};
+
+    /// What the program looks at, and what is sent on.
+    fn read_as(target: &[u8]) -> Result<(String, Vec<u8>), HeadError> {
+        let mut head = BytesMut::from(&[b"POST ", target, b" HTTP/1.1\r\nX-\xc3\xa4: b\r\n\r\n"].concat()[..]);
+        head.truncate(head.len() - b"X-\xc3\xa4: b\r\n\r\n".len());
+        head.extend_from_slice(b"Host: \xe4\r\n\r\nrest");
+        let limits = HeadLimits { bytes: 1024, fields: 10 };
+        let read = head::request(&mut head, &limits)?.unwrap();
+        assert_eq!((&head[..], read.request.method()), (&b"rest"[..], &Method::POST));
+        assert_eq!(read.request.headers().get("host").unwrap().as_bytes(), b"\xe4");
+        Ok((read.request.uri().to_string(), sent(read.request.uri(), read.request.extensions().get()).to_vec()))
+    }
+
+    #[test]
+    fn every_byte_that_is_no_space_and_no_control_character_is_sent_on() {
+        for byte in (b'!'..=b'~').chain(0x80..=0xff).filter(|byte| *byte != b'#') {
+            for before in [&b"/"[..], b"/a?", b"//", b"/wp-json/jwt-auth/v1/token/refresh?refresh_token="] {
+                let target = [before, &[byte], b"x"].concat();
+                let (uri, sent) = read_as(&target).unwrap();
+                assert_eq!(sent, target);
+                // What it is looked at as is all of it, or nothing of it.
+                assert!(uri == "/" || uri.as_bytes() == target, "{uri}");
+            }
+        }
+        for byte in (0..=b' ').chain([b'#', 0x7f]) {
+            assert!(read_as(&[b"/a", &[byte][..], b"x"].concat()).is_err(), "{byte}");
+            assert!(read_as(&[b"/\xff", &[byte][..], b"x"].concat()).is_err(), "{byte}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_target_is_sent_on_from_its_path() {
+        for (target, uri, sent) in [
+            (&b"http://a/b?c"[..], "http://a/b?c", &b"/b?c"[..]),
+            (b"http://a/<\xff>?\"", "http://a/", b"/<\xff>?\""),
+            (b"HTTP://a:80?`<", "http://a:80/", b"?`<"),
+            (b"http://a/b://c", "http://a/b://c", b"/b://c"),
+            (b"http://a", "http://a/", b"/"),
+            (b"*", "*", b"*"),
+        ] {
+            assert_eq!(read_as(target), Ok((uri.to_owned(), sent.to_vec())), "{}", String::from_utf8_lossy(target));
+        }
+        for target in [&b"http://a\"/"[..], b"ht<tp://a/", b"<", b"a/b", b"\xff", b"x?y=http://a/", b"http:///x"] {
+            assert_eq!(read_as(target), Err(HeadError::Target), "{}", String::from_utf8_lossy(target));
+        }
+    }
+}
