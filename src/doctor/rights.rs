@@ -78,7 +78,7 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
     }
     if config.refresh.analytics {
         events.privileges.push("INSERT".to_owned());
-        events.statements.push(analytics::insert(prefix));
+        events.statements.push(analytics::insert(&analytics::Table { prefix: prefix.clone(), blog_id: installation.blog_id }));
     }
     let mut needs = vec![
         Need {

@@ -141,7 +141,7 @@ impl Store {
     /// As [`Store::new`]; of each user `reads` are read, too, of their table and of `usermeta_table`. Where that is not known,
     /// what it would hold is not certain.
     pub fn declaring(
-        database: Database,
+        database: impl Into<Arc<Database>>,
         table_prefix: &str,
         users_table: &str,
         reads: &[Read],
@@ -215,7 +215,7 @@ impl Store {
                 .filter(|_| reads.iter().any(|read| read.user_column().is_none()))
                 .map(|table| format!("`{table}`")),
             declared: reads.len(),
-            database: Arc::new(database),
+            database: database.into(),
             tokens,
             users,
         }

@@ -41,8 +41,12 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// WordPress has this long to answer; it is never waited for by a client.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Questions for the site's own hosts: two schemes each, and some more while the site is being changed.
-const OWN: u64 = 1024;
+/// Questions for the site's own hosts, and for those of a network's sites in use: two schemes each, and some more while a site is
+/// being changed.
+const OWN: u64 = 8192;
+
+/// An answer that nothing keeps fresh but calls is of no use after this time.
+const LATELY: Duration = Duration::from_secs(600);
 
 /// Other hosts that are remembered.
 // SECURITY: clients choose these.
@@ -211,6 +215,25 @@ impl Homes {
         match self.known_or_never_asked(question) {
             Some(word) => Some(word),
             None => self.renew(question, &self.own(question)).await,
+        }
+    }
+
+    /// As [`Homes::known`], but `None` where the last answer is older than [`LATELY`].
+    pub fn known_lately(self: &Arc<Self>, question: &Question) -> Option<Word> {
+        let is_late = self.own(question).known().at.is_some_and(|at| at.elapsed() > LATELY);
+        self.known(question).filter(|_| !is_late)
+    }
+
+    /// Waits for an answer where there is none that [`Homes::known_lately`] would give, unless one was asked for a moment ago.
+    pub async fn ask_lately(self: &Arc<Self>, question: &Question) {
+        let answer = self.own(question);
+        let known = answer.known();
+        let is_missing = known.word.is_none() || known.at.is_some_and(|at| at.elapsed() > LATELY);
+        if is_missing && known.at.is_none_or(|at| at.elapsed() > RETRY) && !answer.being_renewed.swap(true, Ordering::AcqRel) {
+            let (homes, question) = (Arc::clone(self), question.clone());
+            // In a task of its own: the next who asks gets the answer, should this one not wait for it.
+            let asking = self.tasks.spawn(async move { homes.renew(&question, &answer).await });
+            let _ = asking.await;
         }
     }
 

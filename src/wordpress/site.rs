@@ -16,13 +16,14 @@ use std::time::Duration;
 use moka::future::Cache;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::access_token::Signer;
 use super::clock::{Apart, Clocks};
 use super::database::{Database, DatabaseError};
 use super::home::{Home, Homes, Question};
 use super::installation::Installation;
+use super::network::blog::Blog;
 use super::options::{self, Settings};
 use crate::client_addr::Scheme;
 use crate::config::{Algorithm, Jwt, Secret};
@@ -161,6 +162,8 @@ pub struct Sites {
     homes: Arc<Homes>,
     /// `[wordpress] hosts`.
     hosts: Vec<String>,
+    /// Where the network has it, if it is a further site of one.
+    blog: Option<Arc<Blog>>,
     clocks: Arc<Clocks>,
     tasks: Handle,
     cache: Cache<(), Known>,
@@ -201,12 +204,33 @@ impl Sites {
             database,
             homes,
             hosts,
+            blog: None,
             clocks,
             tasks,
             cache,
             last_good,
             last_seen,
             signers,
+        })
+    }
+
+    /// Those of `blog`, a further site of the network that this is the first site of.
+    #[must_use]
+    pub fn of_blog(&self, blog: Arc<Blog>) -> Arc<Self> {
+        Arc::new(Sites {
+            installation: self.installation.of_blog(blog.id),
+            jwt: self.jwt.clone(),
+            declared: Arc::clone(&self.declared),
+            database: Arc::clone(&self.database),
+            homes: Arc::clone(&self.homes),
+            hosts: Vec::new(),
+            blog: Some(blog),
+            clocks: Arc::clone(&self.clocks),
+            tasks: self.tasks.clone(),
+            cache: Cache::builder().max_capacity(1).time_to_live(FRESH).build(),
+            last_good: Mutex::default(),
+            last_seen: LastSeen::default(),
+            signers: Mutex::new(self.signers.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         })
     }
 
@@ -233,6 +257,9 @@ impl Sites {
 
     /// The home URL of a request for its host that came by `scheme`, or why it is not known.
     pub fn home(&self, site: &Site, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
+        if let Some(blog) = &self.blog {
+            return self.home_of_blog(site, &blog.domain, scheme);
+        }
         match &site.home {
             StoredHome::Given(home) => Ok(Arc::clone(home)),
             StoredHome::Stored(questions) => {
@@ -279,6 +306,11 @@ impl Sites {
         self.clocks.wordpress_ahead_of_database()
     }
 
+    /// What is declared of the site's own code.
+    pub fn declared(&self) -> &Arc<Declared> {
+        &self.declared
+    }
+
     /// Where the site is.
     pub fn installation(&self) -> &Installation {
         &self.installation
@@ -299,6 +331,11 @@ impl Sites {
     /// Whether the database was away when it was last asked.
     pub fn is_database_away(&self) -> bool {
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).database_is_away
+    }
+
+    /// Which further site of a network this is, if it is one.
+    pub fn blog(&self) -> Option<&Arc<Blog>> {
+        self.blog.as_ref()
     }
 
     /// Why WordPress's home URL is not known, as far as it was asked; asks nobody.
@@ -343,7 +380,7 @@ impl Sites {
         match read {
             Ok(site) => {
                 self.last_seen.seen();
-                if std::mem::take(&mut last.database_is_away) {
+                if std::mem::take(&mut last.database_is_away) && self.blog.is_none() {
                     info!("the site's settings can be read again");
                 }
                 let site = site.map(Arc::new).map_err(Arc::new);
@@ -352,7 +389,10 @@ impl Sites {
             }
             Err(error) => {
                 self.last_seen.failed(error.to_string());
-                if !std::mem::replace(&mut last.database_is_away, true) {
+                if self.blog.is_some() {
+                    // Of a database that is away the first site tells; of a table that may not be read, the status page.
+                    debug!(%error, table_prefix = self.installation.table_prefix, "the settings of a site of the network cannot be read");
+                } else if !std::mem::replace(&mut last.database_is_away, true) {
                     warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
                 }
                 drop(last);

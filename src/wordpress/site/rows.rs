@@ -86,8 +86,9 @@ impl Rows {
             .await?;
         let meta: Vec<Row> = if installation.multisite {
             conn.query(format!(
-                "SELECT meta_key, meta_value FROM `{prefix}sitemeta` WHERE site_id = 1 AND meta_key IN \
-                 ('active_sitewide_plugins', 'auth_key', 'auth_salt', 'WPLANG')"
+                "SELECT meta_key, meta_value FROM `{}sitemeta` WHERE site_id = 1 AND meta_key IN \
+                 ('active_sitewide_plugins', 'auth_key', 'auth_salt', 'WPLANG')",
+                installation.base_prefix
             ))
             .await?
         } else {
