@@ -32,6 +32,7 @@ mod logs;
 mod lookup;
 mod model;
 mod native;
+mod network;
 mod packaging;
 mod php_parity;
 mod proxy_protocol;

@@ -64,7 +64,7 @@ mod tests {
     async fn a_scan_serves_those_that_run_the_same_code() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.php");
-        std::fs::write(&file, "<?php add_filter( 'jwt_auth_expire', 'f' );").unwrap();
+        std::fs::write(&file, "<?php add_filter( 'jwt_auth_before_authenticate', 'f' );").unwrap();
         let active = |stylesheet: &str| {
             let mu_plugins = Some(folder.path().to_owned());
             Arc::new(Active { mu_plugins, stylesheet: stylesheet.to_owned(), ..Active::default() })

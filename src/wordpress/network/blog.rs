@@ -233,6 +233,7 @@ mod tests {
             ("shop.test", "", Err("none")),
             ("net.test:8181", "", Err("none")),
             ("port.test", "", Err("none")),
+            ("net.test:80:80", "", Err("none")),
             ("unknown.test", "", Err("none")),
             // MySQL does not tell these apart, and another collation might.
             ("net.test", "/TWO", Err("unsure")),
@@ -253,7 +254,6 @@ mod tests {
             ("net.test.", "/two/"),
             ("", "/two/"),
             (":80", "/two/"),
-            ("net.test:80:80", "/"),
             ("net.test:x", "/"),
             ("net test", "/"),
             ("[::1]", "/"),
