@@ -198,13 +198,15 @@ impl Sidecar {
         };
         let apart = sites.clocks_apart().map(|apart| format!("clocks: {apart}; tokens are issued by the slowest"));
         let others = match (self.config.wordpress.home.is_some(), sites.installation().multisite) {
+            (_, true) => "other hosts: those of the network's sites are refreshed natively, all others are left to WordPress",
             (true, _) => {
                 "other hosts: left to WordPress, since wordpress.home is set; wordpress.hosts names further ones"
             }
-            (_, true) => "other hosts: left to WordPress, since this is a network; wordpress.hosts names further ones",
             _ => "other hosts: only live tokens are refreshed; wordpress.hosts names those that are this site's",
         };
-        [others.to_owned()].into_iter().chain(hosts).chain(apart).collect()
+        let network = native.refresher.blogs.as_ref().and_then(|blogs| blogs.network().last_read());
+        let network = network.map(|known| format!("network: {known}"));
+        [others.to_owned()].into_iter().chain(network).chain(hosts).chain(apart).collect()
     }
 
     /// The host that the database is used at, as far as [`Sidecar::look`] found one; `None` where there is only one.

@@ -6,6 +6,7 @@
 pub mod blog;
 mod rows;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,19 @@ pub enum Known {
     /// There are more than [`MOST`].
     Many,
     Unusable(Unusable),
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Known::All(all) if all.closed == 0 => write!(f, "{} sites", all.count),
+            Known::All(all) => {
+                write!(f, "{} sites, {} of them archived, deleted, spam or not activated", all.count, all.closed)
+            }
+            Known::Many => write!(f, "more than {MOST} sites, each looked for when it has a refresh"),
+            Known::Unusable(unusable) => write!(f, "only its first site is refreshed natively: {unusable}"),
+        }
+    }
 }
 
 /// Whose a request is.

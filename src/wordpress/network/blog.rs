@@ -155,6 +155,13 @@ impl Blogs {
         Ok(blogs)
     }
 
+    /// All of them, in the order of their ids.
+    pub fn all(&self) -> Vec<Arc<Blog>> {
+        let mut all: Vec<Arc<Blog>> = self.by_place.values().flatten().cloned().collect();
+        all.sort_by_key(|blog| blog.id);
+        all
+    }
+
     /// The site at `place`.
     pub fn at(&self, place: &Place) -> Picked {
         let rows: Vec<Arc<Blog>> = place
