@@ -198,7 +198,9 @@ impl Sidecar {
         };
         let apart = sites.clocks_apart().map(|apart| format!("clocks: {apart}; tokens are issued by the slowest"));
         let others = match (self.config.wordpress.home.is_some(), sites.installation().multisite) {
-            (_, true) => "other hosts: those of the network's sites are refreshed natively, all others are left to WordPress",
+            (_, true) => {
+                "other hosts: those of the network's sites are refreshed natively, all others are left to WordPress"
+            }
             (true, _) => {
                 "other hosts: left to WordPress, since wordpress.home is set; wordpress.hosts names further ones"
             }

@@ -249,9 +249,11 @@ fn sites(write: &mut Writer<'_, '_>, network: &Network, blogs: &Blogs) -> fmt::R
     if let Some(sites) = network.sites {
         write.samples("network_sites", "Sites of the network.", MetricType::Gauge, &[(NONE, sites)])?;
     }
-    let help = "Sites of the network besides the first that had a refresh in the last ten minutes, by whose refreshes are.";
+    let help =
+        "Sites of the network besides the first that had a refresh in the last ten minutes, by whose refreshes are.";
     let left = network.in_use.saturating_sub(network.native);
-    let in_use: [(&[(&str, &str)], u64); 2] = [(&[("refreshes", "native")], network.native), (&[("refreshes", "left")], left)];
+    let in_use: [(&[(&str, &str)], u64); 2] =
+        [(&[("refreshes", "native")], network.native), (&[("refreshes", "left")], left)];
     write.samples("network_sites_in_use", help, MetricType::Gauge, &in_use)?;
     let help = "Tokens of the network's sites besides the first that are remembered.";
     write.samples("network_tokens", help, MetricType::Gauge, &[(NONE, network.tokens)])?;

@@ -27,7 +27,9 @@ pub async fn look(refresher: &Arc<Refresher>) -> Vec<Finding> {
     let known = blogs.network().current().await;
     let all = match &known {
         Known::All(all) => all,
-        Known::Many => return vec![Finding::ok(Area::Plugin, "site.network_sites", format!("The network has {known}"))],
+        Known::Many => {
+            return vec![Finding::ok(Area::Plugin, "site.network_sites", format!("The network has {known}"))];
+        }
         Known::Unusable(_) => {
             let fix = "WordPress goes on answering for the other sites. They are refreshed natively once the reason is gone; what the \
                        database user may not read, the rights above say.";
@@ -102,8 +104,11 @@ pub async fn rights(
     let what = format!("{} can see the options of {seen} sites of the network", server.account);
     let hint = "For the tables of all further sites, let an administrator of the database run this query, and then the statements \
                 that it prints; again when sites were added, which are WordPress's until then:";
-    let account =
-        if server.account.starts_with(rights::PROPOSED_USER) { rights::account(&server.account) } else { rights::proposed(server) };
+    let account = if server.account.starts_with(rights::PROPOSED_USER) {
+        rights::account(&server.account)
+    } else {
+        rights::proposed(server)
+    };
     let query = rights::query_for_sites(&server.database, needs, base_prefix, &account);
     Ok(Finding::ok(Area::Rights, id, what).with_hint(hint).with_lines([query]))
 }

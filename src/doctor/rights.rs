@@ -78,7 +78,9 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
     }
     if config.refresh.analytics {
         events.privileges.push("INSERT".to_owned());
-        events.statements.push(analytics::insert(&analytics::Table { prefix: prefix.clone(), blog_id: installation.blog_id }));
+        events
+            .statements
+            .push(analytics::insert(&analytics::Table { prefix: prefix.clone(), blog_id: installation.blog_id }));
     }
     let mut needs = vec![
         Need {
@@ -121,10 +123,13 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
         needs.push(events);
     }
     if installation.multisite {
-        needs.extend([
-            of_network("blogs", "blog_id, site_id, domain, path, archived, spam, deleted", &quoted("blogs")),
-            of_network("site", "id, path", &quoted("site")),
-        ].map(|need| Need { table: table(&need.table), ..need }));
+        needs.extend(
+            [
+                of_network("blogs", "blog_id, site_id, domain, path, archived, spam, deleted", &quoted("blogs")),
+                of_network("site", "id, path", &quoted("site")),
+            ]
+            .map(|need| Need { table: table(&need.table), ..need }),
+        );
         needs.push(Need {
             privileges: vec!["SELECT (site_id, meta_key, meta_value)".to_owned()],
             table: table("sitemeta"),
@@ -323,7 +328,11 @@ mod tests {
             is_vital: true,
             statements: Vec::new(),
         };
-        let needs = [need("a_options", &["SELECT (option_name)"]), need("a_users", &["SELECT"]), need("a_jwt_auth_tokens", &["SELECT", "INSERT"])];
+        let needs = [
+            need("a_options", &["SELECT (option_name)"]),
+            need("a_users", &["SELECT"]),
+            need("a_jwt_auth_tokens", &["SELECT", "INSERT"]),
+        ];
         assert_eq!(
             query_for_sites("w`p", &needs, "a_", "`s`@`h`"),
             "SELECT CONCAT('GRANT ', CASE REGEXP_REPLACE(SUBSTRING(TABLE_NAME, 3), '^[0-9]+_', '') WHEN 'options' THEN \

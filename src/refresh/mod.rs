@@ -15,6 +15,7 @@
 //! - A **group** is the rotations of one transaction. The worker whose **turn** it is forms the next group; the turn passes on as
 //!   soon as the group has written, before its commit.
 //! - A rotation that a group could not finish goes on by **retries** of its own.
+//! - A **blog** is a further site of a network (multisite), as WordPress's code calls it: refreshed by parts of its own.
 //! - A refresh is **left** to WordPress if it is not certain what its answer is, and nothing of it has begun.
 
 pub mod analytics;

@@ -10,6 +10,7 @@
 
 mod question;
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -149,6 +150,8 @@ pub struct Homes {
 struct Answer {
     known: Mutex<Answers>,
     being_renewed: AtomicBool,
+    /// There is an answer, or none came.
+    renewed: Notify,
 }
 
 #[derive(Clone, Default)]
@@ -227,13 +230,15 @@ impl Homes {
     /// Waits for an answer where there is none that [`Homes::known_lately`] would give, unless one was asked for a moment ago.
     pub async fn ask_lately(self: &Arc<Self>, question: &Question) {
         let answer = self.own(question);
+        let mut renewed = pin!(answer.renewed.notified());
+        // From here on it is not missed.
+        renewed.as_mut().enable();
         let known = answer.known();
         let is_missing = known.word.is_none() || known.at.is_some_and(|at| at.elapsed() > LATELY);
-        if is_missing && known.at.is_none_or(|at| at.elapsed() > RETRY) && !answer.being_renewed.swap(true, Ordering::AcqRel) {
-            let (homes, question) = (Arc::clone(self), question.clone());
-            // In a task of its own: the next who asks gets the answer, should this one not wait for it.
-            let asking = self.tasks.spawn(async move { homes.renew(&question, &answer).await });
-            let _ = asking.await;
+        if is_missing && known.at.is_none_or(|at| at.elapsed() > RETRY) {
+            // Others may be at it already.
+            self.renew_soon(question, Arc::clone(&answer));
+            renewed.await;
         }
     }
 
@@ -376,6 +381,7 @@ impl Homes {
         let is_new = word != before.word;
         *answer.locked() = now;
         answer.being_renewed.store(false, Ordering::Release);
+        answer.renewed.notify_waiters();
         if is_new {
             self.news.notify_one();
         }
@@ -395,7 +401,7 @@ fn passed(last: &Mutex<Option<Instant>>, rest: Duration) -> bool {
 
 impl Default for Answer {
     fn default() -> Self {
-        Answer { known: Mutex::default(), being_renewed: AtomicBool::new(false) }
+        Answer { known: Mutex::default(), being_renewed: AtomicBool::new(false), renewed: Notify::new() }
     }
 }
 

@@ -129,11 +129,12 @@ impl Network {
         match picked {
             Picked::None => Found::Main,
             Picked::Unsure => Found::Left("which site of the network it is for is not certain"),
-            Picked::Blog(blog) => match (blog.closed, blog.network, blog.id) {
-                (Some(closed), ..) => Found::Left(closed_words(closed)),
-                (None, 1, 0 | 1) => Found::Main,
-                (None, 1, _) => Found::Blog(blog),
-                (None, ..) => Found::Left("the site is of another network"),
+            // Whatever its row says: the first site is as a single site.
+            Picked::Blog(blog) if blog.id <= 1 => Found::Main,
+            Picked::Blog(blog) => match (blog.closed, blog.network) {
+                (Some(closed), _) => Found::Left(closed_words(closed)),
+                (None, 1) => Found::Blog(blog),
+                (None, _) => Found::Left("the site is of another network"),
             },
         }
     }
@@ -248,7 +249,8 @@ impl Network {
                 Ok(rows)
             };
             let rows = network.database.within(READ_LIMIT, read).await;
-            let rows = rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked for")).ok()?;
+            let rows =
+                rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked for")).ok()?;
             let rows: Vec<Arc<Blog>> = rows.into_iter().map(Arc::new).collect();
             let picked = place.pick(&rows);
             network.places.insert(place, picked.clone()).await;

@@ -4,6 +4,7 @@
 //! value serves: what a refresh then does is decided by the rotation itself, which needs the database anyway.
 
 mod build;
+mod fresh;
 mod hosts;
 mod makeup;
 mod obstacle;
@@ -13,7 +14,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use moka::future::Cache;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -31,6 +31,7 @@ use crate::declared::{Declared, Person, Uncertain, User, Values};
 use crate::last_seen::{LastSeen, Sight};
 use crate::route::RouteForms;
 use build::plugin;
+use fresh::Fresh;
 use hosts::Questions;
 pub use hosts::{Called, NamedHost};
 pub use makeup::Makeup;
@@ -166,7 +167,7 @@ pub struct Sites {
     blog: Option<Arc<Blog>>,
     clocks: Arc<Clocks>,
     tasks: Handle,
-    cache: Cache<(), Known>,
+    cache: Fresh<Known>,
     last_good: Mutex<LastGood>,
     last_seen: LastSeen,
     signers: Mutex<Option<(Algorithm, Arc<Signer>)>>,
@@ -193,7 +194,7 @@ impl Sites {
         clocks: Arc<Clocks>,
         tasks: Handle,
     ) -> Arc<Self> {
-        let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
+        let cache = Fresh::new(FRESH);
         let (last_good, last_seen, signers) = (Mutex::default(), LastSeen::default(), Mutex::new(None));
         let Configured { jwt, declared, hosts } = configured;
         let declared = Arc::new(declared);
@@ -227,7 +228,7 @@ impl Sites {
             blog: Some(blog),
             clocks: Arc::clone(&self.clocks),
             tasks: self.tasks.clone(),
-            cache: Cache::builder().max_capacity(1).time_to_live(FRESH).build(),
+            cache: Fresh::new(FRESH),
             last_good: Mutex::default(),
             last_seen: LastSeen::default(),
             signers: Mutex::new(self.signers.lock().unwrap_or_else(PoisonError::into_inner).clone()),
@@ -236,7 +237,7 @@ impl Sites {
 
     /// What is known of the site, at most [`FRESH`] old; the last good value while the database is away or slow.
     pub async fn current(self: &Arc<Self>) -> Known {
-        if let Some(known) = self.cache.get(&()).await {
+        if let Some(known) = self.cache.get() {
             return known;
         }
         timeout(PATIENCE, self.read_or_known())
@@ -246,12 +247,9 @@ impl Sites {
 
     /// As [`Sites::current`], where no request waits: for as long as reading may take.
     pub async fn read_or_known(self: &Arc<Self>) -> Known {
-        // In a task of its own: where the first caller stops waiting, moka would start over with the next.
+        // In a task of its own: where the first caller stops waiting, the next would start over.
         let sites = Arc::clone(self);
-        let reading = self.tasks.spawn(async move {
-            let reader = Arc::clone(&sites);
-            sites.cache.get_with((), async move { reader.read().await }).await
-        });
+        let reading = self.tasks.spawn(async move { sites.cache.get_or_read(sites.read()).await });
         reading.await.unwrap_or_else(|_| self.last_known("reading them failed"))
     }
 
@@ -355,7 +353,7 @@ impl Sites {
         let rows = self.database.within(READ_LIMIT, self.rows()).await?;
         let known = self.site(&rows).map(Arc::new).map_err(Arc::new);
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site = Some(known.clone());
-        self.cache.insert((), known.clone()).await;
+        self.cache.put(known.clone());
         let active_plugins =
             options::active_plugins(rows.option("active_plugins"), rows.meta("active_sitewide_plugins"));
         Ok(Examined {

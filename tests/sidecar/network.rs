@@ -3,19 +3,20 @@
 
 mod made;
 mod many;
+mod replay;
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::rig::eventually;
-use crate::support::sidecar::wait_until;
+use crate::support::sidecar::{Sidecar, command as sidecar_command, wait_until};
 use made::{At, NetworkSite, is_native, refresh, refresh_with};
 
-const MAIN: At = At("net.test", "");
-const TWO: At = At("net.test", "/two");
-const MAPPED: At = At("mapped.test", "");
-const DEEP: At = At("mapped.test", "/deep");
+const MAIN: At<'static> = At("net.test", "");
+const TWO: At<'static> = At("net.test", "/two");
+const MAPPED: At<'static> = At("mapped.test", "");
+const DEEP: At<'static> = At("mapped.test", "/deep");
 
 fn claims(answer: &crate::support::raw::Message) -> Value {
     let body = answer.json();
@@ -66,9 +67,12 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     assert_eq!(network.refreshes_by_php(), 0);
     // And what is WordPress's to make out.
     let token = network.token(2).await.refresh_token;
-    for (at, status) in
-        [(At("net.test", "/TWO"), 403), (At("net.test", "//two"), 403), (At("net.test", "/nosuch"), 404), (At("unknown.test", ""), 302)]
-    {
+    for (at, status) in [
+        (At("net.test", "/TWO"), 403),
+        (At("net.test", "//two"), 403),
+        (At("net.test", "/nosuch"), 404),
+        (At("unknown.test", ""), 302),
+    ] {
         let before = network.refreshes_by_php();
         let answer = refresh(&sidecar, at, "00000000000000000000000000000000");
         assert_eq!((answer.status(), network.refreshes_by_php()), (status, before + 1), "{at:?}: {answer:?}");
@@ -97,8 +101,10 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         assert_eq!((answer.status(), network.refreshes_by_php()), (410, before + 1), "{column}: {answer:?}");
         assert!(is_native(&refresh(&sidecar, DEEP, &network.token(4).await.refresh_token)), "{column}");
         network.flag(3, column, "0").await;
-        eventually("the site is back", async || is_native(&refresh(&sidecar, MAPPED, &network.token(3).await.refresh_token)))
-            .await;
+        eventually("the site is back", async || {
+            is_native(&refresh(&sidecar, MAPPED, &network.token(3).await.refresh_token))
+        })
+        .await;
     }
 
     // Active on some sites only; and a site whose tables are not there, which come with WordPress's first request.
@@ -109,7 +115,8 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     network.set(2, "rate_limit_settings", "enabled", "false");
     tokio::time::sleep(Duration::from_millis(3_500)).await;
     assert_eq!(refresh(&sidecar, MAPPED, "00000000000000000000000000000000").status(), 404);
-    eventually("its own plugin", async || is_native(&refresh(&sidecar, TWO, &network.token(2).await.refresh_token))).await;
+    eventually("its own plugin", async || is_native(&refresh(&sidecar, TWO, &network.token(2).await.refresh_token)))
+        .await;
     network.database.execute("RENAME TABLE wp_2_jwt_auth_tokens TO gone").await;
     tokio::time::sleep(Duration::from_millis(3_500)).await;
     let before = network.refreshes_by_php();
@@ -121,7 +128,8 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     network.site.php(
         "require_once ABSPATH . 'wp-admin/includes/plugin.php'; activate_plugin( 'jwt-auth-pro/jwt-auth-pro.php', '', true );",
     );
-    eventually("native again", async || is_native(&refresh(&sidecar, TWO, &network.token(2).await.refresh_token))).await;
+    eventually("native again", async || is_native(&refresh(&sidecar, TWO, &network.token(2).await.refresh_token)))
+        .await;
     std::fs::write(format!("{}/wp-content/db.php", network.site.said("ROOT")), "<?php").unwrap();
     tokio::time::sleep(Duration::from_millis(3_500)).await;
     let answer = refresh(&sidecar, TWO, &network.token(2).await.refresh_token);
@@ -129,8 +137,111 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     assert!(is_native(&refresh(&sidecar, MAIN, &network.token(1).await.refresh_token)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn each_site_is_verified_by_itself() {
+    let network = NetworkSite::up(false, &[TWO, MAPPED], "");
+    let state = tempfile::tempdir().unwrap();
+    let upstream = format!("http://{}", network.site.upstream());
+    let arguments = [
+        "--upstream",
+        &upstream,
+        "--wp-config",
+        network.site.wp_config().to_str().unwrap(),
+        "--refresh-verify",
+        "auto",
+        "--refresh-verify-first",
+        "3",
+        "--refresh-state-directory",
+        state.path().to_str().unwrap(),
+    ];
+    let sidecar = Sidecar::start(&arguments);
+    // An answer that is compared has all that a native one has: what reached WordPress tells whose it was.
+    let is_by_php = async |id: u64, at: At<'static>| {
+        let before = network.refreshes_by_php();
+        let answer = refresh(&sidecar, at, &network.token(id).await.refresh_token);
+        assert_eq!(answer.status(), 200, "{at:?}: {answer:?}");
+        network.refreshes_by_php() > before
+    };
+    assert!(is_by_php(2, TWO).await, "it is not proven yet");
+    eventually("the second site is proven", async || !is_by_php(2, TWO).await).await;
+    let log = sidecar.wait_for_log("agree with the sidecar's: refreshing natively");
+    assert!(log.contains(r#""site":"net.test/two/""#), "{log}");
+    // That proves nothing of the others.
+    for (id, at) in [(1, MAIN), (3, MAPPED)] {
+        assert!(is_by_php(id, at).await, "{at:?}");
+    }
+    // Code of one site only: its theme's, by an option that the others do not have.
+    network.site.php("switch_to_blog( 2 ); update_option( 'stylesheet', 'other' );");
+    eventually("another epoch", async || is_by_php(2, TWO).await).await;
+    let kept = || std::fs::read_dir(state.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    eventually("what is kept", async || {
+        ["-2.json", "-3.json"].iter().all(|end| kept().any(|name| name.ends_with(end)))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_the_sites() {
+    let network = NetworkSite::up(false, &[TWO, MAPPED, DEEP], "");
+    network.flag(4, "archived", "'1'").await;
+    network.database.execute("RENAME TABLE wp_3_jwt_auth_tokens TO gone").await;
+    let config = network.site.wp_config().to_str().unwrap().to_owned();
+    let run = |command: &str| {
+        let upstream = format!("http://{}", network.site.upstream());
+        let output =
+            sidecar_command().args([command, "--upstream", &upstream, "--wp-config", &config]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = run("check");
+    assert!(said.contains("network: 4 sites, 1 of them archived, deleted, spam or not activated"), "{said}");
+    let said = run("doctor");
+    for part in [
+        "1 of the first 2 further sites can be refreshed natively",
+        "2 net.test/two/: native",
+        "3 mapped.test/: the table wp_3_jwt_auth_tokens cannot be used",
+        "GRANT SELECT (blog_id, site_id, domain, path, archived, spam, deleted) ON `wordpress`.`wp_blogs`",
+        "SELECT CONCAT('GRANT ', CASE",
+    ] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    // What the query prints are statements that the server takes.
+    let query = said.lines().map(str::trim).find(|line| line.starts_with("SELECT CONCAT('GRANT ")).unwrap();
+    let grants = network.database.rows(&query.trim_end_matches(';').replacen("SELECT ", "SELECT 1 AS n, ", 1)).await;
+    // Tokens, analytics and options of the second and the fourth site, and the third's without its tokens.
+    assert_eq!(grants.len(), 8, "{query}");
+
+    let sidecar = network.sidecar(&["--admin-listen", "127.0.0.1:0"]);
+    let admin = crate::admin::admin(&sidecar);
+    assert!(is_native(&refresh(&sidecar, TWO, &network.token(2).await.refresh_token)));
+    refresh(&sidecar, MAPPED, "00000000000000000000000000000000");
+    let get = |path: &str| crate::admin::get(admin, path);
+    let status = get("/status.json").json();
+    let seen = &status["network"];
+    assert_eq!(
+        [&seen["sites"], &seen["closed"], &seen["in_use"], &seen["native"], &seen["obstacle"]],
+        [&json!(4), &json!(1), &json!(2), &json!(1), &Value::Null],
+        "{seen}"
+    );
+    assert_eq!([&seen["listed"][0]["place"], &seen["listed"][1]["native"]], [&json!("mapped.test/"), &json!(true)]);
+    let page = String::from_utf8_lossy(&get("/").body).into_owned();
+    assert!(
+        page.contains("1 of 2 in use refreshed here") && page.contains("wp_3_jwt_auth_tokens cannot be used"),
+        "{page}"
+    );
+    let metrics = String::from_utf8_lossy(&get("/metrics").body).into_owned();
+    for line in [
+        "wp_jwt_sidecar_network_sites 4",
+        "wp_jwt_sidecar_network_sites_in_use{refreshes=\"native\"} 1",
+        "wp_jwt_sidecar_network_refreshes_total{site=\"net.test/two/\",outcome=\"native\"} 1",
+        "wp_jwt_sidecar_network_refreshes_total{site=\"mapped.test/\",outcome=\"left\"} 1",
+        "wp_jwt_sidecar_network_refreshes_total{site=\"others\",outcome=\"native\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+}
+
 /// The status with which WordPress answers a bearer's question who it is.
-fn me(network: &NetworkSite, At(host, path): At, bearer: &str) -> u16 {
+fn me(network: &NetworkSite, At(host, path): At<'_>, bearer: &str) -> u16 {
     let mut connection = crate::support::raw::Connection::to(network.site.upstream());
     connection.send(format!(
         "GET {path}/wp-json/wp/v2/users/me HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {bearer}\r\n\r\n"
@@ -141,7 +252,8 @@ fn me(network: &NetworkSite, At(host, path): At, bearer: &str) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_site_of_a_subdomain_network_is_native_unless_sunrise_swaps_it() {
     let (two, three) = (At("two.net.test", ""), At("three.net.test", ""));
-    let network = NetworkSite::up(true, &[two, three, MAPPED], "defined( 'WITHOUT_SUNRISE' ) || define( 'SUNRISE', true );");
+    let network =
+        NetworkSite::up(true, &[two, three, MAPPED], "defined( 'WITHOUT_SUNRISE' ) || define( 'SUNRISE', true );");
     let sunrise = format!("{}/wp-content/sunrise.php", network.site.said("ROOT"));
     std::fs::write(&sunrise, "<?php").unwrap();
     let sidecar = network.sidecar(&["--forwarded-trusted-proxies", "127.0.0.1"]);
@@ -156,8 +268,7 @@ async fn each_site_of_a_subdomain_network_is_native_unless_sunrise_swaps_it() {
         assert_eq!(claims(&answer)["iss"].as_str(), Some(home), "{at:?}");
     }
     // By https it is another issuer, as for WordPress.
-    let answer =
-        refresh_with(&sidecar, two, &network.token(2).await.refresh_token, "X-Forwarded-Proto: https\r\n");
+    let answer = refresh_with(&sidecar, two, &network.token(2).await.refresh_token, "X-Forwarded-Proto: https\r\n");
     assert!(is_native(&answer), "{answer:?}");
     assert_eq!(claims(&answer)["iss"].as_str(), Some("https://two.net.test"));
     assert_eq!(network.refreshes_by_php(), 0);

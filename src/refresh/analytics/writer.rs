@@ -67,7 +67,9 @@ pub async fn write_behind(events: Events, database: Arc<Database>, first: Arc<Ta
         let rows = rows(&mut batch, &mut countries, &mut paths).await;
         let mut rest = rows.as_slice();
         for same in tables.chunk_by(|one, next| one == next) {
-            let Some(((table, _), (rows, after))) = same.split_first().zip(rest.split_at_checked(same.len())) else { break };
+            let Some(((table, _), (rows, after))) = same.split_first().zip(rest.split_at_checked(same.len())) else {
+                break;
+            };
             writer.statements.turn_to(table);
             writer.write(rows).await;
             rest = after;
@@ -206,9 +208,8 @@ impl Writer {
     }
 
     async fn insert(&self, rows: &[Row], is_away: bool) -> Result<(), Interrupted> {
-        let mut session =
-            if is_away { self.database.fresh_session().await } else { self.database.session().await }
-                .map_err(Interrupted::BeforeCommit)?;
+        let mut session = if is_away { self.database.fresh_session().await } else { self.database.session().await }
+            .map_err(Interrupted::BeforeCommit)?;
         // An error leaves by `?`: the session is closed, and the server rolls back.
         match timeout(TRANSACTION_LIMIT, self.insert_all(&mut session, rows)).await {
             Ok(inserted) => inserted.map_err(Interrupted::BeforeCommit)?,

@@ -45,7 +45,8 @@ impl Tallies {
         let named = self.named();
         let mut ids: Vec<&u64> = named.keys().collect();
         ids.sort_unstable();
-        let named = ids.into_iter().filter_map(|id| named.get(id)).map(|(name, tally)| (Some(name.clone()), Arc::clone(tally)));
+        let named =
+            ids.into_iter().filter_map(|id| named.get(id)).map(|(name, tally)| (Some(name.clone()), Arc::clone(tally)));
         named.chain([(None, Arc::clone(&self.others))]).collect()
     }
 

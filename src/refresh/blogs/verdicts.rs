@@ -36,11 +36,8 @@ impl Verdicts {
     pub fn reloaded(&self) {
         self.reloads.fetch_add(1, Ordering::AcqRel);
         let mut kept = self.kept();
-        let differ: Vec<u64> = kept
-            .iter()
-            .filter(|(_, verdict)| matches!(verdict.state, State::Differs(_)))
-            .map(|(id, _)| *id)
-            .collect();
+        let differ: Vec<u64> =
+            kept.iter().filter(|(_, verdict)| matches!(verdict.state, State::Differs(_))).map(|(id, _)| *id).collect();
         for id in differ {
             kept.pop(&id);
         }

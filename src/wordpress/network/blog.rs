@@ -61,8 +61,7 @@ pub fn wordpress_host(host: &str) -> Option<String> {
         && !name.starts_with('.')
         && !name.ends_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    let is_port =
-        |port: &str| matches!(port.len(), 1..=5) && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = |port: &str| matches!(port.len(), 1..=5) && port.bytes().all(|byte| byte.is_ascii_digit());
     (is_name && port.is_none_or(is_port)).then(|| host.to_owned())
 }
 
@@ -96,13 +95,13 @@ impl Place {
         }
         for domain in self.domains() {
             for path in self.paths() {
-                let is_it = |row: &&Arc<Blog>| {
-                    row.domain.eq_ignore_ascii_case(domain) && row.path.eq_ignore_ascii_case(&path)
-                };
+                let is_it =
+                    |row: &&Arc<Blog>| row.domain.eq_ignore_ascii_case(domain) && row.path.eq_ignore_ascii_case(&path);
                 let mut found = rows.iter().filter(is_it);
                 match (found.next(), found.next()) {
                     (None, _) => {}
-                    (Some(row), None) if row.domain == domain && row.path == path => {
+                    // The first site is as a single site, where case does not count.
+                    (Some(row), None) if row.id == 1 || (row.domain == domain && row.path == path) => {
                         return Picked::Blog(Arc::clone(row));
                     }
                     // Another case, which the server may or may not tell apart; or two of which either may come first.
@@ -251,6 +250,8 @@ mod tests {
         ] {
             assert_eq!(at(host, &format!("{path}{REST}")), Some(found), "{host}{path}");
         }
+        let first = Blogs::of(vec![blog(1, "Net.test", "/")]).unwrap().at(&Place::of("net.test", REST).unwrap());
+        assert!(matches!(first, Picked::Blog(blog) if blog.id == 1), "as on a single site, case does not count");
         assert_eq!(at("mapped.test", "/"), Some(Ok(3)), "?rest_route=");
         assert_eq!(at("mapped.test", "/index.php/wp-json/"), Some(Ok(3)));
     }

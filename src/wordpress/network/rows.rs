@@ -61,11 +61,8 @@ fn two(values: impl Iterator<Item = Value>) -> Vec<Value> {
 }
 
 fn blog(mut row: Row) -> Result<Blog, DatabaseError> {
-    let closed = Blog::closed(
-        column(&mut row, 4, "archived")?,
-        column(&mut row, 5, "spam")?,
-        column(&mut row, 6, "deleted")?,
-    );
+    let closed =
+        Blog::closed(column(&mut row, 4, "archived")?, column(&mut row, 5, "spam")?, column(&mut row, 6, "deleted")?);
     Ok(Blog {
         id: column(&mut row, 0, "blog_id")?,
         network: column(&mut row, 1, "site_id")?,

@@ -257,8 +257,15 @@ mod tests {
             })
             .collect();
         change(&mut columns);
-        Rows { options: Vec::new(), meta: Vec::new(), engine: Some("InnoDB".to_owned()), columns, token_index: None, clock: None }
-            .columns()
+        Rows {
+            options: Vec::new(),
+            meta: Vec::new(),
+            engine: Some("InnoDB".to_owned()),
+            columns,
+            token_index: None,
+            clock: None,
+        }
+        .columns()
     }
 
     #[test]
@@ -284,7 +291,8 @@ mod tests {
         });
         assert_eq!(needed.unwrap_err(), "its column device needs a value that only the plugin knows");
         let engine = Some("Aria".to_owned());
-        let aria = Rows { options: vec![], meta: vec![], engine, columns: vec![], token_index: None, clock: None }.columns();
+        let aria =
+            Rows { options: vec![], meta: vec![], engine, columns: vec![], token_index: None, clock: None }.columns();
         assert!(aria.unwrap_err().contains("has no transactions"));
     }
 }

@@ -15,13 +15,13 @@ const MAKE_NETWORK: &str = r"
         $wpdb->$table = $prefixed;
     }
     install_network();
-    populate_network( 1, 'net.test', 'admin@example.org', 'Net', '/', {subdomain} );
+    populate_network( 1, '{domain}', 'admin@example.org', 'Net', '/', {subdomain} );
 ";
 
 const CONFIG: &str = r"
 define( 'MULTISITE', true );
 define( 'SUBDOMAIN_INSTALL', {subdomain} );
-define( 'DOMAIN_CURRENT_SITE', 'net.test' );
+define( 'DOMAIN_CURRENT_SITE', '{domain}' );
 define( 'PATH_CURRENT_SITE', '/' );
 define( 'SITE_ID_CURRENT_SITE', 1 );
 define( 'BLOG_ID_CURRENT_SITE', 1 );
@@ -37,17 +37,27 @@ pub struct NetworkSite {
 
 /// A site of it, by the host and the path that clients use.
 #[derive(Clone, Copy, Debug)]
-pub struct At(pub &'static str, pub &'static str);
+pub struct At<'a>(pub &'a str, pub &'a str);
 
 impl NetworkSite {
     /// `http://net.test` and further `sites`, which get the ids 2 and so on; the plugin is active on all of them, without a rate
     /// limit. `config`: more lines of wp-config.php. Takes some seconds, and blocks for them.
-    pub fn up(is_subdomain: bool, sites: &[At], config: &str) -> NetworkSite {
-        let site = Site::up(&["--home", "http://net.test"]);
+    pub fn up(is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
+        let network = NetworkSite::up_at("net.test", is_subdomain, sites, config);
+        for id in 1..=sites.len() as u64 + 1 {
+            network.set(id, "rate_limit_settings", "enabled", "false");
+        }
+        network
+    }
+
+    /// As [`NetworkSite::up`], at `http://{domain}`, with the settings that the plugin begins with.
+    pub fn up_at(domain: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
+        let site = Site::up(&["--home", &format!("http://{domain}")]);
         let subdomain = if is_subdomain { "true" } else { "false" };
-        site.php(&MAKE_NETWORK.replace("{subdomain}", subdomain));
+        let of_network = |text: &str| text.replace("{subdomain}", subdomain).replace("{domain}", domain);
+        site.php(&of_network(MAKE_NETWORK));
         let file = std::fs::read_to_string(site.wp_config()).unwrap();
-        let lines = format!("{}{config}\n$table_prefix", CONFIG.replace("{subdomain}", subdomain));
+        let lines = format!("{}{config}\n$table_prefix", of_network(CONFIG));
         std::fs::write(site.wp_config(), file.replacen("$table_prefix", &lines, 1)).unwrap();
         let database = site.database();
         let network = NetworkSite { site, database };
@@ -56,10 +66,9 @@ impl NetworkSite {
         }
         network.site.php("require_once ABSPATH . 'wp-admin/includes/plugin.php'; activate_plugin( 'jwt-auth-pro/jwt-auth-pro.php', '', true );");
         // Each site's tables come with its first request.
-        for (number, At(host, path)) in [At("net.test", "")].iter().chain(sites).enumerate() {
+        for At(host, path) in [At(domain, "")].iter().chain(sites) {
             let answer = network.get(host, &format!("{path}/wp-json/"));
             assert_eq!(answer.status(), 200, "{host}{path}: {answer:?}");
-            network.set(number as u64 + 1, "rate_limit_settings", "enabled", "false");
         }
         network
     }
@@ -109,7 +118,7 @@ impl NetworkSite {
     }
 
     /// Logs ada in on a site, by way of `sidecar`. Returns the answer's body.
-    pub fn log_in(&self, sidecar: &Sidecar, At(host, path): At) -> Value {
+    pub fn log_in(&self, sidecar: &Sidecar, At(host, path): At<'_>) -> Value {
         let body = json!({"username": self.site.said("USER"), "password": self.site.said("USER_PASSWORD")});
         let answer = post(sidecar, host, &format!("{path}/wp-json/jwt-auth/v1/token"), &body, "");
         assert_eq!(answer.status(), 200, "{answer:?}");
@@ -126,12 +135,12 @@ impl NetworkSite {
 }
 
 /// A refresh at a site.
-pub fn refresh(sidecar: &Sidecar, at: At, token: &str) -> Message {
+pub fn refresh(sidecar: &Sidecar, at: At<'_>, token: &str) -> Message {
     refresh_with(sidecar, at, token, "")
 }
 
 /// As [`refresh`], with more fields, each with its line end.
-pub fn refresh_with(sidecar: &Sidecar, At(host, path): At, token: &str, fields: &str) -> Message {
+pub fn refresh_with(sidecar: &Sidecar, At(host, path): At<'_>, token: &str, fields: &str) -> Message {
     post(sidecar, host, &format!("{path}{ROUTE}"), &json!({"refresh_token": token}), fields)
 }
 

@@ -47,8 +47,7 @@ async fn a_thousand_sites_cost_memory_as_they_are_used() {
         for id in 3..3 + SITES {
             let tables = TestDatabase::open(network.database.url(), &format!("wp_{id}_"));
             let token = tables.insert_token(TokenState::Live, 1).await.refresh_token;
-            let path: &'static str = Box::leak(format!("/s{id}").into_boxed_str());
-            let answer = refresh(&sidecar, At("net.test", path), &token);
+            let answer = refresh(&sidecar, At("net.test", &format!("/s{id}")), &token);
             assert_eq!(answer.status(), 200, "{id}: {answer:?}");
             native += u64::from(is_native(&answer));
         }
@@ -61,7 +60,10 @@ async fn a_thousand_sites_cost_memory_as_they_are_used() {
     // Not one of them was WordPress's, nor was a site's row in another's table.
     assert_eq!((native, network.refreshes_by_php()), (2 * SITES, 0));
     eventually("the analytics rows", async || {
-        let rows = network.database.rows("SELECT COUNT(DISTINCT blog_id) AS n FROM wp_2_jwt_auth_analytics WHERE blog_id > 2").await;
+        let rows = network
+            .database
+            .rows("SELECT COUNT(DISTINCT blog_id) AS n FROM wp_2_jwt_auth_analytics WHERE blog_id > 2")
+            .await;
         rows[0].get("n") == Some(&*SITES.to_string())
     })
     .await;
