@@ -387,6 +387,10 @@ impl Native {
     /// Begins to look at the site, and waits for the first look: refreshes are native from the first request on, unless
     /// the site takes its time.
     pub async fn first_look(&self) {
+        if let Some(other) = &self.refresher.sites.installation().passed_over {
+            let (problem, fix) = (other.problem(), other.fix());
+            warn!(problem, fix, "what PHP said of a site is not taken for this one");
+        }
         if let Some(Import { file, stale: Some(change), .. }) = &self.refresher.sites.installation().import {
             let import = file.display();
             warn!(%import, change, "what PHP said of the site is older than the files it is made of");

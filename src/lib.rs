@@ -91,8 +91,8 @@ pub mod internals {
     }
     pub mod config {
         pub use crate::config::{
-            CONFIG_VARIABLE, CertificateFiles, Config, DatabaseTls, Faults, Flag, Jwt, Kind, ListenAddress, Secret,
-            Sources, WordPress,
+            CONFIG_VARIABLE, CertificateFiles, Config, DatabaseTls, Faults, Flag, ImportFile, Jwt, Kind, ListenAddress,
+            Secret, Sources, WordPress,
         };
         pub mod keys {
             pub use crate::config::keys::{Fallback, KEYS, Key, SECTIONS, find};

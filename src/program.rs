@@ -311,6 +311,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
         }
     }
     if let Some(installation) = &parts.installation {
+        if let Some(other) = &installation.passed_over {
+            writeln!(out, "warning: {}. {}", other.problem(), other.fix())?;
+        }
         writeln!(out, "site: {}", installation.source())?;
         writeln!(out, "database: {}", installation.database_label)?;
         writeln!(out, "tables: {}jwt_auth_tokens and {}", installation.table_prefix, installation.users_table)?;

@@ -8,6 +8,8 @@
 //! It refuses to interpret: nothing here is decoded, folded or repaired. It looks at the request's
 //! head only; what the body means is [`crate::refresh::request`]'s business.
 
+pub mod origin;
+
 use std::fmt;
 
 use http::header::{
@@ -95,7 +97,7 @@ pub enum ForwardReason {
     /// A multipart body, which only PHP takes apart.
     #[error("a multipart body")]
     Multipart,
-    /// An `Origin` that WordPress would rewrite.
+    /// An `Origin` that WordPress would rewrite. One of an app may be native: what WordPress answers it with can be seen.
     #[error("an unusual origin")]
     Origin,
     /// An expectation other than `100-continue`.
@@ -238,8 +240,7 @@ fn headers_are_plain(headers: &HeaderMap) -> Result<(), ForwardReason> {
     if headers.get_all(CONTENT_TYPE).iter().count() > 1 {
         return Err(ForwardReason::ContentType);
     }
-    let mut origins = headers.get_all(ORIGIN).iter();
-    if !origins.next().is_none_or(|origin| is_plain_origin(origin.as_bytes())) || origins.next().is_some() {
+    if !origin::is_usual(headers) {
         return Err(ForwardReason::Origin);
     }
     if headers.keys().any(becomes_another_header) {
@@ -255,26 +256,6 @@ fn headers_are_plain(headers: &HeaderMap) -> Result<(), ForwardReason> {
 fn is_bearer_or_none(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     values.next().is_none_or(|value| value.as_bytes().starts_with(b"Bearer ")) && values.next().is_none()
-}
-
-/// Whether WordPress sends an origin back as it came (`get_http_origin`, `esc_url_raw`).
-fn is_plain_origin(origin: &[u8]) -> bool {
-    if origin == b"null" {
-        return true;
-    }
-    let Some(authority) = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://")) else {
-        return false;
-    };
-    let (host, port) = match authority.iter().position(|byte| *byte == b':') {
-        Some(colon) => {
-            let (host, port) = authority.split_at(colon);
-            (host, port.strip_prefix(b":"))
-        }
-        None => (authority, None),
-    };
-    host.first().is_some_and(u8::is_ascii_alphanumeric)
-        && host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(b))
-        && port.is_none_or(|port| matches!(port.len(), 1..=5) && port.iter().all(u8::is_ascii_digit))
 }
 
 /// Whether PHP would take the header for another one that matters here.

@@ -20,7 +20,8 @@ use crate::refresh::Refresher;
 use crate::refresh::blogs::Blogs;
 use crate::refresh::counters::Counters;
 use crate::tls::Tls;
-use crate::verify::{Verification, ViewState};
+use crate::verify::origins::OriginState;
+use crate::verify::{Verification, View, ViewState};
 use crate::version::{COMMIT, TLS as TLS_PROVIDER, VERSION};
 
 /// What `/metrics` says about the form of its text.
@@ -233,12 +234,22 @@ fn verification(write: &mut Writer<'_, '_>, verification: &Verification) -> fmt:
         }
         Ok(())
     })?;
-    let state = verification.view().state;
+    let View { state, origins, .. } = verification.view();
     let help = "Whether the verification is in this state (1) or not (0).";
     write.family("verify_state", help, MetricType::Gauge, |mut encoder| {
         for one in ViewState::ALL {
             let labels = [("state", one.name())];
             number(MetricType::Gauge, u64::from(one == state), encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    })?;
+    // SECURITY: without their names, which clients make up.
+    let help = "Origins of apps that are remembered, by their state.";
+    write.family("verify_origins", help, MetricType::Gauge, |mut encoder| {
+        for one in OriginState::ALL {
+            let labels = [("state", one.name())];
+            let count = origins.iter().filter(|origin| origin.state == one).count() as u64;
+            number(MetricType::Gauge, count, encoder.encode_family(&labels)?)?;
         }
         Ok(())
     })

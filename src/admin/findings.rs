@@ -8,6 +8,7 @@ use super::status::{Certificate, Dependency, Refused, Status};
 use crate::doctor::running::{self, CERTIFICATE_ENDED};
 use crate::finding::{Area, Finding};
 use crate::refresh::standing::Obstacle;
+use crate::verify::view::ORIGIN_CHANGED;
 use crate::verify::{View, ViewState};
 
 /// A certificate that ends sooner should have been renewed: Let's Encrypt's clients do that 30 days before the end.
@@ -64,7 +65,7 @@ fn refused_rotations(obstacle: &Obstacle) -> Finding {
     Finding::problem(Area::Database, "database.refuses", obstacle.to_string(), obstacle.refused.fix())
 }
 
-/// A site that differs; or one that gets refreshes, and is not verified for a day.
+/// A site that differs, or an app's origin; or a site that gets refreshes, and is not verified for a day.
 fn unproven(view: &View, status: &Status) -> Option<Finding> {
     let fix = view.fix.clone().unwrap_or_default();
     let difference = view.difference.as_deref().unwrap_or_default();
@@ -90,7 +91,11 @@ fn unproven(view: &View, status: &Status) -> Option<Finding> {
                 Finding::warning(Area::Parity, "verify.unverified", what, fix)
             })
         }
-        ViewState::Agrees | ViewState::Closed | ViewState::Trusted => None,
+        ViewState::Agrees => {
+            let what = view.changed_origins()?;
+            Some(Finding::warning(Area::Parity, "verify.origin", what, ORIGIN_CHANGED))
+        }
+        ViewState::Closed | ViewState::Trusted => None,
     }
 }
 

@@ -8,12 +8,14 @@ mod gravatar;
 mod person;
 mod roles;
 mod source;
+mod written;
 
 use serde_json::{Map, Value};
 
 pub use person::{LONGEST_META, Person, Read};
 pub use roles::role_names;
 pub use source::{Cast, Column, Gravatar, GravatarHash, Member, RolesForm, Source, is_plain, is_serialized, quoted};
+pub use written::with_members;
 
 /// Claims that the plugin and WordPress rely on. `data.user.id` is not one of them: the plugin takes a number there, too.
 const RESERVED_CLAIMS: [&str; 7] = ["iss", "iat", "nbf", "exp", "jti", "data", "data.user"];
@@ -50,6 +52,19 @@ pub struct User {
     pub display_name: String,
     /// What was found by [`Declared::reads`], in their order.
     pub found: Vec<Option<Vec<u8>>>,
+}
+
+impl User {
+    /// A copy for an answer, without what was found by reads.
+    pub fn without_found(&self) -> User {
+        User {
+            id: self.id,
+            email: self.email.clone(),
+            nicename: self.nicename.clone(),
+            display_name: self.display_name.clone(),
+            found: Vec::new(),
+        }
+    }
 }
 
 /// The values for one user.

@@ -1,7 +1,7 @@
 //! What PHP said of the site beforehand: whether it still holds.
 
 use crate::finding::{Area, Finding};
-use crate::wordpress::installation::Import;
+use crate::wordpress::installation::{Import, PassedOver};
 
 /// Pure.
 pub(super) fn look(import: &Import) -> Finding {
@@ -23,6 +23,11 @@ pub(super) fn look(import: &Import) -> Finding {
     }
 }
 
+/// Pure.
+pub(super) fn passed_over(other: &PassedOver) -> Finding {
+    Finding::warning(Area::WpConfig, "wp_config.import_of_another_site", other.problem(), other.fix())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +39,9 @@ mod tests {
         assert_eq!(look(&import(None)).level, Level::Ok);
         let old = look(&import(Some("/srv/.env has changed")));
         assert!(old.level == Level::Problem && old.what.contains("/srv/.env has changed"), "{old:?}");
+        let other =
+            PassedOver { file: "/x".into(), made_of: "/a/wp-config.php".into(), wanted: "/b/wp-config.php".into() };
+        let other = passed_over(&other);
+        assert!(other.level == Level::Warning && other.what.contains("made of /a/wp-config.php"), "{other:?}");
     }
 }

@@ -109,6 +109,7 @@ fn look(mut config: Config, how: &How, findings: &mut Vec<Finding>) -> io::Resul
     if let Some(installation) = &installation {
         findings.extend(configuration::assumed(installation));
         findings.extend(installation.import.iter().map(imported::look));
+        findings.extend(installation.passed_over.iter().map(imported::passed_over));
         let source = installation.import.as_ref().map(|import| import.file.as_path());
         findings.extend(source.or(installation.config_file.as_deref()).map(wp_config::look).into_iter().flatten());
         findings.push(keys::salts(installation));

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::{Method, Request, header};
 use hyper::body::Frame;
 use tokio::time::timeout;
@@ -187,7 +188,7 @@ async fn native(
 fn random_hex() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 20];
     getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(HEXLOWER.encode(&bytes))
 }
 
 /// Pure.
@@ -268,7 +269,8 @@ fn refused_otherwise(answer: &Answer) -> Option<Finding> {
 fn left_to_wordpress(forwarded: Vec<String>, is_english: bool) -> Finding {
     let id = "parity.forwarded";
     if !is_english {
-        let what = "refusals are left to WordPress, whose messages are in the site's language";
+        let what = "refusals are left to WordPress, whose messages may be in the site's language: its language pack is installed, or \
+                    cannot be looked for";
         return Finding::ok(Area::Parity, id, what).with_lines(forwarded);
     }
     Finding::warning(

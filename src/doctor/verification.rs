@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::config::{Config, Verify};
 use crate::finding::{Area, Finding};
 use crate::net::own_status::ask_status;
+use crate::verify::view::ORIGIN_CHANGED;
 use crate::verify::{View, ViewState};
 use crate::wordpress::installation::Installation;
 
@@ -63,6 +64,10 @@ fn judge(view: &View) -> Finding {
     let fix = fix.clone().unwrap_or_default();
     let progress = view.progress().unwrap_or_default();
     match state {
+        ViewState::Agrees if view.changed_origins().is_some() => {
+            let what = view.changed_origins().unwrap_or_default();
+            Finding::warning(Area::Parity, "verify.origin", what, ORIGIN_CHANGED)
+        }
         ViewState::Agrees => {
             let what = format!("the running sidecar refreshes natively: {compared} answers of WordPress were compared");
             Finding::ok(Area::Parity, ID, what)
@@ -86,7 +91,12 @@ fn judge(view: &View) -> Finding {
             Finding::warning(Area::Parity, ID, what, fix)
         }
     }
-    .with_lines(explained(view).into_iter().chain(view.notes.iter().map(|note| format!("note: {note}"))))
+    .with_lines(lines(view))
+}
+
+fn lines(view: &View) -> impl Iterator<Item = String> {
+    let origins = view.origin_lines().map(|origin| format!("origin {origin}"));
+    explained(view).into_iter().chain(origins).chain(view.notes.iter().map(|note| format!("note: {note}")))
 }
 
 /// What would explain a difference: lines to be copied, and comments of the configuration.
@@ -102,7 +112,20 @@ mod tests {
     use super::*;
     use crate::finding::Level;
     use crate::verify::difference::{Difference, Kind};
-    use crate::verify::verdict::Verdict;
+    use crate::verify::origins::{OriginState, OriginView};
+    use crate::verify::verdict::{State, Verdict};
+
+    fn origin() -> OriginView {
+        OriginView {
+            origin: "app://a".to_owned(),
+            bearer: false,
+            state: OriginState::Agrees,
+            since_unix_seconds: 0,
+            agreed: 3,
+            needed: 3,
+            difference: None,
+        }
+    }
 
     #[test]
     fn each_state_is_said_with_its_fix() {
@@ -119,6 +142,17 @@ mod tests {
         assert_eq!((differs.level, differs.fix.as_deref()), (Level::Warning, Some(Kind::Claim.fix())));
         assert!(differs.what.ends_with("claim +data.user.role (string)"), "{differs:?}");
         assert_eq!(differs.lines, ["note: ip"]);
+        let mut verdict = Verdict::new(20, 0);
+        verdict.state = State::Agrees;
+        let agrees = View { origins: vec![origin()], ..View::of(&verdict, None, true) };
+        let found = judge(&agrees);
+        assert_eq!((found.level, found.lines), (Level::Ok, vec!["origin app://a: native".to_owned()]));
+        let difference = Some("header +access-control-max-age".to_owned());
+        let changed = OriginView { state: OriginState::Differs, bearer: true, difference, ..origin() };
+        let found = judge(&View { origins: vec![origin(), changed], ..agrees });
+        let what = "WordPress answers origins of apps otherwise than before, and gets their refreshes: app://a with Bearer (header \
+                    +access-control-max-age)";
+        assert_eq!((found.level, &*found.what, found.fix.as_deref()), (Level::Warning, what, Some(ORIGIN_CHANGED)));
         assert_eq!((mode(Verify::Auto), mode(Verify::Off).map(|note| note.level)), (None, Some(Level::Ok)));
     }
 }

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::INSTEAD;
 use super::place::Place;
 use super::user::Runner;
 use crate::printable;
@@ -26,8 +27,12 @@ pub(super) struct Answer {
     pub(super) files: Vec<Seen>,
     /// Whether there were more files.
     pub(super) overflow: bool,
-    /// Where something asks which SAPI runs it.
-    asks_for_sapi: Option<String>,
+    /// Where something asks whether the command line runs it.
+    asks_for_cli: Option<String>,
+    /// Where something asks for a web server's SAPI, or may do so.
+    asks_for_server: Option<String>,
+    /// Where something reads what is another for each process.
+    asks_for_process: Option<String>,
     /// Where something asks for the request's host.
     asks_for_host: Option<String>,
     /// A constant of the plugin's that comes after the place where WordPress is loaded.
@@ -74,7 +79,9 @@ struct Raw {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAsks {
-    sapi: Option<(String, u64, String)>,
+    cli: Option<(String, u64, String)>,
+    server: Option<(String, u64, String)>,
+    process: Option<(String, u64, String)>,
     host: Option<(String, u64, String)>,
 }
 
@@ -88,7 +95,8 @@ impl Answer {
         let constants = raw.constants.into_iter().map(|(name, said)| Some((name, value(&said)?)));
         let error = match &raw.error {
             Some((kind, what, file, line)) => {
-                Some(PhpError { kind: words(kind)?, what: words(what)?, place: format!("{}:{line}", words(file)?) })
+                let line = if *line == 0 { String::new() } else { format!(":{line}") };
+                Some(PhpError { kind: words(kind)?, what: words(what)?, place: words(file)? + &line })
             }
             None => None,
         };
@@ -109,7 +117,9 @@ impl Answer {
             table_prefix,
             files: raw.files.iter().map(seen).collect::<Option<_>>()?,
             overflow: raw.overflow,
-            asks_for_sapi: ask(&raw.asks.sapi, " asks for")?,
+            asks_for_cli: ask(&raw.asks.cli, " asks for")?,
+            asks_for_server: ask(&raw.asks.server, " asks for")?,
+            asks_for_process: ask(&raw.asks.process, " reads below")?,
             asks_for_host: ask(&raw.asks.host, " asks for")?,
             late: ask(&raw.late, ":")?,
         })
@@ -121,33 +131,49 @@ impl Answer {
         match (self.end, &self.error) {
             (End::Loaded, _) => match &self.late {
                 Some(late) => Err(format!(
-                    "{late} comes after the line that loads wp-settings.php, where PHP is ended here: move it before that line"
+                    "{late} comes after the line that loads wp-settings.php, where PHP is ended here, and may define what the plugin \
+                     reads: move it before that line"
                 )),
                 None => Ok(()),
             },
             (End::Returned, _) => Err(format!(
                 "{file}: it ends without loading wp-settings.php. Name WordPress's own directory, where wp-settings.php is, by \
-                 --root; else this is not the site's wp-config.php"
+                 --root; else this is not the site's wp-config.php. Without one, {INSTEAD}"
             )),
             (End::Exit, _) => Err(format!(
                 "{file}: it ends the request (exit) before it loads WordPress. It may want a host that it knows (--host; this \
-                 was {host}), or the web server's environment variables (--env-file, --fpm-pool)"
+                 was {host}), or the web server's environment variables (--env-file, --fpm-pool). If nothing helps, {INSTEAD}"
             )),
             (End::Error, error) => {
                 let error = error.as_ref().map(|error| error.sentence(runner)).unwrap_or_default();
-                Err(format!("{file}: PHP {} refuses it: {error}", self.php))
+                Err(format!("{file}: PHP {} refuses it: {error}. If nothing helps, {INSTEAD}", self.php))
             }
         }
     }
 
-    /// Refuses what a file that asks for the command line may have answered to the command line only.
+    /// Refuses what a file that asks who runs it may have answered to this PHP only.
     pub(super) fn needs_no_web_server(&self) -> Result<(), String> {
-        match &self.asks_for_sapi {
-            Some(ask) if self.sapi == "cli" => Err(format!(
+        match (&self.asks_for_cli, &self.asks_for_server) {
+            (Some(ask), None) if self.sapi == "cli" => Err(format!(
                 "{ask}, so that the command line's answer may not be the web server's. Install php-cgi (Debian: apt install \
                  php-cgi), which is taken then, or name one by --php; or give --accept-cli if the answer does not depend on it"
             )),
+            (_, Some(ask)) => Err(format!(
+                "{ask}, so that the answer to {} may not be the web server's: give --accept-cli if the answer does not depend on it, \
+                 else {INSTEAD}",
+                self.sapi
+            )),
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses what may be another for the web server's PHP, whichever it is.
+    pub(super) fn needs_no_process(&self) -> Result<(), String> {
+        match &self.asks_for_process {
+            Some(ask) => Err(format!(
+                "{ask} what is another for each process, so that the answer may not be the web server's: take that out, or {INSTEAD}"
+            )),
+            None => Ok(()),
         }
     }
 
@@ -181,7 +207,7 @@ impl Value {
     pub(super) fn scalar(&self, name: &str) -> Result<Scalar, String> {
         self.scalar.clone().map_err(|kind| {
             let place = self.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
-            format!("{name}{place} is {kind}: give it a text, a whole number or a boolean")
+            format!("{name}{place} is {kind}: give it a text, a whole number or a boolean there, or {INSTEAD}")
         })
     }
 
@@ -204,8 +230,7 @@ impl PhpError {
             "" if kind == "the time limit" => "--timeout gives it longer",
             "" if kind == "a syntax error" => "--php names a PHP of another version; else correct the file",
             "" => {
-                "the web server's environment variables may be missing (--env-file, --fpm-pool), or the host (--host); what does not \
-                 run in PHP by itself is given by the keys of [wordpress] and [jwt]"
+                "the web server's environment variables may be missing (--env-file, --fpm-pool), or the host (--host)"
             }
             what if what.starts_with("it cannot open") => {
                 return format!(
@@ -288,6 +313,20 @@ mod tests {
         }
         assert!(parse(&good.replace("\"asks\"", "\"more\":1,\"asks\"")).is_none());
         assert!(parse("").is_none() && parse("[]").is_none());
+    }
+
+    #[test]
+    fn who_is_asked_for_decides_which_php_can_answer() {
+        let asks = |sapi: &str, kinds: &[&str]| {
+            let asked: Vec<String> = kinds.iter().map(|kind| format!(r#""{kind}":["Lw==",7,"PHP_SAPI"]"#)).collect();
+            let text = answer("", "null").replace(r#""asks":{}"#, &format!(r#""asks":{{{}}}"#, asked.join(",")));
+            Answer::parse(text.replace("cli\\n", sapi).as_bytes()).unwrap().needs_no_web_server()
+        };
+        assert!(asks("cli", &[]).is_ok() && asks("cgi-fcgi", &["cli"]).is_ok());
+        assert!(asks("cli", &["cli"]).unwrap_err().contains("php-cgi"));
+        for sapi in ["cli", "cgi-fcgi"] {
+            assert!(asks(sapi, &["cli", "server"]).unwrap_err().contains("--accept-cli"), "{sapi}");
+        }
     }
 
     #[test]

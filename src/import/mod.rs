@@ -31,6 +31,10 @@ use user::Runner;
 /// A host that the site does not have: what differs there depends on the request.
 const OTHER_HOST: &str = "wp-jwt-sidecar-import.invalid";
 
+/// What is left where PHP cannot say it.
+const INSTEAD: &str =
+    "set wordpress.database_url, wordpress.table_prefix, wordpress.auth_key, wordpress.auth_salt and jwt.secret";
+
 /// The host where none is named.
 const ANY_HOST: &str = "localhost";
 
@@ -95,6 +99,7 @@ pub fn run(files: &SiteFiles, how: &How, out: &mut impl Write) -> Result<Outcome
     if !how.accept_cli {
         answer.needs_no_web_server()?;
     }
+    answer.needs_no_process()?;
     if how.host.is_none() {
         answer.needs_no_host()?;
     }
@@ -108,14 +113,13 @@ pub fn run(files: &SiteFiles, how: &How, out: &mut impl Write) -> Result<Outcome
         return Ok(Outcome::Unchanged);
     }
     let target = write::Target { path: how.output.as_ref().unwrap_or(&files.import), group: &how.group };
-    let text = imported.to_toml()?;
-    let outcome = if target.has(&text) { Outcome::Unchanged } else { Outcome::Changed };
+    let outcome = if target.says(&imported) { Outcome::Unchanged } else { Outcome::Changed };
     let path = target.path.display();
     match (how.check, outcome) {
         (true, Outcome::Unchanged) => writeln!(out, "{path}: nothing would change")?,
         (true, Outcome::Changed) => writeln!(out, "{path}: would change; run `wp-jwt-sidecar import` without --check")?,
         (false, _) => {
-            target.write(&text)?;
+            target.write(&imported.to_toml()?)?;
             let (constants, watched) = (imported.constants.len(), imported.files.len());
             writeln!(
                 out,
@@ -185,7 +189,9 @@ impl Visit<'_> {
         let hosts = [("HTTP_HOST", host), ("SERVER_NAME", host.split(':').next().unwrap_or(host))];
         let always = [("SERVER_PROTOCOL", "HTTP/1.1"), ("QUERY_STRING", ""), ("GATEWAY_INTERFACE", "CGI/1.1")];
         let server: BTreeMap<&str, &str> = always.into_iter().chain(request.server()).chain(hosts).collect();
-        let answer = self.sandbox.run(self.place, self.environment, &server)?;
+        // The limits are none of the site's: what is made of them must not be believed, and is not, if it differs.
+        let more = u64::from(request != Request::Usual);
+        let answer = self.sandbox.run(self.place, self.environment, &server, more)?;
         answer.must_be_whole(self.place, self.runner, host)?;
         Ok(answer)
     }
@@ -214,7 +220,7 @@ impl Visit<'_> {
         match host {
             None if !fixed.is_empty() => Err(format!(
                 "what depends on the request (its host, scheme or path), or is another each time: {}. Name the site's host by \
-                 --host; what depends on more than that goes into the keys of [wordpress] and [jwt]",
+                 --host; if it depends on more than that, {INSTEAD}",
                 listed(&fixed)
             )),
             None => Ok(varying),
@@ -224,8 +230,7 @@ impl Visit<'_> {
                 match fixed.is_empty() {
                     true => Ok(varying.union(&again).filter(|name| may_vary(name)).cloned().collect()),
                     false => Err(format!(
-                        "what is not the same in two requests for {host}: {}. Give it in the keys of [wordpress] and [jwt], or a \
-                         plain value in wp-config.php",
+                        "what is not the same in two requests for {host}: {}. Give it a plain value in wp-config.php, or {INSTEAD}",
                         listed(&fixed)
                     )),
                 }
@@ -334,6 +339,10 @@ fn read_text(file: &Path, option: &str) -> Result<String, String> {
     let mut text = String::new();
     let opened = crate::config::open_file(file).and_then(|opened| opened.take(LIMIT + 1).read_to_string(&mut text));
     match opened {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Err(about(
+            file,
+            format!("is not UTF-8 ({option}): take out what is not, and if wp-config.php needs that, {INSTEAD}"),
+        )),
         Err(error) => Err(about(file, format!("cannot be read: {error} ({option})"))),
         Ok(_) if text.len() as u64 > LIMIT => Err(about(file, format!("is larger than 1 MiB ({option})"))),
         Ok(_) => Ok(text),

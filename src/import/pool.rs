@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use super::about;
 use super::environment::{Environment, is_name};
+use super::{INSTEAD, about};
 use crate::config::Secret;
 
 /// A pool.
@@ -66,11 +66,10 @@ fn parse(text: &str, given: &Environment) -> Result<Pool, String> {
         match (setting, key, variable) {
             (Some(RUN_BEFORE), ..) if value.is_empty() => {}
             (Some(RUN_BEFORE), ..) => {
-                return Err(problem(
+                return Err(problem(format!(
                     "PHP runs that file before wp-config.php, and it is not run here: if it defines nothing, give --user in \
-                     place of --fpm-pool; else set the keys of [wordpress] and [jwt]"
-                        .to_owned(),
-                ));
+                     place of --fpm-pool; else {INSTEAD}"
+                )));
             }
             (Some(name), ..) => pool.settings.push(format!("{name}={value}")),
             (_, "clear_env", _) => pool.inherits = matches!(&*value, "" | "0"),

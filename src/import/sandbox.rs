@@ -23,16 +23,20 @@ use super::answer::Answer;
 use super::environment::Environment;
 use super::place::Place;
 use super::user::Runner;
-use super::{about, program};
+use super::{INSTEAD, about, program};
 use crate::wordpress::imported::CONSTANTS;
 use reading::Heard;
 
 /// What runs in PHP.
-const DRIVER: &str = include_str!("driver.php");
+const DRIVER: &str = concat!(
+    include_str!("driver/files.php"),
+    include_str!("driver/questions.php"),
+    include_str!("driver/errors.php"),
+    include_str!("driver/run.php")
+);
 
 /// What becomes of PHP's settings: what would print, write or hide something, and what web servers' PHP cannot do either.
-const SETTINGS: [&str; 14] = [
-    "memory_limit=256M",
+const SETTINGS: [&str; 13] = [
     "opcache.enable=0",
     "opcache.enable_cli=0",
     "opcache.preload=",
@@ -47,6 +51,9 @@ const SETTINGS: [&str; 14] = [
     "session.auto_start=0",
     "xdebug.mode=off",
 ];
+
+/// PHP's limit, in MiB.
+const MEMORY: u64 = 256;
 
 /// From the end of PHP's output to the end of PHP.
 const TO_END: Duration = Duration::from_secs(1);
@@ -91,19 +98,21 @@ impl Sandbox {
         &self.lacks
     }
 
-    /// Runs the site's file for a request that is described by `server`.
+    /// Runs the site's file for a request that is described by `server`, with limits that are higher by `more`.
     pub(super) fn run(
         &self,
         place: &Place,
         environment: &Environment,
         server: &BTreeMap<&str, &str>,
+        more: u64,
     ) -> Result<Answer, String> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|error| format!("the system gives no randomness: {error}"))?;
         let nonce: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let script = self.script(place, environment, server, &nonce);
         let mut command = command(&self.shell, place);
-        command.arg(&self.php).arg("-d").arg(format!("max_execution_time={}", self.timeout.as_secs()));
+        command.arg(&self.php).arg("-d").arg(format!("max_execution_time={}", self.timeout.as_secs() + more));
+        command.arg("-d").arg(format!("memory_limit={}M", MEMORY + more));
         for setting in SETTINGS.into_iter().chain(self.settings.iter().map(String::as_str)) {
             command.args(["-d", setting]);
         }
@@ -125,9 +134,9 @@ impl Sandbox {
                     "{file}: what PHP answered is not what the driver sends; does the file end PHP's output itself?"
                 )
             }),
-            Heard::TooMuch => Err(format!(
-                "{file}: it writes without end to PHP's standard output; take that out, or set the keys of [wordpress] and [jwt]"
-            )),
+            Heard::TooMuch => {
+                Err(format!("{file}: it writes without end to PHP's standard output; take that out, or {INSTEAD}"))
+            }
             Heard::Late => Err(format!(
                 "{file}: PHP was not done within {seconds} s: something in it waits, for the network perhaps, which it does not \
                  have here; --timeout gives it longer"

@@ -1,14 +1,14 @@
 //! The file that is written: for root and the service's group only, whole or not at all.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, Uid};
 
 use super::about;
-use crate::config;
+use crate::wordpress::imported::Imported;
 
 /// Where to write.
 pub(super) struct Target<'a> {
@@ -18,12 +18,9 @@ pub(super) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Whether this is its content already.
-    pub(super) fn has(&self, text: &str) -> bool {
-        let mut now = String::new();
-        let limit = text.len() as u64 + 1;
-        let read = config::open_file(self.path).and_then(|file| file.take(limit).read_to_string(&mut now));
-        read.is_ok() && now == text
+    /// Whether it says this already. When the files were changed last does not count.
+    pub(super) fn says(&self, imported: &Imported) -> bool {
+        Imported::read(self.path).is_ok_and(|now| now.without_times() == imported.clone().without_times())
     }
 
     /// SECURITY: the file is made under a name that nothing else has, and takes the place of what is there, a symbolic link
@@ -75,9 +72,8 @@ mod tests {
         std::os::unix::fs::symlink(&other, &path).unwrap();
         let group = Group::from_gid(nix::unistd::Gid::effective()).unwrap().unwrap().name;
         let target = Target { path: &path, group: &group };
-        assert!(!target.has("text"));
         target.write("text").unwrap();
-        assert!(target.has("text") && !target.has("tex") && !target.has("text more"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
         assert_eq!(fs::read_to_string(&other).unwrap(), "other");
         let file = fs::symlink_metadata(&path).unwrap();
         assert!(file.is_file() && file.permissions().mode() & 0o7777 == 0o640);

@@ -6,6 +6,7 @@
 mod addition;
 mod claims;
 mod conclude;
+mod cors;
 mod deviation;
 mod facts;
 pub(super) mod gate;
@@ -31,7 +32,7 @@ use tracing::debug;
 use super::Call;
 use super::rate_limit::{Window, unix_now};
 use super::refresher::Refresher;
-use super::response::{self, Pair, Reply, ReplyContext};
+use super::response::{self, Cors, Pair, Reply, ReplyContext};
 use super::row_cache::Key;
 use crate::client_addr::Client;
 use crate::config::ResponseFields;
@@ -40,7 +41,8 @@ use crate::net::dial::Dialer;
 use crate::verify::Ticket;
 use crate::verify::difference::Kind;
 use crate::verify::explain::Deviation;
-use crate::verify::verdict::Class;
+use crate::verify::origins::Seen;
+use crate::verify::verdict::{Class, Observation};
 use crate::wordpress::clock;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::Site;
@@ -126,6 +128,8 @@ pub struct Comparison {
     /// `None` where a refusal is expected.
     live: Option<Live>,
     user_agent: String,
+    /// The request's origin, where it is an app's, and whether it came with a bearer token.
+    app: Option<(String, bool)>,
     /// Unix seconds.
     began: u64,
 }
@@ -175,8 +179,8 @@ impl Comparison {
             }
             // A used token may get its pair again here, and is refused there.
             Standing::NotLive { is_in_row: true, .. } | Standing::Orphan if cause != Cause::Left => return Begun::Not,
-            // One is enough.
-            _ if !ticket.verification().wants_refusal() => return Begun::Not,
+            // One is enough, and one for each origin of an app.
+            _ if !ticket.verification().wants_refusal() && !call.wants_refusal_of_origin() => return Begun::Not,
             Standing::Orphan => (Reply::UserNotFound, Class::Refusal, None, Expectation::Refused { is_certain: true }),
             Standing::NotLive { is_certain, .. } => {
                 (Reply::InvalidToken, Class::Refusal, None, Expectation::Refused { is_certain })
@@ -194,6 +198,7 @@ impl Comparison {
             expected,
             live,
             user_agent: call.user_agent(),
+            app: call.app.map(|app| (app.origin.to_owned(), app.has_bearer)),
             began: unix_now(),
         }))
     }
@@ -217,16 +222,23 @@ impl Comparison {
             _ => Addition::default(),
         };
         let deviation = self.deviation(head, body, &judged, (*during.start(), *during.end()), &further);
-        let Comparison { refresher, site, home, client, ticket, entered, class, expected, live, .. } = self;
+        let Comparison { refresher, site, home, client, ticket, entered, class, expected, live, app, .. } = self;
         entered.answered(matches!(judged, Judged::Agrees(Some(_), _)));
         let user_agent = self.user_agent;
         let tasks = refresher.tasks.clone();
         let has_cookies = expected.has_cookies;
+        let seen = app.zip(cors::of(&head.headers)).map(|((origin, has_bearer), fields)| {
+            let user = live.as_ref().map(|live| live.user.id);
+            Seen { origin, has_bearer, fields, user, has_cookies }
+        });
         let concluding = Concluding { refresher, site, home, client, class, live, user_agent, has_cookies };
         tasks.spawn(async move {
             let (observed, sample) = concluding.conclude(judged, deviation).await;
             if let Some(sample) = sample {
                 ticket.sampled(sample);
+            }
+            if let (Observation::Agrees { .. }, Some(seen)) = (&observed, &seen) {
+                ticket.seen(seen);
             }
             ticket.observed(observed);
         });
@@ -289,6 +301,7 @@ fn expected(call: &Call<'_>, reply: &Reply, token: Expectation) -> Expected {
         token,
         ignored: Arc::clone(&call.refresher.comparisons.ignored),
         has_cookies: call.head.headers.contains_key(header::COOKIE),
+        is_of_app: call.app.is_some(),
     }
 }
 
@@ -309,7 +322,8 @@ fn promised(
     // What is declared, WordPress's answer has already.
     let reply = pair(&live.user, &Values::default(), access_token, refresh_token);
     let omit = &site.declared.omit;
-    let context = ReplyContext { api_link: None, origin: None, expose_rate_limit: false, window: None, fields, omit };
+    let context =
+        ReplyContext { api_link: None, cors: Cors::Own(None), expose_rate_limit: false, window: None, fields, omit };
     serde_json::from_slice(response::response(&reply, &context).body()).unwrap_or_default()
 }
 

@@ -67,8 +67,9 @@ use tracing::{debug, warn};
 use crate::body::{BodyError, RequestBody};
 use crate::client_addr::Client;
 use crate::request_id::RequestId;
-use crate::route::{self, ForwardReason, Route};
+use crate::route::{self, ForwardReason, Route, origin};
 use crate::time::pace::TooSlow;
+use crate::verify::origins::{App, Cors};
 use crate::verify::verdict::Class;
 use crate::wordpress::access_token;
 use crate::wordpress::database::DatabaseError;
@@ -137,7 +138,11 @@ pub async fn answer(
             match home {
                 Ok((home, refuses)) => {
                     let (site, home, head) = (&site, &home, &head);
-                    Call { refresher, site, home, client, head, arrived, id, issued_at, refuses }.decide(parsed).await?
+                    let app = app(head);
+                    let agreed = app.and_then(|app| refresher.verification.cors(app));
+                    let call =
+                        Call { refresher, site, home, client, head, arrived, id, issued_at, refuses, app, agreed };
+                    call.decide(parsed).await?
                 }
                 Err(why) => Decided::Left(Leave::counted(&refresher.counters.left_for_host, why)),
             }
@@ -170,6 +175,9 @@ async fn eligible(refresher: &Refresher, request: &Request<RequestBody>, client:
         Route::Forward(ForwardReason::NotRefresh) => return Err(Leave(None)),
         Route::Forward(why) => return Err(Leave::counted(&counters.left_for_request, why)),
     };
+    if origin::of_app(request.headers()).is_some() && !refresher.verification.is_on() {
+        return Err(Leave::counted(&counters.left_for_request, ForwardReason::Origin));
+    }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     sites.wait_for_home(&site, host, client.scheme).await;
     let called = sites.called(&site, host, client.scheme).map_err(|why| match why {
@@ -239,6 +247,10 @@ struct Call<'a> {
     issued_at: u64,
     /// Whether the call may be refused here. Else it may be for another site.
     refuses: bool,
+    /// The request's origin, if it is an app's.
+    app: Option<App<'a>>,
+    /// What a native answer says to that, where it is known.
+    agreed: Option<Arc<Cors>>,
 }
 
 impl Call<'_> {
@@ -251,7 +263,7 @@ impl Call<'_> {
         };
         Ok(match parsed {
             Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
-            // WordPress would say it in the site's language.
+            // WordPress may say it in the site's language.
             Parsed::Invalid(_) if !self.site.is_english => {
                 Decided::Left(Leave::counted(&counters.left_for_settings, "a fault to be told in the site's language"))
             }
@@ -265,7 +277,10 @@ impl Call<'_> {
 
     /// Whose answers those of WordPress's must have agreed with.
     fn class(&self) -> Class {
-        Class::of(self.head.headers.contains_key(header::ORIGIN), self.has_bearer())
+        match self.app {
+            Some(_) => Class::App,
+            None => Class::of(self.head.headers.contains_key(header::ORIGIN), has_bearer(self.head)),
+        }
     }
 
     async fn refresh(&self, token: String, replays: Replays) -> Result<Decided, RefreshError> {
@@ -346,6 +361,7 @@ impl Call<'_> {
             sites: Arc::clone(&self.refresher.sites),
             verification: Arc::clone(&self.refresher.verification),
             class: self.class(),
+            agreed: self.agreed.clone(),
             replays: Replays::None,
             refuses: self.refuses,
             site: Arc::clone(self.site),
@@ -369,11 +385,6 @@ impl Call<'_> {
         })
     }
 
-    fn has_bearer(&self) -> bool {
-        let authorization = self.head.headers.get(header::AUTHORIZATION);
-        authorization.is_some_and(|value| value.as_bytes().windows(7).any(|part| part == b"Bearer "))
-    }
-
     fn respond(&self, reply: &Reply, window: Option<Window>) -> Response<Bytes> {
         response::response(reply, &self.reply_context(window))
     }
@@ -381,13 +392,25 @@ impl Call<'_> {
     fn reply_context(&self, window: Option<Window>) -> ReplyContext<'_> {
         ReplyContext {
             api_link: self.home.api_link.as_ref(),
-            origin: self.head.headers.get(header::ORIGIN),
-            expose_rate_limit: self.site.settings.enable_cors && self.has_bearer(),
+            cors: match &self.agreed {
+                Some(cors) => response::Cors::Seen(&cors.fields),
+                None => response::Cors::Own(self.head.headers.get(header::ORIGIN)),
+            },
+            expose_rate_limit: self.site.settings.enable_cors && has_bearer(self.head),
             window,
             fields: self.refresher.fields,
             omit: &self.site.declared.omit,
         }
     }
+}
+
+fn app(head: &http::request::Parts) -> Option<App<'_>> {
+    origin::of_app(&head.headers).map(|origin| App { origin, has_bearer: has_bearer(head) })
+}
+
+fn has_bearer(head: &http::request::Parts) -> bool {
+    let authorization = head.headers.get(header::AUTHORIZATION);
+    authorization.is_some_and(|value| value.as_bytes().windows(7).any(|part| part == b"Bearer "))
 }
 
 /// The target. Nearly all calls have the same, and what is made on one thread and dropped on another is dear.

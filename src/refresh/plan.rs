@@ -11,6 +11,7 @@ use super::recent::Recent;
 use super::store::{Child, LockedRow};
 use crate::declared::{User, Values};
 use crate::verify::Verification;
+use crate::verify::origins::Cors;
 use crate::verify::verdict::Class;
 use crate::wordpress::access_token::{ClaimsInput, SignerError, wp_hash};
 use crate::wordpress::home::Home;
@@ -34,6 +35,8 @@ pub struct Plan {
     /// Whether calls of this kind are answered here at all.
     pub verification: Arc<Verification>,
     pub class: Class,
+    /// What the answer says to an app's origin.
+    pub agreed: Option<Arc<Cors>>,
     /// What is native whatever the verdict.
     pub replays: Replays,
     /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
@@ -96,7 +99,8 @@ impl Plan {
     /// Whether the call is still answered here. Asked again where the answer is decided.
     pub fn is_native(&self) -> bool {
         let Plan { verification, site, .. } = self;
-        !verification.is_on() || verification.is_of(site.makeup.tag()) && verification.is_native(self.class)
+        let is_proven = verification.is_of(site.makeup.tag()) && verification.is_native(self.class);
+        !verification.is_on() || is_proven && self.agreed.as_ref().is_none_or(|cors| cors.holds())
     }
 
     /// The access token and the row that the rotation of `parent` adds. `values`: what is declared of its user.

@@ -42,12 +42,21 @@ pub struct Pair {
     pub fields: Vec<(Vec<String>, Value)>,
 }
 
+/// The fields that depend on the request's `Origin`.
+#[derive(Clone, Copy)]
+pub enum Cors<'a> {
+    /// WordPress's own, for a web page's origin as it came, or for a request without.
+    Own(Option<&'a HeaderValue>),
+    /// Those of WordPress's answers to an app.
+    Seen(&'a [(HeaderName, HeaderValue)]),
+}
+
 /// What an answer depends on beside the reply.
 pub struct ReplyContext<'a> {
     /// The value of `Link`.
     pub api_link: Option<&'a HeaderValue>,
-    /// The request's `Origin`, which [`crate::route::decide`] found plain.
-    pub origin: Option<&'a HeaderValue>,
+    /// What depends on the request's `Origin`.
+    pub cors: Cors<'a>,
     /// The plugin's CORS support is on and the request has a bearer token.
     pub expose_rate_limit: bool,
     /// Where the client stands; `None` where the limit is off.
@@ -74,18 +83,20 @@ pub fn response(reply: &Reply, context: &ReplyContext<'_>) -> Response<Bytes> {
     }
     let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
     fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    fixed(
-        header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        if context.expose_rate_limit {
-            "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
-        } else {
-            "X-WP-Total, X-WP-TotalPages, Link"
-        },
-    );
-    fixed(
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        "Authorization, X-WP-Nonce, Content-Disposition, Content-MD5, Content-Type",
-    );
+    if let Cors::Own(_) = context.cors {
+        fixed(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            if context.expose_rate_limit {
+                "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+            } else {
+                "X-WP-Total, X-WP-TotalPages, Link"
+            },
+        );
+        fixed(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "Authorization, X-WP-Nonce, Content-Disposition, Content-MD5, Content-Type",
+        );
+    }
     // A request that WordPress itself refuses never comes to the plugin's limit.
     if let (Some(window), false) = (context.window, matches!(reply, Reply::BadRequest(_))) {
         headers.append(X_RATELIMIT_LIMIT, window.limit.into());
@@ -96,12 +107,18 @@ pub fn response(reply: &Reply, context: &ReplyContext<'_>) -> Response<Bytes> {
         headers.append(header::RETRY_AFTER, retry_after(context).into());
     }
     headers.append(header::ALLOW, HeaderValue::from_static("POST"));
-    if let Some(origin) = context.origin {
-        headers.append(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
-        fixed(header::ACCESS_CONTROL_ALLOW_METHODS, "OPTIONS, GET, POST, PUT, PATCH, DELETE");
-        fixed(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
-        fixed(header::VARY, "Origin");
+    match context.cors {
+        Cors::Own(None) => {}
+        Cors::Own(Some(origin)) => {
+            headers.append(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            let mut fixed = |name, value| headers.append(name, HeaderValue::from_static(value));
+            fixed(header::ACCESS_CONTROL_ALLOW_METHODS, "OPTIONS, GET, POST, PUT, PATCH, DELETE");
+            fixed(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
+            fixed(header::VARY, "Origin");
+        }
+        Cors::Seen(fields) => fields.iter().for_each(|(name, value)| {
+            headers.append(name, value.clone());
+        }),
     }
     if matches!(reply, Reply::Pair(_)) {
         headers.append(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -147,23 +164,6 @@ fn status_and_body(reply: &Reply, context: &ReplyContext<'_>) -> (StatusCode, By
 }
 
 fn success_body(pair: &Pair, context: &ReplyContext<'_>) -> Bytes {
-    let success = success(pair, context.fields);
-    if pair.fields.is_empty() && context.omit.is_empty() {
-        return json(&success);
-    }
-    let mut members = serde_json::to_value(&success).unwrap_or_default();
-    if let Value::Object(members) = &mut members {
-        for name in context.omit {
-            members.shift_remove(name);
-        }
-        for (path, value) in &pair.fields {
-            declared::set(members, path, value.clone());
-        }
-    }
-    json(&members)
-}
-
-fn success(pair: &Pair, fields: ResponseFields) -> Success<'_> {
     let documented = Documented {
         token: &pair.access_token,
         user_id: pair.user.id,
@@ -171,19 +171,30 @@ fn success(pair: &Pair, fields: ResponseFields) -> Success<'_> {
         user_nicename: &pair.user.nicename,
         user_display_name: &pair.user.display_name,
     };
-    let oauth2 = OAuth2 { access_token: &pair.access_token, expires_in: pair.expires_in, token_type: "Bearer" };
-    let (documented, oauth2) = match fields {
+    let has = |name: &str| !context.omit.iter().any(|omitted| omitted == name);
+    let oauth2 = OAuth2 {
+        access_token: &pair.access_token,
+        expires_in: has(EXPIRES_IN).then_some(pair.expires_in),
+        token_type: has(TOKEN_TYPE).then_some("Bearer"),
+    };
+    let (documented, oauth2) = match context.fields {
         ResponseFields::All => (Some(documented), Some(oauth2)),
         ResponseFields::Documented => (Some(documented), None),
         ResponseFields::OAuth2 => (None, Some(oauth2)),
     };
-    Success { documented, oauth2, refresh_token: &pair.refresh_token }
+    let body = written(&Success { documented, oauth2, refresh_token: &pair.refresh_token });
+    #[expect(clippy::expect_used, reason = "no input makes it fail")]
+    let body = declared::with_members(body, &[&SUCCESS], &pair.fields).expect("an object of JSON, and values of JSON");
+    body.into()
 }
 
 fn json(body: &impl Serialize) -> Bytes {
+    written(body).into()
+}
+
+fn written(body: &impl Serialize) -> Vec<u8> {
     #[expect(clippy::expect_used, reason = "no input makes it fail")]
-    let body = serde_json::to_vec(body).expect("strings and integers can be written as JSON");
-    body.into()
+    serde_json::to_vec(body).expect("strings and integers can be written as JSON")
 }
 
 #[derive(Serialize)]
@@ -194,6 +205,21 @@ struct Success<'a> {
     oauth2: Option<OAuth2<'a>>,
     refresh_token: &'a str,
 }
+
+/// All names that a [`Success`] may have.
+const SUCCESS: [&str; 9] = [
+    "token",
+    "user_id",
+    "user_email",
+    "user_nicename",
+    "user_display_name",
+    "access_token",
+    EXPIRES_IN,
+    TOKEN_TYPE,
+    "refresh_token",
+];
+const EXPIRES_IN: &str = "expires_in";
+const TOKEN_TYPE: &str = "token_type";
 
 /// What the plugin's API document gives.
 #[derive(Serialize)]
@@ -209,8 +235,10 @@ struct Documented<'a> {
 #[derive(Serialize)]
 struct OAuth2<'a> {
     access_token: &'a str,
-    expires_in: u64,
-    token_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<&'a str>,
 }
 
 #[derive(Serialize)]

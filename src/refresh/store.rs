@@ -9,6 +9,7 @@
 mod statements;
 mod times;
 mod tried;
+mod user;
 
 use std::sync::Arc;
 
@@ -19,11 +20,15 @@ use self::statements::Statements;
 use self::times::datetime;
 pub use self::times::unix_seconds;
 pub use self::tried::Statement;
-use crate::declared::{LONGEST_META, Read, User};
+use self::user::{Meta, UserColumns, add_meta, text};
+use crate::declared::{Read, User};
 use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
 /// Rotations in one transaction at most. Larger ones would hold their locks for longer, and spare little more.
 pub const LARGEST_GROUP: usize = 64;
+
+/// Where the user's columns begin in the lock's rows.
+const USER: usize = 10;
 
 /// The statements for one site's tables, and the database they go to.
 pub struct Store {
@@ -36,7 +41,8 @@ pub struct Store {
     lock_waiting: Statements,
     lock_free: Statements,
     lock_free_mariadb: Statements,
-    /// Without what is declared.
+    user_columns: UserColumns,
+    /// Without meta.
     plain_user: String,
     user: String,
     insert: Statements,
@@ -46,10 +52,6 @@ pub struct Store {
     look_waiting: String,
     child: String,
     token_state: String,
-    /// The table of the users' meta, quoted, where something is read of it.
-    usermeta: Option<String>,
-    /// How many columns are read of a user besides those of each.
-    declared: usize,
 }
 
 /// How a token stands, as a plain read shows it.
@@ -149,27 +151,16 @@ impl Store {
     ) -> Self {
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
         let users = format!("`{users_table}`");
-        let declared = |owner: &str| -> String {
-            reads
-                .iter()
-                .map(|read| format!(", {}", declared_column(read, owner, table_prefix, usermeta_table)))
-                .collect()
-        };
-        // Of the columns of users that are declared, the names.
-        let columns: String = reads.iter().filter_map(Read::user_column).map(|name| format!(", {name}")).collect();
-        let user = format!("SELECT ID, user_email, user_nicename, display_name{columns} FROM {users}");
-        // Without the hints a small table is scanned, and locked whole. The users are in a query of their own for FOR UPDATE to
-        // leave them alone: a locked user would make a password change wait.
+        let user_columns = UserColumns::new(&users, table_prefix, reads, usermeta_table);
+        // Without the hints a small table is scanned, and locked whole.
         let lock = format!(
             "SELECT t.id, refresh_token_hash, revoked_at IS NOT NULL, \
              TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \
              COALESCE(refresh_token_expires_at <= UTC_TIMESTAMP(), 1), user_id, token_family, \
-             hash, issued_at, expires_at, u.ID, user_email, user_nicename, display_name{} \
-             FROM {tokens} t FORCE INDEX (PRIMARY) LEFT JOIN ({user} FORCE INDEX (PRIMARY)) u ON u.ID = user_id \
-             WHERE t.id IN (",
-            // Beside the users and not with them: a derived table with a query in its columns would be made whole. What FOR UPDATE
-            // locks are the rows of its own query only.
-            declared("u.ID")
+             hash, issued_at, expires_at, {} \
+             FROM {tokens} t FORCE INDEX (PRIMARY) {} WHERE t.id IN (",
+            user_columns.list(),
+            user_columns.joined_to("user_id")
         );
         Store {
             lock: Statements::of_ids(&lock, ") FOR UPDATE"),
@@ -181,13 +172,9 @@ impl Store {
                 &format!("SET STATEMENT innodb_lock_wait_timeout = 1 FOR {lock}"),
                 ") FOR UPDATE SKIP LOCKED",
             ),
-            plain_user: format!(
-                "SELECT ID, user_email, user_nicename, display_name{columns} FROM {users} WHERE ID = ?"
-            ),
-            user: format!(
-                "SELECT ID, user_email, user_nicename, display_name{} FROM {users} u WHERE u.ID = ?",
-                declared("u.ID")
-            ),
+            plain_user: user_columns.of_one_without_meta(),
+            user: user_columns.of_one(),
+            user_columns,
             insert: Statements::of_rows(
                 &format!(
                     "INSERT INTO {tokens} (hash, user_id, issued_at, expires_at, refresh_token_hash, \
@@ -211,10 +198,6 @@ impl Store {
                 "SELECT revoked_at IS NULL AND COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0), \
                  TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM {tokens} WHERE id = ? AND refresh_token_hash = ?"
             ),
-            usermeta: usermeta_table
-                .filter(|_| reads.iter().any(|read| read.user_column().is_none()))
-                .map(|table| format!("`{table}`")),
-            declared: reads.len(),
             database: database.into(),
             tokens,
             users,
@@ -243,7 +226,7 @@ impl Store {
         let (text, ids) = statements.padded(ids);
         let statement = session.prepared(text).await?;
         let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
-        rows.into_iter().map(|row| locked_row(row, self.declared)).collect()
+        self.locked_rows(rows)
     }
 
     /// Whether row `id` holds `token`, as the column's collation compares.
@@ -276,8 +259,51 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn user(&self, session: &mut Session<'_>, id: u64) -> Result<Option<User>, DatabaseError> {
-        let row: Option<Row> = session.conn().exec_first(&self.user, (id,)).await?;
-        row.map_or(Ok(None), |mut row| user(&mut row, 0, self.declared))
+        let mut rows: Vec<Row> = session.conn().exec(&self.user, (id,)).await?;
+        let Some(row) = rows.first_mut() else { return Ok(None) };
+        let mut user = self.user_columns.user(row, 0)?;
+        if let Some(user) = &mut user {
+            let meta = rows.iter_mut().filter_map(|row| self.user_columns.meta(row, 0).transpose());
+            add_meta(user, meta.collect::<Result<_, _>>()?);
+        }
+        Ok(user)
+    }
+
+    /// Each with its user and all that was found of them.
+    fn locked_rows(&self, rows: Vec<Row>) -> Result<Vec<LockedRow>, DatabaseError> {
+        let mut locked: Vec<(LockedRow, Vec<Meta>)> = Vec::new();
+        for mut row in rows {
+            let meta = self.user_columns.meta(&mut row, USER)?;
+            let id: u64 = column(&mut row, 0, "id")?;
+            match locked.iter_mut().rev().find(|(known, _)| known.id == id) {
+                Some((_, known)) => known.extend(meta),
+                None => locked.push((self.locked_row(id, row)?, meta.into_iter().collect())),
+            }
+        }
+        let locked = locked.into_iter().map(|(mut row, meta)| {
+            if let Some(user) = &mut row.user {
+                add_meta(user, meta);
+            }
+            row
+        });
+        Ok(locked.collect())
+    }
+
+    fn locked_row(&self, id: u64, mut row: Row) -> Result<LockedRow, DatabaseError> {
+        let family: Option<Vec<u8>> = column(&mut row, 6, "token_family")?;
+        Ok(LockedRow {
+            id,
+            token: column(&mut row, 1, "refresh_token_hash")?,
+            revoked: column(&mut row, 2, "revoked_at")?,
+            revoked_for: column(&mut row, 3, "revoked_at")?,
+            expired: column(&mut row, 4, "refresh_token_expires_at")?,
+            user_id: column(&mut row, 5, "user_id")?,
+            family: family.map(|family| text(&family)),
+            hash: column(&mut row, 7, "hash")?,
+            issued_at: unix_seconds(&column(&mut row, 8, "issued_at")?),
+            expires_at: unix_seconds(&column(&mut row, 9, "expires_at")?),
+            user: self.user_columns.user(&mut row, USER)?,
+        })
     }
 
     /// Whether [`Store::insert`] adds so many by one statement, which adds all or none.
@@ -408,67 +434,4 @@ fn values(child: &Child<'_>) -> [Value; 10] {
         child.user_agent.into(),
         child.ip_address.as_str().into(),
     ]
-}
-
-fn locked_row(mut row: Row, declared: usize) -> Result<LockedRow, DatabaseError> {
-    let family: Option<Vec<u8>> = column(&mut row, 6, "token_family")?;
-    Ok(LockedRow {
-        id: column(&mut row, 0, "id")?,
-        token: column(&mut row, 1, "refresh_token_hash")?,
-        revoked: column(&mut row, 2, "revoked_at")?,
-        revoked_for: column(&mut row, 3, "revoked_at")?,
-        expired: column(&mut row, 4, "refresh_token_expires_at")?,
-        user_id: column(&mut row, 5, "user_id")?,
-        family: family.map(|family| text(&family)),
-        hash: column(&mut row, 7, "hash")?,
-        issued_at: unix_seconds(&column(&mut row, 8, "issued_at")?),
-        expires_at: unix_seconds(&column(&mut row, 9, "expires_at")?),
-        user: user(&mut row, 10, declared)?,
-    })
-}
-
-/// What `read` finds of the user `owner`.
-fn declared_column(read: &Read, owner: &str, table_prefix: &str, usermeta_table: Option<&str>) -> String {
-    let key = match (read, read.user_column()) {
-        // As a text, whatever its type.
-        (_, Some(column)) => return format!("CAST({column} AS CHAR)"),
-        (Read::Meta(key), _) => literal(key),
-        (_, None) => literal(&format!("{table_prefix}capabilities")),
-    };
-    // Nothing says what is there: then it is as if it were serialized, which is WordPress's.
-    let Some(usermeta_table) = usermeta_table else { return "'N;'".to_owned() };
-    // Without the hint the whole table may be gone through in the order of umeta_id. One byte more than what is used, so that
-    // what is too long shows. The first row counts (get_metadata_raw() in wp-includes/meta.php), and its key to the letter, which
-    // the column's collation does not look at. A NULL is null for PHP, not a text.
-    format!(
-        "(SELECT IFNULL(LEFT(m.meta_value, {}), 'N;') FROM `{usermeta_table}` m IGNORE INDEX (PRIMARY) WHERE m.user_id = {owner} AND m.meta_key = {key} \
-         AND CAST(m.meta_key AS BINARY) = CAST({key} AS BINARY) ORDER BY m.umeta_id LIMIT 1)",
-        LONGEST_META + 1
-    )
-}
-
-/// A text in SQL that means the same in every mode of the server.
-// SECURITY: it is the configuration's, but a quote in it must not end it. Hexadecimal digits have none.
-fn literal(text: &str) -> String {
-    format!("_utf8mb4 X'{}'", text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
-}
-
-/// From the columns that begin with `first`; `None` where they are NULL. `declared` more follow the usual four.
-fn user(row: &mut Row, first: usize, declared: usize) -> Result<Option<User>, DatabaseError> {
-    let Some(id) = column(row, first, "ID")? else { return Ok(None) };
-    let mut field = |place, name| column::<Vec<u8>>(row, first + place, name).map(|bytes| text(&bytes));
-    Ok(Some(User {
-        id,
-        email: field(1, "user_email")?,
-        nicename: field(2, "user_nicename")?,
-        display_name: field(3, "display_name")?,
-        found: (4..4 + declared)
-            .map(|place| column::<Option<Vec<u8>>>(row, first + place, "a declared value"))
-            .collect::<Result<_, _>>()?,
-    }))
-}
-
-/// The connection speaks utf8mb4, so this loses nothing; should a server do otherwise, it must not cost the session.
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -229,7 +229,9 @@ fn verdict_of<'a>(
             });
             match certain.map(|values| (plan.child(row, &values), values.fields)) {
                 Ok((Ok((access_token, child)), fields)) => {
-                    let (user, family) = (user.clone(), row.family.clone());
+                    // What is declared of the user is in `fields` and in the token.
+                    let user = user.without_found();
+                    let family = row.family.clone();
                     let rotated = Rotated { access_token, user, fields, family, parent: row.id, child: None };
                     return (Verdict::Ended(Outcome::Rotated(rotated)), Some(child));
                 }

@@ -122,7 +122,7 @@ fn headers_decide() {
     let forms = forms("", Permalinks::Pretty);
     let target = Uri::from_static("/wp-json/jwt-auth/v1/token/refresh");
     type Case = (&'static [(&'static str, &'static str)], Option<Why>);
-    let cases: [Case; 38] = [
+    let cases: [Case; 39] = [
         (&[], None),
         (&[("content-type", "application/json"), ("accept", "*/*")], None),
         (&[("authorization", "Bearer x"), ("cookie", "a=b")], None),
@@ -144,7 +144,8 @@ fn headers_decide() {
         (&[("origin", "")], Some(Why::Origin)),
         (&[("origin", "NULL")], Some(Why::Origin)),
         (&[("origin", "HTTPS://app.example")], Some(Why::Origin)),
-        (&[("origin", "capacitor://localhost")], Some(Why::Origin)),
+        (&[("origin", "capacitor://localhost")], None),
+        (&[("origin", "capacitor://localhost"), ("origin", "capacitor://localhost")], Some(Why::Origin)),
         (&[("origin", "https://app.example/")], Some(Why::Origin)),
         (&[("origin", "https://app.example:")], Some(Why::Origin)),
         (&[("origin", "https://a:b@app.example")], Some(Why::Origin)),

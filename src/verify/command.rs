@@ -196,6 +196,9 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "            {remark}")?;
         }
     }
+    for origin in view.origin_lines() {
+        writeln!(out, "origin:     {origin}")?;
+    }
     for note in &view.notes {
         writeln!(out, "note:       {note}")?;
     }

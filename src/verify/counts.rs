@@ -11,6 +11,7 @@ pub struct Counts {
     void: Counter,
     differs: [Counter; Kind::ALL.len()],
     suspicious: [Counter; Kind::ALL.len()],
+    origin_differs: Counter,
 }
 
 impl Counts {
@@ -33,6 +34,11 @@ impl Counts {
         self.void.add();
     }
 
+    /// WordPress answered one app's origin with other fields than before. The comparison itself agrees.
+    pub fn origin_differs(&self) {
+        self.origin_differs.add();
+    }
+
     /// Result, [`Kind::name`] or `none`, and how often.
     pub fn table(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         let of = |result, counters: &'_ [Counter; Kind::ALL.len()]| {
@@ -40,7 +46,11 @@ impl Counts {
             values.collect::<Vec<_>>()
         };
         let (differs, suspicious) = (of("differs", &self.differs), of("suspicious", &self.suspicious));
-        let others = [("agrees", "none", self.agrees.value()), ("void", "none", self.void.value())];
+        let others = [
+            ("agrees", "none", self.agrees.value()),
+            ("void", "none", self.void.value()),
+            ("origin_differs", Kind::Header.name(), self.origin_differs.value()),
+        ];
         others.into_iter().chain(differs).chain(suspicious)
     }
 }
@@ -69,11 +79,17 @@ mod tests {
             counts.observed(&observed);
         }
         counts.differs(Kind::Body);
+        counts.origin_differs();
         let counted: Vec<_> = counts.table().filter(|(.., value)| *value > 0).collect();
-        let expected =
-            [("agrees", "none", 1), ("void", "none", 1), ("differs", "body", 2), ("suspicious", "session", 1)];
+        let expected = [
+            ("agrees", "none", 1),
+            ("void", "none", 1),
+            ("origin_differs", "header", 1),
+            ("differs", "body", 2),
+            ("suspicious", "session", 1),
+        ];
         assert_eq!(counted, expected);
-        assert_eq!(counts.table().count(), 2 + 2 * Kind::ALL.len());
+        assert_eq!(counts.table().count(), 3 + 2 * Kind::ALL.len());
         for (place, kind) in Kind::ALL.iter().enumerate() {
             assert_eq!(*kind as usize, place);
         }

@@ -7,7 +7,9 @@ use tracing::{info, warn};
 use super::difference::{Difference, Kind};
 use super::explain::Explaining;
 use super::kept::Kept;
+use super::origins::{News, Seen};
 use super::verdict::{Observation, State, Verdict};
+use super::view::ORIGIN_CHANGED;
 
 /// Comparisons in a row that find nothing out, of which the log tells.
 const MANY_VOIDS: u32 = 20;
@@ -116,5 +118,22 @@ impl Known {
             }
             (None, _) => info!(site, "verifying: WordPress gets the refreshes, and its answers are compared"),
         }
+    }
+}
+
+/// What is new of an app's origin.
+pub(super) fn tell_of_origin(seen: &Seen, news: &News) {
+    let Seen { origin, has_bearer: bearer, .. } = seen;
+    match news {
+        News::Agrees => info!(
+            origin,
+            bearer, "WordPress's answers to an app's origin agree: its refreshes are native with the site's"
+        ),
+        News::Differs(what) => warn!(
+            origin,
+            bearer,
+            fix = ORIGIN_CHANGED,
+            "WordPress answers an app's origin otherwise than before, and gets its refreshes: {what}"
+        ),
     }
 }

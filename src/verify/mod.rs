@@ -13,9 +13,12 @@ mod counts;
 pub mod difference;
 pub mod epoch;
 pub mod explain;
+mod gate;
 pub mod kept;
 mod known;
+pub mod origins;
 pub mod sampler;
+mod ticket;
 pub mod verdict;
 pub mod view;
 
@@ -23,17 +26,20 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tracing::{info, warn};
+use tokio::sync::{Notify, Semaphore};
+use tracing::warn;
 
 use crate::config::Verify;
 use counts::Counts;
 use difference::Difference;
-use explain::{Explaining, Explanation, Sample};
+use explain::Explaining;
+pub use gate::Gate;
 use kept::Kept;
 use known::Known;
+use origins::Origins;
 use sampler::Sampler;
-use verdict::{Class, Observation, State, Verdict};
+pub use ticket::Ticket;
+use verdict::{Class, State, Verdict};
 pub use view::{View, ViewState};
 
 /// Comparisons at once. They cost the database some reads, and WordPress nothing that it would not do anyway but for a sample.
@@ -49,12 +55,21 @@ pub struct Rules {
     pub every: u32,
 }
 
+impl Rules {
+    /// One call of so many is compared.
+    fn every(self) -> u32 {
+        if self.verify == Verify::Always { self.every.min(sampler::ALWAYS) } else { self.every }
+    }
+}
+
 /// The verification of one site.
 pub struct Verification {
     rules: Rules,
     known: Mutex<Known>,
     /// A bit for each [`Class`] whose calls are native.
     native: AtomicU8,
+    /// What is known of the origins of apps.
+    origins: Origins,
     /// The tag of the [`Makeup`](crate::wordpress::site::Makeup) that the epoch began with; 0 before the first.
     makeup: AtomicU64,
     sampler: Sampler,
@@ -70,35 +85,18 @@ pub struct Verification {
     next: OnceLock<Arc<Verification>>,
 }
 
-/// What is to be done with a call.
-pub enum Gate {
-    /// It is answered natively.
-    Native,
-    /// Native, unless it can be compared.
-    Sample(Ticket),
-    /// WordPress's, with the reason; compared if there was a place.
-    Left(String, Option<Ticket>),
-}
-
-/// A place for one comparison. Dropped, it found nothing out.
-pub struct Ticket {
-    verification: Arc<Verification>,
-    epoch: String,
-    _place: OwnedSemaphorePermit,
-}
-
 impl Verification {
     /// Goes on with `kept` where there is something of an earlier run.
     pub fn new(rules: Rules, kept: Option<Verdict>) -> Arc<Self> {
         let now = unix_now();
         let verdict = kept.map_or_else(|| Verdict::new(rules.first, now), |kept| kept.resumed(now));
-        Self::with(rules, Known::new(verdict), Arc::default())
+        Self::with(rules, Known::new(verdict), Origins::new(rules.every()), Arc::default())
     }
 
     /// Goes on with the verdict of one that this process let go of a while ago. Files and rows that changed meanwhile make another
     /// epoch; nothing is native before they were looked at.
     pub fn continuing(rules: Rules, verdict: Verdict) -> Arc<Self> {
-        Self::with(rules, Known::new(verdict), Arc::default())
+        Self::with(rules, Known::new(verdict), Origins::new(rules.every()), Arc::default())
     }
 
     /// Goes on with what `before` knows, by other rules.
@@ -114,20 +112,21 @@ impl Verification {
         let (hook, closed, notes) = (hook.clone(), closed.clone(), notes.clone());
         let (hook_since, is_scanned) = (*hook_since, *is_scanned);
         let known = Known { hook, hook_since, is_scanned, closed, notes, ..Known::new(verdict) };
-        let next = Self::with(rules, known, Arc::clone(&before.counts));
+        let origins = Origins::following(&before.origins, rules.every());
+        let next = Self::with(rules, known, origins, Arc::clone(&before.counts));
         // One that is replaced twice has told the first.
         let _ = before.next.set(Arc::clone(&next));
         next
     }
 
-    fn with(rules: Rules, known: Known, counts: Arc<Counts>) -> Arc<Self> {
-        let every = if rules.verify == Verify::Always { rules.every.min(sampler::ALWAYS) } else { rules.every };
+    fn with(rules: Rules, known: Known, origins: Origins, counts: Arc<Counts>) -> Arc<Self> {
         let verification = Verification {
             rules,
             known: Mutex::new(known),
             native: AtomicU8::new(0),
+            origins,
             makeup: AtomicU64::new(0),
-            sampler: Sampler::new(every),
+            sampler: Sampler::new(rules.every()),
             refusals: Sampler::new(1),
             places: Arc::new(Semaphore::new(AT_ONCE)),
             counts,
@@ -169,24 +168,6 @@ impl Verification {
         self.rules.verify != Verify::Off
     }
 
-    /// What is to be done with a call of `class` at a site of such a makeup.
-    pub fn gate(self: &Arc<Self>, class: Class, makeup: u64) -> Gate {
-        if !self.is_on() {
-            return Gate::Native;
-        }
-        if self.makeup.load(Ordering::Acquire) != makeup {
-            return Gate::Left("the site has just changed, and is to be verified".to_owned(), None);
-        }
-        if self.is_native(class) {
-            return match self.sampler.picks().then(|| self.ticket()).flatten() {
-                Some(ticket) => Gate::Sample(ticket),
-                None => Gate::Native,
-            };
-        }
-        let why = self.known().why();
-        Gate::Left(why, self.ticket())
-    }
-
     /// Whether the epoch began with a site of such a makeup: if not, another is about to begin.
     pub fn is_of(&self, makeup: u64) -> bool {
         self.makeup.load(Ordering::Acquire) == makeup
@@ -196,12 +177,6 @@ impl Verification {
     /// begun.
     pub fn is_native(&self, class: Class) -> bool {
         !self.is_on() || self.native.load(Ordering::Acquire) & bit(class) != 0
-    }
-
-    /// A place to compare a refusal, where the site agrees and none was compared yet: once a second, since a flood of calls that
-    /// are refused must not go to WordPress.
-    pub fn refusal(self: &Arc<Self>) -> Option<Ticket> {
-        (self.is_on() && self.known().verdict.wants_refusal() && self.refusals.picks()).then(|| self.ticket()).flatten()
     }
 
     /// Whether no refusal was compared yet.
@@ -332,6 +307,7 @@ impl Verification {
             notes: known.notes.clone(),
             explanation: known.explaining.explanation().cloned(),
             kept_in: known.kept.as_ref().map(|kept| kept.file().display().to_string()),
+            origins: self.origins.view(),
             ..view
         };
         match &known.closed {
@@ -340,15 +316,13 @@ impl Verification {
         }
     }
 
-    fn ticket(self: &Arc<Self>) -> Option<Ticket> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let epoch = self.known().verdict.epoch.clone();
-        Some(Ticket { verification: Arc::clone(self), epoch, _place: place })
-    }
-
     fn change(&self, change: impl FnOnce(&mut Known) -> bool) {
         let mut known = self.known();
+        let forgotten = known.verdict.forgotten();
         let is_new = change(&mut known);
+        if known.verdict.forgotten() != forgotten {
+            self.origins.clear();
+        }
         if known.verdict.state == State::Agrees {
             known.explaining = Explaining::default();
         }
@@ -370,57 +344,6 @@ impl Verification {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Ticket {
-    /// The comparison has found this out. It counts only if the site is still the one that was asked.
-    pub fn observed(self, observed: Observation) {
-        let Verification { counts, next, .. } = &*self.verification;
-        if let (Observation::Differs(difference), Some(next)) = (&observed, next.get()) {
-            next.change(|known| known.verdict.differ(difference.clone(), unix_now()));
-        }
-        self.verification.change(|known| {
-            if known.verdict.epoch != self.epoch {
-                counts.void();
-                return false;
-            }
-            counts.observed(&observed);
-            known.count_voids(&observed);
-            known.verdict.observe(observed, unix_now())
-        });
-    }
-
-    /// What the answer had otherwise, before the comparison [says so](Ticket::observed). The log tells of an explanation, once.
-    pub fn sampled(&self, sample: Sample) {
-        let now = unix_now();
-        let mut known = self.verification.known();
-        let is_ours = known.verdict.epoch == self.epoch;
-        let Some(samples) = is_ours.then(|| known.explaining.add(sample, now)).flatten() else { return };
-        // Each call takes the lock.
-        drop(known);
-        let found = explain::search(&samples, now);
-        if let Some(explanation) = self.verification.known().explaining.found(&samples, found) {
-            tell(explanation);
-        }
-    }
-
-    pub fn verification(&self) -> &Arc<Verification> {
-        &self.verification
-    }
-}
-
-fn tell(explanation: &Explanation) {
-    let users = explanation.users;
-    match &explanation.toml {
-        Some(_) if explanation.is_complete => info!(
-            users,
-            "what WordPress's answers differ in can be declared: `wp-jwt-sidecar verify` prints what to put into the configuration"
-        ),
-        _ => info!(
-            users,
-            "no configuration is known that would explain all that WordPress's answers differ in: `wp-jwt-sidecar verify` says what"
-        ),
     }
 }
 

@@ -64,6 +64,10 @@ impl Sampler {
     pub fn hurry(&self, hurries: bool) {
         self.hurries.store(hurries, Ordering::Relaxed);
     }
+
+    pub fn is_in_hurry(&self) -> bool {
+        self.hurries.load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ const AFTER_RESTART: u32 = 3;
 /// code that acts for one user of two hundred must not make the sidecar change sides again and again.
 const RETURN: u32 = 200;
 const RETURN_MOST: u32 = 12_800;
-const RETURN_SECONDS: u64 = 600;
+pub(super) const RETURN_SECONDS: u64 = 600;
 
 /// Users who must have met the same suspicious answer.
 const SUSPICIOUS_USERS: usize = 2;
@@ -63,7 +63,7 @@ pub enum State {
 pub enum Class {
     /// With neither of the two.
     Plain,
-    /// With `Origin`.
+    /// With `Origin`, a web page's.
     Origin,
     /// With `Authorization: Bearer`.
     Bearer,
@@ -71,13 +71,19 @@ pub enum Class {
     OriginAndBearer,
     /// The token is not live: the answer is a refusal.
     Refusal,
+    /// With the `Origin` of an app. Each origin is [counted by itself](super::origins), with `Authorization: Bearer` and without.
+    App,
 }
+
+/// Classes that are counted here: the first ones.
+const COUNTED: usize = Class::App as usize;
 
 impl Class {
     /// In the order of their bits.
-    pub const ALL: [Class; 5] = [Class::Plain, Class::Origin, Class::Bearer, Class::OriginAndBearer, Class::Refusal];
+    pub const ALL: [Class; 6] =
+        [Class::Plain, Class::Origin, Class::Bearer, Class::OriginAndBearer, Class::Refusal, Class::App];
 
-    /// Of a call with a live token.
+    /// Of a call with a live token and no app's origin.
     pub fn of(has_origin: bool, has_bearer: bool) -> Self {
         match (has_origin, has_bearer) {
             (false, false) => Class::Plain,
@@ -126,7 +132,10 @@ pub struct Verdict {
     /// How many are needed.
     pub needed: u32,
     /// By class, in this epoch.
-    by_class: [u32; Class::ALL.len()],
+    by_class: [u32; COUNTED],
+    /// How often what was proven of a kind of requests has ceased to count.
+    #[serde(skip)]
+    forgotten: u64,
     /// Some of the users whose comparisons agreed, by their ids. SECURITY: not kept; after a restart it takes others.
     #[serde(skip)]
     users: BTreeSet<u64>,
@@ -151,7 +160,8 @@ impl Verdict {
             compared: 0,
             agreed: 0,
             needed: first,
-            by_class: [0; Class::ALL.len()],
+            by_class: [0; COUNTED],
+            forgotten: 0,
             users: BTreeSet::new(),
             relapses: 0,
             suspicions: Vec::new(),
@@ -170,8 +180,22 @@ impl Verdict {
 
     /// Whether the site agrees, and enough answers of this class did.
     pub fn knows(&self, class: Class) -> bool {
-        let enough = if class == Class::Refusal { 1 } else { FURTHER_CLASS.min(self.needed) };
+        let enough = match class {
+            Class::Refusal => 1,
+            Class::App => 0,
+            _ => self.further(),
+        };
         self.state == State::Agrees && self.count(class) >= enough
+    }
+
+    /// Comparisons that a further kind of requests needs.
+    pub fn further(&self) -> u32 {
+        FURTHER_CLASS.min(self.needed)
+    }
+
+    /// Another number than before: what was proven of a kind of requests counts no more.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// Whether no refusal has agreed in this epoch.
@@ -229,8 +253,7 @@ impl Verdict {
 
     /// WordPress's work is another. `true`: that is new.
     pub fn differ(&mut self, difference: Difference, now: u64) -> bool {
-        // What was proven of a class before counts no more.
-        self.by_class = [0; Class::ALL.len()];
+        self.forget();
         if let State::Differs(known) = &self.state {
             let is_new = known.kind != difference.kind;
             self.agreed = 0;
@@ -240,7 +263,7 @@ impl Verdict {
             }
             return is_new;
         }
-        self.needed = RETURN.saturating_mul(1 << self.relapses.min(6)).min(RETURN_MOST);
+        self.needed = to_return(self.relapses);
         self.relapses = self.relapses.saturating_add(1);
         self.begin(State::Differs(difference), now)
     }
@@ -253,7 +276,7 @@ impl Verdict {
         }
         let is_first = std::mem::replace(&mut self.epoch, epoch.to_owned()).is_empty();
         self.epoch_since = now;
-        self.by_class = [0; Class::ALL.len()];
+        self.forget();
         self.suspicions.clear();
         if is_first && self.state == State::Unverified {
             self.agreed = 0;
@@ -268,7 +291,13 @@ impl Verdict {
     /// Begins again, as if nothing was known of the site.
     pub fn again(&mut self, first: u32, now: u64) {
         let (epoch, plugin_version) = (std::mem::take(&mut self.epoch), std::mem::take(&mut self.plugin_version));
-        *self = Verdict { epoch, plugin_version, compared: self.compared, ..Verdict::new(first, now) };
+        let (compared, forgotten) = (self.compared, self.forgotten + 1);
+        *self = Verdict { epoch, plugin_version, compared, forgotten, ..Verdict::new(first, now) };
+    }
+
+    fn forget(&mut self) {
+        self.by_class = [0; COUNTED];
+        self.forgotten += 1;
     }
 
     fn count(&self, class: Class) -> u32 {
@@ -298,6 +327,11 @@ impl Verdict {
         }
         true
     }
+}
+
+/// Agreeing comparisons in a row that end a difference, after so many relapses.
+pub(super) fn to_return(relapses: u32) -> u32 {
+    RETURN.saturating_mul(1 << relapses.min(6)).min(RETURN_MOST)
 }
 
 #[cfg(test)]

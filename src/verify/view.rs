@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::difference::{Difference, Kind};
 use super::explain::Explanation;
+use super::origins::{OriginState, OriginView};
 use super::verdict::{State, Verdict};
 
 /// Whose business refreshes are, as far as the verification goes.
@@ -77,6 +78,9 @@ pub struct View {
     pub notes: Vec<String>,
     /// The file that keeps it across restarts; `None`: it is kept in memory.
     pub kept_in: Option<String>,
+    /// Origins of apps that WordPress's answers were compared for.
+    #[serde(default)]
+    pub origins: Vec<OriginView>,
 }
 
 impl View {
@@ -102,6 +106,7 @@ impl View {
             files_scanned: false,
             notes: Vec::new(),
             kept_in: None,
+            origins: Vec::new(),
         }
     }
 
@@ -110,6 +115,26 @@ impl View {
     pub fn closed(self, obstacle: String, since_unix_seconds: u64) -> Self {
         let (state, fix) = (ViewState::Closed, Some(CLOSED.to_owned()));
         View { state, since_unix_seconds, difference: Some(obstacle), kind: None, fix, ..self }
+    }
+
+    /// Each app's origin with its state, a line each.
+    pub fn origin_lines(&self) -> impl Iterator<Item = String> {
+        let is_native = self.state.is_native();
+        self.origins.iter().map(move |origin| format!("{}: {}", origin.name(), origin.words(is_native)))
+    }
+
+    /// The origins that WordPress answers otherwise than before, where that is all that stands against native refreshes.
+    pub fn changed_origins(&self) -> Option<String> {
+        let changed = self.origins.iter().filter(|origin| origin.state == OriginState::Differs);
+        let changed: Vec<String> = changed
+            .map(|origin| format!("{} ({})", origin.name(), origin.difference.as_deref().unwrap_or_default()))
+            .collect();
+        (self.state.is_native() && !changed.is_empty()).then(|| {
+            format!(
+                "WordPress answers origins of apps otherwise than before, and gets their refreshes: {}",
+                changed.join(", ")
+            )
+        })
     }
 
     /// How far it is, where that says anything.
@@ -128,6 +153,11 @@ impl View {
 pub const CLOSED: &str = "Something closes the REST API: a security plugin, code of the site's own, or the state of the site. If that is \
                           wanted, nothing has to be done. Else let GET …/wp-json/ through for the sidecar, which comes with the \
                           User-Agent wp-jwt-sidecar, or set wordpress.home to the site's home URL, to the letter.";
+
+/// What to do about [`View::changed_origins`].
+pub const ORIGIN_CHANGED: &str = "Nothing has to be done where the site's CORS code was changed: the origin's refreshes are native \
+                                  again after 200 answers that are the same, over ten minutes at least, or after `wp-jwt-sidecar \
+                                  verify --again`. Code that answers one origin now so and now otherwise keeps them WordPress's.";
 
 /// What can be done about a state without a difference.
 fn fix_of(state: ViewState) -> Option<&'static str> {

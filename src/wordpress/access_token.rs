@@ -13,6 +13,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{DecodingKey, EncodingKey, crypto};
@@ -288,7 +289,7 @@ impl Signer {
     fn jti(&self, refresh_token: &str) -> String {
         let mut jti = self.jti.clone();
         jti.update(refresh_token.as_bytes());
-        hex(jti.finalize().into_bytes().get(..16).unwrap_or_default())
+        HEXLOWER.encode(jti.finalize().into_bytes().get(..16).unwrap_or_default())
     }
 
     /// Header and claims, as they are signed.
@@ -299,15 +300,18 @@ impl Signer {
             nbf: claims.issued_at,
             exp: claims.expires_at,
             data: Data { user: User { id: &claims.user_id.to_string() } },
-            // The last of all.
-            jti: jti.filter(|_| claims.declared.is_empty()),
         };
-        let claims = match claims.declared {
-            [] => serde_json::to_vec(&usual),
-            declared => with_declared(&usual, declared, jti).and_then(|claims| serde_json::to_vec(&claims)),
-        };
-        let claims = claims.map_err(SignerError::Claims)?;
-        let claims = if jti.is_none() { as_php_writes(claims) } else { claims };
+        let mut claims = serde_json::to_vec(&usual)
+            .and_then(|usual| declared::with_members(usual, &LEVELS, claims.declared))
+            .map_err(SignerError::Claims)?;
+        match jti {
+            // The last of all. It is made of hexadecimal digits.
+            Some(jti) => {
+                claims.pop();
+                claims.extend_from_slice(format!(r#","jti":"{jti}"}}"#).as_bytes());
+            }
+            None => claims = as_php_writes(claims),
+        }
         let mut token = String::with_capacity(self.header.len() + claims.len() * 4 / 3 + 96);
         token.push_str(&self.header);
         URL_SAFE_NO_PAD.encode_string(claims, &mut token);
@@ -343,9 +347,10 @@ struct Claims<'a> {
     nbf: u64,
     exp: u64,
     data: Data<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    jti: Option<&'a str>,
 }
+
+/// Their names, and those within the last.
+const LEVELS: [&[&str]; 3] = [&["iss", "iat", "nbf", "exp", "data"], &["user"], &["id"]];
 
 #[derive(Serialize)]
 struct Data<'a> {
@@ -356,23 +361,6 @@ struct Data<'a> {
 struct User<'a> {
     /// A string, as `$wpdb` hands it to the plugin.
     id: &'a str,
-}
-
-fn with_declared(
-    usual: &Claims<'_>,
-    declared: &[(Vec<String>, Value)],
-    jti: Option<&str>,
-) -> Result<Value, serde_json::Error> {
-    let mut claims = serde_json::to_value(usual)?;
-    if let Value::Object(claims) = &mut claims {
-        for (path, value) in declared {
-            declared::set(claims, path, value.clone());
-        }
-        if let Some(jti) = jti {
-            claims.insert("jti".to_owned(), jti.into());
-        }
-    }
-    Ok(claims)
 }
 
 /// Claims as PHP's json_encode() writes them: in a home URL it escapes what is not ASCII. In the sidecar's own tokens it stands as it
@@ -398,7 +386,7 @@ fn as_php_writes(claims: Vec<u8>) -> Vec<u8> {
 pub fn wp_hash(jwt: &str, auth_salt: &Secret) -> String {
     let mut mac: Hmac<Md5> = hmac(auth_salt.expose().as_bytes());
     mac.update(jwt.as_bytes());
-    hex(&mac.finalize().into_bytes())
+    HEXLOWER.encode(&mac.finalize().into_bytes())
 }
 
 /// A new refresh token: 128 random bits as 32 lower-case hex digits.
@@ -417,7 +405,7 @@ pub fn new_refresh_token() -> Result<String, getrandom::Error> {
             stock.extend_from_slice(&fresh);
         }
         // SECURITY: taken out, so that none is given twice. There is no fork that could copy the stock.
-        stock.pop().map(|bytes| hex(&bytes)).ok_or(getrandom::Error::UNEXPECTED)
+        stock.pop().map(|bytes| HEXLOWER.encode(&bytes)).ok_or(getrandom::Error::UNEXPECTED)
     })
 }
 
@@ -452,12 +440,6 @@ fn encoded_mac<M: Mac + Clone>(key: &M, message: &str) -> String {
     let mut mac = key.clone();
     mac.update(message.as_bytes());
     URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ pub const CONSTANTS: &[&str] = &[
     "WPMU_PLUGIN_DIR",
     "WP_CONTENT_DIR",
     "WP_HOME",
+    "WP_LANG_DIR",
     "WP_PLUGIN_DIR",
     "WP_SITEURL",
 ];
@@ -60,6 +61,9 @@ pub const MAY_VARY: &[&str] = &["WP_HOME", "WP_SITEURL"];
 
 /// Far more than the names of 4,000 files take.
 const SIZE_LIMIT: u64 = 4 << 20;
+
+/// How much of all files is read to see whether they have changed; the rest is judged by size and time.
+const HASHED_IN_ALL: u64 = 64 << 20;
 
 /// What PHP said.
 #[derive(Clone, PartialEq)]
@@ -107,6 +111,16 @@ impl Imported {
         document::text(self)
     }
 
+    /// The same, made of files that were changed at no time: what they hold counts.
+    pub fn without_times(mut self) -> Self {
+        for file in &mut self.files {
+            if let Seen::Read { modified, .. } = file {
+                *modified = 0;
+            }
+        }
+        self
+    }
+
     /// Whether it was made of this `wp-config.php`, `found` being what that leads to.
     pub fn is_of(&self, config: &Path, found: &Path) -> bool {
         self.config == config || fs::canonicalize(found).is_ok_and(|found| found == self.resolved)
@@ -116,7 +130,8 @@ impl Imported {
     pub fn stale(&self) -> Option<String> {
         let moved = fs::canonicalize(&self.config).ok().filter(|now| *now != self.resolved);
         let moved = moved.map(|_| format!("{} is another file now", self.config.display()));
-        let mut changes = moved.into_iter().chain(self.files.iter().filter_map(Seen::change));
+        let mut bytes = HASHED_IN_ALL;
+        let mut changes = moved.into_iter().chain(self.files.iter().filter_map(|file| file.change(&mut bytes)));
         let first = changes.next()?;
         Some(match changes.count() {
             0 => first,

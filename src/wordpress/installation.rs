@@ -8,25 +8,27 @@
 mod database;
 mod file;
 mod folders;
+mod import;
 mod own;
+mod secrets;
 mod tables;
 mod tls;
 mod unknown;
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
 use super::database::Hosts;
-use super::salts::{SALT_CONSTANTS, SaltConstants};
+use super::language::{LanguageConstant, Packs};
+use super::salts::SaltConstants;
 use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
 use file::{ConfigFile, Content};
 use unknown::Unknown;
 
 pub use file::found;
+pub use import::{Import, PassedOver};
 
 /// A site, as far as its configuration describes it.
 #[derive(Clone, PartialEq)]
@@ -72,23 +74,16 @@ pub struct Installation {
     pub content_dir: Option<PathBuf>,
     /// Where must-use plugins are. It need not be there, and is `None` only where the place is not known.
     pub mu_plugins_dir: Option<PathBuf>,
-    /// The constant `WPLANG`, if it is known.
-    pub language: Option<String>,
+    /// The constant `WPLANG`.
+    pub language: LanguageConstant,
+    /// Where language packs are, if that is known.
+    pub packs: Option<Packs>,
     /// What was taken for granted about PHP's environment, in sentences without values.
     pub assumed: Vec<String>,
     /// Where all this is from what PHP said.
     pub import: Option<Import>,
-}
-
-/// An import that holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Import {
-    /// Where it is.
-    pub file: PathBuf,
-    /// The host that PHP ran for.
-    pub host: Option<String>,
-    /// What of the files that it was made of is no longer as it was. `None` where all is.
-    pub stale: Option<String>,
+    /// An import in the default place that is another site's.
+    pub passed_over: Option<PassedOver>,
 }
 
 /// What the constants `WP_HOME` and `WP_SITEURL` say.
@@ -106,12 +101,7 @@ impl Installation {
     /// Where all this is from, in words.
     pub fn source(&self) -> String {
         match (&self.import, &self.config_file) {
-            (Some(Import { file, host, stale }), _) => {
-                let host = host.as_ref().map(|host| format!(", for the host {host}")).unwrap_or_default();
-                let stale =
-                    stale.as_ref().map(|change| format!("; older than its files: {change}")).unwrap_or_default();
-                format!("as PHP said{host}, in {}{stale}", file.display())
-            }
+            (Some(import), _) => import.source(),
             (None, Some(file)) => format!("as read in {}", file.display()),
             (None, None) => "as the keys say".to_owned(),
         }
@@ -168,8 +158,10 @@ impl fmt::Debug for Installation {
             .field("users_table", &self.users_table)
             .field("usermeta_table", &self.usermeta_table)
             .field("language", &self.language)
+            .field("packs", &self.packs)
             .field("assumed", &self.assumed)
             .field("import", &self.import)
+            .field("passed_over", &self.passed_over)
             .finish()
     }
 }
@@ -183,9 +175,28 @@ pub fn installation(
     jwt: &config::Jwt,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Installation, Faults> {
-    let file = file::of(config, environment).map_err(|fault| Faults(vec![fault]))?;
-    let mut assembly =
-        Assembly { file: file.as_ref(), faults: Vec::new(), unknown: Vec::new(), asked: RefCell::default() };
+    let mut passed_over = None;
+    let made = file::of(config, environment, &mut passed_over)
+        .map_err(|fault| vec![fault])
+        .and_then(|file| assembled(file.as_ref(), config, jwt));
+    match made {
+        Ok(installation) => Ok(Installation { passed_over, ..installation }),
+        // What the errors ask for may have been done, for another site.
+        Err(faults) => Err(Faults(faults.into_iter().chain(passed_over.map(not_taken)).collect())),
+    }
+}
+
+fn not_taken(import: PassedOver) -> Fault {
+    let problem = format!("{}. {}", import.problem(), import.fix());
+    Fault { key: "wordpress.import".to_owned(), problem, ..Fault::default() }
+}
+
+fn assembled(
+    file: Option<&ConfigFile>,
+    config: &config::WordPress,
+    jwt: &config::Jwt,
+) -> Result<Installation, Vec<Fault>> {
+    let mut assembly = Assembly { file, faults: Vec::new(), unknown: Vec::new() };
     let database = assembly.database(config);
     let table_prefix = assembly.table_prefix(config);
     let users_table = assembly.users_table(table_prefix.as_deref());
@@ -216,11 +227,13 @@ pub fn installation(
                 content_dir: assembly.content_dir(),
                 mu_plugins_dir: assembly.mu_plugins_dir(),
                 language: assembly.language(),
-                assumed: assembly.assumed(config),
+                packs: assembly.packs(),
+                assumed: assembly.assumed(),
                 import: assembly.import(),
+                passed_over: None,
             })
         }
-        _ => Err(Faults(assembly.all_faults())),
+        _ => Err(assembly.all_faults()),
     }
 }
 
@@ -229,78 +242,9 @@ struct Assembly<'a> {
     faults: Vec<Fault>,
     /// What is needed and not known.
     unknown: Vec<Unknown>,
-    /// The constants that were looked at.
-    asked: RefCell<BTreeSet<String>>,
 }
 
 impl Assembly<'_> {
-    fn salts(&mut self, config: &config::WordPress) -> Option<SaltConstants> {
-        if let (Some(key), Some(salt)) = (&config.auth_key, &config.auth_salt) {
-            return Some(SaltConstants::explicit(key.clone(), salt.clone()));
-        }
-        if self.file.is_none() {
-            for (key, value) in [("wordpress.auth_key", &config.auth_key), ("wordpress.auth_salt", &config.auth_salt)] {
-                if value.is_none() {
-                    self.fault(key, "is required where there is no wordpress.config".to_owned());
-                }
-            }
-            return None;
-        }
-        let keys = "wordpress.auth_key and wordpress.auth_salt";
-        let before = self.wrong();
-        let mut defined = HashMap::new();
-        for name in SALT_CONSTANTS {
-            match self.constant(name) {
-                Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
-                    Ok(text) => {
-                        defined.insert(name, Secret::new(text));
-                    }
-                    Err(_) => {
-                        self.constant_fault(name, keys, &format!("{} gives it a value that is not UTF-8", giver(line)))
-                    }
-                },
-                // Even one that is not used itself counts: WordPress disregards what two of them share.
-                Lookup::Unknown(doubt) => self.doubtful(name, keys, &doubt),
-                Lookup::NotDefined => {
-                    let explicit = if name.ends_with("_KEY") { &config.auth_key } else { &config.auth_salt };
-                    let decides = name.starts_with("AUTH_") && explicit.is_none();
-                    if decides && self.incomplete().is_some() {
-                        self.not_there(name, keys);
-                    }
-                }
-            }
-        }
-        (self.wrong() == before)
-            .then(|| SaltConstants::from_constants(&defined, config.auth_key.clone(), config.auth_salt.clone()))
-    }
-
-    fn jwt_secret(&mut self, jwt: &config::Jwt) -> Option<Secret> {
-        if jwt.secret.is_some() {
-            return jwt.secret.clone();
-        }
-        if jwt.private_key.is_some() {
-            return match self.constant("JWT_AUTH_SECRET_KEY") {
-                Lookup::Known(scalar, _) => {
-                    String::from_utf8(scalar.to_bytes()).ok().filter(|text| !text.is_empty()).map(Secret::new)
-                }
-                Lookup::NotDefined | Lookup::Unknown(_) => None,
-            };
-        }
-        if self.file.is_none() {
-            self.fault(
-                "jwt.secret",
-                "is required (or jwt.secret_file, jwt.private_key_file) where there is no wordpress.config".to_owned(),
-            );
-            return None;
-        }
-        let secret = self.needed_text("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file")?;
-        if secret.expose().is_empty() {
-            self.constant_fault("JWT_AUTH_SECRET_KEY", "jwt.secret or jwt.secret_file", "it is empty");
-            return None;
-        }
-        Some(secret)
-    }
-
     fn cors_enable(&mut self) -> Option<bool> {
         match self.constant("JWT_AUTH_CORS_ENABLE") {
             Lookup::NotDefined => None,
@@ -356,30 +300,28 @@ impl Assembly<'_> {
         is_one("BLOG_ID_CURRENT_SITE") && is_one("SITE_ID_CURRENT_SITE") && !unsure
     }
 
-    fn language(&self) -> Option<String> {
+    fn language(&self) -> LanguageConstant {
         match self.constant("WPLANG") {
-            Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok(),
-            Lookup::NotDefined | Lookup::Unknown(_) => None,
+            Lookup::Known(scalar, _) => {
+                String::from_utf8(scalar.to_bytes()).map_or(LanguageConstant::Unknown, LanguageConstant::Known)
+            }
+            Lookup::NotDefined if self.incomplete().is_none() => LanguageConstant::NotDefined,
+            Lookup::NotDefined | Lookup::Unknown(_) => LanguageConstant::Unknown,
         }
     }
 
-    /// About all that was looked at, and about the file's own conditions.
-    fn assumed(&self, config: &config::WordPress) -> Vec<String> {
+    fn assumed(&self) -> Vec<String> {
         let Some(file) = self.file else { return Vec::new() };
-        let asked = self.asked.borrow();
-        let prefix = config.table_prefix.is_none().then_some("$table_prefix");
-        let names = asked.iter().map(String::as_str).chain(prefix).chain([""]);
         // Hardly a site has them: told, not refused.
         let unseen = ["CUSTOM_USER_TABLE", "CUSTOM_USER_META_TABLE", "JWT_AUTH_CORS_ENABLE", "MYSQL_CLIENT_FLAGS"];
         let unseen = unseen.into_iter().filter_map(|name| {
             let doubt = self.incomplete().filter(|_| matches!(file.content.constant(name), Lookup::NotDefined))?;
             Some(format!("{name}: taken as not defined, but {doubt}"))
         });
-        names.flat_map(|name| file.content.assumed(name)).chain(unseen).collect()
+        file.content.assumed().into_iter().chain(unseen).collect()
     }
 
     fn constant(&self, name: &str) -> Lookup<'_> {
-        self.asked.borrow_mut().insert(name.to_owned());
         self.file.map_or(Lookup::NotDefined, |file| file.content.constant(name))
     }
 

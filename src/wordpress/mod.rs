@@ -7,6 +7,7 @@ pub mod home;
 pub mod hook_scan;
 pub mod imported;
 pub mod installation;
+pub mod language;
 pub mod network;
 pub mod options;
 pub mod salts;

@@ -6,6 +6,7 @@
 mod build;
 mod fresh;
 mod hosts;
+mod language;
 mod makeup;
 mod obstacle;
 mod rows;
@@ -424,7 +425,7 @@ impl Sites {
     async fn rows(&self) -> Result<Rows, DatabaseError> {
         let mut session = self.database.session().await?;
         let with_roles = self.declared.has_roles();
-        let rows = match Rows::read(&mut session, &self.installation, with_roles).await {
+        let mut rows = match Rows::read(&mut session, &self.installation, with_roles).await {
             Err(error) if error.code().is_none() => {
                 // A connection that idled may be dead: one more try on a fresh one.
                 drop(session);
@@ -435,6 +436,7 @@ impl Sites {
         }
         .inspect_err(|error| self.database.heed(error))?;
         session.give_back();
+        rows.is_english = self.is_english(&rows).await;
         if let Some(reading) = rows.clock() {
             self.clocks.database_shows(reading);
         }

@@ -6,7 +6,7 @@
 //! there for the rest (`wp-jwt-sidecar import`).
 //!
 //! - The sidecar's environment stands for PHP's. A variable that is not in it has the default that
-//!   the file itself gives it (`getenv('X') ?: 'd'`, `??`, `getenv_docker('X', 'd')`); without one
+//!   the file itself gives it (`getenv('X') ?: 'd'`, `$_ENV['X'] ?? 'd'`, `getenv_docker('X', 'd')`); without one
 //!   the value is unknown, and so is which way an `if` goes that looks at it.
 //! - Files that are included by a path that can be known are read as well. Once code has run that is not read (another
 //!   file, a function or method of the site, one of PHP's that may call them), no constant that is defined afterwards
@@ -14,12 +14,10 @@
 //! - Code that may or may not run is not run: what it names becomes unknown.
 //! - Reading ends where `wp-settings.php` is loaded; what is defined after that only plugins see.
 
-mod assumptions;
 mod call;
 mod constant;
 mod environment;
 mod expression;
-mod function;
 mod include;
 mod literal;
 mod operator;
@@ -36,10 +34,9 @@ use std::time::{Duration, Instant};
 
 use tree_sitter::{Node, ParseOptions, Parser, Tree};
 
-use assumptions::Assumptions;
-use environment::DockerText;
+use environment::{DockerText, Taken};
 use expression::printable;
-use scope::{Scope, Slot};
+use scope::Scope;
 pub use value::{Doubt, Scalar};
 use value::{SourcePos, Value};
 
@@ -57,7 +54,7 @@ pub fn read(
     let mut reader = Reader::new(surroundings);
     reader.preset(root);
     reader.read_source(path, source)?;
-    Ok(WpConfig { scope: reader.scope, late: reader.late, assumptions: reader.assumptions })
+    Ok(WpConfig { scope: reader.scope, late: reader.late, taken: reader.taken })
 }
 
 /// The world outside of the file, as far as it may be looked at.
@@ -74,7 +71,7 @@ pub struct Surroundings<'a> {
 pub struct WpConfig {
     scope: Scope,
     late: Option<Doubt>,
-    assumptions: Assumptions,
+    taken: Taken,
 }
 
 impl WpConfig {
@@ -97,16 +94,15 @@ impl WpConfig {
         }
     }
 
-    /// Which defaults of the file a value follows from, in sentences: of a constant by its name, of
-    /// `$table_prefix`, and with an empty name of the file's own conditions.
-    pub fn assumed<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
-        self.assumptions.sentences(name)
+    /// What was taken for granted about PHP's environment, in sentences without values.
+    pub fn assumed(&self) -> Vec<String> {
+        self.taken.sentences()
     }
 
     /// Why a constant that is not defined may be defined all the same: a file that was not read,
     /// for instance. `None` where all is known.
     pub fn incomplete(&self) -> Option<&Doubt> {
-        self.scope.lost.constants.as_ref()
+        self.scope.lost.as_ref()
     }
 }
 
@@ -179,13 +175,7 @@ struct Reader<'a> {
     files: Vec<PathBuf>,
     /// Functions that the files declare, in lower case: what they do is not followed.
     functions: HashSet<String>,
-    /// Constants that the files define anywhere, by the names that are plain to see.
-    defines: HashSet<String>,
-    /// Constants of namespaces, without the namespace's name.
-    namespaced: HashSet<String>,
-    assumptions: Assumptions,
-    /// `const X = …` means another constant within a namespace.
-    in_namespace: bool,
+    taken: Taken,
     /// Set by an expression that ends the statement it is in.
     flow: Flow,
     /// WordPress's directory.
@@ -210,10 +200,7 @@ impl<'a> Reader<'a> {
             bytes_left: SIZE_LIMIT,
             files: Vec::new(),
             functions: HashSet::new(),
-            defines: HashSet::new(),
-            namespaced: HashSet::new(),
-            assumptions: Assumptions::default(),
-            in_namespace: false,
+            taken: Taken::default(),
             flow: Flow::On,
             root: None,
             included: BTreeSet::new(),
@@ -237,7 +224,7 @@ impl<'a> Reader<'a> {
                     .to_owned(),
             }),
         };
-        self.scope.define("ABSPATH", Slot { value, place, certain: true });
+        self.scope.define("ABSPATH", value, place);
     }
 
     /// Parses and walks one file. Its constants and variables end up in the scope.
@@ -246,9 +233,7 @@ impl<'a> Reader<'a> {
         let tree = parse(source)?;
         self.files.push(path.to_owned());
         self.included.insert(path.to_owned());
-        let outer_namespace = std::mem::replace(&mut self.in_namespace, false);
         let flow = self.run_program(tree.root_node(), source);
-        self.in_namespace = outer_namespace;
         self.files.pop();
         self.error.take().map_or(Ok(flow), Err)
     }
@@ -307,8 +292,8 @@ fn text<'s>(node: Node<'_>, source: &'s [u8]) -> &'s [u8] {
 
 fn lookup(line: usize, value: &Value) -> Lookup<'_> {
     match value {
-        Value::Known(scalar) | Value::FromEnv(scalar, _) => Lookup::Known(scalar, line),
-        Value::Assumed(value::Assumed { doubt, .. }) | Value::Unknown(doubt) => Lookup::Unknown(doubt.clone()),
+        Value::Known(scalar) | Value::InEnv(scalar, _) => Lookup::Known(scalar, line),
+        Value::Unset(_, _, doubt) | Value::Unknown(doubt) => Lookup::Unknown(doubt.clone()),
     }
 }
 

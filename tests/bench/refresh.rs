@@ -55,6 +55,28 @@ const MAP_LIMIT: Duration = Duration::from_secs(120);
 
 const FIELDS: &str =
     r#"[{ name = "first_name", value = { meta = "first_name" } }, { name = "login", value = { column = "login" } }]"#;
+
+/// Whose tokens are refreshed: one for each connection of the most.
+const USERS: usize = 256;
+
+/// What is declared of users, and what else WordPress stores of each (`wp_insert_user()` in wp-includes/user.php).
+const META: [&str; 15] = [
+    "first_name",
+    "wp_capabilities",
+    "nickname",
+    "last_name",
+    "description",
+    "rich_editing",
+    "syntax_highlighting",
+    "comment_shortcuts",
+    "admin_color",
+    "use_ssl",
+    "show_admin_bar_front",
+    "locale",
+    "wp_user_level",
+    "dismissed_wp_pointers",
+    "session_tokens",
+];
 const CLAIM: &str = r#"[{ path = "data.user.role", value = { roles = "first" } }]"#;
 
 struct Bench {
@@ -63,7 +85,7 @@ struct Bench {
     host: String,
     root: Conn,
     seconds: Duration,
-    user: u64,
+    users: Vec<u64>,
     only: Option<String>,
     lines: Vec<String>,
     runs: HashMap<String, Vec<Line>>,
@@ -86,7 +108,8 @@ fn main() {
         let root = database.connect().await;
         let seconds = Duration::from_secs(seconds);
         let (lines, runs) = (Vec::new(), HashMap::new());
-        let mut bench = Bench { site, database, host, root, seconds, user: 0, only: text("--only"), lines, runs };
+        let mut bench =
+            Bench { site, database, host, root, seconds, users: Vec::new(), only: text("--only"), lines, runs };
         bench.run(rounds, rows).await;
     });
 }
@@ -102,14 +125,9 @@ impl Bench {
         }
         let limits = settings(&[("rate_limit_settings", "enabled", "b:0;")]);
         self.database.set_option("jwt_auth_pro_settings", limits).await;
-        self.user = self.database.insert_user("bench").await.id;
-        // What is declared of a user without a role is WordPress's.
-        let meta = format!(
-            "INSERT INTO wp_usermeta (user_id, meta_key, meta_value) VALUES ({0}, 'first_name', 'Bench'), \
-             ({0}, 'wp_capabilities', 'a:1:{{s:10:\"subscriber\";b:1;}}')",
-            self.user
-        );
-        self.database.execute(&meta).await;
+        for user in 0..USERS {
+            self.users.push(self.database.insert_user(&format!("bench{user}")).await.id);
+        }
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}: small table");
             self.small().await;
@@ -129,6 +147,19 @@ impl Bench {
         self.print();
         if self.wants("storm") {
             self.storm(rounds).await;
+        }
+    }
+
+    /// Gives each user meta of `keys`, and no others.
+    async fn give_meta(&mut self, keys: &[&str]) {
+        let meta = format!(
+            "INSERT INTO wp_usermeta (user_id, meta_key, meta_value) SELECT ID, meta_key, IF(meta_key = 'wp_capabilities', \
+             'a:1:{{s:10:\"subscriber\";b:1;}}', 'Bench') FROM wp_users, (SELECT 0 AS place, '' AS meta_key {}) AS meta \
+             WHERE user_login LIKE 'bench%' AND place > 0 ORDER BY ID, place",
+            (1..).zip(keys).map(|(place, key)| format!("UNION SELECT {place}, '{key}' ")).collect::<String>()
+        );
+        for statement in ["TRUNCATE wp_usermeta", &meta, "ANALYZE TABLE wp_usermeta"] {
+            self.root.query_drop(statement).await.unwrap();
         }
     }
 
@@ -164,12 +195,19 @@ impl Bench {
         }
         // What a site's own code may add, read with the user of each refresh.
         let declared = ["--refresh-field", FIELDS, "--jwt-claim", CLAIM];
-        for connections in [64, 256] {
-            let what = format!("sidecar, two fields and a role claim, {connections} connections");
-            if self.wants(&what) {
-                self.empty().await;
-                let sidecar = self.sidecar(&declared);
-                self.chains(&what, sidecar.address(), connections, true).await;
+        // InnoDB reads all meta of a user to find two.
+        for keys in [&META[..2], &META[..]] {
+            for connections in [64, 256] {
+                let what = format!(
+                    "sidecar, two fields and a role claim, {} meta a user, {connections} connections",
+                    keys.len()
+                );
+                if self.wants(&what) {
+                    self.empty().await;
+                    self.give_meta(keys).await;
+                    let sidecar = self.sidecar(&declared);
+                    self.chains(&what, sidecar.address(), connections, true).await;
+                }
             }
         }
         // With a sample each second, PHP reads the table for it, and then without one.
@@ -210,7 +248,7 @@ impl Bench {
             "INSERT INTO wp_jwt_auth_tokens (hash, user_id, issued_at, expires_at, refresh_token_hash, refresh_token_expires_at, \
              token_family, revoked_at) SELECT MD5(RAND()), {}, UTC_TIMESTAMP(), UTC_TIMESTAMP(), MD5(RAND()), UTC_TIMESTAMP() + \
              INTERVAL 20 DAY, MD5(RAND()), IF(seq % 2, NULL, UTC_TIMESTAMP()) FROM seq_1_to_{rows}",
-            self.user
+            self.users[0]
         );
         self.root.query_drop(fill).await.unwrap();
     }
@@ -255,8 +293,8 @@ impl Bench {
 
     async fn tokens(&self, count: usize) -> Vec<String> {
         let mut tokens = Vec::new();
-        for _ in 0..count {
-            tokens.push(self.database.insert_token(TokenState::Live, self.user).await.refresh_token);
+        for user in self.users.iter().cycle().take(count) {
+            tokens.push(self.database.insert_token(TokenState::Live, *user).await.refresh_token);
         }
         tokens
     }
@@ -293,15 +331,15 @@ impl Bench {
             return;
         }
         self.empty().await;
-        let mut ids = Vec::new();
-        for _ in 0..connections {
-            ids.push(self.database.insert_token(TokenState::Live, self.user).await.id);
+        let mut tokens = Vec::new();
+        for user in self.users.iter().cycle().take(connections) {
+            tokens.push((self.database.insert_token(TokenState::Live, *user).await.id, *user));
         }
         let measure = Measure::begin(&mut self.root, self.seconds).await;
         let mut tasks = Vec::new();
-        for id in ids {
+        for (id, user) in tokens {
             let conn = self.database.connect().await;
-            tasks.push(tokio::spawn(bare::rotations(conn, id, self.user, measure.span)));
+            tasks.push(tokio::spawn(bare::rotations(conn, id, user, measure.span)));
         }
         let mut outcome = Outcome::default();
         for task in tasks {

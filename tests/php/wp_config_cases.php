@@ -39,14 +39,17 @@ foreach ( json_decode( stream_get_contents( STDIN ), true ) as $__case ) {
 			putenv( $name . '=' . hex2bin( $value ) );
 			$_ENV[ $name ] = hex2bin( $value );
 		}
-		foreach ( array( 'HTTP_HOST', 'SERVER_NAME' ) as $name ) {
-			$_SERVER[ $name ] = $__case['host'];
+		$request = array( 'HTTP_HOST' => $__case['host'], 'SERVER_NAME' => $__case['host'], 'REQUEST_URI' => '/wp-json/jwt-auth/v1/token/refresh' );
+		foreach ( $request as $name => $value ) {
+			$_SERVER[ $name ] = $value;
+			putenv( "$name=$value" ); // In a request getenv() asks the server first (sapi_getenv()).
 		}
-		$_SERVER['REQUEST_URI'] = '/wp-json/jwt-auth/v1/token/refresh';
+		define( 'WP_USE_THEMES', true ); // As index.php and wp-blog-header.php have it by then.
+		$wp_did_header = true;
 		chdir( $__case['root'] );
 		define( 'ABSPATH', $__case['root'] . '/' );
 		$__entry = $__case['entry'];
-		unset( $name, $value, $argv, $argc );
+		unset( $name, $value, $request, $argv, $argc );
 		require $__entry;
 		exit;
 	}

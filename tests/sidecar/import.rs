@@ -28,9 +28,7 @@ impl Wordpress {
     fn new() -> Wordpress {
         let directory = TempDir::new().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        let is_root = said_by("id", &["-un"]) == "root";
-        let user = if is_root { "www-data".to_owned() } else { said_by("id", &["-un"]) };
-        let wordpress = Wordpress { directory, user };
+        let wordpress = Wordpress { directory, user: site_user() };
         for file in ["index.php", "wp-load.php", "wp-settings.php", "wp-includes/version.php"] {
             wordpress.write(file, "<?php throw new Exception( 'WordPress itself is not to run' );");
         }
@@ -108,11 +106,19 @@ impl Wordpress {
     }
 }
 
-fn said(output: &Output) -> String {
+/// Whom PHP runs as.
+pub fn site_user() -> String {
+    let caller = said_by("id", &["-un"]);
+    if caller == "root" { "www-data".to_owned() } else { caller }
+}
+
+/// All that a command has printed.
+pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned()
 }
 
-fn said_by(program: &str, arguments: &[&str]) -> String {
+/// What another program answers.
+pub fn said_by(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(Command::new(program).args(arguments).output().unwrap().stdout).unwrap().trim().to_owned()
 }
 
@@ -134,7 +140,7 @@ fn what_php_does_not_run_to_the_end_is_refused_with_a_way_out() {
         ("<?php\n\nno_such_function( 'hunter2-hunter2' );", "wp-config.php:3: there is no function no_such_function()"),
         ("<?php No\\Such::thing();", "there is no class No\\Such"),
         ("<?php trigger_error( 'hunter2-hunter2', E_USER_ERROR );", "a fatal error in"),
-        ("<?php require '/no/such/file.php';", "it cannot open /no/such/file.php as the user "),
+        ("<?php require '/etc/hunter2-hunter2/file.php';", "it cannot open a file below /etc as the user "),
         (
             "<?php $a = array(); while ( true ) { $a[] = str_repeat( 'hunter2-hunter2', 100000 ); }",
             "the memory limit in",
@@ -146,6 +152,19 @@ fn what_php_does_not_run_to_the_end_is_refused_with_a_way_out() {
         ("<?php define( 'DB_NAME', uniqid() ); require ABSPATH . 'wp-settings.php';", "is another each time: DB_NAME"),
     ] {
         Wordpress::with(source).refused(&[], reason);
+    }
+    for (source, says) in [
+        ("$f = 'hunter2f'; $f();", "an uncaught Error in"),
+        ("$c = 'hunter2c'; new $c;", "an uncaught Error in"),
+        ("throw new Exception( 'Call to undefined function hunter2f()' );", "an uncaught Exception in"),
+        ("trigger_error( 'Uncaught hunter2', E_USER_ERROR );", "an uncaught exception in"),
+        ("throw new ErrorException( '', 0, 1, 'hunter2', 7 );", "in a file that it does not name"),
+        ("require '/etc/hunter2/x.php';", "it cannot open a file below /etc as"),
+        ("require 'hunter2';", "it cannot open a file as"),
+    ] {
+        let output = Wordpress::with(&format!("<?php {source}")).import(&[]);
+        let said = said(&output);
+        assert!(said.contains(says) && !said.contains("hunter2"), "{source}: {said}");
     }
     let wordpress = Wordpress::with(&format!("<?php {LOAD}"));
     wordpress.refused(&["--php", "/bin/true"], "PHP ended without an answer");
@@ -309,6 +328,12 @@ fn hosts_and_the_command_line_are_told_apart() {
     let wordpress = Wordpress::with(&format!("<?php if ( PHP_SAPI === 'cli' ) {{ define( 'DB_NAME', 'x' ); }} {LOAD}"));
     wordpress.refused(&["--php", "php"], "wp-config.php:1 asks for PHP_SAPI");
     assert_eq!(wordpress.constant("DB_NAME", &["--php", "php", "--accept-cli"]), "x");
+    for (condition, word) in
+        [("PHP_SAPI === 'fpm-fcgi'", "fpm-fcgi"), ("strlen( php_sapi_name() ) === 3", "php_sapi_name")]
+    {
+        let source = format!("<?php define( 'DB_NAME', {condition} ? 'x' : 'y' ); {LOAD}");
+        Wordpress::with(&source).refused(&[], &format!("wp-config.php:1 asks for {word}"));
+    }
 }
 
 /// What a request has besides its host.
@@ -343,6 +368,28 @@ fn what_comes_after_wordpress_is_not_lost() {
     let late = of("\ndefine( 'JWT_AUTH_CORS_ENABLE', false );");
     late.refused(&[], "wp-config.php:4: JWT_AUTH_CORS_ENABLE comes after the line that loads wp-settings.php");
     of("const JWT_AUTH_SECRET_KEY = 'x';").refused(&[], "move it before that line");
+    of("/* a\n*/ # b\n?> it's\n<?php require 'x.php';").refused(&[], "wp-config.php:6: require comes after");
+    let before = "function f() {} class C { static function g() {} function h() {} } $f = 'f'; $c = new C;";
+    let with = |rest: &str| Wordpress::with(&format!("<?php define( 'DB_NAME', 'a' ); {before} {LOAD} {rest}"));
+    for (rest, word) in [
+        ("f();", "a call"),
+        ("\\f();", "a call"),
+        ("$f();", "a call"),
+        ("C::g();", "a call"),
+        ("$c->h();", "a call"),
+        ("new C;", "a call"),
+        ("add_action( 'init', 'f' );", "a call"),
+        ("require $x . '/more.php';", "require"),
+        ("require '/a.php' . f2();", "require"),
+        ("include_once 'more.php';", "include_once"),
+        ("eval( $x );", "eval"),
+        ("define( 'JWT_AUTH_CORS_ENABLE', true );", "JWT_AUTH_CORS_ENABLE"),
+    ] {
+        with(rest).refused(&[], &format!("wp-config.php:1: {word} comes after the line"));
+    }
+    let harmless =
+        "add_filter( 'x', function ( $y ) { unset( $y['x'] ); return $y; } ); $wpdb->f(); D::f(); new D; // f();";
+    assert_eq!(with(harmless).constant("DB_NAME", &[]), "a");
     for harmless in ["// define( 'JWT_AUTH_CORS_ENABLE', false );", "/* JWT_AUTH_SECRET_KEY */", "do_something();"] {
         assert_eq!(of(harmless).constant("DB_NAME", &[]), "a", "{harmless}");
     }
@@ -375,6 +422,23 @@ fn what_a_pool_sets_counts() {
     site.refused(&["--fpm-pool", &file], "--env-file");
     let file = pool("php_value[auto_prepend_file] = /srv/before.php");
     site.refused(&["--fpm-pool", &file], "auto_prepend_file");
+}
+
+#[test]
+fn a_file_that_was_only_touched_changes_nothing() {
+    let site = Wordpress::with(&format!("<?php define( 'DB_NAME', 'a' ); {LOAD}"));
+    let check = || site.import(&["--check"]).status.code();
+    assert_eq!(check(), Some(1), "there is no import yet");
+    site.imported(&[]);
+    assert_eq!(check(), Some(0));
+    let touched = fs::File::options().write(true).open(site.wp_config()).unwrap();
+    touched.set_modified(std::time::SystemTime::now() - Duration::from_secs(600)).unwrap();
+    assert_eq!(check(), Some(0));
+    site.write("wp-config.php", &format!("<?php define( 'DB_NAME', 'a' );  {LOAD}"));
+    assert_eq!(check(), Some(1), "its content is another one");
+    site.imported(&[]);
+    fs::write(site.output(), "format = 1").unwrap();
+    assert_eq!(check(), Some(1), "what is there is not whole");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod declared;
 mod differences;
 mod explained;
 mod operator;
+mod origins;
 mod plugin;
 mod rows;
 mod site;

@@ -5,6 +5,7 @@ mod addresses;
 mod algorithms;
 mod bedrock;
 mod home;
+mod language;
 mod sameness;
 
 use std::net::SocketAddr;

@@ -2,6 +2,7 @@
 //! the reader knows is what PHP has; what it does not know is refused with a reason and a way out.
 
 mod cases;
+mod imported;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -43,6 +43,7 @@ pub fn section(view: &View) -> Markup {
                     dt { "Since" } dd { (httpdate::fmt_http_date(since)) }
                     dt { "Compared" }
                     dd { (count(view.compared)) " answers of WordPress" @if let Some(progress) = view.progress() { "; " (progress) } }
+                    @for origin in view.origin_lines() { dt { "Origin" } dd.long { (origin) } }
                     @for note in &view.notes { dt { "Note" } dd.long { (note) } }
                 }
             }

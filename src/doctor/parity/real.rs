@@ -19,7 +19,7 @@ use crate::doctor::client::{self, Answer, SiteAddress};
 use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
-use crate::refresh::response::{Pair, Reply, ReplyContext, response};
+use crate::refresh::response::{Cors, Pair, Reply, ReplyContext, response};
 use crate::wordpress::access_token::{ClaimsInput, new_refresh_token};
 use crate::wordpress::database::{DatabaseError, column};
 use crate::wordpress::site::Site;
@@ -182,7 +182,7 @@ async fn prepare(
     let client = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     let context = ReplyContext {
         api_link: home.api_link.as_ref(),
-        origin: None,
+        cors: Cors::Own(None),
         expose_rate_limit: false,
         window: limit.map(|limit| refresher.rate_limiter.count(client, limit, issued_at)),
         fields: refresher.fields,

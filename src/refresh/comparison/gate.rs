@@ -22,13 +22,20 @@ impl Call<'_> {
     /// Lets calls be answered natively where that is proven, and takes samples of them.
     pub(in crate::refresh) async fn gate(&self, parsed: Parsed) -> Gated {
         let Refresher { comparisons, counters, verification, .. } = &**self.refresher;
+        // What a replay says to an app's origin is not known before it is native.
+        let may_replay = self.app.is_none() || self.agreed.is_some();
         let parsed = match parsed {
-            Parsed::Token(token) if comparisons.is_replay(&token, self.site.columns.folds_case).await => {
+            Parsed::Token(token) if may_replay && comparisons.is_replay(&token, self.site.columns.folds_case).await => {
                 return Gated::Replay(token, Replays::Any);
             }
             parsed => parsed,
         };
-        let (why, ticket, cause) = match verification.gate(self.class(), self.site.makeup.tag()) {
+        let makeup = self.site.makeup.tag();
+        let gate = match self.app {
+            Some(app) => verification.gate_app(app, self.agreed.as_deref(), makeup),
+            None => verification.gate(self.class(), makeup),
+        };
+        let (why, ticket, cause) = match gate {
             Gate::Native => (None, self.first_refusal(&parsed), Cause::Refusal),
             Gate::Sample(ticket) => (None, Some(ticket), Cause::Sample),
             Gate::Left(why, ticket) => (Some(why), ticket, Cause::Left),
@@ -36,6 +43,7 @@ impl Call<'_> {
         let parsed = match parsed {
             Parsed::Token(token)
                 if why.is_some()
+                    && may_replay
                     && verification.is_in_doubt()
                     && self.refresher.is_used_lately(self.site, &token, self.client).await =>
             {
@@ -53,17 +61,22 @@ impl Call<'_> {
                 let why = why.as_deref().unwrap_or("a sample, which is compared");
                 Gated::Ended(Decided::Compared(Leave::counted(&counters.left_unverified, why), comparison))
             }
-            (Begun::Replay, Parsed::Token(token), _) => Gated::Replay(token, Replays::Any),
+            (Begun::Replay, Parsed::Token(token), _) if may_replay => Gated::Replay(token, Replays::Any),
             (_, _, Some(why)) => Gated::Ended(Decided::Left(Leave::counted(&counters.left_unverified, why))),
             (_, parsed, None) => Gated::Native(parsed),
         }
+    }
+
+    /// Whether no refusal was compared of those to this app's origin, whose calls are native.
+    pub(super) fn wants_refusal_of_origin(&self) -> bool {
+        self.agreed.as_ref().is_some_and(|cors| cors.wants_refusal())
     }
 
     /// While no refusal was compared, one of a token that is not known is.
     fn first_refusal(&self, parsed: &Parsed) -> Option<Ticket> {
         let Refresher { verification, look_ups, .. } = &**self.refresher;
         let Parsed::Token(token) = parsed else { return None };
-        if verification.is_native(Class::Refusal) {
+        if verification.is_native(Class::Refusal) && !self.wants_refusal_of_origin() {
             return None;
         }
         let is_known = look_ups.row_cache.row_of(&Key::of(token, self.site.columns.folds_case)).is_some();

@@ -93,7 +93,7 @@ fn recorded_exchanges() {
             &reply,
             &ReplyContext {
                 api_link: home.api_link.as_ref(),
-                origin: headers.get(header::ORIGIN),
+                cors: Cors::Own(headers.get(header::ORIGIN)),
                 expose_rate_limit: false,
                 window: Some(window),
                 fields: ResponseFields::OAuth2,
@@ -123,7 +123,7 @@ fn recorded_exchanges() {
 }
 
 fn context(fields: ResponseFields, window: Option<Window>) -> ReplyContext<'static> {
-    ReplyContext { api_link: None, origin: None, expose_rate_limit: true, window, fields, omit: &[] }
+    ReplyContext { api_link: None, cors: Cors::Own(None), expose_rate_limit: true, window, fields, omit: &[] }
 }
 
 #[test]
@@ -173,4 +173,21 @@ fn without_a_limit_there_are_no_such_headers() {
     let response = response(&Reply::InvalidToken, &context(ResponseFields::All, None));
     assert!(response.headers().keys().all(|name| !name.as_str().contains("ratelimit")));
     assert!(!response.headers().contains_key("retry-after"));
+}
+
+#[test]
+fn an_app_gets_the_fields_that_wordpress_sends_it_and_no_others() {
+    let seen = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("capacitor://localhost")),
+        (header::VARY, HeaderValue::from_static("Origin")),
+    ];
+    let context = ReplyContext { cors: Cors::Seen(&seen), ..context(ResponseFields::All, None) };
+    let bad = || Reply::BadRequest(BadRequest::MissingToken);
+    for reply in [Reply::InvalidToken, Reply::UserNotFound, Reply::RateLimited, bad()] {
+        let response = response(&reply, &context);
+        let of_origin = |name: &&HeaderName| name.as_str().starts_with("access-control-") || **name == header::VARY;
+        let sent: Vec<_> = response.headers().keys().filter(of_origin).collect();
+        assert_eq!(sent, [header::ACCESS_CONTROL_ALLOW_ORIGIN, header::VARY]);
+        assert_eq!(response.headers()["access-control-allow-origin"], "capacitor://localhost");
+    }
 }

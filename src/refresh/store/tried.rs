@@ -38,7 +38,7 @@ impl Store {
     pub fn table_of(&self, statement: Option<Statement>) -> &str {
         let quoted = match statement {
             Some(Statement::User) => &self.users,
-            Some(Statement::Declared) => self.usermeta.as_ref().unwrap_or(&self.users),
+            Some(Statement::Declared) => self.user_columns.usermeta().unwrap_or(&self.users),
             _ => &self.tokens,
         };
         quoted.trim_matches('`')

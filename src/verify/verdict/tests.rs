@@ -191,7 +191,7 @@ fn what_is_kept_comes_back() {
     let mut verdict = agreeing(3);
     verdict.observe(Observation::Differs(difference()), 4);
     let kept = serde_json::to_string(&verdict).unwrap();
-    assert_eq!(serde_json::from_str::<Verdict>(&kept).unwrap(), verdict);
+    assert_eq!(serde_json::from_str::<Verdict>(&kept).unwrap(), Verdict { forgotten: 0, ..verdict });
 }
 
 #[test]
@@ -275,4 +275,33 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_was_proven_of_an_origin_ceases_to_count_with_the_site() {
+    let mut verdict = agreeing(0);
+    assert!(verdict.knows(Class::App) && verdict.further() == 3);
+    let mut numbers = vec![verdict.forgotten()];
+    verdict.observe(agrees(Class::App, 1), 1);
+    assert_eq!(numbers, [verdict.forgotten()]);
+    verdict.enter("two", false, FIRST, 2);
+    numbers.push(verdict.forgotten());
+    assert!(!verdict.knows(Class::App));
+    verdict.again(FIRST, 3);
+    numbers.push(verdict.forgotten());
+    verdict.differ(difference(), 4);
+    numbers.push(verdict.forgotten());
+    let as_made = numbers.clone();
+    numbers.dedup();
+    assert_eq!((numbers.len(), numbers), (4, as_made));
+}
+
+#[test]
+fn calls_of_apps_prove_the_site_and_no_other_kind_of_requests() {
+    let mut verdict = Verdict::new(3, 0);
+    for user in 1..=3 {
+        verdict.observe(agrees(Class::App, user), 0);
+    }
+    assert!(verdict.knows(Class::App));
+    assert!([Class::Plain, Class::Origin, Class::Bearer].iter().all(|class| !verdict.knows(*class)));
 }

@@ -57,8 +57,8 @@ impl Seen {
         }
     }
 
-    /// What is no longer so, in words. What may not be looked at is taken to be as it was.
-    pub(super) fn change(&self) -> Option<String> {
+    /// What is no longer so, in words. What may not be looked at is taken to be as it was. `bytes` is what may still be read.
+    pub(super) fn change(&self, bytes: &mut u64) -> Option<String> {
         let now = fs::metadata(self.path());
         let path = self.path().display();
         match (self, now) {
@@ -68,9 +68,9 @@ impl Seen {
             }
             (Self::Read { size, modified, sha256, .. }, Ok(file)) => {
                 let is_same = file.size() == *size
-                    && match self.hash_now(&file) {
+                    && match self.hash_now(&file, bytes) {
                         Some(now) => now == *sha256,
-                        // The service may look at files that it may not read.
+                        // The service may look at files that it may not read, and reads no more than some.
                         None => file.mtime() == *modified,
                     };
                 (!is_same).then(|| format!("{path} has changed"))
@@ -80,10 +80,11 @@ impl Seen {
     }
 
     /// `None` where it cannot be read.
-    fn hash_now(&self, now: &Metadata) -> Option<String> {
+    fn hash_now(&self, now: &Metadata, bytes: &mut u64) -> Option<String> {
         if now.size() > HASHED || !now.is_file() {
             return None;
         }
+        *bytes = bytes.checked_sub(now.size())?;
         // SECURITY: the path is the site's word, and its user may put a FIFO there at any moment.
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = File::options().read(true).custom_flags(flags.bits()).open(self.path()).ok()?;
@@ -91,7 +92,8 @@ impl Seen {
             return None;
         }
         let mut content = Vec::new();
-        file.take(HASHED + 1).read_to_end(&mut content).ok()?;
+        // It may have grown since.
+        file.take(now.size() + 1).read_to_end(&mut content).ok()?;
         Some(Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }

@@ -93,6 +93,26 @@ fn a_touched_file_with_the_same_content_is_the_same() {
 }
 
 #[test]
+fn only_so_much_is_read_to_see_a_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let (large, small) = (directory.path().join("large"), directory.path().join("small"));
+    // Of zeros, and none of it on the disk.
+    fs::File::create(&large).unwrap().set_len(8 << 20).unwrap();
+    fs::write(&small, "x").unwrap();
+    let wrong = |path: &Path, modified: i64| Seen::Read {
+        path: path.to_owned(),
+        size: fs::metadata(path).unwrap().size(),
+        modified: fs::metadata(path).unwrap().mtime() + modified,
+        sha256: "0".repeat(64),
+    };
+    let mut bytes = (8 << 20) + 1;
+    assert!(wrong(&large, 0).change(&mut bytes).is_some() && bytes == 1);
+    assert_eq!(wrong(&large, 0).change(&mut bytes), None, "by size and time");
+    assert!(wrong(&large, 1).change(&mut bytes).is_some() && bytes == 1);
+    assert!(wrong(&small, 0).change(&mut bytes).is_some() && bytes == 0);
+}
+
+#[test]
 fn it_is_of_the_file_that_is_named_or_that_is_meant() {
     let directory = tempfile::tempdir().unwrap();
     let imported = imported(directory.path());
@@ -111,6 +131,9 @@ fn all_constants_that_are_looked_at_are_asked_for() {
         include_str!("../installation.rs"),
         include_str!("../installation/database.rs"),
         include_str!("../installation/own.rs"),
+        include_str!("../installation/secrets.rs"),
+        include_str!("../installation/tables.rs"),
+        include_str!("../installation/folders.rs"),
         include_str!("../installation/tls.rs"),
         include_str!("../salts.rs"),
     ];

@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::PassedOver;
 use crate::config::{self, Fault};
 use crate::wordpress::imported::Imported;
 use crate::wordpress::wp_config::{self, Doubt, Lookup, SIZE_LIMIT, Surroundings, WpConfig, WpConfigError};
@@ -45,9 +46,9 @@ impl Content {
     }
 
     /// See [`WpConfig::assumed`]. PHP assumes nothing.
-    pub(super) fn assumed(&self, name: &str) -> Vec<String> {
+    pub(super) fn assumed(&self) -> Vec<String> {
         match self {
-            Self::Read(read) => read.assumed(name).collect(),
+            Self::Read(read) => read.assumed(),
             Self::Imported(_) => Vec::new(),
         }
     }
@@ -61,21 +62,23 @@ impl Content {
     }
 }
 
-/// What there is to say of the site: the import, if there is one of this site, else `wp-config.php`.
+/// What there is to say of the site: the import, if there is one of this site, else `wp-config.php`. An import that is another
+/// site's goes into `passed_over`.
 pub(super) fn of(
     config: &config::WordPress,
     environment: &dyn Fn(&str) -> Option<OsString>,
+    passed_over: &mut Option<PassedOver>,
 ) -> Result<Option<ConfigFile>, Fault> {
-    if let Some(import) = &config.import
-        && let Some(file) = imported(import, config.config.as_deref())?
-    {
-        return Ok(Some(file));
+    match config.import.as_ref().map(|import| imported(import, config.config.as_deref())).transpose()? {
+        Some(Ok(file)) => return Ok(Some(file)),
+        Some(Err(other)) => *passed_over = Some(other),
+        None => {}
     }
     config.config.as_deref().map(|path| read(path, environment)).transpose()
 }
 
-/// `None` where the file is in the default place and another site's.
-fn imported(import: &config::ImportFile, wanted: Option<&Path>) -> Result<Option<ConfigFile>, Fault> {
+/// `Err` where the file is in the default place and another site's.
+fn imported(import: &config::ImportFile, wanted: Option<&Path>) -> Result<Result<ConfigFile, PassedOver>, Fault> {
     let fault = |problem: String| Fault {
         key: "wordpress.import".to_owned(),
         value: Some(import.path.display().to_string()),
@@ -86,16 +89,11 @@ fn imported(import: &config::ImportFile, wanted: Option<&Path>) -> Result<Option
     let wanted = wanted.map(file_in);
     let wanted = wanted.as_deref();
     if let Some(wanted) = wanted.filter(|wanted| !imported.is_of(wanted, &found(wanted))) {
-        return match import.is_named {
-            true => Err(fault(format!(
-                "was made of {}, and wordpress.config is {}: run `wp-jwt-sidecar import` again, or take one of the two keys out",
-                imported.config.display(),
-                wanted.display()
-            ))),
-            false => Ok(None),
-        };
+        let (file, made_of, wanted) = (import.path.clone(), imported.config.clone(), wanted.to_owned());
+        let other = PassedOver { file, made_of, wanted };
+        return if import.is_named { Err(fault(other.contradiction())) } else { Ok(Err(other)) };
     }
-    Ok(Some(ConfigFile {
+    Ok(Ok(ConfigFile {
         path: imported.resolved.clone(),
         content: Content::Imported(Box::new(imported)),
         import: Some(import.path.clone()),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Assembly;
+use crate::wordpress::language::Packs;
 use crate::wordpress::wp_config::Lookup;
 
 impl Assembly<'_> {
@@ -22,6 +23,27 @@ impl Assembly<'_> {
             Lookup::Known(..) | Lookup::Unknown(_) => {
                 self.constant_path("WPMU_PLUGIN_DIR").filter(|path| path.is_absolute())
             }
+        }
+    }
+
+    /// Where WordPress looks for language packs; `None` where only PHP knows, or WordPress is somewhere else for the sidecar.
+    pub(super) fn packs(&self) -> Option<Packs> {
+        let beside = self.file.and_then(|file| file.path.parent()).map(Path::to_owned);
+        let roots = [self.constant_path("ABSPATH"), beside].into_iter().flatten();
+        let root =
+            roots.into_iter().find(|root| root.is_absolute() && root.join("wp-includes/version.php").is_file())?;
+        let content = self.certain_path("WP_CONTENT_DIR")?.unwrap_or_else(|| root.join("wp-content"));
+        let folder = self.certain_path("WP_LANG_DIR")?;
+        let is_absolute = content.is_absolute() && folder.as_ref().is_none_or(|folder| folder.is_absolute());
+        is_absolute.then(|| Packs { root, content, folder, is_network: self.multisite() })
+    }
+
+    /// The constant's path, or `Some(None)` where it is certain that it is not defined.
+    fn certain_path(&self, name: &str) -> Option<Option<PathBuf>> {
+        match self.constant(name) {
+            Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().map(|path| Some(PathBuf::from(path))),
+            Lookup::NotDefined if self.incomplete().is_none() => Some(None),
+            Lookup::NotDefined | Lookup::Unknown(_) => None,
         }
     }
 

@@ -225,6 +225,13 @@ fn an_import_wins_unless_it_is_another_sites() {
     let site = of(Some("other.php"), false).unwrap();
     assert_eq!((site.database_label.as_str(), site.import.as_ref()), ("user@db.example.com:3307/other", None));
     assert!(site.source().starts_with("as read in "), "{}", site.source());
+    let other = site.passed_over.unwrap();
+    assert_eq!((other.file, other.made_of, other.wanted), (at("site.toml"), at("wp-config.php"), at("other.php")));
+    // Who is sent to `import` has run it.
+    fs::write(at("computed.php"), "<?php define('DB_NAME', $x);").unwrap();
+    let faults = of(Some("computed.php"), false).unwrap_err();
+    assert!(faults.last().unwrap().contains("site.toml is not taken: it was made of "), "{faults:?}");
+    assert_eq!(of(Some("wp-config.php"), false).unwrap().passed_over, None);
     let faults = of(Some("other.php"), true).unwrap_err();
     assert!(faults[0].starts_with("wordpress.import: was made of ") && faults.len() == 1, "{faults:?}");
 
@@ -345,10 +352,11 @@ fn what_is_assumed_is_told() {
     let site = read(&format!("{source} define('WP_DEBUG', getenv('DEBUG') ?: false); define('WPLANG', 'de_DE');"));
     assert_eq!(
         site.assumed,
-        ["AUTH_KEY: the default in line 6, since KEY_OF_SITE is not in the sidecar's environment"]
+        ["the file's own defaults, since these are not in the sidecar's environment: DEBUG, KEY_OF_SITE"]
     );
-    assert_eq!(site.language.as_deref(), Some("de_DE"));
-    assert_eq!((read(PLAIN).assumed, read(PLAIN).language), (Vec::new(), None));
+    assert_eq!(site.language, LanguageConstant::Known("de_DE".to_owned()));
+    assert_eq!((read(PLAIN).assumed, read(PLAIN).language), (Vec::new(), LanguageConstant::NotDefined));
+    assert_eq!(read(&format!("{PLAIN} define('WPLANG', $x);")).language, LanguageConstant::Unknown);
 }
 
 #[test]
@@ -370,5 +378,30 @@ fn whether_wordpress_connects_the_same_way() {
         let site = with(PLAIN, config, &no_jwt()).unwrap();
         assert_eq!(site.database.is_sites_own(), is_sites_own, "{}", site.database_label);
         assert!(site.assumed.is_empty());
+    }
+}
+
+#[test]
+fn language_packs_are_where_wordpress_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let packs = |more: &str| {
+        let path = root.join("wp-config.php");
+        fs::write(&path, format!("{PLAIN} {more}")).unwrap();
+        installation(&config::WordPress { config: Some(path), ..explicit() }, &no_jwt(), &|_| None).unwrap().packs
+    };
+    assert_eq!(packs(""), None, "WordPress is not there");
+    fs::create_dir(root.join("wp-includes")).unwrap();
+    fs::write(root.join("wp-includes/version.php"), "<?php").unwrap();
+    let root = fs::canonicalize(root).unwrap();
+    let plain = Packs { content: root.join("wp-content"), folder: None, is_network: false, root: root.clone() };
+    assert_eq!(packs(""), Some(plain.clone()));
+    let more =
+        "define('WP_CONTENT_DIR', '/srv/content'); define('WP_LANG_DIR', '/srv/packs'); define('MULTISITE', true);";
+    let moved = Packs { content: "/srv/content".into(), folder: Some("/srv/packs".into()), is_network: true, root };
+    assert_eq!(packs(more), Some(moved));
+    // What only PHP knows, or what would depend on where it runs.
+    for more in ["define('WP_LANG_DIR', $x);", "define('WP_CONTENT_DIR', $x);", "define('WP_LANG_DIR', 'packs');"] {
+        assert_eq!(packs(more), None, "{more}");
     }
 }

@@ -35,12 +35,6 @@ impl Sites {
                 _ => Permalinks::Pretty,
             },
         };
-        // As get_locale(): the option wins over the constant, even when it is empty.
-        let language = rows
-            .text("WPLANG")
-            .or_else(|| rows.meta_text("WPLANG"))
-            .or_else(|| self.installation.language.clone())
-            .unwrap_or_default();
         let home = if self.installation.home.is_some() {
             StoredHome::Given(Arc::new(Home::new(stored_home, true, forms.permalinks)))
         } else {
@@ -54,7 +48,7 @@ impl Sites {
             forms,
             signer,
             auth_salt,
-            is_english: language.is_empty() || language == "en" || language.starts_with("en_"),
+            is_english: rows.is_english,
             columns,
             token_index: rows.token_index().map(str::to_owned),
             plugin: plugin.into(),

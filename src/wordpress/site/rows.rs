@@ -56,6 +56,8 @@ pub(super) struct Rows {
     /// One that begins with the column for tokens, of more than one the one that holds most of it.
     token_index: Option<String>,
     clock: Option<Reading>,
+    /// Whether WordPress's own messages are in English, by the options and by files.
+    pub(super) is_english: bool,
 }
 
 /// A column of the token table, as `information_schema` describes it.
@@ -138,6 +140,7 @@ impl Rows {
             columns,
             token_index,
             clock: time.and_then(|time| Reading::of_microseconds(time, asked, answered)),
+            is_english: false,
         })
     }
 
@@ -264,6 +267,7 @@ mod tests {
             columns,
             token_index: None,
             clock: None,
+            is_english: true,
         }
         .columns()
     }
@@ -291,8 +295,16 @@ mod tests {
         });
         assert_eq!(needed.unwrap_err(), "its column device needs a value that only the plugin knows");
         let engine = Some("Aria".to_owned());
-        let aria =
-            Rows { options: vec![], meta: vec![], engine, columns: vec![], token_index: None, clock: None }.columns();
+        let aria = Rows {
+            options: vec![],
+            meta: vec![],
+            engine,
+            columns: vec![],
+            token_index: None,
+            clock: None,
+            is_english: true,
+        }
+        .columns();
         assert!(aria.unwrap_err().contains("has no transactions"));
     }
 }

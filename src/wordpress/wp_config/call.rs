@@ -1,5 +1,5 @@
-//! Calls of the functions that matter in a configuration file. Others are worth nothing here, and
-//! those that the files declare themselves are code that is not followed.
+//! Calls of the functions that matter in a configuration file. Others are worth nothing here, and those that the files declare
+//! themselves are code that is not followed.
 
 use std::io;
 use std::path::Path;
@@ -9,7 +9,10 @@ use tree_sitter::Node;
 use super::expression::{operand, printable, variable_name};
 use super::include::MAY_DIFFER;
 use super::value::{Scalar, Value};
-use super::{Flow, Reader, constant, text};
+use super::{Flow, Reader, text};
+
+/// The functions whose arguments are evaluated.
+const READ: &str = "define defined getenv getenv_docker eval exit die dirname file_exists is_file is_readable";
 
 impl Reader<'_> {
     pub(super) fn evaluate_call(&mut self, node: Node<'_>, source: &[u8]) -> Value {
@@ -20,51 +23,33 @@ impl Reader<'_> {
         let Some(arguments) = node.child_by_field_name("arguments").and_then(plain_arguments) else {
             return self.lose_track(node, source, "calls a function with arguments that only PHP knows");
         };
-        if let Some(why) = self.other_function(node, &name, source) {
-            return self.lose_track(node, source, &why);
+        if self.is_other_function(&name) {
+            return self.lose_track(node, source, &format!("calls {}(), which is not followed", printable(&name)));
         }
-        // `empty()` of a variable asks whether it is set, too.
-        if let ("empty", [argument]) = (name.as_str(), arguments.as_slice())
-            && text(*argument, source) == b"$table_prefix"
-            && matches!(self.scope.variable("table_prefix"), Ok(None))
-        {
-            return Value::boolean(true);
+        if let ("isset" | "empty", [argument]) = (name.as_str(), arguments.as_slice()) {
+            return self.call_isset(*argument, name == "empty", source);
         }
-        if name == "isset" {
-            return self.call_isset(node, &arguments, source);
-        }
-        if !READ.contains(&name.as_str()) {
-            return self.not_read(
-                node,
-                source,
-                format!("depends on {}(), which only PHP can compute", printable(&name)),
-            );
+        if !READ.split(' ').any(|known| known == name) {
+            let why = format!("depends on {}(), which only PHP can compute", printable(&name));
+            return self.not_read(node, source, why);
         }
         let values: Vec<Value> = arguments.iter().map(|argument| self.evaluate(*argument, source)).collect();
         if self.flow != Flow::On {
             return self.unknown(node, "is not read any more");
         }
         match (name.as_str(), values.as_slice()) {
-            ("define", [name, value, rest @ ..]) => self.call_define(node, name, value, rest),
+            // Before PHP 8 a third argument could make the name count in any case.
+            ("define", [name, value]) => self.call_define(node, name, value),
             ("defined", [name]) => self.call_defined(node, name),
-            ("constant", [name]) => match name.known_text().map(str::to_owned) {
-                Some(name) => self.constant_value(node, &name),
-                None => self.computed(node, name.clone()),
-            },
             ("getenv", [name] | [name, _]) => self.call_getenv(node, name),
             ("getenv_docker", [name, default]) => self.call_getenv_docker(node, name, default),
-            ("putenv", [assignment]) => self.call_putenv(node, assignment),
             ("eval", [code]) => self.evaluate_code(node, source, code),
             ("exit" | "die", _) => {
                 self.flow = Flow::Gone;
                 self.unknown(node, "ends the request")
             }
-            ("empty", [value]) => value.clone().map(|scalar| Scalar::Boolean(!scalar.is_true())),
             ("dirname", [path]) => self.call_dirname(node, path, 1),
             ("dirname", [path, Value::Known(Scalar::Integer(levels))]) => self.call_dirname(node, path, *levels),
-            ("trim", [value]) => self.call_trim(node, value, true),
-            ("rtrim" | "chop", [value]) => self.call_trim(node, value, false),
-            ("file_get_contents", [path]) => self.call_file_get_contents(node, path),
             ("file_exists" | "is_file" | "is_readable", [path]) => self.call_file_exists(node, path, &name),
             _ => self.lose_track(node, source, &format!("uses {}() in a way that is not read", printable(&name))),
         }
@@ -78,69 +63,28 @@ impl Reader<'_> {
         Value::Unknown(doubt)
     }
 
-    /// Why the name may not mean PHP's own function.
-    pub(super) fn other_function(&self, node: Node<'_>, name: &str, source: &[u8]) -> Option<String> {
-        let is_construct = matches!(name, "isset" | "empty" | "eval" | "exit" | "die");
-        let of_namespace = self.in_namespace && !text(node, source).starts_with(b"\\");
-        let is_other = self.functions.contains(name)
-            || name.contains('\\')
-            || of_namespace && self.scope.lost.constants.is_some()
-            || name == "getenv_docker" && self.docker.is_none();
-        (is_other && !is_construct).then(|| format!("calls {}(), which is not followed", printable(name)))
-    }
-
-    fn call_define(&mut self, node: Node<'_>, name: &Value, value: &Value, rest: &[Value]) -> Value {
-        let Some(name) = name.known_text() else {
-            let doubt = self.doubt(node, "defines a constant whose name only PHP knows");
-            self.scope.lost.constants.get_or_insert_with(|| doubt.clone());
-            return Value::Unknown(doubt);
-        };
-        // Before PHP 8 a third argument made the name count in any case.
-        let upper = name.to_ascii_uppercase();
-        if !rest.iter().all(|value| matches!(value, Value::Known(scalar) if !scalar.is_true())) && upper != name {
-            let doubt = self.doubt(node, format!("may define {}, too: the third argument", printable(&upper)));
-            self.scope.may_define(&upper, self.place(node), &doubt);
-        }
-        match self.define(node, name, value.clone()) {
-            Some(first) => Value::boolean(first),
-            None => self.unknown(node, "may define a constant again"),
-        }
-    }
-
-    fn call_defined(&mut self, node: Node<'_>, name: &Value) -> Value {
-        let Some(name) = name.known_text() else {
-            return self.unknown(node, "asks for a constant whose name only PHP knows");
-        };
-        match (self.scope.constant(name), &self.scope.lost.constants) {
-            (Some(slot), _) if slot.certain => Value::boolean(true),
-            (Some(slot), _) => self.computed(node, slot.value.clone()),
-            (None, Some(doubt)) => Value::Unknown(doubt.clone()),
-            // index.php defines it in a request from the web, other ways into WordPress do not.
-            (None, None) if name == "WP_USE_THEMES" => {
-                self.unknown(node, "asks for WP_USE_THEMES, which depends on the request")
-            }
-            (None, None) if constant::is_left_to_site(name, self.defines.contains(name)) => Value::boolean(false),
-            (None, None) => self.unknown(node, format!("asks for {}, which may be PHP's own", printable(name))),
-        }
+    /// Whether the name may not mean PHP's own function.
+    pub(super) fn is_other_function(&self, name: &str) -> bool {
+        self.functions.contains(name) || name.contains('\\') || name == "getenv_docker" && self.docker.is_none()
     }
 
     /// PHP does not evaluate what it asks for.
-    fn call_isset(&mut self, node: Node<'_>, arguments: &[Node<'_>], source: &[u8]) -> Value {
-        let [argument] = arguments else {
-            return self.unknown(node, "asks for several variables at once");
+    fn call_isset(&mut self, argument: Node<'_>, asks_for_empty: bool, source: &[u8]) -> Value {
+        let is = |scalar: &Scalar| match asks_for_empty {
+            true => Value::boolean(!scalar.is_true()),
+            false => Value::boolean(*scalar != Scalar::Null),
         };
-        let is_set = |value: Value| value.map(|scalar| Scalar::Boolean(scalar != Scalar::Null));
-        match (argument.kind(), variable_name(*argument, source)) {
-            ("variable_name", Some(name)) => {
-                self.assumptions.uses(&format!("${name}"));
-                match self.scope.variable(&name) {
-                    Ok(Some(value)) => is_set(value.clone()),
-                    Ok(None) if name == "table_prefix" => Value::boolean(false),
-                    _ => self.unknown(node, "asks for a variable that only PHP knows"),
-                }
+        match (argument.kind(), variable_name(argument, source)) {
+            ("variable_name", Some(name)) => match self.scope.variable(&name) {
+                Ok(Some(value)) => value.known().map_or_else(|doubt| Value::Unknown(doubt.clone()), is),
+                Ok(None) if name == "table_prefix" => Value::boolean(asks_for_empty),
+                _ => self.unknown(argument, "asks for a variable that only PHP knows"),
+            },
+            ("subscript_expression", _) => {
+                let value = self.evaluate(argument, source);
+                self.computed(argument, &value)
             }
-            ("subscript_expression", _) => is_set(self.evaluate(*argument, source)),
-            _ => self.not_read(*argument, source, "asks for something that only PHP knows"),
+            _ => self.not_read(argument, source, "asks for something that only PHP knows"),
         }
     }
 
@@ -151,43 +95,20 @@ impl Reader<'_> {
         }
         match directory {
             Some(directory) => Value::Known(Scalar::text(directory)),
-            None => self.computed(node, path.clone()),
-        }
-    }
-
-    fn call_trim(&mut self, node: Node<'_>, value: &Value, both: bool) -> Value {
-        let space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0);
-        match value {
-            Value::Known(Scalar::Text(text)) => {
-                let end = text.iter().rposition(|byte| !space(byte)).map_or(0, |last| last + 1);
-                let start = if both { text.iter().position(|byte| !space(byte)).unwrap_or(0) } else { 0 };
-                Value::Known(Scalar::Text(text.get(start..end).unwrap_or_default().to_vec()))
-            }
-            value => self.computed(node, value.clone()),
-        }
-    }
-
-    /// Secrets in files, as Docker and systemd hand them over.
-    fn call_file_get_contents(&mut self, node: Node<'_>, path: &Value) -> Value {
-        let Some(path) = path.known_text().map(Path::new).filter(|path| path.is_absolute()) else {
-            return self.unknown(node, "reads a file whose path only PHP knows");
-        };
-        match self.small_file(path) {
-            Ok(content) => Value::Known(Scalar::Text(content)),
-            Err(error) => self.unknown(node, format!("reads {}: {error}", printable(&path.to_string_lossy()))),
+            None => self.computed(node, path),
         }
     }
 
     fn call_file_exists(&mut self, node: Node<'_>, path: &Value, function: &str) -> Value {
         let Some(path) = path.known_text().map(Path::new).filter(|path| path.is_absolute()) else {
-            return match path.decided() {
+            return match path.known() {
                 Err(doubt) => Value::Unknown(doubt.clone()),
                 Ok(_) => self.unknown(node, "looks for a file whose path only PHP knows"),
             };
         };
         let resolved = (self.surroundings.canonicalize)(path);
+        let shown = printable(&path.to_string_lossy());
         if [Some(path), resolved.as_deref().ok()].into_iter().flatten().any(|path| self.may_differ(path)) {
-            let shown = printable(&path.to_string_lossy());
             return self.unknown(node, format!("looks for {shown}, {MAY_DIFFER}"));
         }
         match resolved {
@@ -195,35 +116,10 @@ impl Reader<'_> {
             // What is included then must be readable for PHP, too.
             Ok(_) if function == "file_exists" => Value::boolean(true),
             Ok(path) if (self.surroundings.read_file)(&path).is_ok() => Value::boolean(true),
-            _ => {
-                let shown = printable(&path.to_string_lossy());
-                self.unknown(node, format!("looks for {shown}, which PHP may see otherwise"))
-            }
+            _ => self.unknown(node, format!("looks for {shown}, which PHP may see otherwise")),
         }
     }
 }
-
-/// The functions whose arguments are evaluated.
-const READ: [&str; 18] = [
-    "define",
-    "defined",
-    "constant",
-    "getenv",
-    "getenv_docker",
-    "putenv",
-    "eval",
-    "exit",
-    "die",
-    "empty",
-    "dirname",
-    "trim",
-    "rtrim",
-    "chop",
-    "file_get_contents",
-    "file_exists",
-    "is_file",
-    "is_readable",
-];
 
 /// PHP's `dirname()`, of an absolute path.
 fn parent(path: &str) -> &str {

@@ -1,45 +1,46 @@
-//! The environment: `getenv()` and `putenv()`, `$_ENV`, and the Docker image's `getenv_docker()`.
+//! The environment: `getenv()`, `$_ENV`, and the Docker image's `getenv_docker()`.
 //!
-//! PHP has two stores. `getenv()` asks the process, and `putenv()` changes that alone; `$_ENV` is
-//! an array, filled once or, without an `E` in `variables_order` (as on Debian), never.
+//! PHP has two stores. `getenv()` asks the process; `$_ENV` is an array, filled once or, without an `E` in `variables_order` (as on
+//! Debian), never. What a file changes of either is not followed.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use tree_sitter::Node;
 
-use super::expression::{printable, subscript, variable_name};
-use super::value::{Assumed, Scalar, Value};
+use super::expression::printable;
+use super::value::{Scalar, Value};
 use super::{Reader, text};
 
-/// Where PHP looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Store {
-    /// `getenv()`
-    Process,
-    /// `$_ENV`
-    Array,
+/// The two, as errors call them.
+pub(super) const ARRAY: &str = "$_ENV";
+pub(super) const PROCESS: &str = "getenv()";
+
+/// What is taken for granted about PHP's environment. An operator can compare the two.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Variables that are not set here, so that the file's own default counts.
+    defaults: BTreeSet<String>,
+    /// Those that PHP has in `$_ENV` if it fills it.
+    array: BTreeSet<String>,
 }
 
-impl Store {
-    fn shown(self) -> &'static str {
-        match self {
-            Self::Process => "getenv()",
-            Self::Array => "$_ENV",
-        }
-    }
-
-    /// What PHP makes of a variable that is not set.
-    pub(super) fn absent(self) -> Scalar {
-        match self {
-            Self::Process => Scalar::Boolean(false),
-            Self::Array => Scalar::Null,
-        }
-    }
-
-    pub(super) fn key(self, name: &str) -> String {
-        format!("{} {name}", self.shown())
+impl Taken {
+    /// In words, without values.
+    pub(super) fn sentences(&self) -> Vec<String> {
+        let listed = |names: &BTreeSet<String>| names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+        let defaults = (!self.defaults.is_empty()).then(|| {
+            format!(
+                "the file's own defaults, since these are not in the sidecar's environment: {}",
+                listed(&self.defaults)
+            )
+        });
+        let array = (!self.array.is_empty()).then(|| {
+            format!("that PHP fills $_ENV (an E in variables_order), of which are used: {}", listed(&self.array))
+        });
+        defaults.into_iter().chain(array).collect()
     }
 }
 
@@ -66,7 +67,7 @@ impl DockerText {
             quote.is_some() || !byte.is_ascii_whitespace()
         };
         let words: Vec<u8> = text(declaration, source).iter().copied().filter(counts).collect();
-        let all = [(true, false), (false, false), (false, true), (true, true)];
+        let all = [(true, false), (false, false), (false, true)];
         all.map(|(trims, needs_truth)| Self { trims, needs_truth }).into_iter().find(|it| it.words() == words)
     }
 
@@ -80,86 +81,50 @@ impl DockerText {
 
 /// Whether FPM and mod_php answer for the variable from the request, whatever the process has (`sapi_getenv()`).
 fn is_of_request(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
-        "HTTPS",
-        "DOCUMENT_ROOT",
-        "DOCUMENT_URI",
-        "QUERY_STRING",
-        "PHP_SELF",
-        "GATEWAY_INTERFACE",
-        "AUTH_TYPE",
-        "FCGI_ROLE",
-        "UNIQUE_ID",
-    ];
-    const STARTS: [&str; 10] = [
-        "HTTP_",
-        "SERVER_",
-        "REQUEST_",
-        "REMOTE_",
-        "SCRIPT_",
-        "PATH_",
-        "CONTENT_",
-        "CONTEXT_",
-        "REDIRECT_",
-        "PHP_AUTH_",
-    ];
-    NAMES.contains(&name) || STARTS.iter().any(|start| name.starts_with(start))
+    const NAMES: &str =
+        "HTTPS DOCUMENT_ROOT DOCUMENT_URI QUERY_STRING PHP_SELF GATEWAY_INTERFACE AUTH_TYPE FCGI_ROLE UNIQUE_ID";
+    const STARTS: &str = "HTTP_ SERVER_ REQUEST_ REMOTE_ SCRIPT_ PATH_ CONTENT_ CONTEXT_ REDIRECT_ PHP_AUTH_";
+    NAMES.split(' ').any(|known| known == name) || STARTS.split(' ').any(|start| name.starts_with(start))
 }
 
 impl Reader<'_> {
-    pub(super) fn evaluate_subscript(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let (base, key) = subscript(node);
-        let name = base.filter(|base| base.kind() == "variable_name").and_then(|base| variable_name(base, source));
-        if let (None, Some(base)) = (&name, base) {
-            self.evaluate(base, source);
+    /// A variable of the environment, from `$_ENV` or from the process.
+    pub(super) fn variable_of_environment(&mut self, node: Node<'_>, name: &str, in_array: bool) -> Value {
+        let (shown, store) = (printable(name), if in_array { ARRAY } else { PROCESS });
+        // What changes one of the two as a whole hides it as a variable of that name.
+        match self.scope.variable(store) {
+            Ok(None) => {}
+            Ok(Some(hidden)) => return hidden.clone(),
+            Err(doubt) => return Value::Unknown(doubt.clone()),
         }
-        let key = key.map(|key| self.evaluate(key, source));
-        match (name.as_deref(), key.as_ref().and_then(Value::known_text)) {
-            (Some("_ENV"), Some(name)) => self.environment_value(node, Store::Array, name),
-            (Some(base), key) => {
-                let base = printable(base);
-                let key = key.map_or_else(|| "…".to_owned(), |key| format!("'{}'", printable(key)));
-                self.unknown(node, format!("depends on ${base}[{key}], which only PHP knows"))
-            }
-            _ => self.unknown(node, "has a value that only PHP can compute"),
+        if is_of_request(name) {
+            return self.unknown(node, format!("depends on {shown} from {store}, which the request may set"));
         }
-    }
-
-    pub(super) fn environment_value(&mut self, node: Node<'_>, store: Store, name: &str) -> Value {
-        let shown = printable(name);
-        let of_request = is_of_request(name).then(|| {
-            self.unknown(node, format!("depends on {shown} from {}, which the request may set", store.shown()))
-        });
-        match (self.scope.environment(&store.key(name)), store, of_request) {
-            (Err(doubt), ..) => return Value::Unknown(doubt.clone()),
-            // putenv() does not change these: getenv() asks the server first.
-            (_, Store::Process, Some(unknown)) => return unknown,
-            (Ok(Some(value)), ..) => return value.clone(),
-            (Ok(None), _, Some(unknown)) => return unknown,
-            (Ok(None), _, None) => {}
-        }
-        match ((self.surroundings.environment)(name).map(OsString::into_vec), store) {
-            (Some(value), Store::Process) => Value::Known(Scalar::Text(value)),
-            (Some(value), Store::Array) => {
-                self.assumptions.took_from_array(self.place(node), name);
+        match ((self.surroundings.environment)(name).map(OsString::into_vec), in_array) {
+            (Some(value), false) => Value::Known(Scalar::Text(value)),
+            (Some(value), true) => {
+                self.taken.array.insert(name.to_owned());
                 let why = format!("decides by $_ENV['{shown}'], which PHP may leave empty (variables_order)");
-                Value::FromEnv(Scalar::Text(value), self.doubt(node, why))
+                Value::InEnv(Scalar::Text(value), self.doubt(node, why))
             }
-            (None, _) => Value::Assumed(Assumed {
-                scalar: store.absent(),
-                variable: name.to_owned(),
-                itself: true,
-                doubt: self
-                    .doubt(node, format!("takes it from {}, and the environment here has no {shown}", store.shown())),
-            }),
+            (None, _) => {
+                let why = format!("takes it from {store}, and the environment here has no {shown}");
+                let absent = if in_array { Scalar::Null } else { Scalar::Boolean(false) };
+                Value::Unset(absent, name.to_owned(), self.doubt(node, why))
+            }
         }
     }
 
     pub(super) fn call_getenv(&mut self, node: Node<'_>, name: &Value) -> Value {
         match name.known_text() {
-            Some(name) => self.environment_value(node, Store::Process, name),
+            Some(name) => self.variable_of_environment(node, name, false),
             None => self.unknown(node, "takes a variable from the environment whose name only PHP knows"),
         }
+    }
+
+    /// The file's default stands for a variable that is not set.
+    pub(super) fn take_default(&mut self, variable: &str) {
+        self.taken.defaults.insert(variable.to_owned());
     }
 
     /// `X_FILE` names a file with the value, else `X`, else the default.
@@ -167,7 +132,7 @@ impl Reader<'_> {
         let (Some(name), Some(docker)) = (name.known_text(), self.docker) else {
             return self.unknown(node, "takes a variable from the environment whose name only PHP knows");
         };
-        match self.environment_value(node, Store::Process, &format!("{name}_FILE")) {
+        match self.variable_of_environment(node, &format!("{name}_FILE"), false) {
             Value::Known(path) if path.is_true() => {
                 let path = String::from_utf8_lossy(&path.to_bytes()).into_owned();
                 return match self.small_file(Path::new(&path)) {
@@ -180,23 +145,21 @@ impl Reader<'_> {
                         .unknown(node, format!("takes it from the file that {}_FILE names: {error}", printable(name))),
                 };
             }
-            Value::Known(_) | Value::Assumed(_) => {}
-            Value::FromEnv(_, doubt) | Value::Unknown(doubt) => return Value::Unknown(doubt),
+            Value::Known(_) | Value::Unset(..) => {}
+            other => return other,
         }
-        match self.environment_value(node, Store::Process, name) {
-            Value::Assumed(_) => {
-                self.assumptions.took_default(self.place(node), name);
+        match self.variable_of_environment(node, name, false) {
+            Value::Unset(..) => {
+                self.take_default(name);
                 default.clone()
             }
-            Value::Known(value) if value == Scalar::Boolean(false) || docker.needs_truth && !value.is_true() => {
-                default.clone()
-            }
+            Value::Known(value) if docker.needs_truth && !value.is_true() => default.clone(),
             value => value,
         }
     }
 
     /// SECURITY: a device named in the environment would block, and one below /proc holds what only this process has.
-    pub(super) fn small_file(&self, path: &Path) -> Result<Vec<u8>, String> {
+    fn small_file(&self, path: &Path) -> Result<Vec<u8>, String> {
         match (self.surroundings.read_file)(path) {
             Ok(content) if content.len() <= 64 * 1024 => Ok(content),
             Ok(_) => Err("it is larger than 64 KiB".to_owned()),

@@ -4,13 +4,11 @@ use std::path::Path;
 
 use tree_sitter::Node;
 
-use super::operator::READ_LATE;
-use super::scope::Slot;
-use super::value::{Assumed, Scalar, Value};
+use super::value::{Scalar, Value};
 use super::{Flow, Reader, literal, text};
 use crate::printable::is_harmful;
 
-/// Longer strings are not kept: `$a .= $a` in a row would double them without end.
+/// Longer strings are not kept: `$a = $a . $a` in a row would double them without end.
 const TEXT_LIMIT: usize = 64 * 1024;
 
 impl Reader<'_> {
@@ -35,7 +33,7 @@ impl Reader<'_> {
             },
             "boolean" => Value::boolean(text(node, source).eq_ignore_ascii_case(b"true")),
             "null" => Value::Known(Scalar::Null),
-            "name" | "qualified_name" => self.evaluate_constant(node, source),
+            "name" | "qualified_name" => self.evaluate_name(node, source),
             "variable_name" => self.evaluate_variable(node, source),
             "subscript_expression" => self.evaluate_subscript(node, source),
             "parenthesized_expression" | "argument" | "error_suppression_expression" | "expression_statement" => {
@@ -46,7 +44,6 @@ impl Reader<'_> {
             }
             "binary_expression" => self.evaluate_binary(node, source),
             "unary_op_expression" => self.evaluate_unary(node, source),
-            "cast_expression" => self.evaluate_cast(node, source),
             "conditional_expression" => self.evaluate_ternary(node, source),
             "assignment_expression" => self.evaluate_assignment(node, source),
             "function_call_expression" => self.evaluate_call(node, source),
@@ -59,18 +56,17 @@ impl Reader<'_> {
             | "object_creation_expression" => {
                 self.not_read(node, source, "runs code of a class, which is not followed")
             }
-            "reference_assignment_expression" | "update_expression" => {
+            "reference_assignment_expression" | "update_expression" | "augmented_assignment_expression" => {
                 self.not_read(node, source, "changes a variable in a way that is not followed")
             }
-            "augmented_assignment_expression" => self.evaluate_augmented(node, source),
             // Made, not run: a call of it loses track. What it refers to may be changed then.
             "anonymous_function" | "arrow_function" => {
-                let mut cursor = node.walk();
-                let uses =
-                    node.named_children(&mut cursor).find(|child| child.kind() == "anonymous_function_use_clause");
                 let doubt = self.doubt(node, "has a function");
-                if let Some(uses) = uses {
-                    self.touch(uses, source, &doubt);
+                let mut cursor = node.walk();
+                for child in node.named_children(&mut cursor) {
+                    if child.kind() == "anonymous_function_use_clause" {
+                        self.touch(child, source, &doubt);
+                    }
                 }
                 Value::Unknown(doubt)
             }
@@ -89,47 +85,22 @@ impl Reader<'_> {
         Value::Unknown(doubt)
     }
 
-    pub(super) fn evaluate_children(&mut self, node: Node<'_>, source: &[u8]) {
-        let mut cursor = node.walk();
-        for child in node.named_children(&mut cursor) {
-            self.evaluate(child, source);
-        }
-    }
-
-    fn evaluate_constant(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let name = String::from_utf8_lossy(text(node, source)).into_owned();
-        let qualified = name.starts_with('\\');
-        let name = name.strip_prefix('\\').unwrap_or(&name);
-        match name.to_ascii_lowercase().as_str() {
-            "true" => return Value::boolean(true),
-            "false" => return Value::boolean(false),
-            "null" => return Value::Known(Scalar::Null),
-            "exit" | "die" => {
+    fn evaluate_name(&mut self, node: Node<'_>, source: &[u8]) -> Value {
+        match text(node, source)
+            .to_ascii_lowercase()
+            .strip_prefix(b"\\")
+            .unwrap_or(&text(node, source).to_ascii_lowercase())
+        {
+            b"true" => Value::boolean(true),
+            b"false" => Value::boolean(false),
+            b"null" => Value::Known(Scalar::Null),
+            b"exit" | b"die" => {
                 self.flow = Flow::Gone;
-                return self.unknown(node, "ends the request");
+                self.unknown(node, "ends the request")
             }
-            "__file__" => return self.path_value(node, |file| Some(file)),
-            "__dir__" => return self.path_value(node, Path::parent),
-            _ => {}
-        }
-        if self.namespaced.contains(name) && !qualified {
-            return self.unknown(node, format!("uses {}, which may be that of a namespace", printable(name)));
-        }
-        self.constant_value(node, name)
-    }
-
-    pub(super) fn constant_value(&mut self, node: Node<'_>, name: &str) -> Value {
-        self.assumptions.uses(name);
-        if let Some(Slot { value, .. }) = self.scope.constant(name) {
-            return value.clone();
-        }
-        match name {
-            "PHP_EOL" => Value::Known(Scalar::text("\n")),
-            "DIRECTORY_SEPARATOR" => Value::Known(Scalar::text("/")),
-            "MYSQLI_CLIENT_COMPRESS" | "MYSQL_CLIENT_COMPRESS" => Value::Known(Scalar::Integer(32)),
-            "MYSQLI_CLIENT_SSL" | "MYSQL_CLIENT_SSL" => Value::Known(Scalar::Integer(2048)),
-            "MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT" => Value::Known(Scalar::Integer(64)),
-            _ => self.unknown(node, format!("uses the constant {}, which is not known there", printable(name))),
+            b"__file__" => self.path_value(node, |file| Some(file)),
+            b"__dir__" => self.path_value(node, Path::parent),
+            _ => self.evaluate_constant(node, source),
         }
     }
 
@@ -149,7 +120,6 @@ impl Reader<'_> {
         let Some(name) = variable_name(node, source) else {
             return self.unknown(node, "uses a variable that is not read");
         };
-        self.assumptions.uses(&format!("${name}"));
         match self.scope.variable(&name) {
             Ok(Some(value)) => value.clone(),
             Ok(None) => self.unknown(node, format!("depends on ${}, which only PHP knows", printable(&name))),
@@ -157,34 +127,35 @@ impl Reader<'_> {
         }
     }
 
-    fn evaluate_assignment(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let (Some(left), Some(right)) = (node.child_by_field_name("left"), node.child_by_field_name("right")) else {
-            return self.not_read(node, source, "has an assignment that is not read");
+    fn evaluate_subscript(&mut self, node: Node<'_>, source: &[u8]) -> Value {
+        let mut cursor = node.walk();
+        let mut parts = node.named_children(&mut cursor).filter(|child| child.kind() != "comment");
+        let (base, key) = (parts.next(), parts.next());
+        let name = base.filter(|base| base.kind() == "variable_name").and_then(|base| variable_name(base, source));
+        let (Some(base), Some(key)) = (name, key) else {
+            return self.not_read(node, source, "has a value that only PHP can compute");
         };
-        let value = self.evaluate(right, source);
-        let doubt = self.doubt(left, "assigns by a name that only PHP knows");
-        self.touch_children(left, source, &doubt);
-        self.assign(left, value.clone(), source);
-        value
+        let key = self.evaluate(key, source);
+        match (base.as_str(), key.known_text()) {
+            ("_ENV", Some(name)) => self.variable_of_environment(node, name, true),
+            (base, key) => {
+                let key = key.map_or_else(|| "…".to_owned(), |key| format!("'{}'", printable(key)));
+                self.unknown(node, format!("depends on ${}[{key}], which only PHP knows", printable(base)))
+            }
+        }
     }
 
-    fn evaluate_augmented(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let fields = ["left", "operator", "right"].map(|field| node.child_by_field_name(field));
-        match fields {
-            [Some(left), Some(operator), Some(right)]
-                if left.kind() == "variable_name" && text(operator, source) == b".=" =>
-            {
-                let before = self.evaluate(left, source);
-                let is_late = self.is_read_late(left, right, source);
-                let more = self.evaluate(right, source);
-                let value = match is_late {
-                    true => self.unknown(node, READ_LATE),
-                    false => self.combine(node, ".", before, more),
-                };
-                self.assign(left, value.clone(), source);
+    /// One that stands by itself, or is a whole condition: within other expressions it matters when PHP comes to it.
+    fn evaluate_assignment(&mut self, node: Node<'_>, source: &[u8]) -> Value {
+        let (left, right) = (node.child_by_field_name("left"), node.child_by_field_name("right"));
+        let name = left.filter(|left| left.kind() == "variable_name").and_then(|left| variable_name(left, source));
+        match (name, right) {
+            (Some(name), Some(right)) if stands_alone(node) && name != "GLOBALS" && name != "_ENV" => {
+                let value = self.evaluate(right, source);
+                self.scope.set_variable(&name, value.clone());
                 value
             }
-            _ => self.not_read(node, source, "assigns to a variable in a way that is not followed"),
+            _ => self.not_read(node, source, "changes variables in a way that is not followed"),
         }
     }
 
@@ -198,45 +169,33 @@ impl Reader<'_> {
 
     fn evaluate_unary(&mut self, node: Node<'_>, source: &[u8]) -> Value {
         let operator = node.child_by_field_name("operator").map(|operator| text(operator, source)).unwrap_or_default();
-        let Some(argument) = node.child_by_field_name("argument") else {
-            return self.not_read(node, source, "has a value that only PHP can compute");
-        };
-        match (operator, self.evaluate(argument, source)) {
-            (b"!", value) => value.map(|scalar| Scalar::Boolean(!scalar.is_true())),
+        match (operator, node.child_by_field_name("argument").map(|argument| self.evaluate(argument, source))) {
+            (b"!", Some(value)) => value.map(|scalar| Scalar::Boolean(!scalar.is_true())),
             // `@` hides a warning only.
-            (b"@", value) => value,
-            (b"-", Value::Known(Scalar::Integer(number))) if number != i64::MIN => {
-                Value::Known(Scalar::Integer(-number))
-            }
-            (b"+", Value::Known(Scalar::Integer(number))) => Value::Known(Scalar::Integer(number)),
-            (_, value) => self.computed(node, value),
-        }
-    }
-
-    fn evaluate_cast(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let cast =
-            node.child_by_field_name("type").map(|cast| text(cast, source).to_ascii_lowercase()).unwrap_or_default();
-        let Some(value) = node.child_by_field_name("value") else {
-            return self.not_read(node, source, "has a value that only PHP can compute");
-        };
-        match (cast.as_slice(), self.evaluate(value, source)) {
-            (b"bool" | b"boolean", value) => value.map(|scalar| Scalar::Boolean(scalar.is_true())),
-            (b"string", Value::Known(scalar)) => Value::Known(Scalar::Text(scalar.to_bytes())),
-            (b"string", Value::FromEnv(scalar, doubt)) => Value::FromEnv(scalar, doubt),
-            (b"int" | b"integer", Value::Known(Scalar::Integer(number))) => Value::Known(Scalar::Integer(number)),
-            (_, value) => self.computed(node, value),
+            (b"@", Some(value)) => value,
+            (_, Some(value)) => self.computed(node, &value),
+            (_, None) => self.unknown(node, "has a value that only PHP can compute"),
         }
     }
 
     /// Something that only PHP makes of a value: unknown for the value's own reason, if it has one.
-    pub(super) fn computed(&self, node: Node<'_>, value: Value) -> Value {
-        match value {
-            Value::Unknown(doubt) | Value::FromEnv(_, doubt) | Value::Assumed(Assumed { doubt, .. }) => {
-                Value::Unknown(doubt)
-            }
-            Value::Known(_) => self.unknown(node, "has a value that only PHP can compute"),
+    pub(super) fn computed(&self, node: Node<'_>, value: &Value) -> Value {
+        match value.known() {
+            Err(doubt) => Value::Unknown(doubt.clone()),
+            Ok(_) => self.unknown(node, "has a value that only PHP can compute"),
         }
     }
+}
+
+fn stands_alone(mut node: Node<'_>) -> bool {
+    while let Some(parent) = node.parent() {
+        match parent.kind() {
+            "parenthesized_expression" | "assignment_expression" => node = parent,
+            "expression_statement" | "if_statement" | "else_if_clause" => return true,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// The one thing in parentheses, or after `@`.
@@ -248,12 +207,6 @@ pub(super) fn operand(node: Node<'_>) -> Option<Node<'_>> {
 /// Of a plain `$name`.
 pub(super) fn variable_name(node: Node<'_>, source: &[u8]) -> Option<String> {
     std::str::from_utf8(text(node, source)).ok()?.strip_prefix('$').map(str::to_owned)
-}
-
-pub(super) fn subscript(node: Node<'_>) -> (Option<Node<'_>>, Option<Node<'_>>) {
-    let mut cursor = node.walk();
-    let mut parts = node.named_children(&mut cursor).filter(|child| child.kind() != "comment");
-    (parts.next(), parts.next())
 }
 
 /// Names come from the file, and go into one line of an error.

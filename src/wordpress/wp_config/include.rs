@@ -28,8 +28,7 @@ impl Reader<'_> {
             self.flow = Flow::Loaded;
             return self.unknown(node, "loads WordPress");
         }
-        self.assumptions.decide();
-        let path = match (value.known_text(), value.decided()) {
+        let path = match (value.known_text(), value.known()) {
             (Some(path), _) => match self.included_path(path) {
                 Ok(path) => path,
                 Err(why) => return self.lose_track(node, source, &format!("includes {}, {why}", printable(path))),
@@ -101,7 +100,6 @@ impl Reader<'_> {
 
     /// `eval()` of a text that is known: with Docker's image, `WORDPRESS_CONFIG_EXTRA`.
     pub(super) fn evaluate_code(&mut self, node: Node<'_>, source: &[u8], code: &Value) -> Value {
-        self.assumptions.decide();
         match code {
             Value::Known(scalar @ Scalar::Text(_)) if self.files.len() <= INCLUDE_DEPTH_LIMIT => {
                 // What `__FILE__` is there; `__DIR__` stays the same.

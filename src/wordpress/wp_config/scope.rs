@@ -1,8 +1,7 @@
-//! What is known at one point of the walk: constants, variables, the environment.
+//! What is known at one point of the walk: constants and variables.
 //!
 //! There is one state, not one for each branch. Code that may or may not run is not run: what it may touch becomes
-//! unknown ([`super::touched`]). What becomes unknown as a whole stays so, since code that is not read may have left
-//! references and handlers behind, which change it again at any time.
+//! unknown ([`super::touched`]), and stays so, since references and handlers may change it again at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,23 +16,14 @@ pub(super) struct Slot {
     pub(super) certain: bool,
 }
 
-/// Why nothing more can be known of a kind.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Lost {
-    pub(super) constants: Option<Doubt>,
-    pub(super) variables: Option<Doubt>,
-    pub(super) environment: Option<Doubt>,
-}
-
-#[derive(Debug, Default)]
 pub(super) struct Scope {
     constants: BTreeMap<String, Slot>,
     variables: BTreeMap<String, Value>,
-    /// Variables that a reference may change under another name.
-    aliased: BTreeSet<String>,
-    /// What the file itself has set.
-    environment: BTreeMap<String, Value>,
-    pub(super) lost: Lost,
+    /// Variables that are unknown for good.
+    hidden: BTreeSet<String>,
+    /// Why nothing more can be known.
+    pub(super) lost: Option<Doubt>,
 }
 
 impl Scope {
@@ -42,14 +32,14 @@ impl Scope {
     }
 
     /// The first definition wins. Returns whether this was the first, if that is certain.
-    pub(super) fn define(&mut self, name: &str, slot: Slot) -> Option<bool> {
-        let (value, first) = match (self.constants.get(name), &self.lost.constants) {
+    pub(super) fn define(&mut self, name: &str, value: Value, place: SourcePos) -> Option<bool> {
+        let (value, first) = match (self.constants.get(name), &self.lost) {
             (Some(there), _) if there.certain => return Some(false),
             (Some(there), _) => (there.value.clone(), None),
             (None, Some(doubt)) => (Value::Unknown(doubt.clone()), None),
-            (None, None) => (slot.value.clone(), Some(true)),
+            (None, None) => (value, Some(true)),
         };
-        self.constants.insert(name.to_owned(), Slot { value, ..slot });
+        self.constants.insert(name.to_owned(), Slot { value, place, certain: true });
         first
     }
 
@@ -61,33 +51,28 @@ impl Scope {
 
     /// `None` where nothing has set it, `Err` says why nothing is known.
     pub(super) fn variable(&self, name: &str) -> Result<Option<&Value>, &Doubt> {
-        self.lost.variables.as_ref().map_or_else(|| Ok(self.variables.get(name)), Err)
+        self.lost.as_ref().map_or_else(|| Ok(self.variables.get(name)), Err)
     }
 
     pub(super) fn set_variable(&mut self, name: &str, value: Value) {
-        if !self.aliased.contains(name) {
+        if !self.hidden.contains(name) {
             self.variables.insert(name.to_owned(), value);
         }
     }
 
     /// From here on it may change without being named.
-    pub(super) fn alias(&mut self, name: &str, doubt: &Doubt) {
+    pub(super) fn hide(&mut self, name: &str, doubt: &Doubt) {
         self.set_variable(name, Value::Unknown(doubt.clone()));
-        self.aliased.insert(name.to_owned());
+        self.hidden.insert(name.to_owned());
     }
 
-    pub(super) fn environment(&self, key: &str) -> Result<Option<&Value>, &Doubt> {
-        self.lost.environment.as_ref().map_or_else(|| Ok(self.environment.get(key)), Err)
-    }
-
-    pub(super) fn set_environment(&mut self, key: String, value: Value) {
-        self.environment.insert(key, value);
+    /// All but the constants is as it was.
+    pub(super) fn back_to(&mut self, before: Self) {
+        *self = Self { constants: std::mem::take(&mut self.constants), ..before };
     }
 
     /// Code has run, or may have, that was not read: it can define any constant and change anything else.
     pub(super) fn lose(&mut self, doubt: &Doubt) {
-        self.lost.constants.get_or_insert_with(|| doubt.clone());
-        self.lost.variables.get_or_insert_with(|| doubt.clone());
-        self.lost.environment.get_or_insert_with(|| doubt.clone());
+        self.lost.get_or_insert_with(|| doubt.clone());
     }
 }

@@ -2,12 +2,9 @@
 
 use tree_sitter::Node;
 
-use super::call::function_name;
 use super::environment::DockerText;
-use super::expression::operand;
-use super::scope::Slot;
-use super::value::{LATE, Value};
-use super::{Flow, Reader, WpConfigError, line, literal, text};
+use super::value::{Doubt, LATE, UNSEEN};
+use super::{Flow, Reader, WpConfigError, line, text};
 
 impl Reader<'_> {
     /// One file from its first statement to the last that counts.
@@ -48,34 +45,22 @@ impl Reader<'_> {
                     }
                 }
             },
-            "function_call_expression" => {
-                let name = node.child_by_field_name("function").and_then(|name| function_name(name, source));
-                let arguments = node.child_by_field_name("arguments").filter(|_| name.as_deref() == Some("define"));
-                if let Some(constant) = arguments.and_then(operand).and_then(operand) {
-                    self.defines.extend(literal::text_of(constant, source));
-                }
-            }
-            "const_element" => {
-                let name = operand(node).map(|name| String::from_utf8_lossy(text(name, source)).into_owned());
-                self.defines.extend(name);
-            }
-            // `use function a\b as trim;`, `use const a\B;`: every word of it may mean something else from here on.
+            // What a word means is another thing from here on.
+            "namespace_definition" => self.lose_all(node, "is in a namespace, which is not followed"),
             "namespace_use_declaration" => {
                 let words = String::from_utf8_lossy(text(node, source)).to_ascii_lowercase();
-                if words.contains("function") || words.contains("const") {
-                    let words = String::from_utf8_lossy(text(node, source)).into_owned();
-                    for word in words.split(|character: char| !character.is_alphanumeric() && character != '_') {
-                        self.functions.insert(word.to_ascii_lowercase());
-                        self.namespaced.insert(word.to_owned());
-                    }
+                if words
+                    .split(|letter: char| !letter.is_alphanumeric())
+                    .any(|word| word == "function" || word == "const")
+                {
+                    self.lose_all(node, "uses functions or constants of a namespace, which are not followed");
                 }
             }
             // PHP leaves PHP mode at `?>` even in a comment to the end of the line; the parser overlooks `??>`.
             "comment"
                 if !text(node, source).starts_with(b"/*") && text(node, source).windows(2).any(|two| two == b"?>") =>
             {
-                let doubt = self.doubt(node, "ends PHP mode within a comment");
-                self.scope.lose(&doubt);
+                self.lose_all(node, "ends PHP mode within a comment");
             }
             // php.ini says whether `<?` opens PHP; `<?phpx` is such a tag, too.
             "php_tag" => {
@@ -83,12 +68,16 @@ impl Reader<'_> {
                 let next = source.get(node.end_byte());
                 let is_full = tag == b"<?=" || tag.len() == 5 && next.is_none_or(u8::is_ascii_whitespace);
                 if !is_full {
-                    let doubt = self.doubt(node, "opens PHP by a short tag, which php.ini may have turned off");
-                    self.scope.lose(&doubt);
+                    self.lose_all(node, "opens PHP by a short tag, which php.ini may have turned off");
                 }
             }
             _ => {}
         }
+    }
+
+    fn lose_all(&mut self, node: Node<'_>, why: &str) {
+        let doubt = self.doubt(node, why);
+        self.scope.lose(&doubt);
     }
 
     pub(super) fn run(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
@@ -97,14 +86,12 @@ impl Reader<'_> {
             // The rest is not run, in this file and in those that include it.
             let what = if node.kind() == "return_statement" { "return" } else { "exit" };
             let why = format!("is where reading ended ({what}): give the path of wp-config.php below WordPress's root");
-            let doubt = self.doubt(node, why);
-            self.scope.lose(&doubt);
+            self.lose_all(node, &why);
         }
         flow
     }
 
     fn run_statement(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
-        self.assumptions.begin();
         match node.kind() {
             "if_statement" => {
                 let mut cursor = node.walk();
@@ -116,7 +103,10 @@ impl Reader<'_> {
             }
             "try_statement" => self.touch_as(node, source, "may throw, which only PHP can tell"),
             "return_statement" | "exit_statement" => {
-                self.evaluate_children(node, source);
+                let mut cursor = node.walk();
+                for child in node.named_children(&mut cursor) {
+                    self.evaluate(child, source);
+                }
                 // WordPress cannot go on without the rest of its configuration.
                 let is_included = node.kind() == "return_statement" && self.files.len() > 1;
                 self.take_flow(if is_included { Flow::Return } else { Flow::Gone })
@@ -125,11 +115,11 @@ impl Reader<'_> {
                 self.error.get_or_insert(WpConfigError::Goto { line: line(node) });
                 Flow::On
             }
-            "const_declaration" => self.run_const(node, source),
-            "namespace_definition" => {
-                self.in_namespace = node.child_by_field_name("name").is_some();
-                node.child_by_field_name("body").map_or(Flow::On, |body| self.run(body, source))
+            "const_declaration" => {
+                self.run_const(node, source);
+                Flow::On
             }
+            "namespace_definition" => node.child_by_field_name("body").map_or(Flow::On, |body| self.run(body, source)),
             "unset_statement" | "function_static_declaration" => {
                 self.touch_as(node, source, "changes variables in a way that is not followed")
             }
@@ -192,16 +182,14 @@ impl Reader<'_> {
     /// After wp-settings.php: WordPress is set up by then, but its plugins see the constants when they serve a request.
     fn touch_late(&mut self, node: Node<'_>, source: &[u8]) {
         let doubt = self.doubt(node, LATE);
-        let (lost, prefix) = (self.scope.lost.clone(), self.scope.variable("table_prefix").ok().flatten().cloned());
+        let before = self.scope.clone();
         self.is_late = true;
         self.touch(node, source, &doubt);
-        if let (Some(doubt), None) = (&self.scope.lost.constants, &lost.constants) {
-            self.late.get_or_insert_with(|| doubt.clone());
+        if let (Some(doubt), None) = (&self.scope.lost, &before.lost) {
+            // PHP may know what it is.
+            self.late.get_or_insert_with(|| Doubt { why: UNSEEN.to_owned(), ..doubt.clone() });
         }
-        self.scope.lost = lost;
-        if let Some(prefix) = prefix {
-            self.scope.set_variable("table_prefix", prefix);
-        }
+        self.scope.back_to(before);
     }
 
     /// `node` is an `if` or `elseif` with a condition and a body; the rest is what else there is.
@@ -214,14 +202,9 @@ impl Reader<'_> {
         if flow != Flow::On {
             return flow;
         }
-        match condition.decided() {
-            Ok(scalar) => {
-                self.assumptions.decide();
-                match scalar.is_true() {
-                    true => body.map_or(Flow::On, |body| self.run(body, source)),
-                    false => self.run_alternatives(alternatives, source),
-                }
-            }
+        match condition.known() {
+            Ok(scalar) if scalar.is_true() => body.map_or(Flow::On, |body| self.run(body, source)),
+            Ok(_) => self.run_alternatives(alternatives, source),
             Err(doubt) => {
                 for code in body.iter().chain(alternatives) {
                     self.touch(*code, source, doubt);
@@ -239,33 +222,6 @@ impl Reader<'_> {
             "else_if_clause" => reader.run_condition(*first, others, source),
             _ => first.child_by_field_name("body").map_or(Flow::On, |body| reader.run(body, source)),
         })
-    }
-
-    fn run_const(&mut self, node: Node<'_>, source: &[u8]) -> Flow {
-        let mut cursor = node.walk();
-        for element in node.named_children(&mut cursor).filter(|child| child.kind() == "const_element") {
-            let mut children = element.walk();
-            let mut parts = element.named_children(&mut children).filter(|child| child.kind() != "comment");
-            if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
-                let value = self.evaluate(value, source);
-                let name = String::from_utf8_lossy(text(name, source)).into_owned();
-                if self.in_namespace {
-                    self.namespaced.insert(name);
-                } else {
-                    self.define(node, &name, value);
-                }
-            }
-        }
-        Flow::On
-    }
-
-    pub(super) fn define(&mut self, node: Node<'_>, name: &str, value: Value) -> Option<bool> {
-        if let Some((_, name)) = name.rsplit_once('\\') {
-            self.namespaced.insert(name.to_owned());
-        }
-        self.assumptions.bind(name);
-        let place = self.place(node);
-        self.scope.define(name, Slot { value: value.settled(), place, certain: true })
     }
 
     /// What an expression did to the flow, or else `otherwise`.

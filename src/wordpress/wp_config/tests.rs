@@ -36,13 +36,13 @@ impl World {
     }
 }
 
-/// The constant `X` in words: its text, `not defined`, or the reason of the doubt.
+/// The constant `WP_X` in words: its text, `not defined`, or the reason of the doubt.
 fn x(source: &str) -> String {
     in_world(&World::default(), source)
 }
 
 fn in_world(world: &World, source: &str) -> String {
-    words(world.read(&format!("<?php\n{source}")).unwrap().constant("X"))
+    words(world.read(&format!("<?php\n{source}")).unwrap().constant("WP_X"))
 }
 
 fn words(lookup: Lookup<'_>) -> String {
@@ -79,30 +79,27 @@ fn what_wordpress_ships_is_read() {
 #[test]
 fn definitions_in_all_their_forms() {
     for source in [
-        "define('X', 'v');",
-        "\\DEFINE(\"X\", 'v', false,);",
-        "const Y = 'n', X = 'v';",
-        "?> html <?php define(/* a */ 'X' /* b */, 'v') // ?> more\n<?PHP ;",
-        "@define('X', 'v');",
-        "define('X', \"\\x76\");",
-        "define('X', <<<'E'\n  v\n  E);",
-        "defined('X') or define('X', 'v');",
-        "defined('X') || define('X', 'v');",
-        "!defined('X') && define('X', 'v');",
-        "if (!defined('X')): define('X', 'v'); endif;",
-        "define('X', 'v'); define('X', 'w');",
-        "$a = 'v'; define('X', $a);",
-        "$a = ''; $a .= 'v'; define('X', $a);",
-        "define('A', 'v'); define('X', A);",
-        "define('A', 'v'); define('X', constant('A'));",
-        "const A = 1; define('X', A === 1 ? 'v' : 'w');",
-        "if (false) { define('X', 'a'); } elseif (!true) {} else { define('X', 'v'); }",
-        "if ($_SERVER['x']) { exit; } define('X', 'v');",
-        "defined('ABSPATH') || isset($q) || exit; define('X', 'v');",
-        "function f() { define('X', 'w'); } define('X', 'v');",
-        "define('X', 'v'); __halt_compiler(); ((",
-        "define('X', trim(' v '));",
-        "define('X', ('' ?: 'v'));",
+        "define('WP_X', 'v');",
+        "\\DEFINE(\"WP_X\", 'v',);",
+        "const Y = 'n', WP_X = 'v';",
+        "?> html <?php define(/* a */ 'WP_X' /* b */, 'v') // ?> more\n<?PHP ;",
+        "@define('WP_X', 'v');",
+        "define('WP_X', \"\\x76\");",
+        "define('WP_X', <<<'E'\n  v\n  E);",
+        "defined('WP_X') or define('WP_X', 'v');",
+        "defined('WP_X') || define('WP_X', 'v');",
+        "!defined('WP_X') && define('WP_X', 'v');",
+        "if (!defined('WP_X')): define('WP_X', 'v'); endif;",
+        "define('WP_X', 'v'); define('WP_X', 'w');",
+        "$a = 'v'; define('WP_X', $a);",
+        "define('A', 'v'); define('WP_X', A);",
+        "const A = 1; define('WP_X', A === 1 ? 'v' : 'w');",
+        "if (false) { define('WP_X', 'a'); } elseif (!true) {} else { define('WP_X', 'v'); }",
+        "if ($_SERVER['x']) { exit; } define('WP_X', 'v');",
+        "defined('ABSPATH') || isset($q) || exit; define('WP_X', 'v');",
+        "function f() { define('WP_X', 'w'); } define('WP_X', 'v');",
+        "define('WP_X', 'v'); __halt_compiler(); ((",
+        "define('WP_X', ('' ?: 'v'));",
     ] {
         assert_eq!(x(source), "v", "{source}");
     }
@@ -111,62 +108,69 @@ fn definitions_in_all_their_forms() {
 #[test]
 fn what_only_php_can_compute_is_unknown() {
     for source in [
-        "if ($_SERVER['x']) { define('X', 'v'); } else { define('X', 'v'); }",
-        "if ($_SERVER['x']) { define('X', 'v'); } else { die('no'); }",
-        "foreach ($_SERVER as $k) { ini_set($k, 1); } define('X', 'v');",
-        "define('X', $_SERVER['x']);",
-        "define('X', \"a$b\");",
-        "define('X', md5('a'));",
-        "define('X', 'a' . f());",
-        "define('X', 1.5);",
-        "define('X', Y);",
-        "if ($_SERVER['x']) { define('X', 'v'); }",
-        "if ($_SERVER['x']) { define('X', 'v'); } else { define('X', 'w'); }",
-        "if ($_SERVER['x']) { define('X', 'v'); } define('X', 'w');",
-        "isset($_SERVER['x']) && define('X', 'v'); defined('X') || define('X', 'w');",
-        "foreach ($a as $b) { define('X', 'v'); }",
-        "while ($a) { $v = 'b'; } define('X', $v);",
-        "$v = 'a'; for (;;) { define('X', $v); $v = 'b'; }",
-        "$v = 'a'; foreach ($b as $k => $v) {} define('X', $v);",
-        "$v = 'a'; foreach ($b as [$c, $v]): endforeach; define('X', $v);",
-        "$v = 'a'; try {} catch (E $v) {} define('X', $v);",
-        "switch ($a) { case 1: define('X', 'v'); break; default: define('X', 'v'); }",
-        "try { define('X', 'v'); } catch (E $e) {}",
-        "$a = 'v'; $b = &$a; $b = 'w'; define('X', $a);",
-        "$a = 'v'; preg_match('/a/', 'a', $a); define('X', $a);",
-        "$a = 'v'; $$b = 'w'; define('X', $a);",
-        "$a = 'v'; extract($_SERVER); define('X', $a);",
-        "$a = 'v'; require $where; define('X', $a);",
-        "require $where; if (!defined('X')) { define('X', 'v'); }",
-        "function f() {} f(); defined('X') || define('X', 'v');",
-        "f(); function f() {} defined('X') || define('X', 'v');",
-        "A::b(); defined('X') || define('X', 'v');",
-        "$f('X'); defined('X') || define('X', 'v');",
-        "define($name, 'v'); defined('X') || define('X', 'v');",
-        "$x ??= 'v'; define('X', $x);",
-        "$a = ['v']; define('X', $a[0]);",
-        "if (getenv('STAGE')) { define('X', 'a'); } else { define('X', 'b'); }",
-        "define('X', getenv('STAGE') === 'production' ? 'a' : 'b');",
-        "define('X', getenv('KEY'));",
-        "define('X', 'a' . getenv('KEY'));",
-        "putenv('KEY=' . $a); define('X', getenv('KEY') ?: 'v');",
+        "if ($_SERVER['x']) { define('WP_X', 'v'); } else { define('WP_X', 'v'); }",
+        "if ($_SERVER['x']) { define('WP_X', 'v'); } else { die('no'); }",
+        "foreach ($_SERVER as $k) { ini_set($k, 1); } define('WP_X', 'v');",
+        "define('WP_X', $_SERVER['x']);",
+        "define('WP_X', \"a$b\");",
+        "define('WP_X', md5('a'));",
+        "$a = ''; $a .= 'v'; define('WP_X', $a);",
+        "define('A', 'v'); define('WP_X', constant('A'));",
+        "define('WP_X', trim(' v '));",
+        "define('WP_X', $a = 'v');",
+        "define('WP_X', 'a' . f());",
+        "define('WP_X', 1.5);",
+        "define('WP_X', Y);",
+        "if ($_SERVER['x']) { define('WP_X', 'v'); }",
+        "if ($_SERVER['x']) { define('WP_X', 'v'); } else { define('WP_X', 'w'); }",
+        "if ($_SERVER['x']) { define('WP_X', 'v'); } define('WP_X', 'w');",
+        "isset($_SERVER['x']) && define('WP_X', 'v'); defined('WP_X') || define('WP_X', 'w');",
+        "foreach ($a as $b) { define('WP_X', 'v'); }",
+        "while ($a) { $v = 'b'; } define('WP_X', $v);",
+        "$v = 'a'; for (;;) { define('WP_X', $v); $v = 'b'; }",
+        "$v = 'a'; foreach ($b as $k => $v) {} define('WP_X', $v);",
+        "$v = 'a'; foreach ($b as [$c, $v]): endforeach; define('WP_X', $v);",
+        "$v = 'a'; try {} catch (E $v) {} define('WP_X', $v);",
+        "switch ($a) { case 1: define('WP_X', 'v'); break; default: define('WP_X', 'v'); }",
+        "try { define('WP_X', 'v'); } catch (E $e) {}",
+        "$a = 'v'; $b = &$a; $b = 'w'; define('WP_X', $a);",
+        "$a = 'v'; preg_match('/a/', 'a', $a); define('WP_X', $a);",
+        "$a = 'v'; $$b = 'w'; define('WP_X', $a);",
+        "$a = 'v'; extract($_SERVER); define('WP_X', $a);",
+        "$a = 'v'; require $where; define('WP_X', $a);",
+        "require $where; if (!defined('WP_X')) { define('WP_X', 'v'); }",
+        "function f() {} f(); defined('WP_X') || define('WP_X', 'v');",
+        "f(); function f() {} defined('WP_X') || define('WP_X', 'v');",
+        "A::b(); defined('WP_X') || define('WP_X', 'v');",
+        "$f('WP_X'); defined('WP_X') || define('WP_X', 'v');",
+        "define($name, 'v'); defined('WP_X') || define('WP_X', 'v');",
+        "$x ??= 'v'; define('WP_X', $x);",
+        "$a = ['v']; define('WP_X', $a[0]);",
+        "if (getenv('STAGE')) { define('WP_X', 'a'); } else { define('WP_X', 'b'); }",
+        "define('WP_X', getenv('STAGE') === 'production' ? 'a' : 'b');",
+        "define('WP_X', getenv('KEY'));",
+        "define('WP_X', 'a' . getenv('KEY'));",
+        "putenv('KEY=' . $a); define('WP_X', getenv('KEY') ?: 'v');",
     ] {
         unknown(source);
     }
-    // `$f('X')` may be anything; without it the same file is plain.
-    assert_eq!(x("ini_set('a', $_SERVER['x']); defined('X') || define('X', 'v');"), "v");
+    // `$f('WP_X')` may be anything; without it the same file is plain.
+    assert_eq!(x("ini_set('a', $_SERVER['x']); defined('WP_X') || define('WP_X', 'v');"), "v");
 }
 
 #[test]
 fn doubts_name_the_line_and_the_reason() {
-    assert_eq!(x("\ndefine('X', $_SERVER['x']);"), "?line 3 depends on $_SERVER['x'], which only PHP knows");
-    assert_eq!(x("define('X', getenv('KEY'));"), "?line 2 takes it from getenv(), and the environment here has no KEY");
+    assert_eq!(x("\ndefine('WP_X', $_SERVER['x']);"), "?line 3 depends on $_SERVER['x'], which only PHP knows");
     assert_eq!(
-        x("require $w;\nif (!defined('X')) define('X', 'v');"),
+        x("define('WP_X', getenv('KEY'));"),
+        "?line 2 takes it from getenv(), and the environment here has no KEY"
+    );
+    assert_eq!(
+        x("require $w;\nif (!defined('WP_X')) define('WP_X', 'v');"),
         "?line 2 includes a file by a path that depends on $w, which only PHP knows"
     );
-    let config = World::default().read("<?php define('X', 'v'); require $w; define('Y', 'v');").unwrap();
-    assert_eq!(words(config.constant("X")), "v");
+    let config = World::default().read("<?php define('WP_X', 'v'); require $w; define('Y', 'v');").unwrap();
+    assert_eq!(words(config.constant("WP_X")), "v");
     let why = "line 1 includes a file by a path that depends on $w, which only PHP knows";
     assert_eq!(words(config.constant("Y")), format!("?{why}"));
     assert_eq!(config.incomplete().unwrap().to_string(), why);
@@ -176,9 +180,9 @@ fn doubts_name_the_line_and_the_reason() {
 fn included_files_are_read() {
     let world = World {
         files: HashMap::from([
-            ("/site/local.php", "<?php\ndefine('X', 'v'); if ($_SERVER['a']) return; define('LATE', 1);"),
+            ("/site/local.php", "<?php\ndefine('WP_X', 'v'); if ($_SERVER['a']) return; define('LATE', 1);"),
             ("/site/loop.php", "<?php include __DIR__ . '/loop.php';"),
-            ("/site/broken.php", "<?php define('X', 'w'); ((("),
+            ("/site/broken.php", "<?php define('WP_X', 'w'); ((("),
             ("/site/more.php", "<?php include_once 'local.php'; return ['a'];"),
         ]),
         ..World::default()
@@ -186,8 +190,8 @@ fn included_files_are_read() {
     for source in [
         "require __DIR__ . '/local.php';",
         "$c = include 'more.php'; include_once 'local.php';",
-        "if (file_exists(dirname(__FILE__) . '/local.php')) { require_once('/site/local.php'); } else { define('X', 'w'); }",
-        "@include __DIR__ . '/none.php'; defined('X') || define('X', 'v');",
+        "if (file_exists(dirname(__FILE__) . '/local.php')) { require_once('/site/local.php'); } else { define('WP_X', 'w'); }",
+        "@include __DIR__ . '/none.php'; defined('WP_X') || define('WP_X', 'v');",
     ] {
         assert_eq!(in_world(&world, source), "v", "{source}");
     }
@@ -201,15 +205,15 @@ fn included_files_are_read() {
     );
     assert!(words(config.constant("Z")).starts_with('?'));
     assert!(
-        in_world(&world, "include 'loop.php'; defined('X') || define('X', 'v');")
+        in_world(&world, "include 'loop.php'; defined('WP_X') || define('WP_X', 'v');")
             .starts_with("?line 1 of loop.php includes /site/loop.php, too many")
     );
     assert!(
-        in_world(&world, "include 'broken.php'; defined('X') || define('X', 'v');")
+        in_world(&world, "include 'broken.php'; defined('WP_X') || define('WP_X', 'v');")
             .contains("of which line 1 is not understood")
     );
     assert!(
-        in_world(&world, "require '/none.php'; defined('X') || define('X', 'v');")
+        in_world(&world, "require '/none.php'; defined('WP_X') || define('WP_X', 'v');")
             .contains("which is not there for this user")
     );
 }
@@ -218,7 +222,7 @@ fn included_files_are_read() {
 fn wordpress_defines_abspath_before_its_configuration() {
     let world = World { root: Some("/site/wp"), ..World::default() };
     assert_eq!(
-        in_world(&world, "defined('ABSPATH') || define('ABSPATH', '/elsewhere/'); define('X', ABSPATH);"),
+        in_world(&world, "defined('ABSPATH') || define('ABSPATH', '/elsewhere/'); define('WP_X', ABSPATH);"),
         "/site/wp/"
     );
 }
@@ -273,8 +277,8 @@ fn hostile_files_end_soon() {
 #[test]
 fn values_are_not_shown() {
     assert_eq!(format!("{:?}", Scalar::text("secret")), "Text(…)");
-    let config = World::default().read("<?php define('X', 'secret');").unwrap();
-    assert!(!format!("{:?}", config.constant("X")).contains("secret"));
+    let config = World::default().read("<?php define('WP_X', 'secret');").unwrap();
+    assert!(!format!("{:?}", config.constant("WP_X")).contains("secret"));
 }
 
 /// PHP in pieces.
@@ -304,7 +308,7 @@ fn fragment() -> impl Strategy<Value = String> {
         "?:",
         "??",
         "!",
-        "defined('X')",
+        "defined('WP_X')",
         "||",
         "require ",
         "/*",

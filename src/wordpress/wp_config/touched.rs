@@ -3,14 +3,51 @@
 use tree_sitter::Node;
 
 use super::call::function_name;
-use super::environment::Store;
-use super::expression::{operand, subscript, variable_name};
-use super::function;
-use super::value::{Doubt, Scalar, Value};
+use super::environment::{ARRAY, PROCESS};
+use super::expression::{operand, variable_name};
+use super::value::Doubt;
 use super::{Reader, WpConfigError, line, literal, text};
 
 /// PHP changes these by itself, and nothing that is read depends on them.
 const SUPERGLOBALS: [&str; 8] = ["_SERVER", "_GET", "_POST", "_COOKIE", "_REQUEST", "_FILES", "_SESSION", "this"];
+
+/// They take everything by value, run no code of the site, and change nothing that is read here.
+/// Not in the list: what takes a callback in any form, or an object whose methods it runs on purpose.
+const WITHOUT_EFFECT: &str = "\
+    abs addslashes array_combine array_diff array_fill array_flip array_intersect_key array_is_list array_key_exists \
+    array_key_first array_key_last array_keys array_merge array_pad array_reverse array_search array_slice array_sum array_unique \
+    array_values base64_decode base64_encode basename bin2hex boolval ceil checkdate chop chr class_exists compact constant count \
+    crc32 ctype_alnum ctype_alpha ctype_digit ctype_lower ctype_punct ctype_space ctype_upper ctype_xdigit date \
+    date_default_timezone_get date_default_timezone_set defined die dirname empty error_log error_reporting exit explode \
+    extension_loaded file_exists file_get_contents filemtime filesize floatval floor function_exists get_cfg_var get_current_user \
+    get_include_path getcwd getenv getenv_docker gethostbyname gethostname getmypid getmyuid gettype gmdate hash hash_algos \
+    hash_equals hash_hmac header hex2bin hrtime htmlentities htmlspecialchars http_build_query http_response_code \
+    ignore_user_abort implode in_array inet_pton ini_get intdiv intval ip2long is_array is_bool is_dir is_file is_float is_int \
+    is_integer is_link is_null is_numeric is_object is_readable is_scalar is_string is_writable is_writeable isset join \
+    json_decode lcfirst lcg_value long2ip ltrim max mb_convert_case mb_internal_encoding mb_strlen mb_strpos mb_strrpos \
+    mb_strtolower mb_strtoupper mb_substr md5 md5_file memory_get_usage microtime min mktime mt_rand nl2br number_format ord \
+    parse_ini_file parse_ini_string parse_url pathinfo php_ini_loaded_file php_sapi_name php_uname phpversion pi pow preg_quote \
+    preg_split print_r rand random_bytes random_int range rawurldecode rawurlencode readlink realpath round rtrim set_time_limit \
+    setcookie setlocale sha1 sha1_file sleep sprintf sqrt str_contains str_ends_with str_pad str_repeat str_split str_starts_with \
+    str_word_count strcasecmp strcmp strip_tags stripos stripslashes stristr strlen strnatcmp strncasecmp strncmp strpbrk strpos \
+    strrchr strrev strripos strrpos strspn strstr strtolower strtotime strtoupper strtr strval substr substr_count substr_replace \
+    sys_get_temp_dir time timezone_identifiers_list trim ucfirst ucwords umask uniqid urldecode urlencode usleep var_dump \
+    var_export version_compare vsprintf wordwrap zend_version";
+
+/// They run no code of the site either, but change variables that they are handed.
+const CHANGES_ARGUMENTS: &str = "\
+    array_pop array_push array_shift array_splice array_unshift asort headers_sent ksort preg_match preg_match_all \
+    preg_replace rsort settype similar_text sort str_ireplace str_replace";
+
+/// WordPress's own, once it is loaded. What is handed over is looked into like all else.
+const OF_WORDPRESS: &str = "add_action add_filter remove_action remove_filter";
+
+/// Settings by which PHP finds other files, or runs code.
+const SETTINGS_WITH_EFFECT: [&str; 4] = ["include_path", "open_basedir", "unserialize_callback_func", "assert."];
+
+fn is_in(names: &str, name: &str) -> bool {
+    names.split(' ').any(|known| known == name)
+}
 
 impl Reader<'_> {
     pub(super) fn touch(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) {
@@ -25,7 +62,6 @@ impl Reader<'_> {
     }
 
     fn touch_node(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) {
-        let unknown = || Value::Unknown(doubt.clone());
         match node.kind() {
             // Declared, not run. A call of one loses track.
             "function_definition"
@@ -35,7 +71,14 @@ impl Reader<'_> {
             | "enum_declaration"
             | "comment"
             | "string" => return,
-            "function_call_expression" => self.touch_call(node, source, doubt),
+            // Whether it is read, assigned to or referred to is not looked into.
+            "variable_name" => match variable_name(node, source).as_deref() {
+                Some("_ENV") => self.scope.hide(ARRAY, doubt),
+                Some(name) if SUPERGLOBALS.contains(&name) => {}
+                Some(name) if name != "GLOBALS" => self.scope.hide(name, doubt),
+                _ => self.scope.lose(doubt),
+            },
+            "function_call_expression" => return self.touch_call(node, source, doubt),
             "include_expression"
             | "include_once_expression"
             | "require_expression"
@@ -45,36 +88,18 @@ impl Reader<'_> {
             | "scoped_call_expression"
             | "object_creation_expression"
             | "clone_expression"
-            | "yield_expression" => self.scope.lose(doubt),
+            | "yield_expression"
+            | "dynamic_variable_name"
+            | "ERROR" => self.scope.lose(doubt),
             // What follows in an included file may not be run.
             "return_statement" if self.files.len() > 1 => self.scope.lose(doubt),
-            "assignment_expression" | "augmented_assignment_expression" => {
-                if let Some(left) = node.child_by_field_name("left") {
-                    self.assign(left, unknown(), source);
-                }
-            }
-            "reference_assignment_expression" | "by_ref" | "reference_modifier" => self.alias(node, source, doubt),
-            "anonymous_function_use_clause" if text(node, source).contains(&b'&') => self.alias(node, source, doubt),
-            "array_element_initializer" if text(node, source).starts_with(b"&") => self.alias(node, source, doubt),
-            "update_expression" | "unset_statement" | "function_static_declaration" | "catch_clause" => {
-                self.assign_header(node, source, doubt);
-            }
-            "foreach_statement" => {
-                if text(node, source).contains(&b'&') {
-                    self.alias_header(node, source, doubt);
-                }
-                self.assign_header(node, source, doubt);
-            }
             "const_element" => {
                 if let Some(name) = operand(node) {
                     let name = String::from_utf8_lossy(text(name, source)).into_owned();
                     self.scope.may_define(&name, self.place(node), doubt);
                 }
             }
-            "goto_statement" => {
-                self.error.get_or_insert(WpConfigError::Goto { line: line(node) });
-            }
-            "ERROR" => self.scope.lose(doubt),
+            "goto_statement" => _ = self.error.get_or_insert(WpConfigError::Goto { line: line(node) }),
             _ => {}
         }
         self.touch_children(node, source, doubt);
@@ -82,139 +107,41 @@ impl Reader<'_> {
 
     fn touch_call(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) {
         let name = node.child_by_field_name("function").and_then(|name| function_name(name, source));
-        let Some(name) = name.filter(|name| self.other_function(node, name, source).is_none()) else {
-            return self.scope.lose(doubt);
+        let name = name.filter(|name| !self.is_other_function(name));
+        let arguments = node.child_by_field_name("arguments");
+        let first = arguments.and_then(operand).and_then(operand);
+        let is_by_value = match name.as_deref() {
+            Some("define") => {
+                self.touch_define(node, first, source, doubt);
+                true
+            }
+            Some("putenv") => {
+                self.scope.hide(PROCESS, doubt);
+                true
+            }
+            Some("ini_set") => {
+                let setting = first.and_then(|setting| literal::text_of(setting, source));
+                let has_effect = |setting: String| SETTINGS_WITH_EFFECT.iter().any(|known| setting.starts_with(known));
+                if setting.is_none_or(has_effect) {
+                    self.scope.lose(doubt);
+                }
+                true
+            }
+            Some(name) if is_in(WITHOUT_EFFECT, name) => true,
+            Some(name) if is_in(CHANGES_ARGUMENTS, name) || self.is_late && is_in(OF_WORDPRESS, name) => false,
+            _ => {
+                self.scope.lose(doubt);
+                false
+            }
         };
-        let Some(arguments) = node.child_by_field_name("arguments") else { return self.scope.lose(doubt) };
-        match name.as_str() {
-            "define" => match operand(arguments).and_then(operand).and_then(|name| literal::text_of(name, source)) {
-                Some(name) => self.scope.may_define(&name, self.place(node), doubt),
-                None => _ = self.scope.lost.constants.get_or_insert_with(|| doubt.clone()),
-            },
-            "putenv" => _ = self.scope.lost.environment.get_or_insert_with(|| doubt.clone()),
-            "isset" | "empty" | "exit" | "die" | "getenv_docker" | "constant" => {}
-            name if function::changes_arguments_only(name) => self.assign_all(arguments, source, doubt),
-            name if function::has_no_effect(name, arguments, source) => {}
-            // WordPress's own, once it is loaded. What is handed over is looked into like all else.
-            "add_action" | "add_filter" | "remove_action" | "remove_filter" if self.is_late => {}
-            _ => self.scope.lose(doubt),
-        }
-    }
-
-    /// Assigns to what stands left of `=`, or at its like.
-    pub(super) fn assign(&mut self, target: Node<'_>, value: Value, source: &[u8]) {
-        let doubt = self.doubt(target, "changes variables in a way that is not followed");
-        match target.kind() {
-            "variable_name" => match variable_name(target, source) {
-                Some(name) => self.set_variable(&name, value),
-                None => _ = self.scope.lost.variables.get_or_insert(doubt),
-            },
-            "subscript_expression" => {
-                let (base, key) = subscript(target);
-                let key = key.and_then(|key| literal::text_of(key, source));
-                let name = base.filter(|base| base.kind() == "variable_name");
-                match (base, name.and_then(|base| variable_name(base, source)).as_deref(), key) {
-                    (_, Some("_ENV"), Some(key)) => self.set_environment(Store::Array, &key, value),
-                    (_, Some("_ENV"), None) => _ = self.scope.lost.environment.get_or_insert(doubt),
-                    (_, Some("GLOBALS"), Some(key)) => self.set_variable(&key, Value::Unknown(doubt)),
-                    (_, Some("GLOBALS"), None) => _ = self.scope.lost.variables.get_or_insert(doubt),
-                    (_, Some(name), _) => self.set_variable(name, Value::Unknown(doubt)),
-                    (Some(base), None, _) => self.assign(base, Value::Unknown(doubt), source),
-                    (None, ..) => {}
-                }
-            }
-            "list_literal" | "array_creation_expression" => self.assign_all(target, source, &doubt),
-            // An object comes from `new`, after which nothing is known any more.
-            "member_access_expression" | "nullsafe_member_access_expression" | "scoped_property_access_expression" => {}
-            "function_call_expression" => {}
-            _ => _ = self.scope.lost.variables.get_or_insert(doubt),
-        }
-    }
-
-    /// All variables that are named in it are assigned to.
-    fn assign_all(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) {
-        self.nested(node, (), |reader| {
-            if matches!(node.kind(), "variable_name" | "dynamic_variable_name" | "subscript_expression") {
-                reader.assign(node, Value::Unknown(doubt.clone()), source);
-            }
-            let mut cursor = node.walk();
-            for child in node.named_children(&mut cursor) {
-                reader.assign_all(child, source, doubt);
-            }
-        });
-    }
-
-    /// The same for what stands before the body.
-    fn assign_header(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) {
         let mut cursor = node.walk();
-        for child in node.named_children(&mut cursor).filter(|child| !is_block(*child)) {
-            self.assign_all(child, source, doubt);
-        }
-    }
-
-    fn alias_header(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) {
-        let mut cursor = node.walk();
-        for child in node.named_children(&mut cursor).filter(|child| !is_block(*child)) {
-            self.alias(child, source, doubt);
-        }
-    }
-
-    /// From here on each variable that is named in it may have another name.
-    fn alias(&mut self, node: Node<'_>, source: &[u8], doubt: &Doubt) {
-        self.nested(node, (), |reader| {
-            match (node.kind(), variable_name(node, source)) {
-                ("variable_name", Some(name)) if name != "GLOBALS" => reader.scope.alias(&name, doubt),
-                ("variable_name" | "dynamic_variable_name", _) => {
-                    reader.scope.lost.variables.get_or_insert_with(|| doubt.clone());
-                }
-                _ => {}
-            }
-            let mut cursor = node.walk();
-            for child in node.named_children(&mut cursor) {
-                reader.alias(child, source, doubt);
-            }
-        });
-    }
-
-    fn set_variable(&mut self, name: &str, value: Value) {
-        match name {
-            "_ENV" => {
-                let doubt = match value.decided() {
-                    Err(doubt) => doubt.clone(),
-                    Ok(_) => Doubt::elsewhere("the file assigns to $_ENV as a whole"),
-                };
-                self.scope.lost.environment.get_or_insert(doubt);
-            }
-            name if SUPERGLOBALS.contains(&name) => {}
-            name => {
-                self.assumptions.bind(&format!("${name}"));
-                self.scope.set_variable(name, value);
+        let arguments =
+            arguments.into_iter().flat_map(|arguments| arguments.named_children(&mut cursor).collect::<Vec<_>>());
+        for argument in arguments {
+            let is_variable = operand(argument).is_some_and(|value| value.kind() == "variable_name");
+            if !(is_by_value && is_variable) {
+                self.touch(argument, source, doubt);
             }
         }
     }
-
-    pub(super) fn set_environment(&mut self, store: Store, name: &str, value: Value) {
-        self.scope.set_environment(store.key(name), value.settled());
-    }
-
-    /// Sets what `putenv()` is handed.
-    pub(super) fn call_putenv(&mut self, node: Node<'_>, assignment: &Value) -> Value {
-        match assignment.known_text() {
-            Some(assignment) => {
-                let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
-                // Without `=` the variable is removed.
-                let value = if assignment.contains('=') { Scalar::text(value) } else { Store::Process.absent() };
-                self.set_environment(Store::Process, name, Value::Known(value));
-            }
-            None => {
-                let doubt = self.doubt(node, "changes the environment in a way that only PHP knows");
-                self.scope.lost.environment.get_or_insert(doubt);
-            }
-        }
-        Value::boolean(true)
-    }
-}
-
-fn is_block(node: Node<'_>) -> bool {
-    node.kind() == "colon_block" || node.kind().ends_with("_statement")
 }

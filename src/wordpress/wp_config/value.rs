@@ -63,6 +63,9 @@ pub struct Doubt {
 /// Why a definition counts that PHP comes to after WordPress is loaded.
 pub(super) const LATE: &str = "comes after wp-settings.php and may define it: move it before that";
 
+/// The same of code that is not followed.
+pub(super) const UNSEEN: &str = "comes after wp-settings.php and may define it";
+
 impl Doubt {
     /// Whether it stands where an import does not come to.
     pub fn is_late(&self) -> bool {
@@ -107,29 +110,26 @@ impl fmt::Display for SourcePos {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     Known(Scalar),
-    /// What follows from an environment variable that we do not have: good for choosing the
-    /// default that the file gives it, and for nothing else.
-    Assumed(Assumed),
-    /// What `$_ENV` holds if PHP fills it at all (`variables_order`; Debian's php.ini does not).
-    /// The site can work with no other value, but nothing may be decided by it.
-    FromEnv(Scalar, Doubt),
+    /// An environment variable that is not here, by its name: good for choosing the default that the file gives it, and for
+    /// nothing else. The scalar is what PHP has where it is not set.
+    Unset(Scalar, String, Doubt),
+    /// What `$_ENV` holds if PHP fills it at all (`variables_order`; Debian's php.ini does not). A constant can be that, but
+    /// nothing is decided by it, or made of it.
+    InEnv(Scalar, Doubt),
     Unknown(Doubt),
-}
-
-/// An environment variable that is not there, or what was made of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Assumed {
-    /// What PHP has where the variable is not set.
-    pub(super) scalar: Scalar,
-    pub(super) variable: String,
-    /// The variable as it is, and not an answer about it.
-    pub(super) itself: bool,
-    pub(super) doubt: Doubt,
 }
 
 impl Value {
     pub(super) fn boolean(boolean: bool) -> Self {
         Self::Known(Scalar::Boolean(boolean))
+    }
+
+    /// What can be decided by it, or why nothing can.
+    pub(super) fn known(&self) -> Result<&Scalar, &Doubt> {
+        match self {
+            Self::Known(scalar) => Ok(scalar),
+            Self::Unset(_, _, doubt) | Self::InEnv(_, doubt) | Self::Unknown(doubt) => Err(doubt),
+        }
     }
 
     /// The text of a known string.
@@ -140,41 +140,11 @@ impl Value {
         }
     }
 
-    /// What can be decided by it, or why nothing can.
-    pub(super) fn decided(&self) -> Result<&Scalar, &Doubt> {
-        match self {
-            Self::Known(scalar) => Ok(scalar),
-            Self::Assumed(Assumed { doubt, .. }) | Self::FromEnv(_, doubt) | Self::Unknown(doubt) => Err(doubt),
-        }
-    }
-
-    /// The answer that `apply` gives about it, if it was known or assumed.
-    pub(super) fn map(self, apply: impl FnOnce(Scalar) -> Scalar) -> Self {
-        match self {
-            Self::Known(scalar) => Self::Known(apply(scalar)),
-            Self::Assumed(assumed) => {
-                Self::Assumed(Assumed { scalar: apply(assumed.scalar), itself: false, ..assumed })
-            }
-            Self::FromEnv(_, doubt) | Self::Unknown(doubt) => Self::Unknown(doubt),
-        }
-    }
-
-    /// What is left once the value is kept for good: an assumption is no value.
-    pub(super) fn settled(self) -> Self {
-        match self {
-            Self::Assumed(assumed) => Self::Unknown(assumed.doubt),
-            other => other,
-        }
-    }
-
-    /// The one value that both are, whichever of them it is.
-    pub(super) fn common(self, other: Self) -> Option<Self> {
-        match (self, other) {
-            (Self::FromEnv(one, doubt), Self::FromEnv(two, _)) => (one == two).then_some(Self::FromEnv(one, doubt)),
-            (Self::Known(one) | Self::FromEnv(one, _), Self::Known(two) | Self::FromEnv(two, _)) => {
-                (one == two).then_some(Self::Known(one))
-            }
-            _ => None,
+    /// The answer that `apply` gives about it, if it is known.
+    pub(super) fn map(&self, apply: impl FnOnce(&Scalar) -> Scalar) -> Self {
+        match self.known() {
+            Ok(scalar) => Self::Known(apply(scalar)),
+            Err(doubt) => Self::Unknown(doubt.clone()),
         }
     }
 }

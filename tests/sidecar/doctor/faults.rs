@@ -230,10 +230,15 @@ fn what_the_plugins_settings_leave_out(site: &Site) {
     set(60);
     // update_option() takes languages that are installed only.
     site.php("global $wpdb; $wpdb->replace( $wpdb->options, array( 'option_name' => 'WPLANG', 'option_value' => 'de_DE' ) );");
+    let pack = Placed::at(Path::new(site.said("ROOT")).join("wp-content/languages/de_DE.mo"), "");
     let report = Report::of(site, &QUICKLY, &[]);
     let forwarded = lines(report.the("ok", "parity.forwarded"));
     assert!(forwarded.len() == 6 && forwarded[5].starts_with("broken JSON, with Origin: "), "{forwarded:?}");
     assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("2 refused refreshes"));
+    // Without the pack, WordPress speaks English.
+    drop(pack);
+    let report = Report::of(site, &QUICKLY, &[]);
+    assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("8 refused refreshes"));
     site.php("update_option( 'WPLANG', '' ); update_option( 'jwt_auth_pro_version', '0.3.0' );");
     let report = Report::of(site, &QUICKLY, &[]);
     assert!(text(&report.the("warning", "plugin.version")["what"]).contains("version 0.3.0"));

@@ -29,6 +29,9 @@ pub const UPDATE_BEFORE: &str = include_str!("../../fixtures/custom/update_befor
 /// Its next version, which adds a claim.
 pub const UPDATE_AFTER: &str = include_str!("../../fixtures/custom/update_after.php");
 
+/// Two apps get CORS fields of their own; what one is allowed is the option `app_cors`.
+pub const APP_CORS: &str = include_str!("../../fixtures/custom/app_cors.php");
+
 /// A request with `Origin` gets the access token as a cookie, too.
 pub const ONLY_WITH_ORIGIN: &str = include_str!("../../fixtures/custom/only_with_origin.php");
 

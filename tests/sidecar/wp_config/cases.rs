@@ -162,7 +162,8 @@ fn written_out(text: &str) -> String {
         .replace("%S%", S)
 }
 
-const S: &str = "require_once ABSPATH . 'wp-settings.php';";
+/// What loads WordPress.
+pub const S: &str = "require_once ABSPATH . 'wp-settings.php';";
 
 const DB: &str = "define('DB_NAME', 'site'); define('DB_USER', 'user'); define('DB_PASSWORD', 'p@ss'); define('DB_HOST', 'db:3307');";
 

@@ -114,18 +114,20 @@ keys! {
             not at all (\"off\").")
         .change("The site's own PHP code does not run at a native refresh. So WordPress answers until verify_first of its \
             answers were what the sidecar would have given, and the first difference leaves all refreshes to WordPress \
-            again. `wp-jwt-sidecar verify` shows the state. With \"off\" nothing is compared and nothing is scanned: only \
-            where nobody changes the site without you.");
+            again. Refreshes with the origin of an app (capacitor://localhost) are native once its answers to that origin \
+            were seen, with the same CORS fields. `wp-jwt-sidecar verify` shows the state. With \"off\" nothing is compared \
+            and nothing is scanned, and apps' origins are forwarded: only where nobody changes the site without you.");
     REFRESH_VERIFY_FIRST: usize = integer("refresh.verify_first", 1..=10_000, "answers").is("20")
         .about("Answers of WordPress that must agree before refreshes are native, of three users at least (of fewer users: \
             three times as many answers).")
         .change("20 that agree rule out code that acts on 14 of 100 refreshes or more (95 %), 60 rule out 5 of 100.");
     REFRESH_VERIFY_EVERY: usize = integer("refresh.verify_every", 1..=1_000_000, "refreshes").is("1000")
         .about("Of so many native refreshes one goes to WordPress and is compared; at most one in a second, at least one in \
-            ten minutes.");
+            ten minutes. Of each app's origin by itself.");
     REFRESH_VERIFY_IGNORE_HEADERS: Vec<String> = list("refresh.verify_ignore_headers", "NAME")
         .about("Fields of WordPress's answers that are not compared.")
-        .change("For fields that a web server or a CDN adds to answers of PHP only.");
+        .change("For fields that a web server or a CDN adds to answers of PHP only. The CORS fields of answers to apps' origins \
+            are compared all the same.");
     REFRESH_TRUSTED_HOOKS: Vec<String> = list("refresh.trusted_hooks", "PLACE")
         .about("Code of the site's own that refreshes need not run, by its place as the log names it \
             (\"my-plugin/inc/auth.php:12\", or without the line), or by the name of its hook.")

@@ -37,6 +37,7 @@ fn exchanged() -> Expected {
         token,
         ignored: Arc::new([]),
         has_cookies: false,
+        is_of_app: false,
     }
 }
 
@@ -177,6 +178,12 @@ fn fields_of_a_success() {
     assert_eq!(with(&[("set-cookie", "a=b")], &with_cookies), "header? header +set-cookie");
     let ignoring = Expected { ignored: Arc::new(["set-cookie".to_owned()]), ..exchanged() };
     assert_eq!(with(&[("set-cookie", "a=b")], &ignoring), "agrees with a pair ");
+    // What an app's origin is answered with is compared with what it was answered with before.
+    let cors = [("access-control-allow-origin", "*"), ("vary", "Origin")];
+    assert_eq!(with(&cors, &exchanged()), "header: header +access-control-allow-origin");
+    let of_app = Expected { is_of_app: true, ..exchanged() };
+    assert_eq!(with(&cors, &of_app), "agrees with a pair ");
+    assert_eq!(with(&[&cors[..], &[("set-cookie", "a=b")]].concat(), &of_app), "header: header +set-cookie");
 }
 
 #[test]
