@@ -87,7 +87,7 @@ impl Scans {
     async fn run(
         &mut self,
         refresher: &Refresher,
-        scanner: &Scanner,
+        scanner: &Arc<Scanner>,
         active: Active,
         files: [u8; 16],
         trusted: &[String],

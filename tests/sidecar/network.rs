@@ -238,6 +238,21 @@ async fn operators_see_the_sites() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }
+
+    // So many that they are not read as a whole: each place is looked up.
+    let many = "INSERT INTO wp_blogs (site_id, domain, path, registered) SELECT 1, 'net.test', CONCAT('/many', seq, '/'), NOW() \
+                FROM seq_1_to_10000";
+    network.database.execute(many).await;
+    let summary = || get("/status.json").json()["network"]["summary"].clone();
+    wait_until("they are seen", || summary() == "more than 10000 sites, each looked for when it has a refresh");
+    let before = network.refreshes_by_php();
+    assert!(is_native(&refresh(&sidecar, TWO, &network.token(2).await.refresh_token)));
+    assert_eq!(network.refreshes_by_php(), before);
+    network.flag(2, "archived", "'1'").await;
+    let token = network.token(2).await.refresh_token;
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    assert_eq!((refresh(&sidecar, TWO, &token).status(), network.refreshes_by_php()), (410, before + 1));
+    assert!(is_native(&refresh(&sidecar, MAIN, &network.token(1).await.refresh_token)));
 }
 
 /// The status with which WordPress answers a bearer's question who it is.

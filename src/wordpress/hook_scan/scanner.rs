@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use super::{Active, Found, HookScan};
+use super::{Active, Found, HookScan, Unread};
 
 /// What one scan found serves for others that begin so soon after it.
 const SHARED_FOR: Duration = Duration::from_secs(60);
@@ -31,8 +31,16 @@ struct Last {
 }
 
 impl Scanner {
-    /// What the files of `active` hold, whose state is `files`.
-    pub async fn look(&self, active: Arc<Active>, files: [u8; 16]) -> Found {
+    /// What the files of `active` hold, whose state is `files`. It is found out to the end even where that is not waited for: what
+    /// looks after a site of a network ends some seconds after its last call, and reading all files may take longer.
+    pub async fn look(self: &Arc<Self>, active: Arc<Active>, files: [u8; 16]) -> Found {
+        let scanner = Arc::clone(self);
+        let found = tokio::spawn(async move { scanner.scan(active, files).await }).await;
+        // The runtime ends, or the scan has panicked.
+        found.unwrap_or_else(|_| Found { unread: Unread { is_cut: true, ..Unread::default() }, ..Found::default() })
+    }
+
+    async fn scan(&self, active: Arc<Active>, files: [u8; 16]) -> Found {
         let mut all = self.0.lock().await;
         let place = all.iter().position(|scanned| scanned.active == active);
         let before = place.map(|place| all.remove(place));
@@ -69,13 +77,27 @@ mod tests {
             let mu_plugins = Some(folder.path().to_owned());
             Arc::new(Active { mu_plugins, stylesheet: stylesheet.to_owned(), ..Active::default() })
         };
-        let scanner = Scanner::default();
+        let scanner = Arc::<Scanner>::default();
         let hits = |found: Found| found.hits.len();
         assert_eq!(hits(scanner.look(active("one"), [1; 16]).await), 1);
         std::fs::remove_file(file).unwrap();
         assert_eq!(hits(scanner.look(active("one"), [1; 16]).await), 1, "a moment ago");
         assert_eq!(hits(scanner.look(active("two"), [1; 16]).await), 0, "another set");
         assert_eq!(hits(scanner.look(active("one"), [2; 16]).await), 0, "other files");
+        // Given up by the one that asked, it goes on all the same.
+        tokio::select! {
+            biased;
+            _ = scanner.look(active("three"), [1; 16]) => panic!("it was asked for only once"),
+            () = std::future::ready(()) => {}
+        }
+        let is_known = async || scanner.0.lock().await.iter().any(|one| one.active == active("three"));
+        for _ in 0..200 {
+            if is_known().await {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(is_known().await);
         for number in 0..2 * MOST {
             scanner.look(active(&number.to_string()), [1; 16]).await;
         }
