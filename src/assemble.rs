@@ -1,7 +1,6 @@
 //! Puts the parts together. `serve` and `check` share everything up to [`serve`](crate::serve); a reload makes
 //! what it changes here, too.
 
-mod epochs;
 mod lasting;
 mod watch;
 
@@ -21,16 +20,18 @@ use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
-use crate::refresh::analytics::{self, Analytics};
+use crate::refresh::analytics::{self, Analytics, Table};
+use crate::refresh::blogs::{self, Blogs, Tally};
 use crate::refresh::cleanup::{self, Cleanup};
 use crate::refresh::comparison::Comparisons;
 use crate::refresh::country::Countries;
 use crate::refresh::elsewhere;
+use crate::refresh::epochs::Epochs;
 use crate::refresh::group::Groups;
 use crate::refresh::live_tokens::LiveTokens;
 use crate::refresh::lookup::LookUps;
 use crate::refresh::replay::Reuse;
-use crate::refresh::row_cache::RowCache;
+use crate::refresh::row_cache::{Budget, RowCache};
 use crate::refresh::row_watch::RowWatch;
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
@@ -40,7 +41,9 @@ use crate::verify::sampler::ALWAYS;
 use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::{Database, until_stopped};
 use crate::wordpress::home::Homes;
+use crate::wordpress::hook_scan::Scanner;
 use crate::wordpress::installation::{Import, Installation};
+use crate::wordpress::network::Network;
 use crate::wordpress::site::{Configured, Site, Sites};
 pub(crate) use lasting::Lasting;
 use lasting::rules;
@@ -95,6 +98,7 @@ pub struct Sidecar {
 /// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
 pub struct Native {
     pub(crate) refresher: Arc<Refresher>,
+    epochs: Arc<Epochs>,
     made_of: MadeOf,
     /// Rotations outlive the connections that asked for them, so they have a runtime of their own.
     runtime: OwnRuntime,
@@ -194,13 +198,17 @@ impl Sidecar {
         };
         let apart = sites.clocks_apart().map(|apart| format!("clocks: {apart}; tokens are issued by the slowest"));
         let others = match (self.config.wordpress.home.is_some(), sites.installation().multisite) {
+            (_, true) => {
+                "other hosts: those of the network's sites are refreshed natively, all others are left to WordPress"
+            }
             (true, _) => {
                 "other hosts: left to WordPress, since wordpress.home is set; wordpress.hosts names further ones"
             }
-            (_, true) => "other hosts: left to WordPress, since this is a network; wordpress.hosts names further ones",
             _ => "other hosts: only live tokens are refreshed; wordpress.hosts names those that are this site's",
         };
-        [others.to_owned()].into_iter().chain(hosts).chain(apart).collect()
+        let network = native.refresher.blogs.as_ref().and_then(|blogs| blogs.network().last_read());
+        let network = network.map(|known| format!("network: {known}"));
+        [others.to_owned()].into_iter().chain(network).chain(hosts).chain(apart).collect()
     }
 
     /// The host that the database is used at, as far as [`Sidecar::look`] found one; `None` where there is only one.
@@ -270,7 +278,7 @@ impl Native {
         let made_of = MadeOf::of(config, &dialer, &installation);
         let directory = kept::directory(&config.refresh, |name| std::env::var_os(name));
         let file = directory.map(|directory| (directory, kept::name(config, &installation)));
-        let (verification, kept) = lasting.verification(rules(&config.refresh), file);
+        let (verification, kept) = lasting.verification(rules(&config.refresh), file.clone());
         let runtime = Builder::new_multi_thread()
             .worker_threads(DATABASE_THREADS)
             .thread_name("database")
@@ -280,13 +288,28 @@ impl Native {
         let table_prefix = installation.table_prefix.clone();
         let declared = config.declared();
         let store = Arc::new(Store::declaring(
-            Database::new(installation.database.clone()).at_most(config.wordpress.database_connections),
+            Database::new(installation.database.clone())
+                .at_most(config.wordpress.database_connections)
+                .for_many_sites(installation.multisite),
             &table_prefix,
             &installation.users_table,
             declared.reads(),
             installation.usermeta_table.as_deref(),
         ));
         let clocks = Arc::<Clocks>::default();
+        let scanner = Arc::<Scanner>::default();
+        let configuration = Arc::new((config.jwt.clone(), config.refresh.clone()));
+        let network =
+            installation.multisite.then(|| Network::new(&installation, Arc::clone(&store.database), tasks.clone()));
+        let parts = blogs::Parts {
+            rules: rules(&config.refresh),
+            configuration: Arc::clone(&configuration),
+            kept: file,
+            verdicts: Arc::clone(&lasting.verdicts),
+            tallies: Arc::clone(&lasting.tallies),
+            scanner: Arc::clone(&scanner),
+            dialer: dialer.clone(),
+        };
         let comparisons = Comparisons::new(dialer.clone(), &config.refresh.verify_ignore_headers);
         let homes = Homes::new(dialer, tasks.clone(), Arc::clone(&clocks));
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
@@ -299,10 +322,10 @@ impl Native {
             tasks.clone(),
         );
         let (analytics, writer) = if config.refresh.analytics {
-            let (analytics, events) = Analytics::new(countries, config.refresh.analytics_refusals);
-            let stop = CancellationToken::new();
-            let task =
-                runtime.spawn(analytics::write_behind(events, Arc::clone(&store), table_prefix.clone(), stop.clone()));
+            let table = || Table { prefix: table_prefix.clone(), blog_id: 1 };
+            let (analytics, events) = Analytics::new(table(), countries, config.refresh.analytics_refusals);
+            let (stop, database) = (CancellationToken::new(), Arc::clone(&store.database));
+            let task = runtime.spawn(analytics::write_behind(events, database, Arc::new(table()), stop.clone()));
             (Some(analytics), Some(AnalyticsWriter { task, stop }))
         } else {
             (None, None)
@@ -314,6 +337,9 @@ impl Native {
         let counters = Arc::clone(&lasting.refreshes);
         let row_cache = Arc::new(RowCache::new(config.refresh.known_tokens, reuse.told_for()));
         let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), reuse.told_for()));
+        let blogs = network.map(|network| {
+            Blogs::new(network, Budget::new(config.refresh.known_tokens, Arc::clone(&row_cache)), parts)
+        });
         let within = runtime.enter();
         let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, Arc::clone(&counters));
         let standing = Arc::new(Standing::new(Arc::clone(&store)));
@@ -338,9 +364,12 @@ impl Native {
             tasks,
             elsewhere: Arc::new(Semaphore::new(elsewhere::at_once(config.wordpress.database_connections))),
             rotations: TaskTracker::new(),
+            tally: Arc::<Tally>::default(),
+            blogs,
         };
         Ok(Native {
             refresher: Arc::new(refresher),
+            epochs: Epochs::new(configuration, scanner).into(),
             made_of,
             runtime: OwnRuntime(Some(runtime)),
             analytics: writer,
@@ -373,12 +402,15 @@ impl Native {
         let filling = async move { filling.keep_live_tokens_filled().await };
         tasks.spawn(until_stopped(self.stop.clone(), filling));
         if self.refresher.verification.is_on() {
-            let configuration = (self.made_of.jwt.clone(), self.made_of.refresh.clone());
-            let epochs = epochs::watch(Arc::clone(&self.refresher), configuration);
-            tasks.spawn(until_stopped(self.stop.clone(), epochs));
+            let (refresher, epochs) = (Arc::clone(&self.refresher), Arc::clone(&self.epochs));
+            let looking = async move { epochs.keep_looking(&refresher, || ()).await };
+            tasks.spawn(until_stopped(self.stop.clone(), looking));
         }
         if let Some(recent) = self.refresher.recent.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));
+        }
+        if let Some(blogs) = self.refresher.blogs.clone() {
+            tasks.spawn(until_stopped(self.stop.clone(), async move { blogs.keep_swept().await }));
         }
         let standing = Arc::clone(&self.refresher.standing);
         let trying = async move { standing.keep_trying().await };
@@ -431,11 +463,15 @@ impl Native {
     /// Stops looking at the site.
     pub fn stop_looking(&self) {
         self.stop.cancel();
+        // What takes its place goes on with what is known of them.
+        if let Some(blogs) = &self.refresher.blogs {
+            blogs.stop();
+        }
     }
 
     /// Ends one that a reload has replaced, once the calls that came to it are answered. Blocks.
     pub fn retire(self, drain: &Drain) {
-        self.stop.cancel();
+        self.stop_looking();
         let latest = Instant::now() + LAST_CALLS;
         while Arc::strong_count(&self.refresher) > 1 && Instant::now() < latest && !drain.begun.is_cancelled() {
             std::thread::sleep(RETIRED_LOOK);
@@ -448,6 +484,9 @@ impl Native {
     pub fn end(self, deadline: Instant) {
         let Native { refresher, mut runtime, analytics, stop, .. } = self;
         stop.cancel();
+        if let Some(blogs) = &refresher.blogs {
+            blogs.stop();
+        }
         let Some(runtime) = runtime.0.take() else { return };
         runtime.block_on(async {
             // A slow download may have used the time up; what is left here takes moments, if the database answers.

@@ -123,7 +123,7 @@ pub mod internals {
     pub mod refresh {
         pub use crate::refresh::Refresher;
         pub mod analytics {
-            pub use crate::refresh::analytics::{Analytics, Event, EventResult, Failure, write_behind};
+            pub use crate::refresh::analytics::{Analytics, Event, EventResult, Failure, Table, write_behind};
         }
         pub mod country {
             pub use crate::refresh::country::Countries;

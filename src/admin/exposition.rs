@@ -12,10 +12,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::network::Network;
 use super::process::Process;
 use crate::fields::folded;
 use crate::metrics::{Distribution, Event, Level, Metrics, Series, Timing};
 use crate::refresh::Refresher;
+use crate::refresh::blogs::Blogs;
 use crate::refresh::counters::Counters;
 use crate::tls::Tls;
 use crate::verify::origins::OriginState;
@@ -135,6 +137,9 @@ impl Collector for Exposed {
         if let Some(refresher) = &self.refresher {
             caches_and_queues(&mut write, refresher)?;
             verification(&mut write, &refresher.verification)?;
+            if let (Some(network), Some(blogs)) = (Network::of(refresher), &refresher.blogs) {
+                sites(&mut write, &network, blogs)?;
+            }
         }
         if let Some(tls) = &self.tls {
             let help = "Pairs of tls.certificates that were never there, or could not be read, and are waited for.";
@@ -245,6 +250,32 @@ fn verification(write: &mut Writer<'_, '_>, verification: &Verification) -> fmt:
             let labels = [("state", one.name())];
             let count = origins.iter().filter(|origin| origin.state == one).count() as u64;
             number(MetricType::Gauge, count, encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    })
+}
+
+/// Of a network. There are no more names than [`Tallies`](crate::refresh::blogs::Tallies) gives.
+fn sites(write: &mut Writer<'_, '_>, network: &Network, blogs: &Blogs) -> fmt::Result {
+    if let Some(sites) = network.sites {
+        write.samples("network_sites", "Sites of the network.", MetricType::Gauge, &[(NONE, sites)])?;
+    }
+    let help =
+        "Sites of the network besides the first that had a refresh in the last ten minutes, by whose refreshes are.";
+    let left = network.in_use.saturating_sub(network.native);
+    let in_use: [(&[(&str, &str)], u64); 2] =
+        [(&[("refreshes", "native")], network.native), (&[("refreshes", "left")], left)];
+    write.samples("network_sites_in_use", help, MetricType::Gauge, &in_use)?;
+    let help = "Tokens of the network's sites besides the first that are remembered.";
+    write.samples("network_tokens", help, MetricType::Gauge, &[(NONE, network.tokens)])?;
+    let help = "Calls of the route for the network's sites besides the first; some sites by name, all others together.";
+    write.family("network_refreshes", help, MetricType::Counter, |mut encoder| {
+        for (name, tally) in blogs.tallies().all() {
+            let site = name.as_deref().unwrap_or("others");
+            for (outcome, counter) in [("native", &tally.native), ("left", &tally.left)] {
+                let labels = [("site", site), ("outcome", outcome)];
+                number(MetricType::Counter, counter.value(), encoder.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     })

@@ -8,6 +8,7 @@ use super::exposition::Flag;
 use super::findings;
 use super::health::{LATELY, Readiness, Seen};
 use super::history::{Hour, Reading, Refusal, STEP};
+use super::network::Network;
 use super::process::Process;
 use super::status::{
     Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
@@ -94,6 +95,7 @@ impl Status {
             verification: refresher.map(|refresher| refresher.verification.view()),
             findings: Vec::new(),
             site: refresher.map(|refresher| site(refresher, database.as_ref().is_some_and(|database| database.well))),
+            network: refresher.and_then(Network::of),
             database,
             upstream,
             traffic: traffic(&reading, &hour),

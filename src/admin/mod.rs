@@ -10,6 +10,7 @@ mod gather;
 mod guard;
 mod health;
 mod history;
+mod network;
 mod page;
 mod process;
 mod server;

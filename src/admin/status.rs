@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::health::Readiness;
+use super::network::Network;
 use crate::finding::Finding;
 use crate::verify::View;
 
@@ -24,6 +25,8 @@ pub struct Status {
     pub findings: Vec<Finding>,
     /// What is known of the site; `None` where the refresh route is left to WordPress.
     pub site: Option<Site>,
+    /// What is known of the network; `None` on a single site.
+    pub network: Option<Network>,
     /// The site's database; `None` likewise.
     pub database: Option<Dependency>,
     pub upstream: Dependency,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::{self, Verify};
 use crate::metrics::Metrics;
+use crate::refresh::blogs::{Tallies, Verdicts};
 use crate::refresh::counters::Counters;
 use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::recent::Recent;
@@ -18,6 +19,9 @@ pub struct Lasting {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refreshes: Arc<Counters>,
     pub(super) rate_limiter: RateLimiter,
+    /// Of a network's further sites.
+    pub(super) verdicts: Arc<Verdicts>,
+    pub(super) tallies: Arc<Tallies>,
     recent: Arc<Mutex<Option<Arc<Recent>>>>,
     verification: Arc<Mutex<Option<Verified>>>,
 }
@@ -35,6 +39,8 @@ impl Lasting {
             metrics: Metrics::new(),
             refreshes: Arc::default(),
             rate_limiter: RateLimiter::new(),
+            verdicts: Arc::default(),
+            tallies: Arc::default(),
             recent: Arc::default(),
             verification: Arc::default(),
         }
@@ -68,6 +74,7 @@ impl Lasting {
 
     /// A reload has succeeded.
     pub(crate) fn reloaded(&self) {
+        self.verdicts.reloaded();
         if let Some(verified) = &*self.verification.lock().unwrap_or_else(PoisonError::into_inner) {
             verified.verification.reloaded();
         }

@@ -23,6 +23,9 @@ pub type Found = Result<(Arc<Site>, Arc<Home>), Arc<NotNative>>;
 
 /// Looks at the site once, for as long as reading it and asking WordPress may take.
 pub async fn look(refresher: &Refresher) -> Found {
+    if let Some(blogs) = &refresher.blogs {
+        blogs.network().current().await;
+    }
     let site = refresher.sites.read_or_known().await?;
     refresher.standing.first_trial().await;
     let home = refresher.sites.ask_homes(&site).await?;

@@ -17,6 +17,7 @@ mod hooks;
 mod imported;
 pub mod keys;
 mod limits;
+mod network;
 mod parity;
 mod php;
 mod plugin;
@@ -210,6 +211,9 @@ impl Patient {
             );
             let needs = rights::needs(&self.config, &self.installation, &store, server.is_mariadb());
             findings.extend(rights::look(&mut session, &server, &needs).await?);
+            if self.installation.multisite {
+                findings.push(network::rights(&mut session, &server, &needs, &self.installation.base_prefix).await?);
+            }
             let writes_events = self.config.refresh.analytics;
             findings.extend(tables::look(&mut session, &server, &self.installation, writes_events).await?);
             session.give_back();
@@ -283,6 +287,7 @@ impl Patient {
             findings.push(site::obstacle(&obstacle));
         }
         findings.extend(self.refresher.sites.named_hosts(site).iter().map(site::named_host));
+        findings.extend(network::look(&self.refresher).await);
         findings
     }
 }

@@ -16,7 +16,7 @@ use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::installation::Installation;
 
 /// The user that is proposed.
-const PROPOSED_USER: &str = "wp_jwt_sidecar";
+pub const PROPOSED_USER: &str = "wp_jwt_sidecar";
 
 /// Stands where the operator's own password is to be; nothing real is ever shown.
 const PASSWORD_HERE: &str = "A-LONG-RANDOM-PASSWORD";
@@ -78,7 +78,9 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
     }
     if config.refresh.analytics {
         events.privileges.push("INSERT".to_owned());
-        events.statements.push(analytics::insert(prefix));
+        events
+            .statements
+            .push(analytics::insert(&analytics::Table { prefix: prefix.clone(), blog_id: installation.blog_id }));
     }
     let mut needs = vec![
         Need {
@@ -121,6 +123,13 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
         needs.push(events);
     }
     if installation.multisite {
+        needs.extend(
+            [
+                of_network("blogs", "blog_id, site_id, domain, path, archived, spam, deleted", &quoted("blogs")),
+                of_network("site", "id, path", &quoted("site")),
+            ]
+            .map(|need| Need { table: table(&need.table), ..need }),
+        );
         needs.push(Need {
             privileges: vec!["SELECT (site_id, meta_key, meta_value)".to_owned()],
             table: table("sitemeta"),
@@ -130,6 +139,44 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
         });
     }
     needs
+}
+
+/// Without it, only the first site of a network is refreshed natively.
+fn of_network(table: &str, columns: &str, quoted: &str) -> Need {
+    Need {
+        privileges: vec![format!("SELECT ({columns})")],
+        table: table.to_owned(),
+        what_for: "refreshes of the network's further sites",
+        is_vital: false,
+        statements: vec![format!("SELECT {columns} FROM {quoted}")],
+    }
+}
+
+/// A query whose rows are the statements that let `account` do with the tables of a network's further sites what `needs` lets it do
+/// with those of the first. There are no wildcards for tables in GRANT.
+pub fn query_for_sites(database: &str, needs: &[Need], base_prefix: &str, account: &str) -> String {
+    let text = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
+    let of_each = needs.iter().filter_map(|need| {
+        let name = need.table.strip_prefix(base_prefix)?;
+        let is_of_each = matches!(name, "options" | "jwt_auth_tokens" | "jwt_auth_analytics");
+        is_of_each.then(|| (name, need.privileges.join(", ")))
+    });
+    let arms: String =
+        of_each.map(|(name, privileges)| format!(" WHEN {} THEN {}", text(name), text(&privileges))).collect();
+    let quoted = database.replace('`', "``");
+    // A prefix has letters, digits and underscores only.
+    let length = base_prefix.len();
+    format!(
+        "SELECT CONCAT('GRANT ', CASE REGEXP_REPLACE(SUBSTRING(TABLE_NAME, {}), '^[0-9]+_', ''){arms} END, {}, TABLE_NAME, {}) \
+         FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND LEFT(TABLE_NAME, {length}) = {} AND \
+         SUBSTRING(TABLE_NAME, {}) REGEXP '^[0-9]+_(options|jwt_auth_tokens|jwt_auth_analytics)$';",
+        length + 1,
+        text(&format!(" ON `{quoted}`.`")),
+        text(&format!("` TO {account};")),
+        text(database),
+        text(base_prefix),
+        length + 1,
+    )
 }
 
 /// Has the server look at all of `needs`, and at what goes beyond.
@@ -214,10 +261,15 @@ fn judge(server: &Server, needs: &[Need], missing: &[&Need], everywhere: &[Strin
 
 /// The statements that make a user who may do what `needs` says, and nothing else.
 pub fn proposal(server: &Server, needs: &[Need]) -> Vec<String> {
-    let host = server.account.rsplit_once('@').map_or("localhost", |(_, host)| host);
-    let account = format!("`{PROPOSED_USER}`@`{}`", host.replace('`', "``"));
+    let account = proposed(server);
     let create = format!("CREATE USER {account} IDENTIFIED BY '{PASSWORD_HERE}';");
     std::iter::once(create).chain(needs.iter().map(|need| grant(server, need, &account))).collect()
+}
+
+/// The user that is proposed, quoted.
+pub fn proposed(server: &Server) -> String {
+    let host = server.account.rsplit_once('@').map_or("localhost", |(_, host)| host);
+    format!("`{PROPOSED_USER}`@`{}`", host.replace('`', "``"))
 }
 
 /// What `wp-jwt-sidecar index` needs on top, for the time that it runs.
@@ -234,7 +286,7 @@ fn grant(server: &Server, need: &Need, account: &str) -> String {
 }
 
 /// `CURRENT_USER()`, quoted.
-fn account(current_user: &str) -> String {
+pub fn account(current_user: &str) -> String {
     let (user, host) = current_user.rsplit_once('@').unwrap_or((current_user, "%"));
     format!("`{}`@`{}`", user.replace('`', "``"), host.replace('`', "``"))
 }
@@ -265,6 +317,29 @@ mod tests {
         assert_eq!(everywhere(&grants(&all)), ["ALL PRIVILEGES"]);
         assert_eq!(everywhere(&grants(&["GRANT SELECT, FILE ON *.* TO `a`@`%`"])), ["SELECT", "FILE"]);
         assert!(everywhere(&grants(&["GRANT ALL PRIVILEGES ON `wordpress`.* TO `a`@`localhost`"])).is_empty());
+    }
+
+    #[test]
+    fn the_rights_of_further_sites_are_those_of_the_first() {
+        let need = |table: &str, privileges: &[&str]| Need {
+            privileges: privileges.iter().map(|one| (*one).to_owned()).collect(),
+            table: table.to_owned(),
+            what_for: "",
+            is_vital: true,
+            statements: Vec::new(),
+        };
+        let needs = [
+            need("a_options", &["SELECT (option_name)"]),
+            need("a_users", &["SELECT"]),
+            need("a_jwt_auth_tokens", &["SELECT", "INSERT"]),
+        ];
+        assert_eq!(
+            query_for_sites("w`p", &needs, "a_", "`s`@`h`"),
+            "SELECT CONCAT('GRANT ', CASE REGEXP_REPLACE(SUBSTRING(TABLE_NAME, 3), '^[0-9]+_', '') WHEN 'options' THEN \
+             'SELECT (option_name)' WHEN 'jwt_auth_tokens' THEN 'SELECT, INSERT' END, ' ON `w``p`.`', TABLE_NAME, '` TO `s`@`h`;') \
+             FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'w`p' AND LEFT(TABLE_NAME, 2) = 'a_' AND \
+             SUBSTRING(TABLE_NAME, 3) REGEXP '^[0-9]+_(options|jwt_auth_tokens|jwt_auth_analytics)$';"
+        );
     }
 
     #[test]

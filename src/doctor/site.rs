@@ -55,7 +55,14 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
         NotNative::OtherBlog => (
             Area::Plugin,
             "site.network",
-            "Nothing can be done: only the main site with the id 1 of a network is refreshed natively.".to_owned(),
+            "Nothing can be done: only networks whose main site has the id 1 are refreshed natively.".to_owned(),
+        ),
+        NotNative::Elsewhere(..) => (
+            Area::Plugin,
+            "site.network_place",
+            "Nothing has to be done: WordPress goes on answering for this site of the network. To refresh natively, let its \
+             domain and path in the network's list of sites be those of its home URL."
+                .to_owned(),
         ),
         NotNative::HomeUnknown(_) => (
             Area::Upstream,

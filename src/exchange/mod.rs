@@ -79,7 +79,13 @@ async fn exchange(
     let places = downstream.places().await?;
     let could_be_refresh = route::could_be_refresh(request.method(), request.uri());
     let (mut left, mut compared) = (None, None);
-    let request = match could_be_refresh.then(|| context.refresher()).flatten() {
+    // As long as the call is not answered or left, its runtime is not shut down.
+    let native = could_be_refresh.then(|| context.refresher()).flatten();
+    let refresher = match &native {
+        Some(native) => native.at(&request).await.map_err(|told| record.refresh = Some(told)).ok(),
+        None => None,
+    };
+    let request = match refresher {
         Some(refresher) => {
             record.refresh = Some(RefreshLog::of("failed"));
             match refresh::answer(&refresher, request, &client, &record.asked.id).await? {
@@ -97,6 +103,7 @@ async fn exchange(
         }
         None => request,
     };
+    drop(native);
     let mut forwarded = {
         let Downstream { peer, peer_field, early_bodies, .. } = &**downstream;
         let early_bodies = early_bodies.as_ref();

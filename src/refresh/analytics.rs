@@ -77,9 +77,19 @@ pub enum EventResult {
     Failure(Failure),
 }
 
+/// The table of one site.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Table {
+    /// What its name begins with.
+    pub prefix: String,
+    /// What its rows have as `blog_id`: which site of a network it is; 1 on a single site.
+    pub blog_id: u64,
+}
+
 /// Where events go. Clones share one queue.
 #[derive(Clone)]
 pub struct Analytics {
+    table: Arc<Table>,
     queue: mpsc::Sender<Queued>,
     dropped: Arc<Dropped>,
     refusals: Arc<Refusals>,
@@ -96,6 +106,7 @@ pub struct Events {
 
 /// An event as it waits: with its times, which must not depend on when it is written.
 struct Queued {
+    table: Arc<Table>,
     event: Event,
     result: EventResult,
     /// Unix seconds.
@@ -105,12 +116,18 @@ struct Queued {
 
 impl Analytics {
     /// A queue and its other end. Refused calls add up to `refusals` rows a second.
-    pub fn new(countries: Countries, refusals: usize) -> (Self, Events) {
+    pub fn new(table: Table, countries: Countries, refusals: usize) -> (Self, Events) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let refusals = Arc::new(Refusals::new(refusals));
-        let analytics = Self { queue: sender, dropped: Arc::default(), refusals };
+        let analytics = Self { table: Arc::new(table), queue: sender, dropped: Arc::default(), refusals };
         let (dropped, refusals) = (Arc::clone(&analytics.dropped), Arc::clone(&analytics.refusals));
         (analytics, Events { queue: receiver, dropped, refusals, countries, paths: Paths::default() })
+    }
+
+    /// For the rows of another site, by the same queue.
+    #[must_use]
+    pub fn of_table(&self, table: Table) -> Self {
+        Self { table: Arc::new(table), ..self.clone() }
     }
 
     /// Takes an event down. Never waits: when the queue is full, or closed for the shutdown, the event is dropped.
@@ -121,7 +138,8 @@ impl Analytics {
             return;
         }
         let took = event.arrived.elapsed();
-        if self.queue.try_send(Queued { event, result, at, took }).is_err() {
+        let table = Arc::clone(&self.table);
+        if self.queue.try_send(Queued { table, event, result, at, took }).is_err() {
             self.dropped.add(1, &"the queue is full");
         }
     }
@@ -183,7 +201,7 @@ struct Row {
 
 /// The row of an event. Pure but for the open country database.
 fn row(queued: Queued, countries: &Countries, paths: &mut Paths) -> Row {
-    let Queued { event, result, at, took } = queued;
+    let Queued { event, result, at, took, .. } = queued;
     let (user_id, token_id, token_family, failure_reason) = match result {
         EventResult::Success { user_id, token_id, token_family } => (Some(user_id), Some(token_id), token_family, None),
         // As recorded: no user, no token, and a family that is empty, not NULL.
@@ -275,8 +293,13 @@ mod tests {
     }
 
     fn shaped(event: Event, result: EventResult) -> Row {
-        let queued = Queued { event, result, at: 1_795_379_799, took: Duration::from_micros(12_900) };
+        let table = Arc::new(table());
+        let queued = Queued { table, event, result, at: 1_795_379_799, took: Duration::from_micros(12_900) };
         row(queued, &Countries::new(None, None), &mut Paths::default())
+    }
+
+    fn table() -> Table {
+        Table { prefix: "wp_".to_owned(), blog_id: 1 }
     }
 
     const TARGET: &str = "/wp-json/jwt-auth/v1/token/refresh";
@@ -351,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_and_counts() {
-        let (analytics, events) = Analytics::new(Countries::new(None, None), 2 * QUEUE);
+        let (analytics, events) = Analytics::new(table(), Countries::new(None, None), 2 * QUEUE);
         // The first loss is said in the log at once; the others add up to the next warning.
         for _ in 0..QUEUE + 3 {
             analytics.record(event(TARGET, "::1", false), EventResult::Failure(Failure::InvalidToken));

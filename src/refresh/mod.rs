@@ -15,15 +15,18 @@
 //! - A **group** is the rotations of one transaction. The worker whose **turn** it is forms the next group; the turn passes on as
 //!   soon as the group has written, before its commit.
 //! - A rotation that a group could not finish goes on by **retries** of its own.
+//! - A **blog** is a further site of a network (multisite), as WordPress's code calls it: refreshed by parts of its own.
 //! - A refresh is **left** to WordPress if it is not certain what its answer is, and nothing of it has begun.
 
 pub mod analytics;
+pub mod blogs;
 pub mod cleanup;
 pub mod comparison;
 pub mod counters;
 pub mod country;
 pub mod decision;
 pub mod elsewhere;
+pub mod epochs;
 pub mod error;
 pub mod group;
 pub mod json;
@@ -113,7 +116,12 @@ pub async fn answer(
     let arrived = Instant::now();
     let Eligible { site, called, query_token, issued_at } = match eligible(refresher, &request, client).await {
         Ok(eligible) => eligible,
-        Err(leave) => return Ok(leave.forward(request, id)),
+        Err(leave) => {
+            if leave.0.is_some() {
+                refresher.tally.left.add();
+            }
+            return Ok(leave.forward(request, id));
+        }
     };
     let (head, mut body) = request.into_parts();
     let whole = timeout(BODY_TIME, body.peek(request::BODY_LIMIT + 1)).await;
@@ -140,6 +148,8 @@ pub async fn answer(
             }
         }
     };
+    let tally = &refresher.tally;
+    if matches!(decided, Decided::Answered(..)) { &tally.native } else { &tally.left }.add();
     Ok(match decided {
         Decided::Answered(response, log) => Answer::Native(response, log),
         Decided::Left(leave) => leave.forward(Request::from_parts(head, body), id),
@@ -169,6 +179,7 @@ async fn eligible(refresher: &Refresher, request: &Request<RequestBody>, client:
         return Err(Leave::counted(&counters.left_for_request, ForwardReason::Origin));
     }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    sites.wait_for_home(&site, host, client.scheme).await;
     let called = sites.called(&site, host, client.scheme).map_err(|why| match why {
         NotNative::OtherHost => Leave::counted(&counters.left_for_host, why),
         why => for_settings(&why),

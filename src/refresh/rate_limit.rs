@@ -4,7 +4,8 @@
 //! refused until it ends. The sidecar counts the refresh route by itself, in memory: the plugin's
 //! own count, in WordPress's transients, goes on for what is forwarded.
 //!
-//! A client is an IPv4 address or a /64 network of IPv6, as for the limits of connections. The
+//! A client is an IPv4 address or a /64 network of IPv6, as for the limits of connections; on a network
+//! of sites, one at each of them. The
 //! windows of [`MAX_CLIENTS`] clients are exact. Beyond that the least recently used one goes, and
 //! its count goes into a [`Sketch`], from which the client's next window begins.
 // SECURITY: so a client that makes room by a flood of addresses gets no new window by it, and the
@@ -30,11 +31,21 @@ pub const MAX_CLIENTS: usize = 65_536;
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
     windows: Arc<Mutex<Windows>>,
+    /// Which site of a network; 1 on a single site.
+    blog: u64,
+}
+
+/// A client of one site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Who {
+    blog: u64,
+    /// An address, or that of a network.
+    address: IpAddr,
 }
 
 #[derive(Debug)]
 struct Windows {
-    open: LruCache<IpAddr, OpenWindow, RandomState>,
+    open: LruCache<Who, OpenWindow, RandomState>,
     most: usize,
     /// Those that had to make room. `None` until the first one has.
     evicted: Option<Sketch>,
@@ -74,7 +85,17 @@ impl RateLimiter {
     fn of_size(most: usize) -> Self {
         // Without a limit of its own it takes memory as it fills.
         let windows = Windows { open: LruCache::unbounded_with_hasher(RandomState::new()), most, evicted: None };
-        Self { windows: Arc::new(Mutex::new(windows)) }
+        Self { windows: Arc::new(Mutex::new(windows)), blog: 1 }
+    }
+
+    /// The same for the site `blog` of a network, whose clients count by themselves. The memory is that of all sites together.
+    #[must_use]
+    pub fn of_blog(&self, blog: u64) -> Self {
+        Self { windows: Arc::clone(&self.windows), blog }
+    }
+
+    fn who(&self, client: IpAddr) -> Who {
+        Who { blog: self.blog, address: network(client) }
     }
 
     /// How many clients have a window.
@@ -87,14 +108,14 @@ impl RateLimiter {
     /// The limit is the site's of this moment: when it is lowered or raised, that holds for
     /// windows already open.
     pub fn count(&self, client: IpAddr, limit: RateLimit, now_unix: u64) -> Window {
-        self.windows().count(network(client), limit, now_unix)
+        self.windows().count(self.who(client), limit, now_unix)
     }
 
     /// Whether a request of `client` would be refused at `now_unix`. Counts nothing.
     pub fn is_over(&self, client: IpAddr, limit: RateLimit, now_unix: u64) -> bool {
         let length = length(limit);
         let windows = self.windows();
-        let window = windows.open.peek(&network(client)).filter(|window| window.is_open(length, now_unix));
+        let window = windows.open.peek(&self.who(client)).filter(|window| window.is_open(length, now_unix));
         window.is_some_and(|window| window.let_through >= limit.max_requests)
     }
 
@@ -111,7 +132,7 @@ impl Default for RateLimiter {
 }
 
 impl Windows {
-    fn count(&mut self, client: IpAddr, limit: RateLimit, now: u64) -> Window {
+    fn count(&mut self, client: Who, limit: RateLimit, now: u64) -> Window {
         let length = length(limit);
         if let Some(window) = self.open.get_mut(&client) {
             return window.count(limit, length, now);
@@ -205,6 +226,19 @@ mod tests {
         assert!(limiter.is_over(client(1), LIMIT, NOW + 59) && !limiter.is_over(client(1), LIMIT, NOW + 60));
         assert!(!limiter.is_over(client(2), LIMIT, NOW));
         assert_eq!(limiter.addresses(), 1);
+    }
+
+    #[test]
+    fn each_site_of_a_network_counts_by_itself() {
+        let limiter = RateLimiter::new();
+        let second = limiter.of_blog(2);
+        for remaining in [2, 1, 0] {
+            assert_eq!(limiter.count(client(1), LIMIT, NOW).remaining, remaining);
+        }
+        assert!(limiter.is_over(client(1), LIMIT, NOW) && !second.is_over(client(1), LIMIT, NOW));
+        assert_eq!(second.count(client(1), LIMIT, NOW).remaining, 2);
+        assert_eq!(limiter.of_blog(2).count(client(1), LIMIT, NOW).remaining, 1);
+        assert_eq!(limiter.addresses(), 2);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::analytics::{Analytics, Event, EventResult};
+use super::blogs::{Blogs, Tally};
 use super::comparison::Comparisons;
 use super::counters::Counters;
 use super::group::Groups;
@@ -62,6 +63,10 @@ pub struct Refresher {
     pub elsewhere: Arc<Semaphore>,
     /// Rotations in flight; a drain waits for them.
     pub rotations: TaskTracker,
+    /// The calls for this site.
+    pub tally: Arc<Tally>,
+    /// The further sites of the network that this is the first one of.
+    pub blogs: Option<Arc<Blogs>>,
 }
 
 impl Refresher {

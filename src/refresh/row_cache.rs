@@ -3,29 +3,26 @@
 //! Both only spare look-ups; the row itself is always asked under its lock. What stands here cannot turn wrong (a row
 //! keeps its token) or may be a few seconds old (an unknown token that WordPress has only just made is not with any client yet).
 
+mod budget;
 mod negative_cache;
+mod table;
 
 use std::collections::VecDeque;
 use std::mem;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
-
+pub use budget::Budget;
 use negative_cache::NegativeCache;
+use table::Table;
 
 /// How long a used token is told from an unknown one for no other reason than the log.
 const USED_FOR: Duration = Duration::from_secs(600);
 
 /// The longest token that the column holds; a longer one is in no row.
 const COLUMN_LENGTH: usize = 255;
-
-/// What a cache holds beyond its room before it lets go of anything. Its count is late, by 1,920 entries at most (moka 0.12: five
-/// rounds of 384), so that it is seen to have outgrown its room before the first token is lost.
-const BEYOND: usize = 8192;
 
 /// A token as the column compares it. Those of clients are ASCII letters and digits when they come this far, those of rows
 /// whatever somebody wrote there; trailing spaces do not count in a column (PAD SPACE).
@@ -77,8 +74,6 @@ impl RowRef {
 /// The caches.
 pub struct RowCache {
     rows: RwLock<Rows>,
-    /// How many rows there is room for.
-    capacity: usize,
     /// More were remembered than there is room for.
     overflowed: AtomicBool,
     /// When each was used.
@@ -91,40 +86,36 @@ pub struct RowCache {
 }
 
 /// What is not known any more. It may be a million tokens, and to drop those takes time.
-pub type Forgotten = Cache<Key, RowRef>;
+pub type Forgotten = Table;
 
 /// Which token is in which row.
 struct Rows {
     /// As the last reading of all rows found it, or finds it, and what has come since.
-    current: Cache<Key, RowRef>,
+    current: Table,
     /// As it was known before the reading that goes on. What that does not find has expired or was revoked, and takes no room.
-    before: Option<Cache<Key, RowRef>>,
-}
-
-impl Rows {
-    /// No listener tells what makes room for others: with one, moka (0.12) makes a lock for each token that comes or goes, and puts it
-    /// into a map. That took 3 us of the processor for a rotation.
-    fn cache(capacity: usize) -> Cache<Key, RowRef> {
-        Cache::builder()
-            .max_capacity(capacity.saturating_add(BEYOND) as u64)
-            // The newest row is the one whose token comes back.
-            .eviction_policy(EvictionPolicy::lru())
-            .build()
-    }
+    before: Option<Table>,
 }
 
 impl RowCache {
     /// Empty; room for `capacity` rows. A used token must be told from an unknown one for `used_for` seconds, or (`None`) as long
     /// as it has not expired.
     pub fn new(capacity: usize, used_for: Option<u64>) -> Self {
+        Self::with(Table::alone(capacity), capacity, used_for, NegativeCache::since(Instant::now()))
+    }
+
+    /// As [`RowCache::new`], for one of many sites, which have the room of `budget` together.
+    pub fn sharing(budget: &Arc<Budget>, used_for: Option<u64>) -> Self {
+        Self::with(Table::sharing(budget), budget.capacity(), used_for, NegativeCache::small(Instant::now()))
+    }
+
+    fn with(table: Table, capacity: usize, used_for: Option<u64>, unknown: NegativeCache) -> Self {
         RowCache {
-            rows: RwLock::new(Rows { current: Rows::cache(capacity), before: None }),
-            capacity,
+            rows: RwLock::new(Rows { current: table, before: None }),
             overflowed: AtomicBool::new(false),
             used: Mutex::default(),
             used_for: used_for.map(Duration::from_secs),
             spare: capacity / 8,
-            unknown: Mutex::new(NegativeCache::since(Instant::now())),
+            unknown: Mutex::new(unknown),
         }
     }
 
@@ -196,14 +187,14 @@ impl RowCache {
     /// How many tokens are remembered with their rows, a moment ago, and how many as unknown.
     pub fn sizes(&self) -> (u64, u64) {
         let rows = self.rows();
-        let before = rows.before.as_ref().map_or(0, Cache::entry_count);
+        let before = rows.before.as_ref().map_or(0, Table::entry_count);
         (rows.current.entry_count() + before, self.unknown().len(Instant::now()) as u64)
     }
 
     /// No token is known to be in no row any more.
     pub fn forget_unknown(&self) {
-        let all = mem::replace(&mut *self.unknown(), NegativeCache::since(Instant::now()));
-        drop(all);
+        let forgotten = self.unknown().empty(Instant::now());
+        drop(forgotten);
     }
 
     /// All rows are about to be read anew: those that are then not among them are forgotten at its end, and have a room of their own
@@ -216,7 +207,8 @@ impl RowCache {
         if goes_on && !self.has_overflowed() {
             return None;
         }
-        let current = mem::replace(&mut rows.current, Rows::cache(self.capacity));
+        let empty = rows.current.another();
+        let current = mem::replace(&mut rows.current, empty);
         self.overflowed.store(false, Ordering::Relaxed);
         match goes_on {
             true => Some(current),
@@ -249,7 +241,7 @@ impl RowCache {
 
     /// After each change: so it is noticed before there are so many that the cache lets go of some, and before there are fewer again.
     fn look_for_overflow(&self, rows: &Rows) {
-        if rows.current.entry_count() > self.capacity as u64 {
+        if rows.current.has_overflowed() {
             self.overflowed.store(true, Ordering::Relaxed);
         }
     }
@@ -269,6 +261,7 @@ impl RowCache {
 
 #[cfg(test)]
 mod tests {
+    use super::table::BEYOND;
     use super::*;
 
     fn key(token: &str) -> Key {
@@ -395,7 +388,7 @@ mod tests {
         all("others");
         tokens.settle();
         assert!(tokens.has_overflowed());
-        assert!(tokens.begin_reading().is_some_and(|forgotten| forgotten.contains_key(&key("live0"))));
+        assert!(tokens.begin_reading().is_some_and(|forgotten| forgotten.get(&key("live0")).is_some()));
         assert_eq!((rows("dead"), rows("live"), tokens.has_overflowed()), (every.clone(), vec![], false));
         all("live");
         drop(tokens.end_reading());

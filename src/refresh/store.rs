@@ -143,7 +143,7 @@ impl Store {
     /// As [`Store::new`]; of each user `reads` are read, too, of their table and of `usermeta_table`. Where that is not known,
     /// what it would hold is not certain.
     pub fn declaring(
-        database: Database,
+        database: impl Into<Arc<Database>>,
         table_prefix: &str,
         users_table: &str,
         reads: &[Read],
@@ -198,7 +198,7 @@ impl Store {
                 "SELECT revoked_at IS NULL AND COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0), \
                  TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM {tokens} WHERE id = ? AND refresh_token_hash = ?"
             ),
-            database: Arc::new(database),
+            database: database.into(),
             tokens,
             users,
         }

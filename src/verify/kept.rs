@@ -106,6 +106,11 @@ pub fn name(config: &Config, installation: &Installation) -> String {
     name + ".json"
 }
 
+/// That of a further site of the network whose first one has this `name`.
+pub fn name_of_blog(name: &str, blog_id: u64) -> String {
+    format!("{}-{blog_id}.json", name.strip_suffix(".json").unwrap_or(name))
+}
+
 impl Kept {
     /// The file of this `name` in `directory`. Nothing is read or written yet.
     pub fn new(directory: &Path, name: &str) -> Arc<Self> {

@@ -33,6 +33,8 @@ pub(super) struct Known {
     pub explaining: Explaining,
     /// Where the verdict is kept across restarts.
     pub kept: Option<Arc<Kept>>,
+    /// Which site of a network the log is told of; `None` for the first, and on a single site.
+    pub site: Option<Arc<str>>,
 }
 
 impl Known {
@@ -52,6 +54,7 @@ impl Known {
             notes: Vec::new(),
             explaining: Explaining::default(),
             kept: None,
+            site: None,
         }
     }
 
@@ -60,6 +63,7 @@ impl Known {
         self.voids = if *observed == Observation::Void { self.voids.saturating_add(1) } else { 0 };
         if self.voids == MANY_VOIDS && self.verdict.state != State::Agrees {
             warn!(
+                site = self.site.as_deref(),
                 comparisons = self.voids,
                 "WordPress's answers to refreshes cannot be compared, so that it keeps them: errors, pages, or answers that \
                  are compressed or too long"
@@ -94,22 +98,25 @@ impl Known {
     }
 
     pub fn tell(&self) {
+        let site = self.site.as_deref();
         match (self.difference(), &self.verdict.state) {
             (Some(difference), _) => warn!(
+                site,
                 kind = difference.kind.name(),
                 fix = difference.kind.fix(),
                 "WordPress refreshes otherwise than the sidecar would, and gets all refreshes: {difference}"
             ),
             (None, State::Agrees) if !self.is_scanned => {
-                info!("WordPress's refreshes agree with the sidecar's; the site's files are still to be read");
+                info!(site, "WordPress's refreshes agree with the sidecar's; the site's files are still to be read");
             }
             (None, State::Agrees) => {
                 info!(
+                    site,
                     compared = self.verdict.compared,
                     "WordPress's refreshes agree with the sidecar's: refreshing natively"
                 );
             }
-            (None, _) => info!("verifying: WordPress gets the refreshes, and its answers are compared"),
+            (None, _) => info!(site, "verifying: WordPress gets the refreshes, and its answers are compared"),
         }
     }
 }

@@ -94,6 +94,12 @@ impl Verification {
         Self::with(rules, Known::new(verdict), Origins::new(rules.every()), Arc::default())
     }
 
+    /// Goes on with the verdict of one that this process let go of a while ago. Files and rows that changed meanwhile make another
+    /// epoch; nothing is native before they were looked at.
+    pub fn continuing(rules: Rules, verdict: Verdict) -> Arc<Self> {
+        Self::with(rules, Known::new(verdict), Origins::new(rules.every()), Arc::default())
+    }
+
     /// Goes on with what `before` knows, by other rules.
     pub fn following(before: &Verification, rules: Rules) -> Arc<Self> {
         let now = unix_now();
@@ -136,6 +142,11 @@ impl Verification {
     /// The verdict is kept there from now on, by [`kept::keep`].
     pub fn keep_in(&self, kept: Option<Arc<Kept>>) {
         self.known().kept = kept;
+    }
+
+    /// The log is told that it is about this `site` of a network.
+    pub fn name(&self, site: Arc<str>) {
+        self.known().site = Some(site);
     }
 
     /// Waits until the state has changed.

@@ -33,6 +33,7 @@ pub use conn::{Conn, NotUnderstood};
 use conn::{END_LIMIT, Ends};
 pub use error::{DatabaseError, Refusal};
 pub use hosts::Hosts;
+use prepared::Prepared;
 pub use prepared::SqlText;
 use server::{Connection, Mode};
 pub use session::{ConnectionName, Session};
@@ -89,6 +90,7 @@ pub struct Database {
     generation: AtomicU64,
     epoch: AtomicU64,
     limit: usize,
+    is_for_many_sites: bool,
     permits: Semaphore,
     longest_idle: Duration,
     /// The one that was used last is at the end.
@@ -135,6 +137,7 @@ impl Database {
             generation: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             limit: CONNECTIONS,
+            is_for_many_sites: false,
             permits: Semaphore::new(CONNECTIONS),
             longest_idle: LONGEST_IDLE,
             idle: Mutex::new(Vec::new()),
@@ -149,6 +152,12 @@ impl Database {
     #[must_use]
     pub fn at_most(self, connections: usize) -> Self {
         Database { limit: connections, permits: Semaphore::new(connections), ..self }
+    }
+
+    /// The same for the tables of a network's sites, if it `is` one: see [`Prepared::ByText`](prepared::Prepared::ByText).
+    #[must_use]
+    pub fn for_many_sites(self, is: bool) -> Self {
+        Database { is_for_many_sites: is, ..self }
     }
 
     /// The same with connections that are not used again after so long a time.
@@ -397,7 +406,10 @@ impl Database {
             .await
             .map_err(|_| DatabaseError::NoConnection)?;
         match opened {
-            Ok(connection) => Ok(connection),
+            Ok(connection) => {
+                let prepared = Prepared::new(self.is_for_many_sites);
+                Ok(Connection { prepared, ..connection })
+            }
             Err(error) => Err(self.connect_error(place, &error).await),
         }
     }

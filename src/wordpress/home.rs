@@ -10,6 +10,7 @@
 
 mod question;
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,8 +42,12 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// WordPress has this long to answer; it is never waited for by a client.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Questions for the site's own hosts: two schemes each, and some more while the site is being changed.
-const OWN: u64 = 1024;
+/// Questions for the site's own hosts, and for those of a network's sites in use: two schemes each, and some more while a site is
+/// being changed.
+const OWN: u64 = 8192;
+
+/// An answer that nothing keeps fresh but calls is of no use after this time.
+const LATELY: Duration = Duration::from_secs(600);
 
 /// Other hosts that are remembered.
 // SECURITY: clients choose these.
@@ -145,6 +150,8 @@ pub struct Homes {
 struct Answer {
     known: Mutex<Answers>,
     being_renewed: AtomicBool,
+    /// There is an answer, or none came.
+    renewed: Notify,
 }
 
 #[derive(Clone, Default)]
@@ -211,6 +218,27 @@ impl Homes {
         match self.known_or_never_asked(question) {
             Some(word) => Some(word),
             None => self.renew(question, &self.own(question)).await,
+        }
+    }
+
+    /// As [`Homes::known`], but `None` where the last answer is older than [`LATELY`].
+    pub fn known_lately(self: &Arc<Self>, question: &Question) -> Option<Word> {
+        let is_late = self.own(question).known().at.is_some_and(|at| at.elapsed() > LATELY);
+        self.known(question).filter(|_| !is_late)
+    }
+
+    /// Waits for an answer where there is none that [`Homes::known_lately`] would give, unless one was asked for a moment ago.
+    pub async fn ask_lately(self: &Arc<Self>, question: &Question) {
+        let answer = self.own(question);
+        let mut renewed = pin!(answer.renewed.notified());
+        // From here on it is not missed.
+        renewed.as_mut().enable();
+        let known = answer.known();
+        let is_missing = known.word.is_none() || known.at.is_some_and(|at| at.elapsed() > LATELY);
+        if is_missing && known.at.is_none_or(|at| at.elapsed() > RETRY) {
+            // Others may be at it already.
+            self.renew_soon(question, Arc::clone(&answer));
+            renewed.await;
         }
     }
 
@@ -353,6 +381,7 @@ impl Homes {
         let is_new = word != before.word;
         *answer.locked() = now;
         answer.being_renewed.store(false, Ordering::Release);
+        answer.renewed.notify_waiters();
         if is_new {
             self.news.notify_one();
         }
@@ -372,7 +401,7 @@ fn passed(last: &Mutex<Option<Instant>>, rest: Duration) -> bool {
 
 impl Default for Answer {
     fn default() -> Self {
-        Answer { known: Mutex::default(), being_renewed: AtomicBool::new(false) }
+        Answer { known: Mutex::default(), being_renewed: AtomicBool::new(false), renewed: Notify::new() }
     }
 }
 

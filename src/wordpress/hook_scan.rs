@@ -15,6 +15,7 @@ mod files;
 mod found;
 mod names;
 mod php;
+mod scanner;
 mod state;
 mod stored;
 
@@ -33,6 +34,7 @@ use super::installation::Installation;
 use files::{Part, Walker};
 pub use found::{Found, Hit, Unread, is_trusted};
 use php::{Form, Named};
+pub use scanner::Scanner;
 pub use state::files_state;
 pub use stored::{Snippets, Themes, snippets, themes};
 

@@ -37,8 +37,12 @@ pub struct Installation {
     pub database: Hosts,
     /// The same for logs, without the password: `user@host:port/name` or `user@/path/to.sock/name`; several with commas.
     pub database_label: String,
-    /// `[A-Za-z0-9_]*`
+    /// What the site's own tables begin with: `[A-Za-z0-9_]*`
     pub table_prefix: String,
+    /// What the network's tables begin with, likewise; the same on a single site and for a network's first site.
+    pub base_prefix: String,
+    /// Which site of the network it is; 1 on a single site.
+    pub blog_id: u64,
     /// The table of users, `[A-Za-z0-9_]+`: the constant `CUSTOM_USER_TABLE`, or else `users` with the prefix.
     pub users_table: String,
     /// The table of what else is stored of users, likewise: the constant `CUSTOM_USER_META_TABLE`, or else `usermeta`. `None`
@@ -56,6 +60,8 @@ pub struct Installation {
     pub home_is_computed: bool,
     /// Whether it is a network of sites; also where only PHP knows.
     pub multisite: bool,
+    /// Whether code of the network's own may pick the site of a request: `sunrise.php`.
+    pub sunrise: bool,
     /// Whether the network's main site is the one with the id 1; `true` on a single site.
     pub main_blog: bool,
     /// The constant `JWT_AUTH_CORS_ENABLE`, which wins over the plugin's setting.
@@ -101,6 +107,24 @@ impl Installation {
         }
     }
 
+    /// Another site of the network, `blog_id`, as `wpdb::get_blog_prefix()` names its tables. Its home URL is an option of its own;
+    /// should a constant take its place for all sites, WordPress says so when it is asked.
+    #[must_use]
+    pub fn of_blog(&self, blog_id: u64) -> Self {
+        Installation {
+            table_prefix: format!("{}{blog_id}_", self.base_prefix),
+            blog_id,
+            home: None,
+            wp_home: WpHome::NotDefined,
+            ..self.clone()
+        }
+    }
+
+    /// Whether it is a further site of a network.
+    pub fn is_blog(&self) -> bool {
+        self.blog_id != 1
+    }
+
     /// The host of the home URL, where configuration or a constant says it: known without the database.
     pub fn home_host(&self) -> Option<String> {
         let home = match (&self.home, &self.wp_home) {
@@ -121,7 +145,10 @@ impl fmt::Debug for Installation {
             .field("jwt_secret", &self.jwt_secret)
             .field("home", &self.home)
             .field("wp_home", &self.wp_home)
+            .field("base_prefix", &self.base_prefix)
+            .field("blog_id", &self.blog_id)
             .field("multisite", &self.multisite)
+            .field("sunrise", &self.sunrise)
             .field("main_blog", &self.main_blog)
             .field("cors_enable", &self.cors_enable)
             .field("config_file", &self.config_file)
@@ -182,7 +209,9 @@ fn assembled(
                 database_label: database.labels().join(", "),
                 database,
                 usermeta_table: assembly.usermeta_table(&table_prefix),
+                base_prefix: table_prefix.clone(),
                 table_prefix,
+                blog_id: 1,
                 users_table,
                 salts,
                 jwt_secret,
@@ -190,6 +219,7 @@ fn assembled(
                 wp_home: assembly.wp_home(),
                 home_is_computed: assembly.home_is_computed(),
                 multisite: assembly.multisite(),
+                sunrise: assembly.sunrise(),
                 main_blog: assembly.main_blog(),
                 cors_enable,
                 config_file: assembly.file.map(|file| file.path.clone()),
@@ -241,6 +271,10 @@ impl Assembly<'_> {
 
     fn home_is_computed(&self) -> bool {
         ["WP_HOME", "WP_SITEURL"].iter().any(|name| matches!(self.constant(name), Lookup::Unknown(_)))
+    }
+
+    fn sunrise(&self) -> bool {
+        self.incomplete().is_some() || !matches!(self.constant("SUNRISE"), Lookup::NotDefined)
     }
 
     /// As `is_multisite()`.

@@ -8,6 +8,7 @@ pub mod hook_scan;
 pub mod imported;
 pub mod installation;
 pub mod language;
+pub mod network;
 pub mod options;
 pub mod salts;
 pub mod site;

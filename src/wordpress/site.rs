@@ -4,6 +4,7 @@
 //! value serves: what a refresh then does is decided by the rotation itself, which needs the database anyway.
 
 mod build;
+mod fresh;
 mod hosts;
 mod language;
 mod makeup;
@@ -14,16 +15,16 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use moka::future::Cache;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::access_token::Signer;
 use super::clock::{Apart, Clocks};
 use super::database::{Database, DatabaseError};
 use super::home::{Home, Homes, Question};
 use super::installation::Installation;
+use super::network::blog::Blog;
 use super::options::{self, Settings};
 use crate::client_addr::Scheme;
 use crate::config::{Algorithm, Jwt, Secret};
@@ -31,6 +32,7 @@ use crate::declared::{Declared, Person, Uncertain, User, Values};
 use crate::last_seen::{LastSeen, Sight};
 use crate::route::RouteForms;
 use build::plugin;
+use fresh::Fresh;
 use hosts::Questions;
 pub use hosts::{Called, NamedHost};
 pub use makeup::Makeup;
@@ -162,9 +164,11 @@ pub struct Sites {
     homes: Arc<Homes>,
     /// `[wordpress] hosts`.
     hosts: Vec<String>,
+    /// Where the network has it, if it is a further site of one.
+    blog: Option<Arc<Blog>>,
     clocks: Arc<Clocks>,
     tasks: Handle,
-    cache: Cache<(), Known>,
+    cache: Fresh<Known>,
     last_good: Mutex<LastGood>,
     last_seen: LastSeen,
     signers: Mutex<Option<(Algorithm, Arc<Signer>)>>,
@@ -191,7 +195,7 @@ impl Sites {
         clocks: Arc<Clocks>,
         tasks: Handle,
     ) -> Arc<Self> {
-        let cache = Cache::builder().max_capacity(1).time_to_live(FRESH).build();
+        let cache = Fresh::new(FRESH);
         let (last_good, last_seen, signers) = (Mutex::default(), LastSeen::default(), Mutex::new(None));
         let Configured { jwt, declared, hosts } = configured;
         let declared = Arc::new(declared);
@@ -202,6 +206,7 @@ impl Sites {
             database,
             homes,
             hosts,
+            blog: None,
             clocks,
             tasks,
             cache,
@@ -211,9 +216,29 @@ impl Sites {
         })
     }
 
+    /// Those of `blog`, a further site of the network that this is the first site of.
+    #[must_use]
+    pub fn of_blog(&self, blog: Arc<Blog>) -> Arc<Self> {
+        Arc::new(Sites {
+            installation: self.installation.of_blog(blog.id),
+            jwt: self.jwt.clone(),
+            declared: Arc::clone(&self.declared),
+            database: Arc::clone(&self.database),
+            homes: Arc::clone(&self.homes),
+            hosts: Vec::new(),
+            blog: Some(blog),
+            clocks: Arc::clone(&self.clocks),
+            tasks: self.tasks.clone(),
+            cache: Fresh::new(FRESH),
+            last_good: Mutex::default(),
+            last_seen: LastSeen::default(),
+            signers: Mutex::new(self.signers.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        })
+    }
+
     /// What is known of the site, at most [`FRESH`] old; the last good value while the database is away or slow.
     pub async fn current(self: &Arc<Self>) -> Known {
-        if let Some(known) = self.cache.get(&()).await {
+        if let Some(known) = self.cache.get() {
             return known;
         }
         timeout(PATIENCE, self.read_or_known())
@@ -223,17 +248,17 @@ impl Sites {
 
     /// As [`Sites::current`], where no request waits: for as long as reading may take.
     pub async fn read_or_known(self: &Arc<Self>) -> Known {
-        // In a task of its own: where the first caller stops waiting, moka would start over with the next.
+        // In a task of its own: where the first caller stops waiting, the next would start over.
         let sites = Arc::clone(self);
-        let reading = self.tasks.spawn(async move {
-            let reader = Arc::clone(&sites);
-            sites.cache.get_with((), async move { reader.read().await }).await
-        });
+        let reading = self.tasks.spawn(async move { sites.cache.get_or_read(sites.read()).await });
         reading.await.unwrap_or_else(|_| self.last_known("reading them failed"))
     }
 
     /// The home URL of a request for its host that came by `scheme`, or why it is not known.
     pub fn home(&self, site: &Site, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
+        if let Some(blog) = &self.blog {
+            return self.home_of_blog(site, &blog.domain, scheme);
+        }
         match &site.home {
             StoredHome::Given(home) => Ok(Arc::clone(home)),
             StoredHome::Stored(questions) => {
@@ -280,6 +305,11 @@ impl Sites {
         self.clocks.wordpress_ahead_of_database()
     }
 
+    /// What is declared of the site's own code.
+    pub fn declared(&self) -> &Arc<Declared> {
+        &self.declared
+    }
+
     /// Where the site is.
     pub fn installation(&self) -> &Installation {
         &self.installation
@@ -302,6 +332,11 @@ impl Sites {
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).database_is_away
     }
 
+    /// Which further site of a network this is, if it is one.
+    pub fn blog(&self) -> Option<&Arc<Blog>> {
+        self.blog.as_ref()
+    }
+
     /// Why WordPress's home URL is not known, as far as it was asked; asks nobody.
     pub fn home_obstacle(&self, site: &Site) -> Option<NotNative> {
         [Scheme::Http, Scheme::Https].into_iter().find_map(|scheme| {
@@ -319,7 +354,7 @@ impl Sites {
         let rows = self.database.within(READ_LIMIT, self.rows()).await?;
         let known = self.site(&rows).map(Arc::new).map_err(Arc::new);
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site = Some(known.clone());
-        self.cache.insert((), known.clone()).await;
+        self.cache.put(known.clone());
         let active_plugins =
             options::active_plugins(rows.option("active_plugins"), rows.meta("active_sitewide_plugins"));
         Ok(Examined {
@@ -344,7 +379,7 @@ impl Sites {
         match read {
             Ok(site) => {
                 self.last_seen.seen();
-                if std::mem::take(&mut last.database_is_away) {
+                if std::mem::take(&mut last.database_is_away) && self.blog.is_none() {
                     info!("the site's settings can be read again");
                 }
                 let site = site.map(Arc::new).map_err(Arc::new);
@@ -353,7 +388,10 @@ impl Sites {
             }
             Err(error) => {
                 self.last_seen.failed(error.to_string());
-                if !std::mem::replace(&mut last.database_is_away, true) {
+                if self.blog.is_some() {
+                    // Of a database that is away the first site tells; of a table that may not be read, the status page.
+                    debug!(%error, table_prefix = self.installation.table_prefix, "the settings of a site of the network cannot be read");
+                } else if !std::mem::replace(&mut last.database_is_away, true) {
                     warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
                 }
                 drop(last);

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use mysql_async::OptsBuilder;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use wp_jwt_sidecar::internals::refresh::analytics::{Analytics, Event, EventResult, Failure, write_behind};
+use wp_jwt_sidecar::internals::refresh::analytics::{Analytics, Event, EventResult, Failure, Table, write_behind};
 use wp_jwt_sidecar::internals::refresh::country::Countries;
-use wp_jwt_sidecar::internals::refresh::store::Store;
 use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
 
 use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, random_hex};
@@ -32,10 +31,11 @@ impl Writing {
     /// Refused calls write up to `refusals` rows a second.
     fn limited(database: &TestDatabase, refusals: usize) -> Writing {
         let opts = mysql_async::Opts::from_url(database.url()).unwrap();
-        let store = Arc::new(Store::new(Pool::new(OptsBuilder::from_opts(opts)), database.prefix(), "wp_users"));
-        let (analytics, events) = Analytics::new(Countries::new(None, None), refusals);
+        let pool = Arc::new(Pool::new(OptsBuilder::from_opts(opts)));
+        let table = || Table { prefix: database.prefix().to_owned(), blog_id: 1 };
+        let (analytics, events) = Analytics::new(table(), Countries::new(None, None), refusals);
         let stop = CancellationToken::new();
-        let writer = tokio::spawn(write_behind(events, store, database.prefix().to_owned(), stop.clone()));
+        let writer = tokio::spawn(write_behind(events, pool, Arc::new(table()), stop.clone()));
         Writing { analytics, stop, writer }
     }
 

@@ -33,6 +33,7 @@ mod logs;
 mod lookup;
 mod model;
 mod native;
+mod network;
 mod packaging;
 mod php_parity;
 mod proxy_protocol;

@@ -86,6 +86,7 @@ pub fn health(status: &Status) -> Markup {
                 }
                 (dependency("upstream", "Web server of the site", &status.upstream))
                 (site(status))
+                (network(status))
                 (process(status))
                 @if !status.certificates.is_empty() { (certificates(status)) }
             }
@@ -146,6 +147,35 @@ fn site(status: &Status) -> Markup {
                     }) }
                 } @else {
                     dt { "Refreshes" } dd { "go to WordPress, as refresh.mode says" }
+                }
+            }
+        }
+    }
+}
+
+/// Of a network: its sites.
+fn network(status: &Status) -> Markup {
+    html! {
+        @if let Some(network) = &status.network {
+            div.card #network data-live {
+                h3 { "Network " @match &network.obstacle {
+                    Some(_) => span.pill.small.warning { span.dot {} "first site only" },
+                    None => span.pill.small.well { span.dot {} (count(network.native)) " of " (count(network.in_use)) " in use refreshed here" },
+                } }
+                dl.facts {
+                    dt { "Sites" } dd.long { (network.summary) }
+                    dt { "In use" } dd { (count(network.in_use)) " besides the first in the last ten minutes" }
+                    dt { "Tokens" } dd { (count(network.tokens)) " of theirs remembered" }
+                    @for site in &network.listed {
+                        dt { (site.place) }
+                        dd.long { @match &site.obstacle {
+                            Some(obstacle) => { "left to WordPress: " (obstacle) },
+                            None => "refreshed here",
+                        } }
+                    }
+                    @if network.in_use > network.listed.len() as u64 {
+                        dt { "Others" } dd { (count(network.in_use - network.listed.len() as u64)) }
+                    }
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! A batch is one transaction: all its rows or none. One bad row makes it fail, so then the rows are written one by
 //! one. While the database is away the batch waits, and behind it the queue fills.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mysql_async::Value;
@@ -11,10 +11,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Dropped, Events, Paths, Queued, Row, row};
+use super::{Dropped, Events, Paths, Queued, Row, Table, row};
 use crate::refresh::country::Countries;
-use crate::refresh::store::Store;
-use crate::wordpress::database::{DatabaseError, Session};
+use crate::wordpress::database::{Database, DatabaseError, Session};
 
 /// Rows in a transaction. More gain little and hold their foreign keys' locks for longer.
 const BATCH: usize = 256;
@@ -38,10 +37,12 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// Writes events until `stop`, then what is left in the queue. Returns when the queue is empty or, with the database
 /// away, 5 seconds later.
 ///
-/// SECURITY: `table_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
-pub async fn write_behind(events: Events, store: Arc<Store>, table_prefix: String, stop: CancellationToken) {
+/// `first`: the table that nearly all rows are for.
+///
+/// SECURITY: tables' prefixes are pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
+pub async fn write_behind(events: Events, database: Arc<Database>, first: Arc<Table>, stop: CancellationToken) {
     let Events { mut queue, dropped, refusals, mut countries, mut paths } = events;
-    let mut writer = Writer { store, statements: Statements::new(&table_prefix), dropped, stop, flush_until: None };
+    let mut writer = Writer { database, statements: Statements::new(first), dropped, stop, flush_until: None };
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let stopped = tokio::select! {
@@ -60,8 +61,19 @@ pub async fn write_behind(events: Events, store: Arc<Store>, table_prefix: Strin
             continue;
         }
         gather(&mut queue, &mut batch, &writer.stop).await;
+        // Those of one table together, in the order that they came in.
+        batch.sort_by_key(|queued| queued.table.blog_id);
+        let tables: Vec<Arc<Table>> = batch.iter().map(|queued| Arc::clone(&queued.table)).collect();
         let rows = rows(&mut batch, &mut countries, &mut paths).await;
-        writer.write(&rows).await;
+        let mut rest = rows.as_slice();
+        for same in tables.chunk_by(|one, next| one == next) {
+            let Some(((table, _), (rows, after))) = same.split_first().zip(rest.split_at_checked(same.len())) else {
+                break;
+            };
+            writer.statements.turn_to(table);
+            writer.write(rows).await;
+            rest = after;
+        }
     }
     writer.dropped.end();
     refusals.end();
@@ -89,7 +101,7 @@ async fn rows(batch: &mut Vec<Queued>, countries: &mut Countries, paths: &mut Pa
 }
 
 struct Writer {
-    store: Arc<Store>,
+    database: Arc<Database>,
     statements: Statements,
     dropped: Arc<Dropped>,
     stop: CancellationToken,
@@ -162,7 +174,7 @@ impl Writer {
                 }
                 Err(Interrupted::BeforeCommit(error)) => later(error)?,
             };
-            self.store.database.heed(&error);
+            self.database.heed(&error);
             if self.is_at_the_end() {
                 return Err(Refused::All(error));
             }
@@ -196,9 +208,8 @@ impl Writer {
     }
 
     async fn insert(&self, rows: &[Row], is_away: bool) -> Result<(), Interrupted> {
-        let mut session =
-            if is_away { self.store.database.fresh_session().await } else { self.store.database.session().await }
-                .map_err(Interrupted::BeforeCommit)?;
+        let mut session = if is_away { self.database.fresh_session().await } else { self.database.session().await }
+            .map_err(Interrupted::BeforeCommit)?;
         // An error leaves by `?`: the session is closed, and the server rolls back.
         match timeout(TRANSACTION_LIMIT, self.insert_all(&mut session, rows)).await {
             Ok(inserted) => inserted.map_err(Interrupted::BeforeCommit)?,
@@ -223,10 +234,10 @@ impl Writer {
     async fn insert_all(&self, session: &mut Session<'_>, rows: &[Row]) -> Result<(), DatabaseError> {
         session.conn().query_drop("START TRANSACTION").await?;
         let mut rest = rows;
-        for (size, statement) in &self.statements.0 {
-            while let Some((chunk, after)) = rest.split_at_checked(*size) {
+        for size in STATEMENT_ROWS {
+            while let Some((chunk, after)) = rest.split_at_checked(size) {
                 let values: Vec<Value> = chunk.iter().flat_map(values).collect();
-                session.conn().exec_drop(statement.as_str(), values).await?;
+                session.conn().exec_drop(self.statements.of(size), values).await?;
                 rest = after;
             }
         }
@@ -258,26 +269,45 @@ fn later(error: DatabaseError) -> Result<DatabaseError, Refused> {
     }
 }
 
-/// `INSERT` for each number of rows.
-struct Statements(Vec<(usize, String)>);
+/// `INSERT` for each number of rows, each made when it is first needed.
+struct Statements {
+    table: Arc<Table>,
+    made: [OnceLock<String>; STATEMENT_ROWS.len()],
+}
 
-/// What adds one row.
-pub fn insert(table_prefix: &str) -> String {
-    let smallest = Statements::new(table_prefix).0.into_iter().min_by_key(|(rows, _)| *rows);
-    smallest.map(|(_, statement)| statement).unwrap_or_default()
+/// What adds one row to `table`.
+pub fn insert(table: &Table) -> String {
+    statement(table, 1)
 }
 
 impl Statements {
-    fn new(table_prefix: &str) -> Self {
-        const VALUES: &str = "('token_refresh', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, '1970-01-01' + INTERVAL ? SECOND)";
-        let insert = format!(
-            "INSERT INTO `{table_prefix}jwt_auth_analytics` (event_type, event_status, failure_reason, user_id, token_id, \
-             token_family, ip_address, user_agent, country_code, request_path, request_method, response_time, blog_id, \
-             event_timestamp) VALUES "
-        );
-        let statement = |rows| (rows, insert.clone() + &vec![VALUES; rows].join(", "));
-        Self(STATEMENT_ROWS.map(statement).to_vec())
+    fn new(table: Arc<Table>) -> Self {
+        Statements { table, made: Default::default() }
     }
+
+    fn turn_to(&mut self, table: &Arc<Table>) {
+        if self.table != *table {
+            *self = Statements::new(Arc::clone(table));
+        }
+    }
+
+    /// For `size` rows, one of [`STATEMENT_ROWS`].
+    fn of(&self, size: usize) -> &str {
+        let made = STATEMENT_ROWS.iter().zip(&self.made).find(|(rows, _)| **rows == size);
+        made.map_or("", |(rows, made)| made.get_or_init(|| statement(&self.table, *rows)))
+    }
+}
+
+fn statement(table: &Table, rows: usize) -> String {
+    let Table { prefix, blog_id } = table;
+    let values =
+        format!("('token_refresh', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {blog_id}, '1970-01-01' + INTERVAL ? SECOND)");
+    let insert = format!(
+        "INSERT INTO `{prefix}jwt_auth_analytics` (event_type, event_status, failure_reason, user_id, token_id, \
+         token_family, ip_address, user_agent, country_code, request_path, request_method, response_time, blog_id, \
+         event_timestamp) VALUES "
+    );
+    insert + &vec![values; rows].join(", ")
 }
 
 /// In the statement's order.

@@ -164,7 +164,7 @@ impl Concluding {
                     if event.ip_address.as_deref() != Some(&*address.to_string()) {
                         self.refresher.verification.note("the column ip_address of analytics".to_owned());
                     }
-                    if event.blog_id != 1 {
+                    if event.blog_id != self.refresher.sites.installation().blog_id {
                         self.refresher.verification.note("the column blog_id of analytics".to_owned());
                     }
                     return None;

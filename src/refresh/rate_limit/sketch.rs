@@ -5,7 +5,8 @@
 //! Varghese 2002 for raising no more than is needed).
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::IpAddr;
+
+use super::Who;
 
 /// Cells of a row: twice as many as there are exact windows.
 const CELLS: usize = 1 << 17;
@@ -34,14 +35,14 @@ impl Sketch {
     }
 
     /// `client` had `count` requests in a window of `length` seconds that is still open at `now`.
-    pub fn record(&mut self, client: &IpAddr, count: u32, length: u64, now: u64) {
+    pub fn record(&mut self, client: &Who, count: u32, length: u64, now: u64) {
         self.age(length, now);
         let cells = self.cells(client);
         self.current.raise(cells, count);
     }
 
     /// How many requests `client` had, or more.
-    pub fn count(&mut self, client: &IpAddr, length: u64, now: u64) -> u32 {
+    pub fn count(&mut self, client: &Who, length: u64, now: u64) -> u32 {
         self.age(length, now);
         let cells = self.cells(client);
         self.current.least(cells).max(self.previous.least(cells))
@@ -65,7 +66,7 @@ impl Sketch {
         self.began = now;
     }
 
-    fn cells(&self, client: &IpAddr) -> [usize; ROWS] {
+    fn cells(&self, client: &Who) -> [usize; ROWS] {
         let mut row = 0;
         self.hashers.each_ref().map(|hasher| {
             let cell = row * CELLS + usize::try_from(hasher.hash_one(client) % CELLS as u64).unwrap_or(0);
@@ -97,8 +98,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn client(number: u32) -> IpAddr {
-        IpAddr::V4(number.into())
+    fn client(number: u32) -> Who {
+        Who { blog: 1, address: std::net::IpAddr::V4(number.into()) }
     }
 
     #[test]

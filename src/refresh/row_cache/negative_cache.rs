@@ -9,6 +9,10 @@ use super::Key;
 /// Unknown tokens remembered: what one look-up said of a token that is guessed or was deleted is not asked again at once.
 const UNKNOWN: usize = 100_000;
 
+/// The same of one of many sites.
+// SECURITY: clients choose at how many sites they guess.
+const UNKNOWN_OF_MANY: usize = 2_000;
+
 /// How long, at least, while there is room; twice as long at most.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
@@ -22,12 +26,24 @@ pub struct NegativeCache {
     since: Instant,
     /// When the old one is too old.
     old_until: Instant,
+    most: usize,
 }
 
 impl NegativeCache {
     /// Empty, as of `since`.
     pub fn since(since: Instant) -> Self {
-        NegativeCache { young: HashSet::new(), old: HashSet::new(), since, old_until: since }
+        NegativeCache { young: HashSet::new(), old: HashSet::new(), since, old_until: since, most: UNKNOWN }
+    }
+
+    /// The same with the room that one of many sites has.
+    pub fn small(since: Instant) -> Self {
+        NegativeCache { most: UNKNOWN_OF_MANY, ..NegativeCache::since(since) }
+    }
+
+    /// Forgets all. Returns it: there may be many.
+    pub fn empty(&mut self, now: Instant) -> Self {
+        let most = self.most;
+        mem::replace(self, NegativeCache { most, ..NegativeCache::since(now) })
     }
 
     /// Whether `token` is among them.
@@ -40,7 +56,7 @@ impl NegativeCache {
     pub fn insert(&mut self, token: Key, now: Instant) -> [HashSet<Key>; 2] {
         let mut forgotten = [HashSet::new(), HashSet::new()];
         let age = now.saturating_duration_since(self.since);
-        if age >= UNKNOWN_FOR || self.young.len() >= UNKNOWN / 2 {
+        if age >= UNKNOWN_FOR || self.young.len() >= self.most / 2 {
             let (old, young) = (mem::take(&mut self.old), mem::take(&mut self.young));
             if age >= 2 * UNKNOWN_FOR {
                 forgotten = [old, young];
@@ -107,5 +123,12 @@ mod tests {
         }
         assert!(unknown.contains(&key(&(3 * UNKNOWN - 1).to_string()), now));
         assert!(!unknown.contains(&key("0"), now));
+        let mut few = NegativeCache::small(now);
+        for token in 0..3 * UNKNOWN_OF_MANY {
+            few.insert(key(&token.to_string()), now);
+            assert!(few.len(now) <= UNKNOWN_OF_MANY);
+        }
+        drop(few.empty(now));
+        assert_eq!((few.len(now), few.most), (0, UNKNOWN_OF_MANY));
     }
 }

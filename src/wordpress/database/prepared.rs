@@ -29,20 +29,30 @@ impl SqlText {
 }
 
 /// What one connection has prepared.
-#[derive(Default)]
-pub struct Prepared(HashMap<usize, Statement>);
+pub enum Prepared {
+    /// All at hand.
+    AtHand(HashMap<usize, Statement>),
+    /// For the tables of many sites there are more statements than a connection keeps: each is found by its text, so that
+    /// mysql_async, which closes those that were not used for the longest time, sees which are in use.
+    ByText,
+}
 
 impl Prepared {
+    pub fn new(is_for_many_sites: bool) -> Self {
+        if is_for_many_sites { Prepared::ByText } else { Prepared::AtHand(HashMap::new()) }
+    }
+
     /// The statement of `text` on `conn`, which must be the same each time.
     ///
     /// # Errors
     /// The database's.
     pub async fn on(&mut self, conn: &mut Conn, text: &SqlText) -> Result<Statement, mysql_async::Error> {
-        if let Some(statement) = self.0.get(&text.number) {
+        let Prepared::AtHand(at_hand) = self else { return conn.prep(text.as_str()).await };
+        if let Some(statement) = at_hand.get(&text.number) {
             return Ok(statement.clone());
         }
         let statement = conn.prep(text.as_str()).await?;
-        self.0.insert(text.number, statement.clone());
+        at_hand.insert(text.number, statement.clone());
         Ok(statement)
     }
 }

@@ -74,7 +74,7 @@ pub(super) async fn open(
     if mode == Mode::Transactions {
         conn.query_drop("SET autocommit = 0").await?;
     }
-    let (now, prepared) = (Instant::now(), Prepared::default());
+    let (now, prepared) = (Instant::now(), Prepared::new(false));
     Ok(Connection {
         conn,
         prepared,

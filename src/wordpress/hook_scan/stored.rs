@@ -56,14 +56,14 @@ pub async fn snippets(
     plugins: &[String],
 ) -> Result<Snippets, DatabaseError> {
     let prefix = &installation.table_prefix;
-    let from_table = |table: &str, active: &str| {
+    let from_table = |prefix: &str, table: &str, active: &str| {
         format!(
             "SELECT id, LEFT(code, {LONGEST}) FROM `{prefix}{table}` WHERE {active} AND INSTR(code, 'jwt_auth') > 0 \
              ORDER BY id LIMIT {MOST}"
         )
     };
     let mut queries = vec![
-        ("snippet", from_table("snippets", "active = 1")),
+        ("snippet", from_table(prefix, "snippets", "active = 1")),
         (
             "snippet post",
             format!(
@@ -74,7 +74,7 @@ pub async fn snippets(
     ];
     if installation.multisite {
         // The network's. Which blogs have switched on those that are shared, each blog's options say.
-        queries.push(("network snippet", from_table("ms_snippets", "active >= 0")));
+        queries.push(("network snippet", from_table(&installation.base_prefix, "ms_snippets", "active >= 0")));
     }
     let mut found = Vec::new();
     let mut is_denied = false;

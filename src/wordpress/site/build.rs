@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::hosts::Questions;
+use super::hosts::{Questions, authority_of};
 use super::obstacle::path_of;
 use super::rows::{Columns, Rows};
 use super::{Makeup, NotNative, Site, Sites, StoredHome};
@@ -20,6 +20,7 @@ impl Sites {
         let home_host = url::Url::parse(&stored_home).ok().and_then(|home| home.host_str().map(str::to_owned));
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).home_host = home_host;
         self.main_blog()?;
+        self.own_place(&stored_home)?;
         charset(rows)?;
         let plugin = plugin(rows)?;
         let settings = self.settings(rows)?;
@@ -38,7 +39,8 @@ impl Sites {
             StoredHome::Given(Arc::new(Home::new(stored_home, true, forms.permalinks)))
         } else {
             let depends_on_host = self.installation.wp_home == WpHome::Dynamic;
-            StoredHome::Stored(Questions::new(&stored_home, &forms, &self.hosts, depends_on_host))
+            let own = self.blog.as_ref().map(|blog| blog.domain.as_str());
+            StoredHome::Stored(Questions::new(&stored_home, own, &forms, &self.hosts, depends_on_host))
         };
         let makeup = Makeup::of(rows, signer.fingerprint(&auth_salt));
         Ok(Site {
@@ -63,6 +65,7 @@ impl Sites {
         let signer = settings.as_ref().ok().map(|settings| self.signer(settings));
         [
             self.main_blog().err(),
+            self.own_place(&self.stored_home(rows)).err(),
             charset(rows).err(),
             plugin(rows).err(),
             settings.err(),
@@ -77,6 +80,16 @@ impl Sites {
 
     fn main_blog(&self) -> Result<(), NotNative> {
         if self.installation.main_blog { Ok(()) } else { Err(NotNative::OtherBlog) }
+    }
+
+    /// A site of a network has its home where the network finds it. Where it has not, code that maps domains has a hand in it.
+    fn own_place(&self, stored_home: &str) -> Result<(), NotNative> {
+        let Some(blog) = &self.blog else { return Ok(()) };
+        let host = authority_of(stored_home);
+        let without_www = |host: &str| host.strip_prefix("www.").unwrap_or(host).to_owned();
+        let is_own = without_www(&host.to_ascii_lowercase()) == without_www(&blog.domain)
+            && path_of(stored_home) == blog.path.trim_end_matches('/');
+        if is_own { Ok(()) } else { Err(NotNative::Elsewhere(stored_home.to_owned(), blog.place())) }
     }
 
     pub(super) fn settings(&self, rows: &Rows) -> Result<Settings, NotNative> {

@@ -7,11 +7,13 @@
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::{NotNative, Site, Sites, StoredHome, usable};
+use super::{NotNative, PATIENCE, Site, Sites, StoredHome, usable};
 use crate::client_addr::Scheme;
 use crate::route::RouteForms;
 use crate::wordpress::home::{Home, Question, Word};
+use crate::wordpress::network::blog;
 
 /// The longest valid host name (RFC 1035, section 2.3.4), and a port.
 const LONGEST_HOST: usize = 255 + ":65535".len();
@@ -78,10 +80,17 @@ impl ByScheme {
 }
 
 impl Questions {
-    pub(super) fn new(stored_home: &str, forms: &RouteForms, hosts: &[String], depends_on_host: bool) -> Self {
+    /// `own`: the host to ask at in place of the home URL's.
+    pub(super) fn new(
+        stored_home: &str,
+        own: Option<&str>,
+        forms: &RouteForms,
+        hosts: &[String],
+        depends_on_host: bool,
+    ) -> Self {
         let about = |host| ByScheme::new(stored_home, host, forms, depends_on_host);
         let named = hosts.iter().map(|host| about(Some(host))).collect();
-        Questions { own: about(None), named, depends_on_host }
+        Questions { own: about(own), named, depends_on_host }
     }
 
     /// Whether `host`, as a request has it, is `known`. A default port is the same as none.
@@ -96,6 +105,9 @@ impl Sites {
     /// # Errors
     /// The call is WordPress's: [`NotNative::OtherHost`] for its host, anything else for the site.
     pub fn called(&self, site: &Site, host: &str, scheme: Scheme) -> Result<Called, NotNative> {
+        if self.blog().is_some() {
+            return self.home_of_blog(site, host, scheme).map(Called::Here);
+        }
         let questions = match &site.home {
             StoredHome::Given(home) => {
                 let is_here = |known: &str| is_same(host, known, &home.url);
@@ -123,6 +135,36 @@ impl Sites {
             return Err(NotNative::OtherHost);
         }
         Ok(Called::Elsewhere(questions.elsewhere(host, scheme)))
+    }
+
+    /// What a further site of a network has as its home URL for calls to `host`, where the network has found it.
+    // SECURITY: WordPress must say so itself for this very host and path. `sunrise.php`, or a plugin that maps domains, may have
+    // picked another site, whose tokens are not in this one's table.
+    pub(super) fn home_of_blog(&self, site: &Site, host: &str, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
+        let question = self.question_of_blog(site, host, scheme).ok_or(NotNative::OtherHost)?;
+        let home = usable(self.homes.known_lately(&question), &question)?;
+        if without_scheme(&home.url) == without_scheme(&question.stored_home) {
+            Ok(home)
+        } else {
+            Err(NotNative::OtherSite(home.url.clone()))
+        }
+    }
+
+    fn question_of_blog(&self, site: &Site, host: &str, scheme: Scheme) -> Option<Question> {
+        let StoredHome::Stored(questions) = &site.home else { return None };
+        let plain = blog::wordpress_host(host)?;
+        // Code that sees the host before WordPress does may tell apart what WordPress does not.
+        (plain == host || !self.installation.sunrise).then(|| questions.elsewhere(&plain, scheme))
+    }
+
+    /// Waits for what [`Sites::called`] needs of WordPress where nothing keeps that fresh but calls: of a network's further sites.
+    pub async fn wait_for_home(&self, site: &Site, host: &str, scheme: Scheme) {
+        if self.blog().is_some()
+            && let Some(question) = self.question_of_blog(site, host, scheme)
+        {
+            // It goes on where this ends, and the next call finds it.
+            let _ = timeout(PATIENCE, self.homes.ask_lately(&question)).await;
+        }
     }
 
     /// The home URL on a host that only a client has named, if WordPress has answered for it. With `may_ask` it is
@@ -191,6 +233,12 @@ impl Sites {
     // SECURITY: only for the site's own hosts. Behind the others there may be sites that refuse every such call.
     pub fn heed_response(&self, host: &str, scheme: Scheme, status: http::StatusCode) {
         let Some(Ok(site)) = self.last_read() else { return };
+        if self.blog().is_some() {
+            if let Some(question) = self.question_of_blog(&site, host, scheme) {
+                self.homes.doubt(&question, status);
+            }
+            return;
+        }
         let StoredHome::Stored(questions) = &site.home else { return };
         let stored_home = questions.own.stored_home();
         let mut own = [&questions.own].into_iter().chain(&questions.named);
@@ -261,7 +309,7 @@ fn without_scheme(url: &str) -> &str {
 }
 
 /// Host and port of a URL.
-fn authority_of(url: &str) -> &str {
+pub(super) fn authority_of(url: &str) -> &str {
     without_scheme(url).split('/').next().unwrap_or_default()
 }
 
@@ -333,7 +381,7 @@ mod tests {
     fn a_question_for_each_host_and_scheme() {
         let forms = RouteForms { home_path: String::new(), permalinks: crate::route::Permalinks::Pretty };
         let hosts = ["www.shop.example".to_owned()];
-        let about = |home, depends| Questions::new(home, &forms, &hosts, depends);
+        let about = |home, depends| Questions::new(home, None, &forms, &hosts, depends);
         let fixed = about("https://shop.example", false);
         assert_eq!(fixed.own.by(Scheme::Http), fixed.own.by(Scheme::Https), "https stays https");
         assert_eq!(fixed.named[0].by(Scheme::Http).place(), "http://www.shop.example");

@@ -32,6 +32,9 @@ pub enum NotNative {
     /// Not the first site of a network.
     #[error("the main site of this network does not have the id 1")]
     OtherBlog,
+    /// The option `home` of a network's site and the place that the network has it at.
+    #[error("its home URL is {0}, and the network has it at {1}")]
+    Elsewhere(String, String),
     /// WordPress did not say its home URL yet.
     #[error("WordPress has not answered {0}/wp-json/ yet")]
     HomeUnknown(String),

@@ -53,6 +53,8 @@ pub(super) struct Rows {
     meta: Vec<(String, Vec<u8>)>,
     engine: Option<String>,
     columns: Vec<Column>,
+    /// One that begins with the column for tokens, of more than one the one that holds most of it.
+    token_index: Option<String>,
     clock: Option<Reading>,
     /// Whether WordPress's own messages are in English, by the options and by files.
     pub(super) is_english: bool,
@@ -65,8 +67,6 @@ struct Column {
     charset: Option<String>,
     collation: Option<String>,
     needs_value: bool,
-    /// One that begins with the column, of more than one the one that holds most of it.
-    index: Option<String>,
 }
 
 impl Rows {
@@ -88,8 +88,9 @@ impl Rows {
             .await?;
         let meta: Vec<Row> = if installation.multisite {
             conn.query(format!(
-                "SELECT meta_key, meta_value FROM `{prefix}sitemeta` WHERE site_id = 1 AND meta_key IN \
-                 ('active_sitewide_plugins', 'auth_key', 'auth_salt', 'WPLANG')"
+                "SELECT meta_key, meta_value FROM `{}sitemeta` WHERE site_id = 1 AND meta_key IN \
+                 ('active_sitewide_plugins', 'auth_key', 'auth_salt', 'WPLANG')",
+                installation.base_prefix
             ))
             .await?
         } else {
@@ -104,26 +105,30 @@ impl Rows {
             )
             .await?;
         let answered = Instant::now();
+        // Names that are not constants would have the server open every table of the database: of a network, thousands.
         let columns: Vec<Row> = conn
             .exec(
                 "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME, \
                  IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%' \
-                 AND EXTRA NOT LIKE '%GENERATED%', (SELECT s.INDEX_NAME FROM \
-                 information_schema.STATISTICS s WHERE s.TABLE_SCHEMA = c.TABLE_SCHEMA AND s.TABLE_NAME = c.TABLE_NAME \
-                 AND s.COLUMN_NAME = c.COLUMN_NAME AND s.SEQ_IN_INDEX = 1 AND s.INDEX_TYPE = 'BTREE' \
-                 ORDER BY s.SUB_PART IS NOT NULL, s.SUB_PART DESC, s.INDEX_NAME LIMIT 1) \
-                 FROM information_schema.COLUMNS c WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
+                 AND EXTRA NOT LIKE '%GENERATED%' \
+                 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?",
                 (&table,),
             )
             .await?;
-        let mut columns: Vec<Column> = columns.into_iter().map(described).collect::<Result<_, _>>()?;
-        for column in columns.iter_mut().filter(|column| column.name.eq_ignore_ascii_case(TOKEN)) {
-            if let Some(index) = &column.index
-                && !is_used(conn, &table, index).await?
-            {
-                column.index = None;
-            }
-        }
+        let columns: Vec<Column> = columns.into_iter().map(described).collect::<Result<_, _>>()?;
+        let index: Option<Row> = conn
+            .exec_first(
+                "SELECT INDEX_NAME FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? \
+                 AND COLUMN_NAME = ? AND SEQ_IN_INDEX = 1 AND INDEX_TYPE = 'BTREE' \
+                 ORDER BY SUB_PART IS NOT NULL, SUB_PART DESC, INDEX_NAME LIMIT 1",
+                (&table, TOKEN),
+            )
+            .await?;
+        let index: Option<String> = index.map(|mut row| column(&mut row, 0, "STATISTICS")).transpose()?;
+        let token_index = match index {
+            Some(index) if is_used(conn, &table, &index).await? => Some(index),
+            _ => None,
+        };
         let (engine, time): (Option<String>, Option<i64>) = match engine {
             Some(mut row) => (column(&mut row, 0, "ENGINE")?, column(&mut row, 1, "UTC_TIMESTAMP")?),
             None => (None, None),
@@ -133,6 +138,7 @@ impl Rows {
             meta: pairs(meta)?,
             engine,
             columns,
+            token_index,
             clock: time.and_then(|time| Reading::of_microseconds(time, asked, answered)),
             is_english: false,
         })
@@ -171,7 +177,7 @@ impl Rows {
 
     /// The index that tokens are found by.
     pub(super) fn token_index(&self) -> Option<&str> {
-        self.columns.iter().find(|column| column.name.eq_ignore_ascii_case("refresh_token_hash"))?.index.as_deref()
+        self.token_index.as_deref()
     }
 
     /// What the token table's columns hold, or why a rotation could not work with it.
@@ -199,7 +205,7 @@ impl Rows {
                 _ => ColumnCharset::Ascii,
             },
             folds_case: token.collation.as_ref().is_some_and(|collation| collation.ends_with("_ci")),
-            indexed: token.index.is_some(),
+            indexed: self.token_index.is_some(),
         })
     }
 }
@@ -235,7 +241,6 @@ fn described(mut row: Row) -> Result<Column, DatabaseError> {
         charset: column(&mut row, 2, "CHARACTER_SET_NAME")?,
         collation: column(&mut row, 3, "COLLATION_NAME")?,
         needs_value: column(&mut row, 4, "IS_NULLABLE")?,
-        index: column(&mut row, 5, "STATISTICS")?,
     })
 }
 
@@ -252,7 +257,6 @@ mod tests {
                 charset: Some("utf8mb4".to_owned()),
                 collation: Some("utf8mb4_unicode_520_ci".to_owned()),
                 needs_value: *name == "hash",
-                index: None,
             })
             .collect();
         change(&mut columns);
@@ -261,6 +265,7 @@ mod tests {
             meta: Vec::new(),
             engine: Some("InnoDB".to_owned()),
             columns,
+            token_index: None,
             clock: None,
             is_english: true,
         }
@@ -286,13 +291,20 @@ mod tests {
                 charset: None,
                 collation: None,
                 needs_value: true,
-                index: None,
             });
         });
         assert_eq!(needed.unwrap_err(), "its column device needs a value that only the plugin knows");
         let engine = Some("Aria".to_owned());
-        let aria =
-            Rows { options: vec![], meta: vec![], engine, columns: vec![], clock: None, is_english: true }.columns();
+        let aria = Rows {
+            options: vec![],
+            meta: vec![],
+            engine,
+            columns: vec![],
+            token_index: None,
+            clock: None,
+            is_english: true,
+        }
+        .columns();
         assert!(aria.unwrap_err().contains("has no transactions"));
     }
 }

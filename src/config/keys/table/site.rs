@@ -169,8 +169,8 @@ keys! {
             reuse_interval: a used token that comes back late may have been copied, and nothing tells which of the two \
             clients is honest. With a reuse_interval of \"0s\" it logs out every client that sends a call twice.");
     REFRESH_KNOWN_TOKENS: usize = integer("refresh.known_tokens", 1..=100_000_000, "tokens").is("1000000")
-        .about("Tokens whose rows are remembered, at some 200 bytes each; twice that for as long as a table with too \
-            many is read anew.")
+        .about("Tokens whose rows are remembered, at some 200 bytes each, those of all sites of a network together; \
+            twice that for as long as a table with too many is read anew.")
         .change("Where the table has no index on refresh_token_hash (see `wp-jwt-sidecar index`), keep it above the \
             number of live sessions, with room for a day of new ones: the sidecar then never has to read the whole \
             table for one token.");
@@ -178,7 +178,8 @@ keys! {
         .unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb")
         .about("A MaxMind country database for the analytics' country codes.");
     CLEANUP_TOKENS_AFTER_DAYS: usize = integer("cleanup.tokens_after_days", 0..=36_500, "days").is("0")
-        .about("Token rows that were revoked or expired so long ago are deleted, a few at a time; 0 deletes none.")
+        .about("Token rows that were revoked or expired so long ago are deleted, a few at a time, of a network's first \
+            site only; 0 deletes none.")
         .change("With rotation every refresh leaves a row behind; 30 days keeps a month of history. A family's newest \
             row stays.");
     CLEANUP_ANALYTICS: bool = boolean("cleanup.analytics").is("false")

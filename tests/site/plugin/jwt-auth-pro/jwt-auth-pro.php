@@ -46,6 +46,9 @@ add_filter( 'rest_post_dispatch', __NAMESPACE__ . '\send_exposed_headers' );
 add_filter( 'determine_current_user', __NAMESPACE__ . '\user_from_bearer', 20 );
 add_filter( 'rest_pre_dispatch', __NAMESPACE__ . '\refuse_bad_bearer', 10, 3 );
 
+// A further site of a network gets its tables with its first request.
+add_action( 'plugins_loaded', fn() => VERSION === get_option( 'jwt_auth_pro_version' ) || activate() );
+
 /** Creates the tables and the options with their defaults; what is there already stays as it is. */
 function activate(): void {
 	create_tables();

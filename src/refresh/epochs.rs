@@ -4,16 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use super::refresher::Refresher;
 use crate::config;
-use crate::refresh::Refresher;
 use crate::verify::difference::{Difference, Kind};
 use crate::verify::epoch::epoch;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError};
-use crate::wordpress::hook_scan::{self, Active, HookScan, Snippets, Themes};
+use crate::wordpress::hook_scan::{self, Active, Scanner, Snippets, Themes};
 use crate::wordpress::site::Site;
 
 /// As often as the site's options are read.
@@ -28,25 +29,43 @@ const CUT_AT_MOST: u32 = 20;
 /// What of the configuration answers depend on.
 type Configuration = (config::Jwt, config::Refresh);
 
-/// Never returns.
-pub async fn watch(refresher: Arc<Refresher>, configuration: Configuration) {
-    let mut scans = Scans { scan: HookScan::in_background(), due: Instant::now(), cut: 0, unread: Vec::new() };
-    loop {
-        if let Ok(site) = refresher.sites.read_or_known().await {
-            let active = active(&refresher, &site);
-            let (files, active) = match spawn_blocking(move || (hook_scan::files_state(&active), active)).await {
-                Ok(read) => read,
-                // The runtime ends.
-                Err(_) => return,
-            };
-            let makeup = &site.makeup;
-            let epoch = epoch(makeup, &files, &configuration);
-            let is_new = refresher.verification.enter(&epoch, makeup.tag(), &makeup.plugin_version);
-            if is_new || !refresher.verification.is_scanned() || scans.due <= Instant::now() {
-                scans.run(&refresher, active, &configuration.1.trusted_hooks).await;
+/// The look at one site.
+pub struct Epochs {
+    configuration: Arc<Configuration>,
+    scanner: Arc<Scanner>,
+    scans: Mutex<Scans>,
+}
+
+impl Epochs {
+    /// Of a site whose files `scanner` reads.
+    pub fn new(configuration: Arc<Configuration>, scanner: Arc<Scanner>) -> Self {
+        let scans = Mutex::new(Scans { due: Instant::now(), cut: 0, unread: Vec::new() });
+        Epochs { configuration, scanner, scans }
+    }
+
+    /// Looks again and again, and says so after each look. Never returns.
+    pub async fn keep_looking(&self, refresher: &Refresher, looked: impl Fn()) {
+        loop {
+            // The runtime ends where nothing comes of it.
+            if self.look(refresher).await.is_some() {
+                looked();
             }
+            sleep(LOOK).await;
         }
-        sleep(LOOK).await;
+    }
+
+    async fn look(&self, refresher: &Refresher) -> Option<()> {
+        let site = refresher.sites.read_or_known().await.ok()?;
+        let active = active(refresher, &site);
+        let (files, active) = spawn_blocking(move || (hook_scan::files_state(&active), active)).await.ok()?;
+        let makeup = &site.makeup;
+        let epoch = epoch(makeup, &files, &*self.configuration);
+        let is_new = refresher.verification.enter(&epoch, makeup.tag(), &makeup.plugin_version);
+        let mut scans = self.scans.lock().await;
+        if is_new || !refresher.verification.is_scanned() || scans.due <= Instant::now() {
+            scans.run(refresher, &self.scanner, active, files, &self.configuration.1.trusted_hooks).await;
+        }
+        Some(())
     }
 }
 
@@ -57,7 +76,6 @@ fn active(refresher: &Refresher, site: &Site) -> Active {
 }
 
 struct Scans {
-    scan: HookScan,
     due: Instant,
     /// Scans in a row that could not read everything.
     cut: u32,
@@ -66,10 +84,16 @@ struct Scans {
 }
 
 impl Scans {
-    async fn run(&mut self, refresher: &Refresher, active: Active, trusted: &[String]) {
+    async fn run(
+        &mut self,
+        refresher: &Refresher,
+        scanner: &Arc<Scanner>,
+        active: Active,
+        files: [u8; 16],
+        trusted: &[String],
+    ) {
         let active = Arc::new(active);
-        let (scan, found) = std::mem::take(&mut self.scan).look(Arc::clone(&active)).await;
-        self.scan = scan;
+        let found = scanner.look(Arc::clone(&active), files).await;
         let mut unread = found.unread.sentences();
         let snippets = snippets(refresher, &active).await.unwrap_or_else(|error| {
             unread.push(format!("snippets in the database cannot be read: {error}"));

@@ -1,0 +1,257 @@
+//! The further sites of a network. Each that is refreshed is as a site of its own, with its tables, its settings and its
+//! verification. What all of them share: connections to the database, the room for tokens, counters, analytics rows on their way.
+//!
+//! A site is set up when the first call comes for it, and let go of when none has come for [`IDLE`]. It is looked after only
+//! while calls come ([`AWAKE`]): what a network costs, its refreshes cause.
+
+mod in_use;
+mod tally;
+mod verdicts;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Request, header};
+use lru::LruCache;
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::analytics::Table;
+use super::comparison::Comparisons;
+use super::epochs::Epochs;
+use super::group::Groups;
+use super::live_tokens::LiveTokens;
+use super::lookup::LookUps;
+use super::refresher::{RefreshLog, Refresher};
+use super::row_cache::{Budget, RowCache};
+use super::row_watch::RowWatch;
+use super::standing::Standing;
+use super::store::Store;
+use crate::config;
+use crate::net::dial::Dialer;
+use crate::verify::kept::{self, Kept};
+use crate::verify::{Rules, Verification};
+use crate::wordpress::hook_scan::Scanner;
+use crate::wordpress::network::blog::Blog;
+use crate::wordpress::network::{Found, Network};
+pub use in_use::InUse;
+pub use tally::{Tallies, Tally};
+pub use verdicts::Verdicts;
+
+/// For so long after a call a site is looked after.
+const AWAKE: Duration = Duration::from_secs(15);
+
+/// After so long without a call nothing is left of a site but its verdict.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// Sites in use at most; then those go that have had no call for the longest time.
+const MOST: usize = 4096;
+
+/// How often it is looked which of them idle.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Why a call is left while its site was not looked at yet.
+const NOT_LOOKED_AT: &str = "the site of the network is yet to be looked at";
+
+/// What sites are set up with.
+pub struct Parts {
+    pub rules: Rules,
+    pub configuration: Arc<(config::Jwt, config::Refresh)>,
+    /// Where the verification of the first site is kept: the directory, and the file's name.
+    pub kept: Option<(PathBuf, String)>,
+    pub verdicts: Arc<Verdicts>,
+    pub tallies: Arc<Tallies>,
+    pub scanner: Arc<Scanner>,
+    pub dialer: Dialer,
+}
+
+/// The further sites of one network.
+pub struct Blogs {
+    network: Arc<Network>,
+    budget: Arc<Budget>,
+    parts: Parts,
+    /// By id. The one that had a call last is the most recently used.
+    in_use: Mutex<LruCache<u64, Arc<InUse>>>,
+}
+
+impl Blogs {
+    /// None is in use yet. Their tokens share the room of `budget`.
+    pub fn new(network: Arc<Network>, budget: Arc<Budget>, parts: Parts) -> Arc<Self> {
+        Arc::new(Blogs { network, budget, parts, in_use: Mutex::new(LruCache::unbounded()) })
+    }
+
+    /// What is known of the network.
+    pub fn network(&self) -> &Arc<Network> {
+        &self.network
+    }
+
+    /// How many calls each site has had.
+    pub fn tallies(&self) -> &Arc<Tallies> {
+        &self.parts.tallies
+    }
+
+    /// Tokens of all sites but the first.
+    pub fn tokens(&self) -> usize {
+        self.budget.taken()
+    }
+
+    /// The sites in use, the one with the last call first.
+    pub fn in_use(&self) -> Vec<Arc<InUse>> {
+        self.locked().iter().map(|(_, in_use)| Arc::clone(in_use)).collect()
+    }
+
+    /// Who answers the calls for a site, which is set up where it was not in use.
+    fn used(&self, main: &Refresher, blog: &Arc<Blog>) -> Arc<InUse> {
+        let mut all = self.locked();
+        let known = all.get(&blog.id).filter(|in_use| in_use.refresher.sites.blog() == Some(blog));
+        if let Some(in_use) = known.cloned() {
+            drop(all);
+            in_use.used(&self.parts.verdicts);
+            return in_use;
+        }
+        let in_use = Arc::new(self.set_up(main, blog));
+        let before = all.put(blog.id, Arc::clone(&in_use));
+        let too_many = if all.len() > MOST { all.pop_lru().map(|(_, in_use)| in_use) } else { None };
+        drop(all);
+        for gone in before.into_iter().chain(too_many) {
+            gone.let_go(&self.parts.verdicts);
+        }
+        in_use.used(&self.parts.verdicts);
+        in_use
+    }
+
+    fn set_up(&self, main: &Refresher, blog: &Arc<Blog>) -> InUse {
+        debug!(site = blog.place(), "a site of the network is set up");
+        let sites = main.sites.of_blog(Arc::clone(blog));
+        let installation = sites.installation();
+        let declared = main.sites.declared();
+        let store = Arc::new(Store::declaring(
+            Arc::clone(&main.store.database),
+            &installation.table_prefix,
+            &installation.users_table,
+            declared.reads(),
+            installation.usermeta_table.as_deref(),
+        ));
+        let kept = self.parts.kept(blog.id);
+        let verification = self.parts.verification(blog, kept.as_deref());
+        verification.name(blog.place().into());
+        verification.keep_in(kept.clone());
+        let row_cache = Arc::new(RowCache::sharing(&self.budget, main.reuse.told_for()));
+        let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), main.reuse.told_for()));
+        let within = main.tasks.enter();
+        let counters = || Arc::clone(&main.counters);
+        let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, counters());
+        let standing = Arc::new(Standing::new(Arc::clone(&store)));
+        let groups = Groups::start(Arc::clone(&store), Arc::clone(&standing), counters());
+        drop(within);
+        let table = Table { prefix: installation.table_prefix.clone(), blog_id: blog.id };
+        let refresher = Refresher {
+            fields: main.fields,
+            verification,
+            comparisons: Comparisons::new(self.parts.dialer.clone(), &self.parts.configuration.1.verify_ignore_headers),
+            row_watch: RowWatch::new(&store.tokens),
+            sites,
+            store,
+            look_ups,
+            groups,
+            standing,
+            reuse: main.reuse,
+            recent: main.recent.clone(),
+            counters: counters(),
+            rate_limiter: main.rate_limiter.of_blog(blog.id),
+            analytics: main.analytics.as_ref().map(|analytics| analytics.of_table(table)),
+            tasks: main.tasks.clone(),
+            elsewhere: Arc::clone(&main.elsewhere),
+            rotations: main.rotations.clone(),
+            tally: self.parts.tallies.of(blog),
+            blogs: None,
+        };
+        let epochs = Epochs::new(Arc::clone(&self.parts.configuration), Arc::clone(&self.parts.scanner));
+        InUse::new(refresher, epochs, kept, self.parts.verdicts.reloads())
+    }
+
+    /// Lets go of what idles. Never returns.
+    pub async fn keep_swept(&self) {
+        loop {
+            sleep(SWEEP).await;
+            for gone in self.sweep() {
+                gone.let_go(&self.parts.verdicts);
+            }
+        }
+    }
+
+    /// Those that go.
+    fn sweep(&self) -> Vec<Arc<InUse>> {
+        let mut all = self.locked();
+        let mut gone = Vec::new();
+        while let Some((_, oldest)) = all.peek_lru()
+            && (oldest.idled() > IDLE || self.budget.is_exceeded())
+        {
+            gone.extend(all.pop_lru().map(|(_, in_use)| in_use));
+            // Its tokens' room is given back where it is dropped.
+            if self.budget.is_exceeded() {
+                break;
+            }
+        }
+        for (_, in_use) in all.iter() {
+            if in_use.idled() > AWAKE {
+                in_use.fall_asleep();
+            }
+        }
+        gone
+    }
+
+    /// Lets go of all of them.
+    pub fn stop(&self) {
+        let all: Vec<Arc<InUse>> = {
+            let mut all = self.locked();
+            std::iter::from_fn(|| all.pop_lru().map(|(_, in_use)| in_use)).collect()
+        };
+        for in_use in all {
+            in_use.let_go(&self.parts.verdicts);
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, LruCache<u64, Arc<InUse>>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Parts {
+    fn kept(&self, blog_id: u64) -> Option<Arc<Kept>> {
+        let (directory, name) = self.kept.as_ref()?;
+        Some(Kept::new(directory, &kept::name_of_blog(name, blog_id)))
+    }
+
+    fn verification(&self, blog: &Blog, kept: Option<&Kept>) -> Arc<Verification> {
+        match self.verdicts.take(blog.id) {
+            Some(verdict) => Verification::continuing(self.rules, verdict),
+            None => Verification::new(self.rules, kept.and_then(Kept::read)),
+        }
+    }
+}
+
+impl Refresher {
+    /// Who answers this call: on a network, the site that it is for.
+    ///
+    /// # Errors
+    /// It is WordPress's, for the reason that the log says.
+    pub async fn at<B>(self: &Arc<Self>, request: &Request<B>) -> Result<Arc<Self>, RefreshLog> {
+        let Some(blogs) = &self.blogs else { return Ok(Arc::clone(self)) };
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let left = |why: &str| {
+            self.counters.left_for_settings.add();
+            debug!(reason = why, "the call goes to WordPress");
+            Err(RefreshLog::left(why.to_owned()))
+        };
+        match blogs.network.find(host, request.uri().path()).await {
+            Found::Main => Ok(Arc::clone(self)),
+            Found::Left(why) => left(why),
+            Found::Blog(blog) => {
+                let in_use = blogs.used(self, &blog);
+                if in_use.is_looked_at().await { Ok(Arc::clone(&in_use.refresher)) } else { left(NOT_LOOKED_AT) }
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! One further site of a network that is in use.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Verdicts;
+use crate::refresh::epochs::Epochs;
+use crate::refresh::refresher::Refresher;
+use crate::verify::kept::{self, Kept};
+use crate::wordpress::database::until_stopped;
+
+/// How long a call waits for its site to be looked at.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A site, and who looks after it.
+pub struct InUse {
+    pub refresher: Arc<Refresher>,
+    epochs: Arc<Epochs>,
+    kept: Option<Arc<Kept>>,
+    state: Mutex<State>,
+    /// Whether it was looked at since it woke up.
+    looked_at: Arc<watch::Sender<bool>>,
+}
+
+struct State {
+    /// When it had its last call.
+    used: Instant,
+    /// Ends what looks after it; `None` while nothing does.
+    awake: Option<CancellationToken>,
+    /// The reload that it knows of.
+    reloads: u64,
+    is_gone: bool,
+}
+
+impl InUse {
+    pub(super) fn new(refresher: Refresher, epochs: Epochs, kept: Option<Arc<Kept>>, reloads: u64) -> Self {
+        let state = State { used: Instant::now(), awake: None, reloads, is_gone: false };
+        InUse {
+            refresher: Arc::new(refresher),
+            epochs: Arc::new(epochs),
+            kept,
+            state: Mutex::new(state),
+            looked_at: Arc::new(watch::Sender::new(false)),
+        }
+    }
+
+    /// How long it has had no call.
+    pub fn idled(&self) -> Duration {
+        self.state().used.elapsed()
+    }
+
+    /// A call has come: it is looked after.
+    pub(super) fn used(&self, verdicts: &Verdicts) {
+        let mut state = self.state();
+        state.used = Instant::now();
+        let reloads = verdicts.reloads();
+        if std::mem::replace(&mut state.reloads, reloads) < reloads {
+            self.refresher.verification.reloaded();
+        }
+        if state.awake.is_none() && !state.is_gone {
+            let stop = CancellationToken::new();
+            self.look_after(&stop);
+            state.awake = Some(stop);
+        }
+    }
+
+    /// Whether it was looked at since it woke up, which is waited for a moment.
+    pub(super) async fn is_looked_at(&self) -> bool {
+        if !self.refresher.verification.is_on() || *self.looked_at.borrow() {
+            return true;
+        }
+        let mut looked_at = self.looked_at.subscribe();
+        timeout(PATIENCE, looked_at.wait_for(|is| *is)).await.is_ok_and(|waited| waited.is_ok())
+    }
+
+    /// Nothing looks after it any more until the next call.
+    pub(super) fn fall_asleep(&self) {
+        let mut state = self.state();
+        self.stop(&mut state);
+    }
+
+    /// It is not in use any more. What is under way ends by itself.
+    pub(super) fn let_go(&self, verdicts: &Verdicts) {
+        let mut state = self.state();
+        state.is_gone = true;
+        self.stop(&mut state);
+        let verification = &self.refresher.verification;
+        if let Some(blog) = self.refresher.sites.blog()
+            && verification.is_on()
+        {
+            verdicts.put(blog.id, verification.verdict());
+        }
+    }
+
+    fn stop(&self, state: &mut State) {
+        if let Some(awake) = state.awake.take() {
+            awake.cancel();
+            self.looked_at.send_replace(false);
+        }
+    }
+
+    fn look_after(&self, stop: &CancellationToken) {
+        let tasks = &self.refresher.tasks;
+        let refresher = || Arc::clone(&self.refresher);
+        let filled = refresher();
+        tasks.spawn(until_stopped(stop.clone(), async move { filled.keep_live_tokens_filled().await }));
+        let trying = refresher();
+        tasks.spawn(until_stopped(stop.clone(), async move { trying.standing.keep_trying().await }));
+        if !self.refresher.verification.is_on() {
+            return;
+        }
+        let (looking, epochs, looked_at) = (refresher(), Arc::clone(&self.epochs), Arc::clone(&self.looked_at));
+        let is_awake = stop.clone();
+        let looking = async move {
+            let looked = || {
+                if !is_awake.is_cancelled() {
+                    looked_at.send_replace(true);
+                }
+            };
+            epochs.keep_looking(&looking, looked).await;
+        };
+        tasks.spawn(until_stopped(stop.clone(), looking));
+        let watching = refresher();
+        tasks.spawn(until_stopped(stop.clone(), async move { watching.row_watch.keep_watching(&watching).await }));
+        if let Some(kept) = self.kept.clone() {
+            tasks.spawn(kept::keep(Arc::clone(&self.refresher.verification), kept, stop.clone()));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(awake) = state.awake.take() {
+            awake.cancel();
+        }
+    }
+}

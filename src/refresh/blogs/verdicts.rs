@@ -1,0 +1,80 @@
+//! What is kept of sites that are not in use any more: whether their refreshes are what WordPress does.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use crate::verify::verdict::{State, Verdict};
+
+/// Some hundred bytes each.
+const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// Verdicts by the sites' ids. A reload keeps them.
+pub struct Verdicts {
+    kept: Mutex<LruCache<u64, Verdict>>,
+    reloads: AtomicU64,
+}
+
+impl Default for Verdicts {
+    fn default() -> Self {
+        // It takes memory as it fills, not at once.
+        let mut kept = LruCache::unbounded();
+        kept.resize(MOST);
+        Verdicts { kept: Mutex::new(kept), reloads: AtomicU64::new(0) }
+    }
+}
+
+impl Verdicts {
+    /// How often the configuration was read again.
+    pub fn reloads(&self) -> u64 {
+        self.reloads.load(Ordering::Acquire)
+    }
+
+    /// The configuration was read again: a way back for sites whose work differed.
+    pub fn reloaded(&self) {
+        self.reloads.fetch_add(1, Ordering::AcqRel);
+        let mut kept = self.kept();
+        let differ: Vec<u64> =
+            kept.iter().filter(|(_, verdict)| matches!(verdict.state, State::Differs(_))).map(|(id, _)| *id).collect();
+        for id in differ {
+            kept.pop(&id);
+        }
+    }
+
+    pub(super) fn take(&self, blog_id: u64) -> Option<Verdict> {
+        self.kept().pop(&blog_id)
+    }
+
+    pub(super) fn put(&self, blog_id: u64, verdict: Verdict) {
+        self.kept().put(blog_id, verdict);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, LruCache<u64, Verdict>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::difference::{Difference, Kind};
+
+    #[test]
+    fn a_reload_forgets_what_differed_and_nothing_else() {
+        let verdicts = Verdicts::default();
+        verdicts.put(2, Verdict::new(5, 1_000));
+        let mut differs = Verdict::new(5, 1_000);
+        differs.differ(Difference::new(Kind::Body, "body +roles (array of string)"), 1_001);
+        verdicts.put(3, differs);
+        assert!(verdicts.take(2).is_some_and(|verdict| verdict.needed == 5));
+        verdicts.put(2, Verdict::new(5, 1_000));
+        verdicts.reloaded();
+        assert_eq!((verdicts.take(2).is_some(), verdicts.take(3).is_some(), verdicts.reloads()), (true, false, 1));
+        for id in 0..2 * MOST.get() as u64 {
+            verdicts.put(id, Verdict::new(5, 1_000));
+        }
+        assert_eq!(verdicts.kept().len(), MOST.get());
+    }
+}

@@ -1,0 +1,270 @@
+//! The sites of a network: read from its tables every few seconds while refreshes come, and found by host and path.
+//!
+//! Where anything about the network is not certain, its first site is refreshed as a single site would be, and all others are
+//! WordPress's: see [`Unusable`].
+
+pub mod blog;
+mod rows;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use moka::future::Cache;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::database::{Database, DatabaseError};
+use super::installation::Installation;
+use blog::{Blog, Blogs, Picked, Place};
+use rows::Reader;
+
+/// How old what is known may be: an archived site is WordPress's after so long.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// What is known serves for so long while the database does not answer. Then it would refuse the refreshes, too.
+const STALE: Duration = Duration::from_secs(60);
+
+/// How long a request waits for the tables to be read.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long reading them may take.
+const READ_LIMIT: Duration = Duration::from_secs(3);
+
+/// Sites that are read all together. Of a larger network each place is asked for by itself.
+pub const MOST: usize = 10_000;
+
+/// Places of a larger network that are remembered, for [`FRESH`].
+// SECURITY: clients choose these.
+const PLACES: u64 = 10_000;
+
+/// Why only the first site of a network can be refreshed natively.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unusable {
+    #[error("the network's tables cannot be read: {0}")]
+    Unread(DatabaseError),
+    #[error("there are several networks in the table {0}site, or none with the id 1")]
+    Networks(String),
+    #[error("the network is not at the path / but at {0}")]
+    Path(String),
+    #[error("the site {0} has a domain or a path that databases compare in different ways")]
+    Odd(u64),
+    #[error("there is a db.php in wp-content, which may keep sites in other databases")]
+    DropIn,
+    #[error("where wp-content is is not known, and a db.php there may keep sites in other databases")]
+    NoContent,
+    #[error("the main site of this network does not have the id 1")]
+    MainBlog,
+}
+
+/// What is known of the sites.
+#[derive(Debug, Clone)]
+pub enum Known {
+    All(Arc<Blogs>),
+    /// There are more than [`MOST`].
+    Many,
+    Unusable(Unusable),
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Known::All(all) if all.closed == 0 => write!(f, "{} sites", all.count),
+            Known::All(all) => {
+                write!(f, "{} sites, {} of them archived, deleted, spam or not activated", all.count, all.closed)
+            }
+            Known::Many => write!(f, "more than {MOST} sites, each looked for when it has a refresh"),
+            Known::Unusable(unusable) => write!(f, "only its first site is refreshed natively: {unusable}"),
+        }
+    }
+}
+
+/// Whose a request is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// The first site's, as far as that can be said: it is as on a single site.
+    Main,
+    Blog(Arc<Blog>),
+    /// WordPress's, for this reason.
+    Left(&'static str),
+}
+
+/// Reads and keeps what is known of a network.
+pub struct Network {
+    installation: Installation,
+    database: Arc<Database>,
+    reader: Reader,
+    tasks: Handle,
+    cache: Cache<(), Known>,
+    places: Cache<Place, Picked>,
+    last: Mutex<Option<(Instant, Known)>>,
+}
+
+impl Network {
+    /// Reads nothing yet. Reading is done in the runtime of `tasks`.
+    pub fn new(installation: &Installation, database: Arc<Database>, tasks: Handle) -> Arc<Self> {
+        Arc::new(Network {
+            reader: Reader::new(&installation.base_prefix),
+            installation: installation.clone(),
+            database,
+            tasks,
+            cache: Cache::builder().max_capacity(1).time_to_live(FRESH).build(),
+            places: Cache::builder().max_capacity(PLACES).time_to_live(FRESH).build(),
+            last: Mutex::default(),
+        })
+    }
+
+    /// Whose a request for `host` and `path` is.
+    pub async fn find(self: &Arc<Self>, host: &str, path: &str) -> Found {
+        let Some(place) = Place::of(host, path) else { return Found::Main };
+        let picked = match self.current().await {
+            Known::All(blogs) => blogs.at(&place),
+            Known::Many => match self.ask(place).await {
+                Some(picked) => picked,
+                None => return Found::Left("the network's sites cannot be read"),
+            },
+            Known::Unusable(_) => return Found::Main,
+        };
+        match picked {
+            Picked::None => Found::Main,
+            Picked::Unsure => Found::Left("which site of the network it is for is not certain"),
+            // Whatever its row says: the first site is as a single site.
+            Picked::Blog(blog) if blog.id <= 1 => Found::Main,
+            Picked::Blog(blog) => match (blog.closed, blog.network) {
+                (Some(closed), _) => Found::Left(closed_words(closed)),
+                (None, 1) => Found::Blog(blog),
+                (None, _) => Found::Left("the site is of another network"),
+            },
+        }
+    }
+
+    /// What is known, at most [`FRESH`] old where the database answers.
+    pub async fn current(self: &Arc<Self>) -> Known {
+        if let Some(known) = self.cache.get(&()).await {
+            return known;
+        }
+        // In a task of its own: where the first caller stops waiting, moka would start over with the next.
+        let network = Arc::clone(self);
+        let reading = self.tasks.spawn(async move {
+            let reader = Arc::clone(&network);
+            network.cache.get_with((), async move { reader.read().await }).await
+        });
+        match timeout(PATIENCE, reading).await {
+            Ok(Ok(known)) => known,
+            _ => self.fallback(DatabaseError::TimedOut),
+        }
+    }
+
+    /// What was last read; `None` before the first time. Reads nothing.
+    pub fn last_read(&self) -> Option<Known> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, known)| known.clone())
+    }
+
+    /// The network as the configuration describes it.
+    pub fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    async fn read(&self) -> Known {
+        let known = match self.unusable().await {
+            Some(unusable) => Known::Unusable(unusable),
+            None => match self.read_tables().await {
+                Ok(known) => known,
+                Err(error) => {
+                    debug!(%error, "the network's tables cannot be read");
+                    match self.fallback(error) {
+                        unusable @ Known::Unusable(_) => unusable,
+                        known => return known,
+                    }
+                }
+            },
+        };
+        let now = Some((Instant::now(), known.clone()));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        known
+    }
+
+    async fn unusable(&self) -> Option<Unusable> {
+        if !self.installation.main_blog {
+            return Some(Unusable::MainBlog);
+        }
+        let Some(content) = &self.installation.content_dir else { return Some(Unusable::NoContent) };
+        match tokio::fs::symlink_metadata(content.join("db.php")).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            // There, or not to be seen.
+            _ => Some(Unusable::DropIn),
+        }
+    }
+
+    async fn read_tables(&self) -> Result<Known, DatabaseError> {
+        let read = async {
+            let mut session = self.database.session().await?;
+            let read = match self.reader.all(&mut session).await {
+                Err(error) if error.code().is_none() => {
+                    // A connection that idled may be dead: one more try on a fresh one.
+                    drop(session);
+                    session = self.database.fresh_session().await?;
+                    self.reader.all(&mut session).await
+                }
+                read => read,
+            }
+            .inspect_err(|error| self.database.heed(error))?;
+            session.give_back();
+            Ok(read)
+        };
+        let (networks, blogs) = self.database.within(READ_LIMIT, read).await?;
+        Ok(match (networks.as_slice(), blogs) {
+            ([(1, path)], _) if path != "/" => Known::Unusable(Unusable::Path(path.clone())),
+            ([(1, _)], None) => Known::Many,
+            ([(1, _)], Some(blogs)) => match Blogs::of(blogs) {
+                Ok(blogs) => Known::All(Arc::new(blogs)),
+                Err(odd) => Known::Unusable(Unusable::Odd(odd)),
+            },
+            _ => Known::Unusable(Unusable::Networks(self.installation.base_prefix.clone())),
+        })
+    }
+
+    /// What was last read, for as long as it serves; else why there is nothing.
+    fn fallback(&self, error: DatabaseError) -> Known {
+        // Not a database that is away, but one that refuses each time: no right to read the table.
+        let is_refused = error.refusal().is_some();
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = last.as_ref().filter(|(at, _)| !is_refused && at.elapsed() < STALE);
+        recent.map_or(Known::Unusable(Unusable::Unread(error)), |(_, known)| known.clone())
+    }
+
+    /// The site at `place`, of a network that is too large to be known as a whole. `None`: the database does not say.
+    async fn ask(self: &Arc<Self>, place: Place) -> Option<Picked> {
+        if let Some(picked) = self.places.get(&place).await {
+            return Some(picked);
+        }
+        let network = Arc::clone(self);
+        let asking = self.tasks.spawn(async move {
+            let read = async {
+                let mut session = network.database.session().await?;
+                let rows = network.reader.at(&mut session, &place).await;
+                let rows = rows.inspect_err(|error| network.database.heed(error))?;
+                session.give_back();
+                Ok(rows)
+            };
+            let rows = network.database.within(READ_LIMIT, read).await;
+            let rows =
+                rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked for")).ok()?;
+            let rows: Vec<Arc<Blog>> = rows.into_iter().map(Arc::new).collect();
+            let picked = place.pick(&rows);
+            network.places.insert(place, picked.clone()).await;
+            Some(picked)
+        });
+        timeout(PATIENCE, asking).await.ok()?.ok()?
+    }
+}
+
+fn closed_words(closed: &str) -> &'static str {
+    match closed {
+        "archived" => "the site of the network is archived",
+        "deleted" => "the site of the network is deleted",
+        "marked as spam" => "the site of the network is marked as spam",
+        _ => "the site of the network is not activated yet",
+    }
+}

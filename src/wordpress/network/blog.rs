@@ -1,0 +1,305 @@
+//! Which site of a network a request is for, as WordPress finds it: by its host and the first segment of its path
+//! (`ms_load_current_site_and_network()` and `get_site_by_path()` in wp-includes/ms-load.php). Pure.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A row of the table `blogs`. WordPress's code calls the sites of a network blogs, and so does this program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blog {
+    pub id: u64,
+    /// The network that it belongs to: the column `site_id`.
+    pub network: u64,
+    pub domain: String,
+    /// With a slash at both ends.
+    pub path: String,
+    /// Why WordPress does not serve it, if it does not: see `ms_site_check()`.
+    pub closed: Option<&'static str>,
+}
+
+impl Blog {
+    /// The flags of the row, as numbers. WordPress heeds only some values; any other than 0 is left to it.
+    pub fn closed(archived: u64, spam: u64, deleted: u64) -> Option<&'static str> {
+        match (deleted, archived, spam) {
+            (0, 0, 0) => None,
+            (2, ..) => Some("not activated yet"),
+            (1.., ..) => Some("deleted"),
+            (_, 1.., _) => Some("archived"),
+            _ => Some("marked as spam"),
+        }
+    }
+
+    /// Whether it is compared by nothing but the case of ASCII letters: the collation of the columns also folds accents, and trailing
+    /// spaces do not count.
+    fn is_plain(&self) -> bool {
+        let is_plain = |byte: u8| byte.is_ascii_graphic();
+        self.domain.bytes().chain(self.path.bytes()).all(is_plain)
+    }
+
+    /// Its address, for operators.
+    pub fn place(&self) -> String {
+        format!("{}{}", self.domain, self.path)
+    }
+}
+
+/// Where a request goes, as far as a network's sites are told apart by it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// As WordPress looks for it: see [`wordpress_host`].
+    host: String,
+    /// The first of its path, without slashes.
+    segment: String,
+}
+
+/// The host as WordPress looks for it, of a `Host` that has one meaning only: lower case, without the ports 80 and 443
+/// (wp-includes/ms-settings.php).
+pub fn wordpress_host(host: &str) -> Option<String> {
+    let host = host.to_ascii_lowercase();
+    let host = host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).unwrap_or(&host);
+    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    let is_name = !name.is_empty()
+        && !name.starts_with('.')
+        && !name.ends_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let is_port = |port: &str| matches!(port.len(), 1..=5) && port.bytes().all(|byte| byte.is_ascii_digit());
+    (is_name && port.is_none_or(is_port)).then(|| host.to_owned())
+}
+
+impl Place {
+    /// Of a request's `Host` and path; `None` where either may mean something else to WordPress than what it says.
+    pub fn of(host: &str, path: &str) -> Option<Self> {
+        let segment = path.strip_prefix('/')?.split('/').next().unwrap_or_default();
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        // `/?rest_route=…` has none.
+        let is_one = path == "/" || !(segment.is_empty() || matches!(segment, "." | ".."));
+        (is_one && segment.bytes().all(is_plain))
+            .then_some(())
+            .and_then(|()| Some(Place { host: wordpress_host(host)?, segment: segment.to_owned() }))
+    }
+
+    /// The domains that are looked for, the first one first. `www.` is only taken away, never put in front.
+    pub fn domains(&self) -> impl Iterator<Item = &str> {
+        [Some(self.host.as_str()), self.host.strip_prefix("www.")].into_iter().flatten()
+    }
+
+    /// The paths, the longest first.
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        let own = (!self.segment.is_empty()).then(|| format!("/{}/", self.segment));
+        own.into_iter().chain(["/".to_owned()])
+    }
+
+    /// The site that WordPress picks of `rows`, which are all that the database takes for one of these.
+    pub fn pick(&self, rows: &[Arc<Blog>]) -> Picked {
+        if !rows.iter().all(|row| self.is_sought(row)) {
+            return Picked::Unsure;
+        }
+        for domain in self.domains() {
+            for path in self.paths() {
+                let is_it =
+                    |row: &&Arc<Blog>| row.domain.eq_ignore_ascii_case(domain) && row.path.eq_ignore_ascii_case(&path);
+                let mut found = rows.iter().filter(is_it);
+                match (found.next(), found.next()) {
+                    (None, _) => {}
+                    // The first site is as a single site, where case does not count.
+                    (Some(row), None) if row.id == 1 || (row.domain == domain && row.path == path) => {
+                        return Picked::Blog(Arc::clone(row));
+                    }
+                    // Another case, which the server may or may not tell apart; or two of which either may come first.
+                    _ => return Picked::Unsure,
+                }
+            }
+        }
+        Picked::None
+    }
+
+    fn is_sought(&self, row: &Blog) -> bool {
+        self.domains().any(|domain| row.domain.eq_ignore_ascii_case(domain))
+            && self.paths().any(|path| row.path.eq_ignore_ascii_case(&path))
+    }
+}
+
+/// What WordPress makes of a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Picked {
+    Blog(Arc<Blog>),
+    /// No site: it redirects, or says that there is none.
+    None,
+    /// Which one is not certain.
+    Unsure,
+}
+
+/// All sites of a network.
+#[derive(Debug, Default)]
+pub struct Blogs {
+    /// By domain and path in lower case.
+    by_place: HashMap<Box<str>, Vec<Arc<Blog>>>,
+    /// How many there are.
+    pub count: usize,
+    /// How many of them WordPress does not serve.
+    pub closed: usize,
+}
+
+impl Blogs {
+    /// # Errors
+    /// The id of a site whose domain or path the database may take for that of another.
+    pub fn of(rows: Vec<Blog>) -> Result<Self, u64> {
+        if let Some(odd) = rows.iter().find(|row| !row.is_plain()) {
+            return Err(odd.id);
+        }
+        let mut blogs = Blogs { count: rows.len(), ..Blogs::default() };
+        blogs.closed = rows.iter().filter(|row| row.closed.is_some()).count();
+        for row in rows {
+            blogs.by_place.entry(key(&row.domain, &row.path)).or_default().push(Arc::new(row));
+        }
+        Ok(blogs)
+    }
+
+    /// All of them, in the order of their ids.
+    pub fn all(&self) -> Vec<Arc<Blog>> {
+        let mut all: Vec<Arc<Blog>> = self.by_place.values().flatten().cloned().collect();
+        all.sort_by_key(|blog| blog.id);
+        all
+    }
+
+    /// The site at `place`.
+    pub fn at(&self, place: &Place) -> Picked {
+        let rows: Vec<Arc<Blog>> = place
+            .domains()
+            .flat_map(|domain| place.paths().map(move |path| key(domain, &path)))
+            .filter_map(|key| self.by_place.get(&key))
+            .flatten()
+            .cloned()
+            .collect();
+        place.pick(&rows)
+    }
+}
+
+fn key(domain: &str, path: &str) -> Box<str> {
+    let mut key = domain.to_ascii_lowercase();
+    key.push('\n');
+    key.extend(path.chars().map(|letter| letter.to_ascii_lowercase()));
+    key.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blog(id: u64, domain: &str, path: &str) -> Blog {
+        Blog { id, network: 1, domain: domain.to_owned(), path: path.to_owned(), closed: None }
+    }
+
+    /// The sites of the network whose exchanges were recorded, and some that are hard to tell apart.
+    fn blogs() -> Blogs {
+        Blogs::of(vec![
+            blog(1, "net.test", "/"),
+            blog(2, "net.test", "/two/"),
+            blog(3, "mapped.test", "/"),
+            blog(10, "mapped.test", "/deep/"),
+            blog(11, "www.shop.test", "/"),
+            blog(12, "www.net.test", "/"),
+            blog(13, "port.test:8080", "/"),
+            blog(14, "net.test", "/Upper/"),
+            blog(15, "net.test", "/twice/"),
+            blog(16, "net.test", "/twice/"),
+            blog(17, "Case.test", "/"),
+        ])
+        .unwrap()
+    }
+
+    fn at(host: &str, path: &str) -> Option<Result<u64, &'static str>> {
+        Some(match blogs().at(&Place::of(host, path)?) {
+            Picked::Blog(blog) => Ok(blog.id),
+            Picked::None => Err("none"),
+            Picked::Unsure => Err("unsure"),
+        })
+    }
+
+    const REST: &str = "/wp-json/jwt-auth/v1/token/refresh";
+
+    #[test]
+    fn a_site_is_found_as_wordpress_finds_it() {
+        for (host, path, found) in [
+            ("net.test", "", Ok(1)),
+            ("net.test", "/two", Ok(2)),
+            ("NET.test", "/two", Ok(2)),
+            ("net.test:80", "/two", Ok(2)),
+            ("net.test:443", "/two", Ok(2)),
+            // The longer domain comes before the longer path.
+            ("www.net.test", "/two", Ok(12)),
+            ("mapped.test", "", Ok(3)),
+            ("mapped.test", "/deep", Ok(10)),
+            ("www.mapped.test", "/deep", Ok(10)),
+            ("www.shop.test", "", Ok(11)),
+            ("port.test:8080", "", Ok(13)),
+            // One segment is looked at; the route is not below these, then.
+            ("net.test", "/nosuch", Ok(1)),
+            ("net.test", "/two/nosuch", Ok(2)),
+            // `www.` is not put in front.
+            ("shop.test", "", Err("none")),
+            ("net.test:8181", "", Err("none")),
+            ("port.test", "", Err("none")),
+            ("net.test:80:80", "", Err("none")),
+            ("unknown.test", "", Err("none")),
+            // MySQL does not tell these apart, and another collation might.
+            ("net.test", "/TWO", Err("unsure")),
+            ("net.test", "/upper", Err("unsure")),
+            ("case.test", "", Err("unsure")),
+            ("net.test", "/twice", Err("unsure")),
+            ("net.test", "/Upper", Ok(14)),
+        ] {
+            assert_eq!(at(host, &format!("{path}{REST}")), Some(found), "{host}{path}");
+        }
+        let first = Blogs::of(vec![blog(1, "Net.test", "/")]).unwrap().at(&Place::of("net.test", REST).unwrap());
+        assert!(matches!(first, Picked::Blog(blog) if blog.id == 1), "as on a single site, case does not count");
+        assert_eq!(at("mapped.test", "/"), Some(Ok(3)), "?rest_route=");
+        assert_eq!(at("mapped.test", "/index.php/wp-json/"), Some(Ok(3)));
+    }
+
+    #[test]
+    fn what_may_mean_something_else_has_no_place() {
+        for (host, path) in [
+            ("net.test.", "/two/"),
+            ("", "/two/"),
+            (":80", "/two/"),
+            ("net.test:x", "/"),
+            ("net test", "/"),
+            ("[::1]", "/"),
+            ("ü.test", "/"),
+            ("net.test", "//two/"),
+            ("net.test", "/t%77o/"),
+            ("net.test", "/../"),
+            ("net.test", "/./"),
+            ("net.test", "/a\\b/"),
+            ("net.test", "two/"),
+            ("net.test", ""),
+        ] {
+            assert_eq!(at(host, path), None, "{host} {path}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_the_server_takes_for_another_makes_it_unsure() {
+        let place = Place::of("net.test", "/two/").unwrap();
+        let rows = |odd| [blog(2, "net.test", "/two/"), odd].map(Arc::new);
+        assert!(matches!(place.pick(&rows(blog(1, "net.test", "/"))), Picked::Blog(found) if found.id == 2));
+        assert_eq!(place.pick(&rows(blog(5, "net.test", "/twö/"))), Picked::Unsure);
+        assert_eq!(Blogs::of(rows(blog(5, "net.test", "/twö/")).map(|row| (*row).clone()).into()).unwrap_err(), 5);
+        assert_eq!(Blogs::of(vec![blog(6, "net.test ", "/")]).unwrap_err(), 6);
+    }
+
+    #[test]
+    fn what_wordpress_does_not_serve() {
+        for (archived, spam, deleted, closed) in [
+            (0, 0, 0, None),
+            (1, 0, 0, Some("archived")),
+            (2, 0, 0, Some("archived")),
+            (0, 1, 0, Some("marked as spam")),
+            (0, 0, 1, Some("deleted")),
+            (0, 0, 2, Some("not activated yet")),
+            (1, 1, 1, Some("deleted")),
+        ] {
+            assert_eq!(Blog::closed(archived, spam, deleted), closed, "{archived} {spam} {deleted}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The rows of a network's tables.
+
+use mysql_async::{Row, Value};
+
+use super::MOST;
+use super::blog::{Blog, Place};
+use crate::wordpress::database::{DatabaseError, Session, column};
+
+const COLUMNS: &str = "blog_id, site_id, domain, path, archived, spam, deleted";
+
+/// The statements for one network's tables.
+pub(super) struct Reader {
+    networks: String,
+    all: String,
+    at: String,
+}
+
+/// The networks' ids and paths, of which more than one are one too many.
+type Networks = Vec<(u64, String)>;
+
+impl Reader {
+    /// SECURITY: `base_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
+    pub(super) fn new(base_prefix: &str) -> Self {
+        Reader {
+            networks: format!("SELECT id, path FROM `{base_prefix}site` ORDER BY id LIMIT 2"),
+            all: format!("SELECT {COLUMNS} FROM `{base_prefix}blogs` ORDER BY blog_id LIMIT {}", MOST + 1),
+            // As WP_Site_Query: the collation of the columns decides what is the same.
+            at: format!(
+                "SELECT {COLUMNS} FROM `{base_prefix}blogs` WHERE domain IN (?, ?) AND path IN (?, ?) ORDER BY blog_id LIMIT 16"
+            ),
+        }
+    }
+
+    /// The networks, and all sites unless there are more than [`MOST`].
+    pub(super) async fn all(&self, session: &mut Session<'_>) -> Result<(Networks, Option<Vec<Blog>>), DatabaseError> {
+        let networks: Vec<Row> = session.conn().query(&self.networks).await?;
+        let networks = networks.into_iter().map(|mut row| Ok((column(&mut row, 0, "id")?, text(&mut row, 1, "path")?)));
+        let networks = networks.collect::<Result<Networks, DatabaseError>>()?;
+        let rows: Vec<Row> = session.conn().query(&self.all).await?;
+        if rows.len() > MOST {
+            return Ok((networks, None));
+        }
+        let blogs = rows.into_iter().map(blog).collect::<Result<_, _>>()?;
+        Ok((networks, Some(blogs)))
+    }
+
+    /// What the database takes for a site at `place`.
+    pub(super) async fn at(&self, session: &mut Session<'_>, place: &Place) -> Result<Vec<Blog>, DatabaseError> {
+        let mut values: Vec<Value> = two(place.domains().map(Value::from));
+        values.extend(two(place.paths().map(Value::from)));
+        let rows: Vec<Row> = session.conn().exec(&self.at, values).await?;
+        rows.into_iter().map(blog).collect()
+    }
+}
+
+/// One value or two, as two.
+fn two(values: impl Iterator<Item = Value>) -> Vec<Value> {
+    let mut values: Vec<Value> = values.collect();
+    values.resize(2, values.last().cloned().unwrap_or(Value::NULL));
+    values
+}
+
+fn blog(mut row: Row) -> Result<Blog, DatabaseError> {
+    let closed =
+        Blog::closed(column(&mut row, 4, "archived")?, column(&mut row, 5, "spam")?, column(&mut row, 6, "deleted")?);
+    Ok(Blog {
+        id: column(&mut row, 0, "blog_id")?,
+        network: column(&mut row, 1, "site_id")?,
+        domain: text(&mut row, 2, "domain")?,
+        path: text(&mut row, 3, "path")?,
+        closed,
+    })
+}
+
+/// What is not UTF-8 cannot come from a client; the replacement character makes the row an odd one.
+fn text(row: &mut Row, index: usize, name: &'static str) -> Result<String, DatabaseError> {
+    let bytes: Vec<u8> = column(row, index, name)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
