@@ -50,7 +50,6 @@ pub fn read(
     surroundings: &Surroundings<'_>,
 ) -> Result<WpConfig, WpConfigError> {
     let mut reader = Reader::new(root, surroundings);
-    reader.preset();
     reader.read_source(path, source)?;
     Ok(WpConfig { scope: reader.scope, late: reader.late, taken: reader.taken })
 }
@@ -190,10 +189,20 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(root: Option<&Path>, surroundings: &'a Surroundings<'a>) -> Self {
+        // wp-load.php defines it, from its own directory, before it includes wp-config.php.
+        let abspath = match root.and_then(Path::to_str) {
+            Some(root) => Value::Known(Scalar::text(format!("{}/", root.trim_end_matches('/')))),
+            None => Value::Unknown(Doubt::elsewhere(
+                "leaves ABSPATH open: there is no wp-load.php beside the file; give the path of wp-config.php below \
+                 WordPress's root",
+            )),
+        };
+        let mut scope = Scope::default();
+        scope.define("ABSPATH", abspath, 0);
         Self {
             surroundings,
             flow: Flow::On,
-            scope: Scope::default(),
+            scope,
             late: Scope::default(),
             depth: 0,
             bytes_left: SIZE_LIMIT,
@@ -206,18 +215,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// wp-load.php defines `ABSPATH`, from its own directory, before it includes wp-config.php.
-    fn preset(&mut self) {
-        let value = match self.root.as_deref().and_then(Path::to_str) {
-            Some(root) => Value::Known(Scalar::text(format!("{}/", root.trim_end_matches('/')))),
-            None => Value::Unknown(Doubt::elsewhere(
-                "leaves ABSPATH open: there is no wp-load.php beside the file; give the path of wp-config.php below \
-                 WordPress's root",
-            )),
-        };
-        self.scope.define("ABSPATH", value, 0);
-    }
-
     /// Parses and walks one file. Its constants and variables end up in the scope.
     fn read_source(&mut self, path: &Path, source: &[u8]) -> Result<(), WpConfigError> {
         self.bytes_left = self.bytes_left.checked_sub(source.len()).ok_or(WpConfigError::TooLarge)?;
@@ -226,11 +223,13 @@ impl<'a> Reader<'a> {
         self.included.insert(path.to_owned());
         self.run_program(Code::of(&tree, source));
         self.files.pop();
-        if let Flow::Return | Flow::Failed(_) = self.flow {
-            return match std::mem::replace(&mut self.flow, Flow::On) {
-                Flow::Failed(error) => Err(error),
-                _ => Ok(()),
-            };
+        match self.flow {
+            Flow::Failed(error) => {
+                self.flow = Flow::On;
+                return Err(error);
+            }
+            Flow::Return => self.flow = Flow::On,
+            Flow::On | Flow::Loaded | Flow::Gone => {}
         }
         Ok(())
     }

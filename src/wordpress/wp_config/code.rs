@@ -27,6 +27,17 @@ impl<'t> Code<'t> {
         self.node.kind()
     }
 
+    /// `include`, `require`, and the same with `_once`.
+    pub(super) fn is_include(self) -> bool {
+        self.kind().starts_with("include") || self.kind().starts_with("require")
+    }
+
+    /// Calls of methods in all their forms, and `new`.
+    pub(super) fn runs_class(self) -> bool {
+        self.kind() != "function_call_expression" && self.kind().ends_with("call_expression")
+            || self.kind() == "object_creation_expression"
+    }
+
     pub(super) fn bytes(self) -> &'t [u8] {
         self.source.get(self.node.byte_range()).unwrap_or_default()
     }

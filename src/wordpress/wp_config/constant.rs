@@ -1,8 +1,8 @@
 //! Constants: those of the site, WordPress's, and the few of PHP's own that configurations use.
 
+use super::Reader;
 use super::code::Code;
 use super::value::{Scalar, Value};
-use super::{Flow, Reader};
 
 /// Constants that WordPress reads, or defines after wp-config.php or for other requests than those from the web: PHP has none of
 /// them, so that `defined()` is false where the files have not defined it yet.
@@ -83,9 +83,7 @@ impl Reader<'_> {
         for element in code.children() {
             if let [name, value] = element.children().as_slice() {
                 let value = self.evaluate(*value);
-                if self.flow == Flow::On {
-                    self.scope.define(&name.text(), value, code.line());
-                }
+                self.scope.define(&name.text(), value, code.line());
             }
         }
     }

@@ -19,7 +19,7 @@ pub(super) const PROCESS: &str = "getenv()";
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     /// Variables that are not set here, so that the file's own default counts.
-    defaults: BTreeSet<String>,
+    pub(super) defaults: BTreeSet<String>,
     /// Those that PHP has in `$_ENV` if it fills it.
     array: BTreeSet<String>,
 }
@@ -112,11 +112,6 @@ impl Reader<'_> {
         }
     }
 
-    /// The file's default stands for a variable that is not set.
-    pub(super) fn take_default(&mut self, variable: &str) {
-        self.taken.defaults.insert(variable.to_owned());
-    }
-
     /// `X_FILE` names a file with the value, else `X`, else the default.
     pub(super) fn call_getenv_docker(&mut self, code: Code<'_>, name: &Value, default: &Value) -> Value {
         let (Some(name), Some(docker)) = (name.known_text(), self.docker) else {
@@ -129,7 +124,7 @@ impl Reader<'_> {
         }
         match self.variable_of_environment(code, name, false) {
             Value::Unset(..) => {
-                self.take_default(name);
+                self.taken.defaults.insert(name.to_owned());
                 default.clone()
             }
             Value::Known(value) if docker.needs_truth && !value.is_true() => default.clone(),

@@ -45,13 +45,8 @@ impl Reader<'_> {
             "conditional_expression" => self.evaluate_ternary(code),
             "assignment_expression" => self.evaluate_assignment(code),
             "function_call_expression" => self.evaluate_call(code),
-            "include_expression" | "include_once_expression" | "require_expression" | "require_once_expression" => {
-                self.include(code)
-            }
-            "member_call_expression"
-            | "nullsafe_member_call_expression"
-            | "scoped_call_expression"
-            | "object_creation_expression" => self.not_read(code, "runs code of a class, which is not followed"),
+            _ if code.is_include() => self.include(code),
+            _ if code.runs_class() => self.not_read(code, "runs code of a class, which is not followed"),
             "reference_assignment_expression" | "update_expression" | "augmented_assignment_expression" => {
                 self.not_read(code, "changes a variable in a way that is not followed")
             }

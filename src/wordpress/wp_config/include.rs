@@ -1,11 +1,11 @@
 //! `include`, `require`, and `eval` of a known text: code from elsewhere.
 
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::code::Code;
 use super::value::{Scalar, Value};
-use super::{Flow, Reader};
+use super::{Flow, Reader, WpConfigError};
 
 /// Included files within included files.
 const INCLUDE_DEPTH_LIMIT: usize = 8;
@@ -31,7 +31,8 @@ impl Reader<'_> {
             (None, Err(doubt)) => return self.lose(code, &format!("includes a file by a path that {}", doubt.why)),
             (None, Ok(_)) => return self.lose(code, "includes a file whose path only PHP knows"),
         };
-        let is_optional = code.kind().starts_with("include") && !has_parent_dir(path);
+        // PHP takes out `..` before it looks for the file: what is on the way need not be there.
+        let is_optional = code.kind().starts_with("include") && !path.split('/').any(|part| part == "..");
         let content = match self.included_path(path).and_then(|path| self.resolved(&path)) {
             // PHP warns and goes on. A `require` would end the request, so there must be more to it.
             Ok(None) if is_optional => return Value::boolean(false),
@@ -107,6 +108,9 @@ impl Reader<'_> {
         }
         match self.read_source(path, content) {
             Ok(()) => self.unknown(code, "uses what an included file returns"),
+            Err(error @ (WpConfigError::TooLarge | WpConfigError::TooSlow)) => {
+                self.lose(code, &format!("{what}: {error}"))
+            }
             Err(error) => self.lose(code, &format!("{what}, of which {error}")),
         }
     }
@@ -136,9 +140,4 @@ impl Reader<'_> {
             _ => Err("of which there are several: write __DIR__ . '/…'"),
         }
     }
-}
-
-/// PHP takes out `..` before it looks for an included file: what is on the way need not be there.
-fn has_parent_dir(path: &str) -> bool {
-    Path::new(path).components().any(|part| part == Component::ParentDir)
 }

@@ -30,7 +30,7 @@ impl Reader<'_> {
             Value::Known(Scalar::Null) => self.evaluate(right),
             Value::Known(_) => first,
             Value::Unset(Scalar::Null, variable, _) => {
-                self.take_default(variable);
+                self.taken.defaults.insert(variable.clone());
                 self.evaluate(right)
             }
             Value::Unset(_, _, doubt) | Value::InEnv(_, doubt) | Value::Unknown(doubt) => self.open(&[right], doubt),
@@ -56,7 +56,7 @@ impl Reader<'_> {
             (Value::Known(_), Some(then)) => self.evaluate(then),
             (Value::Known(_), None) => tested, // `?:`
             (Value::Unset(_, variable, _), None) => {
-                self.take_default(variable);
+                self.taken.defaults.insert(variable.clone());
                 self.evaluate(otherwise)
             }
             (Value::Unset(_, _, doubt) | Value::InEnv(_, doubt) | Value::Unknown(doubt), then) => {

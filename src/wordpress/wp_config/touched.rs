@@ -58,18 +58,8 @@ impl Reader<'_> {
                 _ => self.scope.lose(doubt),
             },
             "function_call_expression" => return self.touch_call(code, doubt),
-            "include_expression"
-            | "include_once_expression"
-            | "require_expression"
-            | "require_once_expression"
-            | "member_call_expression"
-            | "nullsafe_member_call_expression"
-            | "scoped_call_expression"
-            | "object_creation_expression"
-            | "clone_expression"
-            | "yield_expression"
-            | "dynamic_variable_name"
-            | "ERROR" => self.scope.lose(doubt),
+            "clone_expression" | "yield_expression" | "dynamic_variable_name" | "ERROR" => self.scope.lose(doubt),
+            _ if code.is_include() || code.runs_class() => self.scope.lose(doubt),
             // The order of statements is not that of the lines.
             "goto_statement" => {
                 let doubt = self.doubt(code, "uses goto, which is not followed");
