@@ -15,6 +15,7 @@
 //! - Reading ends where `wp-settings.php` is loaded; what is defined after that only plugins see.
 
 mod call;
+mod code;
 mod constant;
 mod environment;
 mod expression;
@@ -30,15 +31,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use tree_sitter::{Node, ParseOptions, Parser, Tree};
-
+use code::Code;
 use environment::{DockerText, Taken};
-use expression::printable;
 use scope::Scope;
+use value::Value;
 pub use value::{Doubt, Scalar};
-use value::{SourcePos, Value};
 
 /// Reads a configuration file. `path` is where it is, symbolic links resolved, as in `__FILE__`;
 /// `root` is WordPress's own directory, where `wp-load.php` is, if that is known.
@@ -51,8 +49,7 @@ pub fn read(
     root: Option<&Path>,
     surroundings: &Surroundings<'_>,
 ) -> Result<WpConfig, WpConfigError> {
-    let mut reader = Reader::new(surroundings);
-    reader.preset(root);
+    let mut reader = Reader::new(root, surroundings);
     reader.read_source(path, source)?;
     Ok(WpConfig { scope: reader.scope, late: reader.late, taken: reader.taken })
 }
@@ -70,27 +67,26 @@ pub struct Surroundings<'a> {
 /// What a configuration file defines.
 pub struct WpConfig {
     scope: Scope,
-    late: Option<Doubt>,
+    late: Scope,
     taken: Taken,
 }
 
 impl WpConfig {
     /// The constant's value at the end; its name is case-sensitive, as in PHP 8.
     pub fn constant(&self, name: &str) -> Lookup<'_> {
-        match (self.scope.constant(name), &self.late) {
-            (Some(slot), _) => lookup(slot.place.line, &slot.value),
-            // The plugin reads its constants when it serves a request.
-            (None, Some(doubt)) if name.starts_with("JWT_AUTH_") => Lookup::Unknown(doubt.clone()),
-            (None, _) => Lookup::NotDefined,
+        if let Some((value, line)) = self.scope.constant(name).or_else(|| self.late.constant(name)) {
+            return Lookup::of(value, *line);
         }
+        // The plugin reads its constants when it serves a request.
+        let doubt = self.late.lost.as_ref().filter(|_| name.starts_with("JWT_AUTH_") && self.scope.lost.is_none());
+        doubt.cloned().map_or(Lookup::NotDefined, Lookup::Unknown)
     }
 
     /// `$table_prefix`
     pub fn table_prefix(&self) -> Lookup<'_> {
-        match self.scope.variable("table_prefix") {
-            Ok(Some(value)) => lookup(0, value),
-            Ok(None) => Lookup::NotDefined,
-            Err(doubt) => Lookup::Unknown(doubt.clone()),
+        match (&self.scope.lost, self.scope.variables.get("table_prefix")) {
+            (Some(doubt), _) => Lookup::Unknown(doubt.clone()),
+            (None, value) => value.map_or(Lookup::NotDefined, |value| Lookup::of(value, 0)),
         }
     }
 
@@ -117,8 +113,17 @@ pub enum Lookup<'a> {
     Unknown(Doubt),
 }
 
+impl<'a> Lookup<'a> {
+    fn of(value: &'a Value, line: usize) -> Self {
+        match value {
+            Value::Known(scalar) | Value::InEnv(scalar, _) => Self::Known(scalar, line),
+            Value::Unset(_, _, doubt) | Value::Unknown(doubt) => Self::Unknown(doubt.clone()),
+        }
+    }
+}
+
 /// Why a configuration file cannot be read at all. The fault is the file's, or our parser's.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WpConfigError {
     /// PHP would refuse it, or the parser does not know the syntax.
     #[error("line {line} is not understood as PHP")]
@@ -135,12 +140,6 @@ pub enum WpConfigError {
         /// Where it went too deep, from 1.
         line: usize,
     },
-    /// `goto`: the order of statements is not that of the lines.
-    #[error("line {line} uses goto")]
-    Goto {
-        /// Where, from 1.
-        line: usize,
-    },
     /// The parser did not come to an end.
     #[error("it takes too long to parse")]
     TooSlow,
@@ -150,101 +149,97 @@ pub enum WpConfigError {
 pub const SIZE_LIMIT: usize = 1 << 20;
 /// Nested statements and expressions; each costs stack.
 const DEPTH_LIMIT: usize = 150;
-const PARSE_TIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// How a statement ends.
+/// How reading goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
-    /// The next one follows.
+    /// With the next statement.
     On,
     /// This file ends here.
     Return,
-    /// WordPress is loaded: nothing after this counts.
+    /// WordPress is loaded: what follows only plugins see.
     Loaded,
     /// The request ends here (`exit`, `throw`).
     Gone,
+    /// This file cannot be read.
+    Failed(WpConfigError),
 }
 
 /// The walk through the files.
 struct Reader<'a> {
     surroundings: &'a Surroundings<'a>,
+    flow: Flow,
     scope: Scope,
+    /// What code after wp-settings.php may touch.
+    late: Scope,
     depth: usize,
     bytes_left: usize,
     /// Resolved paths of the files we are in, innermost last.
     files: Vec<PathBuf>,
-    /// Functions that the files declare, in lower case: what they do is not followed.
-    functions: HashSet<String>,
-    taken: Taken,
-    /// Set by an expression that ends the statement it is in.
-    flow: Flow,
-    /// WordPress's directory.
-    root: Option<PathBuf>,
     /// Resolved paths of the files that were read.
     included: BTreeSet<PathBuf>,
+    /// Functions that the files declare, in lower case: what they do is not followed.
+    functions: HashSet<String>,
     /// `getenv_docker()`, if a file declares it.
     docker: Option<DockerText>,
-    /// Whether wp-settings.php has been loaded.
-    is_late: bool,
-    /// Code after wp-settings.php that may define any constant.
-    late: Option<Doubt>,
-    error: Option<WpConfigError>,
+    taken: Taken,
+    /// WordPress's directory.
+    root: Option<PathBuf>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(surroundings: &'a Surroundings<'a>) -> Self {
+    fn new(root: Option<&Path>, surroundings: &'a Surroundings<'a>) -> Self {
+        // wp-load.php defines it, from its own directory, before it includes wp-config.php.
+        let abspath = match root.and_then(Path::to_str) {
+            Some(root) => Value::Known(Scalar::text(format!("{}/", root.trim_end_matches('/')))),
+            None => Value::Unknown(Doubt::elsewhere(
+                "leaves ABSPATH open: there is no wp-load.php beside the file; give the path of wp-config.php below \
+                 WordPress's root",
+            )),
+        };
+        let mut scope = Scope::default();
+        scope.define("ABSPATH", abspath, 0);
         Self {
             surroundings,
-            scope: Scope::default(),
+            flow: Flow::On,
+            scope,
+            late: Scope::default(),
             depth: 0,
             bytes_left: SIZE_LIMIT,
             files: Vec::new(),
-            functions: HashSet::new(),
-            taken: Taken::default(),
-            flow: Flow::On,
-            root: None,
             included: BTreeSet::new(),
+            functions: HashSet::new(),
             docker: None,
-            is_late: false,
-            late: None,
-            error: None,
+            taken: Taken::default(),
+            root: root.map(Path::to_owned),
         }
-    }
-
-    /// wp-load.php defines `ABSPATH`, from its own directory, before it includes wp-config.php.
-    fn preset(&mut self, root: Option<&Path>) {
-        self.root = root.map(Path::to_owned);
-        let place = SourcePos { line: 0, file: None };
-        let value = match root.and_then(Path::to_str) {
-            Some(root) => Value::Known(Scalar::text(format!("{}/", root.trim_end_matches('/')))),
-            None => Value::Unknown(Doubt {
-                place: place.clone(),
-                why: "leaves ABSPATH open: there is no wp-load.php beside the file; give the path of wp-config.php below \
-                      WordPress's root"
-                    .to_owned(),
-            }),
-        };
-        self.scope.define("ABSPATH", value, place);
     }
 
     /// Parses and walks one file. Its constants and variables end up in the scope.
-    fn read_source(&mut self, path: &Path, source: &[u8]) -> Result<Flow, WpConfigError> {
+    fn read_source(&mut self, path: &Path, source: &[u8]) -> Result<(), WpConfigError> {
         self.bytes_left = self.bytes_left.checked_sub(source.len()).ok_or(WpConfigError::TooLarge)?;
-        let tree = parse(source)?;
+        let tree = code::parse(source)?;
         self.files.push(path.to_owned());
         self.included.insert(path.to_owned());
-        let flow = self.run_program(tree.root_node(), source);
+        self.run_program(Code::of(&tree, source));
         self.files.pop();
-        self.error.take().map_or(Ok(flow), Err)
+        match self.flow {
+            Flow::Failed(error) => {
+                self.flow = Flow::On;
+                return Err(error);
+            }
+            Flow::Return => self.flow = Flow::On,
+            Flow::On | Flow::Loaded | Flow::Gone => {}
+        }
+        Ok(())
     }
 
     /// SECURITY: the walk recurses; this bounds it, whatever the file holds.
-    fn nested<T>(&mut self, node: Node<'_>, otherwise: T, walk: impl FnOnce(&mut Self) -> T) -> T {
-        if self.error.is_some() {
-            return otherwise;
-        }
+    fn nested<T>(&mut self, code: Code<'_>, otherwise: T, walk: impl FnOnce(&mut Self) -> T) -> T {
         if self.depth >= DEPTH_LIMIT {
-            self.error = Some(WpConfigError::TooDeep { line: line(node) });
+            self.flow = Flow::Failed(WpConfigError::TooDeep { line: code.line() });
+        }
+        if let Flow::Failed(_) = self.flow {
             return otherwise;
         }
         self.depth += 1;
@@ -253,47 +248,29 @@ impl<'a> Reader<'a> {
         result
     }
 
-    fn place(&self, node: Node<'_>) -> SourcePos {
-        let file = if self.files.len() > 1 { self.files.last().and_then(|path| path.file_name()) } else { None };
-        SourcePos { line: line(node), file: file.map(|name| printable(&name.to_string_lossy())) }
+    fn doubt(&self, code: Code<'_>, why: &str) -> Doubt {
+        let file = self.files.last().filter(|_| self.files.len() > 1).and_then(|file| file.file_name());
+        let file = file.map(|name| format!(" of {}", name.to_string_lossy())).unwrap_or_default();
+        Doubt::at(&format!("line {}{file}", code.line()), why)
     }
 
-    fn doubt(&self, node: Node<'_>, why: impl Into<String>) -> Doubt {
-        Doubt { place: self.place(node), why: why.into() }
+    fn unknown(&self, code: Code<'_>, why: &str) -> Value {
+        Value::Unknown(self.doubt(code, why))
     }
 
-    fn unknown(&self, node: Node<'_>, why: impl Into<String>) -> Value {
-        Value::Unknown(self.doubt(node, why))
+    /// Unknown, like all that it touches.
+    fn not_read(&mut self, code: Code<'_>, why: &str) -> Value {
+        let doubt = self.doubt(code, why);
+        self.touch(code, &doubt);
+        Value::Unknown(doubt)
     }
-}
 
-fn parse(source: &[u8]) -> Result<Tree, WpConfigError> {
-    let mut parser = Parser::new();
-    // The only way to fail is a grammar of another ABI version than the library: a fault of the build.
-    parser.set_language(&tree_sitter_php::LANGUAGE_PHP.into()).map_err(|_| WpConfigError::TooSlow)?;
-    let start = Instant::now();
-    let mut too_slow = |_: &tree_sitter::ParseState| match start.elapsed() > PARSE_TIME_LIMIT {
-        true => std::ops::ControlFlow::Break(()),
-        false => std::ops::ControlFlow::Continue(()),
-    };
-    let options = ParseOptions::new().progress_callback(&mut too_slow);
-    let mut input = |offset: usize, _| source.get(offset..).unwrap_or_default();
-    parser.parse_with_options(&mut input, None, Some(options)).ok_or(WpConfigError::TooSlow)
-}
-
-/// Counted from 1.
-fn line(node: Node<'_>) -> usize {
-    node.start_position().row + 1
-}
-
-fn text<'s>(node: Node<'_>, source: &'s [u8]) -> &'s [u8] {
-    source.get(node.byte_range()).unwrap_or_default()
-}
-
-fn lookup(line: usize, value: &Value) -> Lookup<'_> {
-    match value {
-        Value::Known(scalar) | Value::InEnv(scalar, _) => Lookup::Known(scalar, line),
-        Value::Unset(_, _, doubt) | Value::Unknown(doubt) => Lookup::Unknown(doubt.clone()),
+    /// Unknown, like all from here on: code has run, or may have, that was not read.
+    fn lose(&mut self, code: Code<'_>, why: &str) -> Value {
+        let doubt = self.doubt(code, why);
+        self.touch(code, &doubt);
+        self.scope.lose(&doubt);
+        Value::Unknown(doubt)
     }
 }
 

@@ -23,12 +23,6 @@ enum Cause {
     NotThere,
 }
 
-impl Cause {
-    fn is_late(&self) -> bool {
-        matches!(self, Cause::Computed(doubt) | Cause::Elsewhere(doubt) if doubt.is_late())
-    }
-}
-
 impl Assembly<'_> {
     /// A value that only PHP can compute.
     pub(super) fn doubtful(&mut self, name: &str, instead: &str, doubt: &Doubt) {
@@ -92,12 +86,9 @@ fn sentence(cause: &Cause, same: &[Unknown], is_imported: bool) -> String {
     let import = match cause {
         Cause::NotThere => "",
         _ if is_imported => "",
-        cause if cause.is_late() => "",
         _ => "run `wp-jwt-sidecar import`, which has PHP say it",
     };
     match (import, keys.as_str()) {
-        // The cause says what to do.
-        ("", "") if cause.is_late() => why,
         ("", "") => format!("{why}; define it there"),
         ("", keys) => format!("{why}; set {keys}"),
         (import, "") => format!("{why}; {import}"),

@@ -1,10 +1,8 @@
 //! Constants: those of the site, WordPress's, and the few of PHP's own that configurations use.
 
-use tree_sitter::Node;
-
-use super::expression::printable;
+use super::Reader;
+use super::code::Code;
 use super::value::{Scalar, Value};
-use super::{Reader, literal, text};
 
 /// Constants that WordPress reads, or defines after wp-config.php or for other requests than those from the web: PHP has none of
 /// them, so that `defined()` is false where the files have not defined it yet.
@@ -17,77 +15,76 @@ const OF_WORDPRESS: &str = "\
     AUTOSAVE_INTERVAL EMPTY_TRASH_DAYS FS_METHOD FS_CHMOD_DIR FS_CHMOD_FILE AUTOMATIC_UPDATER_DISABLED WPLANG WPINC \
     XMLRPC_REQUEST REST_REQUEST";
 
+/// index.php defines `WP_USE_THEMES` in a request from the web, other ways into WordPress do not.
 fn is_left_to_site(name: &str) -> bool {
     OF_WORDPRESS.split(' ').any(|known| known == name)
         || ["WP_", "WPMU_", "DB_", "JWT_", "DOING_"].iter().any(|start| name.starts_with(start))
+            && name != "WP_USE_THEMES"
 }
 
 impl Reader<'_> {
-    pub(super) fn evaluate_constant(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let name = String::from_utf8_lossy(text(node, source)).into_owned();
-        let name = name.strip_prefix('\\').unwrap_or(&name);
-        if let Some(slot) = self.scope.constant(name) {
-            return slot.value.clone();
+    /// A word that stands for a value.
+    pub(super) fn evaluate_name(&mut self, code: Code<'_>) -> Value {
+        let name = code.text();
+        match name.to_ascii_lowercase().as_str() {
+            "exit" | "die" => return self.end(code, "exit"),
+            "__file__" => return self.own_path(code, false),
+            "__dir__" => return self.own_path(code, true),
+            _ => {}
         }
-        let integer = |number| Value::Known(Scalar::Integer(number));
+        let name = name.strip_prefix('\\').unwrap_or(&name);
+        if let Some((value, _)) = self.scope.constant(name) {
+            return value.clone();
+        }
         match name {
             "PHP_EOL" => Value::Known(Scalar::text("\n")),
             "DIRECTORY_SEPARATOR" => Value::Known(Scalar::text("/")),
-            "MYSQLI_CLIENT_COMPRESS" | "MYSQL_CLIENT_COMPRESS" => integer(32),
-            "MYSQLI_CLIENT_SSL" | "MYSQL_CLIENT_SSL" => integer(2048),
-            "MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT" => integer(64),
-            _ => self.unknown(node, format!("uses the constant {}, which is not known there", printable(name))),
+            "MYSQLI_CLIENT_COMPRESS" | "MYSQL_CLIENT_COMPRESS" => Value::Known(Scalar::Integer(32)),
+            "MYSQLI_CLIENT_SSL" | "MYSQL_CLIENT_SSL" => Value::Known(Scalar::Integer(2048)),
+            "MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT" => Value::Known(Scalar::Integer(64)),
+            _ => self.unknown(code, &format!("uses the constant {name}, which is not known there")),
         }
     }
 
-    pub(super) fn call_define(&mut self, node: Node<'_>, name: &Value, value: &Value) -> Value {
+    fn own_path(&self, code: Code<'_>, is_directory: bool) -> Value {
+        let path = self.files.last().and_then(|file| if is_directory { file.parent() } else { Some(file) });
+        match path.and_then(|path| path.to_str()) {
+            // systemd hands over a copy (`credential:`): where the file is for PHP is not known.
+            Some(path) if path.starts_with("/run/credentials/") => {
+                self.unknown(code, "uses the path of the file, of which this is a copy")
+            }
+            Some(path) => Value::Known(Scalar::text(path)),
+            None => self.unknown(code, "uses a path that is not UTF-8"),
+        }
+    }
+
+    pub(super) fn call_define(&mut self, code: Code<'_>, name: &Value, value: &Value) -> Value {
         let Some(name) = name.known_text() else {
-            let doubt = self.doubt(node, "defines a constant whose name only PHP knows");
-            self.scope.lose(&doubt);
-            return Value::Unknown(doubt);
+            return self.lose(code, "defines a constant whose name only PHP knows");
         };
-        match self.scope.define(name, value.clone(), self.place(node)) {
-            Some(first) => Value::boolean(first),
-            None => self.unknown(node, "may define a constant again"),
-        }
+        self.scope.define(name, value.clone(), code.line());
+        self.unknown(code, "uses what define() returns")
     }
 
-    pub(super) fn call_defined(&mut self, node: Node<'_>, name: &Value) -> Value {
+    pub(super) fn call_defined(&mut self, code: Code<'_>, name: &Value) -> Value {
         let Some(name) = name.known_text() else {
-            return self.unknown(node, "asks for a constant whose name only PHP knows");
+            return self.unknown(code, "asks for a constant whose name only PHP knows");
         };
         match (self.scope.constant(name), &self.scope.lost) {
-            (Some(slot), _) if slot.certain => Value::boolean(true),
-            (Some(slot), _) => self.computed(node, &slot.value),
-            (None, Some(doubt)) => Value::Unknown(doubt.clone()),
-            // index.php defines it in a request from the web, other ways into WordPress do not.
-            (None, None) if name == "WP_USE_THEMES" => {
-                self.unknown(node, "asks for WP_USE_THEMES, which depends on the request")
-            }
+            (Some((Value::Unknown(doubt), _)), _) | (None, Some(doubt)) => Value::Unknown(doubt.clone()),
+            (Some(_), _) => Value::boolean(true),
             (None, None) if is_left_to_site(name) => Value::boolean(false),
-            (None, None) => self.unknown(node, format!("asks for {}, which may be PHP's own", printable(name))),
+            (None, None) => self.unknown(code, &format!("asks for {name}, which may be PHP's own")),
         }
     }
 
     /// `const A = …, B = …;`
-    pub(super) fn run_const(&mut self, node: Node<'_>, source: &[u8]) {
-        let mut cursor = node.walk();
-        for element in node.named_children(&mut cursor).filter(|child| child.kind() == "const_element") {
-            let mut children = element.walk();
-            let mut parts = element.named_children(&mut children).filter(|child| child.kind() != "comment");
-            if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
-                let name = String::from_utf8_lossy(text(name, source)).into_owned();
-                let value = self.evaluate(value, source);
-                self.scope.define(&name, value, self.place(node));
+    pub(super) fn run_const(&mut self, code: Code<'_>) {
+        for element in code.children() {
+            if let [name, value] = element.children().as_slice() {
+                let value = self.evaluate(*value);
+                self.scope.define(&name.text(), value, code.line());
             }
-        }
-    }
-
-    /// A call of `define()` that may or may not be made.
-    pub(super) fn touch_define(&mut self, node: Node<'_>, name: Option<Node<'_>>, source: &[u8], doubt: &super::Doubt) {
-        match name.and_then(|name| literal::text_of(name, source)) {
-            Some(name) => self.scope.may_define(&name, self.place(node), doubt),
-            None => self.scope.lose(doubt),
         }
     }
 }

@@ -1,78 +1,87 @@
 //! `include`, `require`, and `eval` of a known text: code from elsewhere.
 
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use tree_sitter::Node;
-
-use super::expression::{operand, printable};
+use super::code::Code;
 use super::value::{Scalar, Value};
-use super::{Flow, Reader, WpConfigError, line, text};
+use super::{Flow, Reader, WpConfigError};
 
 /// Included files within included files.
 const INCLUDE_DEPTH_LIMIT: usize = 8;
 
-/// Of a path for which that holds.
-pub(super) const MAY_DIFFER: &str = "where PHP may see other files than the sidecar";
+/// Of a file that is there.
+const UNREADABLE: &str = "which this user cannot read";
 
 impl Reader<'_> {
-    pub(super) fn include(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let Some(argument) = operand(node) else {
-            return self.unknown(node, "includes nothing");
+    pub(super) fn include(&mut self, code: Code<'_>) -> Value {
+        let Some(argument) = code.operand() else {
+            return self.lose(code, "includes nothing");
         };
-        let value = self.evaluate(argument, source);
+        let value = self.evaluate(argument);
         if self.flow != Flow::On {
             return value;
         }
-        if self.loads_wordpress(&value, text(argument, source)) {
+        if self.loads_wordpress(&value, argument) {
             self.flow = Flow::Loaded;
-            return self.unknown(node, "loads WordPress");
+            return self.unknown(code, "loads WordPress");
         }
         let path = match (value.known_text(), value.known()) {
-            (Some(path), _) => match self.included_path(path) {
-                Ok(path) => path,
-                Err(why) => return self.lose_track(node, source, &format!("includes {}, {why}", printable(path))),
-            },
-            (None, Err(doubt)) => {
-                let why = format!("includes a file by a path that {}", doubt.why);
-                return self.lose_track(node, source, &why);
-            }
-            (None, Ok(_)) => return self.lose_track(node, source, "includes a file whose path only PHP knows"),
+            (Some(path), _) => path,
+            (None, Err(doubt)) => return self.lose(code, &format!("includes a file by a path that {}", doubt.why)),
+            (None, Ok(_)) => return self.lose(code, "includes a file whose path only PHP knows"),
         };
-        let shown = printable(&path.to_string_lossy());
-        let resolved = (self.surroundings.canonicalize)(&path);
-        if [Some(&path), resolved.as_ref().ok()].into_iter().flatten().any(|path| self.may_differ(path)) {
-            return self.lose_track(node, source, &format!("includes {shown}, {MAY_DIFFER}"));
-        }
-        let path = match resolved {
-            Ok(path) => path,
+        // PHP takes out `..` before it looks for the file: what is on the way need not be there.
+        let is_optional = code.kind().starts_with("include") && !path.split('/').any(|part| part == "..");
+        let content = match self.included_path(path).and_then(|path| self.resolved(&path)) {
             // PHP warns and goes on. A `require` would end the request, so there must be more to it.
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    && node.kind().starts_with("include")
-                    && !path.components().any(|part| part == Component::ParentDir) =>
-            {
-                return Value::boolean(false);
+            Ok(None) if is_optional => return Value::boolean(false),
+            Ok(None) => Err("which is not there for this user"),
+            Ok(Some(file)) if code.kind().ends_with("once_expression") && self.included.contains(&file) => {
+                return Value::boolean(true);
             }
-            Err(_) => {
-                return self.lose_track(node, source, &format!("includes {shown}, which is not there for this user"));
-            }
+            Ok(Some(file)) => match (self.surroundings.read_file)(&file) {
+                Ok(content) => Ok((file, content)),
+                Err(_) => Err(UNREADABLE),
+            },
+            Err(why) => Err(why),
         };
-        if node.kind().ends_with("once_expression") && self.included.contains(&path) {
-            return Value::boolean(true);
+        match content {
+            Ok((file, content)) => self.run_code(code, &file, &content, &format!("includes {path}")),
+            Err(why) => self.lose(code, &format!("includes {path}, {why}")),
         }
-        if self.files.len() > INCLUDE_DEPTH_LIMIT {
-            return self.lose_track(node, source, &format!("includes {shown}, too many files deep"));
+    }
+
+    /// wp-settings.php itself, and not one of that name elsewhere.
+    fn loads_wordpress(&self, path: &Value, argument: Code<'_>) -> bool {
+        match path.known_text().map(Path::new) {
+            Some(path) => {
+                let is_elsewhere = (self.surroundings.canonicalize)(path).is_ok_and(|path| {
+                    let version = path.with_file_name("wp-includes").join("version.php");
+                    (self.surroundings.canonicalize)(&version).is_err()
+                });
+                path.file_name().is_some_and(|name| name == "wp-settings.php") && !is_elsewhere
+            }
+            None => argument.text().replace(|c: char| " \t\r\n()\"'/".contains(c), "") == "ABSPATH.wp-settings.php",
         }
-        match (self.surroundings.read_file)(&path) {
-            Ok(content) => self.run_code(node, source, &path, &content, &format!("includes {shown}")),
-            Err(_) => self.lose_track(node, source, &format!("includes {shown}, which this user cannot read")),
+    }
+
+    /// The file at a path, links resolved, or that there is none; an error if PHP may see another.
+    pub(super) fn resolved(&self, path: &Path) -> Result<Option<PathBuf>, &'static str> {
+        let resolved = (self.surroundings.canonicalize)(path);
+        if [Some(path), resolved.as_deref().ok()].into_iter().flatten().any(|path| self.may_differ(path)) {
+            return Err("where PHP may see other files than the sidecar");
+        }
+        match resolved {
+            Ok(path) => Ok(Some(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(_) => Err(UNREADABLE),
         }
     }
 
     /// Whether PHP may see other files there than the sidecar: a service may have these directories to itself (systemd's
     /// `PrivateTmp=`, a container's). A site that lies there itself, the sidecar sees as PHP does.
-    pub(super) fn may_differ(&self, path: &Path) -> bool {
+    fn may_differ(&self, path: &Path) -> bool {
         // What systemd hands over is a copy.
         let site = self.files.first().filter(|file| !file.starts_with("/run/credentials"));
         let is_below =
@@ -80,51 +89,29 @@ impl Reader<'_> {
         ["/tmp", "/var/tmp", "/proc", "/sys", "/dev", "/run", "/var/run"].iter().any(is_below)
     }
 
-    /// wp-settings.php itself, and not one of that name elsewhere.
-    fn loads_wordpress(&self, path: &Value, source: &[u8]) -> bool {
-        match path.known_text() {
-            Some(path) => {
-                let path = Path::new(path);
-                let is_elsewhere = (self.surroundings.canonicalize)(path).is_ok_and(|path| {
-                    let version = path.with_file_name("wp-includes").join("version.php");
-                    (self.surroundings.canonicalize)(&version).is_err()
-                });
-                path.file_name().is_some_and(|name| name == "wp-settings.php") && !is_elsewhere
-            }
-            None => {
-                let source: Vec<u8> = source.iter().copied().filter(|b| !b" \t\r\n()\"'/".contains(b)).collect();
-                source == b"ABSPATH.wp-settings.php"
-            }
-        }
-    }
-
     /// `eval()` of a text that is known: with Docker's image, `WORDPRESS_CONFIG_EXTRA`.
-    pub(super) fn evaluate_code(&mut self, node: Node<'_>, source: &[u8], code: &Value) -> Value {
-        match code {
-            Value::Known(scalar @ Scalar::Text(_)) if self.files.len() <= INCLUDE_DEPTH_LIMIT => {
+    pub(super) fn run_text(&mut self, code: Code<'_>, text: &Value) -> Value {
+        match (text, self.files.last()) {
+            (Value::Known(scalar @ Scalar::Text(_)), Some(file)) => {
                 // What `__FILE__` is there; `__DIR__` stays the same.
-                let path = self.files.last().map(|file| format!("{}({}) : eval()'d code", file.display(), line(node)));
-                let path = PathBuf::from(path.unwrap_or_default());
+                let path = PathBuf::from(format!("{}({}) : eval()'d code", file.display(), code.line()));
                 let content = [b"<?php ", scalar.to_bytes().as_slice()].concat();
-                self.run_code(node, source, &path, &content, "runs code")
+                self.run_code(code, &path, &content, "runs code")
             }
-            _ => self.lose_track(node, source, "runs code that only PHP knows"),
+            _ => self.lose(code, "runs code that only PHP knows"),
         }
     }
 
-    fn run_code(&mut self, node: Node<'_>, source: &[u8], path: &Path, content: &[u8], what: &str) -> Value {
+    fn run_code(&mut self, code: Code<'_>, path: &Path, content: &[u8], what: &str) -> Value {
+        if self.files.len() > INCLUDE_DEPTH_LIMIT {
+            return self.lose(code, &format!("{what}, too many files deep"));
+        }
         match self.read_source(path, content) {
-            Ok(Flow::On | Flow::Return) => self.unknown(node, "uses what an included file returns"),
-            Ok(flow) => {
-                self.flow = flow;
-                self.unknown(node, "is not read any more")
+            Ok(()) => self.unknown(code, "uses what an included file returns"),
+            Err(error @ (WpConfigError::TooLarge | WpConfigError::TooSlow)) => {
+                self.lose(code, &format!("{what}: {error}"))
             }
-            // The size is a limit for all files together.
-            Err(error @ WpConfigError::TooLarge) => {
-                self.error = Some(error);
-                self.unknown(node, what)
-            }
-            Err(error) => self.lose_track(node, source, &format!("{what}, of which {error}")),
+            Err(error) => self.lose(code, &format!("{what}, of which {error}")),
         }
     }
 
@@ -140,14 +127,11 @@ impl Reader<'_> {
         if path.starts_with('.') {
             return Err("which is relative to PHP's working directory");
         }
-        let Some(root) = &self.root else {
-            return Err("which PHP looks for in its include path first");
-        };
-        let is_there = |path: &PathBuf| (self.surroundings.canonicalize)(path).ok();
+        let root = self.root.as_deref().ok_or("which PHP looks for in its include path first")?;
         // A site may have its index.php one level above WordPress.
-        let places = [Some(root.as_path()), root.parent(), self.files.last().and_then(|file| file.parent())];
-        let mut found: Vec<PathBuf> =
-            places.into_iter().flatten().filter_map(|place| is_there(&place.join(path))).collect();
+        let places = [Some(root), root.parent(), self.files.last().and_then(|file| file.parent())];
+        let there = |place: &Path| (self.surroundings.canonicalize)(&place.join(path)).ok();
+        let mut found: Vec<PathBuf> = places.into_iter().flatten().filter_map(there).collect();
         found.sort();
         found.dedup();
         match found.as_slice() {

@@ -1,65 +1,83 @@
 //! Operators: what they make of two values, and which of their operands PHP evaluates at all.
 
-use tree_sitter::Node;
-
+use super::Reader;
+use super::code::Code;
+use super::expression::COMPUTED;
 use super::value::{Scalar, Value};
-use super::{Reader, text};
 
 impl Reader<'_> {
-    pub(super) fn evaluate_binary(&mut self, node: Node<'_>, source: &[u8]) -> Value {
+    pub(super) fn evaluate_binary(&mut self, code: Code<'_>) -> Value {
         let (Some(left), Some(operator), Some(right)) =
-            (node.child_by_field_name("left"), node.child_by_field_name("operator"), node.child_by_field_name("right"))
+            (code.field("left"), code.field("operator"), code.field("right"))
         else {
-            return self.not_read(node, source, "has a value that only PHP can compute");
+            return self.not_read(code, COMPUTED);
         };
-        let operator = String::from_utf8_lossy(text(operator, source)).to_ascii_lowercase();
-        let first = self.evaluate(left, source);
-        match operator.as_str() {
-            "&&" | "and" => self.short_circuit(first, false, right, source),
-            "||" | "or" => self.short_circuit(first, true, right, source),
-            "??" => self.coalesce(first, right, source),
+        let first = self.evaluate(left);
+        match operator.text().to_ascii_lowercase().as_str() {
+            "&&" | "and" => self.short_circuit(&first, false, right),
+            "||" | "or" => self.short_circuit(&first, true, right),
+            "??" => self.coalesce(first, right),
             // PHP reads a plain variable on the left only after the right side. What is read of the right side changes none.
-            _ => {
-                let second = self.evaluate(right, source);
-                self.combine(node, &operator, &first, &second)
+            operator => {
+                let second = self.evaluate(right);
+                self.combine(code, operator, &first, &second)
             }
         }
     }
 
-    fn coalesce(&mut self, first: Value, right: Node<'_>, source: &[u8]) -> Value {
-        match first {
-            Value::Known(Scalar::Null) => self.evaluate(right, source),
+    fn coalesce(&mut self, first: Value, right: Code<'_>) -> Value {
+        match &first {
+            Value::Known(Scalar::Null) => self.evaluate(right),
             Value::Known(_) => first,
             Value::Unset(Scalar::Null, variable, _) => {
-                self.take_default(&variable);
-                self.evaluate(right, source)
+                self.taken.defaults.insert(variable.clone());
+                self.evaluate(right)
             }
-            Value::Unset(_, _, doubt) | Value::InEnv(_, doubt) | Value::Unknown(doubt) => {
-                self.touch(right, source, &doubt);
-                Value::Unknown(doubt)
-            }
+            Value::Unset(_, _, doubt) | Value::InEnv(_, doubt) | Value::Unknown(doubt) => self.open(&[right], doubt),
         }
     }
 
     /// `decisive` is the truth of the left side that spares the right one.
-    fn short_circuit(&mut self, first: Value, decisive: bool, right: Node<'_>, source: &[u8]) -> Value {
+    fn short_circuit(&mut self, first: &Value, decisive: bool, right: Code<'_>) -> Value {
         match first.known() {
             Ok(scalar) if scalar.is_true() == decisive => Value::boolean(decisive),
-            Ok(_) => self.evaluate(right, source).map(|scalar| Scalar::Boolean(scalar.is_true())),
-            Err(doubt) => {
-                self.touch(right, source, doubt);
-                Value::Unknown(doubt.clone())
+            Ok(_) => self.evaluate(right).map(|scalar| Scalar::Boolean(scalar.is_true())),
+            Err(doubt) => self.open(&[right], doubt),
+        }
+    }
+
+    pub(super) fn evaluate_ternary(&mut self, code: Code<'_>) -> Value {
+        let (Some(condition), Some(otherwise)) = (code.field("condition"), code.field("alternative")) else {
+            return self.not_read(code, COMPUTED);
+        };
+        let tested = self.evaluate(condition);
+        match (&tested, code.field("body")) {
+            (Value::Known(scalar), _) if !scalar.is_true() => self.evaluate(otherwise),
+            (Value::Known(_), Some(then)) => self.evaluate(then),
+            (Value::Known(_), None) => tested, // `?:`
+            (Value::Unset(_, variable, _), None) => {
+                self.taken.defaults.insert(variable.clone());
+                self.evaluate(otherwise)
+            }
+            (Value::Unset(_, _, doubt) | Value::InEnv(_, doubt) | Value::Unknown(doubt), then) => {
+                self.open(&[then.unwrap_or(otherwise), otherwise], doubt)
             }
         }
     }
 
-    fn combine(&mut self, node: Node<'_>, operator: &str, first: &Value, second: &Value) -> Value {
+    /// Which of them PHP evaluates is not known.
+    fn open(&mut self, operands: &[Code<'_>], doubt: &super::Doubt) -> Value {
+        operands.iter().for_each(|operand| self.touch(*operand, doubt));
+        Value::Unknown(doubt.clone())
+    }
+
+    fn combine(&mut self, code: Code<'_>, operator: &str, first: &Value, second: &Value) -> Value {
         let (left, right) = match (first.known(), second.known()) {
             (Ok(left), Ok(right)) => (left, right),
             (Err(doubt), _) | (_, Err(doubt)) => return Value::Unknown(doubt.clone()),
         };
         let result = match (operator, left, right) {
-            (".", ..) => return self.limited(node, [left.to_bytes(), right.to_bytes()].concat()),
+            (".", ..) => return self.limited(code, [left.to_bytes(), right.to_bytes()].concat()),
             ("===", ..) => Some(Scalar::Boolean(left == right)),
             ("!==", ..) => Some(Scalar::Boolean(left != right)),
             ("==", ..) => loosely_equal(left, right).map(Scalar::Boolean),
@@ -67,33 +85,7 @@ impl Reader<'_> {
             ("|", Scalar::Integer(a), Scalar::Integer(b)) => Some(Scalar::Integer(a | b)),
             _ => None,
         };
-        result.map_or_else(|| self.unknown(node, "has a value that only PHP can compute"), Value::Known)
-    }
-
-    pub(super) fn evaluate_ternary(&mut self, node: Node<'_>, source: &[u8]) -> Value {
-        let (Some(condition), Some(otherwise)) =
-            (node.child_by_field_name("condition"), node.child_by_field_name("alternative"))
-        else {
-            return self.not_read(node, source, "has a value that only PHP can compute");
-        };
-        let then = node.child_by_field_name("body"); // none in `?:`
-        let tested = self.evaluate(condition, source);
-        match (&tested, then) {
-            (Value::Known(scalar), _) => {
-                let chosen = if scalar.is_true() { then } else { Some(otherwise) };
-                chosen.map_or(tested, |chosen| self.evaluate(chosen, source))
-            }
-            (Value::Unset(_, variable, _), None) => {
-                self.take_default(variable);
-                self.evaluate(otherwise, source)
-            }
-            (Value::Unset(_, _, doubt) | Value::InEnv(_, doubt) | Value::Unknown(doubt), _) => {
-                for code in then.into_iter().chain([otherwise]) {
-                    self.touch(code, source, doubt);
-                }
-                Value::Unknown(doubt.clone())
-            }
-        }
+        result.map_or_else(|| self.unknown(code, COMPUTED), Value::Known)
     }
 }
 

@@ -1,6 +1,7 @@
 mod environment;
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -67,10 +68,7 @@ fn what_wordpress_ships_is_read() {
     assert_eq!(words(config.constant("AUTH_KEY")), "k$`'");
     assert_eq!(words(config.constant("ABSPATH")), "/site/");
     assert_eq!(words(config.table_prefix()), "wp_");
-    assert_eq!(
-        words(config.constant("LATE")),
-        "?line 11 comes after wp-settings.php and may define it: move it before that"
-    );
+    assert_eq!(words(config.constant("LATE")), "?line 11 comes after wp-settings.php and may define it");
     assert_eq!(words(config.constant("db_name")), "not defined");
     assert!(matches!(config.constant("DB_NAME"), Lookup::Known(_, 3)));
     assert_eq!(config.incomplete(), None);
@@ -84,8 +82,6 @@ fn definitions_in_all_their_forms() {
         "const Y = 'n', WP_X = 'v';",
         "?> html <?php define(/* a */ 'WP_X' /* b */, 'v') // ?> more\n<?PHP ;",
         "@define('WP_X', 'v');",
-        "define('WP_X', \"\\x76\");",
-        "define('WP_X', <<<'E'\n  v\n  E);",
         "defined('WP_X') or define('WP_X', 'v');",
         "defined('WP_X') || define('WP_X', 'v');",
         "!defined('WP_X') && define('WP_X', 'v');",
@@ -120,6 +116,12 @@ fn what_only_php_can_compute_is_unknown() {
         "define('WP_X', $a = 'v');",
         "define('WP_X', 'a' . f());",
         "define('WP_X', 1.5);",
+        "define('WP_X', 0x1F);",
+        "define('WP_X', 010);",
+        "define('WP_X', \"\\x76\");",
+        "define('WP_X', <<<'E'\n  v\n  E);",
+        "goto a; a: define('WP_X', 'v');",
+        "if ($_SERVER['x']) { goto a; } define('WP_X', 'v'); a:",
         "define('WP_X', Y);",
         "if ($_SERVER['x']) { define('WP_X', 'v'); }",
         "if ($_SERVER['x']) { define('WP_X', 'v'); } else { define('WP_X', 'w'); }",
@@ -250,19 +252,16 @@ fn what_is_no_php_is_an_error_with_its_line() {
     let error = |source: &str| World::default().read(source).err().expect(source);
     assert_eq!(error("<?php\ndefine('A', 1);\ndefine('B' 2);\n"), WpConfigError::Syntax { line: 3 });
     assert_eq!(error("<?php\n$a = ;"), WpConfigError::Syntax { line: 2 });
-    assert_eq!(error("<?php\na: goto a;"), WpConfigError::Goto { line: 2 });
     assert_eq!(error(&" ".repeat(SIZE_LIMIT + 1)), WpConfigError::TooLarge);
-    assert!(matches!(
-        error(&format!("<?php $a = {}1{};", "(".repeat(5000), ")".repeat(5000))),
-        WpConfigError::TooDeep { .. }
-    ));
+    let deep = format!("<?php\n$a = {}1{};", "(".repeat(5000), ")".repeat(5000));
+    assert_eq!(error(&deep), WpConfigError::TooDeep { line: 2 });
     assert!(World::default().read("").is_ok() && World::default().read("no php").is_ok());
     assert_eq!(x("require ABSPATH . 'wp-settings.php'; ((("), "not defined");
 }
 
 #[test]
 fn hostile_files_end_soon() {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     for source in [
         "define('a','b');\n".repeat(4_000),
         "if(a){define('a','b');}\n".repeat(4_000),

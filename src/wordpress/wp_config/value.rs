@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::printable::is_harmful;
+
 /// A value that a constant can have. Floats and arrays are never known here: nothing we look for is one.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Scalar {
@@ -56,53 +58,28 @@ impl fmt::Debug for Scalar {
 /// Why a value is not known. It holds names and lines, no values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubt {
-    pub(super) place: SourcePos,
+    /// Empty for what stands in no line.
+    place: String,
     pub(super) why: String,
 }
 
-/// Why a definition counts that PHP comes to after WordPress is loaded.
-pub(super) const LATE: &str = "comes after wp-settings.php and may define it: move it before that";
-
-/// The same of code that is not followed.
-pub(super) const UNSEEN: &str = "comes after wp-settings.php and may define it";
-
 impl Doubt {
-    /// Whether it stands where an import does not come to.
-    pub fn is_late(&self) -> bool {
-        self.why == LATE
+    pub(super) fn at(place: &str, why: &str) -> Self {
+        // SECURITY: names come from the file, and go into one line of an error.
+        let printable = |text: &str| text.chars().filter(|character| !is_harmful(*character)).take(400).collect();
+        Self { place: printable(place), why: printable(why) }
     }
 
     /// Of what stands in no line.
-    pub fn elsewhere(why: impl Into<String>) -> Self {
-        Self { place: SourcePos { line: 0, file: None }, why: why.into() }
+    pub fn elsewhere(why: &str) -> Self {
+        Self::at("", why)
     }
 }
 
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place.line {
-            0 => f.write_str(&self.why),
-            _ => write!(f, "{} {}", self.place, self.why),
-        }
-    }
-}
-
-/// Where something stands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SourcePos {
-    /// From 1; 0 for what is there before the first line.
-    pub(super) line: usize,
-    /// The included file's name; `None` for the configuration file itself.
-    pub(super) file: Option<String>,
-}
-
-impl fmt::Display for SourcePos {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}", self.line)?;
-        match &self.file {
-            Some(file) => write!(f, " of {file}"),
-            None => Ok(()),
-        }
+        let space = if self.place.is_empty() { "" } else { " " };
+        write!(f, "{}{space}{}", self.place, self.why)
     }
 }
 
@@ -135,16 +112,13 @@ impl Value {
     /// The text of a known string.
     pub(super) fn known_text(&self) -> Option<&str> {
         match self {
-            Self::Known(Scalar::Text(text)) => std::str::from_utf8(text).ok(),
+            Self::Known(Scalar::Text(text)) => str::from_utf8(text).ok(),
             _ => None,
         }
     }
 
     /// The answer that `apply` gives about it, if it is known.
     pub(super) fn map(&self, apply: impl FnOnce(&Scalar) -> Scalar) -> Self {
-        match self.known() {
-            Ok(scalar) => Self::Known(apply(scalar)),
-            Err(doubt) => Self::Unknown(doubt.clone()),
-        }
+        self.known().map_or_else(|doubt| Self::Unknown(doubt.clone()), |scalar| Self::Known(apply(scalar)))
     }
 }
