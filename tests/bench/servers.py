@@ -1,8 +1,8 @@
 """The servers that `proxy` compares: nginx, HAProxy and the sidecar before one nginx origin.
 
 What would make a difference and is no property of the server is alike: two workers, no limit of the requests of a
-connection, idle connections to the origin for all that the load has in flight, one ECDSA certificate, TLS 1.3 only
-(the sidecar's clients offer nothing else here), the cipher that the client prefers, tickets to resume sessions with.
+connection, idle connections to the origin for all that the load has in flight, one ECDSA certificate, TLS 1.3 (the
+sidecar prefers it, the others allow nothing else), the cipher that the client prefers, tickets to resume sessions with.
 All else is as each comes: also how many streams of an HTTP/2 connection are in flight (nginx 128, HAProxy 100, the
 sidecar 32 of 128; WP_JWT_SIDECAR_SERVER_MAX_EXCHANGES_PER_CONNECTION changes that).
 """
