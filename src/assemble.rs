@@ -307,7 +307,8 @@ impl Native {
             kept: file,
             verdicts: Arc::clone(&lasting.verdicts),
             tallies: Arc::clone(&lasting.tallies),
-            scanner: Arc::clone(&scanner),
+            // The first site's scans wait for none of another site.
+            scanner: Arc::default(),
             dialer: dialer.clone(),
         };
         let comparisons = Comparisons::new(dialer.clone(), &config.refresh.verify_ignore_headers);

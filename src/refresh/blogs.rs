@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use http::{Request, header};
 use lru::LruCache;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -46,13 +47,20 @@ const AWAKE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(600);
 
 /// Sites in use at most; then those go that have had no call for the longest time.
-const MOST: usize = 4096;
+// SECURITY: a call without a token sets one up, at some 200 KiB.
+const MOST: usize = 1024;
+
+/// Sites that are set up or woken at once; calls for others go to WordPress meanwhile. Each reads its settings and files.
+const AT_ONCE: usize = 16;
 
 /// How often it is looked which of them idle.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Why a call is left while its site was not looked at yet.
 const NOT_LOOKED_AT: &str = "the site of the network is yet to be looked at";
+
+/// Why it is left while many others are.
+const MANY_AT_ONCE: &str = "many sites of the network are looked at for the first time";
 
 /// What sites are set up with.
 pub struct Parts {
@@ -73,12 +81,19 @@ pub struct Blogs {
     parts: Parts,
     /// By id. The one that had a call last is the most recently used.
     in_use: Mutex<LruCache<u64, Arc<InUse>>>,
+    at_once: Semaphore,
 }
 
 impl Blogs {
     /// None is in use yet. Their tokens share the room of `budget`.
     pub fn new(network: Arc<Network>, budget: Arc<Budget>, parts: Parts) -> Arc<Self> {
-        Arc::new(Blogs { network, budget, parts, in_use: Mutex::new(LruCache::unbounded()) })
+        Arc::new(Blogs {
+            network,
+            budget,
+            parts,
+            in_use: Mutex::new(LruCache::unbounded()),
+            at_once: Semaphore::new(AT_ONCE),
+        })
     }
 
     /// What is known of the network.
@@ -99,6 +114,18 @@ impl Blogs {
     /// The sites in use, the one with the last call first.
     pub fn in_use(&self) -> Vec<Arc<InUse>> {
         self.locked().iter().map(|(_, in_use)| Arc::clone(in_use)).collect()
+    }
+
+    /// Who answers the calls for a site that is in use and was looked at.
+    fn looked_at(&self, blog: &Arc<Blog>) -> Option<Arc<Refresher>> {
+        let mut all = self.locked();
+        let in_use = all.get(&blog.id).filter(|in_use| in_use.refresher.sites.blog() == Some(blog)).cloned();
+        drop(all);
+        let in_use = in_use?;
+        in_use.is_known().then(|| {
+            in_use.used(&self.parts.verdicts);
+            Arc::clone(&in_use.refresher)
+        })
     }
 
     /// Who answers the calls for a site, which is set up where it was not in use.
@@ -249,6 +276,10 @@ impl Refresher {
             Found::Main => Ok(Arc::clone(self)),
             Found::Left(why) => left(why),
             Found::Blog(blog) => {
+                if let Some(refresher) = blogs.looked_at(&blog) {
+                    return Ok(refresher);
+                }
+                let Ok(_place) = blogs.at_once.try_acquire() else { return left(MANY_AT_ONCE) };
                 let in_use = blogs.used(self, &blog);
                 if in_use.is_looked_at().await { Ok(Arc::clone(&in_use.refresher)) } else { left(NOT_LOOKED_AT) }
             }

@@ -55,7 +55,8 @@ impl Epochs {
     }
 
     async fn look(&self, refresher: &Refresher) -> Option<()> {
-        let site = refresher.sites.read_or_known().await.ok()?;
+        // What cannot be native needs no epoch, and its calls go to WordPress for that reason.
+        let Ok(site) = refresher.sites.read_or_known().await else { return Some(()) };
         let active = active(refresher, &site);
         let (files, active) = spawn_blocking(move || (hook_scan::files_state(&active), active)).await.ok()?;
         let makeup = &site.makeup;

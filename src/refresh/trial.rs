@@ -1,6 +1,6 @@
 //! Whether the database lets a rotation be run: its statements, on a row that cannot exist, in a transaction that is rolled back.
 //!
-//! Measured on MariaDB 10.11: PREPARE shows a missing table or column (1146, 1054) and a missing right (1142). So the INSERT is
+//! Measured on MariaDB 10.11: PREPARE shows a missing table, column or index (1146, 1054, 1176) and a missing right (1142). So the INSERT is
 //! prepared only; to run it would use up an id each time, rolled back or not. That a server is read-only (1290, 1792) or an account's
 //! quota is used up (1226) shows only when a statement runs: the UPDATE runs, and finds no row with the id 0.
 
@@ -33,7 +33,7 @@ impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let table = &self.table;
         match self.refusal {
-            Refusal::Absent => write!(f, "the table {table} or a column of it is missing")?,
+            Refusal::Absent => write!(f, "the table {table}, a column or an index of it is missing")?,
             Refusal::Unprepared => write!(f, "the server prepares no statement for the table {table}")?,
             Refusal::ReadOnly => write!(f, "the server takes no writes to the table {table}")?,
             Refusal::Denied => {

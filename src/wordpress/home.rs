@@ -60,6 +60,9 @@ const OTHERS_FOR: Duration = Duration::from_secs(120);
 const OTHERS_AT_ONCE: usize = 4;
 const OTHERS_REST: Duration = Duration::from_millis(250);
 
+/// Questions of any kind under way at once, each by a connection of its own.
+const AT_ONCE: usize = 16;
+
 /// What is asked: changes when the site does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Question {
@@ -136,6 +139,7 @@ pub struct Homes {
     /// For hosts that clients have named.
     others: Cache<Question, Arc<Answer>>,
     others_at_once: Arc<Semaphore>,
+    at_once: Semaphore,
     /// When another host was last asked for.
     other_asked: Mutex<Option<Instant>>,
     /// When a response of WordPress to a client last made it be asked.
@@ -196,6 +200,7 @@ impl Homes {
             own: Cache::new(OWN),
             others: Cache::builder().max_capacity(OTHERS).time_to_live(OTHERS_FOR).build(),
             others_at_once: Arc::new(Semaphore::new(OTHERS_AT_ONCE)),
+            at_once: Semaphore::new(AT_ONCE),
             other_asked: Mutex::default(),
             doubted: Mutex::default(),
             changes: AtomicU64::new(0),
@@ -360,7 +365,10 @@ impl Homes {
 
     async fn renew(&self, question: &Question, answer: &Answer) -> Option<Word> {
         let changes = self.changes();
+        // SECURITY: on a network, calls for any of its sites bring questions about. They wait for each other.
+        let place = self.at_once.acquire().await;
         let asked = question::ask(&self.upstream, question).await;
+        drop(place);
         let before = answer.known();
         let now = match asked {
             Ok(Answered { word, clock }) => {

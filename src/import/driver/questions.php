@@ -149,7 +149,10 @@ final class WpJwtQuestions
         $comment = '//(?:(?!\?>)[^\n])*+|#(?!\[)(?:(?!\?>)[^\n])*+|/\*.*?(?:\*/|\z)|\s++';
         $text = '\'[^\'\\\\]*+(?:\\\\.[^\'\\\\]*+)*+\'|"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+"';
         $pattern = "~(?<none>$html|$comment)|$text|\\$?[A-Za-z_\\x80-\\xff\\\\][\\w\\x80-\\xff\\\\]*+|\\?->|->|::|.~s";
-        preg_match_all($pattern, $source, $found, PREG_SET_ORDER);
+        if (preg_match_all($pattern, $source, $found, PREG_SET_ORDER) === false) {
+            // PCRE's limits: what stands there is as code that cannot be looked into.
+            return array(array('eval', 1));
+        }
         $words = array();
         $line = 1;
         foreach ($found as $match) {

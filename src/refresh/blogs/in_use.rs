@@ -68,9 +68,15 @@ impl InUse {
         }
     }
 
-    /// Whether it was looked at since it woke up, which is waited for a moment.
+    /// Whether it was looked at since it woke up.
+    pub(super) fn is_known(&self) -> bool {
+        let is_awake = self.state().awake.is_some();
+        is_awake && (!self.refresher.verification.is_on() || *self.looked_at.borrow())
+    }
+
+    /// The same, which is waited for a moment.
     pub(super) async fn is_looked_at(&self) -> bool {
-        if !self.refresher.verification.is_on() || *self.looked_at.borrow() {
+        if self.is_known() {
             return true;
         }
         let mut looked_at = self.looked_at.subscribe();

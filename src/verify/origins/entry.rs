@@ -90,6 +90,10 @@ impl Entry {
             }
             return self.differ(&seen.fields, every, now);
         }
+        // SECURITY: neither must it begin there.
+        if self.state != State::Agrees && seen.has_cookies {
+            return None;
+        }
         self.agreed = self.agreed.saturating_add(1);
         let is_enough = match self.state {
             State::Agrees => false,

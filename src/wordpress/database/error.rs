@@ -54,7 +54,7 @@ const UNFIT: [u16; 3] = [1047, 1290, 1836];
 /// the database's own trouble: WordPress would meet it as well, and worse, as the plugin takes no notice of a write that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// A table (1146) or a column (1054) by that name is missing: the sidecar may have the wrong names.
+    /// A table (1146), a column (1054) or an index (1176) by that name is missing: the sidecar may have the wrong names.
     Absent,
     /// The server prepares no (more) statements (1461, 1295): WordPress needs none.
     Unprepared,
@@ -70,7 +70,7 @@ impl DatabaseError {
         match self {
             DatabaseError::ReadOnly => Some(Refusal::ReadOnly),
             _ => match self.code()? {
-                1146 | 1054 => Some(Refusal::Absent),
+                1146 | 1054 | 1176 => Some(Refusal::Absent),
                 1461 | 1295 => Some(Refusal::Unprepared),
                 1290 | 1792 | 1836 => Some(Refusal::ReadOnly),
                 1142 | 1143 | 1044 | 1226 => Some(Refusal::Denied),
@@ -164,7 +164,7 @@ mod tests {
     fn what_a_server_refuses_each_time() {
         let of = |code| DatabaseError::Failed(Some(code)).refusal();
         for (codes, refusal) in [
-            (&[1146, 1054][..], Some(Refusal::Absent)),
+            (&[1146, 1054, 1176][..], Some(Refusal::Absent)),
             (&[1461, 1295], Some(Refusal::Unprepared)),
             (&[1290, 1792, 1836], Some(Refusal::ReadOnly)),
             (&[1142, 1143, 1044, 1226], Some(Refusal::Denied)),
