@@ -323,13 +323,13 @@ impl LookUps {
                     found_any = true;
                     Ok(Some(place))
                 }
-                // It sees all that the nodes have committed.
-                (Ok(()), None) if !is_complete => {
-                    self.scan(one);
-                    continue;
-                }
+                // Before the table is read for it: what came a moment ago is among the new rows.
                 (Ok(()), None) if !is_certain => {
                     self.ask_once_more(one);
+                    continue;
+                }
+                (Ok(()), None) if !is_complete => {
+                    self.scan(one);
                     continue;
                 }
                 (Ok(()), None) => {
