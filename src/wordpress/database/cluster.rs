@@ -129,6 +129,11 @@ impl Database {
         self.at().node.as_ref().map(ToString::to_string)
     }
 
+    /// The same, where that is not a node to use before others.
+    pub fn unsynced_node(&self) -> Option<String> {
+        self.at().node.as_ref().filter(|node| !node.is_synced()).map(ToString::to_string)
+    }
+
     /// A connection for [causal reads](Session::causal), one that idled or a new one; on a single server any.
     ///
     /// # Errors
