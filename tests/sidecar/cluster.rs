@@ -199,6 +199,16 @@ async fn a_replay_waits_for_the_successor() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     behind.let_go().await;
     assert_eq!(replay.await.unwrap(), (200, newest), "the family's live pair, not one that is used");
+    // A node that is behind lets nobody lock a row here, so that it is told by the statement that the read waited.
+    let mut root = site.cluster.nodes[1].server.root().await;
+    root.query_drop("SET GLOBAL log_output = 'TABLE', GLOBAL general_log = 1").await.unwrap();
+    assert_eq!(site.refresh(1, &used).await.0, 200, "a replay");
+    let causal = "SET STATEMENT wsrep_sync_wait = 1 FOR SELECT id, hash%";
+    let count: Option<usize> = root
+        .query_first(format!("SELECT COUNT(*) FROM mysql.general_log WHERE argument LIKE '{causal}'"))
+        .await
+        .unwrap();
+    assert!(count > Some(0), "the successor is read causally");
     assert_eq!(site.refresh(2, &next).await.0, 200);
 }
 
@@ -210,6 +220,8 @@ async fn a_flood_of_unknown_tokens_is_few_causal_reads() {
     let site = Site::start(true, &[INTERVAL]).await;
     let reads = async || site.cluster.nodes[1].status("Com_select").await.parse::<usize>().unwrap();
     let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    // Something to wait for.
+    site.token().await;
     let before = reads().await;
     let calls: Vec<_> =
         (0..FLOOD).map(|_| tokio::spawn(refresh(site.sidecars[1].address(), &random_hex::<16>()))).collect();
@@ -223,6 +235,7 @@ async fn a_flood_of_unknown_tokens_is_few_causal_reads() {
         .map(|rows: Vec<Option<String>>| rows.into_iter().map(|row| vec![row]).collect())
         .unwrap();
     assert!(waiting.len() <= 2, "{} causal reads at a time", waiting.len());
+    assert!(!calls.iter().any(tokio::task::JoinHandle::is_finished), "none is answered before the node has caught up");
     behind.let_go().await;
     let mut answers: HashMap<u16, usize> = HashMap::new();
     for call in calls {
