@@ -151,12 +151,19 @@ pub async fn hosts(installation: &Installation) -> Vec<Finding> {
             let mut session = database.session().await?;
             let server = server(&mut session).await?;
             session.give_back();
-            Ok::<_, DatabaseError>(server)
+            Ok::<_, DatabaseError>((server, database.unsynced_node()))
         };
         findings.push(match asked.await {
-            Ok(server) if server.read_only => {
+            Ok((server, _)) if server.read_only => {
                 Finding::ok(Area::Database, id, format!("{label} is read-only: it is used once it takes writes"))
             }
+            Ok((_, Some(node))) => Finding::warning(
+                Area::Database,
+                id,
+                format!("{label} is a node of a cluster that is not in step ({node}): others are used before it"),
+                "It is used again once it is synced. If it stays so: what does its error log say, and is a backup or a \
+                 transfer to a node that joins under way?",
+            ),
             Ok(_) => Finding::ok(Area::Database, id, format!("{label} takes writes")),
             Err(error) => Finding::warning(
                 Area::Database,

@@ -89,6 +89,13 @@ counters! {
         looked_in_tail { by = "new_rows" },
         looked_by_scan { by = "table" },
     }
+    "causal_look_ups" "Tokens that a node of a cluster did not have and was asked for once more, with all that the others had committed, by result." {
+        /// The node had been behind.
+        was_behind { result = "found" },
+        is_absent { result = "absent" },
+        /// Not in time: 503.
+        not_caught_up { result = "failed" },
+    }
     "families_revoked" "Token families revoked because a used token came back." { families_revoked }
     "groups_taken_apart" "Transactions of several rotations that failed and were taken apart." { taken_apart }
     "rows_held" "Rotations that met a row that another transaction held." { held }

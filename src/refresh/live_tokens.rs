@@ -229,14 +229,14 @@ impl LiveTokens {
         }
     }
 
-    /// Reads the rows that are new, as of `now`.
+    /// Reads the rows that are new, as of `now`; if `is_causal`, those that any node of the cluster has committed.
     ///
     /// # Errors
     /// The database's.
-    pub async fn extend(&self, columns: Columns, now: Instant) -> Result<(), DatabaseError> {
+    pub async fn extend(&self, columns: Columns, now: Instant, is_causal: bool) -> Result<(), DatabaseError> {
         let database = &self.store.database;
-        let mut session = database.session().await?;
-        let mut looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
+        let mut session = if is_causal { database.causal_session().await? } else { database.session().await? };
+        let mut looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now, is_causal)).await;
         let is_dead = match &looked {
             // A connection that idled.
             Err(error) => error.code().is_none(),
@@ -249,8 +249,8 @@ impl LiveTokens {
         };
         if is_dead {
             drop(session);
-            session = database.fresh_session().await?;
-            looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now)).await;
+            session = if is_causal { database.fresh_causal_session().await? } else { database.fresh_session().await? };
+            looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now, is_causal)).await;
             if session.is_read_only().await? {
                 looked = looked.and(Err(DatabaseError::ReadOnly));
             }
@@ -260,14 +260,23 @@ impl LiveTokens {
         Ok(())
     }
 
-    async fn look(&self, session: &mut Session<'_>, columns: Columns, now: Instant) -> Result<(), DatabaseError> {
+    async fn look(
+        &self,
+        session: &mut Session<'_>,
+        columns: Columns,
+        now: Instant,
+        is_causal: bool,
+    ) -> Result<(), DatabaseError> {
+        // Behind a proxy each of them may be read at another node.
+        let causal = if is_causal { session.causal() } else { "" };
+        let (gaps_read, tail_read) = (format!("{causal}{}", self.gaps), format!("{causal}{}", self.tail));
         // Both of one moment: a rotation that is noted meanwhile moves the end, and leaves a gap that is not among these.
         let (gaps, old, mut next, filling) = {
             let Progress { seen_ids, filling, .. } = &*self.progress();
             (seen_ids.gaps(), seen_ids.old(now), seen_ids.next(), *filling)
         };
         let take = |row| self.take(row, columns, &mut self.progress().seen_ids);
-        self.read_ranges(&self.gaps, &gaps, session, false, take).await?;
+        self.read_ranges(&gaps_read, &gaps, session, false, take).await?;
         let under_way = self.under_way(&old, &[], session).await?;
         {
             let progress = &mut *self.progress();
@@ -280,7 +289,7 @@ impl LiveTokens {
         let mut is_first = true;
         loop {
             let from = if is_first { next.saturating_sub(1) } else { next };
-            let rows: Vec<Row> = session.conn().exec(self.tail.as_str(), (from,)).await?;
+            let rows: Vec<Row> = session.conn().exec(tail_read.as_str(), (from,)).await?;
             let count = rows.len() as u64;
             let (lowest, highest) = self.take_all(rows, columns)?;
             if is_first && next > 1 && lowest != Some(from) {

@@ -3,7 +3,11 @@
 //! What has to be asked waits as rotations do, in the queue for a look at the rows that are new, in that for the index, or in that
 //! for the whole table. Who works there takes what waits into one look, so that a flood of unknown tokens comes to few statements.
 //! The table is read by two at a time at most, whatever the number of tokens that are looked for.
+//!
+//! On a cluster a node may not have a row yet that another has committed. What a look does not find there goes into a further
+//! queue, and is asked for once more with causality: see [`absent`].
 
+mod absent;
 mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +25,7 @@ use super::row_cache::{Key, RowCache, RowRef};
 use super::store::Store;
 use super::supervise::keep_working;
 use super::waiting::{LIMIT, RotationError};
-use crate::wordpress::database::DatabaseError;
+use crate::wordpress::database::{CAUSAL_LIMIT, DatabaseError};
 use crate::wordpress::site::Site;
 
 /// Statements at a time, by the index and of the whole table.
@@ -87,6 +91,11 @@ impl Queue {
         sought
     }
 
+    /// The next look begins after `pause`.
+    fn rest(&self, pause: Duration) {
+        *self.next() = Instant::now() + pause;
+    }
+
     /// A look found something.
     fn found(&self) {
         *self.next() = Instant::now();
@@ -107,6 +116,7 @@ pub struct LookUps {
     in_new_rows: mpsc::Sender<Sought>,
     by_index: mpsc::Sender<Sought>,
     by_scan: mpsc::Sender<Sought>,
+    once_more: mpsc::Sender<Sought>,
     tasks: Handle,
     store: Arc<Store>,
     counters: Arc<Counters>,
@@ -145,11 +155,22 @@ impl LookUps {
         live_tokens: Arc<LiveTokens>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
-        let ((in_new_rows, new_rows), (by_index, index), (by_scan, scan)) = (Queue::new(), Queue::new(), Queue::new());
+        let ((in_new_rows, new_rows), (by_index, index)) = (Queue::new(), Queue::new());
+        let ((by_scan, scan), (once_more, absent)) = (Queue::new(), Queue::new());
         let epoch = AtomicU64::new(store.database.epoch());
         let tasks = Handle::current();
-        let look_ups =
-            Arc::new(LookUps { row_cache, live_tokens, in_new_rows, by_index, by_scan, tasks, store, counters, epoch });
+        let look_ups = Arc::new(LookUps {
+            row_cache,
+            live_tokens,
+            in_new_rows,
+            by_index,
+            by_scan,
+            once_more,
+            tasks,
+            store,
+            counters,
+            epoch,
+        });
         // The workers end when nobody is left who asks.
         let weak = Arc::downgrade(&look_ups);
         for (queue, by_index) in [(index, true), (scan, false)] {
@@ -158,6 +179,11 @@ impl LookUps {
                 let work = move || worker::work(Weak::clone(&look_ups), Arc::clone(&queue), by_index);
                 tokio::spawn(keep_working("look-ups", work));
             }
+        }
+        for _ in 0..WORKERS {
+            let (look_ups, queue) = (Weak::clone(&weak), Arc::clone(&absent));
+            let work = move || absent::work(Weak::clone(&look_ups), Arc::clone(&queue));
+            tokio::spawn(keep_working("look-ups", work));
         }
         tokio::spawn(keep_working("look-ups", move || work_at_new_rows(Weak::clone(&weak), Arc::clone(&new_rows))));
         look_ups
@@ -219,6 +245,25 @@ impl LookUps {
         }
     }
 
+    /// A node of a cluster does not have the token. It is asked once more, with causality.
+    fn ask_once_more(self: &Arc<Self>, sought: Sought) {
+        self.hand_in(&self.once_more, sought);
+    }
+
+    /// As [`LookUps::end`], for a causal look. SECURITY: where that was not to be had, WordPress must not answer: its node may be
+    /// behind as well, and it would refuse the token.
+    fn end_causal(self: &Arc<Self>, sought: Sought, found: Result<Option<RowRef>, DatabaseError>) {
+        match &found {
+            Ok(Some(_)) => self.counters.was_behind.add(),
+            Ok(None) => self.counters.is_absent.add(),
+            Err(_) => self.counters.not_caught_up.add(),
+        }
+        match found {
+            Err(error) => (sought.on_done)(Err(RotationError::Failed(error))),
+            found => self.end(sought, found),
+        }
+    }
+
     fn hand_in(self: &Arc<Self>, queue: &mpsc::Sender<Sought>, sought: Sought) {
         let Err(TrySendError::Full(sought) | TrySendError::Closed(sought)) = queue.try_send(sought) else { return };
         let (queue, look_ups) = (queue.clone(), Arc::clone(self));
@@ -255,30 +300,46 @@ impl LookUps {
     }
 
     /// Whether any was found.
-    async fn look_at_new_rows(self: &Arc<Self>, sought: Vec<Sought>) -> bool {
+    async fn look_at_new_rows(self: &Arc<Self>, sought: Vec<Sought>, is_causal: bool) -> bool {
         let sought = self.without_late(sought);
         self.counters.looked_in_tail.add_many(sought.len());
         let Some(first) = sought.first() else { return false };
         let complete = self.live_tokens.complete();
-        let looked =
-            timeout(first.time_left(), self.live_tokens.extend(first.site.columns, Instant::now().into_std())).await;
-        let looked = looked.unwrap_or(Err(DatabaseError::TimedOut));
+        let looked = self.live_tokens.extend(first.site.columns, Instant::now().into_std(), is_causal);
+        let looked = if is_causal {
+            self.store.database.causally(CAUSAL_LIMIT, looked).await
+        } else {
+            timeout(first.time_left(), looked).await.unwrap_or(Err(DatabaseError::TimedOut))
+        };
         // Asked only now: reading the new rows may have shown that the map is not what it was.
         self.forget_another_servers();
         let is_complete = complete.is_some() && self.live_tokens.complete() == complete;
+        let is_certain = is_causal || !self.store.database.is_cluster();
         let mut found_any = false;
         for one in sought {
-            match (&looked, self.row_cache.row_of(&one.token)) {
-                (Err(error), _) => self.end(one, Err(error.clone())),
+            let found = match (&looked, self.row_cache.row_of(&one.token)) {
+                (Err(error), _) => Err(error.clone()),
                 (Ok(()), Some(place)) => {
                     found_any = true;
-                    self.end(one, Ok(Some(place)));
+                    Ok(Some(place))
                 }
-                (Ok(()), None) if is_complete => {
+                // Before the table is read for it: what came a moment ago is among the new rows.
+                (Ok(()), None) if !is_certain => {
+                    self.ask_once_more(one);
+                    continue;
+                }
+                (Ok(()), None) if !is_complete => {
+                    self.scan(one);
+                    continue;
+                }
+                (Ok(()), None) => {
                     self.row_cache.remember_unknown(one.token.clone());
-                    self.end(one, Ok(None));
+                    Ok(None)
                 }
-                (Ok(()), None) => self.scan(one),
+            };
+            match is_causal {
+                true => self.end_causal(one, found),
+                false => self.end(one, found),
             }
         }
         found_any
@@ -300,7 +361,7 @@ async fn work_at_new_rows(look_ups: Weak<LookUps>, queue: Arc<Queue>) {
     loop {
         let sought = queue.take(TOGETHER).await;
         let Some(look_ups) = look_ups.upgrade().filter(|_| !sought.is_empty()) else { return };
-        if look_ups.look_at_new_rows(sought).await {
+        if look_ups.look_at_new_rows(sought, false).await {
             queue.found();
         }
     }

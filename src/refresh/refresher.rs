@@ -89,7 +89,7 @@ impl Refresher {
                     let read = if live_tokens.needs_filling() {
                         live_tokens.fill(site.columns).await
                     } else if live_tokens.has_fallen_behind() {
-                        live_tokens.extend(site.columns, Instant::now()).await
+                        live_tokens.extend(site.columns, Instant::now(), false).await
                     } else {
                         Ok(())
                     };

@@ -121,13 +121,13 @@ pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Re
         }
         Decision::Replay => {
             let database = &store.database;
-            let mut session = database.session().await.map_err(RotationError::Failed)?;
-            let found = match database.within(ANSWER_LIMIT, live(store, &mut session, family, used)).await {
+            let mut session = database.causal_session().await.map_err(RotationError::Failed)?;
+            let found = match database.causally_in_turn(ANSWER_LIMIT, live(store, &mut session, family, used)).await {
                 // A connection that idled may be dead.
                 Err(error) if error.code().is_none() => {
                     drop(session);
-                    session = database.fresh_session().await.map_err(RotationError::Failed)?;
-                    database.within(ANSWER_LIMIT, live(store, &mut session, family, used)).await
+                    session = database.fresh_causal_session().await.map_err(RotationError::Failed)?;
+                    database.causally_in_turn(ANSWER_LIMIT, live(store, &mut session, family, used)).await
                 }
                 found => found,
             }
@@ -172,8 +172,9 @@ struct LiveRow {
 }
 
 /// The family's only live row, and its user. A password change leaves none; two, which PHP can make of one, are one too many.
+/// SECURITY: a cluster's node may not have the successor yet. That must not log its user out, so the read is causal.
 async fn live(store: &Store, session: &mut Session<'_>, family: &str, used: &Used) -> Result<Found, DatabaseError> {
-    session.begin_at_writer().await?;
+    session.begin_causal().await?;
     let found = live_row(store, session, family, used).await?;
     session.end_at_writer().await?;
     Ok(found)
@@ -181,10 +182,11 @@ async fn live(store: &Store, session: &mut Session<'_>, family: &str, used: &Use
 
 async fn live_row(store: &Store, session: &mut Session<'_>, family: &str, used: &Used) -> Result<Found, DatabaseError> {
     let statement = format!(
-        "SELECT id, hash, TIMESTAMPDIFF(SECOND, '1970-01-01', issued_at), TIMESTAMPDIFF(SECOND, '1970-01-01', expires_at), \
+        "{}SELECT id, hash, TIMESTAMPDIFF(SECOND, '1970-01-01', issued_at), TIMESTAMPDIFF(SECOND, '1970-01-01', expires_at), \
          GREATEST(TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), expires_at), 0), refresh_token_hash, \
          COALESCE(refresh_token_expires_at > UTC_TIMESTAMP(), 0) \
          FROM {} WHERE token_family = ? AND user_id = ? AND revoked_at IS NULL LIMIT 2",
+        session.causal(),
         store.tokens
     );
     let mut rows: Vec<Row> = session.conn().exec(statement, (family, used.user_id)).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::counters::Counters;
 use super::plan::{Outcome, Plan};
@@ -253,12 +253,13 @@ impl Retries {
 
     /// Looks, on a new connection, whether a commit was stored.
     async fn look(&self, unknown: &UnknownCommit, deadline: Instant) -> Result<Resolution, DatabaseError> {
-        warn!(rotations = unknown.traces.len(), "it is not known whether a commit was stored; looking");
+        let node = self.store.database.node_state().map(tracing::field::display);
+        warn!(rotations = unknown.traces.len(), node, "it is not known whether a commit was stored; looking");
         self.counters.ambiguous.add();
         let mut pause = FIRST_PAUSE;
         loop {
             let look = async {
-                let mut session = self.store.database.fresh_session().await?;
+                let mut session = self.store.database.fresh_causal_session().await?;
                 let resolution = self.store.resolve(&mut session, &unknown.connection, &unknown.traces).await?;
                 session.give_back();
                 Ok::<_, DatabaseError>(resolution)
@@ -269,6 +270,9 @@ impl Retries {
                         Resolution::Committed => self.counters.resolved_committed.add(),
                         Resolution::NotCommitted => self.counters.resolved_not_committed.add(),
                     }
+                    // Of the connection that was just made.
+                    let node = self.store.database.node_state().map(tracing::field::display);
+                    info!(rotations = unknown.traces.len(), ?resolution, node, "what became of the commit is known");
                     return Ok(resolution);
                 }
                 Ok(Err(error)) => error,

@@ -5,9 +5,10 @@
 //! a task of its own, and so is what a look-up says. Only what has to ask about a used token goes on in a task.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::analytics::{Event, EventResult, Failure};
@@ -20,6 +21,10 @@ use super::row_cache::{Key, RowRef};
 use super::waiting::{LIMIT, RotationError};
 use crate::wordpress::database::DatabaseError;
 
+/// On a cluster, how often a token is looked for whose row is not there when it is to be locked, and the pause between.
+const LOOKS: u32 = 4;
+const APART: Duration = Duration::from_millis(50);
+
 /// What is answered, and what the log says of it.
 pub type Ended = Result<(Reply, RefreshLog), RotationError>;
 
@@ -30,8 +35,8 @@ pub struct Rotation {
     plan: Arc<Plan>,
     /// `None` where nobody writes it down.
     event: Option<Event>,
-    /// The token was looked for, and not only remembered.
-    is_looked_up: bool,
+    /// How often the token was looked for, and not only remembered.
+    looks: u32,
     /// When nobody waits for it any more.
     deadline: Instant,
     answer: oneshot::Sender<Ended>,
@@ -56,7 +61,7 @@ impl Rotation {
             token,
             plan: Arc::new(plan),
             event,
-            is_looked_up: false,
+            looks: 0,
             deadline,
             answer,
             _tracked: refresher.rotations.token(),
@@ -78,7 +83,7 @@ impl Rotation {
     }
 
     fn look_up(mut self) {
-        self.is_looked_up = true;
+        self.looks += 1;
         let (look_ups, token) = (Arc::clone(&self.refresher.look_ups), self.token.clone());
         let site = Arc::clone(&self.plan.site);
         let on_done = move |found| match found {
@@ -110,8 +115,20 @@ impl Rotation {
                 self.refuse(&counters.user_not_found, Reply::UserNotFound, Failure::UserNotFound, log);
             }
             Ok(Outcome::Unverified(why)) => self.fail(RotationError::Unverified(why)),
-            Ok(Outcome::NotThisRow) if self.is_looked_up => self.unknown(),
-            // The row is gone or was changed by hand: look again.
+            Ok(Outcome::NotThisRow) if self.looks > 0 && !self.refresher.store.database.is_cluster() => self.unknown(),
+            Ok(Outcome::NotThisRow) if self.looks >= LOOKS => {
+                self.fail(RotationError::Failed(DatabaseError::TimedOut));
+            }
+            // The row is gone or was changed by hand: look again. On a cluster that may take a moment: the row may have been found
+            // at one node and not be there yet at the next, to which a proxy or a change of hosts leads.
+            Ok(Outcome::NotThisRow) if self.looks > 0 => {
+                self.refresher.look_ups.row_cache.forget(&self.token);
+                let tasks = self.refresher.tasks.clone();
+                tasks.spawn(async move {
+                    sleep(APART).await;
+                    self.look_up();
+                });
+            }
             Ok(Outcome::NotThisRow) => {
                 self.refresher.look_ups.row_cache.forget(&self.token);
                 self.look_up();

@@ -399,6 +399,8 @@ impl Store {
             Ok(false) => {}
             Err(error) => debug!(%error, "a connection whose commit was not answered could not be ended"),
         }
+        // The commit may have been sent to another node than this one.
+        session.catch_up(&self.tokens).await?;
         session.conn().query_drop("START TRANSACTION").await?;
         let mut resolution = Resolution::NotCommitted;
         for trace in traces {

@@ -7,6 +7,7 @@
 //!
 //! Where the database may be at several hosts, all connections are to one of them: see [`hosts`].
 
+mod cluster;
 mod conn;
 mod error;
 mod failover;
@@ -29,6 +30,8 @@ use mysql_async::{Opts, OptsBuilder, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
+pub use cluster::{CAUSAL_LIMIT, Causality};
+use cluster::{CAUSAL_READS, NodeState};
 pub use conn::{Conn, NotUnderstood};
 use conn::{END_LIMIT, Ends};
 pub use error::{DatabaseError, Refusal};
@@ -92,6 +95,8 @@ pub struct Database {
     limit: usize,
     is_for_many_sites: bool,
     permits: Semaphore,
+    /// See [`Database::causally_in_turn`].
+    causal_reads: Semaphore,
     longest_idle: Duration,
     /// The one that was used last is at the end.
     idle: Mutex<Vec<Connection>>,
@@ -121,6 +126,10 @@ struct At {
     place: usize,
     /// The server that the last connection was made to.
     server: Option<Arc<str>>,
+    /// See [`Database::causality`].
+    causality: Option<Causality>,
+    /// See [`Database::node_state`].
+    node: Option<NodeState>,
     /// When no host was of use, and why.
     failed: Option<(Instant, DatabaseError)>,
 }
@@ -139,6 +148,7 @@ impl Database {
             limit: CONNECTIONS,
             is_for_many_sites: false,
             permits: Semaphore::new(CONNECTIONS),
+            causal_reads: Semaphore::new(CAUSAL_READS),
             longest_idle: LONGEST_IDLE,
             idle: Mutex::new(Vec::new()),
             tls: tls::Known::default(),
@@ -374,15 +384,18 @@ impl Database {
         };
         let mut connection = connection.inspect_err(|_| self.not_connected.add())?;
         self.connected.add();
-        self.note_server(&connection.server);
+        self.note_server(&connection);
         self.note_reads(connection.reads_elsewhere);
         self.note_tls(&mut connection.conn, &connection.server).await?;
         Ok(self.lend(connection, permit))
     }
 
     /// The same address can lead to another server than before, too.
-    fn note_server(&self, server: &Arc<str>) {
+    fn note_server(&self, connection: &Connection) {
         let mut at = self.at();
+        at.causality = connection.abilities.causality;
+        at.node.clone_from(&connection.node);
+        let server = &connection.server;
         if at.server.as_ref() != Some(server) {
             let is_first = at.server.replace(Arc::clone(server)).is_none();
             if !is_first {

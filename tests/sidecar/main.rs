@@ -9,6 +9,7 @@ mod admin;
 mod analytics;
 mod certificates;
 mod cleanup;
+mod cluster;
 mod config;
 mod counting;
 mod custom;

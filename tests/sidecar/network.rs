@@ -23,6 +23,15 @@ fn claims(answer: &crate::support::raw::Message) -> Value {
     jsonwebtoken::dangerous::insecure_decode::<Value>(body["access_token"].as_str().unwrap()).unwrap().claims
 }
 
+/// A machine that is busy may need longer for a site's first look than its first call waits.
+async fn until_looked_at(network: &NetworkSite, sidecar: &Sidecar, id: u64, at: At<'_>) {
+    eventually("the site is native", async || {
+        let token = network.token(id).await.refresh_token;
+        is_native(&refresh(sidecar, at, &token))
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_site_of_a_subdirectory_network_is_native() {
     let network = NetworkSite::up(false, &[TWO, MAPPED, DEEP], "");
@@ -36,6 +45,8 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         (3, MAPPED, "http://mapped.test", 604_800),
         (4, DEEP, "http://mapped.test/deep", 604_800),
     ] {
+        until_looked_at(&network, &sidecar, id, at).await;
+        let by_php = network.refreshes_by_php();
         let login = network.log_in(&sidecar, at);
         let tables = network.tables(id);
         let (last_token, last_event) = tables.last_ids().await;
@@ -56,15 +67,14 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         assert_eq!(me(&network, at, &bearer), 200, "{at:?}");
         let other = if id == 2 { MAIN } else { TWO };
         assert_eq!(me(&network, other, &bearer), 401, "{at:?}");
+        assert_eq!(network.refreshes_by_php(), by_php);
     }
-    assert_eq!(network.refreshes_by_php(), 0);
 
     // The same site by other spellings that WordPress takes for it.
     for host in ["NET.test", "net.test:80", "www.net.test"] {
         let token = network.token(2).await.refresh_token;
         assert!(is_native(&refresh(&sidecar, At(host, "/two"), &token)), "{host}");
     }
-    assert_eq!(network.refreshes_by_php(), 0);
     // And what is WordPress's to make out.
     let token = network.token(2).await.refresh_token;
     for (at, status) in [

@@ -7,11 +7,11 @@ use mysql_async::{Row, Value};
 
 use super::{LookUps, Queue, Sought};
 use crate::refresh::row_cache::{Key, RowRef};
-use crate::wordpress::database::{DatabaseError, NO_INDEX, Session, column};
+use crate::wordpress::database::{CAUSAL_LIMIT, DatabaseError, NO_INDEX, Session, column};
 use crate::wordpress::site::Site;
 
 /// Tokens in one statement.
-const LARGEST: usize = 128;
+pub const LARGEST: usize = 128;
 
 /// How many tokens a statement takes. Fewer are padded with the last, which costs the server half of what another would.
 const SIZES: [usize; 10] = [1, 2, 4, 8, 16, 32, 48, 64, 96, LARGEST];
@@ -22,20 +22,24 @@ pub async fn work(look_ups: Weak<LookUps>, queue: Arc<Queue>, by_index: bool) {
     loop {
         let sought = queue.take(LARGEST).await;
         let Some(look_ups) = look_ups.upgrade().filter(|_| !sought.is_empty()) else { return };
-        if (Worker { look_ups, by_index }).find(sought).await {
+        // To read the table takes longer than to wait for what the other nodes have committed.
+        let is_causal = !by_index && look_ups.store.database.is_cluster();
+        if (Worker { look_ups, by_index, is_causal }).find(sought).await {
             queue.found();
         }
     }
 }
 
-struct Worker {
-    look_ups: Arc<LookUps>,
-    by_index: bool,
+pub struct Worker {
+    pub look_ups: Arc<LookUps>,
+    pub by_index: bool,
+    /// On a cluster: see [`Causality`](crate::wordpress::database::Causality).
+    pub is_causal: bool,
 }
 
 impl Worker {
     /// Whether any was found.
-    async fn find(&self, sought: Vec<Sought>) -> bool {
+    pub async fn find(&self, sought: Vec<Sought>) -> bool {
         // What waits together was asked of one site; should its columns change in between, the next look-up knows.
         // Who waits for a reading of the table is told by its own clock.
         let sought = if self.by_index { self.look_ups.without_late(sought) } else { sought };
@@ -52,11 +56,11 @@ impl Worker {
         }
         let epoch = store.database.epoch();
         let looked = self.look(&tokens, &site);
-        let found = if self.by_index {
-            store.database.within(limit, looked).await
-        } else {
+        let found = match (self.by_index, self.is_causal) {
+            (true, true) => store.database.causally(CAUSAL_LIMIT.min(limit), looked).await,
+            (true, false) => store.database.within(limit, looked).await,
             // Not given up for being slow: it would go on in the server, and the next beside it.
-            looked.await
+            (false, _) => looked.await,
         };
         if found.as_ref().is_err_and(|error| error.code() == Some(NO_INDEX)) {
             // It was dropped a moment ago, or the server is told to ignore it.
@@ -64,6 +68,8 @@ impl Worker {
             return false;
         }
         let is_same_server = store.database.epoch() == epoch;
+        // Asked only now: the connection may have been the first.
+        let is_certain = self.is_causal || !store.database.is_cluster();
         let any = found.as_ref().is_ok_and(|found| !found.is_empty());
         for one in sought {
             let row = match &found {
@@ -71,11 +77,18 @@ impl Worker {
                 Err(error) => Err(error.clone()),
             };
             match row {
+                Ok(None) if !is_certain => {
+                    self.look_ups.ask_once_more(one);
+                    continue;
+                }
                 Ok(Some(row)) => known.remember(one.token.clone(), row),
                 Ok(None) if is_same_server => known.remember_unknown(one.token.clone()),
                 Ok(None) | Err(_) => {}
             }
-            self.look_ups.end(one, row);
+            match self.is_causal {
+                true => self.look_ups.end_causal(one, row),
+                false => self.look_ups.end(one, row),
+            }
         }
         any
     }
@@ -89,11 +102,14 @@ impl Worker {
         let counter = if self.by_index { &counters.looked_by_index } else { &counters.looked_by_scan };
         counter.add_many(tokens.len());
         let database = &store.database;
-        let mut session = database.session().await?;
+        let mut session = match self.is_causal {
+            true => database.causal_session().await?,
+            false => database.session().await?,
+        };
         let mut found = database.while_it_answers(self.ask_the_writer(&mut session, tokens, site)).await;
         let is_dead = match &found {
-            // A connection that idled.
-            Err(error) => error.code().is_none(),
+            // A connection that idled, or a node that left its cluster: another host may be a part of it.
+            Err(error) => error.code().is_none() || error.says_unfit(),
             Ok(found) if found.len() < tokens.len() && session.is_read_only().await? => {
                 database.distrust();
                 true
@@ -101,8 +117,14 @@ impl Worker {
             Ok(_) => false,
         };
         if is_dead {
+            if let Err(error) = &found {
+                database.heed(error);
+            }
             drop(session);
-            session = database.fresh_session().await?;
+            session = match self.is_causal {
+                true => database.fresh_causal_session().await?,
+                false => database.fresh_session().await?,
+            };
             found = database.while_it_answers(self.ask_the_writer(&mut session, tokens, site)).await;
             if found.as_ref().is_ok_and(|found| found.len() < tokens.len()) && session.is_read_only().await? {
                 found = Err(DatabaseError::ReadOnly);
@@ -120,7 +142,10 @@ impl Worker {
         tokens: &[&Key],
         site: &Site,
     ) -> Result<HashMap<Key, RowRef>, DatabaseError> {
-        session.begin_at_writer().await?;
+        match self.is_causal {
+            true => session.begin_causal().await?,
+            false => session.begin_at_writer().await?,
+        }
         let found = self.ask(session, tokens, site).await?;
         session.end_at_writer().await?;
         Ok(found)
@@ -136,8 +161,10 @@ impl Worker {
         let size = SIZES.into_iter().find(|size| *size >= tokens.len()).unwrap_or(LARGEST);
         values.resize(size, tokens.last().map_or(Value::NULL, |token| Value::from(token.as_str())));
         let index = site.token_index.as_deref().filter(|_| self.by_index);
-        let by_index = index.map(|index| (index, session.abilities().set_statement));
-        let statement = statement(&self.look_ups.store.tokens, size, by_index);
+        let causal = self.is_causal.then(|| session.causal_setting()).flatten();
+        let limit = index.filter(|_| session.abilities().set_statement).map(|_| NO_DIVES);
+        let settings: Vec<&str> = causal.into_iter().chain(limit).collect();
+        let statement = statement(&self.look_ups.store.tokens, size, index, &settings);
         let rows: Vec<Row> = session.conn().exec(statement, values).await?;
         let mut best: HashMap<Key, (bool, RowRef)> = HashMap::new();
         for mut row in rows {
@@ -157,22 +184,41 @@ impl Worker {
     }
 }
 
-/// Looks for `size` tokens, through an index where there is one.
+/// See [`statement`].
+const NO_DIVES: &str = "eq_range_index_dive_limit = 1";
+
+/// Looks for `size` tokens, through an index where there is one, with these `settings` of the server.
 ///
 /// The server would look into the index at both ends of each token's rows, only to estimate their number, before it reads them.
-/// Told which index to use, MySQL does not; nor does MariaDB where it may not (`sets_limit`). Only together: by its statistics of
+/// Told which index to use, MySQL does not; nor does MariaDB where it may not ([`NO_DIVES`]). Only together: by its statistics of
 /// a column that is nearly always NULL, MariaDB (10.11) would read the whole table.
 // SECURITY: the index's name is pasted, quoted as MySQL's manual says (9.2, Schema Object Names).
-fn statement(table: &str, size: usize, by_index: Option<(&str, bool)>) -> String {
+fn statement(table: &str, size: usize, index: Option<&str>, settings: &[&str]) -> String {
     let places = vec!["?"; size].join(", ");
-    let (limit, index) = match by_index {
-        Some((index, sets_limit)) => (
-            if sets_limit { "SET STATEMENT eq_range_index_dive_limit = 1 FOR " } else { "" },
-            format!(" FORCE INDEX (`{}`)", index.replace('`', "``")),
-        ),
-        None => ("", String::new()),
+    // In one prefix: of two, MariaDB takes the settings of the second only.
+    let settings = match settings {
+        [] => String::new(),
+        settings => format!("SET STATEMENT {} FOR ", settings.join(", ")),
     };
+    let index = index.map(|index| format!(" FORCE INDEX (`{}`)", index.replace('`', "``"))).unwrap_or_default();
     format!(
-        "{limit}SELECT id, refresh_token_hash, revoked_at IS NULL, user_id FROM {table}{index} WHERE refresh_token_hash IN ({places})"
+        "{settings}SELECT id, refresh_token_hash, revoked_at IS NULL, user_id FROM {table}{index} WHERE refresh_token_hash IN ({places})"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_in_one_prefix() {
+        let of = |settings: &[&str]| statement("`t`", 2, Some("i`j"), settings);
+        assert!(of(&[]).starts_with("SELECT id") && of(&[]).contains("FORCE INDEX (`i``j`)"));
+        let both = of(&["wsrep_sync_wait = 1", NO_DIVES]);
+        assert!(
+            both.starts_with("SET STATEMENT wsrep_sync_wait = 1, eq_range_index_dive_limit = 1 FOR SELECT id"),
+            "{both}"
+        );
+        assert!(both.ends_with("IN (?, ?)"));
+    }
 }

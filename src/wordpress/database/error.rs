@@ -125,7 +125,7 @@ impl DatabaseError {
     }
 
     /// Whether it says that the server is not the one to use (any more).
-    pub(super) fn says_unfit(&self) -> bool {
+    pub fn says_unfit(&self) -> bool {
         self.code().is_some_and(|code| UNFIT.contains(&code))
     }
 }

@@ -32,21 +32,30 @@ impl Database {
 
     /// At the host `begin`, or at the first other that takes writes. `None` where another was taken into use meanwhile.
     async fn from(&self, begin: usize, mode: Mode) -> Result<Option<Connection>, DatabaseError> {
-        let mut unreachable = Vec::new();
+        let (mut unreachable, mut passed_over) = (Vec::new(), Vec::new());
         let mut is_read_only = false;
+        let mut behind = None;
         for place in hosts::order(begin, self.hosts.len()) {
             match self.connection(place, mode).await {
-                Ok(connection) if connection.writable => {
-                    // Only now: it is of the generation that begins with it.
-                    let goes_on = self.go_on_at(place, begin);
-                    return Ok(goes_on.then(|| Connection { generation: self.generation(), ..connection }));
+                Ok(connection) if connection.is_fit() => {
+                    return Ok(self.taken(place, begin, connection, &passed_over, &unreachable));
                 }
-                Ok(_) => is_read_only = true,
+                Ok(connection) => {
+                    passed_over.push(format!("{}: {}", self.label(place), connection.unfit()));
+                    is_read_only |= !connection.writable;
+                    if connection.writable && behind.is_none() {
+                        behind = Some((place, connection));
+                    }
+                }
                 Err(DatabaseError::NoConnection) => {
                     unreachable.push(format!("{}: no answer within {HOST_LIMIT:?}", self.label(place)));
                 }
                 Err(error) => unreachable.push(format!("{}: {error}", self.label(place))),
             }
+        }
+        // The last node of a cluster may give its rows to one that joins, and WordPress goes on with it meanwhile.
+        if let Some((place, connection)) = behind {
+            return Ok(self.taken(place, begin, connection, &passed_over, &unreachable));
         }
         // One that is read-only may be on its way to take writes.
         let error = if is_read_only { DatabaseError::ReadOnly } else { DatabaseError::Connect(unreachable.join("; ")) };
@@ -56,6 +65,20 @@ impl Database {
         }
         at.failed = Some((Instant::now(), error.clone()));
         Err(error)
+    }
+
+    /// `connection` to the host at `place`, where that is taken into use.
+    fn taken(
+        &self,
+        place: usize,
+        begin: usize,
+        connection: Connection,
+        passed_over: &[String],
+        unreachable: &[String],
+    ) -> Option<Connection> {
+        // The generation only now: it is of the one that begins with it.
+        let why = [passed_over, unreachable].concat().join("; ");
+        self.go_on_at(place, begin, &why).then(|| Connection { generation: self.generation(), ..connection })
     }
 
     /// The hosts that are not in use, in the order in which they are tried.
@@ -77,12 +100,12 @@ impl Database {
 
     /// Takes another host into use.
     pub fn go_on_at_other(&self, other: &OtherHost) {
-        self.go_on_at(other.place, other.in_use);
+        self.go_on_at(other.place, other.in_use, "it refuses rotations");
     }
 
     /// Takes the host at `place` into use, in the place of that at `from`. Not where another was taken meanwhile: a primary that
     /// hung takes writes when it wakes up, and a connection that was begun before must not lead back to it.
-    fn go_on_at(&self, place: usize, from: usize) -> bool {
+    fn go_on_at(&self, place: usize, from: usize, why: &str) -> bool {
         let before = {
             let mut at = self.at();
             if at.place != from && at.place != place {
@@ -95,7 +118,9 @@ impl Database {
             let (host, before) = (self.label(place), self.label(before));
             warn!(
                 host,
-                before, "the database's host takes no writes or cannot be reached; another one is used from now on"
+                before,
+                why,
+                "the database's host takes no writes or cannot be reached; another one is used from now on"
             );
         }
         true
@@ -112,12 +137,12 @@ mod tests {
     fn a_connection_that_was_begun_before_does_not_lead_back() {
         let host = |name: &str| mysql_async::Opts::from(OptsBuilder::default().ip_or_hostname(name));
         let database = Database::new(Hosts::new(vec![host("a"), host("b"), host("c")]));
-        assert!(database.go_on_at(0, 0), "it stays");
-        assert!(database.go_on_at(1, 0), "0 is away");
-        assert!(!database.go_on_at(0, 0), "0 was asked before, and wakes up");
-        assert!(!database.go_on_at(2, 0));
-        assert!(database.go_on_at(1, 0), "another's choice is the same");
-        assert!(database.go_on_at(2, 1), "1 is away, too");
+        assert!(database.go_on_at(0, 0, ""), "it stays");
+        assert!(database.go_on_at(1, 0, ""), "0 is away");
+        assert!(!database.go_on_at(0, 0, ""), "0 was asked before, and wakes up");
+        assert!(!database.go_on_at(2, 0, ""));
+        assert!(database.go_on_at(1, 0, ""), "another's choice is the same");
+        assert!(database.go_on_at(2, 1, ""), "1 is away, too");
         assert_eq!(database.at().place, 2);
     }
 }

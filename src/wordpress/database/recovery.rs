@@ -92,11 +92,12 @@ impl Database {
         row.map(|mut row| Ok(Newest { id: column(&mut row, 0, "id")?, hash: column(&mut row, 1, "hash")? })).transpose()
     }
 
-    /// Whether the host at `place` has the row `newest`; `None` where it takes no writes.
+    /// Whether the host at `place` has the row `newest`; `None` where it takes no writes, or is not in step with its
+    /// cluster.
     async fn has(&self, place: usize, tokens: &str, newest: Option<&Newest>) -> Result<Option<bool>, DatabaseError> {
         let _held = Held::new();
         let mut connection = self.connection(place, Mode::Autocommit).await?;
-        if !connection.writable {
+        if !connection.is_fit() {
             return Ok(None);
         }
         let Some(Newest { id, hash }) = newest else { return Ok(Some(true)) };

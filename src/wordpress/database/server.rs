@@ -6,6 +6,7 @@ use std::time::Instant;
 use mysql_async::prelude::FromValue;
 use mysql_async::{Opts, Row};
 
+use super::cluster::{self, Causality, NodeState};
 use super::conn::{Conn, Ends};
 use super::prepared::Prepared;
 
@@ -23,6 +24,8 @@ pub struct Abilities {
     /// The rows of one `INSERT … VALUES` get ids that follow each other without a gap. InnoDB promises that for inserts whose
     /// number of rows is known, in every `innodb_autoinc_lock_mode`, as long as ids grow by one (a Galera cluster's do not).
     pub consecutive_ids: bool,
+    /// Where the server is a node of a cluster: how a read waits for what the others have committed.
+    pub causality: Option<Causality>,
 }
 
 /// Whether each statement is a transaction of its own, or the first after a COMMIT or ROLLBACK opens one. The second spares
@@ -31,6 +34,8 @@ pub struct Abilities {
 pub(super) enum Mode {
     Autocommit,
     Transactions,
+    /// As the first, and each read is [causal](Causality): for the clusters where that is set for a whole session.
+    Causal,
 }
 
 /// A connection and what is known of it.
@@ -39,6 +44,8 @@ pub(super) struct Connection {
     pub(super) prepared: Prepared,
     pub(super) mode: Mode,
     pub(super) abilities: Abilities,
+    /// Of a cluster's node, when the connection was made.
+    pub(super) node: Option<NodeState>,
     /// Tells this server from every other.
     pub(super) server: Arc<str>,
     /// What is read outside a transaction comes from another server: see [`Writer`].
@@ -53,6 +60,21 @@ pub(super) struct Connection {
     pub(super) since: Instant,
     /// See [`super::Database::distrust`].
     pub(super) generation: u64,
+}
+
+impl Connection {
+    /// Of several hosts, whether its host is one to use.
+    pub(super) fn is_fit(&self) -> bool {
+        self.writable && self.node.as_ref().is_none_or(NodeState::is_synced)
+    }
+
+    /// Why it is not, for people.
+    pub(super) fn unfit(&self) -> String {
+        match &self.node {
+            Some(node) if !node.is_synced() => format!("a node of the cluster that is not in step ({node})"),
+            _ => "it takes no writes".to_owned(),
+        }
+    }
 }
 
 /// Connects and sets the session up. `is_one_of_several`: of hosts that take writes one after the other.
@@ -71,15 +93,22 @@ pub(super) async fn open(
     if abilities.no_wait {
         conn.query_drop("SET SESSION innodb_lock_wait_timeout = 0").await?;
     }
-    if mode == Mode::Transactions {
-        conn.query_drop("SET autocommit = 0").await?;
+    match (mode, abilities.causality) {
+        (Mode::Transactions, _) => conn.query_drop("SET autocommit = 0").await?,
+        (Mode::Causal, Some(causality)) => causality.set_for_session(&mut conn).await?,
+        (Mode::Causal, None) | (Mode::Autocommit, _) => {}
     }
+    let node = match abilities.causality {
+        Some(Causality::Statement | Causality::Session) => NodeState::ask(&mut conn).await?,
+        Some(Causality::Group) | None => None,
+    };
     let (now, prepared) = (Instant::now(), Prepared::new(false));
     Ok(Connection {
         conn,
         prepared,
         mode,
         abilities,
+        node,
         server,
         reads_elsewhere,
         is_at_writer: false,
@@ -193,15 +222,19 @@ async fn identity(conn: &mut Conn) -> Result<Arc<str>, mysql_async::Error> {
 /// single rows in REPEATABLE READ.
 async fn abilities(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_async::Error> {
     let asked = "SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format, VERSION(), @@SESSION.auto_increment_increment";
-    let row = answer(conn.query_first(asked).await)?;
-    let (log_bin, format, version, increment) = match row {
+    let row = match answer(conn.query_first(format!("{asked}{}", cluster::VARIABLES)).await)? {
+        None => answer(conn.query_first(asked).await)?,
+        row => row,
+    };
+    let (log_bin, format, version, increment, cluster) = match row {
         Some(mut row) => (
             known::<u8>(&mut row, 0),
             known::<String>(&mut row, 1),
             known::<String>(&mut row, 2),
             known::<u64>(&mut row, 3),
+            known::<String>(&mut row, 4),
         ),
-        None => (None, None, None, None),
+        None => (None, None, None, None, None),
     };
     let by_statement = log_bin == Some(1) && format.is_some_and(|format| format.eq_ignore_ascii_case("STATEMENT"));
     let level = if by_statement { "REPEATABLE READ" } else { "READ COMMITTED" };
@@ -211,6 +244,7 @@ async fn abilities(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_a
         no_wait: is_mariadb,
         set_statement: is_mariadb,
         consecutive_ids: increment == Some(1),
+        causality: cluster.and_then(|variables| Causality::of(&variables, is_mariadb)),
     };
     Ok((level, abilities))
 }
@@ -224,7 +258,7 @@ fn answer(row: Result<Option<Row>, mysql_async::Error>) -> Result<Option<Row>, m
 }
 
 /// A variable's value, where it is one of the type that is expected.
-fn known<T: FromValue>(row: &mut Row, index: usize) -> Option<T> {
+pub(super) fn known<T: FromValue>(row: &mut Row, index: usize) -> Option<T> {
     row.take_opt::<Option<T>, _>(index).and_then(Result::ok).flatten()
 }
 

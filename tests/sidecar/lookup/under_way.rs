@@ -64,13 +64,13 @@ async fn a_row_is_looked_for_as_long_as_its_transaction_lasts() {
     let key = |token: &str| Key::of(token, true);
     let mut now = Instant::now();
     for _ in 0..3 {
-        map.extend(columns, now).await.unwrap();
+        map.extend(columns, now, false).await.unwrap();
         assert!(tokens.row_of(&key(&later)).is_some() && map.complete().is_some());
         assert_eq!(tokens.row_of(&key(&token)), None, "not committed");
         now += Duration::from_secs(601);
     }
     slow.query_drop("COMMIT").await.unwrap();
-    map.extend(columns, now).await.unwrap();
+    map.extend(columns, now, false).await.unwrap();
     assert_eq!(tokens.row_of(&key(&token)), Some(RowRef::found(id, Some(user))));
 }
 

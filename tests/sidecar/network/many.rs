@@ -57,8 +57,9 @@ async fn a_thousand_sites_cost_memory_as_they_are_used() {
             now.saturating_sub(before) / SITES
         );
     }
-    // Not one of them was WordPress's, nor was a site's row in another's table.
-    assert_eq!((native, network.refreshes_by_php()), (2 * SITES, 0));
+    // None was refused, nor was a site's row in another's table. A site that is not looked at within half a second is WordPress's.
+    let left = network.refreshes_by_php() as u64;
+    assert!(native + left == 2 * SITES && left <= SITES / 20, "{native} native, {left} by WordPress");
     eventually("the analytics rows", async || {
         let rows = network
             .database

@@ -32,7 +32,8 @@ pub struct Apps {
 }
 
 struct Shared {
-    address: Mutex<SocketAddr>,
+    /// Each call goes to the next.
+    addresses: Mutex<Vec<SocketAddr>>,
     stop: AtomicBool,
     rotations: AtomicUsize,
     /// Sessions that ended although the app had an answer.
@@ -56,11 +57,16 @@ pub struct Report {
 impl Apps {
     /// So many apps, each with a session of its own.
     pub async fn start(count: usize, database: &TestDatabase, user: u64, address: SocketAddr) -> Apps {
+        Apps::start_at(count, database, user, &[address]).await
+    }
+
+    /// The same; each call of an app goes to the next of `addresses`, at once.
+    pub async fn start_at(count: usize, database: &TestDatabase, user: u64, addresses: &[SocketAddr]) -> Apps {
         let tokens = database.insert_tokens(count * 20, TokenState::Live, user).await;
         let mut tokens: Vec<String> = tokens.into_iter().map(|token| token.refresh_token).collect();
         let spare = Mutex::new(tokens.split_off(count));
         let shared = Arc::new(Shared {
-            address: Mutex::new(address),
+            addresses: Mutex::new(addresses.to_vec()),
             stop: AtomicBool::new(false),
             rotations: AtomicUsize::new(0),
             lost: Mutex::default(),
@@ -70,9 +76,10 @@ impl Apps {
         });
         let threads = tokens
             .into_iter()
-            .map(|token| {
+            .enumerate()
+            .map(|(first, token)| {
                 let shared = Arc::clone(&shared);
-                std::thread::spawn(move || shared.live(token))
+                std::thread::spawn(move || shared.live(token, first))
             })
             .collect();
         Apps { shared, threads }
@@ -80,7 +87,7 @@ impl Apps {
 
     /// The sidecar is somewhere else now.
     pub fn moved(&self, address: SocketAddr) {
-        *self.shared.address.lock().unwrap() = address;
+        *self.shared.addresses.lock().unwrap() = vec![address];
     }
 
     /// Waits for so many rotations more.
@@ -91,6 +98,11 @@ impl Apps {
             assert!(Instant::now() < deadline, "the apps are stuck");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Refreshes that have succeeded so far.
+    pub fn rotations(&self) -> usize {
+        self.shared.rotations.load(Ordering::SeqCst)
     }
 
     /// Ends the apps, each after one more refresh that must succeed.
@@ -108,14 +120,19 @@ impl Apps {
 }
 
 impl Shared {
-    fn live(&self, mut token: String) {
+    fn live(&self, mut token: String, first: usize) {
+        let mut calls = first;
         let mut unanswered = false;
         let mut last = None;
         loop {
             if self.stop.load(Ordering::SeqCst) && last.is_none() {
                 last = Some(Instant::now() + 3 * PATIENCE);
             }
-            let address = *self.address.lock().unwrap();
+            let address = {
+                let addresses = self.addresses.lock().unwrap();
+                addresses[calls % addresses.len()]
+            };
+            calls += 1;
             let called = Instant::now();
             let answer = present(address, &token);
             {

@@ -4,6 +4,7 @@ pub mod apps;
 pub mod browser;
 pub mod custom;
 pub mod faults;
+pub mod galera;
 pub mod made_up;
 pub mod mariadb;
 pub mod port;

@@ -1,0 +1,273 @@
+//! Nodes of a cluster: how a read waits for what the others have committed, and whether a node is to be used.
+//!
+//! A node of Galera or of Group Replication certifies what another commits at once and applies it a moment later. A read in between
+//! does not see the row of a token that its client has already. A read that waits for it is a *causal* read.
+
+use std::fmt;
+use std::time::Duration;
+
+use mysql_async::Row;
+use tokio::time::timeout;
+
+use super::conn::Conn;
+use super::server::{Mode, known};
+use super::{Database, DatabaseError, Session};
+
+/// How long a causal read may take. The server's own limit (Galera's `causal_read_timeout`) is 30 s, and `max_statement_time` does
+/// not bound it. A rotation that begins behind it has time left.
+pub const CAUSAL_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Causal reads at a time, beside those of look-ups: while a node is behind, each holds a connection.
+pub(super) const CAUSAL_READS: usize = 2;
+
+/// What is asked of a new connection in the statement that asks for its other abilities, so that it costs no round trip. The
+/// variables of the other product are unknown to a server and an error, while these tables leave them out. MariaDB runs the first
+/// comment, and passes over those for versions from 5.7 to 9; MySQL runs the second.
+pub(super) const VARIABLES: &str = " \
+    /*M!100600 , (SELECT GROUP_CONCAT(LOWER(VARIABLE_NAME), '=', VARIABLE_VALUE) FROM information_schema.GLOBAL_VARIABLES \
+    WHERE VARIABLE_NAME = 'WSREP_ON') */ \
+    /*!80000 , (SELECT GROUP_CONCAT(LOWER(VARIABLE_NAME), '=', VARIABLE_VALUE) FROM performance_schema.global_variables \
+    WHERE VARIABLE_NAME IN ('wsrep_on', 'group_replication_group_name')) */";
+
+/// What makes a statement causal by itself.
+const SETTING: &str = "wsrep_sync_wait = 1";
+
+/// The same as what goes before it.
+const STATEMENT: &str = "SET STATEMENT wsrep_sync_wait = 1 FOR ";
+
+/// How a read of a cluster's node is made causal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Causality {
+    /// MariaDB with Galera: statement by statement. Inside a transaction that has begun it is silently ignored.
+    Statement,
+    /// MySQL with Galera (Percona XtraDB Cluster): for a session, outside a transaction.
+    Session,
+    /// Group Replication: for a session, when its transactions begin.
+    Group,
+}
+
+impl Causality {
+    /// By the answer to [`VARIABLES`]; `None` where the server is no part of a cluster. Pure.
+    pub(super) fn of(variables: &str, sets_statement: bool) -> Option<Self> {
+        let value_of = |name: &str| {
+            variables.split(',').filter_map(|variable| variable.split_once('=')).find(|(known, _)| *known == name)
+        };
+        let is_galera = value_of("wsrep_on").is_some_and(|(_, on)| on == "1" || on.eq_ignore_ascii_case("ON"));
+        match (is_galera, sets_statement) {
+            (true, true) => Some(Causality::Statement),
+            (true, false) => Some(Causality::Session),
+            // It is empty on a server that only has the plugin.
+            _ if value_of("group_replication_group_name").is_some_and(|(_, name)| !name.is_empty()) => {
+                Some(Causality::Group)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) async fn set_for_session(self, conn: &mut Conn) -> Result<(), mysql_async::Error> {
+        match self {
+            Causality::Statement => Ok(()),
+            Causality::Session => conn.query_drop("SET SESSION wsrep_sync_wait = 1").await,
+            Causality::Group => conn.query_drop("SET SESSION group_replication_consistency = 'BEFORE'").await,
+        }
+    }
+}
+
+/// What a node of Galera says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeState {
+    /// `wsrep_local_state_comment`: "Synced", "Donor/Desynced", "Joined", …
+    state: String,
+    /// `wsrep_cluster_status`: "Primary", "non-Primary", "Disconnected".
+    part: String,
+}
+
+impl NodeState {
+    pub(super) async fn ask(conn: &mut Conn) -> Result<Option<Self>, mysql_async::Error> {
+        let asked = "SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_local_state_comment', 'wsrep_cluster_status')";
+        let rows: Vec<Row> = match conn.query(asked).await {
+            Err(mysql_async::Error::Server(_)) => return Ok(None),
+            rows => rows?,
+        };
+        let (mut state, mut part) = (None, None);
+        for mut row in rows {
+            let name: Option<String> = known(&mut row, 0);
+            match name.map(|name| name.to_ascii_lowercase()).as_deref() {
+                Some("wsrep_local_state_comment") => state = known(&mut row, 1),
+                Some("wsrep_cluster_status") => part = known(&mut row, 1),
+                _ => {}
+            }
+        }
+        Ok(state.zip(part).map(|(state, part)| NodeState { state, part }))
+    }
+
+    /// Whether it has what the cluster has, and the cluster's word.
+    pub(super) fn is_synced(&self) -> bool {
+        self.state.eq_ignore_ascii_case("Synced") && self.part.eq_ignore_ascii_case("Primary")
+    }
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.state, self.part)
+    }
+}
+
+impl Database {
+    /// How reads are made causal, where the server of the newest connection is a node of a cluster.
+    pub fn causality(&self) -> Option<Causality> {
+        self.at().causality
+    }
+
+    /// Whether the server of the newest connection is a node of a cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.causality().is_some()
+    }
+
+    /// What the node in use said of itself when the newest connection to it was made.
+    pub fn node_state(&self) -> Option<String> {
+        self.at().node.as_ref().map(ToString::to_string)
+    }
+
+    /// The same, where that is not a node to use before others.
+    pub fn unsynced_node(&self) -> Option<String> {
+        self.at().node.as_ref().filter(|node| !node.is_synced()).map(ToString::to_string)
+    }
+
+    /// A connection for [causal reads](Session::causal), one that idled or a new one; on a single server any.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn causal_session(&self) -> Result<Session<'_>, DatabaseError> {
+        self.of_mode(self.causal_mode()).await
+    }
+
+    /// As [`Database::causal_session`], but new; those that idle are closed.
+    ///
+    /// # Errors
+    /// As for [`Database::session`].
+    pub async fn fresh_causal_session(&self) -> Result<Session<'_>, DatabaseError> {
+        self.fresh(self.causal_mode()).await
+    }
+
+    fn causal_mode(&self) -> Mode {
+        match self.causality() {
+            Some(Causality::Session | Causality::Group) => Mode::Causal,
+            Some(Causality::Statement) | None => Mode::Autocommit,
+        }
+    }
+
+    /// What the causal read `asked` comes to, if it does within `limit`. A node that lets the time pass is behind; where there is
+    /// another host, the next connection looks at both.
+    ///
+    /// # Errors
+    /// Those of `asked`; [`DatabaseError::TimedOut`].
+    pub async fn causally<T>(
+        &self,
+        limit: Duration,
+        asked: impl Future<Output = Result<T, DatabaseError>>,
+    ) -> Result<T, DatabaseError> {
+        match timeout(limit, asked).await {
+            Ok(answer) => answer.inspect_err(|error| self.heed(error)),
+            Err(_) => {
+                if self.hosts.len() > 1 {
+                    self.distrust();
+                }
+                Err(DatabaseError::TimedOut)
+            }
+        }
+    }
+
+    /// As [`Database::causally`], of which few run at a time: others wait, within the limit. On a single server as
+    /// [`Database::within`].
+    ///
+    /// # Errors
+    /// As for [`Database::causally`].
+    pub async fn causally_in_turn<T>(
+        &self,
+        single: Duration,
+        asked: impl Future<Output = Result<T, DatabaseError>>,
+    ) -> Result<T, DatabaseError> {
+        if !self.is_cluster() {
+            return self.within(single, asked).await;
+        }
+        self.causally(CAUSAL_LIMIT, async {
+            // SECURITY: a client may present a used token as often as it likes, and each would hold a connection.
+            let _permit = self.causal_reads.acquire().await.map_err(|_| DatabaseError::NoConnection)?;
+            asked.await
+        })
+        .await
+    }
+}
+
+impl Session<'_> {
+    /// What goes before a SELECT that must see all that was committed before at any node; the session is to be one of
+    /// [`Database::causal_session`]. Nothing on a single server.
+    pub fn causal(&self) -> &'static str {
+        match self.connection.abilities.causality {
+            Some(Causality::Statement) => STATEMENT,
+            Some(Causality::Session | Causality::Group) | None => "",
+        }
+    }
+
+    /// The same as a setting for `SET STATEMENT`, for a statement that has others: it can have only one such prefix.
+    pub fn causal_setting(&self) -> Option<&'static str> {
+        (!self.causal().is_empty()).then_some(SETTING)
+    }
+
+    /// As [`Session::begin_at_writer`], for a causal read. A read that would not be causal inside a transaction stays outside: what
+    /// a proxy sends to another node is causal there.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn begin_causal(&mut self) -> Result<(), DatabaseError> {
+        match self.connection.abilities.causality {
+            Some(Causality::Statement | Causality::Session) => Ok(()),
+            Some(Causality::Group) | None => self.begin_at_writer().await,
+        }
+    }
+
+    /// On a cluster, waits for all that was committed before at any node; `table` is one that can be read. On a single server does
+    /// nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn catch_up(&mut self, table: &str) -> Result<(), DatabaseError> {
+        if self.connection.abilities.causality.is_some() {
+            let read = format!("{}SELECT 1 FROM {table} LIMIT 1", self.causal());
+            self.connection.conn.query_drop(read).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_its_cluster() {
+        for (variables, sets_statement, expected) in [
+            ("wsrep_on=ON", true, Some(Causality::Statement)),
+            ("wsrep_on=1", true, Some(Causality::Statement)),
+            ("wsrep_on=ON", false, Some(Causality::Session)),
+            ("wsrep_on=ON,group_replication_group_name=", false, Some(Causality::Session)),
+            ("group_replication_group_name=aaaaaaaa-bbbb", false, Some(Causality::Group)),
+            ("wsrep_on=OFF", true, None),
+            ("wsrep_on=OFF", false, None),
+            ("group_replication_group_name=", false, None),
+            ("", true, None),
+        ] {
+            assert_eq!(Causality::of(variables, sets_statement), expected, "{variables:?} {sets_statement}");
+        }
+    }
+
+    #[test]
+    fn which_nodes_are_synced() {
+        let is_synced = |state: &str, part: &str| NodeState { state: state.into(), part: part.into() }.is_synced();
+        assert!(is_synced("Synced", "Primary"));
+        for (state, part) in [("Donor/Desynced", "Primary"), ("Joined", "Primary"), ("Initialized", "non-Primary")] {
+            assert!(!is_synced(state, part), "{state} {part}");
+        }
+    }
+}

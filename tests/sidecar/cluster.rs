@@ -1,0 +1,340 @@
+//! Several sidecars, each at its node of one cluster of databases, behave as one. Run by `tests/cluster`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mysql_async::prelude::Queryable;
+
+use crate::support::apps::Apps;
+use crate::support::galera::{Cluster, Node};
+use crate::support::mariadb::{TestDatabase, TokenState, random_hex};
+use crate::support::raw::Upstream;
+use crate::support::rig::{self, NO_REUSE, eventually};
+use crate::support::sidecar::Sidecar;
+use crate::trouble::{INTERVAL, families_are_whole};
+
+const APPS: usize = 16;
+const HOSTS: &str = "WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS";
+
+/// Calls of the chains over all nodes; `tests/cluster --long` wants more.
+const CALLS: usize = 5_000;
+
+/// A site on a cluster, and a sidecar at each node.
+struct Site {
+    cluster: Cluster,
+    databases: [TestDatabase; 3],
+    user: u64,
+    sidecars: Vec<Sidecar>,
+    upstream: Upstream,
+}
+
+impl Site {
+    async fn start(has_index: bool, environment: &[(&str, &str)]) -> Site {
+        let cluster = Cluster::start().await;
+        let database = rig::site(&cluster.nodes[0].server).await;
+        let user = database.insert_user("alice").await.id;
+        if has_index {
+            let index = "CREATE INDEX refresh_token ON wp_jwt_auth_tokens (refresh_token_hash)";
+            database.execute(index).await;
+        }
+        let databases = cluster.nodes.each_ref().map(|node| node.same(&database));
+        for database in &databases {
+            eventually("the node has the site", async || {
+                !database.rows("SHOW TABLES LIKE 'wp_jwt_auth_tokens'").await.is_empty()
+            })
+            .await;
+            eventually("the node has the user", async || !database.rows("SELECT ID FROM wp_users").await.is_empty())
+                .await;
+        }
+        let upstream = rig::wordpress();
+        let sidecars: Vec<Sidecar> =
+            databases.iter().map(|database| rig::sidecar(database, upstream.address(), environment)).collect();
+        for sidecar in &sidecars {
+            sidecar.wait_for_log("refreshing natively");
+        }
+        Site { cluster, databases, user, sidecars, upstream }
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.sidecars.iter().map(Sidecar::address).collect()
+    }
+
+    /// Presents `token` at the sidecar of node `at`.
+    async fn refresh(&self, at: usize, token: &str) -> (u16, Option<String>) {
+        refresh(self.sidecars[at].address(), token).await
+    }
+
+    async fn token(&self) -> String {
+        self.databases[0].insert_token(TokenState::Live, self.user).await.refresh_token
+    }
+
+    fn forwarded(&self) -> usize {
+        self.upstream.requests().iter().filter(|request| request.start_line().contains("token/refresh")).count()
+    }
+}
+
+/// The status, and the new refresh token.
+fn refresh(address: SocketAddr, token: &str) -> impl Future<Output = (u16, Option<String>)> + use<> {
+    let token = token.to_owned();
+    let called = tokio::task::spawn_blocking(move || rig::refresh_at(address, &token));
+    async move {
+        let answer = called.await.unwrap();
+        let body: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
+        let next = body.and_then(|body| body["refresh_token"].as_str().map(str::to_owned));
+        (answer.status(), next)
+    }
+}
+
+/// A node that serves reads and applies nothing while this lives.
+struct Behind(mysql_async::Conn);
+
+impl Behind {
+    async fn hold(node: &Node) -> Behind {
+        let mut conn = node.server.root().await;
+        conn.query_drop("FLUSH TABLES WITH READ LOCK").await.unwrap();
+        Behind(conn)
+    }
+
+    async fn let_go(mut self) {
+        self.0.query_drop("UNLOCK TABLES").await.unwrap();
+    }
+}
+
+async fn chains_over_all_nodes(has_index: bool) {
+    let calls = std::env::var("SIDECAR_TESTS_CALLS").ok().map_or(CALLS, |calls| calls.parse().unwrap());
+    let site = Site::start(has_index, &[INTERVAL]).await;
+    let apps = Apps::start_at(APPS, &site.databases[0], site.user, &site.addresses()).await;
+    while apps.rotations() < calls {
+        apps.go_on(APPS);
+    }
+    let rotations = apps.rotations();
+    let report = apps.end();
+    println!("{rotations} rotations, index: {has_index}: {report:?}");
+    assert!(report.lost.is_empty() && report.lost_unanswered == 0, "{report:?}");
+    assert_eq!(site.forwarded(), 0);
+    families_are_whole(&site.databases[2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn chains_over_all_nodes_by_the_index() {
+    chains_over_all_nodes(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn chains_over_all_nodes_without_an_index() {
+    chains_over_all_nodes(false).await;
+}
+
+/// A node that is behind for long enough, so that without the causal read each of these is refused.
+async fn a_node_that_is_behind(has_index: bool) {
+    let site = Site::start(has_index, &[INTERVAL]).await;
+    if !has_index {
+        for sidecar in &site.sidecars {
+            sidecar.wait_for_log("the tokens of the table are known");
+        }
+    }
+    // It catches up in time: the token is good, and so is the replay of the one before.
+    let first = site.token().await;
+    assert_eq!(site.refresh(1, &random_hex::<16>()).await.0, 403, "nobody issued it");
+    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    let (status, next) = site.refresh(0, &first).await;
+    assert_eq!(status, 200);
+    let next = next.unwrap();
+    let later = tokio::spawn(refresh(site.sidecars[1].address(), &next));
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!later.is_finished(), "it waits for what the others have committed");
+    behind.let_go().await;
+    let (status, _) = later.await.unwrap();
+    assert_eq!(status, 200);
+    // It does not: 503, and nothing is left to a WordPress that would refuse it as well.
+    let second = site.token().await;
+    eventually("the node is back", async || site.refresh(1, &random_hex::<16>()).await.0 == 403).await;
+    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    let next = site.refresh(0, &second).await.1.unwrap();
+    let began = Instant::now();
+    let unknown = random_hex::<16>();
+    let (known, guessed) = tokio::join!(site.refresh(1, &next), site.refresh(1, &unknown));
+    assert_eq!((known.0, guessed.0), (503, 503), "nobody knows whether they are good");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    behind.let_go().await;
+    eventually("the node is back", async || site.refresh(1, &unknown).await.0 == 403).await;
+    assert_eq!(site.refresh(1, &next).await.0, 200, "the client comes again");
+    assert_eq!(site.forwarded(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_node_that_is_behind_refuses_nobody_by_the_index() {
+    a_node_that_is_behind(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_node_that_is_behind_refuses_nobody_without_an_index() {
+    a_node_that_is_behind(false).await;
+}
+
+/// What the plugin writes comes in two transactions: the old token may be revoked at a node that lacks the new one.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_replay_waits_for_the_successor() {
+    let site = Site::start(true, &[INTERVAL]).await;
+    let (status, next) = site.refresh(0, &site.token().await).await;
+    assert_eq!(status, 200);
+    let next = next.unwrap();
+    // As known at node 2 before it falls behind.
+    let used = site.token().await;
+    let (status, successor) = site.refresh(0, &used).await;
+    assert_eq!(status, 200);
+    let successor = successor.unwrap();
+    eventually("node 2 has it", async || site.refresh(1, &used).await == (200, Some(successor.clone()))).await;
+    // Its successor is used and replaced at node 1, while node 2 sees the first successor live.
+    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    let (status, newest) = site.refresh(0, &successor).await;
+    assert_eq!(status, 200);
+    let replay = tokio::spawn(refresh(site.sidecars[1].address(), &used));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    behind.let_go().await;
+    assert_eq!(replay.await.unwrap(), (200, newest), "the family's live pair, not one that is used");
+    // A node that is behind lets nobody lock a row here, so that it is told by the statement that the read waited.
+    let mut root = site.cluster.nodes[1].server.root().await;
+    root.query_drop("SET GLOBAL log_output = 'TABLE', GLOBAL general_log = 1").await.unwrap();
+    assert_eq!(site.refresh(1, &used).await.0, 200, "a replay");
+    let causal = "SET STATEMENT wsrep_sync_wait = 1 FOR SELECT id, hash%";
+    let count: Option<usize> = root
+        .query_first(format!("SELECT COUNT(*) FROM mysql.general_log WHERE argument LIKE '{causal}'"))
+        .await
+        .unwrap();
+    assert!(count > Some(0), "the successor is read causally");
+    assert_eq!(site.refresh(2, &next).await.0, 200);
+}
+
+/// Unknown tokens by the hundred: none is answered before it was asked for with causality, and the reads are few.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_flood_of_unknown_tokens_is_few_causal_reads() {
+    const FLOOD: usize = 400;
+    let site = Site::start(true, &[INTERVAL]).await;
+    let reads = async || site.cluster.nodes[1].status("Com_select").await.parse::<usize>().unwrap();
+    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    // Something to wait for.
+    site.token().await;
+    let before = reads().await;
+    let calls: Vec<_> =
+        (0..FLOOD).map(|_| tokio::spawn(refresh(site.sidecars[1].address(), &random_hex::<16>()))).collect();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let waiting: Vec<Vec<Option<String>>> = site.cluster.nodes[1]
+        .server
+        .root()
+        .await
+        .query("SELECT INFO FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SET STATEMENT wsrep_sync_wait%'")
+        .await
+        .map(|rows: Vec<Option<String>>| rows.into_iter().map(|row| vec![row]).collect())
+        .unwrap();
+    assert!(waiting.len() <= 2, "{} causal reads at a time", waiting.len());
+    assert!(!calls.iter().any(tokio::task::JoinHandle::is_finished), "none is answered before the node has caught up");
+    behind.let_go().await;
+    let mut answers: HashMap<u16, usize> = HashMap::new();
+    for call in calls {
+        *answers.entry(call.await.unwrap().0).or_default() += 1;
+    }
+    let selects = reads().await - before;
+    println!("{answers:?} by {selects} reads");
+    assert_eq!(answers.get(&403), Some(&FLOOD), "{answers:?}");
+    assert!(selects < FLOOD / 2, "{selects} reads for {FLOOD} tokens");
+}
+
+/// One token at all sidecars at once: there is one successor.
+async fn races(environment: (&str, &str), winners: usize) {
+    let site = Site::start(true, &[environment]).await;
+    for round in 0..60 {
+        let token = site.token().await;
+        for database in &site.databases {
+            eventually("all have it", async || {
+                !database
+                    .rows(&format!("SELECT id FROM wp_jwt_auth_tokens WHERE refresh_token_hash = '{token}'"))
+                    .await
+                    .is_empty()
+            })
+            .await;
+        }
+        let calls: Vec<_> =
+            site.addresses().into_iter().map(|address| tokio::spawn(refresh(address, &token))).collect();
+        let mut answers = Vec::new();
+        for call in calls {
+            answers.push(call.await.unwrap());
+        }
+        let mut pairs: Vec<&String> = answers.iter().filter_map(|(_, next)| next.as_ref()).collect();
+        assert_eq!(pairs.len(), winners, "{round}: {answers:?}");
+        pairs.dedup();
+        assert_eq!(pairs.len(), 1, "{round}: {answers:?}");
+    }
+    families_are_whole(&site.databases[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_race_has_one_winner() {
+    races(NO_REUSE, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_race_with_replays_has_one_pair() {
+    races(INTERVAL, 3).await;
+}
+
+/// A node that is killed, stopped and comes back, under load at all three.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn nodes_that_die_freeze_and_come_back() {
+    let site = Site::start(true, &[INTERVAL]).await;
+    let apps = Apps::start_at(APPS, &site.databases[0], site.user, &site.addresses()).await;
+    apps.go_on(10 * APPS);
+    site.cluster.nodes[2].server.kill().await;
+    apps.go_on(10 * APPS);
+    site.cluster.nodes[2].server.start().await;
+    site.cluster.nodes[2].until("Synced").await;
+    apps.go_on(10 * APPS);
+    site.cluster.nodes[1].server.freeze().await;
+    apps.go_on(4 * APPS);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    apps.go_on(4 * APPS);
+    site.cluster.nodes[1].server.thaw().await;
+    site.cluster.nodes[1].until("Synced").await;
+    apps.go_on(10 * APPS);
+    let rotations = apps.rotations();
+    let report = apps.end();
+    println!("{rotations} rotations: {report:?}");
+    assert!(report.lost.is_empty(), "{report:?}");
+    families_are_whole(&site.databases[0]).await;
+}
+
+/// One sidecar that has all nodes as its hosts passes over one that is not synced, and goes back when it is.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_node_that_is_not_synced_is_passed_over() {
+    let cluster = Cluster::start().await;
+    let [first, second, _] = &cluster.nodes;
+    let database = rig::site(&first.server).await;
+    let user = database.insert_user("alice").await.id;
+    database.execute("CREATE INDEX refresh_token ON wp_jwt_auth_tokens (refresh_token_hash)").await;
+    let upstream = rig::wordpress();
+    let hosts = format!("{},{}", first.host(), second.host());
+    let sidecar = rig::sidecar(&database, upstream.address(), &[(HOSTS, &hosts)]);
+    sidecar.wait_for_log("refreshing natively");
+    let behind = Behind::hold(first).await;
+    let token = second.same(&database).insert_token(TokenState::Live, user).await.refresh_token;
+    // The first call finds out that the node is behind; the next one is at the other.
+    eventually("it is at the other node", async || refresh(sidecar.address(), &token).await.0 == 200).await;
+    let line = sidecar.wait_for_log("another one is used from now on");
+    assert!(line.contains("Donor/Desynced, Primary"), "{line}");
+    behind.let_go().await;
+    sidecar.wait_for_log("takes writes again and is used from now on");
+    let token = first.same(&database).insert_token(TokenState::Live, user).await.refresh_token;
+    assert_eq!(refresh(sidecar.address(), &token).await.0, 200);
+    drop(upstream);
+}
