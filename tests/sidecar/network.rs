@@ -5,6 +5,8 @@ mod made;
 mod many;
 mod replay;
 
+use std::cell::Cell;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,11 +27,15 @@ fn claims(answer: &crate::support::raw::Message) -> Value {
 
 /// A machine that is busy may need longer for a site's first look than its first call waits.
 async fn until_looked_at(network: &NetworkSite, sidecar: &Sidecar, id: u64, at: At<'_>) {
+    let tables = network.tables(id);
+    let (_, last_event) = tables.last_ids().await;
+    let calls = Cell::new(0);
     eventually("the site is native", async || {
-        let token = network.token(id).await.refresh_token;
-        is_native(&refresh(sidecar, at, &token))
+        calls.set(calls.get() + 1);
+        is_native(&refresh(sidecar, at, &network.token(id).await.refresh_token))
     })
     .await;
+    eventually("their analytics", async || tables.analytics_rows_after(last_event).await.len() == calls.get()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -149,7 +149,11 @@ mod tests {
     use super::*;
 
     async fn write_out(gathered: &Gathered<DuplexStream>) {
-        poll_fn(|cx| Poll::Ready(gathered.write_out(cx))).await;
+        poll_fn(|cx| {
+            gathered.write_out(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     #[tokio::test]

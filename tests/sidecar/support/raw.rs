@@ -222,7 +222,14 @@ impl Connection {
     /// Reads more; false at the end (a reset is an end, too). A test that waits too long fails here.
     fn fill(&mut self) -> bool {
         let mut buffer = [0; 65536];
-        match self.stream.read(&mut buffer) {
+        let read = loop {
+            match self.stream.read(&mut buffer) {
+                // A child of the harness has ended.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => false,
             Ok(count) => {
                 self.read.extend_from_slice(&buffer[..count]);
