@@ -6,7 +6,6 @@ mod many;
 mod replay;
 
 use std::cell::Cell;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};
