@@ -293,15 +293,17 @@ async fn each_site_of_a_subdomain_network_is_native_unless_sunrise_swaps_it() {
         (3, three, "http://three.net.test"),
         (4, MAPPED, "http://mapped.test"),
     ] {
+        until_looked_at(&network, &sidecar, id, at).await;
+        let by_php = network.refreshes_by_php();
         let answer = refresh(&sidecar, at, &network.token(id).await.refresh_token);
         assert!(is_native(&answer), "{at:?}: {answer:?}");
         assert_eq!(claims(&answer)["iss"].as_str(), Some(home), "{at:?}");
+        assert_eq!(network.refreshes_by_php(), by_php, "{at:?}");
     }
     // By https it is another issuer, as for WordPress.
     let answer = refresh_with(&sidecar, two, &network.token(2).await.refresh_token, "X-Forwarded-Proto: https\r\n");
     assert!(is_native(&answer), "{answer:?}");
     assert_eq!(claims(&answer)["iss"].as_str(), Some("https://two.net.test"));
-    assert_eq!(network.refreshes_by_php(), 0);
     let unknown = refresh(&sidecar, At("nosuch.net.test", ""), "00000000000000000000000000000000");
     assert_eq!((unknown.status(), unknown.value("location").unwrap().contains("wp-signup.php")), (302, true));
 

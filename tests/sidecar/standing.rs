@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::admin;
-use crate::support::mariadb::{Database, PASSWORD, PASSWORD_IN_URL, TestDatabase, Token, TokenState, User, random_hex};
+use crate::support::mariadb::{
+    Database, PASSWORD, PASSWORD_IN_URL, TestDatabase, Token, TokenState, USERMETA, User, random_hex,
+};
 use crate::support::raw::Upstream;
 use crate::support::replication::Pair;
 use crate::support::rig::{self, eventually, refresh_at};
@@ -254,6 +256,26 @@ async fn a_table_of_users_that_is_missing() {
     site.database.execute("ALTER TABLE wp_customers CHANGE user_nicename nicename VARCHAR(50)").await;
     assert_eq!(status(&sidecar, &token.refresh_token), 299);
     assert!(site.is_as_it_was(&token).await);
+}
+
+/// What is declared of users is read by the index that WordPress gives their meta. Plugins that tune indexes drop it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_the_users_meta_that_is_missing() {
+    let site = Site::on(Database::shared()).await;
+    site.database.execute(USERMETA).await;
+    let field = r#"[{ name = "first_name", value = { meta = "first_name" } }]"#;
+    let sidecar = site.sidecar(&[("WP_JWT_SIDECAR_REFRESH_FIELD", field)]);
+    sidecar.wait_for_log(NATIVE);
+    assert_eq!(status(&sidecar, &site.token().await.refresh_token), 200);
+    let token = site.token().await;
+    site.database.execute("ALTER TABLE wp_usermeta DROP INDEX user_id").await;
+    assert_eq!(status(&sidecar, &token.refresh_token), 299);
+    let line = warning(&sidecar, 0, LEFT);
+    assert_eq!(line["table"].as_str(), Some("wp_usermeta"), "{line}");
+    assert!(site.is_as_it_was(&token).await);
+    site.database.execute("ALTER TABLE wp_usermeta ADD INDEX user_id (user_id)").await;
+    sidecar.wait_for_log(AGAIN);
+    assert_eq!(status(&sidecar, &token.refresh_token), 200);
 }
 
 /// What fails only when it runs, the plugin would meet, too: it answers 200 with a pair that is in no table.
