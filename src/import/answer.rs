@@ -33,6 +33,8 @@ pub(super) struct Answer {
     asks_for_server: Option<String>,
     /// Where something reads what is another for each process.
     asks_for_process: Option<String>,
+    /// A variable of the request that putenv() has changed.
+    changed: Option<String>,
     /// Where something asks for the request's host.
     asks_for_host: Option<String>,
     /// A constant of the plugin's that comes after the place where WordPress is loaded.
@@ -83,6 +85,7 @@ struct RawAsks {
     server: Option<(String, u64, String)>,
     process: Option<(String, u64, String)>,
     host: Option<(String, u64, String)>,
+    request: Option<String>,
 }
 
 impl Answer {
@@ -120,6 +123,10 @@ impl Answer {
             asks_for_cli: ask(&raw.asks.cli, " asks for")?,
             asks_for_server: ask(&raw.asks.server, " asks for")?,
             asks_for_process: ask(&raw.asks.process, " reads below")?,
+            changed: match &raw.asks.request {
+                Some(name) => Some(words(name)?),
+                None => None,
+            },
             asks_for_host: ask(&raw.asks.host, " asks for")?,
             late: ask(&raw.late, ":")?,
         })
@@ -169,11 +176,15 @@ impl Answer {
 
     /// Refuses what may be another for the web server's PHP, whichever it is.
     pub(super) fn needs_no_process(&self) -> Result<(), String> {
-        match &self.asks_for_process {
-            Some(ask) => Err(format!(
+        match (&self.asks_for_process, &self.changed) {
+            (Some(ask), _) => Err(format!(
                 "{ask} what is another for each process, so that the answer may not be the web server's: take that out, or {INSTEAD}"
             )),
-            None => Ok(()),
+            (None, Some(name)) => Err(format!(
+                "putenv() changes {name}, which getenv() goes on to take from the request under a web server: take that out, or \
+                 {INSTEAD}"
+            )),
+            (None, None) => Ok(()),
         }
     }
 

@@ -5,6 +5,7 @@ final class WpJwtRun
 {
     private static $task;
     private static $answered = false;
+    private static $request = array();
 
     public static function begin($task)
     {
@@ -20,10 +21,12 @@ final class WpJwtRun
             unset($_SERVER[$name], $_ENV[$name]);
         }
         unset($_SERVER['argv'], $_SERVER['argc']);
+        $given = array();
         foreach ($task['environment'] as $pair) {
             list($name, $value) = array(base64_decode($pair[0]), base64_decode($pair[1]));
             putenv("$name=$value");
             $_SERVER[$name] = $value;
+            $given[$name] = 1;
             if (strpos((string) ini_get('variables_order'), 'E') !== false) {
                 $_ENV[$name] = $value;
             }
@@ -40,8 +43,10 @@ final class WpJwtRun
         foreach ($_SERVER as $name => $value) {
             if (is_string($value)) {
                 putenv("$name=$value");
+                self::$request[$name] = $value;
             }
         }
+        self::$request = array_diff_key(self::$request, $given);
         // As index.php and wp-blog-header.php of WordPress have it by then.
         define('WP_USE_THEMES', true);
         $GLOBALS['wp_did_header'] = true;
@@ -81,6 +86,12 @@ final class WpJwtRun
     {
         self::$answered = true;
         WpJwtFiles::off();
+        foreach (self::$request as $name => $value) {
+            // A request's getenv() takes no heed of putenv() for these.
+            if (getenv($name) !== $value) {
+                WpJwtQuestions::$asks['request'] = base64_encode($name);
+            }
+        }
         $answer = array(
             'end' => $end,
             'sapi' => PHP_SAPI,

@@ -21,11 +21,12 @@ use crate::support::sidecar::command;
 const PROGRAMS: [&str; 2] = ["php-cgi", "php"];
 
 /// Those that PHP runs, and `import` does not take PHP's word for: what PHP says is not what a web server's PHP would.
-const BY_KEYS: [&str; 6] = [
+const BY_KEYS: [&str; 7] = [
     "a number that is too large",
     "HTTPS from the environment",
     "a secret from /proc",
     "ini_get",
+    "a variable of the request that putenv() changes",
     "an environment variable that is not UTF-8",
     "an environment variable that is not UTF-8 decides",
 ];
