@@ -44,7 +44,7 @@ pub struct Listed {
 }
 
 impl Network {
-    /// Asks nobody. `None` on a single site.
+    /// Reads nothing. `None` on a single site.
     pub fn of(refresher: &Refresher) -> Option<Self> {
         let blogs = refresher.blogs.as_deref()?;
         let mut listed: Vec<Listed> = blogs.in_use().iter().filter_map(|in_use| Listed::of(in_use)).collect();

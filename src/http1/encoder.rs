@@ -86,7 +86,7 @@ impl Encoder {
         }
     }
 
-    /// All of them, announced or not: whoever reads chunks can read them, and may drop what it has no use for (RFC 9112, 7.1.2).
+    /// All of them, announced or not: a recipient of chunks can read them, and may drop them (RFC 9112, 7.1.2).
     fn push_trailers(&mut self, trailers: &Trailers, output: &mut Output) {
         if !matches!(self.0, State::Chunked) {
             return;

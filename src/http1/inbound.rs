@@ -131,7 +131,7 @@ impl Inbound {
     pub fn head(&mut self, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
         let buffer = &mut self.input.buffer;
         // Some clients end a request with an empty line too many (RFC 9112, 2.2): no other has begun by that.
-        // SECURITY: kept, endless ones would be read anew with each that comes.
+        // SECURITY: kept, endless ones would be read again with each that comes.
         while let [b'\n', ..] | [b'\r', b'\n', ..] = buffer[..] {
             let length = if buffer.starts_with(b"\n") { 1 } else { 2 };
             buffer.advance(length);
@@ -236,7 +236,7 @@ impl Inbound {
         Poll::Ready(Ok(()))
     }
 
-    /// An answer begins: what is left to be written before it is, but nobody is told to go on any more, unless that word is
+    /// An answer begins: what is left to be written before it is, but no client is asked for its body any more, unless a `100 Continue` is
     /// half-written. Says whether the client still waits for it: it may send its body all the same, or leave it out.
     pub fn end_interim(&mut self, out: &mut Vec<u8>) -> bool {
         self.is_awaited = false;

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// A head as it came.
 ///
 /// A `HeaderMap` has the names in lower case and the lines of one name together; it is what the program reads and changes. Which
-/// of its fields are lines that nobody has touched, and where each of the others belongs, is found here when it is written.
+/// of its fields are unchanged lines, and where each of the others belongs, is found here when it is written.
 #[derive(Clone)]
 pub struct Original {
     pub(super) head: Bytes,
@@ -77,7 +77,7 @@ impl Original {
 }
 
 /// Writes those of `headers` that are `wanted`, each in the place of the line that it was read from; in place of several lines
-/// one stands where the first of them stood, and what is new stands behind all. Lines that nobody has touched are written as they
+/// one stands where the first of them stood, and what is new stands behind all. Unchanged lines are written as they
 /// came, all that follow each other at once.
 pub fn write(
     out: &mut Vec<u8>,

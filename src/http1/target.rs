@@ -45,7 +45,7 @@ pub fn path<B>(request: &Request<B>) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-/// The head that `bytes` begin with, with an `x` for each byte of its target that is not ASCII; `None` where there is none such.
+/// The head that `bytes` begin with, with an `x` for each byte of its target that is not ASCII; `None` where all are ASCII.
 /// Everything stands where it stood.
 pub fn masked(bytes: &[u8]) -> Option<BytesMut> {
     let begin = 1 + bytes.iter().position(|byte| *byte == b' ')?;

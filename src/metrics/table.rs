@@ -105,11 +105,11 @@ series! {
             HandshakeAlert { reason = "alert" },
             HandshakeOther { reason = "other" },
         }
-        "tls_reloads" "Times that the certificates were read anew, by result." {
+        "tls_reloads" "Times that the certificates were read again, by result." {
             ReloadWorked { result = "success" },
             ReloadFailed { result = "failure" },
         }
-        "reloads" "Times that the configuration was read anew (SIGHUP), by result; at a failure the one before stays in effect." {
+        "reloads" "Times that the configuration was read again (SIGHUP), by result; at a failure the one before stays in effect." {
             ConfigurationReloaded { result = "success" },
             ConfigurationRefused { result = "failure" },
         }

@@ -197,7 +197,7 @@ impl RowCache {
         drop(forgotten);
     }
 
-    /// All rows are about to be read anew: those that are then not among them are forgotten at its end, and have a room of their own
+    /// All rows are about to be read again: those that are then not among them are forgotten at its end, and have a room of their own
     /// until then. After a reading that did not come to its end, the next goes on with what that found, if there was room for it.
     /// Returns what is forgotten.
     #[must_use]

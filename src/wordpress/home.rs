@@ -284,7 +284,7 @@ impl Homes {
         passed(&self.other_asked, OTHERS_REST).then_some(permit)
     }
 
-    /// The last answer to `question`, if there is one. Asks nobody.
+    /// The last answer to `question`, if there is one. Asks no question.
     pub fn last(&self, question: &Question) -> Option<Word> {
         self.own.get(question).and_then(|answer| answer.known().word)
     }

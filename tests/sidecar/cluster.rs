@@ -38,7 +38,7 @@ impl Site {
             let index = "CREATE INDEX refresh_token ON wp_jwt_auth_tokens (refresh_token_hash)";
             database.execute(index).await;
         }
-        let databases = cluster.nodes.each_ref().map(|node| node.same(&database));
+        let databases = cluster.nodes.each_ref().map(|node| node.server.same(&database));
         for database in &databases {
             eventually("the node has the site", async || {
                 !database.rows("SHOW TABLES LIKE 'wp_jwt_auth_tokens'").await.is_empty()
@@ -323,18 +323,18 @@ async fn a_node_that_is_not_synced_is_passed_over() {
     let user = database.insert_user("alice").await.id;
     database.execute("CREATE INDEX refresh_token ON wp_jwt_auth_tokens (refresh_token_hash)").await;
     let upstream = rig::wordpress();
-    let hosts = format!("{},{}", first.host(), second.host());
+    let hosts = format!("{},{}", first.server.host(), second.server.host());
     let sidecar = rig::sidecar(&database, upstream.address(), &[(HOSTS, &hosts)]);
     sidecar.wait_for_log("refreshing natively");
     let behind = Behind::hold(first).await;
-    let token = second.same(&database).insert_token(TokenState::Live, user).await.refresh_token;
+    let token = second.server.same(&database).insert_token(TokenState::Live, user).await.refresh_token;
     // The first call finds out that the node is behind; the next one is at the other.
     eventually("it is at the other node", async || refresh(sidecar.address(), &token).await.0 == 200).await;
     let line = sidecar.wait_for_log("another one is used from now on");
     assert!(line.contains("Donor/Desynced, Primary"), "{line}");
     behind.let_go().await;
     sidecar.wait_for_log("takes writes again and is used from now on");
-    let token = first.same(&database).insert_token(TokenState::Live, user).await.refresh_token;
+    let token = first.server.same(&database).insert_token(TokenState::Live, user).await.refresh_token;
     assert_eq!(refresh(sidecar.address(), &token).await.0, 200);
     drop(upstream);
 }

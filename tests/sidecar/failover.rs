@@ -49,7 +49,7 @@ async fn roles_that_change_under_load() {
     for _ in 0..2 {
         pair.first.hand_over_to(&pair.second).await;
         apps.go_on(3 * APPS);
-        families_are_whole(&pair.second.same(&database)).await;
+        families_are_whole(&pair.second.server.same(&database)).await;
         pair.second.hand_over_to(&pair.first).await;
         apps.go_on(3 * APPS);
         families_are_whole(&database).await;
@@ -95,7 +95,7 @@ async fn killed_under_load(reuse: (&str, &str)) {
     // a rotation may take.
     let is_found = reuse == INTERVAL || took < Duration::from_secs(1);
     assert!(report.lost_unanswered <= if is_found { 0 } else { in_doubt(&sidecar) }, "{report:?}, {took:?}");
-    families_are_whole(&pair.second.same(&database)).await;
+    families_are_whole(&pair.second.server.same(&database)).await;
     assert_eq!(rig::refresh_at(sidecar.address(), &token.refresh_token).status(), 200);
     assert_eq!(sidecar.log().iter().filter(|line| line.contains(MOVED)).count(), 1);
     drop(upstream);
@@ -113,7 +113,7 @@ fn in_doubt(sidecar: &Sidecar) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_known_of_another_server_does_not_count() {
     let Moving { pair, database, user, sidecar, upstream } = moving(&[]).await;
-    let (address, second) = (sidecar.address(), pair.second.same(&database));
+    let (address, second) = (sidecar.address(), pair.second.server.same(&database));
     let refresh = |token: &str| rig::refresh_at(address, token).status();
     sidecar.wait_for_log("the tokens of the table are known");
     let early = database.insert_token(TokenState::Live, user).await;
@@ -271,7 +271,7 @@ async fn a_primary_that_is_frozen_under_load_and_replaced() {
         assert!(statuses.iter().all(|status| matches!(status, 503 | 299)), "{statuses:?}");
         pair.second.take_over().await;
         apps.go_on(3 * APPS);
-        let second = pair.second.same(database);
+        let second = pair.second.server.same(database);
         families_are_whole(&second).await;
         for token in &unseen {
             assert_eq!(moving.settled(token).await, 200);

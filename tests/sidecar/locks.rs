@@ -17,7 +17,7 @@ use crate::support::rig::{self, Rig};
 
 /// Rows locked by the transaction on `connection`, as the server counts them.
 async fn locked(root: &mut Conn, connection: u32) -> u64 {
-    // INNODB_TRX is not read anew while it is read more often than every 0.1 s.
+    // The server does not refresh INNODB_TRX while it is read more often than every 0.1 s.
     tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     let statement =
         format!("SELECT trx_rows_locked FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id = {connection}");

@@ -371,7 +371,7 @@ async fn a_proxy_that_reads_from_a_replica() {
     let user = database.insert_user("alice").await;
     let name = database.url().rsplit_once('/').unwrap().1.split_once('?').unwrap().0.to_owned();
     pair.first.order(&["CREATE USER split@localhost", &format!("GRANT ALL ON {name}.* TO split@localhost")]).await;
-    let replica = pair.second.same(&database);
+    let replica = pair.second.server.same(&database);
     eventually("the replica has the site and the user", || async {
         let mut root = pair.second.server.root().await;
         let known: Option<u8> = root.query_first("SELECT 1 FROM mysql.user WHERE user = 'split'").await.unwrap();
@@ -420,7 +420,7 @@ async fn a_host_that_refuses(pair: &Pair, database: &TestDatabase, user: u64, na
     pair.second.order(&["START SLAVE SQL_THREAD"]).await;
     pair.second.take_over().await;
     pair.second.order(&[&format!("GRANT INSERT, UPDATE ON {name}.* TO half@localhost")]).await;
-    let second = pair.second.same(database);
+    let second = pair.second.server.same(database);
     let token = second.insert_token(TokenState::Live, user).await;
     let (upstream, hosts) = (rig::wordpress(), pair.hosts());
     let url = format!("mysql://half@localhost/{name}");

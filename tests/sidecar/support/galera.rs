@@ -5,7 +5,7 @@ use std::time::Instant;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 
-use super::mariadb::{Database, TestDatabase};
+use super::mariadb::Database;
 use super::port::Port;
 use super::sidecar::PATIENCE;
 
@@ -68,18 +68,6 @@ impl Cluster {
 }
 
 impl Node {
-    /// In a form that DB_HOST may have.
-    pub fn host(&self) -> String {
-        format!("localhost:{}", self.server.socket().display())
-    }
-
-    /// The same database as `database`, at this node.
-    pub fn same(&self, database: &TestDatabase) -> TestDatabase {
-        let (before, _) = database.url().split_once("?socket=").unwrap();
-        let socket = self.server.socket().display().to_string().replace('/', "%2F");
-        TestDatabase::open(&format!("{before}?socket={socket}"), database.prefix())
-    }
-
     /// Waits until it says that it is in this `state` (`wsrep_local_state_comment`).
     pub async fn until(&self, state: &str) {
         let deadline = Instant::now() + 3 * PATIENCE;

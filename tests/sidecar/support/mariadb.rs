@@ -87,6 +87,18 @@ impl Database {
             .unwrap()
     }
 
+    /// In a form that DB_HOST may have.
+    pub fn host(&self) -> String {
+        format!("localhost:{}", self.socket().display())
+    }
+
+    /// The same database as `database`, on this server.
+    pub fn same(&self, database: &TestDatabase) -> TestDatabase {
+        let (before, _) = database.url().split_once("?socket=").unwrap();
+        let socket = self.socket().display().to_string().replace('/', "%2F");
+        TestDatabase::open(&format!("{before}?socket={socket}"), database.prefix())
+    }
+
     /// Where the server listens.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("mysql.sock")

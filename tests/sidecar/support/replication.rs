@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 
-use super::mariadb::{Database, TestDatabase};
+use super::mariadb::Database;
 use super::port::Port;
 use super::sidecar::PATIENCE;
 
@@ -37,7 +37,7 @@ impl Pair {
 
     /// For `[wordpress] database_hosts`.
     pub fn hosts(&self) -> String {
-        format!("{},{}", self.first.host(), self.second.host())
+        format!("{},{}", self.first.server.host(), self.second.server.host())
     }
 }
 
@@ -56,18 +56,6 @@ impl Node {
             "--rpl-semi-sync-master-timeout=600000",
         ];
         Node { server: Database::private_with(&options), port }
-    }
-
-    /// In a form that DB_HOST may have.
-    pub fn host(&self) -> String {
-        format!("localhost:{}", self.server.socket().display())
-    }
-
-    /// The same database as `database`, on this server.
-    pub fn same(&self, database: &TestDatabase) -> TestDatabase {
-        let (before, _) = database.url().split_once("?socket=").unwrap();
-        let socket = self.server.socket().display().to_string().replace('/', "%2F");
-        TestDatabase::open(&format!("{before}?socket={socket}"), database.prefix())
     }
 
     /// Runs statements as root.

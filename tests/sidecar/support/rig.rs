@@ -172,7 +172,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -
     let deadline = Instant::now() + 3 * PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
-        // INNODB_TRX is not read anew while it is read more often than every 0.1 s.
+        // The server does not refresh INNODB_TRX while it is read more often than every 0.1 s.
         tokio::time::sleep(Duration::from_millis(120)).await;
     }
 }

@@ -116,7 +116,7 @@ keys! {
             answers were what the sidecar would have given, and the first difference leaves all refreshes to WordPress \
             again. Refreshes with the origin of an app (capacitor://localhost) are native once its answers to that origin \
             were seen, with the same CORS fields. `wp-jwt-sidecar verify` shows the state. With \"off\" nothing is compared \
-            and nothing is scanned, and apps' origins are forwarded: only where nobody changes the site without you.");
+            and nothing is scanned, and apps' origins are forwarded: only where you know of each change of the site.");
     REFRESH_VERIFY_FIRST: usize = integer("refresh.verify_first", 1..=10_000, "answers").is("20")
         .about("Answers of WordPress that must agree before refreshes are native, of three users at least (of fewer users: \
             three times as many answers).")
@@ -170,7 +170,7 @@ keys! {
             clients is honest. With a reuse_interval of \"0s\" it logs out every client that sends a call twice.");
     REFRESH_KNOWN_TOKENS: usize = integer("refresh.known_tokens", 1..=100_000_000, "tokens").is("1000000")
         .about("Tokens whose rows are remembered, at some 200 bytes each, those of all sites of a network together; \
-            twice that for as long as a table with too many is read anew.")
+            twice that for as long as a table with too many is read again.")
         .change("Where the table has no index on refresh_token_hash (see `wp-jwt-sidecar index`), keep it above the \
             number of live sessions, with room for a day of new ones: the sidecar then never has to read the whole \
             table for one token.");
