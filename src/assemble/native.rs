@@ -1,0 +1,157 @@
+//! The parts of the native refresh, made and put together.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::runtime::Builder;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::lasting::{Lasting, rules};
+use super::{AnalyticsWriter, MadeOf, Native, OwnRuntime};
+use crate::config::{Config, ReuseDetection};
+use crate::net::dial::Dialer;
+use crate::refresh::Refresher;
+use crate::refresh::analytics::{self, Analytics, Table};
+use crate::refresh::blogs::{self, Blogs, Tally};
+use crate::refresh::comparison::Comparisons;
+use crate::refresh::country::Countries;
+use crate::refresh::elsewhere;
+use crate::refresh::epochs::Epochs;
+use crate::refresh::group::Groups;
+use crate::refresh::live_tokens::LiveTokens;
+use crate::refresh::lookup::LookUps;
+use crate::refresh::replay::Reuse;
+use crate::refresh::row_cache::{Budget, RowCache};
+use crate::refresh::row_watch::RowWatch;
+use crate::refresh::standing::Standing;
+use crate::refresh::store::Store;
+use crate::verify::kept;
+use crate::wordpress::clock::Clocks;
+use crate::wordpress::database::Database;
+use crate::wordpress::home::Homes;
+use crate::wordpress::hook_scan::Scanner;
+use crate::wordpress::installation::Installation;
+use crate::wordpress::network::Network;
+use crate::wordpress::site::{Configured, Sites};
+
+/// Threads of the database side. One waits for the disk while the other prepares the next statement.
+const DATABASE_THREADS: usize = 2;
+
+impl Native {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn assemble(
+        config: &Config,
+        dialer: Dialer,
+        installation: Installation,
+        lasting: &Lasting,
+    ) -> io::Result<Self> {
+        let made_of = MadeOf::of(config, &dialer, &installation);
+        let directory = kept::directory(&config.refresh, |name| std::env::var_os(name));
+        let file = directory.map(|directory| (directory, kept::name(config, &installation)));
+        let (verification, kept) = lasting.verification(rules(&config.refresh), file.clone());
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(DATABASE_THREADS)
+            .thread_name("database")
+            .enable_all()
+            .build()?;
+        let tasks = runtime.handle().clone();
+        let table_prefix = installation.table_prefix.clone();
+        let declared = config.declared();
+        let store = Arc::new(Store::declaring(
+            Database::new(installation.database.clone())
+                .at_most(config.wordpress.database_connections)
+                .for_many_sites(installation.multisite),
+            &table_prefix,
+            &installation.users_table,
+            declared.reads(),
+            installation.usermeta_table.as_deref(),
+        ));
+        let clocks = Arc::<Clocks>::default();
+        let scanner = Arc::<Scanner>::default();
+        let configuration = Arc::new((config.jwt.clone(), config.refresh.clone()));
+        let network =
+            installation.multisite.then(|| Network::new(&installation, Arc::clone(&store.database), tasks.clone()));
+        let parts = blogs::Parts {
+            rules: rules(&config.refresh),
+            configuration: Arc::clone(&configuration),
+            kept: file,
+            verdicts: Arc::clone(&lasting.verdicts),
+            tallies: Arc::clone(&lasting.tallies),
+            // The first site's scans wait for none of another site.
+            scanner: Arc::default(),
+            dialer: dialer.clone(),
+        };
+        let comparisons = Comparisons::new(dialer.clone(), &config.refresh.verify_ignore_headers);
+        let homes = Homes::new(dialer, tasks.clone(), Arc::clone(&clocks));
+        let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
+        let sites = Sites::new(
+            installation,
+            Configured { jwt: config.jwt.clone(), declared, hosts: config.wordpress.hosts.clone() },
+            Arc::clone(&store.database),
+            homes,
+            clocks,
+            tasks.clone(),
+        );
+        let (analytics, writer) = if config.refresh.analytics {
+            let table = || Table { prefix: table_prefix.clone(), blog_id: 1 };
+            let (analytics, events) = Analytics::new(table(), countries, config.refresh.analytics_refusals);
+            let (stop, database) = (CancellationToken::new(), Arc::clone(&store.database));
+            let task = runtime.spawn(analytics::write_behind(events, database, Arc::new(table()), stop.clone()));
+            (Some(analytics), Some(AnalyticsWriter { task, stop }))
+        } else {
+            (None, None)
+        };
+        let reuse = Reuse {
+            interval: config.refresh.reuse_interval,
+            revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
+        };
+        let counters = Arc::clone(&lasting.refreshes);
+        let row_cache = Arc::new(RowCache::new(config.refresh.known_tokens, reuse.told_for()));
+        let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), reuse.told_for()));
+        let blogs = network.map(|network| {
+            Blogs::new(network, Budget::new(config.refresh.known_tokens, Arc::clone(&row_cache)), parts)
+        });
+        let within = runtime.enter();
+        let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, Arc::clone(&counters));
+        let standing = Arc::new(Standing::new(Arc::clone(&store)));
+        let row_watch = RowWatch::new(&store.tokens);
+        let groups = Groups::start(Arc::clone(&store), Arc::clone(&standing), Arc::clone(&counters));
+        drop(within);
+        let refresher = Refresher {
+            fields: config.refresh.response_fields,
+            sites,
+            verification,
+            comparisons,
+            store,
+            look_ups,
+            row_watch,
+            groups,
+            standing,
+            reuse,
+            recent: lasting.recent(reuse.interval),
+            counters,
+            rate_limiter: lasting.rate_limiter.clone(),
+            analytics,
+            tasks,
+            elsewhere: Arc::new(Semaphore::new(elsewhere::at_once(config.wordpress.database_connections))),
+            rotations: TaskTracker::new(),
+            tally: Arc::<Tally>::default(),
+            blogs,
+        };
+        Ok(Native {
+            refresher: Arc::new(refresher),
+            epochs: Epochs::new(configuration, scanner).into(),
+            made_of,
+            runtime: OwnRuntime(Some(runtime)),
+            analytics: writer,
+            table_prefix,
+            kept,
+            stop: CancellationToken::new(),
+        })
+    }
+}
