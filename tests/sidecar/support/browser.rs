@@ -1,6 +1,6 @@
 //! A real browser: headless Chromium, driven through chromedriver (WebDriver, which is JSON over HTTP).
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -23,6 +23,9 @@ const TOLD: usize = 8_000;
 
 /// A start that fails says nothing about a page: without memory or processor for some seconds, Chromium gives up.
 const STARTS: usize = 3;
+
+/// How often the removal of its files is tried, each 100 ms.
+const CLEARED: usize = 50;
 
 /// Each is half a dozen processes and hundreds of megabytes, which a small machine has once.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -55,6 +58,8 @@ impl Browser {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
             .arg(format!("--log-path={}", profile.path().join(LOG).display()))
+            // A browser that is killed leaves its socket's directory there.
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -208,5 +213,12 @@ impl Drop for Browser {
         }
         let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
         let _ = self.driver.wait();
+        // Its processes end a moment behind it, and write until then.
+        for _ in 0..CLEARED {
+            match std::fs::remove_dir_all(self.profile.path()) {
+                Err(error) if error.kind() != ErrorKind::NotFound => std::thread::sleep(Duration::from_millis(100)),
+                _ => break,
+            }
+        }
     }
 }
