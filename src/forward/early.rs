@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::RequestBody;
 use crate::config::EarlyBodies;
+use crate::metrics::Event;
 
 /// How long a body waits for the upstream to ask for it, then it flows: some servers never do. So long waits curl; who wrote a
 /// client of HTTP/1.0 knows of no such wait at all.
@@ -23,6 +24,8 @@ pub const CONTINUE_TIME: Duration = Duration::from_secs(1);
 pub enum Begin {
     /// When its start is there.
     WithStart,
+    /// The same, because its client's address has no place left.
+    WithoutPlace,
     /// When the upstream asks for it.
     WhenAsked(Option<OwnedSemaphorePermit>),
     /// At once.
@@ -33,9 +36,24 @@ impl Begin {
     /// Whether the upstream is waited for, and the place.
     pub fn into_parts(self) -> (bool, Option<OwnedSemaphorePermit>) {
         match self {
-            Begin::WithStart => (false, None),
+            Begin::WithStart | Begin::WithoutPlace => (false, None),
             Begin::WhenAsked(place) => (true, place),
             Begin::AtOnce(place) => (false, place),
+        }
+    }
+
+    /// Whether the start of the body is read before the upstream is asked.
+    pub fn reads_start(&self) -> bool {
+        matches!(self, Begin::WithStart | Begin::WithoutPlace)
+    }
+
+    /// What is counted of it.
+    pub fn event(&self) -> Option<Event> {
+        match self {
+            Begin::WithStart => None,
+            Begin::WithoutPlace => Some(Event::BodyWithoutPlace),
+            Begin::WhenAsked(_) => Some(Event::BodyWhenAsked),
+            Begin::AtOnce(_) => Some(Event::BodyAtOnce),
         }
     }
 }
@@ -56,7 +74,7 @@ pub fn begin(request: &Request<RequestBody>, rule: EarlyBodies, places: Option<&
     let place = match places.map(|places| Arc::clone(places).try_acquire_owned()) {
         None => None,
         Some(Ok(place)) => Some(place),
-        Some(Err(_)) => return Begin::WithStart,
+        Some(Err(_)) => return Begin::WithoutPlace,
     };
     if is_asked_for { Begin::WhenAsked(place) } else { Begin::AtOnce(place) }
 }

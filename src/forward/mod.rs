@@ -26,7 +26,6 @@ use crate::config::{Config, EarlyBodies, ForwardedMode, RequestIdMode};
 use crate::http1::inbound::SharedInbound;
 use crate::metrics::Shard;
 use crate::request_id::RequestId;
-use early::Begin;
 use error::ForwardError;
 use request::Own;
 use response_body::ResponseBody;
@@ -101,7 +100,10 @@ impl Forwarder {
         let upgrade = Upgrade::asked_for(&request);
         let own = Own { authority: self.upstream.authority(), mode: self.mode, sets_request_id: self.sets_request_id };
         let mut added = request::prepare(&mut request, hop, &own, upgrade.as_ref());
-        if matches!((&begin, request.body()), (Begin::WithStart, RequestBody::Streamed(_))) {
+        if let Some(event) = begin.event() {
+            self.metrics.add(event);
+        }
+        if begin.reads_start() && matches!(request.body(), RequestBody::Streamed(_)) {
             request.body_mut().peek(UPLOAD_START).await?;
         }
         added.body_was_read(&request);

@@ -28,6 +28,7 @@ use super::upstream::Lease;
 use crate::http1::frame::Frame;
 use crate::http1::head::is_interim;
 use crate::http1::inbound::SharedInbound;
+use crate::metrics::Event;
 use crate::request_id::RequestId;
 use crate::time::pace::TooSlow;
 
@@ -47,25 +48,25 @@ pub async fn head(
     limit: Duration,
     announced: Option<&SharedInbound>,
 ) -> Result<Response<()>, ForwardError> {
-    let link = &mut lease.link;
-    link.begin(head, added);
+    lease.link.begin(head, added);
     poll_fn(|cx| {
         loop {
-            if let Poll::Ready(Err(error)) = link.poll_upload(cx) {
+            if let Poll::Ready(Err(error)) = lease.link.poll_upload(cx) {
                 return Poll::Ready(Err(error.into()));
             }
-            let Poll::Ready(answer) = link.poll_head(cx) else { break };
+            let Poll::Ready(answer) = lease.link.poll_head(cx) else { break };
             let answer = answer?;
             match (answer.status(), announced) {
-                (StatusCode::CONTINUE, _) => link.go_on(),
+                (StatusCode::CONTINUE, _) => lease.link.go_on(),
                 (status, announced) if is_interim(status) => {
-                    if let Some(announced) = announced {
+                    let is_passed = announced.is_some_and(|announced| {
                         let head = response::announcement(answer);
-                        announced.with(|inbound| inbound.announce(&head));
-                    }
+                        announced.with(|inbound| inbound.announce(&head))
+                    });
+                    lease.count(if is_passed { Event::InterimPassed } else { Event::InterimDropped });
                 }
                 _ => {
-                    link.was_answered();
+                    lease.link.was_answered();
                     return Poll::Ready(Ok(answer));
                 }
             }
@@ -74,8 +75,8 @@ pub async fn head(
             // Of a connection that has failed, the answer's way to the client tells.
             let _ = announced.with(|inbound| inbound.poll_interim(cx));
         }
-        let since = link.sent;
-        link.poll_quiet(cx, since, limit).map(|()| Err(ForwardError::Timeout(limit)))
+        let since = lease.link.sent;
+        lease.link.poll_quiet(cx, since, limit).map(|()| Err(ForwardError::Timeout(limit)))
     })
     .await
 }

@@ -209,13 +209,15 @@ impl Inbound {
 
     /// Writes an answer that only announces one, unless the client takes none of those before it.
     ///
-    /// SECURITY: an upstream may send them without an end, to a client that reads nothing.
-    pub fn announce(&mut self, head: &response::Parts) {
-        if self.interim.len() < MOST_INTERIM {
+    /// Returns whether it does. SECURITY: an upstream may send them without an end, to a client that reads nothing.
+    pub fn announce(&mut self, head: &response::Parts) -> bool {
+        let has_room = self.interim.len() < MOST_INTERIM;
+        if has_room {
             let mut written = Vec::new();
             write::interim(&mut written, head);
             self.interim.extend_from_slice(&written);
         }
+        has_room
     }
 
     /// Writes what is to be written before the answer.

@@ -5,12 +5,23 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use crate::admin;
 use crate::support::raw::{Connection, OK, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar, wait_until};
 
 const EXPECTING: &str = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
 const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 const ALWAYS: &[&str] = &["--upstream-early-bodies", "always"];
+
+const ADMIN: [&str; 2] = ["--admin-listen", "127.0.0.1:0"];
+
+/// The metrics that this upstream and its clients have brought about.
+fn assert_counted(sidecar: &Sidecar, lines: &[&str]) {
+    let text = String::from_utf8(admin::get(admin::admin(sidecar), "/metrics").body).unwrap();
+    for line in lines {
+        assert!(text.contains(&format!("wp_jwt_sidecar_{line}\n")), "{line}: {text}");
+    }
+}
 
 /// Whether nothing comes for a while.
 fn is_silent(client: &Connection) -> bool {
@@ -176,6 +187,25 @@ fn one_address_has_so_many_early_bodies_and_no_more() {
 }
 
 #[test]
+fn each_way_to_begin_is_counted() {
+    let upstream = parrot();
+    let arguments = [ALWAYS, &["--server-max-early-bodies-per-address", "1"], &ADMIN].concat();
+    let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
+    let mut first = Connection::to(sidecar.address());
+    first.send(CHUNKED);
+    first.head().unwrap();
+    let mut second = Connection::to(sidecar.address());
+    second.send(CHUNKED).send("0\r\n\r\n");
+    assert_eq!(second.response().status(), 200);
+    let asked = CHUNKED.replace("Host", "Expect: 100-continue\r\nHost");
+    let mut third = Connection::from(Ipv4Addr::new(127, 0, 0, 2), sidecar.address());
+    third.send(&asked);
+    assert!(third.head().unwrap().starts_with(b"HTTP/1.1 200 "));
+    let ways = ["at_once", "when_asked", "no_place"].map(|way| format!("early_bodies_total{{begin=\"{way}\"}} 1"));
+    assert_counted(&sidecar, &ways.each_ref().map(String::as_str));
+}
+
+#[test]
 fn an_early_body_must_keep_up_from_its_first_byte() {
     let (told, heard): (Sender<Vec<u8>>, Receiver<_>) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
@@ -210,7 +240,8 @@ fn announcing() -> Upstream {
 #[test]
 fn answers_before_the_answer_pass_where_they_are_wanted() {
     let upstream = announcing();
-    let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-early-hints", "true"]);
+    let sidecar =
+        Sidecar::forwarding_with(upstream.address(), &[&["--server-early-hints", "true"][..], &ADMIN].concat());
     let mut client = Connection::to(sidecar.address());
     for _ in 0..2 {
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -222,6 +253,14 @@ fn answers_before_the_answer_pass_where_they_are_wanted() {
     let mut old = Connection::to(sidecar.address());
     old.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
     assert_eq!(old.response().status(), 200);
+    // Two of each answer, and those of HTTP/1.0 pass nothing.
+    assert_counted(
+        &sidecar,
+        &[
+            "upstream_interim_responses_total{result=\"passed\"} 4",
+            "upstream_interim_responses_total{result=\"dropped\"} 2",
+        ],
+    );
 }
 
 #[test]
