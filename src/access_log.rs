@@ -1,4 +1,4 @@
-//! The line of the log about one forwarded request, written when its response has ended.
+//! The access log: one line per forwarded request, written when its response has ended.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -8,30 +8,31 @@ use tracing::info;
 
 use crate::request_id::RequestId;
 
-/// The target of the one line per forwarded request.
+/// The log target of these lines.
 pub const ACCESS: &str = "wp_jwt_sidecar::access";
 
-/// The target of the one line per refresh: a module of its own in `log.level`, which no limit on repeats applies to.
+/// The log target of the line per refresh. It is a module of its own in `log.level`, and the limit
+/// on repeats does not apply to it.
 pub const REFRESHES: &str = "wp_jwt_sidecar::refreshes";
 
-/// A request that has been answered and whose response is on its way. Dropped, it writes its line.
+/// A request whose response is being sent. It writes its line when dropped.
 #[derive(Debug)]
 pub struct Access {
-    /// What the line says of the request's head.
+    /// What the line contains of the request's head.
     pub head: Box<Head>,
     pub client: IpAddr,
     pub id: RequestId,
     pub status: u16,
     /// When the head of the request had arrived.
     pub begun: Instant,
-    /// How long the upstream took to its response's head.
+    /// How long the upstream took until its response's head.
     pub upstream: Option<Duration>,
-    /// Bytes of the response's body that were given to the client's connection, without framing.
+    /// Bytes of the response's body that were passed to the client's connection, without framing.
     pub sent: u64,
     pub is_complete: bool,
 }
 
-/// The part of a request's head that the line names.
+/// The part of a request's head that the line contains.
 #[derive(Debug)]
 pub struct Head {
     method: Method,
@@ -41,7 +42,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Of `request`, whose target has this `path`.
+    /// The head of `request`, whose target has this `path`.
     pub fn of<B>(request: &Request<B>, path: String) -> Self {
         Head {
             method: request.method().clone(),
@@ -53,8 +54,8 @@ impl Head {
 }
 
 impl Drop for Access {
-    // SECURITY: without the query, where WordPress and its plugins put nonces, keys and tokens; and without `Referer`, which
-    // holds the query of the page before.
+    // SECURITY: without the query, where WordPress and its plugins put nonces, keys and tokens, and
+    // without `Referer`, which contains the previous page's query.
     fn drop(&mut self) {
         let Head { method, path, user_agent, version } = &*self.head;
         let user_agent = user_agent.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -76,7 +77,7 @@ impl Drop for Access {
     }
 }
 
-/// To the microsecond.
+/// In milliseconds, rounded to the microsecond.
 pub fn milliseconds(duration: Duration) -> f64 {
     u32::try_from(duration.as_micros()).map_or(f64::INFINITY, |micros| f64::from(micros) / 1000.0)
 }

@@ -1,5 +1,5 @@
-//! Puts the parts together. `serve` and `check` share everything up to [`serve`](crate::serve); a reload makes
-//! what it changes here, too.
+//! Puts the parts together. `serve` and `check` share everything up to [`serve`](crate::serve); a
+//! reload makes its new parts here too.
 
 mod lasting;
 mod native;
@@ -31,41 +31,43 @@ use crate::wordpress::site::Site;
 pub(crate) use lasting::Lasting;
 use watch::{describe, describe_host, look, watch};
 
-/// How long the start waits for the first look: a database that is away refuses at once, one behind a firewall may not.
+/// How long the start waits for the first look at the site. A database that is down refuses at
+/// once; one behind a firewall may not answer at all.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
-/// What rotations and analytics rows get at the end, though the drain's deadline has passed.
+/// How long rotations and analytics rows may take at the end, even after the drain's deadline.
 pub const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// How long calls that began before a reload may take: the time for a body, and for a rotation that is tried again.
+/// How long calls that began before a reload may take: the time for a body, and for a rotation that
+/// is retried.
 const LAST_CALLS: Duration = Duration::from_secs(60);
 
-/// How soon a look that found nothing is repeated, where something waits for it.
+/// How soon an unsuccessful look is repeated while something waits for the site.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// How often it is looked whether they have ended.
+/// How often a replaced native refresh checks whether its calls have ended.
 const RETIRED_LOOK: Duration = Duration::from_millis(50);
 
-/// What was read before the start, all of it found good.
+/// What was read before the start. Everything in it is valid.
 pub struct Parts {
     /// The configuration.
     pub config: Config,
-    /// The way to the upstream.
+    /// How the upstream is reached.
     pub dialer: Dialer,
     /// The certificates; `None` where nothing listens with TLS.
     pub tls: Option<Arc<Tls>>,
-    /// What wp-config.php says; `None` where the refresh route is left to WordPress.
+    /// What wp-config.php says; `None` if the refresh route is left to WordPress.
     pub installation: Option<Installation>,
 }
 
 impl Parts {
-    /// Whether anything can be listened on. Without a certificate nothing can be by TLS.
+    /// Whether any listener can serve. TLS listeners cannot without a certificate.
     pub fn can_serve(&self) -> bool {
         !self.config.server.listen.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.is_usable())
     }
 }
 
-/// All parts, put together and not yet listening.
+/// All parts, assembled but not yet listening.
 pub struct Sidecar {
     pub(crate) config: Config,
     pub(crate) dialer: Dialer,
@@ -74,22 +76,22 @@ pub struct Sidecar {
     pub(crate) lasting: Lasting,
 }
 
-/// What the native refresh needs besides the workers; not there where `[refresh] mode` is `forward`.
+/// What the native refresh needs besides the workers. Missing if `[refresh] mode` is `forward`.
 pub struct Native {
     pub(crate) refresher: Arc<Refresher>,
     epochs: Arc<Epochs>,
     made_of: MadeOf,
-    /// Rotations outlive the connections that asked for them, so they have a runtime of their own.
+    /// Rotations outlive the connections that asked for them, so they have their own runtime.
     runtime: OwnRuntime,
     analytics: Option<AnalyticsWriter>,
     table_prefix: String,
-    /// Where the verification is kept; `None`: in memory.
+    /// The file that keeps the verification; `None`: it is kept in memory only.
     kept: Option<Arc<Kept>>,
-    /// Ends what looks at the site now and then.
+    /// Ends the task that looks at the site from time to time.
     stop: CancellationToken,
 }
 
-/// A native refresh that is made of the same is the same.
+/// Two native refreshes with equal parts need not replace each other at a reload.
 #[derive(PartialEq)]
 struct MadeOf {
     wordpress: config::WordPress,
@@ -100,7 +102,8 @@ struct MadeOf {
     installation: Installation,
 }
 
-/// Where it is dropped without having been ended, nobody waits for its tasks: a runtime must not wait inside another.
+/// Dropped without [`end`](Native::end), it does not wait for its tasks: a runtime must not block
+/// inside another.
 struct OwnRuntime(Option<Runtime>);
 
 impl Drop for OwnRuntime {
@@ -111,7 +114,7 @@ impl Drop for OwnRuntime {
     }
 }
 
-/// What the cleanup is to delete, as the configuration and the site's settings say.
+/// What the cleanup deletes, by the configuration and the site's settings.
 fn wanted(configured: &config::Cleanup, site: &Site) -> Cleanup {
     let days = u32::try_from(configured.tokens_after_days).unwrap_or(u32::MAX);
     Cleanup {
@@ -126,10 +129,10 @@ struct AnalyticsWriter {
 }
 
 impl Sidecar {
-    /// Puts the parts together. Nothing is bound, and nobody is asked yet.
+    /// Puts the parts together. Nothing is bound and nothing is connected yet.
     ///
     /// # Errors
-    /// When the system gives no threads.
+    /// If the system cannot start threads.
     pub fn assemble(parts: Parts) -> io::Result<Self> {
         let Parts { config, dialer, tls, installation } = parts;
         let lasting = Lasting::new();
@@ -139,17 +142,17 @@ impl Sidecar {
         Ok(Sidecar { config, dialer, tls, native, lasting })
     }
 
-    /// What it counts.
+    /// The metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.lasting.metrics
     }
 
-    /// The native refresh; `None` where the route is left to WordPress.
+    /// The native refresh; `None` if the route is left to WordPress.
     pub fn refresher(&self) -> Option<&Arc<Refresher>> {
         self.native.as_ref().map(|native| &native.refresher)
     }
 
-    /// Asks the database and WordPress, and says what was found.
+    /// Asks the database and WordPress, and describes what they answered.
     pub fn look(&self) -> String {
         match self.native.as_ref().and_then(|native| Some((native, native.runtime.0.as_ref()?))) {
             Some((native, runtime)) => {
@@ -159,15 +162,15 @@ impl Sidecar {
         }
     }
 
-    /// What is done about used tokens; as far as [`Sidecar::look`] found out, for the site's algorithm. `None` where WordPress has
-    /// them all.
+    /// How used tokens are handled, for the site's algorithm if [`Sidecar::look`] found it. `None`
+    /// if WordPress handles all of them.
     pub fn used_tokens(&self) -> Option<String> {
         let Refresher { sites, reuse, .. } = &*self.native.as_ref()?.refresher;
         let site = sites.last_read().and_then(Result::ok);
         Some(reuse.describe(site.map(|site| site.signer.algorithm())))
     }
 
-    /// What more [`Sidecar::look`] has found, a line each.
+    /// Further findings of [`Sidecar::look`], one per line.
     pub fn details(&self) -> Vec<String> {
         let Some(native) = &self.native else { return Vec::new() };
         let sites = &native.refresher.sites;
@@ -190,12 +193,13 @@ impl Sidecar {
         [others.to_owned()].into_iter().chain(network).chain(hosts).chain(apart).collect()
     }
 
-    /// The host that the database is used at, as far as [`Sidecar::look`] found one; `None` where there is only one.
+    /// The database host in use, if [`Sidecar::look`] found one; `None` if only one is configured.
     pub fn database_host(&self) -> Option<String> {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
     }
 
-    /// How refreshes are verified, and with what state `serve` would begin. `None` where they are not.
+    /// How refreshes are verified, and the state that `serve` would begin with. `None` if they are
+    /// not verified.
     pub fn verification(&self) -> Option<String> {
         let Native { refresher, made_of, .. } = self.native.as_ref()?;
         let (verification, refresh) = (&refresher.verification, &made_of.refresh);
@@ -217,7 +221,7 @@ impl Sidecar {
         ))
     }
 
-    /// Each host of the database with its TLS, as it presents itself when it is asked.
+    /// Each database host with the TLS that it negotiates when asked.
     pub fn database_tls(&self) -> Vec<String> {
         match self.native.as_ref().and_then(|native| Some((native, native.runtime.0.as_ref()?))) {
             Some((native, runtime)) => runtime.block_on(native.refresher.store.database.examine_tls()),
@@ -232,25 +236,25 @@ impl Sidecar {
         }
     }
 
-    /// What answers refreshes, and the runtime that it lives in, for those who look at a site without serving it. `None`
-    /// where `[refresh] mode` is `forward`.
+    /// The refresher and its runtime, for commands that look at a site without serving it. `None`
+    /// if `[refresh] mode` is `forward`.
     pub fn into_native(self) -> Option<(Arc<Refresher>, Runtime)> {
         let Native { refresher, mut runtime, .. } = self.native?;
         Some((refresher, runtime.0.take()?))
     }
 }
 
-/// What the log says where there is no native refresh.
+/// What the log says if there is no native refresh.
 pub const LEFT_TO_WORDPRESS: &str = "leaving the refresh route to WordPress: refresh.mode is \"forward\"";
 
 impl Native {
-    /// Whether one that is made of these is the same.
+    /// Whether one assembled from these parts would be equal.
     pub fn is_made_of(&self, config: &Config, dialer: &Dialer, installation: &Installation) -> bool {
         self.made_of == MadeOf::of(config, dialer, installation)
     }
 
-    /// Begins to look at the site, and waits for the first look: refreshes are native from the first request on, unless
-    /// the site takes its time.
+    /// Starts looking at the site and waits for the first look, so that refreshes are native from
+    /// the first request on unless the site takes too long.
     pub async fn first_look(&self) {
         if let Some(other) = &self.refresher.sites.installation().passed_over {
             let (problem, fix) = (other.problem(), other.fix());
@@ -307,16 +311,16 @@ impl Native {
         if let Some(kept) = self.kept.clone() {
             tasks.spawn(kept::keep(Arc::clone(&self.refresher.verification), kept, self.stop.clone()));
         }
-        // The sender is dropped only with the program.
+        // The sender lives as long as the program.
         let _ = timeout(FIRST_LOOK, first_look).await;
     }
 
-    /// Waits a while until refreshes are native: one that takes the place of another must not do worse for a moment.
+    /// Waits up to a limit until refreshes are native, so that a reload does not interrupt them.
     pub async fn ready(&self) {
         let refresher = Arc::clone(&self.refresher);
         let latest = Instant::now() + FIRST_LOOK;
         let ready = async move {
-            // Not cut off within a look, nor going on when nothing waits any more.
+            // A look is never cut off half way, and none is started after the limit.
             while look(&refresher).await.is_err() && Instant::now() < latest {
                 sleep(LOOK_AGAIN).await;
             }
@@ -328,13 +332,13 @@ impl Native {
     /// Stops looking at the site.
     pub fn stop_looking(&self) {
         self.stop.cancel();
-        // What takes its place goes on with what is known of them.
+        // The replacement continues with what is known of the network's sites.
         if let Some(blogs) = &self.refresher.blogs {
             blogs.stop();
         }
     }
 
-    /// Ends one that a reload has replaced, once the calls that came to it are answered. Blocks.
+    /// Ends a native refresh that a reload has replaced, once its calls are answered. Blocks.
     pub fn retire(self, drain: &Drain) {
         self.stop_looking();
         let latest = Instant::now() + LAST_CALLS;
@@ -344,8 +348,8 @@ impl Native {
         self.end(Instant::now() + LAST_WRITES);
     }
 
-    /// What goes on behind the connections ends after them: rotations, then the analytics rows, then the database.
-    /// Blocks.
+    /// Ends the work behind the connections: rotations first, then the analytics rows, then the
+    /// database. Blocks.
     pub fn end(self, deadline: Instant) {
         let Native { refresher, mut runtime, analytics, stop, .. } = self;
         stop.cancel();
@@ -354,7 +358,8 @@ impl Native {
         }
         let Some(runtime) = runtime.0.take() else { return };
         runtime.block_on(async {
-            // A slow download may have used the time up; what is left here takes moments, if the database answers.
+            // A slow download may have used up the time; what is left here takes milliseconds if
+            // the database answers.
             let deadline = deadline.max(Instant::now() + LAST_WRITES);
             refresher.rotations.close();
             if timeout_at(deadline, refresher.rotations.wait()).await.is_err() {
@@ -371,7 +376,7 @@ impl Native {
             }
             refresher.store.database.close().await;
         });
-        // Tasks that are still there wait for a database that does not answer.
+        // Tasks still running wait for a database that does not answer.
         runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }

@@ -1,8 +1,8 @@
 //! The body of a request, on its way to the upstream or to the native refresh.
 //!
-//! Frames pass one at a time and are read when they are asked for: nothing here buffers or collects. What is limited is
-//! silence and, where it is configured, the size. The one kind of body that is held in memory is a small one, and only
-//! [`RequestBody::Replayed`] can carry on what was read of it.
+//! Frames are read when they are asked for and passed on one at a time; nothing here collects them.
+//! Limits apply to silence and, if configured, to the size. Only the start of a body is ever held
+//! in memory: [`RequestBody::Replayed`] carries on what [`peek`](RequestBody::peek) has read.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -20,13 +20,14 @@ use crate::http1::frame::Frame;
 use crate::metrics::Event;
 use crate::time::pace::{Pace, Patience, TooSlow};
 
-/// Why a request's body did not come to its end.
+/// Why a request's body could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The client closed the connection, framed the body wrongly, or ended it before its announced length.
+    /// The client closed the connection, sent invalid framing, or ended the body before its
+    /// announced length.
     #[error("could not read the request body")]
     BrokeOff(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It stood still, or came too slowly.
+    /// It stalled, or came too slowly.
     #[error("the request body did not arrive in time")]
     TooSlow(#[source] TooSlow),
     /// It is larger than `[server] max_request_body`, which this is, in bytes.
@@ -50,24 +51,25 @@ impl From<TooShort> for BodyError {
     }
 }
 
-/// What is sent to the upstream.
+/// The body sent to the upstream.
 pub enum RequestBody {
     /// No body: the request ends with its head.
     Empty,
     /// The client's body, frame by frame as it arrives.
     Streamed(Streamed),
-    /// Frames that were already read while the call was looked at, then the rest of the client's body, if any.
+    /// Frames that were already read while the call was looked at, then the rest of the client's
+    /// body, if any.
     Replayed(VecDeque<Frame>, Option<Streamed>),
 }
 
-/// A body that is still arriving, and the time of its last frame.
+/// A body that is still arriving, and when its last frame came.
 pub struct Streamed {
     incoming: Incoming,
     progress: Instant,
     allowance: Option<Box<Allowance>>,
 }
 
-/// How slowly a body may come, and how much of it.
+/// The slowest pace and the largest size that a body may have.
 struct Allowance {
     patience: Patience,
     size: u64,
@@ -97,8 +99,9 @@ impl RequestBody {
         RequestBody::Streamed(Streamed { incoming, progress: Instant::now(), allowance: None })
     }
 
-    /// When this body last moved; `None` when nothing of it is still to come from the client. The wait for the upstream's
-    /// answer counts from here, so that a long upload is never mistaken for a silent upstream.
+    /// When this body last moved; `None` if no more of it will come from the client. The wait for
+    /// the upstream's response counts from here, so that a long upload is never mistaken for a
+    /// silent upstream.
     pub fn progress(&self) -> Option<Instant> {
         match self {
             RequestBody::Empty | RequestBody::Replayed(_, None) => None,
@@ -106,11 +109,11 @@ impl RequestBody {
         }
     }
 
-    /// Reads the start of the body and puts it back: all of it, or at least `limit` bytes. Returns the data where that is all and
-    /// less than `limit`.
+    /// Reads the start of the body and puts it back: all of it, or at least `limit` bytes. Returns
+    /// the data if that is the whole body and less than `limit`.
     ///
     /// # Errors
-    /// The client's: the body broke off, was not valid, came too slowly or was too large.
+    /// The client's: the body ended early, was invalid, too slow or too large.
     pub async fn peek(&mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
         let (mut frames, mut joined, mut length) = (VecDeque::new(), BytesMut::new(), 0);
         let mut data = Bytes::new();
@@ -122,8 +125,8 @@ impl RequestBody {
                     if joined.is_empty() && self.is_end_stream() {
                         data = part;
                     } else {
-                        // SECURITY: each frame keeps the buffer that it was read to, and a body may come byte by byte, for
-                        // as long as the client likes: 64 KiB of it would hold half a gigabyte.
+                        // SECURITY: each frame keeps the buffer that it was read into, and a client
+                        // may send a body byte by byte: 64 KiB of it would hold half a gigabyte.
                         joined.extend_from_slice(&part);
                     }
                 }
@@ -154,7 +157,7 @@ impl RequestBody {
         }
     }
 
-    /// Puts frames that were read back in front of what is still to come.
+    /// Puts frames back in front of those still to come.
     fn put_back(&mut self, mut frames: VecDeque<Frame>) {
         *self = match std::mem::replace(self, RequestBody::Empty) {
             RequestBody::Empty if frames.is_empty() => RequestBody::Empty,
@@ -168,7 +171,8 @@ impl RequestBody {
         };
     }
 
-    /// From now on the body fails when the client falls behind `pace`, or when more than `size` bytes of it come.
+    /// From now on the body fails if the client falls behind `pace` or sends more than `size`
+    /// bytes.
     pub fn limit(&mut self, pace: Pace, size: u64) {
         match self {
             RequestBody::Empty | RequestBody::Replayed(_, None) => {}
@@ -261,7 +265,7 @@ impl Body for RequestBody {
         }
     }
 
-    // Without an exact hint a body of known length would be sent in chunks.
+    // Without an exact hint, a body of known length would be sent in chunks.
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),

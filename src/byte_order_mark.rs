@@ -1,10 +1,11 @@
-//! Text files as some editors write them: with a byte order mark in front, or as UTF-16 as PowerShell's `>` does. PEM
-//! readers take a mark for a part of the first line, and miss the block that begins there.
+//! Removes byte order marks: some editors write one at the start, and PowerShell's `>` writes
+//! UTF-16. PEM readers take a mark as part of the first line, and miss the block that begins there.
 
 /// U+FEFF in UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The text of a file in UTF-8 and without byte order marks. There may be several: `cat a.pem b.pem` keeps those of both.
+/// The text of a file as UTF-8 without byte order marks. There may be several: `cat a.pem b.pem`
+/// keeps those of both.
 pub fn removed(bytes: Vec<u8>) -> Vec<u8> {
     let (units, unit): (_, fn([u8; 2]) -> u16) = match bytes.as_slice() {
         [0xff, 0xfe, units @ ..] => (units, u16::from_le_bytes),

@@ -1,6 +1,6 @@
-//! Who is the client: the peer of the connection, or whom a trusted proxy in front of us names.
+//! Finds the client of a request: the connection's peer, or the client that a trusted proxy names.
 //!
-//! The same answer serves the rate limit, the token rows, the forwarding fields and the log.
+//! The rate limit, the token rows, the forwarding fields and the log all use this result.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,26 +8,21 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::{IpNet, Ipv4Net};
 
-/// `X-Forwarded-For`, which `http` has no constant for.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// `X-Forwarded-Proto`.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// `X-Forwarded-Host`.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// `X-Real-IP`.
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// The scheme by which the client reached the site.
+/// The scheme with which the client reached the site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// Plain HTTP.
     Http,
-    /// HTTP over TLS, ended by us or by a trusted proxy in front.
+    /// HTTP over TLS, terminated here or by a trusted proxy in front.
     Https,
 }
 
 impl Scheme {
-    /// As it stands in URLs.
+    /// As in URLs.
     pub fn name(self) -> &'static str {
         match self {
             Scheme::Http => "http",
@@ -36,15 +31,15 @@ impl Scheme {
     }
 }
 
-/// The other end of a connection, as far as the connection itself tells. Displayed as its IP address.
+/// The other end of a connection, as the connection itself shows it. Displayed as its IP address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Where it comes from; never an IPv4 address in IPv6 form.
+    /// The peer's address; never an IPv4 address in IPv6 form.
     pub address: SocketAddr,
-    /// Whether it speaks TLS with us.
+    /// Whether it uses TLS to the sidecar.
     pub scheme: Scheme,
-    /// Whether the connection began with a PROXY header without a client's address. `address` is that of the proxy then, and
-    /// who speaks is not known.
+    /// Whether the connection began with a PROXY header without a client's address. `address` is
+    /// then the proxy's, and the client is unknown.
     is_unnamed: bool,
 }
 
@@ -54,15 +49,16 @@ impl Peer {
         Peer { address: SocketAddr::new(address.ip().to_canonical(), address.port()), scheme, is_unnamed: false }
     }
 
-    /// A client that the proxy at `address` has passed on without naming it.
+    /// An unknown client behind the proxy at `address`.
     pub fn unnamed(address: SocketAddr, scheme: Scheme) -> Self {
         Peer { is_unnamed: true, ..Peer::new(address, scheme) }
     }
 
-    /// Whether it is believed about the client that it speaks for: it is in `trusted`, and it is the proxy itself that speaks.
+    /// Whether its fields about the client are believed: it is in `trusted`, and the proxy itself
+    /// writes them.
     ///
-    /// SECURITY: behind a PROXY header stand the client's own bytes. Where the header names no client, the fields in them
-    /// would make of any client whom it likes.
+    /// SECURITY: after a PROXY header come the client's own bytes. If the header names no client,
+    /// believing their fields would let the client choose its address.
     pub fn is_trusted(&self, trusted: &[IpNet]) -> bool {
         !self.is_unnamed && is_trusted(self.address.ip(), trusted)
     }
@@ -77,9 +73,9 @@ impl fmt::Display for Peer {
 /// The client of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// The address that the connection comes from.
+    /// The address of the connection.
     pub peer: IpAddr,
-    /// The client's address: `peer`, or what a trusted proxy says.
+    /// The client's address: `peer`, or the one that a trusted proxy names.
     pub address: IpAddr,
     /// Whether `peer` [is believed](Peer::is_trusted).
     pub peer_is_trusted: bool,
@@ -87,11 +83,12 @@ pub struct Client {
     pub scheme: Scheme,
 }
 
-/// Finds the client of a request that came over a connection from `peer`.
+/// Finds the client of a request on a connection from `peer`.
 ///
-/// SECURITY: fields that an untrusted peer sends are never looked at; a client could choose its address and with it dodge
-/// the rate limit. From a trusted one `X-Forwarded-For` is read from the right, past further trusted proxies: what
-/// stands left of the first untrusted address was written by that client itself. Empty elements are ignored (RFC 9110, 5.6.1).
+/// SECURITY: fields from an untrusted peer are ignored; otherwise a client could choose its address
+/// and evade the rate limit. From a trusted peer, `X-Forwarded-For` is read from the right, past
+/// further trusted proxies: the part left of the first untrusted address was written by that client
+/// itself. Empty elements are ignored (RFC 9110, 5.6.1).
 pub fn client(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     let (is_believed, scheme, peer) = (peer.is_trusted(trusted), peer.scheme, peer.address.ip());
     if !is_believed {
@@ -108,15 +105,16 @@ pub fn client(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
     Client { peer, address, peer_is_trusted: true, scheme: forwarded_scheme(headers).unwrap_or(scheme) }
 }
 
-/// Whether `address`, which is canonical, is in `[forwarded] trusted_proxies`, which are canonical, too.
+/// Whether `address` is in `[forwarded] trusted_proxies`. Both are canonical.
 pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
-/// The network without host bits; one of IPv4 addresses in IPv6 form (`::ffff:10.0.0.0/104`) as what it is of IPv4.
+/// The network without host bits, and in IPv4 form if it contains IPv4 addresses in IPv6 form
+/// (`::ffff:10.0.0.0/104`).
 ///
-/// Addresses of peers and in fields are made canonical before they are looked for, so that such a network would hold no
-/// address at all. A wider one (`::/0`) is of IPv6 only: it does not mean all of IPv4.
+/// Addresses of peers and fields are made canonical before they are compared, so a network of the
+/// other form would never match. A wider one (`::/0`) stays IPv6 only: it does not include IPv4.
 pub fn canonical_network(network: IpNet) -> IpNet {
     let network = network.trunc();
     let IpNet::V6(v6) = network else { return network };
@@ -132,7 +130,7 @@ fn entries(line: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
     line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty())
 }
 
-/// An entry is an address, by some proxies with a port, an IPv6 one by some in brackets.
+/// An entry is an address. Some proxies add a port, some put IPv6 in brackets.
 fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
     let entry = std::str::from_utf8(entry).ok()?.trim();
     let address = match entry.strip_prefix('[') {
@@ -242,7 +240,8 @@ mod tests {
     }
 
     proptest! {
-        // Whatever a client writes, proxies that each append the address that they see lead to that client.
+        // Whatever a client sends, if each proxy appends the address that it sees, the result is
+        // that client.
         #[test]
         fn what_a_client_writes_does_not_choose_its_address(
             lies in prop::collection::vec("[ -~]{0,30}|([0-9]{1,3}\\.){3}[0-9]{1,3}(:[0-9]{1,5})?|10\\.0\\.0\\.[0-9]", 0..4),
@@ -252,7 +251,7 @@ mod tests {
             let mut written = lies.clone();
             written.push(client.to_string());
             written.extend((0..proxies).map(|i| format!("10.1.1.{i}")));
-            // In one line and in several.
+            // On one line and on several.
             let joined = [written.join(", ")];
             for lines in [&written[..], &joined[..]] {
                 let lines: Vec<&str> = lines.iter().map(String::as_str).collect();

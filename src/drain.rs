@@ -1,5 +1,5 @@
-//! The end of the program in order: stop accepting, tell connections to end after what is in flight, wait up to the
-//! deadline for what is tracked, then leave.
+//! Ends the program in order: stop accepting, have connections end after the exchanges in flight,
+//! wait for the tracked work up to the deadline, then leave.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Shared by everything that has to end.
+/// Shared by everything that must end.
 #[derive(Clone, Debug)]
 pub struct Drain {
     /// Cancelled when draining begins.
     pub begun: CancellationToken,
-    /// Counts the workers with connections and tunnels from before it began.
+    /// Counts the workers with connections and tunnels from before the drain.
     pub earlier: TaskTracker,
     limit: Arc<Mutex<Duration>>,
     deadline: Arc<OnceLock<Instant>>,
@@ -26,24 +26,24 @@ impl Drain {
         Drain { begun, earlier, limit: Arc::new(Mutex::new(limit)), deadline: Arc::default() }
     }
 
-    /// A reload may give another limit, as long as it has not begun.
+    /// Sets another limit after a reload, unless the drain has begun.
     pub fn change_limit(&self, limit: Duration) {
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
-    /// When it must be over: set once, by the first who asks.
+    /// The deadline: set by the first call.
     pub fn end(&self) -> Instant {
         let limit = *self.limit.lock().unwrap_or_else(PoisonError::into_inner);
         *self.deadline.get_or_init(|| Instant::now() + limit)
     }
 
-    /// Begins, once.
+    /// Begins the drain, once.
     pub fn begin(&self) {
         self.end();
         self.begun.cancel();
     }
 
-    /// Waits until draining begins and returns the moment at which it must be over.
+    /// Waits until the drain begins and returns its deadline.
     pub async fn deadline(&self) -> Instant {
         self.begun.cancelled().await;
         self.end()

@@ -1,30 +1,29 @@
-//! What the doctor and the status page say of the installation: a finding is good, to be looked at, or a problem, and
-//! says how to fix it.
+//! A finding of the doctor or the status page: good, a warning or a problem, with how to fix it.
 
 use serde::Serialize;
 
-/// How bad it is. Ordered: the worst of several is their maximum.
+/// The severity. Ordered: the severity of several is their maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Ok,
     /// It works, but an operator should know.
     Warning,
-    /// Something does not work, or not as WordPress does it.
+    /// Something does not work, or differs from WordPress.
     Problem,
 }
 
-/// Which part of the installation it is about, in the order of the report.
+/// The part of the installation, in the order of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Area {
-    /// Flags, environment, file.
+    /// Command line, environment, file.
     Configuration,
     /// The site's `wp-config.php`.
     WpConfig,
-    /// The server, the connection to it, its clock.
+    /// The server, the connection to it, and its clock.
     Database,
-    /// What the database user may do.
+    /// The database user's privileges.
     Rights,
     /// The plugin's tables and their indexes.
     Tables,
@@ -33,11 +32,11 @@ pub enum Area {
     /// Signing key and salts.
     Keys,
     Upstream,
-    /// Whom WordPress takes for the client.
+    /// The address that WordPress sees as the client's.
     ClientAddress,
-    /// What the site's own code changes.
+    /// Changes by the site's own code.
     Customized,
-    /// WordPress's answers beside the sidecar's.
+    /// WordPress's responses compared with the sidecar's.
     Parity,
     Tls,
     Requests,
@@ -47,7 +46,7 @@ pub enum Area {
 }
 
 impl Area {
-    /// For people.
+    /// The heading in the report.
     pub fn title(self) -> &'static str {
         match self {
             Area::Configuration => "Configuration",
@@ -69,17 +68,18 @@ impl Area {
     }
 }
 
-/// One thing that was found. SECURITY: no text of it may hold a token, a key, a salt or a password.
+/// One result of a check. SECURITY: no text of it may contain a token, a key, a salt or a password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub level: Level,
     pub area: Area,
-    /// Names what was looked at, `rights.missing` for instance. For programs; it stays the same from version to version.
+    /// Names the check, `rights.missing` for instance. For programs; it never changes between
+    /// versions.
     pub id: &'static str,
-    /// What was found, as a sentence or two.
+    /// What was found, in a sentence or two.
     pub what: String,
     pub fix: Option<String>,
-    /// Lines to be copied as they are: commands, SQL, configuration.
+    /// Lines to be copied unchanged: commands, SQL, configuration.
     pub lines: Vec<String>,
 }
 
@@ -96,14 +96,14 @@ impl Finding {
         Finding { level: Level::Problem, fix: Some(fix.into()), ..Finding::ok(area, id, what) }
     }
 
-    /// With lines to be copied.
+    /// With lines to copy.
     #[must_use]
     pub fn with_lines<L: Into<String>>(mut self, lines: impl IntoIterator<Item = L>) -> Self {
         self.lines = lines.into_iter().map(Into::into).collect();
         self
     }
 
-    /// With what could be done, though nothing has to be.
+    /// With an optional improvement.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.fix = Some(hint.into());
@@ -111,12 +111,12 @@ impl Finding {
     }
 }
 
-/// The worst of all; good where there is nothing.
+/// The worst severity of all; good if there are no findings.
 pub fn verdict(findings: &[Finding]) -> Level {
     findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
 }
 
-/// An error with its source.
+/// An error with its chain of sources.
 pub fn in_full(error: &dyn std::error::Error) -> String {
     let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     format!("{error}{source}")

@@ -1,8 +1,10 @@
-//! `wp-jwt-sidecar index`: shows, adds and removes an index on the tokens, which the plugin's table does not have.
+//! `wp-jwt-sidecar index`: shows, adds and removes an index on the token column, which the plugin's
+//! table lacks.
 //!
-//! The sidecar does well without it (see [`crate::refresh::live_tokens`]); PHP does not: it reads the whole table for every refresh.
-//! The table stays readable and writable while the index is made (`ALGORITHM=INPLACE, LOCK=NONE`); where that is not
-//! possible, nothing is done. Only an index of this program's own name is ever removed.
+//! The sidecar does not need it (see [`crate::refresh::live_tokens`]), but PHP reads the whole
+//! table for every refresh without it. The table stays readable and writable while the index is
+//! built (`ALGORITHM=INPLACE, LOCK=NONE`); if the server cannot do that, nothing is changed. Only
+//! an index with this program's own name is ever removed.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -11,13 +13,15 @@ use mysql_async::Row;
 
 use crate::wordpress::database::{Conn, Database, DatabaseError, column};
 
-/// What the index is called.
+/// The name of the index.
 pub const NAME: &str = "wp_jwt_sidecar_refresh_token";
 
-/// Characters of a token in the index. Twice what a token has; a whole column of 255 would not fit the old row formats.
+/// How many characters of a token are indexed: twice the length of a token. A whole column of 255
+/// would not fit the old row formats.
 const CHARACTERS: u32 = 64;
 
-/// How long an ALTER waits for a transaction that holds the table. While it waits, everybody else waits behind it.
+/// How long an ALTER waits for a transaction that holds the table. While it waits, all other
+/// statements on the table wait behind it.
 const LOCK_WAIT_SECONDS: u32 = 5;
 
 /// How often progress is shown.
@@ -26,7 +30,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Say what is there and what adding would do.
+    /// Report the indexes and what adding one would do.
     Show,
     Apply,
     Drop,
@@ -35,16 +39,15 @@ pub enum Action {
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// No connection, or not what was expected of the table.
+    /// Connecting failed, or the table is not as expected.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// The server refused a statement. Its text is shown: no value of a row is in it.
+    /// The server refused a statement. Its message is shown: it contains no value of a row.
     #[error("the database refused: {0}")]
     Refused(mysql_async::Error),
-    /// Nobody to tell.
+    /// The output is closed.
     #[error("cannot write")]
     Output(#[from] io::Error),
-    /// There is no such table.
     #[error("there is no table {0}")]
     NoTable(String),
 }
@@ -58,7 +61,7 @@ impl From<mysql_async::Error> for IndexError {
     }
 }
 
-/// Does `action` on the token table and writes to `out` what it finds and does.
+/// Performs `action` on the token table and reports to `out`.
 ///
 /// # Errors
 /// See [`IndexError`].
@@ -101,7 +104,7 @@ fn add(table: &str) -> String {
     format!("ALTER TABLE `{table}` ADD INDEX {NAME} (refresh_token_hash({CHARACTERS})), ALGORITHM=INPLACE, LOCK=NONE")
 }
 
-/// Names of the indexes of the token table `table` that begin with the tokens.
+/// The names of the indexes of the token table `table` whose first column is the token.
 ///
 /// # Errors
 /// The database's.
@@ -134,7 +137,7 @@ async fn show(conn: &mut Conn, table: &str, indexes: &[String], out: &mut impl W
         .await?;
     let mut counts = counts.ok_or(DatabaseError::Column("COUNT(*)"))?;
     let (rows, live): (u64, u64) = (column(&mut counts, 0, "COUNT(*)")?, column(&mut counts, 1, "COUNT(*)")?);
-    // What is asked for here no row has; a look-up then reads all that it must.
+    // No row has this value, so the look-up reads as much as any can.
     let began = Instant::now();
     conn.query_drop(format!("SELECT id FROM `{table}` WHERE refresh_token_hash = 'no such token'")).await?;
     let took = began.elapsed();
@@ -154,7 +157,7 @@ async fn show(conn: &mut Conn, table: &str, indexes: &[String], out: &mut impl W
     Ok(())
 }
 
-/// Runs `statement` and shows how far it is.
+/// Runs `statement` and shows its progress.
 async fn alter(database: &Database, conn: &mut Conn, statement: &str, out: &mut impl Write) -> Result<(), IndexError> {
     conn.query_drop(format!(
         "SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}, innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"
@@ -178,7 +181,7 @@ async fn alter(database: &Database, conn: &mut Conn, statement: &str, out: &mut 
     }
 }
 
-/// How far the statement on `connection` is, where the server says it (MariaDB does).
+/// The progress of the statement on `connection`, if the server reports it (MariaDB does).
 async fn progress(database: &Database, connection: u32) -> Result<String, DatabaseError> {
     let mut session = database.session().await?;
     let row: Option<Row> = session

@@ -1,40 +1,40 @@
-//! When something that the sidecar depends on was last seen well, and what was wrong with it last.
+//! When a dependency of the sidecar was last seen working, and what its last failure was.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is known of one such thing. Written every few seconds, read by who wants to know.
+/// The state of one dependency. Updated every few seconds by its checks.
 #[derive(Debug, Default)]
 pub struct LastSeen(Mutex<Sight>);
 
-/// The same, as it is now.
+/// The state at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Sight {
-    /// When it was last seen well.
+    /// When it last worked.
     pub seen: Option<Instant>,
-    /// The last time that it was not, even if it is well again.
+    /// The last failure, even if it has ended.
     pub trouble: Option<Trouble>,
     is_in_trouble: bool,
 }
 
-/// What was wrong, from the first look that found it to the last.
+/// A failure, from the first check that found it to the last.
 #[derive(Debug, Clone)]
 pub struct Trouble {
     pub since: Instant,
     pub last: Instant,
-    /// What the last look found; no secrets.
+    /// The last check's error; no secrets.
     pub error: String,
 }
 
 impl LastSeen {
-    /// It is well. Returns whether it was not before.
+    /// It works. Returns whether it did not before.
     pub fn seen(&self) -> bool {
         let mut sight = self.locked();
         sight.seen = Some(Instant::now());
         std::mem::take(&mut sight.is_in_trouble)
     }
 
-    /// It is not well. Returns whether it was before, or was never looked at.
+    /// It does not work. Returns whether it did before, or was never checked.
     pub fn failed(&self, error: String) -> bool {
         let mut sight = self.locked();
         let now = Instant::now();
@@ -54,12 +54,12 @@ impl LastSeen {
 }
 
 impl Sight {
-    /// What is wrong, if the last look found something.
+    /// The failure, if the last check found one.
     pub fn current_trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref().filter(|_| self.is_in_trouble)
     }
 
-    /// Whether it was seen well within `limit` of `now`, and nothing wrong since.
+    /// Whether it worked within `limit` before `now`, and has not failed since.
     pub fn is_well(&self, now: Instant, limit: Duration) -> bool {
         self.current_trouble().is_none() && self.seen.is_some_and(|seen| now.saturating_duration_since(seen) <= limit)
     }

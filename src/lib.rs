@@ -1,28 +1,42 @@
-//! A reverse proxy for WordPress that answers one route itself: the token refresh of the plugin JWT Auth Pro.
+//! A reverse proxy for WordPress that answers one route itself: the token refresh of the plugin
+//! JWT Auth Pro. Everything else is forwarded unchanged.
 //!
-//! The way of a request, in the order of the modules:
+//! # Layers
 //!
-//! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread, one runtime, its own upstream connections.
-//! 2. [`connection`] makes HTTP of it, [`http1`] or with [`tls`] also HTTP/2, and calls [`exchange`] for each request; [`net`]
-//!    has the streams below, and [`time::pace`] says which side is too slow.
-//! 3. [`exchange`] lets [`vet`] refuse what must not pass, asks [`client_addr`] who the client is and [`route`] what the request is.
-//! 4. Nearly every request takes [`forward`]: made fit for the next hop (by the rules of [`fields`]), sent, its answer passed
-//!    on as it arrives.
-//! 5. A refresh takes [`refresh`]: body, rate limit, row, rotation in one transaction on the database side's own runtime,
-//!    with what [`wordpress`] says about itself, where [`verify`] says that it is proven to be what WordPress would do. Whatever
-//!    is not certain there goes on to [`forward`].
-//! 6. [`exchange::respond`] makes the answers that are ours, and turns every [`exchange::error`] into one.
+//! The modules are declared below in the order of their layers, from the running program down to
+//! the leaves. A module imports only modules of the layers below its own;
+//! `tests/sidecar/layers.rs` enforces this.
 //!
-//! What happens on the way is counted in [`metrics`] and told by [`telemetry`], under the name that [`request_id`] gave to it;
-//! [`admin`] shows it to operators, with what [`last_seen`] remembers of database and upstream. [`doctor`] looks at a whole
-//! installation without serving; both say what they find in [`finding`]s.
+//! # The way of a request
 //!
-//! Where only PHP understands the site's configuration, [`import`] has PHP say it beforehand.
+//! 1. [`listen`] accepts a connection and hands it to a [`worker`]: one thread with one runtime and
+//!    its own upstream connections.
+//! 2. [`connection`] reads requests from it, by [`http1`] or, with [`tls`], also by HTTP/2, and
+//!    calls [`exchange`] for each. [`net`] holds the streams beneath, and [`time::pace`] decides
+//!    when a client or an upstream is too slow.
+//! 3. [`exchange`] has [`vet`] refuse what must not pass, finds the client's address by
+//!    [`client_addr`], and asks [`route`] whether the request is a refresh.
+//! 4. Nearly every request goes to [`forward`]: the rules of [`fields`] make its header fit for the
+//!    next hop, the request is sent, and the response is passed on as it arrives.
+//! 5. A refresh goes to [`refresh`]: body, rate limit, row, and the rotation in one transaction, on
+//!    the runtime of the database side. [`wordpress`] supplies the site's settings; [`verify`]
+//!    says whether native refreshes are proven to match WordPress's own. In any doubt the refresh
+//!    is left to [`forward`].
+//! 6. [`exchange::respond`] writes the sidecar's own responses, also for each [`exchange::error`].
 //!
-//! [`config`] is read and checked before all that, [`assemble`] puts the parts together, [`serve`] takes signals, reloads
-//! and tells the service manager, and [`drain`] ends everything in order.
+//! # Beside the request
 //!
-//! A module imports only modules of the lines below its own; `tests/sidecar/layers.rs` holds this.
+//! [`metrics`] counts and [`telemetry`] logs what happens, under the id that [`request_id`] gives
+//! to each request. [`admin`] shows it to operators, together with the state of database and
+//! upstream that [`last_seen`] keeps. [`doctor`] examines a whole installation without serving.
+//! Both report [`finding`]s.
+//!
+//! Where only PHP can evaluate the site's configuration, [`import`] runs PHP once to read it.
+//!
+//! # The program
+//!
+//! [`program`] reads and checks the [`config`] first; [`assemble`] then puts the parts together;
+//! [`serve`] handles signals, reloads and the service manager; [`drain`] ends everything in order.
 
 pub mod program;
 
@@ -78,7 +92,7 @@ mod share;
 mod time;
 mod version;
 
-/// What the tests in `tests/` look at. No interface.
+/// What the tests in `tests/` use. Not a public interface.
 #[doc(hidden)]
 pub mod internals {
     pub mod admin {

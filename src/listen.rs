@@ -1,4 +1,5 @@
-//! Taking connections in: a permit first, then accept, then over to the one that serves. Nothing slow happens here.
+//! Accepts connections: first a permit, then accept, then the handover to a worker. Nothing slow
+//! happens here.
 
 pub mod inherited;
 pub mod listeners;
@@ -25,43 +26,45 @@ use crate::net::stream::Unregistered;
 use inherited::InheritedSocket;
 use unix_socket::SocketFile;
 
-/// A restart or a burst must not meet a full queue; the kernel caps this at `net.core.somaxconn`.
+/// Long enough that a restart or a burst does not meet a full queue. The kernel caps this at
+/// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Out of file descriptors, accept fails again and again at once: without a pause that is a full core for nothing.
+/// Without file descriptors, accept fails again and again at once. The pause saves a core from a
+/// busy loop.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
-/// Who connects by a unix socket is on this machine and has no address; the loopback's says just that.
+/// A client on a unix socket is on this machine and has no address; the loopback's stands for it.
 const UNIX_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// A socket that is listened on. Dropped, it is closed.
+/// A listening socket, closed on drop.
 pub struct Listener {
-    /// As it is in effect: with the port that the system chose.
+    /// The address in effect, with the port that the system chose.
     pub address: ListenAddress,
-    /// Whether the service manager keeps it open when this program closes it.
+    /// Whether the service manager keeps the socket open after this program closes it.
     pub kept_open: bool,
     socket: ListeningSocket,
 }
 
 enum ListeningSocket {
     Tcp(StdTcpListener),
-    /// Where the file is our own, it goes with the socket.
+    /// The file is removed with the socket if this program made it.
     Unix(StdUnixListener, Option<SocketFile>),
 }
 
-/// Something that an accept loop is asked for.
+/// Orders to an accept loop.
 pub enum Order {
     Answer(oneshot::Sender<()>),
-    /// To let a second socket of this process listen where this one does, for the moment in which they change places.
+    /// Let a second socket of this process listen on the same address while the two are exchanged.
     Share(oneshot::Sender<io::Result<()>>),
 }
 
-/// Opens a listening socket. `unix` says what the file of a unix socket is like, `ipv6_only` that `[::]` leaves IPv4 to
-/// another socket of the same port.
+/// Opens a listening socket. `unix` sets mode, owner and group of a unix socket's file; with
+/// `ipv6_only`, `[::]` leaves IPv4 to another socket of the same port.
 ///
 /// # Errors
-/// What the system says: address in use, not this machine's, port below 1024 without the right. A name of systemd's
-/// cannot be opened; see [`inherited`].
+/// What the system says: address in use, not this machine's, port below 1024 without the right. A
+/// socket that systemd passes cannot be opened here; see [`inherited`].
 pub fn bind(address: &ListenAddress, unix: &UnixSockets, ipv6_only: bool) -> io::Result<Listener> {
     Ok(match address {
         ListenAddress::Tcp(address) => of_tcp(bind_tcp(*address, ipv6_only, false)?, false)?,
@@ -73,7 +76,8 @@ pub fn bind(address: &ListenAddress, unix: &UnixSockets, ipv6_only: bool) -> io:
     })
 }
 
-/// Opens a listening socket beside one of this process's own that has agreed to it by [`Order::Share`].
+/// Opens a listening socket on the same address as one of this process, which [`Order::Share`] has
+/// made ready for that.
 ///
 /// # Errors
 /// What the system says.
@@ -87,10 +91,10 @@ fn of_tcp(socket: StdTcpListener, kept_open: bool) -> io::Result<Listener> {
 }
 
 impl Listener {
-    /// Listens on what the service manager passed.
+    /// Listens on a socket that the service manager passed.
     ///
     /// # Errors
-    /// When the socket does not tell its address.
+    /// When the socket does not return its address.
     pub fn inherited(socket: InheritedSocket) -> io::Result<Self> {
         match socket {
             InheritedSocket::Tcp(socket) => of_tcp(socket, true),
@@ -129,20 +133,21 @@ fn bind_tcp(address: SocketAddr, ipv6_only: bool, beside: bool) -> io::Result<St
     Ok(socket.into())
 }
 
-/// What an accept loop stands on besides its socket.
+/// What an accept loop needs besides its socket.
 pub struct Loop {
     /// Whether clients speak TLS. A reload may change it.
     pub tls: Arc<AtomicBool>,
-    /// The free shares of `[server] max_connections`.
+    /// The free permits of `[server] max_connections`.
     pub permits: Arc<Semaphore>,
     pub metrics: Arc<Shard>,
     pub orders: Receiver<Order>,
-    /// Set when it is to end.
+    /// Cancelled when the loop is to end.
     pub stop: CancellationToken,
 }
 
-/// Accepts on `listener` until `stop`, and hands each connection over. Connections that are established by then are
-/// still taken, unless the service manager keeps the socket: there they can wait for a successor.
+/// Accepts on `listener` until `stop`, and hands each connection over. Connections established by
+/// then are still accepted, unless the service manager keeps the socket: there they wait for the
+/// next start.
 ///
 /// Must be called inside a runtime.
 ///
@@ -190,15 +195,15 @@ pub async fn accept(
     }
 }
 
-/// A socket that is about to be closed. The system itself is asked what has connected: the runtime knows only of what it
-/// was told at its last turn, and what waits in a queue that is closed is reset.
+/// A socket that is about to be closed. It asks the system directly for established connections:
+/// the runtime knows only those of its last turn, and closing the socket would reset the others.
 enum Closing {
     Tcp(StdTcpListener),
     Unix(StdUnixListener, #[expect(dead_code, reason = "kept for its drop")] Option<SocketFile>),
 }
 
 impl Closing {
-    /// The next of those that have connected; never waits.
+    /// The next established connection, if any; never waits.
     fn accept(&self) -> io::Result<(Unregistered, SocketAddr)> {
         Ok(match self {
             Closing::Tcp(socket) => {
@@ -216,10 +221,12 @@ impl Closing {
     }
 }
 
-/// Lets everything pass but the first packet of a new connection: SYN without ACK, in the byte of the flags (RFC 9293,
-/// section 3.1). Connections inherit the filter, and nothing else of theirs has such a packet.
+/// Drops only the first packet of a new connection: SYN without ACK, in the byte of the flags (RFC
+/// 9293, section 3.1). Accepted connections inherit the filter, which does not affect them: none of
+/// their packets is of that kind.
 fn no_new_connections() -> [SockFilter; 5] {
-    // In the words of classic BPF (bpf(4)): load the byte at 13; with the bits 0x12 of it; SYN alone is 0x02; drop; pass.
+    // Classic BPF (bpf(4)): load the byte at offset 13; mask it with 0x12; compare with SYN alone,
+    // 0x02; drop; pass.
     [
         SockFilter::new(0x30, 0, 0, 13),
         SockFilter::new(0x54, 0, 0, 0x12),
@@ -234,12 +241,13 @@ pub struct Registered(RegisteredSocket);
 
 enum RegisteredSocket {
     Tcp(TcpListener),
-    /// The file goes when the socket does.
+    /// The file is removed with the socket.
     Unix(UnixListener, Option<SocketFile>),
 }
 
 impl Registered {
-    /// Waits for the next connection, whatever fails meanwhile: `failed` is called each time that none can be accepted.
+    /// Waits for the next connection. Errors do not end the wait: `failed` is called for each
+    /// connection that cannot be accepted.
     pub async fn next(&self, failed: impl Fn()) -> (Unregistered, SocketAddr) {
         loop {
             match self.accept().await {
@@ -257,7 +265,7 @@ impl Registered {
     }
 
     fn obey(&self, order: Order) {
-        // Who asked may be gone by now.
+        // The requester may have gone away.
         match order {
             Order::Answer(answer) => drop(answer.send(())),
             Order::Share(answer) => drop(answer.send(match &self.0 {
@@ -267,8 +275,9 @@ impl Registered {
         }
     }
 
-    /// No more connections but those that are there already. Whoever tries meanwhile tries again within a second or so
-    /// (RFC 6298), and meets who then listens, or nobody.
+    /// Refuses new connections and returns what accepts those already established. A client that
+    /// tries meanwhile sends its SYN again after about a second (RFC 6298), to the next listener if
+    /// there is one.
     fn last_calls(self) -> io::Result<Closing> {
         Ok(match self.0 {
             RegisteredSocket::Tcp(socket) => {

@@ -1,8 +1,9 @@
-//! The program; see [`wp_jwt_sidecar::program`].
+//! The executable; all of it is in [`wp_jwt_sidecar::program`].
 
 use std::process::ExitCode;
 
-/// Every exchange allocates its fields: many small blocks that live for a moment, on each worker's own thread.
+/// Each exchange allocates its header fields: many small, short-lived blocks, freed by the worker's
+/// thread that allocated them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,7 +1,9 @@
-//! What becomes of a panic: a line of the log with its place, or, in a library that is asked under [`caught`], an error.
+//! Reports panics: as a log line with the place, or, for a library called under [`caught`], as an
+//! error.
 //!
-//! SECURITY: the message of a panic may quote values (`unwrap` prints the error, and an error may hold a row), so only one that
-//! is a plain literal of the source is shown. The standard hook would print any, over several lines, into a log of JSON.
+//! SECURITY: the message of a panic may quote values (`unwrap` prints the error, and an error may
+//! hold a row), so only a literal of the source is shown. The standard hook would print any
+//! message, over several lines, into a log of JSON.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -16,13 +18,14 @@ thread_local! {
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Takes the place of the standard hook, for the whole process.
+/// Replaces the standard hook for the whole process.
 pub fn install_hook() {
     std::panic::set_hook(Box::new(hook));
 }
 
-/// What `work` returns, or where it panicked: `mysql_async-0.37.1/src/conn/mod.rs:780`. What `work` had a hold of may be in any
-/// state then, and must not be used again. Not to be nested.
+/// What `work` returns, or where it panicked: `mysql_async-0.37.1/src/conn/mod.rs:780`. After a
+/// panic, the values that `work` borrowed may be in any state and must not be used again. Must not
+/// be nested.
 ///
 /// # Errors
 /// The place of the panic.
@@ -30,7 +33,7 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     CATCHING.set(true);
     let done = std::panic::catch_unwind(AssertUnwindSafe(work));
     CATCHING.set(false);
-    // Where another hook is in use, as in tests, the place is not known.
+    // With another hook, as in tests, the place is unknown.
     done.map_err(|_| PLACE.take().unwrap_or_else(|| "an unknown place".to_owned()))
 }
 
@@ -41,19 +44,19 @@ fn hook(panic: &PanicHookInfo<'_>) {
         return;
     }
     let what = literal(panic.payload());
-    // With RUST_BACKTRACE only.
+    // Only with RUST_BACKTRACE.
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     if tracing::dispatcher::has_been_set() {
         error!(place, what, backtrace, "the program panicked");
     } else {
         let backtrace = backtrace.unwrap_or_default();
-        // Where standard error is closed nothing can be said; a panic in here would end the process.
+        // If standard error is closed, nothing can be reported; a panic here would end the process.
         let _ = writeln!(std::io::stderr(), "wp-jwt-sidecar: the program panicked at {place}: {what}\n{backtrace}");
     }
 }
 
-/// The message, where it is a literal. Pure.
+/// The message if it is a literal, otherwise a placeholder.
 fn literal(payload: &(dyn Any + Send)) -> &'static str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("(the message is not shown: it may quote a secret)")
 }
@@ -62,7 +65,7 @@ fn place(location: &Location<'_>) -> String {
     format!("{}:{}", within_crate(location.file()), location.line())
 }
 
-/// Without the folder that the crates were built in. Pure.
+/// The path without the directory that the crates were built in.
 fn within_crate(file: &str) -> &str {
     let Some((_, crates)) = file.split_once("/registry/src/") else { return file };
     crates.split_once('/').map_or(crates, |(_, file)| file)

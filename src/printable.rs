@@ -1,26 +1,26 @@
-//! Text from elsewhere, made fit to be shown: a client, a database, a file or a server may put anything into the names and
-//! messages that the log and the commands print.
+//! Makes foreign text safe to show: clients, databases, files and servers may put any characters
+//! into the names and messages that the log and the commands print.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// How a character that must not be shown as it is is written.
+/// How an unsafe character is escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// For people: `\n`, `\u{85}`.
     Text,
-    /// Inside strings of JSON, which knows no other form than `\u0085` (RFC 8259, section 7).
+    /// Inside JSON strings, whose only form is `\u0085` (RFC 8259, section 7).
     Json,
 }
 
-/// Whether `c` does something where it is shown. Control characters steer terminals and end lines; the two separators end
-/// lines, too, for some readers; the others reverse what stands behind them.
+/// Whether `c` is unsafe to show. Control characters steer terminals and end lines; the two
+/// separators end lines for some readers; the others reverse the text after them.
 pub fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// `text` with its harmful characters written as `form` has them, but for those that `stays` names.
+/// `text` with its unsafe characters escaped in `form`, except those that `stays` accepts.
 pub fn escaped(text: &str, form: Form, stays: impl Fn(char) -> bool) -> Cow<'_, str> {
     let is_bad = |c: char| is_harmful(c) && !stays(c);
     if !text.contains(is_bad) {
@@ -31,7 +31,7 @@ pub fn escaped(text: &str, form: Form, stays: impl Fn(char) -> bool) -> Cow<'_, 
         match (is_bad(c), form) {
             (false, _) => line.push(c),
             (true, Form::Text) => line.extend(c.escape_default()),
-            // None of them is above U+FFFF, and writing to a string does not fail.
+            // None of them is above U+FFFF. Writing to a string cannot fail.
             (true, Form::Json) => drop(write!(line, "\\u{:04x}", u32::from(c))),
         }
     }
@@ -43,12 +43,12 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, Form::Text, |c| c == '\t')
 }
 
-/// `text` with its lines as they are.
+/// `text` with its line breaks kept.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, Form::Text, |c| matches!(c, '\t' | '\n'))
 }
 
-/// What a command prints: each write is a whole text, as those of `write!` are.
+/// The output of a command. Each write must be a whole text, as those of `write!` are.
 #[derive(Debug)]
 pub struct Printer<W> {
     out: W,
@@ -56,7 +56,7 @@ pub struct Printer<W> {
 }
 
 impl<W: Write> Printer<W> {
-    /// Prints to `out`, which is read as `form` says.
+    /// Prints to `out` in `form`.
     pub fn new(out: W, form: Form) -> Self {
         Printer { out, form }
     }

@@ -1,4 +1,5 @@
-//! Parse, load, bind, announce, run, exit code.
+//! The program from the command line to the exit code: parses the arguments, loads the
+//! configuration, binds, reports readiness, runs.
 
 use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _};
@@ -33,14 +34,17 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
-/// `EX_CONFIG` of sysexits.h: systemd's `RestartPreventExitStatus=78` keeps a wrong configuration from being tried again and again.
+/// `EX_CONFIG` of sysexits.h: systemd's `RestartPreventExitStatus=78` stops it from restarting the
+/// program with an invalid configuration again and again.
 const WRONG_CONFIGURATION: u8 = 78;
 
-/// `EX_TEMPFAIL` of sysexits.h: what is missing may be there at the next start, which systemd's `Restart=` makes.
+/// `EX_TEMPFAIL` of sysexits.h: what is missing may be there at the next start, so systemd's
+/// `Restart=` may try again.
 const NOTHING_TO_SERVE: u8 = 75;
 
-/// How long the start waits for a certificate, where nothing can be served without and a service manager would have to start
-/// the program again: with this, systemd's default of ten starts in a minute (`StartLimitBurst=`) never ends its trying.
+/// How long the start waits for a certificate if nothing can be served without one. Only then does
+/// the service manager have to start the program again: at this pace it never reaches the limit of
+/// ten starts in a minute (`StartLimitBurst=`) that would end its attempts.
 const WAIT_FOR_CERTIFICATE: Duration = Duration::from_secs(7);
 
 /// What `check` says of `verify = "off"`.
@@ -48,7 +52,7 @@ const UNVERIFIED: &str = "\"off\" is a risk: what the site's own PHP code does a
                           users whom it refuses) is neither compared nor looked for, and does not happen at native refreshes; set \
                           \"auto\", unless nobody changes the site without you";
 
-/// How often it is looked whether it is there.
+/// How often the start checks whether the certificate is there.
 const LOOK_FOR_CERTIFICATE: Duration = Duration::from_millis(500);
 
 /// Why the program ends with [`NOTHING_TO_SERVE`].
@@ -68,7 +72,7 @@ impl NothingToServe {
     }
 }
 
-/// Does what the command line says, and returns how it ended.
+/// Runs the command of the command line, and returns the exit code.
 pub fn main() -> ExitCode {
     panics::install_hook();
     match Cli::parse().command {
@@ -103,9 +107,9 @@ fn configured(options: &cli::Options, run: impl FnOnce(Parts) -> anyhow::Result<
     }
 }
 
-/// In `ExecReload=` what is wrong fails the reload, but what cannot be looked at there does not.
+/// For `ExecReload=`: an invalid configuration fails the reload, a missing credential does not.
 fn checked(options: &cli::Options) -> ExitCode {
-    // $MAINPID is there in what systemd runs beside a service that is up.
+    // systemd sets $MAINPID for the commands that it runs beside a running service.
     let credentials = std::env::var_os("MAINPID").and_then(|_| std::env::var_os("CREDENTIALS_DIRECTORY"));
     match (load(options), credentials) {
         (Err(faults), Some(directory)) if faults.are_hidden_credentials(Path::new(&directory)) => {
@@ -118,7 +122,8 @@ fn checked(options: &cli::Options) -> ExitCode {
     }
 }
 
-/// Prints what was wrong to standard error. The text may quote a file or a server.
+/// Prints an error to standard error. The text may quote a file or a server, so control characters
+/// are escaped.
 fn complain(what: impl Display) {
     eprintln!("wp-jwt-sidecar: {}", printable::lines(&what.to_string()));
 }
@@ -137,7 +142,7 @@ fn ended(result: Result<(), impl Into<anyhow::Error>>) -> ExitCode {
     }
 }
 
-/// The exit code says how bad the worst is.
+/// The exit code is that of the most severe finding.
 fn doctor(options: &cli::Options, json: bool, how: &How) -> ExitCode {
     if std::io::stdout().is_terminal() {
         eprintln!("looking; this takes some ten seconds …");
@@ -161,7 +166,7 @@ fn doctor(options: &cli::Options, json: bool, how: &How) -> ExitCode {
     }
 }
 
-/// The exit code says whether refreshes are native.
+/// The exit code tells whether refreshes are native.
 fn verify(options: &cli::Options, how: command::How) -> ExitCode {
     let shown = cli::load(options, std::env::vars_os()).map_err(VerifyError::from).and_then(|config| {
         let environment = |name: &str| std::env::var_os(name);
@@ -183,7 +188,7 @@ fn verify(options: &cli::Options, how: command::How) -> ExitCode {
     }
 }
 
-/// The exit code says with `--check` whether anything would change.
+/// With `--check`, the exit code tells whether an import would change the file.
 fn import(options: &cli::Options, how: &cli::import::How) -> ExitCode {
     let done = cli::site_files(options, std::env::vars_os()).map_err(ImportError::from).and_then(|files| {
         let mut out = Printer::new(std::io::stdout(), Form::Text);
@@ -245,7 +250,7 @@ fn serve(parts: Parts, options: cli::Options) -> anyhow::Result<()> {
     serve::serve(sidecar, bound, admin, load, shutdown).context("cannot go on")
 }
 
-/// Waits a while for a certificate where nothing can be served without one.
+/// Waits up to [`WAIT_FOR_CERTIFICATE`] if nothing can be served without a certificate.
 fn with_something_to_serve(mut parts: Parts, options: &cli::Options) -> anyhow::Result<Parts> {
     let latest = Instant::now() + if notify::is_wanted() { WAIT_FOR_CERTIFICATE } else { Duration::ZERO };
     while let Err(nothing) = NothingToServe::of(&parts) {
@@ -254,7 +259,8 @@ fn with_something_to_serve(mut parts: Parts, options: &cli::Options) -> anyhow::
         }
         notify::status("waiting for a certificate");
         std::thread::sleep(LOOK_FOR_CERTIFICATE);
-        // A pair may be half written at this moment; what is wrong in the end is said at the next start.
+        // A pair may be half written at this moment; an error that persists is reported at the next
+        // start.
         if let Ok(now) = load(options) {
             parts = now;
         }
@@ -262,7 +268,8 @@ fn with_something_to_serve(mut parts: Parts, options: &cli::Options) -> anyhow::
     Ok(parts)
 }
 
-/// From here on the two signals end the program in order; the future is there once one of them has come.
+/// From here on the two signals end the program in order. The future completes when one of them
+/// arrives.
 fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
@@ -286,7 +293,7 @@ fn check(parts: Parts) -> anyhow::Result<()> {
         server.max_exchanges_per_address,
         server.max_exchanges_per_connection
     )?;
-    // That of the last worker is the least.
+    // The last worker has the smallest share.
     let share = Share { worker: server.workers.saturating_sub(1), workers: server.workers };
     writeln!(
         out,

@@ -1,49 +1,51 @@
-//! A name for each request: shown to the client when something goes wrong, sent to the site, and written to every line
-//! of the log that is about it.
+//! The id of each request: shown to the client in errors, sent to the site, and written to every
+//! log line about the request.
 
 use std::cell::Cell;
 use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// `X-Request-Id`, as nginx, HAProxy, Envoy and most load balancers call it.
+/// `X-Request-Id`, the name that nginx, HAProxy, Envoy and most load balancers use.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest name that is taken from a proxy. A UUID has 36 characters, the longest ones in use about 100.
+/// The longest id that is accepted from a proxy. A UUID has 36 characters; the longest in use about
+/// 100.
 const LONGEST: usize = 128;
 
-/// The name of one request.
+/// The id of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestId {
-    /// Ours, and for free until it is shown.
+    /// The sidecar's own; costs nothing until it is shown.
     Own(u64),
-    /// What a trusted proxy called it: visible ASCII that needs no escaping anywhere.
+    /// A trusted proxy's: visible ASCII that needs no escaping anywhere.
     Given(HeaderValue),
 }
 
-/// One worker's source of names. The upper half is random for each worker and start, the lower half counts: unique
-/// enough to be found in a log.
+/// One worker's source of ids. The upper half is random per worker and start, the lower half is a
+/// counter: unique enough to be found in a log.
 pub struct RequestIds {
     next: Cell<u64>,
 }
 
 impl RequestIds {
-    /// A new source. Without randomness from the system the names of two workers may be alike.
+    /// A new source. Without random bytes from the system, two workers may use the same ids.
     pub fn new() -> Self {
         let start = getrandom::u32().unwrap_or_default();
         RequestIds { next: Cell::new(u64::from(start) << 32) }
     }
 
-    /// The next name of ours.
+    /// The next id of the sidecar's own.
     pub fn next(&self) -> RequestId {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         RequestId::Own(id)
     }
 
-    /// The name of a request with these fields: the one that its peer gave it, if that is trusted and gave just one, else
-    /// the next of ours.
-    // SECURITY: a stranger could give many requests one name, or another's, and so hide what it does among them.
+    /// The id of a request with these fields: its peer's, if that is trusted and sent exactly one,
+    /// otherwise the next of the sidecar's own.
+    // SECURITY: an untrusted client could use one id, or another's, for many requests, and so hide
+    // among them.
     pub fn of(&self, headers: &HeaderMap, peer_is_trusted: bool) -> RequestId {
         match peer_is_trusted.then(|| given(headers)).flatten() {
             Some(given) => RequestId::Given(given),
@@ -59,7 +61,7 @@ impl Default for RequestIds {
 }
 
 impl RequestId {
-    /// The name as a field's value.
+    /// The id as a field's value.
     pub fn field(&self) -> HeaderValue {
         match self {
             RequestId::Given(value) => value.clone(),
@@ -88,7 +90,7 @@ fn given(headers: &HeaderMap) -> Option<HeaderValue> {
     is_sane.then(|| value.clone())
 }
 
-/// An id of ours as it is shown, without the formatting machinery: each forwarded request needs it.
+/// Formats an own id without the formatting machinery: every forwarded request needs it.
 pub fn hex(id: u64) -> [u8; 16] {
     std::array::from_fn(|place| match (id >> (60 - 4 * place)) as u8 & 15 {
         digit @ 0..10 => b'0' + digit,

@@ -1,12 +1,12 @@
-//! Which requests the sidecar may answer itself.
+//! Decides which requests the sidecar may answer itself.
 //!
-//! The one place that knows the refresh route. WordPress accepts many spellings of it, and web
-//! servers disagree about the odd ones, so this file names the few whose meaning is the same
-//! everywhere and leaves all others to WordPress: a request that is forwarded needlessly costs
-//! 25 ms, one that is answered wrongly costs a session.
+//! This is the only place that knows the refresh route. WordPress accepts many spellings of it, and
+//! web servers disagree about the odd ones, so this file lists the few whose meaning is the same
+//! everywhere and leaves all others to WordPress: forwarding a request needlessly costs 25 ms,
+//! answering one wrongly costs a session.
 //!
-//! It refuses to interpret: nothing here is decoded, folded or repaired. It looks at the request's
-//! head only; what the body means is [`crate::refresh::request`]'s business.
+//! Nothing is interpreted here: no decoding, folding or repairing. Only the request's head is
+//! examined; the body is left to [`crate::refresh::request`].
 
 pub mod origin;
 
@@ -23,20 +23,20 @@ const REFRESH_ROUTE: &str = "/jwt-auth/v1/token/refresh";
 const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 const NONCE: HeaderName = HeaderName::from_static("x-wp-nonce");
 
-/// How the site's `permalink_structure` lets the REST API be addressed.
+/// The forms of the REST API's address under the site's `permalink_structure`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Permalinks {
-    /// Empty: only `?rest_route=`.
+    /// Empty structure: only `?rest_route=`.
     Plain,
-    /// Anything else: `/wp-json/`, `/index.php/wp-json/` and `?rest_route=`.
+    /// Any other: `/wp-json/`, `/index.php/wp-json/` and `?rest_route=`.
     Pretty,
-    /// Begins with `/index.php/`, the choice of sites whose web server rewrites nothing:
-    /// `/index.php/wp-json/` and `?rest_route=`. Whether `/wp-json/` reaches WordPress at all is
-    /// up to that server, so it is forwarded.
+    /// Begins with `/index.php/`, for sites whose web server rewrites nothing:
+    /// `/index.php/wp-json/` and `?rest_route=`. Whether `/wp-json/` reaches WordPress depends on
+    /// that server, so it is forwarded.
     PathInfo,
 }
 
-/// Where on this site the route is.
+/// Where this site has the route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteForms {
     /// The path of the home URL without a trailing slash: `""` or `"/blog"`.
@@ -44,18 +44,19 @@ pub struct RouteForms {
     pub permalinks: Permalinks,
 }
 
-/// What is to be done with a request, as far as its head tells.
+/// Where a request goes, as far as its head shows.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Route {
     Forward(ForwardReason),
-    /// It is a refresh call that the sidecar may answer, if its body allows that too.
+    /// A refresh that the sidecar may answer, if its body allows that too.
     Refresh {
-        /// The value of a lone `refresh_token` in the query: digits and letters only, may be empty.
+        /// The value of a lone `refresh_token` in the query: digits and letters only, possibly
+        /// empty.
         query_token: Option<String>,
     },
 }
 
-// SECURITY: a token in the query must not reach a log by way of `Debug`.
+// SECURITY: `Debug` must not carry a token of the query into a log.
 impl fmt::Debug for Route {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -70,40 +71,42 @@ impl fmt::Debug for Route {
 /// Why a request is left to WordPress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardReason {
-    /// Nearly every request: another page, another method.
+    /// Nearly every request: another path or another method.
     #[error("not the refresh route")]
     NotRefresh,
-    /// The site's home path is percent-encoded, not ASCII or otherwise not plain.
+    /// The site's home path is percent-encoded, not ASCII or has unusual segments.
     #[error("the site's home path is not plain")]
     HomePath,
     /// A query other than a lone `refresh_token` or `rest_route`.
     #[error("an unusual query")]
     Query,
-    /// `X-HTTP-Method-Override`: WordPress would treat the request as another method.
+    /// `X-HTTP-Method-Override`: WordPress would handle the request as another method.
     #[error("a method override")]
     MethodOverride,
-    /// `X-WP-Nonce`: WordPress would look at the cookies.
+    /// `X-WP-Nonce`: WordPress would check the cookies.
     #[error("a nonce")]
     Nonce,
-    /// An `Authorization` that is not a single `Bearer`: WordPress (application passwords) or a plugin may log the client in.
+    /// An `Authorization` that is not a single `Bearer`: WordPress (application passwords) or a
+    /// plugin may log the client in.
     #[error("an Authorization other than Bearer")]
     Authorization,
-    /// A body that is encoded.
+    /// An encoded body.
     #[error("an encoded body")]
     ContentEncoding,
     /// Several `Content-Type` lines, or one that PHP and WordPress might read differently.
     #[error("an unusual content type")]
     ContentType,
-    /// A multipart body, which only PHP takes apart.
+    /// A multipart body, which only PHP parses.
     #[error("a multipart body")]
     Multipart,
-    /// An `Origin` that WordPress would rewrite. One of an app may be native: what WordPress answers it with can be seen.
+    /// An `Origin` that WordPress would rewrite. An app's origin may be native: WordPress's
+    /// response to it can be observed.
     #[error("an unusual origin")]
     Origin,
     /// An expectation other than `100-continue`.
     #[error("an unusual expectation")]
     Expect,
-    /// A header whose name becomes that of another one in PHP (`X_WP_Nonce`).
+    /// A header name that PHP reads as another's (`X_WP_Nonce`).
     #[error("a header name with an underscore")]
     HeaderName,
     /// A JSON text that PHP may read differently.
@@ -118,14 +121,13 @@ pub enum ForwardReason {
     /// A token with characters other than digits and letters.
     #[error("an unusual refresh token")]
     Token,
-    /// A body larger than a refresh call's.
+    /// A body larger than that of any refresh.
     #[error("a large body")]
     BodyTooLarge,
 }
 
-/// Whether a request could be a refresh call on some site: a cheap look, without a site's
-/// settings, that is `false` for nearly every request and never for one that [`decide`] answers
-/// with [`Route::Refresh`].
+/// Whether a request could be a refresh on some site. Cheap and without a site's settings: `false`
+/// for nearly every request, and never for one that [`decide`] routes to [`Route::Refresh`].
 pub fn could_be_refresh(method: &Method, target: &Uri) -> bool {
     if *method != Method::POST {
         return false;
@@ -134,7 +136,7 @@ pub fn could_be_refresh(method: &Method, target: &Uri) -> bool {
     ends_with_route(path) || target.query().and_then(|query| query.strip_prefix("rest_route=")).is_some_and(is_route)
 }
 
-/// Whether the sidecar may answer this request. Pure: the same head always gives the same answer.
+/// Whether the sidecar may answer this request. A pure function of the head and the site's forms.
 pub fn decide(method: &Method, target: &Uri, headers: &HeaderMap, forms: &RouteForms) -> Route {
     match refresh_query(method, target, forms).and_then(|query_token| headers_are_plain(headers).map(|()| query_token))
     {
@@ -181,7 +183,7 @@ fn refresh_query(method: &Method, target: &Uri, forms: &RouteForms) -> Result<Op
 /// Whether the path below the home path is the route in a form without a query.
 fn is_pretty_route(below_home: &str, permalinks: Permalinks) -> bool {
     // WordPress's rewrite rules (`rest_api_register_rewrites`) match `wp-json` and `index.php`
-    // with regard to case; the route behind them is matched by `WP_REST_Server` without.
+    // case-sensitively; `WP_REST_Server` matches the route behind them without regard to case.
     let route = match permalinks {
         Permalinks::Plain => None,
         Permalinks::Pretty => {
@@ -219,7 +221,7 @@ fn is_plain_home(home_path: &str) -> bool {
     })
 }
 
-/// Whether no header gives the request a meaning of its own to WordPress.
+/// Checks that no header changes the request's meaning for WordPress.
 fn headers_are_plain(headers: &HeaderMap) -> Result<(), ForwardReason> {
     if headers.contains_key(METHOD_OVERRIDE) {
         return Err(ForwardReason::MethodOverride);
@@ -249,19 +251,20 @@ fn headers_are_plain(headers: &HeaderMap) -> Result<(), ForwardReason> {
     Ok(())
 }
 
-/// Whether the request has no `Authorization`, or a single one that only the plugin reads, which ignores it on its own routes.
-/// The plugin takes `Bearer ` with regard to case; `bearer` may be another plugin's. `Basic` is WordPress's
-/// (`wp_validate_application_password`, in any case) and adds fields to the response. Of several lines web servers pass the
-/// first, the last or all joined.
+/// Whether the request has no `Authorization`, or a single one that only the plugin reads, which
+/// ignores it on its own routes. The plugin matches `Bearer ` case-sensitively; `bearer` may be
+/// another plugin's. `Basic` in any case is WordPress's (`wp_validate_application_password`) and
+/// adds fields to the response. Of several lines, web servers pass on the first, the last or all
+/// joined.
 fn is_bearer_or_none(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     values.next().is_none_or(|value| value.as_bytes().starts_with(b"Bearer ")) && values.next().is_none()
 }
 
-/// Whether PHP would take the header for another one that matters here.
+/// Whether PHP would read the header as another one that matters here.
 ///
-/// SECURITY: CGI makes `HTTP_X_WP_NONCE` of `X-WP-Nonce` and of `X_WP_Nonce` alike (RFC 3875,
-/// section 4.1.18). Most web servers drop the latter, not all.
+/// SECURITY: CGI turns both `X-WP-Nonce` and `X_WP_Nonce` into `HTTP_X_WP_NONCE` (RFC 3875, section
+/// 4.1.18). Most web servers drop the latter, not all.
 fn becomes_another_header(name: &HeaderName) -> bool {
     const WATCHED: [HeaderName; 11] = [
         METHOD_OVERRIDE,

@@ -3,26 +3,28 @@
 /// One of several workers that share a limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
-    /// From 0.
+    /// The worker's number, from 0.
     pub worker: usize,
     pub workers: usize,
 }
 
 impl Share {
-    /// The shares of all come to `limit`, but that each is at least one: a worker without would answer nobody.
+    /// This worker's share. The shares add up to `limit`, except that each is at least one: a
+    /// worker without any could not serve.
     pub fn of(self, limit: usize) -> usize {
         let workers = self.workers.max(1);
         (limit / workers + usize::from(self.worker < limit % workers)).max(1)
     }
 
-    /// As [`Share::of`], where zero is any number.
+    /// Like [`Share::of`], with zero as unlimited.
     pub fn of_any(self, limit: usize) -> usize {
         if limit == 0 { 0 } else { self.of(limit) }
     }
 
-    /// As [`Share::of`], for a limit of what clients have in flight, of which one connection may have `one`: all of a
-    /// connection is at one worker, and a browser's own page must not be too much for that while the others have room. So
-    /// the shares may come to more than `limit`, by at most `one` for each worker.
+    /// Like [`Share::of`], for a limit on what clients have in flight, of which one connection may
+    /// have `one`. A connection stays on one worker, and the page of one browser must not exceed
+    /// that worker's share while others have room. So the shares may add up to more than `limit`,
+    /// by at most `one` per worker.
     pub fn of_clients(self, limit: usize, one: usize) -> usize {
         self.of(limit).max(one.min(limit))
     }

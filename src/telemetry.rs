@@ -1,8 +1,9 @@
-//! Logging: events to standard error, as text for people, as JSON lines for machines, or to journald with their fields.
+//! Logging: events to standard error, as text for people or JSON lines for machines, or to journald
+//! with their fields.
 //!
-//! Rotation, shipping and storage are the business of whoever started the program (systemd, a
-//! container runtime). What an event may say is decided where it is written; here one event becomes
-//! one line, and a flood of one kind of event a few lines and a count.
+//! Rotation, shipping and storage are left to the service manager (systemd, a container runtime).
+//! Here each event becomes one line, and a flood of events of one kind becomes a few lines and a
+//! count.
 
 mod journald;
 mod one_line;
@@ -24,27 +25,26 @@ use one_line::OneLine;
 use outlet::{Outlet, Sink};
 use repeats::Repeats;
 
-/// Why logging could not be started; the program's own fault, or the system's.
+/// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The level was checked with the configuration, so this is a `Log` made by hand.
+    /// The level was checked with the configuration, so this only happens to a `Log` made by hand.
     #[error("log.level is not a list of log directives")]
     Level(#[from] tracing_subscriber::filter::ParseError),
-    /// There is no journald here, or it may not be written to.
+    /// There is no journald, or writing to it is not allowed.
     #[error(
         "log.format is \"journald\", but journald cannot be reached at {}; use \"text\" or \"json\"",
         journald::SOCKET
     )]
     Journald(#[source] io::Error),
-    /// The system gives no thread.
     #[error("the threads that write the log cannot be started")]
     Thread(#[source] io::Error),
-    /// Something in the process started logging before.
+    /// Logging was already started in this process.
     #[error("logging was started twice")]
     Started(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Logging, at work. Dropped, it says what it has counted and not said, and waits until everything is written.
+/// Logging in operation. On drop it reports pending counts and waits until everything is written.
 #[must_use]
 #[derive(Debug)]
 pub struct Telemetry {
@@ -59,41 +59,42 @@ impl Drop for Telemetry {
     }
 }
 
-/// There is one log in a process, and so one level.
+/// A process has one log, and so one level.
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// What is logged, read and not yet in force.
+/// Parsed log settings that are not in effect yet.
 #[derive(Debug)]
 pub struct Level(EnvFilter);
 
 impl Level {
-    /// Of `[log] level` and `access`.
+    /// Parses `[log] level` and `access`.
     ///
     /// # Errors
-    /// A level that cannot be read.
+    /// An invalid level.
     pub fn of(log: &config::Log) -> Result<Self, TelemetryError> {
         let mut level = EnvFilter::builder().parse(&log.level)?;
         if quiets_h2(&log.level) {
             level = level.add_directive("h2=error".parse()?);
         }
         if log.access {
-            // Asked for by name, so that a level for everything else does not take it away.
+            // Added by name, so that a level for everything else does not exclude it.
             level = level.add_directive(format!("{ACCESS}=info").parse()?);
         }
         Ok(Level(level))
     }
 
-    /// Puts it in force, where logging has started.
+    /// Puts the settings into effect, if logging has started.
     ///
     /// # Errors
-    /// What logs is gone.
+    /// The subscriber is gone.
     pub fn apply(self) -> Result<(), reload::Error> {
         LEVEL.get().map_or(Ok(()), |level| level.reload(self.0))
     }
 }
 
-/// Whether the crate h2 is to be heard of at errors only. It warns of what any client may do: of frames for streams that are
-/// gone, of a PONG without a ping. A level above `info`, errors only, or a directive for h2 is taken as it is.
+/// Whether the crate h2 may log errors only. It warns about things that any client may do: frames
+/// for closed streams, a PONG without a ping. A level above `info`, errors only, or a directive for
+/// h2 is used unchanged.
 fn quiets_h2(level: &str) -> bool {
     let mut all = None;
     for directive in level.split(',').map(str::trim) {
@@ -108,7 +109,7 @@ fn quiets_h2(level: &str) -> bool {
 /// Starts logging for the whole process.
 ///
 /// # Errors
-/// [`TelemetryError`]: a level that cannot be read, no journald where there should be one, or logging that runs already.
+/// [`TelemetryError`]: an invalid level, a missing journald, or logging that has already started.
 pub fn start(log: &config::Log) -> Result<Telemetry, TelemetryError> {
     let (level, changing) = reload::Layer::new(Level::of(log)?.0);
     let repeats = Repeats::start().map_err(TelemetryError::Thread)?;
@@ -147,14 +148,14 @@ fn form(configured: LogFormat) -> Result<(Form, Sink), TelemetryError> {
         LogFormat::Journald => (Form::Journald, Sink::Journal(journald::open().map_err(TelemetryError::Journald)?)),
         LogFormat::Auto if journald::is_our_stderr() => match journald::open() {
             Ok(socket) => (Form::Journald, Sink::Journal(socket)),
-            // Standard error leads there, too, if only as text.
+            // Standard error leads there too, though only as text.
             Err(_) => (Form::Text, Sink::Stderr),
         },
         LogFormat::Auto => (Form::Text, Sink::Stderr),
     })
 }
 
-/// Colours are for terminals, and not where NO_COLOR is set and not empty (no-color.org).
+/// Colours are for terminals, unless NO_COLOR is set and not empty (no-color.org).
 fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

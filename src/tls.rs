@@ -1,8 +1,9 @@
-//! TLS with clients: which certificate each gets, how long a handshake may take, and new certificates without a
-//! connection lost.
+//! TLS with clients: choosing a certificate, limiting handshakes, and renewing certificates without
+//! losing a connection.
 //!
-//! rustls with the provider aws-lc-rs, TLS 1.2 and 1.3. There is no choice of ciphers: what rustls offers is what
-//! Mozilla's "intermediate" configuration recommends. Clients are not asked for certificates.
+//! rustls with the provider aws-lc-rs, TLS 1.2 and 1.3. Ciphers cannot be configured: rustls offers
+//! those that Mozilla's "intermediate" configuration recommends. Clients are not asked for
+//! certificates.
 
 pub mod certificates;
 pub mod pair;
@@ -28,29 +29,29 @@ use pair::Certificate;
 pub use reload::reload_when_changed;
 use reload::{Seen, look};
 
-/// The protocols above TLS, the preferred one first.
+/// The protocols over TLS, in order of preference.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The certificates in effect and where they come from.
+/// The certificates in effect and their files.
 pub struct Tls {
     files: Vec<CertificateFiles>,
-    /// The files as they were just before they were read.
+    /// The state of the files just before they were read.
     seen: Vec<Seen>,
     current: Arc<Current>,
     acceptor: Acceptor,
 }
 
-/// Makes TLS of a connection. Cheap to clone; always presents the certificates that are in effect.
+/// Makes TLS connections. Cheap to clone; always presents the certificates in effect.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: TlsAcceptor,
     limit: Duration,
 }
 
-/// Why a handshake came to nothing.
+/// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The client spoke no TLS, or none that we do, or left.
+    /// The client sent no TLS or offered nothing usable, or left.
     #[error("the TLS handshake failed")]
     Failed(#[source] io::Error),
     /// `[tls] handshake_timeout`.
@@ -69,17 +70,17 @@ impl HandshakeError {
             Some(rustls::Error::PeerIncompatible(_)) => Event::HandshakeIncompatible,
             Some(rustls::Error::AlertReceived(_)) => Event::HandshakeAlert,
             Some(_) => Event::HandshakeOther,
-            // Nothing but the connection's own end.
+            // The connection ended without any other error.
             None => Event::HandshakeClosed,
         }
     }
 }
 
 impl Tls {
-    /// Reads the certificates; those that are not there are waited for. `None` where nothing listens with TLS.
+    /// Reads the certificates; missing ones are waited for. `None` if nothing listens with TLS.
     ///
     /// # Errors
-    /// Every pair that can never be used, as a key of another certificate.
+    /// Every pair that can never be used, such as a key of another certificate.
     pub fn load(config: &config::Tls) -> Result<Option<Arc<Self>>, Faults> {
         if config.listen.is_empty() {
             return Ok(None);
@@ -105,7 +106,8 @@ impl Tls {
         self.current.get().usable().to_vec()
     }
 
-    /// Whether there is one at all: without, no handshake can succeed, and nothing should listen.
+    /// Whether there is a certificate: without one no handshake can succeed, so nothing should
+    /// listen.
     pub fn is_usable(&self) -> bool {
         !self.current.get().usable().is_empty()
     }
@@ -115,21 +117,21 @@ impl Tls {
         self.current.get().missing().len()
     }
 
-    /// What an operator should look at.
+    /// What an operator should check.
     pub fn warnings(&self) -> Vec<Warning> {
         self.current.get().warnings(SystemTime::now())
     }
 
-    /// What is in effect, in one line: each certificate with its names, its kind and its end.
+    /// The certificates in effect, in one line: the names, kind and end of each.
     pub fn describe(&self) -> String {
         self.certificates().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 
-    /// Whether this may take the place of `before`. A pair may be late at boot; while the program runs, one that is named
-    /// and is not there is a slip, and a certificate that was presented must not be lost by it.
+    /// Whether this may replace `before`. At boot a pair may be late, but in a reload a named pair
+    /// that is missing is a mistake, and must not cost a certificate that was presented.
     ///
     /// # Errors
-    /// Pairs that are not there and were not waited for before.
+    /// Pairs that are missing and were not waited for before.
     pub fn can_replace(&self, before: Option<&Tls>) -> Result<(), Faults> {
         let (own, before) = (self.current.get(), before.map(|before| before.current.get()));
         let waited_for = before.iter().flat_map(|before| before.missing());
@@ -145,10 +147,10 @@ impl Tls {
 }
 
 impl Acceptor {
-    /// Does the handshake, within `[tls] handshake_timeout`.
+    /// Makes the handshake, within `[tls] handshake_timeout`.
     ///
     /// # Errors
-    /// No agreement, or not in time.
+    /// See [`HandshakeError`].
     pub async fn accept(&self, stream: Stream) -> Result<TlsStream<Stream>, HandshakeError> {
         match timeout(self.limit, self.tls.accept(stream)).await {
             Ok(done) => done.map_err(HandshakeError::Failed),
@@ -157,7 +159,7 @@ impl Acceptor {
     }
 }
 
-/// Whether the client chose HTTP/2 in the handshake (RFC 7301; RFC 9113, 3.2).
+/// Whether the client selected HTTP/2 in the handshake (RFC 7301; RFC 9113, 3.2).
 pub fn chose_http2(stream: &TlsStream<Stream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(b"h2")
 }
@@ -168,7 +170,7 @@ struct Current(RwLock<Arc<Certificates>>);
 
 impl Current {
     fn get(&self) -> Arc<Certificates> {
-        // Nothing that holds the lock can leave it half-changed.
+        // No holder of the lock can leave it half changed.
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -189,7 +191,7 @@ fn server_config(current: Arc<Current>) -> Result<ServerConfig, rustls::Error> {
         .with_no_client_auth()
         .with_cert_resolver(current);
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
-    // Tickets let a client that comes back skip most of the handshake, without memory on our side.
+    // Tickets let a returning client skip most of the handshake, without memory on this side.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(config)
 }

@@ -1,8 +1,9 @@
-//! What is refused outright, before anything reaches the upstream or the database.
+//! Refuses requests before anything reaches the upstream or the database.
 //!
-//! `http1::head` refuses much by itself (sizes that are no sizes, spaces before the colon, obs-fold, differing lengths), and
-//! hyper does in HTTP/2. Both pass on what stands here, and two servers that read such a request differently are what request smuggling
-//! lives on. Nothing is repaired; what is doubtful is refused.
+//! `http1::head` already rejects much (invalid chunk sizes, spaces before the colon, obs-fold,
+//! differing lengths), and hyper does so for HTTP/2. Both accept what is listed here, and request
+//! smuggling depends on two servers that read such a request differently. Nothing is repaired;
+//! ambiguous requests are refused.
 
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
@@ -15,10 +16,12 @@ pub enum Refusal {
     /// CONNECT would make a tunnel of the connection (RFC 9110, 9.3.6).
     #[error("CONNECT is not for a reverse proxy")]
     Connect,
-    /// TRACE answers with the request's own fields, cookies among them (RFC 9110, 9.3.8); nginx refuses it, too.
+    /// TRACE returns the request's own fields, cookies among them (RFC 9110, 9.3.8); nginx refuses
+    /// it too.
     #[error("TRACE is not answered")]
     Trace,
-    /// `*` is for OPTIONS, `host:port` for CONNECT, and an absolute target names `http` or `https` (RFC 9112, 3.2).
+    /// `*` is for OPTIONS, `host:port` for CONNECT, and an absolute target names `http` or `https`
+    /// (RFC 9112, 3.2).
     #[error("the target is not one for this method")]
     Target,
     /// HTTP/1.1 without Host (RFC 9112, 3.2).
@@ -27,7 +30,7 @@ pub enum Refusal {
     /// More than one Host line (RFC 9112, 3.2).
     #[error("more than one Host field")]
     SeveralHosts,
-    /// A Host that is no host[:port].
+    /// A Host that is not `host[:port]`.
     #[error("invalid Host field")]
     InvalidHost,
     /// An absolute target whose authority is not the Host (RFC 9112, 3.2.2).
@@ -36,18 +39,19 @@ pub enum Refusal {
     /// A transfer coding other than a single `chunked` (RFC 9112, 6.1).
     #[error("unsupported Transfer-Encoding")]
     TransferEncoding,
-    /// A Content-Length that is no number, is above 2^63-1 or stands twice (RFC 9112, 6.3). Of HTTP/1, the parser refuses it.
+    /// A Content-Length that is not a number, exceeds 2^63-1 or occurs twice (RFC 9112, 6.3). In
+    /// HTTP/1 the parser already rejects it.
     #[error("invalid Content-Length")]
     ContentLength,
-    /// `[server] max_header_fields` (RFC 6585, 5); found where the fields are counted, not here.
+    /// `[server] max_header_fields` (RFC 6585, 5); found where fields are counted, not here.
     #[error("more fields than server.max_header_fields")]
     TooManyFields,
 }
 
-/// Checks a request head. `Ok` says that it may be routed.
+/// Checks a request's head. `Ok` means that the request may be routed.
 ///
 /// # Errors
-/// The first reason for which it must not.
+/// The first reason to refuse it.
 pub fn vet<B>(request: &Request<B>) -> Result<(), Refusal> {
     if request.method() == Method::CONNECT {
         return Err(Refusal::Connect);
@@ -63,7 +67,8 @@ pub fn vet<B>(request: &Request<B>) -> Result<(), Refusal> {
     vet_host(request)
 }
 
-// SECURITY: servers disagree about what such a target names, and with it about the path that a filter sees.
+// SECURITY: servers disagree about what such a target names, and so about the path that a filter
+// sees.
 fn vet_target<B>(request: &Request<B>) -> Result<(), Refusal> {
     let uri = request.uri();
     let is_valid = match (uri.scheme_str(), uri.authority()) {
@@ -74,7 +79,8 @@ fn vet_target<B>(request: &Request<B>) -> Result<(), Refusal> {
     if is_valid { Ok(()) } else { Err(Refusal::Target) }
 }
 
-// SECURITY: `gzip, chunked`, `chunked, chunked` or two lines are read as chunked by one server and not by the next (CL.TE, TE.TE).
+// SECURITY: `gzip, chunked`, `chunked, chunked` or two lines are chunked to one server and not to
+// the next (CL.TE, TE.TE).
 fn vet_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (lines.next(), lines.next()) {
@@ -84,8 +90,8 @@ fn vet_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-// SECURITY: h2 takes an empty one for 0, several that agree, and numbers that overflow where they are signed; what the
-// upstream takes them for is not known.
+// SECURITY: h2 reads an empty value as 0, and accepts several equal values and numbers that
+// overflow signed integers. How the upstream reads them is unknown.
 fn vet_content_length(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
     match (lines.next().map(HeaderValue::as_bytes), lines.next()) {
@@ -95,7 +101,8 @@ fn vet_content_length(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-// SECURITY: of no and of several Host lines the upstream might pick another one than a cache or a filter in front did.
+// SECURITY: without Host, or with several lines, the upstream might choose another host than a
+// cache or filter in front of it.
 fn vet_host<B>(request: &Request<B>) -> Result<(), Refusal> {
     let mut lines = request.headers().get_all(header::HOST).iter();
     let host = match (lines.next(), lines.next()) {
@@ -112,14 +119,14 @@ fn vet_host<B>(request: &Request<B>) -> Result<(), Refusal> {
         (Some(target), Some(host)) if !is_same_host(request.uri().scheme(), target.as_str(), host.as_bytes()) => {
             Err(Refusal::TargetHostMismatch)
         }
-        // HTTP/1.0: the target's is the host.
+        // HTTP/1.0 without Host: the target names the host.
         (Some(target), None) if !is_host(target.as_str().as_bytes()) => Err(Refusal::InvalidHost),
         _ => Ok(()),
     }
 }
 
-/// Whether the authority of a target and a `Host` name one place: the scheme's own port, written or not, makes no difference
-/// (RFC 9110, 4.2.3), nor does a colon without one (RFC 3986, 6.2.3).
+/// Whether the authority of a target and a `Host` name the same host: the scheme's default port may
+/// be written or not (RFC 9110, 4.2.3), and so may a colon without a port (RFC 3986, 6.2.3).
 pub fn is_same_host(scheme: Option<&Scheme>, authority: &str, host: &[u8]) -> bool {
     let default: &[u8] = match scheme.map(Scheme::as_str) {
         Some("http") => b":80",
@@ -133,7 +140,8 @@ pub fn is_same_host(scheme: Option<&Scheme>, authority: &str, host: &[u8]) -> bo
     plain(authority.as_bytes()) == plain(host)
 }
 
-/// `host[:port]` of RFC 3986, 3.2.2, without userinfo. An empty value is allowed by RFC 9112, 3.2, but names no site: refused.
+/// `host[:port]` of RFC 3986, 3.2.2, without userinfo. An empty value is allowed by RFC 9112, 3.2,
+/// but names no site: refused.
 fn is_host(value: &[u8]) -> bool {
     let (host, port) = match value {
         [b'[', rest @ ..] => match rest.iter().position(|byte| *byte == b']') {
@@ -154,7 +162,7 @@ fn is_host(value: &[u8]) -> bool {
             None => (value, &[][..]),
         },
     };
-    // No `%`: one server decodes it, the next does not, and no site is named so.
+    // No `%`: one server decodes it, another does not, and no site has such a name.
     let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
     !host.is_empty() && host.iter().all(is_name_byte) && port.iter().all(u8::is_ascii_digit)
 }
@@ -244,7 +252,7 @@ mod tests {
     }
 
     proptest! {
-        // What is let through names one host in one way, and is framed in one way, whoever reads it.
+        // Whatever passes names one host and is framed in one way, for every reader.
         #[test]
         fn what_passes_is_plain(
             target in prop_oneof![Just("/".to_owned()), "(http://)?[a-c@:0-9]{1,6}(/x)?", "[!-~]{1,12}"],

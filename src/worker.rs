@@ -1,5 +1,6 @@
-//! A worker: one thread, one runtime, its own connections to the upstream. What happens to a connection between
-//! accept and close happens on one of these, so nothing on the way is shared, locked or sent across threads.
+//! A worker: one thread with one runtime and its own connections to the upstream. A client
+//! connection stays on one worker from accept to close, so nothing on its way is shared, locked or
+//! sent across threads.
 
 use std::io;
 use std::rc::Rc;
@@ -21,20 +22,20 @@ use crate::exchange::context::{AcrossReloads, Ending, LatestContext, Settings};
 use crate::metrics::Shard;
 use crate::share::Share;
 
-/// What a worker is told to do.
+/// What a worker can be sent.
 pub enum Work {
     Serve(Accepted),
-    /// To do so by other settings from now on.
+    /// Use these settings for new requests.
     Change(Box<Settings>),
-    /// To say that it is there.
+    /// Reply, to show that the worker runs.
     Answer(oneshot::Sender<()>),
 }
 
-/// Starts a worker's thread. It ends when all senders are dropped and its connections are closed, or at the drain's
-/// deadline.
+/// Starts a worker's thread. It ends when all senders are dropped and its connections are closed,
+/// or at the drain's deadline.
 ///
 /// # Errors
-/// When the system gives no thread or no runtime.
+/// If the system cannot start the thread or its runtime.
 pub fn start(
     number: usize,
     settings: Settings,
@@ -42,7 +43,8 @@ pub fn start(
     drain: Drain,
 ) -> io::Result<(UnboundedSender<Work>, JoinHandle<()>)> {
     let (sender, work) = unbounded_channel();
-    // Taken here, so that whoever waits for it does not come before this thread.
+    // Taken here, not in the thread, so that the drain cannot begin to wait before the token
+    // exists.
     let waiting = drain.earlier.token();
     let runtime_builder = move || Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let thread =
@@ -62,7 +64,7 @@ async fn do_work(
     waiting: TaskTrackerToken,
 ) {
     let tunnels = TaskTracker::new();
-    // A token of its own: every connection registers with it, and workers must not contend for that.
+    // A token per worker: every connection registers with it, and workers must not contend for one.
     let (draining, ending) = (drain.begun.child_token(), Rc::<Ending>::default());
     spawn_local(Rc::clone(&ending).follow(draining.clone()));
     let share = Share { worker: number, workers: settings.config.server.workers };
@@ -86,7 +88,7 @@ async fn do_work(
                 connections.spawn_local(connection::serve(accepted, Rc::clone(&latest)));
             }
             Some(Work::Change(settings)) => latest.change(*settings),
-            // Who asked may be gone by now.
+            // The requester may have gone away.
             Some(Work::Answer(answer)) => drop(answer.send(())),
             None => break,
         }
@@ -110,7 +112,7 @@ async fn do_work(
     }
 }
 
-/// Keeps `waiting` until connections and tunnels from before the drain have ended.
+/// Holds `waiting` until the connections and tunnels from before the drain have ended.
 async fn all_end(connections: TaskTracker, tunnels: TaskTracker, waiting: Option<TaskTrackerToken>) {
     connections.wait().await;
     tunnels.close();

@@ -1,4 +1,4 @@
-//! How much one client may have at once: connections, and exchanges in flight.
+//! Limits on what one client may have at once: connections, and exchanges in flight.
 
 pub mod per_address;
 pub mod places;

@@ -1,7 +1,7 @@
-//! How many connections each client address has open, and how many exchanges in flight, so that one client cannot take them
-//! all.
+//! Counts the connections and the exchanges in flight of each client address, so that one client
+//! cannot take them all.
 //!
-//! An IPv6 client is its /64: it has as many addresses in that as it likes.
+//! An IPv6 client is counted by its /64, in which it can choose any address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::places;
 use crate::share::Share;
 
-/// The count, shared by all workers. Touched when a connection opens and when it closes.
+/// The counts, shared by all workers. Updated when a connection opens or closes.
 pub struct PerAddress {
     connections: usize,
     exchanges: usize,
@@ -21,25 +21,26 @@ pub struct PerAddress {
     open: Arc<Mutex<HashMap<IpAddr, Open>>>,
 }
 
-/// What an address has open.
+/// What one address has open.
 struct Open {
     connections: usize,
-    /// The limits that the places were made for: of exchanges of an address and of one connection, and of early bodies.
+    /// The limits that the permits were made for: exchanges of an address and of one connection,
+    /// and early bodies.
     limits: (usize, usize, usize),
-    /// Free places for exchanges, by the worker's number.
+    /// Free permits for exchanges, by the worker's number.
     exchanges: HashMap<usize, Arc<Semaphore>>,
-    /// Free places for bodies that begin to flow at once.
+    /// Free permits for bodies that are sent at once.
     early_bodies: Option<Arc<Semaphore>>,
 }
 
 impl PerAddress {
-    /// At most so many connections and exchanges for each address; zero is any number. `one_connection` of the exchanges
-    /// may be those of one connection, and the bodies of `early_bodies` of them may begin to flow at once.
+    /// The limits per address, with zero as unlimited. `one_connection` of the `exchanges` may be
+    /// those of one connection, and `early_bodies` of them may send their bodies at once.
     pub fn new(connections: usize, exchanges: usize, one_connection: usize, early_bodies: usize) -> Arc<Self> {
         Arc::new(PerAddress { connections, exchanges, one_connection, early_bodies, open: Arc::default() })
     }
 
-    /// The same count with other limits. Addresses beyond the new limits keep what they have open.
+    /// The same counts with other limits. Addresses beyond a new limit keep what they have open.
     pub fn with_limits(
         &self,
         connections: usize,
@@ -54,7 +55,7 @@ impl PerAddress {
         (self.exchanges, self.one_connection, self.early_bodies)
     }
 
-    /// A place for a connection from `address`; `None` when it has as many open as it may.
+    /// A permit for a connection from `address`; `None` if it already has as many as allowed.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admitted> {
         let address = network(address);
         let mut all = self.open();
@@ -76,7 +77,7 @@ impl Open {
         Open { connections: 0, limits, exchanges: HashMap::new(), early_bodies: places::limited(limits.2) }
     }
 
-    /// Places by other limits are counted from nought.
+    /// Permits for other limits are counted from zero.
     fn adopt(&mut self, limits: (usize, usize, usize)) {
         if self.limits != limits {
             *self = Open { connections: self.connections, ..Open::new(limits) };
@@ -84,18 +85,20 @@ impl Open {
     }
 }
 
-/// One connection's place. Dropped, it is free.
+/// One connection's permit, released on drop.
 pub struct Admitted {
     of: Arc<PerAddress>,
     address: IpAddr,
 }
 
 impl Admitted {
-    /// Free places for exchanges from its address at one worker, by the limit that `now` has; `None` where they are not
-    /// limited. After a change of the limit they are counted from nought, and what is in flight keeps the places that it has.
+    /// Free permits for exchanges of its address at one worker, under the limits of `now`; `None`
+    /// if unlimited. After a change of the limit they are counted from zero, and exchanges in
+    /// flight keep the permits that they have.
     ///
-    /// SECURITY: each worker has its share of the limit, as it has of connections to the upstream. Connections that are made
-    /// so that they meet one worker must not take all that this one has. See [`Share::of_clients`].
+    /// SECURITY: each worker has its share of the limit, as it has of connections to the upstream.
+    /// Connections made so that they all reach one worker must not take everything that it has. See
+    /// [`Share::of_clients`].
     pub fn exchanges(&self, now: &PerAddress, share: Share) -> Option<Arc<Semaphore>> {
         if now.exchanges == 0 {
             return None;
@@ -108,7 +111,8 @@ impl Admitted {
         Some(Arc::clone(places.or_insert_with(of_worker)))
     }
 
-    /// Free places for bodies from its address that begin to flow at once, at all workers; `None` where they are not limited.
+    /// Free permits for bodies of its address that are sent at once, on all workers; `None` if
+    /// unlimited.
     pub fn early_bodies(&self, now: &PerAddress) -> Option<Arc<Semaphore>> {
         let mut all = now.open();
         let open = all.get_mut(&self.address)?;
@@ -129,7 +133,8 @@ impl Drop for Admitted {
     }
 }
 
-/// Whose addresses count as one client: an IPv4 address, also where it is written as IPv6 (`::ffff:…`), or a /64 network.
+/// The network that counts as one client: an IPv4 address, even in IPv6 form (`::ffff:…`), or a
+/// /64.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -173,7 +178,7 @@ mod tests {
         let _taken = first.exchanges(&per_address, at(0)).unwrap().try_acquire_owned().unwrap();
         assert_eq!([&first, &second, &other].map(|place| free(place, &per_address, 0)), [Some(2), Some(2), Some(3)]);
         assert_eq!(free(&first, &per_address, 1), Some(2), "the other worker's share");
-        // After a reload the new limit holds, for open connections, too.
+        // After a reload the new limit also applies to open connections.
         let changed = per_address.with_limits(0, 8, 1, 3);
         assert_eq!((free(&first, &changed, 0), free(&second, &changed, 1)), (Some(4), Some(4)));
         let with_room = changed.with_limits(0, 8, 6, 3);

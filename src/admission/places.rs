@@ -1,8 +1,10 @@
-//! How many exchanges are in flight at once: for one client address, and in all. Each has a place in both from before its
-//! upload is read until its answer was sent, or its tunnel has ended; to HTTP/1 an answer counts as sent once its last bytes
-//! are in the buffer of its connection, see [`crate::connection::http1`].
+//! Limits the exchanges in flight, per client address and in all. Each holds a permit of both from
+//! before its upload is read until its response was sent or its tunnel has ended. An HTTP/1
+//! response counts as sent once its last bytes are in its connection's buffer, see
+//! [`crate::connection::http1`].
 //!
-//! SECURITY: an exchange holds a connection to the upstream and memory for as long as its client likes to read slowly.
+//! SECURITY: an exchange holds memory and a connection to the upstream for as long as its client
+//! chooses to read slowly.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// Where exchanges in flight are counted.
+/// What a limit on exchanges in flight applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// `[server] max_exchanges_per_connection`.
@@ -32,7 +34,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// As many exchanges as allowed were in flight for so long.
+/// For so long, as many exchanges as allowed were in flight.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("as many requests as may be were in flight {scope} for {waited:?}")]
 pub struct NoPlace {
@@ -40,7 +42,7 @@ pub struct NoPlace {
     pub waited: Duration,
 }
 
-/// The places of one exchange. Dropped, they are free.
+/// The permits of one exchange, released on drop.
 #[derive(Default)]
 pub struct Places {
     _of_address: Option<OwnedSemaphorePermit>,
@@ -48,7 +50,8 @@ pub struct Places {
 }
 
 impl Places {
-    /// Waits for a place for the client's address and for one in all, at most for `limit`. `None` is not limited.
+    /// Waits at most `limit` for a permit of the client's address and for one of all. `None` is
+    /// unlimited.
     ///
     /// # Errors
     /// There was none in time.
@@ -58,14 +61,16 @@ impl Places {
         limit: Duration,
     ) -> Result<Places, NoPlace> {
         Ok(Places {
-            // First: those who wait for others of their address must not keep places from the rest.
+            // First, so that requests waiting for others of their own address hold no permit that
+            // others need.
             _of_address: one(address, limit).await.map_err(|waited| NoPlace { scope: Scope::Address, waited })?,
             _of_all: one(all, limit).await.map_err(|waited| NoPlace { scope: Scope::All, waited })?,
         })
     }
 }
 
-/// Waits for one of `places`, at most for `limit`. A free one is taken without a timer: it is there for nearly every request.
+/// Waits at most `limit` for one of `places`. A free one is taken without a timer, which is the
+/// case for nearly every request.
 ///
 /// # Errors
 /// The limit: there was none in time.
@@ -80,7 +85,7 @@ pub async fn one(places: Option<&Arc<Semaphore>>, limit: Duration) -> Result<Opt
     }
 }
 
-/// So many places; `None` where the number is zero, which is any number.
+/// So many permits; `None`, for unlimited, if the number is zero.
 pub fn limited(places: usize) -> Option<Arc<Semaphore>> {
     (places > 0).then(|| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))))
 }

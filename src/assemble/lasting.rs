@@ -1,4 +1,4 @@
-//! What a reload does not begin anew: counters, rate limits, the verification.
+//! What survives a reload: counters, rate limits, the verification.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,20 +13,20 @@ use crate::refresh::recent::Recent;
 use crate::verify::kept::Kept;
 use crate::verify::{Rules, Verification};
 
-/// What a reload does not begin anew.
+/// What a reload keeps.
 #[derive(Clone)]
 pub struct Lasting {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refreshes: Arc<Counters>,
     pub(super) rate_limiter: RateLimiter,
-    /// Of a network's further sites.
+    /// For the network's further sites.
     pub(super) verdicts: Arc<Verdicts>,
     pub(super) tallies: Arc<Tallies>,
     recent: Arc<Mutex<Option<Arc<Recent>>>>,
     verification: Arc<Mutex<Option<Verified>>>,
 }
 
-/// The verification, what it goes by, and where it is kept.
+/// The verification, its rules, and the file that keeps it.
 struct Verified {
     rules: Rules,
     verification: Arc<Verification>,
@@ -46,7 +46,8 @@ impl Lasting {
         }
     }
 
-    /// The verification so far, by `rules` from now on; the first one goes on with what `file` keeps.
+    /// The verification so far, by `rules` from now on. The first one continues from what `file`
+    /// holds.
     pub(super) fn verification(
         &self,
         rules: Rules,
@@ -63,7 +64,7 @@ impl Lasting {
         let verification = match &*all {
             Some(before) if before.rules == rules => Arc::clone(&before.verification),
             Some(before) if before.verification.is_on() => Verification::following(&before.verification, rules),
-            // Nobody has looked since.
+            // Nothing has observed the site in the meantime.
             Some(before) => Verification::new(rules, read().or_else(|| Some(before.verification.verdict()))),
             None => Verification::new(rules, read()),
         };
@@ -72,7 +73,7 @@ impl Lasting {
         (verification, kept)
     }
 
-    /// A reload has succeeded.
+    /// Called when a reload has succeeded.
     pub(crate) fn reloaded(&self) {
         self.verdicts.reloaded();
         if let Some(verified) = &*self.verification.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -80,9 +81,10 @@ impl Lasting {
         }
     }
 
-    /// The access tokens of the last rotations: those that are kept, unless the interval is another. `None` where it is zero.
+    /// The access tokens of the last rotations: those of before the reload, unless the interval has
+    /// changed. `None` if it is zero.
     pub(super) fn recent(&self, interval: Duration) -> Option<Arc<Recent>> {
-        // Replaced as a whole.
+        // The table is replaced as a whole.
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.as_ref().is_none_or(|recent| recent.interval() != interval) {
             *recent = (!interval.is_zero()).then(|| Arc::new(Recent::new(interval)));
@@ -91,7 +93,7 @@ impl Lasting {
     }
 }
 
-/// What the configuration says of it.
+/// The configured rules of the verification.
 pub(super) fn rules(refresh: &config::Refresh) -> Rules {
     let counted = |number| u32::try_from(number).unwrap_or(u32::MAX);
     Rules { verify: refresh.verify, first: counted(refresh.verify_first), every: counted(refresh.verify_every) }
@@ -128,7 +130,7 @@ mod tests {
         assert_eq!(same.view().state, ViewState::Agrees);
         lasting.reloaded();
         assert_eq!(same.view().state, ViewState::Agrees);
-        // By other rules it goes on with what is known, and what is counted.
+        // Under other rules it keeps the verdict and the counts.
         let (other, _) = lasting.verification(Rules { every: 10, ..RULES }, None);
         assert_eq!((other.view().state, other.view().compared), (ViewState::Agrees, 1));
         assert!(verification.is_replaced() && !other.is_replaced());

@@ -36,14 +36,15 @@ use crate::wordpress::installation::Installation;
 use crate::wordpress::network::Network;
 use crate::wordpress::site::{Configured, Sites};
 
-/// Threads of the database side. One waits for the disk while the other prepares the next statement.
+/// Threads of the database side. While one waits for the disk, the other prepares the next
+/// statement.
 const DATABASE_THREADS: usize = 2;
 
 impl Native {
-    /// Connects to nothing yet.
+    /// Assembles the native refresh. Nothing is connected yet.
     ///
     /// # Errors
-    /// When the system gives no threads.
+    /// If the system cannot start threads.
     pub fn assemble(
         config: &Config,
         dialer: Dialer,
@@ -82,7 +83,7 @@ impl Native {
             kept: file,
             verdicts: Arc::clone(&lasting.verdicts),
             tallies: Arc::clone(&lasting.tallies),
-            // The first site's scans wait for none of another site.
+            // The first site's scans do not wait for those of other sites.
             scanner: Arc::default(),
             dialer: dialer.clone(),
         };

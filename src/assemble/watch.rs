@@ -1,4 +1,5 @@
-//! Looks at the site while it is served: logs whether refreshes are native, on which hosts, and whether the clocks agree.
+//! Watches the site while it is served: logs whether refreshes are native, on which hosts, and
+//! whether the clocks agree.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,13 +16,15 @@ use crate::wordpress::clock::Apart;
 use crate::wordpress::home::Home;
 use crate::wordpress::site::{NamedHost, NotNative, Site};
 
-/// How often the site is looked at even without a request: what is known of it stays fresh, and the log tells of changes.
+/// How often the site is looked at even without a request, so that what is known of it stays fresh
+/// and the log reports changes.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What a look at the site found: the site and its home URL, or why refreshes are left to WordPress.
+/// What a look at the site found: the site and its home URL, or why refreshes are left to
+/// WordPress.
 pub type Found = Result<(Arc<Site>, Arc<Home>), Arc<NotNative>>;
 
-/// Looks at the site once, for as long as reading it and asking WordPress may take.
+/// Looks at the site once. Takes as long as reading the settings and asking WordPress.
 pub async fn look(refresher: &Refresher) -> Found {
     if let Some(blogs) = &refresher.blogs {
         blogs.network().current().await;
@@ -33,7 +36,7 @@ pub async fn look(refresher: &Refresher) -> Found {
     Ok((site, home))
 }
 
-/// The line that the log and `check` print about it.
+/// What the log and `check` say about it.
 pub fn describe(found: &Found, refresher: &Refresher) -> String {
     match (found, refresher.standing.obstacle()) {
         (Ok(_), Some(obstacle)) => format!("{obstacle}; {}", obstacle.refused.fix()),
@@ -50,7 +53,7 @@ pub fn describe(found: &Found, refresher: &Refresher) -> String {
     }
 }
 
-/// The line about one host of the site.
+/// What they say about one host of the site.
 pub fn describe_host(named: &NamedHost) -> String {
     match &named.home {
         Ok(home) => format!("host {}: its tokens are issued for {}", named.host, home.url),
@@ -58,7 +61,7 @@ pub fn describe_host(named: &NamedHost) -> String {
     }
 }
 
-/// What the line is about: the verification logs each change of its own by itself.
+/// What decides whether the line is logged again: changes of the verification are logged elsewhere.
 fn subject(found: &Found, line: &str, refresher: &Refresher) -> String {
     match (found, refresher.standing.obstacle()) {
         (Ok((site, home)), None) => format!("{} {} {}", home.url, site.signer.algorithm(), site.plugin),
@@ -66,7 +69,8 @@ fn subject(found: &Found, line: &str, refresher: &Refresher) -> String {
     }
 }
 
-/// Looks at the site every [`LOOK`] and after news from WordPress, and logs what has changed, until `stop`.
+/// Looks at the site every [`LOOK`] and after news from WordPress, until `stop`. Logs what has
+/// changed.
 pub async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop: CancellationToken) {
     let mut last = String::new();
     let mut lately = Lately::default();
@@ -81,7 +85,7 @@ pub async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop:
         let subject = subject(&found, &now, &refresher);
         if subject != last {
             match &found {
-                // It was logged where it was found.
+                // The obstacle was logged where it was found.
                 Ok(_) if refresher.standing.obstacle().is_some() => {}
                 Ok(_) if refresher.verification.view().state != ViewState::Differs => info!("{now}"),
                 _ => warn!("{now}"),
@@ -100,7 +104,7 @@ pub async fn watch(refresher: Arc<Refresher>, looked: oneshot::Sender<()>, stop:
     }
 }
 
-/// What else the log said last.
+/// What else was logged last.
 #[derive(Default)]
 struct Lately {
     hosts: HashMap<String, String>,

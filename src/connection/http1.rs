@@ -1,7 +1,9 @@
-//! A client's connection: one request after another, each answered before the next is looked at.
+//! Drives one HTTP/1 connection of a client: one request after another, each answered before the
+//! next is parsed.
 //!
-//! What is read behind a request waits in the buffer. While an answer is awaited or written, the connection is listened
-//! on, to see the client leave: its exchange ends with it, unless `[server] ignore_client_abort` lets it go on.
+//! Bytes that arrive behind a request wait in the buffer. While a response is awaited or written,
+//! the connection is read from, to notice a client that disconnects: its exchange ends then, unless
+//! `[server] ignore_client_abort` lets it finish.
 
 use std::future::poll_fn;
 use std::io;
@@ -31,12 +33,14 @@ use crate::http1::write::{self, ResponseFraming};
 use crate::metrics::Event;
 use crate::net::stream::{self, ClientStream};
 
-/// Bytes of a body that a connection writes in one turn, then the worker's others have theirs. Half a megabyte takes a fraction of
-/// a millisecond; without an end, two fast sides would go on for what the runtime's own limit allows, some megabytes.
+/// How many bytes of a body a connection writes before the worker's other connections get their
+/// turn. Half a megabyte takes a fraction of a millisecond; without this limit a fast client and a
+/// fast upstream would go on until the runtime's own limit, some megabytes.
 const TURN: usize = 512 << 10;
 
-/// How much is read of an answer whose client has left. wp-cron.php and what is like it say next to nothing; a page that a
-/// visitor has left is ended without harm beyond this.
+/// How much of a response is read after its client has left. The responses of wp-cron.php and
+/// similar scripts are nearly empty; beyond this, a page that a visitor has left is cut off without
+/// harm.
 const UNREAD: usize = 16 << 20;
 
 /// Why a connection ended early.
@@ -45,13 +49,12 @@ pub enum ConnectionError {
     /// Reading or writing failed.
     #[error("the connection failed")]
     Io(#[from] io::Error),
-    /// The client closed it in the middle of a request or its answer.
+    /// The client closed it within a request or a response.
     #[error("the client closed the connection")]
     Gone,
-    /// An answer could not be brought to its end, and the client must see that.
+    /// A response could not be completed, and the client must see that.
     #[error("the answer was cut")]
     Cut,
-    /// Nothing happened for too long.
     #[error("waited too long")]
     TooLong(Wait),
 }
@@ -66,21 +69,22 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that was accepted just now.
+    /// A connection that was just accepted.
     pub fn new(stream: ClientStream, downstream: Rc<Downstream>) -> Self {
         let watch = Watch::new(downstream.context.limits);
         let inbound = SharedInbound::new(stream);
         Connection { downstream, inbound, output: Output::default(), watch, requests: 0 }
     }
 
-    /// Serves requests until one of them is the last, or all connections are to end.
+    /// Serves requests until the last one, or until all connections are to end.
     ///
     /// # Errors
-    /// The connection failed, or had to be cut. What was wrong with a request is answered.
+    /// The connection failed or had to be cut. An invalid request is answered, and is no error
+    /// here.
     pub async fn serve(mut self) -> Result<(), ConnectionError> {
         let ending = Rc::clone(&self.downstream.context.ending);
         let mut told_to_end = pin!(ending.told());
-        // Once: it wakes this task and no other.
+        // Registered once: it wakes this task only.
         poll_fn(|cx| Poll::Ready(told_to_end.as_mut().poll(cx).is_ready())).await;
         loop {
             let head = poll_fn(|cx| self.poll_head(cx));
@@ -161,7 +165,8 @@ impl Connection {
         (request.map(|()| body), framing)
     }
 
-    /// Writes an answer to its end. Says whether the connection ends with it, or what it becomes instead.
+    /// Writes a response to its end. Returns whether the connection ends with it, or what it
+    /// becomes instead.
     async fn write(
         &mut self,
         answer: Response<ResponseBody>,
@@ -172,8 +177,8 @@ impl Connection {
         let (head, body) = answer.into_parts();
         let (encoder, closes) = write::answer(self.output.gathered(), &head, body.size_hint().exact(), &framing);
         fields::recycle(head.headers, head.extensions);
-        // SECURITY: an orderly end is all that tells the client that such an answer is whole. Until it is, whatever ends
-        // this connection resets it.
+        // SECURITY: the orderly close is the client's only sign that such a response is complete.
+        // Until it is, whatever ends this connection resets it.
         let ends_with_close = encoder.is_until_close();
         if ends_with_close {
             self.inbound.with(|inbound| stream::reset_at_close(inbound.stream(), true));
@@ -219,8 +224,8 @@ impl Connection {
         Ok((closes, tunnel))
     }
 
-    /// Waits for a client that takes no more of its answer. It may have to send all of its request before it reads, so that
-    /// goes on meanwhile, to the upstream or to nobody.
+    /// Waits for a client that reads no more of its response. It may have to send its whole request
+    /// before it reads, so the upload continues meanwhile, to the upstream or into the void.
     fn poll_reader(&mut self, mut body: Option<&mut ResponseBody>, cx: &mut Context<'_>) -> Poll<ConnectionError> {
         if let Some(body) = &mut body {
             body.detach();
@@ -230,7 +235,8 @@ impl Connection {
             if is_unwanted {
                 inbound.discard_body(cx);
             }
-            // Who has gone, and not only ended its sending side, answers what is on its way by a reset.
+            // A client that has really gone, and not only closed its sending side, answers the
+            // bytes in flight by a reset.
             inbound.note_progress();
             inbound.take_received()
         });
@@ -244,8 +250,9 @@ impl Connection {
         self.watch.poll_reader(cx).map(ConnectionError::TooLong)
     }
 
-    /// Ready when the client has left, and what it asked for is to end with that. What is missing of a request that goes on
-    /// alone ends it all the same: its body tells.
+    /// Ready when the client has disconnected and its exchange is to end with it. A request that
+    /// goes on without its client still fails if a part of its body is missing; the body reports
+    /// that.
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<ConnectionError> {
         if self.goes_on_alone() {
             return Poll::Pending;
@@ -254,17 +261,18 @@ impl Connection {
         Poll::Ready(gone.err().map_or(ConnectionError::Gone, ConnectionError::Io))
     }
 
-    /// Whether a request is brought to its end without its client. It is not looked then whether the client has left: one that
-    /// only ended its sending side gets its answer, and one that has gone shows when that is written.
+    /// Whether a request is completed without its client. Disconnects are not looked for then: a
+    /// client that only closed its sending side gets its response, and one that has gone shows when
+    /// the response is written.
     fn goes_on_alone(&self) -> bool {
         self.downstream.context.config.server.ignore_client_abort
     }
 
-    /// Takes an answer that its client has left. Closed before its end, the connection would end what makes the answer: PHP
-    /// ends a script that writes to a closed connection.
+    /// Reads the rest of a response whose client has left. Closing the upstream connection early
+    /// would end the script that writes it: PHP ends a script that writes to a closed connection.
     ///
-    /// SECURITY: an answer may have no end, and holds a connection to the upstream: clients that come and leave would take
-    /// them all.
+    /// SECURITY: a response may be endless, and holds a connection to the upstream; clients that
+    /// come and leave would take them all. So this is limited by [`UNREAD`].
     async fn read_on(&self, body: ResponseBody) {
         let context = &self.downstream.context;
         let draining = context.ending.told();
@@ -277,8 +285,9 @@ impl Connection {
         }
     }
 
-    /// Takes what there is of a body for writing; `true` when it has to be waited for. At its end the body is dropped,
-    /// and what it holds is free for others while its last bytes are on their way.
+    /// Encodes what the body has ready; returns `true` if the rest must be waited for. At its end
+    /// the body is dropped, so that its resources are free for others while its last bytes are
+    /// sent.
     fn encode(
         &mut self,
         encoding: &mut Option<Encoder>,
@@ -313,18 +322,19 @@ impl Connection {
         self.inbound.with(|inbound| self.output.poll_flush(inbound.stream(), cx))
     }
 
-    /// What there is of a cut answer still goes out.
+    /// Sends what has arrived of a cut response.
     fn cut(&mut self, cx: &mut Context<'_>) -> ConnectionError {
         let _ = self.poll_flush(cx);
         ConnectionError::Cut
     }
 
-    /// Answers what is no request. What follows on the connection cannot be trusted to be one either.
+    /// Answers an invalid request. The bytes that follow on the connection cannot be trusted
+    /// either.
     async fn refuse(mut self, error: &ExchangeError) -> Result<(), ConnectionError> {
         let id = self.downstream.context.request_ids.next();
         let context = self.inbound.with(|inbound| respond::ErrorContext::of_head(id, inbound.unread()));
         let (peer, metrics) = (self.downstream.peer, &self.downstream.context.metrics);
-        // It never became a request that had begun.
+        // It was rejected before it counted as begun.
         metrics.add(Event::Begun);
         exchange::tell(error, &context, peer.address.ip(), peer, metrics);
         self.write(respond::failure(error, &context), &ResponseFraming::unknown()).await?;
@@ -338,7 +348,7 @@ impl Connection {
     }
 }
 
-/// The next request, or why there will be none.
+/// The next request, or the reason why there is none.
 fn poll_next(inbound: &mut Inbound, limits: &HeadLimits, cx: &mut Context<'_>) -> Poll<Result<Next, ConnectionError>> {
     loop {
         match inbound.head(limits) {
@@ -354,7 +364,7 @@ fn poll_next(inbound: &mut Inbound, limits: &HeadLimits, cx: &mut Context<'_>) -
     }
 }
 
-/// Takes up to so many bytes of a body, or all of it.
+/// Reads up to `left` bytes of a body, or all of it.
 async fn take(mut body: ResponseBody, mut left: usize) {
     while let Some(Ok(frame)) = poll_fn(|cx| body.poll_next(cx)).await {
         let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };

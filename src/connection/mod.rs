@@ -1,5 +1,5 @@
-//! One client connection, from accept to close: TLS or not, HTTP/1.1 or HTTP/2, under its timers and limits, ended
-//! gracefully when draining.
+//! One client connection from accept to close: TLS or not, HTTP/1.1 or HTTP/2, with its timers and
+//! limits, ended gracefully in a drain.
 
 pub mod http1;
 pub mod http2;
@@ -24,17 +24,17 @@ use crate::tls::{self, Acceptor};
 use http1::ConnectionError;
 use watch::{LAST_REQUEST, Wait};
 
-/// A connection on its way to a worker. The permit counts it until it is closed.
+/// A connection on its way to a worker. The permit is held until it closes.
 pub struct Accepted {
     pub stream: Unregistered,
-    /// Where it comes from; for a unix socket the loopback address with port 0.
+    /// The client's address; for a unix socket the loopback address with port 0.
     pub peer: SocketAddr,
     pub tls: bool,
     /// Its share of `[server] max_connections`.
     pub permit: OwnedSemaphorePermit,
 }
 
-/// Serves one connection to its end. All errors end here: they are of this connection only.
+/// Serves one connection to its end. Its errors end here and affect no other connection.
 pub async fn serve(accepted: Accepted, latest: Rc<LatestContext>) {
     let Accepted { stream, peer, tls, permit } = accepted;
     let context = latest.context();
@@ -52,7 +52,8 @@ pub async fn serve(accepted: Accepted, latest: Rc<LatestContext>) {
         Ok(introduced) => introduced,
         Err(reason) => {
             context.metrics.add(Event::RefusedProxyHeader);
-            // A wrong configuration on either side shows in the first connection; strangers must not fill the log.
+            // A PROXY protocol setting that is wrong on one side already shows in the first
+            // connection; further ones must not fill the log.
             return match context.has_warned_of_header.replace(true) {
                 false => warn!(%reason, %peer, "closed a connection; further ones are logged at the level debug"),
                 true => debug!(%reason, %peer, "closed a connection"),
@@ -74,17 +75,18 @@ pub async fn serve(accepted: Accepted, latest: Rc<LatestContext>) {
             return debug!(%peer, "closed a connection: its address has max_connections_per_address open");
         }
     };
-    // It is of the settings that the connection began with, which a reload lets go of.
+    // The context is of the settings at accept; a reload must be able to free it.
     drop(context);
     match (tls, acceptor) {
-        // Boxed, so that a plain connection does not carry the space that a handshake and HTTP/2 need.
+        // Boxed, so that a plain connection does not reserve the memory that a handshake and HTTP/2
+        // need.
         (true, Some(acceptor)) => Box::pin(serve_tls(stream, &acceptor, downstream)).await,
         (true, None) => debug!(%peer, "closed a connection: a reload has just ended TLS"),
         (false, _) => serve_http1(Either::Left(stream), downstream).await,
     }
 }
 
-/// ALPN decides between the two versions; hyper-util's sniffing has no time limit (hyper#3756).
+/// ALPN selects the version; hyper-util's detection has no time limit (hyper#3756).
 async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstream>) {
     let (peer, metrics) = (downstream.peer, Arc::clone(&downstream.context.metrics));
     let handshake = tokio::select! {
@@ -110,7 +112,7 @@ async fn serve_tls(stream: Stream, acceptor: &Acceptor, downstream: Rc<Downstrea
     }
 }
 
-/// Waits until draining has begun and the last requests have come.
+/// Waits until the drain has begun and the last requests have arrived.
 async fn last_request(context: &Context) {
     context.draining.cancelled().await;
     sleep(LAST_REQUEST).await;

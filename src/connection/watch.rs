@@ -1,6 +1,7 @@
-//! What an HTTP/1.x connection waits for, and since when, so that a silent or slow client does not keep it for ever.
+//! The timers of an HTTP/1.x connection: what it waits for and since when, so that a silent or slow
+//! client cannot hold it for ever.
 //!
-//! While an exchange waits for the upstream nothing is waited for here; bodies have limits of their own.
+//! While an exchange waits for the upstream no timer runs here; bodies have their own limits.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,8 +12,9 @@ use crate::exchange::context::Limits;
 use crate::time::alarm::Alarm;
 use crate::time::pace::{Patience, TooSlow};
 
-/// How long a drain waits on a connection for a request that may be on its way: a second is several round trips. Closed
-/// at once, a client that has just connected, or just sent its next request, would get no answer.
+/// How long a drain waits on a connection for a request that may be on its way: a second is several
+/// round trips. A client that has just connected, or just sent its next request, would otherwise
+/// get no response.
 pub const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What is waited for.
@@ -24,11 +26,11 @@ pub enum Wait {
     Head,
     /// The next request.
     NextRequest,
-    /// Room for what is to be written.
+    /// The client reading what is to be written.
     Reader(TooSlow),
 }
 
-/// What happened on one connection, and the timer that it is held against.
+/// The state of one connection, and its timer.
 pub struct Watch {
     limits: Limits,
     accepted: Instant,
@@ -39,7 +41,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A connection that was accepted just now.
+    /// A connection that was just accepted.
     pub fn new(limits: Limits) -> Self {
         Watch {
             limits,
@@ -51,31 +53,32 @@ impl Watch {
         }
     }
 
-    /// A reload has brought other limits.
+    /// A reload has changed the limits.
     pub fn change(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// A part of a head is there. Later parts do not move its limit.
+    /// The first bytes of a head have arrived. Later bytes do not extend its limit.
     pub fn head_began(&mut self) {
         self.head_since.get_or_insert_with(Instant::now);
     }
 
-    /// A head is there.
+    /// The head is complete.
     pub fn head_ended(&mut self) {
         self.head_since = None;
     }
 
-    /// An answer was written.
+    /// A response was written.
     pub fn answered(&mut self) {
         self.idle_since = Some(Instant::now());
     }
 
-    /// Ready when a head, or its first byte, has been waited for too long.
+    /// Ready when a head, or its first byte, has been awaited for too long.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Wait> {
         let limits = &self.limits;
         let (wait, deadline) = match (self.head_since, self.idle_since) {
-            // The one total among the limits: a head is small, and a byte now and then is what slow attackers send.
+            // The only limit on a total time: a head is small, and slow attackers send a byte now
+            // and then.
             (Some(since), _) => (Wait::Head, since + limits.request_header),
             (None, Some(since)) => (Wait::NextRequest, since + limits.keepalive_idle),
             (None, None) => (Wait::FirstByte, self.accepted + limits.first_byte),
@@ -83,18 +86,19 @@ impl Watch {
         self.alarm.poll_at(cx, deadline).map(|()| wait)
     }
 
-    /// Ready when no further request is to be waited for, since all connections are to end since `begun`.
+    /// Ready when no further request is to be awaited, because all connections are to end since
+    /// `begun`.
     pub fn poll_last_request(&mut self, cx: &mut Context<'_>, begun: Instant) -> Poll<()> {
         let since = self.idle_since.unwrap_or(self.accepted).max(begun);
         self.alarm.poll_at(cx, since + LAST_REQUEST)
     }
 
-    /// The client took some of what is to be written, or sent on what it has to send before it reads.
+    /// The client read some of what is to be written, or sent some of its own.
     pub fn moved(&mut self, bytes: usize) {
         self.reader.moved(bytes, Instant::now());
     }
 
-    /// The client took all of it.
+    /// The client read all of it.
     pub fn was_flushed(&mut self) {
         self.reader.caught_up();
     }
@@ -119,7 +123,7 @@ mod tests {
         response: Pace { silence: Duration::from_secs(60), min_rate: 1 },
     };
 
-    /// How many seconds it goes on from now.
+    /// How many seconds from now the wait ends.
     async fn left(poll: impl FnMut(&mut Context<'_>) -> Poll<Wait>) -> (Wait, u64) {
         let begun = Instant::now();
         (poll_fn(poll).await, begun.elapsed().as_secs())
@@ -132,7 +136,7 @@ mod tests {
         assert_eq!(left(|cx| watch.poll_head(cx)).await, (Wait::FirstByte, 6));
 
         let mut watch = Watch::new(LIMITS);
-        // A byte now and then does not move the end of a head.
+        // A byte now and then does not extend the limit of a head.
         for _ in 0..3 {
             watch.head_began();
             advance(Duration::from_secs(5)).await;
@@ -151,7 +155,7 @@ mod tests {
         assert!(poll_fn(|cx| Poll::Ready(watch.poll_head(cx).is_pending())).await);
         poll_fn(|cx| watch.poll_last_request(cx, begun)).await;
         assert_eq!(begun.elapsed(), LAST_REQUEST);
-        // One that was accepted, or promised another request, in the meantime.
+        // A connection that was accepted, or promised another request, in the meantime.
         watch.answered();
         poll_fn(|cx| watch.poll_last_request(cx, begun)).await;
         assert_eq!(begun.elapsed(), 2 * LAST_REQUEST);

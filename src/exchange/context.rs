@@ -1,4 +1,5 @@
-//! What exchanges need besides the request, by the settings of one moment; and how a reload changes it.
+//! What exchanges need besides the request, under the settings in effect when they began; and how a
+//! reload replaces it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,50 +26,49 @@ use crate::share::Share;
 use crate::time::pace::Pace;
 use crate::tls::Acceptor;
 
-/// What all workers go by. A reload makes new ones.
+/// The settings of all workers. A reload makes new ones.
 #[derive(Clone)]
 pub struct Settings {
     pub config: Arc<Config>,
     pub dialer: Dialer,
-    /// Makes TLS of a connection; `None` where nothing listens with TLS.
+    /// Makes TLS connections; `None` if nothing listens with TLS.
     pub acceptor: Option<Acceptor>,
-    /// The native refresh, shared by all workers; `None` where `[refresh] mode` is `forward`.
+    /// The native refresh, shared by all workers; `None` if `[refresh] mode` is `forward`.
     pub refresher: Option<Arc<Refresher>>,
-    /// Connections and exchanges for each client address.
+    /// Counts connections and exchanges per client address.
     pub per_address: Arc<PerAddress>,
 }
 
-/// What the exchanges of one worker need, by the settings of one moment.
+/// What the exchanges of one worker need, under one version of the settings.
 pub struct Context {
     pub config: Arc<Config>,
-    /// Its part of what all workers share.
+    /// This worker's share of what all workers divide.
     pub share: Share,
-    /// How large the head of a request may be.
     pub head_limits: HeadLimits,
-    /// Makes TLS of a connection.
+    /// Makes TLS connections.
     pub acceptor: Option<Acceptor>,
     pub forwarder: Forwarder,
     refresher: RefCell<Option<Arc<Refresher>>>,
-    /// Whether the log was told of a connection with a bad PROXY header; the next ones are for those who look closer.
+    /// Whether a connection with an invalid PROXY header was logged as a warning; further ones are
+    /// logged at the level debug.
     pub has_warned_of_header: Cell<bool>,
     /// How long client connections may be silent.
     pub limits: Limits,
-    /// `[server] max_request_body`, in bytes; what no body reaches where the upstream decides.
+    /// `[server] max_request_body`, in bytes; `u64::MAX` if the upstream decides.
     pub max_request_body: u64,
-    /// Connections and exchanges for each client address.
+    /// Counts connections and exchanges per client address.
     pub per_address: Arc<PerAddress>,
-    /// Free places of this worker's share of `[server] max_exchanges`; `None` where they are not limited.
+    /// Free permits of this worker's share of `[server] max_exchanges`; `None` if unlimited.
     pub exchanges: Option<Arc<Semaphore>>,
     max_exchanges: usize,
     pub metrics: Arc<Shard>,
     pub request_ids: RequestIds,
-    /// Set when connections are to end after what is in flight.
+    /// Cancelled when connections are to end after the exchanges in flight.
     pub draining: CancellationToken,
-    /// The same for those who look often.
+    /// The same, for code that checks it often.
     pub ending: Rc<Ending>,
 }
 
-/// How long a client's connection may be silent.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// `[server] first_byte_timeout`.
@@ -81,7 +81,7 @@ pub struct Limits {
     pub response: Pace,
 }
 
-/// Whether connections are to end. Looking costs nothing, where the token takes locks.
+/// Whether connections are to end. Checking it is cheap; checking a token takes locks.
 #[derive(Default)]
 pub struct Ending {
     begun: Cell<Option<Instant>>,
@@ -89,17 +89,17 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Since when they are.
+    /// When the end began, if it has.
     pub fn begun(&self) -> Option<Instant> {
         self.begun.get()
     }
 
-    /// Wakes whoever has polled this when it begins.
+    /// Wakes the task that has polled this when the end begins.
     pub fn told(&self) -> Notified<'_> {
         self.told.notified()
     }
 
-    /// Begins when `draining` does.
+    /// Begins the end when `draining` is cancelled.
     pub async fn follow(self: Rc<Self>, draining: CancellationToken) {
         draining.cancelled().await;
         self.begun.set(Some(Instant::now()));
@@ -107,38 +107,38 @@ impl Ending {
     }
 }
 
-/// What a change of the settings leaves as it is.
+/// What a change of the settings does not replace.
 pub struct AcrossReloads {
-    /// The worker's part of what all workers share.
+    /// This worker's share of what all workers divide.
     pub share: Share,
     pub metrics: Arc<Shard>,
     pub tunnels: TaskTracker,
-    /// Set when connections are to end after what is in flight.
+    /// Cancelled when connections are to end after the exchanges in flight.
     pub draining: CancellationToken,
-    /// The same for those who look often.
+    /// The same, for code that checks it often.
     pub ending: Rc<Ending>,
 }
 
-/// The context by the settings in effect. Connections outlive a reload, and look here at each request.
+/// The context of the settings in effect. Connections outlive a reload, and ask for it at each
+/// request.
 pub struct LatestContext(RefCell<Rc<Context>>);
 
 impl LatestContext {
-    /// Of a worker that starts.
+    /// The first context of a worker.
     pub fn new(settings: Settings, across: AcrossReloads) -> Self {
         LatestContext(RefCell::new(Rc::new(Context::new(settings, across, None))))
     }
 
-    /// The context by the settings in effect.
     pub fn context(&self) -> Rc<Context> {
         Rc::clone(&self.0.borrow())
     }
 
-    /// Whether this is it.
+    /// Whether `context` is the one in effect.
     pub fn is(&self, context: &Rc<Context>) -> bool {
         Rc::ptr_eq(&self.0.borrow(), context)
     }
 
-    /// Takes new settings. What is in flight goes on by those that it began with.
+    /// Takes new settings. Exchanges in flight keep those that they began with.
     pub fn change(&self, settings: Settings) {
         let before = self.context();
         let across = AcrossReloads {
@@ -150,7 +150,8 @@ impl LatestContext {
         };
         let context = Context::new(settings, across, Some(&before));
         *self.0.borrow_mut() = Rc::new(context);
-        // Tunnels and slow downloads keep what they began with for hours; the tokens of a whole site are not part of that.
+        // Tunnels and slow downloads keep their context for hours; it must not keep the tokens of a
+        // whole site in memory.
         before.refresher.take();
     }
 }
@@ -172,7 +173,7 @@ impl Context {
         let max_exchanges = config.server.exchanges_at(share);
         let exchanges = match before.filter(|before| before.max_exchanges == max_exchanges) {
             Some(before) => before.exchanges.clone(),
-            // What is in flight keeps the places that it has.
+            // Exchanges in flight keep their permits.
             None => places::limited(max_exchanges),
         };
         Context {
@@ -203,7 +204,8 @@ impl Context {
         }
     }
 
-    /// The native refresh; `None` where `[refresh] mode` is `forward`. Whoever answers a call keeps it alive until then.
+    /// The native refresh; `None` if `[refresh] mode` is `forward`. The caller's `Arc` keeps it
+    /// alive until the call is answered.
     pub fn refresher(&self) -> Option<Arc<Refresher>> {
         self.refresher.borrow().clone()
     }

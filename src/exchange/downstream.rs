@@ -13,7 +13,8 @@ use crate::client_addr::{self, Peer};
 use crate::forward::request;
 use crate::metrics::{Level, Open};
 
-/// A client's connection, by the settings of one moment. It lives as long as the connection does, as a tunnel too.
+/// A client's connection under one version of the settings. It lives as long as the connection,
+/// also as a tunnel.
 pub struct Downstream {
     pub context: Rc<Context>,
     pub peer: Peer,
@@ -21,27 +22,29 @@ pub struct Downstream {
     pub peer_field: HeaderValue,
     /// Whether the peer [is believed](Peer::is_trusted).
     pub peer_is_trusted: bool,
-    /// Whether the peer is a proxy, whose connection has the requests of many clients, also of those that it does not name.
+    /// Whether the peer is a proxy, whose connection carries the requests of many clients, even if
+    /// it does not name them.
     pub peer_is_proxy: bool,
-    /// Free places for exchanges from its address; `None` where they are not limited.
+    /// Free permits for exchanges of its address; `None` if unlimited.
     address_exchanges: Option<Arc<Semaphore>>,
-    /// Free places for bodies from its address that begin to flow at once; `None` where they are not limited.
+    /// Free permits for bodies of its address that are sent without waiting for their start; `None`
+    /// if unlimited.
     pub early_bodies: Option<Arc<Semaphore>>,
     latest: Rc<LatestContext>,
     admission: Rc<Admission>,
 }
 
-/// What a connection takes from others.
+/// The permits and counts that a connection holds.
 struct Admission {
-    /// It is counted among the open ones.
+    /// Counts it among the open connections.
     _open: Open,
-    /// Its share of `[server] max_connections`.
+    /// Its permit of `[server] max_connections`.
     _permit: OwnedSemaphorePermit,
-    /// Its place among the connections of its address; `None` for a proxy.
+    /// Its permit among the connections of its address; `None` for a proxy.
     place: Option<Admitted>,
 }
 
-/// One address has too many connections open.
+/// Too many connections are open from one address.
 pub struct TooMany;
 
 impl Downstream {
@@ -60,7 +63,7 @@ impl Downstream {
         Ok(Rc::new(Downstream::of(context, latest, peer, field, Rc::new(admission))))
     }
 
-    /// The same connection by the settings that are in effect, if those are others.
+    /// The same connection under the settings in effect, if they have changed.
     pub fn changed(&self) -> Option<Rc<Downstream>> {
         if self.latest.is(&self.context) {
             return None;
@@ -92,13 +95,13 @@ impl Downstream {
         }
     }
 
-    /// Waits for the places that an exchange takes.
+    /// Waits for the permits that an exchange needs.
     ///
     /// # Errors
     /// There were none in time.
     pub async fn places(&self) -> Result<Places, NoPlace> {
         let context = &self.context;
-        // As long as for a connection to the upstream.
+        // The wait for a permit is as long as that for a connection to the upstream.
         let wait = context.config.upstream.connect_timeout;
         Places::take(self.address_exchanges.as_ref(), context.exchanges.as_ref(), wait).await
     }

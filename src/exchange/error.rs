@@ -1,5 +1,5 @@
-//! Why an exchange ended without a response of WordPress's or of the native refresh; and what that means to the client,
-//! the log and the metrics, in one table.
+//! Why an exchange has neither WordPress's response nor the native refresh's, and what that means
+//! for the client, the log and the metrics: one table.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::net::dial::DialError;
 use crate::refresh::error::RefreshError;
 use crate::vet::Refusal;
 
-/// Why there is no other response than an error of ours.
+/// Why the sidecar sends an error response of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The request may not be passed on.
+    /// The request must not be forwarded.
     #[error("refused the request: {0}")]
     Refused(#[from] Refusal),
     /// The head of the request is invalid.
@@ -29,7 +29,7 @@ pub enum ExchangeError {
     /// As many exchanges as allowed were in flight.
     #[error(transparent)]
     TooManyInFlight(#[from] NoPlace),
-    /// The request's body failed, on either path.
+    /// The request's body failed, on its way to the upstream or to the native refresh.
     #[error(transparent)]
     Body(#[from] BodyError),
     /// The upstream failed.
@@ -43,11 +43,11 @@ pub enum ExchangeError {
 /// Whose fault a failed exchange was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The client's: the request was wrong or broke off.
+    /// The client's: the request was invalid or ended early.
     Client,
     /// The upstream's: unreachable, silent or not speaking HTTP.
     Upstream,
-    /// The database's: a rotation had begun and could not be finished.
+    /// The database's: a rotation had begun and could not be completed.
     Database,
 }
 

@@ -1,4 +1,5 @@
-//! One request and its answer: vet, decide, forward or refresh, respond. The only file that knows both paths.
+//! One request and its response: vet, decide, forward or refresh, respond. This is the only file
+//! that knows both paths.
 
 pub mod context;
 pub mod downstream;
@@ -30,8 +31,9 @@ use crate::{route, vet};
 use error::{Description, ExchangeError, Fault};
 use record::Record;
 
-/// Answers one request. There is always an answer. What the site says before its own goes to `announced`.
-/// Dropped before its end when the client closes the connection: the upstream's request ends with it.
+/// Answers one request, always with a response. Interim responses of the site (1xx) go to
+/// `announced`. If the client disconnects, this future is dropped, and the request to the upstream
+/// ends with it.
 pub async fn answer(
     downstream: &Rc<Downstream>,
     request: Request<RequestBody>,
@@ -45,12 +47,12 @@ pub async fn answer(
     }
 }
 
-/// The answer to a request that is not begun, because of `error`.
+/// The response to a request that was not begun because of `error`.
 pub fn refuse<B>(downstream: &Downstream, request: &Request<B>, error: &ExchangeError) -> Response<ResponseBody> {
     Record::begin(downstream, request).failed(error)
 }
 
-/// Who answered.
+/// Where the response came from.
 enum Answered {
     Natively(Response<ResponseBody>),
     Forwarded(Forwarded),
@@ -64,11 +66,12 @@ async fn exchange(
 ) -> Result<(Answered, Places), ExchangeError> {
     let context = &downstream.context;
     vet::vet(&request)?;
-    // Of HTTP/1 they were counted before. Cookies count as the one line that they are by now.
+    // HTTP/1 fields were counted by the parser. Cookies count as the one line that they have been
+    // joined to.
     if request.headers().len() > context.head_limits.fields {
         return Err(Refusal::TooManyFields.into());
     }
-    // What the length announces; a body without one is counted as it arrives.
+    // The announced length; a body without one is counted as it arrives.
     if request.body().size_hint().lower() > context.max_request_body {
         return Err(BodyError::TooLarge(context.max_request_body).into());
     }
@@ -79,7 +82,7 @@ async fn exchange(
     let places = downstream.places().await?;
     let could_be_refresh = route::could_be_refresh(request.method(), request.uri());
     let (mut left, mut compared) = (None, None);
-    // As long as the call is not answered or left, its runtime is not shut down.
+    // The native runtime is not shut down while this call holds it.
     let native = could_be_refresh.then(|| context.refresher()).flatten();
     let refresher = match &native {
         Some(native) => native.at(&request).await.map_err(|told| record.refresh = Some(told)).ok(),
@@ -120,7 +123,8 @@ async fn exchange(
     Ok((Answered::Forwarded(forwarded), places))
 }
 
-/// Shows an answer of WordPress's to a comparison. The client gets it, with what the comparison adds.
+/// Shows WordPress's response to a comparison. The client gets that response, with the fields that
+/// the comparison adds.
 async fn show(comparison: Comparison, answer: Response<ResponseBody>) -> Response<ResponseBody> {
     let (mut head, mut body) = answer.into_parts();
     let whole = body.peek(comparison::ANSWER_LIMIT).await;
@@ -137,7 +141,8 @@ async fn show(comparison: Comparison, answer: Response<ResponseBody>) -> Respons
     Response::from_parts(head, body)
 }
 
-/// Counts a request that was not served, and tells the log why, under the name that the client was told.
+/// Counts a request that was not served, and logs the reason under the id that the client was
+/// given.
 pub fn tell(error: &ExchangeError, asked: &ErrorContext, client: IpAddr, peer: Peer, metrics: &Shard) {
     let Description { status, fault, event, .. } = error.describe();
     let (request_id, status) = (&asked.id, status.as_u16());

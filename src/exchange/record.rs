@@ -1,7 +1,7 @@
-//! What is kept of one exchange until it has ended: for the metrics, and for the lines of the log that are about it.
+//! What is kept of an exchange until it has ended, for the metrics and the log.
 //!
-//! The clock is read when the head of the request is there and when that of the answer is, and nothing is put together that
-//! no line asks for.
+//! The clock is read twice, when the request's head and when the response's head has arrived. Log
+//! fields are collected only if a line will use them.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -20,16 +20,16 @@ use crate::http1::target;
 use crate::metrics::{Event, Timing};
 use crate::refresh::RefreshLog;
 
-/// The status that nginx gave to a client that left before its answer.
+/// nginx's status for a client that left before its response.
 const CLIENT_CLOSED: u16 = 499;
 
-/// One exchange. Dropped before it was answered, it is one whose client left.
+/// One exchange. If it is dropped unanswered, its client has left.
 pub struct Record<'a> {
-    /// The request's name, and what its client takes.
+    /// The request's id, and the media types that its client accepts.
     pub asked: ErrorContext,
     /// The client, once it is known; until then the peer.
     pub client: IpAddr,
-    /// What becomes of it where it is a refresh.
+    /// How a refresh ended, for its log line.
     pub refresh: Option<RefreshLog>,
     downstream: &'a Downstream,
     begun: Instant,
@@ -65,7 +65,7 @@ impl<'a> Record<'a> {
         answer
     }
 
-    /// The sidecar has answered a refresh.
+    /// The native refresh has answered.
     pub fn refreshed(mut self, answer: Response<ResponseBody>) -> Response<ResponseBody> {
         let metrics = &self.downstream.context.metrics;
         metrics.add(Event::refreshed(answer.status()));
@@ -75,7 +75,7 @@ impl<'a> Record<'a> {
         answer
     }
 
-    /// There is no answer but an error of ours.
+    /// The sidecar answers with an error of its own.
     pub fn failed(mut self, error: &ExchangeError) -> Response<ResponseBody> {
         tell(error, &self.asked, self.client, self.downstream.peer, &self.downstream.context.metrics);
         self.is_answered = true;
@@ -86,7 +86,8 @@ impl<'a> Record<'a> {
     }
 
     /// The line of a refresh.
-    // SECURITY: never a token, nor a hash of one. The beginning of the family tells it from others and serves no other purpose.
+    // SECURITY: never a token, nor a hash of one. The beginning of the family id distinguishes
+    // families in the log and serves no other purpose.
     fn tell_refresh(&self, status: u16) {
         let Some(RefreshLog { outcome, user, family, reason }) = &self.refresh else { return };
         if !self.downstream.context.config.log.refreshes {
@@ -112,7 +113,7 @@ impl<'a> Record<'a> {
         Access { head, client, id, status, begun, upstream, sent: 0, is_complete: false }
     }
 
-    /// The line of a forwarded request is written when its answer has ended.
+    /// Has the line of a forwarded request written when its response has ended.
     fn accompany(&mut self, answer: &mut Response<ResponseBody>, upstream: Option<Duration>) {
         if let Some(head) = self.head.take() {
             let access = self.access(head, answer.status().as_u16(), upstream);
@@ -132,7 +133,7 @@ impl Drop for Record<'_> {
         let (client, peer, request_id) = (self.client, self.downstream.peer, &self.asked.id);
         debug!(%client, %peer, %request_id, status = CLIENT_CLOSED, "the client closed the connection before its answer");
         if let Some(told) = &mut self.refresh {
-            // The rotation goes on without it.
+            // The rotation continues without its client.
             told.outcome = "client_closed";
         }
         self.tell_refresh(CLIENT_CLOSED);

@@ -1,7 +1,8 @@
-//! Every answer that the sidecar makes itself outside the refresh route: a closed catalogue, and the one place where
-//! errors become answers.
+//! The sidecar's own responses outside the refresh route: a closed catalogue, and the one place
+//! where errors become responses.
 //!
-//! A page names the reason and the request, nothing else: what exactly went wrong is in the log, under the same name.
+//! A page shows the reason and the request's id, nothing else; the details are in the log under
+//! that id.
 
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,31 +14,32 @@ use super::error::{Description, ExchangeError};
 use crate::forward::response_body::ResponseBody;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 
-/// Seconds after which a client may come again when the database or a busy upstream failed it (RFC 9110, 10.2.3).
+/// After how many seconds a client may retry when the database or a busy upstream failed (RFC 9110,
+/// 10.2.3).
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// What an answer of ours has to know of the request.
+/// What an error response needs of the request.
 #[derive(Debug, Clone)]
 pub struct ErrorContext {
     pub id: RequestId,
-    /// Whether a page for people is wanted rather than JSON.
+    /// Whether the client wants a page for people rather than JSON.
     pub accepts_html: bool,
 }
 
 impl ErrorContext {
-    /// Browsers name `text/html` in `Accept`; apps, which are the other half of the callers here, do not.
+    /// Browsers name `text/html` in `Accept`; apps, the other callers here, do not.
     pub fn new(id: RequestId, headers: &HeaderMap) -> Self {
         let names_html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
         ErrorContext { id, accepts_html: headers.get(header::ACCEPT).is_some_and(names_html) }
     }
 
-    /// As [`ErrorContext::new`], of a head that could not be read, as far as it came.
+    /// Like [`ErrorContext::new`], from the part of an invalid head that was read.
     pub fn of_head(id: RequestId, head: &[u8]) -> Self {
         ErrorContext { id, accepts_html: head.windows(9).any(|part| part == b"text/html") }
     }
 }
 
-/// The answer to a request that could not be served.
+/// The response to a request that could not be served.
 pub fn failure(error: &ExchangeError, asked: &ErrorContext) -> Response<ResponseBody> {
     page(error, asked).map(ResponseBody::whole)
 }
@@ -57,14 +59,15 @@ fn page(error: &ExchangeError, asked: &ErrorContext) -> Response<Bytes> {
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
-    // SECURITY: after a request that was not understood, what follows on the connection cannot be trusted to be a request.
+    // SECURITY: after an invalid request, the bytes that follow on the connection cannot be trusted
+    // to be a request.
     if status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     dated(answer)
 }
 
-/// In the shape of WordPress's own errors.
+/// Has the shape of WordPress's own errors.
 fn json(status: StatusCode, reason: &str, message: &str, id: &RequestId) -> String {
     let status = status.as_u16();
     format!(
@@ -80,8 +83,8 @@ fn html(status: StatusCode, message: &str, id: &RequestId) -> String {
     )
 }
 
-/// An answer that is complete but for what the web server adds. A proxy that gave the request a name finds it here; to everybody
-/// else the answer is like WordPress's own, which has none.
+/// Completes a native response with what a web server adds. If a proxy gave the request an id, the
+/// response carries it; otherwise the response has none, like WordPress's own.
 pub fn native(mut answer: Response<Bytes>, id: &RequestId) -> Response<ResponseBody> {
     if let RequestId::Given(name) = id {
         answer.headers_mut().insert(X_REQUEST_ID, name.clone());
@@ -89,7 +92,8 @@ pub fn native(mut answer: Response<Bytes>, id: &RequestId) -> Response<ResponseB
     dated(answer).map(ResponseBody::whole)
 }
 
-/// The upstream's answers have theirs or none, but an origin server with a clock must (RFC 9110, 6.6.1).
+/// Adds the date. Upstream responses are passed on with theirs or without, but an origin server
+/// with a clock must send one (RFC 9110, 6.6.1).
 fn dated(mut answer: Response<Bytes>) -> Response<Bytes> {
     if let Some(date) = date(SystemTime::now()) {
         answer.headers_mut().insert(header::DATE, date);
@@ -97,7 +101,7 @@ fn dated(mut answer: Response<Bytes>) -> Response<Bytes> {
     answer
 }
 
-/// The same for a second.
+/// Formats the date; the result is reused within the same second.
 fn date(now: SystemTime) -> Option<HeaderValue> {
     thread_local! {
         static LAST: RefCell<(u64, Option<HeaderValue>)> = const { RefCell::new((0, None)) };

@@ -1,15 +1,17 @@
-//! Field names that PHP cannot tell from others: CGI makes `HTTP_X_FORWARDED_FOR` of `X-Forwarded-For`, `X_Forwarded_For`
-//! and, in some servers, `X.Forwarded.For`. Whoever sends such a twin of a field that we set, or that frames or routes a
-//! message, means to have it read in the other's place (GHSA-f59h-q822-g45g and GHSA-49wc-4hcv-v58q, of Caddy).
+//! Field names that PHP cannot distinguish: CGI turns `X-Forwarded-For`, `X_Forwarded_For` and, in
+//! some servers, `X.Forwarded.For` into `HTTP_X_FORWARDED_FOR`. A client that sends such a twin of
+//! a field that the sidecar sets, or that frames or routes a message, wants it to be read in the
+//! other's place (GHSA-f59h-q822-g45g and GHSA-49wc-4hcv-v58q, of Caddy).
 //!
-//! Only such twins are dropped. Other names with `_` or `.` are the site's business.
+//! Only such twins are dropped. Other names with `_` or `.` belong to the site.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use http::HeaderName;
 use tracing::debug;
 
-/// How many fields were dropped since the start. The process's own: what makes a request fit is pure but for this.
+/// Fields dropped since the start. A static, so that the functions that prepare a request need no
+/// counter passed in.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// How many fields were dropped since the start.
@@ -17,7 +19,7 @@ pub fn total() -> u64 {
     DROPPED.load(Relaxed)
 }
 
-/// Whether PHP would read `name` as a field that matters here, and `name` is not that field.
+/// Whether PHP would read `name` as another field that matters here.
 pub fn is_twin(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
@@ -28,7 +30,7 @@ pub fn is_twin(name: &HeaderName) -> bool {
     folded.starts_with("x-forwarded-") || MATTERS.contains(&folded.as_str())
 }
 
-/// Counts the fields that were dropped, and tells the log.
+/// Counts the dropped fields and logs them.
 pub fn dropped(names: &[HeaderName]) {
     for name in names {
         let total = DROPPED.fetch_add(1, Relaxed) + 1;
@@ -36,7 +38,7 @@ pub fn dropped(names: &[HeaderName]) {
     }
 }
 
-/// Who the client is, how the message is framed, for whom it is, and what it may do.
+/// Fields that say who the client is, how the message is framed, where it goes, and what it may do.
 const MATTERS: [&str; 16] = [
     "authorization",
     "connection",

@@ -1,15 +1,16 @@
-//! Which fields end at this hop (RFC 9110, 7.6.1), and how they are taken out.
+//! Which fields end at this hop (RFC 9110, 7.6.1), and how they are removed.
 
 use http::header::{self, GetAll};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::http1::fields::{self, may_be_trailer, remove_in_order};
 
-/// Takes out all fields that end at this hop, and those for which `also` holds. The others keep their order.
+/// Removes all fields that end at this hop, and those for which `also` holds. The others keep their
+/// order.
 ///
-/// `Transfer-Encoding` goes too: framing belongs to a hop, and `http1::write` frames anew.
-/// `TE: trailers` stays: it is the one member of `TE` that is meant for the whole way here, since we pass trailers on.
-/// `switches` leaves `Connection` and `Upgrade` where they are, for the caller to set.
+/// `Transfer-Encoding` is removed too: framing belongs to a hop, and `http1::write` frames the
+/// message again. `TE: trailers` stays, since the sidecar passes trailers on; the other members of
+/// `TE` do not. With `switches`, `Connection` and `Upgrade` stay in place, for the caller to set.
 pub fn remove(headers: &mut HeaderMap, switches: bool, also: impl Fn(&HeaderName) -> bool) {
     // Nearly always there is nothing to do.
     if headers.keys().all(|name| matches!(Fate::of(name), Fate::Passes) && !also(name)) {
@@ -29,13 +30,14 @@ pub fn remove(headers: &mut HeaderMap, switches: bool, also: impl Fn(&HeaderName
     }
 }
 
-/// Takes out of `trailers` what ends at this hop, what may not stand there, and that for which `also` holds.
+/// Removes from `trailers` what ends at this hop, what is not allowed there, and what `also` holds
+/// for.
 pub fn remove_from_trailers(trailers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
     remove(trailers, false, |name| !may_be_trailer(name) || also(name));
     remove_in_order(trailers, |name| name == header::TE);
 }
 
-/// What becomes of a field at this hop.
+/// What happens to a field at this hop.
 enum Fate {
     Switch,
     Trailers,
@@ -64,7 +66,7 @@ pub fn tokens(lines: GetAll<'_, HeaderValue>) -> impl Iterator<Item = &[u8]> {
     lines.into_iter().flat_map(|line| fields::tokens(line.as_bytes()))
 }
 
-/// The fields that are there and named by any of the `Connection` lines (there may be several).
+/// The fields that are present and named by any `Connection` line (there may be several).
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let is_option = |token: &&[u8]| {
         token.eq_ignore_ascii_case(b"keep-alive")
@@ -74,7 +76,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut named = Vec::new();
     let tokens = tokens(headers.get_all(header::CONNECTION)).filter(|token| !is_option(token));
     for name in tokens.filter_map(|token| HeaderName::from_bytes(token).ok()).filter(may_be_named) {
-        // SECURITY: a line of thirty thousand names must not be searched for each field.
+        // SECURITY: a line of thirty thousand names must not be searched once per field.
         if headers.contains_key(&name) && !named.contains(&name) {
             named.push(name);
         }
@@ -82,8 +84,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     named
 }
 
-// SECURITY: a client that names `Authorization`, `Cookie` or `X-Forwarded-For` in `Connection` could have fields removed
-// that a filter behind us relies on. Only names that are not defined as end-to-end may be named.
+// SECURITY: a client that names `Authorization`, `Cookie` or `X-Forwarded-For` in `Connection`
+// could remove fields that a filter behind the sidecar relies on. Only names that are not defined
+// as end-to-end may be named.
 fn may_be_named(name: &HeaderName) -> bool {
     let text = name.as_str();
     let speaks_of_the_client = text.starts_with("x-forwarded-") || matches!(text, "forwarded" | "x-real-ip");
@@ -239,7 +242,8 @@ mod tests {
     }
 
     proptest! {
-        // Written anew without the order-keeping machinery: what must be gone is gone, what must stay has stayed as it was.
+        // An independent model without the code that keeps the order: what must go is gone, what
+        // must stay is unchanged.
         #[test]
         fn what_ends_here_goes_and_the_rest_stays_as_it_was(fields in fields(), switches: bool) {
             let before = map(&fields);

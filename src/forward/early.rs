@@ -1,9 +1,10 @@
-//! When the body of a request begins to flow (`[upstream] early_bodies`).
+//! When the body of a request starts to flow (`[upstream] early_bodies`).
 //!
-//! Its start is read first, as a rule: who sends slowly holds none of the upstream's workers. A client that waits to be told to send
-//! (RFC 9110, 10.1.1) would wait for that in vain where the upstream refuses the request, and send for nothing: of such a
-//! request the upstream gets the head at once. Who speaks with the site while it answers, by a body without a length, cannot be
-//! served at all by a rule that waits for the start of that.
+//! As a rule its start is read first, so that a slow client holds none of the upstream's workers.
+//! Two kinds of requests need another rule. A client that sends `Expect: 100-continue` (RFC 9110,
+//! 10.1.1) must learn before its upload that the upstream refuses the request, so the upstream gets
+//! the head at once. And a client that holds a conversation with the site by a body without a
+//! length cannot wait until its start is complete.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +17,16 @@ use crate::body::RequestBody;
 use crate::config::EarlyBodies;
 use crate::metrics::Event;
 
-/// How long a body waits for the upstream to ask for it, then it flows: some servers never do. So long waits curl; who wrote a
-/// client of HTTP/1.0 knows of no such wait at all.
+/// How long a body waits for the upstream to ask for it before it is sent anyway: some servers
+/// never ask. curl waits as long.
 pub const CONTINUE_TIME: Duration = Duration::from_secs(1);
 
-/// When a body begins to flow. The place is among those of its client's address, until its exchange is over.
+/// When a body starts to flow. The permit is one of its client's address, held until the exchange
+/// ends.
 pub enum Begin {
-    /// When its start is there.
+    /// When its start has been read.
     WithStart,
-    /// The same, because its client's address has no place left.
+    /// When its start has been read, because the client's address has no permit left.
     WithoutPlace,
     /// When the upstream asks for it.
     WhenAsked(Option<OwnedSemaphorePermit>),
@@ -33,7 +35,7 @@ pub enum Begin {
 }
 
 impl Begin {
-    /// Whether the upstream is waited for, and the place.
+    /// Whether the upstream must ask first, and the permit.
     pub fn into_parts(self) -> (bool, Option<OwnedSemaphorePermit>) {
         match self {
             Begin::WithStart | Begin::WithoutPlace => (false, None),
@@ -47,7 +49,7 @@ impl Begin {
         matches!(self, Begin::WithStart | Begin::WithoutPlace)
     }
 
-    /// What is counted of it.
+    /// The event to count for a body that could start early.
     pub fn event(&self) -> Option<Event> {
         match self {
             Begin::WithStart => None,
@@ -58,10 +60,11 @@ impl Begin {
     }
 }
 
-/// When the body of `request` does. `places` are the free ones of the client's address.
+/// When the body of `request` starts to flow. `places` are the free permits of the client's
+/// address.
 ///
-/// SECURITY: of a client that has no place left it does with its start, as if the key were `never`: one address must not hold all
-/// of the upstream's workers by bodies that it sends a byte at a time.
+/// SECURITY: without a free permit the start is read first, as if the key were `never`: one address
+/// must not hold all of the upstream's workers with bodies sent a byte at a time.
 pub fn begin(request: &Request<RequestBody>, rule: EarlyBodies, places: Option<&Arc<Semaphore>>) -> Begin {
     let body = request.body();
     if rule == EarlyBodies::Never || !matches!(body, RequestBody::Streamed(_)) {
@@ -79,7 +82,8 @@ pub fn begin(request: &Request<RequestBody>, rule: EarlyBodies, places: Option<&
     if is_asked_for { Begin::WhenAsked(place) } else { Begin::AtOnce(place) }
 }
 
-/// HTTP/1.0 knows no such wait (RFC 9110, 10.1.1), and the library has no way to tell a client of HTTP/2 to go on.
+/// HTTP/1.0 has no such expectation (RFC 9110, 10.1.1), and hyper has no way to send 100 to an
+/// HTTP/2 client.
 fn awaits_continue(request: &Request<RequestBody>) -> bool {
     let expects = request.headers().get(header::EXPECT);
     request.version() == Version::HTTP_11

@@ -1,4 +1,4 @@
-//! Why a request has no response of the upstream's, and why one ended early.
+//! Why the upstream's response is missing, or ended early.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use crate::metrics::Event;
 use crate::net::dial::DialError;
 use crate::time::pace::TooSlow;
 
-/// Why there is no response to pass on.
+/// Why there is no response to forward.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
     /// The request's body failed.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// All connections that may be made to the upstream were busy for so long.
+    /// No connection to the upstream became free within this time.
     #[error("all connections to the upstream were busy for {0:?}")]
     Busy(Duration),
-    /// No connection.
+    /// Connecting failed.
     #[error(transparent)]
     Dial(#[from] DialError),
     /// The upstream closed the connection or sent something that is not HTTP.
@@ -26,7 +26,7 @@ pub enum ForwardError {
     /// The upstream sent no response in time.
     #[error("the upstream sent no answer within {0:?}")]
     Timeout(Duration),
-    /// The upstream sent a 101 unasked, or for another protocol.
+    /// The upstream sent an unrequested 101, or one for another protocol.
     #[error("the upstream switched protocols unasked")]
     UnaskedUpgrade,
     /// The upstream's response has a transfer coding that is not `chunked`.
@@ -34,10 +34,10 @@ pub enum ForwardError {
     TransferEncoding,
 }
 
-/// Why a response ended before its end.
+/// Why a response ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
-    /// The upstream closed the connection, or framed the body wrongly.
+    /// The upstream closed the connection, or sent invalid framing.
     #[error("the body broke off")]
     BrokeOff(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The upstream was silent.

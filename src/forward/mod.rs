@@ -1,5 +1,5 @@
-//! The forwarding path, top to bottom: make the request fit for the next hop, send it by a connection of the pool,
-//! make the answer fit for the client.
+//! The forwarding path from top to bottom: make the request fit for the next hop, send it on a
+//! pooled connection, make the response fit for the client.
 
 pub mod early;
 pub mod error;
@@ -32,26 +32,27 @@ use response_body::ResponseBody;
 use upgrade::Upgrade;
 use upstream::Upstream;
 
-/// How much of a request's body is read before a connection to the upstream is taken: a client that sends slowly, by nature or by
-/// intent, must not hold one of the upstream's workers while it does (Apache's prefork has 150 of them). Logins, comments and API
-/// calls are whole then, so that what is wrong with them is answered before the upstream has seen anything, whether or not a body
-/// announces its length; of an upload it is what a few reads bring.
+/// How much of a request's body is read before a connection to the upstream is taken: a slow
+/// client, by nature or by intent, must not hold one of the upstream's workers meanwhile (Apache's
+/// prefork has 150). Logins, comments and API calls fit, so an invalid one is answered before the
+/// upstream has seen anything, whether or not its length is announced. Of a larger upload it is
+/// what a few reads bring.
 const UPLOAD_START: usize = 64 << 10;
 
-/// An answer of the upstream.
+/// A response of the upstream.
 pub struct Forwarded {
     pub answer: Response<ResponseBody>,
-    /// When the request went out, by a connection that was there.
+    /// When the request was sent, on an established connection.
     pub sent: Instant,
 }
 
-/// The way to the upstream, for one worker by the settings of one moment.
+/// How one worker forwards, under one version of the settings.
 pub struct Forwarder {
     pub upstream: Rc<Upstream>,
     pub tunnels: TaskTracker,
     /// `[forwarded] mode`.
     mode: ForwardedMode,
-    /// Whether the upstream gets the name of a request.
+    /// Whether the upstream gets the request's id.
     sets_request_id: bool,
     /// `[server] tunnel_idle`.
     tunnel_idle: Duration,
@@ -60,7 +61,7 @@ pub struct Forwarder {
     metrics: Arc<Shard>,
 }
 
-/// Between whom one request passes, and by what name.
+/// Between which parties a request passes, and under which id.
 pub struct Hop<'a> {
     pub client: &'a Client,
     /// The peer: the client, or the proxy in front.
@@ -68,28 +69,28 @@ pub struct Hop<'a> {
     /// The peer's address as a value, made once for each connection.
     pub peer_field: &'a HeaderValue,
     pub id: &'a RequestId,
-    /// Where what only announces an answer goes; `None` where the client gets none of it.
+    /// Where interim responses (1xx) go; `None` if the client gets none.
     pub announced: Option<&'a SharedInbound>,
-    /// Free places for bodies that begin to flow at once; `None` where they are not limited.
+    /// Free permits for bodies that are sent at once; `None` if unlimited.
     pub early_bodies: Option<&'a Arc<Semaphore>>,
 }
 
 impl Forwarder {
-    /// By the settings of `config`.
     pub fn new(config: &Config, upstream: Rc<Upstream>, tunnels: TaskTracker, metrics: Arc<Shard>) -> Self {
         let mode = config.forwarded.mode;
-        // `mode = "preserve"` asks for the head as it came: nothing is added to it.
+        // `mode = "preserve"` keeps the head as it came: nothing is added.
         let sets_request_id = config.forwarded.request_id == RequestIdMode::Auto && mode == ForwardedMode::Auto;
         let tunnel_idle = config.server.tunnel_idle;
         let early_bodies = config.upstream.early_bodies;
         Forwarder { upstream, tunnels, mode, sets_request_id, tunnel_idle, early_bodies, metrics }
     }
 
-    /// Sends `request` to the upstream and returns its response as soon as its head is there; the body follows as it arrives.
-    /// `home` is the host of the site's home URL, where it is known.
+    /// Sends `request` to the upstream and returns its response as soon as the head has arrived;
+    /// the body follows. `home` is the host of the site's home URL, if known.
     ///
     /// # Errors
-    /// When there is no response to pass on: the client's or the upstream's fault, see [`ForwardError`].
+    /// When there is no response to pass on: the client's or the upstream's fault, see
+    /// [`ForwardError`].
     pub async fn forward(
         &self,
         mut request: Request<RequestBody>,
@@ -108,7 +109,7 @@ impl Forwarder {
         }
         added.body_was_read(&request);
         let dialer = self.upstream.dialer();
-        // Most go by one name, and each look into the fields costs.
+        // Most upstreams have one name, and each lookup in the fields costs time.
         let host = dialer.goes_by_hosts().then(|| request.headers().get(header::HOST)).flatten();
         let name = dialer.name_for(host.map(HeaderValue::as_bytes), home);
         let (answer, lease) = self.upstream.send(request, &added, hop, begin, name).await?;

@@ -1,5 +1,5 @@
-//! The body of an answer whose start was read before its head was passed on. The client gets all of it as it came, an early end
-//! included.
+//! A response body whose start was read before its head was passed on. The client still gets all of
+//! it unchanged, including an early end.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -16,22 +16,24 @@ use crate::http1::frame::Frame;
 /// How long an answer may take to be read before its head is passed on.
 const PEEK_TIME: Duration = Duration::from_secs(10);
 
-/// Frames that were read already, and what is still to come.
+/// The frames that were read, and the rest.
 pub struct Peeked {
     frames: VecDeque<Result<Frame, CutError>>,
     pub relay: Relay,
-    /// What is left for the client, where that was announced or all was read. A body that broke off must not look whole.
+    /// Bytes left for the client, if the length was announced or all was read. A body that ended
+    /// early must not look complete.
     left: Option<u64>,
 }
 
 impl Peeked {
-    /// Of a body of which nothing was read.
+    /// A body of which nothing was read yet.
     pub fn new(relay: Relay) -> Self {
         let left = relay.left();
         Peeked { frames: VecDeque::new(), relay, left }
     }
 
-    /// Reads on. Returns the data where that is all, at most `limit` bytes and without trailers. Dropped, it has lost nothing.
+    /// Reads ahead. Returns the data if that is the whole body, at most `limit` bytes and without
+    /// trailers. Dropping this future loses nothing.
     pub async fn read(&mut self, limit: usize) -> Option<Bytes> {
         let deadline = Instant::now() + PEEK_TIME;
         let (mut data, mut is_plain) = (BytesMut::new(), true);
@@ -51,7 +53,7 @@ impl Peeked {
             return None;
         }
         let data = data.freeze();
-        // Each frame keeps the buffer that it was read to.
+        // Each frame keeps the buffer that it was read into.
         self.frames =
             Some(data.clone()).filter(|data| !data.is_empty()).map(|data| Ok(Frame::data(data))).into_iter().collect();
         self.left = Some(data.len() as u64);
@@ -71,7 +73,7 @@ impl Peeked {
         self.frames.is_empty() && self.relay.is_end()
     }
 
-    /// How many bytes are left, where that is known.
+    /// How many bytes are left, if known.
     pub fn left(&self) -> Option<u64> {
         if self.frames.is_empty() { self.relay.left() } else { self.left }
     }

@@ -1,5 +1,5 @@
-//! Moves one exchange between the client and the upstream: the request's body up, the response down, both at once, under
-//! one clock.
+//! Moves one exchange between the client and the upstream: the request's body up, the response
+//! down, both at once, under one clock.
 //!
 //! | state | request's body | response | the exchange ends when |
 //! |---|---|---|---|
@@ -9,8 +9,9 @@
 //! | ended | – | whole | the connection is back in the pool |
 //! | cut | – | an error | the connection is closed |
 //!
-//! The first is [`head`], the others are [`Relay`]. The request's body also moves while the client takes nothing of the
-//! response ([`Relay::poll_upload`]): a client may send everything before it reads.
+//! The first is [`head`], the others are [`Relay`]. The request's body also moves while the client
+//! takes nothing of the response ([`Relay::poll_upload`]): a client may send everything before it
+//! reads.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -32,12 +33,13 @@ use crate::metrics::Event;
 use crate::request_id::RequestId;
 use crate::time::pace::TooSlow;
 
-/// How long a response may be silent whose request broke off: its upstream may wait for the rest, and would in vain. What
-/// was on its way is there by then.
+/// How long a response may be silent after its request's body failed. The upstream may be waiting
+/// for a rest that will never come; what it had already sent arrives within this time.
 const WITHOUT_UPLOAD: Duration = Duration::from_secs(5);
 
-/// Sends a request with its body by `lease` and waits for the head of the response, for `limit` after the last sign of life of
-/// the request's body: a long upload is no silent upstream. Heads that only announce that one go to `announced`.
+/// Sends a request with its body on `lease` and waits for the head of the response. `limit` counts
+/// from the last progress of the request's body, so that a long upload is not mistaken for a silent
+/// upstream. Interim responses (1xx) go to `announced`.
 ///
 /// # Errors
 /// No response, none in time, or a request body that broke off.
@@ -72,7 +74,7 @@ pub async fn head(
             }
         }
         if let Some(announced) = announced {
-            // Of a connection that has failed, the answer's way to the client tells.
+            // If the connection has failed, writing the response reports that.
             let _ = announced.with(|inbound| inbound.poll_interim(cx));
         }
         let since = lease.link.sent;
@@ -81,10 +83,11 @@ pub async fn head(
     .await
 }
 
-/// The rest of an exchange behind the response's head. At the end of the response the connection goes back to the pool; dropped
-/// before, the connection is closed with it, since what is left unread on it cannot be told from the next response.
+/// The rest of an exchange after the response's head. At the end of the response the connection
+/// returns to the pool. Dropped earlier, the connection is closed, since unread bytes could not be
+/// told from the next response.
 pub struct Relay {
-    /// `None` once the response ended.
+    /// `None` once the response has ended.
     lease: Option<Lease>,
     silent_since: Option<Instant>,
     /// Whether the rest of the request's body will never come.
@@ -94,33 +97,34 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Of the response that comes by `lease` to the request `id` of `client`.
+    /// The relay of the response on `lease` to the request `id` of `client`.
     pub fn new(lease: Lease, client: IpAddr, id: RequestId) -> Self {
         let mut relay = Relay { lease: Some(lease), silent_since: None, is_upload_broken: false, client, id };
         relay.give_back_at_end();
         relay
     }
 
-    /// Whether all of the response was read.
+    /// Whether the whole response was read.
     pub fn is_end(&self) -> bool {
         self.lease.is_none()
     }
 
-    /// How many bytes of the response are left, where that is known.
+    /// How many bytes of the response are left, if known.
     pub fn left(&self) -> Option<u64> {
         self.lease.as_ref().map_or(Some(0), |lease| lease.link.left())
     }
 
-    /// The client takes no more for now.
+    /// The client reads no more for now.
     pub fn detach(&mut self) {
         if let Some(lease) = &mut self.lease {
             lease.link.detach();
         }
     }
 
-    /// Moves the request's body. Ready when it was sent, broke, or is not wanted.
+    /// Moves the request's body. Ready when it was sent, failed, or is not wanted.
     ///
-    /// An upload that breaks after the response began takes nothing from the response: it may be whole without, as a 413 is.
+    /// An upload that fails after the response has begun does not cut the response: it may be
+    /// complete without, as a 413 is.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(lease) = &mut self.lease else { return Poll::Ready(()) };
         if let Err(error) = ready!(lease.link.poll_upload(cx)) {
@@ -147,7 +151,7 @@ impl Relay {
             }
             Poll::Pending => {
                 let since = *self.silent_since.get_or_insert_with(Instant::now);
-                // An upstream that answers early may still read the request before it goes on.
+                // An upstream that responds early may still read the request before it continues.
                 let limit = if self.is_upload_broken { Some(WITHOUT_UPLOAD) } else { lease.silence() };
                 let Some(limit) = limit else { return Poll::Pending };
                 ready!(lease.link.poll_quiet(cx, since, limit));
@@ -157,10 +161,11 @@ impl Relay {
         self.silent_since = None;
         match &frame {
             Ok(_) => self.give_back_at_end(),
-            // The error passes on: a cut response must stay visibly cut (the client's connection is aborted).
+            // The error is passed on: a cut response must be recognisable (the client's connection
+            // is aborted).
             Err(error) => {
                 let lease = self.lease.take();
-                // Else the client's fault was logged.
+                // Otherwise the client's failure was already logged.
                 if !self.is_upload_broken {
                     let source = std::error::Error::source(error).map(ToString::to_string);
                     let (client, request_id) = (self.client, &self.id);

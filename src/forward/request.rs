@@ -1,4 +1,5 @@
-//! A client's request made fit for the upstream: hop-by-hop fields out, forwarding fields in, framing of its own.
+//! Makes a client's request fit for the upstream: removes hop-by-hop fields, sets forwarding fields
+//! and framing.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -16,23 +17,23 @@ use crate::config::ForwardedMode;
 use crate::fields::{folded, hop_by_hop};
 use crate::request_id::{self, RequestId, X_REQUEST_ID};
 
-/// What the settings and the upstream say of it.
+/// What the settings and the upstream add to a request.
 pub struct Own<'a> {
-    /// The upstream's `host:port`, for HTTP/1.0 clients that sent no Host.
+    /// The upstream's `host:port`, for HTTP/1.0 clients that send no Host.
     pub authority: &'a HeaderValue,
     /// `[forwarded] mode`.
     pub mode: ForwardedMode,
-    /// Whether the upstream gets the name of a request.
+    /// Whether the upstream gets the request's id.
     pub sets_request_id: bool,
 }
 
-/// Fields that stand behind those of the client. They are written from here: each that is put into a map first costs as
-/// much as all else that is done to a usual head.
+/// Fields that follow those of the client. They are written directly: putting each into the map
+/// first costs as much as everything else that is done to a usual head.
 #[derive(Default)]
 pub struct Added<'a> {
-    /// The length of the body. Without one it is sent in chunks.
+    /// The length of the body. Without it the body is sent in chunks.
     pub length: Option<u64>,
-    /// Whether a length of zero has to be said.
+    /// Whether a length of zero must be sent.
     says_empty: bool,
     forwarded_for: Option<&'a HeaderValue>,
     forwarded_proto: Option<&'static str>,
@@ -41,8 +42,8 @@ pub struct Added<'a> {
 }
 
 impl Added<'_> {
-    /// To be called when the start of the body was read: an HTTP/2 client may end its stream by a DATA frame without data,
-    /// and only then shows that there is no body.
+    /// Must be called after the start of the body was read: an HTTP/2 client may end its stream by
+    /// an empty DATA frame, and only that shows that there is no body.
     pub fn body_was_read(&mut self, request: &Request<RequestBody>) {
         if self.length.is_none() && request.version() == Version::HTTP_2 && request.body().is_end_stream() {
             self.length = Some(0);
@@ -50,7 +51,7 @@ impl Added<'_> {
         }
     }
 
-    /// Writes them as lines.
+    /// Writes the fields as lines.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut line = |name: &[u8], value: &[u8]| {
             out.extend_from_slice(name);
@@ -75,8 +76,8 @@ impl Added<'_> {
     }
 }
 
-/// Changes `request` in place, so that what travels in its extensions (the spelling of field names) goes along, and says
-/// what is to be added to it.
+/// Changes `request` in place, so that its extensions (the spelling of field names) are kept, and
+/// returns the fields to add.
 pub fn prepare<'a>(
     request: &mut Request<RequestBody>,
     hop: &Hop<'a>,
@@ -108,7 +109,7 @@ pub fn prepare<'a>(
     if own.mode == ForwardedMode::Auto {
         set_forwarding_fields(headers, hop, &there, &mut added);
     }
-    // One that a trusted peer gave stands there already.
+    // An id from a trusted peer is already among the fields.
     if let (id @ RequestId::Own(_), true) = (hop.id, own.sets_request_id) {
         match there.request_id {
             true => drop(headers.insert(X_REQUEST_ID, id.field())),
@@ -118,13 +119,15 @@ pub fn prepare<'a>(
     added
 }
 
-/// Whether a request without a body has to say so (RFC 9110, 8.6): HTTP/2 says it by the end of its stream, and some servers
-/// refuse such a request of HTTP/1.1 without a length (lighttpd: 411). What HTTP/1 clients send passes as it came.
+/// Whether a request without a body must send a length of zero (RFC 9110, 8.6): HTTP/2 clients end
+/// the stream instead, and some servers refuse such a request in HTTP/1.1 without a length
+/// (lighttpd: 411). Requests of HTTP/1 clients are passed on as they came.
 fn needs_length(method: &Method, version: Version) -> bool {
     version == Version::HTTP_2 && matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Which fields the client sent of those that matter here: looked for at once, since each look into the map costs more.
+/// Which of the fields that matter here the client sent. They are found in one pass, since each
+/// lookup in the map costs more.
 #[derive(Default)]
 struct There {
     host: bool,
@@ -165,8 +168,8 @@ fn is_twin(name: &HeaderName, found: &RefCell<Vec<HeaderName>>) -> bool {
     is_twin
 }
 
-/// The bytes of the path and query stay as they are; only an absolute-form target (RFC 9112, 3.2.2) loses scheme and authority,
-/// which is returned: it is the host of a request without `Host`.
+/// Leaves the bytes of path and query unchanged. An absolute-form target (RFC 9112, 3.2.2) loses
+/// scheme and authority; the authority is returned as the host of a request without `Host`.
 fn to_origin_form(uri: &mut Uri) -> Option<Authority> {
     let authority = uri.authority().cloned()?;
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -174,8 +177,9 @@ fn to_origin_form(uri: &mut Uri) -> Option<Authority> {
     Some(authority)
 }
 
-/// SECURITY: what an untrusted peer says about who and where it is must not reach a WordPress that believes its proxy:
-/// it is replaced, where it stands. A trusted peer's word is kept, and its address is added to the end of the chain.
+/// SECURITY: an untrusted peer's claims about its address and host must not reach a WordPress that
+/// believes its proxy: they are replaced in place. A trusted peer's fields are kept, and its
+/// address is appended to the chain.
 fn set_forwarding_fields<'a>(headers: &mut HeaderMap, hop: &Hop<'a>, there: &There, added: &mut Added<'a>) {
     let (client, peer) = (hop.client, hop.peer_field);
     let said = client.peer_is_trusted;
@@ -204,7 +208,7 @@ fn set_forwarding_fields<'a>(headers: &mut HeaderMap, hop: &Hop<'a>, there: &The
     }
 }
 
-/// What an untrusted peer may not say and we have nothing to put in its place.
+/// Fields that an untrusted peer may not send and that the sidecar does not replace.
 fn is_only_a_claim(name: &HeaderName) -> bool {
     name.as_str().strip_prefix("x-forwarded-").is_some_and(|rest| !matches!(rest, "for" | "proto" | "host"))
 }
@@ -214,7 +218,7 @@ pub fn address(address: IpAddr) -> HeaderValue {
     field(address.to_string().into_bytes())
 }
 
-/// The bytes are of fields that were valid, an address and ASCII of ours, so they are a valid field.
+/// The bytes come from valid fields, an address and our own ASCII, so they form a valid value.
 fn field(bytes: Vec<u8>) -> HeaderValue {
     HeaderValue::from_maybe_shared(bytes::Bytes::from(bytes)).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
@@ -222,7 +226,8 @@ fn field(bytes: Vec<u8>) -> HeaderValue {
 fn list<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<u8> {
     let mut list = Vec::new();
     for line in lines {
-        // Empty elements at either end are ignored, and must not be sent on (RFC 9110, 5.6.1.1).
+        // Empty elements at either end are ignored by recipients, and must not be sent (RFC 9110,
+        // 5.6.1.1).
         let line = trimmed(line.as_bytes());
         if !line.is_empty() {
             list.extend_from_slice(line);
@@ -239,7 +244,8 @@ fn trimmed(mut list: &[u8]) -> &[u8] {
     list
 }
 
-/// RFC 7239. An IPv6 address is quoted and in brackets, and so is a host that is more than a token (section 4).
+/// RFC 7239. An IPv6 address is quoted and in brackets, and so is a host that is more than a token
+/// (section 4).
 fn forwarded(before: Option<GetAll<'_, HeaderValue>>, client: &Client, host: Option<&HeaderValue>) -> HeaderValue {
     let mut bytes = before.map(list).unwrap_or_default();
     match client.peer {
@@ -248,7 +254,7 @@ fn forwarded(before: Option<GetAll<'_, HeaderValue>>, client: &Client, host: Opt
     }
     if !client.peer_is_trusted {
         if let Some(host) = host {
-            // A Host that passed `vet` has neither quotes nor backslashes.
+            // A Host that passed `vet` contains neither quotes nor backslashes.
             bytes.extend_from_slice(b";host=\"");
             bytes.extend_from_slice(host.as_bytes());
             bytes.extend_from_slice(b"\"");
@@ -258,7 +264,7 @@ fn forwarded(before: Option<GetAll<'_, HeaderValue>>, client: &Client, host: Opt
     field(bytes)
 }
 
-/// One line: some applications read only the first of several.
+/// Joined to one line: some applications read only the first of several.
 fn forwarded_for(before: GetAll<'_, HeaderValue>, peer: &HeaderValue) -> HeaderValue {
     let mut chain = list(before);
     chain.extend_from_slice(peer.as_bytes());
@@ -271,7 +277,7 @@ mod tests {
     use crate::client_addr::{Peer, Scheme};
     use proptest::prelude::*;
 
-    /// As by a forwarder with these settings.
+    /// Prepares with these settings.
     fn prepare_as<'a>(
         request: &mut Request<RequestBody>,
         client: &'a Client,
@@ -303,7 +309,7 @@ mod tests {
     }
 
     impl Added<'_> {
-        /// As the upstream finds them.
+        /// Applies the additions, as the upstream sees them.
         fn put_into(&self, request: &mut Request<RequestBody>) {
             let mut lines = Vec::new();
             self.write(&mut lines);
@@ -433,7 +439,8 @@ mod tests {
     }
 
     proptest! {
-        // Whatever came, the upstream finds one line that ends with the peer, and nothing of an untrusted peer's before it.
+        // Whatever the client sent, the upstream gets one line that ends with the peer, preceded by
+        // nothing from an untrusted peer.
         #[test]
         fn the_chain_ends_with_the_peer(
             lines in prop::collection::vec("[ -~\\t]{0,30}", 0..4),

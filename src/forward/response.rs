@@ -1,5 +1,5 @@
-//! An upstream's answer made fit for the client. It is changed in place: its extensions carry the reason phrase and
-//! the spelling of the field names.
+//! Makes an upstream's response fit for the client. It is changed in place, since its extensions
+//! carry the reason phrase and the spelling of the field names.
 
 use std::net::IpAddr;
 
@@ -12,10 +12,11 @@ use super::upstream::Lease;
 use crate::fields::hop_by_hop;
 use crate::request_id::RequestId;
 
-/// Makes `answer` to the request `id` of `client`, read from `lease`, fit for the client.
+/// Prepares `answer`, read from `lease`, the response to the request `id` of `client`.
 ///
 /// # Errors
-/// A transfer coding other than `chunked`: without its name the client could not read the body.
+/// A transfer coding other than `chunked`: the field is removed, so the client could not read the
+/// body.
 pub fn prepare(
     mut answer: Response<()>,
     lease: Lease,
@@ -27,12 +28,12 @@ pub fn prepare(
     if is_coded && !is_chunked_only(headers) {
         return Err(ForwardError::TransferEncoding);
     }
-    // With both, the coding wins (RFC 9112, 6.3).
+    // If both are present, the coding wins (RFC 9112, 6.3).
     hop_by_hop::remove(headers, false, |name| is_coded && name == header::CONTENT_LENGTH);
     Ok(answer.map(|()| ResponseBody::relayed(Relay::new(lease, client, id.clone()))))
 }
 
-/// Makes a head that only announces an answer fit for the client.
+/// Prepares the head of an interim response (1xx).
 pub fn announcement(mut head: Response<()>) -> response::Parts {
     hop_by_hop::remove(head.headers_mut(), false, |_| false);
     head.into_parts().0

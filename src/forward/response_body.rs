@@ -1,4 +1,5 @@
-//! What is sent to the client: a response of ours, the upstream's as it arrives, or the switch to a tunnel.
+//! The body sent to a client: that of one of the sidecar's own responses, the upstream's as it
+//! arrives, or the switch to a tunnel.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,9 +19,9 @@ use crate::http1::frame::Frame;
 /// The body of a response.
 pub struct ResponseBody {
     content: Content,
-    /// The line of the log, where one is wanted.
+    /// The access log's line, if one is wanted.
     access: Option<Box<Access>>,
-    /// What the exchange holds until all of this was sent.
+    /// The permits that the exchange holds until the body was sent.
     places: Places,
 }
 
@@ -32,7 +33,7 @@ enum Content {
 }
 
 impl ResponseBody {
-    /// Of a response that the sidecar makes itself.
+    /// The body of one of the sidecar's own responses.
     pub fn whole(bytes: Bytes) -> Self {
         ResponseBody::of(Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
     }
@@ -41,7 +42,7 @@ impl ResponseBody {
         ResponseBody::of(Content::Relayed(relay))
     }
 
-    /// None: behind this response the connection becomes another.
+    /// No body: after this response the connection becomes a tunnel.
     pub fn switch(tunnel: Tunnel) -> Self {
         ResponseBody::of(Content::Switch(tunnel))
     }
@@ -50,7 +51,7 @@ impl ResponseBody {
         ResponseBody { content, access: None, places: Places::default() }
     }
 
-    /// What the connection becomes behind this response.
+    /// What the connection becomes after this response.
     pub fn into_tunnel(self) -> Option<Tunnel> {
         match self.content {
             Content::Switch(tunnel) => Some(tunnel.holding(self.places)),
@@ -58,8 +59,8 @@ impl ResponseBody {
         }
     }
 
-    /// Reads a relayed body, and puts back what was read: the client gets all of it as it came. Returns the data where that was all,
-    /// and at most `limit` bytes, without trailers.
+    /// Reads the start of a relayed body and puts it back, so that the client gets it unchanged.
+    /// Returns the data if that is the whole body, at most `limit` bytes and without trailers.
     pub async fn peek(&mut self, limit: usize) -> Option<Bytes> {
         self.content = match std::mem::replace(&mut self.content, Content::Whole(None)) {
             Content::Relayed(relay) => Content::Peeked(Box::new(Peeked::new(relay))),
@@ -71,7 +72,8 @@ impl ResponseBody {
         }
     }
 
-    /// The client takes no more for now. What was read ahead for it must not keep more memory than its own.
+    /// The client reads no more for now. What was read ahead for it must occupy no more memory than
+    /// its own size.
     pub fn detach(&mut self) {
         match &mut self.content {
             Content::Relayed(relay) => relay.detach(),
@@ -80,8 +82,8 @@ impl ResponseBody {
         }
     }
 
-    /// Sends on what is left of the request's body while the client takes nothing of this one. Ready when that was sent, or is
-    /// not wanted by the upstream.
+    /// Continues the request's upload while the client reads nothing of this response. Ready when
+    /// it was sent, or the upstream does not want it.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.content {
             Content::Relayed(relay) => relay.poll_upload(cx),
@@ -90,13 +92,13 @@ impl ResponseBody {
         }
     }
 
-    /// Keeps these until it was sent.
+    /// Holds these permits until the body was sent.
     pub fn holding(mut self, places: Places) -> Self {
         self.places = places;
         self
     }
 
-    /// The log gets its line when this body ends.
+    /// Writes the access log's line when this body ends.
     pub fn log_at_end(&mut self, mut access: Access) {
         access.is_complete = self.is_end_stream();
         self.access = Some(Box::new(access));

@@ -1,7 +1,8 @@
-//! A connection that has switched protocols: bytes in both directions, each closed on its own, ended when both are
-//! or when nothing passed for `[server] tunnel_idle`.
+//! A connection that has switched protocols: it copies bytes in both directions. Each direction
+//! closes by itself; the tunnel ends when both have closed or when nothing has passed for `[server]
+//! tunnel_idle`.
 //!
-//! The worker counts tunnels and waits for them when draining.
+//! The worker counts tunnels and waits for them in a drain.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -30,10 +31,10 @@ use crate::net::stream::{ClientStream, UpstreamStream};
 use crate::request_id::RequestId;
 use crate::time::alarm::Alarm;
 
-/// Answers a 101 of the upstream with the client's own; behind it the two connections are joined.
+/// Answers a 101 of the upstream with the client's own; after it the two connections are joined.
 ///
 /// # Errors
-/// Nobody asked, or for another protocol: the client would take what follows for something else.
+/// The client asked for no switch, or for another protocol: it would misread the bytes that follow.
 pub fn open(
     mut answer: Response<()>,
     lease: Lease,
@@ -56,7 +57,7 @@ pub fn open(
     Ok(answer.map(|()| ResponseBody::switch(tunnel)))
 }
 
-/// The upstream's half of a tunnel, with the upstream's slot.
+/// The upstream's half of a tunnel, with its slot in the pool.
 pub struct Tunnel {
     peer: Peer,
     tunnels: TaskTracker,
@@ -68,13 +69,13 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Keeps these until it ends.
+    /// Holds these permits until the tunnel ends.
     pub fn holding(self, places: Places) -> Self {
         Tunnel { places, ..self }
     }
 
-    /// Joins it with the client's half, in a task of its own, which keeps `held` until the tunnel has ended: the client's place
-    /// among the connections.
+    /// Joins it with the client's half in a task of its own. The task keeps `held`, the client's
+    /// permit among the connections, until the tunnel has ended.
     pub fn join(self, client: Rewound<ClientStream>, held: impl Sized + 'static) {
         let tunnels = self.tunnels.clone();
         tunnels.spawn_local(async move {
@@ -103,7 +104,7 @@ enum Ended {
 
 async fn join(client: Rewound<ClientStream>, mut upstream: Rewound<UpstreamStream>, idle: Duration) -> Ended {
     let moved = Cell::new(true);
-    // Whatever passes either way passes here.
+    // Every byte of either direction passes here.
     let mut client = Noted { stream: client, moved: &moved };
     let mut copying = pin!(copy_bidirectional(&mut client, &mut upstream));
     let mut alarm = Alarm::default();
@@ -123,7 +124,7 @@ async fn join(client: Rewound<ClientStream>, mut upstream: Rewound<UpstreamStrea
     .await
 }
 
-/// A stream that notes when bytes pass.
+/// A stream that records that bytes pass.
 struct Noted<'a, S> {
     stream: S,
     moved: &'a Cell<bool>,

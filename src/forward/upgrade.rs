@@ -1,9 +1,9 @@
-//! Which switches of protocol (RFC 9110, 7.8) are passed on: WebSocket and whatever else the upstream accepts, but
-//! never to another version of HTTP or to TLS, by which a client would speak past every rule here, and only what was asked
-//! for.
+//! Which protocol switches (RFC 9110, 7.8) are forwarded: WebSocket and any other protocol that the
+//! client asked for and the upstream accepts, except other versions of HTTP and TLS, with which a
+//! client would bypass every rule here.
 //!
-//! A proxy may drop members of the list: it is the client's order of preference, and the server may choose any or none of
-//! it. So the others of `h2c, websocket` pass.
+//! A proxy may drop members of the list: it is the client's order of preference, and the server may
+//! choose any or none of it. So the others of `h2c, websocket` pass.
 
 use http::header::{self, GetAll, HeaderMap, HeaderValue};
 use http::{Request, Version};
@@ -21,7 +21,8 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// `None` where nothing is asked for that may be passed on; then `Upgrade` is an ordinary hop-by-hop field.
+    /// `None` if no protocol is asked for that may be passed on; `Upgrade` is then an ordinary
+    /// hop-by-hop field.
     pub fn asked_for(request: &Request<RequestBody>) -> Option<Upgrade> {
         let protocols = protocols_asked_for(request)?;
         let field = field(request.headers().get_all(header::UPGRADE), &protocols)?;
@@ -31,7 +32,7 @@ impl Upgrade {
 
 fn protocols_asked_for(request: &Request<RequestBody>) -> Option<Vec<String>> {
     let headers = request.headers();
-    // With a body it would not be clear where the new protocol begins.
+    // With a body it would be unclear where the new protocol begins.
     let can_switch = headers.contains_key(header::UPGRADE)
         && request.version() == Version::HTTP_11
         && request.body().is_end_stream()
@@ -46,11 +47,11 @@ fn protocols_asked_for(request: &Request<RequestBody>) -> Option<Vec<String>> {
     (!protocols.is_empty()).then_some(protocols)
 }
 
-/// `name` or `name/version`, both tokens, of a protocol that does not carry HTTP requests.
+/// Accepts `name` or `name/version`, both tokens, of a protocol that does not carry HTTP requests.
 ///
-/// SECURITY: servers look for `h2c` in different ways (some take `h2c;q=1` or `"h2c"` for it), so what is no protocol by the
-/// grammar is not passed on in any spelling. `TLS/1.0` is RFC 2817, `HTTP/2.0` is RFC 9110's own example, `h2-14` and the
-/// like were drafts.
+/// SECURITY: servers recognise `h2c` in different ways (some accept `h2c;q=1` or `"h2c"`), so
+/// anything that does not match the grammar is not forwarded in any spelling. `TLS/1.0` is of RFC
+/// 2817, `HTTP/2.0` is RFC 9110's own example, `h2-14` and the like were drafts.
 fn is_passed_on(protocol: &[u8]) -> bool {
     let mut parts = protocol.split(|byte| *byte == b'/');
     let (Some(name), version, None) = (parts.next(), parts.next(), parts.next()) else { return false };
@@ -74,7 +75,8 @@ fn field(lines: GetAll<'_, HeaderValue>, passed: &[String]) -> Option<HeaderValu
     }
 }
 
-/// Whether the upstream switches to what was asked for: each protocol that it names, and at least one.
+/// Whether the upstream switches to what was asked for: it names at least one protocol, and each
+/// one was asked for.
 pub fn is_agreed(asked: &[String], answer: &HeaderMap) -> bool {
     let was_asked = |protocol: &[u8]| asked.iter().any(|asked| asked.as_bytes().eq_ignore_ascii_case(protocol));
     let mut named = tokens(answer.get_all(header::UPGRADE)).peekable();
@@ -163,7 +165,7 @@ mod tests {
         for passed in ["websocket", "WebSocket", "foo/2", "IRC/6.9", "RTA/x11", "h2x", "httpx", "x-h2c", "SHTTP/1.3"] {
             assert!(is_passed_on(passed.as_bytes()), "{passed}");
         }
-        // A comma in quotes is one all the same.
+        // A comma in quotes separates all the same.
         assert_eq!(asked(&[("connection", "upgrade"), ("upgrade", "\"a, h2c, b\"")]), None);
     }
 

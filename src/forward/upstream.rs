@@ -1,7 +1,8 @@
-//! One worker's connections to the upstream: last used first, given back when the body of the answer ends.
+//! One worker's connections to the upstream: the last used is reused first, and a connection
+//! returns when the response's body ends.
 //!
-//! Each worker has its own, nothing crosses threads, and an exchange on one is driven by the task that waits for it.
-//! Idle connections are checked when they are reused, and every 500 ms.
+//! Each worker has its own pool, nothing crosses threads, and the task that waits for an exchange
+//! also drives it. Idle connections are checked when they are reused, and every 500 ms.
 
 mod link;
 
@@ -36,22 +37,23 @@ use crate::net::stream::UpstreamStream;
 use crate::share::Share;
 use link::Link;
 
-/// A request with side effects never goes out on a connection that idled longer: the upstream may be closing it at
-/// this moment, and such a request cannot be sent twice.
+/// A request with side effects is never sent on a connection that has been idle for longer: the
+/// upstream may be closing it at this moment, and such a request cannot be sent twice.
 const UNSAFE_METHOD_IDLE: Duration = Duration::from_secs(1);
 
-/// The upstream as one worker sees it.
+/// The pool of one worker.
 pub struct Upstream {
     config: config::Upstream,
     dialer: Dialer,
     metrics: Arc<Shard>,
     authority: HeaderValue,
     idle: RefCell<Vec<Idle>>,
-    /// How many of those the metrics know of.
+    /// The number of idle connections last reported to the metrics.
     told_idle: Cell<usize>,
-    /// This worker's share of `[upstream] max_connections`. Whoever uses a connection holds one; idle ones make room.
+    /// This worker's share of `[upstream] max_connections`. A connection in use holds a permit;
+    /// idle ones are closed to make room.
     slots: RefCell<Option<Arc<Semaphore>>>,
-    /// How many those are; zero is any number.
+    /// The size of that share; zero means unlimited.
     most: Cell<usize>,
 }
 
@@ -61,8 +63,9 @@ struct Idle {
 }
 
 impl Upstream {
-    /// Connects when first asked. Must be called inside the worker's runtime, where it also starts the task that closes
-    /// connections that idled too long (they each hold a worker process of an Apache prefork). `share` is this worker's of the limit.
+    /// Connects on the first request. Must be called inside the worker's runtime, where it starts
+    /// the task that closes connections that have been idle too long (each holds a worker process
+    /// of an Apache prefork). `share` is this worker's part of the limit.
     pub fn new(config: config::Upstream, dialer: Dialer, share: Share, metrics: Arc<Shard>) -> Rc<Self> {
         let authority =
             HeaderValue::from_str(&config.url.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
@@ -74,14 +77,15 @@ impl Upstream {
         upstream
     }
 
-    /// Whether a new one would be the same, but for [how many](Self::limit) connections it may have.
+    /// Whether a new pool would be the same, apart from its [limit](Self::limit).
     pub fn is_to(&self, config: &config::Upstream, dialer: &Dialer) -> bool {
         let like = config::Upstream { max_connections: self.config.max_connections, ..config.clone() };
         self.config == like && self.dialer == *dialer
     }
 
-    /// From now on `share` of `max_connections` may be in use. What is in use keeps the slot that it has. By default the
-    /// number follows from that of listeners and workers: a change of those must not close what idles.
+    /// Sets this worker's `share` of `max_connections`. Connections in use keep their permits. By
+    /// default the number depends on those of listeners and workers, whose change must not close
+    /// idle connections.
     pub fn limit(&self, max_connections: usize, share: Share) {
         let most = share.of_any(max_connections);
         if self.most.replace(most) != most {
@@ -93,19 +97,21 @@ impl Upstream {
         &self.dialer
     }
 
-    /// `host:port`, for requests that name no host.
+    /// `host:port`, for requests without a host.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }
 
-    /// Sends the request of `hop`, with what is `added` to its fields, and waits for the head of the answer. Its body flows as
-    /// `begin` says. The lease is the connection that the answer's body comes by. `name` is what the dialer has for it.
+    /// Sends the request of `hop`, with the `added` fields, and waits for the head of the response.
+    /// The request's body flows as `begin` says. The response's body comes on the returned lease.
+    /// `name` is the dialer's name for the host.
     ///
-    /// A request without a body and side effects is sent once more, on a fresh connection, when a reused one died before
-    /// an answer: the upstream had closed it while it was idle (RFC 9112, 9.3.1).
+    /// A request without a body and side effects is sent once more, on a new connection, if a
+    /// reused one died before the response: the upstream had closed it while it was idle (RFC 9112,
+    /// 9.3.1).
     ///
     /// # Errors
-    /// No connection, no answer, no answer in time, or a request body that broke off.
+    /// No connection, no response, none in time, or a request body that failed.
     pub async fn send(
         self: &Rc<Self>,
         request: Request<RequestBody>,
@@ -132,7 +138,7 @@ impl Upstream {
                 self.metrics.add(Event::UpstreamRetried);
                 let error = error.map(tracing::field::display);
                 debug!(error, "a reused upstream connection died, trying a fresh one");
-                // It has no body.
+                // Such a request has no body.
                 let name = lease.link.name.take();
                 lease.link = self.connect(client, name).await?;
                 relay::head(&mut lease, &head, added, limit, hop.announced).await
@@ -143,20 +149,22 @@ impl Upstream {
         Ok((outcome?, lease))
     }
 
-    /// Waits for a share of `[upstream] max_connections`.
+    /// Waits for a permit of `[upstream] max_connections`.
     async fn slot(&self) -> Result<Option<OwnedSemaphorePermit>, ForwardError> {
         let slots = self.slots.borrow().clone();
         places::one(slots.as_ref(), self.config.connect_timeout).await.map_err(ForwardError::Busy)
     }
 
-    /// The connection by this name that idled least, if it may still be used.
-    // SECURITY: by this name only. The upstream chose the virtual host, and with it the certificate, by the name of the
-    // handshake; Apache answers 421 to requests for others (RFC 9110, 15.5.20).
+    /// The connection with this name that was used last, if it may still be used.
+    // SECURITY: only one with this name. The upstream chose the virtual host, and with it the
+    // certificate, by the name in the handshake; Apache answers 421 to requests for other hosts
+    // (RFC 9110, 15.5.20).
     fn reuse(&self, is_safe: bool, name: Option<&ServerName<'static>>) -> Option<Box<Link>> {
         let limit =
             if is_safe { self.config.keepalive_idle } else { self.config.keepalive_idle.min(UNSAFE_METHOD_IDLE) };
         let mut idle = self.idle.borrow_mut();
-        // The last came last: those below one that idled too long did so for longer still.
+        // Sorted by last use: all connections below one that has been idle too long have been idle
+        // longer.
         let find = |idle: &[Idle]| {
             let fresh = idle.iter().rev().take_while(|idle| idle.since.elapsed() < limit);
             fresh.zip(1..).find(|(idle, _)| idle.link.name.as_ref() == name).map(|(_, nth)| idle.len() - nth)
@@ -190,7 +198,8 @@ impl Upstream {
         self.tell_idle(idle.len());
     }
 
-    /// After a reload there may be another of these beside this one: each counts its own.
+    /// Reports a difference: after a reload, two pools may exist side by side, and each counts its
+    /// own.
     fn tell_idle(&self, idle: usize) {
         self.metrics.replace(Level::UpstreamIdle, self.told_idle.replace(idle), idle);
     }
@@ -202,32 +211,33 @@ impl Drop for Upstream {
     }
 }
 
-/// A connection in use. Dropped, it is closed.
+/// A connection in use, closed on drop.
 pub struct Lease {
     pub link: Box<Link>,
     upstream: Weak<Upstream>,
     slot: Option<OwnedSemaphorePermit>,
-    /// The place of a body that began to flow at once.
+    /// The permit of a body that was sent at once.
     _early: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
-    /// Counts a failure of what went by it, where the worker has not ended.
+    /// Counts a failure on this connection, unless the worker has ended.
     pub fn count(&self, event: Event) {
         if let Some(upstream) = self.upstream.upgrade() {
             upstream.metrics.add(event);
         }
     }
 
-    /// `[upstream] response_body_idle`; `None` where the worker has ended.
+    /// `[upstream] response_body_idle`; `None` if the worker has ended.
     pub fn silence(&self) -> Option<Duration> {
         self.upstream.upgrade().map(|upstream| upstream.config.response_body_idle)
     }
 
-    /// Back into the pool: the response was read to its end.
+    /// Returns the connection to the pool after the response was read to its end.
     pub fn give_back(self) {
         let Some(upstream) = self.upstream.upgrade() else { return };
-        // SECURITY: a connection that was introduced as one client's must not carry another's requests.
+        // SECURITY: a connection that was introduced as one client's must not carry requests of
+        // another.
         if upstream.dialer.introduces() || !self.link.can_be_reused() {
             return;
         }
@@ -240,7 +250,7 @@ impl Lease {
         }
     }
 
-    /// The stream behind a switch of protocols, and the slot that it goes on to hold.
+    /// The stream after a switch of protocols, and the permit that it continues to hold.
     pub fn into_stream(self) -> (Rewound<UpstreamStream>, Option<OwnedSemaphorePermit>) {
         (self.link.into_stream(), self.slot)
     }

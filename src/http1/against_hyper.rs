@@ -1,9 +1,11 @@
-//! What two servers read differently is what request smuggling lives on. hyper is the other one here: whatever `head` takes
-//! for a message, hyper takes for the same one, with the same end, and so with all that follow it on a connection.
+//! Compares this parser with hyper's. Request smuggling depends on two servers that read the same
+//! bytes differently; here hyper is the second server: every message that `head` accepts, hyper
+//! accepts too, with the same end, and so all messages that follow it on the connection.
 //!
-//! The other way round it need not be so: we refuse a Content-Length that is none behind a transfer coding, which hyper
-//! does not look at, a length that stands twice, lengths of 2^63 and more, and bare line feeds among trailers. And we pass on
-//! targets that hyper's `Uri` does not hold: hyper is shown such a request with plain letters there.
+//! The reverse need not hold. This parser also refuses an invalid Content-Length behind a transfer
+//! coding, which hyper ignores, a repeated length, lengths of 2^63 and more, and bare line feeds
+//! among trailers. And it accepts targets that hyper's `Uri` cannot hold: hyper is given such a
+//! request with plain letters instead.
 //!
 //! Used by the tests below and by the fuzzing (`tests/fuzz`).
 
@@ -32,14 +34,14 @@ use super::target;
 pub struct Understood {
     /// Method and target, or status.
     pub begin: String,
-    /// The target as it came, behind an authority.
+    /// The target as it arrived, after an authority.
     pub target: Vec<u8>,
-    /// Whether it is one that a `Uri` cannot hold.
+    /// Whether a `Uri` cannot hold it.
     pub is_odd: bool,
     pub version: Version,
     pub fields: Vec<(String, Vec<u8>)>,
     pub length: Option<u64>,
-    /// `None` where it is none, or is not all there.
+    /// `None` if it is invalid or incomplete.
     pub body: Option<(Vec<u8>, HeaderMap)>,
 }
 
@@ -47,10 +49,11 @@ const CODING: &str = "transfer-encoding";
 
 pub const LIMITS: HeadLimits = HeadLimits { bytes: 8 * 1024, fields: 100 };
 
-/// We add some to those that we took.
+/// A few more than this parser accepts, for the fields that the test adds.
 const HYPERS_FIELDS: usize = LIMITS.fields + 10;
 
-/// How many requests we read in `bytes`. hyper reads the same, however they arrive.
+/// How many requests this parser reads in `bytes`. hyper must read the same ones, however the bytes
+/// arrive.
 pub fn requests(bytes: &[u8]) -> usize {
     let mut ours = our_requests(bytes, bytes.len().max(1));
     let text = String::from_utf8_lossy(bytes);
@@ -64,27 +67,31 @@ pub fn requests(bytes: &[u8]) -> usize {
         return requests(&plain);
     }
     ours.truncate(ours.iter().position(|it| it.is_odd).unwrap_or(ours.len()));
-    // hyper finds no `chunked` in a line that is not ASCII; `vet` refuses all but a lone one.
+    // hyper does not find `chunked` in a line that is not ASCII; `vet` refuses all but a lone
+    // `chunked`.
     let is_strange = |it: &Understood, of: &str| it.fields.iter().any(|(name, value)| name == of && !value.is_ascii());
     ours.truncate(ours.iter().position(|it| is_strange(it, CODING)).unwrap_or(ours.len()));
-    // Nor does it find `keep-alive` in such a line, so that it closes behind an HTTP/1.0 request where we go on.
+    // Nor does it find `keep-alive` in such a line, so it closes after an HTTP/1.0 request where
+    // this parser continues.
     let closes = ours.iter().position(|it| is_strange(it, header::CONNECTION.as_str()));
     ours.truncate(closes.map_or(ours.len(), |at| at + 1));
     let Some(last) = ours.last_mut() else { return 0 };
     let mut hypers = block_on(hypers_requests(bytes));
-    // hyper takes bare line feeds behind trailers. Of CONNECT, which `vet` refuses, it says nothing of a body.
+    // hyper accepts bare line feeds after trailers. For CONNECT, which `vet` refuses, it reports no
+    // body.
     if last.body.is_none() || last.begin.starts_with("CONNECT ") {
         last.body = None;
         hypers.iter_mut().skip(ours.len() - 1).for_each(|it| it.body = None);
     }
     hypers.truncate(ours.len());
-    // hyper has no other than its `Uri`.
+    // hyper only has its `Uri`.
     ours.iter_mut().chain(&mut hypers).for_each(|it| it.target.clear());
     assert_eq!(ours, hypers, "{text:?}");
     ours.len()
 }
 
-/// Whether `bytes` are the answer to a request of `method` to us. If they are, hyper reads the same one.
+/// Whether this parser accepts `bytes` as the response to a request of `method`. If so, hyper must
+/// read the same response.
 pub fn answer(bytes: &[u8], method: &Method) -> bool {
     let ours = our_answer(bytes, method, bytes.len().max(1));
     let text = String::from_utf8_lossy(bytes);
@@ -93,7 +100,7 @@ pub fn answer(bytes: &[u8], method: &Method) -> bool {
     let Some(mut hypers) = block_on(hypers_answer(bytes, method)) else {
         panic!("hyper refuses {text:?}, and we read {ours:?}");
     };
-    // Nor in an answer's, which `forward::response` refuses.
+    // The same holds for a response; `forward::response` refuses such a one.
     if ours.fields.iter().any(|(name, value)| name == CODING && !value.is_ascii()) {
         return true;
     }
@@ -105,7 +112,7 @@ pub fn answer(bytes: &[u8], method: &Method) -> bool {
     true
 }
 
-/// Lengths of an answer that agree are one to us (RFC 9110, 8.6).
+/// Equal lengths of a response count as one, as RFC 9110, 8.6, allows.
 fn one_length(mut fields: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
     let mut is_second = false;
     fields.retain_mut(|(name, value)| {
@@ -119,12 +126,12 @@ fn one_length(mut fields: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
     fields
 }
 
-/// A size of parts that differs from message to message.
+/// The size of the parts, which differs from message to message.
 fn in_parts(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |sum, byte| sum + usize::from(*byte)) % 17 + 1
 }
 
-/// What arrives in parts of `size`.
+/// Bytes that arrive in parts of `size`.
 struct Arriving<'a> {
     buffer: BytesMut,
     rest: &'a [u8],
@@ -136,7 +143,7 @@ impl Arriving<'_> {
         Arriving { buffer: BytesMut::new(), rest: bytes, size }
     }
 
-    /// Whether there was more.
+    /// Reads the next part; `false` if there is none.
     fn read(&mut self) -> bool {
         let (part, rest) = self.rest.split_at(self.size.min(self.rest.len()));
         self.buffer.extend_from_slice(part);
@@ -144,7 +151,7 @@ impl Arriving<'_> {
         !part.is_empty()
     }
 
-    /// As `Inbound` and `Connection` do.
+    /// Reads a head as `Inbound` and `Connection` do.
     fn head<T>(&mut self, read: impl Fn(&mut BytesMut) -> Result<Option<T>, HeadError>) -> Option<T> {
         let mut looked_at = 0;
         loop {
@@ -217,14 +224,14 @@ fn of_request<B>(request: &Request<B>, length: Option<u64>, body: Option<(Vec<u8
     Understood { begin, target, is_odd, version: request.version(), fields: fields(request.headers()), length, body }
 }
 
-/// Whether `uri`, which was read from it, does not hold this `target`.
+/// Whether `uri`, which was read from `target`, does not hold all of it.
 pub fn is_odd(uri: &Uri, target: &[u8]) -> bool {
-    // `http://a?b` has an empty path, which a `Uri` has as `/`.
+    // `http://a?b` has an empty path, for which `Uri` has `/`.
     let holds = |held: &[u8]| held == target || held.strip_prefix(b"/") == Some(target);
     uri.path_and_query().is_some_and(|held| !holds(held.as_str().as_bytes()))
 }
 
-/// `bytes`, with an `x` for what a `Uri` does not hold of the first target.
+/// `bytes`, with each byte of the first target that a `Uri` cannot hold replaced by `x`.
 pub fn with_plain_target(bytes: &[u8], target: &[u8]) -> Vec<u8> {
     let mut plain = bytes.to_vec();
     let at = bytes.windows(target.len()).position(|part| part == target).unwrap_or_default();
@@ -242,7 +249,8 @@ fn of_answer<B>(answer: &Response<B>, length: Option<u64>, body: Option<(Vec<u8>
     Understood { begin, target, is_odd, version: answer.version(), fields: fields(answer.headers()), length, body }
 }
 
-/// Without what `head` takes off as it reads, by name: hyper changes the order where it takes a length off.
+/// The fields sorted by name, without those that `head` removes: hyper changes the order when it
+/// removes a length.
 pub fn fields(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let is_of_the_connection = |name: &str, value: &[u8]| {
         let mut options = tokens(value).map(<[u8]>::to_ascii_lowercase);
@@ -260,7 +268,7 @@ async fn whole(body: Incoming) -> Option<(Vec<u8>, HeaderMap)> {
     Some((body.to_bytes().to_vec(), trailers))
 }
 
-/// What hyper's server reads where `bytes` arrive and then the end of the stream.
+/// The requests that hyper's server reads if `bytes` arrive, followed by the end of the stream.
 pub async fn hypers_requests(bytes: &[u8]) -> Vec<Understood> {
     let (mut client, server) = tokio::io::duplex(ROOM);
     let (told, mut heard) = unbounded_channel();
@@ -287,7 +295,8 @@ pub async fn hypers_requests(bytes: &[u8]) -> Vec<Understood> {
     std::iter::from_fn(|| heard.try_recv().ok()).collect()
 }
 
-/// What hyper's client reads where `bytes` answer its request of `method`, and then the stream ends.
+/// The response that hyper's client reads if `bytes` and then the end of the stream answer its
+/// request of `method`.
 pub async fn hypers_answer(bytes: &[u8], method: &Method) -> Option<Understood> {
     let (client, mut server) = tokio::io::duplex(ROOM);
     let mut http = client::conn::http1::Builder::new();
@@ -309,14 +318,14 @@ pub async fn hypers_answer(bytes: &[u8], method: &Method) -> Option<Understood> 
     tokio::join!(connection, answering, reading).2
 }
 
-/// Room for all that a client or a server sends here.
+/// Enough for everything that a client or a server sends here.
 const ROOM: usize = 1024 * 1024;
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
 }
 
-/// What hyper reads, if it comes to an end.
+/// The result of hyper's reading, if it ends.
 pub fn block_on<T>(reading: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| {
         runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), reading).await }).expect("hyper ends")
@@ -359,7 +368,7 @@ mod tests {
         ("(\r?\n){0,2}", line, end.clone(), fields, end, body).prop_map(|(before, line, end, fields, last, body)| {
             let fields: String = fields.iter().map(|(field, end)| format!("{field}{end}")).collect();
             let head = format!("{before}{line}{end}{fields}{last}{body}");
-            // Latin-1, so that there are bytes that are no UTF-8.
+            // Latin-1, so that some bytes are not UTF-8.
             head.chars().map(|char| u8::try_from(u32::from(char)).unwrap_or(b'?')).collect()
         })
     }

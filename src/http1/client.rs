@@ -1,8 +1,10 @@
-//! One connection to the upstream, which carries one exchange after another. Whoever polls it drives it: the task of the
-//! client's connection, so that an answer is written to the client by the same task that read it.
+//! One connection to the upstream, which carries one exchange after another. It is driven by the
+//! task that polls it, that of the client's connection, so that the same task reads a response and
+//! writes it to the client.
 //!
-//! An upstream may answer before it has read the request's body, and stop reading then: what is left of the body is sent
-//! while the answer is read, and a write that fails does not hide an answer (hyper#2384).
+//! An upstream may respond before it has read the request's body, and stop reading then. So the
+//! rest of the body is sent while the response is read, and a failed write does not hide a response
+//! (hyper#2384).
 
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
@@ -25,25 +27,24 @@ use crate::net::stream::UpstreamStream;
 /// WordPress and its plugins may send many `Set-Cookie` and `Link` lines.
 const MAX_FIELDS: usize = 1000;
 
-/// The longest head of an answer.
+/// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 128 * 1024;
 
-/// What has become of a request on its way.
+/// The state of a request that is being sent.
 pub enum Sending {
-    /// Nothing of it is left to be sent.
+    /// Nothing is left to send.
     Over,
-    /// The upstream has just stopped to take it.
+    /// The upstream has just stopped reading it.
     Refused,
 }
 
-/// A connection.
 pub struct Connection {
     stream: UpstreamStream,
     input: Input,
     output: Output,
-    /// Of the answer's body.
+    /// Decodes the response's body.
     decoder: Decoder,
-    /// Of the request's body, until that is sent.
+    /// Encodes the request's body, until all of it is sent.
     encoder: Option<Encoder>,
     method: Method,
     head_looked_at: usize,
@@ -67,13 +68,13 @@ impl Connection {
         }
     }
 
-    /// Whether an idle connection is still good: neither closed, nor did anything come that nobody asked for.
+    /// Whether an idle connection can be used: it is open, and no unrequested bytes have arrived.
     pub fn is_good(&mut self) -> bool {
         let mut byte = [0];
         let read = match &self.stream {
             Either::Left(Either::Left(stream)) => stream.try_read(&mut byte),
             Either::Left(Either::Right(stream)) => stream.try_read(&mut byte),
-            // It may have something to say that is TLS's own.
+            // The bytes may belong to TLS itself.
             Either::Right(_) => {
                 let mut nobody = Context::from_waker(Waker::noop());
                 return self.input.poll_read(&mut self.stream, &mut nobody).is_pending();
@@ -82,8 +83,8 @@ impl Connection {
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Begins an exchange: nothing is written before the connection is polled. `length` and `extra` are those of
-    /// [`write::request`].
+    /// Begins an exchange; bytes are only written when the connection is polled. `length` and
+    /// `extra` are those of [`write::request`].
     pub fn begin(&mut self, head: &request::Parts, length: Option<u64>, extra: impl FnOnce(&mut Vec<u8>)) {
         let encoder = write::request(self.output.gathered(), head, length, extra);
         self.encoder = Some(encoder);
@@ -93,7 +94,8 @@ impl Connection {
         self.keeps = true;
     }
 
-    /// Sends the request, of whose body `poll_next` gives the parts, as far as the upstream takes it.
+    /// Sends the request as fast as the upstream reads it. `poll_next` yields the parts of its
+    /// body.
     ///
     /// # Errors
     /// The body's: the client's fault.
@@ -123,7 +125,7 @@ impl Connection {
                 }
                 Poll::Ready(Ok(())) => {}
                 Poll::Pending => return Poll::Pending,
-                // It may have answered before it stopped to read.
+                // It may have responded before it stopped reading.
                 Poll::Ready(Err(_)) => {
                     self.give_up_sending();
                     return Poll::Ready(Ok(Sending::Refused));
@@ -133,22 +135,22 @@ impl Connection {
         Poll::Ready(Ok(Sending::Over))
     }
 
-    /// Nothing more of the request is sent: it has no end, and no other can follow it.
+    /// Sends no more of the request. Since it stays incomplete, no other request can follow it.
     pub fn give_up_sending(&mut self) {
         self.encoder = None;
         self.keeps = false;
     }
 
-    /// Writes what there is of the request, and asks for no more of its body.
+    /// Writes what is encoded of the request, without asking for more of its body.
     pub fn flush(&mut self, cx: &mut Context<'_>) {
-        // Of a connection that has failed, the answer tells.
+        // If the connection has failed, reading the response reports it.
         let _ = self.output.poll_flush(&mut self.stream, cx);
     }
 
-    /// Reads the head of the answer, or of one that only announces it.
+    /// Reads the next head: the response's, or that of an interim response (1xx).
     ///
     /// # Errors
-    /// There is none.
+    /// There is none, or it is invalid.
     pub fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, AnswerError>> {
         loop {
             let length = self.input.buffer.len();
@@ -182,7 +184,7 @@ impl Connection {
         }
     }
 
-    /// The next part of the answer's body.
+    /// The next part of the response's body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, ReadError>>> {
         loop {
             match self.decoder.decode(&mut self.input.buffer) {
@@ -207,28 +209,29 @@ impl Connection {
         }
     }
 
-    /// What was read of the answer cannot be taken yet: its reader is slow.
+    /// The reader of the response is slow, so what was read moves into memory of its own.
     pub fn detach(&mut self) {
         self.input.detach();
     }
 
-    /// Whether the answer's body was read to its end.
+    /// Whether the response's body was read to its end.
     pub fn is_answered(&self) -> bool {
         self.decoder.is_done()
     }
 
-    /// How much of the answer's body is left, where that is known.
+    /// How much of the response's body is left, if known.
     pub fn left(&self) -> Option<u64> {
         self.decoder.left()
     }
 
     /// Whether the connection may carry another exchange.
     pub fn can_be_reused(&self) -> bool {
-        // SECURITY: what came behind an answer would be taken for the next one, which is another client's.
+        // SECURITY: bytes behind a response would be read as the next response, which is another
+        // client's.
         self.keeps && self.decoder.is_done() && self.encoder.is_none() && self.input.buffer.is_empty()
     }
 
-    /// The stream, and what came by it behind the last head.
+    /// The stream, and the bytes that arrived behind the last head.
     pub fn into_stream(self) -> (UpstreamStream, Bytes) {
         (self.stream, self.input.into_bytes())
     }

@@ -1,7 +1,7 @@
-//! Where a body ends, and what of the bytes is it (RFC 9112, 6 and 7).
+//! Finds the end of a body and its data (RFC 9112, 6 and 7).
 //!
-//! Chunks are taken as strictly as by hyper: sizes of hexadecimal digits only, every line ended by CR LF. A server that
-//! is lenient here sees another request behind this one than its neighbour.
+//! Chunks are parsed as strictly as by hyper: sizes are hexadecimal digits only, and every line
+//! ends with CR LF. A lenient server sees another next request than its neighbour.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -10,24 +10,25 @@ use super::error::FramingError;
 use super::frame::{Frame, Trailers};
 use super::original::{self, Original};
 
-/// All extensions of the chunks of a body together: nobody uses them, and endless ones are an attack.
+/// The maximum length of all chunk extensions of a body together, in bytes: no client uses them,
+/// and endless ones are an attack.
 const MAX_EXTENSIONS: usize = 16 * 1024;
 
-/// The trailers of a body.
+/// The maximum length of the trailers, in bytes.
 const MAX_TRAILER_BYTES: usize = 16 * 1024;
 const MAX_TRAILERS: usize = 100;
 
-/// What comes next of a body.
+/// What was decoded.
 pub enum Decoded {
-    /// A part of it, or its trailers.
+    /// A part of the body, or its trailers.
     Frame(Frame),
     /// Its end.
     End,
-    /// More bytes are needed to say.
+    /// More bytes are needed.
     More,
 }
 
-/// How far a body was read.
+/// The state of a body's decoding.
 pub struct Decoder(State);
 
 enum State {
@@ -37,7 +38,7 @@ enum State {
     Chunked { at: At, extensions: usize },
 }
 
-/// Where in the chunks.
+/// The position within the chunks.
 #[derive(Clone, Copy)]
 enum At {
     Size { size: u64, digits: bool },
@@ -56,17 +57,17 @@ impl Decoder {
         Decoder(State::Done)
     }
 
-    /// So many bytes.
+    /// A body of `length` bytes.
     pub fn length(length: u64) -> Self {
         Decoder(if length == 0 { State::Done } else { State::Length(length) })
     }
 
-    /// Chunks.
+    /// A chunked body.
     pub fn chunked() -> Self {
         Decoder(State::Chunked { at: At::Size { size: 0, digits: false }, extensions: 0 })
     }
 
-    /// All that comes until the connection is closed.
+    /// A body that ends with the connection.
     pub fn until_close() -> Self {
         Decoder(State::UntilClose)
     }
@@ -76,7 +77,7 @@ impl Decoder {
         matches!(self.0, State::Done)
     }
 
-    /// How much is left, where that is known.
+    /// How many bytes are left, if known.
     pub fn left(&self) -> Option<u64> {
         match self.0 {
             State::Done => Some(0),
@@ -85,10 +86,11 @@ impl Decoder {
         }
     }
 
-    /// Takes what is of the body off `buffer`.
+    /// Takes the body's next part from `buffer`.
     ///
     /// # Errors
-    /// Chunks that are none. What follows on the connection is not to be trusted.
+    /// Invalid chunked framing. The connection must not be reused: where the next message starts is
+    /// unknown.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, FramingError> {
         match &mut self.0 {
             State::Done => Ok(Decoded::End),
@@ -120,7 +122,7 @@ impl Decoder {
     /// The connection was closed.
     ///
     /// # Errors
-    /// The body is not at its end.
+    /// The body is not complete.
     pub fn close(&mut self) -> Result<(), FramingError> {
         match self.0 {
             State::Done | State::UntilClose => {
@@ -132,7 +134,8 @@ impl Decoder {
     }
 }
 
-/// All that there is takes the memory with it: it is free for the next read as soon as nobody needs these bytes.
+/// Takes up to `left` bytes. If these are all of the buffer, its memory is handed over with them,
+/// and is reused for the next read once they are dropped.
 fn take(buffer: &mut BytesMut, left: u64) -> Bytes {
     match usize::try_from(left) {
         Ok(left) if left < buffer.len() => buffer.split_to(left).freeze(),
@@ -163,7 +166,7 @@ fn decode_chunked(at: &mut At, extensions: &mut usize, buffer: &mut BytesMut) ->
     }
 }
 
-/// One byte of the lines around the data.
+/// Parses one byte of the lines around the data.
 fn step(at: At, byte: u8, extensions: &mut usize) -> Result<At, FramingError> {
     Ok(match (at, byte) {
         (At::Size { size, .. }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
@@ -176,7 +179,7 @@ fn step(at: At, byte: u8, extensions: &mut usize) -> Result<At, FramingError> {
         (At::Size { size, digits: true } | At::SpaceAfterSize { size } | At::Extension { size }, b'\r') => {
             At::SizeLf { size }
         }
-        // SECURITY: whoever looks for LF only would see the chunk begin here (CVE-2025-22871).
+        // SECURITY: a parser that looks for LF alone would start the chunk here (CVE-2025-22871).
         (At::Extension { .. }, b'\n') => return Err(FramingError::Extensions),
         (At::Extension { size }, _) => {
             *extensions += 1;
@@ -194,7 +197,7 @@ fn step(at: At, byte: u8, extensions: &mut usize) -> Result<At, FramingError> {
     })
 }
 
-/// The lines behind the last chunk, up to and with the empty one.
+/// Parses the lines after the last chunk, including the empty one.
 fn trailers(buffer: &mut BytesMut) -> Result<Decoded, FramingError> {
     match &buffer[..] {
         [b'\r', b'\n', ..] => {
@@ -212,7 +215,8 @@ fn trailers(buffer: &mut BytesMut) -> Result<Decoded, FramingError> {
     if lines.len() > MAX_TRAILER_BYTES {
         return Err(FramingError::Trailers);
     }
-    // SECURITY: httparse takes bare line feeds, at which they may have ended earlier for somebody else.
+    // SECURITY: httparse accepts bare line feeds, at which another parser may have ended the
+    // trailers.
     if lines.windows(2).any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r')) {
         return Err(FramingError::Trailers);
     }
@@ -235,10 +239,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The body's bytes, how many trailers it has, and what follows it.
+    /// The body's bytes, the number of its trailers, and the bytes that follow it.
     type Found = (Vec<u8>, usize, Vec<u8>);
 
-    /// `None` where the end does not come.
+    /// `None` if the end does not arrive.
     fn decoded(mut decoder: Decoder, parts: &[&[u8]]) -> Result<Option<Found>, FramingError> {
         let (mut body, mut trailers, mut buffer) = (Vec::new(), 0, BytesMut::new());
         let mut parts = parts.iter();
@@ -318,7 +322,7 @@ mod tests {
     }
 
     proptest! {
-        // However the bytes arrive, they mean the same.
+        // The result does not depend on how the bytes are split.
         #[test]
         fn where_the_reads_are_cut_does_not_matter(
             bytes in prop_oneof![

@@ -1,4 +1,4 @@
-//! A body on its way out, framed as its head says.
+//! Encodes a body as its head has framed it.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ use super::output::Output;
 pub struct Encoder(State);
 
 enum State {
-    /// So many bytes are still to come.
+    /// So many bytes are left.
     Length(u64),
     Chunked,
     UntilClose,
@@ -24,17 +24,17 @@ impl Encoder {
         Encoder(State::Length(0))
     }
 
-    /// So many bytes.
+    /// A body of `length` bytes.
     pub fn length(length: u64) -> Self {
         Encoder(State::Length(length))
     }
 
-    /// Chunks.
+    /// A chunked body.
     pub fn chunked() -> Self {
         Encoder(State::Chunked)
     }
 
-    /// Ended by the connection.
+    /// A body that ends with the connection.
     pub fn until_close() -> Self {
         Encoder(State::UntilClose)
     }
@@ -44,13 +44,13 @@ impl Encoder {
         matches!(self.0, State::UntilClose)
     }
 
-    /// Whether nothing of the body can follow.
+    /// Whether no more of the body can follow.
     pub fn is_complete(&self) -> bool {
         matches!(self.0, State::Length(0))
     }
 
-    /// A part of the body. Only while `output` [has room](Output::has_room). What is more than the length is cut off: it
-    /// would be read as the next message.
+    /// Writes a part of the body. Only while `output` [has room](Output::has_room). Data beyond the
+    /// length is cut off: it would be read as the next message.
     pub fn push(&mut self, frame: Frame, output: &mut Output) {
         let frame = match frame {
             Frame::Data(data) => data,
@@ -71,10 +71,10 @@ impl Encoder {
         }
     }
 
-    /// The body is at its end. Only while `output` has room.
+    /// Ends the body. Only while `output` has room.
     ///
     /// # Errors
-    /// It is shorter than its head said: only closing the connection tells so.
+    /// The body is shorter than its head announced: only closing the connection reports that.
     pub fn end(self, output: &mut Output) -> Result<(), TooShort> {
         match self.0 {
             State::Length(0) | State::UntilClose => Ok(()),
@@ -86,7 +86,8 @@ impl Encoder {
         }
     }
 
-    /// All of them, announced or not: a recipient of chunks can read them, and may drop them (RFC 9112, 7.1.2).
+    /// Writes all trailers, announced or not: a recipient of chunks can read them, and may drop
+    /// them (RFC 9112, 7.1.2).
     fn push_trailers(&mut self, trailers: &Trailers, output: &mut Output) {
         if !matches!(self.0, State::Chunked) {
             return;

@@ -1,4 +1,4 @@
-//! The fields of a head: what they say of its framing and of the connection.
+//! The fields of a head, and what they say about its framing and the connection.
 
 use std::cell::RefCell;
 
@@ -17,27 +17,27 @@ pub enum Coding {
     Other,
 }
 
-/// What `Content-Length` says.
+/// The value of `Content-Length`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Length {
     None,
-    /// So many bytes.
+    /// A length in bytes.
     Is(u64),
     /// The same number on several lines.
     Repeated(u64),
     /// The same number several times on one line.
     List(u64),
-    /// No number, or several that differ.
+    /// Not a number, or several that differ.
     Invalid,
 }
 
-/// What the fields of a head say, and what of it concerns the connection that it came by.
+/// The fields of a head: those to pass on, and what the others say about the connection.
 pub struct Fields {
-    /// All that is not of this connection only.
+    /// All fields that are not about this connection only.
     pub headers: HeaderMap,
-    /// Empty, for what belongs to the head besides.
+    /// Empty; reused memory for the head's extensions.
     pub extensions: Extensions,
-    /// Where all that is in `headers` stands.
+    /// Where each of `headers` is in the head.
     pub lines: Vec<Line>,
     /// `Transfer-Encoding`.
     pub codings: Option<Coding>,
@@ -53,7 +53,7 @@ impl Fields {
     /// Reads the fields at `lines` of `head`.
     ///
     /// # Errors
-    /// One of them is not valid.
+    /// A field is invalid.
     pub fn read(head: &Bytes, lines: Vec<Line>) -> Result<Fields, HeadError> {
         let (headers, extensions) = spare(lines.len() + ADDED_FIELDS);
         let mut fields = Fields {
@@ -101,8 +101,9 @@ impl Fields {
         Ok(fields)
     }
 
-    /// `Connection` with nothing but `close` and `keep-alive` speaks of this connection and of nothing else, and so does
-    /// `Keep-Alive`: taken off here, they need not be searched for and cut out of a map later.
+    /// Whether the field is about this connection only: `Connection` with nothing but `close` and
+    /// `keep-alive`, and `Keep-Alive`. Removed here, they need not be searched for and cut out of a
+    /// map later.
     fn is_of_this_connection(&mut self, name: &[u8], value: &[u8]) -> bool {
         if name.eq_ignore_ascii_case(KEEP_ALIVE) {
             return true;
@@ -123,14 +124,15 @@ impl Fields {
         !names_more
     }
 
-    /// Whether the connection may go on after this message.
+    /// Whether the connection can be kept after this message.
     pub fn keeps(&self, version: Version) -> bool {
         !self.closes && (version == Version::HTTP_11 || self.keeps_alive)
     }
 }
 
 impl Length {
-    /// With another `Content-Length` line, of one number or a list of them (RFC 9110, 8.6).
+    /// Combined with another `Content-Length` line, of one number or a list of them (RFC 9110,
+    /// 8.6).
     fn and(self, value: &[u8]) -> Length {
         let mut numbers = value.split(|byte| *byte == b',').map(|number| digits(number.trim_ascii()));
         let Some(number) = numbers.next().flatten() else { return Length::Invalid };
@@ -151,7 +153,7 @@ impl Length {
     }
 }
 
-/// A length as both HTTP versions take it. Only digits: `u64::from_str` takes a sign.
+/// A length as both HTTP versions accept it. Only digits: `u64::from_str` accepts a sign.
 pub fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -160,7 +162,8 @@ pub fn digits(text: &[u8]) -> Option<u64> {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
     })?;
-    // SECURITY: most servers count in signed numbers (off_t), and one that overflows sees another end.
+    // SECURITY: most servers count in signed numbers (off_t), and a server whose number overflows
+    // sees another end.
     i64::try_from(number).is_ok().then_some(number)
 }
 
@@ -169,15 +172,16 @@ pub fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
-/// Whether a field may come behind the body.
+/// Whether a field may be a trailer.
 ///
-/// SECURITY: what frames, routes, authorizes or selects must be known before the body (RFC 9110, 6.5.1). Servers that merge
-/// trailers into the fields (Apache's `MergeTrailers`) would take a second cookie or a second host from there.
+/// SECURITY: fields for framing, routing, authorization or content selection must precede the body
+/// (RFC 9110, 6.5.1). Servers that merge trailers into the header (Apache's `MergeTrailers`) would
+/// accept a second cookie or host from there.
 pub fn may_be_trailer(name: &HeaderName) -> bool {
     !NEVER_TRAILERS.contains(name)
 }
 
-/// RFC 9110, 6.5.1, names kinds; these are the members of each that are in use.
+/// RFC 9110, 6.5.1, lists kinds of fields; these are the ones in use of each kind.
 const NEVER_TRAILERS: [HeaderName; 36] = [
     // Framing and routing.
     header::CONTENT_LENGTH,
@@ -206,12 +210,12 @@ const NEVER_TRAILERS: [HeaderName; 36] = [
     header::SET_COOKIE,
     header::WWW_AUTHENTICATE,
     HeaderName::from_static("x-wp-nonce"),
-    // How the content is to be read.
+    // How the content is to be interpreted.
     header::CONTENT_ENCODING,
     header::CONTENT_LANGUAGE,
     header::CONTENT_RANGE,
     header::CONTENT_TYPE,
-    // What an answer decides.
+    // Response control data.
     header::AGE,
     header::DATE,
     header::EXPIRES,
@@ -222,8 +226,9 @@ const NEVER_TRAILERS: [HeaderName; 36] = [
     header::STRICT_TRANSPORT_SECURITY,
 ];
 
-/// Takes out every field for which `is_unwanted` holds and keeps the order of the others. `HeaderMap::remove` swaps the
-/// last field into the gap: good enough for what stands at the end, else the fields are put in anew.
+/// Removes every field for which `is_unwanted` holds and keeps the order of the others.
+/// `HeaderMap::remove` moves the last field into the gap: that is fine for fields at the end;
+/// otherwise the remaining fields are inserted again.
 pub fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
     let Some(first) = headers.keys().position(&is_unwanted) else { return };
     if headers.keys().skip(first).all(&is_unwanted) {
@@ -233,7 +238,7 @@ pub fn remove_in_order(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName
         }
         return;
     }
-    // Draining keeps what the map has allocated.
+    // Draining keeps the map's memory.
     let fields: Vec<_> = headers.drain().collect();
     let mut current = None;
     for (name, value) in fields {
@@ -253,16 +258,16 @@ fn is_chunked(coding: &[u8]) -> bool {
 const CONNECTION: &[u8] = b"connection";
 const KEEP_ALIVE: &[u8] = b"keep-alive";
 
-/// Room for what a proxy adds to a head.
+/// Room for the fields that a proxy adds to a head.
 const ADDED_FIELDS: usize = 3;
 
-/// Keeps the memory of a head that was written for the next one that is read: two maps, which are a good part of what a
-/// small exchange allocates.
+/// Keeps the maps of a head that was written for the next head that is read: they are a good part
+/// of what a small exchange allocates.
 pub fn recycle(mut headers: HeaderMap, mut extensions: Extensions) {
     if headers.capacity() > MOST_SPARE_FIELDS {
         return;
     }
-    // SECURITY: nothing of one exchange may be seen in another.
+    // SECURITY: no data of one exchange may appear in another.
     headers.clear();
     extensions.clear();
     SPARE.with_borrow_mut(|spare| {
@@ -281,6 +286,7 @@ thread_local! {
     static SPARE: RefCell<Vec<(HeaderMap, Extensions)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How many heads are kept, of how many fields at most: hardly more are used at once than messages are under way.
+/// How many heads are kept, and of how many fields at most: hardly more heads are in use at once
+/// than messages are in transit.
 const MOST_SPARE: usize = 64;
 const MOST_SPARE_FIELDS: usize = 64;

@@ -1,4 +1,4 @@
-//! A part of a body: data, or the trailers behind it. hyper's has no place for how those were written.
+//! A part of a body: data or trailers. hyper's `Frame` cannot keep how the trailers were spelled.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -11,10 +11,10 @@ pub enum Frame {
     Trailers(Box<Trailers>),
 }
 
-/// The fields behind a body.
+/// The fields after a body.
 pub struct Trailers {
     pub headers: HeaderMap,
-    /// How they were written; `None` of HTTP/2.
+    /// Their original spelling; `None` in HTTP/2.
     pub(super) original: Option<Original>,
 }
 

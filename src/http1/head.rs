@@ -1,8 +1,9 @@
-//! Heads of requests and answers, from bytes to what they mean. Nothing is repaired: what two servers could read
+//! Parses the heads of requests and responses. Nothing is repaired: what two servers could read
 //! differently is refused.
 //!
-//! What is passed on is what came, in [`Original`]: the bytes of the target, and the fields in their order and with the spelling of
-//! their names. `HeaderMap` has those in lower case, and some clients and sites compare them to the letter.
+//! [`Original`] keeps what is passed on: the target's bytes, and the fields in their order and with
+//! the spelling of their names. `HeaderMap` has the names in lower case, and some clients and sites
+//! compare them case-sensitively.
 
 use std::mem::{self, MaybeUninit};
 
@@ -16,10 +17,11 @@ use super::fields::{Coding, Fields, Length, remove_in_order};
 use super::original::{Line, Original, Span, lines};
 use super::target;
 
-/// Room for the fields of nearly every head, on the stack. Larger heads are parsed once more, with more room.
+/// Room on the stack for the fields of nearly every head. Larger heads are parsed once more with
+/// more room.
 const USUAL_FIELDS: usize = 64;
 
-/// The longest target: what a [`Uri`] can hold.
+/// The longest target, in bytes: what a [`Uri`] can hold.
 const MAX_TARGET: usize = u16::MAX as usize - 1;
 
 /// How large a head may be.
@@ -33,7 +35,7 @@ pub struct HeadLimits {
 
 /// A request's head.
 pub struct RequestHead {
-    /// Without its body. [`Original`] is in its extensions.
+    /// The request without its body. [`Original`] is in its extensions.
     pub request: Request<()>,
     /// How its body is framed.
     pub body: Decoder,
@@ -43,9 +45,9 @@ pub struct RequestHead {
     pub awaits_continue: bool,
 }
 
-/// An answer's head.
+/// A response's head.
 pub struct AnswerHead {
-    /// Without its body. [`Original`] is in its extensions.
+    /// The response without its body. [`Original`] is in its extensions.
     pub answer: Response<()>,
     /// How its body is framed.
     pub body: Decoder,
@@ -53,13 +55,14 @@ pub struct AnswerHead {
     pub keeps: bool,
 }
 
-/// Takes a request's head off `buffer`; `None` where it is not all there yet.
+/// Takes a request's head off `buffer`; `None` if it is not complete.
 ///
 /// # Errors
-/// It is not HTTP, not safe to pass on, or too large. It then stays in `buffer`: it tells what its client takes.
+/// It is not HTTP, not safe to forward, or too large. It then stays in `buffer`: the error response
+/// depends on what its client accepts.
 pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
     let parsed = match parse(buffer, limits) {
-        // httparse takes any bytes from `!` on in a target, and then only UTF-8.
+        // httparse accepts any byte from `!` on in a target, as long as the whole is UTF-8.
         Err(HeadError::Target) => parse(&target::masked(buffer).ok_or(HeadError::Target)?, limits)?,
         parsed => parsed?,
     };
@@ -73,7 +76,7 @@ pub fn request(buffer: &mut BytesMut, limits: &HeadLimits) -> Result<Option<Requ
     whole.map(Some)
 }
 
-/// A request's head as httparse takes it apart.
+/// A request's head as httparse parses it.
 struct Parsed {
     length: usize,
     method: Method,
@@ -98,7 +101,7 @@ fn parse(bytes: &[u8], limits: &HeadLimits) -> Result<Option<Parsed>, HeadError>
         Ok(Status::Complete(length)) if length > limits.bytes => return Err(HeadError::TooLarge),
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
-        // Before the method is known it is the method, else the target.
+        // Without a method so far the method is invalid, otherwise the target.
         Err(httparse::Error::Token) if parsed.method.is_none() => return Err(HeadError::Method),
         Err(httparse::Error::Token) => return Err(HeadError::Target),
         Err(error) => return Err(of_parser(error)),
@@ -118,17 +121,18 @@ fn whole_request(head: &Bytes, parsed: Parsed) -> Result<RequestHead, HeadError>
     let (uri, target) = target::read(head, target)?;
     let mut fields = Fields::read(head, lines)?;
     let body = match (fields.codings, fields.length) {
-        // SECURITY: several that agree are refused as well: some servers take the first, and nginx takes none (RFC 9112, 6.3).
+        // SECURITY: several equal lengths are refused as well: some servers use the first, and
+        // nginx refuses them (RFC 9112, 6.3).
         (_, Length::Invalid | Length::List(_) | Length::Repeated(_)) => return Err(HeadError::Length),
         (Some(_), _) if version < Version::HTTP_11 => return Err(HeadError::TransferEncoding),
         (Some(Coding::Chunked), _) => Decoder::chunked(),
-        // SECURITY: its end cannot be known (RFC 9112, 6.3).
+        // SECURITY: the end cannot be determined (RFC 9112, 6.3).
         (Some(Coding::Other), _) => return Err(HeadError::TransferEncoding),
         (None, Length::Is(length)) => Decoder::length(length),
         (None, Length::None) => Decoder::none(),
     };
-    // SECURITY: with both, somebody in front may have seen another end of this request: the coding holds, and the
-    // connection ends with it (RFC 9112, 6.3).
+    // SECURITY: with both fields, a server in front may have seen another end of this request: the
+    // coding wins, and the connection is closed after it (RFC 9112, 6.3).
     let is_doubtful = fields.codings.is_some() && fields.length != Length::None;
     if is_doubtful {
         remove_in_order(&mut fields.headers, |name| name == header::CONTENT_LENGTH);
@@ -146,16 +150,16 @@ fn whole_request(head: &Bytes, parsed: Parsed) -> Result<RequestHead, HeadError>
     Ok(RequestHead { request, body, keeps, awaits_continue })
 }
 
-/// Whether an answer only announces the one that follows (RFC 9110, 15.2).
+/// Whether a response is interim, to be followed by the final one (RFC 9110, 15.2).
 pub fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// Takes the head of an answer to a request of `method` off `buffer`, also of one that [is interim](is_interim); `None` where it
-/// is not all there yet.
+/// Takes the head of the response to a request of `method` off `buffer`, which may be
+/// [interim](is_interim); `None` if it is not complete.
 ///
 /// # Errors
-/// It is not HTTP, not safe to pass on, or has more fields than `max_fields`.
+/// It is not HTTP, not safe to forward, or has more fields than `max_fields`.
 pub fn answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Result<Option<AnswerHead>, HeadError> {
     if buffer.is_empty() {
         return Ok(None);
@@ -196,7 +200,8 @@ pub fn answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
         (None, Length::Is(length) | Length::Repeated(length) | Length::List(length)) => Decoder::length(length),
         (Some(Coding::Other), _) | (None, Length::None) => Decoder::until_close(),
     };
-    // SECURITY: with both, another end may have been meant, and what follows it would be the next client's answer.
+    // SECURITY: with both fields, the upstream may have meant another end, and the bytes after it
+    // would be the next client's response.
     let is_doubtful = fields.codings.is_some() && fields.length != Length::None;
     let keeps = fields.keeps(version) && !is_doubtful;
     let mut answer = Response::new(());
@@ -208,7 +213,8 @@ pub fn answer(buffer: &mut BytesMut, method: &Method, max_fields: usize) -> Resu
     Ok(Some(AnswerHead { answer, body, keeps }))
 }
 
-/// Where the reason is in a head that begins with a valid status line. httparse leaves out one that is not ASCII.
+/// Where the reason phrase is in a head with a valid status line. httparse omits one that is not
+/// ASCII.
 fn reason(head: &[u8]) -> Span {
     let begin = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or_default();
     let line = head[begin..].split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -217,7 +223,8 @@ fn reason(head: &[u8]) -> Span {
     Span::of(line.get(13..).unwrap_or_default(), head)
 }
 
-/// Whether the end of a head may be in `bytes`, from `from` on. Spares a slow head to be parsed anew with each of its bytes.
+/// Whether the end of a head may be in `bytes` after `from`. Avoids parsing a slow head again with
+/// each of its bytes.
 pub fn may_end(bytes: &[u8], from: usize) -> bool {
     let new = bytes.get(from.saturating_sub(3)..).unwrap_or_default();
     new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
@@ -232,7 +239,7 @@ fn of_parser(error: httparse::Error) -> HeadError {
     }
 }
 
-/// httparse knows no others.
+/// httparse accepts no others.
 fn version(minor: Option<u8>) -> Version {
     if minor == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 }
 }
@@ -340,10 +347,10 @@ mod tests {
             let head = format!("GET / HTTP/{version}\r\nHost: a\r\n{connection}Keep-Alive: 5\r\nX: y\r\n\r\n");
             let head = read(&head).unwrap().unwrap();
             assert_eq!(head.keeps, keeps, "{version} {connection}");
-            assert_eq!(head.request.headers().len(), 2, "what speaks of this connection only is taken off");
+            assert_eq!(head.request.headers().len(), 2, "fields about this connection only are removed");
         }
         let head = "GET / HTTP/1.1\r\nConnection: keep-alive, X-Hop\r\nHost: a\r\n\r\n";
-        assert!(read(head).unwrap().unwrap().request.headers().contains_key("connection"), "what names others is not");
+        assert!(read(head).unwrap().unwrap().request.headers().contains_key("connection"), "one of others is not");
     }
 
     #[test]
@@ -377,7 +384,7 @@ mod tests {
     }
 
     proptest! {
-        // A slow head is looked at again exactly when its end may have come.
+        // A slow head is parsed again only when its end may have arrived.
         #[test]
         fn the_end_of_a_head_is_seen(lines in "(([a-z]: [a-z]{0,3}\r?\n){0,3}\r?\n)?[a-z]{0,4}", cut in 0usize..20) {
             let bytes = format!("GET / HTTP/1.1\r\nhost: a\r\n{lines}");

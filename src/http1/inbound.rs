@@ -1,6 +1,6 @@
-//! What arrives on a client's connection: heads, bodies, and its end.
+//! The receiving side of a client's connection: heads, bodies, and its end.
 //!
-//! Shared by the connection with the body of its request, which reads from it when it is asked for its next part.
+//! It is shared by the connection and the body of its request, which reads from it on demand.
 
 use std::cell::RefCell;
 use std::io;
@@ -24,70 +24,71 @@ use super::write;
 use crate::net::stream::{self, ClientStream};
 use crate::time::alarm::Alarm;
 
-/// A client that still sends when we close gets a reset, which takes our last answer away from it. So we read on for a
-/// moment; nginx does as long (lingering_timeout).
+/// A client that is still sending when the sidecar closes gets a reset, and loses the last
+/// response. So the sidecar reads on for a moment, as long as nginx does (lingering_timeout).
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether a client has left whose bytes are not read at the moment. Whoever left is noticed within
-/// two of them, so within a second.
+/// How often to check for a client that disconnected while the sidecar is not reading from it. A
+/// disconnect is noticed within two intervals, that is, one second.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How much that only announces an answer may wait for the client to read it.
+/// How many bytes of interim responses may wait for the client to read them.
 const MOST_INTERIM: usize = 16 * 1024;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What arrives on a connection.
+/// The receiving side of a connection.
 pub struct Inbound {
     stream: ClientStream,
     input: Input,
-    /// How much of a head was looked at in vain.
+    /// How many bytes of an incomplete head were already searched for its end.
     looked_at: usize,
     body: Decoder,
-    /// How much of the body has come since it was last asked.
+    /// Bytes of the body received since the last [`take_received`](Inbound::take_received).
     received: usize,
     awaits_continue: bool,
-    /// What is left to be written before the answer: a `100 Continue`, and others that only announce it.
+    /// What must be written before the response: `100 Continue` and other interim responses.
     interim: BytesMut,
-    /// Whether the first of them is half-written.
+    /// Whether the first of them is half written.
     has_interim_begun: bool,
-    /// Whether there is more that nobody will read.
+    /// Whether the remaining bytes will never be read.
     is_cut_off: bool,
-    /// Whether somebody waits for the next part of the body, and so sees the client leave.
+    /// Whether a task waits for the next part of the body, and so notices that the client leaves.
     is_awaited: bool,
-    /// Whether anything has come from the client, or gone to it, since the last look after it.
+    /// Whether any byte has moved in either direction since the last check for a disconnect.
     has_moved: bool,
     last_look: Option<Instant>,
     alarm: Alarm,
 }
 
-/// The [`Inbound`] of a connection, in the hands of the connection and of the body of its request.
+/// The [`Inbound`] of a connection, shared by the connection and the body of its request.
 ///
-/// The connection polls the body of an answer. That may poll the body of the request, which reads from here: a borrow that
-/// was still alive then would be a panic, and only for clients that upload while they are answered. So no borrow leaves
-/// this type: it lasts for one call of [`SharedInbound::with`], in which nothing is polled but the `Inbound` and its stream.
+/// The connection polls the body of the response. That may poll the body of the request, which
+/// borrows this: a borrow that still existed then would panic, and only for clients that upload
+/// while they are answered. So no borrow leaves this type: it lasts for one call of
+/// [`SharedInbound::with`], in which only the `Inbound` and its stream are polled.
 #[derive(Clone)]
 pub struct SharedInbound(Rc<RefCell<Inbound>>);
 
 impl SharedInbound {
-    /// Nothing of `stream` was read yet.
+    /// A connection of which nothing was read yet.
     pub fn new(stream: ClientStream) -> Self {
         SharedInbound(Rc::new(RefCell::new(Inbound::new(stream))))
     }
 
-    /// Does something with it. `use_it` must not come back here.
+    /// Runs `use_it` on the `Inbound`. `use_it` must not call this again.
     pub fn with<R>(&self, use_it: impl FnOnce(&mut Inbound) -> R) -> R {
         use_it(&mut self.0.borrow_mut())
     }
 
-    /// The `Inbound` itself, unless the body of a request still has it.
+    /// The `Inbound` itself, unless a request's body still shares it.
     pub fn into_inner(self) -> Option<Inbound> {
         Rc::into_inner(self.0).map(RefCell::into_inner)
     }
 }
 
 impl Inbound {
-    /// Nothing of `stream` was read yet.
+    /// A connection of which nothing was read yet.
     pub fn new(stream: ClientStream) -> Self {
         Inbound {
             stream,
@@ -106,17 +107,17 @@ impl Inbound {
         }
     }
 
-    /// What it comes by, and what is written goes out by.
+    /// The stream, for writing.
     pub fn stream(&mut self) -> &mut ClientStream {
         &mut self.stream
     }
 
-    /// What was read and belongs to no request yet.
+    /// Bytes that were read and belong to no request yet.
     pub fn unread(&self) -> &[u8] {
         &self.input.buffer
     }
 
-    /// Reads more. Zero is the end.
+    /// Reads more bytes. Zero is the end.
     ///
     /// # Errors
     /// The connection failed.
@@ -124,14 +125,15 @@ impl Inbound {
         self.input.poll_read(&mut self.stream, cx)
     }
 
-    /// The head of the next request, if it is all there.
+    /// The head of the next request, if it is complete.
     ///
     /// # Errors
-    /// What came is none, or too large.
+    /// The bytes are not a head, or it is too large.
     pub fn head(&mut self, limits: &HeadLimits) -> Result<Option<RequestHead>, HeadError> {
         let buffer = &mut self.input.buffer;
-        // Some clients end a request with an empty line too many (RFC 9112, 2.2): no other has begun by that.
-        // SECURITY: kept, endless ones would be read again with each that comes.
+        // Some clients send an extra empty line after a request (RFC 9112, 2.2); it does not start
+        // another one. SECURITY: kept in the buffer, endless empty lines would be parsed again with
+        // each that arrives.
         while let [b'\n', ..] | [b'\r', b'\n', ..] = buffer[..] {
             let length = if buffer.starts_with(b"\n") { 1 } else { 2 };
             buffer.advance(length);
@@ -152,20 +154,20 @@ impl Inbound {
         if buffer.len() >= limits.bytes { Err(HeadError::TooLarge) } else { Ok(None) }
     }
 
-    /// Behind a head comes `body`.
+    /// The head is followed by `body`.
     pub fn begin_body(&mut self, body: Decoder, awaits_continue: bool) {
         self.body = body;
         self.awaits_continue = awaits_continue;
     }
 
-    /// The next part of the request's body. Whoever asks first lets the client send it.
+    /// The next part of the request's body. The first call allows a waiting client to send it.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, ReadError>> {
         if std::mem::take(&mut self.awaits_continue) {
             self.interim.extend_from_slice(CONTINUE);
         }
         ready!(self.poll_interim(cx))?;
         loop {
-            // SECURITY: where its chunks are none, nobody knows what a byte behind them is.
+            // SECURITY: with invalid chunked framing, where the next request starts is unknown.
             match self.body.decode(&mut self.input.buffer).inspect_err(|_| self.is_cut_off = true)? {
                 Decoded::Frame(frame) => {
                     self.has_moved = true;
@@ -187,29 +189,31 @@ impl Inbound {
         }
     }
 
-    /// Reads what nobody wants of the request's body: a client may send all of it before it reads its answer.
+    /// Reads and drops the rest of the request's body: a client may send all of it before it reads
+    /// its response.
     pub fn discard_body(&mut self, cx: &mut Context<'_>) {
         while !self.is_cut_off && matches!(self.poll_body(cx), Poll::Ready(Ok(Some(_)))) {}
     }
 
-    /// How much of the request's body has come since this was last asked.
+    /// How much of the request's body was received since the last call.
     pub fn take_received(&mut self) -> usize {
         std::mem::take(&mut self.received)
     }
 
-    /// Whether all of the request's body was read.
+    /// Whether the whole body was read.
     pub fn is_body_read(&self) -> bool {
         self.body.is_done()
     }
 
-    /// How much of the request's body is left, where that is known.
+    /// How much of the request's body is left, if known.
     pub fn body_left(&self) -> Option<u64> {
         self.body.left()
     }
 
-    /// Writes an answer that only announces one, unless the client takes none of those before it.
+    /// Queues an interim response, unless the client has not read those before it. Returns whether
+    /// it was queued.
     ///
-    /// Returns whether it does. SECURITY: an upstream may send them without an end, to a client that reads nothing.
+    /// SECURITY: an upstream may send them endlessly to a client that reads nothing.
     pub fn announce(&mut self, head: &response::Parts) -> bool {
         let has_room = self.interim.len() < MOST_INTERIM;
         if has_room {
@@ -220,7 +224,7 @@ impl Inbound {
         has_room
     }
 
-    /// Writes what is to be written before the answer.
+    /// Writes what must precede the response.
     ///
     /// # Errors
     /// The connection failed.
@@ -232,14 +236,15 @@ impl Inbound {
             }
             self.interim.advance(written);
             self.has_interim_begun = !self.interim.is_empty();
-            // What TLS holds goes out with the answer at the latest.
+            // What TLS still holds is sent with the response at the latest.
             let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// An answer begins: what is left to be written before it is, but no client is asked for its body any more, unless a `100 Continue` is
-    /// half-written. Says whether the client still waits for it: it may send its body all the same, or leave it out.
+    /// A response begins: what must precede it is still written, but `100 Continue` is dropped
+    /// unless it is half written. Returns whether the client still waits for that: it may send its
+    /// body all the same, or leave it out.
     pub fn end_interim(&mut self, out: &mut Vec<u8>) -> bool {
         self.is_awaited = false;
         let rest = std::mem::take(&mut self.interim);
@@ -251,14 +256,16 @@ impl Inbound {
         std::mem::take(&mut self.awaits_continue) || is_untold
     }
 
-    /// The client takes what is written, or may.
+    /// Notes that the client read something, or may have.
     pub fn note_progress(&mut self) {
         self.has_moved = true;
     }
 
-    /// Ready when the client has left. What it sends ahead is kept, as far as one read brings it.
+    /// Ready when the client has disconnected. What it sends ahead is kept, up to the size of one
+    /// read.
     ///
-    /// Who ends its sending side has left, as for nginx: no close tells whether it still reads.
+    /// A client that shuts down its sending side counts as disconnected, as in nginx: TCP does not
+    /// say whether it still reads.
     ///
     /// # Errors
     /// The connection failed.
@@ -272,22 +279,24 @@ impl Inbound {
             }
             self.has_moved = true;
         }
-        // A read finds no end while there are bytes before it that nobody can take: of an upload that the upstream does not
-        // read, or of the next request.
+        // A read does not reach the end while unread bytes precede it: those of an upload that the
+        // upstream does not read, or of the next request.
         loop {
             let last_look = *self.last_look.get_or_insert_with(Instant::now);
             ready!(self.alarm.poll_at(cx, last_look + LOOK));
             self.last_look = None;
             let closed = stream::closed(stream::below(&self.stream));
             let has_moved = std::mem::take(&mut self.has_moved);
-            // Who has sent everything and left may still have it passed on, as long as that gets on.
+            // A client that half-closed after a complete request is served as long as its bytes
+            // keep moving.
             if closed.is_write_closed() || closed.is_read_closed() && !has_moved {
                 return Poll::Ready(Ok(()));
             }
         }
     }
 
-    /// Whether the next bytes are a request's. A body that nobody read is thrown away if it is there already.
+    /// Whether the next bytes belong to a request. The unread rest of a body is dropped if it has
+    /// already arrived.
     pub fn is_at_next_request(&mut self) -> bool {
         let mut has_read = self.body.is_done();
         loop {
@@ -310,17 +319,17 @@ impl Inbound {
         !self.is_cut_off
     }
 
-    /// Nobody will read what follows.
+    /// The remaining bytes will never be read.
     pub fn cut_off(&mut self) {
         self.is_cut_off = true;
     }
 
-    /// The stream, as if nothing behind the last head had been read.
+    /// The stream, with the bytes behind the last head put back.
     pub fn into_stream(self) -> Rewound<ClientStream> {
         Rewound::new(self.stream, self.input.into_bytes())
     }
 
-    /// Closes the connection, so that what was written arrives.
+    /// Closes the connection so that everything written arrives.
     ///
     /// # Errors
     /// It failed before.
@@ -349,7 +358,7 @@ mod tests {
 
     const PART: usize = 100;
 
-    /// What arrives by one end of a pair, of which the other sends `parts` of a body that does not end.
+    /// One end of a pair; the other end sends `parts` of an endless body.
     async fn of_parts(parts: usize) -> (Inbound, std::os::unix::net::UnixStream) {
         let (mut far, near) = UnixStream::pair().unwrap();
         let mut inbound = Inbound::new(Either::Left(Either::Right(near)));
@@ -383,7 +392,7 @@ mod tests {
         assert!(is_gone_after(&mut inbound, LOOK).await);
     }
 
-    /// Nothing of it is read here, and little of it fits on the way.
+    /// The client reads nothing, and the socket buffers hold little.
     #[tokio::test]
     async fn announcements_without_an_end_take_no_more_than_their_room() {
         let (mut inbound, _far) = of_parts(0).await;

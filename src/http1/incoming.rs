@@ -1,5 +1,5 @@
-//! The body of a request while it arrives. It reads from the connection that the request came by, when it is asked for
-//! its next part: what nobody reads stays with the client.
+//! The body of a request while it arrives. It reads from the request's connection on demand: what
+//! is not read here stays in the client's queue.
 
 use std::task::{Context, Poll, ready};
 
@@ -15,7 +15,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The body that comes next by `inbound`.
+    /// The body of the request that `inbound` has just returned.
     pub fn new(inbound: SharedInbound) -> Self {
         Incoming { inbound }
     }

@@ -1,6 +1,6 @@
-//! Bytes that arrived on a connection and were not understood yet.
+//! Bytes of a connection that were received and not parsed yet.
 //!
-//! An idle connection holds no buffer: ten thousand of them wait at no cost.
+//! An idle connection holds no buffer: ten thousand of them cost no memory here.
 
 use std::cell::RefCell;
 use std::io;
@@ -11,29 +11,32 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
-/// What is read at once where a head is expected. Most heads are smaller, larger ones take several reads.
+/// How much is read at once when a head is expected. Most heads are smaller; larger ones take
+/// several reads.
 const HEAD_READ: usize = 16 * 1024;
 
-/// What is read at once of an answer or a body. Twice as much makes no download faster, half of it makes them slower.
+/// How much is read at once of a response or a body. Twice as much makes no download faster; half
+/// as much makes them slower.
 const READ: usize = 32 * 1024;
 
-/// Up to this size what was read is copied to memory of its own size.
+/// Up to this size, received data is copied to memory of its own size.
 ///
-/// SECURITY: what is cut from the shared buffer keeps all of it, and a slow sender's small parts may be held for long.
+/// SECURITY: a slice of the shared buffer keeps the whole of it, and a slow sender's small parts
+/// may be held for long.
 const COPIED: usize = READ / 4;
 
 thread_local! {
-    /// Where everything is read to: one for all connections of a worker, which stays in the processor's cache. What a
-    /// connection has to keep while its other side is slow, it takes [out of it](Input::detach).
+    /// The buffer for all connections of a worker, which stays in the processor's cache. Data that
+    /// a connection must keep while its other side is slow is [copied out](Input::detach).
     static SHARED: RefCell<BytesMut> = RefCell::default();
 }
 
-/// What was read and not taken yet.
+/// Bytes that were received and not parsed.
 #[derive(Default)]
 pub struct Input {
-    /// The bytes, in the order in which they came.
+    /// The bytes in the order in which they arrived.
     pub buffer: BytesMut,
-    /// Whether they lie in the buffer that all share.
+    /// Whether they are in the shared buffer.
     is_shared: bool,
 }
 
@@ -42,12 +45,13 @@ impl Input {
         Input::default()
     }
 
-    /// Reads what there is, where a head is expected: its fields are held until the request is answered. Zero is the end.
+    /// Reads when a head is expected, whose fields are held until the request is answered. Zero is
+    /// the end.
     pub fn poll_read<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.poll_read_most(stream, cx, HEAD_READ, HEAD_READ)
     }
 
-    /// Reads more of a message that is under way. Zero is the end.
+    /// Reads more of a message in transit. Zero is the end.
     pub fn poll_read_on<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
@@ -56,7 +60,7 @@ impl Input {
         self.poll_read_most(stream, cx, READ, COPIED)
     }
 
-    /// Reads up to `most` bytes. If they are no more than `copied`, they get memory of their own at once.
+    /// Reads up to `most` bytes. Up to `copied` bytes get their own memory at once.
     fn poll_read_most<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
@@ -66,7 +70,7 @@ impl Input {
     ) -> Poll<io::Result<usize>> {
         self.release();
         SHARED.with_borrow_mut(|shared| {
-            // All of it, if nobody keeps a part of it any more; else another one.
+            // Reuses the buffer if no part of it is held any more, otherwise allocates another.
             shared.reserve(READ);
             let read = ready!(poll_read_buf(Pin::new(stream), cx, &mut shared.limit(most)))?;
             if read > copied && self.buffer.is_empty() {
@@ -81,21 +85,21 @@ impl Input {
         })
     }
 
-    /// Takes what was read out of the shared buffer, when it cannot be taken by whom it is for.
+    /// Copies the data out of the shared buffer if its consumer cannot take it now.
     pub fn detach(&mut self) {
         if std::mem::take(&mut self.is_shared) {
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
     }
 
-    /// Gives back the memory, if nothing is in it.
+    /// Frees the memory if it is empty.
     pub fn release(&mut self) {
         if self.buffer.is_empty() {
             *self = Input::default();
         }
     }
 
-    /// What is left, for the connection's next life.
+    /// The remaining bytes, for the protocol that follows.
     pub fn into_bytes(mut self) -> Bytes {
         self.detach();
         self.buffer.freeze()

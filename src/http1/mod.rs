@@ -1,13 +1,15 @@
-//! HTTP/1.x as bytes, on both sides of the proxy: heads, bodies, and the connections that carry them.
+//! The HTTP/1.x codec for both sides of the proxy: heads, bodies, and the connections that carry
+//! them.
 //!
-//! hyper does this well for one side at a time. Between its server and its client a proxy pays for what neither alone
-//! needs: a second map for the case of names on each side, a task for each upstream connection with two channels
-//! to it, room for a thousand fields for every head. Here one task reads, forwards and answers, and what was
-//! understood of a head once is kept.
+//! hyper does this well for one side at a time. A proxy that joins its server and its client pays
+//! for more than either needs: a second map for the spelling of names on each side, a task with two
+//! channels per upstream connection, room for a thousand fields in every head. Here one task reads,
+//! forwards and responds, and what was parsed of a head is kept.
 //!
-//! [`inbound`] is what arrives on a client's connection, which `crate::connection::http1` serves; [`client`] speaks to the
-//! upstream on one. Both stand on [`head`], which reads heads by httparse and refuses whatever two servers could read differently,
-//! [`write`], [`decoder`], [`encoder`], and the two buffers [`input`] and [`output`]. HTTP/2 is hyper's (`crate::connection::http2`).
+//! [`inbound`] receives from a client's connection, which `crate::connection::http1` drives;
+//! [`client`] talks to the upstream. Both use [`head`], which parses heads with httparse and
+//! refuses what two servers could read differently, [`write`], [`decoder`], [`encoder`], and the
+//! buffers [`input`] and [`output`]. HTTP/2 is left to hyper (`crate::connection::http2`).
 
 pub mod client;
 pub mod decoder;

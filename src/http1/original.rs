@@ -1,24 +1,26 @@
-//! How a head was written, and writing it so again: line by line, in the order that it came in.
+//! Keeps how a head was written, and writes it the same way again: line by line, in its original
+//! order.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A head as it came.
+/// A head as it arrived.
 ///
-/// A `HeaderMap` has the names in lower case and the lines of one name together; it is what the program reads and changes. Which
-/// of its fields are unchanged lines, and where each of the others belongs, is found here when it is written.
+/// A `HeaderMap` has the names in lower case and groups the lines of one name; the program reads
+/// and changes that map. When it is written, this type finds which of its fields are unchanged
+/// lines, and where the others belong.
 #[derive(Clone)]
 pub struct Original {
     pub(super) head: Bytes,
     pub(super) lines: Vec<Line>,
-    /// Of an answer.
+    /// A response's reason phrase.
     pub(super) reason: Span,
-    /// Of a request: what of its target is sent on.
+    /// The part of a request's target that is sent on.
     pub(super) target: Span,
 }
 
 impl Original {
-    /// Of fields behind a body, which stand at `lines` of `block`.
+    /// Trailers, at `lines` of `block`.
     pub fn of_trailers(lines: Vec<Line>, block: Bytes) -> Original {
         Original { head: block, lines, reason: Span::default(), target: Span::default() }
     }
@@ -28,25 +30,27 @@ impl Original {
         self.lines.iter().map(|line| (line.name.slice(&self.head), line.value.bytes(&self.head)))
     }
 
-    /// The bytes after an answer's status.
+    /// The bytes after a response's status code.
     pub fn reason(&self) -> &[u8] {
         self.reason.slice(&self.head)
     }
 
-    /// A request's path and query, byte for byte; empty where an absolute target has none.
+    /// A request's path and query, byte for byte; empty if an absolute target has none.
     pub fn target(&self) -> &[u8] {
         self.target.slice(&self.head)
     }
 
-    /// The line that this field was read from; `next` is the one that it most often is. An empty value lies nowhere.
+    /// The line that this field was read from; `next` is the most likely one. An empty value has no
+    /// address.
     ///
-    /// A field is known by where its value lies, since comparing names costs as much as all else here. The one value that
-    /// is ever put under a second name is Host's, and that name is longer.
+    /// A field is recognised by the address of its value, since comparing names costs as much as
+    /// everything else here. Only Host's value is ever stored under a second name, and that name is
+    /// longer.
     fn line_of(&self, next: usize, name: &HeaderName, value: &HeaderValue) -> Option<usize> {
         let offset = (value.as_bytes().as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize);
         let at = match self.lines.get(next) {
             Some(line) if line.value.start as usize == offset => next,
-            // Lines stand in the order of their values.
+            // Lines are sorted by the addresses of their values.
             _ => self.lines.binary_search_by(|line| (line.value.start as usize).cmp(&offset)).ok()?,
         };
         let line = self.lines.get(at)?;
@@ -62,7 +66,7 @@ impl Original {
         Some(from + self.lines.get(from..)?.iter().position(is_it)?)
     }
 
-    /// All of the line at `at`, where it is written as we would write it.
+    /// The whole line at `at`, if it is spelled as this program would write it.
     fn plain(&self, at: usize) -> Option<Span> {
         let Line { name, value } = *self.lines.get(at)?;
         let between = Span { start: name.end, end: value.start };
@@ -76,9 +80,9 @@ impl Original {
     }
 }
 
-/// Writes those of `headers` that are `wanted`, each in the place of the line that it was read from; in place of several lines
-/// one stands where the first of them stood, and what is new stands behind all. Unchanged lines are written as they
-/// came, all that follow each other at once.
+/// Writes the `wanted` fields of `headers`, each in the place of the line that it was read from. A
+/// field that replaces several lines is written in place of the first; new fields follow at the
+/// end. Unchanged consecutive lines are copied in one piece.
 pub fn write(
     out: &mut Vec<u8>,
     headers: &HeaderMap,
@@ -92,7 +96,8 @@ pub fn write(
         }
         return;
     };
-    // A map has the fields in the order of their first lines: nearly always in that of all of them.
+    // A map keeps fields in the order of their first lines, which is nearly always the order of all
+    // lines.
     let (begin, mut last) = (out.len(), 0);
     let (mut finder, mut writer) = (Finder::new(original), Writer::new(original));
     let mut are_in_order = true;
@@ -124,11 +129,11 @@ pub fn write(
 /// Where a field belongs.
 #[derive(Clone, Copy)]
 enum Place {
-    /// It is the line there.
+    /// Unchanged: it is the line there.
     Untouched(usize),
-    /// It has another value than the first line of its name had, which stood there.
+    /// Changed: it replaces the first line of its name.
     Instead(usize),
-    /// It is new.
+    /// New: it follows at the end.
     Behind,
 }
 
@@ -141,11 +146,11 @@ impl Place {
     }
 }
 
-/// Finds the places of the fields of a map, one after the other.
+/// Finds the places of a map's fields one after the other.
 struct Finder<'a> {
     original: &'a Original,
     previous: Option<&'a HeaderName>,
-    /// Behind the line of the last one.
+    /// The line after the previous field's.
     next: usize,
 }
 
@@ -179,7 +184,7 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// Writes fields, and lines that follow each other in the original and were not touched in one piece.
+/// Writes fields; unchanged consecutive lines of the original are written in one piece.
 struct Writer<'a> {
     original: &'a Original,
     untouched: Span,
@@ -243,10 +248,11 @@ pub struct Span {
 }
 
 impl Span {
-    /// Where `part` is in `whole`, which it was cut from. A head's length fits: buffers are limited.
+    /// The position of `part` in `whole`, which it was cut from. Positions in a head fit: buffers
+    /// are limited.
     pub fn of(part: &[u8], whole: &[u8]) -> Span {
         if part.is_empty() {
-            // It may be from elsewhere.
+            // The part may not come from `whole`.
             return Span::default();
         }
         let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize) as u32;
@@ -257,7 +263,7 @@ impl Span {
         head.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
-    /// The bytes there, with a hold on the head.
+    /// The bytes there; they keep the head's memory.
     pub fn bytes(self, head: &Bytes) -> Bytes {
         head.slice(self.start as usize..self.end as usize)
     }
@@ -276,7 +282,7 @@ impl Span {
 #[derive(Clone, Copy)]
 pub struct Line {
     pub name: Span,
-    /// Its value, without the space around it.
+    /// The value, without surrounding space.
     pub value: Span,
 }
 
@@ -284,7 +290,7 @@ pub struct Line {
 pub fn lines(head: &[u8], fields: &[httparse::Header<'_>]) -> Vec<Line> {
     let line = |field: &httparse::Header<'_>| {
         let (name, value) = (Span::of(field.name.as_bytes(), head), Span::of(field.value, head));
-        // An empty value stands behind the colon, for all values to stand in the order of their lines.
+        // An empty value is placed after the colon, so that all values are sorted like their lines.
         let behind = Span { start: name.end + 1, end: name.end + 1 };
         Line { name, value: if value.len() == 0 { behind } else { value } }
     };

@@ -1,7 +1,8 @@
-//! Bytes on their way to a connection.
+//! Bytes to be written to a connection.
 //!
-//! Heads, chunk sizes and small frames are gathered into one buffer, so that a small answer is one plain write; a
-//! large frame is written from where it lies, by a vectored write together with what stands before and behind it.
+//! Heads, chunk sizes and small frames are gathered in one buffer, so that a small response is one
+//! plain write. A large frame is written from its own memory, by a vectored write with what
+//! precedes and follows it.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -11,33 +12,34 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
-/// Up to this size copying a frame costs less than a second part of a vectored write.
+/// Up to this size, copying a frame costs less than a second part of a vectored write.
 const SMALL: usize = 4 * 1024;
 
-/// How much is gathered before it is written.
+/// How much is gathered before it is written, in bytes.
 const GATHERED: usize = 16 * 1024;
 
-/// Most heads fit, with a small body.
+/// Most heads fit, together with a small body.
 const USUAL: usize = 2 * 1024;
 
-/// How many buffers are kept for the next messages.
+/// How many buffers are kept for later messages.
 const MOST_SPARE: usize = 64;
 
 thread_local! {
-    /// Empty buffers of this worker's connections: hardly more are used at once than messages are being written.
+    /// Empty buffers of this worker's connections: hardly more are in use at once than messages are
+    /// being written.
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What is to be written, in the order of the fields.
+/// What is to be written, in the order of these fields.
 #[derive(Default)]
 pub struct Output {
     gathered: Vec<u8>,
     written: usize,
     frame: Bytes,
-    /// Whether the frame lies in memory of its own size.
+    /// Whether the frame occupies no more memory than its own size.
     is_detached: bool,
     tail: &'static [u8],
-    /// Written since it was last asked.
+    /// Bytes written since the last [`take_written`](Output::take_written).
     progress: usize,
 }
 
@@ -46,12 +48,12 @@ impl Output {
         self.gathered.is_empty() && self.frame.is_empty() && self.tail.is_empty()
     }
 
-    /// Whether another frame may be pushed.
+    /// Whether another frame can be pushed.
     pub fn has_room(&self) -> bool {
         self.frame.is_empty() && self.tail.is_empty() && self.gathered.len() < GATHERED
     }
 
-    /// The end of what is gathered, for what is written in pieces. Only while there [is room](Self::has_room).
+    /// The gathering buffer, for writing in pieces. Only while there [is room](Self::has_room).
     pub fn gathered(&mut self) -> &mut Vec<u8> {
         if self.gathered.capacity() == 0 {
             self.gathered = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(USUAL));
@@ -59,7 +61,7 @@ impl Output {
         &mut self.gathered
     }
 
-    /// A frame and what follows it. Only while there [is room](Self::has_room).
+    /// Adds a frame and what follows it. Only while there [is room](Self::has_room).
     pub fn push(&mut self, frame: Bytes, tail: &'static [u8]) {
         if frame.len() <= SMALL {
             let gathered = self.gathered();
@@ -94,12 +96,12 @@ impl Output {
         Pin::new(stream).poll_flush(cx)
     }
 
-    /// How many bytes were written since this was last asked.
+    /// How many bytes were written since the last call.
     pub fn take_written(&mut self) -> usize {
         std::mem::take(&mut self.progress)
     }
 
-    /// Gives back the memory, if nothing is in it.
+    /// Frees the memory if it is empty.
     pub fn release(&mut self) {
         if self.is_empty() && self.gathered.capacity() > 0 {
             let buffer = std::mem::take(&mut self.gathered);
@@ -111,7 +113,8 @@ impl Output {
         }
     }
 
-    /// Takes what cannot be written yet out of the buffer that it was read to, which all connections share.
+    /// Copies a frame that cannot be written yet out of the read buffer, which all connections
+    /// share.
     fn detach(&mut self) {
         if !self.frame.is_empty() && !std::mem::replace(&mut self.is_detached, true) {
             self.frame = Bytes::copy_from_slice(&self.frame);

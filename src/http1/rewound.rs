@@ -1,4 +1,4 @@
-//! A stream of which something was read already.
+//! A stream with bytes that were already read put back in front.
 
 use std::io;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream that begins with what was read of it before.
+/// A stream that first yields the bytes put back.
 pub struct Rewound<S> {
     read: Bytes,
     stream: S,
@@ -29,7 +29,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
         buffer.put_slice(self.read.get(..fits).unwrap_or_default());
         self.read.advance(fits);
         if self.read.is_empty() {
-            // A tunnel may live for days.
+            // Frees the memory: a tunnel may live for days.
             self.read = Bytes::new();
         }
         Poll::Ready(Ok(()))

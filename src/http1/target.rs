@@ -1,7 +1,8 @@
-//! The target of a request: its bytes as they came, and what the program makes of them.
+//! The target of a request: its original bytes, and the `Uri` that the program uses.
 //!
-//! A `Uri` cannot hold all that clients send and servers take: bytes that are no UTF-8, `<` and `>`, a backtick, `"` in a query.
-//! What routes, vets and logs looks at the `Uri`; what is sent on are the bytes.
+//! A `Uri` cannot hold everything that clients send and servers accept: bytes that are not UTF-8,
+//! `<` and `>`, a backtick, `"` in a query. Routing, vetting and logging use the `Uri`; the
+//! original bytes are sent on.
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Uri};
@@ -9,44 +10,47 @@ use http::{Request, Uri};
 use super::error::HeadError;
 use super::original::{Original, Span};
 
-/// Reads the target at `target` of `head`: what the program looks at, and which part of it is sent on.
+/// Reads the target at `target` of `head`: the `Uri` for the program, and which part of the target
+/// is sent on.
 ///
 /// # Errors
 /// It has a `#`, or none of the forms of RFC 9112, 3.2.
 pub fn read(head: &Bytes, target: Span) -> Result<(Uri, Span), HeadError> {
     let bytes = target.slice(head);
-    // SECURITY: no target has one (RFC 9112, 3.2). `Uri` would cut it off with all that follows, so that a filter in front saw
-    // another target than what is routed here.
+    // SECURITY: no target contains one (RFC 9112, 3.2). `Uri` would cut it off with everything
+    // after it, so that a filter in front would see another target than the one routed here.
     if bytes.contains(&b'#') {
         return Err(HeadError::Target);
     }
     let begin = if bytes.starts_with(b"/") { 0 } else { after_authority(bytes) };
     let uri = match (Uri::from_maybe_shared(target.bytes(head)), begin) {
         (Ok(uri), _) => uri,
-        // SECURITY: never taken for the refresh route, which is plain ASCII: what such a target means is for WordPress to say.
+        // SECURITY: never the refresh route, which is plain ASCII: the meaning of such a target is
+        // left to WordPress.
         (Err(_), 0) if bytes.starts_with(b"/") => Uri::default(),
-        // What stands before the path is held by a `Uri`, or it is nothing that a request may name.
+        // A `Uri` can hold every authority that a request may name.
         (Err(_), 1..) => Uri::try_from(bytes.get(..begin).unwrap_or_default()).map_err(|_| HeadError::Target)?,
         (Err(_), 0) => return Err(HeadError::Target),
     };
     Ok((uri, target.skip(begin)))
 }
 
-/// What is sent on of the target of a request: the bytes that came, or of HTTP/2 what its `Uri` says.
+/// The part of a request's target that is sent on: the original bytes, or in HTTP/2 those of its
+/// `Uri`.
 pub fn sent<'a>(uri: &'a Uri, original: Option<&'a Original>) -> &'a [u8] {
     let original = original.map(Original::target).filter(|target| !target.is_empty());
     original.unwrap_or_else(|| uri.path_and_query().map_or(b"/", |target| target.as_str().as_bytes()))
 }
 
-/// The path of the target of `request`, with bytes that are no UTF-8 replaced: for people.
+/// The path of the target of `request`, with invalid UTF-8 replaced: for logs.
 pub fn path<B>(request: &Request<B>) -> String {
     let target = sent(request.uri(), request.extensions().get());
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     String::from_utf8_lossy(path).into_owned()
 }
 
-/// The head that `bytes` begin with, with an `x` for each byte of its target that is not ASCII; `None` where all are ASCII.
-/// Everything stands where it stood.
+/// The head at the start of `bytes`, with each byte of its target that is not ASCII replaced by
+/// `x`; `None` if all are ASCII. Positions do not change.
 pub fn masked(bytes: &[u8]) -> Option<BytesMut> {
     let begin = 1 + bytes.iter().position(|byte| *byte == b' ')?;
     let mut masked = BytesMut::from(bytes);
@@ -60,7 +64,8 @@ pub fn masked(bytes: &[u8]) -> Option<BytesMut> {
     has_changed.then_some(masked)
 }
 
-/// How much of an absolute target (`http://host/path`) stands before its path or query. Zero where it is none.
+/// The length of the scheme and authority of an absolute target (`http://host/path`); zero for
+/// other forms.
 fn after_authority(target: &[u8]) -> usize {
     let Some(scheme) = target.windows(3).position(|part| part == b"://") else { return 0 };
     let authority = target.iter().skip(scheme + 3).take_while(|byte| !matches!(byte, b'/' | b'?'));
@@ -74,7 +79,7 @@ mod tests {
 
     use crate::http1::head::{self, HeadLimits};
 
-    /// What the program looks at, and what is sent on.
+    /// The target that the program uses, and the one that is sent on.
     fn read_as(target: &[u8]) -> Result<(String, Vec<u8>), HeadError> {
         let mut head = BytesMut::from(&[b"POST ", target, b" HTTP/1.1\r\nX-\xc3\xa4: b\r\n\r\n"].concat()[..]);
         head.truncate(head.len() - b"X-\xc3\xa4: b\r\n\r\n".len());
@@ -93,7 +98,7 @@ mod tests {
                 let target = [before, &[byte], b"x"].concat();
                 let (uri, sent) = read_as(&target).unwrap();
                 assert_eq!(sent, target);
-                // What it is looked at as is all of it, or nothing of it.
+                // The `Uri` holds all of the target, or nothing of it.
                 assert!(uri == "/" || uri.as_bytes() == target, "{uri}");
             }
         }

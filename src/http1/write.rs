@@ -1,4 +1,4 @@
-//! Heads as bytes, and how the bodies behind them are framed.
+//! Writes heads, and decides how the bodies after them are framed.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -10,26 +10,27 @@ use super::fields::tokens;
 use super::original::{self, Original};
 use super::target;
 
-/// What the framing of an answer depends on of its request and connection.
+/// What the framing of a response depends on in its request and connection.
 #[derive(Debug, Clone, Copy)]
 pub struct ResponseFraming {
-    /// HEAD is answered without a body.
+    /// The response to HEAD has no body.
     pub is_head: bool,
-    /// HTTP/1.0 knows no chunks.
+    /// HTTP/1.0 does not support chunks.
     pub version: Version,
-    /// Whether the connection may go on after the answer.
+    /// Whether the connection may be kept after the response.
     pub keeps: bool,
 }
 
 impl ResponseFraming {
-    /// A request that was not understood: it is answered as any other, and then the connection ends.
+    /// The framing for an invalid request: the response is framed as any other, and then the
+    /// connection closes.
     pub fn unknown() -> Self {
         ResponseFraming { is_head: false, version: Version::HTTP_11, keeps: false }
     }
 }
 
-/// Writes the head of a request to the upstream, and behind its fields those that `extra` writes, and says how its body
-/// is to be framed: by its `length`, or else in chunks.
+/// Writes the head of a request to the upstream, with the fields that `extra` writes after its own.
+/// Returns how the body is to be framed: by its `length`, or without one in chunks.
 pub fn request(
     out: &mut Vec<u8>,
     head: &request::Parts,
@@ -46,7 +47,7 @@ pub fn request(
     }
     out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    // SECURITY: with both, the upstream might see another end of this request.
+    // SECURITY: with both fields, the upstream might see another end of this request.
     let is_chunked = length.is_none();
     original::write(out, &head.headers, original, |name| !(is_chunked && *name == header::CONTENT_LENGTH));
     if is_chunked {
@@ -57,7 +58,7 @@ pub fn request(
     length.map_or_else(Encoder::chunked, Encoder::length)
 }
 
-/// Writes an answer that only announces one.
+/// Writes an interim response (1xx).
 pub fn interim(out: &mut Vec<u8>, head: &response::Parts) {
     status_line(out, head, Version::HTTP_11);
     let frames = |name: &HeaderName| matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING);
@@ -76,8 +77,8 @@ fn status_line(out: &mut Vec<u8>, head: &response::Parts, version: Version) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the head of an answer, whose body has this `length` if that is known, and says how the body is to be framed, and
-/// whether the connection ends with it.
+/// Writes the head of a response, whose body has this `length` if it is known. Returns how the body
+/// is to be framed and whether the connection ends with it.
 pub fn answer(
     out: &mut Vec<u8>,
     head: &response::Parts,
@@ -86,8 +87,8 @@ pub fn answer(
 ) -> (Encoder, bool) {
     let status = head.status;
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
-    // These two cannot have one, whatever they say (RFC 9110, 15.3.5 and 15.4.5). A 304 may tell how long it would be; the
-    // others may not (RFC 9110, 8.6).
+    // 204 and 304 have no body, whatever their fields say (RFC 9110, 15.3.5 and 15.4.5). A 304 may
+    // state the length of the full response; 1xx and 204 have none (RFC 9110, 8.6).
     let never_has_length = status.is_informational() || status == StatusCode::NO_CONTENT;
     let never_has_body = never_has_length || status == StatusCode::NOT_MODIFIED;
     let ends_with_close = length.is_none() && !never_has_body && !framing.is_head && framing.version < Version::HTTP_11;
@@ -208,7 +209,7 @@ mod tests {
             written(&head),
             "GET / HTTP/1.1\r\nhOST: a\r\nX-a: 1\r\nX-B: 2\r\nx-A: 3\r\nX-b: 4\r\nX-E: \r\nX-C: 5\r\nx-e: \r\n\r\n"
         );
-        // Swaps the last field into the gap.
+        // Moves the last field into the gap.
         head.headers.remove(header::HOST);
         head.headers.insert("x-forwarded-for", HeaderValue::from_static("6"));
         head.headers.append("x-c", HeaderValue::from_static("7"));

@@ -1,5 +1,5 @@
-//! Sockets that the service manager has opened and passes (sd_listen_fds(3)). They outlive the program: what connects
-//! while it restarts waits in them.
+//! Sockets that the service manager has opened and passes to the program (sd_listen_fds(3)). They
+//! outlive it: clients that connect during a restart wait in their queues.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,24 +12,23 @@ use socket2::SockRef;
 
 use crate::config::{Config, Fault, Faults, ListenAddress};
 
-/// What systemd itself calls a socket that has no name (sd_listen_fds_with_names(3)).
+/// systemd's name for a socket without one (sd_listen_fds_with_names(3)).
 const NAMELESS: &str = "unknown";
 
-/// The sockets that were passed and not taken yet.
+/// The sockets that were passed and have not been taken yet.
 pub struct Inherited {
     sockets: Vec<(String, InheritedSocket)>,
 }
 
-/// A socket that was passed.
 pub enum InheritedSocket {
-    /// By TCP.
+    /// TCP.
     Tcp(TcpListener),
-    /// A unix socket. Its file is the service manager's, which made it and removes it.
+    /// A unix socket. The service manager made its file and removes it.
     Unix(UnixListener),
 }
 
 impl Inherited {
-    /// Takes over what was passed to this process, if anything was.
+    /// Takes the sockets that were passed to this process, if any.
     ///
     /// # Errors
     /// Sockets of `Accept=yes`, `ListenDatagram=` and the like.
@@ -48,10 +47,10 @@ impl Inherited {
         if faults.is_empty() { Ok(Inherited { sockets }) } else { Err(Faults(faults)) }
     }
 
-    /// What the configuration names and was not passed, and what was passed and it does not name.
+    /// Compares the sockets that were passed with those that the configuration names.
     ///
     /// # Errors
-    /// All of that.
+    /// Each named socket that is missing, and each passed socket that is not named.
     pub fn check(&self, config: &Config) -> Result<(), Faults> {
         let plain = config.server.listen.iter().map(|address| ("server.listen", address));
         let tls = config.tls.listen.iter().map(|address| ("tls.listen", address));
@@ -73,7 +72,7 @@ impl Inherited {
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 
-    /// All sockets of this name that were not taken before.
+    /// All sockets of this name that have not been taken.
     pub fn take(&mut self, name: &str) -> Vec<InheritedSocket> {
         let (taken, left) = std::mem::take(&mut self.sockets).into_iter().partition::<Vec<_>, _>(|(of, _)| of == name);
         self.sockets = left;
@@ -81,7 +80,7 @@ impl Inherited {
     }
 }
 
-/// Clients could connect to such a socket, and would wait for ever.
+/// Clients could connect to such a socket and would wait for ever.
 const NOT_NAMED: &str = "systemd passed a socket of this name, which neither server.listen nor tls.listen names; add it to the \
                          one that it is for, or take the socket out of the socket unit";
 

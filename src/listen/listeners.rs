@@ -1,5 +1,5 @@
-//! All that is listened on, and how a reload changes it: what stays the same stays open, what is new is opened before
-//! anything else changes, and what is no longer wanted is closed last.
+//! All listeners, and how a reload changes them: unchanged ones stay open, new ones are opened
+//! before anything else changes, and removed ones are closed last.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,33 +19,34 @@ use crate::connection::Accepted;
 use crate::metrics::Shard;
 use crate::tls::Tls;
 
-/// Orders come from a reload and a self-check now and then.
+/// Orders come only from reloads and self-checks.
 const ORDERS: usize = 4;
 
 /// Why a socket cannot become one for TLS.
 const NO_CERTIFICATE: &str = "no pair of tls.certificates can be read, so TLS cannot be served there";
 
-/// A socket that is listened on and not served yet.
+/// A listening socket that is not served yet.
 pub struct Bound {
     wanted: Wanted,
     listener: Listener,
 }
 
 impl Bound {
-    /// As it is in effect: with the port that the system chose.
+    /// The address in effect, with the port that the system chose.
     pub fn address(&self) -> &ListenAddress {
         &self.listener.address
     }
 }
 
-/// What the configuration asks for.
+/// A listener as the configuration asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wanted {
     address: ListenAddress,
-    /// Counts entries of one address: port 0 may be there several times.
+    /// Numbers the entries of one address: port 0 may be named several times.
     nth: usize,
     tls: bool,
-    /// Whether it is `[::]` and an IPv4 address of the port is named as well. A socket cannot change that.
+    /// Whether it is `[::]` and the configuration also names an IPv4 address of this port. It
+    /// cannot be changed on an open socket.
     ipv6_only: bool,
 }
 
@@ -58,7 +59,7 @@ impl Wanted {
         (&self.address, self.nth, self.ipv6_only) == (&other.address, other.nth, other.ipv6_only)
     }
 
-    /// Whether it is the same but for the families of addresses that it takes.
+    /// Whether the two differ at most in the address families that they accept.
     fn is_twin_of(&self, other: &Wanted) -> bool {
         (&self.address, self.nth) == (&other.address, other.nth) && self.ipv6_only != other.ipv6_only
     }
@@ -71,7 +72,7 @@ impl Wanted {
 
 fn wanted(config: &Config) -> Vec<Wanted> {
     let mut all: Vec<Wanted> = Vec::new();
-    // A port's twin may be for TLS, and the other not.
+    // One of the two addresses of a port may be for TLS and the other not.
     let named = [&config.server.listen[..], &config.tls.listen[..]].concat();
     for (addresses, tls) in [(&config.server.listen, false), (&config.tls.listen, true)] {
         for address in addresses {
@@ -82,16 +83,17 @@ fn wanted(config: &Config) -> Vec<Wanted> {
     all
 }
 
-/// What can be listened on by now: without a certificate no handshake succeeds, and a client that is refused goes elsewhere.
+/// Whether it can be served now: without a certificate no handshake succeeds, and a client whose
+/// connection is refused can go elsewhere.
 fn can_be_served(wanted: &Wanted, tls: Option<&Tls>) -> bool {
     !wanted.tls || tls.is_some_and(Tls::is_usable)
 }
 
-/// Opens everything at the start, but for what has to wait for a certificate. Sockets that were passed are taken all the
-/// same: there clients can wait.
+/// Opens all listeners at the start, except those that have to wait for a certificate. Sockets that
+/// systemd passed are taken in any case: their clients can wait.
 ///
 /// # Errors
-/// All that cannot be opened.
+/// Every address that cannot be opened.
 pub fn open(config: &Config, tls: Option<&Tls>, mut inherited: Inherited) -> Result<Vec<Bound>, Faults> {
     let (mut bound, mut faults) = (Vec::new(), Vec::new());
     let is_passed = |wanted: &Wanted| matches!(wanted.address, ListenAddress::Systemd(_));
@@ -116,13 +118,13 @@ fn listeners(wanted: &Wanted, unix: UnixSockets, inherited: &mut Inherited) -> R
     }
 }
 
-/// Hands a connection to the one that serves it; fails where there is none any more.
+/// Hands a connection to a worker; fails when there is none any more.
 pub type HandOver = Arc<dyn Fn(Accepted) -> io::Result<()> + Send + Sync>;
 
-/// The accept loops. They run on the runtime of who calls these functions.
+/// The accept loops. They run on the runtime of the caller.
 pub struct Listeners {
     open: Vec<Open>,
-    /// Sockets that the service manager passed, for clients with TLS, while there is no certificate.
+    /// Sockets for TLS that the service manager passed, while there is no certificate.
     waiting: Vec<Bound>,
     unix: UnixSockets,
     loops: JoinSet<io::Result<()>>,
@@ -159,7 +161,7 @@ impl Listeners {
         listeners
     }
 
-    /// Waits until an accept loop ends that was not told to.
+    /// Waits until an accept loop ends by itself, which is an error.
     pub async fn failed(&mut self) -> io::Error {
         loop {
             match self.loops.join_next().await {
@@ -171,17 +173,17 @@ impl Listeners {
         }
     }
 
-    /// Whom to ask whether the accept loops run.
+    /// How to reach each accept loop.
     pub fn orders(&self) -> Vec<Sender<Order>> {
         self.open.iter().map(|open| open.orders.clone()).collect()
     }
 
-    /// The addresses, for people.
+    /// The addresses, for logs.
     pub fn describe(&self) -> String {
         self.open.iter().map(|open| open.address.to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether anything of `config` is not listened on, for want of a certificate.
+    /// Whether a listener of `config` is missing because there is no certificate.
     pub fn are_incomplete(&self, config: &Config) -> bool {
         wanted(config).iter().any(|wanted| !self.is_open(wanted))
     }
@@ -190,18 +192,18 @@ impl Listeners {
         self.open.iter().any(|open| open.wanted.is_at(wanted))
     }
 
-    /// Opens what `config` names and is not open yet, as far as it can be served with `tls`. Nothing is accepted on it, and
-    /// nothing else changes.
+    /// Opens the listeners of `config` that are not open yet and can be served with `tls`. They do
+    /// not accept yet, and no other listener changes.
     ///
     /// # Errors
-    /// All that cannot be opened.
+    /// Every address that cannot be opened.
     pub async fn prepare(&self, config: &Config, tls: Option<&Tls>) -> Result<Vec<Bound>, Faults> {
         let all = wanted(config);
         let (mut bound, mut faults) = (Vec::new(), Vec::new());
         let is_there =
             |wanted: &Wanted| self.is_open(wanted) || self.waiting.iter().any(|waiting| waiting.wanted.is_at(wanted));
         let (can_be_served, must_wait): (Vec<_>, Vec<_>) = all.iter().partition(|wanted| can_be_served(wanted, tls));
-        // SECURITY: a client that is to speak TLS must not be answered without, while the certificate is waited for.
+        // SECURITY: a listener for TLS must not serve without TLS while the certificate is missing.
         let would_be_lost = must_wait.into_iter().filter(|wanted| self.is_open(wanted));
         faults.extend(would_be_lost.map(|wanted| wanted.fault(&NO_CERTIFICATE)));
         if can_be_served.is_empty() {
@@ -224,11 +226,12 @@ impl Listeners {
         if faults.is_empty() { Ok(bound) } else { Err(Faults(faults)) }
     }
 
-    /// Serves what was prepared for `config` and `tls`, and closes what `config` does not name.
+    /// Serves the prepared listeners of `config` and `tls`, and closes those that `config` does not
+    /// name.
     pub fn change(&mut self, bound: Vec<Bound>, config: &Config, tls: Option<&Tls>) {
         let all = wanted(config);
         let waiting = std::mem::take(&mut self.waiting).into_iter().map(|mut bound| {
-            // It may be for clients without TLS by now.
+            // The configuration may have moved it to clients without TLS.
             if let Some(wanted) = all.iter().find(|wanted| wanted.is_at(&bound.wanted)) {
                 bound.wanted = wanted.clone();
             }
@@ -272,8 +275,9 @@ impl Listeners {
         });
     }
 
-    /// Stops accepting on sockets of our own, so that who connects now is refused and goes elsewhere. On those that the
-    /// service manager keeps open clients would wait until its next start, so they are served while anything else is.
+    /// Stops accepting on this program's own sockets, so that new connections are refused and
+    /// clients go elsewhere. On sockets that the service manager keeps open, clients would wait
+    /// until its next start, so they are served until the drain ends.
     pub fn close_own(&mut self) {
         self.waiting.clear();
         self.open.retain(|open| {
@@ -284,7 +288,7 @@ impl Listeners {
         });
     }
 
-    /// Whether anything is accepted still.
+    /// Whether no listener accepts any more.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
@@ -317,7 +321,7 @@ impl Listeners {
         self.open.push(Open { wanted, address, kept_open, tls, orders, stop });
     }
 
-    /// Opens one more socket, also where one that is about to be closed has the same port.
+    /// Opens one more socket, even if one of the same port is about to be closed.
     async fn bind(&self, wanted: &Wanted, all: &[Wanted], unix: UnixSockets) -> io::Result<Listener> {
         let error = match bind(&wanted.address, &unix, wanted.ipv6_only) {
             Ok(listener) => return Ok(listener),

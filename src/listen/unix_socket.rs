@@ -1,5 +1,5 @@
-//! A unix socket to listen on is a file, and files outlive programs: one that nobody listens on any more is replaced,
-//! one in use is left alone, and ours is removed at the end.
+//! Unix sockets are files, and files outlive programs: a file that no process listens on is
+//! replaced, one in use is left alone, and the program's own is removed at the end.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::BACKLOG;
 use crate::config::UnixSockets;
 
-/// The file of a socket. Dropped, the file is removed, unless it is another's by then.
+/// The file of a socket. It is removed on drop, unless another process has replaced it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -22,14 +22,16 @@ pub struct SocketFile {
 /// Opens a listening socket at `path`.
 ///
 /// # Errors
-/// When another process listens there, when something else is there, or when mode, owner or group cannot be set.
+/// When another process listens there, when another kind of file is there, or when mode, owner or
+/// group cannot be set.
 pub fn bind(path: &Path, like: &UnixSockets) -> io::Result<(UnixListener, SocketFile)> {
     make_room(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile { path: path.to_owned(), id: id(path)? };
-    // SECURITY: until `listen`, connections are refused, so nobody gets in by the mode that the file was made with.
+    // SECURITY: connections are refused until `listen`, so the mode that the file was created with
+    // admits no client.
     make_like(path, like)?;
     socket.listen(BACKLOG)?;
     Ok((socket.into(), file))
@@ -50,14 +52,14 @@ pub fn make_like(path: &Path, like: &UnixSockets) -> io::Result<()> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // A successor may have put its own there already.
+        // The next process may already have put its own file there.
         if id(&self.path).is_ok_and(|id| id == self.id) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Removes what a program that did not end in order has left behind.
+/// Removes the file of a process that did not end in order.
 fn make_room(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -65,10 +67,10 @@ fn make_room(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !found.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there already"));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is there already"));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A listener whose queue is full would otherwise be waited for.
+    // Otherwise `connect` would wait for a listener whose queue is full.
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),

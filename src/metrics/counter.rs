@@ -1,4 +1,4 @@
-//! One number that many threads count up.
+//! A number that many threads count up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,12 +15,12 @@ impl Counter {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// One less; for what is a depth rather than a count.
+    /// Counts down; for a level rather than a count.
     pub fn subtract(&self, count: usize) {
         self.0.fetch_sub(count as u64, Ordering::Relaxed);
     }
 
-    /// An owner's part of it was `before` and is `now`. For levels that only one thread writes.
+    /// Replaces one owner's part of the number. For levels that only one thread writes.
     pub fn replace(&self, before: usize, now: usize) {
         let rest = self.value().wrapping_sub(before as u64);
         self.0.store(rest.wrapping_add(now as u64), Ordering::Relaxed);

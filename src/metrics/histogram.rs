@@ -1,13 +1,14 @@
-//! How long things take: counts by bounds, without a lock.
+//! Measures durations: counts per bucket, without a lock.
 //!
-//! The bounds are the same for everything that is measured, so that a dashboard can lay one over the other: from half a
-//! millisecond, a refresh on a local database, to the half minute after which nobody waits any more.
+//! All measurements share the same bounds, so that a dashboard can overlay them: from half a
+//! millisecond, a refresh with a local database, to half a minute, after which no client waits any
+//! more.
 
 use std::time::Duration;
 
 use super::counter::Counter;
 
-/// Upper bounds in microseconds; what is longer counts in one more bucket.
+/// Upper bounds in microseconds; longer durations count in one more bucket.
 const BOUNDS: [u64; 15] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000, 30_000_000,
@@ -24,7 +25,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Something took this long.
+    /// Counts one duration.
     pub fn observe(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.iter().position(|bound| took <= *bound).unwrap_or(BOUNDS.len());
@@ -43,10 +44,11 @@ impl Histogram {
     }
 }
 
-/// What a [`Histogram`] had counted at one moment.
+/// The counts of a [`Histogram`] at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Distribution {
-    /// Counts of each bucket by itself, not cumulated; their bounds are those of [`Distribution::cumulated`].
+    /// The count of each bucket by itself, not cumulated; for the bounds see
+    /// [`Distribution::cumulated`].
     pub buckets: [u64; BUCKETS],
     /// The sum of all durations, in seconds.
     pub seconds: f64,
@@ -58,7 +60,7 @@ impl Distribution {
         self.buckets.iter().sum()
     }
 
-    /// Each upper bound in seconds, the last one infinite, with the count of what is not above it.
+    /// Each upper bound in seconds, the last one infinite, with the number of durations up to it.
     pub fn cumulated(&self) -> impl Iterator<Item = (f64, u64)> {
         let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
         bounds.zip(self.buckets).scan(0, |sum, (bound, count)| {
@@ -67,7 +69,7 @@ impl Distribution {
         })
     }
 
-    /// Both together: the same thing, counted in two places.
+    /// The sum of two counts of the same thing.
     pub fn plus(&self, other: &Distribution) -> Distribution {
         let mut sum = *self;
         for (count, more) in sum.buckets.iter_mut().zip(other.buckets) {
@@ -77,7 +79,7 @@ impl Distribution {
         sum
     }
 
-    /// What came to it since `earlier`.
+    /// What was counted since `earlier`.
     pub fn since(&self, earlier: &Distribution) -> Distribution {
         let mut rest = *self;
         for (count, less) in rest.buckets.iter_mut().zip(earlier.buckets) {
@@ -87,8 +89,8 @@ impl Distribution {
         rest
     }
 
-    /// The duration in seconds that `share` (from 0 to 1) of all do not exceed, within its bucket by proportion, as
-    /// Prometheus's `histogram_quantile` has it. `None` where nothing was counted.
+    /// The duration in seconds that `share` (from 0 to 1) of all do not exceed, interpolated within
+    /// its bucket like Prometheus's `histogram_quantile`. `None` if nothing was counted.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let rank = share * self.count() as f64;
         let mut below = (0.0, 0);
@@ -140,7 +142,7 @@ mod tests {
         let read = histogram.read();
         // In the bucket from 1 to 2.5 ms.
         assert!((read.quantile(0.45).unwrap() - 0.00175).abs() < 1e-9);
-        // Above the last bound there is nothing to say but the bound.
+        // Above the last bound only the bound is known.
         assert_eq!(read.quantile(0.99), Some(30.0));
         assert_eq!(read.since(&earlier).count(), 10);
         assert_eq!(read.since(&earlier).plus(&earlier).buckets, read.buckets);

@@ -1,9 +1,9 @@
-//! What the program counts about itself, for `/metrics` and the status page.
+//! Counts what the program does, for `/metrics` and the status page.
 //!
-//! On the way of a request every worker has a [`Shard`] of its own, which no other thread writes to: to count costs one
-//! relaxed addition that no other core waits for. They are added up when they are read.
+//! Each worker counts requests in its own [`Shard`], which no other thread writes: a count costs
+//! one relaxed addition that no other core waits for. The shards are added up when they are read.
 //!
-//! Nothing here leaves the process by itself, and no number tells of a single client.
+//! The counts are only sent when they are asked for, and no number is about a single client.
 
 pub mod counter;
 pub mod histogram;
@@ -16,7 +16,7 @@ pub use counter::Counter;
 pub use histogram::{Distribution, Histogram};
 pub use table::{Event, Level, Series, Timing};
 
-/// Everything that is counted, for those who read.
+/// All counts, for reading.
 #[derive(Debug)]
 pub struct Metrics {
     /// When the program started.
@@ -30,34 +30,37 @@ impl Metrics {
         Arc::new(Metrics { started: SystemTime::now(), shards: Mutex::default() })
     }
 
-    /// A place to count in, for one thread. It counts for as long as the program runs.
+    /// A new shard for one thread. It counts for as long as the program runs.
     pub fn shard(&self) -> Arc<Shard> {
         let shard = Arc::new(Shard::default());
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&shard));
         shard
     }
 
-    /// How often that has happened.
+    /// How often the event has happened.
     pub fn count(&self, event: Event) -> u64 {
         self.sum(|shard| shard.events.get(event as usize))
     }
 
-    /// How much is open.
+    /// The current level.
     pub fn level(&self, level: Level) -> u64 {
-        // A worker's own may be read a moment apart from another's, so that what moved between them is missed.
+        // Shards are read one after the other, so a change that moves between two of them may be
+        // missed.
         self.sum(|shard| shard.levels.get(level as usize))
     }
 
-    /// How long that took, each time.
+    /// The durations so far.
     pub fn timing(&self, timing: Timing) -> Distribution {
         let each = self.shards().into_iter();
         let each = each.filter_map(|shard| shard.timings.get(timing as usize).map(Histogram::read));
         each.fold(Distribution::default(), |sum, one| sum.plus(&one))
     }
 
-    /// Requests whose head was read and which have not ended: with an answer's head, by an error, or by the client's leaving.
+    /// Requests whose head was read and which have not ended: by a response's head, an error, or
+    /// the client's disconnect.
     pub fn in_flight(&self) -> u64 {
-        // What ended is read first: what begins in between is then not taken for less than nothing.
+        // Ended requests are read first, so that those that begin in between cannot make the result
+        // negative.
         let ended: u64 = Event::ALL
             .iter()
             .filter(|event| event.series().family == Event::Refresh2xx.series().family)
@@ -75,7 +78,7 @@ impl Metrics {
     }
 }
 
-/// One thread's share of the numbers.
+/// One thread's part of the counts.
 #[derive(Debug)]
 pub struct Shard {
     events: [Counter; Event::ALL.len()],
@@ -94,28 +97,28 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// It has happened once more.
+    /// Counts the event.
     pub fn add(&self, event: Event) {
         if let Some(counter) = self.events.get(event as usize) {
             counter.add();
         }
     }
 
-    /// It took this long.
+    /// Counts a duration.
     pub fn observe(&self, timing: Timing, took: Duration) {
         if let Some(histogram) = self.timings.get(timing as usize) {
             histogram.observe(took);
         }
     }
 
-    /// Of this level one owner had `before` and has `now`. All owners of a shard are on its thread.
+    /// Replaces one owner's part of a level. All owners of a shard are on its thread.
     pub fn replace(&self, level: Level, before: usize, now: usize) {
         if let Some(counter) = self.levels.get(level as usize) {
             counter.replace(before, now);
         }
     }
 
-    /// One more is open, until what is returned is dropped.
+    /// Counts one more as open until the returned value is dropped.
     pub fn open(self: &Arc<Self>, level: Level) -> Open {
         if let Some(counter) = self.levels.get(level as usize) {
             counter.add();
@@ -124,7 +127,7 @@ impl Shard {
     }
 }
 
-/// Something that is open, as the metrics see it.
+/// Something open that the metrics count.
 #[derive(Debug)]
 pub struct Open {
     shard: Arc<Shard>,

@@ -1,22 +1,23 @@
-//! Everything that is counted on the way of a request: one table for what happens, one for what is open, one for what
-//! takes time. To count something new: one line here, one `add` where it happens.
+//! All metrics of requests: one table of events, one of levels, one of durations. A new metric
+//! needs one line here and one `add` where it happens.
 //!
-//! No label holds a path, a host, a user or anything else that clients choose: each series costs memory for ever.
+//! No label contains a path, a host, a user or anything else that clients choose: each series costs
+//! memory for ever.
 
 use http::StatusCode;
 
-/// One line of the exposition, without its value.
+/// One series of the exposition, without its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Series {
-    /// What comes behind `wp_jwt_sidecar_`; the ending `_total` of counters is not in it.
+    /// The name after `wp_jwt_sidecar_`, without the ending `_total` of counters.
     pub family: &'static str,
-    /// One sentence.
+    /// The help text, one sentence.
     pub help: &'static str,
-    /// Names and values.
+    /// The labels' names and values.
     pub labels: &'static [(&'static str, &'static str)],
 }
 
-/// A closed set of series: families one after the other, each with its members.
+/// Defines a closed set of series: the families one after the other, each with its members.
 macro_rules! series {
     ($(#[$doc:meta])* $name:ident { $($family:literal $help:literal { $($variant:ident $({ $($label:ident = $value:literal),+ })?),+ $(,)? })+ }) => {
         $(#[$doc])*
@@ -24,10 +25,10 @@ macro_rules! series {
         pub enum $name { $($(#[doc = $help] $variant,)+)+ }
 
         impl $name {
-            /// All of them, those of one family together.
+            /// All of them, grouped by family.
             pub const ALL: &'static [$name] = &[$($($name::$variant),+),+];
 
-            /// What it is called outside.
+            /// The name and labels in the exposition.
             pub fn series(self) -> Series {
                 match self {
                     $($($name::$variant => Series {
@@ -42,7 +43,7 @@ macro_rules! series {
 }
 
 series! {
-    /// What happens.
+    /// Events.
     Event {
         "requests_begun" "Requests whose head was read." { Begun }
         "requests" "Requests that ended, by what became of them (refresh: answered here; forward: by the site; upgrade: became a tunnel; error: the sidecar's own error answer, or the client left) and by the class of their status." {
@@ -133,7 +134,7 @@ series! {
 }
 
 series! {
-    /// What is open.
+    /// Levels.
     Level {
         "connections" "Client connections open." { Connections }
         "tunnels" "Connections that switched protocols, WebSockets for example." { Tunnels }
@@ -143,7 +144,7 @@ series! {
 }
 
 series! {
-    /// What takes time.
+    /// Durations.
     Timing {
         "refresh_duration_seconds" "Time from the head of a refresh call to its answer, where the sidecar answered." { Refresh }
         "forward_duration_seconds" "Time from the head of a forwarded request to the head of its answer." { Forward }
@@ -152,7 +153,7 @@ series! {
 }
 
 impl Event {
-    /// An answer of the site.
+    /// A response of the site.
     pub fn forwarded(status: StatusCode) -> Event {
         match status.as_u16() {
             101 => Event::Upgrade,
@@ -165,7 +166,7 @@ impl Event {
         }
     }
 
-    /// A refresh answered here.
+    /// A refresh answered by the sidecar.
     pub fn refreshed(status: StatusCode) -> Event {
         match status.as_u16() {
             500.. => Event::Refresh5xx,
@@ -174,7 +175,7 @@ impl Event {
         }
     }
 
-    /// An error answer with this status.
+    /// An error response with this status.
     pub fn failed(status: u16) -> Event {
         if status < 500 { Event::Error4xx } else { Event::Error5xx }
     }

@@ -1,4 +1,4 @@
-//! What the sidecar itself asks of the site: one request on a connection of its own.
+//! Requests of the sidecar's own to the site, each on a new connection.
 
 use std::time::Instant;
 
@@ -12,31 +12,31 @@ use super::dial::DialError;
 use super::stream::UpstreamStream;
 use crate::client_addr::{Scheme, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
-/// A response, and when it came.
+/// A response, and its times.
 pub struct Asked {
     pub response: Response<Bytes>,
-    /// Before the request was sent.
+    /// When the request was sent; read before sending.
     pub sent: Instant,
-    /// After the head of the response was read.
+    /// When the response's head was read; read afterwards.
     pub received: Instant,
 }
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// No connection.
+    /// Connecting failed.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The other side broke off, or does not speak HTTP.
+    /// The other side closed the connection early, or does not speak HTTP.
     #[error("the response was not valid HTTP, or the connection closed early")]
     Http(#[from] hyper::Error),
-    /// It broke off or is far too large.
+    /// The body ended early or is far too large.
     #[error("the body of the response broke off or is too large")]
     Body,
 }
 
-/// Sends `request` on the connection that `dial` makes. A body of the response that is longer than `max_body` is an
-/// error. Callers limit the time.
+/// Sends `request` on the connection that `dial` makes. A response body longer than `max_body` is
+/// an error. Callers limit the time.
 ///
 /// # Errors
 /// See [`AskError`].
@@ -57,16 +57,16 @@ pub async fn ask(
     let mut exchange = std::pin::pin!(exchange);
     tokio::select! {
         asked = &mut exchange => asked,
-        // The other side may close as soon as it has answered.
+        // The other side may close as soon as it has responded.
         _ = connection => exchange.await,
     }
 }
 
-/// A request to `target` with the fields that the sidecar would send for a client that reaches `host` by `scheme`, and
-/// whose `X-Forwarded-For` is `client`.
+/// A request to `target` with the fields that the sidecar would send for a client that reaches
+/// `host` by `scheme`, and whose `X-Forwarded-For` is `client`.
 ///
 /// # Errors
-/// Where the host is not valid in a field.
+/// The host is not valid in a field.
 pub fn request(scheme: Scheme, host: &str, target: &str, client: &str) -> Result<http::request::Builder, http::Error> {
     let host = HeaderValue::from_str(host)?;
     Ok(Request::builder()

@@ -1,6 +1,7 @@
-//! Making a connection to the upstream: by TCP, by a unix socket, or by TLS over TCP.
+//! Connects to the upstream: by TCP, by a unix socket, or by TLS over TCP.
 //!
-//! HTTP/2 is never offered: what is forwarded is HTTP/1.1, with its field names in the case that the client sent.
+//! HTTP/2 is never offered: requests are forwarded as HTTP/1.1, with field names in the case that
+//! the client sent.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ use super::stream::UpstreamStream;
 use super::trust::{self, Trust, fault};
 use crate::config::{self, Faults, TlsName, UpstreamProxyProtocol, UpstreamUrl};
 
-/// Knows the way to the upstream. Shared by the workers and those who ask WordPress on the sidecar's own behalf.
+/// How the upstream is reached. Shared by the workers and the sidecar's own requests to WordPress.
 #[derive(Clone, PartialEq)]
 pub struct Dialer {
     way: Way,
@@ -34,18 +35,18 @@ enum Way {
     Tls {
         host: String,
         port: u16,
-        /// What is asked for where nothing else is said.
+        /// The server name if a request does not choose another.
         usual: ServerName<'static>,
-        /// Hosts that requests are made for by their own name; `None` where all go by the usual one.
+        /// The hosts whose requests use their own server name; `None` if all use the usual one.
         hosts: Option<Arc<[Own]>>,
         trust: Trust,
     },
 }
 
-/// A host of the site's own, made ready once: each request is compared with it.
+/// One of the site's hosts, prepared once: each request is compared with it.
 #[derive(PartialEq)]
 struct Own {
-    /// As certificates know it.
+    /// In the form of certificates.
     host: String,
     name: Option<ServerName<'static>>,
 }
@@ -58,25 +59,24 @@ impl Own {
     }
 }
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Nobody there.
+    /// Nothing accepts connections there.
     #[error("could not connect to the upstream")]
     Connect(#[source] io::Error),
-    /// A certificate that is not trusted, or nobody who speaks TLS.
+    /// The certificate is not trusted, or the upstream does not speak TLS.
     #[error("could not agree on TLS with the upstream")]
     Tls(#[source] io::Error),
-    /// It took too long.
     #[error("the upstream took no connection within {0:?}")]
     TimedOut(Duration),
 }
 
 impl Dialer {
-    /// Reads the certificates that an `https` upstream's is checked against. Connects to nobody.
+    /// Reads the trusted certificates for an `https` upstream. Does not connect.
     ///
     /// # Errors
-    /// A host that no certificate can be for, or no certificates to check against.
+    /// A host that no certificate can be valid for, or no trusted certificates.
     pub fn new(config: &config::Upstream) -> Result<Self, Faults> {
         let way = match &config.url {
             UpstreamUrl::Http(host, port) => Way::Tcp(host.clone(), *port),
@@ -96,12 +96,12 @@ impl Dialer {
         Ok(Dialer { way, introduces, limit: config.connect_timeout })
     }
 
-    /// Connects within `[upstream] connect_timeout` in all, by a name of [`Dialer::name_for`]; `None` is the usual one.
-    /// `client` is whom the connection is for, `None` where it is for the sidecar itself; the upstream is told where
-    /// `[upstream] proxy_protocol` says so.
+    /// Connects within `[upstream] connect_timeout` in all. `name` is that of [`Dialer::name_for`];
+    /// `None` is the usual one. `client` is the client that the connection is for, or `None` for
+    /// the sidecar itself; with `[upstream] proxy_protocol` the upstream is informed.
     ///
     /// # Errors
-    /// Nobody there, not in time, or a certificate that is not trusted.
+    /// See [`DialError`].
     pub async fn dial_as(
         &self,
         client: Option<IpAddr>,
@@ -110,8 +110,8 @@ impl Dialer {
         timeout(self.limit, self.connect(client, name)).await.unwrap_or(Err(DialError::TimedOut(self.limit)))
     }
 
-    /// As [`Dialer::dial_as`], for what the sidecar itself asks of the site. `home` is the host of its home URL; where that is
-    /// not known, the first of its hosts that is stands in for it.
+    /// Like [`Dialer::dial_as`], for the sidecar's own requests to the site. `home` is the host of
+    /// its home URL; while that is unknown, the site's first host stands in for it.
     ///
     /// # Errors
     /// See [`Dialer::dial_as`].
@@ -125,15 +125,16 @@ impl Dialer {
         self.dial_as(client, name.as_ref()).await
     }
 
-    /// Whether each connection is made by the name of a request's host.
+    /// Whether connections use the name of the request's host.
     pub fn goes_by_hosts(&self) -> bool {
         matches!(self.way, Way::Tls { hosts: Some(_), .. })
     }
 
-    /// The name that an `https` upstream is asked for, in SNI and certificate, on behalf of a request with this `Host`;
-    /// `None` is the usual name. `home` is the host of the site's home URL, where it is known.
-    // SECURITY: clients choose among the site's own names. Any other would let them fill the pool with connections of a
-    // name each, and have certificates checked for names that the site does not have.
+    /// The server name, in SNI and certificate, for a request with this `Host` to an `https`
+    /// upstream; `None` is the usual one. `home` is the host of the site's home URL, if known.
+    // SECURITY: clients can choose only among the site's own names. With any others they could fill
+    // the pool with a connection per name, and have certificates checked for names that the site
+    // does not have.
     pub fn name_for(&self, host: Option<&[u8]>, home: impl FnOnce() -> Option<String>) -> Option<ServerName<'static>> {
         let Way::Tls { hosts: Some(hosts), .. } = &self.way else { return None };
         let host = host_name(std::str::from_utf8(host?).ok()?);
@@ -144,7 +145,7 @@ impl Dialer {
         is_home.then(|| ServerName::try_from(host.to_ascii_lowercase()).ok()).flatten()
     }
 
-    /// Whether every connection is for one client only.
+    /// Whether every connection is introduced as one client's.
     pub fn introduces(&self) -> bool {
         self.introduces
     }
@@ -191,7 +192,7 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
     Ok(stream)
 }
 
-/// A host without port, brackets and the dot at its end: what certificates know.
+/// A host in the form of certificates: without port, brackets and trailing dot.
 fn host_name(host: &str) -> &str {
     let name = match host.strip_prefix('[') {
         Some(address) => address.split(']').next(),

@@ -1,5 +1,5 @@
-//! Connections below HTTP, on both sides of the proxy: the streams, the way to the upstream, what is asked there,
-//! and the PROXY protocol.
+//! Connections below HTTP, on both sides of the proxy: streams, connecting to the upstream, the
+//! sidecar's own requests, and the PROXY protocol.
 
 pub mod ask;
 pub mod dial;

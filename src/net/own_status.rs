@@ -1,4 +1,4 @@
-//! What a sidecar that runs on this machine says of itself, on its listener for operators.
+//! Asks a sidecar running on this machine for its status, on its admin listener.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,29 +14,29 @@ use super::ask::{AskError, ask};
 use super::stream::UpstreamStream;
 use crate::config::ListenAddress;
 
-/// It answers from memory.
+/// The status is in memory, so the response is quick.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Far more than a status has.
+/// Far more than a status has, in bytes.
 const LONGEST: usize = 8 << 20;
 
-/// Why it says nothing.
+/// Why there is no status.
 #[derive(Debug, thiserror::Error)]
 pub enum Silence {
-    /// The address is in use by nobody, or may not be connected to.
+    /// Nothing listens at the address, or connecting to it is not allowed.
     #[error("{0}: {1}")]
     Connect(ListenAddress, io::Error),
-    /// Somebody else listens there.
+    /// Another program listens there.
     #[error("{0}: {1}")]
     Answer(ListenAddress, AskError),
-    /// As above, or a host that is not known there.
+    /// Another program, or one that does not know the host.
     #[error("{0} answers with {1}")]
     Status(ListenAddress, StatusCode),
     #[error("{0}: no answer within {LIMIT:?}")]
     Time(ListenAddress),
 }
 
-/// The JSON of `/status.json` of the sidecar that listens there.
+/// The JSON of `/status.json` from the sidecar that listens at `listen`.
 ///
 /// # Errors
 /// See [`Silence`].
@@ -62,7 +62,7 @@ async fn asked(listen: &ListenAddress) -> Result<Bytes, Silence> {
     }
 }
 
-/// What listens on all addresses listens on this machine's own, too.
+/// A listener on all addresses can be reached on the loopback address.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

@@ -1,9 +1,10 @@
-//! The PROXY protocol (haproxy.org, proxy-protocol.txt): a proxy in front says in the first bytes of a connection whom
-//! it is for, and we may say so to the upstream.
+//! The PROXY protocol (haproxy.org, proxy-protocol.txt): a proxy in front states in the first bytes
+//! of a connection which client it is for, and the sidecar may do so to the upstream.
 //!
-//! A parser of our own: it is a hundred lines, must read not one byte too many (TLS or HTTP follows at once), and must be
-//! strict (the crate ppp takes `+80` for a port). Of what a v2 header says behind the addresses, the checksum and
-//! whether the client came by TLS are read; the rest is skipped.
+//! The parser is our own: it has a hundred lines, must not read one byte too many (TLS or HTTP
+//! follows immediately), and must be strict (the crate ppp accepts `+80` as a port). Of the
+//! extensions of a v2 header, the checksum and whether the client used TLS are read; the others are
+//! skipped.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,46 +17,46 @@ use tokio::time::timeout;
 use crate::client_addr::is_trusted;
 use crate::config::ProxyProtocol;
 
-/// A proxy sends the header with the first segment; the specification asks for at least 3 s, so that one lost segment
-/// does not matter.
+/// A proxy sends the header with the first segment; the specification asks for at least 3 s, so
+/// that one lost segment does not matter.
 const LIMIT: Duration = Duration::from_secs(5);
 
 const SIGNATURE_V2: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const PREFIX_V1: &[u8] = b"PROXY ";
 
-/// With CR and LF, as the specification counts it.
+/// With CR and LF, as the specification counts, in bytes.
 const LONGEST_V1: usize = 107;
 
-/// Behind the first 16 bytes. Addresses take at most 216; proxies add some tags, of which certificates are the longest.
+/// After the first 16 bytes. Addresses take at most 216; proxies add some tags, of which
+/// certificates are the longest.
 const LONGEST_V2: usize = 4096;
 
 /// Why a connection is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// The peer may not say who the client is.
+    /// The peer is not allowed to state the client's address.
     #[error("the PROXY protocol is taken from forwarded.trusted_proxies only")]
     Untrusted,
-    /// It sends something else, or the other version.
+    /// Other bytes arrived, or the other version.
     #[error("there is no PROXY header, or one of a version that server.proxy_protocol does not take")]
     Absent,
-    /// It cannot be read.
+    /// The header is invalid.
     #[error("the PROXY header is not valid")]
     Malformed,
-    /// It did not come.
     #[error("the PROXY header did not come within {LIMIT:?}")]
     TimedOut,
-    /// The connection broke off.
+    /// The connection was closed within the header.
     #[error("the connection broke off in its PROXY header")]
     Io(#[from] io::Error),
 }
 
-/// Whom a connection is for.
+/// The client that a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Introduced {
-    /// Where the client is; `None` where the header does not say (health checks of the proxy itself, protocols that it does
-    /// not know, clients on its own machine).
+    /// The client's address; `None` if the header has none (the proxy's own health checks,
+    /// protocols that it does not know, clients on its own machine).
     pub address: Option<SocketAddr>,
-    /// Whether the client reached the proxy by TLS.
+    /// Whether the client used TLS to the proxy.
     pub by_tls: bool,
 }
 
@@ -63,11 +64,11 @@ impl Introduced {
     const UNNAMED: Introduced = Introduced { address: None, by_tls: false };
 }
 
-/// Whom a connection from `from` is for: reads the header off `stream`, and nothing else. `None` where connections begin
-/// without one.
+/// The client of a connection from `from`: reads the header, and not one byte more, off `stream`.
+/// `None` if connections begin without a header.
 ///
 /// # Errors
-/// No header that may be believed.
+/// There is no header that can be trusted.
 pub async fn client_of(
     stream: &mut (impl AsyncRead + Unpin),
     from: SocketAddr,
@@ -77,7 +78,7 @@ pub async fn client_of(
     if accepted == ProxyProtocol::Off {
         return Ok(None);
     }
-    // SECURITY: whoever writes this header chooses the address that the rate limit counts and the log shows.
+    // SECURITY: the sender of this header chooses the address that is rate-limited and logged.
     if !is_trusted(from.ip().to_canonical(), trusted) {
         return Err(HeaderError::Untrusted);
     }
@@ -107,7 +108,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), accepted: ProxyProtocol) ->
     }
     if start.starts_with(PREFIX_V1) && takes(ProxyProtocol::V1) {
         let mut line = start.to_vec();
-        // Byte by byte: what follows the line is not ours.
+        // Byte by byte: the bytes after the line belong to the next protocol.
         while !line.ends_with(b"\n") {
             if line.len() == LONGEST_V1 {
                 return Err(HeaderError::Malformed);
@@ -120,7 +121,8 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), accepted: ProxyProtocol) ->
     Err(HeaderError::Absent)
 }
 
-/// The source that a whole line names, `Some(None)` if it names none, `None` if it is not valid.
+/// The source that a complete line names: `Some(None)` if it names none, `None` if the line is
+/// invalid.
 fn parse_v1(line: &[u8]) -> Option<Option<SocketAddr>> {
     let line = std::str::from_utf8(line.strip_prefix(PREFIX_V1)?.strip_suffix(b"\r\n")?).ok()?;
     let mut parts = line.split(' ');
@@ -144,17 +146,17 @@ fn parse_v1(line: &[u8]) -> Option<Option<SocketAddr>> {
     Some(Some(SocketAddr::new(source, port)))
 }
 
-/// Digits without a sign and without zeros in front.
+/// Digits without a sign or leading zeros.
 fn parse_port(text: &str) -> Option<u16> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     is_plain.then(|| text.parse().ok()).flatten()
 }
 
-/// Whom a whole binary header is for; `None` if it is not valid.
+/// The client of a complete binary header; `None` if the header is invalid.
 fn parse_v2(header: &[u8]) -> Option<Introduced> {
     let (head, body) = header.split_first_chunk::<16>()?;
     let [.., version_and_command, family, _, _] = *head;
-    // A proxy that speaks for itself may send anything behind it.
+    // A proxy that connects for itself may send any bytes after it.
     if version_and_command == 0x20 {
         return Some(Introduced::UNNAMED);
     }
@@ -173,9 +175,9 @@ fn parse_v2(header: &[u8]) -> Option<Introduced> {
             let [.., high, low, _, _] = *addresses;
             (Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes([high, low]))), rest)
         }
-        // A protocol that the proxy does not name; what follows is to be ignored.
+        // An unspecified protocol; the rest must be ignored.
         0x00 => return Some(Introduced::UNNAMED),
-        // A client on the proxy's own machine.
+        // A client on the proxy's own machine: unix sockets.
         0x31 => (None, body.split_first_chunk::<216>()?.1),
         _ => return None,
     };
@@ -186,11 +188,12 @@ fn parse_v2(header: &[u8]) -> Option<Introduced> {
 const CHECKSUM: u8 = 0x03;
 const TLS: u8 = 0x20;
 
-/// In the first byte of [`TLS`]: the client speaks TLS with the proxy.
+/// In the first byte of the TLS extension: the client used TLS to the proxy.
 const CLIENT_SPEAKS_TLS: u8 = 0x01;
 
-/// What stands behind the addresses (section 2.2): a type, a length in two bytes and so many bytes, again and again. Whether
-/// the client came by TLS; `None` if it is not valid, or does not agree with its checksum.
+/// Parses the extensions after the addresses (section 2.2): each is a type, a length in two bytes,
+/// and as many bytes. Returns whether the client used TLS; `None` if they are invalid or the
+/// checksum does not match.
 fn parse_extensions(header: &[u8], mut rest: &[u8]) -> Option<bool> {
     let mut by_tls = false;
     while let Some(([kind, high, low], behind)) = rest.split_first_chunk::<3>() {
@@ -199,7 +202,7 @@ fn parse_extensions(header: &[u8], mut rest: &[u8]) -> Option<bool> {
             CHECKSUM => {
                 let at = header.len() - behind.len() - value.len();
                 let said = u32::from_be_bytes(value.try_into().ok()?);
-                // Reckoned with zeros in its own place.
+                // The checksum is calculated with zeros in its own place.
                 let mut plain = header.to_vec();
                 plain.get_mut(at..at + value.len())?.fill(0);
                 if crc32c(&plain) != said {
@@ -214,16 +217,18 @@ fn parse_extensions(header: &[u8], mut rest: &[u8]) -> Option<bool> {
     rest.is_empty().then_some(by_tls)
 }
 
-/// RFC 3720, appendix B.4: the polynomial 0x1EDC6F41, reflected. Bit by bit: a header has a hundred bytes and comes once.
+/// RFC 3720, appendix B.4: the polynomial 0x1EDC6F41, reflected. Bit by bit: a header has a hundred
+/// bytes and comes once per connection.
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _: u32| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
-/// A header of version 2 for the upstream. Without a client it says that the connection is the sidecar's own.
+/// A header of version 2 for the upstream. Without a client it says that the connection is the
+/// sidecar's own.
 ///
-/// Ports are 0, and the destination is the unspecified address: the client may be behind further proxies, which tell
-/// neither.
+/// Ports are 0, and the destination is the unspecified address: with further proxies in front,
+/// neither is known.
 pub fn introduction(client: Option<IpAddr>) -> Vec<u8> {
     let mut header = SIGNATURE_V2.to_vec();
     match client {
@@ -249,7 +254,7 @@ mod tests {
 
     const FROM: &str = "10.0.0.1:4711";
 
-    /// Whom the header is for, and what is left behind it.
+    /// The client of the header, and the bytes after it.
     fn client(bytes: &[u8], accepted: ProxyProtocol) -> (Result<String, HeaderError>, Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let mut stream = bytes;
@@ -263,7 +268,7 @@ mod tests {
         (found.map(text), stream.to_vec())
     }
 
-    /// With a checksum in its place.
+    /// With its checksum filled in.
     fn checked(mut header: Vec<u8>) -> Vec<u8> {
         let length = u16::from_be_bytes([header[14], header[15]]) + 7;
         header[14..16].copy_from_slice(&length.to_be_bytes());
@@ -336,7 +341,8 @@ mod tests {
         for header in [
             one_bit,
             v2(0x21, 0x11, &[0; 11]),
-            // Extensions that are cut off, longer than the header, of a checksum without four bytes, of TLS without a word.
+            // Extensions that are cut off, longer than the header, with a checksum of fewer than
+            // four bytes, or with an empty TLS value.
             v2(0x21, 0x11, &[&[0; 12][..], &[4]].concat()),
             v2(0x21, 0x11, &[&[0; 12][..], &[4, 0]].concat()),
             v2(0x21, 0x11, &[&[0; 12][..], &[4, 0, 2, 7]].concat()),
@@ -388,8 +394,8 @@ mod tests {
             prop_assert_eq!(super::tests::client(&introduction(None), ProxyProtocol::V2).0, Ok("unnamed".to_owned()));
         }
 
-        // Any header that the specification allows, however it is put together, names its client and ends where it ends; and
-        // one with a bit changed on the way is not valid.
+        // Every header that the specification allows names its client and ends at its end; with one
+        // bit of its addresses flipped, it is invalid.
         #[test]
         fn valid_headers_are_understood_and_changed_ones_are_not(
             client: SocketAddr,
@@ -404,7 +410,7 @@ mod tests {
             body.extend([client.port().to_be_bytes(), [0, 80]].concat());
             let mut by_tls = false;
             for (kind, value) in &extensions {
-                // The checksum comes once and is right; TLS has at least its flags.
+                // The checksum occurs once and is correct; TLS has at least its flags.
                 let kind = if *kind == CHECKSUM { 4 } else { *kind };
                 let value: &[u8] = if kind == TLS && value.is_empty() { &[0] } else { value };
                 by_tls |= kind == TLS && value[0] & 1 == 1;
@@ -418,7 +424,7 @@ mod tests {
             prop_assert_eq!(found, Ok(format!("{client}{}", if by_tls { " by TLS" } else { "" })));
             prop_assert_eq!(left, rest);
             let mut changed = header.clone();
-            // Of the addresses: a changed length may make something else of what follows.
+            // Only in the addresses: a changed length may change the meaning of the bytes after it.
             let bit = bit.index(if client.is_ipv4() { 12 * 8 } else { 36 * 8 });
             changed[16 + bit / 8] ^= 1 << (bit % 8);
             prop_assert!(super::tests::client(&changed, ProxyProtocol::Any).0.is_err());

@@ -1,5 +1,5 @@
-//! Connections below HTTP: TCP or a unix socket, with TLS on it or without. What stands above does not need to know
-//! which.
+//! Connections below HTTP: TCP or a unix socket, with or without TLS. The layers above need not
+//! distinguish them.
 
 use std::future::Future as _;
 use std::io;
@@ -18,13 +18,14 @@ use tracing::debug;
 /// A connection, registered with a runtime.
 pub type Stream = Either<TcpStream, UnixStream>;
 
-/// A client's connection with HTTP/1.x on it. TLS is boxed, so that a plain one does not carry its space.
+/// A client's connection that carries HTTP/1.x. TLS is boxed, so that plain connections need less
+/// memory.
 pub type ClientStream = Either<Stream, Box<server::TlsStream<Stream>>>;
 
 /// A connection to the upstream.
 pub type UpstreamStream = Either<Stream, client::TlsStream<TcpStream>>;
 
-/// The connection that TLS is spoken on, or the connection itself.
+/// The connection below TLS, or the connection itself.
 pub fn below(stream: &ClientStream) -> &Stream {
     match stream {
         Either::Left(stream) => stream,
@@ -32,8 +33,8 @@ pub fn below(stream: &ClientStream) -> &Stream {
     }
 }
 
-/// Whether the client sees a reset when the connection is closed from now on, instead of an orderly end. A unix socket
-/// knows no such thing.
+/// Whether closing the connection from now on resets it instead of ending it in order. Unix sockets
+/// have no reset.
 pub fn reset_at_close(stream: &ClientStream, resets: bool) {
     if let Stream::Left(tcp) = below(stream)
         && let Err(error) = SockRef::from(tcp).set_linger(resets.then_some(Duration::ZERO))
@@ -42,8 +43,9 @@ pub fn reset_at_close(stream: &ClientStream, resets: bool) {
     }
 }
 
-/// Which directions the other side has closed, also while bytes of it are unread: the reading one by its end, both by a
-/// reset. It is what the runtime was told of the socket by the way; the system is not asked.
+/// Which directions the other side has closed, even while bytes from it are unread: reading by an
+/// orderly end, both by a reset. This is what the runtime already knows about the socket; it makes
+/// no system call.
 pub fn closed(stream: &Stream) -> Ready {
     let both = Interest::READABLE | Interest::WRITABLE;
     let mut nobody = Context::from_waker(Waker::noop());
@@ -57,19 +59,17 @@ pub fn closed(stream: &Stream) -> Ready {
     }
 }
 
-/// A connection on its way from one runtime to another, set non-blocking.
+/// A non-blocking connection on its way from one runtime to another.
 pub enum Unregistered {
-    /// By TCP.
     Tcp(std::net::TcpStream),
-    /// By a unix socket.
     Unix(StdUnixStream),
 }
 
 impl Unregistered {
-    /// Registers it with the runtime that this is called in.
+    /// Registers it with the current runtime.
     ///
     /// # Errors
-    /// When the system cannot watch one more socket.
+    /// If the system cannot watch one more socket.
     pub fn register(self) -> io::Result<Stream> {
         Ok(match self {
             Unregistered::Tcp(stream) => Stream::Left(TcpStream::from_std(stream)?),

@@ -1,8 +1,8 @@
-//! Which certificate an `https` upstream may present.
+//! Decides which certificates an `https` upstream may present.
 //!
-//! One that an authority has signed is checked by webpki. One that stands in `[upstream] ca_file` byte for byte is trusted
-//! by identity, as curl and nginx do: webpki refuses what plain `openssl req -x509` makes, a certificate that is its own
-//! authority (CA:TRUE) and has no subjectAltName.
+//! A certificate signed by an authority is checked by webpki. One that is in `[upstream] ca_file`
+//! byte for byte is trusted by identity, as curl and nginx do: webpki refuses what plain `openssl
+//! req -x509` makes, a certificate that is its own authority (CA:TRUE) without subjectAltName.
 
 use std::fmt;
 use std::io;
@@ -29,12 +29,11 @@ use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate, X509Version}
 use crate::byte_order_mark;
 use crate::config::{Fault, Faults};
 
-/// What an upstream's certificate is checked against, and what makes TLS of a connection.
+/// The trusted certificates, and the connector that checks them.
 #[derive(Clone)]
 pub struct Trust {
     listed: Arc<[CertificateDer<'static>]>,
     roots: Arc<RootCertStore>,
-    /// Makes TLS of a connection.
     pub connector: TlsConnector,
 }
 
@@ -45,10 +44,10 @@ impl PartialEq for Trust {
 }
 
 impl Trust {
-    /// What stands in `ca_file`; what the system trusts where there is none.
+    /// The certificates of `ca_file`, or without one those that the system trusts.
     ///
     /// # Errors
-    /// A file that cannot be read or has no certificate in it; a system without authorities.
+    /// A file that is unreadable or without certificates; a system without authorities.
     pub fn read(ca_file: Option<&Path>) -> Result<Self, Faults> {
         let (listed, roots) = match ca_file {
             Some(path) => listed(path).map_err(|problem| fault("upstream.ca_file", problem))?,
@@ -77,7 +76,7 @@ fn connector(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    // HTTP/2 is never offered: what is forwarded is HTTP/1.1.
+    // HTTP/2 is never offered: requests are forwarded as HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
@@ -95,16 +94,16 @@ fn listed(path: &Path) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), 
     let mut roots = RootCertStore::empty();
     for certificate in certificates.iter().filter(|certificate| may_sign(certificate)) {
         if let Err(error) = roots.add(certificate.clone()) {
-            // An upstream that presents this very certificate can be trusted all the same.
+            // An upstream that presents this very certificate can still be trusted.
             warn!(%error, path = %path.display(), "a certificate of upstream.ca_file cannot be an authority's");
         }
     }
     Ok((certificates, roots))
 }
 
-/// SECURITY: webpki takes every root for an authority, whatever the certificate says, and the key of a web server must not
-/// sign for other names. One of version 3 has to say that it is an authority's (RFC 5280, 4.2.1.9); those of version 1, of
-/// old authorities, cannot.
+/// SECURITY: webpki accepts every root as an authority, whatever the certificate says, and the key
+/// of a web server must not sign for other names. A certificate of version 3 must say that it is an
+/// authority's (RFC 5280, 4.2.1.9); one of version 1, as of old authorities, cannot.
 fn may_sign(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| match parsed.basic_constraints() {
         Ok(Some(constraints)) => constraints.value.ca,
@@ -113,7 +112,8 @@ fn may_sign(certificate: &CertificateDer<'_>) -> bool {
     })
 }
 
-/// Some systems have an old certificate that does not parse among a hundred good ones; only none at all is a fault.
+/// Some systems have one certificate that does not parse among a hundred good ones; only a system
+/// without any is a fault.
 fn system_roots() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -127,14 +127,14 @@ fn system_roots() -> Result<RootCertStore, String> {
     }
 }
 
-/// What is wrong with a key.
+/// A fault of a key.
 pub(super) fn fault(key: &str, problem: impl Into<String>) -> Faults {
     Faults(vec![Fault { key: key.to_owned(), problem: problem.into(), ..Fault::default() }])
 }
 
 struct Verifier {
     listed: Arc<[CertificateDer<'static>]>,
-    /// `None` where no listed certificate is an authority's.
+    /// `None` if no listed certificate is an authority's.
     web_pki: Option<Arc<WebPkiServerVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -154,7 +154,8 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // SECURITY: the server has to prove in the handshake that it has the key; see the signatures below.
+        // SECURITY: the handshake still proves that the server has the key; see the signatures
+        // below.
         if self.listed.iter().any(|listed| listed == end_entity) {
             holds(end_entity, now)?;
             is_for(end_entity, server_name)?;
@@ -228,7 +229,7 @@ fn is_for(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(),
     }
 }
 
-/// Whether a common name is `name`. A wildcard stands for one label (RFC 6125, 6.4.3).
+/// Whether `name` matches a common name. A wildcard stands for one label (RFC 6125, 6.4.3).
 fn is_named(common_name: &str, name: &ServerName<'_>) -> bool {
     match name {
         ServerName::DnsName(name) => {
@@ -244,7 +245,7 @@ fn is_named(common_name: &str, name: &ServerName<'_>) -> bool {
     }
 }
 
-/// The error of a handshake, with what to do about it where that is known.
+/// The error of a handshake, with advice if there is any.
 pub fn explained(error: io::Error) -> io::Error {
     let advice = error.get_ref().and_then(|error| error.downcast_ref()).and_then(advice);
     match advice {
@@ -253,7 +254,7 @@ pub fn explained(error: io::Error) -> io::Error {
     }
 }
 
-/// From the cause to the key.
+/// What to do about each cause.
 fn advice(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::InvalidCertificate(certificate) => match certificate {
@@ -269,7 +270,7 @@ fn advice(error: &Error) -> Option<&'static str> {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "correct this machine's clock, or have the certificate made again"
             }
-            // rustls has no variants of its own for these two, and webpki's are not part of its interface.
+            // rustls has no variants for these two, and webpki's are not part of its interface.
             CertificateError::Other(other) => match format!("{other:?}") {
                 text if text.contains("CaUsedAsEndEntity") => {
                     "it is made as an authority's (CA:TRUE): put this very certificate into upstream.ca_file"
@@ -340,7 +341,7 @@ mod tests {
     fn who_is_no_authority_signs_for_nobody() {
         let constraints = |is_ca: rcgen::IsCa| certificate(|parameters| parameters.is_ca = is_ca);
         assert!(!may_sign(&constraints(rcgen::IsCa::ExplicitNoCa)));
-        // Without the extension, by which it would say so.
+        // Without the extension it does not say so.
         assert!(!may_sign(&constraints(rcgen::IsCa::NoCa)));
         assert!(may_sign(&constraints(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained))));
     }

@@ -1,9 +1,10 @@
-//! The plugin's analytics rows.
+//! Writes the plugin's analytics rows.
 //!
-//! One for each refresh that got as far as the look-up of its token. They are written behind the answer: their foreign
-//! keys take locks that must not be in the rotation's transaction, and no client should wait for statistics. Between
-//! the two is a bounded queue; when the database is away for longer than it lasts, rows are dropped, counted and said
-//! in the log. A row is never written twice. Refused calls write a limited number of rows a second.
+//! There is one row for each refresh whose token was looked up. Rows are written after the
+//! response: their foreign keys take locks that must not be in the rotation's transaction, and no
+//! client should wait for statistics. A bounded queue lies between; if the database is down for
+//! longer than it lasts, rows are dropped, counted and logged. A row is never written twice. For
+//! refused calls the number of rows per second is limited.
 
 mod refusals;
 mod tally;
@@ -26,33 +27,34 @@ use tally::Tally;
 use super::country::Countries;
 use crate::wordpress::text::{ColumnCharset, cut_to_column, esc_url_raw, sanitize_text_field};
 
-/// Events that may wait to be written. At some 500 bytes each 8 MB; enough for a quarter of an hour without a database
-/// at twenty refreshes a second.
+/// Events that may wait to be written: 8 MB at some 500 bytes each, enough for a quarter of an hour
+/// without a database at twenty refreshes a second.
 const QUEUE: usize = 16_384;
 
-/// Characters that `user_agent`, `request_path` and `token_family` hold.
+/// Characters that the columns `user_agent`, `request_path` and `token_family` hold.
 const TEXT_COLUMN: usize = 255;
 
-/// What is known of a call before its outcome is.
+/// What is known of a call before it ends.
 #[derive(Clone)]
 pub struct Event {
-    /// When the call arrived: the response time counts from here.
+    /// When the call arrived: the start of the response time.
     pub arrived: Instant,
-    /// The client, never shortened; the country is looked up by it.
+    /// The client's full address; the country is looked up by it.
     pub client: IpAddr,
-    /// Whether the row holds a shortened address.
+    /// Whether the row contains a shortened address.
     pub anonymize_ip: bool,
-    /// As the token row holds it.
+    /// As in the token row.
     pub user_agent: String,
     /// The request's method.
     pub method: Method,
     /// Path and query as the client sent them. A token in the query is left out of the row.
     pub target: Arc<str>,
-    /// The plugin's main file below the plugins' folder, where its country database is.
+    /// The plugin's main file, relative to the plugins directory, which also contains its country
+    /// database.
     pub plugin: Arc<str>,
 }
 
-/// Why a token was refused after it was looked up.
+/// Why a token was refused after its look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// `jwt_auth_invalid_refresh_token`
@@ -68,25 +70,25 @@ pub enum EventResult {
     Success {
         /// The token's user.
         user_id: u64,
-        /// The row of the token that was presented, not of the new one.
+        /// The row of the presented token, not of the new one.
         token_id: u64,
-        /// Its family.
+        /// The token's family.
         token_family: Option<String>,
     },
-    /// The token was looked up and refused.
+    /// The token was refused after its look-up.
     Failure(Failure),
 }
 
-/// The table of one site.
+/// The analytics table of one site.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Table {
-    /// What its name begins with.
+    /// The table's prefix.
     pub prefix: String,
-    /// What its rows have as `blog_id`: which site of a network it is; 1 on a single site.
+    /// The `blog_id` of its rows: the site within a network; 1 for a single site.
     pub blog_id: u64,
 }
 
-/// Where events go. Clones share one queue.
+/// Accepts events. Clones share one queue.
 #[derive(Clone)]
 pub struct Analytics {
     table: Arc<Table>,
@@ -95,7 +97,7 @@ pub struct Analytics {
     refusals: Arc<Refusals>,
 }
 
-/// The other end of the queue, for [`write_behind`].
+/// The receiving end of the queue, for [`write_behind`].
 pub struct Events {
     queue: mpsc::Receiver<Queued>,
     dropped: Arc<Dropped>,
@@ -104,7 +106,7 @@ pub struct Events {
     paths: Paths,
 }
 
-/// An event as it waits: with its times, which must not depend on when it is written.
+/// A waiting event with its times, which must not depend on when it is written.
 struct Queued {
     table: Arc<Table>,
     event: Event,
@@ -115,7 +117,7 @@ struct Queued {
 }
 
 impl Analytics {
-    /// A queue and its other end. Refused calls add up to `refusals` rows a second.
+    /// A queue and its receiving end. Refused calls add at most `refusals` rows a second.
     pub fn new(table: Table, countries: Countries, refusals: usize) -> (Self, Events) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let refusals = Arc::new(Refusals::new(refusals));
@@ -124,16 +126,17 @@ impl Analytics {
         (analytics, Events { queue: receiver, dropped, refusals, countries, paths: Paths::default() })
     }
 
-    /// For the rows of another site, by the same queue.
+    /// For the rows of another site, with the same queue.
     #[must_use]
     pub fn of_table(&self, table: Table) -> Self {
         Self { table: Arc::new(table), ..self.clone() }
     }
 
-    /// Takes an event down. Never waits: when the queue is full, or closed for the shutdown, the event is dropped.
+    /// Queues an event. Never waits: if the queue is full, or closed for the shutdown, the event is
+    /// dropped.
     pub fn record(&self, event: Event, result: EventResult) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        // SECURITY: anybody may send tokens that are in no row, as many as there is room for.
+        // SECURITY: anyone can send tokens that do not exist, without limit.
         if matches!(result, EventResult::Failure(_)) && !self.refusals.take(at) {
             return;
         }
@@ -144,23 +147,23 @@ impl Analytics {
         }
     }
 
-    /// Events that wait to be written.
+    /// Events in the queue.
     pub fn waiting(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
-    /// Rows that were lost since the start.
+    /// Rows dropped since the start.
     pub fn lost(&self) -> u64 {
         self.dropped.0.total()
     }
 
-    /// Rows of refused calls that were more than are written.
+    /// Rows of refused calls omitted because of the limit.
     pub fn skipped(&self) -> u64 {
         self.refusals.skipped()
     }
 }
 
-/// Rows that are lost, and how that is said.
+/// Counts dropped rows and logs them.
 #[derive(Default)]
 struct Dropped(Tally);
 
@@ -169,7 +172,7 @@ impl Dropped {
         say(self.0.add(rows), reason);
     }
 
-    /// Says what has not been said yet.
+    /// Logs what has not been logged yet.
     fn end(&self) {
         say(self.0.rest(), &"the sidecar ends");
     }
@@ -199,12 +202,12 @@ struct Row {
     event_timestamp: u64,
 }
 
-/// The row of an event. Pure but for the open country database.
+/// The row of an event. Pure except for the country database.
 fn row(queued: Queued, countries: &Countries, paths: &mut Paths) -> Row {
     let Queued { event, result, at, took, .. } = queued;
     let (user_id, token_id, token_family, failure_reason) = match result {
         EventResult::Success { user_id, token_id, token_family } => (Some(user_id), Some(token_id), token_family, None),
-        // As recorded: no user, no token, and a family that is empty, not NULL.
+        // As the plugin writes it: no user, no token, and a family that is empty, not NULL.
         EventResult::Failure(failure) => (None, None, Some(String::new()), Some(failure.reason())),
     };
     let is_success = failure_reason.is_none();
@@ -235,7 +238,7 @@ impl Failure {
     }
 }
 
-/// The last target and what became of it: nearly all have the same.
+/// The last target and its cleaned path: nearly all calls have the same.
 #[derive(Default)]
 struct Paths(Option<(Arc<str>, String)>);
 
@@ -254,8 +257,8 @@ impl Paths {
 
 /// The target as WordPress cleans it.
 fn request_path(target: &str) -> String {
-    // SECURITY: the plugin stores the whole target, a token in its query included. A stored secret is worse than a
-    // small difference.
+    // SECURITY: the plugin stores the whole target, including a token in its query. A stored secret
+    // is worse than a small difference.
     let target = match target.split_once('?') {
         Some((path, query)) if query.contains("refresh_token") => path,
         _ => target,
@@ -375,7 +378,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts() {
         let (analytics, events) = Analytics::new(table(), Countries::new(None, None), 2 * QUEUE);
-        // The first loss is said in the log at once; the others add up to the next warning.
+        // The first loss is logged at once; the others add up until the next warning.
         for _ in 0..QUEUE + 3 {
             analytics.record(event(TARGET, "::1", false), EventResult::Failure(Failure::InvalidToken));
         }

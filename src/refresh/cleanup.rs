@@ -1,7 +1,9 @@
-//! Deletes what nobody needs any more: rows of tokens that were revoked or expired long ago, and old analytics. Off by default.
+//! Deletes rows that are no longer needed: tokens that were revoked or expired long ago, and old
+//! analytics. Off by default.
 //!
-//! By primary key, a few rows at a time, with rests: the plugin's own clean-up, where there is one, deletes by date in one statement
-//! and locks all it reads. A family's newest row stays, whatever its age: by it a session can be told from one that never was.
+//! It deletes by primary key, a few rows at a time, with pauses: the plugin's own cleanup, if any,
+//! deletes by date in one statement and locks everything that it reads. The newest row of each
+//! family stays, whatever its age: it tells a known session from one that never existed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,23 +17,23 @@ use super::refresher::Refresher;
 use super::store::Store;
 use crate::wordpress::database::{DatabaseError, column};
 
-/// Rows that are looked at in one statement, and rows that one deletes at most.
+/// Rows examined by one statement, and the most that one deletes.
 const LOOKED_AT: u64 = 2_000;
 const DELETED: usize = 100;
 
-/// Between two statements.
+/// The pause between two statements.
 const REST: Duration = Duration::from_millis(50);
 
-/// Between two passes over the table.
+/// The pause between two passes over the table.
 const EVERY: Duration = Duration::from_secs(3600);
 
-/// A step that takes longer has met a server that does not answer.
+/// A longer step means that the server does not respond.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 
-/// Before it is asked again what to delete, where the site's settings cannot be read.
+/// The pause before asking again what to delete, if the site's settings cannot be read.
 const UNKNOWN: Duration = Duration::from_secs(5);
 
-/// Failures in a row after which a pass is given up until the next.
+/// Consecutive failures after which a pass is given up until the next.
 const PATIENCE: u32 = 5;
 
 /// What to delete.
@@ -43,7 +45,8 @@ pub struct Cleanup {
     pub analytics_after_days: Option<u32>,
 }
 
-/// Cleans up, now and every hour. `cleanup` says what, each time anew, and `None` while that is not known. Never returns.
+/// Cleans up now and every hour. `cleanup` returns what to delete each time, and `None` while that
+/// is unknown. Never returns.
 pub async fn clean<F: Future<Output = Option<Cleanup>> + Send>(
     refresher: Arc<Refresher>,
     table_prefix: String,
@@ -66,7 +69,8 @@ pub async fn clean<F: Future<Output = Option<Cleanup>> + Send>(
     }
 }
 
-/// The next rows from an id on, each with whether it is to be deleted. SECURITY: names of tables are pasted; see [`Store::new`].
+/// The next rows after an id, each with whether it is to be deleted. SECURITY: table names are
+/// inserted into the text; see [`Store::new`].
 pub fn old_tokens(table: &str) -> String {
     format!(
         "SELECT t.id, COALESCE(LEAST(COALESCE(t.revoked_at, '9999-12-31'), COALESCE(t.refresh_token_expires_at, t.expires_at)) \
@@ -76,7 +80,7 @@ pub fn old_tokens(table: &str) -> String {
     )
 }
 
-/// As [`old_tokens`], for analytics. `table` is quoted.
+/// Like [`old_tokens`], for analytics. `table` is quoted.
 pub fn old_analytics(table: &str) -> String {
     format!(
         "SELECT id, event_timestamp < UTC_TIMESTAMP() - INTERVAL ? DAY \
@@ -84,7 +88,7 @@ pub fn old_analytics(table: &str) -> String {
     )
 }
 
-/// What deletes rows of `table` (quoted) by their ids.
+/// The statement that deletes rows of `table` (quoted) by their ids.
 pub fn delete(table: &str) -> String {
     format!("DELETE FROM {table} WHERE id IN ({})", vec!["?"; DELETED].join(", "))
 }
@@ -114,7 +118,8 @@ async fn pass(store: &Store, counters: &Counters, table: &str, look: &str, days:
     }
 }
 
-/// Looks at the next rows and deletes those that are old. Returns how many, and the last row that was looked at.
+/// Examines the next rows and deletes those that are old. Returns how many it deleted, and the last
+/// row that it examined.
 async fn step(
     store: &Store,
     look: &str,

@@ -1,7 +1,8 @@
-//! One call that WordPress answers, and whose answer is compared with what the sidecar would have given.
+//! One call that WordPress answers and whose response is compared with the one that the sidecar
+//! would have sent.
 //!
-//! The order: how the token stands ([`token`]), WordPress's answer ([`judge`]), what the client gets beside it ([`addition`]), and
-//! behind the answer the rows ([`conclude`]).
+//! In this order: the state of the token ([`token`]), WordPress's response ([`judge`]), the fields
+//! that the client gets in addition ([`addition`]), and after the response the rows ([`conclude`]).
 
 mod addition;
 mod claims;
@@ -54,20 +55,20 @@ use surroundings::Surroundings;
 use token::{Live, Standing};
 use under_way::{Entered, UnderWay};
 
-/// A longer answer is not compared. WordPress's own has some hundred bytes.
+/// Longer responses are not compared, in bytes. WordPress's own has a few hundred.
 pub const ANSWER_LIMIT: usize = 64 << 10;
 
-/// Seconds by which PHP's clock may differ: native refreshes bear as much, and a token that is issued by so much earlier or later
-/// is as good.
+/// Seconds by which PHP's clock may differ: native refreshes tolerate as much, and a token issued
+/// that much earlier or later is as good.
 const CLOCK_SLACK: u64 = clock::TOO_FAR.as_secs();
 
-/// Rotations take some milliseconds, and WordPress takes longer than this.
+/// A native rotation takes some milliseconds, less than this; a refresh by WordPress takes longer.
 const SETTLED: Duration = Duration::from_millis(20);
 
-/// What the plugin's columns for texts hold.
+/// Characters that the plugin's text columns hold.
 const TEXT_COLUMN: usize = 255;
 
-/// What comparisons have in common.
+/// What all comparisons share.
 pub struct Comparisons {
     surroundings: Surroundings,
     under_way: Arc<UnderWay>,
@@ -76,14 +77,15 @@ pub struct Comparisons {
 }
 
 impl Comparisons {
-    /// The web server is asked by `upstream`.
+    /// `upstream` reaches the web server.
     pub fn new(upstream: Dialer, ignored: &[String]) -> Self {
         let surroundings = Surroundings::new(upstream);
         Comparisons { surroundings, under_way: Arc::default(), ignored: ignored.into() }
     }
 
-    /// Waits for a comparison with this token, if one is under way: then a refresh that gives the same pair again may follow
-    /// natively. Whether WordPress's answer was what the sidecar would have given.
+    /// Waits for a comparison with this token, if one is running: then a second refresh that gets
+    /// the same pair may be native. Returns whether WordPress's response was the one that the
+    /// sidecar would have sent.
     async fn is_replay(&self, token: &str, folds_case: bool) -> bool {
         match self.under_way.find(|| Key::of(token, folds_case)) {
             Some(before) => {
@@ -95,27 +97,27 @@ impl Comparisons {
     }
 }
 
-/// Why a call is to be compared.
+/// Why a call is compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
-    /// It is WordPress's anyway.
+    /// WordPress answers it in any case.
     Left,
-    /// One of those that would be answered natively.
+    /// A sample of the calls that would be native.
     Sample,
-    /// As [`Cause::Sample`], and only if it is a refusal.
+    /// Like [`Cause::Sample`], but only if it is a refusal.
     Refusal,
 }
 
-/// What becomes of a call that was to be compared.
+/// How the beginning of a comparison went.
 enum Begun {
     Compares(Box<Comparison>),
-    /// It cannot be said what to expect, or it is nothing to be compared.
+    /// The expected response is unknown, or the call need not be compared.
     Not,
     /// Another call has just got WordPress's pair: this one gets the same natively.
     Replay,
 }
 
-/// A comparison under way. Dropped, it found nothing out.
+/// A running comparison. Dropped, it has no result.
 pub struct Comparison {
     refresher: Arc<Refresher>,
     site: Arc<Site>,
@@ -125,17 +127,17 @@ pub struct Comparison {
     entered: Entered,
     class: Class,
     expected: Expected,
-    /// `None` where a refusal is expected.
+    /// `None` if a refusal is expected.
     live: Option<Live>,
     user_agent: String,
-    /// The request's origin, where it is an app's, and whether it came with a bearer token.
+    /// The request's origin if it is an app's, and whether the request had a bearer token.
     app: Option<(String, bool)>,
     /// Unix seconds.
     began: u64,
 }
 
 impl Comparison {
-    /// Finds out what is to be expected of a call with `token`.
+    /// Determines the expected response to a call with `token`.
     async fn begin(call: &Call<'_>, token: &str, ticket: Ticket, cause: Cause) -> Begun {
         if !is_storable(call) || (cause != Cause::Left && is_over_limit(call)) {
             return Begun::Not;
@@ -150,7 +152,8 @@ impl Comparison {
             }
         };
         if cause == Cause::Sample {
-            // A rotation of this token that is under way here ends before WordPress would be asked, which would refuse it.
+            // A native rotation of this token that is running ends before WordPress is asked, which
+            // would refuse the token.
             sleep(SETTLED).await;
         }
         let Some(standing) = token::find(refresher, site, token).await else { return Begun::Not };
@@ -161,7 +164,7 @@ impl Comparison {
             Standing::Live(live) => {
                 let values = match site.values(&live.user) {
                     Ok(values) => values,
-                    // Such a call is WordPress's always.
+                    // WordPress always answers such a call.
                     Err(uncertain) => {
                         refresher.verification.uncertain(&uncertain);
                         return Begun::Not;
@@ -177,9 +180,9 @@ impl Comparison {
                 };
                 (reply, call.class(), Some(live), expectation)
             }
-            // A used token may get its pair again here, and is refused there.
+            // A replay may answer a used token here, while WordPress refuses it.
             Standing::NotLive { is_in_row: true, .. } | Standing::Orphan if cause != Cause::Left => return Begun::Not,
-            // One is enough, and one for each origin of an app.
+            // One refusal is enough, and one per app origin.
             _ if !ticket.verification().wants_refusal() && !call.wants_refusal_of_origin() => return Begun::Not,
             Standing::Orphan => (Reply::UserNotFound, Class::Refusal, None, Expectation::Refused { is_certain: true }),
             Standing::NotLive { is_certain, .. } => {
@@ -203,8 +206,8 @@ impl Comparison {
         }))
     }
 
-    /// WordPress has answered; `body` is all of it, or `None` where that is too long or broken. What follows goes on behind the
-    /// answer.
+    /// WordPress has responded; `body` is complete, or `None` if it is too long or ended early. The
+    /// rest of the comparison runs after the response.
     pub fn answered(self, head: &Parts, body: Option<&Bytes>) -> Addition {
         let during = during(self.began, unix_now(), date(&head.headers));
         let further = |access_token: &str, refresh_token: &str| match &self.live {
@@ -245,7 +248,8 @@ impl Comparison {
         addition
     }
 
-    /// What the answer has otherwise than the plugin's own, where that is still looked for.
+    /// In what WordPress's response deviates from the plugin's own, while that is still being found
+    /// out.
     fn deviation(
         &self,
         head: &Parts,
@@ -267,8 +271,9 @@ impl Comparison {
     }
 }
 
-/// Whether the plugin's tables take what is made of the request. What they do not take ends the session in WordPress.
-// SECURITY: so a client can bring a difference about.
+/// Whether the plugin's tables can store what the request contains. If they cannot, WordPress ends
+/// the session.
+// SECURITY: a client could otherwise cause a difference.
 fn is_storable(call: &Call<'_>) -> bool {
     let target = call.head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let agent = call.head.headers.get(header::USER_AGENT).map_or(Ok(""), HeaderValue::to_str);
@@ -281,9 +286,9 @@ fn is_over_limit(call: &Call<'_>) -> bool {
     limit.is_some_and(|limit| call.refresher.rate_limiter.is_over(call.client.address, limit, unix_now()))
 }
 
-/// The answer that the sidecar would give, as far as WordPress's can be the same.
+/// The response that the sidecar would send, as far as WordPress's can equal it.
 fn expected(call: &Call<'_>, reply: &Reply, token: Expectation) -> Expected {
-    // Only that there is one counts.
+    // Only its presence counts.
     let window = Window { limit: 1, remaining: 1, reset: 1, retry_after: None };
     let context = ReplyContext {
         window: call.site.settings.rate_limit.map(|_| window),
@@ -292,7 +297,7 @@ fn expected(call: &Call<'_>, reply: &Reply, token: Expectation) -> Expected {
         ..call.reply_context(None)
     };
     let (mut head, body) = response::response(reply, &context).into_parts();
-    // Ours alone.
+    // Only the sidecar sends it.
     head.headers.remove(header::CACHE_CONTROL);
     Expected {
         status: head.status,
@@ -311,7 +316,7 @@ fn pair(user: &User, values: &Values, access_token: &str, refresh_token: &str) -
     Reply::Pair(Pair { access_token, refresh_token, expires_in: 0, user, fields })
 }
 
-/// The members of the sidecar's own answer with these tokens, in its order.
+/// The members of the sidecar's own response with these tokens, in order.
 fn promised(
     live: &Live,
     site: &Site,
@@ -319,7 +324,7 @@ fn promised(
     refresh_token: &str,
     fields: ResponseFields,
 ) -> Map<String, Value> {
-    // What is declared, WordPress's answer has already.
+    // WordPress's response already has the declared members.
     let reply = pair(&live.user, &Values::default(), access_token, refresh_token);
     let omit = &site.declared.omit;
     let context =
@@ -327,8 +332,9 @@ fn promised(
     serde_json::from_slice(response::response(&reply, &context).body()).unwrap_or_default()
 }
 
-/// Unix seconds by PHP's clock between which the answer was made, which was sent for at `began` and came at `ended`. The clock
-/// of the answer's own `date` may be another machine's, whose difference is known to be small (else nothing is native).
+/// The Unix seconds by PHP's clock in which the response may have been made, for a request sent at
+/// `began` and answered at `ended`. The response's own `date` may be by another machine's clock,
+/// whose difference is known to be small (otherwise nothing is native).
 fn during(began: u64, ended: u64, date: Option<u64>) -> RangeInclusive<u64> {
     let date = date.filter(|date| date.abs_diff(ended) <= clock::TOO_FAR.as_secs() + CLOCK_SLACK);
     let took = ended.saturating_sub(began);
@@ -338,7 +344,7 @@ fn during(began: u64, ended: u64, date: Option<u64>) -> RangeInclusive<u64> {
 }
 
 fn date(headers: &HeaderMap) -> Option<u64> {
-    // A stored answer has the time of the day on which it was made.
+    // A cached response has the time at which it was made.
     let date = headers.get(header::DATE).filter(|_| !headers.contains_key(header::AGE))?;
     let date = httpdate::parse_http_date(date.to_str().ok()?).ok()?;
     date.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
@@ -352,10 +358,10 @@ mod tests {
     fn a_token_is_issued_between_the_request_and_its_answer() {
         assert_eq!(during(100, 101, None), 40..=161);
         assert_eq!(during(100, 101, Some(101)), 40..=161);
-        // A clock that is half a minute behind, and one that is ahead.
+        // A clock half a minute behind, and one ahead.
         assert_eq!(during(100, 101, Some(71)), 10..=161);
         assert_eq!(during(100, 101, Some(131)), 40..=191);
-        // It is no clock of a site that refreshes natively.
+        // No site that refreshes natively has such a clock.
         assert_eq!(during(100, 101, Some(401)), 40..=161);
     }
 }

@@ -1,28 +1,28 @@
-//! What the native refresh counts about itself. Plain numbers that only grow (but for the queue's depth); who wants to see them
-//! reads them here.
+//! The counters of the native refresh. They only grow, except the depth of the queue.
 
 use crate::metrics::table::Series;
 pub use crate::metrics::{Counter, Histogram};
 
-/// Declares [`Counters`]: each counter's field beside its series, families one after the other. To count something new: one line
-/// here, one `add` where it happens.
+/// Declares [`Counters`]: each counter's field with its series, grouped by family. A new counter
+/// needs one line here and one `add` where it happens.
 macro_rules! counters {
     ($($family:literal $help:literal { $($(#[$doc:meta])* $field:ident $({ $label:ident = $value:literal })?),+ $(,)? })+) => {
-        /// All numbers.
+        /// All counters.
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[doc = $help] $(#[$doc])* pub $field: Counter,)+)+
             /// Groups by size: 1, 2, 3–4, 5–8, 9–16, 17–32, 33–64.
             pub groups: [Counter; 7],
             pub grouped: Counter,
-            /// One transaction of a group, from its first statement to the answer to its last.
+            /// The duration of a group's transaction, from its first statement to the result of its
+            /// last.
             pub transactions: Histogram,
-            /// Rotations that wait for a group.
+            /// Rotations waiting for a group.
             pub queued: Counter,
         }
 
         impl Counters {
-            /// What only grows, and has no buckets; the series of one family together.
+            /// All counters except queue and buckets, grouped by family.
             pub fn table(&self) -> impl Iterator<Item = (Series, u64)> {
                 [$($((
                     Series { family: $family, help: $help, labels: &[$((stringify!($label), $value))?] },
@@ -37,11 +37,11 @@ macro_rules! counters {
 counters! {
     "refreshes" "Refresh calls that were decided here, by outcome." {
         rotated { outcome = "rotated" },
-        /// The same pair again.
+        /// The same pair was returned again.
         replayed { outcome = "replayed" },
-        /// Refused: in no row, or longer than any.
+        /// Refused: the token is in no row, or longer than the column.
         unknown { outcome = "unknown" },
-        /// Refused: used or revoked, and not replayed.
+        /// Refused: the token is used or revoked, and was not replayed.
         used { outcome = "used" },
         expired { outcome = "expired" },
         user_not_found { outcome = "user_not_found" },
@@ -49,19 +49,19 @@ counters! {
         invalid { outcome = "invalid" },
         /// 429: the plugin's rate limit.
         rate_limited { outcome = "rate_limited" },
-        /// 503: begun and not finished.
+        /// 503: begun and not completed.
         failed { outcome = "failed" },
     }
     "refreshes_left" "Refresh calls that were left to WordPress, by reason." {
-        /// The site's settings, its home URL or its language are not known or not what is needed.
+        /// The site's settings, its home URL or its language are unknown or not as needed.
         left_for_settings { reason = "settings" },
-        /// For another host than the home URL's.
+        /// The request is for a host other than the home URL's.
         left_for_host { reason = "host" },
         /// An unusual request.
         left_for_request { reason = "request" },
-        /// It is not verified that WordPress would do the same, or it would not.
+        /// It is not verified that WordPress would do the same, or WordPress would not.
         left_unverified { reason = "verification" },
-        /// The database failed before anything had begun.
+        /// The database failed before the rotation had begun.
         not_begun { reason = "database" },
     }
     "rotation_retries" "Rotations tried again, by what went wrong before." {
@@ -69,7 +69,7 @@ counters! {
         retried_deadlock { cause = "deadlock" },
         /// 1205.
         retried_lock_wait { cause = "lock_wait" },
-        /// A record that had changed (1020) or a cluster's conflict (1180, 3101).
+        /// A changed record (1020) or a cluster's conflict (1180, 3101).
         retried_conflict { cause = "conflict" },
         retried_connection { cause = "connection" },
         retried_other { cause = "other" },
@@ -78,11 +78,11 @@ counters! {
     "ambiguous_commits_resolved" "What was found out about commits whose answer was lost." {
         resolved_committed { result = "committed" },
         resolved_not_committed { result = "not_committed" },
-        /// The database did not say in time.
+        /// The database did not respond in time.
         unresolved { result = "unknown" },
     }
     "token_lookups" "Tokens looked for, by what told their row." {
-        /// Or by the map of live tokens.
+        /// Or in the map of live tokens.
         found_in_cache { by = "cache" },
         known_unknown { by = "negative_cache" },
         looked_by_index { by = "index" },
@@ -103,7 +103,7 @@ counters! {
 }
 
 impl Counters {
-    /// A group of `size` was taken from the queue.
+    /// Counts a group of `size`.
     pub fn group(&self, size: usize) {
         self.queued.subtract(size);
         self.grouped.add_many(size);
@@ -113,7 +113,7 @@ impl Counters {
         }
     }
 
-    /// A transaction is tried again after the server's error `code`; `None`: after a lost connection.
+    /// Counts a retry after the server's error `code`, or (`None`) after a lost connection.
     pub fn retry(&self, code: Option<u16>) {
         match code {
             Some(1213) => self.retried_deadlock.add(),

@@ -1,7 +1,8 @@
-//! The country code of an analytics row, as the plugin finds it.
+//! Looks up the country code of an analytics row, as the plugin does.
 //!
-//! The plugin brings a country database along in its folder; the sidecar reads the same file, or one that is
-//! configured. It reads it whole and keeps it: some 9 MB. Nothing is downloaded, and no address leaves the machine.
+//! The plugin's directory contains a country database; the sidecar reads the same file, or a
+//! configured one, as a whole (about 9 MB) and keeps it in memory. Nothing is downloaded, and no
+//! address leaves the machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -10,17 +11,17 @@ use std::time::{Duration, Instant, SystemTime};
 use maxminddb::{MaxMindDbError, Reader, path};
 use tracing::warn;
 
-/// The database's place in the plugin's folder.
+/// The database's path in the plugin's directory.
 const IN_PLUGIN: &str = "src/Database/Countries/GeoLite2-Country.mmdb";
 
-/// How often it is looked whether the file was replaced (an update of the plugin brings a new one).
+/// How often to check whether the file was replaced (by an update of the plugin).
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 const PRIVATE_OR_RESERVED: &str = "--";
 const UNKNOWN: &str = "XX";
 const NO_DATABASE: &str = "ZZ";
 
-/// The country database, once it has been looked for.
+/// The country database, once [`look`](Countries::look) has opened it.
 pub struct Countries {
     configured: Option<PathBuf>,
     plugins_dir: Option<PathBuf>,
@@ -45,17 +46,17 @@ enum CountryError {
 }
 
 impl Countries {
-    /// `configured` is `[refresh] country_database`; without it the plugin's own file below `plugins_dir` is used.
-    /// Opens nothing yet.
+    /// `configured` is `[refresh] country_database`; without it, the plugin's own file below
+    /// `plugins_dir` is used. The file is not opened yet.
     pub fn new(configured: Option<PathBuf>, plugins_dir: Option<PathBuf>) -> Self {
         Self { configured, plugins_dir, looked: None, opened: None }
     }
 
-    /// Opens the database, or opens it again when the file was replaced. Cheap when it was done a moment ago; meant to
-    /// be called before every batch of [`Countries::code`].
+    /// Opens the database, or opens it again if the file was replaced. Cheap soon after the last
+    /// check; called before each batch of [`Countries::code`].
     ///
-    /// `plugin` is the plugin's main file below the plugins' folder: `jwt-auth-pro/jwt-auth-pro.php`. A file that cannot
-    /// be read is said once in the log.
+    /// `plugin` is the plugin's main file, relative to the plugins directory:
+    /// `jwt-auth-pro/jwt-auth-pro.php`. A file that cannot be read is logged once.
     pub async fn look(&mut self, plugin: &str) {
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             return;
@@ -66,15 +67,15 @@ impl Countries {
             return;
         };
         let known = self.opened.as_ref().map(|opened| (opened.file.clone(), opened.modified));
-        // The file is larger than what may be read between two awaits.
+        // The file is too large to be read on the runtime's own thread.
         let opened = tokio::task::spawn_blocking(move || open_if_new(file, known)).await;
         if let Ok(Some(opened)) = opened {
             self.opened = Some(opened);
         }
     }
 
-    /// Two characters: an ISO 3166 code, `--` for what PHP calls private or reserved, `XX` for an address that the
-    /// database does not know, `ZZ` without a database.
+    /// Two characters: an ISO 3166 code, `--` for what PHP calls private or reserved, `XX` for an
+    /// address that the database does not know, `ZZ` without a database.
     pub fn code(&self, address: IpAddr) -> String {
         if is_private_or_reserved(address) {
             return PRIVATE_OR_RESERVED.to_owned();
@@ -91,7 +92,8 @@ impl Countries {
         if let Some(configured) = &self.configured {
             return Some(configured.clone());
         }
-        // SECURITY: the folder's name comes from the site's database; it must not lead out of the plugins' folder.
+        // SECURITY: the directory's name comes from the site's database; it must not lead out of
+        // the plugins directory.
         let (folder, _) = plugin.split_once('/')?;
         if matches!(folder, "" | "." | "..") || folder.contains('\0') {
             return None;
@@ -100,7 +102,7 @@ impl Countries {
     }
 }
 
-/// `None`: the file is the one that is known.
+/// `None`: the known file has not changed.
 fn open_if_new(file: PathBuf, known: Option<(PathBuf, Option<SystemTime>)>) -> Option<Opened> {
     let modified = std::fs::metadata(&file).and_then(|metadata| metadata.modified()).ok();
     if known.is_some_and(|(known_file, known_modified)| known_file == file && known_modified == modified) {
@@ -118,14 +120,14 @@ fn open_if_new(file: PathBuf, known: Option<(PathBuf, Option<SystemTime>)>) -> O
 
 fn open(file: &Path) -> Result<Reader<Vec<u8>>, CountryError> {
     let reader = Reader::from_source(std::fs::read(file)?)?;
-    // A file that only looks like a database shows it at the first look-up.
+    // A file that only looks like a database fails at the first look-up.
     iso_code(&reader, IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)))?;
     Ok(reader)
 }
 
 /// `None`: the database has no entry for the address, or one without a country.
 fn iso_code(reader: &Reader<Vec<u8>>, address: IpAddr) -> Result<Option<String>, MaxMindDbError> {
-    // A database of IPv4 networks only has no entry for an IPv6 address.
+    // A database of IPv4 networks only has no entries for IPv6 addresses.
     if address.is_ipv6() && reader.metadata().ip_version == 4 {
         return Ok(None);
     }
@@ -134,8 +136,8 @@ fn iso_code(reader: &Reader<Vec<u8>>, address: IpAddr) -> Result<Option<String>,
     Ok(code.filter(|code| code.len() == 2 && code.is_ascii()).map(str::to_owned))
 }
 
-/// What PHP's `filter_var()` refuses with `FILTER_FLAG_NO_PRIV_RANGE | FILTER_FLAG_NO_RES_RANGE`, as of PHP 8.2: its own
-/// list, which is neither complete nor all of it current.
+/// The addresses that PHP's `filter_var()` refuses with `FILTER_FLAG_NO_PRIV_RANGE |
+/// FILTER_FLAG_NO_RES_RANGE`, as of PHP 8.2. Its list is neither complete nor entirely current.
 fn is_private_or_reserved(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_private_or_reserved_v4(address),

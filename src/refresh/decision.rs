@@ -1,13 +1,13 @@
-//! The rules of one rotation, over a snapshot of the row.
+//! Decides about one rotation from a snapshot of its row.
 //!
-//! Pure: the snapshot is taken under the row's lock by the store, which then does what is decided
-//! here. Times are compared by the database, whose clock wrote them, so the snapshot holds only
-//! their outcome.
+//! Pure: the store takes the snapshot under the row's lock, and then carries out the decision.
+//! Times are compared by the database, whose clock wrote them, so the snapshot contains only the
+//! results.
 
-/// What the database says about the row that was found for a token, read under its lock.
+/// The row that was found for a token, read under its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowSnapshot {
-    /// The row still holds the token, as the column's collation compares.
+    /// The row still contains the token, by the column's collation.
     pub token_matches: bool,
     /// `revoked_at` is set: the token was used, or revoked.
     pub revoked: bool,
@@ -17,28 +17,29 @@ pub struct RowSnapshot {
     pub user_exists: bool,
 }
 
-/// What becomes of a token.
+/// What happens to a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Insert its successor and revoke it.
     Rotate,
-    /// The row is another token's; the one presented may be in another row.
+    /// The row contains another token; the presented one may be in another row.
     NotThisRow,
-    /// 403, unless it is replayed; the row stays as it is. Used, revoked, expired and unknown tokens look the same to a client.
+    /// 403, unless it is replayed; the row stays unchanged. Used, revoked, expired and unknown
+    /// tokens look the same to a client.
     Used,
-    /// 403; the row stays as it is.
+    /// 403; the row stays unchanged.
     Expired,
-    /// 403; the row stays as it is.
+    /// 403; the row stays unchanged.
     UserNotFound,
 }
 
-/// Decides about a token, given the row it was found in.
+/// Decides about a token by its row.
 pub fn decide(row: &RowSnapshot) -> Decision {
     match row {
         RowSnapshot { token_matches: false, .. } => Decision::NotThisRow,
         RowSnapshot { revoked: true, .. } => Decision::Used,
         RowSnapshot { expired: true, .. } => Decision::Expired,
-        // The plugin looks for the user only once the token is known to be good.
+        // Like the plugin, which looks for the user only after the token has proved valid.
         RowSnapshot { user_exists: false, .. } => Decision::UserNotFound,
         RowSnapshot { .. } => Decision::Rotate,
     }

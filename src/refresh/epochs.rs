@@ -1,5 +1,5 @@
-//! Looks every few seconds whether the site is still the one that was verified, and reads its files for code that a native refresh
-//! leaves out.
+//! Checks every few seconds whether the site is still the one that was verified, and scans its
+//! files for code that a native refresh would leave out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +20,17 @@ use crate::wordpress::site::Site;
 /// As often as the site's options are read.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// How often files that changed are read where nothing else says that the site changed.
+/// How often changed files are scanned while nothing else indicates that the site has changed.
 const SCAN_AGAIN: Duration = Duration::from_secs(600);
 
-/// A scan that cannot read everything is gone on with so often. Then there is more code than any scan reads.
+/// How many times an incomplete scan is continued. After that there is more code than any scan
+/// reads.
 const CUT_AT_MOST: u32 = 20;
 
-/// What of the configuration answers depend on.
+/// The parts of the configuration that responses depend on.
 type Configuration = (config::Jwt, config::Refresh);
 
-/// The look at one site.
+/// Watches one site.
 pub struct Epochs {
     configuration: Arc<Configuration>,
     scanner: Arc<Scanner>,
@@ -37,16 +38,16 @@ pub struct Epochs {
 }
 
 impl Epochs {
-    /// Of a site whose files `scanner` reads.
+    /// For a site whose files `scanner` reads.
     pub fn new(configuration: Arc<Configuration>, scanner: Arc<Scanner>) -> Self {
         let scans = Mutex::new(Scans { due: Instant::now(), cut: 0, unread: Vec::new() });
         Epochs { configuration, scanner, scans }
     }
 
-    /// Looks again and again, and says so after each look. Never returns.
+    /// Looks repeatedly and calls `looked` after each look. Never returns.
     pub async fn keep_looking(&self, refresher: &Refresher, looked: impl Fn()) {
         loop {
-            // The runtime ends where nothing comes of it.
+            // `None` if the runtime is shutting down.
             if self.look(refresher).await.is_some() {
                 looked();
             }
@@ -55,7 +56,8 @@ impl Epochs {
     }
 
     async fn look(&self, refresher: &Refresher) -> Option<()> {
-        // What cannot be native needs no epoch, and its calls go to WordPress for that reason.
+        // A site that cannot be native needs no epoch; its calls are left to WordPress for that
+        // reason.
         let Ok(site) = refresher.sites.read_or_known().await else { return Some(()) };
         let active = active(refresher, &site);
         let (files, active) = spawn_blocking(move || (hook_scan::files_state(&active), active)).await.ok()?;
@@ -78,9 +80,9 @@ fn active(refresher: &Refresher, site: &Site) -> Active {
 
 struct Scans {
     due: Instant,
-    /// Scans in a row that could not read everything.
+    /// Consecutive incomplete scans.
     cut: u32,
-    /// What the log said last of what cannot be read.
+    /// The last logged list of what cannot be read.
     unread: Vec<String>,
 }
 
@@ -113,7 +115,7 @@ impl Scans {
         let mut hits = found.hits.iter().chain(&snippets.hits).filter(|hit| !hook_scan::is_trusted(hit, trusted));
         let first = hits.next();
         let others = hits.count();
-        // What was not read yet may hold one.
+        // The part that was not read yet may contain a hook.
         if first.is_none() && is_cut && self.cut < CUT_AT_MOST {
             self.cut += 1;
             self.due = Instant::now();

@@ -1,13 +1,16 @@
 //! Gathers waiting rotations into one transaction.
 //!
-//! A few workers, each with a connection of its own, take what waits, at most [`LARGEST_GROUP`], and never wait for more: a
-//! lone call is a group of one. They take turns: while one locks its rows and writes, the next group gathers, so that groups grow
-//! with the load, and a statement's cost is shared by many. The turn ends with the last statement before the COMMIT, so that one
-//! waits for the disk while the next begins; or between two statements, if so many wait that the next group is a good one already;
-//! or during one that takes long.
+//! A few workers, each with its own connection, take the waiting rotations, at most
+//! [`LARGEST_GROUP`], and never wait for more: a single call is a group of one. They take turns:
+//! while one locks its rows and writes, the next group gathers. So groups grow with the load, and
+//! many rotations share the cost of a statement. A turn ends with the last statement before the
+//! COMMIT, so that one worker waits for the disk while the next begins. It ends earlier, between
+//! two statements, if enough rotations wait for a good group already, or during a statement that
+//! takes long.
 //!
-//! A worker meets no trouble itself: what another transaction holds, what failed and what may or may not be stored goes on in
-//! [`retry`](super::retry), in a task for each, and the worker takes the next group.
+//! Workers leave all trouble to [`retry`](super::retry): rotations whose row another transaction
+//! holds, that failed, or whose commit is uncertain continue there in a task each, and the worker
+//! takes the next group.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,17 +31,19 @@ use super::transaction::{self, HeldRows, Interrupted};
 use super::waiting::{OnEnd, RotationError, Turn, Waiting, commit_by};
 use crate::wordpress::database::{DatabaseError, Session};
 
-/// What a transaction has at least until its COMMIT: one rotation that has waited for long must not cut short the others of its
-/// group.
+/// The minimum time of a transaction until its COMMIT: one rotation that has waited long must not
+/// cut short the others of its group.
 const LEAST: Duration = Duration::from_millis(500);
 
-/// Groups in work at once. One waits for the disk while another is prepared; more would make groups smaller.
+/// Groups in progress at once. One waits for the disk while another is prepared; more would make
+/// groups smaller.
 const WORKERS: usize = 2;
 
-/// Rotations that may wait. At a thousand a second, the slowest disk, more would not be served within [`LIMIT`](super::waiting::LIMIT).
+/// Rotations that may wait. At a thousand a second, the rate of the slowest disk, more could not be
+/// served within [`LIMIT`](super::waiting::LIMIT).
 const QUEUE: usize = 4096;
 
-/// Where rotations are handed in. The workers end with it.
+/// Accepts rotations. Its workers end when it is dropped.
 pub struct Groups {
     queue: mpsc::Sender<Waiting>,
     counters: Arc<Counters>,
@@ -46,7 +51,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Starts the workers in the runtime that this is called in.
+    /// Starts the workers in the current runtime.
     pub fn start(store: Arc<Store>, standing: Arc<Standing>, counters: Arc<Counters>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let queue = Arc::new(Mutex::new(receiver));
@@ -58,8 +63,9 @@ impl Groups {
         Groups { queue: sender, counters, tasks: Handle::current() }
     }
 
-    /// Rotates the token in row `row` as planned by `deadline`, from whatever thread, and then does `on_end` on the database side.
-    /// Dropped undone only where a worker fails or the runtime ends.
+    /// Rotates the token in row `row` as planned by `deadline`, then calls `on_end` on the database
+    /// side. May be called from any thread. `on_end` is dropped without a call only if a worker
+    /// fails or the runtime ends.
     pub fn hand_in(&self, plan: Arc<Plan>, row: RowRef, deadline: Instant, on_end: OnEnd) {
         let waiting = Waiting { plan, row, deadline, on_end };
         self.counters.queued.add();
@@ -88,9 +94,9 @@ async fn work(retries: Arc<Retries>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>)
             return;
         }
         retries.counters.group(received);
-        // Between two groups it is with those that idle, which are looked after.
+        // Between two groups the connection is among the idle ones, which are kept alive.
         let session = store.database.ready_transactions();
-        // Nobody waits for a connection that is yet to be made.
+        // Other workers do not wait while a connection is being made.
         let turn = session.is_some().then_some(Turn(turn));
         if let Some(session) = rotate(&retries, &store, session, std::mem::take(&mut group), turn).await {
             session.give_back();
@@ -98,7 +104,7 @@ async fn work(retries: Arc<Retries>, queue: Arc<Mutex<mpsc::Receiver<Waiting>>>)
     }
 }
 
-/// One group. Returns the session where it is fit for the next.
+/// Rotates one group. Returns the session if the next group can use it.
 async fn rotate<'a>(
     retries: &Arc<Retries>,
     store: &'a Store,
@@ -124,7 +130,7 @@ async fn rotate<'a>(
     let begun = Instant::now();
     let mut attempted = transaction::attempt(store, &mut session, &items, HeldRows::Skip(turn), deadline).await;
     if let Err(Interrupted::AtOnce(_)) = attempted {
-        // A connection that idled may be dead: then a fresh one, at once.
+        // A connection that was idle may be dead: try a new one at once.
         drop(session);
         session = match transaction::open(store.database.fresh_transactions(), deadline).await {
             Ok(session) => session,
@@ -158,7 +164,7 @@ async fn rotate<'a>(
     }
 }
 
-/// After a failure, each goes on by itself.
+/// After a failure, each rotation continues by itself.
 async fn apart<'a>(
     retries: &Arc<Retries>,
     session: Session<'a>,
@@ -181,7 +187,7 @@ async fn apart<'a>(
 fn without_database<'a>(retries: &Arc<Retries>, group: Vec<Waiting>, error: &DatabaseError) -> Option<Session<'a>> {
     for waiting in group {
         match error {
-            // In the middle of a failover: one of the hosts is about to take writes.
+            // During a failover: one of the hosts is about to accept writes.
             DatabaseError::ReadOnly => drop(tokio::spawn(Arc::clone(retries).rotate(waiting))),
             _ => waiting.end(Err(RotationError::NotBegun(error.clone()))),
         }

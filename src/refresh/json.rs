@@ -1,22 +1,22 @@
 //! JSON as PHP reads it.
 //!
 //! WordPress answers a body that `json_decode()` refuses with PHP's own error number, so a native
-//! answer must find the same first fault in the same text. [`check`] walks a text in the order in
-//! which PHP's scanner and parser do (`ext/json/json_scanner.re`, `json_parser.y`): token by
-//! token, the scanner's complaint before the parser's, the nesting counted when a bracket opens.
+//! response must find the same first error in the same text. [`check`] reads a text in the order of
+//! PHP's scanner and parser (`ext/json/json_scanner.re`, `json_parser.y`): token by token, the
+//! scanner's errors before the parser's, the nesting counted when a bracket opens.
 //! [`refresh_token`] then lets serde_json read the one member that matters.
 //!
-//! It refuses to guess: a text whose closing bracket is of the wrong kind (PHP's error 2), one with
-//! a literal in capitals (which versions of PHP treat differently) and one that serde_json cannot
-//! read though PHP can (`1e999`) is [`Unsure`](Fault::Unsure).
+//! Nothing is guessed. These texts are [`Unsure`](Fault::Unsure): one with a closing bracket of the
+//! wrong kind (PHP's error 2), one with a literal in capitals (which PHP's versions treat
+//! differently), and one that PHP can read but serde_json cannot (`1e999`).
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-/// Levels of nesting that WordPress's call of `json_decode()` accepts: its `$depth` is 512, and
-/// the level of the scalars counts.
+/// Levels of nesting that WordPress's call of `json_decode()` accepts: its `$depth` is 512, and the
+/// scalars count as a level.
 const MAX_DEPTH: usize = 511;
 
 /// PHP's `json_last_error()` for a text that does not parse.
@@ -24,7 +24,7 @@ const MAX_DEPTH: usize = 511;
 pub enum JsonError {
     /// `JSON_ERROR_DEPTH`
     Depth,
-    /// `JSON_ERROR_CTRL_CHAR`: also a string without an end, whose end PHP sees as a NUL.
+    /// `JSON_ERROR_CTRL_CHAR`; also for an unterminated string, whose end PHP sees as a NUL.
     ControlCharacter,
     /// `JSON_ERROR_SYNTAX`
     Syntax,
@@ -58,25 +58,25 @@ impl JsonError {
     }
 }
 
-/// Why a text yields no answer.
+/// Why a text has no usable result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// PHP refuses it, with this number.
+    /// PHP refuses it with this error.
     Refused(JsonError),
-    /// PHP's answer is not certain.
+    /// How PHP reads it is uncertain.
     Unsure,
 }
 
 /// What a JSON body says about the refresh token.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Body {
-    /// The text is no object, so it has no members.
+    /// The text is not an object, so it has no members.
     NotAnObject,
-    /// An object, which holds this; of several members of one name the last counts.
+    /// An object with this member; of several members of one name the last counts.
     Object {
         /// The member `refresh_token`.
         refresh_token: Member,
-        /// Whether a name begins with `_` or is `rest_route`: WordPress gives those a meaning.
+        /// Whether a name begins with `_` or is `rest_route`, which have a meaning in WordPress.
         has_special_name: bool,
     },
 }
@@ -84,7 +84,7 @@ pub enum Body {
 /// The member `refresh_token` of an object.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Member {
-    /// There is none.
+    /// There is no such member.
     Absent,
     /// It is `null`.
     Null,
@@ -94,7 +94,7 @@ pub enum Member {
     Other,
 }
 
-/// Reads a body that is neither empty nor `0` (those WordPress does not parse at all).
+/// Reads a body that is neither empty nor `0` (WordPress does not parse those at all).
 ///
 /// # Errors
 /// PHP refuses the text, or might read it differently.
@@ -107,7 +107,7 @@ pub fn refresh_token(text: &[u8]) -> Result<Body, Fault> {
     Ok(Body::Object { refresh_token: members.refresh_token, has_special_name: members.has_special_name })
 }
 
-/// Whether `json_decode($text, true)` accepts a text, and if not, with which error.
+/// Whether `json_decode($text, true)` accepts a text, and if not, why.
 ///
 /// # Errors
 /// The first fault in PHP's order.
@@ -137,8 +137,8 @@ pub fn check(text: &[u8]) -> Result<(), Fault> {
                 Some(Bracket::Square) | None => Expected::Value,
             },
             (Expected::ValueOrEnd | Expected::NameOrEnd | Expected::CommaOrEnd, Token::Close(bracket)) => {
-                // PHP's parser names this fault (JSON_ERROR_STATE_MISMATCH); it is too rare an
-                // answer to be sure of.
+                // PHP's parser has its own error for this (JSON_ERROR_STATE_MISMATCH), which is too
+                // rare to be sure of.
                 if open.pop() != Some(bracket) {
                     return Err(Fault::Unsure);
                 }
@@ -216,7 +216,7 @@ impl Scanner<'_> {
                 b'f' | b'F' => return self.word(b"false"),
                 b'n' | b'N' => return self.word(b"null"),
                 0..0x20 => return Err(Fault::Refused(JsonError::ControlCharacter)),
-                // A byte-order mark is a character like any other that begins no token.
+                // A byte order mark, too, begins no token.
                 _ => {
                     return Err(Fault::Refused(match utf8_character(self.rest) {
                         Some(_) => JsonError::Syntax,
@@ -229,7 +229,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The rest of a string, behind its opening quote.
+    /// The rest of a string after its opening quote.
     fn text(&mut self) -> Result<Token, JsonError> {
         loop {
             match self.rest {
@@ -237,7 +237,7 @@ impl Scanner<'_> {
                     self.rest = after;
                     return Ok(Token::Text);
                 }
-                // The end of the text is a NUL to PHP, a control character like any other.
+                // To PHP the end of the text is a NUL, a control character like any other.
                 [] | [0..0x20, ..] => return Err(JsonError::ControlCharacter),
                 [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', after @ ..] => {
                     self.rest = after;
@@ -252,7 +252,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The longest number. What follows it is a token of its own, so that `01` is two.
+    /// The longest number. What follows it is another token, so `01` is two.
     fn number(&mut self) -> Result<Token, JsonError> {
         let rest = self.rest.strip_prefix(b"-").unwrap_or(self.rest);
         self.rest = match rest {
@@ -284,7 +284,7 @@ impl Scanner<'_> {
     }
 }
 
-/// What follows a `\u` escape; of a surrogate pair, what follows its second half.
+/// The text after a `\u` escape, or after the second half of a surrogate pair.
 fn utf16_escape(rest: &[u8]) -> Result<&[u8], JsonError> {
     let (unit, after) = utf16_unit(rest).ok_or(JsonError::Syntax)?;
     match unit {
@@ -314,7 +314,7 @@ fn without_digits(text: &[u8]) -> &[u8] {
     text.get(digits..).unwrap_or_default()
 }
 
-/// The length of the character at the start of a text, if its bytes are valid UTF-8.
+/// The length of the first character of a text, if its bytes are valid UTF-8.
 fn utf8_character(text: &[u8]) -> Option<usize> {
     let length = match text.first()? {
         0..0x80 => return Some(1),
@@ -326,7 +326,7 @@ fn utf8_character(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text.get(..length)?).is_ok().then_some(length)
 }
 
-/// The members of an object that matter; the rest is walked over.
+/// The members of an object that matter; the others are skipped.
 struct Members {
     refresh_token: Member,
     has_special_name: bool,

@@ -1,12 +1,14 @@
-//! The map of tokens to rows, for a table without an index on its tokens: filled once in the background, by pages over the
-//! primary key, and extended by the rows that are new.
+//! The map of tokens to rows, for a table without an index on its tokens. It is filled once in the
+//! background, page by page over the primary key, and extended by new rows.
 //!
-//! A row that is under way while its page is read comes to light later, however far back its id is: so the ids of rows that are not
-//! committed yet are asked for, too (READ UNCOMMITTED tells them, and nothing else is believed of it), and looked at until they are.
+//! A row that is not committed while its page is read appears later, however far back its id is. So
+//! the ids of uncommitted rows are read, too (by READ UNCOMMITTED, which is used for nothing else),
+//! and checked until they are committed.
 //!
-//! Once it is complete, a token that is not in it is in no row, and nobody has to read the table to say so. It is not taken to
-//! be complete where rows had to make room for others, where ids do not grow by one (a cluster's nodes number their rows
-//! independently), or when rows that were seen are gone (the table was emptied and may be numbered anew): then it is filled again.
+//! Once the map is complete, a token that is not in it is in no row, and the table need not be read
+//! to find that out. It does not count as complete if rows had to make room for others, if ids do
+//! not grow by one (the nodes of a cluster number their rows independently), or if rows that were
+//! seen are gone (the table was emptied and may be numbered again): then it is filled again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,34 +24,35 @@ use super::store::Store;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 use crate::wordpress::site::Columns;
 
-/// Rows in a page. Read in a few milliseconds, so that a connection is never held for long.
+/// Rows per page. A page takes a few milliseconds, so that a connection is never held for long.
 const PAGE: u64 = 2_000;
 
-/// An INSERT that had an id and no row yet when the filling began has one of the last so many.
+/// An INSERT that had an id but no row when the filling began has one of the last so many ids.
 const IN_FLIGHT: u64 = 1_000;
 
-/// How long a page may take on a busy disk. Longer, and the server is frozen.
+/// How long a page may take on a busy disk. If it takes longer, the server is frozen.
 const PAGE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Gaps in one statement.
+/// Gaps checked by one statement.
 const GAPS: usize = 16;
 
-/// When a table that was read may be read again at the earliest, and after how many times what that took: the server has others to
-/// serve.
+/// The minimum time before the table is read again, and the multiple of the last reading's
+/// duration: the server has other clients.
 const READ_AGAIN: Duration = Duration::from_secs(60);
 const READ_AGAIN_TIMES: u32 = 20;
 
-/// The same, for one whose live tokens had no room: some must expire first.
+/// The same, if the live tokens did not fit: some must expire first.
 const FULL_FOR: Duration = Duration::from_secs(3_600);
 
-/// So many are looked at although nobody looks for a token: each look takes longer with them.
+/// With so many gaps they are checked even if no token is being looked up, since each check takes
+/// longer with them.
 const MANY_GAPS: usize = 256;
 
-/// How far the map is.
+/// The state of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Empty,
-    /// What it has is of use, and it is to be filled: again, or once more after an error.
+    /// Its tokens can be used, but it is to be filled: again, or once more after an error.
     Partial,
     /// Every row was read.
     Filled {
@@ -71,7 +74,8 @@ struct Progress {
 pub struct LiveTokens {
     store: Arc<Store>,
     row_cache: Arc<RowCache>,
-    /// Seconds for which used tokens are told from unknown ones: see [`LiveTokens::new`].
+    /// For how many seconds used tokens are distinguished from unknown ones: see
+    /// [`LiveTokens::new`].
     used_for: Option<u64>,
     progress: Mutex<Progress>,
     page: String,
@@ -81,14 +85,15 @@ pub struct LiveTokens {
 }
 
 impl LiveTokens {
-    /// Empty. Live tokens are put into it, and used ones where they are told from unknown ones: those of the last `used_for`
-    /// seconds, or all that have not expired (`None`).
+    /// An empty map. It takes live tokens, and used ones while they must be distinguished from
+    /// unknown ones: those of the last `used_for` seconds, or all that have not expired (`None`).
     pub fn new(store: Arc<Store>, row_cache: Arc<RowCache>, used_for: Option<u64>) -> Self {
         let table = &store.tokens;
         let range = vec!["id BETWEEN ? AND ?"; GAPS].join(" OR ");
         let columns = "id, refresh_token_hash, user_id";
         LiveTokens {
-            // A row that does not count is read without its token, so that every page has its rows and its end.
+            // A row that does not count is read without its token, so that every page has all its
+            // rows and an end.
             page: format!(
                 "SELECT id, IF(refresh_token_expires_at > UTC_TIMESTAMP() AND (revoked_at IS NULL OR \
                  revoked_at >= UTC_TIMESTAMP() - INTERVAL ? SECOND), refresh_token_hash, NULL), user_id \
@@ -109,15 +114,16 @@ impl LiveTokens {
         self.progress().state != State::Empty
     }
 
-    /// The number of the filling that made it complete, if it is: then a token that is not in it is in no row. What was asked of it
-    /// before holds only while the number stays.
+    /// The number of the filling that made it complete, if it is: then a token that is not in it is
+    /// in no row. Earlier results hold only while the number is unchanged.
     pub fn complete(&self) -> Option<u64> {
         let progress = self.progress();
         let may_be_complete = matches!(progress.state, State::Filled { may_be_complete: true, .. });
         (may_be_complete && !self.has_lost(&progress)).then_some(progress.filling)
     }
 
-    /// Whether it should be filled: it never was, or it is not complete any more and that is worth a try.
+    /// Whether it should be filled: it never was, or it is no longer complete and another reading
+    /// may help.
     pub fn needs_filling(&self) -> bool {
         let progress = self.progress();
         match progress.state {
@@ -128,7 +134,8 @@ impl LiveTokens {
         }
     }
 
-    /// Whether so much was passed over that it should be read before somebody looks for a token in it.
+    /// Whether so many ids were skipped that they should be read before the next token is looked
+    /// up.
     pub fn has_fallen_behind(&self) -> bool {
         let progress = self.progress();
         progress.state != State::Empty && progress.seen_ids.count() >= MANY_GAPS
@@ -142,12 +149,12 @@ impl LiveTokens {
         }
     }
 
-    /// What was read does not count any more.
+    /// What was read no longer counts.
     pub fn empty(&self) {
         self.progress().state = State::Empty;
     }
 
-    /// The table has an index by now, and is not read any more.
+    /// The table has an index now, and is not read any more.
     pub fn give_up(&self) {
         self.empty();
         forget(self.row_cache.end_reading());
@@ -157,15 +164,15 @@ impl LiveTokens {
         progress.seen_ids.has_lost() || self.row_cache.has_overflowed()
     }
 
-    /// Reads the whole table, page by page, resting as long as each page took. What was known before is of use meanwhile, but not
-    /// complete.
+    /// Reads the whole table, page by page, with a pause as long as each page took. The earlier
+    /// tokens can be used meanwhile, but are not complete.
     ///
     /// # Errors
-    /// The database's; it is then to be filled once more.
+    /// The database's; the map must then be filled once more.
     pub async fn fill(&self, columns: Columns) -> Result<(), DatabaseError> {
         let began = Instant::now();
         let (first, numbered_by_one) = self.newest().await?;
-        // Of the connection that was just made.
+        // That of the new connection.
         let epoch = self.store.database.epoch();
         let edge = first.saturating_sub(IN_FLIGHT).max(1);
         let mut seen_ids = SeenIds::at(edge);
@@ -196,7 +203,7 @@ impl LiveTokens {
         Ok(())
     }
 
-    /// Returns the number of rows. `edge`: from this id on, what is missing is one of `seen_ids`'s gaps.
+    /// Returns the number of rows. From the id `edge` on, missing ids are gaps in `seen_ids`.
     async fn read_all(&self, columns: Columns, edge: u64, seen_ids: &mut SeenIds) -> Result<u64, DatabaseError> {
         let database = &self.store.database;
         let used_for = self.used_for.unwrap_or(u64::from(u32::MAX));
@@ -229,7 +236,8 @@ impl LiveTokens {
         }
     }
 
-    /// Reads the rows that are new, as of `now`; if `is_causal`, those that any node of the cluster has committed.
+    /// Reads the new rows, as of `now`; with `is_causal`, including those that any node of the
+    /// cluster has committed.
     ///
     /// # Errors
     /// The database's.
@@ -238,9 +246,9 @@ impl LiveTokens {
         let mut session = if is_causal { database.causal_session().await? } else { database.session().await? };
         let mut looked = database.within(ANSWER_LIMIT, self.look(&mut session, columns, now, is_causal)).await;
         let is_dead = match &looked {
-            // A connection that idled.
+            // The connection was idle and may be dead.
             Err(error) => error.code().is_none(),
-            // The newest rows may be at another server by now.
+            // The newest rows may be on another server by now.
             Ok(()) if session.is_read_only().await? => {
                 database.distrust();
                 true
@@ -267,10 +275,11 @@ impl LiveTokens {
         now: Instant,
         is_causal: bool,
     ) -> Result<(), DatabaseError> {
-        // Behind a proxy each of them may be read at another node.
+        // Behind a proxy, each of them may be read on another node.
         let causal = if is_causal { session.causal() } else { "" };
         let (gaps_read, tail_read) = (format!("{causal}{}", self.gaps), format!("{causal}{}", self.tail));
-        // Both of one moment: a rotation that is noted meanwhile moves the end, and leaves a gap that is not among these.
+        // Read together: a rotation noted in between moves the end, and leaves a gap that is not
+        // among these.
         let (gaps, old, mut next, filling) = {
             let Progress { seen_ids, filling, .. } = &*self.progress();
             (seen_ids.gaps(), seen_ids.old(now), seen_ids.next(), *filling)
@@ -280,12 +289,12 @@ impl LiveTokens {
         let under_way = self.under_way(&old, &[], session).await?;
         {
             let progress = &mut *self.progress();
-            // Another filling's gaps were not looked at.
+            // The gaps of another filling were not checked.
             if progress.filling == filling {
                 progress.seen_ids.looked_at(now, &under_way);
             }
         }
-        // The last row that was seen is read again: where it is gone, the table may have been emptied.
+        // The last known row is read again: if it is gone, the table may have been emptied.
         let mut is_first = true;
         loop {
             let from = if is_first { next.saturating_sub(1) } else { next };
@@ -305,7 +314,7 @@ impl LiveTokens {
         }
     }
 
-    /// The ids in `ranges` that have a row which is not among `committed` (ascending).
+    /// The ids in `ranges` whose row is not among `committed` (ascending).
     async fn under_way(
         &self,
         ranges: &[(u64, u64)],
@@ -324,7 +333,8 @@ impl LiveTokens {
         Ok(under_way)
     }
 
-    /// Reads the rows in `ranges` (ascending) by one of the statements of [`GAPS`] ranges, page by page; `take` returns a row's id.
+    /// Reads the rows in `ranges` (ascending) with a statement of [`GAPS`] ranges, page by page;
+    /// `take` returns a row's id.
     async fn read_ranges(
         &self,
         statement: &str,
@@ -336,7 +346,7 @@ impl LiveTokens {
         if ranges.is_empty() {
             return Ok(());
         }
-        // Before the isolation level, which is that of the next statement only.
+        // Before the isolation level is set, which applies to the next statement only.
         let statement = session.conn().prep(statement).await?;
         let mut from = 0;
         while !ranges.is_empty() {
@@ -355,7 +365,7 @@ impl LiveTokens {
                 highest = Some(take(row)?);
             }
             match highest {
-                // Another sidecar may have written all of a gap: the page has an end before it.
+                // Another sidecar may have filled the whole gap: the page ends before it.
                 Some(highest) if is_full => {
                     from = highest.saturating_add(1);
                     ranges = &ranges[ranges.partition_point(|(_, last)| *last < from)..];
@@ -366,7 +376,7 @@ impl LiveTokens {
         Ok(())
     }
 
-    /// The lowest and the highest id.
+    /// Returns the lowest and the highest id.
     fn take_all(&self, rows: Vec<Row>, columns: Columns) -> Result<(Option<u64>, Option<u64>), DatabaseError> {
         let mut ids = (None, None);
         for row in rows {
@@ -382,7 +392,7 @@ impl LiveTokens {
         if let Some(token) = token.filter(|token| !token.is_empty()) {
             let token = Key::of(&String::from_utf8_lossy(&token), columns.folds_case);
             let found = RowRef::found(id, column(&mut row, 2, "user_id").ok());
-            // It may be one that this process wrote.
+            // The row may be one that this process wrote.
             let is_proved = self.row_cache.row_of(&token).is_some_and(|known| known.id == id && known.is_proved);
             self.row_cache.remember(token, RowRef { is_proved, ..found });
         }
@@ -392,7 +402,7 @@ impl LiveTokens {
 
     /// The greatest id, and whether ids grow by one.
     async fn newest(&self) -> Result<(u64, bool), DatabaseError> {
-        // A connection that idled may be dead; filling is rare enough for a new one.
+        // An idle connection may be dead; filling is rare enough for a new one.
         let mut session = self.store.database.fresh_session().await?;
         let newest: Option<Row> =
             session.conn().query_first(format!("SELECT COALESCE(MAX(id), 0) FROM {}", self.store.tokens)).await?;
@@ -407,7 +417,7 @@ impl LiveTokens {
     }
 }
 
-/// Where nobody waits for it: to drop a million tokens takes time.
+/// On another thread: dropping a million tokens takes time.
 fn forget(tokens: Option<Forgotten>) {
     if let Some(tokens) = tokens {
         spawn_blocking(move || drop(tokens));

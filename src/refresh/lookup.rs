@@ -1,11 +1,13 @@
-//! Finds the row that a token is in, outside any transaction: the cache, the map, the index, and only then the whole table.
+//! Finds the row of a token, outside any transaction: in the cache, in the map, by the index, and
+//! only then in the whole table.
 //!
-//! What has to be asked waits as rotations do, in the queue for a look at the rows that are new, in that for the index, or in that
-//! for the whole table. Who works there takes what waits into one look, so that a flood of unknown tokens comes to few statements.
-//! The table is read by two at a time at most, whatever the number of tokens that are looked for.
+//! Look-ups that need the database wait in one of three queues, like rotations: for a read of the
+//! new rows, of the index, or of the whole table. A worker combines what waits into one look, so
+//! that a flood of unknown tokens needs few statements. At most two statements read the whole table
+//! at a time, whatever the number of tokens.
 //!
-//! On a cluster a node may not have a row yet that another has committed. What a look does not find there goes into a further
-//! queue, and is asked for once more with causality: see [`absent`].
+//! On a cluster, a node may lack a row that another has already committed. Tokens that are not
+//! found there go into a further queue, and are looked up once more with causality: see [`absent`].
 
 mod absent;
 mod worker;
@@ -28,45 +30,46 @@ use super::waiting::{LIMIT, RotationError};
 use crate::wordpress::database::{CAUSAL_LIMIT, DatabaseError};
 use crate::wordpress::site::Site;
 
-/// Statements at a time, by the index and of the whole table.
+/// Statements at a time, for the index and for the whole table each.
 const WORKERS: usize = 2;
 
 /// Look-ups that may wait in each queue.
 const QUEUE: usize = 4096;
 
-/// Tokens that one look at the new rows is for.
+/// Tokens per read of the new rows.
 const TOGETHER: usize = 256;
 
-/// After a look that found nothing the next one waits so long: a flood of unknown tokens then comes in few statements, and a good
-/// one among them hardly waits.
+/// The pause after a look that found nothing: a flood of unknown tokens then needs few statements,
+/// and a valid one among them hardly waits.
 const REST: Duration = Duration::from_millis(8);
 
-/// How often a look-up is begun anew because the database moved to another server meanwhile.
+/// How often a look-up is started again because the database moved to another server meanwhile.
 const SERVERS: usize = 3;
 
-/// How long a look-up may take that reads the table, with its wait: ten million rows take some four seconds. The others have
-/// [`LIMIT`].
+/// How long a look-up that reads the whole table may take, with its wait: ten million rows take
+/// about four seconds. Others have [`LIMIT`].
 const SCAN_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a look has at least: who has waited for nearly all of the time must not take it from the others.
+/// The minimum time of a look: a token that has used up most of its time waiting must not cut short
+/// the others.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// The error of a wait for a lock that took too long.
+/// The server's error for a lock wait that took too long.
 const LOCK_WAIT: u16 = 1205;
 
-/// What is done with a look-up's result: where the token is, if it is in any row. An error says that nothing has begun. It
-/// must not take long: others that were found with it wait.
-// A callback, since an async function takes a task and a channel for each: with 10,000 unknown tokens a second beside 64 connections
-// that cost 7 % (no index) and 19 % (index) of the good refreshes, and a fifth more of the processor (`tests/bench/refresh`,
-// "million", in alternation).
+/// Receives the result of a look-up: where the token is, if it is in any row. An error means that
+/// nothing has begun. It must be quick: other look-ups of the same statement wait.
+// A callback, since an async function takes a task and a channel for each: with 10,000 unknown
+// tokens a second beside 64 connections that cost 7 % (no index) and 19 % (index) of the good
+// refreshes, and a fifth more of the processor (`tests/bench/refresh`, "million", in alternation).
 pub type OnDone = Box<dyn FnOnce(Result<Option<RowRef>, RotationError>) + Send>;
 
-/// What is looked for in one way.
+/// The look-ups of one kind that wait.
 struct Queue {
     sought: Mutex<mpsc::Receiver<Sought>>,
     /// When the next look may begin.
     next: std::sync::Mutex<Instant>,
-    /// That is now.
+    /// Signalled to begin it now.
     is_now: Notify,
 }
 
@@ -77,7 +80,7 @@ impl Queue {
         (sender, Arc::new(Queue { sought, next, is_now: Notify::new() }))
     }
 
-    /// What waits, up to `most`; nothing when nobody is left who asks.
+    /// Takes up to `most` look-ups; none when all senders are gone.
     async fn take(&self, most: usize) -> Vec<Sought> {
         let mut queue = self.sought.lock().await;
         let mut next = *self.next();
@@ -91,12 +94,12 @@ impl Queue {
         sought
     }
 
-    /// The next look begins after `pause`.
+    /// Delays the next look by `pause`.
     fn rest(&self, pause: Duration) {
         *self.next() = Instant::now() + pause;
     }
 
-    /// A look found something.
+    /// A look found a token.
     fn found(&self) {
         *self.next() = Instant::now();
         self.is_now.notify_one();
@@ -109,7 +112,7 @@ impl Queue {
 
 /// Looks tokens up.
 pub struct LookUps {
-    /// What is known already.
+    /// Where tokens were last seen.
     pub row_cache: Arc<RowCache>,
     /// The map of all live tokens, for tables without an index.
     pub live_tokens: Arc<LiveTokens>,
@@ -120,18 +123,19 @@ pub struct LookUps {
     tasks: Handle,
     store: Arc<Store>,
     counters: Arc<Counters>,
-    /// That of the database when what is known was learnt: see [`LookUps::forget_another_servers`].
+    /// The database's epoch when the current knowledge was gained: see
+    /// [`LookUps::forget_another_servers`].
     epoch: AtomicU64,
 }
 
-/// A token that is looked for.
+/// A token that is being looked up.
 struct Sought {
     token: Key,
     site: Arc<Site>,
     since: Instant,
-    /// That of the database when it was asked for.
+    /// The database's epoch when it was asked for.
     epoch: u64,
-    /// How many servers may be asked, this one included.
+    /// How many servers may be asked, including this one.
     servers: usize,
     on_done: OnDone,
 }
@@ -141,14 +145,14 @@ impl Sought {
         self.since.elapsed() >= LIMIT
     }
 
-    /// For the look that it is the oldest of.
+    /// How much time a look has whose oldest token this is.
     fn time_left(&self) -> Duration {
         LIMIT.saturating_sub(self.since.elapsed()).max(LEAST)
     }
 }
 
 impl LookUps {
-    /// Starts the workers in the runtime that this is called in.
+    /// Starts the workers in the current runtime.
     pub fn start(
         store: Arc<Store>,
         row_cache: Arc<RowCache>,
@@ -171,7 +175,7 @@ impl LookUps {
             counters,
             epoch,
         });
-        // The workers end when nobody is left who asks.
+        // The workers end when `LookUps` is dropped.
         let weak = Arc::downgrade(&look_ups);
         for (queue, by_index) in [(index, true), (scan, false)] {
             for _ in 0..WORKERS {
@@ -198,7 +202,7 @@ impl LookUps {
         row
     }
 
-    /// Whether a look-up of the last seconds found the token in no row.
+    /// Whether a look-up within the last seconds found the token in no row.
     pub fn is_known_unknown(&self, token: &Key) -> bool {
         self.forget_another_servers();
         let unknown = self.row_cache.is_unknown(token) && self.row_cache.row_of(token).is_none();
@@ -208,19 +212,19 @@ impl LookUps {
         unknown
     }
 
-    /// How long it may take until a call has its answer that a look-up may be part of.
+    /// How long a call may take that may need a look-up.
     pub fn limit(&self, site: &Site) -> Duration {
         let may_scan = !site.columns.indexed && self.live_tokens.complete().is_none();
         if may_scan { SCAN_LIMIT + LIMIT } else { LIMIT }
     }
 
-    /// Finds the row that the token is in, from whatever thread, and then does `on_done` on the database side. Dropped undone only
-    /// where a worker fails or the runtime ends.
+    /// Finds the row of the token, then calls `on_done` on the database side. May be called from
+    /// any thread. `on_done` is dropped without a call only if a worker fails or the runtime ends.
     pub fn find(self: &Arc<Self>, token: Key, site: Arc<Site>, on_done: OnDone) {
         self.find_at(SERVERS, token, site, on_done);
     }
 
-    /// What one server does not have another may: so many are asked.
+    /// A token that one server lacks may be on another: at most `servers` are asked.
     fn find_at(self: &Arc<Self>, servers: usize, token: Key, site: Arc<Site>, on_done: OnDone) {
         let epoch = self.forget_another_servers();
         let columns = site.columns;
@@ -245,13 +249,13 @@ impl LookUps {
         }
     }
 
-    /// A node of a cluster does not have the token. It is asked once more, with causality.
+    /// A node of a cluster does not have the token, so it is asked once more, with causality.
     fn ask_once_more(self: &Arc<Self>, sought: Sought) {
         self.hand_in(&self.once_more, sought);
     }
 
-    /// As [`LookUps::end`], for a causal look. SECURITY: where that was not to be had, WordPress must not answer: its node may be
-    /// behind as well, and it would refuse the token.
+    /// Like [`LookUps::end`], for a causal look. SECURITY: if the causal look failed, the call must
+    /// not be left to WordPress: its node may be behind as well, and it would refuse the token.
     fn end_causal(self: &Arc<Self>, sought: Sought, found: Result<Option<RowRef>, DatabaseError>) {
         match &found {
             Ok(Some(_)) => self.counters.was_behind.add(),
@@ -275,7 +279,7 @@ impl LookUps {
         });
     }
 
-    /// Looks through the whole table. That goes on where the time is over that anybody waits for it.
+    /// Searches the whole table. The search continues even when no caller waits for it any more.
     fn scan(&self, sought: Sought) {
         let queue = self.by_scan.clone();
         self.tasks.spawn(async move {
@@ -287,19 +291,20 @@ impl LookUps {
                 answered.await.ok()
             };
             let found = timeout(SCAN_LIMIT, found).await.ok().flatten();
-            // A flood of unknown tokens must not go on to WordPress, which would read the table for each of them.
+            // A flood of unknown tokens must not be left to WordPress, which would read the table
+            // for each of them.
             on_done(found.unwrap_or(Err(RotationError::Failed(DatabaseError::TimedOut))));
         });
     }
 
-    /// Ends those who have waited for too long.
+    /// Ends those that have waited too long.
     fn without_late(self: &Arc<Self>, sought: Vec<Sought>) -> Vec<Sought> {
         let (late, sought): (Vec<_>, Vec<_>) = sought.into_iter().partition(Sought::is_late);
         late.into_iter().for_each(|one| self.end(one, Err(DatabaseError::TimedOut)));
         sought
     }
 
-    /// Whether any was found.
+    /// Returns whether any was found.
     async fn look_at_new_rows(self: &Arc<Self>, sought: Vec<Sought>, is_causal: bool) -> bool {
         let sought = self.without_late(sought);
         self.counters.looked_in_tail.add_many(sought.len());
@@ -311,7 +316,7 @@ impl LookUps {
         } else {
             timeout(first.time_left(), looked).await.unwrap_or(Err(DatabaseError::TimedOut))
         };
-        // Asked only now: reading the new rows may have shown that the map is not what it was.
+        // Checked after the rows were read, which may have shown that the map is out of date.
         self.forget_another_servers();
         let is_complete = complete.is_some() && self.live_tokens.complete() == complete;
         let is_certain = is_causal || !self.store.database.is_cluster();
@@ -323,7 +328,8 @@ impl LookUps {
                     found_any = true;
                     Ok(Some(place))
                 }
-                // Before the table is read for it: what came a moment ago is among the new rows.
+                // Before the whole table is read: a token that has just been issued is among the
+                // new rows.
                 (Ok(()), None) if !is_certain => {
                     self.ask_once_more(one);
                     continue;
@@ -345,8 +351,8 @@ impl LookUps {
         found_any
     }
 
-    /// What a server said of tokens that it does not have does not hold for the next one. Which row a token is in may be kept:
-    /// that is always asked.
+    /// What one server said about missing tokens does not hold for the next server. Known rows are
+    /// kept: they are always checked.
     fn forget_another_servers(&self) -> u64 {
         let epoch = self.store.database.epoch();
         if self.epoch.load(Ordering::Acquire) != epoch && self.epoch.swap(epoch, Ordering::AcqRel) != epoch {
@@ -367,8 +373,9 @@ async fn work_at_new_rows(look_ups: Weak<LookUps>, queue: Arc<Queue>) {
     }
 }
 
-/// WordPress may have a better answer, but not of a database that is silent or of a table that is locked: there its processes would
-/// wait, too, one for each call; nor of one that takes no writes.
+/// Whether the call is left to WordPress, which may do better. Not if the database is silent or the
+/// table locked: WordPress's processes would wait there too, one per call. And not if it accepts no
+/// writes.
 fn failed(error: DatabaseError) -> RotationError {
     match error {
         DatabaseError::TimedOut | DatabaseError::ReadOnly | DatabaseError::Failed(Some(LOCK_WAIT)) => {

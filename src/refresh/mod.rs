@@ -1,22 +1,28 @@
-//! The native answer, top to bottom: is it the route, is it certain, the rate limit, the row, the rotation, the answer.
+//! The native refresh from top to bottom: is it the route, is the response certain, the rate limit,
+//! the row, the rotation, the response.
 //!
-//! What is not certain goes to WordPress as it came. The rotation itself runs on the database side: a client that leaves cuts
-//! the wait short, never the rotation.
+//! In any doubt the request is left to WordPress unchanged. The rotation runs on the database side:
+//! a client that disconnects ends the wait, never the rotation.
 //!
-//! The words, as they are used in this directory:
+//! The terms of this directory:
 //!
-//! - A **refresh** is one call of the route; a **rotation** exchanges its token for a new pair: one row is revoked, one is added.
-//! - A **replay** gives the pair of the last rotation once more, to a client that presents its used token again soon.
+//! - A **refresh** is one call of the route; a **rotation** exchanges its token for a new pair: one
+//!   row is revoked, one is added.
+//! - A **replay** gives the pair of the last rotation once more, to a client that presents its used
+//!   token again soon.
 //! - A **token family** is all tokens that come from one login. Normally one of them is live.
-//! - A token is **live** until it is exchanged; **used** once its row is revoked, by a rotation, a logout or the plugin; **unknown**
-//!   if it is in no row, and **known-unknown** if a look-up said so within the last seconds.
-//! - A **look-up** finds the row that a token is in. A **row ref** is what it finds: the row's id, and a hint whose it is. The **live
-//!   tokens** are a map of the whole table, for one without an index on its tokens.
-//! - A **group** is the rotations of one transaction. The worker whose **turn** it is forms the next group; the turn passes on as
-//!   soon as the group has written, before its commit.
-//! - A rotation that a group could not finish goes on by **retries** of its own.
-//! - A **blog** is a further site of a network (multisite), as WordPress's code calls it: refreshed by parts of its own.
-//! - A refresh is **left** to WordPress if it is not certain what its answer is, and nothing of it has begun.
+//! - A token is **live** until it is exchanged; **used** once its row is revoked, by a rotation, a
+//!   logout or the plugin; **unknown** if it is in no row, and **known-unknown** if a look-up found
+//!   that within the last seconds.
+//! - A **look-up** finds the row of a token. A **row ref** is its result: the row's id, and the
+//!   user's as a hint. The **live tokens** are a map of the whole table, for one without an index
+//!   on its tokens.
+//! - A **group** is the rotations of one transaction. The worker whose **turn** it is forms the
+//!   next group; the turn passes on as soon as the group has written, before its commit.
+//! - A rotation that a group could not finish continues by its own **retries**.
+//! - A **blog** is a further site of a network (multisite), as WordPress's code calls it. It has
+//!   its own parts of the native refresh.
+//! - A refresh is **left** to WordPress if its response is uncertain and nothing has begun.
 
 pub mod analytics;
 pub mod blogs;
@@ -90,23 +96,23 @@ use rotation::Rotation;
 use row_cache::Key;
 use waiting::RotationError;
 
-/// A refresh call's body is a few dozen bytes; one that takes longer than this to arrive is not coming.
+/// A refresh's body is a few dozen bytes; one that takes longer than this will not arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 const LARGE_BODY: &str = "a large body";
 
-/// What becomes of a call that could be a refresh.
+/// The result for a request that could be a refresh.
 pub enum Answer {
     Native(Response<Bytes>, RefreshLog),
-    /// WordPress's, with all that was read of the body. No log: it is no call of the route. With a comparison, which WordPress's
-    /// answer is to be shown to.
+    /// Left to WordPress, with everything that was read of the body. Without a log it is not a call
+    /// of the route. With a comparison, WordPress's response must be shown to that.
     Forward(Box<Request<RequestBody>>, Option<RefreshLog>, Option<Box<Comparison>>),
 }
 
-/// Answers a call that could be a refresh, or says that WordPress should.
+/// Answers a request that could be a refresh, or leaves it to WordPress.
 ///
 /// # Errors
-/// The body broke off, or a rotation began and could not be finished.
+/// The body failed, or a rotation began and could not be completed.
 pub async fn answer(
     refresher: &Arc<Refresher>,
     request: Request<RequestBody>,
@@ -157,7 +163,7 @@ pub async fn answer(
     })
 }
 
-/// What is known of a call that is a refresh, before its body is read.
+/// What is known of a refresh before its body is read.
 struct Eligible {
     site: Arc<Site>,
     called: Called,
@@ -191,8 +197,8 @@ async fn eligible(refresher: &Refresher, request: &Request<RequestBody>, client:
     Ok(Eligible { site, called, query_token, issued_at })
 }
 
-/// A call is left to WordPress, which may have a better answer, and nothing has happened yet. With the reason, unless it is no
-/// call of the route.
+/// Leaves the call to WordPress, which may do better. Nothing has been changed yet. Contains the
+/// reason, unless the request is not a call of the route.
 struct Leave(Option<String>);
 
 impl Leave {
@@ -213,9 +219,10 @@ impl Leave {
     }
 
     fn compare(self, mut request: Request<RequestBody>, id: &RequestId, comparison: Box<Comparison>) -> Answer {
-        // What is compressed could not be read.
+        // A compressed response could not be read.
         request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        // SECURITY: a web server may heed these, and a part of an answer would look like another one.
+        // SECURITY: a web server may apply these, and a part of a response would look like a
+        // different one.
         for name in [header::RANGE, header::IF_RANGE] {
             request.headers_mut().remove(name);
         }
@@ -226,15 +233,15 @@ impl Leave {
     }
 }
 
-/// What becomes of a call whose body was read.
+/// The result for a call whose body was read.
 enum Decided {
     Answered(Response<Bytes>, RefreshLog),
     Left(Leave),
-    /// Left to WordPress, whose answer is compared.
+    /// Left to WordPress, whose response is compared.
     Compared(Leave, Box<Comparison>),
 }
 
-/// One call that is certain to be a refresh.
+/// A call that is certainly a refresh.
 struct Call<'a> {
     refresher: &'a Arc<Refresher>,
     site: &'a Arc<Site>,
@@ -245,11 +252,11 @@ struct Call<'a> {
     id: &'a RequestId,
     /// Unix seconds, by the slowest of three clocks.
     issued_at: u64,
-    /// Whether the call may be refused here. Else it may be for another site.
+    /// Whether the call may be refused here. Otherwise it may be for another site.
     refuses: bool,
     /// The request's origin, if it is an app's.
     app: Option<App<'a>>,
-    /// What a native answer says to that, where it is known.
+    /// The fields of a native response to that origin, if they are known.
     agreed: Option<Arc<Cors>>,
 }
 
@@ -263,7 +270,7 @@ impl Call<'_> {
         };
         Ok(match parsed {
             Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
-            // WordPress may say it in the site's language.
+            // WordPress may send the message in the site's language.
             Parsed::Invalid(_) if !self.site.is_english => {
                 Decided::Left(Leave::counted(&counters.left_for_settings, "a fault to be told in the site's language"))
             }
@@ -275,7 +282,7 @@ impl Call<'_> {
         })
     }
 
-    /// Whose answers those of WordPress's must have agreed with.
+    /// The class of calls on which WordPress's responses must have agreed.
     fn class(&self) -> Class {
         match self.app {
             Some(_) => Class::App,
@@ -306,7 +313,7 @@ impl Call<'_> {
         let user_agent = self.user_agent();
         let key = Key::of(&token, self.site.columns.folds_case);
         if self.refuses && self.refresher.look_ups.is_known_unknown(&key) {
-            // Nothing is to be looked for or stored, so that a flood of them costs the database side nothing.
+            // It needs no look-up and no row, so a flood of them costs the database side nothing.
             self.refresher.counters.unknown.add();
             self.refresher.record(self.event(&user_agent), EventResult::Failure(Failure::InvalidToken));
             return Ok(Decided::Answered(self.respond(&Reply::InvalidToken, window), RefreshLog::of("unknown")));
@@ -319,7 +326,8 @@ impl Call<'_> {
         let plan = Plan { replays, ..self.plan(token, refresh_token, user_agent) };
         let (answered, deadline) = Rotation::begin(self.refresher, key, plan, event);
         let Ok(answered) = timeout_at(deadline, answered).await else {
-            // It goes on, and may have a replay or a refusal to tell. No COMMIT of a rotation is sent any more.
+            // The rotation continues, and may yet result in a replay or a refusal. It sends no more
+            // COMMIT.
             return Err(RefreshError::Rotation(RotationError::Failed(DatabaseError::TimedOut)));
         };
         match answered {
@@ -332,17 +340,18 @@ impl Call<'_> {
                 warn!(%error, request_id = %self.id, "a refresh goes to WordPress");
                 Ok(Decided::Left(Leave::because(error)))
             }
-            // It was counted, and what the site does was logged once.
+            // It was counted, and the site's behaviour was logged once.
             Ok(Err(RotationError::Unverified(why))) => Ok(Decided::Left(Leave::because(why))),
-            // It was logged once, by `Standing`.
+            // `Standing` logged it once.
             Ok(Err(RotationError::Refused(error))) => Ok(Decided::Left(Leave::because(error))),
             Ok(Err(error)) => Err(RefreshError::Rotation(error)),
             Err(error) => Err(RefreshError::Dropped(error)),
         }
     }
 
-    /// As wp_magic_quotes() and sanitize_text_field() leave it (what is not UTF-8 becomes nothing). A longer one than the column
-    /// holds must not lose the session, as it does with the plugin.
+    /// The user agent as wp_magic_quotes() and sanitize_text_field() leave it (empty if it is not
+    /// UTF-8). One that is longer than the column must not lose the session, as it does with the
+    /// plugin.
     fn user_agent(&self) -> String {
         let columns = self.site.columns;
         let sent = self.head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
@@ -372,7 +381,7 @@ impl Call<'_> {
         }
     }
 
-    /// `None` where nobody writes it down.
+    /// `None` if analytics are off.
     fn event(&self, user_agent: &str) -> Option<Event> {
         self.refresher.analytics.is_some().then(|| Event {
             arrived: self.arrived,
@@ -413,7 +422,8 @@ fn has_bearer(head: &http::request::Parts) -> bool {
     authorization.is_some_and(|value| value.as_bytes().windows(7).any(|part| part == b"Bearer "))
 }
 
-/// The target. Nearly all calls have the same, and what is made on one thread and dropped on another is dear.
+/// The request's target. Nearly all calls have the same, so it is shared: memory that one thread
+/// allocates and another frees is expensive.
 fn shared(uri: &Uri) -> Arc<str> {
     thread_local! {
         static LAST: RefCell<Arc<str>> = RefCell::new(Arc::from(""));

@@ -1,6 +1,7 @@
-//! What a rotation is to store, and how it ended.
+//! What a rotation stores, and its outcome.
 //!
-//! The new refresh token is made once, before the first attempt, so that an attempt whose outcome is unknown can be recognized.
+//! The new refresh token is made once, before the first attempt, so that an attempt with an unknown
+//! outcome can be recognised.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -18,48 +19,52 @@ use crate::wordpress::home::Home;
 use crate::wordpress::site::{Site, Sites};
 use crate::wordpress::text;
 
-/// A token is made for each of them where a pair is to be found again, which takes up to a millisecond with RSA.
+/// The most issuers that a token is made for to find a pair again: with RSA each takes up to a
+/// millisecond.
 const MOST_ISSUERS: usize = 16;
 
-/// What is to be stored, save what only the row tells.
+/// Everything that is to be stored, except what depends on the row.
 pub struct Plan {
     pub token: String,
-    /// The one it gets in its place.
+    /// The new refresh token.
     pub refresh_token: String,
     /// Unix seconds.
     pub issued_at: u64,
-    /// The site's home on the call's host.
+    /// The site's home URL on the call's host.
     pub home: Arc<Home>,
-    /// What WordPress has said of its home elsewhere is asked of them: see [`Plan::issuers`].
+    /// Provides the home URLs on other hosts: see [`Plan::issuers`].
     pub sites: Arc<Sites>,
-    /// Whether calls of this kind are answered here at all.
+    /// Whether calls of this class are native.
     pub verification: Arc<Verification>,
     pub class: Class,
-    /// What the answer says to an app's origin.
+    /// The response's fields for an app's origin.
     pub agreed: Option<Arc<Cors>>,
-    /// What is native whatever the verdict.
+    /// Which replays are native whatever the verdict.
     pub replays: Replays,
-    /// Whether a refusal is the client's answer. Where it is not, WordPress answers, and notes the call itself.
+    /// Whether a refusal is sent to the client. If not, WordPress answers, and writes the analytics
+    /// row itself.
     pub refuses: bool,
     /// Settings, keys and columns.
     pub site: Arc<Site>,
-    /// As it is stored in the column.
+    /// As stored in the column.
     pub user_agent: String,
     pub client: IpAddr,
-    /// What it was signed as: by [`Plan::sign_early`], or by the first attempt.
+    /// The access token, signed by [`Plan::sign_early`] or by the first attempt.
     pub signed: OnceLock<Signed>,
-    /// Where its access token is kept for a while; `None` where it can be made again, or is never given twice.
+    /// Where the access token is kept for a while; `None` if it can be made again, or is never
+    /// given twice.
     pub recent: Option<Arc<Recent>>,
 }
 
-/// What a used token may get although calls are not native.
+/// Which pairs a used token may get although calls are not native.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Replays {
     /// Nothing.
     None,
-    /// The pair that the sidecar has given before it was in doubt: WordPress would refuse the token, and end its session.
+    /// A pair that the sidecar itself has issued before the verdict changed: WordPress would refuse
+    /// the token and end the session.
     Own,
-    /// Also WordPress's pair, which another call has just got: it was what the sidecar would have given.
+    /// Also WordPress's pair that another call has just got, and which equals the sidecar's.
     Any,
 }
 
@@ -68,42 +73,43 @@ pub enum Replays {
 #[derive(Clone)]
 pub struct Signed {
     user_id: u64,
-    /// What was declared of the user then.
+    /// The claims declared for the user at that time.
     claims: Vec<(Vec<String>, Value)>,
     access_token: String,
     hash: String,
 }
 
 impl Plan {
-    /// Signs the access token where that takes microseconds, so that it is done before the rows of a group are locked. Should the row
-    /// turn out to be another user's, it is signed again; should nothing be rotated, it was in vain. Declared claims are read with
-    /// the locked row.
+    /// Signs the access token early if that takes microseconds, before the rows of a group are
+    /// locked. If the row turns out to belong to another user, it is signed again; if nothing is
+    /// rotated, it is unused. Declared claims are read with the locked row.
     pub fn sign_early(&self, user_id: u64) {
         if self.site.signer.is_quick()
             && self.site.declared.claims.is_empty()
-            // What fails here fails under the lock, too, and is told there.
+            // An error here also occurs under the lock, and is reported there.
             && let Ok(signed) = self.sign(user_id, &[])
         {
-            // Looked up for a second time, it has one already.
+            // After a second look-up it already has one.
             let _ = self.signed.set(signed);
         }
     }
 
-    /// Who may have issued a token of this site's, the one that would now first: on another host, or by another scheme, the home
-    /// URL may be another.
+    /// The possible issuers of this site's tokens, the current one first: with another host or
+    /// scheme, the home URL may differ.
     pub fn issuers(&self) -> Vec<Arc<Home>> {
         let others = self.sites.homes().issuers().into_iter().filter(|home| home.url != self.home.url);
         [Arc::clone(&self.home)].into_iter().chain(others).take(MOST_ISSUERS).collect()
     }
 
-    /// Whether the call is still answered here. Asked again where the answer is decided.
+    /// Whether the call is still native. Checked again when the response is decided.
     pub fn is_native(&self) -> bool {
         let Plan { verification, site, .. } = self;
         let is_proven = verification.is_of(site.makeup.tag()) && verification.is_native(self.class);
         !verification.is_on() || is_proven && self.agreed.as_ref().is_none_or(|cors| cors.holds())
     }
 
-    /// The access token and the row that the rotation of `parent` adds. `values`: what is declared of its user.
+    /// The access token and the row that the rotation of `parent` adds. `values` are those declared
+    /// for its user.
     ///
     /// # Errors
     /// The access token cannot be signed.
@@ -128,14 +134,14 @@ impl Plan {
         Ok((access_token, child))
     }
 
-    /// The same for all attempts, unless the row becomes another user's between two of them, or what is declared of the user
-    /// changes.
+    /// The same for all attempts, unless the row's user or the declared values change between two
+    /// of them.
     fn signed(&self, user_id: u64, claims: &[(Vec<String>, Value)]) -> Result<Signed, SignerError> {
         match self.signed.get() {
             Some(signed) if signed.user_id == user_id && signed.claims == claims => Ok(signed.clone()),
             _ => {
                 let signed = self.sign(user_id, claims)?;
-                // It may have one for another user, which stays.
+                // One for another user stays in place.
                 let _ = self.signed.set(signed.clone());
                 Ok(signed)
             }
@@ -161,7 +167,7 @@ impl Plan {
     }
 }
 
-/// How a rotation ended.
+/// The outcome of a rotation.
 pub enum Outcome {
     Rotated(Rotated),
     /// The row's token was used or revoked.
@@ -170,9 +176,9 @@ pub enum Outcome {
     Expired,
     /// The row's user does not exist.
     UserNotFound,
-    /// The row does not hold the token (any more).
+    /// The row does not contain the token (any more).
     NotThisRow,
-    /// It is not verified that WordPress would do the same, for this reason; nothing was written.
+    /// It is not verified that WordPress would do the same, for this reason. Nothing was written.
     Unverified(String),
 }
 
@@ -180,22 +186,23 @@ pub enum Outcome {
 pub struct Rotated {
     pub access_token: String,
     pub user: User,
-    /// What is declared of the answer.
+    /// The declared fields of the response.
     pub fields: Vec<(Vec<String>, Value)>,
     pub family: Option<String>,
     /// The row that was revoked.
     pub parent: u64,
-    /// The new row, where its id is known.
+    /// The new row, if its id is known.
     pub child: Option<u64>,
 }
 
-/// A token that was found revoked. The table does not tell one that was exchanged from one that was logged out.
+/// A token that was found revoked. The table does not distinguish an exchanged token from one that
+/// was logged out.
 pub struct Used {
     pub id: u64,
     pub user_id: u64,
     pub family: Option<String>,
-    /// Seconds since then; `None` where the table holds no date.
+    /// Seconds since then; `None` if the table has no date.
     pub revoked_for: Option<i64>,
-    /// The token's own time is over.
+    /// The token itself has expired.
     pub expired: bool,
 }

@@ -1,9 +1,10 @@
-//! Access tokens of the last rotations whose signatures cannot be made again (ES256 and ES384), for calls that come
-//! with a used token to this process.
+//! Keeps the access tokens of the last rotations whose signatures cannot be made again (ES256 and
+//! ES384), for replays by this process.
 //!
-//! Everything else about such a call is decided as for other algorithms, by the rows: an access token is handed out
-//! only if it is the one whose hash the family's only live row has. It is put here before its row is committed, since
-//! another call may find the old row used as soon as the server has the commit, before its answer is here.
+//! The rows decide about a replay as for other algorithms: an access token is returned only if its
+//! hash is that of the family's only live row. It is put here before its row is committed, since
+//! another call may find the old row used as soon as the server has the commit, before its result
+//! arrives here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,20 +15,20 @@ use tokio::time::sleep;
 
 use crate::config::Secret;
 
-/// Token families. With an access token of half a kilobyte this is some 20 MiB at most, and takes 3,000 rotations a
-/// second to fill within 10 s; what was used longest ago goes first then, and such a call is refused as at another
-/// process.
+/// How many token families are kept. With an access token of half a kilobyte this is 20 MiB at
+/// most, and fills within 10 s at 3,000 rotations a second; then the least recently used is
+/// dropped, and its replay is refused as by another process.
 const FAMILIES: u64 = 32_768;
 
-/// Access tokens of one family. There are more than one only while it is not known whether the last rotation was
-/// stored.
+/// Access tokens per family. There are several only while it is unknown whether the last rotation
+/// was stored.
 const OF_ONE_FAMILY: usize = 4;
 
-/// How often what is over its time is freed.
+/// How often expired entries are freed.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The access tokens, by `token_family`.
-// SECURITY: no Debug. A family is no secret (the log shows part of it), its access token is.
+// SECURITY: no Debug. A family is not secret (the log shows part of it); its access token is.
 pub struct Recent {
     families: Cache<String, Arc<[Kept]>>,
     interval: Duration,
@@ -40,18 +41,18 @@ struct Kept {
 }
 
 impl Recent {
-    /// Empty. What is put in is forgotten after `interval`.
+    /// An empty table, whose entries expire after `interval`.
     pub fn new(interval: Duration) -> Self {
         let families = Cache::builder()
             .max_capacity(FAMILIES)
             .time_to_live(interval)
-            // The newest is what a second call comes for.
+            // Replays are of the newest entries.
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Recent { families, interval }
     }
 
-    /// How long it keeps what is put in.
+    /// How long entries are kept.
     pub fn interval(&self) -> Duration {
         self.interval
     }
@@ -65,7 +66,7 @@ impl Recent {
         let access_token = Arc::new(Secret::new(access_token));
         self.families.entry_by_ref(family).and_upsert_with(|known| {
             let mut kept: Vec<Kept> = known.map(|known| known.into_value().to_vec()).unwrap_or_default();
-            // A rotation that is tried again signs no second time.
+            // A rotation that is retried does not sign a second time.
             kept.retain(|other| other.until > now && other.access_token != access_token);
             kept.push(Kept { access_token: Arc::clone(&access_token), until: now + self.interval });
             let surplus = kept.len().saturating_sub(OF_ONE_FAMILY);
@@ -78,7 +79,7 @@ impl Recent {
     pub fn stored(&self, family: &str, access_token: &str) {
         let Some(kept) = self.families.get(family) else { return };
         if kept.len() > 1 {
-            // Those behind it may be of the next rotation, which is about to be stored.
+            // Later entries may belong to the next rotation, which is about to be stored.
             self.families.entry_by_ref(family).and_upsert_with(|known| {
                 let mut known = known.map(|known| known.into_value().to_vec()).unwrap_or_default();
                 let earlier = known.iter().position(|one| one.access_token.expose() == access_token).unwrap_or(0);
@@ -88,7 +89,7 @@ impl Recent {
         }
     }
 
-    /// The family's access token that `is_it`.
+    /// The family's access token for which `is_it` holds.
     pub fn find(&self, family: &str, is_it: impl Fn(&str) -> bool) -> Option<Arc<Secret>> {
         self.find_at(family, is_it, Instant::now())
     }
@@ -99,12 +100,12 @@ impl Recent {
         found.map(|one| Arc::clone(&one.access_token))
     }
 
-    /// Nothing of the family lives any more.
+    /// The family has no live token any more.
     pub fn forget(&self, family: &str) {
         self.families.invalidate(family);
     }
 
-    /// Frees what is over its time, every second. Never returns.
+    /// Frees expired entries every second. Never returns.
     pub async fn keep_swept(&self) {
         loop {
             sleep(SWEEP).await;
@@ -112,7 +113,7 @@ impl Recent {
         }
     }
 
-    /// Frees what is over its time: moka does so only beside other calls.
+    /// Frees expired entries: moka does so only during other calls.
     fn sweep(&self) {
         self.families.run_pending_tasks();
     }
@@ -136,12 +137,12 @@ mod tests {
         assert!(!found(&recent, "first", begun + INTERVAL), "its time is over");
         assert!(!found(&recent, "another", begun));
         assert!(recent.find("other family", |_| true).is_none());
-        // Another rotation of the family does not make it live longer.
+        // Another rotation of the family does not extend its life.
         recent.put_at("family", "second", begun + INTERVAL / 2);
         assert!(found(&recent, "first", begun + INTERVAL / 2) && found(&recent, "second", begun + INTERVAL / 2));
         assert!(!found(&recent, "first", begun + INTERVAL));
         assert!(found(&recent, "second", begun + INTERVAL));
-        // And its memory is free when its time is over, without a call that looks for it.
+        // Its memory is freed after that time even if no call looks for it.
         std::thread::sleep(INTERVAL + Duration::from_millis(50));
         recent.sweep();
         assert_eq!(recent.families.entry_count(), 0);

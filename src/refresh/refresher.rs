@@ -1,4 +1,4 @@
-//! The parts of the native refresh, and what the log says of a call.
+//! The parts of the native refresh, and the log line of a call.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,53 +24,53 @@ use crate::config::ResponseFields;
 use crate::verify::Verification;
 use crate::wordpress::site::Sites;
 
-/// How often it is looked whether the map of tokens is needed and filled.
+/// How often to check whether the map of tokens is needed and filled.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the native refresh is made of, shared by all workers.
+/// The parts of the native refresh, shared by all workers.
 pub struct Refresher {
     /// `[refresh] response_fields`.
     pub fields: ResponseFields,
     /// What is known of the site.
     pub sites: Arc<Sites>,
-    /// Whether native refreshes are what WordPress would have done.
+    /// Whether native refreshes do what WordPress would do.
     pub verification: Arc<Verification>,
-    /// Comparisons under way.
+    /// Running comparisons.
     pub comparisons: Comparisons,
     /// The site's tables.
     pub store: Arc<Store>,
     /// Finds the rows of tokens.
     pub look_ups: Arc<LookUps>,
-    /// Looks at the rows that WordPress writes.
+    /// Watches the rows that WordPress writes.
     pub row_watch: RowWatch,
     /// Rotations wait here for their transaction.
     pub groups: Groups,
-    /// What the database refuses each time.
+    /// What the database refuses every time.
     pub standing: Arc<Standing>,
-    /// What is done about used tokens.
+    /// How used tokens are handled.
     pub reuse: Reuse,
-    /// What it needs where access tokens cannot be made again; `None` where nothing is given twice.
+    /// For replays if access tokens cannot be made again; `None` if nothing is replayed.
     pub recent: Option<Arc<Recent>>,
-    /// What happened.
+    /// The counters of native refreshes.
     pub counters: Arc<Counters>,
-    /// The plugin's limit.
+    /// The plugin's rate limit.
     pub rate_limiter: RateLimiter,
-    /// Where events go; `None` when `[refresh] analytics` is off.
+    /// Accepts events; `None` if `[refresh] analytics` is off.
     pub analytics: Option<Analytics>,
     /// The database side's runtime.
     pub tasks: Handle,
-    /// Reads for calls on hosts that only the client has named, of which there are few at once.
+    /// Limits the reads for calls on hosts that only the client has named.
     pub elsewhere: Arc<Semaphore>,
     /// Rotations in flight; a drain waits for them.
     pub rotations: TaskTracker,
-    /// The calls for this site.
+    /// Counts the calls for this site.
     pub tally: Arc<Tally>,
-    /// The further sites of the network that this is the first one of.
+    /// The further sites of the network, if this is its first one.
     pub blogs: Option<Arc<Blogs>>,
 }
 
 impl Refresher {
-    /// Puts down how a call ended, where that is asked for.
+    /// Records how a call ended, if analytics are on.
     pub(super) fn record(&self, event: Option<Event>, result: EventResult) {
         if let Some((analytics, event)) = self.analytics.as_ref().zip(event) {
             analytics.record(event, result);
@@ -82,7 +82,7 @@ impl Refresher {
         loop {
             if let Ok(site) = self.sites.current().await {
                 let live_tokens = &self.look_ups.live_tokens;
-                // A replica that lags behind has gaps where there are none, and lacks rows that are there.
+                // A replica that lags behind shows gaps that do not exist, and lacks existing rows.
                 if site.columns.indexed || self.store.database.splits_reads() {
                     live_tokens.give_up();
                 } else {
@@ -103,22 +103,22 @@ impl Refresher {
     }
 }
 
-/// What the log says of a call.
+/// The log line of a call.
 // SECURITY: no token, no hash of one, no key.
 #[derive(Debug)]
 pub struct RefreshLog {
     /// One word.
     pub outcome: &'static str,
-    /// The token's user, where it is known.
+    /// The token's user, if known.
     pub user: Option<u64>,
-    /// The token's family, where it is known.
+    /// The token's family, if known.
     pub family: Option<String>,
     /// Why it was left to WordPress.
     pub reason: Option<String>,
 }
 
 impl RefreshLog {
-    /// Nothing but an outcome.
+    /// A line with an outcome only.
     pub fn of(outcome: &'static str) -> Self {
         RefreshLog { outcome, user: None, family: None, reason: None }
     }

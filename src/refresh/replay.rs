@@ -1,11 +1,13 @@
-//! A used token that comes again: the same pair once more, or a family that is revoked (only if that is configured).
+//! Handles a used token that comes again: it gets the same pair once more, or its family is revoked
+//! (only if configured).
 //!
-//! A client that never got the answer to its refresh presents the old token again; one with two tabs presents it twice.
-//! Within `reuse_interval` it gets the pair of its family's only live row, rebuilt from the table alone, so that it
-//! works after a crash and at another sidecar, too. A replay makes no token, writes nothing and moves no window. Where
-//! the signature is random (ES256 and ES384) the access token comes from the memory of the process that made it, if it
-//! is still there; the rows decide all the same. Where it cannot be rebuilt to the row's `hash` (an issuer that WordPress
-//! has not named), nothing is replayed.
+//! A client that never got the response to its refresh presents the old token again; one with two
+//! tabs presents it twice. Within `reuse_interval` it gets the pair of its family's only live row,
+//! rebuilt from the table alone, so that this also works after a crash and on another sidecar. A
+//! replay makes no token, writes nothing and does not extend the interval. If the signature is
+//! random (ES256 and ES384), the access token comes from the memory of the process that made it, if
+//! it is still there; the rows still decide. If the access token cannot be rebuilt to match the
+//! row's `hash` (an issuer that WordPress has not named), there is no replay.
 
 use std::time::Duration;
 
@@ -22,31 +24,31 @@ use crate::declared::User;
 use crate::wordpress::access_token::ClaimsInput;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 
-/// What is done about used tokens.
+/// How used tokens are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reuse {
-    /// `reuse_interval`; zero: nothing is replayed.
+    /// `reuse_interval`; zero: no replays.
     pub interval: Duration,
     /// `reuse_detection = "revoke_family"`.
     pub revoke_family: bool,
 }
 
-/// What a used token comes to.
+/// What happens to a used token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Its family's live pair again, if there is one.
+    /// It gets its family's live pair again, if there is one.
     Replay,
-    /// 403, and its family is revoked if it lives.
+    /// 403, and its family is revoked if it is live.
     RevokeFamily,
     /// 403.
     Refuse,
 }
 
 impl Reuse {
-    /// What becomes of a token that was revoked so many seconds ago, by the database's clock. Pure.
+    /// Decides about a token that was revoked so many seconds ago, by the database's clock. Pure.
     pub fn decide(&self, revoked_for: Option<i64>) -> Decision {
-        // Whole seconds, as the column has them, so that the interval is at most one longer. PHP stamps with its own clock, which
-        // may be ahead.
+        // The column has whole seconds, so the interval may be longer by one. PHP writes its own
+        // clock, which may be ahead.
         let is_recent = revoked_for.is_some_and(|seconds| seconds.unsigned_abs() <= self.interval.as_secs());
         if is_recent && !self.interval.is_zero() {
             Decision::Replay
@@ -57,7 +59,7 @@ impl Reuse {
         }
     }
 
-    /// What is done about used tokens, for people; `algorithm` is the site's, where it is known.
+    /// How used tokens are handled, for people; `algorithm` is the site's, if known.
     pub fn describe(&self, algorithm: Option<Algorithm>) -> String {
         let late = match self.revoke_family {
             true => "its family is revoked, which logs out all who hold a token of it",
@@ -83,26 +85,28 @@ impl Reuse {
         )
     }
 
-    /// Seconds for which a used token must be told from an unknown one; `None`: as long as it has not expired.
+    /// For how many seconds a used token must be distinguished from an unknown one; `None`: until
+    /// it expires.
     pub fn told_for(&self) -> Option<u64> {
-        // The column's seconds are whole, and a call that came in time may be looked at a moment later.
+        // The column has whole seconds, and a call within the interval may be checked a moment
+        // later.
         let interval = if self.interval.is_zero() { 0 } else { self.interval.as_secs().saturating_add(2) };
         (!self.revoke_family).then_some(interval)
     }
 }
 
-/// What was done about a used token.
+/// The result for a used token.
 pub enum Reused {
-    /// The same pair again, and the row that it is in.
+    /// The same pair again, and its row.
     Replayed(Pair, u64),
     /// Refused; so many rows of its family were revoked.
     Refused(usize),
 }
 
-/// Does what is to be done about a used token.
+/// Handles a used token.
 ///
 /// # Errors
-/// The database's: then it is not known whether the client is to be logged out, and it must not be.
+/// The database's: it is then unknown whether the client should be logged out, so it must not be.
 pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Result<Reused, RotationError> {
     let family = used.family.as_deref().filter(|family| !family.is_empty());
     let (decision, Some(family)) = (reuse.decide(used.revoked_for), family) else { return Ok(Reused::Refused(0)) };
@@ -123,7 +127,7 @@ pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Re
             let database = &store.database;
             let mut session = database.causal_session().await.map_err(RotationError::Failed)?;
             let found = match database.causally_in_turn(ANSWER_LIMIT, live(store, &mut session, family, used)).await {
-                // A connection that idled may be dead.
+                // An idle connection may be dead.
                 Err(error) if error.code().is_none() => {
                     drop(session);
                     session = database.fresh_causal_session().await.map_err(RotationError::Failed)?;
@@ -151,13 +155,13 @@ pub async fn reuse(store: &Store, reuse: &Reuse, plan: &Plan, used: &Used) -> Re
     }
 }
 
-/// What lives of a family.
+/// The live rows of a family.
 enum Found {
-    /// One row, younger than the one that was used, and its user.
+    /// One row, younger than the used one, and its user.
     Successor(LiveRow, User),
     /// Something else.
     NoSuccessor,
-    /// Nothing: all were logged out, revoked or ended by a password change.
+    /// None: all were logged out, revoked or ended by a password change.
     NothingLives,
 }
 
@@ -171,8 +175,9 @@ struct LiveRow {
     refresh_token: String,
 }
 
-/// The family's only live row, and its user. A password change leaves none; two, which PHP can make of one, are one too many.
-/// SECURITY: a cluster's node may not have the successor yet. That must not log its user out, so the read is causal.
+/// The family's only live row, and its user. A password change leaves none; two, which PHP can make
+/// from one, prevent a replay. SECURITY: a cluster's node may not have the successor yet. That must
+/// not log its user out, so the read is causal.
 async fn live(store: &Store, session: &mut Session<'_>, family: &str, used: &Used) -> Result<Found, DatabaseError> {
     session.begin_causal().await?;
     let found = live_row(store, session, family, used).await?;
@@ -198,7 +203,7 @@ async fn live_row(store: &Store, session: &mut Session<'_>, family: &str, used: 
     let is_live: bool = column(&mut row, 6, "refresh_token_expires_at")?;
     let id: u64 = column(&mut row, 0, "id")?;
     let refresh_token: Option<String> = column(&mut row, 5, "refresh_token_hash")?;
-    // A successor is younger than what it succeeds. An older row that lives is of no exchange of this token.
+    // A successor is younger than its predecessor. An older live row does not come from this token.
     let (true, true, Some(refresh_token)) = (is_live, id > used.id, refresh_token) else {
         return Ok(Found::NoSuccessor);
     };
@@ -214,11 +219,11 @@ async fn live_row(store: &Store, session: &mut Session<'_>, family: &str, used: 
     Ok(user.map_or(Found::NoSuccessor, |user| Found::Successor(row, user)))
 }
 
-/// The pair of a row, if its access token can be made again or is remembered. The first call may have come by another host,
-/// where the issuer is another: it is that call's pair.
+/// The pair of a row, if its access token can be made again or is remembered. The first call may
+/// have come on another host with another issuer; then the pair is that call's.
 fn pair(plan: &Plan, family: &str, row: &LiveRow, user: User) -> Result<Option<Pair>, RotationError> {
     let (signer, auth_salt) = (&plan.site.signer, &plan.site.auth_salt);
-    // Of another role or name by now, the user would get another token.
+    // If the user's role or name has changed, the token would be another.
     let Ok(values) = plan.site.values(&user) else { return Ok(None) };
     for issuer in plan.issuers() {
         let claims = ClaimsInput {
@@ -244,8 +249,8 @@ fn pair(plan: &Plan, family: &str, row: &LiveRow, user: User) -> Result<Option<P
     Ok(None)
 }
 
-/// Revokes what lives of a family, by primary keys in ascending order, until none is left: a rotation that was under way adds a row
-/// after the first look. Returns the number of rows.
+/// Revokes the live rows of a family, by primary keys in ascending order, until none is left: a
+/// running rotation adds a row after the first read. Returns the number of rows.
 async fn revoke(store: &Store, family: &str, user_id: u64) -> Result<usize, DatabaseError> {
     let statement = format!(
         "SELECT id FROM {} WHERE token_family = ? AND user_id = ? AND revoked_at IS NULL ORDER BY id LIMIT {LARGEST_GROUP}",
@@ -273,7 +278,8 @@ async fn revoke(store: &Store, family: &str, user_id: u64) -> Result<usize, Data
                 session.give_back();
                 revoked += count;
             }
-            // Revoking twice is revoking once: any failure may be tried again. The session is dropped, its transaction with it.
+            // Revoking is idempotent, so any failure may be retried. The session is dropped
+            // together with its transaction.
             Err(error) => {
                 failures += 1;
                 if failures == REVOKE_TRIES {
@@ -285,10 +291,10 @@ async fn revoke(store: &Store, family: &str, user_id: u64) -> Result<usize, Data
     }
 }
 
-/// Tries to revoke a family, before the call is answered with 503 and the client comes again.
+/// Attempts to revoke a family before the call is answered with 503 and the client retries.
 const REVOKE_TRIES: u32 = 10;
 
-/// Before the second try; longer each time.
+/// The pause before the second attempt; each later one is longer.
 const REVOKE_PAUSE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]

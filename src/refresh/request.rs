@@ -1,9 +1,9 @@
-//! What a refresh call asks for: the token, WordPress's own 400, or "forward it".
+//! Parses a refresh: finds the token, WordPress's own 400, or a reason to forward the request.
 //!
 //! The sources are WordPress's (`WP_REST_Request::get_parameter_order()`): a JSON body, else a
-//! form, else the query. WordPress checks every source that has the key, so a native answer needs
-//! a request that has it once, written plainly. What PHP would have to decode in a way of its own
-//! (names with dots or brackets, multipart) is forwarded, as is a token that WordPress's cleaning
+//! form, else the query. WordPress checks every source that has the key, so a native response needs
+//! a request that contains it once, in plain form. Requests that PHP decodes in its own way (names
+//! with dots or brackets, multipart) are forwarded, and so are tokens that WordPress's cleaning
 //! would change by more than trimming.
 
 use std::fmt;
@@ -14,31 +14,31 @@ use http::header::CONTENT_TYPE;
 use super::json::{self, Body, Fault, JsonError, Member};
 use crate::route::ForwardReason;
 
-/// The largest body that is read for a refresh call, in bytes. A real one has about 60; larger
-/// ones are forwarded.
+/// The largest body that is read for a refresh, in bytes. A real one has about 60; larger ones are
+/// forwarded.
 pub const BODY_LIMIT: usize = 16 * 1024;
 
-/// The most form fields of a native answer. PHP's own limit, 1,000 (`max_input_vars`), is a
-/// setting; no refresh call comes near either.
+/// The most form fields of a native refresh. PHP's own limit, 1,000 (`max_input_vars`), is a
+/// setting; no refresh comes near either.
 const FORM_FIELD_LIMIT: usize = 64;
 
-/// The form fields that may stand beside the token: those of an OAuth 2 client (RFC 6749, sections
-/// 2.3.1 and 6). Others go to WordPress, whose core alone reads some fifty (`wp_customize`,
-/// `wp_scrape_key`) before it comes to the REST API.
+/// The form fields that are allowed besides the token: those of an OAuth 2 client (RFC 6749,
+/// sections 2.3.1 and 6). Others are left to WordPress, whose core alone reads about fifty
+/// (`wp_customize`, `wp_scrape_key`) before it gets to the REST API.
 const HARMLESS_FORM_FIELDS: [&[u8]; 4] = [b"grant_type", b"client_id", b"client_secret", b"scope"];
 
-/// What a request on the refresh route asks for.
+/// The parsed request.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Parsed {
     /// A refresh with this token, trimmed, of digits and letters only; `""` matches no row.
     Token(String),
-    /// Nothing that WordPress would accept.
+    /// A request that WordPress refuses.
     Invalid(BadRequest),
-    /// WordPress should read it.
+    /// A request that is left to WordPress.
     Forward(ForwardReason),
 }
 
-// SECURITY: the token stays out of `Debug`.
+// SECURITY: `Debug` does not show the token.
 impl fmt::Debug for Parsed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -60,7 +60,7 @@ pub enum BadRequest {
     InvalidJson(JsonError),
 }
 
-/// Reads a request on the refresh route whose head [`crate::route::decide`] found plain.
+/// Parses a request on the refresh route whose head [`crate::route::decide`] has accepted.
 ///
 /// `query_token` is the query's token, `body` the whole body.
 pub fn parse(headers: &HeaderMap, query_token: Option<&str>, body: &[u8]) -> Parsed {
@@ -107,12 +107,12 @@ enum MediaType {
     Other,
 }
 
-/// How PHP and WordPress read the body, where they agree with everyone else.
+/// How PHP and WordPress read the body, if they agree.
 ///
 /// PHP cuts the header at `;`, `,` or a space and fills `$_POST` for exactly two media types
 /// (`sapi_read_post_data()`); WordPress cuts it at `;` and looks for JSON with a regular expression
-/// that is not anchored to the whole (`wp_is_json_media_type()`). Both see the same in a plain
-/// `type/subtype`.
+/// that is not anchored to the whole (`wp_is_json_media_type()`). Both read a plain `type/subtype`
+/// the same way.
 fn media_type(headers: &HeaderMap) -> Result<MediaType, ForwardReason> {
     let mut lines = headers.get_all(CONTENT_TYPE).iter();
     let Some(line) = lines.next() else {
@@ -136,7 +136,7 @@ fn media_type(headers: &HeaderMap) -> Result<MediaType, ForwardReason> {
         ("application", "x-www-form-urlencoded") => Ok(MediaType::Form),
         ("application", subtype) if subtype.ends_with("+json") && subtype != "+json" => Ok(MediaType::Json),
         ("multipart", _) => Err(ForwardReason::Multipart),
-        // `application/json+oembed` is JSON to WordPress; so may be what it adds some day.
+        // WordPress treats `application/json+oembed` as JSON, and may add others some day.
         (_, subtype) if subtype.contains("json") => Err(ForwardReason::ContentType),
         _ => Ok(MediaType::Other),
     }
@@ -144,15 +144,15 @@ fn media_type(headers: &HeaderMap) -> Result<MediaType, ForwardReason> {
 
 /// The token of a JSON body, cleaned.
 fn json_token(body: &[u8], query_has_token: bool) -> Result<Option<String>, Refused> {
-    // PHP's `empty()`, which WordPress asks before it parses.
+    // PHP's `empty()`, which WordPress checks before parsing.
     if matches!(body, b"" | b"0") {
         return Ok(None);
     }
     match json::refresh_token(body) {
         Err(Fault::Unsure) => Err(ForwardReason::Json.into()),
         Err(Fault::Refused(error)) => Err(Refused::Invalid(BadRequest::InvalidJson(error))),
-        // WordPress walks over the parameters of each source that is not empty; over a scalar or a
-        // list beside a query that would be with warnings.
+        // WordPress iterates over the parameters of each source that is not empty; with a scalar or
+        // a list beside a query it would emit warnings.
         Ok(Body::NotAnObject) if query_has_token => Err(ForwardReason::Json.into()),
         Ok(Body::NotAnObject) => Ok(None),
         Ok(Body::Object { has_special_name: true, .. }) => Err(ForwardReason::BodyParameter.into()),
@@ -191,7 +191,7 @@ fn form_token(body: &[u8]) -> Result<Option<String>, ForwardReason> {
     Ok(token)
 }
 
-/// PHP's `urldecode()`: a `%` without two hex digits stands for itself.
+/// PHP's `urldecode()`: a `%` without two hex digits is kept.
 fn url_decoded(text: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -224,7 +224,7 @@ fn hex_value(digit: u8) -> Option<u8> {
     }
 }
 
-/// WordPress's `sanitize_text_field()` where all it does is to trim.
+/// WordPress's `sanitize_text_field()`, as long as it only trims.
 fn cleaned(token: &[u8]) -> Result<String, ForwardReason> {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
     let start = token.iter().position(|byte| !is_space(byte)).unwrap_or(token.len());

@@ -1,9 +1,9 @@
-//! The answers of the refresh route, as WordPress sends them.
+//! The responses of the refresh route, as WordPress sends them.
 //!
 //! Status, header values, their order and the JSON members are those of recorded exchanges. The
-//! differences are deliberate: `Cache-Control: no-store` on a success (RFC 6749, section 5.1),
-//! `Retry-After` with a 429 only, `/` and non-ASCII characters in JSON as they are. This file
-//! decides nothing; what happened is its [`Reply`].
+//! differences are deliberate: `Cache-Control: no-store` on success (RFC 6749, section 5.1),
+//! `Retry-After` only with a 429, and unescaped `/` and non-ASCII characters in JSON. Nothing is
+//! decided here: the outcome is the [`Reply`].
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -16,7 +16,7 @@ use super::request::BadRequest;
 use crate::config::ResponseFields;
 use crate::declared::{self, User};
 
-/// What a refresh call is answered with.
+/// What a refresh is answered with.
 pub enum Reply {
     /// The token was exchanged for a new pair.
     Pair(Pair),
@@ -24,50 +24,49 @@ pub enum Reply {
     InvalidToken,
     /// 403: the token's user is gone.
     UserNotFound,
-    /// 429: the context's window says until when.
+    /// 429: the context's window contains the time to wait.
     RateLimited,
     /// 400: refused by WordPress before the plugin sees it.
     BadRequest(BadRequest),
 }
 
-/// The new pair and whose it is. Has no `Debug`: it is all secrets.
+/// The new pair and its user. Has no `Debug`: everything in it is secret.
 pub struct Pair {
     pub access_token: String,
     pub refresh_token: String,
-    /// Life time of the access token in seconds.
+    /// The access token's lifetime in seconds.
     pub expires_in: u64,
-    /// Whose tokens they are.
     pub user: User,
-    /// What the site's own code adds, each with its path.
+    /// The members that the site's own code adds, each with its path.
     pub fields: Vec<(Vec<String>, Value)>,
 }
 
 /// The fields that depend on the request's `Origin`.
 #[derive(Clone, Copy)]
 pub enum Cors<'a> {
-    /// WordPress's own, for a web page's origin as it came, or for a request without.
+    /// WordPress's own: for a web page's origin unchanged, or for a request without an origin.
     Own(Option<&'a HeaderValue>),
-    /// Those of WordPress's answers to an app.
+    /// Those observed in WordPress's responses to an app.
     Seen(&'a [(HeaderName, HeaderValue)]),
 }
 
-/// What an answer depends on beside the reply.
+/// What a response depends on besides the reply.
 pub struct ReplyContext<'a> {
     /// The value of `Link`.
     pub api_link: Option<&'a HeaderValue>,
-    /// What depends on the request's `Origin`.
+    /// The fields that depend on the request's `Origin`.
     pub cors: Cors<'a>,
-    /// The plugin's CORS support is on and the request has a bearer token.
+    /// Whether the plugin's CORS support is on and the request has a bearer token.
     pub expose_rate_limit: bool,
-    /// Where the client stands; `None` where the limit is off.
+    /// The client's rate limit window; `None` if the limit is off.
     pub window: Option<Window>,
-    /// Which members a success has.
+    /// The members of a success.
     pub fields: ResponseFields,
-    /// Members that the site's own code takes out of it.
+    /// Members that the site's own code removes.
     pub omit: &'a [String],
 }
 
-/// The answer to a refresh call, complete but for its framing.
+/// The response to a refresh, complete except for its framing.
 pub fn response(reply: &Reply, context: &ReplyContext<'_>) -> Response<Bytes> {
     let (status, body) = status_and_body(reply, context);
     let mut response = Response::new(body);
@@ -97,7 +96,7 @@ pub fn response(reply: &Reply, context: &ReplyContext<'_>) -> Response<Bytes> {
             "Authorization, X-WP-Nonce, Content-Disposition, Content-MD5, Content-Type",
         );
     }
-    // A request that WordPress itself refuses never comes to the plugin's limit.
+    // A request that WordPress itself refuses does not reach the plugin's limit.
     if let (Some(window), false) = (context.window, matches!(reply, Reply::BadRequest(_))) {
         headers.append(X_RATELIMIT_LIMIT, window.limit.into());
         headers.append(X_RATELIMIT_REMAINING, window.remaining.into());
@@ -127,7 +126,7 @@ pub fn response(reply: &Reply, context: &ReplyContext<'_>) -> Response<Bytes> {
 }
 
 fn retry_after(context: &ReplyContext<'_>) -> u64 {
-    // A client that is refused has a window that says for how long; the least it could be is 1.
+    // The window of a refused client contains the time to wait; the shortest possible is 1.
     context.window.and_then(|window| window.retry_after).unwrap_or(1)
 }
 
@@ -221,7 +220,7 @@ const SUCCESS: [&str; 9] = [
 const EXPIRES_IN: &str = "expires_in";
 const TOKEN_TYPE: &str = "token_type";
 
-/// What the plugin's API document gives.
+/// The body as in the plugin's API document.
 #[derive(Serialize)]
 struct Documented<'a> {
     token: &'a str,
@@ -231,7 +230,7 @@ struct Documented<'a> {
     user_display_name: &'a str,
 }
 
-/// What the plugin sends (RFC 6749, section 5.1).
+/// The body as the plugin sends it (RFC 6749, section 5.1).
 #[derive(Serialize)]
 struct OAuth2<'a> {
     access_token: &'a str,
@@ -261,7 +260,7 @@ struct JsonErrorData<'a> {
     json_error_message: &'a str,
 }
 
-/// The fields of most answers, with Date and the request's id: room made at once.
+/// The number of fields of most responses, with Date and the request's id, to allocate once.
 const FIELDS: usize = 14;
 
 const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");

@@ -1,6 +1,6 @@
-//! Rotations in trouble, each in a transaction of its own: the retries, and the commit whose answer was lost.
+//! Rotations in trouble, each in its own transaction: retries, and commits whose result was lost.
 //!
-//! A rotation that began ends in one of two ways: it is stored, or it is not and nothing of it remains.
+//! A rotation that has begun ends in one of two ways: it is stored, or nothing of it remains.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,24 +19,26 @@ use super::trial::Trial;
 use super::waiting::{RotationError, Waiting, commit_by};
 use crate::wordpress::database::{DatabaseError, Refusal, Session};
 
-/// The first pause before a retry; doubled with each, with jitter, so that two that collided do not collide again.
+/// The first pause before a retry; it doubles each time, with jitter, so that two rotations that
+/// collided do not collide again.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Rotations that may be in trouble at once: each may wait for a row, and holds a connection meanwhile. The groups, the
-/// look-ups and the site's settings must have theirs: it is never more than half of all connections.
+/// Rotations that may be in trouble at once: each may wait for a row, and holds a connection
+/// meanwhile. At most half of all connections, since groups, look-ups and the site's settings need
+/// theirs.
 const AT_ONCE: usize = 8;
 
-/// What rotations in trouble need.
+/// What retries need.
 pub struct Retries {
     pub store: Arc<Store>,
-    /// What the database refuses each time.
+    /// What the database refuses every time.
     pub standing: Arc<Standing>,
     pub counters: Arc<Counters>,
     permits: Semaphore,
 }
 
-/// What one attempt came to.
+/// The result of one attempt.
 enum Attempt {
     Ended(Result<Outcome, RotationError>),
     Failed(Failure),
@@ -48,34 +50,36 @@ enum Attempt {
 #[derive(Clone)]
 pub struct Failure {
     pub error: DatabaseError,
-    /// A COMMIT was sent. Such a rotation is never left to WordPress, whatever was found out about the COMMIT.
+    /// Whether a COMMIT was sent. Such a rotation is never left to WordPress, whatever is found out
+    /// about the COMMIT.
     pub was_sent: bool,
 }
 
 impl Failure {
-    /// Of an attempt that sent no COMMIT.
+    /// The failure of an attempt that sent no COMMIT.
     fn unsent(error: DatabaseError) -> Self {
         Failure { error, was_sent: false }
     }
 }
 
 impl Retries {
-    /// Nothing is in trouble yet.
+    /// Starts without any rotation in trouble.
     pub fn new(store: Arc<Store>, standing: Arc<Standing>, counters: Arc<Counters>) -> Self {
         let permits = Semaphore::new(at_once(store.database.pool().limit));
         Retries { store, standing, counters, permits }
     }
 
-    /// Rotates with patience: a row that is held is waited for.
+    /// Rotates patiently: waits for a row that another transaction holds.
     pub async fn rotate(self: Arc<Self>, waiting: Waiting) {
         let result = self.try_and_try(&waiting.plan, waiting.row, waiting.deadline, None).await;
         waiting.end(result);
     }
 
-    /// Goes on with a rotation whose attempt failed, alone or (`in_group`) with others.
+    /// Continues a rotation whose attempt failed, alone or (`in_group`) with others.
     pub async fn after(self: Arc<Self>, waiting: Waiting, failure: Failure, in_group: bool) {
-        // A group fails with any of its items; which one it was shows when each is alone. What was refused after something had been
-        // written, and was rolled back, is refused before that on a new connection, where all is prepared first.
+        // A group fails because of any of its rotations; which one it was shows when each is alone.
+        // If a rotation was refused after something had been written and rolled back, a new
+        // connection refuses it before that, since it prepares all statements first.
         let is_refused = failure.error.refusal().is_some();
         let result = if in_group || is_refused || is_worth_another_try(&failure.error) {
             self.try_and_try(&waiting.plan, waiting.row, waiting.deadline, Some(failure)).await
@@ -85,7 +89,7 @@ impl Retries {
         waiting.end(result);
     }
 
-    /// Goes on with a rotation that the database refused with `error` before anything was written.
+    /// Continues a rotation that the database refused with `error` before anything was written.
     pub async fn refused(self: Arc<Self>, waiting: Waiting, error: DatabaseError) {
         let examined = timeout_at(commit_by(waiting.deadline), self.standing.examine()).await;
         let course = match &examined {
@@ -95,7 +99,7 @@ impl Retries {
         let result = match course {
             Some((Course::Leave, _)) => Err(RotationError::Refused(error)),
             Some((_, Refusal::Denied)) => Err(RotationError::Failed(error)),
-            // Another server may take writes in a moment; or it was of this connection only.
+            // Another server may soon accept writes, or the error may be of this connection only.
             _ => {
                 self.counters.retry(error.code());
                 let failure = Some(Failure::unsent(error));
@@ -105,7 +109,7 @@ impl Retries {
         waiting.end(result);
     }
 
-    /// Finds out whether a group was stored, and goes on accordingly.
+    /// Finds out whether a group was stored, and continues accordingly.
     pub async fn resolve(self: Arc<Self>, group: Vec<Waiting>, unknown: UnknownCommit) {
         let deadline = group.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
         match self.look(&unknown, deadline).await {
@@ -125,7 +129,7 @@ impl Retries {
         }
     }
 
-    /// Hands out what a transaction said. Also for one whose commit was found to be stored.
+    /// Distributes the verdicts of a transaction, also of one whose commit was found to be stored.
     pub fn hand_out(self: &Arc<Self>, group: Vec<Waiting>, verdicts: Vec<Verdict>) {
         for (waiting, verdict) in group.into_iter().zip(verdicts) {
             match verdict {
@@ -139,7 +143,8 @@ impl Retries {
         }
     }
 
-    /// Ends the transaction after an error. The connection is kept only if it says that this worked.
+    /// Rolls the transaction back after an error. The connection is kept only if the server
+    /// confirms it.
     pub async fn rolled_back<'a>(
         &self,
         mut session: Session<'a>,
@@ -148,7 +153,8 @@ impl Retries {
     ) -> Option<Session<'a>> {
         self.store.database.heed(why);
         if matches!(why, DatabaseError::TimedOut) && session.is_silent() {
-            // Frozen, it may be: a connection that idles would cost the next its time, too.
+            // The server may be frozen: an idle connection would cost the next rotation its time,
+            // too.
             self.store.database.distrust();
         }
         let answered = why.code().is_some_and(|code| !LOST.contains(&code)) || matches!(why, DatabaseError::Column(_));
@@ -156,7 +162,7 @@ impl Retries {
         is_back.then_some(session)
     }
 
-    /// `failure`: that of an attempt in a group. Without, nothing has begun.
+    /// `failure` is that of an attempt in a group. Without it, nothing has begun.
     async fn try_and_try(
         &self,
         plan: &Plan,
@@ -167,7 +173,7 @@ impl Retries {
         let mut begun = failure.is_some();
         let mut was_sent = failure.as_ref().is_some_and(|failure| failure.was_sent);
         let mut refused = failure.and_then(|failure| failure.error.refusal().map(|_| failure.error.code()));
-        // After an error others are about to try again, too.
+        // After an error, other rotations are about to retry, too.
         let mut pause = if begun { jitter(FIRST_PAUSE) } else { Duration::ZERO };
         loop {
             sleep(pause).await;
@@ -199,11 +205,11 @@ impl Retries {
         }
     }
 
-    /// `is_refused`: so was the attempt before, and this one is on a fresh connection.
+    /// `is_refused`: the previous attempt was refused, and this one is on a new connection.
     async fn once(&self, plan: &Plan, row: RowRef, deadline: Instant, begun: &mut bool, is_refused: bool) -> Attempt {
         let commit_by = commit_by(deadline);
         let Ok(Ok(_permit)) = timeout_at(commit_by, self.permits.acquire()).await else {
-            // Everything else that is in trouble is begun: a row of its own is held.
+            // Otherwise the rotation has begun: its own row is held.
             *begun = true;
             return Attempt::Failed(Failure::unsent(DatabaseError::TimedOut));
         };
@@ -251,7 +257,7 @@ impl Retries {
         failed(error)
     }
 
-    /// Looks, on a new connection, whether a commit was stored.
+    /// Checks on a new connection whether a commit was stored.
     async fn look(&self, unknown: &UnknownCommit, deadline: Instant) -> Result<Resolution, DatabaseError> {
         let node = self.store.database.node_state().map(tracing::field::display);
         warn!(rotations = unknown.traces.len(), node, "it is not known whether a commit was stored; looking");
@@ -270,7 +276,7 @@ impl Retries {
                         Resolution::Committed => self.counters.resolved_committed.add(),
                         Resolution::NotCommitted => self.counters.resolved_not_committed.add(),
                     }
-                    // Of the connection that was just made.
+                    // The node of the new connection.
                     let node = self.store.database.node_state().map(tracing::field::display);
                     info!(rotations = unknown.traces.len(), ?resolution, node, "what became of the commit is known");
                     return Ok(resolution);
@@ -288,12 +294,12 @@ impl Retries {
     }
 }
 
-/// Rotations in trouble at once, of so many connections. Pure.
+/// Rotations in trouble at once, for so many connections. Pure.
 fn at_once(connections: usize) -> usize {
     AT_ONCE.min(connections / 2).max(1)
 }
 
-/// Where no host takes writes, WordPress could not do better, unless it has another.
+/// If no host accepts writes, WordPress could not do better, unless it has another host.
 fn not_opened(error: DatabaseError) -> Attempt {
     match error {
         DatabaseError::ReadOnly => Attempt::Refused(error),
@@ -301,7 +307,7 @@ fn not_opened(error: DatabaseError) -> Attempt {
     }
 }
 
-/// The verdict of a transaction over one item.
+/// The verdict of a transaction with one item.
 fn only(verdicts: Vec<Verdict>) -> Attempt {
     match verdicts.into_iter().next() {
         Some(Verdict::Ended(outcome)) => Attempt::Ended(Ok(outcome)),
@@ -310,11 +316,13 @@ fn only(verdicts: Vec<Verdict>) -> Attempt {
     }
 }
 
-/// Errors after which the connection is of no more use: shutdown (1053), read-only (1290, 1792, 1836), killed (1317, 1927), not in
-/// the cluster (1047), a statement that is not prepared any more (1243: see [`STATEMENTS`](crate::wordpress::database::STATEMENTS)).
+/// Errors after which the connection is useless: shutdown (1053), read-only (1290, 1792, 1836),
+/// killed (1317, 1927), not in the cluster (1047), a statement that is no longer prepared (1243:
+/// see [`STATEMENTS`](crate::wordpress::database::STATEMENTS)).
 const LOST: [u16; 8] = [1047, 1053, 1243, 1290, 1317, 1792, 1836, 1927];
 
-/// Deadlock (1213), lock wait (1205), a changed record (1020), an error during commit (1180), group replication's conflict (3101).
+/// Deadlock (1213), lock wait (1205), a changed record (1020), an error during commit (1180), group
+/// replication's conflict (3101).
 const TRANSIENT: [u16; 5] = [1020, 1180, 1205, 1213, 3101];
 
 fn is_worth_another_try(error: &DatabaseError) -> bool {
@@ -331,7 +339,7 @@ fn is_worth_another_try(error: &DatabaseError) -> bool {
     }
 }
 
-/// Half of `pause` to one and a half.
+/// Between half and one and a half times `pause`.
 fn jitter(pause: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX))
@@ -347,7 +355,7 @@ mod tests {
             assert!(is_worth_another_try(&DatabaseError::Failed(Some(code))), "{code}");
         }
         assert!(is_worth_another_try(&DatabaseError::Failed(None)));
-        // Data too long, a CHECK that fails, no such column: the same every time.
+        // Data too long, a failed CHECK, no such column: the result is always the same.
         for code in [1406, 4025, 1054] {
             assert!(!is_worth_another_try(&DatabaseError::Failed(Some(code))), "{code}");
         }

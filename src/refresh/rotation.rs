@@ -1,8 +1,11 @@
-//! A rotation on its way: from its token's row through the groups to what is said of it, whoever still waits for that.
+//! A rotation in progress: from its token's row through the groups to its result, whether or not
+//! its client still waits.
 //!
-//! Most rows are known, and most of their tokens live. Such a rotation goes from the thread of the client's connection straight
-//! into the queue of the groups, and from the commit straight back: what a transaction says is put down where it is said, without
-//! a task of its own, and so is what a look-up says. Only what has to ask about a used token goes on in a task.
+//! Most rows are known, and most of their tokens are live. Such a rotation goes from the thread of
+//! the client's connection straight into the queue of the groups, and after the commit straight
+//! back: results are delivered by a callback on the task that produced them, and no task is spawned
+//! per rotation. The same holds for look-ups. Only a used token, which needs further queries, is
+//! handled in its own task.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,31 +24,33 @@ use super::row_cache::{Key, RowRef};
 use super::waiting::{LIMIT, RotationError};
 use crate::wordpress::database::DatabaseError;
 
-/// On a cluster, how often a token is looked for whose row is not there when it is to be locked, and the pause between.
+/// On a cluster: how often a token is looked up again if its row is missing when it is to be
+/// locked, and the pause in between.
 const LOOKS: u32 = 4;
 const APART: Duration = Duration::from_millis(50);
 
-/// What is answered, and what the log says of it.
+/// The reply and the log line.
 pub type Ended = Result<(Reply, RefreshLog), RotationError>;
 
-/// One rotation. It ends, is stored and is told of whether or not its client is still there.
+/// One rotation. It is completed, stored and logged whether or not its client is still connected.
 pub struct Rotation {
     refresher: Arc<Refresher>,
     token: Key,
     plan: Arc<Plan>,
-    /// `None` where nobody writes it down.
+    /// `None` if analytics are off.
     event: Option<Event>,
-    /// How often the token was looked for, and not only remembered.
+    /// How often the token was looked up rather than remembered.
     looks: u32,
-    /// When nobody waits for it any more.
+    /// When no caller waits for it any more.
     deadline: Instant,
     answer: oneshot::Sender<Ended>,
-    /// A drain waits for it.
+    /// Counts it among those that a drain waits for.
     _tracked: TaskTrackerToken,
 }
 
 impl Rotation {
-    /// Finds the token's row and rotates it. Returns where its end comes, and until when it is to be waited for.
+    /// Finds the token's row and rotates it. Returns the receiver of its result, and how long to
+    /// wait for it.
     pub fn begin(
         refresher: &Arc<Refresher>,
         token: Key,
@@ -98,7 +103,7 @@ impl Rotation {
         look_ups.find(token, site, Box::new(on_done));
     }
 
-    /// What the transaction said.
+    /// The transaction's result.
     fn ended(self, result: Result<Outcome, RotationError>) {
         let counters = Arc::clone(&self.refresher.counters);
         match result {
@@ -119,8 +124,9 @@ impl Rotation {
             Ok(Outcome::NotThisRow) if self.looks >= LOOKS => {
                 self.fail(RotationError::Failed(DatabaseError::TimedOut));
             }
-            // The row is gone or was changed by hand: look again. On a cluster that may take a moment: the row may have been found
-            // at one node and not be there yet at the next, to which a proxy or a change of hosts leads.
+            // The row is gone or was changed by hand: look again. On a cluster this may take a
+            // moment: the row may have been found on one node and not be on the next yet, to which
+            // a proxy or a change of hosts leads.
             Ok(Outcome::NotThisRow) if self.looks > 0 => {
                 self.refresher.look_ups.row_cache.forget(&self.token);
                 let tasks = self.refresher.tasks.clone();
@@ -140,7 +146,7 @@ impl Rotation {
     fn rotated(self, rotated: Rotated) {
         let Rotation { refresher, plan, token: used, event, answer, .. } = self;
         if let Some(child) = rotated.child {
-            // Before the answer: the client may be back at once.
+            // Before the response: the client may come back at once.
             let token = Key::of(&plan.refresh_token, plan.site.columns.folds_case);
             refresher.look_ups.row_cache.remember(token, RowRef::proved(child, rotated.user.id));
             refresher.look_ups.live_tokens.note(child);
@@ -160,7 +166,7 @@ impl Rotation {
             fields: rotated.fields,
         };
         let log = RefreshLog { user: Some(user_id), family: rotated.family, ..RefreshLog::of("rotated") };
-        // Where the client has left, nobody waits.
+        // If the client has disconnected, the receiver is gone.
         let _ = answer.send(Ok((Reply::Pair(pair), log)));
         refresher.look_ups.row_cache.used(used);
     }
@@ -175,7 +181,7 @@ impl Rotation {
         let Refresher { store, reuse, counters, look_ups, .. } = &*refresher;
         let mut log = RefreshLog { user: Some(used.user_id), family: used.family.clone(), ..RefreshLog::of("used") };
         match replay::reuse(store, reuse, &self.plan, &used).await {
-            // Nothing has happened, so there is no event either.
+            // The database is unchanged, so there is no event either.
             Ok(Reused::Replayed(pair, row)) => {
                 counters.replayed.add();
                 let token = Key::of(&pair.refresh_token, self.plan.site.columns.folds_case);
@@ -194,7 +200,7 @@ impl Rotation {
         self.refuse(&counters.used, Reply::InvalidToken, Failure::InvalidToken, log);
     }
 
-    /// The database does not even let the token be looked for.
+    /// The database refuses even the look-up.
     async fn refused(self, error: DatabaseError) {
         let judged = timeout_at(self.deadline, self.refresher.standing.judge(error.clone())).await;
         self.fail(judged.unwrap_or(RotationError::Failed(error)));
@@ -205,7 +211,7 @@ impl Rotation {
         self.refuse(&counters.unknown, Reply::InvalidToken, Failure::InvalidToken, RefreshLog::of("unknown"));
     }
 
-    /// What is left to WordPress is counted as that, where that is decided.
+    /// Calls left to WordPress are counted where that is decided.
     fn refuse(self, counter: &Counter, reply: Reply, failure: Failure, log: RefreshLog) {
         if let Some(error) = self.unverified() {
             return self.fail(error);
@@ -217,7 +223,7 @@ impl Rotation {
         let _ = self.answer.send(Ok((reply, log)));
     }
 
-    /// Why WordPress answers, where the verdict on the site has changed since the call was let through.
+    /// Why WordPress answers, if the verdict on the site has changed since the call was accepted.
     fn unverified(&self) -> Option<RotationError> {
         (!self.plan.is_native()).then(|| RotationError::Unverified(self.plan.verification.why()))
     }

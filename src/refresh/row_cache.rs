@@ -1,7 +1,8 @@
-//! Which token is in which row, and which tokens are in none.
+//! Caches which token is in which row, and which tokens are in none.
 //!
-//! Both only spare look-ups; the row itself is always asked under its lock. What stands here cannot turn wrong (a row
-//! keeps its token) or may be a few seconds old (an unknown token that WordPress has only just made is not with any client yet).
+//! Both only save look-ups; the row itself is always checked under its lock. An entry cannot become
+//! wrong (a row keeps its token), and may only be a few seconds out of date (an unknown token that
+//! WordPress has just made has not reached its client yet).
 
 mod budget;
 mod negative_cache;
@@ -18,31 +19,31 @@ pub use budget::Budget;
 use negative_cache::NegativeCache;
 use table::Table;
 
-/// How long a used token is told from an unknown one for no other reason than the log.
+/// How long a used token is distinguished from an unknown one if only the log needs it.
 const USED_FOR: Duration = Duration::from_secs(600);
 
 /// The longest token that the column holds; a longer one is in no row.
 const COLUMN_LENGTH: usize = 255;
 
-/// A token as the column compares it. Those of clients are ASCII letters and digits when they come this far, those of rows
-/// whatever somebody wrote there; trailing spaces do not count in a column (PAD SPACE).
+/// A token as the column compares it. Tokens of clients are ASCII letters and digits by now; those
+/// of rows are whatever was written there. Trailing spaces do not count in a column (PAD SPACE).
 // SECURITY: no Debug. It is the token.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
 
 impl Key {
-    /// Of `token`. `folds_case`: the column compares without regard to case.
+    /// The key of `token`. `folds_case`: the column compares without regard to case.
     pub fn of(token: &str, folds_case: bool) -> Self {
         let token = token.trim_end_matches(' ');
         Key(if folds_case { token.to_ascii_lowercase().into() } else { token.into() })
     }
 
-    /// As it is looked for.
+    /// As used in look-ups.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Too long for the column, or nothing at all.
+    /// Whether it is empty or too long for the column.
     fn fits_no_row(&self) -> bool {
         self.0.is_empty() || self.0.len() > COLUMN_LENGTH
     }
@@ -53,19 +54,20 @@ impl Key {
 pub struct RowRef {
     /// The row's `id`.
     pub id: u64,
-    /// The row's `user_id`, if that is a number. Only a hint: the row is asked under its lock.
+    /// The row's `user_id`, if it is a number. Only a hint: the row is checked under its lock.
     pub user_id: Option<NonZeroU64>,
-    /// This process has written the row, or made its access token again: see [`super::row_proof`].
+    /// Whether this process has written the row, or has made its access token again: see
+    /// [`super::row_proof`].
     pub is_proved: bool,
 }
 
 impl RowRef {
-    /// A row that was found; nothing is known of who wrote it.
+    /// A row that was found; its writer is unknown.
     pub fn found(id: u64, user_id: Option<u64>) -> Self {
         RowRef { id, user_id: user_id.and_then(NonZeroU64::new), is_proved: false }
     }
 
-    /// A row whose access token is as this process would make it.
+    /// A row whose access token is the one that this process would make.
     pub fn proved(id: u64, user_id: u64) -> Self {
         RowRef { is_proved: true, ..RowRef::found(id, Some(user_id)) }
     }
@@ -74,36 +76,37 @@ impl RowRef {
 /// The caches.
 pub struct RowCache {
     rows: RwLock<Rows>,
-    /// More were remembered than there is room for.
+    /// Whether more rows were remembered than fit.
     overflowed: AtomicBool,
     /// When each was used.
     used: Mutex<VecDeque<(Instant, Key)>>,
     /// See [`RowCache::new`].
     used_for: Option<Duration>,
-    /// As many used ones may stay where nothing hangs on their being told from unknown ones.
+    /// How many used tokens to keep when nothing depends on telling them from unknown ones.
     spare: usize,
     unknown: Mutex<NegativeCache>,
 }
 
-/// What is not known any more. It may be a million tokens, and to drop those takes time.
+/// Entries that are no longer known. There may be a million, which take time to drop.
 pub type Forgotten = Table;
 
 /// Which token is in which row.
 struct Rows {
-    /// As the last reading of all rows found it, or finds it, and what has come since.
+    /// Those of the last complete or current reading of all rows, and those that have come since.
     current: Table,
-    /// As it was known before the reading that goes on. What that does not find has expired or was revoked, and takes no room.
+    /// Those known before the current reading. Entries that the reading does not find have expired
+    /// or were revoked, and are dropped.
     before: Option<Table>,
 }
 
 impl RowCache {
-    /// Empty; room for `capacity` rows. A used token must be told from an unknown one for `used_for` seconds, or (`None`) as long
-    /// as it has not expired.
+    /// An empty cache with room for `capacity` rows. A used token must be distinguished from an
+    /// unknown one for `used_for` seconds, or (`None`) until it expires.
     pub fn new(capacity: usize, used_for: Option<u64>) -> Self {
         Self::with(Table::alone(capacity), capacity, used_for, NegativeCache::since(Instant::now()))
     }
 
-    /// As [`RowCache::new`], for one of many sites, which have the room of `budget` together.
+    /// Like [`RowCache::new`], for one of many sites that share `budget`.
     pub fn sharing(budget: &Arc<Budget>, used_for: Option<u64>) -> Self {
         Self::with(Table::sharing(budget), budget.capacity(), used_for, NegativeCache::small(Instant::now()))
     }
@@ -119,24 +122,24 @@ impl RowCache {
         }
     }
 
-    /// The row that held the token when it was last seen, and whose it was.
+    /// The row that contained the token when it was last seen, and its user.
     pub fn row_of(&self, token: &Key) -> Option<RowRef> {
         let rows = self.rows();
-        // In this order: it may be on its way from one to the other.
+        // In this order: the entry may be moving from one to the other.
         let before = rows.before.as_ref().and_then(|before| before.get(token));
         rows.current.get(token).or(before)
     }
 
-    /// Whether the token is in no row, as far as a look-up of the last seconds or the column's length tells.
+    /// Whether the token is in no row, by a look-up of the last seconds or by the column's length.
     pub fn is_unknown(&self, token: &Key) -> bool {
         token.fits_no_row() || self.unknown().contains(token, Instant::now())
     }
 
-    /// The token is there.
+    /// The token is in `row`.
     pub fn remember(&self, token: Key, row: RowRef) {
         let rows = self.rows();
         match &rows.before {
-            // So that it does not take up the room of two.
+            // So that it does not take up room twice.
             Some(before) => {
                 rows.current.insert(token.clone(), row);
                 before.invalidate(&token);
@@ -146,7 +149,7 @@ impl RowCache {
         self.look_for_overflow(&rows);
     }
 
-    /// The token is not in the row it was remembered with.
+    /// The token is not in its remembered row.
     pub fn forget(&self, token: &Key) {
         let rows = self.rows();
         for rows in [Some(&rows.current), rows.before.as_ref()].into_iter().flatten() {
@@ -155,14 +158,14 @@ impl RowCache {
         self.look_for_overflow(&rows);
     }
 
-    /// The token was exchanged. Its row is forgotten when nothing hangs on it any more: else the rows of live tokens would have
-    /// to make room for those of used ones.
+    /// The token was exchanged. Its row is forgotten when nothing depends on it any more: otherwise
+    /// used tokens would displace live ones.
     pub fn used(&self, token: Key) {
         let Some(used_for) = self.used_for else { return };
         let now = Instant::now();
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.push_back((now, token));
-        // Two, so that it ever gets shorter again.
+        // Two per call, so that the list can shrink again.
         for _ in 0..2 {
             let is_many = used.len() > self.spare;
             let is_due = |(since, _): &(Instant, Key)| {
@@ -180,26 +183,27 @@ impl RowCache {
     /// The token is in no row.
     pub fn remember_unknown(&self, token: Key) {
         let forgotten = self.unknown().insert(token, Instant::now());
-        // Not under the lock: there may be many.
+        // Dropped after the lock is released: there may be many.
         drop(forgotten);
     }
 
-    /// How many tokens are remembered with their rows, a moment ago, and how many as unknown.
+    /// How many tokens are remembered with their rows, and how many as unknown; may be slightly out
+    /// of date.
     pub fn sizes(&self) -> (u64, u64) {
         let rows = self.rows();
         let before = rows.before.as_ref().map_or(0, Table::entry_count);
         (rows.current.entry_count() + before, self.unknown().len(Instant::now()) as u64)
     }
 
-    /// No token is known to be in no row any more.
+    /// No token is known to be missing any more.
     pub fn forget_unknown(&self) {
         let forgotten = self.unknown().empty(Instant::now());
         drop(forgotten);
     }
 
-    /// All rows are about to be read again: those that are then not among them are forgotten at its end, and have a room of their own
-    /// until then. After a reading that did not come to its end, the next goes on with what that found, if there was room for it.
-    /// Returns what is forgotten.
+    /// A reading of all rows begins: entries that it does not find are forgotten at its end, and
+    /// have their own room until then. If the previous reading was not completed, its entries are
+    /// kept if there was room for them. Returns the forgotten entries.
     #[must_use]
     pub fn begin_reading(&self) -> Option<Forgotten> {
         let mut rows = self.rows_to_change();
@@ -219,7 +223,7 @@ impl RowCache {
         }
     }
 
-    /// All rows were read, or none will be any more. Returns what is forgotten.
+    /// The reading is complete, or no other will follow. Returns the forgotten entries.
     #[must_use]
     pub fn end_reading(&self) -> Option<Forgotten> {
         let before = self.rows_to_change().before.take();
@@ -227,19 +231,20 @@ impl RowCache {
         before
     }
 
-    /// Does now what the cache does with delay, so that [`RowCache::has_overflowed`] knows of everything.
+    /// Performs the cache's pending work, so that [`RowCache::has_overflowed`] is exact.
     pub fn settle(&self) {
         let rows = self.rows();
         rows.current.run_pending_tasks();
         self.look_for_overflow(&rows);
     }
 
-    /// Whether there were more rows, at any time since the last reading began, than there is room for.
+    /// Whether, at any time since the last reading began, there were more rows than fit.
     pub fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// After each change: so it is noticed before there are so many that the cache lets go of some, and before there are fewer again.
+    /// Called after each change, to notice an overflow before the cache evicts entries and before
+    /// the number falls again.
     fn look_for_overflow(&self, rows: &Rows) {
         if rows.current.has_overflowed() {
             self.overflowed.store(true, Ordering::Relaxed);
@@ -360,7 +365,7 @@ mod tests {
         }
         tokens.settle();
         assert!(tokens.sizes().0 <= (1_000 + BEYOND) as u64);
-        // Fewer again, and yet some were lost.
+        // Fewer again, but some were lost.
         for id in 0..3 * BEYOND as u64 {
             tokens.forget(&key(&format!("more{id}")));
         }
@@ -381,10 +386,10 @@ mod tests {
         assert!(tokens.begin_reading().is_none());
         assert_eq!(rows("dead"), every, "what was known is of use until the end");
         all("live");
-        // The database was away, and it begins once more.
+        // The reading failed and begins once more.
         assert!(tokens.begin_reading().is_none());
         assert_eq!((rows("dead"), rows("live")), (every.clone(), every.clone()));
-        // Again, and there was no room any more.
+        // Again, but there was no room any more.
         all("others");
         tokens.settle();
         assert!(tokens.has_overflowed());
@@ -399,7 +404,7 @@ mod tests {
         assert!(tokens.has_overflowed());
     }
 
-    /// Whoever asks meanwhile must not take it for unknown.
+    /// A concurrent caller must not take it for unknown.
     #[test]
     fn what_is_read_again_is_known_all_the_time() {
         let tokens = RowCache::new(1_000, None);

@@ -1,9 +1,9 @@
-//! Whether a row's access token is what the plugin alone would have made: its claims follow from the row and the site, and the row's
-//! `hash` is that of the token.
+//! Proves that a row's access token is what the plugin alone would have made: its claims follow
+//! from the row and the site, and the row's `hash` is that of the token.
 //!
-//! Where it is not, the site's own code has a hand in it (filters of claims, issuer, algorithm, key or salt), and a native rotation
-//! would leave that out. It is proved under the row's lock, before anything is written, and for each row once: what this process
-//! has written is as it would write it.
+//! If it is not, the site's own code affects it (filters of claims, issuer, algorithm, key or
+//! salt), and a native rotation would leave that out. The proof takes place under the row's lock,
+//! before anything is written, and once per row: rows that this process has written are proved.
 
 use std::iter;
 use std::sync::Arc;
@@ -16,14 +16,16 @@ use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::access_token::{ClaimsInput, Proof};
 use crate::wordpress::home::Home;
 
-/// How far PHP's clock and this machine's may differ unnoticed, and how long a PHP process goes on with the settings that it began
-/// with: by so much a row may seem to be younger than a change of the site, and not be.
+/// How far PHP's clock and this machine's may differ unnoticed, plus how long a PHP process keeps
+/// the settings that it began with: a row may seem younger than a change of the site by so much.
 const BLUR: Duration = Duration::from_secs(5);
 
-/// Whether the locked `row` may be exchanged as `plan` has it. `values`: what is declared of its user.
+/// Whether the locked `row` may be exchanged according to `plan`. `values` are those declared for
+/// its user.
 ///
 /// # Errors
-/// Why it is WordPress's. Where that says something of the whole site, the verification knows of it then.
+/// Why the call is left to WordPress. If the reason concerns the whole site, the verification has
+/// been informed.
 pub fn prove(plan: &Plan, row: &LockedRow, values: &Values) -> Result<(), String> {
     // A slow signature is not made for each rotation: the row watch proves such rows.
     if !plan.verification.is_on() || !plan.site.signer.is_quick() {
@@ -31,13 +33,14 @@ pub fn prove(plan: &Plan, row: &LockedRow, values: &Values) -> Result<(), String
     }
     match proof(plan, row, values) {
         Proof::Ours | Proof::Plain | Proof::Unknown => Ok(()),
-        // The user's role or name may have been another when it was written.
+        // The user's role or name may have been different when it was written.
         Proof::Foreign if plan.site.declared.claims_vary() => Ok(()),
         Proof::Foreign if is_of_another_epoch(plan, row) => Ok(()),
         Proof::Foreign if plan.sites.home_may_depend_on_host(&plan.site) => {
             Err("the token may have been issued on a host that WordPress was not asked about".to_owned())
         }
-        // The verdict has just fallen, perhaps because the site is another: then the row says nothing of what it is now.
+        // The verdict has just changed, perhaps because the site has: then the row says nothing
+        // about the current site.
         Proof::Foreign if plan.verification.agrees_since().is_none() => Err(plan.verification.why()),
         Proof::Foreign => {
             plan.verification.differs(other_claims(row.id));
@@ -48,17 +51,17 @@ pub fn prove(plan: &Plan, row: &LockedRow, values: &Values) -> Result<(), String
 
 const OTHER_CLAIMS: &str = "WordPress signs other claims than the sidecar";
 
-/// What a row is said to differ by whose hash is that of another token.
+/// The difference of a row whose hash is that of another token.
 pub fn other_claims(row: u64) -> Difference {
     Difference::new(Kind::Claim, format!("{OTHER_CLAIMS} (row {row})"))
 }
 
-/// Whether that is all that is known of the difference.
+/// Whether nothing else is known of the difference.
 pub fn is_other_claims(difference: &Difference) -> bool {
     difference.kind == Kind::Claim && difference.what.starts_with(OTHER_CLAIMS)
 }
 
-/// The home URLs of `homes`, each also by the other scheme: which one PHP sees, the web server tells it.
+/// The home URLs of `homes`, each with both schemes: the web server decides which one PHP sees.
 pub fn issuers(homes: impl IntoIterator<Item = Arc<Home>>) -> impl Iterator<Item = String> {
     homes.into_iter().flat_map(|home| {
         let other = by_other_scheme(&home.url);
@@ -66,7 +69,8 @@ pub fn issuers(homes: impl IntoIterator<Item = Arc<Home>>) -> impl Iterator<Item
     })
 }
 
-/// From when on rows count that were issued in the epoch that began at `epoch_since`, with clocks that differ by `apart`. Pure.
+/// The issue time from which rows count as of the epoch that began at `epoch_since`, with clocks
+/// that differ by `apart`. Pure.
 pub fn counts_from(epoch_since: u64, apart: Duration) -> u64 {
     epoch_since.saturating_add((BLUR + apart).as_secs())
 }
@@ -76,18 +80,19 @@ fn proof(plan: &Plan, row: &LockedRow, values: &Values) -> Proof {
     else {
         return Proof::Foreign;
     };
-    // As the row has it: the column may compare without regard to case.
+    // As in the row: the column may compare without regard to case.
     let stored = row.token.as_deref().and_then(|token| str::from_utf8(token).ok());
     let refresh_token = stored.unwrap_or(&plan.token);
     let declared = &values.claims;
     let claims = ClaimsInput { iss: "", issued_at, expires_at, user_id: row.user_id, refresh_token, declared };
-    // Nearly always it is the first. The others are asked for only where it is not.
+    // Nearly always it is the first. The others are looked up only if it is not.
     let others = iter::once_with(|| plan.issuers()).flatten().skip(1);
     let issuers = issuers(iter::once(Arc::clone(&plan.home)).chain(others));
     plan.site.signer.prove(&claims, issuers, hash, &plan.site.auth_salt)
 }
 
-/// A row that was written before the site became what it is now. It agrees since, and goes by what it is now.
+/// A row that was written before the site changed, which has agreed since. It is rotated by the
+/// current settings.
 fn is_of_another_epoch(plan: &Plan, row: &LockedRow) -> bool {
     let apart = plan.sites.clocks_apart().map_or(Duration::ZERO, |apart| apart.by);
     let since = plan.verification.agrees_since();

@@ -1,9 +1,10 @@
-//! Looks at the rows that WordPress writes, at logins and at refreshes that are left to it: each shows whether the site's own code has a
-//! hand in its tokens, within [`LOOK`] and without a request.
+//! Watches the rows that WordPress writes, at logins and at refreshes left to it. Each row shows
+//! whether the site's own code affects its tokens, within [`LOOK`] and without a request.
 //!
-//! What one row shows holds for the whole site, so a row is looked at twice before it does: the second time by settings that were
-//! read after it, and when the plugin has had the time to finish it. Rows of an earlier epoch show nothing. Own rows are not read at
-//! all, and those of other sidecars are known by their `jti`.
+//! What one row shows holds for the whole site, so a row is checked twice before it counts: the
+//! second time with settings read after it, and when the plugin has had the time to complete it.
+//! Rows of an earlier epoch show nothing. Rows of this process are not read at all, and those of
+//! other sidecars are recognised by their `jti`.
 
 mod judge;
 mod reader;
@@ -30,42 +31,43 @@ use judge::{Expected, Judged, Written, judge};
 use reader::{Found, Reader, Sought};
 use tally::Tally;
 
-/// How often it is looked for new rows. With [`AGAIN`] and the reading itself, a row has been judged three seconds after its commit.
+/// How often to read new rows. With [`AGAIN`] and the reading itself, a row has been judged three
+/// seconds after its commit.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How soon a row is looked at once more.
+/// How soon a row is checked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// A row that is not whole by then is what it is.
+/// A row that is not complete within this time will not be completed.
 const WHOLE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Rows that are looked at once more at a time.
+/// The most rows that wait for their second check.
 const MOST_AGAIN: usize = 128;
 
 /// How long a look may take: some pages over the primary key.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// Rows in one look whose tokens are signed again where a signature takes up to some milliseconds.
+/// The most tokens that one look signs again if a signature takes up to some milliseconds.
 const SLOW_PROOFS: usize = 8;
 
-/// The watch over one token table.
+/// Watches one token table.
 pub struct RowWatch {
     reader: Reader,
-    /// Looks that came to their end.
+    /// Completed looks.
     pub looks: Counter,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// `None`: it begins with the row that comes next.
+    /// `None`: the watch begins with the next row.
     seen: Option<SeenIds>,
-    /// The rows that are looked at once more, and since when.
+    /// The rows to be checked again, and since when.
     again: BTreeMap<u64, Instant>,
     tally: Tally,
-    /// When the epoch of the tally began.
+    /// When the tally's epoch began.
     epoch_since: u64,
-    /// The server that the ids are of.
+    /// The server that numbered the rows.
     server: u64,
 }
 
@@ -75,24 +77,24 @@ impl State {
     }
 }
 
-/// What rows are judged by, as long as the site is native.
+/// What rows are judged by, while the site is native.
 struct Ground {
     site: Arc<Site>,
     issuers: Vec<String>,
     may_have_other_issuers: bool,
     php_is_ahead: Option<u64>,
     apart: u64,
-    /// Unix seconds: what was issued before is of another epoch.
+    /// Unix seconds: rows issued earlier belong to another epoch.
     since: u64,
     epoch_since: u64,
 }
 
-/// Whether there is something to look at.
+/// Whether rows can be judged.
 enum Footing {
     Firm(Ground),
-    /// The site is about to be another, or the database is away: a moment later there is.
+    /// Not at the moment: the site is changing, or the database is down.
     Moving,
-    /// Refreshes are WordPress's for another reason.
+    /// No: refreshes are left to WordPress for another reason.
     Lost,
 }
 
@@ -109,7 +111,7 @@ impl RowWatch {
         }
     }
 
-    /// Looks again and again. Never returns.
+    /// Looks repeatedly. Never returns.
     pub async fn keep_watching(&self, refresher: &Refresher) {
         loop {
             match self.footing(refresher).await {
@@ -131,7 +133,7 @@ impl RowWatch {
         if standing.leaves().is_some() {
             return Footing::Lost;
         }
-        // A row is judged for the second time by what was read after the first.
+        // A row's second check uses settings that were read after the first.
         let site = if self.state().again.is_empty() {
             sites.current().await.ok()
         } else {
@@ -175,12 +177,13 @@ impl RowWatch {
             session.give_back();
             Ok(found)
         };
-        // Given up, its connection is closed. That others are frozen, too, is for those to find out who need them.
+        // On a timeout the connection is closed. Other users of the database find out by themselves
+        // whether it is frozen.
         let Found { newest, rows } = timeout(READ_LIMIT, read).await.unwrap_or(Err(DatabaseError::TimedOut))?;
         let rows = self.seen(newest, sought.as_ref(), rows);
         let makeup = ground.site.makeup.tag();
         let judged = spawn_blocking(move || judge_all(rows, &ground)).await.unwrap_or_default();
-        // Another site by now: they are looked at once more, or are of an earlier epoch.
+        // If the site has changed, the rows are checked again or belong to an earlier epoch.
         let is_still = verification.is_of(makeup);
         for (row, judged) in judged {
             let Some(judged) = judged else {
@@ -195,11 +198,11 @@ impl RowWatch {
         Ok(())
     }
 
-    /// What is to be read. `None`: nothing but where to begin.
+    /// What is to be read. `None`: only the id to begin with.
     fn sought(&self, server: u64, epoch_since: u64) -> Option<Sought> {
         let mut state = self.state();
         if state.server != server {
-            // It may have numbered its rows otherwise.
+            // Another server may have numbered its rows differently.
             *state = State { server, ..State::default() };
         }
         if state.epoch_since != epoch_since {
@@ -214,7 +217,7 @@ impl RowWatch {
         let mut state = self.state();
         let now = std::time::Instant::now();
         match (&mut state.seen, sought) {
-            // Rows were deleted; if all were, they may be numbered anew.
+            // Rows were deleted; if all were, the ids may start again.
             (Some(_), Some(sought)) if newest.saturating_add(1) < sought.next => {
                 state.seen = Some(SeenIds::at(newest.saturating_add(1)));
             }
@@ -226,14 +229,14 @@ impl RowWatch {
         }
         rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.id));
         rows.dedup_by_key(|row| row.id);
-        // What is gone by now is not looked for any more.
+        // Rows that are gone are no longer looked for.
         let is_there = |id: &u64| rows.binary_search_by(|row| id.cmp(&row.id)).is_ok();
         let asked = |id: &u64| sought.is_some_and(|sought| sought.again.contains(id));
         state.again.retain(|id, _| !asked(id) || is_there(id));
         rows
     }
 
-    /// What a judged row says of the site, once that is certain.
+    /// What a judged row shows about the site, once it is certain.
     fn take(&self, row: &Written, judged: &Judged, is_still: bool, verification: &Verification) -> Option<Difference> {
         let mut state = self.state();
         let since = state.again.get(&row.id).copied();
@@ -266,7 +269,8 @@ impl RowWatch {
     }
 }
 
-/// The first word stands: a comparison may have said more exactly what differs. Said again, it keeps the site from coming back.
+/// The first difference stands: a comparison may have described it more exactly. Reported again, it
+/// keeps the site from becoming native.
 fn say(difference: Difference, verification: &Verification) {
     let said = match verification.verdict().state {
         Stands::Differs(known) if difference.kind == Kind::Keys && row_proof::is_other_claims(&known) => difference,
@@ -276,7 +280,7 @@ fn say(difference: Difference, verification: &Verification) {
     verification.differs(said);
 }
 
-/// What is issued in an earlier epoch is not judged. Takes a while where signatures do.
+/// Rows of an earlier epoch are not judged. Takes as long as the signatures do.
 fn judge_all(rows: Vec<Written>, ground: &Ground) -> Vec<(Written, Option<Judged>)> {
     let Ground { site, issuers, may_have_other_issuers, php_is_ahead, apart, since, .. } = ground;
     let expected = Expected {

@@ -1,36 +1,38 @@
-//! Which ids of the token table have been seen. Pure.
+//! Tracks which ids of the token table have been seen. Pure.
 //!
-//! Ids are handed out in order and committed out of order: a row may appear below one that was seen before. So the ids that
-//! were passed over are kept as gaps and looked at again, until they are old and no transaction has a row in them.
+//! Ids are assigned in order and committed out of order: a row may appear below one that was seen
+//! before. So the skipped ids are kept as gaps and read again, until they are old and no
+//! transaction has a row in them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a gap is looked at again before it is asked whether a row in it is under way. An INSERT puts its row there as soon as
-/// it has the id; what is not even there by then was rolled back or deleted.
+/// How long a gap is read again before its ids are checked for uncommitted rows. An INSERT writes
+/// its row as soon as it has the id; an id without even that was rolled back or deleted.
 const KEPT: Duration = Duration::from_secs(600);
 
-/// Gaps beyond these are given up: each look costs as many, and a table whose ids do not grow by one has no end of them.
+/// The most gaps: each look takes longer with them, and a table whose ids do not grow by one has
+/// any number.
 const MOST: usize = 4_096;
 
-/// What has been seen.
+/// The ids seen so far.
 #[derive(Debug)]
 pub struct SeenIds {
-    /// Every id from here on is unseen; those below are seen or in a gap.
+    /// Every id from here on is unseen; smaller ones are seen or in a gap.
     next: u64,
-    /// First id to last id, and since when.
+    /// The first id to the last id, and since when.
     gaps: BTreeMap<u64, (u64, Instant)>,
-    /// Gaps were given up unseen.
+    /// Whether gaps were dropped unseen.
     has_lost: bool,
 }
 
 impl SeenIds {
-    /// Nothing from `next` on was seen. What is below is somebody else's business.
+    /// Ids below `next` are ignored; none from there on was seen.
     pub fn at(next: u64) -> Self {
         SeenIds { next, gaps: BTreeMap::new(), has_lost: false }
     }
 
-    /// The first id of those that were never seen nor passed over.
+    /// The first id that was neither seen nor skipped.
     pub fn next(&self) -> u64 {
         self.next
     }
@@ -43,7 +45,7 @@ impl SeenIds {
         if last >= self.next {
             self.next = last.saturating_add(1);
         }
-        // What was a gap and is none any more: at most one gap begins before `first`.
+        // Gaps that are closed, wholly or in part: at most one begins before `first`.
         let touched: Vec<u64> =
             self.gaps.range(..=last).rev().take_while(|(_, (end, _))| *end >= first).map(|(start, _)| *start).collect();
         for start in touched {
@@ -68,7 +70,7 @@ impl SeenIds {
         self.gaps.len()
     }
 
-    /// Rows `ids` (ascending, none of them seen or in a gap) are there, and not committed yet.
+    /// The rows `ids` (ascending, none of them seen or in a gap) exist, but are not committed.
     pub fn under_way(&mut self, ids: &[u64], now: Instant) {
         for run in ids.chunk_by(|one, next| one.checked_add(1) == Some(*next)) {
             if let (Some(first), Some(last)) = (run.first(), run.last()) {
@@ -84,8 +86,9 @@ impl SeenIds {
         old.map(|(first, (last, _))| (*first, *last)).collect()
     }
 
-    /// The gaps that were old at `then` were looked at since, and of their ids only `under_way` (ascending) have a row.
-    // SECURITY: one that nobody has looked at since may hold a live token, however old it is.
+    /// The gaps that were old at `then` have been checked since: of their ids only `under_way`
+    /// (ascending) have a row.
+    // SECURITY: a gap that was not checked since may hide a live token, however old it is.
     pub fn looked_at(&mut self, then: Instant, under_way: &[u64]) {
         for (first, last) in self.old(then) {
             self.gaps.remove(&first);
@@ -94,7 +97,7 @@ impl SeenIds {
         }
     }
 
-    /// Whether rows may be there that were never seen and are not looked for any more.
+    /// Whether there may be unseen rows that are no longer looked for.
     pub fn has_lost(&self) -> bool {
         self.has_lost
     }

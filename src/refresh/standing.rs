@@ -1,8 +1,9 @@
-//! What the database refuses each time, and what becomes of refreshes meanwhile.
+//! Tracks what the database refuses every time, and what happens to refreshes meanwhile.
 //!
-//! A rotation that fails before it has written anything, with an error that is not of the moment, is not tried for ever: a
-//! [`trial`](super::trial) shows whether the database refuses it on another connection and at every host, too. Then refreshes are left
-//! to WordPress where WordPress may do better, and get a 503 where it could not. The trial is repeated every few seconds.
+//! A rotation that fails before it has written anything, with an error that is not temporary, is
+//! not retried for ever: a [`trial`](super::trial) shows whether the database refuses it on another
+//! connection and on every host, too. Then refreshes are left to WordPress if WordPress may do
+//! better, and get a 503 if it could not. The trial is repeated every few seconds.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,37 +18,37 @@ use super::trial::{self, Refused, Trial};
 use super::waiting::RotationError;
 use crate::wordpress::database::{DatabaseError, Refusal};
 
-/// When a rotation that was refused is tried again at first, and how often in the long run.
+/// The first pause before a trial is repeated, and the longest.
 const FIRST_AGAIN: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_secs(4);
 
-/// What a trial may take: some statements, and as many again on other connections.
+/// How long a trial may take: some statements, and as many again on other connections.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// For so long a trial's refusal holds for others that are refused, and so does one that passed though a rotation was refused: a
-/// flood of refreshes is not one of trials.
+/// For how long a trial's refusal also applies to other refused rotations, and so does a passed
+/// trial that a rotation contradicted: a flood of refreshes must not become one of trials.
 const HOLDS: Duration = Duration::from_secs(1);
 
-/// A database that took writes and takes none is taken to be in a failover for so long. Those of managed databases take up to
-/// a minute at worst, half of that usually.
+/// For how long a database that has stopped accepting writes is taken to be in a failover. Those of
+/// managed databases take up to a minute, usually half of that.
 const FAILOVER: Duration = Duration::from_secs(30);
 
-/// What becomes of refreshes while rotations are refused.
+/// What happens to refreshes while rotations are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Course {
     /// WordPress answers them.
     Leave,
-    /// 503: WordPress would meet the same, and lose the session.
+    /// 503: WordPress would fail in the same way, and lose the session.
     Unavailable,
-    /// 503, and nothing is said of it: another server is about to take writes.
+    /// 503, without logging an obstacle: another server is about to accept writes.
     Wait,
 }
 
 impl Course {
-    /// `lasted`: since when the server takes no writes; `None` where it never took any.
+    /// `lasted`: how long the server has accepted no writes; `None` if it never did.
     fn of(refusal: Refusal, is_sites_own: bool, lasted: Option<Duration>) -> Self {
         match refusal {
-            // The sidecar's own trouble: its idea of the names, its prepared statements.
+            // The sidecar's own trouble: wrong table names or lost prepared statements.
             Refusal::Absent | Refusal::Unprepared => Course::Leave,
             Refusal::ReadOnly if lasted.is_some_and(|lasted| lasted < FAILOVER) => Course::Wait,
             Refusal::ReadOnly | Refusal::Denied if is_sites_own => Course::Unavailable,
@@ -55,18 +56,19 @@ impl Course {
         }
     }
 
-    /// For what a rotation was refused, and a trial does not show: the INSERT, which a trial only prepares, fails when it runs. A
-    /// trigger may name a table that is gone. The plugin would meet the same, and lose the session.
+    /// For a refusal that a trial does not show: the INSERT, which a trial only prepares, fails
+    /// when it runs, for instance because a trigger names a table that is gone. The plugin would
+    /// fail in the same way, and lose the session.
     fn unshown(refusal: Refusal) -> Self {
         match refusal {
-            // Of this connection; WordPress prepares nothing.
+            // Only on this connection; WordPress prepares nothing.
             Refusal::Unprepared => Course::Leave,
             Refusal::Absent | Refusal::ReadOnly | Refusal::Denied => Course::Unavailable,
         }
     }
 }
 
-/// What stands against rotations.
+/// The obstacle to rotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
     pub refused: Refused,
@@ -83,27 +85,27 @@ impl std::fmt::Display for Obstacle {
     }
 }
 
-/// The state, and how it is found out.
+/// The current state, and how it is found out.
 pub struct Standing {
     store: Arc<Store>,
     state: Mutex<State>,
-    /// For every refresh: [`Course::Leave`] is in force.
+    /// Read by every refresh: whether [`Course::Leave`] is in effect.
     leaves: AtomicBool,
-    /// The last trial. Held during one.
+    /// The last trial. Locked while one runs.
     last: tokio::sync::Mutex<Option<Last>>,
-    /// Something was refused.
+    /// Signalled when a rotation was refused.
     refused: Notify,
 }
 
 struct Last {
     began: Instant,
     trial: Trial,
-    /// It passed, and a rotation was refused all the same.
+    /// It passed, but a rotation was refused all the same.
     is_contradicted: bool,
 }
 
 impl Last {
-    /// Whether it says what one would that is asked for at `asked`.
+    /// Whether its result also answers a question asked at `asked`.
     fn holds(&self, asked: Instant) -> bool {
         let is_refusal = matches!(self.trial, Trial::Refused(_)) || self.is_contradicted;
         self.began >= asked || (self.began.elapsed() < HOLDS && is_refusal)
@@ -114,9 +116,9 @@ impl Last {
 struct State {
     /// What is refused, and since when.
     refused: Option<(Refused, Instant)>,
-    /// A trial has passed.
+    /// Whether a trial has ever passed.
     has_passed: bool,
-    /// What the log was given.
+    /// What was last logged.
     logged: Option<Obstacle>,
 }
 
@@ -131,7 +133,7 @@ impl Standing {
         }
     }
 
-    /// Why every refresh is WordPress's at present.
+    /// Why every refresh is left to WordPress at present.
     pub fn leaves(&self) -> Option<String> {
         if !self.leaves.load(Ordering::Acquire) {
             return None;
@@ -139,12 +141,12 @@ impl Standing {
         self.state().refused.as_ref().map(|(refused, _)| refused.to_string())
     }
 
-    /// What stands against rotations, as the log was given it.
+    /// The obstacle to rotations, as logged.
     pub fn obstacle(&self) -> Option<Obstacle> {
         self.state().logged.clone()
     }
 
-    /// A first trial, and a second one only if the first was inconclusive.
+    /// Runs a first trial, and a second one only if the first was inconclusive.
     pub async fn first_trial(&self) {
         let is_known = {
             let state = self.state();
@@ -155,7 +157,7 @@ impl Standing {
         }
     }
 
-    /// Tries again what was refused, every few seconds. Never returns.
+    /// Repeats the trial of what was refused, every few seconds. Never returns.
     pub async fn keep_trying(&self) {
         loop {
             self.refused.notified().await;
@@ -168,7 +170,7 @@ impl Standing {
         }
     }
 
-    /// What a trial shows that begins now, or began a moment ago with a refusal.
+    /// The result of a trial that begins now, or of a recent refusal.
     pub async fn examine(&self) -> Trial {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
@@ -183,7 +185,8 @@ impl Standing {
         trial
     }
 
-    /// How a refresh ends whose rotation or look-up was refused with `error`. Nothing of it may have been written.
+    /// The result of a refresh whose rotation or look-up was refused with `error`. It must not have
+    /// written anything.
     pub async fn judge(&self, error: DatabaseError) -> RotationError {
         let Some(refusal) = error.refusal() else { return RotationError::Failed(error) };
         let course = match self.examine().await {
@@ -200,7 +203,7 @@ impl Standing {
         }
     }
 
-    /// A trial passed, and a rotation was refused with `error` twice all the same.
+    /// A trial passed, but a rotation was refused with `error` twice.
     async fn contradicted(&self, error: &DatabaseError) {
         let mut last = self.last.lock().await;
         if let Some(last) = last.as_mut().filter(|last| matches!(last.trial, Trial::Passed) && !last.is_contradicted) {
@@ -209,7 +212,7 @@ impl Standing {
         }
     }
 
-    /// What becomes of refreshes that are refused for this reason.
+    /// What happens to refreshes that are refused for this reason.
     pub fn course(&self, refusal: Refusal) -> Course {
         self.state().course(refusal, self.store.database.is_sites_own)
     }

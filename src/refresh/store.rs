@@ -1,10 +1,11 @@
 //! The SQL of a rotation, one function per intent, with explicit commit and rollback.
 //!
-//! Locks are taken by primary key only, in ascending order. By `refresh_token_hash`, which has no index, a locking read or an
-//! update locks every row it reads past and stops every login. Only the first statement of a transaction waits for a lock, where
-//! the server can do that; a later one, which meets for instance the plugin revoking all tokens of a user, fails at once. Every
-//! statement works on a group of rows; a rotation that is alone is a group of one. All values are bound, so texts differ only in
-//! their number of rows, of which there are few.
+//! Locks are taken by primary key only, in ascending order. A locking read or an update by
+//! `refresh_token_hash`, which has no index, locks every row that it reads, and blocks every login.
+//! Only the first statement of a transaction waits for a lock, if the server can avoid it for the
+//! others; a later one fails at once, for instance when it meets the plugin revoking all tokens of
+//! a user. Every statement works on a group of rows; a single rotation is a group of one. All
+//! values are bound, so texts differ only in their number of rows, of which there are few.
 
 mod statements;
 mod times;
@@ -24,15 +25,16 @@ use self::user::{Meta, UserColumns, add_meta, text};
 use crate::declared::{Read, User};
 use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
-/// Rotations in one transaction at most. Larger ones would hold their locks for longer, and spare little more.
+/// The most rotations in one transaction. Larger ones would hold their locks longer and save little
+/// more.
 pub const LARGEST_GROUP: usize = 64;
 
-/// Where the user's columns begin in the lock's rows.
+/// The first of the user's columns in the rows of the lock.
 const USER: usize = 10;
 
-/// The statements for one site's tables, and the database they go to.
+/// The statements for one site's tables, and their database.
 pub struct Store {
-    /// Where the tables are.
+    /// The site's database.
     pub database: Arc<Database>,
     /// The token table's name, quoted.
     pub tokens: String,
@@ -42,7 +44,7 @@ pub struct Store {
     lock_free: Statements,
     lock_free_mariadb: Statements,
     user_columns: UserColumns,
-    /// Without meta.
+    /// Without user meta.
     plain_user: String,
     user: String,
     insert: Statements,
@@ -54,17 +56,17 @@ pub struct Store {
     token_state: String,
 }
 
-/// How a token stands, as a plain read shows it.
+/// The state of a token, as a plain read shows it.
 pub struct TokenState {
-    /// It can be exchanged, unless it is meanwhile.
+    /// It can be exchanged, unless that has happened meanwhile.
     pub is_live: bool,
-    /// Seconds since it was used or revoked, by the database's clock; `None` where it was not, or the table holds no date.
+    /// Seconds since it was used or revoked, by the database's clock; `None` if it was not, or if
+    /// the table has no date.
     pub revoked_for: Option<i64>,
 }
 
 /// A row of the token table under its lock.
 pub struct LockedRow {
-    /// `id`.
     pub id: u64,
     /// `refresh_token_hash`: the token itself.
     pub token: Option<Vec<u8>>,
@@ -74,23 +76,22 @@ pub struct LockedRow {
     pub revoked_for: Option<i64>,
     /// `refresh_token_expires_at` is not in the future, or not set.
     pub expired: bool,
-    /// `user_id`.
     pub user_id: u64,
-    /// `token_family`, NULL as `None`.
+    /// `token_family`; `None` is NULL.
     pub family: Option<String>,
     /// `wp_hash` of the access token.
     pub hash: Vec<u8>,
-    /// Unix seconds, and `None` where the column holds no time: `iat` of the access token.
+    /// `iat` of the access token in Unix seconds; `None` if the column contains no time.
     pub issued_at: Option<u64>,
-    /// The same: its `exp`.
+    /// `exp` of the access token, likewise.
     pub expires_at: Option<u64>,
-    /// The user, if there is one (any more).
+    /// The user, if it (still) exists.
     pub user: Option<User>,
 }
 
 /// The row that a rotation adds. All strings fit their columns.
 pub struct Child<'a> {
-    /// The row that it succeeds.
+    /// The row that it replaces.
     pub parent: u64,
     /// `wp_hash` of the access token.
     pub hash: String,
@@ -102,7 +103,7 @@ pub struct Child<'a> {
     pub expires_at: u64,
     /// The new refresh token.
     pub refresh_token: &'a str,
-    /// Seconds from the database's now.
+    /// Seconds from the database's current time.
     pub refresh_token_lifetime: u64,
     /// The parent's family.
     pub family: Option<&'a str>,
@@ -114,34 +115,32 @@ pub struct Child<'a> {
     pub ip_address: String,
 }
 
-/// By what a rotation is recognized whose commit's answer was lost.
+/// How a rotation whose commit result was lost is recognised.
 pub struct Trace {
     /// The row that it revokes.
     pub parent: u64,
-    /// Its user.
     pub user_id: u64,
     /// The refresh token that it adds.
     pub refresh_token: String,
 }
 
-/// What became of a commit whose answer was lost.
+/// What became of a commit whose result was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
-    /// It was stored.
     Committed,
-    /// Nothing of it was.
+    /// Nothing of it was stored.
     NotCommitted,
 }
 
 impl Store {
-    /// For a site that nothing is declared of. SECURITY: `table_prefix` and `users_table` are pasted into SQL; `installation()`
-    /// lets only `[A-Za-z0-9_]` pass.
+    /// For a site without declared values. SECURITY: `table_prefix` and `users_table` become part
+    /// of the SQL; `installation()` accepts only `[A-Za-z0-9_]`.
     pub fn new(database: Database, table_prefix: &str, users_table: &str) -> Self {
         Store::declaring(database, table_prefix, users_table, &[], None)
     }
 
-    /// As [`Store::new`]; of each user `reads` are read, too, of their table and of `usermeta_table`. Where that is not known,
-    /// what it would hold is not certain.
+    /// Like [`Store::new`]; also reads `reads` of each user, from the users' table and from
+    /// `usermeta_table`. If that table is unknown, the meta values are uncertain.
     pub fn declaring(
         database: impl Into<Arc<Database>>,
         table_prefix: &str,
@@ -152,7 +151,7 @@ impl Store {
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
         let users = format!("`{users_table}`");
         let user_columns = UserColumns::new(&users, table_prefix, reads, usermeta_table);
-        // Without the hints a small table is scanned, and locked whole.
+        // Without the hints, a small table is scanned and completely locked.
         let lock = format!(
             "SELECT t.id, refresh_token_hash, revoked_at IS NOT NULL, \
              TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \
@@ -166,8 +165,8 @@ impl Store {
             lock: Statements::of_ids(&lock, ") FOR UPDATE"),
             lock_waiting: Statements::of_ids(&lock, &format!(") FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
             lock_free: Statements::of_ids(&lock, ") FOR UPDATE SKIP LOCKED"),
-            // With a lock wait of 0, MariaDB (10.11.19) skips a row, but takes that for an error at the statement's end and rolls
-            // the transaction back (1180). The statement never waits.
+            // With a lock wait of 0, MariaDB (10.11.19) skips a row, but then reports an error at
+            // the statement's end and rolls the transaction back (1180). The statement never waits.
             lock_free_mariadb: Statements::of_ids(
                 &format!("SET STATEMENT innodb_lock_wait_timeout = 1 FOR {lock}"),
                 ") FOR UPDATE SKIP LOCKED",
@@ -182,8 +181,9 @@ impl Store {
                 ),
                 "(?, ?, ?, ?, ?, UTC_TIMESTAMP() + INTERVAL ? SECOND, ?, ?, ?, ?, 1)",
             ),
-            // Without "AND revoked_at IS NULL": the optimizer would go through revoked_at_idx, secondary index before primary,
-            // and deadlock with the plugin's own statements. The rows are locked, and their state known.
+            // Without "AND revoked_at IS NULL": the optimizer would use revoked_at_idx, secondary
+            // index before primary, and deadlock with the plugin's own statements. The rows are
+            // locked, and their state known.
             revoke: Statements::of_ids(
                 &format!("UPDATE {tokens} FORCE INDEX (PRIMARY) SET revoked_at = UTC_TIMESTAMP() WHERE id IN ("),
                 ")",
@@ -204,9 +204,10 @@ impl Store {
         }
     }
 
-    /// Locks the rows `ids` (ascending, none twice, at most [`LARGEST_GROUP`]) and reads them with their users. Rows that are not there (any
-    /// more) are left out; with `skip_locked` (where [the server can](Session::abilities)) so are those that another
-    /// transaction holds, which are waited for without.
+    /// Locks the rows `ids` (ascending, none twice, at most [`LARGEST_GROUP`]) and reads them with
+    /// their users. Missing rows are left out. With `skip_locked` (if [the server
+    /// can](Session::abilities)), rows that another transaction holds are left out, too; otherwise
+    /// they are waited for.
     ///
     /// # Errors
     /// The database's.
@@ -229,7 +230,7 @@ impl Store {
         self.locked_rows(rows)
     }
 
-    /// Whether row `id` holds `token`, as the column's collation compares.
+    /// Whether row `id` contains `token`, by the column's collation.
     ///
     /// # Errors
     /// The database's.
@@ -238,7 +239,7 @@ impl Store {
         row.map_or(Ok(false), |mut row| column(&mut row, 0, "refresh_token_hash"))
     }
 
-    /// How `token` stands in row `id`; `None` where the row does not hold it. Locks nothing.
+    /// The state of `token` in row `id`; `None` if the row does not contain it. Locks nothing.
     ///
     /// # Errors
     /// The database's.
@@ -254,7 +255,7 @@ impl Store {
         Ok(Some(TokenState { is_live, revoked_for }))
     }
 
-    /// The user `id`, if there is one.
+    /// The user `id`, if it exists.
     ///
     /// # Errors
     /// The database's.
@@ -269,7 +270,7 @@ impl Store {
         Ok(user)
     }
 
-    /// Each with its user and all that was found of them.
+    /// Each row with its user and the declared values found for that user.
     fn locked_rows(&self, rows: Vec<Row>) -> Result<Vec<LockedRow>, DatabaseError> {
         let mut locked: Vec<(LockedRow, Vec<Meta>)> = Vec::new();
         for mut row in rows {
@@ -311,7 +312,8 @@ impl Store {
         self.insert.by_size().any(|(size, _)| size == count)
     }
 
-    /// Prepares what [`Store::revoke_parents`] runs for so many: a right that is missing then shows before anything is written.
+    /// Prepares the statement that [`Store::revoke_parents`] runs for so many rows, so that a
+    /// missing privilege shows before anything is written.
     ///
     /// # Errors
     /// The database's.
@@ -320,7 +322,7 @@ impl Store {
         session.prepared(text).await.map(drop)
     }
 
-    /// Adds `children`. Returns their ids, where they are known for certain.
+    /// Adds `children`. Returns their ids, if they are certain.
     ///
     /// # Errors
     /// The database's.
@@ -350,7 +352,7 @@ impl Store {
         Ok(ids)
     }
 
-    /// Revokes the parents of `children`, which are locked and live.
+    /// Revokes the parents of `children`. They must be locked and live.
     ///
     /// # Errors
     /// The database's.
@@ -360,7 +362,8 @@ impl Store {
         self.revoke_locked(session, &parents).await
     }
 
-    /// Revokes those of the rows `ids` (ascending, at most [`LARGEST_GROUP`]) that are not. Returns their number.
+    /// Revokes those of the rows `ids` (ascending, at most [`LARGEST_GROUP`]) that are not yet
+    /// revoked. Returns their number.
     ///
     /// # Errors
     /// The database's.
@@ -379,14 +382,17 @@ impl Store {
         Ok(session.conn().exec_drop(statement, ids).await?)
     }
 
-    /// Finds out what became of a commit of `traces` whose answer was lost with connection `lost`. That is ended, so that a COMMIT
-    /// which has yet to reach the server does not do so later. One that is under way is left alone: others may see its rows before
-    /// they are safe on the disk and at the replicas, and to end it would end its wait for those. A transaction is stored whole or
-    /// not at all, so that the first rotation that tells anything tells it for all.
+    /// Finds out what became of a commit of `traces` whose result was lost with connection `lost`.
+    /// That connection is killed, so that a COMMIT which has not reached the server yet cannot do
+    /// so later. A COMMIT in progress is left alone: other connections may see its rows before they
+    /// are safe on disk and on the replicas, and killing it would end that wait. A transaction is
+    /// stored completely or not at all, so the first rotation with a certain result decides for
+    /// all.
     ///
     /// # Errors
-    /// The database's; 1205 when the old connection still holds a row, [`DatabaseError::TimedOut`] when its commit is under way:
-    /// both are worth another try. The session is not to be used again.
+    /// The database's; 1205 if the old connection still holds a row, [`DatabaseError::TimedOut`] if
+    /// its commit is still running: both are worth another attempt. The session must not be used
+    /// again.
     pub async fn resolve(
         &self,
         session: &mut Session<'_>,
@@ -415,7 +421,8 @@ impl Store {
                 resolution = Resolution::Committed;
                 break;
             }
-            // Neither: someone else revoked or deleted this row first. The others may tell.
+            // Neither: another client revoked or deleted this row first. The other rotations may
+            // decide.
         }
         session.conn().query_drop("ROLLBACK").await?;
         Ok(resolution)

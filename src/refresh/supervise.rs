@@ -1,17 +1,18 @@
-//! Keeps those at work who take from a queue that nobody else takes from.
+//! Restarts a queue's worker task when it panics.
 
 use tracing::error;
 
-/// Works for as long as there is something to do. A fault of the program costs what it was met in, never all that comes after it.
+/// Runs `work` until it ends by itself. A bug in it costs the item that it was working on, not all
+/// later ones.
 pub async fn keep_working<F>(what: &str, work: impl Fn() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    // Not where the runtime ends, which is no fault.
+    // The runtime's shutdown is not an error.
     while let Err(error) = tokio::spawn(work()).await
         && error.is_panic()
     {
-        // SECURITY: the error quotes what the panic said; its place is in the line before.
+        // SECURITY: the error quotes the panic's message; the log line before contains its place.
         error!("a worker for {what} failed and is started again");
     }
 }

@@ -1,7 +1,8 @@
 //! One transaction over a group of rotations: lock, decide, insert, revoke, commit.
 //!
-//! The items of a group do not know of each other: one whose token is used, expired, unknown or there twice changes nothing
-//! for the others. What fails, fails as a whole, and leaves nothing behind; taking the group apart is [`super::group`]'s part.
+//! The items of a group are independent: one whose token is used, expired, unknown or contained
+//! twice does not affect the others. A failure fails the whole group and leaves nothing behind;
+//! splitting the group is left to [`super::group`].
 
 use std::time::Duration;
 
@@ -16,48 +17,48 @@ use super::waiting::{Turn, in_turn};
 use crate::wordpress::access_token::SignerError;
 use crate::wordpress::database::{ConnectionName, DatabaseError, Session};
 
-/// What a transaction says of one of its items.
+/// The transaction's result for one item.
 pub enum Verdict {
     Ended(Outcome),
-    /// Another transaction holds the row, or there is none: to be tried alone, with patience.
+    /// Another transaction holds the row, or the row is missing: to be tried alone, with patience.
     Alone,
-    /// Its access token cannot be signed.
     Unsigned(SignerError),
 }
 
-/// Why a transaction did not end.
+/// Why a transaction did not complete.
 pub enum Interrupted {
-    /// Not even the first statement was answered: the connection, which idled before, is dead.
+    /// Even the first statement got no result: the connection, which was idle before, is dead.
     AtOnce(DatabaseError),
     /// The server [refuses](DatabaseError::refusal) a statement, and no other had written anything.
     Refused(DatabaseError),
-    /// Nothing is stored, since no COMMIT was sent: the transaction is to be rolled back, or its connection closed.
+    /// Nothing is stored, since no COMMIT was sent: the transaction must be rolled back, or its
+    /// connection closed.
     BeforeCommit(DatabaseError),
-    /// COMMIT was sent, and the server's answer says that nothing is stored.
+    /// COMMIT was sent, and the server's result says that nothing is stored.
     RolledBack(DatabaseError),
-    /// COMMIT was sent, and the server's word did not come or does not tell.
+    /// COMMIT was sent, and the server's result is missing or ambiguous.
     InCommit(Box<UnknownCommit>),
 }
 
-/// A commit whose outcome is not known.
+/// A commit with an unknown outcome.
 pub struct UnknownCommit {
-    /// The connection that it was sent by.
+    /// The connection that the COMMIT was sent on.
     pub connection: ConnectionName,
-    /// By what its rotations are recognized.
+    /// How its rotations are recognised.
     pub traces: Vec<Trace>,
-    /// What holds, item by item, if it was stored.
+    /// The verdicts, item by item, if it was stored.
     pub verdicts: Vec<Verdict>,
 }
 
-/// What is done about a row that another transaction holds.
+/// How rows that another transaction holds are treated.
 pub enum HeldRows<'a> {
     Wait,
-    /// It is skipped, where the server can do that. The next worker's turn begins at the latest when this transaction has written,
-    /// and not before it has its rows locked.
+    /// They are skipped, if the server can do that. The next worker's turn begins at the latest
+    /// when this transaction has written, and not before it has locked its rows.
     Skip(Option<Turn<'a>>),
 }
 
-/// `session`, if it can be had by `deadline`.
+/// Opens `session` by `deadline`.
 ///
 /// # Errors
 /// The database's.
@@ -68,11 +69,12 @@ pub async fn open<'a>(
     timeout_at(deadline, session).await.unwrap_or(Err(DatabaseError::NoConnection))
 }
 
-/// What a COMMIT has at least to be answered: a disk may be busy.
+/// The least time for a COMMIT's result: a disk may be busy.
 const COMMIT_LEAST: Duration = Duration::from_millis(500);
 
-/// One transaction over `items`, each a plan and the row that its token is in; at most
-/// [`super::store::LARGEST_GROUP`]. The verdicts come in the order of the items. No COMMIT is sent after `commit_by`.
+/// One transaction over `items`, each a plan and its token's row; at most
+/// [`super::store::LARGEST_GROUP`]. The verdicts come in the order of the items. No COMMIT is sent
+/// after `commit_by`.
 ///
 /// # Errors
 /// See [`Interrupted`]. The session then has a transaction open.
@@ -86,7 +88,7 @@ pub async fn attempt(
     let can_skip = session.abilities().skip_locked;
     let (skip_locked, turn) = match held {
         HeldRows::Skip(turn) if can_skip => (true, turn),
-        // What has to wait for a row must not keep the others from theirs.
+        // A statement that waits for one row must not keep the other rotations from theirs.
         HeldRows::Skip(_) | HeldRows::Wait => (false, None),
     };
     let mut ids: Vec<u64> = items.iter().map(|(_, row)| row.id).collect();
@@ -107,7 +109,8 @@ pub async fn attempt(
     let prepared = timeout_at(commit_by, prepared).await.unwrap_or(Err(DatabaseError::TimedOut));
     let prepared = prepared.map_err(|error| before_commit(error, has_written))?;
     if prepared.traces.is_empty() {
-        // Refusals are certain; whether the locks go with a ROLLBACK or with the connection is all the same.
+        // The refusal is certain; whether a ROLLBACK or closing the connection releases the locks
+        // does not matter.
         let undone = timeout_at(commit_by, session.rollback()).await.unwrap_or(Err(DatabaseError::TimedOut));
         return undone.map(|()| prepared.verdicts).map_err(Interrupted::BeforeCommit);
     }
@@ -153,10 +156,10 @@ async fn prepare(
     for (plan, RowRef { id, is_proved, .. }) in items {
         let (verdict, child) = match locked.iter().find(|row| row.id == *id) {
             Some(row) => {
-                // The bytes spare a question; where they differ, the column's collation decides.
+                // Equal bytes need no query; otherwise the column's collation decides.
                 let is_same = row.token.as_deref() == Some(plan.token.as_bytes());
                 let token_matches = is_same || store.holds(session, *id, &plan.token).await?;
-                // A token that is there twice in a group is used by its first.
+                // A token that occurs twice in a group is used by its first occurrence.
                 let is_taken = children.iter().any(|child| child.parent == *id);
                 verdict_of(plan, row, token_matches, is_taken, *is_proved)
             }
@@ -168,7 +171,8 @@ async fn prepare(
     }
     if !children.is_empty() {
         store.prepare_to_revoke(session, children.len()).await?;
-        // What may wait for a lock now must not keep the others waiting, too.
+        // A statement that may wait for a lock from here on must not keep the other workers
+        // waiting.
         let turn = turn.filter(|turn| session.abilities().no_wait && !turn.is_due());
         let (ids, turn) = in_turn(turn, store.insert(session, &children)).await;
         *has_written = ids.is_ok() || !store.inserts_at_once(children.len());
@@ -196,8 +200,9 @@ async fn prepare(
     Ok(Prepared { verdicts, traces })
 }
 
-/// What a locked row says of `plan`, and the row that is added if the token is exchanged. `is_taken`: the group exchanges it already.
-/// `is_proved`: the row is known to be as the plugin alone, or a sidecar, writes it.
+/// The verdict of a locked row on `plan`, and the row to add if the token is exchanged. `is_taken`:
+/// the group already exchanges it. `is_proved`: the row is known to be as the plugin alone, or a
+/// sidecar, writes it.
 fn verdict_of<'a>(
     plan: &'a Plan,
     row: &'a LockedRow,
@@ -212,7 +217,7 @@ fn verdict_of<'a>(
         user_exists: row.user.is_some(),
     };
     let outcome = match (decision::decide(&snapshot), &row.user) {
-        // The verdict on the site may have changed since the call was let through.
+        // The verdict on the site may have changed since the call was accepted.
         (decision, _)
             if decision != Decision::NotThisRow
                 && !plan.is_native()
@@ -230,7 +235,7 @@ fn verdict_of<'a>(
             });
             match certain.map(|values| (plan.child(row, &values), values.fields)) {
                 Ok((Ok((access_token, child)), fields)) => {
-                    // What is declared of the user is in `fields` and in the token.
+                    // The values declared for the user are in `fields` and in the token.
                     let user = user.without_found();
                     let family = row.family.clone();
                     let rotated = Rotated { access_token, user, fields, family, parent: row.id, child: None };

@@ -1,20 +1,22 @@
-//! Whether the database lets a rotation be run: its statements, on a row that cannot exist, in a transaction that is rolled back.
+//! Tests whether the database lets rotations run: runs their statements on a row that cannot exist,
+//! in a transaction that is rolled back.
 //!
-//! Measured on MariaDB 10.11: PREPARE shows a missing table, column or index (1146, 1054, 1176) and a missing right (1142). So the INSERT is
-//! prepared only; to run it would use up an id each time, rolled back or not. That a server is read-only (1290, 1792) or an account's
-//! quota is used up (1226) shows only when a statement runs: the UPDATE runs, and finds no row with the id 0.
+//! Measured on MariaDB 10.11: PREPARE reports a missing table, column or index (1146, 1054, 1176)
+//! and a missing privilege (1142). So the INSERT is only prepared; running it would use up an id
+//! each time, even if rolled back. A read-only server (1290, 1792) or an exhausted account quota
+//! (1226) shows only when a statement runs: the UPDATE runs, and finds no row with the id 0.
 
 use super::store::{Statement, Store};
 use crate::wordpress::database::{DatabaseError, Refusal, Session};
 
-/// What a trial shows.
+/// The result of a trial.
 #[derive(Debug, Clone)]
 pub enum Trial {
-    /// A rotation could be run.
+    /// Rotations can run.
     Passed,
-    /// It could not, on two connections and at each host that takes writes.
+    /// They cannot, on two connections and on each host that accepts writes.
     Refused(Refused),
-    /// The database failed in another way, which tells nothing.
+    /// The database failed in another way, so the result is unknown.
     Unknown(DatabaseError),
 }
 
@@ -22,9 +24,9 @@ pub enum Trial {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     pub refusal: Refusal,
-    /// The server's number; `None` where no host takes writes.
+    /// The server's error code; `None` if no host accepts writes.
     pub code: Option<u16>,
-    /// The statement; `None` where it did not get so far.
+    /// The statement; `None` if no statement was run.
     pub statement: Option<Statement>,
     pub table: String,
 }
@@ -64,8 +66,9 @@ impl Refused {
     }
 }
 
-/// Tries a rotation's statements, on connections that are new: a right on a whole database that was revoked holds on in those that are
-/// open. What is refused is tried once more, and then at the other hosts; one that does not refuse is taken into use.
+/// Tries a rotation's statements on new connections: open ones keep a privilege on a whole database
+/// after it was revoked. A refusal is tested once more, and then on the other hosts; a host that
+/// does not refuse is taken into use.
 pub async fn run(store: &Store) -> Trial {
     let first = match once(store).await {
         Trial::Refused(first) => first,
@@ -91,7 +94,7 @@ async fn once(store: &Store) -> Trial {
     let tried = match database.fresh_transactions().await {
         Ok(mut session) => {
             let tried = on(store, &mut session).await;
-            // Closed if that fails, or if its state is unknown.
+            // Closed if that fails or its state is unknown.
             let answered = tried.as_ref().err().is_none_or(|(_, error)| error.code().is_some());
             if answered && session.rollback().await.is_ok() {
                 session.give_back();

@@ -1,4 +1,5 @@
-//! A rotation that waits for its transaction: until when, whose turn it is, and why it may end without being stored.
+//! A rotation that waits for its transaction: its deadline, whose turn it is, and why it may end
+//! without being stored.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,31 +13,32 @@ use super::row_cache::RowRef;
 use crate::wordpress::access_token::SignerError;
 use crate::wordpress::database::DatabaseError;
 
-/// A refresh has its answer by then, whatever it has to wait for; a client that waits longer gives up.
+/// By when a refresh is answered, whatever it waits for; clients give up after more.
 pub const LIMIT: Duration = Duration::from_secs(3);
 
-/// What is left of [`LIMIT`] when COMMIT is sent: it has an answer by then, or there is time to find out what became of it.
+/// How much of [`LIMIT`] is left when COMMIT is sent: for its result, or for finding out what
+/// became of it.
 const AFTER_COMMIT: Duration = Duration::from_secs(1);
 
-/// If so many wait, the next group begins although this one has not written yet. Measured at 64 connections: with 8 or 48 there were
-/// fewer refreshes a second. At 256 any such number was better than none.
+/// With so many rotations waiting, the next group begins although this one has not written yet.
+/// Measured at 64 connections: 8 and 48 both gave fewer refreshes a second. At 256, any such number
+/// was better than none.
 const GOOD_GROUP: usize = 16;
 
-/// A statement that takes longer than most (a packet that was lost, a server that is busy) keeps no others waiting. Those of the
-/// largest groups take some milliseconds.
+/// A statement that takes longer than this (because of a lost packet or a busy server) does not
+/// keep the other workers waiting. Those of the largest groups take some milliseconds.
 const LONG_STATEMENT: Duration = Duration::from_millis(10);
 
-/// A rotation that waits for its end.
+/// A rotation that waits for its result.
 pub struct Waiting {
     pub plan: Arc<Plan>,
-    /// The row that the token is in.
     pub row: RowRef,
     pub deadline: Instant,
-    /// What is done with its end.
+    /// Receives the result.
     pub on_end: OnEnd,
 }
 
-/// What is done with a rotation's end. It must not take long: the others of its group wait.
+/// Receives a rotation's result. It must be quick: the other rotations of the group wait.
 pub type OnEnd = Box<dyn FnOnce(Result<Outcome, RotationError>) + Send>;
 
 impl Waiting {
@@ -45,42 +47,45 @@ impl Waiting {
     }
 }
 
-/// Why a rotation could not be finished.
+/// Why a rotation could not be completed.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
-    /// The database failed before the first statement: nothing has happened, WordPress may answer.
+    /// The database failed before the first statement: nothing has been changed, so WordPress may
+    /// answer.
     #[error("{0} before the rotation began")]
     NotBegun(#[source] DatabaseError),
-    /// The database refuses rotations as it stands (see [`super::standing`]), nothing has been written, and WordPress may answer.
+    /// The database currently refuses rotations (see [`super::standing`]). Nothing has been
+    /// written, so WordPress may answer.
     #[error("the database refuses the rotation: {0}")]
     Refused(#[source] DatabaseError),
-    /// The database failed later, and again until the time was up; or there was no time left.
+    /// The database failed later, and kept failing until the deadline; or there was no time left.
     #[error("{0} during the rotation")]
     Failed(#[source] DatabaseError),
-    /// It is not verified, or not any more, that WordPress would do the same: nothing has been written, and WordPress answers.
+    /// It is not, or no longer, verified that WordPress would do the same. Nothing has been
+    /// written, and WordPress answers.
     #[error("{0}")]
     Unverified(String),
-    /// The access token could not be signed.
     #[error("cannot sign the access token")]
     Sign(#[from] SignerError),
 }
 
-/// Until when a COMMIT may be sent for a rotation that must have ended by `deadline`.
+/// The latest time to send a COMMIT for a rotation that must end by `deadline`.
 pub fn commit_by(deadline: Instant) -> Instant {
     deadline - AFTER_COMMIT
 }
 
-/// Held by the worker whose turn it is: nobody else takes from the queue.
+/// Held by the worker whose turn it is: no other takes from the queue.
 pub struct Turn<'a>(pub MutexGuard<'a, mpsc::Receiver<Waiting>>);
 
 impl Turn<'_> {
-    /// Whether the next group would be a good one already.
+    /// Whether the waiting rotations would already make a good group.
     pub fn is_due(&self) -> bool {
         self.0.len() >= GOOD_GROUP
     }
 }
 
-/// What `asked` comes to. The turn comes back unless that takes long: then it ends meanwhile.
+/// Awaits `asked`. If it takes longer than [`LONG_STATEMENT`], releases the turn meanwhile and
+/// returns `None` for it.
 pub async fn in_turn<'a, T>(turn: Option<Turn<'a>>, asked: impl Future<Output = T>) -> (T, Option<Turn<'a>>) {
     let Some(turn) = turn else { return (asked.await, None) };
     let mut asked = pin!(asked);

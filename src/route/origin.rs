@@ -1,16 +1,19 @@
-//! What a request's `Origin` is to WordPress.
+//! What WordPress makes of a request's `Origin`.
 //!
-//! WordPress sends `Access-Control-Allow-Origin` with what `esc_url_raw` leaves of the origin (`rest_send_cors_headers`). That is
-//! all of it for the origins of web pages, and nothing for those of apps: `capacitor` is no protocol that it knows
-//! (`wp_allowed_protocols`). What a site answers an app with is then up to the site's own code.
+//! WordPress sends `Access-Control-Allow-Origin` with what `esc_url_raw` leaves of the origin
+//! (`rest_send_cors_headers`): the whole of a web page's origin, nothing of an app's, because
+//! `capacitor` is not among its protocols (`wp_allowed_protocols`). What an app gets is then up to
+//! the site's own code.
 
 use http::header::ORIGIN;
 use http::{HeaderMap, HeaderValue};
 
-/// Bytes of an app's origin. Those of browser extensions, with their UUIDs, have less than 60.
+/// Maximum length of an app's origin, in bytes. A browser extension's, with its UUID, has less than
+/// 60.
 const LONGEST: usize = 128;
 
-/// The request's origin, if it is that of an app: `capacitor://localhost`, `chrome-extension://…`, `file://`.
+/// The request's origin, if it is that of an app: `capacitor://localhost`, `chrome-extension://…`,
+/// `file://`.
 pub fn of_app(headers: &HeaderMap) -> Option<&str> {
     headers.get(ORIGIN)?.to_str().ok().filter(|origin| is_of_app(origin))
 }
@@ -22,7 +25,7 @@ pub(super) fn is_usual(headers: &HeaderMap) -> bool {
     origins.next().is_none_or(is_usual) && origins.next().is_none()
 }
 
-/// Whether WordPress sends an origin back as it came.
+/// Whether WordPress returns the origin unchanged.
 fn is_plain(origin: &[u8]) -> bool {
     if origin == b"null" {
         return true;
@@ -42,8 +45,9 @@ fn is_plain(origin: &[u8]) -> bool {
         && port.is_none_or(|port| matches!(port.len(), 1..=5) && port.iter().all(u8::is_ascii_digit))
 }
 
-/// In the one spelling that browsers and WebViews send.
-// SECURITY: it is shown to operators and written to logs, so it has no character that could be anything else there.
+/// Accepts only the spelling that browsers and WebViews send.
+// SECURITY: it is shown to operators and logged, so it contains no character with a special meaning
+// there.
 fn is_of_app(origin: &str) -> bool {
     let Some((scheme, rest)) = origin.split_once("://") else { return false };
     origin.len() <= LONGEST

@@ -187,7 +187,7 @@ fn some_forms() -> impl Strategy<Value = RouteForms> {
         .prop_map(|(home, permalinks)| forms(&home, permalinks))
 }
 
-/// What WordPress takes for the same: the route's case and its last slash.
+/// The canonical form of a target: WordPress ignores the route's case and its last slash.
 fn canonical(target: &str) -> Option<String> {
     let lower = target.to_ascii_lowercase();
     let at = lower.find(REFRESH_ROUTE)?;

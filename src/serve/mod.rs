@@ -1,7 +1,8 @@
-//! The program while it serves: signals come, a reload changes what it can change, the service manager is told, and in
-//! the end everything is drained.
+//! The running program: it handles signals, reloads what can change without a restart, keeps the
+//! service manager informed, and drains at the end.
 //!
-//! All of this runs on one thread, the front's, beside the accept loops. Who answers requests are the workers.
+//! All of this runs on one thread, the front, together with the accept loops. Requests are served
+//! by the workers.
 
 pub mod notify;
 mod reload;
@@ -36,27 +37,29 @@ use crate::tls::{self, Tls};
 use crate::worker::{self, Work};
 use self_check::Pulse;
 
-/// How often the service manager is told how many connections there are.
+/// How often the service manager gets the number of connections.
 const STATUS: Duration = Duration::from_secs(10);
 
-/// The same, and that it needs more time, in a drain.
+/// How often during a drain, together with a request for more time.
 const DRAINING_STATUS: Duration = Duration::from_secs(1);
 
-/// How soon it is tried again to listen with TLS, where a certificate is there and the address cannot be had.
+/// How soon listening with TLS is tried again, if the certificate is there but the address cannot
+/// be bound.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
-/// Of a drain's time, what is left for those who came while it went on: their requests are short, or they may be cut off.
+/// The part of a drain's time that is kept for connections accepted during the drain: their
+/// requests are short, or may be cut off.
 const LAST_COMERS: Duration = Duration::from_secs(5);
 
-/// Reads everything anew, as it was read at the start.
+/// Reads the whole configuration again, as at the start.
 pub type Load = Arc<dyn Fn() -> Result<Parts, Faults> + Send + Sync>;
 
-/// Serves on `bound`, and what operators want to know on `admin`, until the future that `shutdown` makes is there, then
-/// drains. Returns when everything has ended. `shutdown` is called inside a runtime, before anything else. On SIGHUP `load`
-/// is asked for what to go on with.
+/// Serves requests on `bound` and the admin pages on `admin` until the future that `shutdown`
+/// returns completes, then drains. Returns when everything has ended. `shutdown` is called inside a
+/// runtime, before anything else. On SIGHUP, `load` supplies the new parts.
 ///
 /// # Errors
-/// When the system gives no threads or no signals, or a listener fails for good.
+/// If the system gives no threads or signals, or if a listener fails for good.
 pub fn serve<S: Future<Output = ()> + 'static>(
     sidecar: Sidecar,
     bound: Vec<Bound>,
@@ -68,7 +71,7 @@ pub fn serve<S: Future<Output = ()> + 'static>(
     let front = Builder::new_current_thread().enable_all().build()?;
     let admin = admin.map(|listener| start_admin(&sidecar, listener, &drain, front.handle())).transpose()?;
     let (native, retired, admin, served) = front.block_on(async {
-        // Once waited for, signals do not end the process by themselves.
+        // From here on these signals no longer end the process by themselves.
         let mut signals = Signals { end: Box::pin(shutdown()?), hangup: signal(SignalKind::hangup())? };
         let mut serving = Serving::start(sidecar, bound, admin, load, drain.clone(), &mut signals).await?;
         let served = match drain.begun.is_cancelled() {
@@ -86,7 +89,7 @@ pub fn serve<S: Future<Output = ()> + 'static>(
             error!("what a reload has replaced ended in a panic");
         }
     }
-    // Until here it says what is waited for.
+    // Until here the status names what the start waits for.
     if let Some(admin) = admin {
         admin.end();
     }
@@ -115,14 +118,14 @@ struct Signals {
 
 struct Serving {
     config: Arc<Config>,
-    /// The configuration as it was at the start: some keys take effect only then.
+    /// The configuration of the start: some keys take effect only there.
     started: Effective,
     dialer: Dialer,
     tls: Option<Arc<Tls>>,
     native: Option<Native>,
     lasting: Lasting,
     admin: Option<Admin>,
-    /// What happens on this thread is counted.
+    /// The counters of this thread.
     metrics: Arc<Shard>,
     per_address: Arc<PerAddress>,
     permits: Permits,
@@ -130,9 +133,9 @@ struct Serving {
     threads: Vec<JoinHandle<()>>,
     listeners: Listeners,
     pulse: Arc<Pulse>,
-    /// Ends what watches the files of the certificates.
+    /// Ends the task that watches the certificates' files.
     watching: CancellationToken,
-    /// Notified when it has found new ones.
+    /// Notified when that task has found new ones.
     renewed: Arc<Notify>,
     retired: Vec<JoinHandle<()>>,
     load: Load,
@@ -221,7 +224,7 @@ impl Serving {
         }
     }
 
-    /// Opens what had to wait for a certificate, once there is one.
+    /// Opens the listeners that had to wait for a certificate, once there is one.
     async fn listen_with_tls(&mut self) {
         let Some(tls) = self.tls.clone().filter(|tls| tls.is_usable()) else { return };
         if !self.listeners.are_incomplete(&self.config) {
@@ -330,7 +333,7 @@ fn to_workers(workers: Vec<UnboundedSender<Work>>) -> HandOver {
     })
 }
 
-/// Until the token that is returned is cancelled.
+/// Watches the certificates' files until the returned token is cancelled.
 fn watch_certificates(
     tls: Option<&Arc<Tls>>,
     metrics: &Arc<Shard>,
@@ -352,7 +355,8 @@ fn watch_certificates(
     stop
 }
 
-/// Tells the service manager twice in each of its intervals that the program is alive, if it is.
+/// Reports to the service manager twice per interval that the program is alive, if the self-check
+/// confirms it.
 async fn keep_alive(pulse: Arc<Pulse>, interval: Duration) {
     let limit = interval / 4;
     loop {
@@ -377,7 +381,7 @@ async fn join(threads: Vec<JoinHandle<()>>) {
     }
 }
 
-/// `[server] max_connections`.
+/// The permits of `[server] max_connections`.
 struct Permits {
     free: Arc<Semaphore>,
     limit: usize,
@@ -392,7 +396,7 @@ impl Permits {
         Arc::clone(&self.free)
     }
 
-    /// A lower limit holds for new connections; those that are open stay.
+    /// A lower limit applies to new connections; open ones stay.
     fn change(&mut self, limit: usize) {
         if let Some(more) = limit.checked_sub(self.limit) {
             self.free.add_permits(more);

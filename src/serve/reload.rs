@@ -1,5 +1,6 @@
-//! A new configuration without a restart. It is read and checked as a whole; only when nothing is wrong with it does
-//! anything change, and then everything at once. What is in flight goes on by what it began with.
+//! Reloads the configuration without a restart. It is read and checked as a whole; if it is valid,
+//! all of it takes effect at once, otherwise nothing changes. Requests in flight keep the settings
+//! that they began with.
 
 use std::sync::Arc;
 
@@ -16,14 +17,15 @@ use crate::telemetry;
 use crate::worker::Work;
 
 impl Serving {
-    /// Reads everything anew and goes on with that, or, where anything is wrong with it, with what there is. Where it is
-    /// dropped before its end, nothing has changed.
+    /// Reads everything again and serves with that; if anything in it is invalid, nothing changes.
+    /// Dropped before its end, it has changed nothing.
     pub(super) async fn reload(&mut self) {
         notify::reloading();
         match self.try_reload().await {
             Ok((changed, level)) => {
                 self.metrics.add(Event::ConfigurationReloaded);
-                // Said by the more talkative of the two levels, so that a change of the level shows either way.
+                // Logged at the more verbose of the two levels, so that a change of the level shows
+                // either way.
                 if tracing::enabled!(tracing::Level::INFO) {
                     info!(changed = changed.join(", "), "reloaded");
                     put_in_force(level);
@@ -40,7 +42,7 @@ impl Serving {
         notify::ready(&self.status());
     }
 
-    /// The keys that changed, and the log's level, which is not in force yet.
+    /// Returns the changed keys and the log's level, which is not in effect yet.
     async fn try_reload(&mut self) -> Result<(Vec<&'static str>, telemetry::Level), Faults> {
         let load = Arc::clone(&self.load);
         let loaded = tokio::task::spawn_blocking(move || load()).await;
@@ -48,7 +50,7 @@ impl Serving {
         let level = telemetry::Level::of(&config.log).map_err(|error| fault(&error))?;
         tls.as_ref().map_or(Ok(()), |tls| tls.can_replace(self.tls.as_deref()))?;
         let bound = self.listeners.prepare(&config, tls.as_deref()).await?;
-        // None: as it is.
+        // `None`: the native refresh stays as it is.
         let native = match (installation, &self.native) {
             (Some(installation), Some(native)) if native.is_made_of(&config, &dialer, &installation) => None,
             (Some(installation), _) => {
@@ -64,7 +66,7 @@ impl Serving {
             (None, None) => None,
         };
 
-        // Nothing fails from here on, and nothing waits.
+        // Nothing fails or waits from here on.
         let changed = differences(self.config.effective(), config.effective());
         warn_of_restart(&self.started, &config);
         for warning in &config.warnings {
@@ -95,10 +97,10 @@ impl Serving {
             });
         }
         for worker in &self.workers {
-            // A worker that is gone has panicked, and the self-check tells of that.
+            // A worker that is gone has panicked, and the self-check reports that.
             let _ = worker.send(Work::Change(Box::new(settings.clone())));
         }
-        // After the workers: what connects to a new listener is served by the settings that opened it.
+        // After the workers: a new listener's connections get the settings that opened it.
         self.listeners.change(bound, &self.config, self.tls.as_deref());
         self.pulse.change(self.listeners.orders());
         self.watching.cancel();
@@ -107,7 +109,8 @@ impl Serving {
         Ok((changed, level))
     }
 
-    /// The one before ends in its own time, on a thread of its own, since its calls and rotations may still be on their way.
+    /// Replaces the native refresh. The old one ends on a thread of its own, since its calls and
+    /// rotations may still be running.
     fn replace_native(&mut self, native: Option<Native>) {
         let Some(before) = std::mem::replace(&mut self.native, native) else { return };
         before.stop_looking();
@@ -140,7 +143,7 @@ fn warn_of_restart(started: &Effective, config: &Config) {
     }
 }
 
-/// What has nothing to do with the configuration, but keeps it from taking effect.
+/// A fault that is not in the configuration but keeps it from taking effect.
 fn fault(error: &dyn std::fmt::Display) -> Faults {
     Faults(vec![Fault { key: "reload".into(), problem: error.to_string(), ..Fault::default() }])
 }

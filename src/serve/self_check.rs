@@ -1,5 +1,5 @@
-//! Whether the program still does its work: each accept loop and each worker is asked, and has to answer by itself. A
-//! timer that only shows that timers run would keep a program alive that serves nobody.
+//! The self-check: each accept loop and each worker must answer a message. A timer that only proved
+//! that timers run would keep a program alive that serves no requests.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use tokio::time::timeout;
 use crate::listen::Order;
 use crate::worker::Work;
 
-/// Whom to ask.
+/// The threads to check.
 pub struct Pulse {
     accept_loops: Mutex<Vec<Sender<Order>>>,
-    /// Weak, since workers end when nobody can send them anything any more.
+    /// Weak, since a worker ends when its last sender is dropped.
     workers: Vec<WeakUnboundedSender<Work>>,
 }
 
-/// Who did not answer.
+/// What did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Silent {
-    /// New connections wait.
+    /// New connections wait in the queue.
     #[error("an accept loop does not answer")]
     AcceptLoop,
     /// The connections of one thread wait.
@@ -30,13 +30,13 @@ pub enum Silent {
 }
 
 impl Pulse {
-    /// Asks these.
+    /// Checks these accept loops and workers.
     pub fn new(accept_loops: Vec<Sender<Order>>, workers: &[UnboundedSender<Work>]) -> Self {
         let workers = workers.iter().map(UnboundedSender::downgrade).collect();
         Pulse { accept_loops: Mutex::new(accept_loops), workers }
     }
 
-    /// A reload has opened and closed listeners.
+    /// Replaces the accept loops after a reload.
     pub fn change(&self, accept_loops: Vec<Sender<Order>>) {
         *self.accept_loops.lock().unwrap_or_else(PoisonError::into_inner) = accept_loops;
     }
@@ -44,13 +44,13 @@ impl Pulse {
     /// Whether all answer within `limit`.
     ///
     /// # Errors
-    /// Who does not.
+    /// What did not answer.
     pub async fn beats(&self, limit: Duration) -> Result<(), Silent> {
         let accept_loops = self.accept_loops.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let answers = async {
             for accept_loop in accept_loops {
                 let (answer, answered) = oneshot::channel();
-                // One that is gone was closed by a reload; an accept loop that fails ends the program.
+                // A loop that is gone was closed by a reload; a loop that fails ends the program.
                 if accept_loop.send(Order::Answer(answer)).await.is_ok() {
                     let _ = answered.await;
                 }

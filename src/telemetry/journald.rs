@@ -1,7 +1,9 @@
-//! Events to systemd's journal with their fields, so that `journalctl REQUEST_ID=…` finds all that is about one request.
+//! Sends events to systemd's journal with their fields, so that `journalctl REQUEST_ID=…` finds
+//! everything about one request.
 //!
-//! In the journal's own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): a datagram for each event. The crate tracing-journald
-//! speaks it, too, but leaves the fields out of the message, which is all that `journalctl` shows.
+//! Uses the journal's own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram per event.
+//! The crate tracing-journald does so too, but leaves the fields out of the message, which is all
+//! that `journalctl` shows.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -19,20 +21,19 @@ use super::one_line::one_line;
 use super::outlet::Outlet;
 use crate::printable::Form;
 
-/// Where journald listens.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// What the journal calls the program.
+/// The program's name in the journal.
 const IDENTIFIER: &str = "wp-jwt-sidecar";
 
-/// Longer values are cut: a datagram has room for some 200 KB, and no event has anything as long to say.
+/// Longer values are cut, in bytes: a datagram holds about 200 KB, and no event needs as much.
 const LONGEST_VALUE: usize = 16 << 10;
 
-/// The longest name of a field that journald takes.
+/// The longest field name that journald accepts.
 const LONGEST_NAME: usize = 64;
 
-/// Whether standard error leads to the journal, as systemd says in `$JOURNAL_STREAM` (systemd.exec(5)). It may have been
-/// redirected since, so that the variable alone says nothing.
+/// Whether standard error leads to the journal. systemd describes it in `$JOURNAL_STREAM`
+/// (systemd.exec(5)), but it may have been redirected since, so the variable alone proves nothing.
 pub fn is_our_stderr() -> bool {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from).and_then(|file| file.metadata());
@@ -48,7 +49,7 @@ fn is_named(stream: &str, device: u64, inode: u64) -> bool {
 /// A connection to journald.
 ///
 /// # Errors
-/// There is none, or it may not be written to.
+/// There is none, or writing to it is not allowed.
 pub fn open() -> io::Result<UnixDatagram> {
     at(Path::new(SOCKET))
 }
@@ -59,7 +60,7 @@ fn at(path: &Path) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// A layer that puts each event as journald takes it.
+/// A layer that formats each event for journald.
 #[derive(Debug)]
 pub struct Journald(pub Outlet);
 
@@ -93,7 +94,8 @@ fn datagram(event: &Event<'_>) -> Vec<u8> {
     datagram
 }
 
-/// An event on its way into a datagram: the message, behind it the fields as people read them, and each by itself.
+/// An event that is being put into a datagram: the message, followed by the fields as text, and
+/// each field by itself.
 #[derive(Default)]
 struct Fields {
     message: String,
@@ -103,7 +105,7 @@ struct Fields {
 
 impl Fields {
     fn add(&mut self, field: &Field, text: &str, value: &str) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(self.rest, " {}={text}", field.name());
         put(&mut self.datagram, &name(field.name()), value);
     }
@@ -126,7 +128,7 @@ impl Visit for Fields {
     }
 }
 
-/// A field's name as journald takes it: capitals, digits and `_`, which it does not begin with.
+/// A field's name for journald: capitals, digits and `_`, not beginning with `_`.
 fn name(field: &str) -> String {
     let name: String = field
         .chars()
@@ -135,15 +137,15 @@ fn name(field: &str) -> String {
         .take(LONGEST_NAME)
         .collect();
     match name.as_str() {
-        // The journal's own.
+        // These have a meaning in the journal.
         "MESSAGE" | "PRIORITY" | "SYSLOG_IDENTIFIER" | "MESSAGE_ID" | "ERRNO" | "" => format!("FIELD_{name}"),
         _ => name,
     }
 }
 
-/// `NAME=value` and a line break. No value has one inside.
-// SECURITY: a line break would begin a field that somebody else chose; other control characters steer terminals, and make
-// journalctl show "[12B blob data]" in place of the message.
+/// Appends `NAME=value` and a line break. Line breaks within the value are escaped.
+// SECURITY: a line break would start a field that an outsider chose; other control characters steer
+// terminals, and make journalctl show "[12B blob data]" instead of the message.
 fn put(datagram: &mut Vec<u8>, name: &str, value: &str) {
     let value = one_line(value, Form::Text, false);
     let value = value.strip_suffix('\n').unwrap_or(&value);

@@ -1,4 +1,4 @@
-//! One event, one line: nothing that comes from outside can break it or make a terminal do things.
+//! Keeps each event on one line: text from outside cannot break the line or steer a terminal.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::outlet::Outlet;
 use crate::printable::{self, Form};
 
-/// What tracing-subscriber gives each event to, in one piece.
+/// The writer that tracing-subscriber passes each event to, in one piece.
 pub struct OneLine {
     outlet: Outlet,
     form: Form,
@@ -14,7 +14,7 @@ pub struct OneLine {
 }
 
 impl OneLine {
-    /// For lines of `form`. `colours`: whether they begin with them.
+    /// A writer of lines in `form`, which contain colours if `colours` is set.
     pub fn new(outlet: &Outlet, form: Form, colours: bool) -> Self {
         OneLine { outlet: outlet.clone(), form, colours }
     }
@@ -31,11 +31,11 @@ impl Write for OneLine {
     }
 }
 
-/// The event with the control characters inside it written as `\n`, `\r`, `\u{7}`, or as JSON has them. Tabs stay, and so
-/// does ESC where colours are on, since it begins each of them.
-// SECURITY: a name or an error from outside must not be able to forge a line of the log, nor to steer
-// the terminal of who reads it. tracing-subscriber does this for messages only, not for `%` fields; its JSON escapes what
-// JSON must, which leaves U+007F to U+009F.
+/// The event with its control characters escaped: `\n`, `\r`, `\u{7}`, or as in JSON. Tabs stay,
+/// and so does ESC with colours, since every colour begins with it.
+// SECURITY: a name or an error from outside must not forge a line of the log or steer the reader's
+// terminal. tracing-subscriber escapes messages only, not `%` fields; its JSON escapes what JSON
+// requires, which leaves U+007F to U+009F.
 pub fn one_line(event: &str, form: Form, colours: bool) -> Cow<'_, str> {
     let text = event.strip_suffix('\n').unwrap_or(event);
     match printable::escaped(text, form, |c| c == '\t' || colours && c == '\x1b') {

@@ -1,8 +1,8 @@
-//! Writes the log, so that nobody who has something to say waits for who reads it.
+//! Writes the log on its own thread, so that logging never waits for whoever reads it.
 //!
-//! A thread of its own takes what is there in one piece: under load a hundred times a second, else each line at once. Where
-//! nobody takes the lines (a pipe whose reader hangs, a journal that is stuck), what comes is lost once the room for it is full,
-//! and counted; no request waits for its line.
+//! The thread writes the pending events in one piece: under load a hundred times a second,
+//! otherwise each line at once. If the reader stalls (a pipe whose reader hangs, a stuck journal),
+//! events beyond the buffer are dropped and counted; no request waits for its line.
 
 use std::io::{self, Write as _};
 use std::mem;
@@ -12,25 +12,26 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-/// Bytes that may wait, beside as many that are being written: some 20,000 lines.
+/// Bytes that may be pending, besides as many that are being written: about 20,000 lines.
 const ROOM: usize = 4 << 20;
 
-/// Between two writes, when there is much to say. What a killed process has not written is of this time, if its lines are taken.
+/// The pause between two writes under load. A killed process loses at most the lines of this time,
+/// if the reader keeps up.
 const REST: Duration = Duration::from_millis(10);
 
-/// How long the end of the program waits for what is not written yet.
+/// How long the end of the program waits for pending lines.
 const LAST: Duration = Duration::from_secs(1);
 
-/// Where the log goes.
+/// Where the log is written.
 #[derive(Debug)]
 pub enum Sink {
     /// To standard error, many lines in one piece.
     Stderr,
-    /// To journald, each event in a datagram.
+    /// To journald, one datagram per event.
     Journal(UnixDatagram),
 }
 
-/// The way to a [`Sink`]. Clones lead to the same.
+/// A handle to a [`Sink`]. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Outlet {
     shared: Arc<Shared>,
@@ -39,24 +40,24 @@ pub struct Outlet {
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
-    /// There is something to write, or somebody who waits for its being written.
+    /// Signalled when there are events to write, or a caller waits for them to be written.
     filled: Condvar,
-    /// Everything is written.
+    /// Signalled when everything is written.
     emptied: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     events: Events,
-    /// Events for which there was no room.
+    /// Events dropped because the buffer was full.
     lost: u64,
-    /// The thread has taken what was there before.
+    /// Whether the thread is writing events that it has taken.
     is_writing: bool,
-    /// Somebody waits for the last line.
+    /// Whether a caller waits for the last line.
     is_urgent: bool,
 }
 
-/// Events, one behind the other.
+/// A sequence of events.
 #[derive(Debug, Default)]
 struct Events {
     bytes: Vec<u8>,
@@ -67,7 +68,7 @@ impl Outlet {
     /// Starts the thread that writes.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system cannot start a thread.
     pub fn start(sink: Sink) -> io::Result<Self> {
         let outlet = Outlet { shared: Arc::default() };
         let writer = outlet.clone();
@@ -75,7 +76,7 @@ impl Outlet {
         Ok(outlet)
     }
 
-    /// Takes an event. Never waits for its being written.
+    /// Adds an event. Never waits until it is written.
     pub fn put(&self, event: &[u8]) {
         let mut waiting = self.waiting();
         if waiting.events.bytes.len() + event.len() > ROOM {
@@ -90,7 +91,7 @@ impl Outlet {
         }
     }
 
-    /// Waits until everything is written, a second at most.
+    /// Waits until everything is written, at most a second.
     pub fn flush(&self) {
         let until = Instant::now() + LAST;
         let mut waiting = self.waiting();
@@ -119,7 +120,7 @@ impl Outlet {
             let lost = mem::take(&mut waiting.lost);
             drop(waiting);
             if lost > 0 {
-                // There is room for it now, and behind what waits.
+                // There is room for this line now, after the pending ones.
                 warn!(lines = lost, "the log was not taken in time, and lines were lost");
             }
             sink.write(&events);
@@ -141,7 +142,7 @@ impl Events {
         self.ends.push(self.bytes.len());
     }
 
-    /// Empty, and without the room that only a burst needs.
+    /// Empties it, and frees memory that only a burst needs.
     fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
@@ -151,7 +152,7 @@ impl Events {
 }
 
 impl Sink {
-    /// What cannot be written is dropped: to complain about it would lead here again.
+    /// Events that cannot be written are dropped: reporting the error would lead here again.
     fn write(&self, events: &Events) {
         match self {
             Sink::Stderr => write_all(&events.bytes),
@@ -166,7 +167,8 @@ impl Sink {
     }
 }
 
-/// To standard error, which may have been made non-blocking by whoever shares it.
+/// Writes to standard error, which may have been made non-blocking by another process that shares
+/// it.
 fn write_all(mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match io::stderr().write(bytes) {
@@ -208,7 +210,7 @@ mod tests {
     #[test]
     fn what_nobody_takes_keeps_nobody() {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
-        // Full before it begins.
+        // The pipe is full from the start.
         ours.set_nonblocking(true).unwrap();
         let mut before = 0;
         while ours.send(b"before").is_ok() {

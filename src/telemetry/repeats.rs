@@ -1,9 +1,10 @@
-//! A flood of one kind of event is some lines and then a count: an upstream that is away for a night must not fill the disk
-//! with the same sentence, and a stranger who sends nonsense must not either.
+//! Limits repeated events: an upstream that is down for a night must not fill the disk with the
+//! same sentence, nor must a client that sends nonsense.
 //!
-//! Events are of one kind if they come from the same place in the source. Each kind has [`AT_ONCE`] lines for [`WINDOW`];
-//! what is left out is counted and told at the window's end. Nothing is limited where every line was asked for: the line per
-//! refresh and per request, and the levels debug and trace.
+//! Events are of one kind if they come from the same place in the source. Each kind may write
+//! [`AT_ONCE`] lines per [`WINDOW`]; further ones are counted, and the count is logged at the
+//! window's end. Lines that were requested one by one are not limited: the line per refresh and per
+//! request, and the levels debug and trace.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,7 +19,7 @@ use tracing_subscriber::layer::{Context, Filter};
 
 use crate::access_log::{ACCESS, REFRESHES};
 
-/// Lines of one kind within a [`WINDOW`]: more than anybody reads.
+/// Lines of one kind within a [`WINDOW`]: more than anyone reads.
 const AT_ONCE: u32 = 100;
 
 /// With [`AT_ONCE`], at most 150,000 lines of one kind a day, some 40 MB.
@@ -33,11 +34,11 @@ pub struct Repeats {
 #[derive(Debug, Default)]
 struct Shared {
     kinds: Mutex<HashMap<Identifier, Kind>>,
-    /// Something was left out.
+    /// Signalled when an event was dropped.
     changed: Condvar,
 }
 
-/// What is known of the events of one kind.
+/// The state of one kind of event.
 #[derive(Debug)]
 struct Kind {
     level: Level,
@@ -47,21 +48,21 @@ struct Kind {
     left_out: Option<LeftOut>,
 }
 
-/// Events that were not written.
+/// Events that were dropped.
 #[derive(Debug, PartialEq, Eq)]
 struct LeftOut {
     count: u64,
-    /// When it is told.
+    /// When the count is to be logged.
     due: Instant,
-    /// What the first of them said, without its fields.
+    /// The message of the first of them, without its fields.
     message: String,
 }
 
 impl Repeats {
-    /// Begins to count. A thread tells the counts; it sleeps while there is nothing to tell.
+    /// Starts counting. A thread logs the counts; it sleeps while there are none.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system cannot start a thread.
     pub fn start() -> io::Result<Self> {
         let repeats = Repeats::default();
         let teller = repeats.clone();
@@ -69,12 +70,12 @@ impl Repeats {
         Ok(repeats)
     }
 
-    /// For the layer that writes.
+    /// The filter for the writing layer.
     pub fn filter(&self) -> Self {
         self.clone()
     }
 
-    /// Tells of everything that was left out, due or not.
+    /// Logs all pending counts, due or not.
     pub fn tell(&self) {
         let all = take(&mut self.kinds(), |_| true);
         tell(all);
@@ -95,7 +96,7 @@ impl Repeats {
             }
             let now = Instant::now();
             let due = take(&mut kinds, |left_out| left_out.due <= now);
-            // To tell is to log, and to log is to come by here again.
+            // Logging calls this filter again.
             drop(kinds);
             tell(due);
             kinds = self.kinds();
@@ -211,7 +212,7 @@ mod tests {
     use std::sync::mpsc;
     use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 
-    /// Sends every message that gets as far as being written.
+    /// Sends every message that is actually written.
     struct Written(mpsc::Sender<String>);
 
     impl<S: Subscriber> Layer<S> for Written {

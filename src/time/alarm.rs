@@ -1,8 +1,8 @@
-//! A time limit that costs nothing to move: an exchange sets, meets and forgets several of them, and arming the
-//! runtime's timer for each would be a good part of its work.
+//! A timer whose deadline is free to move: an exchange sets, meets and forgets several time limits,
+//! and arming the runtime's timer for each would be a good part of its work.
 //!
-//! The timer below is armed once and left alone while deadlines come and go behind it. When it fires too early, it is
-//! armed again for the deadline that holds by then.
+//! The timer is armed once and left alone while deadlines change. If it fires too early, it is
+//! armed again for the deadline in effect.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -10,14 +10,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// One timer for many deadlines, one after the other. Only the task that polled it last is woken.
+/// One timer for a sequence of deadlines. It wakes only the task that polled it last.
 #[derive(Default)]
 pub struct Alarm {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Alarm {
-    /// Ready when `deadline` is over. It may wake the task earlier, which then asks again.
+    /// Ready when `deadline` has passed. The task may be woken earlier, and then polls again.
     pub fn poll_at(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {

@@ -1,9 +1,10 @@
-//! How slow the other side of a connection may be.
+//! Decides how slow the other side of a connection may be.
 //!
-//! A limit of silence alone is kept by one byte a minute, which is just what slow attackers send. So a side that is
-//! waited for falls behind by the time that it takes and catches up by every byte that moves, and is given up when it is
-//! behind by the limit: a silent one after that time, one below the minimum rate some time later, any other never,
-//! however long its transfer takes.
+//! A limit on silence alone is satisfied by one byte a minute, which is what slow attackers send.
+//! Here a side that is waited for falls behind with time and catches up with every byte that moves;
+//! it is given up when it is behind by the limit. A silent side is given up after exactly that
+//! time, one below the minimum rate somewhat later, and any other never, however long its transfer
+//! takes.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::time::alarm::Alarm;
 
-/// What is asked of a side.
+/// The slowest pace that is accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// How long it may be silent.
@@ -24,19 +25,19 @@ pub struct Pace {
 /// Why a side was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooSlow {
-    /// Nothing moved for so long.
+    /// No byte moved for so long.
     #[error("nothing moved for {0:?}")]
     Silent(Duration),
-    /// Fewer bytes a second than this.
     #[error("slower than {0} bytes a second (server.min_rate)")]
     BelowRate(u64),
-    /// It was not done within a time that is for the whole.
+    /// The whole took longer than its limit.
     #[error("not done within {0:?}")]
     Unfinished(Duration),
 }
 
 impl Pace {
-    /// How far behind a side is that was `behind`, was then waited for `waited` and moved `bytes`.
+    /// How far behind a side is that was `behind`, was then waited for during `waited`, and moved
+    /// `bytes`.
     pub fn behind(&self, behind: Duration, waited: Duration, bytes: usize) -> Duration {
         if self.min_rate == 0 {
             return Duration::ZERO;
@@ -46,18 +47,18 @@ impl Pace {
         (behind + waited).saturating_sub(caught_up)
     }
 
-    /// Until when to wait for a side that is `behind` and waited for since `since`.
+    /// How long to wait for a side that is `behind` and has been waited for since `since`.
     pub fn deadline(&self, since: Instant, behind: Duration) -> Instant {
         since + self.silence.saturating_sub(behind)
     }
 
-    /// Why that deadline has passed.
+    /// Why the side is given up at that deadline.
     pub fn verdict(&self, behind: Duration) -> TooSlow {
         if behind.is_zero() { TooSlow::Silent(self.silence) } else { TooSlow::BelowRate(self.min_rate) }
     }
 }
 
-/// The patience with one side in one transfer, and its timer.
+/// How far behind one side is in one transfer, with its timer.
 pub struct Patience {
     pace: Pace,
     behind: Duration,
@@ -66,12 +67,12 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// With a side that has not been waited for yet.
+    /// For a side that has not been waited for yet.
     pub fn new(pace: Pace) -> Self {
         Patience { pace, behind: Duration::ZERO, waiting_since: None, alarm: Alarm::default() }
     }
 
-    /// Something moved at `now`, and the side is not waited for until [`Patience::poll_over`] is called again.
+    /// Bytes moved at `now`, and the side is not waited for until the next [`Patience::poll_over`].
     pub fn moved(&mut self, bytes: usize, now: Instant) {
         let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if !(waited.is_zero() && self.behind.is_zero()) {
@@ -79,19 +80,19 @@ impl Patience {
         }
     }
 
-    /// Something moved at `now`, and the side is still waited for.
+    /// Bytes moved at `now`, and the side is still waited for.
     pub fn moved_on(&mut self, bytes: usize, now: Instant) {
         self.moved(bytes, now);
         self.waiting_since = Some(now);
     }
 
-    /// Nothing is wanted of the side any more, for now.
+    /// Nothing is expected of the side for now.
     pub fn caught_up(&mut self) {
         self.waiting_since = None;
         self.behind = Duration::ZERO;
     }
 
-    /// To be polled while the side is waited for: ready when the patience with it is over.
+    /// Polled while the side is waited for: ready when it is to be given up.
     pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<TooSlow> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         ready!(self.alarm.poll_at(cx, self.pace.deadline(since, self.behind)));
@@ -107,8 +108,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// Seconds until the patience is over with a side that moves `bytes` every `every` seconds, and why; `None` where it
-    /// lasts for a day.
+    /// After how many seconds a side that moves `bytes` every `every` seconds is given up, and why;
+    /// `None` if it lasts for a day.
     async fn lasts(min_rate: u64, bytes: usize, every: u64) -> Option<(u64, TooSlow)> {
         let mut patience = Patience::new(Pace { silence: LIMIT, min_rate });
         let begun = Instant::now();
@@ -125,10 +126,10 @@ mod tests {
     async fn silence_ends_it_and_so_does_a_trickle() {
         assert_eq!(lasts(240, 0, 100_000).await, Some((60, TooSlow::Silent(LIMIT))));
         assert_eq!(lasts(0, 0, 100_000).await, Some((60, TooSlow::Silent(LIMIT))));
-        // A byte every ten seconds is as good as nothing; half of the rate is given twice the time.
+        // A byte every ten seconds hardly counts; a side at half the rate gets twice the time.
         assert_eq!(lasts(240, 1, 10).await, Some((60, TooSlow::BelowRate(240))));
         assert_eq!(lasts(240, 1_200, 10).await, Some((110, TooSlow::BelowRate(240))));
-        // Without a rate a byte is enough, and so is the rate with one.
+        // Without a minimum rate a byte is enough; with one, that rate is.
         assert_eq!(lasts(0, 1, 59).await, None);
         assert_eq!(lasts(240, 2_400, 10).await, None);
         assert_eq!(lasts(240, 14_160, 59).await, None);

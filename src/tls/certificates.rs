@@ -1,8 +1,9 @@
-//! The pairs of `[tls] certificates`: what was read of them, and which a client gets.
+//! The pairs of `[tls] certificates`: their contents, and which one a client gets.
 //!
-//! A pair that cannot work (another's key, no PEM) is a fault. One that clients refuse (not valid yet, ended) is presented
-//! all the same, since that is theirs to decide, and one that is not there yet is waited for: neither may end a program
-//! that other listeners and other names need. Chains are not verified: whom clients trust is not known here.
+//! A pair that cannot work (another's key, not PEM) is a fault. One that clients refuse (not valid
+//! yet, expired) is presented all the same, since clients decide that. A missing one is waited for.
+//! Neither may stop a program that other listeners and names need. Chains are not verified: which
+//! authorities clients trust is unknown here.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,9 +19,10 @@ use crate::config::CertificateFiles;
 /// All pairs.
 #[derive(Debug, Default)]
 pub struct Certificates {
-    /// Those that can be presented, in the order of the configuration.
+    /// The pairs that can be presented, in the order of the configuration.
     all: Vec<Arc<Certificate>>,
-    /// Names in lower case, wildcards as they stand in the certificate (`*.example.com`), with places in `all`.
+    /// By name in lower case, with wildcards as in the certificate (`*.example.com`): indices into
+    /// `all`.
     by_name: HashMap<String, Vec<usize>>,
     missing: Vec<Missing>,
 }
@@ -33,7 +35,7 @@ pub struct Missing {
     pub problem: String,
 }
 
-/// What an operator should look at, though it keeps nothing from working.
+/// A problem that an operator should look at, though everything works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     pub kind: WarningKind,
@@ -44,15 +46,15 @@ pub struct Warning {
 /// What a [`Warning`] is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WarningKind {
-    /// The pair is waited for.
+    /// The pair is missing.
     Missing,
     /// Not valid yet.
     Early,
     /// No longer valid.
     Ended,
-    /// It has no name that a client could ask for.
+    /// It is valid for no name that a client could ask for.
     Nameless,
-    /// Another one is always taken in its place.
+    /// Another certificate is always chosen instead.
     Unused,
 }
 
@@ -62,19 +64,20 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What became of pairs that were read again.
+/// The result of reading the pairs again.
 #[derive(Debug)]
 pub struct Renewed {
-    /// What is presented from now on: of a pair that cannot be used, what was presented before.
+    /// The certificates to present from now on. An unusable pair is represented by its previous
+    /// certificate.
     pub certificates: Certificates,
-    /// Whether any of them is another than before.
+    /// Whether any of them has changed.
     pub differs: bool,
-    /// What cannot be used, and could not be waited for already: a sentence each, which names the file.
+    /// New problems, each a sentence that names the file.
     pub problems: Vec<String>,
 }
 
 impl Certificates {
-    /// Reads all pairs. Those that are not there are waited for.
+    /// Reads all pairs. Missing ones are waited for.
     ///
     /// # Errors
     /// Every pair that can never be used, with a sentence that names the file.
@@ -90,7 +93,8 @@ impl Certificates {
         if faults.is_empty() { Ok(Certificates::of(all, missing)) } else { Err(faults) }
     }
 
-    /// Reads all pairs again, each by itself: one that cannot be used keeps none of the others from being renewed.
+    /// Reads all pairs again, each by itself: an unusable one does not keep the others from being
+    /// renewed.
     pub fn renewed(&self, pairs: &[CertificateFiles]) -> Renewed {
         let (mut all, mut missing, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         let mut differs = false;
@@ -125,9 +129,11 @@ impl Certificates {
         Certificates { all, by_name, missing }
     }
 
-    /// The certificate for a client that asks for `name` and understands `schemes`: of those that it can use one that is
-    /// valid now before others, the very name before a wildcard, and a small and fast key before RSA. Where none has the
-    /// name, the first in the list that the client can use. A wildcard stands for one label (RFC 6125, 6.4.3).
+    /// Chooses the certificate for a client that asks for `name` and supports `schemes`. Among
+    /// those for the name that the client can use, a valid one comes before an expired one, the
+    /// exact name before a wildcard, and a small and fast key before RSA. Without one for the name,
+    /// it is the first in the list that the client can use. A wildcard stands for one label (RFC
+    /// 6125, 6.4.3).
     pub fn of_client(
         &self,
         name: Option<&str>,
@@ -139,12 +145,13 @@ impl Certificates {
         let wildcard = name.split_once('.').map(|(_, rest)| self.places(&format!("*.{rest}"))).unwrap_or_default();
         let named: Vec<&Certificate> = exact.iter().chain(wildcard).filter_map(|place| self.at(*place)).collect();
         let is_usable = |certificate: &&Certificate| certificate.key.key.choose_scheme(schemes).is_some();
-        // Of several that are alike, `min_by_key` takes the first.
+        // Of equal ones, `min_by_key` returns the first.
         let best = named.iter().copied().enumerate().filter(|(_, certificate)| is_usable(certificate));
         let best = best
             .min_by_key(|(nth, certificate)| (!certificate.holds(now), *nth >= exact.len(), certificate.kind.rank()));
         let any = || self.all.iter().map(Arc::as_ref).filter(is_usable).min_by_key(|one| !one.holds(now));
-        // Where the client can use none, one is presented all the same: the handshake then fails with the right alert.
+        // If the client can use none, one is presented all the same, so that the handshake fails
+        // with the right alert.
         let chosen = match (best, named.first()) {
             (Some((_, best)), _) => Some(best),
             (None, Some(unusable)) => Some(*unusable),
@@ -161,17 +168,17 @@ impl Certificates {
         self.all.get(place).map(Arc::as_ref)
     }
 
-    /// Those that can be presented, in the order of the configuration.
+    /// The certificates that can be presented, in the order of the configuration.
     pub fn usable(&self) -> &[Arc<Certificate>] {
         &self.all
     }
 
-    /// Those that are waited for.
+    /// The pairs that are waited for.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
     }
 
-    /// What an operator should look at.
+    /// What an operator should check.
     pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
         let missing = self.missing.iter().map(|missing| {
             let text = format!("{}; the pair is taken as soon as it can be read", missing.problem);
@@ -191,8 +198,8 @@ impl Certificates {
         certificate.has_no_name().then_some(Warning { kind: WarningKind::Nameless, text })
     }
 
-    /// Warns where another one is always taken, for each of its names and for unknown ones: an earlier one of the same
-    /// kind, which every client that can use this one can use as well.
+    /// Warns if another certificate is always chosen, for each of its names and for unknown names:
+    /// an earlier one of the same kind, which every client that can use this one can use too.
     fn unused(&self, place: usize, certificate: &Certificate) -> Option<Warning> {
         let earlier = |places: &mut dyn Iterator<Item = usize>| {
             let mut places = places.take_while(|earlier| *earlier < place);

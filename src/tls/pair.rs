@@ -1,4 +1,4 @@
-//! One pair: a certificate with its private key, read from files.
+//! A certificate and its private key, read from files.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -26,16 +26,17 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 pub struct Certificate {
     pub files: CertificateFiles,
     pub key: Arc<CertifiedKey>,
-    /// The names that clients ask for, in lower case.
+    /// The DNS names, in lower case.
     pub names: Vec<String>,
-    /// Those that no client asks for: a handshake names no address (RFC 6066, section 3).
+    /// The IP addresses. No client asks for them: a handshake names no address (RFC 6066, section
+    /// 3).
     pub addresses: Vec<IpAddr>,
     pub kind: Kind,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
 }
 
-/// What kind a certificate's key is of: what decides which clients can use it.
+/// The kind of a certificate's key, which decides which clients can use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// ECDSA with a curve of so many bits.
@@ -46,7 +47,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The smaller, the better: signing by ECDSA costs a tenth of RSA's time, and its certificates are smaller.
+    /// Smaller is better: signing with ECDSA takes a tenth of RSA's time, and its certificates are
+    /// smaller.
     pub fn rank(self) -> u8 {
         match self {
             Kind::Ecdsa(_) => 0,
@@ -55,7 +57,7 @@ impl Kind {
         }
     }
 
-    /// Whether a client that can use the one can use the other.
+    /// Whether every client that can use the one can use the other.
     pub fn is_like(self, other: &Kind) -> bool {
         self == *other || matches!((self, other), (Kind::Rsa(_), Kind::Rsa(_)))
     }
@@ -63,9 +65,9 @@ impl Kind {
     fn of(certificate: &X509Certificate<'_>) -> Self {
         match certificate.public_key().parsed() {
             Ok(PublicKey::RSA(key)) => Kind::Rsa(key.key_size()),
-            // P-521 is 66 bytes a coordinate.
+            // P-521 has 66 bytes per coordinate.
             Ok(PublicKey::EC(point)) => Kind::Ecdsa(if point.key_size() == 528 { 521 } else { point.key_size() }),
-            // What rustls takes for a key besides.
+            // The only other kind that rustls accepts.
             _ => Kind::Ed25519,
         }
     }
@@ -84,10 +86,10 @@ impl fmt::Display for Kind {
 /// Why a pair cannot be presented: a sentence that names the file.
 #[derive(Debug)]
 pub enum Problem {
-    /// It is not there, or cannot be read. At boot, disks and clients of certificate authorities may be late, and rights are
-    /// given afterwards.
+    /// It is missing or unreadable. At boot, disks and certificate clients may be late, and
+    /// permissions are set after a file is written.
     Missing(String),
-    /// What is there cannot be used, and waiting does not change that.
+    /// It is invalid, and waiting does not change that.
     Fault(String),
 }
 
@@ -106,7 +108,8 @@ impl Certificate {
     /// # Errors
     /// See [`Problem`].
     pub fn read(files: &CertificateFiles) -> Result<Self, Problem> {
-        // What is not there comes first: where a file is still to come, the other one may be of the pair before.
+        // A missing file is reported first: while one file is missing, the other may still belong
+        // to the previous pair.
         let (chain_file, key_file) = (read(&files.chain)?, read(&files.key)?);
         let chain = chain(&files.chain, &chain_file)?;
         let key = key(&files.key, &key_file)?;
@@ -149,12 +152,12 @@ impl Certificate {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Whether it is for no name and no address.
+    /// Whether it is valid for no name and no address.
     pub fn has_no_name(&self) -> bool {
         self.names.is_empty() && self.addresses.is_empty()
     }
 
-    /// What it is called first; empty where it has no name.
+    /// Its first name or address; empty if it has none.
     pub fn first_name(&self) -> String {
         let address = || self.addresses.first().map(ToString::to_string);
         self.names.first().cloned().or_else(address).unwrap_or_default()
@@ -184,9 +187,9 @@ fn chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Proble
     }
 }
 
-/// PKCS #8, PKCS #1 or SEC 1, as its PEM label says.
+/// Accepts PKCS #8, PKCS #1 and SEC 1, by the PEM label.
 fn key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Problem> {
-    // SECURITY: the PEM parser's own error could hold a piece of the file, which is a secret.
+    // SECURITY: the PEM parser's own error could contain a part of the file, which is secret.
     PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
         Problem::Fault(format!(
             "{}: has no private key in PEM form in it (-----BEGIN PRIVATE KEY-----); an encrypted one must be decrypted",
@@ -214,13 +217,13 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
         })
 }
 
-/// Four bytes or sixteen (RFC 5280, 4.2.1.6).
+/// Four or sixteen bytes (RFC 5280, 4.2.1.6).
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let of_v4 = <[u8; 4]>::try_from(bytes).map(|bytes| IpAddr::V4(Ipv4Addr::from(bytes)));
     of_v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes)))).ok()
 }
 
-/// Certificates may be valid from before 1970 (then it does not matter) until 9999.
+/// Certificates may be valid from before 1970 (the exact time does not matter then) until 9999.
 fn time(timestamp: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
 }

@@ -1,5 +1,6 @@
-//! New certificates without a restart and without a signal: when a file changes, or appears. Connections that are open keep
-//! what they have; new handshakes get the new certificates, and of a pair that cannot be used the one before.
+//! Renews certificates when a file changes or appears, without a restart or a signal. Open
+//! connections keep theirs; new handshakes get the new certificates, or the previous one of an
+//! unusable pair.
 
 use std::fs;
 use std::io;
@@ -18,15 +19,16 @@ use super::certificates::Renewed;
 use crate::config::CertificateFiles;
 use crate::metrics::{Event, Shard};
 
-/// How often the files are looked at. A look costs a system call a file; a renewed certificate is in no hurry, but who
-/// has just replaced one wants to see it.
+/// How often the files are checked. A check costs one system call per file. A renewed certificate
+/// could wait longer, but a person who has just replaced one wants to see it.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// What a look at a file finds. Another inode, since tools put a new file in the place of the old one; through links,
-/// since Let's Encrypt's files are links that move on; another time of change, since the right to read is given later.
+/// What identifies the version of a file. The inode, since tools replace files; after following
+/// links, since Let's Encrypt's files are links that move; and the time of change, since read
+/// permission may be granted later.
 pub(super) type Seen = Result<(u64, u64, u64, [i64; 4]), io::ErrorKind>;
 
-/// Reloads until `stop`, and tells `renewed` when there is anything new.
+/// Reloads until `stop`, and notifies `renewed` of new certificates.
 pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, renewed: Arc<Notify>, stop: CancellationToken) {
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -38,7 +40,8 @@ pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, renewed: Ar
             _ = tick.tick() => {}
         }
         let now = look(&tls.files);
-        // Certificate and key are two files and change one after the other: once nothing moves any more, both are there.
+        // Certificate and key are two files, written one after the other. Once neither has changed
+        // between two checks, both are complete.
         let has_settled = now == last;
         last.clone_from(&now);
         if has_settled && now != in_effect {
@@ -49,7 +52,7 @@ pub async fn reload_when_changed(tls: Arc<Tls>, metrics: Arc<Shard>, renewed: Ar
     }
 }
 
-/// Whether every pair that is there can be used.
+/// Whether every pair that exists can be used.
 async fn reload(tls: &Tls) -> bool {
     let (files, before) = (tls.files.clone(), tls.current.get());
     let read = tokio::task::spawn_blocking(move || before.renewed(&files)).await;

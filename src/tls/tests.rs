@@ -11,7 +11,7 @@ const ALL: &[SignatureScheme] = &[
     SignatureScheme::ED25519,
 ];
 
-/// The year 2026, about.
+/// Roughly the year 2026.
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_790_000_000)
 }
@@ -42,7 +42,7 @@ fn pair(directory: &Path, file: &str, names: &[&str], years: (i32, i32)) -> Cert
 
 const LONG: (i32, i32) = (2020, 2090);
 
-/// Which one of the pairs a client gets.
+/// Which of the pairs a client gets.
 fn place(certificates: &Certificates, name: Option<&str>, schemes: &[SignatureScheme]) -> usize {
     let key = certificates.of_client(name, schemes, now()).unwrap();
     certificates.all.iter().position(|certificate| Arc::ptr_eq(&certificate.key, &key)).unwrap()
@@ -97,10 +97,10 @@ fn of_one_name_the_client_gets_what_it_can_use() {
         ("shop.example", rsa, 0),
         ("shop.example", ed25519, 1),
         ("shop.example", p384, 2),
-        // It can use none with the name; the handshake fails with the right certificate.
+        // It can use none for that name; the handshake fails with the right certificate.
         ("shop.example", p256, 0),
         ("a.shop.example", ALL, 3),
-        // Nothing but the wildcard's.
+        // Only the wildcard matches.
         ("a.shop.example", rsa, 4),
         ("b.shop.example", rsa, 4),
         ("b.shop.example", ALL, 2),
@@ -125,7 +125,7 @@ fn what_is_valid_comes_before_what_is_not() {
     let texts: Vec<String> = certificates.warnings(now()).iter().map(ToString::to_string).collect();
     assert!(texts[0].contains("ended.pem: the certificate is no longer valid since Wed, 01 Jan 2020"), "{texts:?}");
     assert!(texts[1].contains("early.pem: the certificate is not valid before Sat, 01 Jan 2089"), "{texts:?}");
-    // Nothing better: clients decide.
+    // There is nothing better, so clients decide.
     let certificates = Certificates::read(&[ended, early]).unwrap();
     assert_eq!(place(&certificates, Some("shop.example"), ALL), 0);
 }
@@ -215,7 +215,7 @@ fn a_pair_that_cannot_be_used_keeps_no_other_from_being_renewed() {
     std::fs::remove_file(&third.chain).unwrap();
     let before = Certificates::read(&pairs).unwrap();
     let unchanged = before.renewed(&pairs);
-    assert!(!unchanged.differs && unchanged.problems.is_empty(), "what is waited for is no news");
+    assert!(!unchanged.differs && unchanged.problems.is_empty(), "a pair that is waited for is not reported again");
     let key = |certificates: &Certificates, name: &str| {
         certificates.of_client(Some(name), ALL, now()).unwrap().cert[0].clone()
     };

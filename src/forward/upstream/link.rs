@@ -1,4 +1,5 @@
-//! One connection to the upstream and the exchange on it. The only file that knows which protocol the upstream speaks.
+//! One connection to the upstream and the exchange on it. This is the only file that knows which
+//! protocol the upstream speaks.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,15 +20,15 @@ use crate::metrics::Open;
 use crate::net::stream::UpstreamStream;
 use crate::time::alarm::Alarm;
 
-/// A connection and what an exchange on it needs. Dropped, it is closed.
+/// A connection and the state of its exchange, closed on drop.
 pub struct Link {
     connection: Connection,
-    /// The name that its handshake was made by; `None` is the usual one.
+    /// The server name of its handshake; `None` is the configured one.
     pub name: Option<ServerName<'static>>,
     pub sent: Instant,
-    /// What is left to be sent of the request.
+    /// The part of the request's body that is not sent yet.
     upload: RequestBody,
-    /// Whether the upstream has to ask for that first.
+    /// Whether the upstream has to ask for it first.
     is_held: bool,
     alarm: Alarm,
     held_alarm: Alarm,
@@ -35,15 +36,15 @@ pub struct Link {
 }
 
 impl Link {
-    /// On `stream`, by the handshake's `name`. `open` counts it.
+    /// A link on `stream`, whose handshake used `name`. `open` counts it.
     pub fn new(stream: UpstreamStream, name: Option<ServerName<'static>>, open: Open) -> Self {
         let (connection, upload) = (Connection::new(stream), RequestBody::Empty);
         let (sent, alarm, held_alarm) = (Instant::now(), Alarm::default(), Alarm::default());
         Link { connection, name, sent, upload, is_held: false, alarm, held_alarm, _open: open }
     }
 
-    /// Takes the body of the next request. `waits`: it flows when the upstream [asks for it](Link::go_on), or after
-    /// [`CONTINUE_TIME`].
+    /// Takes the body of the next request. With `waits`, it flows when the upstream [asks for
+    /// it](Link::go_on), or after [`CONTINUE_TIME`].
     pub fn carry(&mut self, body: RequestBody, waits: bool) {
         self.upload = body;
         self.is_held = waits;
@@ -54,26 +55,27 @@ impl Link {
         self.is_held = false;
     }
 
-    /// The upstream has answered. A body that it did not ask for is not sent: the upstream may take it for the next request, or
-    /// wait for it (RFC 9110, 10.1.1), so nothing else is sent by this connection.
+    /// The upstream has responded. A body that it did not ask for is not sent: the upstream may
+    /// read it as the next request, or wait for it (RFC 9110, 10.1.1). So nothing else is sent on
+    /// this connection.
     pub fn was_answered(&mut self) {
         if std::mem::take(&mut self.is_held) {
             self.give_up_upload();
         }
     }
 
-    /// Lets go of the request's body, which holds the client's connection.
+    /// Drops the request's body, which holds the client's connection.
     pub fn forget_upload(&mut self) {
         self.upload = RequestBody::Empty;
     }
 
-    /// Writes the head of a request, which is sent with what is to follow of its body.
+    /// Writes the head of a request. It is sent together with the start of its body.
     pub fn begin(&mut self, head: &request::Parts, added: &Added<'_>) {
         self.sent = Instant::now();
         self.connection.begin(head, added.length, |out| added.write(out));
     }
 
-    /// Sends what is left of the request's body. Ready when it was sent, or the upstream takes no more.
+    /// Sends the rest of the request's body. Ready when it was sent, or the upstream reads no more.
     ///
     /// # Errors
     /// The body's: the client's fault.
@@ -95,10 +97,10 @@ impl Link {
         self.forget_upload();
     }
 
-    /// The head of the response, or of one that only announces it.
+    /// The next head: the response's, or that of an interim response.
     ///
     /// # Errors
-    /// There is none, or it is invalid.
+    /// It is missing or invalid.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, AnswerError>> {
         self.connection.poll_answer(cx)
     }
@@ -115,7 +117,8 @@ impl Link {
         self.alarm.poll_at(cx, since + limit)
     }
 
-    /// What was read of the response cannot be taken yet: its reader is slow. It must not keep more memory than its own.
+    /// The reader of the response is slow. What was read ahead must occupy no more memory than its
+    /// own size.
     pub fn detach(&mut self) {
         self.connection.detach();
     }
@@ -125,7 +128,7 @@ impl Link {
         self.connection.is_answered()
     }
 
-    /// How much of the response's body is left, where that is known.
+    /// How much of the response's body is left, if known.
     pub fn left(&self) -> Option<u64> {
         self.connection.left()
     }
@@ -134,12 +137,12 @@ impl Link {
         self.connection.can_be_reused()
     }
 
-    /// Whether an idle connection is still open, and silent.
+    /// Whether an idle connection is still open and has sent nothing.
     pub fn is_good(&mut self) -> bool {
         self.connection.is_good()
     }
 
-    /// What is behind a switch of protocols.
+    /// The stream after a switch of protocols.
     pub fn into_stream(self) -> Rewound<UpstreamStream> {
         let (stream, read) = self.connection.into_stream();
         Rewound::new(stream, read)

@@ -1,5 +1,6 @@
-//! How many rows refused calls may add. WordPress answers some dozens a second for each of its processor's cores, and so its table
-//! grows; the sidecar refuses a thousand times as many, and whoever sends them would fill the site's disk.
+//! Limits the rows that refused calls add. WordPress refuses a few dozen calls a second per
+//! processor core, which limits the growth of its table; the sidecar refuses a thousand times as
+//! many, and an attacker could fill the site's disk.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,10 +8,10 @@ use tracing::warn;
 
 use super::tally::Tally;
 
-/// Of a word, the lower half is the count, the upper the second that it is of.
+/// The lower half of the word is the count; the upper half is the second that it belongs to.
 const COUNT: u64 = u32::MAX as u64;
 
-/// So many in each second of the clock.
+/// A limited number per second of the clock.
 #[derive(Debug)]
 pub struct Refusals {
     most: u64,
@@ -19,19 +20,20 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Room for `most` a second.
+    /// Allows `most` rows a second.
     pub fn new(most: usize) -> Self {
         Refusals { most: (most as u64).min(COUNT), counted: AtomicU64::new(0), skipped: Tally::default() }
     }
 
-    /// Takes a place in `second` (Unix time). False: there is none left, and that is counted and said.
+    /// Takes a row of `second` (Unix time). `false`: the limit is reached, which is counted and
+    /// logged.
     pub fn take(&self, second: u64) -> bool {
         if self.most == 0 {
-            // Who wants none need not be told.
+            // No rows are wanted, so there is nothing to log.
             return false;
         }
         let taken = self.counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |counted| {
-            // Another thread may have looked at its clock a moment later, and be here before.
+            // Another thread may have read its clock a moment later and got here first.
             let is_counted = [second, second + 1].contains(&(counted >> 32));
             if is_counted { (counted & COUNT < self.most).then_some(counted + 1) } else { Some((second << 32) | 1) }
         });
@@ -41,12 +43,12 @@ impl Refusals {
         taken.is_ok()
     }
 
-    /// Rows for which there was no place.
+    /// Rows beyond the limit.
     pub fn skipped(&self) -> u64 {
         self.skipped.total()
     }
 
-    /// Says what has not been said yet.
+    /// Logs what has not been logged yet.
     pub fn end(&self) {
         self.say(self.skipped.rest());
     }

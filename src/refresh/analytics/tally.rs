@@ -1,24 +1,24 @@
-//! Counts what is said in the log, but not each time.
+//! Counts events that are not logged one by one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::refresh::counters::Counter;
 
-/// It is said no more often than this.
+/// The shortest time between two log lines.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Rows that were not written, and what of them has not been said.
+/// Rows that were not written, and how many of them have not been logged.
 #[derive(Debug, Default)]
 pub struct Tally {
     total: Counter,
     unsaid: AtomicU64,
-    /// Unix seconds of the last time.
+    /// Unix seconds of the last log line.
     said: AtomicU64,
 }
 
 impl Tally {
-    /// So many more. Returns how many to tell of, if it is time.
+    /// Counts more rows. Returns how many to log, if it is time.
     pub fn add(&self, rows: usize) -> Option<u64> {
         self.total.add_many(rows);
         self.unsaid.fetch_add(rows as u64, Ordering::Relaxed);
@@ -29,12 +29,12 @@ impl Tally {
         if is_ours { self.rest() } else { None }
     }
 
-    /// What has not been said, if there is any.
+    /// How many have not been logged, if any.
     pub fn rest(&self) -> Option<u64> {
         Some(self.unsaid.swap(0, Ordering::Relaxed)).filter(|rows| *rows > 0)
     }
 
-    /// Since the start.
+    /// All since the start.
     pub fn total(&self) -> u64 {
         self.total.value()
     }

@@ -1,7 +1,8 @@
-//! Writes what is in the queue, in batches, for as long as the sidecar runs.
+//! Writes the queue in batches, as long as the sidecar runs.
 //!
-//! A batch is one transaction: all its rows or none. One bad row makes it fail, so then the rows are written one by
-//! one. While the database is away the batch waits, and behind it the queue fills.
+//! A batch is one transaction: all its rows or none. One invalid row fails the batch; its rows are
+//! then written one by one. While the database is down the batch waits, and the queue fills behind
+//! it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,31 +16,32 @@ use super::{Dropped, Events, Paths, Queued, Row, Table, row};
 use crate::refresh::country::Countries;
 use crate::wordpress::database::{Database, DatabaseError, Session};
 
-/// Rows in a transaction. More gain little and hold their foreign keys' locks for longer.
+/// Rows per transaction. More gain little and hold their foreign keys' locks longer.
 const BATCH: usize = 256;
 
-/// How long a row waits for others. One commit for many matters: each costs a flush to disk that rotations need, too.
+/// How long a row waits for others. A shared commit matters: each costs a flush to disk, which
+/// rotations need, too.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// The rows of one statement: few sizes, so that few prepared statements take up a connection's cache.
+/// The rows per statement: few sizes, so that few prepared statements take up a connection's cache.
 const STATEMENT_ROWS: [usize; 5] = [256, 64, 16, 4, 1];
 
-/// Pauses while the database is away: doubled with each failure.
+/// The pause while the database is down; it doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A transaction that takes longer has met a lock that nobody lets go of, or a server that does not answer.
+/// A longer transaction has met a lock that is never released, or a server that does not respond.
 const TRANSACTION_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long after `stop` a database that is away is waited for.
+/// How long after `stop` to wait for a database that is down.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
-/// Writes events until `stop`, then what is left in the queue. Returns when the queue is empty or, with the database
-/// away, 5 seconds later.
+/// Writes events until `stop`, then what is left in the queue. Returns when the queue is empty or,
+/// with the database away, 5 seconds later.
 ///
-/// `first`: the table that nearly all rows are for.
+/// `first` is the table of nearly all rows.
 ///
-/// SECURITY: tables' prefixes are pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
+/// SECURITY: table prefixes become part of the SQL; `installation()` accepts only `[A-Za-z0-9_]`.
 pub async fn write_behind(events: Events, database: Arc<Database>, first: Arc<Table>, stop: CancellationToken) {
     let Events { mut queue, dropped, refusals, mut countries, mut paths } = events;
     let mut writer = Writer { database, statements: Statements::new(first), dropped, stop, flush_until: None };
@@ -49,7 +51,7 @@ pub async fn write_behind(events: Events, database: Arc<Database>, first: Arc<Ta
             biased;
             received = queue.recv_many(&mut batch, BATCH) => received == 0,
             () = writer.stop.cancelled() => {
-                // What is in the queue stays readable; then `recv_many` gives 0.
+                // Queued events can still be read; then `recv_many` returns 0.
                 queue.close();
                 false
             }
@@ -61,7 +63,7 @@ pub async fn write_behind(events: Events, database: Arc<Database>, first: Arc<Ta
             continue;
         }
         gather(&mut queue, &mut batch, &writer.stop).await;
-        // Those of one table together, in the order that they came in.
+        // Grouped by table, in the order of arrival.
         batch.sort_by_key(|queued| queued.table.blog_id);
         let tables: Vec<Arc<Table>> = batch.iter().map(|queued| Arc::clone(&queued.table)).collect();
         let rows = rows(&mut batch, &mut countries, &mut paths).await;
@@ -109,19 +111,19 @@ struct Writer {
     flush_until: Option<Instant>,
 }
 
-/// Why rows are not written.
+/// Why rows cannot be written.
 enum Refused {
-    /// A user or a token that a row names is gone.
+    /// A user or a token that a row refers to is gone.
     ForeignKey(DatabaseError),
     /// A row does not fit the table.
     Row(DatabaseError),
-    /// No row will fit, or the database stayed away until the end; or the commit's answer was lost, and a second try
-    /// could write the rows twice.
+    /// No row will fit, or the database stayed down until the end; or the commit's result was lost,
+    /// and another attempt could write the rows twice.
     All(DatabaseError),
 }
 
 impl Writer {
-    /// Writes rows, or drops and counts what cannot be written.
+    /// Writes rows; drops and counts those that cannot be written.
     async fn write(&mut self, rows: &[Row]) {
         match self.insert_patiently(rows).await {
             Ok(()) => {}
@@ -134,8 +136,8 @@ impl Writer {
         }
     }
 
-    /// Writes one row, without what it refers to if that is gone: its foreign keys are ON DELETE SET NULL, so NULL is
-    /// what would stand there had the row been written a moment earlier.
+    /// Writes one row, without references to what is gone: its foreign keys are ON DELETE SET NULL,
+    /// so NULL is what the column would contain if the row had been written a moment earlier.
     async fn write_alone(&mut self, row: &Row) {
         let mut refused = None;
         for (user_id, token_id) in
@@ -156,7 +158,7 @@ impl Writer {
         }
     }
 
-    /// Writes all rows or none; waits for a database that is away.
+    /// Writes all rows or none; waits for a database that is down.
     async fn insert_patiently(&mut self, rows: &[Row]) -> Result<(), Refused> {
         let mut pause = FIRST_PAUSE;
         let mut is_away = false;
@@ -178,7 +180,8 @@ impl Writer {
             if self.is_at_the_end() {
                 return Err(Refused::All(error));
             }
-            // A user's or a token's row that another transaction holds for a moment: nothing to tell anybody, nor to reconnect for.
+            // Another transaction holds the row of a user or a token: no reason to log or to
+            // reconnect.
             let is_held = matches!(error.code(), Some(1205 | 1213));
             if !is_away && !is_held {
                 warn!(%error, "analytics rows wait for the database");
@@ -189,13 +192,13 @@ impl Writer {
         }
     }
 
-    /// Whether the sidecar is to stop and has waited long enough.
+    /// Whether the sidecar is stopping and has waited long enough.
     fn is_at_the_end(&mut self) -> bool {
         let now = Instant::now();
         self.stop.is_cancelled() && now >= *self.flush_until.get_or_insert(now + FLUSH_LIMIT)
     }
 
-    /// Waits before another try, less long once the sidecar is to stop.
+    /// Waits before another attempt, for a shorter time once the sidecar is stopping.
     async fn pause(&self, pause: Duration) {
         if self.stop.is_cancelled() {
             sleep(FIRST_PAUSE).await;
@@ -210,7 +213,7 @@ impl Writer {
     async fn insert(&self, rows: &[Row], is_away: bool) -> Result<(), Interrupted> {
         let mut session = if is_away { self.database.fresh_session().await } else { self.database.session().await }
             .map_err(Interrupted::BeforeCommit)?;
-        // An error leaves by `?`: the session is closed, and the server rolls back.
+        // On an error the session is closed, and the server rolls back.
         match timeout(TRANSACTION_LIMIT, self.insert_all(&mut session, rows)).await {
             Ok(inserted) => inserted.map_err(Interrupted::BeforeCommit)?,
             Err(_) => return Err(Interrupted::BeforeCommit(DatabaseError::TimedOut)),
@@ -250,32 +253,34 @@ enum Interrupted {
     InCommit(DatabaseError),
 }
 
-/// Server errors that pass by themselves: a changed record, too many connections, a cluster that is not ready, a shutdown, a
-/// failed commit, lock waits and deadlocks, a quota for the hour, read-only, interrupted or killed, group replication.
+/// Server errors that pass by themselves: a changed record, too many connections, a cluster that is
+/// not ready, a shutdown, a failed commit, lock waits and deadlocks, an hourly quota, read-only,
+/// interrupted or killed, group replication.
 const PASSES: [u16; 14] = [1020, 1040, 1047, 1053, 1180, 1203, 1205, 1213, 1226, 1290, 1317, 1836, 1927, 3101];
 
-/// The error again, if what it stands for passes; else why the rows are refused. Pure.
+/// Returns a temporary error for another attempt, otherwise why the rows are refused. Pure.
 fn later(error: DatabaseError) -> Result<DatabaseError, Refused> {
     match error.code() {
         // A foreign key without its parent.
         Some(1216 | 1452) => Err(Refused::ForeignKey(error)),
         // NULL, range, length, charset, CHECK.
         Some(1048 | 1264 | 1265 | 1292 | 1366 | 1406 | 3819 | 3988 | 4025) => Err(Refused::Row(error)),
-        // A connection that is lost.
+        // The connection was lost.
         None => Ok(error),
         Some(code) if PASSES.contains(&code) => Ok(error),
-        // Tables, columns or rights that are not there, a full disk, a trigger that refuses: the next row shall not wait for it.
+        // Missing tables, columns or privileges, a full disk, a trigger that refuses: the next rows
+        // do not wait for it to pass.
         Some(_) => Err(Refused::All(error)),
     }
 }
 
-/// `INSERT` for each number of rows, each made when it is first needed.
+/// An `INSERT` for each number of rows, made when it is first needed.
 struct Statements {
     table: Arc<Table>,
     made: [OnceLock<String>; STATEMENT_ROWS.len()],
 }
 
-/// What adds one row to `table`.
+/// The statement that adds one row to `table`.
 pub fn insert(table: &Table) -> String {
     statement(table, 1)
 }

@@ -1,24 +1,27 @@
-//! What the client gets beside WordPress's own answer: the members that `[refresh] response_fields` promises, and `no-store`.
+//! What the client gets in addition to WordPress's own response: the members that `[refresh]
+//! response_fields` promises, and `no-store`.
 //!
-//! A client that reads `token` must not fail once in a thousand times. Nothing that WordPress says is changed.
+//! A client that reads `token` must not fail once in a thousand times. Nothing that WordPress sends
+//! is changed.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
 use serde_json::{Map, Value};
 
-/// For an answer that is what the sidecar would have given.
+/// For a response that equals the sidecar's.
 #[derive(Default)]
 pub struct Addition {
-    /// The body with what it lacks; `None` where it lacks nothing.
+    /// The body with the missing members; `None` if none is missing.
     pub body: Option<Bytes>,
     pub no_store: bool,
 }
 
-/// Fields that a body cannot be changed under.
+/// Header fields that rule out changing the body.
 const OF_THE_BODY: [&str; 6] = ["content-digest", "content-encoding", "content-md5", "digest", "etag", "repr-digest"];
 
 impl Addition {
-    /// To an answer with `headers` and `body`, a JSON object, where `promised` is what clients rely on.
+    /// The addition to a response with `headers` and `body`, a JSON object; clients rely on
+    /// `promised`.
     pub fn of(headers: &HeaderMap, body: &Bytes, promised: &Map<String, Value>) -> Self {
         let is_bound = OF_THE_BODY.iter().any(|name| headers.contains_key(HeaderName::from_static(name)));
         let says_no_store = headers

@@ -1,4 +1,4 @@
-//! An access token of WordPress's, compared with the one that the sidecar would have made. Pure.
+//! Compares an access token of WordPress's with the one that the sidecar would have made. Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,32 +10,32 @@ use crate::declared;
 use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::access_token::Signer;
 
-/// By how much a lifetime may be off: the plugin asks for the time more than once.
+/// Seconds by which a lifetime may be off: the plugin reads the clock more than once.
 const LIFETIME_SLACK: u64 = 1;
 
-/// What the token should say.
+/// The expected contents of the token.
 pub struct Wanted<'a> {
     pub signer: &'a Signer,
     pub issuer: &'a str,
     pub user_id: u64,
     /// Seconds.
     pub lifetime: u64,
-    /// What is declared of the user.
+    /// The values declared for the user.
     pub declared: &'a [(Vec<String>, Value)],
-    /// Unix seconds between which it was issued, by PHP's clock.
+    /// The Unix seconds in which it was issued, by PHP's clock.
     pub issued: (u64, u64),
 }
 
-/// What the rows are compared with. Has no `Debug`: it is as good as the token.
+/// What the rows are compared with. Has no `Debug`: it is as secret as the token.
 pub struct Times {
     pub issued_at: u64,
     pub expires_at: u64,
 }
 
-/// The times of `jwt`, if it is what the sidecar would have made but for its time and the `jti`.
+/// The times of `jwt`, if it equals the sidecar's except for its times and the `jti`.
 ///
 /// # Errors
-/// What is different.
+/// The difference.
 pub fn check(jwt: &str, wanted: &Wanted<'_>) -> Result<Times, Finding> {
     let claim = |what: String| Finding::Differs(Difference::new(Kind::Claim, what));
     let unreadable = || claim("claim access token that is no JWT".to_owned());
@@ -53,7 +53,7 @@ pub fn check(jwt: &str, wanted: &Wanted<'_>) -> Result<Times, Finding> {
         }));
         return Err(claim(words::listed("header of the access token:", &changes)));
     }
-    // Before the claims: with another key all that the sidecar signs is worthless.
+    // Before the claims: with a different key, everything that the sidecar signs is worthless.
     if !wanted.signer.verifies(jwt) {
         let difference = Difference::new(Kind::Keys, "the signature of WordPress's access token does not verify");
         return Err(Finding::Differs(difference));
@@ -72,7 +72,8 @@ pub fn check(jwt: &str, wanted: &Wanted<'_>) -> Result<Times, Finding> {
     }
     let others = words::other_values(&claims, wanted.declared);
     if !others.is_empty() {
-        // SECURITY: a user may change his own name between the look at it and WordPress's answer.
+        // SECURITY: users may change their own names between the sidecar's read and WordPress's
+        // response.
         return Err(Finding::Suspicious(Difference::new(Kind::Claim, words::listed("claim", &others))));
     }
     if claims.get("iss") != expected.get("iss") {
@@ -104,7 +105,7 @@ pub fn lifetimes(what: &str, found: u64, setting: u64) -> Difference {
     Difference::new(Kind::Lifetime, format!("{what} {found} s, the setting says {setting} s"))
 }
 
-/// The claims of `jwt`, whose signature is not looked at.
+/// The claims of `jwt`, without checking its signature.
 pub fn payload(jwt: &str) -> Option<Map<String, Value>> {
     object(jwt.split('.').nth(1)?)
 }

@@ -1,4 +1,4 @@
-//! What a comparison comes to: behind the answer, the rows are read, and the web server is asked where that is needed.
+//! Concludes a comparison after the response: reads the rows, and asks the web server if necessary.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError};
 use crate::wordpress::home::Home;
 use crate::wordpress::site::Site;
 
-/// Rows that are not there yet are looked for again, so often and after this time.
+/// How often missing rows are read again, and after which pause.
 const LOOKS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// All that is known of the call.
+/// Everything that is known of the call.
 pub struct Concluding {
     pub refresher: Arc<Refresher>,
     pub site: Arc<Site>,
@@ -40,18 +40,18 @@ pub struct Concluding {
     pub has_cookies: bool,
 }
 
-/// Whether a token has ended.
+/// The state of a token after WordPress's response.
 enum Ended {
     /// It is live.
     No,
-    /// It is revoked, and nothing came in its place.
+    /// It is revoked without a successor.
     Alone,
     /// It is revoked, and its family has a younger row.
     Succeeded,
 }
 
 impl Concluding {
-    /// What was found out, and what that differs in, if it may be declared.
+    /// The observation, and the deviation if it may be declared.
     pub async fn conclude(self, judged: Judged, deviation: Option<Deviation>) -> (Observation, Option<Sample>) {
         let is_of_answer = matches!(judged, Judged::Found(_));
         let observed = self.observe(judged).await;
@@ -70,7 +70,8 @@ impl Concluding {
         let finding = match judged {
             Judged::Found(finding) => Some(finding),
             Judged::Session { ended, kept } => Some(match (self.session().await, ended) {
-                // SECURITY: a client may log out while something in front of WordPress refuses its call.
+                // SECURITY: a client may log out while a firewall in front of WordPress refuses its
+                // call.
                 (Some(Ended::Alone), Finding::Differs(difference)) => Finding::Suspicious(difference),
                 (Some(Ended::Alone | Ended::Succeeded), ended) => ended,
                 (Some(Ended::No), _) => kept,
@@ -85,9 +86,10 @@ impl Concluding {
         match finding {
             None => Observation::Agrees { class: self.class, user },
             Some(Finding::Void) => Observation::Void,
-            // A setting was changed meanwhile: it is no difference.
+            // A setting was changed meanwhile, which is not a difference.
             Some(_) if !self.is_site_the_same().await => Observation::Void,
-            // SECURITY: users change their own names, between the look at them and WordPress's.
+            // SECURITY: users may change their own names between the sidecar's read and
+            // WordPress's.
             Some(_) if !self.is_user_the_same().await => Observation::Void,
             Some(Finding::Differs(difference)) => Observation::Differs(difference),
             Some(Finding::Suspicious(difference)) => {
@@ -96,7 +98,7 @@ impl Concluding {
         }
     }
 
-    /// Fields that may be the web server's.
+    /// Checks fields that the web server may have added.
     async fn fields(&self, unsure: Vec<Change>) -> Option<Finding> {
         if unsure.is_empty() {
             return None;
@@ -110,7 +112,7 @@ impl Concluding {
     }
 
     async fn rows(&self, received: Option<Received>) -> Option<Finding> {
-        // A refusal stores nothing but its analytics.
+        // A refusal stores only its analytics.
         let (live, received) = self.live.as_ref().zip(received.as_ref())?;
         let address = self.client.address.to_string();
         let wanted = Wanted {
@@ -128,7 +130,7 @@ impl Concluding {
         for look in 1..=LOOKS {
             match self.read_rows(&sought).await {
                 Ok(read) => {
-                    // On a cluster one of two writes may be seen before the other.
+                    // On a cluster, the second of two writes may be visible before the first.
                     let is_whole = read.child.is_some() && read.is_parent_revoked != Some(false);
                     found = Some(read);
                     if is_whole {
@@ -153,7 +155,7 @@ impl Concluding {
     }
 
     async fn analytics(&self, live: &Live) -> Option<Finding> {
-        // Else nobody has asked for them.
+        // Otherwise analytics are off.
         self.refresher.analytics.as_ref()?;
         for look in 1..=LOOKS {
             match self.read_event(live.id).await {
@@ -170,7 +172,7 @@ impl Concluding {
                     return None;
                 }
                 Ok(None) => {}
-                // The account may write them, and need not read them.
+                // The account must be able to write them, not to read them.
                 Err(error) => {
                     debug!(%error, "the analytics of a refresh could not be read");
                     return None;
@@ -180,7 +182,7 @@ impl Concluding {
                 sleep(PAUSE).await;
             }
         }
-        // A row of analytics is nothing that a client gets, and thousands of others may be written in between.
+        // Clients do not get analytics rows, and thousands of others may be written in between.
         self.refresher.verification.note("no row of analytics".to_owned());
         None
     }
@@ -214,7 +216,7 @@ impl Concluding {
         Ok(event)
     }
 
-    /// What has become of the token that was live; `None` where that cannot be said.
+    /// What became of the live token; `None` if that is unknown.
     async fn session(&self) -> Option<Ended> {
         let store = &self.refresher.store;
         let live = self.live.as_ref()?;
@@ -240,7 +242,7 @@ impl Concluding {
         ended
     }
 
-    /// Whether the site has the settings that the comparison was made by.
+    /// Whether the site still has the settings of the comparison.
     async fn is_site_the_same(&self) -> bool {
         let Ok(examined) = self.refresher.sites.examine().await else { return true };
         examined.site.is_some_and(|site| {
@@ -250,7 +252,7 @@ impl Concluding {
         })
     }
 
-    /// Whether what is declared of the user is still what was expected.
+    /// Whether the values declared for the user are still the expected ones.
     async fn is_user_the_same(&self) -> bool {
         let Some(live) = self.live.as_ref().filter(|_| !self.site.declared.is_empty()) else { return true };
         let store = &self.refresher.store;
@@ -269,7 +271,7 @@ impl Concluding {
         }
     }
 
-    /// Instead of a user where none is known.
+    /// Counts in place of a user if none is known.
     fn client_number(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         network(self.client.address).hash(&mut hasher);
@@ -277,13 +279,14 @@ impl Concluding {
     }
 }
 
-/// What the answer differs in, if it is of a kind that may be declared.
+/// The response's difference, if it is of a kind that may be declared.
 fn declarable(observed: &Observation) -> Option<&Difference> {
     match observed {
         Observation::Differs(difference) => {
             matches!(difference.kind, Kind::Body | Kind::Claim | Kind::Lifetime).then_some(difference)
         }
-        // Another value than the declared one is a suspicion, since the user may just have changed it.
+        // A value other than the declared one is only suspicious, since the user may just have
+        // changed it.
         Observation::Suspicious(difference, _) => {
             matches!(difference.kind, Kind::Body | Kind::Claim).then_some(difference)
         }

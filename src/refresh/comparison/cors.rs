@@ -1,10 +1,11 @@
-//! The fields of WordPress's answer that depend on the request's `Origin` (Fetch Standard, section 3.3.3). Pure.
+//! The fields of WordPress's response that depend on the request's `Origin` (Fetch Standard,
+//! section 3.3.3). Pure.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::verify::origins::Fields;
 
-/// A site has six of them, with far less than a kilobyte. What is longer is not kept.
+/// A site has six of them, with far less than a kilobyte. Beyond these limits they are not kept.
 const MOST_FIELDS: usize = 16;
 const MOST_BYTES: usize = 2048;
 
@@ -12,7 +13,7 @@ pub fn is_of_origin(name: &HeaderName) -> bool {
     *name == header::VARY || name.as_str().starts_with("access-control-")
 }
 
-/// These fields, in the order of their names; `None`: they are too many, or too long.
+/// These fields, sorted by name; `None` if they are too many or too long.
 pub fn of(headers: &HeaderMap) -> Option<Fields> {
     let mut fields: Fields = headers
         .iter()
@@ -26,7 +27,7 @@ pub fn of(headers: &HeaderMap) -> Option<Fields> {
     (fields.len() <= MOST_FIELDS && bytes <= MOST_BYTES).then_some(fields)
 }
 
-/// Without what is the web server's, for its compression.
+/// Without the names that the web server adds for compression.
 fn varies(value: &HeaderValue) -> Option<HeaderValue> {
     let Ok(text) = value.to_str() else { return Some(value.clone()) };
     let is_ours =
@@ -55,7 +56,7 @@ mod tests {
             ("content-type", "application/json"),
             ("access-control-allow-origin", "capacitor://localhost"),
             ("access-control-allow-headers", "B, a"),
-            // Twice is what no WebView takes: so that is what it gets.
+            // No WebView accepts a repeated field, but that is what the app gets from WordPress.
             ("access-control-allow-origin", "capacitor://localhost"),
         ];
         let origin = "access-control-allow-origin: capacitor://localhost;";

@@ -1,6 +1,6 @@
-//! What an answer of WordPress's has otherwise than the plugin alone would have answered, with its values. Pure.
+//! How a response of WordPress's deviates from the plugin's own, with the values. Pure.
 //!
-//! [`super::judge`] stops at the first difference; what is to be declared needs them all.
+//! [`super::judge`] stops at the first difference; a declaration needs all of them.
 
 use bytes::Bytes;
 use http::response::Parts;
@@ -11,20 +11,20 @@ use super::headers::{self, Change};
 use super::judge::{Expectation, Expected, is_refresh_token};
 use crate::verify::explain::{Deviation, Place};
 
-/// Names on the way to a value at most.
+/// The longest path to a value, in names.
 const DEPTH: usize = 4;
 
-/// Values that are kept of the members, and of the claims.
+/// The most values that are kept of the members, and of the claims.
 const MOST_VALUES: usize = 256;
 
-/// Seconds by which times may be off: the plugin asks for the time more than once.
+/// Seconds by which times may be off: the plugin reads the clock more than once.
 const SLACK: u64 = 2;
 
-/// By how much a lifetime may be off.
+/// Seconds by which a lifetime may be off.
 const LIFETIME_SLACK: u64 = 1;
 
-/// `issued`: Unix seconds between which the token was issued. `None` where the answer is no success, or its token is not signed by
-/// the sidecar's key.
+/// `issued`: the Unix seconds in which the token was issued. `None` if the response is not a
+/// success, or its token is not signed with the sidecar's key.
 pub fn of(
     head: &Parts,
     body: &Bytes,
@@ -38,7 +38,7 @@ pub fn of(
     let (access_token, refresh_token) = (text("access_token"), text("refresh_token"));
     let mut deviation = Deviation::default();
     let lives = match access_token {
-        // Members may be all that there is to explain.
+        // There may be only members to explain.
         "" => None,
         jwt if !signer.verifies(jwt) => return None,
         jwt => {
@@ -63,7 +63,7 @@ pub fn of(
             deviation.others.push(format!("{of} beyond the first {MOST_VALUES}"));
         }
     }
-    // SECURITY: a copy of a token is kept nowhere.
+    // SECURITY: no copy of a token is kept.
     let tokens = [access_token, refresh_token].map(Value::from);
     for (_, value) in deviation.fields.iter_mut().chain(&mut deviation.claims) {
         if tokens.contains(value) {
@@ -73,7 +73,7 @@ pub fn of(
     Some(deviation)
 }
 
-/// Members; `lives`: seconds that the access token lives.
+/// The members; `lives` is the access token's lifetime in seconds.
 fn of_members(found: &Map<String, Value>, further: &Map<String, Value>, lives: Option<u64>, deviation: &mut Deviation) {
     for (name, value) in found {
         let is_as_ever = match &**name {
@@ -81,7 +81,7 @@ fn of_members(found: &Map<String, Value>, further: &Map<String, Value>, lives: O
             "refresh_token" => value.as_str().is_some_and(is_refresh_token),
             "token_type" => value == "Bearer",
             "expires_in" => value.is_u64(),
-            // What the sidecar adds to its own answers.
+            // Members that the sidecar adds to its own responses.
             _ => further.get(name) == Some(value),
         };
         if !is_as_ever {
@@ -97,7 +97,7 @@ fn of_members(found: &Map<String, Value>, further: &Map<String, Value>, lives: O
     }
 }
 
-/// Claims. Returns the seconds that the token lives.
+/// The claims. Returns the token's lifetime in seconds.
 fn of_claims(
     claims: &Map<String, Value>,
     issuer: &str,
@@ -149,7 +149,8 @@ fn of_data(data: &Map<String, Value>, user_id: u64, deviation: &mut Deviation) {
     }
 }
 
-/// The values in `value`, each with its place. One beyond [`MOST_VALUES`] tells that there are more.
+/// The values in `value`, each with its place. One beyond [`MOST_VALUES`] shows that there are
+/// more.
 fn flatten(place: Place, value: &Value, values: &mut Vec<(Place, Value)>) {
     if values.len() > MOST_VALUES {
         return;

@@ -1,4 +1,5 @@
-//! What the database knows of a user, for the search of what explains a difference ([`crate::verify::explain`]).
+//! Reads what the database contains about a user, for the search for an explanation of a difference
+//! ([`crate::verify::explain`]).
 
 use std::collections::BTreeMap;
 
@@ -10,13 +11,13 @@ use crate::refresh::refresher::Refresher;
 use crate::verify::explain::Facts;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Refusal, Session, column};
 
-/// Meta values of a user that are read.
+/// The most meta values that are read of a user.
 const MOST_ROWS: usize = 200;
 
-/// Bytes of them in all that are kept.
+/// The most bytes of them that are kept.
 const MOST_BYTES: usize = 256 << 10;
 
-/// Reads what there is; `None` where the database does not answer.
+/// Reads them; `None` if the database does not answer.
 pub async fn read(refresher: &Refresher, user: &User) -> Option<Facts> {
     let mut facts = Facts {
         id: user.id,
@@ -40,7 +41,7 @@ pub async fn read(refresher: &Refresher, user: &User) -> Option<Facts> {
     Some(facts)
 }
 
-/// What the account may not read is left out.
+/// Skips what the account may not read.
 async fn read_all(refresher: &Refresher, session: &mut Session<'_>, facts: &mut Facts) -> Result<(), DatabaseError> {
     let installation = refresher.sites.installation();
     let prefix = &installation.table_prefix;
@@ -65,7 +66,8 @@ async fn columns(session: &mut Session<'_>, users: &str, facts: &mut Facts) -> R
     for (name, field) in
         [("user_login", &mut facts.login), ("user_url", &mut facts.url), ("user_registered", &mut facts.registered)]
     {
-        // As a text, whatever its type. Each by itself: an account may be allowed to read some columns only.
+        // As text, whatever its type. One column at a time: an account may be allowed to read only
+        // some.
         let statement = format!("SELECT CAST({name} AS CHAR) FROM {users} WHERE ID = ?");
         let row: Result<Option<Row>, _> = session.conn().exec_first(statement, (facts.id,)).await;
         *field = match row.map_err(DatabaseError::from) {
@@ -87,7 +89,8 @@ async fn roles(session: &mut Session<'_>, prefix: &str) -> Result<Option<Vec<Str
 }
 
 async fn meta(session: &mut Session<'_>, table: &str, prefix: &str, facts: &mut Facts) -> Result<(), DatabaseError> {
-    // SECURITY: not the sessions. The order is that of get_metadata_raw() (wp-includes/meta.php), of which the first row counts.
+    // SECURITY: without the sessions. The order is that of get_metadata_raw()
+    // (wp-includes/meta.php), where the first row counts.
     let statement = format!(
         "SELECT meta_key, IF(LENGTH(meta_value) <= {LONGEST_META}, meta_value, NULL) FROM `{table}` \
          WHERE user_id = ? AND meta_key <> 'session_tokens' ORDER BY umeta_id LIMIT {}",

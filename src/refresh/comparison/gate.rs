@@ -1,4 +1,5 @@
-//! Which calls go to WordPress to be compared, or because it is not verified that a native answer would be the same.
+//! Decides which calls are left to WordPress for a comparison, or because it is not verified that a
+//! native response would be the same.
 
 use crate::refresh::plan::Replays;
 use crate::refresh::refresher::Refresher;
@@ -10,19 +11,19 @@ use crate::verify::{Gate, Ticket};
 
 use super::{Begun, Cause, Comparison};
 
-/// What becomes of a call.
+/// The decision about a call.
 pub enum Gated {
     Native(Parsed),
-    /// As a token that was used a moment ago.
+    /// Answered natively, like a token that was used a moment ago.
     Replay(String, Replays),
     Ended(Decided),
 }
 
 impl Call<'_> {
-    /// Lets calls be answered natively where that is proven, and takes samples of them.
+    /// Lets calls be native if that is verified, and takes samples of them.
     pub(in crate::refresh) async fn gate(&self, parsed: Parsed) -> Gated {
         let Refresher { comparisons, counters, verification, .. } = &**self.refresher;
-        // What a replay says to an app's origin is not known before it is native.
+        // The fields for an app's origin are unknown until it is native.
         let may_replay = self.app.is_none() || self.agreed.is_some();
         let parsed = match parsed {
             Parsed::Token(token) if may_replay && comparisons.is_replay(&token, self.site.columns.folds_case).await => {
@@ -51,7 +52,7 @@ impl Call<'_> {
             }
             parsed => parsed,
         };
-        // On the heap, since few calls have need of it.
+        // On the heap, since few calls need it.
         let begun = match (&parsed, ticket) {
             (Parsed::Token(token), Some(ticket)) => Box::pin(Comparison::begin(self, token, ticket, cause)).await,
             _ => Begun::Not,
@@ -67,12 +68,12 @@ impl Call<'_> {
         }
     }
 
-    /// Whether no refusal was compared of those to this app's origin, whose calls are native.
+    /// Whether no refusal to this app's origin was compared yet, although its calls are native.
     pub(super) fn wants_refusal_of_origin(&self) -> bool {
         self.agreed.as_ref().is_some_and(|cors| cors.wants_refusal())
     }
 
-    /// While no refusal was compared, one of a token that is not known is.
+    /// Until a refusal has been compared, one of an unknown token is.
     fn first_refusal(&self, parsed: &Parsed) -> Option<Ticket> {
         let Refresher { verification, look_ups, .. } = &**self.refresher;
         let Parsed::Token(token) = parsed else { return None };

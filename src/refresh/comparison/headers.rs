@@ -1,7 +1,8 @@
-//! The fields of WordPress's answer, compared with those of the answer that the sidecar would have given. Pure.
+//! Compares the fields of WordPress's response with those of the sidecar's. Pure.
 //!
-//! What a web server, a cache or a network in front of it adds says nothing of WordPress. Much of that is known by name; of the
-//! rest it is asked what stands in the web server's other answers ([`super::surroundings`]).
+//! Fields that a web server, a cache or a network in front adds show nothing about WordPress. Many
+//! are known by name; for the others, the web server's other responses are checked
+//! ([`super::surroundings`]).
 
 use std::collections::BTreeSet;
 
@@ -13,14 +14,14 @@ use super::words;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub name: HeaderName,
-    /// As it is shown: with `+` where the answer has it and ours would not, with `-` where it is the other way round.
+    /// `+` if only WordPress's response has it, `-` if only the sidecar's does.
     sign: &'static str,
-    /// Its values in the answer that ours would not have.
+    /// Its values that the sidecar's response does not have.
     pub further: Vec<String>,
 }
 
 impl Change {
-    /// Whether only the web server's other answers tell.
+    /// Whether only the web server's other responses can decide.
     pub fn is_unsure(&self) -> bool {
         !self.further.is_empty() && !is_wordpress_own(&self.name)
     }
@@ -30,14 +31,14 @@ impl Change {
     }
 }
 
-/// The changes in words.
+/// The changes as text.
 pub fn listed<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     words::listed("header", &changes.into_iter().map(Change::shown).collect::<Vec<_>>())
 }
 
-/// What differs in `found` from what is `expected`. `ignored` are further names that do not count.
+/// The differences of `found` from `expected`. `ignored` are additional names that do not count.
 pub fn compare(found: &HeaderMap, expected: &HeaderMap, ignored: &[String]) -> Vec<Change> {
-    // In an order that does not change from one comparison to the next.
+    // Sorted, so that the order is the same in every comparison.
     let names: BTreeSet<&str> = found.keys().chain(expected.keys()).map(HeaderName::as_str).collect();
     let names = names.into_iter().filter(|name| !is_others(name) && !ignored.iter().any(|ignored| ignored == name));
     names.filter_map(|name| change(name, found, expected)).collect()
@@ -59,13 +60,15 @@ fn change(name: &str, found: &HeaderMap, expected: &HeaderMap) -> Option<Change>
     Some(Change { name, sign, further: further.into_iter().collect() })
 }
 
-/// A field's values as they are compared: each once, since a web server may add what WordPress has said already.
+/// The values of a field for the comparison: each once, since a web server may repeat what
+/// WordPress has sent.
 pub fn values(name: &HeaderName, headers: &HeaderMap) -> BTreeSet<String> {
     let lines = headers.get_all(name).iter().map(text);
     match *name {
-        // Those of compression are the web server's.
+        // The names that web servers add for compression do not count.
         header::VARY => tokens(lines).filter(|token| token != "accept-encoding" && token != "user-agent").collect(),
-        // The sidecar's own `no-store` forbids as much. The times are PHP's and WordPress's for "in the past".
+        // The sidecar's own `no-store` forbids as much. The times are those of PHP and WordPress
+        // for "in the past".
         header::CACHE_CONTROL => tokens(lines).filter(|token| !FORBIDS_STORAGE.contains(&token.as_str())).collect(),
         header::PRAGMA => tokens(lines).filter(|token| token != "no-cache").collect(),
         header::EXPIRES => lines.filter(|time| !IN_THE_PAST.iter().any(|past| time.contains(past))).collect(),
@@ -88,13 +91,13 @@ const FORBIDS_STORAGE: &[&str] =
 
 const IN_THE_PAST: &[&str] = &["1970", "1981", "1984", "-1"];
 
-/// Fields that no web server adds to WordPress's answers without meaning to change them.
+/// Fields that a web server adds to WordPress's responses only in order to change them.
 fn is_wordpress_own(name: &HeaderName) -> bool {
     matches!(*name, header::SET_COOKIE | header::CONTENT_TYPE | header::ALLOW | header::LINK | header::LOCATION)
         || ["access-control-", "x-ratelimit-", "x-wp-"].iter().any(|start| name.as_str().starts_with(start))
 }
 
-/// Fields of web servers, caches and networks, and of the way that a message takes.
+/// Fields of web servers, caches and networks, and of the transport.
 fn is_others(name: &str) -> bool {
     OTHERS.contains(&name) || OTHERS_BEGIN.iter().any(|start| name.starts_with(start))
 }
@@ -113,9 +116,10 @@ const OTHERS: &[&str] = &[
     "transfer-encoding",
     "upgrade",
     "via",
-    // With a success the plugin says it, and the sidecar deliberately does not.
+    // The plugin sends it with a success, and the sidecar deliberately does not.
     "retry-after",
-    // Of browsers' security, which web servers and plugins add to all answers alike. A program does not look at them.
+    // Browser security fields, which web servers and plugins add to all responses. Apps ignore
+    // them.
     "content-security-policy",
     "content-security-policy-report-only",
     "expect-ct",
@@ -134,7 +138,7 @@ const OTHERS: &[&str] = &[
     "x-permitted-cross-domain-policies",
     "x-ua-compatible",
     "x-xss-protection",
-    // Of networks, caches and hosters.
+    // Networks, caches and hosting providers.
     "akamai-grn",
     "alt-svc",
     "host-header",

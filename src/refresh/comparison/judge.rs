@@ -1,14 +1,15 @@
-//! What WordPress's answer says, as far as its head and body tell. Pure.
+//! Judges WordPress's response by its head and body. Pure.
 //!
-//! | answer | token live | token not live |
+//! | response | token live | token not live |
 //! |---|---|---|
-//! | 429, 5xx but 500, longer than 64 KiB, compressed, no JSON | void | void |
+//! | 429, 5xx but 500, longer than 64 KiB, compressed, not JSON | void | void |
 //! | 500 | a suspicion if the token is revoked now, else void | void |
-//! | a refusal | a difference if the token is revoked now, else a suspicion | the plugin's own code: to the letter; another: a suspicion |
-//! | 200 | compared | a difference, if the token was looked for just now |
+//! | a refusal | a difference if the token is revoked now, else a suspicion | the plugin's own code: must equal it exactly; another: a suspicion |
+//! | 200 | compared | a difference, if the token was looked up just now |
 //!
-//! SECURITY: a suspicion decides only when others meet it, too. What a client can bring about by an odd request is one: a firewall's
-//! refusal, a cookie for a cookie.
+//! SECURITY: a suspicion counts only when other clients cause it, too. Everything that one client
+//! can cause by an odd request is a suspicion: a firewall's refusal, a cookie in response to a
+//! cookie.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -24,28 +25,29 @@ use crate::declared::Values;
 use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::access_token::Signer;
 
-/// What the plugin says of a token that is not live, whatever the reason.
+/// The plugin's code for a token that is not live, whatever the reason.
 const NOT_LIVE: &str = "jwt_auth_invalid_refresh_token";
 
-/// By how many seconds `expires_in` may be off.
+/// Seconds by which `expires_in` may be off.
 const EXPIRES_IN_SLACK: u64 = 2;
 
-/// The answer that the sidecar would have given.
+/// The response that the sidecar would have sent.
 pub struct Expected {
     pub status: StatusCode,
     pub head: HeaderMap,
-    /// Its members; those of a success are empty but for their types.
+    /// Its members; those of a success only show their types.
     pub body: Map<String, Value>,
     pub token: Expectation,
     /// `[refresh] verify_ignore_headers`.
     pub ignored: Arc<[String]>,
-    /// The request has cookies, which the site's code may answer with fields.
+    /// Whether the request has cookies, to which the site's code may respond with fields.
     pub has_cookies: bool,
-    /// The request's origin is an app's: what the answer says to that is kept, and compared with the next one's.
+    /// Whether the request's origin is an app's: the response's fields for it are kept, and
+    /// compared with those of the next response.
     pub is_of_app: bool,
 }
 
-/// What becomes of the token.
+/// What should happen to the token.
 pub enum Expectation {
     Exchanged {
         issuer: String,
@@ -53,16 +55,17 @@ pub enum Expectation {
         user_id: u64,
         /// Seconds.
         lifetime: u64,
-        /// What is declared of the user.
+        /// The values declared for the user.
         values: Values,
     },
     Refused {
-        /// It was looked for just now. Else it may be live by PHP's clock, or have been made meanwhile.
+        /// Whether it was looked up just now. Otherwise it may be live by PHP's clock, or have been
+        /// made meanwhile.
         is_certain: bool,
     },
 }
 
-/// A pair in WordPress's answer. Has no `Debug`: it is all secrets.
+/// The pair in WordPress's response. Has no `Debug`: everything in it is secret.
 pub struct Received {
     pub access_token: String,
     pub refresh_token: String,
@@ -77,20 +80,21 @@ pub enum Finding {
     Void,
 }
 
-/// What the answer says.
+/// The result.
 pub enum Judged {
-    /// As expected, but for fields that may be the web server's.
+    /// As expected, except for fields that the web server may have added.
     Agrees(Option<Received>, Vec<Change>),
     Found(Finding),
-    /// It depends on whether the token is revoked now.
+    /// Depends on whether the token is revoked now.
     Session {
         ended: Finding,
         kept: Finding,
     },
 }
 
-/// Judges an answer to a call that was sent and answered within `during` (Unix seconds). `further`: members that the sidecar's
-/// own answer would have beside the plugin's, once the tokens are known.
+/// Judges the response to a call that was sent and answered within `during` (Unix seconds).
+/// `further` returns the members that the sidecar would add to the plugin's, once the tokens are
+/// known.
 pub fn judge(
     head: &Parts,
     body: Option<&Bytes>,
@@ -99,7 +103,7 @@ pub fn judge(
     further: impl FnOnce(&str, &str) -> Map<String, Value>,
 ) -> Judged {
     let void = Judged::Found(Finding::Void);
-    // An upstream that compresses what nobody has asked it to.
+    // An upstream that compresses without being asked.
     let is_coded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
     let Some(body) = body.filter(|_| !is_coded) else { return void };
     let status = head.status;
@@ -122,7 +126,7 @@ impl Judged {
         Judged::Found(Finding::Differs(Difference::new(kind, what)))
     }
 
-    /// A live token is not exchanged.
+    /// A live token was not exchanged.
     fn no_success(status: StatusCode, read: Option<&Value>) -> Self {
         let number = status.as_u16();
         if status == StatusCode::PARTIAL_CONTENT {
@@ -135,7 +139,7 @@ impl Judged {
         let shown = words::shown(code);
         let refusal = |what: String| Difference::new(Kind::Refusal, what);
         Judged::Session {
-            // Somebody else has used the token meanwhile, or logged out.
+            // Another call has used the token meanwhile, or logged out.
             ended: match code == NOT_LIVE {
                 true => Finding::Void,
                 false => Finding::Differs(refusal(format!("status {number}, code {shown}, and the token is revoked"))),
@@ -180,7 +184,8 @@ impl Judged {
         let found = match read {
             Some(Value::Object(found)) => found,
             Some(other) => return Judged::differs(Kind::Body, format!("body ({})", words::kind(&other))),
-            // A page that asks for patience or for a human; or PHP's warnings before the JSON.
+            // A page that asks the client to wait or to prove that it is human; or PHP's warnings
+            // before the JSON.
             None if says_json(head) => {
                 let difference = Difference::new(Kind::Body, "body that is no JSON");
                 return Judged::Found(Finding::Suspicious(difference));
@@ -190,7 +195,7 @@ impl Judged {
         let text = |name: &str| found.get(name).and_then(Value::as_str).unwrap_or_default();
         let (access_token, refresh_token) = (text("access_token"), text("refresh_token"));
         let mut compared = found.clone();
-        // What the sidecar adds to its own answers, a newer plugin may say, too.
+        // A newer plugin may itself send the members that the sidecar adds.
         for (name, value) in further(access_token, refresh_token) {
             if !expected.body.contains_key(&name) && compared.get(&name) == Some(&value) {
                 compared.shift_remove(&name);
@@ -205,7 +210,8 @@ impl Judged {
         }
         if !changes.is_empty() {
             let difference = Difference::new(Kind::Body, words::listed("body", &changes));
-            // Whatever stands before WordPress may answer with a JSON of its own, for clients that it does not like.
+            // A firewall in front of WordPress may respond with JSON of its own to clients that it
+            // refuses.
             let has_no_tokens = !found.contains_key("access_token") && !found.contains_key("refresh_token");
             return match has_no_tokens {
                 true => Judged::Session {
@@ -220,7 +226,8 @@ impl Judged {
         };
         let others = words::other_values(&found, &values.fields);
         if !others.is_empty() {
-            // SECURITY: a user may change his own name between the look at it and WordPress's answer.
+            // SECURITY: users may change their own names between the sidecar's read and WordPress's
+            // response.
             return Judged::Found(Finding::Suspicious(Difference::new(Kind::Body, words::listed("body", &others))));
         }
         let wanted = claims::Wanted {
@@ -255,7 +262,7 @@ impl Judged {
     }
 }
 
-/// Fields that differ.
+/// A difference of the fields.
 pub fn of_fields(changes: &[Change], has_cookies: bool) -> Finding {
     let difference = Difference::new(Kind::Header, headers::listed(changes));
     if has_cookies { Finding::Suspicious(difference) } else { Finding::Differs(difference) }
@@ -265,7 +272,7 @@ fn code(read: &Value) -> Option<&str> {
     read.as_object()?.get("code")?.as_str()
 }
 
-/// A status by which a site refuses, and not one of the message's transport or of a moment.
+/// Whether a site refuses with this status; others are about the transport or temporary.
 fn is_refusal(status: StatusCode) -> bool {
     status.is_client_error() && !matches!(status.as_u16(), 408 | 411 | 413 | 414 | 417 | 421 | 425 | 426 | 429 | 431)
 }

@@ -1,7 +1,7 @@
-//! What WordPress has stored of a refresh, compared with what the sidecar would have.
+//! Compares what WordPress has stored for a refresh with what the sidecar would have.
 //!
-//! SECURITY: the address, the user agent and what is made of them come from the request: another value is noted, and decides
-//! nothing.
+//! SECURITY: the address, the user agent and what is derived from them come from the request: other
+//! values are noted, but decide nothing.
 
 use mysql_async::Row;
 
@@ -11,14 +11,14 @@ use crate::refresh::store::Store;
 use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::database::{DatabaseError, Session, column};
 
-/// By how many seconds times may be off.
+/// Seconds by which times may be off.
 const SLACK: u64 = 2;
 
-/// So many of the newest rows of the analytics may be looked through, should the table have no index on `token_id` (the plugin's
-/// has one, of its foreign key): thousands are written in a second.
+/// How many of the newest analytics rows may be read if the table has no index on `token_id` (the
+/// plugin's has one, for its foreign key): thousands are written in a second.
 const LATEST: u64 = 20_000;
 
-/// Where to look.
+/// The rows to read.
 pub struct Sought<'a> {
     /// `wp_hash` of the new access token.
     pub hash: &'a str,
@@ -28,13 +28,13 @@ pub struct Sought<'a> {
     pub parent: u64,
 }
 
-/// What is there.
+/// The rows that were read.
 pub struct Found {
-    /// Whether the old token is revoked; `None` where its row is gone.
+    /// Whether the old token is revoked; `None` if its row is gone.
     pub is_parent_revoked: Option<bool>,
     /// The row with both the hash and the new refresh token.
     pub child: Option<Child>,
-    /// Whether any row of the user's holds the new refresh token.
+    /// Whether any row of the user contains the new refresh token.
     pub is_stored: bool,
 }
 
@@ -53,7 +53,7 @@ pub struct Child {
     blog_id: u64,
 }
 
-/// What the row should hold.
+/// The expected contents of the row.
 pub struct Wanted<'a> {
     pub times: &'a claims::Times,
     pub user_id: u64,
@@ -64,7 +64,7 @@ pub struct Wanted<'a> {
     pub ip_address: &'a str,
 }
 
-/// An analytics row, as far as it is compared.
+/// The compared columns of an analytics row.
 pub struct Event {
     pub ip_address: Option<String>,
     pub blog_id: u64,
@@ -95,7 +95,7 @@ pub async fn read(store: &Store, session: &mut Session<'_>, sought: &Sought<'_>)
     Ok(Found { is_parent_revoked, child, is_stored })
 }
 
-/// Whether the token in row `id` is revoked; `None` where there is no such row.
+/// Whether the token in row `id` is revoked; `None` if there is no such row.
 ///
 /// # Errors
 /// The database's.
@@ -105,7 +105,7 @@ pub async fn is_revoked(store: &Store, session: &mut Session<'_>, id: u64) -> Re
     row.map(|mut row| column(&mut row, 0, "revoked_at")).transpose()
 }
 
-/// Whether a younger row of its family succeeds row `id`. A logout leaves none.
+/// Whether row `id` has a younger row of its family. A logout leaves none.
 ///
 /// # Errors
 /// The database's.
@@ -126,7 +126,7 @@ pub async fn is_succeeded(
 ///
 /// # Errors
 /// The database's; the sidecar's account need not be allowed to read them.
-// SECURITY: `analytics` is pasted into SQL; see `Store::new`.
+// SECURITY: `analytics` becomes part of the SQL; see `Store::new`.
 pub async fn event(session: &mut Session<'_>, analytics: &str, parent: u64) -> Result<Option<Event>, DatabaseError> {
     let last: Option<Row> =
         session.conn().query_first(format!("SELECT COALESCE(MAX(id), 0) FROM `{analytics}`")).await?;
@@ -142,7 +142,7 @@ pub async fn event(session: &mut Session<'_>, analytics: &str, parent: u64) -> R
     row.map(event).transpose()
 }
 
-/// What is wrong with the rows; `None` where nothing is. Pure.
+/// The difference of the rows, if any. Pure.
 pub fn judge(found: &Found, wanted: &Wanted<'_>) -> Option<Finding> {
     let differs = |kind, what: &str| Some(Finding::Differs(Difference::new(kind, what)));
     let Some(child) = &found.child else {
@@ -166,7 +166,7 @@ impl Child {
         if self.user_id != wanted.user_id {
             return row("user_id");
         }
-        // A family that is empty is as good as none.
+        // An empty family equals none.
         if self.family.as_deref().unwrap_or_default() != wanted.family.unwrap_or_default() {
             return row("token_family");
         }
@@ -189,7 +189,7 @@ impl Child {
         None
     }
 
-    /// The columns that are made of the request and hold something else.
+    /// The columns that are derived from the request and contain another value.
     pub fn notes(&self, wanted: &Wanted<'_>) -> Vec<&'static str> {
         let is = |found: &Option<String>, wanted: &str| found.as_deref().unwrap_or_default() == wanted;
         let notes = [

@@ -1,6 +1,7 @@
-//! What the web server adds to any answer: the fields of two that are not the REST API's, a file's and a page's of PHP.
+//! Finds the fields that the web server adds to every response, in two responses outside the REST
+//! API: a file, and a page of PHP.
 //!
-//! They are asked for only where a field would else be a difference, and kept for a while.
+//! They are only requested when a field would otherwise be a difference, and are kept for a while.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,25 +19,26 @@ use crate::net::ask;
 use crate::net::dial::Dialer;
 use crate::wordpress::home::{Home, host_of};
 
-/// Below the home URL. Both are in each WordPress; the second is answered by PHP without the REST API, to anybody.
+/// Relative to the home URL. Every WordPress has both; PHP answers the second to any client,
+/// without the REST API.
 const PLACES: [&str; 2] = ["/wp-includes/images/blank.gif", "/wp-admin/admin-ajax.php?action=heartbeat"];
 
-/// How long the answers are kept, and how long it is not asked again after none.
+/// How long the responses are kept, and how long to wait after a failure.
 const FRESH: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_secs(30);
 
-/// For each of the two.
+/// The time limit for each of the two.
 const LIMIT: Duration = Duration::from_secs(5);
 
 const MAX_ANSWER: usize = 256 << 10;
 
-/// Homes that are remembered. A site has few.
+/// How many homes are remembered. A site has few.
 const HOMES: usize = 16;
 
 pub struct Surroundings {
     upstream: Dialer,
     known: Mutex<HashMap<(String, &'static str), Known>>,
-    /// One question at a time.
+    /// Locked during a request, so that there is one at a time.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -51,7 +53,7 @@ impl Surroundings {
         Surroundings { upstream, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
-    /// Those of `changes` that are not the web server's; `None` where that cannot be said.
+    /// The `changes` that are not the web server's; `None` if that is unknown.
     pub async fn without(&self, home: &Home, scheme: Scheme, changes: Vec<Change>) -> Option<Vec<Change>> {
         let answers = self.answers(home, scheme).await;
         (!answers.is_empty()).then(|| left(changes, &answers))
@@ -111,12 +113,12 @@ impl Known {
     }
 }
 
-/// Pure.
+/// The changes that no response explains. Pure.
 fn left(changes: Vec<Change>, answers: &[HeaderMap]) -> Vec<Change> {
     let is_web_servers = |change: &Change| {
         answers.iter().any(|answer| {
             let values = headers::values(&change.name, answer);
-            // One of a name that only the web server uses may have another value each time: an id, a time.
+            // A field that only web servers use may have another value each time: an id, a time.
             let is_there = change.is_unsure() && !values.is_empty();
             !change.further.is_empty() && (is_there || change.further.iter().all(|value| values.contains(value)))
         })

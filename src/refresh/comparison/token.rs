@@ -1,4 +1,4 @@
-//! How a token stands before WordPress gets it.
+//! The state of a token before WordPress gets it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,37 +14,36 @@ use crate::declared::User;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError, Session, column};
 use crate::wordpress::site::Site;
 
-/// How long the call may be held up before it goes to WordPress without a comparison.
+/// How long the call may be delayed before it is left to WordPress without a comparison.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Seconds around the end of a token in which PHP's clock may tell another thing than the database's.
+/// Seconds around a token's expiry in which PHP's clock and the database's may disagree.
 const NEAR: i64 = 60;
 
-/// How it stands.
+/// The state.
 pub enum Standing {
     Live(Live),
-    /// Live, and its user is gone.
+    /// Live, but its user is gone.
     Orphan,
     NotLive {
         is_in_row: bool,
-        /// It was asked just now. Else a look-up of the last seconds said so.
+        /// Whether it was looked up just now, not only within the last seconds.
         is_certain: bool,
     },
 }
 
 /// A live token. Has no `Debug`.
 pub struct Live {
-    /// Its row.
     pub id: u64,
     pub family: Option<String>,
     pub user: User,
 }
 
-/// Asks on the database side's runtime; `None` where it cannot be said at once.
+/// Reads the state on the database side's runtime; `None` if that takes too long.
 pub async fn find(refresher: &Arc<Refresher>, site: &Arc<Site>, token: &str) -> Option<Standing> {
     let (refresher, site, token) = (Arc::clone(refresher), Arc::clone(site), token.to_owned());
     let tasks = refresher.tasks.clone();
-    // In a task of its own: a client that leaves cuts the wait short, never a statement.
+    // In its own task: a client that disconnects ends the wait, never a statement.
     let read = tasks.spawn(async move { read(&refresher, &site, &token).await });
     timeout(PATIENCE, read).await.ok()?.ok()?
 }
@@ -57,7 +56,7 @@ async fn read(refresher: &Arc<Refresher>, site: &Arc<Site>, token: &str) -> Opti
         None if look_ups.is_known_unknown(&key) => {
             return Some(Standing::NotLive { is_in_row: false, is_certain: false });
         }
-        // Not where the whole table would be read.
+        // Not if the whole table would have to be read.
         None if !site.columns.indexed && look_ups.live_tokens.complete().is_none() => return None,
         None => match look_up(refresher, site, key).await? {
             Some(row) => row,

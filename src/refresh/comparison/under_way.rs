@@ -1,8 +1,9 @@
-//! The tokens that WordPress has at this moment, for a comparison.
+//! The tokens that WordPress is handling for a comparison.
 //!
-//! A second call with such a token would be refused by WordPress, which knows no replays. It waits until the first has its answer;
-//! then, if that is what the sidecar would have given, the second gets the same pair natively. There are as many tokens as there
-//! are places for comparisons.
+//! WordPress, which has no replays, would refuse a second call with such a token. So the second
+//! waits until the first has its response; if that is the one that the sidecar would have sent, the
+//! second gets the same pair natively. The number of tokens is limited by that of simultaneous
+//! comparisons.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +17,11 @@ use super::super::row_cache::Key;
 /// How long a second call waits. WordPress should have answered the first by then.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is known of the answer.
+/// What is known of the response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Awaited,
-    /// What the sidecar would have given.
+    /// The response that the sidecar would have sent.
     Plain,
     Other,
 }
@@ -28,22 +29,22 @@ enum Answer {
 #[derive(Default)]
 pub struct UnderWay {
     tokens: Mutex<Vec<(Key, watch::Receiver<Answer>)>>,
-    /// Asked for each call, so without the lock.
+    /// Checked for each call, so it needs no lock.
     count: AtomicUsize,
 }
 
-/// A token that is under way until this is dropped.
+/// Registers a token until this is dropped.
 pub struct Entered {
     under_way: Arc<UnderWay>,
     token: Key,
     answer: watch::Sender<Answer>,
 }
 
-/// Another call with the same token.
+/// An earlier call with the same token.
 pub struct Before(watch::Receiver<Answer>);
 
 impl UnderWay {
-    /// The call with this token that is under way, if there is one. `key` is made only where there is any.
+    /// The running call with this token, if any. `key` is only called if there are running calls.
     pub fn find(&self, key: impl FnOnce() -> Key) -> Option<Before> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -52,7 +53,7 @@ impl UnderWay {
     }
 
     /// # Errors
-    /// Another call with the same token is under way.
+    /// Another call with the same token is running.
     pub fn enter(self: &Arc<Self>, token: Key) -> Result<Entered, Before> {
         let mut tokens = self.tokens();
         if let Some(before) = self.before(&tokens, &token) {
@@ -89,7 +90,8 @@ impl Drop for Entered {
 }
 
 impl Before {
-    /// Waits until it has its answer, but not for ever. Whether that is what the sidecar would have given.
+    /// Waits for the response, up to a limit. Returns whether it is the one that the sidecar would
+    /// have sent.
     pub async fn was_plain(mut self) -> bool {
         let answered = timeout(PATIENCE, self.0.wait_for(|answer| *answer != Answer::Awaited)).await;
         answered.is_ok_and(|answer| answer.is_ok_and(|answer| *answer == Answer::Plain))

@@ -1,16 +1,16 @@
-//! Differences in words: names and types, never values.
+//! Describes differences: names and types, never values.
 
 use serde_json::{Map, Value};
 
 pub use crate::verify::difference::shown;
 
-/// Names that are shown of one difference; the others are counted.
+/// How many names of a difference are shown; the others are counted.
 const MOST: usize = 8;
 
-/// How deep objects are looked into.
+/// How deep objects are compared.
 const DEPTH: usize = 4;
 
-/// What a value is, without saying it.
+/// The type of a value.
 pub fn kind(value: &Value) -> String {
     match value {
         Value::Array(values) => {
@@ -36,7 +36,7 @@ fn simple(value: &Value) -> &'static str {
     }
 }
 
-/// What is different, for people: `body +roles (array of string), -token_type`.
+/// A difference for people: `body +roles (array of string), -token_type`.
 pub fn listed(subject: &str, changes: &[String]) -> String {
     let listed = changes.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
     match changes.len().saturating_sub(MOST) {
@@ -45,15 +45,15 @@ pub fn listed(subject: &str, changes: &[String]) -> String {
     }
 }
 
-/// What `found` has and lacks, compared with what is `expected`: names and types at any depth. Values of the same type are
-/// not compared.
+/// The members that `found` has or lacks, compared with `expected`: names and types at any depth.
+/// Values of the same type are not compared.
 pub fn members(found: &Map<String, Value>, expected: &Map<String, Value>) -> Vec<String> {
     let mut changes = Vec::new();
     compare(found, expected, "", 0, &mut changes);
     changes
 }
 
-/// Of `declared`, the members that `found` has with another value.
+/// The members of `declared` that have another value in `found`.
 pub fn other_values(found: &Map<String, Value>, declared: &[(Vec<String>, Value)]) -> Vec<String> {
     let others = declared.iter().filter(|(path, value)| member(found, path) != Some(value));
     others.map(|(path, _)| format!("{} (another value)", dotted(path))).collect()
@@ -68,7 +68,7 @@ fn member<'a>(found: &'a Map<String, Value>, path: &[String]) -> Option<&'a Valu
     }
 }
 
-/// A path as it is shown.
+/// A path as shown to people.
 fn dotted(path: &[String]) -> String {
     path.iter().map(|name| shown(name)).collect::<Vec<_>>().join(".")
 }

@@ -3,8 +3,8 @@ use std::process::Command;
 
 const PLUGIN: &str = "jwt-auth-pro-premium/jwt-auth-pro.php";
 
-/// A MaxMind database in its published format, version 2.0, with 24-bit records: a binary tree over the addresses'
-/// bits, 16 zero bytes, the data, a marker and the metadata.
+/// A MaxMind database in its published format, version 2.0, with 24-bit records: a binary tree over
+/// the addresses' bits, 16 zero bytes, the data, a marker and the metadata.
 fn database(networks: &[(&str, Option<&str>)]) -> Vec<u8> {
     const EMPTY: u32 = u32::MAX;
     const DATA: u32 = 1 << 24;
@@ -13,7 +13,7 @@ fn database(networks: &[(&str, Option<&str>)]) -> Vec<u8> {
     for (network, code) in networks {
         let network: ipnet::IpNet = network.parse().unwrap();
         let (bits, length) = match network {
-            // An IPv6 tree holds IPv4 addresses under ::/96.
+            // An IPv6 tree contains IPv4 addresses under ::/96.
             ipnet::IpNet::V4(network) => (u128::from(network.network().to_bits()), 96 + network.prefix_len()),
             ipnet::IpNet::V6(network) => (network.network().to_bits(), network.prefix_len()),
         };

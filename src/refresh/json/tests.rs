@@ -5,12 +5,12 @@ fn error(text: &str) -> Option<u8> {
     match check(text.as_bytes()) {
         Ok(()) => None,
         Err(Fault::Refused(error)) => Some(error.code()),
-        // Not PHP's number: nothing is said.
+        // Not PHP's number: no result.
         Err(Fault::Unsure) => Some(2),
     }
 }
 
-// What PHP 8.2 answers; `tests/sidecar/json_parity.rs` asks PHP itself about many more.
+// The results of PHP 8.2; `tests/sidecar/json_parity.rs` asks PHP itself about many more.
 #[test]
 fn faults_are_those_of_php() {
     for (text, code) in [

@@ -1,9 +1,10 @@
-//! Asks a cluster's node once more for tokens that it does not have, with causality: the read waits until the node has applied all
-//! that the others have committed.
+//! Looks up tokens once more that a cluster's node does not have, with causality: the read waits
+//! until the node has applied everything that the others have committed.
 //!
-//! SECURITY: without that a client is refused, and logged out, that comes with a token which another node issued a moment ago. A
-//! flood of unknown tokens must not become a flood of such reads, each of which may wait: what is to be asked meanwhile goes
-//! into the next, and there are two at a time at most.
+//! SECURITY: without this, a client is refused and logged out if it presents a token that another
+//! node has just issued. A flood of unknown tokens must not become a flood of such reads, each of
+//! which may wait: tokens that arrive meanwhile go into the next read, and there are at most two at
+//! a time.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,17 +15,17 @@ use super::worker::{LARGEST, Worker};
 use super::{LookUps, Queue};
 use crate::wordpress::database::CAUSAL_LIMIT;
 
-/// After a read that did not come to its end in time, the next begins so much later: the server does not notice that the one before
-/// was given up, and waits for up to 30 s.
+/// The pause after a read that did not complete in time: the server does not notice that it was
+/// given up, and waits for up to 30 s.
 const REST_AFTER_LATE: Duration = CAUSAL_LIMIT;
 
-/// Works at the queue for as long as there is one.
+/// Works on the queue for as long as it exists.
 pub async fn work(look_ups: Weak<LookUps>, queue: Arc<Queue>) {
     loop {
         let sought = queue.take(LARGEST).await;
         let Some(look_ups) = look_ups.upgrade().filter(|_| !sought.is_empty()) else { return };
         let began = Instant::now();
-        // What waits together was asked of one site.
+        // Tokens that wait together are of the same site.
         let is_indexed = sought.first().is_some_and(|one| one.site.columns.indexed);
         let found = match is_indexed {
             true => (Worker { look_ups, by_index: true, is_causal: true }).find(sought).await,

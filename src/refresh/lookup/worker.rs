@@ -1,4 +1,4 @@
-//! Asks the database which rows tokens are in: by the index, or by reading the whole table.
+//! Asks the database for the rows of tokens: by the index, or by reading the whole table.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -10,19 +10,21 @@ use crate::refresh::row_cache::{Key, RowRef};
 use crate::wordpress::database::{CAUSAL_LIMIT, DatabaseError, NO_INDEX, Session, column};
 use crate::wordpress::site::Site;
 
-/// Tokens in one statement.
+/// Tokens per statement.
 pub const LARGEST: usize = 128;
 
-/// How many tokens a statement takes. Fewer are padded with the last, which costs the server half of what another would.
+/// The sizes of statements. A smaller number of tokens is padded with the last, which costs the
+/// server half of what another token would.
 const SIZES: [usize; 10] = [1, 2, 4, 8, 16, 32, 48, 64, 96, LARGEST];
 
-/// Works at the queue for the index, or at that for the whole table: takes what waits, up to [`LARGEST`], into one statement, for
-/// as long as there is a queue.
+/// Works on the queue for the index, or on that for the whole table, for as long as it exists:
+/// takes up to [`LARGEST`] waiting tokens into one statement.
 pub async fn work(look_ups: Weak<LookUps>, queue: Arc<Queue>, by_index: bool) {
     loop {
         let sought = queue.take(LARGEST).await;
         let Some(look_ups) = look_ups.upgrade().filter(|_| !sought.is_empty()) else { return };
-        // To read the table takes longer than to wait for what the other nodes have committed.
+        // Reading the whole table takes longer than waiting for what the other nodes have
+        // committed.
         let is_causal = !by_index && look_ups.store.database.is_cluster();
         if (Worker { look_ups, by_index, is_causal }).find(sought).await {
             queue.found();
@@ -38,17 +40,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Whether any was found.
+    /// Returns whether any was found.
     pub async fn find(&self, sought: Vec<Sought>) -> bool {
-        // What waits together was asked of one site; should its columns change in between, the next look-up knows.
-        // Who waits for a reading of the table is told by its own clock.
+        // Tokens that wait together are of the same site; if its columns change in between, the
+        // next look-up uses the new ones. A caller that waits for a read of the whole table has its
+        // own time limit.
         let sought = if self.by_index { self.look_ups.without_late(sought) } else { sought };
         let Some(first) = sought.first() else { return false };
         let (site, limit) = (Arc::clone(&first.site), first.time_left());
         let LookUps { store, row_cache: known, .. } = &*self.look_ups;
         let mut tokens: Vec<&Key> = Vec::with_capacity(sought.len());
         for one in &sought {
-            // Another look-up may have told meanwhile.
+            // Another look-up may have found it meanwhile.
             let told = known.is_unknown(&one.token) || known.row_of(&one.token).is_some();
             if !told && !tokens.contains(&&one.token) {
                 tokens.push(&one.token);
@@ -59,16 +62,17 @@ impl Worker {
         let found = match (self.by_index, self.is_causal) {
             (true, true) => store.database.causally(CAUSAL_LIMIT.min(limit), looked).await,
             (true, false) => store.database.within(limit, looked).await,
-            // Not given up for being slow: it would go on in the server, and the next beside it.
+            // Not cancelled for being slow: it would continue in the server, and the next beside
+            // it.
             (false, _) => looked.await,
         };
         if found.as_ref().is_err_and(|error| error.code() == Some(NO_INDEX)) {
-            // It was dropped a moment ago, or the server is told to ignore it.
+            // The index was dropped a moment ago, or the server was told to ignore it.
             sought.into_iter().for_each(|one| self.look_ups.scan(one));
             return false;
         }
         let is_same_server = store.database.epoch() == epoch;
-        // Asked only now: the connection may have been the first.
+        // Checked only now: the connection may have been the first.
         let is_certain = self.is_causal || !store.database.is_cluster();
         let any = found.as_ref().is_ok_and(|found| !found.is_empty());
         for one in sought {
@@ -93,7 +97,7 @@ impl Worker {
         any
     }
 
-    /// The rows of those of `tokens` that are in one.
+    /// The rows of those `tokens` that are in one.
     async fn look(&self, tokens: &[&Key], site: &Site) -> Result<HashMap<Key, RowRef>, DatabaseError> {
         if tokens.is_empty() {
             return Ok(HashMap::new());
@@ -108,7 +112,8 @@ impl Worker {
         };
         let mut found = database.while_it_answers(self.ask_the_writer(&mut session, tokens, site)).await;
         let is_dead = match &found {
-            // A connection that idled, or a node that left its cluster: another host may be a part of it.
+            // The connection was idle, or its node has left the cluster: another host may belong to
+            // it.
             Err(error) => error.code().is_none() || error.says_unfit(),
             Ok(found) if found.len() < tokens.len() && session.is_read_only().await? => {
                 database.distrust();
@@ -135,7 +140,8 @@ impl Worker {
         Ok(found)
     }
 
-    /// SECURITY: a replica may not have a token yet that a client has. A token missing there must not log its user out.
+    /// SECURITY: a replica may not yet have a token that a client has. A token missing there must
+    /// not log its user out.
     async fn ask_the_writer(
         &self,
         session: &mut Session<'_>,
@@ -172,11 +178,11 @@ impl Worker {
             let token: Vec<u8> = column(&mut row, 1, "refresh_token_hash")?;
             let is_live: bool = column(&mut row, 2, "revoked_at")?;
             let token = match tokens {
-                // The column's collation has compared.
+                // The column's collation has compared them.
                 [only] => (*only).clone(),
                 _ => Key::of(&String::from_utf8_lossy(&token), site.columns.folds_case),
             };
-            // A live row before others: tokens of old plugin versions may not be unique.
+            // Live rows come first: tokens of old plugin versions may not be unique.
             let entry = best.entry(token).or_insert((is_live, row_ref));
             *entry = (*entry).max((is_live, row_ref));
         }
@@ -187,15 +193,17 @@ impl Worker {
 /// See [`statement`].
 const NO_DIVES: &str = "eq_range_index_dive_limit = 1";
 
-/// Looks for `size` tokens, through an index where there is one, with these `settings` of the server.
+/// Looks up `size` tokens, by an index if there is one, with these `settings` of the server.
 ///
-/// The server would look into the index at both ends of each token's rows, only to estimate their number, before it reads them.
-/// Told which index to use, MySQL does not; nor does MariaDB where it may not ([`NO_DIVES`]). Only together: by its statistics of
-/// a column that is nearly always NULL, MariaDB (10.11) would read the whole table.
-// SECURITY: the index's name is pasted, quoted as MySQL's manual says (9.2, Schema Object Names).
+/// By default the server first dives into the index at both ends of each token's rows, only to
+/// estimate their number. MySQL does not if it is told which index to use; MariaDB does not with
+/// [`NO_DIVES`]. MariaDB needs both: without an index hint, its statistics of a column that is
+/// nearly always NULL would make it (10.11) read the whole table.
+// SECURITY: the index's name becomes part of the SQL, quoted as in MySQL's manual (9.2, Schema
+// Object Names).
 fn statement(table: &str, size: usize, index: Option<&str>, settings: &[&str]) -> String {
     let places = vec!["?"; size].join(", ");
-    // In one prefix: of two, MariaDB takes the settings of the second only.
+    // In one prefix: of two, MariaDB applies only the second.
     let settings = match settings {
         [] => String::new(),
         settings => format!("SET STATEMENT {} FOR ", settings.join(", ")),

@@ -21,7 +21,7 @@ fn pair(recorded: &Value) -> Pair {
     }
 }
 
-/// What an exchange's request comes to, through the route decision and the body's reading.
+/// The reply to an exchange's request, by the route decision and the body's parsing.
 fn reply(exchange: &Value, headers: &HeaderMap, token: &str) -> Option<Reply> {
     let request = &exchange["request"];
     let text = |name: &str| request[name].as_str().unwrap().replace("{T}", token);

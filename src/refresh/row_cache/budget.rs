@@ -1,22 +1,22 @@
-//! The room that the tokens of many sites have together.
+//! The room that many sites share for their tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::RowCache;
 
-/// `refresh.known_tokens` for a whole network. Its first site is as on a single site, and may have it all; the others share what
-/// that leaves.
+/// `refresh.known_tokens` for a whole network. Its first site is treated like a single site, and
+/// may use all of it; the others share the rest.
 pub struct Budget {
     capacity: usize,
     /// The first site's.
     first: Arc<RowCache>,
-    /// Tokens of the others.
+    /// The number of tokens of the others.
     taken: AtomicUsize,
 }
 
 impl Budget {
-    /// Of `capacity` tokens, those of `first` among them.
+    /// A budget of `capacity` tokens, including those of `first`.
     pub fn new(capacity: usize, first: Arc<RowCache>) -> Arc<Self> {
         Arc::new(Budget { capacity, first, taken: AtomicUsize::new(0) })
     }
@@ -25,17 +25,18 @@ impl Budget {
         self.capacity
     }
 
-    /// Tokens of the others.
+    /// The number of tokens of the others.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Whether there are more tokens than there is room for. The first site's may have grown since the others took theirs.
+    /// Whether there are more tokens than fit. The first site's may have grown since the others
+    /// took theirs.
     pub fn is_exceeded(&self) -> bool {
         self.taken() > self.left()
     }
 
-    /// Takes the room for one token, if there is some.
+    /// Takes room for one token, if there is any.
     pub(super) fn take(&self) -> bool {
         let left = self.left();
         let took = |taken: usize| (taken < left).then_some(taken + 1);
@@ -74,7 +75,7 @@ mod tests {
         put(&second, 0, 6);
         put(&third, 0, 4);
         assert_eq!((budget.taken(), second.has_overflowed(), third.has_overflowed()), (10, false, false));
-        // Its oldest makes room, and it is noticed; the other site loses nothing.
+        // Its own oldest makes room, and that is noticed; the other site loses nothing.
         put(&third, 4, 6);
         assert_eq!((budget.taken(), second.has_overflowed(), third.has_overflowed()), (10, false, true));
         assert_eq!((known(&second, 6).len(), known(&third, 6)), (6, vec![2, 3, 4, 5]));
@@ -85,7 +86,7 @@ mod tests {
         drop(second);
         assert_eq!(budget.taken(), 4);
         assert!(!budget.is_exceeded());
-        // Another row for the same token takes no more room, and what is forgotten gives it back.
+        // Another row of the same token takes no more room, and forgetting releases it.
         put(&third, 5, 6);
         third.forget(&Key::of("token5", false));
         assert_eq!(budget.taken(), 3);

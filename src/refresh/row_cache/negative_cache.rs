@@ -1,4 +1,4 @@
-//! Tokens that are in no row, for as long as that need not be asked again.
+//! Caches tokens that are in no row.
 
 use std::collections::HashSet;
 use std::mem;
@@ -6,53 +6,54 @@ use std::time::{Duration, Instant};
 
 use super::Key;
 
-/// Unknown tokens remembered: what one look-up said of a token that is guessed or was deleted is not asked again at once.
+/// How many unknown tokens are remembered: one look-up of a guessed or deleted token need not be
+/// repeated at once.
 const UNKNOWN: usize = 100_000;
 
-/// The same of one of many sites.
-// SECURITY: clients choose at how many sites they guess.
+/// The same for one of many sites.
+// SECURITY: clients choose on how many sites they guess.
 const UNKNOWN_OF_MANY: usize = 2_000;
 
-/// How long, at least, while there is room; twice as long at most.
+/// The minimum time that an entry lives while there is room; the maximum is twice as long.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
-/// Tokens in no row, in two generations: when the younger one is full or old enough, it becomes the older, and what was that is
-/// forgotten. A flood of guessed tokens fills it with what nobody asks for again, so that what an entry costs counts, and which of
-/// them is asked for most does not.
+/// Tokens in no row, in two generations: when the younger is full or old enough, it becomes the
+/// older, which is dropped. A flood of guessed tokens fills the cache with tokens that are not
+/// asked for again, so the cost of an entry matters, not which one is asked for most.
 pub struct NegativeCache {
     young: HashSet<Key>,
     old: HashSet<Key>,
     /// When the young generation began.
     since: Instant,
-    /// When the old one is too old.
+    /// When the old generation expires.
     old_until: Instant,
     most: usize,
 }
 
 impl NegativeCache {
-    /// Empty, as of `since`.
+    /// An empty cache, as of `since`.
     pub fn since(since: Instant) -> Self {
         NegativeCache { young: HashSet::new(), old: HashSet::new(), since, old_until: since, most: UNKNOWN }
     }
 
-    /// The same with the room that one of many sites has.
+    /// The same with the room of one of many sites.
     pub fn small(since: Instant) -> Self {
         NegativeCache { most: UNKNOWN_OF_MANY, ..NegativeCache::since(since) }
     }
 
-    /// Forgets all. Returns it: there may be many.
+    /// Forgets everything. Returns the entries, since there may be many to drop.
     pub fn empty(&mut self, now: Instant) -> Self {
         let most = self.most;
         mem::replace(self, NegativeCache { most, ..NegativeCache::since(now) })
     }
 
-    /// Whether `token` is among them.
+    /// Whether it contains `token`.
     pub fn contains(&self, token: &Key, now: Instant) -> bool {
         (now < self.since + 2 * UNKNOWN_FOR && self.young.contains(token))
             || (now < self.old_until && self.old.contains(token))
     }
 
-    /// One more. Returns what is forgotten.
+    /// Adds a token. Returns the forgotten entries.
     pub fn insert(&mut self, token: Key, now: Instant) -> [HashSet<Key>; 2] {
         let mut forgotten = [HashSet::new(), HashSet::new()];
         let age = now.saturating_duration_since(self.since);

@@ -1,4 +1,4 @@
-//! Tokens with their rows, the most recently used ones: of a site with a room of its own, or of one of many.
+//! The most recently used tokens with their rows: of a site with its own room, or of one of many.
 
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,21 +10,22 @@ use moka::sync::Cache;
 
 use super::{Budget, Key, RowRef};
 
-/// What a cache holds beyond its room before it lets go of anything. Its count is late, by 1,920 entries at most (moka 0.12: five
-/// rounds of 384), so that it is seen to have outgrown its room before the first token is lost.
+/// How many entries a cache holds beyond its capacity before it evicts any. Its count lags behind
+/// by at most 1,920 entries (moka 0.12: five rounds of 384), so an overflow is noticed before the
+/// first token is lost.
 pub(super) const BEYOND: usize = 8192;
 
 pub enum Table {
-    /// For all threads at once. An empty one takes hundreds of kilobytes.
+    /// Concurrent. Even empty it takes hundreds of kilobytes.
     Alone { cache: Cache<Key, RowRef>, capacity: usize },
-    /// An empty one takes next to nothing.
+    /// Takes almost no memory while empty.
     Sharing(Few),
 }
 
 impl Table {
     pub(super) fn alone(capacity: usize) -> Self {
-        // No listener tells what makes room for others: with one, moka (0.12) makes a lock for each token that comes or goes, and puts
-        // it into a map. That took 3 us of the processor for a rotation.
+        // There is no eviction listener: with one, moka (0.12) makes a lock for each token that
+        // comes or goes, and stores it in a map. That took 3 us of processor time per rotation.
         let cache = Cache::builder()
             .max_capacity(capacity.saturating_add(BEYOND) as u64)
             // The newest row is the one whose token comes back.
@@ -38,7 +39,7 @@ impl Table {
         Table::Sharing(Few { rows, budget: Arc::clone(budget), overflowed: AtomicBool::new(false) })
     }
 
-    /// An empty one of the same kind.
+    /// An empty table of the same kind.
     pub(super) fn another(&self) -> Self {
         match self {
             Table::Alone { capacity, .. } => Table::alone(*capacity),
@@ -71,7 +72,7 @@ impl Table {
         }
     }
 
-    /// How many there were a moment ago.
+    /// The number of entries; may be slightly out of date.
     pub(super) fn entry_count(&self) -> u64 {
         match self {
             Table::Alone { cache, .. } => cache.entry_count(),
@@ -79,14 +80,14 @@ impl Table {
         }
     }
 
-    /// Does now what is done with delay.
+    /// Performs pending work now.
     pub(super) fn run_pending_tasks(&self) {
         if let Table::Alone { cache, .. } = self {
             cache.run_pending_tasks();
         }
     }
 
-    /// Whether there are more than there is room for, or some have made room.
+    /// Whether there are more entries than fit, or some were evicted.
     pub(super) fn has_overflowed(&self) -> bool {
         match self {
             Table::Alone { cache, capacity } => cache.entry_count() > *capacity as u64,
@@ -95,7 +96,7 @@ impl Table {
     }
 }
 
-/// Those of one of many sites.
+/// The entries of one of many sites.
 pub struct Few {
     rows: Mutex<LruCache<Key, RowRef, RandomState>>,
     budget: Arc<Budget>,
@@ -111,7 +112,7 @@ impl Few {
         }
         if !self.budget.take() {
             self.overflowed.store(true, Ordering::Relaxed);
-            // The oldest one's room, if there is one.
+            // It takes the place of the oldest entry, if there is one.
             if rows.pop_lru().is_none() {
                 return;
             }
@@ -120,7 +121,7 @@ impl Few {
     }
 
     fn rows(&self) -> MutexGuard<'_, LruCache<Key, RowRef, RandomState>> {
-        // Each change is whole.
+        // Each change is complete.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What one row says of who wrote it. Pure.
+//! Judges by one row whether the plugin alone has written it. Pure.
 
 use serde_json::Value;
 
@@ -8,16 +8,16 @@ use crate::refresh::row_proof::other_claims;
 use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::access_token::{ClaimsInput, Proof, Signer};
 
-/// By how much two times of the plugin's may differ that it takes one after the other.
+/// Seconds by which two times may differ that the plugin reads one after the other.
 const STEP: i64 = 2;
 
-/// The same, where it signs in between, on a machine that is out of breath.
+/// The same if it signs in between, on an overloaded machine.
 const LATE: i64 = 30;
 
-/// By how much a token may seem to be issued in the future.
+/// Seconds by which a token may seem to be issued in the future.
 const AHEAD: u64 = 5;
 
-/// Members of `metadata` that are named.
+/// How many members of `metadata` are named.
 const NAMED: usize = 3;
 
 /// A row of the token table.
@@ -27,21 +27,21 @@ pub struct Written {
     pub id: u64,
     pub user_id: u64,
     pub hash: Vec<u8>,
-    /// Unix seconds, as the other two; `None` where the column holds no time.
+    /// Unix seconds, like the next two; `None` if the column contains no time.
     pub issued_at: Option<u64>,
     pub expires_at: Option<u64>,
-    /// `None` or empty: the plugin has not finished the row yet.
+    /// `None` or empty: the plugin has not completed the row yet.
     pub refresh_token: Option<Vec<u8>>,
     pub refresh_expires_at: Option<u64>,
     pub blog_id: Option<u64>,
-    /// `None` where it is longer than any of the plugin's.
+    /// `None` if it is longer than the plugin's can be.
     pub metadata: Option<Vec<u8>>,
-    /// Seconds from the database's now to `issued_at`, when the row was read.
+    /// Seconds from the database's current time to `issued_at`, when the row was read.
     pub ahead: Option<i64>,
 }
 
 impl Written {
-    /// Whether the plugin has finished it.
+    /// Whether the plugin has completed it.
     pub fn is_whole(&self) -> bool {
         self.refresh_token.as_ref().is_some_and(|token| !token.is_empty()) && self.refresh_expires_at.is_some()
     }
@@ -51,41 +51,42 @@ impl Written {
 pub struct Expected<'a> {
     pub signer: &'a Signer,
     pub auth_salt: &'a Secret,
-    /// The settings.
+    /// The site's setting, in seconds.
     pub jwt_expiration: u64,
     pub refresh_token_expiration: u64,
-    /// Home URLs, the most likely first.
+    /// The home URLs, the most likely first.
     pub issuers: &'a [String],
     /// Whether there may be others.
     pub may_have_other_issuers: bool,
     /// What the site's own code adds.
     pub declared: &'a Declared,
-    /// Seconds that PHP's clock may be ahead of the database's, where that is known.
+    /// Seconds that PHP's clock may be ahead of the database's, if known.
     pub php_is_ahead: Option<u64>,
-    /// Seconds by which two of the clocks differ that tokens are issued by.
+    /// Seconds by which two of the clocks that issue tokens differ.
     pub apart: u64,
 }
 
-/// What a row says.
+/// The result for a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
     pub proof: Proof,
     /// The first thing that the plugin alone would not have written.
     pub fault: Option<Difference>,
-    /// Only the clocks speak against it.
+    /// Whether only the clocks indicate a difference.
     pub is_ahead: bool,
-    /// What is odd and may be a client's doing.
+    /// An oddity that a client may have caused.
     pub note: Option<&'static str>,
-    /// How long its access token lives.
+    /// The access token's lifetime, in seconds.
     pub lifetime: Option<i64>,
 }
 
-/// Judges `row`. `proves`: whether its access token is signed again; without, nothing is known of its claims.
+/// Judges `row`. `proves`: whether its access token is signed again; otherwise its claims are
+/// unknown.
 pub fn judge(row: &Written, expected: &Expected<'_>, proves: bool) -> Judged {
     let proof = if proves { proof(row, expected) } else { Proof::Unknown };
     let lifetime = seconds_between(row.issued_at, row.expires_at);
     let mut judged = Judged { proof, fault: None, is_ahead: false, note: None, lifetime };
-    // The sidecar's own, whose clock is another.
+    // A sidecar has written it, by a different clock.
     if proof == Proof::Ours {
         return judged;
     }
@@ -96,7 +97,8 @@ pub fn judge(row: &Written, expected: &Expected<'_>, proves: bool) -> Judged {
         .or_else(|| lifetime_fault("lifetime", lifetime, expected.jwt_expiration, STEP))
         .or_else(|| {
             let lifetime = seconds_between(row.issued_at, row.refresh_expires_at);
-            // A sidecar that cannot be told from PHP issues by the slowest clock, and this is by the database's.
+            // A sidecar that cannot be distinguished from PHP issues by the slowest clock, while
+            // this time is by the database's.
             let late = LATE.saturating_add(i64::try_from(expected.apart).unwrap_or(i64::MAX));
             let setting = expected.refresh_token_expiration;
             let fault = || lifetime_fault("refresh token's lifetime", lifetime, setting, late);
@@ -132,7 +134,7 @@ fn proof(row: &Written, expected: &Expected<'_>) -> Proof {
     }
 }
 
-/// `late`: by how much it may be longer.
+/// `late`: by how many seconds it may be longer.
 fn lifetime_fault(of: &str, lifetime: Option<i64>, setting: u64, late: i64) -> Option<Difference> {
     let difference = |said: String| Some(Difference::new(Kind::Lifetime, format!("{of} {said}")));
     let Some(lifetime) = lifetime else { return difference("of no number of seconds".to_owned()) };
@@ -148,10 +150,10 @@ fn seconds_between(from: Option<u64>, to: Option<u64>) -> Option<i64> {
     to.checked_sub(from)
 }
 
-/// The members of `metadata` that are not the plugin's, in words.
+/// Describes the members of `metadata` that are not the plugin's.
 ///
 /// # Errors
-/// What is odd about it: a client's User-Agent may be so odd that PHP writes something else.
+/// An oddity: with some User-Agents of clients, PHP writes something else.
 fn metadata(metadata: Option<&[u8]>) -> Result<Option<String>, &'static str> {
     const ODD: &str = "column metadata: no JSON object with a user_agent";
     let Some(Ok(Value::Object(members))) = metadata.map(serde_json::from_slice) else { return Err(ODD) };

@@ -1,4 +1,4 @@
-//! Reads the rows that are new in the token table, a bounded number of them.
+//! Reads a bounded number of new rows of the token table.
 
 use mysql_async::{Params, Row, Value};
 
@@ -7,26 +7,26 @@ use crate::refresh::seen_ids::SeenIds;
 use crate::refresh::store::unix_seconds;
 use crate::wordpress::database::{DatabaseError, Session, column};
 
-/// Rows in a page, and pages in a look. Where there are more new rows, only the newest are read.
+/// Rows per page, and pages per look. If there are more new rows, only the newest are read.
 const PAGE: u64 = 200;
 const PAGES: u64 = 10;
 
-/// Ranges of ids in one statement, and ranges in a look: the newest, where there are more.
+/// Ranges of ids per statement, and per look: the newest, if there are more.
 const RANGES: usize = 16;
 const MOST_RANGES: usize = 32 * RANGES;
 
-/// What a look is about.
+/// The rows to read.
 pub struct Sought {
     /// Every id from here on is new.
     pub next: u64,
-    /// Ids below that have not been seen, ascending, ends included.
+    /// Smaller ids that have not been seen, ascending, ends included.
     pub gaps: Vec<(u64, u64)>,
-    /// Rows that are read once more.
+    /// Rows to be read again.
     pub again: Vec<u64>,
 }
 
 impl Sought {
-    /// What `seen` has not seen, and `again`.
+    /// The ids that `seen` has not seen, and `again`.
     pub fn of(seen: &SeenIds, again: impl IntoIterator<Item = u64>) -> Self {
         let gaps = seen.gaps();
         let newest = gaps.len().saturating_sub(MOST_RANGES);
@@ -34,11 +34,11 @@ impl Sought {
     }
 }
 
-/// What a look has found.
+/// The rows that were read.
 pub struct Found {
     /// The greatest id.
     pub newest: u64,
-    /// In no order. Some may be there twice.
+    /// Unordered. Some may occur twice.
     pub rows: Vec<Written>,
 }
 
@@ -50,9 +50,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// `tokens`: the table's name, quoted.
+    /// `tokens` is the table's name, quoted.
     pub fn new(tokens: &str) -> Self {
-        // What is longer than a User-Agent can be is not the plugin's, and not worth the way.
+        // A value longer than any User-Agent is not the plugin's, and not worth transferring.
         let select = format!(
             "SELECT id, user_id, hash, issued_at, expires_at, refresh_token_hash, refresh_token_expires_at, blog_id, \
              IF(CHAR_LENGTH(metadata) <= 16384, metadata, NULL), TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), issued_at) \
@@ -66,7 +66,7 @@ impl Reader {
         }
     }
 
-    /// The rows that are `sought`; where nothing is, only the greatest id.
+    /// Reads the rows `sought`; without it, only the greatest id.
     ///
     /// # Errors
     /// The database's.

@@ -1,4 +1,4 @@
-//! What the rows of an epoch say together. Pure.
+//! Combines the results of an epoch's rows. Pure.
 
 use std::collections::VecDeque;
 
@@ -6,30 +6,31 @@ use super::judge::Judged;
 use crate::verify::difference::{Difference, Kind};
 use crate::wordpress::access_token::Proof;
 
-/// Rows of WordPress's that are looked back at.
+/// How many of WordPress's last rows are considered.
 const LAST: usize = 20;
 
-/// So many rows must be there, none of which is as it should be, for the keys to be doubted.
+/// The keys are doubted after at least so many rows, none of which fits.
 const DOUBTFUL: usize = 3;
 
-/// So many tokens in a row must be issued in the future: a clock that was set is none of the site's code.
+/// So many consecutive tokens must be issued in the future: a single one may come from setting a
+/// clock.
 const AHEAD: u32 = 3;
 
 /// The rows that WordPress has written in an epoch.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Whether each of the last was as it should be, as far as its hash tells.
+    /// Whether the hash of each of the last rows fits.
     proved: VecDeque<bool>,
     ahead: u32,
-    /// How long the last tokens live that do not live as long as the setting says, and how many of them in a row.
+    /// The lifetime of the last tokens that differ from the setting, and how many in a row have it.
     lifetime: Option<(i64, usize)>,
 }
 
 impl Tally {
-    /// Takes a row into account. Returns what is to be said of the site.
+    /// Counts a row. Returns a difference of the site, once there is one.
     pub fn add(&mut self, judged: &Judged) -> Option<Difference> {
         let is_proved = match judged.proof {
-            // A sidecar's.
+            // Written by a sidecar.
             Proof::Ours => return None,
             Proof::Plain => Some(true),
             Proof::Foreign => Some(false),
@@ -54,7 +55,7 @@ impl Tally {
         }
     }
 
-    /// How long tokens live, where so many in a row live as long, and that is not what the setting says. Said once.
+    /// The lifetime of so many consecutive tokens, if it is not that of the setting. Returned once.
     pub fn constant_lifetime(&self) -> Option<i64> {
         self.lifetime.filter(|(_, rows)| *rows == LAST).map(|(seconds, _)| seconds)
     }
@@ -97,7 +98,7 @@ mod tests {
             assert_eq!(kind(tally.add(&foreign)), Some(Kind::Claim));
         }
         assert_eq!(kind(tally.add(&foreign)), Some(Kind::Keys));
-        // What tells nothing, and the sidecar's own, count for nothing.
+        // Rows without a result, and the sidecar's own, do not count.
         let mut tally = Tally::default();
         for proof in [Proof::Unknown, Proof::Ours].into_iter().cycle().take(20) {
             tally.add(&judged(proof, None));

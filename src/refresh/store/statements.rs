@@ -1,4 +1,5 @@
-//! One statement for each of a few numbers of rows, so that a connection has few to keep prepared.
+//! One statement for each of a few numbers of rows, so that a connection keeps few of them
+//! prepared.
 
 use std::iter;
 
@@ -7,29 +8,31 @@ use mysql_async::Value;
 use super::LARGEST_GROUP;
 use crate::wordpress::database::SqlText;
 
-/// How many ids a statement takes, besides [`LARGEST_GROUP`]. Fewer are padded with the last: a row that is named twice is one row.
+/// How many ids a statement takes, besides [`LARGEST_GROUP`]. Fewer ids are padded with the last: a
+/// row that is named twice counts once.
 const ID_COUNTS: [usize; 12] = [1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48];
 
-/// How many rows an INSERT has, besides [`LARGEST_GROUP`]. These cannot be padded; with these sizes the groups of a usual load take
-/// one statement, and no group more than two. Each is 7 KB of the server's memory for a row, once it was used, so that all of them
-/// come to 4 MB for a connection.
+/// How many rows an INSERT has, besides [`LARGEST_GROUP`]. These cannot be padded; with these
+/// sizes, the groups of a usual load take one statement, and no group takes more than two. Once
+/// used, each takes 7 KB of the server's memory per row, so that all of them take 4 MB per
+/// connection.
 const ROW_COUNTS: [usize; 26] =
     [48, 40, 32, 28, 24, 22, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
 
 /// Statements that differ in their number of rows.
 pub struct Statements {
-    /// That of [`LARGEST_GROUP`] rows.
+    /// The statement for [`LARGEST_GROUP`] rows.
     largest: SqlText,
     others: Vec<(usize, SqlText)>,
 }
 
 impl Statements {
-    /// Of ids, between `head` and `tail`.
+    /// Statements with ids between `head` and `tail`.
     pub fn of_ids(head: &str, tail: &str) -> Self {
         Statements::of(&ID_COUNTS, head, "?", tail)
     }
 
-    /// Of rows that are each written as `row`, behind `head`.
+    /// Statements with rows, each written as `row`, after `head`.
     pub fn of_rows(head: &str, row: &str) -> Self {
         Statements::of(&ROW_COUNTS, head, row, "")
     }
@@ -39,17 +42,19 @@ impl Statements {
         Statements { largest: text(LARGEST_GROUP), others: counts.iter().map(|count| (*count, text(*count))).collect() }
     }
 
-    /// That of the fewest rows.
+    /// The statement for the fewest rows.
     pub fn smallest(&self) -> &SqlText {
         self.by_size().min_by_key(|(rows, _)| *rows).map_or(&self.largest, |(_, text)| text)
     }
 
-    /// Each with its number of rows, the largest first where they are [of rows](Statements::of_rows).
+    /// All statements with their number of rows, the largest first for those [of
+    /// rows](Statements::of_rows).
     pub fn by_size(&self) -> impl Iterator<Item = (usize, &SqlText)> {
         iter::once((LARGEST_GROUP, &self.largest)).chain(self.others.iter().map(|(count, text)| (*count, text)))
     }
 
-    /// The smallest that takes `ids` (at most [`LARGEST_GROUP`]), and as many values as it takes.
+    /// The smallest statement for `ids` (at most [`LARGEST_GROUP`]), with as many values as it
+    /// takes.
     pub fn padded(&self, ids: &[u64]) -> (&SqlText, Vec<Value>) {
         let fitting = self.others.iter().find(|(count, _)| *count >= ids.len());
         let (count, text) = fitting.map_or((LARGEST_GROUP, &self.largest), |(count, text)| (*count, text));
@@ -85,13 +90,14 @@ mod tests {
         }
     }
 
-    /// Or mysql_async would close one to prepare another, and it would be used all the same.
+    /// Otherwise mysql_async would close one to prepare another, which would then be used all the
+    /// same.
     #[test]
     fn a_connection_keeps_all_statements_prepared() {
         let of_ids = Statements::of_ids("", "").by_size().count();
         let of_rows = Statements::of_rows("", "").by_size().count();
-        // A group's rows are locked in one way, those that are alone or a family's in another; and revoked in one. The rest is for what
-        // is not of a group.
+        // A group's rows are locked in one way, single rows or a family's in another; and revoked
+        // in one. The rest is for other statements.
         assert!(3 * of_ids + of_rows + 20 <= STATEMENTS);
     }
 }

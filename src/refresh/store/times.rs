@@ -1,17 +1,19 @@
-//! Times as columns of the type DATETIME hold them, in UTC.
+//! Times in columns of the type DATETIME, in UTC.
 
 use mysql_async::Value;
 use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
 
-/// As the column takes it. What is beyond its year 9999 is NULL, which the token table's columns refuse. The server could compute it,
-/// too: FROM_UNIXTIME ends in 2038 on older ones, and a sum of dates took a microsecond for a row.
+/// The column's value. Times beyond its year 9999 are NULL, which the token table's columns refuse.
+/// The server could calculate it, but FROM_UNIXTIME ends in 2038 on older ones, and adding dates
+/// took a microsecond per row.
 pub fn datetime(unix_seconds: u64) -> Value {
     let time = i64::try_from(unix_seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     let Some((time, Ok(year))) = time.map(|time| (time, u16::try_from(time.year()))) else { return Value::NULL };
     Value::Date(year, time.month().into(), time.day(), time.hour(), time.minute(), time.second(), 0)
 }
 
-/// The opposite, as a prepared statement gives it; `None` for NULL, a time before 1970 and what is no time, as `0000-00-00`.
+/// The reverse, from a prepared statement; `None` for NULL, a time before 1970 and invalid times
+/// such as `0000-00-00`.
 pub fn unix_seconds(column: &Value) -> Option<u64> {
     let Value::Date(year, month, day, hour, minute, second, _) = *column else { return None };
     let date = Date::from_calendar_date(year.into(), month.try_into().ok()?, day).ok()?;

@@ -6,9 +6,8 @@ use crate::wordpress::database::{DatabaseError, Session};
 /// A statement of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statement {
-    /// Reads the user.
     User,
-    /// Reads what is declared of the user.
+    /// Reads the values declared for the user.
     Declared,
     /// Reads and locks the token's row, and reads its user.
     Lock,
@@ -19,11 +18,12 @@ pub enum Statement {
 }
 
 impl Statement {
-    /// In an order in which each that is refused tells its table: a later one names those of earlier ones, too.
+    /// Ordered so that a refused one identifies its table: later statements also name the tables of
+    /// earlier ones.
     pub const ALL: [Statement; 5] =
         [Statement::User, Statement::Declared, Statement::Lock, Statement::Insert, Statement::Revoke];
 
-    /// The right that it needs. (MySQL wants UPDATE for FOR UPDATE, too; MariaDB does not.)
+    /// The privilege that it needs. (MySQL also requires UPDATE for FOR UPDATE; MariaDB does not.)
     pub fn right(self) -> &'static str {
         match self {
             Statement::User | Statement::Declared | Statement::Lock => "SELECT",
@@ -34,7 +34,7 @@ impl Statement {
 }
 
 impl Store {
-    /// The table of `statement`, without quotes; that of the tokens where it is not known which statement it was.
+    /// The table of `statement`, without quotes; the token table if the statement is unknown.
     pub fn table_of(&self, statement: Option<Statement>) -> &str {
         let quoted = match statement {
             Some(Statement::User) => &self.users,
@@ -44,8 +44,8 @@ impl Store {
         quoted.trim_matches('`')
     }
 
-    /// `statement` in its smallest form. A server that prepares it lets it be run: rights are looked at then, and nothing
-    /// happens.
+    /// `statement` in its smallest form. A server that prepares it allows it: privileges are
+    /// checked then, and nothing is changed.
     pub fn text_of(&self, statement: Statement) -> &str {
         match statement {
             Statement::User => &self.plain_user,
@@ -56,7 +56,8 @@ impl Store {
         }
     }
 
-    /// Runs `statement` where no row can be: none has the id 0. The INSERT is prepared only, since it would use up an id.
+    /// Runs `statement` for the id 0, which no row has. The INSERT is only prepared, since it would
+    /// use up an id.
     ///
     /// # Errors
     /// The database's.

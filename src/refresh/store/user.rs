@@ -1,7 +1,8 @@
-//! What a statement reads of a user, and the user that its rows make.
+//! What statements read of a user, and the user that their rows contain.
 //!
-//! Meta are joined, and not each a query among the columns: a server plans such a query again for each statement, at 40 µs a
-//! meta key (MariaDB 10.11.19). So a user has as many rows as meta of these keys, or one.
+//! Meta values are joined rather than read by a subquery each: a server plans a subquery again for
+//! each statement, which takes 40 µs per meta key (MariaDB 10.11.19). So a user has as many rows as
+//! meta values of these keys, or one.
 
 use data_encoding::HEXLOWER;
 use mysql_async::Row;
@@ -9,18 +10,18 @@ use mysql_async::Row;
 use crate::declared::{LONGEST_META, Read, User};
 use crate::wordpress::database::{DatabaseError, column};
 
-/// As if the value were serialized, which is WordPress's.
+/// Looks like a serialized value, which is left to WordPress.
 const UNCERTAIN: &str = "N;";
 
-/// The columns of a user in the statements of a site.
+/// The columns of a user in a site's statements.
 pub struct UserColumns {
-    /// Behind the four of each user: where in [`User::found`] a column of theirs belongs.
+    /// For the columns after the first four: the index in [`User::found`].
     columns: Vec<usize>,
-    /// The keys of meta, and where in [`User::found`] each belongs.
+    /// The meta keys, and their indices in [`User::found`].
     keys: Vec<(String, usize)>,
-    /// The table of the users' meta; `None` where nothing is read of it.
+    /// The table of the users' meta; `None` if none is read.
     usermeta: Option<String>,
-    /// A user of whom nothing was found.
+    /// The values of a user of whom nothing was found.
     nothing: Vec<Option<Vec<u8>>>,
     list: String,
     plain: String,
@@ -29,8 +30,8 @@ pub struct UserColumns {
 }
 
 impl UserColumns {
-    /// Of each user `reads` are read, of the table `users` (quoted) and of `usermeta_table`. Where that is unknown, what it holds
-    /// is not certain.
+    /// Reads `reads` of each user, from the table `users` (quoted) and from `usermeta_table`. If
+    /// that table is unknown, its values are uncertain.
     pub fn new(users: &str, table_prefix: &str, reads: &[Read], usermeta_table: Option<&str>) -> Self {
         let mut list = String::new();
         let mut plain = "ID, user_email, user_nicename, display_name".to_owned();
@@ -40,7 +41,7 @@ impl UserColumns {
                 (_, Some(name)) => {
                     columns.push(place);
                     plain += &format!(", {name}");
-                    // As a text, whatever its type.
+                    // As text, whatever its type.
                     list += &format!(", CAST({name} AS CHAR)");
                 }
                 (Read::Meta(key), None) => keys.push((key.clone(), place)),
@@ -64,17 +65,17 @@ impl UserColumns {
         format!("u.ID, user_email, user_nicename, display_name{}", self.list)
     }
 
-    /// What joins the user whose id is `owner`. SECURITY: in a query of its own, for FOR UPDATE to leave users and meta alone: a
-    /// locked user would make a password change wait.
+    /// The join of the user whose id is `owner`. SECURITY: as a derived table, so that FOR UPDATE
+    /// does not lock users and meta: a locked user would make a password change wait.
     pub fn joined_to(&self, owner: &str) -> String {
-        // Without the hint a small table is scanned.
+        // Without the hint, a small table is scanned.
         format!(
             "LEFT JOIN (SELECT {} FROM {} FORCE INDEX (PRIMARY)) u ON u.ID = {owner}{}",
             self.plain, self.users, self.joined_meta
         )
     }
 
-    /// The statement that reads one user, bound as `?`.
+    /// The statement that reads one user, whose id is bound as `?`.
     pub fn of_one(&self) -> String {
         format!("SELECT {} FROM {} u{} WHERE u.ID = ?", self.list(), self.users, self.joined_meta)
     }
@@ -84,12 +85,12 @@ impl UserColumns {
         format!("SELECT {} FROM {} WHERE ID = ?", self.plain, self.users)
     }
 
-    /// The table of the users' meta, quoted, where something is read of it.
+    /// The table of the users' meta, quoted, if it is read.
     pub fn usermeta(&self) -> Option<&str> {
         self.usermeta.as_deref()
     }
 
-    /// The user in the columns of `row` from `first` on; `None` where they are NULL. Without meta.
+    /// The user in the columns of `row` from `first` on, without meta; `None` if they are NULL.
     pub fn user(&self, row: &mut Row, first: usize) -> Result<Option<User>, DatabaseError> {
         let Some(id) = column(row, first, "ID")? else { return Ok(None) };
         let mut field = |place, name| column::<Vec<u8>>(row, first + place, name).map(|bytes| text(&bytes));
@@ -102,7 +103,7 @@ impl UserColumns {
         Ok(Some(User { id, email, nicename, display_name, found }))
     }
 
-    /// The meta in the columns of `row`, for the user whose columns begin with `first`.
+    /// The meta value in the columns of `row`, for the user whose columns begin with `first`.
     pub fn meta(&self, row: &mut Row, first: usize) -> Result<Option<Meta>, DatabaseError> {
         if self.usermeta.is_none() {
             return Ok(None);
@@ -110,7 +111,7 @@ impl UserColumns {
         let first = first + 4 + self.columns.len();
         let Some(umeta_id) = column(row, first, "umeta_id")? else { return Ok(None) };
         let key: Vec<u8> = column(row, first + 1, "meta_key")?;
-        // To the letter, as PHP looks a key up.
+        // Compared exactly, as PHP does.
         let Some((_, place)) = self.keys.iter().find(|(name, _)| name.as_bytes() == key) else { return Ok(None) };
         Ok(Some(Meta { umeta_id, place: *place, value: column(row, first + 2, "meta_value")? }))
     }
@@ -124,8 +125,8 @@ pub struct Meta {
     value: Vec<u8>,
 }
 
-/// Gives `user` what was found of theirs. Of several values of one key the first counts (`get_metadata_raw()` in
-/// wp-includes/meta.php).
+/// Adds the meta values to `user`. Of several values of one key the first counts
+/// (`get_metadata_raw()` in wp-includes/meta.php).
 pub fn add_meta(user: &mut User, mut meta: Vec<Meta>) {
     meta.sort_unstable_by_key(|meta| meta.umeta_id);
     for meta in meta {
@@ -134,12 +135,13 @@ pub fn add_meta(user: &mut User, mut meta: Vec<Meta>) {
 }
 
 fn joined_meta(table: &str, keys: &[(String, usize)]) -> String {
-    // SECURITY: keys are the configuration's, but a quote in one must not end it. Hexadecimal digits have none.
+    // SECURITY: keys come from the configuration, but a quote in one must not end the string.
+    // Hexadecimal digits contain none.
     let keys: Vec<String> =
         keys.iter().map(|(key, _)| format!("_utf8mb4 X'{}'", HEXLOWER.encode(key.as_bytes()))).collect();
-    // The collation is the cheapest to compare by. Its blanks at the end, which it does not look at, are seen to in `meta()`.
-    // Without the hint a table with few rows is scanned. One byte more than what is used, so that what is too long shows. A NULL
-    // is null for PHP, not a text.
+    // This collation is the cheapest to compare with. It ignores trailing spaces, which `meta()`
+    // checks. Without the hint, a table with few rows is scanned. One byte more than what is used
+    // is read, so that an overlong value shows. PHP treats NULL as null, not as text.
     format!(
         " LEFT JOIN (SELECT umeta_id, user_id AS owner, meta_key, IFNULL(LEFT(meta_value, {}), '{UNCERTAIN}') AS found \
          FROM {table} FORCE INDEX (user_id) WHERE CONVERT(meta_key USING utf8mb4) COLLATE utf8mb4_bin IN ({})) m \
@@ -149,7 +151,8 @@ fn joined_meta(table: &str, keys: &[(String, usize)]) -> String {
     )
 }
 
-/// The connection speaks utf8mb4, so this loses nothing; should a server do otherwise, it must not cost the session.
+/// The connection uses utf8mb4, so nothing is lost; if a server does otherwise, that must not cost
+/// the session.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

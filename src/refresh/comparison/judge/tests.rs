@@ -111,7 +111,7 @@ fn the_body_of_a_success() {
         (set("refresh_token", json!("0123")), "body: body refresh_token (not 32 hex digits)"),
         (set("access_token", json!("a.b.c")), "claim: claim access token that is no JWT"),
         (success(|body| drop(body.shift_remove("token_type"))), "body: body -token_type"),
-        // As the sidecar's own answer has it.
+        // A member that the sidecar sends, too.
         (set("token", json!(jwt())), "agrees with a pair "),
         (set("user_id", json!(2)), "agrees with a pair "),
         (set("user_id", json!(3)), "body: body +user_id (integer)"),
@@ -173,12 +173,12 @@ fn fields_of_a_success() {
     assert_eq!(with(&[("set-cookie", "a=b"), ("x-new", "1")], &exchanged()), "header: header +set-cookie");
     assert_eq!(with(&[("x-new", "1")], &exchanged()), "agrees with a pair x-new");
     assert_eq!(with(&[("content-encoding", "gzip")], &exchanged()), "void");
-    // A client that sends a cookie may have made it so.
+    // The site may have sent it because the client sent a cookie.
     let with_cookies = Expected { has_cookies: true, ..exchanged() };
     assert_eq!(with(&[("set-cookie", "a=b")], &with_cookies), "header? header +set-cookie");
     let ignoring = Expected { ignored: Arc::new(["set-cookie".to_owned()]), ..exchanged() };
     assert_eq!(with(&[("set-cookie", "a=b")], &ignoring), "agrees with a pair ");
-    // What an app's origin is answered with is compared with what it was answered with before.
+    // The fields for an app's origin are compared with those of the earlier response.
     let cors = [("access-control-allow-origin", "*"), ("vary", "Origin")];
     assert_eq!(with(&cors, &exchanged()), "header: header +access-control-allow-origin");
     let of_app = Expected { is_of_app: true, ..exchanged() };

@@ -8,7 +8,7 @@ const HOME: &str = "http://127.0.0.1:8099";
 const ISSUED_AT: u64 = 1_795_379_799;
 const REFRESH_TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// Recorded on a throw-away site.
+/// Recorded on a test site.
 fn vector(name: &str) -> String {
     let vectors = include_str!("../../../../tests/fixtures/vectors.json");
     let vectors: Value = serde_json::from_str(vectors).unwrap();
@@ -45,7 +45,7 @@ impl Keys {
     }
 }
 
-/// As PHP wrote it.
+/// A row as PHP wrote it.
 fn plain() -> Written {
     Written {
         id: 4711,
@@ -101,7 +101,7 @@ fn what_other_code_writes_is_told_in_words() {
             "refresh token's lifetime 1209600 s, the setting says 2592000 s",
         ),
         (
-            // The filter of iat moves this one.
+            // The filter of iat changes this one.
             Written { refresh_expires_at: Some(ISSUED_AT + 2_591_700), ..row.clone() },
             Kind::Lifetime,
             "refresh token's lifetime 2591700 s, the setting says 2592000 s",
@@ -144,7 +144,7 @@ fn what_a_client_may_have_brought_about_is_only_noted() {
 #[test]
 fn what_the_plugin_and_its_machine_do_is_no_fault() {
     let keys = keys();
-    // It takes the two times one after the other.
+    // It reads the two times one after the other.
     for (late, fits) in [(-3, false), (-2, true), (2, true), (30, true), (31, false)] {
         let row = Written { refresh_expires_at: (ISSUED_AT + 2_592_000).checked_add_signed(late), ..plain() };
         assert_eq!(fault(&row).is_none(), fits, "{late}");
@@ -155,13 +155,13 @@ fn what_the_plugin_and_its_machine_do_is_no_fault() {
         let expected = Expected { jwt_expiration: setting, ..keys.expected() };
         assert_eq!(judge(&plain(), &expected, true).fault.is_none(), fits, "{setting}");
     }
-    // By so much PHP's clock is ahead as far as that is known.
+    // The known amount by which PHP's clock is ahead.
     for (ahead, php, fits) in [(6, Some(1), true), (7, Some(1), false), (60, Some(55), true), (600, None, true)] {
         let row = Written { ahead: Some(ahead), ..plain() };
         let judged = judge(&row, &Expected { php_is_ahead: php, ..keys.expected() }, true);
         assert_eq!((judged.fault.is_none(), judged.is_ahead), (fits, !fits), "{ahead} {php:?}");
     }
-    // A row that it has not finished says nothing of what is missing.
+    // An incomplete row shows nothing about what is missing.
     for unfinished in [
         Written { refresh_token: None, refresh_expires_at: None, ..plain() },
         Written { refresh_token: Some(Vec::new()), refresh_expires_at: Some(0), ..plain() },
@@ -207,7 +207,7 @@ fn fault_of(row: &Written, expected: &Expected<'_>, proves: bool) -> Option<Kind
 }
 
 proptest! {
-    /// Whatever stands in a row, nothing panics, and no value of it is told.
+    /// Whatever a row contains, there is no panic, and no value of it is shown.
     #[test]
     fn no_value_is_told(
         hash in "[a-z]{8}\\PC{0,8}",
