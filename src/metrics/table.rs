@@ -117,11 +117,11 @@ series! {
         "upstream_connections_opened" "Connections made to the site's web server." { UpstreamOpened }
         "upstream_connections_reused" "Requests sent on a connection to the site's web server that had been used before." { UpstreamReused }
         "upstream_retries" "Requests sent once more because a reused connection had died." { UpstreamRetried }
-        "upstream_interim_responses" "Responses of the site that only announce one (103 and others, not 100), passed on or dropped." {
+        "upstream_interim_responses" "Interim responses of the site (103 and others, not 100), by whether the client got them." {
             InterimPassed { result = "passed" },
             InterimDropped { result = "dropped" },
         }
-        "early_bodies" "Request bodies that could begin to flow before their start was read (upstream.early_bodies): when the site asked for them, at once, or not, for want of a place (server.max_early_bodies_per_address)." {
+        "early_bodies" "Request bodies that upstream.early_bodies lets flow before their start was read, by when: once the site asked (when_asked), at once (at_once), or not early, because the address had no place left (no_place; server.max_early_bodies_per_address)." {
             BodyWhenAsked { begin = "when_asked" },
             BodyAtOnce { begin = "at_once" },
             BodyWithoutPlace { begin = "no_place" },
