@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::source::{Gravatar, GravatarHash};
 
-/// `email` without blanks round it.
+/// `email` is trimmed.
 pub fn url(avatar: &Gravatar, email: &str) -> String {
     let email = email.to_ascii_lowercase();
     let hash = match avatar.hash {

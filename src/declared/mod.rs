@@ -1,8 +1,8 @@
-//! What the site's own PHP code adds to a refresh, as the configuration declares it: claims, members of the answer, members
-//! that are left out.
+//! What the site's own PHP code adds to a refresh, as declared in the configuration: claims,
+//! members of the response, members that are left out.
 //!
-//! A declaration is a promise about PHP code that the sidecar does not run. The comparison with WordPress's own answers holds
-//! it to that promise.
+//! A declaration is a promise about PHP code that the sidecar does not run. The comparison with
+//! WordPress's own responses verifies that promise.
 
 mod gravatar;
 mod person;
@@ -17,28 +17,29 @@ pub use roles::role_names;
 pub use source::{Cast, Column, Gravatar, GravatarHash, Member, RolesForm, Source, is_plain, is_serialized, quoted};
 pub use written::with_members;
 
-/// Claims that the plugin and WordPress rely on. `data.user.id` is not one of them: the plugin takes a number there, too.
+/// Claims that the plugin and WordPress rely on. `data.user.id` is not listed: the plugin also
+/// accepts a number there.
 const RESERVED_CLAIMS: [&str; 7] = ["iss", "iat", "nbf", "exp", "jti", "data", "data.user"];
 
-/// Members of an answer without which no client could go on.
+/// Members of a response that every client needs.
 const RESERVED_FIELDS: [&str; 4] = ["access_token", "refresh_token", "token", "expires_in"];
 
 /// Members that may be left out.
 const OMITTABLE: [&str; 2] = ["token_type", "expires_in"];
 
-/// All that is declared.
+/// All declarations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Declared {
-    /// `[[jwt.claim]]`, in their order.
+    /// `[[jwt.claim]]`, in order.
     pub claims: Vec<Member>,
-    /// `[[refresh.field]]`, in their order.
+    /// `[[refresh.field]]`, in order.
     pub fields: Vec<Member>,
     /// `[refresh] omit`.
     pub omit: Vec<String>,
     reads: Vec<Read>,
 }
 
-/// What is known of the user of a refresh.
+/// The data of a refresh's user.
 // SECURITY: no Debug. It is the user's data.
 #[derive(Clone)]
 pub struct User {
@@ -50,12 +51,12 @@ pub struct User {
     pub nicename: String,
     /// `display_name`
     pub display_name: String,
-    /// What was found by [`Declared::reads`], in their order.
+    /// The values found for [`Declared::reads`], in the same order.
     pub found: Vec<Option<Vec<u8>>>,
 }
 
 impl User {
-    /// A copy for an answer, without what was found by reads.
+    /// A copy for the response, without the values found for reads.
     pub fn without_found(&self) -> User {
         User {
             id: self.id,
@@ -75,7 +76,7 @@ pub struct Values {
     pub fields: Vec<(Vec<String>, Value)>,
 }
 
-/// Why a value is not certain: WordPress answers then. Names the source, never the value.
+/// Why a value is uncertain, so that WordPress must answer. Names the source, never the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{of} of the user cannot be declared: {problem}")]
 pub struct Uncertain {
@@ -94,12 +95,12 @@ impl Declared {
         Declared { claims, fields, omit, reads }
     }
 
-    /// Whether nothing is declared of a user.
+    /// Whether no declaration depends on the user.
     pub fn is_empty(&self) -> bool {
         self.claims.is_empty() && self.fields.is_empty()
     }
 
-    /// What has to be read of a user.
+    /// What has to be read for each user.
     pub fn reads(&self) -> &[Read] {
         &self.reads
     }
@@ -109,12 +110,13 @@ impl Declared {
         self.members().any(|member| matches!(member.value, Source::Roles { .. }))
     }
 
-    /// Whether the claims of a token depend on more than its row: then they may be others by now.
+    /// Whether the claims of a token depend on more than its row: then they may have changed since.
     pub fn claims_vary(&self) -> bool {
         self.claims.iter().any(|claim| !matches!(claim.value, Source::Constant(_) | Source::Column(Column::Id, _)))
     }
 
-    /// Claims that a row tells, of user `user_id`: all that are declared where [none vary](Declared::claims_vary).
+    /// The claims that a row determines, for user `user_id`: all declared ones if [none
+    /// vary](Declared::claims_vary).
     pub fn claims_of_row(&self, user_id: u64) -> Vec<(Vec<String>, Value)> {
         let known = self.claims.iter().filter_map(|claim| {
             let value = match &claim.value {
@@ -131,7 +133,7 @@ impl Declared {
     /// The values for `person`.
     ///
     /// # Errors
-    /// One of them is not certain.
+    /// One of them is uncertain.
     pub fn values(&self, person: &Person<'_>) -> Result<Values, Uncertain> {
         let each = |members: &[Member]| {
             let values = members.iter().map(|member| Ok((member.path.clone(), member.value.value(person)?)));
@@ -145,7 +147,7 @@ impl Declared {
     }
 }
 
-/// Sets the member at `path` as PHP's `$array['a']['b'] = …` does: what is there already keeps its place.
+/// Sets the member at `path` like PHP's `$array['a']['b'] = …`: existing members keep their place.
 pub fn set(map: &mut Map<String, Value>, path: &[String], value: Value) {
     let Some((name, below)) = path.split_first() else { return };
     if below.is_empty() {
@@ -169,7 +171,7 @@ pub fn check_claim(path: &[String]) -> Result<(), String> {
     reserved(path, &RESERVED_CLAIMS, "the plugin's own claim, without which WordPress refuses the token")
 }
 
-/// Whether a member of the answer may be declared at `path`.
+/// Whether a member of the response may be declared at `path`.
 ///
 /// # Errors
 /// Why not.
@@ -196,7 +198,7 @@ fn reserved(path: &[String], reserved: &[&str], what: &str) -> Result<(), String
     if dotted.starts_with("data.user.id.") {
         return Err("data.user.id is the user's id, and has no members".to_owned());
     }
-    // A member below a text would replace it.
+    // A member below a text would replace the text.
     let is_below = |name: &&&str| dotted.starts_with(&format!("{name}.")) && !name.starts_with("data");
     match reserved.iter().find(|name| **name == dotted).or_else(|| reserved.iter().find(is_below)) {
         Some(name) => Err(format!("{name} is {what}")),

@@ -1,11 +1,11 @@
-//! What is known of one user.
+//! The data of one user.
 
 use super::source::Column;
 
-/// Bytes of a meta value at most. A longer one is WordPress's.
+/// The most bytes of a meta value. A longer one is left to WordPress.
 pub const LONGEST_META: usize = 16_384;
 
-/// What is read of a user besides what every refresh reads.
+/// What is read of a user besides the data that every refresh reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
     /// `user_login`
@@ -16,12 +16,12 @@ pub enum Read {
     Registered,
     /// The meta value of this key.
     Meta(String),
-    /// The meta value that holds the user's roles on this site.
+    /// The meta value with the user's roles on this site.
     Capabilities,
 }
 
 impl Read {
-    /// The column of the table of users, where it is one.
+    /// The column of the users' table, if it is one.
     pub fn user_column(&self) -> Option<&'static str> {
         match self {
             Read::Login => Some("user_login"),
@@ -40,15 +40,15 @@ pub struct Person<'a> {
     pub email: &'a str,
     pub nicename: &'a str,
     pub display_name: &'a str,
-    /// What was read, and in the same order what was found.
+    /// What was read, and what was found, in the same order.
     pub reads: &'a [Read],
     pub found: &'a [Option<Vec<u8>>],
-    /// The names of the site's roles; `None` where they cannot be read.
+    /// The names of the site's roles; `None` if they cannot be read.
     pub roles: Option<&'a [String]>,
 }
 
 impl<'a> Person<'a> {
-    /// What was found by `read`; `None`: nothing.
+    /// What was found for `read`; `None` if nothing was.
     ///
     /// # Errors
     /// Why it cannot be used.

@@ -1,23 +1,23 @@
-//! A user's roles: those keys of the serialized meta value `…capabilities` that are names of roles.
+//! A user's roles: the keys of the serialized meta value `…capabilities` that are names of roles.
 //!
-//! `WP_User::get_role_caps()` (wp-includes/class-wp-user.php) takes each key that is a role's name, in their order, whatever its
-//! value. Before WordPress 6.7 the keys of the list were those of the unfiltered one, so that a capability in front of a role made
-//! PHP's JSON write an object.
+//! `WP_User::get_role_caps()` (wp-includes/class-wp-user.php) uses each key that is a role's name,
+//! in order, whatever its value. Before WordPress 6.7 the list kept the keys of the unfiltered one,
+//! so that a capability before a role made PHP's JSON write an object.
 
 use phpserz::{PhpParser, PhpToken};
 
-/// Roles of one user, and roles of a site, at most.
+/// The most roles of one user, and of a site.
 const MOST: u32 = 1_000;
 
-/// How deep the roles of a site are nested: role, capabilities, capability.
+/// How deeply the roles of a site are nested: role, capabilities, capability.
 const DEPTH: usize = 8;
 
-/// The roles in `capabilities`, of those in `known`.
+/// The roles in `capabilities` that are among `known`.
 ///
 /// # Errors
-/// Why they are not certain.
+/// Why they are uncertain.
 pub fn of(capabilities: &str, known: &[String]) -> Result<Vec<String>, &'static str> {
-    const UNREADABLE: &str = "it is no array of roles";
+    const UNREADABLE: &str = "it is not an array of roles";
     if capabilities.is_empty() {
         return Ok(Vec::new());
     }
@@ -42,7 +42,7 @@ pub fn of(capabilities: &str, known: &[String]) -> Result<Vec<String>, &'static 
     }
 }
 
-/// The names of the roles in the option `…user_roles`; `None` where it cannot be read.
+/// The names of the roles in the option `…user_roles`; `None` if it cannot be read.
 pub fn role_names(option: &[u8]) -> Option<Vec<String>> {
     let mut parser = PhpParser::new(option.trim_ascii());
     let PhpToken::Array { elements } = parser.read_token().ok()? else { return None };

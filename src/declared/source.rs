@@ -1,4 +1,4 @@
-//! Where a declared value comes from, as TOML writes it and as PHP's JSON has it.
+//! Where a declared value comes from: its form in TOML, and its value as in PHP's JSON.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::person::{Person, Read};
 use super::{Uncertain, gravatar, roles};
 
-/// A claim or a member of an answer.
+/// A claim or a member of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// From the outermost name to the innermost.
@@ -19,14 +19,14 @@ pub struct Member {
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// The same for all users. Numbers are whole.
+    /// The same for all users. Numbers are integers.
     Constant(Value),
-    /// A column of the table of users.
+    /// A column of the users' table.
     Column(Column, Cast),
     /// The user's roles on this site.
     Roles {
         form: RolesForm,
-        /// Between two roles, for [`RolesForm::Joined`].
+        /// The separator for [`RolesForm::Joined`].
         separator: String,
     },
     /// `get_user_meta( $user->ID, $key, true )`.
@@ -35,7 +35,7 @@ pub enum Source {
     Gravatar(Gravatar),
 }
 
-/// A column, by the part of its name that WordPress's own objects give it.
+/// A column, by its name in WordPress's own objects, without the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Column {
@@ -48,7 +48,7 @@ pub enum Column {
     Registered,
 }
 
-/// What PHP casts a text to.
+/// The type that PHP casts a text to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cast {
@@ -57,7 +57,7 @@ pub enum Cast {
     Boolean,
 }
 
-/// How roles are written.
+/// The form of roles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RolesForm {
@@ -73,15 +73,15 @@ pub enum RolesForm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gravatar {
     pub hash: GravatarHash,
-    /// Pixels.
+    /// In pixels.
     pub size: u16,
-    /// The option `avatar_default`, as the URL has it.
+    /// The option `avatar_default`, as in the URL.
     pub default: String,
-    /// The option `avatar_rating`, as the URL has it.
+    /// The option `avatar_rating`, as in the URL.
     pub rating: String,
 }
 
-/// By what an avatar is found.
+/// The hash that identifies an avatar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GravatarHash {
@@ -115,14 +115,14 @@ impl Column {
         }
     }
 
-    /// What it is where nothing else is declared: `$user->ID` is a number, the others are texts.
+    /// The type without a declared cast: `$user->ID` is a number, the others are texts.
     pub fn usual_cast(self) -> Cast {
         if self == Column::Id { Cast::Integer } else { Cast::String }
     }
 }
 
 impl Source {
-    /// What has to be read for it besides what every refresh reads.
+    /// What has to be read for it besides the data that every refresh reads.
     pub fn read(&self) -> Option<Read> {
         match self {
             Source::Column(Column::Login, _) => Some(Read::Login),
@@ -137,7 +137,7 @@ impl Source {
     /// The value for `person`.
     ///
     /// # Errors
-    /// It is not certain.
+    /// It is uncertain.
     pub fn value(&self, person: &Person<'_>) -> Result<Value, Uncertain> {
         let uncertain = |problem| Uncertain { of: self.to_string(), problem };
         match self {
@@ -155,7 +155,7 @@ impl Source {
                     (RolesForm::List, _) => Ok(roles.into_iter().map(Value::from).collect()),
                     (RolesForm::Joined, _) => Ok(roles.join(separator).into()),
                     (RolesForm::First, Some(first)) => Ok(first.as_str().into()),
-                    // `reset()` gives false, `[0] ?? ''` a text.
+                    // `reset()` returns false, `[0] ?? ''` a text.
                     (RolesForm::First, None) => Err(uncertain("the user has no role")),
                 }
             }
@@ -175,7 +175,7 @@ impl Source {
 }
 
 impl Cast {
-    /// `None` where PHP's cast is not plain to see.
+    /// `None` if the result of PHP's cast is not obvious.
     fn of(self, text: &str) -> Option<Value> {
         match self {
             Cast::String => Some(text.into()),
@@ -198,7 +198,7 @@ impl Cast {
     }
 }
 
-/// What `is_serialized()` of WordPress may take for serialized (wp-includes/functions.php).
+/// Whether WordPress's `is_serialized()` may take it as serialized (wp-includes/functions.php).
 pub fn is_serialized(text: &str) -> bool {
     let text = text.trim();
     let mut letters = text.bytes();
@@ -208,7 +208,7 @@ pub fn is_serialized(text: &str) -> bool {
     )
 }
 
-/// As it stands in the configuration.
+/// As in the configuration.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -237,7 +237,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// A value as TOML writes it on one line.
+/// A value written as TOML on one line.
 struct Toml<'a>(&'a Value);
 
 impl fmt::Display for Toml<'_> {
@@ -258,13 +258,13 @@ impl fmt::Display for Toml<'_> {
     }
 }
 
-/// A basic string of TOML: JSON's escapes are among TOML's.
+/// A basic string of TOML: JSON's escapes are a subset of TOML's.
 pub fn quoted(text: &str) -> String {
-    // DEL is a control character that only JSON lets stand.
+    // JSON does not escape the control character DEL.
     Value::from(text).to_string().replace('\u{7f}', "\\u007F")
 }
 
-/// As it is written: one of the keys that name a source, and what goes with it.
+/// The form in TOML: one of the keys that name a source, and its options.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table such as { meta = \"first_name\" }")]
 struct Written {
@@ -312,7 +312,7 @@ impl Written {
                 Ok(Source::Roles { form, separator: separator.unwrap_or_else(|| ",".to_owned()) })
             }
             (None, None, None, Some(key), None) if key.is_empty() => Err("meta is empty".to_owned()),
-            // SECURITY: what a session is, and what a password can be reset by.
+            // SECURITY: these contain sessions, and the means to reset a password.
             (None, None, None, Some(key), None) if key == "session_tokens" => {
                 Err("meta = \"session_tokens\" would hand out sessions".to_owned())
             }
@@ -328,7 +328,7 @@ impl Written {
     }
 }
 
-/// No fractions, whose digits PHP and we may write differently, and no dates.
+/// No fractions, whose digits PHP may write differently, and no dates.
 pub fn is_plain(value: &Value) -> bool {
     match value {
         Value::Null => false,

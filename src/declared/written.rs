@@ -1,12 +1,13 @@
-//! Members set in an object that is JSON already.
+//! Sets members in an object that is already JSON text.
 
 use serde_json::{Map, Value};
 
 use super::set;
 
-/// Sets `members` in `object`, each path once, as [`set`] does. `levels` are the names of its members, and of those of the object
-/// that stands last in it, and so on to the innermost: what is new at the end of one of these is written there, since to build
-/// the members of an object and write them again costs more than all else of a claim.
+/// Sets `members` in `object`, each path once, like [`set`]. `levels` are the names of its members,
+/// of those of the last object in it, and so on to the innermost. A new member at the end of one of
+/// these is written directly: parsing the object and writing it again costs more than all other
+/// work on a claim.
 ///
 /// # Errors
 /// `object` is invalid, or a value cannot be written.
@@ -22,7 +23,7 @@ pub fn with_members(
         }
         return serde_json::to_vec(&map);
     }
-    // The closing braces.
+    // Removes the closing braces.
     object.truncate(object.len().saturating_sub(levels.len()));
     for depth in (1..=levels.len()).rev() {
         for (path, value) in members.iter().filter(|(path, _)| path.len() == depth) {

@@ -1,4 +1,4 @@
-//! What the driver answers, read strictly: it comes from the site's own code.
+//! Parses the driver's answer strictly, since it comes from the site's own code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use crate::printable;
 use crate::wordpress::imported::{CONSTANTS, Seen};
 use crate::wordpress::wp_config::Scalar;
 
-/// What PHP said.
+/// The answer.
 pub(super) struct Answer {
     end: End,
-    /// PHP's name for the way in which it was started.
+    /// PHP's name of its SAPI.
     pub(super) sapi: String,
     /// PHP's version.
     pub(super) php: String,
@@ -27,24 +27,24 @@ pub(super) struct Answer {
     pub(super) files: Vec<Seen>,
     /// Whether there were more files.
     pub(super) overflow: bool,
-    /// Where something asks whether the command line runs it.
+    /// Where code asks whether it runs on the command line.
     asks_for_cli: Option<String>,
-    /// Where something asks for a web server's SAPI, or may do so.
+    /// Where code asks for a web server's SAPI, or may do so.
     asks_for_server: Option<String>,
-    /// Where something reads what is another for each process.
+    /// Where code reads something that differs between processes.
     asks_for_process: Option<String>,
-    /// A variable of the request that putenv() has changed.
+    /// A request variable that putenv() has changed.
     changed: Option<String>,
-    /// Where something asks for the request's host.
+    /// Where code asks for the request's host.
     asks_for_host: Option<String>,
-    /// A constant of the plugin's that comes after the place where WordPress is loaded.
+    /// A constant of the plugin's that is defined after WordPress is loaded.
     late: Option<String>,
 }
 
 /// A constant's value.
 pub(super) struct Value {
     scalar: Result<Scalar, String>,
-    /// The line that seems to define it.
+    /// The line that probably defines it.
     pub(super) place: Option<String>,
 }
 
@@ -89,7 +89,7 @@ struct RawAsks {
 }
 
 impl Answer {
-    /// Reads the driver's line.
+    /// Parses the driver's line.
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
         let raw: Raw = serde_json::from_slice(line).ok()?;
         if raw.constants.keys().any(|name| !CONSTANTS.contains(&name.as_str())) {
@@ -132,7 +132,7 @@ impl Answer {
         })
     }
 
-    /// Refuses a run that did not come to the place where WordPress is loaded.
+    /// Refuses a run that did not reach the place where WordPress is loaded.
     pub(super) fn must_be_whole(&self, place: &Place, runner: &Runner, host: &str) -> Result<(), String> {
         let file = place.resolved.display();
         match (self.end, &self.error) {
@@ -158,7 +158,7 @@ impl Answer {
         }
     }
 
-    /// Refuses what a file that asks who runs it may have answered to this PHP only.
+    /// Refuses a file that asks for the SAPI, since its answers may hold for this PHP only.
     pub(super) fn needs_no_web_server(&self) -> Result<(), String> {
         match (&self.asks_for_cli, &self.asks_for_server) {
             (Some(ask), None) if self.sapi == "cli" => Err(format!(
@@ -174,7 +174,7 @@ impl Answer {
         }
     }
 
-    /// Refuses what may be another for the web server's PHP, whichever it is.
+    /// Refuses a file whose answers may differ in the web server's PHP, whichever it is.
     pub(super) fn needs_no_process(&self) -> Result<(), String> {
         match (&self.asks_for_process, &self.changed) {
             (Some(ask), _) => Err(format!(
@@ -188,8 +188,8 @@ impl Answer {
         }
     }
 
-    /// Refuses what a file that asks for the host has answered to a host that nothing names: a second host may get the same, and the
-    /// site's own another.
+    /// Refuses a file that asks for the host if none was named: a second invented host may get the
+    /// same answer, and the site's own another.
     pub(super) fn needs_no_host(&self) -> Result<(), String> {
         match &self.asks_for_host {
             Some(ask) => Err(format!(
@@ -199,7 +199,7 @@ impl Answer {
         }
     }
 
-    /// The names of what is not the same in both.
+    /// The names of constants that differ between the two.
     pub(super) fn differences(&self, other: &Self) -> BTreeSet<String> {
         let names: BTreeSet<&String> = self.constants.keys().chain(other.constants.keys()).collect();
         let is_same = |one: Option<&Value>, other: Option<&Value>| match (one, other) {
@@ -214,7 +214,7 @@ impl Answer {
 }
 
 impl Value {
-    /// What a configuration can be made of.
+    /// The constant as a value of the configuration.
     pub(super) fn scalar(&self, name: &str) -> Result<Scalar, String> {
         self.scalar.clone().map_err(|kind| {
             let place = self.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
@@ -222,7 +222,7 @@ impl Value {
         })
     }
 
-    /// Its type, in words.
+    /// Its type, for people.
     pub(super) fn kind(&self) -> &str {
         match &self.scalar {
             Ok(Scalar::Text(_)) => "a text",
@@ -279,18 +279,18 @@ fn seen((path, was, size, modified, sha256): &(String, String, u64, i64, String)
     }
 }
 
-/// Names of files may hold any bytes.
+/// File names may contain any bytes.
 fn text(base64: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&STANDARD.decode(base64).ok()?).into_owned())
 }
 
-/// SECURITY: the site's code can answer anything; what is shown of it is one line, and short.
+/// SECURITY: the site's code can answer anything; only a short text on one line is shown.
 fn words(base64: &str) -> Option<String> {
     let text: String = text(base64)?.chars().take(300).collect();
     Some(printable::one_line(&text).into_owned())
 }
 
-/// A word of PHP's own.
+/// A short word of PHP's.
 fn plain(word: &str) -> String {
     word.chars().filter(|letter| letter.is_ascii_alphanumeric() || "._-+ ".contains(*letter)).take(40).collect()
 }

@@ -1,7 +1,7 @@
-//! The environment variables that the web server gives to PHP.
+//! The environment variables that the web server passes to PHP.
 //!
-//! The files that hold them are of several kinds (systemd's, a shell's, Docker's) that agree on plain values and on nothing
-//! else. What they would take differently is refused.
+//! The files that contain them have several formats (systemd's, a shell's, Docker's), which agree
+//! only on plain values. Values that they would read differently are refused.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,11 +9,10 @@ use std::path::PathBuf;
 use super::about;
 use crate::config::Secret;
 
-/// By name.
 pub(super) struct Environment(BTreeMap<String, Secret>);
 
 impl Environment {
-    /// What the options give; a later one wins.
+    /// The variables of the options; a later one overrides an earlier one.
     pub(super) fn given(files: &[PathBuf], single: &[Secret]) -> Result<Self, String> {
         let mut all = Self(BTreeMap::new());
         for file in files {
@@ -32,7 +31,7 @@ impl Environment {
         Ok(all)
     }
 
-    /// More, which does not win over what is there.
+    /// Adds variables that are not yet defined.
     pub(super) fn add<'a>(&mut self, more: impl Iterator<Item = &'a (String, Secret)>) {
         for (name, value) in more {
             self.0.entry(name.clone()).or_insert_with(|| value.clone());
@@ -48,7 +47,8 @@ impl Environment {
     }
 }
 
-/// Of a line; `None` for one that is empty or a comment. SECURITY: nothing of a value is quoted.
+/// The variable of a line; `None` if it is empty or a comment. SECURITY: nothing of a value is
+/// quoted.
 fn pair_of(line: &str) -> Result<Option<(String, Secret)>, String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with(['#', ';']) {
@@ -62,7 +62,7 @@ fn pair_of(line: &str) -> Result<Option<(String, Secret)>, String> {
     Ok(Some((name.to_owned(), Secret::new(plain(value.trim())?))))
 }
 
-/// The value, where all readers of such files agree on it.
+/// The value, if all formats agree on it.
 fn plain(value: &str) -> Result<String, String> {
     let refused =
         || "it is read differently by different programs; put it into single quotes, or give it by --env".to_owned();

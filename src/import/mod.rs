@@ -1,8 +1,9 @@
-//! `wp-jwt-sidecar import`: has PHP run a site's `wp-config.php`, up to the place where it loads WordPress, and writes what that
-//! defines to the file that [`crate::wordpress::imported`] reads.
+//! `wp-jwt-sidecar import`: lets PHP run a site's `wp-config.php` up to the place where it loads
+//! WordPress, and writes the definitions to the file that [`crate::wordpress::imported`] reads.
 //!
-//! SECURITY: the site's code runs as the site's user, never as root and never as the service (see [`user`]), with limits (see
-//! [`sandbox`]). What it answers is taken for text from elsewhere: bounded, parsed strictly, and only constants of a list.
+//! SECURITY: the site's code runs as the site's user, never as root or the service (see [`user`]),
+//! with limits (see [`sandbox`]). Its answer is untrusted: bounded, parsed strictly, and limited to
+//! a list of constants.
 
 mod answer;
 mod environment;
@@ -28,32 +29,32 @@ use pool::Pool;
 use sandbox::Sandbox;
 use user::Runner;
 
-/// A host that the site does not have: what differs there depends on the request.
+/// A host that the site does not have: values that differ there depend on the request.
 const OTHER_HOST: &str = "wp-jwt-sidecar-import.invalid";
 
-/// What is left where PHP cannot say it.
+/// The alternative if PHP cannot help.
 const INSTEAD: &str =
     "set wordpress.database_url, wordpress.table_prefix, wordpress.auth_key, wordpress.auth_salt and jwt.secret";
 
-/// The host where none is named.
+/// The host if none is named.
 const ANY_HOST: &str = "localhost";
 
-/// How it ended.
+/// The result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The file is as it was.
+    /// The file is unchanged.
     Unchanged,
-    /// It is another one, or with `--check` would be.
+    /// The file has changed, or with `--check` would change.
     Changed,
 }
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// Where the site is cannot be known.
+    /// The site's location is unknown.
     #[error(transparent)]
     Configuration(#[from] Faults),
-    /// A sentence with its way out.
+    /// A sentence with its fix.
     #[error("{0}")]
     Refused(String),
     /// Standard output is closed.
@@ -67,10 +68,10 @@ impl From<String> for ImportError {
     }
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// Whatever keeps the values from being known for certain.
+/// Everything that makes the values uncertain.
 pub fn run(files: &SiteFiles, how: &How, out: &mut impl Write) -> Result<Outcome, ImportError> {
     let config = files.config.as_deref().ok_or_else(|| {
         "where is the site's wp-config.php? Set wordpress.config, or give --wp-config /PATH/wp-config.php".to_owned()
@@ -132,19 +133,19 @@ pub fn run(files: &SiteFiles, how: &How, out: &mut impl Write) -> Result<Outcome
     Ok(outcome)
 }
 
-/// A request that PHP is made to believe in.
+/// The request that PHP is run for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Request {
-    /// By TLS, for the refresh route.
+    /// With TLS, for the refresh route.
     Usual,
-    /// As little like [`Request::Usual`] as can be.
+    /// As different from [`Request::Usual`] as possible.
     Other,
-    /// The same by TLS: some files send what comes without it elsewhere.
+    /// The same with TLS: some files redirect requests without it.
     OtherByTls,
 }
 
 impl Request {
-    /// What of `$_SERVER` depends on it.
+    /// The entries of `$_SERVER` that depend on it.
     fn server(self) -> Vec<(&'static str, &'static str)> {
         let scheme: &[(&str, &str)] = match self {
             Request::Usual | Request::OtherByTls => &[
@@ -175,7 +176,7 @@ impl Request {
     }
 }
 
-/// A site that can be asked.
+/// A site that PHP can be run for.
 struct Visit<'a> {
     sandbox: &'a Sandbox,
     place: &'a Place,
@@ -184,12 +185,13 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// As `request` for `host` has it.
+    /// Runs PHP for `request` to `host`.
     fn ask(&self, host: &str, request: Request) -> Result<Answer, String> {
         let hosts = [("HTTP_HOST", host), ("SERVER_NAME", host.split(':').next().unwrap_or(host))];
         let always = [("SERVER_PROTOCOL", "HTTP/1.1"), ("QUERY_STRING", ""), ("GATEWAY_INTERFACE", "CGI/1.1")];
         let server: BTreeMap<&str, &str> = always.into_iter().chain(request.server()).chain(hosts).collect();
-        // The limits are none of the site's: what is made of them must not be believed, and is not, if it differs.
+        // The limits are not the site's: values that depend on them must not be used, and are not,
+        // since they then differ.
         let more = u64::from(request != Request::Usual);
         let answer = self.sandbox.run(self.place, self.environment, &server, more)?;
         answer.must_be_whole(self.place, self.runner, host)?;
@@ -200,13 +202,14 @@ impl Visit<'_> {
         self.ask(host, Request::Other).or_else(|_| self.ask(host, Request::OtherByTls))
     }
 
-    /// The constants that depend on the request. Others than [`MAY_VARY`] must not, but by the host that was named.
+    /// The constants that depend on the request. Only [`MAY_VARY`] may, and others only on the host
+    /// if it was named.
     fn varying(&self, answer: &Answer, host: Option<&str>) -> Result<BTreeSet<String>, String> {
         let may_vary = |name: &String| MAY_VARY.contains(&name.as_str());
         let other = self.other(OTHER_HOST);
         let varying = match (&other, host) {
             (Ok(other), _) => answer.differences(other),
-            // It does not serve that host: what depends on the host is not seen.
+            // The file refuses the other host, so what depends on the host remains unknown.
             (Err(_), Some(_)) => MAY_VARY.iter().map(|name| (*name).to_owned()).collect(),
             (Err(_), None) => {
                 return Err(
@@ -257,7 +260,7 @@ fn imported(
         }
     }
     let is_undefined = |name: &&&str| !answer.constants.contains_key(**name) && !varying.contains(**name);
-    // SECURITY: a file may ask whether a secret is the name of a file that holds it.
+    // SECURITY: a file may ask whether a secret is the name of a file that contains it.
     let secrets: Vec<&str> =
         constants.iter().filter(|(name, _)| is_secret(name)).filter_map(|(_, value)| text(value)).collect();
     let mut files = answer.files.clone();
@@ -282,7 +285,7 @@ fn is_secret(constant: &str) -> bool {
     constant == "DB_PASSWORD" || constant.ends_with("_KEY") || constant.ends_with("_SALT")
 }
 
-/// A text that is long enough to be told from a part of a usual path.
+/// A text that is long enough not to be part of a usual path.
 fn text(value: &Scalar) -> Option<&str> {
     match value {
         Scalar::Text(bytes) => str::from_utf8(bytes).ok().filter(|text| text.len() >= 6),
@@ -290,7 +293,7 @@ fn text(value: &Scalar) -> Option<&str> {
     }
 }
 
-/// Names and places, no values.
+/// Prints names and places, but no values.
 fn print(imported: &Imported, answer: &Answer, runner: &Runner, out: &mut impl Write) -> Result<(), ImportError> {
     let host = imported.host.as_deref().map(|host| format!(" for the host {host}")).unwrap_or_default();
     writeln!(
@@ -320,12 +323,13 @@ fn print(imported: &Imported, answer: &Answer, runner: &Runner, out: &mut impl W
     Ok(())
 }
 
-/// What a sentence about a file begins with.
+/// The beginning of a sentence about a file.
 fn about(path: &Path, problem: impl std::fmt::Display) -> String {
     format!("{}: {problem}", path.display())
 }
 
-/// Looks a program up in the system's directories. SECURITY: not in `$PATH`, which the caller of root's shell may have set.
+/// Finds a program in the system's directories. SECURITY: not in `$PATH`, which the caller of
+/// root's shell may have set.
 fn program(name: &str) -> Option<PathBuf> {
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
         .iter()
@@ -333,7 +337,7 @@ fn program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// A small text file that an option names.
+/// Reads a small text file that an option names.
 fn read_text(file: &Path, option: &str) -> Result<String, String> {
     const LIMIT: u64 = 1 << 20;
     let mut text = String::new();

@@ -8,18 +8,19 @@ use crate::wordpress::installation;
 
 /// A site's directories.
 pub(super) struct Place {
-    /// The `wp-config.php` as it was named, absolute.
+    /// The path of `wp-config.php` as given, absolute.
     pub(super) named: PathBuf,
-    /// The file that is run, symbolic links resolved.
+    /// The file to run, with symbolic links resolved.
     pub(super) resolved: PathBuf,
-    /// Where `wp-load.php` is, symbolic links resolved. `None` where it is not found: then `ABSPATH` is the file's to define.
+    /// The directory of `wp-load.php`, with symbolic links resolved. `None` if it was not found:
+    /// then the file must define `ABSPATH`.
     pub(super) root: Option<PathBuf>,
-    /// Where the web server starts PHP: beside `index.php`.
+    /// PHP's working directory under the web server: that of `index.php`.
     pub(super) directory: PathBuf,
 }
 
 impl Place {
-    /// Finds it as `wp-load.php` does, the other way round.
+    /// Finds the directories by the rules of `wp-load.php` in reverse.
     pub(super) fn find(named: &Path, root: Option<&Path>) -> Result<Self, String> {
         let named = std::path::absolute(named).map_err(|error| about(named, error))?;
         let named = if named.is_dir() { named.join("wp-config.php") } else { named };
@@ -54,7 +55,7 @@ fn given(root: &Path) -> Result<PathBuf, String> {
     }
 }
 
-/// One directory below, where that WordPress has no `wp-config.php` of its own.
+/// A directory directly below that contains a WordPress without its own `wp-config.php`.
 fn below(directory: &Path) -> Result<Option<PathBuf>, String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut roots: Vec<PathBuf> =

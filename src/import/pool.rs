@@ -1,6 +1,7 @@
-//! The file of a pool of PHP-FPM: whom it runs as, and which variables it gives to PHP.
+//! Parses the configuration of a PHP-FPM pool: its user, and the variables that it passes to PHP.
 //!
-//! FPM reads it as PHP reads `php.ini`, where unquoted words and signs have meanings; what is not plain is refused.
+//! FPM reads the file like `php.ini`, where unquoted words and some characters have a meaning;
+//! values that are not plain are refused.
 
 use std::path::Path;
 
@@ -8,27 +9,27 @@ use super::environment::{Environment, is_name};
 use super::{INSTEAD, about};
 use crate::config::Secret;
 
-/// A pool.
 #[derive(Default)]
 pub(super) struct Pool {
     pub(super) user: Option<String>,
     pub(super) group: Option<String>,
     /// `env[NAME] = VALUE`
     pub(super) environment: Vec<(String, Secret)>,
-    /// `clear_env = no`: PHP also gets the variables of FPM itself.
+    /// `clear_env = no`: PHP also gets FPM's own variables.
     pub(super) inherits: bool,
-    /// Those of `php_value[…]` and its like that decide what a file reads, as `NAME=VALUE`.
+    /// The `php_value[…]` and similar settings that affect what a file reads, as `NAME=VALUE`.
     pub(super) settings: Vec<String>,
 }
 
-/// What may change a value: where bare includes are looked for, and whether there is an `$_ENV`.
+/// Settings that may change a value: where bare includes are looked for, and whether there is
+/// `$_ENV`.
 const SETTINGS: [&str; 2] = ["include_path", "variables_order"];
 
-/// What PHP runs before the file, and may define anything.
+/// Code that PHP runs before the file, and that may define anything.
 const RUN_BEFORE: &str = "auto_prepend_file";
 
 impl Pool {
-    /// `given` has what `env[NAME] = $OTHER` refers to.
+    /// `given` contains the variables that `env[NAME] = $OTHER` refers to.
     pub(super) fn read(file: &Path, given: &Environment) -> Result<Self, String> {
         parse(&super::read_text(file, "--fpm-pool")?, given).map_err(|problem| about(file, problem))
     }

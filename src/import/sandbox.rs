@@ -1,7 +1,9 @@
-//! PHP, shut in: as the site's user, without network, with limits, and ended with all that it started.
+//! Runs PHP in a sandbox: as the site's user, without network, with limits, and ended together with
+//! everything that it has started.
 //!
-//! util-linux's programs do what Rust cannot without unsafe code: `setsid` (session), `unshare` (namespaces), `prlimit` (limits),
-//! `setpriv` (user and supplementary groups, which [`std::os::unix::process::CommandExt::uid`] would lose).
+//! util-linux's programs do what Rust cannot do without unsafe code: `setsid` (session), `unshare`
+//! (namespaces), `prlimit` (limits), `setpriv` (user and supplementary groups, which
+//! [`std::os::unix::process::CommandExt::uid`] would lose).
 
 mod limits;
 mod reading;
@@ -27,7 +29,7 @@ use super::{INSTEAD, about, program};
 use crate::wordpress::imported::CONSTANTS;
 use reading::Heard;
 
-/// What runs in PHP.
+/// The PHP code of the driver.
 const DRIVER: &str = concat!(
     include_str!("driver/files.php"),
     include_str!("driver/questions.php"),
@@ -35,7 +37,8 @@ const DRIVER: &str = concat!(
     include_str!("driver/run.php")
 );
 
-/// What becomes of PHP's settings: what would print, write or hide something, and what web servers' PHP cannot do either.
+/// PHP's settings: off is what would print, write or hide something, and what web servers' PHP
+/// cannot do either.
 const SETTINGS: [&str; 13] = [
     "opcache.enable=0",
     "opcache.enable_cli=0",
@@ -52,18 +55,18 @@ const SETTINGS: [&str; 13] = [
     "xdebug.mode=off",
 ];
 
-/// PHP's limit, in MiB.
+/// PHP's memory limit, in MiB.
 const MEMORY: u64 = 256;
 
-/// From the end of PHP's output to the end of PHP.
+/// How long PHP may take to exit after its output has ended.
 const TO_END: Duration = Duration::from_secs(1);
 
-/// A PHP that can be asked.
+/// A sandbox to run PHP in.
 pub(super) struct Sandbox {
     php: PathBuf,
-    /// The pool's, as `NAME=VALUE`.
+    /// The pool's settings, as `NAME=VALUE`.
     settings: Vec<String>,
-    /// The programs in front of PHP, with their arguments.
+    /// The programs that start PHP, with their arguments.
     shell: Vec<OsString>,
     lacks: Vec<&'static str>,
     timeout: Duration,
@@ -72,7 +75,7 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Finds out what the system lets it do.
+    /// Finds out what the system supports.
     pub(super) fn new(
         php: Option<&Path>,
         settings: &[String],
@@ -93,12 +96,12 @@ impl Sandbox {
         Ok(Self { php, settings, shell, lacks, timeout, home: runner.home.clone(), user: runner.name.clone() })
     }
 
-    /// What the system does not let it do, in words.
+    /// What the system does not support, for people.
     pub(super) fn lacks(&self) -> &[&'static str] {
         &self.lacks
     }
 
-    /// Runs the site's file for a request that is described by `server`, with limits that are higher by `more`.
+    /// Runs the site's file for the request described by `server`, with limits raised by `more`.
     pub(super) fn run(
         &self,
         place: &Place,
@@ -107,7 +110,7 @@ impl Sandbox {
         more: u64,
     ) -> Result<Answer, String> {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|error| format!("the system gives no randomness: {error}"))?;
+        getrandom::fill(&mut bytes).map_err(|error| format!("no random bytes from the operating system: {error}"))?;
         let nonce: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let script = self.script(place, environment, server, &nonce);
         let mut command = command(&self.shell, place);
@@ -153,8 +156,8 @@ impl Sandbox {
         }
     }
 
-    /// SECURITY: the environment's values go by standard input: neither a list of processes nor the programs in front, which run
-    /// as root, see them.
+    /// SECURITY: the values of the environment are passed on standard input, where neither the
+    /// process list nor the programs that start PHP, which run as root, see them.
     fn script(&self, place: &Place, environment: &Environment, server: &BTreeMap<&str, &str>, nonce: &str) -> Vec<u8> {
         let path = |path: &Path| STANDARD.encode(path.as_os_str().as_encoded_bytes());
         let user = [("USER", self.user.as_str()), ("HOME", self.home.as_str())];
@@ -182,14 +185,14 @@ fn named(php: &Path) -> Result<PathBuf, String> {
     found.filter(|php| php.is_file()).ok_or_else(|| about(php, "there is no such program (--php)"))
 }
 
-/// The programs in front of PHP, and what the system does not let them do.
+/// The programs that start PHP, and what the system does not support.
 fn shell(runner: &Runner, place: &Place, timeout: Duration) -> Result<(Vec<OsString>, Vec<&'static str>), String> {
     let tool = |name: &str| {
         program(name).ok_or_else(|| format!("there is no {name} here: install it (Debian: apt install util-linux)"))
     };
     let within = limits::within(&tool("prlimit")?, &tool("setpriv")?, runner, timeout);
     let (setsid, unshare) = (tool("setsid")?, tool("unshare")?);
-    // Who is not root gets namespaces only within one of users.
+    // Without root, namespaces require a user namespace.
     let users: &[&str] = if runner.is_caller { &["--user", "--map-current-user"] } else { &[] };
     let ways: [(&[&str], &[&'static str]); 3] = [
         (&["--net", "--pid", "--fork", "--kill-child"], &[]),
@@ -198,7 +201,8 @@ fn shell(runner: &Runner, place: &Place, timeout: Duration) -> Result<(Vec<OsStr
     ];
     let mut refusal = String::new();
     for (flags, lacks) in ways {
-        // SECURITY: with the terminal of root's shell, the site's code could type into it (TIOCSTI, ioctl_tty(2)).
+        // SECURITY: with the terminal of root's shell, the site's code could type into it (TIOCSTI,
+        // ioctl_tty(2)).
         let mut shell: Vec<OsString> = vec![setsid.clone().into()];
         if !flags.is_empty() {
             shell.push(unshare.clone().into());
@@ -221,7 +225,7 @@ const NO_NET: &str =
 const NO_PID: &str =
     "the system gives no processes of its own (unshare --pid): what wp-config.php starts and detaches may outlive this";
 
-/// The same without PHP; no message here can quote anything of the site's.
+/// Tests the sandbox without PHP; no message here can quote anything of the site's.
 fn tried(shell: &[OsString], place: &Place) -> Result<(), String> {
     let output =
         command(shell, place).arg(program("true").unwrap_or_else(|| "true".into())).stdin(Stdio::null()).output();
@@ -242,18 +246,19 @@ fn command(shell: &[OsString], place: &Place) -> Command {
         }
         None => Command::new("false"),
     };
-    // SECURITY: what is configured for the site must not steer programs that run as root (LD_PRELOAD).
+    // SECURITY: the site's configuration must not affect programs that run as root (LD_PRELOAD).
     command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C");
-    // A new process leads no group, so that `setsid` makes a session of it without another process: its id is that of the group.
+    // A new process leads no group, so `setsid` makes it the leader of a session without forking:
+    // its id is that of the group.
     command.current_dir(&place.directory);
     command
 }
 
-/// Ends with all that it started, however this is left.
+/// Kills the process and everything that it has started when dropped.
 struct Running(Child);
 
 impl Running {
-    /// How it ended by itself; what has closed its output may still run.
+    /// How it ended by itself; a process that has only closed its output may still run.
     fn end(&mut self) -> String {
         let until = Instant::now() + TO_END;
         loop {
@@ -269,10 +274,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A child that has not been waited for keeps its id; with `unshare` gone, the kernel kills PHP and all below it.
+        // A child that was not waited for keeps its id; once `unshare` is gone, the kernel kills
+        // PHP and everything below it.
         if let (Ok(None), Ok(id)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
-            // There is no such group if `setsid` has not run yet.
+            // The group does not exist if `setsid` has not run yet.
             let _ = self.0.kill();
         }
         let _ = self.0.wait();

@@ -1,4 +1,4 @@
-//! Whom PHP runs as.
+//! Chooses the user that PHP runs as.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -16,12 +16,13 @@ pub(super) struct Runner {
     pub(super) uid: Uid,
     pub(super) gid: Gid,
     pub(super) home: String,
-    /// Whether the caller is that user already.
+    /// Whether the caller already is that user.
     pub(super) is_caller: bool,
 }
 
 impl Runner {
-    /// As named, else as the pool says, else the owner of the file, whose path has no symbolic links.
+    /// The user named by the option, otherwise the pool's, otherwise the file's owner. `file` has
+    /// no symbolic links in its path.
     pub(super) fn choose(named: Option<&str>, pool: Option<&Pool>, file: &Path) -> Result<Self, String> {
         let (user, why) = match (named, pool.and_then(|pool| pool.user.as_deref())) {
             (Some(name), _) => (user_of(name)?, "--user names it".to_owned()),
@@ -61,7 +62,8 @@ impl Runner {
     }
 }
 
-/// SECURITY: who may put another user's file in the place of this one, or a link to it, would choose whom PHP runs as.
+/// SECURITY: a user who can replace this file by another user's, or by a link to it, would choose
+/// the user that PHP runs as.
 fn owner(file: &Path) -> Result<u32, String> {
     let look = |path: &Path| fs::symlink_metadata(path).map_err(|error| about(path, error));
     let seen = look(file)?;
@@ -69,10 +71,10 @@ fn owner(file: &Path) -> Result<u32, String> {
         return Err(about(file, "is no longer a file; name PHP's user by --user"));
     }
     if seen.uid() == 0 {
-        // It is refused wherever it is.
+        // Root is refused wherever the file is.
         return Ok(0);
     }
-    // From the root down: what has been looked at keeps in place what comes next.
+    // From the root down: each directory that was checked protects the next.
     let mut directories: Vec<&Path> = file.ancestors().skip(1).collect();
     directories.reverse();
     for (at, directory) in directories.iter().enumerate() {
@@ -87,22 +89,22 @@ fn owner(file: &Path) -> Result<u32, String> {
             ));
         }
     }
-    // What was seen first may have been put there before the directories were looked at.
+    // The file may have been replaced before its directories were checked.
     match look(file)? {
         now if now.is_file() && now.uid() == seen.uid() => Ok(seen.uid()),
         _ => Err(about(file, "changes hands just now; name PHP's user by --user")),
     }
 }
 
-/// Whether only root and this user can change what is in the directory. In one like `/tmp`, other users cannot move a directory
-/// that belongs to this one (the sticky bit, inode(7)).
+/// Whether only root and this user can change the directory's contents. In a directory like `/tmp`,
+/// other users cannot move a subdirectory that belongs to this one (the sticky bit, inode(7)).
 fn is_kept(directory: &Metadata, uid: u32, is_last: bool) -> bool {
     let is_theirs = directory.uid() == 0 || directory.uid() == uid;
     let is_sticky = directory.mode() & 0o1000 != 0 && !is_last;
     directory.is_dir() && is_theirs && (directory.mode() & 0o022 == 0 || is_sticky)
 }
 
-/// SECURITY: root's group and the service's read what the site's code must not.
+/// SECURITY: root's group and the service's may read files that the site's code must not.
 fn allowed_group(group: Gid, service: Option<Gid>) -> Result<(), String> {
     if group.as_raw() == 0 || service == Some(group) {
         return Err(format!(
@@ -113,7 +115,7 @@ fn allowed_group(group: Gid, service: Option<Gid>) -> Result<(), String> {
     Ok(())
 }
 
-/// SECURITY: the site's code is not to have root's rights, nor to reach what the service keeps.
+/// SECURITY: the site's code must have neither root's rights nor access to the service's files.
 fn allowed(user: &User, why: &str) -> Result<(), String> {
     let fix = "name the user that PHP runs as, for example --user www-data";
     if user.uid.is_root() {

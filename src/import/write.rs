@@ -1,4 +1,5 @@
-//! The file that is written: for root and the service's group only, whole or not at all.
+//! Writes the imported file: readable by root and the service's group only, completely or not at
+//! all.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -10,21 +11,21 @@ use nix::unistd::{Group, Uid};
 use super::about;
 use crate::wordpress::imported::Imported;
 
-/// Where to write.
+/// The file to write.
 pub(super) struct Target<'a> {
     pub(super) path: &'a PathBuf,
-    /// Who may read it.
+    /// The group that may read it.
     pub(super) group: &'a str,
 }
 
 impl Target<'_> {
-    /// Whether it says this already. When the files were changed last does not count.
+    /// Whether the file already has these contents. Modification times do not count.
     pub(super) fn says(&self, imported: &Imported) -> bool {
         Imported::read(self.path).is_ok_and(|now| now.without_times() == imported.clone().without_times())
     }
 
-    /// SECURITY: the file is made under a name that nothing else has, and takes the place of what is there, a symbolic link
-    /// included, which is not followed.
+    /// SECURITY: the file is created under a unique name and then replaces the existing one; if
+    /// that is a symbolic link, it is replaced rather than followed.
     pub(super) fn write(&self, text: &str) -> Result<(), String> {
         let group = Group::from_name(self.group).ok().flatten().map(|group| group.gid.as_raw());
         let group = group.ok_or_else(|| {
@@ -34,14 +35,14 @@ impl Target<'_> {
             )
         })?;
         let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).map_err(|error| format!("the system gives no randomness: {error}"))?;
+        getrandom::fill(&mut bytes).map_err(|error| format!("no random bytes from the operating system: {error}"))?;
         let suffix: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{suffix}"));
         let temporary = self.path.with_file_name(name);
         let written = fill(&temporary, text, group).and_then(|()| fs::rename(&temporary, self.path));
         written.map_err(|error| {
-            // It may not have been made at all.
+            // The temporary file may not exist.
             let _ = fs::remove_file(&temporary);
             about(self.path, format!("cannot be written: {error}; --output names another file"))
         })
@@ -50,7 +51,8 @@ impl Target<'_> {
 
 fn fill(path: &Path, text: &str, group: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    // Who is not root may give it only to groups of its own, and keeps it to itself otherwise.
+    // Without root, only one's own groups are possible; otherwise the file stays readable by its
+    // owner only.
     match fchown(&file, None, Some(group)) {
         Err(error) if Uid::effective().is_root() => return Err(error),
         Ok(()) => file.set_permissions(Permissions::from_mode(0o640))?,

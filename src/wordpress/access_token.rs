@@ -1,11 +1,11 @@
-//! The tokens of a refresh: the access JWT, its hash, the new refresh token.
+//! The tokens of a refresh: the access JWT, its hash, and the new refresh token.
 //!
-//! The plugin's bearer check compares the claims and looks the JWT up by `wp_hash()`, so header
-//! and claims stand here as the plugin writes them, with one more at the end: a `jti`. Without it
-//! a login and a refresh within one second give the same JWT, hence the same hash, and the new
-//! token is refused as revoked.
+//! The plugin's bearer check compares the claims and looks the JWT up by `wp_hash()`, so header and
+//! claims are written here as by the plugin, with one more at the end: a `jti`. Without it, a login
+//! and a refresh within one second would result in the same JWT, hence the same hash, and the new
+//! token would be refused as revoked.
 //!
-//! HMAC keys are prepared once. For the other algorithms the time goes into the signature itself,
+//! HMAC keys are prepared once. With the other algorithms, the time goes into the signature itself,
 //! which jsonwebtoken makes.
 
 use std::cell::{LazyCell, RefCell};
@@ -25,18 +25,18 @@ use sha2::{Sha256, Sha384, Sha512};
 use crate::config::{Algorithm, Secret};
 use crate::declared;
 
-/// What the key that a `jti` is made with is derived for. Part of the sidecar's promise: a `jti`
-/// must come out the same after an update, or tokens can no longer be rebuilt from their rows.
+/// What the key of the `jti` is derived for. Part of the sidecar's promise: a `jti` must be the
+/// same after an update, otherwise tokens can no longer be rebuilt from their rows.
 const JTI_PURPOSE: &[u8] = b"wp-jwt-sidecar jti v1";
 
-/// What is no refresh token, so that no `jti` is like a fingerprint.
+/// Not a refresh token, so that no `jti` equals a fingerprint.
 const FINGERPRINT_PURPOSE: &[u8] = b"wp-jwt-sidecar fingerprint v1 ";
 
 /// An algorithm with its keys, ready to sign.
 pub struct Signer {
     algorithm: Algorithm,
     key: SigningKey,
-    /// `{"typ":"JWT","alg":…}` in base64url, and the dot behind it.
+    /// `{"typ":"JWT","alg":…}` in base64url, and the dot after it.
     header: String,
     jti: Hmac<Sha256>,
 }
@@ -48,10 +48,10 @@ enum SigningKey {
     Asymmetric(EncodingKey, jsonwebtoken::Algorithm),
 }
 
-/// What an access token says.
+/// The claims of an access token.
 #[derive(Clone, Copy)]
 pub struct ClaimsInput<'a> {
-    /// The site's home URL, to the letter as WordPress compares it.
+    /// The site's home URL, exactly as WordPress compares it.
     pub iss: &'a str,
     /// Unix seconds.
     pub issued_at: u64,
@@ -59,26 +59,26 @@ pub struct ClaimsInput<'a> {
     pub expires_at: u64,
     /// The user's `ID`.
     pub user_id: u64,
-    /// The refresh token that is handed out with it; the `jti` is derived from it.
+    /// The refresh token that is issued with it; the `jti` is derived from it.
     pub refresh_token: &'a str,
-    /// What is declared beside, each with its path, in their order.
+    /// The declared claims, each with its path, in order.
     pub declared: &'a [(Vec<String>, Value)],
 }
 
-/// What a row's hash tells of who made its access token.
+/// Which program made a row's access token, as its hash shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// A sidecar that has the same keys.
+    /// A sidecar with the same keys.
     Ours,
-    /// The plugin, and no other code had a hand in it.
+    /// The plugin, without the influence of any other code.
     Plain,
-    /// Something was different: a claim, the issuer, the algorithm, the key or the salt.
+    /// Something is different: a claim, the issuer, the algorithm, the key or the salt.
     Foreign,
-    /// Nothing: the signature cannot be made again.
+    /// Unknown: the signature cannot be made again.
     Unknown,
 }
 
-/// Why there is no signature. Always the configuration's fault; no variant holds a key.
+/// Why there is no signature. Always a fault of the configuration; no variant contains a key.
 #[derive(Debug, thiserror::Error)]
 pub enum SignerError {
     /// HS… without a secret.
@@ -93,7 +93,7 @@ pub enum SignerError {
          (`openssl pkcs8 -topk8 -nocrypt` converts others)"
     )]
     UnfitKey {
-        /// What the key is wanted for.
+        /// The algorithm that the key is for.
         algorithm: Algorithm,
         /// The kind of key that is accepted.
         accepted: &'static str,
@@ -112,7 +112,7 @@ pub enum SignerError {
 
 impl Signer {
     /// Prepares the keys for `algorithm`: `secret` for HS256, HS384 and HS512, `private_key_pem`
-    /// for the others. A private key is tried out.
+    /// for the others. A private key is tested.
     ///
     /// # Errors
     /// The key that is needed is missing (an empty secret included) or does not fit.
@@ -156,19 +156,19 @@ impl Signer {
         self.algorithm
     }
 
-    /// Whether a signature takes microseconds (HMAC), and not hundreds of them.
+    /// Whether a signature takes microseconds (HMAC) rather than hundreds of them.
     pub fn is_quick(&self) -> bool {
         !matches!(self.key, SigningKey::Asymmetric(..))
     }
 
-    /// Whether the same claims get the same signature each time. That of ECDSA is random: jsonwebtoken does not make the
-    /// deterministic ones of RFC 6979.
+    /// Whether the same claims always get the same signature. ECDSA's is random: jsonwebtoken does
+    /// not make the deterministic ones of RFC 6979.
     pub fn is_repeatable(&self) -> bool {
         !matches!(self.algorithm, Algorithm::ES256 | Algorithm::ES384)
     }
 
-    /// A few bits that are others with another key, algorithm or salt: enough to notice that, and too few to tell whether a key that
-    /// somebody has guessed is the one.
+    /// A few bits that change with the key, the algorithm or the salt: enough to notice a change,
+    /// and too few to confirm a guessed key.
     pub fn fingerprint(&self, auth_salt: &Secret) -> [u8; 3] {
         let mut fingerprint = self.jti.clone();
         fingerprint.update(FINGERPRINT_PURPOSE);
@@ -181,13 +181,15 @@ impl Signer {
     /// A signed access token with its `jti`.
     ///
     /// # Errors
-    /// Signing fails, which [`Signer::new`] has ruled out but for a lack of memory or randomness.
+    /// Signing fails, which [`Signer::new`] has ruled out except for a lack of memory or random
+    /// bytes.
     pub fn access_token(&self, claims: &ClaimsInput<'_>) -> Result<String, SignerError> {
         self.signed(claims, Some(&self.jti(claims.refresh_token)))
     }
 
-    /// The access token that was once made of `claims` and stored as `hash`; with `or_phps` also without a `jti`, as PHP makes it.
-    /// `None` where none has this hash: the claims were others, or the signature is not repeatable.
+    /// The access token that was once made of `claims` and stored as `hash`; with `or_phps` also
+    /// one without a `jti`, as PHP makes it. `None` if neither has this hash: the claims were
+    /// different, or the signature is not repeatable.
     ///
     /// # Errors
     /// As for [`Signer::access_token`].
@@ -211,8 +213,8 @@ impl Signer {
         Ok(None)
     }
 
-    /// What `hash` tells of the access token that was made of `claims`, by one of `issuers` (`claims.iss` counts for nothing).
-    /// For each of these two tokens are signed, unless an earlier one was it.
+    /// Which program made the access token with this `hash` from `claims`, with one of `issuers`
+    /// (`claims.iss` is ignored). For each issuer two tokens are signed, until one matches.
     pub fn prove(
         &self,
         claims: &ClaimsInput<'_>,
@@ -238,7 +240,8 @@ impl Signer {
         Proof::Foreign
     }
 
-    /// Tells the access token that was once made of `claims` and stored as `hash` from others, whatever its signature.
+    /// Returns a function that recognises the access token that was once made of `claims` and
+    /// stored as `hash`, whatever its signature.
     ///
     /// # Errors
     /// The claims could not be written as JSON.
@@ -255,12 +258,12 @@ impl Signer {
         })
     }
 
-    /// `{"typ":"JWT","alg":…}` in base64url, as a token begins.
+    /// `{"typ":"JWT","alg":…}` in base64url: the beginning of a token.
     pub fn header(&self) -> &str {
         self.header.trim_end_matches('.')
     }
 
-    /// Whether the signature of `token` is one of this key, whatever the token says.
+    /// Whether the signature of `token` was made with this key, whatever the claims.
     pub fn verifies(&self, token: &str) -> bool {
         let Some((said, signature)) = token.rsplit_once('.') else { return false };
         match &self.key {
@@ -273,7 +276,7 @@ impl Signer {
         }
     }
 
-    /// A token that says `claims`, for tests.
+    /// A token with `claims`, for tests.
     #[cfg(test)]
     pub fn sign_claims(&self, claims: &[u8]) -> String {
         let said = format!("{}{}", self.header, URL_SAFE_NO_PAD.encode(claims));
@@ -292,7 +295,7 @@ impl Signer {
         HEXLOWER.encode(jti.finalize().into_bytes().get(..16).unwrap_or_default())
     }
 
-    /// Header and claims, as they are signed.
+    /// Header and claims, ready to be signed.
     fn unsigned(&self, claims: &ClaimsInput<'_>, jti: Option<&str>) -> Result<String, SignerError> {
         let usual = Claims {
             iss: claims.iss,
@@ -305,7 +308,7 @@ impl Signer {
             .and_then(|usual| declared::with_members(usual, &LEVELS, claims.declared))
             .map_err(SignerError::Claims)?;
         match jti {
-            // The last of all. It is made of hexadecimal digits.
+            // The last claim. It consists of hexadecimal digits.
             Some(jti) => {
                 claims.pop();
                 claims.extend_from_slice(format!(r#","jti":"{jti}"}}"#).as_bytes());
@@ -349,7 +352,7 @@ struct Claims<'a> {
     data: Data<'a>,
 }
 
-/// Their names, and those within the last.
+/// The claims' names, and those within the last.
 const LEVELS: [&[&str]; 3] = [&["iss", "iat", "nbf", "exp", "data"], &["user"], &["id"]];
 
 #[derive(Serialize)]
@@ -363,8 +366,8 @@ struct User<'a> {
     id: &'a str,
 }
 
-/// Claims as PHP's json_encode() writes them: in a home URL it escapes what is not ASCII. In the sidecar's own tokens it stands as it
-/// is, which is the same to who reads them.
+/// Claims as PHP's json_encode() writes them: it escapes the non-ASCII characters of a home URL.
+/// The sidecar's own tokens contain them unescaped, which means the same to readers.
 fn as_php_writes(claims: Vec<u8>) -> Vec<u8> {
     if claims.is_ascii() {
         return claims;
@@ -382,7 +385,7 @@ fn as_php_writes(claims: Vec<u8>) -> Vec<u8> {
     escaped.into_bytes()
 }
 
-/// WordPress's `wp_hash($jwt)`: what the column `hash` holds. `auth_salt` is `wp_salt('auth')`.
+/// WordPress's `wp_hash($jwt)`: the value of the column `hash`. `auth_salt` is `wp_salt('auth')`.
 pub fn wp_hash(jwt: &str, auth_salt: &Secret) -> String {
     let mut mac: Hmac<Md5> = hmac(auth_salt.expose().as_bytes());
     mac.update(jwt.as_bytes());
@@ -392,19 +395,20 @@ pub fn wp_hash(jwt: &str, auth_salt: &Secret) -> String {
 /// A new refresh token: 128 random bits as 32 lower-case hex digits.
 ///
 /// # Errors
-/// The operating system gives no random bytes; then there must be no token.
+/// The operating system returns no random bytes, so there must be no token.
 pub fn new_refresh_token() -> Result<String, getrandom::Error> {
     thread_local! {
         static STOCK: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
     }
-    // One call of the system for many: also a flood of tokens that are in no row comes by here.
+    // One system call for many tokens: a flood of unknown tokens also gets here.
     STOCK.with_borrow_mut(|stock| {
         if stock.is_empty() {
             let mut fresh = [[0; 16]; 64];
             getrandom::fill(fresh.as_flattened_mut())?;
             stock.extend_from_slice(&fresh);
         }
-        // SECURITY: taken out, so that none is given twice. There is no fork that could copy the stock.
+        // SECURITY: removed from the stock, so that none is given twice. The process does not fork,
+        // which would copy the stock.
         stock.pop().map(|bytes| HEXLOWER.encode(&bytes)).ok_or(getrandom::Error::UNEXPECTED)
     })
 }

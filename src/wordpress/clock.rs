@@ -1,38 +1,40 @@
-//! The time that tokens are issued at: that of the slowest of three clocks.
+//! The time at which tokens are issued: that of the slowest of three clocks.
 //!
-//! The plugin refuses a token whose `nbf` is in the future by PHP's clock. So a token is issued by this machine's
-//! clock, the database's or that in `Date` of WordPress's answer to the home question, whichever is behind the others.
-//! The other two are readings of some seconds ago, carried on by the monotonic clock: a step of this machine's own
-//! clock does not move them.
+//! The plugin refuses a token whose `nbf` is in the future by PHP's clock. So a token is issued by
+//! this machine's clock, the database's or the one in `Date` of WordPress's response to the home
+//! question, whichever is behind the others. The last two are readings from some seconds ago,
+//! advanced by the monotonic clock: a step of this machine's own clock does not affect them.
 //!
-//! A reading is an interval: it was taken at some moment of an exchange, and `Date` has whole seconds. Two clocks
-//! differ only as far as their intervals do, so that a machine that is in time is never taken to be ahead.
+//! A reading is an interval: it was taken at some moment of an exchange, and `Date` has whole
+//! seconds. Two clocks differ only if their intervals do, so an accurate machine never counts as
+//! ahead.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Clocks that differ by more leave the route to WordPress: one that is far behind would shorten every token.
+/// If clocks differ by more, the route is left to WordPress: one that is far behind would shorten
+/// every token.
 pub const TOO_FAR: Duration = Duration::from_secs(60);
 
-/// From here on operators see a warning.
+/// From this difference on, operators see a warning.
 const NOTICEABLE: Duration = Duration::from_secs(2);
 
-/// Those that differed agree again below this.
+/// Clocks that differed agree again below this.
 const AGREE: Duration = Duration::from_secs(1);
 
-/// A reading that took longer says too little.
+/// A reading that took longer is too inaccurate.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// `Date` has whole seconds (RFC 9110, section 5.6.7).
 const DATE_STEP: Duration = Duration::from_secs(1);
 
-/// One of the three.
+/// One of the three clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clock {
     Machine,
     Database,
-    /// The one that the site's web server writes `Date` by; PHP runs beside it.
+    /// The clock by which the site's web server writes `Date`; PHP runs on the same machine.
     WordPress,
 }
 
@@ -52,12 +54,12 @@ pub struct Apart {
     /// The one that is behind.
     pub behind: Clock,
     pub ahead: Clock,
-    /// By how much, at the least.
+    /// The minimum difference.
     pub by: Duration,
 }
 
 impl Apart {
-    /// Whether no token may be issued by them.
+    /// Whether tokens must not be issued.
     pub fn is_too_far(&self) -> bool {
         self.by > TOO_FAR
     }
@@ -79,19 +81,19 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Of a `Date` in the answer to a request that was sent and answered then. `None` where that took too long to say
-    /// anything.
+    /// From the `Date` of a response, with the times when the request was sent and the response
+    /// received. `None` if that took too long.
     pub fn of_date(date: SystemTime, sent: Instant, received: Instant) -> Option<Self> {
         let date = date.duration_since(UNIX_EPOCH).ok()?;
         Reading::new(date, DATE_STEP, sent, received)
     }
 
-    /// Of an exact time (microseconds since 1970). `None` as for [`Reading::of_date`].
+    /// From an exact time (microseconds since 1970). `None` as for [`Reading::of_date`].
     pub fn of_microseconds(time: i64, sent: Instant, received: Instant) -> Option<Self> {
         Reading::new(Duration::from_micros(u64::try_from(time).ok()?), Duration::ZERO, sent, received)
     }
 
-    /// The time was read at some moment of the exchange, and stands for any moment within `step`.
+    /// The time was read at some moment of the exchange, and may be any moment within `step`.
     fn new(time: Duration, step: Duration, sent: Instant, received: Instant) -> Option<Self> {
         let took = received.saturating_duration_since(sent);
         (took <= LONGEST).then(|| Reading { at: received, earliest: time, latest: time + step + took })
@@ -103,14 +105,14 @@ impl Reading {
     }
 }
 
-/// What a clock shows now, as far as that is known.
+/// What a clock shows now, as far as known.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     earliest: Duration,
     latest: Duration,
 }
 
-/// What the three clocks show.
+/// The readings of the three clocks.
 #[derive(Debug, Default)]
 pub struct Clocks(Mutex<State>);
 
@@ -118,7 +120,7 @@ pub struct Clocks(Mutex<State>);
 struct State {
     database: Option<Reading>,
     wordpress: Option<Reading>,
-    /// The difference that operators see.
+    /// The difference that operators are shown.
     said: Option<Apart>,
 }
 
@@ -128,7 +130,7 @@ impl Clocks {
         self.state().database = Some(reading);
     }
 
-    /// WordPress has answered with a `Date`.
+    /// WordPress has sent a `Date`.
     pub fn wordpress_shows(&self, reading: Reading) {
         self.state().wordpress = Some(reading);
     }
@@ -141,12 +143,12 @@ impl Clocks {
         let (time, apart) = self.judge_now();
         match apart.filter(Apart::is_too_far) {
             None => Ok(time.as_secs()),
-            // The same words for as long as it lasts.
+            // The wording stays the same while the difference lasts.
             Some(apart) => Err(self.apart().filter(Apart::is_too_far).unwrap_or(apart)),
         }
     }
 
-    /// The clocks that differ noticeably. Stays the same while they go on to differ by about as much.
+    /// The clocks that differ noticeably. It stays the same while they differ by about as much.
     pub fn apart(&self) -> Option<Apart> {
         let (_, apart) = self.judge_now();
         let mut state = self.state();
@@ -154,7 +156,8 @@ impl Clocks {
         state.said
     }
 
-    /// By how much WordPress's clock may be ahead of the database's at the most. `None` where one of them was not read.
+    /// How far WordPress's clock may be ahead of the database's at most. `None` if one of them was
+    /// not read.
     pub fn wordpress_ahead_of_database(&self) -> Option<Duration> {
         let State { database, wordpress, .. } = *self.state();
         let now = Instant::now();
@@ -175,18 +178,18 @@ impl Clocks {
     }
 }
 
-/// The time by the clock that is furthest behind, and the two that differ most. Pure.
+/// The time of the slowest clock, and the two clocks that differ most. Pure.
 fn judge(machine: Duration, database: Option<Span>, wordpress: Option<Span>) -> (Duration, Option<Apart>) {
     let machine = Span { earliest: machine, latest: machine };
-    // No Vec: this is on the way of every refresh.
+    // No Vec: every refresh gets here.
     let clocks = [
         Some((Clock::Machine, machine)),
         database.map(|span| (Clock::Database, span)),
         wordpress.map(|span| (Clock::WordPress, span)),
     ];
     let clocks = || clocks.iter().flatten();
-    // Of a clock that is behind for certain the earliest time is taken: a second too early does no harm, a second too
-    // late is a token that is refused.
+    // For a clock that is certainly behind, the earliest time is used: a second too early does no
+    // harm, a second too late means a refused token.
     let behind = clocks().filter(|(_, span)| span.latest < machine.earliest).map(|(_, span)| span.earliest);
     let time = behind.min().unwrap_or(machine.earliest);
     let pairs = clocks().flat_map(|behind| clocks().map(move |ahead| (behind, ahead)));
@@ -201,7 +204,7 @@ fn judge(machine: Duration, database: Option<Span>, wordpress: Option<Span>) -> 
     (time, apart)
 }
 
-/// The difference that operators see from now on, after `before`: not each second that two readings differ by. Pure.
+/// The difference to show from now on, after `before`; fluctuations of a second are ignored. Pure.
 fn to_be_said(before: Option<Apart>, now: Option<Apart>) -> Option<Apart> {
     let now = now.filter(|now| now.by >= AGREE)?;
     let of_the_same = before.filter(|before| (before.behind, before.ahead) == (now.behind, now.ahead));
@@ -223,8 +226,8 @@ mod tests {
         Duration::from_secs_f64(1_795_000_000.0 + seconds)
     }
 
-    /// What a web server whose clock is `behind` a machine's makes that machine know, which asks at `sent` and has the
-    /// answer `took` later.
+    /// The reading of a web server whose clock is `behind` this machine's, requested at `sent` and
+    /// received `took` later.
     fn asked(sent: f64, took: f64, behind: f64) -> Option<Reading> {
         let written = seconds(sent + took / 2.0 - behind);
         let date = UNIX_EPOCH + Duration::from_secs(written.as_secs());
@@ -232,7 +235,7 @@ mod tests {
         Reading::of_date(date, now, now + Duration::from_secs_f64(took))
     }
 
-    /// Issued at `at`, when the answer has been there for a while.
+    /// A token issued at `at`, some time after the reading.
     fn issued(at: f64, database: Option<Span>, wordpress: Option<Span>) -> (f64, Option<Apart>) {
         let (time, apart) = judge(seconds(at), database, wordpress);
         (time.as_secs_f64() - 1_795_000_000.0, apart)
@@ -285,7 +288,7 @@ mod tests {
         for (database, wordpress, time, behind, ahead, by) in [
             (-5.0, 3.0, -5.0, Clock::Database, Clock::WordPress, 8),
             (4.0, -7.0, -7.0, Clock::WordPress, Clock::Database, 11),
-            // Nothing is issued ahead of this machine's clock.
+            // Tokens are never issued ahead of this machine's clock.
             (4.0, 0.0, 0.0, Clock::Machine, Clock::Database, 4),
             (0.0, 70.0, 0.0, Clock::Machine, Clock::WordPress, 70),
             (-61.0, 0.0, -61.0, Clock::Database, Clock::Machine, 61),
@@ -293,7 +296,7 @@ mod tests {
             let (issued, apart) = issued(0.0, exact(database), exact(wordpress));
             let apart = apart.unwrap();
             assert!((issued - time).abs() < 0.001, "{issued}, {time}");
-            // Equal differences: the pair is one of two.
+            // With equal differences, either pair may be reported.
             assert_eq!(apart.by.as_secs_f64().round() as u64, by, "{apart:?}");
             assert!(apart.behind == behind || apart.ahead == ahead, "{apart:?}");
             assert_eq!(apart.is_too_far(), by > 60);

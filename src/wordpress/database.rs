@@ -1,11 +1,12 @@
 //! Connections to the site's database.
 //!
-//! mysql_async's own pool is not used: it takes back a connection on drop whatever state it is in, and learns of an
-//! open transaction only through its `Transaction`, whose rollback on drop comes late (its documentation says so), with
-//! the row locks held until then. Here a connection goes back only when it is given back; dropped in any other way (an
-//! error, a time limit, a cancelled task) it is closed, and the server rolls back. How it is closed: see [`conn`].
+//! mysql_async's own pool is not used: it takes back dropped connections in any state, and knows of
+//! an open transaction only through its `Transaction`, whose rollback on drop comes late (as its
+//! documentation says), with the row locks held until then. Here a connection returns to the pool
+//! only when it is given back; dropped in any other way (an error, a time limit, a cancelled task)
+//! it is closed, and the server rolls back. For how it is closed see [`conn`].
 //!
-//! Where the database may be at several hosts, all connections are to one of them: see [`hosts`].
+//! If the database may be on several hosts, all connections go to one of them: see [`hosts`].
 
 mod cluster;
 mod conn;
@@ -45,44 +46,50 @@ pub use upkeep::until_stopped;
 
 use crate::metrics::Counter;
 
-/// Connections at most, unless [`Database::at_most`] says otherwise (`wordpress.database_connections`). Two are enough to keep a
-/// database busy with rotations; the others serve what waits for a lock.
+/// The most connections, unless [`Database::at_most`] is called (`wordpress.database_connections`).
+/// Two are enough to keep a database busy with rotations; the others are for statements that wait
+/// for a lock.
 const CONNECTIONS: usize = 16;
 
-/// A connection that idled longer is not used again: firewalls and `wait_timeout` may have ended it unseen.
+/// A connection that was idle for longer is not used again: firewalls and `wait_timeout` may have
+/// ended it unnoticed.
 const LONGEST_IDLE: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether the last connection in use has been given back.
+/// How often to check whether the last connection in use was given back.
 const LAST_LOOK: Duration = Duration::from_millis(5);
 
 /// How long to wait for a connection, new or free.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// How long one of several hosts may take to be connected to, so that a rotation has time left for the next.
+/// How long connecting to one of several hosts may take, so that a rotation has time left for the
+/// next.
 const HOST_LIMIT: Duration = Duration::from_secs(1);
 
-/// Where no host takes writes, the next look at them is after this pause, however many ask.
+/// If no host accepts writes, they are only checked again after this pause, whatever the number of
+/// callers.
 const HOSTS_REST: Duration = Duration::from_millis(50);
 
-/// How long a server that took writes is taken to do so where only a look-up depends on it: no client has a token that
-/// WordPress made so short a time ago at another server.
+/// How long a server is assumed to accept writes after it did so, if only a look-up depends on it:
+/// no client has a token that WordPress made on another server within so short a time.
 const WRITABLE_FOR: Duration = Duration::from_millis(50);
 
-/// How long a server may take over a statement that reads a few rows and waits for no lock. One that takes longer is taken to
-/// be frozen, and the next call goes to another host.
+/// How long a server may take for a statement that reads a few rows and waits for no lock. If it
+/// takes longer, it counts as frozen, and the next call goes to another host.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a rotation waits for a row that another transaction holds, before it takes its turn anew (seconds).
+/// How long a rotation waits for a row that another transaction holds, before it is tried again, in
+/// seconds.
 pub const LOCK_WAIT_SECONDS: u32 = 1;
 
-/// The error for an index that is not there, or that the server is to ignore.
+/// The server's error for an index that is missing or ignored.
 pub const NO_INDEX: u16 = 1176;
 
-/// Prepared statements kept for each connection: all that rotations of every group size use, and then some. mysql_async closes those
-/// beyond, also such as are [at hand](SqlText), which it does not see in use.
+/// Prepared statements kept per connection: all that rotations of every group size use, and some
+/// more. mysql_async closes the others, even those that are [at hand](SqlText), since it does not
+/// see that they are in use.
 pub const STATEMENTS: usize = 112;
 
-/// The site's database.
+/// The site's database, with a pool of connections.
 pub struct Database {
     hosts: Vec<Opts>,
     /// See [`Hosts::is_sites_own`].
@@ -95,47 +102,47 @@ pub struct Database {
     limit: usize,
     is_for_many_sites: bool,
     permits: Semaphore,
-    /// See [`Database::causally_in_turn`].
+    /// Limits causal reads: see [`Database::causally_in_turn`].
     causal_reads: Semaphore,
     longest_idle: Duration,
-    /// The one that was used last is at the end.
+    /// The most recently used is at the end.
     idle: Mutex<Vec<Connection>>,
     tls: tls::Known,
     ends: Arc<Ends>,
     /// Connections made.
     pub connected: Counter,
-    /// Connections that could not be made, or were not free, in time.
+    /// Connections that could not be made, or did not become free, in time.
     pub not_connected: Counter,
 }
 
-/// How many connections there are.
+/// The numbers of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
     /// In use.
     pub busy: usize,
     /// Waiting for use.
     pub idle: usize,
-    /// Of both together at most.
+    /// The limit of both together.
     pub limit: usize,
 }
 
-/// Where the database is.
+/// Where the database is at the moment.
 #[derive(Default)]
 struct At {
-    /// The place of the host in use.
+    /// The index of the host in use.
     place: usize,
-    /// The server that the last connection was made to.
+    /// The server of the newest connection.
     server: Option<Arc<str>>,
     /// See [`Database::causality`].
     causality: Option<Causality>,
     /// See [`Database::node_state`].
     node: Option<NodeState>,
-    /// When no host was of use, and why.
+    /// When all hosts failed last, and why.
     failed: Option<(Instant, DatabaseError)>,
 }
 
 impl Database {
-    /// Connects when first asked.
+    /// Connects on the first use.
     pub fn new(hosts: impl Into<Hosts>) -> Self {
         let hosts: Hosts = hosts.into();
         Database {
@@ -158,25 +165,26 @@ impl Database {
         }
     }
 
-    /// The same with at most so many `connections`.
+    /// The same with at most `connections`.
     #[must_use]
     pub fn at_most(self, connections: usize) -> Self {
         Database { limit: connections, permits: Semaphore::new(connections), ..self }
     }
 
-    /// The same for the tables of a network's sites, if it `is` one: see [`Prepared::ByText`](prepared::Prepared::ByText).
+    /// The same for the tables of a network's sites, if `is`: see
+    /// [`Prepared::ByText`](prepared::Prepared::ByText).
     #[must_use]
     pub fn for_many_sites(self, is: bool) -> Self {
         Database { is_for_many_sites: is, ..self }
     }
 
-    /// The same with connections that are not used again after so long a time.
+    /// The same with connections that are dropped after another idle time.
     #[must_use]
     pub fn idle_for(self, longest_idle: Duration) -> Self {
         Database { longest_idle, ..self }
     }
 
-    /// How many connections there are at this moment.
+    /// The current numbers of connections.
     pub fn pool(&self) -> Pool {
         Pool { busy: self.busy(), idle: self.idle().len(), limit: self.limit }
     }
@@ -186,15 +194,16 @@ impl Database {
         self.ends.panics.value()
     }
 
-    /// A connection in autocommit mode, one that idled or a new one.
+    /// A connection in autocommit mode, idle or new.
     ///
     /// # Errors
-    /// The server cannot be reached, refuses, or has no connection free in time; or none of several takes writes.
+    /// The server cannot be reached, refuses, or has no connection free in time; or none of several
+    /// accepts writes.
     pub async fn session(&self) -> Result<Session<'_>, DatabaseError> {
         self.of_mode(Mode::Autocommit).await
     }
 
-    /// A connection where the first statement opens a transaction, one that idled or a new one.
+    /// A connection on which the first statement opens a transaction, idle or new.
     ///
     /// # Errors
     /// As for [`Database::session`].
@@ -202,15 +211,15 @@ impl Database {
         self.of_mode(Mode::Transactions).await
     }
 
-    /// As [`Database::transactions`], but only where one idles and none is waited for.
+    /// Like [`Database::transactions`], but only an idle one; never waits.
     pub fn ready_transactions(&self) -> Option<Session<'_>> {
         let permit = self.permits.try_acquire().ok()?;
         let connection = self.usable_idle(Mode::Transactions)?;
         Some(self.lend(connection, permit))
     }
 
-    /// As [`Database::session`], but new; those that idle are closed. For the second try after a connection was lost: the
-    /// others were most likely lost with it.
+    /// Like [`Database::session`], but new; idle ones are closed. For the second attempt after a
+    /// connection was lost: the others are probably lost, too.
     ///
     /// # Errors
     /// As for [`Database::session`].
@@ -218,7 +227,7 @@ impl Database {
         self.fresh(Mode::Autocommit).await
     }
 
-    /// As [`Database::transactions`], but new; those that idle are closed.
+    /// Like [`Database::transactions`], but new; idle ones are closed.
     ///
     /// # Errors
     /// As for [`Database::session`].
@@ -226,7 +235,7 @@ impl Database {
         self.fresh(Mode::Transactions).await
     }
 
-    /// As [`Database::transactions`]; a new one after a failure.
+    /// Like [`Database::transactions`]; a new one after a failure.
     ///
     /// # Errors
     /// As for [`Database::session`].
@@ -234,33 +243,33 @@ impl Database {
         if failure { self.fresh_transactions().await } else { self.transactions().await }
     }
 
-    /// Changes whenever connections begin to go to another server: what an earlier one said of the rows it does not have may not
-    /// hold at this one, which may have been behind.
+    /// Changes whenever connections move to another server: what an earlier server said about
+    /// missing rows may not hold on this one, since the earlier one may have been behind.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The host in use, without the password; `None` where there is only one.
+    /// The host in use, without the password; `None` if there is only one.
     pub fn host_in_use(&self) -> Option<String> {
         (self.hosts.len() > 1).then(|| self.label(self.at().place))
     }
 
-    /// After an error that says so, connections to the host in use are not used again, those in use included, and the next one
-    /// looks for a host that takes writes.
+    /// After an error that shows that the host in use is unfit, its connections are not used again,
+    /// including those in use, and the next one looks for a host that accepts writes.
     pub fn heed(&self, error: &DatabaseError) {
         if error.says_unfit() {
             self.distrust();
         }
     }
 
-    /// No connection that was made before is used again.
+    /// No existing connection is used again.
     pub fn distrust(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.close_idle();
     }
 
-    /// What `asked` comes to, if it does within `limit`. A server that lets the time pass may be frozen: its connections stay
-    /// open, and nothing comes by them. So no connection that was made before is used again.
+    /// Awaits `asked` for at most `limit`. A server that exceeds the limit may be frozen: its
+    /// connections stay open but yield nothing. So no existing connection is used again.
     ///
     /// # Errors
     /// Those of `asked`; [`DatabaseError::TimedOut`].
@@ -276,7 +285,7 @@ impl Database {
         answer
     }
 
-    /// What `asked` comes to, however long it takes, as long as the server answers others meanwhile.
+    /// Awaits `asked`, however long it takes, while the server responds to other statements.
     ///
     /// # Errors
     /// As for [`Database::within`].
@@ -305,7 +314,7 @@ impl Database {
         }
     }
 
-    /// One that idles and may be used again; those that may not are closed.
+    /// An idle connection that may be used again; the others are closed.
     fn usable_idle(&self, mode: Mode) -> Option<Connection> {
         loop {
             let connection = self.pop(mode)?;
@@ -332,8 +341,8 @@ impl Database {
         drop(idle);
     }
 
-    /// Closes what idles, and gives none out any more. Waits a moment for those in use to be given back, and for ends under way:
-    /// what goes on with the runtime gone is cut off.
+    /// Closes idle connections, and lends no more. Waits a moment for those in use to be given back
+    /// and for connections that are ending, since the end of the runtime cuts them off.
     pub async fn close(&self) {
         self.permits.close();
         self.close_idle();
@@ -355,8 +364,8 @@ impl Database {
         Session { connection, database: self, _permit: permit, _held: Held::new() }
     }
 
-    /// Those that idle and those in use, the one that is about to be made included, are never more than the limit: those that were
-    /// used the longest ago go.
+    /// Closes the connections that were idle for the longest time, so that idle ones and those in
+    /// use, including the one that is about to be made, stay within the limit.
     fn make_room(&self) {
         let busy = self.busy();
         let mut idle = self.idle();
@@ -390,7 +399,7 @@ impl Database {
         Ok(self.lend(connection, permit))
     }
 
-    /// The same address can lead to another server than before, too.
+    /// Even the same address can lead to a different server than before.
     fn note_server(&self, connection: &Connection) {
         let mut at = self.at();
         at.causality = connection.abilities.causality;
@@ -408,7 +417,7 @@ impl Database {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// One connection to the host at `place`.
+    /// Connects to the host at `place`.
     async fn connection(&self, place: usize, mode: Mode) -> Result<Connection, DatabaseError> {
         let Some(opts) = self.hosts.get(place) else { return Err(DatabaseError::NoConnection) };
         let limit = if self.hosts.len() > 1 { HOST_LIMIT } else { CONNECT_LIMIT };
@@ -449,25 +458,27 @@ fn with_setup(opts: Opts) -> Opts {
         .prefer_socket(false)
         .stmt_cache_size(STATEMENTS)
         .setup(vec![
-            // Column values are UTC, and so is all arithmetic.
+            // Column values are UTC, and so are all calculations.
             "SET time_zone = '+00:00'".to_owned(),
             "SET NAMES utf8mb4".to_owned(),
-            // A server may be set to begin a transaction after each COMMIT, or to close the connection.
+            // A server may be configured to begin a transaction after each COMMIT, or to close the
+            // connection.
             "SET SESSION completion_type = 0".to_owned(),
-            // Too long a value is an error, never a silently cut one.
+            // An overlong value is an error, never silently cut.
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'".to_owned(),
             format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
-            // A table that somebody alters or locks: the server would let each statement wait for a day, and its connection
-            // with it, whether or not anybody is there any more.
+            // For a table that another client alters or locks: the server's default lets each
+            // statement wait for a day, together with its connection, even if the caller has gone.
             format!("SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}"),
         ])
         .into()
 }
 
-/// Reads one column of a row. (`Row::get` and the tuples of mysql_async panic on a value of another type.)
+/// Reads one column of a row. (`Row::get` and the tuples of mysql_async panic on a value of another
+/// type.)
 ///
 /// # Errors
-/// The column is not there or its value is not a `T`; `name` says which.
+/// The column is missing or its value is not a `T`; `name` names it.
 pub fn column<T: FromValue>(row: &mut Row, index: usize, name: &'static str) -> Result<T, DatabaseError> {
     row.take_opt(index).and_then(Result::ok).ok_or(DatabaseError::Column(name))
 }

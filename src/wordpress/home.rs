@@ -1,12 +1,13 @@
 //! The home URL as WordPress itself computes it, for each host that clients use.
 //!
-//! The plugin refuses a token whose `iss` is not exactly WordPress's home URL, and a site's own code can filter that,
-//! or make it depend on the host. So WordPress is asked: `GET {home}/wp-json/?_fields=home,namespaces`, sent to the
-//! upstream as a client's request would arrive there. Until it has answered, refreshes are forwarded.
+//! The plugin refuses a token whose `iss` is not exactly WordPress's home URL, and a site's own
+//! code can filter that URL, or make it depend on the host. So WordPress is asked: `GET
+//! {home}/wp-json/?_fields=home,namespaces`, sent to the upstream like a client's request. Until it
+//! has answered, refreshes are forwarded.
 //!
-//! A refusal in WordPress's own form counts as an answer, too: the REST API is closed to visitors, or is elsewhere.
-//! Then the route is forwarded until WordPress says otherwise. What says nothing for certain (no response, 5xx, a
-//! page) leaves the last answer in effect.
+//! A refusal in WordPress's own form also counts as an answer: the REST API is closed to visitors,
+//! or has moved. Then the route is forwarded until WordPress answers otherwise. Anything uncertain
+//! (no response, 5xx, a page) leaves the last answer in effect.
 
 mod question;
 
@@ -28,56 +29,56 @@ use crate::net::dial::Dialer;
 use crate::route::{Permalinks, RouteForms};
 pub use question::{Answered, ask, host_of};
 
-/// An answer older than this is asked for again, in the background.
+/// An older answer is renewed in the background.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// After no answer, the next question waits this long: a site in trouble is not to be asked with every refresh.
-// SECURITY: clients can have their calls refused as often as they like, so this also holds for what those refusals
-// cause.
+/// The pause after a failed question: a site in trouble must not be asked with every refresh.
+// SECURITY: clients can have their calls refused any number of times, so this also applies to
+// questions caused by refusals.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Where an answer is doubted for another reason than a refusal.
+/// The pause if an answer is doubted for another reason than a refusal.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// WordPress has this long to answer; it is never waited for by a client.
+/// How long WordPress may take to answer; no client waits for it.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Questions for the site's own hosts, and for those of a network's sites in use: two schemes each, and some more while a site is
-/// being changed.
+/// Questions for the site's own hosts, and for those of a network's sites in use: two schemes each,
+/// and some more while a site is being changed.
 const OWN: u64 = 8192;
 
-/// An answer that nothing keeps fresh but calls is of no use after this time.
+/// An answer that only calls keep fresh is not used after this time.
 const LATELY: Duration = Duration::from_secs(600);
 
-/// Other hosts that are remembered.
+/// How many other hosts are remembered.
 // SECURITY: clients choose these.
 const OTHERS: u64 = 64;
 
-/// An answer for another host is forgotten then. Nothing but calls keeps it fresh.
+/// An answer for another host is forgotten after this time. Only calls keep it fresh.
 const OTHERS_FOR: Duration = Duration::from_secs(120);
 
-/// Questions for other hosts under way at once, and how long after one the next may begin.
+/// How many questions for other hosts run at once, and the pause between the beginnings of two.
 const OTHERS_AT_ONCE: usize = 4;
 const OTHERS_REST: Duration = Duration::from_millis(250);
 
-/// Questions of any kind under way at once, each by a connection of its own.
+/// How many questions of any kind run at once, each on its own connection.
 const AT_ONCE: usize = 16;
 
-/// What is asked: changes when the site does.
+/// A question; changes when the site does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Question {
-    /// The home URL as far as options and constants tell, without a trailing slash.
+    /// The home URL by options and constants, without a trailing slash.
     pub stored_home: String,
-    /// The host that is asked for, as it stands in `Host`; `None` for the home URL's.
+    /// The host to ask for, as in `Host`; `None` for the home URL's.
     pub host: Option<String>,
-    /// How the client reached the site.
+    /// The client's scheme.
     pub scheme: Scheme,
     /// Which spellings of the REST root exist.
     pub forms: RouteForms,
 }
 
 impl Question {
-    /// The home URL as far as it is known without asking.
+    /// The home URL as far as known without asking.
     pub fn place(&self) -> String {
         match &self.host {
             Some(host) => format!("{}://{host}{}", self.scheme.name(), self.forms.home_path),
@@ -86,20 +87,19 @@ impl Question {
     }
 }
 
-/// What WordPress says.
+/// WordPress's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Home {
     /// The home URL, exactly as it is compared with `iss`.
     pub url: String,
-    /// Whether the plugin's routes are registered.
     pub route_registered: bool,
-    /// The value of the `Link` field, which names the REST root. `None` would take a control character in the URL,
-    /// which no client could reach.
+    /// The value of the `Link` field, which names the REST root. `None` would need a control
+    /// character in the URL, which no client could use.
     pub api_link: Option<HeaderValue>,
 }
 
 impl Home {
-    /// At `url`, of a site with such permalinks.
+    /// With the home URL `url` and these permalinks.
     pub fn new(url: String, route_registered: bool, permalinks: Permalinks) -> Self {
         let path = match permalinks {
             Permalinks::Pretty => "/wp-json/",
@@ -111,7 +111,7 @@ impl Home {
     }
 }
 
-/// What WordPress has said for certain.
+/// A certain answer of WordPress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
     Home(Arc<Home>),
@@ -120,16 +120,16 @@ pub enum Word {
         status: u16,
         code: String,
     },
-    /// Its REST API is there, and not below `/wp-json/` (the filter `rest_url_prefix`).
+    /// The REST API exists, but not below `/wp-json/` (the filter `rest_url_prefix`).
     Moved,
 }
 
-/// Whether WordPress can refuse the REST API, or the route, with such a status for longer than a moment.
+/// Whether this status may mean that WordPress refuses the REST API, or the route, permanently.
 pub fn is_definite(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
-/// Asks, and remembers.
+/// Asks and remembers.
 pub struct Homes {
     upstream: Dialer,
     tasks: Handle,
@@ -140,13 +140,13 @@ pub struct Homes {
     others: Cache<Question, Arc<Answer>>,
     others_at_once: Arc<Semaphore>,
     at_once: Semaphore,
-    /// When another host was last asked for.
+    /// When a question for another host was last asked.
     other_asked: Mutex<Option<Instant>>,
-    /// When a response of WordPress to a client last made it be asked.
+    /// When a response of WordPress to a client last caused a question.
     doubted: Mutex<Option<Instant>>,
-    /// Counts the changes of the site that any answer may depend on.
+    /// Counts the changes of the site that answers may depend on.
     changes: AtomicU64,
-    /// Something has become known.
+    /// Signalled when a new answer is there.
     news: Notify,
 }
 
@@ -154,7 +154,7 @@ pub struct Homes {
 struct Answer {
     known: Mutex<Answers>,
     being_renewed: AtomicBool,
-    /// There is an answer, or none came.
+    /// Signalled when a question was answered, or failed.
     renewed: Notify,
 }
 
@@ -163,35 +163,35 @@ struct Answers {
     word: Option<Word>,
     /// When it was last asked.
     at: Option<Instant>,
-    /// How many changes of the site it knows of.
+    /// The number of changes of the site when it was asked.
     changes: u64,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HomeError {
-    /// Nothing came.
     #[error("no answer within {LIMIT:?}")]
     TimedOut,
-    /// No response.
+    /// There is no valid response.
     #[error(transparent)]
     Ask(#[from] AskError),
-    /// The home URL names a host that cannot be one.
+    /// The home URL's host is invalid.
     #[error("the request cannot be built")]
     Request(#[from] http::Error),
-    /// Something else than an answer of the REST API.
+    /// A response that is not the REST API's.
     #[error("status {0}")]
     Status(u16),
-    /// A page, or another JSON.
+    /// A page, or other JSON.
     #[error("the body is not the expected JSON")]
     Json(#[from] serde_json::Error),
-    /// The option `home` is not understood.
+    /// The option `home` is invalid.
     #[error("{0} is no URL")]
     Url(String),
 }
 
 impl Homes {
-    /// Asks nothing yet. Questions are asked in the runtime of `tasks`; what WordPress's clock shows goes to `clocks`.
+    /// Asks nothing yet. Questions run in the runtime of `tasks`; readings of WordPress's clock go
+    /// to `clocks`.
     pub fn new(upstream: Dialer, tasks: Handle, clocks: Arc<Clocks>) -> Arc<Self> {
         Arc::new(Homes {
             upstream,
@@ -208,7 +208,8 @@ impl Homes {
         })
     }
 
-    /// The last answer to `question`; `None` until there is one. Asks (again) in the background when it is time.
+    /// The last answer to `question`; `None` until there is one. Renews it in the background when
+    /// it is time.
     pub fn known(self: &Arc<Self>, question: &Question) -> Option<Word> {
         let answer = self.own(question);
         let known = answer.known();
@@ -218,7 +219,7 @@ impl Homes {
         known.word
     }
 
-    /// As [`Homes::known`], but where there is no answer yet, asks and waits for it.
+    /// Like [`Homes::known`], but without an answer yet, asks and waits for it.
     pub async fn ask(self: &Arc<Self>, question: &Question) -> Option<Word> {
         match self.known_or_never_asked(question) {
             Some(word) => Some(word),
@@ -226,28 +227,29 @@ impl Homes {
         }
     }
 
-    /// As [`Homes::known`], but `None` where the last answer is older than [`LATELY`].
+    /// Like [`Homes::known`], but `None` if the last answer is older than [`LATELY`].
     pub fn known_lately(self: &Arc<Self>, question: &Question) -> Option<Word> {
         let is_late = self.own(question).known().at.is_some_and(|at| at.elapsed() > LATELY);
         self.known(question).filter(|_| !is_late)
     }
 
-    /// Waits for an answer where there is none that [`Homes::known_lately`] would give, unless one was asked for a moment ago.
+    /// Waits for an answer if [`Homes::known_lately`] would return none, unless the question was
+    /// asked a moment ago.
     pub async fn ask_lately(self: &Arc<Self>, question: &Question) {
         let answer = self.own(question);
         let mut renewed = pin!(answer.renewed.notified());
-        // From here on it is not missed.
+        // From here on a signal is not missed.
         renewed.as_mut().enable();
         let known = answer.known();
         let is_missing = known.word.is_none() || known.at.is_some_and(|at| at.elapsed() > LATELY);
         if is_missing && known.at.is_none_or(|at| at.elapsed() > RETRY) {
-            // Others may be at it already.
+            // Another task may already be asking.
             self.renew_soon(question, Arc::clone(&answer));
             renewed.await;
         }
     }
 
-    /// As [`Homes::ask`], but waits for the first question only.
+    /// Like [`Homes::ask`], but waits for the first question only.
     pub async fn ask_once(self: &Arc<Self>, question: &Question) -> Option<Word> {
         let is_asked = self.own.get(question).is_some_and(|answer| answer.known().at.is_some());
         if is_asked { self.known(question) } else { self.ask(question).await }
@@ -257,7 +259,8 @@ impl Homes {
         self.own.get(question).filter(|answer| answer.known().word.is_some()).and_then(|_| self.known(question))
     }
 
-    /// As [`Homes::known`], for a host that only a client has named. With `may_ask` it is asked for, if there is room.
+    /// Like [`Homes::known`], for a host that only a client has named. With `may_ask` the question
+    /// is asked, if there is room.
     pub fn known_of_other(self: &Arc<Self>, question: &Question, may_ask: bool) -> Option<Word> {
         let answer = self.others.get(question);
         let known = answer.as_ref().map(|answer| answer.known()).unwrap_or_default();
@@ -270,7 +273,7 @@ impl Homes {
                 let (homes, question) = (Arc::clone(self), question.clone());
                 self.tasks.spawn(async move {
                     homes.renew(&question, &answer).await;
-                    // Its time begins with its answer.
+                    // It expires counting from its answer.
                     homes.others.insert(question, answer);
                     drop(permit);
                 });
@@ -284,14 +287,14 @@ impl Homes {
         passed(&self.other_asked, OTHERS_REST).then_some(permit)
     }
 
-    /// The last answer to `question`, if there is one. Asks no question.
+    /// The last answer to `question`, if any. Asks no question.
     pub fn last(&self, question: &Question) -> Option<Word> {
         self.own.get(question).and_then(|answer| answer.known().word)
     }
 
-    /// WordPress has answered a call of the route itself, and has refused it in a way that speaks against the last
-    /// answer to `question`, or has served it, which does so where that answer is a refusal. Then it is asked again at
-    /// once.
+    /// WordPress has answered a call of the route itself, and its response contradicts the last
+    /// answer to `question`: it has refused the call, or has served it although that answer is a
+    /// refusal. Then the question is asked again at once.
     pub fn doubt(self: &Arc<Self>, question: &Question, response: StatusCode) {
         let Some(answer) = self.own.get(question) else { return };
         let known = answer.known();
@@ -306,7 +309,7 @@ impl Homes {
         }
     }
 
-    /// Asks again if the last time is [`ASK_AGAIN`] ago.
+    /// Asks again if the last time was at least [`ASK_AGAIN`] ago.
     pub fn ask_again(self: &Arc<Self>, question: &Question) {
         let answer = self.own(question);
         if answer.known().at.is_none_or(|at| at.elapsed() > ASK_AGAIN) {
@@ -320,7 +323,7 @@ impl Homes {
         self.news.notify_one();
     }
 
-    /// Waits until something may have become known that was not when this was last called. For one who waits.
+    /// Waits for news since the last call. For a single waiter.
     pub async fn news(&self) {
         self.news.notified().await;
     }
@@ -338,7 +341,7 @@ impl Homes {
         homes
     }
 
-    /// Those of [`Homes::issuers`] that are of the site as it is now: stored as `stored_home`.
+    /// Those [`Homes::issuers`] that belong to the current site: stored as `stored_home`.
     pub fn issuers_of(&self, stored_home: &str) -> Vec<Arc<Home>> {
         let answers = self.own.iter().chain(self.others.iter()).filter(|(asked, _)| asked.stored_home == stored_home);
         let homes = answers.filter_map(|(_, answer)| match answer.known().word {
@@ -365,14 +368,15 @@ impl Homes {
 
     async fn renew(&self, question: &Question, answer: &Answer) -> Option<Word> {
         let changes = self.changes();
-        // SECURITY: on a network, calls for any of its sites bring questions about. They wait for each other.
+        // SECURITY: on a network, calls for any of its sites cause questions. They wait for each
+        // other.
         let place = self.at_once.acquire().await;
         let asked = question::ask(&self.upstream, question).await;
         drop(place);
         let before = answer.known();
         let now = match asked {
             Ok(Answered { word, clock }) => {
-                // SECURITY: which other hosts there are, clients say; some may be served by another machine.
+                // SECURITY: clients choose the other hosts; another machine may serve some of them.
                 if let Some(reading) = clock.filter(|_| self.own.contains_key(question)) {
                     self.clocks.wordpress_shows(reading);
                 }
@@ -381,7 +385,7 @@ impl Homes {
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 debug!(%error, source, home = question.place(), "WordPress did not say its home URL");
-                // An upstream that is away for a while does not change the home URL.
+                // An upstream that is down for a while does not change the home URL.
                 Answers { at: Some(Instant::now()), ..before.clone() }
             }
         };
@@ -397,7 +401,7 @@ impl Homes {
     }
 }
 
-/// Whether so much time has passed since this last said so.
+/// Whether at least `rest` has passed since this last returned `true`.
 fn passed(last: &Mutex<Option<Instant>>, rest: Duration) -> bool {
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     let has_passed = last.is_none_or(|last| last.elapsed() >= rest);
@@ -419,13 +423,13 @@ impl Answer {
     }
 
     fn locked(&self) -> MutexGuard<'_, Answers> {
-        // Replaced as a whole.
+        // It is replaced as a whole.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Answers {
-    /// Whether it is to be asked (again), the site having changed so many times.
+    /// Whether the question is due, with this number of changes of the site.
     fn is_due(&self, changes: u64) -> bool {
         let wait = if self.word.is_some() && self.changes == changes { FRESH } else { RETRY };
         self.at.is_none_or(|at| at.elapsed() > wait)

@@ -1,15 +1,15 @@
-//! Code of the site's own that registers callbacks on the plugin's hooks: it can refuse a user or act at a refresh, and no
-//! comparison of some answers shows that it does not.
+//! Finds code of the site's own that registers callbacks on the plugin's hooks: it can refuse a
+//! user or act at a refresh, which a few compared responses do not rule out.
 //!
-//! So presence counts. The PHP files of what is active are read (must-use plugins, drop-ins, plugins, the theme and its
-//! parent, `wp-config.php`), and what snippet plugins keep in the database. A name that turns up without need costs
-//! speed: refreshes are forwarded until the operator trusts the place. One that is missed costs safety; so whatever
-//! cannot be read is told, too.
+//! So its presence counts. The scan reads the active PHP files (must-use plugins, drop-ins,
+//! plugins, the theme and its parent, `wp-config.php`), and what snippet plugins keep in the
+//! database. A false hit costs speed: refreshes are forwarded until the operator trusts the place.
+//! A miss costs safety, so everything that cannot be read is reported, too.
 //!
-//! Nothing is executed. What files were read before is read again only where it has changed.
+//! Nothing is executed. Files that were read before are read again only if they have changed.
 //!
-//! Not found is code whose hook's name is computed from nothing that looks like it (a name from an option, or in pieces
-//! that are spread over files), and code in no file of these kinds.
+//! Two kinds of code are not found: code that computes a hook's name from nothing that resembles it
+//! (a name from an option, or in pieces spread over files), and code in other kinds of files.
 
 mod files;
 mod found;
@@ -38,29 +38,29 @@ pub use scanner::Scanner;
 pub use state::files_state;
 pub use stored::{Snippets, Themes, snippets, themes};
 
-/// What is active on a site, and where its files are.
+/// The active code of a site, and where its files are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Active {
     /// `wp-content`.
     pub content: Option<PathBuf>,
-    /// Where plugins are.
+    /// The plugins directory.
     pub plugins_dir: Option<PathBuf>,
-    /// Where must-use plugins are, if any are.
+    /// The directory of must-use plugins, if there is one.
     pub mu_plugins: Option<PathBuf>,
-    /// Code may follow there after WordPress is loaded.
+    /// The file `wp-config.php`: it may contain code after WordPress is loaded.
     pub config_file: Option<PathBuf>,
-    /// The active plugins as `folder/file.php` or `file.php`, those of the network too.
+    /// The active plugins as `folder/file.php` or `file.php`, including those of the network.
     pub plugins: Vec<String>,
-    /// The theme's folder below `wp-content/themes`: the option `stylesheet`.
+    /// The theme's directory below `wp-content/themes`: the option `stylesheet`.
     pub stylesheet: String,
-    /// The same of its parent, or again of the theme: the option `template`.
+    /// The parent theme's directory, or again the theme's: the option `template`.
     pub template: String,
     /// JWT Auth Pro itself, one of `plugins`.
     pub own_plugin: String,
 }
 
 impl Active {
-    /// With the folders that the installation is known to have.
+    /// With the directories that are known for the installation.
     pub fn of(installation: &Installation, plugins: Vec<String>, own_plugin: &str, themes: Themes) -> Self {
         Active {
             content: installation.content_dir.clone(),
@@ -75,14 +75,15 @@ impl Active {
     }
 }
 
-/// How much one scan does.
+/// The limits of one scan.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     files: usize,
-    /// Of files that were not read before.
+    /// Bytes of files that were not read before.
     bytes: u64,
     file: u64,
-    /// A file that changed less than this ago may change again within the same tick of the file system's clock.
+    /// A file that changed less than this ago may change again within the same tick of the file
+    /// system's clock.
     settled: Duration,
 }
 
@@ -96,30 +97,30 @@ struct Seen {
     round: u64,
 }
 
-/// What changes when a file does.
+/// Changes whenever the file does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     size: u64,
     modified: (i64, i64),
-    /// Of the inode. No program can set it back.
+    /// The inode's change time. No program can set it back.
     changed: (i64, i64),
 }
 
-/// Scans, and remembers what the files held.
+/// Scans, and remembers the contents of files.
 pub struct HookScan {
     seen: HashMap<[u8; 16], Seen>,
     round: u64,
     limits: Limits,
     is_gentle: bool,
     is_stopped: Arc<AtomicBool>,
-    /// Of this scan.
+    /// Bytes read by this scan.
     bytes: u64,
     #[cfg(test)]
     read: usize,
 }
 
 impl HookScan {
-    /// As fast as it can be. Nothing is remembered yet.
+    /// A scan at full speed that remembers nothing yet.
     pub fn new() -> Self {
         HookScan {
             seen: HashMap::new(),
@@ -133,12 +134,12 @@ impl HookScan {
         }
     }
 
-    /// Beside the work of a server: it rests as long as it works.
+    /// A scan beside a serving program: it pauses for as long as it works.
     pub fn in_background() -> Self {
         HookScan { is_gentle: true, ..HookScan::new() }
     }
 
-    /// [`HookScan::scan`] on a thread where it may block. Dropped, it stops soon.
+    /// Runs [`HookScan::scan`] on a thread that may block. Dropped, it stops soon.
     pub async fn look(self, what: Arc<Active>) -> (HookScan, Found) {
         let is_gentle = self.is_gentle;
         let mut stop = Stop { flag: Arc::clone(&self.is_stopped), is_waited_for: false };
@@ -155,7 +156,7 @@ impl HookScan {
         })
     }
 
-    /// Looks at all that is active. Blocks.
+    /// Scans everything active. Blocks.
     pub fn scan(&mut self, what: &Active) -> Found {
         self.round += 1;
         self.bytes = 0;
@@ -179,7 +180,7 @@ impl HookScan {
         found
     }
 
-    /// Whether the next one follows.
+    /// Returns whether to continue with the next part.
     fn part(&mut self, part: &Part, walker: &mut Walker, rest: &mut Rest, found: &mut Found) -> bool {
         let mut is_unread = false;
         walker.begin(part);
@@ -195,9 +196,9 @@ impl HookScan {
                     found.hits.extend(named.into_iter().map(hit));
                 }
                 Ok((Look::TooLarge, _)) => found.unread.too_large += 1,
-                // Those that were read before are still looked at.
+                // Files that were read before are still checked.
                 Ok((Look::Enough, _)) => found.unread.is_cut = true,
-                // Removed a moment ago.
+                // It was removed a moment ago.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(_) => is_unread = true,
             }
@@ -249,11 +250,11 @@ impl Default for HookScan {
     }
 }
 
-/// A look at one file.
+/// The result for one file.
 enum Look {
     Named(Vec<Named>),
     TooLarge,
-    /// It is for the next scan.
+    /// The scan's limit is reached; the file is left for the next scan.
     Enough,
 }
 
@@ -286,10 +287,10 @@ fn short_digest(digest: Sha256) -> [u8; 16] {
     short
 }
 
-/// Tells a scan that nobody waits for it.
+/// Stops a scan that is no longer waited for.
 struct Stop {
     flag: Arc<AtomicBool>,
-    /// To its end.
+    /// Set when the scan has run to its end.
     is_waited_for: bool,
 }
 
@@ -301,13 +302,13 @@ impl Drop for Stop {
     }
 }
 
-/// Rests between pieces of work.
+/// Pauses between pieces of work.
 struct Rest {
     is_gentle: bool,
     since: Instant,
 }
 
-/// Short enough for nobody to wait for the core.
+/// Short enough that no request waits noticeably for the core.
 const PIECE: Duration = Duration::from_millis(5);
 
 impl Rest {

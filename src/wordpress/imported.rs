@@ -1,8 +1,8 @@
-//! What PHP itself said of a site's `wp-config.php`: the file that `wp-jwt-sidecar import` writes, and `serve` takes in place of
-//! reading `wp-config.php` itself.
+//! What PHP itself found in a site's `wp-config.php`: the file that `wp-jwt-sidecar import` writes,
+//! and that `serve` uses instead of reading `wp-config.php` itself.
 //!
-//! It holds the site's secrets. It also says which files PHP read, and which it looked for in vain, so that a change of them
-//! is seen without PHP.
+//! It contains the site's secrets. It also lists which files PHP read, and which it looked for in
+//! vain, so that a change of them is noticed without PHP.
 
 mod document;
 mod seen;
@@ -17,7 +17,7 @@ use crate::config;
 
 pub use seen::Seen;
 
-/// The constants that PHP is asked for: all that decide anything here.
+/// The constants that PHP is asked for: all that matter here.
 pub const CONSTANTS: &[&str] = &[
     "ABSPATH",
     "AUTH_KEY",
@@ -56,33 +56,34 @@ pub const CONSTANTS: &[&str] = &[
     "WP_SITEURL",
 ];
 
-/// Those that may depend on the request: WordPress is asked in their place.
+/// Those that may depend on the request; WordPress is asked for the result instead.
 pub const MAY_VARY: &[&str] = &["WP_HOME", "WP_SITEURL"];
 
-/// Far more than the names of 4,000 files take.
+/// In bytes: far more than the names of 4,000 files need.
 const SIZE_LIMIT: u64 = 4 << 20;
 
-/// How much of all files is read to see whether they have changed; the rest is judged by size and time.
+/// How many bytes of all files are read to see whether they have changed; the rest is judged by
+/// size and time.
 const HASHED_IN_ALL: u64 = 64 << 20;
 
-/// What PHP said.
+/// The result of running PHP.
 #[derive(Clone, PartialEq)]
 pub struct Imported {
-    /// The `wp-config.php` as it was named, absolute.
+    /// The path of `wp-config.php` as given, absolute.
     pub config: PathBuf,
-    /// The file that was run, symbolic links resolved.
+    /// The file that was run, with symbolic links resolved.
     pub resolved: PathBuf,
-    /// The host that it was run for; `None` where no host was named.
+    /// The host that it was run for; `None` if none was given.
     pub host: Option<String>,
-    /// `$table_prefix`; `None` where it is not set.
+    /// `$table_prefix`; `None` if it is not set.
     pub table_prefix: Option<Scalar>,
     /// The constants that are defined.
     pub constants: BTreeMap<String, Scalar>,
     /// Those that are not.
     pub undefined: BTreeSet<String>,
-    /// Those whose value depends on the request.
+    /// Constants whose value depends on the request.
     pub varying: BTreeSet<String>,
-    /// What was read, or looked for.
+    /// The files that were read or looked for.
     pub files: Vec<Seen>,
 }
 
@@ -90,11 +91,11 @@ impl Imported {
     /// Reads the file.
     ///
     /// # Errors
-    /// A sentence that quotes nothing of it.
+    /// A sentence that quotes nothing from the file.
     pub fn read(path: &Path) -> Result<Self, String> {
         let mut text = String::new();
         let file = config::open_file(path).map_err(|error| format!("cannot be read: {error}"))?;
-        // SECURITY: one that never ends must not fill the memory.
+        // SECURITY: an endless file must not fill the memory.
         let read = file.take(SIZE_LIMIT + 1).read_to_string(&mut text);
         read.map_err(|error| format!("cannot be read as a text: {error}"))?;
         if text.len() as u64 > SIZE_LIMIT {
@@ -103,7 +104,7 @@ impl Imported {
         document::parse(&text)
     }
 
-    /// What is written. The same content is the same text.
+    /// The file's text. Equal contents give equal texts.
     ///
     /// # Errors
     /// A path is not UTF-8.
@@ -111,7 +112,7 @@ impl Imported {
         document::text(self)
     }
 
-    /// The same, made of files that were changed at no time: what they hold counts.
+    /// The same, with the times of all files removed, so that only their contents count.
     pub fn without_times(mut self) -> Self {
         for file in &mut self.files {
             if let Seen::Read { modified, .. } = file {
@@ -121,12 +122,13 @@ impl Imported {
         self
     }
 
-    /// Whether it was made of this `wp-config.php`, `found` being what that leads to.
+    /// Whether it was made from this `wp-config.php`; `found` is that path with links resolved.
     pub fn is_of(&self, config: &Path, found: &Path) -> bool {
         self.config == config || fs::canonicalize(found).is_ok_and(|found| found == self.resolved)
     }
 
-    /// What of the files it was made of is no longer as it was; `None` where all is, as far as it may be looked at.
+    /// What has changed in the files that it was made from; `None` if nothing has, as far as this
+    /// user may check.
     pub fn stale(&self) -> Option<String> {
         let moved = fs::canonicalize(&self.config).ok().filter(|now| *now != self.resolved);
         let moved = moved.map(|_| format!("{} is another file now", self.config.display()));
@@ -139,7 +141,7 @@ impl Imported {
         })
     }
 
-    /// What PHP has under this name.
+    /// PHP's value of this constant.
     pub fn constant(&self, name: &str) -> Lookup<'_> {
         if self.varying.contains(name) {
             return Lookup::Unknown(Doubt::elsewhere("it depends on the request"));
@@ -151,7 +153,7 @@ impl Imported {
         }
     }
 
-    /// What PHP has as `$table_prefix`.
+    /// PHP's value of `$table_prefix`.
     pub fn table_prefix(&self) -> Lookup<'_> {
         self.table_prefix.as_ref().map_or(Lookup::NotDefined, |prefix| Lookup::Known(prefix, 0))
     }

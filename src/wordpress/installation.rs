@@ -1,9 +1,9 @@
 //! What `wp-config.php` and the configuration together say about the site: where its database is,
-//! what its tables are called, which secrets it uses.
+//! the names of its tables, which secrets it uses.
 //!
-//! A key of the configuration wins over `wp-config.php`, and what a key says need not be known
-//! there. All that is missing is told at once, each with the constant, the line, the reason, and
-//! the key to set instead. The database is not connected to here.
+//! A key of the configuration wins over `wp-config.php`, and then need not be known from there.
+//! Everything that is missing is reported at once, each with the constant, the line, the reason,
+//! and the key to set instead. The database is not connected to here.
 
 mod database;
 mod file;
@@ -30,75 +30,79 @@ use unknown::Unknown;
 pub use file::found;
 pub use import::{Import, PassedOver};
 
-/// A site, as far as its configuration describes it.
+/// A site, as its configuration describes it.
 #[derive(Clone, PartialEq)]
 pub struct Installation {
     /// How to reach the database.
     pub database: Hosts,
-    /// The same for logs, without the password: `user@host:port/name` or `user@/path/to.sock/name`; several with commas.
+    /// The same for logs, without the password: `user@host:port/name` or `user@/path/to.sock/name`;
+    /// several are separated by commas.
     pub database_label: String,
-    /// What the site's own tables begin with: `[A-Za-z0-9_]*`
+    /// The prefix of the site's own tables: `[A-Za-z0-9_]*`
     pub table_prefix: String,
-    /// What the network's tables begin with, likewise; the same on a single site and for a network's first site.
+    /// The prefix of the network's tables, likewise; the same on a single site and for a network's
+    /// first site.
     pub base_prefix: String,
     /// Which site of the network it is; 1 on a single site.
     pub blog_id: u64,
-    /// The table of users, `[A-Za-z0-9_]+`: the constant `CUSTOM_USER_TABLE`, or else `users` with the prefix.
+    /// The users' table, `[A-Za-z0-9_]+`: the constant `CUSTOM_USER_TABLE`, or else `users` with
+    /// the prefix.
     pub users_table: String,
-    /// The table of what else is stored of users, likewise: the constant `CUSTOM_USER_META_TABLE`, or else `usermeta`. `None`
-    /// where the constant cannot be known: nothing depends on it but what is declared.
+    /// The table of user meta, likewise: the constant `CUSTOM_USER_META_TABLE`, or else `usermeta`.
+    /// `None` if the constant is unknown: only declared values depend on it.
     pub usermeta_table: Option<String>,
-    /// What decides `wp_salt('auth')`.
+    /// The constants that determine `wp_salt('auth')`.
     pub salts: SaltConstants,
-    /// `[jwt] secret`, or else the constant `JWT_AUTH_SECRET_KEY`. `None` only where a private key is configured.
+    /// `[jwt] secret`, or else the constant `JWT_AUTH_SECRET_KEY`. `None` only with a private key.
     pub jwt_secret: Option<Secret>,
     /// `[wordpress] home`
     pub home: Option<String>,
     /// The constants that win over the option `home`.
     pub wp_home: WpHome,
-    /// Whether one of them is seen to be made of something that only PHP knows, the request's host for instance.
+    /// Whether one of them is visibly computed from something that only PHP knows, such as the
+    /// request's host.
     pub home_is_computed: bool,
-    /// Whether it is a network of sites; also where only PHP knows.
+    /// Whether it is a network of sites; `true` if only PHP knows.
     pub multisite: bool,
-    /// Whether code of the network's own may pick the site of a request: `sunrise.php`.
+    /// Whether the network's own code may choose the site of a request: `sunrise.php`.
     pub sunrise: bool,
-    /// Whether the network's main site is the one with the id 1; `true` on a single site.
+    /// Whether the network's main site has the id 1; `true` on a single site.
     pub main_blog: bool,
-    /// The constant `JWT_AUTH_CORS_ENABLE`, which wins over the plugin's setting.
+    /// The constant `JWT_AUTH_CORS_ENABLE`, which overrides the plugin's setting.
     pub cors_enable: Option<bool>,
-    /// The `wp-config.php` that was read, symbolic links resolved.
+    /// The `wp-config.php` that was read, with symbolic links resolved.
     pub config_file: Option<PathBuf>,
-    /// Where plugins are installed, if that directory is known and there.
+    /// The plugins directory, if it is known and exists.
     pub plugins_dir: Option<PathBuf>,
     /// `wp-content`, under the same conditions.
     pub content_dir: Option<PathBuf>,
-    /// Where must-use plugins are. It need not be there, and is `None` only where the place is not known.
+    /// The directory of must-use plugins. It need not exist; `None` if its path is unknown.
     pub mu_plugins_dir: Option<PathBuf>,
     /// The constant `WPLANG`.
     pub language: LanguageConstant,
-    /// Where language packs are, if that is known.
+    /// Where language packs are, if known.
     pub packs: Option<Packs>,
-    /// What was taken for granted about PHP's environment, in sentences without values.
+    /// Assumptions about PHP's environment, in sentences without values.
     pub assumed: Vec<String>,
-    /// Where all this is from what PHP said.
+    /// The import that all this comes from, if any.
     pub import: Option<Import>,
-    /// An import in the default place that is another site's.
+    /// An import in the default place that belongs to another site.
     pub passed_over: Option<PassedOver>,
 }
 
 /// What the constants `WP_HOME` and `WP_SITEURL` say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WpHome {
-    /// Nothing: the option `home` decides.
+    /// They are not defined: the option `home` decides.
     NotDefined,
     /// `WP_HOME`, without a trailing slash.
     Known(String),
-    /// Something that only PHP can compute, or an included file may say: ask WordPress.
+    /// Only PHP can compute them, or an included file may define them: WordPress must be asked.
     Dynamic,
 }
 
 impl Installation {
-    /// Where all this is from, in words.
+    /// Where all this comes from, for people.
     pub fn source(&self) -> String {
         match (&self.import, &self.config_file) {
             (Some(import), _) => import.source(),
@@ -107,8 +111,9 @@ impl Installation {
         }
     }
 
-    /// Another site of the network, `blog_id`, as `wpdb::get_blog_prefix()` names its tables. Its home URL is an option of its own;
-    /// should a constant take its place for all sites, WordPress says so when it is asked.
+    /// The site `blog_id` of the network, with its tables named as by `wpdb::get_blog_prefix()`. It
+    /// has its own option for its home URL; if a constant overrides it for all sites, WordPress
+    /// reports that when it is asked.
     #[must_use]
     pub fn of_blog(&self, blog_id: u64) -> Self {
         Installation {
@@ -125,7 +130,8 @@ impl Installation {
         self.blog_id != 1
     }
 
-    /// The host of the home URL, where configuration or a constant says it: known without the database.
+    /// The host of the home URL, if the configuration or a constant names it, so that it is known
+    /// without the database.
     pub fn home_host(&self) -> Option<String> {
         let home = match (&self.home, &self.wp_home) {
             (Some(home), _) | (None, WpHome::Known(home)) => home,
@@ -166,10 +172,10 @@ impl fmt::Debug for Installation {
     }
 }
 
-/// Puts the site together. `environment` is what `getenv()` in `wp-config.php` sees.
+/// Assembles the site's description. `environment` is what `getenv()` in `wp-config.php` sees.
 ///
 /// # Errors
-/// Everything that is needed and missing, unknown or wrong, at once.
+/// Everything that is needed and missing, unknown or invalid, at once.
 pub fn installation(
     config: &config::WordPress,
     jwt: &config::Jwt,
@@ -181,7 +187,7 @@ pub fn installation(
         .and_then(|file| assembled(file.as_ref(), config, jwt));
     match made {
         Ok(installation) => Ok(Installation { passed_over, ..installation }),
-        // What the errors ask for may have been done, for another site.
+        // The user may have followed the errors' advice already, for another site.
         Err(faults) => Err(Faults(faults.into_iter().chain(passed_over.map(not_taken)).collect())),
     }
 }
@@ -240,7 +246,7 @@ fn assembled(
 struct Assembly<'a> {
     file: Option<&'a ConfigFile>,
     faults: Vec<Fault>,
-    /// What is needed and not known.
+    /// What is needed and unknown.
     unknown: Vec<Unknown>,
 }
 
@@ -277,7 +283,7 @@ impl Assembly<'_> {
         self.incomplete().is_some() || !matches!(self.constant("SUNRISE"), Lookup::NotDefined)
     }
 
-    /// As `is_multisite()`.
+    /// Like `is_multisite()`.
     fn multisite(&self) -> bool {
         match self.constant("MULTISITE") {
             Lookup::Known(scalar, _) => scalar.is_true(),
@@ -312,7 +318,7 @@ impl Assembly<'_> {
 
     fn assumed(&self) -> Vec<String> {
         let Some(file) = self.file else { return Vec::new() };
-        // Hardly a site has them: told, not refused.
+        // Hardly any site has them, so they are reported rather than refused.
         let unseen = ["CUSTOM_USER_TABLE", "CUSTOM_USER_META_TABLE", "JWT_AUTH_CORS_ENABLE", "MYSQL_CLIENT_FLAGS"];
         let unseen = unseen.into_iter().filter_map(|name| {
             let doubt = self.incomplete().filter(|_| matches!(file.content.constant(name), Lookup::NotDefined))?;
@@ -329,10 +335,10 @@ impl Assembly<'_> {
         self.file.and_then(|file| file.content.incomplete()).cloned()
     }
 
-    /// A constant that must be there, as text; a fault if it is not.
+    /// A constant that must be defined, as text; a fault if it is not.
     fn needed_text(&mut self, name: &'static str, instead: &'static str) -> Option<Secret> {
         if self.file.is_none() {
-            // One fault is enough for the four constants of the database.
+            // One fault is enough for the database's four constants.
             if name == "DB_NAME" {
                 self.fault(instead, "is required where there is no wordpress.config".to_owned());
             }
@@ -358,7 +364,7 @@ impl Assembly<'_> {
         );
     }
 
-    /// What PHP said names the import, all else the file that was read.
+    /// A fault; the key names the import if there is one, otherwise the file that was read.
     fn fault(&mut self, key: &str, problem: String) {
         let file = self.file.filter(|_| key == "wordpress.config");
         let fault = match file.map(|file| (file, &file.import)) {
@@ -381,7 +387,7 @@ impl Assembly<'_> {
     }
 }
 
-/// What gives a constant its value; an import knows no lines.
+/// What gives a constant its value; an import has no lines.
 fn giver(line: usize) -> String {
     if line == 0 { "PHP".to_owned() } else { format!("line {line}") }
 }

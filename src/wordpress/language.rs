@@ -1,13 +1,15 @@
-//! Whether WordPress's own messages are in English: what `get_locale()` says, and whether there is a language pack for that.
+//! Whether WordPress's own messages are in English: the result of `get_locale()`, and whether there
+//! is a language pack for it.
 //!
-//! WordPress translates by files (`load_default_textdomain()`). A site in another language whose pack is not installed answers in
-//! English. The words in a pack are not read: where there is one, WordPress answers.
+//! WordPress translates by files (`load_default_textdomain()`). A site in another language whose
+//! pack is not installed answers in English. The contents of a pack are not read: if there is one,
+//! WordPress answers.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-/// WordPress's own has less than 1 KiB.
+/// In bytes. WordPress's own has less than 1 KiB.
 const VERSION_LIMIT: u64 = 64 << 10;
 
 /// The constant `WPLANG`.
@@ -19,11 +21,11 @@ pub enum LanguageConstant {
     Unknown,
 }
 
-/// What the database and `wp-config.php` say of the locale.
+/// The locale by the database and `wp-config.php`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Locale {
     Known(String),
-    /// Nothing: it is that of the package that WordPress was installed from.
+    /// Not set: it is that of the package that WordPress was installed from.
     OfPackage,
     Unknown,
 }
@@ -35,14 +37,15 @@ pub struct Packs {
     pub root: PathBuf,
     /// `WP_CONTENT_DIR`.
     pub content: PathBuf,
-    /// `WP_LANG_DIR`, where it is defined.
+    /// `WP_LANG_DIR`, if it is defined.
     pub folder: Option<PathBuf>,
-    /// A network of sites has packs more.
+    /// Whether it is a network of sites, which has further packs.
     pub is_network: bool,
 }
 
 impl Locale {
-    /// As `get_locale()`: the site's option wins over the network's, that over the constant, each even when it is empty.
+    /// Like `get_locale()`: the site's option overrides the network's, which overrides the
+    /// constant, each even when empty.
     pub fn of(site: Option<String>, network: Option<String>, constant: &LanguageConstant) -> Self {
         match (site.or(network), constant) {
             (Some(option), _) => Locale::Known(option),
@@ -52,13 +55,14 @@ impl Locale {
         }
     }
 
-    /// Whether WordPress speaks English; looks at files. `packs`: `None` where they are not known.
+    /// Whether WordPress's messages are in English; reads the file system. `packs` is `None` if
+    /// they are unknown.
     pub fn is_english(&self, packs: Option<&Packs>) -> bool {
         match (self, packs) {
             (Locale::Unknown, _) => false,
             (Locale::Known(locale), None) => is_english_locale(locale),
             (Locale::Known(locale), Some(packs)) => is_english_locale(locale) || packs.lack(locale),
-            // Nearly all have the English package: the others' installation stores the option.
+            // Nearly all sites have the English package: installing another one stores the option.
             (Locale::OfPackage, None) => true,
             (Locale::OfPackage, Some(packs)) => match packs.of_package() {
                 Ok(None) => true,
@@ -70,9 +74,9 @@ impl Locale {
 }
 
 impl Packs {
-    /// Whether WordPress finds nothing to translate its messages with.
+    /// Whether WordPress finds no file to translate its messages with.
     fn lack(&self, locale: &str) -> bool {
-        // SECURITY: the locale is the database's, and part of a path.
+        // SECURITY: the locale comes from the database, and becomes part of a path.
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-@".contains(&byte);
         if locale.is_empty() || !locale.bytes().all(is_plain) {
             return false;
@@ -82,10 +86,10 @@ impl Packs {
 
     /// Whether there is a file that WordPress would load.
     fn look(&self, locale: &str) -> io::Result<bool> {
-        // Of a site that is somewhere else nothing would be found.
+        // If the site were elsewhere, no file would be found.
         File::open(self.version_file())?;
         let folder = self.folder()?;
-        // The last is code (`wp-settings.php`).
+        // The last one is code (`wp-settings.php`).
         let mut names = vec![format!("{locale}.mo"), format!("{locale}.l10n.php"), format!("{locale}.php")];
         if self.is_network {
             names.extend(["mo", "l10n.php"].map(|suffix| format!("ms-{locale}.{suffix}")));
@@ -98,7 +102,7 @@ impl Packs {
         Ok(false)
     }
 
-    /// As `wp_set_lang_dir()`.
+    /// Like `wp_set_lang_dir()`.
     fn folder(&self) -> io::Result<PathBuf> {
         if let Some(folder) = &self.folder {
             return Ok(folder.clone());
@@ -127,11 +131,12 @@ fn is_english_locale(locale: &str) -> bool {
     matches!(locale, "" | "0" | "en") || locale.starts_with("en_")
 }
 
-/// The value of `$wp_local_package` in `version.php`; an error where it is set in another way than WordPress's builds do.
+/// The value of `$wp_local_package` in `version.php`; an error if it is set differently than in
+/// WordPress's builds.
 fn local_package(text: &str) -> Result<Option<String>, ()> {
     let set = text.lines().map(str::trim_start).find_map(|line| line.strip_prefix("$wp_local_package"));
     let Some(set) = set else {
-        // Comments name it.
+        // Comments mention it.
         return if text.contains("$wp_local_package =") { Err(()) } else { Ok(None) };
     };
     let value = set.trim().strip_prefix('=').ok_or(())?.trim().strip_suffix(';').ok_or(())?.trim();
@@ -140,7 +145,7 @@ fn local_package(text: &str) -> Result<Option<String>, ()> {
     if is_plain { Ok(Some(quoted.to_owned())) } else { Err(()) }
 }
 
-/// What cannot be looked at is an error: it may be there for PHP.
+/// A file that cannot be checked is an error: PHP may be able to read it.
 fn exists(path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
         Ok(_) => Ok(true),
@@ -214,7 +219,7 @@ mod tests {
             fs::remove_file(file).unwrap();
             assert!(german().is_english(Some(&packs)), "{name}");
         }
-        // What is not loaded for a refresh, or for another language.
+        // Files that are not loaded for a refresh, or are for another language.
         for name in ["admin-de_DE.mo", "plugins/jwt-de_DE.mo", "de_AT.mo", "ms-de_DE.mo"] {
             put(&packs, &format!("wp-content/languages/{name}"));
         }
@@ -225,7 +230,7 @@ mod tests {
     #[test]
     fn the_folder_is_that_of_wordpress() {
         let (directory, packs) = site();
-        // Core's own counts only where the other is not there.
+        // Core's own directory only counts if the other does not exist.
         put(&packs, "wp-includes/languages/de_DE.mo");
         assert!(!german().is_english(Some(&packs)));
         fs::create_dir(packs.content.join("languages")).unwrap();
@@ -239,7 +244,7 @@ mod tests {
     #[test]
     fn what_cannot_be_looked_at_may_be_there() {
         let (_directory, packs) = site();
-        // A folder that leads to itself: no right is needed to fail there.
+        // A link to itself: it fails for every user, even root.
         symlink("languages", packs.content.join("languages")).unwrap();
         assert!(!german().is_english(Some(&packs)));
         let elsewhere = Packs { root: packs.root.join("elsewhere"), ..packs.clone() };

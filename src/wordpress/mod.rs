@@ -1,4 +1,5 @@
-//! What WordPress says about itself: in `wp-config.php`, in its options, and when it is asked; and what its plugin signs.
+//! Everything that is known of WordPress: from `wp-config.php`, from its options, from asking it;
+//! and what its plugin signs.
 
 pub mod access_token;
 pub mod clock;

@@ -1,7 +1,7 @@
 //! The site's options as WordPress stores them: PHP-serialized, loosely typed.
 //!
-//! An option that cannot be read, or a setting that we cannot interpret as the plugin would, is an
-//! error, and the caller then forwards; a default in its place could contradict the plugin. This
+//! An option that cannot be read, or a setting that cannot be interpreted as the plugin would, is
+//! an error, and the caller then forwards; a default in its place could contradict the plugin. This
 //! module builds no PHP objects and follows no references.
 
 use phpserz::{PhpParser, PhpToken};
@@ -9,20 +9,21 @@ use phpserz::{PhpParser, PhpToken};
 /// The plugin's settings (option `jwt_auth_pro_settings`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Life time of an access token, in seconds; not zero.
+    /// Lifetime of an access token, in seconds; not zero.
     pub jwt_expiration: u64,
-    /// Life time of a refresh token, in seconds; not zero.
+    /// Lifetime of a refresh token, in seconds; not zero.
     pub refresh_token_expiration: u64,
-    /// As stored, `HS256` for instance; it need not be one that we can sign with.
+    /// As stored, `HS256` for instance; the sidecar may not support it.
     pub signing_algorithm: String,
-    /// Whether the plugin answers with its own CORS headers. The constant `JWT_AUTH_CORS_ENABLE` wins over it.
+    /// Whether the plugin sends its own CORS headers. The constant `JWT_AUTH_CORS_ENABLE` overrides
+    /// it.
     pub enable_cors: bool,
-    /// `None` where the site has switched it off.
+    /// `None` if the site has switched it off.
     pub rate_limit: Option<RateLimit>,
-    /// Whether analytics rows hold shortened addresses.
+    /// Whether analytics rows contain shortened addresses.
     pub anonymize_ip: bool,
-    /// Days after which the plugin deletes its analytics; `None` where the value is none that we understand, and nothing but the
-    /// cleanup asks for it.
+    /// Days after which the plugin deletes its analytics; `None` if the value is invalid, since
+    /// only the cleanup uses it.
     pub analytics_retention_days: Option<u32>,
 }
 
@@ -35,17 +36,17 @@ pub struct RateLimit {
     pub window_minutes: u32,
 }
 
-/// Why an option cannot be used. The fault is the database's content; the value is never shown.
+/// Why an option cannot be used. The fault is in the database's contents; the value is never shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// Not what PHP's `serialize()` writes, or more than we read.
+    /// Not the output of PHP's `serialize()`, or more than is read here.
     #[error("the option {option} is not a PHP-serialized array: {problem}")]
     Unreadable { option: &'static str, problem: String },
-    /// One setting of an option that is readable otherwise.
+    /// An invalid setting in a readable option.
     #[error("the option {option} has a {setting} that is {problem}")]
     Setting {
         option: &'static str,
-        /// The setting's name, with the name of the array that holds it.
+        /// The setting's name, with the name of the array that contains it.
         setting: String,
         problem: &'static str,
     },
@@ -53,11 +54,11 @@ pub enum OptionError {
 
 const SETTINGS: &str = "jwt_auth_pro_settings";
 
-/// Reads the option `jwt_auth_pro_settings`; `None` where the site has no such option, which means
-/// the plugin's defaults, as a missing setting does.
+/// Reads the option `jwt_auth_pro_settings`; `None` if the site has no such option, which means the
+/// plugin's defaults, as a missing setting does.
 ///
 /// # Errors
-/// If the option is no serialized array, or a setting has a value that we cannot interpret.
+/// The option is not a serialized array, or a setting has a value that cannot be interpreted.
 pub fn settings(option_value: Option<&[u8]>) -> Result<Settings, OptionError> {
     let sections = option_value.map_or(Ok(Vec::new()), |value| read_array(SETTINGS, value))?;
     let tokens = Section::of(&sections, "token_settings")?;
@@ -86,7 +87,7 @@ pub fn settings(option_value: Option<&[u8]>) -> Result<Settings, OptionError> {
 /// network, whose keys count).
 ///
 /// # Errors
-/// If one of the options is there and is no serialized array.
+/// One of the options exists and is not a serialized array.
 pub fn plugin_active(
     active_plugins: Option<&[u8]>,
     active_sitewide: Option<&[u8]>,
@@ -124,15 +125,15 @@ fn active<'a>(
     option: &'static str,
     entry: fn(&(Key<'a>, Value<'a>)) -> Option<&'a [u8]>,
 ) -> Result<Vec<Vec<u8>>, OptionError> {
-    // WordPress casts the empty string to an array without a plugin.
+    // WordPress casts the empty string to an array without plugins.
     let Some(value) = option_value.filter(|value| !value.is_empty()) else {
         return Ok(Vec::new());
     };
     Ok(read_array(option, value)?.iter().filter_map(entry).map(<[u8]>::to_vec).collect())
 }
 
-// SECURITY: the folder is looked into later (country database). WordPress refuses entries that
-// leave the plugin directory (`validate_file`), so such an entry is no active plugin.
+// SECURITY: the directory is accessed later (country database). WordPress refuses entries that
+// leave the plugins directory (`validate_file`), so such an entry is not an active plugin.
 fn names_the_plugin(entry: &[u8]) -> bool {
     let Some(folder) = std::str::from_utf8(entry).ok().and_then(|entry| entry.strip_suffix("/jwt-auth-pro.php")) else {
         return false;
@@ -143,7 +144,7 @@ fn names_the_plugin(entry: &[u8]) -> bool {
         && !folder.contains(['\\', '\0', ':'])
 }
 
-/// A hundred years: longer ones do not fit into what MySQL and JWT libraries take for a date.
+/// A hundred years: longer ones do not fit the dates of MySQL and of JWT libraries.
 const MAX_LIFE_TIME: u64 = 100 * 366 * 86_400;
 
 /// One array of settings within the option.
@@ -188,7 +189,8 @@ impl<'a> Section<'a> {
         u32::try_from(number).map_err(|_| self.fault(name, "too large"))
     }
 
-    /// What a checkbox leaves behind: `b:1`, `i:1`, `s:1:"1"` and their opposites, `s:0:""` among them.
+    /// The values that a checkbox stores: `b:1`, `i:1`, `s:1:"1"` and their opposites, including
+    /// `s:0:""`.
     fn switch(&self, name: &str, default: bool) -> Result<bool, OptionError> {
         match find(self.entries, name) {
             None => Ok(default),
@@ -230,7 +232,7 @@ enum Value<'a> {
     Integer(i64),
     Text(&'a [u8]),
     Array(Vec<(Key<'a>, Value<'a>)>),
-    /// Null, a float, an object or a reference: nothing that a setting of ours may be.
+    /// Null, a float, an object or a reference: no setting has such a value.
     Other,
 }
 
@@ -248,7 +250,7 @@ fn read_array<'a>(option: &'static str, value: &'a [u8]) -> Result<Vec<(Key<'a>,
     }
 }
 
-// SECURITY: whoever may write options could otherwise exhaust our stack by nesting.
+// SECURITY: without it, anyone who can write options could exhaust the stack by nesting.
 const MAX_DEPTH: usize = 64;
 
 fn read_value<'a>(parser: &mut PhpParser<'a>, depth: usize) -> Result<Value<'a>, String> {
@@ -266,7 +268,7 @@ fn read_value<'a>(parser: &mut PhpParser<'a>, depth: usize) -> Result<Value<'a>,
     }
 }
 
-/// The pairs of an array or object. `count` is only believed once as many pairs have been read.
+/// The pairs of an array or object. `count` is only trusted once as many pairs have been read.
 fn read_entries<'a>(parser: &mut PhpParser<'a>, count: u32, depth: usize) -> Result<Vec<(Key<'a>, Value<'a>)>, String> {
     if depth >= MAX_DEPTH {
         return Err(format!("arrays are nested deeper than {MAX_DEPTH}"));

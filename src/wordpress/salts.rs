@@ -1,15 +1,15 @@
-//! `wp_salt('auth')`, the key of `wp_hash()`: ten constants and two options decide it
+//! `wp_salt('auth')`, the key of `wp_hash()`: ten constants and two options determine it
 //! (wp-includes/pluggable.php).
 //!
-//! Not known here: the filter `salt`, and the placeholder in the site's language, which WordPress
-//! takes for "not set" as well. A translated `wp-config-sample.php` has it in all eight places, and
-//! what several constants share is out anyway.
+//! Two things are unknown here: the filter `salt`, and the placeholder in the site's language,
+//! which WordPress also treats as "not set". A translated `wp-config-sample.php` has it in all
+//! eight places, and values that several constants share are ignored anyway.
 
 use std::collections::HashMap;
 
 use crate::config::Secret;
 
-/// The constants that count, in the order in which WordPress looks at them.
+/// The relevant constants, in the order in which WordPress reads them.
 pub const SALT_CONSTANTS: [&str; 10] = [
     "AUTH_KEY",
     "AUTH_SALT",
@@ -23,7 +23,7 @@ pub const SALT_CONSTANTS: [&str; 10] = [
     "SECRET_SALT",
 ];
 
-/// What the constants say about the two halves of `wp_salt('auth')`.
+/// The two halves of `wp_salt('auth')` by the constants.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SaltConstants {
     /// `None`: the option `auth_key` decides.
@@ -33,13 +33,13 @@ pub struct SaltConstants {
 }
 
 impl SaltConstants {
-    /// Both halves as the configuration says them, whatever WordPress would think of the values.
+    /// Both halves from the configuration, whatever WordPress would do with the values.
     pub fn explicit(key: Secret, salt: Secret) -> Self {
         Self { key: Some(key), salt: Some(salt) }
     }
 
-    /// From the constants that are defined, by name; see [`SALT_CONSTANTS`]. An explicit half wins
-    /// over its constants.
+    /// From the defined constants, by name; see [`SALT_CONSTANTS`]. An explicit half overrides its
+    /// constants.
     pub fn from_constants(
         defined: &HashMap<&str, Secret>,
         explicit_key: Option<Secret>,
@@ -47,7 +47,7 @@ impl SaltConstants {
     ) -> Self {
         let usable = |name: &str| {
             let value = defined.get(name)?;
-            // PHP takes `0` for false.
+            // PHP treats `0` as false.
             let set = !matches!(value.expose(), "" | "0" | PLACEHOLDER);
             let shared = defined.values().filter(|other| other.expose() == value.expose()).count() > 1;
             (set && !shared).then(|| value.clone())
@@ -58,14 +58,15 @@ impl SaltConstants {
         }
     }
 
-    /// Whether the constants, or the configuration, say both halves, so that the options do not matter.
+    /// Whether the constants, or the configuration, determine both halves, so that the options do
+    /// not matter.
     pub fn are_complete(&self) -> bool {
         self.key.is_some() && self.salt.is_some()
     }
 
     /// `wp_salt('auth')`: the key followed by the salt. The options are those of the site, or of
-    /// the network on a multisite. `None` where an option is needed that is missing or empty:
-    /// WordPress then makes one up and stores it, so the caller should let it.
+    /// the network on a multisite. `None` if a needed option is missing or empty: WordPress then
+    /// generates one and stores it, so the caller should leave that to it.
     pub fn auth_salt(&self, option_auth_key: Option<&str>, option_auth_salt: Option<&str>) -> Option<Secret> {
         let half = |constant: &Option<Secret>, option: Option<&str>| match constant {
             Some(constant) => Some(constant.clone()),

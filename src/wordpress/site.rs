@@ -1,7 +1,9 @@
-//! All that a refresh needs to know about the site, read from its database every few seconds and shared by all workers.
+//! What a refresh needs to know about the site, read from its database every few seconds and shared
+//! by all workers.
 //!
-//! A plugin that is switched off or a changed setting shows within [`FRESH`]. While the database is away the last good
-//! value serves: what a refresh then does is decided by the rotation itself, which needs the database anyway.
+//! A deactivated plugin or a changed setting shows within [`FRESH`]. While the database is down,
+//! the last good values are used: the rotation itself then decides, which needs the database
+//! anyway.
 
 mod build;
 mod fresh;
@@ -41,21 +43,21 @@ use obstacle::usable;
 pub use rows::Columns;
 use rows::Rows;
 
-/// How old what is known of the site may be.
+/// How old the site's values may be.
 const FRESH: Duration = Duration::from_secs(3);
 
-/// How long a request waits for them to be read again, before it goes on with what was known. A database that does not
-/// answer must not hold up what is forwarded.
+/// How long a request waits for them to be read again, before it uses the last ones. A database
+/// that does not respond must not delay forwarded requests.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long reading them may take: three small queries.
 const READ_LIMIT: Duration = Duration::from_secs(3);
 
-/// What is known of a site that refreshes natively.
+/// A site that refreshes natively.
 pub struct Site {
     /// The plugin's settings.
     pub settings: Settings,
-    /// Which spellings of the route exist.
+    /// The forms of the route on this site.
     pub forms: RouteForms,
     /// Signs access tokens as the site does.
     pub signer: Arc<Signer>,
@@ -63,26 +65,26 @@ pub struct Site {
     pub auth_salt: Secret,
     /// Whether WordPress's own messages are in English.
     pub is_english: bool,
-    /// What the token table's columns hold.
+    /// The limits of the token table's columns.
     pub columns: Columns,
-    /// The index that tokens are found by, where there is one.
+    /// The index on the token column, if there is one.
     pub token_index: Option<String>,
-    /// Where the plugin is, below the plugins' folder.
+    /// The plugin's main file, relative to the plugins directory.
     pub plugin: Arc<str>,
-    /// What code the site runs.
+    /// The code that the site runs.
     pub makeup: Makeup,
-    /// What its own code adds to a refresh.
+    /// What the site's own code adds to a refresh.
     pub declared: Arc<Declared>,
-    /// The names of its roles, where they are declared; `None` where they cannot be read.
+    /// The names of its roles, if they are declared; `None` if they cannot be read.
     roles: Option<Vec<String>>,
     home: StoredHome,
 }
 
 impl Site {
-    /// What is declared, for `user`.
+    /// The declared values for `user`.
     ///
     /// # Errors
-    /// It is not certain, and WordPress answers.
+    /// They are uncertain, so WordPress must answer.
     pub fn values(&self, user: &User) -> Result<Values, Uncertain> {
         if self.declared.is_empty() {
             return Ok(Values::default());
@@ -98,7 +100,7 @@ impl Site {
         })
     }
 
-    /// The home URL as far as configuration, constants and options say it, without a trailing slash.
+    /// The home URL by configuration, constants and options, without a trailing slash.
     pub fn stored_home(&self) -> &str {
         match &self.home {
             StoredHome::Given(home) => &home.url,
@@ -106,7 +108,8 @@ impl Site {
         }
     }
 
-    /// What WordPress is asked about its home URL for requests that came by `scheme`; `None` where the configuration says it.
+    /// The question to WordPress about its home URL for requests with `scheme`; `None` if the
+    /// configuration names it.
     pub fn question(&self, scheme: Scheme) -> Option<&Question> {
         match &self.home {
             StoredHome::Given(_) => None,
@@ -114,24 +117,24 @@ impl Site {
         }
     }
 
-    /// The home URL's own, for questions that no request causes.
+    /// The home URL's own scheme, for questions that no request causes.
     pub fn usual_scheme(&self) -> Scheme {
         if self.stored_home().starts_with("https:") { Scheme::Https } else { Scheme::Http }
     }
 }
 
 enum StoredHome {
-    /// `[wordpress] home`: used as it is.
+    /// `[wordpress] home`: used unchanged.
     Given(Arc<Home>),
-    /// What the option or the constant says; WordPress is asked.
+    /// From the option or the constant; WordPress is asked.
     Stored(Questions),
 }
 
-/// What a closer look at the site's rows shows: see [`Sites::examine`].
+/// The result of examining the site's rows: see [`Sites::examine`].
 pub struct Examined {
-    /// The site, if nothing stands against it.
+    /// The site, if it can refresh natively.
     pub site: Option<Arc<Site>>,
-    /// All that stands against a native refresh.
+    /// All obstacles to native refreshes.
     pub obstacles: Vec<NotNative>,
     /// The plugin's file, if it is active.
     pub plugin: Option<String>,
@@ -139,17 +142,17 @@ pub struct Examined {
     pub plugin_version: Option<String>,
     /// All active plugins, as `folder/file.php`.
     pub active_plugins: Vec<String>,
-    /// The plugin's settings, if they can be understood.
+    /// The plugin's settings, if they are valid.
     pub settings: Option<Settings>,
 }
 
 /// A site that refreshes natively, or why it does not.
 pub type Known = Result<Arc<Site>, Arc<NotNative>>;
 
-/// What the configuration says of the site.
+/// What the configuration says about the site.
 pub struct Configured {
     pub jwt: Jwt,
-    /// What its own code adds to a refresh.
+    /// What the site's own code adds to a refresh.
     pub declared: Declared,
     /// `[wordpress] hosts`.
     pub hosts: Vec<String>,
@@ -164,7 +167,7 @@ pub struct Sites {
     homes: Arc<Homes>,
     /// `[wordpress] hosts`.
     hosts: Vec<String>,
-    /// Where the network has it, if it is a further site of one.
+    /// Where the network has it, if it is a further site of a network.
     blog: Option<Arc<Blog>>,
     clocks: Arc<Clocks>,
     tasks: Handle,
@@ -177,16 +180,16 @@ pub struct Sites {
 #[derive(Default)]
 struct LastGood {
     site: Option<Known>,
-    /// Also of a site that does not refresh natively.
+    /// Known even if the site does not refresh natively.
     home_host: Option<String>,
     database_is_away: bool,
-    /// Of the options that say which plugins are active.
+    /// A hash of the options that list the active plugins.
     plugins: Option<u64>,
 }
 
 impl Sites {
-    /// Reads nothing yet. Reading is done in the runtime of `homes`' tasks; what the
-    /// database's clock shows goes to `clocks`.
+    /// Reads nothing yet. Reading happens in the runtime of `homes`' tasks; readings of the
+    /// database's clock go to `clocks`.
     pub fn new(
         installation: Installation,
         configured: Configured,
@@ -216,7 +219,7 @@ impl Sites {
         })
     }
 
-    /// Those of `blog`, a further site of the network that this is the first site of.
+    /// The same for `blog`, a further site of the network.
     #[must_use]
     pub fn of_blog(&self, blog: Arc<Blog>) -> Arc<Self> {
         Arc::new(Sites {
@@ -236,7 +239,7 @@ impl Sites {
         })
     }
 
-    /// What is known of the site, at most [`FRESH`] old; the last good value while the database is away or slow.
+    /// The site, at most [`FRESH`] old; the last good one while the database is down or slow.
     pub async fn current(self: &Arc<Self>) -> Known {
         if let Some(known) = self.cache.get() {
             return known;
@@ -246,15 +249,16 @@ impl Sites {
             .unwrap_or_else(|_| self.last_known("the database does not answer"))
     }
 
-    /// As [`Sites::current`], where no request waits: for as long as reading may take.
+    /// Like [`Sites::current`], for callers without a waiting request: waits as long as reading may
+    /// take.
     pub async fn read_or_known(self: &Arc<Self>) -> Known {
-        // In a task of its own: where the first caller stops waiting, the next would start over.
+        // In its own task: if the first caller stops waiting, the next would start over.
         let sites = Arc::clone(self);
         let reading = self.tasks.spawn(async move { sites.cache.get_or_read(sites.read()).await });
         reading.await.unwrap_or_else(|_| self.last_known("reading them failed"))
     }
 
-    /// The home URL of a request for its host that came by `scheme`, or why it is not known.
+    /// The home URL for a request with `scheme` to its host, or why it is unknown.
     pub fn home(&self, site: &Site, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
         if let Some(blog) = &self.blog {
             return self.home_of_blog(site, &blog.domain, scheme);
@@ -268,7 +272,7 @@ impl Sites {
         }
     }
 
-    /// As [`Sites::home`], but waits for WordPress's answer.
+    /// Like [`Sites::home`], but waits for WordPress's answer.
     pub async fn ask_home(&self, site: &Site, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
         match site.question(scheme) {
             Some(question) => usable(self.homes.ask(question).await, question),
@@ -276,7 +280,7 @@ impl Sites {
         }
     }
 
-    /// What WordPress has answered.
+    /// WordPress's answers.
     pub fn homes(&self) -> &Arc<Homes> {
         &self.homes
     }
@@ -284,8 +288,8 @@ impl Sites {
     /// The time to issue a token at, in Unix seconds.
     ///
     /// # Errors
-    /// The clocks differ by too much. WordPress is then asked again, and with it its clock: after a machine was suspended, the
-    /// monotonic clock, which carries a reading on, has lost that time.
+    /// The clocks differ by too much. WordPress is then asked again, which reads its clock: after
+    /// the machine was suspended, the monotonic clock, which advances a reading, lacks that time.
     pub fn issuing_time(&self, site: &Site) -> Result<u64, NotNative> {
         self.clocks.issuing_time().map_err(|apart| {
             if let Some(question) = site.question(site.usual_scheme()) {
@@ -300,44 +304,44 @@ impl Sites {
         self.clocks.apart()
     }
 
-    /// By how much WordPress's clock may be ahead of the database's; `None` where that is not known.
+    /// How far WordPress's clock may be ahead of the database's; `None` if unknown.
     pub fn wordpress_ahead_of_database(&self) -> Option<Duration> {
         self.clocks.wordpress_ahead_of_database()
     }
 
-    /// What is declared of the site's own code.
+    /// The declarations about the site's own code.
     pub fn declared(&self) -> &Arc<Declared> {
         &self.declared
     }
 
-    /// Where the site is.
+    /// The site's description.
     pub fn installation(&self) -> &Installation {
         &self.installation
     }
 
-    /// What was last read of the site; `None` before the first time. Reads nothing itself.
+    /// The last values read; `None` before the first time. Reads nothing itself.
     pub fn last_read(&self) -> Option<Known> {
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).site.clone()
     }
 
-    /// The host of the home URL as far as configuration, constants and options say it. Where it is an option, `None` before
-    /// the first reading.
+    /// The host of the home URL by configuration, constants and options. If it is an option, `None`
+    /// before the first reading.
     pub fn home_host(&self) -> Option<String> {
         let read = self.last_good.lock().unwrap_or_else(PoisonError::into_inner).home_host.clone();
         read.or_else(|| self.installation.home_host())
     }
 
-    /// Whether the database was away when it was last asked.
+    /// Whether the database was down when it was last read.
     pub fn is_database_away(&self) -> bool {
         self.last_good.lock().unwrap_or_else(PoisonError::into_inner).database_is_away
     }
 
-    /// Which further site of a network this is, if it is one.
+    /// The further site of a network that this is, if any.
     pub fn blog(&self) -> Option<&Arc<Blog>> {
         self.blog.as_ref()
     }
 
-    /// Why WordPress's home URL is not known, as far as it was asked; asks nobody.
+    /// Why WordPress's home URL is unknown, as far as it was asked. Asks no question.
     pub fn home_obstacle(&self, site: &Site) -> Option<NotNative> {
         [Scheme::Http, Scheme::Https].into_iter().find_map(|scheme| {
             let question = site.question(scheme)?;
@@ -345,8 +349,8 @@ impl Sites {
         })
     }
 
-    /// Reads the site anew and says all that stands against a native refresh, and what plugins are active. What was read
-    /// is what [`Sites::current`] knows from then on.
+    /// Reads the site again, and returns all obstacles to native refreshes and the active plugins.
+    /// From then on, [`Sites::current`] returns these values.
     ///
     /// # Errors
     /// The database's.
@@ -362,13 +366,13 @@ impl Sites {
             obstacles: self.obstacles(&rows),
             plugin: plugin(&rows).ok(),
             plugin_version: rows.text("jwt_auth_pro_version"),
-            // What cannot be read is among the obstacles.
+            // If they cannot be read, that is among the obstacles.
             active_plugins: active_plugins.unwrap_or_default(),
             settings: self.settings(&rows).ok(),
         })
     }
 
-    /// How reading the site went, which is how the database is.
+    /// How reading the site went, which shows the state of the database.
     pub fn database(&self) -> Sight {
         self.last_seen.look()
     }
@@ -389,7 +393,8 @@ impl Sites {
             Err(error) => {
                 self.last_seen.failed(error.to_string());
                 if self.blog.is_some() {
-                    // Of a database that is away the first site tells; of a table that may not be read, the status page.
+                    // If the database is down, the first site logs it; a table that must not be
+                    // read shows on the status page.
                     debug!(%error, table_prefix = self.installation.table_prefix, "the settings of a site of the network cannot be read");
                 } else if !std::mem::replace(&mut last.database_is_away, true) {
                     warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
@@ -427,7 +432,7 @@ impl Sites {
         let with_roles = self.declared.has_roles();
         let mut rows = match Rows::read(&mut session, &self.installation, with_roles).await {
             Err(error) if error.code().is_none() => {
-                // A connection that idled may be dead: one more try on a fresh one.
+                // An idle connection may be dead: one more attempt on a new one.
                 drop(session);
                 session = self.database.fresh_session().await?;
                 Rows::read(&mut session, &self.installation, with_roles).await

@@ -1,35 +1,35 @@
-//! What WordPress does to text before it stores it: `sanitize_text_field`, `wp_slash`,
-//! `esc_url_raw`, `wp_json_encode`, and the cut to a column's width. The stored rows must be
-//! those that the plugin would have written, so each function gives what PHP gives, byte for byte
+//! WordPress's changes to text before it stores it: `sanitize_text_field`, `wp_slash`,
+//! `esc_url_raw`, `wp_json_encode`, and the cut to a column's width. The stored rows must be those
+//! that the plugin would have written, so each function returns what PHP returns, byte for byte
 //! (compared with PHP itself in `tests/sidecar/php_parity.rs`).
 //!
-//! Assumed, as on nearly every site: the option `blog_charset` is UTF-8, and no code hooks into
-//! the filters `sanitize_text_field`, `esc_html` and `clean_url`. Not copied: PCRE's backtrack
-//! limit, which makes PHP return an empty string for kilobytes of `<script` without an end.
+//! Assumed, as on nearly every site: the option `blog_charset` is UTF-8, and no code hooks into the
+//! filters `sanitize_text_field`, `esc_html` and `clean_url`. Not copied: PCRE's backtrack limit,
+//! which makes PHP return an empty string for kilobytes of `<script` without an end.
 //!
-//! [`esc_url_raw`] is meant for a request's target. It is exact for what begins with a `/`, save
-//! for a target that begins with `//` and holds a square bracket (PHP's `parse_url` would then
-//! spare brackets in the authority). Anything else gives the empty string, where WordPress might
-//! put `http://` in front.
+//! [`esc_url_raw`] is meant for a request's target. It is exact for targets that begin with a `/`,
+//! except those that begin with `//` and contain a square bracket (PHP's `parse_url` would then
+//! keep brackets in the authority). Anything else results in the empty string, where WordPress
+//! might put `http://` in front.
 
 mod html_entities;
 mod strip_tags;
 
 use strip_tags::strip_tags;
 
-/// How a column stores what it is given.
+/// How a column stores text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnCharset {
     /// All of Unicode.
     Utf8mb4,
     /// The Basic Multilingual Plane (MySQL's `utf8`).
     Utf8mb3,
-    /// `ascii`, and every other charset that we do not convert to.
+    /// `ascii`, and every other charset that is not supported here.
     Ascii,
 }
 
-/// WordPress's `sanitize_text_field()`: no invalid UTF-8 (gives the empty string), no tags, no
-/// line breaks or runs of spaces, no percent-encoded octets, trimmed.
+/// WordPress's `sanitize_text_field()`: rejects invalid UTF-8 (the result is empty), removes tags,
+/// line breaks, repeated spaces and percent-encoded octets, and trims.
 pub fn sanitize_text_field(input: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(input) else {
         return String::new(); // wp_check_invalid_utf8
@@ -66,8 +66,8 @@ pub fn wp_slash(text: &str) -> String {
     out
 }
 
-/// WordPress's `esc_url_raw()` for a request's target, which begins with a `/`; see the module's
-/// words for what else gives the empty string.
+/// WordPress's `esc_url_raw()` for a request's target, which begins with a `/`; for other inputs
+/// see the module's documentation.
 pub fn esc_url_raw(target: &str) -> String {
     let spaced = replace(php_trim_start(target.as_bytes()), b" ", b"%20");
     let mut url: Vec<u8> = spaced.into_iter().filter(|&byte| url_byte(byte)).collect();
@@ -109,8 +109,8 @@ pub fn json_ascii(text: &str) -> String {
     out
 }
 
-/// `text` as a column of `max_chars` characters can hold it. What the charset lacks becomes
-/// U+FFFD, or `?` where it lacks that too: a session is worth more than a letter of its user agent.
+/// `text` as a column of `max_chars` characters stores it. Characters that the charset lacks become
+/// U+FFFD, or `?` if it lacks that too: a session is worth more than a letter of its user agent.
 pub fn cut_to_column(text: &str, max_chars: usize, charset: ColumnCharset) -> String {
     text.chars()
         .take(max_chars)
@@ -124,9 +124,9 @@ pub fn cut_to_column(text: &str, max_chars: usize, charset: ColumnCharset) -> St
         .collect()
 }
 
-/// `wp_pre_kses_less_than()`: a `<` without its `>` before the next `<` or the end is escaped,
-/// with what follows it. Its pattern `<[^>]*?((?=<)|>|$)` takes the place before a final line
-/// feed for an end as well.
+/// `wp_pre_kses_less_than()`: a `<` without a `>` before the next `<` or the end is escaped,
+/// together with the text after it. Its pattern `<[^>]*?((?=<)|>|$)` also accepts the place before
+/// a final line feed as an end.
 fn pre_kses_less_than(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 16);
     let mut rest = text;
@@ -156,7 +156,7 @@ fn pre_kses_less_than(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// `esc_html()` of a fragment that has no `>`: references that are none are disarmed
+/// `esc_html()` of a fragment without `>`: invalid references are escaped
 /// (`wp_kses_normalize_entities`), then `htmlspecialchars(ENT_QUOTES)` without double encoding.
 fn esc_html(fragment: &[u8]) -> Vec<u8> {
     let disarmed = replace(fragment, b"&", b"&amp;");
@@ -175,15 +175,16 @@ fn esc_html(fragment: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Offers what stands between each `&amp;` and the next `;` to `reference`, which says what the
-/// whole becomes, or `None` where its pattern does not match.
+/// Passes the text between each `&amp;` and the next `;` to `reference`, which returns the
+/// replacement of the whole, or `None` if its pattern does not match.
 fn map_references(text: &[u8], reference: fn(&[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
     const AMPERSAND: &[u8] = b"&amp;";
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, following)) = rest.split_first() {
         let replaced = rest.strip_prefix(AMPERSAND).and_then(|tail| {
-            // A reference is a run of letters, digits and `#`: no search past it, so no quadratic cost.
+            // A reference is a run of letters, digits and `#`: the search stops there, so the cost
+            // is not quadratic.
             let end = tail.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'#')?;
             let (body, after) = tail.split_at(end);
             Some((reference(body)?, after.strip_prefix(b";")?))
@@ -210,7 +211,7 @@ fn named_reference(body: &[u8]) -> Option<Vec<u8>> {
     Some([prefix, body, b";"].concat())
 }
 
-/// `/&amp;#(0*[0-9]{1,7});/`; PHP's `empty('0')` is true, and then nothing is left of it.
+/// `/&amp;#(0*[0-9]{1,7});/`; PHP's `empty('0')` is true, so the result is then empty.
 fn decimal_reference(body: &[u8]) -> Option<Vec<u8>> {
     let digits = body.strip_prefix(b"#")?;
     let (value, significant) = number(digits, 10, 7)?;
@@ -256,8 +257,8 @@ fn valid_unicode(code: u32) -> bool {
     matches!(code, 0x9 | 0xa | 0xd | 0x20..=0xd7ff | 0xe000..=0xfffd | 0x1_0000..=0x10_ffff)
 }
 
-/// `preg_replace('@<(script|style)[^>]*?>.*?</\1>@si', '', …)`. Where an element has no end tag, no
-/// later one of its name has: remembered, so that many of them cost no more than one.
+/// `preg_replace('@<(script|style)[^>]*?>.*?</\1>@si', '', …)`. If an element has no end tag, no
+/// later one of its name has: this is remembered, so that many of them cost no more than one.
 fn without_script_and_style(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -283,7 +284,7 @@ fn without_script_and_style(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What follows `</name>`, in text that begins with `name`.
+/// The text after `</name>`, in text that begins with `name`.
 fn element_end<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let open = text.iter().position(|&byte| byte == b'>')?;
     let content = text.get(open + 1..)?;
@@ -296,8 +297,8 @@ fn starts_with_ignoring_case(text: &[u8], prefix: &[u8]) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// Removes `%` with two hex digits until none is left. WordPress loops with `str_replace`; as no
-/// octet overlaps another, the order does not matter and one pass with a stack gives the same.
+/// Removes `%` with two hex digits until none is left. WordPress loops with `str_replace`; since
+/// octets do not overlap, the order does not matter and one pass with a stack has the same result.
 fn without_octets(text: &[u8]) -> Vec<u8> {
     remove_octets(text, |high, low| high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
 }
@@ -320,9 +321,9 @@ fn remove_octets(text: &[u8], removed: fn(u8, u8) -> bool) -> Vec<u8> {
     out
 }
 
-/// The end of `esc_url()`: with no scheme and a `/` in front, it takes `//` for the part before
-/// the path, removes that everywhere from a copy, and escapes the brackets of whatever part of
-/// the URL equals the copy: mostly nothing, where there was a `//`.
+/// The end of `esc_url()`: without a scheme and with a `/` in front, it takes `//` as the part
+/// before the path, removes that everywhere from a copy, and escapes the brackets of whatever part
+/// of the URL equals the copy: usually none, if there was a `//`.
 fn escape_brackets(url: &[u8]) -> Vec<u8> {
     let dirty = if url.starts_with(b"//") { url.to_vec() } else { replace(url, b"//", b"") };
     let clean = replace(&replace(&dirty, b"[", b"%5B"), b"]", b"%5D");
@@ -380,7 +381,7 @@ fn php_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0)
 }
 
-/// All functions here cut valid UTF-8 at ASCII bytes only; were one to err, a replacement
+/// All functions here cut valid UTF-8 only at ASCII bytes; if one were wrong, a replacement
 /// character is better than a panic.
 fn into_string(text: Vec<u8>) -> String {
     String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())

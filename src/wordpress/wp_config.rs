@@ -1,18 +1,20 @@
-//! What `wp-config.php` defines, found without running it.
+//! Finds what `wp-config.php` defines without running it.
 //!
-//! The file is PHP, so it is parsed as PHP, and walked statement by statement with the values that are plain to see:
-//! literals, concatenation, constants defined before, the environment, `if`s whose condition is known. All else makes
-//! unknown what it may touch, never a guess: **a wrong secret is worse than an error.** Nothing is executed, and PHP is
-//! there for the rest (`wp-jwt-sidecar import`).
+//! The file is PHP, so it is parsed as PHP and evaluated statement by statement, as far as values
+//! are plain: literals, concatenation, constants defined earlier, the environment, `if`s with a
+//! known condition. Everything else makes the values unknown that it may change; nothing is
+//! guessed: **a wrong secret is worse than an error.** Nothing is executed; what remains unknown is
+//! left to PHP (`wp-jwt-sidecar import`).
 //!
-//! - The sidecar's environment stands for PHP's. A variable that is not in it has the default that
-//!   the file itself gives it (`getenv('X') ?: 'd'`, `$_ENV['X'] ?? 'd'`, `getenv_docker('X', 'd')`); without one
-//!   the value is unknown, and so is which way an `if` goes that looks at it.
-//! - Files that are included by a path that can be known are read as well. Once code has run that is not read (another
-//!   file, a function or method of the site, one of PHP's that may call them), no constant that is defined afterwards
-//!   is believed, and no variable: that code may have been first, or may still come.
-//! - Code that may or may not run is not run: what it names becomes unknown.
-//! - Reading ends where `wp-settings.php` is loaded; what is defined after that only plugins see.
+//! - The sidecar's environment stands for PHP's. A variable that is missing there has the default
+//!   that the file itself gives it (`getenv('X') ?: 'd'`, `$_ENV['X'] ?? 'd'`, `getenv_docker('X',
+//!   'd')`); without a default its value is unknown, and so is an `if` that depends on it.
+//! - Files included by a known path are read as well. Once code has run that is not read (another
+//!   file, a function or method of the site, or one of PHP's that may call them), constants defined
+//!   afterwards and variables are unknown: that code may have defined them before, or may still
+//!   change them.
+//! - Code that may or may not run is skipped: what it names becomes unknown.
+//! - Reading ends where `wp-settings.php` is loaded; only plugins see later definitions.
 
 mod call;
 mod code;
@@ -38,11 +40,12 @@ use scope::Scope;
 use value::Value;
 pub use value::{Doubt, Scalar};
 
-/// Reads a configuration file. `path` is where it is, symbolic links resolved, as in `__FILE__`;
-/// `root` is WordPress's own directory, where `wp-load.php` is, if that is known.
+/// Reads a configuration file. `path` is its path with symbolic links resolved, as in `__FILE__`;
+/// `root` is WordPress's own directory, which contains `wp-load.php`, if known.
 ///
 /// # Errors
-/// If the file is too large or too tangled, or is no PHP up to the place where it loads WordPress.
+/// The file is too large or too complex, or is not valid PHP up to the place where it loads
+/// WordPress.
 pub fn read(
     path: &Path,
     source: &[u8],
@@ -54,17 +57,17 @@ pub fn read(
     Ok(WpConfig { scope: reader.scope, late: reader.late, taken: reader.taken })
 }
 
-/// The world outside of the file, as far as it may be looked at.
+/// Access to the environment and to other files.
 pub struct Surroundings<'a> {
     /// The bytes of an environment variable.
     pub environment: &'a dyn Fn(&str) -> Option<OsString>,
-    /// The content of a file.
+    /// The contents of a file.
     pub read_file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
-    /// The path without symbolic links; an error where there is no such file.
+    /// The path without symbolic links; an error if there is no such file.
     pub canonicalize: &'a dyn Fn(&Path) -> io::Result<PathBuf>,
 }
 
-/// What a configuration file defines.
+/// The definitions of a configuration file.
 pub struct WpConfig {
     scope: Scope,
     late: Scope,
@@ -90,13 +93,13 @@ impl WpConfig {
         }
     }
 
-    /// What was taken for granted about PHP's environment, in sentences without values.
+    /// Assumptions about PHP's environment, in sentences without values.
     pub fn assumed(&self) -> Vec<String> {
         self.taken.sentences()
     }
 
-    /// Why a constant that is not defined may be defined all the same: a file that was not read,
-    /// for instance. `None` where all is known.
+    /// Why a constant that is not defined may still be: a file that was not read, for instance.
+    /// `None` if everything is known.
     pub fn incomplete(&self) -> Option<&Doubt> {
         self.scope.lost.as_ref()
     }
@@ -105,9 +108,10 @@ impl WpConfig {
 /// What is known of a constant.
 #[derive(Debug)]
 pub enum Lookup<'a> {
-    /// Nothing defines it, in what was read.
+    /// Nothing that was read defines it.
     NotDefined,
-    /// Its value, and the line that defines it (0 for a variable, and for what WordPress defines itself).
+    /// Its value, and the line that defines it (0 for a variable, and for what WordPress itself
+    /// defines).
     Known(&'a Scalar, usize),
     /// It may have a value, which only PHP can compute.
     Unknown(Doubt),
@@ -122,42 +126,41 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// Why a configuration file cannot be read at all. The fault is the file's, or our parser's.
+/// Why a configuration file cannot be read at all. The fault is the file's, or this parser's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WpConfigError {
-    /// PHP would refuse it, or the parser does not know the syntax.
+    /// It is not valid PHP, or the parser does not know the syntax.
     #[error("line {line} is not understood as PHP")]
     Syntax {
-        /// The first line that is not understood, from 1.
+        /// The first such line, from 1.
         line: usize,
     },
     /// More than [`SIZE_LIMIT`] in all files.
     #[error("it is larger than {} KiB, with the files it includes", SIZE_LIMIT / 1024)]
     TooLarge,
-    /// Nested deeper than any sane file.
+    /// Nested more deeply than any reasonable file.
     #[error("line {line} is nested too deeply")]
     TooDeep {
-        /// Where it went too deep, from 1.
+        /// The line, from 1.
         line: usize,
     },
-    /// The parser did not come to an end.
     #[error("it takes too long to parse")]
     TooSlow,
 }
 
-/// Bytes of PHP that are read at most, included files counted in.
+/// The most bytes of PHP that are read, including those of included files.
 pub const SIZE_LIMIT: usize = 1 << 20;
 /// Nested statements and expressions; each costs stack.
 const DEPTH_LIMIT: usize = 150;
 
-/// How reading goes on.
+/// How evaluation continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     /// With the next statement.
     On,
     /// This file ends here.
     Return,
-    /// WordPress is loaded: what follows only plugins see.
+    /// WordPress is loaded: only plugins see later definitions.
     Loaded,
     /// The request ends here (`exit`, `throw`).
     Gone,
@@ -165,20 +168,20 @@ enum Flow {
     Failed(WpConfigError),
 }
 
-/// The walk through the files.
+/// Evaluates the files.
 struct Reader<'a> {
     surroundings: &'a Surroundings<'a>,
     flow: Flow,
     scope: Scope,
-    /// What code after wp-settings.php may touch.
+    /// What code after wp-settings.php may change.
     late: Scope,
     depth: usize,
     bytes_left: usize,
-    /// Resolved paths of the files we are in, innermost last.
+    /// The resolved paths of the current files, innermost last.
     files: Vec<PathBuf>,
     /// Resolved paths of the files that were read.
     included: BTreeSet<PathBuf>,
-    /// Functions that the files declare, in lower case: what they do is not followed.
+    /// Functions that the files declare, in lower case: their code is not evaluated.
     functions: HashSet<String>,
     /// `getenv_docker()`, if a file declares it.
     docker: Option<DockerText>,
@@ -215,7 +218,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Parses and walks one file. Its constants and variables end up in the scope.
+    /// Parses and evaluates one file. Its constants and variables are put into the scope.
     fn read_source(&mut self, path: &Path, source: &[u8]) -> Result<(), WpConfigError> {
         self.bytes_left = self.bytes_left.checked_sub(source.len()).ok_or(WpConfigError::TooLarge)?;
         let tree = code::parse(source)?;
@@ -234,7 +237,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// SECURITY: the walk recurses; this bounds it, whatever the file holds.
+    /// SECURITY: evaluation is recursive; this limits the depth, whatever the file contains.
     fn nested<T>(&mut self, code: Code<'_>, otherwise: T, walk: impl FnOnce(&mut Self) -> T) -> T {
         if self.depth >= DEPTH_LIMIT {
             self.flow = Flow::Failed(WpConfigError::TooDeep { line: code.line() });
@@ -258,14 +261,14 @@ impl<'a> Reader<'a> {
         Value::Unknown(self.doubt(code, why))
     }
 
-    /// Unknown, like all that it touches.
+    /// Unknown, and so is everything that the code may change.
     fn not_read(&mut self, code: Code<'_>, why: &str) -> Value {
         let doubt = self.doubt(code, why);
         self.touch(code, &doubt);
         Value::Unknown(doubt)
     }
 
-    /// Unknown, like all from here on: code has run, or may have, that was not read.
+    /// Unknown, and so is everything from here on: code that is not read has run, or may have.
     fn lose(&mut self, code: Code<'_>, why: &str) -> Value {
         let doubt = self.doubt(code, why);
         self.touch(code, &doubt);

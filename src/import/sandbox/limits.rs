@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::import::user::Runner;
 
-/// Processes that it may start besides those that the user has.
+/// Processes that it may start in addition to those that the user has.
 const PROCESSES: u64 = 64;
 
 /// `prlimit … setpriv … prlimit …`
@@ -24,21 +24,21 @@ pub(super) fn within(prlimit: &Path, setpriv: &Path, runner: &Runner, timeout: D
         all.extend(user.map(OsString::from));
     }
     all.extend(["--no-new-privs", "--inh-caps=-all", "--pdeathsig=KILL", "--"].map(OsString::from));
-    // The limit counts all that the user runs, a busy pool's processes among them, and would keep PHP itself from starting
-    // if it were there when the user changes.
+    // The limit counts all processes of the user, including those of a busy pool, and would keep
+    // PHP itself from starting if it were set before the user changes.
     all.push(prlimit.into());
     all.extend([format!("--nproc={}", running_of(runner) + PROCESSES), "--".to_owned()].map(OsString::from));
     all
 }
 
-/// Threads, which is what the limit counts.
+/// The user's threads, which the limit counts.
 fn running_of(runner: &Runner) -> u64 {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let status = processes.filter_map(|process| fs::read_to_string(process.path().join("status")).ok());
     status.map(|status| threads_of(&status, runner.uid.as_raw())).sum()
 }
 
-/// Of a process whose `/proc/PID/status` this is; none if it is another user's.
+/// The threads of the process with this `/proc/PID/status`; none if it is another user's.
 fn threads_of(status: &str, uid: u32) -> u64 {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::split_whitespace);
     let real = field("Uid:").and_then(|mut ids| ids.next()?.parse::<u32>().ok());

@@ -1,16 +1,16 @@
-//! What PHP writes, up to the driver's line.
+//! Reads PHP's output up to the driver's line.
 
 use std::io::Read;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Far more than 4,000 names of files take.
+/// In bytes: far more than 4,000 file names need.
 const LIMIT: usize = 8 << 20;
 
-/// PHP ends itself first where it can, and says then where it was.
+/// PHP usually reaches its own time limit first, and then reports where it was.
 const LATER: Duration = Duration::from_secs(1);
 
-/// What was heard.
+/// The result.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     /// The driver's line, without its mark.
@@ -20,10 +20,11 @@ pub(super) enum Heard {
     Ended,
 }
 
-/// Reads until the line that begins with `mark` is whole.
+/// Reads until the line that begins with `mark` is complete.
 pub(super) fn wait(output: impl Read + Send + 'static, mark: Vec<u8>, timeout: Duration) -> Heard {
     let (sender, receiver) = mpsc::channel();
-    // It ends with the last process that holds the other end, at the latest with this program.
+    // The thread ends with the last process that holds the other end, at the latest with this
+    // program.
     std::thread::spawn(move || sender.send(read(output, &mark)));
     receiver.recv_timeout(timeout + LATER).unwrap_or(Heard::Late)
 }

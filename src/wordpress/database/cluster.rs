@@ -1,7 +1,9 @@
-//! Nodes of a cluster: how a read waits for what the others have committed, and whether a node is to be used.
+//! Clusters: how a read waits for what other nodes have committed, and whether a node is fit for
+//! use.
 //!
-//! A node of Galera or of Group Replication certifies what another commits at once and applies it a moment later. A read in between
-//! does not see the row of a token that its client has already. A read that waits for it is a *causal* read.
+//! A node of Galera or of Group Replication certifies another node's commit at once and applies it
+//! a moment later. A read in between does not see the row of a token that its client already has. A
+//! read that waits for it is a *causal* read.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,41 +15,44 @@ use super::conn::Conn;
 use super::server::{Mode, known};
 use super::{Database, DatabaseError, Session};
 
-/// How long a causal read may take. The server's own limit (Galera's `causal_read_timeout`) is 30 s, and `max_statement_time` does
-/// not bound it. A rotation that begins behind it has time left.
+/// How long a causal read may take. The server's own limit (Galera's `causal_read_timeout`) is 30
+/// s, and `max_statement_time` does not apply. A rotation that follows has time left.
 pub const CAUSAL_LIMIT: Duration = Duration::from_millis(1500);
 
-/// Causal reads at a time, beside those of look-ups: while a node is behind, each holds a connection.
+/// Causal reads at a time, besides those of look-ups: while a node is behind, each holds a
+/// connection.
 pub(super) const CAUSAL_READS: usize = 2;
 
-/// What is asked of a new connection in the statement that asks for its other abilities, so that it costs no round trip. The
-/// variables of the other product are unknown to a server and an error, while these tables leave them out. MariaDB runs the first
-/// comment, and passes over those for versions from 5.7 to 9; MySQL runs the second.
+/// Part of the statement that asks a new connection for its other abilities, so that it costs no
+/// round trip. A server rejects the variables of the other product, while these tables omit them.
+/// MariaDB runs the first comment, and skips those for versions from 5.7 to 9; MySQL runs the
+/// second.
 pub(super) const VARIABLES: &str = " \
     /*M!100600 , (SELECT GROUP_CONCAT(LOWER(VARIABLE_NAME), '=', VARIABLE_VALUE) FROM information_schema.GLOBAL_VARIABLES \
     WHERE VARIABLE_NAME = 'WSREP_ON') */ \
     /*!80000 , (SELECT GROUP_CONCAT(LOWER(VARIABLE_NAME), '=', VARIABLE_VALUE) FROM performance_schema.global_variables \
     WHERE VARIABLE_NAME IN ('wsrep_on', 'group_replication_group_name')) */";
 
-/// What makes a statement causal by itself.
+/// The setting that makes a single statement causal.
 const SETTING: &str = "wsrep_sync_wait = 1";
 
-/// The same as what goes before it.
+/// The same as a prefix of a statement.
 const STATEMENT: &str = "SET STATEMENT wsrep_sync_wait = 1 FOR ";
 
 /// How a read of a cluster's node is made causal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Causality {
-    /// MariaDB with Galera: statement by statement. Inside a transaction that has begun it is silently ignored.
+    /// MariaDB with Galera: per statement. It is silently ignored inside a transaction that has
+    /// begun.
     Statement,
-    /// MySQL with Galera (Percona XtraDB Cluster): for a session, outside a transaction.
+    /// MySQL with Galera (Percona XtraDB Cluster): per session, outside a transaction.
     Session,
-    /// Group Replication: for a session, when its transactions begin.
+    /// Group Replication: per session, when its transactions begin.
     Group,
 }
 
 impl Causality {
-    /// By the answer to [`VARIABLES`]; `None` where the server is no part of a cluster. Pure.
+    /// From the result of [`VARIABLES`]; `None` if the server is not part of a cluster. Pure.
     pub(super) fn of(variables: &str, sets_statement: bool) -> Option<Self> {
         let value_of = |name: &str| {
             variables.split(',').filter_map(|variable| variable.split_once('=')).find(|(known, _)| *known == name)
@@ -56,7 +61,7 @@ impl Causality {
         match (is_galera, sets_statement) {
             (true, true) => Some(Causality::Statement),
             (true, false) => Some(Causality::Session),
-            // It is empty on a server that only has the plugin.
+            // It is empty on a server that only has the plugin installed.
             _ if value_of("group_replication_group_name").is_some_and(|(_, name)| !name.is_empty()) => {
                 Some(Causality::Group)
             }
@@ -73,7 +78,7 @@ impl Causality {
     }
 }
 
-/// What a node of Galera says of itself.
+/// The state of a Galera node, as it reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NodeState {
     /// `wsrep_local_state_comment`: "Synced", "Donor/Desynced", "Joined", …
@@ -101,7 +106,7 @@ impl NodeState {
         Ok(state.zip(part).map(|(state, part)| NodeState { state, part }))
     }
 
-    /// Whether it has what the cluster has, and the cluster's word.
+    /// Whether it has everything that the cluster has, and the cluster's quorum.
     pub(super) fn is_synced(&self) -> bool {
         self.state.eq_ignore_ascii_case("Synced") && self.part.eq_ignore_ascii_case("Primary")
     }
@@ -114,7 +119,7 @@ impl fmt::Display for NodeState {
 }
 
 impl Database {
-    /// How reads are made causal, where the server of the newest connection is a node of a cluster.
+    /// How reads are made causal, if the server of the newest connection is a node of a cluster.
     pub fn causality(&self) -> Option<Causality> {
         self.at().causality
     }
@@ -124,17 +129,17 @@ impl Database {
         self.causality().is_some()
     }
 
-    /// What the node in use said of itself when the newest connection to it was made.
+    /// What the node in use reported when its newest connection was made.
     pub fn node_state(&self) -> Option<String> {
         self.at().node.as_ref().map(ToString::to_string)
     }
 
-    /// The same, where that is not a node to use before others.
+    /// The same, if other nodes should be preferred.
     pub fn unsynced_node(&self) -> Option<String> {
         self.at().node.as_ref().filter(|node| !node.is_synced()).map(ToString::to_string)
     }
 
-    /// A connection for [causal reads](Session::causal), one that idled or a new one; on a single server any.
+    /// A connection for [causal reads](Session::causal), idle or new; on a single server any.
     ///
     /// # Errors
     /// As for [`Database::session`].
@@ -142,7 +147,7 @@ impl Database {
         self.of_mode(self.causal_mode()).await
     }
 
-    /// As [`Database::causal_session`], but new; those that idle are closed.
+    /// Like [`Database::causal_session`], but new; idle ones are closed.
     ///
     /// # Errors
     /// As for [`Database::session`].
@@ -157,8 +162,8 @@ impl Database {
         }
     }
 
-    /// What the causal read `asked` comes to, if it does within `limit`. A node that lets the time pass is behind; where there is
-    /// another host, the next connection looks at both.
+    /// Awaits the causal read `asked` for at most `limit`. A node that exceeds the limit is behind;
+    /// if there is another host, the next connection checks both.
     ///
     /// # Errors
     /// Those of `asked`; [`DatabaseError::TimedOut`].
@@ -178,8 +183,8 @@ impl Database {
         }
     }
 
-    /// As [`Database::causally`], of which few run at a time: others wait, within the limit. On a single server as
-    /// [`Database::within`].
+    /// Like [`Database::causally`], but only a few run at a time, and others wait within the limit.
+    /// On a single server like [`Database::within`].
     ///
     /// # Errors
     /// As for [`Database::causally`].
@@ -192,7 +197,8 @@ impl Database {
             return self.within(single, asked).await;
         }
         self.causally(CAUSAL_LIMIT, async {
-            // SECURITY: a client may present a used token as often as it likes, and each would hold a connection.
+            // SECURITY: a client may present a used token any number of times, and each would hold
+            // a connection.
             let _permit = self.causal_reads.acquire().await.map_err(|_| DatabaseError::NoConnection)?;
             asked.await
         })
@@ -201,8 +207,8 @@ impl Database {
 }
 
 impl Session<'_> {
-    /// What goes before a SELECT that must see all that was committed before at any node; the session is to be one of
-    /// [`Database::causal_session`]. Nothing on a single server.
+    /// The prefix for a SELECT that must see everything that any node has committed; the session
+    /// must be from [`Database::causal_session`]. Empty on a single server.
     pub fn causal(&self) -> &'static str {
         match self.connection.abilities.causality {
             Some(Causality::Statement) => STATEMENT,
@@ -210,13 +216,14 @@ impl Session<'_> {
         }
     }
 
-    /// The same as a setting for `SET STATEMENT`, for a statement that has others: it can have only one such prefix.
+    /// The same as a setting for `SET STATEMENT`, for a statement with other settings: it can have
+    /// only one such prefix.
     pub fn causal_setting(&self) -> Option<&'static str> {
         (!self.causal().is_empty()).then_some(SETTING)
     }
 
-    /// As [`Session::begin_at_writer`], for a causal read. A read that would not be causal inside a transaction stays outside: what
-    /// a proxy sends to another node is causal there.
+    /// Like [`Session::begin_at_writer`], for a causal read. A read that would not be causal inside
+    /// a transaction stays outside: it is causal on whichever node a proxy sends it to.
     ///
     /// # Errors
     /// The database's.
@@ -227,8 +234,8 @@ impl Session<'_> {
         }
     }
 
-    /// On a cluster, waits for all that was committed before at any node; `table` is one that can be read. On a single server does
-    /// nothing.
+    /// On a cluster, waits for everything that any node has committed; `table` must be readable. On
+    /// a single server it does nothing.
     ///
     /// # Errors
     /// The database's.

@@ -1,13 +1,14 @@
-//! mysql_async's connection, used at one place: here its panics become errors, and here it ends in order.
+//! Wraps mysql_async's connection: turns its panics into errors, and ends it in order.
 //!
-//! **Panics.** Some answers of a server make mysql_async panic (0.37.1: a nonce for PARSEC that is not 32 bytes long, an RSA key
-//! that is none, more columns than there can be, …). The connection is then closed and the statement has failed, as where the
-//! connection was lost.
+//! **Panics.** Some responses of a server make mysql_async panic (0.37.1: a PARSEC nonce that is
+//! not 32 bytes long, an invalid RSA key, an impossible number of columns, …). The connection is
+//! then closed and the statement has failed, as if the connection had been lost.
 //!
-//! **Ends.** A dropped `mysql_async::Conn` closes its socket without COM_QUIT, and the server logs an aborted connection for
-//! each; its `disconnect` sends COM_QUIT. Here that is done on every drop, at once and without waiting: the packet has five bytes,
-//! and a socket between two statements has room for them. So a transaction that is open is rolled back as soon as it was by
-//! closing alone. A connection within a statement cannot say anything that the server would understand, and is only closed.
+//! **Ends.** A dropped `mysql_async::Conn` closes its socket without COM_QUIT, and the server logs
+//! an aborted connection each time; its `disconnect` sends COM_QUIT. Here every drop does that, at
+//! once and without waiting: the packet has five bytes, and a socket between two statements has
+//! room for them. So an open transaction is rolled back as soon as by closing alone. A connection
+//! within a statement cannot send anything that the server would understand, and is only closed.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,33 +25,33 @@ use tracing::warn;
 use crate::metrics::Counter;
 use crate::panics;
 
-/// How long a connection whose COM_QUIT the socket did not take at once may go on trying.
+/// How long a connection whose COM_QUIT could not be sent at once may keep trying.
 pub(super) const END_LIMIT: Duration = Duration::from_millis(500);
 
-/// mysql_async stopped at a place of its source.
+/// mysql_async panicked at a place in its source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} (it stopped at {0})", what = NotUnderstood::WHAT)]
 pub struct NotUnderstood(pub String);
 
 impl NotUnderstood {
-    /// What its text begins with.
+    /// The beginning of its message.
     pub const WHAT: &str = "the database sent what the client library does not understand";
 }
 
-/// What the connections of one database share: how they end, and the panics that they have met.
+/// What the connections of one database share: their ends, and a count of panics.
 #[derive(Default)]
 pub(super) struct Ends {
-    /// Ends that take longer than a moment.
+    /// Ends that are not immediate.
     pub(super) pending: TaskTracker,
     pub(super) panics: Counter,
 }
 
-/// A connection. Dropped, it says goodbye where it can, and is closed.
+/// A connection. On drop it sends COM_QUIT if it can, and is closed.
 pub struct Conn {
-    /// Not there after a panic, which may have left it in any state.
+    /// `None` after a panic, which may have left it in any state.
     inner: Option<mysql_async::Conn>,
     id: u32,
-    /// Between two statements: the last one was answered in full.
+    /// Between two statements: the last result was read completely.
     at_rest: bool,
     ends: Arc<Ends>,
 }
@@ -59,14 +60,14 @@ impl Conn {
     /// Connects and runs the statements of [`Opts::setup`].
     ///
     /// # Errors
-    /// The server cannot be reached, refuses, or is not understood.
+    /// The server cannot be reached, refuses, or sends something invalid.
     pub(super) async fn open(opts: Opts, ends: Arc<Ends>) -> Result<Self, Error> {
         let opened = guarded(mysql_async::Conn::new(opts)).await;
         let inner = opened.unwrap_or_else(|place| Err(ends.panicked(place)))?;
         Ok(Conn { id: inner.id(), inner: Some(inner), at_rest: true, ends })
     }
 
-    /// The server's number for it.
+    /// The server's number for this connection.
     pub fn id(&self) -> u32 {
         self.id
     }
@@ -76,7 +77,7 @@ impl Conn {
         self.inner.as_ref().is_some_and(|inner| inner.opts().ssl_opts().is_some())
     }
 
-    /// The id that the last INSERT gave to its first row.
+    /// The id that the last INSERT gave its first row.
     pub fn last_insert_id(&self) -> Option<u64> {
         self.inner.as_ref()?.last_insert_id()
     }
@@ -86,7 +87,7 @@ impl Conn {
         self.at_rest && self.inner.as_ref().is_some_and(|inner| !inner.is_disconnected())
     }
 
-    /// Asks for nothing, so that both sides see that the connection is there.
+    /// Pings the server, so that both sides see that the connection is alive.
     ///
     /// # Errors
     /// The connection's.
@@ -179,7 +180,7 @@ impl Conn {
         self.done(done)
     }
 
-    /// Where the future that follows is dropped, it was within a statement.
+    /// If the future that follows is dropped, the connection was within a statement.
     fn begin(&mut self) -> Result<&mut mysql_async::Conn, Error> {
         self.at_rest = false;
         self.inner.as_mut().ok_or_else(|| mysql_async::DriverError::ConnectionClosed.into())
@@ -188,7 +189,8 @@ impl Conn {
     fn done<T>(&mut self, done: Result<Result<T, Error>, String>) -> Result<T, Error> {
         match done {
             Ok(done) => {
-                // After an error of the server, too; after any other the library has closed the connection.
+                // Also after a server error; after any other error the library has closed the
+                // connection.
                 self.at_rest = matches!(done, Ok(_) | Err(Error::Server(_)));
                 done
             }
@@ -220,24 +222,26 @@ impl Ends {
     }
 
     fn end(&self, conn: mysql_async::Conn, at_rest: bool) {
-        // While a panic goes by, a second one would end the process.
+        // During a panic, a second one would end the process.
         if std::thread::panicking() {
             return;
         }
         let mut ending = Box::pin(guarded(conn.disconnect()));
         let is_pending = ending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending();
-        // Within a statement the library would first read the rest of its answer. Dropped here, it closes the socket at once.
+        // Within a statement the library would first read the rest of the result. Dropped here, it
+        // closes the socket at once.
         if is_pending
             && at_rest
             && let Ok(runtime) = Handle::try_current()
         {
-            // A server that is gone needs no goodbye.
+            // A server that is gone needs no COM_QUIT.
             self.pending.spawn_on(async move { drop(timeout(END_LIMIT, ending).await) }, &runtime);
         }
     }
 }
 
-/// The output of `asked`, or the place of its panic. A future that has panicked is not polled again.
+/// The output of `asked`, or the place of its panic. A future that has panicked is not polled
+/// again.
 async fn guarded<T>(asked: impl Future<Output = T>) -> Result<T, String> {
     let mut asked = pin!(asked);
     std::future::poll_fn(move |context| match panics::caught(|| asked.as_mut().poll(context)) {

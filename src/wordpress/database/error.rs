@@ -1,71 +1,80 @@
-//! What can go wrong with the database, and what the server's numbers say about it.
+//! Errors of the database, and what the server's error codes mean.
 
 use mysql_async::{DriverError, Error};
 
 use super::{CONNECT_LIMIT, NotUnderstood};
 
-/// Characters that are shown of what a server says while it is connected to: its texts have a hundred, and may have millions.
+/// Characters shown of a server's message during connecting: usually it has a hundred, but it may
+/// have millions.
 const SHOWN: usize = 400;
 
-/// What can go wrong with the database. No variant holds a bound value, so no token is in any message.
+/// An error of the database. No variant contains a bound value, so no message contains a token.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DatabaseError {
     /// No connection within the limit.
     #[error("no database connection within {CONNECT_LIMIT:?}")]
     NoConnection,
-    /// The server cannot be reached or refuses us. Its text names user and host, never the password.
+    /// The server cannot be reached or refuses. Its message names user and host, never the
+    /// password.
     #[error("cannot connect to the database: {0}")]
     Connect(String),
-    /// No agreement on TLS, or a certificate that is not verified. Says the cause and what to do.
+    /// TLS failed, or the certificate is not verified. States the cause and the fix.
     #[error("cannot connect to the database by TLS: {0}")]
     Tls(String),
-    /// Of several hosts those that can be reached are read-only.
+    /// Of several hosts, those that can be reached are read-only.
     #[error("no host of the database takes writes")]
     ReadOnly,
     /// A statement took longer than the rotation may take.
     #[error("the database did not answer in time")]
     TimedOut,
-    /// The server or the connection failed. The server's own text is not kept: it can quote values.
+    /// The server or the connection failed. The server's own message is not kept: it can quote
+    /// values.
     #[error("database error {}", .0.as_ref().map_or_else(|| "(connection lost)".to_owned(), |code| code.to_string()))]
     Failed(Option<u16>),
-    /// What the server sent made the client library panic.
+    /// A response of the server made the client library panic.
     #[error(transparent)]
     NotUnderstood(#[from] NotUnderstood),
-    /// A column holds what it should not.
+    /// A column contains an unexpected value.
     #[error("unexpected value in column {0}")]
     Column(&'static str),
 }
 
-/// Answers to COMMIT by which the server says that it has rolled back: the lock that a commit needs was not had in time (1205;
-/// a backup holds it), a cluster's conflict (1213), read-only (1290), group replication's conflict (3101). In each of them the
-/// server's own code (`ha_commit_trans`, and Galera's certification) rolls back before it answers. Any other says less than that.
-/// A server that is told to stop (1053), a connection that is killed (1317, 1927) or out of time (1969, 3024) may be interrupted
-/// when the commit is done but for its answer; 1180 may come from the engine when the binary log has the transaction already, and
-/// on a cluster when the node lost the others while they got it; 1047 when the node left the cluster; a proxy has numbers of its own.
+/// Results of COMMIT with which the server says that it has rolled back: a lock that the commit
+/// needs was not acquired in time (1205; a backup holds it), a cluster's conflict (1213), read-only
+/// (1290), group replication's conflict (3101). In each case the server's own code
+/// (`ha_commit_trans`, and Galera's certification) rolls back before it responds. All others are
+/// ambiguous. A server that is shutting down (1053), or a connection that is killed (1317, 1927) or
+/// out of time (1969, 3024), may be interrupted when the commit is complete except for its result.
+/// 1180 may come from the engine when the binary log already has the transaction, and on a cluster
+/// when the node lost the others while they received it; 1047 when the node left the cluster. A
+/// proxy has codes of its own.
 const ROLLED_BACK: [u16; 4] = [1205, 1213, 1290, 3101];
 
-/// A server that does not take writes any more (1290, 1836) or takes nothing, being no part of its cluster (1047).
+/// The server no longer accepts writes (1290, 1836), or nothing at all because it is not part of
+/// its cluster (1047).
 const UNFIT: [u16; 3] = [1047, 1290, 1836];
 
-/// Why a server refuses a statement of a rotation. None of these is of the moment, save that a server may be read-only while
-/// another takes its place.
+/// Why a server refuses a statement of a rotation. All of these last, except that a server may be
+/// read-only while another takes its place.
 ///
-/// What is not here (a crashed table 1194 and 1195, a tablespace that is gone 1812 and 1814, a full disk 1021, a full table 1114) is
-/// the database's own trouble: WordPress would meet it as well, and worse, as the plugin takes no notice of a write that failed.
+/// Other errors (a crashed table 1194 and 1195, a missing tablespace 1812 and 1814, a full disk
+/// 1021, a full table 1114) are the database's own trouble: they would affect WordPress as well,
+/// and worse, since the plugin ignores failed writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// A table (1146), a column (1054) or an index (1176) by that name is missing: the sidecar may have the wrong names.
+    /// A table (1146), a column (1054) or an index (1176) is missing: the sidecar may have the
+    /// wrong names.
     Absent,
     /// The server prepares no (more) statements (1461, 1295): WordPress needs none.
     Unprepared,
-    /// The server takes no writes (1290, 1792, 1836), or none of several hosts does.
+    /// The server accepts no writes (1290, 1792, 1836), or none of several hosts does.
     ReadOnly,
-    /// The account may not (1142, 1143, 1044), or not any more within this hour (1226).
+    /// The account lacks the privilege (1142, 1143, 1044), or has used up its hourly quota (1226).
     Denied,
 }
 
 impl DatabaseError {
-    /// Whether it says that the server would refuse the statement each time, and why.
+    /// Whether it means that the server would refuse the statement every time, and why.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             DatabaseError::ReadOnly => Some(Refusal::ReadOnly),
@@ -79,7 +88,7 @@ impl DatabaseError {
         }
     }
 
-    /// The server's error number, if it was the server that answered with an error.
+    /// The server's error code, if the server sent an error.
     pub fn code(&self) -> Option<u16> {
         match self {
             DatabaseError::Failed(code) => *code,
@@ -93,7 +102,7 @@ impl DatabaseError {
         }
     }
 
-    /// Why no connection was made. Pure.
+    /// Why connecting failed. Pure.
     pub(super) fn connecting(error: &Error) -> Self {
         let what = match error {
             Error::Other(error) => error.to_string(),
@@ -110,7 +119,8 @@ impl DatabaseError {
             }
             error => error.to_string(),
         };
-        // SECURITY: a server's text may have any length, and control characters that would reach a terminal by `check`.
+        // SECURITY: a server's message may have any length, and control characters that `check`
+        // would send to a terminal.
         let shown = what.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
         let mut shown: String = shown.take(SHOWN).collect();
         if shown.len() < what.len() {
@@ -119,18 +129,20 @@ impl DatabaseError {
         DatabaseError::Connect(shown)
     }
 
-    /// As the answer to a COMMIT: whether it says that nothing was stored. Else that has to be looked up.
+    /// As the result of a COMMIT: whether it means that nothing was stored. If not, that has to be
+    /// looked up.
     pub fn says_rolled_back(&self) -> bool {
         self.code().is_some_and(|code| ROLLED_BACK.contains(&code))
     }
 
-    /// Whether it says that the server is not the one to use (any more).
+    /// Whether it means that this server must not be used (any more).
     pub fn says_unfit(&self) -> bool {
         self.code().is_some_and(|code| UNFIT.contains(&code))
     }
 }
 
-// SECURITY: "Duplicate entry '…'" and "Incorrect string value: '…'" quote values, and a value may be a token.
+// SECURITY: "Duplicate entry '…'" and "Incorrect string value: '…'" quote values, and a value may
+// be a token.
 impl From<Error> for DatabaseError {
     fn from(error: Error) -> Self {
         match error {
@@ -168,7 +180,7 @@ mod tests {
             (&[1461, 1295], Some(Refusal::Unprepared)),
             (&[1290, 1792, 1836], Some(Refusal::ReadOnly)),
             (&[1142, 1143, 1044, 1226], Some(Refusal::Denied)),
-            // Of the moment, of one row, or WordPress's trouble as much.
+            // Temporary errors, those of one row, and those that affect WordPress as much.
             (&[1205, 1213, 1020, 1047, 1053, 1317, 1406, 1062, 1021, 1114, 1194, 1195, 1812, 1814, 1932], None),
         ] {
             for code in codes {

@@ -1,4 +1,4 @@
-//! Which of several hosts a connection is made to.
+//! Chooses which of several hosts to connect to.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ pub struct OtherHost {
 }
 
 impl Database {
-    /// At the host in use, or at the first other that takes writes.
+    /// Connects to the host in use, or to the first other one that accepts writes.
     pub(super) async fn of_several(&self, mode: Mode) -> Result<Connection, DatabaseError> {
         loop {
             let place = {
@@ -30,7 +30,8 @@ impl Database {
         }
     }
 
-    /// At the host `begin`, or at the first other that takes writes. `None` where another was taken into use meanwhile.
+    /// Connects to the host `begin`, or to the first other one that accepts writes. `None` if
+    /// another was taken into use meanwhile.
     async fn from(&self, begin: usize, mode: Mode) -> Result<Option<Connection>, DatabaseError> {
         let (mut unreachable, mut passed_over) = (Vec::new(), Vec::new());
         let mut is_read_only = false;
@@ -53,11 +54,12 @@ impl Database {
                 Err(error) => unreachable.push(format!("{}: {error}", self.label(place))),
             }
         }
-        // The last node of a cluster may give its rows to one that joins, and WordPress goes on with it meanwhile.
+        // The last node of a cluster may be a donor for one that joins; WordPress continues to use
+        // it meanwhile.
         if let Some((place, connection)) = behind {
             return Ok(self.taken(place, begin, connection, &passed_over, &unreachable));
         }
-        // One that is read-only may be on its way to take writes.
+        // A read-only host may be about to accept writes.
         let error = if is_read_only { DatabaseError::ReadOnly } else { DatabaseError::Connect(unreachable.join("; ")) };
         let mut at = self.at();
         if at.place != begin {
@@ -67,7 +69,7 @@ impl Database {
         Err(error)
     }
 
-    /// `connection` to the host at `place`, where that is taken into use.
+    /// `connection` to the host at `place`, if that is taken into use.
     fn taken(
         &self,
         place: usize,
@@ -76,18 +78,19 @@ impl Database {
         passed_over: &[String],
         unreachable: &[String],
     ) -> Option<Connection> {
-        // The generation only now: it is of the one that begins with it.
+        // The generation is set only now: the one that begins with this connection.
         let why = [passed_over, unreachable].concat().join("; ");
         self.go_on_at(place, begin, &why).then(|| Connection { generation: self.generation(), ..connection })
     }
 
-    /// The hosts that are not in use, in the order in which they are tried.
+    /// The hosts that are not in use, in the order of attempts.
     pub fn other_hosts(&self) -> impl Iterator<Item = OtherHost> + use<> {
         let in_use = self.at().place;
         hosts::order(in_use, self.hosts.len()).skip(1).map(move |place| OtherHost { place, in_use })
     }
 
-    /// A connection to a host that is not in use, as of [`Database::transactions`]; `None` where it takes no writes.
+    /// A connection to a host that is not in use, like one of [`Database::transactions`]; `None` if
+    /// it accepts no writes.
     ///
     /// # Errors
     /// As for [`Database::session`].
@@ -103,8 +106,9 @@ impl Database {
         self.go_on_at(other.place, other.in_use, "it refuses rotations");
     }
 
-    /// Takes the host at `place` into use, in the place of that at `from`. Not where another was taken meanwhile: a primary that
-    /// hung takes writes when it wakes up, and a connection that was begun before must not lead back to it.
+    /// Takes the host at `place` into use instead of the one at `from`, unless another was taken
+    /// meanwhile: a primary that hung accepts writes when it wakes up, and a connection begun
+    /// earlier must not lead back to it.
     fn go_on_at(&self, place: usize, from: usize, why: &str) -> bool {
         let before = {
             let mut at = self.at();

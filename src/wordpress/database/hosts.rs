@@ -1,13 +1,14 @@
-//! The hosts that the site's database may be at, and in which order they are tried.
+//! The hosts that the site's database may be on, and the order in which they are tried.
 //!
-//! Only one is used at a time: that which takes writes. A replica is never read from, since it may not know yet of a token
-//! that a client has already.
+//! Only one is used at a time: the one that accepts writes. Replicas are never read, since they may
+//! not yet have a token that a client already has.
 
 use std::fmt;
 
 use mysql_async::{Opts, OptsBuilder};
 
-/// Where the database may be, the usual place first. All are the same database: its primary, and servers that may become it.
+/// The possible hosts of the database, the usual one first. They are one database: its primary, and
+/// servers that may take its place.
 #[derive(Clone, PartialEq)]
 pub struct Hosts {
     opts: Vec<Opts>,
@@ -15,28 +16,28 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// In the order in which they are tried.
+    /// In the order of attempts.
     pub fn new(opts: Vec<Opts>) -> Self {
         Hosts { opts, is_sites_own: true }
     }
 
-    /// The same, where it is known whether WordPress connects as the sidecar does.
+    /// The same, with whether WordPress connects as the sidecar does.
     pub fn with_sites_own(self, is_sites_own: bool) -> Self {
         Hosts { is_sites_own, ..self }
     }
 
-    /// Whether WordPress connects to one of them as the same user, as far as anybody can tell. What the database refuses the
-    /// sidecar it then refuses WordPress, too.
+    /// Whether WordPress connects to one of them as the same user, as far as known. Then everything
+    /// that the database refuses to the sidecar it also refuses to WordPress.
     pub fn is_sites_own(&self) -> bool {
         self.is_sites_own
     }
 
-    /// How to connect to each.
+    /// The connection options of each.
     pub fn opts(&self) -> &[Opts] {
         &self.opts
     }
 
-    /// Where they are, for people: [`label`] of each.
+    /// The [`label`] of each, for people.
     pub fn labels(&self) -> Vec<String> {
         self.opts.iter().map(label).collect()
     }
@@ -58,7 +59,7 @@ impl fmt::Debug for Hosts {
 /// `user@host:port/name` or `user@/path/to.sock/name`, for logs: without the password.
 pub fn label(opts: &Opts) -> String {
     let (host, port) = (opts.ip_or_hostname(), opts.tcp_port());
-    // A URL has the brackets of an IPv6 address, wp-config.php's host has not.
+    // A URL has the brackets of an IPv6 address, wp-config.php's host does not.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let place = match opts.socket() {
         Some(socket) => socket.to_owned(),
@@ -68,13 +69,14 @@ pub fn label(opts: &Opts) -> String {
     format!("{}@{place}/{}", opts.user().unwrap_or_default(), opts.db_name().unwrap_or_default())
 }
 
-/// The places of `count` hosts as a connection tries them: the one in use, then the others in their order. Pure.
+/// The indices of `count` hosts in the order of attempts: the one in use, then the others in their
+/// order. Pure.
 pub(super) fn order(in_use: usize, count: usize) -> impl Iterator<Item = usize> {
     std::iter::once(in_use).chain((0..count).filter(move |place| *place != in_use)).take(count)
 }
 
-/// Counts how often in a row a host that comes before the one in use was found to take writes, so that one that comes and goes
-/// is not gone back to. Pure.
+/// Counts how often in a row an earlier host was found to accept writes, so that connections do not
+/// return to one that comes and goes. Pure.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     place: usize,
@@ -82,7 +84,8 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// The first of the earlier hosts that takes writes was `found`. Returns the host to go back to, if it is time.
+    /// `found` is the first earlier host that accepts writes. Returns the host to return to, if it
+    /// is time.
     pub(super) fn saw(&mut self, found: Option<usize>, looks: u32) -> Option<usize> {
         let Some(place) = found else {
             self.looks = 0;

@@ -1,5 +1,6 @@
-//! Statements that a connection prepares once and has at hand from then on. mysql_async has them at hand, too, but finds each by
-//! its text, which it parses and hashes anew for every call: those of large groups have some kilobytes.
+//! Statements that each connection prepares once and then keeps at hand. mysql_async caches them
+//! too, but finds each by its text, which it parses and hashes again for every call: those of large
+//! groups have some kilobytes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,13 +11,13 @@ use super::conn::Conn;
 
 /// The text of a statement that is prepared at most once on each connection.
 pub struct SqlText {
-    /// No two texts have the same.
+    /// Unique per text.
     number: usize,
     sql: String,
 }
 
 impl SqlText {
-    /// Of SQL with `?` for each value.
+    /// From SQL with `?` for each value.
     pub fn new(sql: String) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         SqlText { number: NEXT.fetch_add(1, Ordering::Relaxed), sql }
@@ -28,12 +29,13 @@ impl SqlText {
     }
 }
 
-/// What one connection has prepared.
+/// The prepared statements of one connection.
 pub enum Prepared {
-    /// All at hand.
+    /// All are at hand.
     AtHand(HashMap<usize, Statement>),
-    /// For the tables of many sites there are more statements than a connection keeps: each is found by its text, so that
-    /// mysql_async, which closes those that were not used for the longest time, sees which are in use.
+    /// For the tables of many sites there are more statements than a connection keeps: each is
+    /// found by its text, so that mysql_async, which closes the least recently used, sees which are
+    /// in use.
     ByText,
 }
 
@@ -42,7 +44,7 @@ impl Prepared {
         if is_for_many_sites { Prepared::ByText } else { Prepared::AtHand(HashMap::new()) }
     }
 
-    /// The statement of `text` on `conn`, which must be the same each time.
+    /// The statement of `text` on `conn`, which must be the same connection each time.
     ///
     /// # Errors
     /// The database's.

@@ -1,7 +1,9 @@
-//! Back to an earlier host, once that takes writes again and has what the one in use has.
+//! Returns to an earlier host, once it accepts writes again and has everything that the one in use
+//! has.
 //!
-//! The second matters as much as the first: a primary that hung while another took its place wakes up in the belief that it is
-//! the primary still. To go back to it would log out everybody whose token it lacks. The nodes of a cluster have the same rows.
+//! The second condition matters as much as the first: a primary that hung while another took its
+//! place wakes up believing that it is still the primary. Returning to it would log out every user
+//! whose token it lacks. The nodes of a cluster have the same rows.
 
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use super::server::Mode;
 use super::upkeep::Held;
 use super::{Database, DatabaseError, HOST_LIMIT, column};
 
-/// How often it is looked whether an earlier host is back, and how often in a row it must be.
+/// How often to check whether an earlier host is back, and how often in a row it must be.
 const LOOK: Duration = Duration::from_secs(2);
 const LOOKS: u32 = 5;
 
@@ -26,18 +28,18 @@ struct Newest {
     hash: Vec<u8>,
 }
 
-/// What is found when the earlier hosts are looked at.
+/// The result of checking the earlier hosts.
 #[derive(Default)]
 struct Found {
-    /// The first that takes writes and has what the one in use has.
+    /// The first that accepts writes and has everything that the one in use has.
     whole: Option<usize>,
-    /// The first that takes writes and lacks it.
+    /// The first that accepts writes and lacks something.
     lacking: Option<usize>,
 }
 
 impl Database {
-    /// Goes back to an earlier host once that has taken writes for a while, and has the rows of the table `tokens` (quoted).
-    /// Never returns.
+    /// Returns to an earlier host once it has accepted writes for a while and has the rows of the
+    /// table `tokens` (quoted). Never returns.
     pub async fn return_to_earlier_hosts(&self, tokens: &str) {
         let mut recovery = Recovery::default();
         let mut newest: Option<Option<Newest>> = None;
@@ -45,7 +47,7 @@ impl Database {
         loop {
             sleep(LOOK).await;
             let in_use = self.at().place;
-            // Of the look before: it has had time to get about.
+            // From the previous check: it has had time to be replicated.
             let Found { whole, lacking } = match &newest {
                 Some(newest) => self.earlier_hosts(in_use, tokens, newest.as_ref()).await,
                 None => Found::default(),
@@ -92,8 +94,8 @@ impl Database {
         row.map(|mut row| Ok(Newest { id: column(&mut row, 0, "id")?, hash: column(&mut row, 1, "hash")? })).transpose()
     }
 
-    /// Whether the host at `place` has the row `newest`; `None` where it takes no writes, or is not in step with its
-    /// cluster.
+    /// Whether the host at `place` has the row `newest`; `None` if it accepts no writes, or is not
+    /// synced with its cluster.
     async fn has(&self, place: usize, tokens: &str, newest: Option<&Newest>) -> Result<Option<bool>, DatabaseError> {
         let _held = Held::new();
         let mut connection = self.connection(place, Mode::Autocommit).await?;

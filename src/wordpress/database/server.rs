@@ -1,4 +1,4 @@
-//! One connection, as it is made: what the server on the other end can do, which one it is, and whether it takes writes.
+//! A new connection: what its server can do, which server it is, and whether it accepts writes.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,31 +10,34 @@ use super::cluster::{self, Causality, NodeState};
 use super::conn::{Conn, Ends};
 use super::prepared::Prepared;
 
-/// What the server on the other end can do, and how it is set; read with each new connection.
+/// What the server can do, and its settings; read for each new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
     /// `FOR UPDATE SKIP LOCKED`: MariaDB from 10.6, MySQL from 8.0.1.
     pub skip_locked: bool,
-    /// `innodb_lock_wait_timeout` can be 0, and `FOR UPDATE WAIT n` says where to wait after all: MariaDB from 10.6. Then
-    /// nothing of the sidecar's waits while it holds a lock, so that it has no part in any deadlock. That matters to the site:
-    /// the server would rather undo the plugin's "revoke all tokens" than a rotation that has written already.
+    /// `innodb_lock_wait_timeout` can be 0, and `FOR UPDATE WAIT n` allows single waits: MariaDB
+    /// from 10.6. Then the sidecar never waits while it holds a lock, so it takes part in no
+    /// deadlock. That matters to the site: the server would rather roll back the plugin's "revoke
+    /// all tokens" than a rotation that has already written.
     pub no_wait: bool,
-    /// `SET STATEMENT … FOR` with all that is used of it: MariaDB from 10.6.
+    /// `SET STATEMENT … FOR` with every setting that is used: MariaDB from 10.6.
     pub set_statement: bool,
-    /// The rows of one `INSERT … VALUES` get ids that follow each other without a gap. InnoDB promises that for inserts whose
-    /// number of rows is known, in every `innodb_autoinc_lock_mode`, as long as ids grow by one (a Galera cluster's do not).
+    /// Whether the rows of one `INSERT … VALUES` get consecutive ids. InnoDB guarantees that for
+    /// inserts with a known number of rows, in every `innodb_autoinc_lock_mode`, as long as ids
+    /// grow by one (which they do not in a Galera cluster).
     pub consecutive_ids: bool,
-    /// Where the server is a node of a cluster: how a read waits for what the others have committed.
+    /// How reads wait for what other nodes have committed, if the server is a node of a cluster.
     pub causality: Option<Causality>,
 }
 
-/// Whether each statement is a transaction of its own, or the first after a COMMIT or ROLLBACK opens one. The second spares
-/// a rotation the round trip of a START TRANSACTION.
+/// Whether each statement is its own transaction, or the first one after a COMMIT or ROLLBACK opens
+/// one, which saves a rotation the round trip of START TRANSACTION.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Autocommit,
     Transactions,
-    /// As the first, and each read is [causal](Causality): for the clusters where that is set for a whole session.
+    /// Like the first, and each read is [causal](Causality): for clusters where that is set for a
+    /// whole session.
     Causal,
 }
 
@@ -44,17 +47,17 @@ pub(super) struct Connection {
     pub(super) prepared: Prepared,
     pub(super) mode: Mode,
     pub(super) abilities: Abilities,
-    /// Of a cluster's node, when the connection was made.
+    /// The cluster node's state when the connection was made.
     pub(super) node: Option<NodeState>,
-    /// Tells this server from every other.
+    /// Identifies the server.
     pub(super) server: Arc<str>,
-    /// What is read outside a transaction comes from another server: see [`Writer`].
+    /// Whether reads outside a transaction come from another server: see [`Writer`].
     pub(super) reads_elsewhere: bool,
-    /// A transaction is open for reading: see [`super::Session::begin_at_writer`].
+    /// Whether a transaction is open for reading: see [`super::Session::begin_at_writer`].
     pub(super) is_at_writer: bool,
-    /// The server took writes when the connection was made, or does not say whether it does.
+    /// Whether the server accepted writes when the connection was made, or does not report it.
     pub(super) writable: bool,
-    /// When that was last asked.
+    /// When that was last checked.
     pub(super) asked_writable: Instant,
     pub(super) opened: Instant,
     pub(super) since: Instant,
@@ -63,12 +66,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Of several hosts, whether its host is one to use.
+    /// Of several hosts: whether this one may be used.
     pub(super) fn is_fit(&self) -> bool {
         self.writable && self.node.as_ref().is_none_or(NodeState::is_synced)
     }
 
-    /// Why it is not, for people.
+    /// Why it may not, for people.
     pub(super) fn unfit(&self) -> String {
         match &self.node {
             Some(node) if !node.is_synced() => format!("a node of the cluster that is not in step ({node})"),
@@ -77,7 +80,8 @@ impl Connection {
     }
 }
 
-/// Connects and sets the session up. `is_one_of_several`: of hosts that take writes one after the other.
+/// Connects and sets up the session. `is_one_of_several`: several hosts are tried until one accepts
+/// writes.
 pub(super) async fn open(
     opts: Opts,
     mode: Mode,
@@ -120,45 +124,49 @@ pub(super) async fn open(
     })
 }
 
-/// Opens a transaction that may write. A proxy that sends reads to replicas sends it, and all that follows until its end, to the
-/// server that takes writes; a server that takes none from this user answers with an error.
+/// Opens a transaction that may write. A proxy that sends reads to replicas sends it, and
+/// everything until its end, to the server that takes the writes; a server that accepts none from
+/// this user returns an error.
 pub(super) const BEGIN: &str = "START TRANSACTION READ WRITE";
 
-/// The answers to [`BEGIN`] of a server that takes no writes: read-only (1290, 1792, 1836), or no part of its cluster (1047).
+/// The errors of [`BEGIN`] from a server that accepts no writes: read-only (1290, 1792, 1836), or
+/// not part of its cluster (1047).
 const NO_WRITES: [u16; 4] = [1047, 1290, 1792, 1836];
 
-/// What the server that takes the writes says of itself.
+/// What the server that takes the writes reports about itself.
 ///
-/// `SELECT @@GLOBAL.read_only` alone does not say whether it takes writes: a user with `SUPER` or `READ ONLY ADMIN` may write all the
-/// same; and a proxy that splits reads from writes (ProxySQL's documented rules send `^SELECT` to readers) has a replica answer it.
-/// So all is asked inside a transaction. The same question outside shows whether there is such a proxy.
+/// `SELECT @@GLOBAL.read_only` alone does not show whether it accepts writes: a user with `SUPER`
+/// or `READ ONLY ADMIN` may still write; and a proxy that splits reads from writes (ProxySQL's
+/// documented rules send `^SELECT` to readers) lets a replica answer it. So everything is asked
+/// inside a transaction. The same question outside shows whether there is such a proxy.
 pub(super) struct Writer {
-    /// It took writes a moment ago, or does not say whether it does.
+    /// Whether it accepted writes a moment ago, or does not report it.
     pub(super) writable: bool,
     server: Arc<str>,
-    /// What is read outside a transaction came from another server.
+    /// Whether reads outside a transaction came from another server.
     pub(super) reads_elsewhere: bool,
     level: &'static str,
     abilities: Abilities,
 }
 
 impl Writer {
-    /// Asks. With several hosts, one that is read-only is a replica, even for a user who may write to it: that is left to the others.
+    /// Asks the server. With several hosts, a read-only one is a replica, even for a user who may
+    /// write to it: writing is left to the others.
     pub(super) async fn ask(conn: &mut Conn, is_one_of_several: bool) -> Result<Self, mysql_async::Error> {
         let reader = identity(conn).await?;
         let begun = begin(conn).await?;
         let (level, abilities) = abilities(conn).await?;
         let server = identity(conn).await?;
         let variables = match begun {
-            // A server or a proxy that does not know the statement.
+            // The server, or a proxy, does not know the statement.
             None => READ_ONLY,
             Some(_) if is_one_of_several => READ_ONLY,
-            // No user may write to such a server, whatever the answer to BEGIN.
+            // No user may write to such a server, whatever the result of BEGIN.
             Some(_) => INNODB_READ_ONLY,
         };
         let writable = begun != Some(false) && are_off(conn, variables).await?;
         if begun == Some(true) {
-            // Whatever `completion_type` says.
+            // Independent of `completion_type`.
             conn.query_drop("ROLLBACK AND NO CHAIN").await?;
         }
         let reads_elsewhere = begun == Some(true) && reader != server && !reader.is_empty() && !server.is_empty();
@@ -166,7 +174,8 @@ impl Writer {
     }
 }
 
-/// Whether a transaction that may write is open; `None` where the server does not know the statement.
+/// Whether a transaction that may write was opened; `None` if the server does not know the
+/// statement.
 async fn begin(conn: &mut Conn) -> Result<Option<bool>, mysql_async::Error> {
     match conn.query_drop(BEGIN).await {
         Ok(()) => Ok(Some(true)),
@@ -178,7 +187,7 @@ async fn begin(conn: &mut Conn) -> Result<Option<bool>, mysql_async::Error> {
 const READ_ONLY: &str = "SELECT @@GLOBAL.read_only, @@GLOBAL.innodb_read_only";
 const INNODB_READ_ONLY: &str = "SELECT @@GLOBAL.innodb_read_only, 0";
 
-/// Whether the two variables that are asked for are off. A server that does not know them is taken to say so.
+/// Whether the two variables are off. So they are for a server that does not know them.
 async fn are_off(conn: &mut Conn, asked: &str) -> Result<bool, mysql_async::Error> {
     let row = answer(conn.query_first(asked).await)?;
     // A number, or (MariaDB from 12.0) a word.
@@ -189,16 +198,16 @@ async fn are_off(conn: &mut Conn, asked: &str) -> Result<bool, mysql_async::Erro
     }))
 }
 
-/// Seconds since the server began, by its own clock.
+/// Seconds since the server started, by its own clock.
 pub(super) async fn uptime(conn: &mut Conn) -> Result<Option<u64>, mysql_async::Error> {
     let row = answer(conn.query_first("SHOW GLOBAL STATUS LIKE 'Uptime'").await)?;
     Ok(row.and_then(|mut row| known::<u64>(&mut row, 1)))
 }
 
-/// What the server does for the connection `id`: "Sleep", "Query", "Killed"; `None` where there is no such connection, or (behind a
-/// proxy) none that this one could know the number of.
+/// What the server is doing for the connection `id`: "Sleep", "Query", "Killed". `None` if there is
+/// no such connection, or (behind a proxy) none whose number this one could know.
 pub(super) async fn activity(conn: &mut Conn, id: u32) -> Result<Option<String>, mysql_async::Error> {
-    // A user always sees its own.
+    // Users always see their own connections.
     let asked = "SELECT CONNECTION_ID(), (SELECT COMMAND FROM information_schema.PROCESSLIST WHERE ID = ";
     let row = answer(conn.query_first(format!("{asked}{id})")).await)?;
     let own = conn.id();
@@ -208,18 +217,18 @@ pub(super) async fn activity(conn: &mut Conn, id: u32) -> Result<Option<String>,
     }))
 }
 
-/// What tells a server from others that may be reached by the same address: servers of one replication have different ids, and
-/// servers of one machine different directories.
+/// Identifies a server among those that the same address may lead to: servers of one replication
+/// have different ids, and servers on one machine different directories.
 async fn identity(conn: &mut Conn) -> Result<Arc<str>, mysql_async::Error> {
     let asked = "SELECT CONCAT_WS('|', @@GLOBAL.hostname, @@GLOBAL.port, @@GLOBAL.server_id, @@GLOBAL.datadir)";
     let row = answer(conn.query_first(asked).await)?;
     Ok(row.and_then(|mut row| known::<String>(&mut row, 0)).unwrap_or_default().into())
 }
 
-/// The isolation level to use, and what the server can do.
+/// The isolation level for the server, and what it can do.
 ///
-/// READ COMMITTED cannot write to a statement-based binary log (error 1665); the statements of a rotation lock the same
-/// single rows in REPEATABLE READ.
+/// READ COMMITTED cannot write to a statement-based binary log (error 1665); the statements of a
+/// rotation lock the same single rows in REPEATABLE READ.
 async fn abilities(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_async::Error> {
     let asked = "SELECT @@GLOBAL.log_bin, @@SESSION.binlog_format, VERSION(), @@SESSION.auto_increment_increment";
     let row = match answer(conn.query_first(format!("{asked}{}", cluster::VARIABLES)).await)? {
@@ -249,7 +258,8 @@ async fn abilities(conn: &mut Conn) -> Result<(&'static str, Abilities), mysql_a
     Ok((level, abilities))
 }
 
-/// A server, or a proxy in front of one, that does not have all that is asked for gives no row: the usual, and nothing beyond.
+/// A server, or a proxy in front of it, that does not know everything asked for counts as one
+/// without special abilities.
 fn answer(row: Result<Option<Row>, mysql_async::Error>) -> Result<Option<Row>, mysql_async::Error> {
     match row {
         Err(mysql_async::Error::Server(_)) => Ok(None),
@@ -257,12 +267,12 @@ fn answer(row: Result<Option<Row>, mysql_async::Error>) -> Result<Option<Row>, m
     }
 }
 
-/// A variable's value, where it is one of the type that is expected.
+/// A variable's value, if it has the expected type.
 pub(super) fn known<T: FromValue>(row: &mut Row, index: usize) -> Option<T> {
     row.take_opt::<Option<T>, _>(index).and_then(Result::ok).flatten()
 }
 
-/// Whether a server of this `VERSION()` knows `SKIP LOCKED`. Where that cannot be told, it is taken not to.
+/// Whether a server with this `VERSION()` knows `SKIP LOCKED`; `false` if unclear.
 fn has_skip_locked(version: &str) -> bool {
     let mut numbers = version.split(|character: char| !character.is_ascii_digit()).map(str::parse::<u32>);
     let mut next = || numbers.next().and_then(Result::ok);

@@ -1,4 +1,4 @@
-//! One connection in use, from the pool that lent it.
+//! A connection in use, on loan from its pool.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use super::server::{self, Abilities, Connection, Writer};
 use super::upkeep::Held;
 use super::{Conn, Database, DatabaseError, LOCK_WAIT_SECONDS, WRITABLE_FOR};
 
-/// The error for a connection that does not exist (any more).
+/// The server's error for a connection that does not exist (any more).
 const NO_SUCH_THREAD: u16 = 1094;
 
-/// Which connection of which server.
+/// Identifies a connection and its server.
 #[derive(Debug, Clone)]
 pub struct ConnectionName {
     id: u32,
@@ -23,13 +23,13 @@ pub struct ConnectionName {
 }
 
 impl ConnectionName {
-    /// The server's number for it.
+    /// The server's number for the connection.
     pub fn id(&self) -> u32 {
         self.id
     }
 }
 
-/// A connection in use. Dropped, it is closed; [`Session::give_back`] keeps it for the next.
+/// A connection in use. Dropped, it is closed; [`Session::give_back`] returns it to the pool.
 pub struct Session<'a> {
     pub(super) connection: Connection,
     pub(super) database: &'a Database,
@@ -43,7 +43,7 @@ impl Session<'_> {
         &mut self.connection.conn
     }
 
-    /// The statement of `text`, prepared when it is first asked for.
+    /// The statement of `text`, prepared on its first use.
     ///
     /// # Errors
     /// The database's.
@@ -57,14 +57,14 @@ impl Session<'_> {
         self.connection.abilities
     }
 
-    /// By what it is known should it be lost.
+    /// Identifies it in case it is lost.
     pub fn name(&self) -> ConnectionName {
         let Connection { conn, server, opened, .. } = &self.connection;
         ConnectionName { id: conn.id(), server: Arc::clone(server), opened: *opened }
     }
 
-    /// Whether the server takes no writes, as it was a moment ago. WordPress then writes to another, and a row that is not found
-    /// here may be there.
+    /// Whether the server accepted no writes a moment ago. WordPress then writes to another one,
+    /// which may have a row that is missing here.
     ///
     /// # Errors
     /// The connection's.
@@ -79,10 +79,11 @@ impl Session<'_> {
         Ok(!*writable)
     }
 
-    /// Ends the connection `lost`, and with it its transaction, unless the server is at work for it. Only if this is still the
-    /// server that it was made to, and not started anew since: a server numbers its connections from 1 again, and the number may
-    /// be a stranger's by now. Behind a proxy, which has numbers of its own, nothing is ended. Returns whether the server is at
-    /// work for it.
+    /// Kills the connection `lost`, and with it its transaction, unless the server is running a
+    /// statement for it. Only if this is still the same server, and was not restarted since:
+    /// connections are then numbered from 1 again, and the number may belong to another client.
+    /// Behind a proxy, which has its own numbers, no connection is killed. Returns whether the
+    /// server is running a statement for it.
     ///
     /// # Errors
     /// The database's.
@@ -97,7 +98,7 @@ impl Session<'_> {
         match server::activity(conn, lost.id).await? {
             None => Ok(false),
             Some(activity) if activity == "Sleep" => {
-                // Its own connections a user may always end. It may have ended by itself.
+                // Users may always kill their own connections. It may have ended by itself.
                 match conn.query_drop(format!("KILL {}", lost.id)).await {
                     Ok(()) => Ok(false),
                     Err(mysql_async::Error::Server(error)) if error.code == NO_SUCH_THREAD => Ok(false),
@@ -108,20 +109,22 @@ impl Session<'_> {
         }
     }
 
-    /// Whether the server has not answered by this connection for as long as a lock may be waited for: where a statement is
-    /// not answered either, that is no lock.
+    /// Whether the server has sent nothing on this connection for as long as a lock wait may take:
+    /// then a statement without a result is not waiting for a lock.
     pub fn is_silent(&self) -> bool {
         self.connection.since.elapsed() > Duration::from_secs(u64::from(LOCK_WAIT_SECONDS))
     }
 
-    /// Keeps the connection for the next. Only for one with no transaction open and no result unread.
+    /// Returns the connection to the pool. It must not have an open transaction or an unread
+    /// result.
     pub fn give_back(self) {
         let Session { connection, database, .. } = self;
         if !connection.conn.is_usable() || connection.generation != database.generation() {
             return;
         }
         let mut idle = database.idle();
-        // Asked under the lock: what comes after the last look would not be closed.
+        // Checked under the lock: a connection that comes after the final cleanup would not be
+        // closed.
         if !database.permits.is_closed() {
             idle.push(Connection { since: Instant::now(), ..connection });
         }

@@ -1,8 +1,9 @@
-//! TLS to the database as it is: what the server presents, why it is not accepted, and what operators see of it.
+//! TLS to the database: what the server presents, why it is not accepted, and what operators are
+//! shown.
 //!
-//! mysql_async makes the TLS of a connection, and has no hook for a verifier of our own. So what is wrong with a
-//! certificate is found by [`probe`], which looks at it on a connection of its own and logs in nowhere, and put into
-//! words by [`certificate`].
+//! mysql_async makes TLS connections itself, without a hook for another verifier. So the reason why
+//! a certificate is rejected is found by [`probe`], on a connection of its own that does not log
+//! in, and described by [`certificate`].
 
 mod certificate;
 mod probe;
@@ -20,26 +21,26 @@ use super::{CONNECT_LIMIT, Conn, Database, DatabaseError, column, hosts};
 pub use certificate::Facts;
 pub use probe::Presented;
 
-/// How long to look at what a server presents.
+/// How long a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is wrong with a server's certificate is looked at this often, however many connections fail: each look is a
-/// connection that the server counts as broken off (`max_connect_errors`).
+/// How often a server's certificate is probed at most, however many connections fail: the server
+/// counts each probe as an aborted connection (`max_connect_errors`).
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Where the commands for a certificate that verifies are.
+/// Where the commands for making a certificate are.
 pub const DOCS: &str = "docs/operating.md, \"TLS to the database\"";
 
 /// How connections to a host are protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
-    /// By a local socket, which does not leave the machine.
+    /// A local socket, which does not leave the machine.
     Socket,
     /// Not at all.
     Off,
-    /// Encrypted, for a server that has shown who it is.
+    /// Encrypted, and the server is verified.
     Verified,
-    /// Encrypted; the server is not verified.
+    /// Encrypted, but the server is not verified.
     EncryptOnly,
 }
 
@@ -54,7 +55,7 @@ impl Protection {
         }
     }
 
-    /// In a few words.
+    /// A short description.
     pub fn describe(self) -> &'static str {
         match self {
             Protection::Socket => "none, by a local socket",
@@ -65,19 +66,19 @@ impl Protection {
     }
 }
 
-/// What is known of a database's TLS.
+/// What is known of the database's TLS.
 #[derive(Default)]
 pub(super) struct Known(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// The server that was asked, and what it said.
+    /// The server that was asked, and its answer.
     described: Option<(Arc<str>, String)>,
-    /// By the host's place: when it was looked at, and what for.
+    /// For each host: its index, when it was probed, and the result.
     refused: Vec<(usize, Instant, Refused)>,
 }
 
-/// A failure and what was found about it.
+/// A failure and the description of its cause.
 #[derive(Clone)]
 struct Refused {
     error: rustls::Error,
@@ -91,7 +92,7 @@ impl Known {
 }
 
 impl Database {
-    /// How connections to the host in use are protected, and, as far as one has been made, by what.
+    /// How connections to the host in use are protected, with the details once one has been made.
     pub fn tls(&self) -> Option<String> {
         let opts = self.hosts.get(self.at().place)?;
         let protection = Protection::of(opts).describe();
@@ -102,7 +103,7 @@ impl Database {
         })
     }
 
-    /// Asks each server once which TLS it has with us. One that does not say is asked no more.
+    /// Asks each server once for the details of its TLS. If it has none, it is not asked again.
     pub(super) async fn note_tls(&self, conn: &mut Conn, server: &Arc<str>) -> Result<(), DatabaseError> {
         let has_tls = conn.has_tls();
         let is_known = self.tls.state().described.as_ref().is_some_and(|(known, _)| known == server);
@@ -113,7 +114,7 @@ impl Database {
         Ok(())
     }
 
-    /// What keeps a connection to the host at `place` from being made.
+    /// Why a connection to the host at `place` cannot be made.
     pub(super) async fn connect_error(&self, place: usize, error: &Error) -> DatabaseError {
         let Some(opts) = self.hosts.get(place) else { return DatabaseError::NoConnection };
         let error = match error {
@@ -131,7 +132,7 @@ impl Database {
             return DatabaseError::Tls(refused.text);
         }
         let name = name(opts);
-        // Only for what a look at the certificate tells more about.
+        // Only if the certificate can explain more.
         let leaf = match error {
             rustls::Error::InvalidCertificate(_) => {
                 probe(opts).await.ok().and_then(|presented| presented.chain.into_iter().next())
@@ -145,8 +146,8 @@ impl Database {
         DatabaseError::Tls(text)
     }
 
-    /// Each host with its TLS, for people: what it presents, who has signed that, and whether it is verified. Looks at
-    /// each.
+    /// Each host with its TLS, for people: the certificate, its issuer, and whether it is verified.
+    /// Probes each host.
     pub async fn examine_tls(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for opts in &self.hosts {
@@ -164,12 +165,12 @@ impl Database {
     }
 }
 
-/// The name that the certificate is checked for.
+/// The name that the certificate must be valid for.
 fn name(opts: &Opts) -> &str {
     opts.ssl_opts().and_then(|ssl| ssl.tls_hostname_override()).unwrap_or_else(|| opts.ip_or_hostname())
 }
 
-/// Looks at what the server presents, with the authorities that its connections have.
+/// Probes the server, with the authorities of its connections.
 ///
 /// # Errors
 /// It cannot be reached in time, or offers no TLS.
@@ -189,7 +190,7 @@ const NO_TLS: &str = "the server offers none, but the connection is to have it (
                       ?require_ssl in database_url, or wordpress.database_tls); give the server a certificate \
                       (ssl_cert, ssl_key), or, on a network that cannot be tapped, set wordpress.database_tls = \"off\"";
 
-/// rustls's own error, where it is what ended a connection.
+/// rustls's own error, if that ended the connection.
 fn tls_error(error: &Error) -> Option<&rustls::Error> {
     match error {
         Error::Io(IoError::Tls(error)) => error.source()?.downcast_ref(),
@@ -198,14 +199,14 @@ fn tls_error(error: &Error) -> Option<&rustls::Error> {
     }
 }
 
-/// The cause and what to do. Pure.
+/// The cause and the fix. Pure.
 fn explain(error: &rustls::Error, leaf: Option<&[u8]>, name: &str, protection: Protection) -> String {
     match error {
         rustls::Error::InvalidCertificate(error) => {
             let faults = certificate::faults(error, leaf, name);
             certificate::explain(&faults, protection == Protection::EncryptOnly)
         }
-        // As the answer to what the client presented, or did not.
+        // In response to the client certificate, or to its absence.
         rustls::Error::AlertReceived(
             alert @ (AlertDescription::CertificateRequired
             | AlertDescription::BadCertificate
@@ -227,7 +228,7 @@ fn explain(error: &rustls::Error, leaf: Option<&[u8]>, name: &str, protection: P
     }
 }
 
-/// What the session's own status says. Some proxies do not know these variables.
+/// The session's own status. Some proxies do not know these variables.
 async fn session(conn: &mut Conn) -> Result<String, DatabaseError> {
     let asked = "SHOW SESSION STATUS WHERE Variable_name IN ('Ssl_version', 'Ssl_cipher', 'Ssl_server_not_after')";
     let rows: Vec<Row> = match conn.query(asked).await {

@@ -1,4 +1,5 @@
-//! Closes idle connections or keeps them alive, and ends tasks that use one at a stop.
+//! Closes idle connections or keeps them alive, and lets tasks that use one finish when they are
+//! stopped.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -11,16 +12,17 @@ use tokio_util::sync::CancellationToken;
 use super::server::{Connection, Mode};
 use super::{ANSWER_LIMIT, Database, Session};
 
-/// What becomes of a connection that idles.
+/// What happens to an idle connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Stays,
-    /// The server is asked whether it is there still, which tells firewalls and the server the same.
+    /// It is pinged, which shows firewalls and the server that it is in use.
     IsAsked,
     Goes,
 }
 
-/// One of each mode stays, the one that was used last: the next rotation, and the next look, find it ready. Pure.
+/// One connection of each mode stays, the most recently used: the next rotation and the next look
+/// at the site find it ready. Pure.
 fn fate(is_last_of_mode: bool, idled: Duration, longest: Duration) -> Fate {
     if idled >= longest {
         Fate::Goes
@@ -32,10 +34,11 @@ fn fate(is_last_of_mode: bool, idled: Duration, longest: Duration) -> Fate {
 }
 
 impl Database {
-    /// Closes connections that idled for their time, all but two, which it keeps alive. Never returns.
+    /// Closes connections that were idle for too long, except two, which it keeps alive. Never
+    /// returns.
     pub async fn keep_two_ready(&self) {
         loop {
-            // Twice within the second half of that time, should one look come late.
+            // Twice within the second half of that time, in case one look comes late.
             sleep(self.longest_idle / 4).await;
             for mut session in self.idle_to_ask() {
                 if timeout(ANSWER_LIMIT, session.conn().ping()).await.is_ok_and(|answered| answered.is_ok()) {
@@ -45,18 +48,19 @@ impl Database {
         }
     }
 
-    /// Those that are to be asked, all of them in use from now on: else the limit would not count them while one is asked.
+    /// The connections to ping. They count as in use from now on: otherwise the limit would not
+    /// include them meanwhile.
     fn idle_to_ask(&self) -> Vec<Session<'_>> {
         let asked = self.sort_idle().into_iter();
-        // Where all are in use, none needs to be kept ready.
+        // If all are in use, none needs to be kept ready.
         asked.filter_map(|connection| Some(self.lend(connection, self.permits.try_acquire().ok()?))).collect()
     }
 
-    /// Closes those that go, and returns those that are to be asked.
+    /// Closes those that are due, and returns those to ping.
     fn sort_idle(&self) -> Vec<Connection> {
         let (mut seen, mut stay, mut asked, mut gone) = (Vec::<Mode>::new(), Vec::new(), Vec::new(), Vec::new());
         let mut idle = self.idle();
-        // The one that was used last is at the end.
+        // The most recently used is at the end.
         for connection in std::mem::take(&mut *idle).into_iter().rev() {
             let is_last_of_mode = !seen.contains(&connection.mode);
             seen.push(connection.mode);
@@ -75,12 +79,12 @@ impl Database {
 }
 
 tokio::task_local! {
-    /// Connections that a task uses.
+    /// How many connections the current task uses.
     static HELD: Cell<usize>;
 }
 
-/// Runs `task` until it ends or is to `stop`; in the second case it goes on for as long as it uses a connection. Cut off within a
-/// statement, that would be an aborted connection in the server's log.
+/// Runs `task` until it ends or is to `stop`; in the second case it continues while it uses a
+/// connection. Cutting off a statement would leave an aborted connection in the server's log.
 pub async fn until_stopped(stop: CancellationToken, task: impl Future<Output = ()>) {
     let task = async {
         let (mut task, mut stopped) = (pin!(task), pin!(stop.cancelled()));
@@ -96,7 +100,7 @@ pub async fn until_stopped(stop: CancellationToken, task: impl Future<Output = (
     HELD.scope(Cell::new(0), task).await;
 }
 
-/// While it lives, [`until_stopped`] lets the task go on that made it.
+/// While it exists, [`until_stopped`] does not cut off the task that made it.
 pub(super) struct Held(bool);
 
 impl Held {
@@ -108,7 +112,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.0 {
-            // Dropped with its task, it finds the number gone.
+            // Dropped together with its task, the count is already gone.
             let _ = HELD.try_with(|held| held.set(held.get().saturating_sub(1)));
         }
     }

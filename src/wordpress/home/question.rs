@@ -1,4 +1,4 @@
-//! One question to WordPress, and what its response says for certain.
+//! One question to WordPress, and the certain part of its response.
 
 use std::time::Instant;
 
@@ -16,24 +16,25 @@ use crate::net::dial::Dialer;
 use crate::route::Permalinks;
 use crate::wordpress::clock::Reading;
 
-/// The response is a few hundred bytes; a page of HTML in its place says nothing.
+/// The largest response that is read, in bytes: a few hundred are usual; an HTML page means
+/// nothing.
 const MAX_ANSWER: usize = 256 * 1024;
 
 /// Error codes are words such as `rest_not_logged_in`. Longer ones are cut.
 const MAX_CODE: usize = 64;
 
-/// What is said of WordPress's REST API.
+/// The requested fields of WordPress's REST API.
 const FIELDS: &str = "_fields=home,namespaces";
 
-/// What WordPress has answered.
+/// WordPress's answer.
 #[derive(Debug)]
 pub struct Answered {
     pub word: Word,
-    /// What its clock showed, where the response says so.
+    /// WordPress's clock, if the response shows it.
     pub clock: Option<Reading>,
 }
 
-/// Asks WordPress, each time on a connection of its own.
+/// Asks WordPress, on a new connection each time.
 ///
 /// # Errors
 /// See [`HomeError`].
@@ -51,8 +52,9 @@ async fn ask_patiently(upstream: &Dialer, question: &Question) -> Result<Answere
     };
     let (response, clock) = exchange(upstream, question, &target).await?;
     let read = read(&response, question.forms.permalinks);
-    // An ordinary page. The filter `rest_url_prefix` may have moved the REST API: its other address, which no filter
-    // moves (`rest_api_loaded()`), tells that from a web server, a cache or another program that is in the way.
+    // An ordinary page. The filter `rest_url_prefix` may have moved the REST API: its other
+    // address, which no filter moves (`rest_api_loaded()`), distinguishes that from a web server, a
+    // cache or another program in between.
     let may_have_moved = target != by_query
         && match &read {
             Err(HomeError::Json(_)) => true,
@@ -81,14 +83,14 @@ async fn exchange(
     };
     let request = asking::request(question.scheme, host, target, "127.0.0.1")?
         .header(header::USER_AGENT, concat!("wp-jwt-sidecar/", env!("CARGO_PKG_VERSION")))
-        // What ends in wp_die(), as an archived site does (`ms_site_check()`), is JSON with a code only for such a
-        // request (`wp_is_json_request()`).
+        // A request that ends in wp_die(), as on an archived site (`ms_site_check()`), gets JSON
+        // with a code only with this field (`wp_is_json_request()`).
         .header(header::ACCEPT, "application/json")
-        // What a cache has kept says nothing about now.
+        // A cached response shows nothing about the present.
         .header(header::CACHE_CONTROL, "no-cache")
         .header(header::CONNECTION, "close")
         .body(Bytes::new())?;
-    // SECURITY: another host than the site's own gets no name of its own.
+    // SECURITY: only the site's own hosts get their own server name.
     let name = upstream.name_for(Some(host.as_bytes()), || own.clone());
     let dial = upstream.dial_as(None, name.as_ref());
     let Asked { response, sent, received } = asking::ask(dial, request, MAX_ANSWER).await?;
@@ -96,7 +98,8 @@ async fn exchange(
     Ok((response, clock))
 }
 
-/// A stored response has the `Date` of the day on which it was made; then there is an `Age` (RFC 9111, section 5.1).
+/// A cached response has the `Date` at which it was made; it then also has an `Age` (RFC 9111,
+/// section 5.1).
 fn clock_of(headers: &HeaderMap, sent: Instant, received: Instant) -> Option<Reading> {
     if headers.contains_key(header::AGE) {
         return None;
@@ -105,7 +108,7 @@ fn clock_of(headers: &HeaderMap, sent: Instant, received: Instant) -> Option<Rea
     Reading::of_date(httpdate::parse_http_date(date).ok()?, sent, received)
 }
 
-/// What a response says for certain. Pure.
+/// The certain part of a response. Pure.
 fn read(response: &Response<Bytes>, permalinks: Permalinks) -> Result<Word, HomeError> {
     let status = response.status();
     if status.is_success() {
@@ -114,7 +117,8 @@ fn read(response: &Response<Bytes>, permalinks: Permalinks) -> Result<Word, Home
         return Ok(Word::Home(Arc::new(Home::new(root.home, route_registered, permalinks))));
     }
     if super::is_definite(status)
-        // As WordPress writes an error: `rest_convert_error_to_response()`, `_json_wp_die_handler()`.
+        // In the form of WordPress's errors: `rest_convert_error_to_response()`,
+        // `_json_wp_die_handler()`.
         && let Ok(body) = serde_json::from_slice::<Value>(response.body())
         && let Some(code) = body.get("code").and_then(shown)
     {
@@ -123,7 +127,7 @@ fn read(response: &Response<Bytes>, permalinks: Permalinks) -> Result<Word, Home
     Err(HomeError::Status(status.as_u16()))
 }
 
-/// SECURITY: what stands there is written to the log and to the status page.
+/// SECURITY: the result is written to the log and to the status page.
 fn shown(code: &Value) -> Option<String> {
     let code = match code {
         Value::String(code) => code.clone(),

@@ -12,11 +12,11 @@ use crate::printable::one_line;
 /// Code that belongs together: a plugin, a theme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
-    /// What operators call it.
+    /// Its name for operators.
     pub name: String,
-    /// Files and folders, each with how it is shown.
+    /// Files and directories, each with how it is shown.
     pub starts: Vec<(PathBuf, String)>,
-    /// Whether WordPress goes on without it where it is not there.
+    /// Whether WordPress works without it if it is missing.
     pub is_optional: bool,
 }
 
@@ -26,7 +26,7 @@ impl Part {
     }
 }
 
-/// All that is active but the plugin itself, and whether the folders are not those of the site.
+/// All active code except the plugin itself, and whether the directories are not the site's.
 pub(super) fn parts(what: &Active) -> (Vec<Part>, bool) {
     let mut parts = Vec::new();
     let mut add = |name: &str, starts: Vec<(PathBuf, String)>, is_optional| {
@@ -55,7 +55,8 @@ pub(super) fn parts(what: &Active) -> (Vec<Part>, bool) {
         Some(folder) => {
             is_elsewhere |= is_absent(&folder.join(&what.own_plugin));
             for plugin in what.plugins.iter().filter(|plugin| is_below(plugin)) {
-                // WordPress takes the part before the last slash; whatever is below the first folder may be included.
+                // WordPress uses the part before the last slash; files anywhere below the first
+                // directory may be included.
                 match plugin.split_once('/') {
                     Some((first, _)) if first == own => {}
                     Some((first, _)) => add(first, vec![(folder.join(first), first.to_owned())], true),
@@ -68,20 +69,20 @@ pub(super) fn parts(what: &Active) -> (Vec<Part>, bool) {
     (parts, is_elsewhere)
 }
 
-/// The folders that links may lead to, links in themselves resolved.
+/// The directories that links may lead to, with links in their own paths resolved.
 pub(super) fn roots(what: &Active) -> Vec<PathBuf> {
     let folders = [&what.content, &what.plugins_dir, &what.mu_plugins];
     folders.into_iter().flatten().filter_map(|folder| fs::canonicalize(folder).ok()).collect()
 }
 
-/// Goes through the files of one part after the other.
+/// Walks through the files of one part after the other.
 pub(super) struct Walker {
     roots: Vec<PathBuf>,
-    /// No folder twice: links may lead in circles.
+    /// Visited directories: links may form circles.
     been: HashSet<(u64, u64)>,
     left: Vec<(PathBuf, String, usize)>,
     is_optional: bool,
-    /// Links that leave the roots.
+    /// Links that leave the allowed directories.
     pub links: usize,
 }
 
@@ -96,28 +97,30 @@ impl Walker {
         self.left = part.starts.iter().map(|(path, place)| (path.clone(), place.clone(), 0)).collect();
     }
 
-    /// The next PHP file and how it is shown; an error where something cannot be looked at.
+    /// The next PHP file and how it is shown; an error if something cannot be read.
     pub(super) fn next_file(&mut self) -> Option<io::Result<(PathBuf, String)>> {
         while let Some((path, place, depth)) = self.left.pop() {
             match self.look(&path, &place, depth) {
                 Ok(true) => return Some(Ok((path, place))),
                 Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound && (depth > 0 || self.is_optional) => {}
-                // What a theme lacks may be in another place that a plugin has named.
+                // A theme's directory may be missing because a plugin has registered another place
+                // for themes.
                 Err(error) => return Some(Err(io::Error::other(error))),
             }
         }
         None
     }
 
-    /// Whether it is a file of PHP. The content of a folder is left for later.
+    /// Whether it is a PHP file. The contents of a directory are visited later.
     fn look(&mut self, path: &Path, place: &str, depth: usize) -> io::Result<bool> {
         let link = path.symlink_metadata()?.is_symlink();
         let metadata = path.metadata()?;
         if !metadata.is_dir() && !(metadata.is_file() && (depth == 0 || is_php(path))) {
             return Ok(false);
         }
-        // `wp-config.php` alone is outside of the roots, links in it resolved by who read it.
+        // Only `wp-config.php` is outside these directories; whoever read it has resolved links in
+        // its path.
         if link && !self.is_inside(path)? {
             self.links += 1;
             return Err(io::Error::from(io::ErrorKind::PermissionDenied));
@@ -145,7 +148,7 @@ impl Walker {
     }
 }
 
-/// Files in `wp-content` that WordPress loads by their names (`_get_dropins()`).
+/// Files in `wp-content` that WordPress loads by name (`_get_dropins()`).
 pub(super) const DROP_INS: [&str; 10] = [
     "advanced-cache.php",
     "db.php",
@@ -159,13 +162,13 @@ pub(super) const DROP_INS: [&str; 10] = [
     "blog-suspended.php",
 ];
 
-/// Where the plugin FluentSnippets keeps its snippets, as files.
+/// Where the plugin FluentSnippets keeps its snippets as files.
 const FLUENT: &str = "fluent-snippet-storage";
 
-/// Deeper folders are no site's.
+/// No site has deeper directories.
 const DEEPEST: usize = 64;
 
-/// What holds no code that PHP runs; Composer's tables of classes and files are paths alone.
+/// Skips files without code that PHP runs; Composer's class and file maps contain only paths.
 fn is_left_out(folder: &str, name: &str) -> bool {
     matches!(name, "node_modules" | ".git" | ".svn")
         || (folder.ends_with("vendor/composer") && name.starts_with("autoload_"))
@@ -176,7 +179,7 @@ fn is_php(path: &Path) -> bool {
     matches!(extension.to_str(), Some("php" | "inc" | "phtml" | "php5" | "php7" | "php8"))
 }
 
-/// As `validate_file()`: WordPress takes no other for a plugin or theme.
+/// Like `validate_file()`: WordPress accepts no other path of a plugin or theme.
 pub(super) fn is_below(entry: &str) -> bool {
     !entry.is_empty() && Path::new(entry).components().all(|part| matches!(part, Component::Normal(_)))
 }

@@ -1,44 +1,45 @@
-//! What a scan has found, and what the operator says to it.
+//! The result of a scan, and which hits the operator trusts.
 
 /// A place that names one of the hooks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hit {
-    /// `my-plugin/inc/auth.php:12` of a plugin, `mu-plugins/x.php:3`, `themes/x/functions.php:9`, `snippet 12`.
+    /// `my-plugin/inc/auth.php:12` of a plugin, `mu-plugins/x.php:3`, `themes/x/functions.php:9`,
+    /// `snippet 12`.
     pub place: String,
-    /// The hook, or the part of its name that is known: `jwt_auth_*`.
+    /// The hook, or the known part of its name: `jwt_auth_*`.
     pub hook: String,
 }
 
 /// What a scan found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// In the order of their places.
+    /// Sorted by place.
     pub hits: Vec<Hit>,
-    /// What was not looked at.
+    /// What was not scanned.
     pub unread: Unread,
-    /// PHP files that were looked at, or had not changed.
+    /// PHP files that were read, or had not changed.
     pub files: usize,
 }
 
-/// What could not be looked at.
+/// What could not be scanned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unread {
-    /// Plugins, must-use plugins and themes of which something cannot be read by this user.
+    /// Plugins, must-use plugins and themes of which this user cannot read something.
     pub parts: Vec<String>,
-    /// How many of them there are in all, whether they can be read or not.
+    /// How many of them exist in all.
     pub of: usize,
-    /// Links that leave the site's folders, which are not followed.
+    /// Links that leave the site's directories, which are not followed.
     pub links: usize,
-    /// Files above the limit of size.
+    /// Files above the size limit.
     pub too_large: usize,
-    /// There is more code than one scan reads, or it was stopped.
+    /// Whether the scan stopped before the end, because of its limit or because it was cancelled.
     pub is_cut: bool,
-    /// It is not known on this machine where the site's files are.
+    /// Whether it is unknown where the site's files are on this machine.
     pub is_elsewhere: bool,
 }
 
 impl Unread {
-    /// Sentences for people; none where all was read.
+    /// Sentences for people; none if everything was read.
     pub fn sentences(&self) -> Vec<String> {
         let mut said = Vec::new();
         if self.is_elsewhere {
@@ -64,8 +65,8 @@ impl Unread {
     }
 }
 
-/// Whether the operator trusts a hit: `trusted` (`[refresh] trusted_hooks`) names its place, its place without the line, or
-/// the hook.
+/// Whether the operator trusts a hit: `trusted` (`[refresh] trusted_hooks`) names its place, its
+/// place without the line, or the hook.
 pub fn is_trusted(hit: &Hit, trusted: &[String]) -> bool {
     let file = hit.place.rsplit_once(':').filter(|(_, line)| line.bytes().all(|byte| byte.is_ascii_digit()));
     trusted
@@ -73,7 +74,7 @@ pub fn is_trusted(hit: &Hit, trusted: &[String]) -> bool {
         .any(|trusted| *trusted == hit.place || *trusted == hit.hook || file.is_some_and(|(file, _)| *trusted == file))
 }
 
-/// How many of a list are shown.
+/// How many entries of a list are shown.
 const SHOWN: usize = 10;
 
 #[cfg(test)]

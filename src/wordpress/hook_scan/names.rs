@@ -1,49 +1,54 @@
-//! The names of the hooks that are looked for, and which strings of PHP code can become one of them. Pure.
+//! The names of the relevant hooks, and which strings of PHP code can become one of them. Pure.
 
-/// What every name has in it. A file without it is not parsed.
+/// A part of every name. A file without it is not parsed.
 pub(super) const NEEDLE: &str = "jwt_auth";
 
-/// Hooks whose callbacks can refuse a refresh or act at one, unseen by what the sidecar compares: WordPress's answers to
-/// some refreshes that succeed, and the rows that those leave behind.
+/// Hooks whose callbacks can refuse a refresh or act on one without the comparison noticing: it
+/// sees WordPress's responses to some successful refreshes, and the rows that they leave.
 ///
-/// Not here is what the comparison or the row itself shows (claims, lifetimes, issuer, algorithm, key, CORS, the names
-/// of `X-RateLimit-*`), what only WordPress's login runs (`jwt_auth_token_generated`), and what changes no more than the
-/// address or country in a row.
+/// Not listed are hooks whose effect the comparison or the row shows (claims, lifetimes, issuer,
+/// algorithm, key, CORS, the names of `X-RateLimit-*`), those that only WordPress's login runs
+/// (`jwt_auth_token_generated`), and those that change only the address or country in a row.
 const HOOKS: [&str; 15] = [
-    // Refuses users. Other users' refreshes do not show it, and one that meets it ends the session (500).
+    // Refuses users. Other users' refreshes do not show it, and a refresh that it refuses ends the
+    // session (500).
     "jwt_auth_before_authenticate",
-    // Has each user's answer in its hands: 500 that agree say nothing of a user for whom it is a WP_Error.
+    // Can change each user's response: 500 equal ones show nothing about a user for whom it returns
+    // a WP_Error.
     "jwt_auth_token_before_dispatch",
-    // An action. The answer shows cookies and headers, and nothing else that it does.
+    // An action. The response shows its cookies and headers, but not what else it does.
     "jwt_auth_token_refreshed",
-    // Run before the two rows are written. What they do beside that is not seen, and the columns that a request decides
-    // (metadata, user agent, address) are no reason to forward when they differ.
+    // Run before the two rows are written. Their other effects are not visible, and columns that
+    // depend on the request (metadata, user agent, address) are no reason to forward if they
+    // differ.
     "jwt_auth_refresh_token_data_before_update",
     "jwt_auth_jwt_token_data_before_update",
-    // Whom the plugin refuses for asking too often: a comparison leaves 429s out of account, and the limits' values.
+    // Change whom the plugin's rate limit refuses: a comparison ignores 429s and the values of
+    // limits.
     "jwt_auth_rate_limit_enabled",
     "jwt_auth_rate_limit_max_requests",
     "jwt_auth_rate_limit_window_minutes",
-    // The same by the filter that each single setting has (`jwt_auth_{group}_{key}`), and by the option's own.
+    // The same by the filter of each single setting (`jwt_auth_{group}_{key}`), and by the option's
+    // own.
     "jwt_auth_rate_limit_settings_enabled",
     "jwt_auth_rate_limit_settings_max_requests",
     "jwt_auth_rate_limit_settings_window_minutes",
     "option_jwt_auth_pro_settings",
     "pre_option_jwt_auth_pro_settings",
-    // What refusals say. Only refreshes that succeed are compared.
+    // The messages of refusals. Only successful refreshes are compared.
     "jwt_auth_error_messages",
     "jwt_auth_error_status",
 ];
 
-/// A piece of a string that is put together.
+/// A piece of a concatenated string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Piece<'s> {
     Known(&'s [u8]),
-    /// Only PHP knows it.
+    /// Only PHP knows its value.
     Unknown,
 }
 
-/// The names that stand in `text` as words of their own, each with where it begins.
+/// The names that occur in `text` as whole words, each with its position.
 pub(super) fn whole(text: &[u8]) -> impl Iterator<Item = (usize, &'static str)> {
     let mut from = 0;
     std::iter::from_fn(move || {
@@ -61,7 +66,8 @@ pub(super) fn whole(text: &[u8]) -> impl Iterator<Item = (usize, &'static str)> 
     })
 }
 
-/// Whether a string of these pieces can be one of the names. Returns how it is known: `jwt_auth_*`.
+/// Whether a string of these pieces can be one of the names. Returns a pattern for it:
+/// `jwt_auth_*`.
 pub(super) fn built(pieces: &[Piece<'_>]) -> Option<String> {
     let mut pattern: Vec<Option<u8>> = Vec::new();
     let mut is_evident = false;
@@ -80,7 +86,7 @@ pub(super) fn built(pieces: &[Piece<'_>]) -> Option<String> {
             }
         }
     }
-    // The one that ended the loop, unless it was one of the pieces, too.
+    // The part that ended the loop, unless that was one of the pieces, too.
     if pieces().next_back() != Some(Piece::Unknown) {
         pattern.pop();
     }
@@ -91,14 +97,14 @@ pub(super) fn built(pieces: &[Piece<'_>]) -> Option<String> {
     Some(String::from_utf8_lossy(&shown).into_owned())
 }
 
-/// Whether `text` is a beginning of names that is kept for putting them together: `jwt_auth_`, `jwt_auth_token_`.
+/// Whether `text` is the beginning of names to be concatenated: `jwt_auth_`, `jwt_auth_token_`.
 pub(super) fn is_beginning(text: &[u8]) -> bool {
     text.starts_with(NEEDLE.as_bytes())
         && text.ends_with(b"_")
         && HOOKS.iter().any(|name| name.as_bytes().starts_with(text))
 }
 
-/// The pieces of a format of `sprintf()`.
+/// The pieces of a `sprintf()` format.
 pub(super) fn of_format(text: &[u8]) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut from, mut at) = (0, 0);
@@ -124,21 +130,21 @@ pub(super) fn of_format(text: &[u8]) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// Longer strings are none of the names.
+/// None of the names is longer.
 const LONGEST: usize = 64;
 
-/// Shorter endings than this are of any names.
+/// Shorter endings could belong to any name.
 const SHORTEST_ENDING: usize = 10;
 
-/// Whether a piece points to these names: it has the plugin's prefix, or is an ending of its own.
+/// Whether a piece indicates these names: it has the plugin's prefix, or is a distinctive ending.
 fn is_evidence(known: &[u8]) -> bool {
     memchr::memmem::find(known, NEEDLE.as_bytes()).is_some()
         || (known.len() >= SHORTEST_ENDING && HOOKS.iter().any(|name| name.as_bytes().ends_with(known)))
 }
 
-/// `None` in `pattern` is any number of bytes.
+/// In `pattern`, `None` stands for any number of bytes.
 fn matches(pattern: &[Option<u8>], name: &[u8]) -> bool {
-    // Which beginnings of `name` the pattern so far can be.
+    // For each beginning of `name`, whether the pattern so far matches it.
     let mut lengths = vec![false; name.len() + 1];
     if let Some(first) = lengths.first_mut() {
         *first = true;

@@ -1,8 +1,9 @@
-//! Where PHP code names one of the hooks in a way that can register a callback.
+//! Finds where PHP code names one of the hooks in a way that can register a callback.
 //!
-//! A name counts wherever it stands in code, as a string or as the name of a function or constant: it may reach
-//! `add_filter()` by a constant, an array or a loop. It does not count in comments, in what is no PHP, and as the hook of
-//! a function that only fires, asks or removes. Where the parser does not understand the code, every occurrence counts.
+//! A name counts anywhere in code, as a string or as the name of a function or constant: it may
+//! reach `add_filter()` through a constant, an array or a loop. It does not count in comments,
+//! outside PHP, or as the hook of a function that only fires, queries or removes. If the parser
+//! does not understand the code, every occurrence counts.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -11,25 +12,25 @@ use tree_sitter::{Node, ParseOptions, ParseState, Parser, Tree, TreeCursor};
 
 use super::names::{self, Piece};
 
-/// What the code is.
+/// The form of the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// A file: text, with code after `<?php`.
     File,
-    /// Code alone, as snippet plugins store it.
+    /// Code only, as snippet plugins store it.
     Code,
 }
 
 /// A hook that code names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Named {
-    /// From 1.
+    /// Counted from 1.
     pub line: u32,
-    /// Its name, or what it begins and ends with: `jwt_auth_*`.
+    /// Its name, or the known beginning and ending: `jwt_auth_*`.
     pub hook: String,
 }
 
-/// All places, without those that say the same.
+/// All places, without duplicates.
 pub(super) fn names(source: &[u8], form: Form) -> Vec<Named> {
     if memchr::memmem::find(source, names::NEEDLE.as_bytes()).is_none() {
         return Vec::new();
@@ -47,7 +48,7 @@ pub(super) fn names(source: &[u8], form: Form) -> Vec<Named> {
     found.sort();
     found.dedup();
     if let Some(next) = found.get(MOST) {
-        // What follows is trusted with the whole file only.
+        // Further places can only be trusted together with the whole file.
         let more = Named { line: next.line, hook: "more of them".to_owned() };
         found.truncate(MOST);
         found.push(more);
@@ -55,16 +56,16 @@ pub(super) fn names(source: &[u8], form: Form) -> Vec<Named> {
     found
 }
 
-/// One file cannot fill the log.
+/// The most places per file, so that one file cannot fill the log.
 const MOST: usize = 50;
 
-/// Strings that are put together of more pieces are not looked at as a whole.
+/// Strings concatenated from more pieces are not examined as a whole.
 const MOST_PIECES: usize = 64;
 
-/// For one file of at most a mebibyte.
+/// For one file of at most one mebibyte.
 const PARSE_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Functions whose first argument is a hook that they do not register on.
+/// Functions whose first argument is a hook, and which do not register a callback.
 const HARMLESS: [&str; 16] = [
     "apply_filters",
     "apply_filters_deprecated",
@@ -84,7 +85,7 @@ const HARMLESS: [&str; 16] = [
     "remove_filter",
 ];
 
-/// What a string may be in and still be what the function gets.
+/// The nodes that a string may be wrapped in and still be the argument.
 const TRANSPARENT: [&str; 5] =
     ["parenthesized_expression", "binary_expression", "conditional_expression", "string", "encapsed_string"];
 
@@ -105,14 +106,14 @@ fn parse(source: &[u8], form: Form) -> Option<Tree> {
     parser.parse_with_options(&mut input, None, Some(options))
 }
 
-/// What holds for the children of a node.
+/// What applies to the children of a node.
 #[derive(Clone, Copy, Default)]
 struct Inside {
-    /// The hook of a function that does not register.
+    /// The node is the hook of a function that does not register.
     is_harmless: bool,
-    /// The argument that is such a hook.
+    /// The id of the argument that is such a hook.
     hook: Option<usize>,
-    /// A string that is put together was looked at as a whole.
+    /// The concatenated string was examined as a whole.
     is_of_whole: bool,
     is_of_variable: bool,
 }
@@ -124,7 +125,7 @@ struct Walk<'s> {
 }
 
 impl<'s> Walk<'s> {
-    /// SECURITY: without recursion. How deep code is nested, the file decides.
+    /// SECURITY: without recursion, since the file decides how deeply code is nested.
     fn all(&mut self, mut cursor: TreeCursor<'_>) {
         let mut around = vec![Inside::default()];
         loop {
@@ -145,7 +146,7 @@ impl<'s> Walk<'s> {
         }
     }
 
-    /// `None` where its children do not matter.
+    /// `None` if its children do not matter.
     fn node(&mut self, node: Node<'_>, around: Inside) -> Option<Inside> {
         let kind = node.kind();
         let mut within = Inside {
@@ -158,7 +159,7 @@ impl<'s> Walk<'s> {
             "function_call_expression" => within.hook = self.harmless_hook(node).map(|argument| argument.id()),
             "arguments" => within.hook = around.hook,
             "variable_name" => within.is_of_variable = true,
-            // An identifier. A variable's becomes no hook.
+            // An identifier. A variable's name cannot become a hook.
             "name" if !around.is_of_variable && !is_harmless => self.take_whole(self.text(node), line(node)),
             "binary_expression" if is_concatenation(node) => {
                 within.is_of_whole = true;
@@ -188,7 +189,7 @@ impl<'s> Walk<'s> {
         }
     }
 
-    /// For a string, or several that are put together.
+    /// For a string or a concatenation.
     fn take_built(&mut self, node: Node<'_>) {
         let pieces = self.pieces(node);
         let known = match pieces.as_slice() {
@@ -196,7 +197,7 @@ impl<'s> Walk<'s> {
             [Piece::Known(text)] if names::is_beginning(text) => Some(String::from_utf8_lossy(text).into_owned() + "*"),
             [Piece::Known(text)] => names::built(&names::of_format(text)),
             several if several.contains(&Piece::Unknown) => names::built(several),
-            // One string of several lines was looked at line by line.
+            // A single string with several lines was examined line by line.
             _ if !is_concatenation(node) => None,
             several => {
                 let known = several.iter().filter_map(|piece| match piece {
@@ -210,7 +211,7 @@ impl<'s> Walk<'s> {
         self.found.extend(known.map(|hook| Named { line: line(node), hook }));
     }
 
-    /// The strings of a concatenation from left to right; more than [`MOST_PIECES`] are cut off.
+    /// The strings of a concatenation from left to right, at most [`MOST_PIECES`].
     fn pieces<'t>(&self, node: Node<'t>) -> Vec<Piece<'s>> {
         let mut pieces = Vec::new();
         let mut left: Vec<Node<'t>> = vec![node];
@@ -238,14 +239,14 @@ impl<'s> Walk<'s> {
         body.named_children(&mut cursor)
             .take(MOST_PIECES)
             .map(|part| match part.kind() {
-                // An escape sequence as it is written: no name has one.
+                // An escape sequence unchanged: no name contains one.
                 "string_content" | "nowdoc_string" | "escape_sequence" => Piece::Known(self.text(part)),
                 _ => Piece::Unknown,
             })
             .collect()
     }
 
-    /// The argument that is the hook of a function that does not register on it.
+    /// The argument that is the hook of a function that does not register.
     fn harmless_hook<'t>(&self, call: Node<'t>) -> Option<Node<'t>> {
         let function = call.child_by_field_name("function")?;
         if !matches!(function.kind(), "name" | "qualified_name") {

@@ -1,4 +1,4 @@
-//! One scan for all sites of a network that run the same code: most do.
+//! Shares scans between the sites of a network that run the same code, as most do.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use tokio::sync::Mutex;
 
 use super::{Active, Found, HookScan, Unread};
 
-/// What one scan found serves for others that begin so soon after it.
+/// How long the result of one scan can serve others.
 const SHARED_FOR: Duration = Duration::from_secs(60);
 
-/// Sets of plugins and themes whose files are remembered.
+/// How many sets of plugins and themes have their files remembered.
 const MOST: usize = 16;
 
-/// Scans, one after the other.
+/// Runs one scan at a time.
 #[derive(Default)]
 pub struct Scanner(Mutex<Vec<Scanned>>);
 
@@ -31,12 +31,13 @@ struct Last {
 }
 
 impl Scanner {
-    /// What the files of `active` hold, whose state is `files`. It is found out to the end even where that is not waited for: what
-    /// looks after a site of a network ends some seconds after its last call, and reading all files may take longer.
+    /// Scans the files of `active`, whose state is `files`. The scan runs to its end even if its
+    /// caller stops waiting: the task for a network's site ends some seconds after its last call,
+    /// and reading all files may take longer.
     pub async fn look(self: &Arc<Self>, active: Arc<Active>, files: [u8; 16]) -> Found {
         let scanner = Arc::clone(self);
         let found = tokio::spawn(async move { scanner.scan(active, files).await }).await;
-        // The runtime ends, or the scan has panicked.
+        // The runtime is shutting down, or the scan has panicked.
         found.unwrap_or_else(|_| Found { unread: Unread { is_cut: true, ..Unread::default() }, ..Found::default() })
     }
 
@@ -54,7 +55,7 @@ impl Scanner {
         let began = Instant::now();
         let scan = before.map_or_else(HookScan::in_background, |scanned| scanned.scan);
         let (scan, found) = scan.look(Arc::clone(&active)).await;
-        // The one that was looked at last is at the end.
+        // The most recently used is at the end.
         if all.len() >= MOST {
             all.remove(0);
         }
@@ -84,7 +85,7 @@ mod tests {
         assert_eq!(hits(scanner.look(active("one"), [1; 16]).await), 1, "a moment ago");
         assert_eq!(hits(scanner.look(active("two"), [1; 16]).await), 0, "another set");
         assert_eq!(hits(scanner.look(active("one"), [2; 16]).await), 0, "other files");
-        // Given up by the one that asked, it goes on all the same.
+        // A scan whose caller stops waiting continues.
         tokio::select! {
             biased;
             _ = scanner.look(active("three"), [1; 16]) => panic!("it was asked for only once"),

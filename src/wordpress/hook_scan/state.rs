@@ -1,4 +1,5 @@
-//! Whether the files by which a site changes its behaviour are still the same, without reading them.
+//! Checks, without reading them, whether the files have changed through which a site changes its
+//! behaviour.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -9,8 +10,9 @@ use sha2::{Digest as _, Sha256};
 use super::files::{DROP_INS, is_below};
 use super::{Active, short_digest};
 
-/// A digest of names, times and sizes of must-use plugins, drop-ins, and `functions.php` of the theme and its parent. It
-/// is the same from one start to the next, and may be stored. Blocks for some dozen looks at files.
+/// A digest of names, times and sizes of must-use plugins, drop-ins, and `functions.php` of the
+/// theme and its parent. It is the same after a restart, so it may be stored. Blocks for a few
+/// dozen stat calls.
 pub fn files_state(what: &Active) -> [u8; 16] {
     let mut files: Vec<PathBuf> = Vec::new();
     if let Some(folder) = &what.mu_plugins {
@@ -27,7 +29,7 @@ pub fn files_state(what: &Active) -> [u8; 16] {
     short_digest(digest)
 }
 
-/// Links followed: what they lead to is the code.
+/// Links are followed: the code is at their target.
 fn line(path: &Path) -> Vec<u8> {
     let mut line = path.as_os_str().as_encoded_bytes().to_vec();
     let stamp = |file: Metadata| format!("\0{}.{} {}\n", file.mtime(), file.mtime_nsec(), file.size());

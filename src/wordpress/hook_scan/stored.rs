@@ -1,4 +1,4 @@
-//! What the database says: which theme is active, and the code that snippet plugins keep there.
+//! Reads from the database which theme is active, and the code that snippet plugins keep there.
 
 use mysql_async::Row;
 
@@ -7,7 +7,7 @@ use super::php::{self, Form};
 use crate::wordpress::database::{DatabaseError, Refusal, Session, column};
 use crate::wordpress::installation::Installation;
 
-/// The active theme's folders.
+/// The active theme's directories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Themes {
     /// The theme's.
@@ -37,19 +37,19 @@ pub async fn themes(session: &mut Session<'_>, installation: &Installation) -> R
     Ok(themes)
 }
 
-/// What snippets hold.
+/// The snippets that name a hook.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snippets {
-    /// Their places are `snippet 12`, and `snippet post 12` for those of WPCode.
+    /// Their places are `snippet 12`, and `snippet post 12` for WPCode's.
     pub hits: Vec<Hit>,
-    /// A plugin for snippets is active, and this user may not read what it keeps.
+    /// Whether a snippet plugin is active whose snippets this user may not read.
     pub is_unread: bool,
 }
 
-/// The active snippets of Code Snippets and WPCode. Tables that are not there are passed over.
+/// The active snippets of Code Snippets and WPCode. Missing tables are skipped.
 ///
 /// # Errors
-/// The database's, where the connection fails.
+/// The database's, if the connection fails.
 pub async fn snippets(
     session: &mut Session<'_>,
     installation: &Installation,
@@ -73,7 +73,7 @@ pub async fn snippets(
         ),
     ];
     if installation.multisite {
-        // The network's. Which blogs have switched on those that are shared, each blog's options say.
+        // The network's. Each blog's options say which shared ones are active there.
         queries.push(("network snippet", from_table(&installation.base_prefix, "ms_snippets", "active >= 0")));
     }
     let mut found = Vec::new();
@@ -92,7 +92,7 @@ pub async fn snippets(
             Err(error) => return Err(error),
         }
     }
-    // Parsing takes longer than a runtime's thread may be kept.
+    // Parsing takes too long for the runtime's own thread.
     let hits = tokio::task::spawn_blocking(move || {
         found.iter().flat_map(|(place, code)| hits(place, code)).collect::<Vec<_>>()
     });
@@ -103,10 +103,10 @@ pub async fn snippets(
     })
 }
 
-/// Snippets that are read at most.
+/// The most snippets that are read.
 const MOST: usize = 500;
 
-/// Bytes of one that are read.
+/// The most bytes that are read of one.
 const LONGEST: usize = 1 << 20;
 
 fn hits(place: &str, code: &[u8]) -> Vec<Hit> {
@@ -119,7 +119,7 @@ fn hits(place: &str, code: &[u8]) -> Vec<Hit> {
     hits
 }
 
-/// Known by its folder. Without such a plugin nobody misses the tables.
+/// Such plugins are recognised by their directory. Without one, missing tables do not matter.
 fn keeps_snippets(plugin: &str) -> bool {
     let folder = plugin.split('/').next().unwrap_or_default();
     folder.contains("snippet") || folder.starts_with("wpcode") || folder == "insert-headers-and-footers"
@@ -140,7 +140,7 @@ mod tests {
         for code in [adds.to_owned(), format!("<?php\n{adds}\n{adds}"), format!("<b>x</b><?php {adds} ?>")] {
             assert_eq!(hooks(&code), ["jwt_auth_before_authenticate"], "{code}");
         }
-        // Parsed as code, it is broken.
+        // As code it would not parse.
         assert_eq!(hooks("<b>jwt_auth_before_authenticate</b>"), ["jwt_auth_before_authenticate"]);
         assert_eq!(hooks("// jwt_auth_before_authenticate\necho 1;"), [""; 0]);
         assert_eq!(hooks("do_action( 'jwt_auth_token_refreshed', $user );"), [""; 0]);

@@ -1,4 +1,4 @@
-//! The file as it is written: TOML.
+//! The format of the file: TOML.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{CONSTANTS, Imported, Seen};
 use crate::wordpress::wp_config::Scalar;
 
-/// Of the form of the file.
+/// The version of the format.
 const FORMAT: u32 = 1;
 
 const HEAD: &str = "\
@@ -60,7 +60,7 @@ struct Null {
     null: bool,
 }
 
-/// SECURITY: the parser's own messages quote values, so only the line leaves.
+/// SECURITY: the parser's own messages quote values, so only the line number is kept.
 pub(super) fn parse(text: &str) -> Result<Imported, String> {
     let again = "run `wp-jwt-sidecar import` again";
     let document: Document = toml::from_str(text).map_err(|error| {

@@ -1,5 +1,5 @@
-//! How to reach the site's database: by `[wordpress] database_url`, or else by the constants; at
-//! `database_hosts` where that is set, whatever the other two say about the host.
+//! How to reach the site's database: by `[wordpress] database_url`, or else by the constants; on
+//! `database_hosts` if that is set, whatever the other two say about the host.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ impl Assembly<'_> {
         if let Some(options) = options {
             hosts = self.at_hosts(config, options);
         }
-        // Asked for also where the rest is wrong: all faults are reported at once.
+        // Called even if the rest is invalid: all faults are reported at once.
         let hosts = self.with_tls(config, hosts, said.flatten());
         hosts.filter(|_| self.wrong() == before).map(Hosts::new)
     }
@@ -44,7 +44,7 @@ impl Assembly<'_> {
         for host in &config.database_hosts {
             match database_address(host, &sockets) {
                 Ok(address) => hosts.push(at(options.clone(), address).into()),
-                // Found before, when the key was read.
+                // Already found when the key was read.
                 Err(error) => self.fault("wordpress.database_hosts", format!("{host}: {error}")),
             }
         }
@@ -55,7 +55,7 @@ impl Assembly<'_> {
         let key = "wordpress.database_url";
         let [name, user, password] =
             ["DB_NAME", "DB_USER", "DB_PASSWORD"].map(|constant| self.needed_text(constant, key));
-        // Not needed where other hosts take its place.
+        // Not needed if other hosts take its place.
         let address = match config.database_hosts.is_empty() {
             true => self.db_host(key).map(Some),
             false => Some(None),
@@ -65,7 +65,8 @@ impl Assembly<'_> {
             return None;
         }
         let (name, user, password, address) = (name?, user?, password?, address?);
-        // mysql_async asks a server on loopback for its socket and goes there, unless told not to; PHP does not.
+        // mysql_async asks a server on loopback for its socket and switches to it, unless
+        // configured otherwise; PHP does not.
         let options = OptsBuilder::default()
             .prefer_socket(false)
             .user(Some(user.expose()))
@@ -88,7 +89,7 @@ impl Assembly<'_> {
         }
     }
 
-    /// SECURITY: the URL holds the password, so its own error is not shown either.
+    /// SECURITY: the URL contains the password, so its own error is not shown either.
     fn database_from_url(&mut self, url: &Secret) -> Option<(OptsBuilder, Said)> {
         let options =
             Opts::from_url(url.expose()).ok().filter(|options| options.db_name().is_some_and(|name| !name.is_empty()));
@@ -99,7 +100,8 @@ impl Assembly<'_> {
             return None;
         };
         let said = Said::by_url(&options);
-        // The brackets of an IPv6 address are the URL's; neither a look-up nor a certificate has them.
+        // The brackets of an IPv6 address belong to the URL; name resolution and certificates do
+        // not use them.
         let host = options.ip_or_hostname().trim_start_matches('[').trim_end_matches(']').to_owned();
         Some((OptsBuilder::from_opts(options).prefer_socket(false).ip_or_hostname(host), said))
     }

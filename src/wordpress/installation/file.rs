@@ -1,4 +1,4 @@
-//! Finding and opening `wp-config.php`, or what stands in for it.
+//! Finds and opens `wp-config.php`, or an import that replaces it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -11,20 +11,20 @@ use crate::config::{self, Fault};
 use crate::wordpress::imported::Imported;
 use crate::wordpress::wp_config::{self, Doubt, Lookup, SIZE_LIMIT, Surroundings, WpConfig, WpConfigError};
 
-/// A configuration file whose content is known.
+/// A configuration file with its contents.
 pub(super) struct ConfigFile {
-    /// Symbolic links resolved.
+    /// With symbolic links resolved.
     pub(super) path: PathBuf,
     pub(super) content: Content,
-    /// Where the content is from, if PHP said it.
+    /// The import that the contents come from, if any.
     pub(super) import: Option<PathBuf>,
 }
 
-/// What a configuration file defines.
+/// The definitions of a configuration file.
 pub(super) enum Content {
-    /// As it was read here.
+    /// Read by the sidecar.
     Read(Box<WpConfig>),
-    /// As PHP said.
+    /// Evaluated by PHP.
     Imported(Box<Imported>),
 }
 
@@ -53,7 +53,7 @@ impl Content {
         }
     }
 
-    /// See [`WpConfig::incomplete`]. PHP runs all that there is.
+    /// See [`WpConfig::incomplete`]. PHP runs all code.
     pub(super) fn incomplete(&self) -> Option<&Doubt> {
         match self {
             Self::Read(read) => read.incomplete(),
@@ -62,8 +62,8 @@ impl Content {
     }
 }
 
-/// What there is to say of the site: the import, if there is one of this site, else `wp-config.php`. An import that is another
-/// site's goes into `passed_over`.
+/// The site's definitions: the import, if there is one of this site, otherwise `wp-config.php`. An
+/// import of another site goes into `passed_over`.
 pub(super) fn of(
     config: &config::WordPress,
     environment: &dyn Fn(&str) -> Option<OsString>,
@@ -77,7 +77,7 @@ pub(super) fn of(
     config.config.as_deref().map(|path| read(path, environment)).transpose()
 }
 
-/// `Err` where the file is in the default place and another site's.
+/// `Err` if the file is in the default place and belongs to another site.
 fn imported(import: &config::ImportFile, wanted: Option<&Path>) -> Result<Result<ConfigFile, PassedOver>, Fault> {
     let fault = |problem: String| Fault {
         key: "wordpress.import".to_owned(),
@@ -100,18 +100,18 @@ fn imported(import: &config::ImportFile, wanted: Option<&Path>) -> Result<Result
     }))
 }
 
-/// A directory means the `wp-config.php` in it.
+/// A directory stands for the `wp-config.php` in it.
 fn file_in(path: &Path) -> PathBuf {
     if path.is_dir() { path.join("wp-config.php") } else { path.to_owned() }
 }
 
-/// Reads `path`, or what WordPress would take where there is no such file.
+/// Reads `path`, or if it does not exist, the file that WordPress would use.
 fn read(path: &Path, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<ConfigFile, Fault> {
     let wanted = file_in(path);
     let found = found(&wanted);
     let source = read_limited(&found).map_err(|error| fault(&found, unreadable(&found, &error)))?;
     let resolved = fs::canonicalize(&found).map_err(|error| fault(&found, unreadable(&found, &error)))?;
-    // wp-load.php takes its own directory, links resolved, for WordPress's root.
+    // wp-load.php takes its own directory, with links resolved, as WordPress's root.
     let root = wanted.parent().and_then(|directory| fs::canonicalize(directory.join("wp-load.php")).ok());
     let surroundings =
         Surroundings { environment, read_file: &read_limited, canonicalize: &|path| fs::canonicalize(path) };
@@ -120,7 +120,7 @@ fn read(path: &Path, environment: &dyn Fn(&str) -> Option<OsString>) -> Result<C
     Ok(ConfigFile { path: resolved, content: Content::Read(Box::new(content)), import: None })
 }
 
-/// What to do about a file that is there and cannot be followed at all.
+/// What to do about a file that exists but cannot be evaluated at all.
 fn unread(error: &WpConfigError) -> String {
     let check = if matches!(error, WpConfigError::Syntax { .. }) { "see what `php -l` says of it, " } else { "" };
     format!(
@@ -129,7 +129,7 @@ fn unread(error: &WpConfigError) -> String {
     )
 }
 
-/// WordPress looks one level above its root too, unless another WordPress is there (wp-load.php).
+/// WordPress also looks one level above its root, unless another WordPress is there (wp-load.php).
 pub fn found(wanted: &Path) -> PathBuf {
     let directory = if wanted.parent() == Some(Path::new("")) { Some(Path::new(".")) } else { wanted.parent() };
     let above = directory
@@ -148,14 +148,16 @@ fn is_absent(path: &Path) -> bool {
     path.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// One byte more than the limit, so that the reader sees it is too large.
+/// Reads one byte more than the limit, so that the reader notices a file that is too large.
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
-    // SECURITY: what the kernel makes up is no file of the site: PHP sees another one there.
+    // SECURITY: a file that the kernel generates does not belong to the site: PHP sees another one
+    // there.
     let resolved = fs::canonicalize(path)?;
     if ["/proc", "/sys", "/dev"].iter().any(|system| resolved.starts_with(system)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not read: it is a file of the system"));
     }
-    // SECURITY: a FIFO or a device named in a configuration would block (even in open) or never end.
+    // SECURITY: a FIFO or a device named in a configuration would block (even in open) or never
+    // end.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
@@ -176,7 +178,7 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// Who may not read it, and how to fix that.
+/// Which user may not read it, and how to fix that.
 fn permission_problem(path: &Path, user: &str, owner: Option<(u32, u32, u32)>) -> String {
     let rights = owner.map(|(uid, gid, mode)| {
         let name = |id: u32, database: &str| name_of(id, database).unwrap_or_else(|| id.to_string());
@@ -198,7 +200,7 @@ fn current_user() -> String {
     }
 }
 
-/// From `name:password:id:…`; `None` where the database is elsewhere (LDAP).
+/// From `name:password:id:…`; `None` if the database is elsewhere (LDAP).
 fn name_of(id: u32, database: &str) -> Option<String> {
     let content = fs::read_to_string(database).ok()?;
     content.lines().find_map(|line| {

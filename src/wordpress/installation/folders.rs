@@ -1,4 +1,4 @@
-//! Where the site's code is.
+//! The directories of the site's code.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ impl Assembly<'_> {
         self.content_dirs().into_iter().flatten().find(|path| is_folder(path))
     }
 
-    /// As `wp_initial_constants()` has it.
+    /// Like `wp_initial_constants()`.
     pub(super) fn mu_plugins_dir(&self) -> Option<PathBuf> {
         match self.constant("WPMU_PLUGIN_DIR") {
             Lookup::NotDefined => self.content_dir().map(|content| content.join("mu-plugins")),
@@ -26,7 +26,8 @@ impl Assembly<'_> {
         }
     }
 
-    /// Where WordPress looks for language packs; `None` where only PHP knows, or WordPress is somewhere else for the sidecar.
+    /// Where WordPress looks for language packs; `None` if only PHP knows, or if WordPress is
+    /// elsewhere from the sidecar's view.
     pub(super) fn packs(&self) -> Option<Packs> {
         let beside = self.file.and_then(|file| file.path.parent()).map(Path::to_owned);
         let roots = [self.constant_path("ABSPATH"), beside].into_iter().flatten();
@@ -38,7 +39,7 @@ impl Assembly<'_> {
         is_absolute.then(|| Packs { root, content, folder, is_network: self.multisite() })
     }
 
-    /// The constant's path, or `Some(None)` where it is certain that it is not defined.
+    /// The constant's path, or `Some(None)` if it is certainly not defined.
     fn certain_path(&self, name: &str) -> Option<Option<PathBuf>> {
         match self.constant(name) {
             Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok().map(|path| Some(PathBuf::from(path))),
@@ -47,7 +48,7 @@ impl Assembly<'_> {
         }
     }
 
-    /// Where `wp-content` can be, the best first.
+    /// The candidates for `wp-content`, the best first.
     fn content_dirs(&self) -> [Option<PathBuf>; 3] {
         [
             self.constant_path("WP_CONTENT_DIR"),

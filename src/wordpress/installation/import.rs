@@ -1,20 +1,19 @@
-//! What `wp-jwt-sidecar import` has written, and which site it is of.
+//! The file of `wp-jwt-sidecar import`, and which site it belongs to.
 
 use std::path::{Path, PathBuf};
 
-/// An import that holds.
+/// An import in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Import {
-    /// Where it is.
     pub file: PathBuf,
     /// The host that PHP ran for.
     pub host: Option<String>,
-    /// What of the files that it was made of is no longer as it was. `None` where all is.
+    /// What has changed in the files that it was made from. `None` if nothing has.
     pub stale: Option<String>,
 }
 
 impl Import {
-    /// In words.
+    /// For people.
     pub(super) fn source(&self) -> String {
         let host = self.host.as_ref().map(|host| format!(", for the host {host}")).unwrap_or_default();
         let stale = self.stale.as_ref().map(|change| format!("; older than its files: {change}")).unwrap_or_default();
@@ -22,10 +21,9 @@ impl Import {
     }
 }
 
-/// An import in the default place that is not of the `wp-config.php` that is configured.
+/// An import in the default place that was not made from the configured `wp-config.php`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
-    /// Where it is.
     pub file: PathBuf,
     /// The `wp-config.php` that PHP ran.
     pub made_of: PathBuf,
@@ -34,12 +32,12 @@ pub struct PassedOver {
 }
 
 impl PassedOver {
-    /// What is not as it should be.
+    /// What is wrong.
     pub fn problem(&self) -> String {
         format!("{} is not taken: it {}", self.file.display(), self.difference())
     }
 
-    /// What to do about it.
+    /// How to fix it.
     pub fn fix(&self) -> String {
         let file = self.file.display();
         match is_copy(&self.wanted) {
@@ -54,7 +52,7 @@ impl PassedOver {
         }
     }
 
-    /// Where the import was named, and is for that reason not passed over.
+    /// For an import that was named explicitly, and is therefore not skipped.
     pub(super) fn contradiction(&self) -> String {
         match is_copy(&self.wanted) {
             true => format!("{}: take wordpress.config out", self.difference()),
@@ -71,7 +69,7 @@ impl PassedOver {
     }
 }
 
-/// systemd hands over copies (`credential:`).
+/// systemd passes copies (`credential:`).
 fn is_copy(path: &Path) -> bool {
     path.starts_with("/run/credentials")
 }

@@ -1,8 +1,9 @@
 //! Whether the sidecar connects to the database as WordPress does.
 //!
-//! What a database refuses the sidecar (writes, rights) it refuses WordPress too where both connect as the same user to the same
-//! host; the plugin then answers 200 with a pair that it could not store, and the session is lost at the next refresh. Only where
-//! WordPress's connection is certain to be another is a refused rotation left to WordPress.
+//! If both connect as the same user to the same host, the database also refuses to WordPress what
+//! it refuses to the sidecar (writes, privileges); the plugin then answers 200 with a pair that it
+//! could not store, and the session is lost at the next refresh. A refused rotation is left to
+//! WordPress only if WordPress's connection is certainly a different one.
 
 use std::net::IpAddr;
 
@@ -12,7 +13,7 @@ use super::Assembly;
 use crate::config::db_host::{DatabaseAddress, database_address};
 use crate::wordpress::wp_config::Lookup;
 
-/// How WordPress connects, as far as `wp-config.php` says it.
+/// How WordPress connects, as far as `wp-config.php` shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SitesConnection {
     /// `DB_USER`
@@ -24,7 +25,7 @@ pub struct SitesConnection {
 }
 
 impl SitesConnection {
-    /// Whether `ours` may be the same: the same in all that is known of both. Pure.
+    /// Whether `ours` may be the same: everything known of both is equal. Pure.
     pub fn may_be(&self, ours: &Opts) -> bool {
         let user = self.user.as_deref().is_none_or(|user| user == ours.user().unwrap_or_default());
         // The server's `lower_case_table_names` decides whether case counts.
@@ -35,7 +36,7 @@ impl SitesConnection {
     }
 }
 
-/// Where a server listens, in one spelling.
+/// Where a server listens, in canonical form.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     Socket(String),
@@ -79,7 +80,7 @@ fn may_be_same(one: &Place, other: &Place) -> bool {
 }
 
 impl Assembly<'_> {
-    /// As far as `wp-config.php` says it; nothing where there is none.
+    /// As far as `wp-config.php` shows; empty without one.
     pub(super) fn sites_connection(&self, sockets: &[std::path::PathBuf]) -> SitesConnection {
         let text = |name: &str| match self.file?.content.constant(name) {
             Lookup::Known(scalar, _) => String::from_utf8(scalar.to_bytes()).ok(),
@@ -117,7 +118,7 @@ mod tests {
             ("127.0.0.1", "mysql://wp:x@localhost:3306/shop".into(), true),
             ("127.0.0.1", "mysql://wp:x@[::1]:3306/shop".into(), true),
             ("127.0.0.1:3307", "mysql://wp:x@127.0.0.1:6033/shop".into(), false),
-            // localhost is the socket for PHP; a port of this machine may lead to the same server.
+            // For PHP, localhost is the socket; a port of this machine may lead to the same server.
             ("localhost", "mysql://wp:x@127.0.0.1/shop".into(), true),
             ("localhost", socket("/run/mysqld/mysqld.sock"), true),
             ("localhost", socket("/var/run/mysqld/mysqld.sock"), true),

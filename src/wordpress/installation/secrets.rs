@@ -1,4 +1,4 @@
-//! What the site signs with.
+//! The site's signing secrets.
 
 use std::collections::HashMap;
 
@@ -33,7 +33,8 @@ impl Assembly<'_> {
                         self.constant_fault(name, keys, &format!("{} gives it a value that is not UTF-8", giver(line)))
                     }
                 },
-                // Even one that is not used itself counts: WordPress disregards what two of them share.
+                // Even a constant that is not used itself counts: WordPress ignores values that two
+                // of them share.
                 Lookup::Unknown(doubt) => self.doubtful(name, keys, &doubt),
                 Lookup::NotDefined => {
                     let explicit = if name.ends_with("_KEY") { &config.auth_key } else { &config.auth_salt };

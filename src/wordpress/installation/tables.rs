@@ -1,4 +1,4 @@
-//! What the site's tables are called.
+//! The names of the site's tables.
 
 use super::{Assembly, giver};
 use crate::config;
@@ -25,7 +25,8 @@ impl Assembly<'_> {
                 }
             },
         };
-        // SECURITY: it is pasted into SQL. WordPress refuses other characters too (`wpdb::set_prefix`).
+        // SECURITY: it becomes part of the SQL. WordPress refuses other characters too
+        // (`wpdb::set_prefix`).
         if !is_plain(&prefix) {
             let key = if config.table_prefix.is_some() { key } else { "wordpress.config" };
             self.fault(key, "the table prefix may hold letters, digits and underscores only".to_owned());
@@ -34,12 +35,12 @@ impl Assembly<'_> {
         Some(prefix)
     }
 
-    /// `wpdb::tables()` puts `CUSTOM_USER_TABLE` in the place of `users`, prefix and all.
+    /// `wpdb::tables()` replaces `users`, including the prefix, by `CUSTOM_USER_TABLE`.
     pub(super) fn users_table(&mut self, prefix: Option<&str>) -> Option<String> {
         const NAME: &str = "CUSTOM_USER_TABLE";
         let problem = match self.constant(NAME) {
             Lookup::Known(scalar, line) => match String::from_utf8(scalar.to_bytes()) {
-                // SECURITY: it is pasted into SQL.
+                // SECURITY: it becomes part of the SQL.
                 Ok(table) if !table.is_empty() && is_plain(&table) => return Some(table),
                 _ => format!("{} gives it more than letters, digits and underscores, or nothing", giver(line)),
             },
@@ -47,7 +48,8 @@ impl Assembly<'_> {
                 self.doubtful(NAME, "", &doubt);
                 return None;
             }
-            // Code that is not followed could define it, but hardly a site shares its users: told by `check`, not refused.
+            // Code that is not read could define it, but hardly any site shares its users: `check`
+            // reports it, without refusing.
             Lookup::NotDefined => return prefix.map(|prefix| format!("{prefix}users")),
         };
         let fix = "define it there as a plain text";
@@ -55,10 +57,10 @@ impl Assembly<'_> {
         None
     }
 
-    /// As [`Assembly::users_table`].
+    /// Like [`Assembly::users_table`].
     pub(super) fn usermeta_table(&self, prefix: &str) -> Option<String> {
         match self.constant("CUSTOM_USER_META_TABLE") {
-            // SECURITY: it is pasted into SQL.
+            // SECURITY: it becomes part of the SQL.
             Lookup::Known(scalar, _) => {
                 String::from_utf8(scalar.to_bytes()).ok().filter(|table| !table.is_empty() && is_plain(table))
             }

@@ -1,8 +1,9 @@
-//! TLS to the database: whether `[wordpress] database_tls`, `database_url` or `wp-config.php` asks for it, which
-//! authorities may have signed the server's certificate, and which certificate the sidecar presents.
+//! TLS to the database: whether `[wordpress] database_tls`, `database_url` or `wp-config.php`
+//! requires it, which authorities are trusted to sign the server's certificate, and which
+//! certificate the sidecar presents.
 //!
-//! Files are read here, at the start and at a reload, so that connections depend on no file, and a reload sees that a
-//! file of the same path has changed.
+//! Files are read here, at the start and at a reload, so that connections depend on no file, and a
+//! reload notices a changed file at the same path.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -24,12 +25,12 @@ const CA_FILE: &str = "wordpress.database_ca_file";
 const CLIENT_CERTIFICATE: &str = "wordpress.database_client_certificate";
 const TLS_NAME: &str = "wordpress.database_tls_name";
 
-/// A file of certificates has some kilobytes, that of all authorities of a system 200. A path such as /dev/zero must
-/// not fill the memory.
+/// In bytes. A file of certificates has some kilobytes, a system's file of all authorities 200. A
+/// path such as /dev/zero must not fill the memory.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
-/// In encryption without verification a name only says whom the client asks for. It stands in for a host that no
-/// certificate can be for.
+/// Without verification, the name only tells the server which host the client wants. This one is
+/// used for a host that no certificate can be valid for.
 const ANY_NAME: &str = "localhost";
 
 /// What the site says about its connections.
@@ -37,14 +38,14 @@ const ANY_NAME: &str = "localhost";
 pub(super) struct Said {
     tls: bool,
     verified: bool,
-    /// Whether those whom the system trusts are trusted.
+    /// Whether the system's authorities are trusted.
     system: bool,
 }
 
 impl Said {
     const NOTHING: Said = Said { tls: false, verified: true, system: true };
 
-    /// What a `database_url` says.
+    /// The settings of a `database_url`.
     pub(super) fn by_url(options: &Opts) -> Self {
         options.ssl_opts().map_or(Said::NOTHING, |tls| Said {
             tls: true,
@@ -54,7 +55,7 @@ impl Said {
     }
 }
 
-/// TLS as it is to be for every host.
+/// The TLS settings for every host.
 pub(super) enum Tls {
     Off,
     On(Box<On>),
@@ -62,14 +63,15 @@ pub(super) enum Tls {
 
 pub(super) struct On {
     verified: bool,
-    /// Each in DER form.
+    /// In DER form.
     authorities: Vec<Vec<u8>>,
     identity: Option<ClientIdentity>,
     name: Option<String>,
 }
 
 impl Tls {
-    /// The same host with TLS. A local socket has none: mysql_async cannot, and it does not leave the machine.
+    /// The same host with TLS. A local socket has none: mysql_async does not support it, and the
+    /// socket does not leave the machine.
     fn of(&self, options: Opts) -> Result<Opts, String> {
         let builder = OptsBuilder::from_opts(options.clone());
         let Tls::On(on) = self else { return Ok(builder.ssl_opts(None).into()) };
@@ -83,8 +85,9 @@ impl Tls {
         };
         let ssl = SslOpts::default()
             .with_danger_accept_invalid_certs(!on.verified)
-            // The authorities within mysql_async are Mozilla's of some day; the system's are kept up to date, and the
-            // operator's own. Where nothing is verified they change nothing, but rustls refuses to begin without any.
+            // mysql_async's built-in authorities are Mozilla's as of its release; the system's are
+            // kept up to date, and so are the operator's. Without verification they do not matter,
+            // but rustls requires some.
             .with_disable_built_in_roots(on.verified)
             .with_root_certs(on.authorities.iter().map(|der| der.clone().into()).collect())
             .with_client_identity(on.identity.clone())
@@ -94,7 +97,8 @@ impl Tls {
 }
 
 impl Assembly<'_> {
-    /// The hosts with TLS as the keys say, or else as the site says. `said` is asked only where the site decides.
+    /// The hosts with TLS as the keys require, or else as the site does. `said` is only called if
+    /// the site decides.
     pub(super) fn with_tls(
         &mut self,
         config: &config::WordPress,
@@ -158,8 +162,8 @@ impl Assembly<'_> {
         (self.faults.len() == before).then(|| Tls::On(Box::new(On { verified, authorities, identity, name })))
     }
 
-    /// SECURITY: who names an authority or a certificate means TLS; without it the password and all rows would go over
-    /// the wire for everybody to read.
+    /// SECURITY: an operator who names an authority or a certificate wants TLS; without it, the
+    /// password and all rows would be readable on the network.
     fn refuse_useless(&mut self, config: &config::WordPress, by_tcp: bool) {
         let given = [
             (CA_FILE, config.database_ca_file.is_some()),
@@ -179,10 +183,11 @@ impl Assembly<'_> {
         }
     }
 
-    /// `MYSQL_CLIENT_FLAGS`, which wpdb hands to mysqli_real_connect(). mysqlnd encrypts with MYSQLI_CLIENT_SSL and
-    /// verifies nothing, since WordPress never calls mysqli_ssl_set(): `enable_ssl` of mysqlnd_vio.c verifies by default
-    /// only where a key, a certificate or an authority is set. The sidecar verifies all the same, unless the other flag
-    /// says that it is not wanted. `None` if it cannot be known.
+    /// `MYSQL_CLIENT_FLAGS`, which wpdb passes to mysqli_real_connect(). mysqlnd encrypts with
+    /// MYSQLI_CLIENT_SSL and verifies nothing, since WordPress never calls mysqli_ssl_set():
+    /// `enable_ssl` of mysqlnd_vio.c verifies by default only if a key, a certificate or an
+    /// authority is set. The sidecar verifies all the same, unless the other flag disables it.
+    /// `None` if it cannot be known.
     fn client_flags(&mut self) -> Option<Said> {
         const SSL: i64 = 2048;
         const DONT_VERIFY: i64 = 64;
@@ -208,8 +213,8 @@ impl Assembly<'_> {
 
 const INSTEAD_OF_FLAGS: &str = "wordpress.database_tls";
 
-/// Some systems have a certificate that does not parse among a hundred good ones, and mysql_async would refuse them
-/// all.
+/// Some systems have one certificate that does not parse among a hundred good ones, which would
+/// make mysql_async refuse all of them.
 fn system_authorities() -> Vec<CertificateDer<'static>> {
     rustls_native_certs::load_native_certs().certs.into_iter().filter(|der| is_authority(der).is_ok()).collect()
 }
@@ -218,7 +223,7 @@ fn is_authority(der: &CertificateDer<'_>) -> Result<(), rustls::Error> {
     RootCertStore::empty().add(der.clone().into_owned())
 }
 
-/// The operator's own are all needed, so that one that cannot be used is an error.
+/// The operator's own authorities are all needed, so an unusable one is an error.
 fn authorities_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates = certificates_of(path)?;
     for (i, der) in certificates.iter().enumerate() {
@@ -229,11 +234,12 @@ fn authorities_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(certificates)
 }
 
-/// Read once to see that key and certificate belong together; mysql_async reads the same bytes again.
+/// Read once to check that key and certificate belong together; mysql_async reads the same bytes
+/// again.
 fn identity(files: &CertificateFiles) -> Result<ClientIdentity, String> {
     let chain = certificates_of(&files.chain)?;
     let key = read_pem(&files.key)?;
-    // SECURITY: the PEM parser's own error could hold a piece of the file, which is a secret.
+    // SECURITY: the PEM parser's own error could contain a part of the file, which is secret.
     let parsed = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
         format!(
             "{}: has no private key in PEM form in it (-----BEGIN PRIVATE KEY-----); an encrypted one must be \
@@ -265,10 +271,11 @@ fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> 
     }
 }
 
-/// A SEQUENCE with a length of two bytes (X.690, 8.1): how a certificate in DER form begins, as Windows and Java write it.
+/// A SEQUENCE with a length of two bytes (X.690, 8.1): the beginning of a certificate in DER form,
+/// as Windows and Java write it.
 const DER_SEQUENCE: [u8; 2] = [0x30, 0x82];
 
-/// The bytes of a file, without byte order marks where it is text.
+/// The contents of a file, without byte order marks if it is text.
 fn read_pem(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
@@ -278,6 +285,6 @@ fn read_pem(path: &Path) -> Result<Vec<u8>, String> {
             false => Ok(()),
         })
         .map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
-    // In DER form the bytes of a mark may be part of anything.
+    // In DER form, these bytes may be part of the data.
     Ok(if bytes.starts_with(&DER_SEQUENCE) { bytes } else { byte_order_mark::removed(bytes) })
 }

@@ -1,13 +1,14 @@
-//! What is needed and not known of `wp-config.php`: one fault for each cause, however many constants it is the cause of.
+//! What `wp-config.php` leaves unknown and is needed: one fault for each cause, even if it affects
+//! several constants.
 
 use super::Assembly;
 use crate::config::Fault;
 use crate::wordpress::wp_config::Doubt;
 
-/// A constant that is needed and not known.
+/// A constant that is needed and unknown.
 pub(super) struct Unknown {
     name: String,
-    /// The keys that say it in its place; empty where none does.
+    /// The keys that can replace it; empty if there are none.
     instead: String,
     cause: Cause,
 }
@@ -15,11 +16,11 @@ pub(super) struct Unknown {
 /// Why.
 #[derive(Clone, PartialEq)]
 enum Cause {
-    /// Its value is PHP's to compute.
+    /// Only PHP can compute its value.
     Computed(Doubt),
-    /// It is not seen there, and what is not followed may define it.
+    /// It is not defined there, but code that is not read may define it.
     Elsewhere(Doubt),
-    /// It is not there.
+    /// It is not defined.
     NotThere,
 }
 
@@ -29,7 +30,7 @@ impl Assembly<'_> {
         self.note(name, instead, Cause::Computed(doubt.clone()));
     }
 
-    /// What is not defined, as far as was read.
+    /// A constant that is not defined in what was read.
     pub(super) fn not_there(&mut self, name: &str, instead: &str) {
         let cause = self.incomplete().map_or(Cause::NotThere, Cause::Elsewhere);
         self.note(name, instead, cause);
@@ -39,15 +40,16 @@ impl Assembly<'_> {
         self.unknown.push(Unknown { name: name.to_owned(), instead: instead.to_owned(), cause });
     }
 
-    /// How much is wrong so far.
+    /// How many faults there are so far.
     pub(super) fn wrong(&self) -> usize {
         self.faults.len() + self.unknown.len()
     }
 
-    /// All that is wrong.
+    /// All faults.
     pub(super) fn all_faults(mut self) -> Vec<Fault> {
         let mut unknown = std::mem::take(&mut self.unknown);
-        // After what is not followed nothing is certain: whatever else is not seen has the same ways out.
+        // After code that is not read, nothing is certain: all other missing constants have the
+        // same fixes.
         let first = unknown.iter().map(|one| &one.cause).find(|cause| matches!(cause, Cause::Elsewhere(_))).cloned();
         if let Some(first) = first {
             unknown.iter_mut().for_each(|one| one.cause = first.clone());
@@ -82,7 +84,7 @@ fn sentence(cause: &Cause, same: &[Unknown], is_imported: bool) -> String {
         Cause::Elsewhere(doubt) => format!("{doubt}, and so {names} cannot be known"),
         Cause::NotThere => format!("{names} {} not defined there", if is_one { "is" } else { "are" }),
     };
-    // PHP knows no more than it has said, and what is not there it does not know either.
+    // PHP has already reported everything, so it cannot help with a missing constant.
     let import = match cause {
         Cause::NotThere => "",
         _ if is_imported => "",

@@ -1,4 +1,4 @@
-//! A site made of its rows, or what stands against it.
+//! Makes a site from its rows, or lists the obstacles.
 
 use std::sync::{Arc, PoisonError};
 
@@ -59,7 +59,7 @@ impl Sites {
         })
     }
 
-    /// What stands against a native refresh: all of it, where [`Sites::current`] ends at the first.
+    /// All obstacles to native refreshes, while [`Sites::current`] stops at the first.
     pub(super) fn obstacles(&self, rows: &Rows) -> Vec<NotNative> {
         let settings = self.settings(rows);
         let signer = settings.as_ref().ok().map(|settings| self.signer(settings));
@@ -82,7 +82,8 @@ impl Sites {
         if self.installation.main_blog { Ok(()) } else { Err(NotNative::OtherBlog) }
     }
 
-    /// A site of a network has its home where the network finds it. Where it has not, code that maps domains has a hand in it.
+    /// The home URL of a network's site is where the network has the site. If not, code that maps
+    /// domains changes it.
     fn own_place(&self, stored_home: &str) -> Result<(), NotNative> {
         let Some(blog) = &self.blog else { return Ok(()) };
         let host = authority_of(stored_home);
@@ -95,7 +96,7 @@ impl Sites {
     pub(super) fn settings(&self, rows: &Rows) -> Result<Settings, NotNative> {
         let mut settings =
             options::settings(rows.option("jwt_auth_pro_settings")).map_err(understood("jwt_auth_pro_settings"))?;
-        // The constant wins over the setting.
+        // The constant overrides the setting.
         settings.enable_cors = self.installation.cors_enable.unwrap_or(settings.enable_cors);
         if let Some(lifetime) = self.jwt.lifetime {
             settings.jwt_expiration = lifetime.as_secs();
@@ -117,7 +118,7 @@ impl Sites {
         self.installation.salts.auth_salt(key.as_deref(), salt.as_deref()).ok_or(NotNative::Salt)
     }
 
-    /// Making a signer reads a key; that is done when the algorithm changes, not every few seconds.
+    /// Making a signer reads a key; that happens when the algorithm changes, not every few seconds.
     fn signer(&self, settings: &Settings) -> Result<Arc<Signer>, NotNative> {
         let unusable = |why: String| NotNative::Algorithm(settings.signing_algorithm.clone(), why);
         let algorithm = match self.jwt.algorithm {
@@ -154,7 +155,7 @@ impl Sites {
 }
 
 fn charset(rows: &Rows) -> Result<(), NotNative> {
-    // As _canonical_charset() folds them.
+    // Normalized like in _canonical_charset().
     let is_utf8 = |charset: &String| ["utf-8", "utf8"].iter().any(|name| charset.eq_ignore_ascii_case(name));
     rows.text("blog_charset")
         .filter(|charset| !is_utf8(charset))

@@ -1,4 +1,5 @@
-//! A value that is read again when it is too old, by one at a time. A network has one for each site in use, so that it is small.
+//! A value that is read again when it is too old, by one reader at a time. A network has one for
+//! each site in use, so it is small.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -8,12 +9,12 @@ use tokio::sync::Mutex;
 pub(super) struct Fresh<T> {
     known: RwLock<Option<(Instant, T)>>,
     lasts: Duration,
-    /// Held while it is read.
+    /// Locked while it is read.
     reading: Mutex<()>,
 }
 
 impl<T: Clone> Fresh<T> {
-    /// Nothing yet; what comes `lasts` so long.
+    /// Empty; each value lasts for `lasts`.
     pub(super) fn new(lasts: Duration) -> Self {
         Fresh { known: RwLock::new(None), lasts, reading: Mutex::new(()) }
     }
@@ -27,7 +28,7 @@ impl<T: Clone> Fresh<T> {
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), value));
     }
 
-    /// Reads it if it is too old. Those who come meanwhile wait for that and read nothing.
+    /// Reads the value if it is too old. Callers that arrive meanwhile wait for that result.
     pub(super) async fn get_or_read(&self, read: impl Future<Output = T>) -> T {
         let _reading = self.reading.lock().await;
         if let Some(value) = self.get() {

@@ -1,8 +1,9 @@
-//! The hosts that clients reach the site by, and what WordPress says its home URL is on each.
+//! The hosts that clients use for the site, and WordPress's home URL on each.
 //!
-//! Behind one web server there may be other sites, and on a network every site has its own host or path. Certain to be
-//! for this site are calls for the home URL's own host and for those in `[wordpress] hosts`. On any other host a call
-//! may be answered only where its token proves that it is for this site: see [`Called::Elsewhere`].
+//! One web server may serve several sites, and on a network each site has its own host or path.
+//! Only calls for the home URL's own host and for those in `[wordpress] hosts` are certainly for
+//! this site. A call on any other host may only be answered if its token proves that it is for this
+//! site: see [`Called::Elsewhere`].
 
 use std::sync::Arc;
 
@@ -18,33 +19,34 @@ use crate::wordpress::network::blog;
 /// The longest valid host name (RFC 1035, section 2.3.4), and a port.
 const LONGEST_HOST: usize = 255 + ":65535".len();
 
-/// What a call was made to.
+/// The destination of a call.
 pub enum Called {
-    /// A host that is certain to be this site's.
+    /// A host that certainly belongs to this site.
     Here(Arc<Home>),
-    /// A host that only the client has named: a live token of this site's is exchanged there, and all other calls are
-    /// WordPress's. With the question to WordPress about its home URL there.
+    /// A host that only the client has named: a live token of this site is exchanged there, and all
+    /// other calls are left to WordPress. Contains the question to WordPress about its home URL
+    /// there.
     Elsewhere(Question),
 }
 
-/// A host in `[wordpress] hosts`, and its home URL.
+/// A host in `[wordpress] hosts`, and the home URL on it.
 pub struct NamedHost {
-    /// As it is configured.
+    /// As configured.
     pub host: String,
-    /// What WordPress says there, or why refreshes are left to it.
+    /// WordPress's answer there, or why refreshes are left to it.
     pub home: Result<Arc<Home>, NotNative>,
 }
 
-/// What WordPress is asked about the site's own hosts.
+/// The questions to WordPress about the site's own hosts.
 pub(super) struct Questions {
-    /// About the home URL's own.
+    /// About the home URL's own host.
     pub(super) own: ByScheme,
     named: Vec<ByScheme>,
-    /// `WP_HOME` is made of the request: another spelling of the host makes another home URL.
+    /// `WP_HOME` depends on the request: another spelling of the host results in another home URL.
     depends_on_host: bool,
 }
 
-/// About one host.
+/// For one host.
 pub(super) struct ByScheme {
     http: Question,
     https: Question,
@@ -53,8 +55,8 @@ pub(super) struct ByScheme {
 impl ByScheme {
     fn new(stored_home: &str, host: Option<&str>, forms: &RouteForms, depends_on_host: bool) -> Self {
         let question = |scheme| {
-            // A stored https home stays https whatever the request came by: one question for both. Code that makes it
-            // of the host may do otherwise.
+            // A stored https home stays https for any scheme of the request: one question for both.
+            // Code that computes it from the host may do otherwise.
             let is_https = stored_home.starts_with("https:") && host.is_none() && !depends_on_host;
             let scheme = if is_https { Scheme::Https } else { scheme };
             let host = host.map(str::to_owned);
@@ -80,7 +82,7 @@ impl ByScheme {
 }
 
 impl Questions {
-    /// `own`: the host to ask at in place of the home URL's.
+    /// `own` is the host to ask instead of the home URL's.
     pub(super) fn new(
         stored_home: &str,
         own: Option<&str>,
@@ -93,17 +95,19 @@ impl Questions {
         Questions { own: about(own), named, depends_on_host }
     }
 
-    /// Whether `host`, as a request has it, is `known`. A default port is the same as none.
+    /// Whether `host`, as in a request, is `known`. A default port counts as none.
     fn is(&self, host: &str, known: &str, home: &str) -> bool {
         if self.depends_on_host { host == known } else { is_same(host, known, home) }
     }
 }
 
 impl Sites {
-    /// What a call for `host` that came by `scheme` was made to, and the home URL there, or why that is not known.
+    /// The destination of a call for `host` with `scheme`, and the home URL there, or why it is
+    /// unknown.
     ///
     /// # Errors
-    /// The call is WordPress's: [`NotNative::OtherHost`] for its host, anything else for the site.
+    /// The call is left to WordPress: [`NotNative::OtherHost`] because of its host, anything else
+    /// because of the site.
     pub fn called(&self, site: &Site, host: &str, scheme: Scheme) -> Result<Called, NotNative> {
         if self.blog().is_some() {
             return self.home_of_blog(site, host, scheme).map(Called::Here);
@@ -126,20 +130,23 @@ impl Sites {
             if is_same(own, questions.own.host(), stored_home) {
                 return Ok(Called::Here(home));
             }
-            // WordPress's own code has moved the home URL to another host than the one that was asked.
+            // The site's own code has moved the home URL to another host than the one that was
+            // asked.
             let question = questions.elsewhere(own, scheme);
             return usable(self.homes.known(&question), &question).map(Called::Here);
         }
-        // On a network the tokens of all sites are in one table, and a host may be any one's.
+        // On a network the tokens of all sites are in one table, and a host may belong to any of
+        // them.
         if self.installation.multisite || !is_host(host) {
             return Err(NotNative::OtherHost);
         }
         Ok(Called::Elsewhere(questions.elsewhere(host, scheme)))
     }
 
-    /// What a further site of a network has as its home URL for calls to `host`, where the network has found it.
-    // SECURITY: WordPress must say so itself for this very host and path. `sunrise.php`, or a plugin that maps domains, may have
-    // picked another site, whose tokens are not in this one's table.
+    /// The home URL of a network's further site for calls to `host`, on the host where the network
+    /// has the site.
+    // SECURITY: WordPress must itself confirm this very host and path. `sunrise.php`, or a plugin
+    // that maps domains, may have chosen another site, whose tokens are not in this one's table.
     pub(super) fn home_of_blog(&self, site: &Site, host: &str, scheme: Scheme) -> Result<Arc<Home>, NotNative> {
         let question = self.question_of_blog(site, host, scheme).ok_or(NotNative::OtherHost)?;
         let home = usable(self.homes.known_lately(&question), &question)?;
@@ -153,23 +160,26 @@ impl Sites {
     fn question_of_blog(&self, site: &Site, host: &str, scheme: Scheme) -> Option<Question> {
         let StoredHome::Stored(questions) = &site.home else { return None };
         let plain = blog::wordpress_host(host)?;
-        // Code that sees the host before WordPress does may tell apart what WordPress does not.
+        // Code that sees the host before WordPress may distinguish spellings that WordPress does
+        // not.
         (plain == host || !self.installation.sunrise).then(|| questions.elsewhere(&plain, scheme))
     }
 
-    /// Waits for what [`Sites::called`] needs of WordPress where nothing keeps that fresh but calls: of a network's further sites.
+    /// Waits for the answers that [`Sites::called`] needs and that only calls keep fresh: for a
+    /// network's further sites.
     pub async fn wait_for_home(&self, site: &Site, host: &str, scheme: Scheme) {
         if self.blog().is_some()
             && let Some(question) = self.question_of_blog(site, host, scheme)
         {
-            // It goes on where this ends, and the next call finds it.
+            // The question continues if this wait ends, and the next call finds the answer.
             let _ = timeout(PATIENCE, self.homes.ask_lately(&question)).await;
         }
     }
 
-    /// The home URL on a host that only a client has named, if WordPress has answered for it. With `may_ask` it is
-    /// asked, and the call does not wait for that.
-    // SECURITY: another site of the same web server may answer for the host, and would choose the issuer.
+    /// The home URL on a host that only a client has named, if WordPress has answered for it. With
+    /// `may_ask` it is asked, without waiting.
+    // SECURITY: another site on the same web server may answer for the host, and would choose the
+    // issuer.
     pub fn home_elsewhere(&self, site: &Site, question: &Question, may_ask: bool) -> Option<Arc<Home>> {
         let home = usable(self.homes.known_of_other(question, may_ask), question).ok()?;
         let own = self.home(site, question.scheme).ok()?;
@@ -178,8 +188,8 @@ impl Sites {
         is_ours.then_some(home)
     }
 
-    /// What WordPress says on each host in `[wordpress] hosts`, as far as it was asked. Asks again in the background
-    /// when it is time.
+    /// WordPress's answer for each host in `[wordpress] hosts`, if there is one. Renews it in the
+    /// background when it is time.
     pub fn named_hosts(&self, site: &Site) -> Vec<NamedHost> {
         let StoredHome::Stored(questions) = &site.home else { return Vec::new() };
         let named = questions.named.iter();
@@ -191,11 +201,11 @@ impl Sites {
             .collect()
     }
 
-    /// As [`Sites::ask_home`] in the usual scheme; and where a host of the site's was never asked for, waits for its
-    /// answer, too.
+    /// Like [`Sites::ask_home`] with the usual scheme; also waits for the answers for the site's
+    /// other hosts that were never asked for.
     ///
     /// # Errors
-    /// Why the home URL is not known on its own host.
+    /// Why the home URL is unknown on its own host.
     pub async fn ask_homes(&self, site: &Site) -> Result<Arc<Home>, NotNative> {
         let scheme = site.usual_scheme();
         let home = self.ask_home(site, scheme).await;
@@ -216,8 +226,9 @@ impl Sites {
         home
     }
 
-    /// Whether WordPress may have another home URL on a host that it was not asked about: `WP_HOME` is seen to be computed, or it has
-    /// named two hosts already, or it has not answered yet for one in `[wordpress] hosts`.
+    /// Whether WordPress may have another home URL on a host that it was not asked about: `WP_HOME`
+    /// is visibly computed, WordPress has already named two hosts, or it has not answered yet for
+    /// one in `[wordpress] hosts`.
     pub fn home_may_depend_on_host(&self, site: &Site) -> bool {
         let StoredHome::Stored(questions) = &site.home else { return false };
         let is_known =
@@ -230,7 +241,8 @@ impl Sites {
 
     /// WordPress has answered a call for `host` that was left to it: see
     /// [`Homes::doubt`](crate::wordpress::home::Homes::doubt).
-    // SECURITY: only for the site's own hosts. Behind the others there may be sites that refuse every such call.
+    // SECURITY: only for the site's own hosts. Other hosts may be sites that refuse every such
+    // call.
     pub fn heed_response(&self, host: &str, scheme: Scheme, status: http::StatusCode) {
         let Some(Ok(site)) = self.last_read() else { return };
         if self.blog().is_some() {
@@ -272,8 +284,8 @@ impl Questions {
     }
 }
 
-/// Whether two spellings mean one host to a site whose home URL is `home`: case and the scheme's own port do not
-/// count. A dot at the end does, for a web server may have another site there.
+/// Whether two spellings mean one host to a site whose home URL is `home`: case and the scheme's
+/// default port do not count. A trailing dot does, since a web server may have another site there.
 fn is_same(host: &str, other: &str, home: &str) -> bool {
     let is_https = home.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"));
     let default_port = if is_https { ":443" } else { ":80" };
@@ -282,8 +294,9 @@ fn is_same(host: &str, other: &str, home: &str) -> bool {
     host.zip(other).is_some_and(|(host, other)| host.eq_ignore_ascii_case(other))
 }
 
-/// Whether a client's host can be asked for: a name or an IPv4 address, perhaps with a port.
-// SECURITY: it becomes the `Host` of a request of our own.
+/// Whether WordPress can be asked for a client's host: a name or an IPv4 address, with or without a
+/// port.
+// SECURITY: it becomes the `Host` of a request by the sidecar.
 fn is_host(host: &str) -> bool {
     let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
     host.len() <= LONGEST_HOST
@@ -293,8 +306,8 @@ fn is_host(host: &str) -> bool {
         && port.is_none_or(|port| matches!(port.len(), 1..=5) && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether the home URL `home` is at `host`. A port does not count: PHP's `SERVER_NAME`, of which a site may make its
-/// home URL, has none.
+/// Whether the home URL `home` is on `host`. A port does not count: PHP's `SERVER_NAME`, from which
+/// a site may compute its home URL, has none.
 fn has_name(home: &str, host: &str) -> bool {
     without_port(authority_of(home)).eq_ignore_ascii_case(without_port(host))
 }

@@ -1,4 +1,4 @@
-//! Whether a site's own messages are in English, where that depends on files.
+//! Whether a site's own messages are in English, as far as it depends on files.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::Sites;
 use super::rows::Rows;
 use crate::wordpress::language::Locale;
 
-/// A look takes microseconds. Where the file system hangs, WordPress answers.
+/// A check takes microseconds. If the file system hangs, WordPress answers.
 const LIMIT: Duration = Duration::from_millis(500);
 
-/// One look at a time, so that a file system that hangs holds up one thread.
+/// One check at a time, so that a file system that hangs blocks only one thread.
 static LOOKS: Semaphore = Semaphore::const_new(1);
 
 impl Sites {

@@ -1,41 +1,40 @@
-//! What stands against native refreshes of a site.
+//! Obstacles to native refreshes of a site.
 
 use std::sync::Arc;
 
 use crate::wordpress::clock::Apart;
 use crate::wordpress::home::{Home, Question, Word};
 
-/// Why the route is WordPress's business at present.
+/// Why the route is currently left to WordPress.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotNative {
-    /// Nothing of the site was ever read.
+    /// The site was never read successfully.
     #[error("the site's settings cannot be read: {0}")]
     Unknown(String),
-    /// The plugin is not active.
     #[error("the plugin JWT Auth Pro is not active")]
     Inactive,
-    /// An option is not what it should be.
+    /// An option has an invalid value.
     #[error("the option {0} cannot be understood: {1}")]
     Option(&'static str, String),
     /// The plugin's table is not as expected: a rotation would fail, or could not be rolled back.
     #[error("the table {0} cannot be used: {1}")]
     Table(String, String),
-    /// The site signs with what we cannot.
+    /// The sidecar does not support the site's algorithm.
     #[error("tokens cannot be signed with the site's algorithm {0}: {1}")]
     Algorithm(String, String),
-    /// WordPress names its charset in each answer's Content-Type.
+    /// WordPress names its charset in the Content-Type of each response.
     #[error("the site's charset is {0}, not UTF-8")]
     Charset(String),
-    /// `wp_salt('auth')` cannot be known.
+    /// `wp_salt('auth')` is unknown.
     #[error("the salt wp_salt('auth') is neither in wp-config.php nor in the database")]
     Salt,
-    /// Not the first site of a network.
+    /// The site is not the first of its network.
     #[error("the main site of this network does not have the id 1")]
     OtherBlog,
-    /// The option `home` of a network's site and the place that the network has it at.
+    /// The option `home` of a network's site differs from where the network has it.
     #[error("its home URL is {0}, and the network has it at {1}")]
     Elsewhere(String, String),
-    /// WordPress did not say its home URL yet.
+    /// WordPress has not yet answered the question about its home URL.
     #[error("WordPress has not answered {0}/wp-json/ yet")]
     HomeUnknown(String),
     /// WordPress does not have the route.
@@ -47,25 +46,26 @@ pub enum NotNative {
     /// The filter `rest_url_prefix`.
     #[error("WordPress has its REST API elsewhere than at {0}/wp-json/")]
     Moved(String),
-    /// A call for a host that the web server may have another site for.
+    /// A call for a host on which the web server may have another site.
     #[error("another host than the home URL's and those in wordpress.hosts")]
     OtherHost,
     /// A host in `[wordpress] hosts` is another site of the network.
     #[error("on this host WordPress has the home URL {0}: it is another site of the network")]
     OtherSite(String),
-    /// Tokens would not be valid yet, or end early.
+    /// Tokens would not be valid yet, or would end early.
     #[error("the clocks differ too much: {0}")]
     Clocks(Apart),
 }
 
-/// The home URL that WordPress's `word` allows to answer for; else what stands against it.
+/// The home URL, if WordPress's `word` allows native refreshes with it; otherwise the obstacle.
 pub(super) fn usable(word: Option<Word>, question: &Question) -> Result<Arc<Home>, NotNative> {
     match word {
         None => Err(NotNative::HomeUnknown(question.place())),
         Some(Word::Refused { status, code }) => Err(NotNative::Refused(question.place(), status, code)),
         Some(Word::Moved) => Err(NotNative::Moved(question.place())),
         Some(Word::Home(home)) if !home.route_registered => Err(NotNative::RouteMissing),
-        // The route was recognized below the stored path; where WordPress sees another, it is not certain to be the route.
+        // The route was recognised below the stored path; if WordPress has another path, it may not
+        // be the route.
         Some(Word::Home(home)) if path_of(&home.url) != question.forms.home_path => {
             Err(NotNative::HomeUnknown(question.place()))
         }

@@ -1,4 +1,5 @@
-//! What is read from the database about the site: some options, and what the token table is like.
+//! What is read from the database about the site: some options, and the structure of the token
+//! table.
 
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use crate::wordpress::database::{Conn, DatabaseError, NO_INDEX, Session, column}
 use crate::wordpress::installation::Installation;
 use crate::wordpress::text::ColumnCharset;
 
-/// The options of the site that matter, in one query.
+/// The relevant options of the site, in one query.
 const OPTIONS: &str = "'active_plugins', 'jwt_auth_pro_settings', 'home', 'siteurl', 'permalink_structure', 'WPLANG', \
                        'auth_key', 'auth_salt', 'blog_charset', 'jwt_auth_pro_version', 'template', 'stylesheet', \
                        'db_version'";
@@ -31,29 +32,29 @@ const USED: [&str; 13] = [
     "blog_id",
 ];
 
-/// The column that tokens are in.
+/// The token column.
 const TOKEN: &str = "refresh_token_hash";
 
-/// What the token table's columns hold.
+/// The limits of the token table's columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Columns {
-    /// Characters that `user_agent` holds.
+    /// The length of `user_agent`, in characters.
     pub user_agent_length: usize,
-    /// Characters that `user_agent` can hold.
+    /// The character set of `user_agent`.
     pub user_agent_charset: ColumnCharset,
-    /// Whether `refresh_token_hash` compares without regard to case.
+    /// Whether `refresh_token_hash` is compared without regard to case.
     pub folds_case: bool,
-    /// Whether there is an index that begins with `refresh_token_hash`.
+    /// Whether there is an index whose first column is `refresh_token_hash`.
     pub indexed: bool,
 }
 
-/// The rows that a site is made of.
+/// The rows that describe a site.
 pub(super) struct Rows {
     options: Vec<(String, Vec<u8>)>,
     meta: Vec<(String, Vec<u8>)>,
     engine: Option<String>,
     columns: Vec<Column>,
-    /// One that begins with the column for tokens, of more than one the one that holds most of it.
+    /// An index whose first column is the token column; of several, the one that covers most of it.
     token_index: Option<String>,
     clock: Option<Reading>,
     /// Whether WordPress's own messages are in English, by the options and by files.
@@ -70,7 +71,7 @@ struct Column {
 }
 
 impl Rows {
-    /// With the names of the site's roles, if there are some to be declared.
+    /// Also reads the names of the site's roles, if they are declared.
     pub(super) async fn read(
         session: &mut Session<'_>,
         installation: &Installation,
@@ -79,7 +80,7 @@ impl Rows {
         let prefix = &installation.table_prefix;
         let table = format!("{prefix}jwt_auth_tokens");
         let conn = session.conn();
-        // WP_Roles keeps them under the prefix of the site's tables.
+        // WP_Roles stores them under the prefix of the site's tables.
         let roles = if with_roles { format!(", '{prefix}user_roles'") } else { String::new() };
         let options: Vec<Row> = conn
             .query(format!(
@@ -105,7 +106,8 @@ impl Rows {
             )
             .await?;
         let answered = Instant::now();
-        // Names that are not constants would have the server open every table of the database: of a network, thousands.
+        // With names that are not constants, the server would open every table of the database:
+        // thousands on a network.
         let columns: Vec<Row> = conn
             .exec(
                 "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, COLLATION_NAME, \
@@ -144,7 +146,7 @@ impl Rows {
         })
     }
 
-    /// What the database's clock showed.
+    /// The reading of the database's clock.
     pub(super) fn clock(&self) -> Option<Reading> {
         self.clock
     }
@@ -165,22 +167,22 @@ impl Rows {
         self.meta(name).map(|value| String::from_utf8_lossy(value).into_owned())
     }
 
-    /// A secret that is not UTF-8 would come out as another one: then there is none.
+    /// A secret that is not UTF-8 would be changed by conversion: it counts as missing.
     pub(super) fn secret(&self, name: &str) -> Option<String> {
         self.option(name).and_then(|value| String::from_utf8(value.to_vec()).ok())
     }
 
-    /// As [`Rows::secret`], from the network's options.
+    /// Like [`Rows::secret`], from the network's options.
     pub(super) fn meta_secret(&self, name: &str) -> Option<String> {
         self.meta(name).and_then(|value| String::from_utf8(value.to_vec()).ok())
     }
 
-    /// The index that tokens are found by.
+    /// The index on the token column.
     pub(super) fn token_index(&self) -> Option<&str> {
         self.token_index.as_deref()
     }
 
-    /// What the token table's columns hold, or why a rotation could not work with it.
+    /// The limits of the token table's columns, or why rotations cannot use the table.
     pub(super) fn columns(&self) -> Result<Columns, String> {
         let engine = self.engine.as_deref().ok_or("it is not there")?;
         if !engine.eq_ignore_ascii_case("InnoDB") {
@@ -210,9 +212,11 @@ impl Rows {
     }
 }
 
-/// Whether the server uses `index` where it is told to. It does not where the index is IGNORED (MariaDB) or INVISIBLE (MySQL), or
-/// was dropped a moment ago; each server keeps that in a column of another name.
-// SECURITY: the index's name is pasted, quoted as MySQL's manual says (9.2, Schema Object Names).
+/// Whether the server uses `index` when it is named in a hint. It does not if the index is IGNORED
+/// (MariaDB) or INVISIBLE (MySQL), or was just dropped; each server keeps that in a differently
+/// named column.
+// SECURITY: the index's name becomes part of the SQL, quoted as in MySQL's manual (9.2, Schema
+// Object Names).
 async fn is_used(conn: &mut Conn, table: &str, index: &str) -> Result<bool, DatabaseError> {
     let index = index.replace('`', "``");
     let explained =

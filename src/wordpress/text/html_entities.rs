@@ -1,9 +1,9 @@
-//! The named character references that survive WordPress's `esc_html`: those that
-//! `wp_kses_normalize_entities` knows (`$allowedentitynames`, wp-includes/kses.php) and that
-//! PHP's `htmlspecialchars(…, ENT_QUOTES, …, double_encode: false)` takes for HTML 4.01 too.
-//! `apos` is in the first list and not in the second.
+//! The named character references that WordPress's `esc_html` keeps: those in the list of
+//! `wp_kses_normalize_entities` (`$allowedentitynames`, wp-includes/kses.php) that PHP's
+//! `htmlspecialchars(…, ENT_QUOTES, …, double_encode: false)` also accepts in HTML 4.01. `apos` is
+//! in the first list but not in the second.
 
-/// Whether `name` (without `&` and `;`; case counts) survives.
+/// Whether `name` (without `&` and `;`, case-sensitive) is kept.
 pub(super) fn survives(name: &[u8]) -> bool {
     NAMES.binary_search_by(|known| known.as_bytes().cmp(name)).is_ok()
 }

@@ -1,8 +1,8 @@
 //! PHP's `strip_tags()` without allowed tags, state for state (`php_strip_tags_impl`,
-//! ext/standard/string.c, PHP 8.2). It is no HTML parser, and what it leaves of broken markup
-//! follows from its states alone, so they are kept as they are.
+//! ext/standard/string.c, PHP 8.2). It is not an HTML parser: what it leaves of broken markup
+//! depends only on its states, so they are copied unchanged.
 
-/// What `strip_tags($text)` returns. Only ASCII bytes begin and end what is removed, so valid
+/// The result of `strip_tags($text)`. What is removed begins and ends with ASCII bytes, so valid
 /// UTF-8 stays valid.
 pub(super) fn strip_tags(text: &[u8]) -> Vec<u8> {
     let mut scan =
@@ -36,9 +36,9 @@ struct Scan<'a> {
     at: usize,
     out: Vec<u8>,
     depth: usize,
-    /// The quote character we are in, or 0 (`in_q`).
+    /// The current quote character, or 0 (`in_q`).
     quote: u8,
-    /// The last character of note (`lc`).
+    /// The last significant character (`lc`).
     last: u8,
     /// Open parentheses in a PHP tag (`br`).
     parens: i64,

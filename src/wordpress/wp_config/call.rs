@@ -1,5 +1,5 @@
-//! Calls of the functions that matter in a configuration file. Others are worth nothing here, and those that the files declare
-//! themselves are code that is not followed.
+//! Calls of the functions that matter in a configuration file. The results of others are unknown,
+//! and those that the files declare themselves are not evaluated.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ impl Reader<'_> {
             return self.unknown(code, "is not read any more");
         }
         match (name.as_str(), values.as_slice()) {
-            // Before PHP 8 a third argument could make the name count in any case.
+            // Before PHP 8, a third argument could make the name case-insensitive.
             ("define", [name, value]) => self.call_define(code, name, value),
             ("defined", [name]) => self.call_defined(code, name),
             ("getenv", [name] | [name, _]) => self.call_getenv(code, name),
@@ -46,12 +46,12 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether the name may not mean PHP's own function.
+    /// Whether the name may refer to a function other than PHP's own.
     pub(super) fn is_other_function(&self, name: &str) -> bool {
         self.functions.contains(name) || name.contains('\\') || name == "getenv_docker" && self.docker.is_none()
     }
 
-    /// PHP does not evaluate what it asks for.
+    /// PHP does not evaluate the argument.
     fn call_isset(&mut self, argument: Code<'_>, asks_for_empty: bool) -> Value {
         let is = |scalar: &Scalar| match asks_for_empty {
             true => Scalar::Boolean(!scalar.is_true()),
@@ -90,7 +90,7 @@ impl Reader<'_> {
         };
         match self.resolved(path) {
             Ok(None) => Value::boolean(false),
-            // What is included then must be readable for PHP, too.
+            // An include then requires that PHP can read it, too.
             Ok(Some(_)) if function == "file_exists" => Value::boolean(true),
             Ok(Some(file)) if (self.surroundings.read_file)(&file).is_ok() => Value::boolean(true),
             Ok(Some(_)) => self.unknown(code, &format!("looks for {}, which PHP may see otherwise", path.display())),
@@ -108,7 +108,7 @@ fn parent(path: &str) -> &str {
     }
 }
 
-/// The expressions handed over, unless some are named, unpacked, or missing.
+/// The arguments, unless some are named, unpacked, or missing.
 fn plain_arguments(arguments: Code<'_>) -> Option<Vec<Code<'_>>> {
     let mut plain = Vec::new();
     for argument in arguments.children() {

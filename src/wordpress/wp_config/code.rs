@@ -1,4 +1,4 @@
-//! A piece of PHP: a node of the syntax tree with the source that it stands in.
+//! A piece of PHP: a node of the syntax tree with its source.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ impl<'t> Code<'t> {
         String::from_utf8_lossy(self.bytes()).into_owned()
     }
 
-    /// What stands behind it, to the end of the file.
+    /// The source after it, to the end of the file.
     pub(super) fn rest(self) -> &'t [u8] {
         self.source.get(self.node.end_byte()..).unwrap_or_default()
     }
@@ -70,12 +70,12 @@ impl<'t> Code<'t> {
         self.node.children(&mut self.node.walk()).filter(is_part).map(|node| self.at(node)).collect()
     }
 
-    /// The one thing in parentheses, in an argument, or after `@`.
+    /// The single operand in parentheses, in an argument, or after `@`.
     pub(super) fn operand(self) -> Option<Self> {
         self.children().into_iter().next()
     }
 
-    /// It and all in it, without recursion.
+    /// The node and all nodes below it, without recursion.
     pub(super) fn all(self) -> Vec<Self> {
         let mut found = vec![self];
         let mut cursor = self.node.walk();
@@ -91,20 +91,21 @@ impl<'t> Code<'t> {
         }
     }
 
-    /// Of a plain `$name`.
+    /// The name of a plain `$name`.
     pub(super) fn variable(self) -> Option<&'t str> {
         let name = (self.kind() == "variable_name").then(|| str::from_utf8(self.bytes()).ok());
         name.flatten()?.strip_prefix('$')
     }
 
-    /// Of a plain `name`, in lower case, without a leading backslash.
+    /// The name of a plain `name`, in lower case, without a leading backslash.
     pub(super) fn function(self) -> Option<String> {
         let is_name = matches!(self.kind(), "name" | "qualified_name" | "relative_name");
         let name = is_name.then(|| str::from_utf8(self.bytes()).ok()).flatten()?.to_ascii_lowercase();
         Some(name.strip_prefix('\\').unwrap_or(&name).to_owned())
     }
 
-    /// Whether it stands by itself or is a whole condition: within other expressions it matters when PHP comes to it.
+    /// Whether it is a statement of its own or a whole condition: within other expressions, it
+    /// matters when PHP evaluates it.
     pub(super) fn stands_alone(self) -> bool {
         let mut node = self.node;
         while let Some(parent) = node.parent() {
@@ -116,7 +117,7 @@ impl<'t> Code<'t> {
         false
     }
 
-    /// The line of the first thing in it that the parser could make nothing of.
+    /// The line of the first syntax error in it.
     pub(super) fn fault(self) -> Option<usize> {
         let is_faulty = |node: &Node<'_>| node.has_error() || node.is_missing();
         let mut at = Some(self.node).filter(is_faulty)?;
@@ -127,10 +128,11 @@ impl<'t> Code<'t> {
     }
 }
 
-/// SECURITY: bounded in time, whatever the file holds.
+/// SECURITY: limited in time, whatever the file contains.
 pub(super) fn parse(source: &[u8]) -> Result<Tree, WpConfigError> {
     let mut parser = Parser::new();
-    // The only way to fail is a grammar of another ABI version than the library: a fault of the build.
+    // This fails only if the grammar has another ABI version than the library, which is a fault of
+    // the build.
     parser.set_language(&tree_sitter_php::LANGUAGE_PHP.into()).map_err(|_| WpConfigError::TooSlow)?;
     let start = Instant::now();
     let mut too_slow = |_: &tree_sitter::ParseState| match start.elapsed() > PARSE_TIME_LIMIT {

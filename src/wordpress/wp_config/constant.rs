@@ -4,8 +4,9 @@ use super::Reader;
 use super::code::Code;
 use super::value::{Scalar, Value};
 
-/// Constants that WordPress reads, or defines after wp-config.php or for other requests than those from the web: PHP has none of
-/// them, so that `defined()` is false where the files have not defined it yet.
+/// Constants that WordPress reads, or defines after wp-config.php or in requests that do not come
+/// from the web. PHP itself has none of them, so `defined()` is false if the files have not defined
+/// them yet.
 const OF_WORDPRESS: &str = "\
     ABSPATH AUTH_KEY SECURE_AUTH_KEY LOGGED_IN_KEY NONCE_KEY AUTH_SALT SECURE_AUTH_SALT LOGGED_IN_SALT NONCE_SALT \
     SECRET_KEY SECRET_SALT MULTISITE SUBDOMAIN_INSTALL VHOST SUNRISE DOMAIN_CURRENT_SITE PATH_CURRENT_SITE \
@@ -15,7 +16,8 @@ const OF_WORDPRESS: &str = "\
     AUTOSAVE_INTERVAL EMPTY_TRASH_DAYS FS_METHOD FS_CHMOD_DIR FS_CHMOD_FILE AUTOMATIC_UPDATER_DISABLED WPLANG WPINC \
     XMLRPC_REQUEST REST_REQUEST";
 
-/// index.php defines `WP_USE_THEMES` in a request from the web, other ways into WordPress do not.
+/// index.php defines `WP_USE_THEMES` in a request from the web; other entry points of WordPress do
+/// not.
 fn is_left_to_site(name: &str) -> bool {
     OF_WORDPRESS.split(' ').any(|known| known == name)
         || ["WP_", "WPMU_", "DB_", "JWT_", "DOING_"].iter().any(|start| name.starts_with(start))
@@ -23,7 +25,7 @@ fn is_left_to_site(name: &str) -> bool {
 }
 
 impl Reader<'_> {
-    /// A word that stands for a value.
+    /// Evaluates a bare word.
     pub(super) fn evaluate_name(&mut self, code: Code<'_>) -> Value {
         let name = code.text();
         match name.to_ascii_lowercase().as_str() {
@@ -49,7 +51,7 @@ impl Reader<'_> {
     fn own_path(&self, code: Code<'_>, is_directory: bool) -> Value {
         let path = self.files.last().and_then(|file| if is_directory { file.parent() } else { Some(file) });
         match path.and_then(|path| path.to_str()) {
-            // systemd hands over a copy (`credential:`): where the file is for PHP is not known.
+            // systemd passes a copy (`credential:`): PHP's path of the file is unknown.
             Some(path) if path.starts_with("/run/credentials/") => {
                 self.unknown(code, "uses the path of the file, of which this is a copy")
             }

@@ -1,7 +1,8 @@
 //! The environment: `getenv()`, `$_ENV`, and the Docker image's `getenv_docker()`.
 //!
-//! PHP has two stores. `getenv()` asks the process; `$_ENV` is an array, filled once or, without an `E` in `variables_order` (as on
-//! Debian), never. What a file changes of either is not followed.
+//! PHP has two stores. `getenv()` reads the process's environment; `$_ENV` is an array that is
+//! filled once, or never without an `E` in `variables_order` (as on Debian). Changes that a file
+//! makes to either are not followed.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,20 +13,21 @@ use super::Reader;
 use super::code::Code;
 use super::value::{Doubt, Scalar, Value};
 
-/// The process's store. What changes one of the two as a whole hides it as a variable of that name.
+/// The process's store. Code that changes one of the two as a whole shadows it as a variable of
+/// this name.
 pub(super) const PROCESS: &str = "getenv()";
 
-/// What is taken for granted about PHP's environment. An operator can compare the two.
+/// Assumptions about PHP's environment, which an operator can check.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// Variables that are not set here, so that the file's own default counts.
+    /// Variables that are not set here, so that the file's own default is used.
     pub(super) defaults: BTreeSet<String>,
-    /// Those that PHP has in `$_ENV` if it fills it.
+    /// Variables that PHP has in `$_ENV` if it fills it.
     array: BTreeSet<String>,
 }
 
 impl Taken {
-    /// In words, without values.
+    /// As sentences, without values.
     pub(super) fn sentences(&self) -> Vec<String> {
         let kinds = [
             ("the file's own defaults, since these are not in the sidecar's environment", &self.defaults),
@@ -40,24 +42,25 @@ impl Taken {
     }
 }
 
-/// `getenv_docker()` as the official Docker image declares it. Its texts of December 2020 to March 2021 differ.
+/// `getenv_docker()` as the official Docker image declares it. Its versions from December 2020 to
+/// March 2021 differ.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DockerText {
-    /// Line ends are cut off what a file holds.
+    /// Whether line ends are removed from a file's contents.
     trims: bool,
-    /// An empty variable, and `0`, is as good as none.
+    /// Whether an empty variable, and `0`, counts as missing.
     needs_truth: bool,
 }
 
 impl DockerText {
-    /// `None` if the declaration is another one, which is not followed.
+    /// `None` if the declaration is a different one, which is not evaluated.
     pub(super) fn of(declaration: Code<'_>) -> Option<Self> {
         let text = declaration.text();
         let words: String = text.split_ascii_whitespace().collect();
         let all = [(true, false), (false, false), (false, true)];
         let it =
             all.map(|(trims, needs_truth)| Self { trims, needs_truth }).into_iter().find(|it| it.words() == words)?;
-        // White space counts in strings.
+        // White space matters within strings.
         (text.contains("'_FILE'") && (!it.trims || text.contains(r#""\r\n""#))).then_some(it)
     }
 
@@ -72,7 +75,8 @@ impl DockerText {
     }
 }
 
-/// Whether FPM and mod_php answer for the variable from the request, whatever the process has (`sapi_getenv()`).
+/// Whether FPM and mod_php read the variable from the request rather than the process
+/// (`sapi_getenv()`).
 fn is_of_request(name: &str) -> bool {
     const NAMES: &str =
         "HTTPS DOCUMENT_ROOT DOCUMENT_URI QUERY_STRING PHP_SELF GATEWAY_INTERFACE AUTH_TYPE FCGI_ROLE UNIQUE_ID";
@@ -81,7 +85,7 @@ fn is_of_request(name: &str) -> bool {
 }
 
 impl Reader<'_> {
-    /// A variable of the environment, from `$_ENV` or from the process.
+    /// An environment variable, from `$_ENV` or from the process.
     pub(super) fn variable_of_environment(&mut self, code: Code<'_>, name: &str, in_array: bool) -> Value {
         let (store, variable) = if in_array { ("$_ENV", "_ENV") } else { (PROCESS, PROCESS) };
         if let Some(hidden) = self.scope.variable(variable) {
@@ -112,7 +116,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `X_FILE` names a file with the value, else `X`, else the default.
+    /// `X_FILE` names a file with the value, otherwise `X` is the value, otherwise the default.
     pub(super) fn call_getenv_docker(&mut self, code: Code<'_>, name: &Value, default: &Value) -> Value {
         let (Some(name), Some(docker)) = (name.known_text(), self.docker) else {
             return self.unknown(code, "takes a variable from the environment whose name only PHP knows");
@@ -132,7 +136,8 @@ impl Reader<'_> {
         }
     }
 
-    /// SECURITY: `read_file` refuses devices, which would block, and what only this process has below /proc.
+    /// SECURITY: `read_file` refuses devices, which would block, and the files below /proc that are
+    /// specific to this process.
     fn secret_in_file(&self, code: Code<'_>, name: &str, path: &Scalar, docker: DockerText) -> Value {
         let path = String::from_utf8_lossy(&path.to_bytes()).into_owned();
         match (self.surroundings.read_file)(Path::new(&path)) {

@@ -1,10 +1,11 @@
-//! Expressions that are plain. What any other does on the way becomes unknown, and so does what it is worth.
+//! Plain expressions. The results of all others are unknown, and so are the values that they may
+//! change.
 
 use super::code::Code;
 use super::value::{Scalar, Value};
 use super::{Flow, Reader, literal};
 
-/// Longer strings are not kept: `$a = $a . $a` in a row would double them without end.
+/// Longer strings are not kept: repeated `$a = $a . $a` would double them without end.
 const TEXT_LIMIT: usize = 64 * 1024;
 
 pub(super) const COMPUTED: &str = "has a value that only PHP can compute";
@@ -12,7 +13,7 @@ pub(super) const COMPUTED: &str = "has a value that only PHP can compute";
 impl Reader<'_> {
     pub(super) fn evaluate(&mut self, code: Code<'_>) -> Value {
         let stopped = self.unknown(code, "is not read any more");
-        // After `exit` within an expression nothing of it is run.
+        // After `exit` within an expression, the rest of it does not run.
         if self.flow != Flow::On {
             return stopped;
         }
@@ -94,13 +95,14 @@ impl Reader<'_> {
         let operand = code.field("argument").map(|argument| self.evaluate(argument));
         match (code.bytes().first(), operand) {
             (Some(b'!'), Some(value)) => value.map(|scalar| Scalar::Boolean(!scalar.is_true())),
-            // `@` hides a warning only.
+            // `@` only hides a warning.
             (Some(b'@'), Some(value)) => value,
             (_, value) => self.computed(code, value.as_ref()),
         }
     }
 
-    /// Something that only PHP makes of a value: unknown for the value's own reason, if it has one.
+    /// A value that only PHP can compute from another: unknown for that one's own reason, if it is
+    /// unknown.
     pub(super) fn computed(&self, code: Code<'_>, value: Option<&Value>) -> Value {
         match value.map(Value::known) {
             Some(Err(doubt)) => Value::Unknown(doubt.clone()),

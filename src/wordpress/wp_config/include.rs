@@ -1,4 +1,4 @@
-//! `include`, `require`, and `eval` of a known text: code from elsewhere.
+//! `include`, `require`, and `eval` of a known text.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use super::code::Code;
 use super::value::{Scalar, Value};
 use super::{Flow, Reader, WpConfigError};
 
-/// Included files within included files.
+/// How deeply included files may be nested.
 const INCLUDE_DEPTH_LIMIT: usize = 8;
 
-/// Of a file that is there.
+/// For a file that exists.
 const UNREADABLE: &str = "which this user cannot read";
 
 impl Reader<'_> {
@@ -31,10 +31,11 @@ impl Reader<'_> {
             (None, Err(doubt)) => return self.lose(code, &format!("includes a file by a path that {}", doubt.why)),
             (None, Ok(_)) => return self.lose(code, "includes a file whose path only PHP knows"),
         };
-        // PHP takes out `..` before it looks for the file: what is on the way need not be there.
+        // PHP removes `..` before it looks for the file: the directories in between need not exist.
         let is_optional = code.kind().starts_with("include") && !path.split('/').any(|part| part == "..");
         let content = match self.included_path(path).and_then(|path| self.resolved(&path)) {
-            // PHP warns and goes on. A `require` would end the request, so there must be more to it.
+            // PHP warns and continues. A missing `require` would end the request, so PHP must see
+            // more than the sidecar.
             Ok(None) if is_optional => return Value::boolean(false),
             Ok(None) => Err("which is not there for this user"),
             Ok(Some(file)) if code.kind().ends_with("once_expression") && self.included.contains(&file) => {
@@ -52,7 +53,7 @@ impl Reader<'_> {
         }
     }
 
-    /// wp-settings.php itself, and not one of that name elsewhere.
+    /// Whether it is wp-settings.php itself, not a file of that name elsewhere.
     fn loads_wordpress(&self, path: &Value, argument: Code<'_>) -> bool {
         match path.known_text().map(Path::new) {
             Some(path) => {
@@ -66,7 +67,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The file at a path, links resolved, or that there is none; an error if PHP may see another.
+    /// The file at a path with links resolved, or `None` if there is none; an error if PHP may see
+    /// another file.
     pub(super) fn resolved(&self, path: &Path) -> Result<Option<PathBuf>, &'static str> {
         let resolved = (self.surroundings.canonicalize)(path);
         if [Some(path), resolved.as_deref().ok()].into_iter().flatten().any(|path| self.may_differ(path)) {
@@ -79,21 +81,22 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether PHP may see other files there than the sidecar: a service may have these directories to itself (systemd's
-    /// `PrivateTmp=`, a container's). A site that lies there itself, the sidecar sees as PHP does.
+    /// Whether PHP may see other files there than the sidecar: these directories may be private to
+    /// a service (systemd's `PrivateTmp=`, a container's). If the site itself is there, the sidecar
+    /// sees the same as PHP.
     fn may_differ(&self, path: &Path) -> bool {
-        // What systemd hands over is a copy.
+        // systemd passes a copy.
         let site = self.files.first().filter(|file| !file.starts_with("/run/credentials"));
         let is_below =
             |directory: &&str| path.starts_with(directory) && !site.is_some_and(|file| file.starts_with(directory));
         ["/tmp", "/var/tmp", "/proc", "/sys", "/dev", "/run", "/var/run"].iter().any(is_below)
     }
 
-    /// `eval()` of a text that is known: with Docker's image, `WORDPRESS_CONFIG_EXTRA`.
+    /// `eval()` of a known text: with Docker's image, `WORDPRESS_CONFIG_EXTRA`.
     pub(super) fn run_text(&mut self, code: Code<'_>, text: &Value) -> Value {
         match (text, self.files.last()) {
             (Value::Known(scalar @ Scalar::Text(_)), Some(file)) => {
-                // What `__FILE__` is there; `__DIR__` stays the same.
+                // The value of `__FILE__` there; `__DIR__` stays the same.
                 let path = PathBuf::from(format!("{}({}) : eval()'d code", file.display(), code.line()));
                 let content = [b"<?php ", scalar.to_bytes().as_slice()].concat();
                 self.run_code(code, &path, &content, "runs code")
@@ -115,8 +118,9 @@ impl Reader<'_> {
         }
     }
 
-    /// PHP looks for a bare name in its include path, which begins with the directory of index.php as a rule, and then
-    /// beside the including file. Only where one of these places has such a file it is certain which is meant.
+    /// PHP looks for a bare name in its include path, which usually begins with the directory of
+    /// index.php, and then beside the including file. The file is certain only if exactly one of
+    /// these places has it.
     fn included_path(&self, path: &str) -> Result<PathBuf, &'static str> {
         if path.starts_with('/') {
             return Ok(PathBuf::from(path));

@@ -1,5 +1,5 @@
-//! PHP's literals, decoded from their source text. `None` where a value is computed at run time (interpolation), and for
-//! forms that no configuration uses: numeric escapes, heredocs, numbers that are not decimal.
+//! Decodes PHP's literals. `None` for values computed at run time (interpolation), and for forms
+//! that no configuration uses: numeric escapes, heredocs, numbers that are not decimal.
 
 use super::code::Code;
 
@@ -8,7 +8,7 @@ pub(super) fn text_of(code: Code<'_>) -> Option<String> {
     matches!(code.kind(), "string" | "encapsed_string").then(|| String::from_utf8(string(code.bytes())?).ok())?
 }
 
-/// A quoted string, as it stands in the source.
+/// A quoted string in source form.
 pub(super) fn string(source: &[u8]) -> Option<Vec<u8>> {
     match source {
         [quote @ (b'\'' | b'"'), content @ .., last] if last == quote => decoded(content, *quote == b'"'),
@@ -16,7 +16,7 @@ pub(super) fn string(source: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// A decimal integer; those that overflow become floats in PHP, and a leading zero makes it octal.
+/// A decimal integer. Those that overflow become floats in PHP, and a leading zero means octal.
 pub(super) fn integer(source: &str) -> Option<i64> {
     source.parse().ok().filter(|_| source == "0" || !source.starts_with('0'))
 }

@@ -1,4 +1,4 @@
-//! Operators: what they make of two values, and which of their operands PHP evaluates at all.
+//! Operators: their results, and which operands PHP evaluates at all.
 
 use super::Reader;
 use super::code::Code;
@@ -17,7 +17,8 @@ impl Reader<'_> {
             "&&" | "and" => self.short_circuit(&first, false, right),
             "||" | "or" => self.short_circuit(&first, true, right),
             "??" => self.coalesce(first, right),
-            // PHP reads a plain variable on the left only after the right side. What is read of the right side changes none.
+            // PHP reads a plain variable on the left only after the right side, but no supported
+            // right side changes one.
             operator => {
                 let second = self.evaluate(right);
                 self.combine(code, operator, &first, &second)
@@ -37,7 +38,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `decisive` is the truth of the left side that spares the right one.
+    /// `decisive` is the truth value of the left side with which PHP skips the right side.
     fn short_circuit(&mut self, first: &Value, decisive: bool, right: Code<'_>) -> Value {
         match first.known() {
             Ok(scalar) if scalar.is_true() == decisive => Value::boolean(decisive),
@@ -65,7 +66,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Which of them PHP evaluates is not known.
+    /// It is unknown which operands PHP evaluates.
     fn open(&mut self, operands: &[Code<'_>], doubt: &super::Doubt) -> Value {
         operands.iter().for_each(|operand| self.touch(*operand, doubt));
         Value::Unknown(doubt.clone())
@@ -89,9 +90,9 @@ impl Reader<'_> {
     }
 }
 
-/// PHP's `==`, where it is plain.
+/// PHP's `==`, for plain cases.
 fn loosely_equal(left: &Scalar, right: &Scalar) -> Option<bool> {
-    // Numeric strings compare as numbers.
+    // Numeric strings are compared as numbers.
     let may_be_numeric = |text: &[u8]| text.iter().any(u8::is_ascii_digit);
     match (left, right) {
         (Scalar::Text(a), Scalar::Text(b)) => (a == b || !may_be_numeric(a) || !may_be_numeric(b)).then_some(a == b),

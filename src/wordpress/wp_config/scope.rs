@@ -1,7 +1,8 @@
-//! What is known at one point of the walk: constants and variables.
+//! The constants and variables known at one point of the evaluation.
 //!
-//! There is one state, not one for each branch. Code that may or may not run is not run: what it may touch becomes
-//! unknown ([`super::touched`]), and stays so, since references and handlers may change it again at any time.
+//! There is one state, not one per branch. Code that may or may not run is skipped: what it may
+//! change becomes unknown ([`super::touched`]), and stays so, since references and handlers may
+//! change it again at any time.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +10,10 @@ use super::value::{Doubt, Value};
 
 #[derive(Debug, Default)]
 pub(super) struct Scope {
-    /// With the line that defines it.
+    /// With the line of the definition.
     constants: BTreeMap<String, (Value, usize)>,
     pub(super) variables: BTreeMap<String, Value>,
-    /// Why nothing more can be known.
+    /// Why everything else is unknown.
     pub(super) lost: Option<Doubt>,
 }
 
@@ -21,13 +22,13 @@ impl Scope {
         self.constants.get(name)
     }
 
-    /// The first definition wins. One that may or may not be made has an unknown value.
+    /// The first definition wins. One that may or may not happen has an unknown value.
     pub(super) fn define(&mut self, name: &str, value: Value, line: usize) {
         let value = self.lost.clone().map_or(value, Value::Unknown);
         self.constants.entry(name.to_owned()).or_insert((value, line));
     }
 
-    /// `None` where nothing has set it.
+    /// `None` if it was never set.
     pub(super) fn variable(&self, name: &str) -> Option<Value> {
         self.lost.clone().map(Value::Unknown).or_else(|| self.variables.get(name).cloned())
     }
@@ -38,7 +39,8 @@ impl Scope {
         }
     }
 
-    /// Code has run, or may have, that was not read: it can define any constant and change anything else.
+    /// Code that is not read has run, or may have: it can define any constant and change everything
+    /// else.
     pub(super) fn lose(&mut self, doubt: &Doubt) {
         self.lost.get_or_insert_with(|| doubt.clone());
     }

@@ -1,4 +1,4 @@
-//! Statements: the order of things, conditions that are known, and where reading ends.
+//! Statements: their order, known conditions, and where evaluation ends.
 
 use super::code::Code;
 use super::environment::DockerText;
@@ -6,9 +6,10 @@ use super::value::Value;
 use super::{Flow, Reader, WpConfigError};
 
 impl Reader<'_> {
-    /// One file from its first statement to the last that counts.
+    /// Runs one file from its first statement to the last relevant one.
     pub(super) fn run_program(&mut self, program: Code<'_>) {
-        // A file that is included counts as a whole; of the first one what follows wp-settings.php does not.
+        // An included file must be valid as a whole; in the first file, errors after
+        // wp-settings.php do not matter.
         if let Some(line) = program.fault().filter(|_| program.kind() == "ERROR" || self.files.len() > 1) {
             self.flow = Flow::Failed(WpConfigError::Syntax { line });
             return;
@@ -26,7 +27,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What counts wherever it stands, as namespaces and conditions only ever hide it.
+    /// Declarations apply wherever they are; namespaces and conditions can only hide them.
     fn declare(&mut self, code: Code<'_>) {
         match code.kind() {
             "function_definition" => match (DockerText::of(code), code.field("name")) {
@@ -34,7 +35,7 @@ impl Reader<'_> {
                 (None, Some(name)) => _ = self.functions.insert(name.text().to_ascii_lowercase()),
                 (None, None) => {}
             },
-            // What a word means is another thing from here on.
+            // In a namespace, names have other meanings.
             "namespace_definition" => _ = self.lose(code, "is in a namespace, which is not followed"),
             "namespace_use_declaration" => {
                 let words = code.text().to_ascii_lowercase();
@@ -43,11 +44,11 @@ impl Reader<'_> {
                     self.lose(code, "uses functions or constants of a namespace, which are not followed");
                 }
             }
-            // PHP leaves PHP mode at `?>` even in a comment to the end of the line; the parser overlooks `??>`.
+            // PHP ends PHP mode at `?>` even in a line comment; the parser misses `??>`.
             "comment" if !code.bytes().starts_with(b"/*") && code.text().contains("?>") => {
                 self.lose(code, "ends PHP mode within a comment");
             }
-            // php.ini says whether `<?` opens PHP; `<?phpx` is such a tag, too.
+            // php.ini decides whether `<?` opens PHP; `<?phpx` is such a tag, too.
             "php_tag" => {
                 let is_full = code.bytes().len() == 5 && code.rest().first().is_none_or(u8::is_ascii_whitespace);
                 if !is_full && code.bytes() != b"<?=" {
@@ -77,7 +78,7 @@ impl Reader<'_> {
                 code.children().into_iter().for_each(|value| _ = self.evaluate(value));
                 match (self.flow, code.kind()) {
                     (Flow::On, "return_statement") if self.files.len() > 1 => self.flow = Flow::Return,
-                    // WordPress cannot go on without the rest of its configuration.
+                    // WordPress cannot work without the rest of its configuration.
                     (Flow::On, "return_statement") => _ = self.end(code, "return"),
                     (Flow::On, _) => _ = self.end(code, "exit"),
                     _ => {}
@@ -111,7 +112,8 @@ impl Reader<'_> {
         }
     }
 
-    /// After wp-settings.php: WordPress is set up by then, but its plugins see the constants when they serve a request.
+    /// After wp-settings.php: WordPress is set up by then, but its plugins see the constants when
+    /// they serve a request.
     fn touch_late(&mut self, code: Code<'_>) {
         let doubt = self.doubt(code, "comes after wp-settings.php and may define it");
         std::mem::swap(&mut self.scope, &mut self.late);
@@ -119,7 +121,7 @@ impl Reader<'_> {
         std::mem::swap(&mut self.scope, &mut self.late);
     }
 
-    /// The rest is not run, in this file and in those that include it.
+    /// The rest does not run, in this file and in those that include it.
     pub(super) fn end(&mut self, code: Code<'_>, what: &str) -> Value {
         self.flow = Flow::Gone;
         let why = format!("is where reading ended ({what}): give the path of wp-config.php below WordPress's root");

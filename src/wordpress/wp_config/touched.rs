@@ -1,15 +1,16 @@
-//! What code may touch that may or may not run, or that is not understood: all of that becomes unknown.
+//! Makes unknown what code may change that may or may not run, or that is not understood.
 
 use super::code::Code;
 use super::environment::PROCESS;
 use super::value::{Doubt, Value};
 use super::{Reader, literal};
 
-/// PHP changes these by itself, and nothing that is read depends on them.
+/// PHP changes these by itself, and no supported value depends on them.
 const SUPERGLOBALS: [&str; 8] = ["_SERVER", "_GET", "_POST", "_COOKIE", "_REQUEST", "_FILES", "_SESSION", "this"];
 
-/// They take everything by value, run no code of the site, and change nothing that is read here.
-/// Not in the list: what takes a callback in any form, or an object whose methods it runs on purpose.
+/// These functions take everything by value, run no code of the site, and change nothing that is
+/// read here. Functions that take a callback in any form, or an object whose methods they run on
+/// purpose, are not in the list.
 const WITHOUT_EFFECT: &str = "\
     addslashes array_combine array_key_exists array_keys array_merge array_search array_slice array_values base64_decode \
     base64_encode basename bin2hex class_exists compact constant count crc32 date date_default_timezone_get \
@@ -24,13 +25,13 @@ const WITHOUT_EFFECT: &str = "\
     strrpos strstr strtolower strtotime strtoupper strtr strval substr substr_count sys_get_temp_dir time trim ucfirst ucwords \
     umask uniqid urldecode urlencode var_export version_compare vsprintf";
 
-/// They run no code of the site either, but change variables that they are handed. WordPress's own are there once it is
-/// loaded.
+/// These run no code of the site either, but change variables passed to them. WordPress's own exist
+/// once it is loaded.
 const CHANGES_ARGUMENTS: &str = "\
     add_action add_filter array_pop array_push array_shift array_unshift asort headers_sent ksort preg_match \
     preg_match_all preg_replace remove_action remove_filter settype sort str_ireplace str_replace";
 
-/// Settings by which PHP finds other files, or runs code.
+/// Settings that make PHP find other files, or run code.
 const SETTINGS_WITH_EFFECT: [&str; 4] = ["include_path", "open_basedir", "unserialize_callback_func", "assert."];
 
 fn is_in(names: &str, name: &str) -> bool {
@@ -44,14 +45,14 @@ impl Reader<'_> {
 
     fn touch_code(&mut self, code: Code<'_>, doubt: &Doubt) {
         match code.kind() {
-            // Declared, not run. A call of one loses track.
+            // Declared, not run. A call makes everything unknown.
             "function_definition"
             | "class_declaration"
             | "interface_declaration"
             | "trait_declaration"
             | "enum_declaration"
             | "string" => return,
-            // Whether it is read, assigned to or referred to is not looked into.
+            // Reading, assigning and referring are not distinguished.
             "variable_name" => match code.variable() {
                 Some(name) if SUPERGLOBALS.contains(&name) => {}
                 Some(name) if name != "GLOBALS" => self.scope.assign(name, Value::Unknown(doubt.clone())),
@@ -60,12 +61,12 @@ impl Reader<'_> {
             "function_call_expression" => return self.touch_call(code, doubt),
             "clone_expression" | "yield_expression" | "dynamic_variable_name" | "ERROR" => self.scope.lose(doubt),
             _ if code.is_include() || code.runs_class() => self.scope.lose(doubt),
-            // The order of statements is not that of the lines.
+            // Statements may run in another order than that of the lines.
             "goto_statement" => {
                 let doubt = self.doubt(code, "uses goto, which is not followed");
                 self.scope.lose(&doubt);
             }
-            // What follows in an included file may not be run.
+            // The rest of an included file may not run.
             "return_statement" if self.files.len() > 1 => self.scope.lose(doubt),
             "const_element" => {
                 let name = code.operand().map(Code::text).unwrap_or_default();

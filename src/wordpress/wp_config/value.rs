@@ -1,17 +1,18 @@
-//! Values as PHP has them, as far as we know them.
+//! Values as in PHP, as far as they are known.
 
 use std::fmt;
 
 use crate::printable::is_harmful;
 
-/// A value that a constant can have. Floats and arrays are never known here: nothing we look for is one.
+/// A value that a constant can have. Floats and arrays are never known here: no relevant constant
+/// has one.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Scalar {
     /// Bytes, mostly UTF-8.
     Text(Vec<u8>),
-    /// A whole number.
+    /// An integer.
     Integer(i64),
-    /// True or false.
+    /// A boolean.
     Boolean(bool),
     /// Null.
     Null,
@@ -43,7 +44,7 @@ impl Scalar {
     }
 }
 
-// SECURITY: these are passwords and keys as often as not.
+// SECURITY: these are often passwords and keys.
 impl fmt::Debug for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -55,22 +56,22 @@ impl fmt::Debug for Scalar {
     }
 }
 
-/// Why a value is not known. It holds names and lines, no values.
+/// Why a value is unknown. Contains names and lines, but no values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubt {
-    /// Empty for what stands in no line.
+    /// Empty if there is no line.
     place: String,
     pub(super) why: String,
 }
 
 impl Doubt {
     pub(super) fn at(place: &str, why: &str) -> Self {
-        // SECURITY: names come from the file, and go into one line of an error.
+        // SECURITY: names come from the file, and become part of a one-line error.
         let printable = |text: &str| text.chars().filter(|character| !is_harmful(*character)).take(400).collect();
         Self { place: printable(place), why: printable(why) }
     }
 
-    /// Of what stands in no line.
+    /// A doubt without a line.
     pub fn elsewhere(why: &str) -> Self {
         Self::at("", why)
     }
@@ -83,15 +84,15 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// A value in the walk.
+/// A value during evaluation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     Known(Scalar),
-    /// An environment variable that is not here, by its name: good for choosing the default that the file gives it, and for
-    /// nothing else. The scalar is what PHP has where it is not set.
+    /// A missing environment variable, by its name: it only selects the file's own default. The
+    /// scalar is PHP's value if it is not set.
     Unset(Scalar, String, Doubt),
-    /// What `$_ENV` holds if PHP fills it at all (`variables_order`; Debian's php.ini does not). A constant can be that, but
-    /// nothing is decided by it, or made of it.
+    /// The value of `$_ENV` if PHP fills it at all (`variables_order`; Debian's php.ini does not).
+    /// A constant can have this value, but no condition or other value can depend on it.
     InEnv(Scalar, Doubt),
     Unknown(Doubt),
 }
@@ -101,7 +102,7 @@ impl Value {
         Self::Known(Scalar::Boolean(boolean))
     }
 
-    /// What can be decided by it, or why nothing can.
+    /// The value for decisions, or the reason why there is none.
     pub(super) fn known(&self) -> Result<&Scalar, &Doubt> {
         match self {
             Self::Known(scalar) => Ok(scalar),
@@ -109,7 +110,7 @@ impl Value {
         }
     }
 
-    /// The text of a known string.
+    /// The text, if it is a known string.
     pub(super) fn known_text(&self) -> Option<&str> {
         match self {
             Self::Known(Scalar::Text(text)) => str::from_utf8(text).ok(),
@@ -117,7 +118,7 @@ impl Value {
         }
     }
 
-    /// The answer that `apply` gives about it, if it is known.
+    /// The result of `apply` to the value, if it is known.
     pub(super) fn map(&self, apply: impl FnOnce(&Scalar) -> Scalar) -> Self {
         self.known().map_or_else(|doubt| Self::Unknown(doubt.clone()), |scalar| Self::Known(apply(scalar)))
     }

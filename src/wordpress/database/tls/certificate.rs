@@ -1,4 +1,4 @@
-//! What is wrong with a server's certificate, in words, with the fix. Pure.
+//! Describes what is wrong with a server's certificate, and the fix. Pure.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,29 +12,29 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name}
 use super::DOCS;
 use crate::printable::{self, Form};
 
-/// What a certificate says of itself.
+/// The contents of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The names and addresses in its subject alternative name.
     pub names: Vec<String>,
-    /// The subject's common name, which TLS libraries no longer look at (RFC 9525, 6.3).
+    /// The subject's common name, which TLS libraries no longer use (RFC 9525, 6.3).
     pub common_name: Option<String>,
-    /// Who has signed it, as far as it says.
+    /// The issuer that it names.
     pub issuer: String,
-    /// Whether it names itself as the one who has signed it.
+    /// Whether it names itself as the issuer.
     pub self_signed: bool,
     /// 1 to 3.
     pub version: u32,
     /// Whether it may sign others (CA:TRUE).
     pub is_authority: bool,
-    /// From when on it is valid.
+    /// The start of its validity.
     pub begin: SystemTime,
-    /// Until when it is valid.
+    /// The end of its validity.
     pub end: SystemTime,
 }
 
 impl Facts {
-    /// Reads a certificate in DER form. `None` where it is not one.
+    /// Reads a certificate in DER form. `None` if it is invalid.
     pub fn of(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let alternative = certificate.subject_alternative_name().ok().flatten();
@@ -56,7 +56,7 @@ impl Facts {
         })
     }
 
-    /// Whom it is for.
+    /// The names that it is for.
     pub fn subject(&self) -> String {
         match (self.names.as_slice(), &self.common_name) {
             ([], Some(name)) => format!("{name} (no subject alternative name)"),
@@ -65,7 +65,7 @@ impl Facts {
         }
     }
 
-    /// Who has signed it.
+    /// The issuer, for people.
     pub fn signer(&self) -> String {
         match self.self_signed {
             true => "itself".to_owned(),
@@ -77,7 +77,7 @@ impl Facts {
 /// Why a certificate is not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// By whom it is signed, where that is known.
+    /// The issuer, if known.
     UnknownAuthority(Option<String>),
     SelfSigned,
     NoNames(Option<String>),
@@ -85,7 +85,7 @@ pub(super) enum Fault {
         asked: String,
         names: Vec<String>,
     },
-    /// It may sign others, and so is not taken for a server's (CA:TRUE).
+    /// It may sign others (CA:TRUE), so it is not accepted as a server's.
     Authority,
     Expired(String),
     NotYet(String),
@@ -94,8 +94,8 @@ pub(super) enum Fault {
     Other(String),
 }
 
-/// What `error` says, and what the certificate itself shows that would be the next error. The first is what the error
-/// is about.
+/// The faults that `error` reports, and those of the certificate that would be the next errors. The
+/// first is the one of `error`.
 pub(super) fn faults(error: &CertificateError, leaf: Option<&[u8]>, name: &str) -> Vec<Fault> {
     let facts = leaf.and_then(Facts::of);
     let mut faults = vec![cause(error, facts.as_ref(), name)];
@@ -138,7 +138,7 @@ fn cause(error: &CertificateError, facts: Option<&Facts>, name: &str) -> Fault {
                 Fault::WrongName { asked: name.to_owned(), names: presented.iter().map(|name| shown(name)).collect() }
             }
         },
-        // webpki's own errors, a crate that is not ours: their names are all there is.
+        // webpki's own errors: that crate is not a dependency, so only their names are available.
         CertificateError::Other(other) => match format!("{:?}", other.0).as_str() {
             "CaUsedAsEndEntity" => Fault::Authority,
             "UnsupportedCertVersion" => Fault::Version(facts.map_or(1, |facts| facts.version)),
@@ -155,22 +155,22 @@ fn name_fault(facts: &Facts, name: &str) -> Fault {
     }
 }
 
-/// A certificate that cannot be parsed, as of version 1, is for no name.
+/// Whether it is valid for `name`. One that cannot be parsed, as of version 1, is not.
 fn is_for(leaf: &[u8], name: &str) -> bool {
     let der = CertificateDer::from(leaf);
     let (Ok(certificate), Ok(name)) = (ParsedCertificate::try_from(&der), ServerName::try_from(name)) else {
-        // Said otherwise.
+        // Reported as another fault.
         return true;
     };
     verify_server_name(&certificate, &name).is_ok()
 }
 
-/// All of it in one sentence, and what to do in the next.
+/// All faults in one sentence, and the fixes in the next.
 pub(super) fn explain(faults: &[Fault], encrypt_only: bool) -> String {
     let causes: Vec<String> = faults.iter().map(Fault::describe).collect();
     let causes = causes.join(", and ");
     if encrypt_only {
-        // Only a handshake that cannot be finished gets here.
+        // This happens only if the handshake cannot be completed.
         return format!(
             "the server's certificate cannot be used even without verification: {causes}. The server needs another \
              one: {DOCS}"
@@ -232,8 +232,8 @@ impl Fault {
     }
 }
 
-/// SECURITY: whoever stands in the server's place writes the texts of a certificate, and logs, commands and the status
-/// page show them: short, on one line, and only a few.
+/// SECURITY: an attacker in the server's place writes the texts of a certificate, and logs,
+/// commands and the status page show them. So they are shortened, on one line, and few.
 fn shown(text: &str) -> String {
     const LONGEST: usize = 200;
     let short: String = text.chars().take(LONGEST).collect();
@@ -265,7 +265,7 @@ fn date(seconds: u64) -> String {
     httpdate::fmt_http_date(time(i64::try_from(seconds).unwrap_or(0)))
 }
 
-/// Certificates may be valid from before 1970 (then it does not matter) until 9999.
+/// Certificates may be valid from before 1970 (the exact time does not matter then) until 9999.
 fn time(timestamp: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
 }

@@ -1,10 +1,10 @@
-//! Looks at the certificate that a database presents: greets it, asks for TLS, shakes hands, and leaves before any
-//! log-in.
+//! Probes a database's certificate: reads the greeting, asks for TLS, makes the handshake, and
+//! closes before logging in.
 //!
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html>
 //!
-//! SECURITY: the handshake is finished with any server, and nothing is sent over it. The result is only shown to
-//! operators; what a connection may carry is decided by the verifier of each connection.
+//! SECURITY: the handshake is completed with any server, and nothing is sent over it. The result is
+//! only shown to operators; each real connection has its own verifier.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,23 +24,23 @@ use super::certificate::{self, Facts};
 const CAPABILITIES: u32 = 0x0008_8A00;
 const CLIENT_SSL: u16 = 0x0800;
 
-/// The greeting of a server has a hundred bytes.
+/// The longest greeting accepted, in bytes; a server's has a hundred.
 const LONGEST_GREETING: usize = 4096;
 
-/// What a server presents.
+/// What a server presented.
 pub struct Presented {
-    /// The version of TLS and the cipher suite, in rustls's words.
+    /// The TLS version and cipher suite, as rustls names them.
     pub agreed: String,
-    /// Its certificate, and those that it sends along.
+    /// Its certificate, and the others that it sends.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The certificate as it describes itself.
+    /// The certificate's contents.
     pub facts: Option<Facts>,
-    /// Why it is not verified; `None` where it is.
+    /// Why it is not verified; `None` if it is.
     pub refused: Option<String>,
 }
 
 impl Presented {
-    /// In one line.
+    /// On one line.
     pub fn describe(&self) -> String {
         let certificate = match &self.facts {
             Some(facts) => {
@@ -54,7 +54,7 @@ impl Presented {
     }
 }
 
-/// Looks at the server, and verifies its certificate for `name` against `roots`.
+/// Probes the server, and verifies its certificate for `name` against `roots`.
 pub(super) async fn look(host: &str, port: u16, name: &str, roots: RootCertStore) -> Result<Presented, String> {
     let asked = ServerName::try_from(name).map_err(|_| format!("no certificate can be for {name:?}"))?.to_owned();
     let watcher = Arc::new(Watcher::new(roots)?);
@@ -72,7 +72,7 @@ pub(super) async fn look(host: &str, port: u16, name: &str, roots: RootCertStore
     }
     stream.write_all(&ssl_request()).await.map_err(|error| error.to_string())?;
     let shaken = TlsConnector::from(Arc::new(config)).connect(asked, stream).await;
-    // Also where it breaks off when the certificate has been seen.
+    // Even if the server closes the connection after sending the certificate.
     let Some(Seen { chain, refused }) = watcher.seen.lock().unwrap_or_else(PoisonError::into_inner).take() else {
         return Err(shaken.err().map_or_else(|| "no certificate".to_owned(), |error| error.to_string()));
     };
@@ -96,7 +96,7 @@ pub(super) async fn look(host: &str, port: u16, name: &str, roots: RootCertStore
     Ok(Presented { agreed, facts, refused, chain })
 }
 
-/// One packet: three bytes of length, one of sequence, then what it holds.
+/// One packet: three bytes of length, one of sequence, then the payload.
 async fn packet(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let header = stream.read_u32_le().await?;
     let length = usize::try_from(header & 0x00FF_FFFF).unwrap_or(usize::MAX);
@@ -108,8 +108,8 @@ async fn packet(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Version 10 of the protocol, the server's version up to a zero, 4 bytes of the connection's number, 8 of a nonce, a
-/// zero, and the lower half of the capabilities.
+/// Version 10 of the protocol, the server's version up to a zero, 4 bytes of the connection's
+/// number, 8 of a nonce, a zero, and the lower half of the capabilities.
 fn offers_tls(greeting: &[u8]) -> bool {
     let Some((10, behind)) = greeting.split_first().map(|(version, behind)| (*version, behind)) else { return false };
     let Some(end) = behind.iter().position(|byte| *byte == 0) else { return false };
@@ -117,8 +117,8 @@ fn offers_tls(greeting: &[u8]) -> bool {
     capabilities.is_some_and(|bytes| u16::from_le_bytes(bytes) & CLIENT_SSL != 0)
 }
 
-/// Capabilities, the largest packet (16 MiB), the character set utf8mb4_general_ci, 23 zeros; the second packet of the
-/// conversation.
+/// Capabilities, the largest packet (16 MiB), the character set utf8mb4_general_ci, 23 zeros; the
+/// second packet of the conversation.
 fn ssl_request() -> Vec<u8> {
     let mut request = vec![32, 0, 0, 1];
     request.extend_from_slice(&CAPABILITIES.to_le_bytes());
@@ -128,10 +128,10 @@ fn ssl_request() -> Vec<u8> {
     request
 }
 
-/// Accepts every certificate and keeps what would have been said of it.
+/// Accepts every certificate, and keeps the result of a real verification.
 #[derive(Debug)]
 struct Watcher {
-    /// `None` where no authority is trusted.
+    /// `None` if no authority is trusted.
     verifier: Option<Arc<WebPkiServerVerifier>>,
     schemes: Vec<SignatureScheme>,
     seen: Mutex<Option<Seen>>,
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As MariaDB 10.11 sends it, up to the capabilities.
+    /// A greeting of MariaDB 10.11, up to the capabilities.
     fn greeting(capabilities: u16) -> Vec<u8> {
         let mut greeting = b"\x0a10.11.19-MariaDB\0\x07\0\0\0ABCDEFGH\0".to_vec();
         greeting.extend_from_slice(&capabilities.to_le_bytes());
