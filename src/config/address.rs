@@ -1,5 +1,5 @@
-//! Where the sidecar listens and what it connects to: TCP addresses, unix sockets, sockets that systemd passes, the
-//! upstream's URL; and where the files of a certificate are.
+//! Addresses: where the sidecar listens and what it connects to (TCP, unix sockets, sockets that
+//! systemd passes, the upstream's URL), and the files of a certificate.
 
 use std::{
     fmt,
@@ -17,15 +17,15 @@ use super::value::{absolute_url, has_userinfo};
 pub enum ListenAddress {
     /// An IP address and a port; port 0 takes any free one.
     Tcp(SocketAddr),
-    /// The absolute path of a unix socket.
+    /// A unix socket, by its absolute path.
     Unix(PathBuf),
-    /// The sockets that systemd passes under this name, at least one.
+    /// The sockets, at least one, that systemd passes under this name.
     Systemd(String),
 }
 
 impl ListenAddress {
-    /// Whether it is `[::]` and takes no IPv4, since `all` name an IPv4 address of its port as well. By itself `[::]` takes
-    /// both (ipv6(7), IPV6_V6ONLY), and Linux would refuse to open the two.
+    /// Whether it is `[::]` without IPv4, because `all` contains an IPv4 address with its port. By
+    /// default `[::]` accepts both (ipv6(7), IPV6_V6ONLY), and Linux would refuse to open the two.
     pub fn is_ipv6_only(&self, all: &[ListenAddress]) -> bool {
         let Self::Tcp(SocketAddr::V6(own)) = self else { return false };
         let is_twin = |other: &ListenAddress| matches!(other, Self::Tcp(other) if other.ip().to_canonical().is_ipv4() && other.port() == own.port());
@@ -43,19 +43,20 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Where requests go.
+/// Where requests are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamUrl {
-    /// A host (a name or an IP address, without brackets) and a port (never 0), by plain HTTP.
+    /// A host (a name or an IP address, without brackets) and a port (never 0), with plain HTTP.
     Http(String, u16),
-    /// The same by HTTP over TLS.
+    /// The same with HTTP over TLS.
     Https(String, u16),
-    /// The absolute path of a unix socket, by plain HTTP.
+    /// A unix socket by its absolute path, with plain HTTP.
     Unix(PathBuf),
 }
 
 impl UpstreamUrl {
-    /// `host:port`, as a `Host` field has it. A unix socket is nameless; nginx says `localhost` there, too.
+    /// `host:port`, as in a `Host` field. A unix socket has no name; like nginx, the sidecar uses
+    /// `localhost`.
     pub fn authority(&self) -> String {
         match self {
             Self::Http(host, port) | Self::Https(host, port) if host.contains(':') => format!("[{host}]:{port}"),
@@ -78,7 +79,7 @@ impl fmt::Display for UpstreamUrl {
 /// The two files of a certificate, in PEM form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The certificate, and behind it those of the authorities between it and one that clients trust.
+    /// The certificate, followed by those of the authorities between it and one that clients trust.
     pub chain: PathBuf,
     /// Its private key.
     pub key: PathBuf,
@@ -96,8 +97,8 @@ const SYSTEMD: &str = "systemd:";
 /// `sun_path` of `unix(7)` has 108 bytes, the last of them a zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// An address to listen on: `IP:port`, `unix:/path` or `systemd:name`. A host's name is refused, since what it resolves
-/// to can change between two starts.
+/// Parses an address to listen on: `IP:port`, `unix:/path` or `systemd:name`. A host name is
+/// refused, since its address can change between two starts.
 pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
     let accepted = "an IP address with a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\", or \"unix:/PATH\", or \"systemd:NAME\"";
     if let Ok(address) = text.parse() {
@@ -134,7 +135,7 @@ pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
     }
 }
 
-/// As [`listen_address`], or `off`, which is `None`.
+/// Like [`listen_address`], or `off`, which is `None`.
 pub fn optional_listen_address(text: &str) -> Result<Option<ListenAddress>, String> {
     match text {
         "off" => Ok(None),
@@ -142,7 +143,8 @@ pub fn optional_listen_address(text: &str) -> Result<Option<ListenAddress>, Stri
     }
 }
 
-/// The upstream: `http://host`, `https://host`, each with or without a port, or `unix:/path`.
+/// Parses the upstream: `http://host`, `https://host`, each with or without a port, or
+/// `unix:/path`.
 pub fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
     let accepted = "http://HOST, http://HOST:PORT, the same with https, or unix:/PATH";
     if let Some(path) = socket_path(text) {
@@ -178,10 +180,10 @@ pub fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
     }
 }
 
-/// In `upstream.tls_name`: the name is that of each request.
+/// In `upstream.tls_name`: use the name of each request's host.
 pub const HOST: &str = "host";
 
-/// What an https upstream is called: `host`, a host's name or an IP address.
+/// Parses the name of an https upstream: `host`, a host name or an IP address.
 pub fn tls_name(text: &str) -> Result<String, String> {
     let name = text.trim_start_matches('[').trim_end_matches(']');
     match rustls::pki_types::ServerName::try_from(name) {
@@ -193,7 +195,8 @@ pub fn tls_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// `CHAIN:KEY`, or one file that has both; with `credential:` in front, the same by names in `credentials`.
+/// Parses `CHAIN:KEY`, or one file with both; with `credential:` in front, the names of credentials
+/// in `credentials`.
 pub fn certificate(text: &str, credentials: Option<&Path>) -> Result<CertificateFiles, String> {
     if let Some(names) = text.strip_prefix(credential::CREDENTIAL) {
         let (chain, key) = names.split_once(':').unwrap_or((names, names));
@@ -207,7 +210,7 @@ pub fn certificate(text: &str, credentials: Option<&Path>) -> Result<Certificate
     }
 }
 
-/// The path of `unix:/path`; `None` for what is not meant to be a unix socket.
+/// The path of `unix:/path`; `None` if the text is not a unix socket.
 fn socket_path(text: &str) -> Option<Result<PathBuf, String>> {
     if text.starts_with('/') {
         return Some(Err(format!("the path of a unix socket is written \"{UNIX}{text}\"")));
@@ -225,7 +228,8 @@ fn socket_path(text: &str) -> Option<Result<PathBuf, String>> {
     })
 }
 
-/// A `FileDescriptorName=` as systemd takes it (systemd.socket(5)): no colon, printable ASCII, at most 255 bytes.
+/// A `FileDescriptorName=` by systemd's rules (systemd.socket(5)): no colon, printable ASCII, at
+/// most 255 bytes.
 fn socket_name(name: &str) -> Result<String, String> {
     let is_good = |b: u8| (b.is_ascii_graphic() || b == b' ') && b != b':';
     match !name.is_empty() && name.len() <= 255 && name.bytes().all(is_good) {

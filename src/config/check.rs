@@ -1,7 +1,7 @@
-//! From the merged values to the checked [`Config`]: what each means, and whether they agree.
+//! Turns the merged values into the checked [`Config`]: parses each, and checks whether they agree.
 //!
-//! What a single value may be is said in the table of keys and in `value`; here are the rules that need a
-//! second value, a file or the whole, in a file for each part of the table.
+//! The rules for a single value are in the table of keys and in `value`; the rules here need a
+//! second value, a file or the whole. Each part of the table has a file.
 
 mod clients;
 mod declared;
@@ -16,7 +16,7 @@ use super::{
     open_files::{self, Wanted},
 };
 
-/// The two files of the site, whatever is wrong with the rest.
+/// The two files that describe the site, whatever is wrong with the rest.
 pub(super) fn site_files(mut read: Merged) -> Result<SiteFiles, Faults> {
     let files = site::files(&mut read);
     if read.complete && !read.is_faulty(keys::WORDPRESS_CONFIG) && !read.is_faulty(keys::WORDPRESS_IMPORT) {
@@ -72,7 +72,8 @@ pub(super) fn check(mut read: Merged) -> Result<Config, Faults> {
     }
 }
 
-/// How much may be open and in flight at once. What is not configured follows from the limit of open files.
+/// How much may be open and in flight at once. Unconfigured limits follow from the limit of open
+/// files.
 fn limit(read: &mut Merged, server: &mut Server, upstream: Option<&mut Upstream>, listeners: usize) -> OpenFiles {
     let configured = read.get(keys::UPSTREAM_MAX_CONNECTIONS);
     let (workers, clients) = (server.workers, server.max_connections);
@@ -84,14 +85,15 @@ fn limit(read: &mut Merged, server: &mut Server, upstream: Option<&mut Upstream>
     if let Some(upstream) = upstream {
         upstream.max_connections = open_files.upstream;
     }
-    // Twice the clients: each can have one in flight, and as many again come by HTTP/2.
+    // Twice the number of clients: each can have one request in flight, and HTTP/2 adds as many
+    // again.
     server.max_exchanges = match read.get(keys::SERVER_MAX_EXCHANGES) {
         None => server.max_connections.saturating_mul(2),
         Some(limit) => limit,
     };
     read.warnings.extend(open_files.unlimited_warning(server.max_exchanges));
-    // Half of what there is, so that no single address takes it all. What the upstream was configured to take does not count:
-    // behind a proxy that is not trusted all clients are one.
+    // Half of all, so that no single address takes everything. The upstream's configured limit does
+    // not count: behind an untrusted proxy all clients have one address.
     server.max_exchanges_per_address = match read.get(keys::SERVER_MAX_EXCHANGES_PER_ADDRESS) {
         Some(limit) => limit,
         None => {
@@ -102,7 +104,7 @@ fn limit(read: &mut Merged, server: &mut Server, upstream: Option<&mut Upstream>
     open_files
 }
 
-/// Two listeners cannot share an address, unless the system picks the port.
+/// Two listeners cannot share an address, unless the system chooses the port.
 fn refuse_twice<T>(read: &mut Merged, key: Key<T>, addresses: &[ListenAddress], others: &[ListenAddress]) {
     let takes_any_port =
         |address: &ListenAddress| matches!(address, ListenAddress::Tcp(address) if address.port() == 0);

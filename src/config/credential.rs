@@ -1,15 +1,16 @@
-//! Files that systemd hands over: `LoadCredential=NAME:/path` in the unit, `credential:NAME` where a key names a file. The
-//! service's user then needs no right to the file itself (systemd.exec(5), systemd.io/CREDENTIALS).
+//! Files that systemd passes: `LoadCredential=NAME:/path` in the unit, and `credential:NAME` where
+//! a key names a file. The service's user then needs no permission for the file itself
+//! (systemd.exec(5), systemd.io/CREDENTIALS).
 
 use std::path::{Path, PathBuf};
 
-/// How a credential is written where a path could stand.
+/// The prefix of a credential's name in place of a path.
 pub(super) const CREDENTIAL: &str = "credential:";
 
-/// Where systemd says that they are.
+/// The variable with systemd's directory of credentials.
 pub(super) const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
-/// The path that `text` names: a credential's in `directory`, or itself.
+/// The path that `text` names: of a credential in `directory`, or `text` itself.
 pub(super) fn resolve(text: &str, directory: Option<&Path>) -> Result<PathBuf, String> {
     match text.strip_prefix(CREDENTIAL) {
         Some(name) => of_name(name, directory),
@@ -19,7 +20,7 @@ pub(super) fn resolve(text: &str, directory: Option<&Path>) -> Result<PathBuf, S
 
 /// The path of the credential of this name.
 pub(super) fn of_name(name: &str, directory: Option<&Path>) -> Result<PathBuf, String> {
-    // SECURITY: a name that climbs out of the directory would be a path under another word.
+    // SECURITY: a name that leaves the directory would be a path in disguise.
     if name.is_empty() || name.starts_with('.') || name.contains(['/', ':', '\0']) {
         return Err(format!(
             "behind {CREDENTIAL} stands the name of a credential, such as \"{CREDENTIAL}wp-config.php\""

@@ -1,8 +1,8 @@
-//! `DB_HOST` as WordPress (`wpdb::parse_db_host`) and PHP's mysqlnd read it.
+//! Parses `DB_HOST` like WordPress (`wpdb::parse_db_host`) and PHP's mysqlnd.
 //!
-//! mysqlnd goes to the local socket whenever the host is `localhost` or empty, whatever the port
-//! says, and over TCP in all other cases, whatever the socket says. Which socket is the default is
-//! php.ini's business (`mysqli.default_socket`), which we do not read: the usual places are tried.
+//! mysqlnd uses the local socket whenever the host is `localhost` or empty, whatever the port, and
+//! TCP in all other cases, whatever the socket. The default socket is set in php.ini
+//! (`mysqli.default_socket`), which is not read here: the usual places are tried.
 
 use std::path::PathBuf;
 
@@ -18,22 +18,22 @@ pub enum DatabaseAddress {
     Socket(PathBuf),
 }
 
-/// Why a `DB_HOST` is none. The fault is the configuration's.
+/// Why a `DB_HOST` is invalid. The fault is in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DbHostError {
-    /// WordPress cannot make anything of it.
+    /// WordPress cannot parse it.
     #[error("WordPress takes host, host:port, localhost:/path/to.sock, [::1]:3306")]
     NotAHost,
-    /// A number, but no port.
+    /// A number that is not a port.
     #[error("a port is at most 65535")]
     Port,
 }
 
-/// Reads `DB_HOST`. `sockets` are the sockets that exist, most likely first; without one, a
+/// Parses `DB_HOST`. `sockets` are the sockets that exist, most likely first; without one, a
 /// `localhost` that names no socket is 127.0.0.1.
 ///
 /// # Errors
-/// If WordPress would not understand it either, or the port is none.
+/// WordPress cannot parse it either, or the port is invalid.
 pub fn database_address(db_host: &str, sockets: &[PathBuf]) -> Result<DatabaseAddress, DbHostError> {
     let (address, socket) = match db_host.find(":/") {
         Some(colon) => (db_host.get(..colon).unwrap_or_default(), db_host.get(colon + 1..)),

@@ -1,4 +1,4 @@
-//! The configuration as it is in effect, key by key, with who said it: what `check` prints.
+//! The configuration in effect, key by key, with the source of each value: the output of `check`.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use super::{
     sources::{Assignment, Origin},
 };
 
-/// One line for each key, in the order of the table: `key = value   (from …)`. Secrets are `(set)`.
+/// One line per key, in the order of the table: `key = value   (from …)`. Secrets are shown as
+/// `(set)`.
 #[derive(Debug, Clone)]
 pub struct Effective(Vec<Line>);
 
@@ -34,7 +35,8 @@ impl Effective {
         Self(KEYS.iter().map(line).collect())
     }
 
-    /// What is in force after a reload to this: keys that take a restart are as they were at the start.
+    /// What is in effect after a reload to this: keys that need a restart keep their values from
+    /// the start.
     #[must_use]
     pub fn since(&self, started: &Effective) -> Self {
         let lines = self.0.iter().zip(&started.0).map(|(now, at_start)| {
@@ -44,7 +46,7 @@ impl Effective {
         Self(lines.collect())
     }
 
-    /// Key, value and source of each line, for those who look for one.
+    /// Key, value and source of each line, for look-ups.
     pub fn lines(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
         self.0.iter().map(|line| (line.name, line.value.as_str(), line.from.as_str()))
     }

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration, all of it at once.
+//! The faults of a configuration, all at once.
 //!
-//! An operator who fixes one line and is told of the next has to start the program as often as there
-//! are mistakes; so nothing here stops at the first. A fault never quotes a secret, and never the
-//! value of a key that is not known, since that may be a misspelt secret.
+//! An operator who fixes one line and is then shown the next has to start the program as often as
+//! there are mistakes; so nothing here stops at the first. A fault never quotes a secret, and never
+//! the value of an unknown key, since that may be a misspelt secret.
 
 use std::fmt;
 use std::io;
@@ -13,15 +13,16 @@ use super::credential::CREDENTIAL;
 /// `EACCES`
 const PERMISSION_DENIED: i32 = 13;
 
-/// One thing that is wrong.
+/// One fault.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fault {
-    /// The key in its dotted form (`upstream.url`), or the variable or file that is wrong as a whole.
+    /// The key in its dotted form (`upstream.url`), or the variable or file that is invalid as a
+    /// whole.
     pub key: String,
-    /// Where it was said: `config.toml:3`, `--upstream`, `WP_JWT_SIDECAR_UPSTREAM_URL`. `None` where
-    /// nothing was said, or where `key` is that place already.
+    /// Where the value comes from: `config.toml:3`, `--upstream`, `WP_JWT_SIDECAR_UPSTREAM_URL`.
+    /// `None` if there is no value, or if `key` is already that place.
     pub place: Option<String>,
-    /// The value as it was written. `None` for secrets, unknown keys and absent values.
+    /// The value as written. `None` for secrets, unknown keys and missing values.
     pub value: Option<String>,
     /// What is wrong and what is accepted.
     pub problem: String,
@@ -40,7 +41,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong, in the order in which it was found. Displayed one to a line.
+/// All faults, in the order in which they were found. Displayed one per line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
@@ -55,8 +56,8 @@ impl fmt::Display for Faults {
 }
 
 impl Faults {
-    /// Whether nothing is wrong but that the credentials of the service cannot be opened. So it is in `ExecReload=`, where
-    /// systemd 252 says where they are and lets nobody in.
+    /// Whether the only faults are that the service's credentials cannot be opened. That happens in
+    /// `ExecReload=`, where systemd 252 names their directory but denies access to it.
     pub fn are_hidden_credentials(&self, directory: &Path) -> bool {
         let is_hidden = |fault: &Fault| {
             let text = fault.to_string();
@@ -66,7 +67,7 @@ impl Faults {
         !self.0.is_empty() && self.0.iter().all(is_hidden)
     }
 
-    /// All of them for one line of the log.
+    /// All faults on one line, for the log.
     pub fn one_line(&self) -> String {
         self.0.iter().map(Fault::to_string).collect::<Vec<_>>().join("; ")
     }
@@ -74,9 +75,9 @@ impl Faults {
 
 impl std::error::Error for Faults {}
 
-/// The candidate that `word` was probably meant to be, if there is one near enough.
+/// The candidate that `word` was probably meant to be, if one is similar enough.
 pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // A file may hold a "key" of a megabyte; comparing that with anything would take seconds.
+    // A file may contain a "key" of a megabyte; comparing that would take seconds.
     let length = word.chars().take(65).count();
     if length > 64 {
         return None;

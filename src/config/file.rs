@@ -1,8 +1,8 @@
-//! The configuration file as it was written: TOML in, values with their line out.
+//! Parses the configuration file: TOML in, values with their lines out.
 //!
-//! serde stops at its first error and does not know where a value stood, so the document is walked by
-//! hand over the parser's own tree, which keeps positions. Unknown keys are refused: a misspelt key
-//! that is silently ignored is a setting that does not hold.
+//! serde stops at its first error and does not know a value's position, so the document is walked
+//! by hand over the parser's own tree, which keeps positions. Unknown keys are refused: a misspelt
+//! key that is silently ignored is a setting without effect.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::{
@@ -37,7 +37,7 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
     })
 }
 
-/// SECURITY: to open a FIFO that nobody writes to would wait for ever, so it is asked about first.
+/// SECURITY: opening a FIFO without a writer would wait for ever, so that is checked first.
 pub(crate) fn open(path: &Path) -> io::Result<fs::File> {
     if fs::metadata(path)?.file_type().is_fifo() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a FIFO, not a file"));
@@ -45,15 +45,15 @@ pub(crate) fn open(path: &Path) -> io::Result<fs::File> {
     fs::File::open(path)
 }
 
-/// What a file says, and what is wrong with it.
+/// The values of a file, and its faults.
 pub(super) struct Contents {
     pub said: Vec<Assignment>,
     pub faults: Vec<Fault>,
-    /// False where the text is not TOML: then nothing is known of what it says.
+    /// `false` if the text is not TOML: then its values are unknown.
     pub parsed: bool,
 }
 
-/// Takes the text of the file at `path` apart.
+/// Parses the text of the file at `path`.
 pub(super) fn contents(text: &str, path: &Path) -> Contents {
     let file = File { text, path };
     match DeTable::parse(text) {
@@ -110,7 +110,7 @@ impl File<'_> {
         Assignment::new(key, origin, written, key.kind.read_toml(value))
     }
 
-    // SECURITY: the value is not quoted, it may belong to a secret key with a slip in its name.
+    // SECURITY: the value is not quoted: it may belong to a misspelt secret key.
     fn unknown(&self, path: &str, offset: usize) -> Fault {
         let problem = match is_section(path) {
             true => format!("is a section; write [{path}] and its keys below"),
@@ -123,14 +123,15 @@ impl File<'_> {
         Fault { place: Some(place), ..wrong(path.escape_debug().to_string(), problem) }
     }
 
-    // SECURITY: only the parser's message and the position, never the line itself: it may hold a secret.
+    // SECURITY: only the parser's message and the position, never the line itself, which may
+    // contain a secret.
     fn syntax(&self, error: &toml::de::Error) -> Fault {
         let (line, column) = self.position(error.span().map_or(0, |span| span.start));
         let key = format!("{}:{line}:{column}", self.path.display());
         wrong(key, format!("not TOML: {}", error.message().replace('\n', ", ")))
     }
 
-    /// Line and column (in characters) of a byte offset, both from 1.
+    /// The line and column (in characters) of a byte offset, both counted from 1.
     fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
@@ -143,8 +144,8 @@ fn is_section(path: &str) -> bool {
     keys::SECTIONS.iter().any(|(section, _)| *section == path)
 }
 
-/// The key that `path` was probably meant to be: one of that name in another section, else one that is
-/// spelt nearly so with its section, else without.
+/// The key that `path` was probably meant to be: one of that name in another section, otherwise a
+/// similar one with its section, otherwise a similar one without.
 fn nearest_key(path: &str) -> Option<&'static Key> {
     let leaf = path.rsplit_once('.').map_or(path, |(_, leaf)| leaf);
     let mut same_leaf = keys::KEYS.iter().filter(|key| key.leaf() == leaf);

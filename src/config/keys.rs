@@ -1,10 +1,11 @@
-//! The table of keys: the one place where a key is declared.
+//! The table of keys: the only place where keys are declared.
 //!
-//! From it follow what the file accepts, the names of environment variables and flags, the "did you
-//! mean" of a misspelt key, `--help`, `check`'s listing and `config.example.toml`. To add a key: one
-//! entry below `keys/table/`, one field in [`super::Config`], one line below `check/` where that field is filled.
+//! Everything else is derived from it: what the file accepts, the names of environment variables
+//! and flags, the "did you mean" of a misspelt key, `--help`, `check`'s listing and
+//! `config.example.toml`. A new key needs one entry below `keys/table/`, one field in
+//! [`super::Config`], and one line below `check/` that fills the field.
 //!
-//! Every default is a text as a flag would give it, and is read as one.
+//! Every default is a text in the form of a flag, and is parsed like one.
 
 mod table;
 
@@ -18,7 +19,7 @@ use super::{
 pub(super) use table::*;
 pub use table::{KEYS, SECTIONS};
 
-/// What holds when nobody says anything.
+/// The value of a key that is not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// This value.
@@ -28,16 +29,17 @@ pub enum Fallback {
         /// A typical value, for the example file.
         example: &'static str,
     },
-    /// The key has no value, which means something of its own.
+    /// The key has no value, which has a meaning of its own.
     Unset {
-        /// What then happens, in words that follow "not set: ".
+        /// What happens then, as text that follows "not set: ".
         means: &'static str,
         /// A typical value, for the example file.
         example: &'static str,
     },
 }
 
-/// One key of the configuration, whose values are `T`s. `Key` by itself is a key of any type, as [`KEYS`] has them.
+/// One key of the configuration, with values of type `T`. `Key` alone is a key of any type, as in
+/// [`KEYS`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Key<T = Any> {
     /// Section and key, `upstream.url`.
@@ -46,11 +48,11 @@ pub struct Key<T = Any> {
     pub kind: Kind,
     /// Its default.
     pub default: Fallback,
-    /// One sentence: what it is for.
+    /// Its purpose, in one sentence.
     pub about: &'static str,
     /// When an operator would change it; may be empty.
     pub change: &'static str,
-    /// The flag's name where it is not section and key joined by a dash.
+    /// The flag's name, if it is not section and key joined by a dash.
     short_flag: Option<&'static str>,
     values: PhantomData<T>,
 }
@@ -68,7 +70,7 @@ impl<T> Clone for Key<T> {
 impl<T> Copy for Key<T> {}
 
 impl Key {
-    /// The section that it stands in: `upstream`.
+    /// Its section: `upstream`.
     pub fn section(&self) -> &'static str {
         self.name.rsplit_once('.').map_or("", |(section, _)| section)
     }
@@ -78,7 +80,7 @@ impl Key {
         self.name.rsplit_once('.').map_or(self.name, |(_, leaf)| leaf)
     }
 
-    /// Whether a change takes effect only at the next start, and not on SIGHUP.
+    /// Whether a change takes effect only at the next start, not on SIGHUP.
     pub fn takes_a_restart(&self) -> bool {
         !RELOADED.contains(&self.section()) || AT_START.contains(&self.name)
     }
@@ -88,7 +90,8 @@ impl Key {
         format!("{VARIABLE_PREFIX}{}", self.name.replace('.', "_").to_ascii_uppercase())
     }
 
-    /// Its flag, without the dashes: `upstream-connect-timeout`, or a shorter one for the keys of every day.
+    /// Its flag, without the dashes: `upstream-connect-timeout`, or a shorter one for frequent
+    /// keys.
     pub fn flag(&'static self) -> &'static str {
         static LONG: LazyLock<Vec<String>> =
             LazyLock::new(|| KEYS.iter().map(|key| key.name.replace(['.', '_'], "-")).collect());
@@ -104,14 +107,15 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The sections of which a reload makes everything anew.
+/// The sections whose parts a reload replaces completely.
 const RELOADED: &[&str] =
     &["server", "tls", "upstream", "forwarded", "wordpress", "jwt", "refresh", "cleanup", "shutdown", "admin", "log"];
 
-/// The keys of those that it leaves as they are: threads, the operators' listener and the log's form are made once.
+/// The keys in them that a reload does not apply: threads, the admin listener and the log's format
+/// are set up once.
 const AT_START: &[&str] = &["server.workers", "admin.listen", "log.format"];
 
-/// What every environment variable of the program begins with.
+/// The prefix of the program's environment variables.
 pub const VARIABLE_PREFIX: &str = "WP_JWT_SIDECAR_";
 
 const fn text(name: &'static str, word: &'static str) -> Key<String> {
@@ -161,7 +165,7 @@ impl Key<Duration> {
 }
 
 impl<T> Key<T> {
-    /// A list may stay without a default: it is empty then.
+    /// A list needs no default: it is then empty.
     const fn new(name: &'static str, kind: Kind) -> Self {
         let default = Fallback::Is("");
         Self { name, kind, default, about: "", change: "", short_flag: None, values: PhantomData }

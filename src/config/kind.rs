@@ -1,9 +1,9 @@
-//! The types that a key can have, and how each is read from a TOML value or from the text of a flag
-//! or variable.
+//! The types of keys, and how each is read from a TOML value or from the text of a flag or
+//! variable.
 //!
-//! Both ways end in the same [`Value`], so that a rule (a range, a set of names) is written once and
-//! holds wherever the value was said. What a text means (an address, a URL) is not decided here but
-//! where the checked configuration is put together.
+//! Both result in the same [`Value`], so that a rule (a range, a set of names) is written once and
+//! applies to every source. The meaning of a text (an address, a URL) is determined later, when the
+//! checked configuration is assembled.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use super::{Secret, fault::nearest, names::Names, value};
 /// The type of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Text; the word is what `--help` shows for it (`URL`).
+    /// Text; the word is its placeholder in `--help` (`URL`).
     Text(&'static str),
-    /// Text that is never shown, and is not taken from the command line.
+    /// Text that is never shown, and is refused on the command line.
     Secret,
     /// The path of a file.
     Path,
     /// `true` or `false`.
     Boolean,
-    /// A whole number from `min` to `max`, counting `unit`.
+    /// An integer from `min` to `max`, in `unit`s.
     Integer {
         /// The least value.
         min: u64,
@@ -33,16 +33,17 @@ pub enum Kind {
         /// What is counted, in the plural.
         unit: &'static str,
     },
-    /// A duration with its unit, at most 24 hours; zero only where it means something.
+    /// A duration with its unit, at most 24 hours; zero only where it has a meaning.
     Duration {
         /// Whether `"0s"` is accepted.
         zero: bool,
     },
     /// One of these names.
     OneOf(&'static [&'static str]),
-    /// A list of texts, separated by commas in flags and variables; the word is what `--help` shows for one.
+    /// A list of texts, separated by commas in flags and variables; the word is the placeholder of
+    /// one in `--help`.
     List(&'static str),
-    /// A lifetime in days at most.
+    /// A lifetime, whose largest unit is a day.
     Lifetime,
     /// A list of tables, each with these keys; in flags and variables as TOML.
     Tables(&'static str),
@@ -60,10 +61,10 @@ pub(super) enum Value {
     Tables(toml::Value),
 }
 
-/// The path of a file as it was written, which may also name a credential.
+/// The path of a file as written, which may also name a credential.
 pub(super) struct FileName(pub String);
 
-/// A list of tables as it was written.
+/// A list of tables as written.
 pub(super) struct Tables(pub toml::Value);
 
 impl Default for Tables {
@@ -72,7 +73,7 @@ impl Default for Tables {
     }
 }
 
-/// What keys hand out their values as.
+/// The types that keys return their values as.
 pub(super) trait FromValue: Sized {
     /// `None` for a value of another type.
     fn from_value(value: &Value) -> Option<Self>;
@@ -117,7 +118,7 @@ impl Kind {
         self == Self::Secret
     }
 
-    /// What is accepted, in words that follow "accepted: ".
+    /// What is accepted, as text that follows "accepted: ".
     pub fn accepts(self) -> String {
         match self {
             Self::Text(_) | Self::Secret => "a text".into(),
@@ -133,7 +134,7 @@ impl Kind {
         }
     }
 
-    /// The word for a value in `--help`.
+    /// The placeholder of a value in `--help`.
     pub fn placeholder(self) -> &'static str {
         match self {
             Self::Text(word) | Self::List(word) => word,
@@ -147,7 +148,7 @@ impl Kind {
         }
     }
 
-    /// The text of a flag, a variable or a default as it would stand in the file.
+    /// The text of a flag, a variable or a default as it would be written in the file.
     pub fn toml(self, text: &str) -> String {
         match self {
             Self::Boolean | Self::Integer { .. } if self.read_text(text).is_ok() => text.to_owned(),
@@ -253,7 +254,7 @@ impl Kind {
     }
 }
 
-/// A text in double quotes, on one line whatever is in it.
+/// A text in double quotes, always on one line.
 pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.escape_debug().to_string().replace("\\'", "'"))
 }

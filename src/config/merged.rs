@@ -1,7 +1,7 @@
-//! Hands out the merged values as what they mean, and gathers what is wrong with each.
+//! Converts the merged values to their meanings, and collects their faults.
 //!
-//! A fault does not stop anything: the caller gets `None` or fewer entries and goes on, so that the
-//! next fault is found too. That is safe since no `Config` is made where there are faults.
+//! A fault stops nothing: the caller gets `None` or fewer entries and continues, so that the next
+//! fault is found too. That is safe, since there is no `Config` if there are faults.
 
 use std::{
     fs,
@@ -16,15 +16,15 @@ use super::{
     sources::{Assignment, Origin, wrong},
 };
 
-/// The values after the merge, and what is wrong with them.
+/// The values after the merge, and their faults.
 pub(super) struct Merged {
     /// In the order of the table.
     pub said: Vec<Assignment>,
     pub faults: Vec<Fault>,
     pub warnings: Vec<String>,
-    /// False where the file could not be read or parsed, so that "missing" would be a guess.
+    /// `false` if the file could not be read or parsed, so that nothing can be called missing.
     pub complete: bool,
-    /// Where systemd has put the service's credentials.
+    /// systemd's directory of the service's credentials.
     pub credentials: Option<PathBuf>,
 }
 
@@ -45,19 +45,19 @@ impl Merged {
         self.faults.iter().any(|fault| fault.key == key.name)
     }
 
-    /// Whether nobody said it, as far as that can be known.
+    /// Whether no source sets it, as far as that can be known.
     pub fn is_missing<T>(&self, key: Key<T>) -> bool {
         self.complete && self.find(key).is_none() && !self.is_faulty(key)
     }
 
-    /// Whether somebody said it, be it the default's own value.
+    /// Whether any source sets it, even to the default value.
     pub fn is_given<T>(&self, key: Key<T>) -> bool {
         self.find(key).is_some_and(|said| said.origin != Origin::Default)
     }
 
-    /// The value of a key; `None` where the key has no default and nothing was said.
+    /// The value of a key; `None` if it is not set and has no default.
     pub fn get<T: FromValue + Default>(&self, key: Key<T>) -> T {
-        // A key with a default always has a value, and only values of the key's type get here.
+        // A key with a default always has a value, and its values always have the key's type.
         self.find(key).and_then(|said| T::from_value(&said.value)).unwrap_or_default()
     }
 
@@ -67,7 +67,7 @@ impl Merged {
         path.map_err(|problem| self.fault(key, problem)).ok()
     }
 
-    /// What the text of a key means, with or without a default.
+    /// The parsed text of a key, with or without a default.
     pub fn parsed<K: FromValue + Default + Into<Option<String>>, T>(
         &mut self,
         key: Key<K>,
@@ -77,7 +77,7 @@ impl Merged {
         parse(&text).map_err(|problem| self.fault(key, problem)).ok()
     }
 
-    /// Reads every entry of a list; each bad one is a fault of its own.
+    /// Parses every entry of a list; each invalid one is a fault of its own.
     pub fn each<T>(&mut self, key: Key<Vec<String>>, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let texts = self.get(key);
         let mut good = Vec::new();
@@ -113,7 +113,7 @@ impl Merged {
         Some(path)
     }
 
-    /// What is in the file that the key names, without the line break at its end.
+    /// The contents of the file that the key names, without the final line break.
     pub fn secret_file(&mut self, key: Key<Option<FileName>>, content: &str) -> Option<Secret> {
         let path = self.path(key)?;
         match file::read(&path) {
@@ -136,7 +136,7 @@ impl Merged {
             Err(problem) => {
                 let mut fault = self.find(key).map_or_else(|| wrong(key.name, ""), |said| said.fault(""));
                 fault.problem = format!("{problem}; accepted: the path of a file that holds {content}");
-                // SECURITY: people put the secret itself where its file should be named.
+                // SECURITY: people write the secret itself where its file should be named.
                 if !path.starts_with("/") && !path.exists() {
                     fault.value = None;
                     fault.problem.push_str(" (the value is not shown, since it looks as if it were no path)");

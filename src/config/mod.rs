@@ -1,11 +1,11 @@
-//! The configuration: what was said by flags, environment and file, checked as a whole.
+//! The configuration: flags, environment and file, checked as a whole.
 //!
-//! Two kinds of types keep apart what was written ([`Sources`], the TOML, texts) and what is true
-//! ([`Config`], whose addresses, durations and keys are parsed and agree with each other). A `Config`
-//! exists only if nothing at all is wrong; otherwise every fault is told at once.
+//! Two kinds of types are kept apart: what was written ([`Sources`], the TOML, texts) and what is
+//! valid ([`Config`], whose addresses, durations and keys are parsed and agree with each other). A
+//! `Config` exists only if nothing is wrong; otherwise all faults are reported at once.
 //!
 //! Keys are declared in [`keys`], and nowhere else. This module does not read `wp-config.php`, does
-//! not connect anywhere and does not look into keys further than to see that they are there.
+//! not connect anywhere and only checks that signing keys exist.
 
 mod address;
 mod check;
@@ -47,60 +47,61 @@ pub use sources::{CONFIG_VARIABLE, Flag, Sources};
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The side that clients see.
+    /// The listeners for clients.
     pub server: Server,
     /// TLS with clients.
     pub tls: Tls,
     /// The web server of the site.
     pub upstream: Upstream,
-    /// Whom to believe about a client's address.
+    /// Which proxies are believed about a client's address.
     pub forwarded: Forwarded,
     /// Where the site's settings and database are.
     pub wordpress: WordPress,
     /// What access tokens are signed with.
     pub jwt: Jwt,
-    /// The refresh route.
+    /// The native refresh.
     pub refresh: Refresh,
-    /// Old rows.
+    /// The deletion of old rows.
     pub cleanup: Cleanup,
     /// The listener for operators.
     pub admin: Admin,
-    /// What happens at the end.
+    /// The end of the program.
     pub shutdown: Shutdown,
     /// What is written to standard error.
     pub log: Log,
-    /// Where open files go.
+    /// How open files are divided.
     pub open_files: OpenFiles,
-    /// What an operator should look at, though it keeps nothing from working. For the log and `check`.
+    /// What an operator should check, although everything works. For the log and `check`.
     pub warnings: Vec<String>,
     effective: Effective,
 }
 
 impl Config {
-    /// Reads all sources and checks what they say together.
+    /// Reads all sources and checks them together.
     ///
     /// # Errors
-    /// Everything that is wrong, at once: unknown keys, flags and variables, wrong types, values that
-    /// cannot be, keys that contradict each other, files that cannot be read.
+    /// All faults at once: unknown keys, flags and variables, wrong types, invalid values, keys
+    /// that contradict each other, unreadable files.
     pub fn load(sources: &Sources) -> Result<Self, Faults> {
         check::check(sources::merge(sources))
     }
 
-    /// What the site's own code adds to a refresh, as it is declared.
+    /// The declarations about the site's own code.
     pub fn declared(&self) -> Declared {
         let (claims, fields, omit) = (self.jwt.claims.clone(), self.refresh.fields.clone(), self.refresh.omit.clone());
         Declared::new(claims, fields, omit)
     }
 
-    /// What `import` has to know: `wordpress.config` and `wordpress.import`. What is wrong with other keys does not matter.
+    /// What `import` needs: `wordpress.config` and `wordpress.import`. Faults of other keys do not
+    /// matter.
     ///
     /// # Errors
-    /// What is wrong with these two, or with the file as a whole.
+    /// The faults of these two, or of the file as a whole.
     pub fn site_files(sources: &Sources) -> Result<SiteFiles, Faults> {
         check::site_files(sources::merge(sources))
     }
 
-    /// Every key with its value and where that was said, to be displayed; secrets are not shown.
+    /// Every key with its value and source, for display; secrets are not shown.
     pub fn effective(&self) -> &Effective {
         &self.effective
     }
@@ -109,82 +110,87 @@ impl Config {
 /// `[server]`
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// Addresses to listen on without TLS. With those of `tls`, there is at least one, and no two are alike (port 0 aside).
+    /// Addresses to listen on without TLS. With those of `tls`, there is at least one, and no two
+    /// are alike (port 0 aside).
     pub listen: Vec<ListenAddress>,
-    /// What the files of unix sockets are like.
+    /// Mode and owner of unix sockets' files.
     pub unix: UnixSockets,
-    /// Whether connections begin with a PROXY header; then `forwarded.trusted_proxies` names somebody.
+    /// Whether connections begin with a PROXY header; if so, `forwarded.trusted_proxies` is not
+    /// empty.
     pub proxy_protocol: ProxyProtocol,
     /// Threads that forward, at least 1 (a configured 0 is resolved to the number of cores).
     pub workers: usize,
     /// Client connections open at once, at least 1, and no more than fit the limit of open files.
     pub max_connections: usize,
-    /// Client connections of one address open at once. Zero: not limited.
+    /// Client connections open at once per address. Zero: unlimited.
     pub max_connections_per_address: usize,
-    /// Requests of one connection in flight at once. Zero: not limited.
+    /// Requests in flight at once per connection. Zero: unlimited.
     pub max_exchanges_per_connection: usize,
-    /// Requests of one address in flight at once. Zero: not limited.
+    /// Requests in flight at once per address. Zero: unlimited.
     pub max_exchanges_per_address: usize,
-    /// Requests of one address in flight whose body began to flow before its start was there. Zero: not limited.
+    /// Requests in flight per address whose body was sent before its start was read. Zero:
+    /// unlimited.
     pub max_early_bodies_per_address: usize,
-    /// Requests in flight at once, by all workers together. Zero: not limited.
+    /// Requests in flight at once on all workers. Zero: unlimited.
     pub max_exchanges: usize,
-    /// For the first byte of a connection. Not zero.
+    /// The time for the first byte of a connection. Not zero.
     pub first_byte_timeout: Duration,
-    /// For the head of a request, from its first byte. Not zero.
+    /// The time for the head of a request, from its first byte. Not zero.
     pub request_header_timeout: Duration,
-    /// Between two requests. Not zero.
+    /// The idle time between two requests. Not zero.
     pub keepalive_idle: Duration,
-    /// Within a request body. Not zero.
+    /// The silence within a request body. Not zero.
     pub request_body_idle: Duration,
-    /// Within an answer that the client does not read. Not zero.
+    /// The time without progress in a response that the client does not read. Not zero.
     pub response_write_idle: Duration,
-    /// Bytes a second that a client has to send of a body, or to read of an answer. Zero: any.
+    /// The minimum rate in bytes per second at which a client sends a body or reads a response.
+    /// Zero: none.
     pub min_rate: usize,
-    /// Whether answers that only announce one pass to clients of HTTP/1.1.
+    /// Whether interim responses (1xx) are passed to clients of HTTP/1.1.
     pub early_hints: bool,
-    /// Whether a request whose client has left goes on to its end.
+    /// Whether a request whose client has left is completed.
     pub ignore_client_abort: bool,
-    /// Within a tunnel. Not zero.
+    /// The silence within a tunnel. Not zero.
     pub tunnel_idle: Duration,
-    /// Bytes of the head of a request.
+    /// The maximum size of a request's head, in bytes.
     pub max_header_bytes: usize,
-    /// Fields of a request.
+    /// The maximum number of a request's fields.
     pub max_header_fields: usize,
-    /// Bytes of the body of a request. Zero: the upstream decides.
+    /// The maximum size of a request's body, in bytes. Zero: the upstream decides.
     pub max_request_body: usize,
-    /// Requests that a connection serves. Zero: any number.
+    /// Requests that a connection serves. Zero: unlimited.
     pub max_requests_per_connection: usize,
 }
 
 impl Server {
-    /// How fast the body of a request has to come.
+    /// The slowest pace of a request's body.
     pub fn request_pace(&self) -> Pace {
         Pace { silence: self.request_body_idle, min_rate: self.min_rate as u64 }
     }
 
-    /// How fast an answer has to be read.
+    /// The slowest pace at which a response is read.
     pub fn response_pace(&self) -> Pace {
         Pace { silence: self.response_write_idle, min_rate: self.min_rate as u64 }
     }
 }
 
-/// What the files of unix sockets to listen on are like.
+/// Mode and owner of unix sockets' files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnixSockets {
-    /// Permission bits. To connect to a socket takes the right to write to it.
+    /// Permission bits. Connecting to a socket requires write permission.
     pub mode: u32,
-    /// The user's id. `None`: whoever runs the program.
+    /// The user's id. `None`: the user who runs the program.
     pub owner: Option<u32>,
-    /// The group's id. `None`: the group of whoever runs the program.
+    /// The group's id. `None`: the group of the user who runs the program.
     pub group: Option<u32>,
 }
 
-/// Of how many requests a connection's are, where `max_exchanges_per_connection` is any number: its default.
+/// The number of requests assumed per connection if `max_exchanges_per_connection` is unlimited:
+/// its default.
 const ONE_CONNECTION: usize = 32;
 
 impl Server {
-    /// How many requests of one connection find room at a worker.
+    /// How many requests of one connection fit on a worker.
     pub fn exchanges_of_one(&self) -> usize {
         match self.max_exchanges_per_connection {
             0 => ONE_CONNECTION,
@@ -192,12 +198,12 @@ impl Server {
         }
     }
 
-    /// A worker's share of `max_exchanges`; zero is any number.
+    /// A worker's share of `max_exchanges`; zero is unlimited.
     pub fn exchanges_at(&self, share: Share) -> usize {
         self.of_clients(self.max_exchanges, share)
     }
 
-    /// A worker's share of `max_exchanges_per_address`; zero is any number.
+    /// A worker's share of `max_exchanges_per_address`; zero is unlimited.
     pub fn exchanges_of_address_at(&self, share: Share) -> usize {
         self.of_clients(self.max_exchanges_per_address, share)
     }
@@ -212,7 +218,8 @@ impl Server {
 pub struct Tls {
     /// Addresses to listen on with TLS.
     pub listen: Vec<ListenAddress>,
-    /// At least one where there are addresses; the first is for clients that ask for no name that is known. Not yet read.
+    /// At least one if there are addresses; the first is for clients that ask for no known name.
+    /// Not yet read.
     pub certificates: Vec<CertificateFiles>,
     /// Not zero.
     pub handshake_timeout: Duration,
@@ -221,23 +228,24 @@ pub struct Tls {
 /// `[upstream]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where requests go.
+    /// Where requests are sent.
     pub url: UpstreamUrl,
-    /// Certificates, in PEM form, of those who may sign the upstream's. `None`: those that the system trusts.
+    /// Certificates, in PEM form, of authorities that may sign the upstream's. `None`: those that
+    /// the system trusts.
     pub ca_file: Option<PathBuf>,
-    /// What an https upstream is called, in SNI and certificate.
+    /// The server name of an https upstream, in SNI and certificate.
     pub tls_name: TlsName,
-    /// Whether connections begin with a PROXY header. Each request has a connection of its own then.
+    /// Whether connections begin with a PROXY header. Each request then has its own connection.
     pub proxy_protocol: UpstreamProxyProtocol,
-    /// When the body of a request begins to flow.
+    /// When the body of a request is sent.
     pub early_bodies: EarlyBodies,
     /// Not zero.
     pub connect_timeout: Duration,
     /// Not zero.
     pub response_header_timeout: Duration,
-    /// Within the body of an answer. Not zero.
+    /// The silence within a response's body. Not zero.
     pub response_body_idle: Duration,
-    /// In use at once, by all workers together. Zero: not limited.
+    /// Connections in use at once on all workers. Zero: unlimited.
     pub max_connections: usize,
     /// Zero: keep no idle connection.
     pub keepalive_idle: Duration,
@@ -252,41 +260,46 @@ pub enum TlsName {
     OfUrl,
     /// This name or IP address.
     Is(String),
-    /// The `Host` of each request, where it is the home URL's or one of these (`host` or `host:port`), else the one in `url`.
+    /// The `Host` of each request, if it is the home URL's or one of these (`host` or `host:port`),
+    /// otherwise the one in `url`.
     OfHost(Vec<String>),
 }
 
 /// `[forwarded]`
 #[derive(Debug, Clone)]
 pub struct Forwarded {
-    /// Networks of proxies whose `X-Forwarded-For` is believed: host bits are zero, and none is of IPv4 in IPv6 form.
+    /// Networks of proxies whose `X-Forwarded-For` is believed: host bits are zero, and none is
+    /// IPv4 in IPv6 form.
     pub trusted_proxies: Vec<IpNet>,
-    /// What becomes of the fields that tell the upstream who the client is.
+    /// How the fields are handled that tell the upstream the client's address.
     pub mode: ForwardedMode,
-    /// What becomes of `X-Request-Id`.
+    /// How `X-Request-Id` is handled.
     pub request_id: RequestIdMode,
 }
 
 /// `[wordpress]`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WordPress {
-    /// `wp-config.php`. There is this, `import` or `database_url`, unless the route is left to WordPress.
+    /// `wp-config.php`. Either this, `import` or `database_url` is set, unless the route is left to
+    /// WordPress.
     pub config: Option<PathBuf>,
-    /// What `import` wrote.
+    /// The output of `import`.
     pub import: Option<ImportFile>,
-    /// `mysql://…`, which `mysql_async::Opts::from_url` accepts, with a database's name.
+    /// `mysql://…` with a database's name, accepted by `mysql_async::Opts::from_url`.
     pub database_url: Option<Secret>,
-    /// Each as `DB_HOST` may be. Empty: what the others say.
+    /// Each in the form of `DB_HOST`. Empty: the host of the other settings.
     pub database_hosts: Vec<String>,
     /// Whether connections to the database are encrypted.
     pub database_tls: DatabaseTls,
-    /// Certificates, in PEM form, of authorities that may sign the database's besides those that the system trusts. Not yet read.
+    /// Certificates, in PEM form, of authorities that may sign the database's, in addition to those
+    /// that the system trusts. Not yet read.
     pub database_ca_file: Option<PathBuf>,
     /// The certificate that the sidecar presents to the database. Not yet read.
     pub database_client_certificate: Option<CertificateFiles>,
-    /// The name that the database's certificate is checked for. `None`: the host.
+    /// The name that the database's certificate must be valid for. `None`: the host.
     pub database_tls_name: Option<String>,
-    /// At least 4: each of two workers may need a second one to find out what became of the first.
+    /// At least 4: each of two workers may need a second one to find out what became of a commit on
+    /// the first.
     pub database_connections: usize,
     /// Letters, digits and underscores only; not empty.
     pub table_prefix: Option<String>,
@@ -300,37 +313,38 @@ pub struct WordPress {
     pub auth_salt: Option<Secret>,
 }
 
-/// The two files that say what a site is.
+/// The two files that describe a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteFiles {
     /// `[wordpress] config`
     pub config: Option<PathBuf>,
-    /// `[wordpress] import`, or its default place. It need not be there.
+    /// `[wordpress] import`, or its default place. It need not exist.
     pub import: PathBuf,
 }
 
-/// Where `import` writes to, and `serve` reads from, where nothing else is named.
+/// Where `import` writes to and `serve` reads from by default.
 pub const DEFAULT_IMPORT: &str = "/etc/wp-jwt-sidecar/site.toml";
 
-/// `[wordpress] import`, or what is in its place.
+/// `[wordpress] import`, or the file in its default place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportFile {
-    /// Where it is.
+    /// The file.
     pub path: PathBuf,
-    /// Whether the configuration or an option names it. What is in the default place may be another site's.
+    /// Whether the configuration or an option names it. A file in the default place may be another
+    /// site's.
     pub is_named: bool,
 }
 
 /// `[jwt]`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Jwt {
-    /// `jwt.secret`, or what is in `jwt.secret_file`.
+    /// `jwt.secret`, or the contents of `jwt.secret_file`.
     pub secret: Option<Secret>,
-    /// The private key in PEM form: what is in `jwt.private_key_file`.
+    /// The private key in PEM form: the contents of `jwt.private_key_file`.
     pub private_key: Option<Secret>,
     /// `None`: the site's setting. An asymmetric one comes with a `private_key`.
     pub algorithm: Option<Algorithm>,
-    /// Of access tokens. `None`: the site's setting.
+    /// The lifetime of access tokens. `None`: the site's setting.
     pub lifetime: Option<Duration>,
     /// What the site's own code adds to access tokens.
     pub claims: Vec<Member>,
@@ -341,35 +355,35 @@ pub struct Jwt {
 pub struct Refresh {
     /// Who answers the route.
     pub mode: RefreshMode,
-    /// Whether it is verified that native refreshes are what WordPress would have done.
+    /// Whether native refreshes are verified to match WordPress's.
     pub verify: Verify,
-    /// Answers of WordPress that are compared first, at least 1.
+    /// How many responses of WordPress are compared first, at least 1.
     pub verify_first: usize,
-    /// Later one call of so many is compared, at least 1.
+    /// Later one call in this many is compared, at least 1.
     pub verify_every: usize,
-    /// Fields of an answer that are not compared, in lower case.
+    /// Response fields that are not compared, in lower case.
     pub verify_ignore_headers: Vec<String>,
-    /// Places or hooks whose code refreshes need not run.
+    /// Places or hooks whose code may be skipped by refreshes.
     pub trusted_hooks: Vec<String>,
     /// Where the verification is kept across restarts. `None`: only in memory.
     pub state_directory: Option<PathBuf>,
-    /// What a successful answer holds.
+    /// The members of a successful response.
     pub response_fields: ResponseFields,
-    /// What the site's own code adds to a successful answer.
+    /// What the site's own code adds to a successful response.
     pub fields: Vec<Member>,
-    /// What it takes out.
+    /// What the site's own code removes.
     pub omit: Vec<String>,
     /// Whether refreshes are written to the plugin's analytics table.
     pub analytics: bool,
-    /// Rows a second that refused ones add to it.
+    /// Rows a second that refused refreshes add to it.
     pub analytics_refusals: usize,
     /// Zero: a used token is refused at once.
     pub reuse_interval: Duration,
     /// What happens when a used token comes back later.
     pub reuse_detection: ReuseDetection,
-    /// Tokens whose rows are remembered, at least 1.
+    /// How many tokens are remembered with their rows, at least 1.
     pub known_tokens: usize,
-    /// A MaxMind database. `None`: the one in the plugin's folder.
+    /// A MaxMind database. `None`: the one in the plugin's directory.
     pub country_database: Option<PathBuf>,
 }
 
@@ -378,16 +392,17 @@ pub struct Refresh {
 pub struct Cleanup {
     /// Zero: tokens are not deleted.
     pub tokens_after_days: usize,
-    /// Whether analytics are deleted as the plugin's setting says.
+    /// Whether analytics are deleted by the plugin's setting.
     pub analytics: bool,
 }
 
 /// `[admin]`
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// Where it listens. `None`: nowhere.
+    /// The listener's address. `None`: there is none.
     pub listen: Option<ListenAddress>,
-    /// Whether somebody said so. A default that cannot be had must not stop the site's front door.
+    /// Whether it is configured. A default address that is in use must not keep the sidecar from
+    /// starting.
     pub listen_is_given: bool,
     /// `host` or `host:port`, in lower case.
     pub hosts: Vec<String>,
@@ -396,19 +411,19 @@ pub struct Admin {
 /// `[shutdown]`
 #[derive(Debug, Clone)]
 pub struct Shutdown {
-    /// For requests in flight. Zero: cut them off at once.
+    /// The time for requests in flight. Zero: they are cut off at once.
     pub drain_timeout: Duration,
 }
 
 /// `[log]`
 #[derive(Debug, Clone)]
 pub struct Log {
-    /// The shape of a line.
+    /// The format of a line.
     pub format: LogFormat,
     /// Directives that tracing-subscriber's `EnvFilter` accepts.
     pub level: String,
-    /// Whether each refresh is a line.
+    /// Whether each refresh is logged.
     pub refreshes: bool,
-    /// Whether each forwarded request is a line.
+    /// Whether each forwarded request is logged.
     pub access: bool,
 }

@@ -1,22 +1,22 @@
-//! The closed sets of names that keys accept, as enums: what the rest of the program decides by.
+//! The closed sets of names that keys accept, as enums that the rest of the program uses.
 //!
-//! Spelling is exact, case included: `Algorithm` also reads the site's own setting, where a name
-//! that is nearly one is not one.
+//! Spelling is exact, including case: `Algorithm` also parses the site's own setting, where a
+//! similar name is invalid.
 
 use std::{fmt, str::FromStr};
 
-/// The text is none of the accepted names.
+/// The text is not one of the accepted names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not one of the known names")]
 pub struct UnknownName;
 
-/// What a key can be that is one of some names.
+/// Implemented by the values of keys that accept a set of names.
 pub(super) trait Names: FromStr {
     /// All of them.
     const NAMES: &'static [&'static str];
 }
 
-/// A closed set of names: the enum, `NAMES`, `FromStr` and `Display` from one list.
+/// Defines a closed set of names: the enum, `NAMES`, `FromStr` and `Display` from one list.
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -24,7 +24,7 @@ macro_rules! names {
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
         impl $name {
-            /// The names as they are written, in the order of the variants.
+            /// The names as written, in the order of the variants.
             pub const NAMES: &'static [&'static str] = &[$($text),+];
         }
 
@@ -52,7 +52,8 @@ macro_rules! names {
 }
 
 names! {
-    /// A signing algorithm that the sidecar can sign with, by its JWT name (RFC 7518, section 3.1; RFC 8037).
+    /// A signing algorithm that the sidecar can sign with, by its JWT name (RFC 7518, section 3.1;
+    /// RFC 8037).
     Algorithm {
         /// HMAC with SHA-256.
         HS256 = "HS256",
@@ -111,45 +112,46 @@ names! {
 }
 
 names! {
-    /// What becomes of the fields that tell the upstream who the client is.
+    /// How the fields are handled that tell the upstream the client's address.
     #[derive(Default)]
     ForwardedMode {
-        /// An untrusted peer's are replaced, a trusted one's appended to.
+        /// An untrusted peer's are replaced, a trusted one's are appended to.
         #[default]
         Auto = "auto",
-        /// They pass as they came, and nothing is added.
+        /// They are passed on unchanged, and nothing is added.
         Preserve = "preserve",
     }
 }
 
 names! {
-    /// When the body of a request begins to flow to the upstream.
+    /// When the body of a request is sent to the upstream.
     #[derive(Default)]
     EarlyBodies {
-        /// When its start is there.
+        /// When its start has been read.
         Never = "never",
-        /// Of a request that waits to be told to send it: when the upstream says so. Else as `Never`.
+        /// If the client waits to be asked for it, when the upstream asks. Otherwise as `Never`.
         #[default]
         Expect = "expect",
-        /// As `Expect`, and of a body without a length at once.
+        /// As `Expect`, and a body without a length at once.
         Always = "always",
     }
 }
 
 names! {
-    /// What becomes of `X-Request-Id` on the way to the upstream.
+    /// How `X-Request-Id` is passed to the upstream.
     #[derive(Default)]
     RequestIdMode {
-        /// A trusted peer's passes, any other gives way to the sidecar's own.
+        /// A trusted peer's is passed on, any other is replaced by the sidecar's own.
         #[default]
         Auto = "auto",
-        /// It passes as it came, and none is added.
+        /// It is passed on unchanged, and none is added.
         Preserve = "preserve",
     }
 }
 
 names! {
-    /// Whether connections to the database are encrypted, and whether the server's certificate is verified.
+    /// Whether connections to the database are encrypted, and whether the server's certificate is
+    /// verified.
     #[derive(Default)]
     DatabaseTls {
         /// As `database_url` or `wp-config.php` says.
@@ -157,7 +159,7 @@ names! {
         Auto = "auto",
         /// Encrypted, by a certificate that is verified.
         Verify = "verify",
-        /// Encrypted, by whatever certificate the server presents.
+        /// Encrypted, with any certificate of the server.
         EncryptOnly = "encrypt_only",
         /// Not encrypted.
         Off = "off",
@@ -168,7 +170,7 @@ names! {
     /// Who answers the refresh route.
     #[derive(Default)]
     RefreshMode {
-        /// The sidecar, where it knows the answer for certain.
+        /// The sidecar, if it knows the response for certain.
         #[default]
         Native = "native",
         /// WordPress, always.
@@ -177,13 +179,13 @@ names! {
 }
 
 names! {
-    /// Whether it is verified that native refreshes are what WordPress would have done.
+    /// Whether native refreshes are verified to match WordPress's.
     #[derive(Default)]
     Verify {
-        /// First for some calls, then for a thin sample.
+        /// First several calls, then a small sample.
         #[default]
         Auto = "auto",
-        /// For one call of twenty, ever after.
+        /// One call in twenty, permanently.
         Always = "always",
         /// Never.
         Off = "off",
@@ -217,10 +219,10 @@ names! {
 }
 
 names! {
-    /// The shape of a log line.
+    /// The format of a log line.
     #[derive(Default)]
     LogFormat {
-        /// To journald where standard error leads there, else for people.
+        /// To journald if standard error leads there, otherwise text.
         #[default]
         Auto = "auto",
         /// For people.

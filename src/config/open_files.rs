@@ -1,5 +1,5 @@
-//! How many connections fit the limit of open files: each takes one, to a client as to the upstream. Pure but for
-//! [`limit`] and [`raise_limit`].
+//! Divides the limit of open files: each connection takes one, to a client as well as to the
+//! upstream. Pure except [`limit`] and [`raise_limit`].
 
 use std::fmt;
 use std::io;
@@ -9,24 +9,25 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// What a worker's runtime keeps open (measured: `/proc/PID/fd` of one with 1, 2 and 8 workers).
 const PER_WORKER: u64 = 4;
 
-/// What the program keeps open besides: the other runtimes, standard streams, the log (19 measured, without listeners).
+/// What the program keeps open otherwise: the other runtimes, standard streams, the log (19
+/// measured, without listeners).
 const PROGRAM: u64 = 24;
 
 /// The admin listener's connections, and one more that it accepts before it closes another.
 const ADMIN: u64 = 17;
 
-/// Connections to the database besides those in `wordpress.database_connections`: one that looks whether the server answers, or at
-/// another host, and one that looks at a certificate.
+/// Connections to the database beyond `wordpress.database_connections`: one that checks whether the
+/// server responds, or another host, and one that probes a certificate.
 const DATABASE: u64 = 2;
 
-/// What is open for a moment: a connection that was accepted and is counted later, the home question, a lookup of a name,
-/// wp-config.php and certificates at a reload.
+/// What is open briefly: a connection that was accepted but not counted yet, the home question, a
+/// name resolution, wp-config.php and certificates during a reload.
 const MOMENTS: u64 = 32;
 
-/// More connections than a machine has, so that sums stay small where there is no limit.
+/// More connections than any machine can have, so that sums stay small without a limit.
 const PLENTY: u64 = 10_000_000;
 
-/// Where open files go. Shown by `check`.
+/// How open files are divided. Shown by `check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFiles {
     /// RLIMIT_NOFILE, the hard one.
@@ -39,28 +40,27 @@ pub struct OpenFiles {
     pub upstream: usize,
 }
 
-/// What is configured of it.
+/// The configured numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
     /// `[server] workers`, resolved.
     pub workers: usize,
-    /// Sockets that are listened on.
     pub listeners: usize,
     /// `[wordpress] database_connections`.
     pub database: usize,
     /// `[server] max_connections`.
     pub clients: usize,
-    /// `[upstream] max_connections`, where it is set. Zero: not limited.
+    /// `[upstream] max_connections`, if set. Zero: unlimited.
     pub upstream: Option<usize>,
 }
 
-/// The limit that holds for `serve`. A shell's soft limit is often 1,024, for programs that use select(2); so `check` and
-/// `doctor`, which run in a shell, say the same as a service whose limits are alike.
+/// The limit for `serve`. A shell's soft limit is often 1,024, for programs that use select(2); so
+/// `check` and `doctor`, which run in a shell, use the hard limit like the service.
 pub fn limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(PLENTY, |(_, hard)| hard.min(PLENTY))
 }
 
-/// Lets this process open as many files as it may.
+/// Raises this process's limit to the hard limit.
 ///
 /// # Errors
 /// What the system says.
@@ -73,8 +73,8 @@ pub fn raise_limit() -> io::Result<()> {
 }
 
 impl OpenFiles {
-    /// Divides what there is. Clients get what they are configured to have, but at most half, where the upstream needs the
-    /// other half: a request in flight takes one of each.
+    /// Divides the limit. Clients get the configured number, but at most half if the upstream needs
+    /// the other half: a request in flight takes one of each.
     pub fn divide(limit: u64, wanted: Wanted) -> Self {
         let count = |number: usize| u64::try_from(number).unwrap_or(PLENTY);
         let database = count(wanted.database) + DATABASE;
@@ -93,7 +93,7 @@ impl OpenFiles {
         OpenFiles { limit, own, clients: usize::try_from(clients).unwrap_or(usize::MAX), upstream }
     }
 
-    /// What an operator should look at: what was configured does not fit.
+    /// What an operator should check: the configured numbers do not fit.
     pub fn warning(&self, wanted: Wanted) -> Option<String> {
         let raise = "raise it (LimitNOFILE= in the unit, or ulimit -Hn)";
         let OpenFiles { limit, own, clients, upstream } = self;
@@ -113,7 +113,8 @@ impl OpenFiles {
         })
     }
 
-    /// As [`OpenFiles::warning`], where connections to the upstream have no limit but the requests in flight.
+    /// Like [`OpenFiles::warning`], if connections to the upstream are only limited by the requests
+    /// in flight.
     pub fn unlimited_warning(&self, exchanges: usize) -> Option<String> {
         let OpenFiles { limit, own, clients, upstream } = self;
         let exchanges = if exchanges == 0 { PLENTY } else { u64::try_from(exchanges).unwrap_or(PLENTY) };
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_fits_stays_and_what_does_not_is_halved_with_a_warning() {
-        // 101 are the program's own.
+        // 101 are for the program itself.
         assert_eq!(divided(65_536, 4_096, None), (4_096, 61_339, false), "the unit's");
         assert_eq!(divided(1_200, 4_096, None), (549, 550, true));
         assert_eq!(divided(1_024, 400, None), (400, 523, false));

@@ -1,7 +1,7 @@
 //! A value that is used but never shown: keys, salts, passwords, connection URLs.
 //!
-//! `secrecy` wipes the memory on drop; this type adds a short `Debug` text of our own and offers
-//! nothing else that prints, so that a secret cannot reach a log by way of a derived `Debug`.
+//! `secrecy` wipes the memory on drop; this type adds a short `Debug` text and has no other way to
+//! print, so that a secret cannot reach a log through a derived `Debug`.
 
 use std::fmt;
 
@@ -12,18 +12,19 @@ use secrecy::{ExposeSecret as _, SecretString};
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// Takes the text over; the memory is wiped when the last holder drops it.
+    /// Takes ownership of the text; the memory is wiped when the last clone is dropped.
     pub fn new(text: impl Into<String>) -> Self {
         Self(SecretString::from(text.into()))
     }
 
-    /// The text itself. Whoever calls this answers for where it goes.
+    /// The text itself. The caller is responsible for where it goes.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 }
 
-/// Whether a reload brings another one; never asked about what a client sent, so the time it takes tells nothing.
+/// Used only to compare configurations at a reload, never with data of a client, so its timing
+/// reveals nothing.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.expose() == other.expose()
@@ -32,7 +33,7 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-// SECURITY: `Config` and everything that holds one derive `Debug`; this is what they print.
+// SECURITY: `Config` and everything that contains a secret derive `Debug`, which uses this.
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")

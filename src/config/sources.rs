@@ -1,8 +1,8 @@
-//! Flags, environment, file and defaults, merged: **flag > environment > file > default**, for every
-//! key alike. This file is the one place where that order is written.
+//! Flags, environment, file and defaults, merged: **flag > environment > file > default**, for
+//! every key. Only this file implements that order.
 //!
-//! A value that is of the wrong type is a fault even where a stronger source overrides it: it is a
-//! mistake that would show on the day the other is taken away.
+//! A value of the wrong type is a fault even if a stronger source overrides it: the mistake would
+//! take effect on the day when the other is removed.
 
 use std::{ffi::OsString, fmt, path::PathBuf};
 
@@ -15,20 +15,21 @@ use super::{
     merged::Merged,
 };
 
-/// Where a configuration is to be looked for.
+/// The sources of a configuration.
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// The flags that were given, in their order.
+    /// The flags of the command line, in order.
     pub flags: Vec<Flag>,
-    /// The whole environment; what does not begin with `WP_JWT_SIDECAR_` is not looked at.
+    /// The whole environment; variables without the prefix `WP_JWT_SIDECAR_` are ignored.
     pub environment: Vec<(OsString, OsString)>,
     /// The file of `--config`. It must exist.
     pub file: Option<PathBuf>,
-    /// The file to read where neither `--config` nor `WP_JWT_SIDECAR_CONFIG` names one. It need not exist.
+    /// The file to read if neither `--config` nor `WP_JWT_SIDECAR_CONFIG` names one. It need not
+    /// exist.
     pub default_file: Option<PathBuf>,
 }
 
-// SECURITY: the environment holds secrets, ours and others'.
+// SECURITY: the environment contains secrets, the sidecar's and others'.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { flags, environment: _, file, default_file } = self;
@@ -37,7 +38,7 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// One flag of the command line. `Debug` shows no text, though secrets do not get here.
+/// One flag of the command line. `Debug` shows no text, although secrets cannot occur here.
 #[derive(Clone)]
 pub struct Flag {
     /// The key that it sets.
@@ -52,7 +53,7 @@ impl fmt::Debug for Flag {
     }
 }
 
-/// Who said it.
+/// Which source set a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
     Flag(&'static str),
@@ -76,16 +77,16 @@ impl fmt::Display for Origin {
 pub(super) struct Assignment {
     pub key: &'static Key,
     pub value: Value,
-    /// The value as it would stand in the file; `None` for a secret.
+    /// The value as it would be written in the file; `None` for a secret.
     pub written: Option<String>,
     pub origin: Origin,
 }
 
 impl Assignment {
-    /// What was said, if it could be read as the key's type; else the fault.
+    /// The value, if it could be read as the key's type; otherwise the fault.
     pub fn new(key: &'static Key, origin: Origin, written: &str, value: Result<Value, String>) -> Result<Self, Fault> {
         let written = match &value {
-            // Of `[[jwt.claim]]` the file has no text in one piece.
+            // For `[[jwt.claim]]` the file has no single text.
             Ok(Value::Tables(tables)) => Some(showable(key.kind, &tables.to_string())),
             _ => (!key.kind.is_secret()).then(|| showable(key.kind, written)),
         };
@@ -108,7 +109,7 @@ impl Assignment {
     }
 }
 
-/// Asks all sources and lets the stronger win.
+/// Reads all sources, and lets the stronger override the weaker.
 pub(super) fn merge(sources: &Sources) -> Merged {
     let credentials = sources.environment.iter().find(|(name, _)| name.to_str() == Some(credential::DIRECTORY));
     let credentials = credentials.map(|(_, directory)| PathBuf::from(directory));
@@ -126,7 +127,7 @@ pub(super) fn merge(sources: &Sources) -> Merged {
 }
 
 impl Merged {
-    /// The later call wins.
+    /// Later calls override earlier ones.
     fn take(&mut self, result: Result<Assignment, Fault>) {
         match result {
             Ok(said) => {
@@ -142,7 +143,8 @@ impl Merged {
         let (path, place) = match (&sources.file, variable, &sources.default_file) {
             (Some(path), _, _) => (path.clone(), Some("--config")),
             (None, Some((_, path)), _) => (PathBuf::from(path), Some(CONFIG_VARIABLE)),
-            // Only absence is silent: a default file that may not be read is a fault, as its settings would not hold.
+            // Only a missing file is ignored: an unreadable default file is a fault, since its
+            // settings would have no effect.
             (None, None, Some(path)) if std::fs::exists(path).unwrap_or(true) => (path.clone(), None),
             _ => return,
         };
@@ -167,7 +169,8 @@ impl Merged {
             .filter_map(|(name, text)| Some((name.to_str()?, text)))
             .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX) && *name != CONFIG_VARIABLE && !is_service_link(name))
             .collect();
-        // The order of an environment means nothing; that of the faults should be the same at each start.
+        // An environment has no meaningful order; the faults should have the same order at each
+        // start.
         ours.sort();
         for (name, text) in ours {
             let Some(key) = KEYS.iter().find(|key| key.variable() == name) else {
@@ -188,7 +191,8 @@ impl Merged {
             let texts: Vec<&Flag> = flags.iter().filter(|flag| flag.key.name == key.name).collect();
             match (texts.last(), key.kind) {
                 (None, _) => {}
-                // SECURITY: every user of the machine can read a command line (ps), and shells keep it.
+                // SECURITY: every user of the machine can read a command line (ps), and shells keep
+                // it.
                 (Some(_), Kind::Secret) => {
                     let problem = format!(
                         "not taken from the command line, which others can read; use {} or the file",
@@ -208,7 +212,7 @@ impl Merged {
     }
 }
 
-/// Names the configuration file where `--config` does not.
+/// The variable that names the configuration file if `--config` does not.
 pub const CONFIG_VARIABLE: &str = "WP_JWT_SIDECAR_CONFIG";
 
 /// A fault without place and value.
@@ -216,7 +220,7 @@ pub(super) fn wrong(key: impl Into<String>, problem: impl Into<String>) -> Fault
     Fault { key: key.into(), problem: problem.into(), ..Fault::default() }
 }
 
-// SECURITY: the text is not quoted, it may be a secret under a misspelt name.
+// SECURITY: the text is not quoted, since it may be a secret under a misspelt name.
 fn unknown_variable(name: &str) -> Fault {
     let variables: Vec<String> = KEYS.iter().map(Key::variable).chain([CONFIG_VARIABLE.to_owned()]).collect();
     let problem = match nearest(name, variables.iter().map(String::as_str)) {
@@ -229,7 +233,8 @@ fn unknown_variable(name: &str) -> Fault {
 }
 
 /// Kubernetes gives every pod variables about each service of its namespace (`NAME_SERVICE_HOST`,
-/// `NAME_PORT_80_TCP_ADDR`, …); a service called wp-jwt-sidecar must not keep the program from starting.
+/// `NAME_PORT_80_TCP_ADDR`, …); a service called wp-jwt-sidecar must not keep the program from
+/// starting.
 fn is_service_link(name: &str) -> bool {
     match name.strip_prefix(VARIABLE_PREFIX) {
         Some("SERVICE_HOST" | "SERVICE_PORT" | "PORT") => true,
@@ -241,10 +246,12 @@ fn is_service_link(name: &str) -> bool {
     }
 }
 
-/// A value as it may be shown: on one line, not endless, and without the user name and password of a URL.
+/// A value as it may be shown: on one line, shortened, and without the user name and password of a
+/// URL.
 fn showable(kind: Kind, written: &str) -> String {
     let mut text = written.to_owned();
-    // SECURITY: credentials in a URL are refused where the key is no secret one, but the fault quotes the URL.
+    // SECURITY: a key that is not secret refuses credentials in a URL, but the fault quotes the
+    // URL.
     if let (Kind::Text(_) | Kind::List(_), Some(at)) = (kind, written.rfind('@')) {
         let start = written.find("://").map(|scheme| scheme + 3).filter(|start| *start < at).unwrap_or(0);
         text = format!("{}…{}", written.get(..start).unwrap_or_default(), written.get(at..).unwrap_or_default());

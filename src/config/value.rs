@@ -1,7 +1,8 @@
-//! What single texts mean: durations, URLs, networks, log directives. Addresses of sockets are in `address`.
+//! Parses single texts: durations, URLs, networks, log directives. Addresses of sockets are in
+//! `address`.
 //!
-//! Each reader is a pure function from text to value, or to a sentence that says what is wrong and
-//! what is accepted. The sentence never repeats the text: it is shown beside it, or is a secret.
+//! Each parser is a pure function from text to value, or to a sentence that states the fault and
+//! what is accepted. The sentence never repeats the text: it is shown beside it, or is secret.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -12,8 +13,8 @@ use url::Url;
 use super::Secret;
 use super::db_host::database_address;
 
-/// The longest wait that can be configured. `Instant + Duration` panics when it overflows, and a wait
-/// of more than a day is a mistake in the unit.
+/// The longest time that can be configured. `Instant + Duration` panics when it overflows, and a
+/// wait of more than a day is a mistake in the unit.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `example.com` or `example.com:8080`, in lower case.
@@ -32,7 +33,7 @@ pub fn field_name(text: &str) -> Result<String, String> {
         .map_err(|_| "not the name of a header field, such as \"x-frame-options\"".to_owned())
 }
 
-/// `"500ms"`, `"30s"`, `"5m"`, `"1h"`: a whole number and its unit.
+/// `"500ms"`, `"30s"`, `"5m"`, `"1h"`: an integer with its unit.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let accepted = "a whole number with its unit, such as \"500ms\", \"30s\", \"5m\" or \"1h\"";
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -56,7 +57,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `"900s"`, `"30d"`: as a duration, and with days. From a second to ten years.
+/// `"900s"`, `"30d"`: like a duration, also in days. From a second to ten years.
 pub fn lifetime(text: &str) -> Result<Duration, String> {
     let accepted = "accepted: a whole number with its unit, such as \"900s\", \"12h\" or \"30d\", of at most ten years";
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -75,7 +76,7 @@ pub fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The site's home URL, without a trailing slash, as WordPress's `untrailingslashit` leaves it.
+/// The site's home URL, without a trailing slash, like WordPress's `untrailingslashit`.
 pub fn home_url(text: &str) -> Result<String, String> {
     let accepted =
         "the site's address as WordPress has it, such as \"https://example.com\" or \"https://example.com/blog\"";
@@ -86,11 +87,12 @@ pub fn home_url(text: &str) -> Result<String, String> {
     if has_userinfo(&url) || url.query().is_some() || url.fragment().is_some() {
         return Err(format!("has a user name, a query or a fragment; accepted: {accepted}"));
     }
-    // Not the `Url`'s own text: `iss` must be what WordPress has, to the letter.
+    // Not the text of the `Url`: `iss` must equal WordPress's home URL exactly.
     Ok(text.trim_end_matches('/').to_owned())
 }
 
-/// A connection URL for the database. What is wrong is told without the URL's text: it holds the password.
+/// A connection URL for the database. Faults are reported without the URL's text, which contains
+/// the password.
 pub fn database_url(text: &str) -> Result<(), String> {
     let accepted = "mysql://USER:PASSWORD@HOST:PORT/DATABASE, with ?socket=/PATH for a local socket";
     if !text.starts_with("mysql://") {
@@ -111,8 +113,8 @@ pub fn database_url(text: &str) -> Result<(), String> {
     }
 }
 
-/// Whether the URL asks for a connection whose certificate may be for any name, which mysql_async accepts and does not do: it
-/// looks for a text in rustls's error that rustls no longer writes.
+/// Whether the URL disables the check of the certificate's name, which mysql_async accepts but does
+/// not do: it looks for a text in rustls's error that rustls no longer writes.
 pub fn ignores_the_name(url: &Secret) -> bool {
     let options = mysql_async::Opts::from_url(url.expose());
     options.is_ok_and(|options| {
@@ -120,7 +122,7 @@ pub fn ignores_the_name(url: &Secret) -> bool {
     })
 }
 
-/// A name that a certificate can be for: a host's, or an IP address.
+/// A name that a certificate can be valid for: a host name or an IP address.
 pub fn tls_name(text: &str) -> Result<String, String> {
     match ServerName::try_from(text) {
         Ok(_) => Ok(text.to_owned()),
@@ -132,7 +134,7 @@ pub fn tls_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host of the database in any of the forms that WordPress takes for `DB_HOST`.
+/// A host of the database in any form that WordPress accepts for `DB_HOST`.
 pub fn database_host(text: &str) -> Result<String, String> {
     let accepted =
         "as DB_HOST may be, such as \"10.0.0.5\", \"db2.example.com:3307\" or \"localhost:/run/mysqld/mysqld.sock\"";
@@ -187,7 +189,8 @@ pub fn group(text: &str) -> Result<u32, String> {
 }
 
 /// A table prefix that WordPress itself accepts.
-// SECURITY: the prefix becomes part of SQL statements, so nothing that could end an identifier may pass.
+// SECURITY: the prefix becomes part of SQL statements, so no character that could end an identifier
+// is accepted.
 pub fn table_prefix(text: &str) -> Result<String, String> {
     match !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         true => Ok(text.to_owned()),
@@ -195,13 +198,14 @@ pub fn table_prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// A list of log directives as tracing-subscriber's `EnvFilter` reads it.
+/// A list of log directives for tracing-subscriber's `EnvFilter`.
 pub fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
     let accepted = "off, error, warn, info, debug or trace, or a list such as \"info,wp_jwt_sidecar=debug\"";
     let directives: Vec<&str> = text.split(',').map(str::trim).collect();
     for directive in &directives {
-        // EnvFilter takes any bare word that is no level for a module's name, so that "inof" would silence the log.
+        // EnvFilter takes any bare word that is not a level as a module's name, so that "inof"
+        // would silence the log.
         let bare = !directive.contains(['=', '[']);
         if bare && !LEVELS.contains(&directive.to_ascii_lowercase().as_str()) {
             return Err(match super::fault::nearest(directive, LEVELS.iter().copied()) {
@@ -210,7 +214,7 @@ pub fn log_level(text: &str) -> Result<String, String> {
             });
         }
     }
-    // EnvFilter takes no blank after a comma; people write one.
+    // EnvFilter accepts no space after a comma, but people write one.
     let directives = directives.join(",");
     match tracing_subscriber::EnvFilter::builder().parse(&directives) {
         Ok(_) => Ok(directives),
@@ -218,7 +222,7 @@ pub fn log_level(text: &str) -> Result<String, String> {
     }
 }
 
-/// The URL parser drops tabs and line breaks and trims spaces; here they are mistakes.
+/// The URL parser drops tabs and line breaks and trims spaces; here they are faults.
 pub fn absolute_url(text: &str) -> Result<Url, &'static str> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("has white space in it");
@@ -226,7 +230,7 @@ pub fn absolute_url(text: &str) -> Result<Url, &'static str> {
     if text.contains('\\') {
         return Err("has a backslash in it");
     }
-    // `http:host` and `http:///host` parse, but nobody means them.
+    // `http:host` and `http:///host` can be parsed, but are mistakes.
     match text.split_once("://") {
         Some((_, rest)) if !rest.starts_with('/') => Url::parse(text).map_err(|_| "not a URL"),
         _ => Err("not a URL"),

@@ -1,4 +1,4 @@
-//! What is declared of the site's own code: `jwt.claim` and `refresh.field`.
+//! Declarations about the site's own code: `jwt.claim` and `refresh.field`.
 
 use serde::Deserialize;
 
@@ -16,7 +16,7 @@ struct Table {
     value: Source,
 }
 
-/// The members that a list of tables declares; `named` is the table's key for the place.
+/// The members declared by a list of tables; `named` is the table's key for the path.
 pub(super) fn members(
     read: &mut Merged,
     key: Key<Option<Tables>>,
@@ -34,7 +34,7 @@ pub(super) fn members(
         let member = parsed.and_then(|Table { path, value }| {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
             check(&path)?;
-            // SECURITY: whose token it is, the user must not say.
+            // SECURITY: data of the user must not decide whose token it is.
             let is_of_user = matches!(value, Source::Column(Column::Id, _));
             if named == "path" && path == ["data", "user", "id"] && !is_of_user {
                 return Err("data.user.id is the user's id; accepted: { column = \"id\" }".to_owned());

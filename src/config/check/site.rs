@@ -55,7 +55,7 @@ pub(super) fn wordpress(read: &mut Merged, mode: RefreshMode) -> WordPress {
     }
 }
 
-/// One that is not named is taken only where it is there.
+/// A file in the default place is used only if it exists.
 fn import(read: &mut Merged) -> Option<ImportFile> {
     if read.is_given(keys::WORDPRESS_IMPORT) {
         return Some(ImportFile { path: read.readable(keys::WORDPRESS_IMPORT)?, is_named: true });
@@ -71,13 +71,14 @@ pub(super) fn files(read: &mut Merged) -> SiteFiles {
     SiteFiles { config: read.path(keys::WORDPRESS_CONFIG), import }
 }
 
-/// With an import it need not be readable: that it is looked for where it is needed.
+/// With an import it need not be readable: that is checked where it is needed.
 fn wp_config(read: &mut Merged, has_import: bool) -> Option<PathBuf> {
     let path = read.path(keys::WORDPRESS_CONFIG)?;
     if has_import {
         return Some(path);
     }
-    // wp-load.php looks one directory up where there is no wp-config.php beside it, and so may the one who reads it.
+    // wp-load.php looks one directory up if there is no wp-config.php beside it, and the reader may
+    // do so as well.
     let one_up = path.parent().and_then(Path::parent).map(|directory| directory.join("wp-config.php"));
     if path.is_dir() {
         read.fault(keys::WORDPRESS_CONFIG, "is a directory; name the wp-config.php in it");
@@ -141,7 +142,8 @@ pub(super) fn refresh(read: &mut Merged) -> Refresh {
     }
 }
 
-/// Whether it can be written to is seen when it is: it costs nothing but a restart that begins again.
+/// Whether it can be written is only found out on writing: a failure costs no more than a restart
+/// of the verification.
 fn state_directory(read: &mut Merged) -> Option<PathBuf> {
     let path = read.path(keys::REFRESH_STATE_DIRECTORY)?;
     match path.metadata() {

@@ -55,14 +55,14 @@ pub(super) fn upstream(read: &mut Merged, plain: &[ListenAddress], tls: &[Listen
         connect_timeout,
         response_header_timeout,
         response_body_idle,
-        // Set where all limits are.
+        // Set together with the other limits.
         max_connections: 0,
         keepalive_idle,
         keepalive_max_idle,
     })
 }
 
-/// Whether a connection to `url` surely ends at `listen`.
+/// Whether a connection to `url` certainly ends at `listen`.
 fn is_same(url: &UpstreamUrl, listen: &ListenAddress, ipv6_only: bool) -> bool {
     match (url, listen) {
         (UpstreamUrl::Http(host, port) | UpstreamUrl::Https(host, port), ListenAddress::Tcp(listen)) => {
@@ -73,10 +73,10 @@ fn is_same(url: &UpstreamUrl, listen: &ListenAddress, ipv6_only: bool) -> bool {
     }
 }
 
-/// Whether `host` is this machine, as far as `listen` takes connections to it.
+/// Whether `host` is this machine, and `listen` accepts connections to that address.
 fn is_local(host: &str, listen: &SocketAddr, ipv6_only: bool) -> bool {
     let local = match host.parse::<IpAddr>() {
-        // Linux connects to the unspecified address as to the loopback.
+        // Linux connects to the loopback address if the address is unspecified.
         Ok(IpAddr::V4(ip)) if ip.is_unspecified() => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         Ok(IpAddr::V6(ip)) if ip.is_unspecified() => vec![IpAddr::V6(Ipv6Addr::LOCALHOST)],
         Ok(ip) => vec![ip.to_canonical()],
@@ -87,7 +87,7 @@ fn is_local(host: &str, listen: &SocketAddr, ipv6_only: bool) -> bool {
     };
     let own = listen.ip().to_canonical();
     local.iter().any(|ip| match own.is_unspecified() {
-        // A listener on [::] takes IPv4 as well, where the system does not say otherwise.
+        // By default a listener on [::] accepts IPv4 as well.
         true => ip.is_loopback() && (own.is_ipv6() && !ipv6_only || ip.is_ipv4() == own.is_ipv4()),
         false => *ip == own,
     })
@@ -101,13 +101,13 @@ fn tls_name(read: &mut Merged, url: Option<&UpstreamUrl>) -> TlsName {
     if name != HOST {
         return TlsName::Is(name);
     }
-    // What is wrong with these two is said where they are read for their own sake.
+    // Faults of these two keys are reported where the keys themselves are read.
     let hosts = read.get(keys::WORDPRESS_HOSTS).into_iter().filter_map(|host| value::host(&host).ok());
     let home = read.get(keys::WORDPRESS_HOME).and_then(|home| url::Url::parse(&home).ok());
     TlsName::OfHost(hosts.chain(home.and_then(|home| home.host_str().map(str::to_owned))).collect())
 }
 
-/// With `host` only the site's own hosts are asked for by their names: some have to be known.
+/// With `host`, only the site's own hosts are used as server names, so some must be known.
 pub(super) fn check_tls_name(read: &mut Merged, upstream: Option<&Upstream>, wordpress: &WordPress, mode: RefreshMode) {
     let Some(Upstream { url: UpstreamUrl::Https(..), tls_name: TlsName::OfHost(_), .. }) = upstream else { return };
     let are_faulty = read.is_faulty(keys::WORDPRESS_HOSTS) || read.is_faulty(keys::WORDPRESS_HOME);
@@ -148,7 +148,7 @@ fn trusted_proxies(read: &mut Merged) -> Vec<IpNet> {
     let written = read.each(keys::FORWARDED_TRUSTED_PROXIES, value::network);
     let networks: Vec<IpNet> = written.iter().copied().map(client_addr::canonical_network).collect();
     for (network, canonical) in written.iter().zip(&networks) {
-        // SECURITY: whoever is trusted chooses the address that the rate limit counts.
+        // SECURITY: a trusted proxy chooses the address that the rate limit counts.
         if canonical.prefix_len() == 0 {
             read.warnings.push(format!(
                 "forwarded.trusted_proxies: {network} is everyone, so that every client can choose its address"

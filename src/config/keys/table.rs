@@ -17,7 +17,7 @@ mod site_server;
 pub(in crate::config) use self::{clients::*, operation::*, site::*, site_server::*};
 use super::Key;
 
-/// The sections in the order of the example file, with what each is about.
+/// The sections in the order of the example file, each with its subject.
 pub const SECTIONS: &[(&str, &str)] = &[
     ("server", "The side that clients see."),
     ("tls", "TLS (https) with clients: HTTP/1.1 and HTTP/2, TLS 1.2 and 1.3."),
@@ -32,7 +32,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "What access tokens are signed with. Nothing is needed here where wp-config.php defines JWT_AUTH_SECRET_KEY.",
     ),
     ("refresh", "The refresh route."),
-    ("cleanup", "Old rows of the plugin's tables, which nobody else deletes. Off."),
+    ("cleanup", "Old rows of the plugin's tables, which nothing else deletes. Off."),
     (
         "admin",
         "For operators: a status page at /, /status.json, /metrics for Prometheus, /healthz and /readyz. No secrets, and nothing to change.",

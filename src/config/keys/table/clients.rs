@@ -1,4 +1,4 @@
-//! The keys of the side that clients see: `[server]`, `[tls]`.
+//! The keys for clients' connections: `[server]`, `[tls]`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The keys for who operates the program: `[admin]`, `[shutdown]`, `[log]`.
+//! The keys for operating the program: `[admin]`, `[shutdown]`, `[log]`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ keys! {
     ADMIN_LISTEN: String = text("admin.listen", "ADDRESS").is("127.0.0.1:9151")
         .about("Where the status page and the metrics are: an address and port, or unix:/PATH (with server.unix_mode, \
             -owner and -group), or \"off\".")
-        .change("Whoever can connect can read it, so keep it from the internet. Several sidecars on one machine need a \
+        .change("Everyone who can connect can read it, so keep it from the internet. Several sidecars on one machine need a \
             port each: where the default one is taken the sidecar warns and serves without; one that is set here and \
             taken is an error.");
     ADMIN_HOSTS: Vec<String> = list("admin.hosts", "HOST")

@@ -152,7 +152,7 @@ keys! {
         .about("Whether refreshes are written to the plugin's analytics table.");
     REFRESH_ANALYTICS_REFUSALS: usize = integer("refresh.analytics_refusals", 0..=1_000_000, "rows a second").is("1000")
         .about("The most rows that refused refreshes add to the analytics in a second; 0: none.")
-        .change("Whoever sends guessed tokens would fill the table, and the disk, far faster than WordPress could \
+        .change("A client that guesses tokens would fill the table, and the disk, far faster than WordPress could \
             write it. What is beyond is refused as ever, counted (the metric analytics_rows_skipped_total) and said in \
             the log. Rows of successful refreshes are not limited.");
     REFRESH_REUSE_INTERVAL: Duration = duration("refresh.reuse_interval").or_zero().is("10s")

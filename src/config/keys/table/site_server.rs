@@ -1,4 +1,4 @@
-//! The keys of the way to the site's web server: `[upstream]`, `[forwarded]`.
+//! The keys for reaching the site's web server: `[upstream]`, `[forwarded]`.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ keys! {
             upstream's workers, which idle connections hold (Apache's prefork has 150).");
     FORWARDED_TRUSTED_PROXIES: Vec<String> = list("forwarded.trusted_proxies", "NETWORK")
         .about("Addresses and networks of proxies in front of the sidecar, whose X-Forwarded-For is believed.")
-        .change("Name only machines that you run: whoever is in here can choose the address that the rate limit \
+        .change("Name only machines that you run: they can choose the address that the rate limit \
             counts.");
     FORWARDED_MODE: ForwardedMode = one_of("forwarded.mode").is("auto")
         .about("X-Forwarded-For, -Proto and -Host, X-Real-IP and Forwarded: \"auto\" replaces what an untrusted peer \
