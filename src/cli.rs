@@ -1,9 +1,9 @@
-//! The command line: what it accepts, and how it leads to a checked [`Config`].
+//! The command line: its syntax, and how it leads to a checked [`Config`].
 //!
-//! The flags of the keys are made from the table of keys, so that each key has one and `--help` is
-//! never behind. Their values are taken as texts here and judged together with what the environment
-//! and the file say, so that one error tells all that is wrong; clap ends the program by itself (exit
-//! code 2) only for what it cannot make sense of at all.
+//! The keys' flags are generated from the table of keys, so that each key has one and `--help` is
+//! always complete. Their values are taken as text here and checked together with those of the
+//! environment and the file, so that one error reports all faults; clap itself ends the program
+//! (exit code 2) only for a command line that it cannot parse.
 
 use std::convert::Infallible;
 use std::io::{self, Read as _};
@@ -27,12 +27,11 @@ pub mod man;
 #[derive(Debug, Parser)]
 #[command(name = NAME, version = version::VERSION, long_version = version::LONG, about, long_about = LONG_ABOUT, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the program can do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve: forward everything, answer refreshes
@@ -50,15 +49,16 @@ pub enum Command {
         /// Do not run the site's own PHP code, and so do not see what it changes
         #[arg(long)]
         no_php: bool,
-        /// Have WordPress refresh this token, which uses it up, and compare its answer with the sidecar's; "-" reads the
-        /// token from standard input, where no process list shows it
+        /// Have WordPress refresh this token, which uses it up, and compare its answer with the
+        /// sidecar's; "-" reads the token from standard input, where no process list shows it
         #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, value_parser = secret)]
         with_token: Option<Secret>,
         /// As for serve.
         #[command(flatten)]
         options: Options,
     },
-    /// Have PHP run the site's wp-config.php once, and write what it defines to a file that serve takes in its place
+    /// Have PHP run the site's wp-config.php once, and write what it defines to a file that serve
+    /// takes in its place
     #[command(after_help = import::HELP)]
     Import {
         /// How.
@@ -68,7 +68,8 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Show whether the running sidecar's refreshes are proven to be WordPress's, and what differs; begin again
+    /// Show whether the running sidecar's refreshes are proven to be WordPress's, and what differs;
+    /// begin again
     #[command(after_help = VERIFY_HELP)]
     Verify {
         /// Have the running sidecar begin again, as if nothing was known of the site
@@ -81,7 +82,8 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Show what an index on the refresh tokens would do for the site's own look-ups; add it or remove it
+    /// Show what an index on the refresh tokens would do for the site's own look-ups; add it or
+    /// remove it
     #[command(after_help = AFTER_HELP)]
     Index {
         /// Add it, while the table stays in use
@@ -121,7 +123,7 @@ pub fn load(options: &Options, environment: impl Iterator<Item = (OsString, OsSt
     Config::load(&sources(options, environment))
 }
 
-/// Reads the same for the two files that say what the site is, whatever else is wrong.
+/// Reads the same for the two files that describe the site, whatever else is wrong.
 ///
 /// # Errors
 /// What is wrong with these.
@@ -141,15 +143,15 @@ fn sources(options: &Options, environment: impl Iterator<Item = (OsString, OsStr
     }
 }
 
-/// SECURITY: it never fails, so that clap never quotes it.
+/// SECURITY: it never fails, so clap never quotes the value.
 fn secret(text: &str) -> Result<Secret, Infallible> {
     Ok(Secret::new(text))
 }
 
-/// Far more than a token has.
+/// In bytes: far longer than any token.
 const LONGEST_TOKEN: u64 = 4096;
 
-/// The token that `--with-token` names: itself, or what standard input holds.
+/// The token of `--with-token`: the argument itself, or the contents of standard input.
 ///
 /// # Errors
 /// Standard input cannot be read.
@@ -162,10 +164,10 @@ pub fn token(given: Secret) -> io::Result<Secret> {
     Ok(Secret::new(text.trim()))
 }
 
-/// What the program is called.
+/// The program's name.
 pub const NAME: &str = "wp-jwt-sidecar";
 
-/// Read where no other file is named, if it is there.
+/// Read if no other file is named, and if it exists.
 pub const DEFAULT_FILE: &str = "/etc/wp-jwt-sidecar/config.toml";
 
 const LONG_ABOUT: &str = "\
@@ -198,8 +200,8 @@ Run it with the options of serve, as the user that the sidecar runs as:
 
 Without --with-token it changes nothing. It takes some ten seconds, longer where something hangs. It asks the database and the web server, sends
 refused refreshes to WordPress to compare its answers (two of them show in the plugin's statistics), and, where there is a PHP
-command line, starts WordPress with a read-only database to see which code of the site's own hooks into the plugin: as whom
-the site's files belong to, if run by root, else as whoever runs it.
+command line, starts WordPress with a read-only database to see which code of the site's own hooks into the plugin: as the
+owner of the site's files, if run by root, otherwise as the user who runs it.
 
 With --with-token it has WordPress make one real refresh and says, member by member, claim by claim and field by field, how the
 answer differs from what the sidecar would have said. Values that are secret or personal are not shown, and the token only as the
@@ -244,7 +246,7 @@ impl FromArgMatches for Options {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = KEYS.iter().flat_map(|key| {
             let texts = matches.get_many::<String>(key.name).unwrap_or_default();
-            // SECURITY: the text of a secret goes no further than clap; the flag is refused later.
+            // SECURITY: the text of a secret stays within clap; the flag is refused later.
             texts.map(move |text| Flag { key, text: (key.kind != Kind::Secret).then(|| text.clone()) })
         });
         Ok(Self { config: matches.get_one::<PathBuf>(CONFIG).cloned(), flags: given.collect() })
@@ -275,7 +277,7 @@ fn argument(key: &'static Key) -> Arg {
         .hide(key.kind.is_secret())
 }
 
-/// The section as it stands in the file, which is where its keys are explained at length.
+/// The section as in the file, where its keys are explained.
 fn heading(key: &Key) -> &'static str {
     keys::SECTIONS.iter().map(|(section, _)| *section).find(|section| *section == key.section()).unwrap_or("Options")
 }

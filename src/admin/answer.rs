@@ -1,4 +1,4 @@
-//! From a request's head to its answer: the routes, and the fields that every answer has.
+//! Routes a request by its head to a response, and adds the fields that every response has.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,10 +14,11 @@ use super::guard;
 use super::status::Status;
 use super::{Subject, health, page};
 
-/// What there is.
+/// The response for other paths.
 const ROUTES: &str = "There is: / (status page), /status.json, /metrics, /healthz, /readyz\n";
 
-/// The page brings its own style and script, by their hashes, and nothing else is loaded, framed, sent or submitted.
+/// The page contains its own style and script, allowed by their hashes; loading, framing, sending
+/// or submitting anything else is forbidden.
 static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
     let policy = format!(
@@ -35,12 +36,11 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Those about `subject`.
     pub fn new(subject: Arc<Subject>) -> Self {
         Answers { subject }
     }
 
-    /// The answer to the request with this head.
+    /// The response to the request with this head.
     pub async fn answer(&self, head: &request::Parts, by_unix_socket: bool) -> Response<Full<Bytes>> {
         let in_force = self.subject.in_force();
         let hosts = &in_force.config.admin.hosts;
@@ -72,7 +72,7 @@ impl Answers {
         }
     }
 
-    /// A sidecar that is ending no longer accepts, and is alive all the same.
+    /// A sidecar that is ending no longer accepts connections, but is alive.
     async fn health(&self) -> Response<Bytes> {
         match self.subject.drain.begun.is_cancelled() || health::turns(&self.subject.accepting).await {
             true => text(StatusCode::OK, "alive\n".to_owned()),
@@ -122,7 +122,7 @@ fn finished(mut answer: Response<Bytes>, method: &Method) -> Response<Full<Bytes
     answer.map(Full::new)
 }
 
-/// SECURITY: no page of another origin may read, frame or keep what is said here.
+/// SECURITY: pages of other origins must not read, frame or keep the responses.
 fn protect(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),

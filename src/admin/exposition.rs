@@ -1,4 +1,4 @@
-//! All numbers as OpenMetrics text, which Prometheus and everything that speaks its language reads.
+//! All metrics as OpenMetrics text, for Prometheus and compatible programs.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -24,41 +24,41 @@ use crate::verify::origins::OriginState;
 use crate::verify::{Verification, View, ViewState};
 use crate::version::{COMMIT, TLS as TLS_PROVIDER, VERSION};
 
-/// What `/metrics` says about the form of its text.
+/// The content type of `/metrics`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What every name of ours begins with; those of the process are the same for all programs.
+/// The prefix of all names, except those of the process, which are the same for all programs.
 const PREFIX: &str = "wp_jwt_sidecar";
 
 /// A gauge that is 0 or 1.
 #[derive(Debug)]
 pub struct Flag {
-    /// Behind the prefix.
+    /// The name after the prefix.
     pub name: &'static str,
-    /// One sentence.
+    /// The help text, one sentence.
     pub help: &'static str,
-    /// Which.
+    /// The value.
     pub is_so: bool,
 }
 
-/// What has numbers.
+/// The sources of the metrics.
 #[derive(Clone)]
 pub struct Exposed {
-    /// The way of a request.
+    /// The metrics of requests.
     pub metrics: Arc<Metrics>,
-    /// The native refresh, over all reloads.
+    /// The native refresh, across all reloads.
     pub refreshes: Arc<Counters>,
-    /// Caches, queues and the database; `None` where `[refresh] mode` is `forward`.
+    /// For caches, queues and the database; `None` if `[refresh] mode` is `forward`.
     pub refresher: Option<Arc<Refresher>>,
-    /// The certificates; `None` where nothing listens with TLS.
+    /// The certificates; `None` if nothing listens with TLS.
     pub tls: Option<Arc<Tls>>,
 }
 
 impl Exposed {
-    /// Every number, as text of [`CONTENT_TYPE`].
+    /// All metrics as text of [`CONTENT_TYPE`].
     ///
     /// # Errors
-    /// Never: there is always room in a string.
+    /// Never: writing to a string cannot fail.
     pub fn encode(self, flags: Vec<Flag>) -> Result<String, fmt::Error> {
         let mut registry = Registry::default();
         registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Flags(flags)));
@@ -107,7 +107,7 @@ impl Collector for OfProcess {
     }
 }
 
-/// A collector has to be [`fmt::Debug`].
+/// A collector has to implement [`fmt::Debug`].
 impl fmt::Debug for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exposed").finish_non_exhaustive()
@@ -147,7 +147,8 @@ impl Collector for Exposed {
             write.samples("tls_certificates_missing", help, MetricType::Gauge, &missing)?;
             let help = "Until when each certificate is valid, in Unix time.";
             write.family("tls_certificate_not_after_timestamp_seconds", help, MetricType::Gauge, |mut encoder| {
-                // One that no client gets may have the name and kind of another, and a series is written once.
+                // A certificate that no client gets may have the name and kind of another, but a
+                // series must occur once.
                 let mut written = HashSet::new();
                 for certificate in tls.certificates() {
                     let (name, kind) = (certificate.first_name(), certificate.kind.to_string());
@@ -243,7 +244,7 @@ fn verification(write: &mut Writer<'_, '_>, verification: &Verification) -> fmt:
         }
         Ok(())
     })?;
-    // SECURITY: without their names, which clients make up.
+    // SECURITY: without the origins themselves, which clients make up.
     let help = "Origins of apps that are remembered, by their state.";
     write.family("verify_origins", help, MetricType::Gauge, |mut encoder| {
         for one in OriginState::ALL {
@@ -255,7 +256,8 @@ fn verification(write: &mut Writer<'_, '_>, verification: &Verification) -> fmt:
     })
 }
 
-/// Of a network. There are no more names than [`Tallies`](crate::refresh::blogs::Tallies) gives.
+/// The metrics of a network. [`Tallies`](crate::refresh::blogs::Tallies) limits the number of
+/// names.
 fn sites(write: &mut Writer<'_, '_>, network: &Network, blogs: &Blogs) -> fmt::Result {
     if let Some(sites) = network.sites {
         write.samples("network_sites", "Sites of the network.", MetricType::Gauge, &[(NONE, sites)])?;
@@ -313,7 +315,7 @@ impl Writer<'_, '_> {
         self.family(name, help, MetricType::Gauge, |encoder| ConstGauge::new(value).encode(encoder))
     }
 
-    /// Series of one family follow each other.
+    /// Writes series; those of one family are consecutive.
     fn table(&mut self, all: impl Iterator<Item = (Series, u64)>, kind: MetricType) -> fmt::Result {
         let all: Vec<(Series, u64)> = all.collect();
         for family in all.chunk_by(|(one, _), (next, _)| one.family == next.family) {

@@ -1,4 +1,5 @@
-//! What an operator should look at: what can be seen from the running program, each with its fix.
+//! What an operator should check, as far as the running program can see it, each finding with its
+//! fix.
 
 use std::time::Duration;
 
@@ -11,24 +12,25 @@ use crate::refresh::standing::Obstacle;
 use crate::verify::view::ORIGIN_CHANGED;
 use crate::verify::{View, ViewState};
 
-/// A certificate that ends sooner should have been renewed: Let's Encrypt's clients do that 30 days before the end.
+/// A certificate that expires sooner should have been renewed: Let's Encrypt's clients do that 30
+/// days before the end.
 const CERTIFICATE_LEFT: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// The doctor says it, too, without the reason.
+/// The doctor reports it too, without the reason.
 const DATABASE_AWAY: &str = "database.reachable";
 
 /// A site with refreshes is verified within minutes.
 const UNVERIFIED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Open files of those that may be, in percent, above which there is little room for a burst.
+/// The percentage of allowed open files above which there is little room for a burst.
 const MANY_FILES_PERCENT: u64 = 80;
 
-/// All of them, the worst first.
+/// All findings, the worst first.
 pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
     let sites = in_force.refresher.as_ref().map(|refresher| &*refresher.sites);
     let known = running::findings(&in_force.config, sites).into_iter();
     let pairs = in_force.tls.iter().flat_map(|tls| running::certificates(tls));
-    // An end that is past is said of the certificate.
+    // An expired certificate is already reported.
     let pairs = pairs.filter(|finding| finding.id != CERTIFICATE_ENDED);
     let pairs = pairs.map(|finding| Finding { area: Area::Tls, ..finding });
     let refused = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
@@ -40,7 +42,7 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
         .chain(errors(&status.refusals))
         .chain(open_files(status))
         .chain(lost_analytics(status))
-        // What is wrong with the database is said above, with the reason.
+        // The database's failure is already reported, with the reason.
         .chain(known.filter(|finding| finding.id != DATABASE_AWAY))
         .collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
@@ -65,7 +67,8 @@ fn refused_rotations(obstacle: &Obstacle) -> Finding {
     Finding::problem(Area::Database, "database.refuses", obstacle.to_string(), obstacle.refused.fix())
 }
 
-/// A site that differs, or an app's origin; or a site that gets refreshes, and is not verified for a day.
+/// A site or an app's origin that differs; or a site that gets refreshes and has not been verified
+/// for a day.
 fn unproven(view: &View, status: &Status) -> Option<Finding> {
     let fix = view.fix.clone().unwrap_or_default();
     let difference = view.difference.as_deref().unwrap_or_default();

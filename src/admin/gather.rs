@@ -1,4 +1,4 @@
-//! Where the numbers of a [`Status`] come from.
+//! Gathers the numbers of a [`Status`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,13 +23,14 @@ use crate::verify::ViewState;
 use crate::version;
 use crate::wordpress::site::NotNative;
 
-/// Latencies are those of the last five minutes: long enough for a small site to have some, short enough to be "now".
+/// Latencies are of the last five minutes: long enough for a small site to have some, short enough
+/// to count as "now".
 const RECENT: Duration = Duration::from_secs(300);
 
-/// What "the last hour" is.
+/// The length of "the last hour".
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Answers of the site, whatever their status.
+/// Responses of the site, whatever their status.
 const FORWARDED: &[Event] = &[
     Event::Forward1xx,
     Event::Forward2xx,
@@ -43,17 +44,17 @@ const FORWARDED: &[Event] = &[
 /// Refreshes with a new pair of tokens.
 const REFRESHED: &[Event] = &[Event::Refresh2xx];
 
-/// Refreshes refused.
+/// Refused refreshes.
 const REFUSED: &[Event] = &[Event::Refresh4xx];
 
-/// Errors that the site answered.
+/// Errors answered by the site.
 const SITE_ERRORS: &[Event] = &[Event::Forward5xx];
 
-/// Errors that the sidecar answered.
+/// Errors answered by the sidecar.
 const OWN_ERRORS: &[Event] = &[Event::Error5xx, Event::Refresh5xx];
 
 impl Status {
-    /// Gathers it. Nobody is asked but the system about this process.
+    /// Gathers everything. Only the system is asked, about this process.
     pub fn gather(subject: &Subject) -> Self {
         let now = Instant::now();
         let reading = Reading::take(&subject.metrics, &subject.refreshes, now);
@@ -118,7 +119,7 @@ impl Status {
     }
 }
 
-/// Whether requests can be served, for those who ask often.
+/// Whether requests can be served; cheap enough for frequent checks.
 pub fn readiness(subject: &Subject) -> Readiness {
     let in_force = subject.in_force();
     let database = in_force.refresher.as_ref().map(|refresher| refresher.sites.database());
@@ -132,10 +133,11 @@ pub fn readiness(subject: &Subject) -> Readiness {
     readiness
 }
 
-/// What does not keep the sidecar from being ready: WordPress answers meanwhile.
+/// A problem that does not make the sidecar unready: WordPress answers meanwhile.
 fn warning(refresher: &Refresher) -> Option<String> {
     let site = site(refresher, true);
-    // With a home URL, the obstacle is the verification's, or the database's refusal, which `Readiness::judge` states.
+    // With a home URL, the obstacle is the verification's or the database's refusal, which
+    // `Readiness::judge` states.
     let obstacle = match (site.home, refresher.standing.obstacle()) {
         (None, _) => site.obstacle,
         (Some(_), None) => unproven(refresher),
@@ -144,7 +146,7 @@ fn warning(refresher: &Refresher) -> Option<String> {
     Some(format!("refreshes are left to WordPress: {obstacle}"))
 }
 
-/// What is so or not, for `/metrics`.
+/// The flags for `/metrics`.
 pub fn flags(subject: &Subject) -> Vec<Flag> {
     let now = Instant::now();
     let flag = |name, help, is_so| Flag { name, help, is_so };
@@ -162,7 +164,7 @@ pub fn flags(subject: &Subject) -> Vec<Flag> {
     flags
 }
 
-/// How many answers the site gave, to see whether it still does.
+/// How many responses the site has given, to see whether it still does.
 pub fn answers_of_upstream(subject: &Subject) -> u64 {
     FORWARDED.iter().map(|event| subject.metrics.count(*event)).sum()
 }

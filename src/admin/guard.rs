@@ -1,7 +1,8 @@
-//! Who may ask, decided by the head of a request alone.
+//! Decides by a request's head whether it may be answered.
 //!
-//! The listener is on the loopback by default, and that is no wall: any web page that an operator has open can send
-//! requests there. What stands against that is here and in the fields of every answer (see [`super::answer`]).
+//! The listener is on the loopback address by default, which is no protection: any web page that an
+//! operator has open can send requests there. The protection consists of this module and of the
+//! fields of every response (see [`super::answer`]).
 
 use std::net::Ipv6Addr;
 
@@ -10,11 +11,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 /// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
-    /// Nothing can be changed here.
+    /// The listener allows no changes.
     Method,
-    /// No `Host`, several, or one that is none.
+    /// There is no `Host`, several, or an invalid one.
     NoHost,
-    /// A name that is not in `[admin] hosts`.
+    /// The name is not in `[admin] hosts`.
     UnknownHost,
 }
 
@@ -27,7 +28,7 @@ impl Denial {
         }
     }
 
-    /// For the one who asked.
+    /// For the client.
     pub fn explanation(self) -> &'static str {
         match self {
             Denial::Method => "Only GET and HEAD: nothing can be changed here.\n",
@@ -40,7 +41,8 @@ impl Denial {
     }
 }
 
-/// Whether a request may be answered. `hosts` is `[admin] hosts`; `by_unix_socket` says how it came.
+/// Whether a request may be answered. `hosts` is `[admin] hosts`; `by_unix_socket` says whether it
+/// came on a unix socket.
 ///
 /// # Errors
 /// Why not.
@@ -50,15 +52,17 @@ pub fn admit(method: &Method, headers: &HeaderMap, hosts: &[String], by_unix_soc
     }
     let mut named = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (named.next(), named.next()) else { return Err(Denial::NoHost) };
-    // SECURITY: a browser cannot be led to a unix socket; whoever puts a proxy before one answers for its names.
+    // SECURITY: a browser cannot be directed to a unix socket; a proxy in front of one is
+    // responsible for the names that it serves.
     if by_unix_socket || is_known(host, hosts)? {
         return Ok(());
     }
     Err(Denial::UnknownHost)
 }
 
-/// SECURITY: DNS rebinding. A web page can have its own name resolve to 127.0.0.1 and then read what it finds here as its
-/// own origin; but the browser still sends that name. An address or `localhost` cannot be anybody's name.
+/// SECURITY: protects against DNS rebinding. A web page can have its own name resolve to 127.0.0.1
+/// and then read the responses as its own origin; but the browser still sends that name. Addresses
+/// and `localhost` cannot belong to such a page.
 fn is_known(host: &HeaderValue, hosts: &[String]) -> Result<bool, Denial> {
     let authority: http::uri::Authority =
         host.to_str().ok().and_then(|text| text.parse().ok()).ok_or(Denial::NoHost)?;

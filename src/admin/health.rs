@@ -1,8 +1,8 @@
-//! Whether the sidecar is alive, and whether it is ready: what `/healthz` and `/readyz` say.
+//! Whether the sidecar is alive (`/healthz`), and whether it is ready (`/readyz`).
 //!
-//! Alive is a sidecar whose accept loop turns. Ready is one that has seen the database and the upstream lately and is
-//! not about to end. Neither says that the site itself is well: a sidecar in front of a WordPress that answers 500 is
-//! both.
+//! A sidecar is alive if its accept loop turns. It is ready if it has recently reached the database
+//! and the upstream and is not about to end. Neither shows the health of the site itself: a sidecar
+//! in front of a WordPress that answers 500 is both.
 
 use std::time::{Duration, Instant};
 
@@ -17,28 +17,28 @@ use crate::net::dial::Dialer;
 use crate::refresh::standing::{Course, Obstacle};
 use crate::tls::Tls;
 
-/// How often the upstream is looked for.
+/// How often the upstream is checked.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// How soon it is looked again where the site's name is not known yet.
+/// How soon it is checked again while the site's name is unknown.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// "Lately". A look that fails is known at once; this is for one that never comes. The database is looked at every 5 s, and
-/// up to 13 s later while WordPress is slow.
+/// What counts as recent. A failed check is known at once; this limit is for a check that never
+/// ends. The database is checked every 5 s, and up to 13 s later while WordPress is slow.
 pub const LATELY: Duration = Duration::from_secs(30);
 
-/// A turn of the accept loop takes microseconds. One that takes this long is none.
+/// The accept loop turns in microseconds; after this long it counts as hung.
 const TURN: Duration = Duration::from_secs(1);
 
-/// What is known about being ready.
+/// The readiness.
 #[derive(Debug, Clone, Serialize)]
 pub struct Readiness {
-    /// Whether nothing below keeps it from being so.
+    /// Whether there are no reasons against it.
     pub ready: bool,
-    /// In words, what does; empty where nothing does.
+    /// The reasons against it, for people.
     pub reasons: Vec<String>,
-    /// In words, what an operator should know though the sidecar is ready: certificates that clients refuse, refreshes that are left
-    /// to WordPress.
+    /// What an operator should know even though the sidecar is ready: certificates that clients
+    /// refuse, refreshes that are left to WordPress.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -46,12 +46,12 @@ pub struct Readiness {
 /// What readiness depends on.
 pub struct Seen<'a> {
     pub is_draining: bool,
-    /// The database; `None` where it is not used.
+    /// The database; `None` if it is not used.
     pub database: Option<&'a Sight>,
-    /// What the database refuses; `None` where it lets rotations be run.
+    /// What the database refuses; `None` if it allows rotations.
     pub refused: Option<&'a Obstacle>,
     pub upstream: &'a Sight,
-    /// The certificates; `None` where nothing is to listen with TLS.
+    /// The certificates; `None` if nothing is to listen with TLS.
     pub tls: Option<&'a Tls>,
 }
 
@@ -95,14 +95,14 @@ fn absence(what: &str, sight: &Sight, now: Instant) -> Option<String> {
     })
 }
 
-/// Whether the thread that accepts connections answers. `accepting` is its runtime.
+/// Whether the thread that accepts connections responds. `accepting` is its runtime.
 pub async fn turns(accepting: &Handle) -> bool {
     matches!(timeout(TURN, accepting.spawn(async {})).await, Ok(Ok(())))
 }
 
-/// Looks for the upstream every few seconds, and not where `is_heard_from` says that it answers clients anyway.
-/// A look is a connection that is closed again: web servers do not log those.
-/// `dialer` is the one in force, with the host of the home URL where that is known; `None` as long as it is about to be.
+/// Checks the upstream every few seconds, unless `is_heard_from` says that it answers clients
+/// anyway. A check is a connection that is closed again, which web servers do not log. `dialer` is
+/// the one in effect, with the host of the home URL if known; `None` while it is not available yet.
 pub async fn watch_upstream(
     dialer: impl Fn() -> Option<(Dialer, Option<String>)>,
     last_seen: &LastSeen,

@@ -1,4 +1,5 @@
-//! The last hour, kept in memory: what is counted, read every few seconds, so that the page can say what "now" is.
+//! Keeps the counts of the last hour in memory, read every few seconds, so that the page can show
+//! current rates.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,16 +8,16 @@ use std::time::{Duration, Instant};
 use crate::metrics::{Distribution, Event, Metrics, Timing};
 use crate::refresh::counters::Counters;
 
-/// Between two readings.
+/// The time between two readings.
 pub const STEP: Duration = Duration::from_secs(15);
 
-/// Steps that are kept: an hour. Readings take some 1 KiB each.
+/// How many steps are kept: an hour. A reading takes about 1 KiB.
 pub const STEPS: usize = 240;
 
-/// A rate over less than this is chance.
+/// A rate over a shorter time is random.
 const SHORTEST: Duration = Duration::from_secs(5);
 
-/// What was counted at one moment.
+/// The counts at one moment.
 #[derive(Debug, Clone)]
 pub struct Reading {
     at: Instant,
@@ -29,13 +30,13 @@ pub struct Reading {
 /// Why a refresh was refused, in the order of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// In no row.
+    /// The token is in no row.
     Unknown,
-    /// Used or revoked, and not replayed.
+    /// The token is used or revoked, and was not replayed.
     Used,
     Expired,
     UserGone,
-    /// No token, or none that is one.
+    /// There is no token, or an invalid one.
     Invalid,
     /// The plugin's rate limit.
     RateLimited,
@@ -86,17 +87,17 @@ impl Reading {
         }
     }
 
-    /// How often these have happened, together.
+    /// The sum of these counts.
     pub fn count(&self, events: &[Event]) -> u64 {
         events.iter().filter_map(|event| self.events.get(*event as usize)).sum()
     }
 
-    /// How many refreshes were refused for that.
+    /// How many refreshes were refused for this reason.
     pub fn refused(&self, refusal: Refusal) -> u64 {
         self.refusals.get(refusal as usize).copied().unwrap_or_default()
     }
 
-    /// How long it took, since `earlier`.
+    /// The durations since `earlier`.
     pub fn timing_since(&self, earlier: &Reading, timing: Timing) -> Distribution {
         match (self.timings.get(timing as usize), earlier.timings.get(timing as usize)) {
             (Some(now), Some(then)) => now.since(then),
@@ -104,17 +105,17 @@ impl Reading {
         }
     }
 
-    /// How long the database took for a group's transaction, since `earlier`.
+    /// The durations of groups' transactions in the database since `earlier`.
     pub fn transactions_since(&self, earlier: &Reading) -> Distribution {
         self.transactions.since(&earlier.transactions)
     }
 
-    /// How much time lies between the two.
+    /// The time between the two.
     pub fn after(&self, earlier: &Reading) -> Duration {
         self.at.saturating_duration_since(earlier.at)
     }
 
-    /// How often a second these happened since `earlier`.
+    /// The rate per second of these events since `earlier`.
     pub fn rate_since(&self, earlier: &Reading, events: &[Event]) -> Option<f64> {
         let seconds = self.after(earlier).as_secs_f64();
         let happened = self.count(events).saturating_sub(earlier.count(events));
@@ -127,7 +128,7 @@ impl Reading {
 pub struct History(Mutex<VecDeque<Reading>>);
 
 impl History {
-    /// One more; the oldest goes.
+    /// Adds a reading, and drops the oldest.
     pub fn push(&self, reading: Reading) {
         let mut readings = self.locked();
         while readings.len() > STEPS {
@@ -145,7 +146,7 @@ impl History {
     }
 }
 
-/// The last hour as it stood at one moment.
+/// The readings of the last hour at one moment.
 pub struct Hour(Vec<Reading>);
 
 impl Hour {
@@ -154,13 +155,13 @@ impl Hour {
         self.since(now, SHORTEST)
     }
 
-    /// The newest reading that is at least `window` old, or the oldest where none is.
+    /// The newest reading that is at least `window` old, otherwise the oldest.
     pub fn since(&self, now: &Reading, window: Duration) -> Option<&Reading> {
         let old_enough = self.0.iter().rev().find(|reading| now.after(reading) >= window);
         old_enough.or(self.0.first()).filter(|reading| now.after(reading) >= SHORTEST)
     }
 
-    /// One value for each step, the oldest first, `None` where nothing is known; always [`STEPS`] of them.
+    /// One value per step, the oldest first, `None` if unknown; always [`STEPS`] values.
     pub fn steps(&self, value: impl Fn(&Reading, &Reading) -> Option<f64>) -> Vec<Option<f64>> {
         let missing = (STEPS + 1).saturating_sub(self.0.len().max(1));
         let known = self.0.windows(2).map(|pair| match pair {

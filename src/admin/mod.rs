@@ -1,7 +1,8 @@
 //! The listener for operators: a status page, the same as JSON, metrics, and two health checks.
 //!
-//! It has a thread of its own, few connections and short times, so that nothing that happens here reaches the site's
-//! front door. It refuses to change anything, to say a secret, and to talk to web pages that are not its own.
+//! It has its own thread, few connections and short time limits, so that it cannot affect the
+//! site's clients. It never changes anything, never shows a secret, and does not answer other web
+//! pages.
 
 mod answer;
 pub mod exposition;
@@ -39,7 +40,7 @@ use answer::Answers;
 use exposition::Exposed;
 use history::{History, Reading, STEP};
 
-/// What the answers tell of.
+/// What the responses are about.
 pub struct Subject {
     pub metrics: Arc<Metrics>,
     pub refreshes: Arc<Counters>,
@@ -51,21 +52,21 @@ pub struct Subject {
     history: History,
 }
 
-/// What a reload may change.
+/// The part that a reload may change.
 pub struct InForce {
     pub config: Arc<Config>,
-    /// The same for people, with what takes a restart as it was at the start.
+    /// The configuration for people, with the keys that need a restart as they were at the start.
     pub effective: Effective,
     pub dialer: Dialer,
-    /// The native refresh; `None` where `[refresh] mode` is `forward`.
+    /// The native refresh; `None` if `[refresh] mode` is `forward`.
     pub refresher: Option<Arc<Refresher>>,
-    /// The certificates; `None` where nothing listens with TLS.
+    /// The certificates; `None` if nothing listens with TLS.
     pub tls: Option<Arc<Tls>>,
 }
 
 impl InForce {
-    /// The way to the upstream, with the host of the home URL where that is known. `None` where it is needed and the
-    /// database was not asked yet.
+    /// How the upstream is reached, with the host of the home URL if known. `None` if that is
+    /// needed and the database was not read yet.
     fn way_home(&self) -> Option<(Dialer, Option<String>)> {
         let sites = self.refresher.as_ref().map(|refresher| &refresher.sites);
         let home = sites.and_then(|sites| sites.home_host());
@@ -97,10 +98,11 @@ impl Subject {
     }
 }
 
-/// Opens the listener; `None` where there is to be none, or where nobody asked for it and its address is taken.
+/// Opens the listener; `None` if it is off, or if it was not configured and the default address is
+/// in use.
 ///
 /// # Errors
-/// What the system says, where `[admin] listen` was given.
+/// The system's error, if `[admin] listen` was configured.
 pub fn bind(config: &config::Admin, unix: &UnixSockets) -> io::Result<Option<Listener>> {
     let Some(address) = &config.listen else { return Ok(None) };
     match listen::bind(address, unix, false) {
@@ -117,7 +119,7 @@ pub fn bind(config: &config::Admin, unix: &UnixSockets) -> io::Result<Option<Lis
     }
 }
 
-/// The thread that answers. Ends with [`Admin::end`].
+/// The thread of the listener. Ends with [`Admin::end`].
 pub struct Admin {
     subject: Arc<Subject>,
     stop: CancellationToken,
@@ -127,7 +129,7 @@ pub struct Admin {
 /// Answers on `listener`.
 ///
 /// # Errors
-/// When the system gives no thread or no runtime.
+/// If the system cannot start the thread or its runtime.
 pub fn start(listener: Listener, subject: Subject) -> io::Result<Admin> {
     let subject = Arc::new(subject);
     let stop = CancellationToken::new();
@@ -140,12 +142,12 @@ pub fn start(listener: Listener, subject: Subject) -> io::Result<Admin> {
 }
 
 impl Admin {
-    /// After a reload: from now on the answers tell of this.
+    /// Takes the new parts after a reload.
     pub fn change(&self, in_force: InForce) {
         *self.subject.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
     }
 
-    /// Closes the listener and what is open.
+    /// Closes the listener and its connections.
     pub fn end(self) {
         self.stop.cancel();
         if self.thread.join().is_err() {
@@ -169,7 +171,7 @@ async fn work(listener: Listener, subject: Arc<Subject>) {
     );
 }
 
-/// Writes the history.
+/// Records the history.
 async fn sample(subject: &Subject) {
     let mut steps = interval(STEP);
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);

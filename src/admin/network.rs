@@ -1,4 +1,5 @@
-//! What operators see of a network of sites: how many there are, which in use are native, and which are not and why.
+//! What operators see of a network: how many sites it has, which sites in use are native, and why
+//! the others are not.
 
 use serde::Serialize;
 
@@ -7,27 +8,27 @@ use crate::refresh::blogs::{Blogs, InUse};
 use crate::verify::ViewState;
 use crate::wordpress::network::Known;
 
-/// Sites that are listed.
+/// The most sites that are listed.
 const LISTED: usize = 50;
 
 /// A network of sites.
 #[derive(Serialize)]
 pub struct Network {
-    /// How many sites it has; `None` where that is not known, or more than are read.
+    /// How many sites it has; `None` if that is unknown, or more than are read.
     pub sites: Option<u64>,
-    /// Of those the ones that WordPress does not serve: archived, deleted, spam, not activated.
+    /// How many of those WordPress does not serve: archived, deleted, spam, not activated.
     pub closed: Option<u64>,
-    /// The same in words, or why only the first site is refreshed natively.
+    /// The same as text, or why only the first site is refreshed natively.
     pub summary: String,
     /// Why only the first site is refreshed natively, if that is so.
     pub obstacle: Option<String>,
     /// Sites, besides the first, that had a refresh in the last ten minutes.
     pub in_use: u64,
-    /// Of those the ones that are native.
+    /// How many of those are native.
     pub native: u64,
     /// Tokens of those sites that are remembered.
     pub tokens: u64,
-    /// The sites in use, those that are not native first; 50 at most.
+    /// The sites in use, those that are not native first; at most 50.
     pub listed: Vec<Listed>,
 }
 
@@ -35,11 +36,11 @@ pub struct Network {
 #[derive(Serialize)]
 pub struct Listed {
     pub id: u64,
-    /// Its domain and path.
+    /// The site's domain and path.
     pub place: String,
     pub native: bool,
     pub obstacle: Option<String>,
-    /// How long it has had no refresh.
+    /// The time since its last refresh.
     pub idle_seconds: u64,
 }
 
@@ -72,7 +73,7 @@ impl Listed {
     }
 }
 
-/// Why WordPress has the refreshes of a site, as far as that is known already.
+/// Why refreshes of a site are left to WordPress, as far as already known.
 fn obstacle(refresher: &Refresher) -> Option<String> {
     let sites = &refresher.sites;
     match sites.last_read() {
@@ -92,7 +93,7 @@ fn obstacle(refresher: &Refresher) -> Option<String> {
     })
 }
 
-/// How many sites there are, in words.
+/// How many sites there are, as text.
 fn summary(blogs: &Blogs) -> String {
     match blogs.network().last_read() {
         Some(known) => known.to_string(),

@@ -1,16 +1,17 @@
-//! What the system says about the process itself. What it does not say is left out.
+//! What the system reports about the process. Missing values are omitted.
 
 use std::fs;
 
-/// `USER_HZ` of Linux's interface to programs: 100 on every architecture that Rust's standard library runs on.
+/// `USER_HZ` of Linux's interface to programs: 100 on every architecture that Rust's standard
+/// library runs on.
 const CLOCK_TICKS: f64 = 100.0;
 
-/// The process as `/proc/self` has it.
+/// The process by `/proc/self`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Process {
     /// Memory in use, in bytes.
     pub resident_bytes: Option<u64>,
-    /// Files, sockets and pipes that are open.
+    /// Open files, sockets and pipes.
     pub open_files: Option<u64>,
     pub max_open_files: Option<u64>,
     /// Processor time used, in seconds.
@@ -40,7 +41,8 @@ fn max_open_files(limits: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The 14th and 15th field of proc(5); the second may hold spaces and ends with the last parenthesis.
+/// The 14th and 15th field of proc(5); the second may contain spaces and ends with the last
+/// parenthesis.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);

@@ -1,6 +1,7 @@
-//! HTTP/1.1 for a handful of operators and scrapers: one request a connection, few connections, short times.
+//! An HTTP/1.1 server for a few operators and scrapers: one request per connection, few
+//! connections, short times.
 //!
-//! It stands beside the site's front door on a thread of its own, so that neither keeps the other waiting.
+//! It runs on its own thread beside the site's listeners, so that neither delays the other.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,18 +25,18 @@ use crate::config::ListenAddress;
 use crate::listen::Listener;
 use crate::net::stream::Unregistered;
 
-/// Connections at once: a few scrapers and a few open pages, each with a connection per request. One more takes the place
-/// of another, see [`Places::make_room`].
+/// The most connections at once: a few scrapers and a few open pages, with a connection per
+/// request. Beyond that a new one replaces another, see [`Places::make_room`].
 const MAX_CONNECTIONS: usize = 16;
 
-/// For the head of the request. Scrapers and browsers send it at once.
+/// The time for a request's head. Scrapers and browsers send it at once.
 const HEAD_LIMIT: Duration = Duration::from_secs(2);
 
-/// For a whole connection, from accept to the last byte of the answer. Everything here is made from memory in
-/// milliseconds, and whoever takes longer must not keep a place.
+/// The time for a whole connection, from accept to the last byte of the response. Responses are
+/// made from memory in milliseconds, and a slow client must not keep a place.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 
-/// Browsers send some 2 KiB; hyper's least.
+/// Browsers send about 2 KiB; hyper requires at least this.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Answers on `listener`.
@@ -49,7 +50,7 @@ pub async fn serve(listener: Listener, answers: Arc<Answers>) {
     let mut places = Places::default();
     loop {
         tokio::select! {
-            // Failures are not counted: the counters are of the site's clients.
+            // Failures are not counted: the counters are about the site's clients.
             (stream, _) = socket.next(|| {}) => {
                 places.make_room();
                 let has_asked = Arc::<AtomicBool>::default();
@@ -72,8 +73,10 @@ struct Place {
 }
 
 impl Places {
-    // SECURITY: connections that say nothing, or half of a head, must not keep out a load balancer that asks `/healthz`.
-    /// Closes a connection where all places are taken: the oldest of those that have not asked yet, or else the oldest.
+    // SECURITY: connections that send nothing, or half a head, must not keep out a load balancer
+    // that asks for `/healthz`.
+    /// If all places are taken, closes a connection: the oldest without a request, otherwise the
+    /// oldest.
     fn make_room(&mut self) {
         self.0.retain(|place| !place.task.is_finished());
         if self.0.len() < MAX_CONNECTIONS {
@@ -101,7 +104,7 @@ async fn connection(stream: Unregistered, answers: Arc<Answers>, by_unix_socket:
         }
     });
     let mut http = http1::Builder::new();
-    // A body is never read, so that nothing that follows on the connection could be taken for a request.
+    // A body is never read, so the bytes after it must not be taken as a request.
     http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD);
     let served = timeout(CONNECTION_LIMIT, http.serve_connection(TokioIo::new(stream), service)).await;
     if let Ok(Err(error)) = served {

@@ -1,8 +1,8 @@
-//! Everything that the status page shows, gathered at one moment: the page is one way to write it down, `/status.json`
-//! the other.
+//! Everything that the status page shows, gathered at one moment. The page and `/status.json` are
+//! two representations of it.
 //!
-//! Times are in seconds, sizes in bytes. SECURITY: no field may hold a token, a key, a salt or a password; what comes from
-//! the configuration is shown as `check` shows it.
+//! Times are in seconds, sizes in bytes. SECURITY: no field may contain a token, a key, a salt or a
+//! password; configuration values are shown like by `check`.
 
 use serde::{Serialize, Serializer};
 use serde_json::json;
@@ -12,18 +12,18 @@ use super::network::Network;
 use crate::finding::Finding;
 use crate::verify::View;
 
-/// The whole.
 #[derive(Serialize)]
 pub struct Status {
     pub program: Program,
-    /// As `/readyz` says it.
+    /// As for `/readyz`.
     pub readiness: Readiness,
-    /// Whether native refreshes are proven to be WordPress's; `None` where the refresh route is left to WordPress.
+    /// Whether native refreshes are proven to match WordPress's; `None` if the refresh route is
+    /// left to WordPress.
     pub verification: Option<View>,
-    /// What an operator should look at, the worst first.
+    /// What an operator should check, the worst first.
     #[serde(serialize_with = "with_titles")]
     pub findings: Vec<Finding>,
-    /// What is known of the site; `None` where the refresh route is left to WordPress.
+    /// What is known of the site; `None` if the refresh route is left to WordPress.
     pub site: Option<Site>,
     /// What is known of the network; `None` on a single site.
     pub network: Option<Network>,
@@ -34,11 +34,11 @@ pub struct Status {
     pub latencies: Vec<Latency>,
     /// What is refused, and why.
     pub refusals: Vec<Refused>,
-    /// What is open, and what was.
+    /// What is open, and how much was.
     pub open: Open,
     /// In the order of the configuration.
     pub certificates: Vec<Certificate>,
-    /// What the system says of the process.
+    /// What the system reports about the process.
     pub process: Machine,
     /// The last hour in steps.
     pub history: Steps,
@@ -46,7 +46,7 @@ pub struct Status {
     pub configuration: Vec<Setting>,
 }
 
-/// The area is written as the page shows it.
+/// Areas are written with the page's titles.
 fn with_titles<S: Serializer>(findings: &[Finding], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(findings.iter().map(|finding| {
         let Finding { level, area, id, what, fix, lines } = finding;
@@ -59,14 +59,13 @@ fn with_titles<S: Serializer>(findings: &[Finding], serializer: S) -> Result<S::
 pub struct Program {
     pub version: &'static str,
     pub commit: &'static str,
-    /// The TLS library in it.
     pub tls: &'static str,
     pub pid: u32,
     pub draining: bool,
-    /// When it began, in seconds since 1970.
+    /// When it started, in seconds since 1970.
     pub started_unix_seconds: u64,
     pub uptime_seconds: u64,
-    /// When all this was gathered, in seconds since 1970.
+    /// When the status was gathered, in seconds since 1970.
     pub now_unix_seconds: u64,
 }
 
@@ -76,44 +75,44 @@ pub struct Site {
     /// Whether refreshes are answered here.
     pub native: bool,
     pub obstacle: Option<String>,
-    /// The home URL as WordPress says it.
+    /// The home URL, as WordPress reports it.
     pub home: Option<String>,
-    /// Where the plugin is, below the plugins' folder.
+    /// The plugin's main file, relative to the plugins directory.
     pub plugin: Option<String>,
-    /// What tokens are signed with.
+    /// The signing algorithm.
     pub algorithm: Option<String>,
-    /// What the tables' names begin with.
+    /// The tables' prefix.
     pub table_prefix: String,
     /// Whether the token table has an index on the tokens.
     pub indexed: Option<bool>,
-    /// Whether the map that stands in for the index is filled.
+    /// Whether the map that replaces the index is filled.
     pub map_filled: bool,
-    /// Refreshes that were WordPress's since the start because of the verification.
+    /// Refreshes left to WordPress since the start because of the verification.
     pub left_unverified: u64,
     /// Analytics rows that could not be written since the start.
     pub lost_analytics: u64,
 }
 
-/// Something that the sidecar cannot do without.
+/// A dependency of the sidecar.
 #[derive(Serialize)]
 pub struct Dependency {
     pub address: String,
-    /// Whether it was seen lately, and nothing wrong since.
+    /// Whether it worked recently, and has not failed since.
     pub well: bool,
-    /// How long ago it was last seen well.
+    /// When it last worked.
     pub seen_seconds_ago: Option<f64>,
-    /// What was wrong last, even if it is well again.
+    /// The last failure, even if it has ended.
     pub trouble: Option<Trouble>,
-    /// How connections are protected; `None` where that is in the address.
+    /// How connections are protected; `None` if the address shows it.
     pub tls: Option<String>,
     pub busy: u64,
-    /// Connections that wait for use.
+    /// Idle connections.
     pub idle: u64,
-    /// Connections that may be in use.
+    /// The limit of connections.
     pub limit: Option<u64>,
 }
 
-/// What was wrong with it.
+/// A failure.
 #[derive(Serialize)]
 pub struct Trouble {
     pub current: bool,
@@ -122,18 +121,18 @@ pub struct Trouble {
     pub error: String,
 }
 
-/// One kind of what goes through.
+/// One kind of traffic.
 #[derive(Serialize)]
 pub struct Flow {
     /// `forwarded`, for instance.
     pub name: &'static str,
-    /// How many a second now; `None` in the first seconds.
+    /// The current rate; `None` in the first seconds.
     pub per_second: Option<f64>,
     pub last_hour: u64,
     pub total: u64,
 }
 
-/// How long one kind of thing takes.
+/// The durations of one kind of work.
 #[derive(Serialize)]
 pub struct Latency {
     /// `refresh`, for instance.
@@ -142,25 +141,25 @@ pub struct Latency {
     pub count: u64,
     /// Half of them took at most this.
     pub p50_seconds: Option<f64>,
-    /// 95 of 100 did.
+    /// 95 of 100 took at most this.
     pub p95_seconds: Option<f64>,
-    /// 99 of 100 did.
+    /// 99 of 100 took at most this.
     pub p99_seconds: Option<f64>,
 }
 
-/// One reason for not doing what was asked.
+/// One reason for refusals.
 #[derive(Serialize)]
 pub struct Refused {
     /// `refresh`, `request` or `connection`.
     pub what: &'static str,
     pub reason: &'static str,
-    /// The status of the answer, where there is one.
+    /// The status of the response, if there is one.
     pub status: Option<&'static str>,
     pub last_hour: u64,
     pub total: u64,
 }
 
-/// What is open, and what was.
+/// What is open, and how much was.
 #[derive(Serialize)]
 pub struct Open {
     pub connections: u64,
@@ -177,15 +176,15 @@ pub struct Open {
 pub struct Certificate {
     pub name: String,
     pub kind: String,
-    /// From when on it is valid, in seconds since 1970.
+    /// The start of its validity, in seconds since 1970.
     pub begins_unix_seconds: u64,
-    /// Until when it is valid, in seconds since 1970.
+    /// The end of its validity, in seconds since 1970.
     pub ends_unix_seconds: u64,
-    /// How long that is; 0 when it is over.
+    /// The time until then; 0 if it has expired.
     pub left_seconds: u64,
 }
 
-/// The process, as the system sees it.
+/// The process, as the system reports it.
 #[derive(Serialize)]
 pub struct Machine {
     pub resident_bytes: Option<u64>,
@@ -194,23 +193,23 @@ pub struct Machine {
     pub cpu_seconds: Option<f64>,
 }
 
-/// The last hour in steps, the oldest first; `null` where nothing is known.
+/// The last hour in steps, the oldest first; `null` if unknown.
 #[derive(Serialize)]
 pub struct Steps {
     pub step_seconds: u64,
-    /// Forwarded, a second.
+    /// Forwarded requests per second.
     pub forwarded: Vec<Option<f64>>,
-    /// Refreshed here, a second.
+    /// Native refreshes per second.
     pub refreshed: Vec<Option<f64>>,
-    /// Refreshes refused, a second.
+    /// Refused refreshes per second.
     pub refused: Vec<Option<f64>>,
-    /// Errors of the site, a second.
+    /// The site's errors per second.
     pub site_errors: Vec<Option<f64>>,
-    /// Errors of the sidecar, a second.
+    /// The sidecar's errors per second.
     pub own_errors: Vec<Option<f64>>,
-    /// 95 of 100 forwarded requests had their answer's head in so many seconds.
+    /// The time in seconds within which 95 of 100 forwarded requests got their response's head.
     pub forward_p95: Vec<Option<f64>>,
-    /// 95 of 100 refreshes were answered in so many seconds.
+    /// The time in seconds within which 95 of 100 refreshes were answered.
     pub refresh_p95: Vec<Option<f64>>,
 }
 
@@ -218,8 +217,8 @@ pub struct Steps {
 #[derive(Serialize)]
 pub struct Setting {
     pub key: &'static str,
-    /// Its value, as it would stand in the file.
+    /// Its value, as in the file.
     pub value: String,
-    /// Who said so.
+    /// The source of the value.
     pub from: String,
 }

@@ -1,4 +1,4 @@
-//! What a shell completes after `wp-jwt-sidecar`: commands, flags, and the values of those that have names.
+//! What a shell completes after `wp-jwt-sidecar`: commands, flags, and values that have names.
 
 use std::io::{self, Write};
 
@@ -23,8 +23,9 @@ pub enum Shell {
 /// # Errors
 /// What writing to `out` gives.
 pub fn write(shell: Shell, out: &mut impl Write) -> io::Result<()> {
-    // clap_complete 4.6 writes two spellings of a name with dashes into its script for bash, which then completes no flag of
-    // any command. So it gets a name without, and only the line that says whose completion this is has the real one.
+    // clap_complete 4.6 writes two spellings of a name with dashes into its script for bash, which
+    // then completes no flags. So it gets a name without dashes, and only the line that registers
+    // the completion has the real one.
     let name = if shell == Shell::Bash { super::NAME.replace('-', "_") } else { super::NAME.to_owned() };
     let mut command = for_shells(&Cli::command());
     command.set_bin_name(&name);
@@ -39,8 +40,9 @@ pub fn write(shell: Shell, out: &mut impl Write) -> io::Result<()> {
     out.write_all(text.as_bytes())
 }
 
-/// The command as a shell should know it: without hidden flags, which the generators do not leave out by themselves, and
-/// with the values that clap does not know, since they are judged later, together with the file's.
+/// The command as shells should know it: without hidden flags, which the generators would include,
+/// and with the values that clap does not know because they are checked later together with the
+/// file's.
 fn for_shells(command: &Command) -> Command {
     let shown = command.get_subcommands().filter(|command| !command.is_hide_set()).map(|command| {
         let about = command.get_about().cloned().unwrap_or_default();

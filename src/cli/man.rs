@@ -1,4 +1,5 @@
-//! The manual page, made from the same definitions as `--help`: one page for all commands, since they share their flags.
+//! The manual page, generated from the same definitions as `--help`: one page for all commands,
+//! since they share their flags.
 
 use std::io::{self, Write};
 
@@ -15,7 +16,8 @@ use super::{CONFIG, Cli, KEYS, Key, version};
 pub fn write(out: &mut impl Write) -> io::Result<()> {
     let mut command = Cli::command();
     command.build();
-    // Not by clap_mangen, which loses the place of the date that the page does not have: every build would be another file.
+    // Not with clap_mangen, which would put the current date on the page, so that every build
+    // differed.
     let name = super::NAME.to_uppercase();
     writeln!(out, ".TH {name} 1 \"\" \"{} {}\" \"System administration\"", super::NAME, version::VERSION)?;
     let head = Man::new(command.clone());
@@ -40,7 +42,7 @@ fn synopsis(command: &Command) -> Roff {
     roff
 }
 
-/// Each command with the arguments that it has besides the keys.
+/// Each command with its arguments other than the keys.
 fn commands(command: &Command) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);
@@ -85,7 +87,8 @@ fn key(arg: &Arg) -> Option<&'static Key> {
     KEYS.iter().find(|key| arg.get_id() == key.name)
 }
 
-/// With the advice of the example file and the other names of each key, for which `--help` has no room.
+/// With the advice of the example file and the other names of each key, which `--help` has no room
+/// for.
 fn explained(command: Command) -> Command {
     command.mut_args(|arg| match (key(&arg), arg.get_help()) {
         (Some(key), Some(help)) => {

@@ -1,5 +1,6 @@
-//! Whom does WordPress take for the client? Seen in what the plugin itself notes of the doctor's refused refreshes, which come
-//! with an address of a documentation network (RFC 5737) in `X-Forwarded-For`.
+//! Which address does WordPress take as the client's? The plugin's analytics of the doctor's
+//! refused refreshes show it; those requests have an address of a documentation network (RFC 5737)
+//! in `X-Forwarded-For`.
 
 use std::time::Duration;
 
@@ -9,32 +10,33 @@ use tokio::time::sleep;
 use crate::finding::{Area, Finding};
 use crate::wordpress::database::{Database, DatabaseError, column};
 
-/// No client has this address.
+/// An address that no client has.
 pub const CLIENT: &str = "192.0.2.77";
 
-/// What is left of it where the plugin shortens addresses, and the same of the whole.
+/// The part of it that remains if the plugin shortens addresses, and the beginning of the whole.
 const NETWORK: &str = "192.0.2.";
 
-/// The chain with an empty first element, which a list may have (RFC 9110, section 5.6.1). The plugin goes by the first element,
-/// and finding none takes what the web server says (`REMOTE_ADDR`); the web server, set up right, goes by the last.
+/// The chain with an empty first element, which a list may have (RFC 9110, section 5.6.1). The
+/// plugin uses the first element, and if that is empty the web server's address of the client
+/// (`REMOTE_ADDR`); a correctly configured web server uses the last.
 pub const CLIENT_BEHIND_NOTHING: &str = ", 192.0.2.77";
 
-/// Rows are written before the answer, but by another machine, perhaps.
+/// Rows are written before the response, but perhaps on another machine.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Table, column: access denied.
+/// The error codes for a denied table or column.
 const DENIED: [u16; 2] = [1142, 1143];
 
-/// Whom the plugin noted for the requests of two user agents.
+/// The addresses that the plugin noted for the requests of two user agents.
 pub struct Seen {
-    /// Of a request with [`CLIENT`].
+    /// For the request with [`CLIENT`].
     pub plain: Option<String>,
-    /// Of one with [`CLIENT_BEHIND_NOTHING`].
+    /// For the request with [`CLIENT_BEHIND_NOTHING`].
     pub behind_nothing: Option<String>,
 }
 
-/// The greatest id of the plugin's events: those of the doctor come after it.
+/// The greatest id of the plugin's events: the doctor's come after it.
 ///
 /// # Errors
 /// The database's.
@@ -46,7 +48,7 @@ pub async fn last_event(database: &Database, table_prefix: &str) -> Result<u64, 
     row.map_or(Ok(0), |mut row| column(&mut row, 0, "id"))
 }
 
-/// Looks for the events of the two user agents behind `after`.
+/// Reads the events of the two user agents after the id `after`.
 ///
 /// # Errors
 /// The database's.
@@ -84,7 +86,7 @@ pub async fn seen(
     Ok(seen)
 }
 
-/// Where the table could not be read.
+/// The finding if the table could not be read.
 pub fn not_known(error: &DatabaseError) -> Finding {
     let why = match error.code() {
         Some(code) if DENIED.contains(&code) => "the database user may not read the plugin's analytics".to_owned(),

@@ -1,6 +1,6 @@
-//! Does the field `Authorization` reach PHP? Requested with an invalid bearer token: the plugin refuses it by an error
-//! of its own, WordPress without the field by another. No token is stored for it; a real one would have to stand in the
-//! site's table.
+//! Does the field `Authorization` reach PHP? The doctor sends an invalid bearer token: the plugin
+//! refuses it with an error of its own, while WordPress without the field answers with another. No
+//! token is stored for this; a valid one would need a row in the site's table.
 
 use bytes::Bytes;
 use http::{Method, header};
@@ -10,15 +10,15 @@ use super::client::{self, Answer, ClientError, SiteAddress};
 use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 
-/// What answers only those who are logged in.
+/// A route for logged-in users only.
 const ROUTE: &str = "/wp/v2/users/me";
 
-/// Three parts, as a JWT has.
+/// Three parts, like a JWT.
 const TOKEN: &str = "Bearer wp-jwt-sidecar.doctor.asks";
 
 const ID: &str = "upstream.authorization";
 
-/// Asks WordPress who the bearer of a made-up token is.
+/// Asks WordPress for the user of an invalid token.
 pub async fn look(dialer: &Dialer, place: &SiteAddress) -> Finding {
     let asked = async {
         let request = place

@@ -1,10 +1,10 @@
-//! What refuses requests in WordPress, and so does not refuse what the sidecar answers: security plugins that are known
-//! by name, and callbacks on those of WordPress's hooks by which code can refuse. Pure; the callbacks come from
-//! [`super::php`].
+//! Finds what refuses requests in WordPress, and so does not refuse requests that the sidecar
+//! answers: security plugins that are known by name, and callbacks on WordPress's hooks that can
+//! refuse requests. Pure; the callbacks come from [`super::php`].
 
 use crate::finding::{Area, Finding};
 
-/// Plugins that refuse requests: their folder, their name, and the kinds of their blocks.
+/// Plugins that refuse requests: directory, name, and kinds of blocks.
 const BLOCKERS: [(&str, &str, &str); 20] = [
     ("wordfence", "Wordfence", "addresses, countries, lockouts after failed logins"),
     ("better-wp-security", "Solid Security", "addresses, lockouts after failed logins"),
@@ -32,7 +32,7 @@ const BLOCKERS: [(&str, &str, &str); 20] = [
     ("wp-force-login", "Force Login", "the site for visitors"),
 ];
 
-/// WordPress's hooks that every request of the REST API goes through, and whose callbacks can refuse it.
+/// WordPress's hooks that every request of the REST API passes and whose callbacks can refuse it.
 pub const REFUSING: [&str; 6] = [
     "rest_authentication_errors",
     "rest_pre_dispatch",
@@ -42,29 +42,29 @@ pub const REFUSING: [&str; 6] = [
     "determine_current_user",
 ];
 
-/// Those that refuse a login. WordPress asks them neither for a refresh.
+/// Hooks whose callbacks refuse logins. WordPress does not call these for a refresh either.
 pub const AT_LOGIN: [&str; 2] = ["authenticate", "wp_authenticate_user"];
 
-/// Hooks that everything in WordPress begins on: only what belongs to [`folders`] counts there.
+/// Hooks that nearly every plugin uses: only callbacks of [`folders`] count there.
 pub const EARLY: [&str; 7] =
     ["muplugins_loaded", "plugins_loaded", "setup_theme", "after_setup_theme", "init", "wp_loaded", "parse_request"];
 
-/// What no look at WordPress shows.
+/// What examining WordPress cannot show.
 pub const UNSEEN: &str = "Not seen this way: code that hooks in only for some requests (by address, user or time), a \
                           firewall that runs before WordPress (auto_prepend_file, a drop-in), and what PHP's command \
                           line leaves out.";
 
-/// What to do where WordPress refuses a client that the sidecar serves.
+/// What to do if WordPress refuses a client that the sidecar serves.
 const FIX: &str = "Have the server or CDN in front of the sidecar block addresses and countries: that holds for \
                     everything. Where a block within WordPress must hold for refreshes, set refresh.mode to \
                     \"forward\".";
 
-/// The folders of the plugins that are known to refuse.
+/// The directories of the plugins that are known to refuse requests.
 pub fn folders() -> impl Iterator<Item = &'static str> {
     BLOCKERS.iter().map(|(folder, ..)| *folder)
 }
 
-/// Known ones among the active plugins, each as `FOLDER/FILE.php`.
+/// The known ones among the active plugins, each of which is `FOLDER/FILE.php`.
 pub fn active(plugins: &[String]) -> Finding {
     let id = "customized.blocks";
     let lines: Vec<String> = plugins
@@ -89,23 +89,24 @@ pub fn active(plugins: &[String]) -> Finding {
     Finding::warning(Area::Customized, id, what, FIX).with_lines(lines)
 }
 
-/// A callback on a hook of WordPress's.
+/// A callback on one of WordPress's hooks.
 pub struct Callback<'a> {
     pub hook: &'a str,
-    /// The plugin's folder, `mu-plugins` or `theme`; empty where it is in none of them.
+    /// The plugin's directory, `mu-plugins` or `theme`; empty if it is in none of them.
     pub home: &'a str,
     pub line: String,
 }
 
 impl Callback<'_> {
-    /// Of plugins in general nothing is said: most of those that have such a callback (shops, caches) refuse nobody.
+    /// Other plugins are not reported: most of those with such a callback (shops, caches) refuse no
+    /// client.
     fn is_suspect(&self) -> bool {
         !AT_LOGIN.contains(&self.hook)
             && (matches!(self.home, "mu-plugins" | "theme") || folders().any(|known| known == self.home))
     }
 }
 
-/// Callbacks on [`REFUSING`], [`AT_LOGIN`] and, of known plugins, on [`EARLY`].
+/// Callbacks on [`REFUSING`], [`AT_LOGIN`] and, for known plugins, on [`EARLY`].
 pub fn callbacks(callbacks: &[Callback<'_>]) -> Finding {
     let id = "customized.refusals";
     let lines = callbacks.iter().map(|callback| {
@@ -128,8 +129,8 @@ pub fn callbacks(callbacks: &[Callback<'_>]) -> Finding {
         return Finding::warning(Area::Customized, id, what, format!("See what it refuses. {FIX} {UNSEEN}"))
             .with_lines(lines);
     }
-    let what = "other plugins are on hooks of WordPress by which code can refuse a request. Most of them refuse \
-                nobody; if one does (an address, a country, a client after failed logins), that does not hold for \
+    let what = "other plugins are on hooks of WordPress by which code can refuse a request. Most of them refuse no \
+                client; if one does (an address, a country, a client after failed logins), that does not hold for \
                 refreshes that the sidecar answers";
     Finding::ok(Area::Customized, id, what).with_hint(format!("{FIX} {UNSEEN}")).with_lines(lines)
 }
@@ -153,7 +154,7 @@ mod tests {
         assert_eq!(two.level, Level::Warning);
         let wordfence = "Wordfence (wordfence/wordfence.php): addresses, countries, lockouts after failed logins";
         assert_eq!(two.lines, [wordfence, "iQ Block Country (iq-block-country/iq-block-country.php): countries"]);
-        // Wordfence's own name begins another one's, perhaps.
+        // Another plugin's name may begin with Wordfence's.
         assert_eq!(plugins(&["wordfence-helper/x.php"]).level, Level::Ok);
     }
 

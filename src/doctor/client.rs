@@ -1,4 +1,4 @@
-//! Requests of the doctor's own, each on a connection of its own and within a time limit.
+//! The doctor's own requests, each on a new connection and with a time limit.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,36 +15,36 @@ use crate::route::{Permalinks, RouteForms};
 use crate::wordpress::home;
 use crate::wordpress::site::Site;
 
-/// WordPress has this long for an answer.
+/// How long WordPress may take to answer.
 pub const LIMIT: Duration = Duration::from_secs(8);
 
-/// The answers that are asked for are a few kilobytes; of a page in their place no more is read.
+/// The most bytes of a response that are read. The expected ones are a few kilobytes; a page in
+/// their place may be larger.
 const MAX_ANSWER: usize = 1024 * 1024;
 
-/// By which WordPress's own records show who that was.
+/// Identifies these requests in WordPress's own records.
 pub const USER_AGENT: &str = concat!("wp-jwt-sidecar/", env!("CARGO_PKG_VERSION"), " doctor");
 
-/// An answer, and when it came.
+/// A response, and its times.
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
     /// By this machine's clock, before the request was sent.
     pub sent: SystemTime,
-    /// After the answer's head was there.
+    /// After the response's head was received.
     pub received: SystemTime,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nothing came.
     #[error("there was no answer within {0:?}")]
     TimedOut(Duration),
-    /// No response.
+    /// There is no valid response.
     #[error("{}", in_full(.0))]
     Ask(#[from] AskError),
-    /// A request that cannot be one: the home URL's host is not valid.
+    /// The request cannot be made: the home URL's host is invalid.
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
     /// The sidecar itself could not answer.
@@ -52,17 +52,17 @@ pub enum ClientError {
     Native(String),
 }
 
-/// Where the site is, as a client sees it.
+/// The site's address, as a client sees it.
 pub struct SiteAddress {
     pub scheme: Scheme,
-    /// Its host, with its port if that is not the scheme's own.
+    /// The host, with the port unless it is the scheme's default.
     pub host: String,
-    /// The home path, and which spellings of the REST root exist.
+    /// The home path and the forms of the REST root.
     pub forms: RouteForms,
 }
 
 impl SiteAddress {
-    /// Of `site`; `None` where its home URL is none.
+    /// The address of `site`; `None` if its home URL is invalid.
     pub fn of(site: &Site) -> Option<Self> {
         let url = url::Url::parse(site.stored_home()).ok()?;
         let scheme = if url.scheme() == "https" { Scheme::Https } else { Scheme::Http };
@@ -88,7 +88,8 @@ impl SiteAddress {
     }
 }
 
-/// Sends `request` to the upstream, for `client` where the upstream is told of clients when a connection begins.
+/// Sends `request` to the upstream. `client` is introduced to it if connections begin with a PROXY
+/// header.
 ///
 /// # Errors
 /// See [`ClientError`].

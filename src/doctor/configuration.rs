@@ -1,4 +1,4 @@
-//! The configuration as it was read: faults, warnings, and what was taken for granted.
+//! The configuration: faults, warnings, and assumptions.
 
 use crate::config::{Algorithm, Config, Faults, ForwardedMode, ListenAddress, RefreshMode};
 use crate::finding::{Area, Finding};
@@ -7,10 +7,10 @@ use crate::tls::Tls;
 use crate::tls::certificates::{Warning, WarningKind};
 use crate::wordpress::installation::Installation;
 
-/// What [`certificates`] says of one that is no longer valid.
+/// The id of [`certificates`]' finding about an expired one.
 pub const CERTIFICATE_ENDED: &str = "certificates.ended";
 
-/// Everything that is wrong, each a finding of its own.
+/// Every fault as a finding of its own.
 pub fn faults(faults: &Faults) -> Vec<Finding> {
     faults
         .0
@@ -26,7 +26,7 @@ pub fn faults(faults: &Faults) -> Vec<Finding> {
         .collect()
 }
 
-/// What an operator should look at, though it keeps nothing from working.
+/// What an operator should check, although everything works.
 pub fn warnings(config: &Config) -> Vec<Finding> {
     let id = "configuration.warning";
     let mut findings: Vec<Finding> = config
@@ -53,17 +53,18 @@ pub fn warnings(config: &Config) -> Vec<Finding> {
             "Set forwarded.mode to \"auto\", unless a proxy in front replaces that field.",
         ));
     }
-    findings.extend(nobody_trusted(config));
+    findings.extend(without_trusted_proxy(config));
     findings
 }
 
-/// Behind a proxy on this machine every client has that proxy's address, unless it is trusted to tell.
-fn nobody_trusted(config: &Config) -> Option<Finding> {
+/// Behind a proxy on this machine every client has that proxy's address, unless the proxy is
+/// trusted to name the client.
+fn without_trusted_proxy(config: &Config) -> Option<Finding> {
     let all = config.server.listen.iter().chain(&config.tls.listen);
     let is_behind_a_proxy = |address: &ListenAddress| match address {
         ListenAddress::Tcp(address) => address.ip().is_loopback(),
         ListenAddress::Unix(_) => true,
-        // Only the socket unit knows.
+        // Only the socket unit knows the address.
         ListenAddress::Systemd(_) => false,
     };
     let only_local = all.into_iter().all(is_behind_a_proxy);
@@ -79,7 +80,7 @@ fn nobody_trusted(config: &Config) -> Option<Finding> {
     })
 }
 
-/// What an operator should look at about certificates for clients.
+/// What an operator should check about certificates for clients.
 pub fn certificates(tls: &Tls) -> Vec<Finding> {
     let finding = |warning: Warning| {
         let (level, id, fix): (fn(_, _, _, _) -> _, _, _) = match warning.kind {
@@ -108,7 +109,7 @@ pub fn certificates(tls: &Tls) -> Vec<Finding> {
     tls.warnings().into_iter().map(finding).collect()
 }
 
-/// What is done about used tokens. `algorithm` is the site's, where it is known. Pure.
+/// How used tokens are handled. `algorithm` is the site's, if known. Pure.
 pub fn used_tokens(reuse: &Reuse, algorithm: Option<Algorithm>) -> Finding {
     let id = "configuration.used_tokens";
     let what = reuse.describe(algorithm);
@@ -138,7 +139,7 @@ pub fn used_tokens(reuse: &Reuse, algorithm: Option<Algorithm>) -> Finding {
     }
 }
 
-/// What was taken for granted about PHP's environment.
+/// The assumptions about PHP's environment.
 pub fn assumed(installation: &Installation) -> Vec<Finding> {
     installation
         .assumed

@@ -1,4 +1,5 @@
-//! The database: can it be reached, can it be written, does its clock agree with ours.
+//! The database: can it be reached, does it accept writes, does its clock agree with this
+//! machine's?
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,49 +13,49 @@ use crate::wordpress::installation::Installation;
 /// Clocks that differ by less are taken to agree: columns have whole seconds.
 const AGREE: Duration = Duration::from_secs(2);
 
-/// A certificate of the server's that ends so soon should have been renewed.
+/// A server's certificate that expires so soon should have been renewed.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// From here on sessions end noticeably earlier or later, by whose clock is asked.
+/// From this difference on, it matters for sessions whose clock is used.
 const FAR_APART: Duration = Duration::from_secs(60);
 
 /// What is known of the server.
 pub struct Server {
     /// `VERSION()`.
     pub version: String,
-    /// `CURRENT_USER()`: the account whose rights count.
+    /// `CURRENT_USER()`: the account whose privileges count.
     pub account: String,
     /// `DATABASE()`.
     pub database: String,
-    /// Also for the sidecar's user.
+    /// Whether it accepts no writes, even from the sidecar's user.
     pub read_only: bool,
-    /// By how much its clock is ahead of ours.
+    /// How far its clock is ahead of this machine's.
     ahead: Difference,
 }
 
-/// How far two clocks are apart, and how far the measurement can be wrong. In seconds.
+/// How far two clocks are apart, and the uncertainty of the measurement. In seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Difference {
-    /// Positive: theirs is ahead.
+    /// Positive if the other clock is ahead.
     pub seconds: f64,
-    /// Half of the time that asking took.
+    /// Half of the time that the query took.
     pub uncertainty: f64,
 }
 
 impl Difference {
-    /// How far they are apart at the least.
+    /// The minimum difference.
     pub fn least(self) -> Duration {
         Duration::from_secs_f64((self.seconds.abs() - self.uncertainty).max(0.0))
     }
 }
 
 impl Server {
-    /// Whether it is a MariaDB; else it is a MySQL, or says nothing.
+    /// Whether it is MariaDB; otherwise it is MySQL, or unknown.
     pub fn is_mariadb(&self) -> bool {
         self.version.contains("MariaDB")
     }
 
-    /// What is to be said of it. `label` says where it is.
+    /// The findings about it. `label` names its address.
     pub fn findings(&self, label: &str) -> Vec<Finding> {
         let reached = format!("{label}: {} answers as {}", self.version, self.account);
         let mut reached = Finding::ok(Area::Database, "database.reachable", reached);
@@ -75,7 +76,7 @@ impl Server {
     }
 }
 
-/// Asks the server about itself.
+/// Queries the server's properties.
 ///
 /// # Errors
 /// The database's.
@@ -100,7 +101,7 @@ pub async fn server(session: &mut Session<'_>) -> Result<Server, DatabaseError> 
     })
 }
 
-/// Whether the account may have as many connections as the sidecar may want.
+/// Whether the account is allowed as many connections as the sidecar may use.
 ///
 /// # Errors
 /// The database's.
@@ -117,13 +118,14 @@ pub async fn connections(session: &mut Session<'_>, wanted: usize) -> Result<Opt
     Ok(too_few(wanted as u64, of_account, of_server))
 }
 
-/// Pure. 0 is no limit of the account's own.
+/// Pure. 0 means that the account has no limit of its own.
 fn too_few(wanted: u64, of_account: u64, of_server: u64) -> Option<Finding> {
     let (limit, name) = match of_account {
         0 => (of_server, "max_connections"),
         own => (own, "max_user_connections"),
     };
-    // One that closes is counted for a moment longer, and a silent server is looked at by one more.
+    // A connection that is closing counts for a moment longer, and probing a silent server takes
+    // one more.
     let needed = wanted + 2;
     (limit < needed).then(|| {
         Finding::warning(
@@ -140,7 +142,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Each of several hosts by itself: one that cannot be used will be missed when the others are gone.
+/// Checks each of several hosts by itself: an unusable one will be missed when the others fail.
 pub async fn hosts(installation: &Installation) -> Vec<Finding> {
     let id = "database.hosts";
     let hosts = installation.database.opts();
@@ -177,7 +179,7 @@ pub async fn hosts(installation: &Installation) -> Vec<Finding> {
     findings
 }
 
-/// TLS with each host. What keeps a connection from being made, [`unreachable`] and [`hosts`] say.
+/// TLS with each host. Connection failures are reported by [`unreachable`] and [`hosts`].
 pub async fn tls(installation: &Installation) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (opts, label) in installation.database.opts().iter().zip(installation.database.labels()) {
@@ -226,11 +228,11 @@ fn judge_tls(label: &str, protection: Protection, presented: Option<&Presented>,
     }
 }
 
-/// Why it cannot be reached, and what to look at.
+/// Why it cannot be reached, and what to check.
 pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Finding {
     let text = error.to_string();
     let fix = match error {
-        // 1045: wrong user or password. 1698: a user that only the system's own may be.
+        // 1045: wrong user or password. 1698: an account for one of the system's users only.
         DatabaseError::Connect(said) if is_one_of(said, &[1045, 1698]) => {
             "User or password is not what the server has: compare DB_USER and DB_PASSWORD in wp-config.php (or \
              wordpress.database_url) with the server's account; the part behind the @ counts too, and an account with REQUIRE SSL or \
@@ -351,7 +353,7 @@ mod tests {
                 Some((Level::Ok, "TLSv1_3; certificate for db.example, signed by CN=ca, until ")),
             ),
             (Protection::Verified, Some(&ending), Some((Level::Warning, "signed by CN=ca"))),
-            // Said where the database cannot be reached.
+            // Reported as an unreachable database.
             (Protection::Verified, Some(&bad), None),
             (Protection::EncryptOnly, Some(&good), Some((Level::Warning, "not verified"))),
             (Protection::EncryptOnly, Some(&bad), Some((Level::Warning, "because"))),

@@ -1,5 +1,5 @@
-//! Code on those of the plugin's hooks by which it can refuse a refresh or act at one, found by reading the site's files and
-//! snippets. It needs no PHP. See [`crate::wordpress::hook_scan`].
+//! Code on the plugin's hooks by which it can refuse a refresh or act on one, found by reading the
+//! site's files and snippets. Needs no PHP. See [`crate::wordpress::hook_scan`].
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub async fn look(
     trusted: &[String],
 ) -> Vec<Finding> {
     let Some(plugin) = &examined.plugin else { return Vec::new() };
-    // What keeps them from being read, the look at the database says.
+    // A database error is reported by the database's own check.
     let stored = async {
         let mut session = database.session().await?;
         let themes = hook_scan::themes(&mut session, installation).await?;

@@ -1,4 +1,4 @@
-//! What PHP said of the site beforehand: whether it still holds.
+//! Whether the import of the site's configuration is still valid.
 
 use crate::finding::{Area, Finding};
 use crate::wordpress::installation::{Import, PassedOver};

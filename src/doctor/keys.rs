@@ -1,11 +1,12 @@
-//! Judges the signing key and the salts by what they look like. Their values go nowhere from here.
+//! Judges the signing key and the salts by their form. Their values are not passed on.
 
 use crate::config::{Algorithm, Secret};
 use crate::finding::{Area, Finding};
 use crate::wordpress::installation::Installation;
 
-/// Values that documents and examples give to keys, in lower case and without anything but letters: the plugin's own
-/// instructions, WordPress's sample configuration, and what people put in "for now".
+/// Values that documents and examples give to keys, in lower case and reduced to letters: the
+/// plugin's own instructions, WordPress's sample configuration, and values that people use
+/// temporarily.
 const PLACEHOLDERS: [&str; 9] = [
     "putyouruniquephrasehere",
     "yourtopsecretkey",
@@ -18,13 +19,14 @@ const PLACEHOLDERS: [&str; 9] = [
     "password",
 ];
 
-/// Fewer different characters than this in a key of any length: a word repeated, not a random value.
+/// A key with fewer different characters than this, of any length, is a repeated word rather than a
+/// random value.
 const DISTINCT_CHARACTERS: usize = 8;
 
 const FIX_KEY: &str = "Make a long random one, put it into wp-config.php as JWT_AUTH_SECRET_KEY (or into jwt.secret_file), and \
                         restart the sidecar. Access tokens signed with the old key end with it; refresh tokens stay good.";
 
-/// What the key looks like that tokens are signed with. `algorithm` is the site's, if it is known.
+/// Judges the key that tokens are signed with. `algorithm` is the site's, if known.
 pub fn signing_key(algorithm: Option<Algorithm>, secret: Option<&Secret>, has_private_key: bool) -> Finding {
     let id = "keys.signing";
     if has_private_key && algorithm.is_none_or(|algorithm| !algorithm.is_hmac()) {
@@ -53,7 +55,7 @@ pub fn signing_key(algorithm: Option<Algorithm>, secret: Option<&Secret>, has_pr
             id,
             format!(
                 "the signing key has {length} bytes; {bits} wants {} or more (RFC 7518, section 3.2): a short key can be \
-                 found by trying, and whoever has it can make tokens for any user",
+                 found by trying, and with it tokens can be made for any user",
                 least_bytes(bits)
             ),
             FIX_KEY,
@@ -79,9 +81,9 @@ pub fn salts(installation: &Installation) -> Finding {
         Area::Keys,
         id,
         "AUTH_KEY or AUTH_SALT is missing in wp-config.php, is the placeholder of the sample, or has the value of another \
-         key: WordPress uses a random value from its database instead, which whoever can read the database knows",
+         key: WordPress uses a random value from its database instead, which everyone who can read the database knows",
         "Put fresh keys into wp-config.php (`wp config shuffle-salts`, or https://api.wordpress.org/secret-key/1.1/salt/) and \
-         restart the sidecar at once. Everybody has to log in anew: sessions, and access tokens too, hang on them.",
+         restart the sidecar at once. All users then have to log in again: sessions and access tokens depend on these keys.",
     )
 }
 
@@ -98,7 +100,8 @@ enum Weakness {
 fn weakness(key: &str, least: usize) -> Option<Weakness> {
     let letters: String = key.to_ascii_lowercase().chars().filter(char::is_ascii_alphabetic).collect();
     let digits = key.chars().filter(|character| !character.is_ascii_alphabetic()).count();
-    // "your-top-secret-key" and the like; a random key that happens to spell a word among other characters is none.
+    // "your-top-secret-key" and the like; a random key that happens to contain a word among other
+    // characters does not count.
     if PLACEHOLDERS.contains(&letters.as_str()) && digits <= letters.len() / 2 {
         return Some(Weakness::Placeholder);
     }

@@ -1,5 +1,5 @@
-//! Limits of the site's web server that a proxy in front runs into: how long it keeps idle connections, how large a request
-//! may be.
+//! Limits of the site's web server that affect a proxy in front: how long it keeps idle
+//! connections, and how large a request may be.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +12,19 @@ use crate::finding::{Area, Finding};
 use crate::net::dial::Dialer;
 use crate::net::stream::UpstreamStream;
 
-/// How long an idle connection is watched at most: longer ones are kept for long enough by everybody.
+/// How long an idle connection is watched at most: longer times are long enough for every purpose.
 const WATCHED: Duration = Duration::from_secs(12);
 
-/// Beyond our own time, so that a server that closes just then is seen.
+/// Added to the sidecar's own time, so that a server that closes at that moment is noticed.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// For the answer to a request without a body.
+/// The time for the response to a request without a body.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long a server has to refuse a body. One that does not is waiting for it.
+/// How long a server may take to refuse a body. One that does not is waiting for it.
 const REFUSAL: Duration = Duration::from_secs(2);
 
-/// The sizes that are announced, smallest first, with what goes wrong where they are refused.
+/// The announced sizes, smallest first, with what fails if they are refused.
 const SIZES: [(u64, &str); 3] = [
     (16 << 10, "refreshes and the REST API fail"),
     ((1 << 20) + 1, "uploads of photos, plugins and themes fail (1 MiB is nginx's own limit where none is set)"),
@@ -48,10 +48,10 @@ pub async fn keep_alive(dialer: &Dialer, place: &SiteAddress, reused_for: Durati
     }
 }
 
-/// What became of an idle connection.
+/// What happened to an idle connection.
 #[derive(Debug, Clone, Copy)]
 enum Idle {
-    /// Closed with, or at once after, the answer.
+    /// Closed with the response, or immediately after.
     ClosedAtOnce,
     /// Closed after so long.
     ClosedAfter(Duration),
@@ -101,7 +101,8 @@ fn judge_keep_alive(idle: Idle, reused_for: Duration) -> Finding {
 
 async fn watch(dialer: &Dialer, place: &SiteAddress, longest: Duration) -> Result<Idle, String> {
     let mut stream = dialer.dial_home(None, Some(&place.host)).await.map_err(|error| error.to_string())?;
-    // WordPress is not asked: a file that every WordPress has, and if not, a 404 is an answer as well.
+    // WordPress is not involved: the target is a file that every WordPress has, and a 404 would do
+    // as well.
     let target = format!("{}/wp-includes/images/blank.gif", place.forms.home_path);
     let request = head(place, "HEAD", &target, "")?;
     let written = async {
@@ -116,7 +117,7 @@ async fn watch(dialer: &Dialer, place: &SiteAddress, longest: Duration) -> Resul
         let left = longest.saturating_sub(began.elapsed());
         match timeout(left, stream.read(&mut rest)).await {
             Err(_) => return Ok(Idle::OpenAfter(longest)),
-            // A server that sends a body with its answer to HEAD, or an alert of TLS.
+            // A server that sends a body in response to HEAD, or a TLS alert.
             Ok(Ok(1..)) => {}
             Ok(_) if began.elapsed() < MARGIN => return Ok(Idle::ClosedAtOnce),
             Ok(_) => return Ok(Idle::ClosedAfter(began.elapsed())),
@@ -124,7 +125,7 @@ async fn watch(dialer: &Dialer, place: &SiteAddress, longest: Duration) -> Resul
     }
 }
 
-/// Announces bodies that are never sent, all at once, and sees which are refused.
+/// Announces bodies that are never sent, all at once, and checks which are refused.
 pub async fn body_limit(dialer: &Dialer, place: &SiteAddress) -> Finding {
     let [small, medium, large] = SIZES.map(|(size, _)| announce(dialer, place, size));
     let (small, medium, large) = tokio::join!(small, medium, large);
@@ -140,7 +141,7 @@ pub async fn body_limit(dialer: &Dialer, place: &SiteAddress) -> Finding {
     judge_body_limit(refused.iter().position(|refused| matches!(refused, Ok(true))))
 }
 
-/// `first_refused` is the place in [`SIZES`]. Pure.
+/// `first_refused` is an index into [`SIZES`]. Pure.
 fn judge_body_limit(first_refused: Option<usize>) -> Finding {
     let id = "upstream.body_limit";
     let Some((at, (size, harm))) = first_refused.and_then(|at| Some((at, SIZES.get(at)?))) else {
@@ -162,7 +163,7 @@ fn bytes(size: u64) -> String {
     if size < 1 << 20 { format!("{} KiB", size >> 10) } else { format!("{} MiB", size >> 20) }
 }
 
-/// Whether a POST to the refresh route with so many bytes to come is refused as too large.
+/// Whether a POST to the refresh route with a body of `size` is refused as too large.
 async fn announce(dialer: &Dialer, place: &SiteAddress, size: u64) -> Result<bool, String> {
     let mut stream = dialer.dial_home(None, Some(&place.host)).await.map_err(|error| error.to_string())?;
     let fields = format!("Content-Type: application/json\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n");
@@ -172,7 +173,7 @@ async fn announce(dialer: &Dialer, place: &SiteAddress, size: u64) -> Result<boo
         read_head(&mut stream).await
     };
     match timeout(REFUSAL, answer).await {
-        // It waits for the body, with a 100 or without a word. Closed here, the request never was one.
+        // It waits for the body, with or without a 100. Closed now, the request is never complete.
         Err(_) => Ok(false),
         Ok(Ok(head)) => Ok(head.split(' ').nth(1) == Some("413")),
         Ok(Err(error)) => Err(error.to_string()),
@@ -180,7 +181,7 @@ async fn announce(dialer: &Dialer, place: &SiteAddress, size: u64) -> Result<boo
 }
 
 fn head(place: &SiteAddress, method: &str, target: &str, fields: &str) -> Result<String, String> {
-    // SECURITY: the home URL comes from the database; nothing of it may end a line.
+    // SECURITY: the home URL comes from the database; nothing in it may end a line.
     HeaderValue::from_str(&place.host).map_err(|_| "the host of the home URL is not valid".to_owned())?;
     let proto = place.scheme.name();
     let target: http::Uri = target.parse().map_err(|_| "the path of the home URL is not valid".to_owned())?;
@@ -192,7 +193,7 @@ fn head(place: &SiteAddress, method: &str, target: &str, fields: &str) -> Result
     ))
 }
 
-/// The head of an answer, up to its empty line or 64 KiB.
+/// The head of a response, up to its empty line or 64 KiB.
 async fn read_head(stream: &mut UpstreamStream) -> std::io::Result<String> {
     let mut head = Vec::new();
     let mut part = [0; 4096];

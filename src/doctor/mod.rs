@@ -1,11 +1,13 @@
-//! `wp-jwt-sidecar doctor`: walks through the whole installation and says what is good, what needs attention and what is
-//! a problem, each with its fix.
+//! `wp-jwt-sidecar doctor`: examines the whole installation and reports what is good, what needs
+//! attention and what is a problem, each with its fix.
 //!
-//! It changes nothing, unless it is given a refresh token to refresh. What it asks of the site is a dozen small requests;
-//! the plugin notes two refused refreshes of an address that no client has. A check whose prerequisite is missing
-//! is skipped; the missing prerequisite is reported. Every step has a time limit, and reaching it is a finding.
+//! It changes nothing, unless it is given a refresh token to refresh. It sends a dozen small
+//! requests to the site; the plugin notes two refused refreshes of an address that no client has. A
+//! check whose prerequisite is missing is skipped; the missing prerequisite is reported. Every step
+//! has a time limit, and exceeding it is a finding.
 //!
-//! One file for each area; in each, judging is apart from asking. [`running`] is for a sidecar that shows its own state.
+//! There is one file per area; in each, judging is separate from asking. [`running`] is for a
+//! sidecar that shows its own state.
 
 mod address;
 mod authorization;
@@ -52,25 +54,25 @@ use crate::wordpress::installation::{Installation, installation};
 use crate::wordpress::site::{Examined, Site};
 use client::SiteAddress;
 
-/// For a step that asks the database.
+/// The time limit of a step that queries the database.
 const DATABASE_LIMIT: Duration = Duration::from_secs(8);
 
-/// For a step that asks the web server or PHP, each of which has a time limit of its own for each answer.
+/// The time limit of a step that asks the web server or PHP; each response also has its own.
 const SITE_LIMIT: Duration = Duration::from_secs(14);
 
-/// How it is looked.
+/// How to examine.
 #[derive(Debug, Clone)]
 pub struct How {
-    /// By running the site's own code, too.
+    /// Whether to run the site's own code, too.
     pub runs_php: bool,
-    /// By a refresh of this token, which uses it up.
+    /// A token to refresh, which uses it up.
     pub token: Option<Secret>,
 }
 
-/// Looks at everything. The findings stand in the order of their areas.
+/// Examines everything. The findings are sorted by area.
 ///
 /// # Errors
-/// When the system gives no threads.
+/// If the system cannot start threads.
 pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, how: &How) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     match cli::load(options, environment.into_iter()) {
@@ -94,7 +96,7 @@ pub fn examine(options: &Options, environment: Vec<(OsString, OsString)>, how: &
     Ok(findings)
 }
 
-/// What `serve` reads before it listens; then whatever of it can be asked.
+/// Checks what `serve` reads before it listens, then everything that can be asked.
 fn look(mut config: Config, how: &How, findings: &mut Vec<Finding>) -> io::Result<()> {
     let environment = |name: &str| std::env::var_os(name);
     let dialer = Dialer::new(&config.upstream).map_err(|faults| findings.extend(configuration::faults(&faults))).ok();
@@ -115,7 +117,7 @@ fn look(mut config: Config, how: &How, findings: &mut Vec<Finding>) -> io::Resul
         findings.push(keys::salts(installation));
     }
     let (Some(dialer), Some(installation)) = (dialer.clone(), installation) else {
-        // Without the one or the other there is nothing to ask but the web server.
+        // Without them only the web server can be asked.
         if let Some(dialer) = dialer {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             findings.push(runtime.block_on(upstream::reachable(&dialer, &config, None)));
@@ -124,15 +126,15 @@ fn look(mut config: Config, how: &How, findings: &mut Vec<Finding>) -> io::Resul
         return Ok(());
     };
     let original = config.clone();
-    // The doctor's own calls are no refreshes to be counted.
+    // The doctor's own calls must not be counted as refreshes.
     config.refresh.analytics = false;
-    // What it would answer itself is what it looks at.
+    // The doctor examines the native response itself.
     config.refresh.verify = Verify::Off;
     let parts = Parts { config, dialer: dialer.clone(), tls, installation: Some(installation.clone()) };
     let Some((refresher, runtime)) = Sidecar::assemble(parts)?.into_native() else { return Ok(()) };
     let patient = Patient { config: original, installation, dialer, refresher, how: how.clone() };
     findings.extend(runtime.block_on(patient.look()));
-    // A name that is looked up in vain must not hold up the end.
+    // A pending name resolution must not delay the end.
     runtime.shutdown_background();
     Ok(())
 }
@@ -182,11 +184,11 @@ impl Patient {
         findings
     }
 
-    /// What the site's rows say. `None` where they cannot be read.
+    /// The findings about the site's rows. `None` if they cannot be read.
     async fn rows(&self) -> (Vec<Finding>, Option<Examined>) {
         match timeout(DATABASE_LIMIT, self.refresher.sites.examine()).await {
             Ok(Ok(examined)) => (plugin::findings(&examined), Some(examined)),
-            // What keeps it from being read, the look at the database says.
+            // The database's own check reports why it cannot be read.
             Ok(Err(_)) | Err(_) => (Vec::new(), None),
         }
     }
@@ -196,7 +198,7 @@ impl Patient {
         let looked = async {
             let mut session = database.session().await?;
             let mut server = database::server(&mut session).await?;
-            // A user may write to it all the same.
+            // The user may be allowed to write all the same.
             server.read_only &= session.is_read_only().await?;
             let label = database.host_in_use().unwrap_or_else(|| self.installation.database_label.clone());
             let mut findings = server.findings(&label);
@@ -217,7 +219,8 @@ impl Patient {
             let writes_events = self.config.refresh.analytics;
             findings.extend(tables::look(&mut session, &server, &self.installation, writes_events).await?);
             session.give_back();
-            // What refuses a rotation has mostly been said by then, with the lines to copy.
+            // Most reasons for refused rotations have been reported by then, with the lines to
+            // copy.
             if verdict(&findings) != Level::Problem
                 && let Trial::Refused(refused) = trial::run(&store).await
             {
@@ -232,7 +235,8 @@ impl Patient {
         findings
     }
 
-    /// The web server, WordPress behind it, and, where both sides can answer, their answers.
+    /// The web server, WordPress behind it, and, if both sides can answer, the comparison of their
+    /// responses.
     async fn web(&self, site: Option<&Site>) -> Vec<Finding> {
         let place = site.and_then(SiteAddress::of);
         let host = place.as_ref().map(|place| place.host.as_str());
@@ -252,14 +256,14 @@ impl Patient {
         let limits = within(Area::Upstream, "upstream.keepalive", SITE_LIMIT, limits);
         let wordpress = async {
             let mut findings = within(Area::Upstream, "upstream.rest", SITE_LIMIT, self.wordpress(site, &place)).await;
-            // Without WordPress's word about its home URL nothing is answered natively.
+            // Refreshes are native only after WordPress has confirmed its home URL.
             if self.refresher.sites.home(site, place.scheme).is_ok() {
                 let prefix = &self.installation.table_prefix;
                 let parity = parity::look(&self.refresher, &self.dialer, site, &place, prefix);
                 findings.extend(within(Area::Parity, "parity.answers", SITE_LIMIT, parity).await);
                 if let Some(token) = &self.how.token {
-                    // Without a limit over all: each of its steps has one. Given up in between, what became of the token would not
-                    // be known.
+                    // Without an overall limit, since each of its steps has one. Cut off in
+                    // between, the token's state would be unknown.
                     findings.extend(parity::refresh(&self.refresher, &self.dialer, site, &place, token).await);
                 }
             }
@@ -282,7 +286,7 @@ impl Patient {
         }
         findings.extend(upstream::route(&self.dialer, place).await);
         findings.push(authorization::look(&self.dialer, place).await);
-        // The native path knows what WordPress says from here on.
+        // From here on the native path knows WordPress's answer.
         if let Err(obstacle) = self.refresher.sites.ask_homes(site).await {
             findings.push(site::obstacle(&obstacle));
         }
@@ -292,7 +296,7 @@ impl Patient {
     }
 }
 
-/// A step that takes too long is given up, and told of.
+/// A step that takes too long is given up and reported.
 async fn within(
     area: Area,
     id: &'static str,

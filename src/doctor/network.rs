@@ -1,4 +1,5 @@
-//! The further sites of a network: which can be refreshed natively, and what the database user may do with their tables.
+//! The further sites of a network: which can be refreshed natively, and the database user's
+//! privileges on their tables.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::network::Known;
 use crate::wordpress::network::blog::Blog;
 
-/// Sites that are looked at, the first ones by their ids.
+/// How many sites are examined, the first ones by id.
 const LOOKED_AT: usize = 20;
 
-/// How long looking at them may take: each has WordPress asked once.
+/// How long examining them may take: WordPress is asked once for each.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Nothing on a single site.
+/// Empty on a single site.
 pub async fn look(refresher: &Arc<Refresher>) -> Vec<Finding> {
     let Some(blogs) = &refresher.blogs else { return Vec::new() };
     let known = blogs.network().current().await;
@@ -64,7 +65,7 @@ pub async fn look(refresher: &Arc<Refresher>) -> Vec<Finding> {
     findings
 }
 
-/// What stands against native refreshes of `blog`, if anything does.
+/// The obstacle to native refreshes of `blog`, if any.
 async fn obstacle(refresher: &Refresher, blog: &Arc<Blog>) -> Option<String> {
     let sites = refresher.sites.of_blog(Arc::clone(blog));
     let examined = match sites.examine().await {
@@ -80,7 +81,8 @@ async fn obstacle(refresher: &Refresher, blog: &Arc<Blog>) -> Option<String> {
     sites.home(&site, scheme).err().map(|why| why.to_string())
 }
 
-/// What makes the statements for the tables of all sites that are there: of which there may be thousands, and more tomorrow.
+/// A query that generates the statements for the tables of all existing sites, of which there may
+/// be thousands.
 ///
 /// # Errors
 /// The database's.
@@ -91,7 +93,7 @@ pub async fn rights(
     base_prefix: &str,
 ) -> Result<Finding, DatabaseError> {
     let id = "rights.network";
-    // SECURITY: the prefix has letters, digits and underscores only.
+    // SECURITY: the prefix contains letters, digits and underscores only.
     let pattern = format!("{}%options", base_prefix.replace('_', "\\_"));
     let seen: Option<Row> = session
         .conn()

@@ -1,8 +1,10 @@
-//! Refused refreshes sent both to WordPress and through the native path, and every difference between the answers.
+//! Sends refused refreshes both to WordPress and through the native path, and reports every
+//! difference between the responses.
 //!
-//! They are harmless: no token is made or ended. The plugin notes the two with an unknown token in its analytics, and counts
-//! them for an address that no client has; the native path here is the real one, in this process, without analytics. A real refresh
-//! is made only of a token that was given for it: see [`real`].
+//! They are harmless: no token is made or ended. The plugin notes the two with an unknown token in
+//! its analytics, and counts them for an address that no client has. The native path is the real
+//! one, in this process, without analytics. A real refresh needs a token given for that purpose:
+//! see [`real`].
 
 mod compare;
 mod differences;
@@ -32,7 +34,7 @@ use compare::Differences;
 
 pub use real::{ID as REFRESH, look as refresh, not_used as token_not_used};
 
-/// The least limit of requests under which the two that are counted are still sent.
+/// The smallest rate limit under which the two counted requests are still sent.
 const LEAST_LIMIT: u32 = 4;
 
 /// No site has this origin (RFC 2606).
@@ -43,12 +45,12 @@ struct Case {
     name: &'static str,
     body: String,
     has_origin: bool,
-    /// Whether it gets as far as the plugin's rate limit and analytics.
+    /// Whether it reaches the plugin's rate limit and analytics.
     is_counted: bool,
 }
 
 impl Case {
-    /// A refresh of `token`, as apps send it.
+    /// A refresh with `token`, as apps send it.
     fn of_token(token: &str) -> Case {
         Case { name: "a token", body: format!(r#"{{"refresh_token":"{token}"}}"#), has_origin: false, is_counted: true }
     }
@@ -67,14 +69,14 @@ impl Case {
     }
 }
 
-/// The answers to one case. `native` is the reason where the sidecar leaves it to WordPress.
+/// The responses to one case. `native` is the reason if the sidecar leaves it to WordPress.
 struct Pair {
     name: String,
     wordpress: Answer,
     native: Result<Answer, String>,
 }
 
-/// Sends, compares, and sees on the way whom WordPress takes for the client.
+/// Sends and compares, and also finds out which address WordPress takes as the client's.
 pub async fn look(
     refresher: &Arc<Refresher>,
     dialer: &Dialer,
@@ -85,7 +87,7 @@ pub async fn look(
     let id = "parity.answers";
     let Ok(random) = random_hex() else {
         let fix = "Look at /dev/urandom.";
-        return vec![Finding::problem(Area::Parity, id, "the system gives no randomness", fix)];
+        return vec![Finding::problem(Area::Parity, id, "no random bytes from the operating system", fix)];
     };
     let (nonce, token) = random.split_at(8);
     let agents = (format!("{} {nonce}a", client::USER_AGENT), format!("{} {nonce}b", client::USER_AGENT));
@@ -162,7 +164,8 @@ async fn ask_both(
     Ok((wordpress, native))
 }
 
-/// What the sidecar would answer, by the code that answers a listener's requests; or why it would leave it to WordPress.
+/// The sidecar's response, by the code that answers a listener's requests; or why it would leave
+/// the request to WordPress.
 async fn native(
     refresher: &Arc<Refresher>,
     place: &SiteAddress,
@@ -244,7 +247,7 @@ fn judge(pairs: &[Pair], is_english: bool) -> Vec<Finding> {
     findings
 }
 
-/// What WordPress says where it does not come to look at the token.
+/// A finding if WordPress refuses before it looks at the token.
 fn refused_otherwise(answer: &Answer) -> Option<Finding> {
     let code = serde_json::from_slice::<serde_json::Value>(&answer.body).ok();
     let code = code.as_ref().and_then(|body| body.get("code")?.as_str()).unwrap_or_default();

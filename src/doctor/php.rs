@@ -1,5 +1,6 @@
-//! What only PHP knows: which code of the site's own changes what the plugin answers, and whether the keys that were read out
-//! of `wp-config.php` are those that PHP has. Asked by PHP's command line, where there is one; see `probe.php`.
+//! Finds out what only PHP knows: which of the site's own code changes the plugin's responses, and
+//! whether the keys found in `wp-config.php` are those that PHP has. Asks PHP's command line, if
+//! installed; see `probe.php`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,12 +20,13 @@ use crate::finding::{Area, Finding};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::Site;
 
-/// WordPress with all its plugins has this long to start.
+/// How long WordPress with all its plugins may take to start.
 const LIMIT: Duration = Duration::from_secs(10);
 
 const PROBE: &str = include_str!("probe.php");
 
-/// WordPress's hooks that every answer of its REST API goes through, and what its salt does; each with what it decides.
+/// The hooks of WordPress that every response of its REST API passes, and those of its salt; each
+/// with what it decides.
 const ANSWERS: [(&str, &str); 10] = [
     ("rest_request_after_callbacks", "the answer"),
     ("rest_post_dispatch", "the answer, its status and its header fields"),
@@ -38,7 +40,7 @@ const ANSWERS: [(&str, &str); 10] = [
     ("salt", "the salt"),
 ];
 
-/// Whom web servers run PHP as, where the files belong to root.
+/// The users that web servers usually run PHP as, if the files belong to root.
 const USUAL_USERS: [&str; 4] = ["www-data", "apache", "nginx", "http"];
 
 /// What the probe prints.
@@ -52,17 +54,17 @@ struct Said {
     key: Option<String>,
 }
 
-/// What answers the refresh route.
+/// The handler of the refresh route.
 #[derive(Deserialize)]
 struct Handler {
     name: String,
     file: String,
     line: u64,
-    /// Whether it is of the plugin itself.
+    /// Whether it belongs to the plugin itself.
     own: bool,
 }
 
-/// A callback of the site's own.
+/// A callback of the site's own code.
 #[derive(Deserialize)]
 struct Hook {
     hook: String,
@@ -70,16 +72,16 @@ struct Hook {
     name: String,
     file: String,
     line: u64,
-    /// Whether the filter is the plugin's, and not one of WordPress's.
+    /// Whether the filter is the plugin's rather than WordPress's.
     of_plugin: bool,
     /// See [`Callback::home`].
     home: String,
-    /// Whether it was added no sooner than when WordPress set up its REST API. Then it is there for calls of that alone.
+    /// Whether it was added only when WordPress set up its REST API, and so runs for that only.
     #[serde(default)]
     late: bool,
 }
 
-/// Why PHP said nothing.
+/// Why PHP gave no answer.
 enum Silent {
     Unwanted,
     NoPhp,
@@ -89,7 +91,7 @@ enum Silent {
     TimedOut,
 }
 
-/// Where it was not to be asked.
+/// The finding if PHP was not to be run.
 pub fn not_run() -> Finding {
     silent(&Silent::Unwanted)
 }
@@ -103,7 +105,7 @@ pub async fn look(
 ) -> Vec<Finding> {
     let mut bytes = [0; 16];
     if getrandom::fill(&mut bytes).is_err() {
-        return vec![silent(&Silent::Failed("the system gives no randomness".to_owned()))];
+        return vec![silent(&Silent::Failed("no random bytes from the operating system".to_owned()))];
     }
     let nonce: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     match timeout(LIMIT, ask(installation, site, place, &nonce)).await.unwrap_or(Err(Silent::TimedOut)) {
@@ -116,14 +118,14 @@ async fn ask(installation: &Installation, site: &Site, place: &SiteAddress, nonc
     let load = wordpress(installation).ok_or(Silent::NoWordPress)?;
     let scheme = place.scheme.name();
     let mut php = Command::new("php");
-    // SECURITY: wp-config.php may ask for variables, but the sidecar's own hold secrets.
+    // SECURITY: wp-config.php may read variables, but the sidecar's own contain secrets.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WP_JWT_SIDECAR_") {
             php.env_remove(name);
         }
     }
     if Uid::effective().is_root() {
-        // SECURITY: the site's code is not to run as root.
+        // SECURITY: the site's code must not run as root.
         let user = runner(&load).ok_or(Silent::NoUser)?;
         php.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
@@ -151,7 +153,7 @@ async fn ask(installation: &Installation, site: &Site, place: &SiteAddress, nonc
         .ok_or_else(|| Silent::Failed(format!("it ended with {} and without an answer", output.status)))
 }
 
-/// `wp-load.php`: beside the plugins' folder, or beside `wp-config.php`.
+/// `wp-load.php`: beside the plugins directory, or beside `wp-config.php`.
 fn wordpress(installation: &Installation) -> Option<PathBuf> {
     let below_plugins = installation.plugins_dir.as_deref().and_then(|plugins| plugins.parent()?.parent());
     let beside_config = installation.config_file.as_deref().and_then(Path::parent);
@@ -162,7 +164,7 @@ fn wordpress(installation: &Installation) -> Option<PathBuf> {
         .find(|load| load.is_file())
 }
 
-/// To whom the site belongs, if that is not root; else whom the web server usually is.
+/// The owner of the site's files, unless that is root; otherwise the usual user of a web server.
 fn runner(load: &Path) -> Option<User> {
     use std::os::unix::fs::MetadataExt as _;
     let root = load.parent()?;
@@ -275,7 +277,7 @@ impl Hook {
         )
     }
 
-    /// Of [`ANSWERS`]: what its hook decides.
+    /// For [`ANSWERS`]: what the hook decides.
     fn decides(&self) -> Option<&'static str> {
         ANSWERS.iter().find(|(hook, _)| *hook == self.hook).map(|(_, what)| *what)
     }

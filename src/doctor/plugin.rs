@@ -1,4 +1,5 @@
-//! The plugin: is it active, is it the version that the sidecar was made for, does another one claim its route.
+//! The plugin: is it active, is it the version that the sidecar was made for, does another one use
+//! its route?
 
 use super::blocks;
 use super::site;
@@ -6,17 +7,17 @@ use crate::finding::{Area, Finding};
 use crate::wordpress::options::Settings;
 use crate::wordpress::site::Examined;
 
-/// The version whose behaviour the contract describes.
+/// The version whose behaviour the sidecar implements.
 const KNOWN_VERSION: &str = "0.2.1";
 
-/// Plugins that register routes in the namespace `jwt-auth/v1` too: their file, what they are called, and whether the
-/// refresh route is among them.
+/// Other plugins with routes in the namespace `jwt-auth/v1`: their file, their name, and whether
+/// the refresh route is among them.
 const RIVALS: [(&str, &str, bool); 2] = [
     ("jwt-auth/jwt-auth.php", "JWT Auth", true),
     ("jwt-authentication-for-wp-rest-api/jwt-auth.php", "JWT Authentication for WP REST API", false),
 ];
 
-/// What the site's rows say.
+/// The findings by the site's rows.
 pub fn findings(examined: &Examined) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(plugin) = &examined.plugin {

@@ -1,7 +1,7 @@
-// Runs within the site's own WordPress (php -r) for `wp-jwt-sidecar doctor`: what code of the site's own does a native refresh
-// leave out? Prints one line of JSON behind a marker; what plugins print meanwhile is dropped. Writes nothing: the database
-// session is read-only, no cron, no requests to others.
-// WordPress and its plugins share these variables' room: all that is to outlive them has a name of its own.
+// Runs within the site's own WordPress (php -r) for `wp-jwt-sidecar doctor`: which of the site's own code does a native refresh
+// leave out? Prints one line of JSON after a marker; the output of plugins is dropped. Writes nothing: the database session is
+// read-only, and there is no cron and no request to other servers.
+// WordPress and its plugins share the scope of these variables: those that must survive have unique names.
 [ , $doctor_load, $doctor_host, $doctor_scheme, $doctor_plugin, $doctor_nonce, $doctor_hooks, $doctor_early, $doctor_folders ] = $argv;
 ini_set( 'display_errors', '0' );
 ini_set( 'log_errors', '0' );
@@ -63,7 +63,7 @@ $within = function ( string $file, string ...$folders ): bool {
 	}
 	return false;
 };
-// Whose code a file is: of a plugin (its folder), of the site itself, or none that is known.
+// The owner of a file: a plugin (its folder), the site itself, or unknown.
 $whose = function ( string $file ) use ( $within ): string {
 	if ( $within( $file, WPMU_PLUGIN_DIR ) ) {
 		return 'mu-plugins';
@@ -131,7 +131,7 @@ $said = array(
 	'wordpress' => get_bloginfo( 'version' ),
 	'handlers'  => $handlers,
 	'hooks'     => $hooks,
-	// Compared without being shown: the nonce makes them worthless to anybody else.
+	// Compared without being shown: the nonce makes them worthless to others.
 	'salt'      => hash_hmac( 'sha256', wp_salt( 'auth' ), $doctor_nonce ),
 	'key'       => '' === $key ? null : hash_hmac( 'sha256', $key, $doctor_nonce ),
 );

@@ -8,23 +8,25 @@ use crate::printable::{self, Form, Printer};
 
 use crate::finding::{Area, Finding, Level, verdict};
 
-/// Where lines are broken, if the terminal is not narrower: longer ones are hard to read.
+/// Lines are wrapped at this width, or at the terminal's if that is narrower: longer ones are hard
+/// to read.
 const WIDTH: usize = 100;
 
-/// Before what belongs to a finding: below its text.
+/// The indent of the lines below a finding's text.
 const INDENT: &str = "          ";
 
 /// How text is shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
-    /// Whether levels have colours.
+    /// Whether levels are coloured.
     pub colours: bool,
-    /// Columns of the terminal.
+    /// The terminal's columns.
     pub width: usize,
 }
 
 impl Style {
-    /// For what standard output is: colours on a terminal only, and not where NO_COLOR is set (no-color.org).
+    /// The style for standard output: colours only on a terminal, and not if NO_COLOR is set
+    /// (no-color.org).
     pub fn of_stdout() -> Self {
         use std::io::IsTerminal as _;
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -33,7 +35,7 @@ impl Style {
     }
 }
 
-/// Writes `findings`, which stand in the order of their areas, and how many there are.
+/// Writes `findings`, which are sorted by area, and their number.
 ///
 /// # Errors
 /// When `out` cannot be written.
@@ -79,10 +81,10 @@ pub fn json(findings: &[Finding], out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-/// The JSON. Members are added from version to version, never taken away or given another meaning.
+/// The JSON. Later versions add members, but never remove or change one.
 #[derive(Serialize)]
 struct Report<'a> {
-    /// Of this shape.
+    /// The version of this format.
     format: u32,
     program: &'static str,
     /// The worst level; the exit code is 0, 1 or 2 for ok, warning and problem.
@@ -120,7 +122,7 @@ fn bold(text: &str, style: Style) -> String {
     if style.colours { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Lines of at most `width` characters, broken at spaces where there are any.
+/// Lines of at most `width` characters, broken at spaces if possible.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

@@ -1,8 +1,10 @@
-//! What the database user may do: too little, and refreshes fail; too much, and a hole in the sidecar is one in the database.
+//! The database user's privileges: with too few, refreshes fail; with too many, a vulnerability of
+//! the sidecar affects the database.
 //!
-//! Whether it may do what it must is not read out of SHOW GRANTS, which leaves roles, wildcards and columns to be understood
-//! as the server does: the server is asked to prepare the very statements that a refresh runs. It looks at the rights then,
-//! and runs nothing. SHOW GRANTS is read for what goes beyond.
+//! Required privileges are not derived from SHOW GRANTS, which leaves roles, wildcards and columns
+//! to be interpreted like by the server. Instead the server prepares the very statements that a
+//! refresh runs: it checks the privileges then, without running anything. SHOW GRANTS is only read
+//! for excess privileges.
 
 use mysql_async::Row;
 
@@ -15,21 +17,21 @@ use crate::refresh::{analytics, cleanup};
 use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::installation::Installation;
 
-/// The user that is proposed.
+/// The proposed user.
 pub const PROPOSED_USER: &str = "wp_jwt_sidecar";
 
-/// Stands where the operator's own password is to be; nothing real is ever shown.
+/// A placeholder for the operator's own password; no real one is ever shown.
 const PASSWORD_HERE: &str = "A-LONG-RANDOM-PASSWORD";
 
 const TABLE_DENIED: u16 = 1142;
 const COLUMN_DENIED: u16 = 1143;
 
-/// Access denied. The statement named would have run otherwise.
+/// Access denied. The statement would have run otherwise.
 const DENIED: [u16; 4] = [1044, TABLE_DENIED, COLUMN_DENIED, 1227];
 
-/// Something that the sidecar does with a table.
+/// One use of a table.
 pub struct Need {
-    /// As it stands in a GRANT: `SELECT`, `UPDATE (revoked_at)`.
+    /// As in a GRANT: `SELECT`, `UPDATE (revoked_at)`.
     privileges: Vec<String>,
     /// Without quotes.
     table: String,
@@ -40,7 +42,7 @@ pub struct Need {
     statements: Vec<String>,
 }
 
-/// All that the sidecar does with the site's tables, as it is configured. The statements are its own.
+/// Every use of the site's tables under this configuration. The statements are the sidecar's own.
 pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mariadb: bool) -> Vec<Need> {
     let prefix = &installation.table_prefix;
     let declared = config.declared();
@@ -50,7 +52,8 @@ pub fn needs(config: &Config, installation: &Installation, store: &Store, is_mar
         statements.iter().map(|statement| store.text_of(*statement).to_owned()).collect::<Vec<_>>()
     };
     let select_options = format!("SELECT option_name, option_value FROM {} WHERE option_name = ''", quoted("options"));
-    // A MySQL wants the right to update the table, not only a column, for FOR UPDATE (its manual; not tried).
+    // For FOR UPDATE, MySQL requires UPDATE on the table, not only on a column (by its manual; not
+    // tested).
     let update = if is_mariadb { "UPDATE (revoked_at)" } else { "UPDATE" };
     let mut tokens = Need {
         privileges: vec!["SELECT".to_owned(), "INSERT".to_owned(), update.to_owned()],
@@ -152,8 +155,8 @@ fn of_network(table: &str, columns: &str, quoted: &str) -> Need {
     }
 }
 
-/// A query whose rows are the statements that let `account` do with the tables of a network's further sites what `needs` lets it do
-/// with those of the first. There are no wildcards for tables in GRANT.
+/// A query whose rows are the GRANT statements that extend `needs` to the tables of a network's
+/// further sites for `account`. GRANT has no wildcards for tables.
 pub fn query_for_sites(database: &str, needs: &[Need], base_prefix: &str, account: &str) -> String {
     let text = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
     let of_each = needs.iter().filter_map(|need| {
@@ -164,7 +167,7 @@ pub fn query_for_sites(database: &str, needs: &[Need], base_prefix: &str, accoun
     let arms: String =
         of_each.map(|(name, privileges)| format!(" WHEN {} THEN {}", text(name), text(&privileges))).collect();
     let quoted = database.replace('`', "``");
-    // A prefix has letters, digits and underscores only.
+    // A prefix contains letters, digits and underscores only.
     let length = base_prefix.len();
     format!(
         "SELECT CONCAT('GRANT ', CASE REGEXP_REPLACE(SUBSTRING(TABLE_NAME, {}), '^[0-9]+_', ''){arms} END, {}, TABLE_NAME, {}) \
@@ -179,10 +182,10 @@ pub fn query_for_sites(database: &str, needs: &[Need], base_prefix: &str, accoun
     )
 }
 
-/// Has the server look at all of `needs`, and at what goes beyond.
+/// Lets the server check all `needs`, and looks for excess privileges.
 ///
 /// # Errors
-/// The database's, but for a refusal, which is a finding.
+/// The database's, except a refusal, which is a finding.
 pub async fn look(session: &mut Session<'_>, server: &Server, needs: &[Need]) -> Result<Vec<Finding>, DatabaseError> {
     let mut missing = Vec::new();
     for need in needs {
@@ -190,10 +193,12 @@ pub async fn look(session: &mut Session<'_>, server: &Server, needs: &[Need]) ->
             missing.push(need);
         }
     }
-    // SECURITY: MariaDB's lines hold the hash of the password; nothing of them is shown but the names of rights.
+    // SECURITY: MariaDB's lines contain the hash of the password; only the names of privileges are
+    // shown.
     let grants: Vec<Row> = match session.conn().query("SHOW GRANTS").await {
         Ok(grants) => grants,
-        // A proxy in front of the server may not know the statement; what goes beyond is then not seen.
+        // A proxy in front of the server may not know the statement; excess privileges are then not
+        // found.
         Err(mysql_async::Error::Server(_)) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
@@ -211,7 +216,7 @@ async fn is_denied(session: &mut Session<'_>, need: &Need) -> Result<bool, Datab
                     return Ok(true);
                 }
             }
-            // A table or a column that is not there is told elsewhere.
+            // A missing table or column is reported elsewhere.
             Err(mysql_async::Error::Server(_)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -219,10 +224,10 @@ async fn is_denied(session: &mut Session<'_>, need: &Need) -> Result<bool, Datab
     Ok(false)
 }
 
-/// Rows are locked and users read by one statement; each table has a need of its own.
+/// One statement locks rows and reads users, but each table is a need of its own.
 fn is_of_another_table(error: &mysql_async::ServerError, table: &str) -> bool {
     let names_one = matches!(error.code, TABLE_DENIED | COLUMN_DENIED);
-    // The message ends with the name, in quotes of one kind or the other.
+    // The message ends with the name in quotes of either kind.
     names_one && ![format!("`{table}`"), format!("'{table}'")].iter().any(|name| error.message.ends_with(name))
 }
 
@@ -259,22 +264,22 @@ fn judge(server: &Server, needs: &[Need], missing: &[&Need], everywhere: &[Strin
     findings
 }
 
-/// The statements that make a user who may do what `needs` says, and nothing else.
+/// The statements that create a user with the privileges for `needs`, and no others.
 pub fn proposal(server: &Server, needs: &[Need]) -> Vec<String> {
     let account = proposed(server);
     let create = format!("CREATE USER {account} IDENTIFIED BY '{PASSWORD_HERE}';");
     std::iter::once(create).chain(needs.iter().map(|need| grant(server, need, &account))).collect()
 }
 
-/// The user that is proposed, quoted.
+/// The proposed user, quoted.
 pub fn proposed(server: &Server) -> String {
     let host = server.account.rsplit_once('@').map_or("localhost", |(_, host)| host);
     format!("`{PROPOSED_USER}`@`{}`", host.replace('`', "``"))
 }
 
-/// What `wp-jwt-sidecar index` needs on top, for the time that it runs.
+/// The additional privileges of `wp-jwt-sidecar index`, while it runs.
 pub fn grant_for_index(server: &Server, table_prefix: &str) -> String {
-    // What a MySQL wants is its manual's word; not tried.
+    // MySQL's privileges are by its manual; not tested.
     let privileges = if server.is_mariadb() { "ALTER" } else { "ALTER, CREATE, INSERT" };
     let (database, account) = (server.database.replace('`', "``"), account(&server.account));
     format!("GRANT {privileges} ON `{database}`.`{table_prefix}jwt_auth_tokens` TO {account};")
@@ -291,7 +296,7 @@ pub fn account(current_user: &str) -> String {
     format!("`{}`@`{}`", user.replace('`', "``"), host.replace('`', "``"))
 }
 
-/// The rights that hold on all databases: those of `GRANT … ON *.* TO`, but for USAGE, which is none.
+/// The privileges on all databases: those of `GRANT … ON *.* TO`, except USAGE, which means none.
 fn everywhere(grants: &[String]) -> Vec<String> {
     grants
         .iter()

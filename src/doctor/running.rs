@@ -1,4 +1,5 @@
-//! What the doctor would say of a running sidecar, as far as that knows by itself: nobody is asked, nothing is read.
+//! The doctor's findings about a running sidecar, as far as it knows them without asking or reading
+//! anything.
 
 use super::configuration;
 pub use super::configuration::{CERTIFICATE_ENDED, certificates};
@@ -8,8 +9,8 @@ use crate::finding::{Area, Finding, Level};
 use crate::wordpress::installation::Installation;
 use crate::wordpress::site::{Known, Sites};
 
-/// The warnings and problems that can be known without asking anybody; cheap enough for every look at a status page.
-/// `sites` is `None` where `[refresh] mode` is `forward`.
+/// The warnings and problems that are known without asking; cheap enough for each request of the
+/// status page. `sites` is `None` if `[refresh] mode` is `forward`.
 pub fn findings(config: &Config, sites: Option<&Sites>) -> Vec<Finding> {
     let mut findings = configuration::warnings(config);
     if let Some(sites) = sites {

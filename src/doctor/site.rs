@@ -1,15 +1,15 @@
-//! Puts into words what keeps the site from being refreshed natively, and how to fix it.
+//! Describes what keeps the site from being refreshed natively, and how to fix it.
 
 use crate::finding::{Area, Finding};
 pub use crate::verify::view::CLOSED;
 use crate::wordpress::clock::Apart;
 use crate::wordpress::site::{NamedHost, NotNative};
 
-/// How clocks are made to agree.
+/// How to synchronise clocks.
 pub const BY_NTP: &str =
     "Have all machines set their clocks by NTP (chrony or systemd-timesyncd): `timedatectl` shows whether they do.";
 
-/// Puts `obstacle` into words. While it stands, WordPress answers the refreshes, as it did before there was a sidecar.
+/// Describes `obstacle`. While it exists, WordPress answers refreshes, as without the sidecar.
 pub fn obstacle(obstacle: &NotNative) -> Finding {
     let (area, id, fix) = match obstacle {
         NotNative::Unknown(_) => {
@@ -95,13 +95,13 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
     };
     let what = format!("refreshes are left to WordPress: {obstacle}");
     match obstacle {
-        // WordPress does all it did before, and there is nothing to fix.
+        // WordPress works as before, so there is nothing to fix.
         NotNative::Charset(_) | NotNative::OtherBlog | NotNative::Moved(_) => Finding::warning(area, id, what, fix),
         _ => Finding::problem(area, id, what, fix),
     }
 }
 
-/// Puts into words what is known of a host in `[wordpress] hosts`.
+/// Describes the state of a host in `[wordpress] hosts`.
 pub fn named_host(named: &NamedHost) -> Finding {
     let (id, host) = ("upstream.hosts", &named.host);
     match &named.home {
@@ -119,7 +119,7 @@ pub fn named_host(named: &NamedHost) -> Finding {
     }
 }
 
-/// Puts into words that two clocks differ.
+/// Describes a difference between two clocks.
 pub fn clocks(apart: &Apart) -> Finding {
     let id = "site.clocks";
     if apart.is_too_far() {

@@ -1,4 +1,5 @@
-//! The plugin's tables: what is missing in them, how large they are, whether tokens are found by an index.
+//! The plugin's tables: what is missing, how large they are, and whether there is an index on the
+//! tokens.
 
 use mysql_async::Row;
 
@@ -9,11 +10,11 @@ use crate::index;
 use crate::wordpress::database::{DatabaseError, Session, column};
 use crate::wordpress::installation::Installation;
 
-/// From here on a look-up without an index is felt: PHP reads the whole table for each refresh that it answers, and so does
-/// the sidecar in the first moments after its start.
+/// The number of rows from which a look-up without an index is noticeable: PHP reads the whole
+/// table for each refresh that it answers, and so does the sidecar shortly after its start.
 const LARGE: u64 = 50_000;
 
-/// The columns that events are written to.
+/// The columns of an event's row.
 const EVENT_COLUMNS: [&str; 14] = [
     "event_type",
     "event_status",
@@ -31,7 +32,8 @@ const EVENT_COLUMNS: [&str; 14] = [
     "event_timestamp",
 ];
 
-/// The table of events, and the index on the tokens. What is wrong with the table of tokens, [`super::site`] says.
+/// Checks the table of events, and the index on the tokens. Faults of the token table are reported
+/// by [`super::site`].
 ///
 /// # Errors
 /// The database's.

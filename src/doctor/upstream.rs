@@ -1,4 +1,5 @@
-//! The site's web server: does it answer, is WordPress there with its REST API and the plugin's route, does its clock agree.
+//! The site's web server: does it respond, are WordPress's REST API and the plugin's route there,
+//! does its clock agree?
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,14 +20,14 @@ use crate::wordpress::clock::TOO_FAR;
 use crate::wordpress::home::{self, Answered, Home, HomeError, Question, Word};
 use crate::wordpress::site::NotNative;
 
-/// Tokens are issued by the slowest clock, and end earlier by as much as it is behind.
+/// Tokens are issued by the slowest clock, and end earlier by the difference.
 const NOTICEABLE: Duration = Duration::from_secs(2);
 
 /// The plugin's namespace, and the route in it.
 const NAMESPACE: &str = "/jwt-auth/v1";
 const ROUTE: &str = "/jwt-auth/v1/token/refresh";
 
-/// Whether the upstream takes a connection. `host` is the home URL's, where it is known.
+/// Whether the upstream accepts a connection. `host` is the home URL's, if known.
 pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> Finding {
     let id = "upstream.reachable";
     let url = &config.upstream.url;
@@ -51,7 +52,7 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
     Finding::problem(Area::Upstream, id, what, fix)
 }
 
-/// What WordPress says of itself at the REST root.
+/// WordPress's answer at the REST root.
 pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option<Arc<Home>>) {
     let id = "upstream.rest";
     let stored = &question.stored_home;
@@ -79,8 +80,8 @@ pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option
                      GET …/wp-json/ through for the sidecar (it comes with User-Agent wp-jwt-sidecar), or set wordpress.home."
                 }
                 HomeError::Status(301 | 302 | 307 | 308) => {
-                    "WordPress redirects: it does not take the request for one to its own home URL. Most often it is not told \
-                     of HTTPS: have the web server pass X-Forwarded-Proto on to PHP as HTTPS=on."
+                    "WordPress redirects: it does not recognise the request as one to its own home URL. Most often it does not \
+                     know about HTTPS: have the web server pass X-Forwarded-Proto on to PHP as HTTPS=on."
                 }
                 HomeError::Status(421) => {
                     "The web server takes the name of the TLS handshake and the Host of the request for two virtual hosts \
@@ -182,7 +183,8 @@ fn clock_of(answer: &Answer) -> Option<Finding> {
     Some(clock(httpdate::parse_http_date(date).ok()?, answer.sent, answer.received))
 }
 
-/// `date` has whole seconds: it stands for any moment of its second, and was written between `sent` and `received`. Pure.
+/// `date` has whole seconds: it may be any moment of its second, and was written between `sent` and
+/// `received`. Pure.
 fn clock(date: SystemTime, sent: SystemTime, received: SystemTime) -> Finding {
     let id = "upstream.clock";
     let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -221,7 +223,7 @@ mod tests {
             (2.0, 0.0, 0.1, Level::Ok),
             (3.0, 0.0, 0.9, Level::Warning),
             (62.0, 0.0, 0.9, Level::Problem),
-            // A slow answer: it may have been written at any moment.
+            // A slow response: it may have been written at any moment.
             (0.0, 0.9, 9.0, Level::Ok),
         ] {
             assert_eq!(clock(at(date), at(sent), at(received)).level, level, "{date} {sent} {received}");

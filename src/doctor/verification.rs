@@ -1,4 +1,5 @@
-//! Whether the refreshes of the running sidecar are proven to be what WordPress would do, as that sidecar says.
+//! Whether the refreshes of the running sidecar are proven to match WordPress's, according to that
+//! sidecar.
 
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use crate::wordpress::installation::Installation;
 
 const ID: &str = "verify.state";
 
-/// For the answer of a sidecar on this machine.
+/// The time limit for the response of a sidecar on this machine.
 pub const LIMIT: Duration = Duration::from_secs(8);
 
-/// The part of `/status.json` that is looked at.
+/// The relevant part of `/status.json`.
 #[derive(Deserialize)]
 struct Status {
     verification: Option<View>,
@@ -34,7 +35,8 @@ struct Database {
     address: String,
 }
 
-/// What the sidecar at `admin.listen` says; nothing where none answers, or one of another site.
+/// The findings of the sidecar at `admin.listen`; none if there is no sidecar, or one of another
+/// site.
 pub async fn look(config: &Config, installation: &Installation) -> Vec<Finding> {
     let mut findings: Vec<Finding> = mode(config.refresh.verify).into_iter().collect();
     if let Some(listen) = &config.admin.listen
@@ -48,7 +50,7 @@ pub async fn look(config: &Config, installation: &Installation) -> Vec<Finding> 
     findings
 }
 
-/// A note where nothing is verified.
+/// A note if nothing is verified.
 fn mode(verify: Verify) -> Option<Finding> {
     (verify == Verify::Off).then(|| {
         let what = "refresh.verify is \"off\": what the site's own code does at a refresh is neither compared nor looked for";
@@ -99,7 +101,7 @@ fn lines(view: &View) -> impl Iterator<Item = String> {
     explained(view).into_iter().chain(origins).chain(view.notes.iter().map(|note| format!("note: {note}")))
 }
 
-/// What would explain a difference: lines to be copied, and comments of the configuration.
+/// Explanations of a difference: lines to copy, and comments of the configuration.
 fn explained(view: &View) -> Vec<String> {
     let Some(explanation) = &view.explanation else { return Vec::new() };
     let toml = explanation.toml.iter().flat_map(|toml| toml.lines()).filter(|line| !line.is_empty());

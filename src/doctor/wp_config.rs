@@ -1,4 +1,4 @@
-//! Who may read `wp-config.php`: the service must, and nobody should who need not.
+//! Who can read `wp-config.php`: the service must, and others should not.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,11 +12,11 @@ use crate::finding::{Area, Finding};
 /// The user of the systemd unit.
 pub const SERVICE_USER: &str = "wp-jwt-sidecar";
 
-/// Anybody, in the bits of a file's mode.
+/// The right of all other users, in a file's mode.
 const OTHERS_READ: u32 = 0o004;
 const OTHERS_ENTER: u32 = 0o001;
 
-/// What is to be said of the file, which could be read.
+/// The findings about a file that could be read.
 pub fn look(path: &Path) -> Vec<Finding> {
     let mut findings = vec![readers(path)];
     if Uid::effective().is_root() {
@@ -54,7 +54,7 @@ fn lets_others_in(directory: &Path) -> bool {
     fs::metadata(directory).is_ok_and(|directory| directory.mode() & OTHERS_ENTER != 0)
 }
 
-/// Root reads everything; the service is not root.
+/// Root reads everything, but the service is not root.
 fn service(path: &Path, user: Option<&User>) -> Finding {
     let id = "wp_config.service";
     let Some(user) = user else {
@@ -82,7 +82,8 @@ fn service(path: &Path, user: Option<&User>) -> Finding {
     }
 }
 
-/// Tries it as the service would: with the user's groups, by what access lists and folders say. `None`: cannot be tried.
+/// Tries to read it like the service: with the user's groups, under the ACLs of files and
+/// directories. `None`: this cannot be tested.
 fn may_read(path: &Path, user: &User) -> Option<bool> {
     let tried = Command::new("setpriv")
         .args([&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid), "--init-groups", "test", "-r"])
@@ -95,7 +96,7 @@ fn may_read(path: &Path, user: &User) -> Option<bool> {
     match tried.code() {
         Some(0) => Some(true),
         Some(1) => Some(false),
-        // setpriv itself, or a signal.
+        // setpriv itself failed, or a signal ended it.
         _ => None,
     }
 }

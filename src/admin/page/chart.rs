@@ -1,36 +1,37 @@
-//! Small charts of the last hour, as SVG within the page: one path a series, no script, and the same said in words.
+//! Small charts of the last hour, as SVG within the page: one path per series, no script, and the
+//! same as text.
 
 use maud::{Markup, html};
 
 use super::units::NOTHING;
 use crate::admin::history::STEPS;
 
-/// The drawing's own units; the page stretches it.
+/// Units of the drawing; the page scales it.
 const WIDTH: f64 = STEPS as f64;
 const HEIGHT: f64 = 60.0;
 
-/// A line at the very top would be cut in half.
+/// Without a margin, a line at the very top would be cut in half.
 const MARGIN: f64 = 1.0;
 
-/// What is drawn.
+/// A chart.
 pub struct Chart<'a> {
     /// Unique on the page.
     pub id: &'a str,
     pub title: &'a str,
-    /// At most two: more cannot be told apart at this size.
+    /// At most two: more could not be distinguished at this size.
     pub series: Vec<Series<'a>>,
-    /// How its values are written.
+    /// Formats its values.
     pub unit: fn(f64) -> String,
 }
 
 /// One line of a chart.
 pub struct Series<'a> {
     pub name: &'a str,
-    /// Its colour, as the style sheet has it.
+    /// Its colour's name in the style sheet.
     pub colour: &'a str,
-    /// The value of this moment.
+    /// The current value.
     pub now: Option<f64>,
-    /// One value a step, the oldest first; `None` where there was none.
+    /// One value per step, the oldest first; `None` if there was none.
     pub values: &'a [Option<f64>],
 }
 
@@ -95,7 +96,7 @@ impl Chart<'_> {
     }
 }
 
-/// A line through the values, or the area below it; in pieces where values are missing.
+/// A line through the values, or the area below it; in pieces if values are missing.
 fn path(values: &[Option<f64>], top: f64, closed: bool) -> String {
     let mut path = String::new();
     let mut begun_at = None;
@@ -142,7 +143,7 @@ fn rounded_up(value: f64) -> f64 {
     }
     let power = 10f64.powf(value.log10().floor());
     let fraction = value / power;
-    // A value that is a power of ten but for rounding stays one.
+    // A power of ten with a rounding error stays one.
     [1.0, 2.0, 5.0].into_iter().find(|step| fraction <= step * 1.000_001).unwrap_or(10.0) * power
 }
 

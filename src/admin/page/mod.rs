@@ -1,7 +1,7 @@
-//! The status page: one document that brings all it needs, complete without a script.
+//! The status page: one self-contained document, complete without a script.
 //!
-//! What changes stands in elements with `data-live` and an id of their own; the script asks for the page again every few
-//! seconds and puts in those that differ. Numbers have room for what they may become, so that nothing jumps.
+//! Changing parts are elements with `data-live` and an id; the script requests the page again every
+//! few seconds and replaces those that differ. Numbers have room to grow, so that nothing jumps.
 
 mod chart;
 mod parts;
@@ -17,13 +17,13 @@ use crate::finding::Level;
 use chart::{Chart, Series};
 use units::{NOTHING, count, rate, seconds, span};
 
-/// The style sheet. Its hash is in the content security policy, as the script's is.
+/// The style sheet. Like the script, it is allowed by its hash in the content security policy.
 pub const STYLE: &str = include_str!("status.css");
 
-/// What keeps the page up to date.
+/// Keeps the page up to date.
 pub const SCRIPT: &str = include_str!("status.js");
 
-/// Without the script the whole page is loaded again, less often.
+/// Without the script the whole page is reloaded, less often.
 const RELOAD_SECONDS: &str = "10";
 
 /// The whole page.
@@ -71,7 +71,7 @@ pub fn page(status: &Status) -> Markup {
     }
 }
 
-/// The state of it all, in one word.
+/// The overall state, in one word.
 enum Verdict {
     Well,
     Warnings,
@@ -106,7 +106,7 @@ impl Verdict {
         }
     }
 
-    /// For the title: what a row of tabs has room for.
+    /// For the title: short enough for a tab.
     fn mark(&self) -> &'static str {
         match self {
             Verdict::Well => "✓",
@@ -127,7 +127,7 @@ impl Verdict {
     }
 }
 
-/// What this sidecar is called among twenty of them.
+/// The name of this sidecar among many.
 fn name(status: &Status) -> String {
     let home = status.site.as_ref().and_then(|site| site.home.as_deref());
     let home = home.map(|home| home.split_once("://").map_or(home, |(_, rest)| rest));
@@ -176,7 +176,7 @@ fn attention(status: &Status) -> Markup {
     }
 }
 
-/// With a capital and a full stop, unless it begins with the name of a key.
+/// Capitalised and with a full stop, unless it begins with the name of a key.
 fn sentence(text: &str) -> String {
     let begins_with_key = text.split_whitespace().next().is_some_and(|word| word.contains('.'));
     let mut letters = text.chars();
@@ -188,7 +188,7 @@ fn sentence(text: &str) -> String {
     format!("{first}{}{end}", letters.as_str())
 }
 
-/// What stands between backquotes is typed as it is.
+/// Text in backquotes becomes code.
 fn in_code(text: &str) -> Markup {
     html! {
         @for (place, part) in text.split('`').enumerate() {

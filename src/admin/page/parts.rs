@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::units::{NOTHING, bytes, count, seconds, span};
 use crate::admin::status::{Dependency, Latency, Refused, Setting, Status};
 
-/// How long things took lately.
+/// How long things took recently.
 pub fn latencies(status: &Status) -> Markup {
     let name = |latency: &Latency| match latency.name {
         "refresh" => "Refresh, answered here",
@@ -75,7 +75,7 @@ fn reason(refused: &Refused) -> String {
     format!("{what}: {}", refused.reason.replace('_', " "))
 }
 
-/// One card for each thing that can be well or not.
+/// One card for each dependency and its health.
 pub fn health(status: &Status) -> Markup {
     html! {
         section aria-labelledby="health-title" {
@@ -153,7 +153,7 @@ fn site(status: &Status) -> Markup {
     }
 }
 
-/// Of a network: its sites.
+/// The sites of a network.
 fn network(status: &Status) -> Markup {
     html! {
         @if let Some(network) = &status.network {
@@ -218,17 +218,17 @@ fn certificates(status: &Status) -> Markup {
     }
 }
 
-/// What is set, and, folded away, every key.
+/// The keys that are set, and, folded, all others.
 pub fn configuration(status: &Status) -> Markup {
     let (default, set): (Vec<&Setting>, Vec<&Setting>) =
         status.configuration.iter().partition(|setting| setting.from == "default");
     html! {
         section aria-labelledby="configuration-title" {
             h2 #configuration-title { "Configuration in force" }
-            div #configuration data-live .card { (settings(&set, "What somebody has set")) }
+            div #configuration data-live .card { (settings(&set, "Keys that are set")) }
             details.card {
                 summary { "Defaults: " (default.len()) " more keys" }
-                (settings(&default, "What nobody has set"))
+                (settings(&default, "Keys that are not set"))
             }
         }
     }

@@ -17,14 +17,14 @@
       stale.hidden = false;
     }
     document.documentElement.classList.toggle("stale", !stale.hidden);
-    // A page that nobody looks at asks nothing.
+    // A hidden page sends no requests.
     if (!document.hidden) timer = setTimeout(update, EVERY);
   }
 
   function show(next) {
     const ids = (page) => [...page.querySelectorAll("[data-live]")].map((element) => element.id);
     const build = (page) => page.documentElement.dataset.build;
-    // After an upgrade style and script may be others, too; and what is new, a first certificate for instance, has no place
+    // After an upgrade style and script may have changed, too; and a new part, such as a first certificate, has no place
     // here yet.
     if (build(next) !== build(document) || ids(next).join() !== ids(document).join()) return location.reload();
     for (const id of ids(document)) {

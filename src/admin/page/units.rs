@@ -1,11 +1,11 @@
-//! Numbers for people: short, with their unit, as wide now as in a moment.
+//! Formats numbers for people: short, with units, and of constant width.
 
 use std::time::Duration;
 
-/// What there is to say where nothing is known.
+/// Shown for an unknown value.
 pub const NOTHING: &str = "–";
 
-/// `12.3/s`, or `4.5/min` where that says more.
+/// `12.3/s`, or `4.5/min` for small rates.
 pub fn rate(per_second: f64) -> String {
     match per_second {
         rate if rate <= 0.0 => "0/s".to_owned(),
@@ -61,7 +61,7 @@ pub fn span(span: Duration) -> String {
     }
 }
 
-/// Three digits that count.
+/// With three significant digits.
 fn digits(value: f64) -> String {
     match value {
         value if value >= 99.95 => count(value.round() as u64),

@@ -1,4 +1,4 @@
-//! The first thing on the page: whose refreshes are, and why.
+//! The first part of the page: who answers refreshes, and why.
 
 use std::time::{Duration, SystemTime};
 

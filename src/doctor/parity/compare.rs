@@ -1,4 +1,4 @@
-//! What differs between two answers to one request, as far as a client can tell. Pure.
+//! Compares two responses to one request, as far as a client can tell them apart. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::doctor::client::Answer;
 
-/// What web servers and proxies add to an answer, or what belongs to the connection.
+/// Fields that web servers and proxies add to a response, or that belong to the connection.
 const OF_THE_WEB_SERVER: [&str; 9] = [
     "server",
     "date",
@@ -20,14 +20,14 @@ const OF_THE_WEB_SERVER: [&str; 9] = [
     "alt-svc",
 ];
 
-/// The sidecar counts by itself: that they are there counts, not what they say.
+/// The sidecar counts separately: only the presence of these fields counts.
 const COUNTED_APART: [&str; 2] = ["x-ratelimit-remaining", "x-ratelimit-reset"];
 
 /// SECURITY: their values are secrets.
 const SECRET: [&str; 1] = ["set-cookie"];
 
-/// Fields whose values say the same to every client, so that they may stand in a report also where the answer was made for
-/// one user. Besides those that begin with `access-control-` and `x-ratelimit-`.
+/// Fields whose values are the same for every client, so that a report may show them even if the
+/// response is a user's. Those that begin with `access-control-` and `x-ratelimit-` also count.
 const PUBLIC: [&str; 18] = [
     "allow",
     "cache-control",
@@ -49,20 +49,21 @@ const PUBLIC: [&str; 18] = [
     "x-xss-protection",
 ];
 
-/// Whose answers are compared.
+/// Whose responses are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {
-    /// Anybody's: they were asked for without a secret.
+    /// Any client's: they were requested without a secret.
     Anybody,
-    /// A user's own. SECURITY: code of the site's own may put tokens and nonces into fields of any name, and reports are
-    /// shown to others. Only what is [known](PUBLIC) to be harmless is shown.
+    /// A user's own. SECURITY: the site's own code may put tokens and nonces into fields of any
+    /// name, and reports are shown to others. Only values that are [known](PUBLIC) to be harmless
+    /// are shown.
     User,
 }
 
 /// Longer values are cut in the report.
 const SHOWN: usize = 160;
 
-/// The differences over several pairs of answers, each with where it was seen.
+/// The differences of several pairs of responses, each with where it occurred.
 #[derive(Default)]
 pub struct Differences {
     found: Vec<(String, Vec<String>)>,
@@ -117,7 +118,7 @@ impl Differences {
 fn bodies(wordpress: &[u8], native: &[u8]) -> Option<String> {
     let json = |body: &[u8]| serde_json::from_slice::<Value>(body).ok();
     let is_same = match (json(wordpress), json(native)) {
-        // Escapes may differ (`\/`), what they mean may not.
+        // Escapes may differ (`\/`), their meaning may not.
         (Some(wordpress), Some(native)) => wordpress == native,
         _ => wordpress == native,
     };
@@ -156,7 +157,8 @@ fn may_be_shown(name: &str, of: Of) -> bool {
     !SECRET.contains(&name) && (of == Of::Anybody || is_public())
 }
 
-/// The values of a field; those of `Vary` one by one, and without what compression in the web server adds.
+/// The values of a field; those of `Vary` one by one, and without those that compression in the web
+/// server adds.
 fn values(headers: &HeaderMap, name: &str) -> BTreeSet<String> {
     let lines = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     if name != "vary" {

@@ -1,5 +1,5 @@
-//! What differs between WordPress's answer to a real refresh and the sidecar's, without a value that is secret or
-//! personal. Pure.
+//! Compares WordPress's response to a real refresh with the sidecar's, without showing secret or
+//! personal values. Pure.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ const TOKENS: [&str; 2] = ["access_token", "token"];
 /// Members whose values may be shown: neither secrets nor personal data.
 const SHOWN: [&str; 3] = ["expires_in", "token_type", "code"];
 
-/// What the sidecar sends besides, see `refresh.response_fields`.
+/// Members that only the sidecar sends, see `refresh.response_fields`.
 const UNION: [&str; 9] = [
     "access_token",
     "expires_in",
@@ -32,32 +32,32 @@ const UNION: [&str; 9] = [
     "user_display_name",
 ];
 
-/// Claims whose values may be shown, as seconds from others where they are times.
+/// Claims whose values may be shown; times are shown as differences in seconds.
 const SHOWN_CLAIMS: [&str; 1] = ["iss"];
 
-/// Seconds by which clocks and answers may be apart.
+/// Seconds by which clocks and responses may differ.
 const APART: i64 = 2;
 
 /// WordPress's side.
 pub struct WordPress<'a> {
-    /// What a client would get.
+    /// The client's response.
     pub answer: &'a Answer,
     pub stored: Option<&'a Stored>,
 }
 
-/// What was found.
+/// The result.
 pub struct Differences {
     /// A line for each difference.
     pub lines: Vec<String>,
-    /// What was compared, in words.
+    /// A description of what was compared.
     pub compared: String,
-    /// A status, a body, a claim or a row differs.
+    /// Whether a status, a body, a claim or a row differs.
     pub is_serious: bool,
-    /// WordPress gave no pair.
+    /// Whether WordPress returned no pair.
     pub is_refused: bool,
 }
 
-/// Compares. `native` is the sidecar's answer for the user with the id `user_id`.
+/// Compares. `native` is the sidecar's response for the same user.
 pub fn differences(wordpress: &WordPress<'_>, native: &Answer, site: &Site) -> Differences {
     let answer = wordpress.answer;
     let (theirs, ours) = (json(&answer.body), json(&native.body));
@@ -78,7 +78,7 @@ pub fn differences(wordpress: &WordPress<'_>, native: &Answer, site: &Site) -> D
             Err(line) => lines.push(line),
         }
     }
-    // Without one there is no row to look for, and that it is missing is said.
+    // Without a token there is no row, and the missing token is already reported.
     if theirs.get("refresh_token").is_some_and(Value::is_string) {
         lines.extend(rows(wordpress.stored));
     }
@@ -94,7 +94,7 @@ pub fn differences(wordpress: &WordPress<'_>, native: &Answer, site: &Site) -> D
     Differences { lines, compared, is_serious, is_refused: false }
 }
 
-/// Header fields that differ on purpose.
+/// Header fields that differ deliberately.
 const DELIBERATE: [(&str, &str); 2] =
     [("cache-control: no-store", "only from the sidecar"), ("retry-after: ", "only from WordPress")];
 
@@ -143,7 +143,7 @@ fn members(theirs: &Value, ours: &Value) -> Vec<String> {
     }
     let only_ours = ours.keys().filter(|name| !theirs.contains_key(*name) && !UNION.contains(&name.as_str()));
     lines.extend(only_ours.map(|name| format!("member {name}: only from the sidecar")));
-    // Clients of one or the other document find theirs, if WordPress has one of the two.
+    // Clients of either documentation find their member if WordPress sends one of the two.
     if !TOKENS.iter().any(|name| theirs.contains_key(*name)) {
         lines.push("members access_token and token: only from the sidecar".to_owned());
     }
@@ -153,7 +153,7 @@ fn members(theirs: &Value, ours: &Value) -> Vec<String> {
     lines
 }
 
-/// `None`: as the plugin makes them.
+/// The form of a token; `None` if it is the plugin's.
 fn form_of_token(value: &Value) -> Option<String> {
     let text = value.as_str()?;
     let is_hex = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
@@ -223,7 +223,7 @@ fn claims(theirs: &str, ours: &str, answer: &Answer) -> (Vec<String>, usize) {
     (lines, both)
 }
 
-/// The times of an access token are compared by what lies between them.
+/// Compares the times of an access token relative to each other.
 fn times(theirs: &BTreeMap<String, Value>, ours: &BTreeMap<String, Value>, answer: &Answer) -> Vec<String> {
     let time = |claims: &BTreeMap<String, Value>, name: &str| claims.get(name).and_then(Value::as_i64);
     let after = |claims: &BTreeMap<String, Value>, name: &str| time(claims, name)?.checked_sub(time(claims, "iat")?);
@@ -248,7 +248,8 @@ fn times(theirs: &BTreeMap<String, Value>, ours: &BTreeMap<String, Value>, answe
     lines
 }
 
-/// Whether WordPress signs and hashes as the sidecar does: what to add to what was compared, or the difference.
+/// Whether WordPress signs and hashes as the sidecar does: an addition to what was compared, or the
+/// difference.
 fn signature(token: &str, stored: Option<&Stored>, site: &Site) -> Result<&'static str, String> {
     let Some(stored) = stored else { return Ok("") };
     if wp_hash(token, &site.auth_salt) != stored.hash {
@@ -278,7 +279,7 @@ fn rows(stored: Option<&Stored>) -> Vec<String> {
     .collect()
 }
 
-/// Names are the site's own: they may be long.
+/// Names come from the site and may be long.
 fn cut(text: &str) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

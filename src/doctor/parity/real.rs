@@ -1,8 +1,8 @@
-//! One real refresh by WordPress, and what the sidecar would have said of the same token.
+//! One real refresh by WordPress, compared with the sidecar's response for the same token.
 //!
-//! WordPress rotates: the sidecar's answer is made by the code that makes them all, from the same row and user, but for
-//! a refresh token that is stored nowhere. Nothing is sent unless the token is live and the sidecar would have answered
-//! by itself.
+//! WordPress rotates the token. The sidecar's response is made by its usual code from the same row
+//! and user, but with a refresh token that is not stored. The request is only sent if the token is
+//! live and the sidecar would answer the request itself.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,17 +24,17 @@ use crate::wordpress::access_token::{ClaimsInput, new_refresh_token};
 use crate::wordpress::database::{DatabaseError, column};
 use crate::wordpress::site::Site;
 
-/// What is said of it.
+/// The id of its findings.
 pub const ID: &str = "parity.refresh";
 
 /// The longest token that the column holds.
 const LONGEST: usize = 255;
 
-/// How often the row is looked for that WordPress has added, perhaps by way of another server.
+/// How often to look for the row that WordPress has added, perhaps through another server.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The database has this long for an answer: it may read the whole table for the token.
+/// The time limit of a query, which may read the whole table for the token.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why WordPress was not asked.
@@ -54,13 +54,13 @@ struct TokenRow {
     user: User,
 }
 
-/// Where there was no token to use, or no way to.
+/// The finding if the token could not be used.
 pub fn not_used() -> Finding {
     let what = "the token of --with-token was not used: what a refresh needs does not work";
     Finding::warning(Area::Parity, ID, what, "See what is said above; the token is as good as before.")
 }
 
-/// Has WordPress refresh `token`.
+/// Lets WordPress refresh `token`.
 pub async fn look(
     refresher: &Arc<Refresher>,
     dialer: &Dialer,
@@ -109,7 +109,7 @@ pub async fn look(
     vec![judge(&name, &found)]
 }
 
-/// SECURITY: all that is ever shown of the token.
+/// SECURITY: the only part of the token that is ever shown, of its hash.
 fn name_of(token: &Secret) -> String {
     let digest = Sha256::digest(token.expose().as_bytes());
     digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
@@ -147,7 +147,7 @@ async fn find(refresher: &Refresher, token: &Secret) -> Result<TokenRow, NotAske
     store.database.within(LIMIT, read).await.map_err(NotAsked::Database)?
 }
 
-/// What the sidecar would say.
+/// Prepares the sidecar's response.
 async fn prepare(
     refresher: &Arc<Refresher>,
     site: &Site,
@@ -156,7 +156,7 @@ async fn prepare(
 ) -> Result<Answer, NotAsked> {
     let failed = |error: &dyn std::fmt::Display| NotAsked::Failed(error.to_string());
     let home = refresher.sites.home(site, place.scheme).map_err(|why| NotAsked::Left(why.to_string()))?;
-    // Whether such a call is native at all, by a token that is in no row.
+    // Tests with an unknown token whether such a call is native at all.
     let random = random_hex().map_err(|error| failed(&error))?;
     let case = Case::of_token(&random);
     let request = case.request(place, address::CLIENT, client::USER_AGENT).map_err(|error| failed(&error))?;
@@ -201,7 +201,8 @@ async fn ask(dialer: &Dialer, place: &SiteAddress, token: &Secret) -> Result<Ans
     client::ask(dialer, address::CLIENT.parse().ok(), request).await
 }
 
-/// What WordPress has stored: the row of the refresh token that it answered with. `None`: there is none.
+/// The row that WordPress has stored for the refresh token of its response. `None` if there is
+/// none.
 async fn stored(refresher: &Refresher, answer: &Answer, parent: u64) -> Result<Option<Stored>, DatabaseError> {
     let body = serde_json::from_slice::<serde_json::Value>(&answer.body).ok();
     let Some(token) = body.as_ref().and_then(|body| body.get("refresh_token")?.as_str()) else { return Ok(None) };
@@ -233,13 +234,13 @@ async fn stored(refresher: &Refresher, answer: &Answer, parent: u64) -> Result<O
 
 /// The row that WordPress added.
 pub struct Stored {
-    /// Of the access token, as WordPress hashes it.
+    /// The hash of the access token, as WordPress stores it.
     pub hash: String,
-    /// The token that was presented is used up.
+    /// Whether the presented token is used up.
     pub parent_is_revoked: bool,
-    /// The new row is of the same family.
+    /// Whether the new row has the same family.
     pub is_of_family: bool,
-    /// The new row is the same user's.
+    /// Whether the new row has the same user.
     pub is_of_user: bool,
 }
 
