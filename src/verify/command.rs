@@ -1,7 +1,8 @@
-//! `wp-jwt-sidecar verify`: the state of a running sidecar's verification; with `--again` it begins again.
+//! `wp-jwt-sidecar verify`: shows the state of a running sidecar's verification; with `--again` it
+//! begins again.
 //!
-//! The running sidecar is asked on its listener for operators, which changes nothing. So a marker in the state directory has it
-//! begin again: who may write there may do so.
+//! The running sidecar is asked on its admin listener, which cannot change anything. So a marker
+//! file in the state directory makes it begin again: everyone who may write there may do so.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,10 +22,10 @@ use crate::wordpress::installation::Installation;
 /// A sidecar looks for the marker every two seconds.
 const TAKEN: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether it has been taken.
+/// How often to check whether it has been removed.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How it is shown.
+/// How the state is shown.
 #[derive(Debug, Clone, Copy)]
 pub struct How {
     pub json: bool,
@@ -47,8 +48,8 @@ pub enum VerifyError {
     #[error("refresh.verify is \"off\": nothing is verified that could begin again")]
     Off,
     #[error(
-        "there is no state directory (refresh.state_directory, or StateDirectory= in the unit), by which a running sidecar could be \
-         told: restart it, or reload it where the state is \"differs\""
+        "there is no state directory (refresh.state_directory, or StateDirectory= in the unit), through which a running sidecar could be \
+         notified: restart it, or reload it where the state is \"differs\""
     )]
     NoDirectory,
     #[error("cannot write to the state directory: {0}: {1}; run it as the sidecar's user, or as root")]
@@ -63,19 +64,19 @@ pub enum VerifyError {
     Output(#[from] io::Error),
 }
 
-/// What is shown. Members of the JSON are added from version to version, never taken away or given another meaning.
+/// The output. Later versions add members to the JSON, but never remove or change one.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Of this shape.
+    /// The version of this format.
     format: u32,
-    /// The address of the sidecar that was asked; `None` where the state file was read.
+    /// The address of the sidecar that was asked; `None` if the state file was read.
     asked: Option<String>,
     /// The home URL of its site.
     home: Option<String>,
     verification: View,
 }
 
-/// The part of `/status.json` that is looked at.
+/// The relevant part of `/status.json`.
 #[derive(Deserialize)]
 struct Status {
     verification: Option<View>,
@@ -87,8 +88,8 @@ struct Site {
     home: Option<String>,
 }
 
-/// Shows the state on `out`. `true`: refreshes are native, so far as the verification goes. `installation` is read only where the
-/// state directory is needed.
+/// Shows the state on `out`. `true`: the verification allows native refreshes. `installation` is
+/// only called if the state directory is needed.
 ///
 /// # Errors
 /// Nothing could be shown, or the verification could not begin again.
@@ -138,7 +139,7 @@ pub fn run(
     Ok(report.verification.state.is_native())
 }
 
-/// Who runs this has no `$STATE_DIRECTORY`, as a rule.
+/// The user who runs this usually has no `$STATE_DIRECTORY`.
 fn kept_of(config: &Config, installation: &Installation) -> Result<std::sync::Arc<Kept>, VerifyError> {
     let named = kept::directory(&config.refresh, |name| std::env::var_os(name));
     let of_package = || Some(PathBuf::from(kept::OF_PACKAGE)).filter(|directory| directory.is_dir());

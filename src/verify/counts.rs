@@ -1,10 +1,10 @@
-//! What the comparisons found, counted for `/metrics`.
+//! The results of comparisons, counted for `/metrics`.
 
 use super::difference::Kind;
 use super::verdict::Observation;
 use crate::metrics::Counter;
 
-/// Numbers that only grow.
+/// Counters that only grow.
 #[derive(Debug, Default)]
 pub struct Counts {
     agrees: Counter,
@@ -24,22 +24,23 @@ impl Counts {
         }
     }
 
-    /// A difference that no comparison found.
+    /// Counts a difference that no comparison found.
     pub fn differs(&self, kind: Kind) {
         add(&self.differs, kind);
     }
 
-    /// A comparison that says nothing.
+    /// Counts a comparison without a result.
     pub fn void(&self) {
         self.void.add();
     }
 
-    /// WordPress answered one app's origin with other fields than before. The comparison itself agrees.
+    /// Counts a response to an app's origin with other fields than before. The comparison itself
+    /// agrees.
     pub fn origin_differs(&self) {
         self.origin_differs.add();
     }
 
-    /// Result, [`Kind::name`] or `none`, and how often.
+    /// The result, [`Kind::name`] or `none`, and the count.
     pub fn table(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         let of = |result, counters: &'_ [Counter; Kind::ALL.len()]| {
             let values = Kind::ALL.iter().zip(counters).map(|(kind, counter)| (result, kind.name(), counter.value()));

@@ -1,6 +1,7 @@
-//! What is different between WordPress's work and the sidecar's, in words for an operator.
+//! Describes a difference between WordPress's refreshes and the sidecar's for an operator.
 //!
-//! SECURITY: names and types only. A value of a claim, a member, a header or a column may be a secret or a person's.
+//! SECURITY: names and types only. The value of a claim, a member, a header or a column may be
+//! secret or personal.
 
 use std::fmt;
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The longest name that is shown.
 const LONGEST: usize = 64;
 
-/// So many digits make a name a value: of a token, an id or a hash.
+/// With so many digits a name counts as a value: a token, an id or a hash.
 const DIGITS: usize = 8;
 
 /// One difference.
@@ -17,12 +18,12 @@ const DIGITS: usize = 8;
 pub struct Difference {
     /// Where it is.
     pub kind: Kind,
-    /// Exactly what, for people: `body +roles (array of string)`.
+    /// The exact difference, for people: `body +roles (array of string)`.
     pub what: String,
 }
 
 impl Difference {
-    /// `what`: names and types only.
+    /// `what` contains names and types only.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
         Difference { kind, what: what.into() }
     }
@@ -34,8 +35,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// A name as it is shown.
-// SECURITY: site code may make names of values (`{"alice@example.org": …}`).
+/// A name as shown to people.
+// SECURITY: the site's code may use values as names (`{"alice@example.org": …}`).
 pub fn shown(name: &str) -> &str {
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     let digits = name.bytes().filter(u8::is_ascii_digit).count();
@@ -44,7 +45,7 @@ pub fn shown(name: &str) -> &str {
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $fix:literal;)+) => {
-        /// Where WordPress's work differs.
+        /// In what WordPress's refreshes differ.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Kind {
@@ -73,10 +74,10 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// WordPress refuses what the sidecar would serve, or refuses in other words.
+    /// WordPress refuses what the sidecar would serve, or refuses with another message.
     Refusal = "refusal", "Refreshes are WordPress's until its answers agree again. A plugin or the site's own code refuses the \
         call, or words its refusals in its own way.";
-    /// A field of the answer.
+    /// A field of the response.
     Header = "header", "If the web server adds the field, name it in refresh.verify_ignore_headers. If the site's own code \
         does, refreshes stay WordPress's.";
     /// The members of the JSON.
@@ -90,7 +91,7 @@ kinds! {
     Lifetime = "lifetime", "The site's own code changes how long a token lives (the filters jwt_auth_expire and \
         jwt_auth_refresh_token_expiration). Refreshes stay WordPress's while it does; a lifetime of access tokens that is the \
         same for all can be declared ([jwt] lifetime).";
-    /// The signature, or all hashes: the keys are not the same.
+    /// The signature, or all hashes: the keys differ.
     Keys = "keys", "Compare JWT_AUTH_SECRET_KEY, AUTH_KEY, AUTH_SALT and the home URL with those that PHP has: `wp-jwt-sidecar \
         doctor` does. They are the configuration's [jwt] and [wordpress] keys, or wp-config.php's constants.";
     /// A row's columns.

@@ -1,4 +1,4 @@
-//! What tells one epoch from the next.
+//! Distinguishes epochs: periods in which the site and the configuration do not change.
 
 use std::fmt::Debug;
 
@@ -7,8 +7,8 @@ use sha2::{Digest as _, Sha256};
 use crate::version;
 use crate::wordpress::site::Makeup;
 
-/// What the site and the sidecar are, as a digest that is the same after a restart: what the database says, the state of the
-/// files, and of the configuration what answers depend on.
+/// A digest of the site and the sidecar that is the same after a restart: of the database's
+/// settings, the state of the files, and the configuration that responses depend on.
 // SECURITY: `configuration` is written by Debug, which shows no secret.
 pub fn epoch(makeup: &Makeup, files: &[u8], configuration: &impl Debug) -> String {
     let mut hasher = Sha256::new();

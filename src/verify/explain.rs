@@ -1,11 +1,12 @@
-//! The configuration that would explain a difference, found by the answers to a few users. Pure.
+//! Searches for a configuration that explains a difference, by the responses to a few users. Pure.
 //!
-//! A claim, a member or a lifetime that the site's own code makes can be declared ([`crate::declared`]). Which source it has is
-//! seen by comparing what WordPress answered to several users with what is known of each of them: a source explains it if it gives
-//! exactly the same JSON value for all of them.
+//! A claim, a member or a lifetime that the site's own code makes can be declared
+//! ([`crate::declared`]). Its source is found by comparing WordPress's responses to several users
+//! with the data of each: a source explains it if it results in exactly the same JSON value for all
+//! of them.
 //!
-//! SECURITY: the values stay in memory, until the state changes. What is shown are names, and constants, which are the site's own
-//! code's and no user's.
+//! SECURITY: the values stay in memory until the state changes. Only names are shown, and
+//! constants, which belong to the site's own code rather than to a user.
 
 mod candidates;
 mod explanation;
@@ -24,35 +25,36 @@ use candidates::{Found, Seen, USERS};
 pub use explanation::Explanation;
 pub use facts::Facts;
 
-/// Users whose answers are kept.
+/// How many users' responses are kept.
 const MOST_USERS: usize = 16;
 
-/// Places that are looked at.
+/// How many places are examined.
 const MOST_PLACES: usize = 32;
 
-/// Seconds that the answers have to be apart, at least: a time may be the same in all answers of one second.
+/// The minimum time between the responses, in seconds: a time may be the same in all responses of
+/// one second.
 const APART: u64 = 2;
 
-/// Seconds by which lifetimes may differ: PHP asks for the time more than once.
+/// Seconds by which lifetimes may differ: PHP reads the clock more than once.
 const SLACK: u64 = 1;
 
 /// A name and those above it, from the outermost on.
 pub type Place = Vec<String>;
 
-/// What one answer had otherwise than the plugin alone would have answered.
+/// How a response deviates from the plugin's own.
 // SECURITY: no Debug. It holds the user's data.
 #[derive(Clone, Default)]
 pub struct Deviation {
-    /// Members that the plugin's answer has not, or has with another value, in their order.
+    /// Members that the plugin's response does not have, or has with another value, in order.
     pub fields: Vec<(Place, Value)>,
-    /// The plugin's own members that the answer lacks.
+    /// The plugin's own members that the response lacks.
     pub missing_fields: Vec<Place>,
     /// Claims, likewise.
     pub claims: Vec<(Place, Value)>,
     pub missing_claims: Vec<Place>,
-    /// Seconds from `iat` to `exp`, where they are not as expected.
+    /// Seconds from `iat` to `exp`, if they are not as expected.
     pub lifetime: Option<u64>,
-    /// What is neither member nor claim nor lifetime, in words without values.
+    /// Other deviations, described without values.
     pub others: Vec<String>,
 }
 
@@ -68,12 +70,12 @@ impl Deviation {
     }
 }
 
-/// One user's answer.
+/// The response to one user.
 // SECURITY: no Debug.
 pub struct Sample {
     pub facts: Facts,
     pub deviation: Deviation,
-    /// What was declared at that time.
+    /// The declarations at that time.
     pub declared: Arc<Declared>,
 }
 
@@ -84,12 +86,12 @@ pub struct Explaining {
     /// Unix seconds of the first of them.
     began: u64,
     explanation: Option<Explanation>,
-    /// Whether another user could tell more.
+    /// Whether another user's response could show no more.
     is_settled: bool,
 }
 
 impl Explaining {
-    /// Whether an answer to this user would tell more. `now` in Unix seconds.
+    /// Whether a response to this user would show more. `now` in Unix seconds.
     pub fn wants(&self, user: u64, now: u64) -> bool {
         let is_soon = now < self.began.saturating_add(APART);
         let is_apart = self.samples.len() + 1 < USERS || !is_soon;
@@ -97,7 +99,7 @@ impl Explaining {
         is_open && is_apart && self.samples.iter().all(|sample| sample.facts.id != user)
     }
 
-    /// Takes an answer into account, if it tells more. Returns all that are to be [searched](search).
+    /// Adds a response, if it shows more. Returns all that are to be [searched](search).
     pub fn add(&mut self, sample: Sample, now: u64) -> Option<Vec<Arc<Sample>>> {
         if !self.wants(sample.facts.id, now) {
             return None;
@@ -109,8 +111,9 @@ impl Explaining {
         Some(self.samples.clone())
     }
 
-    /// What the search among `samples` came to. It counts unless more of them were searched meanwhile, or all was begun again.
-    /// Returns the explanation if no other user could tell more.
+    /// Takes the result of the search among `samples`. It is ignored if more of them were searched
+    /// meanwhile, or the search was restarted. Returns the explanation if no other user could show
+    /// more.
     pub fn found(
         &mut self,
         samples: &[Arc<Sample>],
@@ -127,13 +130,13 @@ impl Explaining {
         self.explanation.as_ref().filter(|_| self.is_settled)
     }
 
-    /// What is found so far; `None` before the first answer.
+    /// The result so far; `None` before the first response.
     pub fn explanation(&self) -> Option<&Explanation> {
         self.explanation.as_ref()
     }
 }
 
-/// Where a value stands.
+/// The part of the response that a value belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Body,
@@ -162,7 +165,7 @@ impl Part {
         }
     }
 
-    /// The names that the plugin alone would have answered with.
+    /// The names in the plugin's own response.
     fn own(self) -> &'static [&'static str] {
         match self {
             Part::Body => &["access_token", "expires_in", "token_type", "refresh_token"],
@@ -181,7 +184,7 @@ impl Part {
         format!("{part} {sign}{}", names.join("."))
     }
 
-    /// As a difference is worded: `body +role`.
+    /// The wording of a difference: `body +role`.
     fn deviating(self, place: &Place) -> String {
         self.shown(if self.is_own(place) { "" } else { "+" }, place)
     }
@@ -192,7 +195,7 @@ impl Part {
     }
 }
 
-/// What is found of a part.
+/// The results for a part.
 #[derive(Default)]
 struct Explained {
     members: Vec<explanation::Line>,
@@ -201,7 +204,8 @@ struct Explained {
     is_settled: bool,
 }
 
-/// The explanation, and whether no other user could tell more. `now` in Unix seconds. It may take a while.
+/// The explanation, and whether no other user could show more. `now` in Unix seconds. It may take a
+/// while.
 pub fn search(samples: &[Arc<Sample>], now: u64) -> (Explanation, bool) {
     let nothing = Declared::default();
     let declared = samples.last().map_or(&nothing, |sample| &*sample.declared);
@@ -320,7 +324,7 @@ fn judge(
     }
 }
 
-/// The lifetime of access tokens, where it is not as expected.
+/// The lifetime of access tokens, if it is not as expected.
 ///
 /// # Errors
 /// It is not the same for all users.
@@ -340,7 +344,7 @@ fn lifetime(samples: &[Arc<Sample>]) -> Result<Option<u64>, String> {
     Ok(Some(if often(most) > often(least) { *most } else { *least }))
 }
 
-/// The plugin's members that no answer has.
+/// The plugin's members that no response has.
 fn omitted(
     samples: &[Arc<Sample>],
     declared: &Declared,

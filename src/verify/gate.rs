@@ -1,4 +1,4 @@
-//! What is to be done with a call.
+//! Decides whether a call is native, compared, or left to WordPress.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use super::{Ticket, Verification};
 
 const JUST_CHANGED: &str = "the site has just changed, and is to be verified";
 
-/// What is to be done with a call.
+/// The decision about a call.
 pub enum Gate {
     /// It is answered natively.
     Native,
-    /// Native, unless it can be compared.
+    /// Answered natively, unless it can be compared.
     Sample(Ticket),
-    /// WordPress's, with the reason; compared if there was a place.
+    /// Left to WordPress for this reason; compared if there is a ticket.
     Left(String, Option<Ticket>),
 }
 
 impl Verification {
-    /// What is to be done with a call of `class` at a site of such a makeup.
+    /// The decision about a call of `class` on a site with this makeup.
     pub fn gate(self: &Arc<Self>, class: Class, makeup: u64) -> Gate {
         if !self.is_on() {
             return Gate::Native;
@@ -34,7 +34,8 @@ impl Verification {
         Gate::Left(why, self.ticket())
     }
 
-    /// As [`Verification::gate`], for a call of an app. `agreed`: the fields of a native answer, where they are known.
+    /// Like [`Verification::gate`], for a call of an app. `agreed` are the fields of a native
+    /// response, if known.
     pub fn gate_app(self: &Arc<Self>, app: App<'_>, agreed: Option<&Cors>, makeup: u64) -> Gate {
         if !self.is_of(makeup) {
             return Gate::Left(JUST_CHANGED.to_owned(), None);
@@ -54,18 +55,18 @@ impl Verification {
         }
     }
 
-    /// The fields of native answers to `app`, where enough of WordPress's answers had the same.
+    /// The fields of native responses to `app`, if enough of WordPress's responses had the same.
     pub fn cors(&self, app: App<'_>) -> Option<Arc<Cors>> {
         self.origins.agreed(app)
     }
 
-    /// A place to compare a refusal, where none was compared yet: once a second, since a flood of calls that are refused must
-    /// not go to WordPress.
+    /// A ticket to compare a refusal, if none was compared yet: at most once a second, since a
+    /// flood of refused calls must not go to WordPress.
     pub fn refusal(self: &Arc<Self>) -> Option<Ticket> {
         (self.is_on() && self.refusals.picks()).then(|| self.ticket()).flatten()
     }
 
-    /// Why calls of `app` are.
+    /// Why calls of `app` are left to WordPress.
     pub fn why_app(&self, app: App<'_>) -> String {
         let known = self.known();
         if known.is_native() { self.origins.why(app) } else { known.why() }

@@ -1,9 +1,11 @@
-//! The verdict in a file, so that a restart does not begin again: `verification-….json` in `[refresh] state_directory`.
+//! Keeps the verdict in a file across restarts: `verification-….json` in `[refresh]
+//! state_directory`.
 //!
-//! Several sidecars may have one directory: the file's name is made of the site's database, its tables and the addresses that the
-//! sidecar listens on. A marker beside it, which `wp-jwt-sidecar verify --again` makes, has the running sidecar begin again.
+//! Several sidecars may share a directory: the file's name depends on the site's database, its
+//! tables and the addresses that the sidecar listens on. `wp-jwt-sidecar verify --again` creates a
+//! marker beside it, which makes the running sidecar begin again.
 //!
-//! SECURITY: no token, key or salt, and no user's id.
+//! SECURITY: the file contains no token, key or salt, and no user's id.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -26,20 +28,20 @@ use super::verdict::Verdict;
 use crate::config::{self, Config};
 use crate::wordpress::installation::Installation;
 
-/// How often it is looked for the marker, and how often numbers are written that change no state. A state that changes is written
-/// at once.
+/// How often to look for the marker, and to write numbers that do not change the state. A change of
+/// the state is written at once.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Of what is in the file. Another version's is not read.
+/// The version of the file's format. Other versions are not read.
 const FORMAT: u32 = 1;
 
-/// Far more than there can be.
+/// In bytes: far more than a valid file has.
 const LONGEST: u64 = 64 << 10;
 
-/// Where the package's unit has it (`StateDirectory=`).
+/// The directory of the package's unit (`StateDirectory=`).
 pub const OF_PACKAGE: &str = "/var/lib/wp-jwt-sidecar";
 
-/// What systemd names it by.
+/// systemd's variable for that directory.
 const VARIABLE: &str = "STATE_DIRECTORY";
 
 /// A file that keeps a verdict.
@@ -47,7 +49,7 @@ const VARIABLE: &str = "STATE_DIRECTORY";
 pub struct Kept {
     file: PathBuf,
     marker: PathBuf,
-    /// Held while something is written: a reload has two sidecars' parts for a moment.
+    /// Locked while writing: during a reload there are briefly two sidecars' parts.
     written: Mutex<Written>,
 }
 
@@ -55,7 +57,7 @@ pub struct Kept {
 struct Written {
     verdict: Option<Verdict>,
     has_failed: bool,
-    /// One that could not be removed acts once.
+    /// Identifies a marker that could not be removed, which must act only once.
     marker: Option<(u64, i64, i64)>,
 }
 
@@ -65,7 +67,7 @@ struct Content {
     verdict: Verdict,
 }
 
-/// Why a file is of no use.
+/// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Useless {
     #[error("it cannot be read: {0}")]
@@ -78,18 +80,19 @@ enum Useless {
     Format(u32),
 }
 
-/// The directory that is configured, or else the first of those that systemd names. `None`: there is none.
+/// The configured directory, otherwise the first of those that systemd names. `None` if there is
+/// none.
 pub fn directory(refresh: &config::Refresh, environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let of_systemd = || {
         let named = environment(VARIABLE)?;
-        // systemd.exec(5): several are separated by colons.
+        // Several are separated by colons (systemd.exec(5)).
         let first = std::env::split_paths(&named).next()?;
         (!first.as_os_str().is_empty()).then_some(first)
     };
     refresh.state_directory.clone().or_else(of_systemd)
 }
 
-/// What the file of this sidecar and this site is called.
+/// The name of the file for this sidecar and this site.
 pub fn name(config: &Config, installation: &Installation) -> String {
     let listen = config.server.listen.iter().chain(&config.tls.listen).map(ToString::to_string);
     let site = [installation.database_label.clone(), installation.table_prefix.clone()];
@@ -100,19 +103,19 @@ pub fn name(config: &Config, installation: &Installation) -> String {
     }
     let mut name = String::from("verification-");
     for byte in digest.finalize().iter().take(6) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(name, "{byte:02x}");
     }
     name + ".json"
 }
 
-/// That of a further site of the network whose first one has this `name`.
+/// The name for a further site of the network whose first site has `name`.
 pub fn name_of_blog(name: &str, blog_id: u64) -> String {
     format!("{}-{blog_id}.json", name.strip_suffix(".json").unwrap_or(name))
 }
 
 impl Kept {
-    /// The file of this `name` in `directory`. Nothing is read or written yet.
+    /// The file `name` in `directory`. Nothing is read or written yet.
     pub fn new(directory: &Path, name: &str) -> Arc<Self> {
         let file = directory.join(name);
         let marker = file.with_extension("again");
@@ -123,7 +126,8 @@ impl Kept {
         &self.file
     }
 
-    /// What was kept; `None` where that is nothing, or of no use, or where a marker says not to go by it.
+    /// The kept verdict; `None` if there is none, if it is unusable, or if a marker tells to ignore
+    /// it.
     pub fn read(&self) -> Option<Verdict> {
         if self.is_marked() {
             return None;
@@ -137,12 +141,13 @@ impl Kept {
         verdict
     }
 
-    /// Puts the marker there.
+    /// Creates the marker.
     ///
     /// # Errors
     /// The system's.
     pub fn mark(&self) -> io::Result<()> {
-        // SECURITY: root may do this in the directory of the sidecar's user, so no link that is there is followed.
+        // SECURITY: root may do this in the directory of the sidecar's user, so links there are not
+        // followed.
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.marker) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
@@ -153,7 +158,7 @@ impl Kept {
         fs::symlink_metadata(&self.marker).is_ok()
     }
 
-    /// Takes the marker away. `true`: there was one that was not seen before.
+    /// Removes the marker. `true` if there was a new one.
     fn take_marker(&self) -> bool {
         let Ok(metadata) = fs::symlink_metadata(&self.marker) else { return false };
         let this = Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()));
@@ -167,7 +172,7 @@ impl Kept {
         is_new
     }
 
-    /// Writes `verdict`, unless that is there already.
+    /// Writes `verdict`, unless it is already written.
     fn write(&self, verdict: &Verdict) {
         let mut written = self.written();
         if written.verdict.as_ref() == Some(verdict) {
@@ -182,17 +187,17 @@ impl Kept {
         }
     }
 
-    /// By rename: whoever reads it has the whole of one version.
+    /// Replaces the file by renaming, so that a reader always gets one complete version.
     fn replace(&self, verdict: &Verdict) -> io::Result<()> {
         let content = serde_json::to_vec(&Content { format: FORMAT, verdict: verdict.clone() })?;
         let beside = self.file.with_extension(format!("{}.new", std::process::id()));
-        // One of a run that was cut off.
+        // A file left over from an interrupted run.
         let _ = fs::remove_file(&beside);
         let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside);
         let written =
             written.and_then(|mut file| file.write_all(&content)).and_then(|()| fs::rename(&beside, &self.file));
         if written.is_err() {
-            // What could not be written may not be there.
+            // The temporary file may not exist.
             let _ = fs::remove_file(&beside);
         }
         written
@@ -228,7 +233,7 @@ fn read(file: &Path) -> Result<Option<Verdict>, Useless> {
         Some(format) if format != u64::from(FORMAT) => Err(Useless::Format(u32::try_from(format).unwrap_or(u32::MAX))),
         _ => {
             let mut verdict = serde_json::from_value::<Content>(content)?.verdict;
-            // Dates beyond the year 9999 cannot be shown, and none of these is in the future.
+            // Dates beyond the year 9999 cannot be displayed, and no valid date is in the future.
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             verdict.since = verdict.since.min(now);
             verdict.epoch_since = verdict.epoch_since.min(now);
@@ -237,7 +242,8 @@ fn read(file: &Path) -> Result<Option<Verdict>, Useless> {
     }
 }
 
-/// Writes what `verification` has found out whenever that has changed, and looks for the marker, until `stop`.
+/// Writes the results of `verification` whenever they have changed, and looks for the marker, until
+/// `stop`.
 pub async fn keep(verification: Arc<Verification>, kept: Arc<Kept>, stop: CancellationToken) {
     loop {
         let (of_verification, of_kept) = (Arc::clone(&verification), Arc::clone(&kept));
@@ -250,7 +256,7 @@ pub async fn keep(verification: Arc<Verification>, kept: Arc<Kept>, stop: Cancel
                 of_kept.write(&of_verification.verdict());
             }
         };
-        // A panic was told of by the hook.
+        // The panic hook has logged a panic.
         let _ = spawn_blocking(step).await;
         tokio::select! {
             () = stop.cancelled() => break,
@@ -258,7 +264,7 @@ pub async fn keep(verification: Arc<Verification>, kept: Arc<Kept>, stop: Cancel
             () = sleep(LOOK) => {}
         }
     }
-    // Here, since a runtime that ends begins nothing any more.
+    // Done here, since a runtime that is ending starts no more tasks.
     if !verification.is_replaced() {
         kept.write(&verification.verdict());
     }
@@ -396,7 +402,7 @@ mod tests {
         of_file(&|state| *state == State::Unverified).await;
         assert!(!kept.is_marked());
         assert_eq!(verification.view().state, ViewState::Unverified);
-        // What changes in the last moment is kept.
+        // A change at the last moment is kept.
         verification.differs(difference());
         stop.cancel();
         keeping.await.unwrap();

@@ -1,4 +1,5 @@
-//! All that is known of one site: the verdict, code that nobody has trusted, and what decides nothing; and the log's lines about it.
+//! Everything known of one site: the verdict, untrusted code, and notes that decide nothing; and
+//! the log lines about them.
 
 use std::sync::Arc;
 
@@ -11,34 +12,35 @@ use super::origins::{News, Seen};
 use super::verdict::{Observation, State, Verdict};
 use super::view::ORIGIN_CHANGED;
 
-/// Comparisons in a row that find nothing out, of which the log tells.
+/// The number of consecutive comparisons without a result after which it is logged.
 const MANY_VOIDS: u32 = 20;
 
-/// What a verification knows.
+/// The state of a verification.
 pub(super) struct Known {
     pub verdict: Verdict,
-    /// Code on a hook that refuses or acts, which nobody has trusted.
+    /// Code on a hook that refuses or acts, and that the operator has not trusted.
     pub hook: Option<Difference>,
     /// Unix seconds at which it was found, or was gone.
     pub hook_since: u64,
-    /// Whether it was looked for in this epoch.
+    /// Whether the files of this epoch have been scanned.
     pub is_scanned: bool,
     /// How WordPress refuses its REST API, and since when in Unix seconds.
     pub closed: Option<(String, u64)>,
-    /// Comparisons in a row that found nothing out.
+    /// Consecutive comparisons without a result.
     pub voids: u32,
-    /// What differs and decides nothing: in words, each once.
+    /// Differences that decide nothing: as text, each once.
     pub notes: Vec<String>,
-    /// What would explain the difference. SECURITY: it holds values of users, which must not outlive it.
+    /// The search for an explanation of the difference. SECURITY: it contains values of users,
+    /// which must not outlive it.
     pub explaining: Explaining,
     /// Where the verdict is kept across restarts.
     pub kept: Option<Arc<Kept>>,
-    /// Which site of a network the log is told of; `None` for the first, and on a single site.
+    /// The site of a network for log lines; `None` for the first, and on a single site.
     pub site: Option<Arc<str>>,
 }
 
 impl Known {
-    /// No code that nobody has trusted may refuse or act.
+    /// Whether the files were scanned, without untrusted code that may refuse or act.
     pub fn is_clear(&self) -> bool {
         self.is_scanned && self.hook.is_none()
     }
@@ -58,7 +60,7 @@ impl Known {
         }
     }
 
-    /// Tells of comparisons that never come to anything, once.
+    /// Logs once that comparisons never have a result.
     pub fn count_voids(&mut self, observed: &Observation) {
         self.voids = if *observed == Observation::Void { self.voids.saturating_add(1) } else { 0 };
         if self.voids == MANY_VOIDS && self.verdict.state != State::Agrees {
@@ -71,7 +73,7 @@ impl Known {
         }
     }
 
-    /// What is true of it now.
+    /// Whether refreshes are native now.
     pub fn is_native(&self) -> bool {
         self.is_clear() && self.verdict.state == State::Agrees
     }
@@ -121,7 +123,7 @@ impl Known {
     }
 }
 
-/// What is new of an app's origin.
+/// Logs the news about an app's origin.
 pub(super) fn tell_of_origin(seen: &Seen, news: &News) {
     let Seen { origin, has_bearer: bearer, .. } = seen;
     match news {

@@ -1,12 +1,14 @@
-//! Whether a native refresh is proven to be what WordPress would have done, all the time.
+//! Verifies continuously that native refreshes match WordPress's.
 //!
-//! A site's own PHP code may change what the plugin does, and a native refresh does not run it. So WordPress answers until enough
-//! of its answers were what the sidecar would have given; a thin sample of calls goes there ever after; and the first difference
-//! leaves all calls to WordPress again, with the difference in words. Who compares is in `refresh`; here is what follows.
+//! A site's own PHP code may change what the plugin does, and a native refresh does not run that
+//! code. So WordPress answers until enough of its responses equal those that the sidecar would have
+//! sent. From then on a small sample of calls still goes to WordPress, and the first difference
+//! leaves all calls to WordPress again, with a description of the difference. `refresh` compares;
+//! this module draws the conclusions.
 //!
-//! The words: an **epoch** is a time in which the site stays the same, as far as its database and its files tell. A
-//! **comparison** is one call that WordPress answers and whose answer is compared. A **class** is the kind of request, as far as
-//! the answer depends on it.
+//! Terms: an **epoch** is a period in which the site does not change, as far as its database and
+//! its files show. A **comparison** is one call that WordPress answers and whose response is
+//! compared. A **class** is a kind of request, as far as the response depends on it.
 
 pub mod command;
 mod counts;
@@ -43,10 +45,11 @@ pub use ticket::Ticket;
 use verdict::{Class, State, Verdict};
 pub use view::{View, ViewState};
 
-/// Comparisons at once. They cost the database some reads, and WordPress nothing that it would not do anyway but for a sample.
+/// Comparisons at once. Each costs the database some reads; WordPress only does additional work for
+/// a sample.
 const AT_ONCE: usize = 4;
 
-/// How it is verified.
+/// The rules of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     pub verify: Verify,
@@ -57,7 +60,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// One call of so many is compared.
+    /// One call in this many is compared.
     fn every(self) -> u32 {
         if self.verify == Verify::Always { self.every.min(sampler::ALWAYS) } else { self.every }
     }
@@ -67,40 +70,41 @@ impl Rules {
 pub struct Verification {
     rules: Rules,
     known: Mutex<Known>,
-    /// A bit for each [`Class`] whose calls are native.
+    /// One bit for each [`Class`] whose calls are native.
     native: AtomicU8,
-    /// What is known of the origins of apps.
+    /// The state of apps' origins.
     origins: Origins,
-    /// The tag of the [`Makeup`](crate::wordpress::site::Makeup) that the epoch began with; 0 before the first.
+    /// The tag of the [`Makeup`](crate::wordpress::site::Makeup) with which the epoch began; 0
+    /// before the first.
     makeup: AtomicU64,
     sampler: Sampler,
-    /// Of refusals.
+    /// Samples refusals.
     refusals: Sampler,
     places: Arc<Semaphore>,
     counts: Arc<Counts>,
     /// Notified when the state has changed.
     changed: Notify,
-    /// Another one has taken over what is known: see [`Verification::following`].
+    /// Whether another verification has taken over: see [`Verification::following`].
     is_replaced: AtomicBool,
-    /// That one. What is found here still holds there.
+    /// That other verification. Later results of this one are passed on to it.
     next: OnceLock<Arc<Verification>>,
 }
 
 impl Verification {
-    /// Goes on with `kept` where there is something of an earlier run.
+    /// Continues from `kept`, the verdict of an earlier run, if there is one.
     pub fn new(rules: Rules, kept: Option<Verdict>) -> Arc<Self> {
         let now = unix_now();
         let verdict = kept.map_or_else(|| Verdict::new(rules.first, now), |kept| kept.resumed(now));
         Self::with(rules, Known::new(verdict), Origins::new(rules.every()), Arc::default())
     }
 
-    /// Goes on with the verdict of one that this process let go of a while ago. Files and rows that changed meanwhile make another
-    /// epoch; nothing is native before they were looked at.
+    /// Continues from the verdict of a verification that this process dropped a while ago. Changed
+    /// files and rows begin another epoch, and nothing is native before they are checked.
     pub fn continuing(rules: Rules, verdict: Verdict) -> Arc<Self> {
         Self::with(rules, Known::new(verdict), Origins::new(rules.every()), Arc::default())
     }
 
-    /// Goes on with what `before` knows, by other rules.
+    /// Continues from `before` under other rules.
     pub fn following(before: &Verification, rules: Rules) -> Arc<Self> {
         let now = unix_now();
         before.is_replaced.store(true, Ordering::Release);
@@ -115,7 +119,7 @@ impl Verification {
         let known = Known { hook, hook_since, is_scanned, closed, notes, ..Known::new(verdict) };
         let origins = Origins::following(&before.origins, rules.every());
         let next = Self::with(rules, known, origins, Arc::clone(&before.counts));
-        // One that is replaced twice has told the first.
+        // If it is replaced twice, the first replacement gets its results.
         let _ = before.next.set(Arc::clone(&next));
         next
     }
@@ -139,12 +143,12 @@ impl Verification {
         Arc::new(verification)
     }
 
-    /// The verdict is kept there from now on, by [`kept::keep`].
+    /// From now on the verdict is kept in that file, by [`kept::keep`].
     pub fn keep_in(&self, kept: Option<Arc<Kept>>) {
         self.known().kept = kept;
     }
 
-    /// The log is told that it is about this `site` of a network.
+    /// The `site` of a network that log lines name.
     pub fn name(&self, site: Arc<str>) {
         self.known().site = Some(site);
     }
@@ -154,12 +158,12 @@ impl Verification {
         self.changed.notified().await;
     }
 
-    /// Whether another one goes on with what is known.
+    /// Whether another verification has taken over.
     pub fn is_replaced(&self) -> bool {
         self.is_replaced.load(Ordering::Acquire)
     }
 
-    /// What comparisons found.
+    /// The results of comparisons.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -169,13 +173,13 @@ impl Verification {
         self.rules.verify != Verify::Off
     }
 
-    /// Whether the epoch began with a site of such a makeup: if not, another is about to begin.
+    /// Whether the epoch began with this makeup: if not, another is about to begin.
     pub fn is_of(&self, makeup: u64) -> bool {
         self.makeup.load(Ordering::Acquire) == makeup
     }
 
-    /// Whether calls of `class` are native. Asked again under the row's lock: a verdict holds for all whose transaction has not
-    /// begun.
+    /// Whether calls of `class` are native. Checked again under the row's lock: a changed verdict
+    /// applies to all calls whose transaction has not begun.
     pub fn is_native(&self, class: Class) -> bool {
         !self.is_on() || self.native.load(Ordering::Acquire) & bit(class) != 0
     }
@@ -185,12 +189,12 @@ impl Verification {
         self.known().verdict.wants_refusal()
     }
 
-    /// Whether the answer to this user would tell more of what explains a difference.
+    /// Whether the response to this user would help to explain a difference.
     pub fn wants_sample(&self, user: u64) -> bool {
         self.is_on() && self.known().explaining.wants(user, unix_now())
     }
 
-    /// Whether nothing speaks against native refreshes but that they are not proven yet, or again.
+    /// Whether native refreshes are only waiting to be proven, for the first time or again.
     pub fn is_in_doubt(&self) -> bool {
         self.known().difference().is_none()
     }
@@ -200,7 +204,8 @@ impl Verification {
         self.known().why()
     }
 
-    /// A row was not written as the plugin alone would have written it, or something else showed that no client can bring about.
+    /// The plugin alone would not have written a row this way, or another difference was found that
+    /// no client can cause.
     pub fn differs(&self, difference: Difference) {
         self.counts.differs(difference.kind);
         if let Some(next) = self.next.get() {
@@ -209,14 +214,15 @@ impl Verification {
         self.change(|known| known.verdict.differ(difference, unix_now()));
     }
 
-    /// Something differs that a client may have brought about, or that is the sidecar's own surroundings: an address, a country.
+    /// A difference that a client may have caused, or that comes from the sidecar's own
+    /// environment: an address, a country.
     pub fn note(&self, note: String) {
         if self.is_noted(&note) {
             warn!(note, "WordPress stores something else about a refresh than the sidecar would");
         }
     }
 
-    /// What is declared cannot be said of some user, whose refreshes are WordPress's.
+    /// Declared values are uncertain for some user, whose refreshes are left to WordPress.
     pub fn uncertain(&self, uncertain: &Uncertain) {
         if self.is_noted(&format!("{uncertain}. Refreshes of such users are WordPress's, and are not compared.")) {
             info!(%uncertain, "refreshes of some users are WordPress's");
@@ -233,8 +239,9 @@ impl Verification {
         is_new
     }
 
-    /// The site is as `epoch` says, with such a version of the plugin. `makeup`: what [`Verification::gate`]
-    /// is asked with from now on. `true`: it was another epoch before, whose files are yet to be scanned.
+    /// The site is in `epoch`, with this version of the plugin. `makeup` is the argument of
+    /// [`Verification::gate`] from now on. Returns `true` if the epoch is new, so that its files
+    /// must be scanned.
     pub fn enter(&self, epoch: &str, makeup: u64, plugin_version: &str) -> bool {
         let (first, mut is_new) = (self.rules.first, false);
         self.change(|known| {
@@ -252,7 +259,7 @@ impl Verification {
         is_new
     }
 
-    /// What the scan of the site's files found in this epoch: the first hit that is not trusted, or none.
+    /// The result of scanning the site's files in this epoch: the first untrusted hit, if any.
     pub fn scanned(&self, hook: Option<Difference>) {
         self.change(|known| {
             let was_scanned = std::mem::replace(&mut known.is_scanned, true);
@@ -269,7 +276,7 @@ impl Verification {
         self.known().is_scanned
     }
 
-    /// WordPress refuses its REST API in these words; `None`: it does not. For operators: it decides nothing here.
+    /// Whether WordPress refuses its REST API, and how. For operators: it decides nothing here.
     pub fn closed(&self, obstacle: Option<String>) {
         let mut known = self.known();
         if known.closed.as_ref().map(|(words, _)| words) != obstacle.as_ref() {
@@ -277,7 +284,7 @@ impl Verification {
         }
     }
 
-    /// Begins again, as if nothing was known of the site.
+    /// Begins again without any knowledge of the site.
     pub fn again(&self) {
         let first = self.rules.first;
         self.change(|known| {
@@ -288,14 +295,15 @@ impl Verification {
         });
     }
 
-    /// The configuration was read again: a way back for a site whose work differed.
+    /// The configuration was reloaded, which gives a site that differed another chance.
     pub fn reloaded(&self) {
         if matches!(self.known().verdict.state, State::Differs(_)) {
             self.again();
         }
     }
 
-    /// Unix seconds at which the epoch began, if the site agrees in it: older rows may be of another site.
+    /// Unix seconds at which the epoch began, if the site agrees in it: older rows may be from
+    /// before a change of the site.
     pub fn agrees_since(&self) -> Option<u64> {
         let known = self.known();
         (known.verdict.state == State::Agrees).then_some(known.verdict.epoch_since)
@@ -306,12 +314,12 @@ impl Verification {
         self.known().verdict.epoch_since
     }
 
-    /// What the state file keeps.
+    /// The verdict for the state file.
     pub fn verdict(&self) -> Verdict {
         self.known().verdict.clone()
     }
 
-    /// What operators see.
+    /// The state for operators.
     pub fn view(&self) -> View {
         let known = self.known();
         let view = View::of(&known.verdict, known.hook.as_ref(), self.is_on());

@@ -1,11 +1,13 @@
-//! What WordPress answers each app's `Origin` with, as far as its answers were seen.
+//! Tracks WordPress's responses to each app's `Origin`.
 //!
-//! WordPress itself has nothing to say to an app (`capacitor://localhost`): a site whose app works has code of its own for that. So
-//! a native answer to such an origin has the very fields that WordPress's answers to it had, once enough of them were the same.
-//! A sample of the calls goes to WordPress ever after; other fields than before leave the origin's calls to it again.
+//! WordPress itself sends nothing for an app's origin (`capacitor://localhost`): a site whose app
+//! works has its own code for that. So a native response to such an origin has exactly the fields
+//! that WordPress's responses had, once enough of them agreed. A sample of the calls still goes to
+//! WordPress; if the fields change, the origin's calls are left to it again.
 //!
-//! SECURITY: clients make origins up. A comparison remembers one, which takes a live token; a few are remembered; and one that
-//! several users have come with does not make room for another while it is in use.
+//! SECURITY: clients can make up origins. An origin is only remembered by a comparison, which
+//! requires a live token; only a few are remembered; and one that several users have sent is not
+//! displaced by another while it is in use.
 
 mod entry;
 
@@ -19,25 +21,26 @@ use serde::{Deserialize, Serialize};
 use super::sampler::Sampler;
 use entry::Entry;
 
-/// Origins at once, with `Authorization: Bearer` and without. A site has a few apps.
+/// The most origins at once, with and without `Authorization: Bearer`. A site has a few apps.
 pub const MOST: usize = 16;
 
-/// Seconds after which an origin that no comparison came with makes room. Calls are compared every ten minutes at least.
+/// Seconds after which an origin without comparisons can be displaced. Calls are compared at least
+/// every ten minutes.
 const IDLE: u64 = 3600;
 
-/// Whose call it is.
+/// An app's call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct App<'a> {
-    /// As the request has it.
+    /// As in the request.
     pub origin: &'a str,
-    /// The plugin's own code may answer such a call with other fields.
+    /// Whether it has a bearer token: the plugin's own code may respond to that with other fields.
     pub has_bearer: bool,
 }
 
-/// Fields that depend on the origin, in the order of their names.
+/// Fields that depend on the origin, sorted by name.
 pub type Fields = Vec<(HeaderName, HeaderValue)>;
 
-/// The fields of native answers to one origin.
+/// The fields of native responses to one origin.
 pub struct Cors {
     pub fields: Fields,
     holds: AtomicBool,
@@ -45,23 +48,23 @@ pub struct Cors {
     sampler: Sampler,
 }
 
-/// What an answer of WordPress's had, that was as expected otherwise.
+/// A response of WordPress's that was otherwise as expected.
 pub struct Seen {
     pub origin: String,
     pub has_bearer: bool,
     pub fields: Fields,
-    /// Whose live token it was; `None`: WordPress has refused it.
+    /// The user of the live token; `None` if WordPress refused it.
     pub user: Option<u64>,
-    /// The site's code may have gone by the request's cookies.
+    /// Whether the request had cookies, which the site's code may have used.
     pub has_cookies: bool,
 }
 
-/// What is new of an origin.
+/// News about an origin.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
-    /// Its calls are native, as far as it goes.
+    /// Its fields agree: its calls may be native.
     Agrees,
-    /// They are WordPress's, whose fields are others now.
+    /// Its fields have changed: its calls are left to WordPress.
     Differs(String),
 }
 
@@ -69,11 +72,11 @@ pub enum News {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OriginState {
-    /// WordPress's, until enough of its answers are the same.
+    /// Its calls are left to WordPress until enough responses agree.
     Unverified,
-    /// The sidecar's.
+    /// Its calls are native.
     Agrees,
-    /// WordPress's, which has answered otherwise than before.
+    /// Its calls are left to WordPress, whose responses have changed.
     Differs,
 }
 
@@ -90,28 +93,28 @@ impl OriginState {
     }
 }
 
-/// One origin, as operators see it.
+/// One origin for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OriginView {
     pub origin: String,
-    /// Whether it is about calls with `Authorization: Bearer`.
+    /// Whether it stands for calls with `Authorization: Bearer`.
     pub bearer: bool,
     pub state: OriginState,
     pub since_unix_seconds: u64,
-    /// Comparisons in a row whose fields were the same, and how many are needed to be native.
+    /// Consecutive comparisons with equal fields, and how many are needed for native calls.
     pub agreed: u32,
     pub needed: u32,
-    /// In what the fields differ from those before.
+    /// How the fields differ from the earlier ones.
     pub difference: Option<String>,
 }
 
 impl OriginView {
-    /// The origin, as it is called in a sentence.
+    /// The origin as part of a sentence.
     pub fn name(&self) -> String {
         if self.bearer { format!("{} with Bearer", self.origin) } else { self.origin.clone() }
     }
 
-    /// Whose its calls are, in words. `is_native`: whether the site's are native.
+    /// Who answers its calls, for people. `is_native`: whether the site's refreshes are native.
     pub fn words(&self, is_native: bool) -> String {
         let OriginView { agreed, needed, .. } = self;
         match (self.state, &self.difference) {
@@ -125,7 +128,7 @@ impl OriginView {
     }
 }
 
-/// All origins that are remembered.
+/// All remembered origins.
 pub struct Origins {
     /// `verify_every`.
     every: u32,
@@ -138,7 +141,7 @@ impl Cors {
         Arc::new(Cors { fields, holds, wants_refusal, sampler })
     }
 
-    /// Whether WordPress has not answered otherwise since. Asked again under the row's lock.
+    /// Whether WordPress's responses have not changed since. Checked again under the row's lock.
     pub fn holds(&self) -> bool {
         self.holds.load(Ordering::Acquire)
     }
@@ -159,25 +162,25 @@ impl Origins {
         Origins { every, entries: RwLock::default() }
     }
 
-    /// With what `before` knows.
+    /// Continues from `before`.
     pub(super) fn following(before: &Origins, every: u32) -> Self {
         let entries = before.read(|entries| entries.iter().map(|entry| entry.copied(every)).collect());
         Origins { every, entries: RwLock::new(entries) }
     }
 
-    /// The fields of native answers to `app`, if enough of WordPress's had the same.
+    /// The fields of native responses to `app`, if enough of WordPress's agreed.
     pub(super) fn agreed(&self, app: App<'_>) -> Option<Arc<Cors>> {
         self.read(|entries| entries.iter().find(|entry| entry.is_of(app))?.agreed())
     }
 
-    /// Takes an answer into account. `enough`: comparisons that an origin needs.
+    /// Adds a response. `enough` is the number of comparisons that an origin needs.
     pub(super) fn observe(&self, seen: &Seen, enough: u32, now: u64) -> Option<News> {
         let app = App { origin: &seen.origin, has_bearer: seen.has_bearer };
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.iter_mut().find(|entry| entry.is_of(app)) {
             return entry.observe(seen, enough, self.every, now);
         }
-        // SECURITY: an origin whose calls are refused is none that is remembered.
+        // SECURITY: refused calls do not make an origin known.
         seen.user?;
         if entries.len() >= MOST {
             let may_go = |entry: &&Entry| !entry.has_several_users() || entry.seen_at() + IDLE <= now;
@@ -189,13 +192,13 @@ impl Origins {
         entries.last_mut()?.observe(seen, enough, self.every, now)
     }
 
-    /// Nothing is known any more.
+    /// Forgets everything.
     pub(super) fn clear(&self) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         entries.drain(..).for_each(|entry| entry.end());
     }
 
-    /// Why calls of `app` are WordPress's.
+    /// Why calls of `app` are left to WordPress.
     pub(super) fn why(&self, app: App<'_>) -> String {
         let (view, is_full) = self
             .read(|entries| (entries.iter().find(|entry| entry.is_of(app)).map(Entry::view), entries.len() >= MOST));
@@ -206,7 +209,7 @@ impl Origins {
         }
     }
 
-    /// What operators see, in the order of the names.
+    /// The origins for operators, sorted by name.
     pub(super) fn view(&self) -> Vec<OriginView> {
         let mut views: Vec<OriginView> = self.read(|entries| entries.iter().map(Entry::view).collect());
         views.sort_by(|one, other| (&one.origin, one.bearer).cmp(&(&other.origin, other.bearer)));
@@ -218,7 +221,7 @@ impl Origins {
     }
 }
 
-/// In what `now` differs from `before`: names only.
+/// How `now` differs from `before`: names only.
 fn changed(before: &Fields, now: &Fields) -> String {
     let of = |fields: &Fields, name: &HeaderName| -> Vec<HeaderValue> {
         fields.iter().filter(|(other, _)| other == name).map(|(_, value)| value.clone()).collect()

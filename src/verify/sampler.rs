@@ -1,17 +1,17 @@
-//! Which of the native calls are compared: a few, by chance, and never many in a second.
+//! Chooses which native calls are compared: a few, at random, and never many in a second.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// `verify = "always"` compares one call of so many.
+/// With `verify = "always"`, one call in this many is compared.
 pub const ALWAYS: u32 = 20;
 
-/// At most one in this time: a refresh of WordPress's costs as much as hundreds of native ones.
+/// At most one in this time: a refresh by WordPress costs as much as hundreds of native ones.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// At least one in this time, where there are calls.
+/// At least one in this time, if there are calls.
 const MOST: Duration = Duration::from_secs(600);
 
 /// Picks calls.
@@ -21,14 +21,14 @@ pub struct Sampler {
     /// Milliseconds after `began` at which the last one was picked.
     last: AtomicU64,
     asked: AtomicU64,
-    /// The next call is to be picked.
+    /// Whether to pick the next call.
     hurries: AtomicBool,
     // SECURITY: a client must not be able to tell which calls are compared.
     chance: RandomState,
 }
 
 impl Sampler {
-    /// Picks one of `every`.
+    /// Picks one in `every`.
     pub fn new(every: u32) -> Self {
         Sampler {
             every: every.max(1),
@@ -45,7 +45,7 @@ impl Sampler {
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         let is_drawn = self.chance.hash_one(number).is_multiple_of(u64::from(self.every));
         let hurries = self.hurries.load(Ordering::Relaxed);
-        // The clock is read for those that are drawn, and now and then for the others.
+        // The clock is only read for calls that are drawn, and occasionally for others.
         if !is_drawn && !hurries && !number.is_multiple_of(64) {
             return false;
         }
@@ -60,7 +60,7 @@ impl Sampler {
         is_due && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Whether calls are picked as soon as the rate allows it.
+    /// Sets whether calls are picked as soon as the rate allows.
     pub fn hurry(&self, hurries: bool) {
         self.hurries.store(hurries, Ordering::Relaxed);
     }

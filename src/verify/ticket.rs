@@ -1,4 +1,4 @@
-//! A comparison under way, and what it found.
+//! A running comparison and its result.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::origins::{News, Seen};
 use super::verdict::Observation;
 use super::{Verification, unix_now};
 
-/// A place for one comparison. Dropped, it found nothing out.
+/// A permit for one comparison. Dropped, it has no result.
 pub struct Ticket {
     verification: Arc<Verification>,
     epoch: String,
@@ -27,7 +27,7 @@ impl Verification {
 }
 
 impl Ticket {
-    /// The comparison has found this out. It counts only if the site is still the one that was asked.
+    /// Takes the result. It counts only if the site is still the one that was compared.
     pub fn observed(self, observed: Observation) {
         let Verification { counts, next, .. } = &*self.verification;
         if let (Observation::Differs(difference), Some(next)) = (&observed, next.get()) {
@@ -44,10 +44,11 @@ impl Ticket {
         });
     }
 
-    /// The fields of an answer to an app that is as expected otherwise, before the comparison [says so](Ticket::observed).
+    /// The fields of an otherwise expected response to an app, before the comparison's result is
+    /// [known](Ticket::observed).
     pub fn seen(&self, seen: &Seen) {
         let Verification { origins, counts, next, .. } = &*self.verification;
-        // Held, so that nothing that is forgotten meanwhile comes back.
+        // Locked, so that nothing forgotten meanwhile comes back.
         let known = self.verification.known();
         if known.verdict.epoch != self.epoch {
             return;
@@ -66,7 +67,8 @@ impl Ticket {
         }
     }
 
-    /// What the answer had otherwise, before the comparison [says so](Ticket::observed). The log tells of an explanation, once.
+    /// The deviations of the response, before the comparison's result is [known](Ticket::observed).
+    /// An explanation is logged once.
     pub fn sampled(&self, sample: Sample) {
         let now = unix_now();
         let mut known = self.verification.known();

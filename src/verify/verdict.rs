@@ -1,14 +1,16 @@
-//! What the comparisons so far say of the site, and what follows for the next call. Pure: times are parameters.
+//! The verdict on a site by the comparisons so far, and what follows for the next call. Pure: times
+//! are parameters.
 //!
 //! | state | refreshes | leaves it by |
 //! |---|---|---|
-//! | `Unverified` | WordPress's, compared | enough that agree → `Agrees`; a difference → `Differs` |
-//! | `Agrees` | native, but for samples | a difference → `Differs`; another epoch → `Unverified` |
-//! | `Differs` | WordPress's, compared | many that agree, another epoch, a restart of the verification → `Unverified` or `Agrees` |
+//! | `Unverified` | left to WordPress, compared | enough that agree → `Agrees`; a difference → `Differs` |
+//! | `Agrees` | native, except samples | a difference → `Differs`; another epoch → `Unverified` |
+//! | `Differs` | left to WordPress, compared | many that agree, another epoch, a restart of the verification → `Unverified` or `Agrees` |
 //!
-//! SECURITY: a client must not be able to end the native path for all. What a client can bring about (a status of 429 or 5xx, a
-//! refusal that left its session alone, values taken from its request) never decides by itself: [`Observation::Suspicious`]
-//! counts by users, and [`Observation::Void`] not at all.
+//! SECURITY: a client must not be able to end the native path for all. What a client can cause (a
+//! status of 429 or 5xx, a refusal that left its session alone, values taken from its request)
+//! never decides by itself: [`Observation::Suspicious`] counts by users, and [`Observation::Void`]
+//! not at all.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::difference::Difference;
 
-/// Users that the first comparisons must be of: what acts on one user only would else be missed.
+/// The first comparisons must be of so many users: code that acts on one user only would otherwise
+/// be missed.
 const USERS: usize = 3;
 
-/// A site with fewer users has so many times more comparisons instead.
+/// A site with fewer users needs so many times more comparisons instead.
 const FEW_USERS: u32 = 3;
 
 /// Comparisons for a class of requests that was not seen before, once the site agrees.
@@ -28,28 +31,30 @@ const FURTHER_CLASS: u32 = 3;
 /// Comparisons after a change of the site: an update must not send a large site to PHP for long.
 const AFTER_CHANGE: u32 = 5;
 
-/// Comparisons after a restart, where the site is the same as before.
+/// Comparisons after a restart, if the site is unchanged.
 const AFTER_RESTART: u32 = 3;
 
-/// Agreeing comparisons in a row that end [`State::Differs`], and within how many seconds at least. Doubled with each relapse:
-/// code that acts for one user of two hundred must not make the sidecar change sides again and again.
+/// Consecutive agreeing comparisons that end [`State::Differs`], and the minimum time in seconds.
+/// Doubled with each relapse: code that acts for one user in two hundred must not make the sidecar
+/// change its state again and again.
 const RETURN: u32 = 200;
 const RETURN_MOST: u32 = 12_800;
 pub(super) const RETURN_SECONDS: u64 = 600;
 
-/// Users who must have met the same suspicious answer.
+/// How many users must have got the same suspicious response.
 const SUSPICIOUS_USERS: usize = 2;
 
-/// Suspicions that are remembered.
+/// How many suspicions are remembered.
 const MOST_SUSPICIONS: usize = 64;
 
-/// Answers that agree, after which nobody is asked more often than else for a suspicion.
+/// After so many agreeing responses, comparisons are no longer more frequent because of a
+/// suspicion.
 const CALM: u32 = 50;
 
 /// Suspicions are forgotten after so many seconds.
 const SUSPICIOUS_FOR: u64 = 3600;
 
-/// What is expected of the site's work, and found.
+/// The state of a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -58,24 +63,25 @@ pub enum State {
     Differs(Difference),
 }
 
-/// What kind of request it is, as far as an answer depends on it.
+/// The kind of request, as far as a response depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
-    /// With neither of the two.
+    /// Without either of the two.
     Plain,
-    /// With `Origin`, a web page's.
+    /// With a web page's `Origin`.
     Origin,
     /// With `Authorization: Bearer`.
     Bearer,
     /// With both.
     OriginAndBearer,
-    /// The token is not live: the answer is a refusal.
+    /// The token is not live: the response is a refusal.
     Refusal,
-    /// With the `Origin` of an app. Each origin is [counted by itself](super::origins), with `Authorization: Bearer` and without.
+    /// With an app's `Origin`. Each origin is [counted separately](super::origins), with
+    /// `Authorization: Bearer` and without.
     App,
 }
 
-/// Classes that are counted here: the first ones.
+/// The number of classes that are counted here: the first ones.
 const COUNTED: usize = Class::App as usize;
 
 impl Class {
@@ -83,7 +89,7 @@ impl Class {
     pub const ALL: [Class; 6] =
         [Class::Plain, Class::Origin, Class::Bearer, Class::OriginAndBearer, Class::Refusal, Class::App];
 
-    /// Of a call with a live token and no app's origin.
+    /// The class of a call with a live token and no app's origin.
     pub fn of(has_origin: bool, has_bearer: bool) -> Self {
         match (has_origin, has_bearer) {
             (false, false) => Class::Plain,
@@ -94,62 +100,63 @@ impl Class {
     }
 }
 
-/// What one comparison found.
+/// The result of one comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
     /// WordPress did what the sidecar would have done.
     Agrees {
-        /// What kind of request it was.
+        /// The class of the request.
         class: Class,
-        /// Whose token it was.
+        /// The token's user.
         user: Option<u64>,
     },
-    /// It did not, and no client can bring that about.
+    /// WordPress did something else, which no client can cause.
     Differs(Difference),
-    /// It did not, for this user; a client may have brought it about.
+    /// WordPress did something else for this user; a client may have caused it.
     Suspicious(Difference, u64),
-    /// It says nothing: an upstream in trouble, a rate limit, a token that was used meanwhile.
+    /// No result: the upstream failed, the rate limit applied, or the token was used meanwhile.
     Void,
 }
 
-/// All that is known. It is what the state file keeps.
+/// Everything known of the site, as kept in the state file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// What the site was like, as a digest. Empty: not read yet.
+    /// A digest of the site. Empty: not read yet.
     pub epoch: String,
     pub state: State,
-    /// Of the plugin, in this epoch.
+    /// The version of the plugin in this epoch.
     #[serde(default)]
     pub plugin_version: String,
     /// Unix seconds at which the state began.
     pub since: u64,
     /// Unix seconds at which the epoch began.
     pub epoch_since: u64,
-    /// Comparisons that counted, in all.
+    /// All comparisons with a result.
     pub compared: u64,
-    /// Comparisons that agreed, in this state, of any class but refusals.
+    /// Comparisons that agreed in this state, of all classes except refusals.
     pub agreed: u32,
     /// How many are needed.
     pub needed: u32,
     /// By class, in this epoch.
     by_class: [u32; COUNTED],
-    /// How often what was proven of a kind of requests has ceased to count.
+    /// How often the proof for a class was discarded.
     #[serde(skip)]
     forgotten: u64,
-    /// Some of the users whose comparisons agreed, by their ids. SECURITY: not kept; after a restart it takes others.
+    /// Some of the users whose comparisons agreed, by id. SECURITY: not kept; a restart begins with
+    /// others.
     #[serde(skip)]
     users: BTreeSet<u64>,
-    /// What [`RETURN`] is multiplied by.
+    /// The factor of [`RETURN`].
     relapses: u32,
     #[serde(skip)]
     suspicions: Vec<(Difference, u64, u64)>,
-    /// Comparisons that agreed since the last of them.
+    /// Comparisons that agreed since the last suspicion.
     #[serde(skip)]
     agreed_since: u32,
 }
 
 impl Verdict {
-    /// Nothing is known. `first` comparisons are needed.
+    /// A verdict without comparisons, of which `first` are needed.
     pub fn new(first: u32, now: u64) -> Self {
         Verdict {
             epoch: String::new(),
@@ -169,7 +176,7 @@ impl Verdict {
         }
     }
 
-    /// What was kept of an earlier run, about a site that may have changed since.
+    /// A verdict kept by an earlier run, about a site that may have changed since.
     pub fn resumed(mut self, now: u64) -> Self {
         if self.state == State::Agrees {
             self.begin(State::Unverified, now);
@@ -178,7 +185,7 @@ impl Verdict {
         self
     }
 
-    /// Whether the site agrees, and enough answers of this class did.
+    /// Whether the site agrees, and enough responses of this class did.
     pub fn knows(&self, class: Class) -> bool {
         let enough = match class {
             Class::Refusal => 1,
@@ -188,12 +195,12 @@ impl Verdict {
         self.state == State::Agrees && self.count(class) >= enough
     }
 
-    /// Comparisons that a further kind of requests needs.
+    /// How many comparisons a further class of requests needs.
     pub fn further(&self) -> u32 {
         FURTHER_CLASS.min(self.needed)
     }
 
-    /// Another number than before: what was proven of a kind of requests counts no more.
+    /// Changes when the proof for a class was discarded.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
     }
@@ -203,12 +210,12 @@ impl Verdict {
         self.count(Class::Refusal) == 0
     }
 
-    /// Whether somebody met what others should be asked for.
+    /// Whether there is a suspicion that other users' calls should test.
     pub fn is_suspicious(&self) -> bool {
         !self.suspicions.is_empty() && self.agreed_since < CALM
     }
 
-    /// Takes what a comparison found into account. `true`: the state has changed.
+    /// Takes the result of a comparison. `true`: the state has changed.
     pub fn observe(&mut self, observed: Observation, now: u64) -> bool {
         match observed {
             Observation::Void => false,
@@ -227,7 +234,7 @@ impl Verdict {
                     self.suspicions.remove(0);
                 }
                 let of_the_kind = self.suspicions.iter().filter(|(known, ..)| known.kind == difference.kind);
-                // One user may meet several of a kind.
+                // One user may get several of a kind.
                 let users: BTreeSet<u64> = of_the_kind.map(|(_, user, _)| *user).collect();
                 users.len() >= SUSPICIOUS_USERS && self.differ(difference, now)
             }
@@ -238,7 +245,7 @@ impl Verdict {
                 if let Some(count) = self.by_class.get_mut(class as usize) {
                     *count = count.saturating_add(1);
                 }
-                // What refuses says nothing of what is given.
+                // A refusal shows nothing about successful responses.
                 if class == Class::Refusal {
                     return false;
                 }
@@ -251,7 +258,7 @@ impl Verdict {
         }
     }
 
-    /// WordPress's work is another. `true`: that is new.
+    /// WordPress differs. `true`: that is new.
     pub fn differ(&mut self, difference: Difference, now: u64) -> bool {
         self.forget();
         if let State::Differs(known) = &self.state {
@@ -268,8 +275,8 @@ impl Verdict {
         self.begin(State::Differs(difference), now)
     }
 
-    /// The site is as `epoch` says. `first`: comparisons that are needed where the plugin itself is another. `true`: it was
-    /// another before.
+    /// The site is in `epoch`. `first` is the number of comparisons that are needed if the plugin
+    /// itself has changed. `true`: the epoch is new.
     pub fn enter(&mut self, epoch: &str, plugin_changed: bool, first: u32, now: u64) -> bool {
         if self.epoch == epoch {
             return false;
@@ -288,7 +295,7 @@ impl Verdict {
         true
     }
 
-    /// Begins again, as if nothing was known of the site.
+    /// Begins again without any knowledge of the site.
     pub fn again(&mut self, first: u32, now: u64) {
         let (epoch, plugin_version) = (std::mem::take(&mut self.epoch), std::mem::take(&mut self.plugin_version));
         let (compared, forgotten) = (self.compared, self.forgotten + 1);
@@ -329,7 +336,7 @@ impl Verdict {
     }
 }
 
-/// Agreeing comparisons in a row that end a difference, after so many relapses.
+/// Consecutive agreeing comparisons that end a difference, after so many relapses.
 pub(super) fn to_return(relapses: u32) -> u32 {
     RETURN.saturating_mul(1 << relapses.min(6)).min(RETURN_MOST)
 }

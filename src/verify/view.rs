@@ -1,4 +1,5 @@
-//! The state of the verification, as operators see it: status page, `/status.json`, `verify`, `doctor`.
+//! The state of the verification, as operators see it: status page, `/status.json`, `verify`,
+//! `doctor`.
 
 use std::fmt;
 
@@ -9,19 +10,19 @@ use super::explain::Explanation;
 use super::origins::{OriginState, OriginView};
 use super::verdict::{State, Verdict};
 
-/// Whose business refreshes are, as far as the verification goes.
+/// Who answers refreshes, by the verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ViewState {
-    /// WordPress's, until enough of its answers agree.
+    /// WordPress, until enough of its responses agree.
     Unverified,
-    /// The sidecar's.
+    /// The sidecar.
     Agrees,
-    /// WordPress's, which does it otherwise.
+    /// WordPress, whose refreshes differ.
     Differs,
-    /// WordPress's, which refuses its REST API.
+    /// WordPress, which refuses its REST API.
     Closed,
-    /// The sidecar's: `verify = "off"`.
+    /// The sidecar: `verify = "off"`.
     Trusted,
 }
 
@@ -52,39 +53,41 @@ impl fmt::Display for ViewState {
     }
 }
 
-/// All that operators see. SECURITY: names and types only, no values.
+/// The state for operators. SECURITY: names and types only, no values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     pub state: ViewState,
     /// When the state began.
     pub since_unix_seconds: u64,
-    /// Comparisons that counted, in all.
+    /// All comparisons with a result.
     pub compared: u64,
-    /// Comparisons that agreed in this state, of those that are needed to leave it.
+    /// Comparisons that agreed in this state, and how many are needed to leave it.
     pub agreed: u32,
     pub needed: u32,
-    /// What differs, or what WordPress refuses with.
+    /// What differs, or how WordPress refuses.
     pub difference: Option<String>,
     pub kind: Option<Kind>,
     /// What can be done.
     pub fix: Option<String>,
-    /// What would explain it, as far as that is known.
+    /// A configuration that would explain the difference, as far as known.
     #[serde(default)]
     pub explanation: Option<Explanation>,
-    /// Whether the site's files were read for code on hooks that may refuse or act. Nothing is native before.
+    /// Whether the site's files were scanned for code on hooks that may refuse or act. Nothing is
+    /// native before.
     #[serde(default)]
     pub files_scanned: bool,
-    /// What differs and decides nothing.
+    /// Differences that decide nothing.
     pub notes: Vec<String>,
-    /// The file that keeps it across restarts; `None`: it is kept in memory.
+    /// The file that keeps it across restarts; `None` if it is kept in memory.
     pub kept_in: Option<String>,
-    /// Origins of apps that WordPress's answers were compared for.
+    /// The apps' origins for which WordPress's responses were compared.
     #[serde(default)]
     pub origins: Vec<OriginView>,
 }
 
 impl View {
-    /// Of a verdict, and of code on a `hook` that nobody has trusted. `is_on`: whether anything is verified.
+    /// The view of a verdict, and of untrusted code on a `hook`. `is_on`: whether anything is
+    /// verified.
     pub fn of(verdict: &Verdict, hook: Option<&Difference>, is_on: bool) -> Self {
         let (state, difference) = match (&verdict.state, hook) {
             _ if !is_on => (ViewState::Trusted, None),
@@ -110,20 +113,21 @@ impl View {
         }
     }
 
-    /// WordPress has closed its REST API, in the words of `obstacle`: that decides, whatever was compared before.
+    /// WordPress has closed its REST API, as described by `obstacle`: that decides, whatever was
+    /// compared before.
     #[must_use]
     pub fn closed(self, obstacle: String, since_unix_seconds: u64) -> Self {
         let (state, fix) = (ViewState::Closed, Some(CLOSED.to_owned()));
         View { state, since_unix_seconds, difference: Some(obstacle), kind: None, fix, ..self }
     }
 
-    /// Each app's origin with its state, a line each.
+    /// Each app's origin with its state, one per line.
     pub fn origin_lines(&self) -> impl Iterator<Item = String> {
         let is_native = self.state.is_native();
         self.origins.iter().map(move |origin| format!("{}: {}", origin.name(), origin.words(is_native)))
     }
 
-    /// The origins that WordPress answers otherwise than before, where that is all that stands against native refreshes.
+    /// The origins whose responses have changed, if that is the only obstacle to native refreshes.
     pub fn changed_origins(&self) -> Option<String> {
         let changed = self.origins.iter().filter(|origin| origin.state == OriginState::Differs);
         let changed: Vec<String> = changed
@@ -137,19 +141,19 @@ impl View {
         })
     }
 
-    /// How far it is, where that says anything.
+    /// The progress, if it is meaningful.
     pub fn progress(&self) -> Option<String> {
         let View { agreed, needed, .. } = self;
         match self.state {
             ViewState::Unverified => Some(format!("{agreed} of {needed} answers of WordPress agree")),
-            // It is the row's code or a hook's that stands against it, too.
+            // A row or a hook may be the obstacle as well.
             ViewState::Differs => Some(format!("{agreed} of {needed} answers of WordPress agree since")),
             ViewState::Agrees | ViewState::Closed | ViewState::Trusted => None,
         }
     }
 }
 
-/// What to do where WordPress refuses its REST API.
+/// What to do if WordPress refuses its REST API.
 pub const CLOSED: &str = "Something closes the REST API: a security plugin, code of the site's own, or the state of the site. If that is \
                           wanted, nothing has to be done. Else let GET …/wp-json/ through for the sidecar, which comes with the \
                           User-Agent wp-jwt-sidecar, or set wordpress.home to the site's home URL, to the letter.";
@@ -159,7 +163,7 @@ pub const ORIGIN_CHANGED: &str = "Nothing has to be done where the site's CORS c
                                   again after 200 answers that are the same, over ten minutes at least, or after `wp-jwt-sidecar \
                                   verify --again`. Code that answers one origin now so and now otherwise keeps them WordPress's.";
 
-/// What can be done about a state without a difference.
+/// What can be done in a state without a difference.
 fn fix_of(state: ViewState) -> Option<&'static str> {
     match state {
         ViewState::Unverified => Some(

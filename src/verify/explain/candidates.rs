@@ -1,4 +1,4 @@
-//! Which source gives the values that WordPress's answers had at one place.
+//! Finds the source of the values in WordPress's responses at one place.
 
 use std::collections::BTreeSet;
 
@@ -10,39 +10,41 @@ use super::secret::looks_secret;
 use crate::declared::{Cast, Column, Gravatar, GravatarHash, RolesForm, Source, is_plain};
 use crate::verify::difference::shown;
 
-/// So many users have to confirm a source.
+/// How many users must confirm a source.
 pub const USERS: usize = 3;
 
-/// So many where a coincidence is likely: a boolean of a meta value whose key is not the member's name.
+/// The same if a coincidence is likely: a boolean of a meta value whose key is not the member's
+/// name.
 const USERS_OF_BOOLEAN: usize = 8;
 
-/// Sources that are kept of one place.
+/// How many sources are kept for one place.
 const MOST: usize = 64;
 
 const SEPARATORS: [&str; 4] = [",", ", ", " ", "|"];
 
 const CASTS: [Cast; 3] = [Cast::String, Cast::Integer, Cast::Boolean];
 
-/// What is found out of one place.
+/// The result for one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// One explains it. The others do so, too, as far as these users tell; they would need more assumptions.
+    /// One source explains it. The others do so, too, for these users, but with more assumptions.
     Explained(Source, Vec<Source>),
-    /// The users seen do not tell these apart.
+    /// The users seen do not distinguish these.
     Ambiguous(Vec<Source>),
-    /// Too few users that tell it.
+    /// There are too few users to distinguish the sources.
     Waiting,
     Nothing,
-    /// It is a constant, and looks like a secret.
+    /// It is a constant that looks like a secret.
     Hidden,
-    /// It is the same for all users seen, and looks as if it was another tomorrow.
+    /// It is the same for all users seen, but looks as if it will change.
     Passing,
 }
 
-/// One user's value.
+/// The value for one user.
 pub type Seen<'a> = (&'a Facts, &'a Value);
 
-/// What explains the values `seen` at a place whose innermost name is `name`. `now` in Unix seconds.
+/// The source of the values `seen` at a place whose innermost name is `name`. `now` in Unix
+/// seconds.
 pub fn find(name: &str, seen: &[Seen<'_>], now: u64) -> Found {
     if seen.len() < USERS {
         return Found::Waiting;
@@ -81,21 +83,22 @@ pub fn find(name: &str, seen: &[Seen<'_>], now: u64) -> Found {
     Found::Explained(best, others)
 }
 
-/// How many of the users seen have this value by `source`; `None`: one has another.
+/// For how many of the users seen `source` has this value; `None` if it has another one for a user.
 pub fn confirmed_by(source: &Source, seen: &[Seen<'_>]) -> Option<usize> {
     let mut users = 0;
     for (facts, value) in seen {
         match facts.value(source) {
             Some(given) if given == **value => users += 1,
             Some(_) => return None,
-            // That user's calls would be WordPress's.
+            // That user's calls would be left to WordPress.
             None => {}
         }
     }
     (users > 0).then_some(users)
 }
 
-/// Whether more than the lack of a meta value speaks for it: many keys are empty, or lacked by all users.
+/// Whether there is more evidence than a missing meta value: many keys are empty, or missing for
+/// all users.
 fn is_telling(source: &Source, seen: &[Seen<'_>]) -> bool {
     let Source::Meta { key, .. } = source else { return true };
     seen.iter().any(|(facts, value)| facts.has(key) && facts.value(source).as_ref() == Some(*value))
@@ -106,7 +109,7 @@ fn constant(seen: &[Seen<'_>]) -> Option<Value> {
     (is_plain(first) && seen.iter().all(|(_, value)| value == first)).then(|| (*first).clone())
 }
 
-/// All that depends on the user.
+/// All sources that depend on the user.
 fn dependent(seen: &[Seen<'_>]) -> Vec<Source> {
     let columns = Column::ALL
         .into_iter()
@@ -123,13 +126,13 @@ fn dependent(seen: &[Seen<'_>]) -> Vec<Source> {
     let keys: BTreeSet<&String> = seen.iter().flat_map(|(facts, _)| facts.meta.keys()).collect();
     let metas = keys
         .into_iter()
-        // SECURITY: a key may hold a value, such as another user's id.
+        // SECURITY: a key may contain a value, such as another user's id.
         .filter(|key| shown(key) == *key)
         .flat_map(|key| CASTS.map(|cast| Source::Meta { key: key.clone(), cast }));
     columns.chain(roles).chain(joined).chain(avatars.into_iter().map(Source::Gravatar)).chain(metas).collect()
 }
 
-/// An avatar's URL, taken to pieces.
+/// Parses an avatar's URL.
 fn avatar(value: &Value) -> Option<Gravatar> {
     let (_, rest) = value.as_str()?.split_once("gravatar.com/avatar/")?;
     let (digits, query) = rest.split_once('?')?;
@@ -143,7 +146,7 @@ fn avatar(value: &Value) -> Option<Gravatar> {
     Some(Gravatar { hash, size: size.parse().ok()?, default: default.to_owned(), rating: rating.to_owned() })
 }
 
-/// Whether so many values are alike that one more proves nothing: `"0"`, `""`, a boolean.
+/// Whether so many values are equal that one more proves nothing: `"0"`, `""`, a boolean.
 fn is_coincidence(source: &Source, seen: &[Seen<'_>]) -> bool {
     let is_common = |value: &Value| match value {
         Value::Bool(_) => true,
@@ -155,7 +158,7 @@ fn is_coincidence(source: &Source, seen: &[Seen<'_>]) -> bool {
     may_be_one && seen.first().is_some_and(|(_, value)| is_common(value))
 }
 
-/// The fewer assumptions, the lower.
+/// Fewer assumptions rank lower.
 fn rank(source: &Source, name: &str) -> u8 {
     match source {
         _ if is_named(source, name) => 0,

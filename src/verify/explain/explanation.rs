@@ -1,4 +1,4 @@
-//! What is said of a difference: the configuration that would explain it, and what it would not.
+//! Describes an explanation: the configuration, and what it does not explain.
 
 use std::fmt::Write as _;
 
@@ -11,26 +11,28 @@ use crate::declared::{Declared, RolesForm, Source, quoted};
 /// Seconds of the longest lifetime that can be declared.
 pub const LONGEST_LIFETIME: u64 = 3_650 * 86_400;
 
-/// Other sources that are named beside the one that is taken.
+/// How many other sources are named beside the chosen one.
 const MOST_OTHERS: usize = 3;
 
-/// How the comment above a plain key begins.
+/// The beginning of the comment above a plain key.
 const BELOW: &str = "# Below [";
 
-/// What explains a difference. SECURITY: names, and constants of the site's code; no user's values.
+/// The explanation of a difference. SECURITY: names, and constants of the site's code; no user's
+/// values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// Users whose answers were looked at.
+    /// The number of users whose responses were used.
     pub users: usize,
-    /// Whether the configuration would explain all that differs.
+    /// Whether the configuration would explain everything that differs.
     pub is_complete: bool,
-    /// What to put into the configuration, where that would change anything.
+    /// The configuration to add, if it would change anything.
     pub toml: Option<String>,
-    /// Whether a claim, a field or `refresh.omit` is declared: the configuration found has all of it that is right.
+    /// Whether a claim, a field or `refresh.omit` is already declared: the configuration includes
+    /// the correct ones.
     pub is_declared: bool,
     /// What is not explained, and why.
     pub open: Vec<String>,
-    /// What is declared, and is not what WordPress answers.
+    /// Declarations that WordPress's responses contradict.
     pub wrong: Vec<String>,
 }
 
@@ -43,7 +45,7 @@ pub struct Line {
 
 /// What would be declared.
 pub struct Configuration {
-    /// Seconds.
+    /// In seconds.
     pub lifetime: Option<u64>,
     pub claims: Vec<Line>,
     pub fields: Vec<Line>,
@@ -84,7 +86,7 @@ impl Explanation {
         Explanation { users, is_complete: is_complete && toml.is_some(), toml, is_declared, open, wrong }
     }
 
-    /// What stands above it.
+    /// The heading above it.
     pub fn heading(&self) -> String {
         let Some(toml) = &self.toml else {
             return match self.users {
@@ -102,7 +104,7 @@ impl Explanation {
             true => "in the place of the claims, the fields and refresh.omit that are declared",
             false => "into the configuration",
         };
-        // A table's header may stand there already, and TOML allows it once.
+        // A table's header may already exist, and TOML allows it only once.
         let keys = match toml.lines().any(|line| line.starts_with(BELOW)) {
             true => ", each plain key below the header that its comment names",
             false => "",
@@ -110,7 +112,7 @@ impl Explanation {
         format!("this would explain it; put it {place}{keys}, and reload:")
     }
 
-    /// What follows it, a line each: what is wrong, and what is open.
+    /// The lines after it: what is wrong, and what is open.
     pub fn remarks(&self) -> impl Iterator<Item = &str> {
         let open: &[String] = if self.users < USERS { &[] } else { &self.open };
         self.wrong.iter().chain(open).map(String::as_str)
@@ -121,7 +123,7 @@ impl Configuration {
     fn toml(&self) -> String {
         let Configuration { lifetime, claims, fields, omit } = self;
         let mut toml = String::new();
-        // Without their headers: a file that has them already could not have them twice.
+        // Without headers: a file that already has them could not have them twice.
         if let Some(seconds) = lifetime {
             let text = lifetime_text(*seconds);
             let _ = writeln!(toml, "{BELOW}jwt], in the place of a lifetime there:\nlifetime = \"{text}\"\n");
@@ -141,7 +143,7 @@ impl Configuration {
         toml
     }
 
-    /// Whether that is declared already.
+    /// Whether that is already declared.
     fn is(&self, declared: &Declared) -> bool {
         let Configuration { lifetime, claims, fields, omit } = self;
         let same = |lines: &[Line], members: &[crate::declared::Member]| {
@@ -158,7 +160,8 @@ impl Configuration {
     }
 }
 
-/// What is not told apart yet. SECURITY: a constant may turn out to be the users' own value, and is not shown.
+/// Sources that are not distinguished yet. SECURITY: a constant may turn out to be the users' own
+/// value, and is not shown.
 pub fn ambiguous(what: &str, sources: &[Source]) -> String {
     let mut names: Vec<String> = sources.iter().filter(|source| is_worth_saying(source)).map(name).collect();
     let beyond = names.len().saturating_sub(MOST_OTHERS + 1);
@@ -172,13 +175,14 @@ pub fn ambiguous(what: &str, sources: &[Source]) -> String {
     )
 }
 
-/// Of the ways to join roles, one stands for all.
+/// Of the ways to join roles, one represents all.
 fn is_worth_saying(source: &Source) -> bool {
     !matches!(source, Source::Roles { form: RolesForm::Joined, separator } if separator != ",")
 }
 
-/// A source with its value, if that is shown.
-// SECURITY: what is declared may be a secret of the operator's. The text is no TOML: it cannot be declared by mistake.
+/// A source with its value, if that may be shown.
+// SECURITY: a declared value may be the operator's secret. Without it the text is not TOML, so it
+// cannot be declared by mistake.
 pub fn printed(source: &Source) -> String {
     if is_hidden(source) { "{ constant = … }".to_owned() } else { source.to_string() }
 }
@@ -194,7 +198,7 @@ fn name(source: &Source) -> String {
     }
 }
 
-/// In the largest unit of which it is a whole number.
+/// In the largest unit that divides it.
 fn lifetime_text(seconds: u64) -> String {
     let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
     match units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit)) {

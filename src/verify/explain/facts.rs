@@ -1,4 +1,4 @@
-//! What is known of one user whose answer was compared.
+//! The data of one user whose response was compared.
 
 use std::collections::BTreeMap;
 
@@ -13,26 +13,26 @@ pub struct Facts {
     pub email: String,
     pub nicename: String,
     pub display_name: String,
-    /// `None` of these three: the database user may not read it.
+    /// For these three, `None` means that the database user may not read them.
     pub login: Option<String>,
     pub url: Option<String>,
     pub registered: Option<String>,
-    /// The names of the site's roles; `None`: they cannot be read.
+    /// The names of the site's roles; `None` if they cannot be read.
     pub roles: Option<Vec<String>>,
-    /// The meta value that holds the user's own.
+    /// The meta value with the user's own.
     pub capabilities: Option<Vec<u8>>,
-    /// Meta values; `None`: one that cannot be declared, since it is serialized or too long.
+    /// Meta values; `None` if the value cannot be declared, because it is serialized or too long.
     pub meta: BTreeMap<String, Option<Vec<u8>>>,
     /// Whether there are no more meta values than these.
     pub is_whole: bool,
     /// Whether the database user may not read the meta values.
     pub is_meta_denied: bool,
-    /// Columns of the table of users that it may not read.
+    /// Columns of the users' table that it may not read.
     pub denied_columns: Vec<&'static str>,
 }
 
 impl Facts {
-    /// The value of `source` for this user; `None` where that is not certain.
+    /// The value of `source` for this user; `None` if it is uncertain.
     pub fn value(&self, source: &Source) -> Option<Value> {
         let absent = || self.is_whole.then_some(None);
         let read = source.read();
@@ -63,7 +63,7 @@ impl Facts {
         source.value(&person).ok()
     }
 
-    /// Whether the user has a value of this key, which is not empty and can be declared.
+    /// Whether the user has a value of this key that is not empty and can be declared.
     pub fn has(&self, key: &str) -> bool {
         self.meta.get(key).is_some_and(|value| value.as_ref().is_some_and(|value| !value.is_empty()))
     }

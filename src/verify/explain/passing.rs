@@ -1,15 +1,16 @@
-//! Values that are the same for all users seen, and will be others soon: a nonce, the date of today, an IP address.
+//! Recognises values that are the same for all users seen but will change soon: a nonce, today's
+//! date, an IP address.
 
 use std::net::IpAddr;
 
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
-/// Hexadecimal digits at least that are taken for a nonce. `wp_create_nonce()` (wp-includes/pluggable.php) makes ten, which are
-/// others after half a day.
+/// The minimum of hexadecimal digits that count as a nonce. `wp_create_nonce()`
+/// (wp-includes/pluggable.php) makes ten, which change after half a day.
 const DIGITS: usize = 8;
 
-/// Whether a constant looks as if it was none. `now` in Unix seconds.
+/// Whether a value looks constant only for now. `now` in Unix seconds.
 pub fn looks_passing(value: &Value, now: u64) -> bool {
     is_any(value, &|text| text.parse::<IpAddr>().is_ok() || is_nonce(text) || has_date_of(text, now))
 }
@@ -29,7 +30,7 @@ fn is_nonce(text: &str) -> bool {
         && text.bytes().any(|byte| byte.is_ascii_digit())
 }
 
-/// Today, in the time zone of any site.
+/// Whether it contains today's date, in the time zone of any site.
 fn has_date_of(text: &str, now: u64) -> bool {
     let Some(now) = i64::try_from(now).ok().and_then(|now| OffsetDateTime::from_unix_timestamp(now).ok()) else {
         return false;

@@ -1,14 +1,15 @@
-//! What of a value that is the same for all users is not shown.
+//! Decides which constants are not shown.
 //!
-//! SECURITY: a constant of the site's code is the operator's own text. One that looks like a key, a token or a person's is not
-//! shown all the same: the status page and the log of a terminal are read by others.
+//! SECURITY: a constant of the site's code is the operator's own text. One that looks like a key, a
+//! token or personal data is not shown all the same: others may read the status page and a
+//! terminal's log.
 
 use serde_json::Value;
 
-/// Hexadecimal digits in a row, as a hash or a token has them.
+/// So many consecutive hexadecimal digits look like a hash or a token.
 const DIGITS: usize = 32;
 
-/// Letters and digits in a row, as a key has them.
+/// So many consecutive letters and digits look like a key.
 const KEY: usize = 24;
 
 /// The longest text that is shown.
@@ -35,7 +36,7 @@ fn is_secret(text: &str) -> bool {
         || is_address(text)
 }
 
-/// A word of letters alone is no key.
+/// A word of letters only is not a key.
 fn is_mixed(run: &str) -> bool {
     run.bytes().any(|byte| byte.is_ascii_digit())
 }

@@ -367,7 +367,7 @@ fn what_is_declared_stays_or_is_said_to_be_wrong() {
     };
     let answer = |facts: &Facts| fields(json!({"handle": facts.nicename, "mail": facts.email}));
     let explanation = explaining(same(), declared(), answer).explanation().unwrap().clone();
-    // Without, it could not be told from the login.
+    // Otherwise it could not be distinguished from the login.
     assert!(
         explanation
             .toml

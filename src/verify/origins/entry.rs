@@ -1,4 +1,5 @@
-//! One origin: what its answers had so far, and what follows. Pure but for the flags that calls look at: times are parameters.
+//! One origin: its responses so far, and its state. Pure except for the flags that calls read:
+//! times are parameters.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::super::verdict::{RETURN_SECONDS, to_return};
 use super::{App, Cors, Fields, News, OriginState, OriginView, Seen, changed};
 
-/// As the verification of the site, for one origin.
+/// Like the state of the site's verification, for one origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
     Unverified,
@@ -21,7 +22,7 @@ pub(super) struct Entry {
     state: State,
     /// Unix seconds at which the state began.
     since: u64,
-    /// Comparisons in a row with the fields of `cors`, and how many are needed.
+    /// Consecutive comparisons with the fields of `cors`, and how many are needed.
     agreed: u32,
     needed: u32,
     relapses: u32,
@@ -29,12 +30,12 @@ pub(super) struct Entry {
     seen_at: u64,
     first_user: Option<u64>,
     has_several_users: bool,
-    /// A user who got other fields, and had cookies.
+    /// A user who got other fields, and sent cookies.
     suspected_by: Option<u64>,
 }
 
 impl Entry {
-    /// Its first comparison is yet to be [observed](Entry::observe).
+    /// A new origin, whose first comparison is still to be [observed](Entry::observe).
     pub fn new(app: App<'_>, every: u32, now: u64, fields: &Fields) -> Self {
         Entry {
             origin: app.origin.into(),
@@ -52,7 +53,7 @@ impl Entry {
         }
     }
 
-    /// As it is, for another verification.
+    /// A copy for another verification.
     pub fn copied(&self, every: u32) -> Self {
         let cors = Cors::new(self.cors.fields.clone(), every);
         cors.holds.store(self.cors.holds(), Ordering::Release);
@@ -76,21 +77,23 @@ impl Entry {
         self.has_several_users
     }
 
-    /// Takes an answer into account. `enough`: comparisons that it needs; a new sampler picks one of `every`.
+    /// Adds a response. `enough` is the number of comparisons that it needs; a new sampler picks
+    /// one in `every`.
     pub fn observe(&mut self, seen: &Seen, enough: u32, every: u32, now: u64) -> Option<News> {
         let is_same = seen.fields == self.cors.fields;
         let Some(user) = seen.user else { return self.observe_refusal(is_same, seen, every, now) };
         self.seen_at = now;
         self.has_several_users |= *self.first_user.get_or_insert(user) != user;
         if !is_same {
-            // SECURITY: a client chooses its cookies. By itself it must not end the native path for all who use the app.
+            // SECURITY: clients choose their cookies. A single client must not end the native path
+            // for all users of the app.
             if self.state == State::Agrees && seen.has_cookies && self.suspected_by.is_none_or(|other| other == user) {
                 self.suspected_by = Some(user);
                 return None;
             }
             return self.differ(&seen.fields, every, now);
         }
-        // SECURITY: neither must it begin there.
+        // SECURITY: nor must it begin the native path.
         if self.state != State::Agrees && seen.has_cookies {
             return None;
         }
@@ -110,7 +113,7 @@ impl Entry {
         })
     }
 
-    /// A refusal says something only of what is native already.
+    /// A refusal only counts for an origin that is already native.
     fn observe_refusal(&mut self, is_same: bool, seen: &Seen, every: u32, now: u64) -> Option<News> {
         if self.state != State::Agrees {
             return None;
@@ -136,7 +139,7 @@ impl Entry {
         Some(News::Differs(what))
     }
 
-    /// Calls that were let through by it are not any more.
+    /// Calls that it has admitted are no longer native.
     pub fn end(self) {
         self.cors.holds.store(false, Ordering::Release);
     }

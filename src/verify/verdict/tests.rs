@@ -92,7 +92,7 @@ fn what_was_proven_of_a_class_is_not_after_a_difference() {
 }
 
 #[test]
-fn a_suspicion_that_nobody_shares_ends() {
+fn a_suspicion_of_a_single_user_ends() {
     let mut verdict = agreeing(0);
     verdict.observe(Observation::Suspicious(difference(), 7), 0);
     for user in 0..u64::from(CALM) {
