@@ -1,8 +1,8 @@
-//! HTTP/2 with clients, over TLS only. What a client sends is turned into what HTTP/1.1 would have carried, and from
-//! there on takes the same way as everything else.
+//! HTTP/2 with clients, only over TLS. A client's requests are converted to what HTTP/1.1 would
+//! have carried, and are then handled like all others.
 //!
-//! hyper refuses malformed fields (`Connection` and its kind, upper case) and extended CONNECT by itself. HTTP/2
-//! without TLS (h2c) and server push are not there: no browser has either.
+//! hyper itself refuses malformed fields (`Connection` and the like, upper case) and extended
+//! CONNECT. HTTP/2 without TLS (h2c) and server push are not supported: no browser has either.
 
 mod gathered;
 mod queue;
@@ -36,29 +36,33 @@ use queue::{Queue, upload_limit};
 use stream::Answer;
 pub use stream::Streams;
 
-/// Streams of one connection; RFC 9113, 6.5.2, recommends at least 100, and nginx has 128. How many of their requests are in
-/// flight at once is `[server] max_exchanges_per_connection`.
+/// Streams per connection; RFC 9113, 6.5.2, recommends at least 100, and nginx has 128. `[server]
+/// max_exchanges_per_connection` limits how many of their requests are in flight at once.
 const MAX_CONCURRENT_STREAMS: u32 = 128;
 
-/// How much a client may send of its uploads before they are read, on one stream as on all (RFC 9113, 6.9.2). hyper's own.
+/// How many bytes of its uploads a client may send before they are read, per stream and in all (RFC
+/// 9113, 6.9.2). hyper's own value.
 const RECEIVE_WINDOW: u32 = 1024 * 1024;
 
-/// How much of an answer is kept for a client that does not take it, per stream. hyper's own 400 KiB are 50 MiB for each
-/// connection that reads nothing; what is on its way waits in the socket. A single stream loses a tenth of its speed by
-/// it, where that is 300 MB a second.
+/// How many bytes of a response are kept per stream for a client that does not read. hyper's own
+/// 400 KiB add up to 50 MiB per connection that reads nothing; bytes in transit are in the socket.
+/// It slows a single stream of 300 MB a second by a tenth.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
-/// A client whose network went away sends nothing, not even a close. Browsers answer a ping at once.
+/// A client whose network has failed sends nothing, not even a close. Browsers answer a ping at
+/// once.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After GOAWAY a client may still send what it has begun (RFC 9113, 6.8): a second is several round trips.
+/// After GOAWAY a client may still send what it has begun (RFC 9113, 6.8): a second is several
+/// round trips.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Makes a server of a connection. The limits against floods are hyper's and h2's own: of resets by either side, of
-/// CONTINUATION and of small DATA frames; PING and SETTINGS are answered one at a time, before anything more is read.
+/// Configures the server of a connection. The limits against floods are hyper's and h2's own: of
+/// resets by either side, of CONTINUATION and of small DATA frames; PING and SETTINGS are answered
+/// one at a time, before more is read.
 pub fn server(config: &Config) -> http2::Builder<Streams> {
-    // hyper's own 16 KiB make a 431 of a few large cookies (hyper#3686).
+    // hyper's own 16 KiB would answer a few large cookies with 431 (hyper#3686).
     let max_header_list_size = u32::try_from(config.server.max_header_bytes).unwrap_or(u32::MAX);
     let mut http = http2::Builder::new(Streams { pace: config.server.response_pace() });
     http.timer(TokioTimer::new())
@@ -69,7 +73,8 @@ pub fn server(config: &Config) -> http2::Builder<Streams> {
         .initial_connection_window_size(RECEIVE_WINDOW)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        // The upstream's answers pass unchanged; respond.rs dates ours.
+        // The upstream's responses are passed on unchanged; respond.rs adds the date to the
+        // sidecar's own.
         .auto_date_header(false);
     http
 }
@@ -77,7 +82,7 @@ pub fn server(config: &Config) -> http2::Builder<Streams> {
 /// Serves one connection to its end.
 ///
 /// # Errors
-/// What hyper says. It is of this connection only.
+/// hyper's. It affects this connection only.
 pub async fn serve<I>(io: I, downstream: Rc<Downstream>) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -85,7 +90,7 @@ where
     let context = &downstream.context;
     let activity = Rc::new(Activity::new(context.config.server.max_requests_per_connection));
     let latest = RefCell::new(Rc::clone(&downstream));
-    // The connection of a proxy in front has the requests of many clients.
+    // The connection of a proxy in front carries the requests of many clients.
     let queue = Rc::new(Queue::new(if downstream.peer_is_proxy {
         0
     } else {
@@ -117,12 +122,12 @@ where
     activity.touch();
     tokio::select! {
         ended = turns(connection.as_mut(), &io) => ended,
-        // A client that does not answer to GOAWAY, or has not even begun to speak.
+        // A client that does not respond to GOAWAY, or has not even begun to send.
         () = activity.quiet_for(GOODBYE) => Ok(()),
     }
 }
 
-/// Runs `connection`, and after each of its turns writes what it has for its client.
+/// Runs `connection`, and after each turn writes its output for the client.
 async fn turns<C, I>(mut connection: Pin<&mut C>, io: &Gathered<I>) -> C::Output
 where
     C: Future,
@@ -136,7 +141,7 @@ where
     .await
 }
 
-/// The connection by the settings that are in effect.
+/// The connection under the settings in effect.
 fn latest_of(latest: &RefCell<Rc<Downstream>>) -> Rc<Downstream> {
     let mut latest = latest.borrow_mut();
     if let Some(changed) = latest.changed() {
@@ -145,9 +150,10 @@ fn latest_of(latest: &RefCell<Rc<Downstream>>) -> Rc<Downstream> {
     Rc::clone(&latest)
 }
 
-/// A request as HTTP/1.1 would have brought it: a `Host`, one `Cookie` line, a target without scheme and authority.
+/// Converts a request to the form of HTTP/1.1: a `Host`, one `Cookie` line, a target without scheme
+/// and authority.
 ///
-/// Where `Host` and `:authority` disagree, the target stays as it is, for `vet` to refuse it.
+/// If `Host` and `:authority` differ, the target stays unchanged, so that `vet` refuses it.
 fn as_http1<B>(request: &mut Request<B>) {
     join_cookies(request.headers_mut());
     if request.method() == Method::CONNECT {
@@ -172,8 +178,9 @@ fn as_http1<B>(request: &mut Request<B>) {
     *request.uri_mut() = Uri::from(target);
 }
 
-/// HTTP/2 clients send each cookie as a field of its own, to compress it better; in HTTP/1.1 there must be one line
-/// (RFC 9113, 8.2.3). PHP would see only one of them, and users would be logged out.
+/// HTTP/2 clients send each cookie as a field of its own, for better compression; in HTTP/1.1 there
+/// must be one line (RFC 9113, 8.2.3). PHP would see only one of them, and users would be logged
+/// out.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut lines = headers.get_all(header::COOKIE).iter();
     let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
@@ -182,24 +189,24 @@ fn join_cookies(headers: &mut HeaderMap) {
         joined.extend_from_slice(b"; ");
         joined.extend_from_slice(line.as_bytes());
     }
-    // Bytes that were valid in a field are valid in a field.
+    // Bytes of valid fields are valid in a field.
     if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
         headers.insert(header::COOKIE, joined);
     }
 }
 
-/// Whether anything is going on on a connection.
+/// Tracks whether a connection is in use.
 struct Activity {
     begun: Cell<usize>,
     in_flight: Cell<usize>,
     last: Cell<Instant>,
     most: usize,
-    /// Told when `most` requests have begun.
+    /// Notified when `most` requests have begun.
     enough: Notify,
 }
 
 impl Activity {
-    /// Zero is any number of requests.
+    /// Zero is unlimited.
     fn new(most: usize) -> Self {
         let (begun, in_flight, last) = (Cell::new(0), Cell::new(0), Cell::new(Instant::now()));
         Activity { begun, in_flight, last, most, enough: Notify::new() }
@@ -209,7 +216,7 @@ impl Activity {
         self.last.set(Instant::now());
     }
 
-    /// Waits until the connection is to be closed for its silence. Pings are silence, too.
+    /// Waits until the connection has been idle for too long. Pings do not count as activity.
     async fn idle(&self, limits: &Limits) {
         self.quiet_for(limits.request_header).await;
         if self.begun.get() > 0 {
@@ -230,7 +237,7 @@ impl Activity {
     }
 }
 
-/// An exchange, until its answer was sent to the end.
+/// An exchange, until its response was sent completely.
 struct InFlight(Rc<Activity>);
 
 impl InFlight {

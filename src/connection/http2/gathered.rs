@@ -1,8 +1,8 @@
-//! What h2 writes for many streams, gathered into few writes.
+//! Gathers what h2 writes for many streams into few writes.
 //!
-//! h2 flushes after each DATA frame of 256 bytes or more (0.4.20, `FramedWrite::flush`): 20,000 answers were 20,040 calls of
-//! writev, and as many records of TLS. A flush does nothing here. What is gathered is written when h2 has had its turn, and
-//! before that whenever there is [`MOST`] of it.
+//! h2 flushes after each DATA frame of 256 bytes or more (0.4.20, `FramedWrite::flush`): 20,000
+//! responses took 20,040 calls of writev, and as many TLS records. Here a flush does nothing. The
+//! gathered bytes are written after h2's turn, and before that whenever there are [`MOST`] of them.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -12,25 +12,26 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Two records of TLS (RFC 8446, 5.1).
+/// Two TLS records (RFC 8446, 5.1).
 const MOST: usize = 32 * 1024;
 
 thread_local! {
-    /// The room of the connection that was written last, for the next one: those that wait for their clients have none.
+    /// The buffer of the last connection that was written completely, for the next one: connections
+    /// waiting for their clients have none.
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A client's stream. All copies are of one.
+/// A client's stream. All clones share it.
 pub struct Gathered<I>(Rc<RefCell<Inner<I>>>);
 
 struct Inner<I> {
     io: I,
     bytes: Vec<u8>,
-    /// How much of them is written.
+    /// How many of the gathered bytes are written.
     written: usize,
-    /// Whether what is written may still be kept by TLS.
+    /// Whether TLS may still hold written bytes.
     is_kept: bool,
-    /// What the last turn's end came to.
+    /// The error of the last turn's write.
     error: Option<io::Error>,
 }
 
@@ -45,13 +46,13 @@ impl<I: AsyncWrite + Unpin> Gathered<I> {
         Gathered(Rc::new(RefCell::new(Inner { io, bytes: Vec::new(), written: 0, is_kept: false, error: None })))
     }
 
-    /// Writes as much of what is gathered as the client takes; the rest when it takes more, of which `cx` is woken. The next
-    /// write of h2 says what has failed.
+    /// Writes as many of the gathered bytes as the client reads; the rest when it reads more, which
+    /// wakes `cx`. A failure is returned by h2's next write.
     pub fn write_out(&self, cx: &mut Context<'_>) {
         let mut inner = self.0.borrow_mut();
         if let Poll::Ready(Err(error)) = inner.poll_out(cx) {
             inner.error = Some(error);
-            // The connection's next turn finds it.
+            // The connection's next turn finds the error.
             cx.waker().wake_by_ref();
         }
     }
@@ -94,7 +95,7 @@ impl<I: AsyncWrite + Unpin> Inner<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// As much of `data` as there is room for.
+    /// Takes as much of `data` as there is room for.
     fn gather(&mut self, data: &[u8]) -> usize {
         let fits = data.len().min(MOST.saturating_sub(self.bytes.len()));
         self.bytes.extend_from_slice(data.get(..fits).unwrap_or_default());
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!((read.unwrap(), all.len()), (4 * MOST, 4 * MOST));
     }
 
-    /// A stream that keeps what it was given until it is flushed, as TLS does.
+    /// A stream that keeps its input until it is flushed, like TLS.
     struct Keeping {
         kept: Vec<u8>,
         out: DuplexStream,

@@ -1,8 +1,9 @@
-//! How many requests of one HTTP/2 connection are in flight at once. The others wait in their order, before they take a
-//! connection to the upstream and before their upload is read, as requests that are pipelined in HTTP/1.1 do.
+//! Limits how many requests of one HTTP/2 connection are in flight at once. The others wait in
+//! order, before they take a connection to the upstream and before their upload is read, like
+//! pipelined requests of HTTP/1.1.
 //!
-//! SECURITY: a client that reads nothing holds, by one connection, a connection to the upstream and a send buffer for each
-//! request in flight.
+//! SECURITY: with one connection, a client that reads nothing holds a connection to the upstream
+//! and a send buffer for each request in flight.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -15,35 +16,37 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::RECEIVE_WINDOW;
 use crate::admission::places::{self, NoPlace, Scope};
 
-/// How much of uploads that wait may lie in the connection's window. What is in flight needs the rest of it: with all of it
-/// taken by those that wait, no upload would move, and each would wait for the others.
+/// How many bytes of waiting uploads may fill the connection's window. Requests in flight need the
+/// rest: if waiting uploads filled the window, no upload would move, and each would wait for the
+/// others.
 const WAITING_UPLOADS: u64 = (RECEIVE_WINDOW / 2) as u64;
 
-/// How long a web server waits for the body of a request that stands still: Apache's mod_reqtimeout for 20 s.
+/// How long a web server waits for the body of a stalled request: Apache's mod_reqtimeout for 20 s.
 const PATIENCE_OF_UPSTREAMS: Duration = Duration::from_secs(20);
 
-/// How long an upload waits that may keep the window from those in flight: for half of what those may stand still, so that
-/// they go on when it is refused. `idle` is `[server] request_body_idle`.
+/// How long a waiting upload may keep the window from those in flight: half of the time that those
+/// may stall, so that they continue after it is refused. `idle` is `[server] request_body_idle`.
 pub fn upload_limit(idle: Duration) -> Duration {
     idle.min(PATIENCE_OF_UPSTREAMS) / 2
 }
 
-/// The places of one connection.
+/// The permits of one connection.
 pub struct Queue {
     /// `None`: as many as there are streams.
     places: Option<Arc<Semaphore>>,
-    /// What clients may have sent of uploads that wait.
+    /// Bytes that the client may have sent of waiting uploads.
     uploads: Cell<u64>,
 }
 
 impl Queue {
-    /// Zero is any number.
+    /// Zero is unlimited.
     pub fn new(places: usize) -> Self {
         Queue { places: places::limited(places), uploads: Cell::new(0) }
     }
 
-    /// Waits for a place: for as long as it takes, since it is the client's own requests that are waited for, and those have
-    /// limits of their own. An upload that waits beyond [`WAITING_UPLOADS`] does so for [`upload_limit`].
+    /// Waits for a permit without a time limit: other requests of the same client hold them, and
+    /// those have limits of their own. An upload beyond [`WAITING_UPLOADS`] waits for at most
+    /// [`upload_limit`].
     ///
     /// # Errors
     /// That limit has passed.
@@ -66,7 +69,8 @@ impl Queue {
     }
 }
 
-/// An upload that waits. Dropped, also because its client has given it up, it does not any more.
+/// A waiting upload. Dropped, for instance because the client has cancelled it, it no longer
+/// counts.
 struct Waiting<'a> {
     uploads: &'a Cell<u64>,
     length: u64,

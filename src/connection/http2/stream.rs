@@ -1,12 +1,14 @@
-//! One stream of an HTTP/2 connection, from the request until the last of its answer was taken.
+//! One stream of an HTTP/2 connection, from the request until the client has read the whole
+//! response.
 //!
-//! Each stream has a window of its own (RFC 9113, 5.2). A client that goes on reading the connection but opens no window
-//! for one answer stops that answer only; neither hyper nor h2 has a time limit for it, and its connection to the
-//! upstream would be held for as long as the client likes.
+//! Each stream has its own window (RFC 9113, 5.2). A client that reads the connection but opens no
+//! window for one response stalls that response only; neither hyper nor h2 has a time limit for it,
+//! and the connection to the upstream would be held for as long as the client chooses.
 //!
-//! hyper asks for the next frame of an answer when the last one lies in h2, and ends the stream's future when the last
-//! frame does. Neither says what the client took. h2 however writes a frame by advancing the buffer that it was given, by
-//! as much as the window and the connection take: [`Handed`] counts that.
+//! hyper asks for the next frame of a response when the last one is in h2, and ends the stream's
+//! future with the last frame. Neither shows what the client has read. But h2 writes a frame by
+//! advancing the buffer that it was given, by as much as the window and the connection accept:
+//! [`Handed`] counts that.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -29,39 +31,41 @@ use crate::forward::error::CutError;
 use crate::forward::response_body::ResponseBody;
 use crate::time::pace::{Pace, Patience};
 
-/// What h2 may keep of an answer whose exchange is over. An answer with more left waits for the client, so that one that
-/// stops reading is noticed, and can be reset.
+/// How many bytes of a response h2 may hold after its exchange has ended. A response with more left
+/// waits for the client, so that one that stops reading is noticed, and can be reset.
 const TAIL: usize = 16 * 1024;
 
-/// How much is handed over at last, when as little as this is left to be taken.
+/// How many bytes are passed on at last, once so few are left unread.
 const LAST_PART: usize = TAIL / 2;
 
 task_local! {
-    /// The stream whose task this is. hyper makes one future of a stream and its answer's body, so what the body tells
-    /// here, whoever runs that future finds.
+    /// The stream of the current task. hyper makes one future of a stream and its response's body,
+    /// so the body can reach the stream's state through this.
     ///
-    /// hyper does not document that. If another task polled the body, it would find no reader, no byte would be counted, and
-    /// a stream that its client does not read would never be reset. In tests/sidecar,
+    /// hyper does not document that. If another task polled the body, it would find no reader, no
+    /// byte would be counted, and a stream that its client does not read would never be reset. In
+    /// tests/sidecar,
     /// `http2::limits::a_stream_without_a_window_does_not_hold_its_upstream_connection` would fail.
     static READER: Rc<Reader>;
 }
 
-/// How the client takes the answer of one stream.
+/// How the client reads the response of one stream.
 struct Reader {
     patience: RefCell<Patience>,
-    /// Bytes that were handed over and not taken yet.
+    /// Bytes that were passed to h2 and not read yet.
     untaken: Cell<usize>,
-    /// Bytes that were taken and are not yet known to `patience`.
+    /// Bytes that were read, but not reported to `patience` yet.
     taken: Cell<usize>,
     last_taken: Cell<Instant>,
-    /// Whom to wake when no more than so many bytes are untaken.
+    /// The waker to wake when no more than so many bytes are unread.
     waiting: RefCell<Option<(usize, Waker)>>,
     peer: Cell<Option<Peer>>,
-    /// It counts as activity until the last byte was taken.
+    /// Counts as activity until the last byte was read.
     in_flight: RefCell<Option<InFlight>>,
 }
 
-/// Runs the streams that hyper spawns on the worker's own thread, and ends those whose answer is not read.
+/// Runs the streams that hyper spawns on the worker's own thread, and ends those whose response is
+/// not read.
 #[derive(Clone, Copy, Debug)]
 pub struct Streams {
     /// `[server] response_write_idle` and `min_rate`.
@@ -82,15 +86,15 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
         spawn_local(READER.scope(Rc::clone(&reader), async move {
             {
                 let mut stream = pin!(stream);
-                // Dropped before its end, h2 resets the stream (CANCEL).
+                // Dropped before its end, the stream is reset by h2 (CANCEL).
                 poll_fn(
                     |cx| if stream.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { reader.poll_given_up(cx) },
                 )
                 .await;
             }
-            // What h2 has of the answer is on its way for as long as it moves.
+            // The bytes of the response that h2 holds are in transit as long as they move.
             poll_fn(|cx| reader.poll_tail(cx)).await;
-            // h2 may keep what the client does not take, and with it the reader.
+            // h2 may keep bytes that the client does not read, and the reader with them.
             reader.in_flight.take();
         }));
     }
@@ -108,8 +112,8 @@ impl Reader {
         })
     }
 
-    /// Ready when all was taken, or when the patience is over: nothing but the end of the connection ends such a stream, and
-    /// one that nothing is in flight on is ended as idle.
+    /// Ready when everything was read, or the patience is over: such a stream only ends with the
+    /// connection, which is closed as idle when nothing is in flight on it.
     fn poll_tail(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.poll_taken_to(0, cx).is_ready() {
             return Poll::Ready(());
@@ -118,7 +122,7 @@ impl Reader {
         self.patience.borrow_mut().poll_over(cx).map(drop)
     }
 
-    /// Reports to the patience what was taken since the last time.
+    /// Reports to the patience what was read since the last time.
     fn settle(&self) {
         let (bytes, at) = (self.taken.take(), self.last_taken.get());
         let mut patience = self.patience.borrow_mut();
@@ -129,7 +133,7 @@ impl Reader {
         }
     }
 
-    /// Ready when at most `bytes` of what was handed over are untaken.
+    /// Ready when at most `bytes` of what was passed on are unread.
     fn poll_taken_to(&self, bytes: usize, cx: &mut Context<'_>) -> Poll<()> {
         if self.untaken.get() <= bytes {
             return Poll::Ready(());
@@ -139,7 +143,7 @@ impl Reader {
     }
 
     fn hand_over(self: &Rc<Self>, data: Bytes) -> Handed {
-        // What the client did before says nothing about this.
+        // The client's earlier behaviour does not count here.
         self.settle();
         self.untaken.set(self.untaken.get() + data.len());
         Handed { data, reader: Some(Rc::clone(self)) }
@@ -155,7 +159,7 @@ impl Reader {
     }
 }
 
-/// A part of an answer in the hands of h2, which advances it as it writes.
+/// A part of a response held by h2, which advances it as it writes.
 pub struct Handed {
     data: Bytes,
     /// `None` outside a stream's task.
@@ -182,7 +186,7 @@ impl Buf for Handed {
 }
 
 impl Drop for Handed {
-    /// A stream that was reset leaves the rest.
+    /// The rest of a stream that was reset.
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take()
             && !self.data.is_empty()
@@ -192,19 +196,19 @@ impl Drop for Handed {
     }
 }
 
-/// An answer's body that counts as activity, and tells when the client takes it. When it breaks off, that is held back for
-/// one turn: h2 throws away what it has queued of a stream that is reset, and what came before the break should reach
-/// the client, the head above all.
+/// A response's body that counts as activity, and notices when the client reads it. When it fails,
+/// the error is delayed by one turn: h2 drops what it has queued of a stream that is reset, but
+/// what came before the failure should reach the client, above all the head.
 pub struct Answer {
     body: ResponseBody,
     reader: Option<Rc<Reader>>,
     broke_off: Option<CutError>,
     end: Option<End>,
-    /// Its place among the exchanges of its connection.
+    /// Its permit among the exchanges of its connection.
     _place: Option<OwnedSemaphorePermit>,
 }
 
-/// How an answer ends, held back until the client has taken nearly all that is before it.
+/// The end of a response, delayed until the client has read nearly everything before it.
 enum End {
     Data(Bytes),
     Trailers(HeaderMap),
@@ -244,7 +248,7 @@ impl Answer {
         })
     }
 
-    /// Ready with what can be handed over at once of a frame of the body.
+    /// Ready with the part of a frame that can be passed on at once.
     fn poll_hold(&mut self, frame: Option<Frame<Bytes>>, cx: &mut Context<'_>) -> Poll<Option<Frame<Handed>>> {
         let too_much = |more: usize| self.untaken().saturating_add(more) > TAIL;
         let (now, end) = match frame.map(Frame::into_data) {
