@@ -1,7 +1,8 @@
-//! Refreshes a second, in chains of real rotations: every answer's token is the next request's. PHP behind nginx, the bare
-//! database with one transaction for each rotation, and the sidecar, on the same server with every commit on the disk; then the
-//! same with a large table, refusals and floods, and a storm of the plugin's own writes. Rounds alternate, and medians are
-//! printed; of the storm all that it did.
+//! Refreshes a second, in chains of real rotations: each response's token is the next request's. It
+//! compares PHP behind nginx, the bare database with one transaction per rotation, and the sidecar,
+//! on the same server with every commit on disk; then the same with a large table, refusals and
+//! floods, and a storm of the plugin's own writes. Rounds alternate, and medians are printed; for
+//! the storm, everything.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -36,30 +37,31 @@ use support::mariadb::{TestDatabase, TokenState};
 use support::rig::settings;
 use support::site::Site;
 
-/// Time for WordPress's first answers, by so few connections: some hundred in a second.
+/// The time for WordPress's first responses, on so few connections: about a hundred in a second.
 const VERIFYING: Duration = Duration::from_secs(2);
 const FEW: usize = 4;
 
-/// Unknown tokens a second, none twice, and the connections that they come by.
+/// Unknown tokens a second, all different, and the connections that they are sent on.
 const FLOOD: u64 = 10_000;
 const FLOOD_CONNECTIONS: usize = 256;
 
-/// How long the analytics rows of a line may take to be in the table.
+/// How long the analytics rows of a line may take to be written.
 const ANALYTICS_LIMIT: Duration = Duration::from_secs(30);
 
-/// Seconds for which the storm blows beside each number of refreshes, at least; a multiple of 4.
+/// The minimum of seconds that the storm lasts beside each rate of refreshes; a multiple of 4.
 const STORM: u64 = 32;
 
-/// How long the map of a large table may take to be filled.
+/// How long filling the map of a large table may take.
 const MAP_LIMIT: Duration = Duration::from_secs(120);
 
 const FIELDS: &str =
     r#"[{ name = "first_name", value = { meta = "first_name" } }, { name = "login", value = { column = "login" } }]"#;
 
-/// Whose tokens are refreshed: one for each connection of the most.
+/// The users whose tokens are refreshed: one for each connection of the largest number.
 const USERS: usize = 256;
 
-/// What is declared of users, and what else WordPress stores of each (`wp_insert_user()` in wp-includes/user.php).
+/// The declared meta values of users, and the others that WordPress stores for each
+/// (`wp_insert_user()` in wp-includes/user.php).
 const META: [&str; 15] = [
     "first_name",
     "wp_capabilities",
@@ -104,7 +106,7 @@ fn main() {
     let host = site.host().to_owned();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        // The site's user may do anything on its server.
+        // The site's user has all privileges on its server.
         let root = database.connect().await;
         let seconds = Duration::from_secs(seconds);
         let (lines, runs) = (Vec::new(), HashMap::new());
@@ -150,7 +152,7 @@ impl Bench {
         }
     }
 
-    /// Gives each user meta of `keys`, and no others.
+    /// Gives each user the meta values `keys`, and no others.
     async fn give_meta(&mut self, keys: &[&str]) {
         let meta = format!(
             "INSERT INTO wp_usermeta (user_id, meta_key, meta_value) SELECT ID, meta_key, IF(meta_key = 'wp_capabilities', \
@@ -167,7 +169,7 @@ impl Bench {
         self.only.as_ref().is_none_or(|only| what.contains(only.as_str()))
     }
 
-    /// One round over all lines of the small table, each with an empty table and a sidecar of its own.
+    /// One round over all lines of the small table, each with an empty table and its own sidecar.
     async fn small(&mut self) {
         let analytics: &[&str] = &[];
         let none = ["--refresh-analytics", "false"];
@@ -193,9 +195,9 @@ impl Bench {
                 }
             }
         }
-        // What a site's own code may add, read with the user of each refresh.
+        // Values that a site's own code may add, read with the user of each refresh.
         let declared = ["--refresh-field", FIELDS, "--jwt-claim", CLAIM];
-        // InnoDB reads all meta of a user to find two.
+        // InnoDB reads all meta values of a user to find two.
         for keys in [&META[..2], &META[..]] {
             for connections in [64, 256] {
                 let what = format!(
@@ -210,7 +212,7 @@ impl Bench {
                 }
             }
         }
-        // With a sample each second, PHP reads the table for it, and then without one.
+        // With a sample each second, for which PHP reads the table, and then without one.
         for (name, every) in [("verified", "1000"), ("verified, no sample", "1000000")] {
             for connections in [64, 256] {
                 let what = format!("sidecar, {name}, {connections} connections");
@@ -242,7 +244,7 @@ impl Bench {
         }
     }
 
-    /// Half of the rows live, as on a site whose sessions last.
+    /// Half of the rows are live, as on a site with long sessions.
     async fn fill(&mut self, rows: u64) {
         let fill = format!(
             "INSERT INTO wp_jwt_auth_tokens (hash, user_id, issued_at, expires_at, refresh_token_hash, refresh_token_expires_at, \
@@ -275,7 +277,8 @@ impl Bench {
         Program::of_site(self.site.upstream(), self.site.wp_config(), arguments)
     }
 
-    /// One that has verified the site by WordPress's answers, and goes on to compare one of `every` refreshes, at most one a second.
+    /// A sidecar that has verified the site by WordPress's responses, and continues to compare one
+    /// in `every` refreshes, at most one a second.
     async fn verified(&self, every: &str) -> Program {
         let verify = ["--refresh-verify", "auto", "--refresh-verify-first", "3", "--refresh-verify-every", every];
         let sidecar = self.sidecar(&verify);
@@ -360,7 +363,7 @@ impl Bench {
         self.note(what, line);
     }
 
-    /// Good refreshes beside a flood.
+    /// Valid refreshes beside a flood.
     async fn flood(&mut self, what: &str, address: SocketAddr) {
         let (tokens, target) = (self.tokens(64).await, self.target(address));
         let measure = Measure::begin(&mut self.root, self.seconds).await;
@@ -443,7 +446,7 @@ impl Bench {
             if *rate == 0 {
                 alone = speed;
             }
-            // As many as come through take what they can get of the processor.
+            // At the highest rate they use all processor time that is left.
             let goal = if (1..1_000).contains(rate) { ">= 0.9" } else { "" };
             println!("{what:66} {speed:8.0} {failed:8} {waits:6.1} % {:8.2} {goal:>8}", speed / alone);
         }

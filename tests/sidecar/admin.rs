@@ -157,8 +157,8 @@ fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains(&format!("admin.listen: cannot listen on {address}")), "{told}");
 
-    // The default's own port, whoever has it: another sidecar of this machine, or this test. Somebody else may have given it
-    // back just then; the sidecar has it after that, and the test begins anew.
+    // The default port, used by another sidecar on this machine or by this test. Another process may have released it
+    // just then; then the sidecar gets it, and the test begins again.
     let deadline = Instant::now() + PATIENCE;
     let (sidecar, warning, _taken) = loop {
         let taken = std::net::TcpListener::bind("127.0.0.1:9151");
@@ -178,7 +178,7 @@ fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
 }
 
 #[test]
-fn nobody_can_keep_it_busy() {
+fn clients_cannot_keep_it_busy() {
     let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
     let address = admin(&sidecar);
@@ -235,7 +235,7 @@ async fn ready_is_who_sees_database_and_upstream() {
     readiness(address, 200);
     let status = get(address, "/status.json").json();
     assert_eq!(status["database"]["well"], true);
-    assert_eq!(status["database"]["trouble"]["current"], false, "what was wrong is still told");
+    assert_eq!(status["database"]["trouble"]["current"], false, "the last failure is still shown");
 
     rig.upstream.stop();
     let told = readiness(address, 503)["reasons"].to_string();

@@ -138,7 +138,7 @@ async fn a_node_that_is_behind(has_index: bool) {
     }
     // It catches up in time: the token is good, and so is the replay of the one before.
     let first = site.token().await;
-    assert_eq!(site.refresh(1, &random_hex::<16>()).await.0, 403, "nobody issued it");
+    assert_eq!(site.refresh(1, &random_hex::<16>()).await.0, 403, "it was never issued");
     let behind = Behind::hold(&site.cluster.nodes[1]).await;
     let (status, next) = site.refresh(0, &first).await;
     assert_eq!(status, 200);
@@ -157,7 +157,7 @@ async fn a_node_that_is_behind(has_index: bool) {
     let began = Instant::now();
     let unknown = random_hex::<16>();
     let (known, guessed) = tokio::join!(site.refresh(1, &next), site.refresh(1, &unknown));
-    assert_eq!((known.0, guessed.0), (503, 503), "nobody knows whether they are good");
+    assert_eq!((known.0, guessed.0), (503, 503), "whether they are valid is unknown");
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     behind.let_go().await;
     eventually("the node is back", async || site.refresh(1, &unknown).await.0 == 403).await;
@@ -167,13 +167,13 @@ async fn a_node_that_is_behind(has_index: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
-async fn a_node_that_is_behind_refuses_nobody_by_the_index() {
+async fn a_node_that_is_behind_refuses_no_valid_token_by_the_index() {
     a_node_that_is_behind(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
-async fn a_node_that_is_behind_refuses_nobody_without_an_index() {
+async fn a_node_that_is_behind_refuses_no_valid_token_without_an_index() {
     a_node_that_is_behind(false).await;
 }
 
@@ -199,7 +199,7 @@ async fn a_replay_waits_for_the_successor() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     behind.let_go().await;
     assert_eq!(replay.await.unwrap(), (200, newest), "the family's live pair, not one that is used");
-    // A node that is behind lets nobody lock a row here, so that it is told by the statement that the read waited.
+    // While a node is behind, no row can be locked here, so the statement itself shows that the read waited.
     let mut root = site.cluster.nodes[1].server.root().await;
     root.query_drop("SET GLOBAL log_output = 'TABLE', GLOBAL general_log = 1").await.unwrap();
     assert_eq!(site.refresh(1, &used).await.0, 200, "a replay");

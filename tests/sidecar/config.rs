@@ -1,4 +1,4 @@
-//! The configuration: the same order of sources for every key, every fault told at once, a line that
+//! The configuration: the same order of sources for every key, every fault reported at once, a line that
 //! helps for every slip.
 
 #![allow(clippy::unwrap_used, reason = "a fixture that fails should fail the test")]

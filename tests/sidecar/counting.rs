@@ -50,7 +50,7 @@ impl Inside {
         let sidecar = Sidecar::assemble(Parts { config, dialer, tls: tls.clone(), installation: None }).unwrap();
         let metrics = Arc::clone(sidecar.metrics());
         let exposed = Exposed { metrics: Arc::clone(&metrics), refreshes: Arc::default(), refresher: None, tls };
-        let load: Load = Arc::new(|| unreachable!("nobody sends SIGHUP"));
+        let load: Load = Arc::new(|| unreachable!("no SIGHUP is sent"));
         let (stop, stopped) = oneshot::channel();
         let shutdown = move || Ok(async move { drop(stopped.await) });
         let thread = std::thread::spawn(move || serve::serve(sidecar, bound, None, load, shutdown).unwrap());

@@ -127,7 +127,7 @@ fn of_url(url: String) -> WordPress {
     }
 }
 
-/// What is known of the TLS of a connection that was made, or why there is none.
+/// The TLS details of a connection, or why connecting failed.
 async fn connect(config: WordPress) -> Result<String, String> {
     let jwt = Jwt { secret: Some(Secret::new("j")), ..Jwt::default() };
     let installation = installation(&config, &jwt, &|_| None).map_err(|faults| faults.to_string())?;

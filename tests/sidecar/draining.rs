@@ -73,7 +73,7 @@ fn a_request_that_crosses_the_signal_is_answered() {
         let fresh = Connection::to(sidecar.address());
         let before = Instant::now();
         sidecar.signal("TERM");
-        // Once nobody is let in any more, the workers have heard of it, too.
+        // Once no connection is accepted any more, the workers have been notified, too.
         while TcpStream::connect(sidecar.address()).is_ok() {
             assert!(before.elapsed() < Duration::from_secs(20), "it still takes connections");
         }

@@ -113,7 +113,7 @@ fn who_neither_sends_nor_reads_is_cut_off() {
 
 /// What is too much of the request has to go somewhere, or the client never comes to its answer.
 #[test]
-fn what_nobody_wants_of_a_request_is_read_before_its_answer() {
+fn the_unwanted_rest_of_a_request_is_read_before_its_response() {
     let (upstream, heard) = both_ways();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-request-body", "1000000"]);
     let mut client = begun(&sidecar);
@@ -128,7 +128,7 @@ fn what_nobody_wants_of_a_request_is_read_before_its_answer() {
     is_told_as_the_clients(&sidecar, "the request body is larger than server.max_request_body");
 }
 
-/// An upstream that answers half of `abcdef` when it has the head of a request, and the rest when it is told to.
+/// An upstream that answers half of `abcdef` when it has the head of a request, and the rest when the test allows it.
 fn in_halves() -> (Upstream, Sender<()>, Receiver<()>) {
     let ((go_on, wait), (told, heard)) = (channel(), channel());
     let wait = Arc::new(Mutex::new(wait));
@@ -181,7 +181,7 @@ fn a_request_that_breaks_does_not_break_its_answer() {
         is_told_as_the_clients(&sidecar, what);
         go_on.send(()).unwrap();
         assert_eq!(whole(&client.response()), (true, &b"abcdef"[..]), "{what}");
-        // Where its next request would begin, nobody knows, and the upstream has half a request.
+        // Where its next request would begin is unknown, and the upstream has half a request.
         assert!(client.is_closed(), "{what}");
         heard.recv_timeout(PATIENCE).unwrap();
         is_told_as_the_clients(&sidecar, what);

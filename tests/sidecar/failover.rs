@@ -84,7 +84,7 @@ async fn killed_under_load(reuse: (&str, &str)) {
     let answer = rig::refresh_at(sidecar.address(), &token.refresh_token);
     assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")));
     let answer = rig::refresh_at(sidecar.address(), &random_hex::<16>());
-    assert!(matches!(answer.status(), 299 | 503), "nobody can say that it is unknown: {}", answer.status());
+    assert!(matches!(answer.status(), 299 | 503), "it cannot be known to be unknown: {}", answer.status());
     pair.second.take_over().await;
     let took = killed.elapsed();
     apps.go_on(3 * APPS);
@@ -263,10 +263,10 @@ async fn a_primary_that_is_frozen_under_load_and_replaced() {
         let Moving { pair, database, user, sidecar, .. } = &moving;
         let apps = Apps::start(APPS, database, *user, sidecar.address()).await;
         apps.go_on(3 * APPS);
-        // Whose rows nobody has looked up.
+        // Tokens whose rows were never looked up.
         let unseen = moving.log_in(UNSEEN).await;
         pair.first.server.freeze().await;
-        // Nobody takes writes.
+        // No host accepts writes.
         let statuses = moving.present(&unseen).await;
         assert!(statuses.iter().all(|status| matches!(status, 503 | 299)), "{statuses:?}");
         pair.second.take_over().await;
@@ -328,7 +328,7 @@ impl Moving {
         tokens
     }
 
-    /// What a client gets that comes again as long as it is told to.
+    /// The response to a client that retries as long as it gets a 503.
     async fn settled(&self, token: &str) -> u16 {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -118,7 +118,7 @@ fn a_length_with_a_coding_never_makes_an_empty_answer() {
     let answer = client.response();
     assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
     assert_eq!(answer.value("content-length"), None);
-    // Where such an answer ends is doubtful: what follows on its connection is nobody's answer.
+    // Where such an answer ends is doubtful: the bytes that follow on its connection belong to no response.
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.response().status(), 200);
     assert_eq!(upstream.connections(), 2);
@@ -327,7 +327,7 @@ fn an_upstream_that_takes_no_connection_in_time_is_a_504() {
     listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
-    // Nobody accepts them, and there is no room for more.
+    // They are not accepted, and there is no room for more.
     let limit = Duration::from_millis(300);
     let waiting: Vec<_> = (0..4).map_while(|_| std::net::TcpStream::connect_timeout(&address, limit).ok()).collect();
     assert!(waiting.len() < 4);

@@ -169,7 +169,7 @@ async fn an_item_that_fails_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_are_held_hold_nobody_else_up() {
+async fn rows_that_are_held_delay_no_other_rotation() {
     held_on(Database::shared()).await;
     held_on(&Database::private_with(&["--version=8.0.36"])).await;
 }
@@ -202,7 +202,7 @@ async fn held_on(server: &Database) {
 
 /// Nor does a statement that takes long, whatever it is that the server does for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_writes_slowly_holds_nobody_else_up() {
+async fn a_group_that_writes_slowly_delays_no_other_group() {
     let server = Database::private();
     let rig = Rig::start_on(&server, &[]).await;
     let tokens = rig.tokens(3, TokenState::Live).await;

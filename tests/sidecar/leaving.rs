@@ -113,7 +113,7 @@ fn in_an_upload_that_the_upstream_does_not_read() {
     assert!(deaf.is_let_go());
 }
 
-/// What is sent last is read by nobody, and stands before the end.
+/// The last bytes are never read, and precede the end of the stream.
 #[test]
 fn by_an_orderly_close_behind_bytes_that_are_not_read() {
     let deaf = Deaf::new("");
@@ -230,7 +230,7 @@ fn by_tls_and_by_a_unix_socket() {
     assert!(deaf.is_let_go());
 }
 
-/// Nobody can tell whether it still reads, and it has said that it sends nothing more. nginx does the same.
+/// TCP does not show whether it still reads, and it has announced that it sends nothing more. nginx does the same.
 #[test]
 fn who_ends_its_sending_side_has_left() {
     let deaf = Deaf::new("");
@@ -248,7 +248,7 @@ fn who_ends_its_sending_side_has_left() {
     }
 }
 
-/// With bytes on their way to it, whoever has left altogether answers by a reset: nothing need be taken from who still reads.
+/// With bytes in transit, a client that has left completely answers by a reset: a client that still reads need not lose anything.
 #[test]
 fn who_ends_its_sending_side_with_an_answer_on_its_way_gets_that() {
     const LARGE: usize = 40 << 20;

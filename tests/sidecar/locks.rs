@@ -24,7 +24,7 @@ async fn locked(root: &mut Conn, connection: u32) -> u64 {
     root.query_first(statement).await.unwrap().unwrap_or(0)
 }
 
-/// How many rows of `table` nobody else has locked.
+/// How many rows of `table` no other transaction has locked.
 async fn free(database: &TestDatabase, table: &str) -> u64 {
     let mut other = database.connect().await;
     other.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await.unwrap();

@@ -231,7 +231,7 @@ fn a_flood_of_one_warning_is_a_hundred_lines_and_a_count() {
 }
 
 #[test]
-fn nobody_waits_for_a_log_that_is_not_read() {
+fn no_request_waits_for_a_log_that_is_not_read() {
     let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let child = sidecar::command()
         .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--refresh-mode", "forward"])

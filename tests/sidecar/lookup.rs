@@ -28,7 +28,7 @@ async fn rows_scanned(root: &mut Conn) -> u64 {
     status.unwrap().1
 }
 
-/// How often the whole table was asked for a token, as the server's log has it; the log begins anew.
+/// How often the whole table was asked for a token, by the server's log, which is then cleared.
 async fn look_ups(root: &mut Conn) -> Vec<String> {
     root.query(
         "SELECT CONVERT(argument USING utf8mb4) FROM mysql.general_log \
@@ -163,7 +163,7 @@ async fn a_table_that_was_emptied_is_read_again() {
         connection.query_drop(statement).await.unwrap();
     }
     let token = rig.token().await;
-    assert!(token.id < 10, "numbered anew");
+    assert!(token.id < 10, "ids start again");
     assert_eq!(rig.refresh(&token.refresh_token).status(), 200);
 }
 
@@ -208,7 +208,7 @@ async fn a_row_that_has_another_id_than_it_had_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_map_without_room_refuses_nobody() {
+async fn a_map_without_room_refuses_no_live_token() {
     let server = Database::private();
     let database = rig::site(&server).await;
     let user = database.insert_user("alice").await;
@@ -365,7 +365,7 @@ async fn looks_by_index(server: &Database, rig: &Rig) {
     .await;
 }
 
-/// By its statistics, the server would rather read the whole table; and what it is told to ignore it does not use.
+/// By its statistics, the server would rather read the whole table; and it does not use an index that it must ignore.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_of_few_tokens_is_used_and_may_be_ignored() {
     let server = Database::private();
@@ -452,7 +452,7 @@ async fn add_index(database: &TestDatabase) {
     database.execute("ALTER TABLE wp_jwt_auth_tokens ADD INDEX some_name (refresh_token_hash)").await;
 }
 
-/// A reload makes everything anew: what was before must not stay behind it.
+/// A reload makes new parts: the old ones must not stay in memory.
 #[tokio::test]
 async fn who_looks_up_ends_with_who_asks() {
     let database = Database::shared().create().await;

@@ -45,7 +45,7 @@ fn the_header_names_the_client_of_every_request_on_the_connection() {
 
 /// Health checks of the proxy itself are served; but what stands behind such a header is not the proxy's word.
 #[test]
-fn a_header_without_a_client_makes_nobody_trusted() {
+fn a_header_without_a_client_makes_no_peer_trusted() {
     let upstream = Upstream::ok();
     let arguments = [
         "--server-proxy-protocol",
@@ -97,7 +97,7 @@ fn ipv4_in_ipv6_form_is_ipv4_in_the_list_of_proxies() {
     for trusted in ["::ffff:127.0.0.1", "::ffff:127.0.0.0/104"] {
         let sidecar = Sidecar::forwarding_with(upstream.address(), &["--forwarded-trusted-proxies", trusted]);
         let mut connection = Connection::to(sidecar.address());
-        // Nobody writes an address between two commas, nor behind the last one.
+        // There is no address between two commas, nor after the last one.
         connection.send(GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: ::ffff:203.0.113.9,, ,\r\n\r\n"));
         assert_eq!(connection.response().status(), 200);
         let seen = upstream.requests().last().unwrap().value("x-forwarded-for");

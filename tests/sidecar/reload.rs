@@ -200,7 +200,7 @@ fn listeners_come_stay_and_go() {
     let mut on_new = Connection::to(free);
     assert_eq!((get(&mut on_new).status(), get(&mut kept).status()), (200, 200));
 
-    // The same port on more addresses: at no moment is there nobody.
+    // The same port on more addresses: some listener is there at every moment.
     let stop: Arc<AtomicBool> = Arc::default();
     let stopped = Arc::clone(&stop);
     let knocking = std::thread::spawn(move || {
@@ -342,7 +342,7 @@ async fn refreshes_go_on_natively_by_the_new_settings() {
     stop.store(true, Ordering::SeqCst);
     clients.into_iter().for_each(|client| client.join().unwrap());
 
-    // Nothing of it changed: nothing of it begins anew.
+    // It has not changed, so nothing of it begins again.
     let before = configured.sidecar.log().len();
     configured.change_text(&keys(&[("refresh.reuse_interval", "\"0s\""), ("server.tunnel_idle", "\"2h\"")]));
     assert!(!configured.sidecar.log().iter().skip(before).any(|line| line.contains("refreshing natively")));

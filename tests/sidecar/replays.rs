@@ -225,7 +225,7 @@ async fn never_after_the_end_of_a_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_logs_nobody_out() {
+async fn a_database_that_is_down_logs_no_user_out() {
     let server = Database::private();
     let rig = relayed(&server, &[INTERVAL]).await;
     let Relayed { database, user, relay, sidecar, .. } = &rig;

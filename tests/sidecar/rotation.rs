@@ -1,4 +1,4 @@
-//! One rotation per token, ever, whoever asks at the same moment; and no session lost by what a client sends or does.
+//! One rotation per token, ever, even for simultaneous calls; and no session is lost by what a client sends or does.
 //!
 //! With `reuse_interval = "0s"` one of many callers wins and the others get 403; with its default all get the one pair.
 

@@ -1,4 +1,4 @@
-//! The service under systemd, whose part the tests play: sockets are passed, and outlive the program; systemd is told when
+//! The service under systemd, which the tests imitate: sockets are passed, and outlive the program; systemd is notified when
 //! it is ready, reloads, drains and is alive.
 
 use std::io::{Read, Write};
@@ -123,7 +123,7 @@ fn the_watchdog_is_told_only_while_all_threads_of_the_front_answer() {
         std::thread::sleep(4 * INTERVAL);
         let more = notices.count("WATCHDOG=1") - told;
         ptrace::detach(stuck, None).unwrap();
-        assert!(more <= 1, "{name:?} is stuck, and the watchdog was told {more} times that all is well");
+        assert!(more <= 1, "{name:?} is stuck, and the watchdog was notified {more} times that all is well");
         let heard = notices.all().len();
         notices.wait_for(heard, "WATCHDOG=1");
         assert_eq!(status(address), 200);
@@ -189,7 +189,7 @@ fn a_socket_may_speak_tls_and_may_be_a_unix_socket() {
 
 #[test]
 fn a_reload_is_not_refused_for_credentials_that_its_check_cannot_see() {
-    // As root the mode of a file keeps nobody out, so another user looks, as the service's would.
+    // For root the mode of a file has no effect, so another user looks, like the service's would.
     let directory = TempDir::new().unwrap();
     let secret = directory.path().join("secret");
     std::fs::write(&secret, "not-a-secret").unwrap();
@@ -215,7 +215,7 @@ fn a_reload_is_not_refused_for_credentials_that_its_check_cannot_see() {
     assert_eq!(check(&[], &[]).0, Some(78), "before a start it must be there");
 }
 
-/// Clients that keep at it until they are told to stop.
+/// Clients that send requests until they are stopped.
 struct Clients {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,

@@ -63,7 +63,7 @@ fn each_name_gets_its_certificate() {
         let client = TlsConnection::to(address, name, authority.client(&[])).unwrap();
         assert_eq!(client.certificate(), expected.der(), "{name}");
     }
-    // Nobody has this name: the client sees the first certificate and refuses it.
+    // No certificate has this name: the client sees the first certificate and refuses it.
     let error = TlsConnection::to(address, "unknown.example", authority.client(&[])).err().unwrap();
     assert!(error.to_string().contains("not valid for name"), "{error}");
 }

@@ -296,7 +296,7 @@ fn trailers_pass_both_ways() {
 
 /// Nor need the client say that it reads them.
 #[test]
-fn trailers_pass_that_nobody_announced() {
+fn trailers_pass_that_were_not_announced() {
     let (told, heard) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
@@ -476,7 +476,7 @@ fn a_close_delimited_answer_is_whole() {
 }
 
 #[test]
-fn an_upstream_that_sends_a_body_with_head_or_304_disturbs_nobody() {
+fn an_upstream_that_sends_a_body_with_head_or_304_disturbs_no_other_exchange() {
     let upstream = Upstream::with(|connection, request| {
         let status = if request.start_line().starts_with("HEAD") { "200 OK" } else { "304 Not Modified" };
         connection.send(format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\nevil"));

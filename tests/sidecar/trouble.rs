@@ -74,7 +74,7 @@ async fn struck(fault: Fault, usually: usize, environment: &[(&str, &str)]) -> R
 
 /// With replays and without, side by side. What became of the commit is found out in time, so that even without them nobody is
 /// lost.
-async fn nobody_is_lost(fault: Fault, usually: usize) {
+async fn no_session_is_lost(fault: Fault, usually: usize) {
     let with = tokio::spawn(struck(fault, usually, &[INTERVAL]));
     let without = tokio::spawn(struck(fault, usually, &[NO_REUSE])).await.unwrap();
     assert_eq!(without.lost_unanswered, 0, "{without:?}");
@@ -84,14 +84,14 @@ async fn nobody_is_lost(fault: Fault, usually: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_break_around_a_commit() {
     for fault in [Fault::CutBefore, Fault::CutDuring, Fault::CutAfter] {
-        nobody_is_lost(fault, 12).await;
+        no_session_is_lost(fault, 12).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_in_the_place_of_a_commit() {
     for code in [1213, 1205, 1020, 3101, 1290] {
-        nobody_is_lost(Fault::Error(code), 6).await;
+        no_session_is_lost(Fault::Error(code), 6).await;
     }
 }
 
@@ -165,7 +165,7 @@ async fn commits_and_answers_that_come_too_late() {
         let without = struck(fault, 2, &[NO_REUSE]).await;
         // Each has its answer in 3 s; the rest is this machine's.
         assert!(without.slowest < Duration::from_millis(5500), "{without:?}");
-        // What the server has done is found out; what reaches it later than that, nobody can know of.
+        // What the server has done is found out; what reaches it later cannot be known.
         if matches!(fault, Fault::LateAnswer(_)) {
             assert_eq!(without.lost_unanswered, 0, "{without:?}");
         }
@@ -187,7 +187,7 @@ async fn a_commit_that_the_server_is_at_work_on_is_left_alone() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let token = rig.token().await;
     let mut root = server.root().await;
-    // There is none, so each commit waits.
+    // There is no replica, so each commit waits.
     root.query_drop("SET GLOBAL rpl_semi_sync_master_enabled = 1").await.unwrap();
     let (address, call) = (rig.sidecar.address(), token.refresh_token.clone());
     let waiting = std::thread::spawn(move || rig::refresh_at(address, &call));
@@ -198,7 +198,7 @@ async fn a_commit_that_the_server_is_at_work_on_is_left_alone() {
     let answer = waiting.join().unwrap();
     rig::eventually("it is stored", async || rig.database.family_rows(&token.token_family).await.len() == 2).await;
     let rows = rig.database.family_rows(&token.token_family).await;
-    // On a machine that has other things to do, the time may be over; then it is told the next time.
+    // On a machine that has other things to do, the time may be over; then it is logged the next time.
     let answer = if answer.status() == 503 { rig.refresh(&token.refresh_token) } else { answer };
     assert_eq!(answer.json()["refresh_token"].as_str(), rows[1].get("refresh_token_hash"));
 }
@@ -282,6 +282,7 @@ async fn at_a_server_that_takes_no_writes_no_token_is_unknown() {
         let answer = rig::refresh_at(sidecar.address(), unknown);
         assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")), "{indexed}");
         root.query_drop("SET GLOBAL read_only = 0").await.unwrap();
-        rig::eventually("it is asked anew", async || rig::refresh_at(sidecar.address(), unknown).status() == 403).await;
+        rig::eventually("it is asked again", async || rig::refresh_at(sidecar.address(), unknown).status() == 403)
+            .await;
     }
 }

@@ -16,7 +16,7 @@ fn loopbacks(port: &Port) -> [SocketAddr; 2] {
 }
 
 #[test]
-fn both_families_of_a_port_come_and_go_and_nobody_is_refused() {
+fn both_families_of_a_port_come_and_go_and_no_connection_is_refused() {
     let upstream = Upstream::ok();
     let url = url(&upstream);
     let port = Port::reserve();

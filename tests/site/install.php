@@ -13,7 +13,7 @@ require getenv( 'SITE_DOCUMENT_ROOT' ) . '/wp-load.php';
 require_once ABSPATH . 'wp-admin/includes/upgrade.php';
 require_once ABSPATH . 'wp-admin/includes/plugin.php';
 
-// The installer asks the site over HTTP whether pretty permalinks work, and nobody answers there yet.
+// The installer asks the site over HTTP whether pretty permalinks work, but no server is running yet.
 add_filter( 'pre_http_request', fn() => new WP_Error( 'no_http', 'No HTTP while the site is being installed.' ) );
 
 wp_install( 'Sidecar test site', getenv( 'SITE_ADMIN_USER' ), 'admin@example.org', false, '', getenv( 'SITE_ADMIN_PASSWORD' ) );

@@ -1,5 +1,5 @@
 # Sourced by `up` and `database`: starting and stopping daemons, and MariaDB's options. The caller has made $dir.
-# All daemons run as www-data where we are root, else as the caller.
+# All daemons run as www-data if the caller is root, otherwise as the caller.
 
 fail() { echo "${0##*/}: $*" >&2; exit 1; }
 
@@ -106,7 +106,7 @@ start_mariadb() { # DATA_DIRECTORY SOCKET OPTION…
 	shift 2
 	# sun_path holds 108 bytes, its final zero included (unix(7)).
 	((${#socket} < 108)) || fail "$socket is too long a path for a Unix socket"
-	# The time zone is none that anyone would take for UTC: what confuses the two shows.
+	# The time zone differs from UTC, so that a confusion of the two shows.
 	start mariadbd "${mariadbd[@]}" --datadir="$data" --tmpdir="$dir/tmp" --socket="$socket" \
 		--pid-file="$dir/mysql.pid" --skip-networking --skip-name-resolve --default-time-zone=+05:45 \
 		--character-set-server=utf8mb4 --max-connections=300 --performance-schema=OFF \
@@ -132,5 +132,5 @@ start_mysql() { # DATA_DIRECTORY SOCKET OPTION…
 	wait_for mysqld mariadb_answers "$socket" || fail "MySQL did not start"
 }
 
-# The socket's file is there a moment before anybody listens. A ping that is refused access is answered, too.
+# The socket's file exists a moment before the server listens on it. A ping that is denied access counts as a response.
 mariadb_answers() { [[ -S $1 ]] && mariadb-admin --no-defaults --socket="$1" ping >/dev/null; }

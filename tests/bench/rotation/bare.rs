@@ -1,4 +1,5 @@
-//! The bare database: the statements of a rotation with its analytics row, one transaction for each, from a plain client.
+//! The bare database: the statements of a rotation with its analytics row, one transaction for
+//! each, from a plain client.
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -8,7 +9,7 @@ use crate::load::{Outcome, Span};
 use crate::support::mariadb::random_hex;
 use crate::support::rig::ROUTE;
 
-/// Rotates from row `id` on, each time the row that the one before has added.
+/// Rotates from row `id` on, each time the row that the previous rotation has added.
 pub async fn rotations(mut conn: Conn, mut id: u64, user: u64, span: Span) -> Outcome {
     conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await.unwrap();
     let mut outcome = Outcome::default();

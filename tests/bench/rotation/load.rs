@@ -1,5 +1,6 @@
-//! The load: HTTP by hand, on one thread, so that what is measured is not the client. Chains of refreshes, where each answer's
-//! token is the next request's, and unknown tokens at a pace that does not wait for answers.
+//! The load: hand-written HTTP on one thread, so that the client is not what is measured. It
+//! consists of chains of refreshes, where each response's token is the next request's, and of
+//! unknown tokens at a rate that does not wait for responses.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -17,28 +18,29 @@ use crate::support::rig::ROUTE;
 /// Characters of a token.
 const TOKEN: usize = 32;
 
-/// Where to, and how the site is called.
+/// The address, and the site's host.
 #[derive(Clone)]
 pub struct Target {
     pub address: SocketAddr,
     pub host: String,
 }
 
-/// What came of a load: how long each measured exchange took, in microseconds, and how many there were with the warm-up.
+/// The result of a load: the duration of each measured exchange in microseconds, and the number of
+/// exchanges including the warm-up.
 #[derive(Default)]
 pub struct Outcome {
     pub latencies: Vec<u32>,
     pub all: u64,
 }
 
-/// From when to when is measured; the load begins at once.
+/// The measured span; the load begins at once.
 #[derive(Clone, Copy)]
 pub struct Span {
     pub from: Instant,
     pub until: Instant,
 }
 
-/// Chains of refreshes, one connection for each token. Blocks until the span is over.
+/// Chains of refreshes, one connection per token. Blocks until the span is over.
 pub fn chains(target: &Target, span: Span, tokens: Vec<String>) -> Outcome {
     alone(async {
         let tasks: Vec<_> =
@@ -57,7 +59,7 @@ async fn together(tasks: Vec<JoinHandle<Outcome>>) -> Outcome {
     outcome
 }
 
-/// One token that no row has, again and again on each of so many connections.
+/// One unknown token, again and again on each connection.
 pub fn refusals(target: &Target, span: Span, connections: usize) -> Outcome {
     alone(async {
         let tasks: Vec<_> = (0..connections).map(|_| tokio::task::spawn_local(refused(target.clone(), span))).collect();
@@ -65,7 +67,8 @@ pub fn refusals(target: &Target, span: Span, connections: usize) -> Outcome {
     })
 }
 
-/// `rate` unknown tokens a second, none twice, whether or not the ones before are answered. Returns how many were answered.
+/// `rate` unknown tokens a second, all different, whether or not the previous ones are answered.
+/// Returns how many were answered.
 pub fn flood(target: &Target, span: Span, connections: usize, rate: u64) -> u64 {
     alone(async {
         let answered = Rc::new(Cell::new(0));
@@ -120,7 +123,7 @@ async fn flooding(target: Target, span: Span, begins: Duration, pace: Duration, 
     let (mut read, mut write) = stream.into_split();
     tokio::time::sleep(begins).await;
     let counting = tokio::task::spawn_local(async move {
-        // A status line cut in two by a read is found by what is kept of the last one.
+        // The end of each read is kept, to find a status line that a read cuts in two.
         let (mut buffer, mut kept) = (vec![0; 65536], 0);
         const STATUS: &[u8] = b"HTTP/1.1 403";
         while let Ok(count @ 1..) = read.read(&mut buffer[kept..]).await {
@@ -135,7 +138,7 @@ async fn flooding(target: Target, span: Span, begins: Duration, pace: Duration, 
         }
     });
     let (mut due, mut batch) = (Instant::now(), Vec::new());
-    // Guessed by nobody, and cheap to count on: what is measured is not the client.
+    // Impossible to guess, and cheap to generate: the client is not what is measured.
     let (random, mut count) = (random_hex::<8>(), 0_u64);
     while Instant::now() < span.until {
         batch.clear();
@@ -147,7 +150,8 @@ async fn flooding(target: Target, span: Span, begins: Duration, pace: Duration, 
             count += 1;
             due += pace;
         }
-        // Where the sidecar does not read, nothing more is sent: that shows in what is answered.
+        // If the sidecar does not read, nothing more is sent, which shows in the number of
+        // responses.
         let sent = tokio::time::timeout_at(span.until.into(), write.write_all(&batch)).await;
         if !matches!(sent, Ok(Ok(()))) {
             break;
@@ -158,25 +162,25 @@ async fn flooding(target: Target, span: Span, begins: Duration, pace: Duration, 
 }
 
 impl Outcome {
-    /// An exchange that began then has just ended.
+    /// An exchange that began at `began` has just ended.
     pub fn note(&mut self, began: Instant, span: Span) {
         self.all += 1;
         let now = Instant::now();
-        // A rate is what ends within the span, however long it took.
+        // The rate counts what ends within the span, however long it took.
         if (span.from..span.until).contains(&now) {
             self.latencies.push(u32::try_from((now - began).as_micros()).unwrap());
         }
     }
 }
 
-/// A connection that is kept, and one exchange after the other on it.
+/// A persistent connection with one exchange after the other.
 struct Client {
     address: SocketAddr,
     stream: TcpStream,
     request: Vec<u8>,
     token_at: usize,
     answer: Vec<u8>,
-    /// Where the answer's body begins.
+    /// Where the response's body begins.
     body: usize,
 }
 
@@ -194,12 +198,12 @@ impl Client {
         Client { address: target.address, stream, request, token_at, answer: Vec::with_capacity(4096), body: 0 }
     }
 
-    /// Sends the token and reads the whole answer. Returns its status.
+    /// Sends the token and reads the whole response. Returns its status.
     async fn exchange(&mut self, token: &str) -> u16 {
         self.request[self.token_at..self.token_at + TOKEN].copy_from_slice(token.as_bytes());
         loop {
             self.answer.clear();
-            // nginx ends a connection after a thousand requests.
+            // nginx closes a connection after a thousand requests.
             if self.stream.write_all(&self.request).await.is_ok()
                 && self.stream.read_buf(&mut self.answer).await.unwrap_or(0) > 0
             {

@@ -1,4 +1,5 @@
-//! What a line of the table is made of: what the load saw, what the server counted, what the processes used.
+//! Measures a line of the table: the load's exchanges, the server's counters, the processes' CPU
+//! time.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -8,18 +9,18 @@ use mysql_async::prelude::Queryable;
 
 use crate::load::{Outcome, Span};
 
-/// Before each line is measured: connections are made, statements prepared, caches filled.
+/// The time before each line is measured: connections are made, statements prepared, caches filled.
 pub const WARM_UP: Duration = Duration::from_millis(1_500);
 
-/// One run of a line, or the median of several.
+/// The result of one run of a line, or the median of several.
 #[derive(Clone, Debug, Default)]
 pub struct Line {
     pub rate: f64,
     pub p50: f64,
     pub p99: f64,
-    /// CPU seconds of the database for 1,000.
+    /// CPU seconds of the database per 1,000.
     pub cpu_database: f64,
-    /// CPU seconds of all else but the load for 1,000.
+    /// CPU seconds of everything else except the load, per 1,000.
     pub cpu_other: f64,
     pub queries: f64,
     pub writes: f64,
@@ -27,7 +28,7 @@ pub struct Line {
     pub scanned: f64,
 }
 
-/// A span of time, and what had been counted when it began.
+/// A span of time, and the counters when it began.
 pub struct Measure {
     pub span: Span,
     before: HashMap<String, u64>,
@@ -35,14 +36,15 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// The load is to begin at once. Counters count from here, warm-up included; rates are those of the span.
+    /// Call just before the load begins. Counters count from here, including the warm-up; rates are
+    /// those of the span.
     pub async fn begin(root: &mut Conn, length: Duration) -> Measure {
         let before = status(root).await;
         let from = Instant::now() + WARM_UP;
         Measure { span: Span { from, until: from + length }, before, cpu: Cpu::now() }
     }
 
-    /// The load has ended.
+    /// Call when the load has ended.
     pub async fn end(self, root: &mut Conn, outcome: Outcome) -> Line {
         let cpu = Cpu::now();
         let after = status(root).await;
@@ -72,7 +74,7 @@ impl Measure {
 }
 
 impl Line {
-    /// Each column's own median.
+    /// The median of each column by itself.
     pub fn median(lines: &[Line]) -> Line {
         let median = |column: fn(&Line) -> f64| {
             let mut values: Vec<f64> = lines.iter().map(column).collect();
@@ -116,7 +118,8 @@ pub async fn status(root: &mut Conn) -> HashMap<String, u64> {
     rows.into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))).collect()
 }
 
-/// CPU seconds of the processes below this one: the database, and the sidecar, PHP and nginx. Not the load's.
+/// CPU seconds of the processes below this one: the database, the sidecar, PHP and nginx, but not
+/// the load.
 struct Cpu {
     database: f64,
     other: f64,

@@ -1,4 +1,5 @@
-//! The sidecar as it runs on a site: its log goes to a file, as a web server's does, and nobody is woken for every line.
+//! The sidecar as it runs on a site: its log goes to a file, like a web server's, so no reader is
+//! woken for every line.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use crate::support::sidecar::{command, listens_on};
 /// How long a start may take.
 const START: Duration = Duration::from_secs(20);
 
-/// A running sidecar. Dropped, it is killed.
+/// A running sidecar, killed on drop.
 pub struct Program {
     child: Child,
     directory: TempDir,
@@ -21,7 +22,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// One in front of `upstream` with a site's `wp-config.php`, once it refreshes natively.
+    /// A sidecar in front of `upstream` with a site's `wp-config.php`, once it refreshes natively.
     pub fn of_site(upstream: SocketAddr, wp_config: &Path, arguments: &[&str]) -> Program {
         let directory = TempDir::new().unwrap();
         let child = command()
@@ -36,17 +37,17 @@ impl Program {
             .unwrap();
         let mut program = Program { child, directory, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
         program.address = listens_on(&program.wait_for("\"listening\"", START));
-        // Or ready to do so once that is verified.
+        // Or once it is ready to, after verification.
         program.wait_for("natively", START);
         program
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The first line of the log with `text`.
+    /// The first log line with `text`.
     pub fn wait_for(&self, text: &str, limit: Duration) -> String {
         let deadline = Instant::now() + limit;
         loop {

@@ -1,6 +1,7 @@
-//! What refreshes do to the plugin's own writes. A storm of them (log-ins, "log out everywhere", sessions that an admin deletes) goes
-//! on, and beside it a second without refreshes of the same users' tokens, a second with some, a second with more, and so on: what
-//! the machine does in one second and not in the next then is in all of them. For how long rows are waited for, the server says.
+//! How refreshes affect the plugin's own writes. A storm of them (logins, "log out everywhere",
+//! sessions that an admin deletes) runs continuously. Beside it, slices of one second with
+//! different rates of refreshes of the same users' tokens alternate, so that variations of the
+//! machine affect all rates alike. The server reports for how long rows are waited for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,56 +18,57 @@ use crate::support::rig;
 
 /// Connections of the storm.
 const CONNECTIONS: usize = 4;
-/// Users whose tokens both sides are at.
+/// The users whose tokens both sides work on.
 const USERS: usize = 20;
-/// Connections that refreshes come by.
+/// Connections of the refreshes.
 const CLIENTS: usize = 4;
-/// How long it is as it is.
+/// The length of a slice.
 const SLICE: Duration = Duration::from_secs(1);
-/// Refreshes a second. The first is none; the second is what a site with 90,000 clients of 15 minutes each has, and nearly what PHP can
-/// give with two cores to itself; the third that of a site twice as large; the last more than any rotation allows, so that they are
-/// as many as there is room for beside the storm.
+/// Refreshes a second. The first is zero. The second is the rate of a site with 90,000 clients of
+/// 15 minutes each, nearly what PHP can do with two cores to itself; the third is that of a site
+/// twice as large. The last is more than any rotation allows, so the rate is as high as the storm
+/// leaves room for.
 pub const RATES: [u32; 4] = [0, 100, 200, 100_000];
 
-/// What was counted while there were so many refreshes.
+/// The counts at one rate of refreshes.
 #[derive(Default)]
 pub struct Count {
-    /// The storm's statements. The log-ins of those whom it logged out are none of them.
+    /// The storm's statements, without the logins of users whom it logged out.
     pub statements: AtomicU64,
-    /// Those that the server refused, whatever for.
+    /// Those that the server refused, for any reason.
     pub failed: AtomicU64,
-    /// Refreshes.
     pub rotations: AtomicU64,
     /// Those whose token the storm had revoked.
     pub revoked: AtomicU64,
-    /// Milliseconds.
+    /// In milliseconds.
     lasted: AtomicU64,
-    /// For how long the server let somebody wait for a row, in milliseconds.
+    /// For how long statements waited for a row, in milliseconds.
     waited: AtomicU64,
 }
 
 impl Count {
-    /// So many `of` these in a second.
+    /// The rate of these per second.
     pub fn a_second(&self, of: &AtomicU64) -> f64 {
         1e3 * of.load(Ordering::Relaxed) as f64 / self.lasted.load(Ordering::Relaxed) as f64
     }
 
-    /// The share of the storm's time for which rows were waited for; refreshes may be among those that waited.
+    /// The share of the storm's time in which rows were waited for; refreshes may be among the
+    /// waiting statements.
     pub fn waits(&self) -> f64 {
         self.a_second(&self.waited) / 1e3 / CONNECTIONS as f64
     }
 }
 
-/// The server's error.
+/// The server's error code.
 const DEADLOCK: u16 = 1213;
 
-/// The place after those of [`RATES`]: what is not to be counted.
+/// The index after those of [`RATES`]: not counted.
 const WARMING_UP: usize = RATES.len();
 
-/// What goes on at present.
+/// The current state.
 #[derive(Default)]
 struct Weather {
-    /// A place in [`RATES`], or [`WARMING_UP`].
+    /// An index of [`RATES`], or [`WARMING_UP`].
     now: AtomicUsize,
     counts: [Count; WARMING_UP + 1],
     is_over: AtomicBool,
@@ -92,7 +94,7 @@ impl Weather {
     }
 }
 
-/// So many `slices` with each of [`RATES`]. The counts are in their order.
+/// Runs `slices` with each of [`RATES`]. The counts are in the same order.
 pub async fn run(slices: u64) -> Vec<Count> {
     let server = Database::private();
     let database = rig::site(&server).await;
@@ -120,12 +122,12 @@ pub async fn run(slices: u64) -> Vec<Count> {
     Arc::into_inner(weather).unwrap().counts.into_iter().take(RATES.len()).collect()
 }
 
-/// Changes the weather, to the end.
+/// Changes the rate until the end.
 async fn blow(weather: &Weather, slices: u64, root: &mut Conn) {
     tokio::time::sleep(WARM_UP).await;
     for slice in 0..slices {
         for place in 0..RATES.len() {
-            // In four rounds each comes once after each of the others (a Williams design).
+            // In four rounds, each rate follows each of the others once (a Williams design).
             let place = ([0, 1, 3, 2][place] + slice as usize) % RATES.len();
             weather.now.store(place, Ordering::Relaxed);
             let (begun, waited_before) = (Instant::now(), waited(root).await);
@@ -145,13 +147,15 @@ const REVOKE_ALL: &str =
     "UPDATE wp_jwt_auth_tokens SET revoked_at = UTC_TIMESTAMP() WHERE user_id = ? AND revoked_at IS NULL";
 const DELETE: &str = "DELETE FROM wp_jwt_auth_tokens WHERE token_family = ?";
 
-/// One after the other. What a log-in adds is deleted again, so that the table stays as large as it is.
+/// One statement after the other. The row of a login is deleted again, so that the table keeps its
+/// size.
 async fn storm(mut connection: Conn, users: Vec<u64>, first: usize, weather: Arc<Weather>) {
     let mut turn = first * users.len() / CONNECTIONS;
     while !weather.is_over() {
         let (user, family, token) = (users[turn % users.len()], random_hex::<16>(), random_hex::<16>());
         weather.ended(&connection.exec_drop(LOG_IN, (&token, user, &token, &family)).await);
-        // Some fifty a second. With many more there would be more log-ins than refreshes. Not the same users with each round.
+        // About fifty a second: with many more, there would be more logins than refreshes. The
+        // users differ from round to round.
         if (turn + turn / users.len()).is_multiple_of(64) {
             weather.ended(&connection.exec_drop(REVOKE_ALL, (user,)).await);
         }
@@ -160,10 +164,10 @@ async fn storm(mut connection: Conn, users: Vec<u64>, first: usize, weather: Arc
     }
 }
 
-/// At an even pace, by a connection that stays open as long as it may. Who is refused logs in again.
+/// At an even rate, on a persistent connection. A refused client logs in again.
 async fn refresh(mut database: Conn, address: SocketAddr, users: Vec<u64>, place: usize, weather: Arc<Weather>) {
     let own_part = place as f64 / CLIENTS as f64;
-    // Of each user: the token, and its family.
+    // The token and family of each user.
     let mut sessions = vec![(String::new(), String::new()); users.len()];
     let mut client = Connection::to(address);
     let (mut rate, mut due) = (0, Instant::now());
@@ -174,7 +178,7 @@ async fn refresh(mut database: Conn, address: SocketAddr, users: Vec<u64>, place
             due = Instant::now() + pace(rate).mul_f64(own_part);
         }
         if rate == 0 || due > Instant::now() {
-            // Not for longer: it may change meanwhile.
+            // Not longer, since the rate may change meanwhile.
             tokio::time::sleep(Duration::from_millis(2)).await;
             continue;
         }
@@ -189,7 +193,7 @@ async fn refresh(mut database: Conn, address: SocketAddr, users: Vec<u64>, place
                 [(DELETE, (ended,).into()), (LOG_IN, (&*token, users[user], &*token, &*family).into())];
             for (statement, values) in statements {
                 while let Err(error) = database.exec_drop(statement, values.clone()).await {
-                    // With the storm. What of that is the sidecar's shows in its answers.
+                    // A deadlock with the storm. The sidecar's part shows in its responses.
                     assert!(matches!(&error, mysql_async::Error::Server(error) if error.code == DEADLOCK), "{error}");
                 }
             }
@@ -215,12 +219,12 @@ async fn refresh(mut database: Conn, address: SocketAddr, users: Vec<u64>, place
     }
 }
 
-/// From one refresh of a client to its next.
+/// The time from one refresh of a client to its next.
 fn pace(rate: u32) -> Duration {
     Duration::from_secs(1) * u32::try_from(CLIENTS).unwrap() / rate.max(1)
 }
 
-/// How long rows were waited for since the server began, in milliseconds.
+/// How long rows were waited for since the server started, in milliseconds.
 async fn waited(root: &mut Conn) -> u64 {
     let waited: Option<(String, u64)> =
         root.query_first("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_time'").await.unwrap();

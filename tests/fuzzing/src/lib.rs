@@ -1,7 +1,9 @@
-//! The parsers of the product that strangers reach, built without the rest of it, and what must hold of them for any bytes.
+//! The product's parsers of untrusted bytes, built without the rest of it, and properties that must
+//! hold for any bytes.
 //!
-//! All that is taken from the product is named here. It is taken by file and not as a crate: so 50 crates are built for
-//! fuzzing and not 400, and what libFuzzer counts as new is nearly always something in a parser.
+//! Everything that is taken from the product is listed here, by file and not as a crate: so 50
+//! crates are built for fuzzing instead of 400, and what libFuzzer reports as new is nearly always
+//! in a parser.
 
 #![allow(dead_code)]
 
@@ -44,7 +46,7 @@ mod product {
     }
 }
 
-// The files name each other by `crate::`.
+// The files refer to each other by `crate::`.
 pub use product::*;
 
 pub mod passed_on;

@@ -1,4 +1,5 @@
-//! What we write of a message is that message to the next server or client, with the same end, and nothing follows it.
+//! A message that the sidecar writes is the same message to the next server or client, with the
+//! same end, and nothing follows it.
 
 use std::future::{Future as _, poll_fn};
 use std::task::{Context, Poll, Waker};
@@ -18,7 +19,7 @@ use crate::http1::target;
 use crate::http1::write::{self, ResponseFraming};
 use crate::vet;
 
-/// The first request of `bytes`, if it is one that is passed on: as `forward::request` makes it fit.
+/// The first request of `bytes`, if it is forwarded, prepared by `forward::request`.
 pub fn request(bytes: &[u8]) {
     let mut buffer = BytesMut::from(bytes);
     let Ok(Some(RequestHead { request, body, .. })) = head::request(&mut buffer, &LIMITS) else { return };
@@ -37,7 +38,7 @@ pub fn request(bytes: &[u8]) {
     let slash: &[u8] = if matches!(target[..], [b'/' | b'*', ..]) { b"" } else { b"/" };
     let line = [head.method.as_str().as_bytes(), b" ", slash, &target, b" HTTP/1.1\r\n"].concat();
     assert!(out.bytes.starts_with(&line), "{text:?}");
-    // Line by line, but for what has gone, and what is framed or said anew.
+    // Line by line, except removed fields and those that are framed or set again.
     let stays = |(name, _): &(Vec<u8>, Vec<u8>)| {
         let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
         lower != "te" && lower != "transfer-encoding" && head.headers.contains_key(&lower)
@@ -54,7 +55,8 @@ pub fn request(bytes: &[u8]) {
     assert_eq!(read.body.map(|(body, _)| body), sent, "{text:?}");
 }
 
-/// The answer in `bytes` to a request of `method`: as `forward::response` makes it fit for a client of `version`.
+/// The response in `bytes` to a request of `method`, prepared by `forward::response` for a client
+/// of `version`.
 pub fn answer(bytes: &[u8], method: &Method, version: Version) {
     let mut buffer = BytesMut::from(bytes);
     let (answer, body) = loop {
@@ -81,13 +83,14 @@ pub fn answer(bytes: &[u8], method: &Method, version: Version) {
     let text = String::from_utf8_lossy(&out.bytes);
     let Some(read) = read else { panic!("no answer to hyper: {text:?}") };
     assert_eq!(read.begin, head.status.as_str(), "{text:?}");
-    // A client of HTTP/1.0 cannot see that a body was cut off.
+    // An HTTP/1.0 client cannot notice that a body was cut off.
     if sent.is_some() || !is_until_close {
         assert_eq!(read.body.map(|(body, _)| body), sent, "{text:?}");
     }
 }
 
-/// The lines of a head, as anybody reads them: names as they are written, values without the space around them.
+/// The lines of a head as any recipient reads them: names as written, values without surrounding
+/// space.
 fn lines(head: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let fields = lines.skip_while(|line| line.is_empty()).skip(1).take_while(|line| !line.is_empty());
@@ -103,7 +106,7 @@ fn without_coding(mut fields: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> 
     fields
 }
 
-/// A message as it goes out.
+/// A message as it is sent.
 #[derive(Default)]
 struct Written {
     output: Output,
@@ -111,7 +114,8 @@ struct Written {
 }
 
 impl Written {
-    /// The body that `decoder` reads off `buffer`, behind the head. What was sent of it, if it came to its end.
+    /// The body that `decoder` reads from `buffer`, after the head. Returns what was sent of it, if
+    /// it was complete.
     fn body(
         &mut self,
         mut encoder: Encoder,

@@ -1,4 +1,5 @@
-//! PROXY headers, beside the crate `ppp`, which is more lenient: a header that we take names the same client to it.
+//! PROXY headers, compared with the crate `ppp`, which is more lenient: a header that the sidecar
+//! accepts names the same client in `ppp`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -11,10 +12,10 @@ use tokio::runtime::{Builder, Runtime};
 use crate::config::ProxyProtocol;
 use crate::net::proxy_protocol::{Introduced, client_of, introduction};
 
-/// The type of what a header of version 2 says of TLS.
+/// The type of the TLS extension in a header of version 2.
 const TLS: u8 = 0x20;
 
-/// The header that `bytes` begin with.
+/// The header at the start of `bytes`.
 pub fn header(bytes: &[u8]) {
     let mut rest = bytes;
     let found = read(&mut rest, ProxyProtocol::Any);
@@ -29,7 +30,8 @@ pub fn header(bytes: &[u8]) {
     assert_eq!(read(&mut &header[..header.len() - 1], ProxyProtocol::Any), None, "it ends where it ends");
     let (begin, end) = bytes.split_at(header.len() / 2);
     assert_eq!(read(&mut begin.chain(end), ProxyProtocol::Any), Some(found), "however it arrives");
-    // Where no client is named the specification has the rest skipped, which ppp reads.
+    // Without a client's address the specification requires the rest to be skipped, but ppp parses
+    // it.
     if found.address.is_some() {
         assert_eq!(found, to_ppp(header));
     }

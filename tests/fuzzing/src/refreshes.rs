@@ -1,6 +1,7 @@
-//! The body of a refresh, beside serde_json and form_urlencoded: a token that we read is the one that they read.
+//! The body of a refresh, compared with serde_json and form_urlencoded: a token that the sidecar
+//! reads is the one that they read.
 //!
-//! What PHP reads is compared by `tests/sidecar/json_parity.rs`, in which PHP itself is asked.
+//! The comparison with PHP itself is in `tests/sidecar/json_parity.rs`.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
@@ -13,7 +14,8 @@ use crate::route::ForwardReason;
 /// A JSON body.
 pub fn json(body: &[u8], query: Option<&str>) {
     let parsed = read("application/json", query, body);
-    // Of numbers too large for it and brackets too deep for it, serde_json's `Value` says nothing; PHP reads them.
+    // serde_json's `Value` refuses numbers that are too large and brackets that are nested too
+    // deeply; PHP reads them.
     let Ok(serdes) = serde_json::from_slice::<Value>(body) else { return };
     assert_eq!(json::check(body), Ok(()), "serde_json is stricter than PHP, never laxer");
     let said = serdes.get("refresh_token");

@@ -156,7 +156,7 @@ async fn a_site_at_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_in_trouble() {
     let server = Database::private();
-    // Nobody else's when the sidecar is gone.
+    // Reserved, so that no other process gets it when the sidecar is gone.
     let port = Port::reserve();
     let listen = port.address().to_string();
     let mut rig = Rig::start_with_settings(&server, &settings(&[]), &[(LISTEN.0, &listen)]).await;
@@ -181,7 +181,7 @@ async fn a_site_in_trouble() {
     // The sidecar itself goes: the page says that what it shows is old.
     rig.sidecar.signal("KILL");
     rig.sidecar.wait();
-    wait(&browser, "it says that nobody answers", "return !document.getElementById('stale').hidden");
+    wait(&browser, "it says that the sidecar does not respond", "return !document.getElementById('stale').hidden");
     let said = browser.run("return document.getElementById('stale').textContent");
     assert!(said.as_str().is_some_and(|said| said.starts_with("No answer from the sidecar since ")), "{said}");
 }

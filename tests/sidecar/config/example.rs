@@ -24,14 +24,14 @@ fn the_example_file_is_what_the_table_says() {
     let differs = written.lines().zip(rendered.lines()).find(|(a, b)| a != b);
     assert!(
         written == rendered,
-        "config.example.toml is behind the table of keys, first at {differs:?}; UPDATE_EXAMPLE=1 makes it anew"
+        "config.example.toml is behind the table of keys, first at {differs:?}; UPDATE_EXAMPLE=1 regenerates it"
     );
 }
 
 #[test]
 fn the_example_file_holds_as_it_stands_and_states_the_real_defaults() {
     let site = Site::new();
-    // What the file has, see above, also while it is made anew.
+    // The file's contents, see above, even while it is regenerated.
     let text = example();
     let minimal = Config::load(&site.sources()).unwrap();
     let load = |text: String| {

@@ -1,4 +1,4 @@
-//! Customizations that nobody recorded, and that are harder to notice. Each does at the plugin what it says.
+//! Customizations that were not recorded, and that are harder to notice. Each does what it describes.
 
 use serde_json::{Value, json};
 

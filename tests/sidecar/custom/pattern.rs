@@ -122,7 +122,7 @@ fn first_placeholder(text: &str) -> Option<(&str, &str, &str)> {
     None
 }
 
-/// The number at the end of `now+300`, `iso:+60` or `seconds:900`; 0 where there is none.
+/// The number at the end of `now+300`, `iso:+60` or `seconds:900`; 0 without a number.
 fn offset(placeholder: &str) -> i64 {
     let number = placeholder.trim_start_matches(|letter: char| letter.is_ascii_alphabetic() || letter == ':');
     if number.is_empty() { 0 } else { number.parse().expect("a number of seconds") }

@@ -128,7 +128,7 @@ impl<'a> Replay<'a> {
         complaints
     }
 
-    /// The token of an exchange, made where there is none yet.
+    /// The token of an exchange, made on its first use.
     async fn token(&self, exchange: &Exchange, logins: &mut Logins) -> Option<Sent> {
         let user = exchange.user.as_deref().unwrap_or(USER);
         let of = |Login { row_id, refresh_token, access_token }| Sent { row_id, refresh_token, access_token };
@@ -366,7 +366,7 @@ fn compare_events(
     }
 }
 
-/// Header and claims of a JWT, whoever has signed it.
+/// Header and claims of a JWT, without checking its signature.
 fn parts(jwt: &str) -> Option<(Value, Value)> {
     let mut parts = jwt.split('.').map(|part| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok());
     Some((parts.next()??, parts.next()??))

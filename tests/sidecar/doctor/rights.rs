@@ -77,7 +77,7 @@ async fn the_proposed_user_is_enough_for_everything_and_needs_all_of_it() {
     for grant in &statements[1..] {
         let (privileges, rest) = grant.strip_prefix("GRANT ").unwrap().split_once(" ON ").unwrap();
         let (table, account) = rest.split_once(" TO ").unwrap();
-        // A comma within parentheses is none.
+        // A comma within parentheses does not separate.
         let single = if privileges.contains("option_name")
             || privileges.contains("user_email")
             || privileges.contains("umeta_id")

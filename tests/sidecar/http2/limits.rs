@@ -150,7 +150,7 @@ fn resident(pid: u32) -> usize {
 
 /// Frames that cost nothing to send and have no flow control.
 #[test]
-fn floods_of_small_frames_take_no_memory_and_stop_nobody() {
+fn floods_of_small_frames_take_no_memory_and_stop_no_other_client() {
     let (told, heard) = channel();
     let upstream = Upstream::with(move |connection, request| {
         if request.start_line().starts_with("POST") {

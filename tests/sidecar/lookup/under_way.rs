@@ -75,7 +75,7 @@ async fn a_row_is_looked_for_as_long_as_its_transaction_lasts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_map_that_had_no_room_for_a_while_is_filled_anew() {
+async fn a_map_that_had_no_room_for_a_while_is_filled_again() {
     let server = Database::private();
     let rig = rig_with(&server, 0, &[("WP_JWT_SIDECAR_REFRESH_KNOWN_TOKENS", "20")]).await;
     rig.sidecar.wait_for_log(FILLED);
@@ -98,7 +98,7 @@ async fn a_map_that_had_no_room_for_a_while_is_filled_anew() {
 
 /// Those that had to make room are refused by a map that takes itself to be complete.
 #[tokio::test]
-async fn a_map_that_is_filled_anew_is_complete_only_at_the_end() {
+async fn a_map_that_is_filled_again_is_complete_only_at_the_end() {
     let database = Database::shared().create().await;
     let (map, tokens) = map(&database, 20);
     let user = database.insert_user("alice").await.id;

@@ -80,7 +80,7 @@ async fn what_only_php_reads_is_forwarded_as_it_came() {
         assert!(head.starts_with(&[method.as_bytes(), odd, b" HTTP/1.1\r\n"].concat()), "{}", head.escape_ascii());
     }
     let row = rig.database.token_row(token.id).await.unwrap();
-    assert_eq!(row.get("revoked_at"), None, "nobody but WordPress has looked at the token");
+    assert_eq!(row.get("revoked_at"), None, "only WordPress has looked at the token");
     assert_eq!(send(&rig, post(ROUTE, of_json, &large(&json, BODY_LIMIT))).status(), 200, "just not too large");
 }
 
@@ -116,7 +116,7 @@ async fn a_chunked_body_is_replayed_unchanged() {
         }
         client.send("0\r\n\r\n");
         let status = client.response().status();
-        // Broken JSON is WordPress's own 400, which the sidecar knows; too large a body nobody looks at.
+        // Broken JSON is WordPress's own 400, which the sidecar knows; a body that is too large is not looked at.
         let native = length != 30 && length <= BODY_LIMIT;
         assert_eq!((status, rig.forwarded() - seen), if native { (400, 0) } else { (299, 1) }, "{length}");
         if !native {

@@ -151,7 +151,7 @@ async fn questions_for_other_hosts_are_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rate_limit_refuses_nobody_on_another_host() {
+async fn the_rate_limit_refuses_no_call_on_another_host() {
     let rig = rig(&[]).await;
     let live = rig.token().await.refresh_token;
     assert_eq!(refresh_at(&rig.sidecar, "blog.example", &live).status(), 299, "its row is known from now on");

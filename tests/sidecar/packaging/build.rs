@@ -101,7 +101,7 @@ impl Script {
     }
 }
 
-/// git, without the settings of whoever runs the tests.
+/// git, without the settings of the user who runs the tests.
 fn git(directory: &Path, arguments: &[&str]) -> String {
     let output = Command::new("git")
         .args(["-c", "user.name=x", "-c", "user.email=x@example.org", "-C"])

@@ -18,7 +18,7 @@ const ENVIRONMENT: [(&str, &str); 2] = [("SET", "from the environment"), ("EMPTY
 const PHP_ENVIRONMENTS: [(&str, bool); 3] = [("", true), ("", false), ("UNSET", true)];
 
 /// A constant that we know has that very value in PHP, and one that we take for undefined is. If
-/// PHP's environment is another one, that still holds of all that is not told to be assumed. What
+/// PHP's environment is another one, that still holds for everything that is not reported as assumed. What
 /// we do not claim to know cannot be wrong, so it is counted: a good part must be known.
 #[test]
 fn configuration_files_define_what_php_says() {

@@ -14,7 +14,7 @@ fn every_warning_is_explained() {
         let text = std::fs::read_to_string(&file).unwrap();
         let (text, _) = text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((&text, ""));
         for warning in warnings(text).into_iter().chain(errors(&file, text)) {
-            // What follows a value cannot be told beforehand.
+            // The text after a value is not known beforehand.
             let words = warning.split(['{', ';']).next().unwrap().trim_end_matches([' ', ':', '"']);
             assert!(
                 section.contains(words),

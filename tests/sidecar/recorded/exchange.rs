@@ -188,7 +188,7 @@ impl<'a> Session<'a> {
         }
         let remaining = u32::try_from(remaining).unwrap_or(u32::MAX);
         let expected = match self.window {
-            // Whoever asked before the replay is counted in the same window.
+            // Requests before the replay are counted in the same window.
             None if self.differences.has(Difference::WindowGoesOn) => remaining.min(59),
             Some((end, before)) if self.differences.has(Difference::WindowGoesOn) && end == reset => {
                 before.saturating_sub(1)

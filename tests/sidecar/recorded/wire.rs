@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// What web servers and proxies add of their own. The recordings leave it out, so nobody compares it.
+/// What web servers and proxies add of their own. The recordings omit them, so they are not compared.
 const OF_THE_WEB_SERVER: [&str; 8] =
     ["Server", "Date", "Connection", "Keep-Alive", "Transfer-Encoding", "Content-Length", "X-Powered-By", "Via"];
 

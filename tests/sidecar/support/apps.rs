@@ -1,4 +1,5 @@
-//! Clients that live from refresh to refresh as a mobile app does: what is not answered is tried again with the same token.
+//! Clients that live from refresh to refresh like a mobile app: a call without a response is
+//! retried with the same token.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,42 +12,42 @@ use super::mariadb::{TestDatabase, TokenState};
 use super::rig::call;
 use super::sidecar::PATIENCE;
 
-/// Between an attempt that was not answered and the next.
+/// The pause before a retry.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What came of one call.
+/// The result of one call.
 #[derive(Debug)]
 enum Answer {
     /// 200 with this refresh token.
     Pair(String),
-    /// 403: to an app, the end of its session.
+    /// 403: for an app, the end of its session.
     Refused,
-    /// Anything else, or nothing at all.
+    /// Any other response, or none.
     Later,
 }
 
-/// The apps, at work until they are told to stop.
+/// The apps, running until they are stopped.
 pub struct Apps {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
-    /// Each call goes to the next.
+    /// Each call goes to the next one.
     addresses: Mutex<Vec<SocketAddr>>,
     stop: AtomicBool,
     rotations: AtomicUsize,
-    /// Sessions that ended although the app had an answer.
+    /// Sessions that ended although every call had a response.
     lost: Mutex<Vec<String>>,
-    /// Sessions that ended after a call that was not answered.
+    /// Sessions that ended after a call without a response.
     lost_unanswered: AtomicUsize,
-    /// The longest that a call waited for its answer.
+    /// The longest time that a call waited for its response.
     slowest: Mutex<Duration>,
-    /// Tokens of users who log in anew.
+    /// Tokens for users who log in again.
     spare: Mutex<Vec<String>>,
 }
 
-/// What the apps went through.
+/// What happened to the apps.
 #[derive(Debug)]
 pub struct Report {
     pub lost: Vec<String>,
@@ -55,12 +56,12 @@ pub struct Report {
 }
 
 impl Apps {
-    /// So many apps, each with a session of its own.
+    /// Starts `count` apps, each with its own session.
     pub async fn start(count: usize, database: &TestDatabase, user: u64, address: SocketAddr) -> Apps {
         Apps::start_at(count, database, user, &[address]).await
     }
 
-    /// The same; each call of an app goes to the next of `addresses`, at once.
+    /// The same; each call of an app goes to the next of `addresses`.
     pub async fn start_at(count: usize, database: &TestDatabase, user: u64, addresses: &[SocketAddr]) -> Apps {
         let tokens = database.insert_tokens(count * 20, TokenState::Live, user).await;
         let mut tokens: Vec<String> = tokens.into_iter().map(|token| token.refresh_token).collect();
@@ -85,12 +86,12 @@ impl Apps {
         Apps { shared, threads }
     }
 
-    /// The sidecar is somewhere else now.
+    /// The sidecar has moved to another address.
     pub fn moved(&self, address: SocketAddr) {
         *self.shared.addresses.lock().unwrap() = vec![address];
     }
 
-    /// Waits for so many rotations more.
+    /// Waits for so many more rotations.
     pub fn go_on(&self, rotations: usize) {
         let goal = self.shared.rotations.load(Ordering::SeqCst) + rotations;
         let deadline = Instant::now() + 3 * PATIENCE;
@@ -100,12 +101,12 @@ impl Apps {
         }
     }
 
-    /// Refreshes that have succeeded so far.
+    /// Successful refreshes so far.
     pub fn rotations(&self) -> usize {
         self.shared.rotations.load(Ordering::SeqCst)
     }
 
-    /// Ends the apps, each after one more refresh that must succeed.
+    /// Ends the apps, each after one more refresh, which must succeed.
     pub fn end(self) -> Report {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
@@ -186,7 +187,7 @@ fn present(address: SocketAddr, token: &str) -> Answer {
     match head.split(' ').nth(1) {
         Some("200") => match serde_json::from_str::<serde_json::Value>(body) {
             Ok(body) => Answer::Pair(body["refresh_token"].as_str().unwrap().to_owned()),
-            // Broken off on the way.
+            // The connection failed on the way.
             Err(_) => Answer::Later,
         },
         Some("403") => Answer::Refused,

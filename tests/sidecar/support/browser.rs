@@ -1,4 +1,5 @@
-//! A real browser: headless Chromium, driven through chromedriver (WebDriver, which is JSON over HTTP).
+//! A real browser: headless Chromium, driven through chromedriver (WebDriver, which is JSON over
+//! HTTP).
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
@@ -14,23 +15,25 @@ use tempfile::TempDir;
 
 use super::raw::Connection;
 
-/// A browser that starts on a machine with other work takes its time.
+/// A browser takes its time to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What chromedriver notes, and how much of its end a failure tells, in bytes.
+/// chromedriver's log, and how many bytes of its end a failure shows.
 const LOG: &str = "chromedriver.log";
 const TOLD: usize = 8_000;
 
-/// A start that fails says nothing about a page: without memory or processor for some seconds, Chromium gives up.
+/// A failed start shows nothing about a page: without memory or processor for some seconds,
+/// Chromium gives up.
 const STARTS: usize = 3;
 
-/// How often the removal of its files is tried, each 100 ms.
+/// How often to try to remove its files, every 100 ms.
 const CLEARED: usize = 50;
 
-/// Each is half a dozen processes and hundreds of megabytes, which a small machine has once.
+/// Each is half a dozen processes with hundreds of megabytes, which a small machine has only once.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A browser with a profile of its own. Dropped, it is closed; if the test fails, it says what it shows.
+/// A browser with its own profile. It is closed on drop; if the test fails, it prints what it
+/// shows.
 pub struct Browser {
     driver: Child,
     address: SocketAddr,
@@ -40,7 +43,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one, when no other test has one.
+    /// Starts a browser when no other test has one.
     pub fn start() -> Browser {
         for _ in 1..STARTS {
             match Browser::try_start() {
@@ -52,7 +55,7 @@ impl Browser {
     }
 
     fn try_start() -> Result<Browser, String> {
-        // A test that failed with it has closed its own.
+        // A test that failed with the lock has closed its browser.
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let profile = TempDir::new().expect("a directory");
         let mut driver = Command::new("chromedriver")
@@ -72,7 +75,7 @@ impl Browser {
             })
             .find_map(|port| port.parse().ok());
         let Some(port) = port else {
-            // It has ended, or closed its output: the port that it took was another's a moment later.
+            // It has ended, or closed its output: another process took its port first.
             let _ = driver.kill();
             let _ = driver.wait();
             return Err("chromedriver did not say its port".to_owned());
@@ -90,7 +93,7 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-            // A page is live whatever else the machine does.
+            // Pages stay active even on a busy machine.
             "--disable-background-timer-throttling",
             "--disable-backgrounding-occluded-windows",
             "--disable-renderer-backgrounding",
@@ -112,7 +115,7 @@ impl Browser {
         self.of_session("url", &json!({"url": url}));
     }
 
-    /// What the body of this function returns.
+    /// The value that the body of this function returns.
     pub fn run(&self, script: &str) -> Value {
         self.of_session("execute/sync", &json!({"script": script, "args": []}))
     }
@@ -128,7 +131,7 @@ impl Browser {
         self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
-    /// What the person at the screen prefers: `light` or `dark`.
+    /// Sets the preferred colour scheme: `light` or `dark`.
     pub fn prefer(&self, scheme: &str) {
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.devtools("Emulation.setEmulatedMedia", &features);
@@ -139,20 +142,20 @@ impl Browser {
         self.devtools("Emulation.setScriptExecutionDisabled", &json!({"value": !allowed}));
     }
 
-    /// The whole page as a PNG in this file.
+    /// Saves the whole page as a PNG in this file.
     pub fn photograph(&self, file: &Path) {
         let taken = self.devtools("Page.captureScreenshot", &json!({"format": "png", "captureBeyondViewport": true}));
         let png = BASE64_STANDARD.decode(taken["data"].as_str().expect("a picture")).expect("base64");
         std::fs::write(file, png).expect("it can be written");
     }
 
-    /// What the console has got since the last time: errors of scripts, of the network, of the security policy.
+    /// New messages of the console: errors of scripts, of the network, of the security policy.
     pub fn console(&self) -> Vec<String> {
         let entries = self.of_session("se/log", &json!({"type": "browser"}));
         entries.as_array().into_iter().flatten().map(Value::to_string).collect()
     }
 
-    /// The URLs that were asked for since the last time, but for the browser's own page at its start.
+    /// New requests' URLs, without the browser's own page at its start.
     pub fn requested(&self) -> Vec<String> {
         let entries = self.of_session("se/log", &json!({"type": "performance"}));
         let messages = entries.as_array().into_iter().flatten().filter_map(|entry| entry["message"].as_str());
@@ -186,14 +189,14 @@ impl Browser {
         if answer.status() == 200 { Ok(value) } else { Err(format!("{path} of {body}: {value}")) }
     }
 
-    /// With the last of what chromedriver noted.
+    /// Adds the end of chromedriver's log.
     fn with_log(&self, why: &str) -> String {
         let log = std::fs::read(self.profile.path().join(LOG)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log[log.len().saturating_sub(TOLD)..]).into_owned();
         format!("{why}\nthe end of chromedriver's log:\n{log}")
     }
 
-    /// What is to be seen, for a test that fails.
+    /// Prints what is visible, for a test that fails.
     fn tell(&self) {
         let script = json!({"script": "return [location.href, document.title, document.body.innerText]", "args": []});
         let shown = self.try_of_session("execute/sync", &script);
@@ -208,12 +211,12 @@ impl Drop for Browser {
             if std::thread::panicking() {
                 self.tell();
             }
-            // It takes its browser with it when it is killed, too.
+            // chromedriver also ends its browser when it is killed.
             let _ = self.ask("DELETE", &format!("/session/{}", self.session), &json!({}));
         }
         let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
         let _ = self.driver.wait();
-        // Its processes end a moment behind it, and write until then.
+        // Its processes end a moment after it, and write until then.
         for _ in 0..CLEARED {
             match std::fs::remove_dir_all(self.profile.path()) {
                 Err(error) if error.kind() != ErrorKind::NotFound => std::thread::sleep(Duration::from_millis(100)),

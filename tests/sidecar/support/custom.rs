@@ -1,5 +1,6 @@
-//! A real site that takes on the customizations of others, one after the other: code of a site's own that changes what the
-//! plugin answers. Whoever has a sidecar in front of it sees by [`CustomSites::refreshes_by_php`] who has answered.
+//! A real site to which customizations are applied, one after the other: a site's own code that
+//! changes the plugin's responses. With a sidecar in front of it, [`CustomSites::refreshes_by_php`]
+//! shows who has answered.
 
 pub mod recording;
 
@@ -17,10 +18,10 @@ use super::secrets;
 use super::site::Site;
 use recording::Recorded;
 
-/// The filter of the expiry returns a length: tokens were over in 1970.
+/// The filter of the expiry returns a length: tokens expired in 1970.
 pub const EXPIRE_IS_A_LENGTH: &str = include_str!("../../fixtures/custom/expire_is_a_length.php");
 
-/// Users whose id is a multiple of 50 get one member more.
+/// Users whose id is a multiple of 50 get an additional member.
 pub const ONE_USER_IN_FIFTY: &str = include_str!("../../fixtures/custom/one_user_in_fifty.php");
 
 /// A plugin that has nothing to do with tokens.
@@ -29,16 +30,17 @@ pub const UPDATE_BEFORE: &str = include_str!("../../fixtures/custom/update_befor
 /// Its next version, which adds a claim.
 pub const UPDATE_AFTER: &str = include_str!("../../fixtures/custom/update_after.php");
 
-/// Two apps get CORS fields of their own; what one is allowed is the option `app_cors`.
+/// Two apps get their own CORS fields; the option `app_cors` allows one of them.
 pub const APP_CORS: &str = include_str!("../../fixtures/custom/app_cors.php");
 
-/// A request with `Origin` gets the access token as a cookie, too.
+/// A request with `Origin` also gets the access token as a cookie.
 pub const ONLY_WITH_ORIGIN: &str = include_str!("../../fixtures/custom/only_with_origin.php");
 
-/// Since WordPress 6.8 a password's hash takes a quarter of a second by default, and each login pays that.
+/// Since WordPress 6.8 hashing a password takes a quarter of a second by default, at each login.
 const CHEAP_PASSWORDS: &str = "<?php add_filter( 'wp_hash_password_options', fn() => array( 'cost' => 4 ) );";
 
-/// Makes the recorded users, with their ids, and prints the version of WordPress. The one that each site has is in their way.
+/// Creates the recorded users with their ids, and prints WordPress's version. It first removes the
+/// user that each site has.
 const MAKE_USERS: &str = r"
     global $wpdb;
     require_once ABSPATH . 'wp-admin/includes/user.php';
@@ -55,7 +57,7 @@ const MAKE_USERS: &str = r"
     echo $GLOBALS['wp_version'];
 ";
 
-/// Subscribers, all of one password, as many as wanted.
+/// As many subscribers as needed, with the same password.
 const MAKE_CROWD: &str = r"
     global $wpdb;
     $hash = wp_hash_password( 'crowd' );
@@ -65,7 +67,8 @@ const MAKE_CROWD: &str = r"
     }
 ";
 
-/// One WordPress with the recorded users `user1`, `user2`, `user3` and `user5`, and no code of its own until some is installed.
+/// One WordPress with the recorded users `user1`, `user2`, `user3` and `user5`, and no
+/// customization until one is installed.
 pub struct CustomSites {
     site: Site,
     database: TestDatabase,
@@ -74,20 +77,21 @@ pub struct CustomSites {
     count: AtomicUsize,
 }
 
-/// What a login brought.
+/// The result of a login.
 pub struct Login {
     /// The id of its row.
     pub row_id: u64,
-    /// As in the row, whether the client saw it or not.
+    /// As in the row, whether or not the client saw it.
     pub refresh_token: String,
-    /// Where the answer has one.
+    /// If the response has one.
     pub access_token: Option<String>,
 }
 
 impl CustomSites {
-    /// Takes some seconds, and blocks for them.
+    /// Takes some seconds, and blocks.
     pub fn start() -> CustomSites {
-        // As on the recorded site; it adds a header where a site's own code ends a request early.
+        // As on the recorded site; WP_DEBUG adds a header if a site's own code ends a request
+        // early.
         let site = Site::up(&["--config", "define( 'WP_DEBUG', false );"]);
         let database = site.database();
         let must_use = must_use(&site).join("cheap-passwords.php");
@@ -98,7 +102,7 @@ impl CustomSites {
         CustomSites { site, database, recorded, installed: Mutex::default(), count: AtomicUsize::new(0) }
     }
 
-    /// The site below. Its own user is gone.
+    /// The underlying site. Its own user was removed.
     pub fn site(&self) -> &Site {
         &self.site
     }
@@ -108,18 +112,19 @@ impl CustomSites {
         &self.database
     }
 
-    /// What was recorded, in the words of this site's WordPress.
+    /// The recording, adapted to this site's version of WordPress.
     pub fn recorded(&self) -> &Recorded {
         &self.recorded
     }
 
-    /// Installs a must-use plugin beside those that are there. From then on every request runs it. Returns its file.
+    /// Installs a must-use plugin beside existing ones. From then on every request runs it. Returns
+    /// its file.
     pub fn install(&self, php: &str) -> PathBuf {
-        // PHP compiles a file of a new name, and looks at one that it knows only every other second.
+        // PHP compiles a file of a new name, but checks a known one only every other second.
         self.install_as(&format!("custom-{}.php", self.count.fetch_add(1, Ordering::Relaxed)), php)
     }
 
-    /// As [`CustomSites::install`], with the name of the file.
+    /// Like [`CustomSites::install`], with the name of the file.
     pub fn install_as(&self, name: &str, php: &str) -> PathBuf {
         let file = must_use(&self.site).join(name);
         let unfinished = file.with_extension("unfinished");
@@ -139,16 +144,17 @@ impl CustomSites {
         }
     }
 
-    /// Logs a recorded user in, at WordPress itself, with whatever is installed.
+    /// Logs a recorded user in, directly at WordPress, with all customizations.
     pub async fn log_in(&self, user: &str) -> Login {
         self.log_in_with(user, &self.recorded.password(user)).await
     }
 
-    /// As [`CustomSites::log_in`], with a password.
+    /// Like [`CustomSites::log_in`], with a password.
     pub async fn log_in_with(&self, user: &str, password: &str) -> Login {
         let (last, _) = self.database.last_ids().await;
         let answer = self.post("/wp-json/jwt-auth/v1/token", "", &json!({"username": user, "password": password}));
-        // A site's own code puts the tokens where it likes: the row says which.
+        // The site's own code may put the tokens anywhere in the response, so they are read from
+        // the row.
         let row = self.database.token_rows_after(last).await.pop();
         let row = row.unwrap_or_else(|| panic!("{user} cannot log in: {answer:?}"));
         let refresh_token = row.get("refresh_token_hash").unwrap().to_owned();
@@ -157,12 +163,12 @@ impl CustomSites {
         Login { row_id: row.get("id").unwrap().parse().unwrap(), refresh_token, access_token }
     }
 
-    /// Makes so many more users, `crowd1` and so on, with the password `crowd`.
+    /// Creates `count` more users, `crowd1` and so on, with the password `crowd`.
     pub fn make_crowd(&self, count: usize) {
         self.site.php(&MAKE_CROWD.replace("{count}", &count.to_string()));
     }
 
-    /// Posts JSON to WordPress itself. `fields` are more fields, each with its line end.
+    /// Posts JSON directly to WordPress. `fields` are further fields, each with its line end.
     pub fn post(&self, target: &str, fields: &str, body: &serde_json::Value) -> Message {
         let body = body.to_string();
         let mut connection = Connection::to(self.site.upstream());
@@ -180,12 +186,12 @@ impl CustomSites {
         self.site.requests().iter().filter(is_refresh).count()
     }
 
-    /// Opens a new window of WordPress's rate limit for everybody.
+    /// Starts a new window of WordPress's rate limit for every client.
     pub async fn open_window(&self) {
         self.database.execute("DELETE FROM wp_options WHERE option_name LIKE '%jwt\\_auth\\_rate\\_limit\\_%'").await;
     }
 
-    /// Makes the rewrite rules anew, as a visit to the settings of permalinks does.
+    /// Rebuilds the rewrite rules, like a visit to the permalink settings.
     pub fn flush_rewrite_rules(&self) {
         self.site.php("flush_rewrite_rules( false );");
     }

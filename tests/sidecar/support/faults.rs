@@ -1,7 +1,8 @@
-//! A relay between the sidecar and MariaDB that does to the end of a transaction what networks and servers do at the worst moment.
+//! A relay between the sidecar and MariaDB that simulates faults of networks and servers at the end
+//! of a transaction.
 //!
-//! It knows the packets of the MySQL protocol, so that a fault hits a statement and not a byte: TCP on the sidecar's side, the
-//! server's Unix socket on the other.
+//! It knows the packets of the MySQL protocol, so that a fault hits a statement rather than a byte:
+//! TCP on the sidecar's side, the server's Unix socket on the other.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,26 +14,26 @@ use std::time::{Duration, Instant};
 
 use super::sidecar::PATIENCE;
 
-/// What happens to one COMMIT, or to one ROLLBACK.
+/// A fault of one COMMIT, or of one ROLLBACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The connection breaks, and the server never sees it.
     CutBefore,
-    /// The server gets it, and the connection breaks at once.
+    /// The server receives it, and the connection breaks at once.
     CutDuring,
-    /// The server has done it, and its answer is lost with the connection.
+    /// The server has executed it, and its result is lost with the connection.
     CutAfter,
-    /// It reaches the server this much later.
+    /// It reaches the server late by this much.
     Late(Duration),
-    /// The answer comes this much later.
+    /// The result is late by this much.
     LateAnswer(Duration),
-    /// The server answers with this error and does nothing.
+    /// The server returns this error and does nothing.
     Error(u16),
-    /// The server does it, and answers with this error instead of OK.
+    /// The server executes it, and returns this error instead of OK.
     ErrorThough(u16),
 }
 
-/// What waits for which statement.
+/// A fault, and the statement that it waits for.
 type Armed = (&'static [u8], Fault);
 
 /// The relay. It ends with the test's process; connections end with their sides.
@@ -44,7 +45,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// In front of the server behind `socket`.
+    /// A relay to the server behind `socket`.
     pub fn to(socket: PathBuf) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -55,7 +56,7 @@ impl Relay {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                // A server that is away refuses; so does the relay.
+                // A server that is down refuses connections; so does the relay.
                 let Ok(server) = UnixStream::connect(&socket) else { continue };
                 client.set_nodelay(true).unwrap();
                 let (armed, hits) = (Arc::clone(&armed), Arc::clone(&hits));
@@ -65,18 +66,18 @@ impl Relay {
         relay
     }
 
-    /// The URL of a database, by way of the relay.
+    /// The URL of a database through the relay.
     pub fn url(&self, url: &str) -> String {
         let url = url.split_once('?').map_or(url, |(url, _)| url);
         url.replace("@localhost/", &format!("@{}/", self.address))
     }
 
-    /// The next COMMIT meets `fault`. Waits until one has.
+    /// Applies `fault` to the next COMMIT, and waits for that.
     pub fn strike(&self, fault: Fault) {
         self.strike_at(COMMIT, fault);
     }
 
-    /// The same with the next ROLLBACK.
+    /// The same for the next ROLLBACK.
     pub fn strike_rollback(&self, fault: Fault) {
         self.strike_at(ROLLBACK, fault);
     }
@@ -112,9 +113,9 @@ const ROLLBACK: &[u8] = b"\x03ROLLBACK";
 
 impl Pair {
     fn relay(mut self) {
-        // Answers are held back from when this is set until it has passed.
+        // Results are held back while this is set, until it has passed.
         let held: Arc<Mutex<Option<Instant>>> = Arc::default();
-        // Takes the place of the next answer. The client waits for that, and COMMIT's is one packet.
+        // Replaces the next result. The client waits for it, and COMMIT's is one packet.
         let replaced: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
         let mut back = (self.server.try_clone().unwrap(), self.client.try_clone().unwrap());
         let (hold, replace) = (Arc::clone(&held), Arc::clone(&replaced));
@@ -147,8 +148,8 @@ impl Pair {
                     break;
                 }
                 Some(Fault::CutAfter) => {
-                    // The other thread writes the answer to a side that is closed. When the server has ended the connection,
-                    // it has done what it was told before.
+                    // The other thread writes the result to a closed connection. When the server
+                    // has closed the connection, it has executed everything before.
                     let _ = self.client.shutdown(Shutdown::Both);
                     let _ = self.server.write_all(&packet);
                     let _ = self.server.shutdown(Shutdown::Write);

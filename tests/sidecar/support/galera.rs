@@ -9,7 +9,7 @@ use super::mariadb::Database;
 use super::port::Port;
 use super::sidecar::PATIENCE;
 
-/// Debian's (galera-4).
+/// Debian's (package galera-4).
 const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
 
 /// One node.
@@ -17,7 +17,8 @@ pub struct Node {
     pub server: Database,
 }
 
-/// The cluster. The first node founded it, and would found another one if it was started anew.
+/// The cluster. The first node bootstrapped it, and would bootstrap another one if it was started
+/// again.
 pub struct Cluster {
     pub nodes: [Node; 3],
     _ports: Vec<Port>,
@@ -25,7 +26,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Cluster {
-        // For each: clients, the group, incremental transfer, whole transfer.
+        // For each node: clients, group communication, incremental and full state transfer.
         let ports: Vec<Port> = (0..12).map(|_| Port::reserve()).collect();
         let number = |node: usize, which: usize| ports[4 * node + which].number();
         let members: Vec<String> = (0..3).map(|node| format!("127.0.0.1:{}", number(node, 1))).collect();
@@ -68,11 +69,11 @@ impl Cluster {
 }
 
 impl Node {
-    /// Waits until it says that it is in this `state` (`wsrep_local_state_comment`).
+    /// Waits until the node reports this `state` (`wsrep_local_state_comment`).
     pub async fn until(&self, state: &str) {
         let deadline = Instant::now() + 3 * PATIENCE;
         loop {
-            // One that joins may answer a ping, and close the connection that comes next.
+            // A joining node may answer a ping, and close the next connection.
             let said = self.said("wsrep_local_state_comment").await;
             if said.as_ref().is_ok_and(|said| said == state) {
                 return;

@@ -1,6 +1,6 @@
-//! A made-up database server: MySQL's protocol as far as the sidecar speaks it (MySQL's source documentation, "Client/Server
-//! Protocol"), with any packet spoilt. What it does not understand ends the conversation,
-//! and so does an answer that was spoilt.
+//! A fake database server: MySQL's protocol as far as the sidecar uses it (MySQL's source
+//! documentation, "Client/Server Protocol"), in which any packet can be corrupted. It ends the
+//! conversation on anything that it does not understand, and after a corrupted response.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-/// A client that says nothing for so long waits for more than there is.
+/// A client that sends nothing for so long waits for more than it will get.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// One packet on its way to the client: its place in the conversation, then its bytes, four of header first. `None` ends the
-/// conversation.
+/// Corrupts one packet for the client, given its index in the conversation and its bytes, including
+/// the header of four. `None` ends the conversation.
 pub type Spoil = dyn Fn(usize, Vec<u8>) -> Option<Vec<u8>> + Send + Sync;
 
-/// What a conversation is like before it is spoilt.
+/// The conversation before corruption.
 #[derive(Clone)]
 pub struct Conversation {
     /// The plugin that the greeting names.
     pub plugin: &'static str,
-    /// What answers the packets that a client sends to log in, one by one; at last OK.
+    /// The responses to the packets with which a client logs in, one by one; the last is OK.
     pub login: Vec<Vec<u8>>,
-    /// CLIENT_DEPRECATE_EOF: rows end with another packet.
+    /// CLIENT_DEPRECATE_EOF: rows end with a different packet.
     pub newer: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct MadeUp {
 }
 
 impl MadeUp {
-    /// Takes connections for as long as the runtime lives.
+    /// Accepts connections as long as the runtime exists.
     pub async fn start(conversation: Conversation, spoil: Box<Spoil>) -> MadeUp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, longest) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
@@ -60,7 +60,7 @@ impl MadeUp {
         MadeUp { address, longest }
     }
 
-    /// As `[wordpress] database_url` takes it.
+    /// For `[wordpress] database_url`.
     pub fn url(&self) -> String {
         format!("mysql://user:{}@{}/site", super::mariadb::PASSWORD_IN_URL, self.address)
     }
@@ -84,7 +84,7 @@ impl Talk<'_> {
         let mut last: Option<(u8, &Vec<u8>)> = None;
         for answer in &self.conversation.login {
             let number = match last {
-                // "Fast authentication worked": the next one comes by itself.
+                // "Fast authentication worked": the next packet follows without a request.
                 Some((number, before)) if before == &[1, 3] => number,
                 _ => self.receive().await?.0,
             };
@@ -109,7 +109,7 @@ impl Talk<'_> {
             0x03 | 0x0e => vec![ok()],
             0x16 => prepared(text.matches('?').count(), newer),
             0x17 => binary_rows(newer),
-            // COM_STMT_CLOSE is not answered.
+            // COM_STMT_CLOSE has no response.
             0x19 => Vec::new(),
             _ => return None,
         })
@@ -126,7 +126,7 @@ impl Talk<'_> {
         Some((header[3], payload))
     }
 
-    /// The answer that has the spoilt packet in it is the last.
+    /// The response with the corrupted packet is the last.
     async fn send(&mut self, first: u8, payloads: &[Vec<u8>]) -> Option<()> {
         let mut bytes = Vec::new();
         let mut goes_on = true;
@@ -149,15 +149,16 @@ impl Talk<'_> {
     }
 }
 
-/// With its header.
+/// Adds the header.
 pub fn packet(number: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
     [&length[..3], &[number], payload].concat()
 }
 
 pub fn greeting(conversation: &Conversation) -> Vec<u8> {
-    // CLIENT_LONG_PASSWORD (so that no extended capabilities of MariaDB are read), CLIENT_CONNECT_WITH_DB, CLIENT_PROTOCOL_41,
-    // CLIENT_TRANSACTIONS, CLIENT_SECURE_CONNECTION, CLIENT_PLUGIN_AUTH, CLIENT_PLUGIN_AUTH_LENENC_CLIENT_DATA.
+    // CLIENT_LONG_PASSWORD (so that no extended capabilities of MariaDB are read),
+    // CLIENT_CONNECT_WITH_DB, CLIENT_PROTOCOL_41, CLIENT_TRANSACTIONS, CLIENT_SECURE_CONNECTION,
+    // CLIENT_PLUGIN_AUTH, CLIENT_PLUGIN_AUTH_LENENC_CLIENT_DATA.
     let mut capabilities: u32 = 1 | 1 << 3 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 19 | 1 << 21;
     if conversation.newer {
         capabilities |= 1 << 24;
@@ -165,7 +166,8 @@ pub fn greeting(conversation: &Conversation) -> Vec<u8> {
     let [a, b, c, d] = capabilities.to_le_bytes();
     [
         b"\x0a8.0.99\0\x07\0\0\0ABCDEFGH\0" as &[u8],
-        // Capabilities with the character set and the status between their halves, the length of the nonce, ten zeros.
+        // Capabilities with the character set and the status between their halves, the length of
+        // the nonce, ten zeros.
         &[a, b, 45, 2, 0, c, d, 21, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         b"IJKLMNOPQRST\0",
         conversation.plugin.as_bytes(),
@@ -206,7 +208,7 @@ fn columns(count: usize, newer: bool) -> Vec<Vec<u8>> {
     std::iter::repeat_n(column(), count).chain(end).collect()
 }
 
-/// A result of one row, with this text in each column.
+/// A result with one row of this text in each column.
 fn rows(count: usize, text: &[u8], newer: bool) -> Vec<Vec<u8>> {
     let mut all = vec![vec![u8::try_from(count).unwrap()]];
     all.extend(columns(count, newer));
@@ -215,7 +217,7 @@ fn rows(count: usize, text: &[u8], newer: bool) -> Vec<Vec<u8>> {
     all
 }
 
-/// Of a prepared statement: one column.
+/// The result of a prepared statement: one column.
 fn binary_rows(newer: bool) -> Vec<Vec<u8>> {
     let mut all = vec![vec![1]];
     all.extend(columns(1, newer));

@@ -1,8 +1,8 @@
-//! A real MariaDB for the tests: one server for the test binary, servers of their own for tests that stop theirs, and in
-//! them databases with WordPress's tables and the plugin's.
+//! A real MariaDB for the tests: one server for the whole test binary, separate servers for tests
+//! that stop theirs, and in them databases with WordPress's and the plugin's tables.
 //!
-//! Refuses to stand in for anything: what runs is Debian's mariadbd, started by `tests/site/database`. That script holds
-//! the other end of a pipe, so that a test binary that dies in any way takes the server and its files along.
+//! It is Debian's mariadbd, started by `tests/site/database`. That script holds the other end of a
+//! pipe, so that the server and its files are removed however the test binary ends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -17,25 +17,25 @@ use super::secrets;
 
 const SCHEMA: &str = include_str!("../../fixtures/schema.sql");
 const USER: &str = "sidecar";
-/// The password of every test database's user. Has what a URL must escape.
+/// The password of every test database's user. Contains characters that a URL must escape.
 pub const PASSWORD: &str = "p@ss:w/rd 1";
 /// The same, escaped.
 pub const PASSWORD_IN_URL: &str = "p%40ss%3Aw%2Frd%201";
 
-/// A server. Dropped, it is stopped and its files are removed.
+/// A server. On drop it is stopped and its files are removed.
 pub struct Database {
     dir: PathBuf,
     script: Arc<Mutex<Script>>,
 }
 
 impl Database {
-    /// The server that all tests share. Nobody may stop it.
+    /// The server that all tests share. It must not be stopped.
     pub fn shared() -> &'static Database {
         static SHARED: OnceLock<Database> = OnceLock::new();
         SHARED.get_or_init(|| Database::launch(None, &[]))
     }
 
-    /// A server of the caller's own, which it may stop, start and kill.
+    /// A server for the caller alone, which may stop, start and kill it.
     pub fn private() -> Database {
         Database::private_with(&[])
     }
@@ -45,7 +45,7 @@ impl Database {
         Database::launch(Some(&Database::shared().template()), options)
     }
 
-    /// A data directory as it is before a server's first start, for others to copy. Only the shared server has one.
+    /// A data directory before a server's first start, for copying. Only the shared server has one.
     pub fn template(&self) -> PathBuf {
         self.dir.join("template")
     }
@@ -80,14 +80,14 @@ impl Database {
         TestDatabase::open(&url, prefix)
     }
 
-    /// A connection with all rights, to look at locks or to kill other connections.
+    /// A connection with all privileges, to inspect locks or to kill other connections.
     pub async fn root(&self) -> Conn {
         Conn::new(OptsBuilder::default().user(Some("root")).socket(Some(self.socket().display().to_string())))
             .await
             .unwrap()
     }
 
-    /// In a form that DB_HOST may have.
+    /// The server's address in a form for DB_HOST.
     pub fn host(&self) -> String {
         format!("localhost:{}", self.socket().display())
     }
@@ -99,39 +99,39 @@ impl Database {
         TestDatabase::open(&format!("{before}?socket={socket}"), database.prefix())
     }
 
-    /// Where the server listens.
+    /// The server's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("mysql.sock")
     }
 
-    /// Stops the server as an operator would. Returns when it is gone.
+    /// Stops the server like an operator. Returns when it has ended.
     pub async fn stop(&self) {
         self.order("stop").await;
     }
 
-    /// Ends the server as a crash would. Returns when it is gone.
+    /// Kills the server like a crash. Returns when it has ended.
     pub async fn kill(&self) {
         self.order("kill").await;
     }
 
-    /// Starts a server that was stopped or killed. Returns when it answers.
+    /// Starts a server that was stopped or killed. Returns when it responds.
     pub async fn start(&self) {
         self.order("start").await;
     }
 
-    /// Stops the server's process where it is: connections stay open and can be made, and nothing is answered.
+    /// Suspends the server's process: connections stay open and can be made, but get no response.
     pub async fn freeze(&self) {
         self.order("freeze").await;
     }
 
-    /// Lets a frozen server go on where it was.
+    /// Resumes a suspended server.
     pub async fn thaw(&self) {
         self.order("thaw").await;
     }
 
     async fn order(&self, command: &'static str) {
         let script = Arc::clone(&self.script);
-        // Waiting for the script would stop what else the test runs on its thread.
+        // Waiting for the script would block the test's other tasks on its thread.
         tokio::task::spawn_blocking(move || script.lock().unwrap().order(command)).await.unwrap();
     }
 
@@ -165,45 +165,45 @@ impl Script {
 impl Drop for Script {
     fn drop(&mut self) {
         drop(self.input.take());
-        // Nothing can be done about a failure here; the script has said it on standard error.
+        // A failure cannot be handled here; the script has reported it on standard error.
         let _ = self.child.wait();
     }
 }
 
-/// One database, seen through the eyes of a test.
+/// One database for a test.
 pub struct TestDatabase {
     url: String,
     prefix: String,
     opts: Opts,
 }
 
-/// In which state a refresh token is put into the table, in the words of the recorded exchanges.
+/// The state of a refresh token that is inserted, in the terms of the recorded exchanges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenState {
-    /// Good for another 30 days.
+    /// Valid for another 30 days.
     Live,
-    /// Exchanged for a new one two hours ago. The table does not tell it from a revoked one.
+    /// Exchanged for a new one two hours ago. The table does not distinguish it from a revoked one.
     Used,
     /// Revoked two hours ago.
     Revoked,
-    /// Its time was over an hour ago.
+    /// Expired an hour ago.
     Expired,
     /// Live, but its user does not exist.
     Orphan,
 }
 
-/// A row that a test has put into the table of tokens.
+/// A row that a test has inserted into the token table.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub id: u64,
     pub user_id: u64,
     pub refresh_token: String,
     pub token_family: String,
-    /// The hash of its access token. That token was never made, so that no JWT has this hash.
+    /// The hash of its access token. That token was never made, so no JWT has this hash.
     pub hash: String,
 }
 
-/// The table of the users' meta as WordPress makes it.
+/// The table of user meta as WordPress creates it.
 pub const USERMETA: &str = "CREATE TABLE wp_usermeta (umeta_id bigint unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, \
     user_id bigint unsigned NOT NULL DEFAULT 0, meta_key varchar(255) DEFAULT NULL, meta_value longtext, \
     KEY user_id (user_id), KEY meta_key (meta_key(191))) DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_unicode_520_ci";
@@ -218,21 +218,21 @@ pub struct User {
     pub display_name: String,
 }
 
-/// No user has this id.
+/// An id that no user has.
 const NO_USER: u64 = 4_000_000_000;
 
 impl TestDatabase {
-    /// A database that is there already, as that of a WordPress site.
+    /// An existing database, such as that of a WordPress site.
     pub fn open(url: &str, prefix: &str) -> TestDatabase {
         TestDatabase { url: url.to_owned(), prefix: prefix.to_owned(), opts: Opts::from_url(url).unwrap() }
     }
 
-    /// As `[wordpress] database_url` takes it.
+    /// For `[wordpress] database_url`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// What stands before the names of the tables.
+    /// The tables' prefix.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -242,7 +242,7 @@ impl TestDatabase {
         Conn::new(self.opts.clone()).await.unwrap()
     }
 
-    /// A new user. Two with one login are none of our business: `wp_users` allows them.
+    /// A new user. `wp_users` allows two with the same login.
     pub async fn insert_user(&self, login: &str) -> User {
         let user = User {
             id: 0,
@@ -265,12 +265,12 @@ impl TestDatabase {
         User { id: connection.last_insert_id().unwrap(), ..user }
     }
 
-    /// Removes a user, as WordPress does: the tokens stay.
+    /// Deletes a user like WordPress: the tokens stay.
     pub async fn delete_user(&self, id: u64) {
         self.execute(&format!("DELETE FROM {}users WHERE ID = {id}", self.prefix)).await;
     }
 
-    /// Sets an option; the value is written as it is (a PHP-serialized array is serialized by the caller).
+    /// Sets an option; the value is written unchanged (the caller serializes arrays).
     pub async fn set_option(&self, name: &str, value: impl AsRef<[u8]>) {
         self.connect()
             .await
@@ -282,7 +282,7 @@ impl TestDatabase {
             .unwrap();
     }
 
-    /// The value of an option, where there is one.
+    /// The value of an option, if it exists.
     pub async fn option(&self, name: &str) -> Option<String> {
         self.connect()
             .await
@@ -300,7 +300,7 @@ impl TestDatabase {
             .unwrap();
     }
 
-    /// A new token of this user (an orphan has none) in a family of its own.
+    /// A new token of this user (an orphan has none) in its own family.
     pub async fn insert_token(&self, state: TokenState, user_id: u64) -> Token {
         let family = random_hex::<16>();
         self.insert_token_of_family(state, user_id, &family).await
@@ -311,7 +311,7 @@ impl TestDatabase {
         self.insert_token_by(&mut self.connect().await, state, user_id, token_family).await
     }
 
-    /// So many new tokens of this user, each in a family of its own.
+    /// So many new tokens of this user, each in its own family.
     pub async fn insert_tokens(&self, count: usize, state: TokenState, user_id: u64) -> Vec<Token> {
         let mut connection = self.connect().await;
         connection.query_drop("START TRANSACTION").await.unwrap();
@@ -364,7 +364,7 @@ impl TestDatabase {
         token
     }
 
-    /// Rows that no test asks for, so that a scan of the table takes its time.
+    /// Adds rows that no test uses, so that a scan of the table takes time.
     pub async fn fill_tokens(&self, rows: u32) {
         self.execute(&self.sql(&format!(
             "INSERT INTO {{p}}jwt_auth_tokens (hash, user_id, issued_at, expires_at, refresh_token_hash, \
@@ -375,7 +375,7 @@ impl TestDatabase {
         .await;
     }
 
-    /// Revokes a token, as a log-out does.
+    /// Revokes a token like a logout.
     pub async fn revoke(&self, id: u64) {
         self.execute(
             &self.sql(&format!("UPDATE {{p}}jwt_auth_tokens SET revoked_at = UTC_TIMESTAMP() WHERE id = {id}")),
@@ -431,12 +431,12 @@ impl TestDatabase {
     }
 }
 
-/// A row as the server prints it, the columns in the table's order.
+/// A row as text, with the columns in the table's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row(Vec<(String, Option<String>)>);
 
 impl Row {
-    /// The value in a column; `None` is NULL. Panics where there is no such column.
+    /// The value in a column; `None` is NULL. Panics if there is no such column.
     pub fn get(&self, column: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(name, _)| name == column).unwrap_or_else(|| panic!("no column {column}"));
         value.as_deref()
@@ -453,7 +453,7 @@ impl From<mysql_async::Row> for Row {
         let names: Vec<String> = row.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
         let values = row.unwrap().into_iter().map(|value| match value {
             mysql_async::Value::NULL => None,
-            // A query without parameters comes in the text protocol, where all values are text.
+            // A query without parameters uses the text protocol, where all values are text.
             mysql_async::Value::Bytes(bytes) => Some(String::from_utf8(bytes).unwrap()),
             other => panic!("no text: {other:?}"),
         });
@@ -461,7 +461,7 @@ impl From<mysql_async::Row> for Row {
     }
 }
 
-/// As many random bytes, as hex.
+/// `BYTES` random bytes, as hex.
 pub fn random_hex<const BYTES: usize>() -> String {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).unwrap();

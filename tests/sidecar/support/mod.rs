@@ -1,4 +1,4 @@
-//! What the tests stand on: a real MariaDB, a real WordPress, the real binary, and HTTP by hand.
+//! What the tests use: a real MariaDB, a real WordPress, the real binary, and hand-written HTTP.
 
 pub mod apps;
 pub mod browser;

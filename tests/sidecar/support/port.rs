@@ -1,22 +1,23 @@
-//! A port of the loopback that is a test's own, whether anybody listens on it or not.
+//! A port of the loopback that belongs to a test, whether or not anything listens on it.
 //!
-//! What was found free by a socket that is closed again is anybody's: a moment later another test has it, and what should be
-//! refused is answered. Here the port stays bound, by a socket that does not listen: connections are refused, the system
-//! gives it to nobody who asks for any free one, and who asks for this very one with SO_REUSEADDR (the sidecar, nginx, Apache,
-//! MariaDB and std's `TcpListener` do) may listen on it.
+//! A port that was found free by a socket that is closed again may be taken by another test a
+//! moment later, and then connections that should be refused succeed. Here the port stays bound, by
+//! a socket that does not listen: connections are refused, the system gives it to no caller that
+//! asks for any free port, and a program that asks for this very one with SO_REUSEADDR (as the
+//! sidecar, nginx, Apache, MariaDB and std's `TcpListener` do) may listen on it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Socket, Type};
 
-/// Such a port. Dropped, it is free.
+/// A reserved port, released on drop.
 pub struct Port {
     address: SocketAddr,
     _bound: Socket,
 }
 
 impl Port {
-    /// Any free one. Until somebody listens on it, connections to it are refused.
+    /// Reserves a free port. Connections to it are refused until a program listens on it.
     pub fn reserve() -> Port {
         let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         bound.set_reuse_address(true).unwrap();
@@ -42,7 +43,7 @@ impl Port {
 }
 
 #[test]
-fn it_is_refused_before_and_after_somebody_listens_and_nobody_elses() {
+fn it_is_refused_before_and_after_listening_and_belongs_to_no_other() {
     let port = Port::reserve();
     let refused = || std::net::TcpStream::connect(port.address()).is_err();
     assert!(refused());
@@ -51,7 +52,7 @@ fn it_is_refused_before_and_after_somebody_listens_and_nobody_elses() {
     drop(listening);
     assert!(refused());
     drop(port.listen());
-    // Without SO_REUSEADDR, nobody gets it.
+    // Without SO_REUSEADDR, binding it fails.
     let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     assert!(other.bind(&port.address().into()).is_err());
 }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 by hand on both sides, so that a test sees the very bytes that a proxy might change.
+//! Hand-written HTTP/1.1 on both sides, so that a test sees the exact bytes that a proxy might
+//! change.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -10,17 +11,17 @@ use super::port::Port;
 use super::secrets;
 use super::sidecar::{PATIENCE, wait_until};
 
-/// The shortest answer.
+/// The shortest response.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A message as it came: head and body, the body with its chunks joined.
+/// A received message: head and body, the body with its chunks joined.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Start line and fields, up to and with the empty line.
+    /// Start line and fields, including the empty line.
     pub head: Vec<u8>,
     /// The body, decoded.
     pub body: Vec<u8>,
-    /// Whether the body came to the end that its framing announces.
+    /// Whether the body was complete by its framing.
     pub complete: bool,
 }
 
@@ -35,7 +36,7 @@ impl Message {
         self.start_line().split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 
-    /// The fields as (name, value), in order, names as they came.
+    /// The fields as (name, value), in order, with names as received.
     pub fn fields(&self) -> Vec<(String, String)> {
         self.lines()
             .skip(1)
@@ -78,7 +79,7 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// A TCP connection with this address of the client's, any of the loopback's.
+/// A TCP connection from this address of the client, any of the loopback network.
 pub fn connect_from(client: Ipv4Addr, address: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
@@ -88,7 +89,7 @@ pub fn connect_from(client: Ipv4Addr, address: SocketAddr) -> TcpStream {
 
 /// One side of a connection.
 pub struct Connection {
-    /// The stream below.
+    /// The underlying stream.
     pub stream: TcpStream,
     read: Vec<u8>,
 }
@@ -99,12 +100,12 @@ impl Connection {
         Connection::new(TcpStream::connect(address).expect("it listens"))
     }
 
-    /// As [`Connection::to`], with another client's address.
+    /// Like [`Connection::to`], from another client address.
     pub fn from(client: Ipv4Addr, address: SocketAddr) -> Connection {
         Connection::new(connect_from(client, address))
     }
 
-    /// Over an open stream.
+    /// On an open stream.
     pub fn new(stream: TcpStream) -> Connection {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -123,7 +124,7 @@ impl Connection {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Reads a request; `None` when the other side closed before its first byte.
+    /// Reads a request; `None` if the other side closed before its first byte.
     pub fn request(&mut self) -> Option<Message> {
         let head = self.head()?;
         let framing = framing(&head, Framing::Length(0));
@@ -142,12 +143,12 @@ impl Connection {
         self.body(head, framing)
     }
 
-    /// Reads the response to anything but HEAD.
+    /// Reads the response to any request except HEAD.
     pub fn response(&mut self) -> Message {
         self.response_to("GET")
     }
 
-    /// Whether the other side has closed. Waits for it.
+    /// Whether the other side closes. Waits for it.
     pub fn is_closed(&mut self) -> bool {
         self.read.is_empty() && !self.fill()
     }
@@ -165,7 +166,7 @@ impl Connection {
         }
     }
 
-    /// The next `length` bytes, fewer at the end.
+    /// The next `length` bytes, or fewer at the end.
     pub fn take(&mut self, length: usize) -> Vec<u8> {
         while self.read.len() < length && self.fill() {}
         let length = length.min(self.read.len());
@@ -219,12 +220,13 @@ impl Connection {
         }
     }
 
-    /// Reads more; false at the end (a reset is an end, too). A test that waits too long fails here.
+    /// Reads more; `false` at the end (which a reset is, too). A test that waits too long fails
+    /// here.
     fn fill(&mut self) -> bool {
         let mut buffer = [0; 65536];
         let read = loop {
             match self.stream.read(&mut buffer) {
-                // A child of the harness has ended.
+                // A child process of the tests has ended.
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 read => break read,
             }
@@ -262,7 +264,8 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// An upstream that does what the test says, and keeps every request that reached it. Dropped, it is gone, and its port anybody's.
+/// An upstream that responds as the test says, and keeps every request that it received. On drop it
+/// is gone, and its port is free.
 pub struct Upstream {
     port: Port,
     requests: Arc<Mutex<Vec<Message>>>,
@@ -277,8 +280,8 @@ impl Upstream {
         Upstream::answering(|_| OK)
     }
 
-    /// Answers every request with the bytes that `answer` makes of it, on connections that stay open until the answer
-    /// has a `Connection: close` or no framing.
+    /// Answers every request with the bytes returned by `answer`, on connections that stay open
+    /// unless the response has `Connection: close` or no framing.
     pub fn answering<A: AsRef<[u8]>>(answer: impl Fn(&Message) -> A + Send + Sync + 'static) -> Upstream {
         Upstream::with(move |connection, request| {
             let bytes = answer(request);
@@ -291,7 +294,8 @@ impl Upstream {
         })
     }
 
-    /// Gives each request to `serve`, which writes what it likes and says whether the connection goes on.
+    /// Passes each request to `serve`, which writes the response and returns whether the connection
+    /// is kept.
     pub fn with(serve: impl Fn(&mut Connection, &Message) -> bool + Send + Sync + 'static) -> Upstream {
         let requests: Arc<Mutex<Vec<Message>>> = Arc::default();
         let (seen, stopped) = (Arc::clone(&requests), Arc::<AtomicBool>::default());
@@ -309,7 +313,7 @@ impl Upstream {
         })
     }
 
-    /// Gives each connection to `serve`.
+    /// Passes each connection to `serve`.
     pub fn of_connections(serve: impl Fn(Connection) + Send + Sync + 'static) -> Upstream {
         Upstream::raw(Arc::default(), Arc::default(), serve)
     }
@@ -336,16 +340,17 @@ impl Upstream {
         Upstream { port, requests, connections, stopped, accepting: Mutex::new(Some(accepting)) }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
-    /// From now on nothing is answered on connections that are open, and new ones are refused for as long as this lives.
+    /// From now on open connections get no response, and new ones are refused as long as this
+    /// exists.
     pub fn stop(&self) {
         let Some(accepting) = self.accepting.lock().unwrap().take() else { return };
         self.stopped.store(true, Ordering::SeqCst);
-        // For it to see that.
+        // Wakes the accept loop.
         let _ = TcpStream::connect(self.address());
         accepting.join().unwrap();
     }
@@ -355,7 +360,7 @@ impl Upstream {
         self.requests.lock().unwrap().clone()
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until so many requests have arrived.
     pub fn wait_for_requests(&self, count: usize) {
         wait_until(&format!("{count} requests"), || self.requests.lock().unwrap().len() >= count);
     }

@@ -1,4 +1,5 @@
-//! Two real MariaDB servers, one the replica of the other, and what an operator does when the first is to go or is gone.
+//! Two real MariaDB servers, one a replica of the other, and an operator's steps when the first one
+//! is to be replaced or has failed.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,14 @@ use super::sidecar::PATIENCE;
 
 const REPLICATOR: &str = "replicator";
 
-/// One server that can be primary and replica.
+/// A server that can be primary and replica.
 pub struct Node {
     pub server: Database,
     port: Port,
 }
 
-/// A primary and its replica. A commit is answered when the replica has it (semi-synchronous), so that nothing that anybody was
-/// told is lost with the primary.
+/// A primary and its replica. A commit returns when the replica has it (semi-synchronous), so that
+/// no acknowledged commit is lost with the primary.
 pub struct Pair {
     pub first: Node,
     pub second: Node,
@@ -27,7 +28,7 @@ pub struct Pair {
 impl Pair {
     pub async fn start() -> Pair {
         let (first, second) = (Node::start(1), Node::start(2));
-        // Written to the first one's binary log: the other gets the user, too.
+        // Written to the first one's binary log, so that the other gets the user, too.
         let user = format!("CREATE USER {REPLICATOR}@'127.0.0.1' IDENTIFIED BY 'r'");
         first.order(&[&user, &format!("GRANT REPLICATION SLAVE ON *.* TO {REPLICATOR}@'127.0.0.1'")]).await;
         second.follow(&first).await;
@@ -80,7 +81,8 @@ impl Node {
         .await;
     }
 
-    /// A planned change of roles: this one becomes the replica of `replica`, which becomes the primary.
+    /// A planned change of roles: this server becomes the replica of `replica`, which becomes the
+    /// primary.
     pub async fn hand_over_to(&self, replica: &Node) {
         self.order(&["SET GLOBAL read_only = 1", "SET GLOBAL rpl_semi_sync_master_enabled = 0"]).await;
         let position: String =
@@ -99,7 +101,7 @@ impl Node {
         self.follow(replica).await;
     }
 
-    /// Becomes primary, with all that it got from the one before.
+    /// Becomes the primary, with everything that it received from the previous one.
     pub async fn take_over(&self) {
         self.order(&["STOP SLAVE IO_THREAD"]).await;
         self.until("it has applied what it got", "SHOW SLAVE STATUS", |row| {

@@ -1,5 +1,5 @@
-//! A sidecar with a database of its own and an upstream that plays WordPress: it names the home URL when asked, and
-//! answers everything else with 299, so that a test sees what was forwarded.
+//! A sidecar with its own database and an upstream that imitates WordPress: it answers the question
+//! about its home URL, and everything else with 299, so that a test sees what was forwarded.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ pub const SECRET: &str = "rig-secret-key-0123456789-abcdefghijklmnop-XYZ";
 pub const AUTH_KEY: &str = "rig-auth-key";
 pub const AUTH_SALT: &str = "rig-auth-salt";
 
-/// The same, as the environment says them.
+/// The same secrets as environment variables.
 pub const SECRETS: [(&str, &str); 3] = [
     ("WP_JWT_SIDECAR_WORDPRESS_AUTH_KEY", AUTH_KEY),
     ("WP_JWT_SIDECAR_WORDPRESS_AUTH_SALT", AUTH_SALT),
@@ -25,13 +25,13 @@ pub const SECRETS: [(&str, &str); 3] = [
 /// The home URL of the rig's site.
 pub const HOME: &str = "http://shop.example";
 
-/// The route's usual spelling.
+/// The usual form of the route.
 pub const ROUTE: &str = "/wp-json/jwt-auth/v1/token/refresh";
 
 /// A used token is refused at once.
 pub const NO_REUSE: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "0s");
 
-/// What stands in `active_plugins`.
+/// The value of `active_plugins`.
 pub const ACTIVE: &str = r#"a:1:{i:0;s:29:"jwt-auth-pro/jwt-auth-pro.php";}"#;
 
 pub struct Rig {
@@ -47,12 +47,12 @@ impl Rig {
         Rig::start_on(Database::shared(), &[]).await
     }
 
-    /// On `server`, with more environment for the sidecar.
+    /// On `server`, with additional environment variables for the sidecar.
     pub async fn start_on(server: &Database, environment: &[(&str, &str)]) -> Rig {
         Rig::start_with_settings(server, &settings(&[("rate_limit_settings", "enabled", "b:0;")]), environment).await
     }
 
-    /// On a site with these of the plugin's settings (as [`settings`] makes them).
+    /// On a site with these settings of the plugin (made by [`settings`]).
     pub async fn start_with_settings(server: &Database, settings: &str, environment: &[(&str, &str)]) -> Rig {
         let database = site(server).await;
         database.set_option("jwt_auth_pro_settings", settings).await;
@@ -60,7 +60,7 @@ impl Rig {
         Rig::of(database, user, environment)
     }
 
-    /// Before a site that is there already.
+    /// In front of an existing site.
     pub fn of(database: TestDatabase, user: User, environment: &[(&str, &str)]) -> Rig {
         let upstream = wordpress();
         let sidecar = sidecar(&database, upstream.address(), environment);
@@ -73,7 +73,7 @@ impl Rig {
         self.database.insert_token(TokenState::Live, self.user.id).await
     }
 
-    /// Presents `token` on a connection of its own.
+    /// Presents `token` on a new connection.
     pub fn refresh(&self, token: &str) -> Message {
         refresh_at(self.sidecar.address(), token)
     }
@@ -84,7 +84,8 @@ impl Rig {
     }
 }
 
-/// A database with the options of a site that has the plugin, without a rate limit (a test that wants one sets it).
+/// A database with the options of a site that has the plugin, without a rate limit (a test that
+/// needs one sets it).
 pub async fn site(server: &Database) -> TestDatabase {
     let database = server.create().await;
     database.set_option("home", HOME).await;
@@ -113,7 +114,7 @@ pub fn settings(values: &[(&str, &str, &str)]) -> String {
     format!("a:{}:{{{}}}", sections.len(), sections.concat())
 }
 
-/// An upstream that plays WordPress.
+/// An upstream that imitates WordPress.
 pub fn wordpress() -> Upstream {
     Upstream::answering(|request| {
         let line = request.start_line();
@@ -127,7 +128,7 @@ pub fn wordpress() -> Upstream {
     })
 }
 
-/// A sidecar for `database` in front of `upstream`, all of it said by the environment.
+/// A sidecar for `database` in front of `upstream`, configured by the environment.
 pub fn sidecar(database: &TestDatabase, upstream: SocketAddr, environment: &[(&str, &str)]) -> Sidecar {
     let site = command_environment(database, upstream);
     let mut all: Vec<(&str, &str)> = site.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -136,7 +137,7 @@ pub fn sidecar(database: &TestDatabase, upstream: SocketAddr, environment: &[(&s
     Sidecar::start_with(&[], &all)
 }
 
-/// What a command is told of the site with `database` behind `upstream`.
+/// The environment of a command for the site with `database` behind `upstream`.
 pub fn command_environment(database: &TestDatabase, upstream: SocketAddr) -> Vec<(&'static str, String)> {
     let places = [
         ("WP_JWT_SIDECAR_UPSTREAM_URL", format!("http://{upstream}")),
@@ -153,12 +154,12 @@ pub fn refresh_at(address: SocketAddr, token: &str) -> Message {
     client.response()
 }
 
-/// The bytes of a refresh call.
+/// The bytes of a refresh.
 pub fn call(token: &str) -> String {
     call_with(&json!({"refresh_token": token}), "")
 }
 
-/// The bytes of a refresh call with this body and these further fields (each with its line end).
+/// The bytes of a refresh with this body and these additional fields (each with its line end).
 pub fn call_with(body: &Value, fields: &str) -> String {
     let body = body.to_string();
     format!(
@@ -167,7 +168,7 @@ pub fn call_with(body: &Value, fields: &str) -> String {
     )
 }
 
-/// Waits until `holds`.
+/// Waits until `holds` returns `true`.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     let deadline = Instant::now() + 3 * PATIENCE;
     while !holds().await {

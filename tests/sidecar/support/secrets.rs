@@ -1,7 +1,8 @@
-//! Every secret that the tests use, and every line that the sidecars of the tests wrote: none of the first may be in the second.
+//! Every secret that the tests use, and every line that the tests' sidecars wrote: no line may
+//! contain a secret.
 //!
-//! Both are kept in files: in the directory that `tests/run` names, which looks through them at its end, or else without a
-//! name, so that two runs at the same time are not in each other's way.
+//! Both are kept in files: in the directory that `tests/run` names, which searches them at its end,
+//! or otherwise in unnamed files, so that two simultaneous runs do not interfere.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 
-/// What is shorter is in many an innocent line.
+/// Shorter secrets occur in many harmless lines.
 const SHORTEST: usize = 12;
 
 struct Kept {
@@ -31,19 +32,19 @@ static KEPT: LazyLock<Kept> = LazyLock::new(|| {
 });
 
 fn append(file: &Mutex<File>, text: &str) {
-    // An empty line would be found in every line.
+    // An empty line would match every line.
     let lines: String = text.lines().filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect();
     file.lock().unwrap().write_all(lines.as_bytes()).unwrap();
 }
 
-/// From now on this must not be in any log.
+/// From now on this must not occur in any log.
 pub fn register(secret: &str) {
     if secret.len() >= SHORTEST {
         append(&KEPT.secrets, secret);
     }
 }
 
-/// The tokens in the body of an answer, whoever gave it.
+/// Registers the tokens in a response's body, whoever sent it.
 pub fn register_tokens(body: &[u8]) {
     let Ok(serde_json::Value::Object(body)) = serde_json::from_slice(body) else { return };
     for name in ["token", "access_token", "refresh_token"] {
@@ -65,18 +66,18 @@ pub fn register_wp_config(text: &str) {
     }
 }
 
-/// A secret that will be in a log, for the search to find.
+/// A secret that will occur in a log, for the search to find.
 pub fn plant(secret: &str) {
     append(&KEPT.planted, secret);
     register(secret);
 }
 
-/// What a sidecar said: a line of its log, its metrics, a page.
+/// Output of a sidecar: a line of its log, its metrics, a page.
 pub fn keep(text: &str) {
     append(&KEPT.logs, text);
 }
 
-/// The lines that have a secret in them.
+/// The lines that contain a secret.
 pub fn told() -> Vec<String> {
     let path = |file: &Mutex<File>| format!("/proc/{}/fd/{}", std::process::id(), file.lock().unwrap().as_raw_fd());
     let (secrets, logs) = (path(&KEPT.secrets), path(&KEPT.logs));

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use super::{mariadb, rig, secrets};
 
-/// How long anything may take that should take milliseconds.
+/// How long an operation may take that should take milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The sidecar writes its log in one piece a hundred times a second, and a busy machine may be late.
+/// The sidecar writes its log in one piece a hundred times a second, and a busy machine may be
+/// late.
 const LOG_REST: Duration = Duration::from_millis(50);
 
-/// Waits until `holds`; blocks. ([`rig::eventually`] does not.)
+/// Waits until `holds` returns `true`; blocks, unlike [`rig::eventually`].
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -25,7 +26,8 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A running sidecar. Dropped, it is killed; then the test fails if there is a secret in its log, or a line that is no JSON.
+/// A running sidecar. On drop it is killed, and the test fails if its log contains a secret, or a
+/// line that is not JSON.
 pub struct Sidecar {
     child: Child,
     log: Arc<Log>,
@@ -45,7 +47,7 @@ impl Sidecar {
         Sidecar::start_with(arguments, &[])
     }
 
-    /// As [`Sidecar::start`], with environment variables.
+    /// Like [`Sidecar::start`], with environment variables.
     pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Sidecar {
         for (name, value) in environment {
             if ["SECRET", "PASSWORD", "AUTH_KEY", "AUTH_SALT"].iter().any(|kind| name.contains(kind)) {
@@ -54,14 +56,14 @@ impl Sidecar {
         }
         let mut command = command();
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(arguments);
-        // Many run at once, and its default is one port.
+        // Many sidecars run at once, and the default is a single port.
         command.env("WP_JWT_SIDECAR_ADMIN_LISTEN", "off").envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         Sidecar::start_command(&mut command)
     }
 
-    /// Starts a whole command that serves and logs as JSON, and waits until it listens. Its standard input and output are
-    /// its own business.
+    /// Starts a complete command that serves and logs as JSON, and waits until it listens. Standard
+    /// input and output are left to the caller.
     pub fn start_command(command: &mut Command) -> Sidecar {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the sidecar starts");
         let log = Arc::new(Log::default());
@@ -84,12 +86,12 @@ impl Sidecar {
         sidecar
     }
 
-    /// One that only forwards, to `upstream`: its database is a socket that nobody listens on.
+    /// A sidecar that only forwards, to `upstream`: its database is a socket without a listener.
     pub fn forwarding(upstream: SocketAddr) -> Sidecar {
         Sidecar::forwarding_with(upstream, &[])
     }
 
-    /// As [`Sidecar::forwarding`], with more arguments.
+    /// Like [`Sidecar::forwarding`], with more arguments.
     pub fn forwarding_with(upstream: SocketAddr, arguments: &[&str]) -> Sidecar {
         let upstream = format!("http://{upstream}");
         let mut all = vec!["--upstream", &upstream];
@@ -106,7 +108,7 @@ impl Sidecar {
         )
     }
 
-    /// One in front of `upstream` with a site's `wp-config.php`, once it refreshes natively.
+    /// A sidecar in front of `upstream` with a site's `wp-config.php`, once it refreshes natively.
     pub fn of_site(upstream: SocketAddr, wp_config: &Path, arguments: &[&str]) -> Sidecar {
         let upstream = format!("http://{upstream}");
         let wp_config = wp_config.to_str().expect("a UTF-8 path");
@@ -117,7 +119,7 @@ impl Sidecar {
         sidecar
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -132,9 +134,10 @@ impl Sidecar {
         self.wait_for_log_after(0, text)
     }
 
-    /// The first log line with `text` behind the first `skip` lines; waits for it.
+    /// The first log line with `text` after the first `skip` lines; waits for it.
     pub fn wait_for_log_after(&self, skip: usize, text: &str) -> String {
-        // Some wait for whole sites and databases, and for a map that is filled once a minute.
+        // Some tests wait for whole sites and databases, and for a map that is filled once a
+        // minute.
         let deadline = Instant::now() + 6 * PATIENCE;
         let mut lines = self.log.lines.lock().unwrap();
         loop {
@@ -152,12 +155,12 @@ impl Sidecar {
 
     /// All log lines so far.
     pub fn log(&self) -> Vec<String> {
-        // What was said a moment ago is written in a moment.
+        // The last lines are written within this time.
         std::thread::sleep(LOG_REST);
         self.log.lines.lock().unwrap().clone()
     }
 
-    /// Sends a signal by its name, `TERM` for example.
+    /// Sends a signal by name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let killed = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
         assert!(killed.expect("kill runs").success());
@@ -178,7 +181,7 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        // What it said last is searched for secrets, too.
+        // Its last lines are searched for secrets, too.
         std::thread::sleep(LOG_REST);
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -191,7 +194,8 @@ impl Drop for Sidecar {
             lines = self.log.changed.wait_timeout(lines, PATIENCE).unwrap().0;
         }
         let broken = lines.iter().enumerate().find(|(at, line)| {
-            // The last line of one that was killed may be half a line; an error at the end of the program is told as text.
+            // The last line of a killed sidecar may be incomplete; an error at the end of the
+            // program is written as text.
             let is_excused = at + 1 == lines.len() && !line.ends_with('}') || line.starts_with("wp-jwt-sidecar: ");
             !is_excused && !matches!(serde_json::from_str(line), Ok(serde_json::Value::Object(_)))
         });
@@ -201,22 +205,23 @@ impl Drop for Sidecar {
     }
 }
 
-/// The address in a log line of a listener.
+/// The address in a listener's log line.
 pub fn listens_on(line: &str) -> SocketAddr {
     let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
     let address = line.pointer("/address").and_then(|address| address.as_str()).expect("an address");
     address.parse().expect("an address")
 }
 
-/// Whether a text has a token, a key, a salt or a password. Refresh tokens and all secrets of [`super::site::Site`] are 32
-/// hex digits or more, which nothing else in a log is; JWTs begin with `{"`; the rest are those of rigs and databases.
+/// Whether a text contains a token, a key, a salt or a password. Refresh tokens and all secrets of
+/// [`super::site::Site`] are 32 hex digits or more, unlike everything else in a log; JWTs begin
+/// with `{"`; the others are those of rigs and databases.
 pub fn tells_a_secret(text: &str) -> bool {
     let hex = text.split(|letter: char| !letter.is_ascii_hexdigit()).any(|run| run.len() >= 32);
     let known = [rig::SECRET, rig::AUTH_KEY, rig::AUTH_SALT, mariadb::PASSWORD, mariadb::PASSWORD_IN_URL];
     hex || text.contains("eyJ") || known.iter().any(|secret| text.contains(secret))
 }
 
-/// The binary, without the configuration of the machine that tests run on.
+/// The binary, without this machine's configuration.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wp-jwt-sidecar"));
     for (name, _) in std::env::vars_os() {
@@ -224,7 +229,8 @@ pub fn command() -> Command {
             command.env_remove(name);
         }
     }
-    // Most tests are about native refreshes from the first call on; those of the verification say so by its flag.
+    // Most tests are about native refreshes from the first call on; those of the verification set
+    // its flag.
     command.env("WP_JWT_SIDECAR_REFRESH_VERIFY", "off");
     command
 }

@@ -1,5 +1,6 @@
-//! A real WordPress site for the tests: `tests/site/up` with Debian's MariaDB, PHP-FPM, nginx and WordPress and our
-//! stand-in for the plugin. The script holds the other end of a pipe, so that the site goes with the test binary.
+//! A real WordPress site for the tests: `tests/site/up` with Debian's MariaDB, PHP-FPM, nginx and
+//! WordPress and a stand-in for the plugin. The script holds the other end of a pipe, so that the
+//! site ends with the test binary.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -17,14 +18,14 @@ use super::raw::Connection;
 use super::secrets;
 use super::sidecar::PATIENCE;
 
-/// A site. Dropped, it is taken down and its files are removed.
+/// A site. On drop it is taken down and its files are removed.
 pub struct Site {
     said: HashMap<String, String>,
     child: Child,
     input: Option<ChildStdin>,
 }
 
-/// What signs and hashes the site's access tokens, as PHP computes it.
+/// The keys that sign and hash the site's access tokens, as PHP computes them.
 #[derive(Clone)]
 pub struct Keys {
     /// `JWT_AUTH_SECRET_KEY`.
@@ -41,7 +42,7 @@ impl Keys {
         mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The access token that the plugin makes where no code of the site's own has a say, and the algorithm is HS256.
+    /// The access token that the plugin makes without any customization, with the algorithm HS256.
     pub fn unfiltered_access_token(&self, home: &str, user_id: &str, issued_at: i64, expires_at: i64) -> String {
         let claims = format!(
             r#"{{"iss":"{home}","iat":{issued_at},"nbf":{issued_at},"exp":{expires_at},"data":{{"user":{{"id":"{user_id}"}}}}}}"#
@@ -54,10 +55,11 @@ impl Keys {
 }
 
 impl Site {
-    /// A site of the caller's own, with arguments for `tests/site/up`. Takes some seconds, and blocks for them.
+    /// A site for the caller alone, with arguments for `tests/site/up`. Takes some seconds, and
+    /// blocks.
     pub fn up(arguments: &[&str]) -> Site {
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/site/up"));
-        // What the tests have of their own may be MySQL's.
+        // The tests' own database may be MySQL.
         if std::env::var_os("SIDECAR_TESTS_MYSQL").is_none() {
             command.arg("--template").arg(Database::shared().template());
         }
@@ -84,7 +86,7 @@ impl Site {
         panic!("tests/site/up says above why it could not bring up the site");
     }
 
-    /// What `tests/site/up` said under this name, without the `SITE_` in front.
+    /// The value that `tests/site/up` printed under this name, without the prefix `SITE_`.
     pub fn said(&self, name: &str) -> &str {
         self.said.get(&format!("SITE_{name}")).unwrap_or_else(|| panic!("tests/site/up says no SITE_{name}"))
     }
@@ -94,20 +96,22 @@ impl Site {
         self.said("HOME")
     }
 
-    /// Where nginx listens.
+    /// nginx's address.
     pub fn upstream(&self) -> SocketAddr {
         self.said("UPSTREAM").strip_prefix("http://").unwrap().parse().unwrap()
     }
 
-    /// What stands in `Host` for the site: the home URL's own host and port.
+    /// The value of `Host` for the site: the home URL's host and port.
     pub fn host(&self) -> &str {
         let (_, rest) = self.home().split_once("://").unwrap();
         rest.split('/').next().unwrap()
     }
 
-    /// The requests that reached nginx so far, as `METHOD TARGET`: what the sidecar answers itself is not among them.
+    /// The requests that have reached nginx, as `METHOD TARGET`: those that the sidecar answers
+    /// itself are not included.
     pub fn requests(&self) -> Vec<String> {
-        // nginx writes its lines when requests end, in that order: with this one, all before it are there.
+        // nginx logs requests in the order in which they end: once this one is there, all earlier
+        // ones are.
         let marker = format!("GET /wp-content/themes/plain/style.css?{}", random_hex::<8>());
         let mut client = Connection::to(self.upstream());
         client.send(format!("{marker} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host()));
@@ -140,7 +144,7 @@ impl Site {
         TestDatabase::open(&url, "wp_")
     }
 
-    /// Runs PHP code within WordPress and returns what it prints. Blocks.
+    /// Runs PHP code within WordPress and returns its output. Blocks.
     pub fn php(&self, code: &str) -> String {
         let output = Command::new(self.said("PHP")).arg(code).stdin(Stdio::null()).output().unwrap();
         assert!(
@@ -153,7 +157,7 @@ impl Site {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The keys, as the site's PHP has them.
+    /// The keys, as in the site's PHP.
     pub fn keys(&self) -> Keys {
         let printed = self.php("echo JWT_AUTH_SECRET_KEY, \"\\n\", wp_salt( 'auth' );");
         let (signing, auth_salt) = printed.split_once('\n').unwrap();
@@ -164,7 +168,7 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         drop(self.input.take());
-        // Nothing can be done about a failure here; the script has said it on standard error.
+        // A failure cannot be handled here; the script has reported it on standard error.
         let _ = self.child.wait();
     }
 }

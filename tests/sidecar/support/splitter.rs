@@ -1,8 +1,10 @@
-//! A proxy that splits reads from writes as ProxySQL does with the two rules of its documentation: `^SELECT.*FOR UPDATE$` goes to the
-//! writer, `^SELECT` to a reader, everything else to the writer. A transaction stays where it began (`transaction_persistent`, on by
-//! default), and with `autocommit = 0` its first statement begins it. What is set is set at both.
+//! A proxy that splits reads from writes like ProxySQL with the two rules of its documentation:
+//! `^SELECT.*FOR UPDATE$` goes to the writer, `^SELECT` to a reader, everything else to the writer.
+//! A transaction stays where it began (`transaction_persistent`, on by default), and with
+//! `autocommit = 0` its first statement begins it. Variables are set on both.
 //!
-//! Both servers have to know the user without a password: its answer to one server's greeting is then the answer to the other's.
+//! Both servers must have the user without a password: the response to one server's greeting then
+//! also fits the other's.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Added to the numbers of the reader's prepared statements, which the client must tell from the writer's.
+/// Added to the numbers of the reader's prepared statements, to distinguish them from the writer's.
 const READERS: u32 = 1 << 30;
 
 const COM_QUIT: u8 = 1;
@@ -28,7 +30,7 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// In front of the servers behind these sockets.
+    /// A proxy between the servers behind these sockets.
     pub fn between(writer: PathBuf, reader: PathBuf) -> Splitter {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let splitter = Splitter { address: listener.local_addr().unwrap(), read: Arc::default() };
@@ -46,12 +48,12 @@ impl Splitter {
         splitter
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The statements that the reader got.
+    /// The statements that the reader received.
     pub fn read(&self) -> Vec<String> {
         self.read.lock().unwrap().clone()
     }
@@ -69,11 +71,11 @@ struct Conversation {
     reader: UnixStream,
     read: Arc<Mutex<Vec<String>>>,
     autocommit: bool,
-    /// Where the open transaction is.
+    /// The server with the open transaction.
     transaction: Option<Side>,
-    /// Answers of the reader that the client does not get.
+    /// How many results of the reader the client does not get.
     unheard: Arc<AtomicU32>,
-    /// The reader's next answer has the number of a prepared statement.
+    /// Whether the reader's next result contains the number of a prepared statement.
     prepares: Arc<AtomicBool>,
 }
 
@@ -115,7 +117,7 @@ impl Conversation {
         std::thread::spawn(move || {
             while let Some(mut answer) = packet(&mut from) {
                 if unheard.load(Ordering::SeqCst) > 0 {
-                    // Those are of one packet.
+                    // These results have one packet.
                     unheard.fetch_sub(1, Ordering::SeqCst);
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Systemd's side of a service: it passes sockets, hears what the service says, and asks for signs of life.
+//! Imitates systemd for a service: passes sockets, receives notifications, and runs the watchdog.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 use super::sidecar::{self, PATIENCE, Sidecar};
 
-/// What may wait in a socket, as in the socket unit.
+/// The queue length of a socket, as in the socket unit.
 const BACKLOG: i32 = 4096;
 
-/// What a service said, in order.
+/// The notifications of a service, in order.
 pub struct Notices {
     directory: TempDir,
     heard: Arc<(Mutex<Vec<String>>, Condvar)>,
@@ -27,7 +27,7 @@ impl Notices {
         let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
         let heard: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::default();
         let hears = Arc::clone(&heard);
-        // It ends with the test's process, or with the socket's file.
+        // The thread ends with the test's process, or with the socket's file.
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         let path = directory.path().to_owned();
         std::thread::spawn(move || {
@@ -51,7 +51,7 @@ impl Notices {
         self.heard.0.lock().unwrap().clone()
     }
 
-    /// The first notice with `text` behind the first `skip`, and how many there are with it and before. Waits for it.
+    /// The first notice with `text` after the first `skip`, and its number. Waits for it.
     pub fn wait_for(&self, skip: usize, text: &str) -> (usize, String) {
         let deadline = Instant::now() + PATIENCE;
         let mut heard = self.heard.0.lock().unwrap();
@@ -66,13 +66,13 @@ impl Notices {
         }
     }
 
-    /// How many say so.
+    /// How many notices contain `text`.
     pub fn count(&self, text: &str) -> usize {
         self.all().iter().filter(|notice| notice.contains(text)).count()
     }
 }
 
-/// A socket as systemd would hold it, on a free port of the loopback.
+/// A socket as systemd holds it, on a free port of the loopback.
 pub fn socket() -> (TcpListener, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -82,15 +82,15 @@ pub fn socket() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// The command of a service that is passed `sockets` (at most two) under their names. Where `for_another` is set, the
-/// variables say that they are for another process.
+/// The command of a service that is passed `sockets` (at most two) with their names. With
+/// `for_another`, the variables name another process.
 pub fn command(sockets: Vec<(&str, OwnedFd)>, for_another: bool) -> Command {
     let binary = sidecar::command();
     let mut command = Command::new("sh");
     let (count, names) = (sockets.len(), sockets.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(":"));
     let mut passed = sockets.into_iter().map(|(_, socket)| Stdio::from(socket));
     command.stdin(passed.next().unwrap_or(Stdio::null())).stdout(passed.next().unwrap_or(Stdio::null()));
-    // A shell, since only what is to become the program itself knows its process id.
+    // A shell, since only the process that becomes the program knows its id in advance.
     let pid = if for_another { "1" } else { "$$" };
     let script = format!("export LISTEN_PID={pid}; exec \"$0\" \"$@\" 3<&0 4<&1 0</dev/null 1>/dev/null");
     command.args(["-c", &script]).arg(binary.get_program());

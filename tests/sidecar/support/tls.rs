@@ -1,4 +1,4 @@
-//! Certificates made for a test, and TLS clients that show what they were given.
+//! Certificates made for a test, and TLS clients that record what they were given.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::secrets;
 use super::sidecar::{PATIENCE, Sidecar};
 
-/// An authority of the test's own, and a directory for what it issues.
+/// A certificate authority for a test, and a directory for what it issues.
 pub struct Authority {
     pub directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -33,12 +33,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// As `[tls] certificates` has it.
+    /// For `[tls] certificates`.
     pub fn argument(&self) -> String {
         format!("{}:{}", self.chain.display(), self.key.display())
     }
 
-    /// The certificate as it goes over the wire.
+    /// The certificate as it is sent.
     pub fn der(&self) -> Vec<u8> {
         CertificateDer::from_pem_file(&self.chain).unwrap().to_vec()
     }
@@ -50,7 +50,7 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Two authorities of one name would be one whose signature is wrong.
+        // With the same name for two authorities, one would only seem to have a wrong signature.
         let name = directory.path().display().to_string();
         parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
         let certificate = parameters.self_signed(&key).unwrap();
@@ -63,17 +63,18 @@ impl Authority {
         self.directory.path().join("ca.pem").to_str().unwrap().to_owned()
     }
 
-    /// A certificate for `names` in the files `NAME.pem` and `NAME.key`, over what was there.
+    /// Issues a certificate for `names` in the files `NAME.pem` and `NAME.key`, which are replaced.
     pub fn issue(&self, file: &str, names: &[&str]) -> Pair {
         self.issue_until(file, names, 2090)
     }
 
-    /// As [`Authority::issue`], valid until a year begins.
+    /// Like [`Authority::issue`], valid until a year begins.
     pub fn issue_until(&self, file: &str, names: &[&str], year: i32) -> Pair {
         self.issue_of(file, names, &rcgen::PKCS_ECDSA_P256_SHA256, (1975, year))
     }
 
-    /// As [`Authority::issue`], with a key of this kind, valid from when one year begins until another does.
+    /// Like [`Authority::issue`], with a key of this kind, valid from the beginning of one year to
+    /// that of another.
     pub fn issue_of(
         &self,
         file: &str,
@@ -96,12 +97,12 @@ impl Authority {
         Pair { chain: path("pem"), key: path("key") }
     }
 
-    /// A client that trusts this authority only, and speaks `protocols` above TLS.
+    /// A client that trusts only this authority, and offers `protocols` over TLS.
     pub fn client(&self, protocols: &[&str]) -> ClientConfig {
         self.client_of(rustls::ALL_VERSIONS, protocols)
     }
 
-    /// As [`Authority::client`], with these versions of TLS.
+    /// Like [`Authority::client`], with these versions of TLS.
     pub fn client_of(&self, versions: &[&'static SupportedProtocolVersion], protocols: &[&str]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.file()).unwrap()).unwrap();
@@ -121,7 +122,7 @@ pub fn openssl(arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What `openssl req -x509` makes by itself: its own authority, named by its subject only.
+/// The default of `openssl req -x509`: its own authority, with its name only in the subject.
 pub fn self_signed(directory: &Path, name: &str) -> Pair {
     let pair = Pair { chain: directory.join(format!("{name}.pem")), key: directory.join(format!("{name}.key")) };
     let (chain, key) = (pair.chain.to_str().unwrap(), pair.key.to_str().unwrap());
@@ -130,26 +131,26 @@ pub fn self_signed(directory: &Path, name: &str) -> Pair {
     pair
 }
 
-/// An upstream that speaks TLS, and what it was asked.
+/// An upstream that speaks TLS, and the requests that it received.
 pub struct TlsUpstream {
     pub port: u16,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
-/// A request to one.
+/// A request to it.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Which connection it came by, from 0.
+    /// The connection that it came on, from 0.
     pub connection: usize,
-    /// The name that the handshake asked for.
+    /// The name in the handshake.
     pub name: Option<String>,
-    /// What the two agreed on to speak.
+    /// The negotiated protocol.
     pub protocol: Option<Vec<u8>>,
     pub head: String,
 }
 
 impl Asked {
-    /// What stands in `Host`.
+    /// The value of `Host`.
     pub fn host(&self) -> &str {
         let fields = self.head.lines().filter_map(|line| line.split_once(": "));
         fields.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, host)| host).unwrap_or_default()
@@ -157,12 +158,13 @@ impl Asked {
 }
 
 impl TlsUpstream {
-    /// Presents the pair of the name that is asked for, else the first, and answers every request with `ok`.
+    /// Presents the pair for the requested name, otherwise the first, and answers every request
+    /// with `ok`.
     pub fn start(pairs: &[(&str, &Pair)], protocols: &[&str]) -> TlsUpstream {
         TlsUpstream::answering(pairs, protocols, |_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".into())
     }
 
-    /// As [`TlsUpstream::start`], with answers of its own.
+    /// Like [`TlsUpstream::start`], with other responses.
     pub fn answering(
         pairs: &[(&str, &Pair)],
         protocols: &[&str],
@@ -246,7 +248,7 @@ impl TlsConnection {
         TlsConnection::over(TcpStream::connect(address)?, name, config)
     }
 
-    /// As [`TlsConnection::to`], over an open connection.
+    /// Like [`TlsConnection::to`], on an open connection.
     ///
     /// # Errors
     /// The handshake's.
@@ -266,7 +268,7 @@ impl TlsConnection {
         self.stream.conn.peer_certificates().and_then(<[_]>::first).expect("a certificate").to_vec()
     }
 
-    /// Sends a request and reads until the answer ends with `end`.
+    /// Sends a request and reads until the response ends with `end`.
     pub fn exchange(&mut self, request: &str, end: &str) -> String {
         self.stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();

@@ -278,7 +278,7 @@ async fn what_few_refreshes_show_is_found() {
     drop(sidecar);
     sites.remove();
 
-    // One user in fifty, seen by sixty answers; and by the file alone where nobody trusts it.
+    // One user in fifty, seen by sixty responses; and by the file alone if it is not trusted.
     sites.make_crowd(60);
     sites.install(ONE_USER_IN_FIFTY);
     let sidecar = in_front_of(&sites, &["--refresh-trusted-hooks", TRUSTED, "--refresh-verify-first", "60"]);

@@ -73,7 +73,7 @@ const MAKE_USERS: &str = r#"
     }
 "#;
 
-/// Users of whom all is certain, and users of whom something is not: an array as meta, a number that is none, no role, NULL.
+/// Users of whom all is certain, and users of whom something is not: an array as meta, an invalid number, no role, NULL.
 const CERTAIN: [&str; 4] = ["p0", "p1", "p2", "p3"];
 const UNCERTAIN: [&str; 4] = ["p4", "p5", "p6", "p7"];
 

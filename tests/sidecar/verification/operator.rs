@@ -343,7 +343,7 @@ async fn a_closed_rest_api_is_a_state_of_its_own() {
     let sidecar = rig::sidecar(&database, upstream.address(), &environment);
     sidecar.wait_for_log("leaving the refresh route to WordPress");
     let address = admin(&sidecar);
-    wait_until("it is told", || verification(address)["state"] == "closed");
+    wait_until("it is reported", || verification(address)["state"] == "closed");
     let view = verification(address);
     assert!(view["difference"].as_str().is_some_and(|words| words.contains("401 rest_not_logged_in")), "{view}");
     assert!(view["fix"].as_str().is_some_and(|fix| fix.contains("closes the REST API")), "{view}");

@@ -191,7 +191,7 @@ async fn with_other_keys_no_row_fits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_is_committed_late_is_seen_and_own_ones_speak_against_nobody() {
+async fn a_row_that_is_committed_late_is_seen_and_own_ones_are_no_difference() {
     let site = Verifying::start(&[]).await;
     site.agree();
     site.watched();

@@ -75,7 +75,7 @@ impl Verifying {
         let parts = Parts { config, dialer, tls: None, installation: Some(installation) };
         let sidecar = Sidecar::assemble(parts).unwrap();
         let refresher = Arc::clone(sidecar.refresher().unwrap());
-        let load: Load = Arc::new(|| unreachable!("nobody sends SIGHUP"));
+        let load: Load = Arc::new(|| unreachable!("no SIGHUP is sent"));
         let (stop, stopped) = oneshot::channel();
         let shutdown = move || Ok(async move { drop(stopped.await) });
         let serving = std::thread::spawn(move || serve::serve(sidecar, bound, None, load, shutdown).unwrap());

@@ -59,7 +59,7 @@ async fn by_https(site: &Site, plain: &Client<'_>) {
     let login = https.log_in_to(site);
     let issuer = |token: &str| claims(token)["iss"].clone();
     assert_eq!(issuer(&login.access_token), "https://shop.example/blog", "PHP's own");
-    // Nobody had asked WordPress for the home URL by https before; until it is known, calls are forwarded.
+    // WordPress was not asked for the home URL by https before; until it is known, calls are forwarded.
     eventually("the home URL by https is known", || async {
         let before = reached_by_refreshes(site);
         https.refresh(UNKNOWN_TOKEN).status() == 403 && reached_by_refreshes(site) == before

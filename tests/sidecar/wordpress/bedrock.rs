@@ -74,7 +74,7 @@ impl<'a> Bedrock<'a> {
         let path = self.directory.join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        // PHP-FPM runs as whoever owns the folder of uploads.
+        // PHP-FPM runs as the owner of the uploads directory.
         let owner = fs::metadata(self.directory.join("www/app/uploads")).unwrap();
         chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
     }

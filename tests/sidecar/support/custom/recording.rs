@@ -1,4 +1,4 @@
-//! `fixtures/recorded-custom.json`: what real sites with code of their own answered.
+//! `fixtures/recorded-custom.json`: responses of real sites with their own code.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 
 const FILE: &str = include_str!("../../../fixtures/recorded-custom.json");
 
-/// What was recorded on WordPress 6.8, and what older ones say instead.
+/// What was recorded on WordPress 6.8, and what older versions send instead.
 const BEFORE_6_8: [(&str, &str); 4] = [
     (", max-age=0, no-store, private", ", max-age=0"),
     ("https://wordpress.org/documentation/article/", "https://wordpress.org/support/article/"),
-    // SHA-256 of the address there, MD5 here.
+    // SHA-256 of the address in 6.8, MD5 before.
     (
         "https://secure.gravatar.com/avatar/2315d3ff791cf2d7513a2b039c42f75a4e102f32967fccad067cf7608cba9643",
         "http://{*}.gravatar.com/avatar/9b688de0036a6a14bb58fd8d9c21d57c",
@@ -22,7 +22,7 @@ const BEFORE_6_8: [(&str, &str); 4] = [
     ),
 ];
 
-/// The file as a whole. Strings in what is compared have placeholders, as the file itself explains.
+/// The whole file. Compared strings contain placeholders, which the file itself explains.
 #[derive(Deserialize)]
 pub struct Recorded {
     users: Vec<Map<String, Value>>,
@@ -42,7 +42,7 @@ pub struct Recorded {
 #[derive(Deserialize)]
 pub struct RecordedSite {
     pub name: String,
-    /// What its code does.
+    /// A description of its code.
     pub what: String,
     /// The must-use plugin. The site without one has the option `WPLANG` instead.
     pub php: Option<String>,
@@ -51,7 +51,7 @@ pub struct RecordedSite {
     pub limit_window: Option<LimitWindow>,
 }
 
-/// What WordPress says of its home URL.
+/// WordPress's answer about its home URL.
 #[derive(Clone, Deserialize)]
 pub struct HomeQuestion {
     pub path: String,
@@ -66,7 +66,7 @@ pub struct LimitWindow {
     pub value: String,
 }
 
-/// A request, its answer, and what changed in the database.
+/// A request, its response, and the changes in the database.
 #[derive(Deserialize)]
 pub struct Exchange {
     pub name: String,
@@ -88,7 +88,7 @@ pub struct Exchange {
     pub validate: Option<Value>,
 }
 
-/// Whose place `{T}` holds in a request.
+/// Whose token `{T}` stands for in a request.
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum SentToken {
@@ -101,7 +101,7 @@ pub enum SentToken {
     Orphan,
 }
 
-/// A request as it was sent, but for what stands in braces.
+/// A request as it was sent, with placeholders in braces.
 #[derive(Clone, Deserialize)]
 pub struct Request {
     pub method: String,
@@ -139,7 +139,7 @@ enum NamedOrField {
     Field(String, String),
 }
 
-/// An answer, whole.
+/// A complete response.
 pub struct Answered<'a> {
     pub status: u16,
     pub headers: Vec<(String, String)>,
@@ -147,7 +147,7 @@ pub struct Answered<'a> {
 }
 
 impl Recorded {
-    /// What was recorded, in the words of this version of WordPress.
+    /// The recording, adapted to this version of WordPress.
     pub fn as_on_wordpress(version: &str) -> Recorded {
         let number = |at| version.split('.').nth(at).and_then(|part: &str| part.parse::<u32>().ok()).unwrap_or(0);
         let mut text = FILE.to_owned();
@@ -169,12 +169,12 @@ impl Recorded {
         user.unwrap_or_else(|| panic!("no user {login}"))["password"].as_str().unwrap().to_owned()
     }
 
-    /// What a site says of its home URL.
+    /// A site's answer about its home URL.
     pub fn home_question<'a>(&'a self, site: &'a RecordedSite) -> &'a HomeQuestion {
         site.home_question.as_ref().unwrap_or(&self.home_question)
     }
 
-    /// The whole request of an exchange.
+    /// The complete request of an exchange.
     pub fn request(&self, exchange: &Exchange) -> Request {
         let (usual, own) = (self.request.clone(), &exchange.request);
         Request {
@@ -185,7 +185,7 @@ impl Recorded {
         }
     }
 
-    /// The whole answer of an exchange.
+    /// The complete response of an exchange.
     pub fn answered<'a>(&'a self, exchange: &'a Exchange) -> Answered<'a> {
         let response = match &exchange.response {
             NamedOrWhole::Named(name) => &self.responses[name],
@@ -201,12 +201,12 @@ impl Recorded {
         Answered { status: response.status, headers, body: &response.body }
     }
 
-    /// The rows of tokens that an exchange has made, with `fits` for a column.
+    /// The token rows that an exchange has added, with `fits` for a column.
     pub fn token_rows(&self, exchange: &Exchange) -> Vec<Map<String, Value>> {
         exchange.new_token_rows.iter().map(|own| with(&[&self.row, own])).collect()
     }
 
-    /// The rows of analytics that an exchange has made.
+    /// The analytics rows that an exchange has added.
     pub fn analytics_rows(&self, exchange: &Exchange) -> Vec<Map<String, Value>> {
         let none = Map::new();
         let mut rows = Vec::new();
@@ -219,18 +219,19 @@ impl Recorded {
         rows
     }
 
-    /// What was found of the access token that an exchange gave.
+    /// The contents of the access token that an exchange returned.
     pub fn access_token(&self, exchange: &Exchange) -> Option<Map<String, Value>> {
         exchange.jwt.as_ref().map(|own| with(&[&self.jwt, own]))
     }
 }
 
-/// The recorded users, as the file has them.
+/// The recorded users, as in the file.
 pub fn users() -> Value {
     serde_json::from_str::<Value>(FILE).expect("fixtures/recorded-custom.json")["users"].take()
 }
 
-/// Older ones do not say what PHP failed with, and answer the home question with links that were not asked for.
+/// Older versions do not name the failed check, and answer the home question with links that were
+/// not requested.
 fn with_members_of_before_6_8(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -248,7 +249,7 @@ fn with_members_of_before_6_8(value: &mut Value) {
     }
 }
 
-/// The members of all, the later ones winning.
+/// The members of all, later ones overriding earlier ones.
 fn with(maps: &[&Map<String, Value>]) -> Map<String, Value> {
     maps.iter().flat_map(|map| map.iter().map(|(name, value)| (name.clone(), value.clone()))).collect()
 }

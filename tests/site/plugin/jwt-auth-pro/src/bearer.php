@@ -12,7 +12,7 @@ use WP_REST_Server;
 
 defined( 'ABSPATH' ) || exit;
 
-/** Filter determine_current_user. Only says who it is; refuse_bad_bearer() answers for a token that is none. */
+/** Filter determine_current_user. Only says who it is; refuse_bad_bearer() answers for an invalid token. */
 function user_from_bearer( int|false $user_id ): int|false {
 	$jwt = $user_id || own_route() ? null : bearer_token();
 	$row = null === $jwt ? null : valid_row( $jwt );

@@ -7,7 +7,7 @@ namespace JwtAuthPro;
 
 defined( 'ABSPATH' ) || exit;
 
-/** The leftmost entry of X-Forwarded-For, whoever sent it (a weakness of the original). */
+/** The leftmost entry of X-Forwarded-For, even from an untrusted client (a weakness of the original). */
 function client_address(): string {
 	foreach ( (array) apply_filters( 'jwt_auth_ip_headers', array( 'HTTP_X_FORWARDED_FOR', 'REMOTE_ADDR' ) ) as $name ) {
 		$first = trim( explode( ',', sanitize_text_field( $_SERVER[ $name ] ?? '' ) )[0] );

@@ -97,7 +97,7 @@ function refresh_body( string $refresh_token, float $started ): array|WP_Error {
 	// Two statements, as in the original: who fails between them has lost the session.
 	revoke_row( (int) $row->id );
 	$token = new_access_token( $user );
-	// Nobody looks whether that is an error (a weakness of the original): PHP ends the request then.
+	// The result is not checked for an error (a weakness of the original): PHP then ends the request.
 	list( , $refresh_token ) = store_pair( $token['columns'], (string) $row->token_family );
 	record_success( 'token_refresh', $user->ID, (int) $row->id, (string) $row->token_family, $started );
 	$body = array(

@@ -74,7 +74,7 @@ function store_pair( array $columns, string $token_family ): array {
 		'refresh_token_expires_at' => gmdate( 'Y-m-d H:i:s', time() + (int) $lifetime ),
 		'token_family'             => $token_family,
 	);
-	// Nobody looks whether the row was stored (a weakness of the original).
+	// Whether the row was stored is not checked (a weakness of the original).
 	$wpdb->insert( tokens_table(), array_merge( $columns, apply_filters( 'jwt_auth_refresh_token_data_before_update', $of_refresh ) ) );
 	return array( (int) $wpdb->insert_id, $refresh_token );
 }
