@@ -50,7 +50,7 @@ const WAIT_FOR_CERTIFICATE: Duration = Duration::from_secs(7);
 /// What `check` says of `verify = "off"`.
 const UNVERIFIED: &str = "\"off\" is a risk: what the site's own PHP code does at a refresh (other members or claims, another lifetime, \
                           users whom it refuses) is neither compared nor looked for, and does not happen at native refreshes; set \
-                          \"auto\", unless nobody changes the site without you";
+                          \"auto\", unless every change to the site is your own";
 
 /// How often the start checks whether the certificate is there.
 const LOOK_FOR_CERTIFICATE: Duration = Duration::from_millis(500);

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_no_authority_signs_for_nobody() {
+    fn a_certificate_that_is_no_authority_signs_no_other() {
         let constraints = |is_ca: rcgen::IsCa| certificate(|parameters| parameters.is_ca = is_ca);
         assert!(!may_sign(&constraints(rcgen::IsCa::ExplicitNoCa)));
         // Without the extension it does not say so.

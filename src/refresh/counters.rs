@@ -81,7 +81,7 @@ counters! {
         /// The database did not respond in time.
         unresolved { result = "unknown" },
     }
-    "token_lookups" "Tokens looked for, by what told their row." {
+    "token_lookups" "Tokens looked up, by where their row was found." {
         /// Or in the map of live tokens.
         found_in_cache { by = "cache" },
         known_unknown { by = "negative_cache" },

@@ -272,7 +272,7 @@ impl Call<'_> {
             Parsed::Forward(why) => Decided::Left(Leave::counted(&counters.left_for_request, why)),
             // WordPress may send the message in the site's language.
             Parsed::Invalid(_) if !self.site.is_english => {
-                Decided::Left(Leave::counted(&counters.left_for_settings, "a fault to be told in the site's language"))
+                Decided::Left(Leave::counted(&counters.left_for_settings, "an error message in the site's language"))
             }
             Parsed::Invalid(fault) => {
                 counters.invalid.add();

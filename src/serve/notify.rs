@@ -21,7 +21,7 @@ pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         // Type=notify-reload needs the time, to tell the reply to this signal from the reply to an
         // earlier one.
-        Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration anew")]),
+        Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]),
         Err(error) => warn!(%error, "the service manager was not told of a reload"),
     }
 }

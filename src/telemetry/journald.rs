@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_listens_it_is_an_error() {
+    fn without_a_listener_it_is_an_error() {
         assert!(at(Path::new("/nonexistent/socket")).is_err());
     }
 }

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_takes_keeps_nobody() {
+    fn lines_that_are_not_read_delay_no_caller() {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         // The pipe is full from the start.
         ours.set_nonblocking(true).unwrap();

@@ -1,5 +1,5 @@
-// SECURITY: PHP's messages quote values, and the site's code can make them up. What leaves is their class, and what is known to be
-// no value: names that the code spells out, and directories that are there.
+// SECURITY: PHP's messages quote values, and the site's code can make them up. Only their class is reported, and what is certainly
+// not a value: names that the code spells out, and existing directories.
 final class WpJwtError
 {
     public static function reduced($error)
@@ -52,7 +52,7 @@ final class WpJwtError
         return '';
     }
 
-    /** In code: not in a text, and no variable. */
+    /** In code: neither in a text nor a variable. */
     private static function is_spelled($name, $line, $behind)
     {
         $parts = explode('\\', $name);

@@ -1,4 +1,4 @@
-// PHP's wrapper of files, replaced: whatever is read, or looked for and not there, is noted, and includes of wp-settings.php get a
+// Replaces PHP's wrapper of files: records every file that is read, or looked for in vain, and gives includes of wp-settings.php a
 // line that ends the run.
 final class WpJwtFiles
 {
@@ -9,7 +9,7 @@ final class WpJwtFiles
     private $directory;
     private $stub = null;
     private $at = 0;
-    /** What was looked at, by its path. */
+    /** The files that were accessed, by path. */
     public static $seen = array();
     public static $overflow = false;
 

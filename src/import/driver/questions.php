@@ -1,11 +1,11 @@
-// What the answer may depend on without showing it in a second run. All with the wrapper of files off.
+// Finds what the answer may depend on although a second run does not show it. All with the wrapper of files off.
 final class WpJwtQuestions
 {
     const OF_COMMAND_LINE = '/\b(PHP_SAPI|php_sapi_name|WP_CLI|STDIN|STDOUT|STDERR)\b/i';
     const OF_SAPI = '/\b(PHP_SAPI|php_sapi_name)\b/i';
     const OF_SERVER = '/[\'"]((?:fpm|cgi|apache|litespeed|frankenphp|uwsgi|embed|cli-server)[a-z0-9_-]*)[\'"]/i';
     const OF_HOST = '/\b(HTTP_HOST|SERVER_NAME)\b/';
-    // What is the same for all processes of a machine or container, and is read to find out which it is.
+    // Values that are the same for all processes of a machine or container, and are read to identify it.
     const OF_PROCESS = '~^/proc/(?:\d+|self|thread-self)/(?!(?:cgroup|mounts|mountinfo)$)~';
     const INCLUDE_WORD = '/^(?:include|require)(?:_once)?$/i';
     public static $asks = array();

@@ -1,6 +1,6 @@
-// Runs a site's wp-config.php as a request would, and says what it defined, instead of loading WordPress. The sidecar puts a
-// line with $wp_jwt_import in front (what to run, as base64 of JSON) and hands the whole over on standard input, behind the
-// other files of this directory. The language is that of PHP 7.2, the oldest that WordPress runs on.
+// Runs a site's wp-config.php like a request, and reports what it defined, instead of loading WordPress. The sidecar puts a line
+// with $wp_jwt_import in front (what to run, as base64 of JSON) and passes the whole on standard input, after the other files
+// of this directory. The code is for PHP 7.2, the oldest version that WordPress runs on.
 final class WpJwtRun
 {
     private static $task;
@@ -13,7 +13,7 @@ final class WpJwtRun
         ini_set('display_errors', '0');
         ini_set('log_errors', '0');
         register_shutdown_function(array(__CLASS__, 'ended'));
-        // In pieces: what has no end must not fill the memory.
+        // In pieces: endless input must not fill the memory.
         ob_start(array(__CLASS__, 'nothing'), 4096);
         // The site does not get the variables of the administrator who runs this.
         foreach (array_keys(getenv()) as $name) {
@@ -87,7 +87,7 @@ final class WpJwtRun
         self::$answered = true;
         WpJwtFiles::off();
         foreach (self::$request as $name => $value) {
-            // A request's getenv() takes no heed of putenv() for these.
+            // A request's getenv() ignores putenv() for these.
             if (getenv($name) !== $value) {
                 WpJwtQuestions::$asks['request'] = base64_encode($name);
             }

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_anew_takes_its_room_over() {
+    fn what_is_read_again_keeps_its_room() {
         let budget = Budget::new(10, Arc::new(RowCache::new(10, Some(0))));
         let second = RowCache::sharing(&budget, Some(0));
         put(&second, 0, 5);

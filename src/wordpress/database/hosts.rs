@@ -122,7 +122,7 @@ mod tests {
             assert_eq!(recovery.saw(found, 3), None);
         }
         assert_eq!(recovery.saw(Some(0), 3), Some(0));
-        assert_eq!(recovery.saw(Some(0), 3), None, "counted anew");
+        assert_eq!(recovery.saw(Some(0), 3), None, "counted again");
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Walker {
         if !metadata.is_dir() && !(metadata.is_file() && (depth == 0 || is_php(path))) {
             return Ok(false);
         }
-        // Only `wp-config.php` is outside these directories; whoever read it has resolved links in
+        // Only `wp-config.php` is outside these directories; the reader of that file has resolved links in
         // its path.
         if link && !self.is_inside(path)? {
             self.links += 1;

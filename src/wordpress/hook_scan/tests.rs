@@ -330,7 +330,7 @@ async fn a_look_is_a_scan_elsewhere_and_ends_with_who_waits() {
 
     let stopped = Arc::clone(&scan.is_stopped);
     let mut look = Box::pin(scan.look(active));
-    // It begins, and nobody waits any longer.
+    // It begins, and its caller stops waiting.
     let is_done = std::future::poll_fn(|context| Poll::Ready(look.as_mut().poll(context).is_ready())).await;
     drop(look);
     assert!(is_done || stopped.load(Ordering::Relaxed));
