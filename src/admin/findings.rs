@@ -189,7 +189,7 @@ mod tests {
         let refused = |reason, status, last_hour| Refused { what: "request", reason, status, last_hour, total: 9 };
         let quiet = [refused("client_closed", Some("499"), 5), refused("upstream_timeout", Some("504"), 0)];
         assert_eq!(errors(&quiet), None);
-        let told = errors(&[refused("upstream_timeout", Some("504"), 2), refused("not_tls", None, 3)]).unwrap();
-        assert!(told.what.ends_with("with errors: 2 × upstream timeout."), "{}", told.what);
+        let finding = errors(&[refused("upstream_timeout", Some("504"), 2), refused("not_tls", None, 3)]).unwrap();
+        assert!(finding.what.ends_with("with errors: 2 × upstream timeout."), "{}", finding.what);
     }
 }

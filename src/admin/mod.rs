@@ -134,9 +134,9 @@ pub fn start(listener: Listener, subject: Subject) -> io::Result<Admin> {
     let subject = Arc::new(subject);
     let stop = CancellationToken::new();
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let (stopped, told) = (stop.clone(), Arc::clone(&subject));
+    let (stopped, about) = (stop.clone(), Arc::clone(&subject));
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
-        runtime.block_on(stopped.run_until_cancelled_owned(work(listener, told)));
+        runtime.block_on(stopped.run_until_cancelled_owned(work(listener, about)));
     })?;
     Ok(Admin { subject, stop, thread })
 }

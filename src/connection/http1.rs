@@ -83,9 +83,9 @@ impl Connection {
     /// here.
     pub async fn serve(mut self) -> Result<(), ConnectionError> {
         let ending = Rc::clone(&self.downstream.context.ending);
-        let mut told_to_end = pin!(ending.told());
+        let mut notified = pin!(ending.notified());
         // Registered once: it wakes this task only.
-        poll_fn(|cx| Poll::Ready(told_to_end.as_mut().poll(cx).is_ready())).await;
+        poll_fn(|cx| Poll::Ready(notified.as_mut().poll(cx).is_ready())).await;
         loop {
             let head = poll_fn(|cx| self.poll_head(cx));
             let (request, framing) = match head.await? {
@@ -275,7 +275,7 @@ impl Connection {
     /// come and leave would take them all. So this is limited by [`UNREAD`].
     async fn read_on(&self, body: ResponseBody) {
         let context = &self.downstream.context;
-        let draining = context.ending.told();
+        let draining = context.ending.notified();
         if context.ending.begun().is_some() {
             return;
         }

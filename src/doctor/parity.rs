@@ -156,8 +156,8 @@ async fn ask_both(
     agent: &str,
 ) -> Result<(Answer, Result<Answer, String>), ClientError> {
     let request = || case.request(place, chain, agent);
-    let told: Option<IpAddr> = address::CLIENT.parse().ok();
-    let wordpress = client::ask(dialer, told, request()?).await?;
+    let ip: Option<IpAddr> = address::CLIENT.parse().ok();
+    let wordpress = client::ask(dialer, ip, request()?).await?;
     let native = timeout(client::LIMIT, native(refresher, place, request()?))
         .await
         .unwrap_or(Err(ClientError::TimedOut(client::LIMIT)))?;
@@ -181,8 +181,8 @@ async fn native(
             let received = SystemTime::now();
             Ok(Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, sent, received }))
         }
-        Ok(refresh::Answer::Forward(_, told, _)) => {
-            Ok(Err(told.and_then(|told| told.reason).unwrap_or_else(|| "not the refresh route".to_owned())))
+        Ok(refresh::Answer::Forward(_, log, _)) => {
+            Ok(Err(log.and_then(|log| log.reason).unwrap_or_else(|| "not the refresh route".to_owned())))
         }
         Err(error) => Err(ClientError::Native(error.to_string())),
     }

@@ -74,13 +74,13 @@ mod tests {
         let config = Config::load(&Sources { file: Some(file), ..Sources::default() })?;
         let installation = installation(&config.wordpress, &config.jwt, &|_| None)?;
 
-        let told = of_site(&config, &installation, Some(Err(NotNative::Inactive.into())));
-        let told: Vec<_> = told.iter().map(|finding| (finding.level, finding.id)).collect();
+        let found = of_site(&config, &installation, Some(Err(NotNative::Inactive.into())));
+        let found: Vec<_> = found.iter().map(|finding| (finding.level, finding.id)).collect();
         let expected =
             [(Level::Warning, "keys.signing"), (Level::Warning, "keys.salts"), (Level::Problem, "plugin.active")];
-        assert_eq!(told, expected);
-        let told = findings(&config, None);
-        assert_eq!(told.iter().map(|finding| finding.id).collect::<Vec<_>>(), ["client_address.trusted_proxies"]);
+        assert_eq!(found, expected);
+        let found = findings(&config, None);
+        assert_eq!(found.iter().map(|finding| finding.id).collect::<Vec<_>>(), ["client_address.trusted_proxies"]);
         Ok(())
     }
 }

@@ -85,7 +85,7 @@ pub struct Limits {
 #[derive(Default)]
 pub struct Ending {
     begun: Cell<Option<Instant>>,
-    told: Notify,
+    notify: Notify,
 }
 
 impl Ending {
@@ -95,15 +95,15 @@ impl Ending {
     }
 
     /// Wakes the task that has polled this when the end begins.
-    pub fn told(&self) -> Notified<'_> {
-        self.told.notified()
+    pub fn notified(&self) -> Notified<'_> {
+        self.notify.notified()
     }
 
     /// Begins the end when `draining` is cancelled.
     pub async fn follow(self: Rc<Self>, draining: CancellationToken) {
         draining.cancelled().await;
         self.begun.set(Some(Instant::now()));
-        self.told.notify_waiters();
+        self.notify.notify_waiters();
     }
 }
 

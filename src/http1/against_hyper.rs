@@ -271,14 +271,14 @@ async fn whole(body: Incoming) -> Option<(Vec<u8>, HeaderMap)> {
 /// The requests that hyper's server reads if `bytes` arrive, followed by the end of the stream.
 pub async fn hypers_requests(bytes: &[u8]) -> Vec<Understood> {
     let (mut client, server) = tokio::io::duplex(ROOM);
-    let (told, mut heard) = unbounded_channel();
+    let (sender, mut receiver) = unbounded_channel();
     let service = service_fn(move |request: Request<Incoming>| {
-        let told = told.clone();
+        let sender = sender.clone();
         async move {
             let (head, body) = request.into_parts();
             let length = body.size_hint().exact();
             let body = whole(body).await;
-            let _ = told.send(of_request(&Request::from_parts(head, ()), length, body));
+            let _ = sender.send(of_request(&Request::from_parts(head, ()), length, body));
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
     });
@@ -292,7 +292,7 @@ pub async fn hypers_requests(bytes: &[u8]) -> Vec<Understood> {
     http.half_close(true).max_headers(HYPERS_FIELDS);
     let serving = http.serve_connection(TokioIo::new(server), service);
     let _ = tokio::join!(serving, reading);
-    std::iter::from_fn(|| heard.try_recv().ok()).collect()
+    std::iter::from_fn(|| receiver.try_recv().ok()).collect()
 }
 
 /// The response that hyper's client reads if `bytes` and then the end of the stream answer its

@@ -234,14 +234,14 @@ kept in:    memory: a restart begins again
         assert_eq!(shown(view), expected);
         verdict.differ(Difference::new(Kind::Body, "body +ro\u{1b}les (array of string)"), 60);
         let view = View { notes: vec!["ip".into()], kept_in: Some("/x".into()), ..View::of(&verdict, None, true) };
-        let told = shown(view);
+        let text = shown(view);
         for part in [
             "state:      differs, since Thu, 01 Jan 1970 00:01:00 GMT: WordPress has the refreshes\n",
             "difference: body +ro\\u{1b}les (array of string)\n",
             "what to do: The site's own code changes the answer",
             "note:       ip\nkept in:    /x\n",
         ] {
-            assert!(told.contains(part), "{part} is not in {told}");
+            assert!(text.contains(part), "{part} is not in {text}");
         }
         let closed = View::of(&verdict, None, true).closed("WordPress answers 401".into(), 0);
         assert!(shown(closed).contains("closed:     WordPress answers 401\n"));

@@ -153,9 +153,9 @@ fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
         .args(["--upstream", &format!("http://{}", upstream.address())])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains(&format!("admin.listen: cannot listen on {address}")), "{told}");
+    let answer = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{answer}");
+    assert!(answer.contains(&format!("admin.listen: cannot listen on {address}")), "{answer}");
 
     // The default port, used by another sidecar on this machine or by this test. Another process may have released it
     // just then; then the sidecar gets it, and the test begins again.
@@ -165,11 +165,11 @@ fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
         let mut command = crate::support::sidecar::command();
         command.args(["serve", "--listen", "127.0.0.1:0", "--refresh-mode", "forward", "--log-format", "json"]);
         let sidecar = Sidecar::start_command(command.args(["--upstream", &format!("http://{}", upstream.address())]));
-        let told = sidecar.wait_for_log("status page and");
-        if told.contains("no status page and no metrics") {
-            break (sidecar, told, taken);
+        let answer = sidecar.wait_for_log("status page and");
+        if answer.contains("no status page and no metrics") {
+            break (sidecar, answer, taken);
         }
-        assert!(taken.is_err() && Instant::now() < deadline, "it listens where another one does: {told}");
+        assert!(taken.is_err() && Instant::now() < deadline, "it listens where another one does: {answer}");
     };
     assert!(warning.contains("127.0.0.1:9151") && warning.contains("admin.listen"), "{warning}");
     let mut client = Connection::to(sidecar.address());
@@ -225,9 +225,12 @@ async fn ready_is_who_sees_database_and_upstream() {
     assert_eq!(readiness(address, 200), serde_json::json!({"ready": true, "reasons": []}));
 
     server.kill().await;
-    let told = readiness(address, 503)["reasons"].to_string();
-    assert!(told.contains("the database was last seen ") && told.contains("cannot connect to the database"), "{told}");
-    assert!(!told.contains("the upstream"), "{told}");
+    let answer = readiness(address, 503)["reasons"].to_string();
+    assert!(
+        answer.contains("the database was last seen ") && answer.contains("cannot connect to the database"),
+        "{answer}"
+    );
+    assert!(!answer.contains("the upstream"), "{answer}");
     let page = String::from_utf8(get(address, "/").body).unwrap();
     assert!(page.contains("The database cannot be read"), "{page}");
     assert_eq!(get(address, "/healthz").status(), 200, "alive all the same");
@@ -238,8 +241,8 @@ async fn ready_is_who_sees_database_and_upstream() {
     assert_eq!(status["database"]["trouble"]["current"], false, "the last failure is still shown");
 
     rig.upstream.stop();
-    let told = readiness(address, 503)["reasons"].to_string();
-    assert!(told.contains("the upstream was last seen ") && told.contains("could not connect"), "{told}");
+    let answer = readiness(address, 503)["reasons"].to_string();
+    assert!(answer.contains("the upstream was last seen ") && answer.contains("could not connect"), "{answer}");
     let page = String::from_utf8(get(address, "/").body).unwrap();
     assert!(page.contains("web server cannot be reached"), "{page}");
 }
@@ -260,8 +263,8 @@ fn a_sidecar_that_is_ending_is_alive_and_not_ready() {
     client.head();
     sidecar.signal("TERM");
     sidecar.wait_for_log("draining");
-    let told = readiness(address, 503);
-    assert!(told["reasons"][0].as_str().is_some_and(|reason| reason.starts_with("shutting down")), "{told}");
+    let answer = readiness(address, 503);
+    assert!(answer["reasons"][0].as_str().is_some_and(|reason| reason.starts_with("shutting down")), "{answer}");
     assert_eq!(get(address, "/healthz").status(), 200);
     assert!(String::from_utf8(get(address, "/").body).unwrap().contains("Shutting down"));
     drop(client);

@@ -39,7 +39,7 @@ enum Last {
 }
 
 fn answering_until(last: Last) -> (Upstream, Receiver<usize>) {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
         let mut writing = connection.stream.try_clone().unwrap();
@@ -62,10 +62,10 @@ fn answering_until(last: Last) -> (Upstream, Receiver<usize>) {
                 let _ = is_read.send(());
             }
         }
-        let _ = told.send(read);
+        let _ = sender.send(read);
         let _ = answer.join();
     });
-    (upstream, heard)
+    (upstream, receiver)
 }
 
 fn chunk(size: usize) -> String {
@@ -75,7 +75,7 @@ fn chunk(size: usize) -> String {
 #[test]
 fn a_client_may_send_everything_before_it_reads() {
     // What is left of a request when its answer has ended goes nowhere.
-    let (upstream, heard) = answering_until(Last::Read);
+    let (upstream, receiver) = answering_until(Last::Read);
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"));
@@ -83,7 +83,7 @@ fn a_client_may_send_everything_before_it_reads() {
     let answer = client.response();
     assert_eq!((answer.complete, answer.body.len()), (true, LARGE));
     drop((client, sidecar));
-    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), LARGE);
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), LARGE);
 }
 
 #[test]
@@ -103,18 +103,18 @@ fn who_sends_is_not_silent_though_it_does_not_read() {
 
 #[test]
 fn who_neither_sends_nor_reads_is_cut_off() {
-    let (upstream, heard) = both_ways();
+    let (upstream, receiver) = both_ways();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-response-write-idle", LIMIT]);
     let mut client = Connection::to(sidecar.address());
     client.send(CHUNKED).send(chunk(START));
-    assert!(heard.recv_timeout(PATIENCE).unwrap() >= START);
+    assert!(receiver.recv_timeout(PATIENCE).unwrap() >= START);
     assert!(sidecar.wait_for_log("the client does not read its answer").contains("nothing moved for 2s"));
 }
 
 /// What is too much of the request has to go somewhere, or the client never comes to its answer.
 #[test]
 fn the_unwanted_rest_of_a_request_is_read_before_its_response() {
-    let (upstream, heard) = both_ways();
+    let (upstream, receiver) = both_ways();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-request-body", "1000000"]);
     let mut client = begun(&sidecar);
     for _ in 0..LARGE / START {
@@ -124,13 +124,13 @@ fn the_unwanted_rest_of_a_request_is_read_before_its_response() {
     let answer = client.response();
     assert_eq!((answer.complete, answer.body.len()), (true, LARGE));
     drop(client);
-    assert!(heard.recv_timeout(PATIENCE).unwrap() < 2_000_000);
+    assert!(receiver.recv_timeout(PATIENCE).unwrap() < 2_000_000);
     is_told_as_the_clients(&sidecar, "the request body is larger than server.max_request_body");
 }
 
 /// An upstream that answers half of `abcdef` when it has the head of a request, and the rest when the test allows it.
 fn in_halves() -> (Upstream, Sender<()>, Receiver<()>) {
-    let ((go_on, wait), (told, heard)) = (channel(), channel());
+    let ((go_on, wait), (sender, receiver)) = (channel(), channel());
     let wait = Arc::new(Mutex::new(wait));
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
@@ -140,9 +140,9 @@ fn in_halves() -> (Upstream, Sender<()>, Receiver<()>) {
         }
         connection.stream.set_read_timeout(Some(2 * PATIENCE)).unwrap();
         while !connection.take(1 << 16).is_empty() {}
-        let _ = told.send(());
+        let _ = sender.send(());
     });
-    (upstream, go_on, heard)
+    (upstream, go_on, receiver)
 }
 
 /// A client whose upload goes on while its answer has begun.
@@ -174,7 +174,7 @@ fn a_request_that_breaks_does_not_break_its_answer() {
         ("3\r\nab".to_owned(), "the request body did not arrive in time"),
         (chunk(2 * START), "the request body is larger than server.max_request_body"),
     ] {
-        let (upstream, go_on, heard) = in_halves();
+        let (upstream, go_on, receiver) = in_halves();
         let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
         let mut client = begun(&sidecar);
         client.send(&rest);
@@ -183,32 +183,32 @@ fn a_request_that_breaks_does_not_break_its_answer() {
         assert_eq!(whole(&client.response()), (true, &b"abcdef"[..]), "{what}");
         // Where its next request would begin is unknown, and the upstream has half a request.
         assert!(client.is_closed(), "{what}");
-        heard.recv_timeout(PATIENCE).unwrap();
+        receiver.recv_timeout(PATIENCE).unwrap();
         is_told_as_the_clients(&sidecar, what);
     }
 }
 
 #[test]
 fn an_answer_that_waits_for_the_rest_of_a_broken_request_is_cut() {
-    let (upstream, go_on, heard) = in_halves();
+    let (upstream, go_on, receiver) = in_halves();
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = begun(&sidecar);
     client.send("zz\r\n");
     // Sooner than by response_body_idle.
     assert_eq!(whole(&client.response()), (false, &b"abc"[..]));
     drop(go_on);
-    heard.recv_timeout(PATIENCE).unwrap();
+    receiver.recv_timeout(PATIENCE).unwrap();
     is_told_as_the_clients(&sidecar, "could not read the request body");
 }
 
 #[test]
 fn a_client_that_leaves_in_its_upload_ends_it() {
-    let (upstream, go_on, heard) = in_halves();
+    let (upstream, go_on, receiver) = in_halves();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--log-level", "debug"]);
     drop(begun(&sidecar));
     is_told_as_the_clients(&sidecar, "could not read the request body");
     sidecar.wait_for_log("connection ended");
     drop(go_on);
-    heard.recv_timeout(PATIENCE).unwrap();
+    receiver.recv_timeout(PATIENCE).unwrap();
     is_told_as_the_clients(&sidecar, "could not read the request body");
 }

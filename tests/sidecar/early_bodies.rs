@@ -33,11 +33,11 @@ fn is_silent(client: &Connection) -> bool {
 
 #[test]
 fn a_site_refuses_an_upload_before_a_byte_of_it_came() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         let head = String::from_utf8(connection.head().unwrap()).unwrap();
         connection.send("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
-        told.send((head, connection.take(1))).unwrap();
+        sender.send((head, connection.take(1))).unwrap();
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
@@ -45,7 +45,7 @@ fn a_site_refuses_an_upload_before_a_byte_of_it_came() {
     let answer = client.response();
     // What follows could be the body as well as a request.
     assert_eq!((answer.status(), answer.value("connection").as_deref()), (413, Some("close")));
-    let (head, body) = heard.recv_timeout(PATIENCE).unwrap();
+    let (head, body) = receiver.recv_timeout(PATIENCE).unwrap();
     assert!(head.contains("Expect: 100-continue\r\nContent-Length: 2000000000\r\n"), "{head}");
     assert_eq!(body, b"", "the connection ends");
     client.finish();
@@ -207,10 +207,10 @@ fn each_way_to_begin_is_counted() {
 
 #[test]
 fn an_early_body_must_keep_up_from_its_first_byte() {
-    let (told, heard): (Sender<Vec<u8>>, Receiver<_>) = channel();
+    let (sender, receiver): (Sender<Vec<u8>>, Receiver<_>) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
-        told.send(connection.take(1000)).unwrap();
+        sender.send(connection.take(1000)).unwrap();
     });
     let slow = ["--server-request-body-idle", "1s"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &[ALWAYS, &slow].concat());
@@ -223,7 +223,7 @@ fn an_early_body_must_keep_up_from_its_first_byte() {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(client.response().status(), 408);
-    let read = String::from_utf8(heard.recv_timeout(PATIENCE).unwrap()).unwrap();
+    let read = String::from_utf8(receiver.recv_timeout(PATIENCE).unwrap()).unwrap();
     assert!(read.starts_with("1\r\na\r\n") && !read.contains('0'), "{read}");
 }
 

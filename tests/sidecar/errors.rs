@@ -45,10 +45,10 @@ fn browsers_get_a_page_and_programs_json_both_with_the_request_id_of_the_log() {
 
 #[test]
 fn a_body_that_is_the_clients_fault_is_never_the_upstreams() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         while !connection.take(1).is_empty() {}
-        let _ = told.send(());
+        let _ = sender.send(());
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     let more_than_is_waited_for = format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000));
@@ -73,7 +73,7 @@ fn a_body_that_is_the_clients_fault_is_never_the_upstreams() {
             match start {
                 "" => assert_eq!(upstream.connections(), before, "{chunk:?}"),
                 // The upstream has seen a request without an end, and its connection closes.
-                _ => heard.recv_timeout(Duration::from_secs(10)).unwrap(),
+                _ => receiver.recv_timeout(Duration::from_secs(10)).unwrap(),
             }
         }
     }
@@ -106,9 +106,9 @@ fn what_is_no_answer_is_a_502() {
 
 #[test]
 fn a_client_that_leaves_is_a_499_in_the_log_and_ends_the_upstream_request() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::with(move |connection, _| {
-        told.send(connection.is_closed()).unwrap();
+        sender.send(connection.is_closed()).unwrap();
         false
     });
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--log-level", "debug"]);
@@ -118,17 +118,17 @@ fn a_client_that_leaves_is_a_499_in_the_log_and_ends_the_upstream_request() {
         upstream.wait_for_requests(before + 1);
         let lines = sidecar.log().len();
         drop(client);
-        assert!(heard.recv_timeout(Duration::from_secs(10)).unwrap());
+        assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap());
         assert!(sidecar.wait_for_log_after(lines, "\"status\":499").contains("request_id"));
     }
 }
 
 #[test]
 fn a_client_that_leaves_in_a_download_ends_it() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::with(move |connection, _| {
         connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
-        told.send(connection.is_closed()).unwrap();
+        sender.send(connection.is_closed()).unwrap();
         false
     });
     let sidecar = Sidecar::forwarding(upstream.address());
@@ -136,7 +136,7 @@ fn a_client_that_leaves_in_a_download_ends_it() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     client.head().unwrap();
     drop(client);
-    assert!(heard.recv_timeout(Duration::from_secs(10)).unwrap());
+    assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap());
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_client_that_goes_on_sending_gets_its_last_answer() {
 
 #[test]
 fn an_upstream_that_stops_reading_an_upload_is_let_go() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
         connection.send("HTTP/1.1 413 Payload Too Large\r\nContent-Length: 4\r\n\r\nbig!");
@@ -243,7 +243,7 @@ fn an_upstream_that_stops_reading_an_upload_is_let_go() {
         while begun.elapsed() < Duration::from_secs(20) {
             use std::io::Write as _;
             if connection.stream.write(b"x").is_err() {
-                told.send(()).unwrap();
+                sender.send(()).unwrap();
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -258,7 +258,7 @@ fn an_upstream_that_stops_reading_an_upload_is_let_go() {
     let answer = client.response();
     assert_eq!((answer.status(), answer.body.as_slice()), (413, &b"big!"[..]));
     drop(client);
-    heard.recv_timeout(Duration::from_secs(15)).expect("the upstream's connection is closed");
+    receiver.recv_timeout(Duration::from_secs(15)).expect("the upstream's connection is closed");
 }
 
 #[test]

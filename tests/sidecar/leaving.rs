@@ -45,13 +45,13 @@ struct Deaf {
 
 impl Deaf {
     fn new(answer: &'static str) -> Deaf {
-        let ((begins, begun), (find_out, told), (closes, closed)) = (channel(), channel(), channel());
-        let told = Arc::new(Mutex::new(told));
+        let ((begins, begun), (find_out, finding_out), (closes, closed)) = (channel(), channel(), channel());
+        let finding_out = Arc::new(Mutex::new(finding_out));
         let upstream = Upstream::of_connections(move |mut connection| {
             connection.head().unwrap();
             connection.send(answer);
             begins.send(()).unwrap();
-            told.lock().unwrap().recv().unwrap();
+            finding_out.lock().unwrap().recv().unwrap();
             // With what was sent before unread, a close shows in a write.
             let deadline = Instant::now() + PATIENCE;
             let mut is_closed = false;
@@ -276,7 +276,7 @@ fn call(number: usize, length: usize) -> String {
 
 /// Answers in two parts and says of each request how it ended: with all of its body, and with a sidecar that took both.
 fn scripts() -> (Upstream, Receiver<(String, usize, bool)>) {
-    let (told, ended) = channel();
+    let (sender, ended) = channel();
     let upstream = Upstream::with(move |connection, request| {
         sleep(Duration::from_millis(50));
         // More than the sockets take: who does not read it is seen.
@@ -285,7 +285,7 @@ fn scripts() -> (Upstream, Receiver<(String, usize, bool)>) {
         let took = connection.stream.write_all(head.as_bytes()).is_ok()
             && connection.stream.write_all(&part).is_ok()
             && connection.stream.write_all(&part).is_ok();
-        told.send((request.start_line(), request.body.len(), took)).unwrap();
+        sender.send((request.start_line(), request.body.len(), took)).unwrap();
         took
     });
     (upstream, ended)
@@ -322,7 +322,7 @@ fn a_request_goes_on_without_its_client_where_that_is_wanted() {
 
 /// An upstream whose answers have no end: a part each `pause`. Says when the sidecar has let one go.
 fn endless(part: usize, pause: Duration) -> (Upstream, Receiver<()>) {
-    let (told, ended) = channel();
+    let (sender, ended) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
         connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -330,7 +330,7 @@ fn endless(part: usize, pause: Duration) -> (Upstream, Receiver<()>) {
         while connection.stream.write_all(chunk.as_bytes()).is_ok() {
             sleep(pause);
         }
-        let _ = told.send(());
+        let _ = sender.send(());
     });
     (upstream, ended)
 }
@@ -361,11 +361,11 @@ fn an_answer_without_end_ends_all_the_same_when_its_client_has_left() {
 
 #[test]
 fn who_ends_its_sending_side_gets_its_answer_where_that_is_wanted() {
-    let (go_on, told) = channel();
-    let told = Mutex::new(told);
+    let (go_on, going_on) = channel();
+    let going_on = Mutex::new(going_on);
     let upstream = Upstream::with(move |connection, _| {
         connection.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
-        told.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        going_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
         connection.send("def");
         true
     });

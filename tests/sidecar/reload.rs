@@ -61,13 +61,13 @@ impl Configured {
         self.sidecar.signal("HUP");
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let told = self
+            let line = self
                 .sidecar
                 .log()
                 .into_iter()
                 .skip(before)
                 .find(|line| line.contains("\"reloaded\"") || line.contains("the one before stays in effect"));
-            if let Some(line) = told {
+            if let Some(line) = line {
                 return line;
             }
             assert!(Instant::now() < deadline, "no reload:\n{}", self.sidecar.log().join("\n"));

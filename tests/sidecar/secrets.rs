@@ -49,7 +49,8 @@ async fn nothing_that_is_said_holds_a_secret() {
     secrets::plant(&planted);
     ask(format!("GET / HTTP/1.1\r\nUser-Agent: {planted}\r\nHost: shop.example\r\n\r\n"));
     rig.sidecar.wait_for_log(&planted);
-    let (found, told): (Vec<_>, Vec<_>) = secrets::told().into_iter().partition(|line| line.contains("planted-"));
+    let (found, leaked): (Vec<_>, Vec<_>) =
+        secrets::lines_with_secrets().into_iter().partition(|line| line.contains("planted-"));
     assert!(found.iter().any(|line| line.contains(&planted)), "the search does not find what is there");
-    assert!(told.is_empty(), "secrets in logs: {told:#?}");
+    assert!(leaked.is_empty(), "secrets in logs: {leaked:#?}");
 }

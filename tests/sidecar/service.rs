@@ -115,13 +115,13 @@ fn the_watchdog_is_told_only_while_all_threads_of_the_front_answer() {
         let stuck = thread(&service, name);
         ptrace::attach(stuck).unwrap();
         waitpid(stuck, Some(WaitPidFlag::__WALL)).unwrap();
-        let (lines, told) = (service.log().len(), notices.count("WATCHDOG=1"));
+        let (lines, alive) = (service.log().len(), notices.count("WATCHDOG=1"));
         if name.is_some() {
             service.wait_for_log_after(lines, "a worker does not answer");
         }
         // One may have been on its way.
         std::thread::sleep(4 * INTERVAL);
-        let more = notices.count("WATCHDOG=1") - told;
+        let more = notices.count("WATCHDOG=1") - alive;
         ptrace::detach(stuck, None).unwrap();
         assert!(more <= 1, "{name:?} is stuck, and the watchdog was notified {more} times that all is well");
         let heard = notices.all().len();

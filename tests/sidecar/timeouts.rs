@@ -190,12 +190,12 @@ fn a_slow_body_holds_no_upstream_connection() {
 #[test]
 fn a_client_that_reads_nothing_is_cut_off_and_a_slow_one_is_not() {
     const SIZE: usize = 40 << 20;
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::with(move |connection, request| {
         use std::io::Write as _;
         connection.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
         let written = connection.stream.write_all(&vec![b'x'; SIZE]);
-        let _ = told.send((request.start_line().contains("/stuck"), written.is_ok()));
+        let _ = sender.send((request.start_line().contains("/stuck"), written.is_ok()));
         written.is_ok()
     });
     let sidecar = with_limit(&upstream, "server-response-write-idle");
@@ -211,7 +211,7 @@ fn a_client_that_reads_nothing_is_cut_off_and_a_slow_one_is_not() {
     }
     read += slow.take(SIZE - read).len();
     assert_eq!(read, SIZE);
-    let mut written = [(); 2].map(|()| heard.recv_timeout(3 * PATIENCE).unwrap());
+    let mut written = [(); 2].map(|()| receiver.recv_timeout(3 * PATIENCE).unwrap());
     written.sort_unstable();
     assert_eq!(written, [(false, true), (true, false)], "the upstream's connection for the stuck client is closed");
     assert!(sidecar.wait_for_log("the client does not read its answer").contains("nothing moved for 2s"));

@@ -297,17 +297,17 @@ fn trailers_pass_both_ways() {
 /// Nor need the client say that it reads them.
 #[test]
 fn trailers_pass_that_were_not_announced() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
-        told.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
+        sender.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
         connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Got: 1\r\n\r\n");
         connection.is_closed();
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n");
-    let body = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    let body = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(String::from_utf8(body).unwrap(), "1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n");
     client.head().unwrap();
     let rest = "2\r\nok\r\n0\r\nX-Got: 1\r\n\r\n";
@@ -321,33 +321,33 @@ fn trailers_pass_that_were_not_announced() {
 
 #[test]
 fn trailers_do_not_say_who_the_client_is() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
-        told.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
+        sender.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
         connection.send(OK);
         connection.is_closed();
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     let request = "POST / HTTP/1.1\r\nHost: a\r\nTrailer: X-Forwarded-For, X-Sum, X_Real_IP, Forwarded\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Forwarded-For: 1.2.3.4\r\nX_Real_IP: 1.2.3.4\r\nX-Sum: 42\r\nForwarded: for=1.2.3.4\r\n\r\n";
     assert_eq!(exchange(&sidecar, request).status(), 200);
-    let body = String::from_utf8(heard.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap();
+    let body = String::from_utf8(receiver.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap();
     assert_eq!(body.to_lowercase(), "1\r\na\r\n0\r\nx-sum: 42\r\n\r\n");
 }
 
 #[test]
 fn trailers_hold_nothing_that_must_be_known_before_the_body() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
-        told.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
+        sender.send(connection.take("1\r\na\r\n0\r\nX-Sum: 42\r\n\r\n".len())).unwrap();
         connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie, X-Got, Content-Length\r\n\r\n0\r\nSet-Cookie: a=b\r\nX-Got: 1\r\nContent-Length: 3\r\n\r\n");
         connection.is_closed();
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: Cookie, X-Sum, Authorization, Host, X-WP-Nonce, Expect\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nCookie: a=b\r\nAuthorization: Basic eA==\r\nHost: b\r\nX-Sum: 42\r\nX-WP-Nonce: n\r\nExpect: 100-continue\r\n\r\n");
-    let body = String::from_utf8(heard.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap();
+    let body = String::from_utf8(receiver.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap();
     assert_eq!(body.to_lowercase(), "1\r\na\r\n0\r\nx-sum: 42\r\n\r\n");
     client.head().unwrap();
     let trailers = "0\r\nx-got: 1\r\n\r\n";

@@ -74,14 +74,14 @@ fn any_agreed_protocol_passes_whatever_its_case() {
 
 #[test]
 fn each_direction_closes_on_its_own() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::with(move |connection, _| {
         connection.send(SWITCHED);
         let mut all = Vec::new();
         while let [byte] = connection.take(1)[..] {
             all.push(byte);
         }
-        told.send(all).unwrap();
+        sender.send(all).unwrap();
         connection.send("late words");
         false
     });
@@ -89,22 +89,22 @@ fn each_direction_closes_on_its_own() {
     let mut client = switched(&sidecar);
     client.send("last words");
     client.finish();
-    assert_eq!(heard.recv_timeout(Duration::from_secs(10)).unwrap(), b"last words");
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), b"last words");
     assert_eq!(client.take(100), b"late words");
 
     // And the other way round: the upstream is done, the client is not.
-    let (told, heard): (_, Receiver<Vec<u8>>) = channel();
+    let (sender, receiver): (_, Receiver<Vec<u8>>) = channel();
     let upstream = Upstream::with(move |connection, _| {
         connection.send(SWITCHED).send("bye");
         connection.finish();
-        told.send(connection.take(9)).unwrap();
+        sender.send(connection.take(9)).unwrap();
         false
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = switched(&sidecar);
     assert_eq!(client.take(100), b"bye");
     client.send("but still");
-    assert_eq!(heard.recv_timeout(Duration::from_secs(10)).unwrap(), b"but still");
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), b"but still");
 }
 
 #[test]
@@ -212,14 +212,14 @@ fn a_drain_waits_for_tunnels_up_to_its_limit() {
 
 #[test]
 fn a_client_that_leaves_its_tunnel_ends_the_upstreams_side() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::with(move |connection, _| {
         connection.send(SWITCHED);
         let closed = connection.is_closed();
-        told.send(closed).unwrap();
+        sender.send(closed).unwrap();
         false
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     drop(switched(&sidecar));
-    assert!(heard.recv_timeout(Duration::from_secs(10)).unwrap());
+    assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap());
 }

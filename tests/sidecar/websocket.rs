@@ -29,13 +29,13 @@ enum Seen {
 
 /// Sends back what it gets; at `close` it closes with a code of its own.
 async fn serve(stream: TcpStream, seen: UnboundedSender<Seen>) {
-    let told = seen.clone();
+    let handshakes = seen.clone();
     #[expect(clippy::result_large_err, reason = "the library's own type")]
     let agree = move |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
         let field = |name: &str| request.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
         assert_eq!(field("sec-websocket-protocol"), "chat, superchat");
         let (path, extensions) = (request.uri().to_string(), field("sec-websocket-extensions"));
-        told.send(Seen::Handshake { path, extensions }).unwrap();
+        handshakes.send(Seen::Handshake { path, extensions }).unwrap();
         response.headers_mut().insert("sec-websocket-protocol", "superchat".parse().unwrap());
         Ok(response)
     };
@@ -90,7 +90,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, goodbye: bool) {
 async fn a_conversation_passes_whole_with_and_without_tls() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = listener.local_addr().unwrap();
-    let (seen, mut told) = unbounded_channel();
+    let (seen, mut receiver) = unbounded_channel();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(serve(stream, seen.clone()));
@@ -119,11 +119,11 @@ async fn a_conversation_passes_whole_with_and_without_tls() {
             };
             timeout(PATIENCE, conversation).await.expect("in time");
             let (path, extensions) = ("/chat?a=b".into(), "permessage-deflate; client_max_window_bits".into());
-            assert_eq!(told.recv().await, Some(Seen::Handshake { path, extensions }));
+            assert_eq!(receiver.recv().await, Some(Seen::Handshake { path, extensions }));
             // The echo of a close is a close.
             let closed =
                 if goodbye { Seen::Closed(1001, "good night".into()) } else { Seen::Closed(4001, "enough".into()) };
-            assert_eq!(timeout(PATIENCE, told.recv()).await.expect("in time"), Some(closed));
+            assert_eq!(timeout(PATIENCE, receiver.recv()).await.expect("in time"), Some(closed));
         }
     }
 }

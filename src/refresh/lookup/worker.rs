@@ -52,8 +52,8 @@ impl Worker {
         let mut tokens: Vec<&Key> = Vec::with_capacity(sought.len());
         for one in &sought {
             // Another look-up may have found it meanwhile.
-            let told = known.is_unknown(&one.token) || known.row_of(&one.token).is_some();
-            if !told && !tokens.contains(&&one.token) {
+            let is_known = known.is_unknown(&one.token) || known.row_of(&one.token).is_some();
+            if !is_known && !tokens.contains(&&one.token) {
                 tokens.push(&one.token);
             }
         }

@@ -120,12 +120,12 @@ mod tests {
     fn a_constant_lifetime_is_told_once() {
         let other = judged(Proof::Plain, Some(Kind::Lifetime));
         let mut tally = Tally::default();
-        let mut told = 0;
+        let mut reported = 0;
         for _ in 0..50 {
             assert_eq!(kind(tally.add(&other)), Some(Kind::Lifetime));
-            told += usize::from(tally.constant_lifetime() == Some(900));
+            reported += usize::from(tally.constant_lifetime() == Some(900));
         }
-        assert_eq!(told, 1);
+        assert_eq!(reported, 1);
         for lifetime in (0..60).map(|at| Some(900 + at % 2)) {
             tally.add(&Judged { lifetime, ..other.clone() });
             assert_eq!(tally.constant_lifetime(), None);

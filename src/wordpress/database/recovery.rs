@@ -43,7 +43,7 @@ impl Database {
     pub async fn return_to_earlier_hosts(&self, tokens: &str) {
         let mut recovery = Recovery::default();
         let mut newest: Option<Option<Newest>> = None;
-        let mut told = None;
+        let mut warned = None;
         loop {
             sleep(LOOK).await;
             let in_use = self.at().place;
@@ -52,11 +52,11 @@ impl Database {
                 Some(newest) => self.earlier_hosts(in_use, tokens, newest.as_ref()).await,
                 None => Found::default(),
             };
-            if let Some(place) = lacking.filter(|_| lacking != told) {
+            if let Some(place) = lacking.filter(|_| lacking != warned) {
                 let host = self.label(place);
                 warn!(host, "an earlier host of the database takes writes, but it lacks what the one in use has");
             }
-            told = lacking;
+            warned = lacking;
             if let Some(place) = recovery.saw(whole, LOOKS) {
                 self.at().place = place;
                 self.distrust();

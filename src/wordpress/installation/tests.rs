@@ -27,7 +27,8 @@ fn no_jwt() -> config::Jwt {
     config::Jwt::default()
 }
 
-/// With a `wp-config.php` of this content, in a directory with a `wp-content/plugins`.
+/// The installation for a `wp-config.php` with this content, in a directory with a
+/// `wp-content/plugins`.
 fn with(source: &str, config: config::WordPress, jwt: &config::Jwt) -> Result<Installation, Vec<String>> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wp-config.php");
@@ -44,7 +45,7 @@ fn read(source: &str) -> Installation {
     with(source, explicit(), &no_jwt()).unwrap()
 }
 
-/// With the prefix said by the configuration: one that stands before code that is not read is not believed.
+/// With a configured prefix: one that is followed by code that is not read is not used.
 fn with_prefix(source: &str) -> Installation {
     with(source, config::WordPress { table_prefix: Some("wp_".into()), ..explicit() }, &no_jwt()).unwrap()
 }
@@ -177,7 +178,7 @@ fn all_faults_are_told_at_once() {
 #[test]
 fn one_cause_is_named_once() {
     let faults = refused("<?php\nrequire $where;\ndefine('DB_NAME', 'a');\n");
-    // One cause is one fault, however much hangs on it.
+    // One cause is one fault, however much depends on it.
     assert_eq!(
         faults,
         [
@@ -188,7 +189,7 @@ fn one_cause_is_named_once() {
     );
 }
 
-/// A site whose file is plain, and an import that says another database.
+/// A site with a plain file, and an import with another database.
 #[test]
 fn an_import_wins_unless_it_is_another_sites() {
     let directory = tempfile::tempdir().unwrap();
@@ -214,7 +215,7 @@ fn an_import_wins_unless_it_is_another_sites() {
         let config = config::WordPress { config: wp_config.map(at), import, ..explicit() };
         installation(&config, &no_jwt(), &|_| None).map_err(problems)
     };
-    // Its directory, too.
+    // The same for its directory.
     for wp_config in [Some("wp-config.php"), Some(""), None] {
         let site = of(wp_config, false).unwrap();
         assert_eq!(site.database_label, "of-php@of-php:3306/of-php");
@@ -227,7 +228,7 @@ fn an_import_wins_unless_it_is_another_sites() {
     assert!(site.source().starts_with("as read in "), "{}", site.source());
     let other = site.passed_over.unwrap();
     assert_eq!((other.file, other.made_of, other.wanted), (at("site.toml"), at("wp-config.php"), at("other.php")));
-    // Who is sent to `import` has run it.
+    // The errors suggest `import`, which was run for another site: that is reported, too.
     fs::write(at("computed.php"), "<?php define('DB_NAME', $x);").unwrap();
     let faults = of(Some("computed.php"), false).unwrap_err();
     assert!(faults.last().unwrap().contains("site.toml is not taken: it was made of "), "{faults:?}");
@@ -326,8 +327,8 @@ fn users_may_have_a_table_of_their_own() {
     let site = with_prefix(&format!("{PLAIN} require $x;"));
     assert_eq!((site.users_table.as_str(), site.multisite), ("wp_users", true), "what was not read may define it");
     for name in ["CUSTOM_USER_TABLE", "CUSTOM_USER_META_TABLE", "JWT_AUTH_CORS_ENABLE", "MYSQL_CLIENT_FLAGS"] {
-        let told = format!("{name}: taken as not defined, but line 10 includes");
-        assert!(site.assumed.iter().any(|sentence| sentence.starts_with(&told)), "{:?}", site.assumed);
+        let assumption = format!("{name}: taken as not defined, but line 10 includes");
+        assert!(site.assumed.iter().any(|sentence| sentence.starts_with(&assumption)), "{:?}", site.assumed);
     }
     for more in ["define('CUSTOM_USER_TABLE', 'a`b');", "define('CUSTOM_USER_TABLE', $x);"] {
         let faults = refused(&format!("{PLAIN} {more}"));
@@ -371,7 +372,7 @@ fn whether_wordpress_connects_the_same_way() {
         (url("mysql://user:p@db.example.com:3307/site"), true),
         (url("mysql://sidecar:p@db.example.com:3307/site"), false),
         (url("mysql://user:p@replica.example.com:3307/site"), false),
-        // One of several hosts is enough: that WordPress uses it.
+        // It is enough that WordPress uses one of several hosts.
         (hosts(&["10.0.0.5", "db.example.com:3307"]), true),
         (hosts(&["10.0.0.5", "10.0.0.6"]), false),
     ] {
@@ -400,7 +401,7 @@ fn language_packs_are_where_wordpress_is() {
         "define('WP_CONTENT_DIR', '/srv/content'); define('WP_LANG_DIR', '/srv/packs'); define('MULTISITE', true);";
     let moved = Packs { content: "/srv/content".into(), folder: Some("/srv/packs".into()), is_network: true, root };
     assert_eq!(packs(more), Some(moved));
-    // What only PHP knows, or what would depend on where it runs.
+    // Values that only PHP knows, or that depend on where it runs.
     for more in ["define('WP_LANG_DIR', $x);", "define('WP_CONTENT_DIR', $x);", "define('WP_LANG_DIR', 'packs');"] {
         assert_eq!(packs(more), None, "{more}");
     }

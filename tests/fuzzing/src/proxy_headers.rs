@@ -38,8 +38,8 @@ pub fn header(bytes: &[u8]) {
 
     let ip = found.address.map(|address| address.ip());
     let again = introduction(ip);
-    let told = ip.map(|ip| SocketAddr::new(ip, 0));
-    assert_eq!(read(&mut &again[..], ProxyProtocol::V2), Some(Introduced { address: told, by_tls: false }));
+    let introduced = ip.map(|ip| SocketAddr::new(ip, 0));
+    assert_eq!(read(&mut &again[..], ProxyProtocol::V2), Some(Introduced { address: introduced, by_tls: false }));
 }
 
 thread_local! {

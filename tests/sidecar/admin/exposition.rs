@@ -183,8 +183,8 @@ async fn all_that_dashboard_and_rules_ask_for_is_there() {
 fn prometheus_takes_the_rules_and_fires_them() {
     let check = |arguments: &[&str]| {
         let output = Command::new("promtool").args(arguments).output().expect("promtool is there (Debian: prometheus)");
-        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.success(), "{told}");
+        let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{printed}");
     };
     let rules = shipped("alerts.yml");
     check(&["check", "rules", rules.to_str().unwrap()]);

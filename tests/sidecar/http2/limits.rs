@@ -17,15 +17,15 @@ const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
 
 /// An upstream with an answer that no buffer on the way holds, and a channel that tells when its connection was closed.
 fn endless() -> (Upstream, std::sync::mpsc::Receiver<()>) {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::with(move |connection, _| {
         connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         let chunk = format!("10000\r\n{}\r\n", "x".repeat(65536));
         while connection.stream.write_all(chunk.as_bytes()).is_ok() {}
-        let _ = told.send(());
+        let _ = sender.send(());
         false
     });
-    (upstream, heard)
+    (upstream, receiver)
 }
 
 #[test]
@@ -151,10 +151,10 @@ fn resident(pid: u32) -> usize {
 /// Frames that cost nothing to send and have no flow control.
 #[test]
 fn floods_of_small_frames_take_no_memory_and_stop_no_other_client() {
-    let (told, heard) = channel();
+    let (sender, receiver) = channel();
     let upstream = Upstream::with(move |connection, request| {
         if request.start_line().starts_with("POST") {
-            let _ = told.send(());
+            let _ = sender.send(());
             return !connection.is_closed();
         }
         connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
@@ -190,5 +190,5 @@ fn floods_of_small_frames_take_no_memory_and_stop_no_other_client() {
     assert_eq!(other.status(1), 200);
     let grown = resident(front.sidecar.pid()).saturating_sub(before);
     assert!(grown < 30, "{grown} MiB more after floods");
-    drop((floods, heard));
+    drop((floods, receiver));
 }

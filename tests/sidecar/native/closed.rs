@@ -99,11 +99,11 @@ async fn a_refused_call_makes_wordpress_be_asked_and_its_refusal_counts() {
     let said = String::from_utf8(said.stdout).unwrap();
     assert!(said.contains(&refusal), "{said}");
 
-    let told = rig.sidecar.log().len();
+    let logged = rig.sidecar.log().len();
     *site.lock().unwrap() = Site::Open;
     // A call that WordPress serves shows that it is open again.
     eventually("it is open again", || async { (forwarded(&rig), rig.refresh("none").status()) == (299, 403) }).await;
-    rig.sidecar.wait_for_log_after(told, "refreshing natively");
+    rig.sidecar.wait_for_log_after(logged, "refreshing natively");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,8 +17,8 @@ fn the_commit_is_found_where_there_is_one_and_unknown_elsewhere() {
 
     let tarball = tempfile::tempdir().unwrap();
     assert_eq!(script.commit(tarball.path(), &release), "unknown");
-    let told = [("PROFILE", "release"), ("WP_JWT_SIDECAR_COMMIT", "0.1.0-7 of the packager")];
-    assert_eq!(script.commit(tarball.path(), &told), "0.1.0-7 of the packager");
+    let variables = [("PROFILE", "release"), ("WP_JWT_SIDECAR_COMMIT", "0.1.0-7 of the packager")];
+    assert_eq!(script.commit(tarball.path(), &variables), "0.1.0-7 of the packager");
 
     let clone = tempfile::tempdir().unwrap();
     git(clone.path(), &["init", "-q"]);

@@ -22,7 +22,7 @@ fn keys_take_effect() {
     let configured = Configured::start(&[("upstream.url", &url)]);
     let address = configured.sidecar.address();
     let mut kept = Connection::to(address);
-    let told = |client: &mut Connection| {
+    let forwarded_for = |client: &mut Connection| {
         client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n");
         client.response();
         upstream.requests().last().unwrap().value("x-forwarded-for").unwrap()
@@ -31,12 +31,12 @@ fn keys_take_effect() {
         client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(2_000)));
         client.response().status()
     };
-    assert_eq!((told(&mut kept).as_str(), large(&mut kept)), ("127.0.0.1", 200));
+    assert_eq!((forwarded_for(&mut kept).as_str(), large(&mut kept)), ("127.0.0.1", 200));
 
     configured.change(&[("upstream.url", &url), ("forwarded.trusted_proxies", "[\"127.0.0.1\"]")]);
-    assert_eq!(told(&mut kept), "203.0.113.9, 127.0.0.1", "on an open connection, too");
+    assert_eq!(forwarded_for(&mut kept), "203.0.113.9, 127.0.0.1", "on an open connection, too");
     configured.change(&[("upstream.url", &url), ("forwarded.mode", "\"preserve\"")]);
-    assert_eq!(told(&mut kept), "203.0.113.9");
+    assert_eq!(forwarded_for(&mut kept), "203.0.113.9");
 
     configured.change(&[("upstream.url", &url), ("server.max_header_bytes", "1024")]);
     assert_eq!((large(&mut Connection::to(address)), large(&mut kept)), (431, 431), "on an open connection, too");

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// chromedriver's log, and how many bytes of its end a failure shows.
 const LOG: &str = "chromedriver.log";
-const TOLD: usize = 8_000;
+const LOG_END: usize = 8_000;
 
 /// A failed start shows nothing about a page: without memory or processor for some seconds,
 /// Chromium gives up.
@@ -192,7 +192,7 @@ impl Browser {
     /// Adds the end of chromedriver's log.
     fn with_log(&self, why: &str) -> String {
         let log = std::fs::read(self.profile.path().join(LOG)).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log[log.len().saturating_sub(TOLD)..]).into_owned();
+        let log = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_END)..]).into_owned();
         format!("{why}\nthe end of chromedriver's log:\n{log}")
     }
 

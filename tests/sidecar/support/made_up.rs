@@ -121,8 +121,8 @@ impl Talk<'_> {
         let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
         let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload).await.ok()?;
-        let told = String::from_utf8_lossy(&payload);
-        assert!(!told.contains("root:x:"), "a file was sent to the server");
+        let sent = String::from_utf8_lossy(&payload);
+        assert!(!sent.contains("root:x:"), "a file was sent to the server");
         Some((header[3], payload))
     }
 

@@ -78,7 +78,7 @@ pub fn keep(text: &str) {
 }
 
 /// The lines that contain a secret.
-pub fn told() -> Vec<String> {
+pub fn lines_with_secrets() -> Vec<String> {
     let path = |file: &Mutex<File>| format!("/proc/{}/fd/{}", std::process::id(), file.lock().unwrap().as_raw_fd());
     let (secrets, logs) = (path(&KEPT.secrets), path(&KEPT.logs));
     let output =

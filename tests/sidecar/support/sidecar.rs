@@ -200,8 +200,8 @@ impl Drop for Sidecar {
             !is_excused && !matches!(serde_json::from_str(line), Ok(serde_json::Value::Object(_)))
         });
         assert!(broken.is_none(), "a line of the log is no JSON object: {broken:?}");
-        let told: Vec<&String> = lines.iter().filter(|line| tells_a_secret(line)).collect();
-        assert!(told.is_empty(), "secrets in the log of a sidecar: {told:#?}");
+        let leaking: Vec<&String> = lines.iter().filter(|line| tells_a_secret(line)).collect();
+        assert!(leaking.is_empty(), "secrets in the log of a sidecar: {leaking:#?}");
     }
 }
 

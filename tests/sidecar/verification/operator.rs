@@ -224,7 +224,7 @@ async fn it_begins_again_when_it_is_asked_to() {
     let mark = || said(&site.run(&["verify", "--again"], "off"));
     let (code, shown) = mark();
     assert_eq!(code, Some(2), "{shown}");
-    assert!(shown.contains("no sidecar of this configuration has taken notice"), "{shown}");
+    assert!(shown.contains("no sidecar of this configuration has noticed"), "{shown}");
     site.put(&json!({"differs": {"kind": "body", "what": ROLES}}));
     let sidecar = site.start();
     sidecar.wait_for_log("the verification begins again");
@@ -281,8 +281,8 @@ async fn what_cannot_be_kept_or_read_costs_a_warning() {
     assert_eq!(verification(address)["needed"], 7);
     fs::create_dir(&gone).unwrap();
     wait_until("it is kept", || fs::read_dir(&gone).unwrap().count() == 1);
-    let told = sidecar.log().iter().filter(|line| line.contains("cannot be kept")).count();
-    assert_eq!(told, 1);
+    let logged = sidecar.log().iter().filter(|line| line.contains("cannot be kept")).count();
+    assert_eq!(logged, 1);
 
     let mut command = command();
     command.arg("check").envs(rig::command_environment(&site.database, site.upstream.address()));

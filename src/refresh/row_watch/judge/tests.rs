@@ -229,9 +229,9 @@ proptest! {
             ahead,
             ..plain()
         };
-        let told = judge(&row, &keys().expected(), proves).fault.unwrap().what;
+        let fault = judge(&row, &keys().expected(), proves).fault.unwrap().what;
         for value in [hash, token, name, value] {
-            prop_assert!(!told.contains(&value), "{}", told);
+            prop_assert!(!fault.contains(&value), "{}", fault);
         }
     }
 }
