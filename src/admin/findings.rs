@@ -51,7 +51,7 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
 
 fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
     let database = status.database.as_ref().and_then(current_trouble).map(|error| {
-        let fix = "Refreshes are WordPress's meanwhile. Is the server up, and do address, user and password hold? \
+        let fix = "Refreshes are left to WordPress meanwhile. Is the server up, and are address, user and password correct? \
                     `wp-jwt-sidecar doctor` tries them.";
         Finding::problem(Area::Database, DATABASE_AWAY, format!("The database cannot be read: {error}"), fix)
     });

@@ -170,7 +170,7 @@ impl Kind {
             Self::List(_) => Ok(Value::List(items(text).map(str::to_owned).collect())),
             Self::Tables(_) => match DeValue::parse(text) {
                 Ok(value) => self.read_toml(value.get_ref()),
-                Err(_) => Err(format!("is no TOML; accepted: {}", self.accepts())),
+                Err(_) => Err(format!("is not TOML; accepted: {}", self.accepts())),
             },
             _ => self.text(text),
         }

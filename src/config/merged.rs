@@ -139,7 +139,7 @@ impl Merged {
                 // SECURITY: people write the secret itself where its file should be named.
                 if !path.starts_with("/") && !path.exists() {
                     fault.value = None;
-                    fault.problem.push_str(" (the value is not shown, since it looks as if it were no path)");
+                    fault.problem.push_str(" (the value is not shown, since it does not look like a path)");
                 }
                 self.faults.push(fault);
                 None

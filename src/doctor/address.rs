@@ -105,8 +105,8 @@ pub fn judge(seen: &Seen) -> Finding {
     let fix = "Have the web server take the client's address from the sidecar:";
     if !is_client(&plain) {
         let what = format!(
-            "WordPress took {plain} for the client of a request that came for {CLIENT}: all clients are one to it, share one \
-             rate limit and stand so in the plugin's statistics. The web server does not pass X-Forwarded-For on"
+            "WordPress took {plain} as the client of a request from {CLIENT}: it sees all clients as one, with one rate limit \
+             and one address in the plugin's statistics. The web server does not pass X-Forwarded-For on"
         );
         return Finding::problem(Area::ClientAddress, id, what, fix).with_lines(snippets());
     }
@@ -116,13 +116,13 @@ pub fn judge(seen: &Seen) -> Finding {
         }
         Some(address) if !address.is_empty() => {
             let what = format!(
-                "the plugin sees the client's address, but the web server takes {address} for it: comments, logs and plugins \
-                 that limit logins, which go by REMOTE_ADDR, take all clients for one"
+                "the plugin sees the client's address, but the web server uses {address} instead: comments, logs and plugins \
+                 that limit logins use REMOTE_ADDR, and see all clients as one"
             );
             Finding::warning(Area::ClientAddress, id, what, fix).with_lines(snippets())
         }
         _ => Finding::ok(Area::ClientAddress, id, "the plugin sees the client's address").with_hint(
-            "Whether REMOTE_ADDR is right too was not to be seen: write a comment on the site and look at its address.",
+            "Whether REMOTE_ADDR is right too could not be checked: write a comment on the site and look at its address.",
         ),
     }
 }

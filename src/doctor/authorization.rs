@@ -63,7 +63,7 @@ fn judge(answer: &Result<Answer, ClientError>) -> Finding {
     }
     let code = if code.is_empty() { String::new() } else { format!(" {code}") };
     unknown(&format!(
-        "{ROUTE} answered with {}{code}, which is neither the plugin's word nor WordPress's",
+        "{ROUTE} answered with {}{code}, which is neither the plugin's response nor WordPress's",
         answer.status
     ))
 }

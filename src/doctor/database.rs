@@ -171,7 +171,7 @@ pub async fn hosts(installation: &Installation) -> Vec<Finding> {
                 Area::Database,
                 id,
                 format!("{label} cannot be used: {error}"),
-                "Is it running, and does it know the user? While it is away there is one host less to go to.",
+                "Is it running, and does it have the user? While it is down, there is one host less to fail over to.",
             ),
         });
         database.close().await;

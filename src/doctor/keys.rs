@@ -46,7 +46,7 @@ pub fn signing_key(algorithm: Option<Algorithm>, secret: Option<&Secret>, has_pr
         Some(Weakness::Placeholder) => Finding::problem(
             Area::Keys,
             id,
-            "the signing key is a placeholder out of an example: anybody can make tokens for any user of the site",
+            "the signing key is a placeholder from an example: anyone can make tokens for any user of the site",
             FIX_KEY,
         )
         .with_lines(make_key()),

@@ -42,8 +42,8 @@ pub async fn keep_alive(dialer: &Dialer, place: &SiteAddress, reused_for: Durati
         Err(error) => Finding::warning(
             Area::Upstream,
             id,
-            format!("how long the web server keeps idle connections could not be seen: {error}"),
-            "See what is said of the web server.",
+            format!("how long the web server keeps idle connections could not be checked: {error}"),
+            "See the findings about the web server.",
         ),
     }
 }
@@ -134,8 +134,8 @@ pub async fn body_limit(dialer: &Dialer, place: &SiteAddress) -> Finding {
         return Finding::warning(
             Area::Upstream,
             "upstream.body_limit",
-            format!("how large a request may be could not be seen: {error}"),
-            "See what is said of the web server.",
+            format!("how large a request may be could not be checked: {error}"),
+            "See the findings about the web server.",
         );
     }
     judge_body_limit(refused.iter().position(|refused| matches!(refused, Ok(true))))
@@ -182,9 +182,9 @@ async fn announce(dialer: &Dialer, place: &SiteAddress, size: u64) -> Result<boo
 
 fn head(place: &SiteAddress, method: &str, target: &str, fields: &str) -> Result<String, String> {
     // SECURITY: the home URL comes from the database; nothing in it may end a line.
-    HeaderValue::from_str(&place.host).map_err(|_| "the host of the home URL is not valid".to_owned())?;
+    HeaderValue::from_str(&place.host).map_err(|_| "the host of the home URL is invalid".to_owned())?;
     let proto = place.scheme.name();
-    let target: http::Uri = target.parse().map_err(|_| "the path of the home URL is not valid".to_owned())?;
+    let target: http::Uri = target.parse().map_err(|_| "the path of the home URL is invalid".to_owned())?;
     Ok(format!(
         "{method} {target} HTTP/1.1\r\nHost: {}\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: {proto}\r\n\
          User-Agent: {}\r\n{fields}\r\n",

@@ -104,7 +104,7 @@ pub async fn look(
             Ok((wordpress, native)) => pairs.push(Pair { name, wordpress, native }),
             Err(error) => {
                 let what = format!("no answers to compare: {name}: {error}");
-                return vec![Finding::problem(Area::Parity, id, what, "See what is said of the web server.")];
+                return vec![Finding::problem(Area::Parity, id, what, "See the findings about the web server.")];
             }
         }
     }
@@ -120,7 +120,7 @@ pub async fn look(
                 ),
             )
             .with_hint(
-                "The client's address was not to be seen without: write a comment on the site and look at its address.",
+                "The client's address could not be checked without it: write a comment on the site and look at its address.",
             ),
         ),
         None => {
@@ -239,7 +239,7 @@ fn judge(pairs: &[Pair], is_english: bool) -> Vec<Finding> {
             Area::Parity,
             id,
             "the answers of WordPress have header fields that the sidecar's do not have, or the other way round",
-            "What the site's web server adds to all answers belongs into the server in front of the sidecar, where it reaches \
+            "What the site's web server adds to all answers belongs in the configuration of the server in front of the sidecar, where it reaches \
              the sidecar's own answers too; what the site's code adds needs refresh.mode = \"forward\", if clients go by it.",
         )
     };
@@ -280,7 +280,7 @@ fn left_to_wordpress(forwarded: Vec<String>, is_english: bool) -> Finding {
         Area::Parity,
         id,
         "the sidecar leaves to WordPress what it should answer itself",
-        "See what is said of the database, of the plugin and of the web server.",
+        "See the findings about the database, the plugin and the web server.",
     )
     .with_lines(forwarded)
 }

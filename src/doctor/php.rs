@@ -309,7 +309,7 @@ fn keys(said: &Said, nonce: &str, salt: &Secret, secret: Option<&Secret>) -> Vec
     let mut findings = Vec::new();
     if !is_same(salt, &said.salt) {
         let what =
-            "wp_salt( 'auth' ) is another in PHP than the sidecar has: WordPress takes its access tokens for revoked";
+            "wp_salt( 'auth' ) is another in PHP than the sidecar has: WordPress treats its access tokens as revoked";
         findings.push(Finding::problem(Area::Keys, id, what, fix));
     }
     if let (Some(secret), Some(key)) = (secret, &said.key)

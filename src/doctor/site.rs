@@ -13,7 +13,7 @@ pub const BY_NTP: &str =
 pub fn obstacle(obstacle: &NotNative) -> Finding {
     let (area, id, fix) = match obstacle {
         NotNative::Unknown(_) => {
-            (Area::Database, "site.unknown", "See what is said of the database; the sidecar keeps trying.".to_owned())
+            (Area::Database, "site.unknown", "See the findings about the database; the sidecar keeps trying.".to_owned())
         }
         NotNative::Inactive => (
             Area::Plugin,
@@ -31,7 +31,7 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
             "tables.tokens",
             format!(
                 "The plugin makes {table} when it is activated: deactivate and activate it, or update it. If the table is \
-                 there, the database user may not see it: see what is said of its rights."
+                 there, the database user may not see it: see the findings about its rights."
             ),
         ),
         NotNative::Algorithm(..) => (

@@ -32,7 +32,7 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
     let id = "upstream.reachable";
     let url = &config.upstream.url;
     let error = match dialer.dial_home(None, host).await {
-        Ok(_) => return Finding::ok(Area::Upstream, id, format!("{url} takes connections")),
+        Ok(_) => return Finding::ok(Area::Upstream, id, format!("{url} accepts connections")),
         Err(error) => error,
     };
     let fix = match (&error, url) {
@@ -96,7 +96,7 @@ pub async fn rest_root(dialer: &Dialer, question: &Question) -> (Finding, Option
                     "A page came in the place of JSON: another site, a maintenance page, or a security plugin."
                 }
                 HomeError::TimedOut => "PHP takes too long: look at the site's load, and at PHP's slow log.",
-                _ => "See what is said of the web server.",
+                _ => "See the findings about the web server.",
             };
             let error = in_full(&error);
             let what = format!("{stored}/wp-json/ was asked by the web server and gave no answer: {error}");
@@ -119,7 +119,7 @@ pub async fn route(dialer: &Dialer, place: &SiteAddress) -> Vec<Finding> {
     match asked.await {
         Ok(answer) => [Some(registered(&answer)), clock_of(&answer)].into_iter().flatten().collect(),
         Err(error) => {
-            let fix = "See what is said of the web server, and look into PHP's error log.";
+            let fix = "See the findings about the web server, and look into PHP's error log.";
             vec![Finding::problem(
                 Area::Upstream,
                 "upstream.route",
@@ -159,7 +159,7 @@ fn registered(answer: &Answer) -> Finding {
         return missing(format!("WordPress does not describe the plugin's routes: status {}", answer.status));
     }
     let Ok(namespace) = serde_json::from_slice::<Namespace>(&answer.body) else {
-        return missing("what WordPress says of the plugin's routes is not the JSON that it should be".to_owned());
+        return missing("WordPress's description of the plugin's routes is not the expected JSON".to_owned());
     };
     let Some(route) = namespace.routes.get(ROUTE) else {
         return missing(format!("WordPress has no route {ROUTE}"));
@@ -168,7 +168,7 @@ fn registered(answer: &Answer) -> Finding {
         route.endpoints.iter().filter(|endpoint| endpoint.methods.iter().any(|method| method == "POST")).count();
     match takers {
         1 => Finding::ok(Area::Upstream, id, format!("WordPress has the route {ROUTE}")),
-        0 => missing(format!("the route {ROUTE} takes no POST")),
+        0 => missing(format!("the route {ROUTE} accepts no POST")),
         _ => Finding::problem(
             Area::Plugin,
             "plugin.rival",

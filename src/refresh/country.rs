@@ -41,7 +41,7 @@ struct Opened {
 enum CountryError {
     #[error("cannot read it: {0}")]
     Read(#[from] std::io::Error),
-    #[error("it is no country database: {0}")]
+    #[error("it is not a country database: {0}")]
     Format(#[from] MaxMindDbError),
 }
 

@@ -38,7 +38,7 @@ pub struct How {
 pub enum VerifyError {
     #[error("no sidecar answers at admin.listen: {0}")]
     Silent(#[from] Silence),
-    #[error("what answers at admin.listen is no sidecar that verifies refreshes: {0}")]
+    #[error("what answers at admin.listen is not a sidecar that verifies refreshes: {0}")]
     Strange(serde_json::Error),
     /// With `admin.listen = "off"`.
     #[error("admin.listen is \"off\", and no state is kept in {0}: it is in the log only")]
@@ -55,7 +55,7 @@ pub enum VerifyError {
     #[error("cannot write to the state directory: {0}: {1}; run it as the sidecar's user, or as root")]
     Unwritten(PathBuf, io::Error),
     #[error(
-        "no sidecar of this configuration has taken notice in {TAKEN:?}: the next one that starts with the state directory {0} will"
+        "no sidecar of this configuration has noticed within {TAKEN:?}: the next one that starts with the state directory {0} will"
     )]
     NotTaken(PathBuf),
     #[error(transparent)]

@@ -185,7 +185,7 @@ pub enum HomeError {
     #[error("the body is not the expected JSON")]
     Json(#[from] serde_json::Error),
     /// The option `home` is invalid.
-    #[error("{0} is no URL")]
+    #[error("{0} is not a URL")]
     Url(String),
 }
 

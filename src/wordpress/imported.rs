@@ -99,7 +99,7 @@ impl Imported {
         let read = file.take(SIZE_LIMIT + 1).read_to_string(&mut text);
         read.map_err(|error| format!("cannot be read as a text: {error}"))?;
         if text.len() as u64 > SIZE_LIMIT {
-            return Err("is larger than 4 MiB, so that `wp-jwt-sidecar import` has not written it".to_owned());
+            return Err("is larger than 4 MiB, so `wp-jwt-sidecar import` has not written it".to_owned());
         }
         document::parse(&text)
     }

@@ -88,7 +88,7 @@ pub async fn look(
                 Area::Parity,
                 ID,
                 what,
-                "See what is said of the web server, and PHP's error log.",
+                "See the findings about the web server, and PHP's error log.",
             )];
         }
     };
@@ -101,7 +101,7 @@ pub async fn look(
                 Area::Parity,
                 ID,
                 what,
-                "See what is said of the database, and try it with another token.",
+                "See the findings about the database, and try it with another token.",
             )];
         }
     };
@@ -268,19 +268,19 @@ fn not_asked(name: &str, why: &NotAsked) -> Finding {
                 "the sidecar would leave the refresh of the token {name} to WordPress ({why}): there is nothing to \
                  compare; {unused}"
             ),
-            "See what is said of the database, of the plugin and of the web server.",
+            "See the findings about the database, the plugin and the web server.",
         ),
         NotAsked::Database(error) => Finding::problem(
             Area::Parity,
             ID,
             format!("the row of the refresh token {name} cannot be read: {error}; {unused}"),
-            "See what is said of the database.",
+            "See the findings about the database.",
         ),
         NotAsked::Failed(why) => Finding::problem(
             Area::Parity,
             ID,
             format!("the sidecar's answer to the refresh token {name} cannot be made: {why}; {unused}"),
-            "See what is said of the signing key and of the web server.",
+            "See the findings about the signing key and the web server.",
         ),
     }
 }
@@ -313,7 +313,9 @@ fn judge(name: &str, found: &Differences) -> Finding {
             "If clients go by what differs, set refresh.mode to \"forward\"; code of the site's own, or another \
              version of the plugin, makes the difference."
         }
-        false => "What the web server adds to all answers belongs into the server in front of the sidecar.",
+        false => {
+            "What the web server adds to all responses belongs in the configuration of the server in front of the sidecar."
+        }
     };
     let finding = if found.is_serious { Finding::problem } else { Finding::warning };
     finding(Area::Parity, ID, what, format!("{fix} {gone} {alike}")).with_lines(found.lines.clone())

@@ -190,7 +190,7 @@ fn three_users_are_needed_and_no_user_counts_twice() {
     assert!(!explaining.wants(3, 200) && explaining.wants(5, 200));
     let again = Sample { facts: users().remove(1), deviation: fields(json!({"mail": "x"})), declared: Arc::default() };
     assert!(add(&mut explaining, again, 200).is_none());
-    // A time may be the same in all answers of one second.
+    // A time may be the same in all responses of one second.
     assert!(!explaining.wants(5, 101) && explaining.wants(5, 102));
     let facts = users().remove(2);
     let deviation = fields(json!({"mail": facts.email}));
@@ -232,7 +232,7 @@ fn the_search_ends_with_so_many_users() {
 
 #[test]
 fn a_user_of_whom_nothing_is_certain_says_nothing() {
-    // `reset()` of no roles is false, and such a user's calls stay WordPress's.
+    // `reset()` of no roles is false, and such a user's calls are left to WordPress.
     let mut four = users();
     four.insert(0, user(7, &[], &[]));
     let answer = |facts: &Facts| {
@@ -303,12 +303,12 @@ fn secrets_and_users_values_are_not_shown() {
     for value in [secret, "help@", "5f0c1e"] {
         assert!(!shown.contains(value), "{shown}");
     }
-    // A city of all users may be a constant of the code's, or theirs.
+    // A city that all users share may be a constant of the code, or theirs.
     let of_one_city = (2..5).map(|id| user(id, &[], &[("town", "Dimona")])).collect();
     let explanation = explained(of_one_city, |_| fields(json!({"town": "Dimona"})));
     let shown = format!("{explanation:?}");
     assert!(shown.contains("a constant") && shown.contains("town") && !shown.contains("Dimona"), "{shown}");
-    // Nor is a key that may be a value.
+    // Nor is a key shown that may be a value.
     let keyed = (2..5).map(|id| user(id, &[], &[("order_0123456789", &format!("x{id}"))])).collect();
     let explanation = explained(keyed, |facts| fields(json!({"last": format!("x{}", facts.id)})));
     assert_eq!(said(&explanation), ["nothing known explains body +last"]);
@@ -323,10 +323,10 @@ fn coincidences_count_little() {
     for part in ["constant = true", "constant = 0", "constant = \"\""] {
         assert!(toml.contains(part), "{toml}");
     }
-    // Not where the names are the same.
+    // Not if the names are equal.
     let explanation = explained(plain(), |_| fields(json!({"locale": ""})));
     assert!(said(&explanation)[0].contains("{ meta = \"locale\" }"), "{explanation:?}");
-    // A boolean that varies may be anything.
+    // A boolean that varies may come from anything.
     let varying = [(2, "1"), (3, "0"), (5, "1")].map(|(id, vip)| user(id, &["subscriber"], &[("tier", vip)]));
     let explanation = explained(varying.into(), |facts| fields(json!({"premium": facts.id != 3})));
     assert_eq!(said(&explanation), ["body +premium: too few users so far"]);
@@ -403,7 +403,7 @@ fn a_lifetime_has_its_largest_whole_unit() {
 
 #[test]
 fn what_users_lack_speaks_for_no_meta_value() {
-    // Of an array nothing is certain, and a name is no number.
+    // An array is always uncertain, and a name is not a number.
     let of = |id, name: &str, level: &str| user(id, &["subscriber"], &[("name", name), ("level", level)]);
     let mut four = vec![of(2, "Ada", "3"), of(3, "", ""), of(4, "", ""), of(5, "", "")];
     four[0].meta.insert("interests".to_owned(), None);
@@ -411,7 +411,7 @@ fn what_users_lack_speaks_for_no_meta_value() {
         2 => fields(json!({"level": 3, "interests": ["math"]})),
         _ => fields(json!({"level": 0, "interests": ""})),
     });
-    // The key's name is the member's: those who have an array stay WordPress's.
+    // The key's name is the member's: users with an array are left to WordPress.
     let expected = "[[refresh.field]]\nname = \"level\"\nvalue = { meta = \"level\", as = \"integer\" }\n\n\
                     [[refresh.field]]\nname = \"interests\"\nvalue = { meta = \"interests\" }";
     assert_eq!(explanation.toml.as_deref(), Some(expected));
@@ -422,7 +422,7 @@ fn what_users_lack_speaks_for_no_meta_value() {
     assert_eq!(said(&explanation), ["nothing known explains body +hobbies"]);
 }
 
-/// Else the same member would be declared twice.
+/// Otherwise the same member would be declared twice.
 #[test]
 fn what_is_declared_right_is_replaced_too() {
     let fields_of = |facts: &Facts| fields(json!({"handle": facts.nicename, "mail": facts.email}));

@@ -5,7 +5,7 @@ use super::*;
 
 const APP: App<'static> = App { origin: "capacitor://localhost", has_bearer: false };
 
-/// Comparisons that an origin needs here.
+/// The number of comparisons that an origin needs here.
 const ENOUGH: u32 = 3;
 
 fn fields(allowed: &'static str) -> Fields {
@@ -34,7 +34,7 @@ fn origins() -> Origins {
     Origins::new(1_000)
 }
 
-/// One that agrees.
+/// Origins with one that agrees.
 fn agreeing() -> Origins {
     let origins = origins();
     let news: Vec<_> = (1..=3).map(|user| origins.observe(&seen("*", user), ENOUGH, 100)).collect();
@@ -52,7 +52,7 @@ fn native_after_enough_answers_with_the_same_fields() {
     assert!(origins.agreed(APP).is_none());
     assert_eq!(origins.why(APP), "no answer of WordPress to the origin capacitor://localhost was compared yet");
     origins.observe(&seen("*", 1), ENOUGH, 100);
-    // Other fields begin again.
+    // With other fields the count begins again.
     origins.observe(&seen("capacitor://localhost", 1), ENOUGH, 101);
     origins.observe(&seen("capacitor://localhost", 1), ENOUGH, 102);
     assert!(origins.agreed(APP).is_none());
@@ -60,7 +60,7 @@ fn native_after_enough_answers_with_the_same_fields() {
     assert_eq!(origins.observe(&seen("capacitor://localhost", 1), ENOUGH, 103), Some(News::Agrees));
     let cors = origins.agreed(APP).unwrap();
     assert!(cors.holds() && cors.fields == fields("capacitor://localhost"));
-    // Another origin, and the same one with a bearer token, are not known by that.
+    // That says nothing about another origin, or the same one with a bearer token.
     assert!(origins.agreed(App { has_bearer: true, ..APP }).is_none());
     assert!(origins.agreed(App { origin: "capacitor://other", ..APP }).is_none());
 }
@@ -72,15 +72,15 @@ fn other_fields_end_it_until_many_answers_are_the_same_again() {
     let news = origins.observe(&seen("https://app.example", 1), ENOUGH, 200);
     let words = "header access-control-allow-origin";
     assert_eq!(news, Some(News::Differs(words.to_owned())));
-    // Calls that were let through before are not native any more.
+    // Calls that were accepted before are no longer native.
     assert!(!before.holds() && origins.agreed(APP).is_none());
     assert_eq!(origins.view()[0].difference.as_deref(), Some(words));
-    // One of the old ones in between begins again.
+    // A response with the old fields in between restarts the count.
     origins.observe(&seen("*", 2), ENOUGH, 300);
     let back = (0..400).find(|_| origins.observe(&seen("https://app.example", 1), ENOUGH, 900).is_some());
     assert_eq!(back, Some(199));
     assert_eq!(origins.agreed(APP).unwrap().fields, fields("https://app.example"));
-    // The next time takes twice as many, and ten minutes.
+    // The next time it takes twice as many comparisons, and ten minutes.
     origins.observe(&seen("*", 2), ENOUGH, 1_000);
     assert!((0..500).all(|_| origins.observe(&seen("*", 2), ENOUGH, 1_599).is_none()));
     assert_eq!(origins.view()[0].needed, 400);
@@ -122,7 +122,7 @@ fn made_up_origins_do_not_push_out_an_app_that_is_used() {
     }
     assert!(knows(&origins, APP.origin) && origins.view().len() == MOST);
     assert!(knows(&origins, "app://99") && !knows(&origins, "app://0"));
-    // With a second account none makes room, until one is not used for an hour.
+    // Origins with a second user are not displaced until one has not been used for an hour.
     for view in origins.view() {
         origins.observe(&of(&view.origin, 67), ENOUGH, 400);
     }
@@ -163,7 +163,8 @@ fn changes_are_named_and_their_values_are_not() {
 }
 
 proptest! {
-    /// What is native was seen as often as needed in a row, and whatever comes, so many are remembered.
+    /// A native origin was seen as often as needed in a row; and the number of remembered origins
+    /// is always limited.
     #[test]
     fn only_what_was_seen_is_native(steps in proptest::collection::vec((0..20_u8, 0..2_usize, 0..4_u64, any::<bool>()), 0..200)) {
         let origins = origins();

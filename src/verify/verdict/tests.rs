@@ -13,7 +13,7 @@ fn difference() -> Difference {
     Difference::new(Kind::Body, "body +role (string)")
 }
 
-/// A site that agrees since `now`.
+/// A site that has agreed since `now`.
 fn agreeing(now: u64) -> Verdict {
     let mut verdict = Verdict::new(FIRST, now);
     verdict.enter("one", false, FIRST, now);
@@ -70,7 +70,7 @@ fn a_difference_decides_at_first_sight() {
     assert!(verdict.observe(Observation::Differs(difference()), 5));
     assert_eq!((&verdict.state, verdict.since), (&State::Differs(difference()), 5));
     assert!(!verdict.knows(Class::Plain));
-    // Once more the same is no news.
+    // Repeated, it is not a change.
     assert!(!verdict.observe(Observation::Differs(difference()), 6));
     assert_eq!(verdict.since, 5);
     let other = Difference::new(Kind::Claim, "claim +sub (string)");
@@ -111,7 +111,7 @@ fn what_one_client_can_bring_about_decides_nothing() {
         assert!(!verdict.observe(Observation::Void, at));
     }
     assert!(verdict.state == State::Agrees && verdict.is_suspicious() && verdict.knows(Class::Plain));
-    // Another kind is another suspicion; and an old one is forgotten.
+    // Another kind is another suspicion, and old ones are forgotten.
     let refused = Difference::new(Kind::Refusal, "403 site_code");
     assert!(!verdict.observe(Observation::Suspicious(refused, 8), 1_000));
     assert!(!verdict.observe(Observation::Suspicious(ended.clone(), 8), 1_000 + SUSPICIOUS_FOR));
@@ -135,7 +135,7 @@ fn a_site_that_differed_comes_back_late_and_later_each_time() {
     for _ in 0..1_599 {
         verdict.observe(agrees(Class::Plain, 1), now + RETURN_SECONDS);
     }
-    // One that differs in between begins the count again.
+    // A difference in between restarts the count.
     verdict.observe(Observation::Differs(difference()), now + RETURN_SECONDS);
     assert!(!verdict.observe(agrees(Class::Plain, 1), now + RETURN_SECONDS));
 }
@@ -154,7 +154,7 @@ fn a_changed_site_is_verified_again_by_fewer() {
             assert!(!verdict.knows(Class::Plain));
         }
     }
-    // Never by more than the first ones.
+    // Never more than the first ones.
     let mut short = agreeing(0);
     short.enter("two", false, 2, 0);
     assert_eq!(short.needed, 2);
@@ -242,7 +242,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever happens, native is only what has agreed since the last thing that spoke against it.
+    /// In every sequence of results, only what has agreed since the last contrary result is native.
     #[test]
     fn native_is_only_what_agreed_since(steps in steps()) {
         let mut verdict = Verdict::new(6, 0);

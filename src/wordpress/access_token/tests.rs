@@ -14,7 +14,7 @@ const ALL: [Algorithm; 9] = [
     Algorithm::EdDSA,
 ];
 
-/// Recorded on a throw-away site.
+/// Recorded on a test site.
 fn vector(name: &str) -> String {
     let vectors = include_str!("../../../tests/fixtures/vectors.json");
     let vectors: Value = serde_json::from_str(vectors).unwrap();
@@ -63,8 +63,8 @@ fn header_and_claims() {
             r#""exp":1795984599,"data":{"user":{"id":"3"}}"#
         )
     );
-    // Fixed: tokens must be rebuilt from their rows after an update, too. Computed with
-    // PHP: hash_hmac('sha256', $refresh, hash_hmac('sha256', 'wp-jwt-sidecar jti v1', $key, true)).
+    // Fixed, since tokens must be rebuilt from their rows even after an update. Computed with PHP:
+    // hash_hmac('sha256', $refresh, hash_hmac('sha256', 'wp-jwt-sidecar jti v1', $key, true)).
     assert_eq!(jti, "caff105b789b6a443534ff36c11a1144\"}");
     let again = signer.access_token(&claims("0123456789abcdef0123456789abcdef")).unwrap();
     assert_eq!(jwt, again);
@@ -100,7 +100,7 @@ fn key(kind: &[&str]) -> Secret {
     openssl(&[&["genpkey", "-quiet"], kind].concat())
 }
 
-/// PHP's view: whether the token is signed with the private key's public half.
+/// Whether PHP verifies the token with the private key's public half.
 fn php_verifies(jwt: &str, algorithm: Algorithm, key: &Secret) -> bool {
     const SCRIPT: &str = r#"
         [, $jwt, $algorithm, $key] = $argv;
@@ -267,7 +267,8 @@ fn a_fingerprint_is_of_key_algorithm_and_salt() {
     assert_eq!(all[0], fingerprint(Algorithm::HS256, "one", "salt"));
 }
 
-/// As PHP 8 has it: json_encode(["iss" => "http://müller.example/😀", …], JSON_UNESCAPED_SLASHES).
+/// As PHP 8 encodes it: json_encode(["iss" => "http://müller.example/😀", …],
+/// JSON_UNESCAPED_SLASHES).
 #[test]
 fn a_home_that_is_not_ascii_stands_in_claims_as_php_writes_it() {
     let signer = Signer::new(Algorithm::HS256, Some(&secret()), None).unwrap();

@@ -11,7 +11,7 @@ const BLOCKS: &str = "<?php\nadd_filter( 'jwt_auth_before_authenticate', 'shop_b
 const ACTS: &str = "<?php add_action( 'jwt_auth_token_refreshed', 'shop_log' );";
 const OWN: &str = "jwt-auth-pro/jwt-auth-pro.php";
 
-/// A folder with the files of a site, and what is active there.
+/// A directory with the files of a site, and its active code.
 struct Site {
     root: TempDir,
     active: Active,
@@ -52,7 +52,7 @@ impl Site {
         HookScan::new().scan(&self.active)
     }
 
-    /// Of a new scan, where all could be read.
+    /// The hits of a new scan that could read everything.
     #[track_caller]
     fn places(&self) -> Vec<String> {
         let found = self.scan();
@@ -151,7 +151,7 @@ fn links_are_followed_within_the_sites_folders_alone() {
     site.put("shared/auth.php", BLOCKS);
     symlink(site.path("shared"), site.path("plugins/shop/shared")).unwrap();
     symlink(site.path("shared/auth.php"), site.path("plugins/shop/file.php")).unwrap();
-    // In circles, to nothing, to what is no PHP.
+    // Links in circles, to nothing, and to a file that is not PHP.
     symlink(site.path("plugins/shop"), site.path("plugins/shop/again")).unwrap();
     symlink(site.path("gone.php"), site.path("plugins/shop/gone.php")).unwrap();
     symlink("/etc/hostname", site.path("plugins/shop/hostname.txt")).unwrap();
@@ -172,7 +172,7 @@ fn links_are_followed_within_the_sites_folders_alone() {
     assert_eq!(said[1], "links out of the site's folders are not followed: 2");
 }
 
-/// `wp-content` itself may be one, as with deployments by releases.
+/// `wp-content` itself may be a link, as with deployments by releases.
 #[test]
 fn a_folder_that_is_a_link_is_the_folder() {
     let site = Site::new(&["shop/shop.php"]);
@@ -200,7 +200,7 @@ fn what_this_user_cannot_read_is_told() {
     let found = site.scan();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
     if is_root {
-        // Root reads everything, but not what is at the end of no link.
+        // Root can read everything, except the target of a broken link.
         fs::remove_dir_all(&closed).unwrap();
         fs::create_dir(&closed).unwrap();
         symlink("loop", closed.join("loop")).unwrap();
@@ -261,7 +261,7 @@ fn one_scan_is_bounded_and_the_next_goes_on() {
     assert_eq!((found.files, found.unread.is_cut), (1, true));
 }
 
-/// What changed a moment ago is believed to be settled.
+/// A scan that treats recently changed files as settled.
 fn at_once() -> HookScan {
     let mut scan = HookScan::new();
     scan.limits.settled = Duration::ZERO;
@@ -286,13 +286,13 @@ fn only_what_changed_is_read_again() {
     assert_eq!(reads(&mut scan), (0, hit.clone()));
     site.put("plugins/shop/3.php", ACTS);
     assert_eq!(reads(&mut scan), (1, vec!["shop/3.php:1".to_owned(), "shop/auth.php:2".to_owned()]));
-    // Of the same size, and with the time set back.
+    // With the same size and the old time.
     let metadata = fs::metadata(site.path("plugins/shop/auth.php")).unwrap();
     let (before, stamp) = (metadata.modified().unwrap(), Stamp::of(&metadata));
     site.put("plugins/shop/auth.php", BLOCKS.replace("before_authenticate", "after_authenticate "));
     let file = File::options().write(true).open(site.path("plugins/shop/auth.php")).unwrap();
     file.set_modified(before).unwrap();
-    // The inode's clock ticks every some milliseconds.
+    // The inode's clock has a resolution of some milliseconds.
     while Stamp::of(&file.metadata().unwrap()) == stamp {
         std::thread::yield_now();
         file.set_modified(before).unwrap();
@@ -301,7 +301,7 @@ fn only_what_changed_is_read_again() {
     fs::remove_file(site.path("plugins/shop/3.php")).unwrap();
     assert_eq!(reads(&mut scan), (0, vec![]));
     assert_eq!(scan.seen.len(), 5, "what is gone is forgotten");
-    // A plugin that is deactivated.
+    // The plugin is deactivated.
     let none = Active { plugins: vec![OWN.to_owned()], ..site.active.clone() };
     assert_eq!(scan.scan(&none).files, 0);
     assert!(scan.seen.is_empty());

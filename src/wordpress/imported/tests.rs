@@ -2,7 +2,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
 
-/// Of a file with this content, and one that is not there.
+/// The import of a file with this content, and of a missing one.
 fn imported(directory: &Path) -> Imported {
     let config = directory.join("wp-config.php");
     fs::write(&config, "<?php // hunter2").unwrap();
@@ -96,7 +96,7 @@ fn a_touched_file_with_the_same_content_is_the_same() {
 fn only_so_much_is_read_to_see_a_change() {
     let directory = tempfile::tempdir().unwrap();
     let (large, small) = (directory.path().join("large"), directory.path().join("small"));
-    // Of zeros, and none of it on the disk.
+    // A sparse file of zeros.
     fs::File::create(&large).unwrap().set_len(8 << 20).unwrap();
     fs::write(&small, "x").unwrap();
     let wrong = |path: &Path, modified: i64| Seen::Read {
@@ -124,7 +124,7 @@ fn it_is_of_the_file_that_is_named_or_that_is_meant() {
     assert!(!imported.is_of(&other, &other) && !imported.is_of(Path::new("/not/there"), Path::new("/not/there")));
 }
 
-/// What the installation looks at is what PHP is asked for.
+/// The constants that the installation uses are those that PHP is asked for.
 #[test]
 fn all_constants_that_are_looked_at_are_asked_for() {
     let sources = [

@@ -34,7 +34,7 @@ pub struct PassedOver {
 impl PassedOver {
     /// What is wrong.
     pub fn problem(&self) -> String {
-        format!("{} is not taken: it {}", self.file.display(), self.difference())
+        format!("{} is not used: it {}", self.file.display(), self.difference())
     }
 
     /// How to fix it.
@@ -85,7 +85,7 @@ mod tests {
         let (copy, other) = (of("/run/credentials/x.service/wp-config.php"), of("/b.php"));
         assert!(
             copy.problem()
-                .starts_with("/e/site.toml is not taken: it was made of /a.php, and wordpress.config is /run/")
+                .starts_with("/e/site.toml is not used: it was made of /a.php, and wordpress.config is /run/")
         );
         assert!(copy.problem().contains("a credential") && !other.problem().contains("a credential"));
         assert!(copy.fix().contains("take wordpress.config out and set wordpress.import = \"/e/site.toml\""));

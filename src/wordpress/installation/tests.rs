@@ -231,7 +231,7 @@ fn an_import_wins_unless_it_is_another_sites() {
     // The errors suggest `import`, which was run for another site: that is reported, too.
     fs::write(at("computed.php"), "<?php define('DB_NAME', $x);").unwrap();
     let faults = of(Some("computed.php"), false).unwrap_err();
-    assert!(faults.last().unwrap().contains("site.toml is not taken: it was made of "), "{faults:?}");
+    assert!(faults.last().unwrap().contains("site.toml is not used: it was made of "), "{faults:?}");
     assert_eq!(of(Some("wp-config.php"), false).unwrap().passed_over, None);
     let faults = of(Some("other.php"), true).unwrap_err();
     assert!(faults[0].starts_with("wordpress.import: was made of ") && faults.len() == 1, "{faults:?}");

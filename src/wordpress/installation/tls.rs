@@ -198,7 +198,7 @@ impl Assembly<'_> {
                 self.constant_fault(
                     "MYSQL_CLIENT_FLAGS",
                     INSTEAD_OF_FLAGS,
-                    &format!("{} gives it no number", giver(line)),
+                    &format!("{} gives it a value that is not a number", giver(line)),
                 );
                 return None;
             }

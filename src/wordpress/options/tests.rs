@@ -48,7 +48,7 @@ fn switches_are_loosely_typed() {
         assert_eq!(with("data_management", "anonymize_ip", value).unwrap().anonymize_ip, expected, "{value}");
         assert_eq!(with("rate_limit_settings", "enabled", value).unwrap().rate_limit.is_some(), expected, "{value}");
     }
-    // A limit that is off need not make sense.
+    // A limit that is off need not be valid.
     let off = r#"a:1:{s:19:"rate_limit_settings";a:2:{s:7:"enabled";b:0;s:12:"max_requests";i:0;}}"#;
     assert_eq!(read(off).unwrap().rate_limit, None);
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A world of a few files and variables.
+/// Surroundings with a few files and variables.
 #[derive(Default)]
 struct World {
     files: HashMap<&'static str, &'static str>,
@@ -37,7 +37,7 @@ impl World {
     }
 }
 
-/// The constant `WP_X` in words: its text, `not defined`, or the reason of the doubt.
+/// The constant `WP_X` as text: its value, `not defined`, or the reason of the doubt.
 fn x(source: &str) -> String {
     in_world(&World::default(), source)
 }
@@ -156,7 +156,7 @@ fn what_only_php_can_compute_is_unknown() {
     ] {
         unknown(source);
     }
-    // `$f('WP_X')` may be anything; without it the same file is plain.
+    // `$f('WP_X')` may do anything; without it the same file is plain.
     assert_eq!(x("ini_set('a', $_SERVER['x']); defined('WP_X') || define('WP_X', 'v');"), "v");
 }
 
@@ -280,7 +280,7 @@ fn values_are_not_shown() {
     assert!(!format!("{:?}", config.constant("WP_X")).contains("secret"));
 }
 
-/// PHP in pieces.
+/// Fragments of PHP.
 fn fragment() -> impl Strategy<Value = String> {
     let pieces = proptest::sample::select(vec![
         "define(",

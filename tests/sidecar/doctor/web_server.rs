@@ -95,7 +95,7 @@ fn what_the_web_server_does_wrong_is_named() {
     let keep_alive = report.the("warning", "upstream.keepalive");
     assert!(text(&keep_alive["what"]).contains("after one answer"), "{keep_alive}");
     let client = report.the("problem", "client_address.seen");
-    assert!(text(&client["what"]).contains("WordPress took 127.0.0.1 for the client"), "{client}");
+    assert!(text(&client["what"]).contains("WordPress took 127.0.0.1 as the client"), "{client}");
     report.the("ok", "parity.answers");
     let authorization = report.the("problem", "upstream.authorization");
     assert!(text(&authorization["what"]).contains("never reaches PHP"), "{authorization}");

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// As `LINE HOOK`.
+/// The names in the form `LINE HOOK`.
 fn of_file(source: &str) -> Vec<String> {
     names(source.as_bytes(), Form::File).iter().map(|named| format!("{} {}", named.line, named.hook)).collect()
 }
@@ -165,7 +165,7 @@ fn one_file_has_a_bounded_number_of_hits() {
     let code = "add_filter( 'jwt_auth_before_authenticate', 'x' );\n".repeat(100);
     let found = of_code(&code);
     assert_eq!((found.len(), found.last().unwrap().as_str()), (51, "52 more of them"));
-    // One line says it once.
+    // One line is reported once.
     assert_eq!(of_code(&"f( 'jwt_auth_before_authenticate' );".repeat(10)).len(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! TLS to the database, as far as files and keys say it.
+//! TLS to the database by files and keys.
 
 use std::path::Path;
 
@@ -44,12 +44,12 @@ fn the_site_decides_unless_the_key_does() {
             assert_eq!(verifies(one(source, mode(database_tls))), expected, "{database_tls} {source}");
         }
     }
-    // What the key decides need not be known.
+    // The constant does not matter if the key decides.
     let unknown = format!("{PLAIN} define('MYSQL_CLIENT_FLAGS', $x);");
     assert_eq!(verifies(one(&unknown, mode(DatabaseTls::Verify))), Some(true));
     let faults = of(&unknown, mode(DatabaseTls::Auto)).unwrap_err();
     assert!(faults[0].ends_with("or set wordpress.database_tls"), "{faults:?}");
-    // rustls does not begin without an authority; Mozilla's within mysql_async will do where nothing is verified.
+    // rustls requires an authority; without verification, mysql_async's built-in ones will do.
     assert!(one(PLAIN, mode(DatabaseTls::Verify)).unwrap().disable_built_in_roots());
     assert!(!one(PLAIN, mode(DatabaseTls::EncryptOnly)).unwrap().disable_built_in_roots());
 }
@@ -72,7 +72,7 @@ fn each_host_is_asked_for_by_its_own_name() {
     assert_eq!(names(config::WordPress { database_tls: DatabaseTls::EncryptOnly, ..nameless }), [some("localhost")]);
 }
 
-/// The brackets are the URL's: no look-up finds `[::1]`, and no certificate has it.
+/// The brackets belong to the URL: neither name resolution nor certificates know `[::1]`.
 #[test]
 fn an_ipv6_address_in_a_url_has_no_brackets_behind_it() {
     let url = Some(Secret::new("mysql://u:p@[::1]:3307/d?require_ssl=true"));
@@ -96,7 +96,7 @@ fn what_files_hold_is_read_at_once_and_again() {
     let read = || one(PLAIN, config.clone()).unwrap();
     let before = read();
     assert!(before.client_identity().is_some() && before == read());
-    // The mark that an editor puts in front is no difference; another certificate is, in a file of the same name.
+    // A byte order mark makes no difference; another certificate in a file of the same name does.
     for file in [&files.chain, &files.key] {
         let marked = format!("\u{feff}{}", fs::read_to_string(file).unwrap());
         fs::write(file, marked).unwrap();
