@@ -1,8 +1,10 @@
 //! Networks (multisite) of a real WordPress: each site of one is refreshed natively, with its own tables, settings and home URL,
 //! and what is not certain is WordPress's.
 
+mod compare;
 mod made;
 mod many;
+mod recording;
 mod replay;
 
 use std::cell::Cell;

@@ -1,11 +1,13 @@
 //! A real network of sites, made of a real single site as an administrator makes one.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::support::mariadb::{TestDatabase, Token, TokenState};
 use crate::support::raw::{Connection, Message};
 use crate::support::secrets;
-use crate::support::sidecar::Sidecar;
+use crate::support::sidecar::{Sidecar, wait_until};
 use crate::support::site::Site;
 
 /// As `wp-admin/network.php` does.
@@ -26,6 +28,26 @@ define( 'PATH_CURRENT_SITE', '/' );
 define( 'SITE_ID_CURRENT_SITE', 1 );
 define( 'BLOG_ID_CURRENT_SITE', 1 );
 ";
+
+const ADMIN: &str = "require_once ABSPATH . 'wp-admin/includes/plugin.php';";
+
+const PLUGIN: &str = "'jwt-auth-pro/jwt-auth-pro.php'";
+
+/// With passwords whose hashes are cheap to check.
+const MAKE_USERS: &str = r#"
+    $wpdb->delete( $wpdb->users, array( 'ID' => 2 ) );
+    $wpdb->delete( $wpdb->usermeta, array( 'user_id' => 2 ) );
+    add_filter( 'wp_hash_password_options', fn() => array( 'cost' => 4 ) );
+    foreach ( array( 1, 4, 7, 9, 10 ) as $n ) {
+        $wpdb->insert( $wpdb->users, array( 'ID' => $n + 1, 'user_login' => "user$n", 'user_nicename' => "user$n",
+            'user_email' => "user$n@example.test", 'display_name' => "User N\u{ba}$n \u{1f600}",
+            'user_registered' => gmdate( 'Y-m-d H:i:s' ), 'user_pass' => wp_hash_password( "pass-$n" ) ) );
+        add_user_meta( $n + 1, 'wp_capabilities', array( 'subscriber' => true ) );
+        if ( $n < 6 ) {
+            add_user_meta( $n + 1, 'wp_2_capabilities', array( 'subscriber' => true ) );
+        }
+    }
+"#;
 
 /// The route below a site's home.
 pub const ROUTE: &str = "/wp-json/jwt-auth/v1/token/refresh";
@@ -52,9 +74,21 @@ impl NetworkSite {
 
     /// As [`NetworkSite::up`], at `http://{domain}`, with the settings that the plugin begins with.
     pub fn up_at(domain: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
+        let network = NetworkSite::bare(domain, is_subdomain, sites, config);
+        network.activate_everywhere();
+        for at in [At(domain, "")].iter().chain(sites) {
+            network.visit(*at);
+        }
+        network
+    }
+
+    /// As [`NetworkSite::up_at`], with the plugin active nowhere.
+    pub fn bare(domain: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
         let site = Site::up(&["--home", &format!("http://{domain}")]);
         let subdomain = if is_subdomain { "true" } else { "false" };
         let of_network = |text: &str| text.replace("{subdomain}", subdomain).replace("{domain}", domain);
+        // It is active on a single site.
+        site.php(&format!("{ADMIN} deactivate_plugins( {PLUGIN} );"));
         site.php(&of_network(MAKE_NETWORK));
         let file = std::fs::read_to_string(site.wp_config()).unwrap();
         let lines = format!("{}{config}\n$table_prefix", of_network(CONFIG));
@@ -64,13 +98,95 @@ impl NetworkSite {
         for At(host, path) in sites {
             network.add(host, path);
         }
-        network.site.php("require_once ABSPATH . 'wp-admin/includes/plugin.php'; activate_plugin( 'jwt-auth-pro/jwt-auth-pro.php', '', true );");
-        // Each site's tables come with its first request.
-        for At(host, path) in [At(domain, "")].iter().chain(sites) {
-            let answer = network.get(host, &format!("{path}/wp-json/"));
-            assert_eq!(answer.status(), 200, "{host}{path}: {answer:?}");
-        }
         network
+    }
+
+    /// A single site at `http://{domain}`, with more lines of wp-config.php.
+    pub fn of_one(domain: &str, config: &str) -> NetworkSite {
+        let site = Site::up(&["--home", &format!("http://{domain}"), "--config", config]);
+        let database = site.database();
+        NetworkSite { site, database }
+    }
+
+    /// The plugin is active on all sites, as an administrator of the network has it.
+    pub fn activate_everywhere(&self) {
+        self.site.php(&format!("{ADMIN} activate_plugin( {PLUGIN}, '', true );"));
+    }
+
+    /// The plugin is active on the site `id`, or is not, as its own administrator has it.
+    pub fn activate(&self, id: u64, is_active: bool) {
+        let call = if is_active { "activate_plugin" } else { "deactivate_plugins" };
+        self.site.php(&format!("{ADMIN} switch_to_blog( {id} ); {call}( {PLUGIN} );"));
+    }
+
+    /// A site's tables come with its first request.
+    pub fn visit(&self, At(host, path): At<'_>) {
+        let answer = self.get(host, &format!("{path}/wp-json/"));
+        assert_eq!(answer.status(), 200, "{host}{path}: {answer:?}");
+    }
+
+    /// The users that were recorded, with their ids; the one that each site of the tests has is in their way.
+    pub fn make_recorded_users(&self, is_network: bool) {
+        self.site.php(MAKE_USERS);
+        if is_network {
+            self.site.php("update_site_option( 'site_admins', array( 'admin' ) );");
+        }
+    }
+
+    /// The web server passes `$host` as `HTTP_HOST`, as Debian's fastcgi_params do; or the client's own field again.
+    pub fn pass_dollar_host(&self, passes: bool) {
+        let top = Path::new(self.site.said("LOGS")).parent().unwrap();
+        let file = top.join("conf/nginx.conf");
+        let conf = std::fs::read_to_string(&file).unwrap();
+        let line = "fastcgi_param HTTP_HOST $host;\n";
+        let without = conf.replace(line, "");
+        let conf = if passes { without.replacen("fastcgi_pass ", &format!("{line}fastcgi_pass "), 1) } else { without };
+        std::fs::write(&file, conf).unwrap();
+        let seen = Path::new(self.site.said("ROOT")).join("wp-content/host.php");
+        std::fs::write(seen, "<?php echo $_SERVER['HTTP_HOST'];").unwrap();
+        let pid = std::fs::read_to_string(top.join("run/nginx.pid")).unwrap();
+        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+        // A site's own port is in the home URL of no site here.
+        wait_until("the web server has read it", || {
+            let answer = self.get("UPPER.CASE:4321", "/wp-content/host.php");
+            String::from_utf8_lossy(&answer.body) == if passes { "upper.case" } else { "UPPER.CASE:4321" }
+        });
+    }
+
+    /// The cookie of somebody who is logged in.
+    pub fn login_cookie(&self, user: &str) -> String {
+        self.site.php(&format!(
+            "$u = get_user_by( 'login', '{user}' );
+             echo LOGGED_IN_COOKIE, '=', wp_generate_auth_cookie( $u->ID, time() + 3600, 'logged_in' );"
+        ))
+    }
+
+    /// The plugin's tables of one site, in order.
+    pub async fn plugin_tables(&self, id: u64) -> Vec<String> {
+        let prefix = if id == 1 { "wp".to_owned() } else { format!("wp_{id}") };
+        let rows = self
+            .database
+            .rows(&format!(
+                "SELECT TABLE_NAME AS n FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                 AND TABLE_NAME REGEXP '^{prefix}_jwt_auth_' ORDER BY TABLE_NAME"
+            ))
+            .await;
+        rows.iter().map(|row| row.get("n").unwrap().to_owned()).collect()
+    }
+
+    /// A token that a site has given.
+    pub async fn token_of(&self, id: u64, refresh_token: &str) -> Token {
+        let tables = self.tables(id);
+        let rows = tables.token_rows_after(0).await;
+        let row = rows.iter().find(|row| row.get("refresh_token_hash") == Some(refresh_token)).expect("its row");
+        Token {
+            id: row.get("id").unwrap().parse().unwrap(),
+            user_id: row.get("user_id").unwrap().parse().unwrap(),
+            refresh_token: refresh_token.to_owned(),
+            token_family: row.get("token_family").unwrap().to_owned(),
+            hash: row.get("hash").unwrap().to_owned(),
+        }
     }
 
     /// One more site. Returns its id.
