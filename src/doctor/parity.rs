@@ -175,7 +175,7 @@ async fn native(
     let client = Client { peer, address: peer, peer_is_trusted: false, scheme: place.scheme };
     let request = request.map(|body| RequestBody::Replayed(VecDeque::from([Frame::data(body)]), None));
     let sent = SystemTime::now();
-    match refresh::answer(refresher, request, &client, &RequestIds::new().next()).await {
+    match refresh::answer(&refresher.into(), request, &client, &RequestIds::new().next()).await {
         Ok(refresh::Answer::Native(answer, _)) => {
             let (head, body) = answer.into_parts();
             let received = SystemTime::now();

@@ -23,6 +23,7 @@ use crate::forward::response_body::ResponseBody;
 use crate::forward::{Forwarded, Hop};
 use crate::http1::inbound::SharedInbound;
 use crate::metrics::{Event, Shard};
+use crate::refresh::blogs::NotOurs;
 use crate::refresh::comparison::{self, Addition, Comparison};
 use crate::refresh::elsewhere::Left;
 use crate::refresh::{self, Answer, RefreshLog};
@@ -84,21 +85,28 @@ async fn exchange(
     let (mut left, mut compared) = (None, None);
     // The native runtime is not shut down while this call holds it.
     let native = could_be_refresh.then(|| context.refresher()).flatten();
-    let refresher = match &native {
-        Some(native) => native.at(&request).await.map_err(|told| record.refresh = Some(told)).ok(),
+    let whose = match &native {
+        Some(native) => match native.at(&request).await {
+            Ok(whose) => Some(whose),
+            Err(NotOurs { log, site }) => {
+                (record.refresh, record.site) = (Some(log), site);
+                None
+            }
+        },
         None => None,
     };
-    let request = match refresher {
-        Some(refresher) => {
+    let request = match whose {
+        Some(whose) => {
             record.refresh = Some(RefreshLog::of("failed"));
-            match refresh::answer(&refresher, request, &client, &record.asked.id).await? {
+            record.site = context.config.log.refreshes.then(|| whose.refresher.sites.place()).flatten();
+            match refresh::answer(&whose, request, &client, &record.asked.id).await? {
                 Answer::Native(answer, told) => {
                     record.refresh = Some(told);
                     return Ok((Answered::Natively(respond::native(answer, &record.asked.id)), places));
                 }
                 Answer::Forward(request, told, comparison) => {
                     compared = comparison;
-                    left = told.is_some().then(|| Left::new(refresher, &request, client.scheme));
+                    left = told.is_some().then(|| Left::new(whose.refresher, &request, client.scheme));
                     record.refresh = told;
                     *request
                 }

@@ -31,6 +31,8 @@ pub struct Record<'a> {
     pub client: IpAddr,
     /// How a refresh ended, for its log line.
     pub refresh: Option<RefreshLog>,
+    /// The site of a network that it is for: its domain and path.
+    pub site: Option<String>,
     downstream: &'a Downstream,
     begun: Instant,
     head: Option<Box<Head>>,
@@ -46,6 +48,7 @@ impl<'a> Record<'a> {
             asked: ErrorContext::new(id, request.headers()),
             client: downstream.peer.address.ip(),
             refresh: None,
+            site: None,
             downstream,
             begun: Instant::now(),
             head: context.config.log.access.then(|| Box::new(Head::of(request, target::path(request)))),
@@ -102,6 +105,7 @@ impl<'a> Record<'a> {
             user,
             family,
             reason,
+            site = self.site,
             client = %self.client,
             request_id = %self.asked.id,
             "refresh"

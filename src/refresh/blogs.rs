@@ -7,12 +7,12 @@
 mod in_use;
 mod tally;
 mod verdicts;
+mod whose;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use http::{Request, header};
 use lru::LruCache;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -24,7 +24,7 @@ use super::epochs::Epochs;
 use super::group::Groups;
 use super::live_tokens::LiveTokens;
 use super::lookup::LookUps;
-use super::refresher::{RefreshLog, Refresher};
+use super::refresher::Refresher;
 use super::row_cache::{Budget, RowCache};
 use super::row_watch::RowWatch;
 use super::standing::Standing;
@@ -32,13 +32,15 @@ use super::store::Store;
 use crate::config;
 use crate::net::dial::Dialer;
 use crate::verify::kept::{self, Kept};
+use crate::verify::verdict::Verdict;
 use crate::verify::{Rules, Verification};
 use crate::wordpress::hook_scan::Scanner;
+use crate::wordpress::network::Network;
 use crate::wordpress::network::blog::Blog;
-use crate::wordpress::network::{Found, Network};
 pub use in_use::InUse;
 pub use tally::{Tallies, Tally};
 pub use verdicts::Verdicts;
+pub use whose::{NotOurs, Whose};
 
 /// For so long after a call a site is looked after.
 const AWAKE: Duration = Duration::from_secs(15);
@@ -55,12 +57,6 @@ const AT_ONCE: usize = 16;
 
 /// How often it is looked which of them idle.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// Why a call is left while its site was not looked at yet.
-const NOT_LOOKED_AT: &str = "the site of the network is yet to be looked at";
-
-/// Why it is left while many others are.
-const MANY_AT_ONCE: &str = "many sites of the network are looked at for the first time";
 
 /// What sites are set up with.
 pub struct Parts {
@@ -118,10 +114,7 @@ impl Blogs {
 
     /// Who answers the calls for a site that is in use and was looked at.
     fn looked_at(&self, blog: &Arc<Blog>) -> Option<Arc<Refresher>> {
-        let mut all = self.locked();
-        let in_use = all.get(&blog.id).filter(|in_use| in_use.refresher.sites.blog() == Some(blog)).cloned();
-        drop(all);
-        let in_use = in_use?;
+        let in_use = known(&mut self.locked(), blog)?;
         in_use.is_known().then(|| {
             in_use.used(&self.parts.verdicts);
             Arc::clone(&in_use.refresher)
@@ -129,26 +122,38 @@ impl Blogs {
     }
 
     /// Who answers the calls for a site, which is set up where it was not in use.
-    fn used(&self, main: &Refresher, blog: &Arc<Blog>) -> Arc<InUse> {
+    pub async fn used(&self, main: &Refresher, blog: &Arc<Blog>) -> Arc<InUse> {
+        let in_use = known(&mut self.locked(), blog);
+        let in_use = match in_use {
+            Some(in_use) => in_use,
+            None => {
+                let kept = self.parts.kept(blog.id);
+                // From a file, for which neither this thread nor the calls for other sites wait.
+                let read = self.parts.read(main, blog.id, kept.clone()).await;
+                self.put(main, blog, kept, read)
+            }
+        };
+        in_use.used(&self.parts.verdicts);
+        in_use
+    }
+
+    /// Sets a site up, unless another call has done so meanwhile.
+    fn put(&self, main: &Refresher, blog: &Arc<Blog>, kept: Option<Arc<Kept>>, read: Option<Verdict>) -> Arc<InUse> {
         let mut all = self.locked();
-        let known = all.get(&blog.id).filter(|in_use| in_use.refresher.sites.blog() == Some(blog));
-        if let Some(in_use) = known.cloned() {
-            drop(all);
-            in_use.used(&self.parts.verdicts);
+        if let Some(in_use) = known(&mut all, blog) {
             return in_use;
         }
-        let in_use = Arc::new(self.set_up(main, blog));
+        let in_use = Arc::new(self.set_up(main, blog, kept, read));
         let before = all.put(blog.id, Arc::clone(&in_use));
         let too_many = if all.len() > MOST { all.pop_lru().map(|(_, in_use)| in_use) } else { None };
         drop(all);
         for gone in before.into_iter().chain(too_many) {
             gone.let_go(&self.parts.verdicts);
         }
-        in_use.used(&self.parts.verdicts);
         in_use
     }
 
-    fn set_up(&self, main: &Refresher, blog: &Arc<Blog>) -> InUse {
+    fn set_up(&self, main: &Refresher, blog: &Arc<Blog>, kept: Option<Arc<Kept>>, read: Option<Verdict>) -> InUse {
         debug!(site = blog.place(), "a site of the network is set up");
         let sites = main.sites.of_blog(Arc::clone(blog));
         let installation = sites.installation();
@@ -160,12 +165,12 @@ impl Blogs {
             declared.reads(),
             installation.usermeta_table.as_deref(),
         ));
-        let kept = self.parts.kept(blog.id);
-        let verification = self.parts.verification(blog, kept.as_deref());
+        let verification = self.parts.verification(blog, read);
         verification.name(blog.place().into());
         verification.keep_in(kept.clone());
         let row_cache = Arc::new(RowCache::sharing(&self.budget, main.reuse.told_for()));
-        let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), main.reuse.told_for()));
+        let live_tokens =
+            Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), main.reuse.told_for()).of_many());
         let within = main.tasks.enter();
         let counters = || Arc::clone(&main.counters);
         let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, counters());
@@ -202,18 +207,23 @@ impl Blogs {
     pub async fn keep_swept(&self) {
         loop {
             sleep(SWEEP).await;
-            for gone in self.sweep() {
-                gone.let_go(&self.parts.verdicts);
-            }
+            self.sweep(Instant::now());
         }
     }
 
-    /// Those that go.
-    fn sweep(&self) -> Vec<Arc<InUse>> {
+    /// Lets go of what idles `now`.
+    pub fn sweep(&self, now: Instant) {
+        for gone in self.idle(now) {
+            gone.let_go(&self.parts.verdicts);
+        }
+    }
+
+    /// Those that go. Of the others fall asleep those that have had no call lately.
+    fn idle(&self, now: Instant) -> Vec<Arc<InUse>> {
         let mut all = self.locked();
         let mut gone = Vec::new();
         while let Some((_, oldest)) = all.peek_lru()
-            && (oldest.idled() > IDLE || self.budget.is_exceeded())
+            && (oldest.idled_at(now) > IDLE || self.budget.is_exceeded())
         {
             gone.extend(all.pop_lru().map(|(_, in_use)| in_use));
             // Its tokens' room is given back where it is dropped.
@@ -222,7 +232,7 @@ impl Blogs {
             }
         }
         for (_, in_use) in all.iter() {
-            if in_use.idled() > AWAKE {
+            if in_use.idled_at(now) > AWAKE {
                 in_use.fall_asleep();
             }
         }
@@ -245,44 +255,28 @@ impl Blogs {
     }
 }
 
+/// The site that is in use for `blog`, which is the one with the last call then.
+fn known(all: &mut LruCache<u64, Arc<InUse>>, blog: &Arc<Blog>) -> Option<Arc<InUse>> {
+    all.get(&blog.id).filter(|in_use| in_use.refresher.sites.blog() == Some(blog)).cloned()
+}
+
 impl Parts {
     fn kept(&self, blog_id: u64) -> Option<Arc<Kept>> {
         let (directory, name) = self.kept.as_ref()?;
         Some(Kept::new(directory, &kept::name_of_blog(name, blog_id)))
     }
 
-    fn verification(&self, blog: &Blog, kept: Option<&Kept>) -> Arc<Verification> {
+    /// What is kept of the verification of a site, unless this process knows more.
+    async fn read(&self, main: &Refresher, blog_id: u64, kept: Option<Arc<Kept>>) -> Option<Verdict> {
+        let kept = kept.filter(|_| !self.verdicts.has(blog_id))?;
+        // A panic was told of by the hook.
+        main.tasks.spawn_blocking(move || kept.read()).await.ok()?
+    }
+
+    fn verification(&self, blog: &Blog, read: Option<Verdict>) -> Arc<Verification> {
         match self.verdicts.take(blog.id) {
             Some(verdict) => Verification::continuing(self.rules, verdict),
-            None => Verification::new(self.rules, kept.and_then(Kept::read)),
-        }
-    }
-}
-
-impl Refresher {
-    /// Who answers this call: on a network, the site that it is for.
-    ///
-    /// # Errors
-    /// It is WordPress's, for the reason that the log says.
-    pub async fn at<B>(self: &Arc<Self>, request: &Request<B>) -> Result<Arc<Self>, RefreshLog> {
-        let Some(blogs) = &self.blogs else { return Ok(Arc::clone(self)) };
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let left = |why: &str| {
-            self.counters.left_for_settings.add();
-            debug!(reason = why, "the call goes to WordPress");
-            Err(RefreshLog::left(why.to_owned()))
-        };
-        match blogs.network.find(host, request.uri().path()).await {
-            Found::Main => Ok(Arc::clone(self)),
-            Found::Left(why) => left(why),
-            Found::Blog(blog) => {
-                if let Some(refresher) = blogs.looked_at(&blog) {
-                    return Ok(refresher);
-                }
-                let Ok(_place) = blogs.at_once.try_acquire() else { return left(MANY_AT_ONCE) };
-                let in_use = blogs.used(self, &blog);
-                if in_use.is_looked_at().await { Ok(Arc::clone(&in_use.refresher)) } else { left(NOT_LOOKED_AT) }
-            }
+            None => Verification::new(self.rules, read),
         }
     }
 }

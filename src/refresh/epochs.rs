@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::refresher::Refresher;
 use crate::config;
@@ -105,9 +105,10 @@ impl Scans {
         if snippets.is_unread {
             unread.push("snippets in the database cannot be read by this user".to_owned());
         }
+        let site = refresher.sites.blog().map(|blog| blog.place());
         if unread != self.unread {
             for sentence in &unread {
-                info!("hook scan: {sentence}");
+                info!(site, "hook scan: {sentence}");
             }
             self.unread = unread;
         }
@@ -127,7 +128,11 @@ impl Scans {
             Difference::new(Kind::Hook, format!("{} at {}{more}", hit.hook, hit.place))
         });
         if !refresher.verification.is_scanned() {
-            info!(files = found.files, "hook scan: the site's files are read");
+            match &site {
+                None => info!(files = found.files, "hook scan: the site's files are read"),
+                // One of many.
+                Some(site) => debug!(site, files = found.files, "hook scan: the site's files are read"),
+            }
         }
         refresher.verification.scanned(difference);
         self.due = Instant::now() + SCAN_AGAIN;

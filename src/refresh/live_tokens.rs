@@ -77,6 +77,8 @@ pub struct LiveTokens {
     /// For how many seconds used tokens are distinguished from unknown ones: see
     /// [`LiveTokens::new`].
     used_for: Option<u64>,
+    /// Of a table that is one of many: it is not worth a line of the log each time.
+    is_one_of_many: bool,
     progress: Mutex<Progress>,
     page: String,
     tail: String,
@@ -106,7 +108,14 @@ impl LiveTokens {
             store,
             row_cache,
             used_for,
+            is_one_of_many: false,
         }
+    }
+
+    /// The table is that of a further site of a network, of which there may be thousands.
+    #[must_use]
+    pub fn of_many(self) -> Self {
+        LiveTokens { is_one_of_many: true, ..self }
     }
 
     /// Whether every row was read once.
@@ -199,7 +208,12 @@ impl LiveTokens {
             *progress = Progress { state, seen_ids, filling };
         }
         let complete = self.complete().is_some();
-        info!(rows, complete, ?took, "the tokens of the table are known");
+        let table = &self.store.tokens;
+        if self.is_one_of_many {
+            debug!(%table, rows, complete, ?took, "the tokens of the table are known");
+        } else {
+            info!(%table, rows, complete, ?took, "the tokens of the table are known");
+        }
         Ok(())
     }
 

@@ -83,6 +83,7 @@ use crate::wordpress::home::Home;
 use crate::wordpress::site::{Called, NotNative, Site};
 use crate::wordpress::text;
 use analytics::{Event, EventResult, Failure};
+use blogs::Whose;
 use comparison::Comparison;
 use comparison::gate::Gated;
 use counters::Counter;
@@ -114,13 +115,14 @@ pub enum Answer {
 /// # Errors
 /// The body failed, or a rotation began and could not be completed.
 pub async fn answer(
-    refresher: &Arc<Refresher>,
+    whose: &Whose,
     request: Request<RequestBody>,
     client: &Client,
     id: &RequestId,
 ) -> Result<Answer, RefreshError> {
     let arrived = Instant::now();
-    let Eligible { site, called, query_token, issued_at } = match eligible(refresher, &request, client).await {
+    let refresher = &whose.refresher;
+    let Eligible { site, called, query_token, issued_at } = match eligible(whose, &request, client).await {
         Ok(eligible) => eligible,
         Err(leave) => {
             if leave.0.is_some() {
@@ -172,13 +174,16 @@ struct Eligible {
     issued_at: u64,
 }
 
-async fn eligible(refresher: &Refresher, request: &Request<RequestBody>, client: &Client) -> Result<Eligible, Leave> {
+async fn eligible(whose: &Whose, request: &Request<RequestBody>, client: &Client) -> Result<Eligible, Leave> {
+    let Whose { refresher, only_main } = whose;
     let (sites, counters) = (&refresher.sites, &refresher.counters);
     let for_settings = |why: &dyn Display| Leave::counted(&counters.left_for_settings, why);
     let site = sites.current().await.map_err(|why| for_settings(&why))?;
     let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
         Route::Refresh { query_token } => query_token,
-        Route::Forward(ForwardReason::NotRefresh) => return Err(Leave(None)),
+        Route::Forward(ForwardReason::NotRefresh) => {
+            return Err(only_main.as_ref().map_or(Leave(None), |why| for_settings(why)));
+        }
         Route::Forward(why) => return Err(Leave::counted(&counters.left_for_request, why)),
     };
     if origin::of_app(request.headers()).is_some() && !refresher.verification.is_on() {
@@ -186,9 +191,10 @@ async fn eligible(refresher: &Refresher, request: &Request<RequestBody>, client:
     }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     sites.wait_for_home(&site, host, client.scheme).await;
-    let called = sites.called(&site, host, client.scheme).map_err(|why| match why {
-        NotNative::OtherHost => Leave::counted(&counters.left_for_host, why),
-        why => for_settings(&why),
+    let called = sites.called(&site, host, client.scheme).map_err(|why| match (why, only_main) {
+        (NotNative::OtherHost, Some(why)) => for_settings(why),
+        (why @ NotNative::OtherHost, None) => Leave::counted(&counters.left_for_host, why),
+        (why, _) => for_settings(&why),
     })?;
     let issued_at = sites.issuing_time(&site).map_err(|why| for_settings(&why))?;
     if request.body().size_hint().lower() > request::BODY_LIMIT as u64 {

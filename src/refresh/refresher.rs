@@ -124,7 +124,7 @@ impl RefreshLog {
     }
 
     /// Left to WordPress for this reason.
-    pub(super) fn left(reason: String) -> Self {
+    pub(in crate::refresh) fn left(reason: String) -> Self {
         RefreshLog { reason: Some(reason), ..RefreshLog::of("left_to_wordpress") }
     }
 }

@@ -85,9 +85,11 @@ impl fmt::Display for Known {
 pub enum Found {
     /// The first site's, as far as that can be said: it is as on a single site.
     Main,
+    /// The first site's if it is for that one at all. Any other site is WordPress's, for this reason.
+    OnlyMain(String),
     Blog(Arc<Blog>),
-    /// WordPress's, for this reason.
-    Left(&'static str),
+    /// WordPress's, for this reason; with the site where it is known.
+    Left(&'static str, Option<Arc<Blog>>),
 }
 
 /// Reads and keeps what is known of a network.
@@ -122,19 +124,19 @@ impl Network {
             Known::All(blogs) => blogs.at(&place),
             Known::Many => match self.ask(place).await {
                 Some(picked) => picked,
-                None => return Found::Left("the network's sites cannot be read"),
+                None => return Found::Left("the network's sites cannot be read", None),
             },
-            Known::Unusable(_) => return Found::Main,
+            Known::Unusable(unusable) => return Found::OnlyMain(unusable.to_string()),
         };
         match picked {
             Picked::None => Found::Main,
-            Picked::Unsure => Found::Left("which site of the network it is for is not certain"),
+            Picked::Unsure => Found::Left("which site of the network it is for is not certain", None),
             // Whatever its row says: the first site is as a single site.
             Picked::Blog(blog) if blog.id <= 1 => Found::Main,
             Picked::Blog(blog) => match (blog.closed, blog.network) {
-                (Some(closed), _) => Found::Left(closed_words(closed)),
+                (Some(closed), _) => Found::Left(closed_words(closed), Some(blog)),
                 (None, 1) => Found::Blog(blog),
-                (None, _) => Found::Left("the site is of another network"),
+                (None, _) => Found::Left("the site is of another network", Some(blog)),
             },
         }
     }

@@ -35,8 +35,8 @@ use crate::last_seen::{LastSeen, Sight};
 use crate::route::RouteForms;
 use build::plugin;
 use fresh::Fresh;
-use hosts::Questions;
 pub use hosts::{Called, NamedHost};
+use hosts::{Questions, without_scheme};
 pub use makeup::Makeup;
 pub use obstacle::NotNative;
 use obstacle::usable;
@@ -339,6 +339,18 @@ impl Sites {
     /// The further site of a network that this is, if any.
     pub fn blog(&self) -> Option<&Arc<Blog>> {
         self.blog.as_ref()
+    }
+
+    /// Domain and path of a site that is part of a network: its name in log lines. Reads nothing.
+    pub fn place(&self) -> Option<String> {
+        if let Some(blog) = &self.blog {
+            return Some(blog.place());
+        }
+        if !self.installation.multisite {
+            return None;
+        }
+        let site = self.last_read()?.ok()?;
+        Some(format!("{}/", without_scheme(site.stored_home())))
     }
 
     /// Why WordPress's home URL is unknown, as far as it was asked. Asks no question.

@@ -50,7 +50,12 @@ impl InUse {
 
     /// How long it has had no call.
     pub fn idled(&self) -> Duration {
-        self.state().used.elapsed()
+        self.idled_at(Instant::now())
+    }
+
+    /// The same, as of `now`.
+    pub(super) fn idled_at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.state().used)
     }
 
     /// A call has come: it is looked after.
@@ -68,14 +73,18 @@ impl InUse {
         }
     }
 
+    /// Whether something looks after it.
+    pub fn is_awake(&self) -> bool {
+        self.state().awake.is_some()
+    }
+
     /// Whether it was looked at since it woke up.
     pub(super) fn is_known(&self) -> bool {
-        let is_awake = self.state().awake.is_some();
-        is_awake && (!self.refresher.verification.is_on() || *self.looked_at.borrow())
+        self.is_awake() && (!self.refresher.verification.is_on() || *self.looked_at.borrow())
     }
 
     /// The same, which is waited for a moment.
-    pub(super) async fn is_looked_at(&self) -> bool {
+    pub async fn is_looked_at(&self) -> bool {
         if self.is_known() {
             return true;
         }

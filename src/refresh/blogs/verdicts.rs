@@ -43,6 +43,10 @@ impl Verdicts {
         }
     }
 
+    pub(super) fn has(&self, blog_id: u64) -> bool {
+        self.kept().contains(&blog_id)
+    }
+
     pub(super) fn take(&self, blog_id: u64) -> Option<Verdict> {
         self.kept().pop(&blog_id)
     }

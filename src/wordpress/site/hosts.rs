@@ -135,8 +135,7 @@ impl Sites {
             let question = questions.elsewhere(own, scheme);
             return usable(self.homes.known(&question), &question).map(Called::Here);
         }
-        // On a network the tokens of all sites are in one table, and a host may belong to any of
-        // them.
+        // On a network a host may belong to another site.
         if self.installation.multisite || !is_host(host) {
             return Err(NotNative::OtherHost);
         }
@@ -317,7 +316,7 @@ fn without_port(host: &str) -> &str {
     host.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(host, |(name, _)| name)
 }
 
-fn without_scheme(url: &str) -> &str {
+pub(super) fn without_scheme(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, rest)| rest)
 }
 
