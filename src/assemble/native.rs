@@ -61,7 +61,7 @@ impl Native {
             .enable_all()
             .build()?;
         let tasks = runtime.handle().clone();
-        let table_prefix = installation.table_prefix.clone();
+        let (table_prefix, blog_id) = (installation.table_prefix.clone(), installation.blog_id);
         let declared = config.declared();
         let store = Arc::new(Store::declaring(
             Database::new(installation.database.clone())
@@ -99,7 +99,7 @@ impl Native {
             tasks.clone(),
         );
         let (analytics, writer) = if config.refresh.analytics {
-            let table = || Table { prefix: table_prefix.clone(), blog_id: 1 };
+            let table = || Table { prefix: table_prefix.clone(), blog_id };
             let (analytics, events) = Analytics::new(table(), countries, config.refresh.analytics_refusals);
             let (stop, database) = (CancellationToken::new(), Arc::clone(&store.database));
             let task = runtime.spawn(analytics::write_behind(events, database, Arc::new(table()), stop.clone()));
@@ -154,5 +154,104 @@ impl Native {
             kept,
             stop: CancellationToken::new(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::config;
+    use crate::verify::ViewState;
+    use crate::verify::difference::{Difference, Kind};
+    use crate::wordpress::installation::installation;
+    use crate::wordpress::network::blog::Blog;
+
+    /// A network whose database nobody listens for.
+    const WP_CONFIG: &str = "<?php define('DB_NAME', 'n'); define('DB_USER', 'u'); define('DB_PASSWORD', 'p');
+        define('DB_HOST', '127.0.0.1:1'); define('AUTH_KEY', 'k'); define('AUTH_SALT', 's');
+        define('JWT_AUTH_SECRET_KEY', 'not-a-secret-not-a-secret-not-a-secret'); define('MULTISITE', true);
+        $table_prefix = 'wp_'; require_once ABSPATH . 'wp-settings.php';";
+
+    fn network(directory: &std::path::Path, lasting: &Lasting) -> Native {
+        let file = directory.join("wp-config.php");
+        std::fs::write(&file, WP_CONFIG).unwrap();
+        let variable = |name: &str, value: OsString| (OsString::from(format!("WP_JWT_SIDECAR_{name}")), value);
+        let environment = vec![
+            variable("UPSTREAM_URL", "http://127.0.0.1:1".into()),
+            variable("WORDPRESS_CONFIG", file.into()),
+            variable("REFRESH_VERIFY", "auto".into()),
+            variable("REFRESH_STATE_DIRECTORY", directory.into()),
+        ];
+        let config = Config::load(&config::Sources { environment, ..config::Sources::default() }).unwrap();
+        let installation = installation(&config.wordpress, &config.jwt, &|_| None).unwrap();
+        Native::assemble(&config, Dialer::new(&config.upstream).unwrap(), installation, lasting).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_further_site_is_dropped_when_it_idles_and_wakes_with_what_is_known_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let native = network(directory.path(), &Lasting::new());
+        let main = &native.refresher;
+        let blogs = main.blogs.clone().unwrap();
+        let (domain, path) = ("net.test".to_owned(), "/two/".to_owned());
+        let blog = Arc::new(Blog { id: 2, network: 1, domain, path, closed: None });
+
+        let first = blogs.used(main, &blog).await;
+        // The database refuses at once, and that is all there is to look at.
+        assert!(first.is_awake() && first.is_looked_at().await);
+        first.refresher.verification.differs(Difference::new(Kind::Body, "body +roles (array of string)"));
+
+        let at = |seconds: u64| Instant::now() + Duration::from_secs(seconds);
+        blogs.sweep(at(14));
+        assert!(first.is_awake());
+        blogs.sweep(at(16));
+        assert!(!first.is_awake() && blogs.in_use().len() == 1, "it sleeps");
+        let woken = blogs.used(main, &blog).await;
+        assert!(Arc::ptr_eq(&first, &woken) && woken.is_awake() && woken.is_looked_at().await);
+
+        blogs.sweep(at(599));
+        assert_eq!(blogs.in_use().len(), 1);
+        blogs.sweep(at(601));
+        assert!(blogs.in_use().is_empty() && !woken.is_awake(), "ten minutes after its last call it is gone");
+
+        let second = blogs.used(main, &blog).await;
+        assert!(!Arc::ptr_eq(&first, &second) && second.is_awake() && second.is_looked_at().await);
+        assert_eq!(second.refresher.verification.view().state, ViewState::Differs, "its verdict has stayed");
+        // Nor does a call wake one that is gone.
+        assert!(!first.is_awake());
+
+        // In a process that has not seen it, by its file.
+        let kept = directory
+            .path()
+            .join(kept::name_of_blog(&native.kept.as_ref().unwrap().file().file_name().unwrap().to_string_lossy(), 2));
+        for _ in 0..100 {
+            if std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("differs")) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        blogs.stop();
+        let other = network(directory.path(), &Lasting::new());
+        let third = other.refresher.blogs.clone().unwrap().used(&other.refresher, &blog).await;
+        assert_eq!(third.refresher.verification.view().state, ViewState::Differs);
+    }
+
+    /// Calls for one site that come at once have one site set up, whatever each of them has read.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_site_is_set_up_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let native = network(directory.path(), &Lasting::new());
+        let blogs = native.refresher.blogs.clone().unwrap();
+        let blog = Arc::new(Blog { id: 2, network: 1, domain: "net.test".into(), path: "/two/".into(), closed: None });
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let (blogs, blog, main) = (Arc::clone(&blogs), Arc::clone(&blog), Arc::clone(&native.refresher));
+            calls.spawn(async move { blogs.used(&main, &blog).await });
+        }
+        let all = calls.join_all().await;
+        assert!(all.iter().all(|one| Arc::ptr_eq(one, &all[0])) && blogs.in_use().len() == 1);
     }
 }

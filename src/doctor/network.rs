@@ -39,8 +39,9 @@ pub async fn look(refresher: &Arc<Refresher>) -> Vec<Finding> {
         }
     };
     let mut findings = vec![Finding::ok(Area::Plugin, "site.network_sites", format!("The network has {known}"))];
+    let main = refresher.sites.installation().blog_id;
     let further: Vec<Arc<Blog>> =
-        all.all().into_iter().filter(|blog| blog.id > 1 && blog.closed.is_none()).take(LOOKED_AT).collect();
+        all.all().into_iter().filter(|blog| blog.id != main && blog.closed.is_none()).take(LOOKED_AT).collect();
     let mut lines = Vec::new();
     let mut native = 0;
     let looked = timeout(LIMIT, async {

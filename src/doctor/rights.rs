@@ -159,20 +159,31 @@ fn of_network(table: &str, columns: &str, quoted: &str) -> Need {
 /// further sites for `account`. GRANT has no wildcards for tables.
 pub fn query_for_sites(database: &str, needs: &[Need], base_prefix: &str, account: &str) -> String {
     let text = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
+    // The first site may be another than that with the id 1, whose tables have no number in their names.
+    let is_id = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+    let numbered = |name: &str| name.split_once('_').filter(|(id, _)| is_id(id)).map(|(_, name)| name.to_owned());
+    let mut ids = "[0-9]+_";
     let of_each = needs.iter().filter_map(|need| {
         let name = need.table.strip_prefix(base_prefix)?;
-        let is_of_each = matches!(name, "options" | "jwt_auth_tokens" | "jwt_auth_analytics");
+        let name = match numbered(name) {
+            Some(name) => {
+                ids = "([0-9]+_)?";
+                name
+            }
+            None => name.to_owned(),
+        };
+        let is_of_each = matches!(&*name, "options" | "jwt_auth_tokens" | "jwt_auth_analytics");
         is_of_each.then(|| (name, need.privileges.join(", ")))
     });
     let arms: String =
-        of_each.map(|(name, privileges)| format!(" WHEN {} THEN {}", text(name), text(&privileges))).collect();
+        of_each.map(|(name, privileges)| format!(" WHEN {} THEN {}", text(&name), text(&privileges))).collect();
     let quoted = database.replace('`', "``");
     // A prefix contains letters, digits and underscores only.
     let length = base_prefix.len();
     format!(
         "SELECT CONCAT('GRANT ', CASE REGEXP_REPLACE(SUBSTRING(TABLE_NAME, {}), '^[0-9]+_', ''){arms} END, {}, TABLE_NAME, {}) \
          FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND LEFT(TABLE_NAME, {length}) = {} AND \
-         SUBSTRING(TABLE_NAME, {}) REGEXP '^[0-9]+_(options|jwt_auth_tokens|jwt_auth_analytics)$';",
+         SUBSTRING(TABLE_NAME, {}) REGEXP '^{ids}(options|jwt_auth_tokens|jwt_auth_analytics)$';",
         length + 1,
         text(&format!(" ON `{quoted}`.`")),
         text(&format!("` TO {account};")),
@@ -345,6 +356,10 @@ mod tests {
              FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'w`p' AND LEFT(TABLE_NAME, 2) = 'a_' AND \
              SUBSTRING(TABLE_NAME, 3) REGEXP '^[0-9]+_(options|jwt_auth_tokens|jwt_auth_analytics)$';"
         );
+        // Where the first site is that with the id 5, that with the id 1 is a further one.
+        let of_five = query_for_sites("w", &[need("a_5_options", &["SELECT"])], "a_", "x");
+        assert!(of_five.contains(" WHEN 'options' THEN 'SELECT' END"), "{of_five}");
+        assert!(of_five.ends_with("REGEXP '^([0-9]+_)?(options|jwt_auth_tokens|jwt_auth_analytics)$';"), "{of_five}");
     }
 
     #[test]

@@ -52,10 +52,11 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
             "keys.salt_unknown",
             "Open the site once, for WordPress to make the salt; or set AUTH_KEY and AUTH_SALT in wp-config.php.".to_owned(),
         ),
-        NotNative::OtherBlog => (
+        NotNative::OtherBlog(_) => (
             Area::Plugin,
             "site.network",
-            "Nothing can be done: only networks whose main site has the id 1 are refreshed natively.".to_owned(),
+            "Nothing has to be done: WordPress goes on answering. To refresh natively, define this constant as a plain number."
+                .to_owned(),
         ),
         NotNative::Elsewhere(..) => (
             Area::Plugin,
@@ -96,7 +97,7 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
     let what = format!("refreshes are left to WordPress: {obstacle}");
     match obstacle {
         // WordPress works as before, so there is nothing to fix.
-        NotNative::Charset(_) | NotNative::OtherBlog | NotNative::Moved(_) => Finding::warning(area, id, what, fix),
+        NotNative::Charset(_) | NotNative::OtherBlog(_) | NotNative::Moved(_) => Finding::warning(area, id, what, fix),
         _ => Finding::problem(area, id, what, fix),
     }
 }

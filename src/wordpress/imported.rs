@@ -31,6 +31,7 @@ pub const CONSTANTS: &[&str] = &[
     "DB_NAME",
     "DB_PASSWORD",
     "DB_USER",
+    "DOMAIN_CURRENT_SITE",
     "JWT_AUTH_CORS_ENABLE",
     "JWT_AUTH_SECRET_KEY",
     "LOGGED_IN_KEY",
@@ -39,6 +40,7 @@ pub const CONSTANTS: &[&str] = &[
     "MYSQL_CLIENT_FLAGS",
     "NONCE_KEY",
     "NONCE_SALT",
+    "PATH_CURRENT_SITE",
     "SECRET_KEY",
     "SECRET_SALT",
     "SECURE_AUTH_KEY",
@@ -56,8 +58,9 @@ pub const CONSTANTS: &[&str] = &[
     "WP_SITEURL",
 ];
 
-/// Those that may depend on the request; WordPress is asked for the result instead.
-pub const MAY_VARY: &[&str] = &["WP_HOME", "WP_SITEURL"];
+/// Those that may depend on the request; WordPress is asked for the result instead. (The domain of a
+/// network matters only if the network is at another path than `/`, and is unknown then.)
+pub const MAY_VARY: &[&str] = &["DOMAIN_CURRENT_SITE", "WP_HOME", "WP_SITEURL"];
 
 /// In bytes: far more than the names of 4,000 files need.
 const SIZE_LIMIT: u64 = 4 << 20;

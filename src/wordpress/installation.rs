@@ -9,6 +9,7 @@ mod database;
 mod file;
 mod folders;
 mod import;
+pub mod layout;
 mod own;
 mod secrets;
 mod tables;
@@ -25,6 +26,7 @@ use super::salts::SaltConstants;
 use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
 use file::{ConfigFile, Content};
+use layout::{Layout, prefix_of};
 use unknown::Unknown;
 
 pub use file::found;
@@ -43,7 +45,7 @@ pub struct Installation {
     /// The prefix of the network's tables, likewise; the same on a single site and for a network's
     /// first site.
     pub base_prefix: String,
-    /// Which site of the network it is; 1 on a single site.
+    /// Which site of the network it is; 1 on a single site, and mostly that of a network's first site.
     pub blog_id: u64,
     /// The users' table, `[A-Za-z0-9_]+`: the constant `CUSTOM_USER_TABLE`, or else `users` with
     /// the prefix.
@@ -66,8 +68,9 @@ pub struct Installation {
     pub multisite: bool,
     /// Whether the network's own code may choose the site of a request: `sunrise.php`.
     pub sunrise: bool,
-    /// Whether the network's main site has the id 1; `true` on a single site.
-    pub main_blog: bool,
+    /// What the constants say of the network, or the constant that only PHP can compute. They say
+    /// nothing on a single site.
+    pub network: Result<Layout, &'static str>,
     /// The constant `JWT_AUTH_CORS_ENABLE`, which overrides the plugin's setting.
     pub cors_enable: Option<bool>,
     /// The `wp-config.php` that was read, with symbolic links resolved.
@@ -117,7 +120,7 @@ impl Installation {
     #[must_use]
     pub fn of_blog(&self, blog_id: u64) -> Self {
         Installation {
-            table_prefix: format!("{}{blog_id}_", self.base_prefix),
+            table_prefix: prefix_of(&self.base_prefix, blog_id),
             blog_id,
             home: None,
             wp_home: WpHome::NotDefined,
@@ -125,9 +128,10 @@ impl Installation {
         }
     }
 
-    /// Whether it is a further site of a network.
-    pub fn is_blog(&self) -> bool {
-        self.blog_id != 1
+    /// The network; the usual one where the constants do not say which it is.
+    pub fn layout(&self) -> &Layout {
+        static USUAL: Layout = Layout { id: 1, main: 1, below: None };
+        self.network.as_ref().unwrap_or(&USUAL)
     }
 
     /// The host of the home URL, if the configuration or a constant names it, so that it is known
@@ -155,7 +159,7 @@ impl fmt::Debug for Installation {
             .field("blog_id", &self.blog_id)
             .field("multisite", &self.multisite)
             .field("sunrise", &self.sunrise)
-            .field("main_blog", &self.main_blog)
+            .field("network", &self.network)
             .field("cors_enable", &self.cors_enable)
             .field("config_file", &self.config_file)
             .field("plugins_dir", &self.plugins_dir)
@@ -211,13 +215,15 @@ fn assembled(
     let cors_enable = assembly.cors_enable();
     match (database, table_prefix, users_table, salts) {
         (Some(database), Some(table_prefix), Some(users_table), Some(salts)) if assembly.wrong() == 0 => {
+            let network = assembly.network();
+            let blog_id = network.as_ref().map_or(1, |layout| layout.main);
             Ok(Installation {
                 database_label: database.labels().join(", "),
                 database,
                 usermeta_table: assembly.usermeta_table(&table_prefix),
                 base_prefix: table_prefix.clone(),
-                table_prefix,
-                blog_id: 1,
+                table_prefix: prefix_of(&table_prefix, blog_id),
+                blog_id,
                 users_table,
                 salts,
                 jwt_secret,
@@ -226,7 +232,7 @@ fn assembled(
                 home_is_computed: assembly.home_is_computed(),
                 multisite: assembly.multisite(),
                 sunrise: assembly.sunrise(),
-                main_blog: assembly.main_blog(),
+                network,
                 cors_enable,
                 config_file: assembly.file.map(|file| file.path.clone()),
                 plugins_dir: assembly.plugins_dir(),
@@ -294,16 +300,6 @@ impl Assembly<'_> {
                 .iter()
                 .any(|name| !matches!(self.constant(name), Lookup::NotDefined)),
         }
-    }
-
-    fn main_blog(&self) -> bool {
-        let is_one = |name| match self.constant(name) {
-            Lookup::NotDefined => true,
-            Lookup::Known(scalar, _) => scalar.to_bytes() == b"1",
-            Lookup::Unknown(_) => false,
-        };
-        let unsure = matches!(self.constant("MULTISITE"), Lookup::Unknown(_));
-        is_one("BLOG_ID_CURRENT_SITE") && is_one("SITE_ID_CURRENT_SITE") && !unsure
     }
 
     fn language(&self) -> LanguageConstant {

@@ -44,9 +44,9 @@ const PLACES: u64 = 10_000;
 pub enum Unusable {
     #[error("the network's tables cannot be read: {0}")]
     Unread(DatabaseError),
-    #[error("there are several networks in the table {0}site, or none with the id 1")]
-    Networks(String),
-    #[error("the network is not at the path / but at {0}")]
+    #[error("there are several networks in the table {0}site, or none with the id {1}")]
+    Networks(String, u64),
+    #[error("the network is at the path {0}, and the constants in wp-config.php do not say so")]
     Path(String),
     #[error("the site {0} has a domain or a path that databases compare in different ways")]
     Odd(u64),
@@ -54,8 +54,8 @@ pub enum Unusable {
     DropIn,
     #[error("where wp-content is is not known, and a db.php there may keep sites in other databases")]
     NoContent,
-    #[error("the main site of this network does not have the id 1")]
-    MainBlog,
+    #[error("which site is the network's main one cannot be known: the constant {0} in wp-config.php is computed")]
+    MainBlog(&'static str),
 }
 
 /// What is known of the sites.
@@ -107,7 +107,7 @@ impl Network {
     /// Reads nothing yet. Reading is done in the runtime of `tasks`.
     pub fn new(installation: &Installation, database: Arc<Database>, tasks: Handle) -> Arc<Self> {
         Arc::new(Network {
-            reader: Reader::new(&installation.base_prefix),
+            reader: Reader::new(&installation.base_prefix, installation.layout().most_segments()),
             installation: installation.clone(),
             database,
             tasks,
@@ -119,7 +119,8 @@ impl Network {
 
     /// Whose a request for `host` and `path` is.
     pub async fn find(self: &Arc<Self>, host: &str, path: &str) -> Found {
-        let Some(place) = Place::of(host, path) else { return Found::Main };
+        let layout = self.installation.layout();
+        let Some(place) = Place::of(host, path, layout) else { return Found::Main };
         let picked = match self.current().await {
             Known::All(blogs) => blogs.at(&place),
             Known::Many => match self.ask(place).await {
@@ -132,10 +133,10 @@ impl Network {
             Picked::None => Found::Main,
             Picked::Unsure => Found::Left("which site of the network it is for is not certain", None),
             // Whatever its row says: the first site is as a single site.
-            Picked::Blog(blog) if blog.id <= 1 => Found::Main,
+            Picked::Blog(blog) if blog.id == 0 || blog.id == layout.main => Found::Main,
             Picked::Blog(blog) => match (blog.closed, blog.network) {
                 (Some(closed), _) => Found::Left(closed_words(closed), Some(blog)),
-                (None, 1) => Found::Blog(blog),
+                (None, network) if network == layout.id => Found::Blog(blog),
                 (None, _) => Found::Left("the site is of another network", Some(blog)),
             },
         }
@@ -188,8 +189,8 @@ impl Network {
     }
 
     async fn unusable(&self) -> Option<Unusable> {
-        if !self.installation.main_blog {
-            return Some(Unusable::MainBlog);
+        if let Err(constant) = self.installation.network {
+            return Some(Unusable::MainBlog(constant));
         }
         let Some(content) = &self.installation.content_dir else { return Some(Unusable::NoContent) };
         match tokio::fs::symlink_metadata(content.join("db.php")).await {
@@ -216,14 +217,19 @@ impl Network {
             Ok(read)
         };
         let (networks, blogs) = self.database.within(READ_LIMIT, read).await?;
-        Ok(match (networks.as_slice(), blogs) {
-            ([(1, path)], _) if path != "/" => Known::Unusable(Unusable::Path(path.clone())),
-            ([(1, _)], None) => Known::Many,
-            ([(1, _)], Some(blogs)) => match Blogs::of(blogs) {
+        let layout = self.installation.layout();
+        let network = match networks.as_slice() {
+            [(id, path)] if *id == layout.id => Some(path),
+            _ => None,
+        };
+        Ok(match (network, blogs) {
+            (Some(path), _) if *path != layout.path() => Known::Unusable(Unusable::Path(path.clone())),
+            (Some(_), None) => Known::Many,
+            (Some(_), Some(blogs)) => match Blogs::of(blogs) {
                 Ok(blogs) => Known::All(Arc::new(blogs)),
                 Err(odd) => Known::Unusable(Unusable::Odd(odd)),
             },
-            _ => Known::Unusable(Unusable::Networks(self.installation.base_prefix.clone())),
+            (None, _) => Known::Unusable(Unusable::Networks(self.installation.base_prefix.clone(), layout.id)),
         })
     }
 

@@ -132,6 +132,7 @@ fn all_constants_that_are_looked_at_are_asked_for() {
         include_str!("../installation/database.rs"),
         include_str!("../installation/own.rs"),
         include_str!("../installation/secrets.rs"),
+        include_str!("../installation/layout.rs"),
         include_str!("../installation/tables.rs"),
         include_str!("../installation/folders.rs"),
         include_str!("../installation/tls.rs"),

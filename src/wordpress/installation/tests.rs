@@ -72,8 +72,8 @@ fn wp_config_alone_is_enough() {
     assert_eq!(site.salts.auth_salt(None, None).unwrap().expose(), "ks");
     assert_eq!(site.jwt_secret.as_ref().unwrap().expose(), "signing");
     assert_eq!(
-        (site.wp_home.clone(), site.multisite, site.main_blog, site.cors_enable),
-        (WpHome::NotDefined, false, true, None)
+        (site.wp_home.clone(), site.multisite, site.network.clone(), site.cors_enable),
+        (WpHome::NotDefined, false, Ok(Layout::default()), None)
     );
     assert!(site.plugins_dir.clone().unwrap().ends_with("wp-content/plugins"));
     let debug = format!("{site:?}");
@@ -104,12 +104,25 @@ fn where_the_code_is() {
 #[test]
 fn what_else_the_constants_say() {
     let site = read(&format!("{PLAIN}
-        define('WP_HOME', 'https://example.com/'); define('MULTISITE', true); define('BLOG_ID_CURRENT_SITE', 2); define('JWT_AUTH_CORS_ENABLE', true);
+        define('WP_HOME', 'https://example.com/'); define('MULTISITE', true); define('BLOG_ID_CURRENT_SITE', '2'); define('SITE_ID_CURRENT_SITE', 3);
+        define('DOMAIN_CURRENT_SITE', 'Net.example'); define('PATH_CURRENT_SITE', '/net/'); define('JWT_AUTH_CORS_ENABLE', true);
         define('MYSQL_CLIENT_FLAGS', MYSQLI_CLIENT_SSL | MYSQLI_CLIENT_SSL_DONT_VERIFY_SERVER_CERT);"));
     assert_eq!(
-        (site.wp_home.clone(), site.multisite, site.main_blog, site.cors_enable),
-        (WpHome::Known("https://example.com".to_owned()), true, false, Some(true))
+        (site.wp_home.clone(), site.multisite, site.network.clone(), site.cors_enable),
+        (
+            WpHome::Known("https://example.com".to_owned()),
+            true,
+            Ok(Layout { id: 3, main: 2, below: None }.at("net.example", "/net/")),
+            Some(true)
+        )
     );
+    // As wpdb names the tables of any but the first.
+    assert_eq!((site.blog_id, site.table_prefix.as_str(), site.base_prefix.as_str()), (2, "wp_2_", "wp_"));
+    assert_eq!((site.of_blog(1).table_prefix, site.of_blog(7).table_prefix), ("wp_".to_owned(), "wp_7_".to_owned()));
+    for computed in ["'0'", "'x'", "-1", "$_SERVER['BLOG']"] {
+        let site = read(&format!("{PLAIN} define('MULTISITE', true); define('BLOG_ID_CURRENT_SITE', {computed});"));
+        assert_eq!((site.network, site.blog_id), (Err("BLOG_ID_CURRENT_SITE"), 1), "{computed}");
+    }
     assert_eq!((site.home_host().as_deref(), read(PLAIN).home_host()), (Some("example.com"), None));
     let options = first(&site);
     assert!(options.ssl_opts().unwrap().accept_invalid_certs());

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::wordpress::installation::layout::{Layout, is_plain};
+
 /// A row of the table `blogs`. WordPress's code calls the sites of a network blogs, and so does this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blog {
@@ -47,8 +49,10 @@ impl Blog {
 pub struct Place {
     /// As WordPress looks for it: see [`wordpress_host`].
     host: String,
-    /// The first of its path, without slashes.
-    segment: String,
+    /// Those of its path that are looked at, without slashes; mostly the first.
+    segments: Vec<String>,
+    /// The id of the network's first site.
+    main: u64,
 }
 
 /// The host as WordPress looks for it, of a `Host` that has one meaning only: lower case, without the ports 80 and 443
@@ -67,14 +71,16 @@ pub fn wordpress_host(host: &str) -> Option<String> {
 
 impl Place {
     /// Of a request's `Host` and path; `None` where either may mean something else to WordPress than what it says.
-    pub fn of(host: &str, path: &str) -> Option<Self> {
-        let segment = path.strip_prefix('/')?.split('/').next().unwrap_or_default();
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        // `/?rest_route=…` has none.
-        let is_one = path == "/" || !(segment.is_empty() || matches!(segment, "." | ".."));
-        (is_one && segment.bytes().all(is_plain))
-            .then_some(())
-            .and_then(|()| Some(Place { host: wordpress_host(host)?, segment: segment.to_owned() }))
+    pub fn of(host: &str, path: &str, layout: &Layout) -> Option<Self> {
+        let host = wordpress_host(host)?;
+        let looked_at = layout.segments(&host, path);
+        // `/?rest_route=…` has none, nor have `/two/?rest_route=…` and the like more than one.
+        let within = path.strip_prefix('/')?;
+        let segments: Vec<String> = match within.strip_suffix('/').unwrap_or(within) {
+            "" if within.is_empty() => Vec::new(),
+            within => within.split('/').take(looked_at).map(str::to_owned).collect(),
+        };
+        segments.iter().all(|segment| is_plain(segment)).then_some(Place { host, segments, main: layout.main })
     }
 
     /// The domains that are looked for, the first one first. `www.` is only taken away, never put in front.
@@ -84,8 +90,8 @@ impl Place {
 
     /// The paths, the longest first.
     pub fn paths(&self) -> impl Iterator<Item = String> {
-        let own = (!self.segment.is_empty()).then(|| format!("/{}/", self.segment));
-        own.into_iter().chain(["/".to_owned()])
+        let own = (1..=self.segments.len()).rev().map(|count| format!("/{}/", self.segments[..count].join("/")));
+        own.chain(["/".to_owned()])
     }
 
     /// The site that WordPress picks of `rows`, which are all that the database takes for one of these.
@@ -101,7 +107,7 @@ impl Place {
                 match (found.next(), found.next()) {
                     (None, _) => {}
                     // The first site is as a single site, where case does not count.
-                    (Some(row), None) if row.id == 1 || (row.domain == domain && row.path == path) => {
+                    (Some(row), None) if row.id == self.main || (row.domain == domain && row.path == path) => {
                         return Picked::Blog(Arc::clone(row));
                     }
                     // Another case, which the server may or may not tell apart; or two of which either may come first.
@@ -208,7 +214,7 @@ mod tests {
     }
 
     fn at(host: &str, path: &str) -> Option<Result<u64, &'static str>> {
-        Some(match blogs().at(&Place::of(host, path)?) {
+        Some(match blogs().at(&Place::of(host, path, &Layout::default())?) {
             Picked::Blog(blog) => Ok(blog.id),
             Picked::None => Err("none"),
             Picked::Unsure => Err("unsure"),
@@ -250,10 +256,49 @@ mod tests {
         ] {
             assert_eq!(at(host, &format!("{path}{REST}")), Some(found), "{host}{path}");
         }
-        let first = Blogs::of(vec![blog(1, "Net.test", "/")]).unwrap().at(&Place::of("net.test", REST).unwrap());
+        let place = Place::of("net.test", REST, &Layout::default()).unwrap();
+        let first = Blogs::of(vec![blog(1, "Net.test", "/")]).unwrap().at(&place);
         assert!(matches!(first, Picked::Blog(blog) if blog.id == 1), "as on a single site, case does not count");
         assert_eq!(at("mapped.test", "/"), Some(Ok(3)), "?rest_route=");
         assert_eq!(at("mapped.test", "/index.php/wp-json/"), Some(Ok(3)));
+    }
+
+    #[test]
+    fn a_network_at_a_path_has_its_sites_below_it() {
+        let sites = Blogs::of(vec![
+            blog(5, "net.test", "/net/"),
+            blog(2, "net.test", "/net/two/"),
+            blog(3, "mapped.test", "/"),
+            blog(4, "mapped.test", "/net/"),
+            blog(6, "net.test", "/two/"),
+        ])
+        .unwrap();
+        let layout = Layout { main: 5, ..Layout::default() }.at("net.test", "/net/");
+        for (host, path, found) in [
+            ("net.test", "/net", Some(5)),
+            ("net.test", "/net/two", Some(2)),
+            // One segment behind the network's own, and no more.
+            ("net.test", "/net/two/more", Some(2)),
+            ("net.test", "/net/nosuch", Some(5)),
+            ("net.test", "/two", Some(6)),
+            ("net.test", "", None),
+            // Elsewhere it is at no path.
+            ("mapped.test", "/net", Some(4)),
+            ("mapped.test", "/net/two", Some(4)),
+            ("mapped.test", "", Some(3)),
+        ] {
+            let place = Place::of(host, &format!("{path}{REST}"), &layout).unwrap();
+            let is = match sites.at(&place) {
+                Picked::Blog(blog) => Some(blog.id),
+                _ => None,
+            };
+            assert_eq!(is, found, "{host}{path}");
+        }
+        assert_eq!(Place::of("net.test", "/net//two/", &layout), None);
+        assert_eq!(
+            Place::of("net.test", "/net/", &layout).map(|place| place.paths().collect()),
+            Some(vec!["/net/".to_owned(), "/".to_owned()])
+        );
     }
 
     #[test]
@@ -280,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_row_that_the_server_takes_for_another_makes_it_unsure() {
-        let place = Place::of("net.test", "/two/").unwrap();
+        let place = Place::of("net.test", "/two/", &Layout::default()).unwrap();
         let rows = |odd| [blog(2, "net.test", "/two/"), odd].map(Arc::new);
         assert!(matches!(place.pick(&rows(blog(1, "net.test", "/"))), Picked::Blog(found) if found.id == 2));
         assert_eq!(place.pick(&rows(blog(5, "net.test", "/twö/"))), Picked::Unsure);

@@ -10,6 +10,8 @@ const COLUMNS: &str = "blog_id, site_id, domain, path, archived, spam, deleted";
 
 /// The statements for one network's tables.
 pub(super) struct Reader {
+    /// How many a place may have.
+    paths: usize,
     networks: String,
     all: String,
     at: String,
@@ -19,14 +21,19 @@ pub(super) struct Reader {
 type Networks = Vec<(u64, String)>;
 
 impl Reader {
-    /// SECURITY: `base_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
-    pub(super) fn new(base_prefix: &str) -> Self {
+    /// `segments`: the most that a place has.
+    // SECURITY: `base_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
+    pub(super) fn new(base_prefix: &str, segments: usize) -> Self {
+        // The path `/` is one more.
+        let paths = segments + 1;
         Reader {
+            paths,
             networks: format!("SELECT id, path FROM `{base_prefix}site` ORDER BY id LIMIT 2"),
             all: format!("SELECT {COLUMNS} FROM `{base_prefix}blogs` ORDER BY blog_id LIMIT {}", MOST + 1),
             // As WP_Site_Query: the collation of the columns decides what is the same.
             at: format!(
-                "SELECT {COLUMNS} FROM `{base_prefix}blogs` WHERE domain IN (?, ?) AND path IN (?, ?) ORDER BY blog_id LIMIT 16"
+                "SELECT {COLUMNS} FROM `{base_prefix}blogs` WHERE domain IN (?, ?) AND path IN ({}) ORDER BY blog_id LIMIT 16",
+                vec!["?"; paths].join(", ")
             ),
         }
     }
@@ -46,17 +53,17 @@ impl Reader {
 
     /// What the database takes for a site at `place`.
     pub(super) async fn at(&self, session: &mut Session<'_>, place: &Place) -> Result<Vec<Blog>, DatabaseError> {
-        let mut values: Vec<Value> = two(place.domains().map(Value::from));
-        values.extend(two(place.paths().map(Value::from)));
+        let mut values: Vec<Value> = so_many(2, place.domains().map(Value::from));
+        values.extend(so_many(self.paths, place.paths().map(Value::from)));
         let rows: Vec<Row> = session.conn().exec(&self.at, values).await?;
         rows.into_iter().map(blog).collect()
     }
 }
 
-/// One value or two, as two.
-fn two(values: impl Iterator<Item = Value>) -> Vec<Value> {
+/// Some values as `count`, the last one as often as it takes.
+fn so_many(count: usize, values: impl Iterator<Item = Value>) -> Vec<Value> {
     let mut values: Vec<Value> = values.collect();
-    values.resize(2, values.last().cloned().unwrap_or(Value::NULL));
+    values.resize(count, values.last().cloned().unwrap_or(Value::NULL));
     values
 }
 

@@ -28,9 +28,9 @@ pub enum NotNative {
     /// `wp_salt('auth')` is unknown.
     #[error("the salt wp_salt('auth') is neither in wp-config.php nor in the database")]
     Salt,
-    /// The site is not the first of its network.
-    #[error("the main site of this network does not have the id 1")]
-    OtherBlog,
+    /// Which site is the network's first is unknown.
+    #[error("which site is the network's main one cannot be known: the constant {0} in wp-config.php is computed")]
+    OtherBlog(&'static str),
     /// The option `home` of a network's site differs from where the network has it.
     #[error("its home URL is {0}, and the network has it at {1}")]
     Elsewhere(String, String),

@@ -89,9 +89,10 @@ impl Rows {
             .await?;
         let meta: Vec<Row> = if installation.multisite {
             conn.query(format!(
-                "SELECT meta_key, meta_value FROM `{}sitemeta` WHERE site_id = 1 AND meta_key IN \
+                "SELECT meta_key, meta_value FROM `{}sitemeta` WHERE site_id = {} AND meta_key IN \
                  ('active_sitewide_plugins', 'auth_key', 'auth_salt', 'WPLANG')",
-                installation.base_prefix
+                installation.base_prefix,
+                installation.layout().id
             ))
             .await?
         } else {
