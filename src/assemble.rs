@@ -307,6 +307,14 @@ impl Native {
             };
             let cleaning = cleanup::clean(Arc::clone(&self.refresher), self.table_prefix.clone(), wanted);
             tasks.spawn(until_stopped(self.stop.clone(), cleaning));
+            if let Some(blogs) = self.refresher.blogs.clone() {
+                let configured = self.made_of.cleanup.clone();
+                let of_site = move |refresher: Arc<Refresher>| {
+                    let configured = configured.clone();
+                    async move { refresher.sites.current().await.ok().map(|site| self::wanted(&configured, &site)) }
+                };
+                tasks.spawn(until_stopped(self.stop.clone(), async move { blogs.keep_clean(of_site).await }));
+            }
         }
         if let Some(kept) = self.kept.clone() {
             tasks.spawn(kept::keep(Arc::clone(&self.refresher.verification), kept, self.stop.clone()));

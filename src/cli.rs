@@ -78,6 +78,9 @@ pub enum Command {
         /// Print JSON for programs in place of text
         #[arg(long)]
         json: bool,
+        /// On a network: a further site, by its id or its URL [default: the first site]
+        #[arg(long, value_name = "ID|URL")]
+        site: Option<String>,
         /// As for serve.
         #[command(flatten)]
         options: Options,
@@ -92,6 +95,9 @@ pub enum Command {
         /// Remove it, if it is the one that --apply added
         #[arg(long)]
         drop: bool,
+        /// On a network: a further site, by its id or its URL [default: the first site]
+        #[arg(long, value_name = "ID|URL")]
+        site: Option<String>,
         /// Where the database is.
         #[command(flatten)]
         options: Options,
@@ -225,6 +231,9 @@ its state directory. States:
 
 --again puts a marker into the state directory (refresh.state_directory, else $STATE_DIRECTORY, else /var/lib/wp-jwt-sidecar), which the
 running sidecar sees within seconds.
+
+--site shows what is kept in that directory of a further site of a network, and --again then has that site alone begin again: within
+seconds if it is in use, else at its next refresh.
 
 Exit codes: 0 agrees or trusted, 1 any other state, 2 not known (no sidecar answers) or not begun again, 78 wrong configuration.";
 

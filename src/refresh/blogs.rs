@@ -4,6 +4,7 @@
 //! A site is set up when the first call comes for it, and let go of when none has come for [`IDLE`]. It is looked after only
 //! while calls come ([`AWAKE`]): what a network costs, its refreshes cause.
 
+mod cleaning;
 mod in_use;
 mod tally;
 mod verdicts;

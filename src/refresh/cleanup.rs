@@ -25,7 +25,7 @@ const DELETED: usize = 100;
 const REST: Duration = Duration::from_millis(50);
 
 /// The pause between two passes over the table.
-const EVERY: Duration = Duration::from_secs(3600);
+pub const EVERY: Duration = Duration::from_secs(3600);
 
 /// A longer step means that the server does not respond.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
@@ -52,20 +52,25 @@ pub async fn clean<F: Future<Output = Option<Cleanup>> + Send>(
     table_prefix: String,
     cleanup: impl Fn() -> F + Send,
 ) {
-    let (store, counters) = (&refresher.store, &refresher.counters);
-    let analytics = format!("`{table_prefix}jwt_auth_analytics`");
     loop {
-        let Some(Cleanup { tokens_after_days, analytics_after_days }) = cleanup().await else {
+        let Some(cleanup) = cleanup().await else {
             sleep(UNKNOWN).await;
             continue;
         };
-        if let Some(days) = tokens_after_days {
-            pass(store, counters, &store.tokens, &old_tokens(&store.tokens), days).await;
-        }
-        if let Some(days) = analytics_after_days {
-            pass(store, counters, &analytics, &old_analytics(&analytics), days).await;
-        }
+        clean_once(&refresher, &table_prefix, cleanup).await;
         sleep(EVERY).await;
+    }
+}
+
+/// One pass over the tables of a site.
+pub async fn clean_once(refresher: &Refresher, table_prefix: &str, cleanup: Cleanup) {
+    let (store, counters) = (&refresher.store, &refresher.counters);
+    if let Some(days) = cleanup.tokens_after_days {
+        pass(store, counters, &store.tokens, &old_tokens(&store.tokens), days).await;
+    }
+    if let Some(days) = cleanup.analytics_after_days {
+        let analytics = format!("`{table_prefix}jwt_auth_analytics`");
+        pass(store, counters, &analytics, &old_analytics(&analytics), days).await;
     }
 }
 

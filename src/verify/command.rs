@@ -17,7 +17,9 @@ use super::view::View;
 use crate::config::{Config, Faults, RefreshMode, Verify};
 use crate::net::own_status::{Silence, ask_status};
 use crate::printable::{Form, Printer};
+use crate::wordpress::database::Database;
 use crate::wordpress::installation::Installation;
+use crate::wordpress::network::named::{Named, NamedError};
 
 /// A sidecar looks for the marker every two seconds.
 const TAKEN: Duration = Duration::from_secs(10);
@@ -26,11 +28,13 @@ const TAKEN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How the state is shown.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct How {
     pub json: bool,
     /// Whether the verification is to begin again first.
     pub again: bool,
+    /// A further site of a network; `None`: the first site.
+    pub site: Option<String>,
 }
 
 /// Why there is nothing to show.
@@ -43,6 +47,8 @@ pub enum VerifyError {
     /// With `admin.listen = "off"`.
     #[error("admin.listen is \"off\", and no state is kept in {0}: it is in the log only")]
     NothingKept(String),
+    #[error("no state of the site {0} is kept in {1}: it had no refresh yet, or refresh.verify is \"off\"")]
+    NothingKeptOf(String, String),
     #[error("refresh.mode is \"forward\": WordPress has all refreshes, and nothing is verified")]
     Forward,
     #[error("refresh.verify is \"off\": nothing is verified that could begin again")]
@@ -58,6 +64,10 @@ pub enum VerifyError {
         "no sidecar of this configuration has noticed within {TAKEN:?}: the next one that starts with the state directory {0} will"
     )]
     NotTaken(PathBuf),
+    #[error("the site {0} is not in use, and begins again at its next refresh")]
+    Asleep(String),
+    #[error(transparent)]
+    Site(#[from] NamedError),
     #[error(transparent)]
     Configuration(#[from] Faults),
     #[error("cannot write")]
@@ -105,14 +115,19 @@ pub fn run(
     if how.again && config.refresh.verify == Verify::Off {
         return Err(VerifyError::Off);
     }
-    let kept = match how.again || config.admin.listen.is_none() {
-        true => Some(kept_of(config, &installation()?)?),
+    let kept = match how.again || how.site.is_some() || config.admin.listen.is_none() {
+        true => Some(kept_of(config, installation()?, how.site.as_deref())?),
         false => None,
     };
     if let (true, Some(kept)) = (how.again, &kept) {
-        begin_again(kept)?;
+        begin_again(kept).map_err(|error| match (error, how.site.clone()) {
+            (VerifyError::NotTaken(_), Some(site)) => VerifyError::Asleep(site),
+            (error, _) => error,
+        })?;
     }
-    let report = match (&config.admin.listen, &kept) {
+    // Of further sites the status page has no more than whether they are native.
+    let listen = config.admin.listen.as_ref().filter(|_| how.site.is_none());
+    let report = match (listen, &kept) {
         (Some(listen), _) => {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let answer = runtime.block_on(ask_status(listen))?;
@@ -123,7 +138,13 @@ pub fn run(
         }
         (None, kept) => {
             let file = kept.as_ref().map(|kept| kept.file());
-            let nothing = || VerifyError::NothingKept(file.map(display).unwrap_or_default());
+            let nothing = || {
+                let file = file.map(display).unwrap_or_default();
+                match &how.site {
+                    Some(site) => VerifyError::NothingKeptOf(site.clone(), file),
+                    None => VerifyError::NothingKept(file),
+                }
+            };
             let verdict = kept.as_ref().and_then(|kept| kept.read()).ok_or_else(nothing)?;
             let verification = View { kept_in: file.map(display), ..View::of(&verdict, None, true) };
             Report { format: 1, asked: None, home: None, verification }
@@ -140,11 +161,29 @@ pub fn run(
 }
 
 /// The user who runs this usually has no `$STATE_DIRECTORY`.
-fn kept_of(config: &Config, installation: &Installation) -> Result<std::sync::Arc<Kept>, VerifyError> {
+fn kept_of(
+    config: &Config,
+    installation: Installation,
+    site: Option<&str>,
+) -> Result<std::sync::Arc<Kept>, VerifyError> {
     let named = kept::directory(&config.refresh, |name| std::env::var_os(name));
     let of_package = || Some(PathBuf::from(kept::OF_PACKAGE)).filter(|directory| directory.is_dir());
     let directory = named.or_else(of_package).ok_or(VerifyError::NoDirectory)?;
-    Ok(Kept::new(&directory, &kept::name(config, installation)))
+    let name = kept::name(config, &installation);
+    let Some(site) = site else { return Ok(Kept::new(&directory, &name)) };
+    let further = further(&installation, &site.parse()?)?;
+    Ok(Kept::new(&directory, &if further == installation.blog_id { name } else { kept::name_of_blog(&name, further) }))
+}
+
+/// The id of a site of the network.
+fn further(installation: &Installation, named: &Named) -> Result<u64, VerifyError> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let database = Database::new(installation.database.clone());
+        let found = named.find(&database, installation).await;
+        database.close().await;
+        Ok(found?.blog_id)
+    })
 }
 
 fn begin_again(kept: &Kept) -> Result<(), VerifyError> {

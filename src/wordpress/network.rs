@@ -4,6 +4,7 @@
 //! WordPress's: see [`Unusable`].
 
 pub mod blog;
+pub mod named;
 mod rows;
 
 use std::fmt;

@@ -1,0 +1,107 @@
+//! The site of a network that an operator names: by its id, or by its address.
+
+use std::str::FromStr;
+
+use mysql_async::{Row, Value};
+
+use crate::wordpress::database::{Database, DatabaseError, column};
+use crate::wordpress::installation::Installation;
+
+/// What was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    Id(u64),
+    At {
+        /// In lower case.
+        domain: String,
+        /// With a slash at both ends.
+        path: String,
+    },
+}
+
+/// Why there is no such site.
+#[derive(Debug, thiserror::Error)]
+pub enum NamedError {
+    #[error("--site takes the id of a site of the network, or its URL, and not \"{0}\"")]
+    Invalid(String),
+    #[error("--site is for networks, and wp-config.php makes none")]
+    NoNetwork,
+    #[error("the network has no site {0}")]
+    NoSite(String),
+    #[error("the network's sites cannot be read: {0}")]
+    Unread(#[from] DatabaseError),
+}
+
+impl FromStr for Named {
+    type Err = NamedError;
+
+    fn from_str(text: &str) -> Result<Self, NamedError> {
+        let invalid = || NamedError::Invalid(text.to_owned());
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return text.parse().ok().filter(|id| *id > 0).map(Named::Id).ok_or_else(invalid);
+        }
+        let place = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
+        let (domain, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+        if domain.is_empty() || !place.bytes().all(|byte| byte.is_ascii_graphic()) || place.contains(['?', '#']) {
+            return Err(invalid());
+        }
+        Ok(Named::At { domain: domain.to_ascii_lowercase(), path: format!("{}/", path.trim_end_matches('/')) })
+    }
+}
+
+impl Named {
+    /// The site as the installation would be of it.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be said.
+    pub async fn find(&self, database: &Database, installation: &Installation) -> Result<Installation, NamedError> {
+        if !installation.multisite {
+            return Err(NamedError::NoNetwork);
+        }
+        let (condition, values) = match self {
+            Named::Id(id) => ("blog_id = ?", vec![Value::from(*id)]),
+            Named::At { domain, path } => ("domain = ? AND path = ?", vec![Value::from(domain), Value::from(path)]),
+        };
+        // SECURITY: `installation()` lets only `[A-Za-z0-9_]` pass in a prefix.
+        let query = format!("SELECT blog_id FROM `{}blogs` WHERE {condition} LIMIT 1", installation.base_prefix);
+        let mut session = database.session().await?;
+        let row: Option<Row> = session.conn().exec_first(query, values).await.map_err(DatabaseError::from)?;
+        session.give_back();
+        let id = row.map(|mut row| column(&mut row, 0, "blog_id")).transpose()?;
+        let id = id.ok_or_else(|| NamedError::NoSite(self.to_string()))?;
+        Ok(if id == installation.blog_id { installation.clone() } else { installation.of_blog(id) })
+    }
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Named::Id(id) => write!(f, "{id}"),
+            Named::At { domain, path } => write!(f, "{domain}{path}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_is_named_by_its_id_or_by_its_address() {
+        let at = |domain: &str, path: &str| Named::At { domain: domain.to_owned(), path: path.to_owned() };
+        for (text, named) in [
+            ("7", Named::Id(7)),
+            ("net.test", at("net.test", "/")),
+            ("https://Net.test/two/", at("net.test", "/two/")),
+            ("http://net.test/a/b", at("net.test", "/a/b/")),
+            ("port.test:8080/", at("port.test:8080", "/")),
+        ] {
+            assert_eq!(text.parse::<Named>().unwrap(), named, "{text}");
+        }
+        for text in
+            ["", "0", "99999999999999999999999", "https://", "/two/", "net test", "net.test/?p=1", "net.test/#x"]
+        {
+            assert!(matches!(text.parse::<Named>(), Err(NamedError::Invalid(_))), "{text}");
+        }
+    }
+}
