@@ -2,12 +2,17 @@
 //! and what is not certain is WordPress's.
 
 mod compare;
+mod expected;
+mod left;
 mod made;
 mod many;
+mod places;
 mod recording;
 mod replay;
+mod tools;
 
 use std::cell::Cell;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -154,24 +159,22 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     assert!(is_native(&refresh(&sidecar, MAIN, &network.token(1).await.refresh_token)));
 }
 
+/// A sidecar that verifies, and knows enough of three answers.
+fn verified(network: &NetworkSite, state: &Path, more: &[&str]) -> Sidecar {
+    let upstream = format!("http://{}", network.site.upstream());
+    let config = network.site.wp_config().to_str().unwrap();
+    let mut arguments = vec!["--upstream", &upstream, "--wp-config", config];
+    arguments.extend(["--refresh-verify", "auto", "--refresh-verify-first", "3"]);
+    arguments.extend(["--refresh-state-directory", state.to_str().unwrap()]);
+    arguments.extend(more);
+    Sidecar::start(&arguments)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_site_is_verified_by_itself() {
     let network = NetworkSite::up(false, &[TWO, MAPPED], "");
     let state = tempfile::tempdir().unwrap();
-    let upstream = format!("http://{}", network.site.upstream());
-    let arguments = [
-        "--upstream",
-        &upstream,
-        "--wp-config",
-        network.site.wp_config().to_str().unwrap(),
-        "--refresh-verify",
-        "auto",
-        "--refresh-verify-first",
-        "3",
-        "--refresh-state-directory",
-        state.path().to_str().unwrap(),
-    ];
-    let sidecar = Sidecar::start(&arguments);
+    let sidecar = verified(&network, state.path(), &[]);
     // An answer that is compared has all that a native one has: what reached WordPress tells whose it was.
     let is_by_php = async |id: u64, at: At<'static>| {
         let before = network.refreshes_by_php();
@@ -187,6 +190,14 @@ async fn each_site_is_verified_by_itself() {
     for (id, at) in [(1, MAIN), (3, MAPPED)] {
         assert!(is_by_php(id, at).await, "{at:?}");
     }
+    // A site that nobody looks after any more, fifteen seconds after its last call, is verified as before when it wakes up.
+    let told = || sidecar.log().iter().filter(|line| line.contains(r#""site":"net.test/two/""#)).count();
+    let before = told();
+    tokio::time::sleep(Duration::from_secs(17)).await;
+    eventually("it is awake", async || !is_by_php(2, TWO).await).await;
+    let lines = sidecar.log().into_iter().filter(|line| line.contains(r#""site":"net.test/two/""#)).skip(before);
+    let lines: Vec<String> = lines.filter(|line| !line.contains("wp_jwt_sidecar::refreshes")).collect();
+    assert!(lines.is_empty(), "nothing new is known of it: {lines:?}");
     // Code of one site only: its theme's, by an option that the others do not have.
     network.site.php("switch_to_blog( 2 ); update_option( 'stylesheet', 'other' );");
     eventually("another epoch", async || is_by_php(2, TWO).await).await;

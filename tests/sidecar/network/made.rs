@@ -17,14 +17,14 @@ const MAKE_NETWORK: &str = r"
         $wpdb->$table = $prefixed;
     }
     install_network();
-    populate_network( 1, '{domain}', 'admin@example.org', 'Net', '/', {subdomain} );
+    populate_network( 1, '{domain}', 'admin@example.org', 'Net', '{path}/', {subdomain} );
 ";
 
 const CONFIG: &str = r"
 define( 'MULTISITE', true );
 define( 'SUBDOMAIN_INSTALL', {subdomain} );
 define( 'DOMAIN_CURRENT_SITE', '{domain}' );
-define( 'PATH_CURRENT_SITE', '/' );
+define( 'PATH_CURRENT_SITE', '{path}/' );
 define( 'SITE_ID_CURRENT_SITE', 1 );
 define( 'BLOG_ID_CURRENT_SITE', 1 );
 ";
@@ -72,21 +72,24 @@ impl NetworkSite {
         network
     }
 
-    /// As [`NetworkSite::up`], at `http://{domain}`, with the settings that the plugin begins with.
-    pub fn up_at(domain: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
-        let network = NetworkSite::bare(domain, is_subdomain, sites, config);
+    /// As [`NetworkSite::up`], at `http://{place}`, which may have a path, with the settings that the plugin begins with.
+    pub fn up_at(place: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
+        let network = NetworkSite::bare(place, is_subdomain, sites, config);
         network.activate_everywhere();
-        for at in [At(domain, "")].iter().chain(sites) {
+        let (domain, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+        for at in [At(domain, path)].iter().chain(sites) {
             network.visit(*at);
         }
         network
     }
 
     /// As [`NetworkSite::up_at`], with the plugin active nowhere.
-    pub fn bare(domain: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
-        let site = Site::up(&["--home", &format!("http://{domain}")]);
+    pub fn bare(place: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
+        let site = Site::up(&["--home", &format!("http://{place}")]);
         let subdomain = if is_subdomain { "true" } else { "false" };
-        let of_network = |text: &str| text.replace("{subdomain}", subdomain).replace("{domain}", domain);
+        let (domain, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+        let of_network =
+            |text: &str| text.replace("{subdomain}", subdomain).replace("{domain}", domain).replace("{path}", path);
         // It is active on a single site.
         site.php(&format!("{ADMIN} deactivate_plugins( {PLUGIN} );"));
         site.php(&of_network(MAKE_NETWORK));

@@ -1,0 +1,102 @@
+//! What operators do to one further site of a network: its index, its verification, its old rows.
+
+use super::made::{At, NetworkSite, refresh};
+use super::{until_looked_at, verified};
+use crate::support::mariadb::TokenState;
+use crate::support::rig::eventually;
+use crate::support::sidecar::{command, wait_until};
+
+const TWO: At<'static> = At("net.test", "/two");
+const MAPPED: At<'static> = At("mapped.test", "");
+
+/// How a command of this network's configuration ended, and all that it said.
+fn run(network: &NetworkSite, arguments: &[&str]) -> (Option<i32>, String) {
+    let upstream = format!("http://{}", network.site.upstream());
+    let config = network.site.wp_config().to_str().unwrap();
+    let output = command().args(arguments).args(["--upstream", &upstream, "--wp-config", config]).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_further_site_has_an_index_of_its_own() {
+    let network = NetworkSite::up(false, &[TWO, MAPPED], "");
+    let indexed = async || {
+        let query = "SELECT TABLE_NAME AS t FROM information_schema.STATISTICS WHERE INDEX_NAME = 'wp_jwt_sidecar_refresh_token'";
+        let rows = network.database.rows(query).await;
+        rows.iter().map(|row| row.get("t").unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (code, said) = run(&network, &["index", "--apply", "--site", "https://net.test/two/"]);
+    assert_eq!((code, indexed().await), (Some(0), vec!["wp_2_jwt_auth_tokens".to_owned()]), "{said}");
+    let (_, said) = run(&network, &["index", "--site", "3"]);
+    assert!(said.contains("wp_3_jwt_auth_tokens"), "{said}");
+    let (code, said) = run(&network, &["index", "--drop", "--site", "2"]);
+    assert_eq!((code, indexed().await), (Some(0), Vec::new()), "{said}");
+    for (site, problem) in [
+        ("99", "the network has no site 99"),
+        ("http://net.test/three", "the network has no site net.test/three/"),
+        ("net.test/?p=1", "--site takes the id of a site of the network, or its URL"),
+    ] {
+        let (code, said) = run(&network, &["index", "--apply", "--site", site]);
+        assert!(code != Some(0) && said.contains(problem), "{said}");
+    }
+    assert!(indexed().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_further_site_begins_its_verification_again() {
+    let network = NetworkSite::up(false, &[TWO, MAPPED], "");
+    let state = tempfile::tempdir().unwrap();
+    let directory = ["--refresh-state-directory", state.path().to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let verify = |site: &str, more: &[&str]| {
+        let arguments = [&["verify", "--site", site, "--refresh-verify", "auto"], &directory[..], more].concat();
+        run(&network, &arguments)
+    };
+    let (code, said) = verify("net.test/two", &[]);
+    assert!(code == Some(2) && said.contains("no state of the site net.test/two is kept in"), "{said}");
+
+    let sidecar = verified(&network, state.path(), &[]);
+    let is_by_php = async || {
+        let before = network.refreshes_by_php();
+        assert_eq!(refresh(&sidecar, TWO, &network.token(2).await.refresh_token).status(), 200);
+        network.refreshes_by_php() > before
+    };
+    eventually("the site is proven", async || !is_by_php().await).await;
+    wait_until("that is kept", || verify("2", &[]).1.contains("state:      agrees, since "));
+    let (code, said) = verify("2", &[]);
+    assert!(code == Some(0) && said.contains("refreshes are native"), "{said}");
+
+    // It is in use, and another site is not.
+    let (code, said) = verify("http://net.test/two/", &["--again"]);
+    assert_eq!(code, Some(0), "{said}");
+    sidecar.wait_for_log("the verification begins again");
+    assert!(is_by_php().await, "nothing is known of it any more");
+    eventually("it is proven again", async || !is_by_php().await).await;
+    let (code, said) = verify("3", &["--again"]);
+    assert!(
+        code == Some(0) && said.contains("the site 3 is not in use, and begins again at its next refresh"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_rows_of_sites_in_use_go() {
+    let network = NetworkSite::up(false, &[TWO, MAPPED], "");
+    // Nothing but the last row of a family stays, and that whatever its age.
+    let mut old = Vec::new();
+    for id in [2, 3] {
+        let tables = network.tables(id);
+        let token = tables.insert_token(TokenState::Revoked, 1).await;
+        tables.insert_token_of_family(TokenState::Live, 1, &token.token_family).await;
+        let age = "SET revoked_at = UTC_TIMESTAMP() - INTERVAL 40 DAY";
+        tables.execute(&format!("UPDATE wp_{id}_jwt_auth_tokens {age} WHERE id = {}", token.id)).await;
+        old.push(token.id);
+    }
+    let sidecar = network.sidecar(&["--cleanup-tokens-after-days", "30"]);
+    until_looked_at(&network, &sidecar, 2, TWO).await;
+    let is_there = async |id: u64| network.tables(id).token_row(old[id as usize - 2]).await.is_some();
+    eventually("the row of the site in use is gone", async || !is_there(2).await).await;
+    let line = sidecar.wait_for_log("old rows deleted");
+    assert!(line.contains("wp_2_jwt_auth_tokens"), "{line}");
+    assert!(is_there(3).await, "nobody uses that site");
+}
