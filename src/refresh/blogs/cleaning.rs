@@ -1,6 +1,8 @@
-//! Deletes the old rows of further sites: of each while it has calls, and once an hour at most.
+//! Deletes old rows of a network's further sites: of each site while it has calls, at most once an
+//! hour.
 //!
-//! Sites that nobody uses are left as they are: a network may have thousands, whose tables would be opened for nothing.
+//! Sites without calls are left alone: a network may have thousands, and the server would open all
+//! their tables.
 
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -14,15 +16,16 @@ use super::Blogs;
 use crate::refresh::cleanup::{Cleanup, EVERY, clean_once};
 use crate::refresh::refresher::Refresher;
 
-/// How often it is looked for sites that have calls: more often than the shortest time for which one is looked after.
+/// How often to look for sites that have calls. Shorter than the time for which a site stays awake
+/// after a call.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Sites whose last cleanup is remembered.
+/// How many sites' last cleanups are remembered.
 const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 impl Blogs {
-    /// Cleans up one site after the other. `cleanup` says what is to be deleted of one, and `None` where that is not known. Never
-    /// returns.
+    /// Cleans up one site after the other. `cleanup` returns what to delete of a site, and `None`
+    /// while that is unknown. Never returns.
     pub async fn keep_clean<F: Future<Output = Option<Cleanup>> + Send>(
         &self,
         cleanup: impl Fn(Arc<Refresher>) -> F + Send + Sync,
@@ -38,7 +41,7 @@ impl Blogs {
                 if !is_due || !in_use.is_awake() {
                     continue;
                 }
-                // Once more soon.
+                // If unknown, it is tried again at the next look.
                 let Some(cleanup) = cleanup(Arc::clone(refresher)).await else { continue };
                 cleaned.put(blog.id, Instant::now());
                 clean_once(refresher, &refresher.sites.installation().table_prefix, cleanup).await;

@@ -1,4 +1,4 @@
-//! Whose a call is: that of the first site, or of a further one of a network.
+//! Finds the site of a network that a call is for.
 
 use std::sync::Arc;
 
@@ -8,16 +8,17 @@ use tracing::debug;
 use crate::refresh::refresher::{RefreshLog, Refresher};
 use crate::wordpress::network::Found;
 
-/// Why a call is left while its site was not looked at yet.
+/// The reason in the log while the call's site has not been looked at yet.
 const NOT_LOOKED_AT: &str = "the site of the network is yet to be looked at";
 
-/// Why it is left while many others are.
+/// The same, while too many other sites are being looked at.
 const MANY_AT_ONCE: &str = "many sites of the network are looked at for the first time";
 
 /// The site that a call may be for.
 pub struct Whose {
     pub refresher: Arc<Refresher>,
-    /// Why it can only be for the first site of a network: a call for any other is WordPress's for this reason.
+    /// Why only the first site of the network can be native. Calls for other sites are left to
+    /// WordPress for this reason.
     pub only_main: Option<String>,
 }
 
@@ -27,18 +28,18 @@ impl From<&Arc<Refresher>> for Whose {
     }
 }
 
-/// A call that is WordPress's on a network, before anything is known of it but host and path.
+/// A call that is left to WordPress because of its host and path.
 pub struct NotOurs {
     pub log: RefreshLog,
-    /// The site that it is for, where that is known: its domain and path.
+    /// Domain and path of the call's site, if known.
     pub site: Option<String>,
 }
 
 impl Refresher {
-    /// Who answers this call: on a network, the site that it is for.
+    /// Finds the site that answers this call. On a single site, that is always this one.
     ///
     /// # Errors
-    /// It is WordPress's, for the reason that the log says.
+    /// The call is left to WordPress; the log line has the reason.
     pub async fn at<B>(self: &Arc<Self>, request: &Request<B>) -> Result<Whose, NotOurs> {
         let Some(blogs) = &self.blogs else { return Ok(self.into()) };
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();

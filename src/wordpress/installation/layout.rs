@@ -1,4 +1,5 @@
-//! What the constants in `wp-config.php` say of a network: which it is, which of its sites is the main one, and where it is.
+//! What the constants in `wp-config.php` say of a network: which it is, which of its sites is the
+//! main one, and where it is.
 
 use super::Assembly;
 use crate::wordpress::wp_config::Lookup;
@@ -14,7 +15,8 @@ pub struct Layout {
     pub below: Option<Below>,
 }
 
-/// A path that a network is at, on one domain. Sites on other domains are found as if the network was at `/`.
+/// A path that a network is at, on one domain. Sites on other domains are found as if the network
+/// was at `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Below {
     /// In lower case.
@@ -54,7 +56,7 @@ impl Layout {
 }
 
 impl Below {
-    /// `None` for the path `/`, and for what is no plain path between two slashes.
+    /// `None` for the path `/`, and for anything but plain segments between two slashes.
     fn new(domain: &str, path: &str) -> Option<Self> {
         let inner = path.strip_prefix('/')?.strip_suffix('/')?;
         let segments: Vec<String> = inner.split('/').map(str::to_owned).collect();
@@ -67,7 +69,7 @@ impl Below {
 
 impl Assembly<'_> {
     /// # Errors
-    /// The constant that only PHP knows.
+    /// The constant that only PHP can compute.
     pub(super) fn network(&self) -> Result<Layout, &'static str> {
         if !self.multisite() {
             return Ok(Layout::default());
@@ -101,7 +103,7 @@ pub(super) fn prefix_of(base_prefix: &str, blog_id: u64) -> String {
     if blog_id == 1 { base_prefix.to_owned() } else { format!("{base_prefix}{blog_id}_") }
 }
 
-/// Whether a segment of a path means to WordPress what it says.
+/// Whether WordPress takes this segment of a path literally.
 pub fn is_plain(segment: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain)

@@ -1,4 +1,4 @@
-//! The site of a network that an operator names: by its id, or by its address.
+//! Finds the site of a network that an operator names by its id or its address.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use mysql_async::{Row, Value};
 use crate::wordpress::database::{Database, DatabaseError, column};
 use crate::wordpress::installation::Installation;
 
-/// What was named.
+/// A site, as an operator named it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Named {
     Id(u64),
@@ -19,7 +19,7 @@ pub enum Named {
     },
 }
 
-/// Why there is no such site.
+/// Why a named site was not found.
 #[derive(Debug, thiserror::Error)]
 pub enum NamedError {
     #[error("--site takes the id of a site of the network, or its URL, and not \"{0}\"")]
@@ -50,10 +50,10 @@ impl FromStr for Named {
 }
 
 impl Named {
-    /// The site as the installation would be of it.
+    /// Looks the site up in the table `blogs` and returns its installation.
     ///
     /// # Errors
-    /// There is none, or it cannot be said.
+    /// The network has no such site, or the table cannot be read.
     pub async fn find(&self, database: &Database, installation: &Installation) -> Result<Installation, NamedError> {
         if !installation.multisite {
             return Err(NamedError::NoNetwork);

@@ -35,7 +35,8 @@ pub struct Answered<'a> {
 }
 
 impl Answered<'_> {
-    /// All that is not as recorded, or as the sidecar's deliberate differences have it.
+    /// All that is not as recorded, or as the sidecar's deliberate differences have it: see
+    /// [`crate::recorded::SIDECAR`] for these and their reasons.
     pub fn compare(&self, header_sets: &[Vec<(String, Option<String>)>]) -> Vec<String> {
         let Answered { call, message, .. } = self;
         let mut found = Vec::new();

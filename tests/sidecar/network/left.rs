@@ -12,7 +12,8 @@ use crate::support::sidecar::Sidecar;
 /// Less than a call waits for something that does not come.
 const AT_ONCE: Duration = Duration::from_millis(450);
 
-/// Refreshes at a site until WordPress answers without a wait: each call that waits is late. Returns the lines of the log.
+/// Refreshes at a site until WordPress answers without a wait: each call that waits is late.
+/// Returns the lines of the log.
 fn left_lines(network: &NetworkSite, sidecar: &Sidecar, at: At<'_>) -> Vec<Value> {
     let before = lines(sidecar).len();
     let mut took = Vec::new();
@@ -83,7 +84,8 @@ async fn what_cannot_be_native_is_left_at_once_for_its_true_reason() {
     }
     assert_left(&network, &sidecar, At("net.test", "/TWO"), None, "which site of the network it is for is not certain");
 
-    // What makes all but the first site WordPress's. A call for the first one is left for its own reason.
+    // What makes all but the first site WordPress's. A call for the first one is left for its own
+    // reason.
     let two = At("net.test", "/two");
     for (change, undo, reason) in [
         (

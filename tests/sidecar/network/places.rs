@@ -1,4 +1,5 @@
-//! Networks at a path, networks whose main site is not that with the id 1, and sites with several domains.
+//! Networks at a path, networks whose main site is not that with the id 1, and sites with several
+//! domains.
 
 use serde_json::Value;
 
@@ -7,7 +8,8 @@ use super::{claims, me, until_looked_at};
 use crate::support::raw::Message;
 use crate::support::sidecar::{Sidecar, wait_until};
 
-/// Logs in and refreshes there, and has WordPress accept the token. The refresh's answer, and whether it was native.
+/// Logs in and refreshes there, and has WordPress accept the token. The refresh's answer, and
+/// whether it was native.
 async fn login_and_refresh(network: &NetworkSite, sidecar: &Sidecar, at: At<'_>) -> (Message, bool) {
     let login = network.log_in(sidecar, at);
     let before = network.refreshes_by_php();

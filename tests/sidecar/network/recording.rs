@@ -1,4 +1,5 @@
-//! `fixtures/recorded-network.json`: what WordPress and the plugin did on networks, and on a site of many hosts.
+//! `fixtures/recorded-network.json`: what WordPress and the plugin did on networks, and on a site
+//! of many hosts.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

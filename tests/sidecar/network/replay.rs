@@ -1,5 +1,6 @@
-//! All that was recorded of networks, and of a site of many hosts, once more through the sidecar: what clients get and what is
-//! written is what was recorded, but for the sidecar's deliberate differences.
+//! All that was recorded of networks, and of a site of many hosts, once more through the sidecar:
+//! what clients get and what is written is what was recorded, but for the sidecar's deliberate
+//! differences.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
@@ -259,8 +260,8 @@ impl Replay<'_> {
         if found == recorded { Vec::new() } else { vec![format!("{of} at {at}: {found:?}, recorded {recorded:?}")] }
     }
 
-    /// A deliberate difference: what the sidecar counts is in its memory, so that no call costs a row. That it counts as was
-    /// recorded is in the calls' own `remaining`.
+    /// A deliberate difference: what the sidecar counts is in its memory, so that no call costs a
+    /// row. That it counts as was recorded is in the calls' own `remaining`.
     async fn compare_windows(&self, prefixes: impl Iterator<Item = &String>, client: Ipv4Addr) -> Vec<String> {
         let mut found = Vec::new();
         for prefix in prefixes {
