@@ -178,8 +178,8 @@ keys! {
         .unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb")
         .about("A MaxMind country database for the analytics' country codes.");
     CLEANUP_TOKENS_AFTER_DAYS: usize = integer("cleanup.tokens_after_days", 0..=36_500, "days").is("0")
-        .about("Token rows that were revoked or expired so long ago are deleted, a few at a time, of a network's first \
-            site only; 0 deletes none.")
+        .about("Token rows that were revoked or expired so long ago are deleted, a few at a time; those of a \
+            network's further sites while they have refreshes. 0 deletes none.")
         .change("With rotation every refresh leaves a row behind; 30 days keeps a month of history. A family's newest \
             row stays.");
     CLEANUP_ANALYTICS: bool = boolean("cleanup.analytics").is("false")
