@@ -158,8 +158,8 @@ fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
     assert_eq!(output.status.code(), Some(1), "{answer}");
     assert!(answer.contains(&format!("admin.listen: cannot listen on {address}")), "{answer}");
 
-    // The default port, used by another sidecar on this machine or by this test. Another process may have released it
-    // just then; then the sidecar gets it, and the test begins again.
+    // The default port, used by another sidecar on this machine or by this test. Another process
+    // may have released it just then; then the sidecar gets it, and the test begins again.
     let deadline = Instant::now() + PATIENCE;
     let (sidecar, warning, _taken) = loop {
         let taken = std::net::TcpListener::bind("127.0.0.1:9151");

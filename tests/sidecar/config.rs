@@ -1,5 +1,5 @@
-//! The configuration: the same order of sources for every key, every fault reported at once, a line that
-//! helps for every slip.
+//! The configuration: the same order of sources for every key, every fault reported at once, a line
+//! that helps for every slip.
 
 #![allow(clippy::unwrap_used, reason = "a fixture that fails should fail the test")]
 

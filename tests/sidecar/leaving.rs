@@ -230,7 +230,8 @@ fn by_tls_and_by_a_unix_socket() {
     assert!(deaf.is_let_go());
 }
 
-/// TCP does not show whether it still reads, and it has announced that it sends nothing more. nginx does the same.
+/// TCP does not show whether it still reads, and it has announced that it sends nothing more. nginx
+/// does the same.
 #[test]
 fn who_ends_its_sending_side_has_left() {
     let deaf = Deaf::new("");
@@ -248,7 +249,8 @@ fn who_ends_its_sending_side_has_left() {
     }
 }
 
-/// With bytes in transit, a client that has left completely answers by a reset: a client that still reads need not lose anything.
+/// With bytes in transit, a client that has left completely answers by a reset: a client that still
+/// reads need not lose anything.
 #[test]
 fn who_ends_its_sending_side_with_an_answer_on_its_way_gets_that() {
     const LARGE: usize = 40 << 20;

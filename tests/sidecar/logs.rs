@@ -194,9 +194,9 @@ fn an_answer_that_does_not_arrive_whole_is_told_so() {
 
 #[test]
 fn what_is_no_http_has_a_name_and_a_status_too() {
-    let nobody = ([127, 0, 0, 1], 1).into();
+    let unreachable = ([127, 0, 0, 1], 1).into();
     // hyper's own limit for a target is some bytes below the default for a head.
-    let sidecar = Sidecar::forwarding_with(nobody, &["--server-max-header-bytes", "131072"]);
+    let sidecar = Sidecar::forwarding_with(unreachable, &["--server-max-header-bytes", "131072"]);
     for (request, status) in [
         ("GET / HTTP/1.1\r\nBad Header: 1\r\n\r\n".to_owned(), 400),
         (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(66_000)), 414),

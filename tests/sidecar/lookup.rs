@@ -365,7 +365,8 @@ async fn looks_by_index(server: &Database, rig: &Rig) {
     .await;
 }
 
-/// By its statistics, the server would rather read the whole table; and it does not use an index that it must ignore.
+/// By its statistics, the server would rather read the whole table; and it does not use an index
+/// that it must ignore.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_of_few_tokens_is_used_and_may_be_ignored() {
     let server = Database::private();

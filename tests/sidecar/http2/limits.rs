@@ -13,7 +13,8 @@ use crate::support::sidecar::PATIENCE;
 const USUAL: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "https"), (":authority", "shop.example"), (":path", "/")];
 
-/// SETTINGS_INITIAL_WINDOW_SIZE: not a byte of any answer, before the client opens the stream's window.
+/// SETTINGS_INITIAL_WINDOW_SIZE: not a byte of any answer, before the client opens the stream's
+/// window.
 const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
 
 /// An upstream with a response that no buffer on the way holds, and a channel that reports when its
@@ -57,7 +58,8 @@ fn a_stream_that_is_read_byte_by_byte_does_not_either() {
     client.hello_with(&NO_WINDOW);
     client.request(1, &USUAL, true);
     let deadline = Instant::now() + PATIENCE;
-    // A byte every 20 ms is 50 a second; server.min_rate is 240, and never is there 500 ms of silence.
+    // A byte every 20 ms is 50 a second; server.min_rate is 240, and never is there 500 ms of
+    // silence.
     while closed.recv_timeout(Duration::from_millis(20)).is_err() {
         assert!(Instant::now() < deadline, "the upstream's connection stays open");
         client.frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes());

@@ -117,7 +117,8 @@ async fn a_chunked_body_is_replayed_unchanged() {
         }
         client.send("0\r\n\r\n");
         let status = client.response().status();
-        // Broken JSON is WordPress's own 400, which the sidecar knows; a body that is too large is not looked at.
+        // Broken JSON is WordPress's own 400, which the sidecar knows; a body that is too large is
+        // not looked at.
         let native = length != 30 && length <= BODY_LIMIT;
         assert_eq!((status, rig.forwarded() - seen), if native { (400, 0) } else { (299, 1) }, "{length}");
         if !native {

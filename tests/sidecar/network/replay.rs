@@ -1,5 +1,5 @@
-//! The refresh calls of recorded networks, once more through the sidecar: what clients get and what is written is what was
-//! recorded, but for the sidecar's deliberate differences.
+//! The refresh calls of recorded networks, once more through the sidecar: what clients get and what
+//! is written is what was recorded, but for the sidecar's deliberate differences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
