@@ -157,10 +157,10 @@ fn sockets_that_are_named_and_not_passed_or_passed_and_not_named_are_faults() {
     assert!(error.contains("(it passed none)"), "{error}");
     let datagram = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into();
     let error = refused(vec![("http", datagram)], false, &["--listen", "systemd:http"]);
-    assert!(error.contains("is no socket to accept connections from"), "{error}");
+    assert!(error.contains("is not a socket that accepts connections"), "{error}");
     let connected = UnixStream::pair().unwrap().0.into();
     let error = refused(vec![("http", connected)], false, &["--listen", "systemd:http"]);
-    assert!(error.contains("is no socket to accept connections from") && error.contains("Accept=no"), "{error}");
+    assert!(error.contains("is not a socket that accepts connections") && error.contains("Accept=no"), "{error}");
 }
 
 #[test]
