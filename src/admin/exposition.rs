@@ -263,7 +263,7 @@ fn sites(write: &mut Writer<'_, '_>, network: &Network, blogs: &Blogs) -> fmt::R
         write.samples("network_sites", "Sites of the network.", MetricType::Gauge, &[(NONE, sites)])?;
     }
     let help =
-        "Sites of the network besides the first that had a refresh in the last ten minutes, by whose refreshes are.";
+        "Sites of the network besides the first with a refresh in the last ten minutes, by whether it was native.";
     let left = network.in_use.saturating_sub(network.native);
     let in_use: [(&[(&str, &str)], u64); 2] =
         [(&[("refreshes", "native")], network.native), (&[("refreshes", "left")], left)];

@@ -192,16 +192,16 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         let last_seen = LastSeen::default();
-        last_seen.failed("nobody there".into());
+        last_seen.failed("connection refused".into());
         let now = Instant::now();
         assert_eq!(
             judged(false, None, &last_seen.look(), now),
-            (false, "the upstream was never seen: nobody there".into())
+            (false, "the upstream was never seen: connection refused".into())
         );
         last_seen.seen();
-        last_seen.failed("nobody there".into());
+        last_seen.failed("connection refused".into());
         let (ready, reasons) = judged(false, None, &last_seen.look(), now);
-        assert_eq!((ready, reasons.as_str()), (false, "the upstream was last seen 0 s ago: nobody there"));
+        assert_eq!((ready, reasons.as_str()), (false, "the upstream was last seen 0 s ago: connection refused"));
     }
 
     #[tokio::test]

@@ -100,7 +100,7 @@ pub fn judge(seen: &Seen) -> Finding {
     let id = "client_address.seen";
     let is_client = |address: &&String| address.starts_with(NETWORK);
     let Some(plain) = &seen.plain else {
-        return unknown("the plugin noted nothing of a refused refresh in its analytics");
+        return unknown("the plugin's analytics contain no refused refresh");
     };
     let fix = "Have the web server take the client's address from the sidecar:";
     if !is_client(&plain) {

@@ -32,7 +32,7 @@ pub async fn look(refresher: &Arc<Refresher>) -> Vec<Finding> {
             return vec![Finding::ok(Area::Plugin, "site.network_sites", format!("The network has {known}"))];
         }
         Known::Unusable(_) => {
-            let fix = "WordPress goes on answering for the other sites. They are refreshed natively once the reason is gone; what the \
+            let fix = "WordPress continues to answer for the other sites. They are refreshed natively once the reason is gone; what the \
                        database user may not read, the rights above say.";
             let what = format!("Of this network {known}");
             return vec![Finding::warning(Area::Plugin, "site.network_sites", what, fix)];

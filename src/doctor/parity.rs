@@ -262,7 +262,7 @@ fn refused_otherwise(answer: &Answer) -> Option<Finding> {
         (429, _) => Some(Finding::warning(
             Area::Parity,
             "parity.rate_limit",
-            "the plugin's rate limit refused the doctor, who has an address of its own: were there several runs within a minute?",
+            "the plugin's rate limit refused the doctor, which has an address of its own: were there several runs within a minute?",
             "Wait for the limit's window to end, and run it again.",
         )),
         _ => None,

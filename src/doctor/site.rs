@@ -44,7 +44,7 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
         NotNative::Charset(_) => (
             Area::Plugin,
             "site.charset",
-            "Nothing has to be done: WordPress goes on answering. To refresh natively the option blog_charset must be UTF-8."
+            "Nothing has to be done: WordPress continues to answer. To refresh natively the option blog_charset must be UTF-8."
                 .to_owned(),
         ),
         NotNative::Salt => (
@@ -61,7 +61,7 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
         NotNative::Elsewhere(..) => (
             Area::Plugin,
             "site.network_place",
-            "Nothing has to be done: WordPress goes on answering for this site of the network. To refresh natively, let its \
+            "Nothing has to be done: WordPress continues to answer for this site of the network. To refresh natively, let its \
              domain and path in the network's list of sites be those of its home URL."
                 .to_owned(),
         ),
@@ -76,8 +76,8 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
         NotNative::Moved(_) => (
             Area::Upstream,
             "upstream.rest",
-            "The site's code moves its REST API (the filter rest_url_prefix). Nothing has to be done: WordPress goes on \
-             answering. To refresh natively it must be at /wp-json/."
+            "The site's code moves its REST API (the filter rest_url_prefix). Nothing has to be done: WordPress continues \
+             to answer. To refresh natively it must be at /wp-json/."
                 .to_owned(),
         ),
         NotNative::OtherHost | NotNative::OtherSite(_) => (

@@ -40,7 +40,7 @@ pub async fn reachable(dialer: &Dialer, config: &Config, host: Option<&str>) -> 
             "The sidecar's user may not write to the socket: add it to the socket's group."
         }
         (DialError::Connect(_), _) => {
-            "Is the web server running, and does it listen there? `ss -ltnx` shows who listens on what."
+            "Is the web server running, and does it listen there? `ss -ltnx` shows which programs listen where."
         }
         (DialError::Tls(_), _) => {
             "Its certificate must be valid for the host in upstream.url, or for what upstream.tls_name says, and stand in \

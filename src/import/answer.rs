@@ -181,7 +181,7 @@ impl Answer {
                 "{ask} what is another for each process, so that the answer may not be the web server's: take that out, or {INSTEAD}"
             )),
             (None, Some(name)) => Err(format!(
-                "putenv() changes {name}, which getenv() goes on to take from the request under a web server: take that out, or \
+                "putenv() changes {name}, but under a web server getenv() still takes it from the request: take that out, or \
                  {INSTEAD}"
             )),
             (None, None) => Ok(()),

@@ -27,7 +27,7 @@ impl Place {
         let resolved = fs::canonicalize(installation::found(&named))
             .map_err(|error| about(&named, format!("{error}; name the site's wp-config.php by --wp-config")))?;
         if !resolved.is_file() {
-            return Err(about(&resolved, "is no file; name the site's wp-config.php by --wp-config"));
+            return Err(about(&resolved, "is not a file; name the site's wp-config.php by --wp-config"));
         }
         let directory = resolved.parent().unwrap_or(Path::new("/")).to_owned();
         let beside = named.parent().and_then(|parent| fs::canonicalize(parent).ok());

@@ -97,7 +97,7 @@ fn not_passed(name: &str, passed: &BTreeSet<&str>) -> String {
 
 fn unusable(error: &io::Error) -> String {
     format!(
-        "what systemd passed under this name is no socket to accept connections from ({error}); the socket unit needs \
+        "what systemd passed under this name is not a socket that accepts connections ({error}); the socket unit needs \
          ListenStream= and Accept=no"
     )
 }

@@ -216,7 +216,7 @@ impl Comparison {
         };
         let judged = judge::judge(head, body, &self.expected, during.clone(), further);
         if matches!(judged, Judged::Found(Finding::Void)) {
-            debug!(status = head.status.as_u16(), "WordPress's answer says nothing of what the sidecar would do");
+            debug!(status = head.status.as_u16(), "WordPress's answer does not show what the sidecar would do");
         }
         let addition = match (&judged, body) {
             (Judged::Agrees(Some(received), _), Some(body)) => {

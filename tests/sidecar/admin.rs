@@ -1,4 +1,5 @@
-//! The listener for operators: what it answers, whom it does not, and that the site never suffers from it.
+//! The admin listener: what it answers, which clients it refuses, and that it never affects the
+//! site.
 
 mod exposition;
 mod page;
@@ -39,7 +40,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Message {
     ask(address, "GET", path, &format!("Host: {address}\r\n"))
 }
 
-/// The answer of `/readyz`, once it has this status.
+/// The response of `/readyz`, once it has this status.
 pub(crate) fn readiness(address: SocketAddr, status: u16) -> Value {
     let deadline = Instant::now() + 3 * PATIENCE;
     loop {
@@ -157,8 +158,8 @@ fn a_taken_port_stops_the_site_only_where_it_was_asked_for() {
     assert_eq!(output.status.code(), Some(1), "{answer}");
     assert!(answer.contains(&format!("admin.listen: cannot listen on {address}")), "{answer}");
 
-    // The default port, used by another sidecar on this machine or by this test. Another process may have released it
-    // just then; then the sidecar gets it, and the test begins again.
+    // The default port, used by another sidecar on this machine or by this test. Another process
+    // may have released it just then; then the sidecar gets it, and the test begins again.
     let deadline = Instant::now() + PATIENCE;
     let (sidecar, warning, _taken) = loop {
         let taken = std::net::TcpListener::bind("127.0.0.1:9151");
@@ -182,7 +183,8 @@ fn clients_cannot_keep_it_busy() {
     let upstream = Upstream::ok();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--admin-listen", "127.0.0.1:0"]);
     let address = admin(&sidecar);
-    // More than it takes at once, all silent or with half a head. A complete request gets the place of the oldest of them.
+    // More connections than it accepts at once, all silent or with half a head. A complete request
+    // replaces the oldest of them.
     let begun = Instant::now();
     let mut silent: Vec<Connection> = (0..40).map(|_| Connection::to(address)).collect();
     for client in silent.iter_mut().step_by(2) {
@@ -192,10 +194,10 @@ fn clients_cannot_keep_it_busy() {
         assert_eq!(get(address, "/healthz").status(), 200);
     }
     assert!(begun.elapsed() < Duration::from_millis(1_900), "they waited for the silent: {:?}", begun.elapsed());
-    // The rest is closed when a head should have come.
+    // The others are closed when their head is overdue.
     assert!(silent.iter_mut().all(Connection::is_closed));
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
-    // Meanwhile the site was served as ever.
+    // Meanwhile the site is served as usual.
     let mut client = Connection::to(sidecar.address());
     client.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
     assert_eq!(client.response().status(), 200);
@@ -209,7 +211,7 @@ fn a_head_that_is_too_large_is_refused() {
     assert_eq!(ask_once(admin(&sidecar), &field), 431);
 }
 
-/// The status of an answer that may be followed by a reset, since not all of the request was read.
+/// The status of a response that a reset may follow, since the request was not read completely.
 fn ask_once(address: SocketAddr, fields: &str) -> u16 {
     let mut client = Connection::to(address);
     client.send(format!("GET / HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n"));

@@ -1,5 +1,5 @@
-//! Analytics rows reach the table: in batches, each once, without what they refer to when that is gone, and after the
-//! database was away.
+//! Analytics rows reach the table: in batches, each once, without references to what is gone, and
+//! after the database was down.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Writing {
         Writing::limited(database, 1_000_000)
     }
 
-    /// Refused calls write up to `refusals` rows a second.
+    /// Refused calls write at most `refusals` rows a second.
     fn limited(database: &TestDatabase, refusals: usize) -> Writing {
         let opts = mysql_async::Opts::from_url(database.url()).unwrap();
         let pool = Arc::new(Pool::new(OptsBuilder::from_opts(opts)));
@@ -52,7 +52,7 @@ impl Writing {
         self.analytics.record(event, result);
     }
 
-    /// Stops the writer; returns when it has written what it had.
+    /// Stops the writer; returns when it has written its queue.
     async fn end(self) {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(20), self.writer).await.unwrap().unwrap();
@@ -67,7 +67,7 @@ fn success(user_id: u64, token_id: u64) -> EventResult {
     EventResult::Success { user_id, token_id, token_family: Some("f".to_owned()) }
 }
 
-/// All rows, once there are so many.
+/// All rows, once there are `count`.
 async fn rows(database: &TestDatabase, count: usize) -> Vec<Row> {
     eventually(&format!("{count} rows"), async || database.analytics_rows_after(0).await.len() >= count).await;
     database.analytics_rows_after(0).await
@@ -132,7 +132,7 @@ async fn refused_calls_write_so_many_rows_a_second() {
         writing.record("refused", failure());
         writing.record("rotated", success(user.id, token.id));
     }
-    // In how many seconds of the clock.
+    // The number of the clock's seconds in which they were written.
     let most = 5 * (begun.elapsed().as_secs() as usize + 2);
     let skipped = writing.analytics.skipped() as usize;
     writing.end().await;

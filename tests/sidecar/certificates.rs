@@ -1,5 +1,5 @@
-//! Certificates for clients: several of one name, some that clients refuse, some that are not there yet. None of that ends
-//! what else is served.
+//! Certificates for clients: several for one name, some that clients refuse, some that are missing
+//! at first. None of that affects the other listeners and names.
 
 use std::fs;
 use std::net::TcpStream;
@@ -56,7 +56,7 @@ fn each_client_gets_the_certificate_that_it_can_use() {
         (&["-sigalgs", "rsa_pss_rsae_sha256:ecdsa_secp256r1_sha256"], "ECDSA"),
         (&["-sigalgs", "rsa_pss_rsae_sha256"], "RSA-PSS"),
         (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"], "ECDSA"),
-        // It understands signatures by ECDSA, and has no cipher for them.
+        // It supports ECDSA signatures, but no cipher with them.
         (&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "RSA-PSS"),
     ] {
         let output = Command::new("openssl")
@@ -123,7 +123,7 @@ fn a_certificate_that_clients_refuse_ends_nothing() {
         assert!(sidecar.wait_for_log(text).contains("\"WARN\""));
     }
     let address = tls_address(&sidecar);
-    // Clients decide: this one says why it does not want it.
+    // Clients decide: this one reports why it refuses the certificate.
     for (name, reason) in [("ended.example", "expired"), ("early.example", "not valid yet")] {
         let error = TlsConnection::to(address, name, authority.client(&[])).err().unwrap();
         assert!(error.to_string().contains(reason), "{error}");
@@ -153,7 +153,7 @@ fn a_certificate_that_clients_refuse_ends_nothing() {
     sidecar.wait_for_log_after(before, "ended.pem: the certificate is no longer valid");
 }
 
-/// Puts the files of `pair` where those of `as_` are missed.
+/// Copies the files of `pair` to where those of `as_` are missing.
 fn put(pair: &Pair, as_: &Pair) {
     fs::copy(&pair.chain, &as_.chain).unwrap();
     fs::copy(&pair.key, &as_.key).unwrap();
@@ -181,7 +181,7 @@ fn a_pair_that_is_late_opens_its_listener() {
     assert!(ready["reasons"].to_string().contains("nothing listens with TLS"), "{ready}");
     let metrics = |text: &str| String::from_utf8(admin::get(page, "/metrics").body).unwrap().contains(text);
     assert!(metrics("wp_jwt_sidecar_tls_certificates_missing 2\n"));
-    // What was waited for at the start is no reason to refuse another change.
+    // A pair that was missing at the start does not prevent other changes.
     let before = sidecar.log().len();
     sidecar.signal("HUP");
     sidecar.wait_for_log_after(before, "\"reloaded\"");
@@ -195,7 +195,7 @@ fn a_pair_that_is_late_opens_its_listener() {
     admin::readiness(page, 200);
     assert!(metrics("wp_jwt_sidecar_tls_certificates_missing 1\n"));
 
-    // One that was there and is gone is a fault of a reload, which then changes nothing.
+    // A pair that existed and is gone is a fault of a reload, which then changes nothing.
     let der = pair.der();
     fs::remove_file(&late.chain).unwrap();
     let before = sidecar.log().len();
@@ -254,7 +254,7 @@ fn with_nothing_to_serve_the_exit_code_is_one_that_systemd_restarts() {
     let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/wp-jwt-sidecar.service")).unwrap();
     assert!(unit.contains("\nRestart=on-failure\n") && unit.contains("\nRestartPreventExitStatus=78\n"));
 
-    // Under a service manager a moment's delay needs no restart.
+    // Under a service manager a short delay needs no restart.
     let notices = Notices::new();
     let mut serve = command("serve");
     let sidecar = std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Old rows go, a family's newest and everything that lives stay.
+//! Old rows are deleted; the newest of each family and all live ones stay.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn old_rows_go_and_the_newest_of_a_family_stays() {
         let insert = "INSERT INTO wp_jwt_auth_analytics (event_type, event_status, event_timestamp) VALUES ('x', 1, ";
         database.execute(&format!("{insert} UTC_TIMESTAMP() - INTERVAL {days} DAY)")).await;
     }
-    // Many more than a step looks at.
+    // Many more than one step examines.
     database.fill_tokens(5_000).await;
     let old = "refresh_token_expires_at = '2020-01-01', token_family = ''";
     database.execute(&format!("UPDATE wp_jwt_auth_tokens SET {old} WHERE user_id > 1000000")).await;
@@ -54,7 +54,7 @@ async fn nothing_is_deleted_unasked() {
     let upstream = rig::wordpress();
     let sidecar = rig::sidecar(&database, upstream.address(), &[]);
     sidecar.wait_for_log("the tokens of the table are known");
-    // One that was asked for begins at the start.
+    // A pass that is requested begins at the start.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(database.token_rows_after(0).await.len(), 10);
 }

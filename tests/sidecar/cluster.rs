@@ -1,4 +1,5 @@
-//! Several sidecars, each at its node of one cluster of databases, behave as one. Run by `tests/cluster`.
+//! Several sidecars, each at its node of one cluster of databases, behave as one. Run by
+//! `tests/cluster`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -177,7 +178,8 @@ async fn a_node_that_is_behind_refuses_no_valid_token_without_an_index() {
     a_node_that_is_behind(false).await;
 }
 
-/// What the plugin writes comes in two transactions: the old token may be revoked at a node that lacks the new one.
+/// What the plugin writes comes in two transactions: the old token may be revoked at a node that
+/// lacks the new one.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
 async fn a_replay_waits_for_the_successor() {
@@ -199,7 +201,8 @@ async fn a_replay_waits_for_the_successor() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     behind.let_go().await;
     assert_eq!(replay.await.unwrap(), (200, newest), "the family's live pair, not one that is used");
-    // While a node is behind, no row can be locked here, so the statement itself shows that the read waited.
+    // While a node is behind, no row can be locked here, so the statement itself shows that the
+    // read waited.
     let mut root = site.cluster.nodes[1].server.root().await;
     root.query_drop("SET GLOBAL log_output = 'TABLE', GLOBAL general_log = 1").await.unwrap();
     assert_eq!(site.refresh(1, &used).await.0, 200, "a replay");
@@ -212,7 +215,8 @@ async fn a_replay_waits_for_the_successor() {
     assert_eq!(site.refresh(2, &next).await.0, 200);
 }
 
-/// Unknown tokens by the hundred: none is answered before it was asked for with causality, and the reads are few.
+/// Unknown tokens by the hundred: none is answered before it was asked for with causality, and the
+/// reads are few.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
 async fn a_flood_of_unknown_tokens_is_few_causal_reads() {
@@ -313,7 +317,8 @@ async fn nodes_that_die_freeze_and_come_back() {
     families_are_whole(&site.databases[0]).await;
 }
 
-/// One sidecar that has all nodes as its hosts passes over one that is not synced, and goes back when it is.
+/// One sidecar that has all nodes as its hosts passes over one that is not synced, and goes back
+/// when it is.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
 async fn a_node_that_is_not_synced_is_passed_over() {

@@ -1,5 +1,5 @@
-//! The configuration: the same order of sources for every key, every fault reported at once, a line that
-//! helps for every slip.
+//! The configuration: the same order of sources for every key, every fault reported at once, a line
+//! that helps for every slip.
 
 #![allow(clippy::unwrap_used, reason = "a fixture that fails should fail the test")]
 
@@ -184,7 +184,7 @@ fn what_is_no_slip_is_accepted() {
         &[("upstream.keepalive_idle", "0s"), ("upstream.keepalive_max_idle", "0"), ("shutdown.drain_timeout", "0s")],
         &[("forwarded.trusted_proxies", "")],
         &[("jwt.algorithm", "EdDSA"), ("jwt.private_key_file", &private)],
-        // Kubernetes' variables about a service of the program's name.
+        // Kubernetes' variables for a service with the program's name.
         &[("port", "tcp://10.0.0.1:80"), ("port.80_tcp_addr", "10.0.0.1"), ("service.host", "10.0.0.1")],
     ];
     for set in cases {
@@ -267,7 +267,7 @@ fn the_file_is_looked_for_in_one_order() {
     sources.file = Some(workers(1));
     assert_eq!(Config::load(&sources).unwrap().server.workers, 1);
 
-    // A file that is named must be there; a default file that is there must be readable (a directory is not).
+    // A named file must exist; an existing default file must be readable (a directory is not).
     sources.file = Some("/does/not/exist.toml".into());
     let faults = Config::load(&sources).unwrap_err();
     assert_eq!(faults.0.len(), 1, "{faults}");
@@ -317,7 +317,7 @@ fn the_program_ends_with_78_and_tells_all() {
     }
 }
 
-/// Names of files and what they hold may come from others than who looks at them.
+/// The names and contents of files may come from others than the reader of the message.
 #[test]
 fn commands_print_no_control_characters() {
     let directory = tempfile::TempDir::new().unwrap();

@@ -1,4 +1,5 @@
-//! What happens is counted, each thing once and under its own name. In this process, where the numbers can be read.
+//! What happens is counted, each thing once and under its own name. In this process, where the
+//! numbers can be read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

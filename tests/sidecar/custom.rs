@@ -1,5 +1,5 @@
-//! Sites with code of their own. What the plugin does there was recorded, and our stand-in for it is held to that: only then
-//! does a test prove something that has the sidecar in front of such a site.
+//! Sites with their own code. The plugin's behaviour there was recorded, and the stand-in must
+//! match the recording: only then do tests of a sidecar in front of such a site prove something.
 
 mod further;
 mod pattern;
@@ -9,7 +9,7 @@ use replay::Replay;
 
 use crate::support::custom::CustomSites;
 
-/// All of it directly, without a sidecar.
+/// Directly, without a sidecar.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_plugin_answers_on_customized_sites_as_recorded() {
     let sites = CustomSites::start();
@@ -33,7 +33,7 @@ async fn the_plugin_answers_on_customized_sites_as_recorded() {
     }
     assert!(complaints.is_empty(), "{} differences:\n{}", complaints.len(), complaints.join("\n"));
 
-    // One that lets everything pass would prove nothing: without the code of a site, it must miss what that does.
+    // The comparison must be able to fail: without the site's code it must report what is missing.
     for (name, missed) in [
         ("role_member", "refresh_plain: members of body\n"),
         ("claim_before_sign", "refresh_login: members of claims\n"),

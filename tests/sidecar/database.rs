@@ -1,4 +1,5 @@
-//! Connections to the database: how accounts log in, what a server may answer, and how connections end.
+//! Connections to the database: how accounts log in, what a server may answer, and how connections
+//! end.
 
 mod accounts;
 mod answers;

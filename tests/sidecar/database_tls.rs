@@ -1,5 +1,5 @@
-//! TLS to the database, with a real MariaDB: which certificates are accepted in which mode, and what is said of those
-//! that are not. The account requires TLS, so every login uses it.
+//! TLS to the database, with a real MariaDB: which certificates are accepted in which mode, and
+//! what is reported about the others. The account requires TLS, so every login uses it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ struct Server {
 impl Server {
     async fn start() -> Server {
         let authority = Authority::new();
-        // Of www-data, where this is root.
+        // The server runs as www-data if the tests run as root.
         std::fs::set_permissions(authority.directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         authority.issue("server", &["127.0.0.1"]);
         let (port, at) = (Port::reserve(), |name: &str| authority.directory.path().join(name).display().to_string());
@@ -83,7 +83,7 @@ impl Server {
         file
     }
 
-    /// What the commands in docs/operating.md make.
+    /// Presents what the commands in docs/operating.md make.
     async fn present_documented(&self) -> PathBuf {
         let (_, behind) = OPERATING.split_once("```sh database-certificate\n").unwrap();
         let (commands, _) = behind.split_once("```").unwrap();
@@ -91,7 +91,7 @@ impl Server {
             Command::new("bash").args(["-e", "-c", commands]).current_dir(self.authority.directory.path()).output();
         let made = made.unwrap();
         assert!(made.status.success(), "{made:?}");
-        // openssl closes it to others, and the test's server is another user's.
+        // openssl makes it readable by its owner only, but the test's server has another user.
         std::fs::set_permissions(self.path("server.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
         self.present().await;
         self.path("server.pem")
@@ -107,7 +107,7 @@ impl Server {
         of_url(self.url())
     }
 
-    /// As `config`, with this authority.
+    /// `config` with this authority.
     fn trusting(&self, ca_file: &Path) -> WordPress {
         WordPress { database_ca_file: Some(ca_file.to_owned()), ..self.config() }
     }
@@ -171,7 +171,7 @@ async fn each_certificate_in_each_mode() {
     let by_url = of_url(format!("{}&verify_ca=false", server.url()));
     is_encrypted_only(by_url.clone()).await;
     is_refused(WordPress { database_tls: DatabaseTls::Verify, ..by_url }, &unknown).await;
-    // Said by the key alone; among others in the file, and behind the mark that an editor puts in front.
+    // Set by the key alone; among others in the file, and after a byte order mark.
     let other = Authority::new();
     let both = [&std::fs::read(other.file()).unwrap(), "\u{feff}".as_bytes(), &std::fs::read(&ca).unwrap()].concat();
     let both = server.file("both.pem", both);
@@ -180,7 +180,7 @@ async fn each_certificate_in_each_mode() {
     is_refused(WordPress { database_ca_file: Some(ca.clone()), ..bare.clone() }, &["has no use", "no TLS"]).await;
     is_refused(bare, &["ERROR 1045 "]).await;
 
-    // A name that is not the host's.
+    // For a name that is not the host's.
     server.authority.issue("server", &["db.example", "*.db.example"]);
     server.present().await;
     let wrong = ["it is not for 127.0.0.1, but for db.example, *.db.example", "wordpress.database_tls_name"];
@@ -193,13 +193,13 @@ async fn each_certificate_in_each_mode() {
     is_refused(third, &["it is not for other.example"]).await;
     is_encrypted_only(server.encrypting()).await;
 
-    // None that counts.
+    // Without any usable name.
     server.authority.issue("server", &[]);
     server.present().await;
     is_refused(server.trusting(&ca), &["no subject alternative name", docs, encrypt_only]).await;
     is_encrypted_only(server.encrypting()).await;
 
-    // Over, and not yet.
+    // Expired, and not valid yet.
     server.authority.issue_until("server", &["127.0.0.1"], 2020);
     server.present().await;
     is_refused(server.trusting(&ca), &["expired since Wed, 01 Jan 2020", docs, encrypt_only]).await;
@@ -210,7 +210,7 @@ async fn each_certificate_in_each_mode() {
     is_refused(server.trusting(&file), &["not valid before Sat, 01 Jan 2089", "clock"]).await;
     is_encrypted_only(server.encrypting()).await;
 
-    // Signed by itself.
+    // Self-signed.
     let file = server.present_self_signed(parameters(&["127.0.0.1"])).await;
     is_verified(server.trusting(&file)).await;
     is_refused(server.config(), &["signed by itself", "wordpress.database_ca_file", encrypt_only]).await;
@@ -221,7 +221,7 @@ async fn each_certificate_in_each_mode() {
     is_refused(server.trusting(&file), &["CA:TRUE", docs, encrypt_only]).await;
     is_encrypted_only(server.encrypting()).await;
 
-    // As the documentation makes one.
+    // Made as in the documentation.
     let file = server.present_documented().await;
     for name in ["db.example.com", "10.0.0.5"] {
         is_verified(WordPress { database_tls_name: Some(name.to_owned()), ..server.trusting(&file) }).await;
@@ -257,7 +257,7 @@ async fn a_client_certificate_is_presented() {
     .await;
 }
 
-/// On a local socket no TLS is asked for: mysql_async would announce it, and then not do it.
+/// No TLS is requested on a local socket: mysql_async would announce it, but not use it.
 #[tokio::test]
 async fn a_local_socket_needs_no_tls() {
     let database = Database::shared().create().await;
@@ -268,7 +268,7 @@ async fn a_local_socket_needs_no_tls() {
     is_refused(named, &["wordpress.database_ca_file", "local socket"]).await;
 }
 
-/// `check` trusts the system's authorities, all but the one that cannot be read, and shows who has signed.
+/// `check` trusts the system's authorities, except one that cannot be read, and shows the issuer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_authority_of_the_system_spoils_no_other() {
     let server = Server::start().await;
@@ -304,8 +304,8 @@ async fn a_bad_authority_of_the_system_spoils_no_other() {
     assert!(said.contains("wordpress.database_ca_file: is needed"), "{said}");
 }
 
-/// The log names the cause; the right authority in the same file takes effect at a reload; the status page shows what
-/// is in use.
+/// The log names the cause; the right authority in the same file takes effect at a reload; the
+/// status page shows the protection in use.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authority_changes_at_a_reload() {
     let server = Server::start().await;
@@ -340,7 +340,7 @@ fn parameters(names: &[&str]) -> CertificateParams {
     parameters
 }
 
-/// Each key that the documentation's example sets is one, and its mode is what it says.
+/// Each key of the documentation's example is valid, and the mode is as described.
 #[test]
 fn the_documented_keys_exist() {
     let (_, behind) = OPERATING.split_once("```toml database-tls\n").unwrap();
@@ -352,8 +352,8 @@ fn the_documented_keys_exist() {
     }
 }
 
-/// A certificate without the field "version", and so without extensions (RFC 5280, 4.1), and its key. No tool of ours
-/// makes one.
+/// A certificate without the field "version", and so without extensions (RFC 5280, 4.1), and its
+/// key. No available tool makes one.
 fn version_1() -> (String, String) {
     fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
         let content = parts.concat();

@@ -1,5 +1,6 @@
-//! `wp-jwt-sidecar doctor` on a real site: what is well is said to be well, each fault that is really there is named, with its
-//! level and its fix, and nothing else is. No secret in anything it says (every [`Report`] looks for them).
+//! `wp-jwt-sidecar doctor` on a real site: what is fine is reported as such, each real fault is
+//! named with its level and fix, and there are no other findings. Nothing printed contains a secret
+//! (every [`Report`] checks that).
 
 mod faults;
 mod real;
@@ -17,12 +18,12 @@ use crate::support::rig::refresh_at;
 use crate::support::sidecar::{Sidecar, command, tells_a_secret};
 use crate::support::site::Site;
 
-/// What the doctor said.
+/// The output of the doctor.
 struct Report {
     json: Value,
 }
 
-/// A finding in few words.
+/// A finding in short form.
 type Short = (String, String);
 
 impl Report {
@@ -31,7 +32,7 @@ impl Report {
         Report::with_input(arguments, environment, "")
     }
 
-    /// With this at its standard input, too.
+    /// With this standard input, too.
     fn with_input(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Report {
         let mut command = command();
         command.args(["doctor", "--json"]).args(arguments).envs(environment.iter().copied());
@@ -52,7 +53,7 @@ impl Report {
         Report { json }
     }
 
-    /// Of a site, whose proxy is this machine's.
+    /// For a site whose proxy is on this machine.
     fn of(site: &Site, arguments: &[&str], environment: &[(&str, &str)]) -> Report {
         let upstream = site.said("UPSTREAM").to_owned();
         Report::of_config(site.wp_config(), &upstream, arguments, environment)
@@ -62,7 +63,7 @@ impl Report {
         Report::with(&Report::arguments(wp_config, upstream, arguments), environment)
     }
 
-    /// For a site whose proxy is this machine's, and these.
+    /// For a site whose proxy is on this machine, with these additional arguments.
     fn arguments<'a>(wp_config: &'a Path, upstream: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
         let wp_config = wp_config.to_str().unwrap();
         let mut all =
@@ -75,18 +76,18 @@ impl Report {
         self.json["findings"].as_array().unwrap()
     }
 
-    /// All but those that are well, as (level, id).
+    /// All findings that are not good, as (level, id).
     fn faults(&self) -> Vec<Short> {
         let bad = self.findings().iter().filter(|finding| finding["level"] != "ok");
         bad.map(|finding| (text(&finding["level"]), text(&finding["id"]))).collect()
     }
 
-    /// The findings of this name.
+    /// The findings with this id.
     fn all(&self, id: &str) -> Vec<&Value> {
         self.findings().iter().filter(|finding| finding["id"] == id).collect()
     }
 
-    /// The only finding of this name. Demands its level.
+    /// The only finding with this id, which must have this level.
     fn the(&self, level: &str, id: &str) -> &Value {
         let all = self.all(id);
         assert_eq!(all.len(), 1, "{id} in {:#}", self.json);
@@ -103,7 +104,7 @@ fn lines(finding: &Value) -> Vec<String> {
     finding["lines"].as_array().unwrap().iter().map(text).collect()
 }
 
-/// What was printed, if there is no secret in it.
+/// The output, if it contains no secret.
 fn checked(output: &Output) -> String {
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     for said in said.lines().chain(errors.lines()) {
@@ -112,7 +113,7 @@ fn checked(output: &Output) -> String {
     said.into_owned()
 }
 
-/// The statements that were proposed for a user of the sidecar's own, with a password.
+/// The proposed statements for the sidecar's own user, with a password.
 fn proposed(finding: &Value) -> Vec<String> {
     let statements = lines(finding);
     assert!(statements[0].starts_with("CREATE USER `wp_jwt_sidecar`@`localhost`"), "{statements:?}");
@@ -159,7 +160,7 @@ async fn a_site_that_is_well_is_said_to_be() {
     assert!(seen.contains("and so does the web server"), "{seen}");
     assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("8 refused refreshes"));
 
-    // What is not there is no all-clear: it says what was looked at, and what was not.
+    // The absence of findings is not an all-clear: it says what was checked, and what was not.
     for id in ["customized.filters", "customized.hooks", "customized.refusals"] {
         let finding = report.the("ok", id);
         let what = text(&finding["what"]);
@@ -169,7 +170,7 @@ async fn a_site_that_is_well_is_said_to_be() {
     let used_tokens = text(&report.the("ok", "configuration.used_tokens")["what"]);
     assert!(used_tokens.contains("within 10s gets the same pair once more"), "{used_tokens}");
 
-    // The user that it proposes is enough for a site, and for the doctor to find nothing at all.
+    // The proposed user is sufficient for a site, and for the doctor to find nothing at all.
     let database = site.database();
     for statement in proposed(report.the("warning", "rights.everywhere")) {
         database.execute(&statement).await;
@@ -182,7 +183,7 @@ async fn a_site_that_is_well_is_said_to_be() {
     assert_eq!(report.json["counts"]["problem"], 0);
     assert!(report.json["program"].as_str().unwrap().starts_with("wp-jwt-sidecar "));
 
-    // As text, for people.
+    // As text for people.
     let output = command()
         .args(["doctor", "--upstream", site.said("UPSTREAM"), "--wp-config", site.wp_config().to_str().unwrap()])
         .args(["--forwarded-trusted-proxies", "127.0.0.1"])
@@ -198,7 +199,7 @@ async fn a_site_that_is_well_is_said_to_be() {
     a_clock_that_is_wrong_is_told(&site, &own_user).await;
 }
 
-/// The server sets the clock of each connection of users without its administrator's rights.
+/// The server sets the clock of every connection of users without administrator privileges.
 async fn a_clock_that_is_wrong_is_told(site: &Site, own_user: &[(&str, &str)]) {
     let database = site.database();
     for (by, level) in [("+ 10", "warning"), ("- 3600", "problem")] {

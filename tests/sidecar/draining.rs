@@ -62,7 +62,7 @@ fn the_deadline_ends_what_does_not_end() {
 
 #[test]
 fn a_request_that_crosses_the_signal_is_answered() {
-    /// What a drain waits for such a request.
+    /// How long a drain waits for such a request.
     const WAIT: Duration = Duration::from_secs(1);
     let upstream = Upstream::ok();
     for attempt in 1.. {
@@ -82,7 +82,7 @@ fn a_request_that_crosses_the_signal_is_answered() {
         for client in &mut clients {
             let _ = client.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         }
-        // On a machine that is busy it may be too late; then once more.
+        // On a busy machine it may be too late; then it is tried again.
         if before.elapsed() > WAIT && attempt < 10 {
             continue;
         }

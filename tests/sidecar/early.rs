@@ -1,5 +1,5 @@
-//! Answers that begin before their request has ended: both go on beside each other, and a request that breaks then takes
-//! nothing from its answer, and is its client's fault.
+//! Responses that begin before their request has ended: both continue, and a request that fails
+//! then does not affect its response, and is its client's fault.
 
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,31 +10,31 @@ use std::time::Duration;
 use crate::support::raw::{Connection, Message, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 
-/// More than all buffers between client and upstream hold.
+/// More than all buffers between client and upstream hold, in bytes.
 const LARGE: usize = 40 << 20;
 
-/// More than is waited for before the upstream is asked.
+/// More than is read before the upstream is contacted, in bytes.
 const START: usize = 100_000;
 
 const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 const LIMIT: &str = "2s";
 
-/// Two of them are well within the limit, three are beyond it.
+/// Two of these are well within the limit, three exceed it.
 const STEP: Duration = Duration::from_millis(800);
 
-/// An upstream that sends a [`LARGE`] answer as soon as it has the head of a request, and reads the request meanwhile. Says
-/// how much came of it.
+/// An upstream that sends a [`LARGE`] response as soon as it has the head of a request, and reads
+/// the request meanwhile. Reports how much of it arrived.
 fn both_ways() -> (Upstream, Receiver<usize>) {
     answering_until(Last::Sent)
 }
 
-/// When the answer ends.
+/// When the response ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
     /// When all of it is sent.
     Sent,
-    /// Not before [`LARGE`] of the request came, too.
+    /// Not before [`LARGE`] bytes of the request have arrived, too.
     Read,
 }
 
@@ -58,7 +58,7 @@ fn answering_until(last: Last) -> (Upstream, Receiver<usize>) {
         while let part @ 1.. = connection.take(1 << 16).len() {
             read += part;
             if read >= LARGE {
-                // The answer may have ended before.
+                // The response may have ended before.
                 let _ = is_read.send(());
             }
         }
@@ -74,7 +74,7 @@ fn chunk(size: usize) -> String {
 
 #[test]
 fn a_client_may_send_everything_before_it_reads() {
-    // What is left of a request when its answer has ended goes nowhere.
+    // The rest of a request is dropped when its response has ended.
     let (upstream, receiver) = answering_until(Last::Read);
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
@@ -111,7 +111,7 @@ fn who_neither_sends_nor_reads_is_cut_off() {
     assert!(sidecar.wait_for_log("the client does not read its answer").contains("nothing moved for 2s"));
 }
 
-/// What is too much of the request has to go somewhere, or the client never comes to its answer.
+/// The unwanted rest of a request must be read, otherwise the client never reads its response.
 #[test]
 fn the_unwanted_rest_of_a_request_is_read_before_its_response() {
     let (upstream, receiver) = both_ways();
@@ -128,7 +128,8 @@ fn the_unwanted_rest_of_a_request_is_read_before_its_response() {
     is_told_as_the_clients(&sidecar, "the request body is larger than server.max_request_body");
 }
 
-/// An upstream that answers half of `abcdef` when it has the head of a request, and the rest when the test allows it.
+/// An upstream that sends half of `abcdef` when it has the head of a request, and the rest when the
+/// test allows it.
 fn in_halves() -> (Upstream, Sender<()>, Receiver<()>) {
     let ((go_on, wait), (sender, receiver)) = (channel(), channel());
     let wait = Arc::new(Mutex::new(wait));
@@ -145,7 +146,7 @@ fn in_halves() -> (Upstream, Sender<()>, Receiver<()>) {
     (upstream, go_on, receiver)
 }
 
-/// A client whose upload goes on while its answer has begun.
+/// A client whose upload continues while its response has begun.
 fn begun(sidecar: &Sidecar) -> Connection {
     let mut client = Connection::to(sidecar.address());
     client.send(CHUNKED).send(chunk(START));

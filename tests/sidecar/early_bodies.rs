@@ -1,4 +1,4 @@
-//! When the body of a request begins to flow (`upstream.early_bodies`), and what the site says before its answer.
+//! When the body of a request is sent (`upstream.early_bodies`), and the site's interim responses.
 
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ const ALWAYS: &[&str] = &["--upstream-early-bodies", "always"];
 
 const ADMIN: [&str; 2] = ["--admin-listen", "127.0.0.1:0"];
 
-/// The metrics that this upstream and its clients have brought about.
+/// The metrics that this upstream and its clients have caused.
 fn assert_counted(sidecar: &Sidecar, lines: &[&str]) {
     let text = String::from_utf8(admin::get(admin::admin(sidecar), "/metrics").body).unwrap();
     for line in lines {
@@ -23,7 +23,7 @@ fn assert_counted(sidecar: &Sidecar, lines: &[&str]) {
     }
 }
 
-/// Whether nothing comes for a while.
+/// Whether nothing arrives for a while.
 fn is_silent(client: &Connection) -> bool {
     client.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let is_silent = client.stream.peek(&mut [0]).is_err();
@@ -43,7 +43,7 @@ fn a_site_refuses_an_upload_before_a_byte_of_it_came() {
     let mut client = Connection::to(sidecar.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2000000000\r\n\r\n");
     let answer = client.response();
-    // What follows could be the body as well as a request.
+    // The bytes that follow could be the body as well as a request.
     assert_eq!((answer.status(), answer.value("connection").as_deref()), (413, Some("close")));
     let (head, body) = receiver.recv_timeout(PATIENCE).unwrap();
     assert!(head.contains("Expect: 100-continue\r\nContent-Length: 2000000000\r\n"), "{head}");
@@ -75,7 +75,7 @@ fn a_client_is_told_to_send_when_the_site_asks() {
     assert_eq!((answer.status(), answer.value("connection")), (200, None));
 }
 
-/// Another request by the same connection shows that both sides know where the body ended.
+/// Another request on the same connection shows that both sides know where the body ended.
 #[test]
 fn a_site_that_never_asks_gets_the_body_after_a_second() {
     let upstream = Upstream::ok();
@@ -104,7 +104,7 @@ fn by_default_only_who_waits_to_be_told_is_early() {
     assert_eq!(client.response().status(), 200);
 }
 
-/// An upstream that answers each line of a chunked request as it comes.
+/// An upstream that answers each line of a chunked request as it arrives.
 fn parrot() -> Upstream {
     Upstream::of_connections(|mut connection| {
         while connection.head().is_some() {
@@ -149,7 +149,7 @@ fn client_and_site_speak_by_turns() {
         ends(&mut client);
     }
     assert_eq!(upstream.connections(), 1);
-    // With a length it is no conversation: the start is waited for.
+    // A body with a length is not a conversation: its start is read first.
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab");
     assert!(is_silent(&client));
 }
@@ -174,7 +174,7 @@ fn one_address_has_so_many_early_bodies_and_no_more() {
     says(&mut other, 'b');
     assert_eq!(upstream.connections(), 2);
     ends(&mut first);
-    // What waits for its start goes on doing so; the place is the next one's.
+    // A body that waits for its start continues to wait; the next one gets the permit.
     assert!(is_silent(&second));
     let mut third = Connection::to(sidecar.address());
     wait_until("a place", || {
@@ -217,7 +217,7 @@ fn an_early_body_must_keep_up_from_its_first_byte() {
     let mut client = Connection::to(sidecar.address());
     client.send(CHUNKED);
     let begun = Instant::now();
-    // A byte now and then is no keeping up.
+    // A byte now and then is too slow.
     while begun.elapsed() < Duration::from_millis(700) {
         client.send("1\r\na\r\n");
         std::thread::sleep(Duration::from_millis(200));
@@ -227,7 +227,7 @@ fn an_early_body_must_keep_up_from_its_first_byte() {
     assert!(read.starts_with("1\r\na\r\n") && !read.contains('0'), "{read}");
 }
 
-/// An upstream that announces its answers.
+/// An upstream that sends interim responses.
 fn announcing() -> Upstream {
     Upstream::answering(|_| {
         format!(
@@ -272,7 +272,7 @@ fn by_default_there_is_one_answer() {
     assert_eq!(client.response().status(), 200);
 }
 
-/// They come before the answer, not with it.
+/// They arrive before the response, not together with it.
 #[test]
 fn hints_come_at_once_also_while_the_body_is_sent() {
     let (go_on, wait) = channel::<()>();

@@ -1,4 +1,5 @@
-//! What goes wrong gets the status of whose fault it was, with a short answer that names the reason and the request.
+//! An error gets the status of the party at fault, with a short response that names the reason and
+//! the request's id.
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -72,7 +73,7 @@ fn a_body_that_is_the_clients_fault_is_never_the_upstreams() {
             assert_eq!(answer.json()["code"], "wp_jwt_sidecar_invalid_request_body", "{chunk:?}");
             match start {
                 "" => assert_eq!(upstream.connections(), before, "{chunk:?}"),
-                // The upstream has seen a request without an end, and its connection closes.
+                // The upstream has seen an incomplete request, and its connection closes.
                 _ => receiver.recv_timeout(Duration::from_secs(10)).unwrap(),
             }
         }
@@ -141,7 +142,7 @@ fn a_client_that_leaves_in_a_download_ends_it() {
 
 #[test]
 fn what_has_side_effects_is_sent_once_and_not_on_a_connection_that_idled() {
-    // The upstream closes the second request of each connection unanswered.
+    // The upstream closes without answering the second request of each connection.
     let upstream = Upstream::of_connections(|mut connection| {
         if connection.request().is_some() {
             connection.send(OK);
@@ -166,7 +167,7 @@ fn what_has_side_effects_is_sent_once_and_not_on_a_connection_that_idled() {
         assert_eq!(client.response().status(), 200);
         client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(client.response_to(method).status(), 200, "{method}");
-        // That one's connection is used up, too: the next GET is tried twice as well.
+        // That connection is used up, too: the next GET is also tried twice.
     }
     client.send(get);
     assert_eq!(client.response().status(), 200);
@@ -186,7 +187,7 @@ fn bytes_behind_an_answer_are_not_the_next_one() {
     }
 }
 
-/// The write of the upload fails, and the answer was there before (hyper#2384).
+/// The write of the upload fails, but the response was there before (hyper#2384).
 #[test]
 fn an_answer_before_the_end_of_an_upload_is_not_lost() {
     let upstream = Upstream::of_connections(|mut connection| {
@@ -207,15 +208,16 @@ fn an_answer_before_the_end_of_an_upload_is_not_lost() {
     }
 }
 
-/// What a thread sends goes through a queue of the processor that it runs on: on a busy machine one that moves between two sends
-/// has the second overtake the first, and a reset takes with it what comes after.
+/// A thread's packets go through a queue of its processor: on a busy machine, a thread that moves
+/// between two sends may have its second packet overtake the first, and a reset discards what comes
+/// after it.
 fn stay_on_this_processor() {
     let mut this = CpuSet::new();
     this.set(sched_getcpu().unwrap()).unwrap();
     sched_setaffinity(Pid::from_raw(0), &this).unwrap();
 }
 
-/// Closing with its bytes unread would be a reset, which takes the answer away from it.
+/// Closing with the client's bytes unread would be a reset, which takes the response away from it.
 #[test]
 fn a_client_that_goes_on_sending_gets_its_last_answer() {
     let upstream = Upstream::answering(|_| OK);
@@ -238,7 +240,7 @@ fn an_upstream_that_stops_reading_an_upload_is_let_go() {
     let upstream = Upstream::of_connections(move |mut connection| {
         connection.head().unwrap();
         connection.send("HTTP/1.1 413 Payload Too Large\r\nContent-Length: 4\r\n\r\nbig!");
-        // Reads nothing more, and does not close either: the sidecar has to.
+        // It reads nothing more, and does not close either: the sidecar must.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(20) {
             use std::io::Write as _;
@@ -284,7 +286,7 @@ fn what_is_no_http_gets_a_page_and_the_log_has_the_reason() {
             "server.max_header_bytes",
         ),
     ] {
-        // As the first request, and behind others with answers that look the same.
+        // As the first request, and after others with similar responses.
         for before in [0, 3] {
             let mut client = Connection::to(sidecar.address());
             for _ in 0..before {
@@ -301,7 +303,7 @@ fn what_is_no_http_gets_a_page_and_the_log_has_the_reason() {
             assert!(line.contains(reason) && line.contains("INFO"), "{line}");
         }
     }
-    // A browser gets a page, where the head came far enough to tell.
+    // A browser gets a page, if the head shows that it is one.
     let accept = "GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html,*/*\r\n";
     let cookie = format!("Cookie: {}\r\n\r\n", "c".repeat(3000));
     for (rest, title) in [

@@ -65,7 +65,7 @@ async fn a_primary_that_is_killed_under_load() {
     killed_under_load(NO_REUSE).await;
 }
 
-/// However long it takes until another one is the primary.
+/// However long it takes until another host is the primary.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_under_load_with_replays() {
     killed_under_load(INTERVAL).await;
@@ -73,14 +73,14 @@ async fn a_primary_that_is_killed_under_load_with_replays() {
 
 async fn killed_under_load(reuse: (&str, &str)) {
     let Moving { pair, database, user, sidecar, upstream } = moving(&[reuse]).await;
-    // What comes after that is found by looks at the new rows, which find this one with those of the apps.
+    // Tokens that come after that are found among the new rows, together with those of the apps.
     sidecar.wait_for_log("the tokens of the table are known");
     let token = database.insert_token(TokenState::Live, user).await;
     let apps = Apps::start(APPS, &database, user, sidecar.address()).await;
     apps.go_on(3 * APPS);
     let killed = Instant::now();
     pair.first.server.kill().await;
-    // The replica is not the primary yet, and must not be read from nor written to.
+    // The replica is not the primary yet, and must be neither read nor written.
     let answer = rig::refresh_at(sidecar.address(), &token.refresh_token);
     assert_eq!((answer.status(), answer.value("retry-after").as_deref()), (503, Some("1")));
     let answer = rig::refresh_at(sidecar.address(), &random_hex::<16>());
@@ -91,8 +91,8 @@ async fn killed_under_load(reuse: (&str, &str)) {
     let report = apps.end();
     println!("{report:?}, taken over after {took:?}");
     assert!(report.lost.is_empty(), "{report:?}");
-    // Who got no answer may have been rotated by the last commits of the first server, for which the sidecar looks as long as
-    // a rotation may take.
+    // A call without a response may have been rotated by the last commits of the first server,
+    // which the sidecar looks for as long as a rotation may take.
     let is_found = reuse == INTERVAL || took < Duration::from_secs(1);
     assert!(report.lost_unanswered <= if is_found { 0 } else { in_doubt(&sidecar) }, "{report:?}, {took:?}");
     families_are_whole(&pair.second.server.same(&database)).await;
@@ -101,15 +101,15 @@ async fn killed_under_load(reuse: (&str, &str)) {
     drop(upstream);
 }
 
-/// Of how many rotations the sidecar did not know whether they were stored.
+/// For how many rotations the sidecar did not know whether they were stored.
 fn in_doubt(sidecar: &Sidecar) -> usize {
     let lines = sidecar.log().into_iter().filter(|line| line.contains("it is not known whether a commit was stored"));
     let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap());
     lines.map(|line| usize::try_from(line["rotations"].as_u64().unwrap()).unwrap()).sum()
 }
 
-/// The new primary lacks the last rows and gives their ids to other tokens. The earlier one, which comes back as if nothing had
-/// happened, is not gone back to.
+/// The new primary lacks the last rows and gives their ids to other tokens. The sidecar does not
+/// return to the earlier one, which comes back as if nothing had happened.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_known_of_another_server_does_not_count() {
     let Moving { pair, database, user, sidecar, upstream } = moving(&[]).await;
@@ -139,14 +139,15 @@ async fn what_was_known_of_another_server_does_not_count() {
     let in_use = said.lines().find(|line| line.starts_with("database in use: ")).unwrap();
     assert!(in_use.contains(&second_host), "{said}");
 
-    // What the first lacks, clients have; and it has what the second lacks.
+    // Clients have tokens that the first lacks, and the first has rows that the second lacks.
     pair.first.server.start().await;
     sidecar.wait_for_log(ANOTHER);
     assert!(!sidecar.log().iter().any(|line| line.contains(RETURNED)));
     assert_eq!(refresh(&random_hex::<16>()), 403);
 }
 
-/// One that has all is gone back to, as with the nodes of a cluster, which take writes all the time.
+/// The sidecar returns to a host that has everything, such as a cluster's node, which accepts
+/// writes all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_earlier_host_that_takes_writes_again_is_gone_back_to() {
     let Moving { pair, database, user, sidecar, upstream } = moving(&[]).await;
@@ -172,7 +173,7 @@ async fn an_earlier_host_that_takes_writes_again_is_gone_back_to() {
         asked.push(token);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    // The last may have been asked of the earlier host already.
+    // The last may already have been sent to the earlier host.
     let back = &asked[asked.len() - 3];
     let last = database.insert_token(TokenState::Live, user).await;
     database
@@ -195,7 +196,7 @@ fn check(database: &TestDatabase, upstream: &Upstream, hosts: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A lost connection is ended by its number, which after a restart is somebody else's.
+/// A lost connection is killed by its number, which after a restart may belong to another client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_connection_is_not_ended() {
     let server = Database::private();
@@ -208,7 +209,7 @@ async fn a_strangers_connection_is_not_ended() {
     let lost = before.session().await.unwrap().name();
     server.kill().await;
     server.start().await;
-    // Others connect, until one has the number and one a greater.
+    // Other clients connect, until one has the number and one a greater.
     let mut strangers = Vec::new();
     loop {
         let stranger = database.connect().await;
@@ -224,7 +225,8 @@ async fn a_strangers_connection_is_not_ended() {
     assert!(!session.end(&lost).await.unwrap());
     namesake.query_drop("DO 0").await.expect("it lives");
 
-    // Within the same life it is ended, where the server has surely run before the connection was made and does nothing for it.
+    // Without a restart it is killed, once the server has certainly run before the connection was
+    // made and is running no statement for it.
     eventually("the server has run for a while", || async {
         let status: (String, u64) =
             server.root().await.query_first("SHOW GLOBAL STATUS LIKE 'Uptime'").await.unwrap().unwrap();
@@ -240,7 +242,7 @@ async fn a_strangers_connection_is_not_ended() {
     });
     slept.expect("it is left alone");
     assert!(is_at_work);
-    // The answer is there a moment before the server counts as done.
+    // The result arrives a moment before the server counts the statement as finished.
     let deadline = Instant::now() + SOON;
     while session.end(&lost).await.unwrap() {
         assert!(Instant::now() < deadline, "it is not ended");
@@ -249,13 +251,13 @@ async fn a_strangers_connection_is_not_ended() {
     assert!(!session.end(&lost).await.unwrap(), "again");
 }
 
-/// A refresh may take 3 s; the rest is for a machine that does other things, too.
+/// A refresh may take 3 s; the rest is for a busy machine.
 const SOON: Duration = Duration::from_secs(8);
 
 /// Tokens that the sidecar has to look up, presented at once: more than it has connections.
 const UNSEEN: usize = 24;
 
-/// The primary lives, its connections stay open, and it answers nothing.
+/// The primary is alive and its connections stay open, but it does not respond.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_frozen_under_load_and_replaced() {
     for reuse in [NO_REUSE, INTERVAL] {
@@ -277,7 +279,7 @@ async fn a_primary_that_is_frozen_under_load_and_replaced() {
             assert_eq!(moving.settled(token).await, 200);
         }
 
-        // It wakes with what was on its way to it, and believes that it is the primary still.
+        // It wakes up with what was on its way to it, and believes that it is still the primary.
         pair.first.server.thaw().await;
         sidecar.wait_for_log(ANOTHER);
         apps.go_on(3 * APPS);
@@ -319,7 +321,7 @@ async fn a_primary_that_is_frozen_under_load_and_wakes() {
 }
 
 impl Moving {
-    /// So many sessions that the sidecar does not know of.
+    /// So many sessions that the sidecar does not know.
     async fn log_in(&self, count: usize) -> Vec<String> {
         let mut tokens = Vec::new();
         for _ in 0..count {

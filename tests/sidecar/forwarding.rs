@@ -1,4 +1,5 @@
-//! What is forwarded arrives as it was sent, both ways, save for what the README lists as changed.
+//! Forwarded messages arrive unchanged, in both directions, except for the changes that the README
+//! lists.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -118,7 +119,8 @@ fn a_length_with_a_coding_never_makes_an_empty_answer() {
     let answer = client.response();
     assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"ok"[..]));
     assert_eq!(answer.value("content-length"), None);
-    // Where such an answer ends is doubtful: the bytes that follow on its connection belong to no response.
+    // Where such a response ends is doubtful: the bytes that follow on its connection belong to no
+    // response.
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.response().status(), 200);
     assert_eq!(upstream.connections(), 2);
@@ -150,7 +152,7 @@ fn a_slow_body_holds_no_upstream_connection() {
         );
         let mut slow = Connection::to(sidecar.address());
         slow.send(format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"));
-        // It is being read.
+        // The server is reading it.
         assert!(slow.head().unwrap().starts_with(b"HTTP/1.1 100 "));
         slow.send(if framing.ends_with("chunked") { "1\r\nx\r\n" } else { "x" });
         let mut other = Connection::to(sidecar.address());
@@ -164,7 +166,8 @@ fn a_slow_body_holds_no_upstream_connection() {
     }
 }
 
-/// HTTP/1.0 has no chunks, so the end of such an answer is the connection's, and only a reset tells a cut one.
+/// HTTP/1.0 has no chunks, so such a response ends with the connection, and only a reset shows that
+/// it was cut.
 #[test]
 fn a_cut_answer_to_an_http_1_0_client_ends_with_a_reset() {
     for (end, is_cut) in [("0\r\n\r\n", false), ("", true), ("zz\r\n", true)] {
@@ -256,7 +259,7 @@ fn a_client_that_does_not_read_stops_the_upstream() {
     let mut client = Connection::to(sidecar.address());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut total = 0;
-    // Nothing for longer than the upstream's write takes to fail: it has stopped.
+    // Silence for longer than a failed write to the upstream takes means that it has stopped.
     while let Ok(count) = progress.recv_timeout(Duration::from_secs(4)) {
         total += count;
     }
@@ -282,7 +285,7 @@ fn a_client_that_leaves_ends_the_upstream_request() {
 
 #[test]
 fn a_stale_connection_costs_a_get_nothing() {
-    // Answers once on each connection, then closes it as the next request arrives.
+    // Answers once per connection, then closes it as the next request arrives.
     let upstream = Upstream::with(|connection, request| {
         if request.start_line().contains("/first")
             || request.start_line().contains("/again") && connection_is_new(connection)
@@ -320,7 +323,7 @@ fn an_upstream_that_is_away_is_a_502_and_then_a_200() {
     assert_eq!(answer.json()["code"], "wp_jwt_sidecar_upstream_unreachable");
 }
 
-/// The log says who the client is, and not only who stands in front.
+/// The log contains the client's address, not only the proxy's.
 #[test]
 fn an_upstream_that_takes_no_connection_in_time_is_a_504() {
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

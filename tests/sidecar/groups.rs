@@ -1,4 +1,4 @@
-//! Rotations share a transaction and nothing else: what is wrong with one changes nothing for the others.
+//! Rotations share a transaction and nothing else: a faulty one does not affect the others.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -9,7 +9,7 @@ use crate::support::mariadb::{Database, Token, TokenState, random_hex};
 use crate::support::raw::{Connection, Message};
 use crate::support::rig::{NO_REUSE, Rig, call, eventually};
 
-/// Presents `token` on a connection of its own, in a thread of its own.
+/// Presents `token` on a new connection, in its own thread.
 fn present(address: SocketAddr, token: &str) -> JoinHandle<Message> {
     let bytes = call(token);
     std::thread::spawn(move || {
@@ -19,14 +19,14 @@ fn present(address: SocketAddr, token: &str) -> JoinHandle<Message> {
     })
 }
 
-/// Keeps every rotation from beginning, so that those that come meanwhile form groups.
+/// Delays all rotations, so that those that arrive meanwhile form groups.
 async fn gather(rig: &Rig, tokens: &[String]) -> Vec<u16> {
-    // A miss makes the sidecar read all new rows: none has to be looked for when it counts.
+    // A miss makes the sidecar read all new rows, so that none has to be looked up later.
     assert_eq!(rig.refresh(&random_hex::<16>()).status(), 403);
     let mut gate = rig.database.connect().await;
     gate.query_drop("LOCK TABLES wp_jwt_auth_tokens READ").await.unwrap();
     let calls: Vec<_> = tokens.iter().map(|token| present(rig.sidecar.address(), token)).collect();
-    // All that can be in the queue is there when the sidecar has read it; a late one is a group of its own and harms nothing.
+    // By then everything is in the queue; a late one is a group of its own and does no harm.
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     gate.query_drop("UNLOCK TABLES").await.unwrap();
     calls.into_iter().map(|call| call.join().unwrap().status()).collect()
@@ -52,8 +52,8 @@ async fn items_of_a_group_are_independent() {
     independent_on(Database::private()).await;
 }
 
-/// MariaDB with another name: what is written for MySQL (no `FOR UPDATE WAIT`, no lock wait of nothing) and for servers without
-/// `SKIP LOCKED` runs, though not on those.
+/// MariaDB under another name: this runs the code for MySQL (no `FOR UPDATE WAIT`, no lock wait of
+/// zero) and for servers without `SKIP LOCKED`, though not on such servers.
 #[tokio::test(flavor = "multi_thread")]
 async fn items_are_independent_with_the_statements_for_other_servers() {
     for version in ["--version=8.0.36", "--version=5.7.44"] {
@@ -68,7 +68,7 @@ async fn independent_on(server: Database) {
     let revoked = rig.tokens(4, TokenState::Revoked).await;
     let orphans = rig.tokens(4, TokenState::Orphan).await;
     let unknown: Vec<String> = (0..4).map(|_| random_hex::<16>()).collect();
-    // The first three are there three times, once in capitals.
+    // The first three occur three times, once in capitals.
     let again = texts(&live[..3]).chain(texts(&live[..3]).map(|token| token.to_uppercase()));
     let all: Vec<String> = texts(&live)
         .chain(texts(&expired))
@@ -106,7 +106,7 @@ async fn independent_on(server: Database) {
     assert_eq!(statuses[statuses.len() - 4..], [403; 4]);
     assert_eq!(rig.forwarded(), 0);
 
-    // It was groups that did this, each with few round trips.
+    // Groups did this, each with few round trips.
     let said: Vec<String> = root
         .query(
             "SELECT CONVERT(argument USING utf8mb4) FROM mysql.general_log WHERE command_type IN ('Execute', 'Query')",
@@ -115,7 +115,7 @@ async fn independent_on(server: Database) {
         .unwrap();
     let locks = said.iter().filter(|said| said.contains("FOR UPDATE"));
     let largest = locks.clone().map(|said| said.matches(',').count()).max().unwrap();
-    // Sixteen of them are between the columns; how many items a group finds is the machine's business.
+    // Sixteen of them are in between; how many items a group has depends on the machine.
     assert!(largest > 16 + 2, "{said:#?}");
     assert!(locks.count() < 20, "{said:#?}");
     assert!(said.iter().filter(|said| said.contains("INSERT INTO `wp_jwt_auth_tokens`")).count() < 20);
@@ -131,7 +131,7 @@ async fn independent_on(server: Database) {
     assert_eq!(looked, None);
 }
 
-/// What is there twice in a group is used by its first, and that a moment ago.
+/// A token that occurs twice in a group is used by its first occurrence, a moment ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_there_twice_is_replayed_within_the_interval() {
     let rig = Rig::start().await;
@@ -200,7 +200,7 @@ async fn held_on(server: &Database) {
     }
 }
 
-/// Nor does a statement that takes long, whatever it is that the server does for it.
+/// Nor does a statement that takes long, whatever the server does for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_writes_slowly_delays_no_other_group() {
     let server = Database::private();
@@ -215,7 +215,7 @@ async fn a_group_that_writes_slowly_delays_no_other_group() {
     let mut root = server.root().await;
     root.query_drop("SET GLOBAL log_bin_trust_function_creators = 1").await.unwrap();
     rig.database.execute(&trigger).await;
-    // Each worker has its connection by then: one that has yet to connect gives its turn away.
+    // Each worker has its connection by then: one that is still connecting passes its turn on.
     for token in texts(&rig.tokens(4, TokenState::Live).await) {
         assert_eq!(rig.refresh(&token).status(), 200);
     }

@@ -1,5 +1,5 @@
-//! HTTP/2 with clients: what reaches the upstream is what HTTP/1.1 would have brought, and what comes back is the
-//! upstream's answer; floods, silence and a drain end in order.
+//! HTTP/2 with clients: the upstream gets what HTTP/1.1 would have carried, and the client gets the
+//! upstream's response; floods, silence and a drain end in order.
 
 mod budget;
 mod limits;
@@ -31,7 +31,7 @@ use crate::support::sidecar::{PATIENCE, Sidecar};
 use crate::support::tls::{Authority, tls_address};
 use raw::{ENHANCE_YOUR_CALM, RawHttp2};
 
-/// A sidecar with TLS, and what belongs to it.
+/// A sidecar with TLS, and its surroundings.
 struct Front {
     sidecar: Sidecar,
     address: SocketAddr,
@@ -202,7 +202,7 @@ async fn large_cookies_pass_and_larger_ones_are_431() {
     assert_eq!(upstream.requests().len(), 1);
 }
 
-/// A body that a test feeds frame by frame; its length is not known before.
+/// A body that a test supplies frame by frame, without a known length.
 struct Fed(tokio::sync::mpsc::UnboundedReceiver<Frame<Bytes>>);
 
 impl Body for Fed {
@@ -351,7 +351,7 @@ async fn an_answer_that_takes_its_time_is_not_idle() {
     let front = Front::of(&upstream, &["--server-request-header-timeout", "100ms", "--server-keepalive-idle", "100ms"]);
     let mut client = front.client().await;
     let answer = client.send(empty(get("/"))).await;
-    // Not to synchronize: several times the limit has to pass.
+    // Not for synchronisation: the limit must pass several times.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!client.ended.is_finished() && client.sender.is_ready(), "no GOAWAY");
     go_on.send(()).unwrap();
@@ -384,7 +384,7 @@ fn what_http_2_forbids_does_not_reach_the_upstream() {
         assert!(client.is_refused(1), "{what}");
         assert!(upstream.requests().is_empty(), "{what}: {:?}", upstream.requests());
     }
-    // With END_STREAM h2 sees by itself that a length is not true.
+    // With END_STREAM h2 itself notices a wrong length.
     for length in ["9223372036854775808", "9999999999999999999", "18446744073709551616", "5, 5", "0x5"] {
         let post = [&[(":method", "POST")], &usual[1..], &[("content-length", length)]].concat();
         let mut client = front.raw();
@@ -416,7 +416,7 @@ fn a_body_that_is_not_there_has_a_length_where_one_is_expected() {
     {
         let mut client = front.raw();
         client.hello();
-        // With a Host beside the authority: its default port makes no other host of it.
+        // With a Host beside the authority: the default port does not make it another host.
         let fields = [
             (":method", method),
             (":scheme", "https"),
@@ -433,7 +433,7 @@ fn a_body_that_is_not_there_has_a_length_where_one_is_expected() {
     }
 }
 
-/// What any client may do is no warning to an operator who has not asked for it.
+/// Things that any client may do are not logged as warnings by default.
 #[test]
 fn the_crate_h2_is_silent_about_clients_unless_it_is_asked() {
     let upstream = Upstream::ok();
@@ -441,7 +441,7 @@ fn the_crate_h2_is_silent_about_clients_unless_it_is_asked() {
         let front = Front::of(&upstream, &["--log-level", level]);
         let mut client = front.raw();
         client.hello();
-        // An answer to a ping that was never sent.
+        // The answer to a ping that was never sent.
         client.frame(raw::PING, 1, 0, &[7; 8]);
         let usual = [(":method", "GET"), (":scheme", "https"), (":authority", "shop.example"), (":path", "/")];
         client.request(1, &usual, true);
@@ -472,7 +472,7 @@ fn floods_of_resets_end_the_connection() {
         client.frame(8, 0, stream, &[0, 0, 0, 0]);
     });
     client.ends_with(ENHANCE_YOUR_CALM);
-    // CVE-2024-27316: a head without end.
+    // CVE-2024-27316: an endless head.
     let mut client = front.raw();
     client.hello();
     client.head_without_end(&usual);
@@ -508,7 +508,7 @@ async fn a_refresh_by_http_2_is_native() {
     let body = json!({"refresh_token": token.refresh_token}).to_string();
     let mut last = StatusCode::IM_A_TEAPOT;
     let mut refreshed = serde_json::Value::Null;
-    // The home URL as WordPress has it for https is asked for in the background; until then calls are forwarded (299).
+    // The home URL for https is requested in the background; until then calls are forwarded (299).
     for _ in 0..100 {
         let request = Request::post(format!("https://shop.example{ROUTE}"))
             .header("content-type", "application/json")

@@ -1,5 +1,6 @@
-//! `wp-jwt-sidecar import` with files that mean no good, or that PHP does not run to the end: each is an error with a way out,
-//! nothing of PHP's is printed raw, and nothing is left running. As whom PHP runs.
+//! `wp-jwt-sidecar import` with malicious files, or files that PHP does not run to the end: each is
+//! an error with a fix, PHP's output is never printed raw, and no process is left. Also the user
+//! that PHP runs as.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::mariadb::random_hex;
 use crate::support::sidecar::{command, wait_until};
 
-/// Must be in nothing that is printed.
+/// Must not occur in any output.
 const SECRET: &str = "hunter2-hunter2";
 
 /// The end of a usual file.
@@ -42,7 +43,7 @@ impl Wordpress {
         wordpress
     }
 
-    /// Whom its files belong to.
+    /// The owner of its files.
     pub fn user(&self) -> &str {
         &self.user
     }
@@ -93,36 +94,36 @@ impl Wordpress {
         assert!(!self.output().exists());
     }
 
-    /// What is written.
+    /// The written file.
     fn imported(&self, arguments: &[&str]) -> toml::Table {
         let output = self.import(arguments);
         assert!(output.status.success(), "{}", said(&output));
         fs::read_to_string(self.output()).unwrap().parse().unwrap()
     }
 
-    /// What is written of this constant.
+    /// The written value of this constant.
     pub fn constant(&self, name: &str, arguments: &[&str]) -> String {
         self.imported(arguments)["constants"][name].as_str().unwrap().to_owned()
     }
 }
 
-/// Whom PHP runs as.
+/// The user that PHP runs as.
 pub fn site_user() -> String {
     let caller = said_by("id", &["-un"]);
     if caller == "root" { "www-data".to_owned() } else { caller }
 }
 
-/// All that a command has printed.
+/// Everything that a command has printed.
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned()
 }
 
-/// What another program answers.
+/// The output of another program.
 pub fn said_by(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(Command::new(program).args(arguments).output().unwrap().stdout).unwrap().trim().to_owned()
 }
 
-/// Whether a process with this in its command line is there.
+/// Whether a process with this in its command line exists.
 fn is_running(mark: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("cmdline"));
     processes.filter_map(|path| fs::read(path).ok()).any(|line| String::from_utf8_lossy(&line).contains(mark))
@@ -191,7 +192,7 @@ fn what_does_not_end_is_ended() {
 
 #[test]
 fn what_is_started_ends_too() {
-    // A number that nothing else sleeps for.
+    // A number that no other process sleeps for.
     let mark = format!("7{}", u32::from_str_radix(&random_hex::<3>(), 16).unwrap());
     let source = format!(
         "<?php for ( $i = 0; $i < 500; $i++ ) {{ exec( 'setsid sleep {mark} >/dev/null 2>&1 &' ); }} sleep( 600 );"
@@ -212,7 +213,7 @@ fn the_terminal_of_the_shell_is_out_of_reach() {
     let import = wordpress.command();
     let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap());
     let line: Vec<String> = std::iter::once(import.get_program()).chain(import.get_args()).map(quoted).collect();
-    // There is a terminal for what is not cut off from it.
+    // There is a terminal for a process that is not cut off from it.
     let line = format!("echo there > /dev/tty && {}", line.join(" "));
     let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
     assert!(output.status.success() && said(&output).contains("there"), "{}", said(&output));
@@ -300,7 +301,7 @@ fn root_and_the_service_run_no_php() {
     wordpress.write("wp-config.php", &format!("<?php {own} {LOAD}"));
     let expected = format!("from the pool {} {}", said_by("id", &["-u", "nobody"]), said_by("id", &["-g", "www-data"]));
     assert_eq!(wordpress.constant("DB_NAME", &["--fpm-pool", pool.to_str().unwrap()]), expected);
-    // A name that is given wins over the pool.
+    // A name given on the command line overrides the pool's.
     let arguments = ["--fpm-pool", pool.to_str().unwrap(), "--user", "www-data", "--env", "NAME=given"];
     assert_eq!(wordpress.constant("DB_NAME", &arguments), format!("given {0} {0}", said_by("id", &["-u", "www-data"])));
 }
@@ -354,7 +355,7 @@ fn the_file_has_what_it_has_in_a_request() {
     }
     let by_server = of("define( 'DB_NAME', strpos( $_SERVER['SERVER_SOFTWARE'], 'nginx' ) === 0 ? 'a' : 'b' );");
     by_server.refused(&[], "DB_NAME");
-    // What comes without TLS is sent elsewhere.
+    // Requests without TLS are redirected.
     for condition in ["empty( $_SERVER['HTTPS'] )", "$_SERVER['HTTP_X_FORWARDED_PROTO'] !== 'https'"] {
         let redirects = format!("if ( {condition} ) {{ exit; }} define( 'DB_NAME', 'a' );");
         assert_eq!(of(&redirects).constant("DB_NAME", &[]), "a", "{condition}");

@@ -1,4 +1,5 @@
-//! The sidecar reads JSON as PHP does: same error number, same token, on texts made to be odd.
+//! The sidecar parses JSON like PHP: the same error number, the same token, on deliberately odd
+//! texts.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -13,7 +14,7 @@ use wp_jwt_sidecar::internals::refresh::json::{Body, Fault, Member, refresh_toke
 /// Texts in one run of PHP.
 const BATCH: usize = 40_000;
 
-/// PHP's answer to each text.
+/// PHP's result for each text.
 fn php(texts: &[Vec<u8>]) -> Vec<String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/php/json_errors.php");
     let mut php =
@@ -27,7 +28,7 @@ fn php(texts: &[Vec<u8>]) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// The sidecar's answer in the same words, or `None` where it leaves the text to PHP.
+/// The sidecar's result in the same form, or `None` if it leaves the text to PHP.
 fn sidecar(text: &[u8]) -> Option<String> {
     Some(match refresh_token(text) {
         Err(Fault::Unsure) => return None,
@@ -185,7 +186,7 @@ fn same_errors_and_same_tokens_as_php() {
                 assert_eq!(&own, answer, "{shown:?} {text:?}");
                 own.split('s').next().unwrap_or_default().to_owned()
             }
-            // What is left to PHP: error 2, literals in capitals, numbers out of range.
+            // Texts left to PHP: error 2, literals in capitals, numbers out of range.
             None => {
                 let lower = shown.to_ascii_lowercase();
                 let in_capitals = |word: &str| lower.match_indices(word).any(|(at, _)| !shown[at..].starts_with(word));
@@ -199,7 +200,7 @@ fn same_errors_and_same_tokens_as_php() {
         };
         *compared.entry(kind).or_default() += 1;
     }
-    // Every answer came up often enough for the comparison to mean something.
+    // Every result occurred often enough for the comparison to be meaningful.
     for kind in ["0 -", "0 ", "0 null", "0 other", "1 -", "3 -", "4 -", "5 -", "10 -", "forwarded"] {
         let count = compared.get(kind).copied().unwrap_or_default();
         assert!(count >= 30, "only {count} of {kind:?} in {compared:?}");

@@ -1,10 +1,10 @@
-//! Imports only point down: the layers of `src`, and who may know whom.
+//! Imports only point down: the layers of `src`, and which modules each may import.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the top to the bottom. A module imports only modules of the lines below its own.
+/// From top to bottom. A module imports only modules of the lines below its own.
 const LAYERS: &[&[&str]] = &[
     &["program"],
     &["serve"],
@@ -80,12 +80,13 @@ fn module_of(inner: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// How many `super` lead from this file to the root. Tests in a file of their own may belong to a file beside it, one deeper.
+/// How many `super` lead from this file to the root. A file of tests may belong to a file beside
+/// it, one level deeper.
 fn depth_of(inner: &Path) -> usize {
     inner.components().count() - usize::from(inner.ends_with("mod.rs")) + usize::from(inner.ends_with("tests.rs"))
 }
 
-/// The modules of the root that are named in `text`.
+/// The modules of the root that occur in `text`.
 fn imports(text: &str, depth: usize) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let to_root = format!("\nuse {}", "super::".repeat(depth));

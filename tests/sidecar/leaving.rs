@@ -1,5 +1,5 @@
-//! A client that leaves ends its request, whatever that waits for: also where bytes of it lie unread before its end, and a
-//! read is no way to see it.
+//! A client that leaves ends its request, whatever that waits for: even if bytes of it are unread
+//! before its end, so that a read cannot notice it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,11 +16,11 @@ use crate::support::raw::{Connection, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 use crate::support::tls::{Authority, TlsConnection, tls_address};
 
-/// An upload that fits nowhere.
+/// An upload that fits into no buffer.
 const UPLOAD: &str = "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Nothing ends by itself while a test goes on.
+/// No time limit ends anything during a test.
 const NEVER: [&str; 10] = [
     "--log-level",
     "debug",
@@ -34,8 +34,8 @@ const NEVER: [&str; 10] = [
     "1h",
 ];
 
-/// Takes the heads of requests, begins to answer, and reads nothing more until the test tells it to find out whether the
-/// sidecar has closed the connection.
+/// Reads the heads of requests, begins to respond, and reads nothing more until the test tells it
+/// to find out whether the sidecar has closed the connection.
 struct Deaf {
     upstream: Upstream,
     begun: Receiver<()>,
@@ -52,7 +52,7 @@ impl Deaf {
             connection.send(answer);
             begins.send(()).unwrap();
             finding_out.lock().unwrap().recv().unwrap();
-            // With what was sent before unread, a close shows in a write.
+            // With unread bytes in front of it, a close shows only in a write.
             let deadline = Instant::now() + PATIENCE;
             let mut is_closed = false;
             while !is_closed && Instant::now() < deadline {
@@ -70,10 +70,10 @@ impl Deaf {
     }
 }
 
-/// How long nothing moves where everything is full, on a busy machine too.
+/// How long nothing moves when everything is full, even on a busy machine.
 const FULL: Duration = Duration::from_secs(1);
 
-/// Sends until all buffers on the way are full: a write takes as long as it may.
+/// Sends until all buffers on the way are full and a write times out.
 fn fill(client: &mut impl Write) {
     loop {
         let begun = Instant::now();
@@ -90,7 +90,7 @@ fn reset(client: TcpStream) {
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// Reads how much of what `client` sent lies unread in the system.
+/// How many bytes sent by `client` are unread in the system.
 fn unread(sidecar: SocketAddr, client: &TcpStream) -> u64 {
     let ends = |near: u16, far: u16| format!("0100007F:{near:04X} 0100007F:{far:04X}");
     let ends = ends(sidecar.port(), client.local_addr().unwrap().port());
@@ -146,7 +146,7 @@ fn while_a_connection_to_the_upstream_is_waited_for() {
     for is_reset in [false, true] {
         let lines = sidecar.log().len();
         let mut second = Connection::to(sidecar.address());
-        // More than is waited for before a connection is.
+        // More than is read before a connection is taken.
         second.send(UPLOAD).send([b'x'; 100 << 10]);
         let begun = Instant::now();
         while unread(sidecar.address(), &second.stream) > 40 << 10 {
@@ -230,7 +230,8 @@ fn by_tls_and_by_a_unix_socket() {
     assert!(deaf.is_let_go());
 }
 
-/// TCP does not show whether it still reads, and it has announced that it sends nothing more. nginx does the same.
+/// TCP does not show whether it still reads, and it has announced that it sends nothing more. nginx
+/// does the same.
 #[test]
 fn who_ends_its_sending_side_has_left() {
     let deaf = Deaf::new("");
@@ -248,7 +249,8 @@ fn who_ends_its_sending_side_has_left() {
     }
 }
 
-/// With bytes in transit, a client that has left completely answers by a reset: a client that still reads need not lose anything.
+/// With bytes in transit, a client that has left completely answers by a reset: a client that still
+/// reads need not lose anything.
 #[test]
 fn who_ends_its_sending_side_with_an_answer_on_its_way_gets_that() {
     const LARGE: usize = 40 << 20;
@@ -266,7 +268,8 @@ fn who_ends_its_sending_side_with_an_answer_on_its_way_gets_that() {
     assert_eq!((answer.complete, answer.body.len()), (true, LARGE));
 }
 
-/// What wp-cron's call looks like (`spawn_cron` in wp-includes/cron.php): sent whole, and left at once.
+/// The form of wp-cron's call (`spawn_cron` in wp-includes/cron.php): sent completely, and closed
+/// at once.
 fn call(number: usize, length: usize) -> String {
     format!(
         "POST /wp-cron.php?n={number} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{}",
@@ -274,12 +277,13 @@ fn call(number: usize, length: usize) -> String {
     )
 }
 
-/// Answers in two parts and says of each request how it ended: with all of its body, and with a sidecar that took both.
+/// Responds in two parts and reports for each request whether its body was complete, and whether
+/// the sidecar read both parts.
 fn scripts() -> (Upstream, Receiver<(String, usize, bool)>) {
     let (sender, ended) = channel();
     let upstream = Upstream::with(move |connection, request| {
         sleep(Duration::from_millis(50));
-        // More than the sockets take: who does not read it is seen.
+        // More than the sockets hold: a reader that is missing is noticed.
         let part = vec![b'y'; 4 << 20];
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * part.len());
         let took = connection.stream.write_all(head.as_bytes()).is_ok()
@@ -293,7 +297,7 @@ fn scripts() -> (Upstream, Receiver<(String, usize, bool)>) {
 
 #[test]
 fn a_request_goes_on_without_its_client_where_that_is_wanted() {
-    // Without the key most of 30 that leave at once are seen to have left before anything is sent.
+    // Without the key, most of 30 clients that leave at once are noticed before anything is sent.
     for (length, is_reset, leavers) in [(0, false, 30), (0, true, 8), (100 << 10, false, 8), (100 << 10, true, 8)] {
         let (upstream, ended) = scripts();
         let keys = ["--server-ignore-client-abort", "true", "--server-workers", "1"];
@@ -320,7 +324,8 @@ fn a_request_goes_on_without_its_client_where_that_is_wanted() {
     }
 }
 
-/// An upstream whose answers have no end: a part each `pause`. Says when the sidecar has let one go.
+/// An upstream with endless responses: a part each `pause`. Reports when the sidecar has dropped
+/// one.
 fn endless(part: usize, pause: Duration) -> (Upstream, Receiver<()>) {
     let (sender, ended) = channel();
     let upstream = Upstream::of_connections(move |mut connection| {
@@ -335,7 +340,7 @@ fn endless(part: usize, pause: Duration) -> (Upstream, Receiver<()>) {
     (upstream, ended)
 }
 
-/// Clients that come and leave would hold all connections to the site by such answers.
+/// Clients that come and leave would hold all connections to the site with such responses.
 #[test]
 fn an_answer_without_end_ends_all_the_same_when_its_client_has_left() {
     let (hour, tick) = ("1h", Duration::from_millis(20));
@@ -380,7 +385,7 @@ fn who_ends_its_sending_side_gets_its_answer_where_that_is_wanted() {
     assert_eq!(client.take(3), b"def");
 }
 
-/// Who has left in the middle of its request has not sent one.
+/// A client that leaves within its request has not sent one.
 #[test]
 fn half_a_request_is_not_sent_on_all_the_same() {
     let (upstream, ended) = scripts();

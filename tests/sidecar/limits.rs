@@ -1,5 +1,5 @@
-//! How much a request and a connection may take: sizes of bodies, numbers of requests, and how a connection ends on
-//! which something is still coming.
+//! Limits of a request and a connection: sizes of bodies, numbers of requests, and how a connection
+//! ends while bytes still arrive.
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 fn post(sidecar: &Sidecar, fields: &str, body: &[u8]) -> Message {
     let mut client = Connection::to(sidecar.address());
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"));
-    // It may be refused before all of it is written.
+    // It may be refused before it is written completely.
     let _ = client.stream.write_all(body);
     client.response()
 }
@@ -31,7 +31,7 @@ fn a_body_over_the_limit_is_a_413_and_one_of_its_size_passes() {
     assert_eq!(post(&sidecar, "Content-Length: 1000", &[b'x'; 1000]).status(), 200);
     assert_eq!(post(&sidecar, "Transfer-Encoding: chunked", &chunked(1000)).status(), 200);
     assert_eq!(upstream.requests().len(), 2);
-    // What is announced is refused before anybody reads it, also where the client asks first.
+    // An announced body is refused before it is read, even if the client asks first.
     for fields in ["Content-Length: 1001", "Expect: 100-continue\r\nContent-Length: 99999999999"] {
         let answer = post(&sidecar, fields, b"");
         assert_eq!(answer.status(), 413, "{fields}");
@@ -41,7 +41,7 @@ fn a_body_over_the_limit_is_a_413_and_one_of_its_size_passes() {
     let html = post(&sidecar, "Accept: text/html\r\nContent-Length: 1001", b"");
     assert!(html.value("content-type").is_some_and(|kind| kind.starts_with("text/html")));
     assert_eq!(upstream.requests().len(), 2);
-    // What is not announced is noticed as it comes.
+    // An unannounced one is noticed while it arrives.
     for length in [1001, 200_000] {
         assert_eq!(post(&sidecar, "Transfer-Encoding: chunked", &chunked(length)).status(), 413, "{length}");
     }
@@ -54,7 +54,7 @@ fn who_is_refused_in_the_middle_of_an_upload_sees_why() {
     let upstream = Upstream::of_connections(|mut connection| {
         connection.head().unwrap();
         connection.send("HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno");
-        // As web servers do: what still comes is read for a while.
+        // Like web servers: what still arrives is read for a while.
         while !connection.take(1 << 16).is_empty() {}
     });
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-request-body", "15000000"]);
@@ -62,9 +62,9 @@ fn who_is_refused_in_the_middle_of_an_upload_sees_why() {
         for _ in 0..5 {
             let mut client = Connection::to(sidecar.address());
             client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
-            // A client that writes it all before it reads, as most do.
+            // A client that writes everything before it reads, as most do.
             let body = vec![b'x'; SIZE];
-            // A reset would end this, and on other systems than Linux lose the answer, too.
+            // A reset would end this, and on systems other than Linux would lose the response, too.
             client.stream.write_all(&body).expect("what still comes is taken");
             assert_eq!(client.response().status(), status);
         }
@@ -83,7 +83,7 @@ fn a_connection_is_closed_in_order_after_so_many_requests() {
         assert_eq!(answer.value("connection"), last.then(|| "close".to_owned()));
     }
     assert!(client.is_closed());
-    // Of requests sent in advance those over the limit are not begun.
+    // Pipelined requests beyond the limit are not begun.
     let before = upstream.requests().len();
     let mut client = Connection::to(sidecar.address());
     client.send(GET.repeat(5));
@@ -92,7 +92,7 @@ fn a_connection_is_closed_in_order_after_so_many_requests() {
     }
     assert!(client.is_closed());
     assert_eq!(upstream.requests().len() - before, 3);
-    // Any number.
+    // Unlimited.
     let sidecar = Sidecar::forwarding_with(upstream.address(), &["--server-max-requests-per-connection", "0"]);
     let mut client = Connection::to(sidecar.address());
     client.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -102,7 +102,8 @@ fn a_connection_is_closed_in_order_after_so_many_requests() {
     }
 }
 
-/// One that answers `/slow` when the channel has something for it, and everything else at once.
+/// An upstream that answers `/slow` when the channel has something for it, and everything else at
+/// once.
 fn slow() -> (Upstream, Sender<()>) {
     let (go_on, wait) = channel();
     let wait = Mutex::new(wait);
@@ -140,7 +141,7 @@ fn one_address_has_so_many_requests_in_flight_and_others_have_theirs() {
     let mut neighbour = Connection::from(Ipv4Addr::new(127, 0, 0, 2), sidecar.address());
     neighbour.send(GET);
     assert_eq!(neighbour.response().status(), 200);
-    // A waiting request takes a place that becomes free.
+    // A waiting request gets a permit that is released.
     third.send(GET);
     go_on.send(()).unwrap();
     assert_eq!(third.response().status(), 200);
@@ -148,12 +149,12 @@ fn one_address_has_so_many_requests_in_flight_and_others_have_theirs() {
     for client in &mut clients {
         assert_eq!(client.response().status(), 200);
     }
-    // Several requests of one connection are one after the other, so it never holds more than one place.
+    // Requests of one connection are sequential, so it never holds more than one permit.
     third.send(GET.repeat(5));
     for _ in 0..5 {
         assert_eq!(third.response().status(), 200);
     }
-    // A proxy that is trusted brings the requests of many.
+    // A trusted proxy carries the requests of many clients.
     let limits = [&limits[..], &["--forwarded-trusted-proxies", "127.0.0.1"]].concat();
     let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
     for client in &mut clients {
@@ -196,7 +197,8 @@ fn resident(pid: u32) -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
 }
 
-/// What is read of a body before it goes on is small, and so is the memory that it takes, however it was cut into packets.
+/// The part of a body that is read first is small, and so is its memory, however it was split into
+/// packets.
 #[test]
 fn a_body_that_comes_byte_by_byte_takes_no_more_memory_than_it_has_bytes() {
     let upstream = Upstream::ok();
@@ -208,7 +210,7 @@ fn a_body_that_comes_byte_by_byte_takes_no_more_memory_than_it_has_bytes() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n");
     for byte in 0..20_000u32 {
         client.send("x");
-        // So that each is read by itself.
+        // So that each is read separately.
         if byte.is_multiple_of(2) {
             std::thread::sleep(Duration::from_micros(20));
         }

@@ -1,4 +1,4 @@
-//! What a rotation locks: its own rows, by their primary keys, and nothing of anybody else's.
+//! What a rotation locks: only its own rows, by their primary keys.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::faults::{Fault, Relay};
 use crate::support::mariadb::{Database, Row, TestDatabase, TokenState, USERMETA, random_hex};
 use crate::support::rig::{self, Rig};
 
-/// Rows locked by the transaction on `connection`, as the server counts them.
+/// Rows locked by the transaction on `connection`, by the server's count.
 async fn locked(root: &mut Conn, connection: u32) -> u64 {
     // The server does not refresh INNODB_TRX while it is read more often than every 0.1 s.
     tokio::time::sleep(std::time::Duration::from_millis(150)).await;
@@ -42,11 +42,11 @@ async fn footprint(rows: u32, reads: &[Read]) {
     database.fill_tokens(rows).await;
     let opts = mysql_async::Opts::from_url(database.url()).unwrap();
     database.execute(USERMETA).await;
-    // Of one key the first counts, and its letters as they are.
+    // Of one key the first value counts, and keys are compared exactly.
     for (key, value) in [("First_Name", "Other"), ("first_name", "Alice"), ("first_name", "Later")] {
         database.execute(&format!("INSERT INTO wp_usermeta VALUES (NULL, {}, '{key}', '{value}')", user.id)).await;
     }
-    // Those of others, as on a site: seven for each user.
+    // The meta values of other users, as on a site: seven each.
     let others = "INSERT INTO wp_usermeta SELECT NULL, 1000 + seq DIV 7, ELT(1 + seq % 7, 'first_name', 'last_name', \
                   'wp_capabilities', 'wp_user_level', 'nickname', 'locale', 'session_tokens'), 'x' FROM seq_1_to_7000";
     database.execute(others).await;
@@ -62,7 +62,7 @@ async fn footprint(rows: u32, reads: &[Read]) {
             for _ in 0..size {
                 ids.push(database.insert_token(TokenState::Live, user.id).await.id);
             }
-            // Not neighbours, and not the newest.
+            // Neither neighbours nor the newest.
             let stranger = database.insert_token(TokenState::Live, user.id).await;
             let total = free(&database, "wp_jwt_auth_tokens").await;
             let mut session = store.database.transactions().await.unwrap();
@@ -110,7 +110,7 @@ async fn footprint(rows: u32, reads: &[Read]) {
             store.revoke_parents(&mut session, &children).await.unwrap();
             assert!(locked(&mut root, connection).await <= 3 * count, "{size} of {total} rows");
             assert_eq!(free(&database, "wp_jwt_auth_tokens").await, total - count, "only the parents");
-            // The plugin's own statements go on beside it.
+            // The plugin's own statements run meanwhile.
             let mut plugin = database.connect().await;
             plugin.query_drop("SET SESSION innodb_lock_wait_timeout = 1").await.unwrap();
             database.insert_token(TokenState::Live, user.id).await;
@@ -130,7 +130,7 @@ async fn footprint(rows: u32, reads: &[Read]) {
     every_statement_uses_the_primary_key(&mut root, &database, rows).await;
 }
 
-/// The statements as the server had them, with their values.
+/// The statements with their values, by the server's log.
 async fn every_statement_uses_the_primary_key(root: &mut Conn, database: &TestDatabase, rows: u32) {
     let said: Vec<String> = root
         .query(
@@ -162,15 +162,15 @@ async fn a_large_tables_rows() {
     footprint(30_000, &[]).await;
 }
 
-/// All that a sidecar does to rows on its own account: rotations, replays, families that are revoked, commits that are looked for,
-/// and the clean-up. Whatever locks goes by the primary key, and whatever reads does not read the whole table.
+/// All statements of a sidecar on rows: rotations, replays, revoked families, lost commits, and the
+/// cleanup. Locking statements use the primary key, and no read scans the whole table.
 async fn every_statement(rows: u32) {
     let server = Database::private();
     let database = rig::site(&server).await;
     database.fill_tokens(rows).await;
     let user = database.insert_user("alice").await.id;
     let old = database.insert_token(TokenState::Live, user).await;
-    // An id that is missing when the table is read, as that of a login which has not committed.
+    // An id that is missing when the table is read, as that of an uncommitted login.
     let gone = database.insert_token(TokenState::Live, user).await.id;
     database.execute(&format!("DELETE FROM wp_jwt_auth_tokens WHERE id = {gone}")).await;
     database.insert_token_of_family(TokenState::Live, user, &old.token_family).await;
@@ -222,7 +222,7 @@ async fn every_statement(rows: u32) {
         let plan = plan(&mut explaining, &statement).await;
         let kind = KINDS.iter().find(|(kind, _)| statement.starts_with(kind) || statement.contains(kind));
         let (kind, reads) = kind.unwrap_or_else(|| panic!("what is this? {statement}"));
-        // Of a row that is deleted meanwhile, or was when a gap was looked at, the server has no more to say.
+        // For a row that was deleted meanwhile, the server shows no plan.
         if plan[0].get("Extra") == Some("Impossible WHERE noticed after reading const tables") {
             continue;
         }
@@ -241,13 +241,14 @@ async fn every_statement(rows: u32) {
 }
 
 async fn plan(explaining: &mut Conn, statement: &str) -> Vec<Row> {
-    // EXPLAIN knows no SET STATEMENT.
+    // EXPLAIN does not support SET STATEMENT.
     let statement = statement.trim_start_matches("SET STATEMENT innodb_lock_wait_timeout = 1 FOR ");
     let plan: Vec<mysql_async::Row> = explaining.query(format!("EXPLAIN {statement}")).await.unwrap();
     plan.into_iter().map(Row::from).collect()
 }
 
-/// The plan without the users and their meta, which are read beside it: one for each row, by the primary key, and some by the user.
+/// The plan without the users and their meta, which are read in addition: one per row, by the
+/// primary key, and some by the user.
 fn of_locked(plan: &[Row]) -> &[Row] {
     let (plan, meta) =
         plan.split_at(plan.iter().position(|row| row.get("table") == Some("wp_usermeta")).unwrap_or(plan.len()));
@@ -266,7 +267,7 @@ fn of_locked(plan: &[Row]) -> &[Row] {
     }
 }
 
-/// As EXPLAIN has it: with a filter it is "3 (0%)".
+/// As EXPLAIN prints it: with a filter it is "3 (0%)".
 fn rows_read(table: &Row) -> u64 {
     let rows = table.get("rows").and_then(|rows| rows.split(' ').next());
     rows.map_or(0, |rows| rows.parse().unwrap())
@@ -276,24 +277,24 @@ fn rows_read(table: &Row) -> u64 {
 enum Reads {
     /// Rows that it locks.
     AndLocks,
-    /// By an index, where the table is large enough for the server to use one.
+    /// By an index, if the table is large enough for the server to use one.
     Few,
-    /// In the order of an index, at most so many at a time.
+    /// In the order of an index, a limited number at a time.
     Pages,
 }
 
-/// The statements by what they have in them. The first that fits counts.
+/// The statements by a part of their text. The first match counts.
 const KINDS: [(&str, Reads); 11] = [
     ("DELETE FROM", Reads::AndLocks),
     ("UPDATE `", Reads::AndLocks),
     ("FOR UPDATE SKIP LOCKED", Reads::AndLocks),
-    // A family that is revoked, and the parent of a commit that is looked for.
+    // Revoking a family, and looking for a lost commit's parent.
     ("SELECT t.id, refresh_token_hash, revoked_at IS NOT NULL", Reads::AndLocks),
     ("SELECT revoked_at IS NOT NULL", Reads::AndLocks),
-    // The child of such a commit, and a family's live rows.
+    // Looking for a lost commit's child, and for a family's live rows.
     ("WHERE user_id = ", Reads::Few),
     ("WHERE token_family = ", Reads::Few),
-    // The clean-up, the map, its newest rows and its gaps.
+    // The cleanup, the map, its newest rows and its gaps.
     ("SELECT t.id", Reads::Pages),
     ("SELECT id, IF(", Reads::Pages),
     ("WHERE id >= ", Reads::Pages),
@@ -310,8 +311,8 @@ async fn every_statement_of_a_large_table() {
     every_statement(30_000).await;
 }
 
-/// Without an index on the family, the plugin's own statements meet a deadlock among themselves now and then. None of ours
-/// may be in it.
+/// Without an index on the family, the plugin's own statements occasionally deadlock with each
+/// other. No statement of the sidecar's may be involved.
 async fn not_by_us(done: mysql_async::Result<()>, server: &Database) {
     let Err(error) = done else { return };
     let met_deadlock = matches!(&error, mysql_async::Error::Server(error) if error.code == 1213);
@@ -324,7 +325,7 @@ async fn not_by_us(done: mysql_async::Result<()>, server: &Database) {
     assert!(members >= 2 && deadlock.matches("/* plugin */").count() == members, "{deadlock}");
 }
 
-/// The statements by which the plugin logs out a user everywhere, deletes a session and adds one.
+/// The plugin's statements that log a user out everywhere, delete a session and add one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_plugins_own_writes_meet_no_deadlock_of_ours() {
     let server = Arc::new(Database::private());
@@ -346,7 +347,8 @@ async fn the_plugins_own_writes_meet_no_deadlock_of_ours() {
                              UTC_TIMESTAMP() + INTERVAL 1 DAY, ?)";
                 let logged_in = connection.exec_drop(login, (&token, user, &token, &family)).await;
                 not_by_us(logged_in, &server).await;
-                // The same user's token is being refreshed when everything of the user is revoked or the family deleted.
+                // The same user's token is being refreshed when all the user's tokens are revoked
+                // or the family is deleted.
                 let refresh = tokio::task::spawn_blocking(move || rig::refresh_at(address, &token).status());
                 let done = if kind % 2 == 0 {
                     let all = "UPDATE /* plugin */ wp_jwt_auth_tokens SET revoked_at = UTC_TIMESTAMP() \

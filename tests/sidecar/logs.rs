@@ -1,4 +1,4 @@
-//! What the log says of each refresh and of each forwarded request, and how much of a flood.
+//! The log lines of each refresh and of each forwarded request, and the limit on floods of lines.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::support::sidecar::{self, Sidecar};
 
 const TRUSTING: (&str, &str) = ("WP_JWT_SIDECAR_FORWARDED_TRUSTED_PROXIES", "127.0.0.1");
 
-/// The line about the request of this name in a part of the log.
+/// The line about the request with this id in a part of the log.
 fn line(sidecar: &Sidecar, target: &str, id: &str) -> Value {
     let is_it = |line: &Value| line["target"] == target && line["request_id"] == id;
     let deadline = std::time::Instant::now() + sidecar::PATIENCE;
@@ -39,12 +39,13 @@ fn ask(address: std::net::SocketAddr, id: &str, call: &str) -> u16 {
 
 #[tokio::test]
 async fn every_refresh_is_a_line() {
-    // Without the detection a used token counts as unknown where the map has it from a look at new rows.
+    // Without the detection, a used token counts as unknown if the map has it from a look at new
+    // rows.
     let detection = ("WP_JWT_SIDECAR_REFRESH_REUSE_DETECTION", "revoke_family");
     let environment = [TRUSTING, ("WP_JWT_SIDECAR_LOG_LEVEL", "info"), detection];
     let rig = Rig::start_on(Database::shared(), &environment).await;
     let at = rig.sidecar.address();
-    // When it is filled, the map leaves out what has expired: that would be unknown.
+    // Filling the map leaves out expired tokens, which would then be unknown.
     rig.sidecar.wait_for_log("the tokens of the table are known");
     let live = rig.token().await;
     let used = rig.database.insert_token(TokenState::Used, rig.user.id).await;
@@ -82,7 +83,7 @@ async fn refreshes_can_be_left_out() {
     let environment = [TRUSTING, ("WP_JWT_SIDECAR_LOG_REFRESHES", "false")];
     let rig = Rig::start_on(Database::shared(), &environment).await;
     assert_eq!(refresh_at(rig.sidecar.address(), &rig.token().await.refresh_token).status(), 200);
-    // Its line would have been written before its answer.
+    // Its line would have been written before its response.
     assert!(rig.sidecar.log().iter().all(|line| !line.contains("sidecar::refreshes")));
 }
 
@@ -92,7 +93,7 @@ fn every_forwarded_request_can_be_a_line_without_its_query() {
         true => "HTTP/1.1 410 Gone\r\nContent-Length: 5\r\n\r\n12345",
         false => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n",
     });
-    // Whatever the level: it was asked for by name.
+    // At every level, since it was named explicitly.
     let level = "error,wp_jwt_sidecar::listen=info";
     let arguments = ["--log-access", "true", "--log-level", level, "--forwarded-trusted-proxies", "127.0.0.1"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &arguments);
@@ -123,7 +124,7 @@ fn every_forwarded_request_can_be_a_line_without_its_query() {
         let (whole, waited) = (line["duration_ms"].as_f64().unwrap(), line["upstream_ms"].as_f64().unwrap());
         assert!(whole >= waited && waited > 0.0, "{line}");
     }
-    // Refused: there is no upstream's time.
+    // Refused: there is no time of the upstream.
     let mut client = Connection::to(sidecar.address());
     client.send("GET /?a HTTP/1.1\r\nHost: a\r\nHost: b\r\nX-Request-Id: d\r\n\r\n");
     assert_eq!(client.response().status(), 400);
@@ -133,7 +134,8 @@ fn every_forwarded_request_can_be_a_line_without_its_query() {
     assert_eq!(sidecar.log().iter().find(is_other), None);
 }
 
-/// What a client sends is in the line as it came, and neither breaks the line nor steers a terminal.
+/// Text from a client is in the line unchanged, but can neither break the line nor steer a
+/// terminal.
 #[test]
 fn no_byte_of_a_client_breaks_a_line() {
     let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
@@ -192,9 +194,9 @@ fn an_answer_that_does_not_arrive_whole_is_told_so() {
 
 #[test]
 fn what_is_no_http_has_a_name_and_a_status_too() {
-    let nobody = ([127, 0, 0, 1], 1).into();
+    let unreachable = ([127, 0, 0, 1], 1).into();
     // hyper's own limit for a target is some bytes below the default for a head.
-    let sidecar = Sidecar::forwarding_with(nobody, &["--server-max-header-bytes", "131072"]);
+    let sidecar = Sidecar::forwarding_with(unreachable, &["--server-max-header-bytes", "131072"]);
     for (request, status) in [
         ("GET / HTTP/1.1\r\nBad Header: 1\r\n\r\n".to_owned(), 400),
         (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(66_000)), 414),
@@ -220,7 +222,7 @@ fn a_flood_of_one_warning_is_a_hundred_lines_and_a_count() {
     let mut client = Connection::to(sidecar.address());
     client.send("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.response().status(), 405);
-    // Another kind of line has its own hundred.
+    // Another kind of line has its own limit of a hundred.
     sidecar.wait_for_log("TRACE is not answered");
     sidecar.signal("TERM");
     assert!(sidecar.wait().success());
@@ -244,7 +246,8 @@ fn no_request_waits_for_a_log_that_is_not_read() {
     let mut child = Killed(child);
     let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines().map_while(Result::ok);
     let address = sidecar::listens_on(&lines.find(|line| line.contains("\"listening\"")).unwrap());
-    // Some 5.6 MB: what the pipe takes and what may wait are less. A connection is ended after a thousand requests.
+    // About 5.6 MB, more than the pipe and the buffer hold. A connection ends after a thousand
+    // requests.
     let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(6000));
     let mut client = Connection::to(address);
     for _ in 0..900 {
@@ -269,7 +272,7 @@ fn no_request_waits_for_a_log_that_is_not_read() {
     assert!(lost["lines"].as_u64().is_some_and(|lines| (50..800).contains(&lines)), "{lost}");
 }
 
-/// A process that ends with its test, whatever becomes of that.
+/// A process that ends with its test in any case.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -282,7 +285,7 @@ impl Drop for Killed {
 #[test]
 fn without_a_choice_it_is_the_journal_or_text() {
     let journald_is_here = Path::new("/run/systemd/journal/socket").exists();
-    // Names another file than the pipe that it gets: redirected since, so text.
+    // The variable names another file than the pipe, as after a redirection, so the format is text.
     let mut child = sidecar::command()
         .args(["serve", "--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:1", "--refresh-mode", "forward"])
         .env("JOURNAL_STREAM", "1:1")

@@ -21,7 +21,7 @@ use crate::support::rig::{self, Rig, call, eventually};
 
 const FILLED: &str = "the tokens of the table are known";
 
-/// Rows that the server read by scanning a table of this name's server.
+/// Rows that the server read by table scans.
 async fn rows_scanned(root: &mut Conn) -> u64 {
     let status: Option<(String, u64)> =
         root.query_first("SHOW GLOBAL STATUS LIKE 'Handler_read_rnd_next'").await.unwrap();
@@ -49,7 +49,7 @@ async fn log_statements(root: &mut Conn) {
     }
 }
 
-/// A sidecar on a server of its own, before which the table had `rows` rows.
+/// A sidecar on a separate server, whose table had `rows` rows before.
 async fn rig(server: &Database, rows: u32, environment: &[(&str, &str)]) -> Rig {
     let database = rig::site(server).await;
     database.fill_tokens(rows).await;
@@ -104,7 +104,7 @@ async fn ids_that_are_committed_out_of_order_are_found() {
     assert_eq!(look_ups(&mut root).await, Vec::<String>::new(), "without a scan");
 }
 
-/// With every rotation the end moves of what was seen, also while the gaps before it are looked at.
+/// Every rotation moves the end of the seen ids, even while the gaps before it are being read.
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_beside_rotations_are_found() {
     let server = Database::private();
@@ -185,7 +185,7 @@ async fn a_row_that_has_another_id_than_it_had_is_found() {
         let answer = rig.refresh(&next);
         assert_eq!(answer.status(), 200, "indexed: {indexed}");
 
-        // And one that holds another token now is that token's.
+        // A row that contains another token now belongs to that token.
         let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
         let other = random_hex::<16>();
         let change = format!("refresh_token_hash = '{other}' WHERE refresh_token_hash = '{next}'");
@@ -194,7 +194,7 @@ async fn a_row_that_has_another_id_than_it_had_is_found() {
         let answer = rig.refresh(&other);
         assert_eq!(answer.status(), 200, "indexed: {indexed}");
 
-        // And one that has become another user's is that user's.
+        // A row that belongs to another user now is that user's.
         let next = answer.json()["refresh_token"].as_str().unwrap().to_owned();
         let user = rig.database.insert_user("bob").await.id;
         let change = format!("user_id = {user} WHERE refresh_token_hash = '{next}'");
@@ -249,12 +249,12 @@ async fn one_look_for_many_and_none_twice() {
     let look_ups = look_ups(&mut root).await;
     assert!(look_ups.len() < 20, "{} times the whole table", look_ups.len());
     for token in unknown {
-        // Padded statements name their last token more than once.
+        // Padded statements contain their last token several times.
         assert_eq!(look_ups.iter().filter(|said| said.contains(&token)).count(), 1, "never twice");
     }
 }
 
-/// By the index, and where the map has no room: then each reads the whole table.
+/// By the index, and without room in the map, when each look-up reads the whole table.
 #[tokio::test(flavor = "multi_thread")]
 async fn never_more_than_two_looks_at_a_time() {
     for indexed in [true, false] {
@@ -282,7 +282,7 @@ async fn never_more_than_two_looks_at_a_time() {
         }
         let mut calls = Vec::new();
         let mut most = 0;
-        // A machine that is slow to ask must ask more often to see two at once.
+        // A slow machine must ask more often to see two at once.
         for round in 0..400 {
             if round >= 40 && most >= 2 {
                 break;
@@ -292,7 +292,7 @@ async fn never_more_than_two_looks_at_a_time() {
                 client.send(call(&random_hex::<16>()));
                 calls.push(client);
             }
-            // One whose answer is out may still put its things away when the next begins.
+            // A statement whose result was sent may still be cleaning up when the next begins.
             let statement = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
                              WHERE INFO LIKE '%SELECT id, refresh\\_token\\_hash, revoked%' AND ID <> CONNECTION_ID() \
                              AND STATE IN ('Waiting for table metadata lock', 'Sending data', 'executing')";
@@ -307,7 +307,7 @@ async fn never_more_than_two_looks_at_a_time() {
     }
 }
 
-/// WordPress would wait for it as well, with a process for each call.
+/// WordPress would wait for it as well, with a process per call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_locked_is_not_waited_for_at_wordpress() {
     for indexed in [false, true] {
@@ -355,7 +355,7 @@ async fn with_an_index_the_index_is_used() {
     assert!(scanned < 30_000, "{scanned} rows scanned");
 }
 
-/// The columns are read with the site's settings, every few seconds; until then the map serves.
+/// The columns are read with the site's settings, every few seconds; until then the map is used.
 async fn looks_by_index(server: &Database, rig: &Rig) {
     log_statements(&mut server.root().await).await;
     eventually("a look-up by the index", || async {
@@ -365,7 +365,8 @@ async fn looks_by_index(server: &Database, rig: &Rig) {
     .await;
 }
 
-/// By its statistics, the server would rather read the whole table; and it does not use an index that it must ignore.
+/// By its statistics, the server would rather read the whole table; and it does not use an index
+/// that it must ignore.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_of_few_tokens_is_used_and_may_be_ignored() {
     let server = Database::private();
@@ -437,7 +438,7 @@ async fn the_index_is_shown_added_and_removed() {
     assert!(said.contains("done in") && is_there, "{said}");
     assert!(index(&["--apply"]).await.0.contains("nothing to do"));
     assert!(index(&[]).await.0.contains("index on refresh_token_hash: wp_jwt_sidecar_refresh_token"));
-    // A prefix of the column is enough for the look-ups.
+    // A prefix of the column is sufficient for look-ups.
     let plan = database.rows("EXPLAIN SELECT id FROM wp_jwt_auth_tokens WHERE refresh_token_hash IN ('a', 'b')").await;
     assert_eq!(plan[0].get("key"), Some("wp_jwt_sidecar_refresh_token"));
     let (said, is_there) = index(&["--drop"]).await;

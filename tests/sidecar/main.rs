@@ -1,6 +1,6 @@
-//! All tests that need the program as a whole: one binary, a module for each promise.
+//! All tests that need the whole program: one binary, a module per promise.
 
-// Helpers of tests fail by panicking; clippy's own exception covers test functions only.
+// Test helpers fail by panicking; clippy's own exception covers test functions only.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod support;

@@ -1,5 +1,5 @@
-//! Whatever happens to a family of tokens and in whatever order: the sidecar answers as a simple model says, and the table is what the
-//! model has.
+//! Whatever happens to a family of tokens and in whatever order: the sidecar responds like a simple
+//! model, and the table matches the model.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use crate::support::mariadb::{Database, Row, TokenState, random_hex};
 use crate::support::rig::{self, Rig};
 
-/// `reuse_interval`. Between two steps of [`Op::Advance`]; what passes in truth meanwhile is a few seconds.
+/// `reuse_interval`. Between two steps of [`Op::Advance`], in which only a few seconds really pass.
 const INTERVAL: i64 = 60;
 const ENVIRONMENT: [(&str, &str); 2] =
     [("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s"), ("WP_JWT_SIDECAR_REFRESH_REUSE_DETECTION", "revoke_family")];
@@ -20,18 +20,18 @@ const DAY: i64 = 86_400;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// A token that was issued at any time; in capitals, too.
+    /// A token issued at any time; also in capitals.
     Present(usize, bool),
-    /// One that never was.
+    /// A token that never existed.
     Guess,
     LogIn,
     Advance(i64),
-    /// The plugin is shown the access token that came with this refresh token.
+    /// The access token that was issued with this refresh token is used.
     Use(usize),
     LogOut(usize),
     RevokeAll,
     RotateAsPhp(usize),
-    /// Two calls with one token, both of which PHP answers: it looks, revokes and inserts one after the other.
+    /// Two calls with one token that PHP answers: it reads, revokes and inserts without locks.
     RaceInPhp(usize),
     Kill,
 }
@@ -52,16 +52,16 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(op, 1..40)
 }
 
-/// What the model knows of a row.
+/// The model's state of a row.
 #[derive(Clone, Debug)]
 struct Token {
     text: String,
     family: String,
-    /// Seconds since.
+    /// Seconds since it was revoked.
     revoked: Option<i64>,
-    /// Seconds until.
+    /// Seconds until it expires.
     expires: i64,
-    /// Where the sidecar made it: what came with it.
+    /// The access token, if the sidecar made it.
     access: Option<String>,
 }
 
@@ -69,7 +69,7 @@ struct World<'a> {
     rig: &'a mut Rig,
     user: u64,
     tokens: Vec<Token>,
-    /// Families that PHP gave two live tokens.
+    /// Families to which PHP gave two live tokens.
     forked: HashSet<String>,
 }
 
@@ -167,7 +167,7 @@ impl World<'_> {
             Some(_) => {
                 assert_eq!(given, None, "used long ago");
                 for other in live {
-                    // Without an index a token that has expired is not known any more after a start.
+                    // Without an index, an expired token is unknown after a start.
                     if token.expires > 0 {
                         self.tokens[other].revoked = Some(0);
                     } else {
@@ -181,7 +181,8 @@ impl World<'_> {
         self.compare().await;
     }
 
-    /// As the plugin does: the first row with the token's hash must not be revoked; then its use is noted.
+    /// Like the plugin: the first row with the token's hash must not be revoked; then its use is
+    /// recorded.
     async fn use_access_token(&self, place: usize) {
         let Token { text, revoked, access: Some(access), .. } = &self.tokens[place] else { return };
         let mut mac: Hmac<Md5> =
@@ -198,7 +199,7 @@ impl World<'_> {
         }
     }
 
-    /// One look, and then so many revoke and insert.
+    /// One read, after which `calls` calls revoke and insert.
     async fn rotate_as_php(&mut self, place: usize, calls: usize) {
         let parent = self.tokens[place].clone();
         if parent.revoked.is_some() || parent.expires <= 0 {
@@ -216,7 +217,7 @@ impl World<'_> {
         }
     }
 
-    /// The table is what the model has; no family has two live rows, unless PHP gave it two.
+    /// The table matches the model; no family has two live rows, unless PHP gave it two.
     async fn compare(&self) {
         let rows = self.rows().await;
         assert_eq!(rows.len(), self.tokens.len());
@@ -258,7 +259,7 @@ impl World<'_> {
     }
 }
 
-/// Cases; `SIDECAR_TEST_ROUNDS` sets another number.
+/// The number of cases; `SIDECAR_TEST_ROUNDS` changes it.
 fn cases() -> u32 {
     std::env::var("SIDECAR_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(12)
 }

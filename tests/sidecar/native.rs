@@ -1,5 +1,5 @@
-//! The native answer in all that the plugin's settings and the sidecar's own keys decide, and where it ends: what the
-//! sidecar does not know for certain reaches WordPress as it was sent.
+//! Native responses under the plugin's settings and the sidecar's keys, and their limits: in any
+//! doubt a request reaches WordPress unchanged.
 
 mod clocks;
 mod closed;
@@ -16,7 +16,7 @@ use crate::support::raw::{Connection, Message};
 use crate::support::rig::{self, HOME, ROUTE, Rig, call_with, eventually};
 use crate::support::sidecar::{command, tells_a_secret};
 
-/// A call with this token and further fields.
+/// A refresh with this token and additional fields.
 fn present(rig: &Rig, token: &str, fields: &str) -> Message {
     send(rig, call_with(&json!({"refresh_token": token}), fields))
 }
@@ -27,7 +27,7 @@ fn send(rig: &Rig, bytes: impl AsRef<[u8]>) -> Message {
     client.response()
 }
 
-/// A rig whose site has these settings, and whose sidecar believes proxies on loopback.
+/// A rig whose site has these settings, and whose sidecar trusts proxies on loopback.
 async fn rig_with(settings: &[(&str, &str, &str)], environment: &[(&str, &str)]) -> Rig {
     let mut all = vec![("WP_JWT_SIDECAR_FORWARDED_TRUSTED_PROXIES", "127.0.0.0/8")];
     all.extend_from_slice(environment);
@@ -47,7 +47,7 @@ async fn the_rate_limit_is_the_plugins() {
     let from = "X-Forwarded-For: 203.0.113.5\r\n";
     let first = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
 
-    // 400s are not counted, and say nothing of the limit.
+    // 400s are not counted, and show nothing about the limit.
     let answer = send(&rig, call_with(&json!({"other": 1}), from));
     assert_eq!((answer.status(), number(&answer, "x-ratelimit-limit")), (400, None), "{answer:?}");
 
@@ -79,7 +79,8 @@ async fn the_rate_limit_is_the_plugins() {
         json!({"code": "jwt_auth_rate_limited", "message": "Rate limit exceeded", "data": {"status": 429, "retry_after": wait}})
     );
 
-    // By address: another client of the same proxy has a window of its own; what a client writes itself counts for nothing.
+    // Per address: another client of the same proxy has its own window; addresses that a client
+    // writes itself are ignored.
     for other in ["X-Forwarded-For: 203.0.113.6\r\n", "X-Forwarded-For: 2001:db8::5\r\n", ""] {
         let answer = present(&rig, "none", other);
         assert_eq!((answer.status(), number(&answer, "x-ratelimit-remaining")), (403, Some(2)), "{other}");
@@ -102,7 +103,7 @@ async fn a_client_cannot_choose_its_address() {
     assert_eq!(statuses, [403, 403, 403, 429, 429]);
 }
 
-/// The shortest window that the setting allows is a minute: this test takes as long.
+/// The shortest window of the setting is a minute, and so is the duration of this test.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_ends() {
     let rig = rig_with(&LIMIT_OF_THREE, &[]).await;
@@ -211,7 +212,7 @@ async fn forms_and_queries_are_native_too() {
     );
     assert_eq!(send(&rig, chunks).status(), 200);
     assert_eq!(rig.forwarded(), 0);
-    // A token in a query is a secret that the analytics would keep.
+    // A token in a query is a secret that the analytics would store.
     eventually("the rows", || async { rig.database.analytics_rows_after(0).await.len() >= 6 }).await;
     for row in rig.database.analytics_rows_after(0).await {
         assert!(!row.get("request_path").unwrap().contains("refresh_token"), "{row:?}");
@@ -250,7 +251,7 @@ async fn check_says_what_serve_would_do_and_no_secret() {
     assert!(said.contains("leaving the refresh route to WordPress: the plugin JWT Auth Pro is not active"), "{said}");
 }
 
-/// Every test's sidecar is looked at with it; it must not miss what it is for.
+/// Every test's sidecar is checked with it, so it must find what it looks for.
 #[test]
 fn the_search_for_secrets_finds_them() {
     let token = crate::support::mariadb::random_hex::<16>();

@@ -1,5 +1,5 @@
-//! Networks (multisite) of a real WordPress: each site of one is refreshed natively, with its own tables, settings and home URL,
-//! and what is not certain is WordPress's.
+//! Networks (multisite) of a real WordPress: each site of one is refreshed natively, with its own
+//! tables, settings and home URL, and what is not certain is WordPress's.
 
 mod compare;
 mod expected;
@@ -50,7 +50,8 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     network.set(2, "token_settings", "jwt_expiration", "1200");
     let sidecar = network.sidecar(&[]);
 
-    // Logins are WordPress's, and what they give is refreshed: with the site's issuer, its settings, in its tables.
+    // Logins are WordPress's, and what they give is refreshed: with the site's issuer, its
+    // settings, in its tables.
     for (id, at, home, lifetime) in [
         (1, MAIN, "http://net.test", 604_800),
         (2, TWO, "http://net.test/two", 1200),
@@ -99,7 +100,7 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         let answer = refresh(&sidecar, at, "00000000000000000000000000000000");
         assert_eq!((answer.status(), network.refreshes_by_php()), (status, before + 1), "{at:?}: {answer:?}");
     }
-    // A token of one site is none at another, and stays good.
+    // A token of one site is unknown at another, and stays valid.
     assert_eq!(refresh(&sidecar, MAIN, &token).status(), 403);
     assert_eq!(refresh(&sidecar, MAPPED, &token).status(), 403);
     assert!(is_native(&refresh(&sidecar, TWO, &token)));
@@ -129,7 +130,8 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         .await;
     }
 
-    // Active on some sites only; and a site whose tables are not there, which come with WordPress's first request.
+    // Active on some sites only; and a site whose tables are not there, which come with WordPress's
+    // first request.
     network.site.php(
         "require_once ABSPATH . 'wp-admin/includes/plugin.php'; $p = 'jwt-auth-pro/jwt-auth-pro.php';
          deactivate_plugins( $p, false, true ); switch_to_blog( 2 ); activate_plugin( $p );",
@@ -146,7 +148,8 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     assert_eq!(network.refreshes_by_php(), before + 1);
     network.database.execute("RENAME TABLE gone TO wp_2_jwt_auth_tokens").await;
 
-    // Code that may keep sites in other databases: all but the first are WordPress's, which is as on a single site.
+    // Code that may keep sites in other databases: all but the first are WordPress's, which is as
+    // on a single site.
     network.site.php(
         "require_once ABSPATH . 'wp-admin/includes/plugin.php'; activate_plugin( 'jwt-auth-pro/jwt-auth-pro.php', '', true );",
     );
@@ -175,7 +178,8 @@ async fn each_site_is_verified_by_itself() {
     let network = NetworkSite::up(false, &[TWO, MAPPED], "");
     let state = tempfile::tempdir().unwrap();
     let sidecar = verified(&network, state.path(), &[]);
-    // An answer that is compared has all that a native one has: what reached WordPress tells whose it was.
+    // An answer that is compared has all that a native one has: what reached WordPress tells whose
+    // it was.
     let is_by_php = async |id: u64, at: At<'static>| {
         let before = network.refreshes_by_php();
         let answer = refresh(&sidecar, at, &network.token(id).await.refresh_token);
@@ -235,7 +239,8 @@ async fn operators_see_the_sites() {
     // What the query prints are statements that the server takes.
     let query = said.lines().map(str::trim).find(|line| line.starts_with("SELECT CONCAT('GRANT ")).unwrap();
     let grants = network.database.rows(&query.trim_end_matches(';').replacen("SELECT ", "SELECT 1 AS n, ", 1)).await;
-    // Tokens, analytics and options of the second and the fourth site, and the third's without its tokens.
+    // Tokens, analytics and options of the second and the fourth site, and the third's without its
+    // tokens.
     assert_eq!(grants.len(), 8, "{query}");
 
     let sidecar = network.sidecar(&["--admin-listen", "127.0.0.1:0"]);
@@ -320,7 +325,8 @@ async fn each_site_of_a_subdomain_network_is_native_unless_sunrise_swaps_it() {
     let unknown = refresh(&sidecar, At("nosuch.net.test", ""), "00000000000000000000000000000000");
     assert_eq!((unknown.status(), unknown.value("location").unwrap().contains("wp-signup.php")), (302, true));
 
-    // Two sites are swapped by code that runs before WordPress looks into its table: the rows say something else.
+    // Two sites are swapped by code that runs before WordPress looks into its table: the rows say
+    // something else.
     drop(sidecar);
     std::fs::write(
         &sunrise,

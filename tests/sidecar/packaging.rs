@@ -1,5 +1,5 @@
-//! What packagers and admins rely on around the program: it tells what it was built from, brings its own manual page, and makes
-//! real shells complete.
+//! What packagers and administrators expect around the program: it shows what it was built from,
+//! contains its manual page, and provides completions for real shells.
 
 mod build;
 mod manual;

@@ -1,8 +1,8 @@
-//! What this program does in PHP's and WordPress's stead is what they do: the same generated
-//! inputs go through PHP itself (command line, Debian's WordPress) and through us.
+//! What this program does instead of PHP and WordPress is what they do: the same generated inputs
+//! go through PHP itself (command line, Debian's WordPress) and through this program.
 //!
-//! Each PHP process takes a batch, as starting one costs more than the work of hundreds of inputs.
-//! The seeds are fixed: a run is the same every time; `PHP_PARITY_CASES` asks for more inputs.
+//! Each PHP process takes a batch, since starting one costs more than hundreds of inputs. The seeds
+//! are fixed, so every run is the same; `PHP_PARITY_CASES` sets another number of inputs.
 
 pub(crate) mod configuration;
 mod generated;
@@ -35,7 +35,8 @@ fn text_functions_are_wordpress_own() {
             let Ok(input) = std::str::from_utf8(input) else { continue };
             assert_eq!(text::wp_slash(input), unhex(slashed), "wp_slash({shown:?})");
             assert_eq!(text::json_ascii(&text::wp_slash(input)), unhex(json), "json_ascii({shown:?})");
-            // What is no path, and `//` with a bracket, is outside the function's promise.
+            // Inputs that are not paths, and `//` with a bracket, are outside the function's
+            // promise.
             let trimmed = input.trim_start_matches([' ', '\t', '\n', '\r', '\0', '\u{b}']);
             if trimmed.starts_with('/') && !(trimmed.contains(['[', ']']) && unhex(url).starts_with("//")) {
                 assert_eq!(text::esc_url_raw(input), unhex(url), "esc_url_raw({shown:?})");
@@ -66,7 +67,7 @@ fn nasty_text() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What a script under `tests/php` prints for this input. PHP's warnings are failures.
+/// The output of a script in `tests/php` for this input. PHP's warnings are failures.
 pub(crate) fn php(script: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut child = Command::new("php")
         .args(["-d", "display_errors=stderr", "-d", "error_reporting=-1"])
@@ -110,7 +111,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// PHP's answers are UTF-8 wherever ours must be; an `Err` would differ from any text of ours.
+/// PHP's results are UTF-8 whenever ours must be; an `Err` would differ from every text.
 fn unhex(hex: &str) -> String {
     let bytes: Vec<u8> =
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();

@@ -1,5 +1,5 @@
-//! The PROXY protocol on both sides: from trusted peers only, required where it is on, and never one client's
-//! connection for another's requests.
+//! The PROXY protocol on both sides: from trusted peers only, required if it is on, and one
+//! client's connection never carries another's requests.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -33,7 +33,7 @@ fn the_header_names_the_client_of_every_request_on_the_connection() {
         let mut connection = Connection::to(sidecar.address());
         connection.send([header, GET.as_bytes()].concat());
         assert_eq!(connection.response().status(), 200);
-        // Not a trusted proxy itself: what the client says about itself is not believed.
+        // It is not a trusted proxy itself: the client's fields about itself are ignored.
         connection.send(GET.replace("\r\n\r\n", "\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"));
         assert_eq!(connection.response().status(), 200);
         let requests = upstream.requests();
@@ -43,7 +43,7 @@ fn the_header_names_the_client_of_every_request_on_the_connection() {
     }
 }
 
-/// Health checks of the proxy itself are served; but what stands behind such a header is not the proxy's word.
+/// The proxy's own health checks are served; but the bytes after such a header are not the proxy's.
 #[test]
 fn a_header_without_a_client_makes_no_peer_trusted() {
     let upstream = Upstream::ok();
@@ -61,7 +61,7 @@ fn a_header_without_a_client_makes_no_peer_trusted() {
         [&SIGNATURE[..], command_and_family, &length, addresses].concat()
     };
     let claims = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\nX-Forwarded-Port: 443\r\nX-Real-IP: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\nX-Request-Id: mine\r\n\r\n";
-    // All open at once: such connections are many clients', and are not counted as one address's.
+    // All open at once: such connections belong to many clients, and do not count for one address.
     let mut connections = Vec::new();
     for (what, header) in [
         ("UNKNOWN", b"PROXY UNKNOWN\r\n".to_vec()),

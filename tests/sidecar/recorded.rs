@@ -1,8 +1,9 @@
 //! The promise of the whole project: a client cannot tell that PHP did not answer.
 //!
-//! `fixtures/recorded.json` holds exchanges with a real site: request, answer, rows. [`replay`] sends each request as it was
-//! recorded, byte for byte, and compares everything that came of it. What may differ is in one table, [`SIDECAR`]. Our own
-//! plugin is held to the same exchanges without any difference; if it did not pass, it would be no fair stand-in.
+//! `fixtures/recorded.json` contains exchanges with a real site: request, response, rows.
+//! [`replay`] sends each request as it was recorded, byte for byte, and compares all its effects.
+//! Permitted differences are in one table, [`SIDECAR`]. The stand-in for the plugin must match the
+//! same exchanges without any difference; otherwise it would not be a fair one.
 
 pub mod complaints;
 mod exchange;
@@ -17,7 +18,7 @@ use crate::support::mariadb::TestDatabase;
 use crate::support::sidecar::Sidecar;
 use crate::support::site::{Keys, Site};
 
-/// A deliberate difference between the recorded answers and those of the sidecar.
+/// A deliberate difference between the recorded responses and the sidecar's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Difference {
     /// A success also has the fields of the plugin's API document.
@@ -28,16 +29,17 @@ pub enum Difference {
     NoRetryAfterOnSuccess,
     /// The access token has a `jti` of 32 hex digits.
     TokenId,
-    /// A query that holds the refresh token is cut from `request_path`.
+    /// A query that contains the refresh token is cut from `request_path`.
     QueryCut,
-    /// The window of the rate limit goes on from one exchange to the next.
+    /// The window of the rate limit continues from one exchange to the next.
     WindowGoesOn,
 }
 
-/// The differences that a replay takes for right, each with its reason. Each is then demanded, not only allowed.
+/// The differences that a replay expects, each with its reason. They are required, not only
+/// permitted.
 pub struct Differences(&'static [(Difference, &'static str)]);
 
-/// The sidecar against the recordings.
+/// The sidecar compared with the recordings.
 pub const SIDECAR: Differences = Differences(&[
     (
         Difference::DocumentedFields,
@@ -56,7 +58,7 @@ pub const SIDECAR: Differences = Differences(&[
     ),
 ]);
 
-/// The plugin, and so our stand-in for it, is what was recorded.
+/// The plugin, and so the stand-in, matches the recordings.
 pub const PLUGIN: Differences = Differences(&[]);
 
 impl Differences {
@@ -65,9 +67,9 @@ impl Differences {
     }
 }
 
-/// Sends every recorded request to `base` and compares status, headers, body and rows. `database` is the one that `base`
-/// answers from; its option `home` says the site's home URL, `keys` what its tokens are made with. Panics at the end if
-/// anything differed, with everything that did.
+/// Sends every recorded request to `base` and compares status, headers, body and rows. `database`
+/// is the one behind `base`; its option `home` is the site's home URL, and `keys` made its tokens.
+/// Panics at the end if anything differed, with all differences.
 pub async fn replay(base: SocketAddr, database: &TestDatabase, keys: &Keys, differences: &Differences) {
     let exchanges: Vec<Exchange> = serde_json::from_str(include_str!("../fixtures/recorded.json")).unwrap();
     assert_eq!(exchanges.len(), 28, "fixtures/recorded.json is not what was recorded");
@@ -77,7 +79,7 @@ pub async fn replay(base: SocketAddr, database: &TestDatabase, keys: &Keys, diff
     for exchange in &exchanges {
         complaints.extend(session.compare(exchange).await.into_iter().map(|said| format!("{}: {said}", exchange.name)));
     }
-    // Rows that are written behind the answer and too many show only now.
+    // Surplus rows that are written after the response show only now.
     tokio::time::sleep(Duration::from_millis(500)).await;
     complaints.extend(session.late_rows().await);
     assert!(complaints.is_empty(), "{} differences:\n{}", complaints.len(), complaints.join("\n"));
@@ -96,8 +98,8 @@ async fn the_sidecar_answers_as_recorded() {
     replay(sidecar.address(), &site.database(), &site.keys(), &SIDECAR).await;
 }
 
-/// A replay that lets everything pass would prove nothing: asked for the sidecar's differences, it must miss each of them
-/// in the plugin's answers.
+/// The comparison must be able to fail: with the sidecar's differences expected, it must report
+/// each as missing in the plugin's responses.
 #[tokio::test]
 async fn the_replay_misses_what_is_not_there() {
     let site = Site::up(&[]);
@@ -114,6 +116,6 @@ async fn the_replay_misses_what_is_not_there() {
     ] {
         assert!(said.contains(missed), "not missed: {missed:?} in\n{said}");
     }
-    // What no difference is about must pass all the same.
+    // Everything without a permitted difference must still pass.
     assert!(!said.contains("missing_json"), "{said}");
 }

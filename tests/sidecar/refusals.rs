@@ -1,4 +1,4 @@
-//! What is refused: nothing of it reaches the upstream, and a clean request right after works.
+//! Refused requests: nothing of them reaches the upstream, and a valid request right after works.
 
 use crate::support::raw::{Connection, Upstream};
 use crate::support::sidecar::Sidecar;

@@ -1,4 +1,5 @@
-//! SIGHUP: a new configuration takes effect as a whole or not at all, and what is in flight goes on.
+//! SIGHUP: a new configuration takes effect as a whole or not at all, and requests in flight
+//! continue.
 
 mod keys;
 
@@ -21,7 +22,7 @@ use crate::support::rig::{self, refresh_at};
 use crate::support::sidecar::{self, PATIENCE, Sidecar, wait_until};
 use crate::support::tls::{Authority, TlsConnection};
 
-/// How often listeners change places: what goes wrong there does so in a moment.
+/// How often listeners are exchanged: failures would show within a moment.
 const CHANGES: usize = 20;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -50,7 +51,7 @@ impl Configured {
         Configured { sidecar, file, _directory: directory }
     }
 
-    /// Reloads with these keys, and says what the log says then.
+    /// Reloads with these keys, and returns the log's line about it.
     pub(crate) fn change(&self, keys: &[(&str, &str)]) -> String {
         self.change_text(&toml(keys))
     }
@@ -76,7 +77,7 @@ impl Configured {
     }
 }
 
-/// Values as they stand in TOML. What every test has comes first, and can be said otherwise.
+/// Values in TOML. Those of every test come first, and can be overridden.
 fn toml(keys: &[(&str, &str)]) -> String {
     let usual = [
         ("server.listen", "[\"127.0.0.1:0\"]"),
@@ -94,7 +95,8 @@ pub(crate) fn url(upstream: &Upstream) -> String {
     format!("\"http://{}\"", upstream.address())
 }
 
-/// Answers with this name, at once, or for `/slow` when `go_on` says so; echoes what comes on a WebSocket.
+/// Responds with this name, at once, or for `/slow` when `go_on` is set; echoes messages on a
+/// WebSocket.
 fn named(name: &'static str, go_on: Arc<AtomicBool>) -> Upstream {
     Upstream::with(move |connection, request| {
         if request.start_line().contains("/socket") {
@@ -266,7 +268,7 @@ fn a_reload_under_load_loses_no_request() {
                 let mut answered = 0;
                 let mut kept = Connection::to(address);
                 while !stop.load(Ordering::SeqCst) {
-                    // Half of them with a connection for each request. A lost one panics.
+                    // Half of them with a connection per request. A lost one panics.
                     let answer = if client % 2 == 0 { get(&mut kept) } else { get(&mut Connection::to(address)) };
                     assert!(answer.status() == 200 && answer.complete, "{answer:?}");
                     answered += 1;
@@ -311,7 +313,7 @@ async fn refreshes_go_on_natively_by_the_new_settings() {
     assert_eq!(refresh_at(address, &token.refresh_token).status(), 200);
     assert_eq!(refresh_at(address, &token.refresh_token).status(), 200, "a used token, and the default reuse_interval");
 
-    // Each client refreshes its own chain, over all the reloads; an answer that were lost would end it.
+    // Each client refreshes its own chain across all reloads; a lost response would end it.
     let stop: Arc<AtomicBool> = Arc::default();
     let answered: Arc<Mutex<usize>> = Arc::default();
     let mut clients = Vec::new();

@@ -1,6 +1,6 @@
-//! A used token within `reuse_interval` gets the same pair again, from the table alone, and never after a logout; one that comes
-//! back later revokes its family, where that is asked for. Where signatures cannot be made again, the process that made
-//! the pair has it.
+//! A used token within `reuse_interval` gets the same pair again, from the table alone, and never
+//! after a logout; one that comes back later revokes its family, if that is configured. If
+//! signatures cannot be made again, the process that made the pair has it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -135,7 +135,7 @@ async fn signatures_that_cannot_be_made_again_are_remembered_by_the_process() {
         assert_eq!(refresh_at(other.address(), &first.refresh_token).status(), 403);
         assert_eq!(table(&rig).await, before);
         assert_eq!(pair(&rig.refresh(&first.refresh_token)), third, "the first one still does");
-        // Nor has the first one what the other made.
+        // Nor does the first one have what the other made.
         let fourth = pair(&refresh_at(other.address(), &third.1));
         assert_eq!(rig.refresh(&first.refresh_token).status(), 403);
         assert_eq!(pair(&refresh_at(other.address(), &third.1)), fourth);
@@ -164,7 +164,7 @@ async fn remembered_never_after_the_end_of_a_session(rig: &Rig) {
         assert_eq!(rig.refresh(&first.refresh_token).status(), 403, "{what}");
         assert_eq!(rig.refresh(&second.1).status(), 403, "{what}");
         if what == "a logout" {
-            // By hand only; what was forgotten with the logout stays forgotten.
+            // Only by hand; what was forgotten at the logout stays forgotten.
             let alive =
                 format!("UPDATE wp_jwt_auth_tokens SET revoked_at = NULL WHERE refresh_token_hash = '{}'", third.1);
             rig.database.execute(&alive).await;
@@ -173,7 +173,8 @@ async fn remembered_never_after_the_end_of_a_session(rig: &Rig) {
     }
 }
 
-/// The server has stored the pair and says so to the call that waited for the row, before the rotation has its own answer.
+/// The server has stored the pair and reports that to the call that waited for the row, before the
+/// rotation has its own result.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_meets_a_rotation_in_its_commit_is_served() {
     let directory = tempfile::tempdir().unwrap();
@@ -253,7 +254,7 @@ async fn a_used_token_that_comes_back_late_revokes_its_family() {
     let rig = Rig::start_on(Database::shared(), &[INTERVAL, DETECTION]).await;
     let bystander = rig.token().await;
     let (first, second, third) = chain(&rig).await;
-    // Within the interval nothing is revoked, whatever becomes of it.
+    // Within the interval nothing is revoked, whatever happens.
     assert_eq!(pair(&rig.refresh(&second.1)), third);
     let late =
         format!("UPDATE wp_jwt_auth_tokens SET revoked_at = revoked_at - INTERVAL 40 SECOND WHERE id = {}", first.id);
@@ -286,7 +287,7 @@ async fn a_large_family_is_revoked_to_its_last_row() {
 async fn without_detection_the_family_lives() {
     let rig = Rig::start().await;
     let (first, second, third) = chain(&rig).await;
-    // What is the default says the interval of 10 s, to the second that the column has.
+    // By default the interval is 10 s, with the column's precision of a second.
     assert_eq!(pair(&rig.refresh(&first.refresh_token)), third);
     aged(&rig, &first, 12).await;
     rig.database

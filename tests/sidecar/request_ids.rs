@@ -1,4 +1,5 @@
-//! A request has one name everywhere: at the proxy in front, in the sidecar's log, at the site and on an error page.
+//! A request has one id everywhere: at the proxy in front, in the sidecar's log, on the site and on
+//! an error page.
 
 use crate::support::mariadb::Database;
 use crate::support::port::Port;
@@ -63,7 +64,7 @@ fn preserve_leaves_it_alone() {
     let preserve = ["--forwarded-request-id", "preserve"];
     assert_eq!(ids_that_arrive(&preserve, "X-Request-Id: mine\r\n"), ["mine"]);
     assert!(ids_that_arrive(&preserve, "").is_empty());
-    // PHP reads both as one.
+    // PHP reads both as one field.
     let fields = "X-Request-Id: mine\r\nX_Request_ID: other\r\n";
     let upstream = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let sidecar = Sidecar::forwarding_with(upstream.address(), &preserve);

@@ -1,6 +1,8 @@
-//! One rotation per token, ever, even for simultaneous calls; and no session is lost by what a client sends or does.
+//! One rotation per token, even with simultaneous calls; and nothing that a client sends or does
+//! loses a session.
 //!
-//! With `reuse_interval = "0s"` one of many callers wins and the others get 403; with its default all get the one pair.
+//! With `reuse_interval = "0s"` one of many callers gets the pair and the others get 403; with the
+//! default all get the same pair.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -53,12 +55,12 @@ async fn of_64_at_two_sidecars_all_get_the_one_pair_by_default() {
     assert_eq!(rig.forwarded(), 0);
 }
 
-/// What becomes of those who did not win a race.
+/// What the callers get that did not rotate the token.
 #[derive(Clone, Copy)]
 pub(crate) enum Others {
     /// 403.
     Refused,
-    /// They get the winner's pair. Fewer rounds: each answer costs more of the machine.
+    /// The pair of the caller that did. Fewer rounds: each answer costs more of the machine's time.
     Served,
 }
 
@@ -163,7 +165,7 @@ async fn a_column_of_another_charset_costs_no_session() {
                 "ALTER TABLE wp_jwt_auth_tokens MODIFY user_agent VARCHAR(20) CHARACTER SET {charset} NULL"
             ))
             .await;
-        // What the columns hold is read with the settings, every few seconds.
+        // The columns' types are read together with the settings, every few seconds.
         tokio::time::sleep(Duration::from_secs(4)).await;
         let token = rig.token().await;
         let mut client = Connection::to(rig.sidecar.address());
@@ -179,7 +181,7 @@ async fn a_column_of_another_charset_costs_no_session() {
 async fn a_client_that_leaves_does_not_cut_its_rotation_short() {
     let rig = Rig::start().await;
     let token = rig.token().await;
-    // The row is held, so that the rotation is under way when the client leaves.
+    // A lock on the row keeps the rotation waiting until the client has left.
     let mut other = rig.database.connect().await;
     other.query_drop("START TRANSACTION").await.unwrap();
     other.exec_drop("SELECT id FROM wp_jwt_auth_tokens WHERE id = ? FOR UPDATE", (token.id,)).await.unwrap();
@@ -224,7 +226,7 @@ async fn a_token_in_another_case_finds_its_row() {
     assert_eq!(rig.database.family_rows(&token.token_family).await.len(), 2);
 }
 
-/// As with the plugin, whose `refresh_token_expires_at > now` does not hold then.
+/// Same as in the plugin: its `refresh_token_expires_at > now` is not true of NULL.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_never_expires_is_refused() {
     let rig = Rig::start().await;
@@ -260,7 +262,7 @@ async fn the_database_is_away_and_comes_back() {
     }
 }
 
-/// Not away but silent: connections stay open, and nothing is answered.
+/// The database is not down but silent: connections stay open and nothing is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_database_holds_up_nothing_else() {
     let server = Database::private();
@@ -269,7 +271,7 @@ async fn a_silent_database_holds_up_nothing_else() {
     let known = rig.refresh(&known.refresh_token).json()["refresh_token"].as_str().unwrap().to_owned();
     let unseen = rig.token().await.refresh_token;
     server.freeze().await;
-    // What is known of the site has to be read again by now.
+    // Long enough for the site's settings to be due for reading.
     tokio::time::sleep(Duration::from_secs(4)).await;
     for target in ["/page", "/?rest_route=/wp/v2/posts", "/wp-json/wp/v2/posts"] {
         let started = std::time::Instant::now();

@@ -1,12 +1,13 @@
-//! No token, key, salt or password in anything that the sidecar says: its log at its most talkative, its errors, its numbers.
+//! No token, key, salt or password in any output of the sidecar: its log at level trace, its
+//! errors, its metrics.
 
 use crate::support::mariadb::{Database, TokenState, random_hex};
 use crate::support::raw::Connection;
 use crate::support::rig::{ROUTE, Rig, refresh_at};
 use crate::support::secrets;
 
-/// All outcomes of a refresh at the level trace, and every kind of line. The search finds a secret that is planted, and
-/// nothing else, in the lines of all sidecars that other tests have run so far.
+/// All outcomes of a refresh at level trace, and every kind of log line. The search finds a planted
+/// secret, and nothing else in the lines of all sidecars that other tests have run so far.
 #[tokio::test]
 async fn nothing_that_is_said_holds_a_secret() {
     let environment = [
@@ -33,7 +34,8 @@ async fn nothing_that_is_said_holds_a_secret() {
         client.send(request);
         client.response().status()
     };
-    // In the query, where the sidecar answers, leaves it to WordPress, forwards another route, and refuses.
+    // A token in the query: of a request that the sidecar answers, leaves to WordPress, forwards on
+    // another route, and refuses.
     let host = "Host: shop.example\r\nContent-Length: 0\r\n\r\n";
     for target in [
         format!("POST {ROUTE}?refresh_token={unknown}"),

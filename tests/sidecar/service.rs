@@ -1,5 +1,5 @@
-//! The service under systemd, which the tests imitate: sockets are passed, and outlive the program; systemd is notified when
-//! it is ready, reloads, drains and is alive.
+//! The service under systemd, which the tests imitate: it passes sockets, which outlive the
+//! program, and is notified when the program is ready, reloads, drains and is alive.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -67,7 +67,7 @@ fn systemd_is_told_what_goes_on() {
     assert!(draining.contains("STATUS=draining: "), "{draining}");
     let asked = draining.lines().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC=")).unwrap();
     assert!(asked.parse::<u64>().unwrap() > 30_000_000, "drain_timeout is 30 s: {draining}");
-    // It is said again as long as it goes on.
+    // The extension is repeated for as long as the drain takes.
     notices.wait_for(seen, "EXTEND_TIMEOUT_USEC=");
     go_on.send(()).unwrap();
     assert_eq!(slow.response().status(), 200);
@@ -86,7 +86,7 @@ fn a_service_that_cannot_start_is_never_ready() {
     assert!(notices.all().is_empty(), "{:?}", notices.all());
 }
 
-/// The thread of this name, or the first one.
+/// The thread with this name, or the process's first one.
 fn thread(service: &Sidecar, name: Option<&str>) -> Pid {
     let process = service.pid();
     let Some(name) = name else { return Pid::from_raw(process.cast_signed()) };
@@ -107,7 +107,8 @@ fn the_watchdog_is_told_only_while_all_threads_of_the_front_answer() {
     let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let service = systemd::service(&listener, upstream.address(), &environment);
     assert_eq!(status(address), 200);
-    // The accept loops' thread, then a worker: all other threads go on, timers too.
+    // The thread of the accept loops, then a worker. All other threads continue, and so do the
+    // timers.
     for name in [None, Some("worker-0")] {
         let heard = notices.all().len();
         let (heard, _) = notices.wait_for(heard, "WATCHDOG=1");
@@ -119,7 +120,7 @@ fn the_watchdog_is_told_only_while_all_threads_of_the_front_answer() {
         if name.is_some() {
             service.wait_for_log_after(lines, "a worker does not answer");
         }
-        // One may have been on its way.
+        // One notice may have been on its way.
         std::thread::sleep(4 * INTERVAL);
         let more = notices.count("WATCHDOG=1") - alive;
         ptrace::detach(stuck, None).unwrap();
@@ -156,10 +157,10 @@ fn sockets_that_are_named_and_not_passed_or_passed_and_not_named_are_faults() {
     assert!(error.contains("(it passed none)"), "{error}");
     let datagram = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into();
     let error = refused(vec![("http", datagram)], false, &["--listen", "systemd:http"]);
-    assert!(error.contains("is no socket to accept connections from"), "{error}");
+    assert!(error.contains("is not a socket that accepts connections"), "{error}");
     let connected = UnixStream::pair().unwrap().0.into();
     let error = refused(vec![("http", connected)], false, &["--listen", "systemd:http"]);
-    assert!(error.contains("is no socket to accept connections from") && error.contains("Accept=no"), "{error}");
+    assert!(error.contains("is not a socket that accepts connections") && error.contains("Accept=no"), "{error}");
 }
 
 #[test]
@@ -189,7 +190,8 @@ fn a_socket_may_speak_tls_and_may_be_a_unix_socket() {
 
 #[test]
 fn a_reload_is_not_refused_for_credentials_that_its_check_cannot_see() {
-    // For root the mode of a file has no effect, so another user looks, like the service's would.
+    // A file's mode has no effect for root, so another user does the check, as the service's user
+    // would.
     let directory = TempDir::new().unwrap();
     let secret = directory.path().join("secret");
     std::fs::write(&secret, "not-a-secret").unwrap();
@@ -226,16 +228,17 @@ struct Clients {
 /// A request without an answer.
 #[derive(Debug)]
 struct Failure {
-    /// The requests that the connection had carried before.
+    /// The number of requests on this connection before it.
     earlier: usize,
-    /// What came of the answer.
+    /// How many bytes of the response arrived.
     bytes: usize,
     error: String,
     at: Duration,
 }
 
 impl Clients {
-    /// `count` threads with together `rate` requests a second; `keep_alive` for one connection for many requests.
+    /// `count` threads that send `rate` requests a second together; with `keep_alive` on one
+    /// connection each.
     fn start(address: SocketAddr, count: u32, rate: u32, keep_alive: bool) -> Clients {
         let (stop, done): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
         let failures: Arc<Mutex<Vec<Failure>>> = Arc::default();
@@ -270,7 +273,7 @@ impl Clients {
         self.done.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many more requests are answered.
+    /// Waits until `more` further requests have been answered.
     fn wait_for_more(&self, more: usize) {
         let (wanted, deadline) = (self.done() + more, Instant::now() + 3 * PATIENCE);
         while self.done() < wanted {
@@ -293,7 +296,8 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Whether the connection can carry another request; else how much of the answer came, and what went wrong.
+/// Whether the connection can carry another request; on an error, how many bytes of the response
+/// arrived and what failed.
 fn exchange(stream: &mut TcpStream, keep_alive: bool) -> Result<bool, (usize, std::io::Error)> {
     let connection = if keep_alive { "keep-alive" } else { "close" };
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {connection}\r\n\r\n");
@@ -311,7 +315,7 @@ fn exchange(stream: &mut TcpStream, keep_alive: bool) -> Result<bool, (usize, st
     Ok(keep_alive && !String::from_utf8_lossy(&answer).to_ascii_lowercase().contains("connection: close"))
 }
 
-/// Restarts `service` as systemd does: the next one is started when the last one has ended.
+/// Restarts `service` as systemd does: the next process starts after the last one has ended.
 fn restart(mut service: Sidecar, listener: &TcpListener, upstream: SocketAddr) -> Sidecar {
     service.signal("TERM");
     assert_eq!(service.wait().code(), Some(0));
@@ -342,7 +346,8 @@ fn a_restart_under_load_loses_no_request() {
         println!("  at {at:.3?}: request {} of its connection, {bytes} bytes of the answer: {error}", earlier + 1);
     }
     assert!(failures.is_empty(), "{failures:#?}");
-    // What a closing keep-alive connection makes unavoidable: the request crossed the close (RFC 9112, 9.5).
+    // Unavoidable when a keep-alive connection is closed: the request and the close crossed (RFC
+    // 9112, 9.5).
     assert!(failures_kept.iter().all(|failure| failure.earlier > 0 && failure.bytes == 0), "{failures_kept:#?}");
 }
 
@@ -377,7 +382,7 @@ fn while_a_download_ends_new_clients_do_not_wait() {
     go_on.send(()).unwrap();
     assert_eq!(download.take(2), b"lf");
     assert_eq!(service.wait().code(), Some(0));
-    // Now they wait, for the next one.
+    // These connections wait in the socket's backlog for the next process.
     let mut waiting = Connection::to(address);
     waiting.send(GET);
     let _next = systemd::service(&listener, upstream.address(), &[]);

@@ -1,4 +1,5 @@
-//! Slow clients as a tool for attacks makes them (slowhttptest): they neither stop others nor hold connections to the site.
+//! Slow clients, as an attack tool (slowhttptest) simulates them, neither block other clients nor
+//! occupy connections to the site.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -11,13 +12,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::support::raw::{Connection, Upstream};
 use crate::support::sidecar::{PATIENCE, Sidecar, wait_until};
 
-/// Enough for every worker of an Apache prefork to be taken six times.
+/// Six times as many as an Apache prefork has workers.
 const ATTACKERS: usize = 1000;
 
-/// Requests of others meanwhile.
+/// Requests of other clients during the attack.
 const OTHERS: usize = 50;
 
-/// As large as the pages of a WordPress site are.
+/// The size of a typical WordPress page.
 const PAGE: usize = 60_000;
 
 struct Attack(Child);
@@ -28,7 +29,7 @@ impl Attack {
         let attackers = ATTACKERS.to_string();
         let child = Command::new("slowhttptest")
             .args(mode)
-            // It is ended when enough was seen.
+            // The test ends it after it has seen enough.
             .args(["-c", &attackers, "-r", &attackers, "-l", "600", "-i", "1", "-u", &url])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -53,7 +54,8 @@ fn sockets_of(pid: u32) -> usize {
         .count()
 }
 
-/// A connection each, and one to the upstream while a page is read, are more than the 1,024 files that are usual.
+/// Each attacker's connection, and one to the upstream while a page is read, exceed the usual limit
+/// of 1,024 files.
 fn allow_many_files() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     assert!(most > 4 * ATTACKERS as u64, "the hard limit of open files (ulimit -Hn) is too low for this test: {most}");
@@ -64,7 +66,8 @@ fn allow_many_files() {
 #[derive(Default)]
 struct Site {
     open: AtomicUsize,
-    /// Those on which a request is read or an answer written, as long as a PHP worker would have to do with it.
+    /// Connections on which a request is being read or a response written: those that would occupy
+    /// a PHP worker.
     busy: AtomicUsize,
     most_busy: AtomicUsize,
 }
@@ -89,7 +92,7 @@ impl Site {
     }
 }
 
-/// Has a site attacked in one mode, and says how many of its connections were busy at once.
+/// Attacks a site in one mode. Returns how many of its connections were busy at once.
 fn most_busy_under(mode: &[&str]) -> usize {
     allow_many_files();
     let site: Arc<Site> = Arc::default();
@@ -129,7 +132,7 @@ fn slow_bodies_neither_stop_others_nor_hold_upstream_connections() {
     assert!(busy <= 2, "{busy} upstream connections at once");
 }
 
-/// They ask for a page each, and quickly; what they then do not read is not the site's concern.
+/// Each attacker requests a page quickly and then does not read it, which must not occupy the site.
 #[test]
 fn slow_readers_neither_stop_others_nor_hold_upstream_connections() {
     let busy = most_busy_under(&["-X", "-w", "16", "-y", "32", "-n", "1", "-z", "8", "-k", "1"]);

@@ -1,5 +1,5 @@
-//! What the database refuses each time is no 503 for ever, and no answer that loses a session: WordPress answers where it may do
-//! better, and nothing is stored twice.
+//! An error that the database returns every time leads neither to a permanent 503 nor to a response
+//! that loses a session: WordPress answers where it may succeed, and nothing is stored twice.
 
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ const URL: &str = "WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL";
 const NO_ANALYTICS: (&str, &str) = ("WP_JWT_SIDECAR_REFRESH_ANALYTICS", "false");
 const ADMIN: (&str, &str) = ("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0");
 
-/// The user that `wp-config.php` names, and everything is granted to.
+/// The user in `wp-config.php`, which has all rights.
 const SITES_USER: &str = "sidecar";
 
 struct Site<'a> {
@@ -53,7 +53,8 @@ impl<'a> Site<'a> {
         self.server.root().await.query_drop(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
 
-    /// A user of its own with these rights on the table of tokens, who may read everything else. Returns its URL.
+    /// Creates a user with these rights on the table of tokens, and read access to everything else.
+    /// Returns its URL.
     async fn account(&self, rights: &[&str]) -> (String, String) {
         let user = format!("own_{}", random_hex::<4>());
         self.order(&format!("CREATE USER {user}@localhost IDENTIFIED BY '{PASSWORD}'")).await;
@@ -74,7 +75,7 @@ impl<'a> Site<'a> {
         self.order(&format!("REVOKE {right} ON {}.wp_jwt_auth_tokens FROM {user}@localhost", self.name())).await;
     }
 
-    /// A `wp-config.php` by which WordPress connects as `user`.
+    /// A `wp-config.php` with `user` as the database user.
     fn wp_config(&self, user: &str, more: &str) -> PathBuf {
         let path = self.directory.path().join("wp-config.php");
         let (name, socket) = (self.name(), self.server.socket().display().to_string());
@@ -96,7 +97,7 @@ impl<'a> Site<'a> {
         self.database.insert_token(TokenState::Live, self.user.id).await
     }
 
-    /// It was not rotated, and lives.
+    /// The token was not rotated and is live.
     async fn is_as_it_was(&self, token: &Token) -> bool {
         let rows = self.database.family_rows(&token.token_family).await;
         rows.len() == 1 && rows[0].get("revoked_at").is_none()
@@ -107,7 +108,7 @@ fn status(sidecar: &Sidecar, token: &str) -> u16 {
     refresh_at(sidecar.address(), token).status()
 }
 
-/// The log's only warning with this text behind the first `skip` lines.
+/// The only warning with this text in the log after its first `skip` lines.
 fn warning(sidecar: &Sidecar, skip: usize, text: &str) -> Value {
     let line: Value = serde_json::from_str(&sidecar.wait_for_log_after(skip, text)).unwrap();
     assert_eq!(line["level"].as_str(), Some("WARN"), "{line}");
@@ -174,7 +175,8 @@ async fn an_account_of_its_own_that_may_too_little() {
     assert_eq!(status(&sidecar, &token.refresh_token), 200);
     assert!(checked(&site.upstream, &environment).contains("found: refreshing natively"));
 
-    // While it runs, many at once, with a right that is needed before anything is written and one that is needed after.
+    // While the sidecar runs, with many calls at once: a right that is needed before anything is
+    // written, and one that is needed after.
     for right in ["INSERT", "UPDATE"] {
         let mut tokens = Vec::new();
         for _ in 0..12 {
@@ -202,7 +204,7 @@ async fn an_account_of_its_own_that_may_too_little() {
     }
 }
 
-/// The plugin would answer 200 with a pair that it cannot store.
+/// The plugin would answer 200 with a pair that it could not store.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sites_own_account_that_may_too_little() {
     let site = Site::on(Database::shared()).await;
@@ -218,7 +220,7 @@ async fn the_sites_own_account_that_may_too_little() {
             _ => site.revoke(&user, right).await,
         }
         if right == "SELECT" {
-            // A right on a whole database holds on in the connections that are open.
+            // Open connections keep a right on a whole database.
             site.order(&format!("KILL USER {user}@localhost")).await;
         }
         let answer = refresh_at(sidecar.address(), &token.refresh_token);
@@ -251,14 +253,15 @@ async fn a_table_of_users_that_is_missing() {
     site.database.execute("INSERT INTO wp_customers SELECT * FROM wp_users").await;
     sidecar.wait_for_log(AGAIN);
     assert_eq!(status(&sidecar, &token.refresh_token), 200);
-    // A column, too.
+    // The same with a missing column.
     let token = site.token().await;
     site.database.execute("ALTER TABLE wp_customers CHANGE user_nicename nicename VARCHAR(50)").await;
     assert_eq!(status(&sidecar, &token.refresh_token), 299);
     assert!(site.is_as_it_was(&token).await);
 }
 
-/// What is declared of users is read by the index that WordPress gives their meta. Plugins that tune indexes drop it.
+/// The declared claims of a user are read through the index that WordPress creates on the user
+/// meta. Plugins that tune indexes drop it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_of_the_users_meta_that_is_missing() {
     let site = Site::on(Database::shared()).await;
@@ -278,7 +281,8 @@ async fn an_index_of_the_users_meta_that_is_missing() {
     assert_eq!(status(&sidecar, &token.refresh_token), 200);
 }
 
-/// What fails only when it runs, the plugin would meet, too: it answers 200 with a pair that is in no table.
+/// An error that shows only in the statement would hit the plugin as well: it answers 200 with a
+/// pair that is in no table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_whose_table_is_missing() {
     let site = Site::on(Database::shared()).await;
@@ -307,7 +311,7 @@ async fn a_server_that_refuses_for_now() {
     let server = Database::private();
     let site = Site::on(&server).await;
 
-    // Its token's row is known already: the refresh fails in the rotation, and not before it.
+    // The token's row is known already, so the refresh fails in the rotation, not before it.
     let sidecar = site.sidecar(&[]);
     sidecar.wait_for_log(NATIVE);
     let token = site.token().await;
@@ -324,7 +328,7 @@ async fn a_server_that_refuses_for_now() {
     assert_eq!(status(&sidecar, &next), 200);
     drop(sidecar);
 
-    // Read-only, but not for everybody.
+    // Read-only, but not for every user.
     let (user, url) = site.account(&["INSERT", "UPDATE"]).await;
     site.order("SET GLOBAL read_only = 1").await;
     let wp_config = site.wp_config(SITES_USER, "");
@@ -346,7 +350,7 @@ async fn a_server_that_refuses_for_now() {
 }
 
 impl Site<'_> {
-    /// A token that only an administrator can put into the table.
+    /// A token that only an administrator can insert.
     async fn token_by(&self, root: &mut mysql_async::Conn) -> String {
         let token = random_hex::<16>();
         root.query_drop(format!(
@@ -362,8 +366,8 @@ impl Site<'_> {
     }
 }
 
-/// A proxy sends what begins with SELECT to a lagging replica: a token missing there is not unknown, and a read-only replica says
-/// nothing about the writer.
+/// A proxy sends SELECT statements to a lagging replica: a token missing there is not unknown, and
+/// a read-only replica says nothing about the primary.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_reads_from_a_replica() {
     let pair = Pair::start().await;
@@ -413,7 +417,7 @@ async fn a_proxy_that_reads_from_a_replica() {
     a_host_that_refuses(&pair, &database, user.id, &name).await;
 }
 
-/// Both take writes, as the nodes of a cluster do; one of them refuses the account.
+/// Both hosts accept writes, as the nodes of a cluster do; one of them refuses the account.
 async fn a_host_that_refuses(pair: &Pair, database: &TestDatabase, user: u64, name: &str) {
     let half = format!("GRANT SELECT ON {name}.* TO half@localhost");
     pair.first.order(&["CREATE USER half@localhost", &half, "SET GLOBAL rpl_semi_sync_master_enabled = 0"]).await;

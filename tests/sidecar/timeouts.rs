@@ -1,4 +1,5 @@
-//! Every wait has its own limit, and each is of silence: what goes on slowly goes on (the head of a request excepted).
+//! Every wait has its own limit, and each limits silence: a slow transfer continues. The exception
+//! is the head of a request.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -12,12 +13,12 @@ use crate::support::sidecar::{PATIENCE, Sidecar};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// What most limits are set to: much shorter than the defaults.
+/// The value of most limits in these tests, much shorter than the defaults.
 const LIMIT: Duration = Duration::from_secs(2);
 const LIMIT_TEXT: &str = "2s";
 
-/// Of silence within the limit; three are beyond it. What is left of the limit, more than a second, is for a machine that is
-/// busy with other tests.
+/// One step of silence is within the limit; three exceed it. More than a second remains for a
+/// machine that is busy with other tests.
 const STEP: Duration = Duration::from_millis(800);
 
 /// A sidecar in front of `upstream` with one limit set to [`LIMIT`].
@@ -29,7 +30,7 @@ fn with_limit(upstream: &Upstream, key: &str) -> Sidecar {
 fn a_connection_without_a_byte_is_closed() {
     let upstream = Upstream::ok();
     let sidecar = with_limit(&upstream, "server-first-byte-timeout");
-    // The limit is for the first byte only: neither for the rest of a head nor for a second request.
+    // The limit applies only to the first byte: not to the rest of a head, nor to a second request.
     let begun = Instant::now();
     let [mut silent, mut half, mut idle] = [(); 3].map(|()| Connection::to(sidecar.address()));
     half.send("GET / HT");
@@ -86,7 +87,7 @@ fn an_idle_connection_is_closed_without_a_word() {
     assert!(begun.elapsed() < 5 * LIMIT);
 }
 
-/// Some clients end a request with an empty line too many (RFC 9112, 2.2).
+/// Some clients send an additional empty line after a request (RFC 9112, 2.2).
 #[test]
 fn empty_lines_are_no_request_that_has_begun() {
     let upstream = Upstream::ok();
@@ -112,7 +113,7 @@ fn empty_lines_are_no_request_that_has_begun() {
 #[test]
 fn a_request_body_that_stands_still_is_a_408_and_a_slow_one_arrives() {
     let upstream = Upstream::ok();
-    // What comes here in a second is a few bytes.
+    // Only a few bytes arrive in a second here.
     let limits = ["--server-request-body-idle", LIMIT_TEXT, "--server-min-rate", "0"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &limits);
     let begin = |framing: &'static str, body: &str| {
@@ -151,7 +152,7 @@ fn a_request_body_that_trickles_is_a_408() {
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
         let begun = Instant::now();
         client.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        // 20 bytes a second, and never silence as long as the limit.
+        // 20 bytes a second, and no silence as long as the limit.
         let mut peeked = [0; 1];
         while client.stream.peek(&mut peeked).is_err() {
             assert!(begun.elapsed() < Duration::from_secs(30), "{framing}: it goes on and on");
@@ -233,7 +234,8 @@ fn an_answer_that_stands_still_is_cut_and_the_log_says_why() {
     assert!(sidecar.wait_for_log("answer ended early").contains(LIMIT_TEXT));
 }
 
-/// More than is waited for before the upstream is asked, then a little at a time.
+/// Sends more than the sidecar collects before it connects to the upstream, then a little at a
+/// time.
 fn upload_slowly(client: &mut Connection) {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     client.send(format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000)));
@@ -295,7 +297,7 @@ fn an_address_has_no_more_connections_than_it_may() {
         }
         assert!(Instant::now() < deadline, "the place of a closed connection stays taken");
     }
-    // A trusted proxy has as many as it likes.
+    // The limit does not apply to a trusted proxy.
     let trusted = [two[0], two[1], "--forwarded-trusted-proxies", "127.0.0.1"];
     let sidecar = Sidecar::forwarding_with(upstream.address(), &trusted);
     let mut clients: Vec<Connection> = (0..5).map(|_| Connection::to(sidecar.address())).collect();
@@ -332,7 +334,8 @@ fn the_upstream_gets_no_more_connections_than_it_may() {
     assert_eq!(answer.status(), 503);
     assert_eq!(answer.value("retry-after").as_deref(), Some("1"));
     assert_eq!(answer.json()["code"], "wp_jwt_sidecar_upstream_busy");
-    // One that becomes free in time is used; the client's connection goes on after a 503.
+    // A connection that becomes free in time is used; the client's connection stays open after a
+    // 503.
     third.send(GET);
     sleep(STEP);
     go_on.send(()).unwrap();
@@ -367,7 +370,7 @@ fn idle_upstream_connections_make_room() {
     };
     two_at_once(GET);
     assert_eq!(open.load(SeqCst), 2);
-    // A POST does not go out on a connection that idled for over a second.
+    // A POST is not sent on a connection that was idle for over a second.
     sleep(Duration::from_millis(1200));
     let mut client = Connection::to(sidecar.address());
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");

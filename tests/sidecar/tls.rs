@@ -1,4 +1,5 @@
-//! TLS with clients: which certificate, which versions, new certificates without a connection lost.
+//! TLS with clients: which certificate is used, which versions are accepted, and how new
+//! certificates replace old ones without the loss of a connection.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use crate::support::tls::{Authority, Pair, TlsConnection, openssl, tls_address};
 
 const GET: &str = "GET /x?y HTTP/1.1\r\nHost: shop.example\r\n\r\n";
 
-/// A sidecar that listens with TLS, too.
+/// A sidecar that listens with and without TLS.
 fn serving(upstream: &Upstream, pairs: &[&Pair], more: &[&str]) -> (Sidecar, SocketAddr) {
     let pairs: Vec<String> = pairs.iter().map(|pair| pair.argument()).collect();
     let mut arguments = vec!["--tls-listen", "127.0.0.1:0"];
@@ -63,7 +64,7 @@ fn each_name_gets_its_certificate() {
         let client = TlsConnection::to(address, name, authority.client(&[])).unwrap();
         assert_eq!(client.certificate(), expected.der(), "{name}");
     }
-    // No certificate has this name: the client sees the first certificate and refuses it.
+    // No certificate has this name: the client gets the first certificate and refuses it.
     let error = TlsConnection::to(address, "unknown.example", authority.client(&[])).err().unwrap();
     assert!(error.to_string().contains("not valid for name"), "{error}");
 }
@@ -83,7 +84,7 @@ fn keys_of_every_usual_form_are_read() {
         let names = format!("subjectAltName=DNS:{kind}.example");
         openssl(&["req", "-x509", "-key", &key_file, "-subj", "/CN=x", "-addext", &names, "-days", "30", "-out", &pem]);
     }
-    // And one file with both.
+    // And one file that contains both.
     let both = std::fs::read_to_string(file("sec1.key")).unwrap() + &std::fs::read_to_string(file("sec1.pem")).unwrap();
     std::fs::write(file("both.pem"), both).unwrap();
     let pair = |kind: &str| format!("{}:{}", file(&format!("{kind}.pem")), file(&format!("{kind}.key")));
@@ -136,20 +137,20 @@ fn new_certificates_take_effect_and_no_connection_is_lost() {
     let mut open = TlsConnection::to(address, "shop.example", authority.client(&[])).unwrap();
     assert_eq!(open.certificate(), first_der);
 
-    // Noticed without a signal.
+    // The change is noticed without a signal.
     let second = authority.issue("shop", &["shop.example"]);
     sidecar.wait_for_log("new certificates are in effect");
     assert_eq!(presented(), second.der());
     assert!(open.exchange(GET, "ok").starts_with("HTTP/1.1 200 OK"));
 
-    // A bad pair: one line, and the certificate before stays.
+    // An invalid pair: one log line, and the previous certificate stays in use.
     std::fs::write(&second.key, "no key").unwrap();
     let second_der = second.der();
     let line = sidecar.wait_for_log("those before stay in effect");
     assert!(line.contains("shop.key: has no private key"), "{line}");
     assert_eq!(presented(), second_der);
 
-    // On SIGHUP: a try again, which fails, and one more after it was fixed.
+    // A SIGHUP tries again, which fails, and succeeds after the file was fixed.
     let before = sidecar.log().len();
     sidecar.signal("HUP");
     let line = sidecar.wait_for_log_after(before, "the new configuration has faults, the one before stays in effect");
@@ -198,7 +199,7 @@ fn draining_closes_what_is_still_in_the_handshake() {
     assert!(idle.exchange(GET, "ok").starts_with("HTTP/1.1 200 OK"));
     sidecar.signal("TERM");
     assert!(silent.is_closed());
-    // With a close_notify: without one, this is an error.
+    // The connection ends with a close_notify; without one, this read is an error.
     assert_eq!(idle.stream.read(&mut [0; 16]).unwrap(), 0);
     assert_eq!(sidecar.wait().code(), Some(0));
 }

@@ -1,5 +1,5 @@
-//! What passes unchanged though it is unusual, and the short list of what does not. The counterpart of the README's
-//! section on what is changed.
+//! Unusual input that passes unchanged, and the short list of what does not: the tests of the
+//! README's section on changes.
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -13,14 +13,14 @@ fn exchange(sidecar: &Sidecar, request: impl AsRef<[u8]>) -> crate::support::raw
     client.response()
 }
 
-/// The name that the sidecar gave to a request.
+/// The request ID that the sidecar generated.
 fn own_id(request: &crate::support::raw::Message) -> String {
     let id = request.value("x-request-id").unwrap();
     assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     id
 }
 
-/// The very bytes of a request and an answer: what is added is here, and nothing else is.
+/// The exact bytes of a request and a response, so that anything added or missing shows.
 #[test]
 fn the_bytes_of_a_plain_exchange() {
     let upstream = Upstream::answering(
@@ -100,7 +100,7 @@ fn an_absolute_target_of_the_same_host_becomes_a_path() {
     assert_eq!(exchange(&sidecar, "GET http://a.example HTTP/1.1\r\nHost: a.example\r\n\r\n").status(), 200);
     let lines: Vec<_> = upstream.requests().iter().map(|request| request.start_line()).collect();
     assert_eq!(lines, ["GET /b?c HTTP/1.1", "GET / HTTP/1.1"]);
-    // The scheme's own port, written or not, is the same host; Host passes as it came.
+    // The scheme's default port, written or not, is the same host; Host passes as it arrived.
     for (target, host) in [("http://a.example/p", "A.example:80"), ("https://a.example:443/p", "a.example")] {
         assert_eq!(exchange(&sidecar, format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).status(), 200);
         assert_eq!(upstream.requests().pop().unwrap().value("host").as_deref(), Some(host));
@@ -126,7 +126,7 @@ fn a_host_with_a_dot_at_its_end_passes_as_it_came() {
     }
 }
 
-/// In the path and in the query; and what the log says of them is text.
+/// In the path and in the query; the log escapes them.
 #[test]
 fn a_target_passes_byte_for_byte_but_for_a_number_sign() {
     let upstream = Upstream::ok();
@@ -294,7 +294,7 @@ fn trailers_pass_both_ways() {
     assert_eq!(String::from_utf8(received).unwrap().to_lowercase(), String::from_utf8_lossy(body));
 }
 
-/// Nor need the client say that it reads them.
+/// The client need not announce that it accepts trailers.
 #[test]
 fn trailers_pass_that_were_not_announced() {
     let (sender, receiver) = channel();
@@ -312,7 +312,7 @@ fn trailers_pass_that_were_not_announced() {
     client.head().unwrap();
     let rest = "2\r\nok\r\n0\r\nX-Got: 1\r\n\r\n";
     assert_eq!(String::from_utf8(client.take(rest.len())).unwrap(), rest);
-    // HTTP/1.0 has no place for them.
+    // HTTP/1.0 has no trailers.
     let mut old = Connection::to(sidecar.address());
     old.send("POST / HTTP/1.0\r\nContent-Length: 25\r\n\r\n1234567890123456789012345");
     let answer = old.response();
@@ -376,7 +376,7 @@ fn answers_stream_as_they_come() {
     }
 }
 
-/// Behind their start, which is waited for.
+/// After their first 64 KiB, which the sidecar waits for.
 #[test]
 fn chunked_requests_stream_as_they_come() {
     let start = format!("10000\r\n{}\r\n", "x".repeat(0x10000));

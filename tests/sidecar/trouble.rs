@@ -1,4 +1,4 @@
-//! No session is lost, whatever breaks and whenever: 16 apps refresh without a pause while it does.
+//! No fault loses a session, whenever it happens: 16 apps refresh without a pause meanwhile.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn rounds(usually: usize) -> usize {
     std::env::var("SIDECAR_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usually)
 }
 
-/// No family has two live rows, and none that was never logged out has none.
+/// No family has two live rows, and every family that was never logged out has one.
 pub(crate) async fn families_are_whole(database: &TestDatabase) {
     let broken = database
         .rows(
@@ -31,7 +31,7 @@ pub(crate) async fn families_are_whole(database: &TestDatabase) {
     assert!(broken.is_empty(), "{broken:?}");
 }
 
-/// A sidecar that reaches its database by way of a relay.
+/// A sidecar with a relay between it and its database.
 pub(crate) struct Relayed {
     pub(crate) database: TestDatabase,
     pub(crate) user: User,
@@ -72,8 +72,8 @@ async fn struck(fault: Fault, usually: usize, environment: &[(&str, &str)]) -> R
     report
 }
 
-/// With replays and without, side by side. What became of the commit is found out in time, so that even without them nobody is
-/// lost.
+/// With replays and without, in parallel. The sidecar finds out in time whether a commit was
+/// stored, so no session is lost even without replays.
 async fn no_session_is_lost(fault: Fault, usually: usize) {
     let with = tokio::spawn(struck(fault, usually, &[INTERVAL]));
     let without = tokio::spawn(struck(fault, usually, &[NO_REUSE])).await.unwrap();
@@ -95,12 +95,14 @@ async fn errors_in_the_place_of_a_commit() {
     }
 }
 
-/// Numbers that do not tell whether it was stored: a server that stops, a connection that was killed or whose time is up, a
-/// network error that the server or a proxy noticed, a cluster's node alone, an engine's error, a proxy's own. Both ways.
+/// Error numbers that leave open whether the commit was stored: a server that stops, a connection
+/// that was killed or timed out, a network error that the server or a proxy noticed, an isolated
+/// cluster node, an error of the engine, an error of a proxy. Each is tested with the commit stored
+/// and not stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_in_the_place_of_a_commit_that_tell_nothing() {
     for code in [1053, 1317, 1927, 1969, 3024, 1158, 1161, 1180, 1047, 9001] {
-        // Side by side.
+        // Both in parallel.
         let both = [Fault::Error(code), Fault::ErrorThough(code)];
         for struck in both.map(|fault| tokio::spawn(struck(fault, 2, &[NO_REUSE]))) {
             let report = struck.await.unwrap();
@@ -109,7 +111,8 @@ async fn errors_in_the_place_of_a_commit_that_tell_nothing() {
     }
 }
 
-/// With COMMIT done and its answer lost in one of those, the client gets the pair that was stored and no other.
+/// The commit is done and its response is lost in one of these errors: the client gets the stored
+/// pair and no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_was_stored_and_answered_with_an_error_is_answered() {
     let Relayed { database, user, relay, sidecar, _upstream } = relayed(Database::shared(), &[]).await;
@@ -125,7 +128,8 @@ async fn a_commit_that_was_stored_and_answered_with_an_error_is_answered() {
     assert_eq!(answer.json()["refresh_token"].as_str(), rows[1].get("refresh_token_hash"));
 }
 
-/// The user logs out while it is not known whether the commit was stored: the row is revoked, and not by the rotation.
+/// The user logs out while the sidecar does not know yet whether the commit was stored: the row is
+/// revoked, but not by the rotation.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_is_not_taken_for_a_commit() {
     let server = Database::shared();
@@ -134,7 +138,8 @@ async fn a_logout_is_not_taken_for_a_commit() {
     let relay = Relay::to(server.socket());
     let url = relay.url(database.url());
     let upstream = rig::wordpress();
-    // A lost connection is ended only where it is certain to be this life's of the server.
+    // The sidecar ends a lost connection only if that connection certainly belongs to the server's
+    // current run.
     rig::eventually("the server has run for a while", || async {
         let status: (String, u64) =
             server.root().await.query_first("SHOW GLOBAL STATUS LIKE 'Uptime'").await.unwrap().unwrap();
@@ -151,7 +156,8 @@ async fn a_logout_is_not_taken_for_a_commit() {
     let (address, call) = (sidecar.address(), token.refresh_token.clone());
     let waiting = std::thread::spawn(move || rig::refresh_at(address, &call).status());
     tokio::task::block_in_place(|| relay.strike(Fault::Late(Duration::from_secs(8))));
-    // Waits for the row, and has it as soon as the sidecar ends the connection that holds it.
+    // The logout waits for the row's lock and gets it as soon as the sidecar ends the connection
+    // that holds it.
     database.revoke(token.id).await;
     let status = waiting.join().unwrap();
     assert!(matches!(status, 403 | 503), "{status}: nothing is stored");
@@ -163,9 +169,10 @@ async fn a_logout_is_not_taken_for_a_commit() {
 async fn commits_and_answers_that_come_too_late() {
     for fault in [Fault::Late(Duration::from_millis(6500)), Fault::LateAnswer(Duration::from_millis(6500))] {
         let without = struck(fault, 2, &[NO_REUSE]).await;
-        // Each has its answer in 3 s; the rest is this machine's.
+        // Each is answered within 3 s; the rest is the load of this machine.
         assert!(without.slowest < Duration::from_millis(5500), "{without:?}");
-        // What the server has done is found out; what reaches it later cannot be known.
+        // The sidecar finds out what the server has done; it cannot know what reaches the server
+        // later.
         if matches!(fault, Fault::LateAnswer(_)) {
             assert_eq!(without.lost_unanswered, 0, "{without:?}");
         }
@@ -173,7 +180,8 @@ async fn commits_and_answers_that_come_too_late() {
     }
 }
 
-/// It waits for a replica; who ended its connection would end that wait, and tell a client what the replica does not have.
+/// The commit waits for a replica. Killing its connection would end that wait, and give the client
+/// a pair that the replica does not have.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_the_server_is_at_work_on_is_left_alone() {
     let server = Database::private_with(&[
@@ -183,11 +191,11 @@ async fn a_commit_that_the_server_is_at_work_on_is_left_alone() {
         "--rpl-semi-sync-master-timeout=600000",
     ]);
     let rig = Rig::start_on(&server, &[INTERVAL, NO_ANALYTICS]).await;
-    // Connections whose server has surely run before they were made.
+    // So that the server has certainly run for a while before these connections are opened.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let token = rig.token().await;
     let mut root = server.root().await;
-    // There is no replica, so each commit waits.
+    // There is no replica, so every commit waits.
     root.query_drop("SET GLOBAL rpl_semi_sync_master_enabled = 1").await.unwrap();
     let (address, call) = (rig.sidecar.address(), token.refresh_token.clone());
     let waiting = std::thread::spawn(move || rig::refresh_at(address, &call));
@@ -198,7 +206,7 @@ async fn a_commit_that_the_server_is_at_work_on_is_left_alone() {
     let answer = waiting.join().unwrap();
     rig::eventually("it is stored", async || rig.database.family_rows(&token.token_family).await.len() == 2).await;
     let rows = rig.database.family_rows(&token.token_family).await;
-    // On a machine that has other things to do, the time may be over; then it is logged the next time.
+    // On a busy machine the time may be over; then the line is logged at the next refresh.
     let answer = if answer.status() == 503 { rig.refresh(&token.refresh_token) } else { answer };
     assert_eq!(answer.json()["refresh_token"].as_str(), rows[1].get("refresh_token_hash"));
 }
@@ -276,7 +284,7 @@ async fn at_a_server_that_takes_no_writes_no_token_is_unknown() {
             sidecar.wait_for_log("the tokens of the table are known");
         }
         root.query_drop("SET GLOBAL read_only = 1").await.unwrap();
-        // Longer than a server that took writes is taken to do so.
+        // Longer than the sidecar relies on its last check that the server accepts writes.
         tokio::time::sleep(Duration::from_millis(60)).await;
         let unknown = "0123456789abcdef0123456789abcdef";
         let answer = rig::refresh_at(sidecar.address(), unknown);

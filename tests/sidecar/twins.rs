@@ -1,4 +1,5 @@
-//! `0.0.0.0` and `[::]` with one port: both may be named, and a reload may add and remove the one beside the other.
+//! `0.0.0.0` and `[::]` with the same port: both may be configured, and a reload may add or remove
+//! one while the other stays.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use crate::support::raw::{Connection, Upstream};
 use crate::support::sidecar;
 use crate::support::tls::{Authority, TlsConnection};
 
-/// Both loopbacks with this port.
+/// This port on both loopback addresses.
 fn loopbacks(port: &Port) -> [SocketAddr; 2] {
     [(Ipv4Addr::LOCALHOST, port.number()).into(), (Ipv6Addr::LOCALHOST, port.number()).into()]
 }
@@ -78,7 +79,7 @@ fn both_families_of_a_port_speak_tls() {
     }
 }
 
-/// The one is for clients without TLS, the other for those with it, and a reload may make them change places.
+/// One is for clients without TLS, the other for clients with TLS, and a reload may swap them.
 #[test]
 fn a_port_is_plain_for_one_family_and_speaks_tls_for_the_other() {
     let authority = Authority::new();

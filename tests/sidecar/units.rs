@@ -1,4 +1,4 @@
-//! The unit files: systemd takes them, and what they forbid the service stays forbidden.
+//! The unit files: systemd accepts them, and the restrictions that they put on the service hold.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::sidecar;
 
-/// Ten times the exposure that `systemd-analyze security` may find at most.
+/// Ten times the highest exposure that `systemd-analyze security` may report.
 const SERVICE: &str = "12";
 const ISOLATED: &str = "7";
 
@@ -16,7 +16,8 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)
 }
 
-/// The units in a directory of their own, with the binary under test in the place of the installed one.
+/// The units in a directory of their own, with the path of the binary under test instead of the
+/// installed one.
 fn installed(isolated: bool) -> TempDir {
     let directory = TempDir::new().unwrap();
     let binary = sidecar::command().get_program().to_str().unwrap().to_owned();
@@ -35,7 +36,7 @@ fn installed(isolated: bool) -> TempDir {
 
 fn analyze(units: &TempDir, arguments: &[&str], unit: &str) -> Output {
     let mut command = Command::new("systemd-analyze");
-    // The trailing colon adds the machine's own, for the targets.
+    // The trailing colon adds the machine's own units, for the targets.
     command.env("SYSTEMD_UNIT_PATH", format!("{}:", units.path().display()));
     command.args(arguments).arg(units.path().join(unit)).output().expect("systemd-analyze runs (package systemd)")
 }

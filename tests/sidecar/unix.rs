@@ -1,4 +1,5 @@
-//! Unix sockets on both sides: whose file it is, who may connect, what becomes of the file.
+//! Unix sockets on both sides: the owner and mode of the file, who may connect, and when the file
+//! is removed.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -33,7 +34,8 @@ fn clients_connect_by_a_socket_with_the_configured_mode_and_owner() {
     let socket = directory.path().join("http.sock");
     let upstream = Upstream::ok();
     let listen = listen_argument(&socket);
-    // Tests run as root here and elsewhere as somebody: only root can give a file away.
+    // The tests run as root here and as another user elsewhere: only root can change a file's
+    // owner.
     let is_root = directory.path().metadata().unwrap().uid() == 0;
     let group = if is_root { "12345".to_owned() } else { directory.path().metadata().unwrap().gid().to_string() };
     let arguments = ["--listen", &listen, "--server-unix-mode", "0606", "--server-unix-group", &group];
@@ -159,7 +161,7 @@ fn an_absent_upstream_socket_is_a_502() {
     assert!(sidecar.wait_for_log("could not connect to the upstream").contains("No such file"));
 }
 
-/// Answers every request on a connection, as long as it has no body.
+/// Answers every request on a connection; requests must have no body.
 fn serve(mut stream: UnixStream, requests: &std::sync::mpsc::Sender<String>) {
     let mut read = Vec::new();
     let mut buffer = [0; 4096];

@@ -1,4 +1,5 @@
-//! Connections that switch protocols: what was asked for and agreed becomes a tunnel, anything else does not.
+//! Connections that switch protocols: a protocol that was requested and agreed to becomes a tunnel,
+//! anything else does not.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use crate::support::sidecar::Sidecar;
 const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, superchat\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: superchat\r\n\r\n";
 
-/// Switches on every request and sends back what it gets, in capitals.
+/// An upstream that switches protocols on every request and echoes what it receives, in capitals.
 fn echo() -> Upstream {
     Upstream::with(|connection, _| {
         connection.send(SWITCHED);
@@ -49,7 +50,7 @@ fn a_websocket_handshake_arrives_whole_on_both_sides() {
     assert_eq!(request.value("upgrade").as_deref(), Some("websocket"));
     assert_eq!(request.value("connection").as_deref(), Some("Upgrade"));
     assert_eq!(request.value("sec-websocket-protocol").as_deref(), Some("chat, superchat"));
-    // The upgrade's two fields stand where the client put them.
+    // The two header lines of the upgrade are where the client put them.
     let names: Vec<String> = request.fields().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names[..3], ["Host", "Connection", "Upgrade"]);
 }
@@ -64,7 +65,8 @@ fn any_agreed_protocol_passes_whatever_its_case() {
     });
     let sidecar = Sidecar::forwarding(upstream.address());
     let mut client = Connection::to(sidecar.address());
-    // The option on a second line, the protocols on two; bytes of the new protocol right behind the head.
+    // The option is on a second line, the protocols are on two; bytes of the new protocol follow
+    // the head immediately.
     client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nConnection: UPGRADE\r\nUpgrade: bar\r\nUpgrade: FOO/2\r\n\r\nabc");
     let answer = client.response();
     assert_eq!(answer.start_line(), "HTTP/1.1 101 Go On");
@@ -92,7 +94,7 @@ fn each_direction_closes_on_its_own() {
     assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), b"last words");
     assert_eq!(client.take(100), b"late words");
 
-    // And the other way round: the upstream is done, the client is not.
+    // And the reverse: the upstream is finished, the client is not.
     let (sender, receiver): (_, Receiver<Vec<u8>>) = channel();
     let upstream = Upstream::with(move |connection, _| {
         connection.send(SWITCHED).send("bye");
@@ -185,7 +187,7 @@ fn a_silent_tunnel_is_closed_and_a_busy_one_is_not() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(silent.is_closed());
-    // Not because the upstream's own patience was over.
+    // So the upstream's own timeout was not the cause.
     assert!(begun.elapsed() < Duration::from_secs(20));
     busy.send("y");
     assert_eq!(busy.take(1), b"Y");

@@ -1,4 +1,5 @@
-//! An `https` upstream: whose certificate is trusted, by which name it is asked for, and what is said where it is not.
+//! An `https` upstream: which certificates are trusted, which name is verified, and what the log
+//! says if verification fails.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -26,7 +27,7 @@ fn to_tls_upstream(url: &str, arguments: &[&str]) -> Sidecar {
 fn an_https_upstream_is_asked_by_its_name_for_the_clients_host() {
     let authority = Authority::new();
     let pair = authority.issue("upstream", &["localhost"]);
-    // It would speak HTTP/2, too; that must not be chosen.
+    // The upstream offers HTTP/2 as well, which must not be chosen.
     let upstream = TlsUpstream::start(&[("localhost", &pair)], &["h2", "http/1.1"]);
     let url = format!("https://localhost:{}", upstream.port);
     let sidecar = to_tls_upstream(&url, &["--upstream-ca-file", &authority.file()]);
@@ -67,7 +68,7 @@ fn an_upstream_without_a_trusted_certificate_is_a_502_with_a_reason() {
         (&by_address, Some(&own), "not valid for name", "set upstream.tls_name"),
         (&expired, Some(&own), "expired", "renew it"),
         (&not_tls, Some(&own), "corrupt message", "begins with http://"),
-        // The system's own authorities did not sign it.
+        // The system's authorities did not sign it.
         (&localhost, None, "UnknownIssuer", "into upstream.ca_file"),
     ] {
         let arguments = ca_file.map_or(Vec::new(), |file| vec!["--upstream-ca-file", file]);
@@ -95,7 +96,8 @@ fn a_ca_file_without_a_certificate_is_a_fault_at_the_start() {
     assert!(error.contains("upstream.ca_file: ") && error.contains("has no certificate in PEM form"), "{error}");
 }
 
-/// A request through a sidecar in front of `port`: the status, and what the log says of a refusal.
+/// Sends a request through a sidecar in front of `port`. The error is the status and the refusal's
+/// text in the log.
 fn through(port: u16, arguments: &[&str]) -> Result<(), String> {
     let url = format!("https://localhost:{port}");
     let sidecar = to_tls_upstream(&url, arguments);
@@ -114,7 +116,7 @@ fn a_certificate_in_the_ca_file_is_trusted_by_identity() {
     let upstream = TlsUpstream::start(&[("localhost", &own)], &[]);
     let misnamed = TlsUpstream::start(&[("localhost", &other)], &[]);
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    // Of several, and as a Windows editor writes it.
+    // One of several certificates in a file, with the byte-order mark that a Windows editor writes.
     let both = [&other, &own].map(|pair| format!("\u{feff}{}", std::fs::read_to_string(&pair.chain).unwrap()));
     std::fs::write(file("both.pem"), both.concat()).unwrap();
     for trusted in ["localhost.pem", "both.pem"] {
@@ -126,7 +128,7 @@ fn a_certificate_in_the_ca_file_is_trusted_by_identity() {
     through(misnamed.port, &["--upstream-ca-file", &file("both.pem"), "--upstream-tls-name", "other.example"]).unwrap();
     assert_eq!(misnamed.asked().pop().unwrap().name.as_deref(), Some("other.example"));
 
-    // One that is not that very one: another key of the same name.
+    // A certificate with the same name but another key.
     std::fs::create_dir(file("else")).unwrap();
     self_signed(Path::new(&file("else")), "localhost");
     let refused = through(upstream.port, &["--upstream-ca-file", &file("else/localhost.pem")]).unwrap_err();
@@ -179,7 +181,8 @@ fn what_is_no_name_is_a_fault_and_what_has_no_use_is_said() {
     );
 }
 
-/// As Apache from 2.4.64: each name is a virtual host of its own, and the one of the handshake answers for no other.
+/// Like Apache from 2.4.64: each name is a virtual host of its own, and a connection whose
+/// handshake named one of them gets no response for another.
 fn strict(authority: &Authority, names: &[&str], answer: fn(&Asked) -> String) -> TlsUpstream {
     let pairs: Vec<Pair> = names.iter().map(|name| authority.issue(name, &[name])).collect();
     let pairs: Vec<(&str, &Pair)> = names.iter().copied().zip(&pairs).collect();
@@ -204,7 +207,8 @@ fn each_host_of_the_site_is_asked_for_by_its_own_name_on_connections_of_its_own(
         ("b.example", 200),
         ("a.example", 200),
         ("b.example", 200),
-        // Not one of the site's: the usual name, and the upstream's own answer.
+        // This is not one of the site's names: the default name is used, and the response is the
+        // upstream's.
         ("c.example", 421),
         ("a.example", 200),
     ] {
@@ -224,7 +228,7 @@ fn each_host_of_the_site_is_asked_for_by_its_own_name_on_connections_of_its_own(
 #[tokio::test]
 async fn the_sidecars_own_questions_go_by_the_name_of_the_home_url() {
     let authority = Authority::new();
-    // No certificate for the address in the URL.
+    // The certificate does not cover the address in the URL.
     let upstream = strict(&authority, &["shop.example"], |asked| {
         let body = json!({"home": rig::HOME, "namespaces": ["jwt-auth/v1"], "asked": asked.head}).to_string();
         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
@@ -250,18 +254,18 @@ async fn the_sidecars_own_questions_go_by_the_name_of_the_home_url() {
     assert!(upstream.asked().iter().all(|asked| asked.name.as_deref() == Some("shop.example")));
 }
 
-/// A directory for Apache, which is ended with it.
+/// A directory for Apache, which is ended when this is dropped.
 struct Apache(Child, Port, #[expect(dead_code, reason = "kept for its drop")] Authority);
 
 impl Drop for Apache {
     fn drop(&mut self) {
-        // Its children go with it in order; KILL would leave them.
+        // TERM ends its children as well; KILL would leave them.
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
 }
 
-/// Debian's Apache, with a virtual host and a certificate of its own for each name.
+/// Debian's Apache, with a virtual host and a certificate for each name.
 fn apache(authority: Authority, names: &[&str]) -> Apache {
     let port = Port::reserve();
     let modules = ["authz_core", "mpm_event", "socache_shmcb", "ssl"];

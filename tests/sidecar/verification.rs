@@ -1,4 +1,5 @@
-//! Refreshes are WordPress's until its answers were what the sidecar would have given, and again from the first on that was not.
+//! WordPress answers refreshes until its answers have equalled the sidecar's, and again from the
+//! first answer that differs.
 
 mod customized;
 mod declared;
@@ -17,11 +18,11 @@ use crate::support::rig::{refresh_at, sidecar, site};
 use crate::support::sidecar::Sidecar;
 use plugin::{Code, WordPress};
 
-/// What the log says once refreshes are native.
+/// The log's text when the sidecar starts to answer refreshes itself.
 const AGREES: &str = "agree with the sidecar's: refreshing natively";
 const DIFFERS: &str = "WordPress refreshes otherwise than the sidecar would";
 
-/// Verified by three answers.
+/// Settings with which three equal answers suffice.
 const THREE: [(&str, &str); 3] = [
     ("WP_JWT_SIDECAR_REFRESH_VERIFY", "auto"),
     ("WP_JWT_SIDECAR_REFRESH_VERIFY_FIRST", "3"),
@@ -42,7 +43,7 @@ impl Lab {
 
     async fn held(code: Code, hold: impl Fn() + Send + Sync + 'static) -> Lab {
         let database = site(Database::shared()).await;
-        // Without, nothing is compared before the table was read.
+        // Without the index nothing is compared before the table was read.
         let index = format!("CREATE INDEX by_token ON {}jwt_auth_tokens (refresh_token_hash)", database.prefix());
         database.execute(&index).await;
         let users = [
@@ -54,7 +55,7 @@ impl Lab {
         Lab { database, users, wordpress }
     }
 
-    /// In front of it, with more environment.
+    /// A sidecar in front of the site, with additional environment.
     fn sidecar(&self, environment: &[(&str, &str)]) -> Sidecar {
         let sidecar = sidecar(&self.database, self.wordpress.address(), &[&THREE[..], environment].concat());
         sidecar.wait_for_log("natively once that is verified: home");
@@ -66,12 +67,12 @@ impl Lab {
         self.database.insert_token(TokenState::Live, self.users[user].id).await
     }
 
-    /// A refresh of this user's.
+    /// Refreshes a token of this user.
     async fn refresh(&self, sidecar: &Sidecar, user: usize) -> Message {
         refresh_at(sidecar.address(), &self.token(user).await.refresh_token)
     }
 
-    /// One that is native.
+    /// A sidecar that refreshes natively already.
     async fn agreeing(&self, environment: &[(&str, &str)]) -> Sidecar {
         let sidecar = self.sidecar(environment);
         for user in 0..3 {
@@ -82,7 +83,7 @@ impl Lab {
     }
 }
 
-/// Whether the sidecar has made this pair itself: PHP's have no `jti`.
+/// Whether the sidecar made this pair: PHP's access tokens have no `jti`.
 fn is_native(answer: &Message) -> bool {
     use base64::Engine as _;
     let body = answer.json();

@@ -1,5 +1,5 @@
-//! WebSockets with a library that keeps to RFC 6455 on both ends: what one end sends the other gets, by HTTP/1.1 with and
-//! without TLS.
+//! WebSockets between two ends that implement RFC 6455 with a library: each end receives what the
+//! other sends, by HTTP/1.1 with and without TLS.
 
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ use tokio_tungstenite::{accept_hdr_async, client_async};
 use crate::support::sidecar::{PATIENCE, Sidecar};
 use crate::support::tls::{Authority, tls_address};
 
-/// What the server saw: the fields of a handshake, and with which code a client closed.
+/// What the server saw: the header of a handshake, and the code with which a client closed.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Handshake { path: String, extensions: String },
     Closed(u16, String),
 }
 
-/// Sends back what it gets; at `close` it closes with a code of its own.
+/// Echoes what it receives; at `close` it closes with a code of its own.
 async fn serve(stream: TcpStream, seen: UnboundedSender<Seen>) {
     let handshakes = seen.clone();
     #[expect(clippy::result_large_err, reason = "the library's own type")]
@@ -120,7 +120,7 @@ async fn a_conversation_passes_whole_with_and_without_tls() {
             timeout(PATIENCE, conversation).await.expect("in time");
             let (path, extensions) = ("/chat?a=b".into(), "permessage-deflate; client_max_window_bits".into());
             assert_eq!(receiver.recv().await, Some(Seen::Handshake { path, extensions }));
-            // The echo of a close is a close.
+            // The echo of a close frame is a close frame.
             let closed =
                 if goodbye { Seen::Closed(1001, "good night".into()) } else { Seen::Closed(4001, "enough".into()) };
             assert_eq!(timeout(PATIENCE, receiver.recv()).await.expect("in time"), Some(closed));

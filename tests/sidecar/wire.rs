@@ -1,7 +1,8 @@
-//! "Forwarded unchanged", taken at its word: what arrives is what was sent, byte for byte, but for the list of the README. For
-//! thousands of requests and answers put together at random; the same through nginx says who changes what.
+//! "Forwarded unchanged", tested literally: what arrives is what was sent, byte for byte, except
+//! for the README's list of changes. The test generates thousands of random requests and responses;
+//! the same ones through nginx show which changes only the sidecar or only nginx makes.
 //!
-//! `WIRE_SEED=… WIRE_CASES=…` try others. What fails names both.
+//! `WIRE_SEED=… WIRE_CASES=…` select other cases. A failure names both.
 
 mod generated;
 mod kinds;
@@ -66,7 +67,7 @@ fn text(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string().replace("\\r\\n", "\n")
 }
 
-/// With [`list::OWN_ID`] for the name that the sidecar gave.
+/// The head, with [`list::OWN_ID`] in place of the request ID that the sidecar generated.
 fn without_id(head: &[u8]) -> Vec<u8> {
     let lower = head.to_ascii_lowercase();
     let field = b"\r\nx-request-id: ";
@@ -78,7 +79,8 @@ fn without_id(head: &[u8]) -> Vec<u8> {
     head
 }
 
-/// The table of docs/forwarding.md is what comes out here. Of these very cases: another seed may miss a rare kind.
+/// The table in docs/forwarding.md is the result of this test, with exactly these cases: another
+/// seed may miss a rare kind of change.
 #[test]
 fn who_changes_what() {
     let site = Site::start();
@@ -87,7 +89,7 @@ fn who_changes_what() {
     let found = [sidecar.address(), nginx.address()].map(|proxy| {
         let mut found = BTreeSet::new();
         for (_, case) in cases(SEED, 600) {
-            // nginx closes behind what it refuses.
+            // nginx closes the connection after a request that it refuses.
             let mut client = Connection::to(proxy);
             let (request, answer) = site.exchange(&mut client, &case);
             kinds::find(&case, request.as_ref(), &answer, &mut found);

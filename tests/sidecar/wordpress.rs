@@ -1,5 +1,6 @@
-//! The main job on a real site: WordPress, PHP-FPM, nginx, MariaDB and the stand-in for the plugin, the real binary in
-//! front. What the sidecar answers must be worth to WordPress what its own answer would be.
+//! The main function on a real site: WordPress, PHP-FPM, nginx, MariaDB and the stand-in for the
+//! plugin, with the real binary in front. WordPress must treat the sidecar's answers exactly like
+//! its own.
 
 mod addresses;
 mod algorithms;
@@ -20,22 +21,22 @@ use crate::support::rig::{ROUTE, eventually};
 use crate::support::sidecar::Sidecar;
 use crate::support::site::Site;
 
-/// No client has this one.
+/// No client has this token.
 const UNKNOWN_TOKEN: &str = "00000000000000000000000000000000";
 
-/// A client of a site, by way of the sidecar or not.
+/// A client of a site, through the sidecar or directly.
 struct Client<'a> {
     address: SocketAddr,
     host: &'a str,
     /// The path of the home URL.
     path: &'a str,
-    /// Where the REST API is below the home URL, up to the route: `/wp-json`.
+    /// The REST API's path below the home URL, up to the route: `/wp-json`.
     rest: &'a str,
-    /// Further fields of each request, each with its line end.
+    /// Additional header lines of each request, each with its line end.
     fields: &'a str,
 }
 
-/// What a login or a refresh gives.
+/// The result of a login or a refresh.
 #[derive(Clone)]
 struct Pair {
     access_token: String,
@@ -65,7 +66,7 @@ impl<'a> Client<'a> {
         self.send("POST", &target, "Content-Type: application/json\r\n", body.to_string().as_bytes())
     }
 
-    /// A login by password.
+    /// Logs in with a password.
     fn log_in(&self, user: &str, password: &str) -> Pair {
         pair(&self.post("/jwt-auth/v1/token", &json!({"username": user, "password": password})))
     }
@@ -78,16 +79,16 @@ impl<'a> Client<'a> {
         self.post("/jwt-auth/v1/token/refresh", &json!({"refresh_token": refresh_token}))
     }
 
-    /// A refresh that must be the sidecar's own and a success.
+    /// Refreshes; the response must be a success by the sidecar itself.
     fn refresh_natively(&self, refresh_token: &str) -> Pair {
         let answer = self.refresh(refresh_token);
         assert!(is_native(&answer), "{answer:?}");
         pair(&answer)
     }
 
-    /// Who WordPress takes the bearer of an access token for.
+    /// WordPress's description of the user whose access token this is.
     fn me(&self, access_token: &str) -> Message {
-        // Before the query where the route is in one.
+        // Before the query, if the query contains the route.
         let target = format!("{}{}/wp/v2/users/me", self.path, self.rest);
         self.send("GET", &target, &format!("Authorization: Bearer {access_token}\r\n"), b"")
     }
@@ -102,12 +103,13 @@ fn pair(answer: &Message) -> Pair {
     assert_eq!(answer.status(), 200, "{answer:?}");
     let body = answer.json();
     let field = |name: &str| body[name].as_str().unwrap_or_else(|| panic!("no {name} in {body}")).to_owned();
-    // A login of the plugin's has the one, its refresh the other, the sidecar's both.
+    // The plugin's login returns the one name, its refresh the other, the sidecar both.
     let access_token = if body["access_token"].is_null() { "token" } else { "access_token" };
     Pair { access_token: field(access_token), refresh_token: field("refresh_token") }
 }
 
-/// A success of the sidecar's own; WordPress does not say so to a client that is not logged in.
+/// Whether the response is a success by the sidecar itself: WordPress sends no `no-store` to
+/// clients that are not logged in.
 fn is_native(answer: &Message) -> bool {
     answer.status() == 200 && answer.value("cache-control").as_deref() == Some("no-store")
 }
@@ -116,7 +118,7 @@ fn claims(access_token: &str) -> Value {
     jsonwebtoken::dangerous::insecure_decode::<Value>(access_token).unwrap().claims
 }
 
-/// Changes one of the plugin's settings as its own page does. `value` is PHP.
+/// Changes one of the plugin's settings as its settings page does. `value` is PHP.
 fn set(site: &Site, section: &str, key: &str, value: &str) {
     site.php(&format!(
         "$s = get_option( 'jwt_auth_pro_settings' ); $s['{section}']['{key}'] = {value}; update_option( 'jwt_auth_pro_settings', $s );"
@@ -152,7 +154,7 @@ async fn a_login_is_refreshed_natively_and_wordpress_takes_the_new_token() {
     client.assert_is_ada(&second.access_token);
     let of_old = client.me(&first.access_token);
     assert_eq!(of_old.status(), 401, "the old access token: {of_old:?}");
-    // Within the interval the same pair again, and no event; after it what WordPress says.
+    // Within the reuse interval the same pair again, and no event; after it, WordPress's response.
     let again = client.refresh_natively(&first.refresh_token);
     assert_eq!((again.access_token, again.refresh_token), (second.access_token.clone(), second.refresh_token.clone()));
     let earlier = "UPDATE wp_jwt_auth_tokens SET revoked_at = revoked_at - INTERVAL 12 SECOND WHERE id = ";
@@ -162,7 +164,7 @@ async fn a_login_is_refreshed_natively_and_wordpress_takes_the_new_token() {
     let wanted = "SELECT event_status, failure_reason, user_id, token_id, request_path FROM wp_jwt_auth_analytics \
                   WHERE event_type = 'token_refresh' AND id > ";
     let wanted = format!("{wanted}{last_event} ORDER BY id");
-    // The sidecar writes its rows behind its answers, PHP at once.
+    // The sidecar writes its analytics rows after its responses, PHP writes them immediately.
     eventually("the sidecar's analytics rows", || async { database.rows(&wanted).await.len() >= 2 }).await;
     let directly = Client::of(&site, site.upstream()).refresh(&first.refresh_token);
     assert_eq!((directly.status(), directly.json()), (403, of_old.json()), "WordPress itself says the same");
@@ -182,11 +184,12 @@ async fn a_login_is_refreshed_natively_and_wordpress_takes_the_new_token() {
     what_the_site_changes_shows(&site, &client, &database).await;
 }
 
-/// The plugin itself gives the same JWT twice then, and takes the second for the revoked first one.
+/// The plugin itself returns the same JWT twice then, and takes the second for the revoked first
+/// one.
 fn within_one_second(site: &Site, client: &Client<'_>) {
-    // PHP asks for the time again for `exp`: the second may end in between.
+    // PHP reads the clock again for `exp`: the second may end in between.
     let times = |pair: &Pair| ["iat", "exp"].map(|claim| claims(&pair.access_token)[claim].clone());
-    // (through the sidecar: the new token is good), (WordPress alone: it is not)
+    // Through the sidecar the new token is valid; with WordPress alone it is not.
     for (client, status) in [(client, 200), (&Client::of(site, site.upstream()), 401)] {
         let in_one_second = (0..20).find_map(|_| {
             let login = client.log_in_to(site);
@@ -194,7 +197,8 @@ fn within_one_second(site: &Site, client: &Client<'_>) {
             if times(&login) == times(&refreshed) {
                 return Some(refreshed);
             }
-            // A login in the second of this refresh would get the same JWT as this pair, whose row stays live.
+            // A login in the second of this refresh would return the same JWT as this pair, whose
+            // row stays live.
             std::thread::sleep(Duration::from_secs(1));
             None
         });
@@ -204,7 +208,7 @@ fn within_one_second(site: &Site, client: &Client<'_>) {
 }
 
 async fn what_the_site_changes_shows(site: &Site, client: &Client<'_>, database: &TestDatabase) {
-    // The one that is waited for comes last: settings are read at any moment.
+    // The setting that the test waits for is changed last, since settings are read at any moment.
     set(site, "token_settings", "refresh_token_expiration", "99999");
     set(site, "token_settings", "jwt_expiration", "1234");
     let mut token = client.log_in_to(site).refresh_token;
@@ -242,7 +246,7 @@ async fn what_the_site_changes_shows(site: &Site, client: &Client<'_>, database:
     assert_eq!(directly.json(), gone.json(), "WordPress's own answer");
 
     site.php(&format!("{plugin} activate_plugin( 'jwt-auth-pro/jwt-auth-pro.php' );"));
-    // Once it is, WordPress does not see the calls of this unknown token.
+    // Once it is, WordPress does not see the calls with this unknown token.
     eventually("the route is native again", || async {
         let before = reached_by_refreshes(site);
         client.refresh(UNKNOWN_TOKEN).status() == 403 && reached_by_refreshes(site) == before

@@ -1,5 +1,6 @@
-//! `wp-config.php`, with PHP as the judge: a table of small configurations goes through PHP and through the reader. What
-//! the reader knows is what PHP has; what it does not know is refused with a reason and a way out.
+//! `wp-config.php`, with PHP as the reference: a table of small configurations is evaluated by PHP
+//! and by the reader. A value that the reader returns equals PHP's; what it cannot evaluate is
+//! refused with a reason and a solution.
 
 mod cases;
 mod imported;
@@ -70,7 +71,7 @@ fn compared(case: &Case, place: &LaidOut, answer: &serde_json::Value) -> Result<
             if !said.contains(part.as_str()) {
                 return Err(format!("is refused, but not with {part:?}: {said}"));
             }
-            // What is not there, PHP does not know either.
+            // PHP does not know a missing value either.
             let has_way_out = ["`wp-jwt-sidecar import`", "; set ", "letters, digits", "move it before that"]
                 .iter()
                 .any(|way| said.contains(way));
@@ -102,7 +103,7 @@ fn compared(case: &Case, place: &LaidOut, answer: &serde_json::Value) -> Result<
     each_value(place, &environment, answer)
 }
 
-/// What the reader claims to know, also where it does not know enough.
+/// The values that the reader returns, also where it cannot evaluate everything.
 fn each_value(
     place: &LaidOut,
     environment: &dyn Fn(&str) -> Option<OsString>,
@@ -121,7 +122,7 @@ fn each_value(
     let Ok(config) = wp_config::read(&place.entry, &source, root, &surroundings) else { return Ok(()) };
     let at_load = if answer["loaded"].is_null() { &answer["end"] } else { &answer["loaded"] };
     for name in CONSTANTS {
-        // The plugin reads its constants when it serves a request.
+        // The plugin reads its constants when it handles a request.
         let theirs = if name.starts_with("JWT_AUTH_") { &answer["end"] } else { at_load };
         let theirs = &theirs["constants"][name];
         let ours = match config.constant(name) {

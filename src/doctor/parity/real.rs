@@ -57,7 +57,7 @@ struct TokenRow {
 /// The finding if the token could not be used.
 pub fn not_used() -> Finding {
     let what = "the token of --with-token was not used: what a refresh needs does not work";
-    Finding::warning(Area::Parity, ID, what, "See what is said above; the token is as good as before.")
+    Finding::warning(Area::Parity, ID, what, "See the findings above; the token is unchanged.")
 }
 
 /// Lets WordPress refresh `token`.

@@ -249,7 +249,7 @@ async fn session(conn: &mut Conn) -> Result<String, DatabaseError> {
         }
     }
     let [version, cipher, not_after] = values;
-    let Some(version) = version else { return Ok("the server says nothing of it".to_owned()) };
+    let Some(version) = version else { return Ok("the server does not report it".to_owned()) };
     let cipher = cipher.map(|cipher| format!(", {cipher}")).unwrap_or_default();
     let not_after = not_after.map(|end| format!(", certificate until {end}")).unwrap_or_default();
     Ok(format!("{version}{cipher}{not_after}"))

@@ -59,7 +59,7 @@ impl Unread {
         ];
         said.extend(counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what}: {count}")));
         if self.is_cut {
-            said.push("there is more code than one scan reads; the next goes on with the rest".to_owned());
+            said.push("there is more code than one scan reads; the next scan continues with the rest".to_owned());
         }
         said
     }

@@ -253,7 +253,7 @@ fn one_scan_is_bounded_and_the_next_goes_on() {
     scan.limits.bytes = 1;
     let found = scan.scan(&site.active);
     assert_eq!((places(&found), found.unread.is_cut), (vec!["a/a.php:2".to_owned()], true));
-    assert!(found.unread.sentences()[0].contains("the next goes on"), "{found:?}");
+    assert!(found.unread.sentences()[0].contains("the next scan continues"), "{found:?}");
     let found = scan.scan(&site.active);
     assert_eq!((places(&found), found.unread.is_cut), (vec!["a/a.php:2".to_owned(), "b/b.php:2".to_owned()], false));
     scan.limits.files = 1;

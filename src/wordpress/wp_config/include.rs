@@ -126,7 +126,7 @@ impl Reader<'_> {
             return Ok(PathBuf::from(path));
         }
         if path.contains(':') {
-            return Err("which is no plain path");
+            return Err("which is not a plain path");
         }
         if path.starts_with('.') {
             return Err("which is relative to PHP's working directory");

@@ -1,4 +1,4 @@
-//! `/metrics` is what Prometheus reads, and the dashboard and the alert rules ask for nothing that is not there.
+//! Prometheus can read `/metrics`, and the dashboard and the alert rules use only existing metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -106,7 +106,7 @@ fn expressions() -> Vec<String> {
     found
 }
 
-/// The metrics that an expression names, each with the labels that it wants to be equal to something.
+/// The metrics in an expression, each with the labels that must equal a value.
 fn asked(expression: &str) -> Vec<(String, Vec<(String, String)>)> {
     let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let mut found = Vec::new();
@@ -164,12 +164,12 @@ async fn all_that_dashboard_and_rules_ask_for_is_there() {
     for (name, wanted) in &asked {
         let there = samples
             .iter()
-            // A text names a histogram without its endings.
+            // An expression names a histogram without its suffixes.
             .filter(|(of, ..)| of == name || *of == format!("{name}_count"))
             .any(|(_, labels, _)| wanted.iter().all(|(label, value)| labels.get(label) == Some(value)));
         assert!(there, "{name} {wanted:?} is in systemd/grafana-dashboard.json or alerts.yml, but not in /metrics");
     }
-    // What the sidecar has for an operator, the dashboard shows.
+    // The dashboard shows every metric of the sidecar.
     let shown: BTreeSet<&str> = asked.iter().map(|(name, _)| name.as_str()).collect();
     let forgotten: BTreeSet<&str> = samples
         .iter()

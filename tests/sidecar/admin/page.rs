@@ -1,5 +1,5 @@
-//! The status page in a real browser: in light and dark, narrow and wide, with its script and without, on a quiet day, a
-//! busy one and a bad one. `SIDECAR_SCREENSHOTS=DIRECTORY` keeps what it looks like.
+//! The status page in a real browser: light and dark, narrow and wide, with and without its script,
+//! on a quiet, a busy and a bad day. `SIDECAR_SCREENSHOTS=DIRECTORY` keeps pictures.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::support::sidecar::{PATIENCE, Sidecar};
 
 const WIDTHS: [u32; 3] = [360, 800, 1600];
 
-/// Looks at the page in every way, and finds nothing wrong with it.
+/// Checks the page in every mode for faults.
 fn look(browser: &Browser, address: SocketAddr, name: &str) {
     let url = format!("http://{address}/");
     for scheme in ["light", "dark"] {
@@ -93,7 +93,7 @@ fn forward(address: SocketAddr, target: &str, times: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_at_work() {
-    // Whom a sidecar behind the loopback has in front of it; without, there is something to look at.
+    // The proxies in front of a sidecar on the loopback; without them there would be a warning.
     let proxies = ("WP_JWT_SIDECAR_FORWARDED_TRUSTED_PROXIES", "10.9.9.9");
     let rig = Rig::start_on(Database::shared(), &[LISTEN, proxies, NO_REUSE]).await;
     let address = admin(&rig.sidecar);
@@ -103,7 +103,7 @@ async fn a_site_at_work() {
     let calm = browser.run("return document.getElementById('attention').textContent");
     assert!(calm.as_str().is_some_and(|text| text.contains("Nothing needs a look")), "{calm}");
 
-    // Live: what happens shows without a hand on the page, and nothing jumps.
+    // Live: changes appear without user action, and nothing jumps.
     browser.run("scrollTo(0, 300); window.untouched = true; document.querySelector('details').open = true;");
     browser.run(
         "window.shifts = []; new PerformanceObserver(list => list.getEntries().forEach(shift =>
@@ -140,7 +140,7 @@ async fn a_site_at_work() {
     assert_eq!(browser.run("return window.shifts"), serde_json::json!([]), "something has moved");
     look(&browser, address, "busy");
 
-    // Without the script all is there, too, and the page loads itself again.
+    // Without the script the page is complete, too, and reloads itself.
     browser.allow_scripts(false);
     browser.open(&format!("http://{address}/"));
     browser.requested();
@@ -178,7 +178,7 @@ async fn a_site_in_trouble() {
     );
     look(&browser, address, "trouble");
 
-    // The sidecar itself goes: the page says that what it shows is old.
+    // When the sidecar ends, the page says that its data is old.
     rig.sidecar.signal("KILL");
     rig.sidecar.wait();
     wait(&browser, "it says that the sidecar does not respond", "return !document.getElementById('stale').hidden");

@@ -15,7 +15,7 @@ proptest! {
     fn no_text_panics_as_a_file(text in any_file()) {
         let site = Site::new();
         let file = Some(site.file("any.toml", &text));
-        // Once with nothing else, once where only the file can be at fault.
+        // Once without other sources, once with only the file at fault.
         let alone = Config::load(&Sources { file: file.clone(), ..Sources::default() });
         let beside = Config::load(&Sources { file, ..site.sources() });
         for result in [alone, beside] {
@@ -66,7 +66,7 @@ fn secret_keys() -> impl Strategy<Value = &'static Key> {
     prop::sample::select(keys)
 }
 
-/// Texts from pure noise to files that are nearly right.
+/// Texts from pure noise to nearly valid files.
 fn any_file() -> impl Strategy<Value = String> {
     let name = prop_oneof![
         4 => prop::sample::select(KEYS).prop_map(|key| key.name.to_owned()),

@@ -1,4 +1,4 @@
-//! `config.example.toml` is made from the table of keys: complete, valid as it stands, and true about
+//! `config.example.toml` is generated from the table of keys: complete, valid, and correct about
 //! the defaults.
 
 use std::{fs, path::Path};
@@ -15,7 +15,7 @@ fn the_example_file_is_what_the_table_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.toml");
     let rendered = example();
     if std::env::var_os("UPDATE_EXAMPLE").is_some() {
-        // In one step: other tests read it meanwhile.
+        // Atomically, since other tests read it meanwhile.
         let new = path.with_extension("new");
         fs::write(&new, &rendered).unwrap();
         fs::rename(&new, &path).unwrap();
@@ -42,7 +42,7 @@ fn the_example_file_holds_as_it_stands_and_states_the_real_defaults() {
     };
     assert_eq!(facts(&load(text.clone())), facts(&minimal));
 
-    // With every default's line taken out of its comment, nothing changes but who said it.
+    // With every default uncommented, only the sources of the values change.
     let uncommented: Vec<String> = KEYS
         .iter()
         .filter_map(|key| match key.default {
@@ -61,7 +61,7 @@ fn the_example_file_holds_as_it_stands_and_states_the_real_defaults() {
     assert_eq!(from_file, uncommented.len());
 }
 
-/// What the example file should be. The table is the source; the file is there for people.
+/// The expected example file. The table is the source; the file is for people.
 fn example() -> String {
     let mut out = String::from(
         "# The configuration of wp-jwt-sidecar: every key there is.\n\
@@ -70,10 +70,10 @@ fn example() -> String {
          # shows the default, or an example where it says \"not set\". Every key is also an environment variable\n\
          # (upstream.url is WP_JWT_SIDECAR_UPSTREAM_URL, lists with commas) and, unless it is secret, a flag. A flag wins\n\
          # over the variable, that over this file, that over the default. `wp-jwt-sidecar check` shows what is in effect\n\
-         # and who said it.\n\
+         # and where each value comes from.\n\
          #\n\
          # Changes take effect on SIGHUP (systemctl reload wp-jwt-sidecar), all together or, where anything is wrong, none;\n\
-         # what is in flight goes on by what it began with. Keys that say \"Takes a restart\" wait for the next start.\n",
+         # a request in flight keeps the configuration it began with. Keys that say \"Takes a restart\" wait for the next start.\n",
     );
     for (section, about) in SECTIONS {
         out.push_str(&format!("\n{}[{section}]\n", comment(about)));

@@ -1,4 +1,4 @@
-//! A place to load configurations in: a directory with a `wp-config.php`, and values for every key.
+//! A directory to load configurations in, with a `wp-config.php` and values for every key.
 
 use std::{
     ffi::OsString,
@@ -12,7 +12,7 @@ use wp_jwt_sidecar::internals::config::{
     keys::{self, Key},
 };
 
-/// A directory with a wp-config.php, and sources that are enough to start with.
+/// A directory with a wp-config.php, and sources that are sufficient for a start.
 pub struct Site {
     pub directory: TempDir,
 }
@@ -39,13 +39,13 @@ impl Site {
         Sources { flags, ..Sources::default() }
     }
 
-    /// The required keys, in a file this time, but without this one.
+    /// The required keys in a file, without this one.
     pub fn sources_without(&self, name: &str) -> Sources {
         let required = [("upstream.url", "http://127.0.0.1:8081".to_owned()), ("wordpress.config", self.wp_config())];
         let lines = required.iter().filter(|(key, _)| *key != name).map(|(key, value)| format!("{key} = {value:?}\n"));
-        // tls.listen is a fault without a certificate; that alone does nothing.
+        // tls.listen requires a certificate; alone, a certificate has no effect.
         let certificate = if name == "tls.certificates" { "" } else { "tls.certificates = [\"/a:/b\"]\n" };
-        // As is server.proxy_protocol without a trusted proxy.
+        // Likewise server.proxy_protocol requires a trusted proxy.
         let proxy =
             if name == "forwarded.trusted_proxies" { "" } else { "forwarded.trusted_proxies = [\"10.9.9.9\"]\n" };
         let file = self.file("base.toml", &(lines.collect::<String>() + certificate + proxy));
@@ -57,7 +57,7 @@ impl Site {
         self.file("appended.toml", &format!("{base}{} = {}\n", key.name, key.kind.toml(value)))
     }
 
-    /// Three acceptable texts for a key, as far as possible all different.
+    /// Three valid texts for a key, different if possible.
     pub fn samples(&self, key: &Key) -> [String; 3] {
         let three = |texts: [&str; 3]| texts.map(str::to_owned);
         match (key.name, key.kind) {
@@ -107,7 +107,7 @@ const FIELDS: [&str; 2] = [
     r#"[{ name = "role", value = { roles = "joined", separator = "|" } }]"#,
 ];
 
-/// Everything that the program will act on, secrets included; not who said it.
+/// Everything that the program uses, including secrets, but without the sources.
 pub fn facts(config: &Config) -> String {
     let Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, cleanup, admin, shutdown, log, .. } =
         config;
@@ -131,5 +131,5 @@ pub fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// The shape of a private key; what is in it is looked at later.
+/// The form of a private key; its contents are checked later.
 pub const PEM: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";

@@ -1,4 +1,5 @@
-//! Customizations that were not recorded, and that are harder to notice. Each does what it describes.
+//! Customizations that were not recorded, and that are harder to notice. Each does what it
+//! describes.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Strings of a recording with placeholders in them, and what those stood for in one exchange.
+//! Strings of a recording with placeholders, and the values of these in one exchange.
 
 use std::time::UNIX_EPOCH;
 
@@ -7,13 +7,14 @@ use time::{Date, Month};
 
 use crate::recorded::complaints::Complaints;
 
-/// What placeholders stand for. Tokens are taken from the first place that has them, and must be the same in all others.
+/// The values of placeholders. Tokens are taken from the first place that contains them, and must
+/// be the same everywhere else.
 pub struct Meanings<'a> {
     /// `{home}`
     pub home: &'a str,
     /// `{user}`
     pub user: String,
-    /// The second before the request and that of its answer, which `{now}` is between.
+    /// The second before the request and that of the response; `{now}` is between them.
     pub during: (i64, i64),
     /// `{iat}`
     pub issued_at: i64,
@@ -24,7 +25,8 @@ pub struct Meanings<'a> {
 }
 
 impl Meanings<'_> {
-    /// Demands that a value is as recorded: members, their order and their types, and what the placeholders leave of the rest.
+    /// Compares a value with the recording: members, their order and types, and the rest except
+    /// placeholders.
     pub fn compare(&mut self, at: &str, actual: &Value, recorded: &Value, complaints: &mut Complaints) {
         match (actual, recorded) {
             (Value::Object(actual), Value::Object(recorded)) => {
@@ -53,14 +55,14 @@ impl Meanings<'_> {
         }
     }
 
-    /// Whether a text is as recorded.
+    /// Whether a text matches the recording.
     pub fn matches(&mut self, text: &str, recorded: &str) -> bool {
         let recorded = recorded.replace("{home}", self.home).replace("{user}", &self.user);
         let (mut text, mut recorded) = (text, &*recorded);
         loop {
             let Some((before, placeholder, after)) = first_placeholder(recorded) else { return text == recorded };
             let Some(rest) = text.strip_prefix(before) else { return false };
-            // It ends where the text behind it begins, up to the next placeholder.
+            // It ends where the text after it begins, up to the next placeholder.
             let next = first_placeholder(after).map_or(after, |(literal, _, _)| literal);
             let end = if next.is_empty() { Some(rest.len()) } else { rest.find(next) };
             let Some(end) = end else { return false };
@@ -98,7 +100,7 @@ impl Meanings<'_> {
         if placeholder.starts_with("iat") {
             return number == self.issued_at + offset(placeholder);
         }
-        // Seconds that are left of so many, as soon as PHP had counted them.
+        // The remaining seconds of a period, at the time when PHP counted them.
         let seconds = offset(placeholder);
         placeholder.starts_with("seconds:") && (seconds - 2..=seconds).contains(&number)
     }
@@ -108,7 +110,7 @@ fn same_as_before(meaning: &mut Option<String>, text: &str) -> bool {
     meaning.get_or_insert_with(|| text.to_owned()) == text
 }
 
-/// What is before the first placeholder, the placeholder without its braces, and what is behind it.
+/// The text before the first placeholder, the placeholder without braces, and the text after it.
 fn first_placeholder(text: &str) -> Option<(&str, &str, &str)> {
     for (at, _) in text.match_indices('{') {
         let Some(end) = text[at..].find('}') else { break };
@@ -128,7 +130,7 @@ fn offset(placeholder: &str) -> i64 {
     if number.is_empty() { 0 } else { number.parse().expect("a number of seconds") }
 }
 
-/// The Unix time of `2026-11-28 16:31:08`, or of the same with a `T` and the offset of UTC.
+/// The Unix time of `2026-11-28 16:31:08`, or the same with a `T` and a UTC offset.
 pub fn unix_time(text: &str) -> Option<i64> {
     let utc = text.strip_suffix("+00:00").unwrap_or(text);
     let parts: Vec<u16> = utc.split(['-', ' ', 'T', ':']).map(str::parse).collect::<Result<_, _>>().ok()?;
@@ -138,7 +140,7 @@ pub fn unix_time(text: &str) -> Option<i64> {
     Some(date.with_hms(small(hour)?, small(minute)?, small(second)?).ok()?.assume_utc().unix_timestamp())
 }
 
-/// Whether that is a refresh token's form, or a family's.
+/// Whether it has the form of a refresh token, or of a family.
 pub fn is_hex(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -1,4 +1,4 @@
-//! The exchanges of a customized site once more, and everything that is compared of them.
+//! Replays the exchanges of a customized site, and compares everything about them.
 
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use crate::support::custom::{CustomSites, Login};
 use crate::support::mariadb::{Row, TokenState};
 use crate::support::site::Keys;
 
-/// Whose tokens are sent where none is named.
+/// The user whose token is sent if none is named.
 const USER: &str = "user1";
 
 /// Sends recorded requests to one address in front of the sites, or to the sites' own.
@@ -26,7 +26,7 @@ pub struct Replay<'a> {
     keys: Keys,
 }
 
-/// The token that goes with a request, and what can be said of it afterwards.
+/// The token sent with a request, and what is known of it.
 struct Sent {
     row_id: u64,
     refresh_token: String,
@@ -41,13 +41,13 @@ struct Logins {
 }
 
 impl<'a> Replay<'a> {
-    /// Reads the keys before any code of a site's own can change them.
+    /// Reads the keys before the site's own code can change them.
     pub fn of(sites: &'a CustomSites, base: SocketAddr) -> Replay<'a> {
         Replay { sites, base, keys: sites.site().keys() }
     }
 
-    /// Brings a recorded site up, with this code or what was recorded, replays it, and takes it down again. Returns all that
-    /// was not as recorded.
+    /// Sets up a recorded site with this code or the recorded one, replays it, and removes it
+    /// again. Returns all differences from the recording.
     pub async fn compare(&self, site: &RecordedSite, php: Option<&str>) -> Vec<String> {
         let mut logins = Logins { plain: Vec::new(), under_customization: None, last: None };
         for exchange in site.exchanges.iter().filter(|exchange| exchange.token == SentToken::Plain) {
@@ -94,7 +94,7 @@ impl<'a> Replay<'a> {
         let (last_token, last_event) = self.sites.database().last_ids().await;
 
         let request = recorded.request(exchange);
-        // PHP's clock is some milliseconds behind.
+        // PHP's clock may be some milliseconds behind.
         let asked = now() - 1;
         let answer = wire::exchange(self.base, &self.bytes(&request, sent.as_ref())).await;
         let mut meanings = Meanings { during: (asked, now()), ..self.meanings() };
@@ -176,7 +176,8 @@ impl<'a> Replay<'a> {
         [head, body].concat().into_bytes()
     }
 
-    /// The access token that was bound when the answer was compared: its form, its key, and the hash in its row.
+    /// The access token that was captured when the response was compared: its form, its key, and
+    /// the hash in its row.
     fn compare_access_token(
         &self,
         recorded: &Map<String, Value>,
@@ -256,7 +257,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// What the plugin says of an access token.
+    /// The plugin's answer about an access token.
     async fn compare_validation(
         &self,
         recorded: &Value,
@@ -265,8 +266,8 @@ impl<'a> Replay<'a> {
         meanings: &mut Meanings<'_>,
         complaints: &mut Complaints,
     ) {
-        // Two tokens of one user and one second are the same to the plugin, which takes this one for revoked then. The
-        // recorder waited for the next second.
+        // Two tokens of one user and one second are the same for the plugin, which then treats this
+        // one as revoked. The recorder waited for the next second.
         self.sites
             .database()
             .execute("UPDATE wp_jwt_auth_tokens SET hash = CONCAT('revoked-', id) WHERE revoked_at IS NOT NULL")
@@ -322,7 +323,7 @@ fn compare_answer(answer: &Answer, recorded: &Answered<'_>, meanings: &mut Meani
     }
 }
 
-/// A page of HTML has a theme's form, which is no business of the plugin's: it is `{html}`.
+/// An HTML page contains a theme's form, which does not matter here: it is `{html}`.
 fn body_of(answer: &Answer) -> Value {
     let text = String::from_utf8_lossy(&answer.body);
     if text.trim_start().to_ascii_lowercase().starts_with("<!doctype html>") {
@@ -351,7 +352,7 @@ fn compare_events(
                 ("response_time", Some("set")) => {
                     complaints.demand(found.is_some(), || "response_time is NULL".to_owned());
                 }
-                // A refresh's is the old row's.
+                // For a refresh it is the old row's.
                 ("token_id", Some("set")) => {
                     complaints.same(column, &found, &old.or(new).and_then(|row| row.get("id")))
                 }

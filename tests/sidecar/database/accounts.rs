@@ -6,7 +6,7 @@ use wp_jwt_sidecar::internals::wordpress::database::{Database as Pool, Hosts};
 
 use crate::support::mariadb::{Database, PASSWORD};
 
-/// `None` where it can log in.
+/// `None` if the login succeeds.
 async fn refusal(user: &str, password: &str) -> Option<String> {
     let opts = OptsBuilder::default()
         .user(Some(user))
@@ -19,7 +19,7 @@ async fn refusal(user: &str, password: &str) -> Option<String> {
     refused
 }
 
-/// Each plugin, how an account gets it with a password, and what a server needs for it.
+/// Each plugin, how an account gets it with a password, and what the server needs for it.
 #[tokio::test]
 async fn accounts_with_plugins_can_be_used() {
     let server = Database::shared();
@@ -33,7 +33,7 @@ async fn accounts_with_plugins_can_be_used() {
         ("caching_sha2_password", None, "WITH caching_sha2_password BY"),
     ] {
         if let Some(library) = library {
-            // Where it is there already that is an error, too.
+            // An error if it is already installed.
             let _ = root.query_drop(format!("INSTALL SONAME '{library}'")).await;
         }
         let password = match made_by.strip_suffix(" BY") {
@@ -53,7 +53,7 @@ async fn accounts_with_plugins_can_be_used() {
     }
 }
 
-/// An account of the system's user, and we are another.
+/// An account of another system user.
 #[tokio::test]
 async fn an_account_of_another_system_user_is_refused_with_a_reason() {
     let mut root = Database::shared().root().await;

@@ -1,4 +1,5 @@
-//! No answer of a server ends the program, or any part of it: a made-up server says everything that is wrong, in every place.
+//! No response of a server ends the program or any part of it: a fake server sends every kind of
+//! invalid packet in every place.
 
 use std::process::Command;
 use std::time::Duration;
@@ -36,10 +37,10 @@ async fn talk(pool: &Pool) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// What takes the place of a packet.
+/// What replaces a packet.
 type Kind = (&'static str, fn(&[u8]) -> Option<Vec<u8>>);
 
-/// With the number of the packet whose place it takes.
+/// With the number of the packet that it replaces.
 fn instead(bytes: &[u8], payload: &[u8]) -> Option<Vec<u8>> {
     Some(packet(bytes[3], payload))
 }
@@ -73,7 +74,8 @@ const KINDS: &[Kind] = &[
     ("all bits", |bytes| instead(bytes, &vec![0xff; bytes.len()])),
 ];
 
-/// Every packet of a conversation is spoilt in every way. What comes of it is an error, or, where the library reads over it, none.
+/// Every packet of a conversation is corrupted in every way. The result is an error, unless the
+/// library ignores the corruption.
 #[tokio::test]
 async fn every_packet_may_be_spoilt() {
     let mut panics = 0;
@@ -92,7 +94,8 @@ async fn every_packet_may_be_spoilt() {
         .unwrap();
         let packets = server.longest();
         assert!(packets > 40, "only {packets} packets: is the conversation what it was?");
-        // The login whole, then some of each kind. What ends rows is all that is newer.
+        // The login completely, then a sample of each kind. Only the end of rows differs in the
+        // newer protocol.
         for at in (0..packets).filter(|at| *at < 8 || at % (if newer { 5 } else { 2 }) == 0) {
             for (kind, spoilt) in KINDS {
                 let spoil = move |place: usize, bytes: Vec<u8>| if place == at { spoilt(&bytes) } else { Some(bytes) };
@@ -111,7 +114,7 @@ async fn every_packet_may_be_spoilt() {
     assert!(panics > 0, "the library does not panic any more: is the catch still needed?");
 }
 
-/// Bytes are flipped, taken out and put in at places that a seed chooses.
+/// Bytes are flipped, removed and inserted at places chosen by a seed.
 #[tokio::test]
 async fn random_bytes_do_not_hurt() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -145,7 +148,7 @@ async fn random_bytes_do_not_hurt() {
     }
 }
 
-/// A login: its name, the plugin of the greeting, the server's answers, and what the error says.
+/// A login: its name, the plugin of the greeting, the server's responses, and the expected error.
 type Login = (&'static str, &'static str, Vec<Vec<u8>>, &'static str);
 
 const NONCE: &[u8] = b"ABCDEFGHIJKLMNOPQRST\0";
@@ -220,7 +223,8 @@ async fn every_login_ends_well_or_with_a_reason() {
     }
 }
 
-/// What the program makes of it: refreshes go to WordPress, the log is JSON and tells the place, the commands say why.
+/// The effect on the program: refreshes are left to WordPress, the log is JSON and contains the
+/// place, the commands report the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_makes_the_library_panic_costs_nothing_but_native_answers() {
     let login = vec![switch(b"parsec", &[1; 5]), [b"P\0" as &[u8], &[7; 18]].concat()];

@@ -1,4 +1,5 @@
-//! Connections end as the protocol says, so that the server's log stays free of them; and there are never more than allowed.
+//! Connections end as the protocol requires, so the server logs none as aborted; and there are
+//! never more than allowed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +20,8 @@ fn pool(database: &TestDatabase) -> Pool {
     Pool::new(Hosts::new(vec![Opts::from_url(database.url()).unwrap()]))
 }
 
-/// Connections that the server had to close because their client was gone, and those that there are.
+/// The number of connections that the server had to close because the client was gone, and of open
+/// ones.
 async fn aborted_and_open(root: &mut mysql_async::Conn) -> (u64, u64) {
     let mut numbers = Vec::new();
     for name in ["Aborted_clients", "Threads_connected"] {
@@ -29,8 +31,8 @@ async fn aborted_and_open(root: &mut mysql_async::Conn) -> (u64, u64) {
     (numbers[0], numbers[1])
 }
 
-/// Once `root` is the only connection. The server counts one that was broken off a moment after it has left the list of those that
-/// are open: the count has to stand still for a while.
+/// Waits until `root` is the only connection. The server counts an aborted connection a moment
+/// after removing it from the list of open ones, so the count must be stable for a while.
 async fn aborted_when_quiet(root: &mut mysql_async::Conn) -> u64 {
     let deadline = Instant::now() + PATIENCE;
     let (mut last, mut since) = (0, Instant::now());
@@ -46,7 +48,7 @@ async fn aborted_when_quiet(root: &mut mysql_async::Conn) -> u64 {
     }
 }
 
-/// Start, refreshes, reload, commands, stop: none is an aborted connection.
+/// Start, refreshes, reload, commands, stop: none leaves an aborted connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_sees_no_aborted_connection() {
     let server = Database::private();
@@ -57,7 +59,7 @@ async fn the_server_sees_no_aborted_connection() {
         tokens.push(database.insert_token(TokenState::Live, user.id).await.refresh_token);
     }
     let mut root = server.root().await;
-    // The connections of the test itself are dropped; from here on there are none but the sidecar's.
+    // The test's own connections are dropped; from here on there are only the sidecar's.
     let before = aborted_when_quiet(&mut root).await;
 
     let directory = TempDir::new().unwrap();
@@ -88,7 +90,7 @@ async fn the_server_sees_no_aborted_connection() {
     for arguments in commands {
         let output = command().args(arguments).envs(environment.clone()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        // doctor has its say about a site that an upstream only plays.
+        // doctor reports problems of a site that an upstream only imitates.
         assert!(arguments[0] == "doctor" || output.status.success(), "{arguments:?}: {said}");
         assert!(!said.contains("cannot be used"), "{arguments:?}: {said}");
         assert_eq!(aborted_and_open(&mut root).await.0, before, "{arguments:?}: {said}");
@@ -99,16 +101,18 @@ async fn the_server_sees_no_aborted_connection() {
     assert!(stopped.elapsed() < Duration::from_millis(1_500), "the stop waits for no goodbye: {:?}", stopped.elapsed());
     assert_eq!(aborted_when_quiet(&mut root).await, before);
 
-    // One that is dropped is counted.
+    // A dropped connection is counted.
     drop(database.connect().await);
     assert_eq!(aborted_when_quiet(&mut root).await, before + 1);
 }
 
-/// All but one of each mode go when their time has come, and these two are kept alive.
+/// All except one of each mode are closed when they have been idle for too long, and these two are
+/// kept alive.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_go_and_two_stay() {
     let database = Database::shared().create().await;
-    // A look that comes later than half of this, on a machine at its limit, finds all of them too old.
+    // On an overloaded machine, a look that is late by more than half of this finds all of them too
+    // old.
     let longest = Duration::from_secs(3);
     let pool = Arc::new(pool(&database).at_most(6).idle_for(longest));
     let keeping = Arc::clone(&pool);
@@ -122,7 +126,7 @@ async fn idle_connections_go_and_two_stay() {
     sessions.into_iter().for_each(Session::give_back);
     assert_eq!((pool.pool().idle, pool.pool().busy, pool.pool().limit), (6, 0, 6));
     eventually("four are gone", async || pool.pool().idle == 2).await;
-    // Longer than any may idle.
+    // Longer than any may be idle.
     tokio::time::sleep(longest + longest / 4).await;
     let (first, second) = (pool.session().await.unwrap(), pool.transactions().await.unwrap());
     assert_eq!(BTreeSet::from([first.name().id(), second.name().id()]), last, "they are the two that were used last");
@@ -152,7 +156,7 @@ async fn there_are_never_more_than_the_limit() {
         for _ in 0..4 {
             sessions.push(pool.transactions().await.unwrap());
         }
-        // A connection that has said goodbye is gone in a moment.
+        // A connection that has sent COM_QUIT is gone in a moment.
         for _ in 0..100 {
             if open().await <= 4 {
                 break;
@@ -165,7 +169,8 @@ async fn there_are_never_more_than_the_limit() {
     }
 }
 
-/// A server may be set to begin another transaction at each COMMIT, or to end the connection.
+/// A server may be configured to begin another transaction at each COMMIT, or to close the
+/// connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_ends_the_transaction_and_nothing_else() {
     let server = Database::private();
@@ -186,7 +191,7 @@ async fn a_commit_ends_the_transaction_and_nothing_else() {
     }
 }
 
-/// Dropped between two statements or within one, it lets go of its locks as soon as before.
+/// Dropped between two statements or within one, it releases its locks as soon as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_transaction_is_rolled_back_at_once() {
     let database = Database::shared().create().await;

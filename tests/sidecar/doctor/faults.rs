@@ -1,4 +1,4 @@
-//! One fault at a time, made on a real site, each undone before the next.
+//! One fault at a time, on a real site, each undone before the next.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use crate::support::port::Port;
 use crate::support::raw::Upstream;
 use crate::support::site::Site;
 
-/// Spares the watch over an idle connection.
+/// Skips watching an idle connection.
 pub const QUICKLY: [&str; 2] = ["--upstream-keepalive-idle", "0s"];
 
-/// A file that is gone when this is.
+/// A file that is removed on drop.
 pub struct Placed(PathBuf);
 
 impl Placed {
@@ -46,7 +46,7 @@ async fn each_fault_of_a_site_is_named() {
 }
 
 fn what_the_code_of_the_site_changes(site: &Site) {
-    // A new name each time: PHP looks only every two seconds whether a file is still the same.
+    // A new name each time: PHP checks only every two seconds whether a file has changed.
     let mu_plugins = Path::new(site.said("ROOT")).join("wp-content/mu-plugins");
     let mu_plugin = mu_plugins.join("claims.php");
     let claims = Placed::at(
@@ -97,7 +97,7 @@ fn what_the_code_of_the_site_changes(site: &Site) {
     assert!(text(&report.the("warning", "customized.php")["what"]).contains("was not started"), "{:#}", report.json);
 }
 
-/// Callbacks that are there only once the REST API is set up, and one of the user who is asked for.
+/// Callbacks that exist only once the REST API is set up, and one of a specific user.
 fn what_decides_the_fields_of_answers(site: &Site, mu_plugins: &Path) {
     let _fields = Placed::at(
         mu_plugins.join("fields.php"),
@@ -181,7 +181,8 @@ async fn hooks_that_refuse_or_act(site: &Site) {
     report.the("ok", "customized.hooks");
 }
 
-/// Of security plugins that are known by name also what they do where everything begins; of others not.
+/// For security plugins that are known by name, early callbacks are reported as well; for others
+/// not.
 fn what_refuses_requests_in_wordpress(site: &Site) {
     let content = Path::new(site.said("ROOT")).join("wp-content");
     let plugin = |folder: &str| {
@@ -228,14 +229,14 @@ fn what_the_plugins_settings_leave_out(site: &Site) {
     assert!(text(&report.the("ok", "parity.rate_limit")["what"]).contains("lets 3 requests through"));
     assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("6 refused refreshes"));
     set(60);
-    // update_option() takes languages that are installed only.
+    // update_option() accepts installed languages only.
     site.php("global $wpdb; $wpdb->replace( $wpdb->options, array( 'option_name' => 'WPLANG', 'option_value' => 'de_DE' ) );");
     let pack = Placed::at(Path::new(site.said("ROOT")).join("wp-content/languages/de_DE.mo"), "");
     let report = Report::of(site, &QUICKLY, &[]);
     let forwarded = lines(report.the("ok", "parity.forwarded"));
     assert!(forwarded.len() == 6 && forwarded[5].starts_with("broken JSON, with Origin: "), "{forwarded:?}");
     assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("2 refused refreshes"));
-    // Without the pack, WordPress speaks English.
+    // Without the pack, WordPress's messages are English.
     drop(pack);
     let report = Report::of(site, &QUICKLY, &[]);
     assert!(text(&report.the("ok", "parity.answers")["what"]).starts_with("8 refused refreshes"));
@@ -330,7 +331,7 @@ fn an_upstream_that_is_away_or_silent(site: &Site) {
     assert!(report.the("warning", "upstream.keepalive")["what"].as_str().unwrap().contains("no answer within"));
     assert!(began.elapsed() < Duration::from_secs(60), "it hangs with the upstream");
 
-    // Something else listens there.
+    // Another program listens there.
     let page = Upstream::answering(|_| "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>");
     let report = Report::of_config(site.wp_config(), &format!("http://{}", page.address()), &QUICKLY, &[]);
     assert!(text(&report.the("problem", "upstream.rest")["fix"]).starts_with("A page came"), "{:#}", report.json);

@@ -1,4 +1,5 @@
-//! `doctor --with-token`: one real refresh by the real WordPress, compared with what the sidecar would have said.
+//! `doctor --with-token`: one real refresh by the real WordPress, compared with the sidecar's
+//! response.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::support::raw::Connection;
 use crate::support::secrets;
 use crate::support::site::Site;
 
-/// The refresh token of a new login, by WordPress itself.
+/// The refresh token of a new login, directly at WordPress.
 fn log_in(site: &Site) -> String {
     let body = json!({"username": site.said("USER"), "password": site.said("USER_PASSWORD")}).to_string();
     let mut client = Connection::to(site.upstream());
@@ -25,14 +26,15 @@ fn log_in(site: &Site) -> String {
     token
 }
 
-/// What the doctor finds with `token`: by standard input, or on the command line. The site's code is not run by PHP's command line.
+/// The doctor's findings with `token`, on standard input or on the command line, without running
+/// the site's code.
 fn with_token(site: &Site, token: &str, by_input: bool) -> Report {
     let (given, input) = if by_input { ("-", format!("{token}\n")) } else { (token, String::new()) };
     let arguments = [QUICKLY.as_slice(), &["--no-php", "--with-token", given]].concat();
     Report::with_input(&Report::arguments(site.wp_config(), site.said("UPSTREAM"), &arguments), &[], &input)
 }
 
-/// Rows of the token's family, and how many of them live.
+/// How many rows the token's family has, and how many of them are live.
 async fn rows_of(database: &TestDatabase, token: &str) -> (usize, usize) {
     let rows = format!(
         "SELECT revoked_at FROM wp_jwt_auth_tokens WHERE token_family = \
@@ -61,7 +63,7 @@ async fn a_real_refresh_is_compared() {
     assert!(text(&finding["fix"]).contains("shown and kept nowhere"), "{finding}");
     assert_eq!(rows_of(&database, &token).await, (2, 1), "WordPress rotated it, once");
 
-    // It is used up, and one that was never there is not sent either.
+    // It is used up, and an unknown one is not sent either.
     for (token, says) in [(token.as_str(), "is used or revoked"), ("0123456789abcdef", "is unknown")] {
         let report = with_token(&site, token, false);
         let finding = report.the("warning", "parity.refresh");

@@ -1,5 +1,5 @@
-//! The least that a database user needs: the statements that the doctor proposes are enough for everything, and without any
-//! one of them it says what is missing.
+//! The least privileges of a database user: the statements that the doctor proposes are sufficient
+//! for everything, and without any one of them it reports what is missing.
 
 use mysql_async::prelude::Queryable as _;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::support::mariadb::{Database, PASSWORD, PASSWORD_IN_URL, TestDatabase,
 use crate::support::rig::{self, eventually};
 use crate::support::sidecar::command;
 
-/// Everything on that needs rights.
+/// Enables everything that needs privileges.
 const ALL_FEATURES: [(&str, &str); 7] = [
     ("WP_JWT_SIDECAR_CLEANUP_TOKENS_AFTER_DAYS", "1"),
     ("WP_JWT_SIDECAR_CLEANUP_ANALYTICS", "true"),
@@ -20,11 +20,11 @@ const ALL_FEATURES: [(&str, &str); 7] = [
         r#"[{ name = "login", value = { column = "login" } }, { name = "first", value = { meta = "first_name" } }]"#,
     ),
     ("WP_JWT_SIDECAR_JWT_CLAIM", r#"[{ path = "data.user.roles", value = { roles = "list" } }]"#),
-    // Nothing is to be waited for.
+    // Avoids waiting.
     ("WP_JWT_SIDECAR_UPSTREAM_KEEPALIVE_IDLE", "0s"),
 ];
 
-/// The database as the proposed user sees it.
+/// The database as the proposed user.
 fn as_proposed_user(database: &TestDatabase) -> TestDatabase {
     let (_, rest) = database.url().split_once('@').unwrap();
     TestDatabase::open(&format!("mysql://wp_jwt_sidecar:{PASSWORD_IN_URL}@{rest}"), database.prefix())
@@ -38,7 +38,7 @@ fn environment<'a>(database: &'a TestDatabase, upstream: &'a str) -> Vec<(&'stat
         ("WP_JWT_SIDECAR_WORDPRESS_TABLE_PREFIX", database.prefix()),
     ]);
     all.extend(rig::SECRETS);
-    // Spares the watch over an idle connection.
+    // Skips watching an idle connection.
     all.push(("WP_JWT_SIDECAR_UPSTREAM_KEEPALIVE_IDLE", "0s"));
     all
 }
@@ -49,7 +49,7 @@ fn missing(report: &Report) -> Vec<&Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proposed_user_is_enough_for_everything_and_needs_all_of_it() {
-    // A server of its own: users are the server's.
+    // A separate server, since users belong to the server.
     let server = Database::private();
     let database = rig::site(&server).await;
     database.execute(USERMETA).await;

@@ -1,4 +1,4 @@
-//! Faults of the real nginx behind the sidecar: what it cuts, limits, adds and keeps to itself.
+//! Faults of the real nginx behind the sidecar: what it cuts, limits, adds and does not pass on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::support::raw::Connection;
 use crate::support::sidecar::PATIENCE;
 use crate::support::site::Site;
 
-/// The nginx of a site and its configuration as it was.
+/// The nginx of a site and its original configuration.
 struct Nginx<'a> {
     site: &'a Site,
     file: PathBuf,
@@ -27,14 +27,14 @@ impl<'a> Nginx<'a> {
         Nginx { site, file, configuration }
     }
 
-    /// Puts `with` in the place of each `what`, has nginx take it, and waits until no worker of before answers.
+    /// Replaces each `what`, reloads nginx, and waits until no earlier worker responds.
     fn change(&self, generation: u32, changes: &[(&str, &str)]) {
         let mut changed = self.configuration.clone();
         for (what, with) in changes {
             assert!(changed.contains(what), "{what}");
             changed = changed.replace(what, with);
         }
-        // Seen in an answer that is no WordPress's.
+        // Recognised by a response that is not WordPress's.
         let probe = format!("location = /generation {{ return 200 \"{generation} \"; }}\n\t\tlocation / {{");
         fs::write(&self.file, changed.replace("location / {", &probe)).unwrap();
         let pid = fs::read_to_string(self.file.parent().unwrap().with_file_name("run/nginx.pid")).unwrap();
@@ -107,7 +107,7 @@ fn what_the_web_server_does_wrong_is_named() {
     apache_that_keeps_authorization_to_itself(&site);
 }
 
-/// As mod_proxy_fcgi does, unless it is asked not to.
+/// Like mod_proxy_fcgi by default.
 fn apache_that_keeps_authorization_to_itself(site: &Site) {
     let here = tempfile::tempdir().unwrap();
     let modules = ["authz_core", "dir", "mime", "mpm_event", "proxy", "proxy_fcgi", "unixd"];
@@ -144,7 +144,7 @@ fn apache_that_keeps_authorization_to_itself(site: &Site) {
         let upstream = format!("http://{}", port.address());
         let arguments = [QUICKLY.as_slice(), &["--no-php"]].concat();
         let report = Report::of_config(site.wp_config(), &upstream, &arguments, &[]);
-        // Its children go with it in order; KILL would leave them.
+        // On TERM its children end with it; KILL would leave them.
         assert!(Command::new("kill").arg(apache.id().to_string()).status().unwrap().success());
         apache.wait().unwrap();
         let authorization = report.the(level, "upstream.authorization");

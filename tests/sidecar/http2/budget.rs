@@ -1,4 +1,5 @@
-//! What one HTTP/2 connection, and one client, may hold of what all share: connections to the site, and open files.
+//! How much of the shared resources one HTTP/2 connection, and one client, may hold: connections to
+//! the site, and open files.
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -19,7 +20,7 @@ use crate::support::rig::{ROUTE, Rig};
 use crate::support::sidecar::{self, PATIENCE, Sidecar, wait_until};
 use crate::support::tls::{Authority, tls_address};
 
-/// As large as the answers of the attack are.
+/// As large as the responses of the attack.
 const LARGE: usize = 2 << 20;
 
 /// SETTINGS_INITIAL_WINDOW_SIZE: not a byte of any answer.
@@ -42,7 +43,7 @@ fn targets(upstream: &Upstream) -> Vec<String> {
     upstream.requests().iter().map(|request| request.start_line().split(' ').nth(1).unwrap().to_owned()).collect()
 }
 
-/// Asks for something small on a connection of its own.
+/// Requests a small response on a new connection.
 fn small(sidecar: &Sidecar) -> u16 {
     let mut client = Connection::to(sidecar.address());
     client.send("GET /small HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -61,15 +62,16 @@ fn the_33rd_request_of_a_connection_waits_before_it_takes_a_connection_to_the_si
     let mut answered = attacker.answered(32);
     answered.sort_unstable();
     assert_eq!(answered, (1..64).step_by(2).collect::<Vec<u32>>());
-    // All that was sent before that was seen by the worker before this.
+    // The worker has seen everything that was sent before this.
     assert_eq!(small(&front.sidecar), 200);
     assert_eq!(upstream.connections(), 33);
-    // One that is given up while it waits is never sent; the next takes the place of one that is over.
+    // A waiting request that is cancelled is never sent; the next one gets the permit of one that
+    // has ended.
     attacker.reset(65);
     attacker.reset(1);
     assert_eq!(attacker.answered(1), [67]);
     assert_eq!(upstream.connections(), 34);
-    // Those that wait end with their connection.
+    // Waiting requests end with their connection.
     drop(attacker);
     assert_eq!(small(&front.sidecar), 200);
     let targets = targets(&upstream);
@@ -104,7 +106,7 @@ fn with_open_files(files: usize, upstream: &Upstream, authority: &Authority, ver
     let arguments =
         ["--listen", "127.0.0.1:0", "--log-format", "json", "--upstream", &url, "--refresh-mode", "forward"];
     command.args(arguments).args(["--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair]);
-    // What waits for a place does so for this time.
+    // A request waits for a permit for this long.
     command.args(["--admin-listen", "127.0.0.1:0", "--server-workers", "2", "--upstream-connect-timeout", "1s"]);
     command.stdin(Stdio::null());
     command
@@ -128,7 +130,8 @@ fn an_attack_by_streams_that_are_not_read_leaves_room_for_others() {
             attacker
         })
         .collect();
-    // 160 of them could be in flight by their connections' limits; by their address's it is half of 150.
+    // By the limits of their connections, 160 could be in flight; by that of their address, half of
+    // 150.
     wait_until("it is an attack", || upstream.connections() >= 70);
     for _ in 0..50 {
         assert_eq!(small(&sidecar), 200);
@@ -173,7 +176,7 @@ async fn refresh(client: &mut Client<Full<Bytes>>, token: &str) -> (u16, Value) 
     (status, serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap())
 }
 
-/// A refresh has a place among the exchanges in flight, but needs no connection to the site.
+/// A refresh counts among the exchanges in flight, but needs no connection to the site.
 #[tokio::test]
 async fn refreshes_are_exchanges_that_need_no_connection_to_the_site() {
     let authority = Authority::new();
@@ -200,7 +203,8 @@ async fn refreshes_are_exchanges_that_need_no_connection_to_the_site() {
         assert!(Instant::now() < deadline, "not native");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // The only connection to the site is taken by an upload that goes on; it has begun when it is beyond what is read first.
+    // The only connection to the site is taken by a running upload, which has begun once it exceeds
+    // what is read first.
     let before = rig.upstream.connections();
     let mut upload = Connection::to(rig.sidecar.address());
     upload.send("POST /upload HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 200000\r\n\r\n");
@@ -211,7 +215,7 @@ async fn refreshes_are_exchanges_that_need_no_connection_to_the_site() {
     }
     let (status, answer) = refresh(&mut app, &rig.token().await.refresh_token).await;
     assert_eq!((status, answer["user_id"] == rig.user.id), (200, true), "{answer}");
-    // With the second place taken, too, no place is left for a refresh.
+    // With the second permit taken, too, none is left for a refresh.
     let mut other = Connection::to(rig.sidecar.address());
     other.send("POST /upload HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 200000\r\n\r\nx");
     let refused = loop {

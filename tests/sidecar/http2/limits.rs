@@ -1,4 +1,5 @@
-//! What one HTTP/2 connection can take from others: answers that are not read, floods of frames, fields without end.
+//! What one HTTP/2 connection can take from others: unread responses, floods of frames, endless
+//! fields.
 
 use std::io::Write as _;
 use std::sync::mpsc::channel;
@@ -12,10 +13,12 @@ use crate::support::sidecar::PATIENCE;
 const USUAL: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "https"), (":authority", "shop.example"), (":path", "/")];
 
-/// SETTINGS_INITIAL_WINDOW_SIZE: not a byte of any answer, before the client opens the stream's window.
+/// SETTINGS_INITIAL_WINDOW_SIZE: not a byte of any answer, before the client opens the stream's
+/// window.
 const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
 
-/// An upstream with an answer that no buffer on the way holds, and a channel that tells when its connection was closed.
+/// An upstream with a response that no buffer on the way holds, and a channel that reports when its
+/// connection was closed.
 fn endless() -> (Upstream, std::sync::mpsc::Receiver<()>) {
     let (sender, receiver) = channel();
     let upstream = Upstream::with(move |connection, _| {
@@ -39,7 +42,7 @@ fn a_stream_without_a_window_does_not_hold_its_upstream_connection() {
     assert_eq!(client.reset_of(1), CANCEL);
     let line = front.sidecar.wait_for_log("the client does not read its answer");
     assert!(line.contains("500ms") && line.contains("127.0.0.1"), "{line}");
-    // The stream is over, the connection is not: who reads gets on with it.
+    // The stream has ended, but not the connection: a client that reads continues.
     client.request(3, &USUAL, true);
     assert_eq!(client.status(3), 200);
     client.frame(WINDOW_UPDATE, 0, 3, &100_000_u32.to_be_bytes());
@@ -55,7 +58,8 @@ fn a_stream_that_is_read_byte_by_byte_does_not_either() {
     client.hello_with(&NO_WINDOW);
     client.request(1, &USUAL, true);
     let deadline = Instant::now() + PATIENCE;
-    // A byte every 20 ms is 50 a second; server.min_rate is 240, and never is there 500 ms of silence.
+    // A byte every 20 ms is 50 a second; server.min_rate is 240, and never is there 500 ms of
+    // silence.
     while closed.recv_timeout(Duration::from_millis(20)).is_err() {
         assert!(Instant::now() < deadline, "the upstream's connection stays open");
         client.frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes());
@@ -64,8 +68,8 @@ fn a_stream_that_is_read_byte_by_byte_does_not_either() {
     front.sidecar.wait_for_log("the client does not read its answer");
 }
 
-/// What the client takes counts, and not when a frame of the answer is over; and what is on its way is not an idle
-/// connection, though the site has nothing more to say.
+/// What counts is what the client reads, not whether a frame of the response has ended; and bytes
+/// in transit keep a connection from being idle, even if the site has sent everything.
 #[test]
 fn a_slow_reader_goes_on_at_any_rate_above_the_minimum() {
     const LENGTH: usize = 12_000;
@@ -103,12 +107,12 @@ async fn more_fields_than_allowed_are_431() {
     let front = Front::of(&upstream, &["--server-max-header-fields", "20"]);
     let mut client = front.client().await;
     let request = |fields: usize| (0..fields).fold(get("/"), |request, i| request.header(format!("x-{i}"), "a"));
-    // With the Host that the authority becomes.
+    // With the Host that is derived from the authority.
     assert_eq!(client.send(empty(request(19))).await.status(), 200);
     let answer = client.send(empty(request(20))).await;
     assert_eq!(answer.status(), 431);
     front.sidecar.wait_for_log("more fields than server.max_header_fields");
-    // Each cookie may be a field of its own; they are one line for the site.
+    // Each cookie may be a field of its own; for the site they are one line.
     let cookies = (0..50).fold(get("/"), |request, i| request.header("cookie", format!("c{i}=1")));
     assert_eq!(client.send(empty(cookies)).await.status(), 200);
     assert_eq!(upstream.requests().len(), 2);
@@ -125,7 +129,7 @@ async fn a_connection_ends_in_order_after_so_many_requests() {
     tokio::time::timeout(PATIENCE, client.ended).await.expect("it is closed").unwrap().expect("in order");
 }
 
-/// Some clients end an upload of nothing by a frame of its own.
+/// Some clients end an empty upload by a frame of its own.
 #[test]
 fn a_body_that_ends_without_a_byte_has_the_length_zero() {
     let upstream = Upstream::ok();
@@ -148,7 +152,7 @@ fn resident(pid: u32) -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
 }
 
-/// Frames that cost nothing to send and have no flow control.
+/// Frames that are cheap to send and have no flow control.
 #[test]
 fn floods_of_small_frames_take_no_memory_and_stop_no_other_client() {
     let (sender, receiver) = channel();

@@ -1,4 +1,4 @@
-//! HTTP/2 frames by hand, for what no client library would send.
+//! Hand-written HTTP/2 frames, for what no client library would send.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,9 +15,9 @@ pub const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-/// RFC 9113, 7: the stream is not wanted any more.
+/// RFC 9113, 7: the stream is no longer wanted.
 pub const CANCEL: u32 = 8;
-/// RFC 9113, 7: the other side does too much.
+/// RFC 9113, 7: the other side generates too much load.
 pub const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 const END_STREAM: u8 = 1;
@@ -37,12 +37,12 @@ struct Received {
 }
 
 impl RawHttp2 {
-    /// After the TLS handshake; not a byte of HTTP/2 is sent.
+    /// After the TLS handshake, before any byte of HTTP/2.
     pub fn to(address: SocketAddr, authority: &Authority) -> RawHttp2 {
         RawHttp2::from(Ipv4Addr::LOCALHOST, address, authority)
     }
 
-    /// As [`RawHttp2::to`], with another client's address.
+    /// Like [`RawHttp2::to`], from another client address.
     pub fn from(client: Ipv4Addr, address: SocketAddr, authority: &Authority) -> RawHttp2 {
         let socket = connect_from(client, address);
         let connection = TlsConnection::over(socket, "shop.example", authority.client(&["h2"])).unwrap();
@@ -61,7 +61,7 @@ impl RawHttp2 {
         self.frame(SETTINGS, 0, 0, settings);
     }
 
-    /// A write that takes longer fails.
+    /// Slower writes fail.
     pub fn limit_writes(&mut self, limit: std::time::Duration) {
         self.connection.stream.sock.set_write_timeout(Some(limit)).unwrap();
     }
@@ -81,7 +81,7 @@ impl RawHttp2 {
         }
     }
 
-    /// How many bytes came on `stream`; waits until it is `length`.
+    /// How many bytes have arrived on `stream`; waits until there are `length`.
     pub fn data_of(&mut self, stream: u32, length: usize) -> usize {
         let mut received = 0;
         while received < length {
@@ -93,7 +93,7 @@ impl RawHttp2 {
         received
     }
 
-    /// Reads up to the heads of `count` answers, and says on which streams they came.
+    /// Reads up to the heads of `count` responses, and returns their streams.
     pub fn answered(&mut self, count: usize) -> Vec<u32> {
         let mut streams = Vec::new();
         while streams.len() < count {
@@ -116,7 +116,7 @@ impl RawHttp2 {
         self.frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
     }
 
-    /// Up to 4,096 streams, until the other side has had enough.
+    /// Up to 4,096 streams, until the other side ends the connection.
     pub fn flood(&mut self, mut each: impl FnMut(&mut Self, u32)) {
         for stream in (1..8192).step_by(2) {
             each(self, stream);
@@ -126,7 +126,7 @@ impl RawHttp2 {
         }
     }
 
-    /// A head that goes on in 1 MiB of CONTINUATION frames.
+    /// A head that continues with 1 MiB of CONTINUATION frames.
     pub fn head_without_end(&mut self, fields: &[(&str, &str)]) {
         self.frame(HEADERS, 0, 1, &block(fields));
         let more = block(&[("x-more", &"x".repeat(8000))]);
@@ -135,7 +135,8 @@ impl RawHttp2 {
         }
     }
 
-    /// Any frame. A write that fails is not an error yet: the other side may have said why before.
+    /// Any frame. A failed write is not an error yet: the other side may have sent the reason
+    /// before.
     pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let mut frame = length[1..].to_vec();
@@ -145,7 +146,8 @@ impl RawHttp2 {
         self.write(&frame);
     }
 
-    /// Whether the stream or the connection is ended by an error, or the answer is a 400. Waits for it.
+    /// Whether the stream or the connection ends with an error, or the response is a 400. Waits for
+    /// it.
     pub fn is_refused(&mut self, stream: u32) -> bool {
         loop {
             match self.receive() {
@@ -158,7 +160,7 @@ impl RawHttp2 {
         }
     }
 
-    /// The status of the answer on `stream`.
+    /// The status of the response on `stream`.
     pub fn status(&mut self, stream: u32) -> u16 {
         loop {
             let frame = self.receive().expect("an answer");
@@ -169,8 +171,8 @@ impl RawHttp2 {
         }
     }
 
-    /// Waits until the connection is ended by the other side, with this error if it says one: what is still on its way
-    /// to it when it closes makes a reset of the close, and its last words are lost.
+    /// Waits until the other side ends the connection, with this error if it sends one: bytes still
+    /// in transit when it closes turn the close into a reset, and its last frames are lost.
     pub fn ends_with(&mut self, error: u32) {
         while let Some(frame) = self.receive() {
             if frame.kind == GOAWAY {
@@ -179,7 +181,7 @@ impl RawHttp2 {
         }
     }
 
-    /// Whether the other side closes; waits for it, past whatever it says before.
+    /// Whether the other side closes; waits for it, and skips whatever it sends before.
     pub fn is_closed(&mut self) -> bool {
         while self.receive().is_some() {}
         true
@@ -238,7 +240,8 @@ fn integer(block: &mut Vec<u8>, value: usize) {
     block.push(u8::try_from(rest).unwrap());
 }
 
-/// `:status` comes first: indexed for the usual ones (RFC 7541, appendix A), else as a literal, Huffman-coded.
+/// `:status` comes first: indexed for the usual ones (RFC 7541, appendix A), otherwise a literal,
+/// Huffman-coded.
 fn status(block: &[u8]) -> u16 {
     match block {
         [0x88, ..] => 200,

@@ -1,4 +1,5 @@
-//! Rows that are in a transaction while the map is filled or extended, and a map that is not complete any more.
+//! Rows in open transactions while the map is filled or extended, and a map that is no longer
+//! complete.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ async fn a_login_that_is_under_way_when_the_map_is_filled_is_found() {
         rig.sidecar.wait_for_log(FILLED);
         let mut root = server.root().await;
         log_statements(&mut root).await;
-        // Not committed is not there.
+        // An uncommitted row does not exist.
         let delete = "DELETE FROM wp_jwt_auth_tokens WHERE refresh_token_hash = ?";
         slow.exec_drop(delete, (&rolled_back,)).await.unwrap();
         assert_eq!(rig.refresh(&rolled_back).status(), 403);
@@ -44,7 +45,7 @@ async fn a_login_that_is_under_way_when_the_map_is_filled_is_found() {
     }
 }
 
-/// As of ten minutes later, when what is missing in a gap is not looked for any more.
+/// As ten minutes later, when the missing ids of a gap are no longer looked for.
 #[tokio::test]
 async fn a_row_is_looked_for_as_long_as_its_transaction_lasts() {
     let database = Database::shared().create().await;
@@ -96,7 +97,7 @@ async fn a_map_that_had_no_room_for_a_while_is_filled_again() {
     assert_eq!(look_ups(&mut root).await, Vec::<String>::new());
 }
 
-/// Those that had to make room are refused by a map that takes itself to be complete.
+/// A map that wrongly counts as complete would refuse tokens that were evicted.
 #[tokio::test]
 async fn a_map_that_is_filled_again_is_complete_only_at_the_end() {
     let database = Database::shared().create().await;
@@ -107,7 +108,7 @@ async fn a_map_that_is_filled_again_is_complete_only_at_the_end() {
     map.fill(columns()).await.unwrap();
     let first = map.complete();
     assert!(first.is_some());
-    // Others that lived and do not any more.
+    // Others that were live and no longer are.
     for id in 0..20_000 {
         tokens.remember(Key::of(&random_hex::<16>(), true), RowRef::found(id, Some(user)));
     }

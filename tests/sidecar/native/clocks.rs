@@ -9,7 +9,7 @@ use crate::support::mariadb::Database;
 use crate::support::raw::Upstream;
 use crate::support::rig::{self, HOME, Rig};
 
-/// A rig whose WordPress has a clock that is so much behind this machine's.
+/// A rig whose WordPress has a clock behind this machine's by so much.
 async fn rig_behind(seconds: u64, native: bool) -> Rig {
     let database = rig::site(Database::shared()).await;
     let user = database.insert_user("alice").await;
@@ -50,7 +50,7 @@ async fn tokens_are_issued_by_wordpresss_clock_where_that_is_behind() {
     let claims =
         jsonwebtoken::dangerous::insecure_decode::<Value>(body["access_token"].as_str().unwrap()).unwrap().claims;
     let claim = |name: &str| claims[name].as_u64().unwrap();
-    // Behind by five seconds, and by one more for what `Date` does not say.
+    // Behind by five seconds, and by one more for the precision of `Date`.
     assert!((now - 7..=now - 5).contains(&claim("iat")), "{now}: {claims}");
     assert_eq!((claim("nbf"), claim("exp") - claim("iat")), (claim("iat"), 604_800));
     let row = &rig.database.family_rows(&token.token_family).await[1];
@@ -72,7 +72,7 @@ async fn clocks_that_are_far_apart_leave_the_route_to_wordpress() {
     assert!(line.contains("leaving the refresh route to WordPress") && line.contains("behind"), "{line}");
 }
 
-/// A clock that is in time, with the second of uncertainty that every `Date` has.
+/// An accurate clock, with the second of uncertainty that every `Date` has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_is_in_time_issues_by_its_own_clock() {
     let rig = rig_behind(0, true).await;

@@ -1,4 +1,4 @@
-//! WordPress's definite word about its REST API counts, and what says nothing for certain does not.
+//! A definite answer of WordPress's about its REST API counts; an uncertain one does not.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use crate::support::raw::{Message, Upstream};
 use crate::support::rig::{self, ACTIVE, HOME, Rig, call_with, eventually};
 use crate::support::sidecar::command;
 
-/// What the upstream does.
+/// The upstream's behaviour.
 #[derive(Clone, Copy, PartialEq)]
 enum Site {
     Open,
@@ -19,19 +19,19 @@ enum Site {
     Answers(u16, &'static str),
     /// A status and a body for the question; calls of the route are refused.
     AnswersQuestion(u16, &'static str),
-    /// The REST API is reached by `rest_route` only, the rest is a page that is not found.
+    /// The REST API is only available by `rest_route`; everything else is a page that is not found.
     Moved,
 }
 
 const CLOSED: Site = Site::Answers(401, r#"{"code":"rest_not_logged_in","message":"No.","data":{"status":401}}"#);
 
-/// The code of the sidecar's own refusals, which the upstream here never has.
+/// The code of the sidecar's own refusals, which this upstream never sends.
 const NATIVE: &str = "jwt_auth_invalid_refresh_token";
 
 /// Another plugin beside it.
 const MORE_PLUGINS: &str = r#"a:2:{i:0;s:9:"hello.php";i:1;s:29:"jwt-auth-pro/jwt-auth-pro.php";}"#;
 
-/// A rig before such a site, with its admin listener.
+/// A rig in front of such a site, with its admin listener.
 async fn rig(site: &Arc<Mutex<Site>>) -> Rig {
     let database = rig::site(Database::shared()).await;
     let user = database.insert_user("alice").await;
@@ -61,7 +61,7 @@ fn questions(rig: &Rig) -> usize {
     rig.upstream.requests().iter().filter(|request| request.start_line().contains("_fields=home,namespaces")).count()
 }
 
-/// A call that is WordPress's whatever is known.
+/// A call that is always left to WordPress.
 fn forwarded(rig: &Rig) -> u16 {
     send(rig, call_with(&json!({"refresh_token": "none"}), "Authorization: Basic YTpi\r\n")).status()
 }
@@ -73,7 +73,7 @@ async fn a_refused_call_makes_wordpress_be_asked_and_its_refusal_counts() {
     let address = admin(&rig.sidecar);
     assert_eq!(rig.refresh("none").status(), 403);
     *site.lock().unwrap() = CLOSED;
-    // Within a minute of the last question nothing but a refused call makes it be asked.
+    // Within a minute of the last question, only a refused call causes another.
     eventually("the refusal counts", || async { (forwarded(&rig), rig.refresh("none").status()) == (401, 401) }).await;
     let refusal = format!("WordPress answers {HOME}/wp-json/ with 401 rest_not_logged_in");
     rig.sidecar.wait_for_log(&format!("leaving the refresh route to WordPress: {refusal}"));
@@ -101,7 +101,7 @@ async fn a_refused_call_makes_wordpress_be_asked_and_its_refusal_counts() {
 
     let logged = rig.sidecar.log().len();
     *site.lock().unwrap() = Site::Open;
-    // A call that WordPress serves shows that it is open again.
+    // A call that WordPress serves shows that the API is open again.
     eventually("it is open again", || async { (forwarded(&rig), rig.refresh("none").status()) == (299, 403) }).await;
     rig.sidecar.wait_for_log_after(logged, "refreshing natively");
 }
@@ -119,7 +119,7 @@ async fn what_says_nothing_for_certain_leaves_the_last_answer() {
         *site.lock().unwrap() = Site::AnswersQuestion(status, body);
         let before = questions(&rig);
         eventually("WordPress is asked", || async { (forwarded(&rig), questions(&rig) > before) == (403, true) }).await;
-        // Nothing tells when that has been weighed but the next question.
+        // Only the next question shows that it has been processed.
         let before = questions(&rig);
         eventually("it is asked again", || async { (forwarded(&rig), questions(&rig) > before) == (403, true) }).await;
         assert_eq!(code(&rig.refresh("none")).as_deref(), Some(NATIVE), "{status} {body}");

@@ -1,4 +1,4 @@
-//! What is not certain to mean the same to PHP goes to WordPress, and every byte of it.
+//! Requests that PHP might read differently are left to WordPress, with every byte unchanged.
 
 use serde_json::json;
 
@@ -6,10 +6,11 @@ use super::send;
 use crate::support::raw::{Connection, Message};
 use crate::support::rig::{ROUTE, Rig, call_with};
 
-/// The largest body that is read for a refresh call.
+/// The largest body that is read for a refresh.
 const BODY_LIMIT: usize = 16 * 1024;
 
-/// The request as it must arrive: the same target, body and fields, without what the sidecar adds or a hop may change.
+/// The request as it must arrive: the same target, body and fields, except those that the sidecar
+/// adds or a hop may change.
 fn assert_arrived(rig: &Rig, what: &str, target: &str, fields: &str, body: &[u8]) {
     let requests = rig.upstream.requests();
     let arrived = requests.iter().rev().find(|request| request.start_line() == format!("POST {target} HTTP/1.1"));
@@ -51,7 +52,7 @@ async fn what_only_php_reads_is_forwarded_as_it_came() {
         ("escaped", "/wp-json/jwt-auth/v1/token%2Frefresh".into(), of_json.into(), json.clone().into()),
         ("dots", "/x/..//wp-json/jwt-auth/v1/token/refresh".into(), of_json.into(), json.clone().into()),
         ("below another path", format!("/blog{ROUTE}"), of_json.into(), json.clone().into()),
-        // A `Uri` holds none of these.
+        // A `Uri` can hold none of these.
         ("a bracket", query("refresh_token=<"), of_json.into(), json.clone().into()),
         ("a quote", "/?rest_route=/jwt-auth/v1/token/refresh\"".into(), of_json.into(), json.clone().into()),
         ("a backtick behind", format!("{ROUTE}`"), of_json.into(), json.clone().into()),
@@ -88,20 +89,20 @@ fn is_call(request: &Message) -> bool {
     !request.start_line().contains("_fields=home,namespaces")
 }
 
-/// The JSON with spaces behind it, which mean nothing.
+/// The JSON padded with spaces, which have no meaning.
 fn large(json: &str, length: usize) -> Vec<u8> {
     let mut body = json.as_bytes().to_vec();
     body.resize(length, b' ');
     body
 }
 
-/// A chunked body may turn out to be WordPress's when a part of it, or all of it, was read already.
+/// A chunked body may have to be left to WordPress after a part of it, or all of it, was read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunked_body_is_replayed_unchanged() {
     let rig = Rig::start().await;
     let of_json = "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
     for length in [1, 30, BODY_LIMIT, BODY_LIMIT + 1, 1024 * 1024] {
-        // Digits that differ all along, in an object that WordPress has to read.
+        // Varying digits, in an object that WordPress has to parse.
         let mut body: Vec<u8> = b"{\"rest_route\":\"".to_vec();
         body.extend((body.len()..length).map(|at| b'0' + u8::try_from(at * 7 / 3 % 10).unwrap()));
         body.truncate(length);
@@ -116,7 +117,8 @@ async fn a_chunked_body_is_replayed_unchanged() {
         }
         client.send("0\r\n\r\n");
         let status = client.response().status();
-        // Broken JSON is WordPress's own 400, which the sidecar knows; a body that is too large is not looked at.
+        // Broken JSON is WordPress's own 400, which the sidecar knows; a body that is too large is
+        // not looked at.
         let native = length != 30 && length <= BODY_LIMIT;
         assert_eq!((status, rig.forwarded() - seen), if native { (400, 0) } else { (299, 1) }, "{length}");
         if !native {

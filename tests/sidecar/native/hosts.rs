@@ -1,5 +1,6 @@
-//! A site with several hosts, each of which is its home URL: a token is issued for the host that it was asked for on.
-//! On a host that only the client has named only live tokens are refreshed, and nothing is refused.
+//! A site with several hosts, each with its own home URL: a token is issued for the host of its
+//! request. On a host that only the client has named, only live tokens are refreshed, and nothing
+//! is refused.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use crate::support::raw::{Message, Upstream};
 use crate::support::rig::{self, ACTIVE, ROUTE, Rig, eventually, settings};
 use crate::support::sidecar::{Sidecar, command};
 
-/// A WordPress that knows no home URL but the host it is asked for; what it gets of the route it answers with 299.
-/// Behind `blog.example` there is another site.
+/// A WordPress whose home URL is always the requested host; it answers calls of the route with 299.
+/// `blog.example` is another site.
 fn wordpress() -> Upstream {
     Upstream::answering(|request| {
         let host = request.value("host").unwrap();
@@ -50,7 +51,7 @@ fn pair(answer: &Message) -> (String, String) {
     (claims["iss"].as_str().unwrap().to_owned(), body["refresh_token"].as_str().unwrap().to_owned())
 }
 
-/// The hosts that WordPress was asked for.
+/// The hosts that WordPress was asked about.
 fn asked_for(rig: &Rig) -> BTreeSet<String> {
     let questions =
         rig.upstream.requests().into_iter().filter(|request| request.start_line().contains("_fields=home,namespaces"));
@@ -70,7 +71,7 @@ async fn each_host_has_its_issuer() {
     assert_eq!(issuer, "http://shop.test:8080");
     let link = refresh_at(&rig.sidecar, "shop.test:8080", "none").value("link");
     assert_eq!(link.as_deref(), Some("<http://shop.test:8080/wp-json/>; rel=\"https://api.w.org/\""));
-    // A host that is named and turns out to be another site's, or closed.
+    // A configured host that turns out to be another site's, or closed.
     for host in ["blog.example", "closed.example"] {
         assert_eq!(refresh_at(&rig.sidecar, host, &token).status(), 299, "{host}");
         let line = rig.sidecar.wait_for_log(&format!("\"host\":\"{host}\""));
@@ -94,7 +95,7 @@ async fn on_another_host_only_live_tokens_are_refreshed() {
     rig.sidecar.wait_for_log("the tokens of the table are known");
     let other = "other.example:8080";
     let token = |state| rig.database.insert_token(state, rig.user.id);
-    // None of these makes WordPress be asked, and none is refused.
+    // None of these causes a question to WordPress, and none is refused.
     let dead = [
         "none".to_owned(),
         token(TokenState::Used).await.refresh_token,
@@ -111,7 +112,7 @@ async fn on_another_host_only_live_tokens_are_refreshed() {
     let line = rig.sidecar.wait_for_log("left_to_wordpress");
     assert!(line.contains("neither the home URL's nor in wordpress.hosts"), "the key is named: {line}");
 
-    // A live one does; it is not held up for that.
+    // A live one does, but does not wait for it.
     let live = token(TokenState::Live).await.refresh_token;
     assert_eq!(refresh_at(&rig.sidecar, other, &live).status(), 299);
     eventually("WordPress has been asked", || async { asked_for(&rig).contains(other) }).await;
@@ -126,7 +127,7 @@ async fn on_another_host_only_live_tokens_are_refreshed() {
     }
     assert_eq!(rig.refresh(&dead[0]).status(), 403, "on the site's own host it is refused");
 
-    // Another site, one that cannot be asked for, and a host that is spelled as none is.
+    // Another site, one that cannot be asked about, and a host in an invalid form.
     for host in ["blog.example", "closed.example", "shop.example.", "[::1]:80"] {
         for _ in 0..3 {
             assert_eq!(refresh_at(&rig.sidecar, host, &next).status(), 299, "{host}");
@@ -168,7 +169,7 @@ async fn the_rate_limit_refuses_no_call_on_another_host() {
         }
     };
     three_calls();
-    // Nothing was read or asked for them. What is read waits here, so that it can be seen.
+    // Nothing was read or asked for them. Reads wait here, so that they can be seen.
     let mut locking = rig.database.connect().await;
     locking.query_drop("LOCK TABLES wp_jwt_auth_tokens WRITE").await.unwrap();
     three_calls();
@@ -179,8 +180,9 @@ async fn the_rate_limit_refuses_no_call_on_another_host() {
     assert!(events.iter().all(|event| event.get("event_status") != Some("1")), "{events:?}");
 }
 
-/// Clients choose the hosts: what is read for them leaves rotations most connections. None of them waits for long, and
-/// that one has its answer, or has left, ends no statement and with it the connection.
+/// Clients choose the hosts: reads for them leave most connections to rotations. None waits for
+/// long, and a call that was answered or whose client has left does not end a statement and its
+/// connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_hosts_take_few_connections_and_break_none_off() {
     let rig = rig(&[]).await;
@@ -199,7 +201,8 @@ async fn other_hosts_take_few_connections_and_break_none_off() {
         });
         let taken = reading(&rig).await;
         locking.query_drop("UNLOCK TABLES").await.unwrap();
-        // No statement waits for the lock longer than a second, so on a busy machine some may have given up.
+        // No statement waits for the lock longer than a second, so on a busy machine some may have
+        // given up.
         if begun.elapsed() < Duration::from_millis(900) {
             break taken;
         }
@@ -213,19 +216,19 @@ async fn other_hosts_take_few_connections_and_break_none_off() {
     assert_eq!(rig.refresh(&live).status(), 200);
 }
 
-/// The connections of the rig's database of which this holds.
+/// The connections of the rig's database that satisfy this condition.
 async fn processes(rig: &Rig, condition: &str) -> Vec<u32> {
     let name = rig.database.url().split(['/', '?']).nth(3).unwrap();
     let asked = format!("SELECT ID FROM information_schema.PROCESSLIST WHERE DB = '{name}' AND {condition}");
     Database::shared().root().await.query(asked).await.unwrap()
 }
 
-/// Those that read how a token stands, for a host that only the client has named.
+/// Those that read the state of a token for a host that only the client has named.
 async fn reading(rig: &Rig) -> Vec<u32> {
     processes(rig, "COMMAND != 'Sleep' AND INFO LIKE '%TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()) FROM%'").await
 }
 
-/// A token of a network may be any site's, and so may a host.
+/// On a network, a token may belong to any site, and so may a host.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_network_other_hosts_are_wordpresss() {
     let rig = rig(&[]).await;
@@ -244,13 +247,13 @@ async fn on_a_network_other_hosts_are_wordpresss() {
         assert_eq!(refresh_at(&network, "third.example", &live).status(), 299);
     }
     assert!(!asked_for(&rig).contains("third.example"));
-    // One that is named, and has a home URL of its own.
+    // A configured one with its own home URL.
     assert_eq!(refresh_at(&network, "second.example", &live).status(), 299);
     network.wait_for_log("it is another site of the network");
     assert_eq!(refresh_at(&network, "shop.example", &live).status(), 200);
 }
 
-/// The client came by one host, lost the answer, and comes by the other.
+/// The client used one host, lost the response, and uses the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_on_another_host_is_the_same_pair() {
     let environment =
@@ -261,7 +264,8 @@ async fn a_replay_on_another_host_is_the_same_pair() {
     let again = refresh_at(&rig.sidecar, "shop.example", &token);
     assert_eq!((pair(&first), &first.json()["token"]), (pair(&again), &again.json()["token"]));
     assert_eq!(pair(&again).0, "http://www.shop.example");
-    // On a host that is not named, too, once WordPress has answered for it; used for good, it is left to WordPress.
+    // Also on an unconfigured host, once WordPress has answered about it; once it can no longer be
+    // replayed, it is left to WordPress.
     let (_, live) = pair(&again);
     let other = "other.example";
     let mut answer = refresh_at(&rig.sidecar, other, &live);

@@ -1,5 +1,5 @@
-//! What the operator or the site's owner changes is noticed within seconds, and what the sidecar cannot do right it leaves
-//! to WordPress.
+//! Changes by the operator or the site's owner are noticed within seconds, and what the sidecar
+//! cannot do correctly it leaves to WordPress.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::raw::{Connection, Message};
 use crate::support::rig::{self, ACTIVE, HOME, NO_REUSE, ROUTE, Rig, eventually, refresh_at, settings};
 use crate::support::sidecar::Sidecar;
 
-/// The answer to a call with this `Host`.
+/// The response to a call with this `Host`.
 pub(super) fn at_host(sidecar: &Sidecar, host: &str, body: &str) -> Message {
     let mut client = Connection::to(sidecar.address());
     client.send(format!(
@@ -24,7 +24,7 @@ async fn becomes(rig: &Rig, status: u16) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_plugin_is_switched_off_and_on() {
-    // Each change shows within seconds, and all at once are not slower than one.
+    // Each change shows within seconds, and all together are not slower than one.
     let switched = async |off: Option<&str>| {
         let rig = Rig::start().await;
         becomes(&rig, 403).await;
@@ -83,7 +83,7 @@ async fn a_site_that_is_not_english_answers_400s_itself() {
     tokio::join!(changed("de_DE", "en_GB"), changed("fr_FR", ""));
 }
 
-/// A sidecar whose `wp-config.php` has these lines; the rest is said by its environment.
+/// A sidecar whose `wp-config.php` has these lines; everything else is in its environment.
 pub(super) async fn with_wp_config(rig: &Rig, lines: &str, environment: &[(&str, &str)]) -> Sidecar {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("wp-config.php");
@@ -104,7 +104,7 @@ async fn only_calls_for_the_sites_own_host_are_native() {
     let unknown = json!({"refresh_token": "none"}).to_string();
     let single = with_wp_config(&rig, "define('MULTISITE', false);", &[]).await;
     let computed = with_wp_config(&rig, "define('WP_HOME', 'http://' . $_SERVER['HTTP_HOST']);", &[]).await;
-    // Activated for the whole network, it does not stand among the site's own plugins.
+    // Activated for the whole network, it is not among the site's own plugins.
     rig.database.set_option("active_plugins", "a:0:{}").await;
     let active = "a:1:{s:29:\"jwt-auth-pro/jwt-auth-pro.php\";i:1700000000;}";
     rig.database
@@ -121,15 +121,15 @@ async fn only_calls_for_the_sites_own_host_are_native() {
     rig.database.set_option("active_plugins", ACTIVE).await;
     for (sidecar, status) in [(&single, 403), (&computed, 299)] {
         eventually("active again", || async { at_host(sidecar, "shop.example", &unknown).status() == 403 }).await;
-        // Where WP_HOME is made of the host, another spelling makes another home URL.
+        // If WP_HOME depends on the host, another spelling results in another home URL.
         assert_eq!(at_host(sidecar, "shop.example:80", &unknown).status(), status);
-        // The token may be live at another site of the same web server.
+        // The token may be live on another site of the same web server.
         assert_eq!(at_host(sidecar, "other.example", &unknown).status(), 299);
     }
     let hosts = [("WP_JWT_SIDECAR_WORDPRESS_HOSTS", "www.shop.example,other.example:8080")];
     let named = rig::sidecar(&rig.database, rig.upstream.address(), &hosts);
     named.wait_for_log("refreshing natively");
-    // Without a wp-config.php it is not known whether WP_HOME is made of the host.
+    // Without a wp-config.php it is unknown whether WP_HOME depends on the host.
     for (host, status) in
         [("www.shop.example", 403), ("WWW.shop.example", 299), ("other.example:8080", 403), ("other.example", 299)]
     {

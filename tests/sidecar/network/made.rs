@@ -62,8 +62,9 @@ pub struct NetworkSite {
 pub struct At<'a>(pub &'a str, pub &'a str);
 
 impl NetworkSite {
-    /// `http://net.test` and further `sites`, which get the ids 2 and so on; the plugin is active on all of them, without a rate
-    /// limit. `config`: more lines of wp-config.php. Takes some seconds, and blocks for them.
+    /// `http://net.test` and further `sites`, which get the ids 2 and so on; the plugin is active
+    /// on all of them, without a rate limit. `config`: more lines of wp-config.php. Takes some
+    /// seconds, and blocks for them.
     pub fn up(is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
         let network = NetworkSite::up_at("net.test", is_subdomain, sites, config);
         for id in 1..=sites.len() as u64 + 1 {

@@ -1,4 +1,5 @@
-//! A thousand sites of one network, each with tables of its own: what they cost is the memory of those in use.
+//! A thousand sites of one network, each with tables of its own: what they cost is the memory of
+//! those in use.
 
 use super::made::{At, NetworkSite, is_native, refresh};
 use crate::support::mariadb::{TestDatabase, TokenState};
@@ -6,8 +7,9 @@ use crate::support::rig::eventually;
 
 const SITES: u64 = 1_000;
 
-/// The row and the tables of the site `id`, as the second's. A table of its own is only that of tokens: to make thousands takes
-/// minutes. The analytics of all are in the second's, where `blog_id` tells them apart.
+/// The row and the tables of the site `id`, as the second's. A table of its own is only that of
+/// tokens: to make thousands takes minutes. The analytics of all are in the second's, where
+/// `blog_id` tells them apart.
 fn copy(id: u64) -> [String; 4] {
     [
         format!("CREATE TABLE wp_{id}_jwt_auth_tokens LIKE wp_2_jwt_auth_tokens"),
@@ -57,7 +59,8 @@ async fn a_thousand_sites_cost_memory_as_they_are_used() {
             now.saturating_sub(before) / SITES
         );
     }
-    // None was refused, nor was a site's row in another's table. A site that is not looked at within half a second is WordPress's.
+    // None was refused, nor was a site's row in another's table. A site that is not looked at
+    // within half a second is WordPress's.
     let left = network.refreshes_by_php() as u64;
     assert!(native + left == 2 * SITES && left <= SITES / 20, "{native} native, {left} by WordPress");
     eventually("the analytics rows", async || {

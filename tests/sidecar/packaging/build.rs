@@ -1,4 +1,5 @@
-//! `build.rs`, run as cargo runs it, in each place where somebody may build: a clone, a tarball, a published crate.
+//! `build.rs`, run like by cargo, in each kind of source tree: a clone, a tarball, a published
+//! crate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,7 @@ fn the_version_names_commit_and_tls_library() {
     let [version, commit, tls] = said.lines().collect::<Vec<_>>()[..] else { panic!("not three lines: {said}") };
     assert_eq!(version, concat!("wp-jwt-sidecar ", env!("CARGO_PKG_VERSION")));
     assert!(commit.strip_prefix("commit: ").is_some_and(|commit| !commit.is_empty()), "{commit}");
-    // What cargo itself says is in the program.
+    // The version that cargo reports is in the program.
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--manifest-path"])
         .arg(Path::new(PROJECT).join("Cargo.toml"))
@@ -85,7 +86,7 @@ impl Script {
         Script { program, _directory: directory }
     }
 
-    /// What it says the commit is, for a package in `directory`.
+    /// The commit that it reports for a package in `directory`.
     fn commit(&self, directory: &Path, environment: &[(&str, &str)]) -> String {
         let output = Command::new(&self.program)
             .env_remove("WP_JWT_SIDECAR_COMMIT")

@@ -1,4 +1,4 @@
-//! The manual page, judged by the programs that show it.
+//! The manual page, checked by the programs that show it.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -32,7 +32,7 @@ fn man_and_mandoc_find_no_fault() {
     let (said, faults) = fed(Command::new("man").args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", "-"]), &page);
     assert!(!said.is_empty() && faults.is_empty(), "{faults}");
     let (lint, faults) = fed(Command::new("mandoc").args(["-T", "lint", "-W", "warning"]), &page);
-    // A date would make each build another file.
+    // A date would make each build different.
     let wrong: Vec<&str> = lint.lines().filter(|line| !line.contains("missing date, using \"\": TH")).collect();
     assert!(wrong.is_empty() && faults.is_empty(), "{wrong:#?} {faults}");
     // What apropos(1) and whatis(1) find.
@@ -62,7 +62,7 @@ fn shown(page: &[u8]) -> String {
     )
 }
 
-/// What a program says to this input, on standard output and standard error.
+/// The output of a program for this input, on standard output and standard error.
 fn fed(command: &mut Command, input: &[u8]) -> (String, String) {
     let mut child = command
         .stdin(Stdio::piped())

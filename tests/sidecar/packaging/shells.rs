@@ -10,7 +10,7 @@ use wp_jwt_sidecar::internals::config::keys::KEYS;
 
 use crate::support::sidecar::{PATIENCE, command};
 
-/// What every shell offers behind these words.
+/// What every shell offers after these words.
 const OFFERS: &[(&str, &[&str])] = &[
     ("", &["serve", "check", "verify", "index", "completions", "man"]),
     ("serve --forwarded-mode ", &["auto", "preserve"]),
@@ -43,13 +43,13 @@ fn fish_completes() {
         let script = format!("source {}; complete -C 'wp-jwt-sidecar {words}'", file.path().display());
         let home = TempDir::new().unwrap();
         let offered = said(Command::new("fish").args(["--no-config", "-c", &script]).env("HOME", home.path()));
-        // Behind a tab is what each one means.
+        // The text after a tab describes the option.
         let offered: String = offered.lines().flat_map(|line| [line.split('\t').next().unwrap(), "\n"]).collect();
         assert_offers(words, &offered, wanted);
     }
 }
 
-/// Completions of zsh work in its line editor only: keys are typed into one on a terminal.
+/// zsh completes only in its line editor: keys are typed into one on a terminal.
 #[test]
 fn zsh_completes() {
     let home = TempDir::new().unwrap();
@@ -62,7 +62,7 @@ fn zsh_completes() {
             .env("HOME", home.path())
             .env("TERM", "dumb"),
     );
-    // As Debian's own fpath has it: found by its name, loaded at the first use.
+    // As with Debian's own fpath: found by name, loaded on its first use.
     zsh.type_in(&format!(
         "PS1=; fpath=({} $fpath); autoload -Uz compinit; compinit -u -D; echo loa''ded $_comps[wp-jwt-sidecar]\n",
         functions.display()
@@ -119,7 +119,7 @@ fn said(command: &mut Command) -> String {
     said
 }
 
-/// A program on a terminal, with what it has written since it was last typed into.
+/// A program on a terminal, with its output since the last input.
 struct Typed {
     child: std::process::Child,
     output: mpsc::Receiver<Vec<u8>>,

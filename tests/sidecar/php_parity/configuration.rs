@@ -1,4 +1,4 @@
-//! `wp-config.php` as we read it, and as PHP runs it.
+//! `wp-config.php` as the sidecar reads it, and as PHP runs it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -14,12 +14,13 @@ const NAMES: [&str; 6] = ["A", "B", "C", "D", "BASE", "LATER"];
 /// The sidecar's environment; there is no `UNSET`.
 const ENVIRONMENT: [(&str, &str); 2] = [("SET", "from the environment"), ("EMPTY", "")];
 
-/// How PHP's own may be: the same, the same with an empty `$_ENV`, and with a variable more.
+/// PHP's possible environments: the same, the same with an empty `$_ENV`, and with an additional
+/// variable.
 const PHP_ENVIRONMENTS: [(&str, bool); 3] = [("", true), ("", false), ("UNSET", true)];
 
-/// A constant that we know has that very value in PHP, and one that we take for undefined is. If
-/// PHP's environment is another one, that still holds for everything that is not reported as assumed. What
-/// we do not claim to know cannot be wrong, so it is counted: a good part must be known.
+/// A constant known to the sidecar has that very value in PHP, and one that it takes as undefined
+/// is undefined. If PHP's environment differs, that still holds for everything that is not reported
+/// as assumed. Unknown values cannot be wrong, so they are counted: a good part must be known.
 #[test]
 fn configuration_files_define_what_php_says() {
     let mut runner = runner(2);
@@ -34,14 +35,14 @@ fn configuration_files_define_what_php_says() {
             assumed += count.assumed;
         }
     }
-    // Most of what the generator makes is behind code that may or may not run.
+    // Most generated code is behind code that may or may not run.
     assert!(unknown < 2 * known, "{unknown} of {} values were not known", known + unknown);
     assert!(unknown > 0, "the generator makes nothing that only PHP can know");
     assert!(assumed > 0, "the generator makes nothing that is assumed");
 }
 
-/// What looks plain and is not: PHP goes one way or the other, and a value that we claim to know
-/// must be the right one. Some of it can be known.
+/// Code that looks plain but is not: PHP takes one of several ways, and a value that counts as
+/// known must be the right one. Some values can be known.
 #[test]
 fn what_is_done_behind_the_readers_back_is_never_believed() {
     let early = "<?php if (!isset($_SERVER['no'])) return; $v = 'dev'; $table_prefix = 'dev_'; putenv('P=dev'); $_ENV['P'] = 'dev'; require __DIR__ . '/deep.php';";
@@ -120,8 +121,8 @@ struct Count {
     assumed: usize,
 }
 
-/// Holds the files against PHP: what we know of a constant that is known and not assumed is so in
-/// every environment of PHP.
+/// Compares the files with PHP: a constant that is known and not assumed has its value in every
+/// environment of PHP.
 fn compared(cases: &[Case<'_>]) -> Vec<Count> {
     let directory = tempfile::tempdir().unwrap();
     let directory = std::fs::canonicalize(directory.path()).unwrap();
@@ -179,8 +180,8 @@ fn compared(cases: &[Case<'_>]) -> Vec<Count> {
     counts
 }
 
-/// The files as they are delivered: what the sample holds is plain, and what Debian's holds depends
-/// on the request's host name.
+/// The original files: the sample's values are plain, and those of Debian's file depend on the
+/// request's host name.
 #[test]
 fn delivered_configuration_files_are_read() {
     let text = |name: &str, constant: &str| {

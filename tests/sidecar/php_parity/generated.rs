@@ -1,10 +1,10 @@
-//! Configuration files that PHP runs without a fatal error, made at random.
+//! Random configuration files that PHP runs without a fatal error.
 
 use proptest::prelude::*;
 
 /// Files beside the configuration file, which it may include.
 pub(super) const FILES: [(&str, &str); 4] = [
-    // PHP returns at once, and we cannot know.
+    // PHP returns at once, which cannot be known.
     (
         "returns.php",
         "<?php if (!isset($_SERVER['no'])) return; $v = 'r'; $table_prefix = 'r_'; putenv('PUT=r'); define('A', 'r');",
@@ -155,7 +155,7 @@ fn constant_expression() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Strings in all their quotations, with what needs care in each.
+/// Strings in all kinds of quotes, with the special cases of each.
 fn literal() -> impl Strategy<Value = String> {
     let piece = proptest::sample::select(vec![
         "a",

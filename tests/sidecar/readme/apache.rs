@@ -3,7 +3,8 @@
 use super::block;
 use super::front::{Front, daemon};
 
-/// What Debian's package has switched on, and `php-fpm` with its `a2enconf`; `rewrite` for WordPress's own `.htaccess`.
+/// What Debian's package has switched on, and `php-fpm` with its `a2enconf`; `rewrite` for
+/// WordPress's own `.htaccess`.
 const BEFORE: &[&str] = &[
     "access_compat",
     "alias",

@@ -94,7 +94,8 @@ async fn out_again() {
     assert_eq!(answer.json(), json!({"forwarded": format!("POST {ROUTE} HTTP/1.1")}));
 }
 
-/// Prometheus accepts what is to be put into its configuration, together with the rules that are shipped.
+/// Prometheus accepts what is to be put into its configuration, together with the rules that are
+/// shipped.
 #[test]
 fn prometheus() {
     let text = block("prometheus");

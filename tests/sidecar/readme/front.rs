@@ -1,4 +1,5 @@
-//! A web server as the README sets it up: the real one, public with TLS, the site behind it for the sidecar only.
+//! A web server as the README sets it up: the real one, public with TLS, the site behind it for the
+//! sidecar only.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ use crate::support::tls::Authority;
 /// Whom the site sees, by the address that it is the client of.
 const CLIENT: &str = "127.0.0.2";
 
-/// The site that the README's examples are about, in front of it the sidecar as the README configures it.
+/// The site that the README's examples are about, in front of it the sidecar as the README
+/// configures it.
 pub struct Front {
     pub site: Site,
     pub sidecar: Sidecar,
@@ -96,7 +98,8 @@ impl Front {
         self.public.number()
     }
 
-    /// Starts a web server, and waits until it listens and the sidecar has found WordPress behind it.
+    /// Starts a web server, and waits until it listens and the sidecar has found WordPress behind
+    /// it.
     pub fn start(&mut self, command: &mut Command) {
         let log = std::fs::File::create(self.log()).unwrap();
         let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
@@ -163,7 +166,8 @@ impl Front {
         assert_eq!((me.status, me.json()["name"].as_str()), (200, Some("Ada Lovelace")), "{me:?}");
     }
 
-    /// The site is what it was: its address, its clients' addresses and its folders show nothing of the sidecar.
+    /// The site is what it was: its address, its clients' addresses and its folders show nothing of
+    /// the sidecar.
     pub fn assert_nothing_shows(&self) {
         let page = self.request("/", &[]);
         assert!(page.status == 200 && page.body.contains("Sidecar test site"), "{page:?}");
@@ -176,7 +180,8 @@ impl Front {
         let folder = self.request("/wp-admin", &[]);
         assert_eq!(folder.status, 301, "{folder:?}");
         assert!(matches!(folder.location(), Some("/wp-admin/" | "https://example.com/wp-admin/")), "{folder:?}");
-        // An encoded slash, and what a proxy could decode and encode otherwise, reach WordPress as they are.
+        // An encoded slash, and what a proxy could decode and encode otherwise, reach WordPress as
+        // they are.
         let missing = self.request("/a%2Fb/c%20d%C3%A9?x=%2F", &[]);
         assert_eq!(missing.status, 404, "{missing:?}");
     }

@@ -63,7 +63,8 @@ fn texts(rest: &str) -> Vec<String> {
                         _ => text.push(letter),
                     }
                 }
-                // A line that goes on in the next one: its backslash is gone, its break and indent are not.
+                // A line that goes on in the next one: its backslash is gone, its break and indent
+                // are not.
                 found.push(text.split_whitespace().collect::<Vec<_>>().join(" "));
             }
             _ => {}

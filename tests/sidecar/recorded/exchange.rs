@@ -1,5 +1,6 @@
-//! One recorded exchange and everything that is compared of it. Values that cannot be the same twice (tokens, times, ids)
-//! are not skipped but computed or related: a new row's hash must be that of the JWT in the answer, its family the old one's.
+//! One recorded exchange and all comparisons of it. Values that cannot be the same twice (tokens,
+//! times, ids) are not skipped but computed or related: a new row's hash must be that of the JWT in
+//! the response, its family the old one's.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +19,7 @@ use crate::support::site::Keys;
 /// The home URL of the site that was recorded.
 const RECORDED_HOME: &str = "http://127.0.0.1:8099";
 
-/// How long rows may be behind the answer.
+/// How long rows may be written after the response.
 const WRITTEN_BEHIND: Duration = PATIENCE;
 
 /// As in `fixtures/recorded.json`.
@@ -48,7 +49,7 @@ struct Response {
     body: Value,
 }
 
-/// The state that goes from one exchange to the next.
+/// The state that is passed from one exchange to the next.
 pub struct Session<'a> {
     base: SocketAddr,
     database: &'a TestDatabase,
@@ -56,11 +57,12 @@ pub struct Session<'a> {
     differences: &'a Differences,
     home: String,
     user: User,
-    /// The greatest ids of tokens and analytics that were accounted for.
+    /// The greatest ids of tokens and analytics that were compared.
     seen: (u64, u64),
-    /// The rate-limit window of the last answer: its end, and what remained in it.
+    /// The rate-limit window of the last response: its end, and the remaining requests.
     window: Option<(u64, u32)>,
-    /// The second before the last request was sent, since PHP's clock is some milliseconds behind, and that of its answer.
+    /// The second before the last request was sent, since PHP's clock may be some milliseconds
+    /// behind, and that of its response.
     during: (u64, u64),
 }
 
@@ -77,7 +79,7 @@ impl<'a> Session<'a> {
         Session { base, database, keys, differences, home, user, seen, window: None, during: (0, 0) }
     }
 
-    /// Replays one exchange and says all that is not as recorded.
+    /// Replays one exchange and returns all differences from the recording.
     pub async fn compare(&mut self, exchange: &Exchange) -> Vec<String> {
         let reset = format!(
             "DELETE FROM {}options WHERE option_name LIKE '%jwt\\_auth\\_rate\\_limit\\_%'",
@@ -169,7 +171,7 @@ impl<'a> Session<'a> {
         self.compare_window(&actual, complaints);
     }
 
-    /// Remaining, reset and Retry-After, where the answer has them.
+    /// Remaining, reset and Retry-After, if the response has them.
     fn compare_window(&mut self, headers: &[(String, String)], complaints: &mut Complaints) {
         let number = |wanted: &str| -> Option<u64> {
             headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).and_then(|(_, value)| value.parse().ok())
@@ -199,7 +201,8 @@ impl<'a> Session<'a> {
         self.window = Some((reset, remaining));
     }
 
-    /// The new pair, if the recorded answer is one: its tokens cannot be compared, but must be good.
+    /// The new pair, if the recorded response is one: its tokens cannot be compared, but must be
+    /// valid.
     fn compare_body(&self, answer: &Answer, recorded: &Response, complaints: &mut Complaints) -> Option<Pair> {
         let Ok(mut body) = serde_json::from_slice::<Value>(&answer.body) else {
             complaints.demand(false, || format!("the body is no JSON: {}", String::from_utf8_lossy(&answer.body)));
@@ -235,7 +238,7 @@ impl<'a> Session<'a> {
         let mut expected = expected;
         expected["access_token"] = json!(pair.jwt);
         expected["refresh_token"] = json!(pair.refresh_token);
-        // PHP counts from the answer's second, which may be the one after the token's.
+        // PHP counts from the response's second, which may be the one after the token's.
         if body["expires_in"].as_u64().map(|seconds| seconds + 1) == expected["expires_in"].as_u64() {
             expected["expires_in"] = body["expires_in"].clone();
         }
@@ -303,7 +306,8 @@ impl<'a> Session<'a> {
                 };
                 complaints.same(column, &row.get(column).map(str::to_owned), &expected);
             }
-            // The times in the row are UTC and those of the JWT; the refresh token lives for 30 days from then.
+            // The times in the row are UTC and those of the JWT; the refresh token is valid for 30
+            // days from then.
             let claims = claims_of(&pair.jwt);
             let issued_at = claims["iat"].as_i64().unwrap_or(0);
             complaints.same("issued_at, expires_at", &(times[0], times[1]), &(issued_at, issued_at + 604_800));
@@ -345,7 +349,8 @@ impl<'a> Session<'a> {
         self.seen.1 = rows.last().map_or(self.seen.1, id_of);
     }
 
-    /// The recorded path with this exchange's token in the place of the recorded one, or without the query that held it.
+    /// The recorded path with this exchange's token instead of the recorded one, or without the
+    /// query that contained it.
     fn stored_path(&self, recorded: &str, token: Option<&Token>) -> String {
         let home_path = self.home.splitn(4, '/').nth(3).map_or_else(String::new, |path| format!("/{path}"));
         match (recorded.split_once("?refresh_token="), token) {
@@ -373,7 +378,7 @@ struct Pair {
     refresh_token: String,
 }
 
-/// The row must have the recorded columns and, besides, only those that were left out of the recording.
+/// The row must have the recorded columns and, in addition, only those that the recording omits.
 fn same_columns(row: &Row, recorded: &Map<String, Value>, left_out: &[&str], complaints: &mut Complaints) {
     let actual: Vec<&str> = row.columns().filter(|column| !left_out.contains(column)).collect();
     let expected: Vec<&str> = recorded.keys().map(String::as_str).filter(|column| !left_out.contains(column)).collect();
@@ -388,7 +393,7 @@ fn id_of(row: &Row) -> u64 {
     row.get("id").and_then(|id| id.parse().ok()).expect("an id")
 }
 
-/// The claims, without a look at the signature: [`Session::compare_jwt`] has had that.
+/// The claims, without checking the signature: [`Session::compare_jwt`] has done that.
 fn claims_of(jwt: &str) -> Value {
     jsonwebtoken::dangerous::insecure_decode::<Value>(jwt).map_or(Value::Null, |decoded| decoded.claims)
 }

@@ -1,4 +1,5 @@
-//! One HTTP/1.1 exchange over a connection of its own, the request written as given: no client library adds a header.
+//! One HTTP/1.1 exchange on a new connection, with the request written as given: no client library
+//! adds a header.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,11 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// What web servers and proxies add of their own. The recordings omit them, so they are not compared.
+/// Headers that web servers and proxies add. The recordings omit them, so they are not compared.
 const OF_THE_WEB_SERVER: [&str; 8] =
     ["Server", "Date", "Connection", "Keep-Alive", "Transfer-Encoding", "Content-Length", "X-Powered-By", "Via"];
 
-/// An answer: the headers as they came, in their order and case, the body without its framing.
+/// A response: the headers in their original order and case, the body without its framing.
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
@@ -26,7 +27,8 @@ impl Answer {
     }
 }
 
-/// Sends the bytes of one request, which must ask for the connection to be closed, and reads the answer to its end.
+/// Sends the bytes of one request, which must ask for the connection to be closed, and reads the
+/// whole response.
 pub async fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request).await.unwrap();

@@ -1,4 +1,4 @@
-//! Key by key: what takes effect at a SIGHUP, and what is said to need a restart.
+//! Key by key: what takes effect at a SIGHUP, and what is reported to need a restart.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::support::raw::Connection;
 use crate::support::sidecar::PATIENCE;
 use crate::support::tls::Authority;
 
-/// What takes effect, seen from outside: keys, and what holds with them and not without them.
+/// The effect of keys from outside, with and without them.
 #[test]
 fn keys_take_effect() {
     let upstream = named("name", Arc::default());
@@ -50,7 +50,7 @@ fn keys_take_effect() {
     configured.change(&[("upstream.url", &url), ("server.first_byte_timeout", "\"100ms\"")]);
     assert!(Connection::to(address).is_closed());
     configured.change(&[("upstream.url", &url), ("server.max_connections_per_address", "1")]);
-    // Those that are open already count.
+    // Open ones count.
     drop((kept, half));
     let deadline = Instant::now() + PATIENCE;
     let first = loop {
@@ -72,7 +72,7 @@ fn keys_take_effect() {
     introduced.send("PROXY TCP4 203.0.113.7 127.0.0.1 1 2\r\n");
     assert_eq!(get(&mut introduced).status(), 200);
 
-    // As many as there are: the rest waits. The accept loop's own place is one of them.
+    // The limit is reached: others wait. The accept loop holds a permit of its own.
     configured.change(&[("upstream.url", &url), ("server.max_connections", "3")]);
     let mut open: Vec<Connection> = (0..6).map(|_| Connection::to(address)).collect();
     let waiting = open.iter_mut().skip(3).map(|client| {
@@ -100,7 +100,8 @@ fn keys_take_effect() {
     assert!(begun.elapsed() < Duration::from_secs(25), "drain_timeout was 30 s before");
 }
 
-/// The number of connections that there may be to the site follows from that of listeners and clients, unless it is set.
+/// The number of connections to the site follows from those of listeners and clients, unless it is
+/// set.
 #[test]
 fn idle_connections_to_the_site_outlive_a_change_of_how_many_there_may_be() {
     let upstream = named("name", Arc::default());
@@ -116,13 +117,13 @@ fn idle_connections_to_the_site_outlive_a_change_of_how_many_there_may_be() {
         assert_eq!(get(&mut kept).status(), 200);
         assert_eq!(upstream.connections(), 1, "{}", more.0);
     }
-    // It is another site's, so far as the sidecar knows.
+    // To the sidecar it is another site.
     configured.change(&[&usual[..], &[("upstream.connect_timeout", "\"9s\"")]].concat());
     assert_eq!(get(&mut kept).status(), 200);
     assert_eq!(upstream.connections(), 2);
 }
 
-/// A line of the level info for each refused request, while the level is that.
+/// A line of the level info for each refused request, while that level is set.
 #[test]
 fn the_level_of_the_log_changes() {
     let upstream = named("name", Arc::default());
@@ -141,7 +142,7 @@ fn the_level_of_the_log_changes() {
     let line = configured.change(&[("upstream.url", &url), ("log.level", "\"error\""), ("log.access", "true")]);
     assert!(line.contains("\"changed\":\"log.level, log.access\""), "{line}");
     let unsaid = refused("b");
-    // By name, and so at every level.
+    // Named explicitly, and so at every level.
     assert!(configured.sidecar.wait_for_log(&unsaid).contains("wp_jwt_sidecar::access"));
     let line = configured.change(&[("upstream.url", &url), ("log.level", "\"debug\"")]);
     assert!(line.contains("log.level"), "{line}");
@@ -185,7 +186,7 @@ fn every_key_takes_effect_or_is_said_to_need_a_restart() {
     for key in KEYS {
         let [_, sample, other] = site.samples(key);
         let value = |text: &str| (key.name, key.kind.toml(text));
-        // Some need another to go with them, or a place of their own.
+        // Some need another key with them, or their own place.
         let changed = match key.name {
             "server.listen" => vec![value("127.0.0.1:0,127.0.0.1:0")],
             "tls.listen" => vec![tls.clone(), certificates(0)],
@@ -223,7 +224,7 @@ fn every_key_takes_effect_or_is_said_to_need_a_restart() {
         if warned {
             at_restart.push(key.name);
         }
-        // The next one takes it back: more reloads than this and the log would gather their lines.
+        // The next one reverts it: with more reloads than this, the log would suppress lines.
     }
     let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml")).unwrap();
     assert_eq!(example.matches("Takes a restart.").count(), at_restart.len() + 1, "{at_restart:?} and log.format");

@@ -44,7 +44,7 @@ pub fn register(secret: &str) {
     }
 }
 
-/// Registers the tokens in a response's body, whoever sent it.
+/// Registers the tokens in a response's body, by WordPress or by the sidecar.
 pub fn register_tokens(body: &[u8]) {
     let Ok(serde_json::Value::Object(body)) = serde_json::from_slice(body) else { return };
     for name in ["token", "access_token", "refresh_token"] {

@@ -1,4 +1,5 @@
-//! The recorded customized sites behind the sidecar: what the verification comes to, in which words, and who answers then.
+//! The recorded customized sites behind the sidecar: what the verification comes to, in which
+//! words, and who answers then.
 
 use std::time::{Duration, Instant};
 
@@ -331,7 +332,8 @@ async fn a_plain_site_agrees_and_stays_native() {
     assert_eq!(left(&sidecar, "agrees", PATIENCE).await["state"], "unverified");
     verify(&sites, &sidecar).await;
 
-    // A second sidecar verifies for itself, and neither takes the other's rows for a stranger's. One of fifty calls is a sample.
+    // A second sidecar verifies for itself, and neither takes the other's rows for a stranger's.
+    // One of fifty calls is a sample.
     let second = in_front_of(&sites, &["--refresh-verify-every", "50"]);
     verify(&sites, &second).await;
     let before = sites.refreshes_by_php();

@@ -1,4 +1,5 @@
-//! Declared customizations behind the sidecar: native, and member by member what the site's own PHP code makes.
+//! Declared customizations behind the sidecar: native, and member by member what the site's own PHP
+//! code makes.
 
 use std::path::PathBuf;
 
@@ -41,7 +42,8 @@ add_filter( 'jwt_auth_token_before_sign', function ( $token ) {
 add_filter( 'jwt_auth_expire', function ( $expire, $issued_at ) { return $issued_at + 30 * DAY_IN_SECONDS; }, 10, 2 );
 ";
 
-/// Users with names in several scripts, with quotes, with several roles, with empty and missing meta.
+/// Users with names in several scripts, with quotes, with several roles, with empty and missing
+/// meta.
 const MAKE_USERS: &str = r#"
     global $wpdb;
     add_role( 'shop_keeper', 'Shop keeper', array( 'read' => true ) );
@@ -73,7 +75,8 @@ const MAKE_USERS: &str = r#"
     }
 "#;
 
-/// Users of whom all is certain, and users of whom something is not: an array as meta, an invalid number, no role, NULL.
+/// Users of whom all is certain, and users of whom something is not: an array as meta, an invalid
+/// number, no role, NULL.
 const CERTAIN: [&str; 4] = ["p0", "p1", "p2", "p3"];
 const UNCERTAIN: [&str; 4] = ["p4", "p5", "p6", "p7"];
 
@@ -126,7 +129,8 @@ impl Lab {
     fn start() -> Self {
         let sites = CustomSites::start();
         without_limit(&sites);
-        // The avatar's scheme is that of the request on WordPress before 6.8, where `server` is one of three.
+        // The avatar's scheme is that of the request on WordPress before 6.8, where `server` is one
+        // of three.
         sites.install_as("avatars.php", AVATARS);
         sites.site().php(MAKE_USERS);
         sites.install(PHP);
@@ -182,7 +186,8 @@ add_filter( 'get_avatar_url', function ( $url ) {
 } );
 ";
 
-/// The answer without what differs by nature, and its access token's claims without their times and `jti`.
+/// The answer without what differs by nature, and its access token's claims without their times and
+/// `jti`.
 fn comparable(answer: &Message) -> [String; 2] {
     assert_eq!(answer.status(), 200, "{answer:?}");
     let Value::Object(mut body) = answer.json() else { panic!("{answer:?}") };
@@ -241,7 +246,8 @@ async fn what_is_declared_is_native_and_equal() {
     }
     assert!(!notes.contains("Odd") && !notes.contains("1.5"), "{notes}");
 
-    // The user has become another: what was signed cannot be signed again, and the token is refused as ever.
+    // The user has become another: what was signed cannot be signed again, and the token is refused
+    // as ever.
     let token = lab.token("p0").await;
     refresh(&lab.sites, &sidecar, &token, "");
     lab.sites.site().php("get_user_by( 'login', 'p0' )->set_role( 'author' );");

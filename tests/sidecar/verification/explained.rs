@@ -1,4 +1,5 @@
-//! The sidecar writes the configuration itself: what the answers to a few users differ in, as TOML that an operator copies.
+//! The sidecar writes the configuration itself: what the answers to a few users differ in, as TOML
+//! that an operator copies.
 
 use std::time::{Duration, Instant};
 
@@ -199,7 +200,8 @@ fn trusted() -> String {
     format!("[refresh]\ntrusted_hooks = [{}]\n", hooks.join(", "))
 }
 
-/// As the comments of what is printed tell: plain keys below the header that they name, all else at the end.
+/// As the comments of what is printed tell: plain keys below the header that they name, all else at
+/// the end.
 fn put_into(file: &str, printed: &str) -> String {
     let mut file = file.to_owned();
     for paragraph in printed.split("\n\n") {

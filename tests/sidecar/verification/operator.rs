@@ -1,5 +1,5 @@
-//! What an operator sees of the verification, and what can be done about it: log, status page, metrics, `verify`, `check`,
-//! `doctor`; and what a restart goes on with.
+//! What an operator sees of the verification, and what can be done about it: log, status page,
+//! metrics, `verify`, `check`, `doctor`; and what a restart goes on with.
 
 use std::fs;
 use std::net::SocketAddr;

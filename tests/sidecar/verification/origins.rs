@@ -1,5 +1,5 @@
-//! Apps: `capacitor://localhost` and its like. Their refreshes are native once it was seen what WordPress answers such an origin
-//! with, and have the same fields then.
+//! Apps: `capacitor://localhost` and its like. Their refreshes are native once it was seen what
+//! WordPress answers such an origin with, and have the same fields then.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! A made-up WordPress with the plugin: it answers refreshes from the site's own tables as the recorded exchanges have them, and
-//! the site's own code may change anything of it.
+//! A made-up WordPress with the plugin: it answers refreshes from the site's own tables as the
+//! recorded exchanges have them, and the site's own code may change anything of it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

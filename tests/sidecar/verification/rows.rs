@@ -1,5 +1,5 @@
-//! Rows prove that the site's own code has no hand in its tokens: under the row's lock before each rotation, and soon after WordPress
-//! has written them.
+//! Rows prove that the site's own code has no hand in its tokens: under the row's lock before each
+//! rotation, and soon after WordPress has written them.
 
 use mysql_async::prelude::Queryable;
 use serde_json::json;
@@ -100,7 +100,8 @@ async fn one_foreign_row_leaves_the_others_of_its_group_whole() {
     assert_eq!(rows.len(), all.len() + native, "one successor for each that was exchanged");
 }
 
-/// They waited for their rows when the verdict fell: 62 live tokens, a used one, and one whose row is another's by now.
+/// They waited for their rows when the verdict fell: 62 live tokens, a used one, and one whose row
+/// is another's by now.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_whose_transaction_had_not_begun_is_native_after_the_verdict() {
     let site = Verifying::start(&[("WP_JWT_SIDECAR_REFRESH_REUSE_INTERVAL", "60s")]).await;

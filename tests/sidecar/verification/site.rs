@@ -1,4 +1,5 @@
-//! A sidecar in this process whose verification the test can see and lead, and rows as PHP writes them.
+//! A sidecar in this process whose verification the test can see and lead, and rows as PHP writes
+//! them.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -117,7 +117,8 @@ async fn what_was_given_natively_is_given_again_before_the_site_is_verified_agai
     // It is no rotation, and the new token is WordPress's.
     let refreshed = refresh_at(after.address(), lost.json()["refresh_token"].as_str().unwrap());
     assert_eq!((refreshed.status(), is_native(&refreshed)), (200, false));
-    // What WordPress gave is not given by the sidecar, which does not know yet what the site adds to it.
+    // What WordPress gave is not given by the sidecar, which does not know yet what the site adds
+    // to it.
     let used = lab.token(2).await.refresh_token;
     assert_eq!(refresh_at(lab.wordpress.address(), &used).status(), 200);
     assert_eq!(refresh_at(after.address(), &used).status(), 403);
@@ -159,7 +160,8 @@ async fn http_2() {
     let lab = Lab::of(NONE).await;
     let sidecar = lab.sidecar(&tls);
     let mut client = client(tls_address(&sidecar), &authority).await;
-    // The home URL as WordPress has it for https is asked for in the background; until then nothing is compared.
+    // The home URL as WordPress has it for https is asked for in the background; until then nothing
+    // is compared.
     for turn in 0..200 {
         let body = json!({"refresh_token": lab.token(turn % 3).await.refresh_token}).to_string();
         let request = Request::post(format!("https://shop.example{ROUTE}"))

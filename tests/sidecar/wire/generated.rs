@@ -1,11 +1,11 @@
-//! Requests and answers put together at random, by a seed: names in any case, several lines of one name, values and targets of
-//! any bytes that may be in them, bodies in all framings, trailers.
+//! Random requests and responses, generated from a seed: names in any case, several lines with one
+//! name, values and targets of any bytes allowed in them, bodies in all framings, trailers.
 
-/// Numbers that look random and are the same for one seed (splitmix64).
+/// Pseudorandom numbers that depend only on the seed (splitmix64).
 pub struct Random(u64);
 
 impl Random {
-    /// Of the case `number` of a run.
+    /// The numbers for case `number` of a run.
     pub fn of(seed: u64, number: usize) -> Random {
         Random(seed.wrapping_add((number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d)))
     }
@@ -22,7 +22,7 @@ impl Random {
         (self.next() % limit as u64) as usize
     }
 
-    /// One time in `times`.
+    /// True one time in `times`.
     fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
@@ -36,12 +36,12 @@ impl Random {
     }
 }
 
-/// A field's line.
+/// A header line.
 #[derive(Clone)]
 pub struct Line {
     pub name: Vec<u8>,
     pub value: Vec<u8>,
-    /// The space before and behind the value.
+    /// The whitespace before and after the value.
     space: (&'static str, &'static str),
 }
 
@@ -56,17 +56,17 @@ impl Line {
     }
 }
 
-/// How a body is framed, and what it is.
+/// A body and its framing.
 pub enum Body {
     None,
     Length(Vec<u8>),
     Chunked(Vec<Vec<u8>>, Vec<Line>),
-    /// Of an answer.
+    /// Of a response: it ends with the connection.
     ToTheEnd(Vec<u8>),
 }
 
 impl Body {
-    /// Without its framing.
+    /// The body without its framing.
     pub fn data(&self) -> Vec<u8> {
         match self {
             Body::None => Vec::new(),
@@ -115,7 +115,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether the connection ends with it.
+    /// Whether the connection ends after this response.
     pub fn closes(&self) -> bool {
         matches!(self.body, Body::ToTheEnd(_))
     }
@@ -169,7 +169,7 @@ fn answer(random: &mut Random, method: &str) -> Answer {
     Answer { status, reason, lines, body }
 }
 
-/// In all forms but `*`, of all bytes but `#`.
+/// A request target in any form except `*`, of any bytes except `#`.
 fn target(random: &mut Random) -> Vec<u8> {
     let byte = |random: &mut Random| match random.below(4) {
         0 => random.one(&[b"\"<>`{}|\\^[]%?&=;:@!$'()*+,~"])[random.below(26)],
@@ -182,7 +182,7 @@ fn target(random: &mut Random) -> Vec<u8> {
     [before, &path, &query].concat()
 }
 
-/// Tabs, spaces inside, and the bytes from 0x80 on are all fine (RFC 9110, 5.5).
+/// Tabs, inner spaces and bytes from 0x80 are all valid (RFC 9110, 5.5).
 fn value(random: &mut Random, longest: usize) -> Vec<u8> {
     let value = random.bytes(longest, |random| match random.below(6) {
         0 => 0x80 + random.below(0x80) as u8,
@@ -252,7 +252,7 @@ fn body(random: &mut Random, lines: &mut Vec<Line>, of_answer: bool) -> Body {
     }
 }
 
-/// RFC 9110, 5.6.2, in lower case.
+/// The characters of a token (RFC 9110, 5.6.2), in lower case.
 const TOKEN: &[u8] = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz";
 
 const REQUEST_NAMES: &[&str] = &[

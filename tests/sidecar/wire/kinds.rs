@@ -1,11 +1,11 @@
-//! What kinds of changes there are between what was sent and what arrived.
+//! The kinds of differences between what was sent and what arrived.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::generated::{Body, Case, Line};
 use super::proxied::{Arrived, fields, status};
 
-/// Adds those of one exchange.
+/// Adds the kinds of one exchange to `found`.
 pub fn find(case: &Case, request: Option<&Arrived>, answer: &Arrived, found: &mut BTreeSet<&'static str>) {
     let Some(request) = request else {
         let is_usual = case.request.method.bytes().all(|byte| byte.is_ascii_uppercase() || b"-_".contains(&byte));
@@ -58,14 +58,14 @@ fn twice(lines: &[Line], name: &str) -> bool {
     lines.iter().filter(|line| line.lower() == name).count() > 1
 }
 
-/// Whether each `%` of the path begins an escape.
+/// Whether each `%` in the path begins an escape.
 fn is_escaped(target: &[u8]) -> bool {
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     let mut escapes = path.split(|byte| *byte == b'%').skip(1);
     escapes.all(|after| after.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)))
 }
 
-/// Whether a trailer is lost that any proxy may pass.
+/// Whether a trailer was lost that a proxy may pass on.
 fn lost_trailers(body: &Body, arrived: Option<&[u8]>) -> bool {
     let Body::Chunked(_, trailers) = body else { return false };
     let arrived = arrived.unwrap_or_default().to_ascii_lowercase();
@@ -73,7 +73,7 @@ fn lost_trailers(body: &Body, arrived: Option<&[u8]>) -> bool {
     trailers.iter().any(|line| line.lower() == "x-sum") && !has_arrived("x-sum")
 }
 
-/// The kinds' names, by what changes.
+/// The names of the kinds, for requests or for responses.
 struct Names {
     is_request: bool,
     order: &'static str,
@@ -170,7 +170,7 @@ impl Of<'_> {
     }
 }
 
-/// Also what `Connection` may name.
+/// Whether the header is hop-by-hop, or one that `Connection` lists in these cases.
 fn ends_here(lower: &str) -> bool {
     let names = ["connection", "keep-alive", "te", "upgrade", "http2-settings", "transfer-encoding", "x-hop", "x-hop2"];
     names.contains(&lower) || lower.starts_with("proxy-")
@@ -194,13 +194,13 @@ impl Names {
     }
 }
 
-/// By what changes, whether the sidecar and nginx do it.
+/// For each kind of change, whether the sidecar and nginx make it.
 pub fn rows(found: &[BTreeSet<&'static str>; 2]) -> BTreeMap<String, [bool; 2]> {
     let all = found[0].union(&found[1]);
     all.map(|kind| ((*kind).to_owned(), [0, 1].map(|of| found[of].contains(kind)))).collect()
 }
 
-/// The same as the table has it.
+/// The same, read from the table in the documentation.
 pub fn documented(text: &str) -> BTreeMap<String, [bool; 2]> {
     let (_, table) = text.split_once("| what is changed | the sidecar | nginx |\n|---|---|---|\n").expect("the table");
     let rows = table.lines().take_while(|line| line.starts_with('|'));

@@ -1,9 +1,10 @@
-//! The list of what is changed on the way, once more: written from the README and not from the program.
+//! A second implementation of the list of changes, written from the README and not from the
+//! program.
 
 use super::generated::{Answer, Body, Line, Request};
 
-/// The request that the upstream sees of one by an untrusted client, 127.0.0.1. [`OWN_ID`] stands for the name that the sidecar
-/// gives.
+/// The request that the upstream receives for a request of an untrusted client at 127.0.0.1.
+/// [`OWN_ID`] stands for the request ID that the sidecar generates.
 pub fn request(request: &Request) -> Vec<u8> {
     let path = request.target.strip_prefix(b"http://a.example").unwrap_or(&request.target);
     let mut head = [request.method.as_bytes(), b" ", path, b" HTTP/1.1\r\n"].concat();
@@ -48,10 +49,10 @@ pub fn request(request: &Request) -> Vec<u8> {
     head
 }
 
-/// Stands for the name of a request, which is another each time.
+/// Stands for the generated request ID, which differs each time.
 pub const OWN_ID: &[u8] = b"0123456789abcdef";
 
-/// The head of the answer that the client sees.
+/// The head of the response that the client receives.
 pub fn answer(answer: &Answer, request: &Request) -> Vec<u8> {
     let mut head = [format!("HTTP/1.1 {} ", answer.status).as_bytes(), &answer.reason, b"\r\n"].concat();
     let named = named_by_connection(&answer.lines);
@@ -71,12 +72,12 @@ pub fn answer(answer: &Answer, request: &Request) -> Vec<u8> {
     head
 }
 
-/// Whether the client ends its connection with this request.
+/// Whether the client closes its connection after this request.
 pub fn closes(request: &Request) -> bool {
     request.lines.iter().any(|line| line.lower() == "connection" && line.value == b"close")
 }
 
-/// The trailers that arrive, up to and with the empty line.
+/// The trailers that arrive, including the empty line at their end.
 pub fn trailers(trailers: &[Line], of_request: bool) -> Vec<u8> {
     let named = named_by_connection(trailers);
     let passes = |line: &&Line| {
@@ -108,7 +109,7 @@ fn ends_here(lower: &str) -> bool {
     .contains(&lower)
 }
 
-/// Only what is not protected.
+/// The names in `Connection`, without the protected ones.
 fn named_by_connection(lines: &[Line]) -> Vec<String> {
     let connections = lines.iter().filter(|line| line.lower() == "connection");
     let tokens = connections.flat_map(|line| {
@@ -118,7 +119,7 @@ fn named_by_connection(lines: &[Line]) -> Vec<String> {
     tokens.filter(|name| name.starts_with("x-hop")).collect()
 }
 
-/// Names that PHP reads as those of fields that matter.
+/// Names that PHP cannot distinguish from the names of headers that matter.
 fn is_twin(lower: &str) -> bool {
     ["x_forwarded_for", "content_length", "x.real.ip", "x_real_ip"].contains(&lower)
 }

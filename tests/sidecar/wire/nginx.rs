@@ -1,4 +1,4 @@
-//! nginx as a proxy, by what its documentation has for one.
+//! nginx as a proxy, configured as its documentation recommends.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use crate::support::port::Port;
 use crate::support::sidecar::wait_until;
 
-/// A running nginx. Dropped, it is ended.
+/// A running nginx. Dropping it ends it.
 pub struct Nginx {
     child: Child,
     port: Port,

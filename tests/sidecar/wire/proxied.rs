@@ -11,14 +11,14 @@ use crate::support::raw::{Connection, Upstream};
 pub struct Arrived {
     pub head: Vec<u8>,
     pub data: Vec<u8>,
-    /// Behind chunks, up to and with the empty line.
+    /// What follows the last chunk, including the empty line.
     pub trailers: Option<Vec<u8>>,
 }
 
-/// Bytes of an answer, and whether the connection ends with them.
+/// Bytes of a response, and whether the connection ends after them.
 type AtHand = Arc<Mutex<(Vec<u8>, bool)>>;
 
-/// An upstream that sends the answer of the case at hand and keeps what came for it.
+/// An upstream that sends the current case's response and keeps the request that arrived.
 pub struct Site {
     upstream: Upstream,
     at_hand: AtHand,
@@ -47,7 +47,8 @@ impl Site {
         self.upstream.address()
     }
 
-    /// What arrives at both ends of `case`. `None` at the upstream: the proxy has answered by itself.
+    /// What arrives at both ends for `case`. `None` for the upstream: the proxy answered the
+    /// request itself.
     pub fn exchange(&self, client: &mut Connection, case: &Case) -> (Option<Arrived>, Arrived) {
         *self.at_hand.lock().unwrap() = (case.answer.bytes(), case.answer.closes());
         *self.arrived.lock().unwrap() = None;
@@ -62,13 +63,13 @@ impl Site {
     }
 }
 
-/// The status in the head of an answer.
+/// The status in the head of a response.
 pub fn status(head: &[u8]) -> u16 {
     let text = head.get(9..12).map(String::from_utf8_lossy);
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// The fields of a head, names as they came.
+/// The headers in a head, with their names as they arrived.
 pub fn fields(head: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let lines = head.split(|byte| *byte == b'\n').skip(1).map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let field = |line: &[u8]| {

@@ -1,4 +1,5 @@
-//! Where the route is: below a home with a path, in each form that the permalinks allow, and by https through a proxy.
+//! The route's address: below a home URL with a path, in each form that permalinks allow, and by
+//! https through a proxy.
 
 use serde_json::Value;
 
@@ -42,7 +43,7 @@ async fn every_form_of_the_route_is_native() {
     goes_round(&site, &query, "http://shop.example/blog/index.php/wp-json/");
 }
 
-/// A login, a refresh and a look at who that is, all of it in the same form.
+/// Logs in, refreshes and reads the user, all with the same form of address.
 fn goes_round(site: &Site, client: &Client<'_>, rest_root: &str) {
     let login = client.log_in_to(site);
     let answer = client.refresh(&login.refresh_token);
@@ -53,13 +54,14 @@ fn goes_round(site: &Site, client: &Client<'_>, rest_root: &str) {
     client.assert_is_ada(&access_token);
 }
 
-/// The home URL by https is another one to WordPress, and so is the issuer.
+/// WordPress has another home URL by https, and so another issuer.
 async fn by_https(site: &Site, plain: &Client<'_>) {
     let https = Client { fields: "X-Forwarded-Proto: https\r\nX-Forwarded-For: 203.0.113.5\r\n", ..*plain };
     let login = https.log_in_to(site);
     let issuer = |token: &str| claims(token)["iss"].clone();
     assert_eq!(issuer(&login.access_token), "https://shop.example/blog", "PHP's own");
-    // WordPress was not asked for the home URL by https before; until it is known, calls are forwarded.
+    // WordPress was not asked for its home URL by https before; until it is known, calls are
+    // forwarded.
     eventually("the home URL by https is known", || async {
         let before = reached_by_refreshes(site);
         https.refresh(UNKNOWN_TOKEN).status() == 403 && reached_by_refreshes(site) == before
@@ -70,7 +72,7 @@ async fn by_https(site: &Site, plain: &Client<'_>) {
     https.assert_is_ada(&pair.access_token);
     assert_eq!(plain.me(&pair.access_token).status(), 401, "by http that is another site's token");
 
-    // One that does not trust the peer says what it sees itself, to PHP too.
+    // A sidecar that does not trust the peer sends the scheme that it sees itself, to PHP as well.
     let sidecar = Sidecar::of_site(site.upstream(), site.wp_config(), &[]);
     let https = Client { address: sidecar.address(), ..https };
     let login = https.log_in_to(site);

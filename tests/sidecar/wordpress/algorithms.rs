@@ -1,19 +1,19 @@
-//! Each algorithm that the plugin has and the sidecar can sign with: PHP takes the sidecar's tokens, and the sidecar goes
-//! on from PHP's.
+//! Each algorithm that the plugin has and the sidecar can sign with: PHP accepts the sidecar's
+//! tokens, and the sidecar refreshes PHP's.
 
 use super::{Client, set, write};
 use crate::support::sidecar::Sidecar;
 use crate::support::site::Site;
 
-/// Code of the site's own that supplies a private key, which the plugin has no setting for.
+/// Code of the site that supplies a private key, since the plugin has no setting for one.
 const KEY_OF_THE_SITE: &str =
     "<?php add_filter( 'jwt_auth_secret_private_key', fn( $key ) => get_option( 'sites_private_key' ) ?: $key );";
 
-/// PHP that makes a private key in PEM.
+/// PHP that generates a private key in PEM.
 const RSA: &str = "openssl_pkey_export( openssl_pkey_new( array( 'private_key_bits' => 2048 ) ), $pem );";
 const P_256: &str = "openssl_pkey_export( openssl_pkey_new( array( 'private_key_type' => OPENSSL_KEYTYPE_EC, 'curve_name' => 'prime256v1' ) ), $pem );";
 const P_384: &str = "openssl_pkey_export( openssl_pkey_new( array( 'private_key_type' => OPENSSL_KEYTYPE_EC, 'curve_name' => 'secp384r1' ) ), $pem );";
-/// PKCS #8 (RFC 8410, section 7): PHP 8.2 cannot make one itself.
+/// PKCS #8 (RFC 8410, section 7), because PHP 8.2 cannot generate such a key.
 const ED25519: &str = "$pem = \"-----BEGIN PRIVATE KEY-----\\n\" . base64_encode( hex2bin( '302e020100300506032b657004220420' ) . random_bytes( 32 ) ) . \"\\n-----END PRIVATE KEY-----\\n\";";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +42,8 @@ async fn php_takes_tokens_of_every_algorithm() {
     }
 }
 
-/// PHP's token is refreshed natively, PHP takes the new one, and so once more. Returns the sidecar's log.
+/// Refreshes PHP's token natively, has PHP accept the new one, and repeats both. Returns the
+/// sidecar's log.
 fn refreshes(site: &Site, algorithm: &str, arguments: &[&str]) -> String {
     let sidecar = Sidecar::of_site(site.upstream(), site.wp_config(), arguments);
     let client = Client::of(site, sidecar.address());

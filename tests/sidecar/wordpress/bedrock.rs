@@ -1,5 +1,5 @@
-//! A site in the shape of Bedrock, whose `wp-config.php` only PHP understands: what PHP says of it once is enough for the
-//! sidecar, and a change of its files is seen.
+//! A site with the layout of Bedrock, whose `wp-config.php` only PHP can evaluate: one import from
+//! PHP suffices, and the sidecar notices changes to the site's files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -12,7 +12,7 @@ use crate::support::secrets;
 use crate::support::sidecar::{Sidecar, command, tells_a_secret};
 use crate::support::site::Site;
 
-/// The files of a project, below its directory.
+/// The files of a project, relative to its directory.
 const FILES: [(&str, &str); 6] = [
     ("vendor/autoload.php", include_str!("../support/bedrock/autoload.php")),
     ("vendor/composer/autoload_real.php", include_str!("../support/bedrock/autoload_real.php")),
@@ -32,7 +32,8 @@ struct Bedrock<'a> {
 }
 
 impl<'a> Bedrock<'a> {
-    /// Moves the site's WordPress to `www/wp` and its code to `www/app`, and its settings to `.env`.
+    /// Moves the site's WordPress to `www/wp` and its code to `www/app`, and its settings to
+    /// `.env`.
     fn of(site: &'a Site) -> Bedrock<'a> {
         let www = Path::new(site.said("ROOT"));
         let directory = www.parent().unwrap().to_owned();
@@ -69,7 +70,7 @@ impl<'a> Bedrock<'a> {
         bedrock
     }
 
-    /// A file that only PHP's user may read.
+    /// Writes a file that only PHP's user may read.
     fn write(&self, name: &str, text: &str) {
         let path = self.directory.join(name);
         fs::write(&path, text).unwrap();
@@ -119,7 +120,7 @@ async fn php_says_once_what_only_php_understands() {
     let upstream = site.said("UPSTREAM");
     let wp_config = site.wp_config().to_str().unwrap();
 
-    // Without it: one cause, once, and the ways out.
+    // Without the import: one cause, reported once, and the solutions.
     let refused = command().args(["check", "--upstream", upstream, "--wp-config", wp_config]).output().unwrap();
     let said = text(&refused);
     assert_eq!(refused.status.code(), Some(78), "{said}");
@@ -147,7 +148,7 @@ async fn php_says_once_what_only_php_understands() {
     let pair = client.refresh_natively(&client.log_in_to(&site).refresh_token);
     assert_eq!(of_php.refresh(&pair.refresh_token).status(), 200, "WordPress knows the sidecar's token");
 
-    // Another key, in a file that was looked for in vain.
+    // Another key, in a file that did not exist at the import.
     let key = "k".repeat(40) + "-another-key";
     secrets::register(&key);
     bedrock.write(".env.local", &format!("JWT_AUTH_SECRET_KEY='{key}'\n"));
@@ -171,7 +172,7 @@ async fn php_says_once_what_only_php_understands() {
     // Signed with the key that PHP has now.
     of_php.assert_is_ada(&pair.access_token);
 
-    // What PHP refuses is named, without what it quotes.
+    // The error that PHP reports is named, without the values that it quotes.
     let settings = bedrock.settings();
     bedrock.write(".env", &settings.replace("WP_SITEURL", "OTHER"));
     let refused = bedrock.import(&path, &[]);

@@ -1,5 +1,5 @@
-//! What WordPress itself says of its home URL and of its REST API: code of the site's own that closes or moves it
-//! while the sidecar runs, and a home URL that is made of the host.
+//! What WordPress returns for its home URL and its REST API: code of the site that closes or moves
+//! the API while the sidecar runs, and a home URL that depends on the request's host.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -9,13 +9,13 @@ use crate::support::rig::eventually;
 use crate::support::sidecar::Sidecar;
 use crate::support::site::Site;
 
-/// Security plugins do the like.
+/// Security plugins do this.
 const CLOSED_TO_VISITORS: &str = "<?php add_filter( 'rest_authentication_errors', fn( $e ) => $e ?? ( is_user_logged_in() ? $e : \
                                   new WP_Error( 'rest_not_logged_in', 'No.', array( 'status' => 401 ) ) ) );";
 
 const MOVED: &str = "<?php add_filter( 'rest_url_prefix', fn() => 'api' );";
 
-/// As WordPress's own documentation has it for sites with several names.
+/// As WordPress's documentation recommends for sites with several names.
 const HOME_OF_HOST: &str = "define( 'WP_HOME', 'http://' . $_SERVER['HTTP_HOST'] );";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +26,7 @@ async fn wordpress_is_believed_while_its_own_code_changes() {
     let sidecar = Sidecar::of_site(site.upstream(), site.wp_config(), &[]);
     let client = Client::of(&site, sidecar.address());
     let of_php = Client::of(&site, site.upstream());
-    // A call that is WordPress's whatever is known. It ignores an application password by http.
+    // WordPress always answers such a call. It ignores an application password by http.
     let forwarded = Client { fields: "Authorization: Basic YWRhOng=\r\n", ..Client::of(&site, sidecar.address()) };
     let mut token = client.refresh_natively(&client.log_in_to(&site).refresh_token).refresh_token;
 
@@ -59,7 +59,8 @@ async fn wordpress_is_believed_while_its_own_code_changes() {
     native_again(&client, token).await;
 }
 
-/// Refreshes until the sidecar answers, which notices that WordPress serves its calls. Returns the last token.
+/// Refreshes until the sidecar answers: it has noticed that WordPress accepts calls again. Returns
+/// the last token.
 async fn native_again(client: &Client<'_>, token: String) -> String {
     let token = Mutex::new(token);
     eventually("it is open again", || async {
@@ -84,7 +85,7 @@ async fn wordpress_takes_the_tokens_of_each_host() {
         let issuer = format!("http://{host}");
         let login = client.log_in_to(&site);
         assert_eq!(claims(&login.access_token)["iss"], issuer, "PHP's own");
-        // A host that is not named is asked for when the first live token comes.
+        // The sidecar asks for an unnamed host when the first live token arrives with it.
         let is_known = host != "other.example";
         let token = if is_known { login.refresh_token } else { native_again(&client, login.refresh_token).await };
         let pair = client.refresh_natively(&token);
@@ -93,7 +94,7 @@ async fn wordpress_takes_the_tokens_of_each_host() {
         if host != site.host() {
             assert_eq!(own.me(&pair.access_token).status(), 401, "on its own host it is another site's");
         }
-        // What is not live is WordPress's there.
+        // WordPress answers calls on that host whose token is not live.
         let before = reached_by_refreshes(&site);
         assert_eq!(client.refresh(UNKNOWN_TOKEN).status(), 403);
         assert_eq!(reached_by_refreshes(&site) > before, !is_known, "{host}");

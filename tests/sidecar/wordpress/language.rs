@@ -1,4 +1,5 @@
-//! The site's language: WordPress words the faults of a request in it where its language pack is installed, and in English else.
+//! The site's language: WordPress writes a request's error messages in it if its language pack is
+//! installed, and in English otherwise.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use crate::support::site::Site;
 const ENGLISH: &str = "Missing parameter(s): refresh_token";
 const GERMAN: &str = "Fehlende Parameter: refresh_token";
 
-/// The core pack of `de_DE`, with this one string.
+/// Installs a core language pack `de_DE` with this one string.
 fn install(site: &Site, string: &str, translation: &str) -> PathBuf {
     let packs = PathBuf::from(site.said("ROOT")).join("wp-content/languages");
     fs::create_dir_all(&packs).unwrap();
@@ -22,7 +23,7 @@ fn install(site: &Site, string: &str, translation: &str) -> PathBuf {
     pack
 }
 
-/// As GNU gettext has it (its manual, "The Format of GNU MO Files"): one string, no hash table.
+/// A GNU gettext file (its manual, "The Format of GNU MO Files") with one string and no hash table.
 fn mo(string: &str, translation: &str) -> Vec<u8> {
     const STRINGS: u32 = 28 + 2 * 8;
     let (first, second) = (u32::try_from(string.len()).unwrap(), u32::try_from(translation.len()).unwrap());
@@ -33,7 +34,7 @@ fn mo(string: &str, translation: &str) -> Vec<u8> {
     file
 }
 
-/// The message of a call without a token, and whether WordPress has answered it.
+/// The message for a call without a token, and whether WordPress answered it.
 fn fault(site: &Site, sidecar: &Sidecar) -> (Value, bool) {
     let refreshes = || site.requests().iter().filter(|line| line.starts_with("POST ")).count();
     let before = refreshes();
@@ -48,7 +49,7 @@ async fn becomes(what: &str, site: &Site, sidecar: &Sidecar, message: &str, is_b
         answer["message"] == message && by_wordpress == is_by_wordpress
     })
     .await;
-    // It is what WordPress says.
+    // This is WordPress's message.
     let of_wordpress = Client::of(site, site.upstream()).post("/jwt-auth/v1/token/refresh", &json!({}));
     assert_eq!(fault(site, sidecar), (of_wordpress.json(), is_by_wordpress), "{what}");
 }
@@ -74,7 +75,7 @@ async fn faults_are_worded_as_wordpress_words_them() {
     becomes("a language without a pack", &site, &sidecar, ENGLISH, false).await;
     drop(sidecar);
 
-    // From the start; and without a row, the constant is what counts.
+    // From the start; without a row in the options, the constant counts.
     let sidecar = Sidecar::of_site(site.upstream(), site.wp_config(), &[]);
     assert!(!fault(&site, &sidecar).1);
     becomes("at the start", &site, &sidecar, ENGLISH, false).await;

@@ -1,4 +1,4 @@
-//! All the rest of a site through the sidecar is what it is without it: status, fields, body.
+//! The rest of a site is the same through the sidecar as without it: status, header, body.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -24,7 +24,7 @@ const UPLOAD: usize = 30 * 1024 * 1024;
 /// In seconds.
 const YEAR: u64 = 31_536_000;
 
-/// The same site by both ways.
+/// The same site, directly and through the sidecar.
 struct Ways<'a> {
     directly: Client<'a>,
     through: Client<'a>,
@@ -35,10 +35,10 @@ impl<'a> Ways<'a> {
         Ways { directly: Client::of(site, site.upstream()), through: Client::of(site, sidecar) }
     }
 
-    /// Sends a request by both ways, demands the same answer, and returns it.
+    /// Sends a request both ways, requires the same response, and returns it.
     fn same(&self, method: &str, target: &str, fields: &str, body: &str) -> Message {
         let send = |client: &Client<'_>| client.send(method, target, fields, body.as_bytes());
-        // PHP's clock is some milliseconds behind.
+        // PHP's clock may be some milliseconds behind.
         let begun = unix_seconds() - 1;
         let (directly, through) = (send(&self.directly), send(&self.through));
         let [one, other] = [&directly, &through].map(|message| without_now(message, begun..=unix_seconds()));
@@ -47,8 +47,8 @@ impl<'a> Ways<'a> {
     }
 }
 
-/// A message without the times of `now`, which WordPress puts into the cookies of a user's settings and into the pages that
-/// set them: two answers were made at two times.
+/// A message without the times in `now`, which WordPress writes into the cookies of a user's
+/// settings and into the pages that set them, since the two responses were made at two times.
 fn without_now(message: &Message, now: RangeInclusive<u64>) -> Message {
     let mut head = String::from_utf8(message.head.clone()).unwrap();
     let mut body = message.body.clone();
@@ -73,7 +73,7 @@ fn assert_same(what: &str, directly: &Message, through: &Message) {
     assert_eq!(directly.start_line(), through.start_line(), "{what}");
     assert_eq!(fields(directly), fields(through), "{what}");
     assert_eq!(directly.values("transfer-encoding"), through.values("transfer-encoding"), "{what}: framing");
-    // Megabytes are not to be printed.
+    // Megabytes should not be printed.
     if directly.body != through.body {
         let differing = directly.body.iter().zip(&through.body).position(|(one, other)| one != other);
         let around = |message: &Message| {
@@ -85,8 +85,9 @@ fn assert_same(what: &str, directly: &Message, through: &Message) {
     }
 }
 
-/// The fields that can be the same, names as they came. Those of one name stay in order; among different names it means
-/// nothing (RFC 9110, section 5.3), and hyper's map keeps the lines of one name together. A session's cookie has a secret of its own.
+/// The header lines that can be equal, with names as they arrived. Lines with the same name stay in
+/// order; the order of different names has no meaning (RFC 9110, section 5.3), and hyper's map
+/// keeps lines with one name together. A session's cookie has a secret of its own.
 fn fields(message: &Message) -> Vec<(String, String)> {
     let mut fields = message.fields();
     fields.retain(|(name, _)| !OF_THE_CONNECTION.iter().any(|left_out| name.eq_ignore_ascii_case(left_out)));
@@ -154,7 +155,7 @@ fn pages_and_files(site: &Site, ways: &Ways<'_>) {
     assert_eq!(stored, "127.0.0.1", "PHP knows the client's address");
 }
 
-/// A login with cookies, and pages that only the logged-in see.
+/// A login with cookies, and pages that only logged-in users see.
 fn administration(site: &Site, ways: &Ways<'_>) {
     ways.same("GET", "/wp-login.php", "", "");
     let credentials = format!(
@@ -166,7 +167,7 @@ fn administration(site: &Site, ways: &Ways<'_>) {
     let form = format!("{FORM}Cookie: wordpress_test_cookie=WP%20Cookie%20check\r\n");
     let login = ways.same("POST", "/wp-login.php", &form, &credentials);
     assert_eq!(login.value("location"), Some(format!("{}/wp-admin/", site.home())), "{login:?}");
-    // The first of each name, as a browser has them by path.
+    // The first of each name, since a browser selects by path.
     let cookies: Vec<String> = login
         .values("set-cookie")
         .iter()
@@ -175,7 +176,7 @@ fn administration(site: &Site, ways: &Ways<'_>) {
         .collect();
     assert_eq!(cookies.len(), 2, "{login:?}");
     let cookies = format!("Cookie: {}\r\n", cookies.join("; "));
-    // The first look stores things of the user's, so that the second is another page.
+    // The first visit stores settings of the user, which change the next page.
     ways.directly.send("GET", "/wp-admin/", &cookies, b"");
     for target in
         ["/wp-admin/edit.php", "/wp-admin/users.php", "/wp-admin/load-styles.php?c=1&load%5Bchunk_0%5D=common"]
@@ -189,14 +190,14 @@ fn administration(site: &Site, ways: &Ways<'_>) {
     assert_eq!(posted.status(), 400, "no action");
 }
 
-/// 30 MB up by either way and down by both.
+/// Uploads 30 MB each way and downloads them both ways.
 async fn an_upload(site: &Site, ways: &Ways<'_>, database: &TestDatabase) {
     let admin = ways.through.log_in(site.said("ADMIN_USER"), site.said("ADMIN_PASSWORD"));
     let authorization = format!("Authorization: Bearer {}\r\n", admin.access_token);
     let fields = format!(
         "{authorization}Content-Type: text/plain\r\nContent-Disposition: attachment; filename=\"large.txt\"\r\n"
     );
-    // No two megabytes of it are the same.
+    // No two megabytes are equal.
     let content: Vec<u8> = (0..UPLOAD / 16).flat_map(|line| format!("{line:015}\n").into_bytes()).collect();
     let next = database.rows("SELECT MAX(ID) + 1 AS next FROM wp_posts").await[0].get("next").unwrap().to_owned();
 
@@ -219,7 +220,7 @@ async fn an_upload(site: &Site, ways: &Ways<'_>, database: &TestDatabase) {
     assert_eq!(fields_without_times(&directly), fields_without_times(&through));
 }
 
-/// What an answer about a new attachment says, but for when it was made.
+/// A response about a new attachment, without the times of its creation.
 fn fields_without_times(answer: &Message) -> (Vec<(String, String)>, Value) {
     let mut body = answer.json();
     for time in ["date", "date_gmt", "modified", "modified_gmt"] {
@@ -229,7 +230,7 @@ fn fields_without_times(answer: &Message) -> (Vec<(String, String)>, Value) {
     (fields(answer).into_iter().filter(length).collect(), body)
 }
 
-/// `wp-cron.php` answers at once and goes on working.
+/// `wp-cron.php` answers immediately and continues to work.
 async fn cron(site: &Site, ways: &Ways<'_>) {
     write(
         &Path::new(site.said("ROOT")).join("wp-content/mu-plugins/cron.php"),

@@ -10,13 +10,14 @@
 //! --- NAME                          a file: all lines up to the next `---`
 //! ```
 //!
-//! Paths are relative to WordPress's root. `%S%` loads wp-settings.php, `%BASE%` defines all that the sidecar needs, in
-//! one line (`%DB%` and `%SALTS%` a part of it), `%ROOT%` is the root's path, `%DOCKER-…%` the official image's file.
+//! Paths are relative to WordPress's root. `%S%` loads wp-settings.php, `%BASE%` defines all that
+//! the sidecar needs, in one line (`%DB%` and `%SALTS%` a part of it), `%ROOT%` is the root's path,
+//! `%DOCKER-…%` the official image's file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A configuration and what becomes of it.
+/// A configuration and the expected result.
 pub struct Case {
     pub name: String,
     pub expected: Expected,
@@ -30,17 +31,17 @@ pub struct Case {
 
 pub enum Expected {
     Served,
-    /// With this in the message.
+    /// Refused, with this text in the message.
     Refused(String),
 }
 
-/// Where a case is on disk.
+/// The paths of a case on disk.
 pub struct LaidOut {
     /// WordPress's directory: index.php, wp-load.php, wp-settings.php.
     pub root: PathBuf,
-    /// The configuration that PHP runs.
+    /// The configuration file that PHP runs.
     pub entry: PathBuf,
-    /// What `wordpress.config` says.
+    /// The value of `wordpress.config`.
     pub given: PathBuf,
 }
 
@@ -101,7 +102,7 @@ fn parsed(text: &str) -> Case {
 }
 
 impl Case {
-    /// Puts the site into `directory`, which must not exist. Its root is a directory in it.
+    /// Writes the site into `directory`, which must not exist. Its root is a directory in it.
     pub fn lay_out(&self, directory: &Path) -> LaidOut {
         let root = directory.join("html");
         fs::create_dir_all(root.join("wp-includes")).unwrap();
@@ -140,7 +141,7 @@ impl Case {
     }
 }
 
-/// Without `..`, as PHP shows it.
+/// The path without `..`, as PHP shows it.
 fn at(root: &Path, name: &str) -> PathBuf {
     match name.strip_prefix("../") {
         Some(name) => root.parent().unwrap().join(name),
@@ -162,7 +163,7 @@ fn written_out(text: &str) -> String {
         .replace("%S%", S)
 }
 
-/// What loads WordPress.
+/// The statement that loads WordPress.
 pub const S: &str = "require_once ABSPATH . 'wp-settings.php';";
 
 const DB: &str = "define('DB_NAME', 'site'); define('DB_USER', 'user'); define('DB_PASSWORD', 'p@ss'); define('DB_HOST', 'db:3307');";
@@ -177,7 +178,8 @@ const DOCKER: &str = r#"<?php
  * The base configuration for WordPress
  */
 
-// IMPORTANT: this file needs to stay in-sync with https://github.com/WordPress/WordPress/blob/master/wp-config-sample.php
+// IMPORTANT: this file needs to stay in-sync with
+// https://github.com/WordPress/WordPress/blob/master/wp-config-sample.php
 
 // a helper function to lookup "env_FILE", "env", then fallback
 if (!function_exists('getenv_docker')) {
@@ -220,7 +222,8 @@ define( 'WP_DEBUG', !!getenv_docker('WORDPRESS_DEBUG', '') );
 if (isset($_SERVER['HTTP_X_FORWARDED_PROTO']) && strpos($_SERVER['HTTP_X_FORWARDED_PROTO'], 'https') !== false) {
 	$_SERVER['HTTPS'] = 'on';
 }
-// (we include this by default because reverse proxying is extremely common in container environments)
+// (we include this by default because reverse proxying is extremely common in container
+// environments)
 
 if ($configExtra = getenv_docker('WORDPRESS_CONFIG_EXTRA', '')) {
 	eval($configExtra);

@@ -1,5 +1,5 @@
-//! The table once more, by `wp-jwt-sidecar import`: what it writes is what PHP has, also where the reader refuses; and where it
-//! refuses itself, its error names a way out that works.
+//! The table again, with `wp-jwt-sidecar import`: it writes PHP's values, also where the reader
+//! refuses; and where it refuses itself, its error names a solution that works.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -17,10 +17,11 @@ use super::{by_php, hex};
 use crate::import::{said, said_by, site_user};
 use crate::support::sidecar::command;
 
-/// The PHP that is looked for first where it is installed, and the one that is everywhere.
+/// The PHP that `import` looks for first, and the one that is installed everywhere.
 const PROGRAMS: [&str; 2] = ["php-cgi", "php"];
 
-/// Those that PHP runs, and `import` does not take PHP's word for: what PHP says is not what a web server's PHP would.
+/// Configurations that PHP runs but `import` does not accept, because the web server's PHP would
+/// have other values.
 const BY_KEYS: [&str; 7] = [
     "a number that is too large",
     "HTTPS from the environment",
@@ -31,11 +32,12 @@ const BY_KEYS: [&str; 7] = [
     "an environment variable that is not UTF-8 decides",
 ];
 
-/// How it ended.
+/// The result of a case.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Served,
-    /// PHP does not run it either, or what it says cannot be believed: the keys are the way out, and they work.
+    /// PHP cannot run the file either, or its values cannot be relied on: the solution is to set
+    /// the keys, and that works.
     ByKeys,
 }
 
@@ -67,7 +69,7 @@ fn is_installed(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok()
 }
 
-/// Most of an import's time is PHP's start.
+/// Most of the time of an import is the start of PHP.
 fn in_parallel<T: Send>(count: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let mut done: Vec<(usize, T)> = std::thread::scope(|scope| {
@@ -82,7 +84,7 @@ fn in_parallel<T: Send>(count: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> 
     done.into_iter().map(|(_, of)| of).collect()
 }
 
-/// A case and a PHP.
+/// A case and the PHP that runs it.
 struct Visit<'a> {
     case: &'a Case,
     place: &'a LaidOut,
@@ -91,7 +93,7 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Goes the ways that the errors name until one leads somewhere, each once.
+    /// Tries the solutions that the errors name, each once, until one works.
     fn compared(&self) -> Result<Outcome, String> {
         let root = self.place.root.to_str().unwrap();
         let ways: [(&str, &[&str]); 5] = [
@@ -124,7 +126,7 @@ impl Visit<'_> {
 
     fn import(&self, ways: &[&[&str]]) -> Output {
         let (pool, variables) = (self.beside("pool.conf"), self.beside("variables"));
-        // As the table's PHP is: it has an `$_ENV`.
+        // Like the table's PHP: it fills `$_ENV`.
         let text = format!("[www]\nuser = {}\nphp_admin_value[variables_order] = EGPCS\n", site_user());
         fs::write(&pool, text).unwrap();
         let mut command = command();
@@ -153,7 +155,7 @@ impl Visit<'_> {
         output
     }
 
-    /// What is written is what PHP has.
+    /// The written values equal PHP's.
     fn written(&self) -> Result<(), String> {
         let text = fs::read_to_string(self.beside("site.toml")).unwrap();
         let written: toml::Table = text.parse().unwrap();
@@ -164,7 +166,7 @@ impl Visit<'_> {
         let varying: BTreeSet<&str> =
             written["varying"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
         for name in CONSTANTS.iter().filter(|name| !varying.contains(**name)) {
-            // The plugin reads its constants when it serves a request.
+            // The plugin reads its constants when it handles a request.
             let theirs = if name.starts_with("JWT_AUTH_") { &self.answer["end"] } else { at_load };
             let (theirs, ours) = (&theirs["constants"][*name], described(written["constants"].get(*name)));
             if ours != *theirs {
@@ -178,7 +180,7 @@ impl Visit<'_> {
         self.taken()
     }
 
-    /// `serve` takes what is written, or says what is missing.
+    /// `serve` accepts the written configuration, or names what is missing.
     fn taken(&self) -> Result<(), String> {
         let import = ImportFile { path: self.beside("site.toml"), is_named: true };
         let settings =
@@ -205,7 +207,7 @@ impl Visit<'_> {
         }
     }
 
-    /// The error leaves no other way: is it one, and does the error say so?
+    /// The error names no other solution: this one must work, and the error must name it.
     fn by_keys(&self, said: &str) -> Result<Outcome, String> {
         if !KEYS.iter().all(|key| said.contains(key)) {
             return Err(format!("has no way out: {said}"));
@@ -236,14 +238,14 @@ impl Visit<'_> {
 const KEYS: [&str; 5] =
     ["wordpress.database_url", "wordpress.table_prefix", "wordpress.auth_key", "wordpress.auth_salt", "jwt.secret"];
 
-/// What comes after the line that loads WordPress is before it.
+/// The source with everything after the line that loads WordPress moved before it.
 fn moved(source: &[u8]) -> String {
     let source = str::from_utf8(source).unwrap();
     let (before, after) = source.split_once(cases::S).unwrap();
     format!("{before}{after}\n{}", cases::S)
 }
 
-/// In the form of the judge's answers.
+/// In the form of the reference's results.
 fn described(written: Option<&toml::Value>) -> serde_json::Value {
     let of = |kind: &str, text: &[u8]| serde_json::json!([kind, hex(text)]);
     match written {

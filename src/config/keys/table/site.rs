@@ -153,8 +153,8 @@ keys! {
     REFRESH_ANALYTICS_REFUSALS: usize = integer("refresh.analytics_refusals", 0..=1_000_000, "rows a second").is("1000")
         .about("The most rows that refused refreshes add to the analytics in a second; 0: none.")
         .change("A client that guesses tokens would fill the table, and the disk, far faster than WordPress could \
-            write it. What is beyond is refused as ever, counted (the metric analytics_rows_skipped_total) and said in \
-            the log. Rows of successful refreshes are not limited.");
+            write it. Refusals beyond it are answered the same; their rows are left out, counted (the metric \
+            analytics_rows_skipped_total) and logged. Rows of successful refreshes are not limited.");
     REFRESH_REUSE_INTERVAL: Duration = duration("refresh.reuse_interval").or_zero().is("10s")
         .about("How long a used refresh token gets its successor's pair again; \"0s\": never, it is refused at once.")
         .change("Apps send a token twice: two tabs, two requests that met an expired access token, an answer that was \
