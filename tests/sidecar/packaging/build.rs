@@ -1,4 +1,4 @@
-//! `build.rs`, run as cargo runs it, in each place where somebody may build: a clone, a tarball, a published crate.
+//! `packaging/build.rs`, run as cargo runs it, in each place where somebody may build: a clone, a tarball, a published crate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,7 +78,7 @@ impl Script {
         let compiled = Command::new("rustc")
             .args(["--edition", "2024", "-o"])
             .arg(&program)
-            .arg(Path::new(PROJECT).join("build.rs"))
+            .arg(Path::new(PROJECT).join("packaging/build.rs"))
             .status()
             .unwrap();
         assert!(compiled.success());
