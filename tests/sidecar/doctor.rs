@@ -2,7 +2,7 @@
 //! level and its fix, and nothing else is. No secret in anything it says (every [`Report`] looks for them).
 
 mod faults;
-mod real;
+pub(crate) mod real;
 mod rights;
 mod web_server;
 

@@ -12,7 +12,7 @@ use crate::support::secrets;
 use crate::support::site::Site;
 
 /// The refresh token of a new login, by WordPress itself.
-fn log_in(site: &Site) -> String {
+pub fn log_in(site: &Site) -> String {
     let body = json!({"username": site.said("USER"), "password": site.said("USER_PASSWORD")}).to_string();
     let mut client = Connection::to(site.upstream());
     client.send(format!(
