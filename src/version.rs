@@ -1,5 +1,5 @@
 //! The version of this program, the commit that it was built from, and its TLS library, as found by
-//! `build.rs`.
+//! `packaging/build.rs`.
 
 /// The version alone.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -242,39 +242,59 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// In every sequence of results, only what has agreed since the last contrary result is native.
     #[test]
     fn native_is_only_what_agreed_since(steps in steps()) {
-        let mut verdict = Verdict::new(6, 0);
-        let (mut since, mut epochs) = (0_u32, 0);
-        for (now, step) in steps.into_iter().enumerate() {
-            let now = now as u64;
-            match step {
-                Step::Observe(observed) => {
-                    let before = verdict.state.clone();
-                    let counts = matches!(&observed, Observation::Agrees { class, .. } if *class != Class::Refusal);
-                    since = if counts { since + 1 } else { since };
-                    verdict.observe(observed, now);
-                    if verdict.state != before && verdict.state != State::Agrees {
-                        since = 0;
-                    }
-                }
-                Step::Enter(plugin_changed) => {
-                    epochs += 1;
-                    verdict.enter(&epochs.to_string(), plugin_changed, 6, now);
+        only_native_if_agreed_since(steps)?;
+    }
+}
+
+/// A case that proptest has found: a restart, then a change of the site, and a refusal among what agrees.
+#[test]
+fn a_refusal_after_a_restart_and_a_change_proves_nothing() {
+    let plain = [0, 0, 0, 0, 1, 2].map(|user| Step::Observe(agrees(Class::Plain, user)));
+    let then = [
+        Step::Resume,
+        Step::Observe(agrees(Class::Plain, 1)),
+        Step::Enter(false),
+        Step::Observe(agrees(Class::Refusal, 0)),
+        Step::Observe(agrees(Class::Plain, 2)),
+        Step::Observe(agrees(Class::Plain, 0)),
+    ];
+    only_native_if_agreed_since(plain.into_iter().chain(then).collect()).unwrap();
+}
+
+/// In every sequence of results, only what has agreed since the last contrary result is native.
+fn only_native_if_agreed_since(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut verdict = Verdict::new(6, 0);
+    let (mut since, mut epochs) = (0_u32, 0);
+    for (now, step) in steps.into_iter().enumerate() {
+        let now = now as u64;
+        match step {
+            Step::Observe(observed) => {
+                let before = verdict.state.clone();
+                let counts = matches!(&observed, Observation::Agrees { class, .. } if *class != Class::Refusal);
+                since = if counts { since + 1 } else { since };
+                verdict.observe(observed, now);
+                if verdict.state != before && verdict.state != State::Agrees {
                     since = 0;
                 }
-                Step::Resume => {
-                    let was_native = verdict.state == State::Agrees;
-                    verdict = verdict.resumed(now);
-                    since = if was_native { 0 } else { since };
-                }
             }
-            for class in Class::ALL {
-                prop_assert!(!verdict.knows(class) || (verdict.state == State::Agrees && since >= AFTER_RESTART));
+            Step::Enter(plugin_changed) => {
+                epochs += 1;
+                verdict.enter(&epochs.to_string(), plugin_changed, 6, now);
+                since = 0;
+            }
+            Step::Resume => {
+                let was_native = verdict.state == State::Agrees;
+                verdict = verdict.resumed(now);
+                since = if was_native { 0 } else { since };
             }
         }
+        for class in Class::ALL {
+            prop_assert!(!verdict.knows(class) || (verdict.state == State::Agrees && since >= AFTER_RESTART));
+        }
     }
+    Ok(())
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `build.rs`, run like by cargo, in each kind of source tree: a clone, a tarball, a published
+//! `packaging/build.rs`, run like by cargo, in each kind of source tree: a clone, a tarball, a published
 //! crate.
 
 use std::fs;
@@ -79,7 +79,7 @@ impl Script {
         let compiled = Command::new("rustc")
             .args(["--edition", "2024", "-o"])
             .arg(&program)
-            .arg(Path::new(PROJECT).join("build.rs"))
+            .arg(Path::new(PROJECT).join("packaging/build.rs"))
             .status()
             .unwrap();
         assert!(compiled.success());

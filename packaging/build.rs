@@ -11,7 +11,7 @@ const UNKNOWN: &str = "unknown";
 fn main() {
     let directory = env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());
     let directory = Path::new(&directory);
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=packaging/build.rs");
     println!("cargo::rerun-if-env-changed={COMMIT_VARIABLE}");
     println!("cargo::rustc-env={COMMIT_VARIABLE}={}", commit(directory));
     println!("cargo::rerun-if-changed=Cargo.lock");
@@ -24,15 +24,15 @@ fn main() {
 }
 
 fn commit(directory: &Path) -> String {
-    if let Some(told) = env::var(COMMIT_VARIABLE).ok().filter(|told| !told.is_empty()) {
-        return told;
+    if let Some(named) = env::var(COMMIT_VARIABLE).ok().filter(|named| !named.is_empty()) {
+        return named;
     }
     // `cargo package` writes this file.
     let packaged = directory.join(".cargo_vcs_info.json");
     if let Ok(text) = fs::read_to_string(packaged) {
         return quoted_after(&text, "\"sha1\"").unwrap_or(UNKNOWN).chars().take(SHORT).collect();
     }
-    // Every commit would compile a developer's debug build anew.
+    // Otherwise each commit would rebuild a developer's debug build.
     if env::var("PROFILE").as_deref() != Ok("release") {
         return UNKNOWN.into();
     }
@@ -44,7 +44,7 @@ const SHORT: usize = 12;
 
 /// The commit that git has checked out here, with `-dirty` behind it if files differ from it.
 fn described(directory: &Path) -> Option<String> {
-    // A tarball unpacked inside of another repository has nothing of that one's.
+    // A tarball may be unpacked inside another repository, whose commit is not its own.
     let top = git(directory, &["rev-parse", "--show-toplevel"])?;
     if fs::canonicalize(top).ok()? != fs::canonicalize(directory).ok()? {
         return None;
