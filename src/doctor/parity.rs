@@ -218,8 +218,8 @@ fn judge(pairs: &[Pair], is_english: bool) -> Vec<Finding> {
         return findings;
     }
     let deliberate = "Different on purpose: the sidecar counts the rate limit of this route by itself, and writes \
-                      X-Ratelimit-… where the plugin writes X-RateLimit-… (HTTP ignores the case); see \"Deliberate \
-                      differences\" in the README.";
+                      X-Ratelimit-… where the plugin writes X-RateLimit-… (HTTP ignores the case); see \"Differences from \
+                      the plugin\" in docs/refresh.md.";
     if differences.is_empty() {
         let what = format!("{compared} refused refreshes: WordPress and the sidecar answer alike");
         findings.push(Finding::ok(Area::Parity, id, what).with_hint(deliberate));

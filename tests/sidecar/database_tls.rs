@@ -16,6 +16,7 @@ use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
 use wp_jwt_sidecar::internals::wordpress::installation::installation;
 
 use crate::admin;
+use crate::readme::blocks::block;
 use crate::support::mariadb::{Database, PASSWORD, PASSWORD_IN_URL, TestDatabase, TokenState};
 use crate::support::port::Port;
 use crate::support::rig::{self, refresh_at};
@@ -23,7 +24,6 @@ use crate::support::sidecar::command;
 use crate::support::tls::Authority;
 
 const FOR_EVER: i32 = 2090;
-const OPERATING: &str = include_str!("../../docs/operating.md");
 
 /// A server whose certificate can be changed, and which trusts clients of `authority`.
 struct Server {
@@ -83,12 +83,11 @@ impl Server {
         file
     }
 
-    /// Presents what the commands in docs/operating.md make.
+    /// Presents what the commands in docs/database.md make.
     async fn present_documented(&self) -> PathBuf {
-        let (_, behind) = OPERATING.split_once("```sh database-certificate\n").unwrap();
-        let (commands, _) = behind.split_once("```").unwrap();
+        let commands = block("database-certificate");
         let made =
-            Command::new("bash").args(["-e", "-c", commands]).current_dir(self.authority.directory.path()).output();
+            Command::new("bash").args(["-e", "-c", &commands]).current_dir(self.authority.directory.path()).output();
         let made = made.unwrap();
         assert!(made.status.success(), "{made:?}");
         // openssl makes it readable by its owner only, but the test's server has another user.
@@ -160,7 +159,7 @@ async fn is_refused(config: WordPress, parts: &[&str]) {
 async fn each_certificate_in_each_mode() {
     let server = Server::start().await;
     let ca = server.path("ca.pem");
-    let docs = "make a certificate that verifies (docs/operating.md";
+    let docs = "make a certificate that verifies (docs/database.md";
     let encrypt_only = "wordpress.database_tls = \"encrypt_only\"";
 
     // A private authority.
@@ -343,8 +342,7 @@ fn parameters(names: &[&str]) -> CertificateParams {
 /// Each key of the documentation's example is valid, and the mode is as described.
 #[test]
 fn the_documented_keys_exist() {
-    let (_, behind) = OPERATING.split_once("```toml database-tls\n").unwrap();
-    let example: toml::Table = behind.split_once("```").unwrap().0.parse().unwrap();
+    let example: toml::Table = block("database-tls").parse().unwrap();
     let (_, keys) = example.iter().next().unwrap();
     for (name, value) in keys.as_table().unwrap() {
         let key = keys::find(&format!("wordpress.{name}")).unwrap_or_else(|| panic!("{name}"));

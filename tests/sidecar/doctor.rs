@@ -3,7 +3,7 @@
 //! (every [`Report`] checks that).
 
 mod faults;
-mod real;
+pub(crate) mod real;
 mod rights;
 mod web_server;
 

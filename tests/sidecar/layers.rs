@@ -63,6 +63,18 @@ fn imports_only_point_down() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The list of docs/architecture.md is this one.
+#[test]
+fn the_layers_are_documented() {
+    let text = fs::read_to_string("docs/architecture.md").unwrap();
+    let (_, list) = text.split_once("```text layers\n").unwrap();
+    let (list, _) = list.split_once("```").unwrap();
+    // Behind the names, in columns of their own, is what each is.
+    let names = |line: &str| line.split("  ").next().unwrap().split(", ").map(str::to_owned).collect();
+    let documented: Vec<Vec<String>> = list.lines().map(names).collect();
+    assert_eq!(documented, LAYERS);
+}
+
 fn may_know(module: &str, imported: &str) -> Result<(), String> {
     let layer = |name: &str| LAYERS.iter().position(|layer| layer.contains(&name));
     let (Some(of), Some(to)) = (layer(module), layer(imported)) else {

@@ -29,7 +29,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where the commands for making a certificate are.
-pub const DOCS: &str = "docs/operating.md, \"TLS to the database\"";
+pub const DOCS: &str = "docs/database.md, \"TLS to the database\"";
 
 /// How connections to a host are protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::support::secrets;
 use crate::support::site::Site;
 
 /// The refresh token of a new login, directly at WordPress.
-fn log_in(site: &Site) -> String {
+pub fn log_in(site: &Site) -> String {
     let body = json!({"username": site.said("USER"), "password": site.said("USER_PASSWORD")}).to_string();
     let mut client = Connection::to(site.upstream());
     client.send(format!(
