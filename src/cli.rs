@@ -37,19 +37,19 @@ pub enum Command {
     /// Serve: forward everything, answer refreshes
     #[command(after_help = AFTER_HELP)]
     Serve(Options),
-    /// Do all that serve does before it listens, and print what was found
+    /// Check everything that serve checks before it listens, and print what was found
     #[command(after_help = AFTER_HELP)]
     Check(Options),
-    /// Walk through the whole installation and say what is good, what is not, and how to fix it
+    /// Check the whole installation: what is ok, what is not, and how to fix it
     #[command(after_help = DOCTOR_HELP)]
     Doctor {
         /// Print JSON for programs in place of text
         #[arg(long)]
         json: bool,
-        /// Do not run the site's own PHP code, and so do not see what it changes
+        /// Do not run the site's own PHP code; what it changes is then not seen
         #[arg(long)]
         no_php: bool,
-        /// Have WordPress refresh this token, which uses it up, and compare its answer with the
+        /// Let WordPress refresh this token, which uses it up, and compare its response with the
         /// sidecar's; "-" reads the token from standard input, where no process list shows it
         #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, value_parser = secret)]
         with_token: Option<Secret>,
@@ -57,8 +57,8 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Have PHP run the site's wp-config.php once, and write what it defines to a file that serve
-    /// takes in its place
+    /// Let PHP run the site's wp-config.php once, and write what it defines to a file that serve
+    /// uses instead
     #[command(after_help = import::HELP)]
     Import {
         /// How.
@@ -72,7 +72,7 @@ pub enum Command {
     /// begin again
     #[command(after_help = VERIFY_HELP)]
     Verify {
-        /// Have the running sidecar begin again, as if nothing was known of the site
+        /// Let the running sidecar begin again, as if it knew nothing about the site
         #[arg(long)]
         again: bool,
         /// Print JSON for programs in place of text
@@ -102,7 +102,7 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Print what makes a shell complete commands and flags
+    /// Print the completions of commands and flags for a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// Which shell
@@ -204,13 +204,13 @@ const DOCTOR_HELP: &str = "\
 Run it with the options of serve, as the user that the sidecar runs as:
   sudo -u wp-jwt-sidecar wp-jwt-sidecar doctor
 
-Without --with-token it changes nothing. It takes some ten seconds, longer where something hangs. It asks the database and the web server, sends
-refused refreshes to WordPress to compare its answers (two of them show in the plugin's statistics), and, where there is a PHP
-command line, starts WordPress with a read-only database to see which code of the site's own hooks into the plugin: as the
-owner of the site's files, if run by root, otherwise as the user who runs it.
+Without --with-token it changes nothing. It takes about ten seconds, longer where something hangs. It asks the database and the
+web server, sends refused refreshes to WordPress to compare its responses (two of them appear in the plugin's statistics), and, if
+there is a PHP command line, starts WordPress with a read-only database to see which code of the site hooks into the plugin: as the
+owner of the site's files if root runs it, otherwise as its own user.
 
-With --with-token it has WordPress make one real refresh and says, member by member, claim by claim and field by field, how the
-answer differs from what the sidecar would have said. Values that are secret or personal are not shown, and the token only as the
+With --with-token WordPress makes one real refresh, and the output says, member by member, claim by claim and field by field, how
+the response differs from the sidecar's. Values that are secret or personal are not shown, and the token only as the
 first 8 digits of its SHA-256. The new pair is shown and kept nowhere: the client that the token belongs to has to log in again,
 so take the refresh token of a login made for this:
   wp-jwt-sidecar doctor --with-token - </path/to/a/file/with/the/token
@@ -221,21 +221,21 @@ const VERIFY_HELP: &str = "\
 Run it with the options of serve, as the user that the sidecar runs as:
   sudo -u wp-jwt-sidecar wp-jwt-sidecar verify
 
-It asks the sidecar that listens for operators at admin.listen; where that is \"off\", it shows what the sidecar has kept last in
+It asks the sidecar that listens for operators at admin.listen; if that is \"off\", it shows what the sidecar last stored in
 its state directory. States:
-  unverified  WordPress has the refreshes, until enough of its answers were what the sidecar would have given
-  agrees      refreshes are native, but for a thin sample that is compared
-  differs     WordPress has the refreshes, since it does them otherwise: what differs is shown, names and types only
+  unverified  WordPress has the refreshes, until enough of its responses equal what the sidecar would have given
+  agrees      refreshes are native, except for a thin sample that is compared
+  differs     WordPress has the refreshes, since it does them differently: what differs is shown, names and types only
   closed      WordPress has the refreshes, since it refuses its REST API
   trusted     refreshes are native, and nothing is verified: refresh.verify is \"off\"
 
 --again puts a marker into the state directory (refresh.state_directory, else $STATE_DIRECTORY, else /var/lib/wp-jwt-sidecar), which the
 running sidecar sees within seconds.
 
---site shows what is kept in that directory of a further site of a network, and --again then has that site alone begin again: within
+--site shows what that directory has about a further site of a network, and --again then lets that site alone begin again: within
 seconds if it is in use, else at its next refresh.
 
-Exit codes: 0 agrees or trusted, 1 any other state, 2 not known (no sidecar answers) or not begun again, 78 wrong configuration.";
+Exit codes: 0 agrees or trusted, 1 any other state, 2 not known (no sidecar responds) or not begun again, 78 wrong configuration.";
 
 impl Args for Options {
     fn augment_args(command: ClapCommand) -> ClapCommand {

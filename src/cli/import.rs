@@ -24,19 +24,19 @@ pub struct How {
     #[arg(long, value_name = "FILE", help_heading = "PHP")]
     pub env_file: Vec<PathBuf>,
     /// An environment variable that the web server gives to PHP (repeatable); other users may see it in the list of processes,
-    /// so secrets belong into --env-file
+    /// so secrets belong in --env-file
     #[arg(long, value_name = "NAME=VALUE", value_parser = secret, help_heading = "PHP")]
     pub env: Vec<Secret>,
-    /// The host that requests come for, where wp-config.php serves several sites
+    /// The host that clients send, if wp-config.php serves several sites
     #[arg(long, value_name = "HOST", help_heading = "PHP")]
     pub host: Option<String>,
-    /// WordPress's own directory, where wp-load.php is [not set: it is looked for beside wp-config.php and one directory below]
+    /// WordPress's own directory, where wp-load.php is [not set: searched beside wp-config.php and one directory below]
     #[arg(long, value_name = "DIRECTORY", help_heading = "PHP")]
     pub root: Option<PathBuf>,
     /// How long PHP may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, help_heading = "PHP")]
     pub timeout: Duration,
-    /// Take the answer also where a file asks whether the command line runs it
+    /// Accept the result even if a file asks whether the command line runs it
     #[arg(long, help_heading = "PHP")]
     pub accept_cli: bool,
     /// The file to write [not set: as wordpress.import says, else /etc/wp-jwt-sidecar/site.toml]
@@ -45,7 +45,7 @@ pub struct How {
     /// The group that may read it, the service's
     #[arg(long, value_name = "NAME", default_value = crate::cli::NAME, help_heading = "What is written")]
     pub group: String,
-    /// Write nothing; show what was found, without values, and where it stands
+    /// Write nothing; show what was found, without values, and where it is defined
     #[arg(long, help_heading = "What is written")]
     pub print: bool,
     /// Write nothing; say by the exit code whether anything would change

@@ -21,21 +21,18 @@ use super::Key;
 pub const SECTIONS: &[(&str, &str)] = &[
     ("server", "The side that clients see."),
     ("tls", "TLS (https) with clients: HTTP/1.1 and HTTP/2, TLS 1.2 and 1.3."),
-    ("upstream", "The web server of the WordPress site, where everything goes that is not a refresh."),
-    ("forwarded", "Whom to believe about a client's address."),
+    ("upstream", "The web server of the WordPress site, which gets every request except native refreshes."),
+    ("forwarded", "Which peers are believed about a client's address."),
     (
         "wordpress",
         "Where the site's own settings and database are. `config` is enough, unless wp-config.php cannot be read.",
     ),
-    (
-        "jwt",
-        "What access tokens are signed with. Nothing is needed here where wp-config.php defines JWT_AUTH_SECRET_KEY.",
-    ),
+    ("jwt", "What access tokens are signed with. Nothing is needed here if wp-config.php defines JWT_AUTH_SECRET_KEY."),
     ("refresh", "The refresh route."),
-    ("cleanup", "Old rows of the plugin's tables, which nothing else deletes. Off."),
+    ("cleanup", "Deletes old rows of the plugin's tables, which otherwise stay for ever. Off by default."),
     (
         "admin",
-        "For operators: a status page at /, /status.json, /metrics for Prometheus, /healthz and /readyz. No secrets, and nothing to change.",
+        "For operators: a status page at /, /status.json, /metrics for Prometheus, /healthz and /readyz. It shows no secrets and changes nothing.",
     ),
     ("shutdown", "What happens at SIGTERM and SIGINT."),
     ("log", "What is written to standard error."),
