@@ -52,7 +52,7 @@ const STATIONS: &[Station] = &[
     (
         [440, 44, 210, 192],
         "own",
-        &["wp-jwt-sidecar", "Is it a token refresh,", "proven to be WordPress's,", "with nothing unusual?"],
+        &["wp-jwt-sidecar", "Is it a token refresh,", "verified for this site,", "with nothing unusual?"],
     ),
     ([740, 44, 230, 64], "plain", &["Database of the site", "MySQL or MariaDB"]),
     ([740, 172, 230, 64], "plain", &["Web server of the site", "PHP, WordPress, the plugin"]),
