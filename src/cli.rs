@@ -232,7 +232,7 @@ its state directory. States:
 --again puts a marker into the state directory (refresh.state_directory, else $STATE_DIRECTORY, else /var/lib/wp-jwt-sidecar), which the
 running sidecar sees within seconds.
 
---site shows what is kept in that directory of a further site of a network, and --again then has that site alone begin again: within
+--site shows what that directory has about a further site of a network, and --again then lets that site alone begin again: within
 seconds if it is in use, else at its next refresh.
 
 Exit codes: 0 agrees or trusted, 1 any other state, 2 not known (no sidecar responds) or not begun again, 78 wrong configuration.";

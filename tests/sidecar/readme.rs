@@ -1,7 +1,6 @@
-//! What the documents tell people to type and to paste is run here. A fenced block says behind its
-//! language what it is called; each has its test, here or in `tests/package`, which installs the
-//! package on a Debian of its own. The pages themselves are short, their links lead somewhere, and
-//! what they name exists.
+//! The commands and snippets of the documents, run. A fenced block has a name behind its language;
+//! each has its test, here or in `tests/package`, which installs the package on a Debian of its own.
+//! The pages themselves are short, their links lead somewhere, and what they name exists.
 
 mod apache;
 pub(crate) mod blocks;

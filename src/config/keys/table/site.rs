@@ -156,9 +156,9 @@ keys! {
         .about("Whether refreshes are written to the plugin's analytics table.");
     REFRESH_ANALYTICS_REFUSALS: usize = integer("refresh.analytics_refusals", 0..=1_000_000, "rows a second").is("1000")
         .about("The most rows that refused refreshes add to the analytics in a second; 0: no rows.")
-        .change("Guessed tokens would otherwise fill the table, and the disk, far faster than WordPress could write \
-            it. Calls beyond it are refused as always, counted (the metric analytics_rows_skipped_total) and logged, \
-            without a row. Rows of successful refreshes are not limited.");
+        .change("A client that guesses tokens would fill the table, and the disk, far faster than WordPress could \
+            write it. Refusals beyond it are answered the same; their rows are left out, counted (the metric \
+            analytics_rows_skipped_total) and logged. Rows of successful refreshes are not limited.");
     REFRESH_REUSE_INTERVAL: Duration = duration("refresh.reuse_interval").or_zero().is("10s")
         .about("How long a used refresh token gets its successor's pair again; \"0s\": it is refused at once.")
         .change("Apps send a token twice: two tabs, two requests that meet an expired access token, a lost response. \
@@ -182,8 +182,8 @@ keys! {
         .unset("the one in the plugin's folder", "/usr/share/GeoIP/GeoLite2-Country.mmdb")
         .about("A MaxMind country database for the analytics' country codes.");
     CLEANUP_TOKENS_AFTER_DAYS: usize = integer("cleanup.tokens_after_days", 0..=36_500, "days").is("0")
-        .about("Token rows that were revoked or expired this long ago are deleted, a few at a time; on a network's \
-            further sites while they have refreshes. 0: no deletion.")
+        .about("Token rows that were revoked or expired this long ago are deleted, a few at a time; those of a \
+            network's further sites while they have refreshes. 0: no deletion.")
         .change("With rotation every refresh leaves a row behind; 30 days keeps a month of history. A family's newest \
             row stays.");
     CLEANUP_ANALYTICS: bool = boolean("cleanup.analytics").is("false")
