@@ -57,9 +57,9 @@ pub enum Unusable {
     Odd(u64),
     #[error("there is a db.php in wp-content, which may keep sites in other databases")]
     DropIn,
-    #[error("where wp-content is is not known, and a db.php there may keep sites in other databases")]
+    #[error("the place of wp-content is unknown, and a db.php there may keep sites in other databases")]
     NoContent,
-    #[error("which site is the network's main one cannot be known: the constant {0} in wp-config.php is computed")]
+    #[error("the network's main site is unknown: the constant {0} in wp-config.php is computed")]
     MainBlog(&'static str),
 }
 
@@ -137,7 +137,7 @@ impl Network {
         };
         match picked {
             Picked::None => Found::Main,
-            Picked::Unsure => Found::Left("which site of the network it is for is not certain", None),
+            Picked::Unsure => Found::Left("the site of the network is ambiguous", None),
             // Independent of its row: the first site is treated like a single site.
             Picked::Blog(blog) if blog.id == 0 || blog.id == layout.main => Found::Main,
             Picked::Blog(blog) => match (blog.closed, blog.network) {
@@ -265,8 +265,7 @@ impl Network {
                 Ok(rows)
             };
             let rows = network.database.within(READ_LIMIT, read).await;
-            let rows =
-                rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked for")).ok()?;
+            let rows = rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked up")).ok()?;
             let rows: Vec<Arc<Blog>> = rows.into_iter().map(Arc::new).collect();
             let picked = place.pick(&rows);
             network.places.insert(place, picked.clone()).await;

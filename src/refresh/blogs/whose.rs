@@ -9,10 +9,10 @@ use crate::refresh::refresher::{RefreshLog, Refresher};
 use crate::wordpress::network::Found;
 
 /// The reason in the log while the first check of the call's site is not done.
-const NOT_LOOKED_AT: &str = "the site of the network is yet to be looked at";
+const NOT_LOOKED_AT: &str = "the settings of the network's site have not been read yet";
 
 /// The reason in the log while too many other sites are being set up.
-const MANY_AT_ONCE: &str = "many sites of the network are looked at for the first time";
+const MANY_AT_ONCE: &str = "the settings of many sites of the network are being read";
 
 /// The site that a call may be for.
 pub struct Whose {

@@ -82,7 +82,7 @@ async fn what_cannot_be_native_is_left_at_once_for_its_true_reason() {
     ] {
         assert_left(&network, &sidecar, At("net.test", path), Some(&format!("net.test{path}/")), reason);
     }
-    assert_left(&network, &sidecar, At("net.test", "/TWO"), None, "which site of the network it is for is not certain");
+    assert_left(&network, &sidecar, At("net.test", "/TWO"), None, "the site of the network is ambiguous");
 
     // What makes all but the first site WordPress's. A call for the first one is left for its own
     // reason.
@@ -119,7 +119,7 @@ async fn what_cannot_be_native_is_left_at_once_for_its_true_reason() {
     assert_ne!(config, computed);
     std::fs::write(network.site.wp_config(), computed).unwrap();
     let sidecar = verified(&network, state.path(), &[]);
-    let reason = "which site is the network's main one cannot be known: the constant BLOG_ID_CURRENT_SITE in wp-config.php is computed";
+    let reason = "the network's main site is unknown: the constant BLOG_ID_CURRENT_SITE in wp-config.php is computed";
     for at in [two, At("net.test", ""), At("mapped.test", "")] {
         assert_left(&network, &sidecar, at, None, reason);
     }
