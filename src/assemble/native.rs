@@ -112,8 +112,8 @@ impl Native {
             revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
         };
         let counters = Arc::clone(&lasting.refreshes);
-        let row_cache = Arc::new(RowCache::new(config.refresh.known_tokens, reuse.told_for()));
-        let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), reuse.told_for()));
+        let row_cache = Arc::new(RowCache::new(config.refresh.known_tokens, reuse.used_for()));
+        let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), reuse.used_for()));
         let blogs = network.map(|network| {
             Blogs::new(network, Budget::new(config.refresh.known_tokens, Arc::clone(&row_cache)), parts)
         });

@@ -172,9 +172,9 @@ impl Blogs {
         let verification = self.parts.verification(blog, read);
         verification.name(blog.place().into());
         verification.keep_in(kept.clone());
-        let row_cache = Arc::new(RowCache::sharing(&self.budget, main.reuse.told_for()));
+        let row_cache = Arc::new(RowCache::sharing(&self.budget, main.reuse.used_for()));
         let live_tokens =
-            Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), main.reuse.told_for()).of_many());
+            Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), main.reuse.used_for()).of_many());
         let within = main.tasks.enter();
         let counters = || Arc::clone(&main.counters);
         let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, counters());

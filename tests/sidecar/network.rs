@@ -196,8 +196,8 @@ async fn each_site_is_verified_by_itself() {
     }
     // A site whose background work ended, fifteen seconds after its last call, keeps its verdict
     // when it wakes up.
-    let told = || sidecar.log().iter().filter(|line| line.contains(r#""site":"net.test/two/""#)).count();
-    let before = told();
+    let lines_of_two = || sidecar.log().iter().filter(|line| line.contains(r#""site":"net.test/two/""#)).count();
+    let before = lines_of_two();
     tokio::time::sleep(Duration::from_secs(17)).await;
     eventually("it is awake", async || !is_by_php(2, TWO).await).await;
     let lines = sidecar.log().into_iter().filter(|line| line.contains(r#""site":"net.test/two/""#)).skip(before);
