@@ -99,5 +99,5 @@ async fn old_rows_of_sites_in_use_go() {
     eventually("the row of the site in use is gone", async || !is_there(2).await).await;
     let line = sidecar.wait_for_log("old rows deleted");
     assert!(line.contains("wp_2_jwt_auth_tokens"), "{line}");
-    assert!(is_there(3).await, "nobody uses that site");
+    assert!(is_there(3).await, "that site is not in use");
 }
