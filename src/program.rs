@@ -184,7 +184,7 @@ fn verify(options: &cli::Options, how: command::How) -> ExitCode {
             match error {
                 VerifyError::Configuration(_) => ExitCode::from(WRONG_CONFIGURATION),
                 VerifyError::Forward => ExitCode::from(1),
-                // It is done, though not seen yet.
+                // The command was carried out, but its effect was not observed yet.
                 VerifyError::Asleep(_) => ExitCode::SUCCESS,
                 _ => ExitCode::from(2),
             }

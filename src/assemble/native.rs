@@ -112,8 +112,8 @@ impl Native {
             revoke_family: config.refresh.reuse_detection == ReuseDetection::RevokeFamily,
         };
         let counters = Arc::clone(&lasting.refreshes);
-        let row_cache = Arc::new(RowCache::new(config.refresh.known_tokens, reuse.told_for()));
-        let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), reuse.told_for()));
+        let row_cache = Arc::new(RowCache::new(config.refresh.known_tokens, reuse.used_for()));
+        let live_tokens = Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), reuse.used_for()));
         let blogs = network.map(|network| {
             Blogs::new(network, Budget::new(config.refresh.known_tokens, Arc::clone(&row_cache)), parts)
         });
@@ -169,7 +169,7 @@ mod tests {
     use crate::wordpress::installation::installation;
     use crate::wordpress::network::blog::Blog;
 
-    /// A network whose database nobody listens for.
+    /// A network without a database: nothing listens at its address.
     const WP_CONFIG: &str = "<?php define('DB_NAME', 'n'); define('DB_USER', 'u'); define('DB_PASSWORD', 'p');
         define('DB_HOST', '127.0.0.1:1'); define('AUTH_KEY', 'k'); define('AUTH_SALT', 's');
         define('JWT_AUTH_SECRET_KEY', 'not-a-secret-not-a-secret-not-a-secret'); define('MULTISITE', true);
@@ -200,7 +200,7 @@ mod tests {
         let blog = Arc::new(Blog { id: 2, network: 1, domain, path, closed: None });
 
         let first = blogs.used(main, &blog).await;
-        // The database refuses at once, and that is all there is to look at.
+        // The database refuses the connection, which completes the first check.
         assert!(first.is_awake() && first.is_looked_at().await);
         first.refresher.verification.differs(Difference::new(Kind::Body, "body +roles (array of string)"));
 
@@ -220,10 +220,10 @@ mod tests {
         let second = blogs.used(main, &blog).await;
         assert!(!Arc::ptr_eq(&first, &second) && second.is_awake() && second.is_looked_at().await);
         assert_eq!(second.refresher.verification.view().state, ViewState::Differs, "its verdict has stayed");
-        // Nor does a call wake one that is gone.
+        // A call does not wake a removed site either.
         assert!(!first.is_awake());
 
-        // In a process that has not seen it, by its file.
+        // In a process without a verdict, from its file.
         let kept = directory
             .path()
             .join(kept::name_of_blog(&native.kept.as_ref().unwrap().file().file_name().unwrap().to_string_lossy(), 2));
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(third.refresher.verification.view().state, ViewState::Differs);
     }
 
-    /// Calls for one site that come at once have one site set up, whatever each of them has read.
+    /// Simultaneous calls for one site set it up once, whatever verdict each of them has read.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_site_is_set_up_once() {
         let directory = tempfile::tempdir().unwrap();

@@ -159,7 +159,7 @@ fn of_network(table: &str, columns: &str, quoted: &str) -> Need {
 /// further sites for `account`. GRANT has no wildcards for tables.
 pub fn query_for_sites(database: &str, needs: &[Need], base_prefix: &str, account: &str) -> String {
     let text = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
-    // The first site may be another than that with the id 1, whose tables have no number in their names.
+    // The first site may have another id than 1; then its tables have no number in their names.
     let is_id = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
     let numbered = |name: &str| name.split_once('_').filter(|(id, _)| is_id(id)).map(|(_, name)| name.to_owned());
     let mut ids = "[0-9]+_";
@@ -356,7 +356,7 @@ mod tests {
              FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'w`p' AND LEFT(TABLE_NAME, 2) = 'a_' AND \
              SUBSTRING(TABLE_NAME, 3) REGEXP '^[0-9]+_(options|jwt_auth_tokens|jwt_auth_analytics)$';"
         );
-        // Where the first site is that with the id 5, that with the id 1 is a further one.
+        // If the first site has the id 5, the one with the id 1 is a further site.
         let of_five = query_for_sites("w", &[need("a_5_options", &["SELECT"])], "a_", "x");
         assert!(of_five.contains(" WHEN 'options' THEN 'SELECT' END"), "{of_five}");
         assert!(of_five.ends_with("REGEXP '^([0-9]+_)?(options|jwt_auth_tokens|jwt_auth_analytics)$';"), "{of_five}");

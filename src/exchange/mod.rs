@@ -100,14 +100,14 @@ async fn exchange(
             record.refresh = Some(RefreshLog::of("failed"));
             record.site = context.config.log.refreshes.then(|| whose.refresher.sites.place()).flatten();
             match refresh::answer(&whose, request, &client, &record.asked.id).await? {
-                Answer::Native(answer, told) => {
-                    record.refresh = Some(told);
+                Answer::Native(answer, log) => {
+                    record.refresh = Some(log);
                     return Ok((Answered::Natively(respond::native(answer, &record.asked.id)), places));
                 }
-                Answer::Forward(request, told, comparison) => {
+                Answer::Forward(request, log, comparison) => {
                     compared = comparison;
-                    left = told.is_some().then(|| Left::new(whose.refresher, &request, client.scheme));
-                    record.refresh = told;
+                    left = log.is_some().then(|| Left::new(whose.refresher, &request, client.scheme));
+                    record.refresh = log;
                     *request
                 }
             }

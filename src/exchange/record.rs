@@ -136,9 +136,9 @@ impl Drop for Record<'_> {
         metrics.add(Event::ClientClosed);
         let (client, peer, request_id) = (self.client, self.downstream.peer, &self.asked.id);
         debug!(%client, %peer, %request_id, status = CLIENT_CLOSED, "the client closed the connection before its answer");
-        if let Some(told) = &mut self.refresh {
+        if let Some(log) = &mut self.refresh {
             // The rotation continues without its client.
-            told.outcome = "client_closed";
+            log.outcome = "client_closed";
         }
         self.tell_refresh(CLIENT_CLOSED);
         if let Some(head) = self.head.take() {

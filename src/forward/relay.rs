@@ -85,7 +85,7 @@ pub async fn head(
 
 /// The rest of an exchange after the response's head. At the end of the response the connection
 /// returns to the pool. Dropped earlier, the connection is closed, since unread bytes could not be
-/// told from the next response.
+/// distinguished from the next response.
 pub struct Relay {
     /// `None` once the response has ended.
     lease: Option<Lease>,

@@ -261,9 +261,9 @@ impl Listeners {
             let stays = all.iter().any(|wanted| wanted.is_at(&open.wanted));
             let twin = all.iter().find(|wanted| wanted.is_twin_of(&open.wanted) && !stays);
             match twin.map(|twin| twin.ipv6_only) {
-                Some(true) => info!(address = %open.address, "opened again for IPv6 only, since IPv4 has its own listener"),
+                Some(true) => info!(address = %open.address, "opened again for IPv6 only; IPv4 has its own listener"),
                 Some(false) => {
-                    info!(address = %open.address, "opened again for IPv4 as well, which has no listener of its own now")
+                    info!(address = %open.address, "opened again for IPv4 as well, which lost its own listener")
                 }
                 None if stays => {}
                 None => info!(address = %open.address, "no longer listening"),

@@ -1,8 +1,10 @@
-//! The further sites of a network. Each that is refreshed is as a site of its own, with its tables, its settings and its
-//! verification. What all of them share: connections to the database, the room for tokens, counters, analytics rows on their way.
+//! The further sites of a network. Each has a refresher with its own tables, settings and
+//! verification. They share connections to the database, memory for tokens, counters and the queue
+//! of analytics rows.
 //!
-//! A site is set up when the first call comes for it, and let go of when none has come for [`IDLE`]. It is looked after only
-//! while calls come ([`AWAKE`]): what a network costs, its refreshes cause.
+//! A site is set up at its first call, and removed after [`IDLE`] without one. Its background work
+//! (settings, verification, live tokens) runs only while calls come ([`AWAKE`]), so the cost of a
+//! network depends on its refreshes.
 
 mod cleaning;
 mod in_use;
@@ -43,27 +45,28 @@ pub use tally::{Tallies, Tally};
 pub use verdicts::Verdicts;
 pub use whose::{NotOurs, Whose};
 
-/// For so long after a call a site is looked after.
+/// How long a site's background work continues after a call.
 const AWAKE: Duration = Duration::from_secs(15);
 
-/// After so long without a call nothing is left of a site but its verdict.
+/// After this time without a call, only the verdict of a site is kept.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// Sites in use at most; then those go that have had no call for the longest time.
+/// The most sites in use; beyond it, the one that has had no call for the longest time is removed.
 // SECURITY: a call without a token sets one up, at some 200 KiB.
 const MOST: usize = 1024;
 
-/// Sites that are set up or woken at once; calls for others go to WordPress meanwhile. Each reads its settings and files.
+/// How many sites may be set up or woken at once; calls for others go to WordPress. Each reads its
+/// settings and files.
 const AT_ONCE: usize = 16;
 
-/// How often it is looked which of them idle.
+/// How often idle sites are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What sites are set up with.
 pub struct Parts {
     pub rules: Rules,
     pub configuration: Arc<(config::Jwt, config::Refresh)>,
-    /// Where the verification of the first site is kept: the directory, and the file's name.
+    /// Where the first site's verdict is kept: the directory, and the file's name.
     pub kept: Option<(PathBuf, String)>,
     pub verdicts: Arc<Verdicts>,
     pub tallies: Arc<Tallies>,
@@ -76,13 +79,13 @@ pub struct Blogs {
     network: Arc<Network>,
     budget: Arc<Budget>,
     parts: Parts,
-    /// By id. The one that had a call last is the most recently used.
+    /// By id, in the order of their last calls.
     in_use: Mutex<LruCache<u64, Arc<InUse>>>,
     at_once: Semaphore,
 }
 
 impl Blogs {
-    /// None is in use yet. Their tokens share the room of `budget`.
+    /// Starts with no site in use. The tokens of all share the memory of `budget`.
     pub fn new(network: Arc<Network>, budget: Arc<Budget>, parts: Parts) -> Arc<Self> {
         Arc::new(Blogs {
             network,
@@ -93,7 +96,7 @@ impl Blogs {
         })
     }
 
-    /// What is known of the network.
+    /// The network and its sites.
     pub fn network(&self) -> &Arc<Network> {
         &self.network
     }
@@ -113,7 +116,7 @@ impl Blogs {
         self.locked().iter().map(|(_, in_use)| Arc::clone(in_use)).collect()
     }
 
-    /// Who answers the calls for a site that is in use and was looked at.
+    /// The refresher for a site that is in use and whose first check since it woke up is done.
     fn looked_at(&self, blog: &Arc<Blog>) -> Option<Arc<Refresher>> {
         let in_use = known(&mut self.locked(), blog)?;
         in_use.is_known().then(|| {
@@ -122,14 +125,14 @@ impl Blogs {
         })
     }
 
-    /// Who answers the calls for a site, which is set up where it was not in use.
+    /// The site in use; sets it up if it is not.
     pub async fn used(&self, main: &Refresher, blog: &Arc<Blog>) -> Arc<InUse> {
         let in_use = known(&mut self.locked(), blog);
         let in_use = match in_use {
             Some(in_use) => in_use,
             None => {
                 let kept = self.parts.kept(blog.id);
-                // From a file, for which neither this thread nor the calls for other sites wait.
+                // Read from a file, without blocking this thread or calls for other sites.
                 let read = self.parts.read(main, blog.id, kept.clone()).await;
                 self.put(main, blog, kept, read)
             }
@@ -138,7 +141,7 @@ impl Blogs {
         in_use
     }
 
-    /// Sets a site up, unless another call has done so meanwhile.
+    /// Sets a site up, unless another call has done so in the meantime.
     fn put(&self, main: &Refresher, blog: &Arc<Blog>, kept: Option<Arc<Kept>>, read: Option<Verdict>) -> Arc<InUse> {
         let mut all = self.locked();
         if let Some(in_use) = known(&mut all, blog) {
@@ -169,9 +172,9 @@ impl Blogs {
         let verification = self.parts.verification(blog, read);
         verification.name(blog.place().into());
         verification.keep_in(kept.clone());
-        let row_cache = Arc::new(RowCache::sharing(&self.budget, main.reuse.told_for()));
+        let row_cache = Arc::new(RowCache::sharing(&self.budget, main.reuse.used_for()));
         let live_tokens =
-            Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), main.reuse.told_for()).of_many());
+            Arc::new(LiveTokens::new(Arc::clone(&store), Arc::clone(&row_cache), main.reuse.used_for()).of_many());
         let within = main.tasks.enter();
         let counters = || Arc::clone(&main.counters);
         let look_ups = LookUps::start(Arc::clone(&store), row_cache, live_tokens, counters());
@@ -204,7 +207,7 @@ impl Blogs {
         InUse::new(refresher, epochs, kept, self.parts.verdicts.reloads())
     }
 
-    /// Lets go of what idles. Never returns.
+    /// Puts idle sites to sleep and removes them. Never returns.
     pub async fn keep_swept(&self) {
         loop {
             sleep(SWEEP).await;
@@ -212,14 +215,15 @@ impl Blogs {
         }
     }
 
-    /// Lets go of what idles `now`.
+    /// The same once, as of `now`.
     pub fn sweep(&self, now: Instant) {
         for gone in self.idle(now) {
             gone.let_go(&self.parts.verdicts);
         }
     }
 
-    /// Those that go. Of the others fall asleep those that have had no call lately.
+    /// Removes idle sites from the list and returns them. Puts others to sleep that have had no
+    /// call for a while.
     fn idle(&self, now: Instant) -> Vec<Arc<InUse>> {
         let mut all = self.locked();
         let mut gone = Vec::new();
@@ -227,7 +231,7 @@ impl Blogs {
             && (oldest.idled_at(now) > IDLE || self.budget.is_exceeded())
         {
             gone.extend(all.pop_lru().map(|(_, in_use)| in_use));
-            // Its tokens' room is given back where it is dropped.
+            // Its tokens' memory is returned when it is dropped.
             if self.budget.is_exceeded() {
                 break;
             }
@@ -240,7 +244,7 @@ impl Blogs {
         gone
     }
 
-    /// Lets go of all of them.
+    /// Removes all sites.
     pub fn stop(&self) {
         let all: Vec<Arc<InUse>> = {
             let mut all = self.locked();
@@ -256,7 +260,7 @@ impl Blogs {
     }
 }
 
-/// The site that is in use for `blog`, which is the one with the last call then.
+/// The site in use for `blog`, which becomes the most recently used one.
 fn known(all: &mut LruCache<u64, Arc<InUse>>, blog: &Arc<Blog>) -> Option<Arc<InUse>> {
     all.get(&blog.id).filter(|in_use| in_use.refresher.sites.blog() == Some(blog)).cloned()
 }
@@ -267,10 +271,10 @@ impl Parts {
         Some(Kept::new(directory, &kept::name_of_blog(name, blog_id)))
     }
 
-    /// What is kept of the verification of a site, unless this process knows more.
+    /// The verdict in a site's file, unless this process has a newer one.
     async fn read(&self, main: &Refresher, blog_id: u64, kept: Option<Arc<Kept>>) -> Option<Verdict> {
         let kept = kept.filter(|_| !self.verdicts.has(blog_id))?;
-        // A panic was told of by the hook.
+        // The panic hook has logged a panic.
         main.tasks.spawn_blocking(move || kept.read()).await.ok()?
     }
 

@@ -77,7 +77,7 @@ pub struct LiveTokens {
     /// For how many seconds used tokens are distinguished from unknown ones: see
     /// [`LiveTokens::new`].
     used_for: Option<u64>,
-    /// Of a table that is one of many: it is not worth a line of the log each time.
+    /// For a table that is one of many: not worth a log line each time.
     is_one_of_many: bool,
     progress: Mutex<Progress>,
     page: String,

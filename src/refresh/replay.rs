@@ -87,7 +87,7 @@ impl Reuse {
 
     /// For how many seconds a used token must be distinguished from an unknown one; `None`: until
     /// it expires.
-    pub fn told_for(&self) -> Option<u64> {
+    pub fn used_for(&self) -> Option<u64> {
         // The column has whole seconds, and a call within the interval may be checked a moment
         // later.
         let interval = if self.interval.is_zero() { 0 } else { self.interval.as_secs().saturating_add(2) };

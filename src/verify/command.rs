@@ -125,7 +125,7 @@ pub fn run(
             (error, _) => error,
         })?;
     }
-    // Of further sites the status page has no more than whether they are native.
+    // About further sites the status page shows only whether they are native.
     let listen = config.admin.listen.as_ref().filter(|_| how.site.is_none());
     let report = match (listen, &kept) {
         (Some(listen), _) => {

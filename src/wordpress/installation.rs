@@ -45,7 +45,7 @@ pub struct Installation {
     /// The prefix of the network's tables, likewise; the same on a single site and for a network's
     /// first site.
     pub base_prefix: String,
-    /// Which site of the network it is; 1 on a single site, and mostly that of a network's first site.
+    /// The site's id in its network; 1 on a single site, and usually for a network's first site.
     pub blog_id: u64,
     /// The users' table, `[A-Za-z0-9_]+`: the constant `CUSTOM_USER_TABLE`, or else `users` with
     /// the prefix.
@@ -128,7 +128,7 @@ impl Installation {
         }
     }
 
-    /// The network; the usual one where the constants do not say which it is.
+    /// The network; the default if the constants do not determine it.
     pub fn layout(&self) -> &Layout {
         static USUAL: Layout = Layout { id: 1, main: 1, below: None };
         self.network.as_ref().unwrap_or(&USUAL)

@@ -1,7 +1,8 @@
-//! The sites of a network: read from its tables every few seconds while refreshes come, and found by host and path.
+//! The sites of a network: read from its tables every few seconds while refreshes come, and found
+//! by host and path.
 //!
-//! Where anything about the network is not certain, its first site is refreshed as a single site would be, and all others are
-//! WordPress's: see [`Unusable`].
+//! If anything about the network is uncertain, its first site is refreshed like a single site, and
+//! all other sites are left to WordPress: see [`Unusable`].
 
 pub mod blog;
 pub mod named;
@@ -21,10 +22,12 @@ use super::installation::Installation;
 use blog::{Blog, Blogs, Picked, Place};
 use rows::Reader;
 
-/// How old what is known may be: an archived site is WordPress's after so long.
+/// The longest that the sites are used without another reading, so an archived site is left to
+/// WordPress after this time.
 const FRESH: Duration = Duration::from_secs(3);
 
-/// What is known serves for so long while the database does not answer. Then it would refuse the refreshes, too.
+/// How long the last reading is used while the database does not answer, which would refuse
+/// refreshes, too.
 const STALE: Duration = Duration::from_secs(60);
 
 /// How long a request waits for the tables to be read.
@@ -33,10 +36,11 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long reading them may take.
 const READ_LIMIT: Duration = Duration::from_secs(3);
 
-/// Sites that are read all together. Of a larger network each place is asked for by itself.
+/// The most sites that are read together. In a larger network the database is queried for each
+/// address.
 pub const MOST: usize = 10_000;
 
-/// Places of a larger network that are remembered, for [`FRESH`].
+/// How many addresses in a larger network are remembered, for [`FRESH`].
 // SECURITY: clients choose these.
 const PLACES: u64 = 10_000;
 
@@ -53,13 +57,13 @@ pub enum Unusable {
     Odd(u64),
     #[error("there is a db.php in wp-content, which may keep sites in other databases")]
     DropIn,
-    #[error("where wp-content is is not known, and a db.php there may keep sites in other databases")]
+    #[error("the place of wp-content is unknown, and a db.php there may keep sites in other databases")]
     NoContent,
-    #[error("which site is the network's main one cannot be known: the constant {0} in wp-config.php is computed")]
+    #[error("the network's main site is unknown: the constant {0} in wp-config.php is computed")]
     MainBlog(&'static str),
 }
 
-/// What is known of the sites.
+/// The sites, as last read.
 #[derive(Debug, Clone)]
 pub enum Known {
     All(Arc<Blogs>),
@@ -81,19 +85,20 @@ impl fmt::Display for Known {
     }
 }
 
-/// Whose a request is.
+/// The site that a request is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// The first site's, as far as that can be said: it is as on a single site.
+    /// The first site, as far as can be determined; treated like a single site.
     Main,
-    /// The first site's if it is for that one at all. Any other site is WordPress's, for this reason.
+    /// The first site or none of the sidecar's: any other site is left to WordPress for this
+    /// reason.
     OnlyMain(String),
     Blog(Arc<Blog>),
-    /// WordPress's, for this reason; with the site where it is known.
+    /// Left to WordPress for this reason; with the site, if known.
     Left(&'static str, Option<Arc<Blog>>),
 }
 
-/// Reads and keeps what is known of a network.
+/// Reads a network's sites and keeps them.
 pub struct Network {
     installation: Installation,
     database: Arc<Database>,
@@ -105,7 +110,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads nothing yet. Reading is done in the runtime of `tasks`.
+    /// Reads nothing yet. Later readings run in the runtime `tasks`.
     pub fn new(installation: &Installation, database: Arc<Database>, tasks: Handle) -> Arc<Self> {
         Arc::new(Network {
             reader: Reader::new(&installation.base_prefix, installation.layout().most_segments()),
@@ -118,7 +123,7 @@ impl Network {
         })
     }
 
-    /// Whose a request for `host` and `path` is.
+    /// The site of a request for `host` and `path`.
     pub async fn find(self: &Arc<Self>, host: &str, path: &str) -> Found {
         let layout = self.installation.layout();
         let Some(place) = Place::of(host, path, layout) else { return Found::Main };
@@ -132,8 +137,8 @@ impl Network {
         };
         match picked {
             Picked::None => Found::Main,
-            Picked::Unsure => Found::Left("which site of the network it is for is not certain", None),
-            // Whatever its row says: the first site is as a single site.
+            Picked::Unsure => Found::Left("the site of the network is ambiguous", None),
+            // Independent of its row: the first site is treated like a single site.
             Picked::Blog(blog) if blog.id == 0 || blog.id == layout.main => Found::Main,
             Picked::Blog(blog) => match (blog.closed, blog.network) {
                 (Some(closed), _) => Found::Left(closed_words(closed), Some(blog)),
@@ -143,12 +148,13 @@ impl Network {
         }
     }
 
-    /// What is known, at most [`FRESH`] old where the database answers.
+    /// The sites; at most [`FRESH`] old if the database answers.
     pub async fn current(self: &Arc<Self>) -> Known {
         if let Some(known) = self.cache.get(&()).await {
             return known;
         }
-        // In a task of its own: where the first caller stops waiting, moka would start over with the next.
+        // In a task of its own: if the first caller stops waiting, moka would start over with the
+        // next.
         let network = Arc::clone(self);
         let reading = self.tasks.spawn(async move {
             let reader = Arc::clone(&network);
@@ -160,7 +166,7 @@ impl Network {
         }
     }
 
-    /// What was last read; `None` before the first time. Reads nothing.
+    /// The last reading; `None` before the first. Reads nothing.
     pub fn last_read(&self) -> Option<Known> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, known)| known.clone())
     }
@@ -196,7 +202,7 @@ impl Network {
         let Some(content) = &self.installation.content_dir else { return Some(Unusable::NoContent) };
         match tokio::fs::symlink_metadata(content.join("db.php")).await {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            // There, or not to be seen.
+            // It exists, or cannot be seen.
             _ => Some(Unusable::DropIn),
         }
     }
@@ -206,7 +212,7 @@ impl Network {
             let mut session = self.database.session().await?;
             let read = match self.reader.all(&mut session).await {
                 Err(error) if error.code().is_none() => {
-                    // A connection that idled may be dead: one more try on a fresh one.
+                    // A connection that was idle may be dead: one more try on a new one.
                     drop(session);
                     session = self.database.fresh_session().await?;
                     self.reader.all(&mut session).await
@@ -234,16 +240,17 @@ impl Network {
         })
     }
 
-    /// What was last read, for as long as it serves; else why there is nothing.
+    /// The last reading while it may be used; otherwise why there is none.
     fn fallback(&self, error: DatabaseError) -> Known {
-        // Not a database that is away, but one that refuses each time: no right to read the table.
+        // The database is not down but refuses each time: no right to read the table.
         let is_refused = error.refusal().is_some();
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = last.as_ref().filter(|(at, _)| !is_refused && at.elapsed() < STALE);
         recent.map_or(Known::Unusable(Unusable::Unread(error)), |(_, known)| known.clone())
     }
 
-    /// The site at `place`, of a network that is too large to be known as a whole. `None`: the database does not say.
+    /// The site at `place` in a network that is too large to be read as a whole. `None` if the
+    /// database does not answer.
     async fn ask(self: &Arc<Self>, place: Place) -> Option<Picked> {
         if let Some(picked) = self.places.get(&place).await {
             return Some(picked);
@@ -258,8 +265,7 @@ impl Network {
                 Ok(rows)
             };
             let rows = network.database.within(READ_LIMIT, read).await;
-            let rows =
-                rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked for")).ok()?;
+            let rows = rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked up")).ok()?;
             let rows: Vec<Arc<Blog>> = rows.into_iter().map(Arc::new).collect();
             let picked = place.pick(&rows);
             network.places.insert(place, picked.clone()).await;

@@ -1,5 +1,5 @@
-//! Networks (multisite) of a real WordPress: each site of one is refreshed natively, with its own
-//! tables, settings and home URL, and what is not certain is WordPress's.
+//! Networks (multisite) of a real WordPress: each site is refreshed natively, with its own tables,
+//! settings and home URL, and uncertain cases are left to WordPress.
 
 mod compare;
 mod expected;
@@ -31,7 +31,7 @@ fn claims(answer: &crate::support::raw::Message) -> Value {
     jsonwebtoken::dangerous::insecure_decode::<Value>(body["access_token"].as_str().unwrap()).unwrap().claims
 }
 
-/// A machine that is busy may need longer for a site's first look than its first call waits.
+/// On a busy machine, the first check of a site may take longer than its first call waits for it.
 async fn until_looked_at(network: &NetworkSite, sidecar: &Sidecar, id: u64, at: At<'_>) {
     let tables = network.tables(id);
     let (_, last_event) = tables.last_ids().await;
@@ -50,7 +50,7 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     network.set(2, "token_settings", "jwt_expiration", "1200");
     let sidecar = network.sidecar(&[]);
 
-    // Logins are WordPress's, and what they give is refreshed: with the site's issuer, its
+    // WordPress logs users in, and the sidecar refreshes those tokens: with the site's issuer and
     // settings, in its tables.
     for (id, at, home, lifetime) in [
         (1, MAIN, "http://net.test", 604_800),
@@ -75,7 +75,7 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         let events = tables.analytics_rows_after(last_event).await;
         let expected = (1, Some(&*id.to_string()), Some(&*format!("{}/wp-json/jwt-auth/v1/token/refresh", at.1)));
         assert_eq!((events.len(), events[0].get("blog_id"), events[0].get("request_path")), expected);
-        // WordPress takes the new token there, and nowhere else.
+        // WordPress accepts the new token on that site only.
         let bearer = answer.json()["access_token"].as_str().unwrap().to_owned();
         assert_eq!(me(&network, at, &bearer), 200, "{at:?}");
         let other = if id == 2 { MAIN } else { TWO };
@@ -83,12 +83,12 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         assert_eq!(network.refreshes_by_php(), by_php);
     }
 
-    // The same site by other spellings that WordPress takes for it.
+    // The same site by other spellings that WordPress accepts.
     for host in ["NET.test", "net.test:80", "www.net.test"] {
         let token = network.token(2).await.refresh_token;
         assert!(is_native(&refresh(&sidecar, At(host, "/two"), &token)), "{host}");
     }
-    // And what is WordPress's to make out.
+    // And spellings that are left to WordPress.
     let token = network.token(2).await.refresh_token;
     for (at, status) in [
         (At("net.test", "/TWO"), 403),
@@ -105,7 +105,7 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     assert_eq!(refresh(&sidecar, MAPPED, &token).status(), 403);
     assert!(is_native(&refresh(&sidecar, TWO, &token)));
 
-    // The limit is each site's own.
+    // Each site has its own limit.
     network.set(2, "rate_limit_settings", "enabled", "true");
     network.set(2, "rate_limit_settings", "max_requests", "2");
     wait_until("the limit", || {
@@ -130,8 +130,8 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         .await;
     }
 
-    // Active on some sites only; and a site whose tables are not there, which come with WordPress's
-    // first request.
+    // Active on some sites only; and a site whose tables are missing until WordPress's first
+    // request creates them.
     network.site.php(
         "require_once ABSPATH . 'wp-admin/includes/plugin.php'; $p = 'jwt-auth-pro/jwt-auth-pro.php';
          deactivate_plugins( $p, false, true ); switch_to_blog( 2 ); activate_plugin( $p );",
@@ -148,8 +148,8 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     assert_eq!(network.refreshes_by_php(), before + 1);
     network.database.execute("RENAME TABLE gone TO wp_2_jwt_auth_tokens").await;
 
-    // Code that may keep sites in other databases: all but the first are WordPress's, which is as
-    // on a single site.
+    // Code that may keep sites in other databases: all sites but the first, which is treated like a
+    // single site, are left to WordPress.
     network.site.php(
         "require_once ABSPATH . 'wp-admin/includes/plugin.php'; activate_plugin( 'jwt-auth-pro/jwt-auth-pro.php', '', true );",
     );
@@ -162,7 +162,7 @@ async fn each_site_of_a_subdirectory_network_is_native() {
     assert!(is_native(&refresh(&sidecar, MAIN, &network.token(1).await.refresh_token)));
 }
 
-/// A sidecar that verifies, and knows enough of three answers.
+/// A sidecar that verifies, and for which three equal answers suffice.
 fn verified(network: &NetworkSite, state: &Path, more: &[&str]) -> Sidecar {
     let upstream = format!("http://{}", network.site.upstream());
     let config = network.site.wp_config().to_str().unwrap();
@@ -178,8 +178,8 @@ async fn each_site_is_verified_by_itself() {
     let network = NetworkSite::up(false, &[TWO, MAPPED], "");
     let state = tempfile::tempdir().unwrap();
     let sidecar = verified(&network, state.path(), &[]);
-    // An answer that is compared has all that a native one has: what reached WordPress tells whose
-    // it was.
+    // A compared response has everything that a native one has, so the requests that reached
+    // WordPress show which it was.
     let is_by_php = async |id: u64, at: At<'static>| {
         let before = network.refreshes_by_php();
         let answer = refresh(&sidecar, at, &network.token(id).await.refresh_token);
@@ -190,19 +190,20 @@ async fn each_site_is_verified_by_itself() {
     eventually("the second site is proven", async || !is_by_php(2, TWO).await).await;
     let log = sidecar.wait_for_log("agree with the sidecar's: refreshing natively");
     assert!(log.contains(r#""site":"net.test/two/""#), "{log}");
-    // That proves nothing of the others.
+    // That does not verify the others.
     for (id, at) in [(1, MAIN), (3, MAPPED)] {
         assert!(is_by_php(id, at).await, "{at:?}");
     }
-    // A site that nobody looks after any more, fifteen seconds after its last call, is verified as before when it wakes up.
-    let told = || sidecar.log().iter().filter(|line| line.contains(r#""site":"net.test/two/""#)).count();
-    let before = told();
+    // A site whose background work ended, fifteen seconds after its last call, keeps its verdict
+    // when it wakes up.
+    let lines_of_two = || sidecar.log().iter().filter(|line| line.contains(r#""site":"net.test/two/""#)).count();
+    let before = lines_of_two();
     tokio::time::sleep(Duration::from_secs(17)).await;
     eventually("it is awake", async || !is_by_php(2, TWO).await).await;
     let lines = sidecar.log().into_iter().filter(|line| line.contains(r#""site":"net.test/two/""#)).skip(before);
     let lines: Vec<String> = lines.filter(|line| !line.contains("wp_jwt_sidecar::refreshes")).collect();
     assert!(lines.is_empty(), "nothing new is known of it: {lines:?}");
-    // Code of one site only: its theme's, by an option that the others do not have.
+    // Code of one site only: its theme, selected by an option that the others do not have.
     network.site.php("switch_to_blog( 2 ); update_option( 'stylesheet', 'other' );");
     eventually("another epoch", async || is_by_php(2, TWO).await).await;
     let kept = || std::fs::read_dir(state.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -236,7 +237,7 @@ async fn operators_see_the_sites() {
     ] {
         assert!(said.contains(part), "{part} is not in\n{said}");
     }
-    // What the query prints are statements that the server takes.
+    // The query prints statements that the server accepts.
     let query = said.lines().map(str::trim).find(|line| line.starts_with("SELECT CONCAT('GRANT ")).unwrap();
     let grants = network.database.rows(&query.trim_end_matches(';').replacen("SELECT ", "SELECT 1 AS n, ", 1)).await;
     // Tokens, analytics and options of the second and the fourth site, and the third's without its
@@ -272,7 +273,7 @@ async fn operators_see_the_sites() {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }
 
-    // So many that they are not read as a whole: each place is looked up.
+    // Too many to be read as a whole: each address is looked up.
     let many = "INSERT INTO wp_blogs (site_id, domain, path, registered) SELECT 1, 'net.test', CONCAT('/many', seq, '/'), NOW() \
                 FROM seq_1_to_10000";
     network.database.execute(many).await;
@@ -288,7 +289,7 @@ async fn operators_see_the_sites() {
     assert!(is_native(&refresh(&sidecar, MAIN, &network.token(1).await.refresh_token)));
 }
 
-/// The status with which WordPress answers a bearer's question who it is.
+/// The status of WordPress's answer when a bearer asks for its own user.
 fn me(network: &NetworkSite, At(host, path): At<'_>, bearer: &str) -> u16 {
     let mut connection = crate::support::raw::Connection::to(network.site.upstream());
     connection.send(format!(
@@ -318,15 +319,15 @@ async fn each_site_of_a_subdomain_network_is_native_unless_sunrise_swaps_it() {
         assert_eq!(claims(&answer)["iss"].as_str(), Some(home), "{at:?}");
         assert_eq!(network.refreshes_by_php(), by_php, "{at:?}");
     }
-    // By https it is another issuer, as for WordPress.
+    // By https the issuer differs, as in WordPress.
     let answer = refresh_with(&sidecar, two, &network.token(2).await.refresh_token, "X-Forwarded-Proto: https\r\n");
     assert!(is_native(&answer), "{answer:?}");
     assert_eq!(claims(&answer)["iss"].as_str(), Some("https://two.net.test"));
     let unknown = refresh(&sidecar, At("nosuch.net.test", ""), "00000000000000000000000000000000");
     assert_eq!((unknown.status(), unknown.value("location").unwrap().contains("wp-signup.php")), (302, true));
 
-    // Two sites are swapped by code that runs before WordPress looks into its table: the rows say
-    // something else.
+    // Code that runs before WordPress reads its table swaps two sites: the rows are not what
+    // WordPress uses.
     drop(sidecar);
     std::fs::write(
         &sunrise,
@@ -338,7 +339,7 @@ async fn each_site_of_a_subdomain_network_is_native_unless_sunrise_swaps_it() {
          }",
     )
     .unwrap();
-    // PHP looks at a file that it knows only every other second.
+    // PHP checks a file that it has compiled only every two seconds.
     wait_until("PHP runs it", || {
         network.get("two.net.test", "/wp-json/").json()["home"].as_str() == Some("http://three.net.test")
     });

@@ -93,7 +93,7 @@ fn a_socket_in_use_and_a_file_that_is_none_are_left_alone() {
     other.set_nonblocking(true).unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "precious").unwrap();
-    for (path, problem) in [(&in_use, "another process listens there"), (&file, "something that is no socket")] {
+    for (path, problem) in [(&in_use, "another process listens there"), (&file, "a file that is not a socket")] {
         let output = sidecar::command()
             .args(["serve", "--upstream", "http://127.0.0.1:1", "--listen", &listen_argument(path)])
             .envs(FORWARD)

@@ -30,7 +30,7 @@ impl Blogs {
         &self,
         cleanup: impl Fn(Arc<Refresher>) -> F + Send + Sync,
     ) {
-        // It takes memory as it fills, not at once.
+        // Allocates memory as it fills, not at once.
         let mut cleaned: LruCache<u64, Instant> = LruCache::unbounded();
         cleaned.resize(MOST);
         loop {
@@ -41,7 +41,7 @@ impl Blogs {
                 if !is_due || !in_use.is_awake() {
                     continue;
                 }
-                // If unknown, it is tried again at the next look.
+                // If unknown, the next look tries again.
                 let Some(cleanup) = cleanup(Arc::clone(refresher)).await else { continue };
                 cleaned.put(blog.id, Instant::now());
                 clean_once(refresher, &refresher.sites.installation().table_prefix, cleanup).await;

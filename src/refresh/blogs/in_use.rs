@@ -13,25 +13,25 @@ use crate::refresh::refresher::Refresher;
 use crate::verify::kept::{self, Kept};
 use crate::wordpress::database::until_stopped;
 
-/// How long a call waits for its site to be looked at.
+/// How long a call waits for its site's first check.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A site, and who looks after it.
+/// A site with its background work.
 pub struct InUse {
     pub refresher: Arc<Refresher>,
     epochs: Arc<Epochs>,
     kept: Option<Arc<Kept>>,
     state: Mutex<State>,
-    /// Whether it was looked at since it woke up.
+    /// Whether the first check since the site woke up is done.
     looked_at: Arc<watch::Sender<bool>>,
 }
 
 struct State {
     /// When it had its last call.
     used: Instant,
-    /// Ends what looks after it; `None` while nothing does.
+    /// Ends the background work; `None` while there is none.
     awake: Option<CancellationToken>,
-    /// The reload that it knows of.
+    /// The number of reloads that it has taken into account.
     reloads: u64,
     is_gone: bool,
 }
@@ -48,7 +48,7 @@ impl InUse {
         }
     }
 
-    /// How long it has had no call.
+    /// The time since the last call.
     pub fn idled(&self) -> Duration {
         self.idled_at(Instant::now())
     }
@@ -58,7 +58,7 @@ impl InUse {
         now.saturating_duration_since(self.state().used)
     }
 
-    /// A call has come: it is looked after.
+    /// Notes a call, and starts the background work if it is not running.
     pub(super) fn used(&self, verdicts: &Verdicts) {
         let mut state = self.state();
         state.used = Instant::now();
@@ -73,17 +73,17 @@ impl InUse {
         }
     }
 
-    /// Whether something looks after it.
+    /// Whether the background work is running.
     pub fn is_awake(&self) -> bool {
         self.state().awake.is_some()
     }
 
-    /// Whether it was looked at since it woke up.
+    /// Whether the first check since the site woke up is done.
     pub(super) fn is_known(&self) -> bool {
         self.is_awake() && (!self.refresher.verification.is_on() || *self.looked_at.borrow())
     }
 
-    /// The same, which is waited for a moment.
+    /// The same, after waiting for it for at most [`PATIENCE`].
     pub async fn is_looked_at(&self) -> bool {
         if self.is_known() {
             return true;
@@ -92,13 +92,13 @@ impl InUse {
         timeout(PATIENCE, looked_at.wait_for(|is| *is)).await.is_ok_and(|waited| waited.is_ok())
     }
 
-    /// Nothing looks after it any more until the next call.
+    /// Ends the background work until the next call.
     pub(super) fn fall_asleep(&self) {
         let mut state = self.state();
         self.stop(&mut state);
     }
 
-    /// It is not in use any more. What is under way ends by itself.
+    /// Ends the background work for good and keeps the verdict. Calls in progress finish.
     pub(super) fn let_go(&self, verdicts: &Verdicts) {
         let mut state = self.state();
         state.is_gone = true;

@@ -1,4 +1,5 @@
-//! How many calls the sites of a network have had. The first few are counted by name, so that there is an end to the names.
+//! Counts the calls of a network's sites. Only the first few sites are counted by name, so that the
+//! number of names is limited.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,16 +10,16 @@ use crate::wordpress::network::blog::Blog;
 /// Sites that are counted by name.
 const NAMED: usize = 20;
 
-/// What became of the calls for a site.
+/// How many calls for a site had which result.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Answered here.
+    /// Answered by the sidecar.
     pub native: Counter,
     /// Left to WordPress.
     pub left: Counter,
 }
 
-/// For all sites, over all reloads.
+/// The counters of all sites. They outlast reloads.
 #[derive(Default)]
 pub struct Tallies {
     named: Mutex<HashMap<u64, (String, Arc<Tally>)>>,
@@ -26,7 +27,7 @@ pub struct Tallies {
 }
 
 impl Tallies {
-    /// Where the calls for `blog` are counted. One that was named once keeps its name.
+    /// The counters for `blog`. A site that was counted by name once keeps its name.
     pub fn of(&self, blog: &Blog) -> Arc<Tally> {
         let mut named = self.named();
         if let Some((_, tally)) = named.get(&blog.id) {
@@ -40,7 +41,8 @@ impl Tallies {
         tally
     }
 
-    /// Each with its name, in the order of their ids, and `None` for all others together.
+    /// The counters by name, in the order of the sites' ids, and with `None` those of all other
+    /// sites together.
     pub fn all(&self) -> Vec<(Option<String>, Arc<Tally>)> {
         let named = self.named();
         let mut ids: Vec<&u64> = named.keys().collect();

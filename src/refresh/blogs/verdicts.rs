@@ -1,4 +1,4 @@
-//! What is kept of sites that are not in use any more: whether their refreshes are what WordPress does.
+//! The verdicts of sites that are no longer in use: whether their refreshes equal WordPress's.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use crate::verify::verdict::{State, Verdict};
 /// Some hundred bytes each.
 const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// Verdicts by the sites' ids. A reload keeps them.
+/// Verdicts by site id. They outlast reloads.
 pub struct Verdicts {
     kept: Mutex<LruCache<u64, Verdict>>,
     reloads: AtomicU64,
@@ -19,7 +19,7 @@ pub struct Verdicts {
 
 impl Default for Verdicts {
     fn default() -> Self {
-        // It takes memory as it fills, not at once.
+        // Allocates memory as it fills, not at once.
         let mut kept = LruCache::unbounded();
         kept.resize(MOST);
         Verdicts { kept: Mutex::new(kept), reloads: AtomicU64::new(0) }
@@ -27,12 +27,12 @@ impl Default for Verdicts {
 }
 
 impl Verdicts {
-    /// How often the configuration was read again.
+    /// How often the configuration was reloaded.
     pub fn reloads(&self) -> u64 {
         self.reloads.load(Ordering::Acquire)
     }
 
-    /// The configuration was read again: a way back for sites whose work differed.
+    /// Notes a reload, and forgets the verdicts that differed: they are verified again.
     pub fn reloaded(&self) {
         self.reloads.fetch_add(1, Ordering::AcqRel);
         let mut kept = self.kept();

@@ -8,11 +8,11 @@ use tracing::debug;
 use crate::refresh::refresher::{RefreshLog, Refresher};
 use crate::wordpress::network::Found;
 
-/// The reason in the log while the call's site has not been looked at yet.
-const NOT_LOOKED_AT: &str = "the site of the network is yet to be looked at";
+/// The reason in the log while the first check of the call's site is not done.
+const NOT_LOOKED_AT: &str = "the settings of the network's site have not been read yet";
 
-/// The same, while too many other sites are being looked at.
-const MANY_AT_ONCE: &str = "many sites of the network are looked at for the first time";
+/// The reason in the log while too many other sites are being set up.
+const MANY_AT_ONCE: &str = "the settings of many sites of the network are being read";
 
 /// The site that a call may be for.
 pub struct Whose {

@@ -34,7 +34,7 @@ pub async fn read(refresher: &Refresher, user: &User) -> Option<Facts> {
         session.end_at_writer().await
     };
     if let Err(error) = database.within(ANSWER_LIMIT, asked).await {
-        debug!(%error, "what would explain a difference could not be looked for");
+        debug!(%error, "the cause of a difference could not be looked up");
         return None;
     }
     session.give_back();

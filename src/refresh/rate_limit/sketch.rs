@@ -1,21 +1,22 @@
-//! A count-min sketch of the windows that had to make room: a fixed number of cells, whatever comes.
+//! A count-min sketch of the windows that were evicted: it has a fixed number of cells.
 //!
-//! Each client has one cell in each row, and shares it with others. A count raises those cells that are below it, and the
-//! smallest of them is read: what others share can only make it larger (Cormode and Muthukrishnan 2005; Estan and
-//! Varghese 2002 for raising no more than is needed).
+//! Each client has one cell in each row, which it shares with others. A count raises only the cells
+//! below it, and the smallest cell is read: sharing can only make it larger (Cormode and
+//! Muthukrishnan 2005; Estan and Varghese 2002 for raising no more than is needed).
 
 use std::hash::{BuildHasher as _, RandomState};
 
 use super::Who;
 
-/// Cells of a row: twice as many as there are exact windows.
+/// Cells in a row: twice the number of exact windows.
 const CELLS: usize = 1 << 17;
 const ROWS: usize = 4;
 
-/// Counts for at least one window and at most two, which take 2 MiB each once something was recorded.
+/// Keeps counts for at least one and at most two windows, which take 2 MiB each once something was
+/// recorded.
 #[derive(Debug)]
 pub struct Sketch {
-    /// SECURITY: random, so that no client can choose with whom it shares.
+    /// SECURITY: random, so that clients cannot choose with which others they share a cell.
     hashers: [RandomState; ROWS],
     current: Generation,
     previous: Generation,
@@ -28,13 +29,14 @@ pub struct Sketch {
 struct Generation(Vec<u32>);
 
 impl Sketch {
-    /// An empty one, at `now` (Unix seconds).
+    /// An empty sketch at `now` (Unix seconds).
     pub fn new(now: u64) -> Self {
         let hashers = std::array::from_fn(|_| RandomState::new());
         Sketch { hashers, current: Generation::default(), previous: Generation::default(), began: now }
     }
 
-    /// `client` had `count` requests in a window of `length` seconds that is still open at `now`.
+    /// Records that `client` had `count` requests in a window of `length` seconds that is still
+    /// open at `now`.
     pub fn record(&mut self, client: &Who, count: u32, length: u64, now: u64) {
         self.age(length, now);
         let cells = self.cells(client);
@@ -48,16 +50,17 @@ impl Sketch {
         self.current.least(cells).max(self.previous.least(cells))
     }
 
-    /// Whether nothing is left in it.
+    /// Whether no count is left.
     pub fn is_empty(&self) -> bool {
         self.current.0.is_empty() && self.previous.0.is_empty()
     }
 
-    /// A window that is recorded ends within its length. It stays until the second change from then on, so for longer.
+    /// Starts the next window if the current one is over. A recorded window ends within `length`;
+    /// its count is kept until the second change after it, which is longer.
     fn age(&mut self, length: u64, now: u64) {
         let age = now.saturating_sub(self.began);
         if age < length {
-            // A clock that was set back begins again: what is recorded counts for longer.
+            // A clock that was set back starts over: counts are kept for longer.
             self.began = self.began.min(now);
             return;
         }
@@ -116,7 +119,7 @@ mod tests {
     }
 
     proptest! {
-        // Whatever else was recorded, and however time passes.
+        // Whatever else was recorded, and however much time passes.
         #[test]
         fn it_never_counts_too_little(
             records in proptest::collection::vec((0_u32..50, 1_u32..9, 0_u64..40), 1..80),

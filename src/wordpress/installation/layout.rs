@@ -1,5 +1,5 @@
-//! What the constants in `wp-config.php` say of a network: which it is, which of its sites is the
-//! main one, and where it is.
+//! The constants in `wp-config.php` about a network: which network it is, which of its sites is the
+//! main one, and its address.
 
 use super::Assembly;
 use crate::wordpress::wp_config::Lookup;
@@ -11,17 +11,17 @@ pub struct Layout {
     pub id: u64,
     /// The id of its main site, the first one: `BLOG_ID_CURRENT_SITE`, or else 1.
     pub main: u64,
-    /// Where it is, if not at the path `/`: `DOMAIN_CURRENT_SITE` and `PATH_CURRENT_SITE`.
+    /// Its address, if not at the path `/`: `DOMAIN_CURRENT_SITE` and `PATH_CURRENT_SITE`.
     pub below: Option<Below>,
 }
 
-/// A path that a network is at, on one domain. Sites on other domains are found as if the network
-/// was at `/`.
+/// The path of a network on one domain. Sites on other domains are found as if the network were at
+/// `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Below {
     /// In lower case.
     domain: String,
-    /// What is between the slashes.
+    /// The path's segments, without slashes.
     segments: Vec<String>,
 }
 
@@ -32,24 +32,24 @@ impl Default for Layout {
 }
 
 impl Layout {
-    /// Of a network at `path` on `domain`.
+    /// The layout of a network at `path` on `domain`.
     #[must_use]
     pub fn at(self, domain: &str, path: &str) -> Self {
         Layout { below: Below::new(domain, path), ..self }
     }
 
-    /// The path that it is at.
+    /// The network's path.
     pub fn path(&self) -> String {
         self.below.as_ref().map_or_else(|| "/".to_owned(), |below| format!("/{}/", below.segments.join("/")))
     }
 
-    /// How many segments of a path WordPress looks at: one behind the network's own.
+    /// How many segments of a path WordPress looks at: one after the network's own.
     pub fn segments(&self, host: &str, path: &str) -> usize {
         let own = self.below.as_ref().filter(|below| below.domain == host && path.starts_with(&self.path()));
         1 + own.map_or(0, |below| below.segments.len())
     }
 
-    /// The most of them.
+    /// The largest number of segments for any host.
     pub fn most_segments(&self) -> usize {
         1 + self.below.as_ref().map_or(0, |below| below.segments.len())
     }
@@ -98,7 +98,7 @@ impl Assembly<'_> {
     }
 }
 
-/// As `wpdb::get_blog_prefix()` has it where `MULTISITE` is defined.
+/// The same as `wpdb::get_blog_prefix()` where `MULTISITE` is defined.
 pub(super) fn prefix_of(base_prefix: &str, blog_id: u64) -> String {
     if blog_id == 1 { base_prefix.to_owned() } else { format!("{base_prefix}{blog_id}_") }
 }

@@ -116,7 +116,7 @@ fn what_else_the_constants_say() {
             Some(true)
         )
     );
-    // As wpdb names the tables of any but the first.
+    // The table names that wpdb uses for every site but the first.
     assert_eq!((site.blog_id, site.table_prefix.as_str(), site.base_prefix.as_str()), (2, "wp_2_", "wp_"));
     assert_eq!((site.of_blog(1).table_prefix, site.of_blog(7).table_prefix), ("wp_".to_owned(), "wp_7_".to_owned()));
     for computed in ["'0'", "'x'", "-1", "$_SERVER['BLOG']"] {

@@ -1,26 +1,29 @@
-//! Which site of a network a request is for, as WordPress finds it: by its host and the first segment of its path
-//! (`ms_load_current_site_and_network()` and `get_site_by_path()` in wp-includes/ms-load.php). Pure.
+//! Which site of a network a request is for, as WordPress finds it: by its host and the first
+//! segment of its path (`ms_load_current_site_and_network()` and `get_site_by_path()` in
+//! wp-includes/ms-load.php). Pure.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::wordpress::installation::layout::{Layout, is_plain};
 
-/// A row of the table `blogs`. WordPress's code calls the sites of a network blogs, and so does this program.
+/// A row of the table `blogs`. WordPress's code calls the sites of a network blogs, and so does
+/// this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blog {
     pub id: u64,
-    /// The network that it belongs to: the column `site_id`.
+    /// The network of the site: the column `site_id`.
     pub network: u64,
     pub domain: String,
     /// With a slash at both ends.
     pub path: String,
-    /// Why WordPress does not serve it, if it does not: see `ms_site_check()`.
+    /// Why WordPress does not serve the site, if so: see `ms_site_check()`.
     pub closed: Option<&'static str>,
 }
 
 impl Blog {
-    /// The flags of the row, as numbers. WordPress heeds only some values; any other than 0 is left to it.
+    /// The reason for the row's flags. WordPress checks for certain values only; any other value
+    /// except 0 is left to WordPress.
     pub fn closed(archived: u64, spam: u64, deleted: u64) -> Option<&'static str> {
         match (deleted, archived, spam) {
             (0, 0, 0) => None,
@@ -31,32 +34,32 @@ impl Blog {
         }
     }
 
-    /// Whether it is compared by nothing but the case of ASCII letters: the collation of the columns also folds accents, and trailing
-    /// spaces do not count.
+    /// Whether domain and path compare equal only up to the case of ASCII letters: the columns'
+    /// collation also folds accents and ignores trailing spaces.
     fn is_plain(&self) -> bool {
         let is_plain = |byte: u8| byte.is_ascii_graphic();
         self.domain.bytes().chain(self.path.bytes()).all(is_plain)
     }
 
-    /// Its address, for operators.
+    /// The site's address, for operators.
     pub fn place(&self) -> String {
         format!("{}{}", self.domain, self.path)
     }
 }
 
-/// Where a request goes, as far as a network's sites are told apart by it.
+/// A request's address, as far as it distinguishes the sites of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// As WordPress looks for it: see [`wordpress_host`].
+    /// The host in WordPress's form: see [`wordpress_host`].
     host: String,
-    /// Those of its path that are looked at, without slashes; mostly the first.
+    /// The path's segments that count, without slashes; mostly only the first.
     segments: Vec<String>,
     /// The id of the network's first site.
     main: u64,
 }
 
-/// The host as WordPress looks for it, of a `Host` that has one meaning only: lower case, without the ports 80 and 443
-/// (wp-includes/ms-settings.php).
+/// The host in the form in which WordPress looks for it: lower case, without the ports 80 and 443
+/// (wp-includes/ms-settings.php). `None` if the `Host` is ambiguous.
 pub fn wordpress_host(host: &str) -> Option<String> {
     let host = host.to_ascii_lowercase();
     let host = host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).unwrap_or(&host);
@@ -70,11 +73,11 @@ pub fn wordpress_host(host: &str) -> Option<String> {
 }
 
 impl Place {
-    /// Of a request's `Host` and path; `None` where either may mean something else to WordPress than what it says.
+    /// The place for a request's `Host` and path; `None` if WordPress may read either differently.
     pub fn of(host: &str, path: &str, layout: &Layout) -> Option<Self> {
         let host = wordpress_host(host)?;
         let looked_at = layout.segments(&host, path);
-        // `/?rest_route=…` has none, nor have `/two/?rest_route=…` and the like more than one.
+        // `/?rest_route=…` has no segments; `/two/?rest_route=…` has one.
         let within = path.strip_prefix('/')?;
         let segments: Vec<String> = match within.strip_suffix('/').unwrap_or(within) {
             "" if within.is_empty() => Vec::new(),
@@ -83,18 +86,19 @@ impl Place {
         segments.iter().all(|segment| is_plain(segment)).then_some(Place { host, segments, main: layout.main })
     }
 
-    /// The domains that are looked for, the first one first. `www.` is only taken away, never put in front.
+    /// The domains to look for, in WordPress's order. `www.` is removed, never added.
     pub fn domains(&self) -> impl Iterator<Item = &str> {
         [Some(self.host.as_str()), self.host.strip_prefix("www.")].into_iter().flatten()
     }
 
-    /// The paths, the longest first.
+    /// The paths to look for, the longest first.
     pub fn paths(&self) -> impl Iterator<Item = String> {
         let own = (1..=self.segments.len()).rev().map(|count| format!("/{}/", self.segments[..count].join("/")));
         own.chain(["/".to_owned()])
     }
 
-    /// The site that WordPress picks of `rows`, which are all that the database takes for one of these.
+    /// The site that WordPress selects from `rows`, which are all rows that the database finds for
+    /// these domains and paths.
     pub fn pick(&self, rows: &[Arc<Blog>]) -> Picked {
         if !rows.iter().all(|row| self.is_sought(row)) {
             return Picked::Unsure;
@@ -106,11 +110,12 @@ impl Place {
                 let mut found = rows.iter().filter(is_it);
                 match (found.next(), found.next()) {
                     (None, _) => {}
-                    // The first site is as a single site, where case does not count.
+                    // The first site is treated like a single site, where case does not count.
                     (Some(row), None) if row.id == self.main || (row.domain == domain && row.path == path) => {
                         return Picked::Blog(Arc::clone(row));
                     }
-                    // Another case, which the server may or may not tell apart; or two of which either may come first.
+                    // Either the case differs, which the server may or may not distinguish; or
+                    // there are two rows, whose order is uncertain.
                     _ => return Picked::Unsure,
                 }
             }
@@ -124,13 +129,13 @@ impl Place {
     }
 }
 
-/// What WordPress makes of a place.
+/// WordPress's result for a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Picked {
     Blog(Arc<Blog>),
-    /// No site: it redirects, or says that there is none.
+    /// No site: WordPress redirects, or answers that there is none.
     None,
-    /// Which one is not certain.
+    /// The site is uncertain.
     Unsure,
 }
 
@@ -139,15 +144,15 @@ pub enum Picked {
 pub struct Blogs {
     /// By domain and path in lower case.
     by_place: HashMap<Box<str>, Vec<Arc<Blog>>>,
-    /// How many there are.
+    /// The number of sites.
     pub count: usize,
-    /// How many of them WordPress does not serve.
+    /// The number of those that WordPress does not serve.
     pub closed: usize,
 }
 
 impl Blogs {
     /// # Errors
-    /// The id of a site whose domain or path the database may take for that of another.
+    /// The id of a site whose domain or path the database may confuse with another's.
     pub fn of(rows: Vec<Blog>) -> Result<Self, u64> {
         if let Some(odd) = rows.iter().find(|row| !row.is_plain()) {
             return Err(odd.id);
@@ -160,7 +165,7 @@ impl Blogs {
         Ok(blogs)
     }
 
-    /// All of them, in the order of their ids.
+    /// All sites, in the order of their ids.
     pub fn all(&self) -> Vec<Arc<Blog>> {
         let mut all: Vec<Arc<Blog>> = self.by_place.values().flatten().cloned().collect();
         all.sort_by_key(|blog| blog.id);
@@ -195,7 +200,8 @@ mod tests {
         Blog { id, network: 1, domain: domain.to_owned(), path: path.to_owned(), closed: None }
     }
 
-    /// The sites of the network whose exchanges were recorded, and some that are hard to tell apart.
+    /// The sites of the network whose exchanges were recorded, and some that are hard to
+    /// distinguish.
     fn blogs() -> Blogs {
         Blogs::of(vec![
             blog(1, "net.test", "/"),
@@ -231,23 +237,23 @@ mod tests {
             ("NET.test", "/two", Ok(2)),
             ("net.test:80", "/two", Ok(2)),
             ("net.test:443", "/two", Ok(2)),
-            // The longer domain comes before the longer path.
+            // The longer domain takes precedence over the longer path.
             ("www.net.test", "/two", Ok(12)),
             ("mapped.test", "", Ok(3)),
             ("mapped.test", "/deep", Ok(10)),
             ("www.mapped.test", "/deep", Ok(10)),
             ("www.shop.test", "", Ok(11)),
             ("port.test:8080", "", Ok(13)),
-            // One segment is looked at; the route is not below these, then.
+            // Only one segment counts; then the route is not below these.
             ("net.test", "/nosuch", Ok(1)),
             ("net.test", "/two/nosuch", Ok(2)),
-            // `www.` is not put in front.
+            // `www.` is not added.
             ("shop.test", "", Err("none")),
             ("net.test:8181", "", Err("none")),
             ("port.test", "", Err("none")),
             ("net.test:80:80", "", Err("none")),
             ("unknown.test", "", Err("none")),
-            // MySQL does not tell these apart, and another collation might.
+            // MySQL does not distinguish these, and another collation might.
             ("net.test", "/TWO", Err("unsure")),
             ("net.test", "/upper", Err("unsure")),
             ("case.test", "", Err("unsure")),
@@ -277,12 +283,12 @@ mod tests {
         for (host, path, found) in [
             ("net.test", "/net", Some(5)),
             ("net.test", "/net/two", Some(2)),
-            // One segment behind the network's own, and no more.
+            // One segment after the network's own, not more.
             ("net.test", "/net/two/more", Some(2)),
             ("net.test", "/net/nosuch", Some(5)),
             ("net.test", "/two", Some(6)),
             ("net.test", "", None),
-            // Elsewhere it is at no path.
+            // On other domains the network has no path.
             ("mapped.test", "/net", Some(4)),
             ("mapped.test", "/net/two", Some(4)),
             ("mapped.test", "", Some(3)),

@@ -22,9 +22,9 @@ pub enum Named {
 /// Why a named site was not found.
 #[derive(Debug, thiserror::Error)]
 pub enum NamedError {
-    #[error("--site takes the id of a site of the network, or its URL, and not \"{0}\"")]
+    #[error("--site takes the id of a site of the network, or its URL, not \"{0}\"")]
     Invalid(String),
-    #[error("--site is for networks, and wp-config.php makes none")]
+    #[error("--site is for networks, and wp-config.php does not set one up")]
     NoNetwork,
     #[error("the network has no site {0}")]
     NoSite(String),

@@ -1,4 +1,4 @@
-//! The rows of a network's tables.
+//! Reads the rows of a network's tables.
 
 use mysql_async::{Row, Value};
 
@@ -10,27 +10,27 @@ const COLUMNS: &str = "blog_id, site_id, domain, path, archived, spam, deleted";
 
 /// The statements for one network's tables.
 pub(super) struct Reader {
-    /// How many a place may have.
+    /// The largest number of paths for a place.
     paths: usize,
     networks: String,
     all: String,
     at: String,
 }
 
-/// The networks' ids and paths, of which more than one are one too many.
+/// The ids and paths of the networks. More than one is too many.
 type Networks = Vec<(u64, String)>;
 
 impl Reader {
-    /// `segments`: the most that a place has.
+    /// `segments`: the most segments that a place may have.
     // SECURITY: `base_prefix` is pasted into SQL; `installation()` lets only `[A-Za-z0-9_]` pass.
     pub(super) fn new(base_prefix: &str, segments: usize) -> Self {
-        // The path `/` is one more.
+        // One more for the path `/`.
         let paths = segments + 1;
         Reader {
             paths,
             networks: format!("SELECT id, path FROM `{base_prefix}site` ORDER BY id LIMIT 2"),
             all: format!("SELECT {COLUMNS} FROM `{base_prefix}blogs` ORDER BY blog_id LIMIT {}", MOST + 1),
-            // As WP_Site_Query: the collation of the columns decides what is the same.
+            // Like WP_Site_Query: the columns' collation decides what is equal.
             at: format!(
                 "SELECT {COLUMNS} FROM `{base_prefix}blogs` WHERE domain IN (?, ?) AND path IN ({}) ORDER BY blog_id LIMIT 16",
                 vec!["?"; paths].join(", ")
@@ -51,7 +51,7 @@ impl Reader {
         Ok((networks, Some(blogs)))
     }
 
-    /// What the database takes for a site at `place`.
+    /// The rows that the database finds for `place`.
     pub(super) async fn at(&self, session: &mut Session<'_>, place: &Place) -> Result<Vec<Blog>, DatabaseError> {
         let mut values: Vec<Value> = so_many(2, place.domains().map(Value::from));
         values.extend(so_many(self.paths, place.paths().map(Value::from)));
@@ -60,7 +60,7 @@ impl Reader {
     }
 }
 
-/// Some values as `count`, the last one as often as it takes.
+/// Exactly `count` values: the last one is repeated as often as needed.
 fn so_many(count: usize, values: impl Iterator<Item = Value>) -> Vec<Value> {
     let mut values: Vec<Value> = values.collect();
     values.resize(count, values.last().cloned().unwrap_or(Value::NULL));
@@ -79,7 +79,7 @@ fn blog(mut row: Row) -> Result<Blog, DatabaseError> {
     })
 }
 
-/// What is not UTF-8 cannot come from a client; the replacement character makes the row an odd one.
+/// Invalid UTF-8 cannot come from a client; the replacement character marks the row as odd.
 fn text(row: &mut Row, index: usize, name: &'static str) -> Result<String, DatabaseError> {
     let bytes: Vec<u8> = column(row, index, name)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -29,7 +29,7 @@ pub enum NotNative {
     #[error("the salt wp_salt('auth') is neither in wp-config.php nor in the database")]
     Salt,
     /// Which site is the network's first is unknown.
-    #[error("which site is the network's main one cannot be known: the constant {0} in wp-config.php is computed")]
+    #[error("the network's main site is unknown: the constant {0} in wp-config.php is computed")]
     OtherBlog(&'static str),
     /// The option `home` of a network's site differs from where the network has it.
     #[error("its home URL is {0}, and the network has it at {1}")]

@@ -73,7 +73,7 @@ fn what_the_web_server_does_wrong_is_named() {
     assert!(text(&keep_alive["what"]).contains("closes idle connections after 1."), "{keep_alive}");
     assert_eq!(lines(keep_alive)[0], "[upstream]");
     let client = report.the("warning", "client_address.seen");
-    assert!(text(&client["what"]).contains("takes 127.0.0.1 for it"), "{client}");
+    assert!(text(&client["what"]).contains("web server uses 127.0.0.1 instead"), "{client}");
     assert!(lines(client).iter().any(|line| line == "real_ip_header X-Forwarded-For;"), "{client}");
     let answers = report.the("warning", "parity.answers");
     assert_eq!(lines(answers), ["strict-transport-security: max-age=1 — only from WordPress (all 8)"]);

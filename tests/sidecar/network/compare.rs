@@ -1,4 +1,4 @@
-//! What is compared of a recorded call that was made again: the answer, and what was written.
+//! Compares a replayed call with the recorded one: its response, and the rows that were written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -11,10 +11,10 @@ use super::recording::Call;
 use crate::support::mariadb::TestDatabase;
 use crate::support::raw::Message;
 
-/// What an answer of the sidecar's has besides what was recorded of a success.
+/// The fields of a success by the sidecar that the recorded one lacks.
 const DOCUMENTED: [&str; 5] = ["token", "user_id", "user_email", "user_nicename", "user_display_name"];
 
-/// What a web server adds, or the sidecar to everything.
+/// Headers that a web server adds, or the sidecar to every response.
 const OF_SERVERS: [&str; 9] = [
     "date",
     "server",
@@ -27,7 +27,7 @@ const OF_SERVERS: [&str; 9] = [
     "expires",
 ];
 
-/// An answer to a recorded call.
+/// A response to a recorded call.
 pub struct Answered<'a> {
     pub call: &'a Call,
     pub message: &'a Message,
@@ -35,7 +35,7 @@ pub struct Answered<'a> {
 }
 
 impl Answered<'_> {
-    /// All that is not as recorded, or as the sidecar's deliberate differences have it: see
+    /// All differences from the recording and from the sidecar's deliberate differences: see
     /// [`crate::recorded::SIDECAR`] for these and their reasons.
     pub fn compare(&self, header_sets: &[Vec<(String, Option<String>)>]) -> Vec<String> {
         let Answered { call, message, .. } = self;
@@ -78,7 +78,7 @@ impl Answered<'_> {
                 format!("body.{name} is {found:?}, recorded {value}")
             });
         }
-        // WordPress before 6.8 adds links to what is asked for.
+        // WordPress before 6.8 adds links to the fields that were requested.
         let is_index = |name: &&String| self.call.method() == "GET" && *name == "_links";
         let more: Vec<&String> = said.keys().filter(|name| !recorded.contains_key(*name) && !is_index(name)).collect();
         let may = !self.is_by_php && self.call.iss.is_some();
@@ -126,11 +126,11 @@ impl Answered<'_> {
     }
 }
 
-/// Whether this is what was recorded.
+/// Whether the value equals the recorded one.
 fn is_as(said: &Value, recorded: &Value) -> bool {
     match (said, recorded) {
         (_, Value::String(any)) if any == "{*}" => true,
-        // The address in it is the administrator's own.
+        // It contains the address of the site's own administrator.
         (Value::String(said), Value::String(text)) if text.contains("admin AT example.test") => {
             said.contains("has not been activated yet")
         }
@@ -153,7 +153,7 @@ pub fn pair(message: &Message) -> (Option<String>, Option<String>) {
 pub struct TablesOf(BTreeMap<u64, (u64, u64)>);
 
 impl TablesOf {
-    /// A site whose tables are not there yet has none.
+    /// A site whose tables do not exist yet has no rows.
     pub async fn read(network: &NetworkSite, sites: BTreeSet<u64>) -> TablesOf {
         let mut ids = BTreeMap::new();
         for site in sites {
@@ -163,10 +163,10 @@ impl TablesOf {
         TablesOf(ids)
     }
 
-    /// Which tables there are.
+    /// Compares the list of tables.
     pub async fn compare_names(&self, network: &NetworkSite, recorded: Option<&Vec<String>>) -> Vec<String> {
         let Some(recorded) = recorded else { return Vec::new() };
-        // The stand-in for the plugin does without this one.
+        // The stand-in for the plugin does not have this table.
         let recorded: Vec<&String> = recorded.iter().filter(|name| !name.ends_with("_summary")).collect();
         let mut found = Vec::new();
         for site in self.0.keys() {
@@ -178,7 +178,7 @@ impl TablesOf {
         found
     }
 
-    /// The rows that were written since.
+    /// Compares the rows written since.
     pub async fn compare_rows(&self, network: &NetworkSite, call: &Call, client: Ipv4Addr) -> Vec<String> {
         let mut found = Vec::new();
         for (site, (last_token, last_event)) in &self.0 {
@@ -216,7 +216,7 @@ const EVENT: [&str; 8] = [
     "request_method",
 ];
 
-/// What was recorded, with this client's address in the place of that one's.
+/// The recorded columns, with this client's address in place of the recorded one.
 fn columns(row: &Map<String, Value>, names: &[&str], client: Ipv4Addr) -> Vec<String> {
     let [a, b, c, _] = client.octets();
     let text = |name: &&str| match &row[*name] {
@@ -228,7 +228,7 @@ fn columns(row: &Map<String, Value>, names: &[&str], client: Ipv4Addr) -> Vec<St
     names.iter().map(text).collect()
 }
 
-/// Lifetimes to ten seconds: two clocks take part in them.
+/// Lifetimes rounded to ten seconds, since two clocks are involved.
 async fn rows_after(database: &TestDatabase, prefix: &str, id: u64) -> Vec<Vec<String>> {
     let rows = database
         .rows(&format!(
@@ -240,7 +240,7 @@ async fn rows_after(database: &TestDatabase, prefix: &str, id: u64) -> Vec<Vec<S
     rows.iter().map(|row| TOKEN.map(|name| row.get(name).unwrap_or("NULL").to_owned()).to_vec()).collect()
 }
 
-/// They are written behind the answer.
+/// These rows are written after the response.
 async fn events_after(database: &TestDatabase, prefix: &str, id: u64, count: usize) -> Vec<Vec<String>> {
     for _ in 0..60 {
         let rows =

@@ -1,6 +1,6 @@
-//! Who answers the recorded calls where a sidecar is in front of WordPress.
+//! Whether the sidecar or WordPress answers the recorded calls.
 
-/// How many exchanges were recorded of each.
+/// How many exchanges were recorded on each network.
 pub const RECORDED: [(&str, usize); 4] = [
     ("network-subdirectory", 125),
     ("network-subdomain", 28),
@@ -8,11 +8,11 @@ pub const RECORDED: [(&str, usize); 4] = [
     ("home-by-host", 24),
 ];
 
-/// What cannot be made again, with the reason.
+/// Exchanges that cannot be replayed, with the reason.
 pub const NOT_MADE_AGAIN: &[(&str, &str, &str)] = &[];
 
-/// Refresh calls that WordPress answers, with the reason. All others are the sidecar's. What is no
-/// refresh call (logins, home questions, OPTIONS) is WordPress's in any case.
+/// Refresh calls that WordPress answers, with the reason. The sidecar answers all others. WordPress
+/// always answers everything else (logins, home questions, OPTIONS).
 pub const BY_WORDPRESS: &[(&str, &str)] = &[
     ("nine_first_request_is_a_refresh", "the site's tables are not there yet"),
     ("upper_case_path_TWO", "the database decides whether that is /two/"),
@@ -54,8 +54,8 @@ pub const BY_WORDPRESS: &[(&str, &str)] = &[
     ("host_trailing_dot_where_nginx_sends_HTTP_HOST_as_dollar_host", "likewise"),
 ];
 
-/// Refresh calls for a host that nothing but they name. WordPress answers the first, and is asked
-/// for its home URL there; the next one is the sidecar's, and as was recorded, too.
+/// Refresh calls for a host that no other call names. WordPress answers the first one and is asked
+/// for its home URL there; the sidecar answers the next one, as recorded, too.
 pub const ASKED_FOR: [&str; 5] = [
     "refresh_unknown_host",
     "refresh_upper_case_host",

@@ -1,4 +1,5 @@
-//! What cannot be native on a network is WordPress's at once, and the log says why.
+//! Whatever cannot be native on a network is left to WordPress without a wait, and the log contains
+//! the reason.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,11 @@ use super::verified;
 use crate::support::mariadb::TokenState;
 use crate::support::sidecar::Sidecar;
 
-/// Less than a call waits for something that does not come.
+/// Less than a call waits for a check that does not finish.
 const AT_ONCE: Duration = Duration::from_millis(450);
 
-/// Refreshes at a site until WordPress answers without a wait: each call that waits is late.
-/// Returns the lines of the log.
+/// Refreshes at a site until WordPress answers without a wait; calls that wait take longer. Returns
+/// the log lines.
 fn left_lines(network: &NetworkSite, sidecar: &Sidecar, at: At<'_>) -> Vec<Value> {
     let before = lines(sidecar).len();
     let mut took = Vec::new();
@@ -38,7 +39,7 @@ fn lines(sidecar: &Sidecar) -> Vec<Value> {
     lines.filter(|line| line["message"] == "refresh").collect()
 }
 
-/// WordPress has had the call, for this reason.
+/// Asserts that WordPress answered the call, for this reason.
 fn assert_left(network: &NetworkSite, sidecar: &Sidecar, at: At<'_>, site: Option<&str>, reason: &str) {
     for line in left_lines(network, sidecar, at) {
         assert_eq!((&line["outcome"], line["site"].as_str()), (&"left_to_wordpress".into(), site), "{at:?}: {line}");
@@ -77,15 +78,15 @@ async fn what_cannot_be_native_is_left_at_once_for_its_true_reason() {
         ("/bare", "the table wp_7_jwt_auth_tokens cannot be used"),
         ("/moved", "its home URL is http://net.test/elsewhere, and the network has it at net.test/moved/"),
         ("/inactive", "the plugin JWT Auth Pro is not active"),
-        // That one could be.
+        // This one could be native.
         ("/two", "it is not verified yet: "),
     ] {
         assert_left(&network, &sidecar, At("net.test", path), Some(&format!("net.test{path}/")), reason);
     }
-    assert_left(&network, &sidecar, At("net.test", "/TWO"), None, "which site of the network it is for is not certain");
+    assert_left(&network, &sidecar, At("net.test", "/TWO"), None, "the site of the network is ambiguous");
 
-    // What makes all but the first site WordPress's. A call for the first one is left for its own
-    // reason.
+    // The reason why all but the first site are left to WordPress. A call for the first one is left
+    // for its own reason.
     let two = At("net.test", "/two");
     for (change, undo, reason) in [
         (
@@ -113,13 +114,13 @@ async fn what_cannot_be_native_is_left_at_once_for_its_true_reason() {
     }
     drop(sidecar);
 
-    // A main site that only PHP knows is not even looked for, though it is there.
+    // If only PHP can compute which site is the main one, it is not looked for, although it exists.
     let config = std::fs::read_to_string(network.site.wp_config()).unwrap();
     let computed = config.replace("'BLOG_ID_CURRENT_SITE', 1", "'BLOG_ID_CURRENT_SITE', (int) getenv( 'BLOG' ) ?: 1");
     assert_ne!(config, computed);
     std::fs::write(network.site.wp_config(), computed).unwrap();
     let sidecar = verified(&network, state.path(), &[]);
-    let reason = "which site is the network's main one cannot be known: the constant BLOG_ID_CURRENT_SITE in wp-config.php is computed";
+    let reason = "the network's main site is unknown: the constant BLOG_ID_CURRENT_SITE in wp-config.php is computed";
     for at in [two, At("net.test", ""), At("mapped.test", "")] {
         assert_left(&network, &sidecar, at, None, reason);
     }
@@ -137,7 +138,7 @@ async fn a_native_refresh_is_logged_with_its_site() {
         crate::support::sidecar::wait_until("its line", || of_family().is_some());
         assert_eq!(of_family().unwrap()["site"], site);
     }
-    // One line for the first site's table, and none for each further one.
+    // One line about the first site's table, and none about the further ones.
     let known: Vec<String> =
         sidecar.log().into_iter().filter(|line| line.contains("the tokens of the table are known")).collect();
     assert!(known.iter().all(|line| line.contains("wp_jwt_auth_tokens")) && !known.is_empty(), "{known:?}");

@@ -1,4 +1,5 @@
-//! A real network of sites, made of a real single site as an administrator makes one.
+//! A real network of sites, converted from a real single site in the same way as an administrator
+//! would.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use crate::support::secrets;
 use crate::support::sidecar::{Sidecar, wait_until};
 use crate::support::site::Site;
 
-/// As `wp-admin/network.php` does.
+/// The steps of `wp-admin/network.php`.
 const MAKE_NETWORK: &str = r"
     require_once ABSPATH . 'wp-admin/includes/upgrade.php';
     foreach ( $wpdb->tables( 'ms_global' ) as $table => $prefixed ) {
@@ -33,7 +34,7 @@ const ADMIN: &str = "require_once ABSPATH . 'wp-admin/includes/plugin.php';";
 
 const PLUGIN: &str = "'jwt-auth-pro/jwt-auth-pro.php'";
 
-/// With passwords whose hashes are cheap to check.
+/// With passwords whose hashes are cheap to verify.
 const MAKE_USERS: &str = r#"
     $wpdb->delete( $wpdb->users, array( 'ID' => 2 ) );
     $wpdb->delete( $wpdb->usermeta, array( 'user_id' => 2 ) );
@@ -57,14 +58,14 @@ pub struct NetworkSite {
     pub database: TestDatabase,
 }
 
-/// A site of it, by the host and the path that clients use.
+/// A site of the network, by the host and the path that clients use.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a>(pub &'a str, pub &'a str);
 
 impl NetworkSite {
-    /// `http://net.test` and further `sites`, which get the ids 2 and so on; the plugin is active
-    /// on all of them, without a rate limit. `config`: more lines of wp-config.php. Takes some
-    /// seconds, and blocks for them.
+    /// `http://net.test` and further `sites`, with the ids from 2 on. The plugin is active on all
+    /// of them, without a rate limit. `config`: additional lines for wp-config.php. Takes some
+    /// seconds, and blocks meanwhile.
     pub fn up(is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
         let network = NetworkSite::up_at("net.test", is_subdomain, sites, config);
         for id in 1..=sites.len() as u64 + 1 {
@@ -73,7 +74,8 @@ impl NetworkSite {
         network
     }
 
-    /// As [`NetworkSite::up`], at `http://{place}`, which may have a path, with the settings that the plugin begins with.
+    /// Like [`NetworkSite::up`], at `http://{place}`, which may have a path, with the plugin's
+    /// default settings.
     pub fn up_at(place: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
         let network = NetworkSite::bare(place, is_subdomain, sites, config);
         network.activate_everywhere();
@@ -84,7 +86,7 @@ impl NetworkSite {
         network
     }
 
-    /// As [`NetworkSite::up_at`], with the plugin active nowhere.
+    /// Like [`NetworkSite::up_at`], with the plugin not active anywhere.
     pub fn bare(place: &str, is_subdomain: bool, sites: &[At<'_>], config: &str) -> NetworkSite {
         let site = Site::up(&["--home", &format!("http://{place}")]);
         let subdomain = if is_subdomain { "true" } else { "false" };
@@ -105,31 +107,32 @@ impl NetworkSite {
         network
     }
 
-    /// A single site at `http://{domain}`, with more lines of wp-config.php.
+    /// A single site at `http://{domain}`, with additional lines in wp-config.php.
     pub fn of_one(domain: &str, config: &str) -> NetworkSite {
         let site = Site::up(&["--home", &format!("http://{domain}"), "--config", config]);
         let database = site.database();
         NetworkSite { site, database }
     }
 
-    /// The plugin is active on all sites, as an administrator of the network has it.
+    /// Activates the plugin on all sites, as an administrator of the network would.
     pub fn activate_everywhere(&self) {
         self.site.php(&format!("{ADMIN} activate_plugin( {PLUGIN}, '', true );"));
     }
 
-    /// The plugin is active on the site `id`, or is not, as its own administrator has it.
+    /// Activates or deactivates the plugin on the site `id`, as its own administrator would.
     pub fn activate(&self, id: u64, is_active: bool) {
         let call = if is_active { "activate_plugin" } else { "deactivate_plugins" };
         self.site.php(&format!("{ADMIN} switch_to_blog( {id} ); {call}( {PLUGIN} );"));
     }
 
-    /// A site's tables come with its first request.
+    /// WordPress creates a site's tables at its first request.
     pub fn visit(&self, At(host, path): At<'_>) {
         let answer = self.get(host, &format!("{path}/wp-json/"));
         assert_eq!(answer.status(), 200, "{host}{path}: {answer:?}");
     }
 
-    /// The users that were recorded, with their ids; the one that each site of the tests has is in their way.
+    /// Creates the recorded users, with their ids, after it has deleted the user that every test
+    /// site has.
     pub fn make_recorded_users(&self, is_network: bool) {
         self.site.php(MAKE_USERS);
         if is_network {
@@ -137,7 +140,8 @@ impl NetworkSite {
         }
     }
 
-    /// The web server passes `$host` as `HTTP_HOST`, as Debian's fastcgi_params do; or the client's own field again.
+    /// Whether the web server passes `$host` as `HTTP_HOST`, as Debian's fastcgi_params do, or the
+    /// client's own header.
     pub fn pass_dollar_host(&self, passes: bool) {
         let top = Path::new(self.site.said("LOGS")).parent().unwrap();
         let file = top.join("conf/nginx.conf");
@@ -151,14 +155,14 @@ impl NetworkSite {
         let pid = std::fs::read_to_string(top.join("run/nginx.pid")).unwrap();
         let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
-        // A site's own port is in the home URL of no site here.
+        // No home URL here contains the site's own port.
         wait_until("the web server has read it", || {
             let answer = self.get("UPPER.CASE:4321", "/wp-content/host.php");
             String::from_utf8_lossy(&answer.body) == if passes { "upper.case" } else { "UPPER.CASE:4321" }
         });
     }
 
-    /// The cookie of somebody who is logged in.
+    /// The cookie of a user who is logged in.
     pub fn login_cookie(&self, user: &str) -> String {
         self.site.php(&format!(
             "$u = get_user_by( 'login', '{user}' );
@@ -179,7 +183,7 @@ impl NetworkSite {
         rows.iter().map(|row| row.get("n").unwrap().to_owned()).collect()
     }
 
-    /// A token that a site has given.
+    /// A token that a site has issued.
     pub async fn token_of(&self, id: u64, refresh_token: &str) -> Token {
         let tables = self.tables(id);
         let rows = tables.token_rows_after(0).await;
@@ -193,7 +197,7 @@ impl NetworkSite {
         }
     }
 
-    /// One more site. Returns its id.
+    /// Adds a site. Returns its id.
     pub fn add(&self, host: &str, path: &str) -> u64 {
         let said = self.site.php(&format!(
             "$id = wp_insert_site( array( 'domain' => '{host}', 'path' => '{path}/', 'network_id' => 1, 'user_id' => 1, 'title' => 'One more' ) );
@@ -226,7 +230,7 @@ impl NetworkSite {
         self.tables(id).insert_token(TokenState::Live, 1).await
     }
 
-    /// Asks WordPress itself.
+    /// A GET request to WordPress itself.
     pub fn get(&self, host: &str, target: &str) -> Message {
         let mut connection = Connection::to(self.site.upstream());
         connection.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
@@ -237,7 +241,7 @@ impl NetworkSite {
         Sidecar::of_site(self.site.upstream(), self.site.wp_config(), arguments)
     }
 
-    /// Logs ada in on a site, by way of `sidecar`. Returns the answer's body.
+    /// Logs the user ada in on a site, through `sidecar`. Returns the response's body.
     pub fn log_in(&self, sidecar: &Sidecar, At(host, path): At<'_>) -> Value {
         let body = json!({"username": self.site.said("USER"), "password": self.site.said("USER_PASSWORD")});
         let answer = post(sidecar, host, &format!("{path}/wp-json/jwt-auth/v1/token"), &body, "");
@@ -247,7 +251,7 @@ impl NetworkSite {
         said
     }
 
-    /// The calls of the route that reached WordPress so far.
+    /// How many calls of the route have reached WordPress so far.
     pub fn refreshes_by_php(&self) -> usize {
         let is_refresh = |request: &&String| request.starts_with("POST ") && request.contains("/token/refresh");
         self.site.requests().iter().filter(is_refresh).count()
@@ -259,12 +263,12 @@ pub fn refresh(sidecar: &Sidecar, at: At<'_>, token: &str) -> Message {
     refresh_with(sidecar, at, token, "")
 }
 
-/// As [`refresh`], with more fields, each with its line end.
+/// Like [`refresh`], with additional header lines, each with its line end.
 pub fn refresh_with(sidecar: &Sidecar, At(host, path): At<'_>, token: &str, fields: &str) -> Message {
     post(sidecar, host, &format!("{path}{ROUTE}"), &json!({"refresh_token": token}), fields)
 }
 
-/// Whether the sidecar itself has answered with a pair.
+/// Whether the sidecar itself answered with a pair.
 pub fn is_native(answer: &Message) -> bool {
     answer.status() == 200 && answer.value("cache-control").as_deref() == Some("no-store")
 }

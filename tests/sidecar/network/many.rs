@@ -1,5 +1,5 @@
-//! A thousand sites of one network, each with tables of its own: what they cost is the memory of
-//! those in use.
+//! A thousand sites of one network, each with tables of its own: their cost is the memory of the
+//! sites in use.
 
 use super::made::{At, NetworkSite, is_native, refresh};
 use crate::support::mariadb::{TestDatabase, TokenState};
@@ -7,9 +7,9 @@ use crate::support::rig::eventually;
 
 const SITES: u64 = 1_000;
 
-/// The row and the tables of the site `id`, as the second's. A table of its own is only that of
-/// tokens: to make thousands takes minutes. The analytics of all are in the second's, where
-/// `blog_id` tells them apart.
+/// The row and the tables of the site `id`, copied from the second site. Only the table of tokens
+/// is its own, since it takes minutes to create thousands. All analytics are in the second site's
+/// table, where `blog_id` distinguishes them.
 fn copy(id: u64) -> [String; 4] {
     [
         format!("CREATE TABLE wp_{id}_jwt_auth_tokens LIKE wp_2_jwt_auth_tokens"),
@@ -27,7 +27,7 @@ fn copy(id: u64) -> [String; 4] {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_sites_cost_memory_as_they_are_used() {
     let network = NetworkSite::up(false, &[At("net.test", "/two")], "");
-    // A file for each table, and a disk that is waited for, would take minutes.
+    // A file for each table, and writes that wait for the disk, would take minutes.
     for setting in ["innodb_file_per_table = 0", "innodb_flush_log_at_trx_commit = 0"] {
         network.database.execute(&format!("SET GLOBAL {setting}")).await;
     }
@@ -59,8 +59,8 @@ async fn a_thousand_sites_cost_memory_as_they_are_used() {
             now.saturating_sub(before) / SITES
         );
     }
-    // None was refused, nor was a site's row in another's table. A site that is not looked at
-    // within half a second is WordPress's.
+    // No call was refused, and no site's row was in another's table. WordPress answers for a site
+    // whose first check takes longer than half a second.
     let left = network.refreshes_by_php() as u64;
     assert!(native + left == 2 * SITES && left <= SITES / 20, "{native} native, {left} by WordPress");
     eventually("the analytics rows", async || {

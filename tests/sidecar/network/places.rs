@@ -1,4 +1,4 @@
-//! Networks at a path, networks whose main site is not that with the id 1, and sites with several
+//! Networks at a path, networks whose main site has another id than 1, and sites with several
 //! domains.
 
 use std::time::Duration;
@@ -10,8 +10,8 @@ use super::{claims, me, until_looked_at};
 use crate::support::raw::Message;
 use crate::support::sidecar::{Sidecar, wait_until};
 
-/// Logs in and refreshes there, and has WordPress accept the token. The refresh's answer, and
-/// whether it was native.
+/// Logs in and refreshes at a site, and has WordPress accept the token. Returns the response to the
+/// refresh and whether it was native.
 async fn login_and_refresh(network: &NetworkSite, sidecar: &Sidecar, at: At<'_>) -> (Message, bool) {
     let login = network.log_in(sidecar, at);
     // Two access tokens that the plugin makes for a user within one second are the same, and the
@@ -24,7 +24,8 @@ async fn login_and_refresh(network: &NetworkSite, sidecar: &Sidecar, at: At<'_>)
     (answer, network.refreshes_by_php() == before)
 }
 
-/// The row that a native refresh has written, in the table of this site, and its event's `blog_id`.
+/// Asserts that a native refresh writes its row to this site's table, and that its event has the
+/// site's `blog_id`.
 async fn assert_native_at(network: &NetworkSite, sidecar: &Sidecar, id: u64, at: At<'_>, home: &str) {
     until_looked_at(network, sidecar, id, at).await;
     let tables = network.tables(id);
@@ -58,7 +59,7 @@ async fn a_network_at_a_path_is_native() {
     }
     drop(sidecar);
 
-    // More sites than are read as a whole: each place is looked up.
+    // Too many sites to be read as a whole: each address is looked up.
     let many = "INSERT INTO wp_blogs (site_id, domain, path, registered) SELECT 1, 'net.test', CONCAT('/net/many', seq, '/'), \
                 NOW() FROM seq_1_to_10000";
     network.database.execute(many).await;
@@ -66,7 +67,7 @@ async fn a_network_at_a_path_is_native() {
     assert_native_at(&network, &sidecar, 2, two, "http://net.test/net/two").await;
 }
 
-/// As a network is left where its main site was made another one.
+/// The state of a network after another site was made the main one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_whose_main_site_is_another_is_native() {
     let two = At("net.test", "/two");
@@ -99,7 +100,7 @@ async fn both_domains_of_a_mapped_site_are_served() {
         &[At("net.test", "/two"), mapped],
         "defined( 'WITHOUT_SUNRISE' ) || define( 'SUNRISE', true );",
     );
-    // A domain of a site's that its row does not have: code that maps domains picks the site.
+    // A domain that is not in the site's row: code that maps domains selects the site.
     let sunrise = format!("{}/wp-content/sunrise.php", network.site.said("ROOT"));
     std::fs::write(
         &sunrise,
@@ -114,14 +115,14 @@ async fn both_domains_of_a_mapped_site_are_served() {
         network.get("second.test", "/wp-json/").json()["home"].as_str() == Some("http://mapped.test")
     });
     let sidecar = network.sidecar(&[]);
-    // WordPress takes the site's own domain with `www.` before it for the site.
+    // WordPress accepts the site's own domain with `www.` before it.
     for at in [mapped, At("www.mapped.test", "")] {
         assert_native_at(&network, &sidecar, 3, at, "http://mapped.test").await;
     }
     let (answer, is_by_sidecar) = login_and_refresh(&network, &sidecar, At("second.test", "")).await;
     assert!(!is_by_sidecar, "the network's table does not say whose this domain is: {answer:?}");
     assert_eq!(claims(&answer)["iss"], "http://mapped.test");
-    // A token of one domain is good on the other.
+    // A token from one domain is valid on the other.
     let login = network.log_in(&sidecar, At("second.test", ""));
     assert!(is_native(&refresh(&sidecar, mapped, login["refresh_token"].as_str().unwrap())));
 }

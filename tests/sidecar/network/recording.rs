@@ -1,12 +1,12 @@
-//! `fixtures/recorded-network.json`: what WordPress and the plugin did on networks, and on a site
-//! of many hosts.
+//! `fixtures/recorded-network.json`: how WordPress and the plugin behaved on networks, and on a
+//! site with many hosts.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 const FILE: &str = include_str!("../../fixtures/recorded-network.json");
 
-/// As the file itself explains.
+/// The fields are explained in the file itself.
 #[derive(Deserialize)]
 pub struct Recorded {
     pub header_sets: Vec<Vec<(String, Option<String>)>>,
@@ -18,9 +18,9 @@ pub struct Network {
     pub name: String,
     pub domain: String,
     pub subdomains: bool,
-    /// More lines of wp-config.php; of the single site.
+    /// Additional lines of wp-config.php; of the single site.
     pub config: Option<String>,
-    /// The hosts of the single site; empty: it is a network.
+    /// The hosts of the single site; empty for a network.
     #[serde(default)]
     pub hosts: Vec<String>,
     pub sites: Vec<RecordedSite>,
@@ -35,7 +35,7 @@ pub struct RecordedSite {
     pub settings: Option<String>,
 }
 
-/// Something that was recorded; most are calls.
+/// Something that was recorded, mostly a call.
 #[derive(Deserialize)]
 pub struct Exchange {
     pub name: String,
@@ -99,7 +99,7 @@ pub struct Check {
     pub said: Said,
 }
 
-/// What the plugin says of an access token.
+/// The plugin's answer about an access token.
 #[derive(Deserialize, Clone)]
 pub struct Said {
     pub status: u16,
@@ -125,7 +125,7 @@ impl Recorded {
         serde_json::from_str(FILE).unwrap()
     }
 
-    /// The one of this name.
+    /// The network with this name.
     pub fn network(&self, name: &str) -> &Network {
         self.networks.iter().find(|network| network.name == name).unwrap()
     }
@@ -136,14 +136,14 @@ impl Call {
         self.method.as_deref().unwrap_or("POST")
     }
 
-    /// A call of the refresh's own route and method. WordPress has all others.
+    /// Whether the call has the refresh route's path and method. WordPress answers all others.
     pub fn is_refresh(&self) -> bool {
         self.method() == "POST" && !self.path.ends_with("/token")
     }
 }
 
 impl Network {
-    /// The site that WordPress takes a call for, if any; else the first.
+    /// The id of the site that WordPress selects for a call; the first one if it selects none.
     pub fn site_at(&self, host: &str, path: &str) -> u64 {
         let host = host.to_ascii_lowercase();
         let host = host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).unwrap_or(&host);

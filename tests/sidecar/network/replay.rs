@@ -1,6 +1,5 @@
-//! All that was recorded of networks, and of a site of many hosts, once more through the sidecar:
-//! what clients get and what is written is what was recorded, but for the sidecar's deliberate
-//! differences.
+//! Replays all recorded exchanges of networks, and of a site with many hosts, through the sidecar:
+//! responses and rows are as recorded, except for the sidecar's deliberate differences.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
@@ -53,7 +52,7 @@ fn nothing_that_was_recorded_is_left_out() {
     assert!(listed.all(|name| names.iter().any(|(_, known)| *known == name)));
 }
 
-/// Panics with all that was not as recorded.
+/// Panics with everything that was not as recorded.
 async fn replay(name: &str) {
     let recorded = Recorded::read();
     let network = recorded.network(name);
@@ -100,7 +99,7 @@ async fn made(network: &Network) -> NetworkSite {
         None => made.activate_everywhere(),
     }
     for site in &network.sites {
-        // The first call for this one is recorded.
+        // The first call for this site is recorded.
         if network.exchanges[0].name.starts_with("nine_") && site.path == "/nine/" {
             continue;
         }
@@ -113,7 +112,7 @@ async fn made(network: &Network) -> NetworkSite {
 
 fn start(network: &Network, made: &NetworkSite) -> Sidecar {
     let hosts = network.hosts.join(",");
-    // A used token that comes back at once is given its pair again; that is another test's.
+    // Without the reuse interval, which other tests cover.
     let mut arguments = vec!["--refresh-reuse-interval", "0s"];
     if !hosts.is_empty() {
         arguments.extend(["--wordpress-hosts", &hosts]);
@@ -121,7 +120,7 @@ fn start(network: &Network, made: &NetworkSite) -> Sidecar {
     made.sidecar(&arguments)
 }
 
-/// How the site is at the moment.
+/// The site's current state.
 #[derive(Default, Clone, PartialEq)]
 struct State {
     flag: Option<Flag>,
@@ -135,11 +134,11 @@ struct Replay<'a> {
     made: &'a NetworkSite,
     sidecar: Sidecar,
     now: State,
-    /// The token of the call before, and whose table it is in.
+    /// The token of the previous call, and the site whose table contains it.
     last: Option<(u64, Token)>,
-    /// The refresh token that the call before brought.
+    /// The refresh token from the previous call.
     login: Option<String>,
-    /// The last ones, by their issuers.
+    /// The latest access tokens, by issuer.
     access_tokens: HashMap<String, String>,
     headers: &'a [Vec<(String, Option<String>)>],
 }
@@ -150,11 +149,11 @@ impl Replay<'_> {
             What::Call(call) => call.user_flag.clone(),
             _ => None,
         };
-        // What is recorded of nothing in particular stays as it is.
+        // A state that the recording does not mention stays as it is.
         let active = exchange.active.clone().or_else(|| self.now.active.clone());
         let flag = exchange.flag.clone();
         self.become_as(State { flag, user_flag, active, dollar_host: exchange.dollar_host }).await;
-        // The window of each is its own, but for those that are about it.
+        // Each call has a window of its own, except those that test the limit.
         let client = match exchange.name.starts_with("limit_") {
             true => Ipv4Addr::new(127, 2, 0, 1),
             false => Ipv4Addr::new(127, 1, 0, u8::try_from(number).unwrap() + 1),
@@ -175,7 +174,8 @@ impl Replay<'_> {
         }
     }
 
-    /// Until the sidecar answers itself, each time as another client with a window of its own.
+    /// Repeats the call until the sidecar answers it, each time as another client with a window of
+    /// its own.
     async fn compare_once_asked_for(&mut self, call: &Call) -> Vec<String> {
         let mut found = Vec::new();
         for attempt in 1..=40 {
@@ -242,7 +242,7 @@ impl Replay<'_> {
         found
     }
 
-    /// Asks the plugin, by way of the sidecar, what it thinks of an access token.
+    /// Asks the plugin, through the sidecar, about an access token.
     fn check(&self, Check { of, at, said }: &Check) -> Vec<String> {
         let bearer = self.access_tokens.get(of).expect("an access token of this issuer");
         let place = at.strip_prefix("http://").unwrap();
@@ -260,8 +260,8 @@ impl Replay<'_> {
         if found == recorded { Vec::new() } else { vec![format!("{of} at {at}: {found:?}, recorded {recorded:?}")] }
     }
 
-    /// A deliberate difference: what the sidecar counts is in its memory, so that no call costs a
-    /// row. That it counts as was recorded is in the calls' own `remaining`.
+    /// A deliberate difference: the sidecar counts in memory, so that no call costs a row. The
+    /// calls' own `remaining` shows that it counts as recorded.
     async fn compare_windows(&self, prefixes: impl Iterator<Item = &String>, client: Ipv4Addr) -> Vec<String> {
         let mut found = Vec::new();
         for prefix in prefixes {
@@ -280,7 +280,7 @@ impl Replay<'_> {
         found
     }
 
-    /// Calls with this method and target that have reached WordPress so far.
+    /// How many calls with this method and target have reached WordPress so far.
     fn reached(&self, call: &Call) -> usize {
         let line = format!("{} {}", call.method(), call.path);
         self.made.site.requests().iter().filter(|request| **request == line).count()
@@ -309,10 +309,10 @@ impl Replay<'_> {
         }
         if before.dollar_host != next.dollar_host {
             self.made.pass_dollar_host(next.dollar_host);
-            // Another web server, so to speak.
+            // This simulates another web server.
             self.sidecar = start(self.network, self.made);
         }
-        // What is known of a site or of the network is three seconds old at most.
+        // What the sidecar has read about a site or the network is at most three seconds old.
         if before.flag != next.flag || before.active.is_some() && before.active != next.active {
             tokio::time::sleep(Duration::from_millis(3_500)).await;
         }

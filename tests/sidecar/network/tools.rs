@@ -1,4 +1,5 @@
-//! What operators do to one further site of a network: its index, its verification, its old rows.
+//! Operators' commands for one further site of a network: its index, its verification, its old
+//! rows.
 
 use super::made::{At, NetworkSite, refresh};
 use super::{until_looked_at, verified};
@@ -9,7 +10,7 @@ use crate::support::sidecar::{command, wait_until};
 const TWO: At<'static> = At("net.test", "/two");
 const MAPPED: At<'static> = At("mapped.test", "");
 
-/// How a command of this network's configuration ended, and all that it said.
+/// Runs a command with this network's configuration. Returns its exit code and all output.
 fn run(network: &NetworkSite, arguments: &[&str]) -> (Option<i32>, String) {
     let upstream = format!("http://{}", network.site.upstream());
     let config = network.site.wp_config().to_str().unwrap();
@@ -82,7 +83,7 @@ async fn a_further_site_begins_its_verification_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn old_rows_of_sites_in_use_go() {
     let network = NetworkSite::up(false, &[TWO, MAPPED], "");
-    // Nothing but the last row of a family stays, and that whatever its age.
+    // Only the last row of a family stays, whatever its age.
     let mut old = Vec::new();
     for id in [2, 3] {
         let tables = network.tables(id);
@@ -98,5 +99,5 @@ async fn old_rows_of_sites_in_use_go() {
     eventually("the row of the site in use is gone", async || !is_there(2).await).await;
     let line = sidecar.wait_for_log("old rows deleted");
     assert!(line.contains("wp_2_jwt_auth_tokens"), "{line}");
-    assert!(is_there(3).await, "nobody uses that site");
+    assert!(is_there(3).await, "that site is not in use");
 }
