@@ -75,7 +75,7 @@ fn unproven(view: &View, status: &Status) -> Option<Finding> {
     match view.state {
         ViewState::Differs => {
             let what =
-                format!("WordPress refreshes otherwise than the sidecar would, and gets all refreshes: {difference}");
+                format!("WordPress refreshes differently than the sidecar would, and gets all refreshes: {difference}");
             Some(Finding::warning(Area::Parity, "verify.differs", what, fix))
         }
         ViewState::Unverified => {

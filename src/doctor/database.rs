@@ -157,7 +157,7 @@ pub async fn hosts(installation: &Installation) -> Vec<Finding> {
         };
         findings.push(match asked.await {
             Ok((server, _)) if server.read_only => {
-                Finding::ok(Area::Database, id, format!("{label} is read-only: it is used once it takes writes"))
+                Finding::ok(Area::Database, id, format!("{label} is read-only: it is used once it accepts writes"))
             }
             Ok((_, Some(node))) => Finding::warning(
                 Area::Database,
@@ -166,7 +166,7 @@ pub async fn hosts(installation: &Installation) -> Vec<Finding> {
                 "It is used again once it is synced. If it stays so: what does its error log say, and is a backup or a \
                  transfer to a node that joins under way?",
             ),
-            Ok(_) => Finding::ok(Area::Database, id, format!("{label} takes writes")),
+            Ok(_) => Finding::ok(Area::Database, id, format!("{label} accepts writes")),
             Err(error) => Finding::warning(
                 Area::Database,
                 id,
@@ -258,7 +258,7 @@ pub fn unreachable(error: &DatabaseError, installation: &Installation) -> Findin
         }
         DatabaseError::ReadOnly => {
             "All that can be reached are replicas: is a failover under way? Promote one, or start the primary; the sidecar \
-             takes the first that takes writes."
+             takes the first that accepts writes."
         }
         DatabaseError::NoConnection | DatabaseError::TimedOut => {
             "Something drops the connection without a word: look for a firewall, and at DB_HOST (or wordpress.database_url)."

@@ -83,7 +83,7 @@ fn judge(view: &View) -> Finding {
         }
         ViewState::Differs => {
             let what = format!(
-                "WordPress refreshes otherwise than the running sidecar would, and gets all refreshes: {difference}"
+                "WordPress refreshes differently than the running sidecar would, and gets all refreshes: {difference}"
             );
             Finding::warning(Area::Parity, ID, what, fix)
         }

@@ -169,7 +169,7 @@ impl Relay {
                 if !self.is_upload_broken {
                     let source = std::error::Error::source(error).map(ToString::to_string);
                     let (client, request_id) = (self.client, &self.id);
-                    warn!(%client, %request_id, source, "the upstream's answer ended early: {error}");
+                    warn!(%client, %request_id, source, "the upstream's response ended early: {error}");
                     if let Some(lease) = lease {
                         lease.count(error.event());
                     }

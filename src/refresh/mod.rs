@@ -325,8 +325,8 @@ impl Call<'_> {
             return Ok(Decided::Answered(self.respond(&Reply::InvalidToken, window), RefreshLog::of("unknown")));
         }
         let Ok(refresh_token) = access_token::new_refresh_token() else {
-            warn!(request_id = %self.id, "the system gives no randomness; a refresh goes to WordPress");
-            return Ok(Decided::Left(Leave::because("the system gives no randomness")));
+            warn!(request_id = %self.id, "no random bytes from the operating system; a refresh is left to WordPress");
+            return Ok(Decided::Left(Leave::because("no random bytes from the operating system")));
         };
         let event = self.event(&user_agent);
         let plan = Plan { replays, ..self.plan(token, refresh_token, user_agent) };

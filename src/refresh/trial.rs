@@ -37,7 +37,7 @@ impl std::fmt::Display for Refused {
         match self.refusal {
             Refusal::Absent => write!(f, "the table {table}, a column or an index of it is missing")?,
             Refusal::Unprepared => write!(f, "the server prepares no statement for the table {table}")?,
-            Refusal::ReadOnly => write!(f, "the server takes no writes to the table {table}")?,
+            Refusal::ReadOnly => write!(f, "the server accepts no writes to the table {table}")?,
             Refusal::Denied => {
                 let right = self.statement.map_or("SELECT", Statement::right);
                 write!(f, "the database user may not {right} in the table {table}")?;
@@ -58,7 +58,7 @@ impl Refused {
                 "raise max_prepared_stmt_count at the server, or let the proxy in front of it pass prepared statements"
             }
             Refusal::ReadOnly => {
-                "name a server that takes writes in wordpress.database_url or wordpress.database_hosts, or switch its \
+                "name a server that accepts writes in wordpress.database_url or wordpress.database_hosts, or switch its \
                  read_only off"
             }
             Refusal::Denied => "grant the right: `wp-jwt-sidecar doctor` prints the statements",

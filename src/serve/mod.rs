@@ -362,7 +362,7 @@ async fn keep_alive(pulse: Arc<Pulse>, interval: Duration) {
     loop {
         match pulse.beats(limit).await {
             Ok(()) => notify::alive(),
-            Err(silent) => warn!(%silent, "the self-check failed, and the watchdog is not told that all is well"),
+            Err(silent) => warn!(%silent, "the self-check failed; the watchdog gets no sign of life"),
         }
         sleep(interval / 2).await;
     }

@@ -22,7 +22,7 @@ pub fn reloading() {
         // Type=notify-reload needs the time, to tell the reply to this signal from the reply to an
         // earlier one.
         Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]),
-        Err(error) => warn!(%error, "the service manager was not told of a reload"),
+        Err(error) => warn!(%error, "the service manager could not be notified of a reload"),
     }
 }
 
@@ -54,6 +54,6 @@ pub fn is_wanted() -> bool {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "the service manager could not be told of the service's state");
+        warn!(%error, "the service manager could not be notified of the service's state");
     }
 }

@@ -106,7 +106,7 @@ impl Known {
                 site,
                 kind = difference.kind.name(),
                 fix = difference.kind.fix(),
-                "WordPress refreshes otherwise than the sidecar would, and gets all refreshes: {difference}"
+                "WordPress refreshes differently than the sidecar would, and gets all refreshes: {difference}"
             ),
             (None, State::Agrees) if !self.is_scanned => {
                 info!(site, "WordPress's refreshes agree with the sidecar's; the site's files are still to be read");

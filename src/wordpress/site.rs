@@ -409,7 +409,7 @@ impl Sites {
                     // read shows on the status page.
                     debug!(%error, table_prefix = self.installation.table_prefix, "the settings of a site of the network cannot be read");
                 } else if !std::mem::replace(&mut last.database_is_away, true) {
-                    warn!(%error, "the site's settings cannot be read; the sidecar goes on forwarding and keeps trying");
+                    warn!(%error, "the site's settings cannot be read; the sidecar retries and forwards meanwhile");
                 }
                 drop(last);
                 self.last_known(&error.to_string())

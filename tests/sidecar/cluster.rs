@@ -338,7 +338,7 @@ async fn a_node_that_is_not_synced_is_passed_over() {
     let line = sidecar.wait_for_log("another one is used from now on");
     assert!(line.contains("Donor/Desynced, Primary"), "{line}");
     behind.let_go().await;
-    sidecar.wait_for_log("takes writes again and is used from now on");
+    sidecar.wait_for_log("accepts writes again and is used from now on");
     let token = first.server.same(&database).insert_token(TokenState::Live, user).await.refresh_token;
     assert_eq!(refresh(sidecar.address(), &token).await.0, 200);
     drop(upstream);

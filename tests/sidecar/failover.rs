@@ -18,7 +18,7 @@ const APPS: usize = 16;
 const HOSTS: &str = "WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS";
 const MOVED: &str = "another one is used from now on";
 const ANOTHER: &str = "it lacks what the one in use has";
-const RETURNED: &str = "takes writes again and is used from now on";
+const RETURNED: &str = "accepts writes again and is used from now on";
 
 struct Moving {
     pair: Pair,

@@ -334,8 +334,8 @@ async fn a_server_that_refuses_for_now() {
     let wp_config = site.wp_config(SITES_USER, "");
     let of_its_own = [(URL, url.as_str()), (CONFIG, wp_config.to_str().unwrap())];
     let (others, own) = (site.sidecar(&of_its_own), site.sidecar(&[]));
-    assert!(warning(&others, 0, LEFT)["reason"].as_str().unwrap().contains("takes no writes"));
-    assert!(warning(&own, 0, UNAVAILABLE)["reason"].as_str().unwrap().contains("takes no writes"));
+    assert!(warning(&others, 0, LEFT)["reason"].as_str().unwrap().contains("accepts no writes"));
+    assert!(warning(&own, 0, UNAVAILABLE)["reason"].as_str().unwrap().contains("accepts no writes"));
     let mut root = server.root().await;
     root.query_drop(format!("USE {}", site.name())).await.unwrap();
     let token = site.token_by(&mut root).await;

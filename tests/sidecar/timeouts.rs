@@ -231,7 +231,7 @@ fn an_answer_that_stands_still_is_cut_and_the_log_says_why() {
     client.send(GET);
     let answer = client.response();
     assert_eq!((answer.complete, answer.body.as_slice()), (false, &b"abcdef"[..]));
-    assert!(sidecar.wait_for_log("answer ended early").contains(LIMIT_TEXT));
+    assert!(sidecar.wait_for_log("response ended early").contains(LIMIT_TEXT));
 }
 
 /// Sends more than the sidecar collects before it connects to the upstream, then a little at a

@@ -20,7 +20,7 @@ use plugin::{Code, WordPress};
 
 /// The log's text when the sidecar starts to answer refreshes itself.
 const AGREES: &str = "agree with the sidecar's: refreshing natively";
-const DIFFERS: &str = "WordPress refreshes otherwise than the sidecar would";
+const DIFFERS: &str = "WordPress refreshes differently than the sidecar would";
 
 /// Settings with which three equal answers suffice.
 const THREE: [(&str, &str); 3] = [

@@ -38,7 +38,7 @@ pub struct Times {
 /// The difference.
 pub fn check(jwt: &str, wanted: &Wanted<'_>) -> Result<Times, Finding> {
     let claim = |what: String| Finding::Differs(Difference::new(Kind::Claim, what));
-    let unreadable = || claim("claim access token that is no JWT".to_owned());
+    let unreadable = || claim("claim access token that is not a JWT".to_owned());
     let mut parts = jwt.split('.');
     let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(unreadable());
@@ -173,7 +173,7 @@ mod tests {
             (set("nbf", json!(1_302)), "claim: claim nbf (not that of iat)"),
             (set("exp", json!(3_602)), "lifetime: lifetime 2600 s, the setting says 600 s"),
             (set("exp", json!(0)), "lifetime: lifetime 0 s, the setting says 600 s"),
-            (json!([]), "claim: claim access token that is no JWT"),
+            (json!([]), "claim: claim access token that is not a JWT"),
         ] {
             assert_eq!(said(&jwt(claims, &ours), &ours), words);
         }

@@ -187,7 +187,7 @@ impl Judged {
             // A page that asks the client to wait or to prove that it is human; or PHP's warnings
             // before the JSON.
             None if says_json(head) => {
-                let difference = Difference::new(Kind::Body, "body that is no JSON");
+                let difference = Difference::new(Kind::Body, "body that is not JSON");
                 return Judged::Found(Finding::Suspicious(difference));
             }
             None => return Judged::Found(Finding::Void),

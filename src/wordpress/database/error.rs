@@ -22,7 +22,7 @@ pub enum DatabaseError {
     #[error("cannot connect to the database by TLS: {0}")]
     Tls(String),
     /// Of several hosts, those that can be reached are read-only.
-    #[error("no host of the database takes writes")]
+    #[error("no host of the database accepts writes")]
     ReadOnly,
     /// A statement took longer than the rotation may take.
     #[error("the database did not answer in time")]

@@ -124,7 +124,7 @@ impl Database {
                 host,
                 before,
                 why,
-                "the database's host takes no writes or cannot be reached; another one is used from now on"
+                "the database's host accepts no writes or cannot be reached; another one is used from now on"
             );
         }
         true

@@ -54,7 +54,7 @@ impl Database {
             };
             if let Some(place) = lacking.filter(|_| lacking != warned) {
                 let host = self.label(place);
-                warn!(host, "an earlier host of the database takes writes, but it lacks what the one in use has");
+                warn!(host, "an earlier host of the database accepts writes, but it lacks what the one in use has");
             }
             warned = lacking;
             if let Some(place) = recovery.saw(whole, LOOKS) {
@@ -63,7 +63,7 @@ impl Database {
                 self.another_server();
                 info!(
                     host = self.label(place),
-                    "the database's earlier host takes writes again and is used from now on"
+                    "the database's earlier host accepts writes again and is used from now on"
                 );
             }
             let in_use = self.at().place;

@@ -75,7 +75,7 @@ impl Connection {
     pub(super) fn unfit(&self) -> String {
         match &self.node {
             Some(node) if !node.is_synced() => format!("a node of the cluster that is not in step ({node})"),
-            _ => "it takes no writes".to_owned(),
+            _ => "it accepts no writes".to_owned(),
         }
     }
 }

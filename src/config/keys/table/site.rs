@@ -29,7 +29,7 @@ keys! {
         .about("Hosts of the database in place of DB_HOST (and of the one in database_url), each in a form that \
             DB_HOST may have: the primary, then the replicas that may become primary, with the same user and \
             password.")
-        .change("If the first cannot be reached or is read-only, the sidecar uses the next one that takes writes. It \
+        .change("If the first cannot be reached or is read-only, the sidecar uses the next one that accepts writes. It \
             returns to an earlier one once that has taken writes for ten seconds and has the other's data. Never let \
             two of them take writes, unless they are one cluster. Leave it empty if one address always leads to the \
             primary.");

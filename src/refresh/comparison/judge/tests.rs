@@ -109,7 +109,7 @@ fn the_body_of_a_success() {
         (set("expires_in", json!(900)), "lifetime: expires_in 900 s, the setting says 600 s"),
         (set("token_type", json!("bearer")), "body: body token_type (not Bearer)"),
         (set("refresh_token", json!("0123")), "body: body refresh_token (not 32 hex digits)"),
-        (set("access_token", json!("a.b.c")), "claim: claim access token that is no JWT"),
+        (set("access_token", json!("a.b.c")), "claim: claim access token that is not a JWT"),
         (success(|body| drop(body.shift_remove("token_type"))), "body: body -token_type"),
         // A member that the sidecar sends, too.
         (set("token", json!(jwt())), "agrees with a pair "),
@@ -130,7 +130,7 @@ fn the_body_of_a_success() {
 #[test]
 fn what_is_no_answer_of_the_plugins() {
     for (status, body, words) in [
-        (200, "<html>", "body? body that is no JSON"),
+        (200, "<html>", "body? body that is not JSON"),
         (200, "[1]", "body: body (array of integer)"),
         (201, "{}", "body: status 201, the plugin answers 200"),
         (204, "", "void"),
