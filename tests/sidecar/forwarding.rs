@@ -1,5 +1,5 @@
-//! Forwarded messages arrive unchanged, in both directions, except for the changes that the README
-//! lists.
+//! Forwarded messages arrive unchanged, in both directions, except for the changes that
+//! docs/forwarding.md lists.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

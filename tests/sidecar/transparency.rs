@@ -1,5 +1,5 @@
 //! Unusual input that passes unchanged, and the short list of what does not: the tests of the
-//! README's section on changes.
+//! section of docs/forwarding.md on changes.
 
 use std::sync::mpsc::channel;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! "Forwarded unchanged", tested literally: what arrives is what was sent, byte for byte, except
-//! for the README's list of changes. The test generates thousands of random requests and responses;
-//! the same ones through nginx show which changes only the sidecar or only nginx makes.
+//! for the changes that docs/forwarding.md lists. The test generates thousands of random requests
+//! and responses; the same ones through nginx show which changes only the sidecar or only nginx
+//! makes.
 //!
 //! `WIRE_SEED=… WIRE_CASES=…` select other cases. A failure names both.
 

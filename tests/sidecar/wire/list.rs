@@ -1,5 +1,5 @@
-//! A second implementation of the list of changes, written from the README and not from the
-//! program.
+//! A second implementation of the list of changes, written from docs/forwarding.md and not from
+//! the program.
 
 use super::generated::{Answer, Body, Line, Request};
 
