@@ -258,11 +258,11 @@ impl Native {
     pub async fn first_look(&self) {
         if let Some(other) = &self.refresher.sites.installation().passed_over {
             let (problem, fix) = (other.problem(), other.fix());
-            warn!(problem, fix, "what PHP said of a site is not taken for this one");
+            warn!(problem, fix, "an import of another site is not used for this one");
         }
         if let Some(Import { file, stale: Some(change), .. }) = &self.refresher.sites.installation().import {
             let import = file.display();
-            warn!(%import, change, "what PHP said of the site is older than the files it is made of");
+            warn!(%import, change, "the import is older than the files that it was made from");
         }
         let tasks = &self.refresher.tasks;
         let (looked, first_look) = oneshot::channel();

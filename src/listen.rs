@@ -63,7 +63,7 @@ pub enum Order {
 /// `ipv6_only`, `[::]` leaves IPv4 to another socket of the same port.
 ///
 /// # Errors
-/// What the system says: address in use, not this machine's, port below 1024 without the right. A
+/// The system's error: address in use, not this machine's, port below 1024 without the right. A
 /// socket that systemd passes cannot be opened here; see [`inherited`].
 pub fn bind(address: &ListenAddress, unix: &UnixSockets, ipv6_only: bool) -> io::Result<Listener> {
     Ok(match address {
@@ -80,7 +80,7 @@ pub fn bind(address: &ListenAddress, unix: &UnixSockets, ipv6_only: bool) -> io:
 /// made ready for that.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 fn bind_beside(address: SocketAddr, ipv6_only: bool) -> io::Result<Listener> {
     of_tcp(bind_tcp(address, ipv6_only, true)?, false)
 }
@@ -109,7 +109,7 @@ impl Listener {
     /// Registers the socket with the runtime that this is called in.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn register(self) -> io::Result<Registered> {
         Ok(Registered(match self.socket {
             ListeningSocket::Tcp(socket) => RegisteredSocket::Tcp(TcpListener::from_std(socket)?),

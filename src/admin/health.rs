@@ -1,8 +1,8 @@
 //! Whether the sidecar is alive (`/healthz`), and whether it is ready (`/readyz`).
 //!
 //! A sidecar is alive if its accept loop turns. It is ready if it has recently reached the database
-//! and the upstream and is not about to end. Neither shows the health of the site itself: a sidecar
-//! in front of a WordPress that answers 500 is both.
+//! and the upstream and is not about to end. Neither says anything about the site: a sidecar in front of a
+//! WordPress that responds with 500 is alive and ready.
 
 use std::time::{Duration, Instant};
 

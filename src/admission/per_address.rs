@@ -21,7 +21,7 @@ pub struct PerAddress {
     open: Arc<Mutex<HashMap<IpAddr, Open>>>,
 }
 
-/// What one address has open.
+/// The connections and permits of one address.
 struct Open {
     connections: usize,
     /// The limits that the permits were made for: exchanges of an address and of one connection,
@@ -34,8 +34,9 @@ struct Open {
 }
 
 impl PerAddress {
-    /// The limits per address, with zero as unlimited. `one_connection` of the `exchanges` may be
-    /// those of one connection, and `early_bodies` of them may send their bodies at once.
+    /// The limits per address; zero is unlimited. `one_connection`: how many exchanges a single
+    /// connection may have in flight. `early_bodies`: how many exchanges of an address may send
+    /// their bodies at once.
     pub fn new(connections: usize, exchanges: usize, one_connection: usize, early_bodies: usize) -> Arc<Self> {
         Arc::new(PerAddress { connections, exchanges, one_connection, early_bodies, open: Arc::default() })
     }

@@ -63,7 +63,7 @@ pub fn limit() -> u64 {
 /// Raises this process's limit to the hard limit.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn raise_limit() -> io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {

@@ -102,7 +102,7 @@ impl ExchangeError {
             ExchangeError::TooManyInFlight(NoPlace { scope, .. }) => (
                 503,
                 "too_many_in_flight",
-                "Too many requests are being answered at the moment.",
+                "Too many requests are in progress at the moment.",
                 if *scope == Scope::All { Upstream } else { Client },
                 Event::TooManyInFlight,
             ),
@@ -138,9 +138,13 @@ impl ExchangeError {
                 Upstream,
                 Event::UpstreamTls,
             ),
-            ExchangeError::Forward(ForwardError::Response(_)) => {
-                (502, "upstream_broke_off", "The site broke off before its answer.", Upstream, Event::UpstreamBrokeOff)
-            }
+            ExchangeError::Forward(ForwardError::Response(_)) => (
+                502,
+                "upstream_broke_off",
+                "The site closed the connection before it responded.",
+                Upstream,
+                Event::UpstreamBrokeOff,
+            ),
             ExchangeError::Forward(ForwardError::Timeout(_)) => {
                 (504, "upstream_timeout", "The site did not answer in time.", Upstream, Event::UpstreamTimeout)
             }
@@ -154,7 +158,7 @@ impl ExchangeError {
             ExchangeError::Forward(ForwardError::TransferEncoding) => (
                 502,
                 "upstream_transfer_encoding",
-                "The answer of the site could not be read.",
+                "The site's response could not be read.",
                 Upstream,
                 Event::UpstreamTransferEncoding,
             ),

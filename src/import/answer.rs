@@ -178,7 +178,7 @@ impl Answer {
     pub(super) fn needs_no_process(&self) -> Result<(), String> {
         match (&self.asks_for_process, &self.changed) {
             (Some(ask), _) => Err(format!(
-                "{ask} what is another for each process, so that the answer may not be the web server's: take that out, or {INSTEAD}"
+                "{ask} what differs between processes, so that the answer may not be the web server's: take that out, or {INSTEAD}"
             )),
             (None, Some(name)) => Err(format!(
                 "putenv() changes {name}, but under a web server getenv() still takes it from the request: take that out, or \

@@ -190,8 +190,8 @@ impl Visit<'_> {
         let hosts = [("HTTP_HOST", host), ("SERVER_NAME", host.split(':').next().unwrap_or(host))];
         let always = [("SERVER_PROTOCOL", "HTTP/1.1"), ("QUERY_STRING", ""), ("GATEWAY_INTERFACE", "CGI/1.1")];
         let server: BTreeMap<&str, &str> = always.into_iter().chain(request.server()).chain(hosts).collect();
-        // The limits are not the site's: values that depend on them must not be used, and are not,
-        // since they then differ.
+        // The second run has other limits: a value made from them differs between the runs and is
+        // refused.
         let more = u64::from(request != Request::Usual);
         let answer = self.sandbox.run(self.place, self.environment, &server, more)?;
         answer.must_be_whole(self.place, self.runner, host)?;

@@ -37,8 +37,8 @@ const DRIVER: &str = concat!(
     include_str!("driver/run.php")
 );
 
-/// PHP's settings: off is what would print, write or hide something, and what web servers' PHP
-/// cannot do either.
+/// PHP's settings. They switch off everything that prints, writes or hides, and what PHP in web
+/// servers cannot do either.
 const SETTINGS: [&str; 13] = [
     "opcache.enable=0",
     "opcache.enable_cli=0",

@@ -248,8 +248,8 @@ impl Comparison {
         addition
     }
 
-    /// In what WordPress's response deviates from the plugin's own, while that is still being found
-    /// out.
+    /// How WordPress's response deviates from the plugin's own; `None` once no further explanation
+    /// is searched for.
     fn deviation(
         &self,
         head: &Parts,

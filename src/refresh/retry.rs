@@ -278,7 +278,7 @@ impl Retries {
                     }
                     // The node of the new connection.
                     let node = self.store.database.node_state().map(tracing::field::display);
-                    info!(rotations = unknown.traces.len(), ?resolution, node, "what became of the commit is known");
+                    info!(rotations = unknown.traces.len(), ?resolution, node, "the commit's result is known");
                     return Ok(resolution);
                 }
                 Ok(Err(error)) => error,

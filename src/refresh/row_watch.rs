@@ -198,7 +198,7 @@ impl RowWatch {
         Ok(())
     }
 
-    /// What is to be read. `None`: only the id to begin with.
+    /// The rows to read; `None`: only the newest id, from which the watch begins.
     fn sought(&self, server: u64, epoch_since: u64) -> Option<Sought> {
         let mut state = self.state();
         if state.server != server {
@@ -236,7 +236,7 @@ impl RowWatch {
         rows
     }
 
-    /// What a judged row shows about the site, once it is certain.
+    /// The difference that a judged row shows, once it is certain.
     fn take(&self, row: &Written, judged: &Judged, is_still: bool, verification: &Verification) -> Option<Difference> {
         let mut state = self.state();
         let since = state.again.get(&row.id).copied();

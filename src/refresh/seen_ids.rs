@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 /// its row as soon as it has the id; an id without even that was rolled back or deleted.
 const KEPT: Duration = Duration::from_secs(600);
 
-/// The most gaps: each look takes longer with them, and a table whose ids do not grow by one has
-/// any number.
+/// The most gaps kept: each one makes every look slower, and ids that do not grow by one would make
+/// any number of them.
 const MOST: usize = 4_096;
 
 /// The ids seen so far.

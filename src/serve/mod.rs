@@ -86,7 +86,7 @@ pub fn serve<S: Future<Output = ()> + 'static>(
     }
     for thread in retired {
         if thread.join().is_err() {
-            error!("what a reload has replaced ended in a panic");
+            error!("the parts that a reload replaced ended in a panic");
         }
     }
     // Until here the status names what the start waits for.

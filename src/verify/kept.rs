@@ -134,7 +134,7 @@ impl Kept {
         }
         let verdict = read(&self.file).unwrap_or_else(|useless| {
             let file = self.file.display();
-            warn!(%file, %useless, "what was kept of the verification cannot be used; verifying again");
+            warn!(%file, %useless, "the stored state of the verification cannot be used; verifying again");
             None
         });
         self.written().verdict.clone_from(&verdict);

@@ -92,7 +92,7 @@ fn tell(explanation: &Explanation) {
     match &explanation.toml {
         Some(_) if explanation.is_complete => info!(
             users,
-            "what WordPress's answers differ in can be declared: `wp-jwt-sidecar verify` prints what to put into the configuration"
+            "the differences in WordPress's responses can be declared: `wp-jwt-sidecar verify` prints what to put into the configuration"
         ),
         _ => info!(
             users,

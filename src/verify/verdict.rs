@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::difference::Difference;
 
-/// The first comparisons must be of so many users: code that acts on one user only would otherwise
-/// be missed.
+/// The first comparisons must come from at least this many users: code that acts on one user only
+/// would otherwise be missed.
 const USERS: usize = 3;
 
-/// A site with fewer users needs so many times more comparisons instead.
+/// A site with fewer users needs this many times as many comparisons instead.
 const FEW_USERS: u32 = 3;
 
 /// Comparisons for a class of requests that was not seen before, once the site agrees.

@@ -90,8 +90,8 @@ impl fmt::Display for Known {
 pub enum Found {
     /// The first site, as far as can be determined; treated like a single site.
     Main,
-    /// The first site or none of the sidecar's: any other site is left to WordPress for this
-    /// reason.
+    /// The first site, or one that the sidecar does not know; any site but the first is left to
+    /// WordPress for this reason.
     OnlyMain(String),
     Blog(Arc<Blog>),
     /// Left to WordPress for this reason; with the site, if known.

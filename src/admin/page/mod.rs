@@ -100,7 +100,7 @@ impl Verdict {
     fn words(&self) -> &'static str {
         match self {
             Verdict::Well => "All is well",
-            Verdict::Warnings => "Needs a look",
+            Verdict::Warnings => "Needs attention",
             Verdict::Problems => "In trouble",
             Verdict::Draining => "Shutting down",
         }
@@ -155,9 +155,9 @@ fn header(status: &Status, name: &str, verdict: &Verdict) -> Markup {
 fn attention(status: &Status) -> Markup {
     html! {
         section #attention data-live aria-labelledby="attention-title" {
-            h2 #attention-title .hidden { "What needs a look" }
+            h2 #attention-title .hidden { "What needs attention" }
             @if status.findings.is_empty() {
-                p.calm { "Nothing needs a look." }
+                p.calm { "Nothing needs attention." }
             } @else {
                 ul.findings {
                     @for finding in &status.findings {
@@ -214,7 +214,7 @@ fn traffic(status: &Status) -> Markup {
                 (tile("tile-refreshed", "Refreshed here", &now(flow("refreshed")), &hour(flow("refreshed")), "green"))
                 (tile("tile-refused", "Refreshes refused", &now(flow("refused")), &hour(flow("refused")), "amber"))
                 (tile("tile-errors", "Errors, last hour", &count(errors), "5xx, the site's and ours", if errors > 0 { "red" } else { "plain" }))
-                (tile("tile-latency", "Refresh, 95 %", &p95("refresh"), &format!("forwarded {}", p95("forward")), "plain"))
+                (tile("tile-latency", "Refresh time, 95 %", &p95("refresh"), &format!("forwarded {}", p95("forward")), "plain"))
                 (tile("tile-open", "Connections", &count(status.open.connections),
                     &format!("{} requests, {} tunnels", count(status.open.requests), count(status.open.tunnels)), "plain"))
             }
@@ -257,7 +257,7 @@ fn charts(status: &Status) -> Markup {
         },
         Chart {
             id: "chart-latency",
-            title: "Time to the answer, 95 of 100",
+            title: "Response time, 95th percentile",
             series: vec![
                 series("refresh", "green", p95("refresh"), &history.refresh_p95),
                 series("forwarded", "blue", p95("forward"), &history.forward_p95),

@@ -16,7 +16,7 @@ pub fn section(view: &View) -> Markup {
         }
         ViewState::Agrees => ("well", "Refreshes are answered here, and proven to be what WordPress would have done."),
         ViewState::Differs => {
-            ("warning", "WordPress has the refreshes, since it does them otherwise than the sidecar would.")
+            ("warning", "WordPress has the refreshes, since it does them differently than the sidecar would.")
         }
         ViewState::Closed => ("plain", "WordPress has the refreshes, since it refuses its REST API."),
         ViewState::Trusted => ("plain", "Refreshes are answered here, and nothing is verified."),
@@ -42,7 +42,7 @@ pub fn section(view: &View) -> Markup {
                     @if let Some(fix) = &view.fix { dt { "What to do" } dd { (in_code(fix)) } }
                     dt { "Since" } dd { (httpdate::fmt_http_date(since)) }
                     dt { "Compared" }
-                    dd { (count(view.compared)) " answers of WordPress" @if let Some(progress) = view.progress() { "; " (progress) } }
+                    dd { (count(view.compared)) " responses of WordPress" @if let Some(progress) = view.progress() { "; " (progress) } }
                     @for origin in view.origin_lines() { dt { "Origin" } dd.long { (origin) } }
                     @for note in &view.notes { dt { "Note" } dd.long { (note) } }
                 }
@@ -61,7 +61,7 @@ mod tests {
     fn what_differs_is_said_and_nothing_gets_out_of_it() {
         let mut verdict = Verdict::new(20, 1_795_419_561);
         let page = section(&View::of(&verdict, None, true)).into_string();
-        for part in ["unverified", "0 of 20 answers of WordPress agree", "23 Nov 2026 07:39:21 GMT"] {
+        for part in ["unverified", "0 of 20 responses of WordPress agree", "23 Nov 2026 07:39:21 GMT"] {
             assert!(page.contains(part), "{part}: {page}");
         }
         verdict.differ(Difference::new(Kind::Body, "body +<b> (string)"), 1_795_419_561);

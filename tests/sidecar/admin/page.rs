@@ -101,7 +101,7 @@ async fn a_site_at_work() {
     let browser = Browser::start();
     look(&browser, address, "quiet");
     let calm = browser.run("return document.getElementById('attention').textContent");
-    assert!(calm.as_str().is_some_and(|text| text.contains("Nothing needs a look")), "{calm}");
+    assert!(calm.as_str().is_some_and(|text| text.contains("Nothing needs attention")), "{calm}");
 
     // Live: changes appear without user action, and nothing jumps.
     browser.run("scrollTo(0, 300); window.untouched = true; document.querySelector('details').open = true;");

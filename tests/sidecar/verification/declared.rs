@@ -168,7 +168,7 @@ impl Lab {
         self.sites.log_in_with(user, "crowd").await.refresh_token
     }
 
-    /// Lets the sidecar see enough answers of WordPress.
+    /// Lets the sidecar see enough responses of WordPress.
     async fn agrees(&self, sidecar: &Sidecar) {
         ready(sidecar).await;
         for user in &CERTAIN[..3] {

@@ -120,7 +120,7 @@ async fn a_site_that_is_not_verified_is_wordpresss_and_everybody_is_told() {
     assert_eq!(Some(Path::new(kept_in)), site.file().as_deref());
     let status = get(address, "/status.json").json();
     assert_eq!(status["site"]["native"], false);
-    let why = "it is not verified yet: 0 of 20 answers of WordPress agree";
+    let why = "it is not verified yet: 0 of 20 responses of WordPress agree";
     assert_eq!(status["site"]["obstacle"], why);
     let ready = readiness(address, 200);
     assert_eq!(
@@ -149,7 +149,7 @@ async fn a_site_that_is_not_verified_is_wordpresss_and_everybody_is_told() {
         &format!("sidecar:    {address}, for http://shop.example\n"),
         "state:      unverified, since ",
         ": WordPress has the refreshes\n",
-        "compared:   0 answers of WordPress; 0 of 20 answers of WordPress agree\n",
+        "compared:   0 responses of WordPress; 0 of 20 responses of WordPress agree\n",
         "what to do: Nothing has to be done.",
         &format!("kept in:    {kept_in}\n"),
     ] {
@@ -164,8 +164,8 @@ async fn a_site_that_is_not_verified_is_wordpresss_and_everybody_is_told() {
     assert_eq!(code, Some(0), "{checked}");
     assert!(checked.contains("found: ready to refresh natively once that is verified: home"), "{checked}");
     let line = format!(
-        "verification: 20 answers of WordPress first, then one of 1000 refreshes; kept in {kept_in}; begins as unverified: 0 of 20 \
-         answers of WordPress agree\n"
+        "verification: 20 responses of WordPress first, then one of 1000 refreshes; kept in {kept_in}; begins as unverified: 0 of 20 \
+         responses of WordPress agree\n"
     );
     assert!(checked.contains(&line) && !checked.contains("is a risk"), "{checked}");
 }
@@ -260,7 +260,7 @@ async fn what_cannot_be_kept_or_read_costs_a_warning() {
     drop(site.that_differs());
     fs::write(site.file().unwrap(), "\u{0}garbage").unwrap();
     let sidecar = site.start();
-    let line = sidecar.wait_for_log("what was kept of the verification cannot be used; verifying again");
+    let line = sidecar.wait_for_log("the stored state of the verification cannot be used; verifying again");
     assert!(line.contains("it is not what this version writes"), "{line}");
     assert_eq!(verification(admin(&sidecar))["state"], "unverified");
     wait_until("a good one is there", || fs::read_to_string(site.file().unwrap()).unwrap().contains("\"unverified\""));

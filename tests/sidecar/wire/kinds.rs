@@ -42,15 +42,15 @@ pub fn find(case: &Case, request: Option<&Arrived>, answer: &Arrived, found: &mu
         .head
         .starts_with(&[format!("HTTP/1.1 {} ", case.answer.status).as_bytes(), &case.answer.reason, b"\r\n"].concat())
     {
-        found.insert("answer: status or reason");
+        found.insert("response: status or reason");
     }
     let of_answer = Of { lines: &case.answer.lines, arrived: fields(&answer.head) };
     of_answer.find(ANSWER, found);
     if lost_trailers(&case.answer.body, answer.trailers.as_deref()) {
-        found.insert("answer: trailers");
+        found.insert("response: trailers");
     }
     if answer.data != case.answer.body.data() {
-        found.insert("answer: the body");
+        found.insert("response: the body");
     }
 }
 
@@ -89,7 +89,7 @@ struct Names {
     added: &'static str,
 }
 
-const OWN: &str = "answer: `Server` and `Date` are replaced or added";
+const OWN: &str = "response: `Server` and `Date` are replaced or added";
 
 const REQUEST: Names = Names {
     is_request: true,
@@ -108,17 +108,17 @@ const REQUEST: Names = Names {
 
 const ANSWER: Names = Names {
     is_request: false,
-    order: "answer: order of the lines",
-    spelling: "answer: spelling of names",
-    value: "answer: values of other fields",
-    hop: "answer: hop-by-hop fields end",
-    twin: "answer: names that PHP reads as others' are dropped",
-    odd: "answer: names with other bytes than letters, digits, `-` and `_` are dropped",
-    underscore: "answer: other names with `_` are dropped",
-    forwarding: "answer: `X-Request-Id` is replaced",
-    length: "answer: `Content-Length` stands elsewhere or goes",
-    dropped: "answer: other lines are dropped",
-    added: "answer: fields are added",
+    order: "response: order of the lines",
+    spelling: "response: spelling of names",
+    value: "response: values of other fields",
+    hop: "response: hop-by-hop fields end",
+    twin: "response: names that PHP reads as others' are dropped",
+    odd: "response: names with other bytes than letters, digits, `-` and `_` are dropped",
+    underscore: "response: other names with `_` are dropped",
+    forwarding: "response: `X-Request-Id` is replaced",
+    length: "response: `Content-Length` stands elsewhere or goes",
+    dropped: "response: other lines are dropped",
+    added: "response: fields are added",
 };
 
 struct Of<'a> {
@@ -185,7 +185,7 @@ impl Names {
             _ if lower.starts_with("x-forwarded-") => self.forwarding,
             "content-length" => self.length,
             "server" | "date" if !self.is_request => OWN,
-            "content-type" if !self.is_request => "answer: an empty or second `Content-Type` is dropped",
+            "content-type" if !self.is_request => "response: an empty or second `Content-Type` is dropped",
             _ if is_there => self.value,
             _ if !lower.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) => self.odd,
             _ if lower.contains('_') => self.underscore,

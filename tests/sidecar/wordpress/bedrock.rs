@@ -154,7 +154,7 @@ async fn php_says_once_what_only_php_understands() {
     bedrock.write(".env.local", &format!("JWT_AUTH_SECRET_KEY='{key}'\n"));
     assert_eq!(bedrock.import(&path, &["--check"]).status.code(), Some(1));
     sidecar.signal("HUP");
-    let warning = sidecar.wait_for_log("what PHP said of the site is older than the files it is made of");
+    let warning = sidecar.wait_for_log("the import is older than the files that it was made from");
     assert!(warning.contains(".env.local is there now"), "{warning}");
     let report = command().arg("doctor").args(["--no-php", "--json"]).args(arguments).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();

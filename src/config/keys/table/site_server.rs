@@ -36,7 +36,7 @@ keys! {
         .change("\"always\" is for conversations, where the site answers while the client still sends. They must keep \
             up server.min_rate, and one address may have server.max_early_bodies_per_address of them.");
     UPSTREAM_CONNECT_TIMEOUT: Duration = duration("upstream.connect_timeout").is("3s")
-        .about("How long a connection to the upstream may take to be made, before the client gets a 502.");
+        .about("How long a connection to the upstream may take to be made, before the client gets a 504.");
     UPSTREAM_RESPONSE_HEADER_TIMEOUT: Duration = duration("upstream.response_header_timeout").is("330s")
         .about("How long the upstream may take to begin its response, before the client gets a 504.")
         .change("The default is above Apache's own 300 s, so that the site's response wins.");
