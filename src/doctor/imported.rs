@@ -16,7 +16,7 @@ pub(super) fn look(import: &Import) -> Finding {
         Some(change) => Finding::problem(
             Area::WpConfig,
             id,
-            format!("{file}, which says what the site is, is older than the files it is made of: {change}"),
+            format!("{file}, which says what the site is, is older than the files that it was made from: {change}"),
             "Have PHP say it again, with the options of the first time:",
         )
         .with_lines(["wp-jwt-sidecar import", "systemctl reload wp-jwt-sidecar"]),

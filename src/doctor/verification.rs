@@ -152,7 +152,7 @@ mod tests {
         let difference = Some("header +access-control-max-age".to_owned());
         let changed = OriginView { state: OriginState::Differs, bearer: true, difference, ..origin() };
         let found = judge(&View { origins: vec![origin(), changed], ..agrees });
-        let what = "WordPress answers origins of apps otherwise than before, and gets their refreshes: app://a with Bearer (header \
+        let what = "WordPress answers origins of apps differently than before, and gets their refreshes: app://a with Bearer (header \
                     +access-control-max-age)";
         assert_eq!((found.level, &*found.what, found.fix.as_deref()), (Level::Warning, what, Some(ORIGIN_CHANGED)));
         assert_eq!((mode(Verify::Auto), mode(Verify::Off).map(|note| note.level)), (None, Some(Level::Ok)));

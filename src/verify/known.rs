@@ -135,7 +135,7 @@ pub(super) fn tell_of_origin(seen: &Seen, news: &News) {
             origin,
             bearer,
             fix = ORIGIN_CHANGED,
-            "WordPress answers an app's origin otherwise than before, and gets its refreshes: {what}"
+            "WordPress answers an app's origin differently than before, and gets its refreshes: {what}"
         ),
     }
 }

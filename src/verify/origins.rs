@@ -121,7 +121,7 @@ impl OriginView {
             (OriginState::Agrees, _) if is_native => "native".to_owned(),
             (OriginState::Agrees, _) => "native as soon as the site's refreshes are".to_owned(),
             (OriginState::Differs, Some(difference)) => format!(
-                "WordPress's, which answers otherwise than before: {difference}; {agreed} of {needed} answers agree since"
+                "WordPress's, which answers differently than before: {difference}; {agreed} of {needed} responses agree since"
             ),
             _ => format!("WordPress's: {agreed} of {needed} answers agree"),
         }

@@ -96,7 +96,7 @@ fn tell(explanation: &Explanation) {
         ),
         _ => info!(
             users,
-            "no configuration is known that would explain all that WordPress's answers differ in: `wp-jwt-sidecar verify` says what"
+            "no configuration is known that would explain all differences in WordPress's responses: `wp-jwt-sidecar verify` says what"
         ),
     }
 }

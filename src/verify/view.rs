@@ -135,7 +135,7 @@ impl View {
             .collect();
         (self.state.is_native() && !changed.is_empty()).then(|| {
             format!(
-                "WordPress answers origins of apps otherwise than before, and gets their refreshes: {}",
+                "WordPress answers origins of apps differently than before, and gets their refreshes: {}",
                 changed.join(", ")
             )
         })

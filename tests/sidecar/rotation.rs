@@ -254,7 +254,7 @@ async fn the_database_is_away_and_comes_back() {
     assert_eq!(client.response().status(), 299, "forwarding goes on");
     tokio::time::sleep(Duration::from_secs(7)).await;
     let said =
-        rig.sidecar.log().iter().filter(|line| line.contains("settings cannot be read; the sidecar goes on")).count();
+        rig.sidecar.log().iter().filter(|line| line.contains("settings cannot be read; the sidecar retries")).count();
     assert_eq!(said, 1, "said once");
     server.start().await;
     for token in [&known, &unseen] {
@@ -299,7 +299,7 @@ async fn the_database_is_away_at_the_start() {
     server.stop().await;
     let upstream = rig::wordpress();
     let sidecar = rig::sidecar(&database, upstream.address(), &[]);
-    sidecar.wait_for_log("settings cannot be read; the sidecar goes on");
+    sidecar.wait_for_log("settings cannot be read; the sidecar retries");
     assert_eq!(refresh_at(sidecar.address(), &token.refresh_token).status(), 299);
     server.start().await;
     sidecar.wait_for_log("refreshing natively");

@@ -197,7 +197,7 @@ async fn an_app_that_wordpress_answers_otherwise_is_wordpresss_again() {
         call(&sites, &sidecar, 0, CAPACITOR).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let line = sidecar.wait_for_log("WordPress answers an app's origin otherwise than before");
+    let line = sidecar.wait_for_log("WordPress answers an app's origin differently than before");
     assert!(line.contains("header access-control-allow-origin") && line.contains("capacitor://localhost"), "{line}");
     assert!(!line.contains("elsewhere.example"), "{line}");
     for user in 0..4 {
