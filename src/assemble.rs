@@ -98,6 +98,7 @@ struct MadeOf {
     jwt: config::Jwt,
     refresh: config::Refresh,
     cleanup: config::Cleanup,
+    rate_limit: config::RateLimit,
     dialer: Dialer,
     installation: Installation,
 }
@@ -229,6 +230,20 @@ impl Sidecar {
         }
     }
 
+    /// The store that sidecars share, as it answers. `None` where there is none.
+    pub fn shared_store(&self) -> Option<String> {
+        let native = self.native.as_ref()?;
+        let (store, runtime) = (native.refresher.rate_limiter.store()?, native.runtime.0.as_ref()?);
+        let (label, prefix) = (store.standing().label, store.prefix());
+        Some(match runtime.block_on(store.try_once()) {
+            Ok(took) => format!(
+                "counted together at {label} (keys {prefix}*), which answers in {:.1} ms",
+                took.as_secs_f64() * 1e3
+            ),
+            Err(why) => format!("counted by each sidecar by itself, since {label} cannot be used: {why}"),
+        })
+    }
+
     /// Ends what [`Sidecar::look`] began.
     pub fn end(self) {
         if let Some(native) = self.native {
@@ -277,6 +292,9 @@ impl Native {
         }
         if let Some(recent) = self.refresher.recent.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));
+        }
+        if let Some(store) = self.refresher.rate_limiter.store().cloned() {
+            tasks.spawn(until_stopped(self.stop.clone(), async move { store.keep_connected().await }));
         }
         if let Some(blogs) = self.refresher.blogs.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { blogs.keep_swept().await }));
@@ -396,6 +414,7 @@ impl MadeOf {
             jwt: config.jwt.clone(),
             refresh: config.refresh.clone(),
             cleanup: config.cleanup.clone(),
+            rate_limit: config.rate_limit.clone(),
             dialer: dialer.clone(),
             installation: installation.clone(),
         }

@@ -346,6 +346,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     for host in sidecar.database_tls() {
         writeln!(out, "TLS to the database: {host}")?;
     }
+    if let Some(store) = sidecar.shared_store() {
+        writeln!(out, "rate limit: {store}")?;
+    }
     if let Some(used_tokens) = sidecar.used_tokens() {
         writeln!(out, "used tokens: {used_tokens}")?;
     }

@@ -19,6 +19,7 @@ use crate::metrics::{Distribution, Event, Level, Metrics, Series, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::blogs::Blogs;
 use crate::refresh::counters::Counters;
+use crate::shared_store::SharedStore;
 use crate::tls::Tls;
 use crate::verify::origins::OriginState;
 use crate::verify::{Verification, View, ViewState};
@@ -137,6 +138,9 @@ impl Collector for Exposed {
         if let Some(refresher) = &self.refresher {
             caches_and_queues(&mut write, refresher)?;
             verification(&mut write, &refresher.verification)?;
+            if let Some(shared) = refresher.rate_limiter.store() {
+                store(&mut write, shared)?;
+            }
             if let (Some(network), Some(blogs)) = (Network::of(refresher), &refresher.blogs) {
                 sites(&mut write, &network, blogs)?;
             }
@@ -254,6 +258,23 @@ fn verification(write: &mut Writer<'_, '_>, verification: &Verification) -> fmt:
         }
         Ok(())
     })
+}
+
+fn store(write: &mut Writer<'_, '_>, store: &SharedStore) -> fmt::Result {
+    let help = "Whether the store that sidecars share is connected (1) or not (0).";
+    let up = u64::from(store.standing().is_up);
+    write.samples("shared_store_up", help, MetricType::Gauge, &[(NONE, up)])?;
+    let counts = store.counts();
+    let help = "Questions to the store that sidecars share: answered, without an answer in time (failed), or not asked since it was \
+                away (unasked).";
+    let results: [(&[(&str, &str)], u64); 3] = [
+        (&[("result", "answered")], counts.answered.value()),
+        (&[("result", "failed")], counts.failed.value()),
+        (&[("result", "unasked")], counts.unasked.value()),
+    ];
+    write.samples("shared_store_requests", help, MetricType::Counter, &results)?;
+    let help = "Time of an answer of the store that sidecars share.";
+    write.durations("shared_store_duration_seconds", help, &counts.took.read())
 }
 
 /// The metrics of a network. [`Tallies`](crate::refresh::blogs::Tallies) limits the number of

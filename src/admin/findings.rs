@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::InForce;
 use super::page::units::{count, span};
-use super::status::{Certificate, Dependency, Refused, Status};
+use super::status::{Certificate, Dependency, Refused, Status, Store};
 use crate::doctor::running::{self, CERTIFICATE_ENDED};
+use crate::doctor::store::{AWAY as STORE_AWAY, FIX as STORE_FIX};
 use crate::finding::{Area, Finding};
 use crate::refresh::standing::Obstacle;
 use crate::verify::view::ORIGIN_CHANGED;
@@ -42,6 +43,7 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
         .chain(errors(&status.refusals))
         .chain(open_files(status))
         .chain(lost_analytics(status))
+        .chain(status.store.as_ref().and_then(store))
         // The database's failure is already reported, with the reason.
         .chain(known.filter(|finding| finding.id != DATABASE_AWAY))
         .collect();
@@ -154,6 +156,13 @@ fn lost_analytics(status: &Status) -> Option<Finding> {
     let fix = "Refreshes are not touched by that. The log says why; `refresh.analytics = false` writes none.";
     let what = format!("{} rows of the plugin's analytics could not be written since the start.", count(lost));
     Some(Finding::warning(Area::Analytics, "analytics.lost", what, fix))
+}
+
+fn store(store: &Store) -> Option<Finding> {
+    let trouble = store.trouble.as_ref()?;
+    let what =
+        format!("{} cannot be used: {trouble}. Each sidecar counts refreshes by itself meanwhile.", store.address);
+    Some(Finding::warning(Area::Store, STORE_AWAY, what, STORE_FIX))
 }
 
 fn current_trouble(dependency: &Dependency) -> Option<&str> {

@@ -11,13 +11,15 @@ use super::history::{Hour, Reading, Refusal, STEP};
 use super::network::Network;
 use super::process::Process;
 use super::status::{
-    Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
+    Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Store,
+    Trouble,
 };
 use crate::config::Effective;
 use crate::last_seen::Sight;
 use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::Analytics;
+use crate::shared_store::SharedStore;
 use crate::tls;
 use crate::verify::ViewState;
 use crate::version;
@@ -99,6 +101,7 @@ impl Status {
             network: refresher.and_then(Network::of),
             database,
             upstream,
+            store: refresher.and_then(|refresher| refresher.rate_limiter.store()).map(|shared| store(shared)),
             traffic: traffic(&reading, &hour),
             latencies: latencies(&reading, &hour),
             refusals: refusals(&reading, &hour),
@@ -238,6 +241,18 @@ fn dependency(address: String, sight: &Sight, now: Instant) -> Dependency {
         busy: 0,
         idle: 0,
         limit: None,
+    }
+}
+
+fn store(shared: &SharedStore) -> Store {
+    let (standing, counts) = (shared.standing(), shared.counts());
+    Store {
+        address: standing.label,
+        up: standing.is_up,
+        trouble: standing.trouble,
+        answered: counts.answered.value(),
+        failed: counts.failed.value(),
+        unasked: counts.unasked.value(),
     }
 }
 

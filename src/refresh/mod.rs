@@ -301,11 +301,10 @@ impl Call<'_> {
             return Ok(Decided::Left(Leave::counted(&self.refresher.counters.not_begun, why)));
         }
         let now = unix_now();
-        let window = self
-            .site
-            .settings
-            .rate_limit
-            .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
+        let window = match self.site.settings.rate_limit {
+            Some(limit) => Some(self.refresher.rate_limiter.count(self.client.address, limit, now).await),
+            None => None,
+        };
         if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
             if !self.refuses {
                 return Ok(Decided::Left(Leave::counted(

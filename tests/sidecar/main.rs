@@ -47,6 +47,7 @@ mod request_ids;
 mod rotation;
 mod secrets;
 mod service;
+mod shared_store;
 mod slow;
 mod standing;
 mod timeouts;

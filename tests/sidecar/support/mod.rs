@@ -15,5 +15,6 @@ pub mod secrets;
 pub mod sidecar;
 pub mod site;
 pub mod splitter;
+pub mod store;
 pub mod systemd;
 pub mod tls;
