@@ -233,7 +233,7 @@ impl Sidecar {
     /// The store that sidecars share, as it answers. `None` where there is none.
     pub fn shared_store(&self) -> Option<String> {
         let native = self.native.as_ref()?;
-        let (store, runtime) = (native.refresher.rate_limiter.store()?, native.runtime.0.as_ref()?);
+        let (store, runtime) = (native.refresher.rate_limiter.shared()?.store(), native.runtime.0.as_ref()?);
         let (label, prefix) = (store.standing().label, store.prefix());
         Some(match runtime.block_on(store.try_once()) {
             Ok(took) => format!(
@@ -293,8 +293,14 @@ impl Native {
         if let Some(recent) = self.refresher.recent.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));
         }
-        if let Some(store) = self.refresher.rate_limiter.store().cloned() {
-            tasks.spawn(until_stopped(self.stop.clone(), async move { store.keep_connected().await }));
+        if self.refresher.rate_limiter.shared().is_some() {
+            let refresher = Arc::clone(&self.refresher);
+            let connecting = async move {
+                if let Some(shared) = refresher.rate_limiter.shared() {
+                    shared.store().keep_connected().await;
+                }
+            };
+            tasks.spawn(until_stopped(self.stop.clone(), connecting));
         }
         if let Some(blogs) = self.refresher.blogs.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { blogs.keep_swept().await }));

@@ -138,8 +138,8 @@ impl Collector for Exposed {
         if let Some(refresher) = &self.refresher {
             caches_and_queues(&mut write, refresher)?;
             verification(&mut write, &refresher.verification)?;
-            if let Some(shared) = refresher.rate_limiter.store() {
-                store(&mut write, shared)?;
+            if let Some(shared) = refresher.rate_limiter.shared() {
+                store(&mut write, shared.store())?;
             }
             if let (Some(network), Some(blogs)) = (Network::of(refresher), &refresher.blogs) {
                 sites(&mut write, &network, blogs)?;

@@ -101,7 +101,7 @@ impl Status {
             network: refresher.and_then(Network::of),
             database,
             upstream,
-            store: refresher.and_then(|refresher| refresher.rate_limiter.store()).map(|shared| store(shared)),
+            store: refresher.and_then(|refresher| refresher.rate_limiter.shared()).map(|shared| store(shared.store())),
             traffic: traffic(&reading, &hour),
             latencies: latencies(&reading, &hour),
             refusals: refusals(&reading, &hour),

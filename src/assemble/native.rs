@@ -22,10 +22,10 @@ use crate::refresh::epochs::Epochs;
 use crate::refresh::group::Groups;
 use crate::refresh::live_tokens::LiveTokens;
 use crate::refresh::lookup::LookUps;
-use crate::refresh::rate_limit::{Shared, SiteKey};
 use crate::refresh::replay::Reuse;
 use crate::refresh::row_cache::{Budget, RowCache};
 use crate::refresh::row_watch::RowWatch;
+use crate::refresh::shared::{Shared, SiteKey};
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
 use crate::shared_store::SharedStore;
@@ -93,7 +93,7 @@ impl Native {
         let homes = Homes::new(dialer, tasks.clone(), Arc::clone(&clocks));
         let key = SiteKey::of(&installation, &config.jwt);
         let shared = SharedStore::new(&config.rate_limit, &key.prefix(), Arc::clone(&lasting.store));
-        let shared = shared.map(|store| Shared::new(Arc::new(store), key));
+        let shared = shared.map(|store| Shared::new(store, key));
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
         let sites = Sites::new(
             installation,

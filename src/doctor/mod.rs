@@ -47,6 +47,7 @@ use crate::config::{Config, RefreshMode, Secret, Verify};
 use crate::finding::{Area, Finding, Level, verdict};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
+use crate::refresh::shared::Shared;
 use crate::refresh::store::Store;
 use crate::refresh::trial::{self, Trial};
 use crate::tls::Tls;
@@ -178,7 +179,7 @@ impl Patient {
         let tls = within(Area::Database, "database.tls", SITE_LIMIT, database::tls(&self.installation));
         let verified = verification::look(&self.config, &self.installation);
         let verified = within(Area::Parity, "verify.state", verification::LIMIT, verified);
-        let store = store::look(self.refresher.rate_limiter.store().map(|store| &**store));
+        let store = store::look(self.refresher.rate_limiter.shared().map(Shared::store));
         let store = within(Area::Store, store::AWAY, store::LIMIT, store);
         let (database, hosts, tls, web, php, hooks, verified, store) =
             tokio::join!(database, hosts, tls, self.web(site.as_deref()), php, hooks, verified, store);

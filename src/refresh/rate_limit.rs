@@ -9,25 +9,24 @@
 //! windows of [`MAX_CLIENTS`] clients are exact. Beyond that the least recently used one goes, and
 //! its count goes into a [`Sketch`], from which the client's next window begins.
 //!
-//! Where several sidecars share a store ([`shared`]), it counts, and the windows here are what it said last: a client that has had
+//! Where several sidecars share a store ([`Shared`]), it counts, and the windows here are what it said last: a client that has had
 //! its share is refused without asking again, and when the store is away each goes on counting from where they were.
 // SECURITY: so a client that makes room by a flood of addresses gets no new window by it, and the
 // limit holds for everyone during a flood. The sketch may count too much, never too little.
 
-mod shared;
 mod sketch;
 
 use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lru::LruCache;
 
+use super::shared::Shared;
 use crate::admission::per_address::network;
-use crate::shared_store::{Counted, NoAnswer, SharedStore};
+use crate::shared_store::{Counted, NoAnswer};
 use crate::wordpress::options::RateLimit;
-pub use shared::{Shared, SiteKey};
 use sketch::Sketch;
 
 /// How many clients have an exact window; at some 100 bytes each they take about 7 MB.
@@ -117,9 +116,14 @@ impl RateLimiter {
         self.windows().open.len() as u64
     }
 
-    /// The store that counts; `None` where this process counts alone.
-    pub fn store(&self) -> Option<&Arc<SharedStore>> {
-        self.shared.as_deref().map(Shared::store)
+    /// What it shares with other sidecars; `None` where this process counts alone.
+    pub fn shared(&self) -> Option<&Shared> {
+        self.shared.as_deref()
+    }
+
+    /// Which site of a network it counts for.
+    pub(super) fn blog(&self) -> u64 {
+        self.blog
     }
 
     /// Counts a request of `client` at `now_unix` (Unix seconds) and says whether it is refused. With a store, that counts; it is
@@ -132,7 +136,9 @@ impl RateLimiter {
             return self.count_here(client, limit, now_unix);
         };
         let who = self.who(client);
-        match shared.count(&who, limit).await {
+        let name = shared.name_of_window(who.blog, who.address);
+        let length = Duration::from_secs(length(limit));
+        match shared.store().count(&name, limit.max_requests, length).await {
             Ok(counted) => self.windows().learn(who, limit, counted, now_unix),
             Err(NoAnswer) => self.count_here(client, limit, now_unix),
         }

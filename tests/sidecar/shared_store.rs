@@ -51,7 +51,7 @@ impl Site {
         let settings = rig::settings(&[
             ("rate_limit_settings", "enabled", "b:1;"),
             ("rate_limit_settings", "max_requests", &limit),
-            ("rate_limit_settings", "window_minutes", "i:1;"),
+            ("rate_limit_settings", "window_minutes", "i:5;"),
         ]);
         database.set_option("jwt_auth_pro_settings", settings).await;
         let user = database.insert_user("alice").await.id;
@@ -114,7 +114,7 @@ async fn refreshes_are_counted_once_over_all_sidecars() {
     for at in [0, 1, 2, 0, 1, 2] {
         let answer = site.refresh(at, 1).await;
         assert_eq!(answer.status(), 429, "{answer:?}");
-        assert!((1..=60).contains(&header(&answer, "retry-after")), "{answer:?}");
+        assert!((1..=300).contains(&header(&answer, "retry-after")), "{answer:?}");
         ends.push(header(&answer, "x-ratelimit-reset"));
     }
     assert!(ends.iter().all(|end| end.abs_diff(ends[0]) <= 1), "one window: {ends:?}");
@@ -127,7 +127,7 @@ async fn refreshes_are_counted_once_over_all_sidecars() {
     for key in &keys {
         assert!(key.starts_with("wp-jwt-sidecar:") && !key.contains("127"), "{key}");
         let left: i64 = store.ask(&["PTTL", key]);
-        assert!((1..=60_000).contains(&left), "{left}");
+        assert!((1..=300_000).contains(&left), "{left}");
     }
     // A client that is known to have had its share costs the store nothing.
     let asked = site.shown(0)["answered"].as_u64();

@@ -19,7 +19,7 @@ pub(super) fn rate_limit(read: &mut Merged) -> RateLimit {
     let store_ca_file = read.readable(keys::RATE_LIMIT_STORE_CA_FILE);
     let url = store.as_ref().and_then(|store| store_url::parse(store.expose()).ok());
     if store_ca_file.is_some() && url.is_some_and(|url| !url.is_encrypted()) {
-        read.fault(keys::RATE_LIMIT_STORE_CA_FILE, "is of no use: the store's URL says no TLS (rediss://…)");
+        read.fault(keys::RATE_LIMIT_STORE_CA_FILE, "has no use: the store's URL is without TLS (rediss://…)");
     }
     RateLimit { store, store_ca_file, store_prefix: read.parsed(keys::RATE_LIMIT_STORE_PREFIX, value::store_prefix) }
 }

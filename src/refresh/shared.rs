@@ -1,21 +1,20 @@
-//! The windows that sidecars of one site count together, in a store.
+//! What the sidecars of one site have in common in a store: the names of their keys there.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
-use super::{Who, length};
 use crate::config::{Jwt, Secret};
-use crate::shared_store::{Counted, NoAnswer, SharedStore};
+use crate::shared_store::SharedStore;
 use crate::wordpress::installation::Installation;
-use crate::wordpress::options::RateLimit;
 
 /// Of a digest, as many bytes as no two names have in common.
 const NAME: usize = 16;
+
+/// Of a prefix: it only tells sites apart for those who look into the store.
+const PREFIX: usize = 8;
 
 /// What only the sidecars of one site have: two sites in one store share nothing, and what stands there tells neither who a
 /// client is nor what a site is called.
@@ -38,11 +37,11 @@ impl SiteKey {
 
     /// What keys begin with where nothing is configured.
     pub fn prefix(&self) -> String {
-        format!("wp-jwt-sidecar:{}:", self.name(8, &[b"prefix"]))
+        format!("wp-jwt-sidecar:{}:", self.name(PREFIX, &[b"prefix"]))
     }
 
     /// `length` bytes of a digest of `parts`, in hexadecimal digits. Without the key nobody can try which parts lead to it.
-    pub fn name(&self, length: usize, parts: &[&[u8]]) -> String {
+    fn name(&self, length: usize, parts: &[&[u8]]) -> String {
         let mut named = String::with_capacity(2 * length);
         // A key of any length is good.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return named };
@@ -57,9 +56,9 @@ impl SiteKey {
     }
 }
 
-/// Counts in a store.
+/// A store, as one site uses it.
 pub struct Shared {
-    store: Arc<SharedStore>,
+    store: SharedStore,
     key: SiteKey,
 }
 
@@ -71,22 +70,20 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub fn new(store: Arc<SharedStore>, key: SiteKey) -> Self {
+    pub fn new(store: SharedStore, key: SiteKey) -> Self {
         Shared { store, key }
     }
 
-    pub(super) fn store(&self) -> &Arc<SharedStore> {
+    /// Where it is.
+    pub fn store(&self) -> &SharedStore {
         &self.store
     }
 
-    pub(super) async fn count(&self, who: &Who, limit: RateLimit) -> Result<Counted, NoAnswer> {
-        self.store.count(&self.name(who), limit.max_requests, Duration::from_secs(length(limit))).await
-    }
-
+    /// The window of a client at one site of a network.
     // SECURITY: clients' addresses are personal data, and a store is read by more than one program.
-    fn name(&self, who: &Who) -> String {
+    pub(super) fn name_of_window(&self, blog: u64, client: IpAddr) -> String {
         let (four, six);
-        let address: &[u8] = match who.address {
+        let address: &[u8] = match client {
             IpAddr::V4(address) => {
                 four = address.octets();
                 &four
@@ -96,7 +93,12 @@ impl Shared {
                 &six
             }
         };
-        format!("limit:{}", self.key.name(NAME, &[b"limit", &who.blog.to_le_bytes(), address]))
+        format!("limit:{}", self.key.name(NAME, &[b"limit", &blog.to_le_bytes(), address]))
+    }
+
+    /// What was found out about one site of a network, as it is in `epoch`.
+    pub(super) fn name_of_verdict(&self, blog: u64, epoch: &str) -> String {
+        format!("differs:{}", self.key.name(NAME, &[b"differs", &blog.to_le_bytes(), epoch.as_bytes()]))
     }
 }
 
@@ -104,6 +106,7 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::config;
+    use std::sync::Arc;
 
     #[test]
     fn names_tell_clients_and_sites_apart_and_nothing_else() {
@@ -111,24 +114,24 @@ mod tests {
             config::RateLimit { store: Some(Secret::new("redis://127.0.0.1:1")), ..config::RateLimit::default() };
         let shared = |key: u8| {
             let key = SiteKey([key; 32]);
-            let store = SharedStore::new(&configured, &key.prefix(), Arc::default()).unwrap();
-            Shared::new(Arc::new(store), key)
+            Shared::new(SharedStore::new(&configured, &key.prefix(), Arc::default()).unwrap(), key)
         };
         let (one, other) = (shared(1), shared(2));
-        let who = |blog, address: &str| Who { blog, address: address.parse().unwrap() };
-        let client = who(1, "192.0.2.1");
-        assert_eq!(one.name(&client), shared(1).name(&client));
-        let all = [
-            one.name(&client),
-            other.name(&client),
-            one.name(&who(2, "192.0.2.1")),
-            one.name(&who(1, "192.0.2.2")),
-            one.name(&who(1, "2001:db8::")),
+        let window = |shared: &Shared, blog, address: &str| shared.name_of_window(blog, address.parse().unwrap());
+        let client = window(&one, 1, "192.0.2.1");
+        assert_eq!(client, window(&shared(1), 1, "192.0.2.1"));
+        let windows = [
+            client,
+            window(&other, 1, "192.0.2.1"),
+            window(&one, 2, "192.0.2.1"),
+            window(&one, 1, "192.0.2.2"),
+            window(&one, 1, "2001:db8::"),
         ];
-        for (at, name) in all.iter().enumerate() {
-            assert!(name.starts_with("limit:") && name.len() == 6 + 2 * NAME, "{name}");
-            assert!(all.iter().skip(at + 1).all(|other| other != name));
-        }
+        assert!(windows.iter().all(|name| name.starts_with("limit:") && name.len() == 6 + 2 * NAME), "{windows:?}");
+        let verdicts = [(&one, 1, "a"), (&one, 1, "b"), (&one, 2, "a"), (&other, 1, "a")];
+        let verdicts = verdicts.map(|(shared, blog, epoch)| shared.name_of_verdict(blog, epoch));
+        let all: std::collections::BTreeSet<&String> = windows.iter().chain(&verdicts).collect();
+        assert_eq!(all.len(), 9);
         assert_ne!(one.store.prefix(), other.store.prefix());
         assert!(one.store.prefix().len() == 32 && one.store.prefix().ends_with(':'), "{}", one.store.prefix());
     }

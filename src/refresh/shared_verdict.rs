@@ -1,0 +1,167 @@
+//! A site that differs is told to its other sidecars, by the store that they share.
+//!
+//! The first to find a difference puts it at a key that is made of the site and its epoch; all others look there every few
+//! seconds, a late starter too. When one of them lets go of it (a restart of the verification, or WordPress's answers agree
+//! again), the key goes, and each decides by itself again.
+// SECURITY: the store can only take nativeness away. Nothing that is in it, or is not, makes a call native: for that each sidecar
+// compares by itself, as without a store. One that is hostile or stale costs forwarding, at worst.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use redis::Cmd;
+use serde::{Deserialize, Serialize};
+
+use super::refresher::Refresher;
+use super::shared::Shared;
+use crate::printable;
+use crate::verify::Verification;
+use crate::verify::difference::{Difference, Kind};
+
+/// How long a difference is remembered there, in seconds. A sidecar that heeds it keeps it by itself.
+const KEPT_FOR: u64 = 24 * 60 * 60;
+
+/// The longest description that is taken, in bytes.
+const LONGEST: usize = 512;
+
+/// What stands at the key.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    kind: Kind,
+    what: String,
+}
+
+/// What this process knows of the key.
+#[derive(Default)]
+pub(super) struct SharedVerdict(Mutex<Seen>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Seen {
+    /// The key.
+    name: String,
+    /// Whether the site differed at the last look.
+    differs: bool,
+}
+
+/// What is to be done at a look.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Tell,
+    TakeBack,
+    Look,
+    Nothing,
+}
+
+impl Seen {
+    /// Pure. What was known at the start was told by whoever found it.
+    fn step(&self, name: &str, differs: bool) -> Step {
+        match (self.name == name, self.differs, differs) {
+            (true, true, false) => Step::TakeBack,
+            (true, false, true) => Step::Tell,
+            // Another epoch, in which others may be behind: what was told of the one before stays.
+            (_, _, true) => Step::Nothing,
+            (_, _, false) => Step::Look,
+        }
+    }
+}
+
+impl SharedVerdict {
+    /// Tells others of what is new here, and heeds what is new there. What cannot be told is told the next time.
+    pub(super) async fn tell_and_heed(&self, refresher: &Refresher, epoch: &str) {
+        let Some(shared) = refresher.rate_limiter.shared() else { return };
+        let verification = &refresher.verification;
+        let name = shared.name_of_verdict(refresher.rate_limiter.blog(), epoch);
+        let found = verification.found();
+        let seen = Seen { name, differs: found.is_some() };
+        let step = self.seen().step(&seen.name, seen.differs);
+        if let Some(differs) = step.run(shared, verification, &seen.name, found).await {
+            *self.seen() = Seen { differs, ..seen };
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Step {
+    /// Whether the site differs then; `None` where it is to be done again.
+    async fn run(
+        self,
+        shared: &Shared,
+        verification: &Verification,
+        name: &str,
+        found: Option<Difference>,
+    ) -> Option<bool> {
+        let (store, key) = (shared.store(), format!("{}{name}", shared.store().prefix()));
+        match self {
+            Step::Nothing => Some(true),
+            Step::Tell => {
+                let Difference { kind, what } = found?;
+                let told = serde_json::to_string(&Told { kind, what }).ok()?;
+                let mut set = Cmd::new();
+                set.arg("SET").arg(key).arg(told).arg("EX").arg(KEPT_FOR);
+                store.ask::<()>(&set).await.ok()?;
+                Some(true)
+            }
+            Step::TakeBack => {
+                let mut delete = Cmd::new();
+                delete.arg("DEL").arg(key);
+                store.ask::<()>(&delete).await.ok()?;
+                Some(false)
+            }
+            Step::Look => {
+                let mut get = Cmd::new();
+                get.arg("GET").arg(key);
+                // What cannot be looked at is looked at the next time anyway, and what is found until then is new.
+                let text: Option<Vec<u8>> = store.ask(&get).await.unwrap_or_default();
+                let told = text.and_then(|text| heard(&text));
+                let differs = told.is_some();
+                if let Some(difference) = told {
+                    verification.differs_elsewhere(difference);
+                }
+                Some(differs)
+            }
+        }
+    }
+}
+
+/// What another sidecar found, as far as that can be shown. Pure.
+fn heard(text: &[u8]) -> Option<Difference> {
+    let Told { kind, what } = serde_json::from_slice(text).ok()?;
+    let what = printable::one_line(&what);
+    let end = what.floor_char_boundary(LONGEST.min(what.len()));
+    Some(Difference::new(kind, format!("another sidecar found: {}", what.get(..end)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_is_told_and_nothing_else() {
+        let seen = |name: &str, differs| Seen { name: name.to_owned(), differs };
+        for (before, name, differs, step) in [
+            (Seen::default(), "a", false, Step::Look),
+            (Seen::default(), "a", true, Step::Nothing),
+            (seen("a", false), "a", true, Step::Tell),
+            (seen("a", true), "a", true, Step::Nothing),
+            (seen("a", true), "a", false, Step::TakeBack),
+            (seen("a", true), "b", false, Step::Look),
+            (seen("a", false), "b", true, Step::Nothing),
+        ] {
+            assert_eq!(before.step(name, differs), step, "{before:?} {name} {differs}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_store_may_be_anything() {
+        let told = heard(br#"{"kind":"body","what":"body +roles"}"#).unwrap();
+        assert_eq!((told.kind, told.what.as_str()), (Kind::Body, "another sidecar found: body +roles"));
+        for text in ["", "1", "{}", r#"{"kind":"agrees","what":""}"#, "\u{fffd}", r#"{"kind":"body"}"#] {
+            assert_eq!(heard(text.as_bytes()), None, "{text}");
+        }
+        let long = format!(r#"{{"kind":"row","what":"a\\nb{}"}}"#, "ä".repeat(2_000));
+        let told = heard(long.as_bytes()).unwrap().what;
+        assert!(told.len() < 600 && !told.contains('\n'), "{told}");
+    }
+}
