@@ -199,6 +199,15 @@ impl Sidecar {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
     }
 
+    /// How the node of a cluster stands that is used, as far as [`Sidecar::look`] found one.
+    pub fn cluster_node(&self) -> Option<String> {
+        let database = &self.native.as_ref()?.refresher.store.database;
+        let unknown =
+            || "its state cannot be read by this user (SELECT on performance_schema.replication_group_members)";
+        let node = database.is_cluster().then(|| database.node_view())?;
+        Some(node.map_or_else(|| unknown().to_owned(), |node| node.to_string()))
+    }
+
     /// How refreshes are verified, and the state that `serve` would begin with. `None` if they are
     /// not verified.
     pub fn verification(&self) -> Option<String> {

@@ -343,6 +343,9 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     if let Some(host) = sidecar.database_host() {
         writeln!(out, "database in use: {host}")?;
     }
+    if let Some(node) = sidecar.cluster_node() {
+        writeln!(out, "database cluster: {node}")?;
+    }
     for host in sidecar.database_tls() {
         writeln!(out, "TLS to the database: {host}")?;
     }

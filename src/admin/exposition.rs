@@ -219,6 +219,15 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
     )?;
     let help = "Connections to the database at most.";
     write.samples("database_connections_limit", help, MetricType::Gauge, &[(NONE, pool.limit as u64)])?;
+    if let Some(node) = database.node_view() {
+        let help = "Whether the node of the cluster that is used is in step with the others (1) or not (0).";
+        let synced = [(NONE, u64::from(node.is_synced))];
+        write.samples("database_node_synced", help, MetricType::Gauge, &synced)?;
+        if let Some(nodes) = node.nodes {
+            let help = "Nodes of the cluster that the one in use sees.";
+            write.samples("database_cluster_nodes", help, MetricType::Gauge, &[(NONE, nodes)])?;
+        }
+    }
     let opened = [(NONE, database.connected.value())];
     write.samples("database_connections_opened", "Connections made to the database.", MetricType::Counter, &opened)?;
     let failed = [(NONE, database.not_connected.value())];

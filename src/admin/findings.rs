@@ -12,6 +12,7 @@ use crate::finding::{Area, Finding};
 use crate::refresh::standing::Obstacle;
 use crate::verify::view::ORIGIN_CHANGED;
 use crate::verify::{View, ViewState};
+use crate::wordpress::database::NodeView;
 
 /// A certificate that expires sooner should have been renewed: Let's Encrypt's clients do that 30
 /// days before the end.
@@ -37,6 +38,9 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
     let refused = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
     let mut findings: Vec<Finding> = dependencies(status)
         .chain(refused.as_ref().map(refused_rotations))
+        .chain(
+            in_force.refresher.as_ref().and_then(|refresher| refresher.store.database.node_view()).and_then(unsynced),
+        )
         .chain(status.verification.as_ref().and_then(|view| unproven(view, status)))
         .chain(status.certificates.iter().filter_map(certificate))
         .chain(pairs)
@@ -67,6 +71,13 @@ fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
 
 fn refused_rotations(obstacle: &Obstacle) -> Finding {
     Finding::problem(Area::Database, "database.refuses", obstacle.to_string(), obstacle.refused.fix())
+}
+
+fn unsynced(node: NodeView) -> Option<Finding> {
+    let what = format!("The node of the cluster that is used is not in step: {node}.");
+    let fix = "What does its error log say, and is a backup or a transfer to a node that joins under way? Further hosts in \
+               wordpress.database_hosts are used before it.";
+    (!node.is_synced).then(|| Finding::warning(Area::Database, "database.node", what, fix))
 }
 
 /// A site or an app's origin that differs; or a site that gets refreshes and has not been verified

@@ -82,6 +82,7 @@ impl Status {
             idle: pool.idle as u64,
             limit: Some(pool.limit as u64),
             tls: refresher.store.database.tls(),
+            node: refresher.store.database.node_view().map(|node| node.to_string()),
             ..dependency(refresher.sites.installation().database_label.clone(), &sight, now)
         });
         let (made, idle) = (metrics.level(Level::Upstream), metrics.level(Level::UpstreamIdle));
@@ -237,6 +238,7 @@ fn dependency(address: String, sight: &Sight, now: Instant) -> Dependency {
         well: sight.is_well(now, LATELY),
         seen_seconds_ago: sight.seen.map(ago),
         trouble,
+        node: None,
         tls: None,
         busy: 0,
         idle: 0,

@@ -105,6 +105,8 @@ pub struct Dependency {
     pub seen_seconds_ago: Option<f64>,
     /// The last failure, even if it has ended.
     pub trouble: Option<Trouble>,
+    /// What a node of a cluster says of itself; `None` on a single server.
+    pub node: Option<String>,
     /// How connections are protected; `None` if the address shows it.
     pub tls: Option<String>,
     pub busy: u64,

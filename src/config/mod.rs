@@ -402,11 +402,11 @@ pub struct Cleanup {
 /// `[rate_limit]`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RateLimit {
-    /// `rate_limit.store`, or what is in `rate_limit.store_file`: what [`store_url::parse`] accepts. `None`: this process counts by
-    /// itself.
+    /// `rate_limit.store`, or what is in `rate_limit.store_file`: what [`store_url::parse`]
+    /// accepts. `None`: this process counts by itself.
     pub store: Option<Secret>,
-    /// Certificates, in PEM form, of authorities that may sign the store's in place of those that the system trusts. Not yet
-    /// read.
+    /// Certificates, in PEM form, of authorities that may sign the store's in place of those that
+    /// the system trusts. Not yet read.
     pub store_ca_file: Option<PathBuf>,
     /// What the names of keys begin with: `[A-Za-z0-9:._-]+`. `None`: one that is made of the site.
     pub store_prefix: Option<String>,

@@ -1,4 +1,5 @@
-//! The URL of the store that several sidecars share: one server, the servers that Sentinels watch, or a cluster.
+//! The URL of the store that several sidecars share: one server, the servers that Sentinels watch,
+//! or a cluster.
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo};
 use url::{Url, form_urlencoded};
@@ -10,7 +11,8 @@ const ACCEPTED: &str = "redis://USER:PASSWORD@HOST:PORT/DB, rediss://… (TLS), 
 const SENTINEL_PORT: u16 = 26_379;
 
 /// A store, as its URL says.
-// SECURITY: no `Debug`; the crate's types hide passwords in theirs, and this one shows nothing at all.
+// SECURITY: no `Debug`; the crate's types hide passwords in theirs, and this one shows nothing at
+// all.
 #[derive(Clone)]
 pub struct StoreUrl {
     /// Whom to connect to.
@@ -74,7 +76,8 @@ pub fn parse(text: &str) -> Result<StoreUrl, String> {
 
 /// With these parameters at most; `None`: with none, and a database in its path.
 fn one(text: &str, parameters: Option<&[&str]>) -> Result<StoreUrl, String> {
-    // SECURITY: what is not understood may be a slip that switches something off, `#insecure` for instance.
+    // SECURITY: what is not understood may be a slip that switches something off, `#insecure` for
+    // instance.
     let wrong = || {
         format!("is no URL of a store (special characters in the password are written as %XX); accepted: {ACCEPTED}")
     };

@@ -116,7 +116,8 @@ pub fn database_url(text: &str) -> Result<(), String> {
     }
 }
 
-/// What the names of keys in a store begin with. Braces would put all of a cluster's keys onto one server.
+/// What the names of keys in a store begin with. Braces would put all of a cluster's keys onto one
+/// server.
 pub fn store_prefix(text: &str) -> Result<String, String> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'_' | b'-');
     if text.len() <= LONGEST_PREFIX && text.bytes().all(is_allowed) {

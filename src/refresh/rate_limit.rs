@@ -9,8 +9,9 @@
 //! windows of [`MAX_CLIENTS`] clients are exact. Beyond that the least recently used one goes, and
 //! its count goes into a [`Sketch`], from which the client's next window begins.
 //!
-//! Where several sidecars share a store ([`Shared`]), it counts, and the windows here are what it said last: a client that has had
-//! its share is refused without asking again, and when the store is away each goes on counting from where they were.
+//! Where several sidecars share a store ([`Shared`]), it counts, and the windows here are what it
+//! said last: a client that has had its share is refused without asking again, and when the store
+//! is away each goes on counting from where they were.
 // SECURITY: so a client that makes room by a flood of addresses gets no new window by it, and the
 // limit holds for everyone during a flood. The sketch may count too much, never too little.
 
@@ -126,8 +127,9 @@ impl RateLimiter {
         self.blog
     }
 
-    /// Counts a request of `client` at `now_unix` (Unix seconds) and says whether it is refused. With a store, that counts; it is
-    /// waited for 50 ms at most, and not at all for a client that is known to have had its share.
+    /// Counts a request of `client` at `now_unix` (Unix seconds) and says whether it is refused.
+    /// With a store, that counts; it is waited for 50 ms at most, and not at all for a client that
+    /// is known to have had its share.
     ///
     /// The limit is the site's of this moment: when it is lowered or raised, that holds for
     /// windows already open.

@@ -16,14 +16,14 @@ const NAME: usize = 16;
 /// Of a prefix: it only tells sites apart for those who look into the store.
 const PREFIX: usize = 8;
 
-/// What only the sidecars of one site have: two sites in one store share nothing, and what stands there tells neither who a
-/// client is nor what a site is called.
+/// What only the sidecars of one site have: two sites in one store share nothing, and what stands
+/// there tells neither who a client is nor what a site is called.
 #[derive(Clone)]
 pub struct SiteKey([u8; 32]);
 
 impl SiteKey {
-    /// Of the database's name, the tables' prefix and what tokens are signed with, which are the same for all sidecars of a site;
-    /// hosts of the database are not.
+    /// Of the database's name, the tables' prefix and what tokens are signed with, which are the
+    /// same for all sidecars of a site; hosts of the database are not.
     pub fn of(installation: &Installation, jwt: &Jwt) -> Self {
         let database = installation.database.opts().first().and_then(|opts| opts.db_name()).unwrap_or_default();
         let secret = installation.jwt_secret.as_ref().or(jwt.private_key.as_ref()).map_or("", Secret::expose);
@@ -40,7 +40,8 @@ impl SiteKey {
         format!("wp-jwt-sidecar:{}:", self.name(PREFIX, &[b"prefix"]))
     }
 
-    /// `length` bytes of a digest of `parts`, in hexadecimal digits. Without the key nobody can try which parts lead to it.
+    /// `length` bytes of a digest of `parts`, in hexadecimal digits. Without the key nobody can try
+    /// which parts lead to it.
     fn name(&self, length: usize, parts: &[&[u8]]) -> String {
         let mut named = String::with_capacity(2 * length);
         // A key of any length is good.

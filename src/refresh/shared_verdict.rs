@@ -1,10 +1,12 @@
 //! A site that differs is told to its other sidecars, by the store that they share.
 //!
-//! The first to find a difference puts it at a key that is made of the site and its epoch; all others look there every few
-//! seconds, a late starter too. When one of them lets go of it (a restart of the verification, or WordPress's answers agree
-//! again), the key goes, and each decides by itself again.
-// SECURITY: the store can only take nativeness away. Nothing that is in it, or is not, makes a call native: for that each sidecar
-// compares by itself, as without a store. One that is hostile or stale costs forwarding, at worst.
+//! The first to find a difference puts it at a key that is made of the site and its epoch; all
+//! others look there every few seconds, a late starter too. When one of them lets go of it (a
+//! restart of the verification, or WordPress's answers agree again), the key goes, and each decides
+//! by itself again.
+// SECURITY: the store can only take nativeness away. Nothing that is in it, or is not, makes a call
+// native: for that each sidecar compares by itself, as without a store. One that is hostile or
+// stale costs forwarding, at worst.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +19,8 @@ use crate::printable;
 use crate::verify::Verification;
 use crate::verify::difference::{Difference, Kind};
 
-/// How long a difference is remembered there, in seconds. A sidecar that heeds it keeps it by itself.
+/// How long a difference is remembered there, in seconds. A sidecar that heeds it keeps it by
+/// itself.
 const KEPT_FOR: u64 = 24 * 60 * 60;
 
 /// The longest description that is taken, in bytes.
@@ -65,7 +68,8 @@ impl Seen {
 }
 
 impl SharedVerdict {
-    /// Tells others of what is new here, and heeds what is new there. What cannot be told is told the next time.
+    /// Tells others of what is new here, and heeds what is new there. What cannot be told is told
+    /// the next time.
     pub(super) async fn tell_and_heed(&self, refresher: &Refresher, epoch: &str) {
         let Some(shared) = refresher.rate_limiter.shared() else { return };
         let verification = &refresher.verification;
@@ -112,7 +116,8 @@ impl Step {
             Step::Look => {
                 let mut get = Cmd::new();
                 get.arg("GET").arg(key);
-                // What cannot be looked at is looked at the next time anyway, and what is found until then is new.
+                // What cannot be looked at is looked at the next time anyway, and what is found
+                // until then is new.
                 let text: Option<Vec<u8>> = store.ask(&get).await.unwrap_or_default();
                 let told = text.and_then(|text| heard(&text));
                 let differs = told.is_some();

@@ -86,7 +86,8 @@ impl Client {
                 let mut builder = ClusterClient::builder(nodes.clone())
                     .connection_timeout(CONNECT_LIMIT)
                     .response_timeout(LIMIT)
-                    // A slot that has moved is asked for at its new place at once; more does not fit into the limit.
+                    // A slot that has moved is asked for at its new place at once; more does not
+                    // fit into the limit.
                     .retries(1);
                 if self.url.is_encrypted() {
                     builder = builder.certs(certificates(authorities));

@@ -1,9 +1,10 @@
 //! The store that several sidecars of a site share: Redis, Valkey, or what speaks their language.
 //!
-//! Nothing waits for it longer than [`LIMIT`], and nothing waits at all while it is away: it is connected to in the background,
-//! again and again, and whoever asks meanwhile is told at once that there is no answer. The log says once that it is away, and
-//! once that it is back.
-// SECURITY: it is trusted with nothing: what it says can be forged by anyone who can write to it. See those who ask.
+//! Nothing waits for it longer than [`LIMIT`], and nothing waits at all while it is away: it is
+//! connected to in the background, again and again, and whoever asks meanwhile is told at once that
+//! there is no answer. The log says once that it is away, and once that it is back.
+// SECURITY: it is trusted with nothing: what it says can be forged by anyone who can write to it.
+// See those who ask.
 
 mod client;
 mod trouble;
@@ -23,7 +24,8 @@ use client::{Client, Connection};
 use trouble::Trouble;
 pub use window::Counted;
 
-/// How long one question may take. A refresh must not wait longer than 50 ms for it, a busy worker's own delay included.
+/// How long one question may take. A refresh must not wait longer than 50 ms for it, a busy
+/// worker's own delay included.
 const LIMIT: Duration = Duration::from_millis(45);
 
 /// A store that needs longer for the first answer is not used: it would be given up a moment later.
@@ -93,7 +95,8 @@ pub struct Standing {
 }
 
 impl SharedStore {
-    /// Connects to nothing yet. `default_prefix` where none is configured. `None` where there is no store.
+    /// Connects to nothing yet. `default_prefix` where none is configured. `None` where there is no
+    /// store.
     pub fn new(configured: &RateLimit, default_prefix: &str, counts: Arc<Counts>) -> Option<Self> {
         let prefix = configured.store_prefix.clone().unwrap_or_else(|| default_prefix.to_owned());
         let client = Client::of(configured)?;
@@ -139,7 +142,8 @@ impl SharedStore {
         }
     }
 
-    /// Tries it once, for those who look at an installation without serving it. How long the answer took.
+    /// Tries it once, for those who look at an installation without serving it. How long the answer
+    /// took.
     ///
     /// # Errors
     /// Why it cannot be used.
@@ -156,8 +160,8 @@ impl SharedStore {
         self.answered(number, question.query_async(&mut connection)).await
     }
 
-    /// Counts one more in the fixed window at the key `prefix` + `name`, unless `most` were counted in it. The first one opens the
-    /// window, which is `length` long.
+    /// Counts one more in the fixed window at the key `prefix` + `name`, unless `most` were counted
+    /// in it. The first one opens the window, which is `length` long.
     ///
     /// # Errors
     /// As [`SharedStore::ask`].
@@ -187,14 +191,16 @@ impl SharedStore {
             Err(_) => Trouble::Slow(LIMIT),
         };
         self.counts.failed.add();
-        // What one key holds, or one command may not do, says nothing of the others: the next beat tells.
+        // What one key holds, or one command may not do, says nothing of the others: the next beat
+        // tells.
         if !trouble.is_of_one_question() {
             self.lose(Some(number), trouble);
         }
         Err(NoAnswer)
     }
 
-    /// A connection by which something was counted, and how long that took: a store that cannot be written to is of no use.
+    /// A connection by which something was counted, and how long that took: a store that cannot be
+    /// written to is of no use.
     async fn connect(&self) -> Result<(Connection, Duration), Trouble> {
         let connecting = self.client.connect();
         let mut connection = timeout(CONNECT_LIMIT, connecting).await.map_err(|_| Trouble::Slow(CONNECT_LIMIT))??;

@@ -15,7 +15,8 @@ pub(super) enum Trouble {
     /// The file of authorities cannot be read.
     Authorities(String),
     /// It answers with an error.
-    // SECURITY: never in its own words: a server that does not know a command repeats it, and the login is one.
+    // SECURITY: never in its own words: a server that does not know a command repeats it, and the
+    // login is one.
     Refuses(Refusal),
 }
 

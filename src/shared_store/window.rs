@@ -8,9 +8,10 @@ use redis::{RedisResult, Script};
 
 /// Answers whether it was counted, how many were, and how many milliseconds are left of the window.
 ///
-/// A window that is to last longer than its length was opened by another length, or its key by someone else: it begins again, as
-/// it does where a process counts by itself. One key, so that a cluster knows where it is. Redis from version 5, which repeats
-/// what a script did at its replicas, and not the script.
+/// A window that is to last longer than its length was opened by another length, or its key by
+/// someone else: it begins again, as it does where a process counts by itself. One key, so that a
+/// cluster knows where it is. Redis from version 5, which repeats what a script did at its
+/// replicas, and not the script.
 const COUNT: &str = r"
 local most, length = tonumber(ARGV[1]), tonumber(ARGV[2])
 local count, left = 0, redis.call('PTTL', KEYS[1])
@@ -35,7 +36,8 @@ pub struct Counted {
     pub left: Duration,
 }
 
-/// Counts one more at `key`, unless `most` are. The script goes there once; then its digest is enough.
+/// Counts one more at `key`, unless `most` are. The script goes there once; then its digest is
+/// enough.
 pub(super) async fn count(
     connection: &mut impl ConnectionLike,
     key: &str,

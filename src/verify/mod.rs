@@ -212,7 +212,8 @@ impl Verification {
     }
 
     /// Another sidecar of the site has found it.
-    // SECURITY: there is no other way for another sidecar's word to count, and this one only takes nativeness away.
+    // SECURITY: there is no other way for another sidecar's word to count, and this one only takes
+    // nativeness away.
     pub fn differs_elsewhere(&self, difference: Difference) {
         if let Some(next) = self.next.get() {
             next.change(|known| known.verdict.differ(difference.clone(), unix_now()));

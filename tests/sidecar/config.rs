@@ -160,7 +160,7 @@ fn slips_get_a_line_that_helps() {
         (
             &[("rate_limit.store", "redis://a"), ("rate_limit.store_ca_file", &public)],
             "rate_limit.store_ca_file",
-            "no TLS",
+            "has no use: the store's URL is without TLS",
         ),
         (&[("rate_limit.store_prefix", "{a}")], "rate_limit.store_prefix", "accepted: at most 64"),
         (&[("jwt.secret_file", &empty)], "jwt.secret_file", "is empty"),

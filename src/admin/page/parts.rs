@@ -114,6 +114,7 @@ fn dependency(id: &str, title: &str, dependency: &Dependency) -> Markup {
                     dd { @if trouble.current { (ago(trouble.began_seconds_ago).trim_end_matches(" ago")) } @else { (ago(trouble.found_seconds_ago)) } }
                     dt { "Reason" } dd.long { (trouble.error) }
                 }
+                @if let Some(node) = &dependency.node { dt { "Node" } dd.long { (node) } }
                 @if let Some(tls) = &dependency.tls { dt { "TLS" } dd.long { (tls) } }
                 dt { "Connections" }
                 dd { (count(dependency.busy)) " in use, " (count(dependency.idle)) " idle"

@@ -5,6 +5,7 @@ pub mod browser;
 pub mod custom;
 pub mod faults;
 pub mod galera;
+pub mod group;
 pub mod made_up;
 pub mod mariadb;
 pub mod port;

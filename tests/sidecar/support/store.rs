@@ -51,7 +51,8 @@ impl Store {
         self.directory.path().join("socket")
     }
 
-    /// With nothing of what it held before. It may have options with TLS in place of a port without.
+    /// With nothing of what it held before. It may have options with TLS in place of a port
+    /// without.
     pub fn start_again(&self) {
         let port = self.port.number().to_string();
         let mut command = Command::new(program());
@@ -83,7 +84,8 @@ impl Store {
         }
     }
 
-    /// Stops its process where it is: connections stay open and can be made, and nothing is answered.
+    /// Stops its process where it is: connections stay open and can be made, and nothing is
+    /// answered.
     pub fn freeze(&self) {
         self.signal("STOP");
     }

@@ -84,8 +84,8 @@ async fn a_difference_is_known_to_all_sidecars_of_the_site() {
     }
     wait_until("it is native again", || first.log().iter().filter(|line| line.contains(AGREES)).count() == 2);
     assert!(!is_native(&lab.refresh(&second, 1).await), "the other one decides by itself");
-    second.signal("HUP");
     let skip = second.log().len();
+    second.signal("HUP");
     second.wait_for_log_after(skip, "verifying: WordPress gets the refreshes");
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!second.log().iter().skip(skip).any(|line| line.contains(DIFFERS)));
