@@ -55,7 +55,7 @@ impl StoreUrl {
     }
 }
 
-/// Reads it. What is wrong is told without the URL's text: it holds the password.
+/// Parses it. Faults are reported without the URL's text, which contains the password.
 ///
 /// # Errors
 /// In words that follow the key's name.

@@ -13,7 +13,7 @@ use super::refresher::Refresher;
 use super::shared_verdict::SharedVerdict;
 use crate::config;
 use crate::verify::difference::{Difference, Kind};
-use crate::verify::epoch as verify;
+use crate::verify::epoch::epoch;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError};
 use crate::wordpress::hook_scan::{self, Active, FilesState, Scanner, Snippets, Themes};
 use crate::wordpress::site::{Makeup, Site};
@@ -64,24 +64,22 @@ impl Epochs {
         let active = active(refresher, &site);
         let (files, active) = spawn_blocking(move || (hook_scan::files_state(&active), active)).await.ok()?;
         let makeup = &site.makeup;
-        let epoch = verify::epoch(makeup, &files.here, &*self.configuration);
+        let epoch = epoch(makeup, &files.here, &*self.configuration);
         let is_new = refresher.verification.enter(&epoch, makeup.tag(), &makeup.plugin_version);
-        self.shared.tell_and_heed(refresher, &self.anywhere(makeup, &files)).await;
+        self.shared.publish_and_heed(refresher, &self.anywhere(makeup, &files)).await;
         let mut scans = self.scans.lock().await;
         if is_new || !refresher.verification.is_scanned() || scans.due <= Instant::now() {
             scans.run(refresher, &self.scanner, active, files.here, &self.configuration.1.trusted_hooks).await;
         }
         Some(())
     }
-}
 
-impl Epochs {
     /// The epoch as other machines with the same code and the same declarations have it.
     fn anywhere(&self, makeup: &Makeup, files: &FilesState) -> String {
         let (jwt, refresh) = &*self.configuration;
         let declared = (&jwt.claims, jwt.lifetime, jwt.algorithm, &refresh.fields, &refresh.omit);
         let compared = (refresh.response_fields, &refresh.verify_ignore_headers);
-        verify::epoch(makeup, &files.anywhere, &(declared, compared))
+        epoch(makeup, &files.anywhere, &(declared, compared))
     }
 }
 

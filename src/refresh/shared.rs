@@ -40,8 +40,8 @@ impl SiteKey {
         format!("wp-jwt-sidecar:{}:", self.name(PREFIX, &[b"prefix"]))
     }
 
-    /// `length` bytes of a digest of `parts`, in hexadecimal digits. Without the key nobody can try
-    /// which parts lead to it.
+    /// `length` bytes of a digest of `parts`, in hexadecimal digits. Without the key the parts
+    /// cannot be guessed from it.
     fn name(&self, length: usize, parts: &[&[u8]]) -> String {
         let mut named = String::with_capacity(2 * length);
         // A key of any length is good.

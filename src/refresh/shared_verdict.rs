@@ -1,9 +1,9 @@
-//! A site that differs is told to its other sidecars, by the store that they share.
+//! Publishes in the shared store that a site differs, for its other sidecars.
 //!
-//! The first to find a difference puts it at a key that is made of the site and its epoch; all
-//! others look there every few seconds, a late starter too. When one of them lets go of it (a
-//! restart of the verification, or WordPress's answers agree again), the key goes, and each decides
-//! by itself again.
+//! The first sidecar that finds a difference stores it at a key made of the site and its epoch. All
+//! others read that key every few seconds, and so does one that starts later. A sidecar that lets go
+//! of the difference (a restart of the verification, or WordPress's responses agree again) deletes
+//! the key, and each decides by itself again.
 // SECURITY: the store can only take nativeness away. Nothing that is in it, or is not, makes a call
 // native: for that each sidecar compares by itself, as without a store. One that is hostile or
 // stale costs forwarding, at worst.
@@ -23,12 +23,12 @@ use crate::verify::difference::{Difference, Kind};
 /// itself.
 const KEPT_FOR: u64 = 24 * 60 * 60;
 
-/// The longest description that is taken, in bytes.
-const LONGEST: usize = 512;
+/// The longest description that is taken, in characters.
+const LONGEST: usize = 256;
 
 /// What stands at the key.
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct Published {
     kind: Kind,
     what: String,
 }
@@ -48,19 +48,19 @@ struct Seen {
 /// What is to be done at a look.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    Tell,
+    Publish,
     TakeBack,
     Look,
     Nothing,
 }
 
 impl Seen {
-    /// Pure. What was known at the start was told by whoever found it.
+    /// Pure. A difference that is known at the start was published by the sidecar that found it.
     fn step(&self, name: &str, differs: bool) -> Step {
         match (self.name == name, self.differs, differs) {
             (true, true, false) => Step::TakeBack,
-            (true, false, true) => Step::Tell,
-            // Another epoch, in which others may be behind: what was told of the one before stays.
+            (true, false, true) => Step::Publish,
+            // Another epoch, which others may not have yet: the key of the one before stays.
             (_, _, true) => Step::Nothing,
             (_, _, false) => Step::Look,
         }
@@ -68,9 +68,9 @@ impl Seen {
 }
 
 impl SharedVerdict {
-    /// Tells others of what is new here, and heeds what is new there. What cannot be told is told
-    /// the next time.
-    pub(super) async fn tell_and_heed(&self, refresher: &Refresher, epoch: &str) {
+    /// Publishes what is new here, and heeds what is new there. What fails is repeated at the next
+    /// look.
+    pub(super) async fn publish_and_heed(&self, refresher: &Refresher, epoch: &str) {
         let Some(shared) = refresher.rate_limiter.shared() else { return };
         let verification = &refresher.verification;
         let name = shared.name_of_verdict(refresher.rate_limiter.blog(), epoch);
@@ -99,11 +99,11 @@ impl Step {
         let (store, key) = (shared.store(), format!("{}{name}", shared.store().prefix()));
         match self {
             Step::Nothing => Some(true),
-            Step::Tell => {
+            Step::Publish => {
                 let Difference { kind, what } = found?;
-                let told = serde_json::to_string(&Told { kind, what }).ok()?;
+                let text = serde_json::to_string(&Published { kind, what }).ok()?;
                 let mut set = Cmd::new();
-                set.arg("SET").arg(key).arg(told).arg("EX").arg(KEPT_FOR);
+                set.arg("SET").arg(key).arg(text).arg("EX").arg(KEPT_FOR);
                 store.ask::<()>(&set).await.ok()?;
                 Some(true)
             }
@@ -119,9 +119,9 @@ impl Step {
                 // What cannot be looked at is looked at the next time anyway, and what is found
                 // until then is new.
                 let text: Option<Vec<u8>> = store.ask(&get).await.unwrap_or_default();
-                let told = text.and_then(|text| heard(&text));
-                let differs = told.is_some();
-                if let Some(difference) = told {
+                let found = text.and_then(|text| read(&text));
+                let differs = found.is_some();
+                if let Some(difference) = found {
                     verification.differs_elsewhere(difference);
                 }
                 Some(differs)
@@ -131,11 +131,10 @@ impl Step {
 }
 
 /// What another sidecar found, as far as that can be shown. Pure.
-fn heard(text: &[u8]) -> Option<Difference> {
-    let Told { kind, what } = serde_json::from_slice(text).ok()?;
-    let what = printable::one_line(&what);
-    let end = what.floor_char_boundary(LONGEST.min(what.len()));
-    Some(Difference::new(kind, format!("another sidecar found: {}", what.get(..end)?)))
+fn read(text: &[u8]) -> Option<Difference> {
+    let Published { kind, what } = serde_json::from_slice(text).ok()?;
+    let what: String = printable::one_line(&what).chars().take(LONGEST).collect();
+    Some(Difference::new(kind, format!("another sidecar found: {what}")))
 }
 
 #[cfg(test)]
@@ -143,12 +142,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_new_is_told_and_nothing_else() {
+    fn what_is_new_is_published_and_nothing_else() {
         let seen = |name: &str, differs| Seen { name: name.to_owned(), differs };
         for (before, name, differs, step) in [
             (Seen::default(), "a", false, Step::Look),
             (Seen::default(), "a", true, Step::Nothing),
-            (seen("a", false), "a", true, Step::Tell),
+            (seen("a", false), "a", true, Step::Publish),
             (seen("a", true), "a", true, Step::Nothing),
             (seen("a", true), "a", false, Step::TakeBack),
             (seen("a", true), "b", false, Step::Look),
@@ -160,13 +159,13 @@ mod tests {
 
     #[test]
     fn what_is_in_the_store_may_be_anything() {
-        let told = heard(br#"{"kind":"body","what":"body +roles"}"#).unwrap();
-        assert_eq!((told.kind, told.what.as_str()), (Kind::Body, "another sidecar found: body +roles"));
+        let difference = read(br#"{"kind":"body","what":"body +roles"}"#).unwrap();
+        assert_eq!((difference.kind, difference.what.as_str()), (Kind::Body, "another sidecar found: body +roles"));
         for text in ["", "1", "{}", r#"{"kind":"agrees","what":""}"#, "\u{fffd}", r#"{"kind":"body"}"#] {
-            assert_eq!(heard(text.as_bytes()), None, "{text}");
+            assert_eq!(read(text.as_bytes()), None, "{text}");
         }
         let long = format!(r#"{{"kind":"row","what":"a\\nb{}"}}"#, "ä".repeat(2_000));
-        let told = heard(long.as_bytes()).unwrap().what;
-        assert!(told.len() < 600 && !told.contains('\n'), "{told}");
+        let difference = read(long.as_bytes()).unwrap().what;
+        assert!(difference.len() < 600 && !difference.contains('\n'), "{difference}");
     }
 }

@@ -1,8 +1,8 @@
-//! The store that several sidecars of a site share: Redis, Valkey, or what speaks their language.
+//! The store that several sidecars of a site share: Redis, Valkey, or a server with their protocol.
 //!
-//! Nothing waits for it longer than [`LIMIT`], and nothing waits at all while it is away: it is
-//! connected to in the background, again and again, and whoever asks meanwhile is told at once that
-//! there is no answer. The log says once that it is away, and once that it is back.
+//! Nothing waits for it longer than [`LIMIT`], and nothing waits at all while it is away: a task
+//! connects to it in the background, again and again, and questions fail at once meanwhile. The log
+//! says once that it is away, and once that it is back.
 // SECURITY: it is trusted with nothing: what it says can be forged by anyone who can write to it.
 // See those who ask.
 

@@ -81,7 +81,7 @@ impl fmt::Display for Trouble {
                 Refusal::ReadOnly => "it is a replica (READONLY)",
                 Refusal::Full => "its memory is full (OOM)",
                 Refusal::NotSaved => "it takes no writes since it cannot save them (MISCONF)",
-                Refusal::NoPrimary => "there is no primary at the moment, or the Sentinels do not know the service",
+                Refusal::NoPrimary => "it has no primary, or the Sentinels do not know the service",
                 Refusal::NotAllSlots => "the cluster is not whole, or none of its servers can be reached",
                 Refusal::Busy => "a script of someone else's occupies it (BUSY)",
                 Refusal::Other => "it answers with an error: is it a Redis from version 5, or a Valkey?",
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_in_words_of_our_own() {
+    fn a_refusal_is_reported_in_words_of_our_own() {
         let said = |answer: &str| {
             let value = redis::parse_redis_value(answer.as_bytes()).unwrap();
             Trouble::of(&value.extract_error().unwrap_err())

@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 use crate::admin::{admin, get};
 use crate::support::apps::Apps;
 use crate::support::galera::{Cluster, Node};
-use crate::support::mariadb::{TestDatabase, TokenState, random_hex};
+use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
 use crate::support::raw::Upstream;
 use crate::support::rig::{self, NO_REUSE, command_environment, eventually};
 use crate::support::sidecar::{self, Sidecar};
@@ -61,6 +61,10 @@ impl Site {
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.sidecars.iter().map(Sidecar::address).collect()
+    }
+
+    pub(crate) fn node(&self, at: usize) -> &Database {
+        &self.cluster.nodes[at].server
     }
 
     /// Presents `token` at the sidecar of node `at`.

@@ -4,9 +4,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Site, refresh};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+
+use crate::cluster::Site;
 use crate::support::apps::Apps;
-use crate::support::mariadb::{Database, TestDatabase, random_hex};
+use crate::support::mariadb::{Database, TestDatabase};
 use crate::support::rig;
 use crate::trouble::INTERVAL;
 
@@ -16,8 +19,8 @@ const CLIENTS: usize = 32;
 /// Of each measurement, behind a second that does not count.
 const SECONDS: u64 = 10;
 
-/// Tokens that nobody has issued, one after the other.
-const UNKNOWN: usize = 1_000;
+/// Reads of one kind, one after the other.
+const READS: usize = 2_000;
 
 /// Refreshes a second, each client's next call at the next of `addresses`.
 async fn rate(database: &TestDatabase, user: u64, addresses: &[SocketAddr]) -> u64 {
@@ -31,16 +34,16 @@ async fn rate(database: &TestDatabase, user: u64, addresses: &[SocketAddr]) -> u
     rate as u64
 }
 
-/// How long an answer to an unknown token takes, half of them at most.
-async fn unknown(address: SocketAddr) -> Duration {
+/// How long a statement takes at most for half of its runs.
+async fn median(conn: &mut Conn, statement: &str) -> Duration {
     let mut took = Vec::new();
-    for _ in 0..UNKNOWN {
-        let (began, token) = (Instant::now(), random_hex::<16>());
-        assert_eq!(refresh(address, &token).await.0, 403);
+    for _ in 0..READS {
+        let began = Instant::now();
+        conn.query_drop(statement).await.unwrap();
         took.push(began.elapsed());
     }
     took.sort();
-    took[UNKNOWN / 2]
+    took[READS / 2]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +58,6 @@ async fn what_a_cluster_costs() {
     let address = sidecar.address();
     sidecar.wait_for_log("refreshing natively");
     println!("a single server: {} refreshes a second", rate(&database, user, &[address]).await);
-    println!("a single server: an unknown token is refused in {:?}", unknown(address).await);
     drop((sidecar, server));
 
     let site = Site::start(true, &[INTERVAL]).await;
@@ -64,5 +66,23 @@ async fn what_a_cluster_costs() {
         let rate = rate(&site.databases[0], site.user, &addresses[..nodes]).await;
         println!("Galera, sidecars at {nodes} of 3 nodes in turn: {rate} refreshes a second");
     }
-    println!("Galera: an unknown token is refused in {:?}", unknown(addresses[0]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster --bench"]
+async fn what_a_causal_read_costs() {
+    let site = Site::start(true, &[INTERVAL]).await;
+    let mut conn = site.node(1).root().await;
+    let name = site.databases[1].url().rsplit_once('/').unwrap().1.split_once('?').unwrap().0.to_owned();
+    let read = format!("SELECT id FROM {name}.wp_jwt_auth_tokens WHERE refresh_token_hash = 'unknown'");
+    let causal = format!("SET STATEMENT wsrep_sync_wait = 1 FOR {read}");
+    println!("idle: {:?}, causal {:?}", median(&mut conn, &read).await, median(&mut conn, &causal).await);
+    let apps = Apps::start_at(CLIENTS, &site.databases[0], site.user, &site.addresses()).await;
+    apps.go_on(CLIENTS);
+    println!(
+        "refreshes at all nodes: {:?}, causal {:?}",
+        median(&mut conn, &read).await,
+        median(&mut conn, &causal).await
+    );
+    assert!(apps.end().lost.is_empty());
 }

