@@ -98,6 +98,7 @@ struct MadeOf {
     jwt: config::Jwt,
     refresh: config::Refresh,
     cleanup: config::Cleanup,
+    rate_limit: config::RateLimit,
     dialer: Dialer,
     installation: Installation,
 }
@@ -198,6 +199,15 @@ impl Sidecar {
         self.native.as_ref().and_then(|native| native.refresher.store.database.host_in_use())
     }
 
+    /// How the node of a cluster stands that is used, as far as [`Sidecar::look`] found one.
+    pub fn cluster_node(&self) -> Option<String> {
+        let database = &self.native.as_ref()?.refresher.store.database;
+        let unknown =
+            || "its state cannot be read by this user (SELECT on performance_schema.replication_group_members)";
+        let node = database.is_cluster().then(|| database.node_view())?;
+        Some(node.map_or_else(|| unknown().to_owned(), |node| node.to_string()))
+    }
+
     /// How refreshes are verified, and the state that `serve` would begin with. `None` if they are
     /// not verified.
     pub fn verification(&self) -> Option<String> {
@@ -227,6 +237,20 @@ impl Sidecar {
             Some((native, runtime)) => runtime.block_on(native.refresher.store.database.examine_tls()),
             None => Vec::new(),
         }
+    }
+
+    /// The store that sidecars share, as it answers. `None` where there is none.
+    pub fn shared_store(&self) -> Option<String> {
+        let native = self.native.as_ref()?;
+        let (store, runtime) = (native.refresher.rate_limiter.shared()?.store(), native.runtime.0.as_ref()?);
+        let (label, prefix) = (store.standing().label, store.prefix());
+        Some(match runtime.block_on(store.try_once()) {
+            Ok(took) => format!(
+                "counted together at {label} (keys {prefix}*), which answers in {:.1} ms",
+                took.as_secs_f64() * 1e3
+            ),
+            Err(why) => format!("counted by each sidecar by itself, since {label} cannot be used: {why}"),
+        })
     }
 
     /// Ends what [`Sidecar::look`] began.
@@ -277,6 +301,15 @@ impl Native {
         }
         if let Some(recent) = self.refresher.recent.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { recent.keep_swept().await }));
+        }
+        if self.refresher.rate_limiter.shared().is_some() {
+            let refresher = Arc::clone(&self.refresher);
+            let connecting = async move {
+                if let Some(shared) = refresher.rate_limiter.shared() {
+                    shared.store().keep_connected().await;
+                }
+            };
+            tasks.spawn(until_stopped(self.stop.clone(), connecting));
         }
         if let Some(blogs) = self.refresher.blogs.clone() {
             tasks.spawn(until_stopped(self.stop.clone(), async move { blogs.keep_swept().await }));
@@ -396,6 +429,7 @@ impl MadeOf {
             jwt: config.jwt.clone(),
             refresh: config.refresh.clone(),
             cleanup: config.cleanup.clone(),
+            rate_limit: config.rate_limit.clone(),
             dialer: dialer.clone(),
             installation: installation.clone(),
         }

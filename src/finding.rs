@@ -43,6 +43,8 @@ pub enum Area {
     Process,
     /// The rows that the plugin's analytics counts.
     Analytics,
+    /// What several sidecars share besides the database.
+    Store,
 }
 
 impl Area {
@@ -64,6 +66,7 @@ impl Area {
             Area::Requests => "Requests",
             Area::Process => "Process",
             Area::Analytics => "Analytics",
+            Area::Store => "Store that sidecars share",
         }
     }
 }

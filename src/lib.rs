@@ -24,6 +24,8 @@
 //!    is left to [`forward`].
 //! 6. [`exchange::respond`] writes the sidecar's own responses, also for each [`exchange::error`].
 //!
+//! [`shared_store`] is what several sidecars of a site share besides its database.
+//!
 //! # Beside the request
 //!
 //! [`metrics`] counts and [`telemetry`] logs what happens, under the id that [`request_id`] gives
@@ -71,6 +73,7 @@ mod wordpress;
 
 mod cli;
 mod net;
+mod shared_store;
 mod telemetry;
 
 mod access_log;

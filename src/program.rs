@@ -343,8 +343,14 @@ fn check(parts: Parts) -> anyhow::Result<()> {
     if let Some(host) = sidecar.database_host() {
         writeln!(out, "database in use: {host}")?;
     }
+    if let Some(node) = sidecar.cluster_node() {
+        writeln!(out, "database cluster: {node}")?;
+    }
     for host in sidecar.database_tls() {
         writeln!(out, "TLS to the database: {host}")?;
+    }
+    if let Some(store) = sidecar.shared_store() {
+        writeln!(out, "rate limit: {store}")?;
     }
     if let Some(used_tokens) = sidecar.used_tokens() {
         writeln!(out, "used tokens: {used_tokens}")?;

@@ -19,6 +19,7 @@ use crate::metrics::{Distribution, Event, Level, Metrics, Series, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::blogs::Blogs;
 use crate::refresh::counters::Counters;
+use crate::shared_store::SharedStore;
 use crate::tls::Tls;
 use crate::verify::origins::OriginState;
 use crate::verify::{Verification, View, ViewState};
@@ -137,6 +138,9 @@ impl Collector for Exposed {
         if let Some(refresher) = &self.refresher {
             caches_and_queues(&mut write, refresher)?;
             verification(&mut write, &refresher.verification)?;
+            if let Some(shared) = refresher.rate_limiter.shared() {
+                store(&mut write, shared.store())?;
+            }
             if let (Some(network), Some(blogs)) = (Network::of(refresher), &refresher.blogs) {
                 sites(&mut write, &network, blogs)?;
             }
@@ -215,6 +219,15 @@ fn caches_and_queues(write: &mut Writer<'_, '_>, refresher: &Refresher) -> fmt::
     )?;
     let help = "Connections to the database at most.";
     write.samples("database_connections_limit", help, MetricType::Gauge, &[(NONE, pool.limit as u64)])?;
+    if let Some(node) = database.node_view() {
+        let help = "Whether the node of the cluster that is used is in step with the others (1) or not (0).";
+        let synced = [(NONE, u64::from(node.is_synced))];
+        write.samples("database_node_synced", help, MetricType::Gauge, &synced)?;
+        if let Some(nodes) = node.nodes {
+            let help = "Nodes of the cluster that the one in use sees.";
+            write.samples("database_cluster_nodes", help, MetricType::Gauge, &[(NONE, nodes)])?;
+        }
+    }
     let opened = [(NONE, database.connected.value())];
     write.samples("database_connections_opened", "Connections made to the database.", MetricType::Counter, &opened)?;
     let failed = [(NONE, database.not_connected.value())];
@@ -254,6 +267,23 @@ fn verification(write: &mut Writer<'_, '_>, verification: &Verification) -> fmt:
         }
         Ok(())
     })
+}
+
+fn store(write: &mut Writer<'_, '_>, store: &SharedStore) -> fmt::Result {
+    let help = "Whether the store that sidecars share is connected (1) or not (0).";
+    let up = u64::from(store.standing().is_up);
+    write.samples("shared_store_up", help, MetricType::Gauge, &[(NONE, up)])?;
+    let counts = store.counts();
+    let help = "Questions to the store that sidecars share: answered, without an answer in time (failed), or not asked since it was \
+                away (unasked).";
+    let results: [(&[(&str, &str)], u64); 3] = [
+        (&[("result", "answered")], counts.answered.value()),
+        (&[("result", "failed")], counts.failed.value()),
+        (&[("result", "unasked")], counts.unasked.value()),
+    ];
+    write.samples("shared_store_requests", help, MetricType::Counter, &results)?;
+    let help = "Time of an answer of the store that sidecars share.";
+    write.durations("shared_store_duration_seconds", help, &counts.took.read())
 }
 
 /// The metrics of a network. [`Tallies`](crate::refresh::blogs::Tallies) limits the number of

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use super::InForce;
 use super::page::units::{count, span};
-use super::status::{Certificate, Dependency, Refused, Status};
+use super::status::{Certificate, Dependency, Refused, Status, Store};
 use crate::doctor::running::{self, CERTIFICATE_ENDED};
+use crate::doctor::store::{AWAY as STORE_AWAY, FIX as STORE_FIX};
 use crate::finding::{Area, Finding};
 use crate::refresh::standing::Obstacle;
 use crate::verify::view::ORIGIN_CHANGED;
 use crate::verify::{View, ViewState};
+use crate::wordpress::database::NodeView;
 
 /// A certificate that expires sooner should have been renewed: Let's Encrypt's clients do that 30
 /// days before the end.
@@ -36,12 +38,16 @@ pub fn of(in_force: &InForce, status: &Status) -> Vec<Finding> {
     let refused = in_force.refresher.as_ref().and_then(|refresher| refresher.standing.obstacle());
     let mut findings: Vec<Finding> = dependencies(status)
         .chain(refused.as_ref().map(refused_rotations))
+        .chain(
+            in_force.refresher.as_ref().and_then(|refresher| refresher.store.database.node_view()).and_then(unsynced),
+        )
         .chain(status.verification.as_ref().and_then(|view| unproven(view, status)))
         .chain(status.certificates.iter().filter_map(certificate))
         .chain(pairs)
         .chain(errors(&status.refusals))
         .chain(open_files(status))
         .chain(lost_analytics(status))
+        .chain(status.store.as_ref().and_then(store))
         // The database's failure is already reported, with the reason.
         .chain(known.filter(|finding| finding.id != DATABASE_AWAY))
         .collect();
@@ -65,6 +71,13 @@ fn dependencies(status: &Status) -> impl Iterator<Item = Finding> {
 
 fn refused_rotations(obstacle: &Obstacle) -> Finding {
     Finding::problem(Area::Database, "database.refuses", obstacle.to_string(), obstacle.refused.fix())
+}
+
+fn unsynced(node: NodeView) -> Option<Finding> {
+    let what = format!("The node of the cluster that is used is not in step: {node}.");
+    let fix = "What does its error log say, and is a backup or a transfer to a node that joins under way? Further hosts in \
+               wordpress.database_hosts are used before it.";
+    (!node.is_synced).then(|| Finding::warning(Area::Database, "database.node", what, fix))
 }
 
 /// A site or an app's origin that differs; or a site that gets refreshes and has not been verified
@@ -154,6 +167,13 @@ fn lost_analytics(status: &Status) -> Option<Finding> {
     let fix = "Refreshes are not touched by that. The log says why; `refresh.analytics = false` writes none.";
     let what = format!("{} rows of the plugin's analytics could not be written since the start.", count(lost));
     Some(Finding::warning(Area::Analytics, "analytics.lost", what, fix))
+}
+
+fn store(store: &Store) -> Option<Finding> {
+    let trouble = store.trouble.as_ref()?;
+    let what =
+        format!("{} cannot be used: {trouble}. Each sidecar counts refreshes by itself meanwhile.", store.address);
+    Some(Finding::warning(Area::Store, STORE_AWAY, what, STORE_FIX))
 }
 
 fn current_trouble(dependency: &Dependency) -> Option<&str> {

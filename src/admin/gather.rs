@@ -11,13 +11,15 @@ use super::history::{Hour, Reading, Refusal, STEP};
 use super::network::Network;
 use super::process::Process;
 use super::status::{
-    Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Trouble,
+    Certificate, Dependency, Flow, Latency, Machine, Open, Program, Refused, Setting, Site, Status, Steps, Store,
+    Trouble,
 };
 use crate::config::Effective;
 use crate::last_seen::Sight;
 use crate::metrics::{Distribution, Event, Level, Timing};
 use crate::refresh::Refresher;
 use crate::refresh::analytics::Analytics;
+use crate::shared_store::SharedStore;
 use crate::tls;
 use crate::verify::ViewState;
 use crate::version;
@@ -80,6 +82,7 @@ impl Status {
             idle: pool.idle as u64,
             limit: Some(pool.limit as u64),
             tls: refresher.store.database.tls(),
+            node: refresher.store.database.node_view().map(|node| node.to_string()),
             ..dependency(refresher.sites.installation().database_label.clone(), &sight, now)
         });
         let (made, idle) = (metrics.level(Level::Upstream), metrics.level(Level::UpstreamIdle));
@@ -99,6 +102,7 @@ impl Status {
             network: refresher.and_then(Network::of),
             database,
             upstream,
+            store: refresher.and_then(|refresher| refresher.rate_limiter.shared()).map(|shared| store(shared.store())),
             traffic: traffic(&reading, &hour),
             latencies: latencies(&reading, &hour),
             refusals: refusals(&reading, &hour),
@@ -234,10 +238,23 @@ fn dependency(address: String, sight: &Sight, now: Instant) -> Dependency {
         well: sight.is_well(now, LATELY),
         seen_seconds_ago: sight.seen.map(ago),
         trouble,
+        node: None,
         tls: None,
         busy: 0,
         idle: 0,
         limit: None,
+    }
+}
+
+fn store(shared: &SharedStore) -> Store {
+    let (standing, counts) = (shared.standing(), shared.counts());
+    Store {
+        address: standing.label,
+        up: standing.is_up,
+        trouble: standing.trouble,
+        answered: counts.answered.value(),
+        failed: counts.failed.value(),
+        unasked: counts.unasked.value(),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Status {
     /// The site's database; `None` likewise.
     pub database: Option<Dependency>,
     pub upstream: Dependency,
+    /// What several sidecars share besides the database; `None` where nothing is configured.
+    pub store: Option<Store>,
     pub traffic: Vec<Flow>,
     pub latencies: Vec<Latency>,
     /// What is refused, and why.
@@ -103,6 +105,8 @@ pub struct Dependency {
     pub seen_seconds_ago: Option<f64>,
     /// The last failure, even if it has ended.
     pub trouble: Option<Trouble>,
+    /// What a node of a cluster says of itself; `None` on a single server.
+    pub node: Option<String>,
     /// How connections are protected; `None` if the address shows it.
     pub tls: Option<String>,
     pub busy: u64,
@@ -110,6 +114,22 @@ pub struct Dependency {
     pub idle: u64,
     /// The limit of connections.
     pub limit: Option<u64>,
+}
+
+/// Where several sidecars count together.
+#[derive(Serialize)]
+pub struct Store {
+    /// Without user and password.
+    pub address: String,
+    pub up: bool,
+    /// Why it cannot be used.
+    pub trouble: Option<String>,
+    /// Questions since the start, with an answer.
+    pub answered: u64,
+    /// Those without one in time.
+    pub failed: u64,
+    /// Those that were not asked since it was away.
+    pub unasked: u64,
 }
 
 /// A failure.

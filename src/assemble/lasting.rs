@@ -10,6 +10,7 @@ use crate::refresh::blogs::{Tallies, Verdicts};
 use crate::refresh::counters::Counters;
 use crate::refresh::rate_limit::RateLimiter;
 use crate::refresh::recent::Recent;
+use crate::shared_store;
 use crate::verify::kept::Kept;
 use crate::verify::{Rules, Verification};
 
@@ -19,6 +20,8 @@ pub struct Lasting {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refreshes: Arc<Counters>,
     pub(super) rate_limiter: RateLimiter,
+    /// What is counted of the store that sidecars share.
+    pub(super) store: Arc<shared_store::Counts>,
     /// For the network's further sites.
     pub(super) verdicts: Arc<Verdicts>,
     pub(super) tallies: Arc<Tallies>,
@@ -39,6 +42,7 @@ impl Lasting {
             metrics: Metrics::new(),
             refreshes: Arc::default(),
             rate_limiter: RateLimiter::new(),
+            store: Arc::default(),
             verdicts: Arc::default(),
             tallies: Arc::default(),
             recent: Arc::default(),

@@ -25,8 +25,10 @@ use crate::refresh::lookup::LookUps;
 use crate::refresh::replay::Reuse;
 use crate::refresh::row_cache::{Budget, RowCache};
 use crate::refresh::row_watch::RowWatch;
+use crate::refresh::shared::{Shared, SiteKey};
 use crate::refresh::standing::Standing;
 use crate::refresh::store::Store;
+use crate::shared_store::SharedStore;
 use crate::verify::kept;
 use crate::wordpress::clock::Clocks;
 use crate::wordpress::database::Database;
@@ -89,6 +91,9 @@ impl Native {
         };
         let comparisons = Comparisons::new(dialer.clone(), &config.refresh.verify_ignore_headers);
         let homes = Homes::new(dialer, tasks.clone(), Arc::clone(&clocks));
+        let key = SiteKey::of(&installation, &config.jwt);
+        let shared = SharedStore::new(&config.rate_limit, &key.prefix(), Arc::clone(&lasting.store));
+        let shared = shared.map(|store| Shared::new(store, key));
         let countries = Countries::new(config.refresh.country_database.clone(), installation.plugins_dir.clone());
         let sites = Sites::new(
             installation,
@@ -136,7 +141,7 @@ impl Native {
             reuse,
             recent: lasting.recent(reuse.interval),
             counters,
-            rate_limiter: lasting.rate_limiter.clone(),
+            rate_limiter: lasting.rate_limiter.sharing(shared),
             analytics,
             tasks,
             elsewhere: Arc::new(Semaphore::new(elsewhere::at_once(config.wordpress.database_connections))),

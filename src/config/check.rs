@@ -6,6 +6,7 @@
 mod clients;
 mod declared;
 mod operation;
+mod shared;
 mod site;
 mod site_server;
 
@@ -36,6 +37,7 @@ pub(super) fn check(mut read: Merged) -> Result<Config, Faults> {
     site_server::check_tls_name(&mut read, upstream.as_ref(), &wordpress, refresh.mode);
     let jwt = site::jwt(&mut read);
     let cleanup = site::cleanup(&read);
+    let rate_limit = shared::rate_limit(&mut read);
     let admin = operation::admin(&mut read, &server.listen, &tls.listen);
     let shutdown = operation::shutdown(&read);
     let log = operation::log(&mut read);
@@ -60,6 +62,7 @@ pub(super) fn check(mut read: Merged) -> Result<Config, Faults> {
                 jwt,
                 refresh,
                 cleanup,
+                rate_limit,
                 admin,
                 shutdown,
                 log,

@@ -108,8 +108,20 @@ pub fn find(name: &str) -> Option<&'static Key> {
 }
 
 /// The sections whose parts a reload replaces completely.
-const RELOADED: &[&str] =
-    &["server", "tls", "upstream", "forwarded", "wordpress", "jwt", "refresh", "cleanup", "shutdown", "admin", "log"];
+const RELOADED: &[&str] = &[
+    "server",
+    "tls",
+    "upstream",
+    "forwarded",
+    "wordpress",
+    "jwt",
+    "refresh",
+    "cleanup",
+    "rate_limit",
+    "shutdown",
+    "admin",
+    "log",
+];
 
 /// The keys in them that a reload does not apply: threads, the admin listener and the log's format
 /// are set up once.

@@ -21,6 +21,7 @@ mod names;
 mod open_files;
 mod secret;
 mod sources;
+pub mod store_url;
 mod value;
 
 use std::{path::PathBuf, time::Duration};
@@ -63,6 +64,8 @@ pub struct Config {
     pub refresh: Refresh,
     /// The deletion of old rows.
     pub cleanup: Cleanup,
+    /// What several sidecars share.
+    pub rate_limit: RateLimit,
     /// The listener for operators.
     pub admin: Admin,
     /// The end of the program.
@@ -394,6 +397,19 @@ pub struct Cleanup {
     pub tokens_after_days: usize,
     /// Whether analytics are deleted by the plugin's setting.
     pub analytics: bool,
+}
+
+/// `[rate_limit]`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RateLimit {
+    /// `rate_limit.store`, or what is in `rate_limit.store_file`: what [`store_url::parse`]
+    /// accepts. `None`: this process counts by itself.
+    pub store: Option<Secret>,
+    /// Certificates, in PEM form, of authorities that may sign the store's in place of those that
+    /// the system trusts. Not yet read.
+    pub store_ca_file: Option<PathBuf>,
+    /// What the names of keys begin with: `[A-Za-z0-9:._-]+`. `None`: one that is made of the site.
+    pub store_prefix: Option<String>,
 }
 
 /// `[admin]`

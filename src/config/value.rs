@@ -91,6 +91,9 @@ pub fn home_url(text: &str) -> Result<String, String> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
+/// Keys in a store should stay short: each costs memory there for as long as it lives.
+const LONGEST_PREFIX: usize = 64;
+
 /// A connection URL for the database. Faults are reported without the URL's text, which contains
 /// the password.
 pub fn database_url(text: &str) -> Result<(), String> {
@@ -111,6 +114,16 @@ pub fn database_url(text: &str) -> Result<(), String> {
         Some(name) if !name.is_empty() => Ok(()),
         _ => Err(format!("the database's name is missing; accepted: {accepted}")),
     }
+}
+
+/// What the names of keys in a store begin with. Braces would put all of a cluster's keys onto one
+/// server.
+pub fn store_prefix(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'_' | b'-');
+    if text.len() <= LONGEST_PREFIX && text.bytes().all(is_allowed) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("accepted: at most {LONGEST_PREFIX} letters, digits and : . _ -"))
 }
 
 /// Whether the URL disables the check of the certificate's name, which mysql_async accepts but does
@@ -289,6 +302,14 @@ mod tests {
         ] {
             let problem = database_url(text).unwrap_err();
             assert!(problem.starts_with(hint) && !problem.contains("hunter2"), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn prefixes_of_keys() {
+        assert_eq!(store_prefix("Shop-1:a.b_c").as_deref(), Ok("Shop-1:a.b_c"));
+        for text in ["a b", "{shop}", "a*", "ä", &"x".repeat(65)] {
+            assert!(store_prefix(text).is_err(), "{text}");
         }
     }
 

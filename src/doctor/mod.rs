@@ -27,6 +27,7 @@ pub mod report;
 mod rights;
 pub mod running;
 mod site;
+pub mod store;
 mod tables;
 mod upstream;
 mod verification;
@@ -46,6 +47,7 @@ use crate::config::{Config, RefreshMode, Secret, Verify};
 use crate::finding::{Area, Finding, Level, verdict};
 use crate::net::dial::Dialer;
 use crate::refresh::Refresher;
+use crate::refresh::shared::Shared;
 use crate::refresh::store::Store;
 use crate::refresh::trial::{self, Trial};
 use crate::tls::Tls;
@@ -177,9 +179,11 @@ impl Patient {
         let tls = within(Area::Database, "database.tls", SITE_LIMIT, database::tls(&self.installation));
         let verified = verification::look(&self.config, &self.installation);
         let verified = within(Area::Parity, "verify.state", verification::LIMIT, verified);
-        let (database, hosts, tls, web, php, hooks, verified) =
-            tokio::join!(database, hosts, tls, self.web(site.as_deref()), php, hooks, verified);
-        findings.extend([database, hosts, tls, web, php, hooks, verified].into_iter().flatten());
+        let store = store::look(self.refresher.rate_limiter.shared().map(Shared::store));
+        let store = within(Area::Store, store::AWAY, store::LIMIT, store);
+        let (database, hosts, tls, web, php, hooks, verified, store) =
+            tokio::join!(database, hosts, tls, self.web(site.as_deref()), php, hooks, verified, store);
+        findings.extend([database, hosts, tls, web, php, hooks, verified, store].into_iter().flatten());
         self.refresher.store.database.close().await;
         findings
     }

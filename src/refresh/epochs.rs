@@ -10,12 +10,13 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
 use super::refresher::Refresher;
+use super::shared_verdict::SharedVerdict;
 use crate::config;
 use crate::verify::difference::{Difference, Kind};
 use crate::verify::epoch::epoch;
 use crate::wordpress::database::{ANSWER_LIMIT, DatabaseError};
-use crate::wordpress::hook_scan::{self, Active, Scanner, Snippets, Themes};
-use crate::wordpress::site::Site;
+use crate::wordpress::hook_scan::{self, Active, FilesState, Scanner, Snippets, Themes};
+use crate::wordpress::site::{Makeup, Site};
 
 /// As often as the site's options are read.
 const LOOK: Duration = Duration::from_secs(3);
@@ -35,13 +36,14 @@ pub struct Epochs {
     configuration: Arc<Configuration>,
     scanner: Arc<Scanner>,
     scans: Mutex<Scans>,
+    shared: SharedVerdict,
 }
 
 impl Epochs {
     /// For a site whose files `scanner` reads.
     pub fn new(configuration: Arc<Configuration>, scanner: Arc<Scanner>) -> Self {
         let scans = Mutex::new(Scans { due: Instant::now(), cut: 0, unread: Vec::new() });
-        Epochs { configuration, scanner, scans }
+        Epochs { configuration, scanner, scans, shared: SharedVerdict::default() }
     }
 
     /// Looks repeatedly and calls `looked` after each look. Never returns.
@@ -62,13 +64,22 @@ impl Epochs {
         let active = active(refresher, &site);
         let (files, active) = spawn_blocking(move || (hook_scan::files_state(&active), active)).await.ok()?;
         let makeup = &site.makeup;
-        let epoch = epoch(makeup, &files, &*self.configuration);
+        let epoch = epoch(makeup, &files.here, &*self.configuration);
         let is_new = refresher.verification.enter(&epoch, makeup.tag(), &makeup.plugin_version);
+        self.shared.publish_and_heed(refresher, &self.anywhere(makeup, &files)).await;
         let mut scans = self.scans.lock().await;
         if is_new || !refresher.verification.is_scanned() || scans.due <= Instant::now() {
-            scans.run(refresher, &self.scanner, active, files, &self.configuration.1.trusted_hooks).await;
+            scans.run(refresher, &self.scanner, active, files.here, &self.configuration.1.trusted_hooks).await;
         }
         Some(())
+    }
+
+    /// The epoch as other machines with the same code and the same declarations have it.
+    fn anywhere(&self, makeup: &Makeup, files: &FilesState) -> String {
+        let (jwt, refresh) = &*self.configuration;
+        let declared = (&jwt.claims, jwt.lifetime, jwt.algorithm, &refresh.fields, &refresh.omit);
+        let compared = (refresh.response_fields, &refresh.verify_ignore_headers);
+        epoch(makeup, &files.anywhere, &(declared, compared))
     }
 }
 

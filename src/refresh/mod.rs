@@ -51,6 +51,8 @@ pub mod row_cache;
 pub mod row_proof;
 pub mod row_watch;
 pub mod seen_ids;
+pub mod shared;
+mod shared_verdict;
 pub mod standing;
 pub mod store;
 pub mod supervise;
@@ -301,11 +303,10 @@ impl Call<'_> {
             return Ok(Decided::Left(Leave::counted(&self.refresher.counters.not_begun, why)));
         }
         let now = unix_now();
-        let window = self
-            .site
-            .settings
-            .rate_limit
-            .map(|limit| self.refresher.rate_limiter.count(self.client.address, limit, now));
+        let window = match self.site.settings.rate_limit {
+            Some(limit) => Some(self.refresher.rate_limiter.count(self.client.address, limit, now).await),
+            None => None,
+        };
         if window.as_ref().is_some_and(|window| window.retry_after.is_some()) {
             if !self.refuses {
                 return Ok(Decided::Left(Leave::counted(

@@ -208,10 +208,25 @@ impl Verification {
     /// no client can cause.
     pub fn differs(&self, difference: Difference) {
         self.counts.differs(difference.kind);
+        self.differs_elsewhere(difference);
+    }
+
+    /// Another sidecar of the site has found it.
+    // SECURITY: there is no other way for another sidecar's word to count, and this one only takes
+    // nativeness away.
+    pub fn differs_elsewhere(&self, difference: Difference) {
         if let Some(next) = self.next.get() {
             next.change(|known| known.verdict.differ(difference.clone(), unix_now()));
         }
         self.change(|known| known.verdict.differ(difference, unix_now()));
+    }
+
+    /// What comparisons have found that differs, here or elsewhere.
+    pub fn found(&self) -> Option<Difference> {
+        match &self.known().verdict.state {
+            State::Differs(difference) => Some(difference.clone()),
+            State::Unverified | State::Agrees => None,
+        }
     }
 
     /// A difference that a client may have caused, or that comes from the sidecar's own

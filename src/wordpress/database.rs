@@ -31,7 +31,7 @@ use mysql_async::{Opts, OptsBuilder, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-pub use cluster::{CAUSAL_LIMIT, Causality};
+pub use cluster::{CAUSAL_LIMIT, Causality, NodeView};
 use cluster::{CAUSAL_READS, NodeState};
 pub use conn::{Conn, NotUnderstood};
 use conn::{END_LIMIT, Ends};
@@ -403,7 +403,10 @@ impl Database {
     fn note_server(&self, connection: &Connection) {
         let mut at = self.at();
         at.causality = connection.abilities.causality;
-        at.node.clone_from(&connection.node);
+        // A member of Group Replication is asked apart: its user may not be allowed to.
+        if connection.abilities.causality != Some(Causality::Group) {
+            at.node.clone_from(&connection.node);
+        }
         let server = &connection.server;
         if at.server.as_ref() != Some(server) {
             let is_first = at.server.replace(Arc::clone(server)).is_none();

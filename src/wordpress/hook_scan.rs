@@ -35,7 +35,7 @@ use files::{Part, Walker};
 pub use found::{Found, Hit, Unread, is_trusted};
 use php::{Form, Named};
 pub use scanner::Scanner;
-pub use state::files_state;
+pub use state::{FilesState, files_state};
 pub use stored::{Snippets, Themes, snippets, themes};
 
 /// The active code of a site, and where its files are.

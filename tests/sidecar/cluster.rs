@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 
+use crate::admin::{admin, get};
 use crate::support::apps::Apps;
 use crate::support::galera::{Cluster, Node};
-use crate::support::mariadb::{TestDatabase, TokenState, random_hex};
+use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
 use crate::support::raw::Upstream;
-use crate::support::rig::{self, NO_REUSE, eventually};
-use crate::support::sidecar::Sidecar;
+use crate::support::rig::{self, NO_REUSE, command_environment, eventually};
+use crate::support::sidecar::{self, Sidecar};
+use crate::support::splitter::Splitter;
 use crate::trouble::{INTERVAL, families_are_whole};
 
 const APPS: usize = 16;
@@ -22,16 +24,16 @@ const HOSTS: &str = "WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS";
 const CALLS: usize = 5_000;
 
 /// A site on a cluster, and a sidecar at each node.
-struct Site {
+pub(crate) struct Site {
     cluster: Cluster,
-    databases: [TestDatabase; 3],
-    user: u64,
+    pub(crate) databases: [TestDatabase; 3],
+    pub(crate) user: u64,
     sidecars: Vec<Sidecar>,
     upstream: Upstream,
 }
 
 impl Site {
-    async fn start(has_index: bool, environment: &[(&str, &str)]) -> Site {
+    pub(crate) async fn start(has_index: bool, environment: &[(&str, &str)]) -> Site {
         let cluster = Cluster::start().await;
         let database = rig::site(&cluster.nodes[0].server).await;
         let user = database.insert_user("alice").await.id;
@@ -57,8 +59,12 @@ impl Site {
         Site { cluster, databases, user, sidecars, upstream }
     }
 
-    fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.sidecars.iter().map(Sidecar::address).collect()
+    }
+
+    pub(crate) fn node(&self, at: usize) -> &Database {
+        &self.cluster.nodes[at].server
     }
 
     /// Presents `token` at the sidecar of node `at`.
@@ -76,7 +82,7 @@ impl Site {
 }
 
 /// The status, and the new refresh token.
-fn refresh(address: SocketAddr, token: &str) -> impl Future<Output = (u16, Option<String>)> + use<> {
+pub(crate) fn refresh(address: SocketAddr, token: &str) -> impl Future<Output = (u16, Option<String>)> + use<> {
     let token = token.to_owned();
     let called = tokio::task::spawn_blocking(move || rig::refresh_at(address, &token));
     async move {
@@ -341,5 +347,73 @@ async fn a_node_that_is_not_synced_is_passed_over() {
     sidecar.wait_for_log("accepts writes again and is used from now on");
     let token = first.server.same(&database).insert_token(TokenState::Live, user).await.refresh_token;
     assert_eq!(refresh(sidecar.address(), &token).await.0, 200);
+    drop(upstream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn the_nodes_state_is_shown() {
+    let site = Site::start(true, &[("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0")]).await;
+    let environment = command_environment(&site.databases[0], site.upstream.address());
+    let output = sidecar::command().arg("check").envs(environment).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("database cluster: Synced, Primary, 3 nodes"), "{told}");
+    let page = admin(&site.sidecars[1]);
+    let status = || get(page, "/status.json").json();
+    eventually("all nodes are seen", async || status()["database"]["node"] == "Synced, Primary, 3 nodes").await;
+    let metrics = || String::from_utf8(get(page, "/metrics").body).unwrap();
+    assert!(
+        metrics().contains("wp_jwt_sidecar_database_node_synced 1\nwp")
+            || metrics().contains("database_node_synced 1\n")
+    );
+    assert!(metrics().contains("wp_jwt_sidecar_database_cluster_nodes 3\n"));
+    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    eventually("it is seen", async || status()["database"]["node"] == "Donor/Desynced, Primary, 3 nodes").await;
+    assert!(status()["findings"].to_string().contains("is not in step: Donor/Desynced, Primary, 3 nodes"));
+    assert!(metrics().contains("wp_jwt_sidecar_database_node_synced 0\n"));
+    behind.let_go().await;
+    site.cluster.nodes[2].server.kill().await;
+    eventually("one is missing", async || status()["database"]["node"] == "Synced, Primary, 2 nodes").await;
+}
+
+/// As ProxySQL with the rules of its documentation: reads outside of transactions go to another
+/// node, which is behind.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_proxy_that_splits_reads_refuses_nobody() {
+    let cluster = Cluster::start().await;
+    let [first, second, _] = &cluster.nodes;
+    let database = rig::site(&first.server).await;
+    let user = database.insert_user("alice").await.id;
+    database.execute("CREATE INDEX refresh_token ON wp_jwt_auth_tokens (refresh_token_hash)").await;
+    let name = database.url().rsplit_once('/').unwrap().1.split_once('?').unwrap().0.to_owned();
+    let mut root = first.server.root().await;
+    root.query_drop("CREATE USER split@localhost").await.unwrap();
+    root.query_drop(format!("GRANT ALL ON {name}.* TO split@localhost")).await.unwrap();
+    eventually("the other node has the account and the site", async || {
+        let asked = format!("SELECT 1 FROM mysql.db WHERE User = 'split' AND Db = '{name}'");
+        let known: Option<u8> = second.server.root().await.query_first(asked).await.unwrap();
+        known.is_some()
+    })
+    .await;
+    let splitter = Splitter::between(first.server.socket(), second.server.socket());
+    let url = format!("mysql://split@{}/{name}", splitter.address());
+    let upstream = rig::wordpress();
+    let environment = [("WP_JWT_SIDECAR_WORDPRESS_DATABASE_URL", url.as_str()), INTERVAL];
+    let sidecar = rig::sidecar(&database, upstream.address(), &environment);
+    sidecar.wait_for_log("a proxy sends reads to other servers than writes");
+    sidecar.wait_for_log("refreshing natively");
+    let behind = Behind::hold(second).await;
+    let mut token = database.insert_token(TokenState::Live, user).await.refresh_token;
+    for call in 0..20 {
+        let (status, next) = refresh(sidecar.address(), &token).await;
+        assert_eq!(status, 200, "{call}");
+        assert_eq!(refresh(sidecar.address(), &token).await, (200, next.clone()), "{call}: a replay");
+        token = next.unwrap();
+    }
+    assert_eq!(refresh(sidecar.address(), &random_hex::<16>()).await.0, 403);
+    let tokens: Vec<_> = splitter.read().into_iter().filter(|text| text.contains("`wp_jwt_auth_tokens`")).collect();
+    assert!(!tokens.iter().any(|text| text.contains("refresh_token_hash")), "no token is looked for there: {tokens:?}");
+    behind.let_go().await;
     drop(upstream);
 }

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["body"],
     &["fields", "import", "index", "verify", "vet"],
     &["http1", "tls", "wordpress"],
-    &["cli", "net", "telemetry"],
+    &["cli", "net", "shared_store", "telemetry"],
     &["access_log", "admission", "config"],
     &[
         "byte_order_mark",

@@ -9,6 +9,7 @@ mod operator;
 mod origins;
 mod plugin;
 mod rows;
+mod shared;
 mod site;
 mod way;
 

@@ -119,6 +119,8 @@ install_mysql() { # DATA_DIRECTORY
 	start mysqld "${mysqld[@]}" --initialize-insecure --datadir="$1" --tmpdir="$dir/tmp" --innodb-redo-log-capacity=16M
 	wait "${pids[mysqld]}" || fail "mysqld --initialize failed"
 	unset "pids[mysqld]"
+	# Each copy makes itself a server_uuid.
+	rm -f "$1/auto.cnf"
 }
 
 # The mode is MariaDB's: WordPress's tables have dates of zeros.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use maud::{Markup, html};
 
 use super::units::{NOTHING, bytes, count, seconds, span};
-use crate::admin::status::{Dependency, Latency, Refused, Setting, Status};
+use crate::admin::status::{Dependency, Latency, Refused, Setting, Status, Store};
 
 /// How long things took recently.
 pub fn latencies(status: &Status) -> Markup {
@@ -85,6 +85,7 @@ pub fn health(status: &Status) -> Markup {
                     (dependency("database", "Database", database))
                 }
                 (dependency("upstream", "Web server of the site", &status.upstream))
+                @if let Some(shared) = &status.store { (store(shared)) }
                 (site(status))
                 (network(status))
                 (process(status))
@@ -113,10 +114,32 @@ fn dependency(id: &str, title: &str, dependency: &Dependency) -> Markup {
                     dd { @if trouble.current { (ago(trouble.began_seconds_ago).trim_end_matches(" ago")) } @else { (ago(trouble.found_seconds_ago)) } }
                     dt { "Reason" } dd.long { (trouble.error) }
                 }
+                @if let Some(node) = &dependency.node { dt { "Node" } dd.long { (node) } }
                 @if let Some(tls) = &dependency.tls { dt { "TLS" } dd.long { (tls) } }
                 dt { "Connections" }
                 dd { (count(dependency.busy)) " in use, " (count(dependency.idle)) " idle"
                     @if let Some(limit) = dependency.limit { ", at most " (count(limit)) } }
+            }
+        }
+    }
+}
+
+/// What several sidecars share.
+fn store(store: &Store) -> Markup {
+    let state = match (store.up, &store.trouble) {
+        (true, _) => ("well", "well"),
+        (false, Some(_)) => ("warning", "away"),
+        (false, None) => ("plain", "not connected yet"),
+    };
+    html! {
+        div.card #store data-live {
+            h3 { "Store that sidecars share " span.pill.small.(state.0) { span.dot {} (state.1) } }
+            dl.facts {
+                dt { "Address" } dd.long { (store.address) }
+                @if let Some(trouble) = &store.trouble { dt { "Reason" } dd.long { (trouble) } }
+                dt { "Refreshes" } dd { @if store.up { "counted together" } @else { "counted by each sidecar by itself" } }
+                dt { "Questions" }
+                dd { (count(store.answered)) " answered, " (count(store.failed)) " failed, " (count(store.unasked)) " not asked" }
             }
         }
     }

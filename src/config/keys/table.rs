@@ -11,10 +11,11 @@ macro_rules! keys {
 
 mod clients;
 mod operation;
+mod shared;
 mod site;
 mod site_server;
 
-pub(in crate::config) use self::{clients::*, operation::*, site::*, site_server::*};
+pub(in crate::config) use self::{clients::*, operation::*, shared::*, site::*, site_server::*};
 use super::Key;
 
 /// The sections in the order of the example file, each with its subject.
@@ -31,6 +32,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("refresh", "The refresh route."),
     ("cleanup", "Deletes old rows of the plugin's tables, which otherwise stay for ever. Off by default."),
     (
+        "rate_limit",
+        "The plugin's rate limit where a site has several sidecars, and what else they share besides the database.",
+    ),
+    (
         "admin",
         "For operators: a status page at /, /status.json, /metrics for Prometheus, /healthz and /readyz. It shows no secrets and changes nothing.",
     ),
@@ -41,9 +46,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
 /// Every key, in the order of the example file.
 pub const KEYS: &[Key] = &joined();
 
-const PARTS: [&[Key]; 4] = [clients::KEYS, site_server::KEYS, site::KEYS, operation::KEYS];
+const PARTS: [&[Key]; 5] = [clients::KEYS, site_server::KEYS, site::KEYS, shared::KEYS, operation::KEYS];
 
-const COUNT: usize = clients::KEYS.len() + site_server::KEYS.len() + site::KEYS.len() + operation::KEYS.len();
+const COUNT: usize =
+    clients::KEYS.len() + site_server::KEYS.len() + site::KEYS.len() + shared::KEYS.len() + operation::KEYS.len();
 
 const fn joined() -> [Key; COUNT] {
     let mut all = [clients::KEYS[0]; COUNT];

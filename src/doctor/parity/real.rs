@@ -184,7 +184,7 @@ async fn prepare(
         api_link: home.api_link.as_ref(),
         cors: Cors::Own(None),
         expose_rate_limit: false,
-        window: limit.map(|limit| refresher.rate_limiter.count(client, limit, issued_at)),
+        window: limit.map(|limit| refresher.rate_limiter.count_here(client, limit, issued_at)),
         fields: refresher.fields,
         omit: &site.declared.omit,
     };

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::conn::Conn;
 use super::server::{Mode, known};
-use super::{Database, DatabaseError, Session};
+use super::{ANSWER_LIMIT, Database, DatabaseError, Session};
 
 /// How long a causal read may take. The server's own limit (Galera's `causal_read_timeout`) is 30
 /// s, and `max_statement_time` does not apply. A rotation that follows has time left.
@@ -78,37 +78,82 @@ impl Causality {
     }
 }
 
-/// The state of a Galera node, as it reports it.
+/// The state of a node, as it reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NodeState {
-    /// `wsrep_local_state_comment`: "Synced", "Donor/Desynced", "Joined", …
+    /// Galera's `wsrep_local_state_comment`: "Synced", "Donor/Desynced", "Joined", …; Group
+    /// Replication's `MEMBER_STATE`: "ONLINE", "RECOVERING", "ERROR", …
     state: String,
-    /// `wsrep_cluster_status`: "Primary", "non-Primary", "Disconnected".
+    /// Galera's `wsrep_cluster_status`: "Primary", "non-Primary", "Disconnected"; Group
+    /// Replication's `MEMBER_ROLE`: "PRIMARY", "SECONDARY".
     part: String,
+    /// How many nodes it sees.
+    nodes: Option<u64>,
 }
+
+/// Needs the right to read the table, which users of a site do not have by themselves.
+const MEMBER: &str = "SELECT MEMBER_STATE, MEMBER_ROLE, \
+    (SELECT COUNT(*) FROM performance_schema.replication_group_members WHERE MEMBER_STATE IN ('ONLINE', 'RECOVERING')) \
+    FROM performance_schema.replication_group_members WHERE MEMBER_ID = @@server_uuid";
 
 impl NodeState {
     pub(super) async fn ask(conn: &mut Conn) -> Result<Option<Self>, mysql_async::Error> {
-        let asked = "SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_local_state_comment', 'wsrep_cluster_status')";
+        let asked = "SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_local_state_comment', 'wsrep_cluster_status', \
+                     'wsrep_cluster_size')";
         let rows: Vec<Row> = match conn.query(asked).await {
             Err(mysql_async::Error::Server(_)) => return Ok(None),
             rows => rows?,
         };
-        let (mut state, mut part) = (None, None);
+        let (mut state, mut part, mut nodes) = (None, None, None);
         for mut row in rows {
             let name: Option<String> = known(&mut row, 0);
             match name.map(|name| name.to_ascii_lowercase()).as_deref() {
                 Some("wsrep_local_state_comment") => state = known(&mut row, 1),
                 Some("wsrep_cluster_status") => part = known(&mut row, 1),
+                Some("wsrep_cluster_size") => nodes = known::<String>(&mut row, 1).and_then(|nodes| nodes.parse().ok()),
                 _ => {}
             }
         }
-        Ok(state.zip(part).map(|(state, part)| NodeState { state, part }))
+        Ok(state.zip(part).map(|(state, part)| NodeState { state, part, nodes }))
+    }
+
+    /// The same of a member of Group Replication; `None` where this user may not read it.
+    async fn of_member(conn: &mut Conn) -> Result<Option<Self>, mysql_async::Error> {
+        let row: Option<Row> = match conn.query_first(MEMBER).await {
+            Err(mysql_async::Error::Server(_)) => return Ok(None),
+            row => row?,
+        };
+        let Some(mut row) = row else { return Ok(None) };
+        let (state, part, nodes) = (known(&mut row, 0), known(&mut row, 1), known(&mut row, 2));
+        Ok(state.zip(part).map(|(state, part)| NodeState { state, part, nodes }))
     }
 
     /// Whether it has everything that the cluster has, and the cluster's quorum.
     pub(super) fn is_synced(&self) -> bool {
-        self.state.eq_ignore_ascii_case("Synced") && self.part.eq_ignore_ascii_case("Primary")
+        let is_of_galera = self.state.eq_ignore_ascii_case("Synced") && self.part.eq_ignore_ascii_case("Primary");
+        is_of_galera || self.state.eq_ignore_ascii_case("ONLINE")
+    }
+}
+
+/// How the node in use stood when it was last asked, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// "Synced, Primary", "ONLINE, SECONDARY".
+    pub state: String,
+    /// Whether it is a node to use.
+    pub is_synced: bool,
+    /// How many nodes it sees.
+    pub nodes: Option<u64>,
+}
+
+impl fmt::Display for NodeView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.state)?;
+        match self.nodes {
+            Some(1) => f.write_str(", the only node that it sees"),
+            Some(nodes) => write!(f, ", {nodes} nodes"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -132,6 +177,32 @@ impl Database {
     /// What the node in use reported when its newest connection was made.
     pub fn node_state(&self) -> Option<String> {
         self.at().node.as_ref().map(ToString::to_string)
+    }
+
+    /// The same, as a whole.
+    pub fn node_view(&self) -> Option<NodeView> {
+        let at = self.at();
+        let node = at.node.as_ref()?;
+        Some(NodeView { state: node.to_string(), is_synced: node.is_synced(), nodes: node.nodes })
+    }
+
+    /// Asks the node in use how it stands. Nothing on a single server.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn look_at_node(&self) -> Result<(), DatabaseError> {
+        let Some(causality) = self.causality() else { return Ok(()) };
+        let mut session = self.session().await?;
+        let asked = async {
+            Ok::<_, DatabaseError>(match causality {
+                Causality::Statement | Causality::Session => NodeState::ask(session.conn()).await?,
+                Causality::Group => NodeState::of_member(session.conn()).await?,
+            })
+        };
+        let node = self.within(ANSWER_LIMIT, asked).await?;
+        session.give_back();
+        self.at().node = node;
+        Ok(())
     }
 
     /// The same, if other nodes should be preferred.
@@ -271,7 +342,8 @@ mod tests {
 
     #[test]
     fn which_nodes_are_synced() {
-        let is_synced = |state: &str, part: &str| NodeState { state: state.into(), part: part.into() }.is_synced();
+        let is_synced =
+            |state: &str, part: &str| NodeState { state: state.into(), part: part.into(), nodes: None }.is_synced();
         assert!(is_synced("Synced", "Primary"));
         for (state, part) in [("Donor/Desynced", "Primary"), ("Joined", "Primary"), ("Initialized", "non-Primary")] {
             assert!(!is_synced(state, part), "{state} {part}");

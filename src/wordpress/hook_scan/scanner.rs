@@ -25,7 +25,7 @@ struct Scanned {
 
 struct Last {
     began: Instant,
-    /// The state of the files: see [`files_state`](super::files_state).
+    /// The state of the files: see [`FilesState::here`](super::FilesState::here).
     files: [u8; 16],
     found: Found,
 }

@@ -140,6 +140,7 @@ async fn all_that_dashboard_and_rules_ask_for_is_there() {
         LISTEN,
         ("WP_JWT_SIDECAR_TLS_LISTEN", "127.0.0.1:0"),
         ("WP_JWT_SIDECAR_TLS_CERTIFICATES", certificates.as_str()),
+        ("WP_JWT_SIDECAR_RATE_LIMIT_STORE", "redis://127.0.0.1:1"),
     ];
     let rig = Rig::start_on(Database::shared(), &environment).await;
     let address = admin(&rig.sidecar);

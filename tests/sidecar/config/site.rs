@@ -73,6 +73,9 @@ impl Site {
             }),
             ("refresh.verify_ignore_headers", _) => three(["via", "x-a,x-b", "x-c"]),
             ("refresh.trusted_hooks", _) => three(["a.php", "b.php:1,c", "d/e.php:2"]),
+            ("rate_limit.store_file", _) => {
+                [0, 1, 2].map(|i| text(&self.file(&format!("store-{i}"), &format!("redis://h/{i}\n"))))
+            }
             (name, Kind::Path) => [0, 1, 2].map(|i| text(&self.file(&format!("{name}-{i}"), &format!("{PEM}{i}\n")))),
             ("server.listen", _) => three(["127.0.0.1:1", "127.0.0.1:2,[::1]:2", "unix:/run/x.sock,systemd:http"]),
             ("tls.listen", _) => three(["", "127.0.0.1:4", "unix:/run/y.sock"]),
@@ -86,6 +89,7 @@ impl Site {
             ("wordpress.hosts", _) => three(["a.example", "b.example:81,c.example", "d.example"]),
             ("wordpress.database_hosts", _) => three(["a", "b:3307,[::1]:3306", "localhost:/run/x.sock"]),
             ("wordpress.database_url", _) => three(["mysql://a@h/d", "mysql://b@h/d", "mysql://c@h/d"]),
+            ("rate_limit.store", _) => three(["redis://a", "rediss://:b@c/1", "redis+cluster://d,e"]),
             ("wordpress.home", _) => three(["https://a", "https://b", "http://c/d"]),
             ("log.level", _) => three(["warn", "error", "info,hyper=debug"]),
             ("jwt.claim", _) => three(["[]", CLAIMS[0], CLAIMS[1]]),
@@ -109,13 +113,33 @@ const FIELDS: [&str; 2] = [
 
 /// Everything that the program uses, including secrets, but without the sources.
 pub fn facts(config: &Config) -> String {
-    let Config { server, tls, upstream, forwarded, wordpress, jwt, refresh, cleanup, admin, shutdown, log, .. } =
-        config;
+    let Config {
+        server,
+        tls,
+        upstream,
+        forwarded,
+        wordpress,
+        jwt,
+        refresh,
+        cleanup,
+        rate_limit,
+        admin,
+        shutdown,
+        log,
+        ..
+    } = config;
     let admin = (&admin.listen, &admin.hosts);
-    let secrets = [&wordpress.database_url, &wordpress.auth_key, &wordpress.auth_salt, &jwt.secret, &jwt.private_key];
+    let secrets = [
+        &rate_limit.store,
+        &wordpress.database_url,
+        &wordpress.auth_key,
+        &wordpress.auth_salt,
+        &jwt.secret,
+        &jwt.private_key,
+    ];
     let exposed = secrets.map(|secret| secret.as_ref().map(|secret| secret.expose().to_owned()));
     format!(
-        "{server:?} {tls:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {cleanup:?} {admin:?} {shutdown:?} {log:?} {exposed:?}"
+        "{server:?} {tls:?} {upstream:?} {forwarded:?} {wordpress:?} {jwt:?} {refresh:?} {cleanup:?} {rate_limit:?} {admin:?} {shutdown:?} {log:?} {exposed:?}"
     )
 }
 

@@ -221,9 +221,11 @@ pub fn tells_a_secret(text: &str) -> bool {
     hex || text.contains("eyJ") || known.iter().any(|secret| text.contains(secret))
 }
 
-/// The binary, without this machine's configuration.
+/// The binary, without this machine's configuration. `tests/cluster --bench` names one that is built
+/// for speed.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wp-jwt-sidecar"));
+    let program = std::env::var("SIDECAR_TESTS_PROGRAM");
+    let mut command = Command::new(program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_wp-jwt-sidecar")));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WP_JWT_SIDECAR_") {
             command.env_remove(name);

@@ -1,0 +1,325 @@
+//! The store that several sidecars of a site share: Redis, Valkey, or a server with their protocol.
+//!
+//! Nothing waits for it longer than [`LIMIT`], and nothing waits at all while it is away: a task
+//! connects to it in the background, again and again, and questions fail at once meanwhile. The log
+//! says once that it is away, and once that it is back.
+// SECURITY: it is trusted with nothing: what it says can be forged by anyone who can write to it.
+// See those who ask.
+
+mod client;
+mod trouble;
+mod window;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, FromRedisValue, RedisResult};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::config::RateLimit;
+use crate::metrics::{Counter, Histogram};
+use client::{Client, Connection};
+use trouble::Trouble;
+pub use window::Counted;
+
+/// How long one question may take. A refresh must not wait longer than 50 ms for it, a busy
+/// worker's own delay included.
+const LIMIT: Duration = Duration::from_millis(45);
+
+/// A store that needs longer for the first answer is not used: it would be given up a moment later.
+const PROBE_LIMIT: Duration = Duration::from_millis(25);
+
+/// For a connection: name, TCP, TLS, login, and with Sentinels or a cluster one after the other.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Between two attempts to connect: so long at first, then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// A store that died while nothing is asked is noticed within so long, and not by a refresh.
+const BEAT: Duration = Duration::from_secs(2);
+
+/// What is counted of it, over all reloads.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Questions with an answer.
+    pub answered: Counter,
+    /// Those without one in time.
+    pub failed: Counter,
+    /// Those that were not asked, since it was away.
+    pub unasked: Counter,
+    /// How long answers took.
+    pub took: Histogram,
+}
+
+/// The store. Shared by all workers.
+pub struct SharedStore {
+    client: Client,
+    /// What the names of all keys begin with.
+    prefix: String,
+    link: Mutex<Link>,
+    lost: Notify,
+    counts: Arc<Counts>,
+}
+
+/// There is no answer; why is said by the log, the status page and `check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoAnswer;
+
+enum Link {
+    /// Yet to be made.
+    New,
+    Up(Connected),
+    Away(Trouble),
+}
+
+#[derive(Clone)]
+struct Connected {
+    connection: Connection,
+    /// Tells it from the one that took its place.
+    number: u64,
+}
+
+/// How it stands, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it is, without user and password.
+    pub label: String,
+    pub is_up: bool,
+    /// Why it cannot be used; `None` also where nothing was tried yet.
+    pub trouble: Option<String>,
+}
+
+impl SharedStore {
+    /// Connects to nothing yet. `default_prefix` where none is configured. `None` where there is no
+    /// store.
+    pub fn new(configured: &RateLimit, default_prefix: &str, counts: Arc<Counts>) -> Option<Self> {
+        let prefix = configured.store_prefix.clone().unwrap_or_else(|| default_prefix.to_owned());
+        let client = Client::of(configured)?;
+        Some(SharedStore { client, prefix, link: Mutex::new(Link::New), lost: Notify::new(), counts })
+    }
+
+    /// What the names of all keys begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        let label = self.client.label().to_owned();
+        match &*self.link() {
+            Link::New => Standing { label, is_up: false, trouble: None },
+            Link::Up(_) => Standing { label, is_up: true, trouble: None },
+            Link::Away(trouble) => Standing { label, is_up: false, trouble: Some(trouble.to_string()) },
+        }
+    }
+
+    /// Keeps a connection. Never returns.
+    pub async fn keep_connected(&self) {
+        let mut pause = FIRST_PAUSE;
+        let mut number = 0;
+        loop {
+            match self.connect().await {
+                Ok((connection, _)) => {
+                    number += 1;
+                    self.found(Connected { connection, number });
+                    self.until_lost().await;
+                    pause = FIRST_PAUSE;
+                }
+                Err(trouble) => self.lose(None, trouble),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Tries it once, for those who look at an installation without serving it. How long the answer
+    /// took.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub async fn try_once(&self) -> Result<Duration, String> {
+        self.connect().await.map(|(_, took)| took).map_err(|trouble| trouble.to_string())
+    }
+
+    /// What it answers to `question`.
+    ///
+    /// # Errors
+    /// There is no answer, or not in time.
+    pub async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, NoAnswer> {
+        let Connected { mut connection, number } = self.connected()?;
+        self.answered(number, question.query_async(&mut connection)).await
+    }
+
+    /// Counts one more in the fixed window at the key `prefix` + `name`, unless `most` were counted
+    /// in it. The first one opens the window, which is `length` long.
+    ///
+    /// # Errors
+    /// As [`SharedStore::ask`].
+    pub async fn count(&self, name: &str, most: u32, length: Duration) -> Result<Counted, NoAnswer> {
+        let Connected { mut connection, number } = self.connected()?;
+        let key = format!("{}{name}", self.prefix);
+        self.answered(number, window::count(&mut connection, &key, most, length)).await
+    }
+
+    fn connected(&self) -> Result<Connected, NoAnswer> {
+        if let Link::Up(connected) = &*self.link() {
+            return Ok(connected.clone());
+        }
+        self.counts.unasked.add();
+        Err(NoAnswer)
+    }
+
+    async fn answered<T>(&self, number: u64, asked: impl Future<Output = RedisResult<T>>) -> Result<T, NoAnswer> {
+        let began = Instant::now();
+        let trouble = match timeout(LIMIT, asked).await {
+            Ok(Ok(answer)) => {
+                self.counts.answered.add();
+                self.counts.took.observe(began.elapsed());
+                return Ok(answer);
+            }
+            Ok(Err(error)) => Trouble::of(&error),
+            Err(_) => Trouble::Slow(LIMIT),
+        };
+        self.counts.failed.add();
+        // What one key holds, or one command may not do, says nothing of the others: the next beat
+        // tells.
+        if !trouble.is_of_one_question() {
+            self.lose(Some(number), trouble);
+        }
+        Err(NoAnswer)
+    }
+
+    /// A connection by which something was counted, and how long that took: a store that cannot be
+    /// written to is of no use.
+    async fn connect(&self) -> Result<(Connection, Duration), Trouble> {
+        let connecting = self.client.connect();
+        let mut connection = timeout(CONNECT_LIMIT, connecting).await.map_err(|_| Trouble::Slow(CONNECT_LIMIT))??;
+        // The first one brings the script there.
+        self.probe(&mut connection, CONNECT_LIMIT).await?;
+        let took = self.probe(&mut connection, PROBE_LIMIT).await?;
+        Ok((connection, took))
+    }
+
+    async fn probe(&self, connection: &mut Connection, limit: Duration) -> Result<Duration, Trouble> {
+        let (key, began) = (format!("{}probe", self.prefix), Instant::now());
+        let probing = window::count(connection, &key, 1, BEAT);
+        timeout(limit, probing).await.map_err(|_| Trouble::Slow(limit))?.map_err(|error| Trouble::of(&error))?;
+        Ok(began.elapsed())
+    }
+
+    async fn until_lost(&self) {
+        while let Ok(Connected { mut connection, number }) = self.up() {
+            if timeout(BEAT, self.lost.notified()).await.is_err()
+                && let Err(trouble) = self.probe(&mut connection, LIMIT).await
+            {
+                self.lose(Some(number), trouble);
+            }
+        }
+    }
+
+    fn up(&self) -> Result<Connected, NoAnswer> {
+        if let Link::Up(connected) = &*self.link() { Ok(connected.clone()) } else { Err(NoAnswer) }
+    }
+
+    fn found(&self, connected: Connected) {
+        let before = std::mem::replace(&mut *self.link(), Link::Up(connected));
+        let store = self.client.label();
+        match before {
+            Link::New => info!(store, "the store that sidecars share is used: they count refreshes together"),
+            Link::Away(_) => info!(store, "the store that sidecars share is there again"),
+            Link::Up(_) => {}
+        }
+    }
+
+    /// The connection of this number is of no use any more; `None`: none could be made.
+    fn lose(&self, number: Option<u64>, trouble: Trouble) {
+        let mut link = self.link();
+        let is_news = match &*link {
+            Link::New => true,
+            Link::Up(connected) if number == Some(connected.number) => true,
+            Link::Up(_) => return,
+            Link::Away(_) => false,
+        };
+        let why = trouble.to_string();
+        *link = Link::Away(trouble);
+        drop(link);
+        if is_news {
+            let store = self.client.label();
+            warn!(
+                store,
+                why, "the store that sidecars share cannot be used; until it can, each counts refreshes by itself"
+            );
+        }
+        self.lost.notify_one();
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        // Replaced as a whole.
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    fn store(url: &str) -> SharedStore {
+        let configured = RateLimit { store: Some(Secret::new(url)), ..RateLimit::default() };
+        SharedStore::new(&configured, "test:", Arc::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_while_it_is_away() {
+        let store = store("redis://:hunter2@127.0.0.1:1");
+        assert_eq!(store.standing().trouble, None);
+        let began = Instant::now();
+        assert_eq!(store.count("a", 1, BEAT).await, Err(NoAnswer));
+        assert!(began.elapsed() < Duration::from_millis(5));
+        assert_eq!(store.counts().unasked.value(), 1);
+        let problem = store.try_once().await.unwrap_err();
+        assert!(problem.contains("Connection refused") && !problem.contains("hunter2"), "{problem}");
+        let standing = store.standing();
+        assert_eq!((standing.label.as_str(), standing.is_up), ("redis://127.0.0.1:1", false));
+    }
+
+    #[tokio::test]
+    async fn a_server_of_another_kind_is_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let store = store(&format!("redis://:hunter2@{}", listener.local_addr().unwrap()));
+        let server = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut said = vec![0; 1024];
+            let length = client.read(&mut said).await.unwrap();
+            // As servers that do not know a command repeat it.
+            let echo = String::from_utf8_lossy(&said[..length]).replace("\r\n", " ");
+            let answer = format!("-ERR unknown command: {echo}\r\n").repeat(4);
+            tokio::io::AsyncWriteExt::write_all(&mut client, answer.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            echo
+        });
+        let problem = store.try_once().await.unwrap_err();
+        assert!(!problem.contains("hunter2"), "{problem}");
+        assert!(server.await.unwrap().contains("hunter2"), "the password was sent and came back");
+    }
+
+    #[tokio::test]
+    async fn only_the_connection_in_use_is_lost() {
+        let store = store("redis://127.0.0.1:1");
+        store.lose(None, Trouble::Slow(LIMIT));
+        assert!(!store.standing().is_up);
+        assert_eq!(store.standing().trouble.as_deref(), Some("no answer within 45ms"));
+    }
+}

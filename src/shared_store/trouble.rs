@@ -1,0 +1,124 @@
+//! Why the store cannot be used, in words.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// Why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It does not answer in time.
+    Slow(Duration),
+    /// The system's or TLS's words.
+    Io(String),
+    /// The file of authorities cannot be read.
+    Authorities(String),
+    /// It answers with an error.
+    // SECURITY: never in its own words: a server that does not know a command repeats it, and the
+    // login is one.
+    Refuses(Refusal),
+}
+
+/// What it refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The first login, and what needs one.
+    Login,
+    /// A command, by the store's access rights.
+    Rights,
+    Loading,
+    ReadOnly,
+    Full,
+    NotSaved,
+    NoPrimary,
+    NotAllSlots,
+    Busy,
+    /// Something about one key or command, or a server of another kind.
+    Other,
+}
+
+impl Trouble {
+    pub(super) fn of(error: &RedisError) -> Self {
+        let refusal = match (error.kind(), error.code()) {
+            (ErrorKind::Io, _) => return Trouble::Io(error.to_string()),
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => Refusal::Login,
+            (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Refusal::Rights,
+            (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => Refusal::Loading,
+            (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Refusal::ReadOnly,
+            (ErrorKind::Server(ServerErrorKind::MasterDown), _)
+            | (ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::EmptySentinelList, _) => Refusal::NoPrimary,
+            (ErrorKind::Server(ServerErrorKind::ClusterDown) | ErrorKind::ClusterConnectionNotFound, _) => {
+                Refusal::NotAllSlots
+            }
+            (_, Some("OOM")) => Refusal::Full,
+            (_, Some("MISCONF")) => Refusal::NotSaved,
+            (_, Some("BUSY")) => Refusal::Busy,
+            _ => Refusal::Other,
+        };
+        Trouble::Refuses(refusal)
+    }
+
+    /// Whether another question may have an answer all the same.
+    pub(super) fn is_of_one_question(&self) -> bool {
+        matches!(self, Trouble::Refuses(Refusal::Rights | Refusal::Other))
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Slow(limit) => write!(f, "no answer within {limit:?}"),
+            Trouble::Io(words) => f.write_str(words),
+            Trouble::Authorities(words) => write!(f, "rate_limit.store_ca_file cannot be read: {words}"),
+            Trouble::Refuses(refusal) => f.write_str(match refusal {
+                Refusal::Login => "it refuses user or password, or wants them",
+                Refusal::Rights => {
+                    "its access rights do not let this user do it: GET, SET, DEL, EVALSHA, SCRIPT LOAD, PTTL and INCR \
+                                    are needed for the keys with the prefix"
+                }
+                Refusal::Loading => "it is still reading its file (LOADING)",
+                Refusal::ReadOnly => "it is a replica (READONLY)",
+                Refusal::Full => "its memory is full (OOM)",
+                Refusal::NotSaved => "it takes no writes since it cannot save them (MISCONF)",
+                Refusal::NoPrimary => "it has no primary, or the Sentinels do not know the service",
+                Refusal::NotAllSlots => "the cluster is not whole, or none of its servers can be reached",
+                Refusal::Busy => "a script of someone else's occupies it (BUSY)",
+                Refusal::Other => "it answers with an error: is it a Redis from version 5, or a Valkey?",
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_reported_in_words_of_our_own() {
+        let said = |answer: &str| {
+            let value = redis::parse_redis_value(answer.as_bytes()).unwrap();
+            Trouble::of(&value.extract_error().unwrap_err())
+        };
+        for (answer, refusal) in [
+            ("-NOAUTH Authentication required.\r\n", Refusal::Login),
+            ("-WRONGPASS invalid username-password pair\r\n", Refusal::Login),
+            ("-NOPERM this user has no permissions\r\n", Refusal::Rights),
+            ("-LOADING Redis is loading\r\n", Refusal::Loading),
+            ("-READONLY You can't write\r\n", Refusal::ReadOnly),
+            ("-OOM command not allowed\r\n", Refusal::Full),
+            ("-MISCONF Redis is configured\r\n", Refusal::NotSaved),
+            ("-MASTERDOWN Link with MASTER is down\r\n", Refusal::NoPrimary),
+            ("-CLUSTERDOWN Hash slot not served\r\n", Refusal::NotAllSlots),
+            ("-BUSY Redis is busy\r\n", Refusal::Busy),
+            ("-WRONGTYPE Operation against a key\r\n", Refusal::Other),
+            ("-ERR unknown command 'hunter2'\r\n", Refusal::Other),
+        ] {
+            let trouble = said(answer);
+            assert_eq!(trouble, Trouble::Refuses(refusal), "{answer}");
+            assert!(!trouble.to_string().contains("hunter2"));
+        }
+        assert!(said("-ERR value is not an integer\r\n").is_of_one_question());
+        assert!(!said("-READONLY x\r\n").is_of_one_question() && !Trouble::Slow(Duration::ZERO).is_of_one_question());
+    }
+}
