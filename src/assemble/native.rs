@@ -141,7 +141,8 @@ impl Native {
             reuse,
             recent: lasting.recent(reuse.interval),
             counters,
-            rate_limiter: lasting.rate_limiter.sharing(shared),
+            // Its id need not be 1, which may be a further site.
+            rate_limiter: lasting.rate_limiter.of_blog(blog_id).sharing(shared),
             analytics,
             tasks,
             elsewhere: Arc::new(Semaphore::new(elsewhere::at_once(config.wordpress.database_connections))),

@@ -1,6 +1,7 @@
 //! A real network of sites, converted from a real single site in the same way as an administrator
 //! would.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -268,14 +269,23 @@ pub fn refresh_with(sidecar: &Sidecar, At(host, path): At<'_>, token: &str, fiel
     post(sidecar, host, &format!("{path}{ROUTE}"), &json!({"refresh_token": token}), fields)
 }
 
+/// Like [`refresh`], by a client with this address.
+pub fn refresh_from(client: Ipv4Addr, sidecar: &Sidecar, At(host, path): At<'_>, token: &str) -> Message {
+    let connection = Connection::from(client, sidecar.address());
+    post_on(connection, host, &format!("{path}{ROUTE}"), &json!({"refresh_token": token}), "")
+}
+
 /// Whether the sidecar itself answered with a pair.
 pub fn is_native(answer: &Message) -> bool {
     answer.status() == 200 && answer.value("cache-control").as_deref() == Some("no-store")
 }
 
 fn post(sidecar: &Sidecar, host: &str, target: &str, body: &Value, fields: &str) -> Message {
+    post_on(Connection::to(sidecar.address()), host, target, body, fields)
+}
+
+fn post_on(mut connection: Connection, host: &str, target: &str, body: &Value, fields: &str) -> Message {
     let body = body.to_string();
-    let mut connection = Connection::to(sidecar.address());
     connection.send(format!(
         "POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{fields}\r\n{body}",
         body.len()

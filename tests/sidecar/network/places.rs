@@ -1,11 +1,12 @@
 //! Networks at a path, networks whose main site has another id than 1, and sites with several
 //! domains.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::made::{At, NetworkSite, is_native, refresh};
+use super::made::{At, NetworkSite, is_native, refresh, refresh_from};
 use super::{claims, me, until_looked_at};
 use crate::support::raw::Message;
 use crate::support::sidecar::{Sidecar, wait_until};
@@ -90,6 +91,23 @@ async fn a_network_whose_main_site_is_another_is_native() {
     assert_native_at(&network, &sidecar, 2, At("net.test", ""), "http://net.test").await;
     assert_native_at(&network, &sidecar, 1, At("net.test", "/old"), "http://net.test/old").await;
     assert_native_at(&network, &sidecar, 3, At("net.test", "/three"), "http://net.test/three").await;
+
+    // Each has its own limit for a client.
+    let sites = [(2, At("net.test", "")), (1, At("net.test", "/old"))];
+    for (id, _) in sites {
+        network.set(id, "rate_limit_settings", "max_requests", "1");
+    }
+    for (_, at) in sites {
+        let limit = || refresh(&sidecar, at, "00000000000000000000000000000000").value("x-ratelimit-limit");
+        wait_until("the limit", || limit().as_deref() == Some("1"));
+    }
+    let client = Ipv4Addr::new(127, 0, 0, 9);
+    for (id, at) in sites {
+        let answer = refresh_from(client, &sidecar, at, &network.token(id).await.refresh_token);
+        assert!(is_native(&answer), "{at:?}: {answer:?}");
+        let answer = refresh_from(client, &sidecar, at, &network.token(id).await.refresh_token);
+        assert_eq!(answer.status(), 429, "{at:?}: {answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
