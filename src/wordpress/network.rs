@@ -2,12 +2,14 @@
 //! by host and path.
 //!
 //! If anything about the network is uncertain, its first site is refreshed like a single site, and
-//! all other sites are left to WordPress: see [`Unusable`].
+//! all other sites are left to WordPress: see [`Unusable`]. A first site whose id is not 1 is left,
+//! too.
 
 pub mod blog;
 pub mod named;
 mod rows;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,11 +42,16 @@ const READ_LIMIT: Duration = Duration::from_secs(3);
 /// address.
 pub const MOST: usize = 10_000;
 
+/// Why calls go to WordPress for which the table `blogs` has no site, if the first site's id is not
+/// 1.
+const UNLISTED: &str =
+    "the network's main site is not the one with the id 1, and the table of its sites has none for this host";
+
 /// How many addresses in a larger network are remembered, for [`FRESH`].
 // SECURITY: clients choose these.
 const PLACES: u64 = 10_000;
 
-/// Why only the first site of a network can be refreshed natively.
+/// Why only the first site of a network can be refreshed natively, and only if its id is 1.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Unusable {
     #[error("the network's tables cannot be read: {0}")]
@@ -80,7 +87,9 @@ impl fmt::Display for Known {
                 write!(f, "{} sites, {} of them archived, deleted, spam or not activated", all.count, all.closed)
             }
             Known::Many => write!(f, "more than {MOST} sites, each looked for when it has a refresh"),
-            Known::Unusable(unusable) => write!(f, "only its first site is refreshed natively: {unusable}"),
+            Known::Unusable(unusable) => {
+                write!(f, "only its first site is refreshed natively, if its id is 1: {unusable}")
+            }
         }
     }
 }
@@ -95,7 +104,7 @@ pub enum Found {
     OnlyMain(String),
     Blog(Arc<Blog>),
     /// Left to WordPress for this reason; with the site, if known.
-    Left(&'static str, Option<Arc<Blog>>),
+    Left(Cow<'static, str>, Option<Arc<Blog>>),
 }
 
 /// Reads a network's sites and keeps them.
@@ -126,24 +135,30 @@ impl Network {
     /// The site of a request for `host` and `path`.
     pub async fn find(self: &Arc<Self>, host: &str, path: &str) -> Found {
         let layout = self.installation.layout();
-        let Some(place) = Place::of(host, path, layout) else { return Found::Main };
+        // WordPress selects the site by the table `blogs` and ignores `BLOG_ID_CURRENT_SITE`, which
+        // may be out of date. Another site than 1 is the first only if its row says so: otherwise
+        // WordPress may use other tables than `wp_2_…` for the call.
+        let is_usual = layout.main == 1;
+        let unlisted = || if is_usual { Found::Main } else { left(UNLISTED) };
+        let Some(place) = Place::of(host, path, layout) else { return unlisted() };
         let picked = match self.current().await {
             Known::All(blogs) => blogs.at(&place),
             Known::Many => match self.ask(place).await {
                 Some(picked) => picked,
-                None => return Found::Left("the network's sites cannot be read", None),
+                None => return left("the network's sites cannot be read"),
             },
-            Known::Unusable(unusable) => return Found::OnlyMain(unusable.to_string()),
+            Known::Unusable(unusable) if is_usual => return Found::OnlyMain(unusable.to_string()),
+            Known::Unusable(unusable) => return Found::Left(unusable.to_string().into(), None),
         };
         match picked {
-            Picked::None => Found::Main,
-            Picked::Unsure => Found::Left("the site of the network is ambiguous", None),
+            Picked::None => unlisted(),
+            Picked::Unsure => left("the site of the network is ambiguous"),
             // Independent of its row: the first site is treated like a single site.
             Picked::Blog(blog) if blog.id == 0 || blog.id == layout.main => Found::Main,
             Picked::Blog(blog) => match (blog.closed, blog.network) {
-                (Some(closed), _) => Found::Left(closed_words(closed), Some(blog)),
+                (Some(closed), _) => Found::Left(closed_words(closed).into(), Some(blog)),
                 (None, network) if network == layout.id => Found::Blog(blog),
-                (None, _) => Found::Left("the site is of another network", Some(blog)),
+                (None, _) => Found::Left("the site is of another network".into(), Some(blog)),
             },
         }
     }
@@ -275,6 +290,10 @@ impl Network {
     }
 }
 
+fn left(why: &'static str) -> Found {
+    Found::Left(why.into(), None)
+}
+
 fn closed_words(closed: &str) -> &'static str {
     match closed {
         "archived" => "the site of the network is archived",
@@ -283,3 +302,6 @@ fn closed_words(closed: &str) -> &'static str {
         _ => "the site of the network is not activated yet",
     }
 }
+
+#[cfg(test)]
+mod tests;

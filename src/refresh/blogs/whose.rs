@@ -51,7 +51,7 @@ impl Refresher {
         match blogs.network.find(host, request.uri().path()).await {
             Found::Main => Ok(self.into()),
             Found::OnlyMain(why) => Ok(Whose { only_main: Some(why), ..self.into() }),
-            Found::Left(why, blog) => left(why, blog.map(|blog| blog.place())),
+            Found::Left(why, blog) => left(&why, blog.map(|blog| blog.place())),
             Found::Blog(blog) => {
                 if let Some(refresher) = blogs.looked_at(&blog) {
                     return Ok(Whose { refresher, only_main: None });

@@ -1,0 +1,57 @@
+use super::*;
+use crate::config::{self, Config};
+use crate::wordpress::installation::installation;
+
+const REST: &str = "/wp-json/jwt-auth/v1/token/refresh";
+
+/// A network whose main site has the id `main`, with a database at `address`.
+fn network(main: u64, address: &str) -> Arc<Network> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("wp-config.php");
+    let text = format!(
+        "<?php define('DB_NAME', 'n'); define('DB_USER', 'u'); define('DB_PASSWORD', 'p'); define('DB_HOST', '{address}');
+        define('AUTH_KEY', 'k'); define('AUTH_SALT', 's');
+        define('JWT_AUTH_SECRET_KEY', 'not-a-secret-not-a-secret-not-a-secret'); define('MULTISITE', true);
+        define('BLOG_ID_CURRENT_SITE', {main}); $table_prefix = 'wp_'; require_once ABSPATH . 'wp-settings.php';"
+    );
+    std::fs::write(&file, text).unwrap();
+    let environment = [("UPSTREAM_URL", "http://127.0.0.1:1".into()), ("WORDPRESS_CONFIG", file.into_os_string())];
+    let environment = environment.map(|(name, value)| (format!("WP_JWT_SIDECAR_{name}").into(), value)).to_vec();
+    let config = Config::load(&config::Sources { environment, ..config::Sources::default() }).unwrap();
+    let installation = installation(&config.wordpress, &config.jwt, &|_| None).unwrap();
+    let database = Arc::new(Database::new(installation.database.clone()));
+    Network::new(&installation, database, Handle::current())
+}
+
+/// What is found in a network of which `known` was read.
+async fn found(main: u64, known: Known, host: &str, path: &str) -> Found {
+    let network = network(main, "127.0.0.1:1");
+    network.cache.insert((), known).await;
+    network.find(host, &format!("{path}{REST}")).await
+}
+
+fn blog(id: u64, path: &str) -> Blog {
+    Blog { id, network: 1, domain: "net.test".to_owned(), path: path.to_owned(), closed: None }
+}
+
+fn sites(rows: Vec<Blog>) -> Known {
+    Known::All(Arc::new(Blogs::of(rows).unwrap()))
+}
+
+#[tokio::test]
+async fn a_main_site_with_another_id_than_1_is_confirmed_by_its_row() {
+    let unusable = || Known::Unusable(Unusable::DropIn);
+    let reason = Unusable::DropIn.to_string();
+    assert_eq!(found(1, unusable(), "net.test", "").await, Found::OnlyMain(reason.clone()));
+    assert_eq!(found(2, unusable(), "net.test", "").await, Found::Left(reason.into(), None));
+
+    let swapped = || sites(vec![blog(1, "/old/"), blog(2, "/")]);
+    assert_eq!(found(2, swapped(), "net.test", "").await, Found::Main);
+    // The constant is out of date.
+    let usual = || sites(vec![blog(1, "/"), blog(2, "/two/")]);
+    assert_eq!(found(2, usual(), "net.test", "").await, Found::Blog(blog(1, "/").into()));
+    for (host, path) in [("other.test", ""), ("net.test.", ""), ("net.test", "/t%77o")] {
+        assert_eq!(found(2, usual(), host, path).await, left(UNLISTED), "{host}{path}");
+        assert_eq!(found(1, usual(), host, path).await, Found::Main, "{host}{path}");
+    }
+}
