@@ -153,10 +153,11 @@ impl Network {
         match picked {
             Picked::None => unlisted(),
             Picked::Unsure => left("the site of the network is ambiguous"),
-            // Independent of its row: the first site is treated like a single site.
-            Picked::Blog(blog) if blog.id == 0 || blog.id == layout.main => Found::Main,
             Picked::Blog(blog) => match (blog.closed, blog.network) {
+                // `ms_site_check()` makes no exception for the first site.
                 (Some(closed), _) => Found::Left(closed_words(closed).into(), Some(blog)),
+                // For the rest it is treated like a single site.
+                (None, _) if blog.id == 0 || blog.id == layout.main => Found::Main,
                 (None, network) if network == layout.id => Found::Blog(blog),
                 (None, _) => Found::Left("the site is of another network".into(), Some(blog)),
             },

@@ -130,6 +130,19 @@ async fn each_site_of_a_subdirectory_network_is_native() {
         .await;
     }
 
+    // Nor does it serve the first one then.
+    let token = network.token(1).await.refresh_token;
+    network.flag(1, "archived", "'1'").await;
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    let before = network.refreshes_by_php();
+    let answer = refresh(&sidecar, MAIN, &token);
+    assert_eq!((answer.status(), network.refreshes_by_php()), (410, before + 1), "{answer:?}");
+    network.flag(1, "archived", "'0'").await;
+    eventually("the first site is back", async || {
+        is_native(&refresh(&sidecar, MAIN, &network.token(1).await.refresh_token))
+    })
+    .await;
+
     // Active on some sites only; and a site whose tables are missing until WordPress's first
     // request creates them.
     network.site.php(

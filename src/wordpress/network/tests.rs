@@ -55,3 +55,16 @@ async fn a_main_site_with_another_id_than_1_is_confirmed_by_its_row() {
         assert_eq!(found(1, usual(), host, path).await, Found::Main, "{host}{path}");
     }
 }
+
+#[tokio::test]
+async fn a_site_that_wordpress_does_not_serve_is_left_also_if_it_is_the_first() {
+    for id in [1, 2] {
+        let closed = Blog { closed: Some("archived"), ..blog(id, "/") };
+        let left = Found::Left(closed_words("archived").into(), Some(closed.clone().into()));
+        assert_eq!(found(1, sites(vec![closed]), "net.test", "").await, left);
+    }
+    // The first site's network does not count.
+    let other = |id| sites(vec![Blog { network: 7, ..blog(id, "/") }]);
+    assert_eq!(found(1, other(1), "net.test", "").await, Found::Main);
+    assert!(matches!(found(1, other(2), "net.test", "").await, Found::Left(..)));
+}
