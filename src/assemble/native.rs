@@ -245,6 +245,30 @@ mod tests {
         assert_eq!(third.refresher.verification.view().state, ViewState::Differs);
     }
 
+    /// A marker says to begin again, also where this process knows the verdict.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_further_site_that_is_gone_begins_again_if_it_is_marked() {
+        let directory = tempfile::tempdir().unwrap();
+        let native = network(directory.path(), &Lasting::new());
+        let (main, blogs) = (&native.refresher, native.refresher.blogs.clone().unwrap());
+        let blog = Arc::new(Blog { id: 2, network: 1, domain: "net.test".into(), path: "/two/".into(), closed: None });
+        let name = native.kept.as_ref().unwrap().file().file_name().unwrap().to_string_lossy().into_owned();
+        let kept = kept::Kept::new(directory.path(), &kept::name_of_blog(&name, 2));
+        let first = blogs.used(main, &blog).await;
+        first.refresher.verification.differs(Difference::new(Kind::Body, "body +roles (array of string)"));
+        for (is_marked, state) in [(false, ViewState::Differs), (true, ViewState::Unverified)] {
+            // The background work has looked for a marker, and will not look again until it ends.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            blogs.stop();
+            if is_marked {
+                kept.mark().unwrap();
+            }
+            let again = blogs.used(main, &blog).await;
+            // Before its background work can take the marker.
+            assert_eq!(again.refresher.verification.view().state, state, "marked: {is_marked}");
+        }
+    }
+
     /// Simultaneous calls for one site set it up once, whatever verdict each of them has read.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_site_is_set_up_once() {

@@ -271,11 +271,18 @@ impl Parts {
         Some(Kept::new(directory, &kept::name_of_blog(name, blog_id)))
     }
 
-    /// The verdict in a site's file, unless this process has a newer one.
+    /// The verdict in a site's file, unless this process has a newer one. A marker there overrides
+    /// both.
     async fn read(&self, main: &Refresher, blog_id: u64, kept: Option<Arc<Kept>>) -> Option<Verdict> {
-        let kept = kept.filter(|_| !self.verdicts.has(blog_id))?;
+        let (kept, verdicts) = (kept?, Arc::clone(&self.verdicts));
+        let read = move || {
+            if kept.is_marked() {
+                verdicts.take(blog_id);
+            }
+            if verdicts.has(blog_id) { None } else { kept.read() }
+        };
         // The panic hook has logged a panic.
-        main.tasks.spawn_blocking(move || kept.read()).await.ok()?
+        main.tasks.spawn_blocking(read).await.ok()?
     }
 
     fn verification(&self, blog: &Blog, read: Option<Verdict>) -> Arc<Verification> {

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -64,8 +65,12 @@ pub enum VerifyError {
         "no sidecar of this configuration has noticed within {TAKEN:?}: the next one that starts with the state directory {0} will"
     )]
     NotTaken(PathBuf),
-    #[error("the site {0} is not in use, and begins again at its next refresh")]
-    Asleep(String),
+    /// Only for a further site, which takes the marker while it is in use.
+    #[error(
+        "no sidecar has noticed within {TAKEN:?}: either the site {0} is not in use (it begins again at its next refresh), or no \
+         sidecar runs with the state directory {1}"
+    )]
+    Asleep(String, PathBuf),
     #[error(transparent)]
     Site(#[from] NamedError),
     #[error(transparent)]
@@ -84,7 +89,16 @@ struct Report {
     /// The home URL of its site.
     home: Option<String>,
     verification: View,
+    /// Why no sidecar was asked, if so.
+    #[serde(skip)]
+    not_asked: &'static str,
 }
+
+/// With `admin.listen = "off"`.
+const NO_LISTENER: &str = "since admin.listen is \"off\"";
+
+/// With `--site`.
+const ONE_SITE: &str = "as always with --site";
 
 /// The relevant part of `/status.json`.
 #[derive(Deserialize)]
@@ -119,9 +133,11 @@ pub fn run(
         true => Some(kept_of(config, installation()?, how.site.as_deref())?),
         false => None,
     };
+    let is_further = kept.as_ref().is_some_and(|(_, is_further)| *is_further);
+    let kept = kept.map(|(kept, _)| kept);
     if let (true, Some(kept)) = (how.again, &kept) {
         begin_again(kept).map_err(|error| match (error, how.site.clone()) {
-            (VerifyError::NotTaken(_), Some(site)) => VerifyError::Asleep(site),
+            (VerifyError::NotTaken(directory), Some(site)) if is_further => VerifyError::Asleep(site, directory),
             (error, _) => error,
         })?;
     }
@@ -134,7 +150,7 @@ pub fn run(
             let status: Status = serde_json::from_slice(&answer).map_err(VerifyError::Strange)?;
             let verification = status.verification.ok_or(VerifyError::Forward)?;
             let home = status.site.and_then(|site| site.home);
-            Report { format: 1, asked: Some(listen.to_string()), home, verification }
+            Report { format: 1, asked: Some(listen.to_string()), home, verification, not_asked: "" }
         }
         (None, kept) => {
             let file = kept.as_ref().map(|kept| kept.file());
@@ -147,7 +163,8 @@ pub fn run(
             };
             let verdict = kept.as_ref().and_then(|kept| kept.read()).ok_or_else(nothing)?;
             let verification = View { kept_in: file.map(display), ..View::of(&verdict, None, true) };
-            Report { format: 1, asked: None, home: None, verification }
+            let not_asked = if how.site.is_some() { ONE_SITE } else { NO_LISTENER };
+            Report { format: 1, asked: None, home: None, verification, not_asked }
         }
     };
     match how.json {
@@ -160,23 +177,22 @@ pub fn run(
     Ok(report.verification.state.is_native())
 }
 
-/// The user who runs this usually has no `$STATE_DIRECTORY`.
-fn kept_of(
-    config: &Config,
-    installation: Installation,
-    site: Option<&str>,
-) -> Result<std::sync::Arc<Kept>, VerifyError> {
+/// What is kept of a site, and whether that is a further site. The user who runs this usually has
+/// no `$STATE_DIRECTORY`.
+fn kept_of(config: &Config, installation: Installation, site: Option<&str>) -> Result<(Arc<Kept>, bool), VerifyError> {
     let named = kept::directory(&config.refresh, |name| std::env::var_os(name));
     let of_package = || Some(PathBuf::from(kept::OF_PACKAGE)).filter(|directory| directory.is_dir());
     let directory = named.or_else(of_package).ok_or(VerifyError::NoDirectory)?;
     let name = kept::name(config, &installation);
-    let Some(site) = site else { return Ok(Kept::new(&directory, &name)) };
-    let further = further(&installation, &site.parse()?)?;
-    Ok(Kept::new(&directory, &if further == installation.blog_id { name } else { kept::name_of_blog(&name, further) }))
+    let id = site.map(|site| id_of(&installation, &site.parse()?)).transpose()?;
+    Ok(match id.filter(|id| *id != installation.blog_id) {
+        Some(further) => (Kept::new(&directory, &kept::name_of_blog(&name, further)), true),
+        None => (Kept::new(&directory, &name), false),
+    })
 }
 
 /// The id of a site of the network.
-fn further(installation: &Installation, named: &Named) -> Result<u64, VerifyError> {
+fn id_of(installation: &Installation, named: &Named) -> Result<u64, VerifyError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let database = Database::new(installation.database.clone());
@@ -204,7 +220,7 @@ fn display(path: &Path) -> String {
 }
 
 fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    let Report { asked, home, verification: view, .. } = report;
+    let Report { asked, home, verification: view, not_asked, .. } = report;
     let whose = match view.state.is_native() {
         true => "refreshes are native",
         false => "WordPress has the refreshes",
@@ -213,9 +229,7 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
     match (asked, home) {
         (Some(asked), Some(home)) => writeln!(out, "sidecar:    {asked}, for {home}")?,
         (Some(asked), None) => writeln!(out, "sidecar:    {asked}")?,
-        (None, _) => {
-            writeln!(out, "sidecar:    not asked, since admin.listen is \"off\"; this is what it has kept last")?
-        }
+        (None, _) => writeln!(out, "sidecar:    not asked, {not_asked}; this is what it has kept last")?,
     }
     writeln!(out, "state:      {}, since {since}: {whose}", view.state)?;
     if let Some(difference) = &view.difference {
@@ -253,7 +267,8 @@ mod tests {
 
     fn shown(view: View) -> String {
         let mut out = Vec::new();
-        let report = Report { format: 1, asked: Some("127.0.0.1:9151".into()), home: None, verification: view };
+        let asked = Some("127.0.0.1:9151".into());
+        let report = Report { format: 1, asked, home: None, verification: view, not_asked: "" };
         text(&report, &mut Printer::new(&mut out, Form::Text)).unwrap();
         String::from_utf8(out).unwrap()
     }

@@ -64,8 +64,9 @@ async fn a_further_site_begins_its_verification_again() {
     };
     eventually("the site is proven", async || !is_by_php().await).await;
     wait_until("that is kept", || verify("2", &[]).1.contains("state:      agrees, since "));
-    let (code, said) = verify("2", &[]);
+    let (code, said) = verify("2", &["--admin-listen", "127.0.0.1:1"]);
     assert!(code == Some(0) && said.contains("refreshes are native"), "{said}");
+    assert!(said.contains("not asked, as always with --site; this is what it has kept last"), "{said}");
 
     // It is in use, and another site is not.
     let (code, said) = verify("http://net.test/two/", &["--again"]);
@@ -75,9 +76,14 @@ async fn a_further_site_begins_its_verification_again() {
     eventually("it is proven again", async || !is_by_php().await).await;
     let (code, said) = verify("3", &["--again"]);
     assert!(
-        code == Some(0) && said.contains("the site 3 is not in use, and begins again at its next refresh"),
+        code == Some(0)
+            && said.contains("either the site 3 is not in use (it begins again at its next refresh), or no"),
         "{said}"
     );
+    // The first site always is, so no sidecar runs.
+    drop(sidecar);
+    let (code, said) = verify("1", &["--again"]);
+    assert!(code == Some(2) && said.contains("no sidecar of this configuration has noticed within 10s"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
