@@ -166,10 +166,13 @@ impl Native {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+    use std::sync::Mutex;
     use std::time::{Duration, Instant};
 
     use super::*;
     use crate::config;
+    use crate::refresh::blogs::Cleaned;
+    use crate::refresh::cleanup::Cleanup;
     use crate::verify::ViewState;
     use crate::verify::difference::{Difference, Kind};
     use crate::wordpress::installation::installation;
@@ -196,14 +199,19 @@ mod tests {
         Native::assemble(&config, Dialer::new(&config.upstream).unwrap(), installation, lasting).unwrap()
     }
 
+    /// A further site.
+    fn blog(id: u64) -> Arc<Blog> {
+        Arc::new(Blog { id, network: 1, domain: "net.test".to_owned(), path: format!("/s{id}/"), closed: None })
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_further_site_is_dropped_when_it_idles_and_wakes_with_what_is_known_of_it() {
         let directory = tempfile::tempdir().unwrap();
-        let native = network(directory.path(), &Lasting::new());
+        let lasting = Lasting::new();
+        let native = network(directory.path(), &lasting);
         let main = &native.refresher;
         let blogs = main.blogs.clone().unwrap();
-        let (domain, path) = ("net.test".to_owned(), "/two/".to_owned());
-        let blog = Arc::new(Blog { id: 2, network: 1, domain, path, closed: None });
+        let blog = blog(2);
 
         let first = blogs.used(main, &blog).await;
         // The database refuses the connection, which completes the first check.
@@ -226,8 +234,9 @@ mod tests {
         let second = blogs.used(main, &blog).await;
         assert!(!Arc::ptr_eq(&first, &second) && second.is_awake() && second.is_looked_at().await);
         assert_eq!(second.refresher.verification.view().state, ViewState::Differs, "its verdict has stayed");
-        // A call does not wake a removed site either.
-        assert!(!first.is_awake());
+        // A call that had found the site before its removal does not wake it.
+        first.used(&lasting.verdicts);
+        assert!(!first.is_awake() && second.is_awake());
 
         // In a process without a verdict, from its file.
         let kept = directory
@@ -251,7 +260,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let native = network(directory.path(), &Lasting::new());
         let (main, blogs) = (&native.refresher, native.refresher.blogs.clone().unwrap());
-        let blog = Arc::new(Blog { id: 2, network: 1, domain: "net.test".into(), path: "/two/".into(), closed: None });
+        let blog = blog(2);
         let name = native.kept.as_ref().unwrap().file().file_name().unwrap().to_string_lossy().into_owned();
         let kept = kept::Kept::new(directory.path(), &kept::name_of_blog(&name, 2));
         let first = blogs.used(main, &blog).await;
@@ -269,13 +278,66 @@ mod tests {
         }
     }
 
+    /// Nothing to delete.
+    const NOTHING: Cleanup = Cleanup { tokens_after_days: None, analytics_after_days: None };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_site_is_cleaned_up_while_it_is_awake_and_once_an_hour_at_most() {
+        let directory = tempfile::tempdir().unwrap();
+        let native = network(directory.path(), &Lasting::new());
+        let (main, blogs) = (&native.refresher, native.refresher.blogs.clone().unwrap());
+        let mut cleaned = Cleaned::default();
+        let mut clean = async |now: Instant, known: Option<Cleanup>| {
+            let asked = Mutex::new(Vec::new());
+            let cleanup = |refresher: Arc<Refresher>| {
+                asked.lock().unwrap().push(refresher.sites.blog().unwrap().id);
+                async move { known }
+            };
+            blogs.clean_those_due(&mut cleaned, now, &cleanup).await;
+            asked.into_inner().unwrap()
+        };
+        let now = Instant::now();
+        for id in [2, 3] {
+            blogs.used(main, &blog(id)).await;
+        }
+        blogs.sweep(now + Duration::from_secs(20));
+        blogs.used(main, &blog(2)).await;
+        assert_eq!(clean(now, None).await, [2], "the site 3 sleeps");
+        assert_eq!(clean(now, Some(NOTHING)).await, [2], "it was not known what to delete");
+        blogs.used(main, &blog(3)).await;
+        assert_eq!(clean(now + Duration::from_secs(1), Some(NOTHING)).await, [3]);
+        assert_eq!(clean(now + Duration::from_secs(3599), Some(NOTHING)).await, [0; 0]);
+        assert_eq!(clean(now + Duration::from_secs(3600), Some(NOTHING)).await, [2]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_cleanup_holds_only_the_site_whose_turn_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let native = network(directory.path(), &Lasting::new());
+        let (main, blogs) = (&native.refresher, native.refresher.blogs.clone().unwrap());
+        let mut sites = Vec::new();
+        for id in [2, 3, 4] {
+            sites.push(Arc::downgrade(&blogs.used(main, &blog(id)).await));
+        }
+        let asked = Mutex::new(Vec::new());
+        let cleanup = |refresher: Arc<Refresher>| {
+            asked.lock().unwrap().push(refresher.sites.blog().unwrap().id);
+            blogs.sweep(Instant::now() + Duration::from_secs(601));
+            let held = sites.iter().filter(|site| site.upgrade().is_some()).count();
+            assert_eq!(held, 0, "they were removed during the cleanup of the first of them");
+            async { Some(NOTHING) }
+        };
+        blogs.clean_those_due(&mut Cleaned::default(), Instant::now(), &cleanup).await;
+        assert_eq!(asked.into_inner().unwrap(), [4], "the others are gone by their turn");
+    }
+
     /// Simultaneous calls for one site set it up once, whatever verdict each of them has read.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_site_is_set_up_once() {
         let directory = tempfile::tempdir().unwrap();
         let native = network(directory.path(), &Lasting::new());
         let blogs = native.refresher.blogs.clone().unwrap();
-        let blog = Arc::new(Blog { id: 2, network: 1, domain: "net.test".into(), path: "/two/".into(), closed: None });
+        let blog = blog(2);
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..32 {
             let (blogs, blog, main) = (Arc::clone(&blogs), Arc::clone(&blog), Arc::clone(&native.refresher));

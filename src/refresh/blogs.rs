@@ -40,6 +40,8 @@ use crate::verify::{Rules, Verification};
 use crate::wordpress::hook_scan::Scanner;
 use crate::wordpress::network::Network;
 use crate::wordpress::network::blog::Blog;
+#[cfg(test)]
+pub use cleaning::Cleaned;
 pub use in_use::InUse;
 pub use tally::{Tallies, Tally};
 pub use verdicts::Verdicts;

@@ -23,6 +23,24 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How many sites' last cleanups are remembered.
 const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
+/// When each site was last cleaned up.
+pub struct Cleaned(LruCache<u64, Instant>);
+
+impl Default for Cleaned {
+    fn default() -> Self {
+        // Allocates memory as it fills, not at once.
+        let mut cleaned = LruCache::unbounded();
+        cleaned.resize(MOST);
+        Cleaned(cleaned)
+    }
+}
+
+impl Cleaned {
+    fn is_due(&mut self, blog_id: u64, now: Instant) -> bool {
+        self.0.get(&blog_id).is_none_or(|at| now.saturating_duration_since(*at) >= EVERY)
+    }
+}
+
 impl Blogs {
     /// Cleans up one site after the other. `cleanup` returns what to delete of a site, and `None`
     /// while that is unknown. Never returns.
@@ -30,23 +48,35 @@ impl Blogs {
         &self,
         cleanup: impl Fn(Arc<Refresher>) -> F + Send + Sync,
     ) {
-        // Allocates memory as it fills, not at once.
-        let mut cleaned: LruCache<u64, Instant> = LruCache::unbounded();
-        cleaned.resize(MOST);
+        let mut cleaned = Cleaned::default();
         loop {
-            for in_use in self.in_use() {
-                let refresher = &in_use.refresher;
-                let Some(blog) = refresher.sites.blog() else { continue };
-                let is_due = cleaned.get(&blog.id).is_none_or(|at| at.elapsed() >= EVERY);
-                if !is_due || !in_use.is_awake() {
-                    continue;
-                }
-                // If unknown, the next look tries again.
-                let Some(cleanup) = cleanup(Arc::clone(refresher)).await else { continue };
-                cleaned.put(blog.id, Instant::now());
-                clean_once(refresher, &refresher.sites.installation().table_prefix, cleanup).await;
-            }
+            self.clean_those_due(&mut cleaned, Instant::now(), &cleanup).await;
             sleep(LOOK).await;
         }
+    }
+
+    /// One round, as of `now`.
+    pub async fn clean_those_due<F: Future<Output = Option<Cleanup>> + Send>(
+        &self,
+        cleaned: &mut Cleaned,
+        now: Instant,
+        cleanup: &(impl Fn(Arc<Refresher>) -> F + Send + Sync),
+    ) {
+        // A round takes minutes, in which sites may be removed: their memory is returned once
+        // nothing holds them.
+        let ids: Vec<u64> = self.locked().iter().map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(refresher) = self.awake(id).filter(|_| cleaned.is_due(id, now)) else { continue };
+            // If unknown, the next look tries again.
+            let Some(cleanup) = cleanup(Arc::clone(&refresher)).await else { continue };
+            cleaned.0.put(id, now);
+            clean_once(&refresher, &refresher.sites.installation().table_prefix, cleanup).await;
+        }
+    }
+
+    /// The refresher of a site whose background work is running. This is no call for the site.
+    fn awake(&self, id: u64) -> Option<Arc<Refresher>> {
+        let all = self.locked();
+        all.peek(&id).filter(|in_use| in_use.is_awake()).map(|in_use| Arc::clone(&in_use.refresher))
     }
 }

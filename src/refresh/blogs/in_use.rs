@@ -59,7 +59,7 @@ impl InUse {
     }
 
     /// Notes a call, and starts the background work if it is not running.
-    pub(super) fn used(&self, verdicts: &Verdicts) {
+    pub fn used(&self, verdicts: &Verdicts) {
         let mut state = self.state();
         state.used = Instant::now();
         let reloads = verdicts.reloads();
