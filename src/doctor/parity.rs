@@ -184,6 +184,7 @@ async fn native(
         Ok(refresh::Answer::Forward(_, log, _)) => {
             Ok(Err(log.and_then(|log| log.reason).unwrap_or_else(|| "not the refresh route".to_owned())))
         }
+        Ok(refresh::Answer::ForwardElsewhere(_, log)) => Ok(Err(log.reason.unwrap_or_default())),
         Err(error) => Err(ClientError::Native(error.to_string())),
     }
 }

@@ -104,6 +104,11 @@ async fn exchange(
                     record.refresh = Some(log);
                     return Ok((Answered::Natively(respond::native(answer, &record.asked.id)), places));
                 }
+                // WordPress's response shows nothing about this site.
+                Answer::ForwardElsewhere(request, log) => {
+                    (record.refresh, record.site) = (Some(log), None);
+                    *request
+                }
                 Answer::Forward(request, log, comparison) => {
                     compared = comparison;
                     left = log.is_some().then(|| Left::new(whose.refresher, &request, client.scheme));

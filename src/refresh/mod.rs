@@ -110,6 +110,8 @@ pub enum Answer {
     /// Left to WordPress, with everything that was read of the body. Without a log it is not a call
     /// of the route. With a comparison, WordPress's response must be shown to that.
     Forward(Box<Request<RequestBody>>, Option<RefreshLog>, Option<Box<Comparison>>),
+    /// Left to WordPress since it is for another site of the network, or for none of its sites.
+    ForwardElsewhere(Box<Request<RequestBody>>, RefreshLog),
 }
 
 /// Answers a request that could be a refresh, or leaves it to WordPress.
@@ -127,7 +129,7 @@ pub async fn answer(
     let Eligible { site, called, query_token, issued_at } = match eligible(whose, &request, client).await {
         Ok(eligible) => eligible,
         Err(leave) => {
-            if leave.0.is_some() {
+            if matches!(leave, Leave::Because(_)) {
                 refresher.tally.left.add();
             }
             return Ok(leave.forward(request, id));
@@ -184,7 +186,7 @@ async fn eligible(whose: &Whose, request: &Request<RequestBody>, client: &Client
     let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
         Route::Refresh { query_token } => query_token,
         Route::Forward(ForwardReason::NotRefresh) => {
-            return Err(only_main.as_ref().map_or(Leave(None), |why| for_settings(why)));
+            return Err(only_main.as_ref().map_or(Leave::NotRefresh, |why| for_settings(why).elsewhere()));
         }
         Route::Forward(why) => return Err(Leave::counted(&counters.left_for_request, why)),
     };
@@ -194,7 +196,7 @@ async fn eligible(whose: &Whose, request: &Request<RequestBody>, client: &Client
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     sites.wait_for_home(&site, host, client.scheme).await;
     let called = sites.called(&site, host, client.scheme).map_err(|why| match (why, only_main) {
-        (NotNative::OtherHost, Some(why)) => for_settings(why),
+        (NotNative::OtherHost, Some(why)) => for_settings(why).elsewhere(),
         (why @ NotNative::OtherHost, None) => Leave::counted(&counters.left_for_host, why),
         (why, _) => for_settings(&why),
     })?;
@@ -205,13 +207,18 @@ async fn eligible(whose: &Whose, request: &Request<RequestBody>, client: &Client
     Ok(Eligible { site, called, query_token, issued_at })
 }
 
-/// Leaves the call to WordPress, which may do better. Nothing has been changed yet. Contains the
-/// reason, unless the request is not a call of the route.
-struct Leave(Option<String>);
+/// Leaves the call to WordPress, which may do better. Nothing has been changed yet.
+enum Leave {
+    /// It is not a call of the route.
+    NotRefresh,
+    Because(String),
+    /// It is a call for another site of the network than this one.
+    Elsewhere(String),
+}
 
 impl Leave {
     fn because(why: impl Display) -> Self {
-        Leave(Some(why.to_string()))
+        Leave::Because(why.to_string())
     }
 
     fn counted(counter: &Counter, why: impl Display) -> Self {
@@ -219,11 +226,23 @@ impl Leave {
         Leave::because(why)
     }
 
+    fn elsewhere(self) -> Self {
+        match self {
+            Leave::Because(why) => Leave::Elsewhere(why),
+            leave => leave,
+        }
+    }
+
     fn forward(self, request: Request<RequestBody>, id: &RequestId) -> Answer {
-        if let Some(reason) = &self.0 {
+        if let Leave::Because(reason) | Leave::Elsewhere(reason) = &self {
             debug!(reason, request_id = %id, "the call goes to WordPress");
         }
-        Answer::Forward(Box::new(request), self.0.map(RefreshLog::left), None)
+        let request = Box::new(request);
+        match self {
+            Leave::NotRefresh => Answer::Forward(request, None, None),
+            Leave::Because(reason) => Answer::Forward(request, Some(RefreshLog::left(reason)), None),
+            Leave::Elsewhere(reason) => Answer::ForwardElsewhere(request, RefreshLog::left(reason)),
+        }
     }
 
     fn compare(self, mut request: Request<RequestBody>, id: &RequestId, comparison: Box<Comparison>) -> Answer {
@@ -236,7 +255,7 @@ impl Leave {
         }
         match self.forward(request, id) {
             Answer::Forward(request, log, _) => Answer::Forward(request, log, Some(comparison)),
-            native @ Answer::Native(..) => native,
+            other => other,
         }
     }
 }

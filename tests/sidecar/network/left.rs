@@ -47,6 +47,11 @@ fn assert_left(network: &NetworkSite, sidecar: &Sidecar, at: At<'_>, site: Optio
     }
 }
 
+/// How often WordPress was asked for the home URL of a site at the network's own path.
+fn questions(network: &NetworkSite) -> usize {
+    network.site.requests().iter().filter(|request| request.starts_with("GET /wp-json/?_fields=home")).count()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_native_is_left_at_once_for_its_true_reason() {
     let paths = ["/archived", "/spam", "/deleted", "/new", "/other", "/bare", "/moved", "/inactive", "/two"];
@@ -107,9 +112,20 @@ async fn what_cannot_be_native_is_left_at_once_for_its_true_reason() {
     ] {
         network.database.execute(change).await;
         tokio::time::sleep(Duration::from_millis(3_500)).await;
-        assert_left(&network, &sidecar, two, Some("net.test/"), reason);
-        assert_left(&network, &sidecar, At("mapped.test", ""), Some("net.test/"), reason);
+        assert_left(&network, &sidecar, two, None, reason);
+        assert_left(&network, &sidecar, At("mapped.test", ""), None, reason);
         assert_left(&network, &sidecar, At("net.test", ""), Some("net.test/"), "it is not verified yet: ");
+        if reason.contains("several networks") {
+            // A refusal of WordPress shows nothing about the first site, which it would be asked
+            // about once a second. One question may be due anyway.
+            let asked = questions(&network);
+            for _ in 0..12 {
+                assert_left(&network, &sidecar, two, None, reason);
+                tokio::time::sleep(Duration::from_millis(400)).await;
+            }
+            let more = questions(&network) - asked;
+            assert!(more <= 1, "{more} questions");
+        }
         network.database.execute(undo).await;
     }
     drop(sidecar);
