@@ -3,6 +3,7 @@
 use crate::finding::{Area, Finding};
 pub use crate::verify::view::CLOSED;
 use crate::wordpress::clock::Apart;
+use crate::wordpress::installation::layout::UnknownMain;
 use crate::wordpress::site::{NamedHost, NotNative};
 
 /// How to synchronise clocks.
@@ -52,11 +53,19 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
             "keys.salt_unknown",
             "Open the site once, for WordPress to make the salt; or set AUTH_KEY and AUTH_SALT in wp-config.php.".to_owned(),
         ),
-        NotNative::OtherBlog(_) => (
+        NotNative::OtherBlog(why) => (
             Area::Plugin,
             "site.network",
-            "Nothing has to be done: WordPress goes on answering. To refresh natively, define this constant as a plain number."
-                .to_owned(),
+            match why {
+                UnknownMain::Computed(_) => {
+                    "Nothing has to be done: WordPress goes on answering. To refresh natively, define this constant as a plain value."
+                }
+                UnknownMain::NoMultisite => {
+                    "Nothing has to be done: WordPress goes on answering. Do not define the constant without moving tables: WordPress \
+                     then expects those of the site 1 under other names."
+                }
+            }
+            .to_owned(),
         ),
         NotNative::Elsewhere(..) => (
             Area::Plugin,

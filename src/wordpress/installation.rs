@@ -26,7 +26,7 @@ use super::salts::SaltConstants;
 use super::wp_config::{Doubt, Lookup};
 use crate::config::{self, Fault, Faults, Secret};
 use file::{ConfigFile, Content};
-use layout::{Layout, prefix_of};
+use layout::{Layout, UnknownMain, prefix_of};
 use unknown::Unknown;
 
 pub use file::found;
@@ -68,9 +68,8 @@ pub struct Installation {
     pub multisite: bool,
     /// Whether the network's own code may choose the site of a request: `sunrise.php`.
     pub sunrise: bool,
-    /// What the constants say of the network, or the constant that only PHP can compute. They say
-    /// nothing on a single site.
-    pub network: Result<Layout, &'static str>,
+    /// What the constants say of the network. They say nothing on a single site.
+    pub network: Result<Layout, UnknownMain>,
     /// The constant `JWT_AUTH_CORS_ENABLE`, which overrides the plugin's setting.
     pub cors_enable: Option<bool>,
     /// The `wp-config.php` that was read, with symbolic links resolved.

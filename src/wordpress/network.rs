@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::database::{Database, DatabaseError};
 use super::installation::Installation;
+use super::installation::layout::UnknownMain;
 use blog::{Blog, Blogs, Picked, Place};
 use rows::Reader;
 
@@ -66,8 +67,8 @@ pub enum Unusable {
     DropIn,
     #[error("the place of wp-content is unknown, and a db.php there may keep sites in other databases")]
     NoContent,
-    #[error("the network's main site is unknown: the constant {0} in wp-config.php is computed")]
-    MainBlog(&'static str),
+    #[error("the network's main site is unknown: {0}")]
+    MainBlog(UnknownMain),
 }
 
 /// The sites, as last read.
@@ -212,8 +213,8 @@ impl Network {
     }
 
     async fn unusable(&self) -> Option<Unusable> {
-        if let Err(constant) = self.installation.network {
-            return Some(Unusable::MainBlog(constant));
+        if let Err(why) = self.installation.network {
+            return Some(Unusable::MainBlog(why));
         }
         let Some(content) = &self.installation.content_dir else { return Some(Unusable::NoContent) };
         match tokio::fs::symlink_metadata(content.join("db.php")).await {

@@ -25,6 +25,17 @@ pub struct Below {
     segments: Vec<String>,
 }
 
+/// Why the constants do not say which tables are the main site's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownMain {
+    #[error("the constant {0} in wp-config.php is computed")]
+    Computed(&'static str),
+    /// WordPress makes a network of it because of another constant (`SUBDOMAIN_INSTALL`, `VHOST` or
+    /// `SUNRISE`), and names the tables of the site 1 `wp_1_…` then.
+    #[error("the constant MULTISITE is not defined in wp-config.php, and other constants set up a network")]
+    NoMultisite,
+}
+
 impl Default for Layout {
     fn default() -> Self {
         Layout { id: 1, main: 1, below: None }
@@ -68,9 +79,7 @@ impl Below {
 }
 
 impl Assembly<'_> {
-    /// # Errors
-    /// The constant that only PHP can compute.
-    pub(super) fn network(&self) -> Result<Layout, &'static str> {
+    pub(super) fn network(&self) -> Result<Layout, UnknownMain> {
         if !self.multisite() {
             return Ok(Layout::default());
         }
@@ -78,12 +87,16 @@ impl Assembly<'_> {
             Lookup::NotDefined => Ok(1),
             Lookup::Known(scalar, _) => {
                 let id = String::from_utf8_lossy(&scalar.to_bytes()).parse().ok();
-                id.filter(|id| *id > 0).ok_or(name)
+                id.filter(|id| *id > 0).ok_or(UnknownMain::Computed(name))
             }
-            Lookup::Unknown(_) => Err(name),
+            Lookup::Unknown(_) => Err(UnknownMain::Computed(name)),
         };
-        if matches!(self.constant("MULTISITE"), Lookup::Unknown(_)) {
-            return Err("MULTISITE");
+        match self.constant("MULTISITE") {
+            Lookup::Known(..) => {}
+            Lookup::Unknown(_) => return Err(UnknownMain::Computed("MULTISITE")),
+            // Code that is not read most likely defines it.
+            Lookup::NotDefined if self.incomplete().is_some() => {}
+            Lookup::NotDefined => return Err(UnknownMain::NoMultisite),
         }
         let layout = Layout { id: id("SITE_ID_CURRENT_SITE")?, main: id("BLOG_ID_CURRENT_SITE")?, below: None };
         let text = |name| match self.constant(name) {

@@ -121,8 +121,15 @@ fn what_else_the_constants_say() {
     assert_eq!((site.of_blog(1).table_prefix, site.of_blog(7).table_prefix), ("wp_".to_owned(), "wp_7_".to_owned()));
     for computed in ["'0'", "'x'", "-1", "$_SERVER['BLOG']"] {
         let site = read(&format!("{PLAIN} define('MULTISITE', true); define('BLOG_ID_CURRENT_SITE', {computed});"));
-        assert_eq!((site.network, site.blog_id), (Err("BLOG_ID_CURRENT_SITE"), 1), "{computed}");
+        assert_eq!((site.network, site.blog_id), (Err(UnknownMain::Computed("BLOG_ID_CURRENT_SITE")), 1), "{computed}");
     }
+    // Without MULTISITE, wpdb uses the tables wp_1_… for the site 1.
+    for other in ["SUBDOMAIN_INSTALL", "VHOST", "SUNRISE"] {
+        let site = read(&format!("{PLAIN} define('{other}', true);"));
+        assert_eq!((site.multisite, site.network), (true, Err(UnknownMain::NoMultisite)), "{other}");
+    }
+    let site = with_prefix(&format!("{PLAIN} define('SUNRISE', true); require $_SERVER['x'];"));
+    assert_eq!(site.network, Ok(Layout::default()), "code that is not read may define it");
     assert_eq!((site.home_host().as_deref(), read(PLAIN).home_host()), (Some("example.com"), None));
     let options = first(&site);
     assert!(options.ssl_opts().unwrap().accept_invalid_certs());

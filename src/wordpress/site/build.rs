@@ -79,7 +79,7 @@ impl Sites {
     }
 
     fn main_blog(&self) -> Result<(), NotNative> {
-        self.installation.network.as_ref().map(|_| ()).map_err(|constant| NotNative::OtherBlog(constant))
+        self.installation.network.as_ref().map(|_| ()).map_err(|why| NotNative::OtherBlog(*why))
     }
 
     /// The home URL of a network's site is where the network has the site. If not, code that maps

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::wordpress::clock::Apart;
 use crate::wordpress::home::{Home, Question, Word};
+use crate::wordpress::installation::layout::UnknownMain;
 
 /// Why the route is currently left to WordPress.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +30,8 @@ pub enum NotNative {
     #[error("the salt wp_salt('auth') is neither in wp-config.php nor in the database")]
     Salt,
     /// Which site is the network's first is unknown.
-    #[error("the network's main site is unknown: the constant {0} in wp-config.php is computed")]
-    OtherBlog(&'static str),
+    #[error("the network's main site is unknown: {0}")]
+    OtherBlog(UnknownMain),
     /// The option `home` of a network's site differs from where the network has it.
     #[error("its home URL is {0}, and the network has it at {1}")]
     Elsewhere(String, String),
