@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use moka::future::Cache;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -42,6 +43,15 @@ const READ_LIMIT: Duration = Duration::from_secs(3);
 /// The most sites that are read together. In a larger network the database is queried for each
 /// address.
 pub const MOST: usize = 10_000;
+
+/// One of so many connections may look up addresses in a larger network at once; calls for
+/// others are left to WordPress meanwhile.
+// SECURITY: clients choose these addresses, and rotations need connections, too.
+const OF_CONNECTIONS: usize = 4;
+
+/// Why calls go to WordPress whose address could not be looked up.
+const UNREAD: &str = "the network's sites cannot be read";
+const MANY_AT_ONCE: &str = "many sites of the network are being looked up";
 
 /// Why calls go to WordPress for which the table `blogs` has no site, if the first site's id is not
 /// 1.
@@ -116,6 +126,7 @@ pub struct Network {
     tasks: Handle,
     cache: Cache<(), Known>,
     places: Cache<Place, Picked>,
+    look_ups: Semaphore,
     last: Mutex<Option<(Instant, Known)>>,
 }
 
@@ -125,6 +136,7 @@ impl Network {
         Arc::new(Network {
             reader: Reader::new(&installation.base_prefix, installation.layout().most_segments()),
             installation: installation.clone(),
+            look_ups: Semaphore::new((database.pool().limit / OF_CONNECTIONS).max(1)),
             database,
             tasks,
             cache: Cache::builder().max_capacity(1).time_to_live(FRESH).build(),
@@ -145,8 +157,8 @@ impl Network {
         let picked = match self.current().await {
             Known::All(blogs) => blogs.at(&place),
             Known::Many => match self.ask(place).await {
-                Some(picked) => picked,
-                None => return left("the network's sites cannot be read"),
+                Ok(picked) => picked,
+                Err(why) => return left(why),
             },
             Known::Unusable(unusable) if is_usual => return Found::OnlyMain(unusable.to_string()),
             Known::Unusable(unusable) => return Found::Left(unusable.to_string().into(), None),
@@ -266,29 +278,40 @@ impl Network {
         recent.map_or(Known::Unusable(Unusable::Unread(error)), |(_, known)| known.clone())
     }
 
-    /// The site at `place` in a network that is too large to be read as a whole. `None` if the
-    /// database does not answer.
-    async fn ask(self: &Arc<Self>, place: Place) -> Option<Picked> {
+    /// The site at `place` in a network that is too large to be read as a whole.
+    ///
+    /// # Errors
+    /// The database does not answer, or too many others are looked up.
+    async fn ask(self: &Arc<Self>, place: Place) -> Result<Picked, &'static str> {
         if let Some(picked) = self.places.get(&place).await {
-            return Some(picked);
+            return Ok(picked);
         }
         let network = Arc::clone(self);
         let asking = self.tasks.spawn(async move {
-            let read = async {
-                let mut session = network.database.session().await?;
-                let rows = network.reader.at(&mut session, &place).await;
-                let rows = rows.inspect_err(|error| network.database.heed(error))?;
-                session.give_back();
-                Ok(rows)
+            let (reader, sought) = (Arc::clone(&network), place.clone());
+            let look_up = async move {
+                // Held until the look-up ends, also if its callers do not wait so long.
+                let _permit = reader.look_ups.try_acquire().map_err(|_| MANY_AT_ONCE)?;
+                reader.look_up(&sought).await.ok_or(UNREAD)
             };
-            let rows = network.database.within(READ_LIMIT, read).await;
-            let rows = rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked up")).ok()?;
-            let rows: Vec<Arc<Blog>> = rows.into_iter().map(Arc::new).collect();
-            let picked = place.pick(&rows);
-            network.places.insert(place, picked.clone()).await;
-            Some(picked)
+            // Simultaneous calls for one address share a look-up.
+            network.places.try_get_with(place, look_up).await.map_err(|why| *why)
         });
-        timeout(PATIENCE, asking).await.ok()?.ok()?
+        timeout(PATIENCE, asking).await.ok().and_then(Result::ok).unwrap_or(Err(UNREAD))
+    }
+
+    async fn look_up(&self, place: &Place) -> Option<Picked> {
+        let read = async {
+            let mut session = self.database.session().await?;
+            let rows = self.reader.at(&mut session, place).await;
+            let rows = rows.inspect_err(|error| self.database.heed(error))?;
+            session.give_back();
+            Ok(rows)
+        };
+        let rows = self.database.within(READ_LIMIT, read).await;
+        let rows = rows.inspect_err(|error| debug!(%error, "a site of the network could not be looked up")).ok()?;
+        let rows: Vec<Arc<Blog>> = rows.into_iter().map(Arc::new).collect();
+        Some(place.pick(&rows))
     }
 }
 

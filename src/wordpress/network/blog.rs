@@ -7,6 +7,12 @@ use std::sync::Arc;
 
 use crate::wordpress::installation::layout::{Layout, is_plain};
 
+/// The longest valid host name (RFC 1035, section 2.3.4), and a port.
+pub const LONGEST_HOST: usize = 255 + ":65535".len();
+
+/// In bytes: the column `path` has 100 characters.
+const LONGEST_PATH: usize = 100;
+
 /// A row of the table `blogs`. WordPress's code calls the sites of a network blogs, and so does
 /// this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +65,11 @@ pub struct Place {
 }
 
 /// The host in the form in which WordPress looks for it: lower case, without the ports 80 and 443
-/// (wp-includes/ms-settings.php). `None` if the `Host` is ambiguous.
+/// (wp-includes/ms-settings.php). `None` if the `Host` is ambiguous, or longer than any valid one.
 pub fn wordpress_host(host: &str) -> Option<String> {
+    if host.len() > LONGEST_HOST {
+        return None;
+    }
     let host = host.to_ascii_lowercase();
     let host = host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).unwrap_or(&host);
     let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
@@ -73,7 +82,8 @@ pub fn wordpress_host(host: &str) -> Option<String> {
 }
 
 impl Place {
-    /// The place for a request's `Host` and path; `None` if WordPress may read either differently.
+    /// The place for a request's `Host` and path; `None` if WordPress may read either differently,
+    /// or if either is longer than that of any site.
     pub fn of(host: &str, path: &str, layout: &Layout) -> Option<Self> {
         let host = wordpress_host(host)?;
         let looked_at = layout.segments(&host, path);
@@ -83,7 +93,9 @@ impl Place {
             "" if within.is_empty() => Vec::new(),
             within => within.split('/').take(looked_at).map(str::to_owned).collect(),
         };
-        segments.iter().all(|segment| is_plain(segment)).then_some(Place { host, segments, main: layout.main })
+        let length = 1 + segments.iter().map(|segment| segment.len() + 1).sum::<usize>();
+        let is_plain = length <= LONGEST_PATH && segments.iter().all(|segment| is_plain(segment));
+        is_plain.then_some(Place { host, segments, main: layout.main })
     }
 
     /// The domains to look for, in WordPress's order. `www.` is removed, never added.
@@ -327,6 +339,11 @@ mod tests {
         ] {
             assert_eq!(at(host, path), None, "{host} {path}");
         }
+        // A path of the longest possible site, and one byte more.
+        let path = |length: usize| format!("/{}/", "p".repeat(length - 2));
+        assert_eq!((at("net.test", &path(100)), at("net.test", &path(101))), (Some(Ok(1)), None));
+        let host = |length: usize| format!("{}.net.test", "h".repeat(length - ".net.test".len()));
+        assert_eq!((at(&host(LONGEST_HOST), "/"), at(&host(LONGEST_HOST + 1), "/")), (Some(Err("none")), None));
     }
 
     #[test]

@@ -68,3 +68,31 @@ async fn a_site_that_wordpress_does_not_serve_is_left_also_if_it_is_the_first() 
     assert_eq!(found(1, other(1), "net.test", "").await, Found::Main);
     assert!(matches!(found(1, other(2), "net.test", "").await, Found::Left(..)));
 }
+
+/// Calls for these hosts in a large network whose database accepts connections and never answers:
+/// how many of them waited for it, how many look-ups are running then, and the most that may.
+async fn flood(hosts: impl Iterator<Item = String>) -> (usize, usize, usize) {
+    let database = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let network = network(1, &database.local_addr().unwrap().to_string());
+    network.cache.insert((), Known::Many).await;
+    let most = network.look_ups.available_permits();
+    let mut calls = tokio::task::JoinSet::new();
+    for host in hosts {
+        let network = Arc::clone(&network);
+        calls.spawn(async move {
+            let began = Instant::now();
+            let found = network.find(&host, REST).await;
+            let has_waited = began.elapsed() >= PATIENCE;
+            assert_eq!(found, left(if has_waited { UNREAD } else { MANY_AT_ONCE }));
+            has_waited
+        });
+    }
+    let waited = calls.join_all().await.into_iter().filter(|waited| *waited).count();
+    (waited, most - network.look_ups.available_permits(), most)
+}
+
+#[tokio::test]
+async fn few_addresses_of_a_large_network_are_looked_up_at_once() {
+    assert_eq!(flood((0..100).map(|number| format!("s{number}.net.test"))).await, (4, 4, 4));
+    assert_eq!(flood((0..100).map(|_| "net.test".to_owned())).await, (100, 1, 4), "of one address");
+}

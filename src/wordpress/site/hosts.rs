@@ -14,10 +14,7 @@ use super::{NotNative, PATIENCE, Site, Sites, StoredHome, usable};
 use crate::client_addr::Scheme;
 use crate::route::RouteForms;
 use crate::wordpress::home::{Home, Question, Word};
-use crate::wordpress::network::blog;
-
-/// The longest valid host name (RFC 1035, section 2.3.4), and a port.
-const LONGEST_HOST: usize = 255 + ":65535".len();
+use crate::wordpress::network::blog::{self, LONGEST_HOST};
 
 /// The destination of a call.
 pub enum Called {
