@@ -28,6 +28,10 @@ pub enum NamedError {
     NoNetwork,
     #[error("the network has no site {0}")]
     NoSite(String),
+    #[error(
+        "several sites of the network, or one that is spelled otherwise, are {0} to the database: name the site by one of the ids {1}"
+    )]
+    Ambiguous(String, String),
     #[error("the network's sites cannot be read: {0}")]
     Unread(#[from] DatabaseError),
 }
@@ -63,13 +67,40 @@ impl Named {
             Named::At { domain, path } => ("domain = ? AND path = ?", vec![Value::from(domain), Value::from(path)]),
         };
         // SECURITY: `installation()` lets only `[A-Za-z0-9_]` pass in a prefix.
-        let query = format!("SELECT blog_id FROM `{}blogs` WHERE {condition} LIMIT 1", installation.base_prefix);
+        let query = format!(
+            "SELECT blog_id, domain, path FROM `{}blogs` WHERE {condition} ORDER BY blog_id LIMIT 16",
+            installation.base_prefix
+        );
         let mut session = database.session().await?;
-        let row: Option<Row> = session.conn().exec_first(query, values).await.map_err(DatabaseError::from)?;
+        let rows: Vec<Row> = session.conn().exec(query, values).await.map_err(DatabaseError::from)?;
         session.give_back();
-        let id = row.map(|mut row| column(&mut row, 0, "blog_id")).transpose()?;
-        let id = id.ok_or_else(|| NamedError::NoSite(self.to_string()))?;
+        let rows = rows.into_iter().map(|mut row| {
+            Ok((column(&mut row, 0, "blog_id")?, column(&mut row, 1, "domain")?, column(&mut row, 2, "path")?))
+        });
+        let id = self.only(&rows.collect::<Result<Vec<_>, DatabaseError>>()?)?;
         Ok(if id == installation.blog_id { installation.clone() } else { installation.of_blog(id) })
+    }
+}
+
+impl Named {
+    /// The id of the site among those that the database finds: their columns' collation takes more
+    /// for equal than the case of ASCII letters, such as accents and spaces at the end.
+    fn only(&self, rows: &[(u64, Vec<u8>, Vec<u8>)]) -> Result<u64, NamedError> {
+        let is_it = |domain: &[u8], path: &[u8]| match self {
+            Named::Id(_) => true,
+            Named::At { domain: named, path: at } => {
+                domain.eq_ignore_ascii_case(named.as_bytes()) && path.eq_ignore_ascii_case(at.as_bytes())
+            }
+        };
+        let mut equal = rows.iter().filter(|(_, domain, path)| is_it(domain, path));
+        match (equal.next(), equal.next()) {
+            (Some((id, ..)), None) => Ok(*id),
+            _ if rows.is_empty() => Err(NamedError::NoSite(self.to_string())),
+            _ => {
+                let ids: Vec<String> = rows.iter().map(|(id, ..)| id.to_string()).collect();
+                Err(NamedError::Ambiguous(self.to_string(), ids.join(", ")))
+            }
+        }
     }
 }
 
@@ -102,6 +133,31 @@ mod tests {
             ["", "0", "99999999999999999999999", "https://", "/two/", "net test", "net.test/?p=1", "net.test/#x"]
         {
             assert!(matches!(text.parse::<Named>(), Err(NamedError::Invalid(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_site_that_only_the_database_takes_for_the_named_one_is_not_it() {
+        let only = |text: &str, rows: &[(u64, &str, &str)]| {
+            let rows: Vec<_> = rows.iter().map(|(id, domain, path)| (*id, (*domain).into(), (*path).into())).collect();
+            text.parse::<Named>().unwrap().only(&rows).map_err(|error| error.to_string())
+        };
+        let two = (2, "net.test", "/two/");
+        assert_eq!(only("net.test/two", &[two]), Ok(2));
+        assert_eq!(only("NET.test/Two", &[(1, "net.test", "/twö/"), two]), Ok(2));
+        assert_eq!(only("7", &[(7, "net.test", "/twö/")]), Ok(7));
+        assert_eq!(only("net.test/two", &[]), Err("the network has no site net.test/two/".to_owned()));
+        for (rows, ids) in [
+            (vec![(1, "net.test", "/twö/")], "1"),
+            (vec![(3, "net.test", "/two/ ")], "3"),
+            (vec![two, (5, "net.test", "/TWO/")], "2, 5"),
+        ] {
+            let error = only("net.test/two", &rows).unwrap_err();
+            assert!(
+                error.contains("are net.test/two/ to the database")
+                    && error.ends_with(&format!("one of the ids {ids}")),
+                "{error}"
+            );
         }
     }
 }

@@ -42,6 +42,17 @@ async fn a_further_site_has_an_index_of_its_own() {
         assert!(code != Some(0) && said.contains(problem), "{said}");
     }
     assert!(indexed().await.is_empty());
+
+    // The database takes the first of these for the second, and for a third one.
+    for (id, path) in [(8, "/fívé/"), (9, "/five/"), (10, "/sévén/")] {
+        let row = format!("({id}, 1, 'net.test', '{path}', NOW())");
+        let insert = "INSERT INTO wp_blogs (blog_id, site_id, domain, path, registered) VALUES";
+        network.database.execute(&format!("{insert} {row}")).await;
+    }
+    let (_, said) = run(&network, &["index", "--site", "net.test/five"]);
+    assert!(said.contains("wp_9_jwt_auth_tokens"), "{said}");
+    let (code, said) = run(&network, &["index", "--site", "net.test/seven"]);
+    assert!(code != Some(0) && said.contains("name the site by one of the ids 10"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
