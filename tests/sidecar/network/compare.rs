@@ -240,8 +240,15 @@ async fn rows_after(database: &TestDatabase, prefix: &str, id: u64) -> Vec<Vec<S
     rows.iter().map(|row| TOKEN.map(|name| row.get(name).unwrap_or("NULL").to_owned()).to_vec()).collect()
 }
 
+/// Longer than events are gathered before they are written.
+const GATHERED: Duration = Duration::from_millis(100);
+
 /// These rows are written after the response.
 async fn events_after(database: &TestDatabase, prefix: &str, id: u64, count: usize) -> Vec<Vec<String>> {
+    // Any number is at least 0, so one that must not come is waited for.
+    if count == 0 {
+        tokio::time::sleep(GATHERED).await;
+    }
     for _ in 0..60 {
         let rows =
             database.rows(&format!("SELECT * FROM {prefix}jwt_auth_analytics WHERE id > {id} ORDER BY id")).await;

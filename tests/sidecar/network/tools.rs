@@ -97,24 +97,43 @@ async fn a_further_site_begins_its_verification_again() {
     assert!(code == Some(2) && said.contains("no sidecar of this configuration has noticed within 10s"), "{said}");
 }
 
+/// Which of a site's old rows exist: the first token of a family, its last one, an event.
+async fn old_rows(network: &NetworkSite, id: u64, [first, last]: [u64; 2]) -> [bool; 3] {
+    let tables = network.tables(id);
+    let events = tables.analytics_rows_after(0).await;
+    let event = events.iter().any(|row| row.get("event_type") == Some("old"));
+    [tables.token_row(first).await.is_some(), tables.token_row(last).await.is_some(), event]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn old_rows_of_sites_in_use_go() {
     let network = NetworkSite::up(false, &[TWO, MAPPED], "");
-    // Only the last row of a family stays, whatever its age.
-    let mut old = Vec::new();
-    for id in [2, 3] {
+    let mut tokens = Vec::new();
+    for id in [1, 2, 3] {
         let tables = network.tables(id);
-        let token = tables.insert_token(TokenState::Revoked, 1).await;
-        tables.insert_token_of_family(TokenState::Live, 1, &token.token_family).await;
-        let age = "SET revoked_at = UTC_TIMESTAMP() - INTERVAL 40 DAY";
-        tables.execute(&format!("UPDATE wp_{id}_jwt_auth_tokens {age} WHERE id = {}", token.id)).await;
-        old.push(token.id);
+        let first = tables.insert_token(TokenState::Revoked, 1).await;
+        let last = tables.insert_token_of_family(TokenState::Revoked, 1, &first.token_family).await;
+        tokens.push([first.id, last.id]);
+        let prefix = if id == 1 { "wp_".to_owned() } else { format!("wp_{id}_") };
+        let age = format!("SET revoked_at = UTC_TIMESTAMP() - INTERVAL 40 DAY WHERE id IN ({}, {})", first.id, last.id);
+        tables.execute(&format!("UPDATE {prefix}jwt_auth_tokens {age}")).await;
+        let event = "(event_type, event_status, event_timestamp) VALUES ('old', 1, UTC_TIMESTAMP() - INTERVAL 400 DAY)";
+        tables.execute(&format!("INSERT INTO {prefix}jwt_auth_analytics {event}")).await;
     }
-    let sidecar = network.sidecar(&["--cleanup-tokens-after-days", "30"]);
+    let rows = async |id: u64| old_rows(&network, id, tokens[id as usize - 1]).await;
+    let sidecar = network.sidecar(&["--cleanup-tokens-after-days", "30", "--cleanup-analytics", "true"]);
     until_looked_at(&network, &sidecar, 2, TWO).await;
-    let is_there = async |id: u64| network.tables(id).token_row(old[id as usize - 2]).await.is_some();
-    eventually("the row of the site in use is gone", async || !is_there(2).await).await;
-    let line = sidecar.wait_for_log("old rows deleted");
-    assert!(line.contains("wp_2_jwt_auth_tokens"), "{line}");
-    assert!(is_there(3).await, "that site is not in use");
+    // Only the last row of a family stays, whatever its age.
+    let left = [false, true, false];
+    for id in [1, 2] {
+        eventually("the old rows of the first site and of the one in use", async || rows(id).await == left).await;
+    }
+    assert_eq!(rows(3).await, [true; 3], "that site is not in use");
+    until_looked_at(&network, &sidecar, 3, MAPPED).await;
+    eventually("its old rows", async || rows(3).await == left).await;
+    let deleted =
+        |table: &str| sidecar.log().iter().any(|line| line.contains("old rows deleted") && line.contains(table));
+    for table in ["wp_jwt_auth_tokens", "wp_2_jwt_auth_tokens", "wp_3_jwt_auth_tokens"] {
+        wait_until("the lines", || deleted(table));
+    }
 }
