@@ -226,7 +226,7 @@ impl Sidecar {
         let details = [view.difference.clone(), view.progress()];
         let details: String = details.into_iter().flatten().map(|detail| format!(": {detail}")).collect();
         Some(format!(
-            "{} answers of WordPress first, then one of {every} refreshes; {kept}; begins as {}{details}",
+            "{} responses of WordPress first, then one of {every} refreshes; {kept}; begins as {}{details}",
             refresh.verify_first, view.state
         ))
     }

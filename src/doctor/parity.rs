@@ -239,7 +239,7 @@ fn judge(pairs: &[Pair], is_english: bool) -> Vec<Finding> {
         Finding::warning(
             Area::Parity,
             id,
-            "the answers of WordPress have header fields that the sidecar's do not have, or the other way round",
+            "the responses of WordPress have header fields that the sidecar's do not have, or the other way round",
             "What the site's web server adds to all answers belongs in the configuration of the server in front of the sidecar, where it reaches \
              the sidecar's own answers too; what the site's code adds needs refresh.mode = \"forward\", if clients go by it.",
         )

@@ -71,7 +71,8 @@ fn judge(view: &View) -> Finding {
             Finding::warning(Area::Parity, "verify.origin", what, ORIGIN_CHANGED)
         }
         ViewState::Agrees => {
-            let what = format!("the running sidecar refreshes natively: {compared} answers of WordPress were compared");
+            let what =
+                format!("the running sidecar refreshes natively: {compared} responses of WordPress were compared");
             Finding::ok(Area::Parity, ID, what)
         }
         ViewState::Trusted => {

@@ -237,7 +237,7 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{what}{difference}")?;
     }
     let progress = view.progress().map(|progress| format!("; {progress}")).unwrap_or_default();
-    writeln!(out, "compared:   {} answers of WordPress{progress}", view.compared)?;
+    writeln!(out, "compared:   {} responses of WordPress{progress}", view.compared)?;
     if let Some(fix) = &view.fix {
         writeln!(out, "what to do: {fix}")?;
     }
@@ -280,7 +280,7 @@ mod tests {
         let expected = "\
 sidecar:    127.0.0.1:9151
 state:      unverified, since Thu, 01 Jan 1970 00:00:00 GMT: WordPress has the refreshes
-compared:   0 answers of WordPress; 0 of 20 answers of WordPress agree
+compared:   0 responses of WordPress; 0 of 20 responses of WordPress agree
 what to do: Nothing has to be done. WordPress gets the refreshes, and each of its answers is compared with what the sidecar would \
 have given; they have to be of three users, or three times as many.
 kept in:    memory: a restart begins again

@@ -90,11 +90,13 @@ impl Known {
         match self.difference() {
             Some(Difference { kind: Kind::Hook, what }) => format!("code of the site's own may refuse or act: {what}"),
             Some(difference) => format!("WordPress's work differs: {difference}"),
-            None if self.is_native() => "too few answers of WordPress to requests of this kind agree so far".to_owned(),
+            None if self.is_native() => {
+                "too few responses of WordPress to requests of this kind agree so far".to_owned()
+            }
             None if self.verdict.state == State::Agrees => "the site's files are still to be read".to_owned(),
             None => {
                 let Verdict { agreed, needed, .. } = &self.verdict;
-                format!("it is not verified yet: {agreed} of {needed} answers of WordPress agree")
+                format!("it is not verified yet: {agreed} of {needed} responses of WordPress agree")
             }
         }
     }

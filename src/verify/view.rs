@@ -145,9 +145,9 @@ impl View {
     pub fn progress(&self) -> Option<String> {
         let View { agreed, needed, .. } = self;
         match self.state {
-            ViewState::Unverified => Some(format!("{agreed} of {needed} answers of WordPress agree")),
+            ViewState::Unverified => Some(format!("{agreed} of {needed} responses of WordPress agree")),
             // A row or a hook may be the obstacle as well.
-            ViewState::Differs => Some(format!("{agreed} of {needed} answers of WordPress agree since")),
+            ViewState::Differs => Some(format!("{agreed} of {needed} responses of WordPress agree since")),
             ViewState::Agrees | ViewState::Closed | ViewState::Trusted => None,
         }
     }
