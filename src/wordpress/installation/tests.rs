@@ -128,8 +128,8 @@ fn what_else_the_constants_say() {
         let site = read(&format!("{PLAIN} define('{other}', true);"));
         assert_eq!((site.multisite, site.network), (true, Err(UnknownMain::NoMultisite)), "{other}");
     }
-    let site = with_prefix(&format!("{PLAIN} define('SUNRISE', true); require $_SERVER['x'];"));
-    assert_eq!(site.network, Ok(Layout::default()), "code that is not read may define it");
+    let unread = with_prefix(&format!("{PLAIN} define('SUNRISE', true); require $_SERVER['x'];"));
+    assert_eq!(unread.network, Ok(Layout::default()), "code that is not read may define it");
     assert_eq!((site.home_host().as_deref(), read(PLAIN).home_host()), (Some("example.com"), None));
     let options = first(&site);
     assert!(options.ssl_opts().unwrap().accept_invalid_certs());
