@@ -69,7 +69,7 @@ const ARROWS: &[([u32; 4], &str, &str)] = &[
 
 /// Beside the stations: where, and what.
 const NOTES: &[(u32, u32, &str)] =
-    &[(740, 30, "one transaction, without PHP"), (740, 260, "every other request, unchanged")];
+    &[(740, 30, "one transaction, without PHP"), (740, 260, "all else, and compared refreshes")];
 
 fn path_of_a_request() -> String {
     let title = "The path of a request: from clients through a web server to the sidecar, which answers refreshes from the database and \
