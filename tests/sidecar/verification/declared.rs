@@ -199,6 +199,12 @@ fn comparable(answer: &Message) -> [String; 2] {
     for name in ["iat", "nbf", "exp", "jti"] {
         claims.shift_remove(name);
     }
+    if let Some(left) = body.get_mut("expires_in") {
+        // PHP takes it from the clock again after it has made the token; a busy machine's is late.
+        let seconds = left.as_u64().unwrap();
+        assert!(seconds <= lifetime && seconds + 5 > lifetime, "{seconds} of {lifetime}");
+        *left = lifetime.into();
+    }
     claims.insert("lifetime".to_owned(), lifetime.into());
     // As texts, so that the order counts.
     [Value::Object(body).to_string(), Value::Object(claims).to_string()]

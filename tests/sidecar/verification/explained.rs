@@ -184,7 +184,7 @@ async fn what_explains_a_difference_is_printed() {
         let escaped = toml.replace('"', "&quot;");
         assert!(page.contains(&format!("<pre tabindex=\"0\">{escaped}</pre>")), "{site}: {page}");
         sidecar.wait_for_log(match open.is_empty() {
-            true => "differ in can be declared",
+            true => "can be declared",
             false => "no configuration is known that would explain all",
         });
         // What users have of their own is shown nowhere.
