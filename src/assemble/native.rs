@@ -152,7 +152,7 @@ impl Native {
         };
         Ok(Native {
             refresher: Arc::new(refresher),
-            epochs: Epochs::new(configuration, scanner).into(),
+            epochs: Epochs::new(configuration, scanner, lasting.verdicts.shared(blog_id)).into(),
             made_of,
             runtime: OwnRuntime(Some(runtime)),
             analytics: writer,

@@ -205,7 +205,8 @@ impl Blogs {
             tally: self.parts.tallies.of(blog),
             blogs: None,
         };
-        let epochs = Epochs::new(Arc::clone(&self.parts.configuration), Arc::clone(&self.parts.scanner));
+        let shared = self.parts.verdicts.shared(blog.id);
+        let epochs = Epochs::new(Arc::clone(&self.parts.configuration), Arc::clone(&self.parts.scanner), shared);
         InUse::new(refresher, epochs, kept, self.parts.verdicts.reloads())
     }
 

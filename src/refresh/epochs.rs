@@ -36,14 +36,14 @@ pub struct Epochs {
     configuration: Arc<Configuration>,
     scanner: Arc<Scanner>,
     scans: Mutex<Scans>,
-    shared: SharedVerdict,
+    shared: Arc<SharedVerdict>,
 }
 
 impl Epochs {
     /// For a site whose files `scanner` reads.
-    pub fn new(configuration: Arc<Configuration>, scanner: Arc<Scanner>) -> Self {
+    pub fn new(configuration: Arc<Configuration>, scanner: Arc<Scanner>, shared: Arc<SharedVerdict>) -> Self {
         let scans = Mutex::new(Scans { due: Instant::now(), cut: 0, unread: Vec::new() });
-        Epochs { configuration, scanner, scans, shared: SharedVerdict::default() }
+        Epochs { configuration, scanner, scans, shared }
     }
 
     /// Looks repeatedly and calls `looked` after each look. Never returns.

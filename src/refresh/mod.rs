@@ -52,7 +52,7 @@ pub mod row_proof;
 pub mod row_watch;
 pub mod seen_ids;
 pub mod shared;
-mod shared_verdict;
+pub mod shared_verdict;
 pub mod standing;
 pub mod store;
 pub mod supervise;

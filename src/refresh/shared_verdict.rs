@@ -3,12 +3,12 @@
 //! The first sidecar that finds a difference stores it at a key made of the site and its epoch. All
 //! others read that key every few seconds, and so does one that starts later. A sidecar that lets go
 //! of the difference (a restart of the verification, or WordPress's responses agree again) deletes
-//! the key, and each decides by itself again.
+//! the key if it holds what this sidecar published or read, and each decides by itself again.
 // SECURITY: the store can only take nativeness away. Nothing that is in it, or is not, makes a call
 // native: for that each sidecar compares by itself, as without a store. One that is hostile or
 // stale costs forwarding, at worst.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use redis::Cmd;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::refresher::Refresher;
 use super::shared::Shared;
 use crate::printable;
+use crate::shared_store::{LONGEST_VALUE, NoAnswer};
 use crate::verify::Verification;
 use crate::verify::difference::{Difference, Kind};
 
@@ -23,26 +24,41 @@ use crate::verify::difference::{Difference, Kind};
 /// itself.
 const KEPT_FOR: u64 = 24 * 60 * 60;
 
-/// The longest description that is taken, in characters.
+/// The longest description that is published or taken, in characters.
 const LONGEST: usize = 256;
 
-/// What stands at the key.
+// A character has up to six bytes (`\u0001`), and the rest of the value some 70.
+const _: () = assert!(6 * LONGEST + 100 < LONGEST_VALUE);
+
+/// Tells this process's values from those of others, which say the same of the same site.
+static PROCESS: LazyLock<String> = LazyLock::new(|| {
+    let mut id = [0; 8];
+    // Without random bytes no value is known as this process's own, and it is heeded.
+    getrandom::fill(&mut id).map_or_else(|_| String::new(), |()| data_encoding::HEXLOWER.encode(&id))
+});
+
+/// The value at the key.
 #[derive(Serialize, Deserialize)]
 struct Published {
     kind: Kind,
     what: String,
+    /// The process that found it.
+    #[serde(default)]
+    by: String,
 }
 
-/// What this process knows of the key.
+/// What this process knows of the key. It outlasts reloads.
 #[derive(Default)]
-pub(super) struct SharedVerdict(Mutex<Seen>);
+pub struct SharedVerdict(Mutex<Seen>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Seen {
-    /// The key.
+    /// The key, without its prefix.
     name: String,
     /// Whether the site differed at the last look.
     differs: bool,
+    /// What this process published or read there then; empty if there was nothing.
+    value: Vec<u8>,
 }
 
 /// What is to be done at a look.
@@ -50,18 +66,24 @@ struct Seen {
 enum Step {
     Publish,
     TakeBack,
+    /// Deletes what is there, as the operator asks.
+    Forget,
     Look,
+    /// Reads what is there, to be able to take it back.
+    Note,
     Nothing,
 }
 
 impl Seen {
     /// Pure. A difference that is known at the start was published by the sidecar that found it.
-    fn step(&self, name: &str, differs: bool) -> Step {
+    fn step(&self, name: &str, differs: bool, begins_again: bool) -> Step {
         match (self.name == name, self.differs, differs) {
+            (_, _, false) if begins_again => Step::Forget,
             (true, true, false) => Step::TakeBack,
             (true, false, true) => Step::Publish,
+            (true, true, true) => Step::Nothing,
             // Another epoch, which others may not have yet: the key of the one before stays.
-            (_, _, true) => Step::Nothing,
+            (false, _, true) => Step::Note,
             (_, _, false) => Step::Look,
         }
     }
@@ -73,12 +95,17 @@ impl SharedVerdict {
     pub(super) async fn publish_and_heed(&self, refresher: &Refresher, epoch: &str) {
         let Some(shared) = refresher.rate_limiter.shared() else { return };
         let verification = &refresher.verification;
+        // The one that has taken over publishes its results.
+        if verification.is_replaced() {
+            return;
+        }
         let name = shared.name_of_verdict(refresher.rate_limiter.blog(), epoch);
+        let begins_again = verification.begins_again();
         let found = verification.found();
-        let seen = Seen { name, differs: found.is_some() };
-        let step = self.seen().step(&seen.name, seen.differs);
-        if let Some(differs) = step.run(shared, verification, &seen.name, found).await {
-            *self.seen() = Seen { differs, ..seen };
+        let before = self.seen().clone();
+        let step = before.step(&name, found.is_some(), begins_again);
+        if let Ok(seen) = step.run(shared, verification, Seen { name, ..before }, found).await {
+            *self.seen() = seen;
         }
     }
 
@@ -88,53 +115,82 @@ impl SharedVerdict {
 }
 
 impl Step {
-    /// Whether the site differs then; `None` where it is to be done again.
+    /// What is known of the key then.
     async fn run(
         self,
         shared: &Shared,
         verification: &Verification,
-        name: &str,
+        seen: Seen,
         found: Option<Difference>,
-    ) -> Option<bool> {
-        let (store, key) = (shared.store(), format!("{}{name}", shared.store().prefix()));
-        match self {
-            Step::Nothing => Some(true),
-            Step::Publish => {
-                let Difference { kind, what } = found?;
-                let text = serde_json::to_string(&Published { kind, what }).ok()?;
+    ) -> Result<Seen, NoAnswer> {
+        let (store, Seen { name, value, .. }) = (shared.store(), seen);
+        match (self, found) {
+            (Step::Publish, Some(found)) => {
+                let value = published(found);
                 let mut set = Cmd::new();
-                set.arg("SET").arg(key).arg(text).arg("EX").arg(KEPT_FOR);
-                store.ask::<()>(&set).await.ok()?;
-                Some(true)
+                set.arg("SET").arg(format!("{}{name}", store.prefix())).arg(&value).arg("EX").arg(KEPT_FOR);
+                store.ask::<()>(&set).await?;
+                Ok(Seen { name, differs: true, value })
             }
-            Step::TakeBack => {
-                let mut delete = Cmd::new();
-                delete.arg("DEL").arg(key);
-                store.ask::<()>(&delete).await.ok()?;
-                Some(false)
-            }
-            Step::Look => {
-                let mut get = Cmd::new();
-                get.arg("GET").arg(key);
-                // What cannot be looked at is looked at the next time anyway, and what is found
-                // until then is new.
-                let text: Option<Vec<u8>> = store.ask(&get).await.unwrap_or_default();
-                let found = text.and_then(|text| read(&text));
-                let differs = found.is_some();
-                if let Some(difference) = found {
-                    verification.differs_elsewhere(difference);
+            (Step::Note, _) => Ok(Seen { differs: true, value: store.value(&name).await?, name }),
+            (Step::Publish | Step::Nothing, _) => Ok(Seen { name, differs: true, value }),
+            (Step::TakeBack, _) => {
+                // Another sidecar may have found something since.
+                if !value.is_empty() {
+                    store.delete(&name, &value).await?;
                 }
-                Some(differs)
+                Ok(Seen { name, ..Seen::default() })
+            }
+            (Step::Forget, _) => {
+                let value = store.value(&name).await?;
+                if !value.is_empty() {
+                    store.delete(&name, &value).await?;
+                }
+                verification.has_begun_again();
+                Ok(Seen { name, ..Seen::default() })
+            }
+            (Step::Look, _) => {
+                let value = store.value(&name).await?;
+                match read(&value) {
+                    Some(Read::Own) => {
+                        store.delete(&name, &value).await?;
+                        Ok(Seen { name, ..Seen::default() })
+                    }
+                    Some(Read::Others(difference)) => {
+                        verification.differs_elsewhere(difference);
+                        Ok(Seen { name, differs: true, value })
+                    }
+                    None => Ok(Seen { name, ..Seen::default() }),
+                }
             }
         }
     }
 }
 
-/// What another sidecar found, as far as that can be shown. Pure.
-fn read(text: &[u8]) -> Option<Difference> {
-    let Published { kind, what } = serde_json::from_slice(text).ok()?;
+/// The value for a difference that was found here. Pure.
+fn published(Difference { kind, what }: Difference) -> Vec<u8> {
+    let what = what.chars().take(LONGEST).collect();
+    // A structure of strings can be written.
+    serde_json::to_vec(&Published { kind, what, by: PROCESS.clone() }).unwrap_or_default()
+}
+
+/// What a value says.
+#[derive(Debug, PartialEq, Eq)]
+enum Read {
+    /// This process found it, before its verification began again.
+    Own,
+    /// What another sidecar found, as far as that can be shown.
+    Others(Difference),
+}
+
+/// `None`: nothing that a sidecar writes. Pure.
+fn read(text: &[u8]) -> Option<Read> {
+    let Published { kind, what, by } = serde_json::from_slice(text).ok()?;
+    if !by.is_empty() && by == *PROCESS {
+        return Some(Read::Own);
+    }
     let what: String = printable::one_line(&what).chars().take(LONGEST).collect();
-    Some(Difference::new(kind, format!("another sidecar found: {what}")))
+    Some(Read::Others(Difference::new(kind, format!("another sidecar found: {what}"))))
 }
 
 #[cfg(test)]
@@ -143,29 +199,44 @@ mod tests {
 
     #[test]
     fn what_is_new_is_published_and_nothing_else() {
-        let seen = |name: &str, differs| Seen { name: name.to_owned(), differs };
+        let seen = |name: &str, differs| Seen { name: name.to_owned(), differs, value: Vec::new() };
         for (before, name, differs, step) in [
             (Seen::default(), "a", false, Step::Look),
-            (Seen::default(), "a", true, Step::Nothing),
+            (Seen::default(), "a", true, Step::Note),
+            (seen("a", false), "a", false, Step::Look),
             (seen("a", false), "a", true, Step::Publish),
             (seen("a", true), "a", true, Step::Nothing),
             (seen("a", true), "a", false, Step::TakeBack),
             (seen("a", true), "b", false, Step::Look),
-            (seen("a", false), "b", true, Step::Nothing),
+            (seen("a", false), "b", true, Step::Note),
         ] {
-            assert_eq!(before.step(name, differs), step, "{before:?} {name} {differs}");
+            assert_eq!(before.step(name, differs, false), step, "{before:?} {name} {differs}");
+            let asked = if differs { step } else { Step::Forget };
+            assert_eq!(before.step(name, differs, true), asked, "{before:?} {name} {differs}, asked to begin again");
         }
     }
 
     #[test]
     fn what_is_in_the_store_may_be_anything() {
-        let difference = read(br#"{"kind":"body","what":"body +roles"}"#).unwrap();
+        let others = |text: &[u8]| match read(text) {
+            Some(Read::Others(difference)) => difference,
+            other => panic!("{other:?}"),
+        };
+        let difference = others(br#"{"kind":"body","what":"body +roles"}"#);
         assert_eq!((difference.kind, difference.what.as_str()), (Kind::Body, "another sidecar found: body +roles"));
+        assert_eq!(others(br#"{"kind":"body","what":"body +roles","by":"a"}"#), difference);
         for text in ["", "1", "{}", r#"{"kind":"agrees","what":""}"#, "\u{fffd}", r#"{"kind":"body"}"#] {
             assert_eq!(read(text.as_bytes()), None, "{text}");
         }
         let long = format!(r#"{{"kind":"row","what":"a\\nb{}"}}"#, "ä".repeat(2_000));
-        let difference = read(long.as_bytes()).unwrap().what;
+        let difference = others(long.as_bytes()).what;
         assert!(difference.len() < 600 && !difference.contains('\n'), "{difference}");
+    }
+
+    #[test]
+    fn a_value_of_this_process_is_known_and_fits_into_what_is_read() {
+        let value = published(Difference::new(Kind::Body, "\u{1}".repeat(10_000)));
+        assert!(value.len() < LONGEST_VALUE, "{}", value.len());
+        assert_eq!(read(&value), Some(Read::Own));
     }
 }

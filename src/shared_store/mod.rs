@@ -8,6 +8,7 @@
 
 mod client;
 mod trouble;
+mod value;
 mod window;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,7 @@ use crate::config::RateLimit;
 use crate::metrics::{Counter, Histogram};
 use client::{Client, Connection};
 use trouble::Trouble;
+pub use value::MOST as LONGEST_VALUE;
 pub use window::Counted;
 
 /// How long one question may take. A refresh must not wait longer than 50 ms for it, a busy
@@ -158,6 +160,26 @@ impl SharedStore {
     pub async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, NoAnswer> {
         let Connected { mut connection, number } = self.connected()?;
         self.answered(number, question.query_async(&mut connection)).await
+    }
+
+    /// The first [`LONGEST_VALUE`] bytes at the key `prefix` + `name`; empty if there is no value.
+    ///
+    /// # Errors
+    /// As [`SharedStore::ask`].
+    pub async fn value(&self, name: &str) -> Result<Vec<u8>, NoAnswer> {
+        let Connected { mut connection, number } = self.connected()?;
+        let key = format!("{}{name}", self.prefix);
+        self.answered(number, value::read(&mut connection, &key)).await
+    }
+
+    /// Deletes the key `prefix` + `name` if it holds `value`.
+    ///
+    /// # Errors
+    /// As [`SharedStore::ask`].
+    pub async fn delete(&self, name: &str, value: &[u8]) -> Result<(), NoAnswer> {
+        let Connected { mut connection, number } = self.connected()?;
+        let key = format!("{}{name}", self.prefix);
+        self.answered(number, value::delete(&mut connection, &key, value)).await
     }
 
     /// Counts one more in the fixed window at the key `prefix` + `name`, unless `most` were counted

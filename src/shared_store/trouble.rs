@@ -74,8 +74,8 @@ impl fmt::Display for Trouble {
             Trouble::Refuses(refusal) => f.write_str(match refusal {
                 Refusal::Login => "it refuses user or password, or wants them",
                 Refusal::Rights => {
-                    "its access rights do not let this user do it: GET, SET, DEL, EVALSHA, SCRIPT LOAD, PTTL and INCR \
-                                    are needed for the keys with the prefix"
+                    "its access rights do not let this user do it: GET, GETRANGE, SET, DEL, EVALSHA, SCRIPT LOAD, PTTL \
+                                    and INCR are needed for the keys with the prefix"
                 }
                 Refusal::Loading => "it is still reading its file (LOADING)",
                 Refusal::ReadOnly => "it is a replica (READONLY)",

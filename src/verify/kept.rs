@@ -250,7 +250,7 @@ pub async fn keep(verification: Arc<Verification>, kept: Arc<Kept>, stop: Cancel
         let step = move || {
             if of_kept.take_marker() {
                 info!("the verification begins again, as `wp-jwt-sidecar verify --again` asks for");
-                of_verification.again();
+                of_verification.again_as_asked();
             }
             if !of_verification.is_replaced() {
                 of_kept.write(&of_verification.verdict());
@@ -402,6 +402,7 @@ mod tests {
         of_file(&|state| *state == State::Unverified).await;
         assert!(!kept.is_marked());
         assert_eq!(verification.view().state, ViewState::Unverified);
+        assert!(verification.begins_again(), "and what other sidecars have found is to be forgotten");
         // A change at the last moment is kept.
         verification.differs(difference());
         stop.cancel();

@@ -88,6 +88,9 @@ pub struct Verification {
     is_replaced: AtomicBool,
     /// That other verification. Later results of this one are passed on to it.
     next: OnceLock<Arc<Verification>>,
+    /// Whether the operator asked it to begin again, and what other sidecars found is not forgotten
+    /// yet.
+    begins_again: AtomicBool,
 }
 
 impl Verification {
@@ -119,6 +122,7 @@ impl Verification {
         let known = Known { hook, hook_since, is_scanned, closed, notes, ..Known::new(verdict) };
         let origins = Origins::following(&before.origins, rules.every());
         let next = Self::with(rules, known, origins, Arc::clone(&before.counts));
+        next.begins_again.store(before.begins_again(), Ordering::Release);
         // If it is replaced twice, the first replacement gets its results.
         let _ = before.next.set(Arc::clone(&next));
         next
@@ -138,6 +142,7 @@ impl Verification {
             changed: Notify::new(),
             is_replaced: AtomicBool::new(false),
             next: OnceLock::new(),
+            begins_again: AtomicBool::new(false),
         };
         verification.publish(&verification.known());
         Arc::new(verification)
@@ -308,6 +313,23 @@ impl Verification {
             known.explaining = Explaining::default();
             true
         });
+    }
+
+    /// The same, as the operator asks: what other sidecars have found is forgotten, too.
+    pub fn again_as_asked(&self) {
+        self.begins_again.store(true, Ordering::Release);
+        self.again();
+    }
+
+    /// Whether the operator asked for that, and what other sidecars have found is yet to be
+    /// forgotten.
+    pub fn begins_again(&self) -> bool {
+        self.begins_again.load(Ordering::Acquire)
+    }
+
+    /// What other sidecars had found is forgotten.
+    pub fn has_begun_again(&self) {
+        self.begins_again.store(false, Ordering::Release);
     }
 
     /// The configuration was reloaded, which gives a site that differed another chance.

@@ -39,7 +39,7 @@ impl Configured {
         Configured::start_with(keys, &[])
     }
 
-    fn start_with(keys: &[(&str, &str)], environment: &[(&str, &str)]) -> Configured {
+    pub(crate) fn start_with(keys: &[(&str, &str)], environment: &[(&str, &str)]) -> Configured {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("config.toml");
         fs::write(&file, toml(keys)).unwrap();

@@ -2,10 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
+use crate::refresh::shared_verdict::SharedVerdict;
 use crate::verify::verdict::{State, Verdict};
 
 /// Some hundred bytes each.
@@ -14,19 +15,31 @@ const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 /// Verdicts by site id. They outlast reloads.
 pub struct Verdicts {
     kept: Mutex<LruCache<u64, Verdict>>,
+    /// What is known of each site in the shared store, the first site included.
+    shared: Mutex<LruCache<u64, Arc<SharedVerdict>>>,
     reloads: AtomicU64,
 }
 
 impl Default for Verdicts {
     fn default() -> Self {
-        // Allocates memory as it fills, not at once.
-        let mut kept = LruCache::unbounded();
-        kept.resize(MOST);
-        Verdicts { kept: Mutex::new(kept), reloads: AtomicU64::new(0) }
+        Verdicts { kept: Mutex::new(filling()), shared: Mutex::new(filling()), reloads: AtomicU64::new(0) }
     }
 }
 
+/// Allocates memory as it fills, not at once.
+fn filling<T>() -> LruCache<u64, T> {
+    let mut kept = LruCache::unbounded();
+    kept.resize(MOST);
+    kept
+}
+
 impl Verdicts {
+    /// What is known of the site in the shared store.
+    pub fn shared(&self, blog_id: u64) -> Arc<SharedVerdict> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(shared.get_or_insert(blog_id, Arc::default))
+    }
+
     /// How often the configuration was reloaded.
     pub fn reloads(&self) -> u64 {
         self.reloads.load(Ordering::Acquire)

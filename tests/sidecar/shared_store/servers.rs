@@ -36,8 +36,7 @@ async fn by_tls_and_only_to_whom_is_trusted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn by_a_socket_with_a_prefix_and_rights_for_it() {
     let store = Store::start();
-    let rules =
-        "on >shop-password-of-the-test ~shop:* resetchannels -@all +evalsha +script|load +get +set +del +incr +pttl";
+    let rules = "on >shop-password-of-the-test ~shop:* resetchannels -@all +evalsha +script|load +get +getrange +set +del +incr +pttl";
     secrets::register("shop-password-of-the-test");
     let command: Vec<&str> = ["ACL", "SETUSER", "shop"].into_iter().chain(rules.split(' ')).collect();
     let _: String = store.ask(&command);

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::plugin::{Code, NONE};
 use super::{AGREES, DIFFERS, Lab, THREE, is_native};
+use crate::reload::Configured;
 use crate::support::raw::Connection;
-use crate::support::rig::{call_with, sidecar};
+use crate::support::rig::{call_with, command_environment, sidecar};
 use crate::support::sidecar::{Sidecar, wait_until};
 use crate::support::store::Store;
 
@@ -91,6 +92,55 @@ async fn a_difference_is_known_to_all_sidecars_of_the_site() {
     assert!(!second.log().iter().skip(skip).any(|line| line.contains(DIFFERS)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_changes_a_key_heeds_no_difference_of_its_own() {
+    let store = Store::start();
+    let lab = Lab::of(ROLES).await;
+    let keys = |interval: &'static str| {
+        [
+            ("refresh.mode", "\"native\""),
+            ("refresh.verify", "\"auto\""),
+            ("refresh.verify_first", "3"),
+            ("refresh.verify_every", "1000000"),
+            ("refresh.reuse_interval", interval),
+        ]
+    };
+    let environment = command_environment(&lab.database, lab.wordpress.address());
+    let url = store.url();
+    let mut environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    environment.push((STORE, &url));
+    let configured = Configured::start_with(&keys("\"10s\""), &environment);
+    let sidecar = &configured.sidecar;
+    sidecar.wait_for_log(USED);
+    sidecar.wait_for_log("natively once that is verified: home");
+    // It has looked before it finds something.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    lab.refresh(sidecar, 0).await;
+    sidecar.wait_for_log(DIFFERS);
+    wait_until("it is told", || told(&store).len() == 1);
+
+    lab.wordpress.set(NONE);
+    let skip = sidecar.log().len();
+    assert!(configured.change(&keys("\"20s\"")).contains("\"reloaded\""));
+    wait_until("what was told is taken back", || told(&store).is_empty());
+    for user in 0..3 {
+        lab.refresh(sidecar, user).await;
+    }
+    sidecar.wait_for_log_after(skip, AGREES);
+    assert!(!sidecar.log().iter().skip(skip).any(|line| line.contains(ELSEWHERE)));
+
+    // What another one has found since is not taken back with its own.
+    lab.wordpress.set(ROLES);
+    lab.compared(sidecar).await;
+    wait_until("it is told", || told(&store).len() == 1);
+    let key = told(&store).remove(0);
+    let _: String = store.ask(&["SET", &key, r#"{"kind":"row","what":"a row","by":"another"}"#]);
+    let skip = sidecar.log().len();
+    assert!(configured.change(&keys("\"10s\"")).contains("\"reloaded\""));
+    sidecar.wait_for_log_after(skip, ELSEWHERE);
+    assert_eq!(told(&store), [key]);
+}
+
 /// Who can write to the store costs forwarding, and makes nothing native.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_store_makes_nothing_native() {
@@ -102,7 +152,9 @@ async fn a_hostile_store_makes_nothing_native() {
     first.wait_for_log(DIFFERS);
     wait_until("it is told", || told(&store).len() == 1);
     let key = told(&store).remove(0);
-    for forged in [r#"{"kind":"agrees","what":"all is well"}"#, "", "true", "\u{1}"] {
+    // More than is read of a value.
+    let long = format!(r#"{{"kind":"row","what":"{}"}}"#, "a".repeat(4_096));
+    for forged in [r#"{"kind":"agrees","what":"all is well"}"#, "", "true", "\u{1}", &long] {
         let _: String = store.ask(&["SET", &key, forged]);
         let second = lab.sidecar(&[(STORE, &url)]);
         second.wait_for_log(USED);

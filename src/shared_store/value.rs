@@ -1,0 +1,29 @@
+//! A value at one key: read up to a length, and deleted only while it is the one that is meant.
+
+use std::sync::LazyLock;
+
+use redis::aio::ConnectionLike;
+use redis::{Cmd, RedisResult, Script};
+
+/// The most that is read of a value, in bytes.
+// SECURITY: a value may have 512 MB, and many sidecars read it every few seconds.
+pub const MOST: usize = 2048;
+
+/// Deletes the key if it holds the value, in one step: another sidecar may write in between.
+const DELETE: &str = r"
+if redis.call('GETRANGE', KEYS[1], 0, ARGV[2]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+";
+
+/// The first [`MOST`] bytes; empty if there is no value.
+pub(super) async fn read(connection: &mut impl ConnectionLike, key: &str) -> RedisResult<Vec<u8>> {
+    let mut read = Cmd::new();
+    read.arg("GETRANGE").arg(key).arg(0).arg(MOST - 1);
+    read.query_async(connection).await
+}
+
+/// Deletes the key if it holds `value`, of which the first [`MOST`] bytes are compared.
+pub(super) async fn delete(connection: &mut impl ConnectionLike, key: &str, value: &[u8]) -> RedisResult<()> {
+    static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(DELETE));
+    SCRIPT.key(key).arg(value).arg(MOST - 1).invoke_async(connection).await
+}
