@@ -72,7 +72,10 @@ impl Level {
     /// # Errors
     /// An invalid level.
     pub fn of(log: &config::Log) -> Result<Self, TelemetryError> {
-        let mut level = EnvFilter::builder().parse(&log.level)?;
+        // Checked as it is written.
+        EnvFilter::builder().parse(&log.level)?;
+        let mut level = EnvFilter::builder().parse(without_redis(&log.level))?;
+        level = level.add_directive("redis=off".parse()?);
         if quiets_h2(&log.level) {
             level = level.add_directive("h2=error".parse()?);
         }
@@ -104,6 +107,17 @@ fn quiets_h2(level: &str) -> bool {
         all = directive.parse::<tracing::Level>().ok().or(all);
     }
     matches!(all, Some(tracing::Level::WARN | tracing::Level::INFO))
+}
+
+/// `level` without directives for the crate redis and its modules, at whose place `redis=off` stands.
+// SECURITY: it logs servers' errors as they are, and a server that does not know a command repeats
+// it; the login is one. What operators need is logged in words of our own.
+fn without_redis(level: &str) -> String {
+    let is_of_redis = |directive: &&str| {
+        let target = directive.trim().split(['=', '[']).next().unwrap_or_default();
+        target == "redis" || target.starts_with("redis::")
+    };
+    level.split(',').filter(|directive| !is_of_redis(directive)).collect::<Vec<_>>().join(",")
 }
 
 /// Starts logging for the whole process.
@@ -164,6 +178,18 @@ fn colours() -> bool {
 mod tests {
     use super::*;
     use crate::config::Log;
+
+    #[test]
+    fn the_crate_redis_logs_nothing() {
+        for level in ["info", "debug", "redis=trace", "info,redis::cluster_handling=debug,a=warn", "redis::a=info"] {
+            let log = config::Log { format: LogFormat::Text, level: level.to_owned(), refreshes: false, access: false };
+            let level = Level::of(&log).unwrap();
+            let directives = level.0.to_string();
+            let of_redis: Vec<&str> = directives.split(',').filter(|directive| directive.contains("redis")).collect();
+            assert_eq!(of_redis, ["redis=off"], "{directives}");
+        }
+        assert_eq!(without_redis("info,rediscovery=debug, a=b"), "info,rediscovery=debug, a=b");
+    }
 
     #[test]
     fn h2_is_heard_of_by_those_who_ask() {

@@ -270,19 +270,18 @@ fn verification(write: &mut Writer<'_, '_>, verification: &Verification) -> fmt:
 }
 
 fn store(write: &mut Writer<'_, '_>, store: &SharedStore) -> fmt::Result {
-    let help = "Whether the store that sidecars share is connected (1) or not (0).";
+    let help = "Whether the shared store is connected (1) or not (0).";
     let up = u64::from(store.standing().is_up);
     write.samples("shared_store_up", help, MetricType::Gauge, &[(NONE, up)])?;
     let counts = store.counts();
-    let help = "Questions to the store that sidecars share: answered, without an answer in time (failed), or not asked since it was \
-                away (unasked).";
+    let help = "Requests to the shared store: answered, without an answer in time (failed), or skipped since it was away (unasked).";
     let results: [(&[(&str, &str)], u64); 3] = [
         (&[("result", "answered")], counts.answered.value()),
         (&[("result", "failed")], counts.failed.value()),
         (&[("result", "unasked")], counts.unasked.value()),
     ];
     write.samples("shared_store_requests", help, MetricType::Counter, &results)?;
-    let help = "Time of an answer of the store that sidecars share.";
+    let help = "Time of an answer of the shared store.";
     write.durations("shared_store_duration_seconds", help, &counts.took.read())
 }
 

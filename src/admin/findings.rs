@@ -171,8 +171,10 @@ fn lost_analytics(status: &Status) -> Option<Finding> {
 
 fn store(store: &Store) -> Option<Finding> {
     let trouble = store.trouble.as_ref()?;
-    let what =
-        format!("{} cannot be used: {trouble}. Each sidecar counts refreshes by itself meanwhile.", store.address);
+    let what = format!(
+        "{} cannot be used: {trouble}. Each sidecar counts refreshes on its own until it returns.",
+        store.address
+    );
     Some(Finding::warning(Area::Store, STORE_AWAY, what, STORE_FIX))
 }
 

@@ -30,7 +30,7 @@ pub async fn look(refresher: &Refresher) -> Found {
         blogs.network().current().await;
     }
     let site = refresher.sites.read_or_known().await?;
-    // What is wrong with the database, reading the site tells.
+    // Reading the site reports what is wrong with the database.
     let _ = refresher.store.database.look_at_node().await;
     refresher.standing.first_trial().await;
     let home = refresher.sites.ask_homes(&site).await?;

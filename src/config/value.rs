@@ -120,10 +120,10 @@ pub fn database_url(text: &str) -> Result<(), String> {
 /// server.
 pub fn store_prefix(text: &str) -> Result<String, String> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'.' | b'_' | b'-');
-    if text.len() <= LONGEST_PREFIX && text.bytes().all(is_allowed) {
+    if (1..=LONGEST_PREFIX).contains(&text.len()) && text.bytes().all(is_allowed) {
         return Ok(text.to_owned());
     }
-    Err(format!("accepted: at most {LONGEST_PREFIX} letters, digits and : . _ -"))
+    Err(format!("accepted: 1 to {LONGEST_PREFIX} letters, digits and : . _ -"))
 }
 
 /// Whether the URL disables the check of the certificate's name, which mysql_async accepts but does
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn prefixes_of_keys() {
         assert_eq!(store_prefix("Shop-1:a.b_c").as_deref(), Ok("Shop-1:a.b_c"));
-        for text in ["a b", "{shop}", "a*", "ä", &"x".repeat(65)] {
+        for text in ["", "a b", "{shop}", "a*", "ä", &"x".repeat(65)] {
             assert!(store_prefix(text).is_err(), "{text}");
         }
     }

@@ -9,7 +9,7 @@ use crate::shared_store::SharedStore;
 pub const AWAY: &str = "store.reachable";
 
 /// What to do about it.
-pub const FIX: &str = "Is it up, and do address, user and password in rate_limit.store hold? No refresh waits for it; with n \
+pub const FIX: &str = "Check that it is running and that address, user and password in rate_limit.store are correct. No refresh waits for it; with n \
                        sidecars a client has up to n times the limit until it is back.";
 
 /// For a connection and an answer.

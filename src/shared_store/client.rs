@@ -10,7 +10,7 @@ use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value};
 
 use super::trouble::Trouble;
-use super::{CONNECT_LIMIT, LIMIT};
+use super::{CONNECT_LIMIT, LIMIT, NODE_LIMIT};
 use crate::config::RateLimit;
 use crate::config::store_url::{self, Servers, StoreUrl};
 
@@ -46,7 +46,7 @@ impl Client {
     }
 
     async fn connect_trusting(&self, authorities: Option<Vec<u8>>) -> RedisResult<Connection> {
-        // Who asks has a limit of its own, which ends the wait on the runtime that waits.
+        // The caller applies its own timeout.
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(None);
         let certificates = |root_cert| TlsCertificates { client_tls: None, root_cert };
@@ -84,7 +84,7 @@ impl Client {
             }
             Servers::Cluster(nodes) => {
                 let mut builder = ClusterClient::builder(nodes.clone())
-                    .connection_timeout(CONNECT_LIMIT)
+                    .connection_timeout(NODE_LIMIT)
                     .response_timeout(LIMIT)
                     // A slot that has moved is asked for at its new place at once; more does not
                     // fit into the limit.

@@ -2,7 +2,7 @@
 //!
 //! Nothing waits for it longer than [`LIMIT`], and nothing waits at all while it is away: a task
 //! connects to it in the background, again and again, and questions fail at once meanwhile. The log
-//! says once that it is away, and once that it is back.
+//! says once that it is away, and once that it has returned.
 // SECURITY: it is trusted with nothing: what it says can be forged by anyone who can write to it.
 // See those who ask.
 
@@ -11,6 +11,7 @@ mod trouble;
 mod value;
 mod window;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,19 @@ const PROBE_LIMIT: Duration = Duration::from_millis(25);
 
 /// For a connection: name, TCP, TLS, login, and with Sentinels or a cluster one after the other.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// For a connection to one server of a cluster. A silent one must not use up [`CONNECT_LIMIT`]:
+/// first those in the URL are connected to, then all that they name, each round at once.
+const NODE_LIMIT: Duration = Duration::from_millis(500);
+
+const _: () = assert!(2 * NODE_LIMIT.as_millis() < CONNECT_LIMIT.as_millis());
+
+/// A connection that lasted so long was of use: after it, attempts begin at the shortest pause.
+const LASTED: Duration = Duration::from_secs(60);
+
+/// After so many connections in a row that did not last, the log no longer tells each loss and
+/// return: the next return is logged when a connection has lasted.
+const TOLD: u32 = 2;
 
 /// Between two attempts to connect: so long at first, then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -64,6 +78,8 @@ pub struct SharedStore {
     /// What the names of all keys begin with.
     prefix: String,
     link: Mutex<Link>,
+    /// Whether the log's last word was that it is away.
+    is_told_away: AtomicBool,
     lost: Notify,
     counts: Arc<Counts>,
 }
@@ -73,7 +89,7 @@ pub struct SharedStore {
 pub struct NoAnswer;
 
 enum Link {
-    /// Yet to be made.
+    /// No connection has been tried yet.
     New,
     Up(Connected),
     Away(Trouble),
@@ -82,11 +98,12 @@ enum Link {
 #[derive(Clone)]
 struct Connected {
     connection: Connection,
-    /// Tells it from the one that took its place.
+    /// Which of this process's connections to the store it is: a later one must not be given up for
+    /// an error of an earlier one.
     number: u64,
 }
 
-/// How it stands, for operators.
+/// The state of the store, for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// Where it is, without user and password.
@@ -102,7 +119,14 @@ impl SharedStore {
     pub fn new(configured: &RateLimit, default_prefix: &str, counts: Arc<Counts>) -> Option<Self> {
         let prefix = configured.store_prefix.clone().unwrap_or_else(|| default_prefix.to_owned());
         let client = Client::of(configured)?;
-        Some(SharedStore { client, prefix, link: Mutex::new(Link::New), lost: Notify::new(), counts })
+        Some(SharedStore {
+            client,
+            prefix,
+            link: Mutex::new(Link::New),
+            is_told_away: AtomicBool::new(false),
+            lost: Notify::new(),
+            counts,
+        })
     }
 
     /// What the names of all keys begin with.
@@ -128,14 +152,19 @@ impl SharedStore {
     /// Keeps a connection. Never returns.
     pub async fn keep_connected(&self) {
         let mut pause = FIRST_PAUSE;
-        let mut number = 0;
+        let (mut number, mut short_lived) = (0, 0);
         loop {
             match self.connect().await {
                 Ok((connection, _)) => {
                     number += 1;
-                    self.found(Connected { connection, number });
-                    self.until_lost().await;
-                    pause = FIRST_PAUSE;
+                    let began = Instant::now();
+                    self.found(Connected { connection, number }, short_lived < TOLD);
+                    self.until_lost(began).await;
+                    if began.elapsed() < LASTED {
+                        short_lived += 1;
+                    } else {
+                        (pause, short_lived) = (FIRST_PAUSE, 0);
+                    }
                 }
                 Err(trouble) => self.lose(None, trouble),
             }
@@ -239,8 +268,11 @@ impl SharedStore {
         Ok(began.elapsed())
     }
 
-    async fn until_lost(&self) {
+    async fn until_lost(&self, began: Instant) {
         while let Ok(Connected { mut connection, number }) = self.up() {
+            if began.elapsed() >= LASTED {
+                self.tell_return();
+            }
             if timeout(BEAT, self.lost.notified()).await.is_err()
                 && let Err(trouble) = self.probe(&mut connection, LIMIT).await
             {
@@ -253,33 +285,41 @@ impl SharedStore {
         if let Link::Up(connected) = &*self.link() { Ok(connected.clone()) } else { Err(NoAnswer) }
     }
 
-    fn found(&self, connected: Connected) {
+    /// It is connected to. `is_told`: the log says at once that it has returned.
+    fn found(&self, connected: Connected, is_told: bool) {
         let before = std::mem::replace(&mut *self.link(), Link::Up(connected));
-        let store = self.client.label();
         match before {
-            Link::New => info!(store, "the store that sidecars share is used: they count refreshes together"),
-            Link::Away(_) => info!(store, "the store that sidecars share is there again"),
-            Link::Up(_) => {}
+            Link::New => {
+                let store = self.client.label();
+                info!(store, "the shared store is used: sidecars count refreshes together");
+            }
+            Link::Away(_) if is_told => self.tell_return(),
+            Link::Away(_) | Link::Up(_) => {}
+        }
+    }
+
+    /// Logs that it has returned, if the log's last word was that it is away.
+    fn tell_return(&self) {
+        if self.is_told_away.swap(false, Ordering::AcqRel) {
+            let store = self.client.label();
+            info!(store, "the shared store is available again");
         }
     }
 
     /// The connection of this number is of no use any more; `None`: none could be made.
     fn lose(&self, number: Option<u64>, trouble: Trouble) {
         let mut link = self.link();
-        let is_news = match &*link {
-            Link::New => true,
-            Link::Up(connected) if number == Some(connected.number) => true,
-            Link::Up(_) => return,
-            Link::Away(_) => false,
-        };
+        if matches!(&*link, Link::Up(connected) if number != Some(connected.number)) {
+            return;
+        }
         let why = trouble.to_string();
         *link = Link::Away(trouble);
         drop(link);
-        if is_news {
+        if !self.is_told_away.swap(true, Ordering::AcqRel) {
             let store = self.client.label();
             warn!(
                 store,
-                why, "the store that sidecars share cannot be used; until it can, each counts refreshes by itself"
+                why, "the shared store is unavailable; each sidecar counts refreshes on its own until it returns"
             );
         }
         self.lost.notify_one();
@@ -318,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_of_another_kind_is_none() {
+    async fn a_server_of_another_kind_is_refused_without_its_words() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let store = store(&format!("redis://:hunter2@{}", listener.local_addr().unwrap()));
         let server = tokio::spawn(async move {
@@ -335,6 +375,15 @@ mod tests {
         let problem = store.try_once().await.unwrap_err();
         assert!(!problem.contains("hunter2"), "{problem}");
         assert!(server.await.unwrap().contains("hunter2"), "the password was sent and came back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_answer_is_waited_for_longer_than_the_limit() {
+        let store = store("redis://127.0.0.1:1");
+        let began = tokio::time::Instant::now();
+        assert_eq!(store.answered(1, std::future::pending::<RedisResult<()>>()).await, Err(NoAnswer));
+        assert!((LIMIT..Duration::from_millis(50)).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert_eq!(store.counts().failed.value(), 1);
     }
 
     #[tokio::test]

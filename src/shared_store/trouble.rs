@@ -1,5 +1,6 @@
 //! Why the store cannot be used, in words.
 
+use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(super) enum Refusal {
     Login,
     /// A command, by the store's access rights.
     Rights,
+    /// A connection or the login, at all servers of a cluster.
+    NoConnection,
     Loading,
     ReadOnly,
     Full,
@@ -41,6 +44,9 @@ pub(super) enum Refusal {
 impl Trouble {
     pub(super) fn of(error: &RedisError) -> Self {
         let refusal = match (error.kind(), error.code()) {
+            // SECURITY: only with a source they are the system's or TLS's words. Those of a cluster's
+            // connections repeat what its servers answered.
+            (ErrorKind::Io, _) if error.source().is_none() && error.detail().is_some() => Refusal::NoConnection,
             (ErrorKind::Io, _) => return Trouble::Io(error.to_string()),
             (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => Refusal::Login,
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Refusal::Rights,
@@ -72,18 +78,19 @@ impl fmt::Display for Trouble {
             Trouble::Io(words) => f.write_str(words),
             Trouble::Authorities(words) => write!(f, "rate_limit.store_ca_file cannot be read: {words}"),
             Trouble::Refuses(refusal) => f.write_str(match refusal {
-                Refusal::Login => "it refuses user or password, or wants them",
+                Refusal::Login => "login failed, or a login is required",
                 Refusal::Rights => {
                     "its access rights do not let this user do it: GET, GETRANGE, SET, DEL, EVALSHA, SCRIPT LOAD, PTTL \
                                     and INCR are needed for the keys with the prefix"
                 }
+                Refusal::NoConnection => "no server of the cluster can be connected to, or the login failed",
                 Refusal::Loading => "it is still reading its file (LOADING)",
                 Refusal::ReadOnly => "it is a replica (READONLY)",
                 Refusal::Full => "its memory is full (OOM)",
                 Refusal::NotSaved => "it takes no writes since it cannot save them (MISCONF)",
                 Refusal::NoPrimary => "it has no primary, or the Sentinels do not know the service",
                 Refusal::NotAllSlots => "the cluster is not whole, or none of its servers can be reached",
-                Refusal::Busy => "a script of someone else's occupies it (BUSY)",
+                Refusal::Busy => "blocked by another client's script (BUSY)",
                 Refusal::Other => "it answers with an error: is it a Redis from version 5, or a Valkey?",
             }),
         }
@@ -118,6 +125,11 @@ mod tests {
             assert_eq!(trouble, Trouble::Refuses(refusal), "{answer}");
             assert!(!trouble.to_string().contains("hunter2"));
         }
+        let (kind, words) = (ErrorKind::Io, "Failed to create initial connections");
+        let trouble = Trouble::of(&RedisError::from((kind, words, "unknown command 'hunter2'".to_owned())));
+        assert_eq!(trouble, Trouble::Refuses(Refusal::NoConnection));
+        let system = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "Connection refused");
+        assert_eq!(Trouble::of(&system.into()), Trouble::Io("Connection refused".to_owned()));
         assert!(said("-ERR value is not an integer\r\n").is_of_one_question());
         assert!(!said("-READONLY x\r\n").is_of_one_question() && !Trouble::Slow(Duration::ZERO).is_of_one_question());
     }

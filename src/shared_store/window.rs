@@ -8,8 +8,8 @@ use redis::{RedisResult, Script};
 
 /// Answers whether it was counted, how many were, and how many milliseconds are left of the window.
 ///
-/// A window that is to last longer than its length was opened by another length, or its key by
-/// someone else: it begins again, as it does where a process counts by itself. One key, so that a
+/// A remaining time above `length` means that the window was opened with another length, or its key
+/// by another program: it begins again, as it does where a process counts by itself. One key, so that a
 /// cluster knows where it is. Redis from version 5, which repeats what a script did at its
 /// replicas, and not the script.
 const COUNT: &str = r"

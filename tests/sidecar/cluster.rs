@@ -362,10 +362,7 @@ async fn the_nodes_state_is_shown() {
     let status = || get(page, "/status.json").json();
     eventually("all nodes are seen", async || status()["database"]["node"] == "Synced, Primary, 3 nodes").await;
     let metrics = || String::from_utf8(get(page, "/metrics").body).unwrap();
-    assert!(
-        metrics().contains("wp_jwt_sidecar_database_node_synced 1\nwp")
-            || metrics().contains("database_node_synced 1\n")
-    );
+    assert!(metrics().contains("wp_jwt_sidecar_database_node_synced 1\n"));
     assert!(metrics().contains("wp_jwt_sidecar_database_cluster_nodes 3\n"));
     let behind = Behind::hold(&site.cluster.nodes[1]).await;
     eventually("it is seen", async || status()["database"]["node"] == "Donor/Desynced, Primary, 3 nodes").await;

@@ -18,9 +18,9 @@ use crate::support::store::Store;
 
 const STORE: &str = "WP_JWT_SIDECAR_RATE_LIMIT_STORE";
 const ADMIN: (&str, &str) = ("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0");
-const USED: &str = "the store that sidecars share is used";
-const AWAY: &str = "the store that sidecars share cannot be used";
-const BACK: &str = "the store that sidecars share is there again";
+const USED: &str = "the shared store is used";
+const AWAY: &str = "the shared store is unavailable";
+const BACK: &str = "the shared store is available again";
 
 /// No refresh waits longer for the store.
 const LIMIT: Duration = Duration::from_millis(50);
@@ -179,8 +179,8 @@ async fn each_counts_alone_while_the_store_is_away() {
     eventually("it is tried again", async || is_refused(&site.shown(0))).await;
     assert!(site.metric(0, "shared_store_up") < 0.1);
     let page = String::from_utf8(get(admin(&site.sidecars[0]), "/").body).unwrap();
-    assert!(page.contains("counted by each sidecar by itself"), "{page}");
-    assert!(page.contains("Each sidecar counts refreshes by itself meanwhile"), "{page}");
+    assert!(page.contains("counted by each sidecar on its own"), "{page}");
+    assert!(page.contains("Each sidecar counts refreshes on its own until it returns"), "{page}");
     assert!(site.shown(0)["unasked"].as_u64() > Some(0));
     store.start_again();
     site.until_connected(true).await;
@@ -227,6 +227,25 @@ async fn a_store_that_hangs_holds_up_no_refresh() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_flaps_is_told_of_twice() {
+    let store = Store::start();
+    let site = Site::start(1, 1_000, &[(STORE, &store.url())]).await;
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        site.until_connected(true).await;
+        let _: i64 = store.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        site.until_connected(false).await;
+        let began = Instant::now();
+        site.until_connected(true).await;
+        pauses.push(began.elapsed());
+    }
+    assert!(pauses[3] > Duration::from_millis(1_500), "it is backed off from: {pauses:?}");
+    let log = site.sidecars[0].log();
+    let lines = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((lines(AWAY), lines(BACK)), (2, 1), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_told_and_never_shown() {
     let store = Store::start();
     let wrong = random_hex::<16>();
@@ -234,7 +253,7 @@ async fn a_wrong_password_is_told_and_never_shown() {
     let url = format!("redis://:{wrong}@{}", store.port.address());
     let site = Site::start(1, 2, &[(STORE, &url)]).await;
     let line = site.sidecars[0].wait_for_log(AWAY);
-    assert!(line.contains("it refuses user or password") && !line.contains(&wrong), "{line}");
+    assert!(line.contains("login failed") && !line.contains(&wrong), "{line}");
     assert_eq!([site.status(0, 1).await, site.status(0, 1).await, site.status(0, 1).await], [200, 200, 429]);
     for command in ["check", "doctor"] {
         let output = sidecar::command()
@@ -244,12 +263,12 @@ async fn a_wrong_password_is_told_and_never_shown() {
             .output()
             .unwrap();
         let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(told.contains("it refuses user or password, or wants them"), "{told}");
+        assert!(told.contains("login failed, or a login is required"), "{told}");
         assert!(told.contains(&store.port.address().to_string()) && !told.contains(&wrong), "{told}");
         secrets::keep(&told);
     }
     let status = String::from_utf8(get(admin(&site.sidecars[0]), "/status.json").body).unwrap();
-    assert!(status.contains("it refuses user or password") && !status.contains(&wrong), "{status}");
+    assert!(status.contains("login failed") && !status.contains(&wrong), "{status}");
     // As it should be.
     let output = sidecar::command()
         .arg("check")

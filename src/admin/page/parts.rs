@@ -133,13 +133,13 @@ fn store(store: &Store) -> Markup {
     };
     html! {
         div.card #store data-live {
-            h3 { "Store that sidecars share " span.pill.small.(state.0) { span.dot {} (state.1) } }
+            h3 { "Shared store " span.pill.small.(state.0) { span.dot {} (state.1) } }
             dl.facts {
                 dt { "Address" } dd.long { (store.address) }
                 @if let Some(trouble) = &store.trouble { dt { "Reason" } dd.long { (trouble) } }
-                dt { "Refreshes" } dd { @if store.up { "counted together" } @else { "counted by each sidecar by itself" } }
-                dt { "Questions" }
-                dd { (count(store.answered)) " answered, " (count(store.failed)) " failed, " (count(store.unasked)) " not asked" }
+                dt { "Refreshes" } dd { @if store.up { "counted together" } @else { "counted by each sidecar on its own" } }
+                dt { "Requests" }
+                dd { (count(store.answered)) " answered, " (count(store.failed)) " failed, " (count(store.unasked)) " skipped" }
             }
         }
     }

@@ -21,5 +21,14 @@ pub(super) fn rate_limit(read: &mut Merged) -> RateLimit {
     if store_ca_file.is_some() && url.is_some_and(|url| !url.is_encrypted()) {
         read.fault(keys::RATE_LIMIT_STORE_CA_FILE, "has no use: the store's URL is without TLS (rediss://…)");
     }
+    if read.find(keys::RATE_LIMIT_STORE).is_none() && read.find(keys::RATE_LIMIT_STORE_FILE).is_none() {
+        let useless = "has no use without rate_limit.store";
+        if read.find(keys::RATE_LIMIT_STORE_CA_FILE).is_some() {
+            read.fault(keys::RATE_LIMIT_STORE_CA_FILE, useless);
+        }
+        if read.find(keys::RATE_LIMIT_STORE_PREFIX).is_some() {
+            read.fault(keys::RATE_LIMIT_STORE_PREFIX, useless);
+        }
+    }
     RateLimit { store, store_ca_file, store_prefix: read.parsed(keys::RATE_LIMIT_STORE_PREFIX, value::store_prefix) }
 }

@@ -89,11 +89,14 @@ pub(super) struct NodeState {
     part: String,
     /// How many nodes it sees.
     nodes: Option<u64>,
+    /// Group Replication's: how many members the group has, those that it cannot reach included.
+    members: Option<u64>,
 }
 
 /// Needs the right to read the table, which users of a site do not have by themselves.
 const MEMBER: &str = "SELECT MEMBER_STATE, MEMBER_ROLE, \
-    (SELECT COUNT(*) FROM performance_schema.replication_group_members WHERE MEMBER_STATE IN ('ONLINE', 'RECOVERING')) \
+    (SELECT COUNT(*) FROM performance_schema.replication_group_members WHERE MEMBER_STATE IN ('ONLINE', 'RECOVERING')), \
+    (SELECT COUNT(*) FROM performance_schema.replication_group_members) \
     FROM performance_schema.replication_group_members WHERE MEMBER_ID = @@server_uuid";
 
 impl NodeState {
@@ -114,7 +117,7 @@ impl NodeState {
                 _ => {}
             }
         }
-        Ok(state.zip(part).map(|(state, part)| NodeState { state, part, nodes }))
+        Ok(state.zip(part).map(|(state, part)| NodeState { state, part, nodes, members: None }))
     }
 
     /// The same of a member of Group Replication; `None` where this user may not read it.
@@ -125,13 +128,20 @@ impl NodeState {
         };
         let Some(mut row) = row else { return Ok(None) };
         let (state, part, nodes) = (known(&mut row, 0), known(&mut row, 1), known(&mut row, 2));
-        Ok(state.zip(part).map(|(state, part)| NodeState { state, part, nodes }))
+        let members = known(&mut row, 3);
+        Ok(state.zip(part).map(|(state, part)| NodeState { state, part, nodes, members }))
     }
 
     /// Whether it has everything that the cluster has, and the cluster's quorum.
     pub(super) fn is_synced(&self) -> bool {
         let is_of_galera = self.state.eq_ignore_ascii_case("Synced") && self.part.eq_ignore_ascii_case("Primary");
-        is_of_galera || self.state.eq_ignore_ascii_case("ONLINE")
+        is_of_galera || (self.state.eq_ignore_ascii_case("ONLINE") && !self.is_of_minority())
+    }
+
+    /// Whether it is a member of Group Replication that reaches half of the group or less. It stays
+    /// ONLINE, and its commits wait.
+    fn is_of_minority(&self) -> bool {
+        self.nodes.zip(self.members).is_some_and(|(nodes, members)| nodes <= members / 2)
     }
 }
 
@@ -159,7 +169,8 @@ impl fmt::Display for NodeView {
 
 impl fmt::Display for NodeState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", self.state, self.part)
+        write!(f, "{}, {}", self.state, self.part)?;
+        if self.is_of_minority() { f.write_str(", without the majority") } else { Ok(()) }
     }
 }
 
@@ -174,7 +185,8 @@ impl Database {
         self.causality().is_some()
     }
 
-    /// What the node in use reported when its newest connection was made.
+    /// What the node in use reported when it was last asked: with its newest connection, or by
+    /// [`Database::look_at_node`].
     pub fn node_state(&self) -> Option<String> {
         self.at().node.as_ref().map(ToString::to_string)
     }
@@ -186,12 +198,23 @@ impl Database {
         Some(NodeView { state: node.to_string(), is_synced: node.is_synced(), nodes: node.nodes })
     }
 
-    /// Asks the node in use how it stands. Nothing on a single server.
+    /// Asks the node in use for its state, which is unknown after an error. Nothing on a single
+    /// server.
     ///
     /// # Errors
     /// The database's.
     pub async fn look_at_node(&self) -> Result<(), DatabaseError> {
         let Some(causality) = self.causality() else { return Ok(()) };
+        let looked = self.looked_at_node(causality).await;
+        let (node, result) = match looked {
+            Ok(node) => (node, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        self.at().node = node;
+        result
+    }
+
+    async fn looked_at_node(&self, causality: Causality) -> Result<Option<NodeState>, DatabaseError> {
         let mut session = self.session().await?;
         let asked = async {
             Ok::<_, DatabaseError>(match causality {
@@ -201,11 +224,10 @@ impl Database {
         };
         let node = self.within(ANSWER_LIMIT, asked).await?;
         session.give_back();
-        self.at().node = node;
-        Ok(())
+        Ok(node)
     }
 
-    /// The same, if other nodes should be preferred.
+    /// What [`Database::node_state`] says, if other nodes should be preferred.
     pub fn unsynced_node(&self) -> Option<String> {
         self.at().node.as_ref().filter(|node| !node.is_synced()).map(ToString::to_string)
     }
@@ -342,11 +364,18 @@ mod tests {
 
     #[test]
     fn which_nodes_are_synced() {
-        let is_synced =
-            |state: &str, part: &str| NodeState { state: state.into(), part: part.into(), nodes: None }.is_synced();
+        let is_synced = |state: &str, part: &str| {
+            NodeState { state: state.into(), part: part.into(), nodes: None, members: None }.is_synced()
+        };
         assert!(is_synced("Synced", "Primary"));
         for (state, part) in [("Donor/Desynced", "Primary"), ("Joined", "Primary"), ("Initialized", "non-Primary")] {
             assert!(!is_synced(state, part), "{state} {part}");
+        }
+        for (nodes, members, expected) in [(3, 3, true), (2, 3, true), (1, 3, false), (1, 2, false), (1, 1, true)] {
+            let (state, part) = ("ONLINE".to_owned(), "PRIMARY".to_owned());
+            let node = NodeState { state, part, nodes: Some(nodes), members: Some(members) };
+            assert_eq!(node.is_synced(), expected, "{node}");
+            assert_eq!(node.to_string().contains("without the majority"), !expected, "{node}");
         }
     }
 }

@@ -48,7 +48,12 @@ impl Site {
         // Likewise server.proxy_protocol requires a trusted proxy.
         let proxy =
             if name == "forwarded.trusted_proxies" { "" } else { "forwarded.trusted_proxies = [\"10.9.9.9\"]\n" };
-        let file = self.file("base.toml", &(lines.collect::<String>() + certificate + proxy));
+        // And these require a store.
+        let store = match name {
+            "rate_limit.store_ca_file" | "rate_limit.store_prefix" => "rate_limit.store = \"rediss://a\"\n",
+            _ => "",
+        };
+        let file = self.file("base.toml", &(lines.collect::<String>() + certificate + proxy + store));
         Sources { file: Some(file), ..Sources::default() }
     }
 

@@ -114,6 +114,22 @@ async fn a_cluster_counts_each_client_at_its_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_silent_server_of_a_cluster_does_not_keep_it_from_being_connected_to() {
+    let cluster = Store::cluster();
+    let hosts: Vec<String> = cluster.iter().map(|store| store.port.address().to_string()).collect();
+    let url = format!("redis+cluster://:{}@{}", cluster[0].password, hosts.join(","));
+    let slot: usize = cluster[0].ask(&["CLUSTER", "KEYSLOT", "shop:probe"]);
+    // Not the one that the connection is tried at.
+    let silent = &cluster[(slot / 5461 + 1) % 3];
+    silent.freeze();
+    let site = Site::without_sidecars(2).await;
+    let sidecar = site.sidecar(&[(STORE, &url), (PREFIX, "shop:")]);
+    sidecar.wait_for_log(USED);
+    assert!(!sidecar.log().iter().any(|line| line.contains("no answer within 2s")));
+    silent.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_takes_another_store_and_keeps_what_was_counted() {
     let (first, second) = (Store::start(), Store::start());
     let site = Site::without_sidecars(4).await;
@@ -154,6 +170,11 @@ async fn a_reload_takes_another_store_and_keeps_what_was_counted() {
     assert!(line.contains(&second.port.address().to_string()), "{line}");
     assert_eq!(refresh().await, 3, "by another store");
     configured.change(&borrowed(&with(None)));
-    assert!(refresh().await <= 2, "alone, from where it was");
+    assert_eq!(refresh().await, 1, "alone, from where it was");
+    // That of the question itself is there.
+    for store in [&first, &second] {
+        let connections = || store.ask::<String>(&["CLIENT", "LIST"]).lines().count();
+        eventually("its connection has ended", async || connections() == 1).await;
+    }
     assert!(!sidecar.log().iter().any(|line| line.contains(AWAY)));
 }

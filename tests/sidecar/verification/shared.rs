@@ -13,7 +13,7 @@ use crate::support::sidecar::{Sidecar, wait_until};
 use crate::support::store::Store;
 
 const STORE: &str = "WP_JWT_SIDECAR_RATE_LIMIT_STORE";
-const USED: &str = "the store that sidecars share is used";
+const USED: &str = "the shared store is used";
 const ELSEWHERE: &str = "another sidecar found: ";
 
 const ROLES: Code = Code { success: |answer| answer.set("roles", json!(["editor"])), ..NONE };

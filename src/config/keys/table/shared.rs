@@ -6,8 +6,8 @@ use crate::config::{Secret, kind::FileName};
 keys! {
     RATE_LIMIT_STORE: Option<Secret> = secret("rate_limit.store")
         .unset("each sidecar counts by itself", "redis://USER:PASSWORD@127.0.0.1:6379/0")
-        .about("The Redis or Valkey in which all sidecars of a site count refreshes together, and tell each other of a \
-            site that WordPress refreshes otherwise: redis://USER:PASSWORD@HOST:PORT/DB, the same with rediss (TLS), \
+        .about("The Redis or Valkey in which all sidecars of a site count refreshes together, and tell each other \
+            when WordPress's refreshes differ: redis://USER:PASSWORD@HOST:PORT/DB, the same with rediss (TLS), \
             unix:/PATH?db=DB&user=USER&pass=PASSWORD, redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB or \
             redis+cluster://USER:PASSWORD@HOST:PORT,HOST:PORT; the last two with rediss as well, and valkey for redis \
             everywhere.")
@@ -24,8 +24,9 @@ keys! {
             trusts.")
         .change("For an authority of your own, or of the hosting company. Read at each connection.");
     RATE_LIMIT_STORE_PREFIX: Option<String> = text("rate_limit.store_prefix", "PREFIX")
-        .unset("wp-jwt-sidecar: and a word made of the database's name, the tables' prefix and the site's secret", "shop:")
+        .unset("wp-jwt-sidecar: and a digest of the database's name, the tables' prefix and the site's secret", "shop:")
         .about("What the names of all keys in the store begin with.")
-        .change("For access rights of the store by names (ACL SETUSER … ~shop:*). Two sites with the same prefix do not \
-            share anything all the same.");
+        .change("For access rights of the store by names (ACL SETUSER … ~shop:*). Two sites with the same prefix \
+            still share nothing, unless one is a copy of the other with the same database name, table prefix and \
+            secret (staging): a copy needs a prefix of its own.");
 }
