@@ -214,7 +214,7 @@ fn traffic(status: &Status) -> Markup {
                 (tile("tile-refreshed", "Refreshed here", &now(flow("refreshed")), &hour(flow("refreshed")), "green"))
                 (tile("tile-refused", "Refreshes refused", &now(flow("refused")), &hour(flow("refused")), "amber"))
                 (tile("tile-errors", "Errors, last hour", &count(errors), "5xx, the site's and ours", if errors > 0 { "red" } else { "plain" }))
-                (tile("tile-latency", "Refresh time, 95 %", &p95("refresh"), &format!("forwarded {}", p95("forward")), "plain"))
+                (tile("tile-latency", "Refresh, 95 %", &p95("refresh"), &format!("forwarded {}", p95("forward")), "plain"))
                 (tile("tile-open", "Connections", &count(status.open.connections),
                     &format!("{} requests, {} tunnels", count(status.open.requests), count(status.open.tunnels)), "plain"))
             }
