@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
@@ -17,6 +18,10 @@ use super::secrets;
 
 const SCHEMA: &str = include_str!("../../fixtures/schema.sql");
 const USER: &str = "sidecar";
+/// ER_ACCESS_DENIED_ERROR.
+const ACCESS_DENIED: u16 = 1045;
+/// How often a started server is asked whether it knows the account, which a test may not have made.
+const ACCOUNT_LOOKS: usize = 20;
 /// The password of every test database's user. Contains characters that a URL must escape.
 pub const PASSWORD: &str = "p@ss:w/rd 1";
 /// The same, escaped.
@@ -114,9 +119,20 @@ impl Database {
         self.order("kill").await;
     }
 
-    /// Starts a server that was stopped or killed. Returns when it responds.
+    /// Starts a server that was stopped or killed. Returns when it responds, and knows its accounts:
+    /// MySQL 9.7 was seen to refuse one for a moment.
     pub async fn start(&self) {
         self.order("start").await;
+        for _ in 0..ACCOUNT_LOOKS {
+            let account = OptsBuilder::default().user(Some(USER)).pass(Some(PASSWORD));
+            match Conn::new(account.socket(Some(self.socket().display().to_string()))).await {
+                Ok(connection) => return connection.disconnect().await.unwrap(),
+                Err(mysql_async::Error::Server(error)) if error.code == ACCESS_DENIED => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(_) => return,
+            }
+        }
     }
 
     /// Suspends the server's process: connections stay open and can be made, but get no response.
