@@ -197,6 +197,10 @@ fn every_key_takes_effect_or_is_said_to_need_a_restart() {
                 vec![value("native"), ("jwt.secret", "\"not-a-secret-not-a-secret-not-a-secret\"".into())]
             }
             "upstream.ca_file" => vec![value(&authority.file())],
+            "rate_limit.store_ca_file" => {
+                vec![value(&authority.file()), ("rate_limit.store", "\"rediss://127.0.0.1:1\"".into())]
+            }
+            "rate_limit.store_prefix" => vec![value(&sample), ("rate_limit.store", "\"redis://127.0.0.1:1\"".into())],
             "jwt.algorithm" => vec![value("HS384")],
             "refresh.verify" => vec![value("always")],
             _ if configured_default(key) == sample => vec![value(&other)],
