@@ -323,6 +323,31 @@ async fn nodes_that_die_freeze_and_come_back() {
     families_are_whole(&site.databases[0]).await;
 }
 
+/// A node that the network separates from the others, under load at all three: it has no majority,
+/// takes nothing, and comes back.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/cluster"]
+async fn a_node_that_is_cut_off_refuses_nobody() {
+    let site = Site::start(true, &[INTERVAL]).await;
+    let apps = Apps::start_at(APPS, &site.databases[0], site.user, &site.addresses()).await;
+    apps.go_on(10 * APPS);
+    let node = &site.cluster.nodes[2];
+    // Galera's own way to drop all packets of the group's.
+    let isolate = async |on: u8| {
+        let mut root = node.server.root().await;
+        root.query_drop(format!("SET GLOBAL wsrep_provider_options = 'gmcast.isolate={on}'")).await.unwrap();
+    };
+    isolate(1).await;
+    eventually("it has no majority", async || node.status("wsrep_cluster_status").await == "non-Primary").await;
+    apps.go_on(10 * APPS);
+    isolate(0).await;
+    node.until("Synced").await;
+    apps.go_on(10 * APPS);
+    let report = apps.end();
+    assert!(report.lost.is_empty(), "{report:?}");
+    families_are_whole(&site.databases[0]).await;
+}
+
 /// One sidecar that has all nodes as its hosts passes over one that is not synced, and goes back
 /// when it is.
 #[tokio::test(flavor = "multi_thread")]
