@@ -239,7 +239,7 @@ impl Sidecar {
         }
     }
 
-    /// The store that sidecars share, as it answers. `None` where there is none.
+    /// Tries the shared store once and describes the result; `None` if no store is configured.
     pub fn shared_store(&self) -> Option<String> {
         let native = self.native.as_ref()?;
         let (store, runtime) = (native.refresher.rate_limiter.shared()?.store(), native.runtime.0.as_ref()?);

@@ -415,7 +415,7 @@ pub struct RateLimit {
 /// `[admin]`
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// The listener's address. `None`: there is none.
+    /// The listener's address; `None` if it is off.
     pub listen: Option<ListenAddress>,
     /// Whether it is configured. A default address that is in use must not keep the sidecar from
     /// starting.

@@ -348,7 +348,7 @@ impl Connection {
     }
 }
 
-/// The next request, or the reason why there is none.
+/// The next request, or the reason why the connection has no further one.
 fn poll_next(inbound: &mut Inbound, limits: &HeadLimits, cx: &mut Context<'_>) -> Poll<Result<Next, ConnectionError>> {
     loop {
         match inbound.head(limits) {

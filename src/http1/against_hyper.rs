@@ -143,7 +143,7 @@ impl Arriving<'_> {
         Arriving { buffer: BytesMut::new(), rest: bytes, size }
     }
 
-    /// Reads the next part; `false` if there is none.
+    /// Reads the next part; `false` at the end.
     fn read(&mut self) -> bool {
         let (part, rest) = self.rest.split_at(self.size.min(self.rest.len()));
         self.buffer.extend_from_slice(part);

@@ -150,7 +150,7 @@ impl Connection {
     /// Reads the next head: the response's, or that of an interim response (1xx).
     ///
     /// # Errors
-    /// There is none, or it is invalid.
+    /// The connection ended without a response, or the response is invalid.
     pub fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, AnswerError>> {
         loop {
             let length = self.input.buffer.len();

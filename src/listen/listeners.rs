@@ -118,7 +118,7 @@ fn listeners(wanted: &Wanted, unix: UnixSockets, inherited: &mut Inherited) -> R
     }
 }
 
-/// Hands a connection to a worker; fails when there is none any more.
+/// Hands a connection to a worker; fails when all workers have ended.
 pub type HandOver = Arc<dyn Fn(Accepted) -> io::Result<()> + Send + Sync>;
 
 /// The accept loops. They run on the runtime of the caller.

@@ -49,7 +49,7 @@ fn is_named(stream: &str, device: u64, inode: u64) -> bool {
 /// A connection to journald.
 ///
 /// # Errors
-/// There is none, or writing to it is not allowed.
+/// The journal does not run, or writing to it is not allowed.
 pub fn open() -> io::Result<UnixDatagram> {
     at(Path::new(SOCKET))
 }

@@ -126,7 +126,7 @@ impl Kept {
         &self.file
     }
 
-    /// The kept verdict; `None` if there is none, if it is unusable, or if a marker says to ignore
+    /// The kept verdict; `None` if no file exists, if it is unusable, or if a marker says to ignore
     /// it.
     pub fn read(&self) -> Option<Verdict> {
         if self.is_marked() {

@@ -269,7 +269,7 @@ impl Network {
         })
     }
 
-    /// The last reading while it may be used; otherwise why there is none.
+    /// The last reading while it may be used; otherwise why it may not.
     fn fallback(&self, error: DatabaseError) -> Known {
         // The database is not down but refuses each time: no right to read the table.
         let is_refused = error.refusal().is_some();

@@ -2,7 +2,6 @@
 //! `tests/cluster`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
@@ -10,10 +9,10 @@ use mysql_async::prelude::Queryable;
 use crate::admin::{admin, get};
 use crate::support::apps::Apps;
 use crate::support::galera::{Cluster, Node};
-use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
-use crate::support::raw::Upstream;
+use crate::support::mariadb::{TokenState, random_hex};
+use crate::support::replicated::{Replicated, refresh};
 use crate::support::rig::{self, NO_REUSE, command_environment, eventually};
-use crate::support::sidecar::{self, Sidecar};
+use crate::support::sidecar;
 use crate::support::splitter::Splitter;
 use crate::trouble::{INTERVAL, families_are_whole};
 
@@ -24,73 +23,8 @@ const HOSTS: &str = "WP_JWT_SIDECAR_WORDPRESS_DATABASE_HOSTS";
 const CALLS: usize = 5_000;
 
 /// A site on a cluster, and a sidecar at each node.
-pub(crate) struct Site {
-    cluster: Cluster,
-    pub(crate) databases: [TestDatabase; 3],
-    pub(crate) user: u64,
-    sidecars: Vec<Sidecar>,
-    upstream: Upstream,
-}
-
-impl Site {
-    pub(crate) async fn start(has_index: bool, environment: &[(&str, &str)]) -> Site {
-        let cluster = Cluster::start().await;
-        let database = rig::site(&cluster.nodes[0].server).await;
-        let user = database.insert_user("alice").await.id;
-        if has_index {
-            let index = "CREATE INDEX refresh_token ON wp_jwt_auth_tokens (refresh_token_hash)";
-            database.execute(index).await;
-        }
-        let databases = cluster.nodes.each_ref().map(|node| node.server.same(&database));
-        for database in &databases {
-            eventually("the node has the site", async || {
-                !database.rows("SHOW TABLES LIKE 'wp_jwt_auth_tokens'").await.is_empty()
-            })
-            .await;
-            eventually("the node has the user", async || !database.rows("SELECT ID FROM wp_users").await.is_empty())
-                .await;
-        }
-        let upstream = rig::wordpress();
-        let sidecars: Vec<Sidecar> =
-            databases.iter().map(|database| rig::sidecar(database, upstream.address(), environment)).collect();
-        for sidecar in &sidecars {
-            sidecar.wait_for_log("refreshing natively");
-        }
-        Site { cluster, databases, user, sidecars, upstream }
-    }
-
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.sidecars.iter().map(Sidecar::address).collect()
-    }
-
-    pub(crate) fn node(&self, at: usize) -> &Database {
-        &self.cluster.nodes[at].server
-    }
-
-    /// Presents `token` at the sidecar of node `at`.
-    async fn refresh(&self, at: usize, token: &str) -> (u16, Option<String>) {
-        refresh(self.sidecars[at].address(), token).await
-    }
-
-    async fn token(&self) -> String {
-        self.databases[0].insert_token(TokenState::Live, self.user).await.refresh_token
-    }
-
-    fn forwarded(&self) -> usize {
-        self.upstream.requests().iter().filter(|request| request.start_line().contains("token/refresh")).count()
-    }
-}
-
-/// The status, and the new refresh token.
-pub(crate) fn refresh(address: SocketAddr, token: &str) -> impl Future<Output = (u16, Option<String>)> + use<> {
-    let token = token.to_owned();
-    let called = tokio::task::spawn_blocking(move || rig::refresh_at(address, &token));
-    async move {
-        let answer = called.await.unwrap();
-        let body: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
-        let next = body.and_then(|body| body["refresh_token"].as_str().map(str::to_owned));
-        (answer.status(), next)
-    }
+pub(crate) async fn site(has_index: bool, environment: &[(&str, &str)]) -> Replicated<Cluster> {
+    Replicated::start(Cluster::start().await, Cluster::servers, has_index, environment).await
 }
 
 /// A node that serves reads and applies nothing while this lives.
@@ -110,7 +44,7 @@ impl Behind {
 
 async fn chains_over_all_nodes(has_index: bool) {
     let calls = std::env::var("SIDECAR_TESTS_CALLS").ok().map_or(CALLS, |calls| calls.parse().unwrap());
-    let site = Site::start(has_index, &[INTERVAL]).await;
+    let site = site(has_index, &[INTERVAL]).await;
     let apps = Apps::start_at(APPS, &site.databases[0], site.user, &site.addresses()).await;
     while apps.rotations() < calls {
         apps.go_on(APPS);
@@ -137,7 +71,7 @@ async fn chains_over_all_nodes_without_an_index() {
 
 /// A node that is behind for long enough, so that without the causal read each of these is refused.
 async fn a_node_that_is_behind(has_index: bool) {
-    let site = Site::start(has_index, &[INTERVAL]).await;
+    let site = site(has_index, &[INTERVAL]).await;
     if !has_index {
         for sidecar in &site.sidecars {
             sidecar.wait_for_log("the tokens of the table are known");
@@ -146,7 +80,7 @@ async fn a_node_that_is_behind(has_index: bool) {
     // It catches up in time: the token is good, and so is the replay of the one before.
     let first = site.token().await;
     assert_eq!(site.refresh(1, &random_hex::<16>()).await.0, 403, "it was never issued");
-    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    let behind = Behind::hold(&site.servers.nodes[1]).await;
     let (status, next) = site.refresh(0, &first).await;
     assert_eq!(status, 200);
     let next = next.unwrap();
@@ -159,7 +93,7 @@ async fn a_node_that_is_behind(has_index: bool) {
     // It does not: 503, and nothing is left to a WordPress that would refuse it as well.
     let second = site.token().await;
     eventually("the node is back", async || site.refresh(1, &random_hex::<16>()).await.0 == 403).await;
-    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    let behind = Behind::hold(&site.servers.nodes[1]).await;
     let next = site.refresh(0, &second).await.1.unwrap();
     let began = Instant::now();
     let unknown = random_hex::<16>();
@@ -189,7 +123,7 @@ async fn a_node_that_is_behind_refuses_no_valid_token_without_an_index() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
 async fn a_replay_waits_for_the_successor() {
-    let site = Site::start(true, &[INTERVAL]).await;
+    let site = site(true, &[INTERVAL]).await;
     let (status, next) = site.refresh(0, &site.token().await).await;
     assert_eq!(status, 200);
     let next = next.unwrap();
@@ -200,7 +134,7 @@ async fn a_replay_waits_for_the_successor() {
     let successor = successor.unwrap();
     eventually("node 2 has it", async || site.refresh(1, &used).await == (200, Some(successor.clone()))).await;
     // Its successor is used and replaced at node 1, while node 2 sees the first successor live.
-    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    let behind = Behind::hold(&site.servers.nodes[1]).await;
     let (status, newest) = site.refresh(0, &successor).await;
     assert_eq!(status, 200);
     let replay = tokio::spawn(refresh(site.sidecars[1].address(), &used));
@@ -209,7 +143,7 @@ async fn a_replay_waits_for_the_successor() {
     assert_eq!(replay.await.unwrap(), (200, newest), "the family's live pair, not one that is used");
     // While a node is behind, no row can be locked here, so the statement itself shows that the
     // read waited.
-    let mut root = site.cluster.nodes[1].server.root().await;
+    let mut root = site.servers.nodes[1].server.root().await;
     root.query_drop("SET GLOBAL log_output = 'TABLE', GLOBAL general_log = 1").await.unwrap();
     assert_eq!(site.refresh(1, &used).await.0, 200, "a replay");
     let causal = "SET STATEMENT wsrep_sync_wait = 1 FOR SELECT id, hash%";
@@ -227,16 +161,16 @@ async fn a_replay_waits_for_the_successor() {
 #[ignore = "tests/cluster"]
 async fn a_flood_of_unknown_tokens_is_few_causal_reads() {
     const FLOOD: usize = 400;
-    let site = Site::start(true, &[INTERVAL]).await;
-    let reads = async || site.cluster.nodes[1].status("Com_select").await.parse::<usize>().unwrap();
-    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    let site = site(true, &[INTERVAL]).await;
+    let reads = async || site.servers.nodes[1].status("Com_select").await.parse::<usize>().unwrap();
+    let behind = Behind::hold(&site.servers.nodes[1]).await;
     // Something to wait for.
     site.token().await;
     let before = reads().await;
     let calls: Vec<_> =
         (0..FLOOD).map(|_| tokio::spawn(refresh(site.sidecars[1].address(), &random_hex::<16>()))).collect();
     tokio::time::sleep(Duration::from_millis(700)).await;
-    let waiting: Vec<Vec<Option<String>>> = site.cluster.nodes[1]
+    let waiting: Vec<Vec<Option<String>>> = site.servers.nodes[1]
         .server
         .root()
         .await
@@ -259,7 +193,7 @@ async fn a_flood_of_unknown_tokens_is_few_causal_reads() {
 
 /// One token at all sidecars at once: there is one successor.
 async fn races(environment: (&str, &str), winners: usize) {
-    let site = Site::start(true, &[environment]).await;
+    let site = site(true, &[environment]).await;
     for round in 0..60 {
         let token = site.token().await;
         for database in &site.databases {
@@ -301,20 +235,20 @@ async fn a_race_with_replays_has_one_pair() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
 async fn nodes_that_die_freeze_and_come_back() {
-    let site = Site::start(true, &[INTERVAL]).await;
+    let site = site(true, &[INTERVAL]).await;
     let apps = Apps::start_at(APPS, &site.databases[0], site.user, &site.addresses()).await;
     apps.go_on(10 * APPS);
-    site.cluster.nodes[2].server.kill().await;
+    site.servers.nodes[2].server.kill().await;
     apps.go_on(10 * APPS);
-    site.cluster.nodes[2].server.start().await;
-    site.cluster.nodes[2].until("Synced").await;
+    site.servers.nodes[2].server.start().await;
+    site.servers.nodes[2].until("Synced").await;
     apps.go_on(10 * APPS);
-    site.cluster.nodes[1].server.freeze().await;
+    site.servers.nodes[1].server.freeze().await;
     apps.go_on(4 * APPS);
     tokio::time::sleep(Duration::from_secs(8)).await;
     apps.go_on(4 * APPS);
-    site.cluster.nodes[1].server.thaw().await;
-    site.cluster.nodes[1].until("Synced").await;
+    site.servers.nodes[1].server.thaw().await;
+    site.servers.nodes[1].until("Synced").await;
     apps.go_on(10 * APPS);
     let rotations = apps.rotations();
     let report = apps.end();
@@ -328,10 +262,10 @@ async fn nodes_that_die_freeze_and_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
 async fn a_node_that_is_cut_off_refuses_nobody() {
-    let site = Site::start(true, &[INTERVAL]).await;
+    let site = site(true, &[INTERVAL]).await;
     let apps = Apps::start_at(APPS, &site.databases[0], site.user, &site.addresses()).await;
     apps.go_on(10 * APPS);
-    let node = &site.cluster.nodes[2];
+    let node = &site.servers.nodes[2];
     // Galera's own way to drop all packets of the group's.
     let isolate = async |on: u8| {
         let mut root = node.server.root().await;
@@ -378,7 +312,7 @@ async fn a_node_that_is_not_synced_is_passed_over() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster"]
 async fn the_nodes_state_is_shown() {
-    let site = Site::start(true, &[("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0")]).await;
+    let site = site(true, &[("WP_JWT_SIDECAR_ADMIN_LISTEN", "127.0.0.1:0")]).await;
     let environment = command_environment(&site.databases[0], site.upstream.address());
     let output = sidecar::command().arg("check").envs(environment).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -389,12 +323,12 @@ async fn the_nodes_state_is_shown() {
     let metrics = || String::from_utf8(get(page, "/metrics").body).unwrap();
     assert!(metrics().contains("wp_jwt_sidecar_database_node_synced 1\n"));
     assert!(metrics().contains("wp_jwt_sidecar_database_cluster_nodes 3\n"));
-    let behind = Behind::hold(&site.cluster.nodes[1]).await;
+    let behind = Behind::hold(&site.servers.nodes[1]).await;
     eventually("it is seen", async || status()["database"]["node"] == "Donor/Desynced, Primary, 3 nodes").await;
     assert!(status()["findings"].to_string().contains("is not in step: Donor/Desynced, Primary, 3 nodes"));
     assert!(metrics().contains("wp_jwt_sidecar_database_node_synced 0\n"));
     behind.let_go().await;
-    site.cluster.nodes[2].server.kill().await;
+    site.servers.nodes[2].server.kill().await;
     eventually("one is missing", async || status()["database"]["node"] == "Synced, Primary, 2 nodes").await;
 }
 

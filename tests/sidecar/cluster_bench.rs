@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-use crate::cluster::Site;
+use crate::cluster;
 use crate::support::apps::Apps;
 use crate::support::mariadb::{Database, TestDatabase};
 use crate::support::rig;
@@ -60,7 +60,7 @@ async fn what_a_cluster_costs() {
     println!("a single server: {} refreshes a second", rate(&database, user, &[address]).await);
     drop((sidecar, server));
 
-    let site = Site::start(true, &[INTERVAL]).await;
+    let site = cluster::site(true, &[INTERVAL]).await;
     let addresses = site.addresses();
     for nodes in 1..=3 {
         let rate = rate(&site.databases[0], site.user, &addresses[..nodes]).await;
@@ -71,8 +71,8 @@ async fn what_a_cluster_costs() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/cluster --bench"]
 async fn what_a_causal_read_costs() {
-    let site = Site::start(true, &[INTERVAL]).await;
-    let mut conn = site.node(1).root().await;
+    let site = cluster::site(true, &[INTERVAL]).await;
+    let mut conn = site.servers.nodes[1].server.root().await;
     let name = site.databases[1].url().rsplit_once('/').unwrap().1.split_once('?').unwrap().0.to_owned();
     let read = format!("SELECT id FROM {name}.wp_jwt_auth_tokens WHERE refresh_token_hash = 'unknown'");
     let causal = format!("SET STATEMENT wsrep_sync_wait = 1 FOR {read}");

@@ -1,72 +1,29 @@
 //! Several sidecars, each at its member of one group of MySQL's Group Replication. Run by
 //! `tests/mysql mysql-sid --ignored group_replication::`.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 
-use crate::cluster::refresh;
 use crate::support::apps::Apps;
 use crate::support::group::Group;
-use crate::support::mariadb::{Database, TestDatabase, TokenState, random_hex};
-use crate::support::raw::Upstream;
-use crate::support::rig::{self, NO_REUSE, command_environment, eventually};
-use crate::support::sidecar::{self, Sidecar};
+use crate::support::mariadb::random_hex;
+use crate::support::replicated::{Replicated, refresh};
+use crate::support::rig::{NO_REUSE, command_environment, eventually};
+use crate::support::sidecar;
 use crate::trouble::{INTERVAL, families_are_whole};
 
 const APPS: usize = 8;
 const CALLS: usize = 2_000;
 
-struct Site {
-    group: Group,
-    databases: [TestDatabase; 3],
-    user: u64,
-    sidecars: Vec<Sidecar>,
-    upstream: Upstream,
-}
-
-impl Site {
-    async fn start(environment: &[(&str, &str)]) -> Site {
-        let group = Group::start().await;
-        let database = rig::site(&group.members[0]).await;
-        let user = database.insert_user("alice").await.id;
-        database.execute("CREATE INDEX refresh_token ON wp_jwt_auth_tokens (refresh_token_hash)").await;
-        let databases = group.members.each_ref().map(|member: &Database| member.same(&database));
-        for database in &databases {
-            eventually("the member has the site", async || {
-                !database.rows("SHOW TABLES LIKE 'wp_jwt_auth_tokens'").await.is_empty()
-            })
-            .await;
-            eventually("the member has the user", async || !database.rows("SELECT ID FROM wp_users").await.is_empty())
-                .await;
-        }
-        let upstream = rig::wordpress();
-        let sidecars: Vec<Sidecar> =
-            databases.iter().map(|database| rig::sidecar(database, upstream.address(), environment)).collect();
-        for sidecar in &sidecars {
-            sidecar.wait_for_log("refreshing natively");
-        }
-        Site { group, databases, user, sidecars, upstream }
-    }
-
-    fn addresses(&self) -> Vec<SocketAddr> {
-        self.sidecars.iter().map(Sidecar::address).collect()
-    }
-
-    async fn token(&self) -> String {
-        self.databases[0].insert_token(TokenState::Live, self.user).await.refresh_token
-    }
-
-    fn forwarded(&self) -> usize {
-        self.upstream.requests().iter().filter(|request| request.start_line().contains("token/refresh")).count()
-    }
+async fn site(environment: &[(&str, &str)]) -> Replicated<Group> {
+    Replicated::start(Group::start().await, |group| group.members.each_ref(), true, environment).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/mysql mysql-sid --ignored group_replication::"]
 async fn chains_over_all_members() {
-    let site = Site::start(&[INTERVAL]).await;
+    let site = site(&[INTERVAL]).await;
     let apps = Apps::start_at(APPS, &site.databases[0], site.user, &site.addresses()).await;
     while apps.rotations() < CALLS {
         apps.go_on(APPS);
@@ -82,7 +39,7 @@ async fn chains_over_all_members() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/mysql mysql-sid --ignored group_replication::"]
 async fn a_race_has_one_winner_and_a_member_that_is_behind_refuses_nobody() {
-    let site = Site::start(&[NO_REUSE]).await;
+    let site = site(&[NO_REUSE]).await;
     for round in 0..20 {
         let token = site.token().await;
         for database in &site.databases {
@@ -103,7 +60,7 @@ async fn a_race_has_one_winner_and_a_member_that_is_behind_refuses_nobody() {
     // What the applier may not write, the member lacks.
     let [first, second, _] = &site.sidecars[..] else { unreachable!("there are three") };
     assert_eq!(refresh(second.address(), &random_hex::<16>()).await.0, 403, "nobody issued it");
-    let mut root = site.group.members[1].root().await;
+    let mut root = site.servers.members[1].root().await;
     root.query_drop("FLUSH TABLES WITH READ LOCK").await.unwrap();
     let (status, next) = refresh(first.address(), &site.token().await).await;
     assert_eq!(status, 200);
@@ -124,7 +81,7 @@ async fn a_race_has_one_winner_and_a_member_that_is_behind_refuses_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tests/mysql mysql-sid --ignored group_replication::"]
 async fn the_members_state_is_shown() {
-    let site = Site::start(&[]).await;
+    let site = site(&[]).await;
     let check = || {
         let environment = command_environment(&site.databases[0], site.upstream.address());
         let output = sidecar::command().arg("check").envs(environment).output().unwrap();
@@ -132,7 +89,7 @@ async fn the_members_state_is_shown() {
     };
     let told = check();
     assert!(told.contains("database cluster: its state cannot be read by this user"), "{told}");
-    let mut root = site.group.members[0].root().await;
+    let mut root = site.servers.members[0].root().await;
     let grant = "GRANT SELECT ON performance_schema.replication_group_members TO sidecar@localhost";
     root.query_drop(grant).await.unwrap();
     let told = check();

@@ -21,7 +21,7 @@ use crate::refresh::refresher::Refresher;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// How many sites' last cleanups are remembered.
-const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+const MOST: NonZeroUsize = NonZeroUsize::new(10_000).expect("10,000 is not zero");
 
 /// When each site was last cleaned up.
 pub struct Cleaned(LruCache<u64, Instant>);

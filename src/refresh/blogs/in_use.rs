@@ -29,7 +29,7 @@ pub struct InUse {
 struct State {
     /// When it had its last call.
     used: Instant,
-    /// Ends the background work; `None` while there is none.
+    /// Ends the background work; `None` while none runs.
     awake: Option<CancellationToken>,
     /// The number of reloads that it has taken into account.
     reloads: u64,

@@ -10,7 +10,7 @@ use crate::refresh::shared_verdict::SharedVerdict;
 use crate::verify::verdict::{State, Verdict};
 
 /// Some hundred bytes each.
-const MOST: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+const MOST: NonZeroUsize = NonZeroUsize::new(10_000).expect("10,000 is not zero");
 
 /// Verdicts by site id. They outlast reloads.
 pub struct Verdicts {

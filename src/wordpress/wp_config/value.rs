@@ -102,7 +102,7 @@ impl Value {
         Self::Known(Scalar::Boolean(boolean))
     }
 
-    /// The value for decisions, or the reason why there is none.
+    /// The value for decisions, or the reason why it is unknown.
     pub(super) fn known(&self) -> Result<&Scalar, &Doubt> {
         match self {
             Self::Known(scalar) => Ok(scalar),

@@ -66,6 +66,11 @@ impl Cluster {
         let Ok(nodes) = nodes.try_into() else { unreachable!("there are three") };
         Cluster { nodes, _ports: ports }
     }
+
+    /// The servers of the nodes.
+    pub fn servers(&self) -> [&Database; 3] {
+        self.nodes.each_ref().map(|node| &node.server)
+    }
 }
 
 impl Node {

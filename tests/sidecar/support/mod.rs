@@ -10,6 +10,7 @@ pub mod made_up;
 pub mod mariadb;
 pub mod port;
 pub mod raw;
+pub mod replicated;
 pub mod replication;
 pub mod rig;
 pub mod secrets;
