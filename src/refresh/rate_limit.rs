@@ -1,17 +1,17 @@
 //! The plugin's rate limit: a fixed window for each client address.
 //!
-//! The first request of an address opens a window; so many are let through in it; the rest are
-//! refused until it ends. The sidecar counts the refresh route by itself, in memory: the plugin's
-//! own count, in WordPress's transients, goes on for what is forwarded.
+//! The first request of an address opens a window. The window lets a fixed number of requests
+//! through and refuses the rest until it ends. The sidecar counts the refresh route by itself, in
+//! memory; the plugin counts forwarded calls in WordPress's transients.
 //!
-//! A client is an IPv4 address or a /64 network of IPv6, as for the limits of connections; on a network
-//! of sites, one at each of them. The
-//! windows of [`MAX_CLIENTS`] clients are exact. Beyond that the least recently used one goes, and
-//! its count goes into a [`Sketch`], from which the client's next window begins.
+//! A client is an IPv4 address or a /64 network of IPv6, as for the limits of connections. On a
+//! network of sites each site counts its clients separately. The windows of [`MAX_CLIENTS`] clients
+//! are exact. Beyond that, the least recently used window is dropped, and its count goes into a
+//! [`Sketch`], from which the client's next window begins.
 //!
-//! Where several sidecars share a store ([`Shared`]), it counts, and the windows here are what it
-//! said last: a client that has had its share is refused without asking again, and when the store
-//! is away each goes on counting from where they were.
+//! If several sidecars share a store ([`Shared`]), the store counts, and the windows here hold its
+//! last answers: a client whose window is full is refused without another request to the store, and
+//! when the store is away each sidecar goes on counting from these windows.
 // SECURITY: so a client that makes room by a flood of addresses gets no new window by it, and the
 // limit holds for everyone during a flood. The sketch may count too much, never too little.
 
@@ -39,7 +39,7 @@ pub struct RateLimiter {
     windows: Arc<Mutex<Windows>>,
     /// Which site of a network; 1 on a single site.
     blog: u64,
-    /// Where other sidecars count, too.
+    /// The store in which other sidecars count, too.
     shared: Option<Arc<Shared>>,
 }
 
@@ -96,13 +96,13 @@ impl RateLimiter {
         Self { windows: Arc::new(Mutex::new(windows)), blog: 1, shared: None }
     }
 
-    /// The same windows, counted together with other sidecars where there is a store for that.
+    /// The same windows, counted together with other sidecars in `shared`.
     #[must_use]
     pub fn sharing(&self, shared: Option<Shared>) -> Self {
         Self { shared: shared.map(Arc::new), ..self.clone() }
     }
 
-    /// The same for the site `blog` of a network, whose clients count by themselves. The memory is that of all sites together.
+    /// The same memory, for the clients of site `blog` of a network.
     #[must_use]
     pub fn of_blog(&self, blog: u64) -> Self {
         Self { blog, ..self.clone() }
@@ -117,19 +117,19 @@ impl RateLimiter {
         self.windows().open.len() as u64
     }
 
-    /// What it shares with other sidecars; `None` where this process counts alone.
+    /// The shared store; `None` if this process counts alone.
     pub fn shared(&self) -> Option<&Shared> {
         self.shared.as_deref()
     }
 
-    /// Which site of a network it counts for.
+    /// The site of a network whose clients it counts.
     pub(super) fn blog(&self) -> u64 {
         self.blog
     }
 
     /// Counts a request of `client` at `now_unix` (Unix seconds) and says whether it is refused.
-    /// With a store, that counts; it is waited for 50 ms at most, and not at all for a client that
-    /// is known to have had its share.
+    /// A shared store is asked for 50 ms at most, and not at all for a client whose window is known
+    /// to be full.
     ///
     /// The limit is the site's of this moment: when it is lowered or raised, that holds for
     /// windows already open.
@@ -146,7 +146,7 @@ impl RateLimiter {
         }
     }
 
-    /// As [`RateLimiter::count`], by this process alone.
+    /// [`RateLimiter::count`] without the store.
     pub fn count_here(&self, client: IpAddr, limit: RateLimit, now_unix: u64) -> Window {
         self.windows().count(self.who(client), limit, now_unix)
     }
@@ -191,7 +191,7 @@ impl Windows {
         counted
     }
 
-    /// For one more window.
+    /// Makes room for one more window.
     fn make_room(&mut self, length: u64, now: u64) {
         if self.open.len() >= self.most
             && let Some((evicted, window)) = self.open.pop_lru()
@@ -201,10 +201,10 @@ impl Windows {
         }
     }
 
-    /// The store has counted it.
+    /// Takes over the store's answer.
     fn learn(&mut self, client: Who, limit: RateLimit, counted: Counted, now: u64) -> Window {
         let length = length(limit);
-        // A client must not come again a moment too early.
+        // Rounded up, so that a client does not retry too early.
         let left = counted.left.as_millis().div_ceil(1_000);
         let reset = now.saturating_add(u64::try_from(left).unwrap_or(length).clamp(1, length));
         let window = OpenWindow { reset, let_through: counted.count };
@@ -237,7 +237,7 @@ impl OpenWindow {
         now_unix < self.reset && self.reset <= now_unix.saturating_add(length)
     }
 
-    /// Answers about one window may come in another order than they were made.
+    /// Takes over an answer of the store. Answers may arrive out of order.
     fn learn(&mut self, said: OpenWindow, length: u64, now_unix: u64) {
         let is_same = self.is_open(length, now_unix) && self.reset.abs_diff(said.reset) <= 1;
         let let_through = if is_same { self.let_through.max(said.let_through) } else { said.let_through };

@@ -1,4 +1,4 @@
-//! What the sidecars of one site have in common in a store: the names of their keys there.
+//! The names of a site's keys in the shared store.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -10,20 +10,20 @@ use crate::config::{Jwt, Secret};
 use crate::shared_store::SharedStore;
 use crate::wordpress::installation::Installation;
 
-/// Of a digest, as many bytes as no two names have in common.
+/// Bytes of the digest in a key's name: enough that no two names are equal.
 const NAME: usize = 16;
 
-/// Of a prefix: it only tells sites apart for those who look into the store.
+/// Bytes of the digest in the prefix, which only helps an operator to tell sites apart.
 const PREFIX: usize = 8;
 
-/// What only the sidecars of one site have: two sites in one store share nothing, and what stands
-/// there tells neither who a client is nor what a site is called.
+/// A secret that only the sidecars of one site have. Two sites in one store share nothing by it, and
+/// the store reveals neither clients' addresses nor sites' names.
 #[derive(Clone)]
 pub struct SiteKey([u8; 32]);
 
 impl SiteKey {
-    /// Of the database's name, the tables' prefix and what tokens are signed with, which are the
-    /// same for all sidecars of a site; hosts of the database are not.
+    /// Made of the database's name, the tables' prefix and the signing key, which are the same for all
+    /// sidecars of a site; the database's hosts are not.
     pub fn of(installation: &Installation, jwt: &Jwt) -> Self {
         let database = installation.database.opts().first().and_then(|opts| opts.db_name()).unwrap_or_default();
         let secret = installation.jwt_secret.as_ref().or(jwt.private_key.as_ref()).map_or("", Secret::expose);
@@ -35,16 +35,16 @@ impl SiteKey {
         SiteKey(hasher.finalize().into())
     }
 
-    /// What keys begin with where nothing is configured.
+    /// The prefix of keys if none is configured.
     pub fn prefix(&self) -> String {
         format!("wp-jwt-sidecar:{}:", self.name(PREFIX, &[b"prefix"]))
     }
 
-    /// `length` bytes of a digest of `parts`, in hexadecimal digits. Without the key the parts
-    /// cannot be guessed from it.
+    /// `length` bytes of a keyed digest of `parts`, in hexadecimal digits. Without the key the parts
+    /// cannot be guessed.
     fn name(&self, length: usize, parts: &[&[u8]]) -> String {
         let mut named = String::with_capacity(2 * length);
-        // A key of any length is good.
+        // HMAC accepts keys of any length.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return named };
         for part in parts {
             mac.update(&(part.len() as u64).to_le_bytes());
@@ -57,7 +57,7 @@ impl SiteKey {
     }
 }
 
-/// A store, as one site uses it.
+/// The shared store with the names of one site's keys.
 pub struct Shared {
     store: SharedStore,
     key: SiteKey,
@@ -75,13 +75,13 @@ impl Shared {
         Shared { store, key }
     }
 
-    /// Where it is.
+    /// The store.
     pub fn store(&self) -> &SharedStore {
         &self.store
     }
 
-    /// The window of a client at one site of a network.
-    // SECURITY: clients' addresses are personal data, and a store is read by more than one program.
+    /// The key of a client's window at one site of a network.
+    // SECURITY: clients' addresses are personal data, and other programs read the store.
     pub(super) fn name_of_window(&self, blog: u64, client: IpAddr) -> String {
         let (four, six);
         let address: &[u8] = match client {
@@ -97,7 +97,7 @@ impl Shared {
         format!("limit:{}", self.key.name(NAME, &[b"limit", &blog.to_le_bytes(), address]))
     }
 
-    /// What was found out about one site of a network, as it is in `epoch`.
+    /// The key of a difference of one site of a network in `epoch`.
     pub(super) fn name_of_verdict(&self, blog: u64, epoch: &str) -> String {
         format!("differs:{}", self.key.name(NAME, &[b"differs", &blog.to_le_bytes(), epoch.as_bytes()]))
     }

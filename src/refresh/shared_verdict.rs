@@ -4,9 +4,9 @@
 //! others read that key every few seconds, and so does one that starts later. A sidecar that lets go
 //! of the difference (a restart of the verification, or WordPress's responses agree again) deletes
 //! the key if it holds what this sidecar published or read, and each decides by itself again.
-// SECURITY: the store can only take nativeness away. Nothing that is in it, or is not, makes a call
-// native: for that each sidecar compares by itself, as without a store. One that is hostile or
-// stale costs forwarding, at worst.
+// SECURITY: the store can only take nativeness away. Neither a value nor its absence makes a call
+// native: for that each sidecar compares by itself, as without a store. A hostile or stale store
+// costs forwarding at worst.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -20,8 +20,8 @@ use crate::shared_store::{LONGEST_VALUE, NoAnswer};
 use crate::verify::Verification;
 use crate::verify::difference::{Difference, Kind};
 
-/// How long a difference is remembered there, in seconds. A sidecar that heeds it keeps it by
-/// itself.
+/// How long a difference stays in the store, in seconds. A sidecar that has heeded it does not need
+/// the key any more.
 const KEPT_FOR: u64 = 24 * 60 * 60;
 
 /// The longest description that is published or taken, in characters.
@@ -30,10 +30,10 @@ const LONGEST: usize = 256;
 // A character has up to six bytes (`\u0001`), and the rest of the value some 70.
 const _: () = assert!(6 * LONGEST + 100 < LONGEST_VALUE);
 
-/// Tells this process's values from those of others, which say the same of the same site.
+/// An id of this process, by which it recognizes its own values.
 static PROCESS: LazyLock<String> = LazyLock::new(|| {
     let mut id = [0; 8];
-    // Without random bytes no value is known as this process's own, and it is heeded.
+    // Without random bytes the process does not recognize its own values, and heeds them.
     getrandom::fill(&mut id).map_or_else(|_| String::new(), |()| data_encoding::HEXLOWER.encode(&id))
 });
 
@@ -47,7 +47,7 @@ struct Published {
     by: String,
 }
 
-/// What this process knows of the key. It outlasts reloads.
+/// What this process knows about the key. Outlasts reloads.
 #[derive(Default)]
 pub struct SharedVerdict(Mutex<Seen>);
 
@@ -61,15 +61,15 @@ struct Seen {
     value: Vec<u8>,
 }
 
-/// What is to be done at a look.
+/// The step of one look.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Publish,
     TakeBack,
-    /// Deletes what is there, as the operator asks.
+    /// Deletes the key at the operator's request (`verify --again`).
     Forget,
     Look,
-    /// Reads what is there, to be able to take it back.
+    /// Reads the value, to be able to delete it later.
     Note,
     Nothing,
 }
@@ -90,12 +90,12 @@ impl Seen {
 }
 
 impl SharedVerdict {
-    /// Publishes what is new here, and heeds what is new there. What fails is repeated at the next
-    /// look.
+    /// Publishes a new difference of this sidecar, and heeds a new one of another. A step that fails is
+    /// repeated at the next look.
     pub(super) async fn publish_and_heed(&self, refresher: &Refresher, epoch: &str) {
         let Some(shared) = refresher.rate_limiter.shared() else { return };
         let verification = &refresher.verification;
-        // The one that has taken over publishes its results.
+        // The verification that replaced this one publishes its own results.
         if verification.is_replaced() {
             return;
         }
@@ -115,7 +115,7 @@ impl SharedVerdict {
 }
 
 impl Step {
-    /// What is known of the key then.
+    /// Returns what is known about the key afterwards.
     async fn run(
         self,
         shared: &Shared,
@@ -174,7 +174,7 @@ fn published(Difference { kind, what }: Difference) -> Vec<u8> {
     serde_json::to_vec(&Published { kind, what, by: PROCESS.clone() }).unwrap_or_default()
 }
 
-/// What a value says.
+/// The meaning of a value.
 #[derive(Debug, PartialEq, Eq)]
 enum Read {
     /// This process found it, before its verification began again.
@@ -183,7 +183,7 @@ enum Read {
     Others(Difference),
 }
 
-/// `None`: nothing that a sidecar writes. Pure.
+/// `None` if no sidecar writes such a value. Pure.
 fn read(text: &[u8]) -> Option<Read> {
     let Published { kind, what, by } = serde_json::from_slice(text).ok()?;
     if !by.is_empty() && by == *PROCESS {

@@ -1,4 +1,4 @@
-//! How the store is connected to.
+//! Connects to the store: one server, Sentinels, or a cluster.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,13 +14,13 @@ use super::{CONNECT_LIMIT, LIMIT, NODE_LIMIT};
 use crate::config::RateLimit;
 use crate::config::store_url::{self, Servers, StoreUrl};
 
-/// The way to the store.
+/// The store's address and authorities.
 pub(super) struct Client {
     url: StoreUrl,
     ca_file: Option<PathBuf>,
 }
 
-/// A connection; a clone is the same one. Questions of many go over it at once.
+/// A connection; a clone is the same one. Concurrent requests share it.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(MultiplexedConnection),
@@ -29,7 +29,7 @@ pub(super) enum Connection {
 
 impl Client {
     pub(super) fn of(configured: &RateLimit) -> Option<Self> {
-        // The configuration lets no other URL pass.
+        // The configuration has checked the URL.
         let url = store_url::parse(configured.store.as_ref()?.expose()).ok()?;
         Some(Client { url, ca_file: configured.store_ca_file.clone() })
     }
@@ -38,7 +38,7 @@ impl Client {
         &self.url.label
     }
 
-    /// The files are read each time: a certificate that was renewed is taken without a reload.
+    /// Reads the authorities each time, so that renewed ones need no reload.
     pub(super) async fn connect(&self) -> Result<Connection, Trouble> {
         let authorities =
             self.ca_file.as_ref().map(fs::read).transpose().map_err(|error| Trouble::Authorities(error.to_string()))?;
@@ -86,8 +86,7 @@ impl Client {
                 let mut builder = ClusterClient::builder(nodes.clone())
                     .connection_timeout(NODE_LIMIT)
                     .response_timeout(LIMIT)
-                    // A slot that has moved is asked for at its new place at once; more does not
-                    // fit into the limit.
+                    // A moved slot needs one retry at its new server; more do not fit into LIMIT.
                     .retries(1);
                 if self.url.is_encrypted() {
                     builder = builder.certs(certificates(authorities));

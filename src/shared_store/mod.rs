@@ -1,10 +1,10 @@
 //! The store that several sidecars of a site share: Redis, Valkey, or a server with their protocol.
 //!
-//! Nothing waits for it longer than [`LIMIT`], and nothing waits at all while it is away: a task
-//! connects to it in the background, again and again, and questions fail at once meanwhile. The log
-//! says once that it is away, and once that it has returned.
-// SECURITY: it is trusted with nothing: what it says can be forged by anyone who can write to it.
-// See those who ask.
+//! No request waits for it longer than [`LIMIT`]. While it is away no request waits at all: requests
+//! fail at once, and a background task reconnects. The log says once that it is away, and once that
+//! it has returned.
+// SECURITY: anyone who can write to the store can forge what it answers. `rate_limit` and
+// `shared_verdict` limit what a forged answer can do.
 
 mod client;
 mod trouble;
@@ -27,64 +27,65 @@ use trouble::Trouble;
 pub use value::MOST as LONGEST_VALUE;
 pub use window::Counted;
 
-/// How long one question may take. A refresh must not wait longer than 50 ms for it, a busy
-/// worker's own delay included.
+/// The time limit of one request. A refresh waits 50 ms at most, including the delay of a busy
+/// worker.
 const LIMIT: Duration = Duration::from_millis(45);
 
-/// A store that needs longer for the first answer is not used: it would be given up a moment later.
+/// A store whose first answer takes longer is not used: it would soon miss [`LIMIT`].
 const PROBE_LIMIT: Duration = Duration::from_millis(25);
 
-/// For a connection: name, TCP, TLS, login, and with Sentinels or a cluster one after the other.
+/// The time limit of connecting: name, TCP, TLS and login, one server after the other with Sentinels
+/// or a cluster.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// For a connection to one server of a cluster. A silent one must not use up [`CONNECT_LIMIT`]:
-/// first those in the URL are connected to, then all that they name, each round at once.
+/// The time limit of connecting to one server of a cluster. A silent one must not use up
+/// [`CONNECT_LIMIT`], which covers two rounds: the servers in the URL, then all that these name.
 const NODE_LIMIT: Duration = Duration::from_millis(500);
 
 const _: () = assert!(2 * NODE_LIMIT.as_millis() < CONNECT_LIMIT.as_millis());
 
-/// A connection that lasted so long was of use: after it, attempts begin at the shortest pause.
+/// After a connection that lasted this long, the pauses begin with [`FIRST_PAUSE`] again.
 const LASTED: Duration = Duration::from_secs(60);
 
-/// After so many connections in a row that did not last, the log no longer tells each loss and
-/// return: the next return is logged when a connection has lasted.
-const TOLD: u32 = 2;
+/// After this many short connections in a row, the log no longer has each loss and return: the next
+/// return is logged once a connection has lasted.
+const LOGGED: u32 = 2;
 
-/// Between two attempts to connect: so long at first, then twice as long each time.
+/// The first pause between two attempts to connect. Each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The longest of these pauses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
-/// A store that died while nothing is asked is noticed within so long, and not by a refresh.
+/// The interval of probes, so that a probe and not a refresh finds a dead store.
 const BEAT: Duration = Duration::from_secs(2);
 
-/// What is counted of it, over all reloads.
+/// Counters that outlast reloads.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Questions with an answer.
+    /// Requests with an answer.
     pub answered: Counter,
-    /// Those without one in time.
+    /// Requests without an answer in time.
     pub failed: Counter,
-    /// Those that were not asked, since it was away.
+    /// Requests that were not sent, because the store was away.
     pub unasked: Counter,
-    /// How long answers took.
+    /// The time until an answer.
     pub took: Histogram,
 }
 
 /// The store. Shared by all workers.
 pub struct SharedStore {
     client: Client,
-    /// What the names of all keys begin with.
+    /// The prefix of all keys.
     prefix: String,
     link: Mutex<Link>,
-    /// Whether the log's last word was that it is away.
-    is_told_away: AtomicBool,
+    /// Whether the last log line about it was that it is away.
+    is_logged_away: AtomicBool,
     lost: Notify,
     counts: Arc<Counts>,
 }
 
-/// There is no answer; why is said by the log, the status page and `check`.
+/// The store gave no answer; log, status page and `check` have the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoAnswer;
 
@@ -98,24 +99,24 @@ enum Link {
 #[derive(Clone)]
 struct Connected {
     connection: Connection,
-    /// Which of this process's connections to the store it is: a later one must not be given up for
-    /// an error of an earlier one.
+    /// Counts this process's connections to the store: an error of an earlier connection must not
+    /// close a later one.
     number: u64,
 }
 
 /// The state of the store, for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Where it is, without user and password.
+    /// Its address, without user and password.
     pub label: String,
     pub is_up: bool,
-    /// Why it cannot be used; `None` also where nothing was tried yet.
+    /// Why it cannot be used; `None` also before the first attempt.
     pub trouble: Option<String>,
 }
 
 impl SharedStore {
-    /// Connects to nothing yet. `default_prefix` where none is configured. `None` where there is no
-    /// store.
+    /// Does not connect yet. `default_prefix` is used if none is configured. `None` if no store is
+    /// configured.
     pub fn new(configured: &RateLimit, default_prefix: &str, counts: Arc<Counts>) -> Option<Self> {
         let prefix = configured.store_prefix.clone().unwrap_or_else(|| default_prefix.to_owned());
         let client = Client::of(configured)?;
@@ -123,23 +124,23 @@ impl SharedStore {
             client,
             prefix,
             link: Mutex::new(Link::New),
-            is_told_away: AtomicBool::new(false),
+            is_logged_away: AtomicBool::new(false),
             lost: Notify::new(),
             counts,
         })
     }
 
-    /// What the names of all keys begin with.
+    /// The prefix of all keys.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// What was counted.
+    /// The counters.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// How it stands.
+    /// The store's current state.
     pub fn standing(&self) -> Standing {
         let label = self.client.label().to_owned();
         match &*self.link() {
@@ -149,7 +150,7 @@ impl SharedStore {
         }
     }
 
-    /// Keeps a connection. Never returns.
+    /// Connects, and reconnects after each loss. Never returns.
     pub async fn keep_connected(&self) {
         let mut pause = FIRST_PAUSE;
         let (mut number, mut short_lived) = (0, 0);
@@ -158,7 +159,7 @@ impl SharedStore {
                 Ok((connection, _)) => {
                     number += 1;
                     let began = Instant::now();
-                    self.found(Connected { connection, number }, short_lived < TOLD);
+                    self.found(Connected { connection, number }, short_lived < LOGGED);
                     self.until_lost(began).await;
                     if began.elapsed() < LASTED {
                         short_lived += 1;
@@ -173,8 +174,8 @@ impl SharedStore {
         }
     }
 
-    /// Tries it once, for those who look at an installation without serving it. How long the answer
-    /// took.
+    /// Tries the store once, for commands that examine an installation. Returns the time until the
+    /// answer.
     ///
     /// # Errors
     /// Why it cannot be used.
@@ -182,10 +183,10 @@ impl SharedStore {
         self.connect().await.map(|(_, took)| took).map_err(|trouble| trouble.to_string())
     }
 
-    /// What it answers to `question`.
+    /// The answer to `question`.
     ///
     /// # Errors
-    /// There is no answer, or not in time.
+    /// No answer in time.
     pub async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, NoAnswer> {
         let Connected { mut connection, number } = self.connected()?;
         self.answered(number, question.query_async(&mut connection)).await
@@ -211,8 +212,8 @@ impl SharedStore {
         self.answered(number, value::delete(&mut connection, &key, value)).await
     }
 
-    /// Counts one more in the fixed window at the key `prefix` + `name`, unless `most` were counted
-    /// in it. The first one opens the window, which is `length` long.
+    /// Counts one request in the fixed window at the key `prefix` + `name`, unless it has `most`
+    /// already. The first request opens the window for `length`.
     ///
     /// # Errors
     /// As [`SharedStore::ask`].
@@ -242,20 +243,19 @@ impl SharedStore {
             Err(_) => Trouble::Slow(LIMIT),
         };
         self.counts.failed.add();
-        // What one key holds, or one command may not do, says nothing of the others: the next beat
-        // tells.
+        // An error about one key or one command says nothing about others: the next probe decides.
         if !trouble.is_of_one_question() {
             self.lose(Some(number), trouble);
         }
         Err(NoAnswer)
     }
 
-    /// A connection by which something was counted, and how long that took: a store that cannot be
-    /// written to is of no use.
+    /// A connection that has passed the probe, which writes, and the probe's time: a store that cannot
+    /// be written to is not used.
     async fn connect(&self) -> Result<(Connection, Duration), Trouble> {
         let connecting = self.client.connect();
         let mut connection = timeout(CONNECT_LIMIT, connecting).await.map_err(|_| Trouble::Slow(CONNECT_LIMIT))??;
-        // The first one brings the script there.
+        // The first probe loads the script.
         self.probe(&mut connection, CONNECT_LIMIT).await?;
         let took = self.probe(&mut connection, PROBE_LIMIT).await?;
         Ok((connection, took))
@@ -271,7 +271,7 @@ impl SharedStore {
     async fn until_lost(&self, began: Instant) {
         while let Ok(Connected { mut connection, number }) = self.up() {
             if began.elapsed() >= LASTED {
-                self.tell_return();
+                self.log_return();
             }
             if timeout(BEAT, self.lost.notified()).await.is_err()
                 && let Err(trouble) = self.probe(&mut connection, LIMIT).await
@@ -285,28 +285,28 @@ impl SharedStore {
         if let Link::Up(connected) = &*self.link() { Ok(connected.clone()) } else { Err(NoAnswer) }
     }
 
-    /// It is connected to. `is_told`: the log says at once that it has returned.
-    fn found(&self, connected: Connected, is_told: bool) {
+    /// Takes the new connection. `is_logged`: the log says at once that the store has returned.
+    fn found(&self, connected: Connected, is_logged: bool) {
         let before = std::mem::replace(&mut *self.link(), Link::Up(connected));
         match before {
             Link::New => {
                 let store = self.client.label();
                 info!(store, "the shared store is used: sidecars count refreshes together");
             }
-            Link::Away(_) if is_told => self.tell_return(),
+            Link::Away(_) if is_logged => self.log_return(),
             Link::Away(_) | Link::Up(_) => {}
         }
     }
 
-    /// Logs that it has returned, if the log's last word was that it is away.
-    fn tell_return(&self) {
-        if self.is_told_away.swap(false, Ordering::AcqRel) {
+    /// Logs that the store has returned, if the last log line about it was that it is away.
+    fn log_return(&self) {
+        if self.is_logged_away.swap(false, Ordering::AcqRel) {
             let store = self.client.label();
             info!(store, "the shared store is available again");
         }
     }
 
-    /// The connection of this number is of no use any more; `None`: none could be made.
+    /// Marks the store as away after an error of connection `number`; `None`: connecting failed.
     fn lose(&self, number: Option<u64>, trouble: Trouble) {
         let mut link = self.link();
         if matches!(&*link, Link::Up(connected) if number != Some(connected.number)) {
@@ -315,7 +315,7 @@ impl SharedStore {
         let why = trouble.to_string();
         *link = Link::Away(trouble);
         drop(link);
-        if !self.is_told_away.swap(true, Ordering::AcqRel) {
+        if !self.is_logged_away.swap(true, Ordering::AcqRel) {
             let store = self.client.label();
             warn!(
                 store,
@@ -326,7 +326,7 @@ impl SharedStore {
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
-        // Replaced as a whole.
+        // A panic cannot leave it half-written: it is only replaced as a whole.
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -365,7 +365,7 @@ mod tests {
             let (mut client, _) = listener.accept().await.unwrap();
             let mut said = vec![0; 1024];
             let length = client.read(&mut said).await.unwrap();
-            // As servers that do not know a command repeat it.
+            // Servers repeat a command that they do not know.
             let echo = String::from_utf8_lossy(&said[..length]).replace("\r\n", " ");
             let answer = format!("-ERR unknown command: {echo}\r\n").repeat(4);
             tokio::io::AsyncWriteExt::write_all(&mut client, answer.as_bytes()).await.unwrap();
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_answer_is_waited_for_longer_than_the_limit() {
+    async fn a_request_ends_at_the_limit() {
         let store = store("redis://127.0.0.1:1");
         let began = tokio::time::Instant::now();
         assert_eq!(store.answered(1, std::future::pending::<RedisResult<()>>()).await, Err(NoAnswer));

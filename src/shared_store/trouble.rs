@@ -1,4 +1,4 @@
-//! Why the store cannot be used, in words.
+//! The reasons why the store cannot be used, in words for operators.
 
 use std::error::Error as _;
 use std::fmt;
@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// Why.
+/// A reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// It does not answer in time.
+    /// No answer in time.
     Slow(Duration),
-    /// The system's or TLS's words.
+    /// The text of the system or of TLS.
     Io(String),
     /// The file of authorities cannot be read.
     Authorities(String),
-    /// It answers with an error.
-    // SECURITY: never in its own words: a server that does not know a command repeats it, and the
-    // login is one.
+    /// The store answers with an error.
+    // SECURITY: never in the server's own words: a server repeats a command that it does not know,
+    // and the login is a command.
     Refuses(Refusal),
 }
 
-/// What it refuses.
+/// The kind of an error answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The first login, and what needs one.
+    /// The login failed or is missing.
     Login,
-    /// A command, by the store's access rights.
+    /// The store's access rights forbid the command.
     Rights,
-    /// A connection or the login, at all servers of a cluster.
+    /// Connecting or logging in failed at all servers of a cluster.
     NoConnection,
     Loading,
     ReadOnly,
@@ -37,14 +37,14 @@ pub(super) enum Refusal {
     NoPrimary,
     NotAllSlots,
     Busy,
-    /// Something about one key or command, or a server of another kind.
+    /// Another error about one key or command, or another kind of server.
     Other,
 }
 
 impl Trouble {
     pub(super) fn of(error: &RedisError) -> Self {
         let refusal = match (error.kind(), error.code()) {
-            // SECURITY: only with a source they are the system's or TLS's words. Those of a cluster's
+            // SECURITY: without a source the text is not the system's or TLS's: errors of a cluster's
             // connections repeat what its servers answered.
             (ErrorKind::Io, _) if error.source().is_none() && error.detail().is_some() => Refusal::NoConnection,
             (ErrorKind::Io, _) => return Trouble::Io(error.to_string()),
@@ -65,7 +65,7 @@ impl Trouble {
         Trouble::Refuses(refusal)
     }
 
-    /// Whether another question may have an answer all the same.
+    /// Whether other requests may still get answers.
     pub(super) fn is_of_one_question(&self) -> bool {
         matches!(self, Trouble::Refuses(Refusal::Rights | Refusal::Other))
     }
@@ -80,14 +80,14 @@ impl fmt::Display for Trouble {
             Trouble::Refuses(refusal) => f.write_str(match refusal {
                 Refusal::Login => "login failed, or a login is required",
                 Refusal::Rights => {
-                    "its access rights do not let this user do it: GET, GETRANGE, SET, DEL, EVALSHA, SCRIPT LOAD, PTTL \
+                    "its access rights forbid it to this user: GET, GETRANGE, SET, DEL, EVALSHA, SCRIPT LOAD, PTTL \
                                     and INCR are needed for the keys with the prefix"
                 }
                 Refusal::NoConnection => "no server of the cluster can be connected to, or the login failed",
-                Refusal::Loading => "it is still reading its file (LOADING)",
+                Refusal::Loading => "it is still loading its data (LOADING)",
                 Refusal::ReadOnly => "it is a replica (READONLY)",
                 Refusal::Full => "its memory is full (OOM)",
-                Refusal::NotSaved => "it takes no writes since it cannot save them (MISCONF)",
+                Refusal::NotSaved => "it accepts no writes, because it cannot save them (MISCONF)",
                 Refusal::NoPrimary => "it has no primary, or the Sentinels do not know the service",
                 Refusal::NotAllSlots => "the cluster is not whole, or none of its servers can be reached",
                 Refusal::Busy => "blocked by another client's script (BUSY)",

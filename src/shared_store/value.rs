@@ -1,15 +1,15 @@
-//! A value at one key: read up to a length, and deleted only while it is the one that is meant.
+//! Reads the beginning of a value, and deletes a value only if it is the expected one.
 
 use std::sync::LazyLock;
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, RedisResult, Script};
 
-/// The most that is read of a value, in bytes.
-// SECURITY: a value may have 512 MB, and many sidecars read it every few seconds.
+/// How much of a value is read, in bytes.
+// SECURITY: a forged value may have 512 MB, and every sidecar reads it every few seconds.
 pub const MOST: usize = 2048;
 
-/// Deletes the key if it holds the value, in one step: another sidecar may write in between.
+/// Deletes the key if it holds the value, in one step, since other sidecars write to it.
 const DELETE: &str = r"
 if redis.call('GETRANGE', KEYS[1], 0, ARGV[2]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
