@@ -26,12 +26,17 @@ pub type Found = Result<(Arc<Site>, Arc<Home>), Arc<NotNative>>;
 
 /// Looks at the site once. Takes as long as reading the settings and asking WordPress.
 pub async fn look(refresher: &Refresher) -> Found {
-    if let Some(blogs) = &refresher.blogs {
-        blogs.network().current().await;
-    }
-    let site = refresher.sites.read_or_known().await?;
+    let unproven = match &refresher.blogs {
+        Some(blogs) => blogs.network().unproven_main().await,
+        None => None,
+    };
+    let site = refresher.sites.read_or_known().await;
     // Reading the site reports what is wrong with the database.
     let _ = refresher.store.database.look_at_node().await;
+    let site = site?;
+    if let Some(why) = unproven {
+        return Err(Arc::new(NotNative::UnprovenMain(why)));
+    }
     refresher.standing.first_trial().await;
     let home = refresher.sites.ask_homes(&site).await?;
     refresher.sites.issuing_time(&site)?;

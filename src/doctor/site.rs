@@ -53,6 +53,11 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
             "keys.salt_unknown",
             "Open the site once, for WordPress to make the salt; or set AUTH_KEY and AUTH_SALT in wp-config.php.".to_owned(),
         ),
+        NotNative::UnprovenMain(_) => (
+            Area::Plugin,
+            "site.network",
+            "Nothing has to be done: WordPress goes on answering. To refresh natively, make the network's tables usable.".to_owned(),
+        ),
         NotNative::OtherBlog(why) => (
             Area::Plugin,
             "site.network",
@@ -106,7 +111,9 @@ pub fn obstacle(obstacle: &NotNative) -> Finding {
     let what = format!("refreshes are left to WordPress: {obstacle}");
     match obstacle {
         // WordPress works as before, so there is nothing to fix.
-        NotNative::Charset(_) | NotNative::OtherBlog(_) | NotNative::Moved(_) => Finding::warning(area, id, what, fix),
+        NotNative::Charset(_) | NotNative::OtherBlog(_) | NotNative::UnprovenMain(_) | NotNative::Moved(_) => {
+            Finding::warning(area, id, what, fix)
+        }
         _ => Finding::problem(area, id, what, fix),
     }
 }

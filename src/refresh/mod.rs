@@ -182,7 +182,10 @@ async fn eligible(whose: &Whose, request: &Request<RequestBody>, client: &Client
     let Whose { refresher, only_main } = whose;
     let (sites, counters) = (&refresher.sites, &refresher.counters);
     let for_settings = |why: &dyn Display| Leave::counted(&counters.left_for_settings, why);
-    let site = sites.current().await.map_err(|why| for_settings(&why))?;
+    let site = sites.current().await.map_err(|why| {
+        let left = for_settings(&why);
+        if only_main.is_some() { left.elsewhere() } else { left }
+    })?;
     let query_token = match route::decide(request.method(), request.uri(), request.headers(), &site.forms) {
         Route::Refresh { query_token } => query_token,
         Route::Forward(ForwardReason::NotRefresh) => {

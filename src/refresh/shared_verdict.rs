@@ -10,7 +10,6 @@
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use redis::Cmd;
 use serde::{Deserialize, Serialize};
 
 use super::refresher::Refresher;
@@ -79,6 +78,8 @@ impl Seen {
     fn step(&self, name: &str, differs: bool, begins_again: bool) -> Step {
         match (self.name == name, self.differs, differs) {
             (_, _, false) if begins_again => Step::Forget,
+            // It replaces what is to be forgotten.
+            (_, _, true) if begins_again => Step::Publish,
             (true, true, false) => Step::TakeBack,
             (true, false, true) => Step::Publish,
             (true, true, true) => Step::Nothing,
@@ -93,8 +94,11 @@ impl SharedVerdict {
     /// Publishes a new difference of this sidecar, and heeds a new one of another. A step that fails is
     /// repeated at the next look.
     pub(super) async fn publish_and_heed(&self, refresher: &Refresher, epoch: &str) {
-        let Some(shared) = refresher.rate_limiter.shared() else { return };
         let verification = &refresher.verification;
+        let Some(shared) = refresher.rate_limiter.shared() else {
+            // Nothing of other sidecars is to be forgotten.
+            return verification.has_begun_again();
+        };
         // The verification that replaced this one publishes its own results.
         if verification.is_replaced() {
             return;
@@ -104,7 +108,10 @@ impl SharedVerdict {
         let found = verification.found();
         let before = self.seen().clone();
         let step = before.step(&name, found.is_some(), begins_again);
-        if let Ok(seen) = step.run(shared, verification, Seen { name, ..before }, found).await {
+        // Without an answer the site is still known not to differ: a difference found later is new.
+        let unanswered = (step == Step::Look).then(|| Seen { name: name.clone(), ..Seen::default() });
+        let ran = step.run(shared, verification, Seen { name, ..before }, found).await;
+        if let Some(seen) = ran.ok().or(unanswered) {
             *self.seen() = seen;
         }
     }
@@ -127,9 +134,8 @@ impl Step {
         match (self, found) {
             (Step::Publish, Some(found)) => {
                 let value = published(found);
-                let mut set = Cmd::new();
-                set.arg("SET").arg(format!("{}{name}", store.prefix())).arg(&value).arg("EX").arg(KEPT_FOR);
-                store.ask::<()>(&set).await?;
+                store.set(&name, &value, KEPT_FOR).await?;
+                verification.has_begun_again();
                 Ok(Seen { name, differs: true, value })
             }
             (Step::Note, _) => Ok(Seen { differs: true, value: store.value(&name).await?, name }),
@@ -211,7 +217,7 @@ mod tests {
             (seen("a", false), "b", true, Step::Note),
         ] {
             assert_eq!(before.step(name, differs, false), step, "{before:?} {name} {differs}");
-            let asked = if differs { step } else { Step::Forget };
+            let asked = if differs { Step::Publish } else { Step::Forget };
             assert_eq!(before.step(name, differs, true), asked, "{before:?} {name} {differs}, asked to begin again");
         }
     }

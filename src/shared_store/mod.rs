@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, FromRedisValue, RedisResult};
+use redis::RedisResult;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -36,7 +36,10 @@ const PROBE_LIMIT: Duration = Duration::from_millis(25);
 
 /// The time limit of connecting: name, TCP, TLS and login, one server after the other with Sentinels
 /// or a cluster.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+
+/// The time limit of loading a script.
+const SCRIPT_LIMIT: Duration = Duration::from_millis(250);
 
 /// The time limit of connecting to one server of a cluster. A silent one must not use up
 /// [`CONNECT_LIMIT`], which covers two rounds: the servers in the URL, then all that these name.
@@ -183,29 +186,30 @@ impl SharedStore {
         self.connect().await.map(|(_, took)| took).map_err(|trouble| trouble.to_string())
     }
 
-    /// The answer to `question`.
-    ///
-    /// # Errors
-    /// No answer in time.
-    pub async fn ask<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, NoAnswer> {
-        let Connected { mut connection, number } = self.connected()?;
-        self.answered(number, question.query_async(&mut connection)).await
-    }
-
     /// The first [`LONGEST_VALUE`] bytes at the key `prefix` + `name`; empty if there is no value.
     ///
     /// # Errors
-    /// As [`SharedStore::ask`].
+    /// No answer in time.
     pub async fn value(&self, name: &str) -> Result<Vec<u8>, NoAnswer> {
         let Connected { mut connection, number } = self.connected()?;
         let key = format!("{}{name}", self.prefix);
         self.answered(number, value::read(&mut connection, &key)).await
     }
 
+    /// Sets the key `prefix` + `name` to `value` for `seconds`.
+    ///
+    /// # Errors
+    /// As [`SharedStore::value`].
+    pub async fn set(&self, name: &str, value: &[u8], seconds: u64) -> Result<(), NoAnswer> {
+        let Connected { mut connection, number } = self.connected()?;
+        let key = format!("{}{name}", self.prefix);
+        self.answered(number, value::write(&mut connection, &key, value, seconds)).await
+    }
+
     /// Deletes the key `prefix` + `name` if it holds `value`.
     ///
     /// # Errors
-    /// As [`SharedStore::ask`].
+    /// As [`SharedStore::value`].
     pub async fn delete(&self, name: &str, value: &[u8]) -> Result<(), NoAnswer> {
         let Connected { mut connection, number } = self.connected()?;
         let key = format!("{}{name}", self.prefix);
@@ -216,7 +220,7 @@ impl SharedStore {
     /// already. The first request opens the window for `length`.
     ///
     /// # Errors
-    /// As [`SharedStore::ask`].
+    /// As [`SharedStore::value`].
     pub async fn count(&self, name: &str, most: u32, length: Duration) -> Result<Counted, NoAnswer> {
         let Connected { mut connection, number } = self.connected()?;
         let key = format!("{}{name}", self.prefix);
@@ -256,8 +260,15 @@ impl SharedStore {
         let connecting = self.client.connect();
         let mut connection = timeout(CONNECT_LIMIT, connecting).await.map_err(|_| Trouble::Slow(CONNECT_LIMIT))??;
         // The first probe loads the script.
-        self.probe(&mut connection, CONNECT_LIMIT).await?;
+        self.probe(&mut connection, SCRIPT_LIMIT).await?;
         let took = self.probe(&mut connection, PROBE_LIMIT).await?;
+        // What only the verdicts need: missing rights must show here, not at a difference.
+        let key = format!("{}probe", self.prefix);
+        let deleting = value::delete(&mut connection, &key, b"1");
+        timeout(SCRIPT_LIMIT, deleting)
+            .await
+            .map_err(|_| Trouble::Slow(SCRIPT_LIMIT))?
+            .map_err(|error| Trouble::of(&error))?;
         Ok((connection, took))
     }
 

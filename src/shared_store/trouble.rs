@@ -50,6 +50,7 @@ impl Trouble {
             (ErrorKind::Io, _) => return Trouble::Io(error.to_string()),
             (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => Refusal::Login,
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Refusal::Rights,
+            _ if error.detail().is_some_and(is_of_script_rights) => Refusal::Rights,
             (ErrorKind::Server(ServerErrorKind::BusyLoading), _) => Refusal::Loading,
             (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Refusal::ReadOnly,
             (ErrorKind::Server(ServerErrorKind::MasterDown), _)
@@ -69,6 +70,12 @@ impl Trouble {
     pub(super) fn is_of_one_question(&self) -> bool {
         matches!(self, Trouble::Refuses(Refusal::Rights | Refusal::Other))
     }
+}
+
+/// Whether the server forbids a command within a script. It has no code of its own: Redis 7 says the
+/// first, Redis 6 the second (script_lua.c).
+fn is_of_script_rights(words: &str) -> bool {
+    words.contains("ACL failure in script") || words.contains("can't run this command")
 }
 
 impl fmt::Display for Trouble {

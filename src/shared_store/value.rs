@@ -1,4 +1,4 @@
-//! Reads the beginning of a value, and deletes a value only if it is the expected one.
+//! Reads the beginning of a value, sets one, and deletes one only if it is the expected one.
 
 use std::sync::LazyLock;
 
@@ -20,6 +20,18 @@ pub(super) async fn read(connection: &mut impl ConnectionLike, key: &str) -> Red
     let mut read = Cmd::new();
     read.arg("GETRANGE").arg(key).arg(0).arg(MOST - 1);
     read.query_async(connection).await
+}
+
+/// Sets the key for `seconds`.
+pub(super) async fn write(
+    connection: &mut impl ConnectionLike,
+    key: &str,
+    value: &[u8],
+    seconds: u64,
+) -> RedisResult<()> {
+    let mut set = Cmd::new();
+    set.arg("SET").arg(key).arg(value).arg("EX").arg(seconds);
+    set.query_async(connection).await
 }
 
 /// Deletes the key if it holds `value`, of which the first [`MOST`] bytes are compared.

@@ -248,7 +248,8 @@ pub async fn keep(verification: Arc<Verification>, kept: Arc<Kept>, stop: Cancel
     loop {
         let (of_verification, of_kept) = (Arc::clone(&verification), Arc::clone(&kept));
         let step = move || {
-            if of_kept.take_marker() {
+            // The verification that has taken over looks for the marker itself.
+            if !of_verification.is_replaced() && of_kept.take_marker() {
                 info!("the verification begins again, as `wp-jwt-sidecar verify --again` asks for");
                 of_verification.again_as_asked();
             }

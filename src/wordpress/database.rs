@@ -403,8 +403,8 @@ impl Database {
     fn note_server(&self, connection: &Connection) {
         let mut at = self.at();
         at.causality = connection.abilities.causality;
-        // A member of Group Replication is asked apart: its user may not be allowed to.
-        if connection.abilities.causality != Some(Causality::Group) {
+        // A member of Group Replication may not have been asked: see `look_at_node`.
+        if connection.abilities.causality != Some(Causality::Group) || connection.node.is_some() {
             at.node.clone_from(&connection.node);
         }
         let server = &connection.server;

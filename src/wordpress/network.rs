@@ -177,6 +177,14 @@ impl Network {
         }
     }
 
+    /// Why no call is native: another first site than 1 needs its row.
+    pub async fn unproven_main(self: &Arc<Self>) -> Option<String> {
+        match self.current().await {
+            Known::Unusable(unusable) if self.installation.layout().main != 1 => Some(unusable.to_string()),
+            _ => None,
+        }
+    }
+
     /// The sites; at most [`FRESH`] old if the database answers.
     pub async fn current(self: &Arc<Self>) -> Known {
         if let Some(known) = self.cache.get(&()).await {

@@ -242,13 +242,16 @@ async fn a_strangers_connection_is_not_ended() {
     });
     slept.expect("it is left alone");
     assert!(is_at_work);
-    // The result arrives a moment before the server counts the statement as finished.
+    // The result arrives a moment before the server counts the statement as finished, and the error
+    // a moment before it has removed the connection.
     let deadline = Instant::now() + SOON;
     while session.end(&lost).await.unwrap() {
         assert!(Instant::now() < deadline, "it is not ended");
     }
     held.conn().query_drop("DO 0").await.expect_err("it is ended");
-    assert!(!session.end(&lost).await.unwrap(), "again");
+    while session.end(&lost).await.unwrap() {
+        assert!(Instant::now() < deadline, "again");
+    }
 }
 
 /// A refresh may take 3 s; the rest is for a busy machine.

@@ -121,7 +121,7 @@ impl NodeState {
     }
 
     /// The same of a member of Group Replication; `None` where this user may not read it.
-    async fn of_member(conn: &mut Conn) -> Result<Option<Self>, mysql_async::Error> {
+    pub(super) async fn of_member(conn: &mut Conn) -> Result<Option<Self>, mysql_async::Error> {
         let row: Option<Row> = match conn.query_first(MEMBER).await {
             Err(mysql_async::Error::Server(_)) => return Ok(None),
             row => row?,

@@ -104,6 +104,8 @@ pub(super) async fn open(
     }
     let node = match abilities.causality {
         Some(Causality::Statement | Causality::Session) => NodeState::ask(&mut conn).await?,
+        // It needs a right and costs a query: only where another host could be used instead.
+        Some(Causality::Group) if is_one_of_several => NodeState::of_member(&mut conn).await?,
         Some(Causality::Group) | None => None,
     };
     let (now, prepared) = (Instant::now(), Prepared::new(false));

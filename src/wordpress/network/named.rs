@@ -80,9 +80,7 @@ impl Named {
         let id = self.only(&rows.collect::<Result<Vec<_>, DatabaseError>>()?)?;
         Ok(if id == installation.blog_id { installation.clone() } else { installation.of_blog(id) })
     }
-}
 
-impl Named {
     /// The id of the site among those that the database finds: their columns' collation takes more
     /// for equal than the case of ASCII letters, such as accents and spaces at the end.
     fn only(&self, rows: &[(u64, Vec<u8>, Vec<u8>)]) -> Result<u64, NamedError> {

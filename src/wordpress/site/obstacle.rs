@@ -32,6 +32,9 @@ pub enum NotNative {
     /// Which site is the network's first is unknown.
     #[error("the network's main site is unknown: {0}")]
     OtherBlog(UnknownMain),
+    /// The first site of a network has another id than 1, and its row cannot be read.
+    #[error("the network's first site has another id than 1, which its tables do not confirm: {0}")]
+    UnprovenMain(String),
     /// The option `home` of a network's site differs from where the network has it.
     #[error("its home URL is {0}, and the network has it at {1}")]
     Elsewhere(String, String),

@@ -13,7 +13,8 @@ use crate::support::sidecar::{Sidecar, wait_until};
 use crate::support::store::Store;
 
 const STORE: &str = "WP_JWT_SIDECAR_RATE_LIMIT_STORE";
-const USED: &str = "the shared store is used";
+/// What the log says of a store that is used, at once or after a probe that a busy machine made late.
+const USED: [&str; 2] = ["the shared store is used", "the shared store is available again"];
 const ELSEWHERE: &str = "another sidecar found: ";
 
 const ROLES: Code = Code { success: |answer| answer.set("roles", json!(["editor"])), ..NONE };
@@ -36,6 +37,11 @@ impl Lab {
     }
 }
 
+fn wait_until_used(sidecar: &Sidecar) {
+    let is_used = || sidecar.log().iter().any(|line| USED.iter().any(|used| line.contains(used)));
+    wait_until("the store is used", is_used);
+}
+
 fn told(store: &Store) -> Vec<String> {
     store.ask(&["KEYS", "*differs:*"])
 }
@@ -49,7 +55,7 @@ async fn a_difference_is_known_to_all_sidecars_of_the_site() {
     // By another configuration it is another site.
     let other = lab.agreeing(&[(STORE, &url), ("WP_JWT_SIDECAR_REFRESH_RESPONSE_FIELDS", "oauth2")]).await;
     for sidecar in [&first, &second, &other] {
-        sidecar.wait_for_log(USED);
+        wait_until_used(sidecar);
         assert!(is_native(&lab.refresh(sidecar, 0).await));
     }
     // Each has looked once.
@@ -111,7 +117,7 @@ async fn a_reload_that_changes_a_key_heeds_no_difference_of_its_own() {
     environment.push((STORE, &url));
     let configured = Configured::start_with(&keys("\"10s\""), &environment);
     let sidecar = &configured.sidecar;
-    sidecar.wait_for_log(USED);
+    wait_until_used(sidecar);
     sidecar.wait_for_log("natively once that is verified: home");
     // It has looked before it finds something.
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -141,6 +147,25 @@ async fn a_reload_that_changes_a_key_heeds_no_difference_of_its_own() {
     assert_eq!(told(&store), [key]);
 }
 
+/// From its start until then no look at the store has had an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_found_while_the_store_was_away_is_published() {
+    let store = Store::start();
+    let url = store.url();
+    store.kill();
+    let lab = Lab::of(NONE).await;
+    let first = lab.agreeing(&[(STORE, &url)]).await;
+    first.wait_for_log("the shared store is unavailable");
+    // A look that has no answer.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    lab.wordpress.set(ROLES);
+    lab.compared(&first).await;
+    first.wait_for_log(DIFFERS);
+    store.start_again();
+    wait_until("it is published", || told(&store).len() == 1);
+    lab.late(&url).wait_for_log(ELSEWHERE);
+}
+
 /// Who can write to the store costs forwarding, and makes nothing native.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_store_makes_nothing_native() {
@@ -157,7 +182,7 @@ async fn a_hostile_store_makes_nothing_native() {
     for forged in [r#"{"kind":"agrees","what":"all is well"}"#, "", "true", "\u{1}", &long] {
         let _: String = store.ask(&["SET", &key, forged]);
         let second = lab.sidecar(&[(STORE, &url)]);
-        second.wait_for_log(USED);
+        wait_until_used(&second);
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert!(!is_native(&lab.refresh(&first, 1).await));
         assert!(!second.log().iter().any(|line| line.contains(ELSEWHERE) || line.contains(AGREES)));
