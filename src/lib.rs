@@ -158,7 +158,7 @@ pub mod internals {
             pub use crate::refresh::row_cache::{Key, RowCache, RowRef};
         }
         pub mod store {
-            pub use crate::refresh::store::{Child, Store};
+            pub use crate::refresh::store::{Child, LockedRow, Store};
         }
     }
     pub mod serve {

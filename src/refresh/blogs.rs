@@ -164,13 +164,14 @@ impl Blogs {
         let sites = main.sites.of_blog(Arc::clone(blog));
         let installation = sites.installation();
         let declared = main.sites.declared();
-        let store = Arc::new(Store::declaring(
+        let store = Store::declaring(
             Arc::clone(&main.store.database),
             &installation.table_prefix,
             &installation.users_table,
             declared.reads(),
             installation.usermeta_table.as_deref(),
-        ));
+        );
+        let store = Arc::new(store.sharing(&main.store));
         let verification = self.parts.verification(blog, read);
         verification.name(blog.place().into());
         verification.keep_in(kept.clone());

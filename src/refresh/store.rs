@@ -7,6 +7,8 @@
 //! a user. Every statement works on a group of rows; a single rotation is a group of one. All
 //! values are bound, so texts differ only in their number of rows, of which there are few.
 
+mod lock;
+mod meta_rows;
 mod statements;
 mod times;
 mod tried;
@@ -17,20 +19,21 @@ use std::sync::Arc;
 use mysql_async::{Row, Value};
 use tracing::debug;
 
+use self::lock::Lock;
+pub use self::lock::LockedRow;
+use self::meta_rows::MetaRows;
 use self::statements::Statements;
 use self::times::datetime;
 pub use self::times::unix_seconds;
 pub use self::tried::Statement;
-use self::user::{Meta, UserColumns, add_meta, text};
-use crate::declared::{Read, User};
+use self::user::UserColumns;
+use super::row_cache::RowRef;
+use crate::declared::Read;
 use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
 /// The most rotations in one transaction. Larger ones would hold their locks longer and save little
 /// more.
 pub const LARGEST_GROUP: usize = 64;
-
-/// The first of the user's columns in the rows of the lock.
-const USER: usize = 10;
 
 /// The statements for one site's tables, and their database.
 pub struct Store {
@@ -39,11 +42,9 @@ pub struct Store {
     /// The token table's name, quoted.
     pub tokens: String,
     users: String,
-    lock: Statements,
-    lock_waiting: Statements,
-    lock_free: Statements,
-    lock_free_mariadb: Statements,
+    lock: Lock,
     user_columns: UserColumns,
+    meta_rows: MetaRows,
     /// Without user meta.
     plain_user: String,
     user: String,
@@ -63,30 +64,6 @@ pub struct TokenState {
     /// Seconds since it was used or revoked, by the database's clock; `None` if it was not, or if
     /// the table has no date.
     pub revoked_for: Option<i64>,
-}
-
-/// A row of the token table under its lock.
-pub struct LockedRow {
-    pub id: u64,
-    /// `refresh_token_hash`: the token itself.
-    pub token: Option<Vec<u8>>,
-    /// `revoked_at` is set.
-    pub revoked: bool,
-    /// Seconds since `revoked_at`, by the database's clock.
-    pub revoked_for: Option<i64>,
-    /// `refresh_token_expires_at` is not in the future, or not set.
-    pub expired: bool,
-    pub user_id: u64,
-    /// `token_family`; `None` is NULL.
-    pub family: Option<String>,
-    /// `wp_hash` of the access token.
-    pub hash: Vec<u8>,
-    /// `iat` of the access token in Unix seconds; `None` if the column contains no time.
-    pub issued_at: Option<u64>,
-    /// `exp` of the access token, likewise.
-    pub expires_at: Option<u64>,
-    /// The user, if it (still) exists.
-    pub user: Option<User>,
 }
 
 /// The row that a rotation adds. All strings fit their columns.
@@ -151,26 +128,9 @@ impl Store {
         let tokens = format!("`{table_prefix}jwt_auth_tokens`");
         let users = format!("`{users_table}`");
         let user_columns = UserColumns::new(&users, table_prefix, reads, usermeta_table);
-        // Without the hints, a small table is scanned and completely locked.
-        let lock = format!(
-            "SELECT t.id, refresh_token_hash, revoked_at IS NOT NULL, \
-             TIMESTAMPDIFF(SECOND, revoked_at, UTC_TIMESTAMP()), \
-             COALESCE(refresh_token_expires_at <= UTC_TIMESTAMP(), 1), user_id, token_family, \
-             hash, issued_at, expires_at, {} \
-             FROM {tokens} t FORCE INDEX (PRIMARY) {} WHERE t.id IN (",
-            user_columns.list(),
-            user_columns.joined_to("user_id")
-        );
         Store {
-            lock: Statements::of_ids(&lock, ") FOR UPDATE"),
-            lock_waiting: Statements::of_ids(&lock, &format!(") FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
-            lock_free: Statements::of_ids(&lock, ") FOR UPDATE SKIP LOCKED"),
-            // With a lock wait of 0, MariaDB (10.11.19) skips a row, but then reports an error at
-            // the statement's end and rolls the transaction back (1180). The statement never waits.
-            lock_free_mariadb: Statements::of_ids(
-                &format!("SET STATEMENT innodb_lock_wait_timeout = 1 FOR {lock}"),
-                ") FOR UPDATE SKIP LOCKED",
-            ),
+            lock: Lock::new(&tokens, &user_columns),
+            meta_rows: MetaRows::new(user_columns.key_count()),
             plain_user: user_columns.of_one_without_meta(),
             user: user_columns.of_one(),
             user_columns,
@@ -204,30 +164,10 @@ impl Store {
         }
     }
 
-    /// Locks the rows `ids` (ascending, none twice, at most [`LARGEST_GROUP`]) and reads them with
-    /// their users. Missing rows are left out. With `skip_locked` (if [the server
-    /// can](Session::abilities)), rows that another transaction holds are left out, too; otherwise
-    /// they are waited for.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn lock(
-        &self,
-        session: &mut Session<'_>,
-        ids: &[u64],
-        skip_locked: bool,
-    ) -> Result<Vec<LockedRow>, DatabaseError> {
-        let abilities = session.abilities();
-        let statements = match skip_locked {
-            true if abilities.set_statement => &self.lock_free_mariadb,
-            true => &self.lock_free,
-            false if abilities.no_wait => &self.lock_waiting,
-            false => &self.lock,
-        };
-        let (text, ids) = statements.padded(ids);
-        let statement = session.prepared(text).await?;
-        let rows: Vec<Row> = session.conn().exec(statement, ids).await?;
-        self.locked_rows(rows)
+    /// Shares the room for users that are remembered with `other`, another site's.
+    #[must_use]
+    pub fn sharing(self, other: &Store) -> Self {
+        Store { meta_rows: other.meta_rows.of_another_site(self.user_columns.key_count()), ..self }
     }
 
     /// Whether row `id` contains `token`, by the column's collation.
@@ -253,58 +193,6 @@ impl Store {
         let Some(mut row) = row else { return Ok(None) };
         let (is_live, revoked_for) = (column(&mut row, 0, "revoked_at")?, column(&mut row, 1, "revoked_at")?);
         Ok(Some(TokenState { is_live, revoked_for }))
-    }
-
-    /// The user `id`, if it exists.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn user(&self, session: &mut Session<'_>, id: u64) -> Result<Option<User>, DatabaseError> {
-        let mut rows: Vec<Row> = session.conn().exec(&self.user, (id,)).await?;
-        let Some(row) = rows.first_mut() else { return Ok(None) };
-        let mut user = self.user_columns.user(row, 0)?;
-        if let Some(user) = &mut user {
-            let meta = rows.iter_mut().filter_map(|row| self.user_columns.meta(row, 0).transpose());
-            add_meta(user, meta.collect::<Result<_, _>>()?);
-        }
-        Ok(user)
-    }
-
-    /// Each row with its user and the declared values found for that user.
-    fn locked_rows(&self, rows: Vec<Row>) -> Result<Vec<LockedRow>, DatabaseError> {
-        let mut locked: Vec<(LockedRow, Vec<Meta>)> = Vec::new();
-        for mut row in rows {
-            let meta = self.user_columns.meta(&mut row, USER)?;
-            let id: u64 = column(&mut row, 0, "id")?;
-            match locked.iter_mut().rev().find(|(known, _)| known.id == id) {
-                Some((_, known)) => known.extend(meta),
-                None => locked.push((self.locked_row(id, row)?, meta.into_iter().collect())),
-            }
-        }
-        let locked = locked.into_iter().map(|(mut row, meta)| {
-            if let Some(user) = &mut row.user {
-                add_meta(user, meta);
-            }
-            row
-        });
-        Ok(locked.collect())
-    }
-
-    fn locked_row(&self, id: u64, mut row: Row) -> Result<LockedRow, DatabaseError> {
-        let family: Option<Vec<u8>> = column(&mut row, 6, "token_family")?;
-        Ok(LockedRow {
-            id,
-            token: column(&mut row, 1, "refresh_token_hash")?,
-            revoked: column(&mut row, 2, "revoked_at")?,
-            revoked_for: column(&mut row, 3, "revoked_at")?,
-            expired: column(&mut row, 4, "refresh_token_expires_at")?,
-            user_id: column(&mut row, 5, "user_id")?,
-            family: family.map(|family| text(&family)),
-            hash: column(&mut row, 7, "hash")?,
-            issued_at: unix_seconds(&column(&mut row, 8, "issued_at")?),
-            expires_at: unix_seconds(&column(&mut row, 9, "expires_at")?),
-            user: self.user_columns.user(&mut row, USER)?,
-        })
     }
 
     /// Whether [`Store::insert`] adds so many by one statement, which adds all or none.
@@ -368,8 +256,9 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn revoke(&self, session: &mut Session<'_>, ids: &[u64]) -> Result<usize, DatabaseError> {
-        let live: Vec<u64> =
-            self.lock(session, ids, false).await?.into_iter().filter(|row| !row.revoked).map(|row| row.id).collect();
+        let rows: Vec<RowRef> = ids.iter().map(|id| RowRef::found(*id, None)).collect();
+        let locked = self.lock(session, &rows, false).await?;
+        let live: Vec<u64> = locked.into_iter().filter(|row| !row.revoked).map(|row| row.id).collect();
         if !live.is_empty() {
             self.revoke_locked(session, &live).await?;
         }

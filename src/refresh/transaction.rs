@@ -91,12 +91,12 @@ pub async fn attempt(
         // A statement that waits for one row must not keep the other rotations from theirs.
         HeldRows::Skip(_) | HeldRows::Wait => (false, None),
     };
-    let mut ids: Vec<u64> = items.iter().map(|(_, row)| row.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
+    let mut rows: Vec<RowRef> = items.iter().map(|(_, row)| *row).collect();
+    rows.sort_unstable();
+    rows.dedup_by_key(|row| row.id);
     let locking = async {
         session.begin_at_writer().await?;
-        store.lock(session, &ids, skip_locked).await
+        store.lock(session, &rows, skip_locked).await
     };
     let locked = match timeout_at(commit_by, locking).await {
         Ok(Ok(rows)) => rows,

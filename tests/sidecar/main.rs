@@ -16,6 +16,7 @@ mod counting;
 mod custom;
 mod database;
 mod database_tls;
+mod declared;
 mod doctor;
 mod draining;
 mod early;

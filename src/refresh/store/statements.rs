@@ -29,16 +29,23 @@ pub struct Statements {
 impl Statements {
     /// Statements with ids between `head` and `tail`.
     pub fn of_ids(head: &str, tail: &str) -> Self {
-        Statements::of(&ID_COUNTS, head, "?", tail)
+        Statements::of(&ID_COUNTS, |count| format!("{head}{}{tail}", list("?", count)))
+    }
+
+    /// Statements with ids between `head` and `middle`, and `each` further ids for each of them
+    /// between `middle` and `tail`.
+    pub fn of_ids_and_more(head: &str, middle: &str, each: usize, tail: &str) -> Self {
+        let text = |count| format!("{head}{}{middle}{}{tail}", list("?", count), list("?", count * each));
+        Statements::of(&ID_COUNTS, text)
     }
 
     /// Statements with rows, each written as `row`, after `head`.
     pub fn of_rows(head: &str, row: &str) -> Self {
-        Statements::of(&ROW_COUNTS, head, row, "")
+        Statements::of(&ROW_COUNTS, |count| format!("{head}{}", list(row, count)))
     }
 
-    fn of(counts: &[usize], head: &str, item: &str, tail: &str) -> Self {
-        let text = |count: usize| SqlText::new(format!("{head}{}{tail}", vec![item; count].join(", ")));
+    fn of(counts: &[usize], text: impl Fn(usize) -> String) -> Self {
+        let text = |count| SqlText::new(text(count));
         Statements { largest: text(LARGEST_GROUP), others: counts.iter().map(|count| (*count, text(*count))).collect() }
     }
 
@@ -56,12 +63,30 @@ impl Statements {
     /// The smallest statement for `ids` (at most [`LARGEST_GROUP`]), with as many values as it
     /// takes.
     pub fn padded(&self, ids: &[u64]) -> (&SqlText, Vec<Value>) {
-        let fitting = self.others.iter().find(|(count, _)| *count >= ids.len());
-        let (count, text) = fitting.map_or((LARGEST_GROUP, &self.largest), |(count, text)| (*count, text));
-        let mut values: Vec<Value> = ids.iter().map(|id| Value::from(*id)).collect();
-        values.resize(count, ids.last().map_or(Value::NULL, |id| Value::from(*id)));
-        (text, values)
+        let (count, text) = self.fitting(ids.len());
+        (text, padded_to(count, ids).collect())
     }
+
+    /// The same for statements [with more ids](Statements::of_ids_and_more), at most `each` for
+    /// each of `ids`.
+    pub fn padded_with(&self, ids: &[u64], more: &[u64], each: usize) -> (&SqlText, Vec<Value>) {
+        let (count, text) = self.fitting(ids.len());
+        (text, padded_to(count, ids).chain(padded_to(count * each, more)).collect())
+    }
+
+    fn fitting(&self, ids: usize) -> (usize, &SqlText) {
+        let fitting = self.others.iter().find(|(count, _)| *count >= ids);
+        fitting.map_or((LARGEST_GROUP, &self.largest), |(count, text)| (*count, text))
+    }
+}
+
+fn list(item: &str, count: usize) -> String {
+    vec![item; count].join(", ")
+}
+
+fn padded_to(count: usize, ids: &[u64]) -> impl Iterator<Item = Value> {
+    let last = ids.last().map_or(Value::NULL, |id| Value::from(*id));
+    ids.iter().map(|id| Value::from(*id)).chain(iter::repeat(last)).take(count)
 }
 
 #[cfg(test)]
@@ -96,8 +121,8 @@ mod tests {
     fn a_connection_keeps_all_statements_prepared() {
         let of_ids = Statements::of_ids("", "").by_size().count();
         let of_rows = Statements::of_rows("", "").by_size().count();
-        // A group's rows are locked in one way, single rows or a family's in another; and revoked
-        // in one. The rest is for other statements.
-        assert!(3 * of_ids + of_rows + 20 <= STATEMENTS);
+        // A group's rows are locked in one way, single rows or a family's in another, each in two
+        // forms; and revoked in one. The rest is for other statements.
+        assert!(5 * of_ids + of_rows + 20 <= STATEMENTS);
     }
 }

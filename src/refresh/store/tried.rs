@@ -1,6 +1,7 @@
 //! The statements of a rotation one by one, for [`trial`](crate::refresh::trial) and the doctor.
 
 use super::Store;
+use crate::refresh::row_cache::RowRef;
 use crate::wordpress::database::{DatabaseError, Session};
 
 /// A statement of a rotation.
@@ -67,7 +68,7 @@ impl Store {
             Statement::Declared => self.user(session, 0).await.map(drop),
             Statement::Lock => {
                 let skips = session.abilities().skip_locked;
-                self.lock(session, &[0], skips).await.map(drop)
+                self.lock(session, &[RowRef::found(0, None)], skips).await.map(drop)
             }
             Statement::Insert => session.prepared(self.insert.smallest()).await.map(drop),
             Statement::Revoke => self.revoke_locked(session, &[0]).await,

@@ -13,6 +13,12 @@ use crate::wordpress::database::{DatabaseError, column};
 /// Looks like a serialized value, which is left to WordPress.
 const UNCERTAIN: &str = "N;";
 
+/// The columns of a meta value in a site's statements: its row, its user, its key, its value.
+const META: &str = "m.umeta_id, m.owner, m.meta_key, m.found";
+
+/// As many columns without a meta value.
+pub const NO_META: &str = "NULL, NULL, NULL, NULL";
+
 /// The columns of a user in a site's statements.
 pub struct UserColumns {
     /// For the columns after the first four: the index in [`User::found`].
@@ -23,9 +29,9 @@ pub struct UserColumns {
     usermeta: Option<String>,
     /// The values of a user of whom nothing was found.
     nothing: Vec<Option<Vec<u8>>>,
+    /// The select list, without meta.
     list: String,
     plain: String,
-    joined_meta: String,
     users: String,
 }
 
@@ -33,8 +39,8 @@ impl UserColumns {
     /// Reads `reads` of each user, from the table `users` (quoted) and from `usermeta_table`. If
     /// that table is unknown, its values are uncertain.
     pub fn new(users: &str, table_prefix: &str, reads: &[Read], usermeta_table: Option<&str>) -> Self {
-        let mut list = String::new();
-        let mut plain = "ID, user_email, user_nicename, display_name".to_owned();
+        let plain = "ID, user_email, user_nicename, display_name";
+        let (mut plain, mut list) = (plain.to_owned(), format!("u.{plain}"));
         let (mut columns, mut keys) = (Vec::new(), Vec::new());
         for (place, read) in reads.iter().enumerate() {
             match (read, read.user_column()) {
@@ -52,32 +58,68 @@ impl UserColumns {
         let usermeta = usermeta_table.filter(|_| !keys.is_empty()).map(|table| format!("`{table}`"));
         if usermeta.is_none() {
             keys.iter().for_each(|(_, place)| nothing[*place] = Some(UNCERTAIN.into()));
+            keys.clear();
         }
-        let joined_meta = usermeta.as_ref().map_or_else(String::new, |table| joined_meta(table, &keys));
-        if usermeta.is_some() {
-            list += ", m.umeta_id, m.meta_key, m.found";
-        }
-        UserColumns { columns, keys, usermeta, nothing, list, plain, joined_meta, users: users.to_owned() }
+        UserColumns { columns, keys, usermeta, nothing, list, plain, users: users.to_owned() }
     }
 
-    /// The select list.
-    pub fn list(&self) -> String {
-        format!("u.ID, user_email, user_nicename, display_name{}", self.list)
+    /// The select list of a user, without meta.
+    pub fn list(&self) -> &str {
+        &self.list
+    }
+
+    /// How many columns that are.
+    pub fn count(&self) -> usize {
+        4 + self.columns.len()
+    }
+
+    /// The select list of a meta value, if any is read.
+    pub fn meta_list(&self) -> Option<&str> {
+        self.usermeta.is_some().then_some(META)
+    }
+
+    /// How many meta keys are read.
+    pub fn key_count(&self) -> usize {
+        self.keys.len()
     }
 
     /// The join of the user whose id is `owner`. SECURITY: as a derived table, so that FOR UPDATE
-    /// does not lock users and meta: a locked user would make a password change wait.
+    /// does not lock users: a locked user would make a password change wait.
     pub fn joined_to(&self, owner: &str) -> String {
         // Without the hint, a small table is scanned.
+        let (plain, users) = (&self.plain, &self.users);
+        format!("LEFT JOIN (SELECT {plain} FROM {users} FORCE INDEX (PRIMARY)) u ON u.ID = {owner}")
+    }
+
+    /// The join of the meta values of user `u`; empty if none are read. A derived table, too.
+    pub fn joined_meta(&self) -> String {
+        let Some(table) = &self.usermeta else { return String::new() };
+        // SECURITY: keys come from the configuration, but a quote in one must not end the string.
+        // Hexadecimal digits contain none.
+        let keys: Vec<String> =
+            self.keys.iter().map(|(key, _)| format!("_utf8mb4 X'{}'", HEXLOWER.encode(key.as_bytes()))).collect();
+        // This collation is the cheapest to compare with. It ignores trailing spaces, which
+        // `meta()` checks. Without the hint, a table with few rows is scanned.
         format!(
-            "LEFT JOIN (SELECT {} FROM {} FORCE INDEX (PRIMARY)) u ON u.ID = {owner}{}",
-            self.plain, self.users, self.joined_meta
+            " LEFT JOIN (SELECT {} FROM {table} FORCE INDEX (user_id) WHERE CONVERT(meta_key USING utf8mb4) \
+             COLLATE utf8mb4_bin IN ({})) m ON m.owner = u.ID",
+            meta_columns(),
+            keys.join(", ")
         )
+    }
+
+    /// The SELECT of the meta values whose `umeta_id` is between its end and a closing parenthesis,
+    /// with `others` columns of NULL before theirs; `None` if no meta is read.
+    pub fn meta_by_id(&self, others: usize) -> Option<String> {
+        let table = self.usermeta.as_ref()?;
+        let others = "NULL, ".repeat(others);
+        Some(format!("SELECT {others}{} FROM {table} WHERE umeta_id IN (", meta_columns()))
     }
 
     /// The statement that reads one user, whose id is bound as `?`.
     pub fn of_one(&self) -> String {
-        format!("SELECT {} FROM {} u{} WHERE u.ID = ?", self.list(), self.users, self.joined_meta)
+        let meta = self.meta_list().map_or_else(String::new, |list| format!(", {list}"));
+        format!("SELECT {}{meta} FROM {} u{} WHERE u.ID = ?", self.list, self.users, self.joined_meta())
     }
 
     /// The same without meta.
@@ -103,52 +145,50 @@ impl UserColumns {
         Ok(Some(User { id, email, nicename, display_name, found }))
     }
 
-    /// The meta value in the columns of `row`, for the user whose columns begin with `first`.
+    /// The meta value in the columns of `row` from `first` on, if it is one of a key that is read.
     pub fn meta(&self, row: &mut Row, first: usize) -> Result<Option<Meta>, DatabaseError> {
         if self.usermeta.is_none() {
             return Ok(None);
         }
-        let first = first + 4 + self.columns.len();
         let Some(umeta_id) = column(row, first, "umeta_id")? else { return Ok(None) };
-        let key: Vec<u8> = column(row, first + 1, "meta_key")?;
+        // The column takes NULL.
+        let Some(key) = column::<Option<Vec<u8>>>(row, first + 2, "meta_key")? else { return Ok(None) };
         // Compared exactly, as PHP does.
         let Some((_, place)) = self.keys.iter().find(|(name, _)| name.as_bytes() == key) else { return Ok(None) };
-        Ok(Some(Meta { umeta_id, place: *place, value: column(row, first + 2, "meta_value")? }))
+        let user_id = column(row, first + 1, "user_id")?;
+        Ok(Some(Meta { user_id, umeta_id, place: *place, value: column(row, first + 3, "meta_value")? }))
+    }
+
+    /// Adds the values of `meta` that are the user's. Of several values of one key the first counts
+    /// (`get_metadata_raw()` in wp-includes/meta.php). Returns the rows that contain the values, if
+    /// there is one for each key.
+    pub fn add_meta(&self, user: &mut User, meta: &[Meta]) -> Option<Box<[u64]>> {
+        let mut rows = Vec::with_capacity(self.keys.len());
+        for (_, place) in &self.keys {
+            let of_key = meta.iter().filter(|meta| meta.user_id == user.id && meta.place == *place);
+            if let Some(first) = of_key.min_by_key(|meta| meta.umeta_id) {
+                user.found[*place] = Some(first.value.clone());
+                rows.push(first.umeta_id);
+            }
+        }
+        (rows.len() == self.keys.len()).then(|| rows.into())
     }
 }
 
 /// One value of a user's meta.
 // SECURITY: no Debug. It is the user's data.
 pub struct Meta {
+    user_id: u64,
     umeta_id: u64,
     place: usize,
     value: Vec<u8>,
 }
 
-/// Adds the meta values to `user`. Of several values of one key the first counts
-/// (`get_metadata_raw()` in wp-includes/meta.php).
-pub fn add_meta(user: &mut User, mut meta: Vec<Meta>) {
-    meta.sort_unstable_by_key(|meta| meta.umeta_id);
-    for meta in meta {
-        user.found[meta.place].get_or_insert(meta.value);
-    }
-}
-
-fn joined_meta(table: &str, keys: &[(String, usize)]) -> String {
-    // SECURITY: keys come from the configuration, but a quote in one must not end the string.
-    // Hexadecimal digits contain none.
-    let keys: Vec<String> =
-        keys.iter().map(|(key, _)| format!("_utf8mb4 X'{}'", HEXLOWER.encode(key.as_bytes()))).collect();
-    // This collation is the cheapest to compare with. It ignores trailing spaces, which `meta()`
-    // checks. Without the hint, a table with few rows is scanned. One byte more than what is used
-    // is read, so that an overlong value shows. PHP treats NULL as null, not as text.
-    format!(
-        " LEFT JOIN (SELECT umeta_id, user_id AS owner, meta_key, IFNULL(LEFT(meta_value, {}), '{UNCERTAIN}') AS found \
-         FROM {table} FORCE INDEX (user_id) WHERE CONVERT(meta_key USING utf8mb4) COLLATE utf8mb4_bin IN ({})) m \
-         ON m.owner = u.ID",
-        LONGEST_META + 1,
-        keys.join(", ")
-    )
+/// One byte more than what is used is read, so that an overlong value shows. PHP treats NULL as
+/// null, not as text.
+fn meta_columns() -> String {
+    let found = format!("IFNULL(LEFT(meta_value, {}), '{UNCERTAIN}')", LONGEST_META + 1);
+    format!("umeta_id, user_id AS owner, meta_key, {found} AS found")
 }
 
 /// The connection uses utf8mb4, so nothing is lost; if a server does otherwise, that must not cost

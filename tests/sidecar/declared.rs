@@ -1,0 +1,175 @@
+//! The values declared for a user are read at each refresh, and from the rows in which they were
+//! before.
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Opts, OptsBuilder};
+use serde_json::{Value, json};
+use wp_jwt_sidecar::internals::declared::Read;
+use wp_jwt_sidecar::internals::refresh::row_cache::RowRef;
+use wp_jwt_sidecar::internals::refresh::store::{LockedRow, Store};
+use wp_jwt_sidecar::internals::wordpress::database::Database as Pool;
+
+use crate::support::mariadb::{Database, TestDatabase, TokenState, USERMETA};
+use crate::support::rig::{self, Rig};
+
+const FIELDS: (&str, &str) = (
+    "WP_JWT_SIDECAR_REFRESH_FIELD",
+    r#"[{ name = "city", value = { meta = "city" } }, { name = "plan", value = { meta = "plan" } }]"#,
+);
+
+async fn give(database: &TestDatabase, user: u64, meta: &[(&str, &str)]) {
+    for (key, value) in meta {
+        database.execute(&format!("INSERT INTO wp_usermeta VALUES (NULL, {user}, '{key}', '{value}')")).await;
+    }
+}
+
+async fn rig(server: &Database) -> Rig {
+    let database = rig::site(server).await;
+    database.execute(USERMETA).await;
+    let user = database.insert_user("alice").await;
+    give(&database, user.id + 1, &[("city", "Oslo"), ("plan", "none")]).await;
+    give(&database, user.id, &[("nickname", "alice"), ("city", "Gdansk"), ("plan", "basic"), ("locale", "")]).await;
+    Rig::of(database, user, &[FIELDS])
+}
+
+/// Refreshes `token`, and returns the next one and the declared members.
+fn refreshed(rig: &Rig, token: &str) -> (String, Value) {
+    let answer = rig.refresh(token);
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    let body = answer.json();
+    (body["refresh_token"].as_str().unwrap().to_owned(), json!([body["city"], body["plan"]]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_refresh_has_the_values_of_its_moment() {
+    let rig = rig(Database::shared()).await;
+    let (alice, other) = (rig.user.id, rig.user.id + 1);
+    let mut token = rig.token().await.refresh_token;
+    for (change, city, plan) in [
+        ("DO 0".to_owned(), "Gdansk", "basic"),
+        ("DO 0".to_owned(), "Gdansk", "basic"),
+        (
+            format!("UPDATE wp_usermeta SET meta_value = 'Łódź' WHERE meta_key = 'city' AND user_id = {alice}"),
+            "Łódź",
+            "basic",
+        ),
+        // As update_user_meta() and delete_user_meta() do.
+        (format!("DELETE FROM wp_usermeta WHERE meta_key = 'plan' AND user_id = {alice}"), "Łódź", ""),
+        (format!("INSERT INTO wp_usermeta VALUES (NULL, {alice}, 'plan', 'gold')"), "Łódź", "gold"),
+        (format!("INSERT INTO wp_usermeta VALUES (NULL, {alice}, 'plan', 'second')"), "Łódź", "gold"),
+        (format!("DELETE FROM wp_usermeta WHERE meta_value = 'gold' AND user_id = {alice}"), "Łódź", "second"),
+        // A row that was remembered gets another key, or another user.
+        (
+            format!("UPDATE wp_usermeta SET meta_key = 'City' WHERE meta_key = 'city' AND user_id = {alice}"),
+            "",
+            "second",
+        ),
+        (
+            format!("UPDATE wp_usermeta SET meta_key = 'city' WHERE meta_key = 'City' AND user_id = {alice}"),
+            "Łódź",
+            "second",
+        ),
+        (format!("UPDATE wp_usermeta SET user_id = {other} WHERE meta_value = 'second'"), "Łódź", ""),
+        (format!("UPDATE wp_usermeta SET user_id = {alice} WHERE meta_value = 'second'"), "Łódź", "second"),
+        // The keys change their rows.
+        (
+            format!(
+                "UPDATE wp_usermeta SET meta_key = IF(meta_key = 'city', 'plan', 'city') \
+                 WHERE meta_key IN ('city', 'plan') AND user_id = {alice}"
+            ),
+            "second",
+            "Łódź",
+        ),
+    ] {
+        rig.database.execute(&change).await;
+        // Once with what was remembered before, and once more.
+        for _ in 0..2 {
+            let (next, found) = refreshed(&rig, &token);
+            assert_eq!(found, json!([city, plan]), "{change}");
+            token = next;
+        }
+    }
+    // What cannot be declared is WordPress's, also in a row that is known.
+    for uncertain in ["NULL", "'a:1:{i:0;i:1;}'"] {
+        rig.database.execute(&format!("UPDATE wp_usermeta SET meta_value = {uncertain} WHERE meta_key = 'city'")).await;
+        assert_eq!(rig.refresh(&token).status(), 299, "{uncertain}");
+    }
+    rig.database.execute("UPDATE wp_usermeta SET meta_value = 'Hel' WHERE meta_key = 'city'").await;
+    assert_eq!(refreshed(&rig, &token).1, json!(["Hel", "Łódź"]));
+}
+
+/// Index entries and rows that the server has read since it was started.
+async fn rows_read(server: &Database) -> u64 {
+    let counted = "SELECT SUM(VARIABLE_VALUE) FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME IN \
+                   ('HANDLER_READ_KEY', 'HANDLER_READ_NEXT', 'HANDLER_READ_RND_NEXT')";
+    server.root().await.query_first::<f64, _>(counted).await.unwrap().unwrap() as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_other_values_are_read_once() {
+    const OTHERS: u64 = 20_000;
+    let server = Database::private();
+    let rig = rig(&server).await;
+    let others = format!("INSERT INTO wp_usermeta SELECT NULL, {}, 'seen', seq FROM seq_1_to_{OTHERS}", rig.user.id);
+    rig.database.execute(&others).await;
+    rig.database.execute("ANALYZE TABLE wp_usermeta").await;
+    let mut token = rig.token().await.refresh_token;
+    let mut read = Vec::new();
+    for _ in 0..4 {
+        let before = rows_read(&server).await;
+        token = refreshed(&rig, &token).0;
+        read.push(rows_read(&server).await - before);
+    }
+    assert!(read[0] >= OTHERS, "{read:?}");
+    assert!(read[1..].iter().all(|read| *read < OTHERS / 4), "{read:?}");
+}
+
+fn found(row: &LockedRow) -> Vec<Option<String>> {
+    let found = row.user.iter().flat_map(|user| &user.found);
+    found.map(|value| value.as_ref().map(|value| String::from_utf8(value.clone()).unwrap())).collect()
+}
+
+/// In one statement: users that are remembered and others, one of them twice, and a row whose user
+/// was taken for another.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_user_of_a_group_has_its_own_values() {
+    let database = rig::site(Database::shared()).await;
+    database.execute(USERMETA).await;
+    let mut users = Vec::new();
+    for (name, meta) in [
+        ("alice", &[("city", "Gdansk"), ("plan", "basic")][..]),
+        ("bob", &[("plan", "gold"), ("city", "Oslo")]),
+        ("carol", &[("plan", "none")]),
+    ] {
+        let id = database.insert_user(name).await.id;
+        give(&database, id, meta).await;
+        users.push(id);
+    }
+    let mut rows = Vec::new();
+    for user in [0, 1, 0, 2] {
+        rows.push((database.insert_token(TokenState::Live, users[user]).await.id, user));
+    }
+    let reads = ["city", "plan"].map(|key| Read::Meta(key.to_owned()));
+    let pool = Pool::new(OptsBuilder::from_opts(Opts::from_url(database.url()).unwrap()));
+    let store = Store::declaring(pool, database.prefix(), "wp_users", &reads, Some("wp_usermeta"));
+    let of = |user: usize| {
+        let values = [["Gdansk", "basic"], ["Oslo", "gold"], ["", "none"]][user];
+        values.map(|value| (!value.is_empty()).then(|| value.to_owned())).to_vec()
+    };
+    let mut session = store.database.transactions().await.unwrap();
+    // Alice is remembered after the first; carol, who lacks a value, never is.
+    for group in [&rows[..1], &rows[..1], &rows[..3], &rows[..3], &rows, &rows[1..]] {
+        let locked: Vec<RowRef> = group.iter().map(|(id, user)| RowRef::found(*id, Some(users[*user]))).collect();
+        for skip_locked in [false, true] {
+            let locked = store.lock(&mut session, &locked, skip_locked).await.unwrap();
+            let found: Vec<_> = locked.iter().map(|row| (row.id, found(row))).collect();
+            assert_eq!(found, group.iter().map(|(id, user)| (*id, of(*user))).collect::<Vec<_>>());
+            session.rollback().await.unwrap();
+            session.conn().query_drop("START TRANSACTION").await.unwrap();
+        }
+    }
+    let mistaken = RowRef::found(rows[0].0, Some(users[1]));
+    let locked = store.lock(&mut session, &[mistaken], true).await.unwrap();
+    assert_eq!((locked[0].user_id, found(&locked[0])), (users[0], of(0)));
+    session.rollback().await.unwrap();
+}
