@@ -58,6 +58,7 @@ pub mod store;
 pub mod supervise;
 pub mod transaction;
 pub mod trial;
+pub mod user_cache;
 pub mod waiting;
 
 use std::borrow::Cow;
@@ -407,6 +408,7 @@ impl Call<'_> {
             client: self.client.address,
             signed: OnceLock::new(),
             recent: recent.map(Arc::clone),
+            user_cache: Arc::clone(&self.refresher.store.user_cache),
         }
     }
 

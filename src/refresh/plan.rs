@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::recent::Recent;
 use super::store::{Child, LockedRow};
+use super::user_cache::UserCache;
 use crate::declared::{User, Values};
 use crate::verify::Verification;
 use crate::verify::origins::Cors;
@@ -54,6 +55,7 @@ pub struct Plan {
     /// Where the access token is kept for a while; `None` if it can be made again, or is never
     /// given twice.
     pub recent: Option<Arc<Recent>>,
+    pub user_cache: Arc<UserCache>,
 }
 
 /// Which pairs a used token may get although calls are not native.
@@ -68,30 +70,42 @@ pub enum Replays {
     Any,
 }
 
+/// Declared claims: their paths and values.
+type Claims = Vec<(Vec<String>, Value)>;
+
 /// An access token for a user, and its hash.
 // SECURITY: no Debug. It is the token.
-#[derive(Clone)]
 pub struct Signed {
     user_id: u64,
     /// The claims declared for the user at that time.
-    claims: Vec<(Vec<String>, Value)>,
+    claims: Claims,
     access_token: String,
     hash: String,
 }
 
 impl Plan {
     /// Signs the access token early if that takes microseconds, before the rows of a group are
-    /// locked. If the row turns out to belong to another user, it is signed again; if nothing is
-    /// rotated, it is unused. Declared claims are read with the locked row.
+    /// locked. If the row turns out to belong to another user, or the user's claims are not those
+    /// of the last token, it is signed again; if nothing is rotated, it is unused.
     pub fn sign_early(&self, user_id: u64) {
         if self.site.signer.is_quick()
-            && self.site.declared.claims.is_empty()
+            && let Some(claims) = self.probable_claims(user_id)
             // An error here also occurs under the lock, and is reported there.
-            && let Ok(signed) = self.sign(user_id, &[])
+            && let Ok(signed) = self.sign(user_id, claims)
         {
             // After a second look-up it already has one.
             let _ = self.signed.set(signed);
         }
+    }
+
+    /// Declared claims are read with the locked row. They seldom change.
+    fn probable_claims(&self, user_id: u64) -> Option<Claims> {
+        let declared = &self.site.declared;
+        if !declared.claims_vary() {
+            return Some(declared.claims_of_row(user_id));
+        }
+        let values = self.user_cache.claims(user_id)?;
+        Some(declared.claims.iter().map(|claim| claim.path.clone()).zip(values).collect())
     }
 
     /// The possible issuers of this site's tokens, the current one first: with another host or
@@ -114,7 +128,7 @@ impl Plan {
     /// # Errors
     /// The access token cannot be signed.
     pub fn child<'a>(&'a self, parent: &'a LockedRow, values: &Values) -> Result<(String, Child<'a>), SignerError> {
-        let Signed { access_token, hash, .. } = self.signed(parent.user_id, &values.claims)?;
+        let (access_token, hash) = self.signed(parent.user_id, &values.claims)?;
         if let Some((recent, family)) = self.recent.as_ref().zip(parent.family.as_deref()) {
             recent.put(family, &access_token);
         }
@@ -134,32 +148,35 @@ impl Plan {
         Ok((access_token, child))
     }
 
-    /// The same for all attempts, unless the row's user or the declared values change between two
+    /// The access token and its hash: the same for all attempts, unless the row's user or the declared values change between two
     /// of them.
-    fn signed(&self, user_id: u64, claims: &[(Vec<String>, Value)]) -> Result<Signed, SignerError> {
-        match self.signed.get() {
-            Some(signed) if signed.user_id == user_id && signed.claims == claims => Ok(signed.clone()),
-            _ => {
-                let signed = self.sign(user_id, claims)?;
-                // One for another user stays in place.
-                let _ = self.signed.set(signed.clone());
-                Ok(signed)
-            }
+    fn signed(&self, user_id: u64, claims: &Claims) -> Result<(String, String), SignerError> {
+        let of = |signed: &Signed| (signed.access_token.clone(), signed.hash.clone());
+        if let Some(signed) = self.signed.get().filter(|early| early.user_id == user_id && early.claims == *claims) {
+            return Ok(of(signed));
         }
+        if self.site.declared.claims_vary() {
+            self.user_cache.note_claims(user_id, claims.iter().map(|(_, value)| value));
+        }
+        let signed = self.sign(user_id, claims.clone())?;
+        let both = of(&signed);
+        // One for another user stays in place.
+        let _ = self.signed.set(signed);
+        Ok(both)
     }
 
-    fn sign(&self, user_id: u64, declared: &[(Vec<String>, Value)]) -> Result<Signed, SignerError> {
+    fn sign(&self, user_id: u64, declared: Claims) -> Result<Signed, SignerError> {
         let claims = ClaimsInput {
             iss: &self.home.url,
             issued_at: self.issued_at,
             expires_at: self.expires_at(),
             user_id,
             refresh_token: &self.refresh_token,
-            declared,
+            declared: &declared,
         };
         let access_token = self.site.signer.access_token(&claims)?;
         let hash = wp_hash(&access_token, &self.site.auth_salt);
-        Ok(Signed { user_id, claims: declared.to_vec(), access_token, hash })
+        Ok(Signed { user_id, claims: declared, access_token, hash })
     }
 
     fn expires_at(&self) -> u64 {

@@ -8,7 +8,6 @@
 //! values are bound, so texts differ only in their number of rows, of which there are few.
 
 mod lock;
-mod meta_rows;
 mod statements;
 mod times;
 mod tried;
@@ -21,13 +20,13 @@ use tracing::debug;
 
 use self::lock::Lock;
 pub use self::lock::LockedRow;
-use self::meta_rows::MetaRows;
 use self::statements::Statements;
 use self::times::datetime;
 pub use self::times::unix_seconds;
 pub use self::tried::Statement;
 use self::user::UserColumns;
 use super::row_cache::RowRef;
+use super::user_cache::UserCache;
 use crate::declared::Read;
 use crate::wordpress::database::{ConnectionName, Database, DatabaseError, LOCK_WAIT_SECONDS, Session, column};
 
@@ -44,7 +43,8 @@ pub struct Store {
     users: String,
     lock: Lock,
     user_columns: UserColumns,
-    meta_rows: MetaRows,
+    /// What is remembered of users.
+    pub user_cache: Arc<UserCache>,
     /// Without user meta.
     plain_user: String,
     user: String,
@@ -130,7 +130,7 @@ impl Store {
         let user_columns = UserColumns::new(&users, table_prefix, reads, usermeta_table);
         Store {
             lock: Lock::new(&tokens, &user_columns),
-            meta_rows: MetaRows::new(user_columns.key_count()),
+            user_cache: Arc::new(UserCache::new(user_columns.key_count())),
             plain_user: user_columns.of_one_without_meta(),
             user: user_columns.of_one(),
             user_columns,
@@ -164,10 +164,11 @@ impl Store {
         }
     }
 
-    /// Shares the room for users that are remembered with `other`, another site's.
+    /// Shares the room for remembered users with `other`, another site's.
     #[must_use]
     pub fn sharing(self, other: &Store) -> Self {
-        Store { meta_rows: other.meta_rows.of_another_site(self.user_columns.key_count()), ..self }
+        let user_cache = other.user_cache.of_another_site(self.user_columns.key_count());
+        Store { user_cache: Arc::new(user_cache), ..self }
     }
 
     /// Whether row `id` contains `token`, by the column's collation.

@@ -1,6 +1,7 @@
 //! The values declared for a user are read at each refresh, and from the rows in which they were
 //! before.
 
+use data_encoding::BASE64URL_NOPAD;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Opts, OptsBuilder};
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ const FIELDS: (&str, &str) = (
     r#"[{ name = "city", value = { meta = "city" } }, { name = "plan", value = { meta = "plan" } }]"#,
 );
 
+const CLAIM: (&str, &str) = ("WP_JWT_SIDECAR_JWT_CLAIM", r#"[{ path = "data.user.plan", value = { meta = "plan" } }]"#);
+
 async fn give(database: &TestDatabase, user: u64, meta: &[(&str, &str)]) {
     for (key, value) in meta {
         database.execute(&format!("INSERT INTO wp_usermeta VALUES (NULL, {user}, '{key}', '{value}')")).await;
@@ -29,14 +32,18 @@ async fn rig(server: &Database) -> Rig {
     let user = database.insert_user("alice").await;
     give(&database, user.id + 1, &[("city", "Oslo"), ("plan", "none")]).await;
     give(&database, user.id, &[("nickname", "alice"), ("city", "Gdansk"), ("plan", "basic"), ("locale", "")]).await;
-    Rig::of(database, user, &[FIELDS])
+    Rig::of(database, user, &[FIELDS, CLAIM])
 }
 
-/// Refreshes `token`, and returns the next one and the declared members.
+/// Refreshes `token`, and returns the next one and the declared members. The access token has the
+/// same plan.
 fn refreshed(rig: &Rig, token: &str) -> (String, Value) {
     let answer = rig.refresh(token);
     assert_eq!(answer.status(), 200, "{answer:?}");
     let body = answer.json();
+    let claims = body["access_token"].as_str().unwrap().split('.').nth(1).unwrap().to_owned();
+    let claims: Value = serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes()).unwrap()).unwrap();
+    assert_eq!(claims["data"]["user"]["plan"], body["plan"]);
     (body["refresh_token"].as_str().unwrap().to_owned(), json!([body["city"], body["plan"]]))
 }
 

@@ -1,0 +1,235 @@
+//! Remembers of users what their next refresh probably needs again. Both only save work: what is
+//! remembered is compared with what the database contains under the token's lock.
+//!
+//! **The rows of their declared meta values.** InnoDB finds a user's meta by its user only: to find
+//! two values, it reads all rows of the user, of which WordPress alone makes 15. A row that is
+//! remembered is read by its id instead, at each refresh, and must still have its user and its key.
+//! If it does not, all rows are read. A user who lacks a declared key is not remembered, since a row
+//! with that key may be added at any time. For other users, an added row changes nothing: of several
+//! rows with one key the first counts (`get_metadata_raw()` in wp-includes/meta.php), and ids grow.
+//! So one change remains unnoticed, for at most [`REMEMBERED_FOR`]: that a user gets a second row
+//! with a key and the lower id, since another row was renamed in place, or was added with an id of
+//! its own. Neither WordPress nor the plugin does that.
+//!
+//! **The claims of their last token**, by which the next one is signed before its row is locked: all
+//! rotations that wait for the same turn would wait for the signature.
+
+use std::hash::RandomState;
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use serde_json::Value;
+
+/// How many users are remembered, of all sites together; some 9 MB with two values each.
+const MOST_USERS: usize = 65_536;
+
+/// How long the rows of a user are remembered.
+const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
+
+/// With more declared keys, joining all values takes the server no longer.
+const MOST_KEYS: usize = 8;
+
+/// The longest string, and the most elements of an array, in claims that are remembered.
+const LONGEST_STRING: usize = 64;
+const MOST_ELEMENTS: usize = 8;
+
+/// The users of one site, among those of all sites.
+// SECURITY: no Debug. It contains data of users.
+pub struct UserCache {
+    all: Arc<All>,
+    /// Distinguishes sites, which declare different keys: a user has roles on each.
+    site: u64,
+    /// How many meta keys are declared.
+    keys: usize,
+    joins_all: AtomicBool,
+}
+
+struct All {
+    users: Mutex<Users>,
+    sites: AtomicU64,
+}
+
+type Users = LruCache<(u64, u64), Remembered, RandomState>;
+
+#[derive(Default)]
+struct Remembered {
+    meta_rows: Option<(Box<[u64]>, Instant)>,
+    claims: Option<Box<[Value]>>,
+}
+
+impl UserCache {
+    /// An empty cache, for `keys` declared meta keys.
+    pub fn new(keys: usize) -> Self {
+        let users = Mutex::new(LruCache::unbounded_with_hasher(RandomState::new()));
+        UserCache::of_site(Arc::new(All { users, sites: AtomicU64::new(0) }), keys)
+    }
+
+    /// An empty cache for `keys` declared keys of another site, which shares the room.
+    pub fn of_another_site(&self, keys: usize) -> Self {
+        UserCache::of_site(Arc::clone(&self.all), keys)
+    }
+
+    fn of_site(all: Arc<All>, keys: usize) -> Self {
+        let site = all.sites.fetch_add(1, Ordering::Relaxed);
+        UserCache { all, site, keys, joins_all: AtomicBool::new(false) }
+    }
+
+    /// The rows with the declared meta values of `users`, if those of each are remembered.
+    pub fn meta_rows(&self, users: impl Iterator<Item = Option<NonZeroU64>>) -> Option<Vec<u64>> {
+        self.meta_rows_at(users, Instant::now())
+    }
+
+    fn meta_rows_at(&self, users: impl Iterator<Item = Option<NonZeroU64>>, now: Instant) -> Option<Vec<u64>> {
+        if !self.reads_by_row() {
+            return None;
+        }
+        let mut remembered = self.users();
+        let mut rows = Vec::new();
+        for user in users {
+            let (of_user, since) = remembered.get(&(self.site, user?.get()))?.meta_rows.as_ref()?;
+            if now.saturating_duration_since(*since) >= REMEMBERED_FOR {
+                return None;
+            }
+            rows.extend_from_slice(of_user);
+        }
+        Some(rows)
+    }
+
+    /// All meta values of the user `user_id` were read; `rows` contain those of the declared keys,
+    /// or some are missing (`None`).
+    pub fn note_meta_rows(&self, user_id: u64, rows: Option<Box<[u64]>>) {
+        self.note_meta_rows_at(user_id, rows, Instant::now());
+    }
+
+    fn note_meta_rows_at(&self, user_id: u64, rows: Option<Box<[u64]>>, now: Instant) {
+        if self.reads_by_row() {
+            self.note(user_id, |user| user.meta_rows = rows.map(|rows| (rows, now)));
+        }
+    }
+
+    /// From now on, all meta values are joined.
+    pub fn give_up_meta_rows(&self) {
+        self.joins_all.store(true, Ordering::Relaxed);
+    }
+
+    fn reads_by_row(&self) -> bool {
+        (1..=MOST_KEYS).contains(&self.keys) && !self.joins_all.load(Ordering::Relaxed)
+    }
+
+    /// The declared claims of the user's last token, in their order.
+    pub fn claims(&self, user_id: u64) -> Option<Box<[Value]>> {
+        self.users().get(&(self.site, user_id))?.claims.clone()
+    }
+
+    /// The user's token was signed with these `claims`.
+    pub fn note_claims<'a>(&self, user_id: u64, claims: impl Iterator<Item = &'a Value>) {
+        let claims = claims.map(|claim| is_small(claim).then(|| claim.clone())).collect();
+        self.note(user_id, |user| user.claims = claims);
+    }
+
+    fn note(&self, user_id: u64, change: impl FnOnce(&mut Remembered)) {
+        let mut users = self.users();
+        change(users.get_or_insert_mut((self.site, user_id), Remembered::default));
+        if users.len() > MOST_USERS {
+            users.pop_lru();
+        }
+    }
+
+    fn users(&self) -> MutexGuard<'_, Users> {
+        // Each change is complete.
+        self.all.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_small(claim: &Value) -> bool {
+    match claim {
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+        Value::String(text) => text.len() <= LONGEST_STRING,
+        Value::Array(elements) => elements.len() <= MOST_ELEMENTS && elements.iter().all(is_small),
+        Value::Object(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rows_of(cache: &UserCache, users: &[u64], now: Instant) -> Option<Vec<u64>> {
+        cache.meta_rows_at(users.iter().map(|user| NonZeroU64::new(*user)), now)
+    }
+
+    fn note(cache: &UserCache, user: u64, rows: &[u64]) {
+        cache.note_meta_rows(user, Some(rows.into()));
+    }
+
+    #[test]
+    fn all_users_of_a_group_must_be_remembered() {
+        let (cache, now) = (UserCache::new(2), Instant::now());
+        note(&cache, 7, &[70, 71]);
+        note(&cache, 8, &[80, 85]);
+        assert_eq!(rows_of(&cache, &[8, 7, 8], now), Some(vec![80, 85, 70, 71, 80, 85]));
+        assert_eq!(rows_of(&cache, &[7, 9], now), None);
+        // The user of a row may be unknown.
+        assert_eq!(rows_of(&cache, &[7, 0], now), None);
+        cache.note_meta_rows(7, None);
+        assert_eq!((rows_of(&cache, &[7], now), rows_of(&cache, &[8], now)), (None, Some(vec![80, 85])));
+        cache.give_up_meta_rows();
+        note(&cache, 9, &[90, 91]);
+        assert_eq!((rows_of(&cache, &[8], now), rows_of(&cache, &[9], now)), (None, None));
+    }
+
+    #[test]
+    fn sites_share_the_room_and_nothing_else() {
+        let (first, now) = (UserCache::new(1), Instant::now());
+        let second = first.of_another_site(1);
+        note(&first, 7, &[70]);
+        first.note_claims(7, [json!("editor")].iter());
+        assert_eq!((rows_of(&second, &[7], now), second.claims(7)), (None, None));
+        note(&second, 7, &[71]);
+        assert_eq!((rows_of(&first, &[7], now), rows_of(&second, &[7], now)), (Some(vec![70]), Some(vec![71])));
+        for user in 0..MOST_USERS as u64 {
+            note(&second, 1_000 + user, &[user]);
+        }
+        assert_eq!((rows_of(&first, &[7], now), first.claims(7)), (None, None));
+        assert_eq!(second.users().len(), MOST_USERS);
+    }
+
+    #[test]
+    fn the_rows_of_a_user_are_forgotten_after_a_while() {
+        let (cache, now) = (UserCache::new(1), Instant::now());
+        cache.note_meta_rows_at(7, Some(Box::new([70])), now);
+        assert!(rows_of(&cache, &[7], now + REMEMBERED_FOR - Duration::from_secs(1)).is_some());
+        assert!(rows_of(&cache, &[7], now + REMEMBERED_FOR).is_none());
+        // Use does not extend it, reading all values does.
+        cache.note_meta_rows_at(7, Some(Box::new([70])), now + REMEMBERED_FOR);
+        assert!(rows_of(&cache, &[7], now + REMEMBERED_FOR).is_some());
+    }
+
+    #[test]
+    fn without_keys_or_with_very_many_no_rows_are_remembered() {
+        for keys in [0, MOST_KEYS + 1] {
+            let cache = UserCache::new(keys);
+            note(&cache, 7, &vec![1; keys]);
+            assert_eq!(rows_of(&cache, &[7], Instant::now()), None);
+        }
+    }
+
+    #[test]
+    fn small_claims_are_remembered_beside_rows() {
+        let cache = UserCache::new(1);
+        let claims = [json!(["editor", "author"]), json!(7), json!("x".repeat(LONGEST_STRING))];
+        cache.note_claims(7, claims.iter());
+        note(&cache, 7, &[70]);
+        assert_eq!(cache.claims(7).as_deref(), Some(&claims[..]));
+        assert!(rows_of(&cache, &[7], Instant::now()).is_some());
+        for large in [json!("x".repeat(LONGEST_STRING + 1)), json!(vec![0; MOST_ELEMENTS + 1]), json!({})] {
+            cache.note_claims(7, [json!(1), large].iter());
+            assert_eq!(cache.claims(7), None);
+        }
+    }
+}
