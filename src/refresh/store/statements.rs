@@ -29,13 +29,11 @@ pub struct Statements {
 impl Statements {
     /// Statements with ids between `head` and `tail`.
     pub fn of_ids(head: &str, tail: &str) -> Self {
-        Statements::of(&ID_COUNTS, |count| format!("{head}{}{tail}", list("?", count)))
+        Statements::of_id_counts(|count| format!("{head}{}{tail}", list("?", count)))
     }
 
-    /// Statements with ids between `head` and `middle`, and `each` further ids for each of them
-    /// between `middle` and `tail`.
-    pub fn of_ids_and_more(head: &str, middle: &str, each: usize, tail: &str) -> Self {
-        let text = |count| format!("{head}{}{middle}{}{tail}", list("?", count), list("?", count * each));
+    /// Statements for as many rows as those [of ids](Statements::of_ids).
+    pub fn of_id_counts(text: impl Fn(usize) -> String) -> Self {
         Statements::of(&ID_COUNTS, text)
     }
 
@@ -64,29 +62,19 @@ impl Statements {
     /// takes.
     pub fn padded(&self, ids: &[u64]) -> (&SqlText, Vec<Value>) {
         let (count, text) = self.fitting(ids.len());
-        (text, padded_to(count, ids).collect())
+        let last = ids.last().copied();
+        (text, (0..count).map(|place| ids.get(place).copied().or(last).map_or(Value::NULL, Value::from)).collect())
     }
 
-    /// The same for statements [with more ids](Statements::of_ids_and_more), at most `each` for
-    /// each of `ids`.
-    pub fn padded_with(&self, ids: &[u64], more: &[u64], each: usize) -> (&SqlText, Vec<Value>) {
-        let (count, text) = self.fitting(ids.len());
-        (text, padded_to(count, ids).chain(padded_to(count * each, more)).collect())
-    }
-
-    fn fitting(&self, ids: usize) -> (usize, &SqlText) {
-        let fitting = self.others.iter().find(|(count, _)| *count >= ids);
+    /// The smallest statement for so many rows, and for how many it is.
+    pub fn fitting(&self, rows: usize) -> (usize, &SqlText) {
+        let fitting = self.others.iter().find(|(count, _)| *count >= rows);
         fitting.map_or((LARGEST_GROUP, &self.largest), |(count, text)| (*count, text))
     }
 }
 
-fn list(item: &str, count: usize) -> String {
+pub fn list(item: &str, count: usize) -> String {
     vec![item; count].join(", ")
-}
-
-fn padded_to(count: usize, ids: &[u64]) -> impl Iterator<Item = Value> {
-    let last = ids.last().map_or(Value::NULL, |id| Value::from(*id));
-    ids.iter().map(|id| Value::from(*id)).chain(iter::repeat(last)).take(count)
 }
 
 #[cfg(test)]

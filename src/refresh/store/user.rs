@@ -16,9 +16,6 @@ const UNCERTAIN: &str = "N;";
 /// The columns of a meta value in a site's statements: its row, its user, its key, its value.
 const META: &str = "m.umeta_id, m.owner, m.meta_key, m.found";
 
-/// As many columns without a meta value.
-pub const NO_META: &str = "NULL, NULL, NULL, NULL";
-
 /// The columns of a user in a site's statements.
 pub struct UserColumns {
     /// For the columns after the first four: the index in [`User::found`].
@@ -108,12 +105,23 @@ impl UserColumns {
         )
     }
 
-    /// The SELECT of the meta values whose `umeta_id` is between its end and a closing parenthesis,
-    /// with `others` columns of NULL before theirs; `None` if no meta is read.
-    pub fn meta_by_id(&self, others: usize) -> Option<String> {
-        let table = self.usermeta.as_ref()?;
-        let others = "NULL, ".repeat(others);
-        Some(format!("SELECT {others}{} FROM {table} WHERE umeta_id IN (", meta_columns()))
+    /// The select list of the meta values that [`UserColumns::joined_rows`] joins.
+    pub fn rows_list(&self) -> String {
+        (0..self.keys.len()).map(|key| format!(", m{key}.meta_key, m{key}.found")).collect()
+    }
+
+    /// The joins of one meta row for each key, for `count` rows of tokens `t` and their users `u`.
+    /// For each key, the parameters are pairs of a token's row and the user's `umeta_id`.
+    pub fn joined_rows(&self, count: usize) -> String {
+        let Some(table) = &self.usermeta else { return String::new() };
+        let (columns, pairs) = (meta_columns(), " WHEN ? THEN ?".repeat(count));
+        let join = |key| {
+            format!(
+                " LEFT JOIN (SELECT {columns} FROM {table} FORCE INDEX (PRIMARY)) m{key} \
+                 ON m{key}.umeta_id = CASE t.id{pairs} END AND m{key}.owner = u.ID"
+            )
+        };
+        (0..self.keys.len()).map(join).collect()
     }
 
     /// The statement that reads one user, whose id is bound as `?`.
@@ -172,6 +180,19 @@ impl UserColumns {
             }
         }
         (rows.len() == self.keys.len()).then(|| rows.into())
+    }
+
+    /// Adds the values in the columns of `row` from `first` on, those of [`UserColumns::rows_list`].
+    /// Returns whether each is in its row.
+    pub fn add_rows(&self, user: &mut User, row: &mut Row, first: usize) -> Result<bool, DatabaseError> {
+        for (key, (name, place)) in self.keys.iter().enumerate() {
+            let found: Option<Vec<u8>> = column(row, first + 2 * key, "meta_key")?;
+            if found.as_deref() != Some(name.as_bytes()) {
+                return Ok(false);
+            }
+            user.found[*place] = column(row, first + 2 * key + 1, "meta_value")?;
+        }
+        Ok(true)
     }
 }
 
