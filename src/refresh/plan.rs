@@ -156,7 +156,8 @@ impl Plan {
             return Ok(of(signed));
         }
         if self.site.declared.claims_vary() {
-            self.user_cache.note_claims(user_id, claims.iter().map(|(_, value)| value));
+            let values: Vec<&Value> = claims.iter().map(|(_, value)| value).collect();
+            self.user_cache.note_claims(user_id, &values);
         }
         let signed = self.sign(user_id, claims.clone())?;
         let both = of(&signed);
