@@ -98,7 +98,8 @@ impl Plan {
         }
     }
 
-    /// Declared claims are read with the locked row. They seldom change.
+    /// The claims that the user will probably have: declared ones are read with the locked row, but
+    /// seldom change. `None` if they are unknown.
     fn probable_claims(&self, user_id: u64) -> Option<Claims> {
         let declared = &self.site.declared;
         if !declared.claims_vary() {
@@ -148,20 +149,20 @@ impl Plan {
         Ok((access_token, child))
     }
 
-    /// The access token and its hash: the same for all attempts, unless the row's user or the declared values change between two
-    /// of them.
+    /// The access token and its hash: the same for all attempts, unless the row's user or the
+    /// declared values change between two of them.
     fn signed(&self, user_id: u64, claims: &Claims) -> Result<(String, String), SignerError> {
         let of = |signed: &Signed| (signed.access_token.clone(), signed.hash.clone());
         if let Some(signed) = self.signed.get().filter(|early| early.user_id == user_id && early.claims == *claims) {
             return Ok(of(signed));
         }
-        if self.site.declared.claims_vary() {
+        if self.site.signer.is_quick() && self.site.declared.claims_vary() {
             let values: Vec<&Value> = claims.iter().map(|(_, value)| value).collect();
             self.user_cache.note_claims(user_id, &values);
         }
         let signed = self.sign(user_id, claims.clone())?;
         let both = of(&signed);
-        // One for another user stays in place.
+        // An early one stays in place.
         let _ = self.signed.set(signed);
         Ok(both)
     }

@@ -5,7 +5,8 @@
 //! Only the first statement of a transaction waits for a lock, if the server can avoid it for the
 //! others; a later one fails at once, for instance when it meets the plugin revoking all tokens of
 //! a user. Every statement works on a group of rows; a single rotation is a group of one. All
-//! values are bound, so texts differ only in their number of rows, of which there are few.
+//! values are bound, so texts differ only in their number of rows, of which there are few, and in
+//! how the users' meta is joined.
 
 mod lock;
 mod statements;
@@ -130,7 +131,7 @@ impl Store {
         let user_columns = UserColumns::new(&users, table_prefix, reads, usermeta_table);
         Store {
             lock: Lock::new(&tokens, &user_columns),
-            user_cache: Arc::new(UserCache::new(user_columns.key_count())),
+            user_cache: Arc::new(UserCache::new()),
             plain_user: user_columns.of_one_without_meta(),
             user: user_columns.of_one(),
             user_columns,
@@ -167,8 +168,7 @@ impl Store {
     /// Shares the room for remembered users with `other`, another site's.
     #[must_use]
     pub fn sharing(self, other: &Store) -> Self {
-        let user_cache = other.user_cache.of_another_site(self.user_columns.key_count());
-        Store { user_cache: Arc::new(user_cache), ..self }
+        Store { user_cache: Arc::new(other.user_cache.of_another_site()), ..self }
     }
 
     /// Whether row `id` contains `token`, by the column's collation.

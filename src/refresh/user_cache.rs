@@ -1,22 +1,24 @@
-//! Remembers of users what their next refresh probably needs again. Both only save work: what is
-//! remembered is compared with what the database contains under the token's lock.
+//! Remembers of each user what the next refresh probably needs again: the rows of declared meta
+//! values, and the claims of the last token. Both only save work, since what is remembered is compared
+//! with what the database contains under the token's lock.
 //!
-//! **The rows of their declared meta values.** InnoDB finds a user's meta by its user only: to find
-//! two values, it reads all rows of the user, of which WordPress alone makes 15. A row that is
-//! remembered is read by its id instead, at each refresh, and must still have its user and its key.
-//! If it does not, all rows are read. A user who lacks a declared key is not remembered, since a row
-//! with that key may be added at any time. For other users, an added row changes nothing: of several
-//! rows with one key the first counts (`get_metadata_raw()` in wp-includes/meta.php), and ids grow.
-//! So one change remains unnoticed, for at most [`REMEMBERED_FOR`]: that a user gets a second row
-//! with a key and the lower id, since another row was renamed in place, or was added with an id of
-//! its own. Neither WordPress nor the plugin does that.
+//! **Rows.** InnoDB finds a user's meta by its user only: to find two values, it reads all rows of
+//! the user, of which WordPress alone makes 15. A row that is remembered is read by its id instead,
+//! at each refresh, and must still have its user and its key. If it does not, all rows are read. The
+//! rows of a user who lacks a declared key are not remembered, since a row with that key may be added
+//! at any time. For other users, an added row changes nothing: of several rows with one key the first
+//! counts (`get_metadata_raw()` in wp-includes/meta.php), and ids grow. So one change remains
+//! unnoticed, for at most [`REMEMBERED_FOR`]: that a user gets a second row with a key and a lower
+//! id. SQL can bring that about (a row that is renamed or given to another user in place, or comes
+//! from a dump), and so can two connections that add the same key at the same moment, if the one with
+//! the lower id commits last. WordPress and the plugin update the row that exists.
 //!
-//! **The claims of their last token**, by which the next one is signed before its row is locked: all
-//! rotations that wait for the same turn would wait for the signature.
+//! **Claims.** By those of the last token, the next is signed before its row is locked: all rotations
+//! that wait for the same turn would wait for the signature.
 
 use std::hash::RandomState;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,11 +32,6 @@ const MOST_USERS: usize = 65_536;
 /// How long the rows of a user are remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
 
-/// With more declared keys, the server joins all rows faster: of users with 15, two take 17.6 µs
-/// by joining all and 9.2 by their ids, six 19.2 and 16.6, ten 21.3 and 24.1 (MariaDB 10.11.19,
-/// groups of 40).
-const MOST_KEYS: usize = 8;
-
 /// The longest claims that are remembered, in bytes of JSON.
 const LONGEST_CLAIMS: usize = 128;
 
@@ -44,9 +41,6 @@ pub struct UserCache {
     all: Arc<All>,
     /// Distinguishes sites, which declare different keys: a user has roles on each.
     site: u64,
-    /// How many meta keys are declared.
-    keys: usize,
-    joins_all: AtomicBool,
 }
 
 struct All {
@@ -64,20 +58,16 @@ struct Remembered {
 }
 
 impl UserCache {
-    /// An empty cache, for `keys` declared meta keys.
-    pub fn new(keys: usize) -> Self {
+    /// An empty cache.
+    pub fn new() -> Self {
         let users = Mutex::new(LruCache::unbounded_with_hasher(RandomState::new()));
-        UserCache::of_site(Arc::new(All { users, sites: AtomicU64::new(0) }), keys)
+        UserCache { all: Arc::new(All { users, sites: AtomicU64::new(1) }), site: 0 }
     }
 
-    /// An empty cache for `keys` declared keys of another site, which shares the room.
-    pub fn of_another_site(&self, keys: usize) -> Self {
-        UserCache::of_site(Arc::clone(&self.all), keys)
-    }
-
-    fn of_site(all: Arc<All>, keys: usize) -> Self {
-        let site = all.sites.fetch_add(1, Ordering::Relaxed);
-        UserCache { all, site, keys, joins_all: AtomicBool::new(false) }
+    /// An empty cache for another site, which shares the room.
+    pub fn of_another_site(&self) -> Self {
+        let site = self.all.sites.fetch_add(1, Ordering::Relaxed);
+        UserCache { all: Arc::clone(&self.all), site }
     }
 
     /// The rows with the declared meta values of `users`, if those of each are remembered.
@@ -86,9 +76,6 @@ impl UserCache {
     }
 
     fn meta_rows_at(&self, users: impl Iterator<Item = Option<NonZeroU64>>, now: Instant) -> Option<Vec<u64>> {
-        if !self.reads_by_row() {
-            return None;
-        }
         let mut remembered = self.users();
         let mut rows = Vec::new();
         for user in users {
@@ -108,18 +95,7 @@ impl UserCache {
     }
 
     fn note_meta_rows_at(&self, user_id: u64, rows: Option<Box<[u64]>>, now: Instant) {
-        if self.reads_by_row() {
-            self.note(user_id, |user| user.meta_rows = rows.map(|rows| (rows, now)));
-        }
-    }
-
-    /// From now on, all meta values are joined.
-    pub fn give_up_meta_rows(&self) {
-        self.joins_all.store(true, Ordering::Relaxed);
-    }
-
-    fn reads_by_row(&self) -> bool {
-        (1..=MOST_KEYS).contains(&self.keys) && !self.joins_all.load(Ordering::Relaxed)
+        self.note(user_id, rows.map(|rows| (rows, now)), |user| &mut user.meta_rows);
     }
 
     /// The declared claims of the user's last token, in their order.
@@ -131,14 +107,21 @@ impl UserCache {
     /// The user's token was signed with these `claims`.
     pub fn note_claims(&self, user_id: u64, claims: &[&Value]) {
         let json = serde_json::to_string(claims).ok().filter(|json| json.len() <= LONGEST_CLAIMS);
-        self.note(user_id, |user| user.claims = json.map(Into::into));
+        self.note(user_id, json.map(Into::into), |user| &mut user.claims);
     }
 
-    fn note(&self, user_id: u64, change: impl FnOnce(&mut Remembered)) {
+    fn note<T>(&self, user_id: u64, noted: Option<T>, field: impl Fn(&mut Remembered) -> &mut Option<T>) {
+        let key = (self.site, user_id);
         let mut users = self.users();
-        change(users.get_or_insert_mut((self.site, user_id), Remembered::default));
-        if users.len() > MOST_USERS {
-            users.pop_lru();
+        if let Some(user) = users.get_mut(&key) {
+            *field(user) = noted;
+        } else if noted.is_some() {
+            let mut user = Remembered::default();
+            *field(&mut user) = noted;
+            users.put(key, user);
+            if users.len() > MOST_USERS {
+                users.pop_lru();
+            }
         }
     }
 
@@ -164,7 +147,7 @@ mod tests {
 
     #[test]
     fn all_users_of_a_group_must_be_remembered() {
-        let (cache, now) = (UserCache::new(2), Instant::now());
+        let (cache, now) = (UserCache::new(), Instant::now());
         note(&cache, 7, &[70, 71]);
         note(&cache, 8, &[80, 85]);
         assert_eq!(rows_of(&cache, &[8, 7, 8], now), Some(vec![80, 85, 70, 71, 80, 85]));
@@ -173,15 +156,15 @@ mod tests {
         assert_eq!(rows_of(&cache, &[7, 0], now), None);
         cache.note_meta_rows(7, None);
         assert_eq!((rows_of(&cache, &[7], now), rows_of(&cache, &[8], now)), (None, Some(vec![80, 85])));
-        cache.give_up_meta_rows();
-        note(&cache, 9, &[90, 91]);
-        assert_eq!((rows_of(&cache, &[8], now), rows_of(&cache, &[9], now)), (None, None));
+        // A user of whom nothing is known takes no room.
+        cache.note_meta_rows(9, None);
+        assert_eq!(cache.users().len(), 2);
     }
 
     #[test]
     fn sites_share_the_room_and_nothing_else() {
-        let (first, now) = (UserCache::new(1), Instant::now());
-        let second = first.of_another_site(1);
+        let (first, now) = (UserCache::new(), Instant::now());
+        let second = first.of_another_site();
         note(&first, 7, &[70]);
         first.note_claims(7, &[&json!("editor")]);
         assert_eq!((rows_of(&second, &[7], now), second.claims(7)), (None, None));
@@ -196,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_rows_of_a_user_are_forgotten_after_a_while() {
-        let (cache, now) = (UserCache::new(1), Instant::now());
+        let (cache, now) = (UserCache::new(), Instant::now());
         cache.note_meta_rows_at(7, Some(Box::new([70])), now);
         assert!(rows_of(&cache, &[7], now + REMEMBERED_FOR - Duration::from_secs(1)).is_some());
         assert!(rows_of(&cache, &[7], now + REMEMBERED_FOR).is_none());
@@ -206,17 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn without_keys_or_with_very_many_no_rows_are_remembered() {
-        for keys in [0, MOST_KEYS + 1] {
-            let cache = UserCache::new(keys);
-            note(&cache, 7, &vec![1; keys]);
-            assert_eq!(rows_of(&cache, &[7], Instant::now()), None);
-        }
-    }
-
-    #[test]
     fn short_claims_are_remembered_beside_rows() {
-        let cache = UserCache::new(1);
+        let cache = UserCache::new();
         let claims = [json!(["editor", "Łódź\""]), json!(7), json!(null), json!({"a": false})];
         cache.note_claims(7, &claims.each_ref());
         note(&cache, 7, &[70]);

@@ -14,15 +14,15 @@ mod load;
 mod measure;
 #[path = "rotation/program.rs"]
 mod program;
+#[path = "rotation/report.rs"]
+mod report;
 #[path = "rotation/storm.rs"]
 mod storm;
 #[allow(dead_code, reason = "a benchmark needs only a part of what the tests stand on")]
 #[path = "../sidecar/support/mod.rs"]
 mod support;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
@@ -33,6 +33,7 @@ use tokio::task::spawn_blocking;
 use load::{Outcome, Target};
 use measure::{Line, Measure};
 use program::Program;
+use report::{Report, declared_names};
 use support::mariadb::{TestDatabase, TokenState};
 use support::rig::settings;
 use support::site::Site;
@@ -85,11 +86,6 @@ const META: [&str; 15] = [
 ];
 const CLAIM: &str = r#"[{ path = "data.user.role", value = { roles = "first" } }]"#;
 
-fn declared_names(keys: &[&str], connections: usize) -> [String; 2] {
-    let of = |what| format!("in turns, {what}, {} meta a user, {connections} connections", keys.len());
-    [of("nothing declared"), of("two fields and a role claim")]
-}
-
 struct Bench {
     site: Site,
     database: TestDatabase,
@@ -98,8 +94,7 @@ struct Bench {
     seconds: Duration,
     users: Vec<u64>,
     only: Vec<String>,
-    lines: Vec<String>,
-    runs: HashMap<String, Vec<Line>>,
+    report: Report,
 }
 
 fn main() {
@@ -117,9 +112,16 @@ fn main() {
         // The site's user has all privileges on its server.
         let root = database.connect().await;
         let seconds = Duration::from_secs(seconds);
-        let (lines, runs) = (Vec::new(), HashMap::new());
-        let mut bench =
-            Bench { site, database, host, root, seconds, users: Vec::new(), only: texts("--only"), lines, runs };
+        let mut bench = Bench {
+            site,
+            database,
+            host,
+            root,
+            seconds,
+            users: Vec::new(),
+            only: texts("--only"),
+            report: Report::default(),
+        };
         bench.run(rounds, rows).await;
     });
 }
@@ -154,9 +156,10 @@ impl Bench {
                 }
             }
         }
-        self.print();
+        self.report.print();
         if self.wants("storm") {
-            self.storm(rounds).await;
+            eprintln!("the storm");
+            storm::print(STORM.max((rounds * self.seconds.as_secs()).next_multiple_of(4))).await;
         }
     }
 
@@ -228,7 +231,7 @@ impl Bench {
     /// Values that a site's own code may add, read with the user of each refresh, and a sidecar
     /// without, in short turns: machines vary by more than the difference.
     async fn declared(&mut self, keys: &[&str], connections: usize) {
-        let names = declared_names(keys, connections);
+        let names = declared_names(keys.len(), connections);
         if !names.iter().any(|name| self.wants(name)) {
             return;
         }
@@ -325,7 +328,7 @@ impl Bench {
         let outcome = spawn_blocking(move || load::chains(&target, span, tokens)).await.unwrap();
         let all = outcome.all;
         let line = measure.end(&mut self.root, outcome).await;
-        self.note(what, line);
+        self.report.note(what, line);
         if analytics {
             self.analytics_are_there(rows + all).await;
         }
@@ -366,7 +369,7 @@ impl Bench {
             outcome.latencies.extend(one.latencies);
         }
         let line = measure.end(&mut self.root, outcome).await;
-        self.note(&what, line);
+        self.report.note(&what, line);
     }
 
     async fn refusals(&mut self, what: &str, address: SocketAddr) {
@@ -375,7 +378,7 @@ impl Bench {
         let span = measure.span;
         let outcome = spawn_blocking(move || load::refusals(&target, span, 64)).await.unwrap();
         let line = measure.end(&mut self.root, outcome).await;
-        self.note(what, line);
+        self.report.note(what, line);
     }
 
     /// Valid refreshes beside a flood.
@@ -387,85 +390,8 @@ impl Bench {
         let flood = spawn_blocking(move || load::flood(&unknown, span, FLOOD_CONNECTIONS, FLOOD));
         let outcome = spawn_blocking(move || load::chains(&target, span, tokens)).await.unwrap();
         let line = measure.end(&mut self.root, outcome).await;
-        self.note(&format!("{what}, in a flood"), line);
+        self.report.note(&format!("{what}, in a flood"), line);
         let answered = flood.await.unwrap() as f64 / self.seconds.as_secs_f64();
-        self.note(&format!("{what}, the flood's refusals"), Line { rate: answered, ..Line::default() });
-    }
-
-    fn note(&mut self, what: &str, line: Line) {
-        eprintln!("  {what}: {:.0}/s", line.rate);
-        if !self.runs.contains_key(what) {
-            self.lines.push(what.to_owned());
-        }
-        self.runs.entry(what.to_owned()).or_default().push(line);
-    }
-
-    fn print(&self) {
-        Line::print_head();
-        let medians: HashMap<&str, Line> =
-            self.runs.iter().map(|(what, runs)| (what.as_str(), Line::median(runs))).collect();
-        for what in &self.lines {
-            medians[what.as_str()].print(what);
-        }
-        let rate = |what: &str| medians.get(what).map(|line| line.rate);
-        let p50 = |what: &str| medians.get(what).map(|line| line.p50);
-        let best = [1, 4, 16, 64].iter().filter_map(|count| rate(&format!("bare database, {count} connections")));
-        let best = best.max_by(f64::total_cmp);
-        let php = rate("PHP, 64 connections");
-        let small = rate("sidecar, 64 connections");
-        println!("\n{:66} {:>8} {:>8}", "ratios", "measured", "goal");
-        let flooded = |kind: &str| {
-            (rate(&format!("million rows, {kind}, in a flood")), rate(&format!("million rows, {kind}, 64 connections")))
-        };
-        let [plain, declared] = declared_names(&META, 256).map(|name| rate(&name));
-        let ((index_flooded, index), (map_flooded, map)) = (flooded("index"), flooded("no index"));
-        for (what, measured, of, goal) in [
-            ("to PHP, 64 connections", small, php, ">= 60"),
-            ("to PHP, 256 connections", rate("sidecar, 256 connections"), php, ">= 80"),
-            ("to PHP, 64 connections, no analytics", rate("no analytics, 64 connections"), php, ">= 100"),
-            ("to PHP, 256 connections, no analytics", rate("no analytics, 256 connections"), php, ">= 120"),
-            ("to the bare database's best", rate("sidecar, 256 connections"), best, ">= 2.5"),
-            (
-                "p50 of one connection to the bare transaction's",
-                p50("sidecar, 1 connections"),
-                p50("bare database, 1 connections"),
-                "<= 1.3",
-            ),
-            ("a million rows with index to the small table", index, small, ">= 0.8"),
-            ("a million rows without index to the small table", map, small, ">= 0.6"),
-            ("good refreshes in a flood to without, index", index_flooded, index, ">= 0.67"),
-            ("good refreshes in a flood to without, no index", map_flooded, map, ">= 0.67"),
-            ("two fields and a role claim to nothing declared, 256 connections", declared, plain, ">= 0.9"),
-            ("refusals of one token a second", rate("refusals of one token, 64 connections"), Some(1.0), ">= 20000"),
-        ] {
-            if let (Some(measured), Some(of)) = (measured, of) {
-                println!("{what:66} {:8.2} {goal:>8}", measured / of);
-            }
-        }
-    }
-
-    async fn storm(&self, rounds: u64) {
-        eprintln!("the storm");
-        let counts = storm::run(STORM.max((rounds * self.seconds.as_secs()).next_multiple_of(4))).await;
-        println!(
-            "\n{:66} {:>8} {:>8} {:>8} {:>8} {:>8}",
-            "a storm of the plugin's writes", "per s", "failed", "waits", "to alone", "goal"
-        );
-        let mut alone = 0.0;
-        for (rate, count) in storm::RATES.iter().zip(&counts) {
-            let (speed, rotations) = (count.a_second(&count.statements), count.a_second(&count.rotations));
-            let revoked = count.a_second(&count.revoked);
-            let (failed, waits) = (count.failed.load(Ordering::Relaxed), 100.0 * count.waits());
-            let what = match rate {
-                0 => "alone".to_owned(),
-                _ => format!("beside {rotations:.0} refreshes a second, and {revoked:.0} of revoked tokens"),
-            };
-            if *rate == 0 {
-                alone = speed;
-            }
-            // At the highest rate they use all processor time that is left.
-            let goal = if (1..1_000).contains(rate) { ">= 0.9" } else { "" };
-            println!("{what:66} {speed:8.0} {failed:8} {waits:6.1} % {:8.2} {goal:>8}", speed / alone);
-        }
+        self.report.note(&format!("{what}, the flood's refusals"), Line { rate: answered, ..Line::default() });
     }
 }

@@ -2,15 +2,13 @@
 //!
 //! The statement has two forms. One joins all meta rows of each user, and returns those with a
 //! declared key. The other joins the meta rows that [`UserCache`](crate::refresh::user_cache)
-//! remembers, each by its id. For two of 15 values, MariaDB 10.11.19 takes 15.6 µs in the first form
-//! and 6.3 in the second (groups of 16). A UNION with a read of these rows took 7.7.
+//! remembers, each by its id.
 
 use std::collections::HashSet;
 
 use mysql_async::{Row, Value};
-use tracing::debug;
 
-use super::statements::{Statements, list};
+use super::statements::{self, Statements};
 use super::times::unix_seconds;
 use super::user::{Meta, UserColumns, text};
 use super::{LARGEST_GROUP, Store};
@@ -51,6 +49,11 @@ pub struct LockedRow {
     pub user: Option<User>,
 }
 
+/// With more declared keys, joining all rows is faster: two values of users with 15 take 17.6 µs by
+/// all rows and 9.2 by their ids, six 19.2 and 16.6, ten 21.3 and 24.1 (MariaDB 10.11.19,
+/// groups of 40).
+const MOST_KEYS: usize = 8;
+
 /// The statements, by what happens to rows that another transaction holds.
 pub struct Lock {
     patient: Forms,
@@ -61,28 +64,30 @@ pub struct Lock {
 
 /// One statement in its two forms.
 struct Forms {
-    joined: Statements,
-    /// `None` if no meta is read.
+    all_meta: Statements,
+    /// `None` if no meta is read, or if all is as fast. Only for groups: it takes memory, of the
+    /// server, too.
     by_row: Option<Statements>,
 }
 
 impl Lock {
     /// The statements for the table `tokens`, quoted.
     pub fn new(tokens: &str, users: &UserColumns) -> Self {
-        let forms = |before: &str, clause: &str| Forms::new(tokens, users, before, clause);
+        let single = |clause: &str| Forms::single(tokens, users, "", clause);
+        let group = |before: &str| Forms::group(tokens, users, before, "FOR UPDATE SKIP LOCKED");
         Lock {
-            patient: forms("", "FOR UPDATE"),
-            waiting: forms("", &format!("FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
-            free: forms("", "FOR UPDATE SKIP LOCKED"),
+            patient: single("FOR UPDATE"),
+            waiting: single(&format!("FOR UPDATE WAIT {LOCK_WAIT_SECONDS}")),
+            free: group(""),
             // With a lock wait of 0, MariaDB (10.11.19) skips a row, but then reports an error at
             // the statement's end and rolls the transaction back (1180). The statement never waits.
-            free_mariadb: forms("SET STATEMENT innodb_lock_wait_timeout = 1 FOR ", "FOR UPDATE SKIP LOCKED"),
+            free_mariadb: group("SET STATEMENT innodb_lock_wait_timeout = 1 FOR "),
         }
     }
 
     /// The statement for one row that waits as long as the server's setting says.
     pub fn smallest(&self) -> &SqlText {
-        self.patient.joined.smallest()
+        self.patient.all_meta.smallest()
     }
 
     fn forms(&self, session: &Session<'_>, skip_locked: bool) -> &Forms {
@@ -97,21 +102,28 @@ impl Lock {
 }
 
 impl Forms {
-    fn new(tokens: &str, users: &UserColumns, before: &str, clause: &str) -> Self {
-        let (user, joined_user) = (users.list(), users.joined_to("user_id"));
+    fn single(tokens: &str, users: &UserColumns, before: &str, clause: &str) -> Self {
         let meta = users.meta_list().map_or_else(String::new, |list| format!(", {list}"));
-        // Without the hint, a small table is scanned and completely locked.
-        let from = format!("FROM {tokens} t FORCE INDEX (PRIMARY) {joined_user}");
-        let joined = format!("{before}SELECT {TOKEN}, {user}{meta} {from}{} WHERE t.id IN (", users.joined_meta());
-        let by_row = |count| {
-            let (rows, joined) = (users.rows_list(), users.joined_rows(count));
-            format!("{before}SELECT {TOKEN}, {user}{rows} {from}{joined} WHERE t.id IN ({}) {clause}", list("?", count))
-        };
-        Forms {
-            joined: Statements::of_ids(&joined, &format!(") {clause}")),
-            by_row: users.usermeta().map(|_| Statements::of_id_counts(by_row)),
-        }
+        let (list, from) = (users.list(), locked_from(tokens, users));
+        let head = format!("{before}SELECT {TOKEN}, {list}{meta} {from}{} WHERE t.id IN (", users.joined_meta());
+        Forms { all_meta: Statements::of_ids(&head, &format!(") {clause}")), by_row: None }
     }
+
+    fn group(tokens: &str, users: &UserColumns, before: &str, clause: &str) -> Self {
+        let (list, rows, from) = (users.list(), users.rows_list(), locked_from(tokens, users));
+        let text = |count| {
+            let (joined, ids) = (users.joined_rows(count), statements::list("?", count));
+            format!("{before}SELECT {TOKEN}, {list}{rows} {from}{joined} WHERE t.id IN ({ids}) {clause}")
+        };
+        let by_row = (1..=MOST_KEYS).contains(&users.key_count()).then(|| Statements::of_id_counts(text));
+        Forms { by_row, ..Forms::single(tokens, users, before, clause) }
+    }
+}
+
+/// The tokens `t` and their users `u`.
+fn locked_from(tokens: &str, users: &UserColumns) -> String {
+    // Without the hint, a small table is scanned and completely locked.
+    format!("FROM {tokens} t FORCE INDEX (PRIMARY) {}", users.joined_to("user_id"))
 }
 
 impl Store {
@@ -135,26 +147,41 @@ impl Store {
         let forms = self.lock.forms(session, skip_locked);
         if let Some(statements) = &forms.by_row
             && let Some(meta_rows) = self.user_cache.meta_rows(rows.iter().map(|row| row.user_id))
+            && let Some(locked) = self.lock_by_row(session, statements, rows, &meta_rows).await?
         {
-            let (count, text) = statements.fitting(rows.len());
-            match session.prepared(text).await {
-                Ok(statement) => {
-                    let values = values(rows, &meta_rows, count);
-                    let rows = session.conn().exec(statement, values).await?;
-                    return self.with_remembered_meta(session, rows).await;
-                }
-                Err(error) if error.code().is_some() => {
-                    debug!(%error, "the server refuses to read meta values by their rows: they are joined");
-                    self.user_cache.give_up_meta_rows();
-                }
-                Err(error) => return Err(error),
-            }
+            return Ok(locked);
         }
         let ids: Vec<u64> = rows.iter().map(|row| row.id).collect();
-        let (text, values) = forms.joined.padded(&ids);
+        let (text, values) = forms.all_meta.padded(&ids);
         let statement = session.prepared(text).await?;
         let rows = session.conn().exec(statement, values).await?;
-        self.with_joined_meta(rows)
+        self.with_all_meta(rows, forms.by_row.is_some())
+    }
+
+    /// With the meta rows `meta_rows`; `None` if one was deleted, or has another key or user.
+    async fn lock_by_row(
+        &self,
+        session: &mut Session<'_>,
+        statements: &Statements,
+        rows: &[RowRef],
+        meta_rows: &[u64],
+    ) -> Result<Option<Vec<LockedRow>>, DatabaseError> {
+        let (count, text) = statements.fitting(rows.len());
+        let statement = session.prepared(text).await?;
+        let found: Vec<Row> = session.conn().exec(statement, values(rows, meta_rows, count)).await?;
+        let first = TOKEN_COLUMNS + self.user_columns.count();
+        let mut locked = Vec::with_capacity(found.len());
+        for mut row in found {
+            let id = column(&mut row, 0, "id")?;
+            let mut of_row = self.locked_row(id, &mut row)?;
+            if let Some(user) = &mut of_row.user
+                && !self.user_columns.add_rows(user, &mut row, first)?
+            {
+                return Ok(None);
+            }
+            locked.push(of_row);
+        }
+        Ok(Some(locked))
     }
 
     /// The user `id`, if it exists.
@@ -167,14 +194,15 @@ impl Store {
         let mut user = self.user_columns.user(row, 0)?;
         let meta = self.meta(&mut rows, self.user_columns.count())?;
         if let Some(user) = &mut user {
-            self.add_meta(user, &meta);
+            self.user_columns.add_meta(user, &meta);
         }
         Ok(user)
     }
 
-    fn with_joined_meta(&self, mut rows: Vec<Row>) -> Result<Vec<LockedRow>, DatabaseError> {
+    /// `remembers`: the next statement can read the meta values by their rows.
+    fn with_all_meta(&self, mut rows: Vec<Row>, remembers: bool) -> Result<Vec<LockedRow>, DatabaseError> {
         let meta = self.meta(&mut rows, TOKEN_COLUMNS + self.user_columns.count())?;
-        let (mut locked, mut seen) = (Vec::new(), HashSet::new());
+        let (mut locked, mut seen) = (Vec::<LockedRow>::new(), HashSet::new());
         // A row is repeated for each meta value of its user.
         for row in &mut rows {
             let id = column(row, 0, "id")?;
@@ -182,41 +210,21 @@ impl Store {
                 locked.push(self.locked_row(id, row)?);
             }
         }
-        for user in locked.iter_mut().filter_map(|row: &mut LockedRow| row.user.as_mut()) {
-            self.add_meta(user, &meta);
-        }
-        Ok(locked)
-    }
-
-    async fn with_remembered_meta(
-        &self,
-        session: &mut Session<'_>,
-        rows: Vec<Row>,
-    ) -> Result<Vec<LockedRow>, DatabaseError> {
-        let first = TOKEN_COLUMNS + self.user_columns.count();
-        let mut locked = Vec::with_capacity(rows.len());
-        for mut row in rows {
-            let id = column(&mut row, 0, "id")?;
-            let mut of_row = self.locked_row(id, &mut row)?;
-            if let Some(user) = &mut of_row.user
-                && !self.user_columns.add_rows(user, &mut row, first)?
-            {
-                // A row was deleted, or has another key or user.
-                of_row.user = self.user(session, user.id).await?;
+        for user in locked.iter_mut().filter_map(|row| row.user.as_mut()) {
+            let rows = self.user_columns.add_meta(user, &meta);
+            if remembers {
+                self.user_cache.note_meta_rows(user.id, rows);
             }
-            locked.push(of_row);
         }
         Ok(locked)
     }
 
-    /// Adds what was read of all meta values of `user`.
-    fn add_meta(&self, user: &mut User, meta: &[Meta]) {
-        let rows = self.user_columns.add_meta(user, meta);
-        self.user_cache.note_meta_rows(user.id, rows);
-    }
-
+    /// The meta values of `rows`, sorted.
     fn meta(&self, rows: &mut [Row], first: usize) -> Result<Vec<Meta>, DatabaseError> {
-        rows.iter_mut().filter_map(|row| self.user_columns.meta(row, first).transpose()).collect()
+        let found = rows.iter_mut().filter_map(|row| self.user_columns.meta(row, first).transpose());
+        let mut found = found.collect::<Result<Vec<_>, _>>()?;
+        found.sort_unstable();
+        Ok(found)
     }
 
     fn locked_row(&self, id: u64, row: &mut Row) -> Result<LockedRow, DatabaseError> {
@@ -245,4 +253,16 @@ fn values(rows: &[RowRef], meta_rows: &[u64], count: usize) -> Vec<Value> {
     let pairs =
         (0..keys).flat_map(|key| places().flat_map(move |place| [rows[place].id, meta_rows[place * keys + key]]));
     pairs.chain(places().map(|place| rows[place].id)).map(Value::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_is_paired_with_the_meta_of_its_user() {
+        let rows = [5, 9].map(|id| RowRef::found(id, None));
+        let expected = [5, 50, 9, 90, 9, 90, 5, 51, 9, 91, 9, 91, 5, 9, 9].map(|id: u64| Value::from(id));
+        assert_eq!(values(&rows, &[50, 51, 90, 91], 3), expected);
+    }
 }

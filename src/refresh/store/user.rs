@@ -1,8 +1,9 @@
 //! What statements read of a user, and the user that their rows contain.
 //!
 //! Meta values are joined rather than read by a subquery each: a server plans a subquery again for
-//! each statement, which takes 40 µs per meta key (MariaDB 10.11.19). So a user has as many rows as
-//! meta values of these keys, or one.
+//! each statement, which takes 40 µs per meta key (MariaDB 10.11.19). Either all meta rows of a user
+//! are joined, and a result has one row for each value of a declared key; or one row for each key,
+//! by its id.
 
 use data_encoding::HEXLOWER;
 use mysql_async::Row;
@@ -20,8 +21,7 @@ const META: &str = "m.umeta_id, m.owner, m.meta_key, m.found";
 pub struct UserColumns {
     /// For the columns after the first four: the index in [`User::found`].
     columns: Vec<usize>,
-    /// The meta keys, and their indices in [`User::found`].
-    keys: Vec<(String, usize)>,
+    keys: Vec<Key>,
     /// The table of the users' meta; `None` if none is read.
     usermeta: Option<String>,
     /// The values of a user of whom nothing was found.
@@ -32,29 +32,47 @@ pub struct UserColumns {
     users: String,
 }
 
+/// A meta key that is read.
+struct Key {
+    name: String,
+    /// The indices in [`User::found`] of what it is read for: roles are meta, too.
+    places: Vec<usize>,
+}
+
+impl Key {
+    fn set(&self, user: &mut User, value: &[u8]) {
+        self.places.iter().for_each(|place| user.found[*place] = Some(value.to_owned()));
+    }
+}
+
 impl UserColumns {
     /// Reads `reads` of each user, from the table `users` (quoted) and from `usermeta_table`. If
     /// that table is unknown, its values are uncertain.
     pub fn new(users: &str, table_prefix: &str, reads: &[Read], usermeta_table: Option<&str>) -> Self {
         let plain = "ID, user_email, user_nicename, display_name";
         let (mut plain, mut list) = (plain.to_owned(), format!("u.{plain}"));
-        let (mut columns, mut keys) = (Vec::new(), Vec::new());
+        let (mut columns, mut keys) = (Vec::new(), Vec::<Key>::new());
         for (place, read) in reads.iter().enumerate() {
-            match (read, read.user_column()) {
+            let key = match (read, read.user_column()) {
                 (_, Some(name)) => {
                     columns.push(place);
                     plain += &format!(", {name}");
                     // As text, whatever its type.
                     list += &format!(", CAST({name} AS CHAR)");
+                    continue;
                 }
-                (Read::Meta(key), None) => keys.push((key.clone(), place)),
-                (_, None) => keys.push((format!("{table_prefix}capabilities"), place)),
+                (Read::Meta(key), None) => key.clone(),
+                (_, None) => format!("{table_prefix}capabilities"),
+            };
+            match keys.iter_mut().find(|known| known.name == key) {
+                Some(known) => known.places.push(place),
+                None => keys.push(Key { name: key, places: vec![place] }),
             }
         }
         let mut nothing = vec![None; reads.len()];
         let usermeta = usermeta_table.filter(|_| !keys.is_empty()).map(|table| format!("`{table}`"));
         if usermeta.is_none() {
-            keys.iter().for_each(|(_, place)| nothing[*place] = Some(UNCERTAIN.into()));
+            keys.iter().flat_map(|key| &key.places).for_each(|place| nothing[*place] = Some(UNCERTAIN.into()));
             keys.clear();
         }
         UserColumns { columns, keys, usermeta, nothing, list, plain, users: users.to_owned() }
@@ -94,7 +112,7 @@ impl UserColumns {
         // SECURITY: keys come from the configuration, but a quote in one must not end the string.
         // Hexadecimal digits contain none.
         let keys: Vec<String> =
-            self.keys.iter().map(|(key, _)| format!("_utf8mb4 X'{}'", HEXLOWER.encode(key.as_bytes()))).collect();
+            self.keys.iter().map(|key| format!("_utf8mb4 X'{}'", HEXLOWER.encode(key.name.as_bytes()))).collect();
         // This collation is the cheapest to compare with. It ignores trailing spaces, which
         // `meta()` checks. Without the hint, a table with few rows is scanned.
         format!(
@@ -162,46 +180,50 @@ impl UserColumns {
         // The column takes NULL.
         let Some(key) = column::<Option<Vec<u8>>>(row, first + 2, "meta_key")? else { return Ok(None) };
         // Compared exactly, as PHP does.
-        let Some((_, place)) = self.keys.iter().find(|(name, _)| name.as_bytes() == key) else { return Ok(None) };
+        let Some(key) = self.keys.iter().position(|known| known.name.as_bytes() == key) else { return Ok(None) };
         let user_id = column(row, first + 1, "user_id")?;
-        Ok(Some(Meta { user_id, umeta_id, place: *place, value: column(row, first + 3, "meta_value")? }))
+        Ok(Some(Meta { user_id, umeta_id, key, value: column(row, first + 3, "meta_value")? }))
     }
 
-    /// Adds the values of `meta` that are the user's. Of several values of one key the first counts
-    /// (`get_metadata_raw()` in wp-includes/meta.php). Returns the rows that contain the values, if
-    /// there is one for each key.
+    /// Adds the values of `meta` (sorted) that are the user's. Of several values of one key the
+    /// first counts (`get_metadata_raw()` in wp-includes/meta.php). Returns the rows that contain
+    /// the values, if there is one for each key.
     pub fn add_meta(&self, user: &mut User, meta: &[Meta]) -> Option<Box<[u64]>> {
-        let mut rows = Vec::with_capacity(self.keys.len());
-        for (_, place) in &self.keys {
-            let of_key = meta.iter().filter(|meta| meta.user_id == user.id && meta.place == *place);
-            if let Some(first) = of_key.min_by_key(|meta| meta.umeta_id) {
-                user.found[*place] = Some(first.value.clone());
-                rows.push(first.umeta_id);
+        let id = user.id;
+        let first = meta.partition_point(|meta| meta.user_id < id);
+        let mut rows = vec![None; self.keys.len()];
+        for meta in meta[first..].iter().take_while(|meta| meta.user_id == id) {
+            if rows[meta.key].is_none() {
+                rows[meta.key] = Some(meta.umeta_id);
+                self.keys[meta.key].set(user, &meta.value);
             }
         }
-        (rows.len() == self.keys.len()).then(|| rows.into())
+        rows.into_iter().collect()
     }
 
     /// Adds the values in the columns of `row` from `first` on, those of [`UserColumns::rows_list`].
     /// Returns whether each is in its row.
     pub fn add_rows(&self, user: &mut User, row: &mut Row, first: usize) -> Result<bool, DatabaseError> {
-        for (key, (name, place)) in self.keys.iter().enumerate() {
-            let found: Option<Vec<u8>> = column(row, first + 2 * key, "meta_key")?;
-            if found.as_deref() != Some(name.as_bytes()) {
+        for (place, key) in self.keys.iter().enumerate() {
+            let found: Option<Vec<u8>> = column(row, first + 2 * place, "meta_key")?;
+            if found.as_deref() != Some(key.name.as_bytes()) {
                 return Ok(false);
             }
-            user.found[*place] = column(row, first + 2 * key + 1, "meta_value")?;
+            let value: Vec<u8> = column(row, first + 2 * place + 1, "meta_value")?;
+            key.set(user, &value);
         }
         Ok(true)
     }
 }
 
-/// One value of a user's meta.
+/// One value of a user's meta, ordered by its user, and the values of a user by their ids.
 // SECURITY: no Debug. It is the user's data.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub struct Meta {
     user_id: u64,
     umeta_id: u64,
-    place: usize,
+    /// The index among the keys.
+    key: usize,
     value: Vec<u8>,
 }
 

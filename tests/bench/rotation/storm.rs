@@ -28,18 +28,18 @@ const SLICE: Duration = Duration::from_secs(1);
 /// 15 minutes each, nearly what PHP can do with two cores to itself; the third is that of a site
 /// twice as large. The last is more than any rotation allows, so the rate is as high as the storm
 /// leaves room for.
-pub const RATES: [u32; 4] = [0, 100, 200, 100_000];
+const RATES: [u32; 4] = [0, 100, 200, 100_000];
 
 /// The counts at one rate of refreshes.
 #[derive(Default)]
-pub struct Count {
+struct Count {
     /// The storm's statements, without the logins of users whom it logged out.
-    pub statements: AtomicU64,
+    statements: AtomicU64,
     /// Those that the server refused, for any reason.
-    pub failed: AtomicU64,
-    pub rotations: AtomicU64,
+    failed: AtomicU64,
+    rotations: AtomicU64,
     /// Those whose token the storm had revoked.
-    pub revoked: AtomicU64,
+    revoked: AtomicU64,
     /// In milliseconds.
     lasted: AtomicU64,
     /// For how long statements waited for a row, in milliseconds.
@@ -48,13 +48,13 @@ pub struct Count {
 
 impl Count {
     /// The rate of these per second.
-    pub fn a_second(&self, of: &AtomicU64) -> f64 {
+    fn a_second(&self, of: &AtomicU64) -> f64 {
         1e3 * of.load(Ordering::Relaxed) as f64 / self.lasted.load(Ordering::Relaxed) as f64
     }
 
     /// The share of the storm's time in which rows were waited for; refreshes may be among the
     /// waiting statements.
-    pub fn waits(&self) -> f64 {
+    fn waits(&self) -> f64 {
         self.a_second(&self.waited) / 1e3 / CONNECTIONS as f64
     }
 }
@@ -94,8 +94,33 @@ impl Weather {
     }
 }
 
+/// Prints what a storm of `seconds` seconds beside each rate counts.
+pub async fn print(seconds: u64) {
+    let counts = run(seconds).await;
+    println!(
+        "\n{:66} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "a storm of the plugin's writes", "per s", "failed", "waits", "to alone", "goal"
+    );
+    let mut alone = 0.0;
+    for (rate, count) in RATES.iter().zip(&counts) {
+        let (speed, rotations) = (count.a_second(&count.statements), count.a_second(&count.rotations));
+        let revoked = count.a_second(&count.revoked);
+        let (failed, waits) = (count.failed.load(Ordering::Relaxed), 100.0 * count.waits());
+        let what = match rate {
+            0 => "alone".to_owned(),
+            _ => format!("beside {rotations:.0} refreshes a second, and {revoked:.0} of revoked tokens"),
+        };
+        if *rate == 0 {
+            alone = speed;
+        }
+        // At the highest rate they use all processor time that is left.
+        let goal = if (1..1_000).contains(rate) { ">= 0.9" } else { "" };
+        println!("{what:66} {speed:8.0} {failed:8} {waits:6.1} % {:8.2} {goal:>8}", speed / alone);
+    }
+}
+
 /// Runs `slices` with each of [`RATES`]. The counts are in the same order.
-pub async fn run(slices: u64) -> Vec<Count> {
+async fn run(slices: u64) -> Vec<Count> {
     let server = Database::private();
     let database = rig::site(&server).await;
     let mut users = Vec::new();
