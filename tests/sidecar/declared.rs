@@ -54,7 +54,6 @@ async fn each_refresh_has_the_values_of_its_moment() {
     let mut token = rig.token().await.refresh_token;
     for (change, city, plan) in [
         ("DO 0".to_owned(), "Gdansk", "basic"),
-        ("DO 0".to_owned(), "Gdansk", "basic"),
         (
             format!("UPDATE wp_usermeta SET meta_value = 'Łódź' WHERE meta_key = 'city' AND user_id = {alice}"),
             "Łódź",
